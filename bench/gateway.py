@@ -1,5 +1,6 @@
 """CPU cost of the gateway per call and per streamed chunk, compared with a bare relay."""
 
+import itertools
 import json
 import os
 import statistics
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,7 +103,6 @@ def measure() -> list[dict[str, Any]]:
     The cost of a chunk is (cost of a stream - cost of a complete answer) / number of
     chunks.
     """
-    samples: dict[tuple[str, int, bool], list[float]] = {}
     with (
         tempfile.TemporaryDirectory() as home,
         start_process("bench.upstream") as (_, upstream),
@@ -117,26 +118,31 @@ def measure() -> list[dict[str, Any]]:
             start_process("bench.relay", url) as relay,
             start_process("bench.serve", environ=environ) as gateway,
         ):
-            for _ in range(ROUNDS):
-                # One connection shows the latency path, 64 show the server under load.
-                for connections, requests in ((1, 3000), (64, 6000)):
-                    for name, (pid, port) in (("relay", relay), ("gateway", gateway)):
-                        for stream in (False, True):
-                            # A stream costs far more than a complete answer, so fewer
-                            # of them are enough.
-                            count = requests // 15 if stream else requests
-                            microseconds = cost(
-                                pid, port, connections, count, "gpt-5-mini", stream
-                            )
-                            samples.setdefault((name, connections, stream), []).append(
-                                microseconds
-                            )
+            samples = _sample_costs({"relay": relay, "gateway": gateway})
             megabytes = memory_mb(gateway[0])
     return [
         _line(name, connections, samples, megabytes)
         for name in ("relay", "gateway")
         for connections in (1, 64)
     ]
+
+
+def _sample_costs(
+    servers: dict[str, tuple[int, int]],
+) -> dict[tuple[str, int, bool], list[float]]:
+    """Measure every combination in each round; return (server, connections, whether
+    streamed) to microseconds per request. `servers` has (process id, port) by name."""
+    samples: dict[tuple[str, int, bool], list[float]] = defaultdict(list)
+    # One connection shows the latency path, 64 show the server under load.
+    combinations = itertools.product(
+        range(ROUNDS), ((1, 3000), (64, 6000)), servers.items(), (False, True)
+    )
+    for _, (connections, requests), (name, (pid, port)), stream in combinations:
+        # A stream costs far more than a complete answer, so fewer of them are enough.
+        count = requests // 15 if stream else requests
+        microseconds = cost(pid, port, connections, count, "gpt-5-mini", stream)
+        samples[name, connections, stream].append(microseconds)
+    return samples
 
 
 def _line(

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,6 @@ async def _measure_modelyard(
     query_vectors: np.ndarray,
 ) -> dict[str, Any]:
     """Index the texts with Modelyard and return its figures: times, memory and recall."""
-    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=home, knowledge=KnowledgeSettings(graph_from=20_000))
         embedder = PrecomputedEmbedder(
@@ -97,191 +97,203 @@ async def _measure_modelyard(
         )
         async with Modelyard(settings, environ={}, embedder=embedder) as yard:
             parts = yard.knowledge
-            rule = ProcessRule(mode="structure")
-            dataset = await parts.datasets.create(
-                "default", "bench", settings=DatasetSettings(process_rule=rule)
-            )
-            # The batch number is the metadata of the filtered search: each batch holds
-            # 1 % of the documents.
-            batches = max(1, len(texts) // 100)  # 1 % of the documents each
-            rows = [
-                (str(index), text, {"batch": index // batches})
-                for index, text in enumerate(texts)
-            ]
-            started_at, spent = time.perf_counter(), time.process_time()
-            added = await parts.datasets.add_texts(dataset, rows)
-            await parts.datasets.wait(dataset, added[0].batch)
-            figures["index_s"], figures["index_cpu_s"] = (
-                round(time.perf_counter() - started_at, 2),
-                round(time.process_time() - spent, 2),
-            )
-            # Loading the index into memory is timed apart from building its search
-            # graph.
-            started_at = time.perf_counter()
+            dataset, figures = await _measure_indexing(parts, texts)
             index: Any = parts.indexes.of(dataset)
             assert isinstance(index, MemoryIndex)
-            dataset = await parts.stored.datasets.get("default", dataset.id)
-            # Read the dataset again: indexing has changed its generation and vector
-            # space.
-            space = IndexKey(
-                "default",
-                dataset.id,
-                dataset.space,
-                dataset.dimensions,
-                dataset.generation,
+            space = await _measure_loading(parts, index, dataset, figures)
+            searches = _Searches(
+                parts, index, space, dataset, questions, query_vectors, figures
             )
-            await index.sync_to_generation(space)
-            figures["load_s"] = round(time.perf_counter() - started_at, 2)
-            # The graph is built in the background; wait until it is complete.
-            spent = time.process_time()
-            await index.wait_for_graphs()
-            figures["graph_s"] = round(
-                time.perf_counter() - started_at - figures["load_s"], 2
-            )
-            figures["graph_cpu_s"] = round(time.process_time() - spent, 2)
-            await _measure_searches(
-                figures,
-                parts,
-                index,
-                space,
-                dataset,
-                texts,
-                vectors,
-                questions,
-                query_vectors,
-            )
-            figures["disk_mb"] = (
-                sum(file.stat().st_size for file in Path(home).glob("modelyard.db*"))
-                >> 20
-            )
+            await searches.measure()
+            files = Path(home).glob("modelyard.db*")
+            figures["disk_mb"] = sum(file.stat().st_size for file in files) >> 20
     # Read after the last search, when the index and its graph are in memory.
-    figures["rss_mb"] = (
-        int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-        >> 20
-    )
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    figures["rss_mb"] = pages * os.sysconf("SC_PAGESIZE") >> 20
     return figures
 
 
-async def _measure_searches(
-    figures: dict[str, Any],
+async def _measure_indexing(
+    parts: KnowledgeServices, texts: Sequence[str]
+) -> tuple[Dataset, dict[str, Any]]:
+    """Index the texts as a dataset; return it with the figures of the indexing."""
+    rule = ProcessRule(mode="structure")
+    dataset = await parts.datasets.create(
+        "default", "bench", settings=DatasetSettings(process_rule=rule)
+    )
+    # The batch number is the metadata of the filtered search: each batch holds 1 % of
+    # the documents.
+    batch_size = max(1, len(texts) // 100)
+    rows = [
+        (str(index), text, {"batch": index // batch_size})
+        for index, text in enumerate(texts)
+    ]
+    started_at, spent = time.perf_counter(), time.process_time()
+    added = await parts.datasets.add_texts(dataset, rows)
+    await parts.datasets.wait(dataset, added[0].batch)
+    figures = {
+        "index_s": round(time.perf_counter() - started_at, 2),
+        "index_cpu_s": round(time.process_time() - spent, 2),
+    }
+    return dataset, figures
+
+
+async def _measure_loading(
     parts: KnowledgeServices,
     index: MemoryIndex,
-    space: IndexKey,
     dataset: Dataset,
-    texts: Sequence[str],
-    vectors: np.ndarray,
-    questions: Sequence[str],
-    query_vectors: np.ndarray,
-) -> None:
-    """Measure the searches and add their times and the recall to `figures`."""
-    # Recall needs the vectors in the order in which the index stores them.
-    rows = await parts.stored.entries.changes(
-        space.dataset, space.number, 0, space.generation
-    )
-    row_by_entry = {entry: row_index for row_index, entry in enumerate(rows.ids)}
-    matrix = np.stack(
-        [np.frombuffer(raw_vector, np.float32) for raw_vector in rows.vectors]
-    )
-    count = len(questions)
-    exact = np.argsort(-(query_vectors @ matrix.T), axis=1)[:, :10]
-    # Recall: how many of the ten truly nearest entries the index finds.
-    hits = 0
-    for query_index in range(count):
-        matches = await index.search(
-            space, IndexQuery(vector=query_vectors[query_index], limit=10)
-        )
-        hits += len(
-            {row_by_entry[hit.entry] for hit in matches}
-            & set(exact[query_index].tolist())
-        )
-    figures["recall_10"] = round(hits / (10 * count), 4)
-    # A filter that leaves one document in a hundred.
-    batch_documents = {
-        document
-        for document, batch in zip(
-            rows.documents, range(len(rows.documents)), strict=True
-        )
-        if batch % 100 == 7
-    }
-
-    async def search(query_index: int, **options: Any) -> None:
-        """Search the index directly, without the dataset's database."""
-        await index.search(space, IndexQuery(limit=10, **options))
-
-    figures["semantic_ms"], figures["semantic_95_ms"] = await _time_calls(
-        lambda query_index: search(query_index, vector=query_vectors[query_index]),
-        count,
-    )
-    figures["words_ms"], _ = await _time_calls(
-        lambda query_index: search(query_index, text=questions[query_index]), count
-    )
-    figures["hybrid_ms"], figures["hybrid_95_ms"] = await _time_calls(
-        lambda query_index: search(
-            query_index, vector=query_vectors[query_index], text=questions[query_index]
-        ),
-        count,
-    )
-    figures["filtered_ms"], _ = await _time_calls(
-        lambda query_index: search(
-            query_index, vector=query_vectors[query_index], documents=batch_documents
-        ),
-        count,
-    )
-
-    # A complete dataset search: load the dataset, embed the question, search both
-    # indexes, load segments and documents, count hits.
-    async def search_dataset(query_index: int, settings: RetrievalSettings) -> Any:
-        """Search the dataset as the gateway does."""
-        return await parts.datasets.search(
-            "default", [dataset.id], questions[query_index], settings=settings
-        )
-
-    hybrid = RetrievalSettings(top_k=10)
-    figures["whole_hybrid_ms"], figures["whole_hybrid_95_ms"] = await _time_calls(
-        lambda query_index: search_dataset(query_index, hybrid), count
-    )
+    figures: dict[str, Any],
+) -> IndexKey:
+    """Load the index into memory and add the times to `figures`; return its key.
+    Loading is timed apart from building the search graph."""
     started_at = time.perf_counter()
-    # Each of the concurrent tasks takes every eighth question.
-    await asyncio.gather(
-        *(
-            _run_sequentially(
-                search_dataset, range(first_index, count, CONCURRENT_SEARCHES), hybrid
-            )
-            for first_index in range(CONCURRENT_SEARCHES)
+    # Read the dataset again: indexing has changed its generation and vector space.
+    dataset = await parts.stored.datasets.get("default", dataset.id)
+    space = IndexKey(
+        "default", dataset.id, dataset.space, dataset.dimensions, dataset.generation
+    )
+    await index.sync_to_generation(space)
+    figures["load_s"] = round(time.perf_counter() - started_at, 2)
+    # The graph is built in the background; wait until it is complete.
+    spent = time.process_time()
+    await index.wait_for_graphs()
+    graph_seconds = time.perf_counter() - started_at - figures["load_s"]
+    figures["graph_s"] = round(graph_seconds, 2)
+    figures["graph_cpu_s"] = round(time.process_time() - spent, 2)
+    return space
+
+
+@dataclass
+class _Searches:
+    """The searches of one dataset; their times and the recall go to `figures`."""
+
+    parts: KnowledgeServices
+    index: MemoryIndex
+    space: IndexKey
+    dataset: Dataset
+    questions: Sequence[str]
+    query_vectors: np.ndarray
+    figures: dict[str, Any]
+    matrix: np.ndarray = field(init=False)
+    """The vectors in the order in which the index stores them."""
+
+    async def measure(self) -> None:
+        """Measure the recall, the index, the dataset and NumPy."""
+        # Recall needs the vectors in the order in which the index stores them.
+        rows = await self.parts.stored.entries.changes(
+            self.space.dataset, self.space.number, 0, self.space.generation
         )
-    )
-    figures["whole_hybrid_at_once_ms"] = round(
-        (time.perf_counter() - started_at) * 1000 / count, 3
-    )
-    semantic = RetrievalSettings(top_k=10, search_method=SearchMethod.SEMANTIC)
-    figures["whole_semantic_ms"], _ = await _time_calls(
-        lambda query_index: search_dataset(query_index, semantic), count
-    )
-    condition = Conditions(
-        conditions=[Condition(name="batch", comparison_operator="=", value=7)]
-    )
-    filtered = RetrievalSettings(top_k=10, metadata_filtering_conditions=condition)
-    # Warm-up: the first filtered search is not part of the measurement.
-    await search_dataset(0, filtered)
-    figures["whole_filtered_ms"], _ = await _time_calls(
-        lambda query_index: search_dataset(query_index, filtered), min(count, 60)
-    )
+        self.matrix = np.stack(
+            [np.frombuffer(raw_vector, np.float32) for raw_vector in rows.vectors]
+        )
+        await self._measure_recall(rows.ids)
+        # A filter that leaves one document in a hundred.
+        await self._measure_index(set(rows.documents[7::100]))
+        await self._measure_dataset()
+        self._measure_numpy()
 
-    async def cited(query_index: int) -> None:
-        """Search and build the context with citations, which is the work before the
-        first citation."""
-        retrieval = await search_dataset(query_index, hybrid)
-        ContextBuilder().build(retrieval.hits)
+    async def _measure_recall(self, entry_ids: Sequence[Any]) -> None:
+        """Count how many of the ten truly nearest entries the index finds."""
+        row_by_entry = {entry: row_index for row_index, entry in enumerate(entry_ids)}
+        exact = np.argsort(-(self.query_vectors @ self.matrix.T), axis=1)[:, :10]
+        hits = 0
+        for query_vector, nearest in zip(self.query_vectors, exact, strict=True):
+            matches = await self.index.search(
+                self.space, IndexQuery(vector=query_vector, limit=10)
+            )
+            rows = {row_by_entry[hit.entry] for hit in matches}
+            hits += len(rows & set(nearest.tolist()))
+        self.figures["recall_10"] = round(hits / (10 * len(self.questions)), 4)
 
-    figures["first_citation_ms"], _ = await _time_calls(cited, count)
-    times: list[float] = []
-    # NumPy's exact search over the same matrix, without any index or database.
-    for query_index in range(count):
+    async def _search(self, **options: Any) -> None:
+        """Search the index directly, without the dataset's database."""
+        await self.index.search(self.space, IndexQuery(limit=10, **options))
+
+    async def _measure_index(self, batch_documents: set[Any]) -> None:
+        """Measure searches of the index: by vectors, by words, by both, and by vectors
+        among `batch_documents`."""
+        figures, count = self.figures, len(self.questions)
+        texts, vectors = self.questions, self.query_vectors
+        figures["semantic_ms"], figures["semantic_95_ms"] = await _time_calls(
+            lambda index: self._search(vector=vectors[index]), count
+        )
+        figures["words_ms"], _ = await _time_calls(
+            lambda index: self._search(text=texts[index]), count
+        )
+        figures["hybrid_ms"], figures["hybrid_95_ms"] = await _time_calls(
+            lambda index: self._search(vector=vectors[index], text=texts[index]), count
+        )
+        figures["filtered_ms"], _ = await _time_calls(
+            lambda index: self._search(
+                vector=vectors[index], documents=batch_documents
+            ),
+            count,
+        )
+
+    async def _search_dataset(self, index: int, settings: RetrievalSettings) -> Any:
+        """Search the dataset as the gateway does: load the dataset, embed the question,
+        search both indexes, load segments and documents, count hits."""
+        return await self.parts.datasets.search(
+            "default", [self.dataset.id], self.questions[index], settings=settings
+        )
+
+    async def _measure_dataset(self) -> None:
+        """Measure complete searches of the dataset."""
+        figures, count = self.figures, len(self.questions)
+        hybrid = RetrievalSettings(top_k=10)
+        figures["whole_hybrid_ms"], figures["whole_hybrid_95_ms"] = await _time_calls(
+            lambda index: self._search_dataset(index, hybrid), count
+        )
+        figures["whole_hybrid_at_once_ms"] = await self._time_concurrently(hybrid)
+        semantic = RetrievalSettings(top_k=10, search_method=SearchMethod.SEMANTIC)
+        figures["whole_semantic_ms"], _ = await _time_calls(
+            lambda index: self._search_dataset(index, semantic), count
+        )
+        condition = Condition(name="batch", comparison_operator="=", value=7)
+        filtered = RetrievalSettings(
+            top_k=10, metadata_filtering_conditions=Conditions(conditions=[condition])
+        )
+        # Warm-up: the first filtered search is not part of the measurement.
+        await self._search_dataset(0, filtered)
+        figures["whole_filtered_ms"], _ = await _time_calls(
+            lambda index: self._search_dataset(index, filtered), min(count, 60)
+        )
+
+        async def cited(index: int) -> None:
+            """Search and build the context with citations, which is the work before the
+            first citation."""
+            retrieval = await self._search_dataset(index, hybrid)
+            ContextBuilder().build(retrieval.hits)
+
+        figures["first_citation_ms"], _ = await _time_calls(cited, count)
+
+    async def _time_concurrently(self, settings: RetrievalSettings) -> float:
+        """Return the milliseconds per search if several run at once."""
+        count = len(self.questions)
         started_at = time.perf_counter()
-        scores = matrix @ query_vectors[query_index]
-        np.argpartition(scores, len(scores) - 10)[-10:]
-        times.append((time.perf_counter() - started_at) * 1000)
-    figures["numpy_exact_ms"] = round(sorted(times)[count // 2], 3)
+        # Each of the concurrent tasks takes every eighth question.
+        await asyncio.gather(
+            *(
+                _run_sequentially(
+                    self._search_dataset,
+                    range(first_index, count, CONCURRENT_SEARCHES),
+                    settings,
+                )
+                for first_index in range(CONCURRENT_SEARCHES)
+            )
+        )
+        return round((time.perf_counter() - started_at) * 1000 / count, 3)
+
+    def _measure_numpy(self) -> None:
+        """Measure NumPy's exact search over the same matrix, without any index or
+        database."""
+        times: list[float] = []
+        for query_vector in self.query_vectors:
+            started_at = time.perf_counter()
+            scores = self.matrix @ query_vector
+            np.argpartition(scores, len(scores) - 10)[-10:]
+            times.append((time.perf_counter() - started_at) * 1000)
+        self.figures["numpy_exact_ms"] = round(sorted(times)[len(times) // 2], 3)
 
 
 def _peer(name: str, folder: Path, max_queries: int) -> dict[str, Any] | str:

@@ -7,8 +7,10 @@ would take longer than the benchmark.
 """
 
 import gzip
+import itertools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,38 +29,41 @@ def sentences_of(folder: Path, max_sentences: int) -> list[str]:
     If there are fewer than `max_sentences`, pairs of neighbouring sentences fill the
     list.
     """
-    fragments: list[str] = []
-    for name in SETS:
-        with gzip.open(
-            folder / name / "corpus.jsonl.gz", "rt", encoding="utf-8"
-        ) as file:
-            for line in file:
-                text = json.loads(line)["text"]
-                # Skip fragments that are too short or too long for a sentence.
-                fragments += [
-                    fragment.strip()
-                    for fragment in re.split(r"(?<=[.!?])\s+", text)
-                    if 30 < len(fragment.strip()) < 600
-                ]
-    # Drop Markdown headings, tables, code fences and control tokens.
     fragments = [
         fragment
-        for fragment in fragments
-        if fragment.isprintable()
-        and not fragment.startswith(("#", "|", "`", "~"))
-        and "<|" not in fragment
+        for text in _texts(folder)
+        for fragment in _fragments(text)
+        if _is_plain(fragment)
     ]
     sentences = list(dict.fromkeys(fragments))
     # Adjacent sentences are joined into new, plausible texts until there are enough.
-    pairs = (
-        f"{left} {right}"
-        for left, right in zip(fragments[::2], fragments[1::2], strict=False)
-    )
-    for pair in pairs:
-        if len(sentences) >= max_sentences:
-            break
-        sentences.append(pair)
+    pairs = zip(fragments[::2], fragments[1::2], strict=False)
+    missing_count = max(0, max_sentences - len(sentences))
+    joined = (f"{left} {right}" for left, right in pairs)
+    sentences += itertools.islice(joined, missing_count)
     return sentences[:max_sentences]
+
+
+def _texts(folder: Path) -> Iterator[str]:
+    """Yield the texts of all documents of the collections."""
+    for name in SETS:
+        path = folder / name / "corpus.jsonl.gz"
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                yield json.loads(line)["text"]
+
+
+def _fragments(text: str) -> list[str]:
+    """Split a text after its sentences; fragments that are too short or too long for a
+    sentence are left out."""
+    fragments = [part.strip() for part in re.split(r"(?<=[.!?])\s+", text)]
+    return [fragment for fragment in fragments if 30 < len(fragment) < 600]
+
+
+def _is_plain(fragment: str) -> bool:
+    """Return False for Markdown headings, tables, code fences and control tokens."""
+    is_markup = fragment.startswith(("#", "|", "`", "~"))
+    return fragment.isprintable() and not is_markup and "<|" not in fragment
 
 
 def questions_of(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,21 +69,20 @@ def core_size() -> dict[str, Any]:
         for line in _CORE.read_text("utf-8").splitlines()
         if "==" in line and "win32" not in line
     ]
-    size = 0
-    for name in [*names, "modelyard"]:
-        files = metadata.files(name) or []
-        located = [Path(str(file.locate())) for file in files]
-        size += sum(
-            path.stat().st_size
-            for path in located
-            if path.is_file() and path.suffix != ".pyc"
-        )
     # In a development checkout the package is installed in editable mode, so its
     # sources are counted from the tree.
     source = Path(__file__).parents[1] / "src" / "modelyard"
-    size += sum(
+    size = _size_bytes(source.rglob("*"))
+    for name in [*names, "modelyard"]:
+        files = metadata.files(name) or []
+        size += _size_bytes(Path(str(file.locate())) for file in files)
+    return {"packages": len(names) + 1, "megabytes": round(size / (1 << 20), 1)}
+
+
+def _size_bytes(paths: Iterable[Path]) -> int:
+    """Return the size of the files among the paths, without bytecode."""
+    return sum(
         path.stat().st_size
-        for path in source.rglob("*")
+        for path in paths
         if path.is_file() and path.suffix != ".pyc"
     )
-    return {"packages": len(names) + 1, "megabytes": round(size / (1 << 20), 1)}

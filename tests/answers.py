@@ -53,7 +53,7 @@ def watch() -> Iterator[list[str]]:
 
 
 def misfit(api: Api, row: Row, reply: Reply | StreamReply) -> str | None:
-    """How an answer breaks what its row promises; None where it keeps it."""
+    """Return how a response differs from what its row documents; None if it does not."""
     if row.takes_any_method:
         return None
     status = reply.status
@@ -61,35 +61,34 @@ def misfit(api: Api, row: Row, reply: Reply | StreamReply) -> str | None:
         return _misfit_of_error(api, row, reply) if isinstance(reply, Reply) else None
     if status not in (row.status, *row.other_statuses):
         return f"status {status}, not {row.status}"
-    content_type = _kind(reply)
     if row.answer is None or status in (202, 204, 302, 303):
-        has_content = isinstance(reply, StreamReply) or bool(reply.body)
-        return (
-            f"content where none is promised, of {content_type}"
-            if has_content and status != 303
-            else None
-        )
+        return _misfit_of_empty(reply)
+    if isinstance(reply, Reply) and _kind(reply) == "application/json":
+        schema = _schema(api, row, status)
+        if schema is not None:
+            return _problem(_validator(schema), reply.body)
+    return _misfit_of_type(row, reply)
+
+
+def _misfit_of_empty(reply: Reply | StreamReply) -> str | None:
+    """Return the content type if a response has content although none is documented. A
+    redirect with status 303 may have some."""
+    has_content = isinstance(reply, StreamReply) or bool(reply.body)
+    if has_content and reply.status != 303:
+        return f"undocumented content of {_kind(reply)}"
+    return None
+
+
+def _misfit_of_type(row: Row, reply: Reply | StreamReply) -> str | None:
+    """Return how the content type differs from those that a row documents. Streams may
+    always be JSON."""
+    content_type = _kind(reply)
+    if _fits(content_type, _kinds(row.answer)):
+        return None
+    is_json = content_type == "application/json"
     if isinstance(reply, StreamReply):
-        return (
-            None
-            if _fits(content_type, _kinds(row.answer))
-            or content_type == "application/json"
-            else f"a stream of {content_type}"
-        )
-    if content_type != "application/json":
-        return (
-            None
-            if _fits(content_type, _kinds(row.answer))
-            else f"content of {content_type}"
-        )
-    schema = _schema(api, row, status)
-    if schema is None:
-        return (
-            None
-            if _fits(content_type, _kinds(row.answer))
-            else "JSON where none is promised"
-        )
-    return _problem(_validator(schema), reply.body)
+        return None if is_json else f"a stream of {content_type}"
+    return "undocumented JSON" if is_json else f"content of {content_type}"
 
 
 def _misfit_of_error(api: Api, row: Row, reply: Reply) -> str | None:

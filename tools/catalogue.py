@@ -124,25 +124,12 @@ def genai_price(price: ModelPrice) -> dict[str, Any]:
         base, steps = first_tier(value)
         # genai-prices states some prices per thousand requests; a row has the price of
         # one.
-        row[row_field] = (
-            number(Decimal(str(base)) / 1000)
-            if source_field.endswith("kcount")
-            else number(base)
-        )
+        is_per_thousand = source_field.endswith("kcount")
+        row[row_field] = number(Decimal(str(base)) / 1000 if is_per_thousand else base)
         for start, amount in steps:
             tiers.setdefault(start, {})[row_field] = number(amount)
-    # No token price: the model may be priced by characters or by audio duration.
     if "input_price" not in row:
-        for source_field, per, scale in (
-            ("input_mchars", "character", 1),
-            ("audio_hours", "second", 3600),
-        ):
-            if (value := getattr(price, source_field, None)) is not None:
-                return {
-                    "input_price": number(Decimal(str(first_tier(value)[0])) / scale),
-                    "price_per": per,
-                }
-        return {}
+        return _genai_unit_price(price)
     # A tier repeats every price, so that the reader of the catalogue needs no fallback
     # to the base row.
     full = [
@@ -152,6 +139,20 @@ def genai_price(price: ModelPrice) -> dict[str, Any]:
     for tier in full:
         tier.pop("request_price", None)
     return row | ({"tiers": full} if full else {})
+
+
+def _genai_unit_price(price: ModelPrice) -> dict[str, Any]:
+    """Return the price of a model without a price for tokens: it may be priced by
+    characters or by audio duration."""
+    for source_field, per, scale in (
+        ("input_mchars", "character", 1),
+        ("audio_hours", "second", 3600),
+    ):
+        value = getattr(price, source_field, None)
+        if value is not None:
+            amount = Decimal(str(first_tier(value)[0])) / scale
+            return {"input_price": number(amount), "price_per": per}
+    return {}
 
 
 def genai_models(names: list[str]) -> dict[str, Any]:
@@ -198,44 +199,48 @@ def periods(model: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def litellm_price(entry: dict[str, Any], model_type: str) -> dict[str, Any]:
     """Return the price fields of a row from litellm's entry; empty if it has no usable
     price."""
-    if entry.get("input_cost_per_second") and model_type == "speech2text":
-        return {
-            "input_price": number(entry["input_cost_per_second"]),
-            "price_per": "second",
-        }
-    if entry.get("input_cost_per_character"):
-        return {
-            "input_price": million(entry["input_cost_per_character"]),
-            "price_per": "character",
-        }
-    if entry.get("input_cost_per_query"):
-        return {
-            "input_price": number(entry["input_cost_per_query"]),
-            "price_per": "search",
-        }
+    if unit_price := _litellm_unit_price(entry, model_type):
+        return unit_price
+    token_price = entry.get("input_cost_per_token", 0)
     # A rerank price of zero per token means that the model is priced in another unit.
     if "input_cost_per_token" not in entry or (
-        model_type == "rerank" and not entry["input_cost_per_token"]
+        model_type == "rerank" and not token_price
     ):
         return {}
-    row = {"input_price": million(entry["input_cost_per_token"])}
-    for source_field, row_field in (
-        ("output_cost_per_token", "output_price"),
-        ("cache_read_input_token_cost", "cached_price"),
-        ("cache_creation_input_token_cost", "cache_write_price"),
-        ("cache_creation_input_token_cost_above_1hr", "cache_write_1h_price"),
-        ("input_cost_per_audio_token", "audio_input_price"),
-        ("output_cost_per_audio_token", "audio_output_price"),
-    ):
-        if entry.get(source_field) is not None and (
-            row_field != "output_price" or model_type in ("llm", "tts", "speech2text")
-        ):
+    row = {"input_price": million(token_price)}
+    for source_field, row_field in _LITELLM_FIELDS.items():
+        has_field = row_field != "output_price" or model_type in _TYPES_WITH_OUTPUT
+        if has_field and entry.get(source_field) is not None:
             row[row_field] = million(entry[source_field])
     if model_type != "llm":
         row["price_per"] = "token"
-    if not any(row.get(name) for name in ("input_price", "output_price")):
-        return {}  # zeros are how that list writes that it does not know
-    return row
+    # In that list, zeros mean that the price is unknown.
+    is_known = any(row.get(name) for name in ("input_price", "output_price"))
+    return row if is_known else {}
+
+
+_TYPES_WITH_OUTPUT = ("llm", "tts", "speech2text")
+_LITELLM_FIELDS = {
+    "output_cost_per_token": "output_price",
+    "cache_read_input_token_cost": "cached_price",
+    "cache_creation_input_token_cost": "cache_write_price",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h_price",
+    "input_cost_per_audio_token": "audio_input_price",
+    "output_cost_per_audio_token": "audio_output_price",
+}
+"""litellm's field to the field of a row, for prices per token."""
+
+
+def _litellm_unit_price(entry: dict[str, Any], model_type: str) -> dict[str, Any]:
+    """Return the price per second, character or search; empty if there is none."""
+    seconds = entry.get("input_cost_per_second")
+    if seconds and model_type == "speech2text":
+        return {"input_price": number(seconds), "price_per": "second"}
+    if characters := entry.get("input_cost_per_character"):
+        return {"input_price": million(characters), "price_per": "character"}
+    if queries := entry.get("input_cost_per_query"):
+        return {"input_price": number(queries), "price_per": "search"}
+    return {}
 
 
 def without_provider_prefix(key: str) -> str:
@@ -381,17 +386,7 @@ def build_row(
     if model_type is None:
         return None
     row: dict[str, Any] = {"name": name, "model_type": model_type}
-    features = (
-        [
-            feature
-            for flag, feature_names in FEATURES
-            if entry.get(flag)
-            for feature in feature_names
-        ]
-        if model_type == "llm"
-        else []
-    )
-    if features:
+    if model_type == "llm" and (features := _features_of(entry)):
         row["features"] = features
     size = entry.get("max_input_tokens") or getattr(priced, "context_window", None)
     if size and model_type in ("llm", "text-embedding", "rerank"):
@@ -399,21 +394,35 @@ def build_row(
     if model_type == "llm" and entry.get("max_output_tokens"):
         row["max_output"] = int(entry["max_output_tokens"])
     if provider == "openai" and NO_SAMPLING.match(name):
-        row["quirks"] = {
-            "drop": [
-                "temperature",
-                "top_p",
-                "top_k",
-                "presence_penalty",
-                "frequency_penalty",
-                "logprobs",
-            ]
-        }
-    if entry.get("mode") == "responses":
-        row["wire"] = "openai_responses"
-    elif entry.get("mode") == "completion":
-        row["properties"] = {"mode": "completion"}
+        row["quirks"] = {"drop": [*_SAMPLING_PARAMETERS]}
+    match entry.get("mode"):
+        case "responses":
+            row["wire"] = "openai_responses"
+        case "completion":
+            row["properties"] = {"mode": "completion"}
+        case _:
+            pass
     return row | prices(entry, priced, model_type)
+
+
+_SAMPLING_PARAMETERS = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "presence_penalty",
+    "frequency_penalty",
+    "logprobs",
+)
+
+
+def _features_of(entry: dict[str, Any]) -> list[str]:
+    """Return the features whose flags litellm's entry has."""
+    return [
+        feature
+        for flag, feature_names in FEATURES
+        if entry.get(flag)
+        for feature in feature_names
+    ]
 
 
 def prices(entry: dict[str, Any], priced: Any, model_type: str) -> dict[str, Any]:
@@ -437,14 +446,15 @@ def prices(entry: dict[str, Any], priced: Any, model_type: str) -> dict[str, Any
     if "cache_write_price" in first and "cache_write_1h_price" in litellm_row:
         first["cache_write_1h_price"] = litellm_row["cache_write_1h_price"]
     row = first | ({"price_history": history} if history else {})
-    if any(
-        name in litellm_row
-        and name in first
-        and differs(first[name], litellm_row[name])
-        for name in ("input_price", "output_price")
-    ):
+    if _has_different_price(first, litellm_row):
         row["price_source"] = "genai-prices, litellm differs"
     return row
+
+
+def _has_different_price(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether a price for tokens that both rows have differs."""
+    names = {"input_price", "output_price"} & row.keys() & other.keys()
+    return any(differs(row[name], other[name]) for name in names)
 
 
 def differs(left: Any, right: Any) -> bool:

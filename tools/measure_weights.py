@@ -12,7 +12,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import yaml
 
@@ -51,26 +51,28 @@ def main() -> None:
     for file in yaml.safe_load(MANIFEST.read_text("utf-8"))["files"]:
         # A file may be split over several packages; its digest covers all parts in
         # order.
-        digest, size, sizes = hashlib.sha256(), 0, []
+        digest, size = hashlib.sha256(), 0
+        packages: list[tuple[str, int, str]] = []
         for part in file.get("parts", ()):
             archive = find(folder, part["package"], str(part["version"]))
-            length = 0
-            for name in part.get("members") or [part["member"]]:
-                with member(archive, name) as stream:
-                    while block := stream.read(BLOCK):
-                        digest.update(block)
-                        length += len(block)
+            length = _add_part(digest, archive, part)
             size += length
-            sizes.append(
-                (
-                    part["package"],
-                    length,
-                    hashlib.sha256(archive.read_bytes()).hexdigest(),
-                )
-            )
+            archive_digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+            packages.append((part["package"], length, archive_digest))
         print(file["name"], size, digest.hexdigest())
-        for line in sizes:
-            print("   ", *line)
+        for package in packages:
+            print("   ", *package)
+
+
+def _add_part(digest: Any, archive: Path, part: dict[str, Any]) -> int:
+    """Add the members of a part to the digest; return their size in bytes."""
+    length = 0
+    for name in part.get("members") or [part["member"]]:
+        with member(archive, name) as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
+                length += len(block)
+    return length
 
 
 if __name__ == "__main__":

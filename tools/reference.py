@@ -7,7 +7,9 @@ python -m tools.reference
 import ast
 import asyncio
 import inspect
-from collections.abc import Iterator
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,26 +80,27 @@ def _table(settings_class: type[msgspec.Struct]) -> Iterator[str]:
     yield "|---|---|---|---|"
     docs, hints = _field_docs(settings_class), get_type_hints(settings_class)
     for field in msgspec.structs.fields(settings_class):
-        default: Any = field.default if field.default is not msgspec.NODEFAULT else None
-        if field.default_factory is not msgspec.NODEFAULT:
-            default = field.default_factory()
-        # Nested settings have a table of their own, so their default is not shown.
-        default_text = (
-            ""
-            if isinstance(default, msgspec.Struct)
-            else f"`{default!r}`"
-            if default is not None
-            else "required"
-        )
-        hint = hints[field.name]
-        name = (
-            hint.__name__
-            if isinstance(hint, type) and not hasattr(hint, "__args__")
-            else str(hint)
-        )
-        # Module prefixes of types are noise to the reader.
-        name = name.replace("modelyard.base.settings.", "").replace("typing.", "")
-        yield f"| `{field.name}` | {name} | {default_text} | {docs.get(field.name, '')} |"
+        name = _type_name(hints[field.name])
+        description = docs.get(field.name, "")
+        yield f"| `{field.name}` | {name} | {_default_text(field)} | {description} |"
+
+
+def _default_text(field: msgspec.structs.FieldInfo) -> str:
+    """Return the default of a field as it is shown in the table."""
+    default: Any = field.default if field.default is not msgspec.NODEFAULT else None
+    if field.default_factory is not msgspec.NODEFAULT:
+        default = field.default_factory()
+    # Nested settings have a table of their own, so their default is not shown.
+    if isinstance(default, msgspec.Struct):
+        return ""
+    return "required" if default is None else f"`{default!r}`"
+
+
+def _type_name(hint: Any) -> str:
+    """Return the name of a field's type without the prefixes of its modules."""
+    is_plain_class = isinstance(hint, type) and not hasattr(hint, "__args__")
+    name = hint.__name__ if is_plain_class else str(hint)
+    return name.replace("modelyard.base.settings.", "").replace("typing.", "")
 
 
 def _field_docs(settings_class: type) -> dict[str, str]:
@@ -170,13 +173,17 @@ def catalogue_page() -> str:
     """Return the Markdown page of the catalogue: providers by model type, and features
     of the listed chat models."""
     definitions = [catalog_definition(name) for name in catalog_names()]
-    parts = [
-        _CATALOGUE_HEAD,
-        "## Model types",
-        "",
-        f"| provider | speaks | {' | '.join(_TYPES)} |",
-    ]
-    parts.append("|---|---|" + "---|" * len(_TYPES))
+    parts = [_CATALOGUE_HEAD, "## Model types", ""]
+    parts += _types_table(definitions)
+    parts += ["", "## Features of the listed chat models", ""]
+    parts += _features_table(definitions)
+    return "\n".join(parts)
+
+
+def _types_table(definitions: Sequence[ProviderDefinition]) -> Iterator[str]:
+    """Yield the lines of the table of providers by model type."""
+    yield f"| provider | speaks | {' | '.join(_TYPES)} |"
+    yield "|---|---|" + "---|" * len(_TYPES)
     for definition in definitions:
         cells = [_types_cell(definition, model_type) for model_type in _TYPES]
         wires = dict.fromkeys(
@@ -184,35 +191,26 @@ def catalogue_page() -> str:
             for model_type in definition.entity.supported_model_types
             for wire in definition.wires_of(model_type)
         )
-        parts.append(
-            f"| {definition.entity.label.en_us} (`{definition.name}`) | {', '.join(wires)} | {' | '.join(cells)} |"
-        )
-    parts += [
-        "",
-        "## Features of the listed chat models",
-        "",
-        f"| provider | models | {' | '.join(_LISTED_FEATURES)} |",
-    ]
-    parts.append("|---|---|" + "---|" * len(_LISTED_FEATURES))
+        label = f"{definition.entity.label.en_us} (`{definition.name}`)"
+        yield f"| {label} | {', '.join(wires)} | {' | '.join(cells)} |"
+
+
+def _features_table(definitions: Sequence[ProviderDefinition]) -> Iterator[str]:
+    """Yield the lines of the table of features, which counts chat models only."""
+    yield f"| provider | models | {' | '.join(_LISTED_FEATURES)} |"
+    yield "|---|---|" + "---|" * len(_LISTED_FEATURES)
     for definition in definitions:
-        # The feature table counts chat models only.
-        chat = [
-            model
+        features_by_model = [
+            [feature.value for feature in model.features]
             for model in definition.entity.models
             if model.model_type.value == "llm"
         ]
-        if chat:
-            counts = [
-                sum(
-                    name in [feature.value for feature in model.features]
-                    for model in chat
-                )
-                for name in _LISTED_FEATURES
-            ]
-            parts.append(
-                f"| `{definition.name}` | {len(chat)} | {' | '.join(str(count or '') for count in counts)} |"
-            )
-    return "\n".join(parts)
+        if not features_by_model:
+            continue
+        counts = Counter(itertools.chain.from_iterable(features_by_model))
+        cells = [str(counts[name] or "") for name in _LISTED_FEATURES]
+        model_count = len(features_by_model)
+        yield f"| `{definition.name}` | {model_count} | {' | '.join(cells)} |"
 
 
 def _types_cell(definition: ProviderDefinition, model_type: str) -> str:

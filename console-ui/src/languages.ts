@@ -26,7 +26,7 @@ export const filled = (text: string, values: Record<string, string | number>) =>
 
 // What the console and the apps' page both say.
 export const COMMON = {
-  lost: ["The server cannot be reached.", "连不上服务器。"],
+  lost: ["The server cannot be reached.", "无法连接服务器。"],
   dismiss: ["Dismiss", "关闭提示"],
   copied: ["Copied.", "已复制。"],
   cannotCopy: ["The browser does not allow copying.", "浏览器不允许复制。"],
@@ -41,11 +41,11 @@ export const COMMON = {
   ask: ["Write a message…", "输入消息……"],
   you: ["You", "你"],
   answer: ["Answer", "回答"],
-  thinking: ["Thinking", "思考过程"],
+  thinking: ["Reasoning", "思考过程"],
   remove: ["Remove", "移除"],
   run: ["Run", "运行"],
   isNeeded: ["This field is needed.", "此项必填。"],
   notANumber: ["This must be a number.", "请输入数字。"],
-  notJson: ["This is not JSON.", "这不是 JSON。"],
+  notJson: ["Invalid JSON", "JSON 无效"],
 } as const satisfies Table;
 export type CommonWords = Said<typeof COMMON>;

@@ -230,7 +230,8 @@ class Knowledge:
                 )
             else:
                 raise ConfigError(
-                    f"{str(source)!r} is no file, no folder and no address"
+                    f"source {str(source)!r} not found; expected an existing file or folder,"
+                    " or an http:// or https:// URL"
                 )
         return await datasets.wait(dataset, batch)
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from modelyard.agents.loop import AgentLoop
 from modelyard.agents.state import AgentLimits, Task
 from modelyard.agents.strategies import get_strategy
 from modelyard.base.errors import ModelyardError
-from modelyard.models.messages import ToolPromptMessage
+from modelyard.models.llm import LLMRequest
+from modelyard.models.messages import AnyPromptMessage, ToolPromptMessage
 from modelyard.testing.agents import Cut, ScriptedChatModel
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.manager import ToolManager
@@ -84,75 +87,100 @@ async def _run(
     return events, model, ""
 
 
-def case_mismatches(case: dict[str, Any], cut: Cut) -> list[str]:  # noqa: C901
-    """What is not as it was written down."""
+def case_mismatches(case: dict[str, Any], cut: Cut) -> list[str]:
+    """Return how a case's run differs from what its file expects; empty if it does
+    not."""
     events, model, error = asyncio.run(_run(case, cut))
-    mismatches: list[str] = []
-
-    def check(label: str, actual: Any, expected: Any) -> None:
-        if actual != expected:
-            mismatches.append(f"{label}: {actual!r} is not {expected!r}")
-
-    def check_like(label: str, actual: str, pattern: str) -> None:
-        if not re.search(pattern, actual, re.DOTALL):
-            mismatches.append(f"{label}: {actual!r} does not hold {pattern!r}")
-
+    comparison = _Comparison(case)
     if "error" in case:
-        check_like("error", error, case["error"])
-        return mismatches
+        comparison.match("error", error, case["error"])
+        return comparison.mismatches
     if error:
         return [f"error: {error}"]
-    last = events[-1]
-    assert isinstance(last, AgentFinished)
-    steps = describe_events(events)
-    if "steps" in case:
-        expected_steps = [str(step) for step in case["steps"]]
-        check(
-            "steps",
-            sorted(steps) if case.get("any_order") else steps,
-            sorted(expected_steps) if case.get("any_order") else expected_steps,
-        )
-    streamed_text = "".join(
-        event.text for event in events if isinstance(event, TextDelta)
-    )
-    check(
-        "what was streamed and what was answered",
-        streamed_text.replace("\n", ""),
-        last.text.replace("\n", ""),
-    ) if "value" not in case else None
-    thoughts = "".join(
-        event.text for event in events if isinstance(event, ThoughtDelta)
-    )
-    for name, actual in (("text", last.text), ("end", last.reason), ("value", last.value), ("rounds", last.rounds), ("thoughts", thoughts)):  # fmt: skip
-        if name in case:
-            check(name, actual, case[name])
-    if "thoughts_like" in case:
-        check_like("thoughts", thoughts, case["thoughts_like"])
-    results = [
-        message.text
-        for message in model.requests[-1].messages
-        if isinstance(message, ToolPromptMessage)
-    ]
-    if "asked" in case:
-        check(
-            "results",
-            results,
-            [str(expected_result) for expected_result in case["asked"]],
-        )
-    for actual, pattern in zip(results, case.get("asked_like", ()), strict=False):
-        check_like("result", actual, pattern)
-    if "asked_text" in case:
-        check_like(
-            "prompt",
-            "\n".join(message.text for message in model.requests[-1].messages),
-            case["asked_text"],
-        )
-    if "last_messages" in case:
-        sent = [
-            {message.role.value: message.text}
-            for message in model.requests[-1].messages[-len(case["last_messages"]) :]
+    comparison.check_events(events)
+    comparison.check_requests(model.requests)
+    return comparison.mismatches
+
+
+@dataclass
+class _Comparison:
+    """Compares a run with its case and collects the mismatches."""
+
+    case: dict[str, Any]
+    mismatches: list[str] = field(default_factory=list[str])
+
+    def equal(self, label: str, actual: Any, expected: Any) -> None:
+        """Check that a value is the expected one."""
+        if actual != expected:
+            self.mismatches.append(f"{label}: {actual!r} is not {expected!r}")
+
+    def match(self, label: str, actual: str, pattern: str) -> None:
+        """Check that a text contains a match of the pattern."""
+        if not re.search(pattern, actual, re.DOTALL):
+            self.mismatches.append(f"{label}: {actual!r} does not match {pattern!r}")
+
+    def check_events(self, events: Sequence[Any]) -> None:
+        """Check the agent's steps, texts and final result."""
+        last = events[-1]
+        assert isinstance(last, AgentFinished)
+        if "steps" in self.case:
+            self._check_steps(describe_events(events))
+        if "value" not in self.case:
+            streamed_text = _joined_text(events, TextDelta)
+            self.equal(
+                "streamed text and answer",
+                streamed_text.replace("\n", ""),
+                last.text.replace("\n", ""),
+            )
+        thoughts = _joined_text(events, ThoughtDelta)
+        for name, actual in (
+            ("text", last.text),
+            ("end", last.reason),
+            ("value", last.value),
+            ("rounds", last.rounds),
+            ("thoughts", thoughts),
+        ):
+            if name in self.case:
+                self.equal(name, actual, self.case[name])
+        if "thoughts_like" in self.case:
+            self.match("thoughts", thoughts, self.case["thoughts_like"])
+
+    def _check_steps(self, steps: list[str]) -> None:
+        """Check the steps, in any order if the case says so."""
+        expected = [str(step) for step in self.case["steps"]]
+        if self.case.get("any_order"):
+            steps, expected = sorted(steps), sorted(expected)
+        self.equal("steps", steps, expected)
+
+    def check_requests(self, requests: Sequence[LLMRequest]) -> None:
+        """Check the messages that the model received in its last request."""
+        case, messages = self.case, requests[-1].messages
+        self._check_results(messages)
+        if "asked_text" in case:
+            prompt = "\n".join(message.text for message in messages)
+            self.match("prompt", prompt, case["asked_text"])
+        if "last_messages" in case:
+            last_messages = messages[-len(case["last_messages"]) :]
+            sent = [{message.role.value: message.text} for message in last_messages]
+            self.equal("messages", sent, case["last_messages"])
+        if "stop" in case:
+            self.equal("stop", requests[0].stop, case["stop"])
+
+    def _check_results(self, messages: Sequence[AnyPromptMessage]) -> None:
+        """Check the tool results among the messages."""
+        results = [
+            message.text
+            for message in messages
+            if isinstance(message, ToolPromptMessage)
         ]
-        check("messages", sent, case["last_messages"])
-    if "stop" in case:
-        check("stop", model.requests[0].stop, case["stop"])
-    return mismatches
+        if "asked" in self.case:
+            expected = [str(result) for result in self.case["asked"]]
+            self.equal("results", results, expected)
+        patterns = self.case.get("asked_like", ())
+        for actual, pattern in zip(results, patterns, strict=False):
+            self.match("result", actual, pattern)
+
+
+def _joined_text(events: Sequence[Any], event_type: type[Any]) -> str:
+    """Return the text of all events of a type."""
+    return "".join(event.text for event in events if isinstance(event, event_type))

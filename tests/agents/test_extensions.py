@@ -96,7 +96,7 @@ def test_an_extension_looks_at_what_comes_in_and_what_is_said(tmp_path: Path):
 
 
 def test_an_extension_has_to_answer_a_ping(tmp_path: Path):
-    with pytest.raises(ToolInvokeError, match="does not answer a ping with pong"):
+    with pytest.raises(ToolInvokeError, match="does not answer 'ping' with 'pong'"):
         ask_app(tmp_path, app_text(), "x", key="wrong")
 
 

@@ -298,7 +298,7 @@ def test_errors_name_what_is_wrong(tmp_path: Path):
         return run_errors
 
     errors = within(tmp_path, ScriptedChatModel(replies=[{"error": "down"}]), failing)
-    assert "strategy /clairvoyance is no strategy of ours" in errors[0]
+    assert "agent strategy /clairvoyance is neither built in" in errors[0]
     assert "maximum_iterations must be a number, not 'many'" in errors[1]
 
 

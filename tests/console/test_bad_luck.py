@@ -62,7 +62,7 @@ def test_a_session_that_ends_in_the_middle_of_an_edit_loses_nothing(user: Person
     user.page.wait_for_timeout(700)
     user.page.context.clear_cookies()
     user.page.get_by_role("button", name="Save", exact=True).click()
-    box = user.page.get_by_role("dialog", name="You were signed out")
+    box = user.page.get_by_role("dialog", name="Session expired")
     box.get_by_label("Email").fill("o@example.com")
     box.get_by_label("Password").fill(PASSWORD)
     box.get_by_role("button", name="Sign in").click()
@@ -113,9 +113,9 @@ def test_of_two_people_who_edit_one_workflow_none_loses_their_work_unasked(
         second_user.page.wait_for_timeout(3500)
         if second_user.page.get_by_role("button", name="Save", exact=True).is_enabled():
             second_user.page.get_by_role("button", name="Save", exact=True).click()
-        second_user.wait_for_text("Somebody else has changed this since you began.")
+        second_user.wait_for_text("This draft was changed by someone else.")
         assert "mine" in httpx.get(f"{user.origin}/admin/v1/apps/{app}/file").text
-        second_user.page.get_by_role("button", name="Save mine over it").click()
+        second_user.page.get_by_role("button", name="Overwrite").click()
         second_user.wait_for_text("The draft is saved.")
         assert "theirs" in httpx.get(f"{user.origin}/admin/v1/apps/{app}/file").text
 
@@ -149,8 +149,8 @@ def test_a_server_that_goes_away_is_said_and_the_page_goes_on_when_it_is_back(
 
 
 @pytest.mark.parametrize(("name", "content", "expected_text"), [
-    ("large.yml", "a: " + "x" * (20 << 20), "The file is larger than 10 MB"), ("broken.yml", "app: [", "no YAML"),
-    ("other.yml", "just: something", "'app' is missing"), ("picture.yml", "\x00\x01\x02", "no YAML"),
+    ("large.yml", "a: " + "x" * (20 << 20), "The file is larger than 10 MB"), ("broken.yml", "app: [", "invalid YAML"),
+    ("other.yml", "just: something", "missing section 'app'"), ("picture.yml", "\x00\x01\x02", "invalid YAML"),
 ])  # fmt: skip
 def test_a_file_that_is_no_app_is_refused_in_words(
     user: Person, name: str, content: str, expected_text: str
@@ -173,7 +173,7 @@ def test_a_link_to_what_is_not_ones_own_shows_that_it_is_not_there(user: Person)
     app = foreign_response.json()["id"]
     for path, expected_text in (
         (f"/apps/{app}", "does not exist"), (f"/workflows/{app}", "does not exist"), ("/knowledge/nobody", "not"),
-        ("/requests/req_nobody", "does not exist"), ("/providers/nobody", "nobody"), ("/nowhere", "There is no such page."),
+        ("/requests/req_nobody", "does not exist"), ("/providers/nobody", "nobody"), ("/nowhere", "Page not found."),
     ):  # fmt: skip
         user.goto(path)
         user.wait_for_text(expected_text)

@@ -140,7 +140,7 @@ def test_a_form_is_filled_in_before_a_talk_begins(pages: Pages):
         name.fill("Ada")
         more_field.fill("{")
         visit.write("what is my name?")
-        assert more_field.evaluate(complaint) == "This is not JSON."
+        assert more_field.evaluate(complaint) == "Invalid JSON"
         more_field.fill('{"a": 1}')
         page.get_by_label("Age (optional)").fill("36")
         with page.expect_request(re.compile("/chat-messages$")) as sent:

@@ -90,7 +90,7 @@ def test_a_schedule_is_said_by_form_or_as_cron_and_its_next_times_are_shown(
         user, [{"id": "when", "type": "trigger-schedule"}, END], [("when", "end")]
     )
     form = open_node_form(user, app, "when")
-    form.get_by_text("Next, by this browser's clock:").wait_for()
+    form.get_by_text("Next runs (your time zone):").wait_for()
     form.get_by_label("How often").select_option("weekly")
     form.get_by_label("At", exact=True).fill("21:30")
     form.get_by_label("Wed").check()
@@ -110,14 +110,14 @@ def test_a_schedule_is_said_by_form_or_as_cron_and_its_next_times_are_shown(
     assert (trigger["cron"], trigger["is_live"]) == ("30 21 * * 3,5", False)
     form.get_by_label("How often").select_option("monthly")
     form.get_by_label("15", exact=True).check()
-    form.get_by_label("The last one").check()
+    form.get_by_label("Last day of the month").check()
     save(user)
     assert node_of(user, app, "when")["visual_config"]["monthly_days"] == [15, "last"]
     form.get_by_label("Said as").select_option("cron")
     form.get_by_label("Cron expression").fill("99 * * * *")
-    form.get_by_text("is no cron expression").wait_for()
+    form.get_by_text("invalid cron expression").wait_for()
     form.get_by_label("Cron expression").fill("0 8 * * 1-5")
-    form.get_by_text("is no cron expression").wait_for(state="detached")
+    form.get_by_text("invalid cron expression").wait_for(state="detached")
     save(user)
     assert node_of(user, app, "when")["cron_expression"] == "0 8 * * 1-5"
     assert user.problems == []
@@ -143,12 +143,12 @@ def test_a_webhook_shows_its_address_and_what_calls_it_runs_on_the_page(user: Pe
     run = httpx.put(address, json={"topic": "tea"}).json()["run_id"]
     user.goto(f"/workflows/{app}?run={run}")
     user.page.locator("aside.inspector pre", has_text="tea").wait_for()
-    user.page.get_by_label("Begins at").select_option("hook")
+    user.page.get_by_label("Start node").select_option("hook")
     user.page.get_by_label("topic", exact=True).fill("coffee")
     user.page.get_by_role("button", name="Run the draft").click()
     user.page.locator("aside.inspector pre", has_text="coffee").wait_for()
     user.goto(f"/apps/{app}?tab=publish")
-    user.page.get_by_role("table", name="What begins it").wait_for()
+    user.page.get_by_role("table", name="Triggers").wait_for()
     user.wait_for_text(address)
     assert user.problems == []
 
@@ -211,7 +211,7 @@ def test_an_agent_is_given_its_model_tools_and_question_by_form(user: Person):
     form.get_by_role("textbox", name="Instruction").fill("Be brief.")
     form.get_by_role("button", name="Insert a variable…: Query").click()
     user.page.get_by_role("menuitem", name="start.q").click()
-    form.get_by_label("Rounds at most").fill("3")
+    form.get_by_label("Maximum rounds").fill("3")
     form.get_by_role("button", name="Add a tool").click()
     user.page.get_by_role("menuitem", name=re.compile("calculator")).first.click()
     save(user)
@@ -325,7 +325,7 @@ def test_an_evaluation_is_run_kept_and_compared(user: Person):
         }
         post(f"/v1/datasets/{dataset}/document/create-by-text", body)
     user.goto(f"/knowledge/{dataset}?tab=evaluate")
-    box = user.page.get_by_label("Questions whose document is known")
+    box = user.page.get_by_label("Questions with expected documents")
     box.fill(
         "When is the gate closed? => gate.md\nAre dogs welcome? => dogs.md | gate.md\nno document named"
     )
@@ -336,7 +336,7 @@ def test_an_evaluation_is_run_kept_and_compared(user: Person):
     assert "evaluation=" in user.page.url
     user.page.reload()
     row = (
-        user.page.get_by_role("table", name="Evaluations so far")
+        user.page.get_by_role("table", name="Evaluation history")
         .get_by_role("row")
         .nth(1)
     )
@@ -347,12 +347,12 @@ def test_an_evaluation_is_run_kept_and_compared(user: Person):
     ]
     assert violations(user.page) == []
     user.page.get_by_role("button", name="Run", exact=True).click()
-    user.page.get_by_role("table", name="Evaluations so far").get_by_role("row").nth(
+    user.page.get_by_role("table", name="Evaluation history").get_by_role("row").nth(
         2
     ).wait_for()
     user.page.get_by_role("table").get_by_role("button", name="Remove").first.click()
     user.page.get_by_role("dialog").get_by_role("button", name="Remove").click()
-    user.page.get_by_role("table", name="Evaluations so far").get_by_role("row").nth(
+    user.page.get_by_role("table", name="Evaluation history").get_by_role("row").nth(
         2
     ).wait_for(state="detached")
     assert (
@@ -374,7 +374,7 @@ def test_the_operator_looks_at_another_tenant_and_comes_back(user: Person):
         )
     user.goto("/keys?tab=users")
     user.wait_for_text("of the house")
-    user.page.get_by_label("Whose things are shown").select_option("For acme")
+    user.page.get_by_label("Tenant").select_option("As acme")
     user.page.get_by_role("link", name="Keys and people").click()
     user.page.get_by_role("tab", name="End users").click()
     user.wait_for_text("of acme")
@@ -382,7 +382,7 @@ def test_the_operator_looks_at_another_tenant_and_comes_back(user: Person):
     assert user.page.get_by_role("tab", name="Tenants").count() == 0
     user.page.reload()
     user.wait_for_text("of acme")
-    user.page.get_by_label("Whose things are shown").select_option("This server's own")
+    user.page.get_by_label("Tenant").select_option("This server")
     user.page.get_by_role("heading", name="Home").wait_for()
     user.goto("/keys?tab=users")
     user.wait_for_text("of the house")
@@ -410,7 +410,7 @@ def test_who_may_only_look_is_offered_nothing_to_change(web_browser: Any, user: 
             headers=origin,
         ).ok
         viewer.goto("/")
-        viewer.page.get_by_role("heading", name="First steps").wait_for()
+        viewer.page.get_by_role("heading", name="Get started").wait_for()
         pages = viewer.page.locator("#nav a").all_inner_texts()
         assert pages == ["Home", "Usage and cost", "Requests"]
         assert (
@@ -419,7 +419,7 @@ def test_who_may_only_look_is_offered_nothing_to_change(web_browser: Any, user: 
             ).count()
             == 0
         )
-        assert viewer.page.get_by_label("Whose things are shown").count() == 0
+        assert viewer.page.get_by_label("Tenant").count() == 0
         assert viewer.problems == []
 
 
@@ -432,13 +432,13 @@ def test_a_node_that_fails_is_given_values_to_go_on_with(user: Person):
                                                  {"variable": "many", "value_selector": ["broken", "many"]}]},
     ], [("start", "broken"), ("broken", "end")])  # fmt: skip
     form = open_node_form(user, app, "broken")
-    form.locator("summary", has_text="When it fails").click()
-    form.get_by_role("combobox", name="When it fails").select_option("default-value")
+    form.locator("summary", has_text="On error").click()
+    form.get_by_role("combobox", name="On error").select_option("default-value")
     form.get_by_label("word", exact=True).fill("instead")
     form.get_by_label("many", exact=True).fill("[1, 2]")
-    form.get_by_label("Tries again").check()
-    form.get_by_label("Tries at most").fill("2")
-    form.get_by_label("Milliseconds between").fill("10")
+    form.get_by_label("Retry on failure").check()
+    form.get_by_label("Maximum retries").fill("2")
+    form.get_by_label("Retry interval (ms)").fill("10")
     save(user)
     data = node_of(user, app, "broken")
     assert (

@@ -7,6 +7,7 @@ from typing import Any
 from modelyard.app import Modelyard
 from modelyard.base.errors import ModelyardError
 from modelyard.base.settings import Settings
+from modelyard.people.account import Account
 from modelyard.people.accounts import Accounts, SetUpError
 from modelyard.tenancy.caller import Role
 
@@ -24,43 +25,9 @@ def test_several_processes_agree_on_who_there_is(database_url: str, tmp_path: An
                 Accounts(yard.services.storage.database),
                 Accounts(second_yard.services.storage.database),
             )
-            racing = [
-                accounts.set_up(f"p{index}@example.org", "x", PASSWORD) for index, accounts in enumerate([first_accounts, second_accounts] * 8)
-            ]  # fmt: skip
-            ended = await asyncio.gather(*racing, return_exceptions=True)
-            owners = [
-                outcome for outcome in ended if not isinstance(outcome, BaseException)
-            ]
-            assert (
-                len(owners),
-                sum(isinstance(outcome, SetUpError) for outcome in ended),
-            ) == (1, 15)
-            assert [
-                account.email
-                for account in await second_accounts.list_accounts("default")
-            ] == [owners[0].email]
-            token, session = await first_accounts.sign_in(
-                owners[0].email, PASSWORD, "a browser"
-            )
-            found_session = await second_accounts.sessions.of_token(token)
-            assert found_session is not None
-            assert found_session.account.role is Role.OWNER
-            await first_accounts.sessions.revoke(owners[0], session.id)
-            until = time.monotonic() + 5
-            while await second_accounts.sessions.of_token(token) is not None:
-                assert time.monotonic() < until
-                await asyncio.sleep(0.1)
-            invited = await first_accounts.invite(
-                owners[0].caller, "bob@example.org", Role.VIEWER
-            )
-            accepting = [
-                accounts.accept(invited, "Bob", PASSWORD)
-                for accounts in (first_accounts, second_accounts)
-            ]
-            outcomes = await asyncio.gather(*accepting, return_exceptions=True)
-            assert sorted(
-                isinstance(outcome, ModelyardError) for outcome in outcomes
-            ) == [False, True]
+            owner = await _set_up_concurrently(first_accounts, second_accounts)
+            await _check_revocation(first_accounts, second_accounts, owner)
+            await _accept_concurrently(first_accounts, second_accounts, owner)
             log = [
                 audit_entry.what
                 for audit_entry in await second_accounts.audit.audit_log("default")
@@ -68,3 +35,44 @@ def test_several_processes_agree_on_who_there_is(database_url: str, tmp_path: An
             assert log.count("account.set_up") == log.count("account.accept") == 1
 
     asyncio.run(go())
+
+
+async def _set_up_concurrently(first: Accounts, second: Accounts) -> Account:
+    """Of 16 concurrent set-ups exactly one succeeds; return its owner."""
+    racing = [
+        accounts.set_up(f"p{index}@example.org", "x", PASSWORD)
+        for index, accounts in enumerate([first, second] * 8)
+    ]
+    outcomes = await asyncio.gather(*racing, return_exceptions=True)
+    owners = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    refused_count = sum(isinstance(outcome, SetUpError) for outcome in outcomes)
+    assert (len(owners), refused_count) == (1, 15)
+    accounts = await second.list_accounts("default")
+    assert [account.email for account in accounts] == [owners[0].email]
+    return owners[0]
+
+
+async def _check_revocation(first: Accounts, second: Accounts, owner: Account) -> None:
+    """A session is valid, and later revoked, in the other process too."""
+    token, session = await first.sign_in(owner.email, PASSWORD, "a browser")
+    found_session = await second.sessions.of_token(token)
+    assert found_session is not None
+    assert found_session.account.role is Role.OWNER
+    await first.sessions.revoke(owner, session.id)
+    until = time.monotonic() + 5
+    while await second.sessions.of_token(token) is not None:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.1)
+
+
+async def _accept_concurrently(
+    first: Accounts, second: Accounts, owner: Account
+) -> None:
+    """Of two processes that accept an invitation at once, exactly one succeeds."""
+    invited = await first.invite(owner.caller, "bob@example.org", Role.VIEWER)
+    accepting = [
+        accounts.accept(invited, "Bob", PASSWORD) for accounts in (first, second)
+    ]
+    outcomes = await asyncio.gather(*accepting, return_exceptions=True)
+    has_failed = [isinstance(outcome, ModelyardError) for outcome in outcomes]
+    assert sorted(has_failed) == [False, True]

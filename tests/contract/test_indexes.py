@@ -1,7 +1,7 @@
 """The same search, whichever store: what is found, what it scores, what is not found any more."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from modelyard.knowledge.entities import (
     SearchMethod,
     Status,
 )
-from modelyard.knowledge.index.base import IndexKey, IndexQuery
+from modelyard.knowledge.index.base import IndexHit, IndexKey, IndexQuery
 from modelyard.testing.knowledge import HashEmbedder
 from modelyard.testing.qdrant import qdrant_server
 
@@ -142,27 +142,30 @@ def test_each_leg_finds_what_is_there_and_scores_lie_between_0_and_1(run: Run):
         for method in ("semantic_search", "full_text_search", "hybrid_search"):
             assert (await store.names(dataset, "lynx", method))[0] == "lynx", method
         index, space = store.parts.indexes.of(dataset), await store.space(dataset)
-        vector = (
-            await store.embedder.embed(
-                "", "", ["the heron by the water"], is_query=True
-            )
-        ).vectors[0]
+        text = "the heron by the water"
+        embedded = await store.embedder.embed("", "", [text], is_query=True)
+        vector = embedded.vectors[0]
         for question in (
-            IndexQuery(vector=vector, limit=20), IndexQuery(text="the heron by the water", limit=20),
-            IndexQuery(vector=vector, text="the heron by the water", limit=20),
-            IndexQuery(vector=vector, text="the heron by the water", limit=20, fusion="ranks"),
-        ):  # fmt: skip
+            IndexQuery(vector=vector, limit=20),
+            IndexQuery(text=text, limit=20),
+            IndexQuery(vector=vector, text=text, limit=20),
+            IndexQuery(vector=vector, text=text, limit=20, fusion="ranks"),
+        ):
             hits = await index.search(space, question)
-            assert len(hits) == 20
-            assert len({hit.entry for hit in hits}) == 20
-            assert all(0 <= hit.score <= 1 for hit in hits)
-            if question.fusion == "weights":
-                assert [hit.score for hit in hits] == sorted(
-                    (hit.score for hit in hits), reverse=True
-                )
+            _check_hits(hits, is_sorted=question.fusion == "weights")
         assert await index.count(space) == 20
 
     run(work)
+
+
+def _check_hits(hits: Sequence[IndexHit], *, is_sorted: bool) -> None:
+    """All 20 entries are found once, with scores from 0 to 1."""
+    assert len(hits) == 20
+    assert len({hit.entry for hit in hits}) == 20
+    scores = [hit.score for hit in hits]
+    assert all(0 <= score <= 1 for score in scores)
+    if is_sorted:
+        assert scores == sorted(scores, reverse=True)
 
 
 def test_scores_mean_the_same_in_every_store(run: Run):

@@ -83,34 +83,33 @@ def test_of_many_who_begin_a_run_at_once_one_does(databases: list[Database]):
         app = loads(FILE)
         all_runs = [runs_of(database, app) for database in databases]
         for _ in range(10):
-            record = RunRecord(
-                tenant="default",
-                id=new_run_id(),
-                app="a",
-                digest="d",
-                created_at=time.time(),
-            )
-            started_runs = await asyncio.gather(
-                *(runs.start(app, record) for runs in all_runs for _ in range(3))
-            )
-            assert {run.id for run in started_runs} == {record.id}
-            ended = [
-                await runs.wait_until_ended("default", record.id) for runs in all_runs
-            ]
-            assert {run.status for run in ended} == {Status.SUCCEEDED}
-            events: Any = await all_runs[0].journal.events(record.id, 0)
-            assert [type(event).__name__ for _, event in events].count(
-                "GraphRunStarted"
-            ) == 1, "begun once"
-            restarted_run = await all_runs[1].start(app, record)
-            assert (restarted_run.status, restarted_run.outputs) == (
-                Status.SUCCEEDED,
-                {"it": "done"},
-            ), "long after it ended too"
+            await _start_concurrently(app, all_runs)
         for runs in all_runs:
             await runs.aclose()
 
     asyncio.run(work())
+
+
+async def _start_concurrently(app: App, all_runs: list[Runs]) -> None:
+    """Start one run several times in each process: it is executed once, and a later
+    start returns its result."""
+    record = RunRecord(
+        tenant="default", id=new_run_id(), app="a", digest="d", created_at=time.time()
+    )
+    started_runs = await asyncio.gather(
+        *(runs.start(app, record) for runs in all_runs * 3)
+    )
+    assert {run.id for run in started_runs} == {record.id}
+    ended = [await runs.wait_until_ended("default", record.id) for runs in all_runs]
+    assert {run.status for run in ended} == {Status.SUCCEEDED}
+    events: Any = await all_runs[0].journal.events(record.id, 0)
+    event_types = [type(event).__name__ for _, event in events]
+    assert event_types.count("GraphRunStarted") == 1, "started once"
+    restarted_run = await all_runs[1].start(app, record)
+    assert (restarted_run.status, restarted_run.outputs) == (
+        Status.SUCCEEDED,
+        {"it": "done"},
+    ), "long after it ended too"
 
 
 def test_a_run_whose_beginning_was_written_and_never_heard_of_goes_on(

@@ -1,6 +1,7 @@
 """What workflows, tools and plugins keep: read without holding up the loop, and once where several want it."""
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -175,40 +176,47 @@ def test_an_orphan_goes_on_with_one_of_those_who_look_for_it(database_url: str):
     async def work() -> None:
         databases = [Database(database_url) for _ in range(3)]
         current_time = time.time()
-        dead_journal = journal_of(
-            databases[0], "gone", current_time - LEASE_SECONDS - 1
-        )
-        runs = [
-            record(new_id("t"), current_time + number / 100) for number in range(20)
-        ]
-        for candidate in runs:
-            await dead_journal.create(candidate)
+        runs = await _orphaned_runs(databases[0], current_time)
         lookers = [
             journal_of(database, f"looker{number}", current_time)
             for number, database in enumerate(databases)
         ]
         claimed_batches = await asyncio.gather(
-            *(looker.orphans() for looker in lookers for _ in range(2))
+            *(looker.orphans() for looker in lookers * 2)
         )
-        mine = [
-            candidate.id
-            for batch in claimed_batches
-            for candidate in batch
-            if candidate.id in {created_run.id for created_run in runs}
+        _check_claims(claimed_batches, runs)
+        owners = [
+            (looker, run.id)
+            for looker, run in itertools.product(lookers, runs)
+            if await looker.is_mine(run.id)
         ]
-        assert sorted(mine) == sorted(run.id for run in runs)
-        owned = [
-            sum([await looker.is_mine(run.id) for run in runs]) for looker in lookers
-        ]
-        assert sum(owned) == len(runs)
-        for batch in claimed_batches:
-            assert [run.created_at for run in batch] == sorted(
-                run.created_at for run in batch
-            ), "the oldest first"
-        for candidate in databases:
-            candidate.close()
+        assert len(owners) == len(runs)
+        for database in databases:
+            database.close()
 
     asyncio.run(work())
+
+
+async def _orphaned_runs(database: Database, current_time: float) -> list[RunRecord]:
+    """Create 20 runs of a process whose lease has expired."""
+    dead_journal = journal_of(database, "gone", current_time - LEASE_SECONDS - 1)
+    runs = [record(new_id("t"), current_time + number / 100) for number in range(20)]
+    for run in runs:
+        await dead_journal.create(run)
+    return runs
+
+
+def _check_claims(
+    claimed_batches: list[list[RunRecord]], runs: list[RunRecord]
+) -> None:
+    """Each run was claimed by exactly one look-up, and each look-up has the oldest
+    first."""
+    created_ids = sorted(run.id for run in runs)
+    claimed = list(itertools.chain.from_iterable(claimed_batches))
+    assert sorted(run.id for run in claimed if run.id in created_ids) == created_ids
+    for batch in claimed_batches:
+        times = [run.created_at for run in batch]
+        assert times == sorted(times), "the oldest first"
 
 
 def test_a_form_is_asked_once_and_expires_once(database: Database):

@@ -109,86 +109,74 @@ def answer(wire_format: str, prompt: Any = 5, completion: Any = 2) -> dict[str, 
 
 
 def events(wire_format: str, prompt: Any = 5, completion: Any = 2) -> list[bytes]:
-    """A stream: its first event says something, its last ones end it."""
+    """Return the events of a stream: the first one has text, the last ones end it."""
     match wire_format:
         case "openai":
-            base = {
-                "id": "x",
-                "object": "chat.completion.chunk",
-                "created": 1,
-                "model": "m",
-            }
-            usage = {
-                "prompt_tokens": prompt,
-                "completion_tokens": completion,
-                "total_tokens": 7,
-            }
-            first = {
-                **base,
-                "choices": [
-                    {"index": 0, "delta": {"role": "assistant", "content": "hello"}}
-                ],
-            }
-            second_chunk = {
-                **base,
-                "choices": [{"index": 0, "delta": {"content": " there"}}],
-            }
-            last = {
-                **base,
-                "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
-            }
-            tail = {**base, "choices": [], "usage": usage}
-            return [
-                *(_data(event) for event in (first, second_chunk, last, tail)),
-                b"data: [DONE]\n\n",
-            ]
+            return _openai_events(prompt, completion)
         case "anthropic":
-            start = {
-                "type": "message_start",
-                "message": {
-                    "id": "x", "type": "message", "role": "assistant", "model": "m", "content": [],
-                    "usage": {"input_tokens": prompt, "output_tokens": 1},
-                },
-            }  # fmt: skip
-            block = {
-                "type": "content_block_start",
-                "index": 0,
-                "content_block": {"type": "text", "text": ""},
-            }
-            text_deltas = [
-                {
-                    "type": "content_block_delta",
-                    "index": 0,
-                    "delta": {"type": "text_delta", "text": text},
-                }
-                for text in ("hello", " there")
-            ]
-            stop = {"type": "content_block_stop", "index": 0}
-            delta = {
-                "type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": completion},
-            }  # fmt: skip
-            first = b"".join(_named(event) for event in (start, block, text_deltas[0]))
-            return [
-                first,
-                *(
-                    _named(event)
-                    for event in (text_deltas[1], stop, delta, {"type": "message_stop"})
-                ),
-            ]
+            return _anthropic_events(prompt, completion)
         case _:
-            parts = [
-                {
-                    "candidates": [
-                        {
-                            "content": {"role": "model", "parts": [{"text": "hello"}]},
-                            "index": 0,
-                        }
-                    ]
-                }
-            ]
-            return [
-                _data(event) for event in (*parts, answer("gemini", prompt, completion))
-            ]
+            content = {"role": "model", "parts": [{"text": "hello"}]}
+            first = {"candidates": [{"content": content, "index": 0}]}
+            return [_data(first), _data(answer("gemini", prompt, completion))]
+
+
+def _openai_events(prompt: Any, completion: Any) -> list[bytes]:
+    """Return the chunks of a chat completion with its usage."""
+    base = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    choices = [
+        {"index": 0, "delta": {"role": "assistant", "content": "hello"}},
+        {"index": 0, "delta": {"content": " there"}},
+        {"index": 0, "delta": {}, "finish_reason": "stop"},
+    ]
+    usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": 7,
+    }
+    chunks = [{**base, "choices": [choice]} for choice in choices]
+    chunks.append({**base, "choices": [], "usage": usage})
+    return [*(_data(chunk) for chunk in chunks), b"data: [DONE]\n\n"]
+
+
+def _anthropic_events(prompt: Any, completion: Any) -> list[bytes]:
+    """Return the events of a message; the first three are one item, so that it has
+    text."""
+    message = {
+        "id": "x",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [],
+        "usage": {"input_tokens": prompt, "output_tokens": 1},
+    }
+    start = {"type": "message_start", "message": message}
+    block = {
+        "type": "content_block_start",
+        "index": 0,
+        "content_block": {"type": "text", "text": ""},
+    }
+    first_text, second_text = (
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "text_delta", "text": text},
+        }
+        for text in ("hello", " there")
+    )
+    stop = {"type": "content_block_stop", "index": 0}
+    end = {
+        "type": "message_delta",
+        "delta": {"stop_reason": "end_turn"},
+        "usage": {"output_tokens": completion},
+    }
+    return [
+        b"".join(_named(event) for event in (start, block, first_text)),
+        *(
+            _named(event)
+            for event in (second_text, stop, end, {"type": "message_stop"})
+        ),
+    ]
 
 
 def _data(event: Any) -> bytes:
@@ -486,34 +474,7 @@ class FaultyUpstream:
         self.open += 1
         try:
             while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                path = head.split(" ", 2)[1]
-                headers = dict(
-                    line.lower().split(": ", 1)
-                    for line in head.split("\r\n")[1:]
-                    if ": " in line
-                )
-                body = json.loads(
-                    await reader.readexactly(int(headers.get("content-length", 0)))
-                    or b"{}"
-                )
-                wire_format = (
-                    "anthropic"
-                    if "/messages" in path
-                    else "gemini"
-                    if ":" in path
-                    else "openai"
-                )
-                model = (
-                    path.rpartition("/")[2].partition(":")[0]
-                    if wire_format == "gemini"
-                    else body["model"]
-                )
-                stream = (
-                    "streamGenerateContent" in path
-                    if wire_format == "gemini"
-                    else bool(body.get("stream"))
-                )
+                wire_format, model, stream = await _read_request(reader)
                 self.seen.append(model)
                 await FAULTS[model](Exchange(wire_format, stream, writer))
         except (
@@ -527,3 +488,18 @@ class FaultyUpstream:
             self.open -= 1
             with suppress(Exception):
                 writer.close()
+
+
+async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str, bool]:
+    """Return (wire format, model, whether a stream is requested) of the next request."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    path = head.split(" ", 2)[1]
+    lines = [line.lower() for line in head.split("\r\n")[1:] if ": " in line]
+    headers = dict(line.split(": ", 1) for line in lines)
+    length = int(headers.get("content-length", 0))
+    body = json.loads(await reader.readexactly(length) or b"{}")
+    if ":" in path and "/messages" not in path:
+        model = path.rpartition("/")[2].partition(":")[0]
+        return "gemini", model, "streamGenerateContent" in path
+    wire_format = "anthropic" if "/messages" in path else "openai"
+    return wire_format, body["model"], bool(body.get("stream"))

@@ -268,28 +268,28 @@ def test_annotations_answer_without_a_model(served_apps: dict[str, str]):
             "Answer to:"
         )
         assert caller.http.delete(f"/apps/annotations/{row}").status_code == 204
-        assert (
-            caller.http.delete(f"/apps/annotations/{row}").json()["code"] == "not_found"
-        )
-        assert (
-            caller.http.post("/apps/annotations", json={"question": " "}).json()["code"]
-            == "invalid_param"
-        )
-        assert (
-            caller.http.post("/apps/annotation-reply/maybe", json={}).status_code == 400
-        )
-        assert (
-            caller.http.post(
-                "/apps/annotation-reply/enable", json={"score_threshold": 7}
-            ).status_code
-            == 400
-        )
-        assert (
-            caller.http.get("/apps/annotation-reply/enable/status/none").status_code
-            == 400
-        )
+        _check_invalid_annotations(caller, row)
     with Caller(served_apps, "guarded") as other_caller:  # another app's are another's
         assert other_caller.http.get("/apps/annotations").json()["total"] == 0
+
+
+def _check_invalid_annotations(caller: Caller, row: str) -> None:
+    """Invalid requests, and those for a deleted annotation, are refused."""
+    assert caller.http.delete(f"/apps/annotations/{row}").json()["code"] == "not_found"
+    assert (
+        caller.http.post("/apps/annotations", json={"question": " "}).json()["code"]
+        == "invalid_param"
+    )
+    assert caller.http.post("/apps/annotation-reply/maybe", json={}).status_code == 400
+    assert (
+        caller.http.post(
+            "/apps/annotation-reply/enable", json={"score_threshold": 7}
+        ).status_code
+        == 400
+    )
+    assert (
+        caller.http.get("/apps/annotation-reply/enable/status/none").status_code == 400
+    )
 
 
 def test_a_new_conversation_is_named_by_the_model(served_apps: dict[str, str]):

@@ -74,23 +74,7 @@ def test_the_official_client_and_the_echo_provider(start_gateway: Start):
         .message.content
         == "hi there"
     )  # type: ignore[arg-type]
-    stream = api.chat.completions.create(
-        model="echo/echo",
-        messages=HI,
-        stream=True,
-        stream_options={"include_usage": True},
-    )  # type: ignore[arg-type]
-    chunks = list(stream)
-    assert (
-        "".join(
-            chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices
-        )
-        == "hi there"
-    )
-    assert chunks[-1].usage
-    assert chunks[-1].usage.completion_tokens == 2
-    assert chunks[0].choices[0].delta.role == "assistant"
-    assert chunks[-2].choices[0].finish_reason == "stop"
+    _check_stream(api)
     assert api.embeddings.create(model="echo/echo", input=["a b", "c"]).data[
         0
     ].embedding == [3.0, 1.0, 1.0]
@@ -129,6 +113,28 @@ def test_the_official_client_and_the_echo_provider(start_gateway: Start):
     }
     assert {model.id for model in api.models.list()} >= {"echo/echo", "default"}
     assert api.models.retrieve("echo/echo").owned_by == "echo"
+
+
+def _check_stream(api: Any) -> None:
+    """A streamed answer has its role first, and the reason of its end and its usage
+    last."""
+    stream = api.chat.completions.create(
+        model="echo/echo",
+        messages=HI,
+        stream=True,
+        stream_options={"include_usage": True},
+    )  # type: ignore[arg-type]
+    chunks = list(stream)
+    assert (
+        "".join(
+            chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices
+        )
+        == "hi there"
+    )
+    assert chunks[-1].usage
+    assert chunks[-1].usage.completion_tokens == 2
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == "stop"
 
 
 def test_embeddings_as_floats_and_as_base64(start_gateway: Start):
@@ -198,28 +204,28 @@ CHAT = "/v1/chat/completions"
             CHAT,
             {"model": "default-tts", "messages": HI},
             404,
-            "stands for tts, not for llm; use 'default'",
+            "is the alias for tts models, not llm; use 'default'",
         ),
         (
             "POST",
             CHAT,
             {"model": "openai/tts-1x", "messages": HI, "stream": True},
             503,
-            "no credential is set up",
+            "No credential is configured",
         ),
         (
             "POST",
             "/v1/embeddings",
             {"model": "echo/echo", "input": ""},
             400,
-            "'input[0]' is empty",
+            "'input[0]' must not be empty",
         ),
         (
             "POST",
             "/v1/audio/speech",
             {"model": "echo/echo", "input": ""},
             400,
-            "'input' is empty",
+            "'input' must not be empty",
         ),
         ("POST", "/v1/audio/transcriptions", b"x", 400, "multipart/form-data"),
         (
@@ -227,7 +233,7 @@ CHAT = "/v1/chat/completions"
             "/v1/rerank",
             {"model": "echo/echo", "query": "q", "documents": []},
             400,
-            "'documents' is empty",
+            "'documents' must not be empty",
         ),
         (
             "POST",
@@ -277,8 +283,8 @@ def test_a_body_that_is_too_large_is_refused_early(start_gateway: Start):
     [
         ("multipart/form-data", b"x", "multipart/form-data"),
         ("multipart/form-data; boundary=" + "b" * 500, b"x", "multipart/form-data"),
-        ("multipart/form-data; boundary=b", b"no boundary here", "cannot be read"),
-        ("multipart/form-data; boundary=b", b'--b\r\ncontent-disposition: form-data; name="file"\r\n\r\nx', "breaks off"),
+        ("multipart/form-data; boundary=b", b"no boundary here", "Invalid multipart form"),
+        ("multipart/form-data; boundary=b", b'--b\r\ncontent-disposition: form-data; name="file"\r\n\r\nx', "Truncated multipart body"),
         ("multipart/form-data; boundary=b", b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nm\r\n--b--\r\n', "'file' is required"),
         ("multipart/form-data; boundary=b", b'--b\r\ncontent-disposition: form-data; name="file"\r\n\r\nx\r\n--b--\r\n', "'model' is required"),
         ("multipart/form-data; boundary=b", b'--b\r\ncontent-disposition: form-data; name="a"\r\n\r\nx\r\n' * 100 + b"--b--\r\n", "more than 64 parts"),
@@ -378,7 +384,7 @@ def test_a_stream_that_breaks_ends_with_an_error_and_no_done(
         upstream(lambda request: stream_answer(events, fault="cut"))
     )
     api = client(running)
-    with pytest.raises(openai.APIError, match="before its answer was complete"):
+    with pytest.raises(openai.APIError, match="before its response was complete"):
         list(
             api.chat.completions.create(model="openai/gpt-5", messages=HI, stream=True)
         )  # type: ignore[arg-type]

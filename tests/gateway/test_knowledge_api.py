@@ -101,8 +101,8 @@ def test_what_callers_do_wrong_is_said_with_the_right_status(run: Any):
             ("GET", f"{base}/documents?page=x", None, 400, "invalid_param", "page must be a number"),
             ("GET", f"{base}/documents/nobatch/indexing-status", None, 404, "not_found", "Documents not found"),
             ("PATCH", f"{base}/documents/status/melt", {"document_ids": [document]}, 400, "invalid_action", "melt"),
-            ("POST", f"{base}/documents/{document}/pause-indexing", {}, 400, "invalid_action", "nothing to pause"),
-            ("POST", f"{base}/documents/{document}/melt-indexing", {}, 404, "not_found", "none of pause"),
+            ("POST", f"{base}/documents/{document}/pause-indexing", {}, 400, "invalid_action", "cannot pause"),
+            ("POST", f"{base}/documents/{document}/melt-indexing", {}, 404, "not_found", "expected pause"),
             ("POST", f"{base}/documents/{document}/segments", {}, 400, "invalid_param", "Segments is required"),
             ("POST", f"{base}/documents/{document}/segments", {"segments": [{"content": ""}]}, 400, "invalid_param", "empty"),
             ("POST", f"{base}/documents/{document}/segments/{zero}", {"segment": {}}, 404, "not_found", "does not exist"),
@@ -280,72 +280,18 @@ def test_evaluations_are_kept_with_each_ways_numbers_and_go_with_their_dataset(
             {"question": "When do parcels leave?", "documents": [document]},
             {"question": "Who are you?", "documents": ["of nobody"]},
         ]
-        admin = ""  # nobody has an API key yet: who is at this machine may
-        status, stream_body = await call(
-            "POST",
-            base,
-            {"questions": questions, "ways": ["full_text", "hybrid"]},
-            api_key=admin,
-        )
-        assert status == 200, stream_body
-        events = [
-            json.loads(line[5:])
-            for line in stream_body.decode().splitlines()
-            if line.startswith("data:")
-        ]
-        assert [event.get("done") for event in events[:-1]] == [0, 1, 2, 3]
-        evaluation = events[-1]["evaluation"]
-        assert [
-            (score["settings"], score["questions"]) for score in evaluation["scores"]
-        ] == [("full_text", 3), ("hybrid", 3)]
-        assert [
-            outcome["places"]["full_text"] for outcome in evaluation["outcomes"]
-        ] == [1, 1, 0]
-        assert (
-            evaluation["scores"][0]["mrr"] == evaluation["scores"][0]["hit_1"] == 0.6667
-        )
-        _, listed = await call("GET", base, api_key=admin)
-        assert [
-            (listed_evaluation["id"], listed_evaluation["outcomes"])
-            for listed_evaluation in listed["data"]
-        ] == [(evaluation["id"], [])]
-        assert await call("GET", f"{base}/{evaluation['id']}", api_key=admin) == (
-            200,
-            evaluation,
-        )
-        for body, expected_text in (
-            ({"questions": []}, "there is nothing to ask"),
-            ({"questions": [{"question": "?"}]}, "documents"),
-            ({"questions": questions, "ways": ["by smell"]}, "no way to search"),
-            ({"questions": questions * 400}, "more than 1,000"),
-        ):
-            status, reply = await call("POST", base, body, api_key=admin)
-            assert (status, expected_text in json.dumps(reply)) == (400, True), reply
-        status, reply = await call(
-            "POST", f"{base}/questions", {"count": 9999}, api_key=admin
-        )
-        assert (status, "1 to 200" in json.dumps(reply)) == (400, True)
-        for path in (
-            f"{base}/nothing",
-            "/admin/v1/evaluations/00000000-0000-0000-0000-000000000000",
-        ):
-            assert (await call("GET", path, api_key=admin))[0] == 404
-        _, other_dataset = await call("POST", "/v1/datasets", {"name": "other"})
-        assert (
-            await call(
-                "GET",
-                f"/admin/v1/evaluations/{other_dataset['id']}/{evaluation['id']}",
-                api_key=admin,
+        evaluation = await _evaluated(call, base, questions)
+        await _check_stored_evaluation(call, base, evaluation)
+        await _check_refused_evaluations(call, base, questions)
+        await _check_unknown_evaluations(call, base, evaluation["id"])
+        await call("POST", base, {"questions": questions[:1]}, api_key=_NO_KEY)
+        _, listed = await call("GET", base, api_key=_NO_KEY)
+        assert len(listed["data"]) == 2
+        for expected_status in (200, 404):
+            status, _ = await call(
+                "DELETE", f"{base}/{evaluation['id']}", api_key=_NO_KEY
             )
-        )[0] == 404
-        await call("POST", base, {"questions": questions[:1]}, api_key=admin)
-        assert len((await call("GET", base, api_key=admin))[1]["data"]) == 2
-        assert (await call("DELETE", f"{base}/{evaluation['id']}", api_key=admin))[
-            0
-        ] == 200
-        assert (await call("DELETE", f"{base}/{evaluation['id']}", api_key=admin))[
-            0
-        ] == 404
+            assert status == expected_status
         await call("DELETE", f"/v1/datasets/{dataset}")
         stored_evaluations = await yard.services.storage.scoped_store.list(
             "default", f"evaluation:{dataset}"
@@ -353,6 +299,80 @@ def test_evaluations_are_kept_with_each_ways_numbers_and_go_with_their_dataset(
         assert stored_evaluations == []
 
     run(work)
+
+
+_NO_KEY = ""
+"""Without any API key, callers on this machine may use the admin API."""
+
+
+async def _evaluated(call: Call, base: str, questions: list[Any]) -> Any:
+    """Evaluate two search strategies; check the progress and the scores. Returns the
+    evaluation."""
+    status, stream_body = await call(
+        "POST",
+        base,
+        {"questions": questions, "ways": ["full_text", "hybrid"]},
+        api_key=_NO_KEY,
+    )
+    assert status == 200, stream_body
+    events = [
+        json.loads(line[5:])
+        for line in stream_body.decode().splitlines()
+        if line.startswith("data:")
+    ]
+    assert [event.get("done") for event in events[:-1]] == [0, 1, 2, 3]
+    evaluation = events[-1]["evaluation"]
+    scores, outcomes = evaluation["scores"], evaluation["outcomes"]
+    assert [(score["settings"], score["questions"]) for score in scores] == [
+        ("full_text", 3),
+        ("hybrid", 3),
+    ]
+    assert [outcome["places"]["full_text"] for outcome in outcomes] == [1, 1, 0]
+    assert scores[0]["mrr"] == scores[0]["hit_1"] == 0.6667
+    return evaluation
+
+
+async def _check_stored_evaluation(call: Call, base: str, evaluation: Any) -> None:
+    """The list has evaluations without their outcomes; a single one is complete."""
+    _, listed = await call("GET", base, api_key=_NO_KEY)
+    assert [
+        (listed_evaluation["id"], listed_evaluation["outcomes"])
+        for listed_evaluation in listed["data"]
+    ] == [(evaluation["id"], [])]
+    assert await call("GET", f"{base}/{evaluation['id']}", api_key=_NO_KEY) == (
+        200,
+        evaluation,
+    )
+
+
+async def _check_refused_evaluations(
+    call: Call, base: str, questions: list[Any]
+) -> None:
+    """Invalid evaluations are refused with an error that names the problem."""
+    for body, expected_text in (
+        ({"questions": []}, "'questions' must not be empty"),
+        ({"questions": [{"question": "?"}]}, "documents"),
+        ({"questions": questions, "ways": ["by smell"]}, "Unknown search strategy"),
+        ({"questions": questions * 400}, "more than 1,000"),
+    ):
+        status, reply = await call("POST", base, body, api_key=_NO_KEY)
+        assert (status, expected_text in json.dumps(reply)) == (400, True), reply
+    status, reply = await call(
+        "POST", f"{base}/questions", {"count": 9999}, api_key=_NO_KEY
+    )
+    assert (status, "1 to 200" in json.dumps(reply)) == (400, True)
+
+
+async def _check_unknown_evaluations(call: Call, base: str, evaluation: str) -> None:
+    """Unknown evaluations and datasets, and those of another dataset, are not found."""
+    _, other_dataset = await call("POST", "/v1/datasets", {"name": "other"})
+    for path in (
+        f"{base}/nothing",
+        "/admin/v1/evaluations/00000000-0000-0000-0000-000000000000",
+        f"/admin/v1/evaluations/{other_dataset['id']}/{evaluation}",
+    ):
+        status, _ = await call("GET", path, api_key=_NO_KEY)
+        assert status == 404
 
 
 def test_a_tag_is_not_given_the_name_of_another(run: Any):

@@ -117,7 +117,7 @@ def test_a_reload_takes_up_another_proxy_and_keeps_the_old_where_it_is_wrong(
         async with Modelyard(by(at(old)), environ={}) as yard:
             first = (await yard.chat("hi", model="one/m")).text
             with pytest.raises(
-                ConfigError, match=r"network\.proxy names a proxy that speaks 'socks5'"
+                ConfigError, match=r"network\.proxy: unsupported proxy scheme 'socks5'"
             ):
                 yard.reload(by("socks5://p:1"))
             second = (await yard.chat("hi", model="one/m")).text
@@ -183,7 +183,7 @@ def test_a_proxys_password_is_nowhere_to_be_read(
         asyncio.run(answers(settings, {}, "one/m"))
     logging.getLogger("modelyard").warning(f"as it stands: {PASSWORD}")
     lines = [TextFormatter().format(record) for record in caplog.records]
-    assert any("providers are reached by a proxy" in line for line in lines)
+    assert any("providers are reached through a proxy" in line for line in lines)
     assert PASSWORD not in "\n".join([str(raised.value), *lines])
 
 

@@ -148,7 +148,7 @@ def test_what_is_wrong_with_a_change_is_said(served_apps: dict[str, str], admin:
         in admin("POST", f"/{row}/restore", 404, version="ninth")["error"]["message"]
     )
     odd = admin("PUT", f"/{row}/file", 400, file="app: {mode: odd}")["error"]["message"]
-    assert odd.startswith("line 1: mode 'odd' is not known")
+    assert odd.startswith("line 1: unknown mode 'odd'")
     assert admin("PUT", f"/{row}/file", 400, file="{")["error"]["message"]
     assert (
         admin("POST", "", 400, file=simple("chat"), mapping={"models": 7})["error"][
@@ -285,7 +285,7 @@ def test_a_page_that_was_not_built_says_so_where_it_would_be(
         503,
         "text/html; charset=utf-8",
     )
-    assert "once by <code>make console</code>" in response.text
+    assert "with <code>make console</code>" in response.text
     assert response.headers["content-security-policy"].endswith(
         "frame-ancestors 'self' https://shop.example"
     )

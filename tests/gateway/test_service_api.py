@@ -176,7 +176,7 @@ def test_a_workflow_that_fails_is_no_error_of_the_caller_and_a_chat_is(
         ("workflow", "/workflows/run", {"inputs": {"n": "x"}, "user": "u"}, 400, "invalid_param", "n in input form must be a valid number"),
         ("workflow", "/workflows/run", {"inputs": [], "user": "u"}, 400, "invalid_param", "inputs must be an object"),
         ("workflow", "/workflows/run", {"inputs": {"n": 1}, "user": "u", "response_mode": "x"}, 400, "invalid_param", "response_mode must be"),
-        ("workflow", "/workflows/run", {"inputs": {"n": 1, "doc": {"upload_file_id": "nope"}}, "user": "u"}, 400, "invalid_param", "was not uploaded here"),
+        ("workflow", "/workflows/run", {"inputs": {"n": 1, "doc": {"upload_file_id": "nope"}}, "user": "u"}, 400, "invalid_param", "not found"),
         ("workflow", "/chat-messages", {"query": "x", "user": "u"}, 400, "not_chat_app", "workflow"),
         ("chat", "/workflows/run", {"inputs": {}, "user": "u"}, 400, "not_workflow_app", "advanced-chat"),
         ("chat", "/completion-messages", {"inputs": {}, "user": "u"}, 400, "app_unavailable", "advanced-chat"),
@@ -519,7 +519,7 @@ def test_files_are_their_users(served_apps: dict[str, str]):
     )
     stolen = {"n": 1, "doc": {"transfer_method": "local_file", "upload_file_id": name}}
     assert (
-        "was not uploaded here"
+        "not found"
         in caller.post("/workflows/run", inputs=stolen, user="f2").json()["message"]
     )
     large = caller.http.post(
@@ -559,7 +559,7 @@ def test_a_form_holds_a_run_until_it_is_filled_in(served_apps: dict[str, str]):
         caller.post(
             f"/form/human_input/{token}", action="yes", inputs={}, user="h"
         ).json()["message"]
-        == "note is missing"
+        == "missing inputs: note"
     )
     assert (
         caller.post(

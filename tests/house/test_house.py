@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -144,12 +145,17 @@ _SUBPROCESS_ARGUMENTS = {
 def test_subprocesses_are_started_as_every_event_loop_can():
     called = 0
     for path in sorted((ROOT / "src" / "modelyard").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if not isinstance(node, ast.Call):
-                continue
-            if not ast.unparse(node.func).endswith("create_subprocess_exec"):
-                continue
+        for node in _subprocess_calls(path):
             called += 1
             names = {keyword.arg for keyword in node.keywords if keyword.arg}
             assert names <= _SUBPROCESS_ARGUMENTS, f"{path}:{node.lineno}"
     assert called > 4
+
+
+def _subprocess_calls(path: Path) -> Iterator[ast.Call]:
+    """Yield the calls in a module that start a subprocess."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            "create_subprocess_exec"
+        ):
+            yield node

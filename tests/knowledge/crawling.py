@@ -30,26 +30,32 @@ class CrawlOutcome:
 
 
 def crawl_problems(case: Case, outcome: CrawlOutcome) -> list[str]:
-    """What is otherwise than the case has it."""
+    """Return how a crawl differs from what its case expects."""
     problems: list[str] = []
     if outcome.site.asked != list(case.asked):
         problems.append(f"asked for {outcome.site.asked[:20]}")
-    if bool(case.error) != bool(outcome.error) or not re.search(
-        case.error, outcome.error
-    ):
+    has_error = bool(outcome.error)
+    if bool(case.error) != has_error or not re.search(case.error, outcome.error):
         problems.append(f"error {outcome.error!r}")
+    problems += _skipped_page_problems(case, outcome)
+    if case.documents is not None and outcome.documents != case.documents:
+        problems.append(f"{outcome.documents} documents")
+    if case.again is not None:
+        second_crawl = (outcome.again, outcome.counts)
+        if second_crawl != (list(case.again), case.counts):
+            problems.append(f"again {outcome.again}, {outcome.counts}")
+    return problems
+
+
+def _skipped_page_problems(case: Case, outcome: CrawlOutcome) -> list[str]:
+    """Return how the skipped pages differ from the expected ones."""
+    problems: list[str] = []
     reasons = [skipped_page.reason for skipped_page in outcome.report.first]
     if outcome.report.count != len(case.left_out):
         problems.append(f"{outcome.report.count} left out: {reasons}")
     for pattern, reason in zip(case.left_out, reasons, strict=False):
         if not re.search(pattern, reason):
             problems.append(f"reason {reason!r}")
-    if case.documents is not None and outcome.documents != case.documents:
-        problems.append(f"{outcome.documents} documents")
-    if case.again is not None and (
-        outcome.again != list(case.again) or outcome.counts != case.counts
-    ):
-        problems.append(f"again {outcome.again}, {outcome.counts}")
     return problems
 
 

@@ -1,7 +1,8 @@
 """Datasets as they are filled, changed, asked and hurt."""
 
 import asyncio
-import json
+import sqlite3
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from modelyard.base.errors import (
 from modelyard.knowledge.answer import Answerer, AnswerOptions, ContextBuilder
 from modelyard.knowledge.crawl import sync_sources
 from modelyard.knowledge.entities import (
+    Dataset,
     DocForm,
     ProcessRule,
     RetrievalSettings,
@@ -41,6 +43,7 @@ from modelyard.knowledge.retrieve import Retriever, SearchRequest
 from modelyard.knowledge.rows import ConflictError, DocumentPart
 from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.stored.repositories import open_store
+from modelyard.testing import Answer, UpstreamRequest
 from tests.knowledge.conftest import Bench, Models, Run
 from tests.knowledge.formats import (
     CASES,
@@ -65,7 +68,7 @@ LINES = ProcessRule(
 def test_names_and_texts_that_cannot_be_are_refused(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset("shop")
-        with pytest.raises(ConflictError, match="named 'shop' already"):
+        with pytest.raises(ConflictError, match="Dataset 'shop' already exists"):
             await bench.dataset("shop")
         with pytest.raises(InvokeBadRequestError, match="1 to 40 characters"):
             await bench.dataset("x" * 41)
@@ -73,13 +76,15 @@ def test_names_and_texts_that_cannot_be_are_refused(run: Run):
             await bench.datasets.add_texts(dataset, [("a", "  \n")])
         with pytest.raises(InvokeBadRequestError, match="'a.pdf' is empty"):
             await bench.datasets.add_file(dataset, "a.pdf", b"")
-        with pytest.raises(InvokeBadRequestError, match="at most 256 "):
+        with pytest.raises(InvokeBadRequestError, match="the maximum is 256 "):
             bench.datasets.reader.check_size("a.bin", 2 << 30)
         with pytest.raises(NotFoundError, match="dataset 'nothing' does not exist"):
             await bench.datasets.get_by_id_or_name("default", "nothing")
-        with pytest.raises(InvokeBadRequestError, match="the question is empty"):
+        with pytest.raises(InvokeBadRequestError, match="'query' must not be empty"):
             await bench.find(dataset, " ")
-        with pytest.raises(InvokeBadRequestError, match="top_k is 1 to 1000, not 0"):
+        with pytest.raises(
+            InvokeBadRequestError, match="top_k must be between 1 and 1000, got 0"
+        ):
             await bench.find(dataset, "x", settings=RetrievalSettings(top_k=0))
 
     run(work)
@@ -185,12 +190,11 @@ def test_without_ocr_what_can_be_read_is_and_pictures_say_why_not(run: Run):
         read = await reader.parse("scan.pdf", scan())
         assert [(part.page, part.text.strip()) for part in read.parts] == [(2, TYPED)]
         with pytest.raises(
-            InvokeBadRequestError, match="the picture cannot be read: no OCR is set up"
+            InvokeBadRequestError,
+            match="The text of the image cannot be read: OCR is not available",
         ):
             await reader.parse("photo.png", picture(SCANNED[0]))
-        with pytest.raises(
-            InvokeBadRequestError, match="pictures of pages and no text"
-        ):
+        with pytest.raises(InvokeBadRequestError, match="contains only scanned pages"):
             await reader.parse("a.pdf", HARM["PDF of nothing but lines"][1]())
 
     run(work)
@@ -291,10 +295,10 @@ def test_a_model_that_changes_its_dimensions_is_told_apart(run: Run):
         (second_document,) = await bench.add(dataset, "Another document.")
         assert second_document.status is Status.ERROR
         assert (
-            "vectors of 32 numbers; this dataset's are of 'double/hash-64', 64 numbers"
+            "vectors of 32 dimensions, but the dataset was indexed by 'double/hash-64'"
             in second_document.error
         )
-        with pytest.raises(InvokeBadRequestError, match="index it anew"):
+        with pytest.raises(InvokeBadRequestError, match="reindex the dataset"):
             await bench.find(dataset, "another")
         moved = await bench.datasets.reindexer.change_model(
             await bench.parts.stored.datasets.get("default", dataset.id)
@@ -308,43 +312,16 @@ def test_a_model_that_changes_its_dimensions_is_told_apart(run: Run):
 
 
 def test_two_writers_on_one_dataset(run: Run):
-    """Two processes share a database: documents of both are whole, each indexed once."""
+    """Two processes share a database: documents of both are complete, each indexed
+    once."""
 
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
         store = bench.parts.stored
-        other_store = open_store(
-            bench.yard.services.storage.database,
-            store.clock,
-            owner="elsewhere:boot:1:1",
-        )
-        indexer = Indexer(other_store, bench.embedder, bench.datasets.reader)
         texts = [f"Document {index} of one writer." for index in range(60)]
-
-        async def second() -> None:
-            for start in range(0, 60, 10):
-                new_documents = [
-                    bench.datasets._build_document(
-                        dataset,
-                        f"o{start + offset}",
-                        {"kind": "text", "size": 9},
-                        batch="two",
-                    )
-                    for offset in range(10)
-                ]
-                texts_by_id = {
-                    document.id: f"Document {document.name} of the other."
-                    for document in new_documents
-                }
-                placed = await other_store.library.add(
-                    new_documents, texts_by_id, is_ours=True
-                )
-                indexer.claim((document, 0) for document in placed)
-                await asyncio.sleep(0.01)
-            await indexer.wait("default", dataset.id, "two", 30)
-
-        first, _ = await asyncio.gather(bench.add(dataset, *texts), second())
-        await indexer.aclose()
+        first, _ = await asyncio.gather(
+            bench.add(dataset, *texts), _add_by_second_writer(bench, dataset)
+        )
         documents, total = await store.documents.list_page(
             "default", dataset.id, state="completed", limit=1000
         )
@@ -354,6 +331,29 @@ def test_two_writers_on_one_dataset(run: Run):
         assert len(first) == 60
 
     run(work)
+
+
+async def _add_by_second_writer(bench: Bench, dataset: Dataset) -> None:
+    """Add 60 documents in batches of ten, as another process does."""
+    database, clock = bench.yard.services.storage.database, bench.parts.stored.clock
+    store = open_store(database, clock, owner="elsewhere:boot:1:1")
+    indexer = Indexer(store, bench.embedder, bench.datasets.reader)
+    for start in range(0, 60, 10):
+        documents = [
+            bench.datasets._build_document(
+                dataset, f"o{index}", {"kind": "text", "size": 9}, batch="two"
+            )
+            for index in range(start, start + 10)
+        ]
+        texts_by_id = {
+            document.id: f"Document {document.name} of the other."
+            for document in documents
+        }
+        placed = await store.library.add(documents, texts_by_id, is_ours=True)
+        indexer.claim((document, 0) for document in placed)
+        await asyncio.sleep(0.01)
+    await indexer.wait("default", dataset.id, "two", 30)
+    await indexer.aclose()
 
 
 def test_what_a_dead_process_had_is_taken_up(run: Run):
@@ -491,8 +491,7 @@ def test_thresholds_rerankers_and_what_they_say_when_they_fail(run: Run):
             hit.segment.id for hit in plain.hits
         ]
         assert (
-            "'default-rerank' failed, so the order is that of the search: away"
-            in failed.notes[0]
+            "'default-rerank' failed; hits are in search order: away" in failed.notes[0]
         )
         models.error = None
         ranks = await search("gifts wrapped", fusion="ranks")
@@ -545,7 +544,7 @@ def test_questions_are_transformed_and_datasets_chosen(run: Run):
             ),
         )
         assert fallback.hits
-        assert any("could not be asked" in note for note in fallback.notes)
+        assert any("model request failed" in note for note in fallback.notes)
 
     run(work)
 
@@ -617,7 +616,7 @@ def test_answers_cite_and_say_when_the_documents_do_not(run: Run):
             request,
             AnswerOptions(safety=lambda text: "secret" if "nine" in text else ""),
         )
-        assert any("was left out: secret" in note for note in safe.notes)
+        assert any("omitted: secret" in note for note in safe.notes)
 
     run(work)
 
@@ -669,7 +668,7 @@ def test_datasets_travel_with_their_vectors(run: Run, tmp_path: Path):
         retrieval = await bench.datasets.search("other", [copy.id], "gifts")
         assert retrieval.hits[0].children
         assert await bench.parts.stored.integrity.problems("other", copy.id) == []
-        with pytest.raises(Exception, match="is no exported dataset"):
+        with pytest.raises(Exception, match="is not an exported dataset"):
             (tmp_path / "bad.zip").write_bytes(b"no")
             await import_dataset(bench.datasets, "other", tmp_path / "bad.zip")
 
@@ -679,41 +678,7 @@ def test_datasets_travel_with_their_vectors(run: Run, tmp_path: Path):
 def test_pages_feeds_apis_and_rows_are_gathered_and_kept_up(
     run: Run, tmp_path: Path, upstream: Any
 ):
-    import sqlite3
-
-    from modelyard.testing import Answer
-
-    pages = {
-        "/": b"<html><title>Home</title><body><p>Welcome home.</p><a href='/a'>a</a><a href='http://elsewhere.example/'>x</a></body></html>",
-        "/a": b"<html><title>A</title><body><p>Page about lamps.</p><a href='/'>home</a><a href='/trap/1'>t</a></body></html>",
-        "/sitemap.xml": b"<urlset><url><loc>/a</loc></url></urlset>",
-        "/feed": b"<rss><channel><item><link>/a</link></item></channel></rss>",
-        "/api": json.dumps(
-            {"items": [{"id": 1, "title": "One", "body": "Lamps cost ten."}]}
-        ).encode(),
-    }
-
-    def answer(request: Any) -> Any:
-        path = request.path.partition("?")[0]
-        if path == "/robots.txt":
-            return Answer(status=404)
-        if path.startswith("/trap/"):  # a site without an end
-            number = int(path.rpartition("/")[2])
-            return Answer(
-                body=f"<html><body>Trap {number} <a href='/trap/{number + 1}'>on</a></body></html>".encode(),
-                headers={"content-type": "text/html"},
-            )
-        content_type = (
-            "application/json"
-            if path == "/api"
-            else "text/xml"
-            if path in ("/sitemap.xml", "/feed")
-            else "text/html"
-        )
-        return Answer(body=pages[path], headers={"content-type": content_type})
-
-    server = upstream(answer)
-    base = server.url.removesuffix("/v1")
+    base = upstream(_site_answer).url.removesuffix("/v1")
     file = tmp_path / "shop.db"
     with sqlite3.connect(file) as rows:
         rows.execute("CREATE TABLE lamps (id INTEGER, name TEXT)")
@@ -721,68 +686,105 @@ def test_pages_feeds_apis_and_rows_are_gathered_and_kept_up(
 
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
-        gatherer = bench.parts.gatherer
-        counts = await sync_sources(
-            bench.datasets,
-            dataset,
-            "site",
-            gatherer.pages(f"{base}/", max_pages=6, depth=9),
-        )
-        assert counts["added"] == 6  # the trap ends where it must
-        second_counts = await sync_sources(
-            bench.datasets,
-            dataset,
-            "site",
-            gatherer.pages(f"{base}/", max_pages=6, depth=9),
-            deletes=True,
-        )
-        assert second_counts == {"added": 0, "changed": 0, "deleted": 0, "same": 6}
-        for source_name, source_documents in (
-            ("sitemap", gatherer.sitemap(f"{base}/sitemap.xml")), ("feed", gatherer.feed(f"{base}/feed")),
-            ("api", gatherer.values(f"{base}/api", "$.items[*]", text="body")),
-        ):  # fmt: skip
-            assert (
-                await sync_sources(
-                    bench.datasets, dataset, source_name, source_documents
-                )
-            )["added"] == 1, source_name
-        counts = await sync_sources(
-            bench.datasets,
-            dataset,
-            "sql",
-            gatherer.rows(str(file), "SELECT * FROM lamps", key="id", name="name"),
-        )
-        assert counts["added"] == 2
-        later_rows = [
-            row
-            async for row in gatherer.rows(
-                str(file),
-                "SELECT * FROM lamps WHERE id > :after",
-                key="id",
-                after_key=1,
-            )
-        ]
-        assert [row.key for row in later_rows] == ["2"]
-        with pytest.raises(InvokeBadRequestError, match="must be a SELECT"):
-            [
-                row
-                async for row in gatherer.rows(str(file), "DELETE FROM lamps", key="id")
-            ]
-        with pytest.raises(InvokeBadRequestError, match="no such table"):
-            [
-                row
-                async for row in gatherer.rows(
-                    str(file), "SELECT * FROM lanterns", key="id"
-                )
-            ]
-        with pytest.raises(InvokeBadRequestError, match="no RSS or Atom feed"):
-            [page async for page in gatherer.feed(f"{base}/a")]
+        await _check_site(bench, dataset, base)
+        await _check_single_documents(bench, dataset, base)
+        await _check_rows(bench, dataset, str(file))
+        with pytest.raises(InvokeBadRequestError, match="not an RSS or Atom feed"):
+            await _loaded(bench.parts.gatherer.feed(f"{base}/a"))
 
     run(
         work,
         egress={"private": [base.removeprefix("http://")]},
         knowledge={"crawl_delay_seconds": 0.0},
     )
+
+
+_SITE = {
+    "/": (
+        "text/html",
+        b"<html><title>Home</title><body><p>Welcome home.</p><a href='/a'>a</a>"
+        b"<a href='http://elsewhere.example/'>x</a></body></html>",
+    ),
+    "/a": (
+        "text/html",
+        b"<html><title>A</title><body><p>Page about lamps.</p><a href='/'>home</a>"
+        b"<a href='/trap/1'>t</a></body></html>",
+    ),
+    "/sitemap.xml": ("text/xml", b"<urlset><url><loc>/a</loc></url></urlset>"),
+    "/feed": (
+        "text/xml",
+        b"<rss><channel><item><link>/a</link></item></channel></rss>",
+    ),
+    "/api": (
+        "application/json",
+        b'{"items": [{"id": 1, "title": "One", "body": "Lamps cost ten."}]}',
+    ),
+}
+"""Path to (content type, body)."""
+
+
+def _site_answer(request: UpstreamRequest) -> Answer:
+    """Answer as a site with pages, a feed and an API, and with endless pages below
+    `/trap`."""
+    path = request.path.partition("?")[0]
+    if path == "/robots.txt":
+        return Answer(status=404)
+    content_type, body = "text/html", b""
+    if path.startswith("/trap/"):
+        number = int(path.rpartition("/")[2])
+        link = f"<a href='/trap/{number + 1}'>on</a>"
+        body = f"<html><body>Trap {number} {link}</body></html>".encode()
+    else:
+        content_type, body = _SITE[path]
+    return Answer(body=body, headers={"content-type": content_type})
+
+
+async def _check_site(bench: Bench, dataset: Dataset, base: str) -> None:
+    """A crawl stops at its maximum of pages; a second one finds them unchanged."""
+    counts = [
+        await sync_sources(
+            bench.datasets,
+            dataset,
+            "site",
+            bench.parts.gatherer.pages(f"{base}/", max_pages=6, depth=9),
+            deletes=deletes,
+        )
+        for deletes in (False, True)
+    ]
+    assert counts[0]["added"] == 6
+    assert counts[1] == {"added": 0, "changed": 0, "deleted": 0, "same": 6}
+
+
+async def _check_single_documents(bench: Bench, dataset: Dataset, base: str) -> None:
+    """A sitemap, a feed and an API have one document each."""
+    gatherer = bench.parts.gatherer
+    for name, documents in (
+        ("sitemap", gatherer.sitemap(f"{base}/sitemap.xml")),
+        ("feed", gatherer.feed(f"{base}/feed")),
+        ("api", gatherer.values(f"{base}/api", "$.items[*]", text="body")),
+    ):
+        counts = await sync_sources(bench.datasets, dataset, name, documents)
+        assert counts["added"] == 1, name
+
+
+async def _check_rows(bench: Bench, dataset: Dataset, file: str) -> None:
+    """Rows of a database are documents; only a SELECT of existing tables is allowed."""
+    gatherer = bench.parts.gatherer
+    lamps = gatherer.rows(file, "SELECT * FROM lamps", key="id", name="name")
+    counts = await sync_sources(bench.datasets, dataset, "sql", lamps)
+    assert counts["added"] == 2
+    query = "SELECT * FROM lamps WHERE id > :after"
+    later_rows = await _loaded(gatherer.rows(file, query, key="id", after_key=1))
+    assert [row.key for row in later_rows] == ["2"]
+    with pytest.raises(InvokeBadRequestError, match="must be a SELECT"):
+        await _loaded(gatherer.rows(file, "DELETE FROM lamps", key="id"))
+    with pytest.raises(InvokeBadRequestError, match="no such table"):
+        await _loaded(gatherer.rows(file, "SELECT * FROM lanterns", key="id"))
+
+
+async def _loaded(documents: AsyncIterator[Any]) -> list[Any]:
+    """Return all documents of a source."""
+    return [document async for document in documents]
 
 
 def test_a_page_that_leads_inside_is_not_followed(run: Run, upstream: Any):
@@ -802,7 +804,7 @@ def test_a_page_that_leads_inside_is_not_followed(run: Run, upstream: Any):
         )
         (ended,) = await bench.datasets.wait(dataset, added.batch, 30)
         assert ended.status is Status.ERROR
-        assert "must not be called" in ended.error or "no public address" in ended.error
+        assert "is blocked" in ended.error or "Address blocked" in ended.error
 
     run(work)
 
@@ -847,7 +849,7 @@ def test_external_knowledge_is_asked(run: Run, upstream: Any):
         assert received_requests[0][0] == "Bearer sk-far-key"
         assert received_requests[0][1]["knowledge_id"] == "k1"
         with pytest.raises(
-            InvokeServerUnavailableError, match="status 404. it has no such knowledge"
+            InvokeServerUnavailableError, match="status 404: knowledge not found"
         ):
             await bench.find(dataset, "bad")
         assert "sk-far-key" not in str(await bench.parts.external.list("default"))

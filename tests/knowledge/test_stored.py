@@ -217,11 +217,11 @@ def test_what_does_not_fit_together_is_said(run: Run):
         transact = bench.yard.services.storage.database.transact
         await transact(do("UPDATE index_entries SET segment = 'none'"))
         assert await problems("default", dataset.id) == [
-            "1 index entries stand for no segment", "1 segments cannot be found",
+            "1 index entries have no segment", "1 enabled segments have no index entry",
         ]  # fmt: skip
         await transact(do("DELETE FROM segments"))
         assert await problems("default", dataset.id) == [
-            f"document {added.id} has other segments than it says", "1 index entries stand for no segment",
+            f"document {added.id} should have 1 segments, has 0", "1 index entries have no segment",
         ]  # fmt: skip
         with pytest.raises(NotFoundError):
             await problems("other", dataset.id)

@@ -113,7 +113,7 @@ def test_run_speaks_json_lines(run: Run):
     assert mine[0]["response"]["message"]["text"] == "3"
     assert mine[-1]["type"] == "plugin_invoke_end"
     assert any(
-        "this is no request" in str(line["response"])
+        "invalid request" in str(line["response"])
         for line in lines
         if line["type"] == "error"
     )
@@ -128,7 +128,7 @@ def test_credentials_are_checked_and_kept(run: Run):
     missing = run("credential", "add", "modelyard/shelf/shelf")
     assert "'token' is missing" in missing.stderr
     assert (
-        "called with a model's credentials"
+        "uses a model's credentials"
         in run("credential", "add", "modelyard/mockgpt/mockgpt").stderr
     )
     added = run("credential", "add", "modelyard/shelf/shelf", "--set", "token=good")
@@ -152,11 +152,11 @@ def test_endpoints_are_added_listed_and_removed(run: Run):
         (["install", "nowhere.difypkg"], "file 'nowhere.difypkg' does not exist"),
         (["install", "a/b"], "plugin 'a/b' is not listed"),
         (["uninstall", "a/b"], "plugin 'a/b' is not installed"),
-        (["package", "."], "holds no manifest.yaml"),
+        (["package", "."], "manifest.yaml is missing"),
         (["verify", "x.difypkg"], "cannot be read"),
         (
             ["init", "x", "--category", "tool", "--name", "Big Name", "--quick"],
-            "name 'Big Name' must be made of",
+            "name 'Big Name' may contain",
         ),
         (["permission", "a/b"], "is not installed"),
     ],
@@ -169,4 +169,4 @@ def test_mistakes_are_named(run: Run, arguments: list[str], reason: str):
 
 def test_a_key_is_never_written_over(run: Run):
     assert run("keygen", "k").returncode == 0
-    assert "is there already" in run("keygen", "k").stderr
+    assert "already exists" in run("keygen", "k").stderr

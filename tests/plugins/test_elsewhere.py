@@ -151,7 +151,7 @@ def test_a_call_whose_plugin_in_debug_goes_away_ends(
             ):
                 os.killpg(process.pid, signal.SIGKILL)
 
-        with pytest.raises(PluginDiedError, match="the plugin in debug is gone"):
+        with pytest.raises(PluginDiedError, match="the debug plugin has disconnected"):
             gateway.run_on_loop(cut())
 
 

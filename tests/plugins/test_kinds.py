@@ -384,7 +384,7 @@ def test_what_is_not_granted_is_refused_and_says_so(plugged: Plug):
     assert gateway.tool_text("ask", what="llm", text="hi") == "hi"
     with pytest.raises(PluginError, match="permission denied: 'storage'"):
         gateway.tool_text("remember", opt="get", key="a")
-    with pytest.raises(InvokeBadRequestError, match="does not ask for 'endpoint'"):
+    with pytest.raises(InvokeBadRequestError, match="does not request 'endpoint'"):
         gateway.run_on_loop(
             gateway.parts.installations.grant(
                 "default", "modelyard/toolbox", ["endpoint"]
@@ -398,12 +398,12 @@ def test_what_a_plugin_keeps_is_bounded_and_each_tenants_own(plugged: Plug):
     gateway.install("toolbox", tenant="other")
     assert gateway.tool_text("remember", opt="set", key="note", value="mine") == "kept"
     assert gateway.tool_text("remember", opt="get", key="note") == "mine"
-    with pytest.raises(PluginError, match="nothing is kept under 'note'"):
+    with pytest.raises(PluginError, match="Key 'note' not found in plugin storage"):
         gateway.tool("remember", "other", opt="get", key="note")
     with pytest.raises(PluginError, match="4,096 are allowed"):
         gateway.tool_text("remember", opt="set", key="big", value="x" * 5000)
     assert gateway.tool_text("remember", opt="get", key="note") == "mine"
-    with pytest.raises(PluginError, match="is no name to keep something under"):
+    with pytest.raises(PluginError, match="is not a valid key"):
         gateway.tool_text("remember", opt="set", key="../x", value="y")
     assert gateway.tool_text("remember", opt="delete", key="note") == "gone"
     assert gateway.tool_text("remember", opt="exist", key="note") == "False"
@@ -511,109 +511,104 @@ def test_a_datasource_lists_pages_and_gives_their_text(plugged: Plug):
 def test_an_event_begins_the_apps_that_wait_for_it(plugged: Plug):
     gateway = plugged()
     gateway.install("pulse")
-
-    def listening(name: str, **data: Any) -> str:
-        node = {"id": "event", "type": "trigger-plugin", "title": "event", "provider_id": "modelyard/pulse/pulse",
-                "event_name": "beat", **data}  # fmt: skip
-        end = {"id": "end", "type": "end", "title": "end",
-               "outputs": [{"variable": "beat", "value_selector": ["event", "beat"]}]}  # fmt: skip
-        graph = {
-            "nodes": [
-                {"id": graph_node["id"], "data": graph_node}
-                for graph_node in (node, end)
-            ],
-            "edges": [{"source": "event", "target": "end"}],
-        }
-        file = {
-            "app": {"name": name, "mode": "workflow"},
-            "kind": "app",
-            "workflow": {"graph": graph},
-        }
-        return client.post("/admin/v1/apps", json={"file": json.dumps(file)}).json()[
-            "id"
-        ]
-
-    def beats(app: str) -> list[Any]:
-        runs = client.get(f"/admin/v1/apps/{app}/runs").json()["data"]
-        return [
-            gateway.run_on_loop(
-                gateway.yard.services.workflows.runs.wait_until_ended(
-                    "default", run["id"]
-                )
-            ).outputs["beat"]
-            for run in runs
-        ]
-
     with httpx.Client(base_url=gateway.running.origin, timeout=60) as client:
-        parts = client.get("/admin/v1/node-parts").json()
-        assert [(event["provider"], event["name"]) for event in parts["events"]] == [
-            ("modelyard/pulse/pulse", "beat")
-        ]
-        assert [
-            parameter["name"] for parameter in parts["events"][0]["parameters"]
-        ] == ["at_least"]
-        (provider,) = parts["trigger_providers"]
-        assert [[field["name"] for field in provider[part]] for part in ("parameters", "credentials")] == [
-            ["room"], ["token"],
-        ]  # fmt: skip
-        body = {
+        _check_trigger_forms(client)
+        subscription = {
             "plugin": "modelyard/pulse",
             "name": "ward",
             "parameters": {"room": "7"},
             "credentials": {"token": "a"},
         }
-        ward_subscription = client.post("/admin/v1/subscriptions", json=body).json()
-        hall_subscription = client.post(
-            "/admin/v1/subscriptions", json={**body, "name": "hall"}
+        ward = client.post("/admin/v1/subscriptions", json=subscription).json()
+        hall = client.post(
+            "/admin/v1/subscriptions", json={**subscription, "name": "hall"}
         ).json()
         assert "token" not in json.dumps(client.get("/admin/v1/subscriptions").json())
-        all_beats_app = listening("every")
-        high = listening(
-            "high", event_parameters={"at_least": {"type": "constant", "value": 100}}
-        )
-        ward = listening("ward", subscription_id=ward_subscription["id"])
-        listening("others", event_name="sneeze")
-        for row, beat in ((ward_subscription, 72), (hall_subscription, 130)):
+        at_least = {"at_least": {"type": "constant", "value": 100}}
+        every_app = _listening_app(client, "every")
+        apps = [
+            every_app,
+            _listening_app(client, "high", event_parameters=at_least),
+            _listening_app(client, "ward", subscription_id=ward["id"]),
+        ]
+        _listening_app(client, "others", event_name="sneeze")
+        for row, beat in ((ward, 72), (hall, 130)):
             assert client.post(row["address"], json={"beat": beat}).status_code == 202
-        assert [sorted(beats(app)) for app in (all_beats_app, high, ward)] == [
+        assert [sorted(_beats(gateway, client, app)) for app in apps] == [
             [72, 130],
             [130],
             [72],
         ]
-        client.patch(f"/admin/v1/apps/{all_beats_app}", json={"is_enabled": False})
-        assert (
-            client.post(ward_subscription["address"], json={"beat": 80}).status_code
-            == 202
-        )
-        assert sorted(beats(all_beats_app)) == [72, 130]
-        refused = client.post(
-            "/admin/v1/subscriptions",
-            json={**body, "name": "bad", "credentials": {"token": "wrong"}},
-        )
-        assert (refused.status_code, "this token is refused" in refused.text) == (
-            502,
-            True,
-        )
-        assert (
-            client.delete(f"/admin/v1/subscriptions/{hall_subscription['id']}").json()[
-                "deleted"
-            ]
-            is True
-        )
-        assert (
-            client.post(hall_subscription["address"], json={"beat": 1}).status_code
-            == 404
-        )
-        assert (
-            client.delete(
-                f"/admin/v1/subscriptions/{hall_subscription['id']}"
-            ).status_code
-            == 404
-        )
+        client.patch(f"/admin/v1/apps/{every_app}", json={"is_enabled": False})
+        assert client.post(ward["address"], json={"beat": 80}).status_code == 202
+        assert sorted(_beats(gateway, client, every_app)) == [72, 130]
+        bad = {**subscription, "name": "bad", "credentials": {"token": "wrong"}}
+        refused = client.post("/admin/v1/subscriptions", json=bad)
+        assert refused.status_code == 502
+        assert "this token is refused" in refused.text
+        _check_deletion(client, hall)
+    renew = gateway.parts.subscriptions.renew
     day = gateway.yard.services.clock.time() + 86_400
-    assert (gateway.run_on_loop(gateway.parts.subscriptions.renew(day - 3600)), gateway.run_on_loop(gateway.parts.subscriptions.renew(day + 60))) == (
-        0, 1,
-    )  # fmt: skip
+    assert gateway.run_on_loop(renew(day - 3600)) == 0
+    assert gateway.run_on_loop(renew(day + 60)) == 1
+
+
+def _check_trigger_forms(client: httpx.Client) -> None:
+    """The editor gets the plugin's event and the forms of its trigger."""
+    parts = client.get("/admin/v1/node-parts").json()
+    (event,) = parts["events"]
+    assert (event["provider"], event["name"]) == ("modelyard/pulse/pulse", "beat")
+    assert [parameter["name"] for parameter in event["parameters"]] == ["at_least"]
+    (provider,) = parts["trigger_providers"]
+    assert [field["name"] for field in provider["parameters"]] == ["room"]
+    assert [field["name"] for field in provider["credentials"]] == ["token"]
+
+
+def _listening_app(client: httpx.Client, name: str, **data: Any) -> str:
+    """Create an app that is started by the plugin's event; return its id."""
+    event = {
+        "id": "event",
+        "type": "trigger-plugin",
+        "title": "event",
+        "provider_id": "modelyard/pulse/pulse",
+        "event_name": "beat",
+        **data,
+    }
+    end = {
+        "id": "end",
+        "type": "end",
+        "title": "end",
+        "outputs": [{"variable": "beat", "value_selector": ["event", "beat"]}],
+    }
+    graph = {
+        "nodes": [{"id": node["id"], "data": node} for node in (event, end)],
+        "edges": [{"source": "event", "target": "end"}],
+    }
+    file = {
+        "app": {"name": name, "mode": "workflow"},
+        "kind": "app",
+        "workflow": {"graph": graph},
+    }
+    created = client.post("/admin/v1/apps", json={"file": json.dumps(file)})
+    return created.json()["id"]
+
+
+def _beats(gateway: Any, client: httpx.Client, app: str) -> list[Any]:
+    """Return the output of each run of an app, once it has ended."""
+    runs = gateway.yard.services.workflows.runs
+    return [
+        gateway.run_on_loop(runs.wait_until_ended("default", run["id"])).outputs["beat"]
+        for run in client.get(f"/admin/v1/apps/{app}/runs").json()["data"]
+    ]
+
+
+def _check_deletion(client: httpx.Client, subscription: dict[str, Any]) -> None:
+    """A deleted subscription no longer receives events and cannot be deleted again."""
+    path = f"/admin/v1/subscriptions/{subscription['id']}"
+    assert client.delete(path).json()["deleted"] is True
+    received = client.post(subscription["address"], json={"beat": 1})
+    assert received.status_code == 404
+    assert client.delete(path).status_code == 404
 
 
 def test_a_trigger_hears_of_events_and_leaves_some_out(plugged: Plug):
@@ -710,28 +705,7 @@ def test_the_daemon_installs_lists_dispatches_and_removes(
 ):
     gateway = plugged()
     package = example("mockgpt")
-    sent = daemon(
-        gateway,
-        "POST",
-        "management/install/upload/package",
-        files={"dify_pkg": ("m.difypkg", package.data)},
-    )
-    identifier = sent.json()["data"]["unique_identifier"]
-    assert identifier == str(package.identifier)
-    started = daemon(
-        gateway, "POST", "management/install/identifiers",
-        json={"plugin_unique_identifiers": [identifier], "source": "package", "metas": [{}]},
-    ).json()["data"]  # fmt: skip
-    assert started["all_installed"] is False
-    gateway.run_on_loop(gateway.parts.installations.wait_until_idle())
-    task = daemon(
-        gateway, "GET", f"management/install/tasks/{started['task_id']}"
-    ).json()["data"]
-    assert (
-        task["status"],
-        task["completed_plugins"],
-        task["plugins"][0]["message"],
-    ) == ("success", 1, "installed")
+    identifier = _install_by_daemon(gateway, package)
     (listed,) = daemon(gateway, "GET", "management/list").json()["data"]["list"]
     assert (listed["plugin_id"], listed["version"], listed["runtime_type"]) == (
         "modelyard/mockgpt",
@@ -742,34 +716,7 @@ def test_the_daemon_installs_lists_dispatches_and_removes(
     assert icon.content.startswith(b"<svg")
     (models,) = daemon(gateway, "GET", "management/models").json()["data"]
     assert models["declaration"]["models"][0]["model"] == "mock-gpt-v1"
-    data = {
-        "provider": "modelyard/mockgpt/mockgpt", "model": "mock-gpt-v1", "model_type": "llm", "credentials": {},
-        "prompt_messages": [{"role": "user", "content": "hi"}], "model_parameters": {}, "stream": True,
-    }  # fmt: skip
-    stream_events = events(dispatch(gateway, "llm/invoke", "modelyard/mockgpt", data))
-    assert {entry["code"] for entry in stream_events} == {0}
-    assert "".join(
-        entry["data"]["delta"]["message"]["content"] for entry in stream_events
-    ).startswith("感谢你的提问")
-    failed = events(
-        dispatch(
-            gateway,
-            "llm/invoke",
-            "modelyard/mockgpt",
-            {**data, "credentials": {"api_key": "wrong"}},
-        )
-    )
-    error = json.loads(json.loads(failed[0]["message"])["message"])
-    assert (failed[0]["code"], error["error_type"]) == (
-        -500,
-        "InvokeAuthorizationError",
-    )
-    count_events = events(
-        dispatch(gateway, "llm/num_tokens", "modelyard/mockgpt", data)
-    )
-    assert count_events == [
-        {"code": 0, "message": "success", "data": {"num_tokens": 2}}
-    ]
+    _check_dispatch(gateway)
     removal = daemon(
         gateway,
         "POST",
@@ -782,6 +729,65 @@ def test_the_daemon_installs_lists_dispatches_and_removes(
         "total": 0,
     }
     assert not gateway.parts.host.packages.folder(identifier).exists()
+
+
+def _install_by_daemon(gateway: Any, package: Any) -> str:
+    """Upload and install a package; return its identifier."""
+    sent = daemon(
+        gateway,
+        "POST",
+        "management/install/upload/package",
+        files={"dify_pkg": ("m.difypkg", package.data)},
+    )
+    identifier = sent.json()["data"]["unique_identifier"]
+    assert identifier == str(package.identifier)
+    request = {
+        "plugin_unique_identifiers": [identifier],
+        "source": "package",
+        "metas": [{}],
+    }
+    started = daemon(
+        gateway, "POST", "management/install/identifiers", json=request
+    ).json()["data"]
+    assert started["all_installed"] is False
+    gateway.run_on_loop(gateway.parts.installations.wait_until_idle())
+    path = f"management/install/tasks/{started['task_id']}"
+    task = daemon(gateway, "GET", path).json()["data"]
+    assert (task["status"], task["completed_plugins"]) == ("success", 1)
+    assert task["plugins"][0]["message"] == "installed"
+    return identifier
+
+
+def _check_dispatch(gateway: Any) -> None:
+    """Calls of the plugin's model are answered, and refused with a wrong credential."""
+    data = {
+        "provider": "modelyard/mockgpt/mockgpt",
+        "model": "mock-gpt-v1",
+        "model_type": "llm",
+        "credentials": {},
+        "prompt_messages": [{"role": "user", "content": "hi"}],
+        "model_parameters": {},
+        "stream": True,
+    }
+
+    def dispatched(action: str, **changes: Any) -> list[Any]:
+        return events(
+            dispatch(gateway, action, "modelyard/mockgpt", {**data, **changes})
+        )
+
+    stream_events = dispatched("llm/invoke")
+    assert {entry["code"] for entry in stream_events} == {0}
+    deltas = [entry["data"]["delta"]["message"]["content"] for entry in stream_events]
+    assert "".join(deltas).startswith("感谢你的提问")
+    failed = dispatched("llm/invoke", credentials={"api_key": "wrong"})
+    error = json.loads(json.loads(failed[0]["message"])["message"])
+    assert (failed[0]["code"], error["error_type"]) == (
+        -500,
+        "InvokeAuthorizationError",
+    )
+    assert dispatched("llm/num_tokens") == [
+        {"code": 0, "message": "success", "data": {"num_tokens": 2}}
+    ]
 
 
 def test_the_daemon_refuses_in_its_own_words(plugged: Plug):
@@ -814,7 +820,7 @@ def test_the_daemon_refuses_in_its_own_words(plugged: Plug):
         "management/install/upload/package",
         files={"dify_pkg": ("x", b"not a zip")},
     )
-    assert "no sound ZIP file" in no_package.text
+    assert "invalid ZIP file" in no_package.text
 
 
 def test_the_daemon_sets_up_endpoints(plugged: Plug):

@@ -154,7 +154,7 @@ def test_what_is_wrong_is_said_on_a_page(connected: Connected):
     unsupported = connected.admin.post(
         "/connections", json={"provider": "modelyard/shelf/shelf"}
     )
-    assert (unsupported.status_code, "knows no OAuth" in unsupported.text) == (
+    assert (unsupported.status_code, "does not support OAuth" in unsupported.text) == (
         400,
         True,
     )

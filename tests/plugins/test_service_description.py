@@ -22,7 +22,7 @@ def test_all_that_is_documented_is_as_documented(environments: Path):
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ({"id": "a"}, ".name lacks"),
+        ({"id": "a"}, ".name is missing"),
         ({"id": 7, "name": "x", "type": "string", "count": 1}, ".id must be string"),
         ([], " must be an object"),
         (

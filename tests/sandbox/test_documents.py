@@ -132,13 +132,13 @@ _WORDS = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
         (".yaml", lambda: b"[" * 50_000, "cannot be read"),
         (".yaml", lambda: b"a: !!python/object/apply:os.system [id]", "cannot be read: ConstructorError"),
         (".csv", lambda: b"x" * 30_000_000, "cannot be read"),
-        (".epub", lambda: packed({"a.html": b"<script>" * 2_000_000}), "longer than 3"),
-        (".epub", lambda: packed({"a.html": bytes(30_000_000)}), "larger than"),
+        (".epub", lambda: packed({"a.html": b"<script>" * 2_000_000}), "exceeds 3"),
+        (".epub", lambda: packed({"a.html": bytes(30_000_000)}), "exceeds"),
         (".pdf", lambda: b"%PDF-1.4 nothing of the kind", "cannot be read"),
         (".docx", lambda: b"PK\x03\x04 broken", "cannot be read"),
         (".xyz", lambda: b"?", "Unsupported Extension Type: .xyz"),
         ("", lambda: b"?", r"Unsupported Extension Type: \(none\)"),
-        (".txt", lambda: b"x" * 20_000_001, "longer than"),
+        (".txt", lambda: b"x" * 20_000_001, "exceeds"),
     ],
 )  # fmt: skip
 def test_a_bomb_is_an_error_and_the_next_document_is_read(

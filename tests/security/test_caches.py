@@ -326,29 +326,30 @@ def _assigned(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr, bool]]:
 
 
 def _of_class(owner: ast.ClassDef) -> Iterator[str]:
+    """Yield the attributes of a class and of its instances that start as empty maps."""
     bases = " ".join(ast.unparse(base) for base in owner.bases)
     decorators = " ".join(ast.unparse(decorator) for decorator in owner.decorator_list)
     is_value = "Struct" in bases or "NodeData" in bases or "frozen=True" in decorators
     for name, value, is_annotated in _assigned(owner.body):
-        # The default of a value's field is no place where anything is kept; what is private in one may be.
-        if _is_empty_map(value) and not (
-            is_annotated and is_value and not name.startswith("_")
-        ):
+        # The default of a value's field is no store; a private field may be one.
+        is_default = is_annotated and is_value and not name.startswith("_")
+        if _is_empty_map(value) and not is_default:
             yield f"{owner.name}.{name}"
     for method in owner.body:
         if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
-            for node in ast.walk(method):
-                target = (
-                    node.targets[0]
-                    if isinstance(node, ast.Assign)
-                    else getattr(node, "target", None)
-                )
-                is_own = (
-                    isinstance(target, ast.Attribute)
-                    and ast.unparse(target.value) == "self"
-                )
-                if is_own and _is_empty_map(getattr(node, "value", None)):
-                    yield f"{owner.name}.{target.attr}"
+            yield from (f"{owner.name}.{name}" for name in _own_empty_maps(method))
+
+
+def _own_empty_maps(method: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    """Yield the attributes of `self` to which a method assigns an empty map."""
+    for node in ast.walk(method):
+        is_plain = isinstance(node, ast.Assign)
+        target = node.targets[0] if is_plain else getattr(node, "target", None)
+        if not isinstance(target, ast.Attribute):
+            continue
+        is_own = ast.unparse(target.value) == "self"
+        if is_own and _is_empty_map(getattr(node, "value", None)):
+            yield target.attr
 
 
 def caches_in(tree: ast.Module) -> Iterator[str]:
@@ -441,71 +442,64 @@ def host_of(upstream: Upstream) -> str:
 
 @pytest.fixture
 def api() -> Iterator[Upstream]:
-    """An API with tokens for client credentials, and an MCP server that says who asked."""
-
-    def answer(request: UpstreamRequest) -> Answer:
-        if request.path.endswith("/token"):
-            fields = {
-                name: values[0]
-                for name, values in parse_qs(request.body.decode()).items()
-            }
-            is_right = fields["client_secret"] in ("right", "other")
-            token_response = {
-                "access_token": f"token-of-{fields['client_secret']}-{fields.get('scope', '')}",
-                "expires_in": 3600,
-            }
-            return json_answer(
-                token_response if is_right else {"error": "invalid_client"},
-                status=200 if is_right else 401,
-            )
-        if request.method == "POST":
-            return mcp(request)
-        return json_answer({"seen": request.headers.get("authorization")})
-
-    def mcp(request: UpstreamRequest) -> Answer:
-        message = request.json
-        if "id" not in message:
-            return Answer(status=202)
-        match message["method"]:
-            case "initialize":
-                result: Any = {
-                    "protocolVersion": "2025-06-18",
-                    "capabilities": {},
-                    "serverInfo": {"name": "x"},
-                }
-            case "tools/list":
-                result = {
-                    "tools": [
-                        {
-                            "name": "who",
-                            "description": "Says who.",
-                            "inputSchema": {"type": "object"},
-                        }
-                    ]
-                }
-            case "tools/call":
-                key = request.headers.get("authorization", "")
-                session = request.headers.get("mcp-session-id", "none")
-                result = {
-                    "content": [{"type": "text", "text": f"{key} in session {session}"}]
-                }
-            case _:
-                return json_answer(
-                    {
-                        "jsonrpc": "2.0",
-                        "id": message["id"],
-                        "error": {"code": -32601, "message": "no"},
-                    }
-                )
-        headers = {
-            "mcp_session_id": f"session-of-{request.headers.get('authorization', '')[-5:]}"
-        }
-        return json_answer(
-            {"jsonrpc": "2.0", "id": message["id"], "result": result}, **headers
-        )
-
-    with Upstream(answer) as server:
+    """An API with tokens for client credentials, and an MCP server that returns the
+    caller's credentials."""
+    with Upstream(_api_answer) as server:
         yield server
+
+
+def _api_answer(request: UpstreamRequest) -> Answer:
+    """Answer as the token endpoint, the MCP server or the API."""
+    if request.path.endswith("/token"):
+        return _token_answer(request)
+    if request.method == "POST":
+        return _mcp_answer(request)
+    return json_answer({"seen": request.headers.get("authorization")})
+
+
+def _token_answer(request: UpstreamRequest) -> Answer:
+    """Answer with a token that has the client's secret and scope in it."""
+    fields = {
+        name: values[0] for name, values in parse_qs(request.body.decode()).items()
+    }
+    secret, scope = fields["client_secret"], fields.get("scope", "")
+    if secret not in ("right", "other"):
+        return json_answer({"error": "invalid_client"}, status=401)
+    token = {"access_token": f"token-of-{secret}-{scope}", "expires_in": 3600}
+    return json_answer(token, status=200)
+
+
+def _mcp_answer(request: UpstreamRequest) -> Answer:
+    """Answer as an MCP server with one tool."""
+    message = request.json
+    if "id" not in message:
+        return Answer(status=202)
+    credentials = request.headers.get("authorization", "")
+    match message["method"]:
+        case "initialize":
+            result: Any = {
+                "protocolVersion": "2025-06-18",
+                "capabilities": {},
+                "serverInfo": {"name": "x"},
+            }
+        case "tools/list":
+            tool = {
+                "name": "who",
+                "description": "Says who.",
+                "inputSchema": {"type": "object"},
+            }
+            result = {"tools": [tool]}
+        case "tools/call":
+            session = request.headers.get("mcp-session-id", "none")
+            text = f"{credentials} in session {session}"
+            result = {"content": [{"type": "text", "text": text}]}
+        case _:
+            error = {"code": -32601, "message": "no"}
+            return json_answer({"jsonrpc": "2.0", "id": message["id"], "error": error})
+    return json_answer(
+        {"jsonrpc": "2.0", "id": message["id"], "result": result},
+        mcp_session_id=f"session-of-{credentials[-5:]}",
+    )
 
 
 def tool_call(running: Running, tool: str, key: str) -> Any:
@@ -626,9 +620,11 @@ def test_a_changed_mcp_server_is_called_with_its_new_secret_alone(
 def test_answers_credentials_and_provider_clients_are_their_tenants(
     start_gateway: Start,
 ):
+    vectors = {"sk-alpha": [1.0, 0.0], "sk-bravo": [0.0, 1.0]}
+
     def answer(request: UpstreamRequest) -> Answer:
         if request.path.endswith("/embeddings"):
-            vector = [1.0, 0.0] if request.key == "sk-alpha" else [0.0, 1.0]
+            vector = vectors[request.key]
             return embedding_answer([vector for _ in request.json["input"]])
         return chat_answer(f"for {request.key}")
 
@@ -637,33 +633,25 @@ def test_answers_credentials_and_provider_clients_are_their_tenants(
             api_keys=[BOSS], cache=CacheSettings(seconds=3600, semantic_model="shop/e", semantic_threshold=0.1),
             providers=[ProviderSettings(name="shop", base_url=upstream.url)],
         )  # fmt: skip
-        keys = tenants(running, "acme", "globex")
-        for key, secret in zip(keys, ("sk-alpha", "sk-bravo"), strict=True):
+        keys = dict(zip(vectors, tenants(running, "acme", "globex"), strict=True))
+        for secret, key in keys.items():
             row = {"name": "same", "provider": "shop", "values": {"api_key": secret}}
-            assert (
-                ask(running, "POST", "/admin/v1/credentials", row, key=key).status
-                == 201
-            )
+            created = ask(running, "POST", "/admin/v1/credentials", row, key=key)
+            assert created.status == 201
         chat = {
             "model": "shop/m",
             "messages": [{"role": "user", "content": "who?"}],
             "temperature": 0,
         }
         embed = {"model": "shop/e", "input": "who?"}
-        for _ in range(2):  # the second time from the caches
-            for key, secret in zip(keys, ("sk-alpha", "sk-bravo"), strict=True):
-                completion = ask(
-                    running, "POST", "/v1/chat/completions", chat, key=key
-                ).json
-                assert completion["choices"][0]["message"]["content"] == f"for {secret}"
-                vector = ask(running, "POST", "/v1/embeddings", embed, key=key).json[
-                    "data"
-                ][0]["embedding"]
-                assert vector == ([1.0, 0.0] if secret == "sk-alpha" else [0.0, 1.0])
-        assert {request.key for request in upstream.requests} == {
-            "sk-alpha",
-            "sk-bravo",
-        }
+        # The second time the answers are from the caches.
+        for secret, key in [*keys.items()] * 2:
+            reply = ask(running, "POST", "/v1/chat/completions", chat, key=key)
+            text = reply.json["choices"][0]["message"]["content"]
+            assert text == f"for {secret}"
+            embedded = ask(running, "POST", "/v1/embeddings", embed, key=key)
+            assert embedded.json["data"][0]["embedding"] == vectors[secret]
+        assert {request.key for request in upstream.requests} == vectors.keys()
 
 
 def test_what_one_tenant_calls_a_domain_lets_nobody_elses_credential_rest(
@@ -739,7 +727,7 @@ async def test_a_service_accounts_token_is_had_by_whoever_has_its_whole_key(
             "Bearer token-1", "Bearer token-1", "Bearer token-2",
         ]  # fmt: skip
         with pytest.raises(
-            ConfigError, match="private_key cannot be read"
+            ConfigError, match="invalid private_key"
         ):  # the rest alike, and the secret wrong
             await token(private_key="nothing")
     finally:
@@ -774,7 +762,7 @@ async def test_a_sign_in_begun_in_one_browser_ends_in_no_other(
             )
             == 6
         )
-        with pytest.raises(SignInError, match="was not begun in this browser"):
+        with pytest.raises(SignInError, match="was not started in this browser"):
             await oidc.end(
                 mine,
                 code="c",

@@ -230,7 +230,7 @@ def test_restoring_needs_a_backup_that_is_whole_and_a_server_that_is_stopped(
     assert command("restore").output.split() == [str(backup)]
     for invalid_path, message in (
         ("nothing.db", "does not exist"),
-        (__file__, "damaged itself"),
+        (__file__, "damaged too"),
     ):
         assert message in str(command("restore", invalid_path).exception)
     with (tmp_path / "serve.lock").open("w") as lock:

@@ -383,7 +383,7 @@ async def test_clients_of_the_operator_and_of_tenants_share_no_connection(
             OperatorCredentials(base_url=internal.url),
         )
         assert offered == [CANARY]
-        with pytest.raises(Exception, match="is no public address|must not be called"):
+        with pytest.raises(Exception, match="Address blocked|is blocked"):
             await yard.services.checks.credentials(
                 "default", "openai_api_compatible", {"base_url": internal.url}
             )
@@ -429,16 +429,12 @@ async def test_a_market_leads_to_no_private_place_but_its_own(
         plugin_market = Market([server.url], egress, github=server.url)
         assert await plugin_market.fetch("me/one") == b"bytes"
         for listed_file[0] in ("there", f"{internal.url}/package"):
-            with pytest.raises(
-                PluginError, match="must not be called|is no public address"
-            ):
+            with pytest.raises(PluginError, match="is blocked|Address blocked"):
                 await plugin_market.fetch("me/one")
         listed_file[0] = "on"
-        with pytest.raises(PluginError, match="redirects more than 5 times"):
+        with pytest.raises(PluginError, match="redirected more than 5 times"):
             await plugin_market.fetch("me/one")
-        with pytest.raises(
-            PluginError, match="must not be called|is no public address"
-        ):
+        with pytest.raises(PluginError, match="is blocked|Address blocked"):
             await plugin_market.github(f"{server.url}/more")
         assert (
             await plugin_market.github(f"{server.url}/more", is_operators=True)
@@ -471,13 +467,15 @@ async def test_an_issuer_leads_to_no_private_place_but_its_own(
             client_secret="hush",
         )
         _, pending = await oidc.begin("http://here.example/back")
-        with pytest.raises(SignInError, match="cannot be asked") as refused:
+        with pytest.raises(
+            SignInError, match="request to the identity provider failed"
+        ) as refused:
             await oidc.end(
                 pending, code="c", state=pending.state, back="http://here.example/back"
             )
         assert CANARY not in str(refused.value)
         with pytest.raises(
-            SignInError, match="cannot be asked"
+            SignInError, match="request to the identity provider failed"
         ):  # its own host, and from there elsewhere
             await oidc._ask("POST", f"{server.url}/token", b"client_secret=hush")
         assert internal.requests == []
@@ -500,7 +498,7 @@ async def test_the_secret_of_a_token_follows_no_redirect(
         auth = Auth(
             type="oauth2", user="me", value="hush", token_url=f"{server.url}/token"
         )
-        with pytest.raises(EgressError, match="redirects more than 0 times"):
+        with pytest.raises(EgressError, match="redirected more than 0 times"):
             await Tokens(egress).get(auth, tenant="acme", row="1")
         assert internal.requests == []
     finally:
@@ -734,7 +732,7 @@ def test_addresses_of_others_that_cannot_be_read_raise_nothing_but_ours(
     running, key = house
     broken = "http://[::1"
     assert join("http://a.example/", broken) == ""
-    with pytest.raises(EgressRefusedError, match="cannot be read"):
+    with pytest.raises(EgressRefusedError, match="Invalid URL"):
         normal_url(broken)
     described = {"openapi": "3.0.0", "info": {"title": "x", "version": "1"}, "servers": [{"url": broken}],
                  "paths": {"/x": {"get": {"operationId": "x", "servers": [{"url": broken}]}}}}  # fmt: skip

@@ -114,12 +114,12 @@ def test_a_home_of_an_earlier_version_is_repaired_and_said(
     for name in ("modelyard.db", "files", "modelyard.yaml", "ledger"):
         assert (tmp_path / name).stat().st_mode & 0o077 == 0, name
     assert [record.message for record in caplog.records].count(
-        "files that others could read are private now"
+        "removed other users' access to private files"
     ) == 1
     caplog.clear()
     with caplog.at_level("WARNING"):
         asyncio.run(Modelyard(settings, environ={}).aclose())
-    assert "private now" not in caplog.text
+    assert "removed other users' access" not in caplog.text
 
 
 @pytest.mark.usefixtures("lax")
@@ -144,23 +144,32 @@ def test_the_parts(tmp_path: Path):
 
 
 def test_the_image_installs_what_was_locked_and_runs_as_nobody():
-    """The law of the image: every package by its hash, no build from a network, no root, a home that is private."""
-    lines = (
-        (ROOT / "deploy" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
-    )
-    installs = [line for line in lines if "pip install" in line]
-    commands = [
-        part.strip()
-        for line in installs
-        for part in line.split("&&")
-        if "pip install" in part
-    ]
+    """The rules of the image: every package by its hash, no build from a network, no
+    root, a private home."""
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text().replace("\\\n", " ")
+    lines = dockerfile.splitlines()
+    commands = _install_commands(lines)
     assert commands
     for command in commands:
         is_hashed = "--require-hashes" in command and "-r requirements/" in command
         is_own = "--no-deps" in command and "--no-build-isolation" in command
         assert is_hashed or is_own, command
     assert any(line.startswith("USER ") and "root" not in line for line in lines)
+    manifest = (ROOT / "deploy" / "kubernetes" / "modelyard.yaml").read_text()
+    compose = (ROOT / "deploy" / "compose.yaml").read_text()
+    assert "readOnlyRootFilesystem: true" in manifest
+    assert "runAsNonRoot: true" in manifest
+    assert "read_only: true" in compose
+    assert "no-new-privileges" in compose
+
+
+def _install_commands(lines: list[str]) -> list[str]:
+    """Return the `pip install` commands of a Dockerfile."""
+    commands = [command.strip() for line in lines for command in line.split("&&")]
+    return [command for command in commands if "pip install" in command]
+
+
+def test_every_package_of_the_image_is_locked_with_its_hash():
     locked = (ROOT / "requirements" / "image.txt").read_text()
     packages = [
         line
@@ -171,9 +180,3 @@ def test_the_image_installs_what_was_locked_and_runs_as_nobody():
     assert locked.count("--hash=sha256:") >= len(packages)
     for name in ("msgspec", "uvicorn", "psycopg", "cryptography"):
         assert any(line.startswith(f"{name}==") for line in packages), name
-    manifest = (ROOT / "deploy" / "kubernetes" / "modelyard.yaml").read_text()
-    compose = (ROOT / "deploy" / "compose.yaml").read_text()
-    assert "readOnlyRootFilesystem: true" in manifest
-    assert "runAsNonRoot: true" in manifest
-    assert "read_only: true" in compose
-    assert "no-new-privileges" in compose

@@ -54,7 +54,7 @@ def test_a_request_with_too_many_of_one_thing_says_of_which(name: str):
     parse, body = _REQUESTS[name]
     with pytest.raises(
         InvokeBadRequestError,
-        match=r"'[\w.]+' holds \d+,\d{3}; at most \d+,\d{3} at once",
+        match=r"'[\w.]+' has \d+,\d{3} entries; maximum \d+,\d{3}",
     ):
         parse(body)
 
@@ -64,7 +64,9 @@ def test_conditions_and_cron_expressions_have_an_end():
     check(Conditions(logical_operator="or", conditions=[condition] * 200))
     with pytest.raises(InvokeBadRequestError, match="holds 201; at most 200"):
         check(Conditions(logical_operator="or", conditions=[condition] * 201))
-    with pytest.raises(ScheduleError, match="has 60,009 characters; it may have 1,000"):
+    with pytest.raises(
+        ScheduleError, match="has 60,009 characters; the maximum is 1,000"
+    ):
         schedule_of(
             ScheduleData(
                 title="t", mode="cron", cron_expression="1," * 30_000 + "1 * * * *"

@@ -1,6 +1,7 @@
 """What the operator sets for a tenant is not the tenant's to change; nobody changes whoever is above them."""
 
 import asyncio
+import itertools
 import urllib.parse
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,6 +23,7 @@ from modelyard.cli import root
 from modelyard.gateway.admin.resources import PLURALS
 from modelyard.gateway.auth import TENANT
 from modelyard.gateway.server import Gateway
+from modelyard.people.account import Account
 from modelyard.tenancy.caller import Caller, ForbiddenError, Role
 from modelyard.tenancy.directory import OPERATOR_MANAGED
 from modelyard.tenancy.resource_types import KINDS
@@ -103,7 +105,8 @@ def test_every_kind_of_row_is_the_operators_or_the_tenants():
 def test_a_tenant_changes_nothing_that_the_operator_set(
     tmp_path: Path, database: str, set_via: str
 ):
-    """The law, over every kind of row that is the operator's and every way in which it sets one."""
+    """Holds for every kind of row that the operator manages, and for every way in which
+    the operator sets one."""
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         house, tenant_key = await keys_of(yard)
@@ -111,75 +114,93 @@ def test_a_tenant_changes_nothing_that_the_operator_set(
             if resource_kind not in OPERATOR_MANAGED:
                 continue
             row_values, change = ROW_VALUES[resource_kind]
-            where = f"/admin/v1/{plural}"
+            path = f"/admin/v1/{plural}"
             if set_via == "command line":
-                unnamed_values = {
-                    key: value for key, value in row_values.items() if key != "name"
-                }
-                row = (
-                    await yard.services.tenancy.administration.create(
-                        OPERATOR,
-                        "acme",
-                        resource_kind,
-                        row_values["name"],
-                        unnamed_values,
-                    )
-                )["id"]
+                row = await _created_by_command(yard, resource_kind, row_values)
             else:
-                path = f"{where}?tenant=acme" if set_via == "query" else where
-                response = await ask(
-                    gateway,
-                    "POST",
-                    path,
-                    house,
-                    row_values,
-                    ACTING if set_via == "acting" else (),
+                row = await _created_by_request(
+                    gateway, path, house, row_values, set_via
                 )
-                assert response.status == 201, response.body
-                row = msgspec.json.decode(response.body)["id"]
-            row_before = msgspec.json.decode(
-                (await ask(gateway, "GET", f"{where}/{row}", tenant_key)).body
-            )
-            assert row_before["set_by"] == "operator"
-            renamed = {"name": "another"}
-            for method, path, body in (
-                ("PATCH", f"{where}/{row}", change), ("PATCH", f"{where}/{row}", renamed),
-                ("DELETE", f"{where}/{row}", None), ("POST", where, {**row_values, **change}),
-            ):  # fmt: skip
-                refusal = await ask(gateway, method, path, tenant_key, body)
-                assert (
-                    refusal.status,
-                    msgspec.json.decode(refusal.body)["error"]["code"],
-                ) == (403, "forbidden"), (
-                    resource_kind,
-                    method,
-                )
-            assert (
-                msgspec.json.decode(
-                    (await ask(gateway, "GET", f"{where}/{row}", tenant_key)).body
-                )
-                == row_before
-            )
-            changed = await ask(
-                gateway, "PATCH", f"{where}/{row}", house, change, ACTING
-            )
-            assert changed.status == 200, changed.body
-            assert msgspec.json.decode(changed.body)["set_by"] == "operator"
-            assert (
-                await ask(gateway, "DELETE", f"{where}/{row}", house, None, ACTING)
-            ).status == 200
-            response = await ask(gateway, "POST", where, tenant_key, row_values)
-            assert response.status == 201, response.body
-            assert msgspec.json.decode(response.body)["set_by"] == ""
-            row = msgspec.json.decode(response.body)["id"]
-            assert (
-                await ask(gateway, "PATCH", f"{where}/{row}", tenant_key, change)
-            ).status == 200
-            assert (
-                await ask(gateway, "DELETE", f"{where}/{row}", tenant_key)
-            ).status == 200
+            row_path = f"{path}/{row}"
+            before = await _read(gateway, row_path, tenant_key)
+            assert before["set_by"] == "operator"
+            await _check_refused_changes(gateway, path, row, tenant_key, resource_kind)
+            assert await _read(gateway, row_path, tenant_key) == before
+            await _change_by_operator(gateway, row_path, house, change)
+            await _check_own_row(gateway, path, tenant_key, row_values, change)
 
     run(work, tmp_path, database=database)
+
+
+async def _created_by_command(
+    yard: Modelyard, resource_kind: str, row_values: dict[str, Any]
+) -> str:
+    """Create a row as the command line does; return its id."""
+    values = {key: value for key, value in row_values.items() if key != "name"}
+    created = await yard.services.tenancy.administration.create(
+        OPERATOR, "acme", resource_kind, row_values["name"], values
+    )
+    return created["id"]
+
+
+async def _created_by_request(
+    gateway: Gateway, path: str, house: str, row_values: dict[str, Any], set_via: str
+) -> str:
+    """Create a row of the tenant by a request of the operator; return its id."""
+    target = f"{path}?tenant=acme" if set_via == "query" else path
+    headers = ACTING if set_via == "acting" else ()
+    response = await ask(gateway, "POST", target, house, row_values, headers)
+    assert response.status == 201, response.body
+    return msgspec.json.decode(response.body)["id"]
+
+
+async def _read(gateway: Gateway, path: str, key: str) -> Any:
+    """Return the JSON of a row."""
+    return msgspec.json.decode((await ask(gateway, "GET", path, key)).body)
+
+
+async def _check_refused_changes(
+    gateway: Gateway, path: str, row: str, tenant_key: str, resource_kind: str
+) -> None:
+    """The tenant cannot change, rename, delete or replace the operator's row."""
+    row_values, change = ROW_VALUES[resource_kind]
+    for method, target, body in (
+        ("PATCH", f"{path}/{row}", change),
+        ("PATCH", f"{path}/{row}", {"name": "another"}),
+        ("DELETE", f"{path}/{row}", None),
+        ("POST", path, {**row_values, **change}),
+    ):
+        refusal = await ask(gateway, method, target, tenant_key, body)
+        code = msgspec.json.decode(refusal.body)["error"]["code"]
+        assert (refusal.status, code) == (403, "forbidden"), (resource_kind, method)
+
+
+async def _change_by_operator(
+    gateway: Gateway, row_path: str, house: str, change: dict[str, Any]
+) -> None:
+    """The operator changes and deletes the row; it stays the operator's."""
+    changed = await ask(gateway, "PATCH", row_path, house, change, ACTING)
+    assert changed.status == 200, changed.body
+    assert msgspec.json.decode(changed.body)["set_by"] == "operator"
+    deleted = await ask(gateway, "DELETE", row_path, house, None, ACTING)
+    assert deleted.status == 200
+
+
+async def _check_own_row(
+    gateway: Gateway,
+    path: str,
+    tenant_key: str,
+    row_values: dict[str, Any],
+    change: dict[str, Any],
+) -> None:
+    """The tenant creates, changes and deletes a row of its own."""
+    created = await ask(gateway, "POST", path, tenant_key, row_values)
+    assert created.status == 201, created.body
+    row = msgspec.json.decode(created.body)
+    assert row["set_by"] == ""
+    row_path = f"{path}/{row['id']}"
+    assert (await ask(gateway, "PATCH", row_path, tenant_key, change)).status == 200
+    assert (await ask(gateway, "DELETE", row_path, tenant_key)).status == 200
 
 
 def test_a_limit_that_the_operator_changes_is_the_operators_from_then_on(
@@ -389,56 +410,54 @@ ORDER = list(Role)
 def test_nobody_touches_a_key_or_a_user_above_them_before_or_after(
     tmp_path: Path, database: str
 ):
-    """The law, over every pair of roles and everything that can be done to a key or a user."""
+    """Holds for every pair of roles and everything that can be done to a key or a
+    user."""
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        admin = yard.services.tenancy.administration
         await keys_of(yard)
-        for mine in Role:
+        for mine, target_role in itertools.product(Role, Role):
             caller = Caller(tenant="acme", role=mine, key="x")
-            for target_role in Role:
-                for new_role in Role:
-                    is_permitted = mine.covers(target_role) and mine.covers(new_role)
-                    for resource_kind in ("key", "user"):
-                        row = await create_row(yard, resource_kind, target_role)
-                        assert (
-                            await is_allowed(
-                                admin.change(
-                                    caller,
-                                    "acme",
-                                    resource_kind,
-                                    row,
-                                    {"role": new_role.value},
-                                )
-                            )
-                            is is_permitted
-                        )
-                        await admin.remove(
-                            Caller(tenant="acme"), "acme", resource_kind, row
-                        )
-                for name, act in acts_on_keys(yard, caller).items():
-                    row = await create_row(yard, "key", target_role)
-                    assert await is_allowed(act(row)) is mine.covers(target_role), (
-                        mine,
-                        target_role,
-                        name,
-                    )
-                for switch in ({"is_enabled": False}, None):
-                    row = await create_row(yard, "user", target_role)
-                    act = (
-                        admin.change(caller, "acme", "user", row, switch)
-                        if switch
-                        else admin.remove(caller, "acme", "user", row)
-                    )
-                    assert await is_allowed(act) is mine.covers(target_role)
-                for resource_kind in ("key", "user"):
-                    fields = {"role": target_role.value}
-                    name = uuid.uuid4().hex
-                    assert await is_allowed(
-                        admin.create(caller, "acme", resource_kind, name, fields)
-                    ) is mine.covers(target_role)
+            await _check_new_roles(yard, caller, target_role)
+            await _check_acts(yard, caller, target_role)
 
     run(work, tmp_path, database=database)
+
+
+async def _check_new_roles(yard: Modelyard, caller: Caller, target_role: Role) -> None:
+    """A role is changed only by a caller whose role covers the old and the new one."""
+    admin = yard.services.tenancy.administration
+    for new_role, resource_kind in itertools.product(Role, ("key", "user")):
+        is_permitted = caller.role.covers(target_role) and caller.role.covers(new_role)
+        row = await create_row(yard, resource_kind, target_role)
+        change = {"role": new_role.value}
+        outcome = await is_allowed(
+            admin.change(caller, "acme", resource_kind, row, change)
+        )
+        assert outcome is is_permitted
+        await admin.remove(Caller(tenant="acme"), "acme", resource_kind, row)
+
+
+async def _check_acts(yard: Modelyard, caller: Caller, target_role: Role) -> None:
+    """A key or user is created, changed and removed only by a caller whose role covers
+    that of the key or user."""
+    admin = yard.services.tenancy.administration
+    is_covered = caller.role.covers(target_role)
+    for name, act in acts_on_keys(yard, caller).items():
+        row = await create_row(yard, "key", target_role)
+        assert await is_allowed(act(row)) is is_covered, (
+            caller.role,
+            target_role,
+            name,
+        )
+    row = await create_row(yard, "user", target_role)
+    disabling = admin.change(caller, "acme", "user", row, {"is_enabled": False})
+    assert await is_allowed(disabling) is is_covered
+    row = await create_row(yard, "user", target_role)
+    assert await is_allowed(admin.remove(caller, "acme", "user", row)) is is_covered
+    for resource_kind in ("key", "user"):
+        fields = {"role": target_role.value}
+        creating = admin.create(caller, "acme", resource_kind, uuid.uuid4().hex, fields)
+        assert await is_allowed(creating) is is_covered
 
 
 def acts_on_keys(
@@ -483,62 +502,63 @@ def test_nobody_changes_an_account_above_them_and_an_owner_stays(
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         await keys_of(yard)
         accounts, owner = yard.services.tenancy.accounts, Caller(tenant="acme")
-
-        await add_account(yard, "o@acme.example", Role.OWNER)
-        for mine in Role:
+        account = await add_account(yard, "o@acme.example", Role.OWNER)
+        for mine, target_role in itertools.product(Role, Role):
             caller = Caller(tenant="acme", role=mine)
-            for target_role in Role:
-                for new_role in Role:
-                    account = await add_account(
-                        yard, f"{uuid.uuid4().hex}@acme.example", target_role
-                    )
-                    is_permitted = mine.covers(target_role) and mine.covers(new_role)
-                    assert (
-                        await is_allowed(
-                            accounts.change(caller, account.id, role=new_role)
-                        )
-                        is is_permitted
-                    )
-                account = await add_account(
-                    yard, f"{uuid.uuid4().hex}@acme.example", target_role
-                )
-                assert await is_allowed(
-                    accounts.change(caller, account.id, is_enabled=False)
-                ) is mine.covers(target_role)
-                name = f"{uuid.uuid4().hex}@acme.example"
-                assert await is_allowed(
-                    accounts.invite(caller, name, target_role)
-                ) is mine.covers(target_role)
+            account = await _check_account_changes(yard, caller, target_role)
         with pytest.raises(NotFoundError):
             await accounts.change(
                 Caller(tenant="default"), account.id, role=Role.VIEWER
             )
-        owners = [
-            account
-            for account in await accounts.list_accounts("acme")
-            if account.role is Role.OWNER and account.is_enabled
-        ]
-        ended = await asyncio.gather(
+        outcomes = await asyncio.gather(
             *(
                 accounts.change(owner, account.id, role=Role.VIEWER)
-                for account in owners
+                for account in await _enabled_owners(yard)
             ),
             return_exceptions=True,
         )
-        refused = [outcome for outcome in ended if isinstance(outcome, BaseException)]
-        assert [type(error) for error in refused] == [InvokeBadRequestError]
-        assert (
-            sum(
-                account.role is Role.OWNER and account.is_enabled
-                for account in await accounts.list_accounts("acme")
-            )
-            == 1
-        )
+        errors = [error for error in outcomes if isinstance(error, BaseException)]
+        assert [type(error) for error in errors] == [InvokeBadRequestError]
+        assert len(await _enabled_owners(yard)) == 1
 
     run(work, tmp_path, database=database)
 
 
-async def add_account(yard: Modelyard, email: str, role: Role) -> Any:
+async def _check_account_changes(
+    yard: Modelyard, caller: Caller, target_role: Role
+) -> Account:
+    """An account is changed, disabled and invited only by a caller whose role covers
+    its role. Returns the last account."""
+    accounts = yard.services.tenancy.accounts
+    is_covered = caller.role.covers(target_role)
+    for new_role in Role:
+        account = await add_account(yard, _new_email(), target_role)
+        change = accounts.change(caller, account.id, role=new_role)
+        is_permitted = is_covered and caller.role.covers(new_role)
+        assert await is_allowed(change) is is_permitted
+    account = await add_account(yard, _new_email(), target_role)
+    disabling = accounts.change(caller, account.id, is_enabled=False)
+    assert await is_allowed(disabling) is is_covered
+    inviting = accounts.invite(caller, _new_email(), target_role)
+    assert await is_allowed(inviting) is is_covered
+    return account
+
+
+def _new_email() -> str:
+    """Return an address that no account has."""
+    return f"{uuid.uuid4().hex}@acme.example"
+
+
+async def _enabled_owners(yard: Modelyard) -> list[Account]:
+    """Return the tenant's owners who can sign in."""
+    return [
+        account
+        for account in await yard.services.tenancy.accounts.list_accounts("acme")
+        if account.role is Role.OWNER and account.is_enabled
+    ]
+
+
+async def add_account(yard: Modelyard, email: str, role: Role) -> Account:
     """What accepting an invitation does, without the time that a password takes."""
     values = (f"acct_{uuid.uuid4().hex}", "acme", email, "x", "", role.value, 1.0)
     statement = (
@@ -563,15 +583,9 @@ def test_two_servers_that_demote_two_owners_leave_one(tmp_path: Path, database: 
                     await add_account(
                         yard, f"{name}{round_index}@acme.example", Role.OWNER
                     )
-                owners = [
-                    account
-                    for account in await yard.services.tenancy.accounts.list_accounts(
-                        "acme"
-                    )
-                    if account.role is Role.OWNER
-                ]
+                owners = await _enabled_owners(yard)
                 demotions = zip((yard, other_yard), owners, strict=False)
-                ended = await asyncio.gather(
+                outcomes = await asyncio.gather(
                     *(
                         server.services.tenancy.accounts.change(
                             Caller(tenant="acme"), account.id, role=Role.VIEWER
@@ -580,14 +594,7 @@ def test_two_servers_that_demote_two_owners_leave_one(tmp_path: Path, database: 
                     ),
                     return_exceptions=True,
                 )
-                left = [
-                    account
-                    for account in await yard.services.tenancy.accounts.list_accounts(
-                        "acme"
-                    )
-                    if account.role is Role.OWNER
-                ]
-                assert left, ended
+                assert await _enabled_owners(yard), outcomes
                 await yard.services.storage.database.transact(
                     lambda connection: connection.execute("DELETE FROM accounts")
                 )

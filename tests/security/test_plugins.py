@@ -280,7 +280,7 @@ def test_lines_are_joined_before_they_are_read():
     assert parse_requirements(text, "uv.lock") == [
         "httpx==0.28.1 --hash=sha256:" + "a" * 64
     ]
-    with pytest.raises(PackageError, match="options of the installer"):
+    with pytest.raises(PackageError, match="installer options"):
         parse_requirements("--ind\\\nex-url http://example.org\n", "requirements.txt")
 
 
@@ -806,14 +806,14 @@ def test_a_call_that_never_ends_is_ended_and_delays_nobody_else(
     )
     first = prisoner.run_code("found = os.getpid()", "globex")["got"]
     assert not spinning.done()
-    with pytest.raises(PluginDiedError, match="a call took longer than 8 s"):
+    with pytest.raises(PluginDiedError, match="call exceeded 8 s"):
         spinning.result(60)
     assert prisoner.run_code("found = 'again'")["got"] == "again"
     assert prisoner.run_code("found = os.getpid()", "globex")["got"] == first
 
 
 def test_one_that_fills_the_disk_is_ended_and_loses_what_it_kept(prisoner: Prisoner):
-    with pytest.raises(PluginDiedError, match="it filled 32 MB of the disk"):
+    with pytest.raises(PluginDiedError, match="disk limit of 32 MB exceeded"):
         prisoner.gateway.run_on_loop(
             prisoner._run_in_plugin(
                 "acme",
@@ -861,12 +861,12 @@ def test_where_nothing_can_shut_plugins_in_none_is_started(
     prisoner = Prisoner(plugged, tmp_path / "odd", wheels)
     with pytest.raises(
         PluginError,
-        match="cannot be shut in on this machine, so none is started: .*no Landlock",
+        match="cannot be confined on this machine, so none is started: .*not support Landlock",
     ):
         prisoner.run_code("found = 1")
     trusting = Prisoner(plugged, tmp_path / "odd", wheels, chosen={"unconfined": True})
     assert trusting.run_code("found = open('/etc/hostname').read() and 1")["got"] == "1"
-    assert "nothing" in trusting.gateway.parts.host.confined.describe()
+    assert "no confinement" in trusting.gateway.parts.host.confined.describe()
 
 
 def test_without_namespaces_landlock_and_the_list_of_calls_hold(

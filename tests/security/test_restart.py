@@ -76,47 +76,41 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def some_calls(
     rng: Random, tenant: str, count: int, *, since: float, until: float
 ) -> list[dict[str, Any]]:
-    """Attempts of calls: some fail over to another model, some come from the cache, some are walked away from."""
+    """Attempts of calls: some fail over to another model, some come from the cache, some
+    are cancelled."""
     attempts: list[dict[str, Any]] = []
     for number in range(count):
         requested_model, created_at = rng.choice(MODELS), rng.uniform(since, until)
         key = rng.choice(["", "k1", "k2", "app:1"])
         base = {
-            "invocation": f"{tenant}-{number}-{rng.random()}", "tenant": tenant, "api_key": key,
-            "app": rng.choice(["", "app:1", "app:2"]) if key.startswith("k") else "", "user": rng.choice([None, "ada", "bob", "-"]), "asked": requested_model,
-        }  # fmt: skip
-        if rng.random() < 0.1:
-            attempts.append(
-                base
-                | {
-                    "attempt": 0,
-                    "model": requested_model,
-                    "status": "cached",
-                    "first_chunk": None,
-                    "at": created_at,
-                }
-            )
-            continue
-        for attempt in range(1, rng.randint(1, 3) + 1):
-            status = rng.choice(
-                ["ok", "ok", "cancelled", "upstream_unavailable", "lost"]
-            )
-            first = rng.choice([None, 0.1]) if status != "ok" else 0.1
-            model = requested_model if attempt == 1 else rng.choice(MODELS)
-            attempts.append(
-                base
-                | {
-                    "attempt": attempt,
-                    "model": model,
-                    "status": status,
-                    "first_chunk": first,
-                    "at": created_at,
-                }
-            )
+            "invocation": f"{tenant}-{number}-{rng.random()}",
+            "tenant": tenant,
+            "api_key": key,
+            "app": rng.choice(["", "app:1", "app:2"]) if key.startswith("k") else "",
+            "user": rng.choice([None, "ada", "bob", "-"]),
+            "asked": requested_model,
+            "at": created_at,
+        }
+        attempts += [base | attempt for attempt in _some_attempts(rng, requested_model)]
     return [
         attempt_row | {"tokens": rng.randint(0, 50), "price": rng.randint(0, 9)}
         for attempt_row in attempts
     ]
+
+
+def _some_attempts(rng: Random, requested_model: str) -> list[dict[str, Any]]:
+    """Return one to three attempts of a call, or its answer from the cache."""
+    if rng.random() < 0.1:
+        cached = {"attempt": 0, "model": requested_model, "status": "cached"}
+        return [cached | {"first_chunk": None}]
+    attempts: list[dict[str, Any]] = []
+    for number in range(1, rng.randint(1, 3) + 1):
+        status = rng.choice(["ok", "ok", "cancelled", "upstream_unavailable", "lost"])
+        first_chunk = rng.choice([None, 0.1]) if status != "ok" else 0.1
+        model = requested_model if number == 1 else rng.choice(MODELS)
+        attempt = {"attempt": number, "model": model, "status": status}
+        attempts.append(attempt | {"first_chunk": first_chunk})
+    return attempts
 
 
 def settle(ledger: Ledger, call: dict[str, Any]) -> None:
@@ -160,56 +154,66 @@ def level_by_rows(
     *,
     by: str = "asked",
 ) -> float:
-    """What a limit counts, row by row, without any sum."""
+    """Return what a limit counts, row by row, without any sum."""
     first, last = window_days(limit.window, current_time)
-    expected_owner = {
-        "tenant": subject.tenant, "key": limit.key or subject.key or "-", "user": subject.user or "-",
-        "model": subject.model,
-    }  # fmt: skip
     used, seen_invocations, answered = 0.0, set[str](), set[str]()
     for call in sorted(calls, key=lambda call: (call["invocation"], call["attempt"])):
-        keys = {call["api_key"], call.get("app", "")}
-        key = limit.key if limit.key and limit.key in keys else call["api_key"] or "-"
-        owner = {
-            "tenant": call["tenant"],
-            "key": key,
-            "user": call["user"] or "-",
-            "model": call[by],
-        }
-        if call["tenant"] != subject.tenant or not first <= call["at"] // DAY <= last:
+        if not first <= call["at"] // DAY <= last:
             continue
-        if owner[limit.per] != expected_owner[limit.per] or (
-            limit.key and limit.key not in keys
-        ):
+        if not _is_counted(call, limit, subject, call[by]):
             continue
-        if limit.user not in ("", call["user"] or "") or not matches_pattern(
-            limit.model, call[by]
-        ):
-            continue
-        is_answer = (
-            call["status"] in ("ok", "cached", "lost")
-            or call["first_chunk"] is not None
+        invocation = call["invocation"]
+        is_answer = call["status"] in ("ok", "cached", "lost") or (
+            call["first_chunk"] is not None
         )
-        is_new, is_first_answer = (
-            call["invocation"] not in seen_invocations,
-            is_answer and call["invocation"] not in answered,
-        )
-        seen_invocations.add(call["invocation"])
-        answered |= {call["invocation"]} if is_answer else set()
-        credits_per_answer = next(
-            (
-                credit_amount
-                for pattern, credit_amount in limit.credits.items()
-                if matches_pattern(pattern, call[by])
-            ),
-            1.0,
-        )
+        is_first_answer = is_answer and invocation not in answered
         is_cached = call["status"] == "cached"
         used += {
-            "requests": float(is_new), "times": float(is_first_answer), "credits": credits_per_answer * is_first_answer,
-            "tokens": 0.0 if is_cached else call["tokens"] + 1, "cost": 0.0 if is_cached else call["price"],
-        }[limit.unit]  # fmt: skip
+            "requests": float(invocation not in seen_invocations),
+            "times": float(is_first_answer),
+            "credits": _credits_per_answer(limit, call[by]) * is_first_answer,
+            "tokens": 0.0 if is_cached else call["tokens"] + 1,
+            "cost": 0.0 if is_cached else call["price"],
+        }[limit.unit]
+        seen_invocations.add(invocation)
+        if is_answer:
+            answered.add(invocation)
     return used
+
+
+def _is_counted(
+    call: dict[str, Any], limit: Limit, subject: Subject, model: str
+) -> bool:
+    """Return whether a limit counts a call for the subject, apart from its window."""
+    keys = {call["api_key"], call.get("app", "")}
+    if limit.key and limit.key not in keys:
+        return False
+    owner = {
+        "tenant": call["tenant"],
+        "key": limit.key or call["api_key"] or "-",
+        "user": call["user"] or "-",
+        "model": model,
+    }
+    expected_owner = {
+        "tenant": subject.tenant,
+        "key": limit.key or subject.key or "-",
+        "user": subject.user or "-",
+        "model": subject.model,
+    }
+    return (
+        call["tenant"] == subject.tenant
+        and owner[limit.per] == expected_owner[limit.per]
+        and limit.user in ("", call["user"] or "")
+        and matches_pattern(limit.model, model)
+    )
+
+
+def _credits_per_answer(limit: Limit, model: str) -> float:
+    """Return the credits of the first pattern that the model matches; 1 if none does."""
+    for pattern, credit_amount in limit.credits.items():
+        if matches_pattern(pattern, model):
+            return credit_amount
+    return 1.0
 
 
 async def level_by_sums(
@@ -407,9 +411,8 @@ def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(
     rng, tenant = Random(2), new_id("t")
     calls = some_calls(rng, tenant, 150, since=NOW - 70 * DAY, until=NOW)
     for call in calls:
-        call["asked"] = call[
-            "model"
-        ]  # nobody wrote down then what the limits knew the call by
+        # Old rows do not have the name by which the limits knew the call.
+        call["asked"] = call["model"]
         call["app"] = ""
     old_database(url, calls)
 
@@ -419,52 +422,54 @@ def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(
         monkeypatch.setattr(usage_sums, "_LINES_AT_ONCE", 11)
         new = some_calls(rng, tenant, 40, since=NOW - 70 * DAY, until=NOW)
         new.sort(key=lambda call: call["attempt"])
-        for turns, call in enumerate(
-            new
-        ):  # calls go on, and two servers sum up at once
-            settle(ledgers[0], call)
-            if turns % 25 == 0:
-                await asyncio.gather(
-                    *(ledger.sums.sum_next_span(NOW) for ledger in ledgers)
-                )
-        await ledgers[0].flush()
+        await _settle_while_summing(ledgers, new)
         assert not ledgers[0].sums.is_complete
-        await ledgers[0].usage.delete_before(
-            NOW
-        )  # what is not in the sums yet must not go
+        # Rows that are not in the sums yet must not be deleted.
+        await ledgers[0].usage.delete_before(NOW)
         assert await exported(ledgers[0], tenant, 1e12) == len(calls) + len(new)
         while any([await ledger.sums.sum_next_span(NOW) for ledger in ledgers]):
             pass
         await asyncio.gather(*(ledger.sums.reaches(tenant, 0) for ledger in ledgers))
         assert ledgers[0].sums.is_complete
-        summed_tokens = {
-            row.model: row.tokens
-            for row in await ledgers[1].sums.between(
-                sought_by_tenant(tenant), 0, 1 << 40
-            )
-        }
+        summed_tokens = await _summed_tokens(ledgers[1], tenant)
         for model in MODELS:
-            mine = [
-                call
-                for call in (*calls, *new)
-                if call["asked"] == model and call["status"] != "cached"
-            ]
-            assert summed_tokens[model] == sum(call["tokens"] + 1 for call in mine)
+            assert summed_tokens[model] == _tokens_of(model, [*calls, *new])
         await ledgers[0].usage.delete_before(NOW)
         assert await exported(ledgers[0], tenant, NOW) == 0
-        tokens_after_forget = {
-            row.model: row.tokens
-            for row in await ledgers[1].sums.between(
-                sought_by_tenant(tenant), 0, 1 << 40
-            )
-        }
-        assert (
-            tokens_after_forget == summed_tokens
-        )  # what limits count outlives the rows
+        # The limits' sums outlive the rows.
+        assert await _summed_tokens(ledgers[1], tenant) == summed_tokens
         for database in databases:
             await asyncio.to_thread(database.close)
 
     asyncio.run(work())
+
+
+async def _settle_while_summing(
+    ledgers: Sequence[Ledger], calls: Sequence[dict[str, Any]]
+) -> None:
+    """Settle calls while two servers add old rows to the sums at once."""
+    for turn, call in enumerate(calls):
+        settle(ledgers[0], call)
+        if turn % 25 == 0:
+            await asyncio.gather(
+                *(ledger.sums.sum_next_span(NOW) for ledger in ledgers)
+            )
+    await ledgers[0].flush()
+
+
+async def _summed_tokens(ledger: Ledger, tenant: str) -> dict[str, int]:
+    """Return the tokens in the sums, by model."""
+    rows = await ledger.sums.between(sought_by_tenant(tenant), 0, 1 << 40)
+    return {row.model: row.tokens for row in rows}
+
+
+def _tokens_of(model: str, calls: Sequence[dict[str, Any]]) -> int:
+    """Return the tokens of a model's calls that did not come from the cache."""
+    return sum(
+        call["tokens"] + 1
+        for call in calls
+        if call["asked"] == model and call["status"] != "cached"
+    )
 
 
 def test_whoever_is_killed_while_adding_up_is_gone_on_from(

@@ -34,8 +34,8 @@ OPEN = {
 }
 CASES: list[tuple[str, dict[str, Any], Facts]] = [
     ("plain network", {**OPEN, "trusted_proxies": []}, Facts()),
-    ("everybody is a proxy", {"trusted_proxies": ["0.0.0.0/0"]}, Facts()),
-    ("everybody is a proxy", {"trusted_proxies": ["::/0"]}, Facts()),
+    ("every address is a trusted proxy", {"trusted_proxies": ["0.0.0.0/0"]}, Facts()),
+    ("every address is a trusted proxy", {"trusted_proxies": ["::/0"]}, Facts()),
     ("weak API key", {"api_keys": ["short"]}, Facts()),
     ("weak API key", {"api_keys": ["a" * 40]}, Facts()),
     ("weak API key", {"api_keys": ["my-password-for-the-server-of-us"]}, Facts()),
@@ -48,11 +48,11 @@ CASES: list[tuple[str, dict[str, Any], Facts]] = [
     ("Valkey without a password", {"shared": "valkeys://cache.example:6379"}, Facts()),
     ("Valkey without TLS", {"shared": "valkey://:pw@cache.example:6379"}, Facts()),
     ("private addresses", {"egress": {"private": ["10.0.0.1:80"]}}, Facts()),
-    ("odd ports", {"egress": {"ports": [80, 25]}}, Facts()),
+    ("unusual ports", {"egress": {"ports": [80, 25]}}, Facts()),
     ("prompts in traces", {"telemetry": {"content": True}}, Facts()),
     ("prompts are recorded", {"telemetry": {"record": True}}, Facts()),
     ("credentials passed on", {"content": {"pass_authorization": True}}, Facts()),
-    ("one origin", {}, Facts(tenants=("acme",))),
+    ("shared origin", {}, Facts(tenants=("acme",))),
     ("unsigned plugins", {**OPEN, "plugins": {"debug_port": 0}}, Facts()),
     ("plugin debug port", {**OPEN, "plugins": {"must_be_signed": True}}, Facts()),
     ("plugin interface", {"plugins": {"open_interface": True}}, Facts()),
@@ -95,7 +95,7 @@ def test_what_may_be_meant_is_information():
     )
     assert {finding.name for finding in reported} == {
         "unsigned plugins",
-        "upgrades by hand",
+        "manual upgrades",
         "master key",
     }
     assert all(finding.is_information for finding in reported)
@@ -108,7 +108,7 @@ def test_the_table_names_real_settings_and_every_finding():
             for part in path.split("."):
                 assert part in value.__struct_fields__, (name, path)
                 value = getattr(value, part)
-    tested = {name for name, _, _ in CASES} | {"upgrades by hand", "master key"}
+    tested = {name for name, _, _ in CASES} | {"manual upgrades", "master key"}
     assert tested == set(UNSAFE)
     for _, configured, facts in CASES:
         for finding in findings(settings(**configured), facts):

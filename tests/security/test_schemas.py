@@ -53,7 +53,7 @@ AB = "".join(random.Random(3).choices("ab", k=60_000))
     ],
 )
 def test_nothing_is_fetched(address: str, wrap_schema: Any):
-    with pytest.raises(SchemaError, match="leads elsewhere"):
+    with pytest.raises(SchemaError, match="external \\$ref"):
         compile_schema(wrap_schema({"$ref": address}))
 
 
@@ -104,7 +104,7 @@ def test_large_values_are_held_to_schemas_off_the_loop():
         {"v": {"a": [1] * 59_999 + ["x"]}},
     )
     assert validate_inputs(form, fine)["v"] == fine["v"]
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match="does not match"):
         validate_inputs(form, invalid_inputs)
 
     async def on_the_loop() -> None:
@@ -120,7 +120,7 @@ def test_large_values_are_held_to_schemas_off_the_loop():
 
 @pytest.mark.parametrize("schema", [{"$ref": "#"}, {"allOf": [{"$ref": "#"}]}])
 def test_circles_are_an_error(schema: Any):
-    with pytest.raises(SchemaError, match="circle"):
+    with pytest.raises(SchemaError, match="circular"):
         compile_schema(schema).mismatch(1)
 
 
@@ -150,10 +150,10 @@ def test_a_lenient_reader_leaves_out_what_it_cannot_match():
 
 
 @pytest.mark.parametrize(("schema", "value", "expected_message"), [
-    ({"$ref": "http://127.0.0.1:9/x"}, {}, "cannot be used"),
-    ({"properties": {"a": {"pattern": "^(a+)+$"}}}, {"a": "a" * 41 + "!"}, "does not fit"),
-    (doubling(40), {}, "cannot be held"),
-    ("[" * 100_000, {}, "is no JSON"),
+    ({"$ref": "http://127.0.0.1:9/x"}, {}, "is invalid"),
+    ({"properties": {"a": {"pattern": "^(a+)+$"}}}, {"a": "a" * 41 + "!"}, "does not match"),
+    (doubling(40), {}, "cannot be validated"),
+    ("[" * 100_000, {}, "is not valid JSON"),
 ])  # fmt: skip
 def test_a_start_form_refuses(schema: Any, value: Any, expected_message: str):
     form = [FormField(variable="v", type="json_object", json_schema=schema)]
@@ -177,17 +177,19 @@ def test_a_tool_refuses_arguments_that_cannot_be_held_to_its_schema():
 
 def test_schemas_are_read_in_one_place():
     for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = (
-                [alias.name for alias in node.names]
-                if isinstance(node, ast.Import)
-                else []
-            )
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if any(
-                name.partition(".")[0] in ("jsonschema", "jsonschema_rs")
-                for name in names
-            ):
-                assert path == SOURCE / "base/schemas.py"
-            if any(name.partition(".")[0] == "json_repair" for name in names):
-                assert path == SOURCE / "base/json_repair.py"
+        packages = _imported_packages(path)
+        if packages & {"jsonschema", "jsonschema_rs"}:
+            assert path == SOURCE / "base/schemas.py"
+        if "json_repair" in packages:
+            assert path == SOURCE / "base/json_repair.py"
+
+
+def _imported_packages(path: Path) -> set[str]:
+    """Return the top-level packages that a module imports."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+    return {name.partition(".")[0] for name in names}

@@ -148,65 +148,38 @@ def test_a_key_that_is_nowhere_is_a_503_that_names_none(
     running = _server(start_gateway, fine.url, tmp_path / "home", "")
     key = _tenant(running, "acme")
     stranger = KeyRing({}).rotated()
-    (credential_row,) = running.do(
-        running.yard.services.storage.resources.list("acme", StoredCredential.kind)
-    )
-    value = msgspec.json.decode(credential_row.body, type=StoredCredential)
-    sealed = stranger.encrypt(
-        "{}", tenant="acme", kind=credential_row.kind, row=credential_row.id
-    )
-    body = msgspec.json.encode(msgspec.structs.replace(value, secret=sealed)).decode()
-    running.do(
-        running.yard.services.storage.resources.change(
-            credential_row, name=credential_row.name, body=body
-        )
-    )
-    running.do(running.yard.services.tenancy.directory.refresh())
-    for path, body_of in (
-        (
-            "/v1/chat/completions",
-            {"model": "own/m", "messages": [{"role": "user", "content": "hi"}]},
-        ),
-        (
-            "/v1/messages",
-            {
-                "model": "own/m",
-                "max_tokens": 5,
-                "messages": [{"role": "user", "content": "hi"}],
-            },
-        ),
-        (
-            "/v1beta/models/own%2Fm:generateContent",
-            {"contents": [{"parts": [{"text": "hi"}]}]},
-        ),
-        (
-            "/v2/chat",
-            {"model": "own/m", "messages": [{"role": "user", "content": "hi"}]},
-        ),
+    _encrypt_credential(running, stranger, "{}")
+    messages = [{"role": "user", "content": "hi"}]
+    contents = [{"parts": [{"text": "hi"}]}]
+    for path, body in (
+        ("/v1/chat/completions", {"model": "own/m", "messages": messages}),
+        ("/v1/messages", {"model": "own/m", "max_tokens": 5, "messages": messages}),
+        ("/v1beta/models/own%2Fm:generateContent", {"contents": contents}),
+        ("/v2/chat", {"model": "own/m", "messages": messages}),
     ):
-        refused = ask(running, "POST", path, body_of, key=key)
+        refused = ask(running, "POST", path, body, key=key)
         assert refused.status == 503, path
-        assert not any(
-            name in refused.body.decode()
-            for name in (stranger.active, running.yard.services.storage.keys.active)
-        )
-    # The key comes, and all is well again.
+        text = refused.body.decode()
+        assert stranger.active not in text
+        assert running.yard.services.storage.keys.active not in text
+    # With the key in the key file, the credential can be used again.
     home_key = tmp_path / "home" / MASTER_KEY
     save_key_ring(home_key, KeyRing({**load_key_ring(home_key).keys, **stranger.keys}))
-    sealed = stranger.encrypt(
-        '{"api_key": "sk-new"}',
-        tenant="acme",
-        kind=credential_row.kind,
-        row=credential_row.id,
-    )
-    body = msgspec.json.encode(msgspec.structs.replace(value, secret=sealed)).decode()
-    running.do(
-        running.yard.services.storage.resources.change(
-            credential_row, name=credential_row.name, body=body
-        )
-    )
-    running.do(running.yard.services.tenancy.directory.refresh())
+    _encrypt_credential(running, stranger, '{"api_key": "sk-new"}')
     assert chat(running, key=key, model="own/m").status == 200
+
+
+def _encrypt_credential(running: Running, key_ring: KeyRing, values: str) -> None:
+    """Replace the values of the tenant's credential by some that this key ring
+    encrypts."""
+    resources = running.yard.services.storage.resources
+    (row,) = running.do(resources.list("acme", StoredCredential.kind))
+    secret = key_ring.encrypt(values, tenant="acme", kind=row.kind, row=row.id)
+    credential = msgspec.json.decode(row.body, type=StoredCredential)
+    changed = msgspec.structs.replace(credential, secret=secret)
+    body = msgspec.json.encode(changed).decode()
+    running.do(resources.change(row, name=row.name, body=body))
+    running.do(running.yard.services.tenancy.directory.refresh())
 
 
 def test_a_damaged_credential_leaves_the_tenants_others(

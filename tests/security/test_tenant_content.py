@@ -477,7 +477,7 @@ def test_with_an_origin_of_its_own_content_is_there_and_nothing_else_is(
             for path in THEIRS:
                 page_text = client.get(path, headers={"host": host}).text
                 assert (
-                    f"this is served at {CONTENT} alone" in page_text
+                    f"this path is served only at {CONTENT}" in page_text
                 ) is not is_content_host, (host, path)
             for path in OURS:
                 answer = client.get(path, headers={"host": host})
@@ -517,12 +517,12 @@ def test_an_origin_that_is_none_is_refused_with_its_line(tmp_path: Path, text: s
     file.write_text(f"log_level: info\ncontent:\n  origin: {json.dumps(text)}\n")
     with pytest.raises(
         ConfigError,
-        match=r"modelyard.yaml:\d: content: .*must be an origin, as https://",
+        match=r"modelyard.yaml:\d: content: .*must be a URL origin such as https://",
     ):
         load_settings({"MODELYARD_HOME": str(tmp_path)})
     file.unlink()
     with pytest.raises(
-        ConfigError, match="MODELYARD_CONTENT__ORIGIN: .*must be an origin"
+        ConfigError, match="MODELYARD_CONTENT__ORIGIN: .*must be a URL origin"
     ):
         load_settings(
             {"MODELYARD_HOME": str(tmp_path), "MODELYARD_CONTENT__ORIGIN": text}
@@ -575,7 +575,7 @@ def test_without_one_everything_is_where_it_was():
     ("name", "value"), [("x-a", "1\r\nset-cookie: a=b"), ("x-a", "1\nb"), ("x-a", "1\0"), ("x a", "1"), ("x:a", "1"), ("", "1")]
 )  # fmt: skip
 def test_a_header_that_would_end_itself_is_refused(name: str, value: str):
-    with pytest.raises(PluginError, match="a header that is none"):
+    with pytest.raises(PluginError, match="an invalid header"):
         outgoing([(name, value)])
 
 

@@ -18,40 +18,37 @@ class _Echo(BaseHTTPRequestHandler):
         server: Any = self.server
         server.seen.append((self.command, self.path))
         if parts.path == "/token":
-            form_fields = dict(parse_qsl(body.decode()))
-            is_valid_client = (
-                form_fields.get("client_id") == "me"
-                and form_fields.get("client_secret") == "hush"
-            )
-            self._send(
-                200 if is_valid_client else 401,
-                {"access_token": f"token-{len(server.seen)}", "expires_in": 3600}
-                if is_valid_client
-                else {},
-            )
-            return
-        if parts.path == "/extension":
-            self._send(
-                200, _extension(json.loads(body), self.headers.get("authorization"))
-            )
-            return
-        if parts.path.endswith("/fails"):
+            self._send_token(body, len(server.seen))
+        elif parts.path == "/extension":
+            authorization = self.headers.get("authorization")
+            self._send(200, _extension(json.loads(body), authorization))
+        elif parts.path.endswith("/fails"):
             self._send(422, {"error": "not like that"})
-            return
-        if parts.path.endswith("/text"):
+        elif parts.path.endswith("/text"):
             self._raw(200, b"plain words", "text/plain")
-            return
-        if parts.path.endswith("/bytes"):
+        elif parts.path.endswith("/bytes"):
             self._raw(200, b"\x00\x01\x02", "application/octet-stream")
-            return
-        if parts.path.endswith("/nothing"):
+        elif parts.path.endswith("/nothing"):
             self._raw(204, b"", "")
+        else:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            request = {
+                "method": self.command,
+                "path": parts.path,
+                "query": parse_qsl(parts.query, keep_blank_values=True),
+                "headers": headers,
+                "body": body.decode("utf-8", "replace"),
+            }
+            self._send(200, request)
+
+    def _send_token(self, body: bytes, number: int) -> None:
+        """Send a token if the client's credentials are right."""
+        fields = dict(parse_qsl(body.decode()))
+        credentials = (fields.get("client_id"), fields.get("client_secret"))
+        if credentials != ("me", "hush"):
+            self._send(401, {})
             return
-        self._send(200, {
-            "method": self.command, "path": parts.path, "query": parse_qsl(parts.query, keep_blank_values=True),
-            "headers": {name.lower(): value for name, value in self.headers.items()},
-            "body": body.decode("utf-8", "replace"),
-        })  # fmt: skip
+        self._send(200, {"access_token": f"token-{number}", "expires_in": 3600})
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
 

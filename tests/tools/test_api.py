@@ -223,7 +223,7 @@ def test_tokens_are_fetched_once_and_refused_clearly(origin: str):
     invalid_auth = Auth(
         type="oauth2", user="me", value="wrong", token_url=f"http://{origin}/token"
     )
-    assert "gave no token: status 401" in call(api, "op", {}, origin, invalid_auth).text
+    assert "no access token from" in call(api, "op", {}, origin, invalid_auth).text
 
 
 def test_answers_of_every_kind(origin: str):
@@ -240,13 +240,13 @@ def test_answers_of_every_kind(origin: str):
 def test_hosts_that_must_not_be_called(origin: str):
     api = parse(openapi_description("127.0.0.1:1", op={}))
     assert (
-        "which is no public address" in call(api, "op", {}, origin).text
-        or "must not be called" in call(api, "op", {}, origin).text
+        "Address blocked" in call(api, "op", {}, origin).text
+        or "is blocked" in call(api, "op", {}, origin).text
     )
     nowhere = parse(
         '{"openapi": "3.0.0", "info": {"title": "x"}, "paths": {"/a": {"get": {}}}}'
     )
-    assert "names no server" in call(nowhere, "a_get", {}, origin).text
+    assert "declares no server" in call(nowhere, "a_get", {}, origin).text
 
 
 def test_a_path_cannot_be_left(origin: str):
@@ -259,7 +259,7 @@ def test_a_path_cannot_be_left(origin: str):
             },
         )
     )
-    assert "cannot be '..'" in call(api, "op", {"x": ".."}, origin).text
+    assert "must not be '..'" in call(api, "op", {"x": ".."}, origin).text
     assert (
         echoed_request(call(api, "op", {"x": "../../etc"}, origin))["path"]
         == "/api/a/..%2F..%2Fetc/b"
@@ -321,7 +321,7 @@ def test_references_that_go_round_or_lead_away():
         "#/nowhere/at/all",
         "other.yaml",
     ):
-        with pytest.raises(DescriptionError, match="circle|leads out|leads nowhere"):
+        with pytest.raises(DescriptionError, match="circular|external|unresolved"):
             _parse_operation(**body({"$ref": reference}))
 
 
@@ -329,7 +329,7 @@ def test_references_that_go_round_or_lead_away():
     ("text", "expected_message"),
     [
         ("", "must be an object"), ("[1]", "must be an object"), ("{", "neither JSON nor YAML"),
-        ("openapi: 3.0.0", "has no operations"), ("a: b", "has 'openapi: 3…'"), ("x" * (21 << 20), "at most 20 MB"),
+        ("openapi: 3.0.0", "has no operations"), ("a: b", "expected 'openapi: 3…'"), ("x" * (21 << 20), "maximum 20 MB"),
         ('{"openapi": "3.0.0", "paths": {"/a": {"get": {"parameters": [{"name": "x", "in": "moon"}]}}}}', "has no operations"),
     ],
 )  # fmt: skip
@@ -354,6 +354,6 @@ def test_a_plugins_manifest_says_where_its_api_is():
     }
     assert manifest_url(json.dumps(manifest)) == "https://example.org/openapi.yaml"
     with pytest.raises(
-        DescriptionError, match="described at https://example.org/openapi.yaml"
+        DescriptionError, match="API description is at https://example.org/openapi.yaml"
     ):
         parse(json.dumps(manifest))

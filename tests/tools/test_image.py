@@ -78,7 +78,7 @@ def test_a_picture_comes_as_a_file(tmp_path: Path):
 
 def test_an_answer_without_one_is_a_failure_that_says_what_to_do(tmp_path: Path):
     observation, _ = drawn(tmp_path, "nothing")
-    assert (observation.error, "without a picture" in observation.text) == (
+    assert (observation.error, "returned no picture" in observation.text) == (
         "tool_failed",
         True,
     )

@@ -246,7 +246,7 @@ def test_a_program_over_stdio_and_one_that_dies():
             assert next(iter(protocol.messages_of(result)))["message"] == {
                 "json_object": {"sum": 5}
             }
-            with pytest.raises(McpError, match=r"did not answer within 0\.1 s"):
+            with pytest.raises(McpError, match=r"no response within 0\.1 s"):
                 await client.call("wait", {}, seconds=0.1)
         finally:
             await client.aclose()
@@ -254,7 +254,7 @@ def test_a_program_over_stdio_and_one_that_dies():
         with pytest.raises(McpError):
             await dead.connect()
         await dead.aclose()
-        with pytest.raises(McpError, match="does not start"):
+        with pytest.raises(McpError, match="cannot start"):
             await McpClient(StdioChannel("/no/such/program")).connect()
 
     asyncio.run(go())
@@ -356,12 +356,12 @@ def after_discovery(answer: Any) -> Any:
 
 
 LIES: dict[str, tuple[Any, str]] = {
-    "no JSON": (lambda m: (200, {}, b"<html>"), "no message of the protocol"),
+    "no JSON": (lambda m: (200, {}, b"<html>"), "not a JSON-RPC message"),
     "another id": (lambda m: (200, {}, json.dumps({"jsonrpc": "2.0", "id": 99, "result": {}}).encode()), "another request"),
-    "neither result nor error": (lambda m: (200, {}, json.dumps({"jsonrpc": "2.0", "id": m["id"]}).encode()), "no message of the protocol"),
+    "neither result nor error": (lambda m: (200, {}, json.dumps({"jsonrpc": "2.0", "id": m["id"]}).encode()), "not a JSON-RPC message"),
     "a result that is a list": (lambda m: (200, {}, result_body(m, [1])), "neither a result nor an error"),
-    "wants its user": (lambda m: (200, {}, result_body(m, {"resultType": "input_required"})), "wants more from its user"),
-    "a stream without end or answer": (lambda m: (200, {"content-type": "text/event-stream"}, b"data: {}\n\n"), "without an answer"),
+    "wants its user": (lambda m: (200, {}, result_body(m, {"resultType": "input_required"})), "requires user input"),
+    "a stream without end or answer": (lambda m: (200, {"content-type": "text/event-stream"}, b"data: {}\n\n"), "without a response"),
     "a status": (lambda m: (500, {}, b"oops"), "status 500"),
     "an error": (lambda m: (200, {}, json.dumps({"jsonrpc": "2.0", "id": m["id"], "error": {"code": -1, "message": "no"}}).encode()), "McpError: no"),
     "too much": (lambda m: (200, {}, b" " * (33 << 20)), "sent more than|larger"),

@@ -1,6 +1,8 @@
 """Whatever stands anywhere in a request or an answer: it is read, or refused by name; never a fault of ours."""
 
+import itertools
 import json
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -70,35 +72,43 @@ def distinct(documents: Iterator[Any]) -> list[Any]:
 
 
 def faults(documents: list[Any], read: Callable[[Any], Any]) -> Mapping[str, str]:
-    """Error → the first place and value that met it."""
+    """Return each error with the first path and value that raised it."""
     stumbles: dict[str, str] = {}
+    for document, path, value in _different_changes(documents):
+        try:
+            read(changed(document, path, value))
+        except ModelyardError:
+            pass
+        except Exception as error:  # noqa: BLE001
+            stumbles.setdefault(_description(error), f"{path} = {value!r}")
+    return stumbles
+
+
+def _different_changes(documents: list[Any]) -> Iterator[tuple[Any, Path, Any]]:
+    """Yield (document, path, value) of each change; changes that differ only in the
+    index of an item are tried once for each type of document."""
     tried_keys: set[tuple[Any, ...]] = set()
     for document in documents:
-        for path in paths_of(document):
-            path_shape = tuple("*" if isinstance(step, int) else step for step in path)
-            for value in _OTHERS:
-                key = (*path_shape, json.dumps(value), str(document.get("type")))
-                if key in tried_keys:
-                    continue
+        document_type = str(document.get("type"))
+        for path, value in itertools.product(paths_of(document), _OTHERS):
+            key = (_shape(path), json.dumps(value), document_type)
+            if key not in tried_keys:
                 tried_keys.add(key)
-                try:
-                    read(changed(document, path, value))
-                except ModelyardError:
-                    pass
-                except Exception as error:  # noqa: BLE001
-                    frame = error.__traceback__
-                    while frame is not None and frame.tb_next is not None:
-                        frame = frame.tb_next
-                    where = (
-                        f"{frame.tb_frame.f_code.co_filename.rpartition('/')[2]}:{frame.tb_lineno}"
-                        if frame
-                        else ""
-                    )
-                    stumbles.setdefault(
-                        f"{where} {type(error).__name__}: {error}",
-                        f"{path} = {value!r}",
-                    )
-    return stumbles
+                yield document, path, value
+
+
+def _shape(path: Path) -> Path:
+    """Return a path with `*` for each index of an item."""
+    return tuple("*" if isinstance(step, int) else step for step in path)
+
+
+def _description(error: Exception) -> str:
+    """Return an error with the file and line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    origin = ""
+    if frames:
+        origin = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}"
+    return f"{origin} {type(error).__name__}: {error}"
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

@@ -1,7 +1,7 @@
 """Laws that every chat format keeps: what is written and read again is the same, whole and as a stream."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -167,24 +167,25 @@ def user_content(draw: st.DrawFn, name: str) -> Any:
 
 
 def bare(value: Any) -> Any:
-    """Without what a reader adds: where it was read, what it was in, names that tell tools' results apart."""
-    built = msgspec.to_builtins(value)
+    """Return a value without what a reader adds: where it was read, what it was in, and
+    names that tell tools' results apart."""
+    built = _without_reader_fields(msgspec.to_builtins(value))
+    if isinstance(value, list):
+        return [alike(message) for message in built]
+    return alike(built)
 
-    def stripped(node: Any) -> Any:
-        if isinstance(node, dict):
-            left_out = {"extra", "index", "origin"}
-            return {
-                key: stripped(inner)
-                for key, inner in node.items()
-                if key not in left_out
-            }
-        return [stripped(inner) for inner in node] if isinstance(node, list) else node
 
-    return (
-        [alike(message) for message in stripped(built)]
-        if isinstance(value, list)
-        else alike(stripped(built))
-    )
+def _without_reader_fields(node: Any) -> Any:
+    """Return a document without the fields that a reader adds, at every level."""
+    if isinstance(node, list):
+        return [_without_reader_fields(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: _without_reader_fields(child)
+        for key, child in node.items()
+        if key not in ("extra", "index", "origin")
+    }
 
 
 def alike(message: Any) -> Any:
@@ -281,50 +282,16 @@ def test_an_answer_written_and_read_is_the_same(name: str, data: st.DataObject):
 
 @st.composite
 def cut(draw: st.DrawFn, result: LLMResult) -> list[LLMResultChunk]:
-    """The answer as a stream whose texts, thoughts and arguments come in pieces."""
+    """Return the answer as a stream whose texts, thoughts and arguments are split."""
     deltas: list[LLMResultChunkDelta] = []
     for block_index, block in enumerate(result.message.blocks):
         if isinstance(block, ToolCall):
-            number = result.message.tool_calls.index(block)
-            function = ToolCallFunction(name=block.function.name)
-            deltas.append(
-                delta_of(
-                    tool_calls=[
-                        msgspec.structs.replace(block, function=function, index=number)
-                    ]
-                )
-            )
-            for fragment in draw(text_fragments(block.function.arguments)):
-                deltas.append(
-                    delta_of(
-                        tool_calls=[
-                            ToolCall(
-                                function=ToolCallFunction(arguments=fragment),
-                                index=number,
-                            )
-                        ]
-                    )
-                )
+            call_index = result.message.tool_calls.index(block)
+            deltas += _cut_call(draw, block, call_index)
         elif isinstance(block, ThinkingPromptMessageContent):
-            for fragment in draw(text_fragments(block.data)):
-                part = msgspec.structs.replace(
-                    block, data=fragment, signature="", index=block_index
-                )
-                deltas.append(delta_of(content=[part]))
-            deltas.append(
-                delta_of(
-                    content=[msgspec.structs.replace(block, data="", index=block_index)]
-                )
-            )
+            deltas += _cut_thinking(draw, block, block_index)
         elif isinstance(block, TextPromptMessageContent):
-            as_string = draw(st.booleans())
-            for fragment in draw(text_fragments(block.data)):
-                content: Any = (
-                    fragment
-                    if as_string
-                    else [TextPromptMessageContent(data=fragment, index=block_index)]
-                )
-                deltas.append(delta_of(content=content))
+            deltas += _cut_text(draw, block, block_index)
     deltas.append(
         LLMResultChunkDelta(finish_reason=result.finish_reason, usage=result.usage)
     )
@@ -334,6 +301,40 @@ def cut(draw: st.DrawFn, result: LLMResult) -> list[LLMResultChunk]:
         )
         for delta in deltas
     ]
+
+
+def _cut_call(
+    draw: st.DrawFn, call: ToolCall, call_index: int
+) -> Iterator[LLMResultChunkDelta]:
+    """Yield the name of a call, then fragments of its arguments."""
+    function = ToolCallFunction(name=call.function.name)
+    start = msgspec.structs.replace(call, function=function, index=call_index)
+    yield delta_of(tool_calls=[start])
+    for fragment in draw(text_fragments(call.function.arguments)):
+        function = ToolCallFunction(arguments=fragment)
+        yield delta_of(tool_calls=[ToolCall(function=function, index=call_index)])
+
+
+def _cut_thinking(
+    draw: st.DrawFn, block: ThinkingPromptMessageContent, block_index: int
+) -> Iterator[LLMResultChunkDelta]:
+    """Yield fragments of the thinking, then its signature."""
+    for fragment in draw(text_fragments(block.data)):
+        part = msgspec.structs.replace(
+            block, data=fragment, signature="", index=block_index
+        )
+        yield delta_of(content=[part])
+    yield delta_of(content=[msgspec.structs.replace(block, data="", index=block_index)])
+
+
+def _cut_text(
+    draw: st.DrawFn, block: TextPromptMessageContent, block_index: int
+) -> Iterator[LLMResultChunkDelta]:
+    """Yield fragments of a text, all as strings or all as parts."""
+    as_string = draw(st.booleans())
+    for fragment in draw(text_fragments(block.data)):
+        part = TextPromptMessageContent(data=fragment, index=block_index)
+        yield delta_of(content=fragment if as_string else [part])
 
 
 def delta_of(**message: Any) -> LLMResultChunkDelta:
@@ -416,67 +417,74 @@ def test_calls_that_come_interleaved_are_not_mixed_up(name: str, data: st.DataOb
 
 
 def continued(name: str, answer: dict[str, Any], result: LLMResult) -> dict[str, Any]:
-    """The next request of a caller that sends back what it got, with results of the calls in it."""
+    """Return the next request of a caller that sends back the answer, with results of
+    its calls."""
     ids = [call.id for call in result.tool_calls]
     match name:
         case "openai_chat":
-            results = [
-                {"role": "tool", "tool_call_id": call_id, "content": "ok"}
-                for call_id in ids
-            ]
-            history = [answer["choices"][0]["message"], *results]
-            return {
-                "messages": [
-                    {"role": "user", "content": "hi"},
-                    *history,
-                    {"role": "user", "content": "on"},
-                ]
-            }
+            return _continued_chat(answer, ids)
         case "anthropic":
-            results = [
-                {"type": "tool_result", "tool_use_id": call_id, "content": "ok"}
-                for call_id in ids
-            ]
-            last = {
-                "role": "user",
-                "content": [*results, {"type": "text", "text": "on"}],
-            }
-            turns = [
-                {"role": "user", "content": "hi"},
-                {"role": "assistant", "content": answer["content"]},
-                last,
-            ]
-            return {"messages": turns, "max_tokens": 9}
+            return _continued_messages(answer, ids)
         case "gemini":
-            function_calls = [
-                part["functionCall"]
-                for part in answer["candidates"][0]["content"]["parts"]
-                if "functionCall" in part
-            ]
-            results = [
-                {
-                    "functionResponse": {
-                        "name": function_call["name"],
-                        "response": {"result": "ok"},
-                    }
-                }
-                for function_call in function_calls
-            ]
-            first = {"role": "user", "parts": [{"text": "hi"}]}
-            last = {"role": "user", "parts": [*results, {"text": "on"}]}
-            return {"contents": [first, answer["candidates"][0]["content"], last]}
+            return _continued_contents(answer)
         case _:
-            results = [
-                {"type": "function_call_output", "call_id": call_id, "output": "ok"}
-                for call_id in ids
-            ]
-            return {
-                "input": [
-                    {"role": "user", "content": "hi"},
-                    *answer["output"],
-                    *results,
-                ]
-            }
+            return _continued_input(answer, ids)
+
+
+def _continued_chat(answer: dict[str, Any], ids: list[str]) -> dict[str, Any]:
+    """Return the next request of OpenAI's chat format."""
+    results = [
+        {"role": "tool", "tool_call_id": call_id, "content": "ok"} for call_id in ids
+    ]
+    return {
+        "messages": [
+            {"role": "user", "content": "hi"},
+            answer["choices"][0]["message"],
+            *results,
+            {"role": "user", "content": "on"},
+        ]
+    }
+
+
+def _continued_messages(answer: dict[str, Any], ids: list[str]) -> dict[str, Any]:
+    """Return the next request of Anthropic's format."""
+    results = [
+        {"type": "tool_result", "tool_use_id": call_id, "content": "ok"}
+        for call_id in ids
+    ]
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": answer["content"]},
+        {"role": "user", "content": [*results, {"type": "text", "text": "on"}]},
+    ]
+    return {"messages": messages, "max_tokens": 9}
+
+
+def _continued_contents(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the next request of Google's format, which names calls and has no ids."""
+    content = answer["candidates"][0]["content"]
+    names = [
+        part["functionCall"]["name"]
+        for part in content["parts"]
+        if "functionCall" in part
+    ]
+    results = [
+        {"functionResponse": {"name": name, "response": {"result": "ok"}}}
+        for name in names
+    ]
+    first = {"role": "user", "parts": [{"text": "hi"}]}
+    last = {"role": "user", "parts": [*results, {"text": "on"}]}
+    return {"contents": [first, content, last]}
+
+
+def _continued_input(answer: dict[str, Any], ids: list[str]) -> dict[str, Any]:
+    """Return the next request of OpenAI's Responses format."""
+    results = [
+        {"type": "function_call_output", "call_id": call_id, "output": "ok"}
+        for call_id in ids
+    ]
+    question = {"role": "user", "content": "hi"}
+    return {"input": [question, *answer["output"], *results]}
 
 
 @pytest.mark.parametrize("source", EGRESS)

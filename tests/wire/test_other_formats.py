@@ -66,8 +66,8 @@ def test_an_embedding_request_survives(texts: list[str], dimensions: int | None)
     ("body", "part"),
     [
         ({}, "'input' is required"),
-        ({"input": ""}, "is empty"),
-        ({"input": []}, "not empty"),
+        ({"input": ""}, "must not be empty"),
+        ({"input": []}, "non-empty"),
         ({"input": [[1, 2]]}, "token ids"),
         ({"input": ["a", 5]}, "a string"),
         ({"input": "x", "dimensions": 0}, "between 1"),
@@ -84,8 +84,8 @@ def test_wrong_embedding_requests_are_named(body: dict[str, object], part: str):
     ("body", "part"),
     [
         ({"documents": ["a"]}, "'query' is required"),
-        ({"query": " ", "documents": ["a"]}, "'query' is empty"),
-        ({"query": "q", "documents": []}, "'documents' is empty"),
+        ({"query": " ", "documents": ["a"]}, "'query' must not be empty"),
+        ({"query": "q", "documents": []}, "'documents' must not be empty"),
         ({"query": "q", "documents": [5]}, r"documents\[0\]"),
         ({"query": "q", "documents": ["a"], "top_n": 0}, "top_n"),
     ],
@@ -118,10 +118,10 @@ def test_rerank_results_come_best_first_and_within_bounds():
 @pytest.mark.parametrize(
     ("body", "part"),
     [
-        ({"input": ""}, "is empty"),
+        ({"input": ""}, "must not be empty"),
         ({"input": "x", "response_format": "ogg"}, "one of wav, mp3"),
         ({"input": "x", "speed": 9}, "between 0.25 and 4"),
-        ({"input": "x", "voice": 5}, "a voice's name"),
+        ({"input": "x", "voice": 5}, "the name of a voice"),
         ({"input": "x" * 200_000}, "at most 100,000"),
     ],
 )
@@ -194,5 +194,5 @@ def test_moderation_answers_carry_every_category():
     )["results"][0]
     assert set(dumped_result["categories"]) == set(openai_moderations.CATEGORIES)
     assert dumped_result["categories"]["hate"] is True
-    with pytest.raises(InvokeBadRequestError, match="pictures"):
+    with pytest.raises(InvokeBadRequestError, match="images are not"):
         openai_moderations.parse_request({"input": [{"type": "image_url"}]})

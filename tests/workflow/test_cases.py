@@ -1,5 +1,6 @@
 """Cases of each node type and each quirk: an app, what goes in, what must come out, and in which order it happens."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +60,36 @@ def event_line(event: AnyEvent) -> str | None:
 
 @pytest.mark.parametrize("case", cases())
 def test_case(bench: Bench, case: dict[str, Any]):
-    workflow_fields = {
-        name: [
-            {"name": key, **variable} for key, variable in case.get(short, {}).items()
-        ]
-        for name, short in (
-            ("environment_variables", "env"),
-            ("conversation_variables", "conversation"),
-        )
-    }
     app = app_of(
         case["nodes"],
         case.get("edges", ()),
         mode=case.get("mode", "workflow"),
-        **workflow_fields,
+        environment_variables=_variables(case.get("env", {})),
+        conversation_variables=_variables(case.get("conversation", {})),
     )
+    _prepare(bench, case)
+    inputs = from_object(case.get("inputs", {}))
+    outcome, events = bench.run(
+        app, inputs=inputs, query=case.get("query", ""), files=case.get("sys_files", ())
+    )
+    assert (outcome.error, outcome.status.value) == (
+        case.get("error", ""),
+        case.get("status", "succeeded"),
+    )
+    if "outputs" in case:
+        assert outcome.outputs == case["outputs"]
+    _check_events(case, events)
+    _check_nodes(case, events)
+    _check_outside(bench, case)
+
+
+def _variables(variables: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the variables of a case as an app file has them."""
+    return [{"name": name, **variable} for name, variable in variables.items()]
+
+
+def _prepare(bench: Bench, case: dict[str, Any]) -> None:
+    """Give the bench the answers of the case's models, servers, tools and users."""
     bench.model.answers += [(reply[0], reply[1]) for reply in case.get("model", ())]
     bench.http.answers += [
         (reply[0], reply[1], {"content-type": reply[2]}, str(reply[3]).encode())
@@ -87,38 +103,33 @@ def test_case(bench: Bench, case: dict[str, Any]):
         {name: str(text).encode() for name, text in case.get("files", {}).items()}
     )
     bench.turns += [Turn(**turn) for turn in case.get("turns", ())]
-    inputs = from_object(case.get("inputs", {}))
-    outcome, events = bench.run(
-        app, inputs=inputs, query=case.get("query", ""), files=case.get("sys_files", ())
-    )
-    assert (outcome.error, outcome.status.value) == (
-        case.get("error", ""),
-        case.get("status", "succeeded"),
-    )
-    if "outputs" in case:
-        assert outcome.outputs == case["outputs"]
+
+
+def _check_events(case: dict[str, Any], events: Sequence[Any]) -> None:
+    """Check the streamed text and the order of the events."""
     if "says" in case:
-        assert (
-            "".join(
-                event.chunk for event in events if isinstance(event, NodeRunStreamChunk)
-            )
-            == case["says"]
-        )
+        chunks = [event for event in events if isinstance(event, NodeRunStreamChunk)]
+        assert "".join(event.chunk for event in chunks) == case["says"]
     if "order" in case:
-        assert [line for line in map(event_line, events) if line is not None] == case[
-            "order"
-        ]
-    by_node = {
-        event.node_id: event
-        for event in events
-        if isinstance(event, NodeRunSucceeded | NodeRunException | NodeRunFailed)
-    }
+        lines = [event_line(event) for event in events]
+        assert [line for line in lines if line is not None] == case["order"]
+
+
+def _check_nodes(case: dict[str, Any], events: Sequence[Any]) -> None:
+    """Check the fields of the last event of each node; of dictionaries only the expected
+    keys."""
+    ended = NodeRunSucceeded | NodeRunException | NodeRunFailed
+    by_node = {event.node_id: event for event in events if isinstance(event, ended)}
     for name, expected_fields in case.get("node", {}).items():
         for field, value in expected_fields.items():
             actual = getattr(by_node[name], field)
             if isinstance(value, dict):
                 actual = {key: actual.get(key) for key in value}
             assert actual == value, f"{name}.{field}"
+
+
+def _check_outside(bench: Bench, case: dict[str, Any]) -> None:
+    """Check what models, users and servers received."""
     if "asked" in case:
         sent = [
             {message.role.value: message.text}

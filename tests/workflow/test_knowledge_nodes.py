@@ -1,7 +1,7 @@
 """The nodes of knowledge on real datasets: found segments in the shape that apps read, pipelines that end in a dataset."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,52 +88,58 @@ def test_the_retrieval_node_gives_what_apps_read(tmp_path: Path):
             )
 
         (first, *_) = await retrieve(multiple_retrieval_config={"top_k": 2})
-        assert first["content"] == "Parcels leave before noon."
-        assert first["title"] == "shop0"
-        metadata = first["metadata"]
-        assert (
-            metadata["_source"],
-            metadata["position"],
-            metadata["dataset_name"],
-            metadata["retriever_from"],
-        ) == (
-            "knowledge",
-            1,
-            "shop",
-            "workflow",
-        )
-        assert metadata["doc_metadata"]["year"] == 2024
-        assert metadata["segment_word_count"] == len(first["content"])
+        _check_segment(first)
         segments = await retrieve(
             dataset_ids=[shop, "9f0c"],
             query="noon",
             multiple_retrieval_config={"top_k": 5},
         )
-        assert {segment["metadata"]["dataset_id"] for segment in segments} == {
-            shop,
-            zoo,
-        }
-        assert [segment["metadata"]["position"] for segment in segments] == list(
-            range(1, len(segments) + 1)
-        )
-        filtered = await retrieve(
-            metadata_filtering_mode="manual", multiple_retrieval_config={"top_k": 5},
-            metadata_filtering_conditions={"conditions": [{"name": "year", "comparison_operator": "<", "value": "2022"}]},
-        )  # fmt: skip
-        assert [segment["content"] for segment in filtered] == ["Gifts are wrapped."]
-        strict = await retrieve(
-            multiple_retrieval_config={"top_k": 5, "score_threshold": 0.95}
-        )
-        assert strict == []
-        without_reranker = await retrieve(multiple_retrieval_config={
-            "top_k": 1, "reranking_mode": "reranking_model", "reranking_model": {"provider": "langgenius/jina/jina", "model": "x"},
-        })  # fmt: skip
-        assert (
-            len(without_reranker) == 1
-        )  # the model is not here: the order is that of the search
-        assert await retrieve(dataset_ids=["gone"]) == []
+        metadata = [segment["metadata"] for segment in segments]
+        assert {fields["dataset_id"] for fields in metadata} == {shop, zoo}
+        positions = [fields["position"] for fields in metadata]
+        assert positions == list(range(1, len(segments) + 1))
+        await _check_options(retrieve)
 
     in_yard(tmp_path, work)
+
+
+def _check_segment(segment: dict[str, Any]) -> None:
+    """A segment has the fields that Dify's apps read."""
+    assert segment["content"] == "Parcels leave before noon."
+    assert segment["title"] == "shop0"
+    metadata = segment["metadata"]
+    expected = {
+        "_source": "knowledge",
+        "position": 1,
+        "dataset_name": "shop",
+        "retriever_from": "workflow",
+    }
+    assert {name: metadata[name] for name in expected} == expected
+    assert metadata["doc_metadata"]["year"] == 2024
+    assert metadata["segment_word_count"] == len(segment["content"])
+
+
+async def _check_options(
+    retrieve: Callable[..., Awaitable[list[dict[str, Any]]]],
+) -> None:
+    """Filters, thresholds, rerank models and unknown datasets have their effect."""
+    condition = {"name": "year", "comparison_operator": "<", "value": "2022"}
+    filtered = await retrieve(
+        metadata_filtering_mode="manual",
+        multiple_retrieval_config={"top_k": 5},
+        metadata_filtering_conditions={"conditions": [condition]},
+    )
+    assert [segment["content"] for segment in filtered] == ["Gifts are wrapped."]
+    strict = {"top_k": 5, "score_threshold": 0.95}
+    assert await retrieve(multiple_retrieval_config=strict) == []
+    # The rerank model is not installed: the order is that of the search.
+    unknown_reranker = {
+        "top_k": 1,
+        "reranking_mode": "reranking_model",
+        "reranking_model": {"provider": "langgenius/jina/jina", "model": "x"},
+    }
+    assert len(await retrieve(multiple_retrieval_config=unknown_reranker)) == 1
+    assert await retrieve(dataset_ids=["gone"]) == []
 
 
 def test_an_exported_pipeline_ends_in_a_dataset(tmp_path: Path):

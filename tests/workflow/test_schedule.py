@@ -44,16 +44,16 @@ def test_what_a_form_says_is_a_cron_expression(data: dict[str, Any], cron: str):
 
 @pytest.mark.parametrize(("data", "error_pattern"), [
     ({"mode": "cron", "cron_expression": "0 9 * *"}, "must have five fields"),
-    ({"mode": "cron", "cron_expression": "61 * * * *"}, "is no cron expression: bad minute"),
-    ({"mode": "cron", "cron_expression": "0 0 30 2 *"}, "is no cron expression"),
+    ({"mode": "cron", "cron_expression": "61 * * * *"}, "invalid cron expression .*: bad minute"),
+    ({"mode": "cron", "cron_expression": "0 0 30 2 *"}, "invalid cron expression"),
     ({"mode": "cron", "cron_expression": "0 9 * * * *"}, "must have five fields"),
-    ({"mode": "yearly"}, "mode 'yearly' is not known"),
-    ({"frequency": "fortnightly"}, "frequency 'fortnightly' is not known"),
-    ({"frequency": "daily", "visual_config": {"time": "25:00"}}, "must read like"),
+    ({"mode": "yearly"}, "unknown mode 'yearly'"),
+    ({"frequency": "fortnightly"}, "unknown frequency 'fortnightly'"),
+    ({"frequency": "daily", "visual_config": {"time": "25:00"}}, "expected a time like"),
     ({"frequency": "hourly", "visual_config": {"on_minute": 60}}, "must be 0 to 59"),
-    ({"frequency": "weekly", "visual_config": {"weekdays": ["someday"]}}, "'someday' is none"),
-    ({"timezone": "Mars/Olympus"}, "timezone 'Mars/Olympus' is not known"),
-    ({"timezone": "../../etc/passwd"}, "is not known"),
+    ({"frequency": "weekly", "visual_config": {"weekdays": ["someday"]}}, "unknown weekday 'someday'"),
+    ({"timezone": "Mars/Olympus"}, "unknown timezone 'Mars/Olympus'"),
+    ({"timezone": "../../etc/passwd"}, "unknown timezone"),
 ])  # fmt: skip
 def test_what_says_no_time_is_named(data: dict[str, Any], error_pattern: str):
     with pytest.raises(ScheduleError, match=error_pattern):

@@ -78,6 +78,7 @@ PROOFS = {
     "corrupt": "Pages of the ledger overwritten under a running server: refused, said, and restored from a backup.",
     "rollback": "A real older release's database with rows everywhere: upgraded, nothing lost, and back.",
     "rotate": "Master keys rotated beside two servers under load: no call fails, no key is told.",
+    "readable": "Names, density, docstrings, comments and complexity, beside three known packages; no old word left.",
     "house": "The layer list, the contracts, no import circle, the size of the core.",
 }
 

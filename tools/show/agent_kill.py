@@ -39,12 +39,12 @@ from modelyard.models.messages import (
 from modelyard.models.types import Credentials
 from modelyard.testing.workflows import scripted_models
 from modelyard.workflow.dsl import AppMapping
-from modelyard.workflow.engine import Status
 from tools.show.proof import Proof
-from tools.show.run_kill import Effects, run_forked
+from tools.show.run_kill import Effects, report_runs, run_forked
 
 KILLS = int(os.environ.get("AGENT_KILLS", "300"))
 TURNS: tuple[tuple[str, ...], ...] = (("a", "b"), ("c",), ("d", "e"))
+ALL_STEPS = [step for turn in TURNS for step in turn]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ def prove() -> Proof:
         }
         proof.line(
             "workers killed",
-            f"{KILLS}, {ended_early} had ended by themselves",
+            f"{KILLS}, {ended_early} had exited before the kill",
             ended_early == 0,
         )
         asyncio.run(_report_results(proof, home, effects, started, finished_life))
@@ -280,86 +280,85 @@ async def _report_results(
     finished_life: dict[tuple[str, str], int],
 ) -> None:
     """Compare the journal with the server's record of tool calls and report the
-    differences."""
+    differences. `finished_life` has the worker life in which each call finished."""
     async with yard_at(home, effects.url) as yard:
-        rows = await yard.services.storage.database.fetch("SELECT id, status FROM runs")
-        status = {row["id"]: row["status"] for row in rows}
-        lost_runs = [
-            run_id for run_id in started if status.get(run_id) != Status.SUCCEEDED.value
-        ]
-        unfinished = [
-            run_id
-            for run_id, run_status in status.items()
-            if run_status != Status.SUCCEEDED.value
-        ]
-        proof.line(
-            "agents' runs", f"{len(status)} begun, {len(started)} told to their caller"
-        )
-        proof.line(
-            "  lost, or not ended well",
-            len(lost_runs) + len(unfinished),
-            not lost_runs and not unfinished,
-        )
-        lives: dict[tuple[str, str], list[int]] = defaultdict(list)
-        keys: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for life, run, step, key in effects.done:
-            lives[run, step].append(life)
-            keys[run, step].add(key)
-        # A call in a life after the one in which the tool had finished is a repetition.
-        repeated_finished = sum(
-            1
-            for tool_call, life in finished_life.items()
-            for each in lives[tool_call]
-            if each > life
-        )
-        doubled = sum(
-            len(call_lives) - len(set(call_lives)) for call_lives in lives.values()
-        )
-        # A tool may run twice if the kill hit it before its result was recorded.
-        repeated = sum(len(call_lives) - 1 for call_lives in lives.values())
-        missing = [
-            run
-            for run in status
-            if any((run, step) not in lives for turn in TURNS for step in turn)
-        ]
-        # The idempotency key must be the same in each repetition, so that the server
-        # can detect it.
-        changed_keys = [
-            tool_call for tool_call, call_keys in keys.items() if len(call_keys) != 1
-        ]
-        proof.line(
-            "tools called",
-            f"{len(effects.done)}, for {len(lives)} calls that agents wanted",
-        )
-        proof.line(
-            "  finished, and called again", repeated_finished, repeated_finished == 0
-        )
-        proof.line("  called twice in one life", doubled, doubled == 0)
-        proof.line(
-            "  repeated since their end was not known",
-            f"{repeated}, at most two a kill",
-            repeated <= 2 * KILLS,
-        )
-        proof.line("  never called", len(missing), not missing)
-        proof.line("  repeated under another key", len(changed_keys), not changed_keys)
-        wrong_answers = 0
-        for run in status:
-            record = await yard.runs.find("default", run)
-            # The answer lists the tool results in the order of their calls.
-            steps = [
-                result_text.partition("#")[0]
-                for result_text in str(record.outputs.get("text")).split()
-            ]
-            wrong_answers += steps != [step for turn in TURNS for step in turn]
-        proof.line(
-            "  answers that lack a result, or have it in another place",
-            wrong_answers,
-            wrong_answers == 0,
-        )
-        proof.figures |= {
-            "runs": len(status),
-            "lost": len(lost_runs) + len(unfinished),
-            "called_again": repeated_finished,
-            "repeated": repeated,
-            "tools_called": len(effects.done),
-        }
+        run_ids = await report_runs(proof, yard, "agent runs", started)
+        _report_tool_calls(proof, effects, run_ids, finished_life)
+        await _report_answers(proof, yard, run_ids)
+
+
+def _report_tool_calls(
+    proof: Proof,
+    effects: Effects,
+    run_ids: list[str],
+    finished_life: dict[tuple[str, str], int],
+) -> None:
+    """Report tool calls that are missing or that were repeated."""
+    lives: dict[tuple[str, str], list[int]] = defaultdict(list)
+    keys: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for life, run, step, key in effects.done:
+        lives[run, step].append(life)
+        keys[run, step].add(key)
+    proof.line(
+        "tool calls received",
+        f"{len(effects.done)}, for {len(lives)} calls that agents requested",
+    )
+    _report_repetitions(proof, lives, finished_life)
+    missing = [
+        run for run in run_ids if any((run, step) not in lives for step in ALL_STEPS)
+    ]
+    proof.line("  runs without one of their calls", len(missing), not missing)
+    # The idempotency key must be the same in each repetition, so that the server can
+    # detect it.
+    changed_keys = [
+        tool_call for tool_call, call_keys in keys.items() if len(call_keys) != 1
+    ]
+    proof.line(
+        "  repeated with another idempotency key", len(changed_keys), not changed_keys
+    )
+    proof.figures["tools_called"] = len(effects.done)
+
+
+def _report_repetitions(
+    proof: Proof,
+    lives: dict[tuple[str, str], list[int]],
+    finished_life: dict[tuple[str, str], int],
+) -> None:
+    """Report how often calls were repeated. `lives` has the worker lives in which each
+    call was received."""
+    # A call in a life after the one in which the tool had finished is a repetition.
+    repeated_finished = sum(
+        call_life > life
+        for tool_call, life in finished_life.items()
+        for call_life in lives.get(tool_call, ())
+    )
+    doubled = sum(
+        len(call_lives) - len(set(call_lives)) for call_lives in lives.values()
+    )
+    # A tool may run twice if the kill hit it before its result was recorded.
+    repeated = sum(len(call_lives) - 1 for call_lives in lives.values())
+    proof.line(
+        "  repeated after they had finished", repeated_finished, repeated_finished == 0
+    )
+    proof.line("  repeated in the same worker life", doubled, doubled == 0)
+    proof.line(
+        "  repeated because their result was not recorded",
+        f"{repeated}, at most two per kill",
+        repeated <= 2 * KILLS,
+    )
+    proof.figures |= {"called_again": repeated_finished, "repeated": repeated}
+
+
+async def _report_answers(proof: Proof, yard: Modelyard, run_ids: list[str]) -> None:
+    """Report answers that do not list all tool results in the order of their calls."""
+    wrong_answers = 0
+    for run in run_ids:
+        record = await yard.runs.find("default", run)
+        results = str(record.outputs.get("text")).split()
+        steps = [result_text.partition("#")[0] for result_text in results]
+        wrong_answers += steps != ALL_STEPS
+    proof.line(
+        "  answers with a missing or misplaced result",
+        wrong_answers,
+        wrong_answers == 0,
+    )

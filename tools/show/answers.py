@@ -8,6 +8,7 @@ import asyncio
 import re
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,8 @@ import msgspec
 from modelyard.app import Modelyard
 from modelyard.base.settings import load_settings
 from modelyard.knowledge import fact_check
-from modelyard.knowledge.entities import DatasetSettings, RetrievalSettings
+from modelyard.knowledge.answer import Citation
+from modelyard.knowledge.entities import Dataset, DatasetSettings, RetrievalSettings
 from modelyard.knowledge.retrieve import SearchRequest
 from tools.show.proof import ROOT, Proof, weights_folder
 
@@ -123,102 +125,137 @@ async def _ask_questions(proof: Proof, home: Path) -> None:
     folder.mkdir()
     folder_of(folder)
     async with Modelyard(settings) as yard:
-        knowledge = yard.knowledge
-        dataset_settings = DatasetSettings(
-            embedding_model="bge-small-en-v1.5", embedding_model_provider="local"
-        )
-        dataset = await knowledge.datasets.create(
-            "default", "shop", settings=dataset_settings
-        )
-        await knowledge.datasets.sync_folder(dataset, folder, batch="all")
-        ended = await knowledge.datasets.wait(dataset, "all", 120)
-        failed = [
-            f"{document.name}: {document.error}" for document in ended if document.error
-        ]
-        proof.line(
-            "documents",
-            failed
-            or f"{len(ended)}: {', '.join(sorted(document.name for document in ended))}",
-            not failed,
-        )
-        well_cited = supported = placed = 0
-        first: list[float] = []
-        for question, pattern in QUESTIONS:
-            started_at = time.perf_counter()
-            answer = await knowledge.answerer.answer(
-                [dataset.id], SearchRequest(tenant="default", query=question)
-            )
-            # A citation counts if its text matches the expected pattern; white space is
-            # normalised.
-            holds = [
-                citation
-                for citation in answer.citations
-                if re.search(pattern, " ".join(citation.text.split()))
-            ]
-            well_cited += bool(holds) and answer.is_found
-            supported += bool(re.search(pattern, answer.text)) or any(
-                claim.is_supported for claim in answer.claims
-            )
-            # The character range of the citation must really contain the quoted text.
-            placed += await _citation_is_exact(yard, dataset.tenant, dataset.id, holds)
-            first.append(answer.milliseconds.get("first_citation", 0.0))
-            cited = ", ".join(
-                f"{citation.document_name}{f' p. {citation.page}' if citation.page else ''}"
-                for citation in answer.citations
-            )
-            proof.line(
-                question,
-                f"{' '.join(answer.text.split())[:70]} ({cited}; {time.perf_counter() - started_at:.1f} s)",
-                bool(holds) and answer.is_found,
-            )
-        proof.line(
-            "cited sources that hold the answer",
-            f"{well_cited} of {len(QUESTIONS)}",
-            well_cited == len(QUESTIONS),
-        )
-        proof.line(
-            "of those, at the very characters that the citation names",
-            placed,
-            placed == well_cited,
-        )
-        proof.line(
-            "answers that their sources support", f"{supported} of {len(QUESTIONS)}"
-        )
-        # Questions without an answer in the documents have to be refused.
-        refused = 0
-        for question in UNANSWERABLE:
-            answer = await knowledge.answerer.answer(
-                [dataset.id], SearchRequest(tenant="default", query=question)
-            )
-            refused += not answer.is_found
-            proof.line(question, answer.text[:90], not answer.is_found)
+        dataset = await _indexed_dataset(proof, yard, folder)
+        await _check_answers(proof, yard, dataset)
+        await _check_refusals(proof, yard, dataset)
         await _check_facts(proof, yard, dataset.id)
-        first.sort()
-        proof.figures.update(
-            cited=well_cited,
-            supported=supported,
-            refused=refused,
-            first_citation_ms=first[len(first) // 2],
+
+
+async def _indexed_dataset(proof: Proof, yard: Modelyard, folder: Path) -> Dataset:
+    """Create a dataset from the folder's documents and report those that failed."""
+    datasets = yard.knowledge.datasets
+    dataset_settings = DatasetSettings(
+        embedding_model="bge-small-en-v1.5", embedding_model_provider="local"
+    )
+    dataset = await datasets.create("default", "shop", settings=dataset_settings)
+    await datasets.sync_folder(dataset, folder, batch="all")
+    documents = await datasets.wait(dataset, "all", 120)
+    failed = [
+        f"{document.name}: {document.error}" for document in documents if document.error
+    ]
+    names = ", ".join(sorted(document.name for document in documents))
+    proof.line("documents", failed or f"{len(documents)}: {names}", not failed)
+    return dataset
+
+
+@dataclass
+class _AnswerCounts:
+    """How many answers have the properties that are checked."""
+
+    cited: int = 0
+    """Answers with a citation that contains the expected text."""
+    supported: int = 0
+    exact: int = 0
+    """Cited answers whose citations name the right characters."""
+    first_citation_ms: list[float] = field(default_factory=list[float])
+
+
+async def _check_answers(proof: Proof, yard: Modelyard, dataset: Dataset) -> None:
+    """Ask the questions that the documents answer, and report the citations."""
+    counts = _AnswerCounts()
+    for question, pattern in QUESTIONS:
+        await _check_answer(proof, yard, dataset, counts, question, pattern)
+    proof.line(
+        "answers that cite the expected text",
+        f"{counts.cited} of {len(QUESTIONS)}",
+        counts.cited == len(QUESTIONS),
+    )
+    proof.line(
+        "of those, cited with the exact character range",
+        counts.exact,
+        counts.exact == counts.cited,
+    )
+    proof.line(
+        "answers that their sources support", f"{counts.supported} of {len(QUESTIONS)}"
+    )
+    times = sorted(counts.first_citation_ms)
+    proof.figures.update(
+        cited=counts.cited,
+        supported=counts.supported,
+        first_citation_ms=times[len(times) // 2],
+    )
+
+
+async def _check_answer(
+    proof: Proof,
+    yard: Modelyard,
+    dataset: Dataset,
+    counts: _AnswerCounts,
+    question: str,
+    pattern: str,
+) -> None:
+    """Ask one question and add its answer to the counts. `pattern` matches the text
+    that a source has to contain."""
+    started_at = time.perf_counter()
+    answer = await yard.knowledge.answerer.answer(
+        [dataset.id], SearchRequest(tenant="default", query=question)
+    )
+    # A citation counts if its text matches the expected pattern; white space is
+    # normalised.
+    matching = [
+        citation
+        for citation in answer.citations
+        if re.search(pattern, " ".join(citation.text.split()))
+    ]
+    is_cited = bool(matching) and answer.is_found
+    counts.cited += is_cited
+    counts.supported += bool(re.search(pattern, answer.text)) or any(
+        claim.is_supported for claim in answer.claims
+    )
+    # The character range of the citation must really contain the quoted text.
+    counts.exact += await _citation_is_exact(yard, dataset.tenant, dataset.id, matching)
+    counts.first_citation_ms.append(answer.milliseconds.get("first_citation", 0.0))
+    sources = ", ".join(_source_label(citation) for citation in answer.citations)
+    text = " ".join(answer.text.split())[:70]
+    seconds = time.perf_counter() - started_at
+    proof.line(question, f"{text} ({sources}; {seconds:.1f} s)", is_cited)
+
+
+def _source_label(citation: Citation) -> str:
+    """Return the document's name, with the page if the document has pages."""
+    page = f" p. {citation.page}" if citation.page else ""
+    return f"{citation.document_name}{page}"
+
+
+async def _check_refusals(proof: Proof, yard: Modelyard, dataset: Dataset) -> None:
+    """Ask questions without an answer in the documents: they have to be refused."""
+    refused = 0
+    for question in UNANSWERABLE:
+        answer = await yard.knowledge.answerer.answer(
+            [dataset.id], SearchRequest(tenant="default", query=question)
         )
+        refused += not answer.is_found
+        proof.line(question, answer.text[:90], not answer.is_found)
+    proof.figures["refused"] = refused
 
 
 async def _citation_is_exact(
-    yard: Modelyard, tenant: str, dataset: str, citations: list[object]
+    yard: Modelyard, tenant: str, dataset: str, citations: list[Citation]
 ) -> bool:
     """Return whether some citation's character range in its document holds the text
     that it quotes."""
     for citation in citations:
         document = await yard.knowledge.stored.documents.get(
             tenant, dataset, citation.document
-        )  # type: ignore[attr-defined]
+        )
         text = await yard.knowledge.datasets.text(document)
-        cited_text = text[citation.start : citation.stop]  # type: ignore[attr-defined]
+        cited_text = text[citation.start : citation.stop]
         # Only the end is compared, because a citation may start with the heading of its
         # section.
         if (
             citation.text.strip().endswith(cited_text.strip()[-40:])
             and cited_text.strip()
-        ):  # type: ignore[attr-defined]
+        ):
             return True
     return False
 
@@ -245,14 +282,14 @@ async def _check_facts(proof: Proof, yard: Modelyard, dataset: str) -> None:
                 ok=not is_true and None,
             )
     proof.line(
-        "planted falsehoods found",
+        "false sentences recognised",
         f"{falsehoods_found} of {len(FALSE)}",
         falsehoods_found == len(FALSE),
     )
     # One true sentence may be rejected: a cautious check is better than a credulous
     # one.
     proof.line(
-        "true sentences let stand",
+        "true sentences accepted",
         f"{truths_accepted} of {len(TRUE)}",
         truths_accepted >= len(TRUE) - 1,
     )

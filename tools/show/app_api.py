@@ -115,28 +115,37 @@ class Caller:
             return
         error_code = ""
         if status >= 400:
-            # Errors of the service API have exactly these three fields.
-            error_body = answer.json()
-            error_code = str(error_body.get("code"))
-            if (
-                error_body.keys() != {"code", "message", "status"}
-                or error_body["status"] != status
-            ):
-                self.problems.append(
-                    f"{label}: an error is code, message and status, not {answer.text[:100]}"
-                )
-            if error_code not in documented.get("codes", ()):
-                self.problems.append(
-                    f"{label}: code {error_code!r} is not documented ({', '.join(documented['codes'])})"
-                )
-            if code and error_code != code:
-                self.problems.append(f"{label}: code {error_code!r}, not {code!r}")
-        elif documented.get("empty"):
-            if answer.content:
-                self.problems.append(f"{label} has a body")
-        else:
+            error_code = self._check_error(answer, documented, code, label)
+        elif not documented.get("empty"):
             self._check_body(endpoint, answer, status, label)
+        elif answer.content:
+            self.problems.append(f"{label} has a body")
         self.observed_codes[endpoint.name, status].add(error_code)
+
+    def _check_error(
+        self,
+        answer: httpx.Response,
+        documented: Mapping[str, Any],
+        expected_code: str,
+        label: str,
+    ) -> str:
+        """Validate the body of an error and return its code. An empty `expected_code`
+        accepts every documented code."""
+        body = answer.json()
+        code = str(body.get("code"))
+        # Errors of the service API have exactly these three fields.
+        has_fields = body.keys() == {"code", "message", "status"}
+        if not has_fields or body["status"] != answer.status_code:
+            self.problems.append(
+                f"{label}: expected an error with code, message and status,"
+                f" not {answer.text[:100]}"
+            )
+        if code not in documented.get("codes", ()):
+            codes = ", ".join(documented["codes"])
+            self.problems.append(f"{label}: code {code!r} is not documented ({codes})")
+        if expected_code and code != expected_code:
+            self.problems.append(f"{label}: code {code!r}, not {expected_code!r}")
+        return code
 
     def _check_body(
         self, endpoint: Endpoint, answer: httpx.Response, status: int, label: str
@@ -146,21 +155,24 @@ class Caller:
         content_type = answer.headers["content-type"].partition(";")[0]
         shape = self.description.shape_of(endpoint, status)
         if content_type == "application/json" and shape is not None:
-            shape_problems = list(
-                self.description.problems(answer.json(), shape, may_be_null=False)
+            shape_problems = self.description.problems(
+                answer.json(), shape, may_be_null=False
             )
             self.problems += [f"{label}: {problem}" for problem in shape_problems]
             return
         types = endpoint.answers[status].get("types", [])
         if content_type not in types and "application/octet-stream" not in types:
-            self.problems.append(
-                f"{label} is {content_type}, not {', '.join(types) or 'JSON'}"
-            )
+            expected = ", ".join(types) or "JSON"
+            self.problems.append(f"{label} is {content_type}, not {expected}")
         if content_type == "text/event-stream":
-            # Each data line of an event stream is a JSON object with an `event` field.
-            for line in answer.text.splitlines():
-                if line.startswith("data: ") and "event" not in json.loads(line[6:]):
-                    self.problems.append(f"{label}: {line[:80]} is no event")
+            self._check_events(answer.text, label)
+
+    def _check_events(self, text: str, label: str) -> None:
+        """Check that each data line of an event stream is a JSON object with an `event`
+        field."""
+        for line in text.splitlines():
+            if line.startswith("data: ") and "event" not in json.loads(line[6:]):
+                self.problems.append(f"{label}: {line[:80]} has no event field")
 
 
 # ----------------------------------------------------------------------------- the apps
@@ -353,16 +365,32 @@ def _set_up(call: Caller) -> None:
     """Add drafts without a published version, apps with a missing model, a pipeline,
     and keys of different roles."""
     admin = call.admin
+    _add_incomplete_apps(call)
+    for name in ("talking", "workflow"):
+        _add_draft_version(call, name)
+    call.server_info["pipeline"] = _create(admin, "apps", file=pipeline())["dataset"]
+    # Without any key the admin API is open to loopback; the first key closes it, so it
+    # is created last.
+    owner = _create(admin, "keys", name="owner", role="owner")
+    call.server_info["owner"] = owner["key"]
+    admin.headers["authorization"] = f"Bearer {owner['key']}"
+    viewer = _create(admin, "keys", name="viewer", role="viewer")
+    call.server_info["viewer"] = viewer["key"]
 
-    def added(path: str, **body: Any) -> Any:
-        """Create a resource by the admin API and return its JSON. Raises RuntimeError
-        if that fails."""
-        answer = admin.post(f"/admin/v1/{path}", json=body)
-        if answer.status_code != 201:
-            raise RuntimeError(f"{path}: {answer.text}")
-        return answer.json()
 
-    files = apps()
+def _create(admin: httpx.Client, path: str, **body: Any) -> Any:
+    """Create a resource by the admin API and return its JSON. Raises RuntimeError if
+    that fails."""
+    answer = admin.post(f"/admin/v1/{path}", json=body)
+    if answer.status_code != 201:
+        raise RuntimeError(f"{path}: {answer.text}")
+    return answer.json()
+
+
+def _add_incomplete_apps(call: Caller) -> None:
+    """Add apps that cannot answer: drafts without a published version, and apps with a
+    missing model. The agent can answer, but has no optional features."""
+    talking = apps()["talking"]
     completion = {
         "kind": "app",
         "version": "0.6.0",
@@ -373,44 +401,32 @@ def _set_up(call: Caller) -> None:
             "user_input_form": [],
         },
     }
+    agent = {**completion, "app": {"name": "x", "mode": "chat"}}
+    draft = {"publish": False}
+    modelless = {"mapping": {"models": {"*": "nowhere/none"}}}
+    scripted = {"mapping": {"models": {"*": "scripted/model"}}}
     for name, file, options in (
-        ("draft", files["talking"], {"publish": False}),
-        ("draft_completion", yaml.dump(completion), {"publish": False}),
-        ("modelless", files["talking"], {"mapping": {"models": {"*": "nowhere/none"}}}),
-        (
-            "modelless_completion",
-            yaml.dump(completion),
-            {"mapping": {"models": {"*": "nowhere/none"}}},
-        ),
-        (
-            "agent",
-            yaml.dump({**completion, "app": {"name": "x", "mode": "chat"}}),
-            {"mapping": {"models": {"*": "scripted/model"}}},
-        ),
+        ("draft", talking, draft),
+        ("draft_completion", yaml.dump(completion), draft),
+        ("modelless", talking, modelless),
+        ("modelless_completion", yaml.dump(completion), modelless),
+        ("agent", yaml.dump(agent), scripted),
     ):
-        app = added("apps", file=file, name=name, **options)
-        call.server_info[name] = added(f"apps/{app['id']}/keys")["key"]
-    for name in ("talking", "workflow"):
-        # These apps get a published and a newer draft version, so that both can be
-        # requested by their ids.
-        app_record = next(
-            candidate
-            for candidate in admin.get("/admin/v1/apps").json()["data"]
-            if candidate["name"] == name
-        )
-        text = admin.get(f"/admin/v1/apps/{app_record['id']}/file").text
-        call.server_info[f"{name}.first"] = _workflow_id(app_record["digest"])
-        saved = admin.put(
-            f"/admin/v1/apps/{app_record['id']}/file",
-            json={"file": text + "\n# changed\n"},
-        ).json()
-        call.server_info[f"{name}.draft"] = _workflow_id(saved["digest"])
-    call.server_info["pipeline"] = added("apps", file=pipeline())["dataset"]
-    # Without any key the admin API is open to loopback; the first key closes it, so it
-    # is created last.
-    call.server_info["owner"] = added("keys", name="owner", role="owner")["key"]
-    admin.headers["authorization"] = f"Bearer {call.server_info['owner']}"
-    call.server_info["viewer"] = added("keys", name="viewer", role="viewer")["key"]
+        app = _create(call.admin, "apps", file=file, name=name, **options)
+        key = _create(call.admin, f"apps/{app['id']}/keys")
+        call.server_info[name] = key["key"]
+
+
+def _add_draft_version(call: Caller, name: str) -> None:
+    """Add a draft to a published app, so that both versions can be requested by their
+    ids."""
+    app_records = call.admin.get("/admin/v1/apps").json()["data"]
+    app_record = next(record for record in app_records if record["name"] == name)
+    path = f"/admin/v1/apps/{app_record['id']}/file"
+    text = call.admin.get(path).text
+    call.server_info[f"{name}.first"] = _workflow_id(app_record["digest"])
+    saved = call.admin.put(path, json={"file": text + "\n# changed\n"}).json()
+    call.server_info[f"{name}.draft"] = _workflow_id(saved["digest"])
 
 
 def _workflow_id(digest: str) -> str:
@@ -453,200 +469,116 @@ def _ids(endpoint: Endpoint, call: Caller) -> list[str]:
 
 def chats(call: Caller) -> None:
     """Call the chat, message and conversation endpoints."""
-    ask = {"query": "hello", "inputs": {}, "user": "ada"}
-    first = call("POST /chat-messages", 200, "talking", json=ask)
-    call(
-        "POST /chat-messages",
-        200,
-        "talking",
-        json={**ask, "response_mode": "streaming"},
+    first = _chat_messages(call)
+    _stopped_chats(call, first["task_id"])
+    _suggestions(call, first["message_id"])
+    _feedbacks(call, first["message_id"])
+    _messages(call, first["conversation_id"])
+    _conversation_names(call, first["conversation_id"])
+    _conversation_variables(call, first["conversation_id"])
+    _deleted_conversations(call, first["conversation_id"])
+
+
+_ADA = {"user": "ada"}
+_QUESTION = {"query": "hello", "inputs": {}, "user": "ada"}
+
+
+def _chat_messages(call: Caller) -> Any:
+    """Call the chat endpoint; return the first response."""
+    name, ask = "POST /chat-messages", _QUESTION
+    published, draft = (
+        call.server_info["talking.first"],
+        call.server_info["talking.draft"],
     )
-    call(
-        "POST /chat-messages",
-        200,
-        "talking",
-        json={**ask, "workflow_id": call.server_info["talking.first"]},
-    )
-    call(
-        "POST /chat-messages",
-        400,
-        "talking",
-        json={"inputs": {}, "user": "ada"},
-        code="invalid_param",
-    )
-    call("POST /chat-messages", 400, "workflow", json=ask, code="not_chat_app")
-    call("POST /chat-messages", 400, "draft", json=ask, code="app_unavailable")
-    call(
-        "POST /chat-messages",
-        400,
-        "modelless",
-        json=ask,
-        code="model_currently_not_support",
-    )
-    call(
-        "POST /chat-messages",
-        400,
-        "talking",
-        json={**ask, "workflow_id": "x"},
-        code="bad_request",
-    )
-    call(
-        "POST /chat-messages",
-        403,
-        "talking",
-        json={**ask, "workflow_id": call.server_info["talking.draft"]},
-    )
-    call("POST /chat-messages", 404, "talking", json={**ask, "workflow_id": NOBODY})
-    call("POST /chat-messages", 404, "agent", json={**ask, "conversation_id": NOBODY})
-    call(
-        "POST /chat-messages/{task_id}/stop",
-        200,
-        "talking",
-        first["task_id"],
-        json={"user": "ada"},
-    )
-    call("POST /chat-messages/{task_id}/stop", 400, "talking", NOBODY, json={})
-    call(
-        "POST /chat-messages/{task_id}/stop",
-        400,
-        "workflow",
-        NOBODY,
-        json={"user": "ada"},
-        code="not_chat_app",
-    )
-    message, conversation, who = (
-        first["message_id"],
-        first["conversation_id"],
-        {"user": "ada"},
-    )
-    call("GET /messages/{message_id}/suggested", 200, "talking", message, query=who)
-    call(
-        "GET /messages/{message_id}/suggested",
-        400,
-        "workflow",
-        message,
-        query=who,
-        code="not_chat_app",
-    )
-    call("GET /messages/{message_id}/suggested", 404, "talking", NOBODY, query=who)
+    first = call(name, 200, "talking", json=ask)
+    call(name, 200, "talking", json={**ask, "response_mode": "streaming"})
+    call(name, 200, "talking", json={**ask, "workflow_id": published})
+    call(name, 400, "talking", json={"inputs": {}, **_ADA}, code="invalid_param")
+    call(name, 400, "workflow", json=ask, code="not_chat_app")
+    call(name, 400, "draft", json=ask, code="app_unavailable")
+    call(name, 400, "modelless", json=ask, code="model_currently_not_support")
+    call(name, 400, "talking", json={**ask, "workflow_id": "x"}, code="bad_request")
+    call(name, 403, "talking", json={**ask, "workflow_id": draft})
+    call(name, 404, "talking", json={**ask, "workflow_id": NOBODY})
+    call(name, 404, "agent", json={**ask, "conversation_id": NOBODY})
+    return first
+
+
+def _stopped_chats(call: Caller, task: str) -> None:
+    """Call the endpoint that stops an answer."""
+    name = "POST /chat-messages/{task_id}/stop"
+    call(name, 200, "talking", task, json=_ADA)
+    call(name, 400, "talking", NOBODY, json={})
+    call(name, 400, "workflow", NOBODY, json=_ADA, code="not_chat_app")
+
+
+def _suggestions(call: Caller, message: str) -> None:
+    """Call the endpoint of suggested questions."""
+    name = "GET /messages/{message_id}/suggested"
+    call(name, 200, "talking", message, query=_ADA)
+    call(name, 400, "workflow", message, query=_ADA, code="not_chat_app")
+    call(name, 404, "talking", NOBODY, query=_ADA)
     # Suggested questions are off in this app, so the request is refused.
-    quiet = call("POST /chat-messages", 200, "agent", json=ask)["message_id"]
-    call(
-        "GET /messages/{message_id}/suggested",
-        400,
-        "agent",
-        quiet,
-        query=who,
-        code="bad_request",
-    )
-    call(
-        "POST /messages/{message_id}/feedbacks",
-        200,
-        "talking",
-        message,
-        json={**who, "rating": "like", "content": "!"},
-    )
-    call(
-        "POST /messages/{message_id}/feedbacks",
-        400,
-        "talking",
-        message,
-        json={**who, "rating": "perhaps"},
-    )
-    call(
-        "POST /messages/{message_id}/feedbacks",
-        404,
-        "talking",
-        NOBODY,
-        json={**who, "rating": "like"},
-    )
+    quiet = call("POST /chat-messages", 200, "agent", json=_QUESTION)["message_id"]
+    call(name, 400, "agent", quiet, query=_ADA, code="bad_request")
+
+
+def _feedbacks(call: Caller, message: str) -> None:
+    """Call the feedback endpoints."""
+    name = "POST /messages/{message_id}/feedbacks"
+    like = {**_ADA, "rating": "like"}
+    call(name, 200, "talking", message, json={**like, "content": "!"})
+    call(name, 400, "talking", message, json={**_ADA, "rating": "perhaps"})
+    call(name, 404, "talking", NOBODY, json=like)
     call("GET /app/feedbacks", 200, "talking")
-    call("GET /conversations", 200, "talking", query=who)
-    call("GET /conversations", 400, "workflow", query=who)
-    call("GET /conversations", 404, "talking", query={**who, "last_id": NOBODY})
-    message_query = {**who, "conversation_id": conversation}
-    call("GET /messages", 200, "talking", query=message_query)
-    call("GET /messages", 400, "workflow", query=message_query)
-    call("GET /messages", 404, "talking", query={**who, "conversation_id": NOBODY})
-    conversation_path = "/conversations/{conversation_id}/"
-    variables = call(
-        f"GET {conversation_path}variables", 200, "talking", conversation, query=who
+
+
+def _messages(call: Caller, conversation: str) -> None:
+    """Call the endpoints that list conversations and messages."""
+    call("GET /conversations", 200, "talking", query=_ADA)
+    call("GET /conversations", 400, "workflow", query=_ADA)
+    call("GET /conversations", 404, "talking", query={**_ADA, "last_id": NOBODY})
+    query = {**_ADA, "conversation_id": conversation}
+    call("GET /messages", 200, "talking", query=query)
+    call("GET /messages", 400, "workflow", query=query)
+    call("GET /messages", 404, "talking", query={**_ADA, "conversation_id": NOBODY})
+
+
+def _conversation_names(call: Caller, conversation: str) -> None:
+    """Call the endpoint that names a conversation."""
+    name, named = (
+        "POST /conversations/{conversation_id}/name",
+        {**_ADA, "name": "A talk"},
     )
-    call(f"GET {conversation_path}variables", 400, "workflow", conversation, query=who)
-    call(f"GET {conversation_path}variables", 404, "talking", NOBODY, query=who)
-    call(
-        f"POST {conversation_path}name",
-        200,
-        "talking",
-        conversation,
-        json={**who, "name": "A talk"},
+    call(name, 200, "talking", conversation, json=named)
+    call(name, 200, "talking", conversation, json={**_ADA, "auto_generate": True})
+    call(name, 400, "talking", conversation, json=_ADA, code="invalid_param")
+    call(name, 404, "talking", NOBODY, json=named)
+
+
+def _conversation_variables(call: Caller, conversation: str) -> None:
+    """Call the endpoints of conversation variables."""
+    path = "/conversations/{conversation_id}/variables"
+    variables = call(f"GET {path}", 200, "talking", conversation, query=_ADA)
+    call(f"GET {path}", 400, "workflow", conversation, query=_ADA)
+    call(f"GET {path}", 404, "talking", NOBODY, query=_ADA)
+    # The variable is a number, so a text is refused.
+    name, ids = (
+        f"PUT {path}/{{variable_id}}",
+        (conversation, variables["data"][0]["id"]),
     )
-    call(
-        f"POST {conversation_path}name",
-        200,
-        "talking",
-        conversation,
-        json={**who, "auto_generate": True},
-    )
-    call(
-        f"POST {conversation_path}name",
-        400,
-        "talking",
-        conversation,
-        json=who,
-        code="invalid_param",
-    )
-    call(
-        f"POST {conversation_path}name",
-        404,
-        "talking",
-        NOBODY,
-        json={**who, "name": "A talk"},
-    )
-    update_variable = f"PUT {conversation_path}variables/{{variable_id}}"
-    # The conversation variable is a number, so a text is refused below.
-    variable = variables["data"][0]["id"]
-    call(
-        update_variable,
-        200,
-        "talking",
-        conversation,
-        variable,
-        json={**who, "value": 7},
-    )
-    call(
-        update_variable,
-        400,
-        "talking",
-        conversation,
-        variable,
-        json={**who, "value": "many"},
-        code="bad_request",
-    )
-    call(
-        update_variable, 404, "talking", conversation, NOBODY, json={**who, "value": 7}
-    )
-    call(
-        "DELETE /conversations/{conversation_id}",
-        204,
-        "talking",
-        conversation,
-        json=who,
-    )
-    call(
-        "DELETE /conversations/{conversation_id}",
-        400,
-        "workflow",
-        conversation,
-        json=who,
-    )
-    call(
-        "DELETE /conversations/{conversation_id}",
-        404,
-        "talking",
-        conversation,
-        json=who,
-    )
+    text = {**_ADA, "value": "many"}
+    call(name, 200, "talking", *ids, json={**_ADA, "value": 7})
+    call(name, 400, "talking", *ids, json=text, code="bad_request")
+    call(name, 404, "talking", conversation, NOBODY, json={**_ADA, "value": 7})
+
+
+def _deleted_conversations(call: Caller, conversation: str) -> None:
+    """Call the endpoint that deletes a conversation."""
+    name = "DELETE /conversations/{conversation_id}"
+    call(name, 204, "talking", conversation, json=_ADA)
+    call(name, 400, "workflow", conversation, json=_ADA)
+    call(name, 404, "talking", conversation, json=_ADA)
 
 
 def completions(call: Caller) -> None:
@@ -679,106 +611,90 @@ def completions(call: Caller) -> None:
 
 def workflows(call: Caller) -> None:
     """Call the workflow and form endpoints."""
-    ask = {"inputs": {"n": 1}, "user": "ada"}
-    run = call("POST /workflows/run", 200, "workflow", json=ask)
-    call(
-        "POST /workflows/run",
-        200,
-        "workflow",
-        json={**ask, "response_mode": "streaming"},
-    )
-    call(
-        "POST /workflows/run",
-        400,
-        "workflow",
-        json={**ask, "inputs": {}},
-        code="invalid_param",
-    )
-    call("POST /workflows/run", 400, "talking", json=ask, code="not_workflow_app")
-    run_by_id = "POST /workflows/{workflow_id}/run"
-    call(run_by_id, 200, "workflow", call.server_info["workflow.first"], json=ask)
-    call(
-        run_by_id,
-        200,
-        "workflow",
-        call.server_info["workflow.first"],
-        json={**ask, "response_mode": "streaming"},
-    )
-    call(
-        run_by_id,
-        400,
-        "talking",
-        call.server_info["workflow.first"],
-        json=ask,
-        code="not_workflow_app",
-    )
-    call(run_by_id, 403, "workflow", call.server_info["workflow.draft"], json=ask)
-    call(run_by_id, 404, "workflow", NOBODY, json=ask)
-    call(
-        "POST /workflows/tasks/{task_id}/stop",
-        200,
-        "workflow",
-        run["task_id"],
-        json={"user": "ada"},
-    )
-    call(
-        "POST /workflows/tasks/{task_id}/stop",
-        400,
-        "talking",
-        run["task_id"],
-        json={"user": "ada"},
-    )
-    call(
-        "GET /workflows/run/{workflow_run_id}", 200, "workflow", run["workflow_run_id"]
-    )
-    call(
-        "GET /workflows/run/{workflow_run_id}",
-        400,
-        "completion",
-        run["workflow_run_id"],
-    )
-    call("GET /workflows/run/{workflow_run_id}", 404, "workflow", NOBODY)
+    run = _workflow_runs(call)
+    _workflow_runs_by_version(call)
+    _run_details(call, run["task_id"], run["workflow_run_id"])
+    _forms(call)
+
+
+_NUMBER_INPUT = {"inputs": {"n": 1}, "user": "ada"}
+
+
+def _workflow_runs(call: Caller) -> Any:
+    """Call the endpoint that runs the published version; return the first response."""
+    name, ask = "POST /workflows/run", _NUMBER_INPUT
+    run = call(name, 200, "workflow", json=ask)
+    call(name, 200, "workflow", json={**ask, "response_mode": "streaming"})
+    call(name, 400, "workflow", json={**ask, "inputs": {}}, code="invalid_param")
+    call(name, 400, "talking", json=ask, code="not_workflow_app")
+    return run
+
+
+def _workflow_runs_by_version(call: Caller) -> None:
+    """Call the endpoint that runs a version by its id."""
+    name, ask = "POST /workflows/{workflow_id}/run", _NUMBER_INPUT
+    streaming = {**ask, "response_mode": "streaming"}
+    published = call.server_info["workflow.first"]
+    call(name, 200, "workflow", published, json=ask)
+    call(name, 200, "workflow", published, json=streaming)
+    call(name, 400, "talking", published, json=ask, code="not_workflow_app")
+    call(name, 403, "workflow", call.server_info["workflow.draft"], json=ask)
+    call(name, 404, "workflow", NOBODY, json=ask)
+
+
+def _run_details(call: Caller, task: str, run: str) -> None:
+    """Call the endpoints that stop a run and that return its details, logs and
+    events."""
+    stop = "POST /workflows/tasks/{task_id}/stop"
+    call(stop, 200, "workflow", task, json=_ADA)
+    call(stop, 400, "talking", task, json=_ADA)
+    details = "GET /workflows/run/{workflow_run_id}"
+    call(details, 200, "workflow", run)
+    call(details, 400, "completion", run)
+    call(details, 404, "workflow", NOBODY)
     call("GET /workflows/logs", 200, "workflow")
     call("GET /workflows/logs", 400, "workflow", query={"status": "odd"})
     events = "GET /workflow/{workflow_run_id}/events"
-    call(events, 200, "workflow", run["workflow_run_id"], query={"user": "ada"})
-    call(events, 400, "completion", run["workflow_run_id"], query={"user": "ada"})
-    call(events, 404, "workflow", NOBODY, query={"user": "ada"})
-    # The run pauses at its form; the event contains the token that the form is
-    # addressed by.
-    paused = call(
-        "POST /workflows/run",
-        200,
-        "form",
-        json={"inputs": {}, "user": "ada", "response_mode": "streaming"},
-    )
-    paused_events = [
-        json.loads(line[6:])
-        for line in paused.text.splitlines()
-        if line.startswith("data: ")
-    ]
-    token = next(
-        event["data"]["form_token"]
-        for event in paused_events
-        if event["event"] == "human_input_required"
-    )
-    form_path = "/form/human_input/{form_token}"
-    call(f"GET {form_path}", 200, "form", token)
-    call(f"GET {form_path}", 404, "form", "nothing")
+    call(events, 200, "workflow", run, query=_ADA)
+    call(events, 400, "completion", run, query=_ADA)
+    call(events, 404, "workflow", NOBODY, query=_ADA)
+
+
+def _forms(call: Caller) -> None:
+    """Call the endpoints of a form at which a run is paused."""
+    token = _form_token(call)
+    path = "/form/human_input/{form_token}"
+    call(f"GET {path}", 200, "form", token)
+    call(f"GET {path}", 404, "form", "nothing")
     fill = {"inputs": {"note": "yes"}, "action": "yes", "user": "ada"}
+    unknown_action = {**fill, "action": "perhaps"}
     call(
-        f"POST {form_path}",
+        f"POST {path}",
         400,
         "form",
         token,
-        json={**fill, "action": "perhaps"},
+        json=unknown_action,
         code="invalid_form_data",
     )
-    call(f"POST {form_path}", 404, "form", "nothing", json=fill)
-    call(f"POST {form_path}", 200, "form", token, json=fill)
-    # A form can be answered once; after that it is gone.
-    call(f"POST {form_path}", 412, "form", token, json=fill)
-    call(f"GET {form_path}", 412, "form", token)
+    call(f"POST {path}", 404, "form", "nothing", json=fill)
+    call(f"POST {path}", 200, "form", token, json=fill)
+    # A form can be answered once; after that it is no longer available.
+    call(f"POST {path}", 412, "form", token, json=fill)
+    call(f"GET {path}", 412, "form", token)
+
+
+def _form_token(call: Caller) -> str:
+    """Start a run that pauses at its form; return the token by which the form is
+    addressed."""
+    request = {"inputs": {}, "user": "ada", "response_mode": "streaming"}
+    paused = call("POST /workflows/run", 200, "form", json=request)
+    for line in paused.text.splitlines():
+        if not line.startswith("data: "):
+            continue
+        event = json.loads(line[6:])
+        if event["event"] == "human_input_required":
+            return event["data"]["form_token"]
+    raise RuntimeError("the run did not pause at its form")
 
 
 def concurrency_limit(call: Caller) -> None:
@@ -851,81 +767,69 @@ def about_apps(call: Caller) -> None:
     end_user = runs["data"][0]["created_by_end_user"]["id"]
     call("GET /end-users/{end_user_id}", 200, "workflow", end_user)
     call("GET /end-users/{end_user_id}", 404, "workflow", NOBODY)
-    up = call(
-        "POST /files/upload",
-        201,
-        "talking",
-        files={"file": ("a.txt", b"hello")},
-        data={"user": "ada"},
-    )
-    call(
-        "POST /files/upload",
-        400,
-        "talking",
-        files={"other": ("a.txt", b"hello")},
-        data={"user": "ada"},
-    )
+    _files(call)
+    _speech(call)
+    _annotations(call)
+    _annotation_replies(call)
+
+
+def _files(call: Caller) -> None:
+    """Call the endpoints of uploaded files."""
+    name, file = "POST /files/upload", ("a.txt", b"hello")
+    uploaded = call(name, 201, "talking", files={"file": file}, data=_ADA)
+    call(name, 400, "talking", files={"other": file}, data=_ADA)
     # One byte over the upload limit of 15 MiB.
     large = {"file": ("a.txt", b"x" * ((15 << 20) + 1))}
-    call("POST /files/upload", 413, "talking", files=large, data={"user": "ada"})
-    call(
-        "GET /files/{file_id}/preview", 200, "talking", up["id"], query={"user": "ada"}
-    )
+    call(name, 413, "talking", files=large, data=_ADA)
+    preview = "GET /files/{file_id}/preview"
+    call(preview, 200, "talking", uploaded["id"], query=_ADA)
     # A file is visible only to the user who uploaded it.
-    call(
-        "GET /files/{file_id}/preview", 403, "talking", up["id"], query={"user": "bob"}
-    )
-    call("GET /files/{file_id}/preview", 404, "talking", NOBODY, query={"user": "ada"})
-    recording = {"file": ("a.wav", _sine_wave(), "audio/wav")}
-    call("POST /audio-to-text", 200, "talking", files=recording, data={"user": "ada"})
-    call(
+    call(preview, 403, "talking", uploaded["id"], query={"user": "bob"})
+    call(preview, 404, "talking", NOBODY, query=_ADA)
+
+
+def _speech(call: Caller) -> None:
+    """Call the endpoints of speech recognition and synthesis."""
+    name, recording = (
         "POST /audio-to-text",
-        400,
-        "chat",
-        files=recording,
-        data={"user": "ada"},
-        code="speech_to_text_disabled",
+        {"file": ("a.wav", _sine_wave(), "audio/wav")},
     )
-    call(
-        "POST /audio-to-text",
-        413,
-        "talking",
-        files={"file": ("a.wav", b"x" * ((30 << 20) + 1))},
-    )
-    call("POST /audio-to-text", 415, "talking", files={"file": ("a.txt", b"hello")})
-    call("POST /text-to-audio", 200, "talking", json={"text": "Hello.", "user": "ada"})
-    call(
-        "POST /text-to-audio",
-        400,
-        "talking",
-        json={"user": "ada"},
-        code="invalid_param",
-    )
+    disabled = "speech_to_text_disabled"
+    call(name, 200, "talking", files=recording, data=_ADA)
+    call(name, 400, "chat", files=recording, data=_ADA, code=disabled)
+    # One byte over the limit of 30 MiB for recordings.
+    call(name, 413, "talking", files={"file": ("a.wav", b"x" * ((30 << 20) + 1))})
+    call(name, 415, "talking", files={"file": ("a.txt", b"hello")})
+    name = "POST /text-to-audio"
+    call(name, 200, "talking", json={"text": "Hello.", "user": "ada"})
+    call(name, 400, "talking", json=_ADA, code="invalid_param")
+
+
+def _annotations(call: Caller) -> None:
+    """Call the endpoints of annotations."""
     pair = {"question": "When?", "answer": "At noon."}
-    annotation = call("POST /apps/annotations", 201, "talking", json=pair)
+    annotation = call("POST /apps/annotations", 201, "talking", json=pair)["id"]
     call("GET /apps/annotations", 200, "talking")
-    call(
-        "PUT /apps/annotations/{annotation_id}",
-        200,
-        "talking",
-        annotation["id"],
-        json=pair,
-    )
-    call("PUT /apps/annotations/{annotation_id}", 404, "talking", NOBODY, json=pair)
-    call("DELETE /apps/annotations/{annotation_id}", 204, "talking", annotation["id"])
-    call("DELETE /apps/annotations/{annotation_id}", 404, "talking", annotation["id"])
+    path = "/apps/annotations/{annotation_id}"
+    call(f"PUT {path}", 200, "talking", annotation, json=pair)
+    call(f"PUT {path}", 404, "talking", NOBODY, json=pair)
+    call(f"DELETE {path}", 204, "talking", annotation)
+    call(f"DELETE {path}", 404, "talking", annotation)
+
+
+def _annotation_replies(call: Caller) -> None:
+    """Call the endpoints that switch replies by annotations on and off."""
     reply = {
         "score_threshold": 0.9,
         "embedding_provider_name": "local",
         "embedding_model_name": "use-multilingual-v3",
     }
-    job = call(
-        "POST /apps/annotation-reply/{action}", 200, "talking", "enable", json=reply
-    )
-    job_status = "GET /apps/annotation-reply/{action}/status/{job_id}"
-    call(job_status, 200, "talking", "enable", job["job_id"])
-    call(job_status, 400, "talking", "enable", NOBODY)
-    call("POST /apps/annotation-reply/{action}", 200, "talking", "disable", json=reply)
+    name = "POST /apps/annotation-reply/{action}"
+    job = call(name, 200, "talking", "enable", json=reply)["job_id"]
+    status = "GET /apps/annotation-reply/{action}/status/{job_id}"
+    call(status, 200, "talking", "enable", job)
+    call(status, 400, "talking", "enable", NOBODY)
+    call(name, 200, "talking", "disable", json=reply)
 
 
 # ----------------------------------------------------------------------------- datasets
@@ -933,123 +837,116 @@ def about_apps(call: Caller) -> None:
 
 def datasets(call: Caller) -> None:
     """Call the dataset and document endpoints, and those below them."""
-    key = "datasets"
-    dataset = call(
-        "POST /datasets",
-        200,
-        key,
-        json={"name": "api", "indexing_technique": "economy"},
-    )["id"]
-    call("POST /datasets", 400, key, json={"name": ""})
-    call("POST /datasets", 409, key, json={"name": "api"})
-    call("GET /datasets", 200, key)
-    call("GET /datasets/{dataset_id}", 200, key, dataset)
-    call(
-        "PATCH /datasets/{dataset_id}",
-        200,
-        key,
-        dataset,
-        json={"description": "Tried."},
-    )
-    call("PATCH /datasets/{dataset_id}", 400, key, dataset, json={"permission": "some"})
+    dataset = _dataset_settings(call)
+    document, second = _created_documents(call, dataset)
+    _document_details(call, dataset, document)
+    _updated_documents(call, dataset, document, second)
+    # Documents must be indexed before they can be downloaded or get segments.
+    _wait(call, dataset)
+    _downloads(call, dataset, second)
+    segments(call, dataset, document)
+    _metadata(call, dataset, document)
+    _tags(call, dataset)
+    _document_states(call, dataset, second)
+    find = "POST /datasets/{dataset_id}/retrieve"
+    call(find, 200, _KEY, dataset, json={"query": "parcels"})
+    call(find, 400, _KEY, dataset, json={})
+    call(find, 404, _KEY, NOBODY, json={"query": "parcels"})
+    call("GET /workspaces/current/models/model-types/{model_type}", 200, _KEY, "llm")
+    # Deleted last: the calls above need the document and the dataset.
+    call(f"DELETE {_DOCUMENT}", 204, _KEY, dataset, second)
+    call(f"DELETE {_DOCUMENT}", 404, _KEY, dataset, second)
+    call("DELETE /datasets/{dataset_id}", 204, _KEY, dataset)
+
+
+_KEY = "datasets"
+"""The name of the key for the knowledge API."""
+_DOCUMENTS = "/datasets/{dataset_id}/documents"
+_DOCUMENT = f"{_DOCUMENTS}/{{document_id}}"
+_GUIDE = {
+    "name": "guide",
+    "text": "Goods can be sent back.\n\nParcels leave before noon.",
+}
+_NOTES = {"file": ("notes.md", b"# Notes\n\nIslands take a week.")}
+
+
+def _dataset_settings(call: Caller) -> str:
+    """Call the endpoints of datasets; return the id of a new one."""
+    settings = {"name": "api", "indexing_technique": "economy"}
+    dataset = call("POST /datasets", 200, _KEY, json=settings)["id"]
+    call("POST /datasets", 400, _KEY, json={"name": ""})
+    call("POST /datasets", 409, _KEY, json={"name": "api"})
+    call("GET /datasets", 200, _KEY)
+    path = "/datasets/{dataset_id}"
+    call(f"GET {path}", 200, _KEY, dataset)
+    call(f"PATCH {path}", 200, _KEY, dataset, json={"description": "Tried."})
+    call(f"PATCH {path}", 400, _KEY, dataset, json={"permission": "some"})
     for verb in ("GET", "PATCH", "DELETE"):
-        call(
-            f"{verb} /datasets/{{dataset_id}}",
-            404,
-            key,
-            NOBODY,
-            json=None if verb == "GET" else {},
-        )
+        body = None if verb == "GET" else {}
+        call(f"{verb} {path}", 404, _KEY, NOBODY, json=body)
+    return dataset
+
+
+def _created_documents(call: Caller, dataset: str) -> tuple[str, str]:
+    """Create a document from text and one from a file; return their ids."""
     add = "POST /datasets/{dataset_id}/document/create-by-"
-    text = {
-        "name": "guide",
-        "text": "Goods can be sent back.\n\nParcels leave before noon.",
-    }
-    created = call(f"{add}text", 200, key, dataset, json=text)
-    call(f"{add}text", 400, key, dataset, json={"name": "guide"})
-    call(f"{add}text", 404, key, NOBODY, json=text)
-    file = {"file": ("notes.md", b"# Notes\n\nIslands take a week.")}
-    second = call(f"{add}file", 200, key, dataset, files=file)["document"]["id"]
-    call(f"{add}file", 400, key, dataset, json={}, code="no_file_uploaded")
-    call(f"{add}file", 404, key, NOBODY, files=file)
-    status = "GET /datasets/{dataset_id}/documents/{batch}/indexing-status"
-    document = created["document"]["id"]
+    created = call(f"{add}text", 200, _KEY, dataset, json=_GUIDE)
+    call(f"{add}text", 400, _KEY, dataset, json={"name": "guide"})
+    call(f"{add}text", 404, _KEY, NOBODY, json=_GUIDE)
+    second = call(f"{add}file", 200, _KEY, dataset, files=_NOTES)["document"]["id"]
+    call(f"{add}file", 400, _KEY, dataset, json={}, code="no_file_uploaded")
+    call(f"{add}file", 404, _KEY, NOBODY, files=_NOTES)
+    status = f"GET {_DOCUMENTS}/{{batch}}/indexing-status"
     # Indexing runs in the background; poll it through the documented endpoint.
     for _ in range(200):
-        indexing = call(status, 200, key, dataset, created["batch"])
+        indexing = call(status, 200, _KEY, dataset, created["batch"])
         if indexing["data"][0]["indexing_status"] in ("completed", "error"):
             break
         time.sleep(0.05)
-    call(status, 404, key, dataset, "none")
-    base = "/datasets/{dataset_id}/documents"
-    call(f"GET {base}", 200, key, dataset)
-    call(f"GET {base}", 404, key, NOBODY)
-    which = f"{base}/{{document_id}}"
-    call(f"GET {which}", 200, key, dataset, document)
-    call(
-        f"GET {which}",
-        400,
-        key,
-        dataset,
-        document,
-        query={"metadata": "some"},
-        code="invalid_metadata",
-    )
-    call(f"GET {which}", 404, key, dataset, NOBODY)
-    for name in (f"PATCH {which}", f"POST {which}/update-by-file"):
-        call(name, 200, key, dataset, second, files=file)
-        call(name, 400, key, dataset, second, files={"file": ("", b"x")})
-        call(name, 404, key, dataset, NOBODY, files=file)
-        call(
-            name,
-            413,
-            key,
-            dataset,
-            second,
-            files={"file": ("a.txt", b"x" * ((1 << 20) + 1))},
-        )
-    call(
-        f"POST {which}/update-by-text",
-        200,
-        key,
-        dataset,
-        document,
-        json={**text, "name": "guide two"},
-    )
-    call(
-        f"POST {which}/update-by-text",
-        400,
-        key,
-        dataset,
-        document,
-        json={"process_rule": {"mode": "custom"}},
-    )
-    call(f"POST {which}/update-by-text", 404, key, dataset, NOBODY, json=text)
-    # Documents must be indexed before they can be downloaded or get segments.
-    _wait(call, dataset)
-    call(f"GET {which}/download", 200, key, dataset, second)
-    call(f"GET {which}/download", 404, key, dataset, NOBODY)
-    call(
-        f"POST {base}/download-zip", 200, key, dataset, json={"document_ids": [second]}
-    )
-    call(
-        f"POST {base}/download-zip", 404, key, dataset, json={"document_ids": [NOBODY]}
-    )
-    segments(call, dataset, document)
-    _metadata_and_tags(call, dataset, document)
-    state = f"PATCH {base}/status/{{action}}"
-    call(state, 200, key, dataset, "disable", json={"document_ids": [second]})
-    call(state, 400, key, dataset, "hide", json={"document_ids": [second]})
-    call(state, 404, key, NOBODY, "enable", json={"document_ids": [second]})
-    find = "POST /datasets/{dataset_id}/retrieve"
-    call(find, 200, key, dataset, json={"query": "parcels"})
-    call(find, 400, key, dataset, json={})
-    call(find, 404, key, NOBODY, json={"query": "parcels"})
-    call("GET /workspaces/current/models/model-types/{model_type}", 200, key, "llm")
-    # Deleted last: the calls above need the document and the dataset.
-    call(f"DELETE {which}", 204, key, dataset, second)
-    call(f"DELETE {which}", 404, key, dataset, second)
-    call("DELETE /datasets/{dataset_id}", 204, key, dataset)
+    call(status, 404, _KEY, dataset, "none")
+    return created["document"]["id"], second
+
+
+def _document_details(call: Caller, dataset: str, document: str) -> None:
+    """Call the endpoints that return documents."""
+    call(f"GET {_DOCUMENTS}", 200, _KEY, dataset)
+    call(f"GET {_DOCUMENTS}", 404, _KEY, NOBODY)
+    name, invalid = f"GET {_DOCUMENT}", {"metadata": "some"}
+    call(name, 200, _KEY, dataset, document)
+    call(name, 400, _KEY, dataset, document, query=invalid, code="invalid_metadata")
+    call(name, 404, _KEY, dataset, NOBODY)
+
+
+def _updated_documents(call: Caller, dataset: str, document: str, second: str) -> None:
+    """Update `second` from a file by both endpoints for it, and `document` from text."""
+    large = {"file": ("a.txt", b"x" * ((1 << 20) + 1))}
+    for name in (f"PATCH {_DOCUMENT}", f"POST {_DOCUMENT}/update-by-file"):
+        call(name, 200, _KEY, dataset, second, files=_NOTES)
+        call(name, 400, _KEY, dataset, second, files={"file": ("", b"x")})
+        call(name, 404, _KEY, dataset, NOBODY, files=_NOTES)
+        call(name, 413, _KEY, dataset, second, files=large)
+    name = f"POST {_DOCUMENT}/update-by-text"
+    without_rules = {"process_rule": {"mode": "custom"}}
+    call(name, 200, _KEY, dataset, document, json={**_GUIDE, "name": "guide two"})
+    call(name, 400, _KEY, dataset, document, json=without_rules)
+    call(name, 404, _KEY, dataset, NOBODY, json=_GUIDE)
+
+
+def _downloads(call: Caller, dataset: str, document: str) -> None:
+    """Call the endpoints that return original files."""
+    call(f"GET {_DOCUMENT}/download", 200, _KEY, dataset, document)
+    call(f"GET {_DOCUMENT}/download", 404, _KEY, dataset, NOBODY)
+    name = f"POST {_DOCUMENTS}/download-zip"
+    call(name, 200, _KEY, dataset, json={"document_ids": [document]})
+    call(name, 404, _KEY, dataset, json={"document_ids": [NOBODY]})
+
+
+def _document_states(call: Caller, dataset: str, document: str) -> None:
+    """Call the endpoint that enables and disables documents."""
+    name, body = f"PATCH {_DOCUMENTS}/status/{{action}}", {"document_ids": [document]}
+    call(name, 200, _KEY, dataset, "disable", json=body)
+    call(name, 400, _KEY, dataset, "hide", json=body)
+    call(name, 404, _KEY, NOBODY, "enable", json=body)
 
 
 def _wait(call: Caller, dataset: str) -> None:
@@ -1069,71 +966,60 @@ def _wait(call: Caller, dataset: str) -> None:
 
 def segments(call: Caller, dataset: str, document: str) -> None:
     """Call the segment and child chunk endpoints."""
-    key = "datasets"
-    base = "/datasets/{dataset_id}/documents/{document_id}/segments"
-    added = call(
-        f"POST {base}",
-        200,
-        key,
-        dataset,
-        document,
-        json={"segments": [{"content": "We speak Dutch."}]},
-    )
-    call(
-        f"POST {base}",
-        400,
-        key,
-        dataset,
-        document,
-        json={"segments": [{"content": ""}]},
-    )
-    call(
-        f"POST {base}", 404, key, dataset, NOBODY, json={"segments": [{"content": "x"}]}
-    )
-    call(f"GET {base}", 200, key, dataset, document)
-    call(f"GET {base}", 404, key, dataset, NOBODY)
-    segment_path, mine = f"{base}/{{segment_id}}", added["data"][0]["id"]
-    call(f"GET {segment_path}", 200, key, dataset, document, mine)
-    call(f"GET {segment_path}", 404, key, dataset, document, NOBODY)
-    call(
-        f"POST {segment_path}",
-        200,
-        key,
-        dataset,
-        document,
-        mine,
-        json={"segment": {"content": "We speak Frisian."}},
-    )
-    call(
-        f"POST {segment_path}",
-        400,
-        key,
-        dataset,
-        document,
-        mine,
-        json={"segment": {"content": ""}},
-    )
-    call(
-        f"POST {segment_path}",
-        404,
-        key,
-        dataset,
-        document,
-        NOBODY,
-        json={"segment": {"content": "x"}},
-    )
-    # Child chunks exist only in a dataset with hierarchical segmentation.
-    parents = call(
-        "POST /datasets",
-        200,
-        key,
-        json={
-            "name": "parents",
-            "indexing_technique": "high_quality",
-            "embedding_model": "use-multilingual-v3",
-            "embedding_model_provider": "local",
-        },
-    )["id"]
+    name = f"POST {_SEGMENTS}"
+    dutch = {"segments": [{"content": "We speak Dutch."}]}
+    created = call(name, 200, _KEY, dataset, document, json=dutch)
+    call(name, 400, _KEY, dataset, document, json={"segments": [{"content": ""}]})
+    call(name, 404, _KEY, dataset, NOBODY, json={"segments": [{"content": "x"}]})
+    call(f"GET {_SEGMENTS}", 200, _KEY, dataset, document)
+    call(f"GET {_SEGMENTS}", 404, _KEY, dataset, NOBODY)
+    ids = (dataset, document, created["data"][0]["id"])
+    missing = (dataset, document, NOBODY)
+    call(f"GET {_SEGMENT}", 200, _KEY, *ids)
+    call(f"GET {_SEGMENT}", 404, _KEY, *missing)
+    name = f"POST {_SEGMENT}"
+    call(name, 200, _KEY, *ids, json={"segment": {"content": "We speak Frisian."}})
+    call(name, 400, _KEY, *ids, json={"segment": {"content": ""}})
+    call(name, 404, _KEY, *missing, json={"segment": {"content": "x"}})
+    _child_chunks(call)
+    call(f"DELETE {_SEGMENT}", 204, _KEY, *ids)
+    call(f"DELETE {_SEGMENT}", 404, _KEY, *ids)
+
+
+_SEGMENTS = f"{_DOCUMENT}/segments"
+_SEGMENT = f"{_SEGMENTS}/{{segment_id}}"
+
+
+def _child_chunks(call: Caller) -> None:
+    """Call the child chunk endpoints. Child chunks exist only in a dataset with
+    hierarchical segmentation."""
+    ids = dataset, document, _ = _hierarchical_segment(call)
+    missing = (dataset, document, NOBODY)
+    path = f"{_SEGMENT}/child_chunks"
+    created = call(f"POST {path}", 200, _KEY, *ids, json={"content": "A third."})
+    call(f"POST {path}", 400, _KEY, *ids, json={"content": ""})
+    call(f"POST {path}", 404, _KEY, *missing, json={"content": "x"})
+    call(f"GET {path}", 200, _KEY, *ids)
+    call(f"GET {path}", 404, _KEY, *missing)
+    child, name = created["data"]["id"], f"PATCH {path}/{{child_chunk_id}}"
+    changed = call(name, 200, _KEY, *ids, child, json={"content": "A fourth."})
+    # A changed child chunk has a new id.
+    child = changed["data"]["id"]
+    call(name, 400, _KEY, *ids, child, json={"content": ""})
+    call(name, 404, _KEY, *ids, NOBODY, json={"content": "x"})
+    call(f"DELETE {path}/{{child_chunk_id}}", 204, _KEY, *ids, child)
+    call(f"DELETE {path}/{{child_chunk_id}}", 404, _KEY, *ids, NOBODY)
+
+
+def _hierarchical_segment(call: Caller) -> tuple[str, str, str]:
+    """Create a document with child chunks; return the ids of its dataset, of the
+    document and of its first segment."""
+    settings = {
+        "name": "parents",
+        "indexing_technique": "high_quality",
+        "embedding_model": "use-multilingual-v3",
+        "embedding_model_provider": "local",
+    }
     rules = {
         "mode": "hierarchical",
         "rules": {
@@ -1148,152 +1034,61 @@ def segments(call: Caller, dataset: str, document: str) -> None:
         "doc_form": "hierarchical_model",
         "process_rule": rules,
     }
-    parent_document = call(
-        "POST /datasets/{dataset_id}/document/create-by-text",
-        200,
-        key,
-        parents,
-        json=text,
-    )["document"]["id"]
-    _wait(call, parents)
-    parent = call(f"GET {base}", 200, key, parents, parent_document)["data"][0]["id"]
-    children_path = f"{segment_path}/child_chunks"
-    where = (parents, parent_document, parent)
-    child = call(
-        f"POST {children_path}", 200, key, *where, json={"content": "A third."}
-    )["data"]["id"]
-    call(f"POST {children_path}", 400, key, *where, json={"content": ""})
-    call(
-        f"POST {children_path}",
-        404,
-        key,
-        parents,
-        parent_document,
-        NOBODY,
-        json={"content": "x"},
-    )
-    call(f"GET {children_path}", 200, key, *where)
-    call(f"GET {children_path}", 404, key, parents, parent_document, NOBODY)
-    child_path = f"{children_path}/{{child_chunk_id}}"
-    # A changed child chunk has a new id.
-    changed = call(
-        f"PATCH {child_path}", 200, key, *where, child, json={"content": "A fourth."}
-    )["data"]["id"]
-    call(f"PATCH {child_path}", 400, key, *where, changed, json={"content": ""})
-    call(f"PATCH {child_path}", 404, key, *where, NOBODY, json={"content": "x"})
-    call(f"DELETE {child_path}", 204, key, *where, changed)
-    call(f"DELETE {child_path}", 404, key, *where, NOBODY)
-    call(f"DELETE {segment_path}", 204, key, dataset, document, mine)
-    call(f"DELETE {segment_path}", 404, key, dataset, document, mine)
+    dataset = call("POST /datasets", 200, _KEY, json=settings)["id"]
+    create = "POST /datasets/{dataset_id}/document/create-by-text"
+    document = call(create, 200, _KEY, dataset, json=text)["document"]["id"]
+    _wait(call, dataset)
+    found = call(f"GET {_SEGMENTS}", 200, _KEY, dataset, document)
+    return dataset, document, found["data"][0]["id"]
 
 
-def _metadata_and_tags(call: Caller, dataset: str, document: str) -> None:
-    """Call the metadata and tag endpoints."""
-    key = "datasets"
-    metadata_path = "/datasets/{dataset_id}/metadata"
-    field = call(
-        f"POST {metadata_path}",
-        201,
-        key,
-        dataset,
-        json={"type": "string", "name": "colour"},
-    )["id"]
-    call(
-        f"POST {metadata_path}", 400, key, dataset, json={"type": "string", "name": ""}
-    )
-    call(
-        f"POST {metadata_path}", 404, key, NOBODY, json={"type": "string", "name": "x"}
-    )
-    call(f"GET {metadata_path}", 200, key, dataset)
-    call(f"GET {metadata_path}", 404, key, NOBODY)
-    call(
-        f"PATCH {metadata_path}/{{metadata_id}}",
-        200,
-        key,
-        dataset,
-        field,
-        json={"name": "hue"},
-    )
-    call(
-        f"PATCH {metadata_path}/{{metadata_id}}",
-        400,
-        key,
-        dataset,
-        field,
-        json={"name": ""},
-    )
-    call(
-        f"PATCH {metadata_path}/{{metadata_id}}",
-        404,
-        key,
-        dataset,
-        NOBODY,
-        json={"name": "x"},
-    )
-    change = {
-        "operation_data": [
-            {
-                "document_id": document,
-                "metadata_list": [{"id": field, "name": "hue", "value": "red"}],
-            }
-        ]
-    }
-    call(
-        "POST /datasets/{dataset_id}/documents/metadata", 200, key, dataset, json=change
-    )
-    call("POST /datasets/{dataset_id}/documents/metadata", 400, key, dataset, json={})
-    call(
-        "POST /datasets/{dataset_id}/documents/metadata", 404, key, NOBODY, json=change
-    )
-    call(f"DELETE {metadata_path}/{{metadata_id}}", 204, key, dataset, field)
-    call(f"DELETE {metadata_path}/{{metadata_id}}", 404, key, dataset, field)
-    call(f"GET {metadata_path}/built-in", 200, key, dataset)
-    call(f"GET {metadata_path}/built-in", 404, key, NOBODY)
-    call(
-        f"POST {metadata_path}/built-in/{{action}}",
-        200,
-        key,
-        dataset,
-        "enable",
-        json={},
-    )
-    call(
-        f"POST {metadata_path}/built-in/{{action}}", 404, key, NOBODY, "enable", json={}
-    )
-    tag = call("POST /datasets/tags", 200, key, json={"name": "tried"})["id"]
-    call("POST /datasets/tags", 400, key, json={"name": ""})
-    call("GET /datasets/tags", 200, key)
-    call("PATCH /datasets/tags", 200, key, json={"tag_id": tag, "name": "tested"})
-    call("PATCH /datasets/tags", 400, key, json={"tag_id": tag, "name": ""})
-    call("PATCH /datasets/tags", 404, key, json={"tag_id": NOBODY, "name": "x"})
-    call(
-        "POST /datasets/tags/binding",
-        204,
-        key,
-        json={"tag_ids": [tag], "target_id": dataset},
-    )
-    call(
-        "POST /datasets/tags/binding",
-        404,
-        key,
-        json={"tag_ids": [tag], "target_id": NOBODY},
-    )
-    call("GET /datasets/{dataset_id}/tags", 200, key, dataset)
-    call("GET /datasets/{dataset_id}/tags", 404, key, NOBODY)
-    call(
-        "POST /datasets/tags/unbinding",
-        204,
-        key,
-        json={"tag_ids": [tag], "target_id": dataset},
-    )
-    call(
-        "POST /datasets/tags/unbinding",
-        404,
-        key,
-        json={"tag_ids": [tag], "target_id": NOBODY},
-    )
-    call("DELETE /datasets/tags", 204, key, json={"tag_id": tag})
-    call("DELETE /datasets/tags", 404, key, json={"tag_id": tag})
+def _metadata(call: Caller, dataset: str, document: str) -> None:
+    """Call the metadata endpoints."""
+    path = "/datasets/{dataset_id}/metadata"
+    colour = {"type": "string", "name": "colour"}
+    field = call(f"POST {path}", 201, _KEY, dataset, json=colour)["id"]
+    call(f"POST {path}", 400, _KEY, dataset, json={"type": "string", "name": ""})
+    call(f"POST {path}", 404, _KEY, NOBODY, json={"type": "string", "name": "x"})
+    call(f"GET {path}", 200, _KEY, dataset)
+    call(f"GET {path}", 404, _KEY, NOBODY)
+    field_path = f"{path}/{{metadata_id}}"
+    call(f"PATCH {field_path}", 200, _KEY, dataset, field, json={"name": "hue"})
+    call(f"PATCH {field_path}", 400, _KEY, dataset, field, json={"name": ""})
+    call(f"PATCH {field_path}", 404, _KEY, dataset, NOBODY, json={"name": "x"})
+    value = {"id": field, "name": "hue", "value": "red"}
+    change = {"operation_data": [{"document_id": document, "metadata_list": [value]}]}
+    name = f"POST {_DOCUMENTS}/metadata"
+    call(name, 200, _KEY, dataset, json=change)
+    call(name, 400, _KEY, dataset, json={})
+    call(name, 404, _KEY, NOBODY, json=change)
+    call(f"DELETE {field_path}", 204, _KEY, dataset, field)
+    call(f"DELETE {field_path}", 404, _KEY, dataset, field)
+    call(f"GET {path}/built-in", 200, _KEY, dataset)
+    call(f"GET {path}/built-in", 404, _KEY, NOBODY)
+    name = f"POST {path}/built-in/{{action}}"
+    call(name, 200, _KEY, dataset, "enable", json={})
+    call(name, 404, _KEY, NOBODY, "enable", json={})
+
+
+def _tags(call: Caller, dataset: str) -> None:
+    """Call the tag endpoints."""
+    path = "/datasets/tags"
+    tag = call(f"POST {path}", 200, _KEY, json={"name": "tried"})["id"]
+    call(f"POST {path}", 400, _KEY, json={"name": ""})
+    call(f"GET {path}", 200, _KEY)
+    call(f"PATCH {path}", 200, _KEY, json={"tag_id": tag, "name": "tested"})
+    call(f"PATCH {path}", 400, _KEY, json={"tag_id": tag, "name": ""})
+    call(f"PATCH {path}", 404, _KEY, json={"tag_id": NOBODY, "name": "x"})
+    binding = {"tag_ids": [tag], "target_id": dataset}
+    missing = {"tag_ids": [tag], "target_id": NOBODY}
+    call(f"POST {path}/binding", 204, _KEY, json=binding)
+    call(f"POST {path}/binding", 404, _KEY, json=missing)
+    call("GET /datasets/{dataset_id}/tags", 200, _KEY, dataset)
+    call("GET /datasets/{dataset_id}/tags", 404, _KEY, NOBODY)
+    call(f"POST {path}/unbinding", 204, _KEY, json=binding)
+    call(f"POST {path}/unbinding", 404, _KEY, json=missing)
+    call(f"DELETE {path}", 204, _KEY, json={"tag_id": tag})
+    call(f"DELETE {path}", 404, _KEY, json={"tag_id": tag})
 
 
 def pipelines(call: Caller) -> None:
@@ -1401,27 +1196,26 @@ def cells(call: Caller) -> list[tuple[Endpoint, int, str, bool]]:
     return rows
 
 
-_SEGMENT = "/datasets/{dataset_id}/documents/{document_id}/segments"
-_NO_ID = "an id that is none is not found: 404"
+_NO_ID = "an invalid id is not found: 404"
 EXCLUDED_STATUSES: Mapping[tuple[str, int], str] = {
-    ("*", 500): "nothing that is sent makes it so",
+    ("*", 500): "no request causes it",
     (
         "POST /files/upload",
         415,
-    ): "files of all types are taken; forms and nodes say which they read",
-    ("GET /site", 403): "every app has settings of a page",
+    ): "files of all types are accepted; forms and nodes restrict them",
+    ("GET /site", 403): "every app has page settings",
     (
         "PATCH /datasets/{dataset_id}/documents/{document_id}",
         415,
-    ): "the content says what it is, when it is read",
+    ): "the type is detected from the content, when it is read",
     (
         "POST /datasets/{dataset_id}/documents/{document_id}/update-by-file",
         415,
-    ): "the same",
-    (f"GET {_SEGMENT}", 400): "listing asks no model",
-    (f"GET {_SEGMENT}/{{segment_id}}", 400): _NO_ID,
-    (f"DELETE {_SEGMENT}/{{segment_id}}", 400): _NO_ID,
-    (f"DELETE {_SEGMENT}/{{segment_id}}/child_chunks/{{child_chunk_id}}", 400): _NO_ID,
+    ): "the type is detected from the content, when it is read",
+    (f"GET {_SEGMENTS}", 400): "listing does not use a model",
+    (f"GET {_SEGMENT}", 400): _NO_ID,
+    (f"DELETE {_SEGMENT}", 400): _NO_ID,
+    (f"DELETE {_SEGMENT}/child_chunks/{{child_chunk_id}}", 400): _NO_ID,
 }
 """Documented statuses that are never returned here, with the reason."""
 

@@ -38,41 +38,57 @@ MODEL = {
 
 def apps() -> dict[str, dict[str, Any]]:
     """Return one app of each kind and a chat with a slow, long answer, by name."""
+    chat = _chat_app()
+    return {
+        "chat": chat,
+        "workflow": _workflow_app(),
+        "completion": _completion_app(),
+        "slow": {**chat, "app": {"name": "slow", "mode": "advanced-chat"}},
+    }
 
-    def flow(
-        mode: str, nodes: dict[str, Any], edges: list[tuple[str, str]], **features: Any
-    ) -> dict[str, Any]:
-        """Return the document of a workflow or chatflow app."""
-        graph = {
-            "nodes": [
-                {"id": name, "data": {"title": name, **data}}
-                for name, data in nodes.items()
-            ],
-            "edges": [{"source": source, "target": target} for source, target in edges],
-        }
-        return {
-            "kind": "app",
-            "version": "0.6.0",
-            "app": {"name": mode, "mode": mode},
-            "workflow": {"graph": graph, "features": features},
-        }
 
+def _flow(
+    mode: str, nodes: dict[str, Any], edges: list[tuple[str, str]], **features: Any
+) -> dict[str, Any]:
+    """Return the document of a workflow or chatflow app."""
+    graph = {
+        "nodes": [
+            {"id": name, "data": {"title": name, **data}}
+            for name, data in nodes.items()
+        ],
+        "edges": [{"source": source, "target": target} for source, target in edges],
+    }
+    return {
+        "kind": "app",
+        "version": "0.6.0",
+        "app": {"name": mode, "mode": mode},
+        "workflow": {"graph": graph, "features": features},
+    }
+
+
+def _chat_app() -> dict[str, Any]:
+    """Return a chatflow that calls the model with the last messages."""
     llm = {
         "type": "llm",
         "model": MODEL,
         "memory": {"window": {"enabled": True, "size": 4}},
         "prompt_template": [{"role": "system", "text": "Be short."}],
     }
-    chat = flow(
+    nodes = {
+        "start": {"type": "start"},
+        "llm": llm,
+        "answer": {"type": "answer", "answer": "{{#llm.text#}}"},
+    }
+    return _flow(
         "advanced-chat",
-        {
-            "start": {"type": "start"},
-            "llm": llm,
-            "answer": {"type": "answer", "answer": "{{#llm.text#}}"},
-        },
+        nodes,
         [("start", "llm"), ("llm", "answer")],
         suggested_questions_after_answer={"enabled": True},
     )
+
+
+def _workflow_app() -> dict[str, Any]:
+    """Return a workflow that joins a number and the text of a file."""
     variables = [
         {"variable": "n", "type": "number", "required": True},
         {"variable": "doc", "type": "file", "required": False},
@@ -81,40 +97,34 @@ def apps() -> dict[str, dict[str, Any]]:
         {"variable": "n", "value_selector": ["start", "n"]},
         {"variable": "t", "value_selector": ["read", "text"]},
     ]
-    workflow = flow(
-        "workflow",
-        {
-            "start": {"type": "start", "variables": variables},
-            "read": {
-                "type": "document-extractor",
-                "variable_selector": ["start", "doc"],
-            },
-            "text": {
-                "type": "template-transform",
-                "template": "{{ n }}:{{ t }}",
-                "variables": template_variables,
-            },
-            "end": {
-                "type": "end",
-                "outputs": [{"variable": "r", "value_selector": ["text", "output"]}],
-            },
+    outputs = [{"variable": "r", "value_selector": ["text", "output"]}]
+    nodes = {
+        "start": {"type": "start", "variables": variables},
+        "read": {"type": "document-extractor", "variable_selector": ["start", "doc"]},
+        "text": {
+            "type": "template-transform",
+            "template": "{{ n }}:{{ t }}",
+            "variables": template_variables,
         },
-        [("start", "read"), ("read", "text"), ("text", "end")],
-    )
-    completion = {
+        "end": {"type": "end", "outputs": outputs},
+    }
+    edges = [("start", "read"), ("read", "text"), ("text", "end")]
+    return _flow("workflow", nodes, edges)
+
+
+def _completion_app() -> dict[str, Any]:
+    """Return a completion app with one required input."""
+    query = {"variable": "query", "label": "Query", "required": True}
+    return {
         "app": {"name": "completion", "mode": "completion"},
         "kind": "app",
         "version": "0.6.0",
         "model_config": {
             "model": MODEL,
             "pre_prompt": "{{query}}",
-            "user_input_form": [
-                {"paragraph": {"variable": "query", "label": "Query", "required": True}}
-            ],
+            "user_input_form": [{"paragraph": query}],
         },
     }
-    slow = {**chat, "app": {"name": "slow", "mode": "advanced-chat"}}
-    return {"chat": chat, "workflow": workflow, "completion": completion, "slow": slow}
 
 
 @contextmanager
@@ -132,73 +142,19 @@ def serving(
     starts. `environments` is the shared folder of plugin environments; `model` replaces
     the scripted model; `changes` are settings.
     """
-    long_answer = ("long story", " ".join(f"word{n}" for n in range(400)))
-    # The second answer is for the prompt that asks for suggested questions.
-    model = model or ScriptedModel(
-        answers=[long_answer, ("Read the exchange", '["One?", "Two?", "Three?"]')],
-        delay=0.002,
-    )
-    definition, builder = scripted_models(model)
     port = free_port()
     server_info: dict[str, str] = {"base": f"http://127.0.0.1:{port}/v1"}
     ready, stop = threading.Event(), threading.Event()
 
     async def serve(home: str) -> None:
         """Run the server until `stop` is set."""
-        local = LocalSettings(weights=str(weights_folder()))
-        settings = Settings(
-            home=home,
-            port=port,
-            defaults={"llm": "scripted/model"},
-            local=local,
-            **changes,
-        )
-        yard = Modelyard(
-            settings,
-            definitions=[definition],
-            builders={"scripted": builder},
-            environ={},
-        )
-        await yard.open()
-        texts = {
-            name: yaml.dump(document, allow_unicode=True)
-            for name, document in apps().items()
-        }
-        for name, text in {**texts, **(extra_apps or {})}.items():
-            app_record, _, _ = await yard.apps.add(
-                "default",
-                text,
-                mapping=AppMapping(models={"*": "scripted/model"}),
-                name=name,
-            )
-            # The key itself can be read only when it is created.
-            server_info[name] = (await yard.apps.make_key(app_record))[1]
+        yard = await _opened_yard(home, port, model or _scripted_model(), changes)
+        await _add_apps(yard, extra_apps or {}, server_info)
         if prepare is not None:
             await prepare(yard)
-        server_info["datasets"] = await yard.services.tenancy.dataset_keys.create(
-            "default"
-        )
-        gateway: Any = gateway_for(yard.services, on_start=yard.services.upkeep.start)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                gateway,
-                host="127.0.0.1",
-                port=port,
-                log_config=None,
-                ws="none",
-                lifespan="on",
-            )
-        )
-        # The server shares the loop with this function, which waits for the stop event
-        # of the other thread.
-        task = asyncio.ensure_future(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        ready.set()
-        while not stop.is_set():
-            await asyncio.sleep(0.05)
-        server.should_exit = True
-        await task
+        dataset_keys = yard.services.tenancy.dataset_keys
+        server_info["datasets"] = await dataset_keys.create("default")
+        await _serve_until(stop, ready, yard, port)
 
     with tempfile.TemporaryDirectory() as home:
         if environments is not None:
@@ -216,6 +172,70 @@ def serving(
         finally:
             stop.set()
             thread.join(30)
+
+
+def _scripted_model() -> ScriptedModel:
+    """Return a model with a long answer to one question, and with an answer to the
+    prompt that asks for suggested questions."""
+    long_answer = ("long story", " ".join(f"word{n}" for n in range(400)))
+    suggestions = ("Read the exchange", '["One?", "Two?", "Three?"]')
+    return ScriptedModel(answers=[long_answer, suggestions], delay=0.002)
+
+
+async def _opened_yard(
+    home: str, port: int, model: Any, changes: Mapping[str, Any]
+) -> Modelyard:
+    """Open a Modelyard whose only chat model is `model`; `changes` are settings."""
+    definition, builder = scripted_models(model)
+    settings = Settings(
+        home=home,
+        port=port,
+        defaults={"llm": "scripted/model"},
+        local=LocalSettings(weights=str(weights_folder())),
+        **changes,
+    )
+    yard = Modelyard(
+        settings, definitions=[definition], builders={"scripted": builder}, environ={}
+    )
+    await yard.open()
+    return yard
+
+
+async def _add_apps(
+    yard: Modelyard, extra_apps: Mapping[str, str], server_info: dict[str, str]
+) -> None:
+    """Add all apps, and store a key of each by the app's name."""
+    texts = {
+        name: yaml.dump(document, allow_unicode=True)
+        for name, document in apps().items()
+    }
+    mapping = AppMapping(models={"*": "scripted/model"})
+    for name, text in {**texts, **extra_apps}.items():
+        app_record, _, _ = await yard.apps.add(
+            "default", text, mapping=mapping, name=name
+        )
+        # The key itself can be read only when it is created.
+        server_info[name] = (await yard.apps.make_key(app_record))[1]
+
+
+async def _serve_until(
+    stop: threading.Event, ready: threading.Event, yard: Modelyard, port: int
+) -> None:
+    """Serve until another thread sets `stop`; sets `ready` once the server listens."""
+    gateway: Any = gateway_for(yard.services, on_start=yard.services.upkeep.start)
+    config = uvicorn.Config(
+        gateway, host="127.0.0.1", port=port, log_config=None, ws="none", lifespan="on"
+    )
+    server = uvicorn.Server(config)
+    # The server shares the loop with this function, which waits for the event.
+    task = asyncio.ensure_future(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    ready.set()
+    while not stop.is_set():
+        await asyncio.sleep(0.05)
+    server.should_exit = True
+    await task
 
 
 def environment(name: str, version: tuple[int, int], folder: Path) -> Path | None:

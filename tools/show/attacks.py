@@ -352,77 +352,70 @@ def _prove(folder: Path) -> Proof:
     report them."""
     proof = Proof()
     started_at = time.monotonic()
-    runs = {"root" if os.geteuid() == 0 else "this user": [sys.executable]}
+    commands = {"root" if os.geteuid() == 0 else "this user": [sys.executable]}
     if command := as_user(folder):
-        runs["an ordinary user"] = command
+        commands["an ordinary user"] = command
     elif os.geteuid() == 0:
-        proof.line("as an ordinary user", "no Python here that one could run", ok=False)
+        proof.line(
+            "as an ordinary user", "no Python that an ordinary user can run", ok=False
+        )
     # Each combination runs in a new process, because the rights are dropped before
     # Python starts.
-    for (who, command), level in itertools.product(
-        runs.items(), ("best", "namespaces")
-    ):
-        environ = {**os.environ, "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}
-        completed = subprocess.run(
-            [*command, "-m", "tools.show.attacks", level],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environ,
-        )
-        if completed.returncode:
-            proof.line(
-                f"as {who}, {level}",
-                (completed.stderr or completed.stdout)[-400:],
-                ok=False,
-            )
-            continue
-        results = json.loads(completed.stdout.splitlines()[-1])
-        unblocked = {
-            name: detail
-            for name, (blocked, detail) in results["attacks"].items()
-            if not blocked
-        }
-        refused = {
-            name: detail
-            for name, (fine, detail) in results["benign"].items()
-            if not fine
-        }
-        kinds = [
-            sum(name.startswith(prefix) for name in results["attacks"])
-            for prefix in ("python3", "javascript", "template")
-        ]
-        # The three numbers show that no group of attacks was skipped.
-        proof.line(
-            f"as {who}, level {results['level']}",
-            "attacks: {} Python, {} JavaScript, {} templates".format(*kinds),
-        )
-        proof.line(
-            "  got to the attacking line and were refused there",
-            f"{len(results['attacks']) - len(unblocked)} of {len(results['attacks'])}",
-            not unblocked,
-        )
-        for name, detail in unblocked.items():
-            proof.line(f"    {name}", detail, ok=False)
-        proof.line(
-            "  harmless programs that ran",
-            f"{len(results['benign']) - len(refused)} of {len(results['benign'])}",
-            not refused,
-        )
-        for name, detail in refused.items():
-            proof.line(f"    {name}", detail, ok=False)
-        worked = report_controls(proof, results["controls"])
-        proof.figures[f"{who}, {results['level']}"] = {
-            "succeed_outside": worked,
-            "attacks": len(results["attacks"]),
-            "blocked": len(results["attacks"]) - len(unblocked),
-            "harmless": len(results["benign"]),
-            "ran": len(results["benign"]) - len(refused),
-        }
+    for user, command in commands.items():
+        for level in ("best", "namespaces"):
+            _run_attacks(proof, user, command, level)
     urls(proof)
     proof.figures["seconds"] = round(time.monotonic() - started_at, 1)
     return proof
+
+
+def _run_attacks(proof: Proof, user: str, command: list[str], level: str) -> None:
+    """Run all attacks as one user at one isolation level, and report them."""
+    environ = {**os.environ, "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}
+    completed = subprocess.run(
+        [*command, "-m", "tools.show.attacks", level],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environ,
+    )
+    if completed.returncode:
+        output = completed.stderr or completed.stdout
+        proof.line(f"as {user}, {level}", output[-400:], ok=False)
+        return
+    results = json.loads(completed.stdout.splitlines()[-1])
+    attacks = results["attacks"]
+    # The three numbers show that no group of attacks was skipped.
+    counts = [
+        sum(name.startswith(prefix) for name in attacks)
+        for prefix in ("python3", "javascript", "template")
+    ]
+    proof.line(
+        f"as {user}, level {results['level']}",
+        "attacks: {} Python, {} JavaScript, {} templates".format(*counts),
+    )
+    blocked = _report_group(proof, "refused at their attacking line", attacks)
+    ran = _report_group(proof, "harmless programs that ran", results["benign"])
+    worked = report_controls(proof, results["controls"])
+    proof.figures[f"{user}, {results['level']}"] = {
+        "succeed_outside": worked,
+        "attacks": len(attacks),
+        "blocked": blocked,
+        "harmless": len(results["benign"]),
+        "ran": ran,
+    }
+
+
+def _report_group(proof: Proof, label: str, results: dict[str, Any]) -> int:
+    """Report the programs of one group with their failures; return how many passed.
+    `results` has (passed, detail) of each program."""
+    failures = {name: detail for name, (ok, detail) in results.items() if not ok}
+    passed = len(results) - len(failures)
+    proof.line(f"  {label}", f"{passed} of {len(results)}", not failures)
+    for name, detail in failures.items():
+        proof.line(f"    {name}", detail, ok=False)
+    return passed
 
 
 def report_controls(
@@ -460,7 +453,7 @@ def urls(proof: Proof) -> None:
     """Run the hostile URLs in a new network namespace and report what they reached."""
     if os.geteuid() != 0:
         proof.line(
-            "hostile addresses", "need root, for a network of their own", ok=None
+            "hostile addresses", "need root to create a separate network", ok=None
         )
         return
     command = ["unshare", "-n", sys.executable, "-m", "tools.show.hostile_urls"]
@@ -476,17 +469,17 @@ def urls(proof: Proof) -> None:
     # The plain client shows that the addresses really answer without the filter.
     proof.line(
         "hostile addresses",
-        f"{len(CASES)} forms; a plain client reaches {results['naive']} of them",
+        f"{len(CASES)} forms; an unprotected client reaches {results['naive']} of them",
         results["naive"] > 20,
     )
     proof.line(
-        "  answered by something inside", results["reached"], not results["reached"]
+        "  answered by an internal host", results["reached"], not results["reached"]
     )
     proof.line(
-        "  connected to something inside", results["connects"], results["connects"] == 0
+        "  connected to an internal host", results["connects"], results["connects"] == 0
     )
     proof.line(
-        "  the public address that is allowed",
+        "  the allowed public address",
         results["public"],
         results["public"] == 200,
     )

@@ -172,7 +172,7 @@ def prove() -> Proof:
                     overspend <= _ESTIMATE and spent >= budget - _ESTIMATE * 2,
                 )
                 proof.line(
-                    f"{shared}: anything but 200 and 429",
+                    f"{shared}: statuses other than 200 and 429",
                     race_run.other[:1] or "none",
                     not race_run.other,
                 )
@@ -182,7 +182,7 @@ def prove() -> Proof:
                     race_run.has_retry_after,
                 )
                 proof.line(
-                    f"{shared}: a refusal takes, p99",
+                    f"{shared}: time of a refusal, p99",
                     f"{p99 * 1000:.1f} ms",
                     p99 < 0.05,
                 )

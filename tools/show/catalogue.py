@@ -49,6 +49,6 @@ def prove() -> Proof:
     summary, ok = tests(
         "tests/unit/providers/test_howto.py", "tests/unit/providers/test_definition.py"
     )
-    proof.line("the how-to, executed", summary, ok)
+    proof.line("the how-to guide, executed", summary, ok)
     proof.figures = {"providers": len(names), "models": dict(kinds), "priced": priced}
     return proof

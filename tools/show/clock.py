@@ -164,7 +164,7 @@ def prove() -> Proof:
                     )
                     proof.line(
                         f"{store}, {description}: refused after the jump for",
-                        f"{seconds:.0f} s; {extra} calls more during it",
+                        f"{seconds:.0f} s; {extra} additional calls during it",
                         # Even with the plain clock, nobody may be refused for longer
                         # than a minute.
                         seconds <= 60 and (extra == 0 or clock_class is JumpingClock),
@@ -175,7 +175,7 @@ def prove() -> Proof:
                     }
         session_states = asyncio.run(sessions_during_jump(folder / "kept"))
         proof.line(
-            "a session while the wall is 400 days ahead, and after",
+            "a session while the wall clock is 400 days ahead, and afterwards",
             session_states,
             all(session_states.values()),
         )

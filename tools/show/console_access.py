@@ -136,7 +136,7 @@ def prove() -> Proof:
     build()
     proof = Proof()
     count, compiles = check_translations()
-    proof.line("texts in both languages, held by the compiler", count, compiles)
+    proof.line("texts in both languages, checked by the compiler", count, compiles)
     total = 0
     with browser() as chromium_browser:
         with world() as console_world:
@@ -160,7 +160,9 @@ def prove() -> Proof:
         for name in JOURNEYS:
             problem, seconds = run_journey(chromium_browser, name, keyboard=True)
             proof.line(
-                f"by keyboard alone: {name}", problem or f"{seconds:.1f} s", not problem
+                f"with the keyboard only: {name}",
+                problem or f"{seconds:.1f} s",
+                not problem,
             )
     proof.figures = {
         "texts": count,

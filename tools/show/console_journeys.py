@@ -99,7 +99,7 @@ def _chat(user: Person, text: str) -> None:
 def first_chat(user: Person) -> None:
     """Open the console for the first time and chat with a local model."""
     user.goto("/")
-    user.press(user.element("link", "Say hello to a model"))
+    user.press(user.element("link", "Chat with a model"))
     user.page.get_by_role("heading", name="Playground").wait_for()
     _chat(user, "Say hello in one short sentence.")
     # The local model may have to be loaded first, which takes long.
@@ -114,7 +114,7 @@ def bad_then_good_key(user: Person) -> None:
     """Add a provider with a wrong key, read the vendor's error, correct the key and
     chat."""
     user.goto("/providers")
-    user.write(user.page.get_by_label("Find", exact=True), "cloud")
+    user.write(user.page.get_by_label("Search", exact=True), "cloud")
     user.press(
         user.page.get_by_role("link", name=re.compile("cloud", re.IGNORECASE)).last
     )
@@ -122,10 +122,10 @@ def bad_then_good_key(user: Person) -> None:
     field = user.page.get_by_role("dialog").locator("input[type=password]").first
     # The form must show the vendor's error and stay open for a correction.
     user.write(field, "sk-wrong")
-    user.press(user.element("button", "Check and save"))
+    user.press(user.element("button", "Validate and save"))
     user.wait_for_text("Incorrect API key")
     user.write(field, VALID_KEY)
-    user.press(user.element("button", "Check and save"))
+    user.press(user.element("button", "Validate and save"))
     user.page.get_by_role("dialog").wait_for(state="detached")
     user.page.locator("table .status.good", has_text="ready").first.wait_for()
     user.goto("/playground")
@@ -137,7 +137,7 @@ def bad_then_good_key(user: Person) -> None:
 def compare_two(user: Person) -> None:
     """Send one prompt to a cloud model and a local model side by side."""
     user.goto("/playground")
-    user.press(user.element("button", "Compare with"))
+    user.press(user.element("button", "Add model to compare"))
     user.choose(user.page.get_by_label("Model 1", exact=True), "cloud/fine")
     user.choose(
         user.page.get_by_label("Model 2", exact=True), "local/qwen2.5-coder-0.5b"
@@ -168,8 +168,8 @@ def why_failed_over(user: Person) -> None:
     user.choose(user.page.get_by_label("Model", exact=True), "careful")
     _chat(user, "who answers?")
     user.wait_for_text("You said: who answers?")
-    user.press(user.element("link", "why it went there"))
-    user.page.get_by_role("heading", name="One request").wait_for()
+    user.press(user.element("link", "routing decision"))
+    user.page.get_by_role("heading", name="Request details").wait_for()
     user.page.locator(".timeline li").nth(1).wait_for()
     # The timeline lists both attempts, the failed one marked as such.
     texts = user.page.locator(".timeline").inner_text()
@@ -205,16 +205,16 @@ def create_and_revoke_key(user: Person) -> None:
     """Create the first account and an API key, call the gateway with the key, then
     revoke it."""
     user.goto("/keys")
-    user.press(user.element("button", "Make a key"))
+    user.press(user.element("button", "Create key"))
     # Without an account, the dialog asks for one before it creates the key.
     box = user.page.get_by_role("dialog")
     user.write(box.get_by_label("Name", exact=True), "Ada")
     user.write(box.get_by_label("Email", exact=True), "ada@example.com")
     user.write(box.get_by_label("Password", exact=True), PASSWORD)
-    user.press(box.get_by_role("button", name="Make it"))
+    user.press(box.get_by_role("button", name="Create account"))
     box.get_by_label("Role", exact=True).wait_for()
     user.write(box.get_by_label("Name", exact=True), "my script")
-    user.press(box.get_by_role("button", name="Make a key"))
+    user.press(box.get_by_role("button", name="Create key"))
     key = user.page.locator("code.secret").inner_text()
     user.press(user.element("button", "Done"))
     ask = {"model": "cloud/fine", "messages": [{"role": "user", "content": "hi"}]}
@@ -254,7 +254,7 @@ def use_a_plugin(user: Person) -> None:
         user.upload(user.page.locator("input[type=file]"), path)
         # The first installation may create a Python environment.
         user.page.locator("[role=status] .status.good").first.wait_for(timeout=120_000)
-    user.wait_for_text("It may")
+    user.wait_for_text("Permissions")
     user.press(user.element("button", "toolbox/add"))
     box = user.page.get_by_role("dialog")
     user.write(box.get_by_label(re.compile("^a")).first, "2")
@@ -322,7 +322,7 @@ def draw_and_run(user: Person) -> None:
     """Build a workflow of three nodes in the editor, run the draft and publish it."""
     user.goto("/workflows")
     user.write(user.page.get_by_label("Name", exact=True), "shouter")
-    user.press(user.element("button", "Draw"))
+    user.press(user.element("button", "Create"))
     user.page.locator(".react-flow__node").first.wait_for()
     user.press(user.page.locator(".outline summary"))
     user.press(user.page.locator(".outline").get_by_role("button", name="Start"))
@@ -338,7 +338,7 @@ def draw_and_run(user: Person) -> None:
     user.press(inspector.get_by_role("button", name="Add to: Outputs"))
     user.write(inspector.get_by_label("Name", exact=True), "said")
     user.choose(inspector.get_by_label("Value", exact=True), "Model.text · string")
-    user.press(user.element("button", "Tidy up"))
+    user.press(user.element("button", "Auto layout"))
     user.press(user.page.locator(".head").get_by_role("button", name="Run"))
     user.write(user.page.get_by_label("text", exact=True), "louder")
     user.press(
@@ -363,7 +363,7 @@ def ask_a_document(user: Person) -> None:
     """Create a dataset, upload a document and ask a question about it."""
     user.goto("/knowledge")
     user.write(user.page.get_by_label("New dataset", exact=True), "house rules")
-    user.press(user.element("button", "Make"))
+    user.press(user.element("button", "Create"))
     user.page.get_by_role("tab", name="Documents").wait_for()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rules.md"
@@ -395,7 +395,7 @@ def publish_and_chat(user: Person) -> None:
         user.page.get_by_text("imported").wait_for()
     user.press(user.element("link", "desk"))
     user.press(user.element("tab", "Publishing"))
-    user.press(user.page.get_by_role("switch", name="On a page of its own"))
+    user.press(user.page.get_by_role("switch", name="Enable web app"))
     address = user.page.locator("a[href*='/chat/']").first.get_attribute("href")
     # The address is a public chat page outside the console, so `user.goto` does not
     # apply.

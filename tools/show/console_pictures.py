@@ -1,6 +1,7 @@
 """Take a screenshot of every console page in both languages, both themes and several
 window widths, and combine them into contact sheets."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,8 @@ def prove() -> Proof:
     count = 0
     with browser() as browser_instance, world() as console_world:
         for language in ("en", "zh"):
-            # 360 px is a phone, 3840 px a 4K screen.
-            for theme, width in (
-                ("light", 1280),
-                ("dark", 1280),
-                ("light", 360),
-                ("light", 3840),
-            ):
+            for theme, width in _WINDOWS:
                 name = f"{language}-{theme}-{width}"
-                folder = FOLDER / name
-                folder.mkdir(parents=True, exist_ok=True)
-                picture_paths: list[Path] = []
-                wide: list[str] = []
                 with person(
                     browser_instance,
                     console_world.served.origin,
@@ -56,30 +47,39 @@ def prove() -> Proof:
                     color_scheme=theme,
                 ) as user:
                     user.page.set_viewport_size(
-                        {
-                            "width": width,
-                            "height": {360: 740, 1280: 900, 3840: 2160}[width],
-                        }
+                        {"width": width, "height": _HEIGHTS[width]}
                     )
-                    for page_number, path in enumerate(console_world.paths()):
-                        open_page(user, path)
-                        picture_paths.append(folder / f"{page_number:02d}.png")
-                        user.page.screenshot(path=picture_paths[-1])
-                        # A page that scrolls horizontally does not fit. One pixel is
-                        # tolerated for rounding.
-                        if user.page.evaluate(
-                            "document.documentElement.scrollWidth > innerWidth + 1"
-                        ):
-                            wide.append(path)
-                save_contact_sheet(picture_paths, FOLDER / f"{name}.png")
-                count += len(picture_paths)
-                proof.line(
-                    f"{len(picture_paths)} pages, {language}, {theme}, {width} px",
-                    "wider than the window: " + ", ".join(wide)
-                    if wide
-                    else "fit the window",
-                    not wide,
-                )
+                    pictures, wide = _take_pictures(user, console_world.paths(), name)
+                save_contact_sheet(pictures, FOLDER / f"{name}.png")
+                count += len(pictures)
+                label = f"{len(pictures)} pages, {language}, {theme}, {width} px"
+                summary = "wider than the window: " + ", ".join(wide)
+                proof.line(label, summary if wide else "fit the window", not wide)
     proof.line("sheets", FOLDER.relative_to(ROOT), None)
     proof.figures = {"pages": len(PAGES), "pictures": count}
     return proof
+
+
+# 360 px is a phone, 3840 px a 4K screen.
+_WINDOWS = (("light", 1280), ("dark", 1280), ("light", 360), ("light", 3840))
+_HEIGHTS = {360: 740, 1280: 900, 3840: 2160}
+
+
+def _take_pictures(
+    user: Any, paths: Iterable[str], name: str
+) -> tuple[list[Path], list[str]]:
+    """Take a screenshot of each page; return the files, and the pages that are wider
+    than the window."""
+    folder = FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures: list[Path] = []
+    wide: list[str] = []
+    for page_number, path in enumerate(paths):
+        open_page(user, path)
+        pictures.append(folder / f"{page_number:02d}.png")
+        user.page.screenshot(path=pictures[-1])
+        # A page that scrolls horizontally does not fit. One pixel is tolerated for
+        # rounding.
+        if user.page.evaluate("document.documentElement.scrollWidth > innerWidth + 1"):
+            wide.append(path)
+    return pictures, wide

@@ -201,61 +201,58 @@ def check_access_matrix(home: Path) -> tuple[dict[str, int], list[str]]:
     problems: list[str] = []
     with ExitStack() as stack:
         origin = stack.enter_context(server("", home=home)).origin
-        password = "correct horse battery"
         owner_client = stack.enter_context(
             httpx.Client(base_url=origin, headers={"origin": origin}, timeout=30)
         )
-        setup_response = owner_client.post(
-            "/console/api/setup",
-            json={"email": "o@example.com", "name": "O", "password": password},
-        )
+        owner = {"email": "o@example.com", "name": "O", "password": _PASSWORD}
+        setup_response = owner_client.post("/console/api/setup", json=owner)
         assert setup_response.status_code == 201, setup_response.text
         ids = _create_resources(owner_client)
-        token = owner_client.post(
-            "/console/api/invitations",
-            json={"email": "v@example.com", "role": "viewer"},
-        ).json()["token"]
-        accepted = httpx.post(
-            f"{origin}/console/api/invitations/accept",
-            headers={"origin": origin},
-            # An invited viewer has fewer rights than the owner, in
-            # the same tenant.
-            json={"token": token, "name": "V", "password": password},
-        )
-        assert accepted.status_code == 201, accepted.text
-        owner, viewer = (
-            _signed_in(origin, "o@example.com", password),
-            _Account(origin, accepted.cookies),
-        )
-        other_tenant = _create_other_tenant(owner_client, origin)
-        signed_out = _signed_in(origin, "o@example.com", password)
-        signed_out.client.delete("/console/api/session", headers={"origin": origin})
-        # A forged session token: the real token with its last four characters replaced.
-        signed_out.client.cookies = httpx.Cookies(
-            {
-                "modelyard-session": owner.client.cookies.get("modelyard-session", "")[
-                    :-4
-                ]
-                + "AAAA"
-            }
-        )
-        nobody = _Account(origin, httpx.Cookies())
-        for account in (owner, viewer, other_tenant, signed_out, nobody):
+        accounts = _accounts(owner_client, origin)
+        for account in accounts.values():
             stack.callback(account.client.close)
-        people = {
-            "the owner, rightly": owner,
-            "a viewer": viewer,
-            "another tenant": other_tenant,
-            "an ended session": signed_out,
-        }
         for verb, shape in operations():
             for name, expected, status in _try_route(
-                verb, shape, _fill_path(shape, ids), {**people, "no session": nobody}
+                verb, shape, _fill_path(shape, ids), accounts
             ):
                 counts[name] += 1
                 if not expected(status):
                     problems.append(f"{name}: {verb} {shape} answered {status}")
     return counts, problems
+
+
+_PASSWORD = "correct horse battery"
+
+
+def _accounts(owner_client: httpx.Client, origin: str) -> dict[str, _Account]:
+    """Return a caller for each case that has its own session, and one without."""
+    # An invited viewer has fewer rights than the owner, in the same tenant.
+    viewer = {"email": "v@example.com", "role": "viewer"}
+    invited = owner_client.post("/console/api/invitations", json=viewer)
+    accepted = httpx.post(
+        f"{origin}/console/api/invitations/accept",
+        headers={"origin": origin},
+        json={"token": invited.json()["token"], "name": "V", "password": _PASSWORD},
+    )
+    assert accepted.status_code == 201, accepted.text
+    owner = _signed_in(origin, "o@example.com", _PASSWORD)
+    return {
+        "the owner, rightly": owner,
+        "a viewer": _Account(origin, accepted.cookies),
+        "another tenant": _create_other_tenant(owner_client, origin),
+        "an ended session": _signed_out(origin, owner),
+        "no session": _Account(origin, httpx.Cookies()),
+    }
+
+
+def _signed_out(origin: str, owner: _Account) -> _Account:
+    """Return an account that has signed out, with a forged session token: the owner's
+    with its last four characters replaced."""
+    account = _signed_in(origin, "o@example.com", _PASSWORD)
+    account.client.delete("/console/api/session", headers={"origin": origin})
+    token = owner.client.cookies.get("modelyard-session", "")
+    account.client.cookies = httpx.Cookies({"modelyard-session": f"{token[:-4]}AAAA"})
+    return account
 
 
 def _try_route(
@@ -415,7 +412,9 @@ def prove() -> Proof:
     with world() as console_world:
         problems = check_security_headers(console_world)
         proof.line(
-            "the policy of every page", lines_of(problems[:4]) or "holds", not problems
+            "content security policy of every page",
+            lines_of(problems[:4]) or "holds",
+            not problems,
         )
     with tempfile.TemporaryDirectory() as folder:
         counts, problems = check_access_matrix(Path(folder) / "home")
@@ -429,7 +428,7 @@ def prove() -> Proof:
     with tempfile.TemporaryDirectory() as folder:
         owners, refused = race_first_sign_up(Path(folder) / "home")
         proof.line(
-            "50 first sign-ups at once",
+            "50 concurrent set-ups",
             f"{owners} owner, {refused} refused",
             (owners, refused) == (1, 49),
         )

@@ -4,9 +4,9 @@ display."""
 import json
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,58 +96,52 @@ def world(
     """Start a server with sample data. `extra_text` is added to every name, text and
     model answer."""
 
-    def answers(request: UpstreamRequest) -> Answer:
-        """Answer as a simulated provider. The model `broken` always fails."""
-        if request.path.endswith("/models"):
-            return json_answer({"object": "list", "data": [{"id": "fine"}]})
-        if request.path.endswith("/embeddings"):
-            count = len(request.json["input"])
-            data = [
-                {
-                    "object": "embedding",
-                    "index": index,
-                    "embedding": [1.0, 0.5, float(index)],
-                }
-                for index in range(count)
-            ]
-            return json_answer(
-                {
-                    "object": "list",
-                    "data": data,
-                    "model": "m",
-                    "usage": {"prompt_tokens": 3},
-                }
-            )
-        body = request.json
-        if body["model"] == "broken":
-            return error_answer(500, f"down {extra_text}")
-        text = f"An answer. {extra_text}"
-        if body.get("stream"):
-            # Short chunks of nine characters, so that the answer arrives as a stream of
-            # several events.
-            events = chat_events(
-                [text[start : start + 9] for start in range(0, len(text), 9)],
-                model=body["model"],
-            )
-            return Answer(headers={"content-type": "text/event-stream"}, pieces=events)
-        return chat_answer(text, model=body["model"], prompt=100, completion=50)
+    def answer(request: UpstreamRequest) -> Answer:
+        """Answer as a simulated provider."""
+        return _provider_answer(request, extra_text)
 
     with (
-        Upstream(answers) as upstream,
+        Upstream(answer) as upstream,
         tempfile.TemporaryDirectory(prefix="modelyard-world-") as folder,
     ):
         home = Path(folder) / "home"
         with server(
             _settings(upstream.url, extra_text), home=home, local=local
         ) as served:
-            yield World(
-                served,
-                _create_sample_data(
-                    served.origin,
-                    extra_text,
-                    plugin or ROOT / "examples" / "plugins" / "toolbox",
-                ),
-            )
+            plugin_folder = plugin or ROOT / "examples" / "plugins" / "toolbox"
+            ids = _create_sample_data(served.origin, extra_text, plugin_folder)
+            yield World(served, ids)
+
+
+def _provider_answer(request: UpstreamRequest, extra_text: str) -> Answer:
+    """Answer as a simulated provider. The model `broken` always fails."""
+    if request.path.endswith("/models"):
+        return json_answer({"object": "list", "data": [{"id": "fine"}]})
+    if request.path.endswith("/embeddings"):
+        return _embeddings(len(request.json["input"]))
+    body = request.json
+    if body["model"] == "broken":
+        return error_answer(500, f"down {extra_text}")
+    text = f"An answer. {extra_text}"
+    if not body.get("stream"):
+        return chat_answer(text, model=body["model"], prompt=100, completion=50)
+    # Short chunks of nine characters, so that the answer arrives as a stream of several
+    # events.
+    chunks = [text[start : start + 9] for start in range(0, len(text), 9)]
+    return Answer(
+        headers={"content-type": "text/event-stream"},
+        pieces=chat_events(chunks, model=body["model"]),
+    )
+
+
+def _embeddings(count: int) -> Answer:
+    """Answer with `count` different vectors."""
+    data = [
+        {"object": "embedding", "index": index, "embedding": [1.0, 0.5, float(index)]}
+        for index in range(count)
+    ]
+    usage = {"prompt_tokens": 3}
+    return json_answer({"object": "list", "data": data, "model": "m", "usage": usage})
 
 
 def _settings(url: str, extra_text: str) -> str:
@@ -194,29 +188,37 @@ def _settings(url: str, extra_text: str) -> str:
 def apps(extra_text: str = "") -> dict[str, str]:
     """Return three app files (a workflow, a chat app, and a workflow with triggers) by
     name."""
-    variables = [
-        {
-            "variable": "text",
-            "label": f"Text {extra_text}",
-            "type": "paragraph",
-            "required": False,
-        }
-    ]
-    model = {"provider": "", "name": "default", "mode": "chat", "completion_params": {}}
-    nodes: dict[str, dict[str, Any]] = {
+    return {
+        "workflow": json.dumps(_workflow_app(extra_text)),
+        "chat": json.dumps(_chat_app(extra_text)),
+        "waiting": json.dumps(_triggered_app(extra_text)),
+    }
+
+
+_MODEL = {"provider": "", "name": "default", "mode": "chat", "completion_params": {}}
+
+
+def _workflow_app(extra_text: str) -> JSON:
+    """Return a workflow that sends its input to a model."""
+    variable = {
+        "variable": "text",
+        "label": f"Text {extra_text}",
+        "type": "paragraph",
+        "required": False,
+    }
+    prompt = {"role": "user", "text": f"{extra_text} {{{{#start.text#}}}}"}
+    nodes: dict[str, JSON] = {
         "start": {
             "type": "start",
             "title": f"Start {extra_text}",
-            "variables": variables,
+            "variables": [variable],
         },
         "ask": {
             "type": "llm",
             "title": f"Ask {extra_text}",
-            "model": model,
+            "model": _MODEL,
             "desc": extra_text,
-            "prompt_template": [
-                {"role": "user", "text": f"{extra_text} {{{{#start.text#}}}}"}
-            ],
+            "prompt_template": [prompt],
         },
         "end": {
             "type": "end",
@@ -224,32 +226,34 @@ def apps(extra_text: str = "") -> dict[str, str]:
             "outputs": [{"variable": "said", "value_selector": ["ask", "text"]}],
         },
     }
-    graph = {
+    positions = [(300 * index, 100) for index in range(len(nodes))]
+    graph = _graph(nodes, positions, [("start", "ask"), ("ask", "end")])
+    app = {
+        "name": f"A workflow {extra_text}".strip(),
+        "mode": "workflow",
+        "description": extra_text,
+    }
+    return {"app": app, "kind": "app", "version": "0.3.0", "workflow": {"graph": graph}}
+
+
+def _graph(
+    nodes: Mapping[str, JSON],
+    positions: Sequence[tuple[int, int]],
+    edges: Sequence[tuple[str, str]],
+) -> JSON:
+    """Return the graph of a workflow; `positions` has (x, y) of each node."""
+    return {
         "nodes": [
-            {
-                "id": name,
-                "type": "custom",
-                "data": data,
-                "position": {"x": 300 * index, "y": 100},
-            }
-            for index, (name, data) in enumerate(nodes.items())
+            {"id": name, "type": "custom", "data": data, "position": {"x": x, "y": y}}
+            for (name, data), (x, y) in zip(nodes.items(), positions, strict=True)
         ],
-        "edges": [
-            {"source": "start", "target": "ask"},
-            {"source": "ask", "target": "end"},
-        ],
+        "edges": [{"source": source, "target": target} for source, target in edges],
     }
-    flow = {
-        "app": {
-            "name": f"A workflow {extra_text}".strip(),
-            "mode": "workflow",
-            "description": extra_text,
-        },
-        "kind": "app",
-        "version": "0.3.0",
-        "workflow": {"graph": graph},
-    }
-    chat = {
+
+
+def _chat_app(extra_text: str) -> JSON:
+    """Return a chat app with an opening statement."""
+    return {
         "app": {
             "name": f"A chat {extra_text}".strip(),
             "mode": "chat",
@@ -258,62 +262,20 @@ def apps(extra_text: str = "") -> dict[str, str]:
         "kind": "app",
         "version": "0.3.0",
         "model_config": {
-            "model": model,
+            "model": _MODEL,
             "pre_prompt": extra_text,
             "opening_statement": f"Hello {extra_text}",
             "user_input_form": [],
         },
-    }
-    return {
-        "workflow": json.dumps(flow),
-        "chat": json.dumps(chat),
-        "waiting": json.dumps(_triggered_app(extra_text)),
     }
 
 
 def _triggered_app(extra_text: str) -> JSON:
     """Return a workflow app that starts by triggers and whose nodes have forms from
     plugins and tools."""
-    nodes: dict[str, dict[str, Any]] = {
-        # One node for each kind of trigger.
-        "when": {
-            "type": "trigger-schedule",
-            "title": f"On weekdays {extra_text}",
-            "mode": "visual",
-            "frequency": "weekly",
-            "visual_config": {"time": "9:00 AM", "weekdays": ["mon", "tue"]},
-            "timezone": "UTC",
-        },
-        "hook": {
-            "type": "trigger-webhook",
-            "title": f"When it is called {extra_text}",
-            "method": "post",
-            "body": [{"name": "topic", "type": "string"}],
-            "response_body": extra_text,
-        },
-        "event": {
-            "type": "trigger-plugin",
-            "title": f"On a beat {extra_text}",
-            "provider_id": "acme/pulse/pulse",
-            "event_name": "beat",
-        },
-        "agent": {
-            "type": "agent",
-            "title": f"Find out {extra_text}",
-            "agent_strategy_provider_name": "",
-            "agent_strategy_name": "function_calling",
-            "agent_parameters": {
-                "query": {"type": "constant", "value": extra_text or "What now?"},
-                "model": {
-                    "type": "constant",
-                    "value": {"provider": "", "model": "default"},
-                },
-                "tools": {
-                    "type": "constant",
-                    "value": [{"provider_name": "time", "tool_name": "current_time"}],
-                },
-            },
-        },
+    nodes: dict[str, JSON] = {
+        **_triggers(extra_text),
+        "agent": _agent_node(extra_text),
         "tool": {
             "type": "tool",
             "title": f"Sum it up {extra_text}",
@@ -336,149 +298,195 @@ def _triggered_app(extra_text: str) -> JSON:
         ("agent", "tool"),
         ("tool", "end"),
     ]
-    graph = {
-        "nodes": [
-            # Place the nodes in columns of three.
-            {
-                "id": name,
-                "type": "custom",
-                "data": data,
-                "position": {"x": 300 * (index // 3), "y": 150 * (index % 3)},
-            }
-            for index, (name, data) in enumerate(nodes.items())
-        ],
-        "edges": [{"source": source, "target": target} for source, target in edges],
+    # Place the nodes in columns of three.
+    positions = [(300 * (index // 3), 150 * (index % 3)) for index in range(len(nodes))]
+    app = {
+        "name": f"It begins by itself {extra_text}".strip(),
+        "mode": "workflow",
+        "description": extra_text,
     }
+    graph = _graph(nodes, positions, edges)
+    return {"app": app, "kind": "app", "version": "0.6.0", "workflow": {"graph": graph}}
+
+
+def _triggers(extra_text: str) -> dict[str, JSON]:
+    """Return one node for each kind of trigger."""
     return {
-        "app": {
-            "name": f"It begins by itself {extra_text}".strip(),
-            "mode": "workflow",
-            "description": extra_text,
+        "when": {
+            "type": "trigger-schedule",
+            "title": f"On weekdays {extra_text}",
+            "mode": "visual",
+            "frequency": "weekly",
+            "visual_config": {"time": "9:00 AM", "weekdays": ["mon", "tue"]},
+            "timezone": "UTC",
         },
-        "kind": "app",
-        "version": "0.6.0",
-        "workflow": {"graph": graph},
+        "hook": {
+            "type": "trigger-webhook",
+            "title": f"When it is called {extra_text}",
+            "method": "post",
+            "body": [{"name": "topic", "type": "string"}],
+            "response_body": extra_text,
+        },
+        "event": {
+            "type": "trigger-plugin",
+            "title": f"On a beat {extra_text}",
+            "provider_id": "acme/pulse/pulse",
+            "event_name": "beat",
+        },
+    }
+
+
+def _agent_node(extra_text: str) -> JSON:
+    """Return an agent node with one tool."""
+    query, model = extra_text or "What now?", {"provider": "", "model": "default"}
+    tool = {"provider_name": "time", "tool_name": "current_time"}
+    return {
+        "type": "agent",
+        "title": f"Find out {extra_text}",
+        "agent_strategy_provider_name": "",
+        "agent_strategy_name": "function_calling",
+        "agent_parameters": {
+            "query": {"type": "constant", "value": query},
+            "model": {"type": "constant", "value": model},
+            "tools": {"type": "constant", "value": [tool]},
+        },
     }
 
 
 def _create_sample_data(origin: str, extra_text: str, plugin: Path) -> dict[str, str]:
     """Create the sample resources through the HTTP API and return their ids by name."""
-    ids: dict[str, str] = {}
     with httpx.Client(base_url=origin, timeout=60) as client:
+        sample = _SampleData(client, extra_text)
+        sample.create_resources()
+        sample.create_traffic()
+        sample.create_apps()
+        sample.create_dataset()
+        sample.install_plugin(plugin)
+    return sample.ids
 
-        def post(path: str, body: Any) -> Any:
-            """Send a POST request and return the response. Raises AssertionError if it
-            is not successful."""
-            answered = client.post(path, json=body)
-            assert answered.status_code < 300, f"{path}: {answered.text[:500]}"
-            return answered
 
-        def with_extra_text(name: str) -> str:
-            """Return the name with the extra text, at most 200 characters long."""
-            return f"{name} {extra_text}".strip()[:200]
+@dataclass
+class _SampleData:
+    """Creates the sample resources and stores their ids by name."""
 
+    client: httpx.Client
+    extra_text: str
+    """Added to every name and text."""
+    ids: dict[str, str] = field(default_factory=dict[str, str])
+
+    def post(self, path: str, body: Any) -> Any:
+        """Send a POST request and return the response. Raises AssertionError if it is
+        not successful."""
+        answered = self.client.post(path, json=body)
+        assert answered.status_code < 300, f"{path}: {answered.text[:500]}"
+        return answered
+
+    def name(self, text: str) -> str:
+        """Return the name with the extra text, at most 200 characters long."""
+        return f"{text} {self.extra_text}".strip()[:200]
+
+    def create_resources(self) -> None:
+        """Create one resource for each page of settings."""
         # The route's first target always fails, so its calls show a failover.
-        targets = [{"model": "cloud/broken"}]
-        post(
-            "/admin/v1/routes",
-            {
-                "name": with_extra_text("careful"),
-                "targets": targets,
-                "failover": ["cloud/fine"],
-            },
-        )
-        post(
-            "/admin/v1/limits",
-            {
-                "name": with_extra_text("plenty"),
-                "unit": "cost",
-                "amount": 100,
-                "window": "month",
-            },
-        )
-        post("/admin/v1/users", {"name": with_extra_text("Ada")})
-        post("/admin/v1/tenants", {"name": "other"})
+        route = {
+            "name": self.name("careful"),
+            "targets": [{"model": "cloud/broken"}],
+            "failover": ["cloud/fine"],
+        }
+        self.post("/admin/v1/routes", route)
+        limit = {
+            "name": self.name("plenty"),
+            "unit": "cost",
+            "amount": 100,
+            "window": "month",
+        }
+        self.post("/admin/v1/limits", limit)
+        self.post("/admin/v1/users", {"name": self.name("Ada")})
+        self.post("/admin/v1/tenants", {"name": "other"})
         definition = {
             "model": "own",
             "model_type": "llm",
-            "label": {"en_US": with_extra_text("own")},
-        }
-        custom = {
-            **definition,
+            "label": {"en_US": self.name("own")},
             "model_properties": {"mode": "chat", "context_size": 1000},
         }
-        post(
+        self.post(
             "/admin/v1/models",
-            {"name": with_extra_text("own"), "provider": "cloud", "definition": custom},
+            {"name": self.name("own"), "provider": "cloud", "definition": definition},
         )
-        post(
-            "/admin/v1/credentials",
+        credential = {
+            "name": self.name("second"),
+            "provider": "cloud",
+            "values": {"api_key": "sk-y"},
+        }
+        self.post("/admin/v1/credentials", credential)
+
+    def create_traffic(self) -> None:
+        """Make calls for the usage and request pages, including a failed one."""
+        message = {"role": "user", "content": f"Say it. {self.extra_text}"}
+        ask = {"messages": [message], "user": self.name("Ada")}
+        path = "/v1/chat/completions"
+        for _ in range(3):
+            self.client.post(path, json={**ask, "model": "cloud/fine"})
+        self.client.post(path, json={**ask, "model": "cloud/broken"})
+        answered = self.client.post(path, json={**ask, "model": self.name("careful")})
+        self.ids["call"] = answered.headers["x-request-id"]
+
+    def create_apps(self) -> None:
+        """Create apps with runs and an annotation."""
+        for name, text in apps(self.extra_text).items():
+            self.ids[name] = self.post("/admin/v1/apps", {"file": text}).json()["id"]
+        run_response = self.post(
+            f"/admin/v1/apps/{self.ids['workflow']}/runs",
+            {"inputs": {"text": f"in {self.extra_text}"}},
+        )
+        self.ids["run"] = run_response.headers["x-modelyard-run"]
+        chat_path = f"/admin/v1/apps/{self.ids['chat']}"
+        self.post(f"{chat_path}/runs", {"query": f"Who is there? {self.extra_text}"})
+        self.post(
+            f"{chat_path}/annotations",
             {
-                "name": with_extra_text("second"),
-                "provider": "cloud",
-                "values": {"api_key": "sk-y"},
+                "question": f"When? {self.extra_text}",
+                "answer": f"Now {self.extra_text}",
             },
         )
-        ask = {
-            "messages": [{"role": "user", "content": f"Say it. {extra_text}"}],
-            "user": with_extra_text("Ada"),
+
+    def create_dataset(self) -> None:
+        """Create a dataset with a document, and evaluate it."""
+        settings = {
+            "name": self.name("Rules")[:40],
+            "indexing_technique": "economy",
         }
-        # Traffic for the usage and request pages, including a failed call.
-        for _ in range(3):
-            client.post("/v1/chat/completions", json={**ask, "model": "cloud/fine"})
-        client.post("/v1/chat/completions", json={**ask, "model": "cloud/broken"})
-        answered = client.post(
-            "/v1/chat/completions", json={**ask, "model": with_extra_text("careful")}
-        )
-        ids["call"] = answered.headers["x-request-id"]
-        for name, text in apps(extra_text).items():
-            ids[name] = post("/admin/v1/apps", {"file": text}).json()["id"]
-        # Runs, annotations and a dataset for the pages of apps and knowledge.
-        run_response = post(
-            f"/admin/v1/apps/{ids['workflow']}/runs",
-            {"inputs": {"text": f"in {extra_text}"}},
-        )
-        ids["run"] = run_response.headers["x-modelyard-run"]
-        post(
-            f"/admin/v1/apps/{ids['chat']}/runs",
-            {"query": f"Who is there? {extra_text}"},
-        )
-        post(
-            f"/admin/v1/apps/{ids['chat']}/annotations",
-            {"question": f"When? {extra_text}", "answer": f"Now {extra_text}"},
-        )
-        ids["dataset"] = post(
-            "/v1/datasets",
-            {"name": with_extra_text("Rules")[:40], "indexing_technique": "economy"},
-        ).json()["id"]
+        dataset = self.post("/v1/datasets", settings).json()["id"]
+        self.ids["dataset"] = dataset
         document = {
-            "name": with_extra_text("rules.md"),
-            "text": f"The gate is closed at nine. {extra_text}",
+            "name": self.name("rules.md"),
+            "text": f"The gate is closed at nine. {self.extra_text}",
             "indexing_technique": "economy",
             "process_rule": {"mode": "automatic"},
         }
-        post(f"/v1/datasets/{ids['dataset']}/document/create-by-text", document)
-        questions = [
-            {
-                "question": f"When is the gate closed? {extra_text}",
-                "documents": [with_extra_text("rules.md")],
-            }
-        ]
-        evaluation_response = post(
-            f"/admin/v1/evaluations/{ids['dataset']}",
-            {"questions": questions, "ways": ["full_text"]},
+        self.post(f"/v1/datasets/{dataset}/document/create-by-text", document)
+        question = {
+            "question": f"When is the gate closed? {self.extra_text}",
+            "documents": [self.name("rules.md")],
+        }
+        evaluated = self.post(
+            f"/admin/v1/evaluations/{dataset}",
+            {"questions": [question], "ways": ["full_text"]},
         )
         # The response is an event stream. Its last event contains the finished
         # evaluation.
-        ids["evaluation"] = json.loads(evaluation_response.text.split("data: ")[-1])[
-            "evaluation"
-        ]["id"]
-        package = package_folder(plugin).data
-        task = client.post("/admin/v1/plugins?unsigned=true", content=package).json()
+        last_event = json.loads(evaluated.text.split("data: ")[-1])
+        self.ids["evaluation"] = last_event["evaluation"]["id"]
+
+    def install_plugin(self, plugin: Path) -> None:
+        """Install the plugin in a folder. Raises AssertionError if that fails."""
+        task = self.client.post(
+            "/admin/v1/plugins?unsigned=true", content=package_folder(plugin).data
+        ).json()
         # Plugin installation is asynchronous and may create a Python environment.
         until = time.monotonic() + 120
         while task.get("status") == "running" and time.monotonic() < until:
             time.sleep(0.2)
-            task = client.get(f"/admin/v1/plugins/tasks/{task['id']}").json()
+            path = f"/admin/v1/plugins/tasks/{task['id']}"
+            task = self.client.get(path).json()
         assert task.get("status") == "success", task
-    return ids

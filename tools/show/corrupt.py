@@ -121,24 +121,7 @@ def prove() -> Proof:
             ids_before = _ids(path)
             proof.line("calls before", served, served == _CALLS == len(ids_before))
             proof.line("readiness before", _ready(port)[0], _ready(port)[0] == 200)
-            pages = _overwrite(path)
-            proof.line("pages of the table overwritten", pages, pages >= 1)
-            # The integrity check runs periodically, so detection takes some seconds.
-            seconds = _wait_until(lambda: _ready(port)[0] == 503, 40)
-            proof.line(
-                "readiness says no after",
-                f"{seconds:.1f} s" if seconds is not None else "never",
-                bool(seconds),
-            )
-            proof.line("and why", _ready(port)[1][:80], "damaged" in _ready(port)[1])
-            reached, answers = len(upstream.served), _all_formats(port)
-            proof.line("calls in four formats", dict(answers), answers.keys() == {503})
-            # A call that cannot be accounted for must not cost money at the provider.
-            proof.line(
-                "of these, calls that reached the provider",
-                len(upstream.served) - reached,
-                len(upstream.served) == reached,
-            )
+            _check_damage(proof, port, path, upstream)
         restored = modelyard("database", "restore", backup, environ=environ)
         proof.line(
             "the backup is restored",
@@ -150,20 +133,36 @@ def prove() -> Proof:
             ready, answers = _ready(port)[0], _all_formats(port)
             time.sleep(0.5)
         ids_after = _ids(path)
-        proof.line(
-            "ready, and calls are served",
-            f"{ready}, {dict(answers)}",
-            ready == 200 and answers.keys() == {200},
-        )
-        proof.line(
-            "rows of before that are lost",
-            len(ids_before - ids_after),
-            ids_before <= ids_after,
-        )
-        proof.line("rows", len(ids_after), len(ids_after) == _CALLS + len(_FORMATS))
-    proof.figures |= {
-        "rows": len(ids_after),
-        "lost": len(ids_before - ids_after),
-        "noticed_s": round(seconds or -1.0, 1),
-    }
+    proof.line(
+        "ready, and calls are served",
+        f"{ready}, {dict(answers)}",
+        ready == 200 and answers.keys() == {200},
+    )
+    lost = ids_before - ids_after
+    proof.line("earlier rows that are lost", len(lost), not lost)
+    proof.line("rows", len(ids_after), len(ids_after) == _CALLS + len(_FORMATS))
+    proof.figures |= {"rows": len(ids_after), "lost": len(lost)}
     return proof
+
+
+def _check_damage(
+    proof: Proof, port: int, path: Path, upstream: TruthfulUpstream
+) -> None:
+    """Overwrite pages of the database at `path`; the server has to become unready and
+    to refuse calls."""
+    pages = _overwrite(path)
+    proof.line("pages of the table overwritten", pages, pages >= 1)
+    # The integrity check runs periodically, so detection takes some seconds.
+    seconds = _wait_until(lambda: _ready(port)[0] == 503, 40)
+    proof.line(
+        "not ready after",
+        f"{seconds:.1f} s" if seconds is not None else "never",
+        bool(seconds),
+    )
+    proof.line("the reason", _ready(port)[1][:80], "damaged" in _ready(port)[1])
+    requests_before, answers = len(upstream.served), _all_formats(port)
+    proof.line("calls in four formats", dict(answers), answers.keys() == {503})
+    # A call that cannot be accounted for must not cost money at the provider.
+    sent = len(upstream.served) - requests_before
+    proof.line("of these, calls that reached the provider", sent, sent == 0)
+    proof.figures["noticed_s"] = round(seconds or -1.0, 1)

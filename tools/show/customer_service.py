@@ -39,54 +39,16 @@ def prove() -> Proof:
             "MODELYARD_HOME": folder,
             "MODELYARD_EGRESS__PRIVATE": f"127.0.0.1:{port}",
         }
-        command = [sys.executable, "-m", "modelyard", "workflow"]
-        orders = subprocess.Popen(
-            [
-                sys.executable,
-                str(ROOT / "examples" / "workflows" / "orders.py"),
-                str(port),
-            ]
-        )
+        service = ROOT / "examples" / "workflows" / "orders.py"
+        orders = subprocess.Popen([sys.executable, str(service), str(port)])
         try:
             for question, expected_branch, answer_pattern in QUESTIONS:
-                started_at = time.monotonic()
-                process = subprocess.run(
-                    [
-                        *command,
-                        "run",
-                        str(file),
-                        "--query",
-                        question,
-                        "--model",
-                        "default",
-                    ],
-                    env=environ,
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                seconds = time.monotonic() - started_at
-                # The progress lines on stderr name the executed nodes.
-                nodes = re.findall(r"✓ +[\d.]+ m?s +(.+?)  [a-z-]+", process.stderr)
-                took = expected_branch in nodes
-                answer = " ".join(process.stdout.split())
-                fine = (
-                    process.returncode == 0
-                    and took
-                    and re.search(answer_pattern, answer) is not None
-                )
-                proof.line(
-                    question,
-                    f"{' > '.join(nodes)}: {answer[:110]} ({seconds:.1f} s)",
-                    fine,
-                )
-                if process.returncode:
-                    proof.line("", process.stderr[-300:], ok=False)
+                _ask(proof, file, environ, question, expected_branch, answer_pattern)
         finally:
             orders.kill()
             orders.wait()
         drawing = subprocess.run(
-            [*command, "draw", str(FILE)],
+            [*_COMMAND, "draw", str(FILE)],
             env=environ,
             capture_output=True,
             text=True,
@@ -98,3 +60,38 @@ def prove() -> Proof:
         drawing.stdout == DRAWING.read_text("utf-8"),
     )
     return proof
+
+
+_COMMAND = (sys.executable, "-m", "modelyard", "workflow")
+
+
+def _ask(
+    proof: Proof,
+    file: Path,
+    environ: dict[str, str],
+    question: str,
+    expected_branch: str,
+    answer_pattern: str,
+) -> None:
+    """Run the workflow with a question; it has to execute the node of the expected
+    branch and to give an answer that matches the pattern."""
+    started_at = time.monotonic()
+    process = subprocess.run(
+        [*_COMMAND, "run", str(file), "--query", question, "--model", "default"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.monotonic() - started_at
+    # The progress lines on stderr name the executed nodes.
+    nodes = re.findall(r"✓ +[\d.]+ m?s +(.+?)  [a-z-]+", process.stderr)
+    answer = " ".join(process.stdout.split())
+    is_match = re.search(answer_pattern, answer) is not None
+    proof.line(
+        question,
+        f"{' > '.join(nodes)}: {answer[:110]} ({seconds:.1f} s)",
+        process.returncode == 0 and expected_branch in nodes and is_match,
+    )
+    if process.returncode:
+        proof.line("", process.stderr[-300:], ok=False)

@@ -29,64 +29,59 @@ async def _check_documents(proof: Proof) -> None:
     """Parse all format cases and malicious files in one sandbox and report the results."""
     sandbox = Sandbox(_LIMITS)
     try:
-        passed_count = 0
-        for name, make in CASES.items():
-            case = make()
-            started_at = time.perf_counter()
-            document: dict[str, Any] = await sandbox.read(case.name, case.data)
-            took = (time.perf_counter() - started_at) * 1000
-            missing = missing_content(case, document["parts"])
-            fine = not missing and document["kind"] == case.kind
-            passed_count += fine
-            summary = f"{len(case.texts)} texts, {len(case.headings)} headings, {len(case.rows)} rows, {len(case.pages)} pages"
-            proof.line(
-                name,
-                f"{summary}, {took:.0f} ms"
-                if fine
-                else f"{document['kind']}: {missing[:3]}",
-                fine,
-            )
-        # Malicious files: an error message or harmless text is correct, if it arrives
-        # in time.
-        contained_count = 0
-        for name, (file, make_bytes, expected_pattern) in HARM.items():
-            data = make_bytes()
-            started_at = time.perf_counter()
-            try:
-                document = await sandbox.read(file, data)
-                outcome = f"{sum(len(part['text']) for part in document['parts']):,} characters"
-                if not document["parts"]:
-                    outcome = "no text"
-            except SandboxError as error:
-                outcome = str(error)
-            took = time.perf_counter() - started_at
-            # Five seconds of tolerance for stopping and restarting the sandbox.
-            fine = (
-                re.search(expected_pattern, outcome) is not None
-                and took < _LIMITS.document_seconds + 5
-            )
-            contained_count += fine
-            proof.line(
-                f"harm: {name}",
-                f"{len(data):,} bytes, {took:.1f} s: {outcome[:90]}",
-                fine,
-            )
+        passed = [await _check_case(proof, sandbox, name) for name in CASES]
+        contained = [await _check_harm(proof, sandbox, name) for name in HARM]
         scans = await _check_ocr(proof)
         # The malicious files must not have damaged the sandbox process: it still parses
         # documents.
         document = await sandbox.read("a.md", b"# Still here")
-        proof.line(
-            "the sandbox afterwards",
-            document["parts"][0]["text"],
-            document["parts"][0]["text"] == "# Still here",
-        )
+        text = document["parts"][0]["text"]
+        proof.line("the sandbox afterwards", text, text == "# Still here")
         proof.figures = {
-            "formats": f"{passed_count} of {len(CASES)}",
-            "held": f"{contained_count} of {len(HARM)}",
+            "formats": f"{sum(passed)} of {len(CASES)}",
+            "held": f"{sum(contained)} of {len(HARM)}",
             "scans": scans,
         }
     finally:
         await sandbox.aclose()
+
+
+async def _check_case(proof: Proof, sandbox: Sandbox, name: str) -> bool:
+    """Parse a document of a format case; return whether all its content was found."""
+    case = CASES[name]()
+    started_at = time.perf_counter()
+    document: dict[str, Any] = await sandbox.read(case.name, case.data)
+    milliseconds = (time.perf_counter() - started_at) * 1000
+    missing = missing_content(case, document["parts"])
+    is_complete = not missing and document["kind"] == case.kind
+    summary = (
+        f"{len(case.texts)} texts, {len(case.headings)} headings,"
+        f" {len(case.rows)} rows, {len(case.pages)} pages, {milliseconds:.0f} ms"
+    )
+    problem = f"{document['kind']}: {missing[:3]}"
+    proof.line(name, summary if is_complete else problem, is_complete)
+    return is_complete
+
+
+async def _check_harm(proof: Proof, sandbox: Sandbox, name: str) -> bool:
+    """Parse a malicious file; an error message or harmless text is correct, if it
+    arrives in time. Returns whether it was."""
+    file, make_bytes, expected_pattern = HARM[name]
+    data = make_bytes()
+    started_at = time.perf_counter()
+    try:
+        document = await sandbox.read(file, data)
+        size = sum(len(part["text"]) for part in document["parts"])
+        outcome = f"{size:,} characters" if document["parts"] else "no text"
+    except SandboxError as error:
+        outcome = str(error)
+    seconds = time.perf_counter() - started_at
+    # Five seconds of tolerance for stopping and restarting the sandbox.
+    is_in_time = seconds < _LIMITS.document_seconds + 5
+    is_contained = re.search(expected_pattern, outcome) is not None and is_in_time
+    summary = f"{len(data):,} bytes, {seconds:.1f} s: {outcome[:90]}"
+    proof.line(f"harm: {name}", summary, is_contained)
+    return is_contained
 
 
 async def _check_ocr(proof: Proof) -> str:

@@ -24,7 +24,7 @@ def prove() -> Proof:
     feature. Needs root."""
     proof = Proof()
     if os.geteuid() != 0:
-        proof.line("a network of its own", "needs root", ok=False)
+        proof.line("a separate network", "needs root", ok=False)
         return proof
     # `unshare -n` gives the process its own network, in which internal addresses can be
     # simulated.
@@ -34,7 +34,7 @@ def prove() -> Proof:
     )
     if process.returncode:
         proof.line(
-            "a network of its own", (process.stderr or process.stdout)[-1500:], ok=False
+            "a separate network", (process.stderr or process.stdout)[-1500:], ok=False
         )
         return proof
     # The last line of the output is the JSON report; earlier lines may be logs.

@@ -65,36 +65,8 @@ def _provider_features(yard: Modelyard) -> dict[str, Feature]:
         callee: Any = yard.services.providers.manager.factory.get_model(
             "openai_api_compatible", ModelType.LLM
         )
-        request = LLMRequest(messages=[UserPromptMessage(content="hi")])
-        return "".join(
-            [str(chunk) async for chunk in callee.invoke("m", values, request)]
-        )
-
-    async def stored_credential(url: str) -> str:
-        """Store a credential as the tenant's administrator and call a model with it."""
-        # The credential belongs to a tenant, not to the operator: its addresses are not
-        # trusted.
-        boss = Caller(tenant=TENANT)
-        credential = {
-            "provider": "openai_api_compatible",
-            "values": {"base_url": url, "api_key": "sk"},
-        }
-        created = await yard.services.tenancy.administration.create(
-            boss, TENANT, "credential", "own", credential
-        )
-        try:
-            model = yard.services.calls.models.find(
-                TENANT, "openai_api_compatible/m", ModelType.LLM
-            )
-            return str(
-                await model.invoke_llm(
-                    LLMRequest(messages=[UserPromptMessage(content="hi")])
-                )
-            )
-        finally:
-            await yard.services.tenancy.administration.remove(
-                boss, TENANT, "credential", created["id"]
-            )
+        chunks = callee.invoke("m", values, _HI)
+        return "".join([str(chunk) async for chunk in chunks])
 
     async def token(url: str) -> Any:
         """Request an OAuth token with a service account whose token address is `url`."""
@@ -117,9 +89,33 @@ def _provider_features(yard: Modelyard) -> dict[str, Feature]:
             TENANT, "azure_openai", {"endpoint": url, "api_key": "sk"}
         ),
         "provider: chat": chat,
-        "provider: a stored credential": stored_credential,
+        "provider: a stored credential": lambda url: _call_with_stored(yard, url),
         "provider: a service account's token address": token,
     }
+
+
+_HI = LLMRequest(messages=[UserPromptMessage(content="hi")])
+
+
+async def _call_with_stored(yard: Modelyard, url: str) -> str:
+    """Store a credential as the tenant's administrator and call a model with it.
+
+    The credential belongs to a tenant, not to the operator: its addresses are not
+    trusted.
+    """
+    admin, caller = yard.services.tenancy.administration, Caller(tenant=TENANT)
+    credential = {
+        "provider": "openai_api_compatible",
+        "values": {"base_url": url, "api_key": "sk"},
+    }
+    created = await admin.create(caller, TENANT, "credential", "own", credential)
+    try:
+        model = yard.services.calls.models.find(
+            TENANT, "openai_api_compatible/m", ModelType.LLM
+        )
+        return str(await model.invoke_llm(_HI))
+    finally:
+        await admin.remove(caller, TENANT, "credential", created["id"])
 
 
 def _tool_features(yard: Modelyard) -> dict[str, Feature]:

@@ -5,7 +5,7 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -157,34 +157,40 @@ def _exchange(raw: dict[str, Any], provider: str) -> Exchange:
 
 def _format(path: str, provider: str, raw: dict[str, Any]) -> tuple[str, str]:
     """Return the wire format for a request path, or an empty string and the reason."""
-    if (
-        "count_tokens" in path
-        or "/input_tokens" in path
-        or "_count_tokens" in raw["id"].rpartition("/")[2]
-    ):
-        return "", "token counts"
-    if provider == "cohere" and path == "/v1/chat":
-        return "", "formats that their makers have retired"
-    if "/threads/" in path or path.endswith("/threads"):
-        return "", "OpenAI's Assistants, retired in 2026"
+    if reason := _unsupported_reason(path, provider, raw["id"]):
+        return "", reason
     # Amazon Bedrock's invoke route takes the vendor's own body, which is supported for
     # Claude.
-    if (
-        path.endswith("/invoke")
-        and "anthropic" in path
-        and "content" in (raw["response"] or {})
-    ):
-        return "anthropic", ""  # Claude's own body behind Bedrock's invoke
+    is_claude = path.endswith("/invoke") and "anthropic" in path
+    if is_claude and "content" in (raw["response"] or {}):
+        return "anthropic", ""
     # A GET request is a model call only if it retrieves a stored response by its id.
     if raw.get("method") == "GET" and not re.search(r"/responses/[^/]+$", path):
         return "", "lists, databases and job queues"
-    for pattern, name in _BY_PATH:
+    if name := _first_match(_BY_PATH, path):
+        return name, ""
+    return "", _first_match(_NOT_CALLS, path) or f"unsupported format: {path}"
+
+
+def _unsupported_reason(path: str, provider: str, exchange_id: str) -> str:
+    """Return why an API is not supported at all; empty if it may be supported."""
+    test_name = exchange_id.rpartition("/")[2]
+    is_token_count = "count_tokens" in path or "/input_tokens" in path
+    if is_token_count or "_count_tokens" in test_name:
+        return "token counts"
+    if provider == "cohere" and path == "/v1/chat":
+        return "formats that their vendors have retired"
+    if "/threads/" in path or path.endswith("/threads"):
+        return "OpenAI's Assistants, retired in 2026"
+    return ""
+
+
+def _first_match(names_by_pattern: Iterable[tuple[str, str]], path: str) -> str:
+    """Return the name of the first pattern that a path matches; empty if none does."""
+    for pattern, name in names_by_pattern:
         if re.search(pattern, path):
-            return name, ""
-    reason = next(
-        (reason for pattern, reason in _NOT_CALLS if re.search(pattern, path)), None
-    )
-    return "", reason or f"no format of ours: {path}"
+            return name
+    return ""
 
 
 def _fixture_format(raw: dict[str, Any]) -> tuple[str, str]:
@@ -208,37 +214,39 @@ def _events(response: Any, name: str) -> list[dict[str, Any]] | None:
     if isinstance(response, list):
         return response if name == "gemini" else None
     if isinstance(response, dict):
-        # Amazon's binary event stream is stored in base64, since the recordings are
-        # JSON.
-        if "$base64" not in response or name != "bedrock":
-            return None
-        data = base64.b64decode(response["$base64"])
-        return [
-            {event_type: json.loads(body)}
-            for event_type, body in AwsEventStream().feed(data)
-        ]
+        is_binary_stream = "$base64" in response and name == "bedrock"
+        return _binary_events(response["$base64"]) if is_binary_stream else None
     if name == "ollama":
-        return [json.loads(line) for line in response.splitlines() if line.strip()]
+        return list(_json_lines(response))
     try:
         return list(_sse(response))
-    except ValueError:  # the recorder broke an event: there is no telling what it was
+    except ValueError:  # the recorder cut an event, so its content is unknown
         return []
+
+
+def _binary_events(encoded: str) -> list[dict[str, Any]]:
+    """Return the events of Amazon's binary event stream, which is stored in base64,
+    since the recordings are JSON."""
+    events = AwsEventStream().feed(base64.b64decode(encoded))
+    return [{event_type: json.loads(body)} for event_type, body in events]
+
+
+def _json_lines(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a text with one JSON object on each line."""
+    for line in text.splitlines():
+        if line.strip():
+            yield json.loads(line)
 
 
 def _sse(text: str) -> Iterator[dict[str, Any]]:
     """Yield the events of an SSE stream. Some fixtures are plain JSON lines, which are
     parsed too."""
     if "data:" not in text:
-        for line in text.splitlines():
-            if line.strip():
-                yield json.loads(line)
+        yield from _json_lines(text)
         return
     for block in re.split(r"\r?\n\r?\n", text):
-        data = "\n".join(
-            line[5:].lstrip(" ")
-            for line in block.splitlines()
-            if line.startswith("data:")
-        )
+        data_lines = [line for line in block.splitlines() if line.startswith("data:")]
+        data = "\n".join(line[5:].lstrip(" ") for line in data_lines)
         # `[DONE]` is OpenAI's end marker and is not JSON.
         if data and data != "[DONE]":
             yield json.loads(data)
@@ -260,19 +268,23 @@ def _mismatch_reason(
     """Return why a response is not in the format that its path suggests; empty if it
     is."""
     if events is not None:
-        if not events:
-            return "recorded without its body"
-        # More than one start event means that the recorder concatenated several
-        # responses.
-        if sum(event.get("type") == "message_start" for event in events) > 1:
-            return "several answers in one file"
-        shape = events[0].keys() & {"value"} or (
-            name == "anthropic" and "type" not in events[0]
-        )
-        return "a vendor's own stream behind a known path" if shape else ""
+        return _stream_mismatch_reason(events, name)
     if not isinstance(response, dict):
         return "recorded without its body"
-    mark = _REQUIRED_FIELDS.get(name)
-    if mark and mark not in response and "error" not in response:
-        return "a vendor's own answer behind a known path"
+    required_field = _REQUIRED_FIELDS.get(name)
+    if required_field and required_field not in response and "error" not in response:
+        return "a vendor's own response at a known path"
+    return ""
+
+
+def _stream_mismatch_reason(events: list[dict[str, Any]], name: str) -> str:
+    """Return why a stream is not in the expected format; empty if it is."""
+    if not events:
+        return "recorded without its body"
+    # More than one start event means that the recorder concatenated several responses.
+    if sum(event.get("type") == "message_start" for event in events) > 1:
+        return "several responses in one file"
+    is_untyped = name == "anthropic" and "type" not in events[0]
+    if is_untyped or "value" in events[0]:
+        return "a vendor's own stream at a known path"
     return ""

@@ -25,7 +25,7 @@ def prove() -> Proof:
             environ=environ,
         ) as (_, seconds):
             proof.line(
-                "make serve, from nothing",
+                "make serve in a clean checkout",
                 f"ready after {seconds:.0f} s",
                 seconds < _GOAL_SECONDS,
             )
@@ -34,7 +34,7 @@ def prove() -> Proof:
             for step in steps(f"http://127.0.0.1:{port}/v1"):
                 proof.line(step.name, step.seen, step.ok)
                 proof.figures |= step.figures
-            proof.line("the whole journey", f"{time.monotonic() - started_at:.0f} s")
+            proof.line("all steps", f"{time.monotonic() - started_at:.0f} s")
         port = free_port()
         with running(
             ["make", "--no-print-directory", "serve"],

@@ -19,7 +19,7 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelyard.gateway.openapi import describe
@@ -581,9 +581,13 @@ def field_names(world: TenantWorld) -> list[str]:
     }
     for folder in ("gateway", "wire", "knowledge", "workflow", "runtime"):
         for path in (ROOT / "src/modelyard" / folder).rglob("*.py"):
-            for match in _FIELD.finditer(path.read_text("utf-8")):
-                names.add(next(name for name in match.groups() if name))
+            names |= _names_read_by(path.read_text("utf-8"))
     return sorted(names)
+
+
+def _names_read_by(source: str) -> set[str]:
+    """Return the names of the fields that a module's source reads."""
+    return {next(filter(None, match.groups())) for match in _FIELD.finditer(source)}
 
 
 @dataclass(frozen=True)
@@ -722,63 +726,24 @@ def _mutate_once(case: Case, names: Sequence[str], chance: random.Random) -> Cas
     # values 30 %.
     match chance.randrange(10):
         case 0:
-            return Case(
-                case.key,
-                case.method,
-                _mutated_path(case.path, chance),
-                case.body,
-                case.query,
-                case.headers,
-            )
+            return replace(case, path=_mutated_path(case.path, chance), raw=None)
         case 1 | 2:
             value = chance.choice(HOSTILE)
             text = value if isinstance(value, str) else json.dumps(value)
             query = (*case.query, (chance.choice(names), text[:8000]))
-            return Case(
-                case.key,
-                case.method,
-                case.path,
-                case.body,
-                query,
-                case.headers,
-                case.raw,
-            )
+            return replace(case, query=query)
         case 3:
-            headers = (*case.headers, chance.choice(HEADERS))
-            return Case(
-                case.key,
-                case.method,
-                case.path,
-                case.body,
-                case.query,
-                headers,
-                case.raw,
-            )
+            return replace(case, headers=(*case.headers, chance.choice(HEADERS)))
         case 4:
-            return Case(
-                case.key,
-                case.method,
-                case.path,
-                None,
-                case.query,
-                case.headers,
-                chance.choice(RAW),
-            )
+            return replace(case, body=None, raw=chance.choice(RAW))
         case 5 | 6:
             body = dict(case.body) if isinstance(case.body, dict) else {}
             for _ in range(chance.randrange(1, 4)):
                 body[chance.choice(names)] = chance.choice(HOSTILE)
-            return Case(
-                case.key, case.method, case.path, body, case.query, case.headers
-            )
+            return replace(case, body=body, raw=None)
         case _:
-            return Case(
-                case.key,
-                case.method,
-                case.path,
-                _replace_random_value(case.body, chance),
-                case.query,
-                case.headers,
+            return replace(
+                case, body=_replace_random_value(case.body, chance), raw=None
             )
 
 
@@ -816,41 +781,7 @@ def _replace_random_value(body: Any, chance: random.Random) -> Any:
 async def send(world: TenantWorld, case: Case) -> tuple[int, bytes]:
     """Send a request to the gateway through ASGI, without a socket. Return status and
     body; status 0 if there was no response."""
-    target, _, query = case.path.partition("?")
-    extra = urllib.parse.urlencode(case.query, errors="surrogatepass")
-    query = "&".join(query_part for query_part in (query, extra) if query_part)
-    data = (
-        case.raw
-        if case.raw is not None
-        else b""
-        if case.body is None
-        else _encoded(case.body)
-    )
-    # A header of the case replaces the usual one, so that a broken header is not
-    # duplicated.
-    names = {name for name, _ in case.headers}
-    headers = [*case.headers]
-    if case.key and b"authorization" not in names:
-        headers.append((b"authorization", b"Bearer " + world.keys[case.key].encode()))
-    if b"content-type" not in names:
-        headers.append((b"content-type", b"application/json"))
-    if not case.key and b"x-visitor" not in names:
-        headers.append((b"x-visitor", b"visitor-0123456789abcdef"))
-    # As an ASGI server does: decode the path and replace invalid UTF-8.
-    path = urllib.parse.unquote(target).encode("utf-8", "replace").decode("utf-8")
-    scope = {
-        "type": "http",
-        "method": case.method,
-        "path": path,
-        "query_string": query.encode("utf-8", "replace"),
-        "headers": headers,
-        "client": ("127.0.0.1", 5),
-        "scheme": "http",
-        "http_version": "1.1",
-        "raw_path": urllib.parse.quote(path).encode(),
-        "root_path": "",
-        "server": ("127.0.0.1", 8790),
-    }
+    scope, data = _scope_of(world, case), _raw_body(case)
     messages: list[Any] = []
     is_sent = False
 
@@ -864,19 +795,60 @@ async def send(world: TenantWorld, case: Case) -> tuple[int, bytes]:
         await asyncio.sleep(_STREAM_SECONDS)
         return {"type": "http.disconnect"}
 
-    async def took(message: Any) -> None:
+    async def collect(message: Any) -> None:
         """ASGI send: collect the message."""
         messages.append(message)
 
-    with suppress(
-        Exception
-    ):  # a stream that breaks is cut, as the server does it; the log has said why
-        await world.gateway(scope, receive, took)
+    # A stream that breaks is cut, as the server does it; the log has the reason.
+    with suppress(Exception):
+        await world.gateway(scope, receive, collect)
     if not messages:
         return 0, b""
-    return messages[0]["status"], b"".join(
-        message.get("body", b"") for message in messages[1:]
-    )
+    body = b"".join(message.get("body", b"") for message in messages[1:])
+    return messages[0]["status"], body
+
+
+def _raw_body(case: Case) -> bytes:
+    """Return the bytes of a request's body."""
+    if case.raw is not None:
+        return case.raw
+    return b"" if case.body is None else _encoded(case.body)
+
+
+def _scope_of(world: TenantWorld, case: Case) -> dict[str, Any]:
+    """Return the ASGI scope of a request."""
+    target, _, query = case.path.partition("?")
+    extra = urllib.parse.urlencode(case.query, errors="surrogatepass")
+    query = "&".join(filter(None, (query, extra)))
+    # As an ASGI server does: decode the path and replace invalid UTF-8.
+    path = urllib.parse.unquote(target).encode("utf-8", "replace").decode("utf-8")
+    return {
+        "type": "http",
+        "method": case.method,
+        "path": path,
+        "query_string": query.encode("utf-8", "replace"),
+        "headers": _headers_of(world, case),
+        "client": ("127.0.0.1", 5),
+        "scheme": "http",
+        "http_version": "1.1",
+        "raw_path": urllib.parse.quote(path).encode(),
+        "root_path": "",
+        "server": ("127.0.0.1", 8790),
+    }
+
+
+def _headers_of(world: TenantWorld, case: Case) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a request. A header of the case replaces the usual one, so
+    that a broken header is not duplicated."""
+    names = {name for name, _ in case.headers}
+    headers = [*case.headers]
+    if case.key and b"authorization" not in names:
+        headers.append((b"authorization", b"Bearer " + world.keys[case.key].encode()))
+    if b"content-type" not in names:
+        headers.append((b"content-type", b"application/json"))
+    if not case.key and b"x-visitor" not in names:
+        headers.append((b"x-visitor", b"visitor-0123456789abcdef"))
+    return headers
 
 
 def _encoded(body: Any) -> bytes:

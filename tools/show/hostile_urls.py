@@ -8,13 +8,15 @@ script.
 
 import asyncio
 import ipaddress
+import itertools
 import json
 import socket
 import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -266,31 +268,30 @@ def install_scripted_resolver() -> Callable[..., Any]:
     """Replace `socket.getaddrinfo` with a scripted resolver and return the original
     function."""
     real = socket.getaddrinfo
-    lookup_counts: dict[str, int] = {}
+    lookup_counts: Counter[str] = Counter()
 
     def look_up(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
         """Resolve scripted names; pass everything else to the system's resolver."""
-        name = (
-            (host.decode() if isinstance(host, bytes) else str(host))
-            .rstrip(".")
-            .lower()
-        )
-        # DNS rebinding: the name is public at the check and internal at the connect.
-        if name == "rebind.test":
-            lookup_counts[name] = lookup_counts.get(name, 0) + 1
-            addresses = [PUBLIC] if lookup_counts[name] % 2 else ["169.254.169.254"]
-        else:
-            addresses = NAMES.get(name, [])
-        if addresses:
-            return [
-                answer
-                for resolved_address in addresses
-                for answer in real(resolved_address, port, *args, **kwargs)
-            ]
-        return real(host, port, *args, **kwargs)
+        name = host.decode() if isinstance(host, bytes) else str(host)
+        name = name.rstrip(".").lower()
+        lookup_counts[name] += 1
+        addresses = _scripted_addresses(name, lookup_counts[name])
+        if not addresses:
+            return real(host, port, *args, **kwargs)
+        resolved = (real(address, port, *args, **kwargs) for address in addresses)
+        return list(itertools.chain.from_iterable(resolved))
 
     socket.getaddrinfo = look_up  # type: ignore[assignment]
     return real
+
+
+def _scripted_addresses(name: str, lookup_number: int) -> Sequence[str]:
+    """Return the scripted addresses of a name; empty if it is not scripted.
+    `lookup_number` is 1 for the first look-up of the name."""
+    # DNS rebinding: the name is public at the check and internal at the connect.
+    if name == "rebind.test":
+        return [PUBLIC] if lookup_number % 2 else ["169.254.169.254"]
+    return NAMES.get(name, [])
 
 
 def count_naive_hits() -> int:

@@ -8,9 +8,7 @@ same figures of two well-designed packages from PyPI are shown for comparison.
 import re
 import subprocess
 import sys
-import tempfile
 import tomllib
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from tools.show.house_figures import (
     strongly_connected_components,
     typescript_graph,
 )
+from tools.show.packages import downloaded_package
 from tools.show.proof import ROOT, Proof
 
 COMPOSITION_ROOT = "modelyard.app"
@@ -78,21 +77,25 @@ def upward_imports(graph: Graph) -> list[str]:
     rows = [re.findall(r"\w+", row) for row in contracted_layers()]
     # The index grows downwards: a higher layer has a smaller index.
     height = {name: layer_index for layer_index, row in enumerate(rows) for name in row}
-    arrows: list[str] = []
-    for importer, imported in graph.items():
-        for imported_name in imported:
-            importer_layer, imported_layer = (
-                name.split(".")[1] if "." in name else ""
-                for name in (importer, imported_name)
-            )
-            has_layers = importer_layer in height and imported_layer in height
-            if (
-                has_layers
-                and importer_layer != imported_layer
-                and height[imported_layer] <= height[importer_layer]
-            ):
-                arrows.append(f"{importer} → {imported_name}")
-    return sorted(arrows)
+    return sorted(
+        f"{importer} → {imported}"
+        for importer, all_imported in graph.items()
+        for imported in all_imported
+        if _is_upward(height, _package_of(importer), _package_of(imported))
+    )
+
+
+def _package_of(module: str) -> str:
+    """Return the top-level package of a module; empty for the root package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def _is_upward(height: dict[str, int], importer: str, imported: str) -> bool:
+    """Return whether an import between two packages, both of which have a layer, does
+    not go down."""
+    if importer == imported or not {importer, imported} <= height.keys():
+        return False
+    return height[imported] <= height[importer]
 
 
 def prove() -> Proof:
@@ -138,7 +141,7 @@ def _contracts(proof: Proof) -> None:
     # A deleted contract must not go unnoticed, so the count is checked too.
     is_enough = linted.returncode == 0 and len(contract_states) >= MIN_CONTRACTS
     proof.line(
-        "contracts kept",
+        "contracts that hold",
         f"{len(contract_states)}, of at least {MIN_CONTRACTS}",
         is_enough,
     )
@@ -152,9 +155,13 @@ def _contracts(proof: Proof) -> None:
 def _structure(proof: Proof, figures: Figures) -> None:
     """Check upward imports, cycles, class sizes and import counts."""
     up, circles = upward_imports(figures.graph), figures.circles
-    proof.line("arrows up, lazy imports and strings counted", up[:3] or "none", not up)
     proof.line(
-        "circles between files, the same counted", circles[:1] or "none", not circles
+        "upward imports, with lazy imports and strings", up[:3] or "none", not up
+    )
+    proof.line(
+        "import cycles between files, counted the same way",
+        circles[:1] or "none",
+        not circles,
     )
     methods, imports = figures.largest_class, figures.widest_file
     summary = f"{methods.count} methods, of at most {MAX_METHODS}: {methods.name}"
@@ -189,7 +196,7 @@ def _typescript(proof: Proof) -> None:
         f"{len(graph)}, {arrows}",
         bool(graph and arrows),
     )
-    proof.line("the console: circles", circles[:1] or "none", not circles)
+    proof.line("the console: import cycles", circles[:1] or "none", not circles)
     proof.figures |= {"console_files": len(graph), "console_circles": len(circles)}
 
 
@@ -199,8 +206,8 @@ def _anchors(proof: Proof, project_figures: Figures) -> None:
         "modelyard": _report_figures(proof, "modelyard", project_figures)
     }
     for package, version in ANCHORS.items():
-        with tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder:
-            figures = _from_registry(package, version, Path(folder))
+        with downloaded_package(package, version) as folder:
+            figures = figures_of(folder, package)
         proof.figures["anchors"][package] = _report_figures(
             proof, f"{package} {version}", figures
         )
@@ -211,36 +218,13 @@ def _report_figures(proof: Proof, name: str, figures: Figures) -> dict[str, int]
     methods, imports = figures.largest_class.count, figures.widest_file.count
     circles = f"{len(figures.circles)} circles (of {largest_cycle} files)"
     summary = f"{len(figures.graph)} files, {circles}, a class of {methods} methods, a file of {imports} imports"
-    proof.line(f"beside others: {name}", summary)
+    proof.line(f"compared with others: {name}", summary)
     return {
         "files": len(figures.graph),
         "circles": len(figures.circles),
         "methods": methods,
         "imports": imports,
     }
-
-
-def _from_registry(package: str, version: str, folder: Path) -> Figures:
-    """Download a package's wheel and return its figures. Raises CalledProcessError if
-    the registry does not have it."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "-q",
-        "-d",
-        str(folder),
-    ]
-    subprocess.run([*command, f"{package}=={version}"], check=True, capture_output=True)
-    # Exactly one wheel is expected, because dependencies are not downloaded.
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "whl")
-    return figures_of(folder / "whl" / package, package)
 
 
 def _types(proof: Proof) -> None:
@@ -280,7 +264,7 @@ def _addition(proof: Proof, addition: Addition) -> None:
     }
     promised = promised_files(addition.about)
     proof.line(
-        f"to add {addition.about}: as the page says",
+        f"to add {addition.about}: as documented",
         ", ".join(sorted(promised)),
         by_hand == promised,
     )

@@ -364,7 +364,7 @@ async def _(world: World) -> object:
     )
     client = world.client()
     error_name = await refusal(
-        fetch_body(client, half.url()), "before its answer was complete"
+        fetch_body(client, half.url()), "before its response was complete"
     )
     return [await fetch_body(client, open_end.url()), error_name]
 
@@ -582,11 +582,11 @@ async def _(world: World) -> object:
             response.close()
 
     large = await refusal(
-        read(modest, 1_000_000), "more than 1,000,000 bytes in one answer, unpacked"
+        read(modest, 1_000_000), "larger than 1,000,000 bytes after decompression"
     )
     # Zeros compress about a thousandfold, so the limit on the compression ratio applies
     # first.
-    grown = await refusal(read(b"\0" * 50_000_000, 1 << 30), "200th of its size")
+    grown = await refusal(read(b"\0" * 50_000_000, 1 << 30), "1/200 of its size")
     return [large, grown, 0 < largest <= 65_536]
 
 
@@ -631,7 +631,7 @@ async def _(world: World) -> object:
     work = client.send(
         "GET", spare.url(host="many.test"), headers={}, timeouts=Timeouts(connect=0.9)
     )
-    error_name = await refusal(work, "did not connect within 0.9 s")
+    error_name = await refusal(work, "timed out after 0.9 s")
     return [error_name, client.connections]
 
 
@@ -686,7 +686,7 @@ async def _(world: World) -> object:
     egress = EgressClient(EgressRules(ports=frozenset({server.port})))
     world.stack.push_async_callback(egress.aclose)
     private_error = await refusal(
-        egress.fetch("GET", server.url(host="inner.test")), "is no public address"
+        egress.fetch("GET", server.url(host="inner.test")), "Address blocked"
     )
     return [metadata_error, private_error, server.opened]
 
@@ -767,7 +767,7 @@ async def _(world: World) -> object:
         body,
         await refusal(
             fetch_body(misconfigured_client, server.url(host="localhost")),
-            "certificates to trust",
+            "cannot be loaded",
         ),
     ]
 
@@ -873,8 +873,8 @@ async def _(world: World) -> object:
     # No credentials and wrong credentials need different corrections, so the messages
     # differ.
     for user, expected_text in (
-        ("", "wants a user name"),
-        (f"{USER}:{WRONG_PASSWORD}", "refuses the user name"),
+        ("", "requires a user name"),
+        (f"{USER}:{WRONG_PASSWORD}", "rejected the user name"),
     ):
         proxy = _proxy_address(world.others.strict_proxy, user)
         client = world.client(

@@ -144,31 +144,40 @@ class Server:
         parser = h11.Connection(h11.SERVER)
         head: h11.Request | None = None
         body = b""
-        while True:
-            try:
-                event = parser.next_event()
-            except h11.RemoteProtocolError as error:
-                self.broken.append(str(error))
-                return None
-            if event is h11.NEED_DATA:
-                received = await reader.read(65_536)
-                if not received:
-                    return None
-                parser.receive_data(received)
-            elif isinstance(event, h11.Request):
+        while (event := await self._next_event(parser, reader)) is not None:
+            if isinstance(event, h11.Request):
                 head = event
             elif isinstance(event, h11.Data):
                 body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage) and head is not None:
-                lines = [
-                    (name.decode(), value.decode("latin-1"))
-                    for name, value in head.headers
-                ]
-                received_request = ReceivedRequest(
-                    number, head.method.decode(), head.target.decode(), lines, body
-                )
-                self.seen.append(received_request)
-                return received_request
+                request = _received_request(number, head, body)
+                self.seen.append(request)
+                return request
+        return None
+
+    async def _next_event(
+        self, parser: h11.Connection, reader: asyncio.StreamReader
+    ) -> object | None:
+        """Return the next event of a request; None at the end of the connection or if
+        h11 rejects the request."""
+        try:
+            while (event := parser.next_event()) is h11.NEED_DATA:
+                received = await reader.read(65_536)
+                if not received:
+                    return None
+                parser.receive_data(received)
+        except h11.RemoteProtocolError as error:
+            self.broken.append(str(error))
+            return None
+        return event
+
+
+def _received_request(number: int, head: h11.Request, body: bytes) -> ReceivedRequest:
+    """Return the record of a complete request. `number` is that of the connection."""
+    headers = [(name.decode(), value.decode("latin-1")) for name, value in head.headers]
+    return ReceivedRequest(
+        number, head.method.decode(), head.target.decode(), headers, body
+    )
 
 
 @dataclass

@@ -261,7 +261,7 @@ def prove() -> Proof:
             "kills", f"{kills} in {time.monotonic() - started_at:.0f} s", kills == KILLS
         )
         proof.line(
-            "at each start after one: database and index agree",
+            "after each restart: database and index agree",
             problem or "always",
             not problem,
         )
@@ -273,80 +273,106 @@ def prove() -> Proof:
 async def _compare_with_plan(proof: Proof, home: Path) -> None:
     """Compare the expected documents with the actual ones and report the differences."""
     completed_steps = len((home / "done.log").read_text().splitlines())
+    plan = steps(completed_steps + 1)
     yard, parts = await _open(home, home / "embedded.log")
     async with yard:
         dataset = await parts.datasets.get_by_id_or_name("default", "killed")
         parts.start()
         # Repeat the step that the last kill interrupted.
-        await _step(parts, dataset, steps(completed_steps + 1)[completed_steps])
-        # Replay the plan to get the expected version of each document.
-        expected: dict[int, int] = {}
-        for step in steps(completed_steps + 1):
-            if step.kind == "delete":
-                expected.pop(step.document)
-            else:
-                expected[step.document] = step.version
-        documents, total = await parts.stored.documents.list_page(
-            "default", dataset.id, limit=100_000
-        )
-        names = Counter(document.name for document in documents)
-        lost_numbers = [number for number in expected if f"<{number}>" not in names]
-        extra = [name for name in names if int(name.strip("<>")) not in expected]
-        doubled = [name for name, count in names.items() if count > 1]
+        await _step(parts, dataset, plan[completed_steps])
         proof.line(
-            "steps",
-            f"{completed_steps + 1:,}: {dict(Counter(step.kind for step in steps(completed_steps + 1)))}",
+            "steps", f"{len(plan):,}: {dict(Counter(step.kind for step in plan))}"
         )
-        proof.line("documents lost", lost_numbers or "0", not lost_numbers)
-        proof.line("documents that should be gone", extra or "0", not extra)
-        proof.line("documents doubled", doubled or "0", not doubled)
-        content_problems = await _wrong_content(parts, dataset, documents, expected)
-        proof.line(
-            "segments wrong, missing or doubled",
-            content_problems[:3] or "0",
-            not content_problems,
-        )
-        missed, stale = await _check_search(
-            parts, dataset, expected, steps(completed_steps + 1)
-        )
-        proof.line(
-            "documents not found by their own word", missed[:3] or "0", not missed
-        )
-        proof.line(
-            "old versions and deleted documents that are found",
-            stale[:3] or "0",
-            not stale,
-        )
+        proof.figures["steps"] = len(plan)
+        expected = _expected_versions(plan)
+        await _report_documents(proof, parts, dataset, expected)
+        await _report_search(proof, parts, dataset, expected, plan)
         problems = await parts.stored.integrity.problems("default", dataset.id)
         proof.line("index and database", problems or "agree", not problems)
-        # Each text should be embedded once; duplicates are work repeated after a kill.
-        counts = Counter((home / "embedded.log").read_text().splitlines())
-        repeated_count = sum(count - 1 for count in counts.values())
-        # At each kill one batch may be in progress in each of the concurrent groups,
-        # and is embedded again.
-        max_repeated = KILLS * 64
-        proof.line(
-            "texts embedded, of those again after a kill",
-            f"{sum(counts.values()):,}, {repeated_count:,}",
-            repeated_count <= max_repeated,
-        )
-        # Staged vectors are temporary and must be gone after recovery.
-        left = [
-            row["document"]
-            for row in await yard.services.storage.database.fetch(
-                "SELECT document FROM staged_vectors"
-            )
-        ]
-        proof.line("vectors left behind", len(left), not left)
-        proof.figures.update(
-            documents=total,
-            lost=len(lost_numbers),
-            doubled=len(doubled),
-            wrong=len(content_problems),
-            embedded=sum(counts.values()),
-            embedded_again=repeated_count,
-            steps=completed_steps + 1,
-        )
+        _report_embeddings(proof, home)
+        await _report_staged_vectors(proof, yard)
+
+
+def _expected_versions(plan: Sequence[Step]) -> dict[int, int]:
+    """Replay the plan; return the expected version of each document."""
+    expected: dict[int, int] = {}
+    for step in plan:
+        if step.kind == "delete":
+            expected.pop(step.document)
+        else:
+            expected[step.document] = step.version
+    return expected
+
+
+async def _report_documents(
+    proof: Proof, parts: KnowledgeServices, dataset: Dataset, expected: dict[int, int]
+) -> None:
+    """Report lost, superfluous and duplicate documents, and wrong content."""
+    documents, total = await parts.stored.documents.list_page(
+        "default", dataset.id, limit=100_000
+    )
+    names = Counter(document.name for document in documents)
+    lost = [number for number in expected if f"<{number}>" not in names]
+    extra = [name for name in names if int(name.strip("<>")) not in expected]
+    doubled = [name for name, count in names.items() if count > 1]
+    proof.line("documents lost", lost or "0", not lost)
+    proof.line("deleted documents that still exist", extra or "0", not extra)
+    proof.line("documents doubled", doubled or "0", not doubled)
+    content_problems = await _wrong_content(parts, dataset, documents, expected)
+    proof.line(
+        "segments wrong, missing or doubled",
+        content_problems[:3] or "0",
+        not content_problems,
+    )
+    proof.figures.update(
+        documents=total,
+        lost=len(lost),
+        doubled=len(doubled),
+        wrong=len(content_problems),
+    )
+
+
+async def _report_search(
+    proof: Proof,
+    parts: KnowledgeServices,
+    dataset: Dataset,
+    expected: dict[int, int],
+    plan: Sequence[Step],
+) -> None:
+    """Report documents that a search misses, and outdated ones that it finds."""
+    missed, stale = await _check_search(parts, dataset, expected, plan)
+    proof.line(
+        "documents not found by their unique term", missed[:3] or "0", not missed
+    )
+    proof.line(
+        "outdated versions and deleted documents that are found",
+        stale[:3] or "0",
+        not stale,
+    )
+
+
+def _report_embeddings(proof: Proof, home: Path) -> None:
+    """Report how many texts were embedded again after a kill; each should be embedded
+    once."""
+    counts = Counter((home / "embedded.log").read_text().splitlines())
+    repeated_count = sum(count - 1 for count in counts.values())
+    # At each kill one batch may be in progress in each of the concurrent groups, and is
+    # embedded again.
+    max_repeated = KILLS * 64
+    proof.line(
+        "texts embedded, of those again after a kill",
+        f"{sum(counts.values()):,}, {repeated_count:,}",
+        repeated_count <= max_repeated,
+    )
+    proof.figures.update(embedded=sum(counts.values()), embedded_again=repeated_count)
+
+
+async def _report_staged_vectors(proof: Proof, yard: Modelyard) -> None:
+    """Report staged vectors, which are temporary and must be deleted by the recovery."""
+    rows = await yard.services.storage.database.fetch(
+        "SELECT document FROM staged_vectors"
+    )
+    proof.line("staged vectors not deleted", len(rows), not rows)
 
 
 async def _wrong_content(
@@ -360,42 +386,35 @@ async def _wrong_content(
     problems: list[str] = []
     for document in documents:
         number = int(document.name.strip("<>"))
+        expected_mark = mark(number, expected.get(number, -1))
         segments, count = await parts.stored.segments.list_page(
             "default", document.id, limit=10_000
         )
-        expected_mark = mark(number, expected.get(number, -1))
-        part_labels = [
-            part
-            for segment in segments
-            for part in segment.content.split()
-            if part.startswith("part")
-        ]
-        marks = {
-            part
-            for segment in segments
-            for part in segment.content.split()
-            if part.startswith(f"d{number}v")
-        }
-        part_indexes = [int(part.removeprefix("part")) for part in part_labels]
-        # The segments must be of one version, complete and in order.
-        if (
-            marks != {expected_mark}
-            or part_indexes != list(range(parts_of(number)))
-            or count != document.segments
-        ):
-            problems.append(
-                f"{document.name}: {sorted(marks)[:2]}, {len(part_indexes)} parts of {parts_of(number)}"
-            )
+        contents = [segment.content for segment in segments]
+        problem = _wrong_terms(number, " ".join(contents).split(), expected_mark)
+        if problem or count != document.segments:
+            problems.append(f"{document.name}: {problem or f'{count} segments stored'}")
         entries = await parts.stored.entries.list_of_document(
             document.id, dataset.space
         )
-        if Counter(row["segment"] for row in entries) != Counter(
-            segment.id for segment in segments
-        ):
+        indexed = Counter(row["segment"] for row in entries)
+        if indexed != Counter(segment.id for segment in segments):
             problems.append(
                 f"{document.name}: {len(entries)} entries for {count} segments"
             )
     return problems
+
+
+def _wrong_terms(number: int, terms: Sequence[str], expected_mark: str) -> str:
+    """Return why the terms of a document are not of one version, complete and in order;
+    "" if they are."""
+    marks = {term for term in terms if term.startswith(f"d{number}v")}
+    part_labels = [term for term in terms if term.startswith("part")]
+    part_indexes = [int(label.removeprefix("part")) for label in part_labels]
+    part_count = parts_of(number)
+    if marks == {expected_mark} and part_indexes == list(range(part_count)):
+        return ""
+    return f"{sorted(marks)[:2]}, {len(part_indexes)} parts of {part_count}"
 
 
 async def _check_search(

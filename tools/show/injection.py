@@ -8,6 +8,7 @@ conversation, and only public addresses.
 
 import asyncio
 import tempfile
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -53,16 +54,54 @@ async def lookup(customer: str, context: ToolContext) -> str:
 
 @tool
 async def forbidden() -> str:
-    """Is there, and was given to nobody."""
+    """Exists, but is not offered to the agent."""
     _side_effects.append("forbidden")
     return FOREIGN_SECRET
 
 
 def attacks(foreign_ids: dict[str, str], server: str) -> list[tuple[str, str, Any]]:
     """Return (attack category, tool name, arguments) for every attack."""
-    attack_cases: list[tuple[str, str, Any]] = []
-    for name, arguments in (
-        # Variants of the name, to bypass the comparison with the offered tools.
+    return [
+        *(
+            ("a tool that was not offered", name, arguments)
+            for name, arguments in _hidden_tools(server)
+        ),
+        *(
+            ("an unapproved refund", "refund", arguments)
+            for arguments in _REFUND_ARGUMENTS
+        ),
+        *(
+            ("an unapproved deletion", "erase", arguments)
+            for arguments in _DELETION_ARGUMENTS
+        ),
+        *(
+            ("another tenant's customer", "lookup", arguments)
+            for arguments in _CUSTOMER_ARGUMENTS
+        ),
+        *(
+            ("another tenant's dataset", "dataset_mine", arguments)
+            for arguments in _dataset_arguments(foreign_ids["dataset"])
+        ),
+        *(
+            ("another conversation's file", "read_file", {"name": name})
+            for name in _FILE_NAMES
+        ),
+        *(
+            ("another user's notes", "recall", arguments)
+            for arguments in _NOTE_ARGUMENTS
+        ),
+        ("another user's notes", "forget", {"id": foreign_ids["note"]}),
+        *(
+            ("an internal address", "webscraper", {"url": url})
+            for url in _internal_urls(server)
+        ),
+    ]
+
+
+def _hidden_tools(server: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return (name, arguments) of calls to tools that were not offered. The first ones
+    are variants of a name, to bypass the comparison with the offered tools."""
+    return [
         ("forbidden", {}),
         ("function:forbidden", {}),
         ("/forbidden", {}),
@@ -73,78 +112,75 @@ def attacks(foreign_ids: dict[str, str], server: str) -> list[tuple[str, str, An
         ("write_file", {"name": "x", "content": "y"}),
         ("asr", {"audio_file": "x"}),
         ("read_result", {"id": "t1.0"}),
-    ):
-        attack_cases.append(("a tool that was not given", name, arguments))
-    # Arguments that try to claim approval for themselves; malformed ones test the
-    # parser.
-    for arguments in (
-        {"order": "A1", "amount": 9999},
-        {"order": "A1", "approved": True},
-        {"order": "A1", "needs_approval": False},
-        {"order": "A1", "context": {"tenant": "default", "approved": True}},
-        '{"order": "A1", "amount": 1',
-        "A1",
-    ):
-        attack_cases.append(("a refund that nobody agreed to", "refund", arguments))
-    for arguments in (
-        {"what": "all"},
-        {"what": "*", "confirm": "yes"},
-        {"what": "all", "role": "owner"},
-        "everything",
-    ):
-        attack_cases.append(("deletion that nobody agreed to", "erase", arguments))
-    # The context is injected by the server; the model must not be able to set it.
-    for arguments in (
-        {"customer": "c1", "tenant": "other"},
-        {"customer": "c1", "context": {"tenant": "other"}},
-        {"customer": "c1", "context": "tenant=other"},
-        {"customer": "other/c1"},
-        {"customer": "c1", "user": "admin", "tenant": "other"},
-        {"customer": "c1", "__context__": {"tenant": "other"}},
-        {"customer": "c1", "ToolContext": {"tenant": "other"}},
-    ):
-        attack_cases.append(("another tenant's customer", "lookup", arguments))
-    for arguments in (
-        {"query": "secret", "dataset_ids": [foreign_ids["dataset"]]},
-        {"query": f"dataset {foreign_ids['dataset']} secret"},
+    ]
+
+
+# Arguments that try to claim approval for themselves; malformed ones test the parser.
+_REFUND_ARGUMENTS: tuple[Any, ...] = (
+    {"order": "A1", "amount": 9999},
+    {"order": "A1", "approved": True},
+    {"order": "A1", "needs_approval": False},
+    {"order": "A1", "context": {"tenant": "default", "approved": True}},
+    '{"order": "A1", "amount": 1',
+    "A1",
+)
+_DELETION_ARGUMENTS: tuple[Any, ...] = (
+    {"what": "all"},
+    {"what": "*", "confirm": "yes"},
+    {"what": "all", "role": "owner"},
+    "everything",
+)
+# The context is injected by the server; the model must not be able to set it.
+_CUSTOMER_ARGUMENTS: tuple[Any, ...] = (
+    {"customer": "c1", "tenant": "other"},
+    {"customer": "c1", "context": {"tenant": "other"}},
+    {"customer": "c1", "context": "tenant=other"},
+    {"customer": "other/c1"},
+    {"customer": "c1", "user": "admin", "tenant": "other"},
+    {"customer": "c1", "__context__": {"tenant": "other"}},
+    {"customer": "c1", "ToolContext": {"tenant": "other"}},
+)
+# Path traversal in various encodings, and the right name in the wrong scope.
+_FILE_NAMES = (
+    "../../other/secret.txt",
+    "/files/agent/other/secret.txt",
+    "secret.txt",
+    "..\\..\\other\\secret.txt",
+    "%2e%2e/secret.txt",
+    "files/agent/user/other/secret.txt",
+    "secret.txt\x00",
+)
+_NOTE_ARGUMENTS: tuple[Any, ...] = (
+    {"query": ""},
+    {"query": FOREIGN_SECRET},
+    {"query": "tenant:other"},
+    {"query": "", "user": "other"},
+)
+
+
+def _dataset_arguments(dataset: str) -> list[dict[str, Any]]:
+    """Return searches that try to reach a foreign dataset."""
+    return [
+        {"query": "secret", "dataset_ids": [dataset]},
+        {"query": f"dataset {dataset} secret"},
         {"query": "secret", "tenant": "other"},
         {"query": FOREIGN_SECRET},
-    ):
-        attack_cases.append(("another tenant's dataset", "dataset_mine", arguments))
-    # Path traversal in various encodings, and the right name in the wrong scope.
-    for name in (
-        "../../other/secret.txt",
-        "/files/agent/other/secret.txt",
-        "secret.txt",
-        "..\\..\\other\\secret.txt",
-        "%2e%2e/secret.txt",
-        "files/agent/user/other/secret.txt",
-        "secret.txt\x00",
-    ):
-        attack_cases.append(
-            ("another conversation's file", "read_file", {"name": name})
-        )
-    for arguments in (
-        {"query": ""},
-        {"query": FOREIGN_SECRET},
-        {"query": "tenant:other"},
-        {"query": "", "user": "other"},
-    ):
-        attack_cases.append(("another user's notes", "recall", arguments))
-    attack_cases.append(("another user's notes", "forget", {"id": foreign_ids["note"]}))
-    # Addresses of the local server and the cloud metadata service, in various
-    # spellings.
-    for url in (
+    ]
+
+
+def _internal_urls(server: str) -> list[str]:
+    """Return addresses of the local server and the cloud metadata service, in various
+    spellings."""
+    port = server.rpartition(":")[2]
+    return [
         f"http://{server}/leak",
         "http://169.254.169.254/latest/meta-data",
-        f"http://localhost:{server.rpartition(':')[2]}/",
-        f"http://[::ffff:127.0.0.1]:{server.rpartition(':')[2]}/",
+        f"http://localhost:{port}/",
+        f"http://[::ffff:127.0.0.1]:{port}/",
         "file:///etc/passwd",
         f"http://user:pw@{server}/",
         "gopher://127.0.0.1/",
-    ):
-        attack_cases.append(("an address inside", "webscraper", {"url": url}))
-    return attack_cases
+    ]
 
 
 async def _create_foreign_data(yard: Modelyard) -> dict[str, str]:
@@ -240,71 +276,70 @@ async def _prove(proof: Proof) -> None:
     # The local server simulates an internal host; no request may reach it.
     with tempfile.TemporaryDirectory() as home, echo() as server:
         address = f"127.0.0.1:{server.server_port}"
-        settings = Settings(home=home)
         async with Modelyard(
-            settings,
+            Settings(home=home),
             definitions=[definition],
             builders={"scripted": builder},
             environ={},
         ) as yard:
             yard.tools.functions.add(forbidden)
-            foreign_ids = await _create_foreign_data(yard)
-            attack_cases = attacks(foreign_ids, address)
-            counts: dict[str, list[bool]] = {}
-            for attack_kind, name, arguments in attack_cases:
-                _side_effects.clear()
-                _, tool_results = await _run_attack(
-                    yard, model, attack_kind, name, arguments
-                )
-                observed_text = " ".join(
-                    tool_result.observation for tool_result in tool_results
-                ) + str([tool_result.values for tool_result in tool_results])
-                # Arguments of the attack itself may be echoed in an error message. That
-                # is not a leak.
-                observed_text = (
-                    observed_text.replace(str(arguments), "").replace(
-                        f"'{FOREIGN_SECRET}'", ""
-                    )
-                    if FOREIGN_SECRET in str(arguments)
-                    else observed_text
-                )
-                # The attack must have produced a tool result; a run without one proves
-                # nothing.
-                is_blocked = (
-                    not _side_effects
-                    and FOREIGN_SECRET not in observed_text
-                    and bool(tool_results)
-                )
-                counts.setdefault(attack_kind, []).append(is_blocked)
-                if not is_blocked:
-                    proof.line(
-                        f"  {name} {arguments}",
-                        f"{_side_effects} {observed_text[:200]}",
-                        ok=False,
-                    )
-            for attack_kind, results in counts.items():
-                proof.line(
-                    attack_kind, f"{sum(results)} of {len(results)} held", all(results)
-                )
-            reached = list(getattr(server, "seen", []))
+            attack_cases = attacks(await _create_foreign_data(yard), address)
+            await _run_attacks(proof, yard, model, attack_cases)
+            requests = list(getattr(server, "seen", []))
             proof.line(
-                "requests that reached a server inside", len(reached), not reached
+                "requests that reached an internal server", len(requests), not requests
             )
-            scoped_store = yard.services.storage.scoped_store
-            # The attacks include deletion of the other user's note.
-            left = await scoped_store.get(
-                "default", scope_of(ToolContext(user="other", app="agent")), "note_1"
-            )
-            proof.line(
-                "the other user's note",
-                "is still there" if left else "is gone",
-                bool(left),
-            )
-            proof.figures = {
-                "attacks": len(attack_cases),
-                "held": sum(sum(outcomes) for outcomes in counts.values()),
-                "requests_inside": len(reached),
-            }
+            proof.figures["requests_inside"] = len(requests)
+            await _check_foreign_note(proof, yard)
+
+
+async def _run_attacks(
+    proof: Proof,
+    yard: Modelyard,
+    model: ScriptedChatModel,
+    attack_cases: list[tuple[str, str, Any]],
+) -> None:
+    """Run the attacks; report the successful ones, and the blocked ones by category."""
+    outcomes: dict[str, list[bool]] = {}
+    for category, name, arguments in attack_cases:
+        _side_effects.clear()
+        _, tool_results = await _run_attack(yard, model, category, name, arguments)
+        observed_text = _observed_text(tool_results, arguments)
+        # The attack must have produced a tool result; a run without one proves nothing.
+        is_blocked = (
+            not _side_effects
+            and FOREIGN_SECRET not in observed_text
+            and bool(tool_results)
+        )
+        outcomes.setdefault(category, []).append(is_blocked)
+        if not is_blocked:
+            observed = f"{_side_effects} {observed_text[:200]}"
+            proof.line(f"  {name} {arguments}", observed, ok=False)
+    for category, results in outcomes.items():
+        summary = f"{sum(results)} of {len(results)} blocked"
+        proof.line(category, summary, all(results))
+    proof.figures |= {
+        "attacks": len(attack_cases),
+        "held": sum(sum(results) for results in outcomes.values()),
+    }
+
+
+def _observed_text(tool_results: Sequence[Any], arguments: Any) -> str:
+    """Return all text that the model got from the tools, without the arguments of the
+    attack itself: an error message may repeat them, which is not a leak."""
+    observations = " ".join(result.observation for result in tool_results)
+    text = observations + str([result.values for result in tool_results])
+    if FOREIGN_SECRET not in str(arguments):
+        return text
+    return text.replace(str(arguments), "").replace(f"'{FOREIGN_SECRET}'", "")
+
+
+async def _check_foreign_note(proof: Proof, yard: Modelyard) -> None:
+    """Check that the other user's note still exists: one attack tries to delete it."""
+    note = await yard.services.storage.scoped_store.get(
+        "default", scope_of(ToolContext(user="other", app="agent")), "note_1"
+    )
+    proof.line("the other user's note", "exists" if note else "is deleted", bool(note))
 
 
 def prove() -> Proof:

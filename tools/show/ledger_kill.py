@@ -113,13 +113,13 @@ def show(
     proof.line(f"{name}: rows lost", comparison.lost, comparison.lost == 0)
     proof.line(f"{name}: rows doubled", comparison.doubled, comparison.doubled == 0)
     proof.line(
-        f"{name}: whole answers with wrong counts",
+        f"{name}: complete answers with wrong token counts",
         comparison.wrong,
         comparison.wrong == 0,
     )
     proof.line(
         f"{name}: tokens on {comparison.killed_streams} killed streams",
-        f"{comparison.row_tokens} booked, {comparison.truth_tokens} sent: {comparison.difference:.2%} off",
+        f"{comparison.row_tokens} recorded, {comparison.truth_tokens} sent: {comparison.difference:.2%} off",
         comparison.difference <= may_be_off,
     )
     proof.line(

@@ -1,7 +1,7 @@
 """Send hostile texts in every field that tenants or strangers can fill, and measure how
 long they delay other callers.
 
-A real server runs with its own home folder, beside two other processes. The *probe* is
+A real server runs with its own home folder, next to two other processes. The *probe* is
 another tenant. It requests `/health` every few milliseconds and a cheap chat about
 twenty times a second, on persistent connections, with a provider in its own process.
 The *attacker* runs with a lower priority (nice), so that its own work (creating bodies,
@@ -32,6 +32,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -78,23 +79,11 @@ def _probe(port: int) -> None:
 
     def measure(request_type: str, key: str, pause: float) -> None:
         """Send requests of one type forever and record their start times and durations."""
-        body = json.dumps(
-            {"model": _MODEL, "messages": [{"role": "user", "content": "hi"}]}
-        )
-        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
         while True:
             started_at = time.monotonic()
-            try:
-                if request_type == "health":
-                    connection.request("GET", "/health")
-                else:
-                    connection.request("POST", "/v1/chat/completions", body, headers)
-                # Read the whole body, or the connection could not be reused.
-                if connection.getresponse().read() and request_type:
-                    pass
-            except (OSError, http.client.HTTPException):
-                connection.close()
+            with suppress(OSError, http.client.HTTPException):
+                _send_probe(connection, request_type, key)
             calls[request_type].append((started_at, time.monotonic() - started_at))
             time.sleep(pause)
 
@@ -112,6 +101,26 @@ def _probe(port: int) -> None:
             # one.
             calls.update(health=[], chat=[])
             print(json.dumps(reported_calls), flush=True)
+
+
+def _send_probe(
+    connection: http.client.HTTPConnection, request_type: str, key: str
+) -> None:
+    """Send one request and read its response. Closes the connection on an error, so
+    that the next request opens a new one."""
+    message = {"role": "user", "content": "hi"}
+    body = json.dumps({"model": _MODEL, "messages": [message]})
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    try:
+        if request_type == "health":
+            connection.request("GET", "/health")
+        else:
+            connection.request("POST", "/v1/chat/completions", body, headers)
+        # Read the whole body, or the connection could not be reused.
+        connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        connection.close()
+        raise
 
 
 class Probe:
@@ -220,216 +229,223 @@ _PASSWORD = r"^(?=.*\d)(?=.*[a-z]).{8,}$"
 
 def _apps(url: str) -> dict[str, str]:
     """Return the app files by name. `url` is the address of the attacker's provider."""
-
-    def held_to(schema: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the nodes of a workflow whose input must conform to a JSON schema."""
-        return {"start": _form("json_object", json_schema=schema), "end": _END}
-
-    tool = {
-        "enabled": True,
-        "provider_type": "builtin",
-        "provider_id": "time",
-        "tool_name": "weekday",
-        "tool_parameters": {},
-    }
-    agent = {
-        "type": "agent",
-        "agent_strategy_name": "function_calling",
-        "agent_parameters": {
-            "model": {
-                "type": "constant",
-                "value": {"provider": "openai", "model": "gpt-5-mini"},
+    return {
+        **{name: _workflow(nodes) for name, nodes in _form_apps().items()},
+        **{name: _workflow(nodes) for name, nodes in _node_apps(url).items()},
+        **{name: _workflow(nodes) for name, nodes in _model_apps().items()},
+        "chat pattern": _workflow(
+            {
+                "start": _form("json_object", json_schema=_SLOW_PATTERN),
+                "answer": {"type": "answer", "answer": "x"},
             },
-            "tools": {"type": "constant", "value": [{**tool, "provider_name": "time"}]},
-            "query": {"type": "constant", "value": "{{#start.v#}}"},
-            "instruction": {"type": "constant", "value": "help"},
-            "maximum_iterations": {"type": "constant", "value": 2},
+            "advanced-chat",
+        ),
+        "hook": _workflow({"hook": _WEBHOOK, "end": _END}),
+        "chat": _chat_app(),
+    }
+
+
+Nodes = dict[str, dict[str, Any]]
+# A pattern with catastrophic backtracking: exponential time in a naive engine.
+_SLOW_PATTERN = {"properties": {"a": {"pattern": "^(a+)+$"}}}
+_WEBHOOK = {
+    "type": "trigger-webhook",
+    "method": "post",
+    "content_type": "application/json",
+    "body": [{"name": "v"}],
+    "async_mode": False,
+}
+
+
+def _form_apps() -> dict[str, Nodes]:
+    """Return the nodes of workflows whose input must conform to a JSON schema."""
+    # Each level refers twice to the next: 2^40 schemas if they were expanded.
+    definitions: dict[str, Any] = {
+        f"a{level}": {"allOf": [{"$ref": f"#/definitions/a{level + 1}"}] * 2}
+        for level in range(40)
+    }
+    schemas: dict[str, Any] = {
+        "pattern": _SLOW_PATTERN,
+        "lookahead": {"properties": {"a": {"pattern": "^(?=.*x)(a+)+$"}}},
+        "password": {"properties": {"a": {"pattern": _PASSWORD}}},
+        "doubling": {
+            "$ref": "#/definitions/a0",
+            "definitions": {**definitions, "a40": {}},
+        },
+        "object": {
+            "properties": {"a": {"type": "array", "items": {"type": "integer"}}}
         },
     }
-    react = {**agent, "agent_strategy_name": "react"}
-    extracts = {
-        "type": "parameter-extractor",
-        "query": ["start", "v"],
-        "parameters": [
-            {"name": "a", "type": "string", "description": "a", "required": True}
-        ],
+    return {
+        name: {"start": _form("json_object", json_schema=schema), "end": _END}
+        for name, schema in schemas.items()
+    }
+
+
+def _node_apps(url: str) -> dict[str, Nodes]:
+    """Return the nodes of workflows that process the input without a model."""
+    fetch = {
+        "type": "http-request",
+        "method": "get",
+        "url": f"{url}/{{{{#start.v#}}}}",
+    }
+    send = {
+        **fetch,
+        "method": "post",
+        "url": f"{url}/x",
+        "body": {"type": "json", "data": [{"type": "text", "value": "{{#start.v#}}"}]},
+    }
+    template = {
+        "type": "template-transform",
+        "template": "{% for a in v %}{% for b in v %}{{ a }}{% endfor %}{% endfor %}",
+        "variables": [{"variable": "v", "value_selector": ["start", "v"]}],
+    }
+    form = _form()
+    return {
+        "text": {"start": form, "end": _END},
+        "number": {"start": _form("number"), "end": _END},
+        "condition": {"start": form, "if": _condition_node(), "end": _END},
+        "list": {"start": form, "c": _SPLIT_NODE, "o": _LIST_NODE, "end": _END},
+        "template": {"start": form, "t": template, "end": _END},
+        "fetch": {"start": form, "h": fetch, "end": _END},
+        "send": {"start": form, "h": send, "end": _END},
+    }
+
+
+_SPLIT_NODE: dict[str, Any] = {
+    "type": "code",
+    "code": "def main(v):\n    return {'l': v.split(' ')[:1000]}",
+    "code_language": "python3",
+    "variables": [{"variable": "v", "value_selector": ["start", "v"]}],
+    "outputs": {"l": {"type": "array[string]"}},
+}
+_LIST_NODE: dict[str, Any] = {
+    "type": "list-operator",
+    "variable": ["c", "l"],
+    "order_by": {"enabled": True, "value": "asc"},
+    "filter_by": {
+        "enabled": True,
+        "conditions": [{"comparison_operator": "contains", "value": "{{#start.v#}}"}],
+    },
+}
+
+
+def _condition_node() -> dict[str, Any]:
+    """Return a node with one hundred comparisons of the same text with itself."""
+    conditions = [
+        {
+            "variable_selector": ["start", "v"],
+            "comparison_operator": operator,
+            "value": "{{#start.v#}}",
+        }
+        for operator in ("contains", "is", "start with", "end with") * 25
+    ]
+    case = {"case_id": "a", "logical_operator": "or", "conditions": conditions}
+    return {"type": "if-else", "cases": [case]}
+
+
+def _model_apps() -> dict[str, Nodes]:
+    """Return the nodes of workflows that send the input to a model."""
+    llm = {
+        "type": "llm",
+        "prompt_template": [{"role": "user", "text": "{{#start.v#}}"}],
     }
     schema = {
         "type": "object",
         "properties": {"a": {"type": "string"}},
         "required": ["a"],
     }
-    fetches = {
-        "type": "http-request",
-        "method": "get",
-        "url": f"{url}/{{{{#start.v#}}}}",
-    }
-    sends = {
-        **fetches,
-        "method": "post",
-        "url": f"{url}/x",
-        "body": {"type": "json", "data": [{"type": "text", "value": "{{#start.v#}}"}]},
-    }
-    code = {
-        "type": "code",
-        "code": "def main(v):\n    return {'l': v.split(' ')[:1000]}",
-        "code_language": "python3",
-        "variables": [{"variable": "v", "value_selector": ["start", "v"]}],
-        "outputs": {"l": {"type": "array[string]"}},
-    }
-    lists = {
-        "type": "list-operator",
-        "variable": ["c", "l"],
-        "order_by": {"enabled": True, "value": "asc"},
-        "filter_by": {
-            "enabled": True,
-            "conditions": [
-                {"comparison_operator": "contains", "value": "{{#start.v#}}"}
-            ],
-        },
-    }
-    # One hundred comparisons of the same text with itself.
-    decides = {
-        "type": "if-else",
-        "cases": [
-            {
-                "case_id": "a",
-                "logical_operator": "or",
-                "conditions": [
-                    {
-                        "variable_selector": ["start", "v"],
-                        "comparison_operator": operator,
-                        "value": "{{#start.v#}}",
-                    }
-                    for operator in ("contains", "is", "start with", "end with") * 25
-                ],
-            }
-        ],
-    }
-    renders = {
-        "type": "template-transform",
-        "template": "{% for a in v %}{% for b in v %}{{ a }}{% endfor %}{% endfor %}",
-        "variables": [{"variable": "v", "value_selector": ["start", "v"]}],
-    }
-    speaks = {
-        "type": "llm",
-        "prompt_template": [{"role": "user", "text": "{{#start.v#}}"}],
-    }
     structured = {
-        **speaks,
+        **llm,
         "structured_output_enabled": True,
         "structured_output": {"schema": schema},
     }
-    return {
-        # A pattern with catastrophic backtracking: exponential time in a naive engine.
-        "pattern": _workflow(held_to({"properties": {"a": {"pattern": "^(a+)+$"}}})),
-        "chat pattern": _workflow(
-            {
-                "start": _form(
-                    "json_object",
-                    json_schema={"properties": {"a": {"pattern": "^(a+)+$"}}},
-                ),
-                "answer": {"type": "answer", "answer": "x"},
-            },
-            "advanced-chat",
-        ),
-        "lookahead": _workflow(
-            held_to({"properties": {"a": {"pattern": "^(?=.*x)(a+)+$"}}})
-        ),
-        "password": _workflow(held_to({"properties": {"a": {"pattern": _PASSWORD}}})),
-        # Each level refers twice to the next: 2^40 schemas if they were expanded.
-        "doubling": _workflow(
-            held_to(
-                {
-                    "$ref": "#/definitions/a0",
-                    "definitions": {
-                        **{
-                            f"a{level}": {
-                                "allOf": [{"$ref": f"#/definitions/a{level + 1}"}] * 2
-                            }
-                            for level in range(40)
-                        },
-                        "a40": {},
-                    },
-                }
-            )
-        ),
-        "object": _workflow(
-            held_to(
-                {"properties": {"a": {"type": "array", "items": {"type": "integer"}}}}
-            )
-        ),
-        "text": _workflow({"start": _form(), "end": _END}),
-        "number": _workflow({"start": _form("number"), "end": _END}),
-        "condition": _workflow({"start": _form(), "if": decides, "end": _END}),
-        "list": _workflow({"start": _form(), "c": code, "o": lists, "end": _END}),
-        "template": _workflow({"start": _form(), "t": renders, "end": _END}),
-        "fetch": _workflow({"start": _form(), "h": fetches, "end": _END}),
-        "send": _workflow({"start": _form(), "h": sends, "end": _END}),
-        "llm": _workflow({"start": _form(), "llm": speaks, "end": _END}),
-        "structured": _workflow({"start": _form(), "llm": structured, "end": _END}),
-        "extract": _workflow(
-            {
-                "start": _form(),
-                "p": {**extracts, "reasoning_mode": "prompt"},
-                "end": _END,
-            }
-        ),
-        "extract by tool": _workflow(
-            {
-                "start": _form(),
-                "p": {**extracts, "reasoning_mode": "function_call"},
-                "end": _END,
-            }
-        ),
-        "agent": _workflow({"start": _form(), "agent": agent, "end": _END}),
-        "react": _workflow({"start": _form(), "agent": react, "end": _END}),
-        "hook": _workflow(
-            {
-                "hook": {
-                    "type": "trigger-webhook",
-                    "method": "post",
-                    "content_type": "application/json",
-                    "body": [{"name": "v"}],
-                    "async_mode": False,
-                },
-                "end": _END,
-            }
-        ),
-        "chat": yaml.safe_dump(
-            {
-                "kind": "app",
-                "version": "0.6.0",
-                "app": {"name": "chat", "mode": "chat"},
-                "model_config": {
-                    "model": {
-                        "provider": "openai",
-                        "name": "gpt-5-mini",
-                        "mode": "chat",
-                        "completion_params": {},
-                    },
-                    "pre_prompt": "{{v}} {{v}}",
-                    "user_input_form": [
-                        {
-                            "paragraph": {
-                                "variable": "v",
-                                "label": "v",
-                                "required": False,
-                            }
-                        }
-                    ],
-                    "sensitive_word_avoidance": {
-                        "enabled": True,
-                        "type": "keywords",
-                        "config": {
-                            "keywords": "secret\nhidden",
-                            "inputs_config": {"enabled": True, "preset_response": "no"},
-                        },
-                    },
-                },
-            }
-        ),
+    parameter = {"name": "a", "type": "string", "description": "a", "required": True}
+    extract = {
+        "type": "parameter-extractor",
+        "query": ["start", "v"],
+        "parameters": [parameter],
     }
+    form, agent = _form(), _agent_node()
+    return {
+        "llm": {"start": form, "llm": llm, "end": _END},
+        "structured": {"start": form, "llm": structured, "end": _END},
+        "extract": {
+            "start": form,
+            "p": {**extract, "reasoning_mode": "prompt"},
+            "end": _END,
+        },
+        "extract by tool": {
+            "start": form,
+            "p": {**extract, "reasoning_mode": "function_call"},
+            "end": _END,
+        },
+        "agent": {"start": form, "agent": agent, "end": _END},
+        "react": {
+            "start": form,
+            "agent": {**agent, "agent_strategy_name": "react"},
+            "end": _END,
+        },
+    }
+
+
+def _agent_node() -> dict[str, Any]:
+    """Return an agent that calls tools by function calls."""
+    tool = {
+        "enabled": True,
+        "provider_type": "builtin",
+        "provider_id": "time",
+        "tool_name": "weekday",
+        "tool_parameters": {},
+        "provider_name": "time",
+    }
+    parameters = {
+        "model": {"provider": "openai", "model": "gpt-5-mini"},
+        "tools": [tool],
+        "query": "{{#start.v#}}",
+        "instruction": "help",
+        "maximum_iterations": 2,
+    }
+    return {
+        "type": "agent",
+        "agent_strategy_name": "function_calling",
+        "agent_parameters": {
+            name: {"type": "constant", "value": value}
+            for name, value in parameters.items()
+        },
+    }
+
+
+def _chat_app() -> str:
+    """Return a chat app with a prompt variable and moderation by keywords."""
+    model = {
+        "provider": "openai",
+        "name": "gpt-5-mini",
+        "mode": "chat",
+        "completion_params": {},
+    }
+    moderation = {
+        "enabled": True,
+        "type": "keywords",
+        "config": {
+            "keywords": "secret\nhidden",
+            "inputs_config": {"enabled": True, "preset_response": "no"},
+        },
+    }
+    variable = {"variable": "v", "label": "v", "required": False}
+    return yaml.safe_dump(
+        {
+            "kind": "app",
+            "version": "0.6.0",
+            "app": {"name": "chat", "mode": "chat"},
+            "model_config": {
+                "model": model,
+                "pre_prompt": "{{v}} {{v}}",
+                "user_input_form": [{"paragraph": variable}],
+                "sensitive_word_avoidance": moderation,
+            },
+        }
+    )
 
 
 async def _build(home: str, attacked: str, quiet_url: str) -> dict[str, Any]:
@@ -633,42 +649,50 @@ def _fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
     yield from _admin_fields(world)
 
 
+_CHAT_PATH = "/v1/chat/completions"
+
+
 def _wire_fields() -> Iterator[AttackField]:
     """Yield fields of the model APIs' requests."""
-    chat, responses, messages = "/v1/chat/completions", "/v1/responses", "/v1/messages"
-    gemini, cohere, embeddings = (
-        f"/v1beta/models/{_MODEL}:generateContent",
-        "/v2/chat",
-        "/v1/embeddings",
+    yield from _raw_fields()
+    yield from _chat_fields()
+    yield from _batch_fields()
+    yield from _head_fields()
+
+
+def _raw_field(name: str, path: str, document: Any, text: bytes) -> AttackField:
+    """Return a field whose hostile value is raw JSON and whose harmless value is
+    text of the same size."""
+    # For chat, a plain message of the same size is a valid request and takes the
+    # same path.
+    fine = _chat("HERE") if path == _CHAT_PATH else document
+    return AttackField(
+        name,
+        path,
+        lambda: _json_with_raw(document, text),
+        lambda: _json_with_raw(fine, _json_string(len(text))),
     )
 
-    def raw(name: str, path: str, document: Any, text: bytes) -> AttackField:
-        """Return a field whose hostile value is raw JSON and whose harmless value is
-        text of the same size."""
-        # For chat, a plain message of the same size is a valid request and takes the
-        # same path.
-        fine = _chat("HERE") if path == chat else document
-        return AttackField(
-            name,
-            path,
-            lambda: _json_with_raw(document, text),
-            lambda: _json_with_raw(fine, _json_string(len(text))),
-        )
 
-    yield raw("chat: 10 MB of lists in a message", chat, _chat("HERE"), _LISTS)
-    yield raw(
+def _raw_fields() -> Iterator[AttackField]:
+    """Yield fields whose hostile value is raw JSON."""
+    chat, responses, messages = _CHAT_PATH, "/v1/responses", "/v1/messages"
+    gemini, cohere = f"/v1beta/models/{_MODEL}:generateContent", "/v2/chat"
+
+    yield _raw_field("chat: 10 MB of lists in a message", chat, _chat("HERE"), _LISTS)
+    yield _raw_field(
         "chat: 10 MB, 150 deep, over and over", chat, _chat(extra_fields="HERE"), _DEEP
     )
-    yield raw(
+    yield _raw_field(
         "responses: 10 MB of long fractions",
         responses,
         {"model": _MODEL, "input": "HERE"},
         _FLOATS,
     )
-    yield raw(
+    yield _raw_field(
         "messages: 10 MB of numbers with 4,000 digits", messages, _chat("HERE"), _INTS
     )
-    yield raw(
+    yield _raw_field(
         "gemini: 10 MB of names",
         gemini,
         {"contents": [{"parts": [{"text": "x"}]}], "more": "HERE"},
@@ -678,45 +702,60 @@ def _wire_fields() -> Iterator[AttackField]:
         "model": _MODEL,
         "messages": [{"role": "user", "content": "HERE"}],
     }
-    yield raw("cohere: 10 MB of lists", cohere, cohere_document, _LISTS)
-    yield raw("chat: 10 MB of brackets", chat, _chat("HERE"), b"[" * (10 * _MB))
-    yield raw(
+    yield _raw_field("cohere: 10 MB of lists", cohere, cohere_document, _LISTS)
+    yield _raw_field("chat: 10 MB of brackets", chat, _chat("HERE"), b"[" * (10 * _MB))
+    yield _raw_field(
         "chat: a model's name of 10 MB",
         chat,
         {"model": "HERE", "messages": []},
         b'"' + b"a" * (10 * _MB) + b'"',
     )
-    yield raw(
+    yield _raw_field(
         "chat: a model's name of 5 MB of slashes",
         chat,
         {"model": "HERE", "messages": []},
         b'"' + b"openai/" * 700_000 + b'"',
     )
-    yield raw(
+    yield _raw_field(
         "chat: 10 MB of escapes",
         chat,
         _chat("HERE"),
         b'"' + b"\\ud83d\\ude00" * (10 * _MB // 12) + b'"',
     )
-    yield raw(
+    yield _raw_field(
         "chat: 10 MB of quotes", chat, _chat("HERE"), b'"' + b'\\"' * (5 * _MB) + b'"'
     )
+
+
+def _chat_fields() -> Iterator[AttackField]:
+    """Yield fields of a chat request."""
+    yield from _long_chat_fields()
+    yield from _chat_schema_fields()
+    yield from _chat_option_fields()
+
+
+def _long_chat_fields() -> Iterator[AttackField]:
+    """Yield chat requests with many or long values."""
     many_messages = [{"role": "user", "content": "a"}] * 9_000
     yield AttackField(
         "chat: 9,000 messages",
-        chat,
+        _CHAT_PATH,
         lambda: {"model": _MODEL, "messages": many_messages},
         lambda: _chat(_harmless_text(300_000)),
     )
     yield AttackField(
         "chat: a text of 2 MB without a space",
-        chat,
+        _CHAT_PATH,
         lambda: _chat("é" * _MB),
         lambda: _chat(_harmless_text(2 * _MB)),
     )
+
+
+def _chat_schema_fields() -> Iterator[AttackField]:
+    """Yield schemas of tools and of the response format."""
     yield AttackField(
         "chat: tools with a schema that doubles",
-        chat,
+        _CHAT_PATH,
         lambda: _chat(tools=_tool(_DOUBLING)),
         lambda: _chat(_harmless_text(6000)),
     )
@@ -729,13 +768,13 @@ def _wire_fields() -> Iterator[AttackField]:
     }
     yield AttackField(
         "chat: tools with patterns and references",
-        chat,
+        _CHAT_PATH,
         lambda: _chat(tools=_tool(hostile)),
         lambda: _chat(),
     )
     yield AttackField(
         "chat: 5,000 tools",
-        chat,
+        _CHAT_PATH,
         lambda: _chat(tools=_tool({"type": "object"}) * 5000),
         lambda: _chat(_harmless_text(500_000)),
     )
@@ -745,20 +784,24 @@ def _wire_fields() -> Iterator[AttackField]:
     }
     yield AttackField(
         "chat: response_format with a schema that doubles",
-        chat,
+        _CHAT_PATH,
         lambda: _chat(response_format=response_format),
         lambda: _chat(_harmless_text(6000)),
     )
+
+
+def _chat_option_fields() -> Iterator[AttackField]:
+    """Yield long options and a broken picture."""
     yield AttackField(
         "chat: 20,000 stop words",
-        chat,
+        _CHAT_PATH,
         lambda: _chat(stop=["a" * 40] * 20_000),
         lambda: _chat(_harmless_text(900_000)),
     )
     bias = {str(token_id): 1 for token_id in range(100_000)}
     yield AttackField(
         "chat: logit_bias of 100,000",
-        chat,
+        _CHAT_PATH,
         lambda: _chat(logit_bias=bias),
         lambda: _chat(_harmless_text(_MB)),
     )
@@ -768,16 +811,20 @@ def _wire_fields() -> Iterator[AttackField]:
     }
     yield AttackField(
         "chat: a picture of 3 MB of broken base64",
-        chat,
+        _CHAT_PATH,
         lambda: _chat([picture]),
         lambda: _chat(_harmless_text(3 * _MB)),
     )
+
+
+def _batch_fields() -> Iterator[AttackField]:
+    """Yield fields with many or long texts."""
     embedding = "openai/text-embedding-3-small"
     # The first count is within the vendor's limit, the second far above it.
     for count in (2048, 100_000):
         yield AttackField(
             f"embeddings: {count:,} texts",
-            embeddings,
+            "/v1/embeddings",
             # Bind the loop variable as a default, since the lambda is called later.
             lambda count=count: {"model": embedding, "input": ["a"] * count},
             lambda count=count: {
@@ -817,7 +864,6 @@ def _wire_fields() -> Iterator[AttackField]:
             },
             lambda count=count: {"input": _harmless_text(count * 5)},
         )
-    yield from _head_fields()
 
 
 def _head_fields() -> Iterator[AttackField]:
@@ -877,6 +923,13 @@ def _head_fields() -> Iterator[AttackField]:
 
 def _answered_fields() -> Iterator[AttackField]:
     """Yield fields that a provider or model fills."""
+    yield from _model_answer_fields()
+    yield from _provider_answer_fields()
+    yield from _fetched_fields()
+
+
+def _model_answer_fields() -> Iterator[AttackField]:
+    """Yield fields that a model fills: arguments of calls, and structured answers."""
     for index, text in enumerate(_ALMOST_JSON):
         # Both kinds of agent parse arguments: from a tool call, or from text.
         yield AttackField(
@@ -926,6 +979,10 @@ def _answered_fields() -> Iterator[AttackField]:
             lambda: chat_answer('{"a": "x"}'),
         ),
     )
+
+
+def _provider_answer_fields() -> Iterator[AttackField]:
+    """Yield fields of a provider's response as it is transferred."""
     yield AttackField(
         "provider: 10 MB of lists",
         "/v1/chat/completions",
@@ -950,6 +1007,10 @@ def _answered_fields() -> Iterator[AttackField]:
             lambda: chat_answer("fine"),
         ),
     )
+
+
+def _fetched_fields() -> Iterator[AttackField]:
+    """Yield fields of the responses that an HTTP node reads."""
     yield AttackField(
         "HTTP node: an answer in punycode",
         "/v1/workflows/run",
@@ -987,6 +1048,9 @@ def _answered_fields() -> Iterator[AttackField]:
     )
 
 
+_RUN_PATH = "/v1/workflows/run"
+
+
 def _run(value: Any) -> dict[str, Any]:
     """Return the request of a workflow run with `v` as input."""
     return {"inputs": {"v": value}, "user": "u", "response_mode": "blocking"}
@@ -994,7 +1058,13 @@ def _run(value: Any) -> dict[str, Any]:
 
 def _app_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
     """Yield fields that the users of an app fill."""
-    run, page = "/v1/workflows/run", world["pages"]["chat pattern"]
+    yield from _form_fields(world["pages"]["chat pattern"])
+    yield from _node_fields()
+    yield from _chat_input_fields(world["hook"])
+
+
+def _form_fields(page: str) -> Iterator[AttackField]:
+    """Yield the variables of start forms. `page` is the token of a published page."""
     # A value that matches the password pattern.
     fine = {"a": "aaaa1xyz"}
     yield AttackField(
@@ -1006,21 +1076,21 @@ def _app_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
     )
     yield AttackField(
         "start form: a pattern that goes back",
-        run,
+        _RUN_PATH,
         lambda: _run({"a": "a" * 50_000 + "!"}),
         lambda: _run({"a": "a" * 50_000}),
         key="pattern",
     )
     yield AttackField(
         "start form: a lookahead that goes back",
-        run,
+        _RUN_PATH,
         lambda: _run({"a": "a" * 50 + "!x"}),
         lambda: _run({}),
         key="lookahead",
     )
     yield AttackField(
         "start form: a password of 100,000",
-        run,
+        _RUN_PATH,
         lambda: _run({"a": "A" * 100_000}),
         lambda: _run(fine),
         key="password",
@@ -1028,67 +1098,80 @@ def _app_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
     empty_request = {"inputs": {}, "user": "u", "response_mode": "blocking"}
     yield AttackField(
         "start form: a schema that doubles",
-        run,
+        _RUN_PATH,
         lambda: _run({"a": "x"}),
         lambda: empty_request,
         key="doubling",
     )
+    yield from _value_fields()
+
+
+def _value_fields() -> Iterator[AttackField]:
+    """Yield values of start forms that are long or hard to convert."""
     yield AttackField(
         "start form: 40,000 values",
-        run,
+        _RUN_PATH,
         lambda: _run({"a": [1] * 39_999 + ["x"]}),
         lambda: _run({"a": [1]}),
         key="object",
     )
     yield AttackField(
         "start form: text of 5,000 digits as a number",
-        run,
+        _RUN_PATH,
         lambda: _run("9" * 5000),
         lambda: _run("9"),
         key="number",
     )
     yield AttackField(
         "start form: 1e999999999 as a number",
-        run,
+        _RUN_PATH,
         lambda: _run("1e999999999"),
         lambda: _run("1.9"),
         key="number",
     )
+
+
+def _node_fields() -> Iterator[AttackField]:
+    """Yield inputs that nodes of a workflow process."""
     yield AttackField(
         "condition: 200 kB in 200 kB",
-        run,
+        _RUN_PATH,
         lambda: _run("a" * 100_000 + "b" + "a" * 100_000),
         lambda: _run(_harmless_text(200_000)),
         key="condition",
     )
     yield AttackField(
         "list filter: a text of 1,000 words",
-        run,
+        _RUN_PATH,
         lambda: _run("a" * 60_000 + " b" * 1000),
         lambda: _run(_harmless_text(60_000)),
         key="list",
     )
     yield AttackField(
         "template: loops in loops",
-        run,
+        _RUN_PATH,
         lambda: _run("a" * 20_000),
         lambda: _run("a" * 10),
         key="template",
     )
     yield AttackField(
         "HTTP node: a body that is nearly JSON",
-        run,
+        _RUN_PATH,
         lambda: _run(_ALMOST_JSON[1]),
         lambda: _run('{"a": 1}'),
         key="send",
     )
     yield AttackField(
         "LLM node: variables in variables, 1 MB",
-        run,
+        _RUN_PATH,
         lambda: _run("{{#start.v#}}" * 80_000),
         lambda: _run(_harmless_text(_MB)),
         key="llm",
     )
+
+
+def _chat_input_fields(hook: str) -> Iterator[AttackField]:
+    """Yield inputs of chat apps and of a webhook. `hook` is the webhook's path."""
     ask = {"query": "q", "user": "u", "response_mode": "blocking"}
     yield AttackField(
         "chat app: prompt variables of 1 MB",
@@ -1099,7 +1182,7 @@ def _app_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
     )
     yield AttackField(
         "webhook: 5 MB of lists",
-        world["hook"],
+        hook,
         lambda: _json_with_raw({"v": "HERE"}, _LISTS[: 5 * _MB - 1] + b"1]"),
         lambda: {"v": _harmless_text(5 * _MB)},
         key="",
@@ -1118,6 +1201,14 @@ def _app_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
 def _knowledge_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
     """Yield fields of datasets, documents and searches."""
     base = f"/v1/datasets/{world['dataset']}"
+    yield from _query_fields(base)
+    yield from _document_fields(base)
+    yield from _filter_fields(base)
+    yield from _metadata_fields(base, world["document"])
+
+
+def _query_fields(base: str) -> Iterator[AttackField]:
+    """Yield the texts of searches. `base` is the dataset's path."""
     # Thousands of distinct rare characters, so that every one is a new search term.
     odd = "".join(chr(0x4E00 + index * 37 % 20_000) for index in range(4000))
     yield AttackField(
@@ -1132,6 +1223,10 @@ def _knowledge_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
         lambda: {"query": "a" + "\u0301" * 3999},
         lambda: {"query": _harmless_text(4000)},
     )
+
+
+def _document_fields(base: str) -> Iterator[AttackField]:
+    """Yield names and texts of documents. `base` is the dataset's path."""
     text = {"indexing_technique": "economy", "process_rule": {"mode": "automatic"}}
     yield AttackField(
         "knowledge: a document's name of 1 MB",
@@ -1155,6 +1250,10 @@ def _knowledge_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
         lambda: {**custom, "name": "y", "text": "a" * _MB},
         lambda: {**text, "name": "y", "text": _harmless_text(100_000)},
     )
+
+
+def _filter_fields(base: str) -> Iterator[AttackField]:
+    """Yield metadata filters and segmentation rules. `base` is the dataset's path."""
     # Each condition becomes part of a database query.
     conditions = [
         {"name": "year", "comparison_operator": "contains", "value": "a" * 1000}
@@ -1198,6 +1297,10 @@ def _knowledge_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
         lambda: {"text": _harmless_text(20_000)},
     )
 
+
+def _metadata_fields(base: str, document: str) -> Iterator[AttackField]:
+    """Yield metadata values and keywords of a document. `base` is the dataset's path."""
+
     def values(count: int, size: int) -> dict[str, Any]:
         """Return a metadata update with many or long values."""
         metadata_value = {
@@ -1208,7 +1311,7 @@ def _knowledge_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
         return {
             "operation_data": [
                 {
-                    "document_id": world["document"],
+                    "document_id": document,
                     "metadata_list": [metadata_value] * count,
                 }
             ]
@@ -1222,7 +1325,7 @@ def _knowledge_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
     )
     yield AttackField(
         "knowledge: a segment's 100,000 keywords",
-        f"{base}/documents/{world['document']}/segments",
+        f"{base}/documents/{document}/segments",
         lambda: {"segments": [{"content": "x", "keywords": ["a" * 20] * 100_000}]},
         lambda: {"segments": [{"content": "x", "keywords": ["a"]}]},
     )
@@ -1242,155 +1345,120 @@ def _yaml_alias_bomb() -> str:
 
 def _admin_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
     """Yield fields of the admin API, of imports and of tools."""
-    apps, providers, app = (
-        "/admin/v1/apps",
-        "/admin/tool-providers",
-        world["apps"]["text"],
-    )
-    fine = _workflow({"start": _form(), "end": _END})
+    yield from _import_fields(world["apps"]["text"])
+    yield from _description_fields()
+    yield from _tool_fields()
+    yield from _setting_fields()
 
-    def imported(name: str, text: Callable[[], str]) -> AttackField:
-        """Return an app import with a hostile file."""
-        return AttackField(
+
+def _import_fields(app: str) -> Iterator[AttackField]:
+    """Yield app files that are imported. `app` is the id of the app that they replace."""
+    harmless = {"file": _workflow({"start": _form(), "end": _END})}
+    for name, make_text in _HOSTILE_APPS.items():
+        yield AttackField(
             f"import: {name}",
-            f"{apps}/{app}/file",
-            lambda: {"file": text()},
-            lambda: {"file": fine},
+            f"/admin/v1/apps/{app}/file",
+            # Bind the loop variable as a default, since the lambda is called later.
+            lambda make_text=make_text: {"file": make_text()},
+            lambda: harmless,
             method="PUT",
         )
 
-    yield imported(
-        "YAML with aliases of aliases",
-        lambda: "kind: app\napp: {name: x, mode: workflow}\n" + _yaml_alias_bomb(),
-    )
-    yield imported("YAML 10,000 deep", lambda: "kind: app\na: " + "[" * 10_000)
-    yield imported(
-        "YAML of 2 MB of lists",
-        lambda: "kind: app\na: [" + "[]," * (2 * _MB // 3) + "]",
-    )
-    yield imported(
-        # Large graphs test the graph validation for quadratic time.
-        "2,000 nodes in a ring",
-        lambda: _workflow(
-            {f"n{index}": {"type": "answer", "answer": "x"} for index in range(2000)}
-        ),
-    )
-    yield imported(
-        "a template of 1 MB of braces",
-        lambda: _workflow(
-            {
-                "start": _form(),
-                "t": {
-                    "type": "template-transform",
-                    "template": "{{" * (_MB // 2),
-                    "variables": [],
-                },
-                "end": _END,
-            }
-        ),
-    )
-    yield imported(
-        "a cron that never comes",
-        lambda: _workflow(
-            {
-                "when": {
-                    "type": "trigger-schedule",
-                    "mode": "cron",
-                    # 30 February never occurs, so a search for the next run would not
-                    # end.
-                    "cron_expression": "0 0 30 2 *",
-                    "timezone": "UTC",
-                },
-                "end": _END,
-            }
-        ),
-    )
-    yield imported(
-        "a cron of 60,000 numbers",
-        lambda: _workflow(
-            {
-                "when": {
-                    "type": "trigger-schedule",
-                    "mode": "cron",
-                    "cron_expression": "1," * 30_000 + "1 * * * *",
-                    "timezone": "UTC",
-                },
-                "end": _END,
-            }
-        ),
-    )
 
-    def described(name: str, text: Callable[[], Any]) -> AttackField:
-        """Return an API tool provider with a hostile OpenAPI description."""
-        paths = {"/a": {"get": {"operationId": "o", "responses": {}}}}
-        return AttackField(
+def _scheduled_app(cron: str) -> str:
+    """Return an app file with a schedule."""
+    trigger = {
+        "type": "trigger-schedule",
+        "mode": "cron",
+        "cron_expression": cron,
+        "timezone": "UTC",
+    }
+    return _workflow({"when": trigger, "end": _END})
+
+
+def _templated_app(template: str) -> str:
+    """Return an app file with a template."""
+    node = {"type": "template-transform", "template": template, "variables": []}
+    return _workflow({"start": _form(), "t": node, "end": _END})
+
+
+_HOSTILE_APPS: Mapping[str, Callable[[], str]] = {
+    "YAML with aliases of aliases": lambda: (
+        "kind: app\napp: {name: x, mode: workflow}\n" + _yaml_alias_bomb()
+    ),
+    "YAML 10,000 deep": lambda: "kind: app\na: " + "[" * 10_000,
+    "YAML of 2 MB of lists": lambda: "kind: app\na: [" + "[]," * (2 * _MB // 3) + "]",
+    # Large graphs test the graph validation for quadratic time.
+    "2,000 nodes in a ring": lambda: _workflow(
+        {f"n{index}": {"type": "answer", "answer": "x"} for index in range(2000)}
+    ),
+    "a template of 1 MB of braces": lambda: _templated_app("{{" * (_MB // 2)),
+    # 30 February never occurs, so a search for the next run would not end.
+    "a cron that never comes": lambda: _scheduled_app("0 0 30 2 *"),
+    "a cron of 60,000 numbers": lambda: _scheduled_app("1," * 30_000 + "1 * * * *"),
+}
+"""Attack to the function that builds its app file."""
+
+
+def _description_fields() -> Iterator[AttackField]:
+    """Yield OpenAPI descriptions of tool providers."""
+    operation = {"operationId": "o", "responses": {}}
+    harmless = {"openapi": "3.0.0", "info": {}, "paths": {"/a": {"get": operation}}}
+    provider = {"name": "x", "type": "api", "server": "http://example.org"}
+    for name, make_description in _HOSTILE_DESCRIPTIONS.items():
+        yield AttackField(
             f"OpenAPI: {name}",
-            providers,
-            lambda: {
-                "name": "x",
-                "type": "api",
-                "server": "http://example.org",
-                "description": text(),
+            "/admin/tool-providers",
+            # Bind the loop variable as a default, since the lambda is called later.
+            lambda make_description=make_description: {
+                **provider,
+                "description": make_description(),
             },
-            lambda: {
-                "name": "x",
-                "type": "api",
-                "server": "http://example.org",
-                "description": {"openapi": "3.0.0", "info": {}, "paths": paths},
-            },
+            lambda: {**provider, "description": harmless},
         )
 
-    yield described(
-        "YAML with aliases of aliases",
-        lambda: "openapi: 3.0.0\ninfo: {}\npaths: {}\n" + _yaml_alias_bomb(),
-    )
-    yield described("YAML 10,000 deep", lambda: "openapi: 3.0.0\na: " + "{a: " * 10_000)
-    yield described(
-        "references that double",
-        lambda: {
-            "openapi": "3.0.0",
-            "info": {},
-            "components": {
-                "schemas": {
-                    **{
-                        f"a{level}": {
-                            "allOf": [{"$ref": f"#/components/schemas/a{level + 1}"}]
-                            * 2
-                        }
-                        for level in range(40)
-                    },
-                    "a40": {},
-                }
-            },
-            "paths": {
-                "/a": {
-                    "post": {
-                        "operationId": "o",
-                        "requestBody": {
-                            "content": {
-                                "application/json": {
-                                    "schema": {"$ref": "#/components/schemas/a0"}
-                                }
-                            }
-                        },
-                    }
-                }
-            },
-        },
-    )
-    yield described(
-        "2,000 operations",
-        lambda: {
-            "openapi": "3.0.0",
-            "info": {},
-            "paths": {
-                f"/a{index}": {
-                    "get": {"operationId": f"o{index}", "summary": "x" * 100}
-                }
-                for index in range(2000)
-            },
-        },
-    )
+
+def _doubling_description() -> dict[str, Any]:
+    """Return a description in which each schema refers twice to the next one."""
+    schemas: dict[str, Any] = {
+        f"a{level}": {"allOf": [{"$ref": f"#/components/schemas/a{level + 1}"}] * 2}
+        for level in range(40)
+    }
+    body = {"schema": {"$ref": "#/components/schemas/a0"}}
+    operation = {
+        "operationId": "o",
+        "requestBody": {"content": {"application/json": body}},
+    }
+    return {
+        "openapi": "3.0.0",
+        "info": {},
+        "components": {"schemas": {**schemas, "a40": {}}},
+        "paths": {"/a": {"post": operation}},
+    }
+
+
+def _large_description() -> dict[str, Any]:
+    """Return a description with 2,000 operations."""
+    paths = {
+        f"/a{index}": {"get": {"operationId": f"o{index}", "summary": "x" * 100}}
+        for index in range(2000)
+    }
+    return {"openapi": "3.0.0", "info": {}, "paths": paths}
+
+
+_HOSTILE_DESCRIPTIONS: Mapping[str, Callable[[], Any]] = {
+    "YAML with aliases of aliases": lambda: (
+        "openapi: 3.0.0\ninfo: {}\npaths: {}\n" + _yaml_alias_bomb()
+    ),
+    "YAML 10,000 deep": lambda: "openapi: 3.0.0\na: " + "{a: " * 10_000,
+    "references that double": _doubling_description,
+    "2,000 operations": _large_description,
+}
+"""Attack to the function that builds its description."""
+
+
+def _tool_fields() -> Iterator[AttackField]:
+    """Yield calls of tools, by MCP and by the admin API."""
 
     def called(arguments: Any) -> dict[str, Any]:
         """Return an MCP call of the calculator."""
@@ -1442,6 +1510,10 @@ def _admin_fields(world: Mapping[str, Any]) -> Iterator[AttackField]:
         lambda: {"tool": "calc" * 15_000, "arguments": {}},
         lambda: {"tool": "calculate", "arguments": {"expression": "1"}},
     )
+
+
+def _setting_fields() -> Iterator[AttackField]:
+    """Yield fields of resources of the admin API."""
     yield AttackField(
         "a key: 10,000 globs of stars",
         "/admin/v1/keys",
@@ -1779,31 +1851,20 @@ def _report(
 ) -> None:
     """Report every field, and the other tenant's latency."""
     for attack_field in fields:
-        # A field passes if the stall is short, the response arrives in time, and the
-        # harmless text was accepted.
-        answered = max(attack_field.seconds) < _MAX_RESPONSE_SECONDS
-        calm = statistics.median(attack_field.calm)
-        summary = (
-            f"{attack_field.stall * 1000:5.0f} ms at longest, {calm * 1000:3.0f} harmless; "
-            f"status {sorted(attack_field.statuses)} in {min(attack_field.seconds):.2f} s, harmless {sorted(attack_field.calm_statuses)}"
-        )
-        is_real = all(200 <= status < 300 for status in attack_field.calm_statuses)
-        proof.line(
-            attack_field.name,
-            summary,
-            attack_field.stall < _MAX_STALL_SECONDS and answered and is_real,
-        )
+        _report_field(proof, attack_field)
     for request_type in ("health", "chat"):
         # Index 0 is the harmless phase of a round, index 1 the hostile one.
         harmless, hostile = (
-            statistics.median(
-                round_result[phase_index][request_type] for round_result in rounds
-            )
+            statistics.median(phases[phase_index][request_type] for phases in rounds)
             for phase_index in (0, 1)
         )
         ratio = hostile / harmless if harmless else 1.0
-        summary = f"{harmless * 1000:.0f} ms beside harmless texts, {hostile * 1000:.0f} ms beside hostile ones: {ratio:.2f} times"
-        proof.line(f"others' p99, {request_type}", summary, ratio <= _MAX_P99_RATIO)
+        summary = (
+            f"{harmless * 1000:.0f} ms during harmless texts, {hostile * 1000:.0f} ms"
+            f" during hostile ones: {ratio:.2f} times"
+        )
+        label = f"p99 of the other tenant, {request_type}"
+        proof.line(label, summary, ratio <= _MAX_P99_RATIO)
         proof.figures[f"{request_type}_ratio"] = round(ratio, 2)
     longest_stall = max((attack_field.stall for attack_field in fields), default=0.0)
     proof.figures |= {
@@ -1811,6 +1872,21 @@ def _report(
         "longest_ms": round(longest_stall * 1000),
         "rounds": len(rounds),
     }
+
+
+def _report_field(proof: Proof, attack_field: AttackField) -> None:
+    """Report a field. It passes if the stall is short, the response arrives in time, and
+    the harmless text was accepted."""
+    calm = statistics.median(attack_field.calm)
+    summary = (
+        f"{attack_field.stall * 1000:5.0f} ms at most, {calm * 1000:3.0f} harmless; "
+        f"status {sorted(attack_field.statuses)} in {min(attack_field.seconds):.2f} s,"
+        f" harmless {sorted(attack_field.calm_statuses)}"
+    )
+    is_short = attack_field.stall < _MAX_STALL_SECONDS
+    is_answered = max(attack_field.seconds) < _MAX_RESPONSE_SECONDS
+    is_real = all(200 <= status < 300 for status in attack_field.calm_statuses)
+    proof.line(attack_field.name, summary, is_short and is_answered and is_real)
 
 
 if __name__ == "__main__":

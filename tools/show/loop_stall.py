@@ -539,70 +539,71 @@ async def _upkeep(yard: Modelyard, watch: LoopMonitor) -> list[Stall]:
 
 def _report(proof: Proof, engine: str, outcome: Outcome) -> None:
     """Report the stalls on one database engine."""
-    failing_calls = sorted(
-        (call for call in outcome.calls if not call.is_fine),
-        key=lambda call: -call.stall,
-    )
-    for caller_kind in (_KEY, _STRANGER, _NOBODY):
-        matching_calls = [call for call in outcome.calls if call.how == caller_kind]
-        worst_call = max(matching_calls, key=lambda call: call.stall)
-        on_loop = sum(call.is_on_loop for call in matching_calls)
-        summary = f"{len(matching_calls)} routes, longest stall {worst_call.stall * 1000:.0f} ms, {on_loop} with a statement on the loop"
-        proof.line(
-            f"{engine}, {caller_kind}",
-            summary,
-            all(call.is_fine for call in matching_calls),
-        )
-    for call in failing_calls:
-        note = (
-            "a statement on the loop"
-            if call.is_on_loop
-            else f"{call.stall * 1000:.0f} ms"
-        )
-        proof.line(f"  {call.name}", f"{note}: {call.where}", False)
-    on_loop = [stall for stall in outcome.upkeep if stall.seconds == 0]
-    longest = max((stall.seconds for stall in outcome.upkeep), default=0.0)
-    summary = (
-        f"longest stall {longest * 1000:.0f} ms, {len(on_loop)} statements on the loop"
-    )
-    proof.line(
-        f"{engine}, the server by itself",
-        summary,
-        longest < _MAX_STALL_SECONDS and not on_loop,
-    )
-    for where in sorted(
-        {
-            stall.where
-            for stall in outcome.upkeep
-            if stall.seconds == 0 or stall.seconds >= _MAX_STALL_SECONDS
-        }
-    ):
-        proof.line("  the server by itself", where, False)
-    firsts = [
-        call
-        for call in outcome.calls
-        if call.is_fine and call.first >= _MAX_STALL_SECONDS
-    ]
-    for (
-        call
-    ) in firsts:  # what a first use reads or imports, or the machine: never again
-        proof.line(f"  {call.name}, once", f"{call.first * 1000:.0f} ms: {call.where}")
+    _report_callers(proof, engine, outcome.calls)
+    _report_background(proof, engine, outcome.upkeep)
+    for call in outcome.calls:
+        # A first use reads or imports something, once; or the machine was busy.
+        if call.is_fine and call.first >= _MAX_STALL_SECONDS:
+            summary = f"{call.first * 1000:.0f} ms: {call.where}"
+            proof.line(f"  {call.name}, once", summary)
     for call in outcome.calls:
         if call.status == 0:
-            proof.line(
-                f"  {call.name}", f"no answer within {_MAX_CALL_SECONDS:.0f} s", False
-            )
+            summary = f"no response within {_MAX_CALL_SECONDS:.0f} s"
+            proof.line(f"  {call.name}", summary, False)
     statuses = Counter(call.status for call in outcome.calls)
     proof.line(
-        f"{engine}, answers",
+        f"{engine}, responses",
         dict(sorted(statuses.items())),
         statuses[0] == 0 and statuses[200] > 0,
     )
     proof.figures[engine] = {
         "calls": len(outcome.calls),
-        "held": len(failing_calls),
-        "longest_ms": round(max(c.stall for c in outcome.calls) * 1000),
+        "held": sum(not call.is_fine for call in outcome.calls),
+        "longest_ms": round(max(call.stall for call in outcome.calls) * 1000),
     }
+
+
+def _report_callers(proof: Proof, engine: str, calls: Sequence[Call]) -> None:
+    """Report the longest stall of each type of caller, then each call that stalled."""
+    for caller_kind in (_KEY, _STRANGER, _NOBODY):
+        matching_calls = [call for call in calls if call.how == caller_kind]
+        _report_stalls(proof, f"{engine}, {caller_kind}", matching_calls)
+    failing_calls = [call for call in calls if not call.is_fine]
+    for call in sorted(failing_calls, key=lambda call: -call.stall):
+        stall = f"{call.stall * 1000:.0f} ms"
+        note = "a statement on the loop" if call.is_on_loop else stall
+        proof.line(f"  {call.name}", f"{note}: {call.where}", False)
+
+
+def _report_stalls(proof: Proof, label: str, calls: Sequence[Call]) -> None:
+    """Report the longest stall of some calls, and their statements on the loop."""
+    longest = max(call.stall for call in calls)
+    on_loop = sum(call.is_on_loop for call in calls)
+    proof.line(
+        label,
+        f"{len(calls)} routes, longest stall {longest * 1000:.0f} ms,"
+        f" {on_loop} with a statement on the loop",
+        all(call.is_fine for call in calls),
+    )
+
+
+def _report_background(proof: Proof, engine: str, stalls: Sequence[Stall]) -> None:
+    """Report the stalls of the server's own background tasks. A stall of 0 seconds is a
+    statement on the loop."""
+    on_loop = [stall for stall in stalls if stall.seconds == 0]
+    longest = max((stall.seconds for stall in stalls), default=0.0)
+    proof.line(
+        f"{engine}, background tasks",
+        f"longest stall {longest * 1000:.0f} ms, {len(on_loop)} statements on the loop",
+        longest < _MAX_STALL_SECONDS and not on_loop,
+    )
+    locations = {
+        stall.where
+        for stall in stalls
+        if stall.seconds == 0 or stall.seconds >= _MAX_STALL_SECONDS
+    }
+    for location in sorted(locations):
+        proof.line("  background tasks", location, False)
 
 
 # ----------------------------------------------------------------------- a large ledger
@@ -716,7 +717,9 @@ def _report_ledger(proof: Proof, queries: Sequence[UsageQuery], strangers: int) 
         summary = f"longest stall {query.longest * 1000:.0f} ms, answered {sorted(query.statuses)}{note}"
         proof.line(f"{ROWS:,} rows: GET {query.path}", summary, is_fine)
     # The strangers must have sent enough requests for the result to mean anything.
-    proof.line("strangers' cookies meanwhile", strangers, strangers >= 10 * ROUNDS)
+    proof.line(
+        "concurrent requests with invalid cookies", strangers, strangers >= 10 * ROUNDS
+    )
     longest = max(query.longest for query in queries)
     proof.figures["ledger"] = {
         "rows": ROWS,

@@ -35,12 +35,14 @@ def prove() -> Proof:
         # not mix with ours.
         python = environment("mcp", (3, 11), Path(folder))
         if python is None:
-            proof.line("the official package", "needs uv, which is not here", ok=False)
+            proof.line(
+                "the official package", "needs uv, which is not installed", ok=False
+            )
             return proof
         _their_client(proof, python, Path(folder))
         _their_server(proof, python, Path(folder))
     summary, ok = tests("tests/tools/test_mcp.py")
-    proof.line("what the protocol asks for, and servers that lie", summary, ok)
+    proof.line("requirements of the protocol, and misbehaving servers", summary, ok)
     proof.figures["held"] = (
         f"{sum(ok is True for _, _, ok in proof.lines)} of {len(proof.lines)}"
     )
@@ -99,7 +101,7 @@ def _their_client(proof: Proof, python: Path, folder: Path) -> None:
         return
     # The script prints its checks as JSON in the last line.
     for check_name, ok, details in json.loads(process.stdout.splitlines()[-1]):
-        proof.line(f"their client, {check_name}", details, ok)
+        proof.line(f"official client, {check_name}", details, ok)
 
 
 def _their_server(proof: Proof, python: Path, folder: Path) -> None:
@@ -153,7 +155,7 @@ async def _use(proof: Proof, settings: Settings, ports: dict[str, int]) -> None:
             _, listing = await providers.add_mcp("default", row, **provider_options)
             names = [listed_tool["name"] for listed_tool in listing.tools]
             proof.line(
-                f"their server, {name}: lists tools",
+                f"official server, {name}: lists tools",
                 f"{len(names)}, revision {listing.version}",
                 # All three transports must list the same tools in the same order.
                 names == ["add", "info", "bad"],
@@ -173,7 +175,7 @@ async def _use(proof: Proof, settings: Settings, ports: dict[str, int]) -> None:
                     observation.error
                 ) == (tool == "bad")
                 proof.line(
-                    f"their server, {name}: {tool}",
+                    f"official server, {name}: {tool}",
                     " ".join(observation.text.split())[:70],
                     fine,
                 )
@@ -191,7 +193,7 @@ async def _use(proof: Proof, settings: Settings, ports: dict[str, int]) -> None:
                 and listed == (["note://one"], ["hello"])
             )
             proof.line(
-                f"their server, {name}: resources and prompts", f"{listed}", fine
+                f"official server, {name}: resources and prompts", f"{listed}", fine
             )
 
 

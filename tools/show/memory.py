@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.gateway import load, memory_mb, start_process
@@ -59,45 +60,66 @@ def prove() -> Proof:
             load(port, 16, 200, "gpt-5-mini", stream=True)
             # Give the server time to finish the writes of the last requests.
             time.sleep(1.0)
-            threads, memory_before, tasks = (
-                _count(server, "task"),
-                memory_mb(server),
-                _gauge(port, "modelyard_tasks"),
-            )
+            before = _measure(server, port)
             load(port, 16, int(request_count * 0.95), "gpt-5-mini", stream=False)
             load(port, 16, int(request_count * 0.05), "gpt-5-mini", stream=True)
             time.sleep(1.0)
-            memory_after, threads_after, files_after = (
-                memory_mb(server),
-                _count(server, "task"),
-                _count(server, "fd"),
-            )
-            tasks_after, in_flight = (
-                _gauge(port, "modelyard_tasks"),
-                _gauge(port, "modelyard_in_flight"),
-            )
-            grown = memory_after - memory_before
+            after = _measure(server, port)
             time.sleep(1.0)
             kill(server, 15)
     proof.line("requests, a twentieth of them streams", request_count, True)
+    _report_growth(proof, before, after)
+    proof.figures["requests"] = request_count
+    return proof
+
+
+@dataclass(frozen=True, slots=True)
+class _ServerState:
+    """What the server uses at one moment."""
+
+    megabytes: float
+    threads: int
+    descriptors: int
+    tasks: float
+    in_flight: float
+    """Calls that have not ended."""
+
+
+def _measure(server: int, port: int) -> _ServerState:
+    """Measure the server process and read its metrics."""
+    threads, megabytes = _count(server, "task"), memory_mb(server)
+    return _ServerState(
+        megabytes=megabytes,
+        threads=threads,
+        descriptors=_count(server, "fd"),
+        tasks=_gauge(port, "modelyard_tasks"),
+        in_flight=_gauge(port, "modelyard_in_flight"),
+    )
+
+
+def _report_growth(proof: Proof, before: _ServerState, after: _ServerState) -> None:
+    """Report what the server uses more after the load than before it."""
+    grown = after.megabytes - before.megabytes
     # 5 MB is the accepted growth; a real leak would be proportional to the requests.
     proof.line(
         "resident memory before, after",
-        f"{memory_before:.1f} MB, {memory_after:.1f} MB",
+        f"{before.megabytes:.1f} MB, {after.megabytes:.1f} MB",
         grown < 5,
     )
     proof.line(
-        "threads before, after", f"{threads}, {threads_after}", threads_after <= threads
+        "threads before, after",
+        f"{before.threads}, {after.threads}",
+        after.threads <= before.threads,
     )
     proof.line(
-        "tasks before, after", f"{tasks:.0f}, {tasks_after:.0f}", tasks_after <= tasks
+        "tasks before, after",
+        f"{before.tasks:.0f}, {after.tasks:.0f}",
+        after.tasks <= before.tasks,
     )
-    proof.line("calls in flight after", f"{in_flight:.0f}", in_flight == 0)
-    proof.line("descriptors after", files_after, files_after < 64)
+    proof.line("calls in flight after", f"{after.in_flight:.0f}", after.in_flight == 0)
+    proof.line("descriptors after", after.descriptors, after.descriptors < 64)
     proof.figures |= {
-        "requests": request_count,
         "grown_mb": round(grown, 2),
-        "mb": round(memory_after, 1),
-        "threads": threads_after,
+        "mb": round(after.megabytes, 1),
+        "threads": after.threads,
     }
-    return proof

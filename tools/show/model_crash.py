@@ -1,5 +1,6 @@
 """Kill the local model's process with SIGKILL in the middle of a stream."""
 
+import itertools
 import os
 import signal
 import time
@@ -27,84 +28,82 @@ def prove() -> Proof:
             max_retries=0,
             timeout=60,
         )
-        stream = client.chat.completions.create(
-            model=_SMALL,
-            messages=[{"role": "user", "content": "Write a very long story."}],
-            stream=True,
-            max_tokens=900,
-        )
-        # Read some chunks first, so that the kill hits a running generation.
-        fragments = [
-            chunk.choices[0].delta.content or ""
-            for _, chunk in zip(range(6), stream, strict=False)
-        ]
-        (model,) = workers(server.pid)
-        os.kill(model, signal.SIGKILL)
-        started_at = time.monotonic()
-        try:
-            fragments += [
-                chunk.choices[0].delta.content or ""
-                for chunk in stream
-                if chunk.choices
-            ]
-            # A truncated stream must not look like a complete answer.
-            proof.line(
-                "the stream that was running",
-                "it ended as if nothing had happened",
-                ok=False,
-            )
-        except openai.APIError as error:
-            seconds = time.monotonic() - started_at
-            proof.line(
-                "the stream that was running",
-                f"after {len(fragments)} chunks: {error.message}",
-                "signal 9" in error.message,
-            )
-            proof.line("the error came", f"after {seconds:.2f} s", seconds < 5)
-            proof.figures["seconds_to_error"] = round(seconds, 3)
-        # The next call must start a new worker by itself.
-        started_at = time.monotonic()
-        answer = client.chat.completions.create(
-            model=_SMALL,
-            messages=[{"role": "user", "content": "Say hello."}],
-            max_tokens=20,
-        )
-        seconds = time.monotonic() - started_at
-        text = answer.choices[0].message.content
-        proof.line(
-            "the next call",
-            f"{text!r} after {seconds:.1f} s, the model loaded anew",
-            bool(text),
-        )
-        proof.figures["seconds_to_next_answer"] = round(seconds, 2)
-        (new_worker,) = workers(server.pid)
+        model = _kill_during_stream(proof, client, server.pid)
+        _check_next_call(proof, client)
+        (new_model,) = workers(server.pid)
         proof.line(
             "the server",
             "the same process; one new model process",
-            server.poll() is None and new_worker != model,
+            server.poll() is None and new_model != model,
         )
         # Kill the idle worker, so that its crash is noticed only by the next call.
-        os.kill(new_worker, signal.SIGKILL)
-        answer = client.chat.completions.create(
-            model=_SMALL,
-            messages=[{"role": "user", "content": "Say hello."}],
-            max_tokens=20,
-        )
-        proof.line(
-            "killed between calls",
-            f"{answer.choices[0].message.content!r}",
-            bool(answer.choices[0].message.content),
-        )
+        os.kill(new_model, signal.SIGKILL)
+        text = _hello(client)
+        proof.line("killed between calls", f"{text!r}", bool(text))
         rows = client.get("/models", cast_to=object)
-        proof.line("everything else", "answers", rows is not None)
+        proof.line("other routes", "respond", rows is not None)
     # Give the workers time to exit with the server.
     time.sleep(0.2)
+    left = alive([model, new_model])
     proof.line(
-        "after the server's end",
-        f"{len(alive([model, new_worker]))} model processes are left",
-        not alive([model, new_worker]),
+        "after the server's end", f"{len(left)} model processes remain", not left
     )
     return proof
+
+
+def _kill_during_stream(proof: Proof, client: openai.OpenAI, server_pid: int) -> int:
+    """Kill the model's process during a stream, which has to end with an error. Returns
+    the process id."""
+    stream = client.chat.completions.create(
+        model=_SMALL,
+        messages=[{"role": "user", "content": "Write a very long story."}],
+        stream=True,
+        max_tokens=900,
+    )
+    # Read some chunks first, so that the kill hits a running generation.
+    chunk_count = sum(1 for _ in itertools.islice(stream, 6))
+    (model,) = workers(server_pid)
+    os.kill(model, signal.SIGKILL)
+    started_at = time.monotonic()
+    try:
+        for chunk in stream:
+            chunk_count += bool(chunk.choices)
+    except openai.APIError as error:
+        seconds = time.monotonic() - started_at
+        proof.line(
+            "the running stream",
+            f"after {chunk_count} chunks: {error.message}",
+            "signal 9" in error.message,
+        )
+        proof.line("the error was sent", f"after {seconds:.2f} s", seconds < 5)
+        proof.figures["seconds_to_error"] = round(seconds, 3)
+    else:
+        # A truncated stream must not look like a complete answer.
+        proof.line("the running stream", "ended without an error", ok=False)
+    return model
+
+
+def _check_next_call(proof: Proof, client: openai.OpenAI) -> None:
+    """Make the next call, which has to start a new worker automatically."""
+    started_at = time.monotonic()
+    text = _hello(client)
+    seconds = time.monotonic() - started_at
+    proof.line(
+        "the next call",
+        f"{text!r} after {seconds:.1f} s, with the model loaded again",
+        bool(text),
+    )
+    proof.figures["seconds_to_next_answer"] = round(seconds, 2)
+
+
+def _hello(client: openai.OpenAI) -> str | None:
+    """Return the model's answer to a short prompt."""
+    answer = client.chat.completions.create(
+        model=_SMALL,
+        messages=[{"role": "user", "content": "Say hello."}],
+        max_tokens=20,
+    )
+    return answer.choices[0].message.content
 
 
 def workers(server: int) -> list[int]:

@@ -46,7 +46,9 @@ def prove() -> Proof:
                 proof, Path(folder) / completed.stdout.split()[-1]
             )
     summary, ok = tests("tests/tools/test_api.py")
-    proof.line("a local server: places, bodies, ways to show who calls", summary, ok)
+    proof.line(
+        "a local server: parameter locations, bodies, authentication", summary, ok
+    )
     return proof
 
 
@@ -90,9 +92,9 @@ def _check_public_descriptions(proof: Proof, archive: Path) -> None:
         assert file is not None
         try:
             parse(file.read())
-            proof.line("one of 45 MB", "was read", ok=False)
+            proof.line("a description of 45 MB", "was accepted", ok=False)
         except DescriptionError as error:
-            proof.line("one of 45 MB", str(error), ok=True)
+            proof.line("a description of 45 MB", str(error), ok=True)
 
 
 def _is_schema(schema: object) -> bool:

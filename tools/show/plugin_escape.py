@@ -137,7 +137,7 @@ class AttackedServer:
         # runs.
         until = time.monotonic() + 30
         while (
-            "not started again" in str(events := self.run_code(tenant, code))
+            "not restarted for" in str(events := self.run_code(tenant, code))
             and time.monotonic() < until
         ):
             time.sleep(0.5)
@@ -438,57 +438,73 @@ def source_distribution(folder: Path, setup: str) -> None:
 def hostile_wheel(gateway: AttackedServer) -> dict[str, tuple[bool, str]]:
     """Install a wheel that runs code at interpreter start, and one that replaces the
     environment's interpreter."""
-    # The code of a `.pth` file runs before the plugin does, so it has to be inside the
-    # sandbox already.
-    tries = {
-        "read the key": "open(KEY).read()",
-        "signal the server": "__import__('os').kill(SERVER, 0)",
-        "call the server": "__import__('socket').create_connection(('127.0.0.1', PORT), 2)",
+    _build_starting_wheel(gateway)
+    witness = gateway.folder / "python-ran"
+    _build_overwriting_wheel(gateway, witness)
+    overwriting = _try_overwriting_wheel(gateway, witness)
+    return {
+        "install: a wheel that replaces Python": overwriting,
+        **_try_starting_wheel(gateway),
     }
+
+
+# The code of a `.pth` file runs before the plugin does, so it has to be inside the
+# sandbox already.
+_START_ATTACKS = {
+    "read the key": "open(KEY).read()",
+    "signal the server": "__import__('os').kill(SERVER, 0)",
+    "call the server": "__import__('socket').create_connection(('127.0.0.1', PORT), 2)",
+}
+
+
+def _build_starting_wheel(gateway: AttackedServer) -> None:
+    """Build a wheel whose code runs when the interpreter starts."""
     lines = "\n".join(
         f"try: {code}; seen[{name!r}] = 'worked'\nexcept OSError as e: seen[{name!r}] = 'refused: ' + str(e)\n"
         f"except BaseException as e: seen[{name!r}] = 'fell: ' + repr(e)"
-        for name, code in tries.items()
+        for name, code in _START_ATTACKS.items()
     )
     port = int(gateway.origin.rpartition(":")[2])
     module = f"import builtins\nKEY, SERVER, PORT = {gateway.around['key']!r}, {gateway.server}, {port}\nseen = {{}}\n{lines}\nbuiltins.seen = seen\n"
-    witness = gateway.folder / "python-ran"
     wheel(
         gateway.folder / "wheels",
         "evil_wheel",
         "1.0",
         {"evil_start.py": module, "evil.pth": "import evil_start\n"},
     )
+
+
+def _build_overwriting_wheel(gateway: AttackedServer, witness: Path) -> None:
+    """Build a wheel with an interpreter that creates the file `witness`. A wheel's
+    `data/bin` folder is installed into `bin` of the environment, over the
+    interpreter."""
     program = f'#!/bin/sh\ntouch {witness}\nexec {sys.executable} "$@"\n'
-    # A wheel's `data/bin` folder is installed into `bin` of the environment, over the
-    # interpreter.
     wheel(
         gateway.folder / "wheels",
         "evil_python",
         "1.0",
         {"evil_python-1.0.data/data/bin/python": program},
     )
-    overwriting_plugin = attacker(
+
+
+def _try_overwriting_wheel(gateway: AttackedServer, witness: Path) -> tuple[bool, str]:
+    """Install a plugin with the overwriting wheel; return (blocked, description)."""
+    plugin_folder = attacker(
         gateway.folder / "installs", "over", "dify_plugin\nevil_python\n"
     )
-    outcome = install(
-        gateway, overwriting_plugin, gateway.folder / "ran", may_install=True
-    )
+    outcome = install(gateway, plugin_folder, gateway.folder / "ran", may_install=True)
     # uv refuses this wheel; if it did not, its interpreter would have to run inside the
     # sandbox.
-    is_refused = "reserved name" in outcome[1]  # by uv; else it runs, shut in
-    description = (
-        outcome[1]
-        if is_refused
-        else str(gateway.run_code("acme", "found = 1", plugin="over"))
-    )
-    ran = is_refused or "odd/over" in description or "began" in description
-    outcomes = {
-        "install: a wheel that lies over Python": (
-            not witness.exists() and ran,
-            description[:160],
-        )
-    }
+    if "reserved name" in outcome[1]:
+        return not witness.exists(), outcome[1][:160]
+    description = str(gateway.run_code("acme", "found = 1", plugin="over"))
+    ran = "odd/over" in description or "began" in description
+    return not witness.exists() and ran, description[:160]
+
+
+def _try_starting_wheel(gateway: AttackedServer) -> dict[str, tuple[bool, str]]:
+    """Install and start a plugin with the starting wheel; return (blocked, result) of
+    each attack."""
     plugin_folder = attacker(
         gateway.folder / "installs", "wheels", "dify_plugin\nevil_wheel\n"
     )
@@ -498,21 +514,14 @@ def hostile_wheel(gateway: AttackedServer) -> dict[str, tuple[bool, str]]:
     )
     texts = [event["data"]["message"]["text"] for event in events if event["code"] == 0]
     if len(texts) < 2:
-        events = [outcome, *events]
-        return outcomes | {
-            f"a wheel that starts: {name}": (
-                False,
-                f"its line did not run: {events}"[:300],
-            )
-            for name in tries
-        }
-    result_by_attack = json.loads(json.loads(texts[1])["got"])
-    for name, result in result_by_attack.items():
-        outcomes[f"a wheel that starts: {name}"] = (
-            result.startswith("refused"),
-            result,
-        )
-    return outcomes
+        problem = f"its line did not run: {[outcome, *events]}"[:300]
+        results = dict.fromkeys(_START_ATTACKS, problem)
+    else:
+        results = json.loads(json.loads(texts[1])["got"])
+    return {
+        f"a wheel that starts: {name}": (result.startswith("refused"), result)
+        for name, result in results.items()
+    }
 
 
 def external_attacks(gateway: AttackedServer) -> dict[str, tuple[bool, str]]:
@@ -687,7 +696,7 @@ def report(proof: Proof, who: str, results: dict[str, Any]) -> None:
     # The controls are required only as root: an ordinary user is refused some of them
     # anyway.
     proof.line(
-        "  the same, not shut in, that worked",
+        "  the same attacks without a sandbox that succeeded",
         f"{len(worked)} of {len(results['control'])}",
         len(worked) == len(results["control"]) if is_root else None,
     )
@@ -695,7 +704,7 @@ def report(proof: Proof, who: str, results: dict[str, Any]) -> None:
         if not works and is_root:
             proof.line(f"    {name}", detail, ok=False)
     proof.line(
-        "  another tenant's call beside one that spins",
+        "  another tenant's call during an endless loop",
         f"{results['neighbour']} s",
         results["neighbour"] < 2,
     )

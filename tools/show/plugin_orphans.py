@@ -47,7 +47,7 @@ def _start_load(served: PluginServer) -> None:
             return  # the host was killed
 
     def chat() -> None:
-        """Send chat requests until the host is gone."""
+        """Send chat requests until the host has exited."""
         body = {
             "model": "mockgpt/mock-gpt-v1",
             "messages": [{"role": "user", "content": "hi"}],
@@ -92,13 +92,11 @@ def prove() -> Proof:
             9,
         )
         left = served.plugins()
-    proof.line(
-        "processes of plugins before", len(plugins_before), len(plugins_before) >= 6
-    )
+    proof.line("plugin processes before", len(plugins_before), len(plugins_before) >= 6)
     proof.line("supervisors before", len(supervisors), len(supervisors) >= 1)
-    proof.line("left after the host was killed", len(left), not left)
+    proof.line("still running after the host was killed", len(left), not left)
     proof.line(
-        "all gone after",
+        "all exited after",
         f"{seconds_to_exit:.2f} s" if seconds_to_exit is not None else "never",
         seconds_to_exit is not None and seconds_to_exit <= 3,
     )

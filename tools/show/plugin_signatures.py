@@ -116,7 +116,7 @@ def prove() -> Proof:
             "verify", signed, "--key", "ours.public.pem", folder=folder
         )
         proof.line(
-            "a package that we signed",
+            "a signed package",
             verified.stdout.strip(),
             verified.returncode == 0,
         )
@@ -128,19 +128,17 @@ def prove() -> Proof:
             "verify", signed, "--key", "others.public.pem", folder=folder
         )
         proof.line(
-            "by somebody else's key",
+            "signed with another key",
             foreign_key_result.stderr.strip(),
             foreign_key_result.returncode == 1,
         )
         plain = _modelyard("verify", package, "--key", "ours.public.pem", folder=folder)
-        proof.line(
-            "one that nobody signed", plain.stderr.strip(), plain.returncode == 1
-        )
+        proof.line("an unsigned package", plain.stderr.strip(), plain.returncode == 1)
         # Tampering: flip one bit of every file, one file at a time.
         passed = _count_tampered_accepted(signed.read_bytes(), folder)
         proof.line(
             "one byte changed, of each file in turn",
-            f"{passed} of them pass",
+            f"{passed} of them accepted",
             passed == 0,
         )
     proof.figures |= {"checksum": expected, "changed_that_pass": passed}

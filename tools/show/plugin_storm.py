@@ -166,52 +166,53 @@ def prove() -> Proof:
         with _storm_running(served):
             during_storm = Callers(served)
             during_storm.run(SECONDS)
-            middle = memory_mb(served.process.pid)
+            memory_during = memory_mb(served.process.pid)
         memory_after = memory_mb(served.process.pid)
         # After the storm, every process of the misbehaving plugins has to disappear.
         cleared = eventually(lambda: set(served.plugins().values()) <= {"mockgpt"}, 40)
         left = sorted(set(served.plugins().values()) - {"mockgpt"})
-        pid = served.process.pid
-        is_running = Path(f"/proc/{pid}").exists()
-    quiet, loud = percentile(alone.times, 0.99), percentile(during_storm.times, 0.99)
-    proof.line("healthy streams alone: calls, p50, p99", _format_times(alone.times))
-    proof.line("beside the storm: calls, p50, p99", _format_times(during_storm.times))
-    proof.line("p99 beside the storm", f"{loud / quiet:.2f} times", loud <= 1.5 * quiet)
-    proof.line(
-        "answers at once, alone: calls, p50, p99", _format_times(alone.plain_times)
-    )
-    proof.line(
-        "beside the storm: calls, p50, p99", _format_times(during_storm.plain_times)
-    )
-    proof.line(
-        "healthy calls that failed",
-        len(alone.errors) + len(during_storm.errors),
-        not (alone.errors + during_storm.errors),
-    )
-    memory_summary = f"{memory_before:.1f}, {middle:.1f}, {memory_after:.1f} MB"
+        is_running = Path(f"/proc/{served.process.pid}").exists()
+    _report_latency(proof, alone, during_storm)
+    grown = memory_after - memory_before
     proof.line(
         "host's memory before, during, after",
-        memory_summary,
-        memory_after - memory_before < 15,
+        f"{memory_before:.1f}, {memory_during:.1f}, {memory_after:.1f} MB",
+        grown < 15,
     )
     proof.line(
-        "bad processes left",
+        "misbehaving processes left",
         ", ".join(left) or "none",
         cleared is not None and not left,
     )
-    proof.line("the host", "lives" if is_running else "died", is_running)
+    proof.line("the host", "is running" if is_running else "exited", is_running)
+    proof.figures |= {"grown_mb": round(grown, 1), "cores": os.cpu_count()}
+    return proof
+
+
+def _report_latency(proof: Proof, alone: Callers, during_storm: Callers) -> None:
+    """Report the latency of streams and of complete answers, and the failed calls."""
+    quiet, loud = percentile(alone.times, 0.99), percentile(during_storm.times, 0.99)
+    proof.line("healthy streams alone: calls, p50, p99", _format_times(alone.times))
+    proof.line("during the storm: calls, p50, p99", _format_times(during_storm.times))
+    proof.line("p99 during the storm", f"{loud / quiet:.2f} times", loud <= 1.5 * quiet)
+    proof.line(
+        "complete answers alone: calls, p50, p99", _format_times(alone.plain_times)
+    )
+    proof.line(
+        "during the storm: calls, p50, p99", _format_times(during_storm.plain_times)
+    )
+    errors = alone.errors + during_storm.errors
+    proof.line("healthy calls that failed", len(errors), not errors)
+    bare_quiet, bare_loud = (
+        percentile(callers.plain_times, 0.99) for callers in (alone, during_storm)
+    )
     proof.figures |= {
         "p99_alone_ms": round(quiet * 1000, 1),
         "p99_beside_ms": round(loud * 1000, 1),
         "ratio": round(loud / quiet, 2),
-        "bare_p99_alone_ms": round(percentile(alone.plain_times, 0.99) * 1000, 1),
-        "bare_p99_beside_ms": round(
-            percentile(during_storm.plain_times, 0.99) * 1000, 1
-        ),
-        "grown_mb": round(memory_after - memory_before, 1),
-        "cores": os.cpu_count(),
+        "bare_p99_alone_ms": round(bare_quiet * 1000, 1),
+        "bare_p99_beside_ms": round(bare_loud * 1000, 1),
     }
-    return proof
 
 
 def _format_times(times: Sequence[float]) -> str:

@@ -86,22 +86,22 @@ def prove() -> Proof:
     with server_with_plugins(EXAMPLES / "mockgpt", settings=_SETTINGS) as served:
         correct_count, seconds = _run_streams(served)
         proof.line(
-            f"of {STREAMS} streams, {AT_ONCE} at once, were right",
+            f"correct streams of {STREAMS}, {AT_ONCE} at once",
             correct_count,
             correct_count == STREAMS,
         )
-        proof.line("they took", f"{seconds:.1f} s")
+        proof.line("their duration", f"{seconds:.1f} s")
         lines, waited = _stream_with_kill(served, 0.1)
         error = json.loads(lines[-1][6:]).get("error", {})
         is_unavailable = error.get(
             "code"
         ) == "upstream_unavailable" and "SIGKILL" in error.get("message", "")
         proof.line(
-            "the last word of a stream whose plugin was killed",
+            "the last event of a stream whose plugin was killed",
             error.get("code"),
             is_unavailable,
         )
-        proof.line("it came after", f"{waited * 1000:.0f} ms", waited < 2)
+        proof.line("it was sent after", f"{waited * 1000:.0f} ms", waited < 2)
         # The host has to start the plugin again for the next call.
         with served.client() as client:
             is_next_correct = _text(_stream(client)) == _ANSWER
@@ -124,7 +124,7 @@ def prove() -> Proof:
         # A stream that was cut still costs what it delivered; its row has the tokens
         # counted so far.
         proof.line(
-            "of the call that was cut",
+            "ledger row of the interrupted call",
             [row["completion_tokens"] for row in interrupted_rows],
             len(interrupted_rows) == 1,
         )

@@ -3,10 +3,11 @@ format and in the other formats."""
 
 import asyncio
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
-from tools.show.exchanges import exchanges
+from tools.show.exchanges import Exchange, exchanges
 from tools.show.proof import Proof
-from tools.show.replay import INGRESS, OTHER_INGRESS, replay
+from tools.show.replay import INGRESS, OTHER_INGRESS, Outcome, replay
 from tools.show.truth import READERS
 
 
@@ -18,69 +19,85 @@ def prove() -> Proof:
     supported = [
         exchange for exchange in recorded_exchanges if exchange.format in READERS
     ]
-    unsupported_reasons = Counter(
-        exchange.why for exchange in recorded_exchanges if not exchange.format
-    )
     outcomes = asyncio.run(replay(supported))
-    # Each cell counts [passed, total] for one provider, recorded format and caller's
+    _report_by_provider(proof, outcomes)
+    _report_differences(proof, outcomes)
+    unsupported = _report_unsupported(proof, recorded_exchanges)
+    proof.figures = {
+        "recordings": len(recorded_exchanges),
+        "spoken": len(supported),
+        "not_spoken": unsupported,
+    }
+    _report_totals(proof, outcomes)
+    return proof
+
+
+def _report_by_provider(proof: Proof, outcomes: Sequence[Outcome]) -> None:
+    """Report the passed replays of each provider and recorded format, one line with
+    the caller's formats."""
+    # Each cell has [passed, total] for one provider, recorded format and caller's
     # format.
-    passed: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for recording in outcomes:
-        cell = passed[
-            recording.exchange.provider, recording.exchange.format, recording.ingress
-        ]
-        cell[0] += not recording.found
+    cells: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for outcome in outcomes:
+        exchange = outcome.exchange
+        cell = cells[exchange.provider, exchange.format, outcome.ingress]
+        cell[0] += not outcome.found
         cell[1] += 1
-    columns = (*INGRESS, *OTHER_INGRESS)
-    for provider, name in sorted({key[:2] for key in passed}):
-        cells = [(column, passed.get((provider, name, column))) for column in columns]
+    for provider, name in sorted({key[:2] for key in cells}):
+        row = {
+            column: cells[provider, name, column]
+            for column in (*INGRESS, *OTHER_INGRESS)
+            if (provider, name, column) in cells
+        }
         summary = "  ".join(
-            f"{column} {passed_count}/{total}"
-            for column, (passed_count, total) in ((c, v) for c, v in cells if v)
+            f"{column} {passed}/{total}" for column, (passed, total) in row.items()
         )
-        proof.line(
-            f"{provider}: {name}",
-            summary,
-            all(value[0] == value[1] for _, value in cells if value),
-        )
-    for recording in outcomes:
-        if recording.found:
-            proof.line(
-                f"{recording.exchange.id} -> {recording.ingress}",
-                "; ".join(recording.found),
-                False,
-            )
+        is_complete = all(passed == total for passed, total in row.values())
+        proof.line(f"{provider}: {name}", summary, is_complete)
+
+
+def _report_differences(proof: Proof, outcomes: Sequence[Outcome]) -> None:
+    """Report the failed replays, then the accepted differences by their reason."""
+    for outcome in outcomes:
+        if outcome.found:
+            label = f"{outcome.exchange.id} -> {outcome.ingress}"
+            proof.line(label, "; ".join(outcome.found), False)
     # Accepted differences are counted by reason, so that a reason that is used too
     # often is visible.
     reasons = Counter(reason for outcome in outcomes for reason in set(outcome.excused))
     for reason, count in reasons.most_common():
         proof.line("differs in the same format", f"{count}: {reason}")
-    same_format = [
-        outcome for outcome in outcomes if outcome.ingress == outcome.exchange.format
-    ]
-    cross = [
-        outcome for outcome in outcomes if outcome.ingress != outcome.exchange.format
-    ]
-    for reason, count in unsupported_reasons.most_common():
-        proof.line("not a call that we speak", f"{count}: {reason}")
+
+
+def _report_unsupported(
+    proof: Proof, recorded_exchanges: Sequence[Exchange]
+) -> dict[str, int]:
+    """Report the recordings that are not replayed; return their number by reason."""
+    reasons = Counter(
+        exchange.why for exchange in recorded_exchanges if not exchange.format
+    )
+    for reason, count in reasons.most_common():
+        proof.line("not a supported call", f"{count}: {reason}")
     # Embedding and rerank recordings are replayed by another test module; count them as
     # not covered here.
-    for recording in recorded_exchanges:
-        if recording.format.startswith(("embed:", "rerank:")):
-            unsupported_reasons[
-                "embeddings and rankings: tests/wire/test_recordings.py"
-            ] += 1
-    proof.figures = {
-        "recordings": len(recorded_exchanges),
-        "spoken": len(supported),
-        "same_format": [
-            sum(not outcome.found for outcome in same_format),
-            len(same_format),
-        ],
-        "other_formats": [sum(not outcome.found for outcome in cross), len(cross)],
-        "not_spoken": dict(unsupported_reasons),
-    }
-    for label, group in (("same format", same_format), ("other formats", cross)):
-        passed_count = sum(not outcome.found for outcome in group)
-        proof.line(label, f"{passed_count} of {len(group)}", passed_count == len(group))
-    return proof
+    replayed_elsewhere = sum(
+        exchange.format.startswith(("embed:", "rerank:"))
+        for exchange in recorded_exchanges
+    )
+    if replayed_elsewhere:
+        reasons["embeddings and rankings: tests/wire/test_recordings.py"] += (
+            replayed_elsewhere
+        )
+    return dict(reasons)
+
+
+def _report_totals(proof: Proof, outcomes: Sequence[Outcome]) -> None:
+    """Report the passed replays in the recorded format, and in the other formats."""
+    groups: dict[bool, list[Outcome]] = {True: [], False: []}
+    for outcome in outcomes:
+        groups[outcome.ingress == outcome.exchange.format].append(outcome)
+    for is_same, group in groups.items():
+        label = "same format" if is_same else "other formats"
+        passed = sum(not outcome.found for outcome in group)
+        proof.line(label, f"{passed} of {len(group)}", passed == len(group))
+        proof.figures[label.replace(" ", "_")] = [passed, len(group)]

@@ -168,27 +168,28 @@ def content_type_of(exchange: Exchange) -> str:
 
 def body_of(exchange: Exchange) -> bytes:
     """Return the recorded response as the bytes that the provider sent."""
-    if isinstance(exchange.response, dict) and "$base64" in exchange.response:
-        return base64.b64decode(exchange.response["$base64"])
-    # Bedrock streams are binary; the recording has their decoded events, which are
-    # encoded again.
-    if exchange.format == "bedrock" and exchange.events is not None:
-        pairs = [pair for event in exchange.events for pair in event.items()]
-        return b"".join(
-            dump_event(name, json.dumps(body).encode()) for name, body in pairs
-        )
+    response = exchange.response
+    if isinstance(response, dict) and "$base64" in response:
+        return base64.b64decode(response["$base64"])
+    if exchange.events is not None and exchange.format == "bedrock":
+        return _bedrock_stream(exchange.events)
     # The recording is a list of events and not the text of a server-sent event stream,
     # so write the framing.
-    is_bare = isinstance(exchange.response, list) or "data:" not in exchange.response
+    is_bare = isinstance(response, list) or "data:" not in response
     if exchange.events is not None and exchange.format != "ollama" and is_bare:
         return b"".join(
             b"data: " + json.dumps(event).encode() + b"\n\n"
             for event in exchange.events
         )
-    return (
-        exchange.response.encode()
-        if isinstance(exchange.response, str)
-        else json.dumps(exchange.response).encode()
+    return (response if isinstance(response, str) else json.dumps(response)).encode()
+
+
+def _bedrock_stream(events: Sequence[Any]) -> bytes:
+    """Encode the decoded events of a recording as Bedrock's binary stream."""
+    return b"".join(
+        dump_event(name, json.dumps(body).encode())
+        for event in events
+        for name, body in event.items()
     )
 
 
@@ -309,38 +310,56 @@ async def replay_one(
     model = f"{provider_of(exchange)}/rec-{number}"
     path, body = minimal_request(ingress, model, stream=exchange.is_stream)
     status, response_body = await ask(gateway, path, body)
+    response = _read_response(exchange, ingress, status, response_body)
     expected_truth = expected(exchange)
-    changed: list[Change] = []
-    if exchange.is_stream and status == 200:
-        events = list(events_of(response_body))
-        broken = next((event for event in events if is_error(event)), None)
-        observed_truth = None if broken else READERS[ingress][1](events)
-    else:
-        document = json.loads(response_body)
-        broken = document if status != 200 else None
-        # If no translation is needed, the complete document is compared, not only its
-        # facts.
-        if status == 200 and ingress == exchange.format:
-            changed = list(changes(exchange.response, document))
-        observed_truth = None if broken else READERS[ingress][0](document)
     # A recording of an error or of an interrupted stream must not turn into a
     # successful response.
     if expected_truth is None:
-        passed = "an answer that broke off, or told of an error, passed for a whole one"
-        return Outcome(exchange, ingress, [] if broken else [passed])
-    if observed_truth is None:
-        return Outcome(
-            exchange, ingress, [f"status {status}: {json.dumps(broken)[:200]}"]
-        )
+        passed = "an interrupted stream or an error became a successful response"
+        return Outcome(exchange, ingress, [] if response.error else [passed])
+    if response.truth is None:
+        problem = f"status {status}: {json.dumps(response.error)[:200]}"
+        return Outcome(exchange, ingress, [problem])
     problems = differences(
-        expected_truth, observed_truth, ingress, is_same=ingress == exchange.format
+        expected_truth, response.truth, ingress, is_same=ingress == exchange.format
     )
     # Differences with an accepted reason are reported separately.
-    reasons = [(change, excuse(change, ingress)) for change in changed]
+    reasons = [(change, excuse(change, ingress)) for change in response.changes]
     problems += [str(change) for change, reason in reasons if not reason]
     return Outcome(
         exchange, ingress, problems, [reason for _, reason in reasons if reason]
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    """The gateway's response to a replayed request."""
+
+    error: Any
+    """The error event or the document of an error; None if there is none."""
+    truth: Truth | None
+    """The facts of the response; None if it is an error."""
+    changes: Sequence[Change] = ()
+    """The differences from the recorded document, if no translation was needed."""
+
+
+def _read_response(
+    exchange: Exchange, ingress: str, status: int, response_body: bytes
+) -> _Response:
+    """Read the gateway's response with the independent reader of its format."""
+    read_complete, read_stream = READERS[ingress]
+    if exchange.is_stream and status == 200:
+        events = list(events_of(response_body))
+        error = next((event for event in events if is_error(event)), None)
+        return _Response(error, None if error else read_stream(events))
+    document = json.loads(response_body)
+    if status != 200:
+        return _Response(document, None)
+    # If no translation is needed, the complete document is compared, not only its
+    # facts.
+    is_same = ingress == exchange.format
+    changed = list(changes(exchange.response, document)) if is_same else ()
+    return _Response(None, read_complete(document), changed)
 
 
 def expected(exchange: Exchange) -> Truth | None:

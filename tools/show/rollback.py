@@ -252,68 +252,57 @@ def prove() -> Proof:
             served = _chats(port, _CALLS)
             time.sleep(0.5)
         proof.line("calls that the older release served", served, served == _CALLS)
-        filled = _fill(path)
-        columns = _column_sets(path)
-        digests_before = _digests(path, columns)
-        proof.line(
-            "tables with rows",
-            f"{filled} of {len(columns)}",
-            filled >= len(columns) - 2,
-        )
-
-        new = _Release(ROOT, environ)
-        upgraded = new.run("tenants", "list", "--json")
-        digests_after = _digests(path, columns)
-        unchanged_tables = sum(
-            digests_after[table] == digest for table, digest in digests_before.items()
-        )
-        proof.line(
-            "the newer release upgrades it",
-            f"exit {upgraded.returncode}",
-            upgraded.returncode == 0,
-        )
-        proof.line(
-            "tables with the same rows",
-            f"{unchanged_tables} of {len(digests_before)}",
-            unchanged_tables == len(digests_before),
-        )
-        # The upgrade must leave one backup of the older database, readable by its owner
-        # alone.
-        backups = backups_of(path)
-        mode = backups[0].stat().st_mode & 0o777 if backups else 0
-        proof.line(
-            "a backup from before",
-            f"{len(backups)}, mode {mode:o}",
-            len(backups) == 1 and mode == 0o600,
-        )
-
-        # An older release must not touch a newer schema.
-        refused = old.run("tenants", "list")
-        explains_refusal = "newer Modelyard" in refused.stderr
-        proof.line(
-            "the older release refuses the newer database",
-            f"exit {refused.returncode}",
-            explains_refusal,
-        )
-        restored = (
-            new.run("database", "restore", str(backups[0])) if backups else upgraded
-        )
-        back = _digests(path, columns)
-        unchanged_tables = sum(
-            back[table] == digest for table, digest in digests_before.items()
-        )
-        proof.line(
-            "the backup is restored",
-            f"exit {restored.returncode}",
-            restored.returncode == 0,
-        )
-        proof.line(
-            "tables as they were",
-            f"{unchanged_tables} of {len(digests_before)}",
-            unchanged_tables == len(digests_before),
-        )
-        _check_old_release(proof, old, path, port, digests_before["usage"][0])
+        _check_rollback(proof, old, _Release(ROOT, environ), path, port)
     return proof
+
+
+def _check_rollback(
+    proof: Proof, old: _Release, new: _Release, path: Path, port: int
+) -> None:
+    """Upgrade the database at `path`, restore its backup and run the older release."""
+    filled = _fill(path)
+    columns = _column_sets(path)
+    before = _digests(path, columns)
+    proof.line(
+        "tables with rows", f"{filled} of {len(columns)}", filled >= len(columns) - 2
+    )
+    upgraded = new.run("tenants", "list", "--json")
+    exit_code = upgraded.returncode
+    proof.line("the newer release upgrades it", f"exit {exit_code}", exit_code == 0)
+    _report_unchanged(
+        proof, "tables with the same rows", before, _digests(path, columns)
+    )
+    # The upgrade must leave one backup of the older database, readable by its owner
+    # alone.
+    backups = backups_of(path)
+    mode = backups[0].stat().st_mode & 0o777 if backups else 0
+    proof.line(
+        "a backup of the older database",
+        f"{len(backups)}, mode {mode:o}",
+        len(backups) == 1 and mode == 0o600,
+    )
+    # An older release must not touch a newer schema.
+    refused = old.run("tenants", "list")
+    proof.line(
+        "the older release refuses the newer database",
+        f"exit {refused.returncode}",
+        "newer Modelyard" in refused.stderr,
+    )
+    restored = new.run("database", "restore", str(backups[0])) if backups else upgraded
+    exit_code = restored.returncode
+    proof.line("the backup is restored", f"exit {exit_code}", exit_code == 0)
+    _report_unchanged(
+        proof, "tables as before the upgrade", before, _digests(path, columns)
+    )
+    _check_old_release(proof, old, path, port, before["usage"][0])
+
+
+def _report_unchanged(
+    proof: Proof, label: str, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> None:
+    """Report how many tables have the same digest as before."""
+    unchanged = sum(after[table] == digest for table, digest in before.items())
+    proof.line(label, f"{unchanged} of {len(before)}", unchanged == len(before))
 
 
 def _check_old_release(
@@ -328,14 +317,14 @@ def _check_old_release(
     )
     proof.line("the older release reads its calls again", calls, calls == _CALLS)
     if listed.returncode:
-        proof.line("and goes on", listed.stderr.strip(), ok=False)
+        proof.line("and continues to serve", listed.stderr.strip(), ok=False)
         return
     with running(serve_command(), port, environ=old.environ, cwd=Path("/")):
         served = _chats(port, 5)
         time.sleep(0.5)
     count = _usage(path)
     proof.line(
-        "and goes on",
+        "and continues to serve",
         f"{served} calls, {count} rows",
         served == 5 and count == rows_before + 5,
     )

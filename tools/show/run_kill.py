@@ -7,6 +7,7 @@ moments; the next worker recovers the runs.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -43,84 +44,6 @@ STEPS = (
 
 def app_text(url: str) -> str:
     """Return the DSL of the test workflow, which sends its requests to `url`."""
-
-    def post(name: str, suffix: str = "") -> dict[str, Any]:
-        """Return an HTTP request node that reports its step's name to the counting
-        server."""
-        body = {
-            "type": "json",
-            "data": [{"type": "text", "value": '{"step": "' + name + suffix + '"}'}],
-        }
-        return {
-            "type": "http-request",
-            "title": name,
-            "method": "post",
-            "url": url + "/{{#sys.workflow_run_id#}}",
-            "body": body,
-        }
-
-    nodes: dict[str, Any] = {
-        "start": {"type": "start", "variables": [{"variable": "n", "type": "number"}]},
-        "one": post("one"),
-        # Uses the response of the step before, so a wrong recorded output is visible in
-        # the run's result.
-        "text": {
-            "type": "template-transform",
-            "template": "{{ b }}",
-            "variables": [{"variable": "b", "value_selector": ["one", "body"]}],
-        },
-        "two": post("two"),
-        "if": {
-            "type": "if-else",
-            "cases": [
-                {
-                    "case_id": "yes",
-                    "logical_operator": "and",
-                    "conditions": [
-                        {
-                            "variable_selector": ["two", "status_code"],
-                            "comparison_operator": "=",
-                            "value": "200",
-                        }
-                    ],
-                }
-            ],
-        },
-        "three": post("three"),
-        "list": {"type": "parameter-list", "title": "list"},
-        # A loop of three iterations with one effect in each.
-        "each": {
-            "type": "iteration",
-            "iterator_selector": ["start", "items"],
-            "output_selector": ["inner", "body"],
-            "start_node_id": "inner",
-        },
-        "inner": {**post("inner", "{{#each.index#}}"), "iteration_id": "each"},
-        "last": post("last"),
-        "end": {
-            "type": "end",
-            "outputs": [
-                {"variable": name, "value_selector": [name, "body"]}
-                for name in ("one", "two", "three", "last")
-            ]
-            + [
-                {"variable": "text", "value_selector": ["text", "output"]},
-                {"variable": "each", "value_selector": ["each", "output"]},
-            ],
-        },
-    }
-    del nodes["list"]
-    nodes["start"]["variables"].append({"variable": "items", "type": "array"})
-    edges = [
-        ("start", "one"),
-        ("one", "text"),
-        ("text", "two"),
-        ("two", "if"),
-        ("if", "three", "yes"),
-        ("three", "each"),
-        ("each", "last"),
-        ("last", "end"),
-    ]
     graph = {
         "nodes": [
             {
@@ -128,15 +51,11 @@ def app_text(url: str) -> str:
                 "data": data,
                 **({"parentId": "each"} if name == "inner" else {}),
             }
-            for name, data in nodes.items()
+            for name, data in _nodes(url).items()
         ],
         "edges": [
-            {
-                "source": edge[0],
-                "target": edge[1],
-                "sourceHandle": edge[2] if len(edge) > 2 else "source",
-            }
-            for edge in edges
+            {"source": source, "target": target, "sourceHandle": handle}
+            for source, target, handle in _EDGES
         ],
     }
     return yaml.dump(
@@ -147,6 +66,102 @@ def app_text(url: str) -> str:
             "workflow": {"graph": graph},
         }
     )
+
+
+_EDGES = (
+    ("start", "one", "source"),
+    ("one", "text", "source"),
+    ("text", "two", "source"),
+    ("two", "if", "source"),
+    ("if", "three", "yes"),
+    ("three", "each", "source"),
+    ("each", "last", "source"),
+    ("last", "end", "source"),
+)
+"""(source, target, source handle) of each edge of the test workflow."""
+
+
+def _nodes(url: str) -> dict[str, Any]:
+    """Return the nodes of the test workflow by their ids."""
+    return {
+        "start": {
+            "type": "start",
+            "variables": [
+                {"variable": "n", "type": "number"},
+                {"variable": "items", "type": "array"},
+            ],
+        },
+        "one": _post_node(url, "one"),
+        # Uses the response of the step before, so a wrong recorded output is visible in
+        # the run's result.
+        "text": {
+            "type": "template-transform",
+            "template": "{{ b }}",
+            "variables": [{"variable": "b", "value_selector": ["one", "body"]}],
+        },
+        "two": _post_node(url, "two"),
+        "if": _condition_node(),
+        "three": _post_node(url, "three"),
+        # A loop of three iterations with one effect in each.
+        "each": {
+            "type": "iteration",
+            "iterator_selector": ["start", "items"],
+            "output_selector": ["inner", "body"],
+            "start_node_id": "inner",
+        },
+        "inner": {
+            **_post_node(url, "inner", "{{#each.index#}}"),
+            "iteration_id": "each",
+        },
+        "last": _post_node(url, "last"),
+        "end": _end_node(),
+    }
+
+
+def _post_node(url: str, name: str, suffix: str = "") -> dict[str, Any]:
+    """Return an HTTP request node that reports its step's name to the counting
+    server."""
+    body = {
+        "type": "json",
+        "data": [{"type": "text", "value": '{"step": "' + name + suffix + '"}'}],
+    }
+    return {
+        "type": "http-request",
+        "title": name,
+        "method": "post",
+        "url": url + "/{{#sys.workflow_run_id#}}",
+        "body": body,
+    }
+
+
+def _condition_node() -> dict[str, Any]:
+    """Return the node that continues if the second request succeeded."""
+    condition = {
+        "variable_selector": ["two", "status_code"],
+        "comparison_operator": "=",
+        "value": "200",
+    }
+    case = {"case_id": "yes", "logical_operator": "and", "conditions": [condition]}
+    return {"type": "if-else", "cases": [case]}
+
+
+def _end_node() -> dict[str, Any]:
+    """Return the node that outputs the result of each step."""
+    bodies = [
+        {"variable": name, "value_selector": [name, "body"]} for name in _OUTPUT_STEPS
+    ]
+    return {
+        "type": "end",
+        "outputs": [
+            *bodies,
+            {"variable": "text", "value_selector": ["text", "output"]},
+            {"variable": "each", "value_selector": ["each", "output"]},
+        ],
+    }
+
+
+_OUTPUT_STEPS = ("one", "two", "three", "last")
+"""Steps whose response body is an output of the run."""
 
 
 class Effects(ThreadingHTTPServer):
@@ -288,7 +303,7 @@ def prove() -> Proof:
         }
         proof.line(
             "workers killed",
-            f"{KILLS}, {ended_early} had ended by themselves",
+            f"{KILLS}, {ended_early} had exited before the kill",
             ended_early == 0,
         )
         asyncio.run(_judge(proof, home, effects, started))
@@ -307,100 +322,108 @@ async def _judge(proof: Proof, home: str, effects: Effects, started: list[str]) 
     """Check the stored runs, their recorded steps and events against the effects that
     the server counted."""
     async with Modelyard(Settings(home=home), environ={}) as yard:
-        rows = await yard.services.storage.database.fetch("SELECT id, status FROM runs")
-        status = {row["id"]: row["status"] for row in rows}
-        lost_runs = [
-            run_id for run_id in started if status.get(run_id) != Status.SUCCEEDED.value
-        ]
-        unfinished = [
-            run_id
-            for run_id, run_status in status.items()
-            if run_status != Status.SUCCEEDED.value
-        ]
-        proof.line("runs", f"{len(status)} begun, {len(started)} told to their caller")
-        proof.line(
-            "  lost, or not ended well",
-            len(lost_runs) + len(unfinished),
-            not lost_runs and not unfinished,
-        )
-        by_step: dict[tuple[str, str], list[int]] = defaultdict(list)
-        keys: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for life, run, step, key in effects.done:
-            by_step[run, step].append(life)
-            keys[run, step].add(key)
-        names = {"inner0", "inner1", "inner2", "one", "two", "three", "last"}
-        missing = [
-            (run, name)
-            for run in status
-            for name in names
-            if (run, name) not in by_step
-        ]
-        # A step may be repeated if the worker was killed between its effect and its
-        # record; count that per kill.
-        repeats = {step: lives for step, lives in by_step.items() if len(lives) > 1}
-        per_kill = Counter(
-            life for lives in repeats.values() for life in sorted(lives)[1:]
-        )
-        max_per_kill = max(per_kill.values(), default=0)
-        proof.line(
-            "effects",
-            f"{len(effects.done)} of {len(by_step)} steps; {len(missing)} missing",
-            not missing,
-        )
-        proof.line(
-            "  repeated",
-            f"{sum(per_kill.values())} in all, at most {max_per_kill} a kill",
-            max_per_kill <= 1,
-        )
-        # A repeated request has to carry the same idempotency key, so that a real
-        # server could ignore it.
-        steps_with_two_keys = [
-            step for step, step_keys in keys.items() if len(step_keys) > 1
-        ]
-        proof.line(
-            "  with another key when repeated",
-            len(steps_with_two_keys),
-            not steps_with_two_keys,
-        )
-        # The recorded outputs have to agree with the run's result, and no step or event
-        # may be recorded twice.
-        mismatches = doubled = 0
-        for run in status:
-            record = await yard.runs.find("default", run)
-            history = await yard.runs.journal.history(record)
-            recorded_keys = [recorded_step.key for recorded_step in history.steps]
-            doubled += len(recorded_keys) - len(set(recorded_keys))
-            body_by_step = {
-                recorded_step.key: recorded_step.outputs.get("body")
-                for recorded_step in history.steps
-            }
-            for name in ("one", "two", "three", "last"):
-                mismatches += record.outputs.get(name) != body_by_step.get(name)
-            mismatches += record.outputs.get("text") != body_by_step.get("one")
-            mismatches += record.outputs.get("each") != [
-                body_by_step.get(f"each[{n}]/inner") for n in range(3)
-            ]
-            events = await yard.runs.journal.events(run, 0, 10_000)
-            success_counts = Counter(
-                event.id
-                for _, event in events
-                if type(event).__name__ == "NodeRunSucceeded"
-            )  # type: ignore[union-attr]
-            doubled += sum(count - 1 for count in success_counts.values())
-            doubled += (
-                sum(type(event).__name__ == "GraphRunSucceeded" for _, event in events)
-                != 1
-            )
-        proof.line(
-            "steps whose record is not what came of them", mismatches, mismatches == 0
-        )
-        proof.line("steps, or ends, that were recorded twice", doubled, doubled == 0)
-        proof.figures |= {
-            "runs": len(status),
-            "lost": len(lost_runs) + len(unfinished),
-            "effects": len(effects.done),
-            "repeated": sum(per_kill.values()),
-            "most_a_kill": max_per_kill,
-            "wrong": mismatches,
-            "doubled": doubled,
-        }
+        run_ids = await report_runs(proof, yard, "runs", started)
+        _report_effects(proof, effects, run_ids)
+        await _report_records(proof, yard, run_ids)
+
+
+async def report_runs(
+    proof: Proof, yard: Modelyard, label: str, started: list[str]
+) -> list[str]:
+    """Report how many stored runs are lost or did not succeed. Returns the ids of all
+    stored runs; `started` has the ids that the workers reported."""
+    rows = await yard.services.storage.database.fetch("SELECT id, status FROM runs")
+    status = {row["id"]: row["status"] for row in rows}
+    succeeded = {
+        run_id
+        for run_id, run_status in status.items()
+        if run_status == Status.SUCCEEDED.value
+    }
+    lost = [run_id for run_id in started if run_id not in succeeded]
+    failed_count = len(lost) + len(status) - len(succeeded)
+    proof.line(label, f"{len(status)} stored, {len(started)} reported by their worker")
+    proof.line("  lost, or did not succeed", failed_count, failed_count == 0)
+    proof.figures |= {"runs": len(status), "lost": failed_count}
+    return list(status)
+
+
+def _report_effects(proof: Proof, effects: Effects, run_ids: list[str]) -> None:
+    """Report steps without an effect, and repeated effects per kill."""
+    lives_by_step: dict[tuple[str, str], list[int]] = defaultdict(list)
+    keys_by_step: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for life, run, step, key in effects.done:
+        lives_by_step[run, step].append(life)
+        keys_by_step[run, step].add(key)
+    expected_steps = itertools.product(run_ids, _EFFECT_NAMES)
+    missing = [step for step in expected_steps if step not in lives_by_step]
+    proof.line(
+        "effects",
+        f"{len(effects.done)} of {len(lives_by_step)} steps; {len(missing)} missing",
+        not missing,
+    )
+    # A step may be repeated if the worker was killed between its effect and its
+    # record; count that per kill.
+    per_kill = Counter(
+        life for lives in lives_by_step.values() for life in sorted(lives)[1:]
+    )
+    repeated = sum(per_kill.values())
+    max_per_kill = max(per_kill.values(), default=0)
+    proof.line(
+        "  repeated",
+        f"{repeated} in total, at most {max_per_kill} per kill",
+        max_per_kill <= 1,
+    )
+    # A repeated request has to carry the same idempotency key, so that a real server
+    # could ignore it.
+    changed_keys = [step for step, keys in keys_by_step.items() if len(keys) > 1]
+    proof.line(
+        "  repeated with another idempotency key", len(changed_keys), not changed_keys
+    )
+    proof.figures |= {
+        "effects": len(effects.done),
+        "repeated": repeated,
+        "most_a_kill": max_per_kill,
+    }
+
+
+_EFFECT_NAMES = ("inner0", "inner1", "inner2", "one", "two", "three", "last")
+"""Names of the steps as the counting server records them."""
+
+
+async def _report_records(proof: Proof, yard: Modelyard, run_ids: list[str]) -> None:
+    """Report recorded outputs that differ from the run's result, and steps and ends
+    that were recorded twice."""
+    mismatches = doubled = 0
+    for run in run_ids:
+        record = await yard.runs.find("default", run)
+        history = await yard.runs.journal.history(record)
+        mismatches += _count_mismatches(record.outputs, history.steps)
+        recorded_keys = [recorded_step.key for recorded_step in history.steps]
+        doubled += len(recorded_keys) - len(set(recorded_keys))
+        events = await yard.runs.journal.events(run, 0, 10_000)
+        doubled += _count_doubled_ends([event for _, event in events])
+    proof.line(
+        "recorded steps that differ from the run's result", mismatches, mismatches == 0
+    )
+    proof.line("steps or ends recorded twice", doubled, doubled == 0)
+    proof.figures |= {"wrong": mismatches, "doubled": doubled}
+
+
+def _count_mismatches(outputs: Mapping[str, Any], steps: Iterable[Any]) -> int:
+    """Return how many outputs of a run differ from the recorded bodies of its steps."""
+    body_by_step = {step.key: step.outputs.get("body") for step in steps}
+    expected = {name: body_by_step.get(name) for name in _OUTPUT_STEPS}
+    expected["text"] = body_by_step.get("one")
+    expected["each"] = [body_by_step.get(f"each[{index}]/inner") for index in range(3)]
+    return sum(outputs.get(name) != value for name, value in expected.items())
+
+
+def _count_doubled_ends(events: Sequence[Any]) -> int:
+    """Return how often the end of a step is recorded again, plus 1 unless exactly one
+    end of the run is recorded."""
+    by_type = defaultdict[str, list[Any]](list)
+    for event in events:
+        by_type[type(event).__name__].append(event)
+    ends_by_step = Counter(event.id for event in by_type["NodeRunSucceeded"])
+    doubled = sum(count - 1 for count in ends_by_step.values())
+    return doubled + (len(by_type["GraphRunSucceeded"]) != 1)

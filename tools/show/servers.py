@@ -38,7 +38,7 @@ class Postgres:
         self.url = self._server.get_uri()
 
     def kill(self) -> None:
-        """Kill the server with SIGKILL, as a crash would, and wait until it is gone."""
+        """Kill the server with SIGKILL, as a crash would, and wait until it has exited."""
         pid = int((self._folder / "postmaster.pid").read_text().splitlines()[0])
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -167,7 +167,7 @@ class Description:
         text = endpoint.answers[status].get("json")
         return _Reader(text).read() if text else None
 
-    def problems(  # noqa: C901
+    def problems(
         self, value: Any, shape: Shape, path: str = "", *, may_be_null: bool = True
     ) -> Iterator[str]:
         """Yield the differences between a value and its documented shape: missing
@@ -185,31 +185,38 @@ class Description:
                 for inner in shape.of:
                     yield from self.problems(value, inner, path)
             case "one of":
-                # One alternative without a problem is enough.
-                if all(
-                    any(True for _ in self.problems(value, option, path))
-                    for option in shape.of
-                ):
-                    yield f"{path} is none of what is documented"
+                if not any(self._matches(value, option, path) for option in shape.of):
+                    yield f"{path} matches none of the documented alternatives"
             case "list":
-                if not isinstance(value, list):
-                    yield f"{path} must be a list"
-                    return
-                # The first elements are enough: all elements of a list come from the
-                # same code.
-                for inner in value[:3]:
-                    yield from self.problems(inner, shape.of[0], f"{path}[]")
+                yield from self._list_problems(value, shape, path)
             case "object" if shape.fields:
-                if not isinstance(value, dict):
-                    yield f"{path} must be an object"
-                    return
-                for name, (inner, _) in shape.fields.items():
-                    if name not in value:
-                        yield f"{path}.{name} lacks"
-                    else:
-                        yield from self.problems(value[name], inner, f"{path}.{name}")
+                yield from self._object_problems(value, shape, path)
             case _:
                 yield from _of_type(value, shape, path)
+
+    def _matches(self, value: Any, shape: Shape, path: str) -> bool:
+        """Return whether a value has no differences from a shape."""
+        return next(self.problems(value, shape, path), None) is None
+
+    def _list_problems(self, value: Any, shape: Shape, path: str) -> Iterator[str]:
+        """Yield the differences of a list's elements."""
+        if not isinstance(value, list):
+            yield f"{path} must be a list"
+            return
+        # The first elements are enough: all elements of a list come from the same code.
+        for element in value[:3]:
+            yield from self.problems(element, shape.of[0], f"{path}[]")
+
+    def _object_problems(self, value: Any, shape: Shape, path: str) -> Iterator[str]:
+        """Yield the missing fields of an object, and the differences of the others."""
+        if not isinstance(value, dict):
+            yield f"{path} must be an object"
+            return
+        for name, (inner, _) in shape.fields.items():
+            if name in value:
+                yield from self.problems(value[name], inner, f"{path}.{name}")
+            else:
+                yield f"{path}.{name} is missing"
 
 
 def _of_type(value: Any, shape: Shape, path: str) -> Iterator[str]:

@@ -524,14 +524,14 @@ def _formats(proof: Proof, upstream: Upstream) -> None:
         for name, reader in readers.items():
             reader.thread.join(10)
             proof.line(
-                f"stream cut: {name}",
+                f"stream interrupted: {name}",
                 reader.shutdown_message()[:70] or reader.data[-70:],
                 SHUTDOWN_TEXT in reader.shutdown_message(),
             )
         complete_reader.thread.join(10)
         # A response whose headers were not sent yet can still get a proper status.
         proof.line(
-            "whole answer cut",
+            "complete answer interrupted",
             complete_reader.status,
             complete_reader.status == 503
             and SHUTDOWN_TEXT.encode() in complete_reader.data,
@@ -626,11 +626,15 @@ def _workers(proof: Proof, upstream: Upstream) -> None:
             SHUTDOWN_TEXT in reader.shutdown_message() for reader in readers
         )
         proof.line(
-            "two workers: streams told",
+            "two workers: streams informed",
             f"{informed_count} of {len(readers)}",
             informed_count == len(readers),
         )
-        proof.line("two workers: left running", code, code == 0 and all_gone(started))
+        proof.line(
+            "two workers: processes still running",
+            code,
+            code == 0 and all_gone(started),
+        )
     with world(upstream, "--workers", "2", grace=60.0, with_apps=False) as server:
         reader = Reader(server, FORMS["chat"])
         reader.begun.wait(30)
@@ -648,7 +652,7 @@ def _workers(proof: Proof, upstream: Upstream) -> None:
 
 
 def _check_within_grace(proof: Proof, upstream: Upstream) -> None:
-    """Check that streams that end within the grace period are complete and are settled
+    """Check that streams that end within the grace period period are complete and are settled
     as successful."""
     with world(upstream, grace=20.0) as server:
         readers = [Reader(server, stream_format) for stream_format in FORMS.values()]
@@ -663,8 +667,8 @@ def _check_within_grace(proof: Proof, upstream: Upstream) -> None:
             for reader in readers
         )
         proof.line(
-            "streams that end within the grace",
-            f"{complete_count} of {len(readers)} whole",
+            "streams that end within the grace period",
+            f"{complete_count} of {len(readers)} complete",
             complete_count == len(readers),
         )
         ok = sum(row["status"] == "ok" for row in server.rows())

@@ -402,7 +402,7 @@ def prove() -> Proof:
         for _ in range(10):
             watch.probe()
         summary = f"sign-in at worst {max(watch.sign_ins):.2f} s, call {max(watch.calls):.2f} s"
-        proof.line("nobody else there, as this machine is now", summary)
+        proof.line("without the other user, as this machine is now", summary)
     for files, names in (
         (None, tuple(_ATTACKS)),
         (1024, ("idle", "slow_heads", "slow_bodies")),

@@ -8,11 +8,15 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tools.show.proof import Proof, free_port
 from tools.show.truth_log import (
+    ServedRequest,
     TruthfulUpstream,
     home_with,
     kill,
@@ -65,10 +69,7 @@ def _wait_until_closed(upstream: TruthfulUpstream, seconds: float) -> None:
 def prove() -> Proof:
     """Cut many streams at random positions and compare the ledger with what the
     upstream recorded."""
-    proof, rng, port = Proof(), random.Random(3), free_port()
-    cuts: dict[str, float] = {}
-    received: dict[str, int] = {}
-    lock = threading.Lock()
+    proof, port = Proof(), free_port()
     with (
         tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder,
         TruthfulUpstream(events=400) as upstream,
@@ -77,63 +78,94 @@ def prove() -> Proof:
         with server_forker(home_with(home, upstream.url)) as servers:
             server = servers.start("serve", "--port", str(port))
             wait_until_healthy(port)
-
-            def cut_stream(number: int) -> None:
-                """Cut one stream and record when."""
-                moment, tokens = _read_and_disconnect(
-                    port, f"cut-{number}", rng.randint(1, 8000)
-                )
-                with lock:
-                    cuts[f"cut-{number}"] = moment
-                    received[f"cut-{number}"] = tokens
-
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
-                list(pool.map(cut_stream, range(_STREAMS)))
+            cuts = _cut_streams(port)
             # Let the server notice the last disconnects before it is stopped: its end
             # closes every connection.
             _wait_until_closed(upstream, seconds=10)
             kill(server, 15)
         rows = rows_of(str(home / "modelyard.db"))
         served = {request.user: request for request in upstream.served}
+    proof.line("streams cut", len(cuts), len(cuts) == _STREAMS)
     counts = Counter(row["user"] for row in rows)
-    # The upstream recorded when its connection was closed; compare that with the
-    # caller's disconnect.
+    proof.line("rows", len(rows), len(rows) == _STREAMS and set(counts.values()) == {1})
+    settled_count = sum(row["status"] in ("cancelled", "ok") for row in rows)
+    proof.line("rows with their final status", settled_count, settled_count == _STREAMS)
+    _report_closing(proof, cuts, served)
+    _report_tokens(proof, cuts, served, rows)
+    proof.figures |= {"cut": len(cuts), "rows": len(rows)}
+    return proof
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """One stream that its caller cut."""
+
+    moment: float
+    """When the caller disconnected."""
+    received: int
+    """Tokens that the caller received."""
+
+
+def _cut_streams(port: int) -> dict[str, _Cut]:
+    """Cut all streams, several at once; return the cuts by their user."""
+    rng = random.Random(3)
+    cuts: dict[str, _Cut] = {}
+    lock = threading.Lock()
+
+    def cut_stream(number: int) -> None:
+        """Cut one stream and record when."""
+        user = f"cut-{number}"
+        cut = _Cut(*_read_and_disconnect(port, user, rng.randint(1, 8000)))
+        with lock:
+            cuts[user] = cut
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(cut_stream, range(_STREAMS)))
+    return cuts
+
+
+def _report_closing(
+    proof: Proof, cuts: dict[str, _Cut], served: dict[str, ServedRequest]
+) -> None:
+    """Report how long after the caller's disconnect the upstream's connection was
+    closed. No caller reads to the end, so no stream may reach it."""
     waits = [
-        request.closed_at - cuts[user]
+        request.closed_at - cuts[user].moment
         for user, request in served.items()
         if request.closed_at is not None
     ]
-    # No caller reads to the end, so no stream may reach it.
     left_open = [user for user, request in served.items() if request.closed_at is None]
-    settled_count = sum(1 for row in rows if row["status"] in ("cancelled", "ok"))
+    proof.line(
+        "upstream connection closed, at the latest after",
+        f"{max(waits):.2f} s",
+        max(waits) < _MAX_SECONDS_TO_CLOSE and not left_open,
+    )
+    proof.figures |= {"closed_s": round(max(waits), 3), "left_open": len(left_open)}
+
+
+def _report_tokens(
+    proof: Proof,
+    cuts: dict[str, _Cut],
+    served: dict[str, ServedRequest],
+    rows: Sequence[Any],
+) -> None:
+    """Report whether the ledger has the tokens of each cancelled stream.
+
+    Tokens may be in transit while the caller disconnects, so the number is exact only
+    within these bounds: what the caller received, and what the upstream sent.
+    """
     booked = {
         row["user"]: row["completion_tokens"]
         for row in rows
         if row["status"] == "cancelled"
     }
-    # Tokens may be in transit while the caller disconnects, so the number is exact only
-    # within these bounds.
     within_bounds = sum(
-        received[user] <= tokens <= served[user].sent for user, tokens in booked.items()
+        cuts[user].received <= tokens <= served[user].sent
+        for user, tokens in booked.items()
     )
     sent = sum(served[user].sent for user in booked)
-    proof.line("streams cut", len(cuts), len(cuts) == _STREAMS)
-    proof.line("rows", len(rows), len(rows) == _STREAMS and set(counts.values()) == {1})
-    proof.line("rows that say how it ended", settled_count, settled_count == _STREAMS)
     proof.line(
-        "provider let go, at the latest after",
-        f"{max(waits):.2f} s",
-        max(waits) < _MAX_SECONDS_TO_CLOSE and not left_open,
-    )
-    proof.line(
-        "booked from what the caller has to what the provider sent",
+        "recorded tokens between those received and those sent",
         f"{within_bounds} of {len(booked)}; {sum(booked.values())} of {sent} tokens",
-        within_bounds == len(booked) and sum(received.values()) > 0,
+        within_bounds == len(booked) and any(cut.received for cut in cuts.values()),
     )
-    proof.figures |= {
-        "cut": len(cuts),
-        "rows": len(rows),
-        "closed_s": round(max(waits), 3),
-        "left_open": len(left_open),
-    }
-    return proof

@@ -7,12 +7,14 @@ The cases are derived from the router, so a new route is covered as soon as it e
 import asyncio
 import base64
 import io
+import itertools
 import json
 import logging
 import re
 import tempfile
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,47 +156,49 @@ async def build(
 ) -> TenantWorld:
     """Create the tenants and all resources of alpha. An empty `database` means SQLite
     in the home folder."""
-    egress = EgressSettings(
-        private=[urlsplit(url).netloc]
-    )  # the tenants' own provider lives on this machine
+    # The tenants' own provider runs on this machine.
+    egress = EgressSettings(private=[urlsplit(url).netloc])
     settings = Settings(home=home, database=database, retries=0, egress=egress)
     yard = Modelyard(settings, environ={}, callbacks=callbacks)
     await yard.open()
     world = TenantWorld(yard, gateway_for(yard.services))
-    admin = yard.services.tenancy.administration
+    await _tenants(world)
+    await _resources(world, url)
+    await _calls(world)
+    await _documents(world)
+    await _apps(world)
+    # The ledger writes in batches; the cases need its rows now.
+    await yard.services.calls.ledger.flush()
+    return world
+
+
+async def _tenants(world: TenantWorld) -> None:
+    """Create both tenants, and a key of each role for each."""
+    admin = world.yard.services.tenancy.administration
     for tenant in ("alpha", "beta"):
-        await admin.create(
-            _OPERATOR,
-            tenant,
-            "tenant",
-            tenant,
-            {"label": f"{CANARY} label" if tenant == "alpha" else ""},
-        )
+        label = f"{CANARY} label" if tenant == "alpha" else ""
+        await admin.create(_OPERATOR, tenant, "tenant", tenant, {"label": label})
         owner = Caller(tenant=tenant)
         for role in Role:
             created = await admin.create(
                 owner, tenant, "key", f"{tenant}-{role.value}", {"role": role.value}
             )
             world.keys[f"{tenant}/{role.value}"] = created["key"]
+
+
+async def _resources(world: TenantWorld, url: str) -> None:
+    """Create one resource of every type that tenants manage, each with the canary in
+    its name."""
+    admin = world.yard.services.tenancy.administration
     alpha = Caller(tenant="alpha")
-    target = {"model": "openai/gpt-5-mini"}
-    # One resource of every type that tenants manage, each with the canary in its name.
+    model = {"name": f"{CANARY}-model", "context_size": 100}
     for resource_type, fields in (
         ("user", {"email": f"{CANARY}@example.org"}),
         ("key", {"role": "viewer"}),
-        (
-            "credential",
-            {"provider": "openai", "values": {"api_key": SECRET, "base_url": url}},
-        ),
+        ("credential", _openai_credential(SECRET, url)),
         ("limit", {"unit": "requests", "amount": 100_000}),
-        ("route", {"targets": [target]}),
-        (
-            "model",
-            {
-                "provider": "openai",
-                "definition": {"name": f"{CANARY}-model", "context_size": 100},
-            },
-        ),
+        ("route", {"targets": [{"model": "openai/gpt-5-mini"}]}),
+        ("model", {"provider": "openai", "definition": model}),
     ):
         created = await admin.create(
             alpha, "alpha", resource_type, f"{CANARY}-{resource_type}", fields
@@ -202,39 +206,34 @@ async def build(
         world.ids.setdefault(resource_type, []).append(created["id"])
     # Beta needs a credential too, so that its calls get past the choice of a
     # credential.
+    beta_credential = _openai_credential(_BETA_SECRET, url)
     await admin.create(
-        Caller(tenant="beta"),
-        "beta",
-        "credential",
-        "own",
-        {
-            "provider": "openai",
-            "values": {"api_key": "sk-beta-own-key", "base_url": url},
-        },
+        Caller(tenant="beta"), "beta", "credential", "own", beta_credential
     )
     world.ids["tenant"] = ["alpha"]
+
+
+_BETA_SECRET = "sk-beta-own-key"
+
+
+def _openai_credential(api_key: str, url: str) -> dict[str, Any]:
+    """Return the fields of a credential for the simulated provider."""
+    return {"provider": "openai", "values": {"api_key": api_key, "base_url": url}}
+
+
+async def _calls(world: TenantWorld) -> None:
+    """Make a call and a stored response of alpha, whose ids are then tried by beta."""
     key = world.keys["alpha/owner"]
     chat = {
         "model": "openai/gpt-5-mini",
         "messages": [{"role": "user", "content": f"{CANARY} question"}],
         "user": CANARY,
     }
-    # A call and a stored response of alpha, whose ids are then tried by beta.
     called = await ask(world.gateway, "POST", "/v1/chat/completions", key, chat)
     world.ids["call"] = [called.headers["x-request-id"]]
-    response = await ask(
-        world.gateway,
-        "POST",
-        "/v1/responses",
-        key,
-        {"model": "openai/gpt-5-mini", "input": f"{CANARY} input"},
-    )
+    request = {"model": "openai/gpt-5-mini", "input": f"{CANARY} input"}
+    response = await ask(world.gateway, "POST", "/v1/responses", key, request)
     world.ids["response"] = [json.loads(response.body)["id"]]
-    await _documents(world)
-    await _apps(world)
-    # The ledger writes in batches; the cases need its rows now.
-    await yard.services.calls.ledger.flush()
-    return world
 
 
 async def _apps(world: TenantWorld) -> None:
@@ -426,51 +425,39 @@ def dataset_cases(world: TenantWorld) -> Iterator[tuple[str, str, Any, str]]:
         if api.name != "knowledge" or not row.path.startswith("/v1/datasets"):
             continue
         method, pattern = row.method, row.path.removeprefix("/v1/datasets").lstrip("/")
+        # These two name no resource of a tenant, and cannot be repeated.
         if method == "POST" and pattern in ("", "tags"):
-            continue  # they name nobody's things, and cannot be done twice
-        # One body with the fields of all routes; each route reads the ones that it
-        # knows.
-        body: Any = (
-            {
-                "name": "made",
-                "text": "made",
-                "content": "made",
-                "query": "text of it",
-                "type": "string",
-                "segments": [{"content": "made"}],
-                "segment": {"content": "made"},
-                "document_ids": [ids["document"]],
-                "tag_ids": [world.ids["tag"][0]],
-                "tag_id": world.ids["tag"][0],
-                "target_id": ids["dataset"],
-                "operation_data": [
-                    {"document_id": ids["document"], "metadata_list": []}
-                ],
-            }
-            if method != "GET"
-            else None
-        )
-        yield (
-            method,
-            f"/v1/datasets/{pattern.format_map(names)}".rstrip("/"),
-            body,
-            ids["dataset"],
-        )
+            continue
+        body = None if method == "GET" else _dataset_body(world)
+        path = f"/v1/datasets/{pattern.format_map(names)}".rstrip("/")
+        yield method, path, body, ids["dataset"]
         # A foreign document below the caller's own dataset must not be found either.
         if "{document}" in pattern:
             own_names = {**names, "dataset": world.ids["own dataset"][0]}
-            yield (
-                method,
-                f"/v1/datasets/{pattern.format_map(own_names)}",
-                body,
-                ids["document"],
-            )
-    yield (
-        "POST",
-        "/retrieval",
-        {"knowledge_id": ids["dataset"], "query": "text of it"},
-        ids["dataset"],
-    )
+            path = f"/v1/datasets/{pattern.format_map(own_names)}"
+            yield method, path, body, ids["document"]
+    search = {"knowledge_id": ids["dataset"], "query": "text of it"}
+    yield "POST", "/retrieval", search, ids["dataset"]
+
+
+def _dataset_body(world: TenantWorld) -> dict[str, Any]:
+    """Return a body with the fields of all routes of the knowledge API; each route reads
+    the ones that it knows."""
+    document, tag = world.ids["document"][0], world.ids["tag"][0]
+    return {
+        "name": "made",
+        "text": "made",
+        "content": "made",
+        "query": "text of it",
+        "type": "string",
+        "segments": [{"content": "made"}],
+        "segment": {"content": "made"},
+        "document_ids": [document],
+        "tag_ids": [tag],
+        "tag_id": tag,
+        "target_id": world.ids["dataset"][0],
+        "operation_data": [{"document_id": document, "metadata_list": []}],
+    }
 
 
 def cases(world: TenantWorld) -> Iterator[tuple[str, str, Any, str]]:
@@ -478,32 +465,42 @@ def cases(world: TenantWorld) -> Iterator[tuple[str, str, Any, str]]:
     id."""
     yield from dataset_cases(world)
     yield from app_cases(world)
-    # Beta's own dataset is in the table too; it is not foreign.
-    foreign_ids = [
-        (resource_type, id_)
+    foreign_ids = _foreign_ids(world)
+    for _, row in world.gateway.router.rows():
+        method, path = row.method, row.path
+        body = _body(path) if method in _METHODS_WITH_BODY else None
+        if row.names:
+            for id_ in foreign_ids:
+                yield method, _fill_path(path, id_), body, id_
+        yield method, f"{_fill_path(path, 'x')}?tenant=alpha", body, "alpha"
+        if body is not None:
+            yield from _body_cases(method, path, body, foreign_ids)
+
+
+def _foreign_ids(world: TenantWorld) -> list[str]:
+    """Return the ids of alpha. Beta's own dataset is in the table too, and is left
+    out."""
+    return [
+        id_
         for resource_type, resource_ids in world.ids.items()
         for id_ in resource_ids
         if resource_type != "own dataset"
     ]
-    names = [f"{CANARY}-route", f"openai/{CANARY}-model", f"{CANARY}-model"]
-    for _, row in world.gateway.router.rows():
-        method, path = row.method, row.path
-        body = _body(path) if method in ("POST", "PUT", "PATCH") else None
-        if row.names:
-            for _, id_ in foreign_ids:
-                yield method, _fill_path(path, id_), body, id_
-        yield method, f"{_fill_path(path, 'x')}?tenant=alpha", body, "alpha"
-        # Ids may also be accepted in the body, as a model name or in any other field.
-        if body is not None:
-            for name in names:
-                yield method, _fill_path(path, name), _with_model(body, name), name
-            for _, id_ in foreign_ids:
-                yield (
-                    method,
-                    _fill_path(path, "openai/gpt-5-mini"),
-                    {**body, **_ids(id_)},
-                    id_,
-                )
+
+
+_METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
+
+
+def _body_cases(
+    method: str, path: str, body: dict[str, Any], foreign_ids: Sequence[str]
+) -> Iterator[tuple[str, str, Any, str]]:
+    """Yield the cases of a route with an id in the body, as a model name or in any
+    other field."""
+    for name in (f"{CANARY}-route", f"openai/{CANARY}-model", f"{CANARY}-model"):
+        yield method, _fill_path(path, name), _with_model(body, name), name
+    own_path = _fill_path(path, "openai/gpt-5-mini")
+    for id_ in foreign_ids:
+        yield method, own_path, {**body, **_ids(id_)}, id_
 
 
 def _fill_path(path: str, name: str) -> str:
@@ -556,32 +553,34 @@ async def _check_acting_for(
     Appends to `foreign` if the response contains alpha's data, and to `differing` if it
     reveals that alpha exists.
     """
-    case_count = 0
-    for role in Role:
-        for _, row in world.gateway.router.rows():
-            method, path = row.method, _fill_path(row.path, "x")
-            body, key = (
-                _body(path) if method in ("POST", "PUT", "PATCH") else None,
-                world.keys[f"beta/{role.value}"],
-            )
-            # The second name belongs to no tenant: both responses have to be the same.
-            response, control_response = [
-                await ask(world.gateway, method, path, key, body, [(TENANT, name)])
-                for name in (b"alpha", b"zzpha")
-            ]
-            case_count += 1
-            description = f"beta/{role.value} for alpha {method} {path}: {response.status} {response.body[:160]!r}"
-            visible_body = response.body.replace(b"alpha", b"")
-            if CANARY.encode() in visible_body or SECRET.encode() in response.body:
-                foreign.append(description)
-            if (response.status, _shape(response, "alpha")) != (
-                control_response.status,
-                _shape(control_response, "zzpha"),
-            ):
-                differing.append(
-                    f"{description} differs from {control_response.status} {control_response.body[:160]!r}"
-                )
-    return case_count
+    routes = [
+        (row.method, _fill_path(row.path, "x"))
+        for _, row in world.gateway.router.rows()
+    ]
+    for role, (method, path) in itertools.product(Role, routes):
+        key = world.keys[f"beta/{role.value}"]
+        body = _body(path) if method in _METHODS_WITH_BODY else None
+        # The second name belongs to no tenant: both responses have to be the same.
+        response, control_response = [
+            await ask(world.gateway, method, path, key, body, [(TENANT, name)])
+            for name in (b"alpha", b"zzpha")
+        ]
+        description = (
+            f"beta/{role.value} for alpha {method} {path}: {_summary(response)}"
+        )
+        visible_body = response.body.replace(b"alpha", b"")
+        if CANARY.encode() in visible_body or SECRET.encode() in response.body:
+            foreign.append(description)
+        is_same_status = response.status == control_response.status
+        is_same_shape = _shape(response, "alpha") == _shape(control_response, "zzpha")
+        if not (is_same_status and is_same_shape):
+            differing.append(f"{description} differs from {_summary(control_response)}")
+    return len(Role) * len(routes)
+
+
+def _summary(response: GatewayResponse) -> str:
+    """Return the status and the start of the body for a report."""
+    return f"{response.status} {response.body[:160]!r}"
 
 
 async def matrix(world: TenantWorld) -> tuple[int, list[str], list[str]]:
@@ -596,7 +595,7 @@ async def matrix(world: TenantWorld) -> tuple[int, list[str], list[str]]:
         key = world.keys[who]
         response = await ask(world.gateway, method, path, key, body)
         case_count += 1
-        description = f"{who} {method} {path} {str(body)[:80]}: {response.status} {response.body[:160]!r}"
+        description = f"{who} {method} {path} {str(body)[:80]}: {_summary(response)}"
         # The response may repeat the id that the caller sent; that is not a leak.
         visible_body = response.body.replace(id_.encode(), b"").replace(
             urllib.parse.quote(id_).encode(), b""
@@ -622,12 +621,10 @@ async def matrix(world: TenantWorld) -> tuple[int, list[str], list[str]]:
             control_response.status,
             _shape(control_response, unused_id),
         ):
-            differing.append(
-                f"{description} differs from {control_response.status} {control_response.body[:160]!r}"
-            )
+            differing.append(f"{description} differs from {_summary(control_response)}")
     case_count += await _check_acting_for(world, foreign, differing)
     if await _alpha_state(world) != state_before:
-        foreign.append("something of the first tenant's was changed")
+        foreign.append("a resource of the first tenant was changed")
     return case_count, foreign, differing
 
 
@@ -698,73 +695,66 @@ async def find_leaked_secrets(
 ) -> list[str]:
     """Return the outputs in which a secret, or an encoding of it, can be read."""
     key = world.keys["alpha/owner"]
-    caller_keys = [key]
     # The upstream refuses this request and repeats the secret in its error message.
-    for body in (
-        {
-            "model": "openai/gpt-5-mini",
-            "messages": [{"role": "user", "content": f"my key is {SECRET}"}],
-        },
-    ):
-        for stream in (False, True):
-            await ask(
-                world.gateway,
-                "POST",
-                "/v1/chat/completions",
-                key,
-                {**body, "stream": stream},
-            )
-    paths = (
-        "credentials",
-        "keys",
-        "users",
-        "limits",
-        "routes",
-        "models",
-        "usage",
-        "usage/rows",
-        "usage/rows?format=csv",
-    )
-    answers = [
-        (path, (await ask(world.gateway, "GET", f"{PREFIX}/{path}", key)).body)
-        for path in paths
-    ]
-    answers.append(("metrics", (await ask(world.gateway, "GET", "/metrics", key)).body))
-    answers.append(
-        ("openapi", (await ask(world.gateway, "GET", "/admin/openapi.json", key)).body)
-    )
-    explained = f"{PREFIX}/calls/{world.ids['call'][0]}"
-    answers.append(("explain", (await ask(world.gateway, "GET", explained, key)).body))
+    question = {
+        "model": "openai/gpt-5-mini",
+        "messages": [{"role": "user", "content": f"my key is {SECRET}"}],
+    }
+    for stream in (False, True):
+        body = {**question, "stream": stream}
+        await ask(world.gateway, "POST", "/v1/chat/completions", key, body)
+    outputs = await _admin_responses(world, key)
     await world.yard.services.calls.ledger.flush()
-    outputs = [(f"answer of {name}", body) for name, body in answers]
-    outputs += [("the log", logs.getvalue().encode())]
-    outputs += [("a trace", str([dict(span.attributes) for span in spans]).encode())]
-    outputs += [
-        (
-            "a trace's events",
-            str(
-                [[e.name, dict(e.attributes)] for span in spans for e in span.events]
-            ).encode(),
-        )
+    outputs.append(("the log", logs.getvalue().encode()))
+    attributes = [dict(span.attributes) for span in spans]
+    events = [
+        [[event.name, dict(event.attributes)] for event in span.events]
+        for span in spans
     ]
+    outputs.append(("a trace", str(attributes).encode()))
+    outputs.append(("a trace's events", str(events).encode()))
     outputs += await asyncio.to_thread(_files, Path(home))
-    leaks = []
-    # The prefix of a secret counts too: partial masking must not show this much. The
-    # master key file is a secret itself.
-    for name, text in outputs:
-        for secret in (SECRET, *caller_keys):
-            forms = {
-                secret,
-                base64.b64encode(secret.encode()).decode(),
-                urllib.parse.quote(secret),
-                secret[:16],
-            }
-            leaks += [
-                f"{name} says {encoded[:6]}…"
-                for encoded in forms
-                if encoded.encode() in text and name != "file master.key"
-            ]
-    return sorted(set(leaks))
+    leaks = {
+        f"{name} contains {encoded[:6]}…"
+        for secret in (SECRET, key)
+        for encoded in _encodings(secret)
+        for name, text in outputs
+        # The master key file is a secret itself.
+        if encoded.encode() in text and name != "file master.key"
+    }
+    return sorted(leaks)
+
+
+def _encodings(secret: str) -> set[str]:
+    """Return the forms in which a secret may be readable. Its prefix is one of them:
+    partial masking must not show this much."""
+    base64_text = base64.b64encode(secret.encode()).decode()
+    return {secret, base64_text, urllib.parse.quote(secret), secret[:16]}
+
+
+async def _admin_responses(world: TenantWorld, key: str) -> list[tuple[str, bytes]]:
+    """Return (name, body) of the responses in which a secret would be likely."""
+    paths = {
+        f"response of {path}": f"{PREFIX}/{path}"
+        for path in (
+            "credentials",
+            "keys",
+            "users",
+            "limits",
+            "routes",
+            "models",
+            "usage",
+            "usage/rows",
+            "usage/rows?format=csv",
+        )
+    }
+    paths["response of metrics"] = "/metrics"
+    paths["response of openapi"] = "/admin/openapi.json"
+    paths["response of explain"] = f"{PREFIX}/calls/{world.ids['call'][0]}"
+    return [
+        (name, (await ask(world.gateway, "GET", path, key)).body)
+        for name, path in paths.items()
+    ]
 
 
 def _files(home: Path) -> list[tuple[str, bytes]]:
@@ -794,29 +784,9 @@ async def _prove() -> Proof:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    logs, logger = io.StringIO(), logging.getLogger("modelyard")
-    handlers = [logging.StreamHandler(logs), logging.StreamHandler(logs)]
-    handlers[0].setFormatter(JsonFormatter())
-    handlers[1].setFormatter(TextFormatter())
-
-    def answer(request: Any) -> Any:
-        """The upstream: refuses requests that contain the secret, and responds to all
-        others."""
-        if "secretcanary" in json.dumps(request.json):
-            return error_answer(
-                401, f"the key {SECRET} is wrong"
-            )  # some providers repeat it
-        if request.path.endswith("/responses"):
-            return json_answer(_RESPONSE)
-        return (
-            stream_answer(chat_events(["fi", "ne"]))
-            if request.json.get("stream")
-            else chat_answer("fine")
-        )
-
     with (
         tempfile.TemporaryDirectory(prefix="modelyard-show-") as home,
-        Upstream(answer) as upstream,
+        Upstream(_upstream_answer) as upstream,
     ):
         traced = OpenTelemetryCallback(provider.get_tracer("x"), content=True)
         world = await build(home, upstream.url, [traced])
@@ -824,24 +794,12 @@ async def _prove() -> Proof:
         case_count, foreign, differing = await matrix(world)
         # Every key that the upstream saw during the cases must be one that setup used
         # or beta's own.
-        foreign_keys = (
-            {request.key for request in upstream.requests}
-            - setup_keys
-            - {"sk-beta-own-key"}
-        )
-        for handler in handlers:
-            logger.addHandler(handler)
-        level = logger.level
-        # At the most verbose level, where a leak into the log is most likely.
-        logger.setLevel(logging.DEBUG)
-        try:
+        used_keys = {request.key for request in upstream.requests}
+        foreign_keys = used_keys - setup_keys - {_BETA_SECRET}
+        with _captured_logs() as logs:
             leaks = await find_leaked_secrets(
                 world, logs, exporter.get_finished_spans(), home
             )
-        finally:
-            logger.setLevel(level)
-            for handler in handlers:
-                logger.removeHandler(handler)
         await world.yard.aclose()
     routes = sum(1 for _ in world.gateway.router.rows())
     proof.line(
@@ -851,14 +809,14 @@ async def _prove() -> Proof:
     )
     proof.line("foreign bytes", foreign[:3] or "none", not foreign)
     proof.line(
-        "answers unlike those to an id that never was",
+        "responses that differ from those for an unused id",
         differing[:3] or "none",
         not differing,
     )
     proof.line(
         "foreign credentials used upstream", foreign_keys or "none", not foreign_keys
     )
-    proof.line("places where a secret is said", leaks[:5] or "none", not leaks)
+    proof.line("outputs with a readable secret", leaks[:5] or "none", not leaks)
     proof.figures |= {
         "routes": routes,
         "cases": case_count,
@@ -867,3 +825,36 @@ async def _prove() -> Proof:
         "secrets": len(leaks),
     }
     return proof
+
+
+def _upstream_answer(request: Any) -> Any:
+    """Refuse requests that contain the secret, and respond to all others."""
+    if "secretcanary" in json.dumps(request.json):
+        # Some providers repeat the key in their error message.
+        return error_answer(401, f"the key {SECRET} is wrong")
+    if request.path.endswith("/responses"):
+        return json_answer(_RESPONSE)
+    if request.json.get("stream"):
+        return stream_answer(chat_events(["fi", "ne"]))
+    return chat_answer("fine")
+
+
+@contextmanager
+def _captured_logs() -> Generator[io.StringIO]:
+    """Capture the log in both formats, at the most verbose level, where a leak is most
+    likely."""
+    logs, logger = io.StringIO(), logging.getLogger("modelyard")
+    level = logger.level
+    handlers = [logging.StreamHandler(logs), logging.StreamHandler(logs)]
+    for handler, formatter in zip(
+        handlers, (JsonFormatter(), TextFormatter()), strict=True
+    ):
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield logs
+    finally:
+        logger.setLevel(level)
+        for handler in handlers:
+            logger.removeHandler(handler)

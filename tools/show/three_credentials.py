@@ -48,80 +48,91 @@ def prove() -> Proof:
             client = openai.OpenAI(
                 base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0
             )
-
-            def ask() -> str:
-                """Send one chat request and return the text of the answer."""
-                answer = client.chat.completions.create(
-                    model="openai/gpt-5-mini",
-                    messages=[{"role": "user", "content": "Hi"}],
-                    max_tokens=8,
-                )
-                return answer.choices[0].message.content or ""
-
-            texts = [ask() for _ in range(4)]
-            # The refused and the limited credential are tried once each; after that
-            # they are in cooldown.
-            order = [request.key.removeprefix("sk-") for request in upstream.requests]
-            expected_order = ["refused", "limited", "works", "works", "works", "works"]
-            proof.line(
-                "four calls, every one answered", texts, texts == ["It works."] * 4
-            )
-            proof.line("who was asked", ", ".join(order), order == expected_order)
+            _check_order(proof, client, upstream)
             answers["sk-limited"] = chat_answer(
                 "The limit is over.", prompt=1000, completion=500
             )
-            # Just longer than the Retry-After of the limited credential.
-            time.sleep(3.1)
-            later = {ask() for _ in range(4)}
-            proof.line(
-                "after Retry-After, 3 s",
-                f"both serve: {sorted(later)}",
-                later == {"It works.", "The limit is over."},
-            )
+            _check_return(proof, client)
             for key in answers:
                 answers[key] = error_answer(503, "down for maintenance")
-            rescued = ask()
+            text = _ask(client)
             proof.line(
-                "the provider down, failover to a local model",
-                repr(rescued),
-                bool(rescued),
+                "the provider down, failover to a local model", repr(text), bool(text)
             )
             # Ledger rows are written in batches; let the last one be written.
             time.sleep(0.2)
-            usage_table = modelyard(
-                "usage", "--by", "provider,credential,status", environ=environ
-            )
-            rows = modelyard("usage", "--rows", "20", environ=environ)
+            _check_ledger(proof, environ)
             costs = cost_by_group("provider", "credential", "status", environ=environ)
-    print(rows)
-    print(usage_table)
-    proof.line(
-        "the ledger",
-        "has the refusal, the limit, the outage and the failover",
-        all(
-            term in usage_table
-            for term in (
-                "upstream_authorization",
-                "rate_limit_exceeded",
-                "upstream_unavailable",
-                "local",
-            )
-        ),
-    )
-    # 8 successful calls of 1,000 input tokens at 0.25 dollars per million and 500
-    # output tokens at 2; refused calls cost nothing.
-    expected_costs = {
-        ("openai", "works", "ok"): (6 * Decimal("0.00125"), "USD"),
-        ("openai", "limited", "ok"): (2 * Decimal("0.00125"), "USD"),
-        ("openai", "limited", "rate_limit_exceeded"): (Decimal(0), "USD"),
-        ("openai", "refused", "upstream_authorization"): (Decimal(0), "USD"),
-        ("openai", "works", "upstream_unavailable"): (Decimal(0), "USD"),
-        ("local", "-", "ok"): (Decimal(0), "USD"),
-    }
-    cost_summary = "; ".join(
+    summary = "; ".join(
         f"{' '.join(key)} {amount:f} {currency}"
         for key, (amount, currency) in sorted(costs.items())
     )
-    proof.line("the cost", cost_summary, costs == expected_costs)
-    proof.figures |= {"asked": order, "answered": len(texts) + 5}
+    proof.line("the cost", summary, costs == _EXPECTED_COSTS)
+    # Four calls with all credentials, four after the cooldown, one by failover.
+    proof.figures["answered"] = 9
     return proof
+
+
+# 8 successful calls of 1,000 input tokens at 0.25 dollars per million and 500 output
+# tokens at 2; refused calls cost nothing.
+_EXPECTED_COSTS = {
+    ("openai", "works", "ok"): (6 * Decimal("0.00125"), "USD"),
+    ("openai", "limited", "ok"): (2 * Decimal("0.00125"), "USD"),
+    ("openai", "limited", "rate_limit_exceeded"): (Decimal(0), "USD"),
+    ("openai", "refused", "upstream_authorization"): (Decimal(0), "USD"),
+    ("openai", "works", "upstream_unavailable"): (Decimal(0), "USD"),
+    ("local", "-", "ok"): (Decimal(0), "USD"),
+}
+
+
+def _ask(client: openai.OpenAI) -> str:
+    """Send one chat request and return the text of the answer."""
+    answer = client.chat.completions.create(
+        model="openai/gpt-5-mini",
+        messages=[{"role": "user", "content": "Hi"}],
+        max_tokens=8,
+    )
+    return answer.choices[0].message.content or ""
+
+
+def _check_order(proof: Proof, client: openai.OpenAI, upstream: Upstream) -> None:
+    """Make four calls: the refused and the limited credential are tried once each;
+    after that they are in cooldown."""
+    texts = [_ask(client) for _ in range(4)]
+    order = [request.key.removeprefix("sk-") for request in upstream.requests]
+    expected_order = ["refused", "limited", "works", "works", "works", "works"]
+    proof.line("four calls, all answered", texts, texts == ["It works."] * 4)
+    proof.line("credentials tried", ", ".join(order), order == expected_order)
+    proof.figures["asked"] = order
+
+
+def _check_return(proof: Proof, client: openai.OpenAI) -> None:
+    """Wait for the limited credential's Retry-After; then both credentials serve."""
+    time.sleep(3.1)
+    texts = {_ask(client) for _ in range(4)}
+    proof.line(
+        "after Retry-After, 3 s",
+        f"both serve: {sorted(texts)}",
+        texts == {"It works.", "The limit is over."},
+    )
+
+
+def _check_ledger(proof: Proof, environ: dict[str, str]) -> None:
+    """Print the ledger, and check that it has every outcome."""
+    rows = modelyard("usage", "--rows", "20", environ=environ)
+    usage_table = modelyard(
+        "usage", "--by", "provider,credential,status", environ=environ
+    )
+    print(rows)
+    print(usage_table)
+    expected = (
+        "upstream_authorization",
+        "rate_limit_exceeded",
+        "upstream_unavailable",
+        "local",
+    )
+    proof.line(
+        "the ledger",
+        "has the refusal, the limit, the outage and the failover",
+        all(term in usage_table for term in expected),
+    )

@@ -7,12 +7,13 @@ tries some cases for information.
 
 import asyncio
 import gzip
+import itertools
 import json
 import os
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ SETS = ("simple_python", "multiple", "parallel", "parallel_multiple", "live_simp
 FORMATS = [
     format_name for format_name in MODULES if format_name != "openai_completions"
 ]
+Case = tuple[str, LLMRequest, list[tuple[str, dict[str, Any]]]]
+"""(set, request, accepted calls)"""
 LIVE = int(os.environ.get("BFCL_LIVE", "40"))
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 
@@ -83,7 +86,7 @@ def model_safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
 
 
-def cases() -> list[tuple[str, LLMRequest, list[tuple[str, dict[str, Any]]]]]:
+def cases() -> list[Case]:
     """Return (set, request, accepted calls); if several values are accepted, the first
     is used."""
     all_cases: list[Any] = []
@@ -95,51 +98,47 @@ def cases() -> list[tuple[str, LLMRequest, list[tuple[str, dict[str, Any]]]]]:
             else {}
         )
         for case in lines(name):
-            tools = [
-                PromptMessageTool(
-                    name=model_safe_name(function["name"]),
-                    description=function["description"],
-                    parameters=schema(function["parameters"]),
-                )
-                for function in case["function"]
-            ]
-            messages: list[AnyPromptMessage] = [
-                UserPromptMessage(content=one["content"])
-                for turn in case["question"]
-                for one in turn
-                if one["role"] == "user"
-            ]
-            # Required arguments must be present even if the answer also accepts their
-            # absence.
-            needed = {
-                model_safe_name(function["name"]): function["parameters"].get(
-                    "required"
-                )
-                or ()
-                for function in case["function"]
-            }
-            calls = [
-                (
-                    model_safe_name(name),
-                    _first_accepted(
-                        accepted_values, needed.get(model_safe_name(name), ())
-                    ),
-                )
-                for answer in answers.get(case["id"], ())
-                for name, accepted_values in answer.items()
-            ]
-            all_cases.append(
-                (
-                    name,
-                    LLMRequest(
-                        messages=messages,
-                        tools=tools,
-                        model_parameters={"max_tokens": 256},
-                    ),
-                    calls,
-                )
-            )
+            calls = _accepted_calls(case["function"], answers.get(case["id"], ()))
+            all_cases.append((name, _request_of(case), calls))
     return all_cases
+
+
+def _request_of(case: dict[str, Any]) -> LLMRequest:
+    """Return the request of a case: its tools and the messages of its user."""
+    tools = [
+        PromptMessageTool(
+            name=model_safe_name(function["name"]),
+            description=function["description"],
+            parameters=schema(function["parameters"]),
+        )
+        for function in case["function"]
+    ]
+    messages: list[AnyPromptMessage] = [
+        UserPromptMessage(content=message["content"])
+        for message in itertools.chain.from_iterable(case["question"])
+        if message["role"] == "user"
+    ]
+    return LLMRequest(
+        messages=messages, tools=tools, model_parameters={"max_tokens": 256}
+    )
+
+
+def _accepted_calls(
+    functions: Sequence[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return (name, arguments) of each call in the answers of a case."""
+    # Required arguments must be present even if the answer also accepts their absence.
+    required = {
+        model_safe_name(function["name"]): function["parameters"].get("required") or ()
+        for function in functions
+    }
+    calls: list[tuple[str, dict[str, Any]]] = []
+    for answer in answers:
+        for original_name, accepted_values in answer.items():
+            name = model_safe_name(original_name)
+            arguments = _first_accepted(accepted_values, required.get(name, ()))
+            calls.append((name, arguments))
+    return calls
 
 
 def _first_accepted(
@@ -179,19 +178,7 @@ def translated(
 ) -> list[str]:
     """Return what one format changed: names of tools, calls or results that differ
     after the round trip."""
-    mismatches: list[str] = []
-    # Gemini has the choice of streaming in the URL and not in the body.
-    extra = {"stream": False} if module.FORMAT == "gemini" else {}
-    parsed_request = module.parse_request(
-        json_round_trip(module.dump_request(request, "m", {})), **extra
-    )
-    for mine, parsed_tool in zip(request.tools, parsed_request.tools, strict=True):
-        if (mine.name, mine.description, mine.parameters) != (
-            parsed_tool.name,
-            parsed_tool.description,
-            parsed_tool.parameters,
-        ):
-            mismatches.append(f"tool {mine.name}")
+    mismatches = _changed_tools(module, request)
     tool_calls = [
         ToolCall(
             id=f"call_{index}",
@@ -204,62 +191,98 @@ def translated(
     if not tool_calls:
         return mismatches
     message = AssistantPromptMessage(tool_calls=tool_calls)
+    mismatches += _changed_answers(module, message)
+    mismatches += _changed_history(module, request, message)
+    return mismatches
+
+
+def _changed_tools(module: Any, request: LLMRequest) -> list[str]:
+    """Return the tools of a request that one format changed."""
+    parsed_request = _parsed_request(module, request)
+    pairs = zip(request.tools, parsed_request.tools, strict=True)
+    return [
+        f"tool {original.name}"
+        for original, parsed in pairs
+        if (original.name, original.description, original.parameters)
+        != (parsed.name, parsed.description, parsed.parameters)
+    ]
+
+
+def _parsed_request(module: Any, request: LLMRequest) -> LLMRequest:
+    """Return a request after a round trip through one format."""
+    # Gemini has the choice of streaming in the URL and not in the body.
+    extra = {"stream": False} if module.FORMAT == "gemini" else {}
+    return module.parse_request(
+        json_round_trip(module.dump_request(request, "m", {})), **extra
+    )
+
+
+def _changed_answers(module: Any, message: AssistantPromptMessage) -> list[str]:
+    """Return in which modes, complete and streamed, one format changed the calls of an
+    answer."""
     result = LLMResult(
         id="r",
         model="m",
         choices=[LLMChoice(message=message, finish_reason="tool_calls")],
         usage=LLMUsage.of(5, 5),
     )
-    expected_calls = [
-        (call.function.name, json.loads(call.function.arguments)) for call in tool_calls
+    complete = module.parse_result(json_round_trip(module.dump_result(result)))
+    events = json_round_trip(list(module.dump_stream(result.as_chunks())))
+    streamed = fold(module.parse_stream(events))
+    expected_calls = _names_and_arguments(message.tool_calls)
+    return [
+        f"calls, {mode}"
+        for mode, parsed_result in (("whole", complete), ("streamed", streamed))
+        if _names_and_arguments(parsed_result.tool_calls, may_be_empty=True)
+        != expected_calls
     ]
-    for mode, parsed_result in (
-        ("whole", module.parse_result(json_round_trip(module.dump_result(result)))),
-        (
-            "streamed",
-            fold(
-                module.parse_stream(
-                    json_round_trip(list(module.dump_stream(result.as_chunks())))
-                )
-            ),
-        ),
-    ):
-        if [
-            (call.function.name, json.loads(call.function.arguments or "{}"))
-            for call in parsed_result.tool_calls
-        ] != expected_calls:
-            mismatches.append(f"calls, {mode}")
-    # The next request of a conversation repeats the calls and adds the results; both
-    # have to survive.
-    turns: list[AnyPromptMessage] = [
-        *request.messages,
-        message,
-        *(
-            ToolPromptMessage(
-                content=f"result {index}", tool_call_id=call.id, name=call.function.name
-            )
-            for index, call in enumerate(tool_calls)
-        ),
+
+
+def _names_and_arguments(
+    tool_calls: Iterable[ToolCall], *, may_be_empty: bool = False
+) -> list[tuple[str, Any]]:
+    """Return (name, parsed arguments) of each call. Empty text counts as no arguments
+    if `may_be_empty`, and raises ValueError otherwise."""
+    default = "{}" if may_be_empty else ""
+    return [
+        (call.function.name, json.loads(call.function.arguments or default))
+        for call in tool_calls
     ]
-    followup_request = msgspec.structs.replace(request, messages=turns)
-    back = module.parse_request(
-        json_round_trip(module.dump_request(followup_request, "m", {})), **extra
-    )
+
+
+def _changed_history(
+    module: Any, request: LLMRequest, message: AssistantPromptMessage
+) -> list[str]:
+    """Return whether one format changed the results or the repeated calls in the next
+    request of a conversation, which has both."""
+    expected_results = [f"result {index}" for index in range(len(message.tool_calls))]
     results = [
+        ToolPromptMessage(
+            content=content, tool_call_id=call.id, name=call.function.name
+        )
+        for call, content in zip(message.tool_calls, expected_results, strict=True)
+    ]
+    messages: list[AnyPromptMessage] = [*request.messages, message, *results]
+    parsed = _parsed_request(
+        module, msgspec.structs.replace(request, messages=messages)
+    )
+    mismatches: list[str] = []
+    parsed_results = [
         parsed_message.text
-        for parsed_message in back.messages
+        for parsed_message in parsed.messages
         if isinstance(parsed_message, ToolPromptMessage)
     ]
-    if results != [f"result {index}" for index in range(len(tool_calls))]:
+    if parsed_results != expected_results:
         mismatches.append("results")
-    called = [
-        (call.function.name, json.loads(call.function.arguments))
-        for parsed_message in back.messages
+    repeated_calls = [
+        call
+        for parsed_message in parsed.messages
         if isinstance(parsed_message, AssistantPromptMessage)
         for call in parsed_message.tool_calls
     ]
-    if called != expected_calls:
-        mismatches.append("calls, told again")
+    expected_calls = _names_and_arguments(message.tool_calls)
+    if _names_and_arguments(repeated_calls) != expected_calls:
+        mismatches.append("calls, repeated")
     return mismatches
 
 
@@ -320,7 +343,7 @@ async def run_agent_loop(
     return results == expected_results
 
 
-async def live(all_cases: list[Any]) -> tuple[int, int, int, float]:
+async def live(all_cases: Sequence[Case]) -> tuple[int, int, int, float]:
     """Run the local model on the first simple cases; return (right name, right call,
     tried, seconds)."""
     settings = Settings(
@@ -366,57 +389,71 @@ def prove() -> Proof:
     proof = Proof()
     all_cases = cases()
     if not all_cases:
-        proof.line("data/bfcl", "is not here", ok=False)
+        proof.line("data/bfcl", "is not installed", ok=False)
         return proof
     by_set = Counter(name for name, _, _ in all_cases)
     proof.line("cases", ", ".join(f"{name} {count}" for name, count in by_set.items()))
     for name in FORMATS:
-        problems: Counter[str] = Counter()
-        for _, request, calls in all_cases:
-            problems.update(
-                mismatch.partition(" ")[0]
-                for mismatch in translated(MODULES[name], request, calls)
-            )
-        mismatch_count = sum(problems.values())
-        proof.line(
-            f"{name}: tools, calls whole and streamed, results",
-            f"{len(all_cases)} cases, {mismatch_count} that differ {dict(problems) or ''}",
-            not mismatch_count,
-        )
-        proof.figures[name] = len(all_cases) - mismatch_count
-    # Cases whose accepted calls violate their own schema are expected to be refused by
-    # the agent.
-    with_calls = [case for case in all_cases if case[2] and allowed(case[1], case[2])]
-    forbidden = [
-        case for case in all_cases if case[2] and not allowed(case[1], case[2])
-    ]
-    matching_count = asyncio.run(_all_looped(with_calls))
-    passed = asyncio.run(_all_looped(forbidden))
-    summary = f"{len(forbidden) - passed} of {len(forbidden)} refused"
-    proof.line(
-        "accepted answers that the tools' own schemas forbid", summary, passed == 0
-    )
-    proof.line(
-        "in an agent's loop, sign by sign",
-        f"{matching_count} of {len(with_calls)} called as accepted",
-        matching_count == len(with_calls),
-    )
-    proof.figures |= {"cases": len(all_cases), "looped": matching_count}
+        _check_format(proof, name, all_cases)
+    _check_agent_loop(proof, all_cases)
+    proof.figures["cases"] = len(all_cases)
     if LIVE:
-        names, correct_calls, case_count, seconds = asyncio.run(live(all_cases))
-        proof.line(
-            "the local 0.5B model, for the record",
-            f"{names} of {case_count} the right tool, {correct_calls} the very call, {seconds:.0f} s",
-        )
-        proof.figures["live"] = {
-            "right_tool": names,
-            "right_call": correct_calls,
-            "tried": case_count,
-        }
+        _try_local_model(proof, all_cases)
     return proof
 
 
-async def _all_looped(all_cases: list[Any]) -> int:
+def _check_format(proof: Proof, name: str, all_cases: Sequence[Case]) -> None:
+    """Report the differences of one format, counted by what differs."""
+    problems: Counter[str] = Counter()
+    for _, request, calls in all_cases:
+        mismatches = translated(MODULES[name], request, calls)
+        problems.update(mismatch.partition(" ")[0] for mismatch in mismatches)
+    mismatch_count = sum(problems.values())
+    proof.line(
+        f"{name}: tools, calls complete and streamed, results",
+        f"{len(all_cases)} cases, {mismatch_count} differences {dict(problems) or ''}",
+        not mismatch_count,
+    )
+    proof.figures[name] = len(all_cases) - mismatch_count
+
+
+def _check_agent_loop(proof: Proof, all_cases: Sequence[Case]) -> None:
+    """Report whether an agent executes all accepted calls, and refuses those that
+    violate their own schema."""
+    with_calls = [case for case in all_cases if case[2]]
+    valid = [case for case in with_calls if allowed(case[1], case[2])]
+    invalid = [case for case in with_calls if not allowed(case[1], case[2])]
+    matching_count = asyncio.run(_all_looped(valid))
+    passed = asyncio.run(_all_looped(invalid))
+    proof.line(
+        "accepted answers that violate the tools' own schemas",
+        f"{len(invalid) - passed} of {len(invalid)} refused",
+        passed == 0,
+    )
+    proof.line(
+        "in an agent's loop, character by character",
+        f"{matching_count} of {len(valid)} called as accepted",
+        matching_count == len(valid),
+    )
+    proof.figures["looped"] = matching_count
+
+
+def _try_local_model(proof: Proof, all_cases: Sequence[Case]) -> None:
+    """Report how well the local model chooses tools. The line is only informative."""
+    names, correct_calls, case_count, seconds = asyncio.run(live(all_cases))
+    proof.line(
+        "the local 0.5B model, for information",
+        f"{names} of {case_count} the right tool, {correct_calls} the exact call,"
+        f" {seconds:.0f} s",
+    )
+    proof.figures["live"] = {
+        "right_tool": names,
+        "right_call": correct_calls,
+        "tried": case_count,
+    }
+
+
+async def _all_looped(all_cases: Sequence[Case]) -> int:
     """Return how many cases passed the agent loop."""
     return sum(
         [await run_agent_loop(request, calls) for _, request, calls in all_cases]

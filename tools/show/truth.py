@@ -5,6 +5,7 @@ Each reader takes one vendor's response, complete or as the events of a stream, 
 returns a `Truth`.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -111,39 +112,42 @@ def _add_chat_message(truth: Truth, message: JSON) -> None:
     # the text in them.
     thinking = message.get("reasoning_content") or message.get("reasoning") or ""
     if isinstance(content, list):
-        for part in content:
-            if part.get("type") == "text":
-                truth.text += part["text"]
-            elif part.get("type") == "thinking":
-                thinking += "".join(
-                    fragment.get("text", "") for fragment in part["thinking"]
-                )
+        thinking += _add_chat_parts(truth, content)
     else:
         truth.text += content or ""
     truth.text += message.get("refusal") or ""
     details = message.get("reasoning_details") or ()
-    if not thinking:
-        thinking = "".join(
-            detail.get("text") or detail.get("summary") or "" for detail in details
-        )
-    truth.thinking += thinking
-    truth.signatures += [
-        detail.get("signature") or detail.get("data")
-        for detail in details
-        if detail.get("signature") or detail.get("data")
-    ]
+    truth.thinking += thinking or "".join(
+        detail.get("text") or detail.get("summary") or "" for detail in details
+    )
+    signatures = (detail.get("signature") or detail.get("data") for detail in details)
+    truth.signatures += filter(None, signatures)
+    _add_chat_calls(truth, message)
+    truth.images += len(message.get("images") or ())
+
+
+def _add_chat_parts(truth: Truth, parts: Sequence[JSON]) -> str:
+    """Add the text of content parts, and return the thinking in them."""
+    thinking = ""
+    for part in parts:
+        if part.get("type") == "text":
+            truth.text += part["text"]
+        elif part.get("type") == "thinking":
+            thinking += "".join(
+                fragment.get("text", "") for fragment in part["thinking"]
+            )
+    return thinking
+
+
+def _add_chat_calls(truth: Truth, message: JSON) -> None:
+    """Add the calls of a complete message."""
     for call in message.get("tool_calls") or ():
         inner = call.get("function") or call.get("custom") or {}
-        truth.tools.append(
-            (
-                inner.get("name") or "",
-                canonical(inner.get("arguments", inner.get("input"))),
-            )
-        )
+        arguments = canonical(inner.get("arguments", inner.get("input")))
+        truth.tools.append((inner.get("name") or "", arguments))
     # The format's older way to call a function, which some servers still use.
     if old := message.get("function_call"):
         truth.tools.append((old["name"], canonical(old.get("arguments"))))
-    truth.images += len(message.get("images") or ())
 
 
 def chat_usage(usage: Any) -> dict[str, int]:
@@ -177,51 +181,73 @@ def chat_usage(usage: Any) -> dict[str, int]:
 def read_chat_stream(events: Sequence[JSON]) -> Truth:
     """Read the chunks of a streamed chat completion. Only the first choice is read."""
     truth = Truth()
-    calls: dict[int, list[str]] = {}
-    last = -1
+    calls = _StreamedCalls()
     for event in events:
         # Groq reports usage in a field of its own.
         stated = event.get("usage") or dig(event, "x_groq", "usage")
         if stated:
             truth.usage = chat_usage(stated)
-        for choice in event.get("choices") or ():
-            if choice.get("index"):
-                continue
+        for choice in _first_choices(event.get("choices")):
             delta = choice.get("delta") or {}
-            for call in delta.get("tool_calls") or ():
-                inner = call.get("function") or call.get("custom") or {}
-                index = call.get("index")
-                # Servers that send no index start a new call with each id and continue
-                # the last call without one.
-                if index is None:
-                    index = last + 1 if call.get("id") else last
-                last = index
-                entry = calls.setdefault(index, ["", ""])
-                entry[0] = (
-                    entry[0] or inner.get("name") or ""
-                )  # some servers say it in every piece
-                arguments_delta = inner.get("arguments", inner.get("input"))
-                entry[1] += (
-                    arguments_delta
-                    if isinstance(arguments_delta, str)
-                    else json.dumps(arguments_delta)
-                    if arguments_delta
-                    else ""
-                )
-            if old := delta.get("function_call"):
-                entry = calls.setdefault(0, ["", ""])
-                entry[0] += old.get("name") or ""
-                entry[1] += old.get("arguments") or ""
-            message_fields = {
-                key: value
-                for key, value in delta.items()
-                if key not in ("tool_calls", "function_call")
-            }
-            _add_chat_message(truth, message_fields)
+            calls.add_delta(delta)
+            _add_chat_message(truth, _without_calls(delta))
             if reason := choice.get("finish_reason"):
                 truth.finish = _CHAT_FINISH.get(reason, reason)
-    truth.tools = [(name, canonical(arguments)) for name, arguments in calls.values()]
+    truth.tools = calls.complete()
     return truth.settled()
+
+
+def _first_choices(choices: Any) -> list[Any]:
+    """Return the entries of an event that belong to the first choice."""
+    return [choice for choice in choices or () if not choice.get("index")]
+
+
+def _without_calls(delta: JSON) -> JSON:
+    """Return a delta without its calls, which `_StreamedCalls` reads."""
+    return {
+        key: value
+        for key, value in delta.items()
+        if key not in ("tool_calls", "function_call")
+    }
+
+
+@dataclass
+class _StreamedCalls:
+    """The calls of a streamed chat completion, which arrive in fragments."""
+
+    calls: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
+    """Index to [name, arguments]."""
+    last_index: int = -1
+
+    def add_delta(self, delta: JSON) -> None:
+        """Add the fragments of one delta."""
+        for call in delta.get("tool_calls") or ():
+            self._add_fragment(call)
+        if old := delta.get("function_call"):
+            entry = self.calls.setdefault(0, ["", ""])
+            entry[0] += old.get("name") or ""
+            entry[1] += old.get("arguments") or ""
+
+    def _add_fragment(self, call: JSON) -> None:
+        inner = call.get("function") or call.get("custom") or {}
+        index = call.get("index")
+        # Servers that send no index start a new call with each id and continue the
+        # last call without one.
+        if index is None:
+            index = self.last_index + 1 if call.get("id") else self.last_index
+        self.last_index = index
+        entry = self.calls.setdefault(index, ["", ""])
+        # Some servers repeat the name in every fragment.
+        entry[0] = entry[0] or inner.get("name") or ""
+        arguments = inner.get("arguments", inner.get("input"))
+        if isinstance(arguments, str):
+            entry[1] += arguments
+        elif arguments:
+            entry[1] += json.dumps(arguments)
+
+    def complete(self) -> list[tuple[str, str]]:
+        """Return (name, canonical arguments) of each call."""
+        return [(name, canonical(arguments)) for name, arguments in self.calls.values()]
 
 
 # OpenAI Responses
@@ -287,47 +313,71 @@ def read_responses_stream(events: Sequence[JSON]) -> Truth:
     """Read a stream by its deltas, which clients display, and not by the complete
     response that the last event repeats."""
     truth = Truth()
-    texts: dict[int, str] = {}
-    calls: dict[int, str] = {}
-    thoughts: dict[int, dict[int, str]] = {}
+    deltas = _ItemDeltas()
     for event in events:
+        match event.get("type"):
+            # The final item has the metadata; its text is replaced by the sum of the
+            # deltas.
+            case "response.output_item.done":
+                output_index = event.get("output_index") or 0
+                _add_item(truth, deltas.fill(output_index, event["item"]))
+            case "response.completed" | "response.incomplete":
+                _end_response(truth, event["response"])
+            case _:
+                deltas.add(event)
+    return truth.settled()
+
+
+@dataclass
+class _ItemDeltas:
+    """The sums of the deltas of each output item, by its index in the output."""
+
+    texts: dict[int, str] = field(default_factory=dict[int, str])
+    calls: dict[int, str] = field(default_factory=dict[int, str])
+    """The arguments of each call."""
+    thoughts: dict[int, dict[int, str]] = field(
+        default_factory=dict[int, dict[int, str]]
+    )
+    """The thinking of each item, by the index of its part."""
+
+    def add(self, event: JSON) -> None:
+        """Add the text of an event; events of other types have none."""
         output_index = event.get("output_index") or 0
         match event.get("type"):
             case "response.output_text.delta" | "response.refusal.delta":
-                texts[output_index] = texts.get(output_index, "") + event["delta"]
+                _extend(self.texts, output_index, event["delta"])
             case (
                 "response.function_call_arguments.delta"
                 | "response.custom_tool_call_input.delta"
             ):
-                calls[output_index] = calls.get(output_index, "") + event["delta"]
+                _extend(self.calls, output_index, event["delta"])
             case (
                 "response.reasoning_summary_text.delta"
                 | "response.reasoning_text.delta"
             ):
-                number_ = event.get("summary_index", event.get("content_index")) or 0
-                mine = thoughts.setdefault(output_index, {})
-                mine[number_] = mine.get(number_, "") + event["delta"]
-            # The final item has the metadata; its text is replaced by the sum of the
-            # deltas.
-            case "response.output_item.done":
-                item = dict(event["item"])
-                if output_index in texts:
-                    item["content"] = [{"text": texts[output_index]}]
-                if output_index in calls:
-                    item[
-                        "arguments" if item["type"] == "function_call" else "input"
-                    ] = calls[output_index]
-                if output_index in thoughts:
-                    item["content"] = [
-                        {"text": text}
-                        for _, text in sorted(thoughts[output_index].items())
-                    ]
-                _add_item(truth, item)
-            case "response.completed" | "response.incomplete":
-                _end_response(truth, event["response"])
+                part_index = event.get("summary_index", event.get("content_index")) or 0
+                item_thoughts = self.thoughts.setdefault(output_index, {})
+                _extend(item_thoughts, part_index, event["delta"])
             case _:
                 pass
-    return truth.settled()
+
+    def fill(self, output_index: int, final_item: JSON) -> JSON:
+        """Return a copy of the final item with the sums of its deltas."""
+        item = dict(final_item)
+        if output_index in self.texts:
+            item["content"] = [{"text": self.texts[output_index]}]
+        if output_index in self.calls:
+            is_function = item["type"] == "function_call"
+            item["arguments" if is_function else "input"] = self.calls[output_index]
+        if output_index in self.thoughts:
+            item_thoughts = sorted(self.thoughts[output_index].items())
+            item["content"] = [{"text": text} for _, text in item_thoughts]
+        return item
+
+
+def _extend(texts: dict[Any, str], key: Any, delta: str) -> None:
+    """Append a delta to the text under a key."""
+    texts[key] = texts.get(key, "") + delta
 
 
 # Anthropic
@@ -406,35 +456,42 @@ def read_anthropic_stream(events: Sequence[JSON]) -> Truth:
             case "content_block_start":
                 blocks[event["index"]] = {**event["content_block"], "json": ""}
             case "content_block_delta":
-                block, delta = blocks[event["index"]], event["delta"]
-                for name in ("text", "thinking", "signature"):
-                    if delta["type"] == f"{name}_delta":
-                        block[name] = block.get(name, "") + delta[name]
-                if delta["type"] == "input_json_delta":
-                    block["json"] += delta["partial_json"]
+                _extend_block(blocks[event["index"]], event["delta"])
             case "message_delta":
                 # The last event repeats some counts as null, which must not overwrite
                 # the earlier ones.
-                usage.update(
-                    {
-                        key: value
-                        for key, value in (event.get("usage") or {}).items()
-                        if value is not None
-                    }
-                )
+                usage.update(_without_nulls(event.get("usage") or {}))
                 reason = event["delta"].get("stop_reason") or ""
                 truth.finish = _ANTHROPIC_FINISH.get(reason, reason)
             case _:
                 pass
-    # The input of a call arrives as fragments of JSON text and is complete only now.
     for _, block in sorted(blocks.items()):
-        if block["json"] and block["type"] == "tool_use":
-            block["input"] = (
-                json.loads(block["json"]) if _is_json(block["json"]) else block["json"]
-            )
-        _add_block(truth, block)
+        _add_streamed_block(truth, block)
     truth.usage = anthropic_usage(usage)
     return truth.settled()
+
+
+def _extend_block(block: JSON, delta: JSON) -> None:
+    """Append a delta to its content block."""
+    for name in ("text", "thinking", "signature"):
+        if delta["type"] == f"{name}_delta":
+            _extend(block, name, delta[name])
+    if delta["type"] == "input_json_delta":
+        block["json"] += delta["partial_json"]
+
+
+def _without_nulls(fields: JSON) -> JSON:
+    """Return the fields that are not null."""
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _add_streamed_block(truth: Truth, block: JSON) -> None:
+    """Add the facts of a block whose events have all been read."""
+    # The input of a call arrives as fragments of JSON text and is complete only now.
+    if block["json"] and block["type"] == "tool_use":
+        is_valid = _is_json(block["json"])
+        block["input"] = json.loads(block["json"]) if is_valid else block["json"]
+    _add_block(truth, block)
 
 
 def _is_json(text: str) -> bool:
@@ -474,89 +531,106 @@ def read_gemini_stream(events: Sequence[JSON]) -> Truth:
     calls: list[JSON] = []
     for event in events:
         usage = event.get("usageMetadata") or usage
-        for candidate in event.get("candidates") or ():
-            if candidate.get("index"):
-                continue
-            for part in dig(candidate, "content", "parts") or ():
-                if "functionCall" in part:
-                    if part.get("thoughtSignature"):
-                        truth.signatures.append(part["thoughtSignature"])
-                    _add_google_call(calls, part["functionCall"])
-                else:
-                    _add_google_part(truth, part)
-            if reason := candidate.get("finishReason"):
-                truth.finish = (
-                    "content_filter"
-                    if reason in _GOOGLE_FILTERS
-                    else _GOOGLE_FINISH.get(reason, "stop")
-                )
+        candidates = event.get("candidates") or ()
+        for candidate in _first_choices(candidates):
+            _add_google_candidate(truth, calls, candidate)
         # A blocked prompt has no candidates at all; the reason is in the feedback.
-        if not event.get("candidates") and dig(event, "promptFeedback", "blockReason"):
+        if not candidates and dig(event, "promptFeedback", "blockReason"):
             truth.finish = "content_filter"
     truth.tools = [(call["name"], canonical(call["args"])) for call in calls]
     if isinstance(usage, dict):
-        thoughts = number(usage.get("thoughtsTokenCount"))
-        truth.usage = {
-            # Google counts the prompts of built-in tools and the thinking separately.
-            "prompt": number(usage.get("promptTokenCount"))
-            + number(usage.get("toolUsePromptTokenCount")),
-            "completion": number(usage.get("candidatesTokenCount")) + thoughts,
-            "cached": number(usage.get("cachedContentTokenCount")),
-            "cache_write": 0,
-            "reasoning": thoughts,
-        }
+        truth.usage = _google_usage(usage)
     return truth.settled()
 
 
+def _add_google_candidate(truth: Truth, calls: list[JSON], candidate: JSON) -> None:
+    """Add the parts and the finish reason of a candidate; its calls go to `calls`."""
+    for part in dig(candidate, "content", "parts") or ():
+        if "functionCall" not in part:
+            _add_google_part(truth, part)
+            continue
+        if part.get("thoughtSignature"):
+            truth.signatures.append(part["thoughtSignature"])
+        _add_google_call(calls, part["functionCall"])
+    reason = candidate.get("finishReason") or ""
+    if reason in _GOOGLE_FILTERS:
+        truth.finish = "content_filter"
+    elif reason:
+        truth.finish = _GOOGLE_FINISH.get(reason, "stop")
+
+
+def _google_usage(usage: JSON) -> dict[str, int]:
+    """Read token counts. Google counts the prompts of built-in tools and the thinking
+    separately, so they are added."""
+    thoughts = number(usage.get("thoughtsTokenCount"))
+    return {
+        "prompt": number(usage.get("promptTokenCount"))
+        + number(usage.get("toolUsePromptTokenCount")),
+        "completion": number(usage.get("candidatesTokenCount")) + thoughts,
+        "cached": number(usage.get("cachedContentTokenCount")),
+        "cache_write": 0,
+        "reasoning": thoughts,
+    }
+
+
 def _add_google_call(calls: list[JSON], part: JSON) -> None:
-    """Add a complete call, or a fragment to the call that is open.
+    """Add a complete call, or a fragment to the call that is open."""
+    if part.get("name") or not calls:
+        arguments = dict(part.get("args") or {})
+        calls.append({"name": part.get("name") or "", "args": arguments})
+    for partial in part.get("partialArgs") or ():
+        _add_google_argument(calls[-1]["args"], partial)
+
+
+def _add_google_argument(arguments: JSON, partial: JSON) -> None:
+    """Add a fragment to the arguments of a call.
 
     Fragments in the recordings extend strings one level deep and lists in them,
     addressed by a JSON path.
     """
-    if part.get("name") or not calls:
-        calls.append(
-            {"name": part.get("name") or "", "args": dict(part.get("args") or {})}
-        )
-    for partial in part.get("partialArgs") or ():
-        container: Any = calls[-1]["args"]
-        steps = (
-            partial["jsonPath"]
-            .removeprefix("$.")
-            .replace("[", ".")
-            .replace("]", "")
-            .split(".")
-        )
-        value = next(
-            (
-                partial[value_field]
-                for value_field in ("stringValue", "numberValue", "boolValue")
-                if value_field in partial
-            ),
-            None,
-        )
-        # Walk down the path and create the missing objects and lists on the way.
-        for step, following in zip(steps, [*steps[1:], None], strict=True):
-            key: Any = int(step) if isinstance(container, list) else step
-            exists = (
-                key < len(container)
-                if isinstance(container, list)
-                else key in container
-            )
-            if following is not None:
-                if not exists:
-                    new_container: Any = [] if following.isdigit() else {}
-                    container.append(new_container) if isinstance(
-                        container, list
-                    ) else container.__setitem__(key, new_container)
-                container = container[key]
-            # A later fragment for the same position continues the string.
-            elif exists and isinstance(value, str):
-                container[key] += value
-            elif isinstance(container, list) and not exists:
-                container.append(value)
-            else:
-                container[key] = value
+    path = partial["jsonPath"].removeprefix("$.")
+    steps = path.replace("[", ".").replace("]", "").split(".")
+    container: Any = arguments
+    # Walk down the path and create the missing objects and lists on the way.
+    for step, following in itertools.pairwise(steps):
+        new_container: Any = [] if following.isdigit() else {}
+        if not _has_key(container, step):
+            _put(container, step, new_container)
+        container = container[_key_of(container, step)]
+    value = _google_value(partial)
+    # A later fragment for the same position continues the string.
+    if _has_key(container, steps[-1]) and isinstance(value, str):
+        container[_key_of(container, steps[-1])] += value
+    else:
+        _put(container, steps[-1], value)
+
+
+def _google_value(partial: JSON) -> Any:
+    """Return the value of a fragment, which is in a field named for its type."""
+    for value_field in ("stringValue", "numberValue", "boolValue"):
+        if value_field in partial:
+            return partial[value_field]
+    return None
+
+
+def _key_of(container: Any, step: str) -> Any:
+    """Return a step of a path as an index of a list or a key of an object."""
+    return int(step) if isinstance(container, list) else step
+
+
+def _has_key(container: Any, step: str) -> bool:
+    """Return whether a list is long enough for the step, or an object has the key."""
+    if isinstance(container, list):
+        return int(step) < len(container)
+    return step in container
+
+
+def _put(container: Any, step: str, value: Any) -> None:
+    """Set the value at a step; a list without that position is extended by it."""
+    if isinstance(container, list) and not _has_key(container, step):
+        container.append(value)
+    else:
+        container[_key_of(container, step)] = value
 
 
 def _add_google_part(truth: Truth, part: JSON) -> None:
@@ -589,24 +663,25 @@ def _add_bedrock_block(truth: Truth, block: JSON) -> None:
     if "text" in block:
         truth.text += block["text"]
     elif "toolUse" in block:
+        call = block["toolUse"]
         # Tools that run on the server are not calls to the caller's tools.
-        if block["toolUse"].get("type") != "server_tool_use":
-            truth.tools.append(
-                (block["toolUse"]["name"], canonical(block["toolUse"]["input"]))
-            )
+        if call.get("type") != "server_tool_use":
+            truth.tools.append((call["name"], canonical(call["input"])))
     elif "citationsContent" in block:
-        truth.text += "".join(
-            fragment.get("text", "")
-            for fragment in block["citationsContent"].get("content") or ()
-        )
+        fragments = block["citationsContent"].get("content") or ()
+        truth.text += "".join(fragment.get("text", "") for fragment in fragments)
     elif "reasoningContent" in block:
-        thought = block["reasoningContent"]
-        truth.thinking += dig(thought, "reasoningText", "text") or ""
-        signature = dig(thought, "reasoningText", "signature") or thought.get(
-            "redactedContent"
-        )
-        if signature:
-            truth.signatures.append(signature)
+        _add_bedrock_thought(truth, block["reasoningContent"])
+
+
+def _add_bedrock_thought(truth: Truth, thought: JSON) -> None:
+    """Add the text and the signature of a block of thinking."""
+    truth.thinking += dig(thought, "reasoningText", "text") or ""
+    signature = dig(thought, "reasoningText", "signature") or thought.get(
+        "redactedContent"
+    )
+    if signature:
+        truth.signatures.append(signature)
 
 
 def _end_bedrock(truth: Truth, reason: Any, usage: Any) -> None:
@@ -645,24 +720,8 @@ def read_bedrock_stream(events: Sequence[JSON]) -> Truth:
             blocks[start["contentBlockIndex"]] = {**start.get("start", {}), "json": ""}
         elif block_delta := event.get("contentBlockDelta"):
             # Text blocks have no start event, so the block may not exist yet.
-            block, delta = (
-                blocks.setdefault(block_delta["contentBlockIndex"], {"json": ""}),
-                block_delta["delta"],
-            )
-            if "text" in delta:
-                block["text"] = block.get("text", "") + delta["text"]
-            elif "toolUse" in delta:
-                block["json"] += delta["toolUse"]["input"]
-            elif "reasoningContent" in delta:
-                thought = block.setdefault("reasoningContent", {"reasoningText": {}})
-                inner = delta["reasoningContent"]
-                for name in ("text", "signature"):
-                    if name in inner:
-                        thought["reasoningText"][name] = (
-                            thought["reasoningText"].get(name, "") + inner[name]
-                        )
-                if "redactedContent" in inner:
-                    thought["redactedContent"] = inner["redactedContent"]
+            block = blocks.setdefault(block_delta["contentBlockIndex"], {"json": ""})
+            _extend_bedrock_block(block, block_delta["delta"])
         elif stop := event.get("messageStop"):
             reason = stop.get("stopReason")
         elif meta := event.get("metadata"):
@@ -673,6 +732,22 @@ def read_bedrock_stream(events: Sequence[JSON]) -> Truth:
         _add_bedrock_block(truth, block)
     _end_bedrock(truth, reason, usage)
     return truth.settled()
+
+
+def _extend_bedrock_block(block: JSON, delta: JSON) -> None:
+    """Append a delta to its content block."""
+    if "text" in delta:
+        _extend(block, "text", delta["text"])
+    elif "toolUse" in delta:
+        block["json"] += delta["toolUse"]["input"]
+    elif "reasoningContent" in delta:
+        thought = block.setdefault("reasoningContent", {"reasoningText": {}})
+        thought_delta = delta["reasoningContent"]
+        for name in ("text", "signature"):
+            if name in thought_delta:
+                _extend(thought["reasoningText"], name, thought_delta[name])
+        if "redactedContent" in thought_delta:
+            thought["redactedContent"] = thought_delta["redactedContent"]
 
 
 def read_cohere(body: JSON) -> Truth:
@@ -789,9 +864,7 @@ def read_completion_stream(events: Sequence[JSON]) -> Truth:
     for event in events:
         if event.get("usage"):
             truth.usage = chat_usage(event["usage"])
-        for choice in event.get("choices") or ():
-            if choice.get("index"):
-                continue
+        for choice in _first_choices(event.get("choices")):
             truth.text += choice.get("text") or ""
             if reason := choice.get("finish_reason"):
                 truth.finish = _CHAT_FINISH.get(reason, reason)
@@ -826,6 +899,21 @@ def differences(
         problems.append(f"text {expected.text[:60]!r} became {actual.text[:60]!r}")
     if expected.tools != actual.tools:
         problems.append(f"calls {expected.tools} became {actual.tools}"[:200])
+    problems += _thinking_differences(expected, actual, is_same=is_same)
+    if expected.images > actual.images:
+        problems.append(f"{expected.images} images became {actual.images}")
+    has_pause = is_same or actual_format == "anthropic"
+    expected_finish = _expected_finish(expected, has_pause=has_pause)
+    if expected_finish and expected_finish != actual.finish:
+        problems.append(f"finish {expected_finish} became {actual.finish}")
+    return problems + _usage_differences(expected, actual, actual_format)
+
+
+def _thinking_differences(
+    expected: Truth, actual: Truth, *, is_same: bool
+) -> list[str]:
+    """Return the differences in the thinking and its signatures."""
+    problems: list[str] = []
     # Formats split thinking differently, so whitespace is ignored between formats. In
     # the same format it must be unchanged: vendors get it back byte by byte.
     spaced = (expected.thinking, actual.thinking)
@@ -834,27 +922,34 @@ def differences(
         problems.append(
             f"thinking {expected.thinking[:60]!r} became {actual.thinking[:60]!r}"
         )
-    if lost_signatures := [
+    lost_signatures = [
         signature[:20]
         for signature in expected.signatures
         if signature not in actual.signatures
-    ]:
+    ]
+    if lost_signatures:
         problems.append(f"signatures lost: {lost_signatures[:3]}")
     elif is_same and expected.signatures != actual.signatures:
         problems.append("signatures stand in another order, or twice")
-    if expected.images > actual.images:
-        problems.append(f"{expected.images} images became {actual.images}")
-    expected_finish = expected.finish
-    # A pause in the middle of a turn reads as a normal end in formats that do not have
-    # it.
-    if expected_finish == "pause" and not (is_same or actual_format == "anthropic"):
-        expected_finish = "tool_calls" if expected.tools else "stop"
-    if expected_finish and expected_finish != actual.finish:
-        problems.append(f"finish {expected_finish} became {actual.finish}")
+    return problems
+
+
+def _expected_finish(expected: Truth, *, has_pause: bool) -> str:
+    """Return the finish reason as a format states it. A pause in the middle of a turn
+    reads as a normal end in formats that do not have it."""
+    if expected.finish != "pause" or has_pause:
+        return expected.finish
+    return "tool_calls" if expected.tools else "stop"
+
+
+def _usage_differences(expected: Truth, actual: Truth, actual_format: str) -> list[str]:
+    """Return the token counts that changed."""
+    problems: list[str] = []
     for name, count in expected.usage.items():
         # These formats have no field for tokens written to a cache.
         if name == "cache_write" and actual_format in ("gemini", "cohere", "ollama"):
             continue
-        if count != actual.usage.get(name, 0):
-            problems.append(f"{name} tokens {count} became {actual.usage.get(name, 0)}")
+        actual_count = actual.usage.get(name, 0)
+        if count != actual_count:
+            problems.append(f"{name} tokens {count} became {actual_count}")
     return problems

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class ServedRequest:
 
 
 class TruthfulUpstream:
-    """The recording upstream as a context manager; it runs in a thread of its own."""
+    """The recording upstream as a context manager; it runs in a separate thread."""
 
     def __init__(
         self, *, events: int = EVENTS, gap: float = GAP, latency: float = 0.0
@@ -182,7 +183,7 @@ class TruthfulUpstream:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        """Send a stream, one token for each event, until it ends or the server is gone."""
+        """Send a stream, one token for each event, until it ends or the server has exited."""
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
@@ -339,7 +340,7 @@ def wait_until_healthy(port: int, *, seconds: float = 30.0) -> bool:
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    """Send a signal and wait up to 30 s until the process is gone."""
+    """Send a signal and wait up to 30 s until the process has exited."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)
         until = time.monotonic() + 30
@@ -355,7 +356,7 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 
 @dataclass
 class Callers:
-    """Keep calling, each call with a user name of its own, half of them streamed;
+    """Keep calling, each call with a different user name, half of them streamed;
     failures are ignored."""
 
     port: int
@@ -451,52 +452,46 @@ def compare_ledger(
 ) -> LedgerComparison:
     """Compare what the upstream served with the ledger's rows; calls are matched by
     their user name."""
-    by_user: dict[str, list[Any]] = {}
+    row_counts = Counter(row["user"] for row in rows)
+    served_counts = Counter(request.user for request in served)
+    # A call that was sent twice or has no row is counted as lost or doubled; only
+    # unique pairs are compared.
+    first_rows: dict[str, Any] = {}
     for row in rows:
-        by_user.setdefault(row["user"], []).append(row)
-    truth: dict[str, list[ServedRequest]] = {}
-    for request in served:
-        truth.setdefault(request.user, []).append(request)
-    lost_count = sum(
-        max(0, len(requests) - len(by_user.get(user, ())))
-        for user, requests in truth.items()
-    )
-    doubled = sum(
-        max(0, len(user_rows) - max(1, len(truth.get(user, ()))))
-        for user, user_rows in by_user.items()
-    )
-    wrong_count = killed = truth_tokens = row_tokens = 0
-    for user, requests in truth.items():
-        user_rows = by_user.get(user, [])
-        # A call that was sent twice or has no row is counted above; only unique pairs
-        # are compared here.
-        if not user_rows or len(requests) != 1:
-            continue
-        if user in complete_calls:
-            row = user_rows[0]
-            ok = (row["status"], row["prompt_tokens"], row["completion_tokens"]) == (
-                "ok",
-                PROMPT,
-                requests[0].sent,
-            )
-            wrong_count += not ok
-        elif requests[0].stream:
-            killed += 1
-            # Of a killed stream only what the server had read can be in the ledger.
-            truth_tokens += requests[0].sent - requests[0].unread
-            row_tokens += user_rows[0]["completion_tokens"]
-    unserved = sum(1 for user in by_user if user not in truth)
+        first_rows.setdefault(row["user"], row)
+    pairs = [
+        (request, first_rows[request.user])
+        for request in served
+        if request.user in first_rows and served_counts[request.user] == 1
+    ]
+    complete = [pair for pair in pairs if pair[0].user in complete_calls]
+    killed = [
+        (request, row)
+        for request, row in pairs
+        if request.user not in complete_calls and request.stream
+    ]
     return LedgerComparison(
-        len(served),
-        len(rows),
-        lost_count,
-        doubled,
-        wrong_count,
-        killed,
-        truth_tokens,
-        row_tokens,
-        unserved,
+        requests=len(served),
+        rows=len(rows),
+        lost=(served_counts - row_counts).total(),
+        doubled=sum(
+            max(0, count - max(1, served_counts[user]))
+            for user, count in row_counts.items()
+        ),
+        wrong=sum(not _is_recorded_exactly(*pair) for pair in complete),
+        killed_streams=len(killed),
+        # Of a killed stream only what the server had read can be in the ledger.
+        truth_tokens=sum(request.sent - request.unread for request, _ in killed),
+        row_tokens=sum(row["completion_tokens"] for _, row in killed),
+        unserved=len(row_counts.keys() - served_counts.keys()),
     )
+
+
+def _is_recorded_exactly(request: ServedRequest, row: Any) -> bool:
+    """Return whether the row of a complete call has the status and tokens that the
+    upstream served."""
+    recorded = (row["status"], row["prompt_tokens"], row["completion_tokens"])
+    return recorded == ("ok", PROMPT, request.sent)
 
 
 def settings(url: str, **extra_settings: Any) -> str:

@@ -5,7 +5,7 @@ import { useWordsOf } from "../settings";
 const table = {
   ...COMMON,
   skip: ["Skip to the message field", "跳到输入框"],
-  lost: ["The connection was lost. What you wrote is still there.", "连接已断开。你写的内容还在。"],
+  lost: ["The connection was lost. What you wrote is still there.", "无法连接服务器。"],
   conversation: ["Conversation", "对话"],
   conversations: ["Conversations", "对话列表"],
   fresh: ["New chat", "新对话"],

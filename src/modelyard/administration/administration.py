@@ -75,10 +75,10 @@ class Administration:
         self._ownership = Ownership(directory, clock)
 
     def configure_ownership(
-        self, people: People, has_house_keys: Callable[[], bool]
+        self, people: People, has_configured_keys: Callable[[], bool]
     ) -> None:
         """Set the other ways in: accounts, and API keys in the settings."""
-        self._ownership.use(people, has_house_keys)
+        self._ownership.use(people, has_configured_keys)
 
     # reading
 
@@ -138,7 +138,8 @@ class Administration:
         """Create a tenant. Its name is also its id."""
         if not _TENANT.fullmatch(name):
             raise InvokeBadRequestError(
-                "a tenant's name is made of a-z, 0-9 and -, and at most 63 long",
+                f"invalid tenant name {name[:80]!r}; use 1 to 63 characters a-z, 0-9 and"
+                " -, starting with a letter or digit",
                 param="name",
             )
         value = read_input(Tenant.kind, fields)
@@ -174,16 +175,7 @@ class Administration:
         """Change the given fields of a resource; the others stay. Raises NotFoundError."""
         old = await self._resources.get(tenant, kind, id)
         self._ownership.check_change(caller, old)
-        name = fields.get("name", old.name)
-        if (
-            not isinstance(name, str)
-            or not _NAME.fullmatch(name)
-            or (kind == Tenant.kind and name != old.name)
-        ):
-            raise InvokeBadRequestError(
-                "'name' must be 1 to 200 printable characters; a tenant's stays",
-                param="name",
-            )
+        name = _changed_name(old, fields)
         # Validate the merged fields as if they were new; internal fields are not part
         # of the input.
         old_fields: JSON = msgspec.json.decode(old.body)
@@ -192,17 +184,8 @@ class Administration:
             for field in (*_INTERNAL_FIELDS.get(kind, ()), "hint")
             if field in old_fields
         }
-        value = read_input(
-            kind,
-            {
-                **old_fields,
-                **{
-                    key: field_value
-                    for key, field_value in fields.items()
-                    if key != "name"
-                },
-            },
-        )
+        new_fields = {key: value for key, value in fields.items() if key != "name"}
+        value = read_input(kind, {**old_fields, **new_fields})
         self._ownership.check_replacement(caller, tenant, kind, name, value, but=id)
         self._checks.check(caller, tenant, name, value, old=old_fields)
         if isinstance(value, User):
@@ -210,30 +193,33 @@ class Administration:
         # Lowering the role of the last owner key would lock the tenant out.
         if isinstance(value, KeyInput) and value.role is not Role.OWNER:
             await self._ownership.require_owner(caller, tenant, without_key=id)
-        if isinstance(value, KeyInput):
-            body = _dump(
-                msgspec.structs.replace(
-                    _key(value, internal_fields["digest"], internal_fields["hint"]),
-                    revoked_at=internal_fields.get("revoked_at"),
-                )
-            )
-        # Without new form values the stored secret stays.
-        elif isinstance(value, CredentialInput) and not value.values:
-            body = _dump(_credential(value, internal_fields["secret"]))
-        else:
-            body = self._body(tenant, id, value)
-        set_by = mark_after_change(caller, old, value, old_fields)
-        return public_view(
-            await self._apply_write(
-                self._resources.change(old, name=name, body=body, set_by=set_by)
-            )
+        operation = self._resources.change(
+            old,
+            name=name,
+            body=self._changed_body(tenant, id, value, internal_fields),
+            set_by=mark_after_change(caller, old, value, old_fields),
         )
+        return public_view(await self._apply_write(operation))
+
+    def _changed_body(
+        self, tenant: str, id: str, value: Any, internal_fields: JSON
+    ) -> str:
+        """Return the JSON body of a changed row. Internal fields, such as a key's digest
+        and a stored secret, stay."""
+        if isinstance(value, KeyInput):
+            key = _key(value, internal_fields["digest"], internal_fields["hint"])
+            revoked_at = internal_fields.get("revoked_at")
+            return _dump(msgspec.structs.replace(key, revoked_at=revoked_at))
+        # Without new form values the stored secret stays.
+        if isinstance(value, CredentialInput) and not value.values:
+            return _dump(_credential(value, internal_fields["secret"]))
+        return self._body(tenant, id, value)
 
     async def remove(self, caller: Caller, tenant: str, kind: str, id: str) -> None:
         """Delete a resource. Raises NotFoundError, ForbiddenError or
         InvokeBadRequestError."""
         if kind == Tenant.kind and id == DEFAULT_TENANT:
-            raise InvokeBadRequestError("the default tenant stays")
+            raise InvokeBadRequestError("the default tenant cannot be deleted")
         self._ownership.check_change(
             caller, await self._resources.get(tenant, kind, id)
         )
@@ -263,7 +249,7 @@ class Administration:
         self._ownership.check_change(caller, old)
         value = msgspec.json.decode(old.body, type=ApiKey)
         if value.revoked_at is not None:
-            raise InvokeBadRequestError(f"key {id!r} was revoked; make a new one")
+            raise InvokeBadRequestError(f"key {id!r} was revoked; create a new one")
         until = self._clock.time() + grace_seconds
         # The old key never becomes valid for longer than it was.
         ends = min(until, value.expires_at) if value.expires_at else until
@@ -368,8 +354,22 @@ class Administration:
                 return True
             try:
                 row = await self._resources.get(row.tenant, row.kind, row.id)
-            except NotFoundError:  # it was removed
+            # The row was removed in the meantime.
+            except NotFoundError:
                 return False
+
+
+def _changed_name(old: Resource, fields: JSON) -> str:
+    """Return the new name of a resource, or its old one. Raises InvokeBadRequestError
+    if it is invalid or would rename a tenant."""
+    name = fields.get("name", old.name)
+    is_valid = isinstance(name, str) and _NAME.fullmatch(name) is not None
+    if not is_valid or (old.kind == Tenant.kind and name != old.name):
+        raise InvokeBadRequestError(
+            "'name' must be 1 to 200 printable characters; a tenant cannot be renamed",
+            param="name",
+        )
+    return name
 
 
 def _key(value: KeyInput, digest: str, hint: str) -> ApiKey:
@@ -405,7 +405,7 @@ def _dump(value: Any) -> str:
 
 
 def _is_readable(resource: Resource) -> bool:
-    """Return whether a row's body is a JSON object. A damaged row is left out, and the
+    """Return whether a row's body is a JSON object. A damaged row is omitted, and the
     directory logs it."""
     try:
         return isinstance(msgspec.json.decode(resource.body), dict)

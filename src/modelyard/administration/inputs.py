@@ -70,7 +70,7 @@ def read_input(kind: str, fields: JSON) -> Any:
         check_numbers(value)
         return value
     except msgspec.ValidationError as error:
-        raise InvokeBadRequestError(f"this is no {kind}: {error}") from error
+        raise InvokeBadRequestError(f"invalid {kind}: {error}") from error
 
 
 class InputChecks:
@@ -116,7 +116,7 @@ class InputChecks:
                 # Nobody can give a role above their own.
                 if not caller.role.covers(value.role):
                     raise ForbiddenError(
-                        f"role {value.role.value!r} is given by its equals alone"
+                        f"only a role of the same level can grant role {value.role.value!r}"
                     )
                 if (
                     isinstance(value, KeyInput)
@@ -165,25 +165,26 @@ class InputChecks:
             if not slash:
                 # A route that leads to a route could form a cycle.
                 raise InvokeBadRequestError(
-                    f"{model!r} must read 'provider/model'; a route may not lead to a route"
+                    f"target {model!r} must be 'provider/model'; a route cannot contain a"
+                    " route"
                 )
             self._providers.factory_of(tenant).get_definition(provider)
         if len({*route.failover}) != len(route.failover):
             raise InvokeBadRequestError(
-                "'failover' names a model twice", param="failover"
+                "'failover' contains a model twice", param="failover"
             )
         if "/" in name and name.partition("/")[0] in {
             entity.provider
             for entity in self._providers.factory_of(tenant).get_providers()
         }:
             raise InvokeBadRequestError(
-                f"{name!r} reads like a provider's model; choose another name",
+                f"route name {name!r} looks like a provider's model; choose another name",
                 param="name",
             )
         # Below the median, most calls would be sent twice.
         if route.hedge_after is not None and not 50 <= route.hedge_after < 100:
             raise InvokeBadRequestError(
-                "'hedge_after' is a percentile from 50 to below 100",
+                "'hedge_after' must be a percentile from 50 to below 100",
                 param="hedge_after",
             )
 
@@ -192,7 +193,8 @@ class InputChecks:
         exists."""
         if name not in {*ModelType}:
             raise InvokeBadRequestError(
-                f"'name' is a model type: {', '.join(ModelType)}; not {name!r}",
+                f"'name': unknown model type {name!r}; expected one of"
+                f" {', '.join(ModelType)}",
                 param="name",
             )
         provider, slash, model = value.model.partition("/")
@@ -200,7 +202,7 @@ class InputChecks:
             return
         if not slash:
             raise InvokeBadRequestError(
-                f"{value.model!r} must read 'provider/model', or name a route",
+                f"model {value.model!r} must be 'provider/model' or the name of a route",
                 param="model",
             )
         definition = self._providers.factory_of(tenant).get_definition(provider)
@@ -208,7 +210,7 @@ class InputChecks:
         # A customisable provider accepts models that its catalogue does not list.
         if schema is None and not definition.entity.is_customizable:
             raise InvokeBadRequestError(
-                f"{provider!r} has no {name} model {model!r}", param="model"
+                f"provider {provider!r} has no {name} model {model!r}", param="model"
             )
 
     @staticmethod
@@ -216,7 +218,7 @@ class InputChecks:
         """Check a route's target."""
         if target.weight < 0:
             raise InvokeBadRequestError(
-                f"the weight of {target.model!r} must be 0 or more", param="targets"
+                f"weight of target {target.model!r} must be 0 or more", param="targets"
             )
 
 
@@ -224,12 +226,12 @@ def check_limit(limit: Limit) -> None:
     """Check that a limit makes sense. Raises InvokeBadRequestError."""
     if limit.amount < 0 and limit.amount != -1:
         raise InvokeBadRequestError(
-            f"'amount' must be 0 or more, or -1 for unlimited, not {limit.amount:g}",
+            f"'amount' must be 0 or more, or -1 for unlimited; got {limit.amount:g}",
             param="amount",
         )
     if limit.unit == "concurrency" and limit.amount == 0:
         raise InvokeBadRequestError(
-            "a concurrency of 0 would refuse every call; disable the key instead",
+            "a concurrency of 0 would reject every call; disable the key instead",
             param="amount",
         )
     if any(credits_per_call < 0 for credits_per_call in limit.credits.values()):

@@ -59,10 +59,10 @@ class Ownership:
         self._people: People | None = None
         self._has_configured_keys: Callable[[], bool] = lambda: False
 
-    def use(self, people: People, has_house_keys: Callable[[], bool]) -> None:
+    def use(self, people: People, has_configured_keys: Callable[[], bool]) -> None:
         """Set the other ways in: accounts, and API keys in the settings."""
         self._people = people
-        self._has_configured_keys = has_house_keys
+        self._has_configured_keys = has_configured_keys
 
     @staticmethod
     def check_change(caller: Caller, old: Resource) -> None:
@@ -70,16 +70,16 @@ class Ownership:
         row belongs to the operator."""
         if old.kind in (ApiKey.kind, User.kind):
             # The stored role is checked, not the requested one, or a caller could
-            # demote somebody above it.
+            # demote an account above it.
             role = Role(msgspec.json.decode(old.body).get("role", Role.DEVELOPER))
             if not caller.role.covers(role):
                 raise ForbiddenError(
-                    f"a {old.kind} of role {role.value!r} is changed by its equals"
-                    " alone"
+                    f"only a caller with role {role.value!r} or higher can change this"
+                    f" {old.kind}; your role is {caller.role.value!r}"
                 )
         if is_operator_managed(caller, old.tenant, old.kind, old.set_by):
             raise ForbiddenError(
-                f"this {old.kind} was set by the operator: a tenant does not change it"
+                f"this {old.kind} was set by the operator; a tenant cannot change it"
             )
 
     def check_replacement(
@@ -110,7 +110,7 @@ class Ownership:
                 and is_operator_managed(caller, tenant, kind, row.set_by)
             ):
                 raise ForbiddenError(
-                    f"{kind} {row.name!r} was set by the operator: a tenant does not"
+                    f"{kind} {row.name!r} was set by the operator; a tenant cannot"
                     " replace it"
                 )
 
@@ -138,8 +138,8 @@ class Ownership:
         for role in roles:
             if not caller.role.covers(role):
                 raise ForbiddenError(
-                    f"{name[:60]!r} has the role {role.value!r}, and is switched off by"
-                    " its equals alone"
+                    f"user {name[:60]!r} has role {role.value!r}; only a caller with that"
+                    " role or higher can disable it"
                 )
         if Role.OWNER in roles:
             await self.require_owner(caller, tenant, without_user=name)
@@ -152,8 +152,8 @@ class Ownership:
         without_key: str = "",
         without_user: str = "",
     ) -> None:
-        """Raise InvokeBadRequestError if nobody could act as the tenant's owner any
-        more.
+        """Raise InvokeBadRequestError if the tenant would have no owner key and no owner
+        account left.
 
         The operator may leave another tenant without an owner. A caller without an API
         key of ours (the command line, a key in the settings) does not need one.
@@ -170,34 +170,46 @@ class Ownership:
             removed_key is None or not self._gives_owner_access(tenant, removed_key)
         ):
             return
-        # First look for another owner key, then for an account with the owner role.
+        if self._has_owner_key(tenant, without_key, without_user):
+            return
+        if await self._has_owner_account(tenant, without_user):
+            return
+        raise InvokeBadRequestError(
+            f"tenant {tenant!r} must keep at least one valid owner key or one enabled"
+            " owner account"
+        )
+
+    def _has_owner_key(self, tenant: str, without_key: str, without_user: str) -> bool:
+        """Return whether an owner key exists, apart from this key and this user's."""
         for row, key in self._directory.of(tenant, ApiKey):
             is_remaining = row.id != without_key and not (
                 without_user and key.user == without_user
             )
             if is_remaining and self._gives_owner_access(tenant, key):
-                return
-        for person in (
-            await self._people.list_accounts(tenant) if self._people is not None else ()
-        ):
+                return True
+        return False
+
+    async def _has_owner_account(self, tenant: str, without_user: str) -> bool:
+        """Return whether an enabled owner account exists, apart from this user's."""
+        if self._people is None:
+            return False
+        for person in await self._people.list_accounts(tenant):
             is_owner = (
                 person.role is Role.OWNER
                 and person.is_enabled
                 and person.email != without_user
             )
             if is_owner and not self._directory.is_disabled(tenant, person.email):
-                return
-        raise InvokeBadRequestError(
-            "a tenant keeps one owner's key, or one owner who may sign in"
-        )
+                return True
+        return False
 
     def _gives_owner_access(self, tenant: str, key: ApiKey) -> bool:
-        """Return whether an owner can get in with this key."""
-        is_good = key.revoked_at is None and (
+        """Return whether a key is valid and gives the access of an owner."""
+        is_valid = key.revoked_at is None and (
             key.expires_at is None or key.expires_at > self._clock.time()
         )
         return (
-            is_good
+            is_valid
             and key.role is Role.OWNER
             and not self._directory.is_disabled(tenant, key.user)
         )

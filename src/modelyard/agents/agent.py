@@ -236,7 +236,7 @@ class AgentTool(Tool):
         if context.depth >= self._agent.limits.depth:
             # Agents that call each other could otherwise recurse without end.
             raise ToolInvokeError(
-                f"agents call each other {context.depth} deep: that is the most"
+                f"Agent call depth limit ({self._agent.limits.depth}) exceeded"
             )
         result = AgentResult()
         deeper = replace(context, depth=context.depth + 1)

@@ -11,7 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -137,6 +144,89 @@ class _Run:
     )
     looping: int = 0
     reason: str = ""
+    needs_approval: bool = False
+    """True if the run pauses until tool calls are approved."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CallStep:
+    """A tool call of the current turn as a step of the run."""
+
+    number: int
+    """Number of the turn."""
+    index: int
+    """Position of the call in the turn."""
+    call: AgentCall
+    tool: Tool | None
+    """The tool of that name; None if no such tool was offered, whatever name the model
+    uses."""
+    entry: RecordedStep | None
+    """The result that an earlier process stored."""
+
+    @property
+    def key(self) -> str:
+        """Key of the recorded step."""
+        return f"t{self.number}.{self.index}"
+
+    @property
+    def needs_approval(self) -> bool:
+        """True if the tool needs approval and no earlier process executed the call."""
+        tool = self.tool
+        return self.entry is None and tool is not None and tool.entity.needs_approval
+
+    @property
+    def must_not_repeat(self) -> bool:
+        """True if executing the call twice could do harm."""
+        return self.tool is not None and not self.tool.entity.is_repeatable
+
+
+class _CallBatch:
+    """Tool calls of one turn that run in parallel.
+
+    The tasks put their events on one queue, so that events of parallel calls are
+    emitted as they occur.
+    """
+
+    def __init__(
+        self, refusals: Mapping[str, str], free_slots: asyncio.Semaphore
+    ) -> None:
+        self.refusals = refusals
+        """Call id → reason for refusal."""
+        self.free_slots = free_slots
+        self.queue: asyncio.Queue[
+            AnyAgentEvent | tuple[int, Result] | BaseException
+        ] = asyncio.Queue()
+        self.results: dict[int, Result] = {}
+        """The results by the index of the call."""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._running_count = 0
+
+    def start(self, execution: Coroutine[Any, Any, None]) -> None:
+        """Start to execute a call. The coroutine must put exactly one result or error
+        on the queue last."""
+        self._tasks.append(asyncio.ensure_future(execution))
+        self._running_count += 1
+
+    async def next_event(self) -> AnyAgentEvent | None:
+        """Wait for the next event. Returns None as soon as all started calls have a
+        result. Raises a call's error."""
+        while self._running_count:
+            outcome = await self.queue.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            # A tuple is the result of a task, anything else an event.
+            if not isinstance(outcome, tuple):
+                return outcome
+            self.results[outcome[0]] = outcome[1]
+            self._running_count -= 1
+        return None
+
+    async def cancel(self) -> None:
+        """Cancel the calls that still run, and wait until they have ended."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 class AgentLoop:
@@ -173,37 +263,47 @@ class AgentLoop:
 
         Raises the model's error if no answer is possible.
         """
-        # Monotonic time for limits; `clock` is only for the timestamps of events.
-        started_at = time.monotonic()
-        run = _Run(State(task=task), started_at)
-        if self._record is not None:
-            # Steps of an earlier process: they are replayed instead of executed.
-            run.recorded_steps = {entry.key: entry for entry in self._record.entries()}
-        max_iterations = min(max(0, self._limits.iterations), MAX_ITERATIONS)
+        run = self._start_run(task)
         while True:
             number = run.state.round
-            # Limits are checked before each turn; the turn after a limit runs without
-            # tools and must answer.
-            run.reason = run.reason or self._limit_reached(run)
-            run.state.is_last = bool(run.reason) or (number > max_iterations)
-            if number > 1 and run.state.is_last and not run.reason:
-                run.reason = "iterations"
-            yield RoundStarted(round=number, at=self._now(), is_last=run.state.is_last)
-            async with aclosing(self._call_model(run, number)) as events:
+            yield self._start_round(run, number)
+            async with aclosing(self._turn_events(run, number)) as events:
                 async for event in events:
                     yield event
-            turn = run.state.turns[-1]
             if self._strategy.is_done(run.state) or run.state.is_last:
                 break
-            if not turn.reply.calls:
-                continue
+            turn = run.state.turns[-1]
             # Tools run only if the model has not finished.
             async with aclosing(self._execute_tool_calls(run, number, turn)) as events:
                 async for event in events:
                     yield event
-                    if isinstance(event, ApprovalNeeded):
-                        yield self._finished(run, "approval", "")
-                        return
+            if run.needs_approval:
+                yield self._finished(run, "approval", "")
+                return
+        yield await self._answer_event(run)
+
+    def _start_run(self, task: Task) -> _Run:
+        # Monotonic time for limits; `clock` is only for the timestamps of events.
+        run = _Run(State(task=task), started_at=time.monotonic())
+        if self._record is not None:
+            # Steps of an earlier process: they are replayed instead of executed.
+            run.recorded_steps = {entry.key: entry for entry in self._record.entries()}
+        return run
+
+    def _start_round(self, run: _Run, number: int) -> RoundStarted:
+        """Check the limits before a turn. The turn after a limit runs without tools and
+        must answer."""
+        max_iterations = min(max(0, self._limits.iterations), MAX_ITERATIONS)
+        run.reason = run.reason or self._limit_reached(run)
+        run.state.is_last = bool(run.reason) or (number > max_iterations)
+        if number > 1 and run.state.is_last and not run.reason:
+            run.reason = "iterations"
+        return RoundStarted(round=number, at=self._now(), is_last=run.state.is_last)
+
+    async def _answer_event(self, run: _Run) -> AgentFinished:
+        """Return the last event of a run, with the answer in the form that the task
+        requires."""
+        task = run.state.task
         answer = self._strategy.answer(run.state)
         value: Any = None
         if task.schema is not None:
@@ -212,7 +312,7 @@ class AgentLoop:
         # the run.
         is_complete = self._strategy.is_done(run.state)
         reason = "answer" if is_complete and not run.reason else run.reason or "answer"
-        yield self._finished(run, reason, answer, value)
+        return self._finished(run, reason, answer, value)
 
     def _finished(
         self, run: _Run, reason: str, text: str, value: Any = None
@@ -251,85 +351,98 @@ class AgentLoop:
 
     # the model
 
+    def _turn_events(
+        self, run: _Run, number: int
+    ) -> AsyncGenerator[AnyAgentEvent, None]:
+        """Return the events of the model's next turn, which is appended to the state."""
+        entry = run.recorded_steps.get(f"r{number}")
+        if entry is not None:
+            return self._replay_reply(run, number, entry)
+        return self._call_model(run, number)
+
+    async def _replay_reply(
+        self, run: _Run, number: int, entry: RecordedStep
+    ) -> AsyncGenerator[AnyAgentEvent, None]:
+        """Resumed run: emit the stored reply instead of calling the model again."""
+        reply = _reply_from_step(entry)
+        if reply.text:
+            yield TextDelta(round=number, at=self._now(), text=reply.text)
+        yield self._round_finished(run, number, reply, is_known=True)
+        _append_turn(run, reply)
+
     async def _call_model(
         self, run: _Run, number: int
     ) -> AsyncGenerator[AnyAgentEvent, None]:
-        # Resumed run: emit the stored reply instead of calling the model again.
-        if (entry := run.recorded_steps.get(f"r{number}")) is not None:
-            reply = _reply_from_step(entry)
-            if reply.text:
-                yield TextDelta(round=number, at=self._now(), text=reply.text)
-            yield RoundFinished(
-                round=number,
-                at=self._now(),
-                text=reply.text,
-                thought=reply.thought,
-                calls=self._with_call_ids(run, reply),
-                usage=reply.usage,
-                model=reply.model,
-                is_known=True,
-            )
-        else:
-            state = run.state
-            request = self._strategy.ask(state)
-            if self._context.user:
-                request = msgspec.structs.replace(request, user=self._context.user)
-            reader = self._strategy.reader(state)
-            started = self._now()
-            # The reader separates text for the user from reasoning and tool calls while
-            # the response streams.
-            async with aclosing(self._model.stream_llm(request)) as chunks:
-                length = 0
-                async for chunk in chunks:
-                    text = chunk.delta.message.text
-                    length += len(text)
-                    # Parsing gets expensive only where JSON may end, so only those
-                    # chunks go to a thread.
-                    ends = any(
-                        delimiter in text for delimiter in _JSON_END_CHARS
-                    )  # of JSON: it is read, and mended where it nearly is some
-                    for event in self._delta_events(
-                        await run_in_thread_if_large(
-                            length if ends else 0, reader.feed, chunk
-                        ),
-                        number,
-                    ):
-                        yield event
-            final_deltas, reply = await run_in_thread_if_large(length, reader.finish)
-            for event in self._delta_events(final_deltas, number):
-                yield event
-            if (
-                state.is_last and reply.calls
-            ):  # it was offered none, and asks all the same
-                reply.calls = []
-                reply.message = msgspec.structs.replace(reply.message, tool_calls=[])
-            # Saved before the event is emitted: a client must not see a reply that a
-            # crash could lose.
-            if self._record is not None:
-                self._record.save(
-                    RecordedStep(
-                        key=f"r{number}",
-                        text=reply.text,
-                        thought=reply.thought,
-                        calls=reply.calls,
-                        message=reply.message,
-                        usage=reply.usage,
-                        model=reply.model,
-                        finish_reason=reply.finish_reason,
-                    )
+        state = run.state
+        request = self._strategy.ask(state)
+        if self._context.user:
+            request = msgspec.structs.replace(request, user=self._context.user)
+        reader = self._strategy.reader(state)
+        started_at = self._now()
+        length = 0
+        # The reader separates text for the user from reasoning and tool calls while
+        # the response streams.
+        async with aclosing(self._model.stream_llm(request)) as chunks:
+            async for chunk in chunks:
+                text = chunk.delta.message.text
+                length += len(text)
+                # Parsing (and repairing) JSON gets expensive only where JSON may end,
+                # so only those chunks go to a thread.
+                may_end_json = any(delimiter in text for delimiter in _JSON_END_CHARS)
+                deltas = await run_in_thread_if_large(
+                    length if may_end_json else 0, reader.feed, chunk
                 )
-            yield RoundFinished(
-                round=number,
-                at=self._now(),
+                for event in self._delta_events(deltas, number):
+                    yield event
+        final_deltas, reply = await run_in_thread_if_large(length, reader.finish)
+        for event in self._delta_events(final_deltas, number):
+            yield event
+        if state.is_last and reply.calls:
+            # No tools were offered in the last turn, so its calls are dropped.
+            reply.calls = []
+            reply.message = msgspec.structs.replace(reply.message, tool_calls=[])
+        # Saved before the event is emitted: a client must not see a reply that a
+        # crash could lose.
+        self._save_reply(number, reply)
+        yield self._round_finished(run, number, reply, started_at=started_at)
+        _append_turn(run, reply)
+
+    def _save_reply(self, number: int, reply: ModelTurn) -> None:
+        if self._record is None:
+            return
+        self._record.save(
+            RecordedStep(
+                key=f"r{number}",
                 text=reply.text,
                 thought=reply.thought,
-                calls=self._with_call_ids(run, reply),
+                calls=reply.calls,
+                message=reply.message,
                 usage=reply.usage,
                 model=reply.model,
-                started_at=started,
+                finish_reason=reply.finish_reason,
             )
-        run.usage = _add_usage(run.usage, reply.usage)
-        run.state.turns.append(Turn(reply=reply))
+        )
+
+    def _round_finished(
+        self,
+        run: _Run,
+        number: int,
+        reply: ModelTurn,
+        *,
+        started_at: float = 0.0,
+        is_known: bool = False,
+    ) -> RoundFinished:
+        return RoundFinished(
+            round=number,
+            at=self._now(),
+            text=reply.text,
+            thought=reply.thought,
+            calls=self._with_call_ids(run, reply),
+            usage=reply.usage,
+            model=reply.model,
+            started_at=started_at,
+            is_known=is_known,
+        )
 
     def _delta_events(
         self, deltas: Sequence[tuple[str, str]], number: int
@@ -366,107 +479,79 @@ class AgentLoop:
     ) -> AsyncGenerator[AnyAgentEvent, None]:
         """Execute the tool calls of a turn in parallel. Results are stored in the order
         of the calls."""
-        calls = turn.reply.calls
-        byname = {tool.name: tool for tool in run.state.task.tools}
-        results: dict[int, Result] = {}
-        # Calls that need approval and were not executed by an earlier process.
-        waiting = [
-            call
-            for index, call in enumerate(calls)
-            if f"t{number}.{index}" not in run.recorded_steps
-            and (tool := byname.get(call.name)) is not None
-            and tool.entity.needs_approval
-        ]
-        refused = await self._get_refusals(waiting)
-        if refused is None:
+        if not turn.reply.calls:
+            return
+        pending = _pending_calls(run, number, turn)
+        waiting = [step.call for step in pending if step.needs_approval]
+        refusals = await self._get_refusals(waiting)
+        if refusals is None:
+            run.needs_approval = True
             yield ApprovalNeeded(round=number, at=self._now(), calls=waiting)
             return
-        # Workers put events on one queue, so that events of parallel calls are emitted
-        # as they occur.
-        queue: asyncio.Queue[AnyAgentEvent | tuple[int, Result] | BaseException] = (
-            asyncio.Queue()
-        )
-        room = asyncio.Semaphore(max(1, self._limits.at_once))
-
-        async def work(index: int, call: AgentCall) -> None:
-            """Execute one call and put its events and its result, or the error, on the
-            queue."""
-            try:
-                async with room:
-                    queue.put_nowait(
-                        ToolStarted(round=number, at=self._now(), call=call)
-                    )
-                    event = await self._execute_call(
-                        run,
-                        number,
-                        index,
-                        call,
-                        byname.get(call.name),
-                        refused.get(call.id, ""),
-                    )
-                    queue.put_nowait(event)
-                    queue.put_nowait(
-                        (
-                            index,
-                            Result(
-                                call=call,
-                                text=event.observation,
-                                is_error=bool(event.error),
-                            ),
-                        )
-                    )
-            except Exception as error:  # noqa: BLE001
-                queue.put_nowait(error)
-
-        tasks: list[asyncio.Task[None]] = []
+        batch = _CallBatch(refusals, asyncio.Semaphore(max(1, self._limits.at_once)))
         try:
-            for index, call in enumerate(calls):
+            for step in pending:
+                if step.entry is None:
+                    batch.start(self._execute_in_batch(run, step, batch))
+                    continue
                 # Resumed run: this call has a stored result and is not executed again.
-                if (entry := run.recorded_steps.get(f"t{number}.{index}")) is not None:
-                    results[index] = Result(
-                        call=call, text=entry.observation, is_error=bool(entry.error)
-                    )
-                    if entry.is_cut:
-                        self._offer_results(run)
-                    run.files += entry.files
-                    run.sources += entry.sources
-                    yield ToolFinished(
-                        round=number,
-                        at=self._now(),
-                        call=call,
-                        observation=entry.observation,
-                        error=entry.error,
-                        arguments=entry.arguments,
-                        files=entry.files,
-                        values=entry.values,
-                        sources=entry.sources,
-                        seconds=entry.seconds,
-                        is_known=True,
-                    )
-                else:
-                    tasks.append(asyncio.ensure_future(work(index, call)))
-            # Each task puts exactly one result or error on the queue last.
-            left = len(tasks)
-            while left:
-                outcome = await queue.get()
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                # A tuple is the result of a task, anything else an event.
-                if isinstance(outcome, tuple):
-                    results[outcome[0]] = outcome[1]
-                    left -= 1
-                else:
-                    yield outcome
-        # The generator may be closed at any `yield`: running tools must not outlive it.
+                yield self._replay_call(run, step, step.entry, batch)
+            while (event := await batch.next_event()) is not None:
+                yield event
         finally:
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.gather(*tasks, return_exceptions=True)
-        turn.results = [results[index] for index in range(len(calls))]
-        run.calls += len(calls)
+            # The generator may be closed at any `yield`: running tools must not outlive
+            # it.
+            await batch.cancel()
+        turn.results = [batch.results[index] for index in range(len(pending))]
+        run.calls += len(pending)
         run.errors += sum(result.is_error for result in turn.results)
         self._detect_repetition(run, turn)
+
+    def _replay_call(
+        self, run: _Run, step: _CallStep, entry: RecordedStep, batch: _CallBatch
+    ) -> ToolFinished:
+        """Apply the stored result of a tool call and return its event."""
+        batch.results[step.index] = Result(
+            call=step.call, text=entry.observation, is_error=bool(entry.error)
+        )
+        if entry.is_cut:
+            self._offer_results(run)
+        run.files += entry.files
+        run.sources += entry.sources
+        return ToolFinished(
+            round=step.number,
+            at=self._now(),
+            call=step.call,
+            observation=entry.observation,
+            error=entry.error,
+            arguments=entry.arguments,
+            files=entry.files,
+            values=entry.values,
+            sources=entry.sources,
+            seconds=entry.seconds,
+            is_known=True,
+        )
+
+    async def _execute_in_batch(
+        self, run: _Run, step: _CallStep, batch: _CallBatch
+    ) -> None:
+        """Execute one call and put its events and its result, or the error, on the
+        batch's queue."""
+        call = step.call
+        try:
+            async with batch.free_slots:
+                batch.queue.put_nowait(
+                    ToolStarted(round=step.number, at=self._now(), call=call)
+                )
+                refusal = batch.refusals.get(call.id, "")
+                event = await self._execute_call(run, step, refusal)
+                result = Result(
+                    call=call, text=event.observation, is_error=bool(event.error)
+                )
+                batch.queue.put_nowait(event)
+                batch.queue.put_nowait((step.index, result))
+        except Exception as error:  # noqa: BLE001
+            batch.queue.put_nowait(error)
 
     async def _get_refusals(
         self, waiting: Sequence[AgentCall]
@@ -484,60 +569,11 @@ class AgentLoop:
         )
 
     async def _execute_call(
-        self,
-        run: _Run,
-        number: int,
-        index: int,
-        call: AgentCall,
-        tool: Tool | None,
-        refused: str,
+        self, run: _Run, step: _CallStep, refusal: str
     ) -> ToolFinished:
-        key = f"t{number}.{index}"
-        if index >= self._limits.calls_a_round:
-            observation = Observation(
-                text=(
-                    f"not called: at most {self._limits.calls_a_round} tools are called"
-                    " in one turn"
-                ),
-                error="refused",
-            )
-        elif refused:
-            observation = Observation(
-                text=f"not called: permission was refused: {refused}", error="refused"
-            )
-        else:
-            # The model can only call tools that were offered to it, whatever name it
-            # uses.
-            # A tool that must not run twice: make sure the earlier steps are durable
-            # before it starts.
-            if (
-                self._record is not None
-                and tool is not None
-                and not tool.entity.is_repeatable
-            ):
-                await self._record.mark_started(key)
-            # The key lets the tool recognise a repeated call after a crash.
-            context = replace(
-                self._context,
-                key=f"{self._context.key}/{key}" if self._context.key else "",
-            )
-            observation = await self._observe(run, tool, call, context)
-        files: list[dict[str, Any]] = []
-        if self._store is not None and (
-            observation.gathered.blobs
-            or observation.gathered.links
-            or observation.gathered.files
-        ):
-            files = await self._store(key, observation.gathered)
-        text = observation.text
-        # An observation limit of 0 means that nothing is truncated.
-        is_cut = len(text) > self._limits.observation > 0
-        if is_cut:
-            result_id = (
-                await self._results.save(key, text) if self._results is not None else ""
-            )
-            text = truncate_middle(text, self._limits.observation, result_id=result_id)
-            self._offer_results(run)
+        observation = await self._observe_call(run, step, refusal)
+        files = await self._store_files(step, observation.gathered)
+        text, is_cut = await self._shortened(run, step, observation.text)
         sources = observation.gathered.sources
         run.files += files
         run.sources += sources
@@ -545,7 +581,7 @@ class AgentLoop:
         if self._record is not None:
             self._record.save(
                 RecordedStep(
-                    key=key,
+                    key=step.key,
                     observation=text,
                     error=observation.error,
                     arguments=observation.arguments,
@@ -557,9 +593,9 @@ class AgentLoop:
                 )
             )
         return ToolFinished(
-            round=number,
+            round=step.number,
             at=self._now(),
-            call=call,
+            call=step.call,
             observation=text,
             error=observation.error,
             arguments=observation.arguments,
@@ -569,17 +605,66 @@ class AgentLoop:
             seconds=observation.seconds,
         )
 
+    async def _observe_call(
+        self, run: _Run, step: _CallStep, refusal: str
+    ) -> Observation:
+        """Execute a tool call, or return why it is not executed."""
+        if step.index >= self._limits.calls_a_round:
+            return Observation(
+                text=(
+                    f"not called: at most {self._limits.calls_a_round} tools are called"
+                    " in one turn"
+                ),
+                error="refused",
+            )
+        if refusal:
+            return Observation(
+                text=f"not called: permission was refused: {refusal}", error="refused"
+            )
+        # A tool that must not run twice: make sure the earlier steps are durable
+        # before it starts.
+        if self._record is not None and step.must_not_repeat:
+            await self._record.mark_started(step.key)
+        # The key lets the tool recognise a repeated call after a crash.
+        context = replace(
+            self._context,
+            key=f"{self._context.key}/{step.key}" if self._context.key else "",
+        )
+        return await self._observe(run, step.tool, step.call, context)
+
+    async def _store_files(
+        self, step: _CallStep, output: ToolOutputCollector
+    ) -> list[dict[str, Any]]:
+        if self._store is None or not (output.blobs or output.links or output.files):
+            return []
+        return await self._store(step.key, output)
+
+    async def _shortened(
+        self, run: _Run, step: _CallStep, text: str
+    ) -> tuple[str, bool]:
+        """Return (text for the prompt, whether it was truncated). The complete text of
+        a truncated result is saved, and can be read with a tool."""
+        # An observation limit of 0 means that nothing is truncated.
+        if not len(text) > self._limits.observation > 0:
+            return text, False
+        result_id = ""
+        if self._results is not None:
+            result_id = await self._results.save(step.key, text)
+        text = truncate_middle(text, self._limits.observation, result_id=result_id)
+        self._offer_results(run)
+        return text, True
+
     async def _observe(
         self, run: _Run, tool: Tool | None, call: AgentCall, context: ToolContext
     ) -> Observation:
         """Execute a tool call within the time that remains for the run."""
-        left = (
+        remaining_seconds = (
             self._limits.seconds - (time.monotonic() - run.started_at)
             if self._limits.seconds
             else None
         )
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(remaining_seconds):
                 return await self._tools.observe(
                     tool, call.name, call.arguments, context
                 )
@@ -601,11 +686,12 @@ class AgentLoop:
         """Detect identical calls with identical results: warn the model first, end the
         run if it continues."""
         repeated = False
-        once = {
+        # Identical calls within one turn count as one.
+        distinct_results = {
             (result.call.name, result.call.arguments.strip()): result
             for result in turn.results
-        }  # twice in a turn is once
-        for key, result in once.items():
+        }
+        for key, result in distinct_results.items():
             previous_text, count = run.repeat_counts.get(key, ("", 0))
             count = count + 1 if previous_text == result.text else 1
             run.repeat_counts[key] = (result.text, count)
@@ -636,46 +722,52 @@ class AgentLoop:
             return value, answer
         entry = run.recorded_steps.get("final")
         if entry is None:
-            # Ask with `response_format`; models without support for it still see the
-            # schema in the text.
-            response_format = {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": schema},
-            }
-            request = self._strategy.ask(run.state)
-            messages = [
-                *request.messages,
-                AssistantPromptMessage(content=answer or "…"),
-                UserPromptMessage(
-                    content=(
-                        "Give your answer as JSON that fits this schema, and nothing"
-                        " else:\n"
-                    )
-                    + msgspec.json.encode(schema).decode()
-                ),
-            ]
-            structured_request = LLMRequest(
-                messages=messages,
-                model_parameters={
-                    **task.parameters,
-                    "response_format": response_format,
-                },
-                user=request.user,
-            )
-            async with aclosing(self._model.stream_llm(structured_request)) as chunks:
-                result = await LLMResult.collect(chunks)
-            run.usage = _add_usage(run.usage, result.usage)
-            entry = RecordedStep(key="final", text=result.text, usage=result.usage)
-            if self._record is not None:
-                self._record.save(entry)
+            entry = await self._ask_for_json(run, task, answer, schema)
         value = await run_in_thread_if_large(
             len(entry.text), _parse_structured, entry.text, schema
         )
         if value is None:
             raise StructuredAnswerError(
-                f"the answer does not fit its schema: {entry.text[:200]!r}"
+                f"The answer does not match its JSON schema: {entry.text[:200]!r}"
             )
         return value, entry.text
+
+    async def _ask_for_json(
+        self, run: _Run, task: Task, answer: str, schema: dict[str, Any]
+    ) -> RecordedStep:
+        """Ask the model for its answer as JSON, and save the reply.
+
+        The request has a `response_format`; models without support for it still see the
+        schema in the text.
+        """
+        response_format = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": schema},
+        }
+        request = self._strategy.ask(run.state)
+        messages = [
+            *request.messages,
+            AssistantPromptMessage(content=answer or "…"),
+            UserPromptMessage(
+                content=(
+                    "Give your answer as JSON that fits this schema, and nothing"
+                    " else:\n"
+                )
+                + msgspec.json.encode(schema).decode()
+            ),
+        ]
+        structured_request = LLMRequest(
+            messages=messages,
+            model_parameters={**task.parameters, "response_format": response_format},
+            user=request.user,
+        )
+        async with aclosing(self._model.stream_llm(structured_request)) as chunks:
+            result = await LLMResult.collect(chunks)
+        run.usage = _add_usage(run.usage, result.usage)
+        entry = RecordedStep(key="final", text=result.text, usage=result.usage)
+        if self._record is not None:
+            self._record.save(entry)
+        return entry
 
 
 class StructuredAnswerError(ModelyardError):
@@ -716,10 +808,31 @@ def _reply_from_step(entry: RecordedStep) -> ModelTurn:
     )
 
 
+def _append_turn(run: _Run, reply: ModelTurn) -> None:
+    run.usage = _add_usage(run.usage, reply.usage)
+    run.state.turns.append(Turn(reply=reply))
+
+
+def _pending_calls(run: _Run, number: int, turn: Turn) -> list[_CallStep]:
+    """Return the tool calls of a turn with their tools and their recorded results."""
+    tools = {tool.name: tool for tool in run.state.task.tools}
+    return [
+        _CallStep(
+            number=number,
+            index=index,
+            call=call,
+            tool=tools.get(call.name),
+            entry=run.recorded_steps.get(f"t{number}.{index}"),
+        )
+        for index, call in enumerate(turn.reply.calls)
+    ]
+
+
 def _add_usage(left: LLMUsage, right: LLMUsage) -> LLMUsage:
     try:
         return left.plus(right)
-    except ValueError:  # a failover between currencies: tokens add up, money does not
+    # The currency changed after a failover: tokens can be added up, prices cannot.
+    except ValueError:
         return msgspec.structs.replace(
             right,
             prompt_tokens=left.prompt_tokens + right.prompt_tokens,

@@ -183,7 +183,8 @@ class PlainStreamParser:
         if self._takes_calls and message.tool_calls:
             calls_with_ids = []
             for tool_call in message.tool_calls:
-                # Some servers leave ids out or give one twice; results must find their calls.
+                # Some servers omit ids or repeat them; each result needs a unique call
+                # id.
                 name = (
                     tool_call.id
                     if tool_call.id and tool_call.id not in used_ids

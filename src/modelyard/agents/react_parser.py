@@ -172,7 +172,7 @@ class ReactParser:
             self._set_action(self._line_action)
         return self._take_deltas()
 
-    # one sign after the other
+    # one character after the other
 
     def _feed_char(self, char: str) -> None:  # noqa: C901
         match self._mode:
@@ -250,7 +250,7 @@ class ReactParser:
                 self._mode, self._is_line = "fence", False
             return
         buffered, self._buffer = self._buffer, ""
-        if self._is_line:  # the name itself stands between them
+        if self._is_line:  # the tool's name stands between backticks
             self._mode, self._is_line = "line", False
             self._line += buffered
             self._parse_action_line(char)
@@ -294,8 +294,8 @@ class ReactParser:
                 self._has_answer = True
             # A label without text still means that the model answers.
             case _:
-                # an observation that the model made up: what follows it rests on
-                # nothing
+                # An observation that the model invented: the text after it has no
+                # basis and is discarded.
                 self._mode = "done"
 
     def _parse_action_line(self, char: str) -> None:
@@ -436,44 +436,49 @@ def parse_action(value: Any, names: Collection[str] = ()) -> Action | None:
         value = value[0]
     if not isinstance(value, Mapping):
         return None
-    lower = {
+    fields = {
         str(key).strip().lower(): field_value for key, field_value in value.items()
     }
-    name = next(
-        (lower[key] for key in _NAME_KEYS if isinstance(lower.get(key), str)), None
-    )
-    action_input = next((lower[key] for key in _INPUT_KEYS if key in lower), None)
-    # Some models invent keys such as `tool_input` or `actionInput`.
-    key = next((field_name for field_name in lower if "input" in field_name), None)
-    if action_input is None and key is not None:
-        action_input = lower[key]
-    has_input = (
-        action_input is not None
-        or any(input_key in lower for input_key in _INPUT_KEYS)
-        or key is not None
-    )
-    # With an unknown name key, the only other text value must be the name.
-    if name is None and has_input:
-        text_values = [
-            field_value
-            for field_name, field_value in lower.items()
-            if isinstance(field_value, str)
-            and field_name != key
-            and field_name not in _INPUT_KEYS
-        ]
-        name = text_values[0] if len(text_values) == 1 else None
-    if name is None or not name.strip():
+    input_keys = _input_keys(fields)
+    name = _action_name(fields, input_keys)
+    if not name:
         return None
-    name = name.strip()
     # An object with just a `name` is an action only if that is a known tool.
-    if (
-        not has_input
-        and name not in names
-        and not is_final(name)
-        and "action" not in lower
-    ):
+    if not input_keys and not (name in names or is_final(name) or "action" in fields):
         return None
+    inputs = (fields[key] for key in input_keys)
+    action_input = next((item for item in inputs if item is not None), None)
     return Action(name, {} if action_input is None else action_input)
+
+
+def _input_keys(fields: Mapping[str, Any]) -> list[str]:
+    """Return the keys that hold the action's input, best first: the first common key,
+    and the first that a model invented, such as `tool_input` or `actioninput`."""
+    common_key = next((key for key in _INPUT_KEYS if key in fields), None)
+    invented_key = next((key for key in fields if "input" in key), None)
+    return [key for key in (common_key, invented_key) if key is not None]
+
+
+def _action_name(fields: Mapping[str, Any], input_keys: Collection[str]) -> str:
+    """Return the name of the tool; "" if there is none."""
+    for key in _NAME_KEYS:
+        if isinstance(name := fields.get(key), str):
+            return name.strip()
+    # With an unknown name key, the only other text value must be the name.
+    if not input_keys:
+        return ""
+    name = _only_text(fields, ignored_keys={*_INPUT_KEYS, *input_keys})
+    return (name or "").strip()
+
+
+def _only_text(fields: Mapping[str, Any], ignored_keys: Collection[str]) -> str | None:
+    """Return the text value of the other keys; None unless there is exactly one."""
+    texts = [
+        value
+        for key, value in fields.items()
+        if isinstance(value, str) and key not in ignored_keys
+    ]
+    return texts[0] if len(texts) == 1 else None
 
 
 class _IncrementalJsonParser:
@@ -576,7 +581,7 @@ class _IncrementalJsonParser:
         except ValueError:
             decoded, self._escape = self._escape, ""
             return self._append_to_string(decoded)
-        if 0xD800 <= code < 0xDC00:  # half of a sign: its other half follows
+        if 0xD800 <= code < 0xDC00:  # first half of a surrogate pair
             if len(self._escape) < 12:
                 return ""
             try:

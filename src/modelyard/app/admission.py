@@ -161,9 +161,9 @@ class CounterInitialiser:
         """Remove a finished task."""
         del self._starting[name]
         if not task.cancelled():
-            # Reads the exception, so that asyncio does not log it if nobody waits any
-            # more.
-            task.exception()  # whoever waits has it; perhaps nobody does any more
+            # Reads the exception, so that asyncio does not log it if no caller waits
+            # any more. Waiting callers receive it.
+            task.exception()
 
     async def _start(
         self, subject: Subject, started_limit: CounterStart, credential: str
@@ -221,7 +221,7 @@ class CounterInitialiser:
         while not await sums.reaches(tenant, since):
             if self._clock.monotonic() > until:
                 raise LedgerUnavailableError(
-                    "what was used so far is being added up, once after the upgrade"
+                    "earlier usage is being summed, once after the upgrade; try again later"
                 )
             # Another process is adding up at the moment: try again soon.
             if not await sums.sum_next_span(self._clock.time(), tenant):
@@ -360,10 +360,7 @@ class HostedQuotas:
         if self._admission.pricing(target_invocation, credential.id) is None and any(
             applied_limit.limit.unit == "cost" for applied_limit in applied
         ):
-            return (
-                "its quota is an amount of money, and nobody knows what this model"
-                " costs"
-            )
+            return "its quota is a cost, and the price of this model is unknown"
         current_time, estimate = (
             self._clock.time(),
             self._admission.estimate(target_invocation, credential.id),
@@ -374,10 +371,7 @@ class HostedQuotas:
         ]
         # The attempt's ledger row has the same id, so that recovery can settle the
         # reservation.
-        attempt_id = (  # the attempt's row: whoever finds it can settle this
-            f"{invocation.id}.{invocation.record.attempts + 1}"
-        )
-
+        attempt_id = f"{invocation.id}.{invocation.record.attempts + 1}"
         used_of = f"{deployment.provider}/{credential.name}"
 
         async def seed(unknown: Sequence[str]) -> None:

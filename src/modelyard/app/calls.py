@@ -187,7 +187,8 @@ class NamedModels:
             return ()
         try:
             return [self.resolve(tenant, name, model_type) for name in names]
-        except NotFoundError as error:  # the settings name it, not the caller
+        # The settings contain the name, not the request: not the caller's error.
+        except NotFoundError as error:
             raise ConfigError(f"failover of '{provider}/{model}': {error}") from error
 
     async def embed(self, tenant: str, text: str) -> Sequence[float]:
@@ -205,6 +206,93 @@ class NamedModels:
         return result.embeddings[0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Accounting:
+    """What limits calls and records their usage."""
+
+    ledger: Ledger
+    counters: Counters
+    admission: Admission
+    recovery: Recovery
+    queue: FairQueue
+
+
+def _build_accounting(
+    settings: Settings,
+    clock: Clock,
+    storage: StorageParts,
+    directory: Directory,
+    providers: ProviderManager,
+) -> _Accounting:
+    """Open the ledger and the counters, and build what uses them."""
+    # The ledger needs prices to settle attempts of dead processes.
+    ledger = Ledger(
+        storage.database,
+        settings.home_path / "ledger",
+        price=partial(price_lost_attempt, providers),
+    )
+    counters = counters_for(settings, storage, clock, ledger.owner)
+    return _Accounting(
+        ledger=ledger,
+        counters=counters,
+        admission=Admission(directory, providers),
+        recovery=Recovery(ledger, counters),
+        queue=FairQueue(settings.queue.capacity, settings.queue.waiting),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PolicyBuilder:
+    """Builds the policies of the pipeline."""
+
+    settings: Settings
+    clock: Clock
+    providers: ProviderManager
+    accounting: _Accounting
+    schemas: Schemas
+
+    def build(
+        self, observers: Sequence[Callback], metrics: Metrics, cache: Policy
+    ) -> list[Policy]:
+        """Return the policies, the outermost first; docs/architecture.md explains the
+        order."""
+        settings, clock, accounting = self.settings, self.clock, self.accounting
+        admission, counters = accounting.admission, accounting.counters
+        seeds = CounterInitialiser(
+            counters,
+            accounting.ledger,
+            clock,
+            accounting.recovery.wait_until_recovered,
+        )
+        timeouts = settings.timeouts
+        return [
+            Observe(clock, (LoggingCallback(), metrics, *observers)),
+            Limits(
+                admission.applying,
+                admission.estimate,
+                counters,
+                seeds.start,
+                accounting.queue,
+                clock,
+                patience=settings.queue.seconds,
+            ),
+            cache,
+            Dispatch(
+                self.providers.plan,
+                clock,
+                RetryBudget(clock),
+                settings.retries,
+                HostedQuotas(counters, admission, seeds, clock),
+            ),
+            Structured(self.schemas.features),
+            Meter(accounting.ledger, self.schemas.pricing, clock),
+            Deadline(
+                clock, timeouts.first_token or None, timeouts.between_tokens or None
+            ),
+            Batch(self.schemas.max_batch_size, settings.embedding_batch_ms / 1000),
+        ]
+
+
 def build_calls(
     live_settings: LiveSettings,
     clock: Clock,
@@ -218,16 +306,8 @@ def build_calls(
     """Build the pipeline. `exporter` sends traces to a collector. Raises ConfigError
     for invalid settings."""
     settings = live_settings.current
-    # The ledger needs prices to settle attempts of dead processes.
-    ledger = Ledger(
-        storage.database,
-        settings.home_path / "ledger",
-        price=partial(price_lost_attempt, providers),
-    )
-    counters = counters_for(settings, storage, clock, ledger.owner)
-    admission = Admission(directory, providers)
-    recovery = Recovery(ledger, counters)
-    queue = FairQueue(settings.queue.capacity, settings.queue.waiting)
+    accounting = _build_accounting(settings, clock, storage, directory, providers)
+    ledger = accounting.ledger
     answers = response_cache_for(settings, storage, clock)
     metrics = Metrics()
     traces = Traces(
@@ -248,46 +328,25 @@ def build_calls(
         return await named_models.embed(tenant, text)
 
     # The semantic cache works only with an embedding model.
-    cache = settings.cache
     semantic = (
-        Semantic(embed=embed, threshold=cache.semantic_threshold)
-        if cache.semantic_model
+        Semantic(embed=embed, threshold=settings.cache.semantic_threshold)
+        if settings.cache.semantic_model
         else None
     )
-    seeds = CounterInitialiser(counters, ledger, clock, recovery.wait_until_recovered)
-    timeouts = settings.timeouts
-    policies: list[
-        Policy
-    ] = [  # outermost first; why in this order: docs/architecture.md
-        Observe(clock, (LoggingCallback(), metrics, *observers)),
-        Limits(
-            admission.applying,
-            admission.estimate,
-            counters,
-            seeds.start,
-            queue,
-            clock,
-            patience=settings.queue.seconds,
-        ),
-        Cache(answers, schemas.seconds_to_keep, ledger, clock, semantic),
-        Dispatch(
-            providers.plan,
-            clock,
-            RetryBudget(clock),
-            settings.retries,
-            HostedQuotas(counters, admission, seeds, clock),
-        ),
-        Structured(schemas.features),
-        Meter(ledger, schemas.pricing, clock),
-        Deadline(clock, timeouts.first_token or None, timeouts.between_tokens or None),
-        Batch(schemas.max_batch_size, settings.embedding_batch_ms / 1000),
-    ]
+    cache = Cache(answers, schemas.seconds_to_keep, ledger, clock, semantic)
+    builder = _PolicyBuilder(
+        settings=settings,
+        clock=clock,
+        providers=providers,
+        accounting=accounting,
+        schemas=schemas,
+    )
     models = ModelManager(
         providers,
-        policies,
+        builder.build(observers, metrics, cache),
         clock,
         defaults=default_models(settings),
-        total_timeout=timeouts.total or None,
+        total_timeout=settings.timeouts.total or None,
         passes_on=not any(_needs_content(callback) for callback in observers),
     )
     named_models = NamedModels(live_settings, models)
@@ -295,17 +354,17 @@ def build_calls(
     providers.configure_plans(named_models.failover, named_models.resolve)
     # Any change of a tenant's resources may change what a model name leads to.
     directory.on_change(lambda touched: models.clear_cache())
-    _follow(live_settings, directory, queue, models)
-    _add_gauges(metrics, providers, queue, storage)
+    _follow(live_settings, directory, accounting.queue, models)
+    _add_gauges(metrics, providers, accounting.queue, storage)
     return CallServices(
         models=models,
         ledger=ledger,
         responses=ResponseStore(storage.database, clock),
-        counters=counters,
+        counters=accounting.counters,
         answers=answers,
-        admission=admission,
-        recovery=recovery,
-        queue=queue,
+        admission=accounting.admission,
+        recovery=accounting.recovery,
+        queue=accounting.queue,
         metrics=metrics,
         traces=traces,
         exporter=exporter,
@@ -329,7 +388,7 @@ def default_models(settings: Settings) -> dict[ModelType, str]:
         if name not in kinds:
             known_types = ", ".join(model_type.value for model_type in ModelType)
             raise ConfigError(
-                f"defaults: {name!r} is no model type; there are {known_types}"
+                f"defaults.{name}: unknown model type; expected one of {known_types}"
             )
         defaults[kinds[name]] = model
     return defaults
@@ -362,7 +421,7 @@ def _follow(
 def _check_failover(settings: Settings) -> None:
     """Raise ConfigError if failover targets form a cycle."""
     if path := find_cycle(settings.failover):
-        raise ConfigError(f"failover goes round in a circle: {' → '.join(path)}")
+        raise ConfigError(f"failover: cycle {' → '.join(path)}")
 
 
 def _configured_resources(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -398,13 +457,13 @@ def _add_gauges(
     # Gauges are read when the metrics are requested.
     metrics.gauge(
         "modelyard_resting",
-        "Deployments and credentials that rest.",
+        "Deployments and credentials in cooldown.",
         (),
         lambda: {(): float(len(providers.health.in_cooldown()))},
     )
     metrics.gauge(
         "modelyard_queue",
-        "Calls that wait for a turn.",
+        "Calls that wait in the queue.",
         (),
         lambda: {(): float(queue.waiting)},
     )
@@ -421,5 +480,6 @@ def _tasks() -> Mapping[tuple[str, ...], float]:
     """Return the number of tasks on the event loop; nothing outside the loop."""
     try:
         return {(): float(len(asyncio.all_tasks()))}
-    except RuntimeError:  # asked outside the loop
+    # Called outside an event loop.
+    except RuntimeError:
         return {}

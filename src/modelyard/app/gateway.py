@@ -162,15 +162,15 @@ class Readiness:
         if self._is_draining():
             return "the server is stopping"
         if damage is not None:
-            return f"the database is damaged, and calls are refused until it is restored: {damage}"
+            return f"the database is damaged; calls are refused until it is restored: {damage}"
         # Callers are told about a full disk; details follow after the colon.
         if trouble is not None:
             cause = ", since the database's disk is full" if "full" in trouble else ""
-            return f"what calls cost cannot be written down{cause}: {trouble}"
+            return f"usage cannot be recorded{cause}: {trouble}"
         return (
             None
             if self._upkeep.is_fresh
-            else "changes to keys and limits are not heard of"
+            else "changes to keys and limits are not received"
         )
 
 
@@ -374,7 +374,8 @@ def _oidc(services: Services) -> Oidc | None:
     )
     if oidc_settings.role and role is None:
         raise ConfigError(
-            f"oidc.role is viewer, developer or admin, not {oidc_settings.role!r}"
+            f"oidc.role: unknown role {oidc_settings.role!r}; expected viewer, developer"
+            " or admin"
         )
     # The secret must not appear in logs.
     redaction.add([oidc_settings.client_secret])

@@ -122,7 +122,8 @@ class Indexes:
                 )
             case _:
                 raise ConfigError(
-                    f"knowledge.store {name!r} is none; memory, pgvector and qdrant are"
+                    f"knowledge.store: unknown store {name!r}; expected memory, pgvector or"
+                    " qdrant"
                 )
 
     async def aclose(self) -> None:

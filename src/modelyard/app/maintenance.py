@@ -90,8 +90,9 @@ async def _run_forever(seconds: float, act: Callable[[], "object"]) -> None:
             outcome = act()
             if asyncio.iscoroutine(outcome):
                 await outcome
-        except Exception:  # whatever is wrong this time, the next may be better
-            logger.exception("upkeep failed")
+        # The next check may succeed.
+        except Exception:
+            logger.exception("maintenance task failed")
         await asyncio.sleep(seconds)
 
 
@@ -174,7 +175,7 @@ class ChangePoller:
             # Log only the first failure of a series: this runs several times a second.
             if self.is_fresh:
                 logger.error(
-                    "changes cannot be heard of",
+                    "change subscription failed",
                     extra={"fields": {"error": str(error)}},
                 )
             self.is_fresh = False
@@ -215,11 +216,12 @@ async def check_database_forever(database: Database, clock: Clock) -> None:
             await asyncio.to_thread(database.check)
         except StorageUnavailableError as error:
             logger.warning(
-                "the database cannot be checked",
+                "database check failed",
                 extra={"fields": {"error": str(error)}},
             )
-        except Exception:  # whatever is wrong this time, the next may be better
-            logger.exception("upkeep failed")
+        # The next check may succeed.
+        except Exception:
+            logger.exception("maintenance task failed")
         took = clock.monotonic() - started_at
         # A pause of 50 times the duration bounds the load that the check causes on
         # large databases.
@@ -305,13 +307,13 @@ class SettingsFileWatcher:
         try:
             self._take_up(await asyncio.to_thread(self._load))
             logger.info(
-                "the settings were taken up",
+                "settings reloaded",
                 extra={"fields": {"file": str(self._path)}},
             )
         except ModelyardError as error:
             fields = {"file": str(self._path), "error": str(error)}
             logger.error(
-                "the new settings are wrong; going on with the old ones",
+                "invalid settings file; the previous settings stay in effect",
                 extra={"fields": fields},
             )
 
@@ -330,7 +332,7 @@ class HealthChecks:
         if not problem:
             return
         logger.warning(
-            "a provider is not healthy",
+            "provider health check failed",
             extra={"fields": {"provider": provider.name, "error": problem}},
         )
         for credential in self._providers.credentials("default", provider.name):

@@ -95,7 +95,7 @@ class NamedTools:
             except ModelyardError as error:
                 # One broken tool must not hide the others.
                 fields = {"tool": entity.name, "error": str(error)}
-                logger.warning("a tool cannot be offered", extra={"fields": fields})
+                logger.warning("tool unavailable", extra={"fields": fields})
         return [
             *tools,
             *[

@@ -92,7 +92,7 @@ class Clients:
         )
         if names:
             logger.info(
-                "providers are reached by a proxy",
+                "providers are reached through a proxy",
                 extra={"fields": {"proxy": ", ".join(names)}},
             )
 

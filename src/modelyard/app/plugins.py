@@ -208,14 +208,14 @@ class DebugListener:
         self._server = server
 
     async def listen(self) -> int | None:
-        """Start to listen and return the port; None if it is disabled or not possible."""
+        """Start listening and return the port; None if it is disabled or not possible."""
         settings = self._live.current
         if not settings.plugins.debug_port:
             return None
         # A plugin connects to one process, but calls arrive at all of them.
         if settings.workers > 1:
             logger.info(
-                "plugins in debug need a server with one worker; none can connect"
+                "debug plugins cannot connect: the server has more than one worker"
             )
             return None
         # A used port must not prevent the server from starting.
@@ -226,11 +226,14 @@ class DebugListener:
                 "port": settings.plugins.debug_port,
                 "error": error.strerror or str(error),
             }
-            logger.warning("plugins in debug cannot connect", extra={"fields": fields})
+            logger.warning(
+                "debug plugins cannot connect: the port is not available",
+                extra={"fields": fields},
+            )
             return None
 
     async def aclose(self) -> None:
-        """Close the connections and stop to listen."""
+        """Close the connections and stop listening."""
         await self._server.aclose()
 
 
@@ -244,11 +247,12 @@ def _key(home: Path) -> str:
         private_folder(home)
         # `O_EXCL`: of several processes that start at once only one creates the key.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:  # another process was quicker
+    # Another process created it first.
+    except FileExistsError:
         return path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"the key of the plugins' interface cannot be kept in {str(path)!r}: {error}"
+            f"key of the plugin API cannot be read or written in {str(path)!r}: {error}"
         ) from error
     key = secrets.token_urlsafe(32)
     with os.fdopen(descriptor, "w") as key_file:

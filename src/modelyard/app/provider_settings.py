@@ -13,6 +13,7 @@ from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundEr
 from modelyard.base.number_bounds import check_numbers
 from modelyard.base.private_files import private_folder
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
+from modelyard.models.provider import ProviderEntity
 from modelyard.models.types import ModelType
 from modelyard.providers.definition import (
     ProviderDefinition,
@@ -134,7 +135,7 @@ def _definition(
 ) -> ProviderDefinition:
     """Return the definition of one configured provider. Raises ConfigError or
     NotFoundError."""
-    # A definition file of the operator's own.
+    # A definition file that the operator wrote.
     if provider.path:
         definition = load_definition(
             Path(provider.path).expanduser(),
@@ -146,13 +147,13 @@ def _definition(
         )
     if not provider.name:
         raise ConfigError(
-            "a provider in the settings needs a 'name' from the catalogue, or a 'path'"
+            "providers: each entry needs a 'name' from the catalogue or a 'path'"
         )
     if provider.name in catalogue:
         definition = catalogue[provider.name]
         changed = replace(definition, base_url=provider.base_url or definition.base_url)
         changed = _with_wire_format(changed, provider.wire)
-        # With an own address, the catalogue's addresses of single formats must not be
+        # With a custom base URL, the catalogue's URLs of single formats must not be
         # used.
         return (
             _with_optional_base_url(_with_base_url(changed))
@@ -161,9 +162,10 @@ def _definition(
         )
     if not provider.base_url:
         # A known provider that is disabled gives a different error than an unknown one.
-        catalog_definition(provider.name)  # says which names there are
+        # Raises for an unknown name, with similar ones.
+        catalog_definition(provider.name)
         raise NotFoundError(
-            f"provider {provider.name!r} is switched off; set local.enabled",
+            f"provider {provider.name!r} is disabled; set local.enabled to true",
             code="provider_not_found",
         )
     # An unknown name with an address is a server with an OpenAI-compatible API.
@@ -276,26 +278,30 @@ def configure_credentials(
         credentials = [
             _configured_credential(entity.provider, credential)
             for credential in credentials_by_provider.get(entity.provider, ())
-        ]
-        if not credentials:
-            environment_values = {
-                form_field.variable: environ[form_field.env]
-                for form_field in entity.credential_forms
-                if form_field.env and form_field.env in environ
-            }
-            required = {
-                form_field.variable
-                for form_field in entity.credential_forms
-                if form_field.required
-            }
-            # Incomplete environment variables would give a provider that fails at each
-            # call.
-            if environment_values and required <= environment_values.keys():
-                credentials = [
-                    ConfiguredCredential(values=environment_values, name="environment")
-                ]
+        ] or _environment_credentials(entity, environ)
         if credentials:
             providers.configure(DEFAULT_TENANT, entity.provider, credentials)
+
+
+def _environment_credentials(
+    entity: ProviderEntity, environ: Mapping[str, str]
+) -> list[ConfiguredCredential]:
+    """Return the credential in a provider's well-known environment variables; empty if
+    a required one is not set."""
+    values = {
+        form_field.variable: environ[form_field.env]
+        for form_field in entity.credential_forms
+        if form_field.env and form_field.env in environ
+    }
+    required = {
+        form_field.variable
+        for form_field in entity.credential_forms
+        if form_field.required
+    }
+    # Incomplete environment variables would give a provider that fails at each call.
+    if not values or not required <= values.keys():
+        return []
+    return [ConfiguredCredential(values=values, name="environment")]
 
 
 def _configured_credential(
@@ -311,7 +317,7 @@ def _configured_credential(
             check_limit(limit)
         except (msgspec.ValidationError, InvokeBadRequestError) as error:
             raise ConfigError(
-                f"the quota of a credential of {provider!r}: {error}"
+                f"invalid quota of a credential of provider {provider!r}: {error}"
             ) from error
         quotas = ((f"hosted:{provider}:{credential.name}", limit),)
     return ConfiguredCredential(

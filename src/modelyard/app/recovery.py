@@ -28,12 +28,12 @@ class Recovery:
         # The recovery did not complete: usage is still unknown.
         if not self._is_done:
             raise StorageUnavailableError(
-                "what an earlier process left cannot be taken over yet"
+                "usage records of an earlier process are not recovered yet; try again later"
             )
 
     async def run(self) -> None:
-        """Recover what is left now. Of simultaneous calls one works and the others wait
-        for it."""
+        """Recover the remaining records. Of simultaneous calls one does the work and the
+        others wait for it."""
         # Another call does the work; waiting for its lock is enough.
         if self._running.locked():
             async with self._running:

@@ -70,21 +70,27 @@ class Services:
         self.calls.ledger.close()
 
 
-def build(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Foundation:
+    """What all other services depend on: connections, storage, tenants, providers."""
+
+    settings: LiveSettings
+    clock: Clock
+    addresses: Addresses
+    network: NetworkParts
+    storage: StorageParts
+    directory: Directory
+    providers: ProviderParts
+    tenancy: TenancyParts
+
+
+def _build_foundation(
     settings: Settings,
-    *,
     clock: Clock,
     environ: Mapping[str, str],
-    callbacks: Sequence[Callback] = (),
-    added: AddedProviders | None = None,
-    embedder: Embedder | None = None,
-) -> Services:
-    """Build all services. `added` are providers in code; `embedder` replaces the
-    embedding models.
-
-    Raises ConfigError for invalid settings, StorageUnavailableError if the database
-    cannot be opened.
-    """
+    added: AddedProviders,
+) -> _Foundation:
+    """Build the services that do not call models."""
     live_settings = LiveSettings(settings)
     addresses = Addresses(live_settings)
     # Services that follow changes get the live settings; the others take their part of
@@ -100,71 +106,111 @@ def build(
         network=network,
         keys=storage.keys,
         directory=directory,
-        added=added or AddedProviders(),
+        added=added,
     )
-    manager = providers.manager
-    tenancy = build_tenancy(live_settings, clock, storage, directory, manager)
-    calls = build_calls(
-        live_settings,
-        clock,
+    return _Foundation(
+        settings=live_settings,
+        clock=clock,
+        addresses=addresses,
+        network=network,
         storage=storage,
         directory=directory,
-        providers=manager,
+        providers=providers,
+        tenancy=build_tenancy(
+            live_settings, clock, storage, directory, providers.manager
+        ),
+    )
+
+
+def build(
+    settings: Settings,
+    *,
+    clock: Clock,
+    environ: Mapping[str, str],
+    callbacks: Sequence[Callback] = (),
+    added: AddedProviders | None = None,
+    embedder: Embedder | None = None,
+) -> Services:
+    """Build all services. `added` are providers in code; `embedder` replaces the
+    embedding models.
+
+    Raises ConfigError for invalid settings, StorageUnavailableError if the database
+    cannot be opened.
+    """
+    base = _build_foundation(settings, clock, environ, added or AddedProviders())
+    calls = build_calls(
+        base.settings,
+        clock,
+        storage=base.storage,
+        directory=base.directory,
+        providers=base.providers.manager,
         callbacks=callbacks,
-        exporter=_exporter(settings, network),
+        exporter=_exporter(settings, base.network),
     )
     # From here on every service may call models.
     models = calls.models
     # Plugins provide models and tools, so both follow them.
     plugins = build_plugins(
-        live_settings,
+        base.settings,
         clock,
-        addresses=addresses,
-        network=network,
-        storage=storage,
-        directory=directory,
-        providers=manager,
+        addresses=base.addresses,
+        network=base.network,
+        storage=base.storage,
+        directory=base.directory,
+        providers=base.providers.manager,
         models=models,
     )
     tools = build_tools(
-        live_settings,
+        base.settings,
         clock,
-        network=network,
-        storage=storage,
-        directory=directory,
+        network=base.network,
+        storage=base.storage,
+        directory=base.directory,
         models=models,
         plugins=plugins,
     )
     knowledge = build_knowledge(
-        live_settings,
+        base.settings,
         clock,
-        network=network,
-        storage=storage,
-        directory=directory,
+        network=base.network,
+        storage=base.storage,
+        directory=base.directory,
         models=models,
-        local=providers.local,
+        local=base.providers.local,
         embedder=embedder,
     )
+    return _assemble(base, calls, plugins, tools, knowledge)
+
+
+def _assemble(
+    base: _Foundation,
+    calls: CallServices,
+    plugins: PluginParts,
+    tools: ToolParts,
+    knowledge: KnowledgeServices,
+) -> Services:
+    """Build the services that combine models, tools and knowledge, and return all."""
     workflows = build_workflows(
-        live_settings,
-        clock,
-        addresses=addresses,
-        network=network,
-        storage=storage,
-        directory=directory,
-        models=models,
+        base.settings,
+        base.clock,
+        addresses=base.addresses,
+        network=base.network,
+        storage=base.storage,
+        directory=base.directory,
+        models=calls.models,
         plugins=plugins,
         tools=tools,
         knowledge=knowledge,
     )
     # Names of tools may lead to datasets, which need the knowledge services.
     named_tools = NamedTools(tools.manager, knowledge.datasets)
+    manager = base.providers.manager
     upkeep = build_maintenance(
-        live_settings,
-        clock,
-        network=network,
-        storage=storage,
-        directory=directory,
+        base.settings,
+        base.clock,
+        network=base.network,
+        storage=base.storage,
+        directory=base.directory,
         providers=manager,
         calls=calls,
         plugins=plugins,
@@ -172,26 +218,32 @@ def build(
         knowledge=knowledge,
     )
     return Services(
-        settings=live_settings,
-        clock=clock,
-        addresses=addresses,
-        network=network,
-        storage=storage,
-        providers=providers,
-        tenancy=tenancy,
+        settings=base.settings,
+        clock=base.clock,
+        addresses=base.addresses,
+        network=base.network,
+        storage=base.storage,
+        providers=base.providers,
+        tenancy=base.tenancy,
         calls=calls,
         plugins=plugins,
         tools=tools,
         knowledge=knowledge,
         workflows=workflows,
         checks=ProviderChecks(
-            live_settings, network, manager, providers.weights, plugins.plugins
+            base.settings,
+            base.network,
+            manager,
+            base.providers.weights,
+            plugins.plugins,
         ),
         named_tools=named_tools,
-        agents=Agents(models, tools.manager, named_tools, storage.scoped_store),
+        agents=Agents(
+            calls.models, tools.manager, named_tools, base.storage.scoped_store
+        ),
         triggers=TriggerListeners(),
         upkeep=upkeep,
-        reload=Reload(live_settings, clock, providers),
+        reload=Reload(base.settings, base.clock, base.providers),
     )
 
 
@@ -199,6 +251,7 @@ def _exporter(settings: Settings, network: NetworkParts) -> "TracingCallback | N
     """Return the trace exporter; None if the settings name no collector."""
     if not settings.telemetry.endpoint:
         return None
-    from modelyard.app.telemetry import TracingCallback  # what it imports is an extra
+    # Its dependencies are an optional extra.
+    from modelyard.app.telemetry import TracingCallback
 
     return TracingCallback(settings.telemetry, network.clients.shared)

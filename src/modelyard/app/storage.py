@@ -156,7 +156,8 @@ def _valkey(settings: Settings) -> "Valkey | None":
     if not shared.startswith(_VALKEY_SCHEMES):
         scheme = shared.partition("://")[0]
         raise ConfigError(
-            f"shared {scheme!r} is not known; it is empty, 'database', or valkey://HOST:PORT"
+            f"shared: unknown store {scheme!r}; expected 'database', valkey://HOST:PORT or"
+            " nothing"
         )
     from modelyard.storage.valkey import Valkey
 
@@ -166,13 +167,15 @@ def _valkey(settings: Settings) -> "Valkey | None":
 def _require_valkey(valkey: "Valkey | None") -> "Valkey":
     """Return the client, or raise ConfigError if the settings name no server."""
     if valkey is None:
-        raise ConfigError("shared names no server; it is valkey://HOST:PORT")
+        raise ConfigError("shared: no server is set; expected valkey://HOST:PORT")
     return valkey
 
 
 def _log_cache_failure(error: StorageUnavailableError) -> None:
     """Log that the response cache is unavailable; the call continues without it."""
-    logger.warning("the cache cannot be used", extra={"fields": {"error": str(error)}})
+    logger.warning(
+        "response cache unavailable", extra={"fields": {"error": str(error)}}
+    )
 
 
 def _private_files(settings: Settings) -> list[Path]:

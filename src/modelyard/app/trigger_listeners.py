@@ -23,7 +23,7 @@ class TriggerListeners:
 
     def listener(self) -> TriggerListener | None:
         """Return a function that calls all listeners, or None if none is registered."""
-        # None lets the caller skip the preparation of events that nobody receives.
+        # None lets the caller skip the preparation of events without a listener.
         return self._notify_all if self._listeners else None
 
     async def _notify_all(
@@ -31,6 +31,6 @@ class TriggerListeners:
     ) -> None:
         """Log the event and call all listeners in order."""
         fields = {"tenant": tenant, "subscription": subscription, "event": event}
-        logger.info("a trigger fired", extra={"fields": fields})
+        logger.info("trigger fired", extra={"fields": fields})
         for listener in self._listeners:
             await listener(tenant, subscription, event, variables)

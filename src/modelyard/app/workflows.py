@@ -227,11 +227,10 @@ def build_workflows(
 ) -> WorkflowParts:
     """Build the workflow services, and register apps as tools for each other and for
     plugins."""
-    workflow_settings, clock_time = live_settings.current.workflows, clock.time
+    clock_time = clock.time
     journal = DatabaseJournal(storage.database, clock_time)
     apps = Apps(storage.resources, directory, journal, storage.keys, clock_time)
     conversations = Conversations(storage.database, clock_time, storage.scoped_store)
-    callers = RunCallers(directory, clock)
     run_services = RunServices(
         live=live_settings,
         addresses=addresses,
@@ -243,28 +242,13 @@ def build_workflows(
         knowledge=knowledge,
         journal=journal,
         conversations=conversations,
-        callers=callers,
+        callers=RunCallers(directory, clock),
     )
     annotations = Annotations(
         storage.database, storage.scoped_store, _embedder(models), clock_time
     )
     features = Features(models, annotations, tools.providers.extensions.extend)
-    limits = Limits(
-        steps=workflow_settings.steps,
-        seconds=workflow_settings.seconds,
-        depth=workflow_settings.depth,
-    )
-    # Runs look apps and services up lazily, because a run can outlive a publication.
-    runs = Runs(
-        journal,
-        _app_finder(apps),
-        run_services.services,
-        limits=limits,
-        clock=clock_time,
-        max_runs=workflow_settings.at_once,
-    )
-    runs.check_output(_output_checks(apps, features))
-    runs.identify_callers(callers.caller_of)
+    runs = _build_runs(run_services, apps, features, clock_time)
     chats = Chats(runs, conversations, run_services.files, clock_time, features)
     # Apps become a source of tools only now: the tool manager existed before the apps.
     tools.manager.add_source("workflow", AppTools(apps, chats, runs))
@@ -280,11 +264,10 @@ def build_workflows(
         clock_time,
     )
     triggers = Triggers(
-        # The catch-up limit is read at each tick, so that a changed setting applies at
-        # once.
         apps,
         chats,
         directory,
+        # Read at each tick, so that a changed setting applies at once.
         catch_up=lambda: live_settings.current.workflows.catch_up_seconds,
         clock=clock_time,
     )
@@ -299,6 +282,32 @@ def build_workflows(
         triggers=triggers,
         run_services=run_services,
     )
+
+
+def _build_runs(
+    run_services: RunServices,
+    apps: Apps,
+    features: Features,
+    clock_time: Callable[[], float],
+) -> Runs:
+    """Build the service that starts, resumes and stops runs."""
+    workflow_settings = run_services.live.current.workflows
+    # Runs look apps and services up lazily, because a run can outlive a publication.
+    runs = Runs(
+        run_services.journal,
+        _app_finder(apps),
+        run_services.services,
+        limits=Limits(
+            steps=workflow_settings.steps,
+            seconds=workflow_settings.seconds,
+            depth=workflow_settings.depth,
+        ),
+        clock=clock_time,
+        max_runs=workflow_settings.at_once,
+    )
+    runs.check_output(_output_checks(apps, features))
+    runs.identify_callers(run_services.callers.caller_of)
+    return runs
 
 
 def _app_finder(apps: Apps) -> FindApp:

@@ -47,7 +47,7 @@ def decode_body(data: bytes | str) -> Any:
         document = _decode(data)
         check_depth(document, data)
     except RecursionError as error:
-        raise BodyError(f"it is nested deeper than {MAX_DEPTH} levels") from error
+        raise BodyError(f"nested deeper than {MAX_DEPTH} levels") from error
     except (msgspec.DecodeError, UnicodeError) as error:
         raise BodyError(str(error)) from error
     return document
@@ -75,15 +75,17 @@ def check_value_count(
         container_count += fragment.count(b"[") + fragment.count(b"{")
         commas += fragment.count(b",")
         if container_count > containers:
-            raise BodyError(f"it has more than {containers:,} lists and objects")
+            raise BodyError(f"more than {containers:,} lists and objects")
         if commas > values:
-            raise BodyError(f"it has more than {values:,} values")
+            raise BodyError(f"more than {values:,} values")
         # Callers that pass their own limit on values do not want the check for long
         # numbers.
         if values == MAX_VALUES:
             long_numbers += fragment.translate(_DIGITS).count(_LONG_NUMBER)
         if long_numbers > _MAX_LONG_NUMBERS:
-            raise BodyError("it has too many numbers with more than twenty digits")
+            raise BodyError(
+                f"more than {_MAX_LONG_NUMBERS:,} numbers with more than 20 digits"
+            )
 
 
 def _outside_texts(data: bytes) -> Iterator[bytes]:
@@ -94,9 +96,7 @@ def _outside_texts(data: bytes) -> Iterator[bytes]:
         end = start + _BLOCK_BYTES
         # Never end a block on a backslash: the escape and the character after it must
         # stay together.
-        while (
-            data[end - 1 : end] == b"\\"
-        ):  # nor is what it stands before parted from it
+        while data[end - 1 : end] == b"\\":
             end += 1
         chunk = data[start:end]
         # Remove escaped backslashes first, then escaped quotes; after that every
@@ -123,7 +123,7 @@ def check_depth(document: Any, data: bytes | str) -> None:
         else data.count("[") + data.count("{")
     )
     if brackets > MAX_DEPTH and is_deeper(document, MAX_DEPTH):
-        raise BodyError(f"it is nested deeper than {MAX_DEPTH} levels")
+        raise BodyError(f"nested deeper than {MAX_DEPTH} levels")
 
 
 def is_deeper(document: Any, max_depth: int) -> bool:
@@ -133,10 +133,10 @@ def is_deeper(document: Any, max_depth: int) -> bool:
     # level.
     for _ in range(max_depth):
         level = [
-            one
+            child
             for node in level
-            for one in (node.values() if type(node) is dict else node)
-            if type(one) is dict or type(one) is list
+            for child in (node.values() if type(node) is dict else node)
+            if type(child) is dict or type(child) is list
         ]
         if not level:
             return False

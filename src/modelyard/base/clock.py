@@ -44,14 +44,13 @@ class SteadyTime:
         self._wall = wall
         self._since_start = since_start
         self._offset = wall() - since_start()
-        self._jump: tuple[float, float] | None = (
-            None  # when it was first seen, and the offset that it led to
-        )
+        self._jump: tuple[float, float] | None = None
+        """Boot time at which a jump was first seen, and the offset after it."""
 
     def __call__(self) -> float:
         boot_seconds = self._since_start()
-        # The offset between wall clock and boot clock is constant unless somebody sets
-        # the wall clock.
+        # The offset between wall clock and boot clock is constant unless the wall clock
+        # is set.
         offset = self._wall() - boot_seconds
         if abs(offset - self._offset) <= _NORMAL_STEP_SECONDS:
             self._offset, self._jump = offset, None
@@ -70,9 +69,8 @@ def _since_start() -> float:
 
 
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-_steady_time = SteadyTime(
-    time.time, _since_start
-)  # one for the process: a jump is seen by whoever looks first
+# One instance for the process, so that all components see the same time during a jump.
+_steady_time = SteadyTime(time.time, _since_start)
 
 
 class SystemClock:

@@ -1,21 +1,23 @@
 """The tree of all errors. Each class stands for a different reaction of the caller.
 
-ModelyardError ├─ ConfigError                      the setup is wrong; nothing was
-called ├─ NotFoundError                    the caller named something that does not
-exist ├─ InvokeError                      a model call failed │  ├─
-InvokeConnectionError         the provider was not reached │  │  └─ InvokeTimeoutError
-it was reached, but did not answer in time │  ├─ InvokeServerUnavailableError  the
-provider is down or overloaded │  │  └─ QueueFullError             too many requests are
-already waiting for it │  ├─ InvokeRateLimitError          the provider's rate limit was
-exceeded │  ├─ InvokeAuthorizationError      the provider refused the credential │  ├─
-InvokeBadRequestError         the request itself is wrong; do not retry │  │  ├─
-ContextTooLongError        it does not fit the model's context window │  │  └─
-ContentFilterError         the provider's content filter refused it │  ├─ NotReadyError
-weights or packages of a local model are missing │  └─ NoCredentialAvailableError    all
-credentials are in cooldown ├─ PluginError                      a plugin died, violated
-its protocol, or was refused an operation │  └─ PackageError                  a plugin
-package is damaged or contradictory └─ CredentialsValidateFailedError   a credential
-form was filled in wrongly
+ModelyardError
+├─ ConfigError                          the setup is wrong; nothing was called
+│  └─ CredentialsValidateFailedError    a credential form was filled in wrongly
+├─ NotFoundError                        the named resource does not exist
+├─ InvokeError                          a model call failed
+│  ├─ InvokeConnectionError             the provider was not reached
+│  │  └─ InvokeTimeoutError             it did not answer in time
+│  ├─ InvokeServerUnavailableError      the provider is down or overloaded
+│  │  └─ QueueFullError                 too many requests are waiting for it
+│  ├─ InvokeRateLimitError              the provider's rate limit was exceeded
+│  ├─ InvokeAuthorizationError          the provider refused the credential
+│  ├─ InvokeBadRequestError             the request is wrong; do not retry
+│  │  ├─ ContextTooLongError            it exceeds the model's context window
+│  │  └─ ContentFilterError             the provider's content filter refused it
+│  ├─ NotReadyError                     weights or packages are missing
+│  └─ NoCredentialAvailableError        all credentials are in cooldown
+└─ PluginError                          a plugin failed or violated its protocol
+   └─ PackageError                      a plugin package is invalid
 """
 
 import difflib
@@ -50,7 +52,8 @@ class NotFoundError(ModelyardError):
 
     def __init__(self, message: str, *, code: str = "not_found") -> None:
         super().__init__(message)
-        self.code = code  # pyright: ignore[reportAttributeAccessIssue]  narrower than the class's word
+        # More specific than the class's code.
+        self.code = code  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class InvokeError(ModelyardError):
@@ -213,7 +216,7 @@ class PackageError(PluginError):
 
 _BY_STATUS: dict[int, type[InvokeError]] = {
     401: InvokeAuthorizationError,
-    402: InvokeAuthorizationError,  # this credential's money is spent
+    402: InvokeAuthorizationError,  # the credential's account has no credit
     403: InvokeAuthorizationError,
     407: InvokeAuthorizationError,
     408: InvokeServerUnavailableError,
@@ -272,14 +275,21 @@ def error_class_for_status(status: int | None, *codes: object) -> type[InvokeErr
         (error_class for code in codes if (error_class := _BY_CODE.get(str(code)))),
         None,
     )
+    if by_code is None:
+        return _class_of_status(status)
+    if status is None:
+        return by_code
     # With a 5xx status a bad-request code is ignored: the fault is the server's.
-    if by_code is not None and (
-        status is None or status < 500 or not issubclass(by_code, InvokeBadRequestError)
-    ):
-        # If a generic bad-request code and the status disagree, the status is more
-        # reliable, for example about a refused credential.
-        by_status = _BY_STATUS.get(status) if status else None
-        return by_status if by_status and by_code is InvokeBadRequestError else by_code
+    if status >= 500 and issubclass(by_code, InvokeBadRequestError):
+        return _class_of_status(status)
+    # If a generic bad-request code and the status disagree, the status is more
+    # reliable, for example about a refused credential.
+    if by_code is InvokeBadRequestError:
+        return _BY_STATUS.get(status, by_code)
+    return by_code
+
+
+def _class_of_status(status: int | None) -> type[InvokeError]:
     if status is None:
         return InvokeServerUnavailableError
     if (by_status := _BY_STATUS.get(status)) is not None:
@@ -311,10 +321,10 @@ def closest_names(
 
 
 def suggestion(
-    target: str, candidates: Iterable[str], *, label: str = "it offers"
+    target: str, candidates: Iterable[str], *, label: str = "available:"
 ) -> str:
     """Return the end of a "not found" message: similar names if there are any,
-    otherwise a few of the candidates."""
+    otherwise `label` and a few of the candidates."""
     names = list(candidates)
     if close := closest_names(target, names):
         return "did you mean " + " or ".join(repr(name) for name in close) + "?"

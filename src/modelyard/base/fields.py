@@ -87,7 +87,7 @@ def limited_list(values: list[Any] | None, max_count: int, name: str) -> list[An
     there are more than `max_count`."""
     if values and len(values) > max_count:
         raise InvokeBadRequestError(
-            f"{name!r} holds {len(values):,}; at most {max_count:,} at once", param=name
+            f"{name!r} has {len(values):,} entries; maximum {max_count:,}", param=name
         )
     return values or []
 

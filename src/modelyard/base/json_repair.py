@@ -4,7 +4,7 @@ The repair parser looks back and forth: on hostile input its time grows with the
 of the length, and one tool call of 61 kB occupied a process for over a minute. Every
 character it reads is therefore counted here, and a text that needs too many is
 rejected. On an event loop only short texts are repaired; callers pass long ones through
-`apart`, which uses a thread.
+`run_in_thread_if_large`.
 """
 
 import asyncio
@@ -42,7 +42,8 @@ def repair_json(text: str) -> Any:
     max_characters = MAX_CHARACTERS_ON_LOOP if is_on_a_loop() else MAX_CHARACTERS
     if len(text) > max_characters:
         raise RepairError(
-            f"{len(text):,} characters that are no JSON; at most {max_characters:,} are mended"
+            f"invalid JSON of {len(text):,} characters; at most {max_characters:,} can"
+            " be repaired"
         )
     try:
         return _parser()(text, None, False, try_valid_json_suffix=True).parse()
@@ -51,7 +52,7 @@ def repair_json(text: str) -> Any:
     except (ValueError, RecursionError, IndexError) as error:
         # The repair parser raises any of these on input that it cannot handle.
         raise RepairError(
-            f"it is no JSON and cannot be mended: {str(error)[:200]}"
+            f"invalid JSON that cannot be repaired: {str(error)[:200]}"
         ) from error
 
 
@@ -78,22 +79,22 @@ class _Budget:
     """Work left for one repair: a fixed number of reads, then, off an event loop, as
     many as the time limit allows."""
 
-    __slots__ = ("_is_on_a_loop", "_left", "_until")
+    __slots__ = ("_is_on_a_loop", "_remaining_reads", "_until")
 
     def __init__(self) -> None:
-        self._left = _UNTIMED_READS
+        self._remaining_reads = _UNTIMED_READS
         self._is_on_a_loop = is_on_a_loop()
         self._until = time.thread_time() + _MAX_SECONDS
 
-    def spend(self, looks: int) -> None:
-        """Charge `looks` character reads. Raises RepairError if the budget is
+    def spend(self, read_count: int) -> None:
+        """Charge `read_count` character reads. Raises RepairError if the budget is
         exhausted."""
-        self._left -= looks
+        self._remaining_reads -= read_count
         # The clock is read only once per thousand reads: reading it is expensive.
-        if self._left < 0:
+        if self._remaining_reads < 0:
             if self._is_on_a_loop or time.thread_time() > self._until:
-                raise RepairError("it is too broken to be mended")
-            self._left += 1_000
+                raise RepairError("invalid JSON with too many errors to be repaired")
+            self._remaining_reads += 1_000
 
 
 class _CountingString(str):
@@ -102,8 +103,8 @@ class _CountingString(str):
     __slots__ = ("budget",)
     budget: _Budget
 
-    def _spend(self, looks: int) -> None:
-        self.budget.spend(looks)
+    def _spend(self, read_count: int) -> None:
+        self.budget.spend(read_count)
 
     def __getitem__(self, key: SupportsIndex | slice) -> str:
         characters = str.__getitem__(self, key)
@@ -148,7 +149,7 @@ def _parser() -> Any:
         @json_str.setter
         def json_str(self, text: Any) -> None:
             """Replace the text that is being parsed, charging the copy."""
-            self._budget.spend(len(text) // 32)  # it was written anew
+            self._budget.spend(len(text) // 32)
             self._text = _CountingString(text)
             self._text.budget = self._budget
 

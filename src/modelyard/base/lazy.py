@@ -18,10 +18,12 @@ class _LazyModule:
             module = import_module(self._name)
         except ImportError as missing:
             raise ConfigError(
-                f"this needs {self._name}: pip install 'modelyard[{self._extra}]'"
+                f"the package {self._name} is missing: pip install"
+                f" 'modelyard[{self._extra}]'"
             ) from missing
         member = getattr(module, attribute)
-        self.__dict__[attribute] = member  # the next time it is a plain look-up
+        # Cached, so that the next access does not call `__getattr__`.
+        self.__dict__[attribute] = member
         return member
 
 

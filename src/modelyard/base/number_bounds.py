@@ -65,29 +65,8 @@ def check_numbers(value: Any, path: str = "$", *, is_signed: bool = False) -> No
 def _problems(
     value: Any, path: str, *, is_typed: bool, is_signed: bool
 ) -> Iterator[str]:
-    if isinstance(value, msgspec.Struct):
-        # Fields with declared bounds were already checked by msgspec.
-        bounded, untyped = _field_bounds(type(value))
-        for name in value.__struct_fields__:
-            if name not in bounded:
-                inner = getattr(value, name)
-                yield from _problems(
-                    inner,
-                    f"{path}.{name}",
-                    is_typed=name not in untyped,
-                    is_signed=is_signed,
-                )
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _problems(
-                inner, f"{path}.{key}", is_typed=is_typed, is_signed=is_signed
-            )
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            yield from _problems(
-                inner, f"{path}[{index}]", is_typed=is_typed, is_signed=is_signed
-            )
-    elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+    """Yield a message for each number in `value` that is out of bounds."""
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
         # Typed fields must not be negative; untyped ones only need to be finite.
         low, high = (
             (0, MAX_NUMBER)
@@ -100,6 +79,29 @@ def _problems(
                 f"Expected a finite number from {low:g} to {high:g}, got"
                 f" {_shortened(value)} - at `{path}`"
             )
+        return
+    for child, child_path, is_child_typed in _children(value, path, is_typed=is_typed):
+        yield from _problems(
+            child, child_path, is_typed=is_child_typed, is_signed=is_signed
+        )
+
+
+def _children(
+    value: Any, path: str, *, is_typed: bool
+) -> Iterator[tuple[Any, str, bool]]:
+    """Yield (value, path, whether it is typed) of the parts of a value."""
+    if isinstance(value, msgspec.Struct):
+        # Fields with declared bounds were already checked by msgspec.
+        bounded, untyped = _field_bounds(type(value))
+        for name in value.__struct_fields__:
+            if name not in bounded:
+                yield getattr(value, name), f"{path}.{name}", name not in untyped
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            yield member, f"{path}.{key}", is_typed
+    elif isinstance(value, list | tuple):
+        for index, element in enumerate(value):
+            yield element, f"{path}[{index}]", is_typed
 
 
 def _shortened(value: float | Decimal) -> str:

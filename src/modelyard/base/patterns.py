@@ -17,7 +17,7 @@ _MAX_PROGRAM_SIZE = 20_000
 
 
 class PatternError(ModelyardError):
-    """A text is not a usable pattern."""
+    """A pattern is invalid, too long or too large."""
 
     code = "invalid_pattern"
 
@@ -58,7 +58,7 @@ def compile_pattern(
     be used."""
     if len(text) > MAX_CHARACTERS:
         raise PatternError(
-            f"a pattern of {len(text):,} characters; {MAX_CHARACTERS:,} are the most"
+            f"pattern too long: {len(text):,} characters, maximum {MAX_CHARACTERS:,}"
         )
     return _compiled(text, ignore_case, dot_all)
 
@@ -81,14 +81,13 @@ def _compiled(text: str, ignore_case: bool, dot_all: bool) -> Pattern:
     # A short pattern such as `(a{1000}){1000}` expands to a huge program.
     if pattern.size > _MAX_PROGRAM_SIZE:
         raise PatternError(
-            f"the pattern {text[:80]!r} is too large when its repetitions are"
-            " written out"
+            f"pattern {text[:80]!r} is too large after expanding its repetitions"
         )
     return pattern
 
 
 def _error_message(text: str, error: Exception) -> str:
-    reason = error.args[0] if error.args else "it cannot be read"
+    reason = error.args[0] if error.args else "invalid syntax"
     reason = (
         reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
     )
@@ -97,8 +96,7 @@ def _error_message(text: str, error: Exception) -> str:
     where = text.find(part) if part else -1
     position_hint = f" at character {where + 1}" if where >= 0 else ""
     return (
-        f"the pattern {text[:80]!r} cannot be used:"
-        f" {reason}{position_hint}{_hint(text, problem)}"
+        f"invalid pattern {text[:80]!r}: {reason}{position_hint}{_hint(text, problem)}"
     )
 
 

@@ -59,7 +59,7 @@ def repair(paths: Iterable[Path]) -> None:
     if repaired:
         fields = {"files": len(repaired), "first": repaired[:5]}
         logger.warning(
-            "files that others could read are private now", extra={"fields": fields}
+            "removed other users' access to private files", extra={"fields": fields}
         )
 
 

@@ -37,13 +37,14 @@ def reads_answer(read: Callable[P, T]) -> Callable[P, T]:
 def malformed_response(error: Exception) -> InvokeServerUnavailableError:
     """Return the error for a response that does not have the shape of its wire format."""
     return InvokeServerUnavailableError(
-        f"the answer has another shape than its format: {str(error)[:200]}"
+        f"the response does not match its format: {str(error)[:200]}"
     )
 
 
 def _malformed_request(error: Exception) -> InvokeBadRequestError:
-    message = f"a value in the request is not of the kind that its field takes: {str(error)[:200]}"
-    return InvokeBadRequestError(message)
+    return InvokeBadRequestError(
+        f"a value in the request has an invalid type: {str(error)[:200]}"
+    )
 
 
 def _guarded(

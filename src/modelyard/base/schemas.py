@@ -4,7 +4,7 @@ bounded in advance.
 The validator is compiled code that cannot be interrupted, and a schema of a few hundred
 bytes can require unlimited work: references that double at each step, patterns with
 large repetitions, `anyOf` that tries every branch at every level of a tree. The work is
-therefore estimated first (`_Work`), counting each pair of schema node and value node
+therefore estimated first (`_WorkEstimate`), counting each pair of schema and value node
 once, and excessive work is refused.
 """
 
@@ -68,7 +68,7 @@ class Mismatch:
 
 
 class Schema:
-    """A compiled schema. Create it with `compiled`."""
+    """A compiled schema. Create it with `compile_schema`."""
 
     __slots__ = ("_document", "_is_simple", "_size", "_validator")
 
@@ -116,29 +116,25 @@ class Schema:
             nodes = _count(value, max_pairs + 1)
             if nodes > max_pairs:
                 raise TooMuchWorkError(
-                    f"more than {max_pairs:,} values are too many to be held to a JSON"
-                    " schema"
+                    "too many values for JSON schema validation: more than"
+                    f" {max_pairs:,}"
                 )
             # A cheap upper bound first; the exact estimate only if the bound is too
             # high.
             if not self._is_simple or self._size * nodes > _MAX_WORK:
                 _WorkEstimate(self._document, max_pairs).estimate(self._document, value)
         except RecursionError as error:
-            raise TooMuchWorkError(
-                "it is nested too deeply to be held to a JSON schema"
-            ) from error
+            raise TooMuchWorkError(_TOO_DEEP) from error
 
     def _first_mismatch(self, value: Any) -> Mismatch | None:
         try:
             # Only the first error is needed, so the iterator is not exhausted.
             error: Any = next(iter(self._validator.iter_errors(value)), None)
         except RecursionError as error:
-            raise TooMuchWorkError(
-                "it is nested too deeply to be held to a JSON schema"
-            ) from error
+            raise TooMuchWorkError(_TOO_DEEP) from error
         except (ValueError, TypeError, UnicodeError) as error:
             raise SchemaError(
-                f"it cannot be held to a JSON schema: {str(error)[:200]}"
+                f"JSON schema validation failed: {str(error)[:200]}"
             ) from error
         return (
             None
@@ -147,12 +143,16 @@ class Schema:
         )
 
 
+_TOO_DEEP = "nested too deeply for JSON schema validation"
+
+
 def is_large(value: Any) -> bool:
     """Return whether validation would take longer than starting a thread for it."""
     try:
         return _count(value, _SMALL_COUNT + 1) > _SMALL_COUNT
+    # Nested too deeply: the validation refuses it without any work.
     except TooMuchWorkError:
-        return False  # it is refused at once
+        return False
 
 
 def compile_schema(
@@ -168,10 +168,10 @@ def compile_schema(
     except RecursionError as error:
         raise SchemaError("the schema is nested too deeply") from error
     except (TypeError, ValueError, OverflowError, UnicodeError) as error:
-        raise SchemaError(f"the schema is no JSON: {str(error)[:200]}") from error
+        raise SchemaError(f"the schema is not JSON: {str(error)[:200]}") from error
     if len(body) > MAX_SCHEMA_BYTES:
         raise SchemaError(
-            f"a schema of {len(body):,} bytes; {MAX_SCHEMA_BYTES:,} are the most"
+            f"schema too large: {len(body):,} bytes, maximum {MAX_SCHEMA_BYTES:,}"
         )
     return _compile_cached(body, draft, is_lenient)
 
@@ -286,15 +286,15 @@ def _check_references(node: Mapping[str, Any], *, is_root: bool) -> None:
     """Raise SchemaError for references that leave the schema itself."""
     if "$dynamicRef" in node or "$recursiveRef" in node:
         raise SchemaError(
-            "$dynamicRef and $recursiveRef are not supported; $ref with '#/…' is"
+            "$dynamicRef and $recursiveRef are not supported; use $ref with '#/…'"
         )
     reference = node.get("$ref")
     if reference is not None and not (
         isinstance(reference, str) and reference.startswith("#")
     ):
         raise SchemaError(
-            f"$ref {str(reference)[:100]!r} leads elsewhere; only '#/…' in the schema"
-            " itself is followed"
+            f"external $ref {str(reference)[:100]!r} is not supported; only '#/…'"
+            " within the schema is"
         )
     # A nested `$id` would change what `#` refers to below it.
     if (
@@ -303,36 +303,37 @@ def _check_references(node: Mapping[str, Any], *, is_root: bool) -> None:
         and not node["$id"].startswith("#")
     ):
         raise SchemaError(
-            f"$id {node['$id'][:100]!r} inside a schema is not supported; only '#/…' is"
-            " followed"
+            f"$id {node['$id'][:100]!r} in a subschema is not supported; only '#…' is"
         )
 
 
 def _check_patterns(document: Any, *, is_lenient: bool) -> None:
     """Check each pattern, and all of them together, against the limits for linear-time
     matching."""
-    count = steps = 0
-    for node in list(_schemas_in(document)):
-        for pattern in _patterns_of(node):
-            count += 1
-            steps += _steps(pattern)
-            # The totals count across the whole schema, since every pattern may run on
-            # every value.
-            is_within_limits = steps <= _MAX_PATTERN_STEPS and count <= _MAX_PATTERNS
-            problem = (
-                _problem_of(pattern, is_linear=is_lenient)
-                if is_within_limits
-                else _TOO_MANY
-            )
-            if problem and not is_lenient:
-                raise SchemaError(problem)
-            if problem:
-                _remove_pattern(node, pattern)
+    patterns = [
+        (node, pattern)
+        for node in _schemas_in(document)
+        for pattern in _patterns_of(node)
+    ]
+    total_steps = 0
+    for count, (node, pattern) in enumerate(patterns, start=1):
+        # The totals count across the whole schema, since every pattern may run on
+        # every value.
+        total_steps += _steps(pattern)
+        if total_steps > _MAX_PATTERN_STEPS or count > _MAX_PATTERNS:
+            problem = _TOO_MANY
+        else:
+            problem = _problem_of(pattern, is_linear=is_lenient)
+        if problem is None:
+            continue
+        if not is_lenient:
+            raise SchemaError(problem)
+        _remove_pattern(node, pattern)
 
 
 _TOO_MANY = (
-    f"the schema's patterns are too many or too large; at most {_MAX_PATTERNS} of"
-    f" {_MAX_PATTERN_STEPS:,} steps together can be used"
+    f"the schema has too many or too large patterns; the maximum is {_MAX_PATTERNS}"
+    f" patterns with {_MAX_PATTERN_STEPS:,} steps in total"
 )
 
 
@@ -351,7 +352,7 @@ def _remove_pattern(node: dict[str, Any], pattern: str) -> None:
         del node["patternProperties"][pattern]
         # The property names covered by the removed pattern are unknown now, so
         # `additionalProperties` would reject valid ones.
-        node.pop("additionalProperties", None)  # nobody knows which ones are left
+        node.pop("additionalProperties", None)
 
 
 def _problem_of(pattern: str, *, is_linear: bool) -> str | None:
@@ -384,7 +385,7 @@ def _pattern_error(pattern: str) -> str:
         compile_pattern(pattern)
     except PatternError as error:
         return str(error)
-    return f"the pattern {pattern[:80]!r} cannot be used; it is broken or too large"
+    return f"invalid pattern {pattern[:80]!r}: malformed or too large"
 
 
 @lru_cache(1024)
@@ -420,16 +421,22 @@ def _count(document: Any, limit: int) -> int:
     while level and count <= limit:
         depth += 1
         if depth > MAX_VALUE_DEPTH:
-            raise TooMuchWorkError(f"it is nested deeper than {MAX_VALUE_DEPTH} levels")
-        children: list[Any] = []
-        for node in level:
-            if isinstance(node, dict):
-                children.extend(node.values())
-            elif isinstance(node, list):
-                children.extend(node)
+            raise TooMuchWorkError(f"nested deeper than {MAX_VALUE_DEPTH} levels")
+        children = _children_of(level)
         count += len(children)
         level = [child for child in children if isinstance(child, dict | list)]
     return count
+
+
+def _children_of(nodes: list[Any]) -> list[Any]:
+    """Return the members and elements of all objects and lists among the nodes."""
+    children: list[Any] = []
+    for node in nodes:
+        if isinstance(node, dict):
+            children.extend(node.values())
+        elif isinstance(node, list):
+            children.extend(node)
+    return children
 
 
 # ---------------------------------------------------------------------------- adding up
@@ -441,7 +448,7 @@ class _WorkEstimate:
 
     def __init__(self, root: Any, max_pairs: int) -> None:
         self._root = root
-        self._left = max_pairs
+        self._remaining_pairs = max_pairs
         self._totals: dict[tuple[int, int], int | None] = {}
         # Referenced nodes are held so that their `id` stays unique while pairs are
         # cached by it.
@@ -455,13 +462,13 @@ class _WorkEstimate:
         if pair in self._totals:
             cached_total = self._totals[pair]
             if cached_total is None:
-                raise SchemaError("the schema's references go round in a circle")
+                raise SchemaError("circular $ref in the schema")
             return cached_total
         # Each pair is evaluated once; None marks one in progress, so meeting it again
         # is a cycle.
-        self._left -= 1
-        if self._left < 0:
-            raise TooMuchWorkError("it is too large to be held to this JSON schema")
+        self._remaining_pairs -= 1
+        if self._remaining_pairs < 0:
+            raise TooMuchWorkError("too large to validate against this JSON schema")
         self._totals[pair] = None
         total = self._same_value_work(node, value)
         if isinstance(value, dict):
@@ -469,9 +476,7 @@ class _WorkEstimate:
         elif isinstance(value, list):
             total += self._list_work(node, value)
         if total > _MAX_WORK:
-            raise TooMuchWorkError(
-                "it takes too much work to hold this to its JSON schema"
-            )
+            raise TooMuchWorkError("too much work to validate against this JSON schema")
         self._totals[pair] = total
         return total
 
@@ -485,6 +490,11 @@ class _WorkEstimate:
             total += len(options)
         if "$ref" in node:
             total += self.estimate(self._target(node["$ref"]), value)
+        return total + self._applicator_work(node, value)
+
+    def _applicator_work(self, node: dict[str, Any], value: Any) -> int:
+        """Return the work of the subschemas that apply to the same value."""
+        total = 0
         for keyword in _SAME_VALUE_KEYWORDS:
             if keyword in node:
                 total += sum(
@@ -499,21 +509,9 @@ class _WorkEstimate:
         return total
 
     def _object_work(self, node: dict[str, Any], value: dict[str, Any]) -> int:
-        total = len(value)
-        properties = _subschemas(node, "properties")
-        # Iterate over the smaller of the two mappings.
-        smaller, larger = (
-            (properties, value) if len(properties) < len(value) else (value, properties)
-        )
-        total += sum(
-            self.estimate(properties[name], value[name])
-            for name in smaller
-            if name in larger
-        )
-        names = sum(len(name) for name in value)
-        for pattern, rule in _subschemas(node, "patternProperties").items():
-            total += 2 * _steps(pattern) * names
-            total += sum(self.estimate(rule, member) for member in value.values())
+        total = len(value) + self._properties_work(node, value)
+        if "patternProperties" in node:
+            total += self._pattern_properties_work(node, value)
         for keyword in ("additionalProperties", "unevaluatedProperties"):
             if isinstance(node.get(keyword), dict):
                 total += sum(
@@ -521,6 +519,28 @@ class _WorkEstimate:
                 )
         if isinstance(node.get("propertyNames"), dict):
             total += sum(self.estimate(node["propertyNames"], name) for name in value)
+        return total
+
+    def _properties_work(self, node: dict[str, Any], value: dict[str, Any]) -> int:
+        properties = _subschemas(node, "properties")
+        # Iterate over the smaller of the two mappings.
+        smaller, larger = (
+            (properties, value) if len(properties) < len(value) else (value, properties)
+        )
+        return sum(
+            self.estimate(properties[name], value[name])
+            for name in smaller
+            if name in larger
+        )
+
+    def _pattern_properties_work(
+        self, node: dict[str, Any], value: dict[str, Any]
+    ) -> int:
+        total = 0
+        name_chars = sum(len(name) for name in value)
+        for pattern, rule in _subschemas(node, "patternProperties").items():
+            total += 2 * _steps(pattern) * name_chars
+            total += sum(self.estimate(rule, member) for member in value.values())
         return total
 
     def _list_work(self, node: dict[str, Any], value: list[Any]) -> int:
@@ -553,15 +573,7 @@ def _resolve_reference(root: Any, reference: str) -> Any:
     if not path:
         return root
     if not path.startswith("/"):
-        matches = (
-            node
-            for node in _schemas_in(root)
-            if path in (node.get("$anchor"), str(node.get("$id", ""))[1:])
-        )
-        target = next(matches, None)
-        if target is None:
-            raise SchemaError(f"$ref {reference[:100]!r} leads nowhere")
-        return target
+        return _named_schema(root, path, reference)
     current_node = root
     for step in path[1:].split("/"):
         # Unescape a JSON pointer token; `~1` must come first (RFC 6901, section 4).
@@ -570,12 +582,27 @@ def _resolve_reference(root: Any, reference: str) -> Any:
             current_node = current_node[name]
         elif (
             isinstance(current_node, list)
-            and name.isascii()
-            and name.isdigit()
-            and len(name) < 7
+            and _is_index(name)
             and int(name) < len(current_node)
         ):
             current_node = current_node[int(name)]
         else:
-            raise SchemaError(f"$ref {reference[:100]!r} leads nowhere")
+            raise _unresolved(reference)
     return current_node
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 7
+
+
+def _named_schema(root: Any, name: str, reference: str) -> dict[str, Any]:
+    """Return the schema with an anchor, or with an `$id` that is a fragment. Raises
+    SchemaError if there is none."""
+    for node in _schemas_in(root):
+        if name in (node.get("$anchor"), str(node.get("$id", ""))[1:]):
+            return node
+    raise _unresolved(reference)
+
+
+def _unresolved(reference: str) -> SchemaError:
+    return SchemaError(f"unresolved $ref {reference[:100]!r}")

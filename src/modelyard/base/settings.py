@@ -408,7 +408,7 @@ class ContentSettings(
     def __post_init__(self) -> None:
         if self.origin and not _ORIGIN.fullmatch(self.origin):
             raise ValueError(
-                "origin must be an origin, as https://usercontent.example, not"
+                "origin must be a URL origin such as https://usercontent.example, not"
                 f" {self.origin[:200]!r}"
             )
 
@@ -459,8 +459,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     single server."""
     workers: int = 1
     grace_seconds: float = 10.0
-    """Time for running calls to finish at shutdown; after it their callers are told
-    that the server stops."""
+    """Time for running calls to finish at shutdown; after it their callers receive an
+    error that the server is stopping."""
     master_key: str = ""
     """`id:KEY` with 32 random bytes as base64; encrypts credentials. If empty,
     `master.key` in the home folder is used."""
@@ -502,7 +502,7 @@ def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> S
     home = environ.get("MODELYARD_HOME") or "~/.modelyard"
     explicit_path = config or environ.get("MODELYARD_CONFIG")
     path = settings_path(environ, config=config)
-    # A missing default file is fine; a missing file that somebody named is not.
+    # The default file may be missing, one that was named explicitly may not.
     if explicit_path and not path.is_file():
         raise ConfigError(f"settings file {str(path)!r} does not exist")
     document, lines = _read(path) if path.is_file() else ({}, {})
@@ -520,7 +520,7 @@ def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> S
         for key, text in _override(values, overrides)
     ]
     if problems:
-        raise ConfigError("the settings are wrong:\n  " + "\n  ".join(problems))
+        raise ConfigError("Invalid settings:\n  " + "\n  ".join(problems))
     return Settings(**values)
 
 
@@ -612,41 +612,44 @@ def _check(
     """
     hints = get_type_hints(Settings, include_extras=True)
     for key, raw in document.items():
-        field_path = f"$.{key}"
+        path = f"$.{key}"
         if key not in hints:
-            yield (
-                lines.get(field_path, 1),
-                (
-                    f"{key!r} is no setting;"
-                    f" {suggestion(str(key), hints, label='there are')}"
-                ),
-            )
+            similar = suggestion(str(key), hints, label="available:")
+            yield lines.get(path, 1), f"unknown setting {key!r}; {similar}"
             continue
-        # Providers are converted one by one, so that each of them can report a mistake.
-        items = (
-            [
-                (f"{field_path}[{i}]", provider, ProviderSettings)
-                for i, provider in enumerate(raw)
-            ]
-            if _is_provider_list(key, raw)
-            else []
-        )
-        converted_values: list[Any] = []
-        for path, value, field_type in items or [(field_path, raw, hints[key])]:
-            try:
-                converted_values.append(_convert(value, field_type))
-            except msgspec.ValidationError as error:
-                # msgspec appends the path to its message: "reason - at `$.path`".
-                reason, _, inner = str(error).partition(" - at `$")
-                full = path + inner.rstrip("`")
-                yield _line_of(lines, full, reason), f"{full[2:]}: {reason}"
-        into[key] = (
-            converted_values
-            if items
-            else converted_values[0]
-            if converted_values
-            else None
-        )
+        into[key], mistakes = _convert_setting(key, raw, hints[key], lines)
+        yield from mistakes
+
+
+def _convert_setting(
+    key: str, raw: Any, field_type: Any, lines: Mapping[str, int]
+) -> tuple[Any, list[tuple[int, str]]]:
+    """Return (converted value, mistakes) of a top-level setting; the value is None if
+    it is invalid."""
+    path = f"$.{key}"
+    if not _is_provider_list(key, raw):
+        value, mistake = _try_convert(raw, field_type, path, lines)
+        return value, [] if mistake is None else [mistake]
+    # Providers are converted one by one, so that each of them can report a mistake.
+    results = [
+        _try_convert(provider, ProviderSettings, f"{path}[{index}]", lines)
+        for index, provider in enumerate(raw)
+    ]
+    valid_providers = [value for value, mistake in results if mistake is None]
+    return valid_providers, [mistake for _, mistake in results if mistake is not None]
+
+
+def _try_convert(
+    value: Any, field_type: Any, path: str, lines: Mapping[str, int]
+) -> tuple[Any, tuple[int, str] | None]:
+    """Return (converted value, None), or (None, (line, message)) for an invalid one."""
+    try:
+        return _convert(value, field_type), None
+    except msgspec.ValidationError as error:
+        # msgspec appends the path to its message: "reason - at `$.path`".
+        reason, _, inner = str(error).partition(" - at `$")
+        full_path = path + inner.rstrip("`")
+        return None, (_line_of(lines, full_path, reason), f"{full_path[2:]}: {reason}")
 
 
 def _line_of(lines: Mapping[str, int], path: str, reason: str) -> int:
@@ -708,7 +711,7 @@ def _override(
             else:
                 values[head] = _scalar(text, field_type)
         except (ValueError, AttributeError, TypeError) as error:
-            yield key, f"{text!r} does not fit: {error}"
+            yield key, f"invalid value {text!r}: {error}"
 
 
 def _scalar(text: str, target_type: Any) -> Any:

@@ -55,8 +55,8 @@ def unmask_secrets(text: str, old: str) -> str:
             continue
         if path not in secrets_by_path:
             raise ConfigError(
-                f"{path} is {MASK}, and there is nothing to keep at that place: write"
-                " the value"
+                f"{path} is masked as {MASK}, but no value is stored for it; enter the"
+                " value"
             )
         fragments += [text[position:start], secrets_by_path[path]]
         position = end
@@ -69,11 +69,11 @@ def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
         is_reference = (
             value.startswith("${") and value.endswith("}") and ":-" not in value
         )
-        names_somebody = bool(_PROXY.search(path)) and "@" in value
+        has_proxy_user = bool(_PROXY.search(path)) and "@" in value
         if (
             value
             and not is_reference
-            and (names_somebody or _SECRET.search(path) or _PASSWORD.search(value))
+            and (has_proxy_user or _SECRET.search(path) or _PASSWORD.search(value))
         ):
             yield start, end, path, value
 
@@ -83,17 +83,17 @@ def _scalars(text: str) -> Iterator[tuple[int, int, str, str]]:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"this is not YAML: {error}") from error
-    todo: list[tuple[str, Any]] = [("", node)]
-    while todo:
-        path, current_node = todo.pop()
+        raise ConfigError(f"the settings are not YAML: {error}") from error
+    pending: list[tuple[str, Any]] = [("", node)]
+    while pending:
+        path, current_node = pending.pop()
         if isinstance(current_node, yaml.MappingNode):
-            todo += [
+            pending += [
                 (f"{path}.{key.value}".lstrip("."), value)
                 for key, value in current_node.value
             ]
         elif isinstance(current_node, yaml.SequenceNode):
-            todo += [
+            pending += [
                 (f"{path}[{index}]", value)
                 for index, value in enumerate(current_node.value)
             ]

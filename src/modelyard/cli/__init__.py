@@ -15,49 +15,52 @@ from modelyard.base.version import __version__
 # Command → (module, line in `--help`). Help works without importing the modules, which
 # keeps it fast.
 COMMANDS = {
-    "serve": (
-        "serve",
-        (
-            "Start the server: every model you have, for OpenAI's, Anthropic's,"
-            " Google's and Cohere's clients."
-        ),
-    ),
-    "open": ("console", "Open the console of the server that runs here."),
-    "chat": ("chat", "Chat with a model; reads from a pipe too."),
-    "embed": ("calls", "Turn texts into vectors."),
-    "rerank": ("calls", "Order documents by how well they answer a query."),
-    "transcribe": ("calls", "Write down what a recording says."),
-    "speak": ("calls", "Read a text aloud, into a file."),
-    "moderate": ("calls", "Say what is wrong with a text, if anything."),
+    "serve": ("serve", "Start the API server and the console."),
+    "open": ("console", "Open the console of the local server in the browser."),
+    "chat": ("chat", "Chat with a model. Piped text is appended to the prompt."),
+    "embed": ("model_calls", "Embed texts."),
+    "rerank": ("model_calls", "Order documents by relevance to a query."),
+    "transcribe": ("model_calls", "Transcribe an audio file."),
+    "speak": ("model_calls", "Convert text to speech and write it to a file."),
+    "moderate": ("model_calls", "Classify texts for harmful content."),
     "models": (
         "models",
-        "Models: list them; pull, verify, remove and measure local ones.",
+        "List models; pull, verify, remove and benchmark local ones.",
     ),
-    "providers": ("providers", "Providers: list, show, add, check."),
-    "workflow": ("workflows", "Workflows: run an exported app, draw it, check it."),
-    "app": ("workflows", "Apps: import, list, export; keys for their callers."),
-    "agent": ("agents", "Agents: give a model tools, and watch what it does."),
+    "providers": (
+        "providers",
+        "Manage providers and their credentials: list, show, add, check.",
+    ),
+    "workflow": (
+        "workflows",
+        "Run, draw and validate exported apps; works without a server.",
+    ),
+    "app": (
+        "workflows",
+        "Manage apps: import, publish, export; keys, pages and triggers.",
+    ),
+    "agent": ("agents", "Run agents: models with tools."),
     "tools": (
         "agents",
-        "Tools: list them, look at one, try it; add APIs and MCP servers.",
+        "Manage tools: list, show and call them; add APIs and MCP servers.",
     ),
-    "mcp": ("agents", "MCP: offer tools, apps and datasets to other programs' models."),
+    "mcp": ("agents", "Serve tools, apps and datasets over MCP."),
     "knowledge": (
         "knowledge",
-        "Knowledge: add documents, search them, ask them, measure what is found.",
+        "Manage and search documents; works without a server.",
     ),
-    "plugin": ("plugins", "Plugins: make, try, debug, pack, sign and install them."),
-    "prices": ("prices", "Prices: what models cost, and where price lists disagree."),
-    "usage": ("usage", "What was used, and what it cost."),
-    "explain": ("usage", "Why a call went where it went, by its x-request-id."),
-    "keys": ("tenants", "API keys: make, list, rotate, revoke."),
-    "tenants": ("tenants", "Tenants: add, list, switch off."),
-    "limits": ("tenants", "Limits: what may be used, and how fast."),
-    "secrets": ("tenants", "The key that encrypts credentials: rotate it."),
-    "database": ("database", "The database: check it, back it up, restore it."),
+    "plugin": ("plugins", "Create, test, debug, package, sign and install plugins."),
+    "prices": ("prices", "Show model prices and compare price sources."),
+    "usage": ("usage", "Show usage and cost."),
+    "explain": ("usage", "Show the routing decisions of a call."),
+    "keys": ("tenants", "Manage API keys: create, list, rotate, revoke."),
+    "tenants": ("tenants", "Manage tenants: add, list, enable, disable."),
+    "limits": ("tenants", "Manage rate limits and budgets."),
+    "secrets": ("tenants", "Manage the master key, which encrypts credentials."),
+    "database": ("database", "Check, back up and restore the database."),
     "doctor": (
         "doctor",
-        "What can run here, what is missing, and the command that brings it.",
+        "Check the installation and print the commands that fix it.",
     ),
 }
 
@@ -94,8 +97,8 @@ class LazyGroup(click.Group):
         unknown."""
         if args and not args[0].startswith("-") and args[0] not in self.names:
             raise click.UsageError(
-                f"there is no command {args[0]!r};"
-                f" {suggestion(args[0], self.names, label='there are')}",
+                f"unknown command {args[0]!r};"
+                f" {suggestion(args[0], self.names, label='expected one of')}",
                 ctx,
             )
         return super().resolve_command(ctx, args)
@@ -111,15 +114,19 @@ class LazyGroup(click.Group):
 @click.option(
     "--config",
     metavar="FILE",
-    help="Settings file; else $MODELYARD_CONFIG, else ~/.modelyard/modelyard.yaml.",
+    help=(
+        "Settings file. Default: $MODELYARD_CONFIG, otherwise"
+        " ~/.modelyard/modelyard.yaml."
+    ),
 )
 @click.pass_context
 def root(ctx: click.Context, config: str | None) -> None:
-    """Six model types behind one interface, answered on this machine with no key, for
-    anybody's client.
+    """LLM runtime and gateway with local models. Works offline and with the OpenAI,
+    Anthropic, Google and Cohere clients.
 
     Start with `modelyard models pull small`, then `modelyard serve` or `modelyard
-    chat`.
+    chat`. Exit codes: 0 success, 1 error, 2 wrong usage, 70 internal error, 130
+    interrupted.
     """
     # Subcommands read the settings path from the context.
     ctx.obj = config
@@ -170,8 +177,9 @@ def run(arguments: list[str]) -> int:
         # EX_SOFTWARE of sysexits.h; the traceback is for developers.
         if os.environ.get("MODELYARD_DEBUG"):
             raise
-        message = (
-            f"something is wrong with Modelyard itself: {type(error).__name__}: {error}"
+        click.echo(
+            f"internal error: {type(error).__name__}: {error}\n"
+            "Set MODELYARD_DEBUG=1 to print the traceback.",
+            err=True,
         )
-        click.echo(f"{message}\nMODELYARD_DEBUG=1 shows where.", err=True)
         return 70

@@ -24,6 +24,7 @@ from modelyard.cli.output import (
 from modelyard.cli.usage import tenant_option
 
 if TYPE_CHECKING:
+    from modelyard.agents.events import AgentFinished, ToolFinished
     from modelyard.app import Modelyard
 
 
@@ -33,13 +34,16 @@ _MAX_PRINTED = 600
 
 @click.group()
 def agent() -> None:
-    """Agents: give a model tools, and watch what it does."""
+    """Run agents: models with tools."""
 
 
 @agent.command(name="run")
 @click.argument("question", nargs=-1)
 @click.option(
-    "--model", default="default", show_default=True, help="As provider/model."
+    "--model",
+    default="default",
+    show_default=True,
+    help="Model, as provider/model or an alias.",
 )
 @click.option(
     "--tools",
@@ -47,8 +51,8 @@ def agent() -> None:
     default="",
     metavar="NAMES",
     help=(
-        "Separated by commas: calculate, time/current_time, dataset:NAME,"
-        " workflow:NAME, mcp:SERVER/TOOL, …."
+        "Tools, separated by commas: calculate, time/current_time, dataset:NAME,"
+        " workflow:NAME, mcp:SERVER/TOOL, …. Default: none."
     ),
 )
 @click.option(
@@ -56,29 +60,40 @@ def agent() -> None:
     default="auto",
     show_default=True,
     help=(
-        "function_calling, react, react_completion, chain_of_thought, plan_and_execute;"
-        " or what the model is able to."
+        "Agent strategy: function_calling, react, react_completion, chain_of_thought,"
+        " plan_and_execute, or auto, which selects by model capability."
     ),
 )
-@click.option(
-    "--instruction", default="", help="What the agent is told before anything else."
-)
+@click.option("--instruction", default="", help="System prompt.")
 @click.option(
     "--iterations",
     default=10,
     show_default=True,
     type=click.IntRange(0, 99),
-    help="Turns with tools.",
+    help="Maximum number of tool-calling turns.",
 )
-@click.option("--tokens", default=0, help="Tokens at most; 0 for no limit.")
-@click.option("--cost", default=0.0, help="Money at most; 0 for no limit.")
-@click.option("--seconds", default=0.0, help="Time at most; 0 for no limit.")
+@click.option(
+    "--tokens",
+    default=0,
+    show_default=True,
+    help="Maximum number of tokens; 0 for no limit.",
+)
+@click.option(
+    "--cost", default=0.0, show_default=True, help="Maximum cost; 0 for no limit."
+)
+@click.option(
+    "--seconds",
+    default=0.0,
+    show_default=True,
+    help="Maximum duration in seconds; 0 for no limit.",
+)
 @click.option(
     "--schema",
+    "schema_path",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="JSON schema of the answer.",
+    help="File with the JSON schema of the answer.",
 )
-@click.option("--yes", is_flag=True, help="Agree to every tool that asks for it.")
+@click.option("--yes", "approves_all", is_flag=True, help="Approve all tool calls.")
 @tenant_option
 @json_option
 @click.pass_context
@@ -89,57 +104,60 @@ def run_agent(
     names: str,
     strategy: str,
     instruction: str,
-    iterations: int,
-    tokens: int,
-    cost: float,
-    seconds: float,
-    schema: Path | None,
-    yes: bool,
+    schema_path: Path | None,
+    approves_all: bool,
     tenant: str,
     as_json: bool,
+    **limits: Any,
 ) -> int:
-    """Ask QUESTION and print the answer. Reasoning and tool calls are printed to
-    standard error."""
+    """Run an agent with tools on QUESTION and print the answer. Reasoning and tool calls
+    go to standard error."""
     prompt = " ".join(input_texts([" ".join(question)] if question else [], "question"))
-    answer_schema = _schema(schema)
-    tool_names = [
-        tool_name.strip() for tool_name in names.split(",") if tool_name.strip()
-    ]
+    schema = _schema(schema_path)
 
-    async def approve(calls: Sequence[Any]) -> Mapping[str, str]:
-        """Return call id → refusal for the model; an empty text approves the call."""
-        answers: dict[str, str] = {}
-        for tool_call in calls:
-            # The prompt blocks, so it runs in a thread; it goes to stderr to keep
-            # stdout for the answer.
-            is_approved = yes or await asyncio.to_thread(
-                click.confirm, f"Call {tool_call.name} {tool_call.arguments}?", err=True
-            )
-            answers[tool_call.id] = "" if is_approved else "the user said no"
-        return answers
-
-    async def work(yard: "Modelyard") -> int:
+    async def answer_question(yard: "Modelyard") -> int:
         """Run the agent and print its events."""
         # Imported here: other commands of this module should not load the agents.
         from modelyard.agents.state import AgentLimits
 
-        limits = AgentLimits(
-            iterations=iterations, tokens=tokens, cost=cost, seconds=seconds
-        )
         created_agent = await yard.agent(
             model,
-            tool_names,
+            _split_names(names),
             tenant=tenant,
             strategy=strategy,
             instruction=instruction,
-            limits=limits,
-            schema=answer_schema,
-            approve=approve,
+            limits=AgentLimits(**limits),
+            schema=schema,
+            approve=_approve_all if approves_all else _ask_for_approval,
         )
         async with aclosing(created_agent.stream(prompt)) as events:
             return await _print_events(events, as_json=as_json)
 
-    return run_with_modelyard(ctx, work)
+    return run_with_modelyard(ctx, answer_question)
+
+
+def _split_names(names: str) -> list[str]:
+    """Split a comma-separated list of names."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+async def _approve_all(calls: Sequence[Any]) -> Mapping[str, str]:
+    """Approve all tool calls. Returns call id → refusal, which is empty."""
+    return {tool_call.id: "" for tool_call in calls}
+
+
+async def _ask_for_approval(calls: Sequence[Any]) -> Mapping[str, str]:
+    """Prompt the user for each tool call. Returns call id → refusal for the model; an
+    empty text approves the call."""
+    refusals: dict[str, str] = {}
+    for tool_call in calls:
+        # The prompt blocks, so it runs in a thread; it goes to stderr to keep stdout
+        # for the answer.
+        is_approved = await asyncio.to_thread(
+            click.confirm, f"Call {tool_call.name} {tool_call.arguments}?", err=True
+        )
+        refusals[tool_call.id] = "" if is_approved else "the user said no"
+    return refusals
 
 
 def _schema(path: Path | None) -> Any:
@@ -150,71 +168,93 @@ def _schema(path: Path | None) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict)
     except msgspec.MsgspecError as error:
-        raise ConfigError(f"{path} is no JSON schema: {error}") from error
+        raise ConfigError(
+            f"file {str(path)!r} is not a JSON schema (a JSON object): {error}"
+        ) from error
 
 
 async def _print_events(events: Any, *, as_json: bool) -> int:
     """Print an agent's events as they arrive and return the exit code."""
-    from modelyard.agents import events as told
+    from modelyard.agents.events import dump_event
 
-    # Reasoning, tool lines and the answer share a terminal: track when a line break is
-    # due.
-    at_line_start, thinking = True, False
+    printer = _AgentPrinter()
     async for event in events:
         if as_json:
-            click.echo(told.dump_event(event).decode())
-            continue
+            click.echo(dump_event(event).decode())
+        else:
+            printer.show(event)
+    return 0
+
+
+class _AgentPrinter:
+    """Prints an agent's run: the answer on standard output; reasoning and tool calls on
+    standard error."""
+
+    def __init__(self) -> None:
+        # Reasoning, tool lines and the answer share a terminal: these track when a line
+        # break is due.
+        self._is_at_line_start = True
+        self._is_in_reasoning = False
+
+    def show(self, event: Any) -> None:
+        """Print one event."""
+        from modelyard.agents import events
+
         match event:
-            case told.ThoughtDelta():
+            case events.ThoughtDelta():
                 click.secho(event.text, nl=False, err=True, dim=True)
-                thinking = not event.text.endswith("\n")
-            case told.TextDelta():
-                if thinking:
-                    click.echo("", err=True)
-                click.echo(event.text, nl=False)
-                at_line_start, thinking = event.text.endswith("\n"), False
-            case told.ToolStarted():
-                if not at_line_start or thinking:
-                    click.echo("", err=True)
-                click.secho(
-                    f"→ {event.call.name} {event.call.arguments[:_MAX_PRINTED]}",
-                    err=True,
-                    fg="cyan",
-                )
-                at_line_start, thinking = True, False
-            case told.ToolFinished():
-                color = "red" if event.error else "green"
-                # White space is collapsed, so that a result takes one line.
-                observation = " ".join(event.observation.split())
-                text = (
-                    observation
-                    if len(observation) <= _MAX_PRINTED
-                    else f"{observation[:_MAX_PRINTED]}…"
-                )
-                click.secho(
-                    f"← {event.call.name} ({event.seconds:.2f} s) {text}",
-                    err=True,
-                    fg=color,
-                )
-            case told.AgentFinished():
-                if not at_line_start:
-                    click.echo("")
-                # With a schema the structured value follows the text.
-                if event.value is not None:
-                    print_json(event.value)
-                spent = (
-                    f"{event.rounds} turns, {event.tool_calls} calls,"
-                    f" {event.usage.total_tokens:,} tokens"
-                )
-                spent += f", {event.seconds:.1f} s"
-                print_note(
-                    spent
-                    if event.reason == "answer"
-                    else f"ended by its limit on {event.reason}: {spent}"
-                )
+                self._is_in_reasoning = not event.text.endswith("\n")
+            case events.TextDelta():
+                self._print_text(event.text)
+            case events.ToolStarted():
+                self._print_tool_call(event.call)
+            case events.ToolFinished():
+                self._print_tool_result(event)
+            case events.AgentFinished():
+                self._print_end(event)
             case _:
                 pass
-    return 0
+
+    def _print_text(self, text: str) -> None:
+        """Print a chunk of the answer."""
+        if self._is_in_reasoning:
+            click.echo("", err=True)
+        click.echo(text, nl=False)
+        self._is_at_line_start, self._is_in_reasoning = text.endswith("\n"), False
+
+    def _print_tool_call(self, call: Any) -> None:
+        """Print the name and the arguments of a tool call."""
+        if not self._is_at_line_start or self._is_in_reasoning:
+            click.echo("", err=True)
+        arguments = call.arguments[:_MAX_PRINTED]
+        click.secho(f"→ {call.name} {arguments}", err=True, fg="cyan")
+        self._is_at_line_start, self._is_in_reasoning = True, False
+
+    def _print_tool_result(self, event: "ToolFinished") -> None:
+        """Print the duration and the result of a tool call, shortened to one line."""
+        # White space is collapsed, so that a result takes one line.
+        text = " ".join(event.observation.split())
+        if len(text) > _MAX_PRINTED:
+            text = f"{text[:_MAX_PRINTED]}…"
+        click.secho(
+            f"← {event.call.name} ({event.seconds:.2f} s) {text}",
+            err=True,
+            fg="red" if event.error else "green",
+        )
+
+    def _print_end(self, event: "AgentFinished") -> None:
+        """End the answer and print the run's usage."""
+        if not self._is_at_line_start:
+            click.echo("")
+        # With a schema the structured value follows the text.
+        if event.value is not None:
+            print_json(event.value)
+        usage = (
+            f"{event.rounds} turns, {event.tool_calls} calls,"
+            f" {event.usage.total_tokens:,} tokens, {event.seconds:.1f} s"
+        )
+        is_complete = event.reason == "answer"
+        print_note(usage if is_complete else f"stopped, {event.reason} limit: {usage}")
 
 
 # -------------------------------------------------------------------------------- tools
@@ -222,22 +262,25 @@ async def _print_events(events: Any, *, as_json: bool) -> int:
 
 @click.group()
 def tools() -> None:
-    """Tools: list them, look at one, try it; add APIs and MCP servers."""
+    """Manage tools: list, show and call them; add APIs and MCP servers."""
 
 
 @tools.command(name="list")
 @click.option(
-    "--kind", default="", help="builtin, plugin, api, mcp, workflow or function."
+    "--kind",
+    "tool_kind",
+    default="",
+    help="Only tools of this kind: builtin, plugin, api, mcp, workflow or function.",
 )
 @tenant_option
 @json_option
 @click.pass_context
-def list_tools(ctx: click.Context, kind: str, tenant: str, as_json: bool) -> None:
-    """List the tools that models can be given."""
+def list_tools(ctx: click.Context, tool_kind: str, tenant: str, as_json: bool) -> None:
+    """List available tools."""
 
     async def work(yard: "Modelyard") -> None:
         """Print the tools as a table or JSON."""
-        listed_tools = await yard.tools.list(tenant, kind)
+        listed_tools = await yard.tools.list(tenant, tool_kind)
         if as_json:
             print_json(listed_tools)
             return
@@ -250,7 +293,7 @@ def list_tools(ctx: click.Context, kind: str, tenant: str, as_json: bool) -> Non
             )
             for tool in listed_tools
         ]
-        print_table("", ("tool", "kind", "what it does"), rows)
+        print_table("", ("tool", "kind", "description"), rows)
 
     run_with_modelyard(ctx, work)
 
@@ -260,7 +303,7 @@ def list_tools(ctx: click.Context, kind: str, tenant: str, as_json: bool) -> Non
 @tenant_option
 @click.pass_context
 def show_tool(ctx: click.Context, name: str, tenant: str) -> None:
-    """Show a tool's description and parameters as a model receives them."""
+    """Show the definition of the tool NAME that is sent to the model."""
 
     async def work(yard: "Modelyard") -> None:
         """Print the tool as JSON."""
@@ -293,8 +336,10 @@ def call_tool(
     tenant: str,
     as_json: bool,
 ) -> int:
-    """Call a tool. ARGUMENTS are name=value pairs, or one JSON object. Exits with 1 if
-    the tool fails."""
+    """Call the tool NAME and print its result.
+
+    ARGUMENTS are name=value pairs, or one JSON object. Exit code 1: the tool failed.
+    """
     tool_arguments = _parse_arguments(arguments)
 
     async def work(yard: "Modelyard") -> int:
@@ -323,7 +368,7 @@ def call_tool(
             # Errors go to standard error, results to standard output.
             click.echo(result.text, err=bool(result.error))
             for blob in result.gathered.blobs:
-                print_note(f"a file of {len(blob.data):,} bytes, {blob.mime_type}")
+                print_note(f"file: {len(blob.data):,} bytes, {blob.mime_type}")
         return 1 if result.error else 0
 
     return run_with_modelyard(ctx, work)
@@ -335,12 +380,16 @@ def _parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
         try:
             return msgspec.json.decode(arguments[0], type=dict)
         except msgspec.MsgspecError as error:
-            raise click.UsageError(f"that is no JSON object: {error}") from error
+            raise click.UsageError(
+                f"ARGUMENTS: invalid JSON object {arguments[0][:80]!r}: {error}"
+            ) from error
     parsed: dict[str, Any] = {}
     for argument in arguments:
         name, separator, value = argument.partition("=")
         if not separator:
-            raise click.UsageError(f"{argument!r} is not name=value")
+            raise click.UsageError(
+                f"ARGUMENTS: expected name=value or a JSON object, got {argument!r}"
+            )
         # A value that is valid JSON keeps its type; anything else is text.
         try:
             parsed[name] = msgspec.json.decode(value)
@@ -354,7 +403,7 @@ def _parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
 @json_option
 @click.pass_context
 def list_providers(ctx: click.Context, tenant: str, as_json: bool) -> None:
-    """List the APIs and MCP servers that were added."""
+    """List added APIs and MCP servers."""
 
     async def work(yard: "Modelyard") -> None:
         """Print the providers as a table or JSON."""
@@ -381,7 +430,7 @@ def list_providers(ctx: click.Context, tenant: str, as_json: bool) -> None:
             for resource, provider in tool_providers
         ]
         print_table(
-            "", ("provider", "kind", "tools", "where"), rows, right_aligned=("tools",)
+            "", ("provider", "kind", "tools", "source"), rows, right_aligned=("tools",)
         )
 
     run_with_modelyard(ctx, work)
@@ -415,26 +464,29 @@ _AUTHS = (
 @click.option(
     "--server",
     default="",
-    help="Where the API is, in the place of what its description says.",
+    help="Base URL that overrides the one in the document.",
 )
 @click.option(
-    "--auth", "auth_type", type=click.Choice(_AUTHS), default="none", show_default=True
+    "--auth",
+    "auth_type",
+    type=click.Choice(_AUTHS),
+    default="none",
+    show_default=True,
+    help="Authentication of the API.",
 )
 @click.option(
-    "--header", "auth_name", default="", help="Name of the header, parameter or cookie."
+    "--header",
+    "auth_name",
+    default="",
+    help="Name of the header, query parameter or cookie that carries the key.",
 )
-@click.option("--user", default="", help="For basic, and the client id for oauth2.")
-@click.option(
-    "--key",
-    "from_prompt",
-    is_flag=True,
-    help="Ask for the key, or the secret, without showing it.",
-)
+@click.option("--user", default="", help="User name for basic, client id for oauth2.")
+@click.option("--key", "from_prompt", is_flag=True, help="Prompt for the key.")
 @click.option(
     "--key-env",
     default="",
     metavar="VARIABLE",
-    help="Read the key from the environment.",
+    help="Environment variable that contains the key.",
 )
 @tenant_option
 @json_option
@@ -452,7 +504,7 @@ def add_api(
     tenant: str,
     as_json: bool,
 ) -> None:
-    """Add the operations of an HTTP API as tools. DESCRIPTION is the file or URL of an
+    """Create tools from an OpenAPI document. DESCRIPTION is the file or URL of an
     OpenAPI 3 or Swagger 2 document."""
     # Before anything is loaded, so that a missing key fails at once.
     value = _read_secret(from_prompt, key_env)
@@ -483,12 +535,12 @@ def add_api(
             )
             return
         click.echo(
-            f"{name}: {len(api.operations)} tools of {api.title}, at"
-            f" {api.server or 'no server yet'}"
+            f"{name}: {len(api.operations)} tools of {api.title}, base URL"
+            f" {api.server or 'not set'}"
         )
         # Operations that cannot become tools are reported with the reason, ten at most.
         for omitted in api.left_out[:10]:
-            print_note(f"left out: {omitted}")
+            print_note(f"skipped: {omitted}")
 
     run_with_modelyard(ctx, work)
 
@@ -499,20 +551,20 @@ def add_api(
 @click.option(
     "--stdio",
     default="",
-    help="A program that is registered in the settings under tools.mcp_stdio.",
+    help="Name of a program from tools.mcp_stdio in the settings, instead of a URL.",
 )
 @click.option(
     "--header",
     "headers",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Sent with each request.",
+    help="Header to send with each request; repeatable.",
 )
 @click.option(
     "--key-env",
     default="",
     metavar="VARIABLE",
-    help="Send this variable's value as a bearer key.",
+    help="Environment variable with the bearer token to send.",
 )
 @tenant_option
 @json_option
@@ -527,7 +579,7 @@ def add_mcp(
     tenant: str,
     as_json: bool,
 ) -> None:
-    """Add an MCP server by its URL or by the name of a registered program."""
+    """Add the tools of an MCP server, by its URL or, with --stdio, as a program."""
     request_headers: dict[str, str] = {}
     for header in headers:
         title, _, value = header.partition("=")
@@ -562,34 +614,34 @@ def add_mcp(
     "--key-env",
     default="",
     metavar="VARIABLE",
-    help="Send this variable's value as a bearer key.",
+    help="Environment variable with the bearer token to send.",
 )
 @tenant_option
 @click.pass_context
 def add_extension(
     ctx: click.Context, name: str, url: str, key_env: str, tenant: str
 ) -> None:
-    """Add an API extension for apps' moderation and external data. It must answer a
-    ping."""
+    """Add an API extension for moderation or external data. The endpoint URL must answer
+    `ping`."""
     key = _read_secret(False, key_env) if key_env else ""
 
     async def work(yard: "Modelyard") -> None:
         """Ping and register the extension."""
         await yard.services.tools.providers.extensions.add(tenant, name, url, key)
-        click.echo(f"{name} answers.")
+        click.echo(f"added {name}; it answered the ping")
 
     run_with_modelyard(ctx, work)
 
 
 @tools.command(name="refresh")
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Take the changes that are shown.")
+@click.option("--yes", "accepts", is_flag=True, help="Apply the changes.")
 @click.option(
     "--confirm-origin",
     "origins",
     multiple=True,
     metavar="URL",
-    help="Calls may go to this server too.",
+    help="New server origin that calls may be sent to; repeatable.",
 )
 @tenant_option
 @json_option
@@ -597,12 +649,12 @@ def add_extension(
 def refresh_provider(
     ctx: click.Context,
     name: str,
-    yes: bool,
+    accepts: bool,
     origins: tuple[str, ...],
     tenant: str,
     as_json: bool,
 ) -> None:
-    """Fetch a provider's current tools and show the changes. They apply only with
+    """Reload a provider's tools and show the changes. They are applied only with
     --yes."""
 
     async def work(yard: "Modelyard") -> None:
@@ -611,7 +663,7 @@ def refresh_provider(
         # A changed server address needs a separate confirmation: credentials would be
         # sent there.
         changes, is_accepted = await providers.refresh(
-            tenant, name, accept=yes, confirm_origins=origins
+            tenant, name, accept=accepts, confirm_origins=origins
         )
         if as_json:
             print_json(
@@ -624,7 +676,7 @@ def refresh_provider(
         click.echo(
             f"{name}: {provider.count} tools"
             if is_accepted
-            else "Nothing was taken; --yes takes it."
+            else "Nothing was changed; use --yes to apply the changes."
         )
 
     run_with_modelyard(ctx, work)
@@ -635,12 +687,12 @@ def refresh_provider(
 @tenant_option
 @click.pass_context
 def remove_provider(ctx: click.Context, name: str, tenant: str) -> None:
-    """Remove an API or an MCP server with its tools."""
+    """Remove an API or MCP server and its tools."""
 
     async def work(yard: "Modelyard") -> None:
         """Remove the provider."""
         await yard.services.tools.providers.remove(tenant, name)
-        click.echo(f"{name} is gone.")
+        click.echo(f"removed {name}")
 
     run_with_modelyard(ctx, work)
 
@@ -651,7 +703,9 @@ def _read_secret(from_prompt: bool, variable: str) -> str:
     # Keys are not accepted as arguments: those are visible in the process list.
     if variable:
         if not (value := os.environ.get(variable, "")):
-            raise click.UsageError(f"the environment has no {variable}")
+            raise click.UsageError(
+                f"--key-env: environment variable {variable!r} is not set"
+            )
         return value
     return str(click.prompt("Key", hide_input=True)) if from_prompt else ""
 
@@ -668,7 +722,7 @@ def _read_file(path: str) -> bytes:
 
 @click.group()
 def mcp() -> None:
-    """MCP: offer tools, apps and datasets to other programs' models."""
+    """Serve tools, apps and datasets over MCP."""
 
 
 @mcp.command(name="serve")
@@ -677,16 +731,13 @@ def mcp() -> None:
     "names",
     default="",
     metavar="NAMES",
-    help="Only these, separated by commas.",
+    help="Tools to serve, separated by commas. Default: all.",
 )
 @tenant_option
 @click.pass_context
 def serve_mcp(ctx: click.Context, names: str, tenant: str) -> None:
-    """Serve MCP over standard input and output, for clients that start programs.
-    `modelyard serve` offers it at /mcp."""
-    tool_names = [
-        tool_name.strip() for tool_name in names.split(",") if tool_name.strip()
-    ]
+    """Serve MCP over stdio. `modelyard serve` serves it over HTTP at /mcp."""
+    tool_names = _split_names(names)
 
     async def work(yard: "Modelyard") -> None:
         """Serve until standard input is closed."""

@@ -36,37 +36,55 @@ from modelyard.models.messages import (
     "--model",
     "-m",
     default="default",
-    help="provider/model, a bare name or an alias.  [default]",
+    show_default=True,
+    help="Model: provider/model, a model name or an alias.",
 )
-@click.option("--system", "-s", help="What the model should be or heed.")
+@click.option("--system", "-s", help="System prompt.")
 @click.option(
     "--image",
     "-i",
     multiple=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A picture to send.",
+    help="Image file to attach (png, jpeg, webp or gif); repeatable.",
 )
-@click.option("--temperature", "-t", type=float)
-@click.option("--max-tokens", type=int)
-@click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
+@click.option(
+    "--temperature",
+    "-t",
+    type=float,
+    help="Sampling temperature. Default: the model's.",
+)
+@click.option(
+    "--max-tokens",
+    type=int,
+    help="Maximum number of tokens of the answer. Default: the model's.",
+)
+@click.option(
+    "--no-stream",
+    is_flag=True,
+    help="Print the complete answer instead of streaming.",
+)
 @json_option
 @click.pass_context
 def chat(ctx: click.Context, prompt: tuple[str, ...], **options: Any) -> None:
-    """Chat with a model.
+    """Chat with a model. Piped text is appended to PROMPT.
 
     \b
       modelyard chat "Name three rivers"
-      cat report.txt | modelyard chat "Sum this up in a sentence"
-      modelyard chat                      a conversation; Ctrl-D ends it
+      cat report.txt | modelyard chat "Summarise this in one sentence"
+      modelyard chat                      start a conversation; Ctrl-D ends it
     """
     piped = piped_input()
     # A prompt and a piped text are combined: the instruction first, then the material.
-    text = "\n\n".join(part for part in (" ".join(prompt), piped.strip()) if part)
+    text = "\n\n".join(
+        segment for segment in (" ".join(prompt), piped.strip()) if segment
+    )
     if text:
         run_with_modelyard(ctx, lambda yard: _once(yard, text, options))
-    # Without a terminal nobody can type a conversation.
+    # A conversation needs a terminal to type at.
     elif piped or not sys.stdin.isatty():
-        raise click.UsageError("there is nothing to say: give a prompt or pipe one in")
+        raise click.UsageError(
+            "No prompt. Pass one as an argument or through standard input."
+        )
     else:
         run_with_modelyard(ctx, lambda yard: _converse(yard, options))
 
@@ -87,28 +105,13 @@ async def _converse(yard: Modelyard, options: dict[str, Any]) -> None:
     """Run an interactive conversation until an empty line or end of file, then print
     the usage."""
     instance = yard.model(options["model"])
-    print_note(f"{instance.name}. Empty line or Ctrl-D to end; /clear forgets.")
+    print_note(
+        f"{instance.name}. Empty line or Ctrl-D to end; /clear starts a new conversation."
+    )
     messages: list[AnyPromptMessage] = _system(options["system"])
     images: tuple[Path, ...] = options["image"]
-    spent = LLMUsage.empty_usage()
-    while True:
-        try:
-            # `input` blocks, so it runs in a thread; the event loop keeps serving the
-            # runtime.
-            text = (await asyncio.to_thread(input, "\n> ")).strip()
-        except EOFError:
-            text = ""
-        if not text:
-            price = spent.total_price
-            cost = (
-                "cost unknown"
-                if price is None and spent.total_tokens
-                else f"{price or 0} {spent.currency}"
-            )
-            print_note(
-                f"{spent.prompt_tokens} tokens in, {spent.completion_tokens} out, {cost}"
-            )
-            return
+    usage = LLMUsage.empty_usage()
+    while text := await _next_question():
         if text == "/clear":
             messages = _system(options["system"])
             continue
@@ -123,7 +126,27 @@ async def _converse(yard: Modelyard, options: dict[str, Any]) -> None:
             click.echo(click.style("error: ", fg="red") + str(error), err=True)
             continue
         messages.append(result.message)
-        spent = spent.plus(result.usage)
+        usage = usage.plus(result.usage)
+    print_note(_usage_text(usage))
+
+
+async def _next_question() -> str:
+    """Return the next line that the user types; empty to end the conversation."""
+    try:
+        # `input` blocks, so it runs in a thread; the event loop keeps serving the
+        # runtime.
+        return (await asyncio.to_thread(input, "\n> ")).strip()
+    except EOFError:
+        return ""
+
+
+def _usage_text(usage: LLMUsage) -> str:
+    """Return the tokens and the cost of a conversation as a line."""
+    price = usage.total_price
+    cost = f"{price or 0} {usage.currency}"
+    if price is None and usage.total_tokens:
+        cost = "cost unknown"
+    return f"{usage.prompt_tokens} tokens in, {usage.completion_tokens} out, {cost}"
 
 
 async def _answer(
@@ -172,9 +195,7 @@ def _image(path: Path) -> ImagePromptMessageContent:
     that of an image."""
     media_type = mimetypes.guess_type(path.name)[0] or ""
     if not media_type.startswith("image/"):
-        raise ConfigError(
-            f"{str(path)!r} is no picture by its name; send png, jpeg, webp or gif"
-        )
+        raise ConfigError(f"{path}: unsupported image type; use png, jpeg, webp or gif")
     data = base64.b64encode(read_file(path)).decode()
     return ImagePromptMessageContent(
         base64_data=data,

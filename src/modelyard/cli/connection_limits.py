@@ -24,8 +24,8 @@ _LEAVE_SECONDS = 5.0
 # A connection younger than this is not closed in favour of others of its address.
 _YOUNG_SECONDS = 1.0
 # Upper bound for the file limit that is requested; more is never needed by one process.
-_MOST_FILES = 65_536
-_LEAST_RESERVE = 64
+_MAX_FILES = 65_536
+_MIN_RESERVE = 64
 
 
 class LimitedConnection(Protocol):
@@ -78,7 +78,7 @@ def capacity_for(settings: ConnectionSettings, files: int) -> ConnectionCapacity
     """Return the connection limits for a number of open files."""
     # Files other than sockets need descriptors too: the database, logs, model
     # processes, upstream connections.
-    reserve = settings.reserved_files or max(_LEAST_RESERVE, files // 4)
+    reserve = settings.reserved_files or max(_MIN_RESERVE, files // 4)
     max_connections = settings.most or max(1, files - reserve)
     return ConnectionCapacity(
         most=max_connections,
@@ -90,12 +90,13 @@ def raise_file_limit() -> int:
     """Raise this process's limit of open files as far as permitted and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     infinite = resource.RLIM_INFINITY
-    target = _MOST_FILES if hard == infinite else min(hard, _MOST_FILES)
+    target = _MAX_FILES if hard == infinite else min(hard, _MAX_FILES)
     if soft == infinite or soft >= target:
-        return _MOST_FILES if soft == infinite else soft
+        return _MAX_FILES if soft == infinite else soft
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-    except (OSError, ValueError):  # some systems have a lower limit than they say
+    # Some systems report a higher hard limit than they permit.
+    except (OSError, ValueError):
         return soft
     return target
 
@@ -281,7 +282,7 @@ class ConnectionLimiter:
         cutoff or earlier."""
         expired_connections: list[LimitedConnection] = []
         for connection, since in queue.items():
-            # The queue is ordered by time: the rest is younger.
+            # The queue is ordered by time: all others are younger.
             if since > cutoff:
                 break
             expired_connections.append(connection)

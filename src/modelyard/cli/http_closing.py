@@ -20,7 +20,7 @@ HEAD, BODY, WHOLE, OVER = range(4)
 """HEAD: a head or the remainder of one. BODY: the remainder of a body. WHOLE: nothing,
 a request is complete. OVER: input is no longer parsed."""
 
-_MOST_DROPPED = 1 << 23
+_MAX_DROPPED = 1 << 23
 _DROP_SECONDS = 0.02
 """Limits for input after the last response: bytes that are read at most, and seconds
 between two reads."""
@@ -117,7 +117,7 @@ class ConnectionEnding:
         self._dropped += len(data)
         self._connection.flow.pause_reading()
         # Beyond the limit the connection stays paused until its time is over.
-        if self._dropped < _MOST_DROPPED:
+        if self._dropped < _MAX_DROPPED:
             self._connection.loop.call_later(_DROP_SECONDS, self._drop_more)
 
     def _drop_more(self) -> None:

@@ -55,13 +55,14 @@ class HeadLimits:
         """Return the error for a head that is too large (431)."""
         settings = self._settings
         return HeadersTooLargeError(
-            f"a request may have {settings.headers} headers, and {settings.head_kb} kB of them"
+            f"request headers too large; at most {settings.headers} headers and"
+            f" {settings.head_kb} kB in total"
         )
 
     def _too_long(self) -> RefusedError:
         """Return the error for a target that is too long (414)."""
         return TargetTooLongError(
-            f"a request's address may have {self._settings.target_kb} kB"
+            f"request target too long; at most {self._settings.target_kb} kB"
         )
 
 
@@ -76,7 +77,7 @@ class BodyRateMeter:
     """Measures the speed of one body. Patience decreases with time and is restored by
     arriving bytes."""
 
-    __slots__ = ("_came", "_looked_at", "_patience", "_settings")
+    __slots__ = ("_checked_at", "_patience", "_received_bytes", "_settings")
 
     def __init__(
         self, settings: ConnectionSettings, current_time: float, received_bytes: int
@@ -85,16 +86,19 @@ class BodyRateMeter:
         self._settings = settings
         # Starts full, so that a slow start is tolerated.
         self._patience = settings.body_seconds
-        self._looked_at = current_time
-        self._came = received_bytes
+        self._checked_at = current_time
+        self._received_bytes = received_bytes
 
     def is_slow(
         self, current_time: float, received_bytes: int, *, is_held: bool
     ) -> bool:
         """Tell whether patience is used up. `is_held`: the server paused reading, so
         the time does not count."""
-        elapsed, self._looked_at = current_time - self._looked_at, current_time
-        new_bytes, self._came = received_bytes - self._came, received_bytes
+        elapsed, self._checked_at = current_time - self._checked_at, current_time
+        new_bytes, self._received_bytes = (
+            received_bytes - self._received_bytes,
+            received_bytes,
+        )
         if is_held:
             return False
         max_patience = self._settings.body_seconds

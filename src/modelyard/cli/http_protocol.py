@@ -2,7 +2,7 @@
 client is authenticated.
 
 Parsing and response writing remain uvicorn's. This module adds what has no hooks there.
-Sizes are in `http_limits`, closing is in `http_ending`.
+Sizes are in `http_limits`, closing is in `http_closing`.
 """
 
 import asyncio
@@ -100,7 +100,7 @@ class _RequestCycle(RequestResponseCycle):
         """
         # Changing the class keeps the common case, a complete body, free of extra
         # checks.
-        self.__class__ = _IncompleteCycle  # pyright: ignore[reportAttributeAccessIssue]  of its own kind
+        self.__class__ = _IncompleteCycle  # pyright: ignore[reportAttributeAccessIssue]
 
     def fail(self, error: RefusedError) -> None:
         """Deliver an error to the application instead of the remaining request."""
@@ -126,6 +126,7 @@ class _IncompleteCycle(_RequestCycle):
         return self._refused() if self.error is not None else super().receive()
 
     async def _refused(self) -> dict[str, Any]:
+        """Return a disconnect that carries the error."""
         return {"type": "http.disconnect", "error": self.error}
 
     def send(self, message: Any) -> Coroutine[Any, Any, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -159,9 +160,9 @@ class _IncompleteCycle(_RequestCycle):
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection with its limits. Implements `door.Connection`.
+    """One connection with its limits. Implements `connection_limits.LimitedConnection`.
 
-    Ten thousand may be idle at once, so an instance holds only what is its own.
+    Ten thousand may be idle at once, so an instance holds only its own state.
     Server-wide values are attributes of the class that `protocol_class` creates per
     server, and request state exists only during a request.
     """
@@ -194,7 +195,8 @@ class GuardedProtocol(HttpToolsProtocol):
     _refused_by: RefusedError | None = None
     """The error with which the parser was stopped."""
 
-    def __init__(  # pyright: ignore[reportMissingSuperCall]  it sets what is the class's here
+    # The base class sets per connection what is stored on the class here.
+    def __init__(  # pyright: ignore[reportMissingSuperCall]
         self,
         config: uvicorn.Config,
         server_state: ServerState,
@@ -238,14 +240,13 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.door.register(self, self.client[0] if self.client else ""):
             self.ending.reply_and_close(
                 ServerBusyError(
-                    "the server has as many connections as it can have; try again in a"
-                    " moment"
+                    "connection limit of the server reached; try again in a moment"
                 )
             )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Unregister the connection and tell the running application that its client is
-        gone."""
+        """Unregister the connection and notify the running application that its client
+        has disconnected."""
         self.state = OVER
         self.door.unregister(self)
         self.pipeline = ()
@@ -269,15 +270,14 @@ class GuardedProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # to nothing that is spoken here: it is answered as the plain request that
-            # it is as well
+            # No upgrade is supported: the request is answered as a plain HTTP request.
             pass
         except httptools.HttpParserError:
             # If a limit stopped the parser, its error explains more than a syntax
             # error.
             self.ending.refuse(
                 self._refused_by
-                or RefusedError("the request is not HTTP/1.1 as RFC 9112 has it")
+                or RefusedError("malformed HTTP/1.1 request (RFC 9112)")
             )
             return
         # If neither applies, a request was completed by this read.
@@ -408,14 +408,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def end_head(self) -> None:
         """Answer 408 to an incomplete head, or close silently if nothing was sent."""
-        if not self.fed:  # nothing was asked, so there is nothing to be answered
+        # Without any input there is no request to answer.
+        if not self.fed:
             self.abort()
             return
         seconds = self.door.settings.head_seconds
         self.ending.refuse(
-            RequestTimeoutError(
-                f"the request's head was not complete after {seconds:g} seconds"
-            )
+            RequestTimeoutError(f"request head incomplete after {seconds:g} seconds")
         )
 
     def is_body_slow(self, current_time: float) -> bool:
@@ -427,7 +426,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def end_body(self) -> None:
         """Answer 408 to a request with a slow body."""
         self.ending.fail_body(
-            RequestTimeoutError("the request's body comes too slowly, or not at all")
+            RequestTimeoutError("request body timed out: it arrives too slowly")
         )
 
     def unread(self) -> int:
@@ -458,7 +457,7 @@ class GuardedProtocol(HttpToolsProtocol):
         error = self.limits.broken_by(self.url, self.headers, self.fed)
         if error is None and len(self.pipeline) >= self.door.settings.pipelined:
             error = ServerBusyError(
-                "too many requests were sent before the first was answered"
+                "too many pipelined requests; wait for the first response"
             )
         if error is not None:
             # The parser hides the exception's type, so it is remembered.
@@ -470,7 +469,7 @@ class GuardedProtocol(HttpToolsProtocol):
         # Tiny chunks cost more to parse than they carry.
         if self.fed - self.content > _SPARE + _PER_BYTE * self.content:
             self.ending.fail_body(
-                RefusedError("the request's body has too much around its chunks")
+                RefusedError("chunked request body has too much framing overhead")
             )
         # Only the first incomplete read of a body starts the measurement.
         elif self.door.start_body(self):
@@ -495,7 +494,7 @@ class GuardedConfig(uvicorn.Config):
         self, gateway: Gateway, door: ConnectionLimiter, **options: Any
     ) -> None:
         super().__init__(
-            gateway,  # pyright: ignore[reportArgumentType]  uvicorn's types of scopes are its own
+            gateway,  # pyright: ignore[reportArgumentType]  uvicorn has its own scope types
             http=protocol_class(door, gateway.refusal),
             ws="none",
             lifespan="on",
@@ -505,6 +504,6 @@ class GuardedConfig(uvicorn.Config):
             # knows the trusted proxies.
             server_header=False,
             date_header=False,
-            proxy_headers=False,  # nobody may say for others who they are
+            proxy_headers=False,
             **options,
         )

@@ -4,8 +4,9 @@ running server."""
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,11 @@ from modelyard.cli.usage import tenant_option
 if TYPE_CHECKING:
     from modelyard.app import Modelyard
     from modelyard.app.knowledge import KnowledgeServices
-    from modelyard.knowledge.crawl import CrawlReport, SourceLoader
+    from modelyard.knowledge.answer import Answer
+    from modelyard.knowledge.crawl import CrawlReport
+    from modelyard.knowledge.entities import Document
+    from modelyard.knowledge.evaluate import Collection, Scores
+    from modelyard.knowledge.retrieve import Retrieval
     from modelyard.knowledge.rows import Dataset
 
 
@@ -49,21 +54,24 @@ def _search_options(command: Any) -> Any:
                 default=5,
                 show_default=True,
                 type=click.IntRange(1, 1000),
-                help="How many.",
+                help="Number of results.",
             ),
             click.option(
                 "--method",
                 type=click.Choice(_METHODS),
                 default="hybrid_search",
                 show_default=True,
+                help="Search method.",
             ),
             click.option(
                 "--rerank/--no-rerank",
                 default=False,
-                help="Order them by the default rerank model.",
+                help="Rerank with the default model. Default: no.",
             ),
             click.option(
-                "--threshold", type=click.FloatRange(0, 1), help="Least score: 0 to 1."
+                "--threshold",
+                type=click.FloatRange(0, 1),
+                help="Minimum score, 0 to 1. Default: no minimum.",
             ),
         )
     ):
@@ -86,8 +94,65 @@ def _settings(top_k: int, method: str, rerank: bool, threshold: float | None) ->
 
 @click.group()
 def knowledge() -> None:
-    """Knowledge: add documents, search them, ask them, measure what is found. No server
-    is needed."""
+    """Manage and search documents; works without a server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SourceOptions:
+    """The options of `add` that determine how a source is read."""
+
+    crawl: bool
+    sitemap: bool
+    feed: bool
+    max_pages: int
+    sql: str | None
+    key: str
+    json_path: str | None
+
+    @property
+    def url_type(self) -> str:
+        """How a URL is read: `sitemap`, `feed`, `site` or, by default, `page`."""
+        if self.sitemap:
+            return "sitemap"
+        if self.feed:
+            return "feed"
+        return "site" if self.crawl else "page"
+
+
+@dataclass(frozen=True, slots=True)
+class _AddResult:
+    """What one round of `add` did to a dataset."""
+
+    dataset: "Dataset"
+    totals: dict[str, int]
+    """Outcome → number of documents."""
+    failed: list[Any]
+    report: "CrawlReport"
+
+    def print(self, *, as_json: bool) -> None:
+        """Print the counts, the failed documents and the skipped pages."""
+        if as_json:
+            print_json(self._as_dict())
+            return
+        counts = [f"{count} {name}" for name, count in self.totals.items() if count]
+        click.echo(f"{self.dataset.name}: {', '.join(counts) or 'no changes'}")
+        for document in self.failed:
+            label = click.style(f"  {document.name}: ", fg="red")
+            click.echo(label + document.error, err=True)
+        _print_omissions(self.report)
+
+    def _as_dict(self) -> dict[str, Any]:
+        """Return the result as printed with --json."""
+        omissions = [msgspec.to_builtins(omission) for omission in self.report.first]
+        return {
+            "dataset": self.dataset.id,
+            **self.totals,
+            "failed": [
+                {"name": document.name, "error": document.error}
+                for document in self.failed
+            ],
+            "left_out": {"count": self.report.count, "first": omissions},
+        }
 
 
 @knowledge.command()
@@ -97,10 +162,15 @@ def knowledge() -> None:
     "--model",
     "embedding",
     default="",
-    help="Embedding model of a new dataset, as provider/model.",
+    help=(
+        "Embedding model of a new dataset, as provider/model. Default: the default"
+        " embedding model."
+    ),
 )
 @click.option(
-    "--economy", is_flag=True, help="A new dataset of words alone: no model is called."
+    "--economy",
+    is_flag=True,
+    help="Create a new dataset with a keyword index only, without an embedding model.",
 )
 @click.option(
     "--form",
@@ -108,34 +178,42 @@ def knowledge() -> None:
     default="text",
     show_default=True,
     help=(
-        "Of a new dataset: segments; children that lead to their parents; questions"
-        " with answers."
+        "Segment type of a new dataset: plain text, hierarchical (child segments that"
+        " return their parents), or questions with answers."
     ),
 )
 @click.option(
-    "--crawl", is_flag=True, help="Follow addresses to the pages of the same site."
+    "--crawl", is_flag=True, help="Follow links of each URL to pages of the same site."
 )
-@click.option("--sitemap", is_flag=True, help="Addresses are sitemaps.")
-@click.option("--feed", is_flag=True, help="Addresses are RSS or Atom feeds.")
-@click.option("--most", default=100, show_default=True, help="Pages at most.")
+@click.option("--sitemap", is_flag=True, help="Read each URL as a sitemap.")
+@click.option("--feed", is_flag=True, help="Read each URL as an RSS or Atom feed.")
+@click.option(
+    "--max-pages",
+    default=100,
+    show_default=True,
+    help="Maximum number of pages per URL.",
+)
 @click.option(
     "--sql",
     metavar="QUERY",
-    help="SOURCES are databases; a document a row of this SELECT.",
+    help="SOURCES are databases. Add one document per row of this SELECT.",
 )
 @click.option(
     "--key",
     default="id",
     show_default=True,
-    help="The column, or the field, that says which is which.",
+    help="Column or field that identifies a document, for --sql and --json-path.",
 )
 @click.option(
     "--json-path",
     metavar="PATH",
-    help="SOURCES are HTTP APIs; a document a value at PATH, as $.items[*].",
+    help="SOURCES are HTTP APIs. Add one document per value at PATH, for example"
+    " $.items[*].",
 )
 @click.option(
-    "--watch", is_flag=True, help="Go on: take up what changes in the folders."
+    "--watch",
+    is_flag=True,
+    help="Watch the sources for changes, checking every 2 seconds until interrupted.",
 )
 @tenant_option
 @json_option
@@ -147,96 +225,107 @@ def add(
     embedding: str,
     economy: bool,
     form: str,
-    crawl: bool,
-    sitemap: bool,
-    feed: bool,
-    most: int,
-    sql: str | None,
-    key: str,
-    json_path: str | None,
     watch: bool,
     tenant: str,
     as_json: bool,
+    **source_options: Any,
 ) -> int:
     """Add SOURCES (files, folders, URLs) to DATASET. The dataset is created if it does
     not exist.
 
-    Adding again skips unchanged documents, indexes changed ones again, and deletes
-    those that no longer exist in a folder.
+    Adding again skips unchanged documents, reindexes changed ones, and deletes
+    documents that are missing from the folder. Exit code 1: a document could not be
+    indexed.
     """
+    options = _SourceOptions(**source_options)
 
-    async def work(yard: "Modelyard") -> int:
-        """Add all sources, wait for indexing, and repeat with --watch."""
-        parts = yard.knowledge
+    async def add_sources(yard: "Modelyard") -> int:
+        """Add all sources, and repeat with --watch. Returns the exit code."""
         dataset_record = await _dataset(
             yard, tenant, dataset, embedding, economy=economy, form=form
         )
         while True:
-            from modelyard.knowledge.crawl import CrawlReport
-
-            totals = {"added": 0, "changed": 0, "deleted": 0, "same": 0}
-            # One batch id per round, so that the documents of a round can be told
-            # apart.
-            batch, report = new_uuid(), CrawlReport()
-            for source in sources:
-                gatherer, page_source = parts.gatherer, None
-                # The options decide how a source is read; otherwise its form does: URL,
-                # folder or file.
-                if sql:
-                    page_source = ("sql", gatherer.rows(source, sql, key=key))
-                elif json_path:
-                    page_source = ("api", gatherer.values(source, json_path, key=key))
-                elif source.startswith(("http://", "https://")):
-                    source_type = _source_type(crawl=crawl, sitemap=sitemap, feed=feed)
-                    memory = await _previous_crawl(
-                        parts, dataset_record, source_type, source
-                    )
-                    page_source = (
-                        source_type,
-                        _pages(gatherer, source_type, source, most, memory, report),
-                    )
-                # Without a page source the source is a local path.
-                counts = await _sync_source(
-                    parts, dataset_record, source, page_source, batch, report
-                )
-                totals = {name: totals[name] + counts[name] for name in totals}
-            failed = await _wait_for_indexing(parts, dataset_record, quiet=as_json)
-            if as_json:
-                left_out = {
-                    "count": report.count,
-                    "first": [
-                        msgspec.to_builtins(omission) for omission in report.first
-                    ],
-                }
-                errors = [{"name": d.name, "error": d.error} for d in failed]
-                print_json(
-                    {
-                        "dataset": dataset_record.id,
-                        **totals,
-                        "failed": errors,
-                        "left_out": left_out,
-                    }
-                )
-            else:
-                summary = (
-                    ", ".join(
-                        f"{count} {name}" for name, count in totals.items() if count
-                    )
-                    or "nothing to do"
-                )
-                click.echo(f"{dataset_record.name}: {summary}")
-                for document in failed:
-                    click.echo(
-                        click.style(f"  {document.name}: ", fg="red") + document.error,
-                        err=True,
-                    )
-                _show_left_out(report)
+            result = await _add_once(
+                yard.knowledge, dataset_record, sources, options, quiet=as_json
+            )
+            result.print(as_json=as_json)
             if not watch:
-                return 1 if failed else 0
+                return 1 if result.failed else 0
             # Folders are polled; there is no portable way to be notified.
             await asyncio.sleep(2)
 
-    return run_with_modelyard(ctx, work)
+    return run_with_modelyard(ctx, add_sources)
+
+
+async def _add_once(
+    parts: "KnowledgeServices",
+    dataset: "Dataset",
+    sources: Sequence[str],
+    options: _SourceOptions,
+    *,
+    quiet: bool,
+) -> _AddResult:
+    """Add all sources and wait until they are indexed."""
+    from modelyard.knowledge.crawl import CrawlReport
+
+    totals = {"added": 0, "changed": 0, "deleted": 0, "same": 0}
+    # One batch id per round, so that the documents of a round can be distinguished.
+    batch, report = new_uuid(), CrawlReport()
+    for source in sources:
+        page_source = await _page_source(parts, dataset, source, options, report)
+        counts = await _sync_source(parts, dataset, source, page_source, batch, report)
+        totals = {name: totals[name] + counts[name] for name in totals}
+    failed = await _wait_for_indexing(parts, dataset, quiet=quiet)
+    return _AddResult(dataset, totals, failed, report)
+
+
+async def _page_source(
+    parts: "KnowledgeServices",
+    dataset: "Dataset",
+    source: str,
+    options: _SourceOptions,
+    report: "CrawlReport",
+) -> tuple[str, AsyncGenerator[Any, None]] | None:
+    """Return the type of a source with its stream of pages, or None for a local path.
+
+    The options determine how a source is read; otherwise its form does.
+    """
+    loader = parts.gatherer
+    if options.sql:
+        return "sql", loader.rows(source, options.sql, key=options.key)
+    if options.json_path:
+        return "api", loader.values(source, options.json_path, key=options.key)
+    if source.startswith(("http://", "https://")):
+        pages = await _url_pages(parts, dataset, source, options, report)
+        return options.url_type, pages
+    return None
+
+
+async def _url_pages(
+    parts: "KnowledgeServices",
+    dataset: "Dataset",
+    url: str,
+    options: _SourceOptions,
+    report: "CrawlReport",
+) -> AsyncGenerator[Any, None]:
+    """Return the stream of pages of a URL."""
+    from modelyard.knowledge.crawl import remembered_pages
+
+    loader, url_type, max_pages = parts.gatherer, options.url_type, options.max_pages
+    # What the previous crawl recorded, so that unchanged pages can be skipped.
+    memory = await remembered_pages(parts.datasets, dataset, f"{url_type} {url}")
+    match url_type:
+        case "sitemap":
+            return loader.sitemap(
+                url, max_pages=max_pages, memory=memory, report=report
+            )
+        case "feed":
+            return loader.feed(url, max_pages=max_pages, memory=memory, report=report)
+        case "site":
+            return loader.pages(url, max_pages=max_pages, memory=memory, report=report)
+        case _:
+            # A single page is a crawl of depth 0.
+            return loader.pages(url, max_pages=1, depth=0, memory=memory, report=report)
 
 
 async def _dataset(
@@ -262,15 +351,15 @@ async def _dataset(
             embedding_model_provider=provider,
             doc_form=DocForm(f"{form}_model"),
         )
-        print_note(f"made dataset {name!r}")
+        print_note(f"created dataset {name!r}")
         return await datasets.create(tenant, name, settings=settings)
 
 
-def _show_left_out(report: "CrawlReport") -> None:
-    """Print which pages were left out, and why."""
+def _print_omissions(report: "CrawlReport") -> None:
+    """Print which pages or rows were skipped, and why."""
     if not report.count:
         return
-    click.echo(click.style(f"  {report.count:,} left out", fg="yellow"), err=True)
+    click.echo(click.style(f"  {report.count:,} skipped", fg="yellow"), err=True)
     for omission in report.first:
         click.echo(f"    {omission.url}: {omission.reason}", err=True)
     if report.count > len(report.first):
@@ -278,54 +367,8 @@ def _show_left_out(report: "CrawlReport") -> None:
     # After an incomplete crawl a missing page may still exist, so nothing was deleted.
     if not report.is_complete:
         click.echo(
-            "    Nothing was deleted: some of it may come another time.", err=True
+            "    Incomplete crawl: missing documents were not deleted.", err=True
         )
-
-
-def _source_type(*, crawl: bool, sitemap: bool, feed: bool) -> str:
-    """Return how a URL is read: sitemap, feed, site or single page."""
-    if sitemap:
-        return "sitemap"
-    if feed:
-        return "feed"
-    return "site" if crawl else "page"
-
-
-async def _previous_crawl(
-    parts: "KnowledgeServices", dataset: "Dataset", source_type: str, source: str
-) -> Any:
-    """Return what the previous crawl recorded about a source, so that unchanged pages
-    can be skipped."""
-    from modelyard.knowledge.crawl import remembered_pages
-
-    return await remembered_pages(parts.datasets, dataset, f"{source_type} {source}")
-
-
-def _pages(
-    gatherer: "SourceLoader",
-    source_type: str,
-    url: str,
-    max_pages: int,
-    memory: Any,
-    report: "CrawlReport",
-) -> AsyncGenerator[Any, None]:
-    """Return the stream of pages of a URL."""
-    match source_type:
-        case "sitemap":
-            return gatherer.sitemap(
-                url, max_pages=max_pages, memory=memory, report=report
-            )
-        case "feed":
-            return gatherer.feed(url, max_pages=max_pages, memory=memory, report=report)
-        case "site":
-            return gatherer.pages(
-                url, max_pages=max_pages, memory=memory, report=report
-            )
-        case _:
-            # A single page is a crawl of depth 0.
-            return gatherer.pages(
-                url, max_pages=1, depth=0, memory=memory, report=report
-            )
 
 
 async def _sync_source(
@@ -355,7 +398,10 @@ async def _sync_source(
         )
     path = Path(source)
     if not path.exists():  # noqa: ASYNC240
-        raise ConfigError(f"{source!r} is no file, no folder and no address")
+        raise ConfigError(
+            f"source {source!r} not found; expected an existing file or folder, or an"
+            " http:// or https:// URL"
+        )
     return await parts.datasets.sync_folder(dataset, path, batch=batch)
 
 
@@ -410,78 +456,78 @@ async def _wait_for_indexing(
 @json_option
 @click.pass_context
 def list_(ctx: click.Context, dataset: str | None, tenant: str, as_json: bool) -> None:
-    """List the datasets, or the documents of one dataset with their status."""
+    """List datasets, or the documents and indexing status of one."""
 
-    async def work(yard: "Modelyard") -> None:
+    async def print_list(yard: "Modelyard") -> None:
         """Print datasets or documents."""
-        store = yard.knowledge.stored
         if dataset is None:
-            counts = await store.documents.counts(tenant)
-            rows = [
-                (
-                    dataset_record.name,
-                    counts.get(dataset_record.id, {"documents": 0})["documents"],
-                    counts.get(dataset_record.id, {"words": 0})["words"],
-                    dataset_record.model
-                    or dataset_record.settings.indexing_technique.value,
-                    dataset_record.id,
-                )
-                for dataset_record in await store.datasets.list(tenant)
-            ]
-            if as_json:
-                print_json(
-                    [
-                        dict(
-                            zip(
-                                ("name", "documents", "characters", "model", "id"),
-                                row,
-                                strict=True,
-                            )
-                        )
-                        for row in rows
-                    ]
-                )
-                return
-            print_table(
-                "",
-                ("dataset", "documents", "characters", "model", "id"),
-                rows,
-                right_aligned=("documents", "characters"),
-            )
-            return
-        dataset_record = await yard.knowledge.datasets.get_by_id_or_name(
-            tenant, dataset
-        )
-        documents, _ = await store.documents.list_page(
-            tenant, dataset_record.id, limit=100_000
-        )
-        if as_json:
-            print_json([msgspec.to_builtins(document) for document in documents])
-            return
-        rows = [
-            (
-                document.name,
-                (
-                    failure_text("error")
-                    if document.error
-                    else success_text(document.status.value)
-                ),
-                document.segments,
-                document.hits,
-                document.error[:80],
-                document.id,
-            )
-            # Oldest first, unlike the store's order.
-            for document in reversed(documents)
-        ]
-        print_table(
-            "",
-            ("document", "status", "segments", "hits", "why", "id"),
-            rows,
-            right_aligned=("segments", "hits"),
-        )
+            await _list_datasets(yard.knowledge, tenant, as_json=as_json)
+        else:
+            await _list_documents(yard.knowledge, tenant, dataset, as_json=as_json)
 
-    run_with_modelyard(ctx, work)
+    run_with_modelyard(ctx, print_list)
+
+
+async def _list_datasets(
+    parts: "KnowledgeServices", tenant: str, *, as_json: bool
+) -> None:
+    """Print the tenant's datasets with their sizes."""
+    counts = await parts.stored.documents.counts(tenant)
+    empty = {"documents": 0, "words": 0}
+    rows = [
+        {
+            "name": dataset.name,
+            "documents": counts.get(dataset.id, empty)["documents"],
+            "characters": counts.get(dataset.id, empty)["words"],
+            "model": dataset.model or dataset.settings.indexing_technique.value,
+            "id": dataset.id,
+        }
+        for dataset in await parts.stored.datasets.list(tenant)
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        "",
+        ("dataset", "documents", "characters", "model", "id"),
+        [tuple(row.values()) for row in rows],
+        right_aligned=("documents", "characters"),
+    )
+
+
+async def _list_documents(
+    parts: "KnowledgeServices", tenant: str, name: str, *, as_json: bool
+) -> None:
+    """Print the documents of a dataset with their status."""
+    dataset = await parts.datasets.get_by_id_or_name(tenant, name)
+    documents, _ = await parts.stored.documents.list_page(
+        tenant, dataset.id, limit=100_000
+    )
+    if as_json:
+        print_json([msgspec.to_builtins(document) for document in documents])
+        return
+    print_table(
+        "",
+        ("document", "status", "segments", "hits", "error", "id"),
+        # Oldest first, unlike the store's order.
+        [_document_row(document) for document in reversed(documents)],
+        right_aligned=("segments", "hits"),
+    )
+
+
+def _document_row(document: "Document") -> tuple[Any, ...]:
+    """Return a document as a row of the table."""
+    status = (
+        failure_text("error") if document.error else success_text(document.status.value)
+    )
+    return (
+        document.name,
+        status,
+        document.segments,
+        document.hits,
+        document.error[:80],
+        document.id,
+    )
 
 
 @knowledge.command()
@@ -502,11 +548,11 @@ def search(
     tenant: str,
     as_json: bool,
 ) -> None:
-    """Search DATASET for QUERY and print the hits, best first, with the score of each
-    stage."""
+    """Search a dataset. Prints the hits for QUERY, best first, with the score of each
+    search stage."""
     query_text = " ".join(input_texts(query, "query"))
 
-    async def work(yard: "Modelyard") -> None:
+    async def search_dataset(yard: "Modelyard") -> None:
         """Search and print the hits."""
         datasets = yard.knowledge.datasets
         dataset_record = await datasets.get_by_id_or_name(tenant, dataset)
@@ -517,51 +563,55 @@ def search(
             settings=_settings(top_k, method, rerank, threshold),
         )
         if as_json:
-            hits = [
-                {
-                    "score": hit.score,
-                    "scores": hit.scores,
-                    "document": hit.document.name,
-                    "page": hit.segment.page,
-                    "start": hit.segment.start,
-                    "stop": hit.segment.stop,
-                    "text": hit.text,
-                }
-                for hit in retrieval.hits
-            ]
-            print_json(
-                {
-                    "hits": hits,
-                    "notes": retrieval.notes,
-                    "milliseconds": retrieval.milliseconds,
-                }
-            )
-            return
-        for index, hit in enumerate(retrieval.hits):
-            page = f", page {hit.segment.page}" if hit.segment.page else ""
-            scores = "  ".join(
-                f"{name} {score:.3f}" for name, score in hit.scores.items()
-            )
-            click.echo(
-                click.style(
-                    f"{index + 1}  {hit.score:.3f}  {hit.document.name}{page}",
-                    bold=True,
-                )
-                + f"   {scores}"
-            )
-            click.echo("   " + " ".join(hit.text.split())[:300])
-        for line in retrieval.notes:
-            print_note(line)
-        print_note(f"{retrieval.milliseconds['whole']:.0f} ms")
+            print_json(_retrieval_as_dict(retrieval))
+        else:
+            _print_retrieval(retrieval)
 
-    run_with_modelyard(ctx, work)
+    run_with_modelyard(ctx, search_dataset)
+
+
+def _retrieval_as_dict(retrieval: "Retrieval") -> dict[str, Any]:
+    """Return a search result as printed with --json."""
+    hits = [
+        {
+            "score": hit.score,
+            "scores": hit.scores,
+            "document": hit.document.name,
+            "page": hit.segment.page,
+            "start": hit.segment.start,
+            "stop": hit.segment.stop,
+            "text": hit.text,
+        }
+        for hit in retrieval.hits
+    ]
+    return {
+        "hits": hits,
+        "notes": retrieval.notes,
+        "milliseconds": retrieval.milliseconds,
+    }
+
+
+def _print_retrieval(retrieval: "Retrieval") -> None:
+    """Print the hits with their scores, and the notes and duration of the search."""
+    for number, hit in enumerate(retrieval.hits, start=1):
+        page = f", page {hit.segment.page}" if hit.segment.page else ""
+        title = f"{number}  {hit.score:.3f}  {hit.document.name}{page}"
+        scores = "  ".join(f"{name} {score:.3f}" for name, score in hit.scores.items())
+        click.echo(click.style(title, bold=True) + f"   {scores}")
+        click.echo("   " + " ".join(hit.text.split())[:300])
+    for line in retrieval.notes:
+        print_note(line)
+    print_note(f"{retrieval.milliseconds['whole']:.0f} ms")
 
 
 @knowledge.command()
 @click.argument("dataset")
 @click.argument("query", nargs=-1)
 @click.option(
-    "--model", default="default", show_default=True, help="The model that answers."
+    "--model",
+    default="default",
+    show_default=True,
+    help="Model that writes the answer, as provider/model or an alias.",
 )
 @click.option(
     "--check",
@@ -569,8 +619,8 @@ def search(
     default="words",
     show_default=True,
     help=(
-        "Hold each sentence against its sources: by words, or by the model's judgement"
-        " too."
+        "Verify each sentence against its sources: by its words, or additionally by a"
+        " model."
     ),
 )
 @tenant_option
@@ -585,11 +635,10 @@ def ask(
     tenant: str,
     as_json: bool,
 ) -> int:
-    """Answer a question from DATASET's documents, with citations. Exits with 3 if they
-    do not contain the answer."""
+    """Answer from DATASET with citations. Exit code 3: no answer in the documents."""
     question = " ".join(input_texts(query, "question"))
 
-    async def work(yard: "Modelyard") -> int:
+    async def answer_question(yard: "Modelyard") -> int:
         """Stream the answer, then print its citations and unsupported claims."""
         from modelyard.knowledge.answer import AnswerOptions
         from modelyard.knowledge.retrieve import SearchRequest
@@ -597,60 +646,76 @@ def ask(
         dataset_record = await yard.knowledge.datasets.get_by_id_or_name(
             tenant, dataset
         )
-        manner = AnswerOptions(model=model, checks=check)  # pyright: ignore[reportArgumentType]  click holds it to the choices
-        answer: Any = None
-        stream = yard.knowledge.answerer.stream(
+        events = yard.knowledge.answerer.stream(
             [dataset_record.id],
             SearchRequest(tenant=tenant, query=question, source="app"),
-            manner,
+            AnswerOptions(model=model, checks=check),  # pyright: ignore[reportArgumentType]  click validates it
         )
-        # aclosing cancels the model call if the output pipe is closed.
-        async with aclosing(stream) as events:
-            async for event_type, value in events:
-                if event_type == "text" and not as_json:
-                    click.echo(value, nl=False)
-                elif event_type == "answer":
-                    answer = value
+        answer = await _stream_answer(events, quiet=as_json)
         if as_json:
             print_json(msgspec.to_builtins(answer))
-            return 0 if answer.is_found else 3
-        click.echo()
-        # Extractive answers were printed in full; repeat the quoted sentence.
-        if answer.notes and "the sentence is a quotation" in answer.notes[-1]:
-            click.echo(f"→ {answer.text}")
-        for citation in answer.citations:
-            page = f", page {citation.page}" if citation.page else ""
-            click.echo(
-                click.style(
-                    f"  [{citation.number}] {citation.document_name}{page}, characters"
-                    f" {citation.start} to {citation.stop}",
-                    dim=True,
-                )
-            )
-        for claim in answer.claims:
-            if not claim.is_supported:
-                click.echo(
-                    click.style(
-                        f"  not supported ({claim.score:.2f}): {claim.text} –"
-                        f" {claim.reason}",
-                        fg="yellow",
-                    )
-                )
+        else:
+            _print_answer_details(answer)
         return 0 if answer.is_found else 3
 
-    return run_with_modelyard(ctx, work)
+    return run_with_modelyard(ctx, answer_question)
+
+
+async def _stream_answer(
+    stream: AsyncGenerator[tuple[str, Any], None], *, quiet: bool
+) -> Any:
+    """Print the text as it arrives, unless quiet, and return the complete answer."""
+    answer: Any = None
+    # aclosing cancels the model call if the output pipe is closed.
+    async with aclosing(stream) as events:
+        async for event_type, value in events:
+            if event_type == "text" and not quiet:
+                click.echo(value, nl=False)
+            elif event_type == "answer":
+                answer = value
+    return answer
+
+
+def _print_answer_details(answer: "Answer") -> None:
+    """Print the citations and the unsupported claims below a streamed answer."""
+    click.echo()
+    # Extractive answers were printed in full; repeat the quoted sentence.
+    if answer.notes and "the sentence is a quotation" in answer.notes[-1]:
+        click.echo(f"→ {answer.text}")
+    for citation in answer.citations:
+        page = f", page {citation.page}" if citation.page else ""
+        text = (
+            f"  [{citation.number}] {citation.document_name}{page}, characters"
+            f" {citation.start} to {citation.stop}"
+        )
+        click.echo(click.style(text, dim=True))
+    for claim in answer.claims:
+        if not claim.is_supported:
+            text = f"  not supported ({claim.score:.2f}): {claim.text} – {claim.reason}"
+            click.echo(click.style(text, fg="yellow"))
 
 
 @knowledge.command("eval")
 @click.argument("folder", type=_FOLDER)
 @click.option(
-    "--model", "embedding", default="", help="Embedding model, as provider/model."
+    "--model",
+    "embedding",
+    default="",
+    help="Embedding model, as provider/model. Default: the default embedding model.",
 )
-@click.option("--questions", "most", default=0, help="The first so many; all where 0.")
+@click.option(
+    "--questions",
+    "max_questions",
+    default=0,
+    show_default=True,
+    help="Number of questions; 0 for all.",
+)
 @click.option(
     "--only",
+    "preset_names",
+    metavar="NAME",
     multiple=True,
-    help="One of the settings that are compared; may be said again.",
+    help="Setting to evaluate; repeatable. Default: all.",
 )
 @json_option
 @click.pass_context
@@ -658,106 +723,122 @@ def evaluate(
     ctx: click.Context,
     folder: Path,
     embedding: str,
-    most: int,
-    only: tuple[str, ...],
+    max_questions: int,
+    preset_names: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Measure retrieval on FOLDER, a collection in BEIR's layout: nDCG, recall, MRR and
-    time for each preset."""
+    """Evaluate retrieval on a BEIR collection and compare settings.
 
-    async def work(yard: "Modelyard") -> None:
-        """Index the collection in a temporary dataset, evaluate the presets, and delete
-        it."""
-        from modelyard.knowledge.entities import DatasetSettings
-        from modelyard.knowledge.evaluate import (
-            PRESETS,
-            add_collection,
-            evaluate,
-            load_collection,
-        )
+    FOLDER contains the collection. Prints nDCG, recall, MRR, hit rates, time in
+    milliseconds and cost of each setting.
+    """
 
-        if unknown := [
-            preset_name for preset_name in only if preset_name not in PRESETS
-        ]:
-            raise click.UsageError(f"{unknown[0]!r} is none of {', '.join(PRESETS)}")
+    async def evaluate_collection(yard: "Modelyard") -> None:
+        """Evaluate the presets and print their results."""
+        from modelyard.knowledge.evaluate import PRESETS, load_collection
+
+        if unknown := [name for name in preset_names if name not in PRESETS]:
+            raise click.UsageError(
+                f"--only: unknown setting {unknown[0]!r}; expected one of"
+                f" {', '.join(PRESETS)}"
+            )
         collection = load_collection(folder)
-        datasets = yard.knowledge.datasets
-        provider, _, model = embedding.rpartition("/")
-        settings = DatasetSettings(
-            embedding_model=model, embedding_model_provider=provider
+        evaluations = await _evaluate_presets(
+            yard.knowledge, collection, embedding, preset_names, max_questions
         )
-        # A unique name, so that parallel evaluations do not collide.
-        dataset_record = await datasets.create(
-            "default", f"eval {new_uuid()[:23]}", settings=settings
-        )
-        started_at = time.monotonic()
-        try:
-            await add_collection(datasets, dataset_record, collection)
-            print_note(
-                f"{len(collection.corpus):,} documents in"
-                f" {time.monotonic() - started_at:.0f} s"
-            )
-            rows = [
-                await evaluate(
-                    datasets,
-                    dataset_record,
-                    collection,
-                    preset,
-                    name=name,
-                    max_questions=most,
-                    spent=lambda: yard.knowledge.models.cost,
-                )
-                for name, preset in PRESETS.items()
-                if not only or name in only
-            ]
-        finally:
-            # The temporary dataset is removed even if the evaluation fails.
-            await datasets.delete("default", dataset_record.id)
         if as_json:
-            print_json([msgspec.to_builtins(row) for row in rows])
-            return
-        columns = (
-            "settings",
-            "questions",
-            "nDCG@10",
-            "recall@10",
-            "recall@100",
-            "MRR@10",
-            "hit@1",
-            "hit@5",
-            "ms",
-            "p95",
-            "cost",
-        )
-        table_rows = [
-            (
-                row.settings,
-                row.questions,
-                f"{row.ndcg:.4f}",
-                f"{row.recall:.4f}",
-                f"{row.recall_100:.4f}",
-                f"{row.mrr:.4f}",
-                f"{row.hit_1:.3f}",
-                f"{row.hit_5:.3f}",
-                f"{row.milliseconds:.1f}",
-                f"{row.milliseconds_95:.1f}",
-                f"{row.cost:.4f}",
-            )
-            for row in rows
-        ]
-        print_table(collection.name, columns, table_rows, right_aligned=columns[1:])
+            print_json([msgspec.to_builtins(evaluation) for evaluation in evaluations])
+        else:
+            _print_evaluations(collection.name, evaluations)
 
-    run_with_modelyard(ctx, work)
+    run_with_modelyard(ctx, evaluate_collection)
+
+
+async def _evaluate_presets(
+    parts: "KnowledgeServices",
+    collection: "Collection",
+    embedding: str,
+    preset_names: Sequence[str],
+    max_questions: int,
+) -> list["Scores"]:
+    """Index the collection in a temporary dataset, evaluate the named presets (all if
+    there are no names), and delete the dataset."""
+    from modelyard.knowledge.entities import DatasetSettings
+    from modelyard.knowledge.evaluate import PRESETS, add_collection, evaluate
+
+    datasets = parts.datasets
+    provider, _, model = embedding.rpartition("/")
+    settings = DatasetSettings(embedding_model=model, embedding_model_provider=provider)
+    # A unique name, so that parallel evaluations do not collide.
+    dataset = await datasets.create(
+        "default", f"eval {new_uuid()[:23]}", settings=settings
+    )
+    started_at = time.monotonic()
+    try:
+        await add_collection(datasets, dataset, collection)
+        print_note(
+            f"{len(collection.corpus):,} documents in"
+            f" {time.monotonic() - started_at:.0f} s"
+        )
+        return [
+            await evaluate(
+                datasets,
+                dataset,
+                collection,
+                preset,
+                name=name,
+                max_questions=max_questions,
+                spent=lambda: parts.models.cost,
+            )
+            for name, preset in PRESETS.items()
+            if not preset_names or name in preset_names
+        ]
+    finally:
+        # The temporary dataset is removed even if the evaluation fails.
+        await datasets.delete("default", dataset.id)
+
+
+# Column of the evaluation's table → format of the evaluation's value.
+_EVALUATION_COLUMNS = {
+    "settings": "{0.settings}",
+    "questions": "{0.questions}",
+    "nDCG@10": "{0.ndcg:.4f}",
+    "recall@10": "{0.recall:.4f}",
+    "recall@100": "{0.recall_100:.4f}",
+    "MRR@10": "{0.mrr:.4f}",
+    "hit@1": "{0.hit_1:.3f}",
+    "hit@5": "{0.hit_5:.3f}",
+    "ms": "{0.milliseconds:.1f}",
+    "p95": "{0.milliseconds_95:.1f}",
+    "cost": "{0.cost:.4f}",
+}
+
+
+def _print_evaluations(title: str, evaluations: Sequence["Scores"]) -> None:
+    """Print the measures of each evaluation as a table."""
+    columns = tuple(_EVALUATION_COLUMNS)
+    rows = [
+        [text_format.format(evaluation) for text_format in _EVALUATION_COLUMNS.values()]
+        for evaluation in evaluations
+    ]
+    print_table(title, columns, rows, right_aligned=columns[1:])
 
 
 @knowledge.command()
 @click.argument("dataset")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
-    "--questions", default=50, show_default=True, help="How many, one a document."
+    "--questions",
+    "max_questions",
+    default=50,
+    show_default=True,
+    help="Maximum number of questions.",
 )
 @click.option(
-    "--model", default="default", show_default=True, help="The model that writes them."
+    "--model",
+    default="default",
+    show_default=True,
+    help="Model that writes the questions, as provider/model or an alias.",
 )
 @tenant_option
 @click.pass_context
@@ -765,12 +846,15 @@ def questions(
     ctx: click.Context,
     dataset: str,
     folder: Path,
-    questions: int,
+    max_questions: int,
     model: str,
     tenant: str,
 ) -> None:
-    """Generate one question per document of DATASET with a model, and save them in
-    FOLDER as a collection for `eval`."""
+    """Generate an evaluation set: one question per document of DATASET.
+
+    A model writes the questions. They are saved in FOLDER as a BEIR collection for
+    `modelyard knowledge eval`.
+    """
 
     async def work(yard: "Modelyard") -> None:
         """Generate and save the questions."""
@@ -782,7 +866,7 @@ def questions(
             parts.datasets,
             dataset_record,
             parts.models,
-            max_questions=questions,
+            max_questions=max_questions,
             model=model,
         )
         save_collection(collection, folder)
@@ -797,7 +881,7 @@ def questions(
 @tenant_option
 @click.pass_context
 def export(ctx: click.Context, dataset: str, file: Path, tenant: str) -> None:
-    """Export DATASET to one FILE, including its vectors."""
+    """Export DATASET with its vectors to FILE, a ZIP archive."""
 
     async def work(yard: "Modelyard") -> None:
         """Export the dataset and print the counts."""
@@ -817,11 +901,14 @@ def export(ctx: click.Context, dataset: str, file: Path, tenant: str) -> None:
 
 @knowledge.command("import")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--name", default="", help="The dataset's name; else that which it had.")
+@click.option(
+    "--name", default="", help="Name of the dataset. Default: the exported name."
+)
 @tenant_option
 @click.pass_context
 def import_(ctx: click.Context, file: Path, name: str, tenant: str) -> None:
-    """Import a dataset from a FILE written by `export`. Calls no model."""
+    """Import a dataset from FILE, which `modelyard knowledge export` wrote. Calls no
+    model."""
 
     async def work(yard: "Modelyard") -> None:
         """Import the dataset and print its name."""
@@ -843,11 +930,15 @@ def import_(ctx: click.Context, file: Path, name: str, tenant: str) -> None:
 
 @knowledge.command()
 @click.argument("dataset")
-@click.option("--document", help="One document by id, in the place of all of it.")
+@click.option(
+    "--document",
+    metavar="ID",
+    help="Delete only the document with this id, as in `list`.",
+)
 @tenant_option
 @click.pass_context
 def delete(ctx: click.Context, dataset: str, document: str | None, tenant: str) -> None:
-    """Delete DATASET with all its documents, or one document."""
+    """Delete a dataset with all its documents, or one document of it."""
 
     async def work(yard: "Modelyard") -> None:
         """Delete the document or the dataset."""
@@ -870,14 +961,19 @@ def delete(ctx: click.Context, dataset: str, document: str | None, tenant: str) 
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
     "--separator",
-    help="Split by this, as Dify does; else by headings, tables and code.",
+    help="Split at this text, as Dify does. Default: split by headings, tables and code.",
 )
-@click.option("--size", default=0, help="Characters of a segment.")
+@click.option(
+    "--size",
+    default=0,
+    help="Segment size in characters. Default: 500 with --separator, otherwise 2000.",
+)
 @click.option(
     "--form",
     type=click.Choice(["text", "hierarchical"]),
     default="text",
     show_default=True,
+    help="Segment type: plain text, or child segments with their parents.",
 )
 @json_option
 @click.pass_context
@@ -889,7 +985,7 @@ def preview(
     form: str,
     as_json: bool,
 ) -> None:
-    """Show how FILE would be split into segments. Nothing is stored."""
+    """Show how FILE is split into segments. Nothing is stored."""
 
     async def work(yard: "Modelyard") -> None:
         """Split the file and print the segments."""
@@ -931,7 +1027,7 @@ def preview(
 @tenant_option
 @click.pass_context
 def key(ctx: click.Context, tenant: str) -> None:
-    """Create a key for clients of the knowledge API (`dataset-…`). It is shown only
+    """Create a key for clients of the knowledge API (`dataset-…`). The key is printed
     once."""
 
     async def work(yard: "Modelyard") -> None:
@@ -946,9 +1042,11 @@ def key(ctx: click.Context, tenant: str) -> None:
 @click.argument("endpoint", required=False)
 @click.option(
     "--knowledge-id",
-    help="Make a dataset NAME of the knowledge that the server knows by this id.",
+    help="Also create a dataset NAME for the server's knowledge base with this id.",
 )
-@click.option("--delete", "gone", metavar="ID", help="Forget a server.")
+@click.option(
+    "--delete", "deleted_id", metavar="ID", help="Remove the API with this id."
+)
 @tenant_option
 @click.pass_context
 def external(
@@ -956,22 +1054,22 @@ def external(
     name: str | None,
     endpoint: str | None,
     knowledge_id: str | None,
-    gone: str | None,
+    deleted_id: str | None,
     tenant: str,
 ) -> None:
-    """Manage external knowledge servers (external knowledge API): list them, or add
-    NAME at ENDPOINT.
+    """Manage external knowledge APIs: add NAME at the URL ENDPOINT. Lists them if NAME
+    or ENDPOINT is missing.
 
-    The key is prompted for, or read from a pipe.
+    The API key is prompted for, or read from a pipe.
     """
     from modelyard.cli.output import piped_input
 
-    async def work(yard: "Modelyard") -> None:
-        """Delete, list or add an external server."""
+    async def manage_apis(yard: "Modelyard") -> None:
+        """Delete, list or add an external knowledge API."""
         external_store = yard.knowledge.external
-        if gone:
-            await external_store.delete(tenant, gone)
-            click.echo(f"forgot {gone}")
+        if deleted_id:
+            await external_store.delete(tenant, deleted_id)
+            click.echo(f"removed {deleted_id}")
             return
         if name is None or endpoint is None:
             rows = [
@@ -982,19 +1080,24 @@ def external(
             return
         # Keys are not accepted as arguments: those are visible in the process list.
         secret = piped_input().strip() or click.prompt("Key", hide_input=True)
-        api = await external_store.add(tenant, name, endpoint, secret)
-        click.echo(api)
+        api_id = await external_store.add(tenant, name, endpoint, secret)
+        click.echo(api_id)
         if knowledge_id:
-            from modelyard.knowledge.entities import DatasetSettings
+            await _create_external_dataset(yard, tenant, name, api_id, knowledge_id)
 
-            settings = DatasetSettings(
-                provider="external",
-                external_knowledge_api_id=api,
-                external_knowledge_id=knowledge_id,
-            )
-            dataset_record = await yard.knowledge.datasets.create(
-                tenant, name, settings=settings
-            )
-            click.echo(f"dataset {dataset_record.name}: {dataset_record.id}")
+    run_with_modelyard(ctx, manage_apis)
 
-    run_with_modelyard(ctx, work)
+
+async def _create_external_dataset(
+    yard: "Modelyard", tenant: str, name: str, api_id: str, knowledge_id: str
+) -> None:
+    """Create a dataset that searches an external knowledge API, and print its id."""
+    from modelyard.knowledge.entities import DatasetSettings
+
+    settings = DatasetSettings(
+        provider="external",
+        external_knowledge_api_id=api_id,
+        external_knowledge_id=knowledge_id,
+    )
+    dataset = await yard.knowledge.datasets.create(tenant, name, settings=settings)
+    click.echo(f"dataset {dataset.name}: {dataset.id}")

@@ -27,7 +27,8 @@ def model_option(default: str) -> Any:
         "--model",
         "-m",
         default=default,
-        help=f"provider/model, a bare name or an alias.  [{default}]",
+        show_default=True,
+        help="Model: provider/model, a model name or an alias.",
     )
 
 
@@ -37,7 +38,7 @@ def model_option(default: str) -> Any:
 @click.option(
     "--dimensions",
     type=click.IntRange(1),
-    help="Shorten the vectors to so many numbers.",
+    help="Number of dimensions of the vectors. Default: the model's.",
 )
 @json_option
 @click.pass_context
@@ -48,11 +49,11 @@ def embed(
     dimensions: int | None,
     as_json: bool,
 ) -> None:
-    """Convert texts to vectors. With two or more texts, also print their similarity to
-    the first one."""
-    given = input_texts(texts, "text")
+    """Embed TEXTS. Prints the cosine similarity to the first text if there are several.
+    Without TEXTS, reads one text from a pipe."""
+    inputs = input_texts(texts, "text")
     result = run_with_modelyard(
-        ctx, lambda yard: yard.embed(given, model=model, dimensions=dimensions)
+        ctx, lambda yard: yard.embed(inputs, model=model, dimensions=dimensions)
     )
     if as_json:
         print_json(
@@ -72,13 +73,13 @@ def embed(
             " ".join(f"{number:+.3f}" for number in vector[:4]) + " …",
             f"{_cosine(first, vector):.3f}",
         )
-        for text, vector in zip(given, result.embeddings, strict=True)
+        for text, vector in zip(inputs, result.embeddings, strict=True)
     ]
     print_table(
         f"{result.model}",
-        ("text", "numbers", "first ones", "like the first"),
+        ("text", "dimensions", "vector", "similarity"),
         rows,
-        right_aligned=("numbers",),
+        right_aligned=("dimensions",),
     )
 
 
@@ -93,7 +94,11 @@ def _cosine(left: list[float], right: list[float]) -> float:
 @click.argument("query")
 @click.argument("documents", nargs=-1)
 @model_option("default-rerank")
-@click.option("--top-n", type=click.IntRange(1), help="Only the best so many.")
+@click.option(
+    "--top-n",
+    type=click.IntRange(1),
+    help="Number of documents to return. Default: all.",
+)
 @json_option
 @click.pass_context
 def rerank(
@@ -104,8 +109,7 @@ def rerank(
     top_n: int | None,
     as_json: bool,
 ) -> None:
-    """Order DOCUMENTS by how well they answer QUERY. Without arguments, reads one
-    document per line from a pipe."""
+    """Order DOCUMENTS by relevance to QUERY. Documents may be piped in, one per line."""
     candidates = list(documents) or [
         line for line in input_texts((), "document")[0].splitlines() if line.strip()
     ]
@@ -119,9 +123,9 @@ def rerank(
         # Indexes are zero-based in the result and counted from 1 for people.
         print_table(
             result.model,
-            ("score", "place", "document"),
+            ("score", "number", "document"),
             rows,
-            right_aligned=("score", "place"),
+            right_aligned=("score", "number"),
         )
 
 
@@ -129,9 +133,11 @@ def rerank(
 @click.argument("file", type=click.Path(path_type=Path))
 @model_option("default-speech2text")
 @click.option(
-    "--language", "-l", help="ISO 639-1, as en or zh; found out where absent."
+    "--language",
+    "-l",
+    help="Language as an ISO 639-1 code, for example en or zh; detected if omitted.",
 )
-@click.option("--segments", is_flag=True, help="With the times at which it was said.")
+@click.option("--segments", is_flag=True, help="Print segments with timestamps.")
 @json_option
 @click.pass_context
 def transcribe(
@@ -142,7 +148,7 @@ def transcribe(
     segments: bool,
     as_json: bool,
 ) -> None:
-    """Transcribe an audio file."""
+    """Transcribe the audio file FILE."""
     result = run_with_modelyard(
         ctx, lambda yard: yard.transcribe(file, model=model, language=language)
     )
@@ -169,22 +175,29 @@ def transcribe(
     "-o",
     type=click.Path(dir_okay=False),
     required=True,
-    help="File to write; - for a pipe.",
+    help="File to write; - for standard output.",
 )
 @model_option("default-tts")
 @click.option(
     "--voice",
     "-v",
     default="default",
-    help="A voice's own name, one of OpenAI's, or default.",
+    show_default=True,
+    help="Voice: a name of the model's, one of OpenAI's voices, or default.",
 )
 @click.option(
     "--format",
-    "form",
+    "output_format",
     type=click.Choice(list(AUDIO_TYPES)),
-    help="Else by the file's name, else wav.",
+    help="Audio format. Default: from the file name, otherwise wav.",
 )
-@click.option("--speed", type=click.FloatRange(0.25, 4), default=1.0, show_default=True)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0.25, 4),
+    default=1.0,
+    show_default=True,
+    help="Speech rate; 1 is normal.",
+)
 @json_option
 @click.pass_context
 def speak(
@@ -193,16 +206,17 @@ def speak(
     output: str,
     model: str,
     voice: str,
-    form: str | None,
+    output_format: str | None,
     speed: float,
     as_json: bool,
 ) -> None:
-    """Convert TEXT to speech and write it to a file."""
+    """Convert TEXT to speech and write it to a file. Without TEXT, reads it from a
+    pipe."""
     spoken_text = " ".join(input_texts(text, "text"))
     # `.ogg` is a container; its usual codec is Opus, which is how the format is named
     # here.
     suffix = Path(output).suffix.lstrip(".").lower()
-    audio_format = form or (
+    audio_format = output_format or (
         "opus" if suffix == "ogg" else suffix if suffix in AUDIO_TYPES else "wav"
     )
     audio = run_with_modelyard(
@@ -235,9 +249,9 @@ def speak(
 def moderate(
     ctx: click.Context, texts: tuple[str, ...], model: str, as_json: bool
 ) -> None:
-    """Check texts against the categories of a moderation model."""
-    given = input_texts(texts, "text")
-    result = run_with_modelyard(ctx, lambda yard: yard.moderate(given, model=model))
+    """Classify TEXTS for harmful content. Without TEXTS, reads one text from a pipe."""
+    inputs = input_texts(texts, "text")
+    result = run_with_modelyard(ctx, lambda yard: yard.moderate(inputs, model=model))
     if as_json:
         print_json(
             {
@@ -248,7 +262,7 @@ def moderate(
         )
         return
     rows: list[tuple[Any, ...]] = []
-    for text, verdict in zip(given, result.verdicts, strict=True):
+    for text, verdict in zip(inputs, result.verdicts, strict=True):
         # Only the three highest scores fit a table row.
         top = sorted(
             verdict.category_scores.items(), key=lambda score_pair: -score_pair[1]
@@ -256,7 +270,7 @@ def moderate(
         scores = ", ".join(f"{name} {score:.2f}" for name, score in top)
         rows.append(
             (
-                failure_text("flagged") if verdict.flagged else success_text("fine"),
+                failure_text("flagged") if verdict.flagged else success_text("ok"),
                 text[:60],
                 scores,
             )

@@ -1,7 +1,7 @@
 """`modelyard models`: list models; pull, verify, remove, describe and benchmark local
 ones."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,15 @@ from modelyard.cli.output import (
     settings_of,
     success_text,
 )
-from modelyard.models.entities import ModelPropertyKey
+from modelyard.models.entities import AIModelEntity, ModelPropertyKey
 from modelyard.models.types import ModelType
 from modelyard.providers.factory import catalog_definition
-from modelyard.providers.local.weights import Progress, WeightStore, manifest
+from modelyard.providers.local.weights import (
+    Progress,
+    WeightFile,
+    WeightStore,
+    manifest,
+)
 from modelyard.tenancy.caller import DEFAULT_TENANT
 
 if TYPE_CHECKING:
@@ -35,7 +40,7 @@ _MB = 1 << 20
 @click.group(invoke_without_command=True)
 @click.pass_context
 def models(ctx: click.Context) -> None:
-    """Models: list them; pull, verify, remove and measure local ones."""
+    """List models; pull, verify, remove and benchmark local ones."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_models)
 
@@ -43,58 +48,29 @@ def models(ctx: click.Context) -> None:
 @models.command("list")
 @click.option(
     "--type",
-    "kind",
+    "type_name",
     type=click.Choice([model_type.value for model_type in ModelType]),
     help="Only this model type.",
 )
 @click.option(
     "--all",
-    "every",
+    "includes_unready",
     is_flag=True,
-    help="Those too that need a credential or weights first.",
+    help="Include models that are not ready (no credential or weights).",
 )
 @json_option
 @click.pass_context
 def list_models(
     ctx: click.Context,
-    kind: str | None = None,
-    every: bool = False,
+    type_name: str | None = None,
+    includes_unready: bool = False,
     as_json: bool = False,
 ) -> None:
-    """List the models that can be called. `--all` includes those that need a credential
-    or weights first."""
+    """List the models that can be called."""
 
     async def rows(yard: "Modelyard") -> list[dict[str, Any]]:
         """Return the models as rows for the table and for JSON."""
-        model_type = ModelType(kind) if kind else None
-        # Ready models are looked up separately, because with --all the list contains
-        # others too.
-        ready = {
-            (provider, model.model)
-            for provider, model in yard.services.providers.manager.get_models(
-                DEFAULT_TENANT, model_type=model_type
-            )
-        }
-        return [
-            {
-                "model": f"{provider}/{model.model}",
-                "type": model.model_type.value,
-                "label": model.label.en_us,
-                "context_size": model.context_size,
-                "input_price": str(model.pricing.input) if model.pricing else None,
-                "output_price": (
-                    str(model.pricing.output)
-                    if model.pricing and model.pricing.output
-                    else None
-                ),
-                "currency": model.pricing.currency if model.pricing else None,
-                "ready": (provider, model.model) in ready,
-                "description": model.description.en_us if model.description else None,
-            }
-            for provider, model in yard.services.providers.manager.get_models(
-                DEFAULT_TENANT, model_type=model_type, ready=not every
-            )
-        ]
+        return _model_rows(yard, type_name, includes_unready=includes_unready)
 
     model_rows = run_with_modelyard(ctx, rows)
     if as_json:
@@ -102,35 +78,74 @@ def list_models(
         return
     if not model_rows:
         print_note(
-            "nothing is ready yet: `modelyard models pull small` brings local models,"
-            " `modelyard providers add` others"
+            "no model is ready yet: `modelyard models pull small` downloads local"
+            " models, `modelyard providers add` adds others"
         )
         return
     print_table(
         "",
         ("model", "type", "context", "price in / out", "ready"),
-        [
-            (
-                row["model"],
-                row["type"],
-                f"{row['context_size']:,}" if row["context_size"] else "",
-                (
-                    f"{row['input_price']} / {row['output_price'] or '-'}"
-                    f" {row['currency']}"
-                    if row["input_price"]
-                    else ""
-                ),
-                success_text("yes") if row["ready"] else failure_text("no"),
-            )
-            for row in model_rows
-        ],
+        [_table_row(row) for row in model_rows],
         right_aligned=("context",),
+    )
+
+
+def _model_rows(
+    yard: "Modelyard", type_name: str | None, *, includes_unready: bool
+) -> list[dict[str, Any]]:
+    """Return the models as printed with --json."""
+    manager = yard.services.providers.manager
+    model_type = ModelType(type_name) if type_name else None
+    # Ready models are looked up separately, because with --all the list contains others
+    # too.
+    ready = {
+        (provider, model.model)
+        for provider, model in manager.get_models(DEFAULT_TENANT, model_type=model_type)
+    }
+    return [
+        _model_as_dict(provider, model, is_ready=(provider, model.model) in ready)
+        for provider, model in manager.get_models(
+            DEFAULT_TENANT, model_type=model_type, ready=not includes_unready
+        )
+    ]
+
+
+def _model_as_dict(
+    provider: str, model: AIModelEntity, *, is_ready: bool
+) -> dict[str, Any]:
+    """Return a model as printed with --json."""
+    pricing = model.pricing
+    has_output_price = pricing is not None and pricing.output
+    return {
+        "model": f"{provider}/{model.model}",
+        "type": model.model_type.value,
+        "label": model.label.en_us,
+        "context_size": model.context_size,
+        "input_price": str(pricing.input) if pricing else None,
+        "output_price": str(pricing.output) if pricing and has_output_price else None,
+        "currency": pricing.currency if pricing else None,
+        "ready": is_ready,
+        "description": model.description.en_us if model.description else None,
+    }
+
+
+def _table_row(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return a model as a row of the table."""
+    price = ""
+    if row["input_price"]:
+        price = f"{row['input_price']} / {row['output_price'] or '-'} {row['currency']}"
+    return (
+        row["model"],
+        row["type"],
+        f"{row['context_size']:,}" if row["context_size"] else "",
+        price,
+        success_text("yes") if row["ready"] else failure_text("no"),
     )
 
 
 @models.command()
 @click.argument("names", nargs=-1)
-@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+@click.option("--quiet", "-q", is_flag=True, help="Do not show progress bars.")
 @json_option
 @click.pass_context
 def pull(
@@ -140,23 +155,15 @@ def pull(
     (default) and large.
 
     An interrupted download resumes where it stopped. Every file is checked against its
-    hash.
+    SHA-256 hash.
     """
     store = weight_store(settings_of(ctx))
     model_names = manifest().resolve_names(names or ("small",))
-    # Only files that are missing count; models share files.
-    size = sum(
-        file.size
-        for model in model_names
-        for file in manifest().files_of(model)
-        if store.locate(file) is None
-    )
-    if not size and all(map(store.is_present, model_names)):
-        (
+    if not _is_download_needed(store, model_names):
+        if as_json:
             print_json({"models": model_names, "notes": []})
-            if as_json
-            else print_note(f"{', '.join(model_names)}: all here")
-        )
+        else:
+            print_note(f"{', '.join(model_names)}: already downloaded")
         return
     if as_json or quiet:
         notes = store.pull(model_names)
@@ -165,12 +172,17 @@ def pull(
             notes = store.pull(model_names, progress)
     if as_json:
         print_json({"models": model_names, "notes": notes})
-    else:
-        for line in notes:
-            print_note(line)
-        print_note(
-            f'ready: {", ".join(model_names)}. Try `modelyard chat "Say hello"`.'
-        )
+        return
+    for line in notes:
+        print_note(line)
+    print_note(f'ready: {", ".join(model_names)}. Try `modelyard chat "Say hello"`.')
+
+
+def _is_download_needed(store: WeightStore, model_names: Sequence[str]) -> bool:
+    """Tell whether a file of the models is missing. Models share files."""
+    files = [file for model in model_names for file in manifest().files_of(model)]
+    missing_bytes = sum(file.size for file in files if store.locate(file) is None)
+    return bool(missing_bytes) or not all(map(store.is_present, model_names))
 
 
 def _size(count: int) -> str:
@@ -194,14 +206,14 @@ def progress_bars() -> Generator[Progress]:
     console = Console(stderr=True)
     reported_files: set[str] = set()
 
-    def tell(file: str, done_bytes: int, total: int, note: str = "") -> None:
+    def report(file: str, done_bytes: int, total: int, note: str = "") -> None:
         """Print a line when a file is complete, once per file."""
         if done_bytes >= total and file not in reported_files:
             reported_files.add(file)
             console.print(f"{file}  {_size(total)}", highlight=False)
 
     if not console.is_terminal:
-        yield tell
+        yield report
         return
     columns = (
         TextColumn("{task.description}"),
@@ -234,48 +246,53 @@ def _local(ctx: click.Context, names: tuple[str, ...]) -> tuple[WeightStore, lis
     ]
 
 
+_STATE_LABELS = {"whole": "ok", "missing": "missing", "wrong hash": "wrong hash"}
+"""State of a weight file, as in the JSON output → label in the table."""
+
+
 @models.command()
 @click.argument("names", nargs=-1)
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> int:
-    """Check weight files against their hashes: all that are present, or those of NAMES.
-    Exits with 1 if a required file is missing or damaged."""
+    """Verify checksums of downloaded weights; all models if no NAMES are given. Exit
+    code 1: a required file is missing or damaged."""
     store, model_names = _local(ctx, names)
     # Keyed by name, so that shared files are hashed once.
     files = {
         file.name: file for model in model_names for file in manifest().files_of(model)
     }
-    states = {
-        name: (
-            "missing"
-            if store.locate(file) is None
-            else "whole"
-            if store.is_whole(file)
-            else "wrong hash"
-        )
-        for name, file in files.items()
-    }
+    states = {name: _state(store, file) for name, file in files.items()}
     if as_json:
         print_json(states)
     else:
-        rows = [
-            (name, success_text(state) if state == "whole" else failure_text(state))
-            for name, state in states.items()
-        ]
-        print_table("", ("file", "state"), rows)
-        if any(state == "wrong hash" for state in states.values()):
-            print_note(
-                "delete what is wrong with `modelyard models remove NAME`, then pull it"
-                " again"
-            )
-    return (
-        0
-        if all(
-            state == "whole" or files[name].optional for name, state in states.items()
+        _print_states(states)
+    bad_names = [name for name, state in states.items() if state != "whole"]
+    return 0 if all(files[name].optional for name in bad_names) else 1
+
+
+def _state(store: WeightStore, file: WeightFile) -> str:
+    """Return the state of a weight file, as printed with --json."""
+    if store.locate(file) is None:
+        return "missing"
+    return "whole" if store.is_whole(file) else "wrong hash"
+
+
+def _print_states(states: Mapping[str, str]) -> None:
+    """Print the state of each file, and how to replace damaged ones."""
+    rows = [
+        (
+            name,
+            (success_text if state == "whole" else failure_text)(_STATE_LABELS[state]),
         )
-        else 1
-    )
+        for name, state in states.items()
+    ]
+    print_table("", ("file", "state"), rows)
+    if "wrong hash" in states.values():
+        print_note(
+            "delete damaged files with `modelyard models remove NAME`, then run"
+            " `modelyard models pull NAME`"
+        )
 
 
 @models.command()
@@ -283,8 +300,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> int:
 @json_option
 @click.pass_context
 def remove(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
-    """Delete the weights of NAMES from the cache. Files shared with other models are
-    retained."""
+    """Delete the weights of NAMES. Files that another model shares are kept."""
     store, model_names = _local(ctx, names)
     removed = [path for model in model_names for path in store.remove(model)]
     if as_json:
@@ -293,7 +309,7 @@ def remove(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         print_note(
             f"removed {', '.join(path.name for path in removed)}"
             if removed
-            else "nothing of it was here"
+            else "no downloaded files to remove"
         )
 
 
@@ -302,7 +318,7 @@ def remove(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
 @json_option
 @click.pass_context
 def card(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Show a local model's purpose, licence, files and their origin."""
+    """Show a local model's card: purpose, licence, files, sources."""
     entity = catalog_definition("local").entity
     # The provider prefix is optional here.
     model = next(
@@ -315,7 +331,7 @@ def card(ctx: click.Context, name: str, as_json: bool) -> None:
     )
     if model is None:
         raise ConfigError(
-            f"{name!r} is no local model; there are"
+            f"unknown local model {name!r}; expected one of"
             f" {', '.join(candidate.model for candidate in entity.models)}"
         )
     files = manifest().files_of(model.model)
@@ -346,12 +362,12 @@ def card(ctx: click.Context, name: str, as_json: bool) -> None:
     type=click.FloatRange(1, 60),
     default=5.0,
     show_default=True,
-    help="For each type.",
+    help="Duration per model type in seconds.",
 )
 @json_option
 @click.pass_context
 def bench(ctx: click.Context, seconds: float, as_json: bool) -> None:
-    """Measure the speed of the local models on this machine."""
+    """Benchmark the local models: seconds to load, and speed per second."""
     from modelyard.cli.model_bench import measure
 
     measurements = run_with_modelyard(ctx, lambda yard: measure(yard, seconds))

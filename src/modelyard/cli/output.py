@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, errors included."
+)
 
 
 def settings_of(ctx: click.Context) -> Settings:
@@ -124,6 +126,6 @@ def input_texts(arguments: Sequence[str], description: str) -> list[str]:
     texts = list(arguments) or [text for text in [piped_input().strip()] if text]
     if not texts:
         raise click.UsageError(
-            f"there is no {description}: give it as an argument or pipe it in"
+            f"No {description}. Pass one as an argument or through standard input."
         )
     return texts

@@ -5,8 +5,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,7 +54,7 @@ _unsigned_option = click.option(
     "--unsigned",
     is_flag=True,
     help=(
-        "Trust it although nobody trusted signed it; needed where there are several"
+        "Install even without a trusted signature. Required if the server has several"
         " tenants."
     ),
 )
@@ -61,7 +62,7 @@ _unsigned_option = click.option(
 
 @click.group()
 def plugin() -> None:
-    """Plugins: make one, try it, debug it, pack and sign it, install it."""
+    """Create, test, debug, package, sign and install plugins."""
 
 
 # ------------------------------------------------------------ create and package
@@ -69,25 +70,29 @@ def plugin() -> None:
 
 @plugin.command()
 @click.argument("folder", type=_PATH, required=False)
-@click.option("--name", help="a-z, 0-9, _ and -.")
-@click.option("--author", help="Who makes it.")
-@click.option("--description", help="What it does, in a sentence.")
-@click.option("--category", type=click.Choice(list(CATEGORIES)), help="What it is.")
+@click.option(
+    "--name", help="Name, from the characters a-z, 0-9, _ and -. Default: the folder's."
+)
+@click.option("--author", help="Name of the author.")
+@click.option("--description", help="What the plugin does, in one sentence.")
+@click.option(
+    "--category", type=click.Choice(list(CATEGORIES)), help="What the plugin provides."
+)
 @click.option(
     "--permission",
     "permissions",
     multiple=True,
     type=click.Choice(PERMISSIONS),
-    help="What it may ask for.",
+    help="Permission that the plugin requests; repeatable.",
 )
 @click.option(
     "--storage-size",
     type=int,
     default=1_048_576,
     show_default=True,
-    help="Bytes that it may keep.",
+    help="Maximum size of the plugin's stored data in bytes.",
 )
-@click.option("--quick", is_flag=True, help="Ask nothing.")
+@click.option("--quick", is_flag=True, help="Do not prompt.")
 def init(
     folder: Path | None,
     quick: bool,
@@ -95,70 +100,85 @@ def init(
     storage_size: int,
     **options: str | None,
 ) -> None:
-    """Create a plugin project that runs at once. Prompts for missing options at a
-    terminal."""
+    """Scaffold a plugin in FOLDER (default: NAME), ready to run. Prompts for missing
+    options at a terminal."""
     folder_name = folder.name if folder else ""
     is_interactive = not quick and sys.stdin.isatty()
-    name = options["name"] or (
-        click.prompt("Name", default=folder_name or None)
-        if is_interactive
-        else folder_name
-    )
-    author = options["author"] or (
-        click.prompt("Author", default=os.environ.get("USER", "me"))
-        if is_interactive
-        else "me"
-    )
-    description = options["description"] or (
-        click.prompt("What it does", default="") if is_interactive else ""
-    )
-    kinds = click.Choice(list(CATEGORIES))
-    category = options["category"] or (
-        click.prompt("What it is", type=kinds, default="tool") if is_interactive else ""
-    )
+    if is_interactive:
+        options = _prompt_for_missing(options, folder_name)
+    name = options["name"] or folder_name
+    category = options["category"]
     if not name or not category:
         raise click.UsageError(
-            "--name and --category must be said where nobody can be asked"
+            "--name and --category are required without prompts, that is, with --quick"
+            " or without a terminal"
         )
     # Permissions given as options are complete; there are no further questions.
     if is_interactive and not permissions:
-        permissions = tuple(
-            permission_name
-            for permission_name in PERMISSIONS
-            if click.confirm(f"May it ask for {permission_name}?", default=False)
-        )
-    answers = ScaffoldOptions(
+        permissions = _prompt_for_permissions()
+    scaffold_options = ScaffoldOptions(
         name=name,
-        author=author,
+        author=options["author"] or "me",
         category=category,
-        description=description,
+        description=options["description"] or "",
         permissions=permissions,
         storage_size=storage_size,
     )
     target = folder or Path(name)
-    for path in create(target, answers):
+    for path in create(target, scaffold_options):
         click.echo(path)
     print_note(
-        f"try it with `modelyard plugin test {target}`, install it with `modelyard"
+        f"test it with `modelyard plugin test {target}`, install it with `modelyard"
         f" plugin install {target}`"
+    )
+
+
+def _prompt_for_missing(
+    options: Mapping[str, str | None], folder_name: str
+) -> dict[str, str | None]:
+    """Return the options of `init`, with answers to prompts for those that are missing."""
+    user_name = os.environ.get("USER", "me")
+    categories = click.Choice(list(CATEGORIES))
+    return {
+        "name": options["name"] or click.prompt("Name", default=folder_name or None),
+        "author": options["author"] or click.prompt("Author", default=user_name),
+        "description": (
+            options["description"] or click.prompt("Description", default="")
+        ),
+        "category": (
+            options["category"]
+            or click.prompt("Category", type=categories, default="tool")
+        ),
+    }
+
+
+def _prompt_for_permissions() -> tuple[str, ...]:
+    """Return the permissions that the user confirms."""
+    return tuple(
+        permission_name
+        for permission_name in PERMISSIONS
+        if click.confirm(f"Request permission {permission_name}?", default=False)
     )
 
 
 @plugin.command()
 @click.argument("folder", type=_PATH)
 @click.option(
-    "-o", "--output", type=_PATH, help="The package's file.  [NAME-VERSION.difypkg]"
+    "-o",
+    "--output",
+    type=_PATH,
+    help="Package file to write. Default: NAME-VERSION.difypkg.",
 )
 @click.option(
     "--max-size",
     type=int,
     default=MAX_BYTES // _MB,
     show_default=True,
-    help="Megabytes.",
+    help="Maximum size of the package in MiB.",
 )
 def package(folder: Path, output: Path | None, max_size: int) -> None:
-    """Package a plugin's folder into one file. Files named in .difyignore or .gitignore
-    are left out."""
+    """Package a plugin's FOLDER into one file. Excludes files that .difyignore or
+    .gitignore names."""
     packed = package_folder(folder, max_bytes=max_size * _MB)
     target = output or Path(f"{packed.manifest.name}-{packed.manifest.version}.difypkg")
     save(target, packed.data)
@@ -171,7 +191,8 @@ def package(folder: Path, output: Path | None, max_size: int) -> None:
 @plugin.command("checksum")
 @click.argument("path", type=_PATH)
 def show_checksum(path: Path) -> None:
-    """Print the checksum of a package, or of the package that a folder would give."""
+    """Print the checksum of the package at PATH, or of the package that a folder would
+    produce."""
     # A folder's checksum is computed over the files that would be packaged.
     click.echo(
         checksum(folder_files(path)) if path.is_dir() else load_package(path).checksum
@@ -181,7 +202,8 @@ def show_checksum(path: Path) -> None:
 @plugin.command()
 @click.argument("name", type=_PATH)
 def keygen(name: Path) -> None:
-    """Generate a key pair: NAME.private.pem signs, NAME.public.pem verifies."""
+    """Generate a signing key pair. NAME.private.pem signs packages, NAME.public.pem
+    verifies them."""
     private, public = generate_keys()
     for key_type, data, mode in (
         ("private", private, 0o600),
@@ -191,7 +213,8 @@ def keygen(name: Path) -> None:
         # Overwriting a key would make packages signed with it unverifiable.
         if path.exists():
             raise ConfigError(
-                f"{str(path)!r} is there already; a key is not written over"
+                f"key file {str(path)!r} already exists and is not overwritten; choose"
+                " another name"
             )
         save(path, data)
         # The private key is readable by its owner only.
@@ -201,19 +224,28 @@ def keygen(name: Path) -> None:
 
 @plugin.command("sign")
 @click.argument("path", type=_PATH)
-@click.option("--key", "key", type=_PATH, required=True, help="NAME.private.pem.")
+@click.option(
+    "--key",
+    "key",
+    type=_PATH,
+    required=True,
+    help="Private key file, as `modelyard plugin keygen` writes it (NAME.private.pem).",
+)
 @click.option(
     "--category",
     type=click.Choice(SIGNERS),
     default="community",
     show_default=True,
-    help="Who signs.",
+    help="Category of the signer.",
 )
 @click.option(
-    "-o", "--output", type=_PATH, help="The signed package.  [NAME.signed.difypkg]"
+    "-o",
+    "--output",
+    type=_PATH,
+    help="Signed package to write. Default: NAME.signed.difypkg.",
 )
 def sign_package(path: Path, key: Path, category: str, output: Path | None) -> None:
-    """Sign a package and write the signed copy to a new file."""
+    """Sign the package at PATH and write the signed copy to a new file."""
     data = load_package(path).data
     try:
         private = key.read_bytes()
@@ -233,15 +265,18 @@ def sign_package(path: Path, key: Path, category: str, output: Path | None) -> N
     "keys",
     type=_PATH,
     multiple=True,
-    help="NAME.public.pem; else those of plugins.public_keys.",
+    help=(
+        "Trusted public key file (NAME.public.pem); repeatable. Default: those of"
+        " plugins.public_keys."
+    ),
 )
 @json_option
 @click.pass_context
 def verify_package(
     ctx: click.Context, path: Path, keys: tuple[Path, ...], as_json: bool
 ) -> None:
-    """Print who signed a package. Exits with 1 if it is not signed by a trusted key or
-    was changed."""
+    """Verify a signature and print the key, time and category. Exit code 1 if missing
+    or invalid."""
     configured_keys = [
         Path(key_path).expanduser() for key_path in settings_of(ctx).plugins.public_keys
     ]
@@ -256,8 +291,10 @@ def verify_package(
             }
         )
         return
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(signature.signed_at))
-    click.echo(f"signed with {signature.key} on {when}, category {signature.category}")
+    signed_at = time.strftime("%Y-%m-%d %H:%M", time.localtime(signature.signed_at))
+    click.echo(
+        f"signed with {signature.key} on {signed_at}, category {signature.category}"
+    )
 
 
 # ------------------------------------------------------------ test and debug
@@ -278,15 +315,15 @@ async def _install_for_test(yard: "Modelyard", path: Path) -> Package:
     "credentials",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A field of the credentials.",
+    help="Field of the credentials; repeatable.",
 )
 @json_option
 @click.pass_context
 def test(
     ctx: click.Context, path: Path, credentials: Sequence[str], as_json: bool
 ) -> None:
-    """Test a plugin: load, start, call, stream, stop, and error mapping. Exits with 1
-    if a check fails."""
+    """Run conformance checks on the plugin at PATH: load, start, call, stream, stop and
+    error mapping. Exit code 1 on failure."""
     from modelyard.plugins.conformance import Finding, run_checks
 
     async def work(yard: "Modelyard") -> list[Finding]:
@@ -297,7 +334,7 @@ def test(
             return await run_checks(
                 yard.services.plugins.host.packages.declaration(identifier),
                 lambda call: yard.services.plugins.host.call(identifier, call),
-                _parse_assignments(credentials),
+                _parse_assignments(credentials, option="--credential"),
             )
         finally:
             await yard.services.plugins.installations.delete_unused_packages(identifier)
@@ -316,13 +353,13 @@ def test(
         )
     else:
         states = {
-            True: success_text("good"),
-            False: failure_text("wrong"),
-            None: "not tried",
+            True: success_text("passed"),
+            False: failure_text("failed"),
+            None: "skipped",
         }
         print_table(
             "",
-            ("", "what", "detail"),
+            ("", "check", "detail"),
             [
                 (states[finding.has_passed], finding.check_name, finding.detail)
                 for finding in findings
@@ -332,13 +369,15 @@ def test(
         ctx.exit(1)
 
 
-def _parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
-    """Parse NAME=VALUE options. Raises click.UsageError."""
+def _parse_assignments(
+    assignments: Sequence[str], *, option: str = "--set"
+) -> dict[str, str]:
+    """Parse the NAME=VALUE values of an option. Raises click.UsageError."""
     pairs = [assignment.partition("=") for assignment in assignments]
     if invalid_name := next(
         (name for name, separator, _ in pairs if not separator), None
     ):
-        raise click.UsageError(f"--credential wants NAME=VALUE, not {invalid_name!r}")
+        raise click.UsageError(f"{option}: expected NAME=VALUE, got {invalid_name!r}")
     return {name: value for name, _, value in pairs}
 
 
@@ -346,68 +385,79 @@ def _parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
 @click.argument("path", type=_PATH)
 @click.pass_context
 def run(ctx: click.Context, path: Path) -> None:
-    """Run a plugin and talk to it: a line of JSON in is a request, lines of JSON out
-    are its responses.
+    """Run a plugin and exchange JSON lines over stdin and stdout.
 
     Request: {"invoke_id": "1", "type": "tool", "action": "invoke_tool", "request":
     {...}}
+
+    Each response is a line with the request's invoke_id. Runs until standard input is
+    closed.
     """
 
-    async def work(yard: "Modelyard") -> None:
+    async def serve_requests(yard: "Modelyard") -> None:
         """Serve requests from standard input until it is closed."""
         packed = await _install_for_test(yard, path)
-        identifier, permissions = str(packed.identifier), packed.manifest.permissions
-
-        async def answer(request: JSON) -> None:
-            """Run one request and print its responses, its end or its error."""
-            name = request.get("invoke_id")
-            call = PluginCall(
-                tenant="default",
-                plugin=packed.manifest.id,
-                permissions=permissions,
-                user="cli",
-                type=str(request.get("type")),
-                action=str(request.get("action")),
-                data=request.get("request") or {},
-            )
-            try:
-                async with aclosing(
-                    yard.services.plugins.host.call(identifier, call)
-                ) as answers:
-                    async for message in answers:
-                        _print_message(name, "plugin_response", message)
-                _print_message(name, "plugin_invoke_end", {})
-            except ModelyardError as error:
-                _print_message(
-                    name,
-                    "error",
-                    {"error": str(error), "kind": getattr(error, "kind", "")},
-                )
-
+        identifier = str(packed.identifier)
+        runner = _PluginRunner(yard, packed)
         _print_message(None, "plugin_ready", {"plugin": identifier})
         # The event loop holds tasks only weakly; the set keeps them alive.
         tasks: set[asyncio.Task[None]] = set()
         async for line in _lines():
             try:
                 request = json.loads(line)
-                task = asyncio.create_task(answer(request))
+                task = asyncio.create_task(runner.respond(request))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
             except (ValueError, AttributeError) as error:
-                _print_message(None, "error", {"error": f"this is no request: {error}"})
+                _print_message(None, "error", {"error": f"invalid request: {error}"})
         # Standard input is closed: let running requests finish.
         if tasks:
             await asyncio.wait(tasks)
         await yard.services.plugins.installations.delete_unused_packages(identifier)
 
-    run_with_modelyard(ctx, work)
+    run_with_modelyard(ctx, serve_requests)
 
 
-def _print_message(name: Any, message_type: str, response: Any) -> None:
+@dataclass(frozen=True, slots=True)
+class _PluginRunner:
+    """Calls one plugin for requests of the command line."""
+
+    yard: "Modelyard"
+    package: Package
+
+    async def respond(self, request: JSON) -> None:
+        """Run one request and print its responses, its end or its error."""
+        invoke_id = request.get("invoke_id")
+        call = PluginCall(
+            tenant="default",
+            plugin=self.package.manifest.id,
+            permissions=self.package.manifest.permissions,
+            user="cli",
+            type=str(request.get("type")),
+            action=str(request.get("action")),
+            data=request.get("request") or {},
+        )
+        host = self.yard.services.plugins.host
+        try:
+            async with aclosing(
+                host.call(str(self.package.identifier), call)
+            ) as responses:
+                async for message in responses:
+                    _print_message(invoke_id, "plugin_response", message)
+            _print_message(invoke_id, "plugin_invoke_end", {})
+        except ModelyardError as error:
+            _print_message(
+                invoke_id,
+                "error",
+                {"error": str(error), "kind": getattr(error, "kind", "")},
+            )
+
+
+def _print_message(invoke_id: Any, message_type: str, response: Any) -> None:
     """Print one message as a line of JSON."""
     click.echo(
         msgspec.json.encode(
-            {"invoke_id": name, "type": message_type, "response": response}
+            {"invoke_id": invoke_id, "type": message_type, "response": response}
         ).decode()
     )
 
@@ -425,15 +475,15 @@ async def _lines() -> AsyncGenerator[str, None]:
 @click.option(
     "--start/--no-start",
     default=True,
-    help="Run it too, in an environment made for it.",
+    help="Also start the plugin, in its own environment. Default: yes.",
 )
 @tenant_option
 @click.pass_context
 def debug(ctx: click.Context, folder: Path, tenant: str, start: bool) -> None:
-    """Connect the plugin in a folder to the running server. Its models and tools are
-    available while it runs.
+    """Connect a plugin folder to the running server. Its models and tools are available
+    while it runs.
 
-    Writes .env, with which `python -m main` connects too.
+    Writes FOLDER/.env, with which `python -m main` connects too.
     """
     settings = settings_of(ctx)
 
@@ -444,7 +494,7 @@ def debug(ctx: click.Context, folder: Path, tenant: str, start: bool) -> None:
         key = yard.services.plugins.debugged.key(tenant)
         if not start:
             return key, ""
-        print_note(f"{packed.manifest.id}: making its environment")
+        print_note(f"{packed.manifest.id}: creating its environment")
         environment = await yard.services.plugins.host.environments.prepare(
             folder, name=packed.manifest.id
         )
@@ -467,13 +517,11 @@ def debug(ctx: click.Context, folder: Path, tenant: str, start: bool) -> None:
     click.echo(path)
     if not start:
         print_note(
-            "run it with `python -m main` in its folder, in an environment that has"
-            " dify_plugin"
+            "run `python -m main` in the folder, in an environment with dify_plugin"
+            " installed"
         )
         return
-    print_note(
-        "it runs until Ctrl-C; edit its files and start it again to see what changed"
-    )
+    print_note("the plugin runs until Ctrl-C; restart it to apply changes to its files")
     # The plugin replaces this process, so that Ctrl-C and the terminal are its own.
     os.chdir(folder)
     os.execve(python, [python, "-m", "main"], {**os.environ, **variables})  # noqa: S606
@@ -483,61 +531,62 @@ def debug(ctx: click.Context, folder: Path, tenant: str, start: bool) -> None:
 
 
 @plugin.command()
-@click.argument("what", nargs=-1, required=True)
+@click.argument("sources", nargs=-1, required=True)
 @click.option(
     "--version",
     "version",
     default="",
-    help="From a market: this version; the newest where nothing is said.",
+    help="Version of a market's plugin. Default: newest.",
 )
 @click.option(
-    "--verify", "must", is_flag=True, help="Refuse what nobody trusted has signed."
+    "--verify",
+    "requires_signature",
+    is_flag=True,
+    help="Require a trusted signature.",
 )
 @_unsigned_option
 @click.option(
     "--grant",
     "granted",
+    metavar="PERMISSION",
     multiple=True,
-    help="Allow no more than this of what it asks for.",
+    help="Permission to grant; repeatable. Default: all that the plugin requests.",
 )
 @tenant_option
 @json_option
 @click.pass_context
 def install(
     ctx: click.Context,
-    what: Sequence[str],
+    sources: Sequence[str],
     version: str,
-    must: bool,
+    requires_signature: bool,
     unsigned: bool,
     granted: Sequence[str],
     tenant: str,
     as_json: bool,
 ) -> None:
-    """Install plugins: files, folders, bundles, URLs, owner/repo:VERSION/file on
-    GitHub, or author/name from a market."""
-
+    """Install plugins. SOURCES are files, folders, bundles, URLs, author/name from a
+    market, or owner/repo:VERSION/file.difypkg on GitHub."""
     # Whoever runs the command line has the operator's rights.
     by = Installer(is_operator=True, allows_unsigned=unsigned)
+    # None grants everything that the plugin requests; a list restricts it.
+    permissions = list(granted) if granted else None
 
-    async def work(yard: "Modelyard") -> list["Installed"]:
+    async def install_sources(yard: "Modelyard") -> list["Installed"]:
         """Upload and install each package; a bundle may contain several."""
+        packages = yard.services.plugins.packages
         installed_plugins: list[Installed] = []
-        for source in what:
+        for source in sources:
             for data in await _fetch_packages(yard, source, version, by):
-                packed, _ = await yard.services.plugins.packages.upload(
-                    data, by, verify_signature=must
+                packed, _ = await packages.upload(
+                    data, by, verify_signature=requires_signature
                 )
-                # None grants everything that the plugin asks for; a list restricts it.
-                grant = list(granted) if granted else None
-                with closing(_Progress(packed.manifest.id)) as step:
-                    installed_plugins.append(
-                        await yard.services.plugins.installations.add(
-                            tenant, packed, granted=grant, step=step
-                        )
-                    )
+                installed_plugins.append(
+                    await _install_package(yard, tenant, packed, permissions)
+                )
         return installed_plugins
 
-    installed_plugins = run_with_modelyard(ctx, work)
+    installed_plugins = run_with_modelyard(ctx, install_sources)
     if as_json:
         print_json(
             [
@@ -547,23 +596,38 @@ def install(
         )
         return
     for installed_plugin in installed_plugins:
-        offers = (
-            [
-                f"{installed_plugin.installation.provider}/{model.model}"
-                for model in installed_plugin.declaration.model.entity.models
-            ]
-            if installed_plugin.declaration.model
-            else installed_plugin.declaration.providers
+        _print_installed(installed_plugin)
+
+
+async def _install_package(
+    yard: "Modelyard", tenant: str, packed: Package, permissions: list[str] | None
+) -> "Installed":
+    """Install one package and show the progress. `permissions` are those to grant; None
+    grants all that the plugin requests."""
+    with closing(_Progress(packed.manifest.id)) as step:
+        return await yard.services.plugins.installations.add(
+            tenant, packed, granted=permissions, step=step
         )
-        click.echo(
-            f"{installed_plugin.plugin_id}"
-            f" {installed_plugin.declaration.manifest.version}: {', '.join(offers[:6])}"
+
+
+def _print_installed(installed_plugin: "Installed") -> None:
+    """Print what a plugin offers and which permissions it has."""
+    declaration = installed_plugin.declaration
+    offers = declaration.providers
+    if declaration.model:
+        provider = installed_plugin.installation.provider
+        offers = [
+            f"{provider}/{model.model}" for model in declaration.model.entity.models
+        ]
+    click.echo(
+        f"{installed_plugin.plugin_id} {declaration.manifest.version}:"
+        f" {', '.join(offers[:6])}"
+    )
+    if permissions := installed_plugin.permissions.allowed_names():
+        print_note(
+            f"granted: {', '.join(permissions)}; restrict with `modelyard plugin"
+            f" permission {installed_plugin.plugin_id} --grant …`"
         )
-        if permission_labels := installed_plugin.permissions.allowed_names():
-            print_note(
-                f"it may ask for {', '.join(permission_labels)}; `modelyard plugin"
-                f" permission {installed_plugin.plugin_id} --grant …` for less"
-            )
 
 
 class _Progress:
@@ -578,7 +642,7 @@ class _Progress:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._begun = time.monotonic()
+        self._started_at = time.monotonic()
         self._bar: Any = None
 
     def __call__(self, step_name: str) -> None:
@@ -588,7 +652,7 @@ class _Progress:
         is_last = step_index == len(self._STEPS) - 1
         if not sys.stderr.isatty():
             print_note(
-                f"{self._name}: {step_name} ({time.monotonic() - self._begun:.1f} s)"
+                f"{self._name}: {step_name} ({time.monotonic() - self._started_at:.1f} s)"
                 if is_last
                 else f"{self._name}: {step_name} …"
             )
@@ -679,7 +743,7 @@ def list_plugins(ctx: click.Context, tenant: str, as_json: bool) -> None:
             ]
         )
         return
-    columns = ("plugin", "version", "kind", "offers", "may ask for", "from")
+    columns = ("plugin", "version", "category", "offers", "permissions", "source")
     print_table(
         "",
         columns,
@@ -699,40 +763,41 @@ def list_plugins(ctx: click.Context, tenant: str, as_json: bool) -> None:
 
 @plugin.command()
 @click.argument("name")
-@click.argument("what")
+@click.argument("source")
 @_unsigned_option
 @tenant_option
 @click.pass_context
 def upgrade(
-    ctx: click.Context, name: str, what: str, unsigned: bool, tenant: str
+    ctx: click.Context, name: str, source: str, unsigned: bool, tenant: str
 ) -> None:
-    """Replace an installed plugin by another version. WHAT is a file, a folder, or a
-    version in a market."""
+    """Upgrade the plugin NAME. SOURCE is a file, a folder, or a version from a market,
+    for example 0.0.2."""
     by = Installer(is_operator=True, allows_unsigned=unsigned)
 
-    async def work(yard: "Modelyard") -> "Installed":
+    async def replace_version(yard: "Modelyard") -> "Installed":
         """Fetch the package and install it over the old version."""
         old = yard.services.plugins.plugins.find(tenant, name)
         # A local path takes precedence over a version number.
-        is_version = _local_path(what) is None and what[0].isdigit()
+        is_version = _local_path(source) is None and source[0].isdigit()
         (data,) = (
-            [await yard.services.plugins.market.fetch(name, what)]
+            [await yard.services.plugins.market.fetch(name, source)]
             if is_version
-            else await _fetch_packages(yard, what, "", by)
+            else await _fetch_packages(yard, source, "", by)
         )
         packed, _ = await yard.services.plugins.packages.upload(data, by)
         # Another plugin would inherit the old one's data and permissions.
         if packed.manifest.id != old.plugin_id:
             raise PackageError(
-                f"{packed.manifest.id!r} is no version of {old.plugin_id!r}"
+                f"{source!r} contains plugin {packed.manifest.id!r}, not a version of"
+                f" {old.plugin_id!r}"
             )
         with closing(_Progress(name)) as step:
             return await yard.services.plugins.installations.add(
                 tenant, packed, step=step
             )
 
-    upgraded_plugin = run_with_modelyard(ctx, work)
-    print_note(f"{name} is at {upgraded_plugin.declaration.manifest.version}")
+    upgraded_plugin = run_with_modelyard(ctx, replace_version)
+    print_note(f"upgraded {name} to {upgraded_plugin.declaration.manifest.version}")
 
 
 @plugin.command()
@@ -740,11 +805,11 @@ def upgrade(
 @tenant_option
 @click.pass_context
 def uninstall(ctx: click.Context, name: str, tenant: str) -> None:
-    """Uninstall a plugin and delete its stored data."""
+    """Remove a plugin and its data."""
     run_with_modelyard(
         ctx, lambda yard: yard.services.plugins.installations.uninstall(tenant, name)
     )
-    print_note(f"{name} is gone")
+    print_note(f"removed {name}")
 
 
 @plugin.command()
@@ -752,11 +817,17 @@ def uninstall(ctx: click.Context, name: str, tenant: str) -> None:
 @click.option(
     "--grant",
     "granted",
+    metavar="PERMISSION",
     multiple=True,
-    help="Allow this, and nothing that is not named.",
+    help="Permission to grant; repeatable. All others are revoked.",
 )
-@click.option("--all", "everything", is_flag=True, help="Allow all that it asks for.")
-@click.option("--none", "nothing", is_flag=True, help="Allow nothing.")
+@click.option(
+    "--all",
+    "grants_all",
+    is_flag=True,
+    help="Grant all permissions that the plugin requests.",
+)
+@click.option("--none", "grants_none", is_flag=True, help="Revoke all.")
 @tenant_option
 @json_option
 @click.pass_context
@@ -764,43 +835,39 @@ def permission(
     ctx: click.Context,
     name: str,
     granted: Sequence[str],
-    everything: bool,
-    nothing: bool,
+    grants_all: bool,
+    grants_none: bool,
     tenant: str,
     as_json: bool,
 ) -> None:
-    """Show what a plugin asks for and what it is granted; with options, change that."""
+    """Show or change a plugin's granted permissions. Without options, show them."""
     # None grants all requested permissions; an empty list grants none.
-    granted_permissions = None if everything else list(granted)
+    granted_permissions = None if grants_all else list(granted)
 
-    async def work(yard: "Modelyard") -> "Installed":
-        """Change the permissions if an option asks for it, and return the plugin."""
-        if granted or everything or nothing:
+    async def update_permissions(yard: "Modelyard") -> "Installed":
+        """Change the permissions if an option requests it, and return the plugin."""
+        if granted or grants_all or grants_none:
             return await yard.services.plugins.installations.grant(
                 tenant, name, granted_permissions
             )
         return yard.services.plugins.plugins.find(tenant, name)
 
-    installed_plugin = run_with_modelyard(ctx, work)
-    requested_permissions, allowed = (
-        installed_plugin.declaration.manifest.permissions.allowed_names(),
-        installed_plugin.permissions.allowed_names(),
-    )
+    installed_plugin = run_with_modelyard(ctx, update_permissions)
+    requested = installed_plugin.declaration.manifest.permissions.allowed_names()
+    allowed = installed_plugin.permissions.allowed_names()
     if as_json:
-        print_json({"asks": requested_permissions, "granted": allowed})
+        print_json({"asks": requested, "granted": allowed})
         return
-    states = [
+    rows = [
         (
-            permission_label,
-            (
-                success_text("granted")
-                if permission_label in allowed
-                else failure_text("refused")
-            ),
+            permission_name,
+            success_text("granted")
+            if permission_name in allowed
+            else failure_text("denied"),
         )
-        for permission_label in requested_permissions
+        for permission_name in requested
     ]
-    print_table("", ("asks for", ""), states)
+    print_table("", ("requested", ""), rows)
 
 
 # ---------------------------------------- credentials, endpoints, markets
@@ -808,27 +875,33 @@ def permission(
 
 @plugin.group()
 def credential() -> None:
-    """Credentials with which tools and data sources are called."""
+    """Manage the plugin credentials of tools and data sources."""
 
 
 @credential.command("add")
 @click.argument("provider")
 @click.option(
-    "--set", "given", multiple=True, metavar="NAME=VALUE", help="A field of its form."
+    "--set",
+    "fields",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Field of the credential form; repeatable.",
 )
-@click.option("--label", default="default", show_default=True)
+@click.option(
+    "--label", default="default", show_default=True, help="Name of the credential."
+)
 @tenant_option
 @click.pass_context
 def add_credential(
-    ctx: click.Context, provider: str, given: Sequence[str], label: str, tenant: str
+    ctx: click.Context, provider: str, fields: Sequence[str], label: str, tenant: str
 ) -> None:
-    """Validate a credential with its plugin and store it encrypted. PROVIDER is
-    author/plugin/provider."""
+    """Validate a credential with its plugin, store it encrypted, and print its id.
+    PROVIDER is author/plugin/provider."""
 
     async def work(yard: "Modelyard") -> str:
         """Store the credential and return its id."""
         return await yard.services.plugins.credentials.add(
-            tenant, provider, label, _parse_assignments(given)
+            tenant, provider, label, _parse_assignments(fields)
         )
 
     click.echo(run_with_modelyard(ctx, work))
@@ -838,23 +911,23 @@ def add_credential(
 @click.argument("provider")
 @click.option(
     "--set",
-    "given",
+    "fields",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A field of the client's form.",
+    help="Field of the client's form; repeatable.",
 )
 @tenant_option
 @click.pass_context
 def set_client(
-    ctx: click.Context, provider: str, given: Sequence[str], tenant: str
+    ctx: click.Context, provider: str, fields: Sequence[str], tenant: str
 ) -> None:
-    """Store the OAuth client for PROVIDER and print the redirect URI to register with
-    it."""
+    """Store OAuth client settings for PROVIDER and print the redirect URI to register
+    there."""
 
     async def work(yard: "Modelyard") -> str:
         """Store the client and return the redirect URI."""
         await yard.services.plugins.credentials.set_client(
-            tenant, provider, _parse_assignments(given)
+            tenant, provider, _parse_assignments(fields)
         )
         return f"{yard.services.addresses.server()}/oauth/callback/{provider}"
 
@@ -864,16 +937,20 @@ def set_client(
 @credential.command("connect")
 @click.argument("provider")
 @click.option(
-    "--user", default="", help="For this user alone; else for all of the tenant's."
+    "--user",
+    default="",
+    help="User that the credential belongs to. Default: all users of the tenant.",
 )
-@click.option("--label", default="default", show_default=True)
+@click.option(
+    "--label", default="default", show_default=True, help="Name of the credential."
+)
 @tenant_option
 @click.pass_context
 def connect(
     ctx: click.Context, provider: str, user: str, label: str, tenant: str
 ) -> None:
-    """Print an address that a browser opens to authorise tools on PROVIDER. It is valid
-    for 15 minutes."""
+    """Print an OAuth authorization URL for PROVIDER, to open in a browser. Valid for 15
+    minutes."""
 
     async def work(yard: "Modelyard") -> str:
         """Return the address with a signed ticket."""
@@ -888,14 +965,14 @@ def connect(
 @tenant_option
 @click.pass_context
 def remove_credential(ctx: click.Context, credential_id: str, tenant: str) -> None:
-    """Delete a credential."""
+    """Delete the credential with the id CREDENTIAL_ID."""
     run_with_modelyard(
         ctx,
         lambda yard: yard.services.plugins.rows.remove(
             tenant, "tool_credential", credential_id
         ),
     )
-    print_note(f"{credential_id} is gone")
+    print_note(f"removed {credential_id}")
 
 
 @plugin.group()
@@ -906,20 +983,26 @@ def endpoint() -> None:
 @endpoint.command("add")
 @click.argument("name")
 @click.option(
-    "--set", "given", multiple=True, metavar="NAME=VALUE", help="One of its settings."
+    "--set",
+    "fields",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Setting of the endpoint; repeatable.",
 )
-@click.option("--label", default="endpoint", show_default=True)
+@click.option(
+    "--label", default="endpoint", show_default=True, help="Name of the endpoint."
+)
 @tenant_option
 @click.pass_context
 def add_endpoint(
-    ctx: click.Context, name: str, given: Sequence[str], label: str, tenant: str
+    ctx: click.Context, name: str, fields: Sequence[str], label: str, tenant: str
 ) -> None:
-    """Create an endpoint of a plugin and print its address."""
+    """Create an endpoint of the plugin NAME and print its URL."""
 
     async def work(yard: "Modelyard") -> str:
         """Create the endpoint and return its address."""
         endpoint_id = await yard.services.plugins.endpoints.set_up(
-            tenant, name, label, _parse_assignments(given)
+            tenant, name, label, _parse_assignments(fields)
         )
         return f"{yard.services.addresses.content()}/e/{endpoint_id}"
 
@@ -944,7 +1027,7 @@ def list_endpoints(ctx: click.Context, tenant: str) -> None:
     print_table(
         "",
         ("address", "name", "plugin"),
-        [(where, name, endpoint.plugin) for where, name, endpoint in rows],
+        [(address, name, endpoint.plugin) for address, name, endpoint in rows],
     )
 
 
@@ -953,17 +1036,18 @@ def list_endpoints(ctx: click.Context, tenant: str) -> None:
 @tenant_option
 @click.pass_context
 def remove_endpoint(ctx: click.Context, endpoint_id: str, tenant: str) -> None:
-    """Delete an endpoint, given its id or its address."""
+    """Remove an endpoint. ENDPOINT_ID is its id or its URL."""
     name = endpoint_id.rpartition("/")[2]
     run_with_modelyard(
         ctx, lambda yard: yard.services.plugins.endpoints.remove(tenant, name)
     )
-    print_note(f"{name} is gone")
+    print_note(f"removed {name}")
 
 
 @plugin.group()
 def market() -> None:
-    """Manage plugin markets (plugins.markets in the settings)."""
+    """Search plugin markets (plugins.markets in the settings) and add packages to a
+    local one."""
 
 
 @market.command("search")
@@ -971,7 +1055,7 @@ def market() -> None:
 @json_option
 @click.pass_context
 def search_market(ctx: click.Context, words: Sequence[str], as_json: bool) -> None:
-    """Search the markets for plugins that match all WORDS; without WORDS, list all."""
+    """Search plugins; all WORDS must match. Lists all without WORDS."""
     listings = run_with_modelyard(
         ctx, lambda yard: yard.services.plugins.market.search(" ".join(words))
     )
@@ -985,7 +1069,7 @@ def search_market(ctx: click.Context, words: Sequence[str], as_json: bool) -> No
         return
     print_table(
         "",
-        ("plugin", "version", "kind", "what it does"),
+        ("plugin", "version", "category", "description"),
         [
             (
                 listing.plugin,
@@ -1002,7 +1086,8 @@ def search_market(ctx: click.Context, words: Sequence[str], as_json: bool) -> No
 @click.argument("folder", type=_PATH)
 @click.argument("packages", type=_PATH, nargs=-1, required=True)
 def add_to_market(folder: Path, packages: Sequence[Path]) -> None:
-    """Add packages or plugin folders to a market in a folder and update its index."""
+    """Add PACKAGES (files or plugin folders) to the local market in FOLDER and update
+    its index."""
     for path in packages:
         listed = add_to_folder(folder, path)
         click.echo(f"{listed.identifier}")

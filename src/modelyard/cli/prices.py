@@ -44,7 +44,7 @@ _FIELDS = (
 
 @click.group()
 def prices() -> None:
-    """Prices: what models cost, and where price lists disagree."""
+    """Show model prices and compare price sources."""
 
 
 @prices.command("show")
@@ -60,7 +60,7 @@ def show(model: str, as_json: bool) -> None:
     if not offers:
         names = [entity.model for _, entity in _models()]
         raise NotFoundError(
-            f"no provider lists {model!r}; near:"
+            f"no provider of the catalogue lists model {model!r}; similar names:"
             f" {', '.join(closest_names(model, names)) or 'none'}"
         )
     if as_json:
@@ -93,7 +93,7 @@ def _row(provider: str, entity: AIModelEntity) -> tuple[str, ...]:
     """Return a table row with the prices of one model."""
     pricing = entity.pricing
     if pricing is None:
-        return (provider, entity.model, "?", "?", "?", "", "", "nobody says")
+        return (provider, entity.model, "?", "?", "?", "", "", "unknown")
     per = (
         pricing.per.value
         if pricing.unit == 1
@@ -112,10 +112,10 @@ def _row(provider: str, entity: AIModelEntity) -> tuple[str, ...]:
 
 
 @prices.command("check")
-@click.option("--provider", help="Only this provider.")
+@click.option("--provider", help="Check only this provider. Default: all.")
 @json_option
 def check(provider: str | None, as_json: bool) -> None:
-    """Compare the catalogue with genai-prices, and list prices whose sources disagreed
+    """Compare the catalogue with genai-prices. Also lists prices whose sources disagreed
     when they were recorded."""
     checked = differing = unpriced = 0
     rows: list[dict[str, Any]] = []
@@ -141,13 +141,13 @@ def check(provider: str | None, as_json: bool) -> None:
     columns = ("model", "price", "catalogue", "other", "what")
     print_table(
         "",
-        columns,
+        ("model", "price", "catalogue", "other", "difference"),
         [tuple(str(row[name]) for name in columns) for row in rows],
         right_aligned=columns[2:4],
     )
     print_note(
-        f"{checked:,} prices, {differing:,} of them disputed; {unpriced:,} models whose"
-        " price nobody says"
+        f"{checked:,} prices checked, {differing:,} differ; {unpriced:,} models without"
+        " a price"
     )
 
 
@@ -186,7 +186,7 @@ def _disagreements(
         if abs(mine * pricing.unit * 1_000_000 - listed_price) > Decimal("0.01") * max(
             mine, listed_price
         ):
-            explanation = "genai-prices has another price by now"
+            explanation = "genai-prices lists a different price"
             yield {
                 "model": name,
                 "price": catalogue_field,
@@ -199,6 +199,24 @@ def _disagreements(
 def _listed(owner: str, model: str) -> dict[str, Decimal]:
     """Return the current prices in genai-prices, per million tokens. Empty if it does
     not list the model."""
+    entry = _listed_entry(owner, model)
+    if entry is None:
+        return {}
+    # Models with a price history have a list; the last entry is the current one.
+    prices = entry.prices
+    current_prices = prices[-1].prices if isinstance(prices, list) else prices
+    amounts = {field: getattr(current_prices, field, None) for _, field in _FIELDS}
+    return {
+        # Tiered prices have a base price.
+        field: Decimal(str(getattr(amount, "base", amount)))
+        for field, amount in amounts.items()
+        if amount is not None
+    }
+
+
+def _listed_entry(owner: str, model: str) -> Any:
+    """Return the entry of genai-prices for a model of a provider, or None. Raises
+    ConfigError if the package is not installed."""
     try:
         from genai_prices.data import providers
     except ImportError as error:
@@ -208,31 +226,9 @@ def _listed(owner: str, model: str) -> dict[str, Decimal]:
         ) from error
     names = _LISTS.get(owner, ())
     for listed_provider in providers:
-        matching_entry = (
-            next(
-                (
-                    entry
-                    for entry in listed_provider.models
-                    if entry.match.is_match(model)
-                ),
-                None,
-            )
-            if listed_provider.id in names
-            else None
-        )
-        if matching_entry is None:
+        if listed_provider.id not in names:
             continue
-        # Models with a price history have a list; the last entry is the current one.
-        current_prices: Any = (
-            matching_entry.prices
-            if not isinstance(matching_entry.prices, list)
-            else matching_entry.prices[-1].prices
-        )
-        amounts = {field: getattr(current_prices, field, None) for _, field in _FIELDS}
-        return {
-            # Tiered prices have a base price.
-            field: Decimal(str(getattr(amount, "base", amount)))
-            for field, amount in amounts.items()
-            if amount is not None
-        }
-    return {}
+        for entry in listed_provider.models:
+            if entry.match.is_match(model):
+                return entry
+    return None

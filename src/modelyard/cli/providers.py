@@ -2,6 +2,7 @@
 credentials."""
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,11 +27,12 @@ from modelyard.tenancy.caller import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from modelyard.app import Modelyard
+    from modelyard.runtime.provider_manager import ProviderStatus
 
 
 @click.group()
 def providers() -> None:
-    """Providers: list, show, add, check."""
+    """Manage providers and their credentials: list, show, add, check."""
 
 
 @providers.command("list")
@@ -41,18 +43,10 @@ def list_providers(ctx: click.Context, as_json: bool) -> None:
 
     async def rows(yard: "Modelyard") -> list[dict[str, Any]]:
         """Return the providers as rows for the table and for JSON."""
+        manager = yard.services.providers.manager
         return [
-            {
-                "provider": status.entity.provider,
-                "label": status.entity.label.en_us,
-                "types": [
-                    model_type.value
-                    for model_type in status.entity.supported_model_types
-                ],
-                "credentials": [credential.name for credential in status.credentials],
-                "ready": status.is_ready,
-            }
-            for status in yard.services.providers.manager.get_providers(DEFAULT_TENANT)
+            _provider_as_dict(status)
+            for status in manager.get_providers(DEFAULT_TENANT)
         ]
 
     provider_rows = run_with_modelyard(ctx, rows)
@@ -62,21 +56,32 @@ def list_providers(ctx: click.Context, as_json: bool) -> None:
     print_table(
         "",
         ("provider", "types", "credentials", "ready"),
-        [
-            (
-                provider_row["provider"],
-                ", ".join(provider_row["types"]),
-                ", ".join(provider_row["credentials"]) or "-",
-                (
-                    success_text("yes")
-                    if provider_row["ready"]
-                    else failure_text(
-                        f"modelyard providers add {provider_row['provider']}"
-                    )
-                ),
-            )
-            for provider_row in provider_rows
+        [_provider_row(provider_row) for provider_row in provider_rows],
+    )
+
+
+def _provider_as_dict(status: "ProviderStatus") -> dict[str, Any]:
+    """Return a provider as printed with --json."""
+    return {
+        "provider": status.entity.provider,
+        "label": status.entity.label.en_us,
+        "types": [
+            model_type.value for model_type in status.entity.supported_model_types
         ],
+        "credentials": [credential.name for credential in status.credentials],
+        "ready": status.is_ready,
+    }
+
+
+def _provider_row(provider: dict[str, Any]) -> tuple[Any, ...]:
+    """Return a provider as a row of the table, with the command that makes it ready."""
+    return (
+        provider["provider"],
+        ", ".join(provider["types"]),
+        ", ".join(provider["credentials"]) or "-",
+        success_text("yes")
+        if provider["ready"]
+        else failure_text(f"modelyard providers add {provider['provider']}"),
     )
 
 
@@ -85,7 +90,7 @@ def list_providers(ctx: click.Context, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def show(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Show a provider's models and the fields of its credential form."""
+    """Show a provider's models and required credential fields."""
 
     async def entity_of(yard: "Modelyard") -> ProviderEntity:
         """Return the provider's definition. Raises NotFoundError."""
@@ -112,7 +117,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
     if rows:
         click.echo()
         print_table(
-            "Credential", ("field", "label", "required", "or from variable"), rows
+            "Credential", ("field", "label", "required", "environment variable"), rows
         )
     if entity.models:
         click.echo()
@@ -122,7 +127,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
             [(model.model, model.model_type.value) for model in entity.models],
         )
     if entity.is_customizable:
-        print_note("any other model name is passed on as it is")
+        print_note("other model names are accepted and sent to the provider unchanged")
 
 
 @providers.command()
@@ -132,24 +137,25 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
     "fields",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="A field of the credential form.",
+    help="Field of the credential form; repeatable.",
 )
 @click.option(
     "--api-key",
-    help="Short for --set api_key=…; asked for where it is needed and not given.",
+    help="API key; the same as --set api_key=…. Prompted for if required and omitted.",
 )
 @click.option(
     "--base-url",
     help=(
-        "Where the server is. With a new NAME: one more server that speaks OpenAI's"
-        " API."
+        "Base URL of the server. With a NAME that is not in the catalogue, it adds an"
+        " OpenAI-compatible server."
     ),
 )
 @click.option(
     "--as",
     "credential",
+    metavar="NAME",
     default="",
-    help="What to call this credential; several are balanced.",
+    help="Name of the credential. Default: credential-N.",
 )
 @json_option
 @click.pass_context
@@ -162,7 +168,8 @@ def add(
     credential: str,
     as_json: bool,
 ) -> None:
-    """Add a credential for a provider; a second one is balanced with the first.
+    """Add a credential for a provider. Several credentials of a provider are load
+    balanced.
 
     \b
       modelyard providers add openai
@@ -175,8 +182,8 @@ def add(
     if is_new and not base_url:
         raise ConfigError(
             f"provider {name!r} is not in the catalogue;"
-            f" {suggestion(name, catalog_names(), label='it holds')}; or give"
-            " --base-url for a server that speaks OpenAI's API"
+            f" {suggestion(name, catalog_names(), label='it has')}; for an"
+            " OpenAI-compatible server under this name set --base-url"
         )
     # Providers name their key and URL fields differently; the definition knows which
     # they are.
@@ -186,26 +193,7 @@ def add(
         values[definition.key_field or "api_key"] = api_key
     if base_url and definition.url_field:
         values[definition.url_field] = base_url
-    forms = definition.entity.credential_forms
-    if not forms:
-        raise ConfigError(f"provider {name!r} needs no credential")
-    # Only required fields are prompted for; optional ones are set with --set.
-    values |= {
-        field_schema.variable: _ask(field_schema)
-        for field_schema in forms
-        if field_schema.required and field_schema.variable not in values
-    }
-    unknown = values.keys() - {field_schema.variable for field_schema in forms}
-    if unknown:
-        field_names = ", ".join(field_schema.variable for field_schema in forms)
-        raise ConfigError(
-            f"the form of {name!r} has no field {', '.join(sorted(unknown))}; it has"
-            f" {field_names}"
-        )
-    # Validate before writing, so that the settings never contain an invalid credential.
-    accepted = ProviderCredentialSchemaValidator(
-        forms, provider=name
-    ).validate_and_filter(values)
+    accepted = _complete_credential(name, definition.entity.credential_forms, values)
     credential_settings = CredentialSettings(name=credential, values=accepted)
     add_provider(
         settings.home_path,
@@ -219,16 +207,39 @@ def add(
         print_json({"provider": name, "credential": credential or None})
     else:
         print_note(
-            f"{name} is set up. `modelyard providers check {name}` asks whether it"
-            " works."
+            f"added {name}. `modelyard providers check {name}` validates the credential."
         )
+
+
+def _complete_credential(
+    name: str, forms: Sequence[CredentialFormSchema], values: dict[str, str]
+) -> dict[str, str]:
+    """Return the values of a provider's credential, with required fields from prompts.
+    Raises ConfigError for unknown, missing or invalid fields."""
+    if not forms:
+        raise ConfigError(f"provider {name!r} does not use credentials")
+    # Only required fields are prompted for; optional ones are set with --set.
+    completed = values | {
+        field_schema.variable: _ask(field_schema)
+        for field_schema in forms
+        if field_schema.required and field_schema.variable not in values
+    }
+    field_names = [field_schema.variable for field_schema in forms]
+    if unknown := completed.keys() - set(field_names):
+        raise ConfigError(
+            f"provider {name!r} has no credential field {', '.join(sorted(unknown))};"
+            f" expected some of {', '.join(field_names)}"
+        )
+    # Validate before writing, so that the settings never contain an invalid credential.
+    validator = ProviderCredentialSchemaValidator(forms, provider=name)
+    return validator.validate_and_filter(completed)
 
 
 def _split(field: str) -> tuple[str, str]:
     """Split FIELD=VALUE. Raises click.UsageError."""
     name, equals, value = field.partition("=")
     if not equals:
-        raise click.UsageError(f"--set wants FIELD=VALUE, not {field!r}")
+        raise click.UsageError(f"--set: expected FIELD=VALUE, got {field!r}")
     return name, value
 
 
@@ -239,8 +250,8 @@ def _ask(field_schema: CredentialFormSchema) -> str:
         return field_schema.default
     if not sys.stdin.isatty():
         raise ConfigError(
-            f"{field_schema.variable!r} ({field_schema.label.en_us}) is required; give"
-            f" it with --set {field_schema.variable}=…"
+            f"{field_schema.variable!r} ({field_schema.label.en_us}) is required; pass"
+            f" --set {field_schema.variable}=…"
         )
     return click.prompt(
         field_schema.label.en_us, hide_input=field_schema.type is FormType.SECRET_INPUT
@@ -252,16 +263,15 @@ def _ask(field_schema: CredentialFormSchema) -> str:
 @json_option
 @click.pass_context
 def check(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Check each credential of a provider by listing its models. Calls no model and
-    costs nothing."""
+    """Validate each credential by listing the provider's models. Makes no model call."""
     models_by_credential = run_with_modelyard(
         ctx, lambda yard: yard.check_provider(name)
     )
     if as_json:
         print_json(models_by_credential)
         return
-    for credential, offered in models_by_credential.items():
-        head = ", ".join(offered[:6]) + (
-            f" and {len(offered) - 6} more" if len(offered) > 6 else ""
-        )
-        click.echo(f"{credential}: works, {len(offered)} models: {head}")
+    for credential, model_names in models_by_credential.items():
+        shown_names = ", ".join(model_names[:6])
+        if len(model_names) > 6:
+            shown_names += f" and {len(model_names) - 6} more"
+        click.echo(f"{credential}: valid, {len(model_names)} models: {shown_names}")

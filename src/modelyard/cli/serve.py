@@ -35,7 +35,7 @@ from modelyard.cli.connection_limits import (
 )
 from modelyard.cli.http_protocol import GuardedConfig
 from modelyard.cli.output import settings_file, settings_of
-from modelyard.cli.workers import Peers, Supervisor
+from modelyard.cli.workers import Supervisor, WorkerMetricsFiles
 from modelyard.gateway.auth import check_bind, is_loopback
 from modelyard.gateway.console_api.static import is_built
 from modelyard.gateway.http import Shutdown
@@ -169,43 +169,68 @@ async def _until(condition: Callable[[], bool], seconds: float) -> None:
 @click.command()
 @click.option(
     "--host",
-    help="Address to listen on; others than loopback need an API key.  [127.0.0.1]",
+    help=(
+        "Address to listen on. Addresses other than loopback require an API key."
+        " Default: 127.0.0.1."
+    ),
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), help="Port to listen on.  [8790]"
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on. Default: 8790.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1, 64), help="Processes that answer.  [1]"
+    "--workers",
+    type=click.IntRange(1, 64),
+    help="Number of worker processes. Default: 1.",
 )
 @click.option(
     "--database",
-    help="A path, or postgresql://USER:PASSWORD@HOST/NAME for several machines.",
+    help=(
+        "SQLite path or postgresql://USER:PASSWORD@HOST/NAME. PostgreSQL is required for"
+        " several machines."
+    ),
 )
 @click.option(
-    "--shared", help="What limits are shared through: database, or valkey://HOST:PORT."
+    "--shared",
+    help="Store for shared rate-limit counters: `database` or valkey://HOST:PORT.",
 )
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
-    help="[info]",
+    help="Minimum level of log messages. Default: info.",
 )
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="[text]")
 @click.option(
-    "--worker", type=int, hidden=True, help="The listening socket's descriptor."
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="Format of log messages. Default: text.",
 )
-@click.option("--supervisor", type=int, hidden=True, help="Who started this worker.")
+@click.option(
+    "--worker",
+    type=int,
+    hidden=True,
+    help="File descriptor of the listening socket.",
+)
+@click.option(
+    "--supervisor",
+    type=int,
+    hidden=True,
+    help="Process id of the supervisor that started this worker.",
+)
 @click.pass_context
 def serve(
     ctx: click.Context, worker: int | None, supervisor: int | None, **overrides: Any
 ) -> None:
-    """Start the server. It serves OpenAI clients at http://127.0.0.1:8790/v1, and
-    Anthropic, Google and Cohere clients at http://127.0.0.1:8790. On this address no
-    key is needed.
+    """Start the API server and the console.
 
-    Stop it with Ctrl-C: running calls get ten seconds to finish; a second Ctrl-C ends
-    them at once. Changes to modelyard.yaml are applied while it runs.
+    OpenAI clients use the base URL http://127.0.0.1:8790/v1; Anthropic, Google and
+    Cohere clients use http://127.0.0.1:8790. No API key is needed on loopback.
+
+    Stop the server with Ctrl-C: running calls have 10 seconds to finish; a second Ctrl-C
+    stops it at once. Options override the settings file. Changes to modelyard.yaml are
+    applied without a restart.
     """
-    # Options that were not given must not override the settings file.
+    # Options that were not set must not override the settings file.
     overrides = {key: value for key, value in overrides.items() if value is not None}
     settings = msgspec.structs.replace(settings_of(ctx), **overrides)
     configure_logging(settings.log_level, settings.log_format)
@@ -257,7 +282,8 @@ def _supervise(
     origin = _origin(settings.host, listening.getsockname()[1])
     click.echo(
         click.style(
-            f"Modelyard starts {settings.workers} workers at {origin}/v1", bold=True
+            f"Starting Modelyard with {settings.workers} workers at {origin}/v1",
+            bold=True,
         )
     )
     # Workers need the grace period plus time to send errors and close the application.
@@ -279,32 +305,25 @@ def _run(
     asyncio.run(yard.open())
     # Worker processes share their metrics through files, so that any of them can report
     # all.
-    peers = Peers(settings.home_path / "run") if settings.workers > 1 else None
-    state: dict[str, Server] = {}
-    upkeep, followed = (
-        yard.services.upkeep,
-        SettingsFileWatcher(settings_file(ctx), load, yard.reload),
+    metrics_files = (
+        WorkerMetricsFiles(settings.home_path / "run") if settings.workers > 1 else None
     )
+    state: dict[str, Server] = {}
+    watcher = SettingsFileWatcher(settings_file(ctx), load, yard.reload)
 
-    def start() -> None:
-        """Start background tasks, once the server is up."""
-        upkeep.start()
-        followed.start_watching(upkeep)
-        if peers is not None:
-            upkeep.run_periodically(1.0, partial(_tell, peers, yard))
-        if supervisor is not None:
-            upkeep.run_periodically(
-                1.0,
-                partial(_stop_with, supervisor, lambda: state["server"].should_exit),
-            )
+    # The server does not exist yet when the gateway is built; it is looked up when
+    # needed.
+    def is_stopping() -> bool:
+        """Tell whether the server has been told to stop."""
+        return state["server"].should_exit
 
     gateway = gateway_for(
         yard.services,
-        on_start=start,
-        # The server does not exist yet when the gateway is built; it is looked up when
-        # needed.
-        is_draining=lambda: state["server"].should_exit,
-        peer_metrics=peers.others if peers else lambda: (),
+        on_start=partial(
+            _start_tasks, yard, watcher, metrics_files, supervisor, is_stopping
+        ),
+        is_draining=is_stopping,
+        peer_metrics=metrics_files.read_others if metrics_files else lambda: (),
         settings_file=settings_file(ctx),
         environ=os.environ,
     )
@@ -327,13 +346,30 @@ def _run(
             runner.run(server.serve(sockets=[listening]))
     finally:
         # A stopped worker's file must not be counted any more.
-        if peers is not None:
-            peers.leave()
+        if metrics_files is not None:
+            metrics_files.remove_own()
 
 
-def _tell(peers: Peers, yard: Modelyard) -> None:
+def _start_tasks(
+    yard: Modelyard,
+    watcher: SettingsFileWatcher,
+    metrics_files: WorkerMetricsFiles | None,
+    supervisor: int | None,
+    is_stopping: Callable[[], bool],
+) -> None:
+    """Start the background tasks of a process, once its server is up."""
+    upkeep = yard.services.upkeep
+    upkeep.start()
+    watcher.start_watching(upkeep)
+    if metrics_files is not None:
+        upkeep.run_periodically(1.0, partial(_publish_metrics, metrics_files, yard))
+    if supervisor is not None:
+        upkeep.run_periodically(1.0, partial(_stop_with, supervisor, is_stopping))
+
+
+def _publish_metrics(metrics_files: WorkerMetricsFiles, yard: Modelyard) -> None:
     """Publish this process's metrics to the other workers."""
-    peers.tell(yard.services.calls.metrics.snapshot())
+    metrics_files.publish(yard.services.calls.metrics.snapshot())
 
 
 def _stop_with(supervisor: int, is_stopping: Callable[[], bool]) -> None:
@@ -362,10 +398,10 @@ def _single_server_lock(settings: Settings) -> Generator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(
-                "another server runs with the home folder"
-                f" {str(Path(settings.home).expanduser())!r}, and each would count"
-                " limits for itself; start all of them with --shared database, or set"
-                " another MODELYARD_HOME"
+                "another server uses the home folder"
+                f" {str(Path(settings.home).expanduser())!r}, and limits would be"
+                " counted separately by each; start all of them with --shared database,"
+                " or set another MODELYARD_HOME"
             ) from None
         yield
     finally:
@@ -402,11 +438,12 @@ def _welcome(yard: Modelyard, host: str, port: int) -> str:
     ]
     lines = [click.style(f"Modelyard is ready at {origin}/v1", bold=True), ""]
     if is_built():
-        lines += [f"  The console: {origin}/console", ""]
+        lines += [f"  Console: {origin}/console", ""]
     lines += [f"  {alias:<24}{name}" for alias, name in aliases]
     if not any(name.startswith("local/") for _, name in aliases):
         lines.append(
-            "  No local models yet: `modelyard models pull small` brings all six types."
+            "  No local models yet: `modelyard models pull small` downloads all six"
+            " types."
         )
     lines += [
         "",
@@ -416,10 +453,7 @@ def _welcome(yard: Modelyard, host: str, port: int) -> str:
             ' "Say hello"}]}\''
         ),
         "",
-        (
-            f"  Anthropic's, Google's and Cohere's clients take {origin} as their base"
-            " URL."
-        ),
+        (f"  Base URL for Anthropic, Google and Cohere clients: {origin}"),
         "",
     ]
     return "\n".join(lines)

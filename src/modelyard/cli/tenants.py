@@ -43,7 +43,7 @@ def _run(
 
 @click.group()
 def keys() -> None:
-    """API keys: make, list, rotate, revoke. Once there is one, callers must show one."""
+    """Manage API keys. As soon as one exists, callers must authenticate."""
 
 
 @keys.command("create")
@@ -53,21 +53,26 @@ def keys() -> None:
     type=click.Choice([role.value for role in Role]),
     default="developer",
     show_default=True,
+    help="Role of the key's callers.",
 )
 @click.option(
     "--model",
     "models",
     multiple=True,
-    help="What it may call, as openai/*; all where nothing is said.",
+    help="Allowed models, for example openai/*; repeatable. Default: all.",
 )
-@click.option("--user", help="Whose it is.")
+@click.option("--user", help="User that the key belongs to.")
 @click.option(
     "--priority",
     type=int,
     default=0,
-    help="Higher goes first where calls have to wait.",
+    show_default=True,
+    help="Priority of queued calls; a higher one is served first.",
 )
-@click.option("--expires", help="In how long, as 12h or 30d.")
+@click.option(
+    "--expires",
+    help="Lifetime, for example 12h or 30d. Default: unlimited.",
+)
 @tenant_option
 @json_option
 @click.pass_context
@@ -79,15 +84,15 @@ def create_key(
     expires: str | None,
     **options: Any,
 ) -> None:
-    """Create an API key. The key is shown only once."""
-    # Options that were not set are left out, so that the defaults of the API apply.
+    """Create an API key. The key is printed once."""
+    # Options that were not set are omitted, so that the defaults of the API apply.
     fields: JSON = {
         key: list(value) if key == "models" else value
         for key, value in options.items()
         if value
     }
     if expires:
-        fields["expires_at"] = time.time() + _seconds(expires)
+        fields["expires_at"] = time.time() + _seconds(expires, "--expires")
 
     async def work(yard: Modelyard) -> JSON:
         """Create the key and return its record with the secret."""
@@ -102,16 +107,16 @@ def create_key(
     # Only the key goes to standard output, so that scripts can capture it.
     click.echo(created_key["key"])
     print_note(
-        f"{created_key['id']}, role {created_key['role']}, tenant {tenant}: keep it"
-        " now, it is not shown again"
+        f"{created_key['id']}, role {created_key['role']}, tenant {tenant}: store the"
+        " key now, it is not printed again"
     )
 
 
-def _seconds(text: str) -> float:
-    """Parse a period such as 30d. Raises click.UsageError."""
+def _seconds(text: str, option: str) -> float:
+    """Parse the value of an option, a period such as 30d. Raises click.UsageError."""
     if not text[:-1].isdigit() or text[-1:] not in _UNITS:
         raise click.UsageError(
-            f"--expires wants a number and m, h, d or w, as 30d, not {text!r}"
+            f"{option}: expected a number and m, h, d or w, for example 30d, got {text!r}"
         )
     return int(text[:-1]) * _UNITS[text[-1]]
 
@@ -166,7 +171,7 @@ def _state(key_record: JSON) -> Any:
         if key_record["expires_at"]
         else ""
     )
-    return success_text(f"until {until}" if until else "good")
+    return success_text(f"valid until {until}" if until else "valid")
 
 
 @keys.command("revoke")
@@ -174,28 +179,34 @@ def _state(key_record: JSON) -> Any:
 @tenant_option
 @click.pass_context
 def revoke_key(ctx: click.Context, key_id: str, tenant: str) -> None:
-    """Revoke a key. Takes effect within one second on every server."""
+    """Revoke the key with the id KEY_ID. Takes effect within one second on all
+    servers."""
     _run(
         ctx,
         lambda yard: yard.services.tenancy.administration.revoke(
             _OPERATOR, tenant, key_id
         ),
     )
-    print_note(f"{key_id} is revoked")
+    print_note(f"revoked {key_id}")
 
 
 @keys.command("rotate")
 @click.argument("key_id")
-@click.option("--grace", default="0m", help="How long the old one serves on, as 24h.")
+@click.option(
+    "--grace",
+    default="0m",
+    show_default=True,
+    help="How long the old key stays valid, for example 24h.",
+)
 @tenant_option
 @json_option
 @click.pass_context
 def rotate_key(
     ctx: click.Context, key_id: str, grace: str, tenant: str, as_json: bool
 ) -> None:
-    """Create a new key with the rights of an old one, which stops working after the
-    grace period."""
-    seconds = _seconds(grace)
+    """Replace the key with the id KEY_ID by a new one with the same rights. The new key
+    is printed once."""
+    seconds = _seconds(grace, "--grace")
     created_key = _run(
         ctx,
         lambda yard: yard.services.tenancy.administration.rotate(
@@ -210,16 +221,19 @@ def rotate_key(
 
 @click.group()
 def tenants() -> None:
-    """Tenants: add, list, switch off."""
+    """Manage tenants: add, list, enable, disable."""
 
 
 @tenants.command("add")
 @click.argument("name")
-@click.option("--label", default="", help="For people.")
+@click.option("--label", default="", help="Display name.")
 @click.pass_context
 def add_tenant(ctx: click.Context, name: str, label: str) -> None:
-    """Add a tenant. It has no keys or credentials yet; credentials are added through
-    the admin API."""
+    """Add a tenant. It has no keys or credentials yet.
+
+    Create keys with `modelyard keys create --tenant NAME`; add credentials through the
+    admin API.
+    """
     _run(
         ctx,
         lambda yard: yard.services.tenancy.administration.create(
@@ -227,8 +241,8 @@ def add_tenant(ctx: click.Context, name: str, label: str) -> None:
         ),
     )
     print_note(
-        f"{name} is there; `modelyard keys create NAME --tenant {name} --role owner`"
-        " makes its first key"
+        f"added {name}; create its first key with `modelyard keys create KEY --tenant"
+        f" {name} --role owner`"
     )
 
 
@@ -251,9 +265,9 @@ def list_tenants(ctx: click.Context, as_json: bool) -> None:
                 tenant_record["id"],
                 tenant_record["label"],
                 (
-                    success_text("on")
+                    success_text("enabled")
                     if tenant_record["is_enabled"]
-                    else failure_text("off")
+                    else failure_text("disabled")
                 ),
             )
             for tenant_record in tenant_records
@@ -262,21 +276,35 @@ def list_tenants(ctx: click.Context, as_json: bool) -> None:
         print_table(
             "",
             ("tenant", "label", "state"),
-            [("default", "this machine's owner", success_text("on")), *rows],
+            [
+                ("default", "owner of this installation", success_text("enabled")),
+                *rows,
+            ],
         )
 
 
-@tenants.command("switch")
+@tenants.command("enable")
 @click.argument("name")
-@click.argument("state", type=click.Choice(["on", "off"]))
 @click.pass_context
-def switch_tenant(ctx: click.Context, name: str, state: str) -> None:
-    """Switch a tenant with all its keys on or off."""
-    changes = {"is_enabled": state == "on"}
+def enable_tenant(ctx: click.Context, name: str) -> None:
+    """Enable a tenant and all its keys. Takes effect within one second on all servers."""
+    _set_enabled(ctx, name, is_enabled=True)
+
+
+@tenants.command("disable")
+@click.argument("name")
+@click.pass_context
+def disable_tenant(ctx: click.Context, name: str) -> None:
+    """Disable a tenant and all its keys. Takes effect within one second on all servers."""
+    _set_enabled(ctx, name, is_enabled=False)
+
+
+def _set_enabled(ctx: click.Context, name: str, *, is_enabled: bool) -> None:
+    """Enable or disable a tenant."""
     _run(
         ctx,
         lambda yard: yard.services.tenancy.administration.change(
-            _OPERATOR, name, "tenant", name, changes
+            _OPERATOR, name, "tenant", name, {"is_enabled": is_enabled}
         ),
     )
 
@@ -286,7 +314,7 @@ def switch_tenant(ctx: click.Context, name: str, state: str) -> None:
 
 @click.group()
 def limits() -> None:
-    """Limits: what may be used, and how fast. Those of the settings file are not listed here."""
+    """Manage rate limits and budgets. Limits of the settings file are not included."""
 
 
 @limits.command("set")
@@ -297,26 +325,36 @@ def limits() -> None:
         ["requests", "tokens", "cost", "concurrency", "credits", "times"]
     ),
     required=True,
+    help="Unit that is counted; `concurrency` counts running calls.",
 )
-@click.option("--amount", type=float, required=True, help="-1 is unlimited.")
+@click.option(
+    "--amount", type=float, required=True, help="Limit value; -1 means unlimited."
+)
 @click.option(
     "--window",
     type=click.Choice(["minute", "hour", "day", "month", "total"]),
     default="minute",
+    show_default=True,
+    help="Time window; day and month are calendar periods in UTC.",
 )
 @click.option(
     "--per",
     type=click.Choice(["tenant", "key", "user", "model"]),
     default="tenant",
-    help="A counter for each.",
+    show_default=True,
+    help="Count separately per tenant, key, user or model.",
 )
-@click.option("--key", default="", help="For this key alone, by its id.")
-@click.option("--user", default="")
-@click.option("--model", default="", help="For models that fit, as openai/*.")
+@click.option("--key", default="", help="Apply only to this key id. Default: all.")
+@click.option("--user", default="", help="Apply only to this user. Default: all.")
+@click.option(
+    "--model",
+    default="",
+    help="Apply only to models that match the pattern, for example openai/*. Default: all.",
+)
 @tenant_option
 @click.pass_context
 def set_limit(ctx: click.Context, name: str, tenant: str, **fields: Any) -> None:
-    """Create a limit, or change the existing one with this name."""
+    """Create or update the limit NAME."""
 
     async def work(yard: Modelyard) -> JSON:
         """Create or change the limit."""
@@ -368,7 +406,7 @@ def list_limits(ctx: click.Context, tenant: str, as_json: bool) -> None:
 @tenant_option
 @click.pass_context
 def remove_limit(ctx: click.Context, name: str, tenant: str) -> None:
-    """Remove a limit."""
+    """Remove the limit NAME."""
 
     async def work(yard: Modelyard) -> None:
         """Delete the limit. Raises ConfigError if there is none with this name."""
@@ -381,8 +419,8 @@ def remove_limit(ctx: click.Context, name: str, tenant: str) -> None:
                 )
                 return
         raise ConfigError(
-            f"tenant {tenant!r} has no limit {name!r}; `modelyard limits list` shows"
-            " what there is"
+            f"tenant {tenant!r} has no limit {name!r}; list its limits with `modelyard"
+            f" limits list --tenant {tenant}`"
         )
 
     _run(ctx, work)
@@ -402,7 +440,7 @@ def rotate_secrets(ctx: click.Context) -> None:
     """Create a new master key and encrypt every credential with it.
 
     Old keys stay in the file, because API keys created under them are verified with
-    them. Running servers with this home folder pick up the new key by themselves.
+    them. Running servers with this home folder load the new key without a restart.
     """
 
     async def work(yard: Modelyard) -> int:
@@ -411,9 +449,10 @@ def rotate_secrets(ctx: click.Context) -> None:
         # new one before it is used.
         if yard.settings.master_key:
             raise ConfigError(
-                "the master key is in the settings: put a new id:KEY behind the others"
-                " there on every server, restart them, then move it to the front,"
-                " restart them again, and run `modelyard secrets verify`"
+                "master_key is set in the settings and cannot be rotated from here:"
+                " append a new id:KEY to it on every server and restart them, then move"
+                " the new key to the front, restart them again, and run `modelyard"
+                " secrets verify`"
             )
         path = yard.settings.home_path / MASTER_KEY
         with rotating(path):
@@ -423,7 +462,7 @@ def rotate_secrets(ctx: click.Context) -> None:
             await asyncio.to_thread(save_key_ring, path, ring)
             return await _reencrypt_all(yard, ring)
 
-    print_note(f"{_run(ctx, work)} credentials are encrypted with the new key")
+    print_note(f"encrypted {_run(ctx, work)} credentials with the new key")
 
 
 async def _reencrypt_all(yard: Modelyard, ring: KeyRing) -> int:
@@ -438,8 +477,11 @@ async def _reencrypt_all(yard: Modelyard, ring: KeyRing) -> int:
 @secrets.command("verify")
 @click.pass_context
 def verify_secrets(ctx: click.Context) -> None:
-    """Check that every credential can be decrypted; those under old keys are
-    re-encrypted with the active one."""
+    """Check that every stored credential can be decrypted.
+
+    Credentials under old keys are encrypted again with the active key. Exit code 1: a
+    credential cannot be decrypted.
+    """
 
     async def work(yard: Modelyard) -> int:
         """Re-encrypt what is not under the active key. Fails if a credential cannot be
@@ -448,6 +490,6 @@ def verify_secrets(ctx: click.Context) -> None:
 
     changed = _run(ctx, work)
     print_note(
-        "every credential can be read"
-        + (f"; {changed} were encrypted with the active key" if changed else "")
+        "every credential can be decrypted"
+        + (f"; encrypted {changed} with the active key" if changed else "")
     )

@@ -41,6 +41,7 @@ class UnsafeSetting(msgspec.Struct, frozen=True):
     name: str
     """A key of `UNSAFE`."""
     why: str
+    """The risk."""
     remedy: str
     is_information: bool = False
 
@@ -79,13 +80,13 @@ def _listening(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
     """Yield a finding if the server is reachable over the network without TLS."""
     if not is_loopback(settings.host) and not settings.trusted_proxies:
         reason = (
-            f"the server listens on {settings.host} without a proxy: keys and prompts"
-            " cross the network unencrypted"
+            f"the server listens on {settings.host} without a TLS proxy: keys and"
+            " prompts cross the network unencrypted"
         )
         yield UnsafeSetting(
             "plain network",
             reason,
-            "put a proxy with TLS before it and name it in trusted_proxies",
+            "put a proxy with TLS in front of it and list it in trusted_proxies",
         )
 
 
@@ -93,24 +94,24 @@ def _proxies(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
     """Yield findings for trusted proxies that match every address."""
     for text in settings.trusted_proxies:
         # A trusted proxy may state the client's address, by which limits apply.
-        if _is_everybody(text):
+        if _contains_all_addresses(text):
             reason = (
-                f"{text} is everybody: each caller may say which address it calls from,"
-                " and evade limits by address"
+                f"{text} contains every address: each caller can claim any client"
+                " address and evade limits by address"
             )
             yield UnsafeSetting(
-                "everybody is a proxy",
+                "every address is a trusted proxy",
                 reason,
                 "list only your proxies' addresses in trusted_proxies",
             )
 
 
-def _is_everybody(text: str) -> bool:
+def _contains_all_addresses(text: str) -> bool:
     """Tell whether a network contains every address. Invalid networks are reported when
     the server starts."""
     try:
         return ip_network(text, strict=False).prefixlen == 0
-    except ValueError:  # whoever starts the server is told
+    except ValueError:
         return False
 
 
@@ -119,12 +120,12 @@ def _keys(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
     weak = sum(1 for key in settings.api_keys if _is_weak(key))
     if weak:
         reason = (
-            f"{weak} of the settings' API keys can be guessed, and each is an owner's"
+            f"{weak} API keys in the settings can be guessed; each has the role owner"
         )
         yield UnsafeSetting(
             "weak API key",
             reason,
-            "take 32 random bytes for each of api_keys, or modelyard keys create",
+            "use 32 random bytes for each of api_keys, or run modelyard keys create",
         )
 
 
@@ -150,7 +151,7 @@ def _readable(settings: Settings, facts: Facts) -> Iterator[UnsafeSetting]:
     ]
     if exposed_settings:
         reason = (
-            f"other users of this machine can read {facts.settings_file}, which holds"
+            f"other users of this machine can read {facts.settings_file}, which contains"
             f" {', '.join(exposed_settings)}"
         )
         yield UnsafeSetting(
@@ -190,7 +191,7 @@ def _database(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
     mode = parse_qs(parts.query).get("sslmode", [""])[0]
     # Other modes of libpq, such as `prefer`, fall back to plain text.
     if _is_remote(parts.hostname) and mode not in _ENCRYPTED_MODES:
-        reason = f"the database on {parts.hostname} may be spoken to without TLS"
+        reason = f"connections to the database on {parts.hostname} may not use TLS"
         yield UnsafeSetting(
             "database without TLS", reason, "add ?sslmode=verify-full to database"
         )
@@ -206,17 +207,17 @@ def _shared(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
         return
     if not parts.password:
         reason = (
-            f"Valkey on {parts.hostname} asks for no password: whoever reaches it"
-            " changes everybody's limits"
+            f"Valkey on {parts.hostname} requires no password: anyone who can reach it"
+            " can change all limits"
         )
         yield UnsafeSetting(
             "Valkey without a password",
             reason,
-            "set a password there, and name it in shared",
+            "set a password there, and add it to the URL in shared",
         )
     if parts.scheme not in ("valkeys", "rediss"):
-        reason = f"Valkey on {parts.hostname} is spoken to without TLS"
-        yield UnsafeSetting("Valkey without TLS", reason, "write valkeys://… in shared")
+        reason = f"connections to Valkey on {parts.hostname} do not use TLS"
+        yield UnsafeSetting("Valkey without TLS", reason, "use valkeys://… in shared")
 
 
 def _is_remote(host: str | None) -> bool:
@@ -229,58 +230,56 @@ def _egress(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
     # Private addresses include this machine's own services and cloud metadata.
     if settings.egress.private:
         reason = (
-            "every tenant's workflows, tools and plugins may reach"
+            "the workflows, tools and plugins of every tenant can reach"
             f" {', '.join(settings.egress.private)}"
         )
         yield UnsafeSetting(
             "private addresses",
             reason,
-            "take what tenants do not need out of egress.private",
+            "remove addresses that tenants do not need from egress.private",
         )
-    odd = [port for port in settings.egress.ports if port not in (80, 443)]
-    if odd:
+    other_ports = [port for port in settings.egress.ports if port not in (80, 443)]
+    if other_ports:
         reason = (
-            f"tenants may speak to port {', '.join(map(str, odd))} of any public host,"
-            " whatever listens there"
+            f"tenants can connect to port {', '.join(map(str, other_ports))} of any"
+            " public host"
         )
-        yield UnsafeSetting("odd ports", reason, "leave 80 and 443 in egress.ports")
+        yield UnsafeSetting(
+            "unusual ports", reason, "list only 80 and 443 in egress.ports"
+        )
 
 
 def _content(settings: Settings, facts: Facts) -> Iterator[UnsafeSetting]:
     """Yield findings about where prompts, answers and credentials are exposed."""
     if settings.telemetry.content:
-        reason = "prompts and answers are sent with the traces, to whoever reads those"
+        reason = "traces contain prompts and answers, readable by anyone with access"
         yield UnsafeSetting(
             "prompts in traces", reason, "set telemetry.content to false"
         )
     if settings.telemetry.record:
-        reason = (
-            "prompts and answers of every call lie in the database as they were said"
-        )
+        reason = "prompts and answers of every call are readable in the database"
         yield UnsafeSetting(
             "prompts are recorded", reason, "set telemetry.record to false"
         )
     if settings.content.pass_authorization:
-        reason = (
-            "plugins and webhooks are told of the credentials that their senders show"
-        )
+        reason = "plugins and webhooks receive the credentials that their callers send"
         yield UnsafeSetting(
             "credentials passed on", reason, "set content.pass_authorization to false"
         )
     if facts.tenants and not settings.content.origin:
         reason = (
-            "what several tenants show comes from the console's own origin: browsers'"
-            " sandbox alone parts them"
+            "content of several tenants is served from the console's origin: only the"
+            " browsers' iframe sandbox separates them"
         )
         yield UnsafeSetting(
-            "one origin", reason, "set content.origin to an origin of its own"
+            "shared origin", reason, "set content.origin to a separate origin"
         )
 
 
 def _plugins(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
     """Yield findings about plugins."""
     if not settings.plugins.must_be_signed:
-        reason = "plugins are installed whoever made them"
+        reason = "plugins are installed without a trusted signature"
         yield UnsafeSetting(
             "unsigned plugins",
             reason,
@@ -291,12 +290,12 @@ def _plugins(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
         )
     if settings.plugins.debug_port and not is_loopback(settings.host):
         reason = (
-            f"port {settings.plugins.debug_port}, where plugins are debugged, is open"
-            " to the network, without TLS"
+            f"plugin debugging port {settings.plugins.debug_port} is open to the"
+            " network, without TLS"
         )
         yield UnsafeSetting("plugin debug port", reason, "set plugins.debug_port to 0")
     if settings.plugins.open_interface:
-        reason = "the plugin daemon's interface answers callers from other machines"
+        reason = "the plugin daemon API accepts requests from other machines"
         yield UnsafeSetting(
             "plugin interface", reason, "set plugins.open_interface to false"
         )
@@ -305,15 +304,15 @@ def _plugins(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
 def _machine(settings: Settings, facts: Facts) -> Iterator[UnsafeSetting]:
     """Yield findings about the user and the kernel that the server runs with."""
     if facts.is_root:
-        reason = "this user is root: whatever escapes owns the machine"
+        reason = "the server runs as root: an escape gives full access to the machine"
         yield UnsafeSetting(
-            "root", reason, "run the server as a user of its own, who owns home"
+            "root", reason, "run the server as a separate user that owns home"
         )
     if settings.workflows.code and facts.sandbox != "landlock":
         reason = (
-            f"the sandbox holds by {facts.sandbox} alone"
+            f"the sandbox relies on {facts.sandbox} only"
             if facts.sandbox
-            else "no sandbox holds here: programs are refused"
+            else "no sandbox works on this machine: code is refused"
         )
         yield UnsafeSetting(
             "sandbox",
@@ -329,8 +328,8 @@ def _limits(settings: Settings, facts: Facts) -> Iterator[UnsafeSetting]:
         value = getattr(settings.connections, name)
         if value <= 0 or value >= getattr(usual, name) * _USELESS_FACTOR:
             reason = (
-                f"connections.{name} is {value}: it keeps no stranger from holding the"
-                " server up"
+                f"connections.{name} is {value}: it does not protect the server from"
+                " clients that block it"
             )
             yield UnsafeSetting(
                 "no limit on connections",
@@ -338,11 +337,11 @@ def _limits(settings: Settings, facts: Facts) -> Iterator[UnsafeSetting]:
                 f"set connections.{name} to about {getattr(usual, name)}",
             )
     if facts.unlimited_tenants:
-        reason = f"nothing limits what {', '.join(facts.unlimited_tenants)} may spend"
+        reason = f"no limits are set for {', '.join(facts.unlimited_tenants)}"
         yield UnsafeSetting(
             "tenants without limits",
             reason,
-            "set limits, or modelyard limits set --tenant",
+            "set limits in the settings, or run modelyard limits set --tenant",
         )
 
 
@@ -350,11 +349,11 @@ def _upkeep(settings: Settings, facts: Facts) -> Iterator[UnsafeSetting]:
     """Yield findings about maintenance: upgrades and the master key."""
     if not settings.upgrade_database:
         reason = (
-            "a newer version with fixes does not start until its database is upgraded"
-            " by hand"
+            "after an update the server does not start until the database is upgraded"
+            " manually"
         )
         yield UnsafeSetting(
-            "upgrades by hand",
+            "manual upgrades",
             reason,
             "set upgrade_database to true",
             is_information=True,
@@ -366,13 +365,13 @@ def _upkeep(settings: Settings, facts: Facts) -> Iterator[UnsafeSetting]:
         and "://" not in settings.database
     ):
         reason = (
-            "the master key lies beside the database: a copy of the folder holds the"
-            " credentials and their key"
+            "the master key is stored next to the database: a copy of the folder"
+            " contains both the credentials and their key"
         )
         yield UnsafeSetting(
             "master key",
             reason,
-            "set master_key by MODELYARD_MASTER_KEY, kept elsewhere",
+            "set the environment variable MODELYARD_MASTER_KEY, stored elsewhere",
             is_information=True,
         )
 
@@ -395,7 +394,7 @@ _CHECKS: tuple[Callable[[Settings, Facts], Iterator[UnsafeSetting]], ...] = (
 
 UNSAFE = {
     "plain network": ("host", "trusted_proxies"),
-    "everybody is a proxy": ("trusted_proxies",),
+    "every address is a trusted proxy": ("trusted_proxies",),
     "weak API key": ("api_keys",),
     "readable secrets": (
         "api_keys",
@@ -409,11 +408,11 @@ UNSAFE = {
     "Valkey without a password": ("shared",),
     "Valkey without TLS": ("shared",),
     "private addresses": ("egress.private",),
-    "odd ports": ("egress.ports",),
+    "unusual ports": ("egress.ports",),
     "prompts in traces": ("telemetry.content",),
     "prompts are recorded": ("telemetry.record",),
     "credentials passed on": ("content.pass_authorization",),
-    "one origin": ("content.origin",),
+    "shared origin": ("content.origin",),
     "unsigned plugins": ("plugins.must_be_signed", "plugins.public_keys"),
     "plugin debug port": ("plugins.debug_port",),
     "plugin interface": ("plugins.open_interface",),
@@ -423,7 +422,7 @@ UNSAFE = {
         f"connections.{name}" for name in _CONNECTION_LIMITS
     ),
     "tenants without limits": ("limits",),
-    "upgrades by hand": ("upgrade_database",),
+    "manual upgrades": ("upgrade_database",),
     "master key": ("master_key",),
 }
 """Name of a finding → the settings that it concerns."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # Suffix of a period → seconds.
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 tenant_option = click.option(
-    "--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose."
+    "--tenant", default=DEFAULT_TENANT, show_default=True, help="Tenant to act on."
 )
 
 
@@ -44,21 +44,25 @@ tenant_option = click.option(
     "--by",
     default="provider,model",
     show_default=True,
-    help=f"Add up by these: {', '.join(GROUPINGS)}.",
+    help=f"Group by these fields, separated by commas: {', '.join(GROUPINGS)}.",
 )
 @click.option(
-    "--since", default="30d", show_default=True, help="How far back, as 90m, 24h, 30d."
+    "--since",
+    default="30d",
+    show_default=True,
+    help="Time range up to now: a number and m, h, d or w, for example 90m or 24h.",
 )
 @click.option(
     "--rows",
-    "most",
+    "max_rows",
+    metavar="N",
     type=click.IntRange(1, 100_000),
-    help="The latest attempts, one a line, instead of sums.",
+    help="Print the latest N attempts instead of totals.",
 )
 @click.option(
     "--export",
     type=click.Choice(["jsonl", "csv"]),
-    help="Every attempt, to standard output.",
+    help="Write every attempt to standard output in this format.",
 )
 @tenant_option
 @json_option
@@ -67,39 +71,46 @@ def usage(
     ctx: click.Context,
     by: str,
     since: str,
-    most: int | None,
+    max_rows: int | None,
     export: str | None,
     tenant: str,
     as_json: bool,
 ) -> None:
-    """Show usage and costs. Every attempt counts, including failed ones."""
+    """Show usage and cost. Counts every attempt, including failed ones."""
     start_time = time.time() - _seconds(since)
     names = _fields(by)
     with _ledger(ctx) as (ledger, _):
+        table = ledger.usage
         # The three forms exclude each other: an export, single attempts, or sums.
         if export is not None:
-            asyncio.run(_export(ledger.usage, tenant, start_time, export))
-        elif most is not None:
-            rows = asyncio.run(
-                ledger.usage.recent(tenant, limit=most, since=start_time)
-            )
-            print_json([row.as_dict() for row in rows]) if as_json else _print_rows(
-                rows
-            )
+            asyncio.run(_export(table, tenant, start_time, export))
+        elif max_rows is not None:
+            rows = asyncio.run(table.recent(tenant, limit=max_rows, since=start_time))
+            _print_attempts(rows, as_json=as_json)
         else:
-            sums = asyncio.run(ledger.usage.summary(tenant, by=names, since=start_time))
-            if as_json:
-                print_json(
-                    [
-                        {
-                            **dict(zip(names, summary.key, strict=True)),
-                            **_amounts(summary),
-                        }
-                        for summary in sums
-                    ]
-                )
-            else:
-                _print_sums(names, sums)
+            sums = asyncio.run(table.summary(tenant, by=names, since=start_time))
+            _print_totals(names, sums, as_json=as_json)
+
+
+def _print_attempts(rows: list[UsageRow], *, as_json: bool) -> None:
+    """Print single attempts as a table or JSON."""
+    if as_json:
+        print_json([row.as_dict() for row in rows])
+    else:
+        _print_rows(rows)
+
+
+def _print_totals(names: list[str], sums: list[UsageSummary], *, as_json: bool) -> None:
+    """Print sums, which are grouped by these names, as a table or JSON."""
+    if not as_json:
+        _print_sums(names, sums)
+        return
+    print_json(
+        [
+            {**dict(zip(names, summary.key, strict=True)), **_amounts(summary)}
+            for summary in sums
+        ]
+    )
 
 
 @contextmanager
@@ -144,7 +155,7 @@ def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+)([mhdw])", text)
     if match is None:
         raise click.UsageError(
-            f"--since wants a number and m, h, d or w, as 24h, not {text!r}"
+            f"--since: expected a number and m, h, d or w, for example 24h, got {text!r}"
         )
     return int(match[1]) * _UNITS[match[2]]
 
@@ -152,11 +163,13 @@ def _seconds(text: str) -> float:
 def _fields(by: str) -> list[str]:
     """Parse the list of groupings. Raises click.UsageError for an unknown or empty one."""
     names = [name.strip() for name in by.split(",") if name.strip()]
-    if invalid_names := [name for name in names if name not in GROUPINGS] or (
-        not names and ["nothing"]
-    ):
+    accepted_names = ", ".join(GROUPINGS)
+    if not names:
+        raise click.UsageError(f"--by: no field; expected some of {accepted_names}")
+    if invalid_names := [name for name in names if name not in GROUPINGS]:
         raise click.UsageError(
-            f"--by cannot add up by {', '.join(invalid_names)}; it knows {', '.join(GROUPINGS)}"
+            f"--by: unknown field {', '.join(invalid_names)}; expected some of"
+            f" {accepted_names}"
         )
     return names
 
@@ -187,7 +200,7 @@ def _amounts(summary: UsageSummary) -> dict[str, object]:
 def _print_sums(names: list[str], sums: list[UsageSummary]) -> None:
     """Print sums as a table."""
     if not sums:
-        print_note("nothing was used in that time")
+        print_note("no usage in this time range")
         return
     columns = (*names, "calls", "attempts", "failed", "tokens in", "tokens out", "cost")
     # Units of other model types get a column only if they occur.
@@ -277,8 +290,8 @@ def _print_rows(rows: list[UsageRow]) -> None:
 @json_option
 @click.pass_context
 def explain(ctx: click.Context, call: str, tenant: str, as_json: bool) -> None:
-    """Explain how a call was routed. CALL is its x-request-id, or a call from
-    `modelyard usage --rows 20 --json`."""
+    """Show the routing decisions of a call. CALL is the x-request-id, or the invocation
+    of an attempt in `modelyard usage --rows 20 --json`."""
     from modelyard.base.clock import SystemClock
     from modelyard.runtime.traces import Traces
 
@@ -300,8 +313,8 @@ def explain(ctx: click.Context, call: str, tenant: str, as_json: bool) -> None:
     ]
     print_table(
         "",
-        ("ms", "what", "why"),
-        [(ms, decision, reason) for ms, decision, reason in steps],
+        ("ms", "decision", "details"),
+        steps,
         right_aligned=("ms",),
     )
     columns = (

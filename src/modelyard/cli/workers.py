@@ -14,26 +14,26 @@ from typing import Any
 import click
 
 
-class Peers:
+class WorkerMetricsFiles:
     """Metrics of each worker, stored as files that the others read."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._own = folder / f"metrics-{os.getpid()}.json"
+        self._own_path = folder / f"metrics-{os.getpid()}.json"
 
-    def tell(self, snapshot: Mapping[str, Any]) -> None:
+    def publish(self, snapshot: Mapping[str, Any]) -> None:
         """Publish this process's metrics, replacing the earlier ones."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        unseen = self._own.with_suffix(".new")
-        unseen.write_text(json.dumps(snapshot), "utf-8")
+        temporary_path = self._own_path.with_suffix(".new")
+        temporary_path.write_text(json.dumps(snapshot), "utf-8")
         # Renaming is atomic: readers never see a half-written file.
-        unseen.replace(self._own)
+        temporary_path.replace(self._own_path)
 
-    def others(self) -> Iterator[Mapping[str, Any]]:
-        """Yield the metrics of the other living workers. Files of dead ones are
+    def read_others(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the metrics of the other running workers. Files of exited ones are
         deleted."""
         for path in self._folder.glob("metrics-*.json"):
-            if path == self._own:
+            if path == self._own_path:
                 continue
             if not _is_alive(int(path.stem.rpartition("-")[2])):
                 path.unlink(missing_ok=True)
@@ -44,9 +44,9 @@ class Peers:
             except (OSError, ValueError):
                 continue
 
-    def leave(self) -> None:
-        """Delete this process's metrics, at its end."""
-        self._own.unlink(missing_ok=True)
+    def remove_own(self) -> None:
+        """Delete this process's metrics, when it exits."""
+        self._own_path.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:
@@ -84,8 +84,8 @@ class Supervisor:
     def run(self) -> None:
         """Run until a signal arrives. Workers get time to drain; a second signal kills
         them and exits."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signal_number, self._stop)
         # Workers inherit the socket; the kernel distributes connections among them.
         os.set_inheritable(self._listening.fileno(), True)
         for _ in range(self._count):
@@ -93,8 +93,8 @@ class Supervisor:
         while not self._is_stopping:
             self._replace_exited()
             time.sleep(0.1)
-        # Close the socket first: otherwise new clients would wait in its queue without
-        # anybody accepting them.
+        # Close the socket first: otherwise new clients would wait in its queue, and no
+        # process would accept them.
         self._listening.close()
         for worker in self._workers.values():
             worker.terminate()
@@ -131,17 +131,17 @@ class Supervisor:
             if (status := worker.poll()) is not None:
                 del self._workers[pid]
                 click.echo(
-                    f"worker {pid} ended with status {status}; starting another",
+                    f"worker {pid} exited with status {status}; starting another",
                     err=True,
                 )
                 # Avoids a busy loop if workers fail at start.
                 time.sleep(0.5)
                 self._start()
 
-    def _stop(self, number: int, frame: object) -> None:
+    def _stop(self, signal_number: int, frame: object) -> None:
         """Signal handler: request the stop, or kill everything at the second signal."""
         if self._is_stopping:
             for worker in self._workers.values():
                 worker.kill()
-            os._exit(128 + number)
+            os._exit(128 + signal_number)
         self._is_stopping = True

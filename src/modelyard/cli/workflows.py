@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from modelyard.cli.output import (
 from modelyard.cli.usage import tenant_option
 from modelyard.workflow.diagram import mermaid, svg
 from modelyard.workflow.dsl import App, AppMapping, DslError, load, load_mapping
-from modelyard.workflow.engine import Status
+from modelyard.workflow.engine import Outcome, Status
 from modelyard.workflow.events import (
     AnyEvent,
     GraphRunFailed,
@@ -47,6 +48,8 @@ from modelyard.workflow.variables import File
 
 if TYPE_CHECKING:
     from modelyard.app import Modelyard
+    from modelyard.tenancy.resource_types import AppTrigger, StoredApp
+    from modelyard.workflow.apps import AppRecord
 
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -55,10 +58,11 @@ _mapping_options = (
         "--map",
         "mapping",
         type=_FILE,
-        help="A YAML file: models, tools, datasets → what stands in.",
+        help="YAML file that maps models, tools and datasets of the file to local ones.",
     ),
     click.option(
-        "--model", help="Stands in for every model that the file names, as local/qwen3."
+        "--model",
+        help="Use this model instead of all models in the file, for example local/qwen3.",
     ),
 )
 
@@ -89,7 +93,7 @@ def _mapping(path: Path | None, model: str | None) -> AppMapping | None:
 
 @click.group()
 def workflow() -> None:
-    """Workflows: run an exported app, draw it, check it. No server is needed."""
+    """Run, draw and validate exported apps; works without a server."""
 
 
 @workflow.command()
@@ -100,10 +104,10 @@ def workflow() -> None:
     "inputs",
     multiple=True,
     metavar="NAME=VALUE",
-    help="NAME=@FILE hands a file over.",
+    help="Input value; repeatable. NAME=@FILE passes a file.",
 )
-@click.option("--query", "-q", default="", help="What the user says, for a chat.")
-@click.option("--quiet", is_flag=True, help="Show the answer alone, not the nodes.")
+@click.option("--query", "-q", default="", help="User message, for a chat app.")
+@click.option("--quiet", is_flag=True, help="Print only the answer.")
 @_with_mapping
 @json_option
 @click.pass_context
@@ -117,48 +121,52 @@ def run(
     model: str | None,
     as_json: bool,
 ) -> int:
-    """Run the app in FILE. Nodes and their times are printed to standard error, output
-    text as it is produced."""
+    """Run FILE and stream its output; node timings go to standard error. Exit code 1:
+    the run failed or was stopped."""
     app = load(file, _mapping(mapping, model))
 
-    async def work(yard: "Modelyard") -> int:
+    async def run_app(yard: "Modelyard") -> int:
         """Run the app, print its events and return the exit code."""
         # JSON output must not be mixed with progress.
-        view = _RunPrinter(quiet=quiet or as_json)
-        last: AnyEvent | None = None
+        printer = _RunPrinter(quiet=quiet or as_json)
+        last_event: AnyEvent | None = None
         input_values = await _inputs(yard, app, inputs)
         async with aclosing(
             stream(app, yard, inputs=input_values, query=query)
         ) as events:
             async for event in events:
-                last = event
-                view.show(event)
-        outcome = outcome_of(last)
+                last_event = event
+                printer.show(event)
+        outcome = outcome_of(last_event)
         if as_json:
-            print_json(
-                {
-                    "status": outcome.status,
-                    "outputs": outcome.outputs,
-                    "error": outcome.error or None,
-                }
-            )
+            print_json(_outcome_as_dict(outcome))
         else:
-            view.end(outcome.outputs)
-        if outcome.status in (Status.FAILED, Status.STOPPED) and not as_json:
-            click.echo(
-                click.style("error: ", fg="red", bold=True) + outcome.error, err=True
-            )
-            # Models that are not available here are the most common reason for a
-            # failure.
-            if (
-                isinstance(last, GraphRunFailed)
-                and "mapping" in outcome.error
-                and not model
-            ):
-                print_note("`--model default` runs it on the model that is here")
+            printer.end(outcome.outputs)
+            if outcome.status in (Status.FAILED, Status.STOPPED):
+                is_run_failure = isinstance(last_event, GraphRunFailed)
+                _print_run_error(
+                    outcome.error, suggests_model=is_run_failure and not model
+                )
         return 0 if outcome.status in (Status.SUCCEEDED, Status.PARTIAL) else 1
 
-    return run_with_modelyard(ctx, work)
+    return run_with_modelyard(ctx, run_app)
+
+
+def _outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
+    """Return the result of a run as printed with --json."""
+    return {
+        "status": outcome.status,
+        "outputs": outcome.outputs,
+        "error": outcome.error or None,
+    }
+
+
+def _print_run_error(error: str, *, suggests_model: bool) -> None:
+    """Print why a run failed. `suggests_model` allows the hint to use --model."""
+    click.echo(click.style("error: ", fg="red", bold=True) + error, err=True)
+    # Models that are not available here are the most common reason for a failure.
+    if suggests_model and "mapping" in error:
+        print_note("use `--model default` to run it with your default model")
 
 
 async def _inputs(
@@ -173,29 +181,35 @@ async def _inputs(
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise click.UsageError(f"{assignment!r} is no input; write NAME=VALUE")
+            raise click.UsageError(f"invalid input {assignment!r}; expected NAME=VALUE")
         if forms and name not in forms:
             raise click.UsageError(
-                f"{name!r} is no input of {app.name!r}; it takes"
-                f" {', '.join(forms) or 'none'}"
+                f"app {app.name!r} has no input {name!r}; expected one of"
+                f" {', '.join(forms)}"
             )
         field_type = forms[name].type if name in forms else ""
-        value: Any = text
-        if text.startswith("@"):
-            value = await _file(yard, Path(text[1:]))
-        # Without a declared type the value may be JSON; otherwise text is what the
-        # field expects.
-        elif field_type in ("json_object", "") or field_type == "checkbox":
-            try:
-                value = msgspec.json.decode(text)
-            except msgspec.DecodeError:
-                value = text
+        value = await _input_value(yard, field_type, text)
         # A file list is filled by repeating the option.
         if field_type == "file-list":
             input_values.setdefault(name, []).append(value)
         else:
             input_values[name] = value
     return input_values
+
+
+async def _input_value(yard: "Modelyard", field_type: str, text: str) -> Any:
+    """Return the value of an option: a file for @PATH, JSON if the field may hold it,
+    otherwise the text."""
+    if text.startswith("@"):
+        return await _file(yard, Path(text[1:]))
+    # Without a declared type the value may be JSON; otherwise text is what the field
+    # expects.
+    if field_type not in ("json_object", "", "checkbox"):
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
 
 
 async def _file(yard: "Modelyard", path: Path) -> File:
@@ -216,15 +230,15 @@ class _RunPrinter:
 
     def __init__(self, *, quiet: bool) -> None:
         self._is_quiet = quiet
-        self._began: dict[str, float] = {}
-        self._said: list[str] = []
+        self._started_at: dict[str, float] = {}
+        self._text_chunks: list[str] = []
         self._is_at_start = True
 
     def show(self, event: AnyEvent) -> None:
         """Print one event."""
         match event:
             case NodeRunStarted():
-                self._began[event.id] = time.monotonic()
+                self._started_at[event.id] = time.monotonic()
             case NodeRunSucceeded():
                 self._line("✓", "green", event)
             case NodeRunException() | NodeRunFailed():
@@ -236,17 +250,17 @@ class _RunPrinter:
             case NodeRunIterationNext() | NodeRunLoopNext():
                 self._note(f"    {event.title} · round {event.round + 1}")
             case NodeRunStreamChunk():
-                self._say(event.chunk)
+                self._print_chunk(event.chunk)
             case TextReplaced():
                 # Replaced text cannot be removed from a terminal; the final text is
                 # compared in `end`.
-                self._said = [event.text]
+                self._text_chunks = [event.text]
             case _:
                 pass
 
     def _line(self, symbol: str, colour: str, event: Any, detail: str = "") -> None:
         """Print a node's end with its duration."""
-        seconds = time.monotonic() - self._began.get(event.id, time.monotonic())
+        seconds = time.monotonic() - self._started_at.get(event.id, time.monotonic())
         duration = f"{seconds * 1000:8.1f} ms" if seconds < 1 else f"{seconds:8.2f} s "
         tokens = event.metadata.get("total_tokens")
         extra = f"  {tokens} tokens" if tokens else ""
@@ -267,9 +281,9 @@ class _RunPrinter:
             self._is_at_start = True
         click.echo(text, err=True)
 
-    def _say(self, text: str) -> None:
+    def _print_chunk(self, text: str) -> None:
         """Print a text chunk. Into a pipe, only the final outputs are printed."""
-        self._said.append(text)
+        self._text_chunks.append(text)
         if sys.stdout.isatty() and not self._is_quiet and text:
             click.echo(text, nl=False)
             self._is_at_start = text.endswith("\n")
@@ -278,7 +292,7 @@ class _RunPrinter:
         """Print the outputs unless they were streamed already."""
         if not self._is_at_start:
             click.echo("")
-        streamed_text = "".join(self._said)
+        streamed_text = "".join(self._text_chunks)
         texts = [value for value in outputs.values() if isinstance(value, str)]
         if (
             sys.stdout.isatty()
@@ -299,26 +313,26 @@ class _RunPrinter:
 @click.argument("file", type=_FILE)
 @click.option(
     "--format",
-    "form",
+    "diagram_format",
     type=click.Choice(["svg", "mermaid"]),
-    help="[from the output's name; svg]",
+    help="Diagram format. Default: from the output file's name, otherwise svg.",
 )
 @click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path),
-    help="Where to; else it is printed.",
+    help="Output file. Default: standard output.",
 )
-def draw(file: Path, form: str | None, output: Path | None) -> None:
+def draw(file: Path, diagram_format: str | None, output: Path | None) -> None:
     """Draw FILE as SVG, or as a Mermaid flowchart."""
     app = load(file)
     # Without --format the name of the output file decides.
-    form = form or (
+    diagram_format = diagram_format or (
         "mermaid"
         if output is not None and output.suffix in (".mmd", ".md", ".mermaid")
         else "svg"
     )
-    text = svg(app) if form == "svg" else mermaid(app)
+    text = svg(app) if diagram_format == "svg" else mermaid(app)
     if output is None:
         click.echo(text, nl=False)
         return
@@ -326,7 +340,7 @@ def draw(file: Path, form: str | None, output: Path | None) -> None:
         output.write_text(text, "utf-8")
     except OSError as error:
         raise ConfigError(
-            f"{str(output)!r} cannot be written: {error.strerror}"
+            f"file {str(output)!r} cannot be written: {error.strerror}"
         ) from error
     print_note(f"{output}: {app.graph().size()} nodes")
 
@@ -343,41 +357,47 @@ def check(
     model: str | None,
     as_json: bool,
 ) -> int:
-    """Check FILES and list their requirements. Exits with 1 if a file has problems."""
+    """Validate FILES and list missing models, tools and datasets. Exit code 1: a file
+    is invalid."""
     app_mapping = _mapping(mapping, model)
-    reports: list[dict[str, Any]] = []
-    for file in files:
-        try:
-            app = load(file, app_mapping)
-        except DslError as error:
-            reports.append(
-                {
-                    "file": str(file),
-                    "ok": False,
-                    "problems": [str(problem) for problem in error.problems],
-                }
-            )
-            continue
-        reports.append(
-            {
-                "file": str(file),
-                "ok": True,
-                "mode": app.mode,
-                "version": app.version,
-                "nodes": sum(len(level.nodes) for level in app.levels.values()),
-                "warnings": [str(warning) for warning in app.warnings],
-                "needs": [
-                    f"{requirement.kind} {requirement.name}"
-                    for requirement in app.requirements
-                ],
-            }
-        )
+    reports = [_check_report(file, app_mapping) for file in files]
     if as_json:
         print_json(reports)
     else:
         for report in reports:
             _show_report(report)
     return 0 if all(report["ok"] for report in reports) else 1
+
+
+def _check_report(file: Path, app_mapping: AppMapping | None) -> dict[str, Any]:
+    """Return the report of one file: its problems, or its mode, size, warnings and
+    requirements."""
+    try:
+        app = load(file, app_mapping)
+    except DslError as error:
+        return {
+            "file": str(file),
+            "ok": False,
+            "problems": [str(problem) for problem in error.problems],
+        }
+    return {
+        "file": str(file),
+        "ok": True,
+        "mode": app.mode,
+        "version": app.version,
+        "nodes": sum(len(level.nodes) for level in app.levels.values()),
+        **_warnings_and_needs(app),
+    }
+
+
+def _warnings_and_needs(app: App) -> dict[str, list[str]]:
+    """Return the warnings and requirements of an app as texts."""
+    return {
+        "warnings": [str(warning) for warning in app.warnings],
+        "needs": [
+            f"{requirement.kind} {requirement.name}" for requirement in app.requirements
+        ],
+    }
 
 
 def _show_report(report: dict[str, Any]) -> None:
@@ -402,18 +422,21 @@ def _show_report(report: dict[str, Any]) -> None:
 
 @click.group()
 def app() -> None:
-    """Apps: import exported files, list and export them, make keys for their callers."""
+    """Manage apps: import, publish, export; keys, pages and triggers."""
 
 
 @app.command("import")
 @click.argument("files", type=_FILE, nargs=-1, required=True)
 @click.option(
-    "--key/--no-key", default=True, help="Make a key for an app that has none.  [yes]"
+    "--key/--no-key",
+    "creates_key",
+    default=True,
+    help="Create a key for an app that has none. Default: yes.",
 )
 @click.option(
     "--draft",
     is_flag=True,
-    help="Keep it as a draft: callers get what they got before.",
+    help="Import as a draft; the published version stays.",
 )
 @_with_mapping
 @tenant_option
@@ -422,77 +445,87 @@ def app() -> None:
 def import_(
     ctx: click.Context,
     files: tuple[Path, ...],
-    key: bool,
+    creates_key: bool,
     draft: bool,
     mapping: Path | None,
     model: str | None,
     tenant: str,
     as_json: bool,
 ) -> int:
-    """Import FILES. An app with the same name is replaced. A running server uses them
-    within one second."""
+    """Import FILES. An app with the same name is replaced.
+
+    Takes effect within one second on running servers. Exit code 1: a file is invalid;
+    the others are imported.
+    """
     app_mapping = _mapping(mapping, model)
 
-    async def work(yard: "Modelyard") -> int:
+    async def import_files(yard: "Modelyard") -> int:
         """Import the files and return the exit code."""
-        import_reports: list[dict[str, Any]] = []
-        for file in files:
-            text = _text(file)
-            try:
-                imported_app, read, was_replaced = await yard.apps.add(
-                    tenant,
-                    text,
-                    file=file.name,
-                    mapping=app_mapping,
-                    publishes=not draft,
-                )
-                dataset = None
-                # A RAG pipeline fills a dataset, which is created with it.
-                if read.kind == "rag_pipeline":
-                    dataset = (
-                        await yard.services.workflows.pipelines.dataset_for(
-                            imported_app, read
-                        )
-                    ).id
-            # One invalid file does not keep the others from being imported.
-            except DslError as error:
-                import_reports.append({"file": str(file), "error": str(error)})
-                continue
-            # Reimporting must not create a second key.
-            new_key = (
-                (await yard.apps.make_key(imported_app))[1]
-                if key and not yard.apps.keys(imported_app)
-                else None
-            )
-            import_reports.append(
-                {
-                    "file": str(file),
-                    "id": imported_app.id,
-                    "name": imported_app.name,
-                    "mode": imported_app.stored.mode,
-                    "replaced": was_replaced,
-                    "draft": draft,
-                    "dataset": dataset,
-                    "key": new_key,
-                    "warnings": [str(warning) for warning in read.warnings],
-                    "needs": [
-                        f"{requirement.kind} {requirement.name}"
-                        for requirement in read.requirements
-                    ],
-                }
-            )
+        importer = _AppImporter(
+            yard, tenant, app_mapping, creates_key=creates_key, is_draft=draft
+        )
+        import_reports = [await importer.import_file(file) for file in files]
         if as_json:
             print_json(import_reports)
         else:
             for import_report in import_reports:
                 _show_import(import_report)
-        return (
-            1
-            if any("error" in import_report for import_report in import_reports)
-            else 0
-        )
+        return 1 if any("error" in report for report in import_reports) else 0
 
-    return run_with_modelyard(ctx, work)
+    return run_with_modelyard(ctx, import_files)
+
+
+@dataclass(frozen=True, slots=True)
+class _AppImporter:
+    """Imports files as apps of one tenant."""
+
+    yard: "Modelyard"
+    tenant: str
+    mapping: AppMapping | None
+    creates_key: bool
+    is_draft: bool
+
+    async def import_file(self, file: Path) -> dict[str, Any]:
+        """Import one file and return the report. A report with `error` means that the
+        file is invalid, which does not keep the others from being imported."""
+        text = _text(file)
+        try:
+            app_version, parsed_app, was_replaced = await self.yard.apps.add(
+                self.tenant,
+                text,
+                file=file.name,
+                mapping=self.mapping,
+                publishes=not self.is_draft,
+            )
+            dataset = await self._dataset_id(app_version, parsed_app)
+        except DslError as error:
+            return {"file": str(file), "error": str(error)}
+        return {
+            "file": str(file),
+            "id": app_version.id,
+            "name": app_version.name,
+            "mode": app_version.stored.mode,
+            "replaced": was_replaced,
+            "draft": self.is_draft,
+            "dataset": dataset,
+            "key": await self._new_key(app_version),
+            **_warnings_and_needs(parsed_app),
+        }
+
+    async def _dataset_id(self, app_version: "AppRecord", app: App) -> str | None:
+        """Return the dataset that a RAG pipeline fills, which is created with it; None
+        for other apps."""
+        if app.kind != "rag_pipeline":
+            return None
+        pipelines = self.yard.services.workflows.pipelines
+        return (await pipelines.dataset_for(app_version, app)).id
+
+    async def _new_key(self, app_version: "AppRecord") -> str | None:
+        """Create a key, unless the app has one: reimporting must not create a second."""
+        if not self.creates_key or self.yard.apps.keys(app_version):
+            return None
+        _, new_key = await self.yard.apps.make_key(app_version)
+        return new_key
 
 
 def _text(file: Path) -> str:
@@ -530,7 +563,7 @@ def _show_import(import_report: dict[str, Any]) -> None:
 @json_option
 @click.pass_context
 def list_(ctx: click.Context, tenant: str, as_json: bool) -> None:
-    """List the tenant's apps."""
+    """List a tenant's apps."""
 
     async def work(yard: "Modelyard") -> list[dict[str, Any]]:
         """Return the apps as rows for the table and for JSON."""
@@ -573,15 +606,15 @@ def _state_text(*, is_on: bool) -> Any:
     "--output",
     "-o",
     type=click.Path(path_type=Path),
-    help="Where to; else it is printed.",
+    help="Output file. Default: standard output.",
 )
-@click.option("--secrets", is_flag=True, help="With the values of secret variables.")
+@click.option("--secrets", is_flag=True, help="Include values of secret variables.")
 @tenant_option
 @click.pass_context
 def export(
     ctx: click.Context, name: str, output: Path | None, secrets: bool, tenant: str
 ) -> None:
-    """Export the app NAME as a file that can be imported."""
+    """Export the app NAME as a YAML file that `modelyard app import` reads."""
 
     async def work(yard: "Modelyard") -> str:
         """Return the app's file."""
@@ -614,61 +647,68 @@ def remove(ctx: click.Context, name: str, tenant: str) -> None:
 
 @app.command()
 @click.argument("name")
-@click.option("--revoke", metavar="ID", help="A key's id, as --list shows it.")
-@click.option("--list", "is_list", is_flag=True, help="The keys that there are.")
+@click.option(
+    "--revoke", "revoked_id", metavar="ID", help="Revoke the key with this id."
+)
+@click.option("--list", "is_list", is_flag=True, help="List the app's keys.")
 @tenant_option
 @json_option
 @click.pass_context
 def key(
     ctx: click.Context,
     name: str,
-    revoke: str | None,
+    revoked_id: str | None,
     is_list: bool,
     tenant: str,
     as_json: bool,
 ) -> None:
-    """Create a key for callers of the app NAME, or list or revoke its keys."""
+    """Create a key for callers of the app NAME, or list or revoke its keys. A new key is
+    printed once."""
 
-    async def work(yard: "Modelyard") -> Any:
-        """List, revoke or create keys."""
-        app_version = yard.apps.get_by_id_or_name(tenant, name)
-        if is_list:
-            return [
-                {"id": resource.id, "hint": app_key.hint}
-                for resource, app_key in yard.apps.keys(app_version)
-            ]
-        if revoke:
-            await yard.apps.revoke_key(app_version, revoke)
-            return {"revoked": revoke}
-        row, new_key = await yard.apps.make_key(app_version)
-        return {"id": row, "key": new_key}
-
-    result = run_with_modelyard(ctx, work)
+    result = run_with_modelyard(
+        ctx, lambda yard: _manage_keys(yard, tenant, name, revoked_id, is_list=is_list)
+    )
     if as_json:
         print_json(result)
     elif is_list:
-        print_table(
-            "", ("id", "key"), [(key_row["id"], key_row["hint"]) for key_row in result]
-        )
-    elif revoke:
-        click.echo(f"revoked {revoke}")
+        rows = [(key_row["id"], key_row["hint"]) for key_row in result]
+        print_table("", ("id", "key"), rows)
+    elif revoked_id:
+        click.echo(f"revoked {revoked_id}")
     else:
         # Only the key goes to standard output, so that scripts can capture it.
         click.echo(result["key"])
-        print_note("shown this once; callers send it as 'Authorization: Bearer KEY'")
+        print_note("printed only once; callers send it as 'Authorization: Bearer KEY'")
+
+
+async def _manage_keys(
+    yard: "Modelyard", tenant: str, name: str, revoked_id: str | None, *, is_list: bool
+) -> Any:
+    """List an app's keys, revoke one, or create one. Returns the result as printed with
+    --json."""
+    app_record = yard.apps.get_by_id_or_name(tenant, name)
+    if is_list:
+        return [
+            {"id": resource.id, "hint": app_key.hint}
+            for resource, app_key in yard.apps.keys(app_record)
+        ]
+    if revoked_id:
+        await yard.apps.revoke_key(app_record, revoked_id)
+        return {"revoked": revoked_id}
+    key_id, new_key = await yard.apps.make_key(app_record)
+    return {"id": key_id, "key": new_key}
 
 
 @app.command()
 @click.argument("name")
-@click.option("--name", "version", default="", help="What to call this version.")
-@click.option("--note", default="", help="What is new in it.")
+@click.option("--name", "version", default="", help="Name of the version.")
+@click.option("--note", default="", help="Release note of the version.")
 @tenant_option
 @click.pass_context
 def publish(
     ctx: click.Context, name: str, version: str, note: str, tenant: str
 ) -> None:
-    """Publish the draft of the app NAME. Running runs finish with the version they
-    started with."""
+    """Publish the draft of NAME. Running executions keep their version."""
 
     async def work(yard: "Modelyard") -> Any:
         """Publish the draft and return the app."""
@@ -733,7 +773,8 @@ def versions(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
 @tenant_option
 @click.pass_context
 def restore(ctx: click.Context, name: str, version: str, tenant: str) -> None:
-    """Make VERSION the draft of the app NAME; `publish` makes it available to callers."""
+    """Restore VERSION as the draft of the app NAME. `modelyard app publish` makes it
+    available to callers."""
 
     async def work(yard: "Modelyard") -> Any:
         """Restore the version and return the app."""
@@ -745,20 +786,18 @@ def restore(ctx: click.Context, name: str, version: str, tenant: str) -> None:
     # Restoring the published version leaves no draft.
     click.echo(
         f"{restored_app.name}: {version} is "
-        + ("the draft" if restored_app.stored.draft else "what is published already")
+        + ("the draft" if restored_app.stored.draft else "the published version")
     )
 
 
 @app.command()
 @click.argument("name")
-@click.option(
-    "--off", is_flag=True, help="Take the page away; its address stays reserved."
-)
+@click.option("--off", is_flag=True, help="Unpublish the page and keep its address.")
 @click.option(
     "--origin",
     "origins",
     multiple=True,
-    help="A site that may embed it, as https://shop.example; repeat it.",
+    help="Origin that may embed the page, for example https://shop.example; repeatable.",
 )
 @tenant_option
 @json_option
@@ -771,7 +810,7 @@ def page(
     tenant: str,
     as_json: bool,
 ) -> None:
-    """Switch the web page of the app NAME on or off, and print its address."""
+    """Publish the app NAME as a web page and print its address."""
 
     async def work(yard: "Modelyard") -> Any:
         """Change the page and return its address."""
@@ -808,71 +847,86 @@ def page(
 @json_option
 @click.pass_context
 def triggers(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
-    """List what starts runs of the app NAME automatically: webhooks, schedules and
-    events."""
-    from modelyard.gateway.tenant_content import WEBHOOK
-    from modelyard.workflow.trigger_nodes import next_times
+    """List the triggers of the app NAME: webhooks, schedules, plugin events. Only
+    triggers of the published version are active."""
 
-    async def work(yard: "Modelyard") -> Any:
+    async def list_triggers(yard: "Modelyard") -> Any:
         """Return the triggers of the published version."""
-        app_record, hooks = (
-            yard.apps.get_by_id_or_name(tenant, name).stored,
-            f"{yard.services.addresses.content()}{WEBHOOK}",
-        )
+        app_record = yard.apps.get_by_id_or_name(tenant, name).stored
         return [
-            {
-                "node": trigger.title,
-                "type": trigger.type,
-                "cron": trigger.cron,
-                "timezone": trigger.timezone,
-                "next": (
-                    next_times(trigger, yard.services.clock.time())
-                    if trigger.type == "schedule"
-                    else []
-                ),
-                "address": (
-                    hooks + app_record.webhooks.get(trigger.node, "")
-                    if trigger.type == "webhook"
-                    else ""
-                ),
-                "provider": trigger.provider,
-                "event": trigger.event,
-            }
+            _trigger_as_dict(yard, app_record, trigger)
             for trigger in app_record.triggers
         ]
 
-    trigger_rows = run_with_modelyard(ctx, work)
+    trigger_rows = run_with_modelyard(ctx, list_triggers)
     if as_json:
         print_json(trigger_rows)
         return
     for trigger_row in trigger_rows:
-        match trigger_row["type"]:
-            case "webhook":
-                description = trigger_row["address"]
-            case "schedule":
-                times = ", ".join(
-                    time.strftime("%Y-%m-%d %H:%M", time.localtime(timestamp))
-                    for timestamp in trigger_row["next"]
-                )
-                description = (
-                    f"{trigger_row['cron']} ({trigger_row['timezone']}), next {times}"
-                    " of this machine's time"
-                )
-            case _:
-                description = f"{trigger_row['event']} of {trigger_row['provider']}"
-        click.echo(f"{trigger_row['node']}: {description}")
+        click.echo(f"{trigger_row['node']}: {_describe_trigger(trigger_row)}")
     if not trigger_rows:
-        print_note(f"nothing of what is published of {name} begins runs by itself")
+        print_note(f"the published version of {name} has no triggers")
+
+
+def _trigger_as_dict(
+    yard: "Modelyard", app_record: "StoredApp", trigger: "AppTrigger"
+) -> dict[str, Any]:
+    """Return a trigger as printed with --json, with its next times or its address."""
+    from modelyard.gateway.tenant_content import WEBHOOK
+    from modelyard.workflow.trigger_nodes import next_times
+
+    times: Sequence[float] = []
+    if trigger.type == "schedule":
+        times = next_times(trigger, yard.services.clock.time())
+    address = ""
+    if trigger.type == "webhook":
+        webhook_root = f"{yard.services.addresses.content()}{WEBHOOK}"
+        address = webhook_root + app_record.webhooks.get(trigger.node, "")
+    return {
+        "node": trigger.title,
+        "type": trigger.type,
+        "cron": trigger.cron,
+        "timezone": trigger.timezone,
+        "next": times,
+        "address": address,
+        "provider": trigger.provider,
+        "event": trigger.event,
+    }
+
+
+def _describe_trigger(trigger: dict[str, Any]) -> str:
+    """Return what starts runs: an address, a schedule with its next times, or an
+    event."""
+    match trigger["type"]:
+        case "webhook":
+            return trigger["address"]
+        case "schedule":
+            times = ", ".join(
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(timestamp))
+                for timestamp in trigger["next"]
+            )
+            return (
+                f"{trigger['cron']} ({trigger['timezone']}), next runs in local time:"
+                f" {times}"
+            )
+        case _:
+            return f"{trigger['event']} of {trigger['provider']}"
 
 
 @app.command()
 @click.argument("name")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    help="Maximum number of runs.",
+)
 @tenant_option
 @json_option
 @click.pass_context
 def runs(ctx: click.Context, name: str, limit: int, tenant: str, as_json: bool) -> None:
-    """List the newest runs of the app NAME."""
+    """List the runs of the app NAME, newest first."""
 
     async def work(yard: "Modelyard") -> Any:
         """Return the runs as rows for the table and for JSON."""
@@ -910,7 +964,7 @@ def runs(ctx: click.Context, name: str, limit: int, tenant: str, as_json: bool) 
     ]
     print_table(
         "",
-        ("run", "status", "started", "took", "steps", "tokens", "error"),
+        ("run", "status", "started", "duration", "steps", "tokens", "error"),
         rows,
-        right_aligned=("took", "steps"),
+        right_aligned=("duration", "steps"),
     )

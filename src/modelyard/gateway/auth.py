@@ -179,9 +179,8 @@ class Authenticator:
         # untrusted hop.
         for part in reversed(forwarded.split(",")):
             hop = part.strip().strip("[]")
-            if (
-                _ip(hop) is None
-            ):  # a proxy that we trust writes addresses: what is none, somebody else wrote
+            # Trusted proxies write addresses; anything else comes from another hop.
+            if _ip(hop) is None:
                 break
             address = hop
             if not self._is_proxy(hop):
@@ -262,8 +261,7 @@ class Authenticator:
     async def _caller_of(self, scope: Scope) -> Caller:
         """Return the caller by key or session, without regard to the tenant header."""
         await self.check_open(scope)
-        # clients insist on sending a bearer; whatever it is, it says nothing about who
-        # calls
+        # Clients always send a bearer token; while the server is open, it is ignored.
         if self.is_open:
             return _OWNER
         # A presented key comes before the session, so that a wrong key is an error even
@@ -274,7 +272,7 @@ class Authenticator:
         session = await self.session_of(scope)
         if session is None:
             raise UnauthorizedError(
-                "this server needs an API key: send it as 'Authorization: Bearer KEY'"
+                "API key required: send it as 'Authorization: Bearer KEY'"
             )
         return session.account.caller
 
@@ -304,7 +302,7 @@ class Authenticator:
         # The expiry is checked at each request, because it needs no change to take
         # effect.
         if caller.expires_at is not None and caller.expires_at <= self._clock.time():
-            raise UnauthorizedError("this API key has expired")
+            raise UnauthorizedError("The API key has expired")
         return caller
 
     def _look_up_key(self, presented_key: bytes) -> Caller:
@@ -325,7 +323,7 @@ class Authenticator:
             return self._caller_of_stored_key(
                 row, presented_key, self._directory, self._ring
             )
-        raise UnauthorizedError("the API key is not known here")
+        raise UnauthorizedError("Invalid API key")
 
     def _caller_of_stored_key(
         self, row: str, presented_key: bytes, directory: Directory, ring: KeyRing
@@ -340,14 +338,14 @@ class Authenticator:
         if owner_and_key is None or not ring.matches(
             presented_key, owner_and_key[1].digest
         ):
-            raise UnauthorizedError("the API key is not known here")
+            raise UnauthorizedError("Invalid API key")
         tenant, key = owner_and_key
         if key.revoked_at is not None:
-            raise UnauthorizedError("this API key was revoked")
+            raise UnauthorizedError("The API key was revoked")
         if not directory.is_enabled(tenant):
-            raise UnauthorizedError(f"tenant {tenant!r} is switched off")
+            raise UnauthorizedError(f"Tenant {tenant!r} is disabled")
         if not directory.admits(tenant, key.user):
-            raise UnauthorizedError(f"user {key.user!r} is switched off")
+            raise UnauthorizedError(f"User {key.user!r} is disabled")
         return key.caller(tenant, row)
 
 
@@ -406,9 +404,7 @@ def check_same_origin(headers: Headers, method: str) -> None:
     )
     if origin is not None:
         if not host or origin.partition("://")[2].lower() != host.lower():
-            raise OriginError(
-                f"calls from {origin[:100]!r} are refused: they come from another site"
-            )
+            raise OriginError(f"Cross-site request from {origin[:100]!r} refused")
         return
     # Without an Origin header, Sec-Fetch-Site tells whether the request is safe.
     site = _single_header(headers, b"sec-fetch-site")
@@ -416,7 +412,7 @@ def check_same_origin(headers: Headers, method: str) -> None:
         method not in ("GET", "HEAD") and site not in ("same-origin", "none")
     ):
         raise OriginError(
-            "this call does not say which page it comes from: it is refused"
+            "Request refused: it is cross-site, or its Origin header is missing"
         )
 
 
@@ -432,14 +428,14 @@ def check_origin(scope: Scope) -> None:
     client = scope.get("client")
     if client and not is_loopback(str(client[0])):
         raise OriginError(
-            f"calls from {str(client[0])!r} are refused while no API key is set; set"
-            " api_keys"
+            f"Requests from non-loopback address {str(client[0])!r} require an API key;"
+            " none is configured; set api_keys"
         )
     # A proxy on this machine would make every client look local.
     if proxy_header := next((name for name, _ in headers if name in _FORWARDED), None):
         raise OriginError(
-            f"calls through a proxy ({proxy_header.decode()}) are refused while no API"
-            " key is set; set api_keys"
+            f"Requests through a proxy ({proxy_header.decode()}) require an API key;"
+            " none is configured; set api_keys"
         )
     # The Host check defends against DNS rebinding, the Origin check against other
     # sites' pages.
@@ -447,8 +443,8 @@ def check_origin(scope: Scope) -> None:
     for caller in (host or "", origin):
         if caller is not None and not _names_loopback(caller):
             raise OriginError(
-                f"calls from {caller[:100]!r} are refused while no API key is set; set"
-                " api_keys, and show one"
+                f"Requests with host or origin {caller[:100]!r} require an API key;"
+                " none is configured; set api_keys and send a key"
             )
     # Following a link from another site to the console is allowed; embedded requests
     # are not.
@@ -462,8 +458,7 @@ def check_origin(scope: Scope) -> None:
         and _single_header(headers, b"sec-fetch-site") == "cross-site"
     ):
         raise OriginError(
-            "calls from other sites' pages are refused while no API key is set; set"
-            " api_keys"
+            "Cross-site requests require an API key; none is configured; set api_keys"
         )
 
 
@@ -503,10 +498,8 @@ def _presented_key(headers: Headers) -> bytes | None:
             # Only the bearer scheme is supported; Basic credentials are not a key.
             scheme, _, key = value.partition(b" ")
             return key.strip() if scheme.lower() == b"bearer" else None
-        if name in (
-            b"x-api-key",
-            b"x-goog-api-key",
-        ):  # how Anthropic's and Google's clients show theirs
+        # The headers of Anthropic's and Google's clients.
+        if name in (b"x-api-key", b"x-goog-api-key"):
             return value.strip()
     return None
 
@@ -517,7 +510,7 @@ def check_bind(host: str, *, is_open: bool) -> None:
     if is_open and not is_loopback(host):
         raise ConfigError(
             f"refusing to listen on {host} without an API key: others could use your"
-            " models. Make one with `modelyard keys create NAME --role owner`, set"
+            " models. Create one with `modelyard keys create NAME --role owner`, set"
             " MODELYARD_API_KEYS, or listen on 127.0.0.1"
         )
 
@@ -551,6 +544,6 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise ConfigError(
-            f"trusted_proxies: {text[:60]!r} is no address and no network, as"
-            " 10.0.0.0/8"
+            f"trusted_proxies: {text[:60]!r} is not an IP address or network, for"
+            " example 10.0.0.0/8"
         ) from error

@@ -1,8 +1,9 @@
 """Shared code of the chat routes: complete and streamed responses in the format of the
 request."""
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -167,18 +168,41 @@ def stream_response(
     at the end. `last` is sent after the last event.
     """
 
-    async def body_chunks() -> AsyncGenerator[bytes, None]:
+    body = _StreamBody(
+        instance, model_request, clock, make, prefix, frame, last, on_end
+    )
+
+    def error_event(error: ModelyardError) -> bytes:
+        """Return an error event without an end event, so that no client takes the
+        partial response for a complete one."""
+        document = error_document(error, shape)
+        return frame(document) if "type" in document else plain_events(document)
+
+    return sse_reply(body.chunks(), error_event, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class _StreamBody:
+    """The body of one streamed response; the fields are the parameters of
+    `stream_response`."""
+
+    instance: ChatBackend
+    model_request: LLMRequest | PassthroughRequest
+    clock: Clock
+    make: Callable[..., StreamDumper]
+    prefix: str
+    frame: Callable[[JSON], bytes]
+    last: bytes
+    on_end: Callable[[Any], None] | None
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the response body: verbatim chunks unchanged, others converted to the
         format."""
         dumper: StreamDumper | None = None
-        is_verbatim = isinstance(model_request, PassthroughRequest)
+        is_verbatim = isinstance(self.model_request, PassthroughRequest)
         has_begun = False
-        source = (
-            instance.stream_verbatim(model_request)
-            if isinstance(model_request, PassthroughRequest)
-            else instance.stream_llm(model_request)
-        )
-        async with aclosing(source) as chunks:
+        frame = self.frame
+        async with aclosing(self._model_chunks()) as chunks:
             async for chunk in chunks:
                 if is_verbatim and isinstance(chunk, PassthroughChunk):
                     if chunk.data:
@@ -188,38 +212,47 @@ def stream_response(
                 # The dumper needs id and model of the first chunk, so it is created
                 # here.
                 if dumper is None:
-                    # If verbatim data was already sent, the dumper must not send the
-                    # opening events again.
-                    make_dumper = partial(make, has_begun=True) if has_begun else make
-                    dumper = make_dumper(
-                        response_id=chunk.id or new_id(prefix),
-                        created=chunk.created or int(clock.time()),
-                        model=chunk.model or instance.model,
-                    )
+                    dumper = self._dumper_for(chunk, has_begun=has_begun)
                 if events := dumper.feed(chunk):
                     yield _framed(events, frame)
-        # All chunks were verbatim; only the end marker is left to send.
+        for data in self._ending(dumper, is_verbatim=is_verbatim):
+            yield data
+
+    def _model_chunks(self) -> AsyncGenerator[LLMResultChunk, None]:
+        """Call the model and return its chunks."""
+        if isinstance(self.model_request, PassthroughRequest):
+            return self.instance.stream_verbatim(self.model_request)
+        return self.instance.stream_llm(self.model_request)
+
+    def _dumper_for(self, chunk: LLMResultChunk, *, has_begun: bool) -> StreamDumper:
+        """Return a dumper with the identity of the first chunk that is converted."""
+        # If verbatim data was already sent, the dumper must not send the opening events
+        # again.
+        make_dumper = partial(self.make, has_begun=True) if has_begun else self.make
+        return make_dumper(
+            response_id=chunk.id or new_id(self.prefix),
+            created=chunk.created or int(self.clock.time()),
+            model=chunk.model or self.instance.model,
+        )
+
+    def _ending(
+        self, dumper: StreamDumper | None, *, is_verbatim: bool
+    ) -> Iterator[bytes]:
+        """Yield the end of the body, then call `on_end`."""
+        # All chunks were verbatim; only the end marker has to be sent.
         if dumper is None and is_verbatim:
-            yield last
+            yield self.last
             return
         # The model returned no chunk at all; send an empty response.
         if dumper is None:
-            dumper = make(
-                response_id=new_id(prefix),
-                created=int(clock.time()),
-                model=instance.model,
+            dumper = self.make(
+                response_id=new_id(self.prefix),
+                created=int(self.clock.time()),
+                model=self.instance.model,
             )
-        yield _framed(dumper.finish(), frame) + last
-        if on_end is not None:
-            on_end(dumper)
-
-    def error_event(error: ModelyardError) -> bytes:
-        """Return an error event without an end event, so that no client takes the
-        partial response for a complete one."""
-        document = error_document(error, shape)
-        return frame(document) if "type" in document else plain_events(document)
-
-    return sse_reply(body_chunks(), error_event, headers)
+        yield _framed(dumper.finish(), self.frame) + self.last
+        if self.on_end is not None:
+            self.on_end(dumper)
 
 
 def _framed(events: Iterable[JSON], frame: Callable[[JSON], bytes]) -> bytes:

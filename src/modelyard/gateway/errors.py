@@ -88,7 +88,8 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (ToolNotFoundError, 404, "invalid_request_error"),
     (ToolParameterError, 400, "invalid_request_error"),
     (DescriptionError, 400, "invalid_request_error"),
-    (ToolError, 502, "server_error"),  # it was called, and failed
+    # The tool was called and failed.
+    (ToolError, 502, "server_error"),
     (EgressRefusedError, 400, "invalid_request_error"),
     (EgressTimeoutError, 504, "server_error"),
     (EgressError, 502, "server_error"),
@@ -103,10 +104,9 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
 def status_of(error: ModelyardError) -> tuple[int, str]:
     """Return the HTTP status and the OpenAI error type of an error; 500 for an unknown
     class."""
-    stated = getattr(
-        error, "status", None
-    )  # refusals of the server and errors of the service API say theirs
-    # These errors carry their own status, so they need no entry in the table.
+    # Refusals of the server and errors of the service API carry their own status, so
+    # they need no entry in the table.
+    stated = getattr(error, "status", None)
     if isinstance(stated, int):
         return stated, "invalid_request_error" if stated < 500 else "server_error"
     return next(

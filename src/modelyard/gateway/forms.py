@@ -57,10 +57,10 @@ def parse_form(
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise InvokeBadRequestError(f"the form cannot be read: {error}") from error
+        raise InvokeBadRequestError(f"Invalid multipart form: {error}") from error
     # A body that was cut off parses without an error, but has no closing boundary.
     if not reader.is_complete:
-        raise InvokeBadRequestError("the form breaks off before its end")
+        raise InvokeBadRequestError("Truncated multipart body")
     return reader.form
 
 

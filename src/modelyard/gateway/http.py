@@ -217,9 +217,8 @@ class Request:
         )
         # Check the declared length first: a large body is refused before it is read.
         length = whole_number(self.header(b"content-length") or "0")
-        if (
-            length is None or length > max_bytes
-        ):  # the server refuses a length that is no number before we see it
+        # The ASGI server has already refused a length that is not a number.
+        if length is None or length > max_bytes:
             raise self._too_large(max_bytes)
         message = await self.receive()
         # Most bodies arrive in one message and need no budget.
@@ -247,7 +246,7 @@ class Request:
                     raise self._too_large(max_bytes)
                 if not share.grow(len(chunk)):
                     raise ServerBusyError(
-                        "too many large requests are coming in at once; try again in a moment"
+                        "too many large requests at the same time; try again later"
                     )
                 data += chunk
                 if not message.get("more_body"):
@@ -270,11 +269,11 @@ class Request:
         # A route with its own limit: the server's setting would not help.
         if max_bytes < self.max_body:
             return BodyTooLargeError(
-                f"the request is larger than {max_bytes:,} bytes; this address takes no more"
+                f"request body exceeds {max_bytes:,} bytes, the limit of this endpoint"
             )
         allowed = max_bytes // (1 << 20)
         return BodyTooLargeError(
-            f"the request is larger than {allowed} MB; the server's max_body_mb allows no more"
+            f"request body exceeds {allowed} MB, the server's limit (max_body_mb)"
         )
 
     async def cancel_on_disconnect(self, work: Awaitable[T]) -> T:
@@ -298,7 +297,7 @@ def disconnect_reason(message: Mapping[str, Any]) -> ModelyardError:
     return (
         error
         if isinstance(error, ModelyardError)
-        else ClientDisconnected("the caller left before the end")
+        else ClientDisconnected("Client disconnected before the request was complete")
     )
 
 
@@ -448,7 +447,7 @@ class StreamReply:
         # response is incomplete.
         if self.on_error is None:
             raise error
-        logger.warning("a stream broke", extra={"fields": {"error": str(error)}})
+        logger.warning("stream failed", extra={"fields": {"error": str(error)}})
         await send(
             {
                 "type": "http.response.body",
@@ -473,7 +472,7 @@ class Shutdown:
         if (task := asyncio.current_task()) is not None:
             # Revoke the cancellation, so that the next await does not raise again.
             task.uncancel()
-        return ServerStoppingError("the server is shutting down; ask again in a moment")
+        return ServerStoppingError("the server is shutting down; try again in a moment")
 
 
 class DisconnectWatcher:

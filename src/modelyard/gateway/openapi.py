@@ -26,14 +26,18 @@ _SCHEMES: Mapping[Admission, tuple[str, JSON]] = {
     Admission.API_KEY: ("key", {"type": "http", "scheme": "bearer"}),
     Admission.APP_KEY: (
         "appKey",
-        {"type": "http", "scheme": "bearer", "description": "An app's key, `app-…`."},
+        {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "API key of an app, `app-…`.",
+        },
     ),
     Admission.DATASET_KEY: (
         "datasetKey",
         {
             "type": "http",
             "scheme": "bearer",
-            "description": "A key of datasets, `dataset-…`, or an API key.",
+            "description": "Dataset key, `dataset-…`, or an API key.",
         },
     ),
     Admission.VISITOR: (
@@ -178,7 +182,7 @@ def _responses(row: Row, outputs: "_SchemaRegistry") -> JSON:
     if row.answer is not None:
         answer["content"] = outputs.content(row.answer)
     error = {
-        "description": "What is wrong.",
+        "description": "Description of the error.",
         "content": _json({"$ref": _REFERENCE.format(name="Error")}),
     }
     responses: JSON = {
@@ -241,7 +245,7 @@ class _SchemaRegistry:
     def _reference(self, shape: Any) -> JSON:
         """Return the schema of a type as a reference, or a handwritten schema
         unchanged."""
-        if isinstance(shape, dict):  # a schema by hand
+        if isinstance(shape, dict):
             return shape
         self._used.append(shape)
         (schema,), _ = msgspec.json.schema_components([shape], ref_template=_REFERENCE)
@@ -305,12 +309,11 @@ def _structs_omitting_defaults(shapes: Iterable[Any]) -> set[str]:
     waiting: list[Any] = list(msgspec.inspect.multi_type_info(shapes))
     while waiting:
         info = waiting.pop()
-        if isinstance(info, msgspec.inspect.StructType):
-            if info.cls not in struct_types:
-                struct_types.add(info.cls)
-                waiting += [field.type for field in info.fields]
-        else:
+        if not isinstance(info, msgspec.inspect.StructType):
             waiting += _inner_types(info)
+        elif info.cls not in struct_types:
+            struct_types.add(info.cls)
+            waiting += [field.type for field in info.fields]
     return {
         struct.__name__
         for struct in struct_types

@@ -55,7 +55,7 @@ class _PathEntry:
         methods = METHODS if row.takes_any_method else (row.method,)
         for method in methods:
             if method in self.rows:
-                raise ValueError(f"two rows for {method} {self.path}")
+                raise ValueError(f"duplicate route {method} {self.path}")
             self.rows[method] = (api, row)
 
     def row(self, method: str) -> tuple[Api, Row] | None:
@@ -139,7 +139,8 @@ class Router:
     def _matching(self, path: str) -> Iterator[tuple[_PathEntry, tuple[str, ...]]]:
         """Yield entries whose pattern matches the path, most specific first, with the
         values of the path parameters."""
-        if "\n" in path:  # a regular expression's `$` would look past one at the end
+        # A regular expression's `$` also matches before a final line break.
+        if "\n" in path:
             return
         scope = {"type": "http", "path": path, "method": "GET"}
         # Only patterns that share the path's literal prefix are tried.
@@ -209,7 +210,7 @@ def _options(path: str, allowed: Sequence[str]) -> Row:
         auth=NO_AUTH,
         handler=answer,
         status=204,
-        summary="Say what the path takes.",
+        summary="List the allowed methods of the path.",
     )
 
 
@@ -221,14 +222,19 @@ def _api_named_by(headers: Sequence[tuple[bytes, bytes]]) -> str:
             return "anthropic"
         if name == b"x-goog-api-key":
             return "google"
-        if name == b"authorization":
-            # Bearer keys of apps and datasets have distinct prefixes.
-            _, _, key = value.partition(b" ")
-            if key.strip().startswith(b"app-"):
-                return "service"
-            if key.strip().startswith(b"dataset-"):
-                return "knowledge"
+        if name == b"authorization" and (api_name := _api_named_by_key(value)):
+            return api_name
     return ""
+
+
+def _api_named_by_key(authorization: bytes) -> str:
+    """Return the name of the API that a bearer key belongs to, or an empty string. Keys
+    of apps and datasets have distinct prefixes."""
+    _, _, key = authorization.partition(b" ")
+    key = key.strip()
+    if key.startswith(b"app-"):
+        return "service"
+    return "knowledge" if key.startswith(b"dataset-") else ""
 
 
 def _allowed(path_entries: Sequence[_PathEntry]) -> list[str]:

@@ -83,11 +83,10 @@ class Gateway:
         elif scope["type"] == "http":
             # Servers may reuse a task for several requests: clear the caller of the
             # previous one.
-            with acting_for(
-                None
-            ):  # a caller of before, on the same task, is not this one's
+            with acting_for(None):
                 await self._answer(scope, receive, send)
-        else:  # a websocket: the server closes it when nobody accepts
+        # A WebSocket is closed without being accepted.
+        else:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,7 +109,9 @@ class Gateway:
             await self._serve(request, sending)
         # Nobody is left to answer; this is not an error of the server.
         except ClientDisconnected:
-            logger.debug("the caller left", extra={"fields": {"request": request_id}})
+            logger.debug(
+                "client disconnected", extra={"fields": {"request": request_id}}
+            )
         except asyncio.CancelledError:
             # A cancellation that is not a shutdown, or comes in mid-response, belongs
             # to the server.
@@ -125,8 +126,6 @@ class Gateway:
             # After the start no error can be sent: re-raising makes the server cut the
             # connection, so the client sees a truncated response.
             if has_begun:
-                # nothing can be said any more: the server cuts the connection, and
-                # nobody takes half for whole
                 raise
             await answer.send(
                 _without_body(sending) if scope["method"] == "HEAD" else sending,
@@ -134,9 +133,9 @@ class Gateway:
             )
 
     async def _ensure_prepared(self) -> None:
-        # Concurrent first requests wait here for the one that prepares.
         """Run `prepare` once, at the lifespan's start, or with the first request if the
         server sends no lifespan events."""
+        # Concurrent first requests wait here for the one that prepares.
         async with self._preparing:
             if not self._is_prepared:
                 await self._prepare()
@@ -154,7 +153,7 @@ class Gateway:
         request.names = route_match.names
         is_head = request.method == "HEAD" and route_match.row.method == "GET"
         # Handlers see HEAD as GET; only the sending differs.
-        if is_head:  # nobody below answers otherwise than to GET
+        if is_head:
             request.scope = {**request.scope, "method": "GET"}
         reply = await route_match.api.enter(request, route_match.row)
         # Before sending, so that a change that was made is in the audit log even if the
@@ -179,8 +178,7 @@ class Gateway:
         allowed = self.router.allowed(request.path)
         if allowed and request.method not in allowed:
             raise UpgradeError(
-                "WebSocket is not offered here: send the same as an ordinary HTTP"
-                " request"
+                "WebSocket is not supported here; send a plain HTTP request"
             )
 
     async def _admit(self, request: Request, auth: Auth) -> None:
@@ -196,7 +194,7 @@ class Gateway:
         if not request.caller.role.covers(auth.role):
             role = request.caller.role.value
             raise ForbiddenError(
-                f"this takes the role {auth.role.value!r}; the key's is {role!r}"
+                f"Role {auth.role.value!r} required; this key has role {role!r}"
             )
 
     def errors_for(self, method: str, path: str, headers: Headers = ()) -> ErrorShape:
@@ -240,26 +238,23 @@ class Gateway:
         # not the server.
         if isinstance(error, RecursionError):
             logger.warning(
-                "a request was nested too deeply",
+                "request nested too deeply",
                 extra={"fields": fields},
                 exc_info=error,
             )
             error = InvokeBadRequestError(
-                "what was sent, or what it leads to, is nested too deeply"
+                "the request, or the data that it refers to, is nested too deeply"
             )
         elif not isinstance(error, ModelyardError):
             # Last resort: an unexpected exception must not reach the client as a
             # traceback.
-            logger.error("a request failed", extra={"fields": fields}, exc_info=error)
-            error = ModelyardError(
-                "something is wrong with the server; its log has the reason under"
-                f" {request.id}"
-            )
+            logger.error("request failed", extra={"fields": fields}, exc_info=error)
+            error = ModelyardError(f"Internal server error (request {request.id})")
         elif isinstance(error, (UnauthorizedError, ForbiddenError)):
             # Refused credentials are normal operation, but worth a line when someone
             # investigates.
             logger.info(
-                "a request was refused",
+                "request refused",
                 extra={"fields": {**fields, "code": error.code}},
             )
         shape = self.errors_for(request.method, request.path, request.scope["headers"])
@@ -311,9 +306,7 @@ async def _send_head(reply: Reply | StreamReply, send: Send, request: Request) -
         return
     # Starting the stream lets an early error determine the status; a slow start is not
     # waited for.
-    with suppress(
-        TimeoutError
-    ):  # an early error keeps its status; what takes long to begin is not waited for
+    with suppress(TimeoutError):
         await asyncio.wait_for(anext(reply.chunks, None), _HEAD_TIMEOUT_SECONDS)
     # Closing the generator cancels the model call or the run behind the stream.
     await reply.chunks.aclose()

@@ -99,12 +99,14 @@ class ContentRules:
         )
         # Plugins upload files on the server's own host too; nothing is displayed.
         if method == "POST" and path == _UPLOAD:
-            return  # plugins hand files in here; nothing is shown
+            return
         if path.startswith(PATHS) and not is_content_host:
-            raise NotFoundError(f"this is served at {origin} alone", code="unknown_url")
+            raise NotFoundError(
+                f"this path is served only at {origin}", code="unknown_url"
+            )
         if is_content_host and not path.startswith(PATHS):
             raise NotFoundError(
-                f"there is nothing at {path[:200]!r} on this host", code="unknown_url"
+                f"Not found on this host: {path[:200]}", code="unknown_url"
             )
 
 
@@ -204,7 +206,7 @@ def outgoing(
     for name, value in headers:
         if not _NAME.fullmatch(name) or _NOT_IN_VALUE.search(value):
             raise PluginError(
-                f"its answer has a header that is none: {name[:80]!r}", plugin=plugin
+                f"response has an invalid header: {name[:80]!r}", plugin=plugin
             )
         if _is_allowed(name.lower()):
             sent_headers.append(
@@ -219,7 +221,7 @@ def outgoing(
 
 
 def _is_allowed(name: str) -> bool:
-    """Tell whether a response header is forwarded."""
+    """Return whether a response header is forwarded."""
     if name in ISOLATION_HEADERS or name.startswith(_DENIED_PREFIXES):
         return False
     return name in _ALLOWED or name.startswith(_ALLOWED_PREFIXES)
@@ -234,7 +236,7 @@ def response_status(value: object, plugin: str = "") -> int:
         status = 0
     if not 200 <= status <= 599:
         raise PluginError(
-            f"its answer has the status {str(value)[:40]!r}; 200 to 599 can be sent",
+            f"response has an invalid status {str(value)[:40]!r}; expected 200 to 599",
             plugin=plugin,
         )
     return status

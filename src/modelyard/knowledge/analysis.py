@@ -115,7 +115,11 @@ def terms(text: str) -> list[int]:
     if text.isascii():
         term_ids = [_word_terms[token] for token in _ASCII_WORD.findall(text.lower())]
         return [term for term in term_ids if term]
-    term_ids = []
+    return _unicode_terms(text)
+
+
+def _unicode_terms(text: str) -> list[int]:
+    term_ids: list[int] = []
     for run in _TOKEN_RUN.findall(unicodedata.normalize("NFKC", text).lower()):
         if _UNSPACED_CHARACTER.match(run):
             # Runs of scripts without word breaks give unigrams and bigrams.

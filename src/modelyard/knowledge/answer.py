@@ -255,7 +255,7 @@ class Answerer:
             async for event_type, value in events:
                 if event_type == "answer":
                     return value
-        raise AssertionError("unreachable: a stream ends with its answer")
+        raise AssertionError("unreachable: the stream ends with an `answer` event")
 
     async def stream(
         self,
@@ -292,12 +292,7 @@ class Answerer:
         answer.sources = context.citations
         answer.milliseconds["first_citation"] = _elapsed_ms(started_at)
         yield "sources", context.citations
-        # The question is inserted last, so that placeholders in it are not replaced.
-        prompt = (
-            manner.prompt.replace("{context}", context.text)
-            .replace("{not_found}", not_found_reply(request.query))
-            .replace("{question}", request.query)
-        )
+        prompt = _fill_prompt(manner.prompt, context.text, request.query)
         chunks: list[str] = []
         talking = time.perf_counter()
         async with aclosing(
@@ -310,16 +305,7 @@ class Answerer:
                 yield "text", chunk
         answer.milliseconds["generate"] = _elapsed_ms(talking)
         answer.text = "".join(chunks).strip()
-        # A confident quotation is better than a model's refusal.
-        if (
-            _is_not_found_reply(answer.text)
-            and quoted is not None
-            and quoted[1] >= manner.min_quote_score
-        ):
-            answer.text = quoted[0]
-            answer.notes.append(
-                "the model found no answer; the sentence is a quotation"
-            )
+        _prefer_quotation(answer, quoted, manner)
         await self._check_claims(answer, request, manner)
         answer.milliseconds["whole"] = _elapsed_ms(started_at)
         yield "answer", answer
@@ -363,7 +349,7 @@ class Answerer:
         for hit in hits:
             if reason := manner.safety(hit.text):
                 answer.notes.append(
-                    f"a segment of {hit.document.name!r} was left out: {reason}"
+                    f"Segment of document {hit.document.name!r} omitted: {reason}"
                 )
             else:
                 safe_hits.append(hit)
@@ -389,14 +375,7 @@ class Answerer:
                 answer.claims, texts, judge
             )
         if manner.drops_unsupported:
-            answer.text = _remove_claims(
-                answer.text,
-                [claim for claim in answer.claims if not claim.is_supported],
-            )
-            answer.claims = [claim for claim in answer.claims if claim.is_supported]
-            # If every sentence was dropped, the documents do not support any answer.
-            if not answer.text:
-                answer.text, answer.is_found = not_found_reply(request.query), False
+            _drop_unsupported(answer, request.query)
         # Citations need the claims, even if the claims themselves are not reported.
         answer.citations = (
             supporting_citations(answer.text, answer.claims, answer.sources)
@@ -446,6 +425,28 @@ def _is_not_found_reply(text: str) -> bool:
     return not text or (len(text) < 200 and _NOT_FOUND_REPLY.search(text) is not None)
 
 
+def _fill_prompt(template: str, context: str, question: str) -> str:
+    # The question is inserted last, so that placeholders in it are not replaced.
+    return (
+        template.replace("{context}", context)
+        .replace("{not_found}", not_found_reply(question))
+        .replace("{question}", question)
+    )
+
+
+def _prefer_quotation(
+    answer: Answer, quoted: tuple[str, float] | None, manner: AnswerOptions
+) -> None:
+    """Replace a model's refusal by a confident quotation, if there is one."""
+    if (
+        _is_not_found_reply(answer.text)
+        and quoted is not None
+        and quoted[1] >= manner.min_quote_score
+    ):
+        answer.text = quoted[0]
+        answer.notes.append("The model found no answer; the sentence is a quotation")
+
+
 def _is_relevant(
     hits: Sequence[Hit],
     quoted: tuple[str, float] | None,
@@ -467,33 +468,48 @@ def _is_relevant(
 def supporting_citations(
     text: str, claims: Sequence[Claim], sources: Sequence[Citation]
 ) -> list[Citation]:
-    """Return the sources that the answer rests on: those that support its sentences,
-    and those it names that support any."""
-    rests: dict[int, float] = {}
+    """Return the sources of an answer: those that support its sentences, best first.
+    Sources that the answer names rank slightly higher."""
+    support: dict[int, float] = {}
     for claim in claims:
         if claim.source >= 0:
-            rests[claim.source] = max(rests.get(claim.source, 0.0), claim.score)
+            support[claim.source] = max(support.get(claim.source, 0.0), claim.score)
+    named_indexes = _named_sources(text, len(sources))
+    if not support:
+        # Without support, the first source that the model names, or else the best hit.
+        return [sources[named_indexes[0] if named_indexes else 0]] if sources else []
+    for index in named_indexes:
+        if index in support:
+            # Of equally good sources, prefer the one that the model names.
+            support[index] += 0.05
+    best_score = max(support.values())
+    # Weak sources are dropped: below half of the best score.
+    return [
+        sources[index]
+        for index in sorted(support, key=lambda index: -support[index])
+        if support[index] >= best_score / 2
+    ]
+
+
+def _named_sources(text: str, source_count: int) -> list[int]:
+    """Return the indexes of the sources that a text names, as `[1]`, in ascending
+    order."""
     named_indexes = {
         int(number) - 1
         for match in _CITATION_MARKS.finditer(text)
         for number in match[1].split(",")
     }
-    for index in named_indexes:
-        if 0 <= index < len(sources) and index in rests:
-            # Of equally good sources, prefer the one that the model names.
-            rests[index] += 0.05
-    if not rests:
-        fallback = [
-            index for index in sorted(named_indexes) if 0 <= index < len(sources)
-        ] or [0]
-        return [sources[fallback[0]]] if sources else []
-    best_score = max(rests.values())
-    # Weak sources are dropped: below half of the best score.
-    return [
-        sources[index]
-        for index in sorted(rests, key=lambda index: -rests[index])
-        if rests[index] >= best_score / 2
-    ]
+    return [index for index in sorted(named_indexes) if 0 <= index < source_count]
+
+
+def _drop_unsupported(answer: Answer, question: str) -> None:
+    """Remove the sentences that no source supports."""
+    unsupported = [claim for claim in answer.claims if not claim.is_supported]
+    answer.text = _remove_claims(answer.text, unsupported)
+    answer.claims = [claim for claim in answer.claims if claim.is_supported]
+    # If every sentence was dropped, the documents do not support any answer.
+    if not answer.text:
+        answer.text, answer.is_found = not_found_reply(question), False
 
 
 def _remove_claims(text: str, claims: Sequence[Claim]) -> str:

@@ -99,7 +99,7 @@ class CrawlReport:
     in a later run."""
 
     def skip(self, url: str, reason: str, *, is_for_good: bool) -> None:
-        """Record a skipped address. `is_for_good` tells that a later run would skip it
+        """Record a skipped address. `is_for_good` means that a later run would skip it
         as well."""
         self.count += 1
         self.is_complete = self.is_complete and is_for_good
@@ -149,8 +149,8 @@ class _Crawl:
             """Check one redirect target."""
             if self.site and origin_of(target) != self.site:
                 raise PageError(
-                    f"it leads to another site, {origin_of(target)}; begin there"
-                    " instead",
+                    f"redirects to another site, {origin_of(target)}; start the crawl"
+                    " there instead",
                     is_for_good=True,
                 )
             target_identity = normalized_url(target)
@@ -229,19 +229,14 @@ class SourceLoader:
         count = 0
         while waiting and count < max_pages:
             url, link_depth = waiting.popleft()
-            try:
-                page = await self._visit(crawl, url, needs_links=link_depth < depth)
-            except _AlreadySeen:
-                continue
-            except ModelyardError as error:
-                if link_depth == 0:
-                    raise
-                crawl.report.skip_failed(url, error)
-                continue
+            needs_links = link_depth < depth
+            page = await self._visit_or_skip(
+                crawl, url, needs_links=needs_links, is_required=link_depth == 0
+            )
             if page.document is not None:
                 count += 1
                 yield page.document
-            if link_depth < depth:
+            if needs_links:
                 # The number of known URLs is bounded too, since a single page can hold
                 # endless links.
                 new = await self._new_links(crawl, page.links, max_pages * 20)
@@ -281,36 +276,53 @@ class SourceLoader:
         start_url = _valid_url(url)
         crawl = _Crawl(report or CrawlReport(), memory or {})
         crawl.mark_seen(start_url)
-        maps, pages = deque([start_url]), list[tuple[str, str]]()
-        read = 0
-        # Collect the addresses first: an index may reference further sitemaps, and
-        # loops are cut by the crawl's seen set.
-        while maps and len(pages) < max_pages and read < _MAX_SITEMAPS:
-            sitemap_url = maps.popleft()
-            read += 1
-            try:
-                is_index, entries = await self._read_sitemap(crawl, sitemap_url)
-            except _AlreadySeen:
-                continue
-            except ModelyardError as error:
-                if read == 1:
-                    raise
-                crawl.report.skip_failed(sitemap_url, error)
-                continue
+        # Collect the addresses first: an index may reference further sitemaps.
+        pages = await self._listed_pages(crawl, start_url, max_pages)
+        for address, lastmod in pages[:max_pages]:
+            if (document := await self._load_page(crawl, address, lastmod)) is not None:
+                yield document
+
+    async def _listed_pages(
+        self, crawl: _Crawl, start_url: str, max_pages: int
+    ) -> list[tuple[str, str]]:
+        """Return the pages that a sitemap and the sitemaps it references list, with
+        their `lastmod`, until there are at least `max_pages`."""
+        waiting, pages = deque([start_url]), list[tuple[str, str]]()
+        read_count = 0
+        # Loops are cut by the crawl's seen set.
+        while waiting and len(pages) < max_pages and read_count < _MAX_SITEMAPS:
+            is_index, entries = await self._read_sitemap_or_skip(
+                crawl, waiting.popleft(), is_required=read_count == 0
+            )
+            read_count += 1
             if is_index:
-                maps.extend(address for address, _ in entries)
+                waiting.extend(address for address, _ in entries)
             else:
                 pages += entries
         # A truncated list must not lead to deletions, so the report is marked as
         # incomplete.
-        if maps and len(pages) < max_pages:
+        if waiting and len(pages) < max_pages:
             reason = (
-                f"only {_MAX_SITEMAPS} sitemaps are read; {len(maps):,} more are listed"
+                f"the limit of {_MAX_SITEMAPS} sitemaps is reached;"
+                f" {len(waiting):,} more are listed"
             )
-            crawl.report.skip(maps[0], reason, is_for_good=False)
-        for address, lastmod in pages[:max_pages]:
-            if (document := await self._load_page(crawl, address, lastmod)) is not None:
-                yield document
+            crawl.report.skip(waiting[0], reason, is_for_good=False)
+        return pages
+
+    async def _read_sitemap_or_skip(
+        self, crawl: _Crawl, sitemap_url: str, *, is_required: bool
+    ) -> tuple[bool, list[tuple[str, str]]]:
+        """Return the same as `_read_sitemap`; no addresses if the sitemap was read
+        before or failed. The failure of a required sitemap is raised."""
+        try:
+            return await self._read_sitemap(crawl, sitemap_url)
+        except _AlreadySeen:
+            return False, []
+        except ModelyardError as error:
+            if is_required:
+                raise
+            crawl.report.skip_failed(sitemap_url, error)
+            return False, []
 
     async def _read_sitemap(
         self, crawl: _Crawl, sitemap_url: str
@@ -326,7 +338,7 @@ class SourceLoader:
         if parsed["is_cut"]:
             reason = (
                 f"the sitemap lists more than {len(parsed['entries']):,} addresses; the"
-                " others are left out"
+                " others are ignored"
             )
             crawl.report.skip(sitemap_url, reason, is_for_good=False)
         new: list[tuple[str, str]] = []
@@ -335,9 +347,7 @@ class SourceLoader:
                 await asyncio.sleep(0)
             address = resolve(visit.page.url, reference)
             if not address:
-                crawl.report.skip(
-                    reference, "it is no address of the web", is_for_good=True
-                )
+                crawl.report.skip(reference, "not an http(s) URL", is_for_good=True)
             elif crawl.mark_seen(address):
                 new.append((address, lastmod))
         return parsed["is_index"], new
@@ -356,20 +366,18 @@ class SourceLoader:
         visit = await self._visitor.visit(feed_url)
         parsed = await self._visitor.read("feed", visit.page)
         for reference, bases in parsed["entries"][:max_pages]:
-            # Nested xml:base attributes apply from the outside in (RFC 4287, 2).
-            base = visit.page.url
-            for xml_base in bases:
-                base = resolve(base, xml_base) or base
-            address = resolve(base, reference) if reference else ""
+            address = _entry_address(visit.page.url, reference, bases)
             if not address:
                 crawl.report.skip(
-                    reference or feed_url, "an entry leads to no page", is_for_good=True
+                    reference or feed_url,
+                    "the feed entry has no http(s) link",
+                    is_for_good=True,
                 )
-            elif (
-                crawl.mark_seen(address)
-                and (xml_base := await self._load_page(crawl, address)) is not None
-            ):
-                yield xml_base
+                continue
+            if not crawl.mark_seen(address):
+                continue
+            if (document := await self._load_page(crawl, address)) is not None:
+                yield document
 
     async def _load_page(
         self, crawl: _Crawl, url: str, lastmod: str = ""
@@ -379,15 +387,35 @@ class SourceLoader:
         remembered_page = crawl.remembered_page(url)
         if remembered_page is not None and _is_unchanged(remembered_page, lastmod):
             return _unchanged_document(crawl, url, remembered_page)
-        try:
-            return (await self._visit(crawl, url, lastmod=lastmod)).document
-        except _AlreadySeen:
-            return None
-        except ModelyardError as error:
-            crawl.report.skip_failed(url, error)
-            return None
+        return (await self._visit_or_skip(crawl, url, lastmod=lastmod)).document
 
     # Loading of one page
+
+    async def _visit_or_skip(
+        self,
+        crawl: _Crawl,
+        url: str,
+        *,
+        needs_links: bool = False,
+        lastmod: str = "",
+        is_required: bool = False,
+    ) -> _Page:
+        """Visit a page. Returns a page without document and links if it was visited
+        before or failed.
+
+        A failure is recorded in the report; that of a required page is raised.
+        """
+        try:
+            return await self._visit(
+                crawl, url, needs_links=needs_links, lastmod=lastmod
+            )
+        except _AlreadySeen:
+            return _Page(None)
+        except ModelyardError as error:
+            if is_required:
+                raise
+            crawl.report.skip_failed(url, error)
+            return _Page(None)
 
     async def _visit(
         self, crawl: _Crawl, url: str, *, needs_links: bool = False, lastmod: str = ""
@@ -511,7 +539,8 @@ class SourceLoader:
         for row in rows:
             if key not in row:
                 raise InvokeBadRequestError(
-                    f"the query gives no column {key!r}; it gives {', '.join(row)}"
+                    f"The query returns no column {key!r}; its columns are"
+                    f" {', '.join(row)}"
                 )
             yield SourceDocument(
                 key=str(row[key]),
@@ -531,8 +560,19 @@ def _valid_url(start: str) -> str:
     """Return the normalised start URL. Raises InvokeBadRequestError if it is not an
     http(s) URL."""
     if not (url := resolve(start, start)):
-        raise InvokeBadRequestError(f"{start[:200]!r} is no address of a page")
+        raise InvokeBadRequestError(
+            f"Invalid address {start[:200]!r}; expected an http(s) URL"
+        )
     return url
+
+
+def _entry_address(url: str, reference: str, bases: Sequence[str]) -> str:
+    """Return the absolute URL of a feed entry's link; empty if it has none."""
+    # Nested xml:base attributes apply from the outside in (RFC 4287, 2).
+    base = url
+    for xml_base in bases:
+        base = resolve(base, xml_base) or base
+    return resolve(base, reference) if reference else ""
 
 
 def _conditions(
@@ -568,8 +608,8 @@ def _unchanged_document(
 def _skip_reason(page_info: _PageInfo, text: str) -> str:
     """Return why a page yields no document; empty if it yields one."""
     if not page_info.may_index:
-        return "it says that it is not to be taken up (noindex)"
-    return "" if text.strip() else "it has no text"
+        return "the page excludes itself from indexing (noindex)"
+    return "" if text.strip() else "the page has no text"
 
 
 def _robots_directives(content: str) -> set[str]:
@@ -650,7 +690,7 @@ def _query_rows(database: str, query: str, after_key: Any) -> list[dict[str, Any
     with the database's message."""
     # This only gives a clear message; the connection itself is opened read-only.
     if not re.match(r"(?:select|with)\b", query.lstrip(), re.IGNORECASE):
-        raise InvokeBadRequestError("the query must be a SELECT")
+        raise InvokeBadRequestError("The query must be a SELECT statement")
     values = {"after": after_key} if ":after" in query else {}
     read = _query_server if "://" in database else _query_sqlite_file
     return read(database, query, values)
@@ -671,7 +711,7 @@ def _query_server(
         finally:
             connection.close()
     except (*engine.errors, StorageUnavailableError, ValueError) as error:
-        raise InvokeBadRequestError(f"the database says: {error}") from error
+        raise InvokeBadRequestError(f"Database error: {error}") from error
 
 
 def _query_sqlite_file(
@@ -688,7 +728,7 @@ def _query_sqlite_file(
     # Multiple statements raise a Warning up to Python 3.11; numbers out of range raise
     # an OverflowError.
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
-        raise InvokeBadRequestError(f"the database says: {error}") from error
+        raise InvokeBadRequestError(f"Database error: {error}") from error
 
 
 async def remembered_pages(
@@ -766,7 +806,7 @@ async def sync_sources(
                 batch,
             )
         ] += 1
-    # Documents that a failed fetch left out may still exist, so nothing is deleted
+    # Documents whose fetch failed may still exist, so nothing is deleted
     # then.
     may_delete = deletes and (report is None or report.is_complete)
     deleted_ids = (

@@ -82,11 +82,11 @@ class Datasets:
         name = name.strip()
         if not 1 <= len(name) <= 40:
             raise InvokeBadRequestError(
-                "a dataset's name has 1 to 40 characters", param="name"
+                "'name' must have 1 to 40 characters", param="name"
             )
         if len(description) > 400:
             raise InvokeBadRequestError(
-                "a dataset's description has at most 400 characters",
+                "'description' must have at most 400 characters",
                 param="description",
             )
         current_time = self.store.clock()
@@ -209,22 +209,12 @@ class Datasets:
             for name, text, *metadata_part in texts[
                 batch_start : batch_start + _DOCUMENTS_PER_TRANSACTION
             ]:
-                if not text.strip():
-                    raise InvokeBadRequestError(
-                        f"document {name!r} has no text", param="text"
-                    )
-                if len(text) > _MAX_TEXT_LENGTH:
-                    raise InvokeBadRequestError(
-                        f"document {name!r} has more than {_MAX_TEXT_LENGTH:,} characters"
-                    )
-                source = {"kind": "text", "size": len(text)}
-                values = {"batch": batch, "digest": digest_of(text), **fields}
-                if metadata_part:
-                    values["metadata"] = dict(metadata_part[0])
-                # The caller may describe the source itself, as crawled pages do.
-                document_source: Any = values.pop("source", source)
-                document = self._build_document(
-                    dataset, name, document_source, **values
+                document = self._text_document(
+                    dataset,
+                    name,
+                    text,
+                    metadata=metadata_part[0] if metadata_part else None,
+                    fields={"batch": batch, **fields},
                 )
                 texts_by_id[document.id] = text
                 new_documents.append(document)
@@ -236,6 +226,30 @@ class Datasets:
             self.indexer.claim((document, 0) for document in added_documents)
             added += added_documents
         return added
+
+    def _text_document(
+        self,
+        dataset: Dataset,
+        name: str,
+        text: str,
+        *,
+        metadata: Mapping[str, Any] | None,
+        fields: Mapping[str, Any],
+    ) -> Document:
+        """Return a new document for a text. Raises InvokeBadRequestError if it is empty
+        or too long."""
+        if not text.strip():
+            raise InvokeBadRequestError(f"document {name!r} has no text", param="text")
+        if len(text) > _MAX_TEXT_LENGTH:
+            raise InvokeBadRequestError(
+                f"document {name!r} has more than {_MAX_TEXT_LENGTH:,} characters"
+            )
+        values = {"digest": digest_of(text), **fields}
+        if metadata is not None:
+            values["metadata"] = dict(metadata)
+        # The caller may describe the source itself, as crawled pages do.
+        source: Any = values.pop("source", {"kind": "text", "size": len(text)})
+        return self._build_document(dataset, name, source, **values)
 
     async def add_chunks(
         self,
@@ -337,7 +351,8 @@ class Datasets:
         else:
             if not text.strip():
                 raise InvokeBadRequestError(
-                    f"document {document.name!r} would have no text", param="text"
+                    f"The new text of document {document.name!r} is empty",
+                    param="text",
                 )
             old = str(document.source.get("file") or "")
             source = fields.get("source") or {"kind": "text", "size": len(text)}
@@ -414,7 +429,7 @@ class Datasets:
         self, dataset: Dataset, folder: Path, **fields: Any
     ) -> dict[str, int]:
         """Synchronise a dataset with a folder: add new files, reindex changed ones,
-        delete documents whose file is gone.
+        delete documents whose file no longer exists.
 
         Returns the counts of added, changed, deleted and unchanged documents.
         """

@@ -83,8 +83,8 @@ def _lines(folder: Path, file_type: str) -> Iterator[str]:
                     yield from file
                 return
     raise ConfigError(
-        f"{str(folder)!r} has no {' or '.join(_FILES[file_type])}: it is not in BEIR's"
-        " layout"
+        f"{str(folder)!r} is not in BEIR's layout: it has no"
+        f" {' or '.join(_FILES[file_type])}"
     )
 
 
@@ -240,7 +240,7 @@ async def add_collection(
     failed = [document for document in waiting.result() if document.error]
     if failed:
         raise ConfigError(
-            f"{len(failed)} documents cannot be indexed; the first: {failed[0].error}"
+            f"{len(failed)} documents could not be indexed; first error: {failed[0].error}"
         )
     on_progress(len(texts), len(texts))
 

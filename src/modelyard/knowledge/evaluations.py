@@ -90,57 +90,23 @@ class Evaluations:
         Raises InvokeBadRequestError before the first search if a strategy or the
         questions are invalid.
         """
-        # Duplicates would double the work and overwrite each other's ranks.
-        selected_strategies = list(dict.fromkeys(strategies)) or [
-            "full_text",
-            "semantic",
-            "hybrid",
+        trials = [
+            RetrievalRun(self._datasets, dataset, PRESETS[strategy], strategy)
+            for strategy in _valid_strategies(strategies)
         ]
-        if unknown := [
-            strategy for strategy in selected_strategies if strategy not in PRESETS
-        ]:
-            raise InvokeBadRequestError(
-                f"{unknown[0]!r} is no way to search; there are {', '.join(PRESETS)}"
-            )
         if not questions:
             raise InvokeBadRequestError(
-                "'questions' is empty: there is nothing to ask", param="questions"
+                "'questions' must not be empty", param="questions"
             )
         if len(questions) > _MAX_QUESTIONS:
             raise InvokeBadRequestError(
-                f"{len(questions):,} questions are more than {_MAX_QUESTIONS:,}"
+                f"'questions' may have at most {_MAX_QUESTIONS:,} items, got"
+                f" {len(questions):,}"
             )
-        trials = [
-            RetrievalRun(self._datasets, dataset, PRESETS[strategy], strategy)
-            for strategy in selected_strategies
-        ]
         outcomes: list[QuestionOutcome] = []
         yield Progress(done=0, of=len(questions))
         for question in questions:
-            # All named documents are equally relevant.
-            relevant_documents = dict.fromkeys(question.documents, 1.0)
-            ranks: dict[str, int] = {}
-            for trial in trials:
-                ranked = await trial.ask(
-                    question.question,
-                    relevant_documents,
-                    lambda hit: _relevant_name(hit, relevant_documents),  # noqa: B023
-                )
-                ranks[trial.name] = next(
-                    (
-                        rank_index + 1
-                        for rank_index, name in enumerate(ranked[:_DEPTH])
-                        if name in relevant_documents
-                    ),
-                    0,
-                )
-            outcomes.append(
-                QuestionOutcome(
-                    question=question.question,
-                    documents=question.documents,
-                    places=ranks,
-                )
-            )
+            outcomes.append(await _evaluate_question(trials, question))
             yield Progress(done=len(outcomes), of=len(questions))
         evaluation = Evaluation(
             id=new_id("eval"),
@@ -221,6 +187,47 @@ class Evaluations:
             )
             for query, text in collection.queries.items()
         ]
+
+
+def _valid_strategies(strategies: Sequence[str]) -> list[str]:
+    """Return the distinct strategies; the default ones if none is named. Raises
+    InvokeBadRequestError for an unknown one."""
+    # Duplicates would double the work and overwrite each other's ranks.
+    selected = list(dict.fromkeys(strategies)) or ["full_text", "semantic", "hybrid"]
+    for strategy in selected:
+        if strategy not in PRESETS:
+            raise InvokeBadRequestError(
+                f"Unknown search strategy {strategy!r}; expected one of"
+                f" {', '.join(PRESETS)}"
+            )
+    return selected
+
+
+async def _evaluate_question(
+    trials: Sequence[RetrievalRun], question: Question
+) -> QuestionOutcome:
+    """Search a question with each strategy, and return the rank of its first relevant
+    document."""
+    # All named documents are equally relevant.
+    relevant_documents = dict.fromkeys(question.documents, 1.0)
+    ranks: dict[str, int] = {}
+    for trial in trials:
+        ranked = await trial.ask(
+            question.question,
+            relevant_documents,
+            lambda hit: _relevant_name(hit, relevant_documents),
+        )
+        ranks[trial.name] = next(
+            (
+                rank_index + 1
+                for rank_index, name in enumerate(ranked[:_DEPTH])
+                if name in relevant_documents
+            ),
+            0,
+        )
+    return QuestionOutcome(
+        question=question.question, documents=question.documents, places=ranks
+    )
 
 
 def _scope(dataset: str) -> str:

@@ -22,6 +22,7 @@ from modelyard.knowledge.entities import (
     Status,
 )
 from modelyard.knowledge.rows import DocumentPart, Entry, IndexContent, PreparedDocument
+from modelyard.knowledge.stored.repositories import KnowledgeStore
 from modelyard.tenancy.caller import current_api_key
 
 _FORMAT = 1
@@ -56,41 +57,11 @@ async def export_dataset(
             # The listing is newest first: write the oldest first, so that an import
             # keeps the order.
             for document in reversed(documents):
-                segments, _ = await store.segments.list_page(
-                    dataset.tenant, document.id, limit=10_000_000
-                )
-                children = [
-                    child
-                    for segment in segments
-                    for child in (
-                        await store.segments.list_children(dataset.tenant, segment.id)
-                    )[0]
-                ]
-                entries = await store.entries.list_of_document(
-                    document.id, dataset.space
-                )
-                line = {
-                    "document": document,
-                    "text": await store.texts.get(document.id),
-                    "segments": segments,
-                    "children": children,
-                    # Vectors and terms are binary, hence base64.
-                    "entries": [
-                        {
-                            "segment": row["segment"],
-                            "child": row["child"],
-                            "digest": row["digest"],
-                            "length": row["length"],
-                            "vector": base64.b64encode(row["vector"]).decode(),
-                            "terms": base64.b64encode(row["terms"]).decode(),
-                        }
-                        for row in entries
-                    ],
-                }
+                line = await _document_line(store, dataset, document)
                 lines.write(msgspec.json.encode(line) + b"\n")
                 counts["documents"] += 1
-                counts["segments"] += len(segments)
-                counts["vectors"] += sum(bool(row["vector"]) for row in entries)
+                counts["segments"] += len(line["segments"])
+                counts["vectors"] += sum(bool(row["vector"]) for row in line["entries"])
     # The archive is built in memory and written last, so that a failed export leaves no
     # partial file.
     try:
@@ -100,6 +71,41 @@ async def export_dataset(
             f"{str(path)!r} cannot be written: {error.strerror}"
         ) from error
     return counts
+
+
+async def _document_line(
+    store: KnowledgeStore, dataset: Dataset, document: Document
+) -> dict[str, Any]:
+    """Return a document with its text, segments, children and entries, as the file
+    contains it."""
+    segments, _ = await store.segments.list_page(
+        dataset.tenant, document.id, limit=10_000_000
+    )
+    children: list[Child] = []
+    for segment in segments:
+        segment_children, _ = await store.segments.list_children(
+            dataset.tenant, segment.id
+        )
+        children += segment_children
+    entries = await store.entries.list_of_document(document.id, dataset.space)
+    return {
+        "document": document,
+        "text": await store.texts.get(document.id),
+        "segments": segments,
+        "children": children,
+        # Vectors and terms are binary, hence base64.
+        "entries": [
+            {
+                "segment": row["segment"],
+                "child": row["child"],
+                "digest": row["digest"],
+                "length": row["length"],
+                "vector": base64.b64encode(row["vector"]).decode(),
+                "terms": base64.b64encode(row["terms"]).decode(),
+            }
+            for row in entries
+        ],
+    }
 
 
 async def import_dataset(
@@ -112,11 +118,14 @@ async def import_dataset(
         head: dict[str, Any] = msgspec.json.decode(archive.read("dataset.json"))
         if head.get("format") != _FORMAT:
             raise ConfigError(
-                f"{str(path)!r} is of format {head.get('format')!r}; this reads {_FORMAT}"
+                f"{str(path)!r}: unsupported format {head.get('format')!r}; expected"
+                f" {_FORMAT}"
             )
         settings = msgspec.convert(head["settings"], DatasetSettings)
     except (OSError, zipfile.BadZipFile, KeyError, msgspec.MsgspecError) as error:
-        raise ConfigError(f"{str(path)!r} is no exported dataset: {error}") from error
+        raise ConfigError(
+            f"{str(path)!r} is not an exported dataset: {error}"
+        ) from error
     dataset = await datasets.create(
         tenant,
         name or head["name"],
@@ -135,8 +144,6 @@ async def _import_document(
 ) -> None:
     """Import one document under new ids, so that the same file can be imported several
     times."""
-    # Old id to new id; the empty id stands for an entry without a child.
-    names: dict[str, str] = {"": ""}
     home = {"tenant": dataset.tenant, "dataset": dataset.id}
     document = msgspec.structs.replace(
         msgspec.convert(line["document"], Document),
@@ -149,35 +156,48 @@ async def _import_document(
     # The original file is not exported: the imported document has only its text.
     if document.source.get("kind") == "file":
         document = msgspec.structs.replace(document, source={"kind": "text", "size": 0})
+    indexed = _imported_content(document, line, head)
+    parts = msgspec.convert(line["text"] or [], list[DocumentPart])
+    # The lease keeps the indexer from processing the document before it is published.
+    (placed,) = await datasets.store.library.add([document], is_ours=True)
+    if parts:
+        await datasets.store.texts.save(placed.id, parts)
+    await datasets.store.publisher.publish([PreparedDocument(placed, 0, indexed)])
+
+
+def _imported_content(
+    document: Document, line: dict[str, Any], head: dict[str, Any]
+) -> IndexContent:
+    """Return the segments, children and entries of a line of the file under new ids."""
+    # Old id to new id; the empty id stands for an entry without a child.
+    new_ids: dict[str, str] = {"": ""}
+    home = {
+        "tenant": document.tenant,
+        "dataset": document.dataset,
+        "document": document.id,
+    }
     indexed = IndexContent(
         metadata=document.metadata,
         digest=document.digest,
         dimensions=int(head["dimensions"]),
         model=head["model"],
     )
-    for record in msgspec.convert(line["segments"], list[Segment]):
-        names[record.id] = new_uuid()
+    for segment in msgspec.convert(line["segments"], list[Segment]):
+        new_ids[segment.id] = new_uuid()
         indexed.segments.append(
-            msgspec.structs.replace(
-                record, **home, document=document.id, id=names[record.id]
-            )
+            msgspec.structs.replace(segment, **home, id=new_ids[segment.id])
         )
-    for record in msgspec.convert(line["children"], list[Child]):
-        names[record.id] = new_uuid()
-        segment = names[record.segment]
+    for child in msgspec.convert(line["children"], list[Child]):
+        new_ids[child.id] = new_uuid()
         indexed.children.append(
             msgspec.structs.replace(
-                record,
-                **home,
-                document=document.id,
-                segment=segment,
-                id=names[record.id],
+                child, **home, segment=new_ids[child.segment], id=new_ids[child.id]
             )
         )
     indexed.entries = [
         Entry(
-            names[entry["segment"]],
-            names[entry["child"]],
+            new_ids[entry["segment"]],
+            new_ids[entry["child"]],
             entry["digest"],
             base64.b64decode(entry["vector"]),
             base64.b64decode(entry["terms"]),
@@ -188,9 +208,4 @@ async def _import_document(
     # A dataset without vectors must not fix the vector length of the index.
     if not any(entry.vector for entry in indexed.entries):
         indexed.dimensions = 0
-    parts = msgspec.convert(line["text"] or [], list[DocumentPart])
-    # The lease keeps the indexer from processing the document before it is published.
-    (placed,) = await datasets.store.library.add([document], is_ours=True)
-    if parts:
-        await datasets.store.texts.save(placed.id, parts)
-    await datasets.store.publisher.publish([PreparedDocument(placed, 0, indexed)])
+    return indexed

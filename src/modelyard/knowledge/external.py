@@ -15,15 +15,16 @@ from modelyard.base.errors import (
 from modelyard.base.ids import new_uuid
 from modelyard.knowledge.entities import Conditions, Dataset
 from modelyard.knowledge.stored.externals import StoredExternals
+from modelyard.storage.database import Row
 from modelyard.storage.secrets import KeyRing
 from modelyard.transport.egress import EgressClient, EgressError
 
 _SECRET_TYPE = "external_knowledge"  # noqa: S105
 _MAX_RESPONSE_BYTES = 8 << 20
 _ERROR_CODES = {
-    1001: "its Authorization header is refused",
-    1002: "its key is refused",
-    2001: "it has no such knowledge",
+    1001: "invalid Authorization header",
+    1002: "invalid API key",
+    2001: "knowledge not found",
 }
 
 
@@ -42,7 +43,8 @@ class ExternalKnowledge:
         endpoint is not an http(s) URL."""
         if not endpoint.startswith(("http://", "https://")):
             raise InvokeBadRequestError(
-                f"endpoint {endpoint[:80]!r} is no address", param="endpoint"
+                f"Invalid endpoint {endpoint[:80]!r}; expected an http(s) URL",
+                param="endpoint",
             )
         # The row's id is part of the encryption context, so it is chosen before the key
         # is encrypted.
@@ -99,92 +101,96 @@ class ExternalKnowledge:
         Raises NotFoundError if the API was deleted, InvokeServerUnavailableError if it
         fails, with a message for the caller.
         """
-        api_id = dataset.settings.external_knowledge_api_id
-        row = next(
-            (
-                api_row
-                for api_row in await self._store.list(dataset.tenant)
-                if api_row["id"] == api_id
-            ),
-            None,
+        row = await self._get(
+            dataset.tenant, dataset.settings.external_knowledge_api_id
         )
-        if row is None:
-            raise NotFoundError(
-                f"external knowledge API {api_id[:80]!r} does not exist",
-                code="external_api_not_found",
-            )
         key = self._keys.decrypt(
             row["secret"], tenant=dataset.tenant, kind=_SECRET_TYPE, row=row["id"]
         )
-        # The request format of Dify's external knowledge API.
-        body: dict[str, Any] = {
-            "knowledge_id": dataset.settings.external_knowledge_id,
-            "query": query,
-            "retrieval_setting": {"top_k": top_k, "score_threshold": threshold},
-        }
-        if conditions is not None:
-            body["metadata_condition"] = {
-                "logical_operator": conditions.logical_operator,
-                "conditions": [
-                    {
-                        "name": [condition.name],
-                        "comparison_operator": condition.comparison_operator,
-                        "value": condition.value,
-                    }
-                    for condition in conditions.conditions
-                ],
-            }
         headers = [
             ("content-type", "application/json"),
             ("authorization", f"Bearer {key}"),
         ]
         url = f"{row['endpoint']}/retrieval"
         try:
-            answer = await self._egress.fetch(
+            response = await self._egress.fetch(
                 "POST",
                 url,
                 headers=headers,
-                body=msgspec.json.encode(body),
+                body=_request_body(dataset, query, top_k, threshold, conditions),
                 max_bytes=_MAX_RESPONSE_BYTES,
             )
         except EgressError as error:
             raise InvokeServerUnavailableError(
-                f"external knowledge {row['name']!r} cannot be asked: {error}"
+                f"External knowledge API {row['name']!r} request failed: {error}"
             ) from error
-        return _records(answer.status, answer.body, row["name"])
+        return _records(response.status, response.body, row["name"])
+
+    async def _get(self, tenant: str, id: str) -> Row:
+        """Return the row of an external API. Raises NotFoundError."""
+        for row in await self._store.list(tenant):
+            if row["id"] == id:
+                return row
+        raise NotFoundError(
+            f"external knowledge API {id[:80]!r} does not exist",
+            code="external_api_not_found",
+        )
+
+
+def _request_body(
+    dataset: Dataset,
+    query: str,
+    top_k: int,
+    threshold: float,
+    conditions: Conditions | None,
+) -> bytes:
+    """Return a request in the format of Dify's external knowledge API."""
+    body: dict[str, Any] = {
+        "knowledge_id": dataset.settings.external_knowledge_id,
+        "query": query,
+        "retrieval_setting": {"top_k": top_k, "score_threshold": threshold},
+    }
+    if conditions is not None:
+        body["metadata_condition"] = {
+            "logical_operator": conditions.logical_operator,
+            "conditions": [
+                {
+                    "name": [condition.name],
+                    "comparison_operator": condition.comparison_operator,
+                    "value": condition.value,
+                }
+                for condition in conditions.conditions
+            ],
+        }
+    return msgspec.json.encode(body)
 
 
 def _records(status: int, body: bytes, name: str) -> Sequence[Mapping[str, Any]]:
+    """Return the records of a response. Raises InvokeServerUnavailableError for an error
+    status and for a response without records."""
     try:
-        response_body: Any = decode_body(body)
+        decoded: Any = decode_body(body)
     except BodyError:
-        response_body = None
-    # The error body may be anything: only known fields of a JSON object are used.
+        decoded = None
+    # The body may be anything: only known fields of a JSON object are used.
+    fields: Mapping[str, Any] = decoded if isinstance(decoded, Mapping) else {}
     if not 200 <= status < 300:
-        code = (
-            response_body.get("error_code")
-            if isinstance(response_body, Mapping)
-            else None
-        )
-        reason = (
-            _ERROR_CODES.get(
-                code,
-                str(response_body.get("error_msg", ""))
-                if isinstance(response_body, Mapping)
-                else "",
-            )
-            if code
-            else ""
-        )
+        reason = f": {text}" if (text := _error_text(fields)) else ""
         raise InvokeServerUnavailableError(
-            f"external knowledge {name!r} answers with status {status}. {reason}".strip()
+            f"External knowledge API {name!r} returned status {status}{reason}"
         )
-    records = (
-        response_body.get("records") if isinstance(response_body, Mapping) else None
-    )
+    records = fields.get("records")
     if not isinstance(records, list):
         raise InvokeServerUnavailableError(
-            f"external knowledge {name!r} answers with no list of records"
+            f"External knowledge API {name!r} returned no list of records"
         )
     # Records that are not objects are skipped.
     return [record for record in records if isinstance(record, Mapping)]
+
+
+def _error_text(fields: Mapping[str, Any]) -> str:
+    """Return the text of an error response; "" without an error code."""
+    code = fields.get("error_code")
+    if not code:
+        return ""
+    return _ERROR_CODES.get(code, str(fields.get("error_msg", "")))

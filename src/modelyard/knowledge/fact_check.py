@@ -91,65 +91,77 @@ def split_claims(answer: str) -> list[tuple[int, int, str]]:
 def check(answer: str, sources: Sequence[str], *, question: str = "") -> list[Claim]:
     """Check each sentence of an answer against the sources. Words of the question count
     little, as answers repeat them."""
-    windows = [
-        (source_index, text)
-        for source_index, source in enumerate(sources)
-        for text in _windows(source)
-    ]
-    window_term_counts = [
-        Counter(terms(_numbers_as_digits(text))) for _, text in windows
-    ]
-    # Document frequency of each term over the windows, for the inverse weights.
-    counts: Counter[int] = Counter()
-    for term_counts in window_term_counts:
-        counts.update(term_counts.keys())
-    question_terms = set(terms(_numbers_as_digits(question)))
-
-    def weight(term: int) -> float:
-        """Return the weight of a term: inverse document frequency, reduced for terms of
-        the question."""
-        return math.log(1 + (len(windows) + 0.5) / (counts.get(term, 0) + 0.5)) * (
-            0.25 if term in question_terms else 1.0
-        )
-
+    windows = _SourceWindows(sources, question)
     claims: list[Claim] = []
     for start, stop, text in split_claims(answer):
-        claim_terms = set(terms(_numbers_as_digits(text)))
-        total_weight = sum(map(weight, claim_terms)) or 1.0
-        # Find the window that covers the claim's terms best.
-        best_score, best_index = 0.0, -1
-        for window_index, window_terms in enumerate(window_term_counts):
-            score = (
-                sum(weight(term) for term in claim_terms if term in window_terms)
-                / total_weight
-            )
-            if score > best_score:
-                best_score, best_index = score, window_index
-        reason = "" if best_index >= 0 else "nothing in the sources speaks of it"
+        window, score = windows.best_match(text)
+        source, quote, reason = -1, "", "no source mentions this"
         # Word overlap alone misses wrong numbers and negations.
-        if best_index >= 0:
-            best_score, reason = _penalise_mismatches(
-                text,
-                windows[best_index][1],
-                sources[windows[best_index][0]],
-                best_score,
-            )
+        if window is not None:
+            source, quote = window
+            score, reason = _penalise_mismatches(text, quote, sources[source], score)
+        is_supported = score >= SUPPORTED
+        if not reason and not is_supported:
+            reason = "the sources state something else"
         claims.append(
             Claim(
                 text=text,
                 start=start,
                 stop=stop,
-                score=round(best_score, 3),
-                is_supported=best_score >= SUPPORTED,
-                source=windows[best_index][0] if best_index >= 0 else -1,
-                quote=windows[best_index][1].strip() if best_index >= 0 else "",
-                reason=reason
-                or (
-                    "" if best_score >= SUPPORTED else "the sources say something else"
-                ),
+                score=round(score, 3),
+                is_supported=is_supported,
+                source=source,
+                quote=quote.strip(),
+                reason=reason,
             )
         )
     return claims
+
+
+class _SourceWindows:
+    """All windows of the sources, with the weights of their terms."""
+
+    def __init__(self, sources: Sequence[str], question: str) -> None:
+        self._windows = [
+            (source_index, text)
+            for source_index, source in enumerate(sources)
+            for text in _windows(source)
+        ]
+        self._term_counts = [
+            Counter(terms(_numbers_as_digits(text))) for _, text in self._windows
+        ]
+        # Number of windows that contain each term, for the inverse weights.
+        self._frequencies: Counter[int] = Counter()
+        for term_counts in self._term_counts:
+            self._frequencies.update(term_counts.keys())
+        self._question_terms = set(terms(_numbers_as_digits(question)))
+
+    def best_match(self, claim: str) -> tuple[tuple[int, str] | None, float]:
+        """Return the window (index of the source, text) that covers a claim's terms
+        best, and the weighted share of the terms that it contains.
+
+        The window is None if no window contains any of them.
+        """
+        weights = {
+            term: self._weight(term) for term in set(terms(_numbers_as_digits(claim)))
+        }
+        total_weight = sum(weights.values()) or 1.0
+        best_score, best_window = 0.0, None
+        for window, window_terms in zip(self._windows, self._term_counts, strict=True):
+            covered_weight = sum(
+                weight for term, weight in weights.items() if term in window_terms
+            )
+            score = covered_weight / total_weight
+            if score > best_score:
+                best_score, best_window = score, window
+        return best_window, best_score
+
+    def _weight(self, term: int) -> float:
+        """Return the inverse document frequency of a term, reduced for terms of the
+        question."""
+        frequency = self._frequencies.get(term, 0)
+        weight = math.log(1 + (len(self._windows) + 0.5) / (frequency + 0.5))
+        return weight * (0.25 if term in self._question_terms else 1.0)
 
 
 def _windows(source: str) -> list[str]:
@@ -193,19 +205,19 @@ def _penalise_mismatches(
         return (
             min(score, 0.2),
             (
-                "the sources do not say"
+                "not in the sources:"
                 f" {', '.join(sorted(missing - normalised_numbers(source)))}"
             ),
         )
     if missing:
         return (
             min(score, 0.5),
-            f"the sources say {', '.join(sorted(missing))} of something else",
+            f"the sources use {', '.join(sorted(missing))} in another context",
         )
     if bool(_NEGATION.search(claim)) != bool(
         _NEGATION.search(_closest_sentence(claim, quote))
     ):
-        return min(score, 0.4), "one of the two denies it"
+        return min(score, 0.4), "either the statement or the source is a negation"
     return score, ""
 
 
@@ -241,7 +253,7 @@ async def combine_with_entailment(
         # The mean of both, with the verdict as 0 or 1.
         score = round((claim.score + float(verdict)) / 2, 3)
         reason = claim.reason or (
-            "" if verdict else "a model reads the source otherwise"
+            "" if verdict else "the model does not confirm it from the source"
         )
         judged_claims.append(
             Claim(

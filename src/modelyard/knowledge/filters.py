@@ -118,8 +118,8 @@ def check(conditions: Conditions) -> None:
             not in OPERATORS
         ):
             raise InvokeBadRequestError(
-                f"comparison_operator {condition.comparison_operator!r} is none; there"
-                f" are {', '.join(OPERATORS)}",
+                f"Unknown comparison_operator {condition.comparison_operator!r};"
+                f" expected one of {', '.join(OPERATORS)}",
                 param="metadata_filtering_conditions",
             )
 

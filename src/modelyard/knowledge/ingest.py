@@ -33,7 +33,7 @@ logger = logging.getLogger("modelyard.knowledge")
 _MAX_GROUP_DOCUMENTS = 256
 _MAX_GROUP_BYTES = 1 << 20
 _POLL_SECONDS = 0.5
-# Poll interval without work here: documents that other processes left are looked for.
+# Poll interval without work here: claims of exited processes are taken over.
 _IDLE_SECONDS = 2.0
 _SLOW_SEGMENTS = 32
 _QA_PROMPT = (
@@ -158,7 +158,7 @@ class Indexer:
                 await self._poll()
             except StorageUnavailableError as error:
                 logger.warning(
-                    "documents wait for the database",
+                    "indexing paused: database unavailable",
                     extra={"fields": {"error": str(error)}},
                 )
             # Wait for a notification, but poll regularly: other processes cannot notify
@@ -208,21 +208,17 @@ class Indexer:
                     await self._index_group(group)
             except StorageUnavailableError as error:
                 logger.warning(
-                    "documents wait for the database",
+                    "indexing paused: database unavailable",
                     extra={"fields": {"error": str(error)}},
                 )
                 # Release the claim, so that the documents are tried again without
                 # waiting for the lease.
                 await self._store.claims.release([job.document.id for job in group])
             except Exception as error:
-                logger.exception("documents cannot be indexed")
+                logger.exception("indexing failed")
+                failure = f"Indexing failed: {type(error).__name__}: {error}"
                 for job in group:
-                    await self._record_failure(
-                        job,
-                        ModelyardError(
-                            f"indexing failed: {type(error).__name__}: {error}"
-                        ),
-                    )
+                    await self._record_failure(job, ModelyardError(failure))
             finally:
                 for job in group:
                     self._claimed_ids.discard(job.document.id)
@@ -267,7 +263,6 @@ class Indexer:
         except ModelyardError:
             # The dataset was deleted, and its documents with it.
             return
-        clock = self._store.clock
         stored_texts = await self._store.texts.get_many(
             [job.document.id for job in group]
         )
@@ -283,27 +278,35 @@ class Indexer:
             await self._embed(dataset, ready)
             # A command may have arrived during the embedding.
             ready = [job for job in ready if not await self._handle_command(job)]
-            for job in ready:
-                job.set_stage(Status.COMPLETED, "completed", clock())
-            if ready:
-                await self._store.publisher.publish(
-                    [
-                        PreparedDocument(job.document, job.attempt, job.indexed)
-                        for job in ready
-                    ]
-                )
+            await self._publish(ready)
         except StorageUnavailableError:
             raise
         except ModelyardError as error:
-            if len(ready) == 1:
-                await self._record_failure(ready[0], error)
-                return
-            # One document is at fault: index each separately, so that the others are
-            # not affected.
-            for job in ready:
-                await self._index_group(
-                    [_IndexingJob(job.document, job.attempt, is_resumed=True)]
-                )
+            await self._isolate_failure(ready, error)
+
+    async def _publish(self, ready: list[_IndexingJob]) -> None:
+        for job in ready:
+            job.set_stage(Status.COMPLETED, "completed", self._store.clock())
+        if ready:
+            await self._store.publisher.publish(
+                [
+                    PreparedDocument(job.document, job.attempt, job.indexed)
+                    for job in ready
+                ]
+            )
+
+    async def _isolate_failure(
+        self, group: list[_IndexingJob], error: ModelyardError
+    ) -> None:
+        """Record the failure of a single document. In a larger group one document is at
+        fault: index each separately, so that the others are not affected."""
+        if len(group) == 1:
+            await self._record_failure(group[0], error)
+            return
+        for job in group:
+            await self._index_group(
+                [_IndexingJob(job.document, job.attempt, is_resumed=True)]
+            )
 
     async def _read(
         self,
@@ -317,12 +320,12 @@ class Indexer:
             return False
         document = work.document
         # A document that was started earlier may have staged vectors.
-        was_begun = (
+        was_started = (
             document.status is not Status.WAITING
             or work.attempt > 0
             or bool(document.times)
         )
-        work.is_resumed = work.is_resumed or was_begun
+        work.is_resumed = work.is_resumed or was_started
         try:
             work.set_stage(Status.PARSING, "started", clock())
             # A text that was already parsed is stored, so a retry does not read the
@@ -331,24 +334,7 @@ class Indexer:
                 stored_parts if stored_parts is not None else await self._parts(work)
             )
             work.set_stage(Status.CLEANING, "parsed", clock())
-            size = sum(len(part.text) for part in parts)
-            # Splitting a large text would block the event loop.
-            if size > 50_000:
-                prepared = await asyncio.to_thread(
-                    prepare.prepare, work.document, parts, dataset.settings, clock()
-                )
-            else:
-                prepared = prepare.prepare(
-                    work.document, parts, dataset.settings, clock()
-                )
-            work.indexed, work.texts = prepared
-            # A Q&A document without a table of pairs: a model generates them.
-            if document.form is DocForm.QA and not work.indexed.segments:
-                await self._write_pairs(work, parts, dataset)
-            if dataset.settings.summary_index_setting.enable:
-                await self._summarise(work, dataset)
-            if not work.indexed.segments:
-                raise InvokeBadRequestError("the document has no text")
+            await self._prepare(work, parts, dataset)
         except StorageUnavailableError:
             raise
         except ModelyardError as error:
@@ -356,6 +342,29 @@ class Indexer:
             return False
         work.set_stage(Status.INDEXING, "split", clock())
         return True
+
+    async def _prepare(
+        self, work: _IndexingJob, parts: list[DocumentPart], dataset: Dataset
+    ) -> None:
+        """Split a parsed document, and add the texts that a model generates for it."""
+        settings = dataset.settings
+        current_time = self._store.clock()
+        size = sum(len(part.text) for part in parts)
+        # Splitting a large text would block the event loop.
+        if size > 50_000:
+            prepared = await asyncio.to_thread(
+                prepare.prepare, work.document, parts, settings, current_time
+            )
+        else:
+            prepared = prepare.prepare(work.document, parts, settings, current_time)
+        work.indexed, work.texts = prepared
+        # A Q&A document without a table of pairs: a model generates them.
+        if work.document.form is DocForm.QA and not work.indexed.segments:
+            await self._write_pairs(work, parts, dataset)
+        if settings.summary_index_setting.enable:
+            await self._summarise(work, dataset)
+        if not work.indexed.segments:
+            raise InvokeBadRequestError("No text could be extracted from the document")
 
     async def _parts(self, work: _IndexingJob) -> list[DocumentPart]:
         document = work.document
@@ -374,7 +383,7 @@ class Indexer:
     ) -> None:
         """Have a model generate question and answer pairs from the text, one segment at
         a time."""
-        writer = self._require_writer("questions and answers")
+        writer = self._require_writer("Questions and answers")
         plain = msgspec.structs.replace(work.document, form=DocForm.TEXT)
         text_segments, _ = prepare.split_document(parts, plain)
         pairs: list[tuple[str, str]] = []
@@ -393,7 +402,7 @@ class Indexer:
         )
 
     async def _summarise(self, work: _IndexingJob, dataset: Dataset) -> None:
-        writer = self._require_writer("summaries")
+        writer = self._require_writer("Summaries")
         summary_settings = dataset.settings.summary_index_setting
         model = (
             "/".join(
@@ -424,7 +433,7 @@ class Indexer:
         """Return the chat model. Raises InvokeBadRequestError if none is configured."""
         if self._writer is None:
             raise InvokeBadRequestError(
-                f"{feature} are written by a model, and there is none here"
+                f"{feature} are generated by a chat model, but none is configured"
             )
         return self._writer
 
@@ -445,7 +454,7 @@ class Indexer:
 
     async def _record_failure(self, work: _IndexingJob, error: ModelyardError) -> None:
         fields = {"document": work.document.id, "error": str(error)}
-        logger.info("a document cannot be indexed", extra={"fields": fields})
+        logger.info("document cannot be indexed", extra={"fields": fields})
         await self._store.claims.record_failure(
             work.document, work.attempt, Status.ERROR, str(error)
         )
@@ -453,21 +462,10 @@ class Indexer:
     # Vectors
 
     async def _embed(self, dataset: Dataset, group: Sequence[_IndexingJob]) -> None:
-        texts: dict[str, str] = {}
-        for job in group:
-            texts.update(job.texts)
+        texts = _texts_to_embed(group)
         if not texts:
             return
-        model = dataset.settings.embedding
-        vectors: dict[str, bytes] = {}
-        # Reuse the vectors of an interrupted run.
-        for job in group:
-            if job.is_resumed:
-                vectors.update(
-                    await self._store.entries.existing_vectors(
-                        job.document.id, dataset.space, model
-                    )
-                )
+        vectors = await self._existing_vectors(dataset, group)
         missing = [digest for digest in texts if digest not in vectors]
         # More than one batch is worth staging: a restart then continues where it
         # stopped.
@@ -478,31 +476,49 @@ class Indexer:
             batch = missing[start : start + BATCH]
             if is_slow:
                 await self._progress(group, embedded_count, len(texts))
-                # A command can only stop a document that is alone in its group.
-                if len(group) == 1 and self._commands.get(group[0].document.id):
+                if self._has_command(group):
                     return
             new_vectors, resolved = await self._vectors.embed_batch(
                 dataset, batch, texts
             )
+            if is_slow:
+                await self._stage(dataset, group, new_vectors)
             vectors.update(new_vectors)
             embedded_count += len(batch)
-            if is_slow:
-                await self._store.entries.stage_entries(
-                    [
-                        (job.document.id, model, digest, new_vectors[digest])
-                        for job in group
-                        for digest in job.texts.keys() & new_vectors.keys()
-                    ]
-                )
+        _assign_vectors(group, vectors, resolved, is_staged=is_slow)
+
+    async def _existing_vectors(
+        self, dataset: Dataset, group: Sequence[_IndexingJob]
+    ) -> dict[str, bytes]:
+        """Return the vectors that an interrupted run staged, by the digest of the text."""
+        vectors: dict[str, bytes] = {}
         for job in group:
-            for entry in job.indexed.entries:
-                # Identical texts share one vector.
-                entry.vector = vectors.get(entry.digest, b"")
-            if job.texts:
-                # Vectors are stored as float32, four bytes per dimension.
-                job.indexed.dimensions = len(next(iter(vectors.values()))) // 4
-                job.indexed.model = resolved
-            job.indexed.is_staged = is_slow or job.is_resumed
+            if job.is_resumed:
+                vectors.update(
+                    await self._store.entries.existing_vectors(
+                        job.document.id, dataset.space, dataset.settings.embedding
+                    )
+                )
+        return vectors
+
+    def _has_command(self, group: Sequence[_IndexingJob]) -> bool:
+        # A command can only stop a document that is alone in its group.
+        return len(group) == 1 and bool(self._commands.get(group[0].document.id))
+
+    async def _stage(
+        self,
+        dataset: Dataset,
+        group: Sequence[_IndexingJob],
+        new_vectors: dict[str, bytes],
+    ) -> None:
+        model = dataset.settings.embedding
+        await self._store.entries.stage_entries(
+            [
+                (job.document.id, model, digest, new_vectors[digest])
+                for job in group
+                for digest in job.texts.keys() & new_vectors.keys()
+            ]
+        )
 
     async def _progress(
         self, group: Sequence[_IndexingJob], embedded_count: int, total: int
@@ -524,6 +540,33 @@ class Indexer:
                 )
         if updates:
             await self._store.claims.progress(updates)
+
+
+def _texts_to_embed(group: Sequence[_IndexingJob]) -> dict[str, str]:
+    """Return the distinct texts of the documents by digest."""
+    texts: dict[str, str] = {}
+    for job in group:
+        texts.update(job.texts)
+    return texts
+
+
+def _assign_vectors(
+    group: Sequence[_IndexingJob],
+    vectors: dict[str, bytes],
+    model: str,
+    *,
+    is_staged: bool,
+) -> None:
+    """Set the vectors of the documents' entries. `model` is the model that made them."""
+    for job in group:
+        job.indexed.is_staged = is_staged or job.is_resumed
+        for entry in job.indexed.entries:
+            # Identical texts share one vector.
+            entry.vector = vectors.get(entry.digest, b"")
+        if job.texts:
+            # Vectors are stored as float32, four bytes per dimension.
+            job.indexed.dimensions = len(next(iter(vectors.values()))) // 4
+            job.indexed.model = model
 
 
 def _group_jobs(claimed: Iterable[tuple[Document, int]]) -> list[list[_IndexingJob]]:

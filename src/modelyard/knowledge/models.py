@@ -69,11 +69,11 @@ class KnowledgeModels:
             vectors = np.array(result.embeddings, np.float32)
         except ValueError as error:
             raise InvokeServerUnavailableError(
-                f"model {model!r} gave vectors of different lengths"
+                f"Model {model!r} returned vectors of different lengths"
             ) from error
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise InvokeServerUnavailableError(
-                f"model {model!r} gave {len(vectors)} vectors for {len(texts)} texts"
+                f"Model {model!r} returned {len(vectors)} vectors for {len(texts)} texts"
             )
         return EmbeddingResult(normalise(vectors), instance.name)
 

@@ -1,5 +1,6 @@
 """Polite fetching of web pages: robots.txt is respected (RFC 9309), requests to a host
-are spaced out, a busy host is left alone, and unchanged pages are not fetched again."""
+are spaced out, a busy host gets no requests until it permits them, and unchanged pages
+are not fetched again."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -40,11 +41,11 @@ _ROBOTS_RETRY_SECONDS = 60.0
 _MAX_CACHED_SITES = 100
 _MAX_ROBOTS_BYTES = (500 << 10) + 1
 """Bytes of a robots.txt that are processed: one more than the parser reads, so that it
-can tell truncation."""
+can detect truncation."""
 
 
 class PageError(InvokeBadRequestError):
-    """A page cannot be indexed. `is_for_good` means permanently: it is gone, or access
+    """A page cannot be indexed. `is_for_good` means permanently: it was deleted, or access
     is not allowed."""
 
     code = "page_failed"
@@ -164,7 +165,8 @@ class PageFetcher:
                 return _visit(url, page, is_conditional=bool(headers))
             if not target:
                 raise PageError(
-                    f"{_display_url(url)} redirects to what is no address of the web",
+                    f"{_display_url(url)} redirects to an address that is not an"
+                    " http(s) URL",
                     is_for_good=True,
                 )
             if on_redirect is not None:
@@ -206,7 +208,8 @@ class PageFetcher:
         self._host(url).delay = min(verdict["delay"] or 0.0, _MAX_DELAY_SECONDS)
         if not verdict["allowed"][0]:
             raise PageError(
-                f"robots.txt of {place} does not let {AGENT} read {_display_url(url)};"
+                f"robots.txt of {place} does not allow {AGENT} to fetch"
+                f" {_display_url(url)};"
                 f" if the site is your own, an administrator can list {place!r} under"
                 " knowledge.crawl_own_sites",
                 is_for_good=True,
@@ -230,7 +233,7 @@ class PageFetcher:
         except ModelyardError as error:
             return self._refuse_site(site, str(error))
         if page.status >= 500:
-            return self._refuse_site(site, f"it answers with status {page.status}")
+            return self._refuse_site(site, f"status {page.status}")
         body = page.body[:_MAX_ROBOTS_BYTES] if 200 <= page.status < 300 else b""
         return _RobotsRules(
             body=body, until=self._clock.monotonic() + _ROBOTS_CACHE_SECONDS
@@ -238,7 +241,8 @@ class PageFetcher:
 
     def _refuse_site(self, site: str, reason: str) -> _RobotsRules:
         message = (
-            f"robots.txt of {site} cannot be had, so nothing there is read: {reason}"
+            f"robots.txt of {site} is not available, so the site is not crawled:"
+            f" {reason}"
         )
         # A failure is cached only briefly, as it may be temporary.
         return _RobotsRules(
@@ -272,7 +276,7 @@ class PageFetcher:
             # is.
             if wait is None or wait > _MAX_WAIT_SECONDS or attempt == _MAX_ATTEMPTS:
                 return page
-        raise AssertionError("unreachable: the last attempt gives its page back")
+        raise AssertionError("unreachable: the last attempt returns its page")
 
     def _back_off(self, url: str, page: FetchedResponse) -> float | None:
         """Postpone further requests to a busy host as long as it asks. Returns the
@@ -292,10 +296,10 @@ class PageFetcher:
         start_time = max(host.next, current_time)
         if start_time - current_time > _MAX_WAIT_SECONDS:
             raise PageError(
-                f"{host_and_port(url)} asks to be left alone for"
+                f"{host_and_port(url)} accepts the next request only in"
                 f" {start_time - current_time:.0f} s"
             )
-        # The turn is taken before it is waited for: nobody else gets the same.
+        # The time slot is reserved before the wait, so that no other request gets it.
         host.next = start_time + max(self.policy.delay_seconds, host.delay)
         if start_time > current_time:
             await self._clock.sleep(start_time - current_time)
@@ -328,7 +332,7 @@ def _can_be_sent(value: str) -> bool:
 
 
 def _redirect_target(page: FetchedResponse) -> str | None:
-    """Return the redirect target of a response: None if it is no redirect, empty if the
+    """Return the redirect target of a response: None if it is not a redirect, empty if the
     target is not an http(s) URL."""
     location = page.headers.get("location")
     if page.status not in _REDIRECTS or not location:
@@ -341,9 +345,9 @@ def _visit(url: str, page: FetchedResponse, *, is_conditional: bool) -> FetchedP
         return FetchedPage(page, is_same=True)
     if 200 <= page.status < 300:
         return FetchedPage(page)
-    # 404 and 410 mean that the page is gone; other errors may be temporary.
+    # 404 and 410 mean that the page was deleted; other errors may be temporary.
     raise PageError(
-        f"{_display_url(url)} answers with status {page.status}",
+        f"{_display_url(url)} returned status {page.status}",
         is_for_good=page.status in (404, 410),
     )
 

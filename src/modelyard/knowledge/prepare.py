@@ -251,40 +251,39 @@ def qa_pairs_from_tables(parts: Sequence[DocumentPart]) -> list[tuple[str, str]]
     The columns are found by their headers; a table of two columns without such headers
     is used completely.
     """
-    pairs: list[tuple[str, str]] = []
-    for part in parts:
-        rows = [
-            _cells(line)
-            for line in part.text.splitlines()
-            if line.startswith("|") and line.endswith("|")
-        ]
-        if not rows:
-            continue
-        head = [cell.strip().lower() for cell in rows[0]]
-        question_column = next(
-            (column for column, cell in enumerate(head) if cell in _QUESTION_HEADERS),
-            -1,
-        )
-        answered = next(
-            (column for column, cell in enumerate(head) if cell in _ANSWER_HEADERS), -1
-        )
-        if question_column < 0 or answered < 0:
-            if len(head) != 2:
-                continue
-            # Without known headers the first row is a pair, too; the second row is the
-            # delimiter.
-            question_column, answered = 0, 1
-            body = [rows[0], *rows[2:]]
-        else:
-            body = rows[2:]
-        pairs += [
-            (row[question_column], row[answered])
-            for row in body
-            if len(row) > max(question_column, answered)
-            and row[question_column]
-            and row[answered]
-        ]
-    return pairs
+    return [pair for part in parts for pair in _table_pairs(part.text)]
+
+
+def _table_pairs(text: str) -> list[tuple[str, str]]:
+    rows = [
+        _cells(line)
+        for line in text.splitlines()
+        if line.startswith("|") and line.endswith("|")
+    ]
+    if not rows:
+        return []
+    header = [cell.strip().lower() for cell in rows[0]]
+    question_column = _find_column(header, _QUESTION_HEADERS)
+    answer_column = _find_column(header, _ANSWER_HEADERS)
+    # The second row is the delimiter.
+    body = rows[2:]
+    if question_column < 0 or answer_column < 0:
+        if len(header) != 2:
+            return []
+        # Without known headers the first row is a pair, too.
+        question_column, answer_column = 0, 1
+        body = [rows[0], *body]
+    last_column = max(question_column, answer_column)
+    return [
+        (row[question_column], row[answer_column])
+        for row in body
+        if len(row) > last_column and row[question_column] and row[answer_column]
+    ]
+
+
+def _find_column(header: Sequence[str], names: frozenset[str]) -> int:
+    """Return the first column with one of the names; -1 if there is none."""
+    return next((column for column, cell in enumerate(header) if cell in names), -1)
 
 
 def _cells(line: str) -> list[str]:

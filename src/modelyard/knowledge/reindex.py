@@ -9,6 +9,7 @@ from modelyard.knowledge.entities import Dataset
 from modelyard.knowledge.rows import Entry, IndexContent
 from modelyard.knowledge.stored.repositories import KnowledgeStore
 from modelyard.knowledge.vectors import DatasetEmbedder
+from modelyard.storage.database import Row
 
 
 class Reindexer:
@@ -34,35 +35,32 @@ class Reindexer:
         # complete.
         while True:
             documents = await self._store.documents.list_all(dataset.tenant, dataset.id)
-            # Entries that an interrupted or previous pass has already written are
-            # skipped.
             for document_index, document in enumerate(documents):
-                old = await self._store.entries.list_of_document(
-                    document.id, dataset.space
-                )
-                new = {
-                    (row["segment"], row["child"], row["digest"])
-                    for row in await self._store.entries.list_of_document(
-                        document.id, space
-                    )
-                }
-                if {
-                    (row["segment"], row["child"], row["digest"]) for row in old
-                } != new:
-                    moved = await self._reembedded(dataset, old)
-                    dimensions, resolved = (
-                        moved.dimensions or dimensions,
-                        moved.model or resolved,
-                    )
-                    await self._store.publisher.write_shadow_index(
-                        dataset.id, space, document.id, moved.entries
-                    )
+                moved = await self._copy_document(dataset, space, document.id)
+                if moved is not None:
+                    dimensions = moved.dimensions or dimensions
+                    resolved = moved.model or resolved
                 on_progress(document_index + 1, len(documents))
             # The swap is one transaction, and fails if the shadow index lacks entries.
             if await self._store.publisher.swap_index(
                 dataset, space, dimensions, resolved
             ):
                 return await self._store.datasets.get(dataset.tenant, dataset.id)
+
+    async def _copy_document(
+        self, dataset: Dataset, space: int, document: str
+    ) -> IndexContent | None:
+        """Write a document's entries with new vectors to the shadow index, and return
+        them. None if an interrupted or previous pass has already written them."""
+        rows = await self._store.entries.list_of_document(document, dataset.space)
+        shadow_rows = await self._store.entries.list_of_document(document, space)
+        if _entry_keys(rows) == _entry_keys(shadow_rows):
+            return None
+        moved = await self._reembedded(dataset, rows)
+        await self._store.publisher.write_shadow_index(
+            dataset.id, space, document, moved.entries
+        )
+        return moved
 
     async def _reembedded(self, dataset: Dataset, rows: Sequence[Any]) -> IndexContent:
         """Return a document's entries with vectors of the dataset's current model."""
@@ -101,3 +99,8 @@ class Reindexer:
         if dataset.settings.uses_vectors:
             await self._vectors.fill_vectors(dataset, indexed, texts)
         return indexed
+
+
+def _entry_keys(rows: Sequence[Row]) -> set[tuple[str, str, str]]:
+    """Return what identifies the entries of a document in every index."""
+    return {(row["segment"], row["child"], row["digest"]) for row in rows}

@@ -35,6 +35,7 @@ from modelyard.knowledge.entities import (
 from modelyard.knowledge.filters import check, matches
 from modelyard.knowledge.index.base import Index, IndexHit, IndexKey, IndexQuery
 from modelyard.knowledge.ingest import Writer
+from modelyard.knowledge.rows import EntryContent
 from modelyard.knowledge.stored.repositories import KnowledgeStore
 from modelyard.knowledge.stored.searches import SearchTarget
 from modelyard.knowledge.vectors import Embedder
@@ -158,7 +159,7 @@ class Retriever:
         NotFoundError and InvokeError."""
         started_at = time.perf_counter()
         if not search_request.query.strip():
-            raise InvokeBadRequestError("the question is empty", param="query")
+            raise InvokeBadRequestError("'query' must not be empty", param="query")
         retrieval = Retrieval(query=search_request.query)
         targets = await self._store.searches.targets(search_request.tenant, datasets)
         if search_request.mode == "single" and len(targets) > 1:
@@ -169,12 +170,7 @@ class Retriever:
             await self._search_dataset(target, search_request, retrieval)
             for target in targets
         ]
-        dataset_settings = (
-            targets[0].dataset.settings.retrieval_model
-            if len(targets) == 1
-            else RetrievalSettings()
-        )
-        settings = search_request.merge or search_request.settings or dataset_settings
+        settings = _merge_settings(targets, search_request)
         # Hits of several datasets are ordered again together; those of one dataset
         # already have their final order.
         if len(targets) > 1 or search_request.merge is not None:
@@ -188,23 +184,32 @@ class Retriever:
             hits = lists[0] if lists else []
         retrieval.hits = hits[: settings.top_k]
         if search_request.counts:
-            # Hits of external servers have no document to count.
-            self._store.library.count_hits(
-                {
-                    hit.segment.id: hit.document.id
-                    for hit in retrieval.hits
-                    if hit.document.id
-                }
-            )
-            for target in targets:
-                self._store.queries.record(
-                    search_request.tenant,
-                    target.dataset.id,
-                    search_request.query,
-                    search_request.source,
-                )
+            self._record_search(targets, search_request, retrieval)
         retrieval.add_duration("whole", started_at)
         return retrieval
+
+    def _record_search(
+        self,
+        targets: Sequence[SearchTarget],
+        search_request: SearchRequest,
+        retrieval: Retrieval,
+    ) -> None:
+        """Update the hit counters and the query history."""
+        # Hits of external servers have no document to count.
+        self._store.library.count_hits(
+            {
+                hit.segment.id: hit.document.id
+                for hit in retrieval.hits
+                if hit.document.id
+            }
+        )
+        for target in targets:
+            self._store.queries.record(
+                search_request.tenant,
+                target.dataset.id,
+                search_request.query,
+                search_request.source,
+            )
 
     # Before the search
 
@@ -226,7 +231,8 @@ class Retriever:
         # A useless reply of the model must not fail the search.
         if target_index is None:
             retrieval.notes.append(
-                f"the model chose no dataset; {targets[0].dataset.name!r} was searched"
+                "The model selected no dataset;"
+                f" {targets[0].dataset.name!r} was searched"
             )
         return targets[target_index or 0]
 
@@ -235,14 +241,14 @@ class Retriever:
     ) -> str:
         """Return a model's reply; on failure an empty text, with a note in the result."""
         if self._writer is None:
-            retrieval.notes.append("there is no model to ask")
+            retrieval.notes.append("No chat model is configured")
             return ""
         try:
             return await self._writer.complete(
                 search_request.tenant, search_request.model, prompt
             )
         except ModelyardError as error:
-            retrieval.notes.append(f"the model could not be asked: {error}")
+            retrieval.notes.append(f"The model request failed: {error}")
             return ""
 
     async def _transform_query(
@@ -281,9 +287,10 @@ class Retriever:
         # same length.
         if dataset.dimensions and len(vector) != dataset.dimensions:
             raise InvokeBadRequestError(
-                f"embedding model {embedded.model!r} gives vectors of {len(vector)}"
-                f" numbers; dataset {dataset.name!r} was indexed by {dataset.model!r}"
-                f" with {dataset.dimensions}: index it anew, or name that model again"
+                f"Embedding model {embedded.model!r} returned vectors of {len(vector)}"
+                f" dimensions, but dataset {dataset.name!r} was indexed by"
+                f" {dataset.model!r} with {dataset.dimensions}: reindex the dataset, or"
+                " set its embedding model to that model again"
             )
         self._vectors[key] = (current_time, vector)
         while len(self._vectors) > _MAX_CACHED_VECTORS:
@@ -302,7 +309,8 @@ class Retriever:
         settings = search_request.settings or dataset.settings.retrieval_model
         if not 1 <= settings.top_k <= MAX_TOP_K:
             raise InvokeBadRequestError(
-                f"top_k is 1 to {MAX_TOP_K}, not {settings.top_k}", param="top_k"
+                f"top_k must be between 1 and {MAX_TOP_K}, got {settings.top_k}",
+                param="top_k",
             )
         conditions = await self._conditions(
             dataset, settings, search_request, retrieval
@@ -317,8 +325,8 @@ class Retriever:
         # An empty set differs from None, which means no restriction.
         if documents is not None and not documents:
             retrieval.notes.append(
-                f"no document of {dataset.name!r} may be searched or meets the"
-                " conditions"
+                f"Dataset {dataset.name!r} has no document that is searchable and meets"
+                " the conditions"
             )
             return []
         # Each transformed query is searched, and the best score of each segment counts.
@@ -423,14 +431,7 @@ class Retriever:
         user: str | None,
         retrieval: Retrieval,
     ) -> list[Hit]:
-        method = settings.search_method
-        # Without vectors only the full-text search is possible, whatever the settings
-        # say.
-        if (
-            dataset.settings.indexing_technique is Technique.ECONOMY
-            or not dataset.dimensions
-        ):
-            method = SearchMethod.KEYWORD
+        method = _search_method(dataset, settings)
         vector: np.ndarray | None = None
         if method in (SearchMethod.SEMANTIC, SearchMethod.HYBRID):
             started_at = time.perf_counter()
@@ -447,13 +448,7 @@ class Retriever:
             dataset.generation,
         )
         index = self._index_of(dataset)
-        # The rerank model and the diversity stage need more candidates than are
-        # returned.
-        required_count = max(
-            settings.top_k, settings.rerank_candidates if settings.reranker else 0
-        )
-        if settings.mmr is not None:
-            required_count = max(required_count, settings.top_k * 5)
+        required_count = _candidate_count(settings)
         # A few extra entries usually make up for children that share a segment.
         limit = required_count + 8
         while True:
@@ -493,52 +488,24 @@ class Retriever:
         hits: dict[str, Hit] = {}
         for entry in entries:
             detail = details.of_entries.get(entry.entry)
-            document = (
-                details.documents.get(detail.segment.document) if detail else None
-            )
-            if (
-                detail is None
-                or document is None
-                or not document.is_enabled
-                or document.is_archived
-            ):
+            if detail is None:
                 continue
-            # The readers may have changed since the allowed documents were determined.
-            if not _may_read(user, document.readers):
+            document = details.documents.get(detail.segment.document)
+            if document is None or not _is_visible(document, user):
                 continue
-            child = detail.child
-            child_hits = (
-                [
-                    ChildHit(
-                        id=child.id,
-                        content=child.content,
-                        position=child.position,
-                        score=entry.score,
-                    )
-                ]
-                if child
-                else []
-            )
+            child_hits = _child_hits(detail, entry.score)
             existing_hit = hits.get(detail.segment.id)
             # Entries are ordered by score, so the first entry of a segment determines
             # its score.
             if existing_hit is not None:
                 existing_hit.children.extend(child_hits)
                 continue
-            scores = {
-                name: value
-                for name, value in (
-                    ("semantic", entry.semantic),
-                    ("full_text", entry.keyword_score),
-                )
-                if value is not None
-            }
             hits[detail.segment.id] = Hit(
                 segment=detail.segment,
                 document=document,
                 dataset=dataset,
                 score=entry.score,
-                scores=scores,
+                scores=_stage_scores(entry),
                 children=child_hits,
                 entry=entry.entry,
             )
@@ -552,7 +519,10 @@ class Retriever:
         retrieval: Retrieval,
     ) -> list[Hit]:
         if self._external is None:
-            raise InvokeBadRequestError("other servers' knowledge cannot be asked here")
+            raise InvokeBadRequestError(
+                f"Dataset {dataset.name!r} is external, but external knowledge is not"
+                " available here"
+            )
         started_at = time.perf_counter()
         external_settings = dataset.settings.external_retrieval_model
         threshold = (
@@ -568,40 +538,10 @@ class Retriever:
             conditions,
         )
         retrieval.add_duration("external", started_at)
-        hits: list[Hit] = []
-        for index, record in enumerate(records):
-            raw_metadata = record.get("metadata")
-            metadata: dict[str, Any] = (
-                dict(raw_metadata) if isinstance(raw_metadata, Mapping) else {}
-            )
-            title = str(record.get("title") or "")
-            # Records of another server are presented as segments without ids.
-            segment = Segment(
-                tenant=dataset.tenant,
-                dataset=dataset.id,
-                document="",
-                id="",
-                position=index + 1,
-                content=str(record.get("content") or ""),
-            )
-            document = Document(
-                tenant=dataset.tenant,
-                dataset=dataset.id,
-                id="",
-                name=title,
-                metadata=metadata,
-            )
-            score = float(record.get("score") or 0.0)
-            hits.append(
-                Hit(
-                    segment=segment,
-                    document=document,
-                    dataset=dataset,
-                    score=score,
-                    title=title,
-                )
-            )
-        return hits
+        return [
+            _external_hit(dataset, record, position=index + 1)
+            for index, record in enumerate(records)
+        ]
 
     # After the search
 
@@ -618,7 +558,7 @@ class Retriever:
         started_at = time.perf_counter()
         if self._reranker is None:
             retrieval.notes.append(
-                "there is no rerank model; the order is that of the search"
+                "No rerank model is configured; hits are in search order"
             )
             return hits
         # Rerank models are billed by document: identical texts are sent once.
@@ -632,12 +572,11 @@ class Retriever:
             )
         except ModelyardError as error:
             logger.warning(
-                "a rerank model failed",
+                "rerank model failed",
                 extra={"fields": {"model": model, "error": str(error)}},
             )
             retrieval.notes.append(
-                f"rerank model {model!r} failed, so the order is that of the search:"
-                f" {error}"
+                f"Rerank model {model!r} failed; hits are in search order: {error}"
             )
             return hits
         finally:
@@ -705,6 +644,90 @@ class Retriever:
         )
 
 
+def _merge_settings(
+    targets: Sequence[SearchTarget], search_request: SearchRequest
+) -> RetrievalSettings:
+    """Return the settings for the joined hits of all datasets."""
+    if (settings := search_request.merge or search_request.settings) is not None:
+        return settings
+    if len(targets) == 1:
+        return targets[0].dataset.settings.retrieval_model
+    return RetrievalSettings()
+
+
+def _search_method(dataset: Dataset, settings: RetrievalSettings) -> SearchMethod:
+    # Without vectors only the full-text search is possible, whatever the settings say.
+    if (
+        dataset.settings.indexing_technique is Technique.ECONOMY
+        or not dataset.dimensions
+    ):
+        return SearchMethod.KEYWORD
+    return settings.search_method
+
+
+def _candidate_count(settings: RetrievalSettings) -> int:
+    """Return how many hits the search must find: the rerank model and the diversity
+    stage need more candidates than are returned."""
+    count = settings.top_k
+    if settings.reranker:
+        count = max(count, settings.rerank_candidates)
+    if settings.mmr is not None:
+        count = max(count, settings.top_k * 5)
+    return count
+
+
+def _is_visible(document: Document, user: str | None) -> bool:
+    """Return whether a search of the user may return the document."""
+    if not document.is_enabled or document.is_archived:
+        return False
+    # The readers may have changed since the allowed documents were determined.
+    return _may_read(user, document.readers)
+
+
+def _child_hits(detail: EntryContent, score: float) -> list[ChildHit]:
+    child = detail.child
+    if child is None:
+        return []
+    return [
+        ChildHit(
+            id=child.id, content=child.content, position=child.position, score=score
+        )
+    ]
+
+
+def _stage_scores(entry: IndexHit) -> dict[str, float]:
+    """Return the scores of the search legs that found an entry."""
+    scores = {"semantic": entry.semantic, "full_text": entry.keyword_score}
+    return {name: score for name, score in scores.items() if score is not None}
+
+
+def _external_hit(dataset: Dataset, record: Mapping[str, Any], position: int) -> Hit:
+    """Return a record of another server as a hit: a segment without ids."""
+    raw_metadata = record.get("metadata")
+    metadata: dict[str, Any] = (
+        dict(raw_metadata) if isinstance(raw_metadata, Mapping) else {}
+    )
+    title = str(record.get("title") or "")
+    segment = Segment(
+        tenant=dataset.tenant,
+        dataset=dataset.id,
+        document="",
+        id="",
+        position=position,
+        content=str(record.get("content") or ""),
+    )
+    document = Document(
+        tenant=dataset.tenant, dataset=dataset.id, id="", name=title, metadata=metadata
+    )
+    return Hit(
+        segment=segment,
+        document=document,
+        dataset=dataset,
+        score=float(record.get("score") or 0.0),
+        title=title,
+    )
+
+
 def _may_read(user: str | None, readers: Collection[str]) -> bool:
     """Return whether the user may read a document. An empty list means everyone; the
     user None sees everything."""
@@ -716,18 +739,18 @@ def mmr(
 ) -> list[int]:
     """Return the indexes in the order of maximal marginal relevance (Carbonell,
     Goldstein 1998), at most `limit`."""
-    left = list(range(len(scores)))
+    remaining = list(range(len(scores)))
     selected_indexes: list[int] = []
     nearest = np.full(len(scores), 0.0)
-    while left and len(selected_indexes) < limit:
+    while remaining and len(selected_indexes) < limit:
         best_index = max(
-            left,
+            remaining,
             key=lambda index: (
                 relevance * scores[index] - (1 - relevance) * float(nearest[index])
             ),
         )
         selected_indexes.append(best_index)
-        left.remove(best_index)
+        remaining.remove(best_index)
         # Only the similarity to the closest selected vector counts.
         nearest = np.maximum(nearest, vectors @ vectors[best_index])
     return selected_indexes

@@ -115,8 +115,7 @@ class SegmentEditor:
         generated.
         """
         current_time = self._store.clock()
-        indexed = IndexContent()
-        texts: dict[str, str] = {}
+        builder = _ContentBuilder(dataset, document)
         for segment in segments:
             char_count = len(segment.content) + len(segment.answer)
             tokens = estimate_tokens(segment.content) + estimate_tokens(segment.answer)
@@ -131,20 +130,16 @@ class SegmentEditor:
                 created_at=segment.created_at or current_time,
                 keywords=segment.keywords or self._keywords(dataset, segment),
             )
-            indexed.segments.append(updated_segment)
-            self._collect_entries(
-                dataset,
-                document,
+            builder.add(
                 updated_segment,
-                indexed,
-                texts,
                 (children or {}).get(updated_segment.id),
+                self._store.clock(),
             )
         # All texts are embedded in one batch.
-        if texts:
-            await self._vectors.fill_vectors(dataset, indexed, texts)
+        if builder.texts:
+            await self._vectors.fill_vectors(dataset, builder.indexed, builder.texts)
         return await self._store.publisher.write_segments(
-            document, indexed, is_new=is_new
+            document, builder.indexed, is_new=is_new
         )
 
     @staticmethod
@@ -155,28 +150,31 @@ class SegmentEditor:
             else []
         )
 
-    def _collect_entries(
+
+class _ContentBuilder:
+    """Collects segments with their children and index entries, and the texts to embed."""
+
+    def __init__(self, dataset: Dataset, document: Document) -> None:
+        self._uses_vectors = dataset.settings.uses_vectors
+        self._document = document
+        self.indexed = IndexContent()
+        self.texts: dict[str, str] = {}
+        """Text by digest."""
+
+    def add(
         self,
-        dataset: Dataset,
-        document: Document,
         segment: Segment,
-        indexed: IndexContent,
-        texts: dict[str, str],
         custom_children: Sequence[str] | None,
+        current_time: float,
     ) -> None:
-        current_time = self._store.clock()
-        child_texts: Sequence[str] = (
-            custom_children if custom_children is not None else ()
+        """Add a segment. Its children are `custom_children`, or else those that the
+        document's rule splits it into."""
+        self.indexed.segments.append(segment)
+        child_texts = (
+            custom_children
+            if custom_children is not None
+            else self._split_children(segment)
         )
-        # Parent segments without custom children are split by the document's rule.
-        if custom_children is None and document.form is DocForm.HIERARCHICAL:
-            child_texts = [
-                child_segment.text
-                for parent in prepare.split_document(
-                    [DocumentPart(text=segment.content)], document
-                )[0]
-                for child_segment in parent.children
-            ]
         for index, text in enumerate(child_texts):
             child = Child(
                 tenant=segment.tenant,
@@ -190,51 +188,36 @@ class SegmentEditor:
                 created_at=current_time,
                 updated_at=current_time,
             )
-            indexed.children.append(child)
+            self.indexed.children.append(child)
             # A disabled segment keeps its children, but has no index entries.
             if segment.is_enabled:
-                self._add_entry(
-                    dataset,
-                    segment.id,
-                    child.id,
-                    prepare.searchable_text(segment.heading, text),
-                    "",
-                    indexed,
-                    texts,
-                )
+                searchable = prepare.searchable_text(segment.heading, text)
+                self._add_entry(segment.id, child.id, searchable)
+        if not segment.is_enabled:
+            return
         # Children are searched instead of their parent; only a segment without children
         # has an entry for its own text.
-        if segment.is_enabled and not child_texts:
-            self._add_entry(
-                dataset,
-                segment.id,
-                "",
-                prepare.searchable_text(segment.heading, segment.content),
-                segment.answer,
-                indexed,
-                texts,
-            )
+        if not child_texts:
+            searchable = prepare.searchable_text(segment.heading, segment.content)
+            self._add_entry(segment.id, "", searchable, segment.answer)
         # A summary is an additional way to find the segment.
-        if segment.is_enabled and segment.summary:
-            self._add_entry(
-                dataset, segment.id, "", segment.summary, "", indexed, texts
-            )
+        if segment.summary:
+            self._add_entry(segment.id, "", segment.summary)
 
-    @staticmethod
-    def _add_entry(
-        dataset: Dataset,
-        segment: str,
-        child: str,
-        text: str,
-        answer: str,
-        indexed: IndexContent,
-        texts: dict[str, str],
-    ) -> None:
+    def _split_children(self, segment: Segment) -> list[str]:
+        if self._document.form is not DocForm.HIERARCHICAL:
+            return []
+        parents, _ = prepare.split_document(
+            [DocumentPart(text=segment.content)], self._document
+        )
+        return [child.text for parent in parents for child in parent.children]
+
+    def _add_entry(self, segment: str, child: str, text: str, answer: str = "") -> None:
+        # Question and answer are both searched by words; the vector is of the question
+        # alone.
         new_entry = prepare.build_entry(
             segment, child, text, f"{text}\n{answer}" if answer else text
         )
-        # Question and answer are both searched by words; the vector is of the question
-        # alone.
-        indexed.entries.append(new_entry)
-        if dataset.settings.uses_vectors:
-            texts[new_entry.digest] = text
+        self.indexed.entries.append(new_entry)
+        if self._uses_vectors:
+            self.texts[new_entry.digest] = text

@@ -85,7 +85,9 @@ class SourceReader:
                     name_with_extension(page), page.body, tenant=document.tenant
                 )
             case kind:
-                raise InvokeBadRequestError(f"documents do not come from {kind!r}")
+                raise InvokeBadRequestError(
+                    f"Unknown document source {kind!r}; expected file, path or url"
+                )
 
     def _read_path(self, path: str) -> bytes:
         from pathlib import Path
@@ -104,8 +106,8 @@ class SourceReader:
         """Raise FileTooLargeError if a document exceeds the maximum size."""
         if size > self._max_bytes:
             raise FileTooLargeError(
-                f"file {name!r} has {size >> 20:,} MB; a document has at most"
-                f" {self._max_bytes >> 20:,} (knowledge.most_mb)"
+                f"File {name!r} has {size >> 20:,} MB; the maximum is"
+                f" {self._max_bytes >> 20:,} MB (knowledge.most_mb)"
             )
 
     async def parse(
@@ -135,51 +137,58 @@ class SourceReader:
     ) -> list[DocumentPart]:
         """Add the text of scanned pages by OCR. If OCR is unavailable, the other pages
         suffice, provided there are any."""
-        parts_by_page = {part.page: part for part in parts}
-        pages: list[int] = parsed["scanned"]
-        description = (
-            "the picture"
-            if parsed["kind"] in _IMAGE_EXTENSIONS
-            else "the PDF holds pictures of pages and no text: they"
-        )
+        is_image = parsed["kind"] in _IMAGE_EXTENSIONS
         try:
-            if self._ocr is None:
-                raise InvokeBadRequestError("no OCR is set up")
-            # A few pages at a time, since rendered pages need much memory.
-            for start in range(0, len(pages), _PAGES_PER_BATCH):
-                page_batch = pages[start : start + _PAGES_PER_BATCH]
-                pictures = [data]
-                if parsed["kind"] not in _IMAGE_EXTENSIONS:
-                    pictures = await self._sandbox.render_pages(
-                        data, page_batch, tenant=tenant
-                    )
-                for page, picture in zip(page_batch, pictures, strict=True):
-                    parts_by_page[page] = DocumentPart(
-                        text=await self._ocr(picture), page=page
-                    )
+            scanned_parts = await self._recognise_pages(
+                parsed["scanned"], data, tenant, is_image=is_image
+            )
         except SandboxError:
             raise
         except ModelyardError as error:
             # A document with some text is usable without its scanned pages.
             if parts:
                 logger.warning(
-                    "pages that are pictures stay unread",
+                    "scanned pages skipped: no OCR",
                     extra={"fields": {"error": str(error)}},
                 )
                 return list(parts)
+            description = (
+                "The text of the image"
+                if is_image
+                else "The PDF contains only scanned pages, whose text"
+            )
             raise InvokeBadRequestError(
                 f"{description} cannot be read: {error}"
             ) from error
+        parts_by_page = {part.page: part for part in [*parts, *scanned_parts]}
         return [parts_by_page[page] for page in sorted(parts_by_page)]
+
+    async def _recognise_pages(
+        self, pages: Sequence[int], data: bytes, tenant: str, *, is_image: bool
+    ) -> list[DocumentPart]:
+        """Return the text of scanned pages by OCR; `data` is a PDF or an image."""
+        if self._ocr is None:
+            raise InvokeBadRequestError("OCR is not available")
+        scanned_parts: list[DocumentPart] = []
+        # A few pages at a time, since rendered pages need much memory.
+        for start in range(0, len(pages), _PAGES_PER_BATCH):
+            page_batch = pages[start : start + _PAGES_PER_BATCH]
+            pictures = [data]
+            if not is_image:
+                pictures = await self._sandbox.render_pages(
+                    data, page_batch, tenant=tenant
+                )
+            for page, picture in zip(page_batch, pictures, strict=True):
+                text = await self._ocr(picture)
+                scanned_parts.append(DocumentPart(text=text, page=page))
+        return scanned_parts
 
     async def fetch(self, url: str) -> FetchedResponse:
         """Fetch a URL through the egress client. Raises EgressError, or
         InvokeBadRequestError for an error status."""
         page = await self._egress.fetch("GET", url, max_bytes=_MAX_PAGE_BYTES)
         if not 200 <= page.status < 300:
-            raise InvokeBadRequestError(
-                f"{url[:200]} answers with status {page.status}"
-            )
+            raise InvokeBadRequestError(f"{url[:200]} returned status {page.status}")
         return page
 
 
@@ -211,29 +220,29 @@ def values_at(value: Any, path: str) -> list[Any]:
     # Anything that the steps do not cover is a syntax error.
     if unparsed:
         raise InvokeBadRequestError(
-            f"{path!r} is no path of names, [n] and [*], as $.items[*].body"
+            f"Invalid path {path!r}; expected names, [n] and [*], as in $.items[*].body"
         )
     matches = [value]
     for inner, name in steps:
         step = (inner or name).strip("'\"")
-        following: list[Any] = []
         # Apply one step to all values selected so far; values without such a member are
         # dropped.
-        for match in matches:
-            if step == "*":
-                following += (
-                    list(match.values())
-                    if isinstance(match, Mapping)
-                    else list(match)
-                    if isinstance(match, list)
-                    else []
-                )
-            elif isinstance(match, list) and (index := whole_number(step)) is not None:
-                following += match[index : index + 1]
-            elif isinstance(match, Mapping) and step in match:
-                following.append(match[step])
-        matches = following
+        matches = [member for match in matches for member in _members(match, step)]
     return matches
+
+
+def _members(value: Any, step: str) -> Sequence[Any]:
+    """Return the members of a value that one step of a JSON path selects."""
+    if isinstance(value, Mapping):
+        if step == "*":
+            return list(value.values())
+        return [value[step]] if step in value else []
+    if not isinstance(value, list):
+        return []
+    if step == "*":
+        return value
+    index = whole_number(step)
+    return value[index : index + 1] if index is not None else []
 
 
 async def json_at(
@@ -243,10 +252,10 @@ async def json_at(
     InvokeBadRequestError."""
     page = await egress.fetch("GET", url, headers=headers, max_bytes=_MAX_PAGE_BYTES)
     if not 200 <= page.status < 300:
-        raise InvokeBadRequestError(f"{url[:200]} answers with status {page.status}")
+        raise InvokeBadRequestError(f"{url[:200]} returned status {page.status}")
     try:
         return values_at(decode_body(page.body), path)
     except BodyError as error:
         raise InvokeBadRequestError(
-            f"{url[:200]} answers with no JSON: {error}"
+            f"{url[:200]} did not return valid JSON: {error}"
         ) from error

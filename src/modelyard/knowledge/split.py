@@ -2,7 +2,7 @@
 define, or by structure.
 
 Pure functions, linear in the text's length. Everything works on positions in the text,
-so that each segment knows where it stands and no text is lost.
+so that each segment has its position and no text is lost.
 """
 
 import codecs
@@ -45,7 +45,18 @@ def split(
     rules = rule.effective
     if rule.mode == "structure":
         text_segments = _split_by_structure(text, rules, doc_form)
-    elif doc_form is DocForm.HIERARCHICAL and rules.parent_mode == "full-doc":
+    else:
+        text_segments = _split_by_separators(text, rules, doc_form)
+    if rules.heading_context or rule.mode == "structure":
+        _set_headings(text, text_segments)
+    return text_segments
+
+
+def _split_by_separators(
+    text: str, rules: Rules, doc_form: DocForm
+) -> list[TextSegment]:
+    is_hierarchical = doc_form is DocForm.HIERARCHICAL
+    if is_hierarchical and rules.parent_mode == "full-doc":
         # One parent for the complete text, up to a maximum that models can still read.
         stop = _end_of_tokens(text, _MAX_PARENT_TOKENS)
         text_segments = [_text_segment(text, (0, stop))] if text.strip() else []
@@ -53,21 +64,19 @@ def split(
         text_segments = [
             _text_segment(text, span) for span in spans(text, rules.segmentation)
         ]
-    # The structure mode makes the children itself.
-    if doc_form is DocForm.HIERARCHICAL and rule.mode != "structure":
-        for text_segment in text_segments:
-            inner = spans(text_segment.text, rules.subchunk_segmentation)
-            # Children's positions refer to the complete text.
-            text_segment.children = [
-                TextSegment(
-                    text_segment.start + start,
-                    text_segment.start + end,
-                    text_segment.text[start:end],
-                )
-                for start, end in inner
-            ]
-    if rules.heading_context or rule.mode == "structure":
-        _set_headings(text, text_segments)
+    if not is_hierarchical:
+        return text_segments
+    for text_segment in text_segments:
+        inner = spans(text_segment.text, rules.subchunk_segmentation)
+        # Children's positions refer to the complete text.
+        text_segment.children = [
+            TextSegment(
+                text_segment.start + start,
+                text_segment.start + end,
+                text_segment.text[start:end],
+            )
+            for start, end in inner
+        ]
     return text_segments
 
 
@@ -210,43 +219,61 @@ def _merge_spans(
     merged_spans: list[Span] = []
     if not parts:
         return merged_spans
-    sizes = [measure(text[start:stop]) for start, stop in parts]
+    measured = _MeasuredParts(
+        parts,
+        [measure(text[start:stop]) for start, stop in parts],
+        in_characters=measure is len,
+    )
     first = 0
     total_size = 0
-    for part_index in range(len(parts)):
+    for part_index, part_size in enumerate(measured.sizes):
         # The text between parts belongs to the result, so the distance from the first
         # start counts.
         merged_size = (
             parts[part_index][1] - parts[first][0]
-            if measure is len
-            else total_size + sizes[part_index]
+            if measured.in_characters
+            else total_size + part_size
         )
         if part_index > first and merged_size > size:
-            # Drop parts at the front until the overlap is small enough and the new part
-            # fits.
             merged_spans.append((parts[first][0], parts[part_index - 1][1]))
-            while first < part_index and (
-                _combined_size(parts, sizes, first, part_index - 1, measure) > overlap
-                or _combined_size(parts, sizes, first, part_index, measure) > size
-            ):
-                total_size -= sizes[first]
-                first += 1
-        total_size += sizes[part_index]
+            next_first = measured.overlap_start(first, part_index, size, overlap)
+            total_size -= sum(measured.sizes[first:next_first])
+            first = next_first
+        total_size += part_size
     merged_spans.append((parts[first][0], parts[-1][1]))
     return merged_spans
 
 
-def _combined_size(
-    parts: Sequence[Span], sizes: Sequence[int], first: int, last: int, measure: Measure
-) -> int:
-    """Return the size of the parts `first` to `last`, including the text between them."""
-    if last < first:
-        return 0
-    return (
-        parts[last][1] - parts[first][0]
-        if measure is len
-        else sum(sizes[first : last + 1])
-    )
+@dataclass(frozen=True, slots=True)
+class _MeasuredParts:
+    """Adjacent parts of a text with their sizes."""
+
+    parts: Sequence[Span]
+    sizes: Sequence[int]
+    in_characters: bool
+    """Sizes are characters, not tokens."""
+
+    def overlap_start(self, first: int, last: int, size: int, overlap: int) -> int:
+        """Return the first part of the next span, which ends with the part `last`.
+
+        Parts are dropped at the front until the overlap with the previous span is small
+        enough and the part `last` fits.
+        """
+        while first < last and (
+            self.combined_size(first, last - 1) > overlap
+            or self.combined_size(first, last) > size
+        ):
+            first += 1
+        return first
+
+    def combined_size(self, first: int, last: int) -> int:
+        """Return the size of the parts `first` to `last`, including the text between
+        them."""
+        if last < first:
+            return 0
+        if self.in_characters:
+            return self.parts[last][1] - self.parts[first][0]
+        return sum(self.sizes[first : last + 1])
 
 
 def _trim(text: str, span: Span) -> Span | None:
@@ -280,41 +307,65 @@ class _Block:
 
 def parse_blocks(text: str) -> list[_Block]:
     """Return the headings, code blocks, tables and paragraphs of a text, in order."""
-    found_blocks: list[_Block] = []
+    parser = _BlockParser()
     position = 0
-    fence = ""
-    current: _Block | None = None
     for line in text.splitlines(keepends=True):
         start, position = position, position + len(line)
-        stripped_line = line.strip()
+        parser.add_line(line.strip(), start, position)
+    return parser.blocks
+
+
+class _BlockParser:
+    """Collects the lines of a Markdown text to blocks."""
+
+    def __init__(self) -> None:
+        self.blocks: list[_Block] = []
+        self._fence = ""
+        """The opening fence of the code block that is being read."""
+        self._current: _Block | None = None
+        """The block that the next line continues if it has the same type."""
+
+    def add_line(self, line: str, start: int, stop: int) -> None:
+        """Add a line, without the white space around it. `start` and `stop` are its
+        position in the text."""
         # Inside a code block nothing else is recognised, until its closing fence.
-        if fence:
-            if current is not None:
-                current.stop = position
-            if stripped_line.startswith(fence) and not stripped_line.strip(fence[0]):
-                fence, current = "", None
-            continue
-        line_type = _line_type(stripped_line)
+        if self._fence:
+            self._add_code(line, stop)
+            return
+        line_type = _line_type(line)
+        if line_type == "blank":
+            self._current = None
+            return
+        # Consecutive lines of the same type form one block.
+        if self._current is not None and self._current.kind == line_type:
+            self._current.stop = stop
+            return
+        block = _block_of_line(line_type, line, start, stop)
+        self.blocks.append(block)
         if line_type == "fence":
-            matched = _FENCE.match(stripped_line)
-            fence = matched[1] if matched else "```"
-            current = _Block("code", start, position)
-            found_blocks.append(current)
-        elif line_type == "blank":
-            current = None
-        elif line_type == "heading":
-            matched = _HEADING.match(stripped_line)
-            found_blocks.append(
-                _Block("heading", start, position, len(matched[1]) if matched else 1)
-            )
-            current = None
-        elif current is not None and current.kind == line_type:
-            # Consecutive lines of the same type form one block.
-            current.stop = position
-        else:
-            current = _Block(line_type, start, position)
-            found_blocks.append(current)
-    return found_blocks
+            self._fence = _opening_fence(line)
+        # Two headings are two blocks.
+        self._current = None if line_type == "heading" else block
+
+    def _add_code(self, line: str, stop: int) -> None:
+        self.blocks[-1].stop = stop
+        if line.startswith(self._fence) and not line.strip(self._fence[0]):
+            self._fence, self._current = "", None
+
+
+def _block_of_line(line_type: str, line: str, start: int, stop: int) -> _Block:
+    """Return the block that starts with a line."""
+    if line_type == "fence":
+        return _Block("code", start, stop)
+    if line_type == "heading":
+        matched = _HEADING.match(line)
+        return _Block("heading", start, stop, len(matched[1]) if matched else 1)
+    return _Block(line_type, start, stop)
+
+
+def _opening_fence(line: str) -> str:
+    matched = _FENCE.match(line)
+    return matched[1] if matched else "```"
 
 
 def _line_type(line: str) -> str:
@@ -374,48 +425,60 @@ def _pack_blocks(
     """Combine blocks up to the size. A heading starts a new segment once the current
     one is half full, and never ends one."""
     measure: Measure = len if rule.unit == "characters" else estimate
-    size = rule.max_tokens
-    text_segments: list[TextSegment] = []
-    start = stop = -1
-    used = 0
-
-    def close() -> None:
-        """Finish the current segment, unless it is empty."""
-        nonlocal start, used
-        if start >= 0 and (trimmed := _trim_blanks(text, (start, stop))) is not None:
-            text_segments.append(_text_segment(text, trimmed))
-        start, used = -1, 0
-
+    packer = _BlockPacker(text, rule.max_tokens, measure)
     for block_index, block in enumerate(block_list):
-        length = measure(text[block.start : block.stop])
+        next_block = (
+            block_list[block_index + 1] if block_index + 1 < len(block_list) else None
+        )
+        packer.add(block, next_block)
+    packer.close()
+    return _add_overlap(text, packer.text_segments, rule, measure)
+
+
+class _BlockPacker:
+    """Combines the blocks of a text to segments of at most `size`, as `measure` counts
+    it."""
+
+    def __init__(self, text: str, size: int, measure: Measure) -> None:
+        self._text = text
+        self._size = size
+        self._measure = measure
+        self._start = self._stop = -1
+        self._used = 0
+        self.text_segments: list[TextSegment] = []
+
+    def add(self, block: _Block, next_block: _Block | None) -> None:
+        """Add a block to the current segment or to a new one."""
+        length = self._length(block)
+        is_heading = block.kind == "heading"
         # A heading must fit together with the beginning of its first block.
         ahead = length
-        if block.kind == "heading" and block_index + 1 < len(block_list):
-            ahead += min(
-                size // 4,
-                measure(
-                    text[
-                        block_list[block_index + 1].start : block_list[
-                            block_index + 1
-                        ].stop
-                    ]
-                ),
+        if is_heading and next_block is not None:
+            ahead += min(self._size // 4, self._length(next_block))
+        is_new_part = is_heading and self._used > self._size // 2
+        if self._start >= 0 and (self._used + ahead > self._size or is_new_part):
+            self.close()
+        # An oversized block is split; the segment before it was closed above.
+        if length > self._size:
+            self.text_segments += _split_block(
+                self._text, block, self._size, self._measure
             )
-        is_new_part = block.kind == "heading" and used > size // 2
-        if start >= 0 and (used + ahead > size or is_new_part):
-            close()
-        # An oversized block is split, together with the small blocks before it.
-        if length > size:
-            leading_start = start if start >= 0 else block.start
-            start, used = -1, 0
-            text_segments += _split_block(text, block, leading_start, size, measure)
-            continue
-        if start < 0:
-            start = block.start
-        stop = block.stop
-        used += length
-    close()
-    return _add_overlap(text, text_segments, rule, measure)
+            return
+        if self._start < 0:
+            self._start = block.start
+        self._stop = block.stop
+        self._used += length
+
+    def close(self) -> None:
+        """Finish the current segment, unless it is empty."""
+        if self._start >= 0:
+            trimmed = _trim_blanks(self._text, (self._start, self._stop))
+            if trimmed is not None:
+                self.text_segments.append(_text_segment(self._text, trimmed))
+        self._start, self._used = -1, 0
+
+    def _length(self, block: _Block) -> int:
+        return self._measure(self._text[block.start : block.stop])
 
 
 def _trim_blanks(text: str, span: Span) -> Span | None:
@@ -428,16 +491,16 @@ def _trim_blanks(text: str, span: Span) -> Span | None:
 
 
 def _split_block(
-    text: str, block: _Block, leading_start: int, size: int, measure: Measure
+    text: str, block: _Block, size: int, measure: Measure
 ) -> list[TextSegment]:
     """Split a block that is too large: tables by rows with repeated header, code by
     lines, text by sentences."""
     if block.kind == "table":
-        return _split_table(text, block, leading_start, size, measure)
+        return _split_table(text, block, size, measure)
     if block.kind == "code":
-        units: Iterable[Span] = _split_at(text, (leading_start, block.stop), "\n")
+        units: Iterable[Span] = _split_at(text, (block.start, block.stop), "\n")
     else:
-        units = sentences(text, leading_start, block.stop)
+        units = sentences(text, block.start, block.stop)
     small_spans: list[Span] = []
     for start, stop in units:
         # A single line or sentence may be too large as well.
@@ -455,7 +518,7 @@ def _split_block(
 
 
 def _split_table(
-    text: str, block: _Block, leading_start: int, size: int, measure: Measure
+    text: str, block: _Block, size: int, measure: Measure
 ) -> list[TextSegment]:
     rows = [
         row_span
@@ -471,7 +534,7 @@ def _split_table(
     text_segments: list[TextSegment] = []
     for start, stop in cut:
         if not text_segments:
-            text_segments.append(_text_segment(text, (leading_start, stop)))
+            text_segments.append(_text_segment(text, (block.start, stop)))
             continue
         body = text[start:stop]
         text_segments.append(
@@ -525,23 +588,32 @@ def _set_headings(text: str, text_segments: Iterable[TextSegment]) -> None:
     """Set the path of headings above each segment and child, as `Guide › Refunds`."""
     if "#" not in text:
         return
-    heading_starts: list[int] = []
-    paths: list[str] = []
-    path: list[tuple[int, str]] = []
-    for block in parse_blocks(text):
-        if block.kind != "heading":
-            continue
-        title = text[block.start : block.stop].strip().lstrip("#").strip()
-        # A heading closes all headings of the same or a deeper level.
-        path = [ancestor for ancestor in path if ancestor[0] < block.level] + [
-            (block.level, title)
-        ]
-        heading_starts.append(block.start)
-        paths.append(" › ".join(name for _, name in path))
+    headings = _HeadingPaths(text)
     for text_segment in text_segments:
-        # The last heading at or before the segment's start applies.
-        heading_index = bisect_right(heading_starts, text_segment.start) - 1
-        text_segment.heading = paths[heading_index] if heading_index >= 0 else ""
+        text_segment.heading = headings.at(text_segment.start)
         for child in text_segment.children:
-            heading_index = bisect_right(heading_starts, child.start) - 1
-            child.heading = paths[heading_index] if heading_index >= 0 else ""
+            child.heading = headings.at(child.start)
+
+
+class _HeadingPaths:
+    """The headings of a text with the path of the headings above each."""
+
+    def __init__(self, text: str) -> None:
+        self._starts: list[int] = []
+        self._paths: list[str] = []
+        path: list[tuple[int, str]] = []
+        for block in parse_blocks(text):
+            if block.kind != "heading":
+                continue
+            title = text[block.start : block.stop].strip().lstrip("#").strip()
+            # A heading closes all headings of the same or a deeper level.
+            path = [ancestor for ancestor in path if ancestor[0] < block.level]
+            path.append((block.level, title))
+            self._starts.append(block.start)
+            self._paths.append(" › ".join(name for _, name in path))
+
+    def at(self, position: int) -> str:
+        """Return the path of the last heading at or before a position; "" before the
+        first heading."""
+        heading_index = bisect_right(self._starts, position) - 1
+        return self._paths[heading_index] if heading_index >= 0 else ""

@@ -37,16 +37,10 @@ class ProviderCredentialSchemaValidator:
             value = values.get(field.variable)
             if value in (None, ""):
                 value = field.default
-            if value in (None, ""):
-                # All problems are collected, so that a form needs only one correction.
-                if field.required:
-                    problems.append(
-                        f"{field.variable!r} ({field.label.en_us}) is required"
-                    )
-                continue
+            # All problems are collected, so that a form needs only one correction.
             if problem := _problem(field, value):
                 problems.append(problem)
-            else:
+            elif value not in (None, ""):
                 accepted[field.variable] = _converted(field, value)
         subject = (
             f"credentials of {self._provider!r}" if self._provider else "credentials"
@@ -55,7 +49,7 @@ class ProviderCredentialSchemaValidator:
             # A mistyped field name would otherwise look like a field without effect.
             # Only names are logged: values are secret.
             logger.warning(
-                "unknown fields are left out",
+                "unknown credential fields ignored",
                 extra={"fields": {"of": subject, "fields": ", ".join(unknown)}},
             )
         if problems:
@@ -84,6 +78,17 @@ class ProviderCredentialSchemaValidator:
 
 
 def _problem(field: CredentialFormSchema, value: Any) -> str | None:
+    """Return what is wrong with the value of a field, or None. An empty value is wrong
+    if the field is required."""
+    if value not in (None, ""):
+        return _value_problem(field, value)
+    if field.required:
+        return f"{field.variable!r} ({field.label.en_us}) is required"
+    return None
+
+
+def _value_problem(field: CredentialFormSchema, value: Any) -> str | None:
+    """Return what is wrong with a value that is not empty, or None."""
     if field.type is FormType.SWITCH and str(value).lower() not in _TRUE | _FALSE:
         return f"{field.variable!r} must be true or false, not {value!r}"
     if field.type in (FormType.SELECT, FormType.RADIO) and field.options:

@@ -116,7 +116,7 @@ class LLMUsage(ModelUsage, frozen=True, kw_only=True):
             and self.currency != later_usage.currency
         ):
             raise ValueError(
-                f"usage in {self.currency} and usage in {later_usage.currency} do not add up"
+                f"usage in {self.currency} and usage in {later_usage.currency} cannot be added"
             )
         # A free or unpriced later call must not overwrite the currency of the earlier
         # one.
@@ -387,12 +387,10 @@ class _ChoiceBuilder:
     """Accumulates the chunks of one choice."""
 
     def __init__(self) -> None:
-        self.items: list[
-            _PartBuilder | int
-        ] = []  # runs, and the numbers of calls, in the order in which they began
-        self.open: _PartBuilder | None = (
-            None  # the run that text without an index goes on with
-        )
+        # Parts, and the indexes of calls, in the order in which they started.
+        self.items: list[_PartBuilder | int] = []
+        # The part to which text without an index is appended.
+        self.open: _PartBuilder | None = None
         self.by_index: dict[tuple[type, int], _PartBuilder] = {}
         # Fields below hold fragments that are joined in `choice`.
         self.reasoning: list[str] = []
@@ -456,7 +454,8 @@ class _ChoiceBuilder:
             and part.index is None
             and not part.data
         ):
-            self.open.add(part)  # the sources of a text come behind it
+            # The sources of a text follow it.
+            self.open.add(part)
             return
         # Parts with the same type and index belong together.
         if part.index is not None and is_text:

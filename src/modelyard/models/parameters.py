@@ -23,7 +23,7 @@ _TABLE: dict[
         [],
         "Temperature",
         "温度",
-        "How freely words are chosen: 0 takes the likeliest every time, higher is more varied.",
+        "Sampling temperature: 0 always takes the likeliest token, higher is more varied.",
     ),
     DefaultParameterName.TOP_P: (
         "float",
@@ -34,7 +34,7 @@ _TABLE: dict[
         [],
         "Top P",
         "Top P",
-        "Choose among the likeliest words whose chances add up to this much.",
+        "Sample from the likeliest tokens whose probabilities add up to this value.",
     ),
     DefaultParameterName.TOP_K: (
         "int",
@@ -45,7 +45,7 @@ _TABLE: dict[
         [],
         "Top K",
         "Top K",
-        "Choose among this many of the likeliest words.",
+        "Sample from this many of the likeliest tokens.",
     ),
     DefaultParameterName.PRESENCE_PENALTY: (
         "float",
@@ -56,7 +56,7 @@ _TABLE: dict[
         [],
         "Presence Penalty",
         "存在惩罚",
-        "Make words that have already come up less likely, once for each word.",
+        "Penalty for tokens that have already occurred, regardless of how often.",
     ),
     DefaultParameterName.FREQUENCY_PENALTY: (
         "float",
@@ -67,7 +67,7 @@ _TABLE: dict[
         [],
         "Frequency Penalty",
         "频率惩罚",
-        "Make words less likely the more often they have come up.",
+        "Penalty for tokens that grows with the number of their occurrences.",
     ),
     DefaultParameterName.MAX_TOKENS: (
         "int",
@@ -78,7 +78,7 @@ _TABLE: dict[
         [],
         "Max Tokens",
         "最大标记",
-        "The answer ends after this many tokens.",
+        "Maximum number of tokens of the answer.",
     ),
     DefaultParameterName.RESPONSE_FORMAT: (
         "string",
@@ -89,7 +89,7 @@ _TABLE: dict[
         ["JSON", "XML"],
         "Response Format",
         "回复格式",
-        "The form that the answer must have.",
+        "Format of the answer.",
     ),
     DefaultParameterName.JSON_SCHEMA: (
         "text",
@@ -100,7 +100,7 @@ _TABLE: dict[
         [],
         "JSON Schema",
         "JSON Schema",
-        "The JSON schema that the answer must satisfy.",
+        "JSON schema that the answer must match.",
     ),
 }
 
@@ -157,19 +157,25 @@ def validate_parameters(
         # A rule may have a vendor-specific name for a common parameter.
         if value is None and rule.use_template:
             value = parameters.get(rule.use_template)
-        if value is None:
-            if rule.required:
-                if rule.default is None:
-                    raise InvokeBadRequestError(
-                        f"model {model!r} requires parameter {rule.name!r}",
-                        param=rule.name,
-                    )
-                # Optional parameters without a value are left to the provider's
-                # default.
-                accepted[rule.name] = rule.default
-            continue
-        accepted[rule.name] = _checked(rule, value)
+        if value is not None:
+            accepted[rule.name] = _checked(rule, value)
+        # Optional parameters without a value are omitted, so that the provider's
+        # default applies.
+        elif rule.required:
+            accepted[rule.name] = _required_default(rule, model)
     return accepted
+
+
+def _required_default(rule: ParameterRule, model: str) -> Any:
+    """Return the default of a required parameter.
+
+    Raises InvokeBadRequestError if it has none.
+    """
+    if rule.default is None:
+        raise InvokeBadRequestError(
+            f"model {model!r} requires parameter {rule.name!r}", param=rule.name
+        )
+    return rule.default
 
 
 def _checked(rule: ParameterRule, value: Any) -> Any:

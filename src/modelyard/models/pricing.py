@@ -162,9 +162,7 @@ def with_prices(
         usage.total_price is not None
         and not 0 <= _finite_or_negative(usage.total_price) <= _MAX_REPORTED_COST
     ):
-        usage = msgspec.structs.replace(
-            usage, total_price=None, price_source=""
-        )  # nobody is paid for being called
+        usage = msgspec.structs.replace(usage, total_price=None, price_source="")
     if usage.total_price is not None:
         return msgspec.structs.replace(
             usage, price_source=usage.price_source or "provider", **extra_fields

@@ -36,7 +36,8 @@ class ThinkSplitter:
             if text.startswith(OPEN):
                 self._state, self._buffer = "thinking", text[len(OPEN) :]
             elif OPEN.startswith(text):
-                return "", ""  # it may still become the tag
+                # The text may still become the tag.
+                return "", ""
             else:
                 return self._release_as_answer()
         if self._state == "thinking":

@@ -17,9 +17,12 @@ from modelyard.models.messages import (
 # Chinese, Japanese and Korean have about one token per character in current
 # vocabularies.
 _WIDE = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
-_MESSAGE_OVERHEAD = 4  # marks around a message and its role, as OpenAI counts them
-_REPLY_OVERHEAD = 3  # what begins the answer
-_FILE_TOKENS = 85  # a small picture, as OpenAI counts one of low detail
+# Delimiters of a message and its role, as OpenAI counts them.
+_MESSAGE_OVERHEAD = 4
+# Start of the answer.
+_REPLY_OVERHEAD = 3
+# An image of low detail, as OpenAI counts it.
+_FILE_TOKENS = 85
 
 # First match wins: model name pattern → vocabulary, and whether it is the model's own
 # or only a similar one.
@@ -143,7 +146,7 @@ def truncate(model: str, text: str, max_tokens: int) -> tuple[str, TokenCount]:
     total = estimate_tokens(text)
     # Binary search for the longest prefix whose estimate is within the limit.
     low, high = 0, len(text)
-    while low < high:  # the longest beginning that the estimate lets pass
+    while low < high:
         middle = (low + high + 1) // 2
         low, high = (
             (middle, high)

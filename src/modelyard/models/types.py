@@ -78,7 +78,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_usage(self, usage: ModelUsage) -> "Chunk":
         """Return the chunk with its usage replaced."""
-        raise TypeError(f"{type(self).__name__} carries no usage")
+        raise TypeError(f"{type(self).__name__} has no usage")
 
 
 Chunks = AsyncGenerator[Any, None]

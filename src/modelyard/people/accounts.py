@@ -26,6 +26,7 @@ from modelyard.people.sign_in_limits import Attempts
 from modelyard.storage.database import Connection, Database
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
 
+_HAS_OWNER = "this server already has an owner; sign in instead"
 _INVITATION_SECONDS = 7 * 86_400.0
 
 
@@ -79,9 +80,9 @@ class Accounts:
 
     async def set_up(self, email: str, name: str, password: str) -> Account:
         """Create the server's owner. Only the first caller succeeds; raises SetUpError
-        for everybody else."""
+        for all others."""
         if await self.has_owner():
-            raise SetUpError("this server has an owner already: sign in")
+            raise SetUpError(_HAS_OWNER)
         # Hashing is slow, so it happens before the transaction.
         password_hash = await passwords.hashed(passwords.checked_password(password))
         account = self._account(DEFAULT_TENANT, email, name, Role.OWNER)
@@ -98,7 +99,7 @@ class Accounts:
             return True
 
         if not await self._tables.transact(work):
-            raise SetUpError("this server has an owner already: sign in")
+            raise SetUpError(_HAS_OWNER)
         await self.audit.audit(account.caller, "account.set_up", account.email)
         return account
 
@@ -127,7 +128,7 @@ class Accounts:
 
         With `role`, an unknown person gets a new account in the default tenant. `link`
         is what `link_signature` returned for this `state`. An invited account of another
-        tenant, with a password, must be linked first by somebody who is signed in to
+        tenant, with a password, must be linked first by a person who is signed in to
         it. Otherwise that tenant's administrator, who can accept an invitation for any
         address, could make its owner work in an account that the administrator
         controls.
@@ -136,8 +137,8 @@ class Accounts:
         if not rows:
             if role is None:
                 raise SignInError(
-                    f"{email} has no account here: ask somebody who has one to be"
-                    " invited"
+                    f"no account exists for {email}; ask an administrator for an"
+                    " invitation"
                 )
             new_account = self._account(DEFAULT_TENANT, email, name, role)
             await self._tables.transact(
@@ -153,7 +154,7 @@ class Accounts:
         if not rows[0]["is_enabled"] or not self._admits(
             rows[0]["tenant"], rows[0]["email"]
         ):
-            raise SignInError(f"the account of {email} is switched off")
+            raise SignInError(f"the account of {email} is disabled")
         account = account_from(rows[0])
         if (
             account.tenant != DEFAULT_TENANT
@@ -164,8 +165,8 @@ class Accounts:
             # it left for the identity provider.
             if not self._is_signed(_link_text(account, state), link):
                 raise SignInError(
-                    f"{email} has an account with a password here: sign in with that,"
-                    " and then open /console/api/oidc/begin in the same browser once"
+                    f"{email} has an account with a password; sign in with the password,"
+                    " then open /console/api/oidc/begin in the same browser once"
                 )
             await self._tables.run("link", account.id)
             await self.audit.audit(account.caller, "account.link", account.email)
@@ -192,7 +193,7 @@ class Accounts:
             # A stolen session must not be able to guess the password.
             self._password_tries.take(account.id)
             if not await passwords.verify_password(old, password_hash):
-                raise SignInError("the password that you have now is another")
+                raise SignInError("current password is incorrect")
             self._password_tries.forget(account.id)
             password_hash = await passwords.hashed(passwords.checked_password(new))
         changed = msgspec.structs.replace(
@@ -269,33 +270,11 @@ class Accounts:
                 role=role or old.role,
                 is_enabled=old.is_enabled if is_enabled is None else is_enabled,
             )
-            # A caller may neither change somebody above its own role nor promote
-            # somebody above it.
-            for needed in (old.role, new.role):
-                if not by.role.covers(needed):
-                    raise ForbiddenError(
-                        f"your role {by.role.value!r} is below {needed.value!r}"
-                    )
-            values = (
-                new.name,
-                rows[0]["password"],
-                new.role.value,
-                int(new.is_enabled),
-                new.tenant,
-                new.id,
-            )
-            connection.execute(self._tables.sql["change"], values)
-            if (
-                old.role is Role.OWNER
-                and not connection.execute(self._tables.sql["owners"], (new.tenant,))[
-                    0
-                ]["count"]
-            ):
-                raise InvokeBadRequestError("a tenant keeps one owner who may sign in")
-            # A disabled account is signed out everywhere: no session id equals the
-            # empty one.
-            if not new.is_enabled:
-                connection.execute(self._tables.sql["close_others"], (new.id, ""))
+            # A caller may neither change an account above its own role nor promote
+            # one above it.
+            for required_role in (old.role, new.role):
+                _check_role(by, required_role)
+            self._write_change(connection, old, new, rows[0]["password"])
             return new
 
         changed: Account = await self._tables.transact(work)
@@ -304,15 +283,37 @@ class Accounts:
         await self.audit.audit(by, "account.change", changed.email, details)
         return changed
 
+    def _write_change(
+        self, connection: Connection, old: Account, new: Account, password: str
+    ) -> None:
+        """Write a changed account within a transaction. Raises InvokeBadRequestError if
+        the tenant would have no owner left."""
+        values = (
+            new.name,
+            password,
+            new.role.value,
+            int(new.is_enabled),
+            new.tenant,
+            new.id,
+        )
+        connection.execute(self._tables.sql["change"], values)
+        if old.role is Role.OWNER:
+            (owners,) = connection.execute(self._tables.sql["owners"], (new.tenant,))
+            if not owners["count"]:
+                raise InvokeBadRequestError("cannot remove or disable the last owner")
+        # A disabled account is signed out everywhere: no session id equals the empty
+        # one.
+        if not new.is_enabled:
+            connection.execute(self._tables.sql["close_others"], (new.id, ""))
+
     async def invite(self, by: Caller, email: str, role: Role) -> str:
         """Invite a person and return the token to accept with. Raises ForbiddenError or
         InvokeBadRequestError."""
-        if not by.role.covers(role):
-            raise ForbiddenError(f"your role {by.role.value!r} is below {role.value!r}")
+        _check_role(by, role)
         address = checked_email(email)
         if await self._tables.rows("by_email", email=address):
             raise InvokeBadRequestError(
-                f"{address} has an account already", param="email"
+                f"an account for {address} already exists", param="email"
             )
         token = secrets.token_urlsafe(32)
         until = self._now() + _INVITATION_SECONDS
@@ -338,10 +339,10 @@ class Accounts:
         current_time = self._now()
         passwords.checked_password(password)
         invitations = await self._tables.rows("is_invited", digest=digest_of(token))
-        # Hashing is expensive, so it is done only for somebody who was invited.
+        # Hashing is expensive, so it is done only for a valid invitation.
         if not invitations or invitations[0]["expires_at"] < current_time:
             raise NotFoundError(
-                "this invitation is not, or no longer, good",
+                "invitation is invalid or has expired",
                 code="invitation_not_found",
             )
         password_hash = await passwords.hashed(password)
@@ -359,7 +360,7 @@ class Accounts:
                 or not self._admits(rows[0]["tenant"], rows[0]["email"])
             ):
                 raise NotFoundError(
-                    "this invitation is not, or no longer, good",
+                    "invitation is invalid or has expired",
                     code="invitation_not_found",
                 )
             account = self._account(
@@ -373,14 +374,14 @@ class Accounts:
             ):
                 # The inviter has lost the permission to give that role.
                 raise NotFoundError(
-                    "this invitation is not, or no longer, good",
+                    "invitation is invalid or has expired",
                     code="invitation_not_found",
                 )
             if not connection.execute(
                 self._tables.sql["add"], columns_of(account, password_hash)
             ):
                 raise InvokeBadRequestError(
-                    f"{account.email} has an account already", param="email"
+                    f"an account for {account.email} already exists", param="email"
                 )
             return account
 
@@ -389,6 +390,12 @@ class Accounts:
             created_account.caller, "account.accept", created_account.email
         )
         return created_account
+
+
+def _check_role(by: Caller, role: Role) -> None:
+    """Raise ForbiddenError if a role is above the caller's."""
+    if not by.role.covers(role):
+        raise ForbiddenError(f"your role {by.role.value!r} is below {role.value!r}")
 
 
 def _link_text(account: Account, state: str) -> bytes:

@@ -38,7 +38,7 @@ class ProviderKeys:
         """Return the key that signed `token`. `address` is that of the key set. Raises
         SignInError."""
         came_at = self._clock.monotonic()
-        # One request at a time; everybody who waits uses its result.
+        # One request at a time; all waiting callers use its result.
         async with self._refresh_lock:
             if self._failure is not None and self._failed_at > came_at:
                 # The request that was running while this one waited has failed;
@@ -54,7 +54,7 @@ class ProviderKeys:
                 key = find_key(self._keys or (), token)
         if key is None:
             raise SignInError(
-                "what the identity provider says is signed with none of its keys"
+                "identity token signature does not match any key of the identity provider"
             )
         return key
 

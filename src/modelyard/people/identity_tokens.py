@@ -104,7 +104,7 @@ def authorization_address(
         )
     except ValueError as error:
         raise ConfigError(
-            f"the identity provider's authorization_endpoint is no address: {error}"
+            f"invalid authorization_endpoint of the identity provider: {error}"
         ) from error
 
 
@@ -127,11 +127,13 @@ def token_request(
 
 
 def read_keys(document: Mapping[str, Any]) -> Sequence[Key]:
-    """Return the public keys of a key set (RFC 7517). Keys that cannot be used are left
-    out, since others may sign as well."""
+    """Return the public keys of a key set (RFC 7517). Keys that cannot be used are
+    skipped, since others may sign as well."""
     entries = document.get("keys")
     if not isinstance(entries, list):
-        raise SignInError("the identity provider's keys are no key set")
+        raise SignInError(
+            "invalid key set of the identity provider: no list 'keys' (RFC 7517)"
+        )
     keys = (_read_key(entry) for entry in cast("list[Any]", entries))
     return [key for key in keys if key is not None]
 
@@ -211,7 +213,7 @@ def check_token(
         # message says to try again.
         if error.claim == "nonce":
             raise SignInError(
-                "what the identity provider says is not for this sign-in: try again"
+                "identity token is not for this sign-in (wrong nonce); try again"
             ) from error
         raise _invalid_token_error(error) from error
     except _UNUSABLE as error:
@@ -221,6 +223,4 @@ def check_token(
 
 def _invalid_token_error(error: Exception) -> SignInError:
     """Return the error for a token that is not valid."""
-    return SignInError(
-        f"what the identity provider says does not hold: {str(error)[:200]}"
-    )
+    return SignInError(f"invalid identity token: {str(error)[:200]}")

@@ -110,7 +110,7 @@ class Oidc:
         if not is_complete or not secrets.compare_digest(
             state.encode(), pending.state.encode()
         ):
-            raise SignInError("this sign-in was not begun in this browser: try again")
+            raise SignInError("this sign-in was not started in this browser; try again")
         discovery = await self._description()
         token_form = self._tokens.token_request(
             code=code,
@@ -140,10 +140,10 @@ class Oidc:
         # Some providers send the string "true" instead of a boolean.
         if not email or claims.get("email_verified") not in (True, "true"):
             raise SignInError(
-                "the identity provider names no address that it has verified"
+                "the identity provider returned no verified email address"
             )
         if self._domains and email.rpartition("@")[2] not in self._domains:
-            raise SignInError(f"{email} is of no domain that may sign in here")
+            raise SignInError(f"email domain of {email} is not allowed")
         return Person(
             email, str(claims.get("name") or claims.get("preferred_username") or "")
         )
@@ -162,14 +162,15 @@ class Oidc:
             # The issuer must match exactly, or one provider could speak for another.
             if str(discovery.get("issuer") or "").rstrip("/") != self._issuer:
                 raise ConfigError(
-                    f"{self._issuer} describes itself as {str(discovery.get('issuer'))[:200]!r}"
+                    f"issuer mismatch: expected {self._issuer!r}, got"
+                    f" {str(discovery.get('issuer'))[:200]!r}"
                 )
             missing = [
                 name for name in _ENDPOINTS if not isinstance(discovery.get(name), str)
             ]
             if missing:
                 raise ConfigError(
-                    f"{self._issuer} does not say its {', '.join(missing)}"
+                    f"discovery document of {self._issuer} lacks {', '.join(missing)}"
                 )
             self._discovery, self._discovery_at = discovery, current_time
         return self._discovery
@@ -202,7 +203,7 @@ class Oidc:
             RecursionError,
         ) as error:
             raise SignInError(
-                f"the identity provider cannot be asked: {error}"
+                f"request to the identity provider failed: {error}"
             ) from error
         if not isinstance(document, dict) or answer.status >= 400:
             reason = (
@@ -211,6 +212,7 @@ class Oidc:
                 else ""
             )
             raise SignInError(
-                f"the identity provider refuses: {str(reason or answer.status)[:200]}"
+                f"the identity provider returned an error:"
+                f" {str(reason or answer.status)[:200]}"
             )
         return document

@@ -41,11 +41,12 @@ def checked_password(password: str) -> str:
     allowed."""
     if not _MIN_LENGTH <= len(password) <= _MAX_LENGTH:
         raise InvokeBadRequestError(
-            f"a password has at least {_MIN_LENGTH} characters", param="password"
+            f"password must have {_MIN_LENGTH} to {_MAX_LENGTH} characters",
+            param="password",
         )
     if password.lower() in _COMMON or len(set(password)) < 4:
         raise InvokeBadRequestError(
-            "this password is among the first that are tried: take another",
+            "password is too common; choose another",
             param="password",
         )
     return password
@@ -90,7 +91,7 @@ class _Lane:
                 or self._waiting[who] >= self._most_each
             ):
                 raise BusyError(
-                    "too many people sign in at the moment: try again in two seconds"
+                    "too many concurrent sign-ins; try again in two seconds"
                 )
             self._waiting[who] += 1
         work = self._thread.submit(act, *arguments)

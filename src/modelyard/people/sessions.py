@@ -91,7 +91,7 @@ class Sessions:
 
         await self._tables.transact(work)
         fields = {"account": account.id, "tenant": account.tenant, "address": address}
-        logger.info("somebody signed in", extra={"fields": fields})
+        logger.info("user signed in", extra={"fields": fields})
         return token, session
 
     async def of_token(self, token: str) -> Session | None:
@@ -113,7 +113,7 @@ class Sessions:
         because anybody can send invented cookies."""
         if is_stranger and self._unknown_lookups >= _MAX_UNKNOWN_LOOKUPS:
             raise passwords.BusyError(
-                "too many sessions are looked up at the moment: try again in two seconds"
+                "too many session lookups; try again in two seconds"
             )
         self._unknown_lookups += is_stranger
         # The result is as old as the start of the query.

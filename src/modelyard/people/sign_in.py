@@ -102,14 +102,12 @@ class SignIn:
             )
         except (TooManyTriesError, passwords.BusyError, StorageUnavailableError):
             # The password was not verified, so the try does not count.
-            self._tries_by_client.give_back(
-                try_name
-            )  # nobody looked whether it is right
+            self._tries_by_client.give_back(try_name)
             raise
         except SignInError:
             # The address that was typed is not logged: people sometimes type their
             # password there.
-            logger.warning("a sign-in failed", extra={"fields": {"address": address}})
+            logger.warning("sign-in failed", extra={"fields": {"address": address}})
             raise
         # Successful sign-ins reset the counter and cost the network nothing.
         self._tries_by_client.forget(try_name)
@@ -153,7 +151,7 @@ class SignIn:
             or not rows[0]["is_enabled"]
             or not self._admits(rows[0]["tenant"], email)
         ):
-            raise SignInError("address or password is wrong")
+            raise SignInError("invalid email or password")
         if not is_known_client:
             self._tries_by_account.give_back(email)
         await self._hash_again(rows[0], password)

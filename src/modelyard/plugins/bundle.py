@@ -48,7 +48,8 @@ class Bundle(NamedTuple):
                 )
                 if name is None:
                     raise PackageError(
-                        f"the bundle names {dependency.where!r}, and it is not in it"
+                        f"the bundle lists {dependency.where!r}, which it does"
+                        " not contain"
                     )
                 packages.append(read_package(self.package.files[name], source=name))
         return packages
@@ -58,7 +59,7 @@ def read_bundle(data: bytes) -> Bundle:
     """Parse a bundle file. Raises PackageError."""
     package = read_package(data, source="the bundle", max_bytes=MAX_BUNDLE_BYTES)
     if package.manifest.type != "bundle":
-        raise PackageError(f"this is a {package.manifest.type}, not a bundle")
+        raise PackageError(f"the package is a {package.manifest.type}, not a bundle")
     document = read_yaml(package.files[MANIFEST], MANIFEST)
     return Bundle(
         package,
@@ -81,7 +82,5 @@ def _dependency(raw_dependency: Any) -> Dependency:
         "github_plugin_unique_identifier"
     )
     if dependency_type not in _LOCATION_KEYS or not where:
-        raise PackageError(
-            f"a dependency of the bundle cannot be read: {raw_dependency!r}"
-        )
+        raise PackageError(f"invalid dependency of the bundle: {raw_dependency!r}")
     return Dependency(dependency_type, str(where))

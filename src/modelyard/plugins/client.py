@@ -150,7 +150,7 @@ class PluginModelClient:
             async for answer in answers:
                 return answer
         raise InvokeServerUnavailableError(
-            "the plugin ended without an answer", provider=self.name
+            "the plugin returned no response", provider=self.name
         )
 
 
@@ -200,7 +200,7 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
             attempts += 1
             if attempts > int(state.get("max_attempts") or 10_000):
                 raise InvokeTimeoutError(
-                    f"not done after {attempts} looks", provider=self.name
+                    f"not finished after {attempts} polls", provider=self.name
                 )
             await asyncio.sleep(
                 max(0.05, float(state.get("next_check_after_seconds") or 2.0))
@@ -212,7 +212,7 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
             )
         result = state.get("result")
         if state.get("status") != "succeeded" or not isinstance(result, dict):
-            reason = str(state.get("error") or "it failed and gave no reason")
+            reason = str(state.get("error") or "the job failed without a reason")
             raise InvokeServerUnavailableError(reason, provider=self.name)
         delta = {
             "message": result.get("message"),
@@ -307,7 +307,7 @@ def _decode_audio(answer: JSON, provider: str) -> bytes:
         return bytes.fromhex(answer["result"])
     except (KeyError, TypeError, ValueError) as error:
         raise InvokeServerUnavailableError(
-            "the answer holds no audio in hexadecimal", provider=provider
+            "the response contains no hexadecimal audio", provider=provider
         ) from error
 
 
@@ -338,7 +338,7 @@ class PluginModeration(PluginModelClient, ModerationModel):
     ) -> AsyncGenerator[ModerationResult, None]:
         """Check the texts and yield one result. Raises InvokeError."""
         verdicts: list[ModerationVerdict] = []
-        for text in request.texts:  # a plugin is asked one text at a time
+        for text in request.texts:  # the protocol has one text per call
             data = {"text": text}
             answer = await self._call_once(
                 "invoke_moderation",

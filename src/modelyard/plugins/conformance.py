@@ -3,14 +3,14 @@ answers, streams, survives an abandoned call, and maps its errors. The result is
 line per check, for the plugin's author."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from modelyard.base.errors import ModelyardError, PluginError
 from modelyard.models.types import JSON, ModelType
 from modelyard.plugins.connection import PluginCall
-from modelyard.plugins.declaration import Declaration, Parameter
+from modelyard.plugins.declaration import Declaration, Endpoint, Parameter
 
 _TIMEOUT_SECONDS = 60.0
 _KNOWN_ERRORS = frozenset(
@@ -56,7 +56,7 @@ class _CheckRunner:
         self._credentials = credentials
         # Reaching this point means that the declaration could be loaded.
         self.findings: list[Finding] = [
-            Finding("its files are sound", True, ", ".join(declaration.providers))
+            Finding("its files are valid", True, ", ".join(declaration.providers))
         ]
 
     async def run(self) -> None:
@@ -72,7 +72,7 @@ class _CheckRunner:
                 self._add_finding(
                     f"strategy {strategy.identity.name}",
                     None,
-                    "needs a model and tools: try it in an app",
+                    "requires a model and tools; test it in an app",
                 )
         if declaration.endpoint is not None:
             await self._check_endpoints()
@@ -128,9 +128,9 @@ class _CheckRunner:
                 call_type, action, credentials=self._credentials, **data
             )
         except (ModelyardError, TimeoutError) as error:
-            self._add_finding(check_name, False, str(error) or "no answer in time")
+            self._add_finding(check_name, False, str(error) or "no response in time")
             return False
-        self._add_finding(check_name, bool(answers), "" if answers else "no answer")
+        self._add_finding(check_name, bool(answers), "" if answers else "no response")
         return bool(answers)
 
     # models
@@ -160,11 +160,11 @@ class _CheckRunner:
                 self._add_finding(
                     f"{name} answers",
                     bool(answers),
-                    count(answers) if answers else "no answer",
+                    count(answers) if answers else "no response",
                 )
             except (ModelyardError, TimeoutError) as error:
                 self._add_finding(
-                    f"{name} answers", False, str(error) or "no answer in time"
+                    f"{name} answers", False, str(error) or "no response in time"
                 )
                 continue
             # Streaming applies to language models only.
@@ -185,11 +185,11 @@ class _CheckRunner:
         # are billed wrongly.
         self._add_finding(f"{name} streams", len(chunks) > 1, f"{len(chunks)} chunks")
         self._add_finding(
-            f"{name} says what it used",
+            f"{name} reports usage",
             len(usage) == 1,
-            f"usage in {len(usage)} chunks; it belongs in one",
+            f"usage in {len(usage)} chunks; expected one",
         )
-        self._add_finding(f"{name} says why it ended", bool(reasons))
+        self._add_finding(f"{name} reports a finish reason", bool(reasons))
         # Abandon a call after its first chunk; the plugin must serve the next one.
         stream = self._call("model", "invoke_llm", **request_data)
         await anext(stream, None)
@@ -198,7 +198,7 @@ class _CheckRunner:
             "model", "get_llm_num_tokens", **{**common, **_CHAT}
         )
         self._add_finding(
-            f"{name} goes on after a call was given up", bool(later_answers)
+            f"{name} keeps working after a cancelled call", bool(later_answers)
         )
 
     async def _check_error_types(self, provider: str) -> None:
@@ -219,21 +219,21 @@ class _CheckRunner:
             )
         except PluginError as error:
             self._add_finding(
-                "errors have kinds that callers know",
+                "errors have types that callers know",
                 error.kind in _KNOWN_ERRORS,
                 error.kind,
             )
         except (ModelyardError, TimeoutError) as error:
             self._add_finding(
-                "errors have kinds that callers know",
+                "errors have types that callers know",
                 False,
-                str(error) or "no answer in time",
+                str(error) or "no response in time",
             )
         else:
             self._add_finding(
-                "errors have kinds that callers know",
+                "errors have types that callers know",
                 False,
-                "a message of no known role was taken",
+                "a message with an unknown role was accepted",
             )
 
     # tools and endpoints
@@ -260,34 +260,36 @@ class _CheckRunner:
 
     async def _check_endpoints(self) -> None:
         group = self._declaration.endpoint
-        for endpoint in group.endpoints if group else ():
-            # A raw HTTP request is what endpoints receive in production.
-            request = (
-                f"{endpoint.method} {endpoint.path.replace('<', '').replace('>', '')}"
-                " HTTP/1.1\r\nhost: localhost\r\n"
+        if group is None:
+            return
+        settings = {field.name: field.default or "x" for field in group.settings}
+        for endpoint in group.endpoints:
+            await self._check_endpoint(endpoint, settings)
+
+    async def _check_endpoint(
+        self, endpoint: Endpoint, settings: Mapping[str, Any]
+    ) -> None:
+        """Send a request to an endpoint; any answer but a server error passes."""
+        # A raw HTTP request is what endpoints receive in production.
+        request = (
+            f"{endpoint.method} {endpoint.path.replace('<', '').replace('>', '')}"
+            " HTTP/1.1\r\nhost: localhost\r\n"
+        )
+        raw = f"{request}content-length: 0\r\n\r\n".encode().hex()
+        check_name = f"endpoint {endpoint.method} {endpoint.path}"
+        try:
+            answers = await self._collect_answers(
+                "endpoint", "invoke_endpoint", raw_http_request=raw, settings=settings
             )
-            raw = f"{request}content-length: 0\r\n\r\n".encode().hex()
-            settings = {
-                field.name: field.default or "x"
-                for field in (group.settings if group else ())
-            }
-            check_name = f"endpoint {endpoint.method} {endpoint.path}"
-            try:
-                answers = await self._collect_answers(
-                    "endpoint",
-                    "invoke_endpoint",
-                    raw_http_request=raw,
-                    settings=settings,
-                )
-                status = answers[0].get("status") if answers else None
-                # A client error is acceptable, since the request is made up.
-                self._add_finding(
-                    check_name,
-                    status is not None and int(status) < 500,
-                    f"status {status}",
-                )
-            except (ModelyardError, TimeoutError) as error:
-                self._add_finding(check_name, False, str(error) or "no answer in time")
+            status = answers[0].get("status") if answers else None
+            # A client error is acceptable, since the request is made up.
+            self._add_finding(
+                check_name,
+                status is not None and int(status) < 500,
+                f"status {status}",
+            )
+        except (ModelyardError, TimeoutError) as error:
+            self._add_finding(check_name, False, str(error) or "no response in time")
 
 
 def _sample_values(parameters: Iterable[Parameter]) -> Iterable[tuple[str, Any]]:

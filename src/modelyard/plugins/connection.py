@@ -34,7 +34,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class PluginDiedError(PluginError):
-    """The plugin's process or connection is gone; running calls are lost."""
+    """The plugin's process or connection has ended; running calls are lost."""
 
     code = "plugin_died"
 
@@ -248,7 +248,7 @@ class PluginConnection:
             if self._partial_size > MAX_LINE:
                 self.end(
                     PluginDiedError(
-                        f"it sent a line of more than {MAX_LINE:,} bytes",
+                        f"output line exceeds {MAX_LINE:,} bytes",
                         plugin=self.plugin,
                     )
                 )
@@ -284,9 +284,9 @@ class PluginConnection:
                 )
                 self._on_noise(str(message))
             case "error":
-                self._on_noise(f"it could not read a request: {envelope.data}")
+                self._on_noise(f"the plugin could not read a request: {envelope.data}")
             case _:
-                pass  # its manifest, which we have; or a word of a later version
+                pass  # its manifest, which is known, or an event of a later version
 
     def _handle_unusual_line(self, line: bytes) -> None:
         """Handle a line that is not one JSON object: several concatenated objects, or
@@ -311,7 +311,7 @@ class PluginConnection:
         self._noise_count += 1
         if text and self._noise_count <= _MAX_NOISE_LINES:
             suffix = (
-                "; further lines that are not JSON are left out"
+                "; further lines that are not JSON are omitted"
                 if self._noise_count == _MAX_NOISE_LINES
                 else ""
             )
@@ -320,16 +320,9 @@ class PluginConnection:
     def _handle_message(self, envelope: _Envelope, size: int) -> None:
         name, message = envelope.session_id or "", envelope.data
         message_type = message.get("type") if isinstance(message, dict) else None
-        # Messages of an unknown session belong to an abandoned call, or are a mistake
-        # of the plugin.
         session = self._sessions.get(name)
         if session is None:
-            if message_type == "end":
-                self._abandoned_ids.discard(name)
-            elif name not in self._abandoned_ids:
-                self._handle_invalid_line(
-                    f"it answers a request that it was not asked: {name!r}"
-                )
+            self._handle_unknown_session(name, message_type)
             return
         if session.is_over:
             return
@@ -341,7 +334,7 @@ class PluginConnection:
                 if session.waiting + size > MAX_WAITING:
                     session.end(
                         PluginError(
-                            f"it sent more than {MAX_WAITING:,} bytes that nobody had read",
+                            f"output buffer exceeded {MAX_WAITING:,} bytes",
                             plugin=self.plugin,
                         )
                     )
@@ -355,19 +348,29 @@ class PluginConnection:
                 # before it.
                 session.error = session.error or error_from_message(data, self.plugin)
             case "invoke" if isinstance(data, dict):
-                # This task reads for all sessions and has the context of the first
-                # caller; use that of this session's caller.
-                context = session.context.copy()
-                task = asyncio.get_running_loop().create_task(
-                    self._handle_host_call(session, data), context=context
-                )
-                # Keep a reference, or the task could be garbage collected.
-                session.host_call_tasks.add(task)
-                task.add_done_callback(session.host_call_tasks.discard)
+                self._start_host_call(session, data)
             case _:
-                self._handle_invalid_line(
-                    f"it says {message_type!r}, which is no word of the protocol"
-                )
+                self._handle_invalid_line(f"unknown message type {message_type!r}")
+
+    def _handle_unknown_session(self, name: str, message_type: Any) -> None:
+        """Handle a message of a session that is not open: of an abandoned call, or a
+        mistake of the plugin."""
+        if message_type == "end":
+            self._abandoned_ids.discard(name)
+        elif name not in self._abandoned_ids:
+            self._handle_invalid_line(f"message for unknown session {name!r}")
+
+    def _start_host_call(self, session: Session, data: Mapping[str, Any]) -> None:
+        """Handle a plugin's request to the host in a task."""
+        # The calling task reads for all sessions and has the context of the first
+        # caller; use that of this session's caller.
+        context = session.context.copy()
+        task = asyncio.get_running_loop().create_task(
+            self._handle_host_call(session, data), context=context
+        )
+        # Keep a reference, or the task could be garbage collected.
+        session.host_call_tasks.add(task)
+        task.add_done_callback(session.host_call_tasks.discard)
 
     async def _handle_host_call(
         self, session: Session, invocation: Mapping[str, Any]
@@ -402,23 +405,23 @@ class PluginConnection:
         # Tell the plugin even if the session was abandoned, because it waits for an
         # answer.
         except asyncio.CancelledError:
-            say("error", "the request was given up", None)
+            say("error", "the request was cancelled", None)
             raise
-        except Exception:  # ours is wrong, and the plugin must not wait for ever
+        except Exception:  # an error of the host; the plugin must get an answer
             logger.exception(
-                "a plugin's request to its host failed",
+                "plugin host call failed",
                 extra={"fields": {"plugin": self.plugin}},
             )
             say(
                 "error",
-                "something is wrong with the host; its log has the reason",
+                "internal error of the host; see its log",
                 None,
             )
         finally:
             say("end", "", None)
 
     def end(self, error: PluginError) -> None:
-        """The connection is gone: fail all sessions with this error."""
+        """Handle the end of the connection: fail all sessions with this error."""
         if self.error is not None:
             return
         self.error = error
@@ -427,7 +430,7 @@ class PluginConnection:
         self._abandoned_ids.clear()
         if not self.ready.done():
             self.ready.set_exception(error)
-            self.ready.exception()  # nobody may be waiting
+            self.ready.exception()  # marks it as retrieved, in case no call waits
 
 
 def error_from_message(data: Any, plugin: str) -> PluginError:

@@ -213,26 +213,8 @@ def _dump_parameters(
             if response_format is None
             else {**parameters, "response_format": response_format}
         )
-    rule = next(
-        (
-            candidate
-            for candidate in rules
-            if "response_format" in (candidate.name, candidate.use_template)
-        ),
-        None,
-    )
-    # Plugins name the JSON format "JSON", "json" or "json_object"; take the one that
-    # their rule offers.
     format_type = str(response_format.get("type", ""))
-    options = rule.options if rule else [format_type]
-    matching_option = next(
-        (
-            option
-            for option in options
-            if option.lower() in (format_type, format_type.removesuffix("_object"))
-        ),
-        None,
-    )
+    matching_option = _format_option(format_type, rules)
     if matching_option is not None and format_type != "text":
         parameters["response_format"] = matching_option
     if format_type == "json_schema" and isinstance(
@@ -241,6 +223,25 @@ def _dump_parameters(
         # In Dify the schema is a string parameter of the model.
         parameters["json_schema"] = json.dumps(schema, ensure_ascii=False)
     return parameters
+
+
+def _format_option(format_type: str, rules: Sequence[ParameterRule]) -> str | None:
+    """Return the plugin's name of a response format; None if it has none.
+
+    Plugins name the JSON format "JSON", "json" or "json_object"; their rule lists the
+    names that they accept.
+    """
+    rule = next(
+        (
+            candidate
+            for candidate in rules
+            if "response_format" in (candidate.name, candidate.use_template)
+        ),
+        None,
+    )
+    names = (format_type, format_type.removesuffix("_object"))
+    options = rule.options if rule else [format_type]
+    return next((option for option in options if option.lower() in names), None)
 
 
 # ---------------------------------------------------------------- chat, from the plugin
@@ -279,7 +280,7 @@ class ChunkReader:
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InvokeServerUnavailableError(
-                f"a chunk has another shape than it should: {error!r}"
+                f"a chunk has an unexpected structure: {error!r}"
             ) from error
 
     def _read_call(self, call_delta: JSON) -> ToolCall:
@@ -436,7 +437,8 @@ def _read_message(document: Any) -> AnyPromptMessage:
             )
         case _:
             raise ValueError(
-                f"a message has the role {role!r}; it must be system, user, assistant or tool"
+                f"unknown message role {role!r}; expected system, user, assistant"
+                " or tool"
             )
 
 
@@ -490,12 +492,12 @@ def read_embedding(
         price = _decimal(usage.get("total_price"))
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise InvokeServerUnavailableError(
-            f"the answer holds no embeddings: {error!r}"
+            f"the response contains no embeddings: {error!r}"
         ) from error
     # A mismatch would assign vectors to the wrong texts.
     if len(vectors) != len(request.texts):
         raise InvokeServerUnavailableError(
-            f"{len(request.texts)} texts brought {len(vectors)} embeddings"
+            f"expected {len(request.texts)} embeddings, got {len(vectors)}"
         )
     stated = EmbeddingUsage(
         tokens=tokens,
@@ -547,7 +549,7 @@ def read_rerank(data: Any, request: RerankRequest, model: str) -> RerankResult:
         ]
     except (KeyError, TypeError) as error:
         raise InvokeServerUnavailableError(
-            f"the answer holds no documents: {error!r}"
+            f"the response contains no documents: {error!r}"
         ) from error
     return RerankResult(
         model=str(data.get("model") or model), docs=to_ranked_documents(pairs, request)

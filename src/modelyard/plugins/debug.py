@@ -207,29 +207,33 @@ class _Connection(asyncio.Protocol):
             raise RefusedError("handshake failed, invalid handshake message") from None
         # The first message must be the handshake with the key.
         if self._tenant is None:
-            key = (
-                message.data.get("key")
-                if message.type == "handshake" and isinstance(message.data, dict)
-                else None
-            )
-            self._tenant = self._host.tenant_of_key(str(key)) if key else None
-            if self._tenant is None:
-                raise RefusedError("handshake failed, invalid key")
-        elif message.type == "manifest_declaration" and isinstance(message.data, dict):
-            self._manifest = message.data
-        elif (
-            message.type in _PROVIDER_KINDS
-            and isinstance(message.data, list)
-            and message.data
-        ):
+            self._tenant = self._authenticate(message)
+            return False
+        data = message.data
+        match message.type:
+            case "end":
+                return True
+            case "manifest_declaration" if isinstance(data, dict):
+                self._manifest = data
+            case "asset_chunk" if isinstance(data, dict):
+                self._add_asset_chunk(data)
             # The protocol sends a list, but a plugin has at most one provider of each
             # kind.
-            self._parts[_PROVIDER_KINDS[message.type]] = message.data[0]
-        elif message.type == "asset_chunk" and isinstance(message.data, dict):
-            self._add_asset_chunk(message.data)
-        elif message.type == "end":
-            return True
+            case kind if kind in _PROVIDER_KINDS and isinstance(data, list) and data:
+                self._parts[_PROVIDER_KINDS[kind]] = data[0]
+            case _:
+                pass
         return False
+
+    def _authenticate(self, message: _Message) -> str:
+        """Return the tenant of the handshake's key. Raises RefusedError."""
+        key = None
+        if message.type == "handshake" and isinstance(message.data, dict):
+            key = message.data.get("key")
+        tenant = self._host.tenant_of_key(str(key)) if key else None
+        if tenant is None:
+            raise RefusedError("handshake failed, invalid key")
+        return tenant
 
     def _add_asset_chunk(self, data: JSON) -> None:
         try:
@@ -266,7 +270,7 @@ class _Connection(asyncio.Protocol):
         self._runtime = DebugRuntime(conversation, self.close, assets)
         self._host.add_connected(tenant, self._identifier, declaration, self._runtime)
         logger.info(
-            "a plugin is here for debugging",
+            "debug plugin connected",
             extra={"fields": {"plugin": plugin, "tenant": tenant}},
         )
         # From here on the timer supervises heartbeats instead of the handshake.
@@ -295,7 +299,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             with contextlib.suppress(OSError, RuntimeError):
                 self._transport.write(reason.encode() + b"\n")
-        logger.warning("a plugin was refused", extra={"fields": {"why": reason}})
+        logger.warning("debug plugin refused", extra={"fields": {"why": reason}})
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -305,7 +309,8 @@ class _Connection(asyncio.Protocol):
         self._on_gone(self)
         if self._runtime is not None and self._tenant is not None:
             error = PluginDiedError(
-                "the plugin in debug is gone", plugin=self._runtime.conversation.plugin
+                "the debug plugin has disconnected",
+                plugin=self._runtime.conversation.plugin,
             )
             self._runtime.conversation.end(error)
             self._host.remove_disconnected(

@@ -193,7 +193,7 @@ def load_declaration(folder: Path) -> Declaration:
     and field."""
     manifest = read_manifest(load_yaml(folder, MANIFEST))
     if manifest.type != "plugin":
-        raise PackageError(f"{MANIFEST}: this is a {manifest.type}, not a plugin")
+        raise PackageError(f"{MANIFEST}: type is {manifest.type}, not plugin")
     # A plugin has at most one provider of each kind, although the manifest has lists.
     offered = manifest.plugins
     parts: dict[str, JSON] = {}
@@ -219,16 +219,19 @@ def _load_nested(folder: Path, name: str, inner: Sequence[str]) -> JSON:
     """Read a provider's file and replace the file names of its parts by their contents."""
     document = load_yaml(folder, name)
     for key in inner:
-        if key in document:
-            listed = document[key] or []
-            if not isinstance(listed, list):
-                raise PackageError(f"{name}: {key} must be a list of files")
-            # An entry may be a file name or the document itself.
-            document[key] = [
-                load_yaml(folder, element) if isinstance(element, str) else element
-                for element in listed
-            ]
+        if key not in document:
+            continue
+        listed = document[key] or []
+        if not isinstance(listed, list):
+            raise PackageError(f"{name}: {key} must be a list of files")
+        document[key] = [_load_part(folder, element) for element in listed]
     return document
+
+
+def _load_part(folder: Path, element: Any) -> Any:
+    """Return an element of a list of files, which may be a file name or the document
+    itself."""
+    return load_yaml(folder, element) if isinstance(element, str) else element
 
 
 # (manifest attribute, key in the declaration, keys of nested file lists)
@@ -281,7 +284,7 @@ def _convert(document: JSON, struct_type: type[Any], source: str) -> Any:
         reason, _, where = str(error).partition(" - at `$")
         # msgspec reports the path of the wrong field in its message.
         raise PackageError(
-            f"{source}: {where.strip('.`') or 'the whole'}: {reason}"
+            f"{source}: {where.strip('.`') or 'document'}: {reason}"
         ) from error
 
 
@@ -427,30 +430,29 @@ _PROVIDER_TYPES: tuple[tuple[str, type[Any], Callable[[JSON], JSON]], ...] = (
 def _check_files(folder: Path, manifest: Manifest, parts: Mapping[str, JSON]) -> None:
     """Raise PackageError if an icon, the entry point or a source file that is referred
     to does not exist."""
-    # Icons of the manifest, of each provider, and the sizes of model providers.
+    for icon in _icons(manifest, parts):
+        is_remote = icon.startswith(("http://", "https://"))
+        if not is_remote and not (folder / "_assets" / icon).is_file():
+            raise PackageError(f"Icon {icon!r} does not exist in _assets")
+    # The entry point is a module path such as `main` or `app.main`.
+    entry_point = manifest.meta.runner.entrypoint
+    if not (folder / f"{entry_point.replace('.', '/')}.py").is_file():
+        raise PackageError(f"Entry point {entry_point + '.py'!r} does not exist")
+    for part in parts.values():
+        for source in _source_files(part):
+            if not (folder / source).is_file():
+                raise PackageError(f"Source file {source!r} does not exist")
+
+
+def _icons(manifest: Manifest, parts: Mapping[str, JSON]) -> list[str]:
+    """Return the icons of the manifest and of each provider, with the sizes and themes
+    of model providers; empty names are left out."""
     icons = [manifest.icon, manifest.icon_dark or ""]
     for part in parts.values():
         icons.append(str((part.get("identity") or {}).get("icon") or ""))
         for name in ("icon_small", "icon_large", "icon_small_dark", "icon_large_dark"):
             icons += localized_text(part.get(name)).values() if part.get(name) else []
-    for icon in icons:
-        if (
-            icon
-            and not icon.startswith(("http://", "https://"))
-            and not (folder / "_assets" / icon).is_file()
-        ):
-            raise PackageError(f"icon {icon!r} is named and not in _assets")
-    # The entry point is a module path such as `main` or `app.main`.
-    if not (
-        folder / f"{manifest.meta.runner.entrypoint.replace('.', '/')}.py"
-    ).is_file():
-        raise PackageError(
-            f"the program {manifest.meta.runner.entrypoint + '.py'!r} is not there"
-        )
-    for part in parts.values():
-        for source in _source_files(part):
-            if not (folder / source).is_file():
-                raise PackageError(f"{source!r} is named and not there")
+    return [icon for icon in icons if icon]
 
 
 def _source_files(document: Any) -> list[str]:
@@ -459,18 +461,15 @@ def _source_files(document: Any) -> list[str]:
         return [source for element in document for source in _source_files(element)]
     if not isinstance(document, dict):
         return []
-    python = (
-        (document.get("extra") or {}).get("python")
-        if isinstance(document.get("extra"), dict)
-        else None
-    )
-    sources: list[str] = []
-    # Values are one file or a list of files.
-    for value in (python or {}).values():
-        sources += (
-            [str(file_name) for file_name in value]
-            if isinstance(value, list)
-            else [str(value)]
-        )
     inner = [value for name, value in document.items() if name != "extra"]
-    return [*sources, *_source_files(inner)]
+    return [*_python_files(document.get("extra")), *_source_files(inner)]
+
+
+def _python_files(extra: Any) -> list[str]:
+    """Return the files in `extra.python`, whose values are one file or a list of
+    files."""
+    python = extra.get("python") if isinstance(extra, dict) else None
+    files: list[str] = []
+    for value in (python or {}).values():
+        files += map(str, value if isinstance(value, list) else [value])
+    return files

@@ -87,9 +87,7 @@ class _RequestHead:
         )
         if codings:
             if lengths or [coding.strip().lower() for coding in codings] != ["chunked"]:
-                raise _BadRequestError(
-                    "the length of the request's body is said in two ways"
-                )
+                raise _BadRequestError("conflicting lengths of the request body")
             return None
         if not lengths:
             return 0
@@ -101,7 +99,7 @@ class _RequestHead:
             or not lengths[0].isdigit()
             or len(lengths[0]) > 15
         ):
-            raise _BadRequestError("content-length is no number")
+            raise _BadRequestError("content-length is not a number")
         return int(lengths[0])
 
 
@@ -156,15 +154,15 @@ class EgressProxy:
             asyncio.IncompleteReadError,
             asyncio.LimitOverrunError,
         ) as error:
-            await _refuse(writer, 400, str(error) or "this is no request")
+            await _refuse(writer, 400, str(error) or "invalid request")
         except EgressRefusedError as error:
             logger.warning(
-                "a plugin's connection is refused",
+                "plugin connection refused",
                 extra={"fields": {"plugin": self.label, "why": str(error)}},
             )
             await _refuse(writer, 403, str(error))
         except (EgressError, OSError, TimeoutError) as error:
-            await _refuse(writer, 502, str(error) or "no answer came in time")
+            await _refuse(writer, 502, str(error) or "no response in time")
         finally:
             self._connections.discard(task)
             writer.close()
@@ -181,7 +179,7 @@ class EgressProxy:
             hmac.compare_digest(credentials, self._expected_authorization)
             for credentials in head.values("proxy-authorization")
         ):
-            await _refuse(writer, 407, "the proxy's password is wrong")
+            await _refuse(writer, 407, "invalid proxy password")
             return
         if head.method == "CONNECT":
             up_reader, up_writer = await self._connect_checked(_authority(head.target))
@@ -205,7 +203,7 @@ class EgressProxy:
         url = normal_url(head.target)
         parts = urlsplit(url)
         if parts.scheme != "http":
-            raise _BadRequestError("https goes through CONNECT")
+            raise _BadRequestError("use CONNECT for https")
         origin = Origin("http", parts.hostname or "", parts.port or 80)
         length = head.length
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -214,7 +212,7 @@ class EgressProxy:
         if self._is_own_server(origin):
             if length is None or not _is_signed_path(parts.path):
                 raise EgressRefusedError(
-                    "of this server, plugins reach signed addresses of files alone"
+                    "plugins may only call signed file URLs of this server"
                 )
             up_reader, up_writer = await self._connect(origin, None)
         else:
@@ -295,7 +293,9 @@ async def _resolve(origin: Origin) -> list[str]:
             ),
         )
     except (OSError, UnicodeError) as error:
-        raise EgressError(f"host {origin.host!r} cannot be found: {error}") from error
+        raise EgressError(
+            f"host {origin.host!r} cannot be resolved: {error}"
+        ) from error
     return list(
         dict.fromkeys(str(address_info[4][0]) for address_info in address_infos)
     )
@@ -305,7 +305,7 @@ def _authority(target: str) -> Origin:
     """Return the host and port of a CONNECT request's target. Raises _BadRequestError."""
     match = _AUTHORITY.fullmatch(target)
     if match is None or not 0 < int(match["port"]) < 65536:
-        raise _BadRequestError("CONNECT wants host:port")
+        raise _BadRequestError("CONNECT requires host:port")
     port = int(match["port"])
     return Origin(
         "https" if port == 443 else "http", match["host"].strip("[]").lower(), port
@@ -324,7 +324,7 @@ def _parse_head(data: bytes) -> _RequestHead:
         or parts[2] not in ("HTTP/1.1", "HTTP/1.0")
         or not _TOKEN.fullmatch(parts[0])
     ):
-        raise _BadRequestError("this is no request line")
+        raise _BadRequestError("invalid request line")
     headers: list[tuple[str, str]] = []
     for line in lines:
         name, colon, value = line.partition(":")
@@ -333,7 +333,7 @@ def _parse_head(data: bytes) -> _RequestHead:
             or not _TOKEN.fullmatch(name)
             or any(control_char in value for control_char in "\r\n\0")
         ):
-            raise _BadRequestError("this is no header")
+            raise _BadRequestError("invalid header")
         headers.append((name, value.strip(" \t")))
     return _RequestHead(parts[0], parts[1], headers)
 

@@ -192,13 +192,14 @@ class Environments:
         present = [path for path in inputs if path.is_file()]
         if not present:
             raise PluginError(
-                "it has neither pyproject.toml nor requirements.txt", plugin=name
+                "the plugin has neither pyproject.toml nor requirements.txt",
+                plugin=name,
             )
         try:
             requirements = await asyncio.to_thread(_check_requirements, source)
         except PackageError as error:
             raise PluginError(
-                f"its dependencies cannot be installed: {error}", plugin=name
+                f"the plugin's dependencies cannot be installed: {error}", plugin=name
             ) from error
         # The key covers everything that influences resolution: interpreter and input
         # files.
@@ -226,14 +227,15 @@ class Environments:
         lines = sorted(
             check_export(text)
             if is_locked
-            else parse_requirements(text, "what uv resolved")
+            else parse_requirements(text, "the requirements resolved by uv")
         )
         # Without the SDK the process would start and never answer.
         if not any(
             line.lower().startswith(("dify-plugin", "dify_plugin")) for line in lines
         ):
             raise PluginError(
-                "it does not depend on dify_plugin, which every plugin speaks through",
+                "the plugin does not depend on dify_plugin, which every plugin"
+                " requires",
                 plugin=name,
             )
         resolved = "\n".join(lines) + "\n"
@@ -333,7 +335,8 @@ class Environments:
                 stdout, err = await process.communicate()
         except TimeoutError:
             raise PluginError(
-                f"its dependencies were not installed within {_TIMEOUT_SECONDS:.0f} s",
+                "the plugin's dependencies were not installed within"
+                f" {_TIMEOUT_SECONDS:.0f} s",
                 plugin=name,
             ) from None
         finally:
@@ -343,7 +346,7 @@ class Environments:
                 await process.wait()
         if process.returncode:
             raise PluginError(
-                "its dependencies cannot be installed:"
+                "the plugin's dependencies cannot be installed:"
                 f" {_reason(err.decode('utf-8', 'replace'))}",
                 plugin=name,
             )
@@ -407,7 +410,7 @@ def uv_path() -> str:
     local_uv = Path(sys.executable).parent / "uv"
     executable = str(local_uv) if local_uv.is_file() else shutil.which("uv")
     if executable is None:
-        raise ConfigError("plugins need uv: pip install 'modelyard[plugins]'")
+        raise ConfigError("plugins require uv: pip install 'modelyard[plugins]'")
     return executable
 
 
@@ -422,7 +425,7 @@ def _reason(text: str) -> str:
         ),
         0,
     )
-    return "\n".join(lines[start:][:12]) or "uv gave no reason"
+    return "\n".join(lines[start:][:12]) or "uv reported no reason"
 
 
 def _requires_python(source: Path) -> str:
@@ -470,9 +473,10 @@ def _no_python_message(pythons: Sequence[Python], requires_python: str) -> str:
         ", ".join(".".join(map(str, python.version)) for python in pythons) or "none"
     )
     return (
-        f"it needs Python {requires_python or '3.11 or newer'}, and of those on this"
-        f" machine ({installed_versions}) none fits; install one (for instance `uv"
-        " python install 3.12`): none is downloaded for you"
+        f"the plugin requires Python {requires_python or '3.11 or newer'};"
+        f" installed versions: {installed_versions}. Install a matching version,"
+        " for example with `uv python install 3.12`; it is not downloaded"
+        " automatically"
     )
 
 
@@ -495,7 +499,7 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
         Path(environ.get("PYENV_ROOT") or home / ".pyenv") / "versions",
         Path(environ.get("UV_PYTHON_INSTALL_DIR") or home / ".local/share/uv/python"),
     ):
-        with suppress(OSError):  # somebody else's home folder
+        with suppress(OSError):  # a home folder that is not readable
             # Matches 3.11 to 3.19 in both layouts.
             yield from sorted(root.glob("*3.1[1-9]*/bin/python3"))
     yield Path(sys.executable)

@@ -70,7 +70,7 @@ class HostCallHandler:
         needed = _REQUIRED_PERMISSIONS.get(request_type)
         if needed is None:
             raise PluginError(
-                f"{request_type!r} is nothing that can be asked for; there are"
+                f"unknown request type {request_type!r}; expected one of"
                 f" {', '.join(_REQUIRED_PERMISSIONS)}",
                 plugin=call.plugin,
             )
@@ -78,12 +78,12 @@ class HostCallHandler:
         # granted anything.
         if call.type == "model":
             raise PluginError(
-                "a model may ask its host for nothing", plugin=call.plugin
+                "model plugins cannot make host calls", plugin=call.plugin
             )
         if needed and not call.permissions.allows(needed):
             raise PluginError(
-                f"permission denied: {needed!r} is not enabled for it; its manifest"
-                " must ask for it, and the tenant grant it",
+                f"permission denied: {needed!r} is not enabled for this plugin;"
+                " its manifest must request it, and the tenant must grant it",
                 plugin=call.plugin,
             )
         if request_type == "storage":
@@ -119,7 +119,7 @@ class HostCallHandler:
                 stored_value = await storage.get(*owner, name)
                 if stored_value is None:
                     raise PluginError(
-                        f"nothing is kept under {name!r}", plugin=call.plugin
+                        f"Key {name!r} not found in plugin storage", plugin=call.plugin
                     )
                 # The protocol transports binary values as hexadecimal text.
                 return {"data": stored_value.hex()}
@@ -130,6 +130,7 @@ class HostCallHandler:
                 return {"data": exists, "exist_num": int(exists)}
             case _:
                 raise PluginError(
-                    f"storage knows set, get, del and exist, not {operation!r}",
+                    f"unknown storage operation {operation!r}; expected set, get,"
+                    " del or exist",
                     plugin=call.plugin,
                 )

@@ -31,7 +31,8 @@ class PluginIdentifier(NamedTuple):
         match = _IDENTIFIER.fullmatch(text)
         if match is None:
             raise PackageError(
-                f"{text!r} names no plugin; one is written author/name:1.2.3@checksum"
+                f"{text!r} is not a plugin identifier; expected"
+                " author/name:1.2.3@checksum"
             )
         return cls(
             match["author"] or "", match["name"], match["version"], match["checksum"]

@@ -195,9 +195,9 @@ def read_yaml(text: bytes, source: str) -> JSON:
         # A safe loader, which in addition refuses infinity and NaN.
         document = yaml.load(text, Loader=FiniteLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise PackageError(f"{source} is not YAML: {error}") from error
+        raise PackageError(f"{source}: invalid YAML: {error}") from error
     if not isinstance(document, dict):
-        raise PackageError(f"{source} must be a mapping of names to values")
+        raise PackageError(f"{source}: expected a mapping of names to values")
     return document
 
 
@@ -207,14 +207,29 @@ def load_yaml(folder: Path, name: str) -> JSON:
     # Resolved paths, so that neither `..` nor links lead out of the folder.
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise PackageError(f"{name!r} lies outside the plugin's folder")
+        raise PackageError(f"{name!r} is outside the plugin's folder")
     if not path.is_file():
-        raise PackageError(f"{name!r} is named and not there")
+        raise PackageError(f"File {name!r} does not exist")
     return read_yaml(path.read_bytes(), name)
 
 
 def read_manifest(document: Mapping[str, Any], source: str = MANIFEST) -> Manifest:
     """Convert and validate a manifest. Raises PackageError naming the invalid field."""
+    values = _normalise(document, source)
+    try:
+        manifest = msgspec.convert(values, Manifest, strict=False)
+    except msgspec.ValidationError as error:
+        reason, _, field_path = str(error).partition(" - at `$.")
+        raise PackageError(
+            f"{source}: {field_path.rstrip('`') or 'document'}: {reason}"
+        ) from error
+    _check(manifest, source)
+    return manifest
+
+
+def _normalise(document: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return a manifest's values without YAML's peculiarities. Raises PackageError if
+    version or name is missing."""
     values = {name: value for name, value in document.items() if value is not None}
     created = values.get("created_at")
     # Empty YAML values mean that the default applies.
@@ -231,20 +246,17 @@ def read_manifest(document: Mapping[str, Any], source: str = MANIFEST) -> Manife
     values["version"] = str(values["version"])
     _replace_empty(values, "plugins", KINDS, list)
     _replace_empty(values, "resource", ("permission",), dict)
+    _drop_empty_permissions(values)
+    return values
+
+
+def _drop_empty_permissions(values: dict[str, Any]) -> None:
+    """Remove empty sections of `resource.permission`."""
     permission = (values.get("resource") or {}).get("permission")
     if isinstance(permission, dict):
         values["resource"]["permission"] = {
             name: section for name, section in permission.items() if section is not None
         }
-    try:
-        manifest = msgspec.convert(values, Manifest, strict=False)
-    except msgspec.ValidationError as error:
-        reason, _, where = str(error).partition(" - at `$.")
-        raise PackageError(
-            f"{source}: {where.rstrip('`') or 'the whole'}: {reason}"
-        ) from error
-    _check(manifest, source)
-    return manifest
 
 
 def _replace_empty(
@@ -262,45 +274,48 @@ def _replace_empty(
 def _check(manifest: Manifest, source: str) -> None:
     if manifest.type not in ("plugin", "bundle"):
         raise PackageError(
-            f"{source}: type is {manifest.type!r}; it must be plugin, or bundle"
+            f"{source}: type must be plugin or bundle, not {manifest.type!r}"
         )
     if not NAME.fullmatch(manifest.name):
         raise PackageError(
-            f"{source}: name {manifest.name!r} must be made of a-z, 0-9, _ and -, at"
-            " most 128 of them"
+            f"{source}: name {manifest.name!r} may contain a-z, 0-9, _ and -, at most"
+            " 128 characters"
         )
     if manifest.author and not AUTHOR.fullmatch(manifest.author):
         raise PackageError(
-            f"{source}: author {manifest.author!r} must be made of letters, 0-9, _ and"
-            " -, at most 64"
+            f"{source}: author {manifest.author!r} may contain letters, 0-9, _ and -,"
+            " at most 64 characters"
         )
     if not VERSION.fullmatch(manifest.version):
         raise PackageError(
-            f"{source}: version {manifest.version!r} must read as 1.2.3 or 1.2.3-beta"
+            f"{source}: invalid version {manifest.version!r}; expected 1.2.3 or 1.2.3-beta"
         )
-    if manifest.type == "bundle":
-        return
+    if manifest.type != "bundle":
+        _check_plugin(manifest, source)
+
+
+def _check_plugin(manifest: Manifest, source: str) -> None:
     kinds = manifest.plugins.kinds()
     if not kinds:
         raise PackageError(
-            f"{source}: plugins names no file; it needs one of {', '.join(KINDS)}"
+            f"{source}: plugins is empty; expected one of {', '.join(KINDS)}"
         )
     # Models, strategies, datasources and triggers exclude other kinds in Dify's format.
     alone = [kind for kind in kinds if kind in _EXCLUSIVE_KINDS]
     if alone and len(kinds) > 1:
         raise PackageError(
-            f"{source}: {alone[0]} must be the only kind; there are {', '.join(kinds)}"
+            f"{source}: {alone[0]} cannot be combined with other kinds: {', '.join(kinds)}"
         )
     if manifest.meta.runner.language != "python":
         raise PackageError(
-            f"{source}: meta.runner.language is {manifest.meta.runner.language!r}; only"
-            " python is run"
+            f"{source}: meta.runner.language must be python, not"
+            f" {manifest.meta.runner.language!r}"
         )
     storage = manifest.permissions.storage
     if storage.enabled and storage.size < _KIB:
         raise PackageError(
-            f"{source}: resource.permission.storage.size is {storage.size}; it must be"
-            " 1024 or more"
+            f"{source}: resource.permission.storage.size must be 1024 or more, not"
+            f" {storage.size}"
         )
 
 

@@ -89,7 +89,7 @@ def _decode_index(data: bytes, source: str) -> Index:
     try:
         return msgspec.json.decode(data, type=Index)
     except msgspec.MsgspecError as error:
-        raise PackageError(f"{source} is no index of packages: {error}") from error
+        raise PackageError(f"{source} is not a package index: {error}") from error
 
 
 class Market:
@@ -144,7 +144,7 @@ class Market:
         if not candidates:
             where = (
                 ", ".join(self._locations)
-                or "no market is set; plugins.markets names them"
+                or "no plugin market is configured; set plugins.markets"
             )
             # The error names the markets that were searched.
             description = f"plugin {plugin!r}" + (f" {version}" if version else "")
@@ -175,13 +175,13 @@ class Market:
         # An index must not refer to files outside its folder.
         if "/" in file or file.startswith("."):
             raise PackageError(
-                f"the market {location!r} names a file outside itself: {file!r}"
+                f"the market {location!r} lists a file outside its folder: {file!r}"
             )
         try:
             return await asyncio.to_thread((_folder(location) / file).read_bytes)
         except OSError as error:
             raise PackageError(
-                f"the market {location!r} names {file!r}, which cannot be read:"
+                f"the market {location!r} lists {file!r}, which cannot be read:"
                 f" {error.strerror}"
             ) from error
 
@@ -196,7 +196,7 @@ class Market:
         match = _ASSET.fullmatch(asset)
         if match is None:
             raise PackageError(
-                f"{asset!r} names no release's file; write"
+                f"{asset!r} is not a release file; expected"
                 " owner/repo:VERSION/file.difypkg"
             )
         path = f"{match['owner']}/{match['repo']}/releases/download/{match['version']}/{match['asset']}"  # noqa: E501
@@ -221,9 +221,9 @@ class Market:
                 operators=operators,
             )
         except EgressError as error:
-            raise PluginError(f"{address} cannot be had: {error}") from error
+            raise PluginError(f"{address} could not be downloaded: {error}") from error
         if answer.status != 200:
-            raise PluginError(f"{address} answered with HTTP status {answer.status}")
+            raise PluginError(f"{address} returned HTTP status {answer.status}")
         return answer.body
 
 
@@ -238,6 +238,6 @@ def _is_url(location: str) -> bool:
 def _join_url(location: str, file: str) -> str:
     if not (address := join(location.rstrip("/") + "/", file)):
         raise PackageError(
-            f"the market {location!r} names a file that has no address: {file[:200]!r}"
+            f"the market {location!r} lists a file without a valid URL: {file[:200]!r}"
         )
     return address

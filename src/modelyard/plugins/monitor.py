@@ -145,19 +145,18 @@ class Monitor:
             if count > options.max_processes:
                 runtime.evict(
                     instance,
-                    f"it ran {count} processes; {options.max_processes} are allowed",
+                    f"{count} processes exceed the limit of {options.max_processes}",
                 )
             elif runtime.disk_bytes > options.max_disk:
                 runtime.evict(
                     instance,
-                    f"it filled {options.max_disk >> 20:,} MB of the disk, all that is"
-                    " allowed",
+                    f"disk limit of {options.max_disk >> 20:,} MB exceeded",
                 )
             elif usage.bytes > options.max_memory:
                 mega = 1 << 20
                 reason = (
-                    f"it took {usage.bytes // mega:,} MB of memory;"
-                    f" {options.max_memory // mega:,} are allowed"
+                    f"{usage.bytes // mega:,} MB of memory exceed the limit of"
+                    f" {options.max_memory // mega:,} MB"
                 )
                 runtime.evict(instance, reason)
             else:
@@ -173,18 +172,9 @@ class Monitor:
         """Lower the priority of an instance that keeps a processor busy; end it if it
         does so for long while idle."""
         pid = instance.spawned.pid
-        measured_at, seconds = self._measurements.get(
-            pid, (current_time, usage.seconds)
-        )
-        # A longer interval gives a reliable average; shorter ones are skipped.
-        if current_time - measured_at < _MIN_INTERVAL and pid in self._measurements:
+        cpu_share = self._measure_cpu_share(pid, usage, current_time)
+        if cpu_share is None:
             return
-        self._measurements[pid] = (current_time, usage.seconds)
-        cpu_share = (
-            (usage.seconds - seconds) / (current_time - measured_at)
-            if current_time > measured_at
-            else 0.0
-        )
         # An instance that has not started completely is not idle.
         is_idle = (
             not instance.conversation.open_count and instance.conversation.ready.done()
@@ -205,8 +195,24 @@ class Monitor:
         elif current_time - instance.spins_since > _END_AFTER:
             runtime.evict(
                 instance,
-                f"it kept a processor busy for {_END_AFTER:.0f} s with nothing to do",
+                f"a processor was busy for {_END_AFTER:.0f} s while the plugin was idle",
             )
+
+    def _measure_cpu_share(
+        self, pid: int, usage: ResourceUsage, current_time: float
+    ) -> float | None:
+        """Return the share of a processor used since the last measurement; None if that
+        was too recent."""
+        measured_at, seconds = self._measurements.get(
+            pid, (current_time, usage.seconds)
+        )
+        # A longer interval gives a reliable average; shorter ones are skipped.
+        if current_time - measured_at < _MIN_INTERVAL and pid in self._measurements:
+            return None
+        self._measurements[pid] = (current_time, usage.seconds)
+        if current_time <= measured_at:
+            return 0.0
+        return (usage.seconds - seconds) / (current_time - measured_at)
 
     def forget(self, living: set[int]) -> None:
         """Forget the measurements of processes that no longer exist."""

@@ -74,8 +74,8 @@ class Package:
             partial.rename(folder)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
-            # somebody else was quicker: the content is the same, since its checksum
-            # names it
+            # Another process has unpacked it already. The content is the same, since the
+            # folder is named by its checksum.
             if folder.is_dir():
                 return
             raise PackageError(
@@ -99,11 +99,11 @@ def read_package(
     that lead out of it."""
     if len(data) > max_bytes:
         raise PackageError(
-            f"{source} has {len(data):,} bytes; {max_bytes:,} are allowed"
+            f"{source} has {len(data):,} bytes; the limit is {max_bytes:,}"
         )
     files = dict(_entries(data, source, max_bytes))
     if MANIFEST not in files:
-        raise PackageError(f"{source} holds no {MANIFEST} at its root")
+        raise PackageError(f"{source} contains no {MANIFEST} at its root")
     return Package(data, files, read_manifest(read_yaml(files[MANIFEST], MANIFEST)))
 
 
@@ -114,7 +114,8 @@ def _entries(data: bytes, source: str, max_bytes: int) -> Iterator[tuple[str, by
             infos = archive.infolist()
             if len(infos) > _MAX_FILES:
                 raise PackageError(
-                    f"{source} holds {len(infos):,} files; {_MAX_FILES:,} are allowed"
+                    f"{source} contains {len(infos):,} files; the limit is"
+                    f" {_MAX_FILES:,}"
                 )
             names: set[str] = set()
             for info in infos:
@@ -124,7 +125,7 @@ def _entries(data: bytes, source: str, max_bytes: int) -> Iterator[tuple[str, by
                 # Two entries of one name could pass a check with one content and be
                 # installed with the other.
                 if name in names:
-                    raise PackageError(f"{source} holds {name!r} twice")
+                    raise PackageError(f"{source} contains {name!r} twice")
                 names.add(name)
                 # The size in the directory may be wrong, so no more than the remaining
                 # limit is read.
@@ -144,11 +145,11 @@ def _entries(data: bytes, source: str, max_bytes: int) -> Iterator[tuple[str, by
         OSError,
         ValueError,
     ) as error:
-        raise PackageError(f"{source} is no sound ZIP file: {error}") from error
+        raise PackageError(f"{source}: invalid ZIP file: {error}") from error
     except Exception as error:  # zlib's and lzma's own errors have no common base
         if isinstance(error, PackageError):
             raise
-        raise PackageError(f"{source} is no sound ZIP file: {error}") from error
+        raise PackageError(f"{source}: invalid ZIP file: {error}") from error
 
 
 def _checked_name(info: zipfile.ZipInfo, source: str) -> str:
@@ -163,10 +164,10 @@ def _checked_name(info: zipfile.ZipInfo, source: str) -> str:
         or ".." in path.parts
         or ":" in path.parts[0]
     ):
-        raise PackageError(f"{source} names a file outside itself: {name!r}")
+        raise PackageError(f"{source} contains a path outside the package: {name!r}")
     # Links and devices are refused; 0 means that no mode was stored.
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        raise PackageError(f"{source} holds {name!r}, which is no plain file")
+        raise PackageError(f"{source} contains {name!r}, which is not a regular file")
     if info.flag_bits & 1:
         raise PackageError(f"{source} is encrypted")
     return str(path)
@@ -222,7 +223,9 @@ def _walk(folder: Path, root: Path, rules: Sequence[str]) -> Iterator[Path]:
             continue
         # A link could include files from outside the folder.
         if path.is_symlink():
-            raise PackageError(f"{name!r} is a link; a package holds plain files alone")
+            raise PackageError(
+                f"{name!r} is a link; a package may contain regular files only"
+            )
         if path.is_dir():
             yield from _walk(path, root, rules)
         elif path.is_file():
@@ -286,8 +289,8 @@ def write_package(
         largest = sorted(files, key=lambda name: -len(files[name]))[:5]
         largest_names = ", ".join(f"{name} ({len(files[name]):,})" for name in largest)
         raise PackageError(
-            f"the plugin has {total:,} bytes; {max_bytes:,} are allowed. The largest"
-            f" files: {largest_names}"
+            f"the plugin has {total:,} bytes; the limit is {max_bytes:,}. The"
+            f" largest files: {largest_names}"
         )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -308,7 +311,7 @@ def package_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> Package:
 
     if not (folder / MANIFEST).is_file():
         raise PackageError(
-            f"{str(folder)!r} holds no {MANIFEST}: it is no plugin's folder"
+            f"{str(folder)!r} is not a plugin folder: {MANIFEST} is missing"
         )
     files = folder_files(folder)
     manifest = read_manifest(read_yaml(files[MANIFEST], MANIFEST))
@@ -327,7 +330,7 @@ def load_package(path: Path) -> Package:
         # The size is checked before the file is read into memory.
         if size > MAX_BUNDLE_BYTES:
             raise PackageError(
-                f"{str(path)!r} has {size:,} bytes; {MAX_BUNDLE_BYTES:,} are allowed"
+                f"{str(path)!r} has {size:,} bytes; the limit is {MAX_BUNDLE_BYTES:,}"
             )
         data = path.read_bytes()
     except OSError as error:

@@ -224,7 +224,7 @@ class LocalRuntime:
         started or dies."""
         instance = await self._select_instance()
         instance.used_at = self._clock.monotonic()
-        reason = f"a call took longer than {self.options.call_seconds:g} s"
+        reason = f"call exceeded {self.options.call_seconds:g} s"
         # The timer also covers a plugin that keeps sending and never ends.
         timer = asyncio.get_running_loop().call_later(
             self.options.call_seconds, self.evict, instance, reason
@@ -263,7 +263,7 @@ class LocalRuntime:
     def _on_started(self, task: "asyncio.Task[Instance]") -> None:
         self._starting = None
         if not task.cancelled():
-            task.exception()  # who waited for it was told
+            task.exception()  # marks it as retrieved; the callers get it from the task
 
     # starting
 
@@ -272,16 +272,16 @@ class LocalRuntime:
         # again.
         cooldown = self._cooldown_until - self._clock.monotonic()
         if cooldown > 0:
-            message = (
-                f"it is not started again for {cooldown:.1f} s: {self._last_failure}"
-            )
+            message = f"not restarted for {cooldown:.1f} s after a failure: {self._last_failure}"
             raise PluginDiedError(
                 message, plugin=self.launch.plugin, retry_after=cooldown
             )
         # The semaphore limits concurrent starts on the machine.
         async with self._starts:
             if self._is_closed:
-                raise PluginDiedError("it is being removed", plugin=self.launch.plugin)
+                raise PluginDiedError(
+                    "the plugin is being removed", plugin=self.launch.plugin
+                )
             try:
                 return await self._spawn()
             except PluginError as error:
@@ -316,14 +316,14 @@ class LocalRuntime:
         instance = await self._connect(spawned)
         created_instances.append(instance)
         self.instances.append(instance)
-        if ended:  # before we came to listen
+        if ended:  # before the instance existed
             asyncio.ensure_future(self._handle_exit(instance, ended[0]))  # noqa: RUF006
         try:
             async with asyncio.timeout(options.start_seconds):
                 await instance.conversation.ready
         except TimeoutError:
             message = (
-                f"it was not ready within {options.start_seconds:g}"
+                f"not ready within {options.start_seconds:g}"
                 f" s{_stderr_suffix(instance.recent_stderr())}"
             )
             self._end(instance, PluginDiedError(message, plugin=launch.plugin))
@@ -334,7 +334,7 @@ class LocalRuntime:
             if not isinstance(error, PluginError):
                 self._end(
                     instance,
-                    PluginDiedError("its start was given up", plugin=launch.plugin),
+                    PluginDiedError("start cancelled", plugin=launch.plugin),
                 )
             raise
         instance.is_behind = self._clock.monotonic() < self.behind_until
@@ -344,7 +344,7 @@ class LocalRuntime:
             "pid": spawned.pid,
             "seconds": round(self._age(instance), 3),
         }
-        logger.info("a plugin is ready", extra={"fields": fields})
+        logger.info("plugin ready", extra={"fields": fields})
         return instance
 
     def _clean(self) -> None:
@@ -385,7 +385,7 @@ class LocalRuntime:
 
     async def _handle_exit(self, instance: Instance, ending: str) -> None:
         """Fail the calls of an exited process, with its last output in the error."""
-        await asyncio.sleep(0.02)  # what it still said is on its way
+        await asyncio.sleep(0.02)  # its last output may not have arrived yet
         stderr_text = instance.recent_stderr()
         error = PluginDiedError(
             f"{ending}{_stderr_suffix(stderr_text)}", plugin=self.launch.plugin
@@ -399,15 +399,14 @@ class LocalRuntime:
                 instance.conversation.ready.done()
                 and not instance.conversation.ready.exception()
             ):
-                self._record_failure(
-                    ending
-                )  # one that never got ready is counted by who started it
+                # An instance that never got ready is counted by `_start_instance`.
+                self._record_failure(ending)
             fields = {
                 "plugin": self.launch.plugin,
                 "how": ending,
                 "stderr": stderr_text,
             }
-            logger.warning("a plugin died", extra={"fields": fields})
+            logger.warning("plugin died", extra={"fields": fields})
             self.lines.append((self._clock.time(), f"{ending}\n{stderr_text}".strip()))
 
     def _record_failure(self, reason: str, *, never_ready: bool = False) -> None:
@@ -442,48 +441,47 @@ class LocalRuntime:
         requests only."""
         current_time = self._clock.monotonic()
         for instance in list(self.instances):
-            conversation, options = instance.conversation, self.options
-            if not conversation.ready.done():
-                continue
-            if current_time - conversation.last_message_at > options.silence_seconds:
-                self.evict(
-                    instance, f"it said nothing for {options.silence_seconds:g} s"
-                )
-            elif conversation.open_count:
-                instance.abandoned_since = None
-            elif conversation.abandoned_count:
-                # The time counts from the first check that found only abandoned
-                # requests.
-                instance.abandoned_since = instance.abandoned_since or current_time
-                if current_time - instance.abandoned_since > options.recycle_seconds:
-                    if (
-                        instance.is_behind
-                    ):  # and kept a processor busy: the next start has to wait
-                        self._record_failure("it kept a processor busy for nobody")
-                    self._end(
-                        instance,
-                        PluginDiedError(
-                            "it worked on for nobody", plugin=self.launch.plugin
-                        ),
-                    )
-            elif current_time - instance.used_at > options.idle_seconds:
-                self._end(
-                    instance,
-                    PluginDiedError("it was not used", plugin=self.launch.plugin),
-                )
+            if instance.conversation.ready.done():
+                self._check_instance(instance, current_time)
+
+    def _check_instance(self, instance: Instance, current_time: float) -> None:
+        """End an instance that is silent, idle, or busy with abandoned requests only."""
+        conversation, options = instance.conversation, self.options
+        if current_time - conversation.last_message_at > options.silence_seconds:
+            self.evict(instance, f"no heartbeat for {options.silence_seconds:g} s")
+        elif conversation.open_count:
+            instance.abandoned_since = None
+        elif conversation.abandoned_count:
+            self._check_abandoned(instance, current_time)
+        elif current_time - instance.used_at > options.idle_seconds:
+            self.end_idle(instance)
+
+    def _check_abandoned(self, instance: Instance, current_time: float) -> None:
+        """End an instance that has worked on abandoned requests only for too long."""
+        # The time counts from the first check that found only abandoned requests.
+        instance.abandoned_since = instance.abandoned_since or current_time
+        if current_time - instance.abandoned_since <= self.options.recycle_seconds:
+            return
+        # If it also kept a processor busy, the next start has to wait.
+        if instance.is_behind:
+            self._record_failure("busy with abandoned requests")
+        self._end(
+            instance,
+            PluginDiedError(
+                "stopped: no caller was waiting", plugin=self.launch.plugin
+            ),
+        )
 
     def end_idle(self, instance: Instance) -> None:
-        """End an idle process to make room for another plugin."""
-        self._end(
-            instance, PluginDiedError("it was not used", plugin=self.launch.plugin)
-        )
+        """End an idle process, for example to make room for another plugin."""
+        self._end(instance, PluginDiedError("stopped: idle", plugin=self.launch.plugin))
 
     def evict(self, instance: Instance, reason: str) -> None:
         """End a process that exceeded a limit."""
         if instance not in self.instances:
             return
         logger.warning(
-            "a plugin is ended",
+            "plugin evicted",
             extra={"fields": {"plugin": self.launch.plugin, "why": reason}},
         )
         self._record_failure(reason)
@@ -513,9 +511,7 @@ class LocalRuntime:
         if self._starting is not None:
             self._starting.cancel()
         for instance in list(self.instances):
-            self._end(
-                instance, PluginDiedError("it was stopped", plugin=self.launch.plugin)
-            )
+            self._end(instance, PluginDiedError("stopped", plugin=self.launch.plugin))
 
 
 class _Sink(asyncio.Protocol):
@@ -530,4 +526,4 @@ class _Sink(asyncio.Protocol):
 
 
 def _stderr_suffix(stderr_text: str) -> str:
-    return f"; its last words: {stderr_text}" if stderr_text else ""
+    return f"; standard error: {stderr_text}" if stderr_text else ""

@@ -30,7 +30,7 @@ _FILES = (".whl", ".zip", ".gz", ".bz2", ".xz", ".tar", ".tgz", ".zst", ".egg")
 """Extensions that make an installer look for a local file although the text reads like
 a name."""
 _ALLOWED = (
-    "a package's name, versions, and a marker, for instance 'httpx>=0.27;"
+    "a package name with versions and a marker, for example 'httpx>=0.27;"
     ' python_version < "3.14"\''
 )
 
@@ -46,8 +46,8 @@ def check_line(line: str, where: str) -> str:
         or requirement.lower().endswith(_FILES)
     ):
         raise PackageError(
-            f"{where} asks for {line.strip()[:200]!r}, which a plugin must not:"
-            f" {_reason(requirement)}. Allowed is {_ALLOWED}"
+            f"{where}: requirement {line.strip()[:200]!r} is not allowed:"
+            f" {_reason(requirement)}. Expected {_ALLOWED}"
         )
     # Hashes are kept, so that uv verifies the downloads.
     return " ".join(
@@ -61,15 +61,15 @@ def check_line(line: str, where: str) -> str:
 def _reason(line: str) -> str:
     # The error explains which rule was broken.
     if line.startswith("-"):
-        return "options of the installer are the operator's"
+        return "installer options can only be set by the operator"
     if "://" in line or "@" in line:
         return (
-            "packages come from the index, not from an address or a version control"
-            " system"
+            "packages must come from the index, not from a URL or a version"
+            " control system"
         )
     if "/" in line or "\\" in line or line.startswith("."):
-        return "packages come from the index, not from a folder or a file"
-    return "it cannot be read as a requirement"
+        return "packages must come from the index, not from a folder or a file"
+    return "not a valid requirement"
 
 
 def parse_requirements(text: str, where: str) -> list[str]:
@@ -81,8 +81,8 @@ def parse_requirements(text: str, where: str) -> list[str]:
             requirements.append(check_line(requirement, where))
     if len(requirements) > _MAX_LINES:
         raise PackageError(
-            f"{where} has {len(requirements):,} requirements; {_MAX_LINES:,} are"
-            " allowed"
+            f"{where} has {len(requirements):,} requirements; the limit is"
+            f" {_MAX_LINES:,}"
         )
     return requirements
 
@@ -110,7 +110,7 @@ def read_requirements(folder: Path) -> list[str]:
             isinstance(dependency, str) for dependency in entries
         ):
             raise PackageError(
-                "pyproject.toml must list its project.dependencies as texts"
+                "pyproject.toml: project.dependencies must be a list of strings"
             )
         return [check_line(dependency, "pyproject.toml") for dependency in entries]
     return parse_requirements(
@@ -131,21 +131,20 @@ def read_project(folder: Path) -> Mapping[str, Any]:
     sources = uv.get("sources") if isinstance(uv, dict) else None
     for name in sources if isinstance(sources, dict) else ():
         raise PackageError(
-            f"pyproject.toml has [tool.uv.sources] for {str(name)[:100]!r}, which a"
-            " plugin must not: packages come from the index that the operator chose;"
+            f"pyproject.toml has [tool.uv.sources] for {str(name)[:100]!r}, which"
+            " is not allowed: packages must come from the operator's index;"
             " remove the table"
         )
     project = document.get("project")
     if not isinstance(project, dict):
         raise PackageError(
-            "pyproject.toml has no [project] table, which lists what the plugin"
-            " depends on"
+            "pyproject.toml has no [project] table with the plugin's dependencies"
         )
     # Dynamic dependencies would require running the project's build backend.
     if "dependencies" in (project.get("dynamic") or ()):
         raise PackageError(
-            "pyproject.toml must list its dependencies itself: nothing is built to find"
-            " them out"
+            "pyproject.toml must list its dependencies statically; dynamic"
+            " dependencies are not supported"
         )
     return project
 
@@ -159,27 +158,34 @@ def check_lock(folder: Path) -> None:
         source = package.get("source") if isinstance(package, dict) else None
         if not isinstance(source, dict):
             raise PackageError("uv.lock lists a package without a source")
-        # Packages from a registry are allowed; the operator's index serves them.
-        if set(source) == {"registry"} and str(source["registry"]).startswith(
-            ("https://", "http://")
-        ):
-            continue
-        # The plugin's own project appears as virtual or editable at ".".
-        if set(source) <= {"virtual", "editable"} and set(source.values()) == {"."}:
+        if _is_index(source) or _is_own_project(source):
             continue
         source_type = ", ".join(str(key) for key in source)
         raise PackageError(
             f"uv.lock takes {str(package.get('name'))[:100]!r} from"
-            f" {source_type[:100]!r}, which a plugin must not: packages come from an"
-            " index"
+            f" {source_type[:100]!r}, which is not allowed: packages must come"
+            " from an index"
         )
+
+
+def _is_index(source: Mapping[str, Any]) -> bool:
+    """Return whether a package comes from a registry; the operator's index serves it."""
+    return set(source) == {"registry"} and str(source["registry"]).startswith(
+        ("https://", "http://")
+    )
+
+
+def _is_own_project(source: Mapping[str, Any]) -> bool:
+    """Return whether it is the plugin's own project, which appears as virtual or
+    editable at "."."""
+    return set(source) <= {"virtual", "editable"} and set(source.values()) == {"."}
 
 
 def _read_toml(path: Path) -> Mapping[str, Any]:
     try:
         return tomllib.loads(_read_text(path))
     except tomllib.TOMLDecodeError as error:
-        raise PackageError(f"{path.name} is not TOML: {error}") from error
+        raise PackageError(f"{path.name}: invalid TOML: {error}") from error
     except RecursionError as error:
         raise PackageError(f"{path.name} is nested too deeply") from error
 
@@ -189,7 +195,7 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
         if len(data) > _MAX_BYTES:
             raise PackageError(
-                f"{path.name} has {len(data):,} bytes; {_MAX_BYTES:,} are allowed"
+                f"{path.name} has {len(data):,} bytes; the limit is {_MAX_BYTES:,}"
             )
         return data.decode("utf-8-sig")
     except OSError as error:

@@ -64,7 +64,7 @@ def create(folder: Path, answers: ScaffoldOptions) -> list[Path]:
     # An existing empty folder is fine.
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(
-            f"{str(folder)!r} is there already and not empty; name another folder"
+            f"{str(folder)!r} already exists and is not empty; choose another folder"
         )
     replacements = _replacements(answers)
     written_paths: list[Path] = []
@@ -87,24 +87,24 @@ def create(folder: Path, answers: ScaffoldOptions) -> list[Path]:
 def _check(answers: ScaffoldOptions) -> None:
     if not NAME.fullmatch(answers.name):
         raise ConfigError(
-            f"name {answers.name!r} must be made of a-z, 0-9, _ and -, at most 128 of"
-            " them"
+            f"name {answers.name!r} may contain a-z, 0-9, _ and -, at most 128"
+            " characters"
         )
     if not AUTHOR.fullmatch(answers.author):
         raise ConfigError(
-            f"author {answers.author!r} must be made of letters, 0-9, _ and -, at most"
-            " 64 of them"
+            f"author {answers.author!r} may contain letters, 0-9, _ and -, at"
+            " most 64 characters"
         )
     if answers.category not in CATEGORIES:
         raise ConfigError(
-            f"category {answers.category!r} is unknown;"
-            f" {suggestion(answers.category, CATEGORIES, label='there are')}"
+            f"unknown category {answers.category!r};"
+            f" {suggestion(answers.category, CATEGORIES)}"
         )
     for permission in answers.permissions:
         if permission not in PERMISSIONS:
             raise ConfigError(
-                f"permission {permission!r} is unknown;"
-                f" {suggestion(permission, PERMISSIONS, label='there are')}"
+                f"unknown permission {permission!r};"
+                f" {suggestion(permission, PERMISSIONS)}"
             )
 
 

@@ -54,7 +54,7 @@ class ServerlessRuntime:
         # is sent.
         if len(body) > _MAX_REQUEST:
             raise PluginError(
-                f"the request has {len(body):,} bytes; {_MAX_REQUEST:,} are allowed",
+                f"the request has {len(body):,} bytes; the limit is {_MAX_REQUEST:,}",
                 plugin=self._plugin,
             )
         headers = {
@@ -72,7 +72,7 @@ class ServerlessRuntime:
             try:
                 if response.status != 200:
                     raise PluginDiedError(
-                        f"it answered with HTTP status {response.status}",
+                        f"HTTP status {response.status}",
                         plugin=self._plugin,
                     )
                 async for data in self._read(response):
@@ -89,9 +89,8 @@ class ServerlessRuntime:
         partial_line, error = b"", None
         async for chunk in response.chunks():
             *lines, partial_line = (partial_line + chunk).split(b"\n")
-            for line in lines:
-                if not line.strip():
-                    continue
+            # Blank lines separate messages.
+            for line in filter(bytes.strip, lines):
                 message = self._parse_message(line)
                 message_type, data = message.get("type"), message.get("data")
                 if message_type == "stream" and isinstance(data, dict):
@@ -101,11 +100,12 @@ class ServerlessRuntime:
                     # it.
                     error = error or error_from_message(data, self._plugin)
                 elif message_type == "end":
-                    if error is not None:
-                        raise error
+                    _raise_if_failed(error)
                     return
         # The connection ended without an `end` message.
-        raise error or PluginDiedError("its answer broke off", plugin=self._plugin)
+        raise error or PluginDiedError(
+            "the response was truncated", plugin=self._plugin
+        )
 
     def _parse_message(self, line: bytes) -> Mapping[str, Any]:
         try:
@@ -113,7 +113,7 @@ class ServerlessRuntime:
             data = envelope["data"]
         except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
             raise PluginError(
-                "its answer holds a line that is no message", plugin=self._plugin
+                "the response contains an invalid message", plugin=self._plugin
             ) from None
         return (
             data
@@ -157,7 +157,7 @@ class ServerlessSessions:
         entry = self._open.get(session)
         # Checked for each request, because a tenant may be disabled during a call.
         if entry is None or self._shuts_out(entry[0].tenant, entry[0].user):
-            raise NotFoundError("there is no such session", code="session_not_found")
+            raise NotFoundError("Plugin session not found", code="session_not_found")
         return entry
 
     async def answer(self, session: str, line: bytes) -> AsyncGenerator[bytes, None]:
@@ -197,15 +197,20 @@ class ServerlessSessions:
         yield encode_event("end", "", None)
 
 
+def _raise_if_failed(error: PluginError | None) -> None:
+    if error is not None:
+        raise error
+
+
 def _parse_invocation(line: bytes) -> Mapping[str, Any]:
     """Return the request, however many envelopes it is wrapped in. Raises PluginError."""
     try:
         document = msgspec.json.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise PluginError("the transaction is no message") from None
+        raise PluginError("Invalid transaction: not a JSON message") from None
     # The request may be nested in any number of `data` envelopes.
     while isinstance(document, dict) and "backwards_request_id" not in document:
         document = document.get("data")
     if not isinstance(document, dict):
-        raise PluginError("the transaction asks for nothing")
+        raise PluginError("Invalid transaction: no request")
     return document

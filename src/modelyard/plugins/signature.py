@@ -68,7 +68,7 @@ def sign(
 
     if category not in CATEGORIES:
         raise PackageError(
-            f"category {category!r} is not known; there are {', '.join(CATEGORIES)}"
+            f"unknown category {category!r}; expected one of {', '.join(CATEGORIES)}"
         )
     try:
         key = serialization.load_pem_private_key(private_key, None)
@@ -111,7 +111,7 @@ def verify(data: bytes, public_keys: Sequence[tuple[str, bytes]]) -> Verificatio
         raise PackageError("the package is not signed")
     if not public_keys:
         raise PackageError(
-            "the package is signed, and no key is known to check it with"
+            "the package is signed, but no public key is configured to verify it"
         )
     files = read_package(data).files
     # The message is computed from the content, not from stored digests.
@@ -119,7 +119,7 @@ def verify(data: bytes, public_keys: Sequence[tuple[str, bytes]]) -> Verificatio
     try:
         signature = base64.b64decode(comment.signature, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise PackageError("the package's signature is damaged") from error
+        raise PackageError("the package's signature is invalid") from error
     # Any of the keys may have made the signature.
     for name, pem in public_keys:
         try:
@@ -131,7 +131,8 @@ def verify(data: bytes, public_keys: Sequence[tuple[str, bytes]]) -> Verificatio
         return Verification(name, _category(files.get(VERIFICATION)), comment.time)
     names = ", ".join(name for name, _ in public_keys)
     raise PackageError(
-        f"the package was signed by somebody else, or changed afterwards; tried {names}"
+        "Signature does not match any trusted key (or the package was modified);"
+        f" tried {names}"
     )
 
 
@@ -159,13 +160,13 @@ def _message(contents: Sequence[bytes], time: int) -> bytes:
 def _comment(data: bytes) -> _Comment | None:
     if len(data) > MAX_BYTES:
         raise PackageError(
-            f"the package has {len(data):,} bytes; {MAX_BYTES:,} are allowed"
+            f"the package has {len(data):,} bytes; the limit is {MAX_BYTES:,}"
         )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return msgspec.json.decode(archive.comment, type=_Comment)
     except zipfile.BadZipFile as error:
-        raise PackageError(f"the package is no sound ZIP file: {error}") from error
+        raise PackageError(f"the package is an invalid ZIP file: {error}") from error
     # A package with another comment is unsigned.
     except msgspec.MsgspecError:
         return None

@@ -33,7 +33,7 @@ import time
 from typing import Any, NoReturn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside"))
-import confine  # pyright: ignore[reportMissingImports]  it lies there, which is no package here
+import confine  # pyright: ignore[reportMissingImports]  found through sys.path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SWEEP_SECONDS = 2.0
@@ -84,7 +84,7 @@ class Supervisor:
                 self._kill_orphans()
 
     def _handle_command(self) -> bool:
-        """Handle one command of the host. Returns False if the host is gone."""
+        """Handle one command of the host. Returns False if the host has exited."""
         try:
             data, descriptors, _, _ = socket.recv_fds(
                 self._control, _MAX_MESSAGE_BYTES, 3
@@ -95,27 +95,31 @@ class Supervisor:
             return False
         message = json.loads(data)
         if message["op"] == "spawn":
-            try:
-                socket.send_fds(self._zygote, [data], descriptors)
-            except OSError:
-                return False
-            # The zygote has its own copies of the descriptors.
-            finally:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-        elif message["op"] == "kill":
+            return self._forward_spawn(data, descriptors)
+        if message["op"] == "kill":
             for pid, (number, started_at) in list(self._plugins.items()):
                 if number == message["id"]:
                     _signal_session(pid, started_at, message["signal"])
+        return True
+
+    def _forward_spawn(self, data: bytes, descriptors: list[int]) -> bool:
+        """Pass a command with its descriptors on to the zygote. Returns False if the
+        zygote has exited."""
+        try:
+            socket.send_fds(self._zygote, [data], descriptors)
+        except OSError:
+            return False
+        # The zygote has its own copies of the descriptors.
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         return True
 
     def _handle_zygote_event(self) -> bool:
         """Handle one event of the zygote, which may be under a plugin's control and is
         not trusted.
 
-        A reported plugin must be a child of the zygote; its start time is stored, so
-        that a reused process id is never signalled. Returns False if the zygote is gone
-        or sends invalid messages.
+        Returns False if the zygote has exited or sends invalid messages.
         """
         try:
             message = json.loads(self._zygote.recv(_MAX_MESSAGE_BYTES))
@@ -136,35 +140,46 @@ class Supervisor:
         ):
             return False
         if event == "spawned":
-            stat = _stat(str(pid))
-            # The parent must be the zygote: otherwise it could make us kill any
-            # process.
-            if stat and stat[1] != str(self._zygote_pid):
-                return False
-            if stat:
-                self._plugins[pid] = (number, stat[_START_TIME_INDEX])
-                # Lowest priority until the host knows that the plugin is ready.
-                _set_niceness(pid, 19)
-            self.say({"event": "spawned", "id": number, "pid": pid if stat else 0})
-        elif (
-            event == "exited"
-            and (registered := self._plugins.pop(pid, (number, "")))
-            and registered[0] == number
-        ):
-            if registered[1]:
-                _signal_session(
-                    pid, registered[1], signal.SIGKILL
-                )  # what it started goes with it
-            self._kill_orphans()
-            self.say({"event": "exited", "id": number, "status": status})
+            return self._register_plugin(number, pid)
+        if event == "exited":
+            self._remove_plugin(number, pid, status)
         return True
+
+    def _register_plugin(self, number: int, pid: int) -> bool:
+        """Register a plugin that the zygote reports as started, and report it to the
+        host.
+
+        It must be a child of the zygote, otherwise False is returned; its start time is
+        stored, so that a reused process id is never signalled.
+        """
+        stat = _stat(str(pid))
+        # The parent must be the zygote: otherwise it could make us kill any process.
+        if stat and stat[1] != str(self._zygote_pid):
+            return False
+        if stat:
+            self._plugins[pid] = (number, stat[_START_TIME_INDEX])
+            # Lowest priority until the host knows that the plugin is ready.
+            _set_niceness(pid, 19)
+        self.say({"event": "spawned", "id": number, "pid": pid if stat else 0})
+        return True
+
+    def _remove_plugin(self, number: int, pid: int, status: int) -> None:
+        """Unregister a plugin that has exited, kill the processes that it started, and
+        report its wait status to the host."""
+        registered_number, started_at = self._plugins.pop(pid, (number, ""))
+        if registered_number != number:
+            return
+        if started_at:
+            _signal_session(pid, started_at, signal.SIGKILL)
+        self._kill_orphans()
+        self.say({"event": "exited", "id": number, "status": status})
 
     def say(self, message: dict[str, Any]) -> None:
         """Send a message to the host."""
         try:
             self._control.send(json.dumps(message).encode())
         except OSError:
-            pass  # the host is gone: the next look at the socket finds that out
+            pass  # the host has exited, which the next poll of the socket reports
 
     def _kill_orphans(self) -> None:
         """Kill orphans that do not belong to the session of a running plugin. They are
@@ -223,7 +238,7 @@ def _ignore_missing(act: Any, *details: int) -> None:
     try:
         act(*details)
     except (ProcessLookupError, PermissionError):
-        pass  # it was quicker
+        pass  # it has exited already
 
 
 def _stat(pid: str) -> list[str]:
@@ -265,12 +280,12 @@ def _session(pid: int) -> int:
 
 def _set_niceness(pid: int | str, nice: int) -> None:
     """Lower the scheduling priority of a session. Plugins keep it until they are ready,
-    so that starts disturb nobody."""
+    so that a start does not slow down others."""
     try:
         with open(f"/proc/{pid}/autogroup", "w") as file:
             file.write(str(nice))
     except OSError:
-        pass  # this kernel does not share processors out by sessions
+        pass  # this kernel does not schedule by sessions (autogroup)
 
 
 # --------------------------------------------------------------------------- the zygote
@@ -349,7 +364,7 @@ def _exec_zygote(control: socket.socket, order: dict[str, Any]) -> NoReturn:
         )
         options = ["--fork"] if order["fork"] else []
         os.execve(python, [python, "-X", "utf8", program, "3", *options], order["env"])
-    except BaseException as error:  # the host is told, and starts nothing
+    except BaseException as error:  # reported to the host, which starts nothing
         failure = {
             "event": "ready",
             "forks": False,
@@ -369,17 +384,14 @@ def _apply_confinement(control: socket.socket, order: dict[str, Any]) -> None:
     Runs before anything of the plugin is loaded. Raises OSError if a required part is
     not available.
     """
-    # `open` means that the operator switched confinement off.
-    if order["open"] or not confine.landlock_abi():
-        if not order["open"]:
-            raise OSError("this kernel has no Landlock")
-        control.send(
-            json.dumps(
-                {"confined": {"level": "none", "network": "open", "uid": None}}
-            ).encode()
-        )
+    # `open` means that the operator disabled confinement.
+    if order["open"]:
+        confined = {"level": "none", "network": "open", "uid": None}
+        control.send(json.dumps({"confined": confined}).encode())
         return
     abi = confine.landlock_abi()
+    if not abi:
+        raise OSError("this kernel does not support Landlock")
     read = [
         *confine.system_folders(),
         *order["read"],
@@ -388,8 +400,9 @@ def _apply_confinement(control: socket.socket, order: dict[str, Any]) -> None:
     write = order["write"]
     is_apart, listener = _unshare(order, read)
     port: int | None = None
-    extra_folders = confine.extra_writable_folders(read + write) if is_apart else []
+    extra_folders: list[str] = []
     if is_apart:
+        extra_folders = confine.extra_writable_folders(read + write)
         read, write = [*read, *confine.SYNTHETIC_FILES], [*write, *extra_folders]
     # Without a network namespace, Landlock allows connections to this one port.
     else:
@@ -398,12 +411,7 @@ def _apply_confinement(control: socket.socket, order: dict[str, Any]) -> None:
     listener.listen(128)
     has_network = is_apart or abi >= 4
     confine.limit({"core": 0})
-    # After changing the user, the interpreter and the code must still be readable.
-    can_move = is_apart or all(
-        _is_accessible_to_all(path)
-        for path in (order["python"], *order["read"], *order["write"])
-    )
-    has_changed_user = confine.drop_rights(order["uid"] if can_move else None)
+    has_changed_user = confine.drop_rights(_target_user(order, is_apart))
     confined = {
         "level": "landlock",
         "abi": abi,
@@ -414,9 +422,8 @@ def _apply_confinement(control: socket.socket, order: dict[str, Any]) -> None:
         "writable_paths": extra_folders,
     }
     # The listener is passed to the host, which accepts the plugins' connections.
-    message = [json.dumps({"confined": confined}).encode()]
     control.sendmsg(
-        message,
+        [json.dumps({"confined": confined}).encode()],
         [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener.fileno()]))],
     )
     listener.close()
@@ -427,6 +434,15 @@ def _apply_confinement(control: socket.socket, order: dict[str, Any]) -> None:
         has_network=has_network,
         has_scopes=abi >= 6 or has_changed_user,
     )
+
+
+def _target_user(order: dict[str, Any], is_apart: bool) -> int | None:
+    """Return the user to change to; None if that user could not read the interpreter
+    and the code."""
+    if is_apart:
+        return order["uid"]
+    paths = (order["python"], *order["read"], *order["write"])
+    return order["uid"] if all(_is_accessible_to_all(path) for path in paths) else None
 
 
 def _unshare(order: dict[str, Any], read: list[str]) -> tuple[bool, socket.socket]:
@@ -469,9 +485,8 @@ def main() -> None:
     """Start the supervisor on the control socket given as the first argument."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.setblocking(True)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the terminal's is for the host, which ends us in its own way
+    # Ctrl-C in a terminal reaches the whole group; the host ends this process itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Subreaper: orphans of plugins become children of this process instead of init.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _set_niceness("self", 5)

@@ -114,21 +114,21 @@ class Confinement:
         """Return a one-line description of the confinement for logs and for the
         console."""
         if self.level == "none":
-            return "nothing: plugins run with the server's rights"
+            return "no confinement: plugins have the server's rights"
         parts = [
             self.level,
             (
-                "a root of their own"
+                "private root file system"
                 if self.namespaces
-                else "the server's file system, seen in part"
+                else "restricted view of the server's file system"
             ),
         ]
         parts.append(
-            "a user for each tenant" if self.uid is not None else "the server's user"
+            "separate user per tenant" if self.uid is not None else "server's user"
         )
         network = {
-            "namespace": "a network of their own",
-            "port": "one port of the server's network",
+            "namespace": "private network",
+            "port": "server's network, proxy port only",
             "none": "no network",
         }
         return ", ".join([*parts, network.get(self.network, self.network)])
@@ -155,7 +155,7 @@ def probe_confinement() -> Confinement:
     )
     if completed.returncode:
         raise PluginError(
-            "it cannot be found out:"
+            "the confinement test failed:"
             f" {completed.stderr.decode('utf-8', 'replace').strip()[-200:]}"
         )
     abi, is_apart = msgspec.json.decode(completed.stdout, type=tuple[int, bool])
@@ -248,7 +248,7 @@ class Supervisors:
             is_less = confined.level == "none" or not confined.namespaces
             logger.log(
                 logging.WARNING if is_less else logging.INFO,
-                "plugins are shut in",
+                "plugin confinement",
                 extra={"fields": {"by": confined.describe()}},
             )
 
@@ -354,7 +354,6 @@ class _Supervisor:
             socket.AF_UNIX, socket.SOCK_SEQPACKET
         )
         control_socket.setblocking(False)
-        environment = cell.environment
         # The supervisor gets a minimal environment: the server's own variables may hold
         # secrets.
         child_environ = {
@@ -362,33 +361,9 @@ class _Supervisor:
             for name in ("PATH", "LANG", "LC_ALL", "TZ")
             if name in environ
         }
-        try:
-            process = await asyncio.create_subprocess_exec(
-                str(environment.base),
-                "-I",
-                "-S",
-                "-X",
-                "utf8",
-                str(_SUPERVISOR_SCRIPT),
-                str(child_socket.fileno()),
-                cwd="/",
-                env=child_environ,
-                pass_fds=[child_socket.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except BaseException as error:
-            control_socket.close()
-            if not isinstance(error, OSError):
-                raise
-            raise PluginError(
-                f"the environment {environment.name} cannot be used: {error}"
-            ) from error
-        finally:
-            # The child has inherited its end; this copy would keep the socket open
-            # after the child's death.
-            child_socket.close()
+        process = await _launch(
+            cell.environment, control_socket, child_socket, child_environ
+        )
         # Nothing is known about the confinement until the supervisor reports it.
         supervisor = cls(
             process,
@@ -397,37 +372,33 @@ class _Supervisor:
             Confinement("none", "open", None),
             environ=environ,
         )
-        listener: int | None = None
         try:
-            async with asyncio.timeout(_READY_SECONDS):
-                await asyncio.get_running_loop().sock_sendall(
-                    control_socket,
-                    msgspec.json.encode(
-                        _startup_message(
-                            cell, environ, child_environ, forks=forks, is_open=is_open
-                        )
-                    ),
-                )
-                ready, listener = await supervisor._receive_ready()
-        except TimeoutError:
-            # A supervisor that does not report in time is treated like one that ended
-            # at once.
-            ready = None
-        except BaseException as error:
-            supervisor.close()
-            await supervisor.wait_closed()
-            if isinstance(error, OSError):
-                raise PluginError(
-                    f"the environment {environment.name} cannot be used: {error}"
-                ) from error
-            raise
-        try:
+            message = _startup_message(
+                cell, environ, child_environ, forks=forks, is_open=is_open
+            )
+            ready, listener = await supervisor._configure(message)
             await supervisor._finish_start(ready, listener, make_proxy)
         except BaseException:
             supervisor.close()
             await supervisor.wait_closed()
             raise
         return supervisor
+
+    async def _configure(self, message: Mapping[str, Any]) -> tuple[Any, int | None]:
+        """Send the startup message and return what `_receive_ready` returns. Raises
+        PluginError."""
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                await asyncio.get_running_loop().sock_sendall(
+                    self.control, msgspec.json.encode(message)
+                )
+                return await self._receive_ready()
+        # A supervisor that does not report in time is treated like one that exited at
+        # once.
+        except TimeoutError:
+            return None, None
+        except OSError as error:
+            raise _environment_error(self.cell.environment.name, error) from error
 
     async def _finish_start(
         self,
@@ -442,49 +413,53 @@ class _Supervisor:
         """
         opened = socket.socket(fileno=listener) if listener is not None else None
         try:
-            name = self.cell.environment.name
-            if ready is None:
-                raise PluginError(
-                    f"the environment {name} cannot be used: its Python did not start"
-                )
-            if ready.get("failed") or "confined" not in ready:
-                reason = ready["error"] or "it ended at once"
-                raise PluginError(
-                    "plugins cannot be shut in on this machine, so none is started:"
-                    f" {reason}"
-                )
-            self.confined = msgspec.convert(
-                {
-                    key: field_value
-                    for key, field_value in ready["confined"].items()
-                    if key != "abi"
-                },
-                Confinement,
-            )
-            self.zygote = int(ready["zygote"])
-            # An SDK that cannot be preloaded is no failure: each plugin then imports it
-            # itself.
-            if ready["error"]:
-                fields = {"environment": name, "error": ready["error"]}
-                logger.warning(
-                    "the SDK cannot be loaded beforehand; plugins start slowly",
-                    extra={"fields": fields},
-                )
+            self._read_ready(ready)
             if opened is not None and make_proxy is not None:
-                # In a network namespace only the plugins reach the proxy. On the
-                # server's network other local processes do, too.
-                token = (
-                    ""
-                    if self.confined.network == "namespace"
-                    else secrets.token_urlsafe(16)
-                )
-                self.egress_proxy = make_proxy(self.cell.tenant, token)
-                await self.egress_proxy.start(opened)
+                await self._start_proxy(opened, make_proxy)
                 opened = None
             self._listener = asyncio.ensure_future(self._listen())
         finally:
             if opened is not None:
                 opened.close()
+
+    def _read_ready(self, ready: Any) -> None:
+        """Take the confinement and the zygote from the supervisor's first message.
+        Raises PluginError if plugins cannot be started."""
+        name = self.cell.environment.name
+        if ready is None:
+            raise _environment_error(name, "its Python did not start")
+        if ready.get("failed") or "confined" not in ready:
+            reason = ready["error"] or "the supervisor exited at once"
+            raise PluginError(
+                "plugins cannot be confined on this machine, so none is started:"
+                f" {reason}"
+            )
+        confined = {
+            key: field_value
+            for key, field_value in ready["confined"].items()
+            if key != "abi"
+        }
+        self.confined = msgspec.convert(confined, Confinement)
+        self.zygote = int(ready["zygote"])
+        # An SDK that cannot be preloaded is no failure: each plugin then imports it
+        # itself.
+        if ready["error"]:
+            fields = {"environment": name, "error": ready["error"]}
+            logger.warning(
+                "plugin SDK not preloaded; plugins start slowly",
+                extra={"fields": fields},
+            )
+
+    async def _start_proxy(
+        self, listener: socket.socket, make_proxy: Callable[[str, str], EgressProxy]
+    ) -> None:
+        """Start the egress proxy of this supervisor's plugins on a listening socket."""
+        # In a network namespace only the plugins reach the proxy. On the server's
+        # network other local processes do, too.
+        is_private = self.confined.network == "namespace"
+        token = "" if is_private else secrets.token_urlsafe(16)
+        self.egress_proxy = make_proxy(self.cell.tenant, token)
+        await self.egress_proxy.start(listener)
 
     async def _receive_ready(self) -> tuple[Any, int | None]:
         """Return the supervisor's first message and the listening socket's descriptor
@@ -568,7 +543,7 @@ class _Supervisor:
             for host_end, _ in pairs:
                 host_end.close()
             if isinstance(error, OSError):
-                raise PluginDiedError("its supervisor is gone") from error
+                raise PluginDiedError("supervisor process has exited") from error
             raise
         finally:
             self._waiting.pop(number, None)
@@ -636,18 +611,25 @@ class _Supervisor:
 
     async def _listen(self) -> None:
         while (message := await self._receive()) is not None:
-            number = message["id"]
             if message["event"] == "spawned":
-                if message["pid"] > 0:  # else it is gone already
-                    self._pids[number] = message["pid"]
-                waiting = self._waiting.get(number)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(message["pid"])
+                self._handle_spawned(message["id"], message["pid"])
             elif message["event"] == "exited":
-                self._pids.pop(number, None)
-                if (on_exit := self.exit_listeners.pop(number, None)) is not None:
-                    on_exit(_exit_description(message["status"]))
+                self._handle_exited(message["id"], message["status"])
         self._handle_supervisor_exit()
+
+    def _handle_spawned(self, plugin_id: int, pid: int) -> None:
+        """Complete the start of a plugin. The process id is 0 if it exited already."""
+        if pid > 0:
+            self._pids[plugin_id] = pid
+        waiting = self._waiting.get(plugin_id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(pid)
+
+    def _handle_exited(self, plugin_id: int, status: int) -> None:
+        """Report the exit of a plugin to its listener."""
+        self._pids.pop(plugin_id, None)
+        if (on_exit := self.exit_listeners.pop(plugin_id, None)) is not None:
+            on_exit(_exit_description(status))
 
     def _handle_supervisor_exit(self) -> None:
         """Handle the supervisor's exit: kill its plugins' process groups and report
@@ -664,10 +646,10 @@ class _Supervisor:
         # reported as ended here.
         plugins, self.exit_listeners = self.exit_listeners, {}
         for on_exit in plugins.values():
-            on_exit("its supervisor was killed")
+            on_exit("supervisor process was killed")
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_exception(PluginDiedError("its supervisor was killed"))
+                waiting.set_exception(PluginDiedError("supervisor process was killed"))
 
     def close(self) -> None:
         """Close the control socket. The supervisor then kills all its processes and
@@ -687,6 +669,45 @@ class _Supervisor:
         except TimeoutError:
             self.process.kill()
             await self.process.wait()
+
+
+async def _launch(
+    environment: Environment,
+    control_socket: socket.socket,
+    child_socket: socket.socket,
+    child_environ: Mapping[str, str],
+) -> asyncio.subprocess.Process:
+    """Start the supervisor process with its end of the control socket. Raises
+    PluginError if the environment's Python cannot be executed."""
+    try:
+        return await asyncio.create_subprocess_exec(
+            str(environment.base),
+            "-I",
+            "-S",
+            "-X",
+            "utf8",
+            str(_SUPERVISOR_SCRIPT),
+            str(child_socket.fileno()),
+            cwd="/",
+            env=child_environ,
+            pass_fds=[child_socket.fileno()],
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except BaseException as error:
+        control_socket.close()
+        if not isinstance(error, OSError):
+            raise
+        raise _environment_error(environment.name, error) from error
+    finally:
+        # The child has inherited its end; this copy would keep the socket open after
+        # the child's death.
+        child_socket.close()
+
+
+def _environment_error(name: str, reason: object) -> PluginError:
+    return PluginError(f"Environment {name!r} cannot be used: {reason}")
 
 
 def _readable_paths(cell: SandboxScope, environ: Mapping[str, str]) -> list[str]:
@@ -724,5 +745,5 @@ def _startup_message(
 def _exit_description(status: int) -> str:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        return f"it was killed by signal {number} ({signal.Signals(number).name})"
-    return f"it ended with status {os.WEXITSTATUS(status)}"
+        return f"killed by signal {number} ({signal.Signals(number).name})"
+    return f"exited with status {os.WEXITSTATUS(status)}"

@@ -51,7 +51,7 @@ class PluginMonitorTask:
                 await self._check_once()
             # One failed check must not end the monitoring of all plugins.
             except Exception:
-                logger.exception("plugins could not be looked after")
+                logger.exception("plugin monitoring failed")
 
     async def _check_once(self) -> None:
         runtimes = self._runtimes()

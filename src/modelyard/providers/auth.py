@@ -134,15 +134,15 @@ class AwsAuth:
         )
         if not access or not secret:
             raise ConfigError(
-                "AWS needs 'aws_access_key_id' and 'aws_secret_access_key', or an"
-                " 'api_key'"
+                "AWS requires 'aws_access_key_id' and 'aws_secret_access_key',"
+                " or 'api_key'"
             )
         moment = datetime.datetime.fromtimestamp(self.clock.time(), datetime.UTC)
         try:
             host = urlsplit(url).netloc
         except ValueError as error:
             raise InvokeBadRequestError(
-                f"the address in the credential cannot be read: {error}"
+                f"invalid URL in the credential: {error}"
             ) from error
         signed = {"host": host, "x-amz-date": moment.strftime("%Y%m%dT%H%M%SZ")}
         # Temporary credentials require their session token, which must be signed too.
@@ -246,7 +246,7 @@ class GoogleAuth:
             token_response = json.loads(await response.read(max_bytes=1 << 20))
         except (ValueError, RecursionError) as error:
             raise InvokeAuthorizationError(
-                "Google's answer to the service account is not JSON"
+                "Google's token response for the service account is not JSON"
             ) from error
         if (
             response.status != 200
@@ -260,7 +260,7 @@ class GoogleAuth:
                 or f"status {response.status}"
             )[:300]
             raise InvokeAuthorizationError(
-                f"Google gave no token for the service account: {reason}"
+                f"Google returned no token for the service account: {reason}"
             )
         # Two minutes of reserve: the token must still be valid when the request
         # arrives.
@@ -292,10 +292,10 @@ def read_account(account_key: str) -> JSON:
             "client_email",
             "private_key",
         }:
-            raise ValueError("it has no client_email and private_key")
+            raise ValueError("client_email or private_key is missing")
     except ValueError as error:
         raise ConfigError(
-            f"'service_account_key' is no key of a service account: {error}"
+            f"'service_account_key' is not a service account key: {error}"
         ) from None
     return account
 
@@ -312,10 +312,10 @@ def _signed_jwt(claims: JSON, account: JSON) -> str:
             account["private_key"].encode(), None
         )
         if not isinstance(key, rsa.RSAPrivateKey):
-            raise ValueError("it is no RSA key")
+            raise ValueError("not an RSA key")
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(
-            f"the service account's private_key cannot be read: {error}"
+            f"invalid private_key of the service account: {error}"
         ) from None
     head = {"alg": "RS256", "typ": "JWT", "kid": account.get("private_key_id") or ""}
     # Both parts are compact JSON in URL-safe base64 without padding (RFC 7515).

@@ -1,7 +1,7 @@
 """Provider definitions as data: modelyard's compact YAML, or a folder in Dify's format.
 Both become a ProviderDefinition."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,8 @@ def load_definition(
         return _load_dify_folder(path, wire=wire or "openai", base_url=base_url)
     if not path.is_file():
         raise ConfigError(
-            f"provider {str(path)!r} does not exist; name a YAML file or a folder that holds one"
+            f"provider file {str(path)!r} does not exist; expected a YAML file or"
+            " a folder that contains one"
         )
     document = read_yaml(path)
     # Either of these marks a provider file in Dify's format that was named directly.
@@ -151,9 +152,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         document = yaml.load(path.read_text("utf-8"), Loader=FiniteLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+        raise ConfigError(f"{path}: invalid YAML: {error}") from error
     if not isinstance(document, dict):
-        raise ConfigError(f"{path} must be a mapping of names to values")
+        raise ConfigError(f"{path}: expected a mapping of names to values")
     return document
 
 
@@ -165,45 +166,13 @@ def _parse_compact_yaml(
 ) -> ProviderDefinition:
     name = document.get("name")
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"{path}: 'name' is missing: what the provider is called")
+        raise ConfigError(f"{path}: 'name' of the provider is missing")
     # A model may be listed by name only.
     listed: list[dict[str, Any]] = [
         model if isinstance(model, dict) else {"name": str(model)}
         for model in document.get("models") or ()
     ]
-    # Fields of the provider apply to every model that does not set them itself.
-    shared = {"input_price": 0, "output_price": 0} if document.get("free") else {}
-    shared |= {
-        name: document[name] for name in _SHARED_MODEL_FIELDS if name in document
-    }
-    rules = document.get("parameter_rules") or _DEFAULT_PARAMETER_RULES
-    models = [
-        expand_model({**shared, **model}, str(path), rules=rules) for model in listed
-    ]
-    # Without a declaration the types of the listed models are supported, in order of
-    # appearance.
-    types = document.get("model_types") or list(
-        dict.fromkeys(model["model_type"] for model in models)
-    )
-    forms = [
-        _parse_compact_field(credential_field)
-        for credential_field in document.get("credentials") or ()
-    ]
-    methods = ["predefined-model"] if models else []
-    if document.get("any_model"):
-        methods.append("customizable-model")
-    entity = {
-        "provider": name,
-        "label": i18n(document.get("label"), name),
-        "description": i18n(document["description"])
-        if document.get("description")
-        else None,
-        "help": _parse_compact_help(document.get("help")),
-        "supported_model_types": types,
-        "configurate_methods": methods,
-        "models": models,
-        "provider_credential_schema": {"credential_form_schemas": forms},
-    }
+    entity = _compact_entity(name, document, listed, str(path))
     return ProviderDefinition(
         entity=convert(entity, ProviderEntity, str(path)),
         wire=wire or document.get("wire") or "openai",
@@ -221,6 +190,49 @@ def _parse_compact_yaml(
         },
         source=str(path),
     )
+
+
+def _compact_entity(
+    name: str, document: dict[str, Any], listed: list[dict[str, Any]], source: str
+) -> dict[str, Any]:
+    """Return the provider as Dify describes it, with its listed models expanded."""
+    models = _expand_listed(document, listed, source)
+    # Without a declaration the types of the listed models are supported, in order of
+    # appearance.
+    types = document.get("model_types") or list(
+        dict.fromkeys(model["model_type"] for model in models)
+    )
+    forms = [
+        _parse_compact_field(credential_field)
+        for credential_field in document.get("credentials") or ()
+    ]
+    methods = ["predefined-model"] if models else []
+    if document.get("any_model"):
+        methods.append("customizable-model")
+    description = document.get("description")
+    return {
+        "provider": name,
+        "label": i18n(document.get("label"), name),
+        "description": i18n(description) if description else None,
+        "help": _parse_compact_help(document.get("help")),
+        "supported_model_types": types,
+        "configurate_methods": methods,
+        "models": models,
+        "provider_credential_schema": {"credential_form_schemas": forms},
+    }
+
+
+def _expand_listed(
+    document: dict[str, Any], listed: list[dict[str, Any]], source: str
+) -> list[dict[str, Any]]:
+    """Expand the listed models. Fields of the provider apply to every model that does
+    not set them itself."""
+    shared = {"input_price": 0, "output_price": 0} if document.get("free") else {}
+    shared |= {
+        name: document[name] for name in _SHARED_MODEL_FIELDS if name in document
+    }
+    rules = document.get("parameter_rules") or _DEFAULT_PARAMETER_RULES
+    return [expand_model({**shared, **model}, source, rules=rules) for model in listed]
 
 
 def _parse_compact_wires(
@@ -275,6 +287,18 @@ _DEFAULT_PARAMETER_RULES: list[dict[str, Any]] = [
 """Parameter rules of chat models if neither the model nor its provider declares any."""
 
 
+def _output_limit(model_definition: Mapping[str, Any]) -> int:
+    """Return the most tokens that an answer of the model may have; 0 if unknown."""
+    if not model_definition.get("max_output"):
+        return 0
+    # Some price lists give one number for both limits; the larger one is never too
+    # strict.
+    return max(
+        int(model_definition.get("max_output") or 0),
+        int(model_definition.get("context_size") or 0),
+    )
+
+
 def _with_output_limit(
     rules: Sequence[Mapping[str, Any]], max_tokens: int
 ) -> list[dict[str, Any]]:
@@ -302,7 +326,7 @@ def read_model(model_definition: Mapping[str, Any], provider: str) -> AIModelEnt
         # mapping, or text instead of a number.
         description = f"{type(error).__name__}: {error}"
         raise ConfigError(
-            f"{source}: the model's definition cannot be read: {description}"
+            f"{source}: invalid model definition: {description}"
         ) from error
 
 
@@ -332,20 +356,8 @@ def expand_model(
     if model_type == "llm":
         properties.setdefault("mode", "chat")
         if rules and "parameter_rules" not in model_definition:
-            # Some price lists give one number for both limits; the larger one is never
-            # too strict.
-            max_tokens = (
-                max(
-                    int(model_definition.get("max_output") or 0),
-                    int(model_definition.get("context_size") or 0),
-                )
-                if model_definition.get("max_output")
-                else 0
-            )
-            model_definition = {
-                **model_definition,
-                "parameter_rules": _with_output_limit(rules, max_tokens),
-            }
+            parameter_rules = _with_output_limit(rules, _output_limit(model_definition))
+            model_definition = {**model_definition, "parameter_rules": parameter_rules}
     pricing = model_definition.get("pricing")
     if model_definition.get("input_price") is not None:
         pricing = _expand_prices(model_definition, model_type, source)
@@ -531,7 +543,8 @@ def _provider_file(folder: Path) -> Path:
         ):
             return path
     raise ConfigError(
-        f"{folder} holds no provider file: a YAML file with 'provider' in it"
+        f"{folder} contains no provider file, which is a YAML file with a"
+        " 'provider' field"
     )
 
 
@@ -542,34 +555,28 @@ def _model_files(folder: Path, document: Mapping[str, Any]) -> Iterator[Path]:
     for model_type in ModelType:
         # Dify's folder names have underscores where model types have hyphens.
         key = model_type.value.replace("-", "_")
-        model_section = (
-            (declared or {}).get(key) or {} if isinstance(declared, dict) else {}
+        section = (declared.get(key) if isinstance(declared, dict) else None) or {}
+        default_globs = [f"models/{key}/*.yaml", f"{key}/*.yaml"]
+        model_paths = _matching_files(
+            folder, section.get("predefined") or default_globs
         )
-        globs = model_section.get("predefined") or [
-            f"models/{key}/*.yaml",
-            f"{key}/*.yaml",
-        ]
-        model_paths = sorted(
-            {path for pattern in globs for path in folder.glob(str(pattern))}
-        )
-        # Files with a leading underscore are position lists.
-        model_paths = [
-            path
-            for path in model_paths
-            if not path.name.startswith("_") and path.is_file()
-        ]
-        position = (
-            folder / str(model_section["position"])
-            if model_section.get("position")
-            else None
-        )
-        if position is None and model_paths:
+        position: Path | None = None
+        if section.get("position"):
+            position = folder / str(section["position"])
+        elif model_paths:
             position = model_paths[0].parent / "_position.yaml"
         order = _positions(position)
         # Unlisted files sort after the listed ones.
         yield from sorted(
             model_paths, key=lambda path: (order.get(path.stem, len(order)), path.stem)
         )
+
+
+def _matching_files(folder: Path, globs: Iterable[Any]) -> list[Path]:
+    """Return the files that match, sorted. Files with a leading underscore are position
+    lists and left out."""
+    paths = sorted({path for pattern in globs for path in folder.glob(str(pattern))})
+    return [path for path in paths if not path.name.startswith("_") and path.is_file()]
 
 
 def _positions(path: Path | None) -> dict[str, int]:

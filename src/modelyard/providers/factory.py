@@ -43,8 +43,7 @@ def catalog_definition(name: str) -> ProviderDefinition:
     names = catalog_names()
     if name not in names:
         raise NotFoundError(
-            f"provider {name!r} is not in the catalogue;"
-            f" {suggestion(name, names, label='it holds')}",
+            f"provider {name!r} is not in the catalogue; {suggestion(name, names)}",
             code="provider_not_found",
         )
     return load_definition(CATALOG / f"{name}.yaml")
@@ -67,11 +66,11 @@ class ModelProviderFactory:
         for definition in self._definitions.values():
             if definition.wire not in builders:
                 raise ConfigError(
-                    f"provider {definition.name!r} ({definition.source}) speaks"
-                    f" {definition.wire!r}; "
-                    + suggestion(
-                        definition.wire, builders, label="known wire formats are"
+                    (
+                        f"provider {definition.name!r} ({definition.source}): unknown"
+                        f" wire format {definition.wire!r};"
                     )
+                    + suggestion(definition.wire, builders, label="expected one of")
                 )
 
     def with_definitions(
@@ -108,8 +107,8 @@ class ModelProviderFactory:
         definition = self._definitions.get(provider)
         if definition is None:
             raise NotFoundError(
-                f"provider {provider!r} is unknown;"
-                f" {suggestion(provider, self._definitions, label='there are')}",
+                f"unknown provider {provider!r};"
+                f" {suggestion(provider, self._definitions)}",
                 code="provider_not_found",
             )
         return definition
@@ -131,8 +130,8 @@ class ModelProviderFactory:
         model = self._models_by_provider[provider].get(model_type)
         if model is None:
             raise NotFoundError(
-                f"provider {provider!r} has no {model_type.value} models; "
-                "it has"
+                f"provider {provider!r} has no {model_type.value} models;"
+                " available types:"
                 f" {', '.join(offered_type.value for offered_type in self._models_by_provider[provider])}",  # noqa: E501
                 code="model_type_not_supported",
             )
@@ -144,9 +143,8 @@ class ModelProviderFactory:
         """Return the declaration of a model, or None for a model that is not in the
         catalogue. The provider may still offer it."""
         schemas = self._schemas.get(provider)
-        if (
-            schemas is None
-        ):  # looked up for every call, and some providers declare a hundred models
+        # Cached: looked up for every call, and some providers declare a hundred models.
+        if schemas is None:
             entity = self.get_definition(provider).entity
             # Reversed, so that the first of two declarations of the same model remains.
             schemas = self._schemas[provider] = {

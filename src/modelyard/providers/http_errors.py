@@ -34,8 +34,8 @@ def error_of(
     # A redirect could lead to another host, with the key in its headers.
     if 300 <= status < 400:
         message = (
-            f"the server redirects (HTTP status {status}), which is not followed; check"
-            " the base URL"
+            f"the server sent a redirect (HTTP status {status}), which is not"
+            " followed; check the base URL"
         )
     # Some providers repeat the rejected key in the message.
     return error_class(
@@ -68,7 +68,9 @@ def _message(error_fields: Mapping[str, Any], body: bytes) -> str:
         if isinstance(text := error_fields.get(key), str) and text:
             return text[:1000]
     text = body[:300].decode("utf-8", "replace").strip()
-    return "" if text.startswith("<") else text  # a proxy's HTML page helps nobody
+    return (
+        "" if text.startswith("<") else text
+    )  # a proxy's HTML page is not a useful message
 
 
 def retry_after(

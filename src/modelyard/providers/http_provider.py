@@ -2,7 +2,7 @@
 its authentication over HTTP."""
 
 import struct
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -24,7 +24,11 @@ from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import ModelPropertyKey
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
-from modelyard.models.passthrough import PassthroughFormat, PassthroughRequest
+from modelyard.models.passthrough import (
+    PassthroughFormat,
+    PassthroughRequest,
+    StreamInspector,
+)
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.streams import feed_event, finish_parsing
@@ -139,10 +143,8 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     ) -> bool:
         """Return whether the request can be passed through unparsed."""
         chat_format = self._wire(model, credentials, request)[1]
-        passing = chat_format.passing if chat_format.name == request.format else None
-        return passing is not None and passing.can_pass_through(
-            request, self.endpoint.quirks(model)
-        )
+        quirks = self.endpoint.quirks(model)
+        return _passthrough_format(chat_format, request, quirks) is not None
 
     async def invoke(
         self,
@@ -156,11 +158,9 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         quirks = endpoint.quirks(model)
         wire, chat_format = self._wire(model, credentials, request)
         if isinstance(request, PassthroughRequest):
-            passing = (
-                chat_format.passing if chat_format.name == request.format else None
-            )
+            passing = _passthrough_format(chat_format, request, quirks)
             # Passthrough is the fast path: neither request nor response is translated.
-            if passing is not None and passing.can_pass_through(request, quirks):
+            if passing is not None:
                 async with aclosing(
                     self._pass_through(
                         model, credentials, request, wire, chat_format, passing
@@ -201,33 +201,18 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         be passed through, events are parsed in full."""
         endpoint = self.endpoint
         quirks = endpoint.quirks(model)
-        # The provider file's path applies to its first format only.
-        path = (
-            endpoint.definition.paths.get("llm", chat_format.path)
-            if chat_format is self.wires[0][1]
-            else chat_format.path
-        )
+        path = self._chat_path(chat_format)
         url = endpoint.url(credentials, path, model=model, base=wire.base_url)
         sent = passing.dump(request, model, quirks)
         response = await endpoint.send(
             "POST", url, credentials, [sent], headers=chat_format.headers
         )
         try:
-            # A server may answer a streaming request without a stream.
-            if not request.stream or response.headers.get(
-                "content-type", ""
-            ).startswith("application/json"):
+            if not _is_streamed(request, response):
                 body = await response.read(max_bytes=MAX_ANSWER)
-                if (
-                    complete_chunk := (
-                        passing.result(body) if not request.stream else None
-                    )
-                ) is not None:
-                    yield complete_chunk
-                    return
-                for chunk in chat_format.parse_result(
-                    (await endpoint.read_object(body)), quirks
-                ).as_chunks():
+                for chunk in await self._complete_chunks(
+                    request, body, chat_format, passing, quirks
+                ):
                     yield chunk
                 return
             glance = passing.inspect_stream(request)
@@ -237,28 +222,51 @@ class HttpLargeLanguageModel(LargeLanguageModel):
                         yield passed
                     if glance.unread is not None:
                         break
-                if glance.unread is None:
-                    glance.finish()
-                # The inspector stopped: parse its remaining bytes and those still to
-                # come.
-                if glance.unread is not None:
-                    remaining_events = endpoint.events_of(
-                        _with_first_chunk(glance.unread, body_chunks),
-                        chat_format.framing,
-                    )
-                    read = self._parse_events(
-                        remaining_events,
-                        chat_format,
-                        quirks,
-                        has_finished=glance.has_finished,
-                    )
-                    async with aclosing(read) as chunks:
+                remaining = self._parse_unread(glance, body_chunks, chat_format, quirks)
+                if remaining is not None:
+                    async with aclosing(remaining) as chunks:
                         async for chunk in chunks:
                             yield chunk
         except InvokeError as error:
             raise endpoint.with_provider_name(error) from error
         finally:
             response.close()
+
+    async def _complete_chunks(
+        self,
+        request: PassthroughRequest,
+        body: bytes,
+        chat_format: ChatFormat,
+        passing: PassthroughFormat,
+        quirks: Mapping[str, Any],
+    ) -> Iterable[LLMResultChunk]:
+        """Return the chunks of a response that is not a stream: one with the unchanged
+        body, or several of the parsed body."""
+        complete_chunk = None if request.stream else passing.result(body)
+        if complete_chunk is not None:
+            return (complete_chunk,)
+        document = await self.endpoint.read_object(body)
+        return chat_format.parse_result(document, quirks).as_chunks()
+
+    def _parse_unread(
+        self,
+        glance: StreamInspector,
+        body_chunks: AsyncGenerator[bytes, None],
+        chat_format: ChatFormat,
+        quirks: Mapping[str, Any],
+    ) -> AsyncGenerator[LLMResultChunk, None] | None:
+        """Parse the bytes at which the inspector stopped and those still to come. None
+        if it has passed everything through."""
+        if glance.unread is None:
+            glance.finish()
+        if glance.unread is None:
+            return None
+        events = self.endpoint.events_of(
+            _with_first_chunk(glance.unread, body_chunks), chat_format.framing
+        )
+        return self._parse_events(
+            events, chat_format, quirks, has_finished=glance.has_finished
+        )
 
     async def _parse_events(
         self,
@@ -317,12 +325,14 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             return "/services/aigc/multimodal-generation/generation"
         if request.stream and chat_format.stream_path != chat_format.path:
             return paths.get("llm_stream", chat_format.stream_path)
-        # The provider file's path applies to its first format only.
-        return (
-            paths.get("llm", chat_format.path)
-            if chat_format is self.wires[0][1]
-            else chat_format.path
-        )
+        return self._chat_path(chat_format)
+
+    def _chat_path(self, chat_format: ChatFormat) -> str:
+        """Return the path of a format; the provider file's path applies to its first
+        format only."""
+        if chat_format is self.wires[0][1]:
+            return self.endpoint.definition.paths.get("llm", chat_format.path)
+        return chat_format.path
 
     async def _chunks(
         self,
@@ -376,8 +386,25 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         # Anthropic's and Google's names of the count.
         tokens = count_response.get("input_tokens", count_response.get("totalTokens"))
         if not isinstance(tokens, int):
-            raise self.endpoint.stream_error("the answer holds no count of tokens")
+            raise self.endpoint.stream_error("the response has no token count")
         return TokenCount(tokens, estimated=False)
+
+
+def _passthrough_format(
+    chat_format: ChatFormat, request: PassthroughRequest, quirks: Mapping[str, Any]
+) -> PassthroughFormat | None:
+    """Return the format's passthrough if the request can be sent unparsed, else None."""
+    passing = chat_format.passing if chat_format.name == request.format else None
+    if passing is None or not passing.can_pass_through(request, quirks):
+        return None
+    return passing
+
+
+def _is_streamed(request: PassthroughRequest, response: Response) -> bool:
+    """Return whether the response is a stream. A server may answer a streaming request
+    without one."""
+    content_type = response.headers.get("content-type", "")
+    return bool(request.stream) and not content_type.startswith("application/json")
 
 
 async def _with_first_chunk(
@@ -424,8 +451,8 @@ class HttpTextEmbeddingModel(TextEmbeddingModel):
         # A missing vector would silently shift the others to the wrong texts.
         if len(result.embeddings) != len(request.texts):
             raise endpoint.stream_error(
-                f"{len(request.texts)} texts brought {len(result.embeddings)}"
-                " embeddings"
+                f"expected {len(request.texts)} embeddings, got"
+                f" {len(result.embeddings)}"
             )
         yield result if result.model else msgspec.structs.replace(result, model=model)
 
@@ -578,7 +605,7 @@ def _parse_response(endpoint: Endpoint, parse: Callable[[], ResultT]) -> ResultT
         raise endpoint.with_provider_name(error) from error
     except MALFORMED_INPUT_ERRORS as error:
         raise endpoint.stream_error(
-            f"the answer has another shape than it should: {error!r}"
+            f"the response has an unexpected structure: {error!r}"
         ) from error
 
 
@@ -590,9 +617,11 @@ def _format_of_type(
     wire = definition.wires_of(model_type)[0].name
     if wire not in formats:
         raise ConfigError(
-            f"provider {definition.name!r} ({definition.source}): {model_type.value}"
-            f" models cannot speak {wire!r}; "
-            + suggestion(wire, formats, label="formats for them are")
+            (
+                f"provider {definition.name!r} ({definition.source}): wire format"
+                f" {wire!r} does not support {model_type.value} models; "
+            )
+            + suggestion(wire, formats, label="expected one of")
         )
     return formats[wire]
 

@@ -79,7 +79,7 @@ class LoggingCallback(Callback):
                 **_call_fields(invocation),
                 "request": repr(invocation.request)[:2000],
             }
-            logger.debug("call begins", extra={"fields": fields})
+            logger.debug("call started", extra={"fields": fields})
 
     def on_new_chunk(self, invocation: Invocation, chunk: Any) -> None:
         """Log the chunk at debug level."""

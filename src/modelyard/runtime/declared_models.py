@@ -39,9 +39,7 @@ class DeclaredModels:
         """Return the declaration of a model, or None. A tenant's own declaration takes
         precedence."""
         # The cache is read directly, because this runs for every call.
-        added = self._models_by_tenant.get(
-            tenant
-        )  # asked by every call: a known tenant costs one look
+        added = self._models_by_tenant.get(tenant)
         if added is None:
             added = self.custom_models(tenant)
         for owner, entity in added:
@@ -115,5 +113,5 @@ def _parse_stored_model(
         return read_model(custom_model.definition, custom_model.provider)
     except ConfigError as error:
         fields = {"tenant": tenant, "id": row, "error": str(error)}
-        logger.error("a stored model cannot be read", extra={"fields": fields})
+        logger.error("stored model not readable", extra={"fields": fields})
         return None

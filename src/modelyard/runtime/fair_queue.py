@@ -51,7 +51,7 @@ class FairQueue:
         """Admit a call without waiting; return False if it has to wait.
 
         If there is room, the calls that already wait belong to tenants at their own
-        maximum, so nobody is overtaken.
+        maximum, so no waiting call is overtaken.
         """
         if tenant in self._waiting or not self._has_room(tenant):
             return False
@@ -86,7 +86,9 @@ class FairQueue:
             # then the call simply proceeds.
             if not self._is_admitted(waiter):
                 self._remove_waiter(waiter)
-                raise _queue_full_error(f"no turn came within {seconds:g} s") from None
+                raise _queue_full_error(
+                    f"the call waited {seconds:g} s in the queue"
+                ) from None
         except BaseException:
             # A cancelled caller that already holds a slot must return it, or the
             # capacity shrinks for good.
@@ -162,13 +164,17 @@ class FairQueue:
             longest is None
             or len(self._waiting[longest]) <= len(self._waiting.get(tenant, ())) + 1
         ):
-            raise _queue_full_error(f"{self.waiting} calls wait already")
+            raise _queue_full_error(f"{self.waiting} calls are already waiting")
         last = self._waiting[longest][-1]
         if last.priority > priority:
-            raise _queue_full_error(f"{self.waiting} calls wait already")
+            raise _queue_full_error(f"{self.waiting} calls are already waiting")
         self._remove_waiter(last)
         if not last.turn.done():
-            last.turn.set_exception(_queue_full_error("others were given room"))
+            last.turn.set_exception(
+                _queue_full_error(
+                    "the queue is full and other tenants have fewer waiting calls"
+                )
+            )
 
     @staticmethod
     def _is_admitted(waiter: _Waiter) -> bool:
@@ -191,4 +197,4 @@ class FairQueue:
 
 
 def _queue_full_error(reason: str) -> QueueFullError:
-    return QueueFullError(f"the server is busy: {reason}", retry_after=1.0)
+    return QueueFullError(f"The server is busy: {reason}", retry_after=1.0)

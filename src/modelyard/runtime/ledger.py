@@ -48,7 +48,7 @@ class LedgerUnavailableError(ModelyardError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"no call is made, since its cost could not be written down: {reason}"
+            f"Calls are refused because usage cannot be recorded: {reason}"
         )
         self.retry_after = 1.0
 
@@ -208,11 +208,10 @@ class Ledger:
         if self._journal is not None:
             try:
                 segments.append(self._journal.append(_encode((SETTLED, row))))
-            except (
-                StorageUnavailableError
-            ) as error:  # the row is still on its way to the database
+            # The row is still queued for the database.
+            except StorageUnavailableError as error:
                 logger.error(
-                    "the journal cannot be written",
+                    "the journal is not writable",
                     extra={"fields": {"error": str(error)}},
                 )
             if opened.slot is not None:
@@ -278,7 +277,7 @@ class Ledger:
             the insert failed."""
             if (error := future.exception()) is not None:
                 logger.error(
-                    "rows stay in the journal",
+                    "ledger rows not committed, kept in journal",
                     extra={"fields": {"rows": len(rows), "error": str(error)}},
                 )
             elif self._journal is not None:

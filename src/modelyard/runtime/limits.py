@@ -291,8 +291,8 @@ def limit_error(
     )
     if limit.unit == "concurrency":
         message = (
-            f"{subject_label} may have {limit.amount:g} calls at once (limit"
-            f" {applicable_limit.name!r})"
+            f"{subject_label} is limited to {limit.amount:g} concurrent calls"
+            f" (limit {applicable_limit.name!r})"
         )
         return LimitExceededError(message, retry_after=1.0)
     if limit.window in _DRAIN_SECONDS:
@@ -302,15 +302,15 @@ def limit_error(
             (used + charge.need - charge.cap) / charge.refill if charge.refill else None
         )
         message = (
-            f"{subject_label} may use {amount} a {limit.window} (limit"
+            f"{subject_label} is limited to {amount} per {limit.window} (limit"
             f" {applicable_limit.name!r})"
         )
         return LimitExceededError(
             message, retry_after=max(0.001, wait) if wait is not None else None
         )
-    when = {"day": " a day", "month": " a month"}.get(limit.window, " in all")
+    when = {"day": " per day", "month": " per month"}.get(limit.window, " in total")
     message = (
-        f"{subject_label} has used its {amount}{when} (limit {applicable_limit.name!r})"
+        f"{subject_label} has used up {amount}{when} (limit {applicable_limit.name!r})"
     )
     return QuotaExceededError(
         message, retry_after=seconds_to_reset(limit.window, current_time)

@@ -105,6 +105,25 @@ class _Cooldown:
     is_probing: bool = False
 
 
+def _credential_key(deployment: Deployment) -> str:
+    """Return the cooldown key of the deployment's credential; its own key without a
+    credential."""
+    credential = deployment.credential
+    return deployment.id if credential is None else credential.id
+
+
+def _rate_limit_key(deployment: Deployment) -> str:
+    """Return the cooldown key that a rate limit applies to.
+
+    Providers limit each model separately, unless the credentials are configured to
+    share a quota; its key is the last one.
+    """
+    credential = deployment.credential
+    if credential is not None and credential.domain:
+        return deployment.cooldown_keys[-1]
+    return deployment.id
+
+
 class DeploymentHealth:
     """What this process has observed of the deployments: cooldowns, failures, calls in
     flight and latencies."""
@@ -117,19 +136,19 @@ class DeploymentHealth:
         self._latency: dict[str, float] = {}
         self._samples: dict[str, int] = {}
 
-    # what is known
+    # observations
 
     def wait(self, deployment: Deployment) -> float:
         """Return the seconds until the deployment may be called: 0 for now, infinity
         while its probe is running."""
         # The usual case is no cooldown at all; it must cost nothing, since every call
         # asks this for every deployment.
-        rests = self._cooldowns
-        if not rests:
+        cooldowns = self._cooldowns
+        if not cooldowns:
             return 0.0
         current_time, longest = self._clock.monotonic(), 0.0
         for cooldown_key in deployment.cooldown_keys:
-            if (cooldown := rests.get(cooldown_key)) is not None:
+            if (cooldown := cooldowns.get(cooldown_key)) is not None:
                 longest = max(
                     longest,
                     cooldown.until - current_time,
@@ -167,7 +186,7 @@ class DeploymentHealth:
             if cooldown.until > current_time
         }
 
-    # what happens
+    # events
 
     def begin(self, deployment: Deployment) -> None:
         """Count a call as in flight. If a cooldown of the deployment has run out, this
@@ -181,9 +200,9 @@ class DeploymentHealth:
 
     def end(self, deployment: Deployment) -> None:
         """Count a call as finished. Must be called once for each `begin`."""
-        left = self._in_flight[deployment.id] - 1
-        if left:
-            self._in_flight[deployment.id] = left
+        remaining = self._in_flight[deployment.id] - 1
+        if remaining:
+            self._in_flight[deployment.id] = remaining
         else:
             del self._in_flight[deployment.id]
         if self._cooldowns:
@@ -238,32 +257,29 @@ class DeploymentHealth:
         refused credential affects all its models; a failing server affects the
         deployment.
         """
-        own_key, *shared_keys = deployment.cooldown_keys
-        credential = shared_keys[0] if shared_keys else own_key
         if isinstance(error, InvokeRateLimitError) and error.cooldown:
-            # Providers limit each model separately, unless the credentials are
-            # configured to share a quota.
-            is_shared = deployment.credential is not None and bool(
-                deployment.credential.domain
-            )
-            return self._cool_down_limited(
-                shared_keys[-1] if is_shared else own_key, error, group
-            )
+            return self._cool_down_limited(_rate_limit_key(deployment), error, group)
         if isinstance(error, InvokeAuthorizationError | InvokeConnectionError):
-            cooldown_key = (
-                credential if isinstance(error, InvokeAuthorizationError) else own_key
-            )
+            is_refused = isinstance(error, InvokeAuthorizationError)
             return self._next_cooldown(
-                cooldown_key,
+                _credential_key(deployment) if is_refused else deployment.id,
                 error.cooldown_seconds or error.cooldown,
                 error.retry_after,
                 group,
             )
-        if not isinstance(error, InvokeServerUnavailableError):
-            return 0.0
+        if isinstance(error, InvokeServerUnavailableError):
+            return self._count_server_failure(deployment, error, group)
+        return 0.0
+
+    def _count_server_failure(
+        self, deployment: Deployment, error: InvokeError, group: Sequence[Deployment]
+    ) -> float:
+        """Count a failure of the provider's server. Returns the seconds of the
+        cooldown, else 0."""
+        failures = self._failures.get(deployment.id, 0) + 1
+        self._failures[deployment.id] = failures
         # A single failure of the server may be chance; a cooldown starts after several
         # in a row, or if the server asks for one.
-        failures = self._failures[own_key] = self._failures.get(own_key, 0) + 1
         if failures < _FAILURES_BEFORE_COOLDOWN and error.retry_after is None:
             return 0.0
         return self._limit_cooldown_share(deployment, error.retry_after or 10.0, group)
@@ -277,11 +293,9 @@ class DeploymentHealth:
         failures = previous.failures + 1 if previous else 1
         requested_seconds = error.retry_after
         if requested_seconds is None:
-            # Without alternatives a cooldown would only replace the provider's error
-            # with our own.
+            # Without alternatives, a cooldown that the provider did not ask for would
+            # only replace the provider's error with our own.
             if len(group) <= 1:
-                # A cooldown that the provider did not ask for would only hide the real
-                # error.
                 return 0.0
             requested_seconds = min(
                 _MAX_RATE_LIMIT_COOLDOWN, error.cooldown * 2 ** (failures - 1)
@@ -377,10 +391,12 @@ def round_robin(deployments: Sequence[Deployment], turn_index: int) -> Deploymen
 def weighted_pick(deployments: Sequence[Deployment], fraction: float) -> Deployment:
     """Return a deployment by weighted choice. `fraction`, from 0 to 1, is the position
     in the sum of the weights."""
-    left = fraction * sum(max(0.0, deployment.weight) for deployment in deployments)
+    remaining = fraction * sum(
+        max(0.0, deployment.weight) for deployment in deployments
+    )
     for deployment in deployments:
-        left -= max(0.0, deployment.weight)
-        if left < 0:
+        remaining -= max(0.0, deployment.weight)
+        if remaining < 0:
             return deployment
     # Rounding, or weights that are all 0, can leave the loop without a result.
     return deployments[-1]
@@ -398,6 +414,12 @@ def rendezvous_pick(deployments: Sequence[Deployment], key: str) -> Deployment:
             f"{key}\0{deployment.id}".encode(), digest_size=8
         ).digest(),
     )
+
+
+def _first_in_priority(deployments: Sequence[Deployment]) -> Sequence[Deployment]:
+    """Return the deployments with the lowest priority number, which has precedence."""
+    first = min(deployment.priority for deployment in deployments)
+    return [deployment for deployment in deployments if deployment.priority == first]
 
 
 class LBModelManager:
@@ -436,23 +458,25 @@ class LBModelManager:
 
         With `sticky`, the same value gets the same deployment while it is available.
         """
-        health = self.health
-        if excluded_ids or health.has_cooldowns:
-            free = [
-                deployment
-                for deployment in self.deployments
-                if deployment.id not in excluded_ids and not health.wait(deployment) > 0
-            ]
-        else:
-            free = self.deployments
+        free = self.deployments
+        if excluded_ids or self.health.has_cooldowns:
+            free = self._available(excluded_ids)
         if not free:
             return None
         if self._has_priorities:
-            first = min(deployment.priority for deployment in free)
-            free = [deployment for deployment in free if deployment.priority == first]
+            free = _first_in_priority(free)
         if len(free) == 1:
             return free[0]
         return rendezvous_pick(free, sticky) if sticky else self._choose(free)
+
+    def _available(self, excluded_ids: Collection[str]) -> Sequence[Deployment]:
+        """Return the deployments that are neither in cooldown nor excluded."""
+        health = self.health
+        return [
+            deployment
+            for deployment in self.deployments
+            if deployment.id not in excluded_ids and not health.wait(deployment) > 0
+        ]
 
     def _choose(self, free: Sequence[Deployment]) -> Deployment:
         """Choose by the configured strategy."""

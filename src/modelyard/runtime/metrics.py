@@ -124,41 +124,49 @@ class Metrics(Callback):
         model = ("provider", "model", "type")
         self.requests = Series(
             "modelyard_requests_total",
-            "Calls that ended, by how.",
+            "Finished calls by status.",
             "counter",
             (*model, "status"),
         )
         self.latency = Series(
-            "modelyard_request_seconds", "Seconds of a call.", "histogram", model
+            "modelyard_request_seconds",
+            "Duration of a call in seconds.",
+            "histogram",
+            model,
         )
         self.first = Series(
             "modelyard_first_chunk_seconds",
-            "Seconds to the first chunk.",
+            "Time to the first chunk in seconds.",
             "histogram",
             model,
         )
         self.tokens = Series(
             "modelyard_tokens_total",
-            "Tokens, as counted.",
+            "Tokens by direction.",
             "counter",
             (*model, "direction"),
         )
         self.cost = Series(
             "modelyard_cost_total",
-            "What calls cost.",
+            "Cost of calls by currency.",
             "counter",
             ("provider", "model", "currency"),
         )
         self.cached = Series(
-            "modelyard_cache_hits_total", "Answers given again.", "counter", model
+            "modelyard_cache_hits_total",
+            "Responses served from the cache.",
+            "counter",
+            model,
         )
         self.decisions = Series(
             "modelyard_decisions_total",
-            "What happened on the way: failed, hedged, failed over.",
+            "Routing decisions: failed, hedged, failed over.",
             "counter",
             ("what",),
         )
-        self.in_flight = Series("modelyard_in_flight", "Calls under way.", "gauge", ())
+        self.in_flight = Series(
+            "modelyard_in_flight", "Calls in progress.", "gauge", ()
+        )
         # The gauge must be present before the first call.
         self.in_flight.values[()] = 0.0
         self._gauges: list[tuple[Series, Callable[[], Mapping[Labels, float]]]] = []

@@ -166,7 +166,7 @@ class ModelManager:
                 or (instance.route and caller.may_call(instance.route))
             ):
                 raise ModelNotAllowedError(
-                    f"this API key may not call {name!r}; it may call"
+                    f"this API key has no access to {name!r}; allowed models:"
                     f" {', '.join(caller.models)}"
                 )
             bound = msgspec.structs.replace(instance, caller=caller)
@@ -184,8 +184,8 @@ class ModelManager:
         if (alias := ALIASES.get(name)) is not None:
             if alias is not model_type:
                 raise NotFoundError(
-                    f"{name!r} stands for {alias.value}, not for {model_type.value};"
-                    f" use {_alias_of(model_type)!r}",
+                    f"{name!r} is the alias for {alias.value} models, not"
+                    f" {model_type.value}; use {_alias_of(model_type)!r}",
                     code="model_type_mismatch",
                 )
             return self.get_default_model_instance(tenant, model_type)
@@ -254,14 +254,15 @@ class ModelManager:
             ]
             or offered[:5]
         )
-        where = f" by {provider!r}" if provider else ""
+        where = f" from provider {provider!r}" if provider else ""
         hint = (
             f"did you mean {' or '.join(repr(candidate) for candidate in close)}?"
             if close
-            else "nothing of that type is set up"
+            else "no model of that type is configured"
         )
         return NotFoundError(
-            f"model {name!r} of type {model_type.value} is not offered{where}; {hint}",
+            f"model {name!r} of type {model_type.value} is not available{where};"
+            f" {hint}",
             code="model_not_found",
         )
 

@@ -105,15 +105,14 @@ class OrphanedJournals:
             return True
         except (StorageUnavailableError, TimeoutError, OSError) as error:
             logger.error(
-                "what a process left waits", extra={"fields": {"error": str(error)}}
+                "orphaned journal not recovered yet",
+                extra={"fields": {"error": str(error)}},
             )
             return False
         # A journal that fails in an unexpected way must not prevent the server from
-        # starting.
-        except (
-            Exception
-        ):  # it stays for the next start; nobody else's calls may wait for it
-            logger.exception("what a process left cannot be taken over")
+        # starting; it is tried again at the next start.
+        except Exception:
+            logger.exception("orphaned journal cannot be recovered")
             return True
         finally:
             left.close()
@@ -140,7 +139,7 @@ class OrphanedJournals:
             "lost": len(contents.lost),
             "rejected": len(set_aside),
         }
-        logger.log(level, "took over what a process left", extra={"fields": fields})
+        logger.log(level, "recovered orphaned journal", extra={"fields": fields})
 
     def _contents(self, left: OrphanedJournal) -> _Contents:
         """Read one journal. Blocking; runs in a thread."""
@@ -211,7 +210,7 @@ class OrphanedJournals:
                 "id": f"{intent.invocation}.{intent.attempt}",
                 "error": str(error),
             }
-            logger.error("what a lost call cost is not known", extra={"fields": fields})
+            logger.error("cost of lost call unknown", extra={"fields": fields})
             price = Priced(None, "USD", "", "")
         usage = LostUsage(intent.prompt_tokens, tokens or 0, price)
         return row_of(intent, "lost", usage, "estimate", price.version, 0.0, None)
@@ -281,9 +280,9 @@ def _parse_records(
             IndexError,
             ValueError,
             TypeError,
-        ) as error:  # damaged, by whatever
+        ) as error:
             logger.error(
-                "a record of a journal cannot be read",
+                "journal record not readable",
                 extra={"fields": {"error": str(error)}},
             )
             unreadable.append(_RejectedRecord(record, str(error)))

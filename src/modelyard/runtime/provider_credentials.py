@@ -156,13 +156,13 @@ class ProviderCredentials:
         except (
             UnknownKeyError
             # The master key may be missing only for the moment. Falling back to another
-            # credential would let somebody else pay.
+            # credential would charge another account.
         ):
             raise
         # Damaged; the tenant's other credentials still serve.
         except (SecretError, msgspec.MsgspecError) as error:
             fields = {"tenant": tenant, "id": row.id, "error": str(error)}
-            logger.error("a stored credential cannot be read", extra={"fields": fields})
+            logger.error("stored credential not readable", extra={"fields": fields})
             return None
         configured = ConfiguredCredential(
             values=values,

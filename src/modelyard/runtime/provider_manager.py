@@ -193,18 +193,27 @@ class ProviderManager:
         for status in self.get_providers(tenant):
             if ready and not status.is_ready:
                 continue
-            # Custom models come first, so that they are found before a catalogue entry
-            # of the same name.
-            custom = [
-                custom_model
-                for owner, custom_model in self._models.custom_models(tenant)
-                if owner == status.entity.provider
-            ]
-            for model in [*custom, *status.entity.models]:
-                if model_type not in (None, model.model_type):
-                    continue
-                if not ready or self._is_present(status.entity.provider, model.model):
-                    yield status.entity.provider, model
+            provider = status.entity.provider
+            for model in self._declared_models(tenant, status.entity, model_type):
+                if not ready or self._is_present(provider, model.model):
+                    yield provider, model
+
+    def _declared_models(
+        self, tenant: str, provider: ProviderEntity, model_type: ModelType | None
+    ) -> list[AIModelEntity]:
+        """Return the declared models of a provider, of one type or of all. Custom
+        models come first, so that they are found before a catalogue entry of the same
+        name."""
+        custom = [
+            custom_model
+            for owner, custom_model in self._models.custom_models(tenant)
+            if owner == provider.provider
+        ]
+        return [
+            model
+            for model in [*custom, *provider.models]
+            if model_type in (None, model.model_type)
+        ]
 
     def first_model(self, tenant: str, model_type: ModelType) -> tuple[str, str]:
         """Return (provider, model) of the first ready model of a type. Raises
@@ -212,9 +221,10 @@ class ProviderManager:
         first_ready = next(self.get_models(tenant, model_type=model_type), None)
         if first_ready is None:
             raise NotFoundError(
-                f"no {model_type.value} model is set up; pull the local ones with"
-                " `modelyard models pull small` or add a provider with `modelyard"
-                " providers add NAME`; `modelyard doctor` says what is missing",
+                f"No {model_type.value} model is configured; pull the local"
+                " models with `modelyard models pull small` or add a provider"
+                " with `modelyard providers add NAME`; `modelyard doctor` lists"
+                " what is missing",
                 code="model_not_found",
             )
         provider, model = first_ready

@@ -93,7 +93,8 @@ class ResponseStore:
         while current_id is not None:
             if len(chain) >= _MAX_CHAIN:
                 raise InvokeBadRequestError(
-                    f"'previous_response_id' stands for more than {_MAX_CHAIN:,} answers",
+                    "'previous_response_id' refers to a chain of more than"
+                    f" {_MAX_CHAIN:,} responses",
                     param="previous_response_id",
                 )
             # A chain may alternate between memory and the database, because a write may
@@ -182,7 +183,7 @@ class ResponseStore:
         )
         if stored_response is None or stored_response.tenant != tenant or is_old:
             raise NotFoundError(
-                f"response {response_id!r} does not exist, or is older than 30 days",
+                f"Response {response_id!r} not found, or older than 30 days",
                 code="not_found",
             )
         return stored_response

@@ -18,7 +18,7 @@ try:
     from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 except ImportError as missing:
     raise ConfigError(
-        "traces need OpenTelemetry: pip install 'modelyard[otel]'"
+        "Traces require OpenTelemetry: pip install 'modelyard[otel]'"
     ) from missing
 
 _MAX_CONTENT = 32_000

@@ -94,9 +94,7 @@ class Traces(Callback):
         # A call without a trace was not notable, and one without rows was refused
         # before any attempt.
         if not rows and not stories:
-            raise NotFoundError(
-                f"call {invocation!r} does not exist", code="call_not_found"
-            )
+            raise NotFoundError(f"Call {invocation!r} not found", code="call_not_found")
         trace = stories[0] if stories else {}
         # The last row is the attempt that decided the outcome.
         plain = (
@@ -112,7 +110,7 @@ class Traces(Callback):
             **plain,
             **trace,
             "decisions": trace.get("decisions")
-            or [{"what": "chose", "why": "the first choice served at once"}],
+            or [{"what": "chose", "why": "the first deployment answered"}],
             "attempts": [_attempt(row) for row in rows],
         }
 

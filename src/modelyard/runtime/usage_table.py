@@ -173,7 +173,7 @@ class UsageTable:
         Raises ValueError for an unknown filter.
         """
         if unknown := filters.keys() - FILTERS.keys():
-            raise ValueError(f"no filter {unknown}")
+            raise ValueError(f"Unknown filter: {unknown}")
         clauses = "".join(f" AND {FILTERS[name]} = :{name}" for name in filters)
         if filters.get("status") == "failed":
             # The condition still uses the bound parameter, because SQLite refuses

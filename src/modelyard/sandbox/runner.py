@@ -60,8 +60,8 @@ _ENVIRON = {
 
 
 class SandboxError(ModelyardError):
-    """A sandboxed program failed. `reason` is a fault of its own, or the limit that it
-    exceeded."""
+    """A sandboxed program failed. `reason` is the type of the failure, or the limit that
+    was exceeded."""
 
     code = "code_failed"
 
@@ -71,7 +71,7 @@ class SandboxError(ModelyardError):
 
 
 class SandboxUnavailableError(SandboxError):
-    """Nothing can be run safely on this machine, so nothing is run."""
+    """Programs cannot be run safely on this machine, so none is run."""
 
     code = "sandbox_unavailable"
 
@@ -107,6 +107,12 @@ class _ExitReport(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Run:
+    """A running program. `feed` and `drain` are the descriptors of the pipes to its
+    input and from its output."""
+
+    number: int
+    feed: int
+    drain: int
     ended: "asyncio.Future[_ExitReport]"
 
 
@@ -144,8 +150,32 @@ class _Zygote:
                 self.control.send(data)
         except OSError as error:
             raise SandboxError(
-                f"the sandbox's process is gone: {error}", reason="lost"
+                f"Sandbox process has exited: {error}", reason="lost"
             ) from error
+
+    def start_run(self) -> _Run:
+        """Assign a child process to a new run. Raises SandboxError."""
+        self.last += 1
+        number = self.last
+        # From here on the pipes must be closed on every path.
+        source, feed = os.pipe()
+        drain, sink = os.pipe()
+        future = asyncio.get_running_loop().create_future()
+        run = self.runs[number] = _Run(number, feed, drain, future)
+        self.used = time.monotonic()
+        try:
+            self.send({"op": "run", "id": number}, (source, sink))
+        except SandboxError:
+            self.runs.pop(number, None)
+            os.close(feed)
+            os.close(drain)
+            raise
+        finally:
+            # The child has its own copies of these ends; ours must close for it to see
+            # end-of-file.
+            os.close(source)
+            os.close(sink)
+        return run
 
     async def listen(self) -> None:
         """Receive exit reports and complete the runs; fail all runs if the process
@@ -167,7 +197,7 @@ class _Zygote:
         for run in self.runs.values():
             if not run.ended.done():
                 run.ended.set_exception(
-                    SandboxError("the sandbox's process was killed", reason="lost")
+                    SandboxError("Sandbox process was killed", reason="lost")
                 )
         self.runs.clear()
 
@@ -224,7 +254,7 @@ class Sandbox:
         """Run code and return the result of its `main` function. Raises SandboxError."""
         if language not in ("python3", "javascript"):
             raise SandboxError(
-                f"code in {language!r} cannot be run; python3 and javascript can",
+                f"Unknown code language {language!r}; expected python3 or javascript",
                 reason="language",
             )
         name = "code"
@@ -322,12 +352,12 @@ class Sandbox:
                     await self._self_test()
                 except SandboxError as error:
                     self._failure = (
-                        "code and templates cannot be run safely on this machine, so"
-                        f" they are off: {error}"
+                        "Code and templates are disabled, since they cannot be run"
+                        f" safely on this machine: {error}"
                     )
                     self.level = "off"
                     logger.error(
-                        "the sandbox is off", extra={"fields": {"reason": str(error)}}
+                        "sandbox disabled", extra={"fields": {"reason": str(error)}}
                     )
                     raise SandboxUnavailableError(self._failure) from error
                 self._is_tested = True
@@ -349,22 +379,26 @@ class Sandbox:
 
     async def _self_test(self) -> None:
         if not self._is_enabled:
-            raise SandboxError("it is switched off in the settings")
+            raise SandboxError("the sandbox is disabled in the settings")
         if sys.platform != "linux":
-            raise SandboxError(f"it needs Linux; this is {sys.platform}")
+            raise SandboxError(f"the sandbox requires Linux, not {sys.platform}")
         # Every attack must be blocked.
         for name, code in HOSTILE.items():
             task = {"kind": "probe", "code": code}
             result = await self._attempt("code", task, b"", 10.0)
             if result != "blocked":
-                raise SandboxError(f"a program could {name} ({result})")
+                raise SandboxError(
+                    f"Sandbox self-test failed: '{name}' was not blocked ({result})"
+                )
         # And harmless programs must still work, or the limits are too tight.
         for code, expected in BENIGN:
             result = await self._attempt(
                 "code", {"kind": "python3", "code": code, "inputs": {}}, b"", 10.0
             )
             if result != expected:
-                raise SandboxError("a harmless program did not run")
+                raise SandboxError(
+                    "Sandbox self-test failed: a harmless program did not run"
+                )
 
     async def _run(
         self,
@@ -388,63 +422,37 @@ class Sandbox:
         tenant: str = "",
     ) -> Any:
         zygote = await self._zygote(name, tenant)
-        try:
-            # Encoded before a process is assigned, so that invalid input costs nothing.
-            head = json.dumps(
-                {**task, "limits": {"memory": self.limits.memory_mb << 20}},
-                ensure_ascii=False,
-                allow_nan=False,
-            ).encode("utf-8", "surrogatepass")
-        except (ValueError, TypeError, RecursionError) as error:
-            raise SandboxError(
-                f"what it is given cannot be handed over: {error}"
-            ) from error
-        # From here on the pipes must be closed on every path.
-        zygote.last += 1
-        number = zygote.last
-        source, feed = os.pipe()
-        drain, sink = os.pipe()
-        run = zygote.runs[number] = _Run(asyncio.get_running_loop().create_future())
-        zygote.used = time.monotonic()
-        try:
-            zygote.send({"op": "run", "id": number}, (source, sink))
-        except SandboxError:
-            zygote.runs.pop(number, None)
-            os.close(feed)
-            os.close(drain)
-            raise
-        finally:
-            # The child has its own copies of these ends; ours must close for it to see
-            # end-of-file.
-            os.close(source)
-            os.close(sink)
+        # Encoded before a process is assigned, so that invalid input costs nothing.
+        head = _encode_task(task, self.limits)
+        run = zygote.start_run()
         try:
             async with asyncio.timeout(seconds):
-                # Documents for datasets have a larger output limit than code.
-                is_large = "name" in task or task["kind"] == "web"
-                max_bytes = (
-                    self.limits.document_bytes if is_large else self.limits.output_bytes
-                )
                 answer = await self._exchange(
-                    feed, drain, head + b"\n" + data, max_bytes
+                    run.feed, run.drain, head + b"\n" + data, self._max_bytes(task)
                 )
                 ended = await run.ended
         except TimeoutError:
             raise SandboxError(
-                f"it ran longer than {seconds:g} s", reason="time"
+                f"Sandbox: time limit of {seconds:g} s exceeded", reason="time"
             ) from None
         finally:
             # Timed out, too large or cancelled: the child is still running.
             if not run.ended.done():
                 with suppress(SandboxError):
-                    zygote.send({"op": "kill", "id": number})
+                    zygote.send({"op": "kill", "id": run.number})
                 run.ended.cancel()
             zygote.used = time.monotonic()
         if ended.has_too_many_threads:
             raise SandboxError(
-                f"it started more than {self.limits.threads} threads", reason="threads"
+                f"Sandbox: limit of {self.limits.threads} threads exceeded",
+                reason="threads",
             )
         return _parse_response(answer, ended.status)
+
+    def _max_bytes(self, task: Mapping[str, Any]) -> int:
+        """Return the output limit; it is larger for documents for datasets."""
+        is_large = "name" in task or task["kind"] == "web"
+        return self.limits.document_bytes if is_large else self.limits.output_bytes
 
     async def _exchange(
         self, feed: int, drain: int, task: bytes, max_bytes: int
@@ -464,7 +472,7 @@ class Sandbox:
                 answer += chunk
                 if len(answer) > max_bytes:
                     raise SandboxError(
-                        f"its result is larger than {max_bytes:,} bytes",
+                        f"Sandbox: output limit of {max_bytes:,} bytes exceeded",
                         reason="output",
                     )
             return bytes(answer)
@@ -569,6 +577,19 @@ class Sandbox:
             self._schedule_sweep()
 
 
+def _encode_task(task: Mapping[str, Any], limits: SandboxLimits) -> bytes:
+    """Return a task as JSON, with its memory limit. Raises SandboxError if a value
+    cannot be encoded."""
+    try:
+        return json.dumps(
+            {**task, "limits": {"memory": limits.memory_mb << 20}},
+            ensure_ascii=False,
+            allow_nan=False,
+        ).encode("utf-8", "surrogatepass")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise SandboxError(f"Sandbox: invalid input: {error}") from error
+
+
 async def _write_task(feed: int, task: bytes) -> None:
     """Write the task to the pipe; usually it fits into the pipe's buffer and this does
     not wait."""
@@ -590,7 +611,7 @@ async def _write_task(feed: int, task: bytes) -> None:
                 finally:
                     loop.remove_writer(feed)
             except BrokenPipeError:
-                return  # it is over already; its status says how
+                return  # the program has exited already; its status has the reason
     finally:
         os.close(feed)
 
@@ -623,7 +644,9 @@ async def _start(name: str, limits: Mapping[str, Any]) -> _Zygote:
     except BaseException as error:
         control.close()
         if isinstance(error, OSError):
-            raise SandboxError(f"its process did not start: {error}") from error
+            raise SandboxError(
+                f"Sandbox: the process did not start: {error}"
+            ) from error
         raise
     finally:
         child_socket.close()
@@ -639,7 +662,7 @@ async def _start(name: str, limits: Mapping[str, Any]) -> _Zygote:
     report: dict[str, Any] = (
         msgspec.json.decode(data)
         if data
-        else {"error": "its process ended while it started"}
+        else {"error": "Sandbox: the process exited during startup"}
     )
     if not report.get("ready"):
         await zygote.close()
@@ -654,18 +677,21 @@ def _parse_response(answer: bytes, status: int) -> Any:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number in (signal.SIGXCPU, signal.SIGKILL):
-            raise SandboxError("it took more processor time than it may", reason="time")
+            raise SandboxError("Sandbox: CPU time limit exceeded", reason="time")
         raise SandboxError(
-            f"it crashed ({signal.Signals(number).name})", reason="crash"
+            f"Sandbox: the program crashed ({signal.Signals(number).name})",
+            reason="crash",
         )
     try:
         response: dict[str, Any] = json.loads(answer)
     except ValueError:
-        raise SandboxError("it ended without a result", reason="crash") from None
+        raise SandboxError(
+            "Sandbox: the program exited without a result", reason="crash"
+        ) from None
     # The child could not confine itself and refused to run the task.
     if "sandbox" in response:
         raise SandboxError(
-            f"it could not be shut in: {response['sandbox']}", reason="sandbox"
+            f"Sandbox: confinement failed: {response['sandbox']}", reason="sandbox"
         )
     if "error" in response:
         raise SandboxError(str(response["error"]))

@@ -49,10 +49,10 @@ BENIGN: tuple[tuple[str, object], ...] = (
     ),
     (
         (
-            "import threading\ndef main():\n    found = []\n    one ="
-            " threading.Thread(target=lambda: found.append(1))\n    one.start()\n   "
-            " one.join()\n    return {'found': found}"
+            "import threading\ndef main():\n    results = []\n    thread ="
+            " threading.Thread(target=lambda: results.append(1))\n    thread.start()\n"
+            "    thread.join()\n    return {'results': results}"
         ),
-        {"found": [1]},
+        {"results": [1]},
     ),
 )

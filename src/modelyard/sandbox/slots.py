@@ -49,7 +49,7 @@ class Slots:
         except BaseException:
             # Cancelled at the moment when the slot was granted: return it.
             if waiter.done() and not waiter.cancelled():
-                self._release(tenant)  # its turn came just as it was given up
+                self._release(tenant)
             else:
                 self._remove_waiter(tenant, waiter)
             raise
@@ -71,7 +71,7 @@ class Slots:
         """Return the waiting tenant with the fewest running programs; ties go to the
         one admitted least recently."""
         for tenant, line in list(self._waiting.items()):
-            while line and line[0].done():  # given up
+            while line and line[0].done():  # cancelled
                 line.popleft()
             if not line:
                 del self._waiting[tenant]

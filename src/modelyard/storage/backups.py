@@ -40,7 +40,7 @@ def back_up(database: Path, target: Path | None = None) -> Path:
     """
     target = target or _new_backup_path(database, "manual")
     if target.exists():
-        raise ConfigError(f"{target} is there already; name another file")
+        raise ConfigError(f"{target} already exists; choose another file")
     _copy(database, target)
     return target
 
@@ -57,11 +57,11 @@ def back_up_before_upgrade(database: Path, version: int) -> Path | None:
     except (ConfigError, OSError) as error:
         fields = {"database": str(database), "schema": version, "error": str(error)}
         logger.warning(
-            "the database is upgraded without a backup", extra={"fields": fields}
+            "upgrading the database without a backup", extra={"fields": fields}
         )
         return None
     logger.info(
-        "the database was backed up before its upgrade",
+        "database backed up before its upgrade",
         extra={"fields": {"backup": str(target)}},
     )
     # File names read `modelyard-LABEL-TIME.db`; manual backups are excluded from
@@ -91,7 +91,7 @@ def _copy(database: Path, target: Path) -> None:
     free = shutil.disk_usage(target.parent).free
     if free < size + _SPARE_BYTES:
         raise ConfigError(
-            f"{target.parent} has {free >> 20:,} MB free, and a copy takes {size >> 20:,} MB"
+            f"{target.parent} has {free >> 20:,} MB free, but a copy needs {size >> 20:,} MB"
         )
     # The target name appears only once the copy is complete.
     unseen = target.with_name(f".{target.name}.{os.getpid()}")
@@ -104,9 +104,8 @@ def _copy(database: Path, target: Path) -> None:
             # SQLite's online backup includes the write-ahead log and tolerates
             # concurrent writes.
             source.backup(copy)
-            copy.execute(
-                "PRAGMA journal_mode=DELETE"
-            )  # one file, that may be carried anywhere
+            # A single file, which can be copied anywhere.
+            copy.execute("PRAGMA journal_mode=DELETE")
         unseen.replace(target)
     except sqlite3.Error as error:
         raise ConfigError(
@@ -126,10 +125,10 @@ def restore(backup: Path, database: Path) -> Path | None:
     if not backup.is_file():
         available = ", ".join(str(path) for path in backups_of(database)) or "none"
         raise ConfigError(
-            f"backup {str(backup)!r} does not exist; there are: {available}"
+            f"backup {str(backup)!r} does not exist; available: {available}"
         )
     if (problem := check(backup)) is not None:
-        raise ConfigError(f"backup {str(backup)!r} is damaged itself: {problem}")
+        raise ConfigError(f"backup {str(backup)!r} is damaged too: {problem}")
     temporary_path = database.with_name(f".{database.name}.{os.getpid()}")
     private_folder(database.parent)
     try:

@@ -213,7 +213,7 @@ class MemoryCounters:
 
     async def reservations_of(self, owner: str) -> Sequence[str]:
         """Return nothing: counters in memory are not shared with other processes."""
-        return ()  # nobody else's calls are counted here
+        return ()
 
     async def settle_for(
         self, owner: str, name: str, amounts: Mapping[str, float]
@@ -282,7 +282,8 @@ class DatabaseCounters:
 
     async def reserve(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
         """Reserve all charges under a call's name, or return the refusal."""
-        ordered = sorted(charges)  # everybody locks in the same order
+        # All calls lock in the same order, which prevents deadlocks.
+        ordered = sorted(charges)
         names = [charge.name for charge in ordered]
 
         def work(connection: Connection) -> Refusal | None:
@@ -326,7 +327,8 @@ class DatabaseCounters:
         self, owner: str, name: str, amounts: Mapping[str, float]
     ) -> None:
         """Settle a call of an exited process; returns once it is stored."""
-        del owner  # a reservation has one place, whoever made it
+        # Reservations of all processes are in the same table.
+        del owner
         await self._database.transact(self._settling(name, amounts), is_retried=True)
 
     def _settling(

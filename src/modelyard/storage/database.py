@@ -157,7 +157,8 @@ class Database:
                 ) from error
             problem = str(error)
         except StorageUnavailableError:
-            if self.damage is None:  # it is away, and nothing is known of its pages
+            # The database is unavailable, so nothing is known about its pages.
+            if self.damage is None:
                 raise
             problem = self.damage
         # A check aborted by `close` also returns None, which does not prove that the
@@ -233,7 +234,7 @@ class Database:
         """
         if _is_on_loop():
             raise RuntimeError(
-                "a read would hold up the event loop; await `fetch` instead"
+                "a read would block the event loop; await `fetch` instead"
             )
         return self._readers_for(is_long=is_long).execute(statement, values)
 

@@ -19,16 +19,15 @@ def open_engine(where: Path | str) -> Engine:
     ConfigError for any other URL."""
     text = str(where)
     if text.startswith(("postgresql://", "postgres://")):
-        from modelyard.storage.postgresql import (
-            PostgresqlEngine,  # its driver is an extra
-        )
+        # Imported here, because its driver is an optional dependency.
+        from modelyard.storage.postgresql import PostgresqlEngine
 
         return PostgresqlEngine(text)
     if "://" in text:
         # Only the scheme goes into the message: the URL may contain a password.
         scheme = text.partition("://")[0]
         raise ConfigError(
-            f"database {scheme}://… is not known; it is a path, or"
+            f"database {scheme}://… is not supported; expected a path or"
             " postgresql://USER:PASSWORD@HOST/NAME"
         )
     return SqliteEngine(text)
@@ -46,7 +45,7 @@ def await_database(where: Path | str, seconds: float) -> None:
     while (problem := _readiness_problem(engine)) is not None:
         if time.monotonic() > until:
             raise StorageUnavailableError(
-                f"{problem}; it was waited for {seconds:g} seconds"
+                f"{problem}; gave up after {seconds:g} seconds"
             )
         if time.monotonic() - last_logged_at > _LOG_SECONDS:
             last_logged_at = time.monotonic()

@@ -26,7 +26,8 @@ from modelyard.storage.engine import StorageUnavailableError
 # A segment is a file of this size; each record has a 4-byte little-endian length.
 _SEGMENT_BYTES = 4 << 20
 _LENGTH = struct.Struct("<I")
-_SLOT = struct.Struct("<QQ")  # whose it is, how far it has come
+# Owner and progress of a slot.
+_SLOT = struct.Struct("<QQ")
 _SLOTS = 65_536
 # Number of empty segments that are retained for reuse.
 _SPARE = 1
@@ -110,9 +111,8 @@ class Journal:
             segment = self._next_segment(length)
             end = segment.size + _LENGTH.size + length
         memory = segment.memory
-        _LENGTH.pack_into(
-            memory, end, 0
-        )  # what lay here before is not to be read after this record
+        # Old content after this record must not be read.
+        _LENGTH.pack_into(memory, end, 0)
         memory[segment.size + _LENGTH.size : end] = record
         # The length is written last: a record with a length is complete.
         _LENGTH.pack_into(memory, segment.size, length)
@@ -125,7 +125,7 @@ class Journal:
         """Switch to another segment because the current one is full."""
         if length + 2 * _LENGTH.size > self.segment_bytes:
             raise StorageUnavailableError(
-                f"a record of {length:,} bytes is larger than the ledger's journal takes"
+                f"a record of {length:,} bytes exceeds the record limit of the ledger's journal"
             )
         try:
             with self._lock:
@@ -329,7 +329,8 @@ def orphaned_journals(folder: Path) -> Iterator[OrphanedJournal]:
     for path in sorted(folder.glob("*.lock")):
         try:
             owner = os.open(path, os.O_RDWR)
-        except OSError:  # somebody else was quicker
+        except OSError:
+            # Another process has already deleted the journal.
             continue
         try:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,7 +26,7 @@ class PageHealth:
                 "do": self._engine.recovery_advice(),
             }
             logger.critical(
-                "the database is damaged: nothing is written to it",
+                "the database is damaged: writes are disabled",
                 extra={"fields": fields},
             )
         self.damage = problem
@@ -34,7 +34,7 @@ class PageHealth:
     def note_whole(self) -> None:
         """Record that a check found no damage, which allows writes again."""
         logger.warning(
-            "the database's pages are whole again",
+            "the database is no longer damaged",
             extra={"fields": {"database": self._engine.where}},
         )
         self.damage = None

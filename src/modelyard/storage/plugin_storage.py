@@ -42,7 +42,7 @@ class PluginStorage:
             )
             if stored_bytes + len(value) > max_bytes:
                 raise PluginError(
-                    f"it would keep {stored_bytes + len(value):,} bytes; {max_bytes:,}"
+                    f"plugin storage would hold {stored_bytes + len(value):,} bytes; {max_bytes:,}"
                     " are allowed",
                     plugin=plugin,
                 )
@@ -76,7 +76,7 @@ def _valid_name(name: str) -> str:
         or "\0" in name
     ):
         raise PluginError(
-            f"{name[:80]!r} is no name to keep something under: 1 to 256 characters,"
+            f"{name[:80]!r} is not a valid key: expected 1 to 256 characters,"
             " without .., // or \\"
         )
     return name

@@ -26,7 +26,8 @@ except ImportError as missing:
 
 logger = logging.getLogger("modelyard.storage")
 
-_SCHEMA_LOCK = 0x6D79_6172  # any number that nobody else locks: "myar"
+# Advisory lock number, unique to this program: "myar" in ASCII.
+_SCHEMA_LOCK = 0x6D79_6172
 _NAMED = re.compile(r":([a-z_]+)\b")
 # Types and table options of SQLite → their PostgreSQL equivalents.
 _TRANSLATIONS = (
@@ -67,9 +68,8 @@ class _Connection:
                 if values
                 else self._connection.execute(plain)
             )
-        except (
-            psycopg.errors.UniqueViolation
-        ) as error:  # sqlstate 23505, keys and unique indexes alike
+        # sqlstate 23505, for primary keys and unique indexes.
+        except psycopg.errors.UniqueViolation as error:
             raise DuplicateError(str(error)) from error
         return cursor.fetchall() if cursor.description else []
 
@@ -162,13 +162,13 @@ class PostgresqlEngine:
         """Only log a warning: backups of PostgreSQL are the operator's responsibility."""
         fields = {"database": self.where, "schema": version}
         logger.warning(
-            "the schema is upgraded; PostgreSQL's backups are made by whoever runs it",
+            "upgrading the schema; the operator is responsible for PostgreSQL backups",
             extra={"fields": fields},
         )
 
     def recovery_advice(self) -> str:
         """Return advice for a damaged or too new database."""
-        return "go back to a backup of yours that was made before the upgrade"
+        return "restore a backup that was made before the upgrade"
 
     def is_ready(self, connection: Connection) -> bool:
         """Return whether the server has finished recovery and accepts writes."""
@@ -190,17 +190,15 @@ class PostgresqlEngine:
         previous_failures, self._failures = self._failures, failures
         if previous_failures is not None and failures > previous_failures:
             self._damage = (
-                f"{failures - previous_failures} pages had wrong checksums; start anew"
-                " after they were mended"
+                f"{failures - previous_failures} pages had wrong checksums; restart"
+                " after they were repaired"
             )
         return self._damage
 
     def is_damaged(self, error: Exception) -> bool:
         """Return whether an error reports corrupted data or indexes."""
-        return getattr(error, "sqlstate", None) in (
-            "XX001",
-            "XX002",
-        )  # data or index corrupted
+        # data_corrupted and index_corrupted.
+        return getattr(error, "sqlstate", None) in ("XX001", "XX002")
 
     def is_transient(self, error: Exception) -> bool:
         """Return whether an error is transient: unreachable, out of space, shutting

@@ -48,7 +48,7 @@ def _to_resource_or_none(row: Any) -> Resource | None:
             "error": str(error)
         }
         logger.error(
-            "a stored row cannot be read, and is left out", extra={"fields": fields}
+            "a stored row cannot be read and is skipped", extra={"fields": fields}
         )
         return None
 
@@ -250,7 +250,7 @@ class Resources:
             return act()
         except DuplicateError as error:
             raise InvokeBadRequestError(
-                f"there is a {kind} named {name!r} already", param="name"
+                f"{kind} {name!r} already exists", param="name"
             ) from error
 
 

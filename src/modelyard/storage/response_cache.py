@@ -54,7 +54,8 @@ class MemoryResponseCache:
         """Store a body for a number of seconds. Bodies above an eighth of the limit are
         not stored."""
         if len(body) > self._max_bytes // 8:
-            return  # one answer must not push out all others
+            # One response must not evict all others.
+            return
         # Dropped first, so that the size of a replaced entry is subtracted.
         self._drop((tenant, name))
         self._entries[tenant, name] = body, self._clock.monotonic() + seconds

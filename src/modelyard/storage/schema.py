@@ -44,8 +44,8 @@ def bring_up_to_date(
         connection.close()
         if engine.is_damaged(error):
             problem = (
-                f"database {engine.where!r} is damaged ({error}); stop what uses it and"
-                f" {engine.recovery_advice()}"
+                f"database {engine.where!r} is damaged ({error}); stop all processes"
+                f" that use it and {engine.recovery_advice()}"
             )
             raise ConfigError(problem) from error
         if engine.is_transient(error):
@@ -77,9 +77,9 @@ def migrate(
         if version > available_migrations[-1][0]:
             raise ConfigError(
                 f"database {engine.where!r} was written by a newer Modelyard (schema"
-                f" {version}, this one knows {available_migrations[-1][0]}). Run that"
+                f" {version}, this one supports {available_migrations[-1][0]}). Run that"
                 " version again, name another MODELYARD_HOME, or"
-                f" {engine.recovery_advice()}; docs/how-to/upgrade.md says more"
+                f" {engine.recovery_advice()}; docs/how-to/upgrade.md has details"
             )
         applied = _applied(engine, connection, available_migrations, version)
         pending = [
@@ -92,7 +92,7 @@ def migrate(
             if not may_upgrade:
                 raise ConfigError(
                     f"database {engine.where!r} has schema {version} and needs"
-                    f" {available_migrations[-1][0]}, and upgrade_database is false:"
+                    f" {available_migrations[-1][0]}, but upgrade_database is false:"
                     " back it up, and start once with MODELYARD_UPGRADE_DATABASE=true"
                 )
             engine.back_up(version)
@@ -129,7 +129,7 @@ def _applied(
         int(row["number"]): row["sha256"]
         for row in connection.execute("SELECT number, sha256 FROM migrations")
     }
-    if not recorded:  # from before there was this table
+    if not recorded:
         # Databases from before the migrations table get it filled from their version.
         for number, text in available:
             if number <= version:
@@ -138,10 +138,10 @@ def _applied(
     for number, text in available:
         if recorded.get(number, checksum(text)) != checksum(text):
             raise ConfigError(
-                f"database {engine.where!r} was made by another migration {number:04d}"
-                f" than this Modelyard brings (sha256 {recorded[number][:12]}…, not"
-                f" {checksum(text)[:12]}…). A migration is never changed once it was"
-                " released: install an unchanged release"
+                f"database {engine.where!r} was created by another migration {number:04d}"
+                f" than that of this version (sha256 {recorded[number][:12]}…, not"
+                f" {checksum(text)[:12]}…). A released migration never changes:"
+                " install an unmodified release"
             )
     return set(recorded)
 

@@ -60,12 +60,13 @@ class ScopedStore:
             ]
             if int(usage_row["held"]) + len(value) > self._most_bytes:
                 raise InvokeBadRequestError(
-                    f"{len(value):,} bytes do not fit: {int(usage_row['held']):,} of"
-                    f" {self._most_bytes:,} are taken"
+                    f"{len(value):,} bytes exceed the storage limit:"
+                    f" {int(usage_row['held']):,} of {self._most_bytes:,} are used"
                 )
             if int(usage_row["count"]) >= self._most_names:
                 raise InvokeBadRequestError(
-                    f"{self._most_names:,} names are kept already: remove some first"
+                    f"the limit of {self._most_names:,} names is reached: remove some"
+                    " first"
                 )
             connection.execute(
                 self._sql["put"], (tenant, scope, name, value, len(value), current_time)
@@ -117,7 +118,7 @@ def _valid_name(name: str) -> str:
         or ".." in name.split("/")
     ):
         raise InvokeBadRequestError(
-            f"{name[:80]!r} is no name: 1 to {_MAX_NAME_LENGTH} characters, without .."
-            " or a leading /"
+            f"{name[:80]!r} is not a valid name: expected 1 to {_MAX_NAME_LENGTH}"
+            " characters, without .. or a leading /"
         )
     return name

@@ -80,19 +80,18 @@ class KeyRing:
         with self._reading:
             stamp = _stamp_of(self.file)
             if stamp == self._stamp:
-                return True  # another thread was quicker
+                # Another thread has already reloaded the file.
+                return True
             try:
                 keys = load_key_ring(self.file).keys
             except ConfigError as error:
                 logger.error(
-                    "the master keys cannot be read again",
+                    "the master keys cannot be reloaded",
                     extra={"fields": {"error": str(error)}},
                 )
                 return False
             self.keys, self._stamp = keys, stamp
-        logger.info(
-            "the master keys were read again", extra={"fields": {"keys": len(keys)}}
-        )
+        logger.info("master keys reloaded", extra={"fields": {"keys": len(keys)}})
         return True
 
     def _has(self, name: str) -> bool:
@@ -115,12 +114,12 @@ class KeyRing:
             # all zeros.
             if not name or len(key) != _KEY_BYTES or len(set(key)) < 8:
                 raise ConfigError(
-                    f"{source}, line {number}: a master key reads id:KEY, with 32"
+                    f"{source}, line {number}: expected a master key as id:KEY, with 32"
                     " random bytes as base64"
                 )
             keys[name] = key
         if not keys:
-            raise ConfigError(f"{source} holds no master key")
+            raise ConfigError(f"{source} contains no master key")
         return cls(keys)
 
     def dump(self) -> str:
@@ -169,8 +168,8 @@ class KeyRing:
             raise SecretError(f"{description} is damaged") from error
         if format_version != _FORMAT_VERSION:
             raise SecretError(
-                f"{description} is in a form ({format_version[:8]!r}) that this version"
-                " does not know"
+                f"{description} has a format ({format_version[:8]!r}) that this version"
+                " does not support"
             )
         if not self._has(name):
             fields = {
@@ -180,7 +179,7 @@ class KeyRing:
                 "keys": list(self.keys),
             }
             logger.error(
-                "a secret was encrypted with a master key that is not here",
+                "a secret was encrypted with an unknown master key",
                 extra={"fields": fields},
             )
             raise UnknownKeyError(
@@ -193,7 +192,7 @@ class KeyRing:
             )
         except (InvalidTag, ValueError) as error:
             raise SecretError(
-                f"{description} was changed, or belongs to another row"
+                f"{description} was modified, or belongs to another row"
             ) from error
         return plain.decode()
 
@@ -257,7 +256,7 @@ def load_key_ring(path: Path, configured_keys: str = "") -> KeyRing:
     try:
         if path.stat().st_mode & 0o077:
             raise ConfigError(
-                f"{path} holds the master key and may be read by others: chmod 600"
+                f"{path} contains the master key and other users can read it: run chmod 600"
                 f" {path}"
             )
         # The stamp is taken before reading: a change in between causes one more reload,
@@ -270,7 +269,7 @@ def load_key_ring(path: Path, configured_keys: str = "") -> KeyRing:
         return _created(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} holds the master key and cannot be read: {error}"
+            f"{path} contains the master key but cannot be read: {error}"
         ) from error
 
 
@@ -282,9 +281,8 @@ def _created(path: Path) -> KeyRing:
     with os.fdopen(descriptor, "w") as file:
         file.write(ring.dump())
     try:
-        os.link(
-            unseen, path
-        )  # fails where another process was quicker: its key is the key then
+        # This fails if another process has created the file; its key is used then.
+        os.link(unseen, path)
     except FileExistsError:
         return load_key_ring(path)
     finally:
@@ -325,7 +323,6 @@ def save_key_ring(path: Path, ring: KeyRing) -> None:
     with os.fdopen(descriptor, "w") as file:
         file.write(ring.dump())
         file.flush()
-        os.fsync(
-            file.fileno()
-        )  # rows are about to be encrypted with keys that lie nowhere else
+        # Rows will be encrypted with keys that are stored only in this file.
+        os.fsync(file.fileno())
     unseen.replace(path)

@@ -74,9 +74,8 @@ class _Connection:
 
         def pause() -> bool:
             """Return whether to abort; after a while it also sleeps briefly."""
-            if (
-                time.monotonic() - started_at > _FULL_SPEED_SECONDS
-            ):  # a large database: others need the disk too
+            # A large database: leave disk bandwidth to others.
+            if time.monotonic() - started_at > _FULL_SPEED_SECONDS:
                 time.sleep(_PAUSE_SECONDS)
             return is_over()
 
@@ -202,7 +201,7 @@ class SqliteEngine:
         backup_paths = [] if self._uri else backups_of(Path(self.where))
         listing = ", ".join(str(path) for path in backup_paths) or "none"
         return (
-            "go back to a backup with `modelyard database restore BACKUP` (there are:"
+            "restore a backup with `modelyard database restore BACKUP` (available:"
             f" {listing})"
         )
 

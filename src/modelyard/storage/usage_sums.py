@@ -91,13 +91,12 @@ class LedgerAmounts(NamedTuple):
     is none."""
 
 
-_Key = tuple[
-    str, str, str, int, int, str, str
-]  # tenant, scope, name, span, bucket, model, api_key
-_GroupKey = tuple[
-    str, str, str, str, str, str, str, int
-]  # tenant, api_key, app, user, asked, model, credential, moment
-_Line = tuple[_Key, tuple[int, ...]]  # calls, served, tokens, nanos
+_Key = tuple[str, str, str, int, int, str, str]
+"""(tenant, scope, name, span, bucket, model, api_key)"""
+_GroupKey = tuple[str, str, str, str, str, str, str, int]
+"""(tenant, api_key, app, user, asked, model, credential, moment)"""
+_Line = tuple[_Key, tuple[int, ...]]
+"""A key with (calls, served, tokens, nanos)."""
 
 
 class UsageSums:
@@ -115,7 +114,7 @@ class UsageSums:
         self._is_complete = False
         self._summing = asyncio.Lock()
 
-    # writing
+    # Writing.
 
     def add(self, connection: Connection, rows: Sequence[LedgerAmounts]) -> None:
         """Add rows that were just inserted, within the same transaction."""
@@ -340,9 +339,9 @@ class UsageSums:
         # Old rows do not change, so every process computes the same lines in the same
         # order and can resume by count.
         batches = await self._old_batches(tenant, since, until, added_count)
-        while (
-            batches
-        ):  # each is let go of when it is in: all at once would hold the loop
+        # Each batch is released after it is written: releasing all at once would block
+        # the event loop.
+        while batches:
             batch = batches.popleft()
             # Each batch advances the stored count in the same transaction, so that
             # nothing is added twice.

@@ -242,9 +242,7 @@ class ValkeyCounters:
             except StorageUnavailableError as error:
                 if not wait:
                     fields = {"call": name, "error": str(error)}
-                    logger.error(
-                        "a reservation could not be settled", extra={"fields": fields}
-                    )
+                    logger.error("reservation not settled", extra={"fields": fields})
                 await self._clock.sleep(wait)
 
     def release_older(self, cutoff: float) -> None:
@@ -259,7 +257,7 @@ class ValkeyCounters:
             )
         except StorageUnavailableError as error:
             logger.error(
-                "what nobody settles is not given back",
+                "stale reservations not released",
                 extra={"fields": {"error": str(error)}},
             )
             return

@@ -4,7 +4,7 @@ transient failures."""
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,10 +23,9 @@ from modelyard.storage.statements import insert
 
 logger = logging.getLogger("modelyard.storage")
 
-# Also the time for which a single row waits for others.
-_GATHER_SECONDS = (
-    0.02  # writes of so long share one commit: a commit costs more CPU than fifty rows
-)
+# Writes within this time share one commit, because a commit costs more CPU than fifty
+# rows. A single row waits this long for others.
+_GATHER_SECONDS = 0.02
 _RETRY_SECONDS = 0.5
 _MAX_WAITING = 100_000
 
@@ -125,7 +124,7 @@ class Writer:
         if len(self._queue) >= _MAX_WAITING:
             where = self._engine.where
             raise StorageUnavailableError(
-                f"database {where!r} is too slow: {_MAX_WAITING:,} writes are waiting"
+                f"database {where!r} is too slow: {_MAX_WAITING:,} writes are pending"
             )
         self._queue.put((statement, values))
 
@@ -178,37 +177,46 @@ class Writer:
             # still executed.
             is_open = None not in batch
             writes = [entry for entry in batch if isinstance(entry, tuple | _WorkItem)]
-            try:
-                # A damaged database must not be written, but flushes and the stop entry
-                # are still processed.
-                if self._pages.damage is not None and writes:
-                    raise StorageUnavailableError(self._pages.damage)
-                if self._is_renewing and connection is not None:
-                    connection.close()
-                    connection = None
-                self._is_renewing = False
-                connection = connection or self._engine.connect()
-                self._commit(connection, writes)
-                self.trouble = None
-            except (
-                *self._engine.errors,
-                DuplicateError,
-                StorageUnavailableError,
-                ConfigError,
-            ) as error:
-                if self._engine.is_damaged(error):
-                    self._pages.note_damage(str(error))
-                connection = self._rolled_back(connection)
-                self._fail(
-                    writes, error, may_wait=is_open and not self.is_closing.is_set()
-                )
+            connection = self._write_batch(connection, writes, is_open=is_open)
             for entry in batch:
-                if isinstance(
-                    entry, Future
-                ):  # whoever waited for it may have gone away
+                if isinstance(entry, Future):
                     _resolve_future(entry, None, None)
         if connection is not None:
             connection.close()
+
+    def _write_batch(
+        self,
+        connection: Connection | None,
+        writes: Sequence[_RowWrite | _WorkItem],
+        *,
+        is_open: bool,
+    ) -> Connection | None:
+        """Write a batch, and return the connection for the next one. On failure, the
+        callers get the error, or the writes are retained for a retry while the writer
+        is open."""
+        try:
+            # A damaged database must not be written, but flushes and the stop entry are
+            # still processed.
+            if self._pages.damage is not None and writes:
+                raise StorageUnavailableError(self._pages.damage)
+            if self._is_renewing and connection is not None:
+                connection.close()
+                connection = None
+            self._is_renewing = False
+            connection = connection or self._engine.connect()
+            self._commit(connection, writes)
+            self.trouble = None
+        except (
+            *self._engine.errors,
+            DuplicateError,
+            StorageUnavailableError,
+            ConfigError,
+        ) as error:
+            if self._engine.is_damaged(error):
+                self._pages.note_damage(str(error))
+            connection = self._rolled_back(connection)
+            self._fail(writes, error, may_wait=is_open and not self.is_closing.is_set())
+        return connection
 
     def _commit(
         self, connection: Connection, writes: Sequence[_RowWrite | _WorkItem]
@@ -216,27 +224,28 @@ class Writer:
         if not writes:
             return
         connection.execute(self._engine.begin())
-        outcomes: list[tuple[_WorkItem, Any]] = []
+        outcomes: list[tuple[_WorkItem, tuple[Any, Exception | None]]] = []
         # Consecutive rows of the same statement are inserted together.
-        for statement, group in groupby(
-            writes, key=lambda entry: entry[0] if isinstance(entry, tuple) else None
-        ):
+        for statement, group in groupby(writes, key=_statement_of):
             if statement is None:
-                outcomes += [
-                    (entry, self._run_in_savepoint(connection, entry))
-                    for entry in group
-                    if isinstance(entry, _WorkItem)
-                ]
+                outcomes += self._run_items(connection, group)
             else:
-                insert(
-                    connection,
-                    statement,
-                    [entry[1] for entry in group if isinstance(entry, tuple)],
-                )
+                rows = [entry[1] for entry in group if isinstance(entry, tuple)]
+                insert(connection, statement, rows)
         connection.execute("COMMIT")
         # Results are reported only after the commit succeeded.
-        for entry, (result, error) in outcomes:
-            _resolve_future(entry.done, result, error)
+        for item, (result, error) in outcomes:
+            _resolve_future(item.done, result, error)
+
+    def _run_items(
+        self, connection: Connection, entries: Iterable[_RowWrite | _WorkItem]
+    ) -> list[tuple[_WorkItem, tuple[Any, Exception | None]]]:
+        """Run units in order and return each with its (result, error)."""
+        return [
+            (entry, self._run_in_savepoint(connection, entry))
+            for entry in entries
+            if isinstance(entry, _WorkItem)
+        ]
 
     def _run_in_savepoint(
         self, connection: Connection, entry: _WorkItem
@@ -262,9 +271,8 @@ class Writer:
     def _rolled_back(self, connection: Connection | None) -> Connection | None:
         if connection is None:
             return None
-        with suppress(
-            *self._engine.errors
-        ):  # nothing was begun, or the connection is gone
+        # This fails if no transaction was started or the connection is broken.
+        with suppress(*self._engine.errors):
             connection.execute("ROLLBACK")
         # A SQLite connection survives errors; one to a server may be broken.
         if self._engine.name == "sqlite":
@@ -281,35 +289,58 @@ class Writer:
     ) -> None:
         """Fail the waiting callers, except those whose writes are retained and retried
         after a pause."""
-        passes = isinstance(
+        is_temporary = isinstance(
             error, StorageUnavailableError | ConfigError
         ) or self._engine.is_transient(error)
-        will_retry = passes and may_wait
+        will_retry = is_temporary and may_wait
         # Rows have no waiting caller, so they are always retained.
         retryable_writes = [
             entry for entry in writes if isinstance(entry, tuple) or entry.is_kept
         ]
-        fields = {
-            "writes": len(writes),
-            "error": str(error),
-            "kept": len(retryable_writes) if will_retry else 0,
-        }
-        if self.trouble != str(error):  # once, not at every try
-            logger.error("the database cannot be written", extra={"fields": fields})
+        retained_count = len(retryable_writes) if will_retry else 0
+        self._log_failure(error, len(writes), retained_count)
+        self._refuse(writes, error, will_retry=will_retry)
+        # A statement that cannot succeed: later calls of `write` report it.
+        if not is_temporary:
+            self._error = error
+        elif will_retry and retryable_writes:
+            self.trouble = str(error)
+            self._retry_later(retryable_writes)
+
+    def _log_failure(
+        self, error: Exception, write_count: int, retained_count: int
+    ) -> None:
+        """Log a failed batch; the same error is not logged again at every retry."""
+        if self.trouble == str(error):
+            return
+        fields = {"writes": write_count, "error": str(error), "kept": retained_count}
+        logger.error("database write failed", extra={"fields": fields})
+
+    def _refuse(
+        self,
+        writes: Iterable[_RowWrite | _WorkItem],
+        error: Exception,
+        *,
+        will_retry: bool,
+    ) -> None:
+        """Fail the callers of units that are not retried."""
         refusal = StorageUnavailableError(
             f"database {self._engine.where!r} cannot be written: {error}"
         )
         for entry in writes:
             if isinstance(entry, _WorkItem) and not (will_retry and entry.is_kept):
                 _resolve_future(entry.done, None, refusal)
-        # A statement that cannot succeed: later calls of `write` report it.
-        if not passes:
-            self._error = error
-        elif will_retry and retryable_writes:
-            self.trouble = str(error)
-            self._queue.put_back(retryable_writes)
-            self.is_closing.wait(_RETRY_SECONDS)
-            self._queue.wake()
+
+    def _retry_later(self, writes: Sequence[_RowWrite | _WorkItem]) -> None:
+        """Return writes to the queue and pause."""
+        self._queue.put_back(writes)
+        self.is_closing.wait(_RETRY_SECONDS)
+        self._queue.wake()
+
+
+def _statement_of(entry: _RowWrite | _WorkItem) -> str | None:
+    """Return the statement of a row, or None for a unit of several statements."""
+    return entry[0] if isinstance(entry, tuple) else None
 
 
 def _resolve_future(

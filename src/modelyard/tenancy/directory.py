@@ -156,7 +156,7 @@ class Directory:
             resources_by_id[resource.id] = CachedResource(
                 resource.id, resource.name, value, resource.set_by
             )
-        # Written by a newer version: the resource is left out and an error is logged.
+        # Written by a newer version: the resource is skipped and an error is logged.
         except (msgspec.MsgspecError, KeyError) as error:
             fields = {
                 "tenant": resource.tenant,
@@ -164,7 +164,7 @@ class Directory:
                 "id": resource.id,
                 "error": str(error),
             }
-            logger.error("a stored resource cannot be read", extra={"fields": fields})
+            logger.error("stored resource cannot be read", extra={"fields": fields})
             return
         if resource.kind == ApiKey.kind:
             self._owner_of_key[resource.id] = resource.tenant

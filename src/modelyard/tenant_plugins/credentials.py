@@ -106,7 +106,7 @@ class PluginCredentials:
         owner = plugin.declaration.tool or plugin.declaration.datasource
         if owner is None or owner.identity.name != provider_name:
             raise InvokeBadRequestError(
-                f"{provider!r} is called with a model's credentials, or with none"
+                f"{provider!r} uses a model's credentials, or none"
             )
         filled = checked_form(
             owner.credentials_schema,
@@ -218,7 +218,7 @@ class PluginCredentials:
         expired, or its user is disabled."""
         body, _, signature = text.partition(".")
         invalid_ticket = InvokeBadRequestError(
-            "this address is not, or no longer, good: begin anew", param="ticket"
+            "Authorization session not found or expired. Start again.", param="ticket"
         )
         if not self._keys.matches_any(f"oauth:{body}".encode(), signature):
             raise invalid_ticket
@@ -245,7 +245,7 @@ class PluginCredentials:
         # browser.
         if not url.startswith(("https://", "http://")):
             raise InvokeBadRequestError(
-                f"the plugin names no page to go to: {url[:80]!r}"
+                f"the plugin returned an invalid authorization URL: {url[:80]!r}"
             )
         return url
 
@@ -297,7 +297,7 @@ class PluginCredentials:
                 or current_value.expires_at
                 >= self._clock.time() + _REFRESH_MARGIN_SECONDS
             ):
-                return credentials  # somebody was quicker
+                return credentials  # another call has refreshed them
             try:
                 answer = await self._call_oauth(
                     tenant,
@@ -309,9 +309,7 @@ class PluginCredentials:
             except ModelyardError as error:
                 if current_value.expires_at > self._clock.time():
                     fields = {"credential": row.id, "error": str(error)}
-                    logger.warning(
-                        "a token could not be fetched anew", extra={"fields": fields}
-                    )
+                    logger.warning("token refresh failed", extra={"fields": fields})
                     return credentials
                 raise
             new_credentials: JSON = answer.get("credentials") or credentials
@@ -351,8 +349,8 @@ class PluginCredentials:
             if value.provider == provider:
                 return self._rows.read(tenant, OAuthClient.kind, row.id, value.secret)
         raise NotFoundError(
-            f"no OAuth client of {provider!r} is set up: `modelyard plugin credential"
-            " client` keeps its id and secret",
+            f"no OAuth client of {provider!r} is configured; store its id and"
+            " secret with `modelyard plugin credential client`",
             code="oauth_client_not_found",
         )
 
@@ -363,7 +361,8 @@ class PluginCredentials:
         oauth = plugin.declaration.oauth
         if oauth is None:
             raise InvokeBadRequestError(
-                f"{provider!r} knows no OAuth: its credentials are a form"
+                f"{provider!r} does not support OAuth; enter its credentials in"
+                " the form"
             )
         return plugin, provider_name, oauth
 

@@ -50,7 +50,8 @@ class PluginEndpoints:
         # The tenant may have withheld the permission that the manifest requests.
         if not installed.permissions.endpoint.enabled:
             raise InvokeBadRequestError(
-                f"{installed.plugin_id!r} may serve no endpoints: its manifest does not ask for it"
+                f"{installed.plugin_id!r} cannot serve endpoints: its manifest"
+                " does not request the permission"
             )
         filled = checked_form(
             group.settings,
@@ -95,7 +96,7 @@ class PluginEndpoints:
             or not owned_endpoint[1].is_enabled
             or self._directory.is_disabled(owned_endpoint[0], owned_endpoint[1].user)
         ):
-            raise NotFoundError("there is no such endpoint", code="endpoint_not_found")
+            raise NotFoundError("Endpoint not found", code="endpoint_not_found")
         tenant, endpoint = owned_endpoint
         return (
             tenant,

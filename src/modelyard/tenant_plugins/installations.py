@@ -161,12 +161,12 @@ class PluginInstallations:
         # of the others.
         except Exception:
             logger.exception(
-                "an installation failed",
+                "plugin installation failed",
                 extra={"fields": {"plugin": package.manifest.id}},
             )
             step["status"], step["message"] = (
                 "failed",
-                "something is wrong with the server; its log has it",
+                "internal server error; see the server log",
             )
         return row
 
@@ -177,7 +177,7 @@ class PluginInstallations:
         task = PluginTask(status=status, plugins=list(steps))
         try:
             return await self._resources.change(row, name=row.name, body=_dump(task))
-        except NotFoundError:  # somebody took the task away; the work goes on
+        except NotFoundError:  # the task was deleted meanwhile; the work continues
             return row
 
     async def add(
@@ -253,7 +253,7 @@ class PluginInstallations:
         installed = self._plugins.find(tenant, old)
         if PluginIdentifier.parse(new).id != installed.plugin_id:
             raise InvokeBadRequestError(
-                f"{new!r} is no version of {installed.plugin_id!r}"
+                f"{new!r} is not a version of {installed.plugin_id!r}"
             )
         task, _ = await self.install(
             tenant, [new], by, source=source, metas=[meta or {}]
@@ -276,8 +276,8 @@ class PluginInstallations:
         ]
         if unknown:
             raise InvokeBadRequestError(
-                f"{installed.plugin_id!r} does not ask for {unknown[0]!r}; it asks for"
-                f" {', '.join(requested_permissions) or 'nothing'}"
+                f"{installed.plugin_id!r} does not request {unknown[0]!r}; it"
+                f" requests {', '.join(requested_permissions) or 'nothing'}"
             )
         old = await self._resources.get(tenant, Installation.kind, installed.id)
         installation = msgspec.structs.replace(
@@ -295,7 +295,8 @@ class PluginInstallations:
         installed = self._plugins.find(tenant, plugin)
         if installed.runtime == "remote":
             raise InvokeBadRequestError(
-                f"{installed.plugin_id!r} is in debug: stop it where it runs"
+                f"{installed.plugin_id!r} is a debug plugin; stop it in its own"
+                " environment"
             )
         await self._resources.remove(tenant, Installation.kind, installed.id)
         # Its endpoints and subscriptions would lead nowhere.

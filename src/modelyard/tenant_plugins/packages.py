@@ -66,7 +66,9 @@ class PluginPackages:
         # Unpacking and hashing are slow, so they run in a thread.
         package = await asyncio.to_thread(read_package, data)
         if package.manifest.type != "plugin":
-            raise PackageError(f"this is a {package.manifest.type}, not a plugin")
+            raise PackageError(
+                f"the package is a {package.manifest.type}, not a plugin"
+            )
         verification = await self.admit(package, by, verify_signature=verify_signature)
         await asyncio.to_thread(self._host.packages.save_package, package)
         return package, verification
@@ -129,14 +131,16 @@ class PluginPackages:
         name = f"{package.manifest.id} {package.manifest.version}"
         if not by.is_operator:
             raise ForbiddenError(
-                f"{name} is not signed with a key that the operator trusts, so the"
-                " operator alone may install it; have it signed, or ask the operator"
+                f"{name} is not signed with a key that the operator trusts, so"
+                " only the operator may install it; have it signed, or ask the"
+                " operator"
             )
         if not by.allows_unsigned and self._is_shared():
             raise UnsignedError(
-                f"{name} is not signed with a key under plugins.public_keys, and this"
-                " server has several tenants; install it with `modelyard plugin"
-                " install --unsigned`, or send 'unsigned=true', if it is to be trusted"
+                f"{name} is not signed with a key under plugins.public_keys, and"
+                " this server has several tenants; if you trust it, install it"
+                " with `modelyard plugin install --unsigned`, or send"
+                " 'unsigned=true'"
             )
         return None
 

@@ -207,7 +207,7 @@ class Plugins:
                 "plugin": installation.plugin,
                 "error": str(error),
             }
-            logger.error("an installed plugin cannot be read", extra={"fields": fields})
+            logger.error("installed plugin not readable", extra={"fields": fields})
             return None
         return Installed(
             id=row.id,

@@ -285,7 +285,7 @@ class PluginServices:
         depth = int((call.context or {}).get("depth", 0)) + 1
         if depth > _MAX_DEPTH:
             raise PluginError(
-                f"tools that call tools go {depth} deep: this is a circle",
+                f"Tool call depth limit ({_MAX_DEPTH}) exceeded",
                 plugin=call.plugin,
             )
         data = {
@@ -317,13 +317,13 @@ class PluginServices:
         MCP server's, or an app."""
         if self._tools is None:
             raise PluginError(
-                f"tools of the type {tool_type!r} cannot be called here",
+                f"tools of type {tool_type!r} cannot be called by plugins",
                 plugin=call.plugin,
             )
         depth = int((call.context or {}).get("depth", 0)) + 1
         if depth > _MAX_DEPTH:
             raise PluginError(
-                f"tools that call tools go {depth} deep: this is a circle",
+                f"Tool call depth limit ({_MAX_DEPTH}) exceeded",
                 plugin=call.plugin,
             )
         answers = self._tools(
@@ -341,7 +341,7 @@ class PluginServices:
     async def _app(self, call: PluginCall, request: JSON) -> AsyncGenerator[JSON, None]:
         """Handle a call of an app."""
         if self._apps is None:
-            raise PluginError("there are no apps here", plugin=call.plugin)
+            raise PluginError("apps are not available", plugin=call.plugin)
         answers = self._apps(call, request)
         async with aclosing(answers):
             async for answer in answers:
@@ -491,8 +491,8 @@ def _document_text(document: Any) -> str:
         return document
     if document.get("content_type", "text") != "text":
         raise ValueError(
-            f"{document['content_type']} documents cannot be embedded here; only"
-            " text can"
+            f"{document['content_type']} documents are not supported; only text"
+            " can be embedded"
         )
     return str(document["content"])
 
@@ -505,22 +505,18 @@ def _parameter_schema(parameter: JSON) -> JSON:
         options = [str(option) for option in parameter.get("options") or ()]
         return {"type": "string", **described, **({"enum": options} if options else {})}
     if parameter_type.startswith("array"):
-        inner = parameter_type.partition("[")[2].rstrip("]") or "string"
         # Array types are written `array[string]`; unknown item types count as objects.
-        return {
-            "type": "array",
-            "items": {"type": inner if inner in _JSON_TYPES else "object"},
-            **described,
-        }
-    return {
-        "type": (
-            {"bool": "boolean"}.get(
-                parameter_type,
-                parameter_type if parameter_type in _JSON_TYPES else "string",
-            )
-        ),
-        **described,
-    }
+        inner = parameter_type.partition("[")[2].rstrip("]") or "string"
+        items = {"type": inner if inner in _JSON_TYPES else "object"}
+        return {"type": "array", "items": items, **described}
+    return {"type": _json_type(parameter_type), **described}
+
+
+def _json_type(parameter_type: str) -> str:
+    """Return the JSON type of a scalar parameter; unknown types count as strings."""
+    if parameter_type == "bool":
+        return "boolean"
+    return parameter_type if parameter_type in _JSON_TYPES else "string"
 
 
 _JSON_TYPES = ("string", "number", "boolean", "object", "integer")

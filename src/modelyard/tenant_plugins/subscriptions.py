@@ -95,9 +95,7 @@ class PluginSubscriptions:
         if owned_subscription is None or self._directory.is_disabled(
             owned_subscription[0], owned_subscription[1].user
         ):
-            raise NotFoundError(
-                "there is no such webhook", code="subscription_not_found"
-            )
+            raise NotFoundError("Webhook not found", code="subscription_not_found")
         tenant, subscription = owned_subscription
         return tenant, subscription, self._read_secret(tenant, id, subscription)
 
@@ -118,7 +116,7 @@ class PluginSubscriptions:
         except ModelyardError as error:
             fields = {"subscription": id, "error": str(error)}
             logger.warning(
-                "a provider was not told that nobody listens any more",
+                "trigger unsubscription failed",
                 extra={"fields": fields},
             )
         await self._rows.remove(tenant, Subscription.kind, id)
@@ -137,7 +135,7 @@ class PluginSubscriptions:
             except ModelyardError as error:
                 fields = {"subscription": row.id, "error": str(error)}
                 logger.warning(
-                    "a subscription could not be made anew", extra={"fields": fields}
+                    "trigger subscription not renewed", extra={"fields": fields}
                 )
         return count
 

@@ -495,9 +495,8 @@ class Upstream:
                     break
         except (ConnectionError, asyncio.IncompleteReadError):
             self.cut_by_client.set()
-        except (
-            asyncio.CancelledError
-        ):  # the upstream is stopping; asyncio's own callback would call that an error
+        except asyncio.CancelledError:
+            # The upstream is stopping; asyncio's own callback would report an error.
             pass
         finally:
             self._writers.discard(writer)
@@ -515,33 +514,42 @@ class Upstream:
             writer.write(answer.body)
             await writer.drain()
             return False
-        head = [f"HTTP/1.1 {answer.status} X"] + [
-            f"{name}: {value}" for name, value in answer.headers.items()
-        ]
         if answer.pieces is None:
             # `cut` announces 100 bytes more than are sent.
-            head.append(
-                f"content-length: {len(answer.body) + (100 if answer.fault == 'cut' else 0)}"
-            )
-            writer.write("\r\n".join([*head, "", ""]).encode() + answer.body)
+            missing_bytes = 100 if answer.fault == "cut" else 0
+            body_length = len(answer.body) + missing_bytes
+            head = _response_head(answer, f"content-length: {body_length}")
+            writer.write(head + answer.body)
             await writer.drain()
         else:
-            writer.write(
-                "\r\n".join([*head, "transfer-encoding: chunked", "", ""]).encode()
-            )
-            for body_chunk in answer.pieces:
-                writer.write(f"{len(body_chunk):x}\r\n".encode() + body_chunk + b"\r\n")
-                await writer.drain()
-                if answer.gap:
-                    await asyncio.sleep(answer.gap)
-            # The last chunk is missing for a fault: the client sees an incomplete
-            # stream.
-            if not answer.fault:
-                writer.write(b"0\r\n\r\n")
-                await writer.drain()
+            writer.write(_response_head(answer, "transfer-encoding: chunked"))
+            await _send_chunks(answer, answer.pieces, writer)
         if answer.fault == "stall":
             await asyncio.sleep(3600)
         return not answer.fault
+
+
+def _response_head(answer: Answer, body_header: str) -> bytes:
+    """Return the status line and the headers of a response, with `body_header`, which
+    announces the body, as the last one."""
+    headers = [f"{name}: {value}" for name, value in answer.headers.items()]
+    lines = [f"HTTP/1.1 {answer.status} X", *headers, body_header, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+async def _send_chunks(
+    answer: Answer, chunks: Iterable[bytes], writer: asyncio.StreamWriter
+) -> None:
+    """Send a chunked body, with the pauses of the response."""
+    for body_chunk in chunks:
+        writer.write(f"{len(body_chunk):x}\r\n".encode() + body_chunk + b"\r\n")
+        await writer.drain()
+        if answer.gap:
+            await asyncio.sleep(answer.gap)
+    # The last chunk is missing for a fault: the client sees an incomplete stream.
+    if not answer.fault:
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
 
 
 async def _read_request(reader: asyncio.StreamReader) -> UpstreamRequest | None:

@@ -92,6 +92,26 @@ def _vector(vector: Any) -> Any:
     )
 
 
+def _point(point: dict[str, Any]) -> Any:
+    """Convert a REST point to the engine's."""
+    vectors = {key: _vector(value) for key, value in point["vector"].items()}
+    return edge.Point(id=point["id"], vector=vectors, payload=point["payload"])
+
+
+def _nearest_points(shard: Any, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the points that are nearest to the query vector, with their scores."""
+    query = edge.Query.Nearest(_vector(body["query"]), using=body["using"])
+    scored_points = shard.query(
+        edge.QueryRequest(
+            limit=body["limit"], query=query, filter=_filter(body.get("filter"))
+        )
+    )
+    return [
+        {"id": scored_point.id, "score": scored_point.score}
+        for scored_point in scored_points
+    ]
+
+
 def _answer(
     collections: _Collections, method: str, path: str, body: Any
 ) -> tuple[int, Any]:
@@ -117,16 +137,7 @@ def _answer(
         case "PUT", "index":
             return 200, {}
         case "PUT", "points":
-            points = [
-                edge.Point(
-                    id=point["id"],
-                    vector={
-                        key: _vector(value) for key, value in point["vector"].items()
-                    },
-                    payload=point["payload"],
-                )
-                for point in body["points"]
-            ]
+            points = [_point(point) for point in body["points"]]
             shard.update(edge.UpdateOperation.upsert_points(points))
         # Points are deleted by id or by filter; the body tells which.
         case "POST", "points/delete" if "points" in body:
@@ -136,18 +147,7 @@ def _answer(
                 edge.UpdateOperation.delete_points_by_filter(_filter(body["filter"]))
             )
         case "POST", "points/query":
-            query = edge.Query.Nearest(_vector(body["query"]), using=body["using"])
-            scored_points = shard.query(
-                edge.QueryRequest(
-                    limit=body["limit"], query=query, filter=_filter(body.get("filter"))
-                )
-            )
-            return 200, {
-                "points": [
-                    {"id": scored_point.id, "score": scored_point.score}
-                    for scored_point in scored_points
-                ]
-            }
+            return 200, {"points": _nearest_points(shard, body)}
         case "POST", "points/count":
             return 200, {
                 "count": shard.count(

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -32,7 +32,7 @@ from modelyard.tools.entities import (
     text_message,
 )
 from modelyard.tools.openapi import Operation, ParameterLocation, Scheme
-from modelyard.transport.egress import EgressClient, EgressError
+from modelyard.transport.egress import EgressClient, EgressError, FetchedResponse
 
 _CONNECT, _READ = 10.0, 60.0
 _MAX_RESPONSE_BYTES = 10 << 20
@@ -121,8 +121,6 @@ class Tokens:
                 read=_READ,
                 max_bytes=1 << 20,
                 # The request body contains the secret, so redirects are not followed.
-                # the secret is in the body: it goes to the address that was given, and
-                # no further
                 max_redirects=0,
             )
             try:
@@ -130,7 +128,7 @@ class Tokens:
                 token = str(token_response["access_token"])
             except (msgspec.MsgspecError, KeyError) as error:
                 raise ToolCredentialsError(
-                    f"{auth.token_url} gave no token: status {answer.status}"
+                    f"no access token from {auth.token_url}: status {answer.status}"
                 ) from error
             # Expires half a minute early, so that a token is not used up on its way.
             self.cached_tokens[key] = (
@@ -142,7 +140,7 @@ class Tokens:
             return token
 
     def _drop_expired(self) -> None:
-        """Drop expired tokens, and locks that nobody holds."""
+        """Drop expired tokens, and locks that are not in use."""
         current_time = time.monotonic()
         for key in [
             cached_key
@@ -223,20 +221,37 @@ class ApiTool(Tool):
         operation = self._operation
         if not self._server:
             raise ToolInvokeError(
-                f"the API of {self.entity.provider!r} names no server; give it one"
+                f"the API {self.entity.provider!r} declares no server; set its base URL"
             )
+        answer = await self._send(*await self._build_request(parameters, context))
+        _check_status(operation, answer)
+        if not answer.body:
+            yield text_message(f"Done: status {answer.status}.")
+            return
+        content_type = answer.headers.get("content-type", "")
+        media = content_type.partition(";")[0].strip().lower()
+        charset = charset_of(content_type)
+        # Parsing a large response would block the event loop, so it runs in a thread.
+        yield await cpu_work.run_in_thread(
+            _response_message, answer.body, media, charset, operation.name
+        )
+
+    async def _build_request(
+        self, parameters: Mapping[str, Any], context: ToolContext
+    ) -> tuple[str, list[tuple[str, str]], bytes]:
+        """Return (URL, headers, body) of a call, with the authentication.
+
+        Raises ToolParameterError, ToolCredentialsError or EgressError.
+        """
+        operation = self._operation
         request = _Request(operation, parameters)
         url, headers = f"{self._server}{request.path}", request.headers
         query, cookies = request.query, request.cookies
         await self._authenticate(headers, query, cookies)
         if cookies:
             # Cookies are sent in one header.
-            headers.append(
-                (
-                    "cookie",
-                    "; ".join(f"{name}={quote(value)}" for name, value in cookies),
-                )
-            )
+            cookie_pairs = (f"{name}={quote(value)}" for name, value in cookies)
+            headers.append(("cookie", "; ".join(cookie_pairs)))
         if query:
             url += f"{'&' if '?' in url else '?'}{urlencode(query)}"
         content_type, body = request.body()
@@ -247,9 +262,15 @@ class ApiTool(Tool):
         # recognise it.
         if not operation.is_safe and context.key:
             headers.append(("idempotency-key", context.key))
+        return url, headers, body
+
+    async def _send(
+        self, url: str, headers: list[tuple[str, str]], body: bytes
+    ) -> FetchedResponse:
+        """Send a request. Raises ToolInvokeError if there is no response."""
         try:
-            answer = await self._egress.fetch(
-                operation.method,
+            return await self._egress.fetch(
+                self._operation.method,
                 url,
                 headers=headers,
                 body=body,
@@ -259,30 +280,6 @@ class ApiTool(Tool):
             )
         except EgressError as error:
             raise ToolInvokeError(str(error)) from error
-        media = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-        # Refused authentication is a separate error, because the person and not the
-        # model has to act.
-        if answer.status in (401, 403):
-            raise ToolCredentialsError(
-                f"{operation.method} {operation.path} answers with status"
-                f" {answer.status}"
-            )
-        if answer.status >= 400:
-            error_text = decode(
-                answer.body[: _MAX_ERROR_LENGTH * 4],
-                charset_of(answer.headers.get("content-type", "")),
-            )[:_MAX_ERROR_LENGTH]
-            raise ToolInvokeError(
-                f"Request failed with status code {answer.status} and {error_text}"
-            )
-        if not answer.body:
-            yield text_message(f"Done: status {answer.status}.")
-            return
-        charset = charset_of(answer.headers.get("content-type", ""))
-        # Parsing a large response would block the event loop, so it runs elsewhere.
-        yield await cpu_work.run_in_thread(
-            _response_message, answer.body, media, charset, operation.name
-        )
 
     async def _authenticate(
         self,
@@ -317,19 +314,31 @@ class ApiTool(Tool):
             case "oauth2":
                 if not auth.token_url:
                     raise ToolCredentialsError(
-                        "the API says nowhere to fetch tokens; give it one as bearer"
+                        "the API declares no OAuth token URL; set a token of the type"
+                        " 'bearer'"
                     )
-                headers.append(
-                    (
-                        "Authorization",
-                        (
-                            "Bearer"
-                            f" {await self._tokens.get(auth, tenant=self._tenant, row=self._row)}"
-                        ),
-                    )
-                )
+                token = await self._tokens.get(auth, tenant=self._tenant, row=self._row)
+                headers.append(("Authorization", f"Bearer {token}"))
             case _:
                 pass
+
+
+def _check_status(operation: Operation, answer: FetchedResponse) -> None:
+    """Raise ToolCredentialsError or ToolInvokeError if the request has failed."""
+    # Refused authentication is a separate error, because the person and not the
+    # model has to act.
+    if answer.status in (401, 403):
+        raise ToolCredentialsError(
+            f"{operation.method} {operation.path} returned status {answer.status}"
+        )
+    if answer.status >= 400:
+        error_text = decode(
+            answer.body[: _MAX_ERROR_LENGTH * 4],
+            charset_of(answer.headers.get("content-type", "")),
+        )[:_MAX_ERROR_LENGTH]
+        raise ToolInvokeError(
+            f"Request failed with status code {answer.status} and {error_text}"
+        )
 
 
 def _response_message(body: bytes, media: str, charset: str, name: str) -> Message:
@@ -353,7 +362,7 @@ def _response_message(body: bytes, media: str, charset: str, name: str) -> Messa
 
 
 class _Request:
-    """A request, built by putting each argument where the operation wants it."""
+    """A request, built by putting each argument into its location."""
 
     def __init__(self, operation: Operation, arguments: Mapping[str, Any]) -> None:
         self._operation = operation
@@ -384,8 +393,8 @@ class _Request:
                 # Such a value would change which operation is called.
                 if encoded in ("", ".", ".."):
                     raise ToolParameterError(
-                        f"parameter {location.name!r} cannot be {encoded!r}: it is a"
-                        " part of the path"
+                        f"parameter {location.name!r} must not be {encoded!r}, because"
+                        " it is a part of the path"
                     )
                 self.path = self.path.replace("{" + location.name + "}", encoded)
             case "query":
@@ -412,53 +421,55 @@ class _Request:
         if not content_type:
             return "", b""
         if self._has_whole:
-            if "json" in content_type:
-                return (
-                    content_type,
-                    json.dumps(self._whole, ensure_ascii=False).encode(),
-                )
-            _, data = _file(self._whole)
-            return content_type, data
+            return content_type, self._whole_body(content_type)
         if content_type == "multipart/form-data":
             return self._multipart()
         if content_type == "application/x-www-form-urlencoded":
-            pairs = [
-                (name, _text(element))
-                for name, value in self._fields.items()
-                for element in (value if isinstance(value, list) else [value])
-            ]
+            pairs = [(name, _text(value)) for name, value in _pairs(self._fields)]
             return content_type, urlencode(pairs).encode()
         # An operation that requires nothing may still require a body.
         if not self._fields and not self._operation.schema.get("required"):
             return content_type, b"{}"
         return content_type, json.dumps(self._fields, ensure_ascii=False).encode()
 
+    def _whole_body(self, content_type: str) -> bytes:
+        """Return the body of an operation that takes it as one argument."""
+        if "json" in content_type:
+            return json.dumps(self._whole, ensure_ascii=False).encode()
+        _, data = _file(self._whole)
+        return data
+
     def _multipart(self) -> tuple[str, bytes]:
         """Return a multipart form with the fields and the files."""
         mark = uuid4().hex
         output = bytearray()
-        for name, value in self._fields.items():
-            for element in value if isinstance(value, list) else [value]:
-                output += (
-                    f"--{mark}\r\ncontent-disposition: form-data;"
-                    f' name="{_quoted(name)}"\r\n\r\n'.encode()
-                )
-                output += _text(element).encode() + b"\r\n"
-        for name, value in self._files.items():
-            for element in value if isinstance(value, list) else [value]:
-                title, data = _file(element)
-                head = (
-                    f"--{mark}\r\ncontent-disposition: form-data;"
-                    f' name="{_quoted(name)}"; '
-                )
-                head += f'filename="{_quoted(title)}"\r\n'
-                output += (
-                    f"{head}content-type: application/octet-stream\r\n\r\n".encode()
-                    + data
-                    + b"\r\n"
-                )
+        for name, value in _pairs(self._fields):
+            output += (
+                f"--{mark}\r\ncontent-disposition: form-data;"
+                f' name="{_quoted(name)}"\r\n\r\n'.encode()
+            )
+            output += _text(value).encode() + b"\r\n"
+        for name, value in _pairs(self._files):
+            title, data = _file(value)
+            output += (
+                f"--{mark}\r\ncontent-disposition: form-data;"
+                f' name="{_quoted(name)}"; filename="{_quoted(title)}"\r\n'
+                "content-type: application/octet-stream\r\n\r\n".encode()
+            )
+            output += data + b"\r\n"
         output += f"--{mark}--\r\n".encode()
         return f"multipart/form-data; boundary={mark}", bytes(output)
+
+
+def _pairs(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the (name, value) pairs of form fields; a list yields one pair for each
+    element."""
+    for name, value in fields.items():
+        if isinstance(value, list):
+            for element in value:
+                yield name, element
+        else:
+            yield name, value
 
 
 def _query_pairs(location: ParameterLocation, value: Any) -> list[tuple[str, str]]:
@@ -466,31 +477,24 @@ def _query_pairs(location: ParameterLocation, value: Any) -> list[tuple[str, str
     if location.style == "json":
         return [(location.name, json.dumps(value, ensure_ascii=False))]
     if isinstance(value, Mapping):
-        if location.style == "deepObject":
-            return [
-                (f"{location.name}[{name}]", _text(element))
-                for name, element in value.items()
-            ]
-        if location.explode:
-            return [(str(name), _text(element)) for name, element in value.items()]
-        return [
-            (
-                location.name,
-                ",".join(f"{name},{_text(element)}" for name, element in value.items()),
-            )
-        ]
-    if isinstance(value, list):
-        if location.explode and location.style in ("form", "", "deepObject"):
-            return [(location.name, _text(element)) for element in value]
-        return [
-            (
-                location.name,
-                _DELIMITERS.get(location.style, ",").join(
-                    _text(element) for element in value
-                ),
-            )
-        ]
-    return [(location.name, _text(value))]
+        return _object_query_pairs(location, value)
+    if not isinstance(value, list):
+        return [(location.name, _text(value))]
+    texts = [_text(element) for element in value]
+    if location.explode and location.style in ("form", "", "deepObject"):
+        return [(location.name, text) for text in texts]
+    return [(location.name, _DELIMITERS.get(location.style, ",").join(texts))]
+
+
+def _object_query_pairs(
+    location: ParameterLocation, value: Mapping[Any, Any]
+) -> list[tuple[str, str]]:
+    texts = [(name, _text(element)) for name, element in value.items()]
+    if location.style == "deepObject":
+        return [(f"{location.name}[{name}]", text) for name, text in texts]
+    if location.explode:
+        return [(str(name), text) for name, text in texts]
+    return [(location.name, ",".join(f"{name},{text}" for name, text in texts))]
 
 
 def _simple_style(value: Any, *, explode: bool) -> str:

@@ -16,6 +16,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from modelyard.tools.entities import ToolParameterError
@@ -86,7 +87,9 @@ def calculate(expression: str) -> str:
     """
     text = expression.strip().rstrip("=").translate(_OPERATOR_CHARS)
     if not text or len(text) > _MAX_LENGTH:
-        raise ToolParameterError(f"an expression has 1 to {_MAX_LENGTH:,} characters")
+        raise ToolParameterError(
+            f"an expression must have 1 to {_MAX_LENGTH:,} characters, not {len(text):,}"
+        )
     # Inside a call, a comma separates arguments.
     if "(" not in text:
         text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
@@ -96,29 +99,24 @@ def calculate(expression: str) -> str:
         return _format_result(_evaluate(tree.body, text))
     except SyntaxError as error:
         raise ToolParameterError(
-            f"{expression[:80]!r} is no expression: {error.msg}"
+            f"invalid expression {expression[:80]!r}: {error.msg}"
         ) from error
     except ZeroDivisionError as error:
-        raise ToolParameterError("something is divided by zero") from error
+        raise ToolParameterError("division by zero") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise ToolParameterError(
-            f"{expression[:80]!r} has no value: {error}"
+            f"cannot evaluate {expression[:80]!r}: {error}"
         ) from error
     except (RecursionError, MemoryError) as error:
-        raise ToolParameterError("the expression is too deep") from error
+        raise ToolParameterError("the expression is nested too deeply") from error
 
 
-def _evaluate(node: ast.expr, text: str) -> Any:  # noqa: C901
+def _evaluate(node: ast.expr, text: str) -> Any:
     """Evaluate a node of the syntax tree. Raises ToolParameterError for anything that
     is not allowed."""
     match node:
-        case ast.Constant(value=bool()):
-            return node.value
-        case ast.Constant(value=int()):
-            return Fraction(_bounded(node.value))
-        case ast.Constant(value=float()):
-            # The float has lost digits already, so the literal's source text is used.
-            return _decimal(ast.get_source_segment(text, node) or str(node.value))
+        case ast.Constant(value=bool() | int() | float()):
+            return _literal(node, text)
         case ast.BinOp(op=ast.Pow()):
             return _power(_evaluate(node.left, text), _evaluate(node.right, text))
         case ast.BinOp() if type(node.op) in _BINARY:
@@ -134,16 +132,7 @@ def _evaluate(node: ast.expr, text: str) -> Any:  # noqa: C901
         case ast.Name() if node.id.lower() in _CONSTANTS:
             return _CONSTANTS[node.id.lower()]
         case ast.Compare():
-            values = [
-                _evaluate(operand, text) for operand in (node.left, *node.comparators)
-            ]
-            if any(type(comparison) not in _COMPARISONS for comparison in node.ops):
-                raise ToolParameterError("<, <=, >, >=, == and != compare")
-            # A chain such as `1 < x < 5` holds if each neighbouring pair does.
-            return all(
-                _COMPARISONS[type(comparison)](values[index], values[index + 1])
-                for index, comparison in enumerate(node.ops)
-            )
+            return _compare(node, text)
         case ast.IfExp():
             return _evaluate(
                 node.body if _evaluate(node.test, text) else node.orelse, text
@@ -155,10 +144,37 @@ def _evaluate(node: ast.expr, text: str) -> Any:  # noqa: C901
             )
         case ast.Name():
             raise ToolParameterError(
-                f"{node.id[:40]!r} has no value here: write numbers, pi, e, or functions as sqrt(2)"
+                f"unknown name {node.id[:40]!r}; expected a number, one of"
+                f" {', '.join(_CONSTANTS)}, or a function call such as sqrt(2)"
             )
         case _:
-            raise ToolParameterError(f"{type(node).__name__} cannot be calculated")
+            raise ToolParameterError(f"unsupported syntax: {type(node).__name__}")
+
+
+def _literal(node: ast.Constant, text: str) -> Any:
+    """Return the exact value of a literal."""
+    match node.value:
+        case bool() as value:
+            return value
+        case int() as value:
+            return Fraction(_bounded(value))
+        case value:
+            # The float has lost digits already, so the literal's source text is used.
+            return _decimal(ast.get_source_segment(text, node) or str(value))
+
+
+def _compare(node: ast.Compare, text: str) -> bool:
+    """Evaluate a comparison; a chain such as `1 < x < 5` holds if each neighbouring
+    pair does."""
+    values = [_evaluate(operand, text) for operand in (node.left, *node.comparators)]
+    if any(type(comparison) not in _COMPARISONS for comparison in node.ops):
+        raise ToolParameterError(
+            "unsupported comparison; expected <, <=, >, >=, == or !="
+        )
+    return all(
+        _COMPARISONS[type(comparison)](values[index], values[index + 1])
+        for index, comparison in enumerate(node.ops)
+    )
 
 
 def _decimal(literal: str) -> Fraction:
@@ -166,7 +182,9 @@ def _decimal(literal: str) -> Fraction:
     the number's length."""
     exponent = literal.lower().partition("e")[2].lstrip("+-").replace("_", "")
     if len(exponent.lstrip("0")) > 4 or int(exponent or 0) > _MAX_PLACES:
-        raise ToolParameterError(f"exponents go up to {_MAX_PLACES:,}")
+        raise ToolParameterError(
+            f"exponent of {literal[:40]} too large: maximum {_MAX_PLACES:,}"
+        )
     return Fraction(literal)
 
 
@@ -177,27 +195,11 @@ def _spread(arguments: list[ast.expr]) -> list[ast.expr]:
     return arguments
 
 
-def _call_function(name: str, arguments: list[Any]) -> Any:  # noqa: C901
+def _call_function(name: str, arguments: list[Any]) -> Any:
     """Call a function by name. Raises ToolParameterError for an unknown name or wrong
     arguments."""
     if name in _REAL_FUNCTIONS:
-        # The root of a perfect square is returned exactly.
-        if (
-            name == "sqrt"
-            and len(arguments) == 1
-            and isinstance(arguments[0], Fraction)
-            and arguments[0] >= 0
-        ):
-            top, bottom = (
-                math.isqrt(arguments[0].numerator),
-                math.isqrt(arguments[0].denominator),
-            )
-            if (
-                top * top == arguments[0].numerator
-                and bottom * bottom == arguments[0].denominator
-            ):
-                return Fraction(top, bottom)
-        return _REAL_FUNCTIONS[name](*[float(argument) for argument in arguments])
+        return _call_real_function(name, arguments)
     if name in _INTEGER_FUNCTIONS:
         # Python's function accepts any number of arguments, but its result must be
         # bounded after each.
@@ -205,51 +207,52 @@ def _call_function(name: str, arguments: list[Any]) -> Any:  # noqa: C901
             _INTEGER_FUNCTIONS[name],
             [_as_integer(argument, name) for argument in arguments],
         )
+    if (function := _FUNCTIONS.get((name, len(arguments)))) is not None:
+        return function(*arguments)
+    if name in _LIST_FUNCTIONS and (arguments or name == "sum"):
+        return _LIST_FUNCTIONS[name](arguments)
+    raise ToolParameterError(
+        f"unknown function {name[:40]!r} with {len(arguments)} arguments"
+    )
+
+
+def _call_real_function(name: str, arguments: list[Any]) -> Any:
+    """Call a function of real numbers; its result is a float, except that the root of a
+    perfect square is exact."""
     match name, arguments:
-        case "abs", [one]:
-            return abs(one)
-        case "round", [one]:
-            return Fraction(round(one))
-        case "round", [one, digits]:
-            digit_count = _as_integer(digits, "round")
-            if abs(digit_count) > _MAX_PLACES:
-                raise ToolParameterError(
-                    f"numbers are rounded to {_MAX_PLACES:,} places at most"
-                )
-            return round(one, digit_count)
-        case ("floor", [one]):
-            return Fraction(math.floor(one))
-        case ("ceil", [one]):
-            return Fraction(math.ceil(one))
-        case (("min" | "max"), [_, *_]):
-            return min(arguments) if name == "min" else max(arguments)
-        case "sum", _:
-            return _sum(arguments)
-        case (("mean" | "avg" | "average"), [_, *_]):
-            return _sum(arguments) / len(arguments)
-        case ("factorial", [one]):
-            count = _as_integer(one, name)
-            # The result of a larger factorial would exceed the maximum length.
-            if count > 3000:
-                raise ToolParameterError("factorials are calculated up to 3000")
-            return Fraction(math.factorial(count))
-        case (("comb" | "perm"), [one, other]):
-            first, second = _as_integer(one, name), _as_integer(other, name)
-            if first > 5000:
-                raise ToolParameterError(f"{name} is calculated up to 5000")
-            return Fraction(
-                _bounded(
-                    math.comb(first, second)
-                    if name == "comb"
-                    else math.perm(first, second)
-                )
-            )
-        case "pow", [one, other]:
-            return _power(one, other)
+        case "sqrt", [Fraction() as value] if value >= 0:
+            top, bottom = math.isqrt(value.numerator), math.isqrt(value.denominator)
+            if top * top == value.numerator and bottom * bottom == value.denominator:
+                return Fraction(top, bottom)
         case _:
-            raise ToolParameterError(
-                f"there is no function {name[:40]!r} of {len(arguments)} values"
-            )
+            pass
+    return _REAL_FUNCTIONS[name](*[float(argument) for argument in arguments])
+
+
+def _round(value: Any, digits: Any) -> Any:
+    digit_count = _as_integer(digits, "round")
+    if abs(digit_count) > _MAX_PLACES:
+        raise ToolParameterError(f"round: at most {_MAX_PLACES:,} decimal places")
+    return round(value, digit_count)
+
+
+def _factorial(value: Any) -> Fraction:
+    count = _as_integer(value, "factorial")
+    # The result of a larger factorial would exceed the maximum length.
+    if count > 3000:
+        raise ToolParameterError("factorial: argument too large, maximum 3000")
+    return Fraction(math.factorial(count))
+
+
+def _count_selections(
+    name: str, function: Callable[[int, int], int], total: Any, chosen: Any
+) -> Fraction:
+    """Return the number of ways to choose some of `total` elements: `comb` ignores
+    their order, `perm` does not."""
+    total_count, chosen_count = _as_integer(total, name), _as_integer(chosen, name)
+    if total_count > 5000:
+        raise ToolParameterError(f"{name}: argument too large, maximum 5000")
+    return Fraction(_bounded(function(total_count, chosen_count)))
 
 
 def _sum(values: list[Any]) -> Any:
@@ -259,6 +262,10 @@ def _sum(values: list[Any]) -> Any:
     for value in values:
         total = _bounded(total + value)
     return total
+
+
+def _mean(values: list[Any]) -> Any:
+    return _sum(values) / len(values)
 
 
 def _fold_pairwise(function: Callable[..., int], values: list[int]) -> Fraction:
@@ -292,10 +299,33 @@ def _power(base: Any, exponent: Any) -> Any:
     return result
 
 
+_FUNCTIONS: Mapping[tuple[str, int], Callable[..., Any]] = {
+    ("abs", 1): abs,
+    ("round", 1): lambda value: Fraction(round(value)),
+    ("round", 2): _round,
+    ("floor", 1): lambda value: Fraction(math.floor(value)),
+    ("ceil", 1): lambda value: Fraction(math.ceil(value)),
+    ("factorial", 1): _factorial,
+    ("comb", 2): partial(_count_selections, "comb", math.comb),
+    ("perm", 2): partial(_count_selections, "perm", math.perm),
+    ("pow", 2): _power,
+}
+"""(Name, number of arguments) → function."""
+_LIST_FUNCTIONS: Mapping[str, Callable[[list[Any]], Any]] = {
+    "min": min,
+    "max": max,
+    "sum": _sum,
+    "mean": _mean,
+    "avg": _mean,
+    "average": _mean,
+}
+"""Functions of any number of arguments; all but `sum` need at least one."""
+
+
 def _as_integer(value: Any, name: str) -> int:
     """Return a value as an integer. Raises ToolParameterError if it is not one."""
     if value != int(value):
-        raise ToolParameterError(f"{name} takes whole numbers")
+        raise ToolParameterError(f"{name}: arguments must be whole numbers")
     return int(value)
 
 
@@ -314,26 +344,29 @@ def _bounded(value: Any) -> Any:
 
 
 def _format_result(value: Any) -> str:
-    """Format a result."""
+    """Return a result as text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Fraction):
         if value.denominator == 1:
             return _digits(value.numerator)
         if value.denominator < 10**15 and _is_decimal(value.denominator):
-            # Find how many decimal places represent the fraction exactly.
-            decimal_places = 0
-            while (value * 10**decimal_places).denominator != 1:
-                decimal_places += 1
-            digits = _digits(abs((value * 10**decimal_places).numerator)).rjust(
-                decimal_places + 1, "0"
-            )
-            return (
-                "-" if value < 0 else ""
-            ) + f"{digits[:-decimal_places]}.{digits[-decimal_places:]}"
+            return _format_decimal(value)
         value = float(value)
     text = f"{value:.15g}"
     return text.replace("e+", "e")
+
+
+def _format_decimal(value: Fraction) -> str:
+    """Return a fraction that is a finite decimal with all its digits."""
+    decimal_places = 0
+    while (value * 10**decimal_places).denominator != 1:
+        decimal_places += 1
+    digits = _digits(abs((value * 10**decimal_places).numerator)).rjust(
+        decimal_places + 1, "0"
+    )
+    sign = "-" if value < 0 else ""
+    return f"{sign}{digits[:-decimal_places]}.{digits[-decimal_places:]}"
 
 
 def _is_decimal(denominator: int) -> bool:

@@ -1,9 +1,9 @@
 """The differences between a tool provider's accepted tools and its current ones, for a
 person to review. Pure.
 
-Models read descriptions and schemas, so whoever runs the server could insert
-instructions at any time. A change takes effect only after somebody who saw the
-difference has accepted it.
+Models read descriptions and schemas, so the operator of a server could insert
+instructions at any time. A change takes effect only after a person has reviewed and
+accepted it.
 """
 
 import hashlib

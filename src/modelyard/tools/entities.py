@@ -41,7 +41,7 @@ class ToolError(ModelyardError):
 
 
 class ToolNotFoundError(ToolError):
-    """There is no such tool."""
+    """The tool does not exist."""
 
     code = "tool_not_found"
 
@@ -79,8 +79,8 @@ def model_safe_name(name: str, max_length: int = 64) -> str:
 class ToolParameter(msgspec.Struct, frozen=True, kw_only=True):
     """A parameter of a tool.
 
-    `form` says who fills it in: `llm` the model, `form` the person who sets the tool
-    up, `schema` its author.
+    `form` is the source of its value: `llm` for the model, `form` for the person who
+    configures the tool, `schema` for the tool's author.
     """
 
     name: str
@@ -102,41 +102,54 @@ class ToolParameter(msgspec.Struct, frozen=True, kw_only=True):
 
 def schema_of(parameters: Sequence[ToolParameter]) -> dict[str, Any]:
     """Return the JSON schema of the parameters that the model fills in."""
-    properties: dict[str, Any] = {}
-    for parameter in parameters:
-        if parameter.form != "llm" or parameter.type in _NON_MODEL_TYPES:
-            continue
-        if parameter.input_schema is not None:
-            schema: dict[str, Any] = dict(parameter.input_schema)
-        else:
-            json_type = _JSON_TYPES.get(parameter.type)
-            schema = {"type": json_type} if json_type else {}
-        # Some model APIs refuse an array schema without `items`.
-        if parameter.type == "array" and "items" not in schema:
-            schema["items"] = {}
-        if parameter.type == "select" and parameter.options:
-            schema["enum"] = [option.value for option in parameter.options]
-        if parameter.min is not None:
-            schema["minimum"] = parameter.min
-        if parameter.max is not None:
-            schema["maximum"] = parameter.max
-        if parameter.default is not None:
-            schema["default"] = parameter.default
-        # The text for models is preferred; texts for people are better than none.
-        description = (
-            parameter.llm_description
-            or parameter.human_description.get("en_US", "")
-            or parameter.label.get("en_US", "")
-        )
-        if description:
-            schema["description"] = description
-        properties[parameter.name] = schema
+    properties = {
+        parameter.name: _parameter_schema(parameter)
+        for parameter in parameters
+        if parameter.form == "llm" and parameter.type not in _NON_MODEL_TYPES
+    }
     required = [
         parameter.name
         for parameter in parameters
         if parameter.required and parameter.name in properties
     ]
     return {"type": "object", "properties": properties, "required": required}
+
+
+def _parameter_schema(parameter: ToolParameter) -> dict[str, Any]:
+    """Return the JSON schema of one parameter, with its limits and its description."""
+    schema = _type_schema(parameter)
+    limits = {
+        "minimum": parameter.min,
+        "maximum": parameter.max,
+        "default": parameter.default,
+    }
+    schema.update(
+        {keyword: value for keyword, value in limits.items() if value is not None}
+    )
+    # The text for models is preferred; texts for people are better than none.
+    description = (
+        parameter.llm_description
+        or parameter.human_description.get("en_US", "")
+        or parameter.label.get("en_US", "")
+    )
+    if description:
+        schema["description"] = description
+    return schema
+
+
+def _type_schema(parameter: ToolParameter) -> dict[str, Any]:
+    """Return the JSON schema of a parameter's type, including its options."""
+    if parameter.input_schema is not None:
+        schema: dict[str, Any] = dict(parameter.input_schema)
+    else:
+        json_type = _JSON_TYPES.get(parameter.type)
+        schema = {"type": json_type} if json_type else {}
+    # Some model APIs refuse an array schema without `items`.
+    if parameter.type == "array" and "items" not in schema:
+        schema["items"] = {}
+    if parameter.type == "select" and parameter.options:
+        schema["enum"] = [option.value for option in parameter.options]
+    return schema
 
 
 class ToolEntity(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ class ApiExtensions:
         secret = Secret(auth=Auth(type="bearer", value=key))
         answer = await self._request(url, secret, "ping", {})
         if answer.get("result") != "pong":
-            raise ToolInvokeError(f"{url[:200]} does not answer a ping with pong")
+            raise ToolInvokeError(f"{url[:200]} does not answer 'ping' with 'pong'")
         return await self._store.save(
             tenant, name, ToolProvider(type="extension", url=url), secret, b"{}"
         )
@@ -77,9 +77,9 @@ class ApiExtensions:
             "POST", url, headers=headers, body=body, read=60.0, max_bytes=4 << 20
         )
         if answer.status >= 300:
-            raise ToolInvokeError(f"{url[:200]} answers with status {answer.status}")
+            raise ToolInvokeError(f"{url[:200]} returned status {answer.status}")
         try:
             check_value_count(answer.body)
             return msgspec.json.decode(answer.body, type=dict)
         except (BodyError, msgspec.MsgspecError) as error:
-            raise ToolInvokeError(f"{url[:200]} answers with no JSON object") from error
+            raise ToolInvokeError(f"{url[:200]} returned no JSON object") from error

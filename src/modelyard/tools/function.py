@@ -40,44 +40,23 @@ class FunctionTool(Tool):
     def __init__(self, function: Callable[..., Any], **entity_fields: Any) -> None:
         self.function = function
         name = entity_fields.pop("name", None) or function.__name__
-        summary, described = _parse_docstring(inspect.getdoc(function) or "")
-        try:
-            hints = typing.get_type_hints(function, include_extras=True)
-        except NameError as error:
-            raise TypeError(
-                f"the types of tool {name!r} cannot be found: {error}"
-            ) from error
-        fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+        summary, descriptions = _parse_docstring(inspect.getdoc(function) or "")
+        hints = _type_hints(function, name)
+        fields: list[_Field] = []
         self._context = ""
+        """Name of the parameter that receives the context; empty if there is none."""
         for parameter in inspect.signature(function).parameters.values():
             if hints.get(parameter.name) is ToolContext:
                 self._context = parameter.name
-                continue
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise TypeError(
-                    f"tool {name!r} takes *{parameter.name}; models need named parameters"
-                )
-            # Without an annotation, the type of the default is the best guess.
-            hint = hints.get(
-                parameter.name,
-                str
-                if parameter.default is parameter.empty
-                else type(parameter.default),
-            )
-            if text := described.get(parameter.name):
-                hint = typing.Annotated[hint, msgspec.Meta(description=text)]
-            fields.append(
-                (parameter.name, hint)
-                if parameter.default is parameter.empty
-                else (parameter.name, hint, parameter.default)
-            )
+            else:
+                fields.append(_argument_field(name, parameter, hints, descriptions))
         # A struct type validates the arguments and generates their schema.
         self._arguments = msgspec.defstruct(f"{name}_arguments", fields, kw_only=True)
         try:
             schema = _inline_root(msgspec.json.schema(self._arguments))
         except TypeError as error:
             raise TypeError(
-                f"tool {name!r} takes what JSON cannot carry: {error}"
+                f"tool {name!r}: a parameter's type cannot be expressed in JSON: {error}"
             ) from error
         description = entity_fields.pop("description", "") or summary
         fields_of: dict[str, Any] = {
@@ -97,24 +76,9 @@ class FunctionTool(Tool):
     ) -> AsyncGenerator[Message, None]:
         """Call the function and yield its result as messages. Raises ToolParameterError
         or ToolInvokeError."""
+        arguments = self._convert_arguments(parameters, context)
         try:
-            # Not strict: models often send numbers as strings.
-            read = msgspec.convert(dict(parameters), self._arguments, strict=False)
-        except msgspec.ValidationError as error:
-            raise ToolParameterError(str(error)) from error
-        arguments = {name: getattr(read, name) for name in read.__struct_fields__}
-        if self._context:
-            arguments[self._context] = context
-        try:
-            if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(
-                self.function
-            ):
-                result = self.function(**arguments)
-            else:
-                result = await asyncio.to_thread(self.function, **arguments)
-            # A plain function may also return a coroutine or an async generator.
-            if inspect.isawaitable(result):
-                result = await result
+            result = await self._call(arguments)
             if isinstance(result, AsyncIterator):
                 async for output in result:
                     yield _message(output)
@@ -125,9 +89,36 @@ class FunctionTool(Tool):
             raise
         except ModelyardError as error:
             raise ToolInvokeError(str(error)) from error
-        # The function may be anybody's code, so every failure becomes a tool error.
+        # The function may be third-party code, so every failure becomes a tool error.
         except Exception as error:
             raise ToolInvokeError(f"{type(error).__name__}: {error}") from error
+
+    def _convert_arguments(
+        self, parameters: Mapping[str, Any], context: ToolContext
+    ) -> dict[str, Any]:
+        """Return the function's keyword arguments, converted to their types. Raises
+        ToolParameterError."""
+        try:
+            # Not strict: models often send numbers as strings.
+            read = msgspec.convert(dict(parameters), self._arguments, strict=False)
+        except msgspec.ValidationError as error:
+            raise ToolParameterError(str(error)) from error
+        arguments = {name: getattr(read, name) for name in read.__struct_fields__}
+        if self._context:
+            arguments[self._context] = context
+        return arguments
+
+    async def _call(self, arguments: Mapping[str, Any]) -> Any:
+        """Call the function, in a thread if it is a plain one, and await its result if
+        it is awaitable."""
+        if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(
+            self.function
+        ):
+            result = self.function(**arguments)
+        else:
+            result = await asyncio.to_thread(self.function, **arguments)
+        # A plain function may also return a coroutine or an async generator.
+        return await result if inspect.isawaitable(result) else result
 
 
 @overload
@@ -164,9 +155,46 @@ def as_tool(candidate: Any) -> Tool:
         return candidate
     if callable(candidate):
         return FunctionTool(candidate)
-    raise TypeError(
-        f"{type(candidate).__name__} is no tool; give a function, or a Tool"
-    )
+    raise TypeError(f"expected a function or a Tool, not {type(candidate).__name__}")
+
+
+_Field = tuple[str, Any] | tuple[str, Any, Any]
+"""Field of a struct type: its name, its type, and its default if it has one."""
+
+
+def _type_hints(function: Callable[..., Any], tool_name: str) -> dict[str, Any]:
+    """Return the annotations of a function. Raises TypeError if one refers to an
+    unknown name."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise TypeError(
+            f"tool {tool_name!r}: unknown type in an annotation: {error}"
+        ) from error
+
+
+def _argument_field(
+    tool_name: str,
+    parameter: inspect.Parameter,
+    hints: Mapping[str, Any],
+    descriptions: Mapping[str, str],
+) -> _Field:
+    """Return a parameter as a field of the arguments' struct type. Raises TypeError for
+    `*args` and `**kwargs`."""
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        raise TypeError(
+            f"tool {tool_name!r} has a variadic parameter *{parameter.name}; models"
+            " need named parameters"
+        )
+    has_default = parameter.default is not parameter.empty
+    # Without an annotation, the type of the default is the best guess.
+    guessed_type = type(parameter.default) if has_default else str
+    hint = hints.get(parameter.name, guessed_type)
+    if description := descriptions.get(parameter.name):
+        hint = typing.Annotated[hint, msgspec.Meta(description=description)]
+    if has_default:
+        return parameter.name, hint, parameter.default
+    return parameter.name, hint
 
 
 def _parse_docstring(text: str) -> tuple[str, dict[str, str]]:

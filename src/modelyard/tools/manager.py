@@ -83,7 +83,7 @@ class Tools:
             provider_tools = self._tools.get("")
         if provider_tools is not None and name in provider_tools:
             return provider_tools[name]
-        raise ToolNotFoundError(f"there is not a tool named {name}")
+        raise ToolNotFoundError(f"Tool {name!r} not found")
 
 
 class ToolRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,9 +221,9 @@ class ToolManager:
             for tool in await self.list(tenant, source_kind)
         ]
         raise ToolNotFoundError(
-            f"there is not a tool named {name[:80]}"
-            + (f" of the provider {provider[:80]!r}" if provider else "")
-            + f"; {suggestion(name, tool_names, label='there are')}"
+            f"Tool {name[:80]!r} not found"
+            + (f" in provider {provider[:80]!r}" if provider else "")
+            + f"; {suggestion(name, tool_names, label='available:')}"
         )
 
     async def get_by_name(self, tenant: str, name: str) -> Tool:
@@ -236,8 +236,10 @@ class ToolManager:
         matches = [tool for tool in await self.list(tenant) if tool.name == tool_name]
         # The name is ambiguous only if several providers have it.
         if len(matches) > 1 and len({tool.provider for tool in matches}) > 1:
-            which = ", ".join(f"{tool.provider}/{tool.name}" for tool in matches)
-            raise ToolNotFoundError(f"several tools are named {tool_name!r}: {which}")
+            candidates = ", ".join(f"{tool.provider}/{tool.name}" for tool in matches)
+            raise ToolNotFoundError(
+                f"Tool name {tool_name!r} is ambiguous; use one of {candidates}"
+            )
         if not matches:
             return await self.find(tenant, "", "", tool_name)
         return await self.find(tenant, matches[0].kind, matches[0].provider, tool_name)
@@ -270,12 +272,8 @@ class ToolManager:
         else:
             arguments = await coerce_arguments_async(parameters, tool.schema)
         key = _cache_key(tool, arguments, context) if entity.cache_seconds else b""
-        if (
-            key
-            and (cached := self._cache.get(key)) is not None
-            and cached[0] > time.monotonic()
-        ):
-            for message in cached[1]:
+        if (cached_messages := self._cached_messages(key)) is not None:
+            for message in cached_messages:
                 yield message
             return
         collected: list[Message] = []
@@ -286,11 +284,27 @@ class ToolManager:
                 if key:
                     collected.append(message)
                 yield message
-        # Large results are not cached. Reached only if the call has succeeded.
-        if key and len(str(collected)) < _MAX_CACHED_BYTES:
-            self._cache[key] = (time.monotonic() + entity.cache_seconds, collected)
-            if len(self._cache) > _MAX_CACHED:
-                self._cache.popitem(last=False)
+        # Reached only if the call has succeeded.
+        if key:
+            self._cache_messages(key, collected, entity.cache_seconds)
+
+    def _cached_messages(self, key: bytes) -> Sequence[Message] | None:
+        """Return the cached messages of a call; None if there are none, if they have
+        expired, or if the key is empty."""
+        if not key or (cached := self._cache.get(key)) is None:
+            return None
+        expires_at, messages = cached
+        return messages if expires_at > time.monotonic() else None
+
+    def _cache_messages(
+        self, key: bytes, messages: list[Message], seconds: float
+    ) -> None:
+        """Cache the messages of a call, unless they are large."""
+        if len(str(messages)) >= _MAX_CACHED_BYTES:
+            return
+        self._cache[key] = (time.monotonic() + seconds, messages)
+        if len(self._cache) > _MAX_CACHED:
+            self._cache.popitem(last=False)
 
     @staticmethod
     async def _invoke_with_timeout(
@@ -298,21 +312,21 @@ class ToolManager:
     ) -> AsyncGenerator[Message, None]:
         """Call the tool within its timeout. Only the tool's own time counts, not the
         time its caller takes between messages."""
-        left = tool.entity.seconds
+        remaining_seconds = tool.entity.seconds
         try:
             async with aclosing(tool.invoke(arguments, context)) as messages:
                 while True:
                     started_at = time.monotonic()
                     try:
-                        async with asyncio.timeout(max(0.001, left)):
+                        async with asyncio.timeout(max(0.001, remaining_seconds)):
                             message = await anext(messages)
                     except StopAsyncIteration:
                         return
                     except TimeoutError:
                         raise ToolInvokeError(
-                            f"it took longer than {tool.entity.seconds:g} s"
+                            f"timed out after {tool.entity.seconds:g} s"
                         ) from None
-                    left -= time.monotonic() - started_at
+                    remaining_seconds -= time.monotonic() - started_at
                     yield message
         except ToolError:
             raise
@@ -337,7 +351,7 @@ class ToolManager:
         error becomes the observation's text."""
         if tool is None:
             return Observation(
-                text=f"there is not a tool named {name[:200]}",
+                text=f"Tool {name[:200]!r} not found",
                 error=ToolNotFoundError.code,
             )
         observation = Observation()
@@ -356,7 +370,9 @@ class ToolManager:
                     # Further output would not fit into the model's context anyway.
                     if observation.gathered.is_flooded:
                         break
-            observation.text = observation.gathered.text or "The tool said nothing."
+            observation.text = (
+                observation.gathered.text or "The tool returned no output."
+            )
         except ModelyardError as error:
             observation.text, observation.error = error_for_model(error)
         observation.seconds = time.monotonic() - started_at
@@ -364,9 +380,9 @@ class ToolManager:
 
 
 def error_for_model(error: ModelyardError) -> tuple[str, str]:
+    """Return (text for the model, error code) of an error."""
     # The prefix tells the model what it can do: correct its arguments, or report the
     # problem.
-    """Return (text for the model, error code) of an error."""
     match error:
         case ToolCredentialsError():
             return f"Please check your tool provider credentials: {error}", error.code

@@ -26,7 +26,7 @@ class Blob:
 class ToolOutputCollector:
     """Accumulator for the messages of one tool call.
 
-    `take` never raises on malformed messages, because tools may send arbitrary content.
+    `add` never raises on malformed messages, because tools may send arbitrary content.
     """
 
     texts: list[str] = field(default_factory=list[str])
@@ -40,11 +40,12 @@ class ToolOutputCollector:
     sources: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     logs: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
     is_flooded: bool = False
+    """Whether text was dropped because it exceeded MAX_TEXT_CHARS."""
     _size: int = 0
     _blob_chunks: dict[str, list[bytes]] = field(default_factory=dict[str, list[bytes]])
     _model_texts: list[str] = field(default_factory=list[str])
 
-    def add(self, tool_message: Mapping[str, Any]) -> None:  # noqa: C901
+    def add(self, tool_message: Mapping[str, Any]) -> None:
         """Add one message of the tool. Messages of an unknown type are ignored."""
         message: Any = tool_message.get("message") or {}
         meta: Mapping[str, Any] = tool_message.get("meta") or {}
@@ -63,48 +64,51 @@ class ToolOutputCollector:
             case "blob":
                 self._add_blob(_to_bytes(message.get("blob")), meta)
             case "blob_chunk":
-                # A file may arrive in several chunks under one id; `end` marks the last
-                # one.
-                name = str(message.get("id") or "")
-                self._blob_chunks.setdefault(name, []).append(
-                    _to_bytes(message.get("blob"))
-                )
-                if message.get("end"):
-                    self._add_blob(b"".join(self._blob_chunks.pop(name)), meta)
+                self._add_blob_chunk(message, meta)
             case "json":
-                value = (
-                    message.get("json_object", message)
-                    if isinstance(message, Mapping)
-                    else message
-                )
-                # `suppress_output` marks a value that the model must not see.
-                if not (
-                    isinstance(message, Mapping) and message.get("suppress_output")
-                ):
-                    self.values.append(value)
+                self._add_value(message)
             case "variable":
-                name, value = (
-                    str(message.get("variable_name")),
-                    message.get("variable_value"),
-                )
-                # Streamed variables arrive in parts, which are concatenated.
-                if message.get("stream"):
-                    value = f"{self.variables.get(name, '')}{value}"
-                self.variables[name] = value
+                self._set_variable(message)
             case "file":
-                if (file := meta.get("file")) is not None:
-                    self.files.append(file)
-                    self._append_text(
-                        "A file was created and sent to the user already."
-                    )
+                self._add_file(meta)
             case "retriever_resources":
-                self.sources += list(message.get("retriever_resources") or ())
-                if message.get("context"):
-                    self._append_text(str(message["context"]))
+                self._add_sources(message)
             case "log":
                 self.logs.append(message)
             case _:
                 pass
+
+    def _add_blob_chunk(self, message: Any, meta: Mapping[str, Any]) -> None:
+        """Add a part of a file. All parts have the same id; `end` marks the last one."""
+        name = str(message.get("id") or "")
+        self._blob_chunks.setdefault(name, []).append(_to_bytes(message.get("blob")))
+        if message.get("end"):
+            self._add_blob(b"".join(self._blob_chunks.pop(name)), meta)
+
+    def _add_value(self, message: Any) -> None:
+        if not isinstance(message, Mapping):
+            self.values.append(message)
+        # `suppress_output` marks a value that the model must not see.
+        elif not message.get("suppress_output"):
+            self.values.append(message.get("json_object", message))
+
+    def _set_variable(self, message: Any) -> None:
+        name = str(message.get("variable_name"))
+        value = message.get("variable_value")
+        # Streamed variables arrive in parts, which are concatenated.
+        if message.get("stream"):
+            value = f"{self.variables.get(name, '')}{value}"
+        self.variables[name] = value
+
+    def _add_file(self, meta: Mapping[str, Any]) -> None:
+        if (file := meta.get("file")) is not None:
+            self.files.append(file)
+            self._append_text("A file was created and sent to the user already.")
+
+    def _add_sources(self, message: Any) -> None:
+        self.sources += list(message.get("retriever_resources") or ())
+        if message.get("context"):
+            self._append_text(str(message["context"]))
 
     def _append_text(self, text: str, *, is_text: bool = False) -> None:
         room = MAX_TEXT_CHARS - self._size

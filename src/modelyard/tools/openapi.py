@@ -8,7 +8,7 @@ recorded in `Api.left_out`.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +27,8 @@ _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _MAX_OPERATIONS = 5000
 _MAX_NODES = 5_000_000
 _MAX_DEPTH = 6
-_MAX_SCHEMA_NODES = (
-    400  # nodes of one operation's schema: what is deeper or wider is "anything"
-)
+# Nodes of one operation's schema; whatever is deeper or wider accepts any value.
+_MAX_SCHEMA_NODES = 400
 _MAX_TEXT_CHARS = 600
 # Characters that models' APIs do not allow in function names.
 _UNSAFE_NAME_CHARS = re.compile(r"[^a-zA-Z0-9_-]+")
@@ -41,7 +40,8 @@ _PREFERRED_MEDIA_TYPES = (
     "text/plain",
     "application/octet-stream",
 )
-# Schema keywords that are copied unchanged.
+# Schema keywords that are copied unchanged. `nullable` is not among them: it exists in
+# OpenAPI 3.0 only, and strict validators refuse it.
 _COPIED_KEYWORDS = frozenset(
     {
         "type",
@@ -56,7 +56,6 @@ _COPIED_KEYWORDS = frozenset(
         "maxItems",
         "default",
         "const",
-        "nullable",
         "uniqueItems",
     }
 )
@@ -138,13 +137,15 @@ def parse(data: bytes | str, *, url: str = "") -> Api:
     # A ChatGPT plugin manifest only points to its OpenAPI document.
     if "api" in document and "schema_version" in document:
         raise DescriptionError(
-            f"this is a plugin's manifest; its API is described at {document['api'].get('url')}"
+            "the document is a plugin manifest; its API description is at"
+            f" {document['api'].get('url')}"
         )
     if str(document.get("swagger", "")).startswith("2"):
         return _ApiParser(document, url, is_old=True).api()
     if not str(document.get("openapi", "")).startswith("3"):
         raise DescriptionError(
-            "an OpenAPI 3 or Swagger 2 description has 'openapi: 3…' or 'swagger: 2.0'"
+            "not an OpenAPI 3 or Swagger 2 document: expected 'openapi: 3…' or"
+            " 'swagger: 2.0'"
         )
     return _ApiParser(document, url, is_old=False).api()
 
@@ -167,7 +168,8 @@ def manifest_url(data: bytes | str) -> str:
 def _load_document(data: bytes | str) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise DescriptionError(
-            f"a description has at most {MAX_BYTES >> 20} MB, not {len(data) >> 20}"
+            f"API description too large: {len(data) >> 20} MB, maximum"
+            f" {MAX_BYTES >> 20} MB"
         )
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
     parsed: Any
@@ -207,9 +209,7 @@ def _check_size(document: Any) -> None:
             return cached_size
         # The limit is stored before the children are counted, so that a cycle ends at
         # once with a size over the limit.
-        sizes[id(value)] = (
-            _MAX_NODES  # until it is counted: what holds itself has no end
-        )
+        sizes[id(value)] = _MAX_NODES
         inner = value.values() if isinstance(value, dict) else value
         sizes[id(value)] = total = min(
             1 + sum(size(child) for child in inner), _MAX_NODES
@@ -223,25 +223,141 @@ def _check_size(document: Any) -> None:
         is_small = False
     if not is_small:
         raise DescriptionError(
-            "the description's references make too much of it, or go round in a circle"
+            "the YAML description is circular, nested too deeply, or expands to more"
+            f" than {_MAX_NODES:,} values"
         )
 
 
-@dataclass(slots=True)
-class _Budget:
-    remaining: int = _MAX_SCHEMA_NODES
+class _SchemaInliner:
+    """Copies the schemas of one operation with their references inlined.
+
+    All copies share one budget of nodes. A recursive reference becomes a plain object;
+    whatever exceeds the budget becomes an empty schema.
+    """
+
+    def __init__(self, resolve: Callable[[Any], Any]) -> None:
+        self._resolve = resolve
+        self._remaining_nodes = _MAX_SCHEMA_NODES
+
+    def inline(self, value: Any, open_refs: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Return the schema without references; empty if `value` is not a schema.
+
+        `open_refs` are the references that are being expanded around this schema.
+        """
+        if not isinstance(value, Mapping):
+            return {}
+        reference = value.get("$ref")
+        if isinstance(reference, str):
+            # Expanding it again would recurse without end.
+            if reference in open_refs:
+                return {"type": "object"}
+            open_refs = (*open_refs, reference)
+            value = self._referenced_schema(value)
+            if value is None:
+                return {}
+        self._remaining_nodes -= 1
+        if self._remaining_nodes < 0 or len(open_refs) > _MAX_DEPTH * 2:
+            return {}
+        result = self._with_compositions(_own_keywords(value), value, open_refs)
+        self._add_properties(result, value, open_refs)
+        if "items" in value or result.get("type") == "array":
+            result["items"] = self.inline(value.get("items"), open_refs)
+        extra_schema = value.get("additionalProperties")
+        if isinstance(extra_schema, Mapping) and extra_schema:
+            result["additionalProperties"] = self.inline(extra_schema, open_refs)
+        return result
+
+    def _referenced_schema(self, value: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the schema that a reference leads to, or None if it leads to none."""
+        try:
+            target = self._resolve(value)
+        except DescriptionError:
+            return None
+        return target if isinstance(target, Mapping) else None
+
+    def _with_compositions(
+        self,
+        result: dict[str, Any],
+        value: Mapping[str, Any],
+        open_refs: tuple[str, ...],
+    ) -> dict[str, Any]:
+        """Return `result` with the schema's compositions: `allOf` is merged into it,
+        `oneOf` and `anyOf` become `anyOf`."""
+        for name in ("allOf", "oneOf", "anyOf"):
+            subschemas = value.get(name)
+            if not isinstance(subschemas, list) or not subschemas:
+                continue
+            inlined = [
+                self.inline(subschema, open_refs) for subschema in subschemas[:10]
+            ]
+            if name == "allOf" or len(inlined) == 1:
+                result = _merge_schemas(result, inlined)
+            else:
+                result["anyOf"] = inlined
+        return result
+
+    def _add_properties(
+        self,
+        result: dict[str, Any],
+        value: Mapping[str, Any],
+        open_refs: tuple[str, ...],
+    ) -> None:
+        """Add the schema's own properties, and the names of the required ones."""
+        if isinstance(value.get("properties"), Mapping):
+            own_properties = {
+                str(name): self.inline(property_schema, open_refs)
+                for name, property_schema in value["properties"].items()
+                if not _is_read_only(property_schema)
+            }
+            result["properties"] = {**result.get("properties", {}), **own_properties}
+            result.setdefault("type", "object")
+        if isinstance(value.get("required"), list):
+            # Validators accept names in `required` that have no property, but models
+            # get confused by them.
+            declared_properties = result.get("properties", {})
+            result["required"] = [
+                str(required_name)
+                for required_name in value["required"]
+                if str(required_name) in declared_properties
+            ]
+
+
+def _own_keywords(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of a schema that hold no schemas themselves."""
+    result = {
+        name: value[name]
+        for name in _COPIED_KEYWORDS
+        if name in value and _is_json(value[name])
+    }
+    if isinstance(value.get("type"), list):
+        result["type"] = [str(type_name) for type_name in value["type"]]
+    if value.get("description"):
+        result["description"] = _truncate_text(value["description"], 200)
+    # Patterns of another regular expression dialect are dropped.
+    if not _is_pattern(result.get("pattern", "")):
+        del result["pattern"]
+    return result
+
+
+def _is_read_only(property_schema: Any) -> bool:
+    """Return whether a property appears in responses only, so is not an argument."""
+    return isinstance(property_schema, Mapping) and bool(
+        property_schema.get("readOnly")
+    )
 
 
 @dataclass(slots=True)
 class _OperationBuilder:
     """The arguments and schema of one operation while it is being built."""
 
+    schemas: _SchemaInliner
     properties: dict[str, Any] = field(default_factory=dict[str, Any])
     required: list[str] = field(default_factory=list[str])
     locations: dict[str, ParameterLocation] = field(
         default_factory=dict[str, ParameterLocation]
     )
-    budget: _Budget = field(default_factory=_Budget)
+    body: str = ""
+    """Media type of the request body; empty if there is no body."""
 
     def add(
         self, location: ParameterLocation, schema: Mapping[str, Any], *, required: bool
@@ -332,119 +448,37 @@ class _ApiParser:
             reference := value.get("$ref"), str
         ):
             if reference in visited_refs:
-                raise DescriptionError(
-                    f"reference {reference[:100]!r} goes round in a circle"
-                )
+                raise DescriptionError(f"circular $ref {reference[:100]!r}")
             visited_refs.add(reference)
             if not reference.startswith("#/"):
                 raise DescriptionError(
-                    f"reference {reference[:100]!r} leads out of the document; it is not followed"
+                    f"external $ref {reference[:100]!r} is not supported; expected"
+                    " '#/…'"
                 )
-            target: Any = self._document
-            for step in reference[2:].split("/"):
-                # JSON Pointer escapes (RFC 6901); some generators also percent-encode
-                # braces.
-                step = (
-                    step.replace("~1", "/")
-                    .replace("~0", "~")
-                    .replace("%7B", "{")
-                    .replace("%7D", "}")
-                )
-                index = whole_number(step) if isinstance(target, list) else None
-                if index is not None and index < len(target):
-                    target = target[index]
-                elif isinstance(target, Mapping) and step in target:
-                    target = target[step]
-                else:
-                    raise DescriptionError(
-                        f"reference {reference[:100]!r} leads nowhere"
-                    )
-            value = target
+            value = self._pointer_target(reference)
         return value
 
-    def _inline_schema(  # noqa: C901
-        self, value: Any, budget: _Budget, open_refs: tuple[str, ...] = ()
-    ) -> dict[str, Any]:
-        """Return a schema with its references inlined, as deep as the budget allows.
-
-        A recursive reference becomes a plain object; whatever exceeds the budget
-        becomes an empty schema.
-        """
-        if not isinstance(value, Mapping):
-            return {}
-        reference = value.get("$ref")
-        if isinstance(reference, str):
-            # A reference that is being expanded already would recurse without end.
-            if reference in open_refs or not reference.startswith("#/"):
-                return {"type": "object"} if reference in open_refs else {}
-            open_refs = (*open_refs, reference)
-            try:
-                value = self._resolve(value)
-            except DescriptionError:
-                return {}
-            if not isinstance(value, Mapping):
-                return {}
-        # Each node costs one unit of a budget shared by the whole operation.
-        budget.remaining -= 1
-        if budget.remaining < 0 or len(open_refs) > _MAX_DEPTH * 2:
-            return {}
-        result = {
-            name: value[name]
-            for name in _COPIED_KEYWORDS
-            if name in value and _is_json(value[name])
-        }
-        if isinstance(value.get("type"), list):
-            result["type"] = [str(type_name) for type_name in value["type"]]
-        if value.get("description"):
-            result["description"] = _truncate_text(value["description"], 200)
-        # `nullable` is OpenAPI 3.0 only; strict validators refuse it.
-        result.pop("nullable", None)
-        if not _is_pattern(result.get("pattern", "")):
-            del result["pattern"]  # another dialect's
-        # Composite schemas: `allOf` is merged, `oneOf` and `anyOf` become `anyOf`.
-        for name in ("allOf", "oneOf", "anyOf"):
-            parts = value.get(name)
-            if not isinstance(parts, list) or not parts:
-                continue
-            inner = [
-                self._inline_schema(subschema, budget, open_refs)
-                for subschema in parts[:10]
-            ]
-            if name == "allOf" or len(inner) == 1:
-                result = _merge_schemas(result, inner)
-            else:
-                result["anyOf"] = inner
-        if isinstance(value.get("properties"), Mapping):
-            # Read-only properties only appear in responses, so they are not arguments.
-            own_properties = {
-                str(name): self._inline_schema(property_schema, budget, open_refs)
-                for name, property_schema in value["properties"].items()
-                if not (
-                    isinstance(property_schema, Mapping)
-                    and property_schema.get("readOnly")
-                )
-            }
-            result["properties"] = {**result.get("properties", {}), **own_properties}
-            result.setdefault("type", "object")
-        if isinstance(value.get("required"), list):
-            # Validators accept names in `required` that have no property, but models
-            # get confused by them.
-            declared_properties = result.get("properties", {})
-            result["required"] = [
-                str(required_name)
-                for required_name in value["required"]
-                if str(required_name) in declared_properties
-            ]
-        if "items" in value or result.get("type") == "array":
-            result["items"] = self._inline_schema(value.get("items"), budget, open_refs)
-        if (
-            isinstance(extra_schema := value.get("additionalProperties"), Mapping)
-            and extra_schema
-        ):
-            result["additionalProperties"] = self._inline_schema(
-                extra_schema, budget, open_refs
+    def _pointer_target(self, reference: str) -> Any:
+        """Return the value that `#/…` points to. Raises DescriptionError if there is
+        none."""
+        target: Any = self._document
+        for step in reference[2:].split("/"):
+            # JSON Pointer escapes (RFC 6901); some generators also percent-encode
+            # braces.
+            step = (
+                step.replace("~1", "/")
+                .replace("~0", "~")
+                .replace("%7B", "{")
+                .replace("%7D", "}")
             )
-        return result
+            index = whole_number(step) if isinstance(target, list) else None
+            if index is not None and index < len(target):
+                target = target[index]
+            elif isinstance(target, Mapping) and step in target:
+                target = target[step]
+            else:
+                raise DescriptionError(f"unresolved $ref {reference[:100]!r}")
+        return target
 
     # operations
 
@@ -456,71 +490,10 @@ class _ApiParser:
         shared: Sequence[Any],
         names: set[str],
     ) -> Operation:
-        making = _OperationBuilder()
-        parameters_by_key: dict[tuple[str, str], Mapping[str, Any]] = {}
-        # Parameters of the operation override those of the path with the same name and
-        # location.
-        for parameter_entry in [*shared, *(entry.get("parameters") or ())]:
-            parameter = self._resolve(parameter_entry)
-            parameters_by_key[str(parameter["name"]), str(parameter["in"])] = parameter
-        form_fields: list[Mapping[str, Any]] = []
-        body = ""
-        for parameter in parameters_by_key.values():
-            # Swagger 2 puts the body among the parameters; OpenAPI 3 has `requestBody`.
-            match parameter["in"]:
-                case "body":
-                    body = "application/json"
-                    self._add_body_fields(
-                        making,
-                        self._resolve(parameter.get("schema") or {}),
-                        parameter,
-                        body,
-                    )
-                case "formData":
-                    form_fields.append(parameter)
-                case "path" | "query" | "header" | "cookie":
-                    self._add_parameter(making, parameter)
-                case other:
-                    raise DescriptionError(
-                        f"parameter {parameter['name']!r} stands in {other!r}"
-                    )
-        # Swagger 2 form fields together form one body; a file field forces multipart.
-        if form_fields:
-            is_multipart = any(
-                form_field.get("type") == "file" for form_field in form_fields
-            )
-            body = (
-                "multipart/form-data"
-                if is_multipart
-                else "application/x-www-form-urlencoded"
-            )
-            for parameter_entry in form_fields:
-                self._add_form_field(making, parameter_entry)
-        elif "requestBody" in entry:
-            body = self._add_request_body(making, self._resolve(entry["requestBody"]))
-        for name in re.findall(
-            r"\{([^}]+)\}", path
-        ):  # what a path needs, whether it was described or not
-            if not any(
-                location.where == "path" and location.name == name
-                for location in making.locations.values()
-            ):
-                making.add(
-                    ParameterLocation(name=name, where="path"),
-                    {"type": "string"},
-                    required=True,
-                )
-        summary, details = (
-            _truncate_text(entry.get("summary")),
-            _truncate_text(entry.get("description")),
-        )
-        description = (
-            summary
-            if details.startswith(summary) and not details
-            else f"{summary}. {details}"
-            if summary and details
-            else summary or details
-        )
+        making = _OperationBuilder(_SchemaInliner(self._resolve))
+        self._add_arguments(making, entry, shared)
+        _add_undeclared_path_parameters(making, path)
+        description = _operation_description(entry)
         return Operation(
             # Without an `operationId`, the name is derived from the path and the
             # method.
@@ -535,29 +508,63 @@ class _ApiParser:
                 "required": making.required,
             },
             places=making.locations,
-            body=body,
+            body=making.body,
             is_safe=method in ("get", "head", "options"),
             auth=self._accepted_schemes(entry),
         )
+
+    def _add_arguments(
+        self,
+        making: _OperationBuilder,
+        entry: Mapping[str, Any],
+        shared: Sequence[Any],
+    ) -> None:
+        """Add the parameters and the body fields of an operation.
+
+        Raises DescriptionError for a parameter with an unknown location.
+        """
+        form_fields: list[Mapping[str, Any]] = []
+        for parameter in self._merged_parameters(entry, shared):
+            # Swagger 2 puts the body among the parameters; OpenAPI 3 has `requestBody`.
+            match parameter["in"]:
+                case "body":
+                    making.body = "application/json"
+                    schema = self._resolve(parameter.get("schema") or {})
+                    self._add_body_fields(making, schema, parameter, making.body)
+                case "formData":
+                    form_fields.append(parameter)
+                case "path" | "query" | "header" | "cookie":
+                    self._add_parameter(making, parameter)
+                case other:
+                    raise DescriptionError(
+                        f"parameter {parameter['name']!r}: unknown location {other!r};"
+                        " expected path, query, header, cookie, body or formData"
+                    )
+        if form_fields:
+            self._add_form(making, form_fields)
+        elif "requestBody" in entry:
+            request_body = self._resolve(entry["requestBody"])
+            making.body = self._add_request_body(making, request_body)
+
+    def _merged_parameters(
+        self, entry: Mapping[str, Any], shared: Sequence[Any]
+    ) -> list[Mapping[str, Any]]:
+        """Return the parameters of an operation and those that its path shares.
+
+        Parameters of the operation override those of the path with the same name and
+        location.
+        """
+        parameters_by_key: dict[tuple[str, str], Mapping[str, Any]] = {}
+        for parameter_entry in [*shared, *(entry.get("parameters") or ())]:
+            parameter = self._resolve(parameter_entry)
+            parameters_by_key[str(parameter["name"]), str(parameter["in"])] = parameter
+        return list(parameters_by_key.values())
 
     def _add_parameter(
         self, making: _OperationBuilder, parameter: Mapping[str, Any]
     ) -> None:
         where = str(parameter["in"])
-        # A parameter with `content` is serialised with that media type instead of a
-        # style.
-        if "content" in parameter:
-            content = _as_mapping(parameter["content"])
-            schema = self._inline_schema(
-                _as_mapping(next(iter(content.values()), {})).get("schema"),
-                making.budget,
-            )
-            style = "json"
-        else:
-            schema = self._inline_schema(
-                parameter if self._is_old else parameter.get("schema"), making.budget
-            )
-            style = self._style(parameter, where)
+        schema, style = self._schema_and_style(making, parameter, where)
         explode = parameter.get("explode")
         # In Swagger 2 the parameter itself is the schema, so its own fields are removed
         # from it.
@@ -583,6 +590,19 @@ class _ApiParser:
             required=where == "path" or bool(parameter.get("required")),
         )
 
+    def _schema_and_style(
+        self, making: _OperationBuilder, parameter: Mapping[str, Any], where: str
+    ) -> tuple[dict[str, Any], str]:
+        """Return the schema of a parameter and its serialisation style."""
+        # A parameter with `content` is serialised with that media type instead of a
+        # style.
+        if "content" in parameter:
+            content = _as_mapping(parameter["content"])
+            media_object = _as_mapping(next(iter(content.values()), {}))
+            return making.schemas.inline(media_object.get("schema")), "json"
+        declaration = parameter if self._is_old else parameter.get("schema")
+        return making.schemas.inline(declaration), self._style(parameter, where)
+
     def _style(self, parameter: Mapping[str, Any], where: str) -> str:
         if self._is_old:
             # Swagger 2 collection formats mapped to OpenAPI 3 styles.
@@ -599,15 +619,27 @@ class _ApiParser:
             or ("form" if where in ("query", "cookie") else "simple")
         )
 
+    def _add_form(
+        self, making: _OperationBuilder, form_fields: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Add the form fields of Swagger 2, which together form one body. A file field
+        forces multipart."""
+        is_multipart = any(
+            form_field.get("type") == "file" for form_field in form_fields
+        )
+        making.body = (
+            "multipart/form-data"
+            if is_multipart
+            else "application/x-www-form-urlencoded"
+        )
+        for form_field in form_fields:
+            self._add_form_field(making, form_field)
+
     def _add_form_field(
         self, making: _OperationBuilder, form_field: Mapping[str, Any]
     ) -> None:
         is_file = form_field.get("type") == "file"
-        schema = (
-            {"type": "string"}
-            if is_file
-            else self._inline_schema(form_field, making.budget)
-        )
+        schema = {"type": "string"} if is_file else making.schemas.inline(form_field)
         schema.pop("required", None)
         if form_field.get("description"):
             schema["description"] = _truncate_text(form_field["description"], 300)
@@ -663,7 +695,7 @@ class _ApiParser:
             "multipart/form-data",
             "*/*",
         )
-        read = self._inline_schema(schema, making.budget)
+        read = making.schemas.inline(schema)
         if not is_fielded or not read.get("properties") or "anyOf" in read:
             read = read or ({} if "json" in media_type else {"type": "string"})
             if declaration.get("description"):
@@ -695,17 +727,10 @@ class _ApiParser:
     # servers and security
 
     def _server_url(self, owner: Mapping[str, Any]) -> str:
+        """Return the base URL that the document or an operation declares; "" if it is
+        not an HTTP URL."""
         if self._is_old:
-            host = str(self._document.get("host") or "")
-            schemes = self._document.get("schemes") or ["https"]
-            scheme = "https" if "https" in schemes else str(schemes[0])
-            base = str(self._document.get("basePath") or "")
-            # Without a host, Swagger 2 refers to the host that served the document.
-            return (
-                f"{scheme}://{host}{base}".rstrip("/")
-                if host
-                else join(self._url, base).rstrip("/")
-            )
+            return self._swagger_server_url()
         servers = owner.get("servers") or self._document.get("servers") or ()
         first = _as_mapping(servers[0]) if isinstance(servers, list) and servers else {}
         url = str(first.get("url") or "")
@@ -718,6 +743,15 @@ class _ApiParser:
         return (
             url.rstrip("/") if url.lower().startswith(("http://", "https://")) else ""
         )
+
+    def _swagger_server_url(self) -> str:
+        host = str(self._document.get("host") or "")
+        schemes = self._document.get("schemes") or ["https"]
+        scheme = "https" if "https" in schemes else str(schemes[0])
+        base = str(self._document.get("basePath") or "")
+        # Without a host, Swagger 2 refers to the host that served the document.
+        url = f"{scheme}://{host}{base}" if host else join(self._url, base)
+        return url.rstrip("/")
 
     def _security_schemes(self) -> dict[str, Scheme]:
         owner = (
@@ -747,6 +781,30 @@ class _ApiParser:
             if isinstance(requirement, Mapping)
             for name in requirement
         ]
+
+
+def _add_undeclared_path_parameters(making: _OperationBuilder, path: str) -> None:
+    """Add the placeholders of a path that the document does not declare as parameters."""
+    for name in re.findall(r"\{([^}]+)\}", path):
+        is_declared = any(
+            location.where == "path" and location.name == name
+            for location in making.locations.values()
+        )
+        if not is_declared:
+            making.add(
+                ParameterLocation(name=name, where="path"),
+                {"type": "string"},
+                required=True,
+            )
+
+
+def _operation_description(entry: Mapping[str, Any]) -> str:
+    """Return summary and description of an operation as one text."""
+    summary = _truncate_text(entry.get("summary"))
+    details = _truncate_text(entry.get("description"))
+    if summary and details:
+        return f"{summary}. {details}"
+    return summary or details
 
 
 def _parse_scheme(definition: Mapping[str, Any]) -> Scheme | None:

@@ -60,7 +60,7 @@ class PluginTool(Tool):
         if context.tenant != self._tenant:
             # The tool object holds this tenant's credentials; another tenant must not
             # use them.
-            raise ToolNotFoundError(f"there is not a tool named {self.name}")
+            raise ToolNotFoundError(f"Tool {self.name!r} not found")
         try:
             credentials, credential_type = await self._credentials.find(
                 self._tenant,
@@ -154,7 +154,7 @@ class PluginTools:
                     provider_name,
                     part,
                 )
-        raise ToolNotFoundError(f"there is not a tool named {name}")
+        raise ToolNotFoundError(f"Tool {name!r} not found")
 
 
 def tool_entity(provider: str, part: Part) -> ToolEntity:

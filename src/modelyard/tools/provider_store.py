@@ -104,7 +104,7 @@ class ProviderStore:
         )
         if provider_pair is None:
             hint = suggestion(
-                name, [resource.name for resource, _ in providers], label="there are"
+                name, [resource.name for resource, _ in providers], label="available:"
             )
             raise NotFoundError(
                 f"tool provider {name[:80]!r} does not exist; {hint}",
@@ -162,7 +162,7 @@ class ProviderStore:
         for listener in self._on_replaced:
             await listener(tenant, row)
 
-    # what they offer
+    # stored descriptions
 
     async def api(self, tenant: str, row: str) -> Api:
         """Return an API provider's description. Raises like `content`."""
@@ -192,7 +192,8 @@ class ProviderStore:
         # Another process may have removed the provider between the two reads.
         if data is None:
             raise NotFoundError(
-                "what the provider offers is gone", code="tool_provider_not_found"
+                "the provider's stored description was not found",
+                code="tool_provider_not_found",
             )
         decoded: Api | McpListing = msgspec.json.decode(
             data, type=Api if provider_type == "api" else McpListing
@@ -213,6 +214,7 @@ def check_name(name: str) -> None:
     """Raise InvokeBadRequestError unless the name is valid for a tool provider."""
     if not _NAME.fullmatch(name):
         raise InvokeBadRequestError(
-            f"{name[:60]!r} is no name of a tool provider: letters, digits, - and _, at most 64",
+            f"invalid tool provider name {name[:60]!r}; expected at most 64 letters,"
+            " digits, '-' and '_', starting with a letter or a digit",
             param="name",
         )

@@ -48,9 +48,9 @@ class OriginChangedError(ToolError):
     def __init__(self, name: str, origins: Sequence[str]) -> None:
         origin_list = ", ".join(origins)
         super().__init__(
-            f"calls of {name!r}, and its secret, would go to {origin_list} from now on;"
-            " nothing was sent there and nothing was changed. Confirm it with"
-            " 'confirm_origin', or choose a server when the API is added"
+            f"calls of {name!r}, and its secret, would be sent to {origin_list} from"
+            " now on. Nothing was sent there, and nothing was changed. Confirm with"
+            " 'confirm_origin', or set a base URL when adding the API"
         )
 
 
@@ -74,7 +74,7 @@ class ToolProviders:
         self._egress = egress
         self._tokens = Tokens(egress)
 
-    # what there is
+    # looking up
 
     def all(self, tenant: str) -> list[tuple[CachedResource, ToolProvider]]:
         """Return all tool providers of a tenant, sorted by name."""
@@ -162,8 +162,7 @@ class ToolProviders:
         # Exactly one of the two must be present.
         if bool(url) == bool(stdio):
             raise InvokeBadRequestError(
-                "an MCP server has an address, or is a registered program: give one of"
-                " both"
+                "an MCP server needs either a URL or the name of a registered program"
             )
         provider_record = ToolProvider(type="mcp", url=url, stdio=stdio)
         client = self._clients.new_client(provider_record, headers or {})
@@ -204,7 +203,7 @@ class ToolProviders:
         resource, provider_record = self.store.find(tenant, name)
         if provider_record.type == "extension":
             raise InvokeBadRequestError(
-                f"{resource.name!r} is an API extension: it has no tools"
+                f"{resource.name!r} is an API extension, which has no tools"
             )
         if provider_record.type == "api":
             content, changes = await self._refetch_description(
@@ -238,7 +237,8 @@ class ToolProviders:
     ) -> tuple[Api, Changes]:
         if not provider_record.url:
             raise InvokeBadRequestError(
-                f"{resource.name!r} was given as a text: give it anew"
+                f"the description of {resource.name!r} was supplied as text, so it"
+                " cannot be fetched again; add the API again instead"
             )
         description, url = await _fetch_description(self._egress, provider_record.url)
         new_api = await cpu_work.run_in_thread(parse, description, url=url)
@@ -246,13 +246,15 @@ class ToolProviders:
         if provider_record.server:
             new_api = with_server(new_api, provider_record.server)
         old_api = await self.store.api(tenant, resource.id)
-        was = origins_of(old_api)
+        old_origins = origins_of(old_api)
         return new_api, compare(
             _operations_by_name(old_api),
             _operations_by_name(new_api),
             about_before=_api_fields(old_api),
             about_after=_api_fields(new_api),
-            new_origins=[origin for origin in origins_of(new_api) if origin not in was],
+            new_origins=[
+                origin for origin in origins_of(new_api) if origin not in old_origins
+            ],
         )
 
     async def _relist_tools(
@@ -284,17 +286,19 @@ async def _fetch_description(egress: EgressClient, url: str) -> tuple[bytes, str
     Raises DescriptionError, EgressError, InvokeBadRequestError.
     """
     if not url:
-        raise InvokeBadRequestError("give a description, or the address of one")
+        raise InvokeBadRequestError("an API description or its URL is required")
     # A URL may lead to a plugin manifest, which leads to the description: two requests
     # at most.
     for _ in range(2):
         answer = await egress.fetch("GET", url, max_bytes=20 << 20)
         if answer.status != 200:
-            raise DescriptionError(f"{url[:200]} answers with status {answer.status}")
+            raise DescriptionError(f"{url[:200]} returned status {answer.status}")
         if not (following := await cpu_work.run_in_thread(manifest_url, answer.body)):
             return answer.body, answer.url
         url = following
-    raise DescriptionError("the manifest leads to another manifest")
+    raise DescriptionError(
+        "the plugin manifest refers to another manifest; expected an API description"
+    )
 
 
 def _operations_by_name(api: Api) -> dict[str, dict[str, Any]]:
@@ -332,10 +336,10 @@ def _resolve_auth(api: Api, auth: Auth) -> Auth:
     # Prefer a scheme that an operation really uses; else the first that is defined.
     scheme_name = next(
         (
-            one
+            name
             for operation in api.operations
-            for one in operation.auth
-            if one in api.schemes
+            for name in operation.auth
+            if name in api.schemes
         ),
         None,
     )

@@ -19,45 +19,43 @@ class StoredResults:
         self._scoped_store = scoped_store
         self._tenant = tenant
         self._scope = f"{SCOPE}{run}"
-
-        # This function's docstring is sent to the model as the tool's description.
-        async def read_result(
-            id: str, context: ToolContext, offset: int = 0, contains: str = ""
-        ) -> str:
-            """A part of a result that was too long to be shown as a whole.
-
-            id: as the result names it
-            offset: where to begin, in characters
-            contains: begin where this text stands first, behind offset
-            """
-            data = await self._scoped_store.get(self._tenant, self._scope, id)
-            if data is None:
-                raise ToolParameterError(f"there is no result {id[:60]!r}")
-            text = data.decode("utf-8", "replace")
-            start = max(0, offset)
-            if contains:
-                match_index = text.lower().find(contains.lower(), start)
-                if match_index < 0:
-                    return (
-                        f"{contains[:100]!r} does not stand behind character {start:,}"
-                        f" of {len(text):,}."
-                    )
-                # Start a little before the match, so that the model sees its context.
-                start = max(start, match_index - 500)
-            end = min(len(text), start + _MAX_READ_CHARS)
-            return (
-                f"[characters {start:,} to {end:,} of {len(text):,}]\n{text[start:end]}"
-            )
-
         self.tool = FunctionTool(
-            read_result, provider="results", kind="builtin", is_repeatable=True
+            self.read_result, provider="results", kind="builtin", is_repeatable=True
         )
+
+    # The docstring is sent to the model as the tool's description.
+    async def read_result(
+        self, id: str, context: ToolContext, offset: int = 0, contains: str = ""
+    ) -> str:
+        """A part of a result that was too long to be shown as a whole.
+
+        id: as the result names it
+        offset: where to begin, in characters
+        contains: begin where this text stands first, behind offset
+        """
+        del context
+        data = await self._scoped_store.get(self._tenant, self._scope, id)
+        if data is None:
+            raise ToolParameterError(f"result {id[:60]!r} not found")
+        text = data.decode("utf-8", "replace")
+        start = max(0, offset)
+        if contains:
+            match_index = text.lower().find(contains.lower(), start)
+            if match_index < 0:
+                return (
+                    f"{contains[:100]!r} not found after character {start:,} of"
+                    f" {len(text):,}."
+                )
+            # Start a little before the match, so that the model sees its context.
+            start = max(start, match_index - 500)
+        end = min(len(text), start + _MAX_READ_CHARS)
+        return f"[characters {start:,} to {end:,} of {len(text):,}]\n{text[start:end]}"
 
     async def save(self, key: str, text: str) -> str:
         """Store a result, truncated at 4 MiB, and return the id under which the model
         can read it."""
-        name = key.replace("/", ".")
         # A slash would separate scopes in the store.
+        name = key.replace("/", ".")
         await self._scoped_store.put(
             self._tenant, self._scope, name, text.encode()[:_MAX_BYTES]
         )

@@ -87,7 +87,7 @@ class ApiSource:
                     row=resource.id,
                     title=api.title,
                 )
-        raise ToolNotFoundError(f"there is not a tool named {name}")
+        raise ToolNotFoundError(f"Tool {name!r} not found")
 
     def _operations_by_name(
         self, tenant: str, row: str, api: Api
@@ -162,7 +162,7 @@ class McpSource:
             )
             if tool is not None:
                 return McpTool(self._clients, tenant, resource, provider_record, tool)
-        raise ToolNotFoundError(f"there is not a tool named {name}")
+        raise ToolNotFoundError(f"Tool {name!r} not found")
 
 
 class McpTool(Tool):
@@ -201,7 +201,7 @@ class McpTool(Tool):
                 if message["type"] in ("text", "json")
             ]
             raise ToolInvokeError(
-                "\n".join(texts)[:4000] or "the server says that it failed"
+                "\n".join(texts)[:4000] or "the tool failed without a message"
             )
         for message in messages:
             yield message

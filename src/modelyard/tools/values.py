@@ -3,7 +3,7 @@ values to parameter types. No I/O."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modelyard.base import cpu_work
@@ -33,30 +33,40 @@ def read_arguments(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     text = text.strip()
     if len(text) > _MAX_ARGUMENT_CHARS:
         raise ToolParameterError(
-            f"arguments of {len(text):,} characters; {_MAX_ARGUMENT_CHARS:,} are the"
-            " most"
+            f"Arguments too long: {len(text):,} characters, maximum"
+            f" {_MAX_ARGUMENT_CHARS:,}"
         )
     if not text:
         return {}
-    parsed = _decode(text)
-    if isinstance(parsed, str) and parsed.strip()[:1] in ("{", "["):
-        parsed = _decode(parsed)  # JSON inside a JSON string
-    # Some models wrap the object in a list.
-    if isinstance(parsed, list) and len(parsed) == 1 and isinstance(parsed[0], dict):
-        parsed = parsed[0]
+    parsed = _unwrap(_decode(text))
     if isinstance(parsed, dict):
         return parsed
+    return _assign_bare_value(parsed, schema)
+
+
+def _unwrap(parsed: Any) -> Any:
+    """Remove what models wrap arguments in: a JSON string, or a list of one object."""
+    if isinstance(parsed, str) and parsed.strip()[:1] in ("{", "["):
+        parsed = _decode(parsed)
+    if isinstance(parsed, list) and len(parsed) == 1 and isinstance(parsed[0], dict):
+        return parsed[0]
+    return parsed
+
+
+def _assign_bare_value(value: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a bare value as the argument of the only required parameter, or else of
+    the only parameter. Raises ToolParameterError if there are several."""
     properties: Mapping[str, Any] = schema.get("properties") or {}
-    # A bare value goes to the only required parameter, or else to the only parameter.
     target_names = [
         name for name in schema.get("required") or () if name in properties
     ] or list(properties)
-    if len(target_names) == 1 and parsed is not None:
-        return {target_names[0]: parsed}
-    if parsed is None or parsed == "":
+    if len(target_names) == 1 and value is not None:
+        return {target_names[0]: value}
+    if value is None or value == "":
         return {}
     raise ToolParameterError(
-        f"arguments must be a JSON object with {', '.join(properties) or 'nothing'}"
+        "arguments must be a JSON object with the parameters"
+        f" {', '.join(properties) or '(none)'}"
     )
 
 
@@ -68,7 +78,7 @@ def _decode(text: str) -> Any:
         check_value_count(text)
         return json.loads(text, strict=False)
     except BodyError as error:
-        raise ToolParameterError(f"the arguments: {error}") from error
+        raise ToolParameterError(f"invalid arguments: {error}") from error
     except (json.JSONDecodeError, RecursionError):
         pass
     if text[:1] not in ("{", "["):
@@ -84,7 +94,7 @@ def _decode(text: str) -> Any:
 async def coerce_arguments_async(
     arguments: Mapping[str, Any], schema: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Like `fitted`, but run in a thread for large arguments."""
+    """Like `coerce_arguments`, but run in a thread for large arguments."""
     # Validating large arguments would block the event loop.
     if is_large(arguments):
         return await cpu_work.run_in_thread(
@@ -103,44 +113,52 @@ def coerce_arguments(
     validation. Raises ToolParameterError naming the parameter.
     """
     properties: Mapping[str, Any] = schema.get("properties") or {}
+    required = schema.get("required") or ()
+    allows_unknown = _allows_unknown(schema)
     coerced: dict[str, Any] = {}
     for name, value in arguments.items():
         rule = properties.get(name)
         if rule is None:
-            # Unknown arguments: allowed if the schema says so, or if it declares no
-            # properties at all.
-            if (
-                schema.get("additionalProperties") not in (False,) and not properties
-            ) or schema.get("additionalProperties"):
+            if allows_unknown:
                 coerced[name] = value
-            continue
         # Models send null for optional parameters that they do not want to set.
-        if (
-            value is None
-            and "null" not in _types(rule)
-            and name not in (schema.get("required") or ())
-        ):
-            continue
-        coerced[name] = coerce_value(value, rule)
+        elif value is not None or "null" in _types(rule) or name in required:
+            coerced[name] = coerce_value(value, rule)
+    _validate(coerced, schema, max_pairs=most)
+    return coerced
+
+
+def _allows_unknown(schema: Mapping[str, Any]) -> bool:
+    """Return whether arguments that are not among the properties are accepted: if the
+    schema says so, or if it declares no properties at all."""
+    additional = schema.get("additionalProperties")
+    if additional:
+        return True
+    return not schema.get("properties") and additional not in (False,)
+
+
+def _validate(
+    arguments: Mapping[str, Any], schema: Mapping[str, Any], *, max_pairs: int
+) -> None:
+    """Raise ToolParameterError if a required argument is missing, or if the arguments
+    do not satisfy the schema or need too much work to be validated."""
     for name in schema.get("required") or ():
-        if name not in coerced:
+        if name not in arguments:
             raise ToolParameterError(f"parameter {name!r} is missing")
     try:
         # Lenient: an unknown keyword in a third-party schema is ignored.
         mismatch = compile_schema(schema, is_lenient=True).mismatch(
-            coerced, max_pairs=most
+            arguments, max_pairs=max_pairs
         )
     except TooMuchWorkError as error:
-        raise ToolParameterError(f"the arguments: {error}") from error
+        raise ToolParameterError(f"invalid arguments: {error}") from error
     except SchemaError:
-        return (
-            coerced  # a schema of others may be wrong in any way: the tool decides then
-        )
+        # A third-party schema may be invalid; then the tool itself decides.
+        return
     if mismatch is not None:
         raise ToolParameterError(
             f"parameter {mismatch.where('.', 'the arguments')!r}: {mismatch.message}"
         )
-    return coerced
 
 
 def _types(rule: Any) -> Sequence[str]:
@@ -157,45 +175,52 @@ def _types(rule: Any) -> Sequence[str]:
 def coerce_value(value: Any, rule: Any) -> Any:
     """Coerce a value to a type that the schema allows if nothing is lost; otherwise
     return it unchanged."""
-    kinds = _types(rule)
-    if not kinds:
-        return value
-    # First pass: if the value already has one of the types, keep it and only coerce its
-    # children.
-    for type_name in kinds:
-        match type_name:
-            case "string" if isinstance(value, str):
-                return value
-            case "boolean" if isinstance(value, bool):
-                return value
-            case "integer" if isinstance(value, int) and not isinstance(value, bool):
-                return value
-            case "number" if isinstance(value, int | float) and not isinstance(
-                value, bool
-            ):
-                return value
-            case "array" if isinstance(value, list):
-                items = rule.get("items")
-                return (
-                    [coerce_value(element, items) for element in value]
-                    if isinstance(items, Mapping)
-                    else value
-                )
-            case "object" if isinstance(value, dict):
-                inner = rule.get("properties") or {}
-                return {
-                    name: coerce_value(child, inner.get(name))
-                    for name, child in value.items()
-                }
-            case "null" if value is None:
-                return value
-            case _:
-                pass
-    # Second pass: convert to the first type for which that works.
-    for type_name in kinds:
+    type_names = _types(rule)
+    # A value that already has one of the types is kept; only its children are coerced.
+    if any(_has_type(value, type_name) for type_name in type_names):
+        return _coerce_children(value, rule)
+    for type_name in type_names:
         converted = _convert(value, type_name)
         if converted is not None:
             return converted
+    return value
+
+
+def _has_type(value: Any, type_name: Any) -> bool:
+    """Return whether a value has a JSON schema type. In Python a boolean is an integer,
+    in JSON it is not."""
+    match type_name:
+        case "string":
+            return isinstance(value, str)
+        case "boolean":
+            return isinstance(value, bool)
+        case "integer":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "number":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "array":
+            return isinstance(value, list)
+        case "object":
+            return isinstance(value, dict)
+        case "null":
+            return value is None
+        case _:
+            return False
+
+
+def _coerce_children(value: Any, rule: Mapping[str, Any]) -> Any:
+    """Coerce the elements of a list, or the fields of an object."""
+    if isinstance(value, list):
+        items = rule.get("items")
+        if not isinstance(items, Mapping):
+            return value
+        return [coerce_value(element, items) for element in value]
+    if isinstance(value, dict):
+        properties = rule.get("properties") or {}
+        return {
+            name: coerce_value(child, properties.get(name))
+            for name, child in value.items()
+        }
     return value
 
 
@@ -245,16 +270,12 @@ def _parse_number(text: str, *, is_integer: bool) -> int | float | None:
     # JSON cannot represent infinity and NaN.
     if not math.isfinite(number):
         return None
-    return (
-        int(number)
-        if is_integer and number.is_integer()
-        else None
-        if is_integer
-        else number
-    )
+    if not is_integer:
+        return number
+    return int(number) if number.is_integer() else None
 
 
-def cast_parameter(parameter: ToolParameter, value: Any) -> Any:  # noqa: C901
+def cast_parameter(parameter: ToolParameter, value: Any) -> Any:
     """Coerce a form value to the parameter's type. Returns None for an optional
     parameter without a value.
 
@@ -270,54 +291,73 @@ def cast_parameter(parameter: ToolParameter, value: Any) -> Any:  # noqa: C901
             )
         elif value is None:
             return None
-    match parameter.type:
-        case "string" | "secret-input" | "dynamic-select":
-            return (
-                value
-                if isinstance(value, str)
-                else json.dumps(value, ensure_ascii=False)
-            )
-        case "number":
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                converted: Any = value
-            elif (converted := _parse_number(str(value), is_integer=False)) is None:
-                raise ToolParameterError(
-                    f"parameter {parameter.name!r} must be a number, not"
-                    f" {str(value)[:40]!r}"
-                )
-            # Limits apply to the converted number, not to its text.
-            if (parameter.min is not None and converted < parameter.min) or (
-                parameter.max is not None and converted > parameter.max
-            ):
-                raise ToolParameterError(
-                    f"parameter {parameter.name!r} must lie between {parameter.min} and"
-                    f" {parameter.max}"
-                )
-            return converted
-        case "boolean" | "checkbox":
-            return (
-                value
-                if isinstance(value, bool)
-                else str(value).strip().lower() in _TRUE
-            )
-        case "select":
-            allowed_values = [option.value for option in parameter.options]
-            if allowed_values and str(value) not in allowed_values:
-                raise ToolParameterError(
-                    f"parameter {parameter.name!r} is one of"
-                    f" {', '.join(allowed_values)}, not {str(value)[:40]!r}"
-                )
-            return str(value)
-        case "array" | "object":
-            converted = coerce_value(value, {"type": parameter.type})
-            if not isinstance(converted, list if parameter.type == "array" else dict):
-                raise ToolParameterError(
-                    f"parameter {parameter.name!r} must be an {parameter.type}, not"
-                    f" {str(value)[:40]!r}"
-                )
-            return converted
-        case _:
-            return value
+    cast = _CASTS.get(parameter.type)
+    return value if cast is None else cast(parameter, value)
+
+
+def _cast_text(parameter: ToolParameter, value: Any) -> str:
+    del parameter
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _cast_number(parameter: ToolParameter, value: Any) -> int | float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        number = value
+    else:
+        number = _parse_number(str(value), is_integer=False)
+    if number is None:
+        raise _invalid_value(parameter, value, "a number")
+    # Limits apply to the converted number, not to its text.
+    is_too_low = parameter.min is not None and number < parameter.min
+    is_too_high = parameter.max is not None and number > parameter.max
+    if is_too_low or is_too_high:
+        raise ToolParameterError(
+            f"parameter {parameter.name!r} must be between {parameter.min} and"
+            f" {parameter.max}"
+        )
+    return number
+
+
+def _cast_boolean(parameter: ToolParameter, value: Any) -> bool:
+    del parameter
+    return value if isinstance(value, bool) else str(value).strip().lower() in _TRUE
+
+
+def _cast_option(parameter: ToolParameter, value: Any) -> str:
+    allowed_values = [option.value for option in parameter.options]
+    if allowed_values and str(value) not in allowed_values:
+        raise _invalid_value(parameter, value, f"one of {', '.join(allowed_values)}")
+    return str(value)
+
+
+def _cast_container(parameter: ToolParameter, value: Any) -> Any:
+    converted = coerce_value(value, {"type": parameter.type})
+    if not isinstance(converted, list if parameter.type == "array" else dict):
+        raise _invalid_value(parameter, value, f"an {parameter.type}")
+    return converted
+
+
+def _invalid_value(
+    parameter: ToolParameter, value: Any, expected: str
+) -> ToolParameterError:
+    return ToolParameterError(
+        f"parameter {parameter.name!r} must be {expected}, not {str(value)[:40]!r}"
+    )
+
+
+_CASTS: Mapping[str, Callable[[ToolParameter, Any], Any]] = {
+    "string": _cast_text,
+    "secret-input": _cast_text,
+    "dynamic-select": _cast_text,
+    "number": _cast_number,
+    "boolean": _cast_boolean,
+    "checkbox": _cast_boolean,
+    "select": _cast_option,
+    "array": _cast_container,
+    "object": _cast_container,
+}
+"""Parameter type → the function that coerces to it. Values of other types, such as
+files, are passed through."""
 
 
 def cast_all(

@@ -36,7 +36,7 @@ class AwsEventStream:
         """Raise InvokeServerUnavailableError if the body ended inside a message."""
         if self._buffer:
             raise InvokeServerUnavailableError(
-                "the stream broke off in the middle of a message"
+                "the stream ended in the middle of a message"
             )
 
     def _parse_messages(self) -> Iterator[tuple[str, bytes]]:
@@ -46,11 +46,12 @@ class AwsEventStream:
             total, headers, checksum = struct.unpack_from(">III", self._buffer)
             if not 16 <= total <= _MAX_MESSAGE or headers > total - 16:
                 raise InvokeServerUnavailableError(
-                    "the stream is no AWS event stream: a message's length is wrong"
+                    "not an AWS event stream: invalid length of a message"
                 )
             if zlib.crc32(self._buffer[:8]) != checksum:
                 raise InvokeServerUnavailableError(
-                    "the stream is damaged: a message's head does not fit its checksum"
+                    "the stream is damaged: the checksum of a message's prelude"
+                    " does not match"
                 )
             # The message is incomplete: wait for more bytes.
             if len(self._buffer) < total:
@@ -59,7 +60,7 @@ class AwsEventStream:
             del self._buffer[:total]
             if zlib.crc32(message[:-4]) != struct.unpack(">I", message[-4:])[0]:
                 raise InvokeServerUnavailableError(
-                    "the stream is damaged: a message does not fit its checksum"
+                    "the stream is damaged: the checksum of a message does not match"
                 )
             yield (
                 _event_name(_headers(message[12 : 12 + headers])),
@@ -97,7 +98,7 @@ def _headers(data: bytes) -> dict[str, str]:
             position += 2 + size
     except (IndexError, struct.error, UnicodeDecodeError) as error:
         raise InvokeServerUnavailableError(
-            "the stream is damaged: a message's headers cannot be read"
+            "the stream is damaged: invalid headers of a message"
         ) from error
     return text_headers
 

@@ -41,7 +41,7 @@ def tls_context(ca_file: str, *, verify: bool = True) -> ssl.SSLContext:
             context.load_verify_locations(ca_file)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(
-                f"file {ca_file!r} cannot be read as certificates to trust: {error}"
+                f"CA file {ca_file!r} cannot be loaded: {error}"
             ) from error
     if not verify:
         context.check_hostname = False
@@ -109,7 +109,7 @@ async def race_connections(
                 running,
                 timeout=delay if waiting else None,
                 return_when=asyncio.FIRST_COMPLETED,
-            )  # one that failed makes room for the next at once
+            )
             winner = _take_winner(running, failures)
     finally:
         # Also on cancellation: no attempt may be left running.
@@ -171,19 +171,18 @@ async def _close_losers(running: Sequence[asyncio.Future[Connection]]) -> None:
 
 def _combined_error(failures: Sequence[OSError]) -> OSError:
     reasons = list(dict.fromkeys(str(failure) for failure in failures))
-    return OSError("; ".join(reasons) or "no address answered")
+    return OSError("; ".join(reasons) or "no address accepted the connection")
 
 
 async def _resolve(origin: Origin) -> list[str]:
     loop = asyncio.get_running_loop()
     try:
-        answers = await loop.getaddrinfo(
-            origin.host, origin.port, type=1
-        )  # SOCK_STREAM
+        # Type 1 is SOCK_STREAM.
+        answers = await loop.getaddrinfo(origin.host, origin.port, type=1)
     except UnicodeError as error:
-        raise OSError(f"{origin.host!r} is no name that can be looked up") from error
+        raise OSError(f"{origin.host!r} is not a valid host name") from error
     if not answers:
-        raise OSError("the name has no address")
+        raise OSError("the host name has no address")
     return [str(address[0]) for *_, address in answers]
 
 
@@ -212,7 +211,7 @@ async def _start_tls(
         connection.transport, connection, context, server_hostname=name
     )
     if transport is None:
-        raise ConnectionResetError("the connection was closed while TLS began")
+        raise ConnectionResetError("the connection was closed during the TLS handshake")
     connection.transport = transport
 
 
@@ -229,17 +228,17 @@ async def _open_tunnel(
     await connection.write("\r\n".join([*lines, "", ""]).encode("latin-1"), ())
     answer = connection.answer
     while not (answer.is_head_complete or answer.error):
-        await answer.wait(seconds, "opened no tunnel")
+        await answer.wait(seconds, "did not open a tunnel")
     if not answer.is_head_complete:
         raise ProxyRefusedError(
-            f"the proxy {proxy.origin.authority} opened no tunnel: {answer.error}"
+            f"the proxy {proxy.origin.authority} did not open a tunnel: {answer.error}"
         )
     if not 200 <= answer.status < 300:
         raise proxy_refusal(proxy, origin, answer.status)
     # Bytes before TLS starts could be mistaken for the origin's.
     if connection.is_spoiled:
         raise ProxyRefusedError(
-            f"the proxy {proxy.origin.authority} sent bytes of its own into the tunnel"
+            f"the proxy {proxy.origin.authority} sent data of its own into the tunnel"
         )
 
 
@@ -249,13 +248,14 @@ def proxy_refusal(proxy: Proxy, origin: Origin, status: int) -> ProxyRefusedErro
     name = proxy.origin.authority
     if status != 407:
         return ProxyRefusedError(
-            f"the proxy {name} refuses to connect to {origin.authority}: HTTP status {status}"
+            f"the proxy {name} refused to connect to {origin.authority}: HTTP"
+            f" status {status}"
         )
     if proxy.authorization:
         return ProxyRefusedError(
-            f"the proxy {name} refuses the user name and password in its address (407)"
+            f"the proxy {name} rejected the user name and password in its URL (407)"
         )
     return ProxyRefusedError(
-        f"the proxy {name} wants a user name and password (407): write them into its address, as "
-        "http://USER:PASSWORD@HOST:PORT"
+        f"the proxy {name} requires a user name and password (407); add them to"
+        " its URL: http://USER:PASSWORD@HOST:PORT"
     )

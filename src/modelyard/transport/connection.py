@@ -28,7 +28,9 @@ class Connection(asyncio.Protocol):
     def __init__(self, route: Route, loop: asyncio.AbstractEventLoop) -> None:
         self.way = route
         self.answer = IncomingResponse(route.description, loop)
-        self.transport: Any = None  # uvloop's transports are no subclass of asyncio's
+        self.transport: Any = (
+            None  # uvloop's transports are not a subclass of asyncio's
+        )
         self._loop = loop
         self._poll: select.poll | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -47,10 +49,12 @@ class Connection(asyncio.Protocol):
         """Feed received bytes to the response; abort on invalid ones."""
         try:
             self.answer.feed(data)
-        except StrayError:  # what was asked is answered all the same
+        # The current response is complete all the same.
+        except StrayError:
             self.is_spoiled = True
             self.abort()
-        except InvokeServerUnavailableError:  # which is the answer's error too
+        # The response has recorded the error for its reader.
+        except InvokeServerUnavailableError:
             self.abort()
 
     def eof_received(self) -> bool:
@@ -114,7 +118,7 @@ class Connection(asyncio.Protocol):
         self.answer.begin(self.transport, is_bodiless=is_bodiless)
         # Bytes may have arrived, or the connection may have ended, while it was idle.
         if self.is_spoiled:
-            self.answer.refuse("does not speak HTTP: it spoke before it was asked")
+            self.answer.refuse("does not speak HTTP: it sent data before the request")
         elif self._is_lost:
             self.answer.end(None)
 

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
 from modelyard.base.errors import (
     ConfigError,
@@ -171,8 +171,9 @@ class EgressRules:
                 # The address is left out of the message: private DNS answers must not
                 # be revealed to callers who guess names.
                 raise EgressRefusedError(
-                    f"host {origin.host!r} is no public address; an administrator can"
-                    f" list '{origin.host}:{origin.port}' under egress.private"
+                    f"Address blocked: {origin.host!r} does not resolve to a"
+                    f" public address; add '{origin.host}:{origin.port}' to"
+                    " egress.private to allow it"
                 )
 
     def check_port(self, origin: Origin) -> None:
@@ -181,8 +182,8 @@ class EgressRules:
         if origin.port not in self.ports and not self.is_listed(origin):
             ports = ", ".join(str(port) for port in sorted(self.ports))
             raise EgressRefusedError(
-                f"port {origin.port} of {origin.host!r} must not be called; {ports}"
-                " may, and what is listed under egress.private"
+                f"Port {origin.port} of {origin.host!r} is blocked; allowed are"
+                f" {ports}, and addresses listed under egress.private"
             )
 
 
@@ -333,10 +334,10 @@ class EgressClient:
                     hop = _redirect_hop(hop, response.status, location)
         except TimeoutError:
             raise EgressTimeoutError(
-                f"{_display_url(url)} took longer than {self.rules.seconds:g} s"
+                f"{_display_url(url)} timed out after {self.rules.seconds:g} s"
             ) from None
         raise EgressError(
-            f"{_display_url(url)} redirects more than {max_redirects} times"
+            f"{_display_url(url)} redirected more than {max_redirects} times"
         )
 
     async def fetch_once(
@@ -364,7 +365,7 @@ class EgressClient:
                 return await _read_response(response, hop.url, max_bytes)
         except TimeoutError:
             raise EgressTimeoutError(
-                f"{_display_url(url)} took longer than {self.rules.seconds:g} s"
+                f"{_display_url(url)} timed out after {self.rules.seconds:g} s"
             ) from None
 
     @asynccontextmanager
@@ -402,7 +403,7 @@ class EgressClient:
                 response.close()
             return
         raise EgressError(
-            f"{_display_url(url)} redirects more than {_MAX_REDIRECTS} times"
+            f"{_display_url(url)} redirected more than {_MAX_REDIRECTS} times"
         )
 
     async def _send(
@@ -424,12 +425,7 @@ class EgressClient:
         if not any(name.lower() == "user-agent" for name, _ in hop.headers):
             hop.headers = [*hop.headers, ("user-agent", "modelyard")]
         for name, value in hop.headers:
-            if (
-                not name.isascii()
-                or any(char in name for char in " :\r\n\0")
-                or not value.isprintable()
-            ):
-                raise EgressError(f"header {name!r} holds what HTTP cannot carry")
+            _check_header(name, value)
         hop.was = origin
         client = self._operators if is_operators else self._clients[verify]
         try:
@@ -451,6 +447,17 @@ class EgressClient:
             await client.aclose()
 
 
+def _check_header(name: str, value: str) -> None:
+    if (
+        not name.isascii()
+        or any(char in name for char in " :\r\n\0")
+        or not value.isprintable()
+    ):
+        raise EgressError(
+            f"Header {name!r} contains characters that HTTP does not allow"
+        )
+
+
 def _join_headers(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Combine repeated headers into one value each, joined with a comma (RFC 9110,
     section 5.3)."""
@@ -468,10 +475,27 @@ def normal_url(url: str) -> str:
     """Normalise a URL so that every parser reads it the same way. Raises
     EgressRefusedError for an ambiguous URL."""
     url = url.strip()
+    _check_characters(url)
+    parts = _split_url(url)
+    # The fragment is dropped: it is never sent.
+    return urlunsplit(
+        (
+            parts.scheme,
+            _ascii_authority(parts, url),
+            _percent_encode(parts.path) or "/",
+            _percent_encode(parts.query),
+            "",
+        )
+    )
+
+
+def _check_characters(url: str) -> None:
+    """Raise EgressRefusedError if a URL is too long or holds characters that parsers
+    treat differently."""
     if len(url) > _MAX_URL_LENGTH:
         raise EgressRefusedError(
-            f"an address of {len(url):,} characters is not called; {_MAX_URL_LENGTH:,}"
-            " are the most"
+            f"URL of {len(url):,} characters is too long; the limit is"
+            f" {_MAX_URL_LENGTH:,}"
         )
     # Browsers treat a backslash as a slash and drop tabs and newlines; other parsers do
     # not.
@@ -479,33 +503,40 @@ def normal_url(url: str) -> str:
         unicodedata.category(char) == "Cc" for char in url
     ):
         raise EgressRefusedError(
-            f"address {_display_url(url)} holds characters that must be percent-encoded"
+            f"URL {_display_url(url)} contains characters that must be percent-encoded"
         )
+
+
+def _split_url(url: str) -> SplitResult:
+    """Split a URL. Raises EgressRefusedError unless it is HTTP or HTTPS, names a host,
+    and has no user name or password."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise EgressRefusedError(
-            f"address {_display_url(url)} cannot be read: {error}"
-        ) from error
+        raise EgressRefusedError(f"Invalid URL {_display_url(url)}: {error}") from error
     if (
         parts.scheme not in ("http", "https")
         or not url.lower().startswith(f"{parts.scheme}://")
         or not parts.netloc
     ):
         raise EgressRefusedError(
-            f"address {_display_url(url)} must start with http:// or https:// and name"
-            " a host"
+            f"URL {_display_url(url)} must start with http:// or https:// and name a"
+            " host"
         )
     # `http://trusted@evil/` is a common way to disguise the real host.
     if "@" in parts.netloc:
         raise EgressRefusedError(
-            "an address must not carry a user name or password; use a header"
+            "A URL must not contain a user name or password; use a header"
         )
+    return parts
+
+
+def _ascii_authority(parts: SplitResult, url: str) -> str:
+    """Return host and port with the host in ASCII. Raises EgressRefusedError for an
+    invalid host or port."""
     host = parts.hostname or ""
     if "%" in host or not host or len(host) > _MAX_HOST_LENGTH:
-        raise EgressRefusedError(
-            f"address {_display_url(url)} names no host that can be called"
-        )
+        raise EgressRefusedError(f"URL {_display_url(url)} has an invalid host")
     try:
         port = parts.port
         # Python's idna codec resolves lookalike dots and digits before the host is
@@ -513,20 +544,10 @@ def normal_url(url: str) -> str:
         ascii_host = host if host.isascii() else host.encode("idna").decode("ascii")
     except (ValueError, UnicodeError) as error:
         raise EgressRefusedError(
-            f"address {_display_url(url)} names no host that can be called: {error}"
+            f"URL {_display_url(url)} has an invalid host or port: {error}"
         ) from error
     netloc_host = f"[{ascii_host}]" if ":" in ascii_host else ascii_host
-    netloc = netloc_host if port is None else f"{netloc_host}:{port}"
-    # The fragment is dropped: it is never sent.
-    return urlunsplit(
-        (
-            parts.scheme,
-            netloc,
-            _percent_encode(parts.path) or "/",
-            _percent_encode(parts.query),
-            "",
-        )
-    )
+    return netloc_host if port is None else f"{netloc_host}:{port}"
 
 
 def _percent_encode(text: str) -> str:
@@ -550,8 +571,7 @@ def _redirect_hop(hop: _RedirectHop, status: int, location: str) -> _RedirectHop
         url = urljoin(hop.url, location)
     except ValueError as error:
         raise EgressRefusedError(
-            f"{_display_url(hop.url)} redirects to an address that cannot be read:"
-            f" {error}"
+            f"{_display_url(hop.url)} redirects to an invalid URL: {error}"
         ) from error
     # Browsers change POST to GET for 301 and 302, and any method for 303 (RFC 9110,
     # section 15.4).

@@ -65,9 +65,8 @@ class Headers(Mapping[str, str]):
     def get(self, key: str, /, default: Any = None) -> Any:
         """Return a field's value, or `default` if it is missing."""
         name = key.lower()
-        if (
-            name not in self._first
-        ):  # without this a field that is not there costs an exception
+        # Checked first, so that a missing field does not cost an exception.
+        if name not in self._first:
             return default
         return self[name]
 
@@ -125,21 +124,20 @@ def dump_head(
     for name, value in headers:
         if not _TOKEN.fullmatch(name) or name.lower() in _FRAMING_HEADERS:
             raise ConfigError(
-                f"header {name!r} cannot be sent: it is no name of a header, or one"
-                " that is ours to set"
+                f"header {name!r} cannot be sent: the name is invalid, or"
+                " reserved for the HTTP client"
             )
         # A line break would let a value inject further headers.
         if "\r" in value or "\n" in value or "\0" in value:
             raise ConfigError(
-                f"header {name!r} holds a line break; check the credential it is"
-                " made of"
+                f"header {name!r} contains a line break; check the credential in it"
             )
         lines.append(f"{name}: {value}\r\n")
     try:
         return "".join(lines).encode("latin-1")
     except UnicodeEncodeError as error:
         message = (
-            "a header holds characters that HTTP cannot carry; check the credential it"
-            " is made of"
+            "a header contains characters that HTTP does not allow; check the"
+            " credential in it"
         )
         raise ConfigError(message) from error

@@ -107,7 +107,7 @@ class Response:
                 if total > max_bytes:
                     peer_name = self._connection.way.description
                     raise ResponseTooLargeError(
-                        f"{peer_name} sent more than {max_bytes:,} bytes in one answer"
+                        f"{peer_name} sent a response larger than {max_bytes:,} bytes"
                     )
                 yield chunk
             elif answer.error:
@@ -137,8 +137,8 @@ class Response:
                         total += len(chunk)
                         if total > max_bytes:
                             raise ResponseTooLargeError(
-                                f"{peer_name} sent more than {max_bytes:,} bytes in one"
-                                " answer, unpacked"
+                                f"{peer_name} sent a response larger than"
+                                f" {max_bytes:,} bytes after decompression"
                             )
                         yield chunk
                         if total > yield_threshold:
@@ -147,10 +147,8 @@ class Response:
                             await asyncio.sleep(0)
             if unpacking is not None:
                 unpacking.finish()
-        except BombError as error:
-            raise ResponseTooLargeError(f"{peer_name} {error}") from error
-        except UnpackError as error:
-            raise InvokeServerUnavailableError(f"{peer_name} {error}") from error
+        except (BombError, UnpackError) as error:
+            raise _decompression_error(peer_name, error) from error
 
     async def read(self, *, max_bytes: int = _MAX_BODY) -> bytes:
         """Return the complete body and close the response."""
@@ -165,6 +163,15 @@ class Response:
         if not self._is_closed:
             self._is_closed = True
             self._client._release(self._connection)  # pyright: ignore[reportPrivateUsage]  two halves of one thing
+
+
+def _decompression_error(
+    peer_name: str, error: BombError | UnpackError
+) -> ResponseTooLargeError | InvokeServerUnavailableError:
+    message = f"{peer_name} {error}"
+    if isinstance(error, BombError):
+        return ResponseTooLargeError(message)
+    return InvokeServerUnavailableError(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +318,7 @@ class HttpClient:
         try:
             await connection.write(lines, body)
             while not (answer.is_head_complete or answer.error):
-                await answer.wait(limits.first_byte, "sent no answer")
+                await answer.wait(limits.first_byte, "sent no response")
             # The status comes from the proxy, so it must not be attributed to the
             # provider.
             if answer.status == 407 and head.way.proxy is not None:
@@ -341,7 +348,8 @@ class HttpClient:
                 )
         except TimeoutError:
             raise InvokeTimeoutError(
-                f"{route.description} did not connect within {limits.connect:g} s"
+                f"Connection to {route.description} timed out after"
+                f" {limits.connect:g} s"
             ) from None
         except (OSError, ssl.SSLError) as error:
             raise InvokeConnectionError(

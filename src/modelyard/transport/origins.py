@@ -46,9 +46,8 @@ class Origin:
         )
 
 
-@lru_cache(
-    1024
-)  # a call's address is one of a few, and taking it apart costs as much as parsing the answer
+# The URLs of calls are few, and parsing one costs as much as parsing the response.
+@lru_cache(1024)
 def parse_url(url: str) -> tuple[Origin, str]:
     """Return the origin and request target of a URL. Raises ConfigError if it cannot be
     called."""
@@ -56,14 +55,15 @@ def parse_url(url: str) -> tuple[Origin, str]:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ConfigError(f"address {url!r} cannot be read: {error}") from error
+        raise ConfigError(f"invalid URL {url!r}: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
-            f"address {url!r} must start with http:// or https:// and name a host"
+            f"URL {url!r} must start with http:// or https:// and name a host"
         )
     if parts.username or parts.password:
         raise ConfigError(
-            "an address must not carry a user name or password; use the provider's credential form"
+            "a URL must not contain a user name or password; use the provider's"
+            " credential form"
         )
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     # Control characters and spaces could split the request line.
@@ -71,7 +71,7 @@ def parse_url(url: str) -> tuple[Origin, str]:
         ord(char) <= 32 or ord(char) == 127 for char in target
     ):
         raise ConfigError(
-            f"address {url!r} holds characters that must be percent-encoded"
+            f"URL {url!r} contains characters that must be percent-encoded"
         )
     host = ascii_host(parts.hostname)
     return Origin(
@@ -84,16 +84,13 @@ def ascii_host(host: str) -> str:
     headers. Raises ConfigError if it is invalid."""
     if host.isascii():
         return host
-    if (
-        len(host) > _MAX_HOST_LENGTH
-    ):  # preparing a longer one takes time with the square of its length
-        raise ConfigError(f"host {host[:50]!r}… is longer than any name")
+    # The codec takes time with the square of the length.
+    if len(host) > _MAX_HOST_LENGTH:
+        raise ConfigError(f"host {host[:50]!r}… is too long")
     try:
         return host.encode("idna").decode("ascii")
     except UnicodeError as error:
-        raise ConfigError(
-            f"host {host!r} is no name that can be looked up: {error}"
-        ) from error
+        raise ConfigError(f"host {host!r} is not a valid host name: {error}") from error
 
 
 def check_address(host: str, address: str) -> None:
@@ -104,7 +101,7 @@ def check_address(host: str, address: str) -> None:
         ip = ip.ipv4_mapped
     if any(ip.version == network.version and ip in network for network in _METADATA):
         raise ConfigError(
-            f"host {host!r} stands for {ip}, a cloud's metadata address, which is never called"
+            f"Address blocked: {host!r} resolves to {ip}, a cloud metadata address"
         )
 
 

@@ -71,14 +71,14 @@ class _Adapter(BaseAdapter):
         del stream, verify, cert, proxies  # the client's own are the only ones
         # At shutdown the exporter may flush after the loop has ended.
         if self._loop.is_closed():
-            raise SendingError("the loop that sends is closed", request=request)
+            raise SendingError("the sender's event loop is closed", request=request)
         # The exporter's thread waits while the event loop sends.
         sending = asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
         try:
             return sending.result(timeout)
         except TimeoutError as error:
             sending.cancel()
-            raise Timeout("the collector does not answer", request=request) from error
+            raise Timeout("OTLP collector not reachable", request=request) from error
         except (ModelyardError, RuntimeError) as error:
             raise SendingError(str(error), request=request) from error
 

@@ -119,7 +119,7 @@ class Route:
         object.__setattr__(
             self, "key", (origin.scheme, origin.host, origin.port, proxy)
         )
-        by = f" by the proxy {proxy.origin.authority}" if proxy else ""
+        by = f" via the proxy {proxy.origin.authority}" if proxy else ""
         object.__setattr__(self, "description", f"{origin.authority}{by}")
 
     @property
@@ -153,14 +153,15 @@ def parse_proxy(text: str, label: str) -> Proxy:
         port = parts.port
     except ValueError as error:
         raise ConfigError(
-            f"{label} is no address of a proxy, as http://HOST:PORT"
+            f"{label} is not a proxy URL; expected http://HOST:PORT"
         ) from error
     if parts.scheme not in ("http", "https"):
         raise ConfigError(
-            f"{label} names a proxy that speaks {parts.scheme!r}; only http and https are spoken"
+            f"{label}: unsupported proxy scheme {parts.scheme!r}; expected http"
+            " or https"
         )
     if not parts.hostname:
-        raise ConfigError(f"{label} is no address of a proxy, as http://HOST:PORT")
+        raise ConfigError(f"{label} is not a proxy URL; expected http://HOST:PORT")
     origin = Origin(
         parts.scheme,
         ascii_host(parts.hostname),

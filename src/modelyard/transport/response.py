@@ -70,7 +70,7 @@ class IncomingResponse:
         self._waiter: asyncio.Future[None] | None = None
         self.begin(None, is_bodiless=False)
         # Without a parser, any byte that arrives counts as stray.
-        self._parser: Any = None  # nothing was asked: whatever comes now is astray
+        self._parser: Any = None
 
     # Called by the connection.
 
@@ -107,7 +107,7 @@ class IncomingResponse:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             raise self._reject(
-                "switched to another protocol, which nobody asked for"
+                "switched to another protocol, which was not requested"
             ) from None
         except httptools.HttpParserError as error:
             # A parse error after a complete response means extra bytes, not a bad
@@ -158,9 +158,9 @@ class IncomingResponse:
         self._header_bytes += len(name) + len(value) + _LINE_COST
         if self._header_bytes > MAX_HEADER_BYTES:
             raise self._reject(f"sent more than {MAX_HEADER_BYTES:,} bytes of headers")
-        if (
-            self.is_head_complete
-        ):  # a trailer, or of another answer behind ours: no header (RFC 9110, 6.5.1)
+        # A trailer, or a line of a response after ours, is not a header (RFC 9110,
+        # 6.5.1).
+        if self.is_head_complete:
             return
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1").rstrip(" \t")
@@ -176,9 +176,8 @@ class IncomingResponse:
 
     def on_headers_complete(self) -> None:
         """Check the head and its framing; an interim response is discarded."""
-        if (
-            self.is_complete
-        ):  # another answer in the same bytes, to nothing that we asked
+        # Another response in the same bytes, without a request.
+        if self.is_complete:
             raise StrayError
         self.status = self._parser.get_status_code()
         if self.status < 200:
@@ -190,9 +189,8 @@ class IncomingResponse:
             self._check_framing(version)
         self._keep_alive = self._parser.should_keep_alive()
         self.is_head_complete = True
-        if (
-            self._is_bodiless
-        ):  # the parser would wait for a body that an answer to HEAD has not
+        # The response to HEAD has no body; the parser would wait for it.
+        if self._is_bodiless:
             self.is_complete = True
         self._wake()
 
@@ -219,7 +217,7 @@ class IncomingResponse:
         """Discard an interim response such as 100 Continue or 103 Early Hints (RFC
         9110, 15.2)."""
         if self.status < 100:
-            raise self._reject(f"sent the status {self.status:03d}, which there is not")
+            raise self._reject(f"sent the invalid status {self.status:03d}")
         # Counts towards the limit, so that endless interim responses are refused.
         self._header_bytes += _INTERIM_COST
         self._first_lines.clear()
@@ -233,12 +231,14 @@ class IncomingResponse:
         coding = self.headers["transfer-encoding"].lower()
         if coding != "chunked":
             raise self._reject(
-                f"coded its answer for the transfer as {coding[:100]!r}, not 'chunked' alone"
+                f"sent the transfer encoding {coding[:100]!r} instead of 'chunked'"
             )
-        if (
-            version == "1.0"
-        ):  # which has no chunks: whoever sent them may mean something else (RFC 9112, 6.1)
-            raise self._reject("sent chunks in HTTP/1.0, which has none")
+        # HTTP/1.0 has no chunks, so the framing of such a response is unclear (RFC 9112,
+        # 6.1).
+        if version == "1.0":
+            raise self._reject(
+                "sent a chunked response in HTTP/1.0, which does not support it"
+            )
 
     # Called by the reader.
 
@@ -290,7 +290,9 @@ class IncomingResponse:
 
     def _disconnect_error(self, reason: Exception | None) -> InvokeConnectionError:
         when = (
-            "before its answer was complete" if self.has_bytes else "without an answer"
+            "before its response was complete"
+            if self.has_bytes
+            else "without a response"
         )
         detail = f": {reason}" if reason else ""
         return InvokeConnectionError(

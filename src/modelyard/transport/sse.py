@@ -6,6 +6,14 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 DONE = b"[DONE]"
 
 
+def _with_newlines(buffer: bytes) -> bytes:
+    """Replace CRLF and CR by newlines, except for a trailing CR: it may be the first
+    half of a CRLF that the next chunk completes."""
+    tail = b"\r" if buffer.endswith(b"\r") else b""
+    complete = buffer[: len(buffer) - len(tail)]
+    return complete.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + tail
+
+
 class EventStream:
     """Turns body chunks into the data of complete events."""
 
@@ -34,15 +42,7 @@ class EventStream:
         self._partial_line.clear()
         self._rest_length = 0
         if b"\r" in buffer:
-            # A trailing CR may be the first half of a CRLF that the next chunk
-            # completes.
-            tail = b"\r" if buffer.endswith(b"\r") else b""
-            buffer = (
-                buffer[: len(buffer) - len(tail)]
-                .replace(b"\r\n", b"\n")
-                .replace(b"\r", b"\n")
-                + tail
-            )
+            buffer = _with_newlines(buffer)
         lines = buffer.split(b"\n")
         remainder = lines.pop()
         events: list[bytes] = []
@@ -66,7 +66,7 @@ class EventStream:
             self._rest_length += len(chunk)
         if self._data_bytes + self._rest_length > self._max:
             raise InvokeServerUnavailableError(
-                f"an event of the stream is larger than {self._max:,} bytes"
+                f"an event of the stream exceeds {self._max:,} bytes"
             )
 
     def _end_event(self, events: list[bytes]) -> None:

@@ -44,7 +44,7 @@ class Decompressor:
         self._coding = coding.strip().lower()
         if self._coding not in ("gzip", "x-gzip", "deflate"):
             raise UnpackError(
-                f"compressed its answer as {coding[:100]!r}, which was not asked for"
+                f"sent a response compressed as {coding[:100]!r}, which was not requested"
             )
         self._inflate: Any = None  # zlib does not name its type
         self._waiting = b""
@@ -55,7 +55,7 @@ class Decompressor:
         self._unpacked_bytes = 0
 
     def feed(self, packed: bytes) -> Iterator[bytes]:
-        """Yield the decompressed bytes in chunks of at most `PIECE`. Raises UnpackError
+        """Yield the decompressed bytes in chunks of at most `CHUNK_BYTES`. Raises UnpackError
         and BombError."""
         self._packed_bytes += len(packed)
         packed = self._waiting + packed
@@ -64,22 +64,7 @@ class Decompressor:
             if self._inflate is None and not self._begin(packed):
                 return
             inflate: Any = self._inflate
-            try:
-                plain = inflate.decompress(packed, CHUNK_BYTES)
-            except zlib.error as error:
-                raise UnpackError(
-                    f"compressed a body so that it cannot be unpacked: {error}"
-                ) from error
-            self._unpacked_bytes += len(plain)
-            # The ratio uses only input that was already consumed: counting pending
-            # input would let a bomb grow.
-            unpacked = self._packed_bytes - len(
-                inflate.unused_data if inflate.eof else inflate.unconsumed_tail
-            )
-            if self._unpacked_bytes > max(_RATIO_FROM, _MAX_RATIO * unpacked):
-                raise BombError(
-                    f"compressed an answer to less than a {_MAX_RATIO}th of its size"
-                )
+            plain = self._decompress(inflate, packed)
             if plain:
                 yield plain
             packed = inflate.unconsumed_tail
@@ -88,15 +73,32 @@ class Decompressor:
                 packed = inflate.unused_data
                 self._inflate = None
                 self._members += 1
-            elif (
-                not packed and len(plain) < CHUNK_BYTES
-            ):  # a full piece may leave more behind in zlib itself
+            # After a full chunk, zlib itself may hold more output.
+            elif not packed and len(plain) < CHUNK_BYTES:
                 return
+
+    def _decompress(self, inflate: Any, packed: bytes) -> bytes:
+        """Return the next chunk and check the ratio. Raises UnpackError and BombError."""
+        try:
+            plain = inflate.decompress(packed, CHUNK_BYTES)
+        except zlib.error as error:
+            raise UnpackError(f"sent an invalid compressed body: {error}") from error
+        self._unpacked_bytes += len(plain)
+        # The ratio uses only input that was already consumed: counting pending input
+        # would let a bomb grow.
+        consumed_bytes = self._packed_bytes - len(
+            inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+        )
+        if self._unpacked_bytes > max(_RATIO_FROM, _MAX_RATIO * consumed_bytes):
+            raise BombError(
+                f"sent a response compressed to less than 1/{_MAX_RATIO} of its size"
+            )
+        return plain
 
     def finish(self) -> None:
         """Raise UnpackError if the body is truncated. An empty body is accepted."""
         if not self._is_over and (self._waiting or self._inflate is not None):
-            raise UnpackError("compressed a body that breaks off before its end")
+            raise UnpackError("sent a truncated compressed body")
 
     def _begin(self, packed: bytes) -> bool:
         """Start decompressing the body, or another gzip member (RFC 1952, section 2.2).
@@ -104,7 +106,8 @@ class Decompressor:
         if self._members and (
             self._coding == "deflate" or packed[:1] not in (b"", b"\x1f")
         ):
-            # what follows the end is no part of it; other readers pass over it too
+            # Bytes after the end are not part of the body; other clients ignore them
+            # too.
             self._is_over = True
             return False
         # Two bytes are needed to recognise the format.

@@ -117,7 +117,7 @@ def parse_request(body: JSON, *, is_count: bool = False) -> LLMRequest:
     turns = required_field(body, "messages", list)
     if not turns:
         raise InvokeBadRequestError(
-            "'messages' must hold at least one message", param="messages"
+            "'messages' must contain at least one message", param="messages"
         )
     messages: list[AnyPromptMessage] = []
     if system := body.get("system"):
@@ -168,9 +168,9 @@ def _parse_parameters(body: JSON, *, is_count: bool) -> tuple[dict[str, Any], JS
     if not is_count:
         parameters["max_tokens"] = required_field(body, "max_tokens", int)
         in_range(parameters["max_tokens"], 1, 1 << 31, "max_tokens")
-    for name, low, high in (("temperature", 0, 1), ("top_p", 0, 1)):
+    for name in ("temperature", "top_p"):
         if (value := optional_field(body, name, float)) is not None:
-            in_range(value, low, high, name)
+            in_range(value, 0, 1, name)
             # The original value, so that an integer is not rewritten as a float.
             parameters[name] = body[name]
     if (top_k := optional_field(body, "top_k", int)) is not None:
@@ -178,15 +178,30 @@ def _parse_parameters(body: JSON, *, is_count: bool) -> tuple[dict[str, Any], JS
     if tier := optional_field(body, "service_tier", str):
         parameters["service_tier"] = tier
     if (thinking := optional_field(body, "thinking", dict)) is not None:
-        thinking_type = required_field(thinking, "type", str, "thinking.")
-        budget = optional_field(thinking, "budget_tokens", int, "thinking.")
-        parameters["thinking_budget"] = (
-            0 if thinking_type == "disabled" else -1 if budget is None else budget
-        )
+        budget = _parse_thinking_budget(thinking)
+        parameters["thinking_budget"] = budget
         # The internal budget cannot express every form; the original is preserved if it
         # would be written differently.
-        if _dump_thinking(parameters["thinking_budget"]) != thinking:
+        if _dump_thinking(budget) != thinking:
             extra_fields["thinking"] = thinking
+    if config := _parse_output_config(body, parameters):
+        extra_fields["output_config"] = config
+    return parameters, extra_fields
+
+
+def _parse_thinking_budget(thinking: JSON) -> int:
+    """Return the budget in tokens: 0 if thinking is disabled, -1 if the model chooses
+    it."""
+    thinking_type = required_field(thinking, "type", str, "thinking.")
+    budget = optional_field(thinking, "budget_tokens", int, "thinking.")
+    if thinking_type == "disabled":
+        return 0
+    return -1 if budget is None else budget
+
+
+def _parse_output_config(body: JSON, parameters: dict[str, Any]) -> JSON:
+    """Store the output settings that have a counterpart in `parameters`; return the
+    remaining ones."""
     config = dict(optional_field(body, "output_config", dict) or {})
     # `output_format` is the older name of `output_config.format`.
     output_format = config.pop("format", None) or body.get("output_format")
@@ -203,9 +218,7 @@ def _parse_parameters(body: JSON, *, is_count: bool) -> tuple[dict[str, Any], JS
         }
     if effort := config.pop("effort", None):
         parameters["reasoning_effort"] = effort
-    if config:
-        extra_fields["output_config"] = config
-    return parameters, extra_fields
+    return config
 
 
 def _parse_tool_choice(value: Any) -> tuple[str | dict[str, Any] | None, bool | None]:
@@ -214,19 +227,23 @@ def _parse_tool_choice(value: Any) -> tuple[str | dict[str, Any] | None, bool | 
     if value is None:
         return None, None
     choice = expect_type(value, dict, "tool_choice")
-    alone = optional_field(choice, "disable_parallel_tool_use", bool, "tool_choice.")
-    parallel = None if alone is None else not alone
+    disable_parallel = optional_field(
+        choice, "disable_parallel_tool_use", bool, "tool_choice."
+    )
+    parallel = None if disable_parallel is None else not disable_parallel
     match choice.get("type"):
-        case "auto" | "none" as kind:
-            return kind, parallel
+        case "auto" | "none" as choice_type:
+            return choice_type, parallel
         case "any":
             return "required", parallel
         case "tool":
             return {
                 "name": required_field(choice, "name", str, "tool_choice.")
             }, parallel
-        case other:
-            raise invalid_field("tool_choice.type", other, "auto, any, tool or none")
+        case unknown_type:
+            raise invalid_field(
+                "tool_choice.type", unknown_type, "auto, any, tool or none"
+            )
 
 
 _TOOL_KNOWN = frozenset(
@@ -260,6 +277,12 @@ def _parse_texts(value: Any, where: str) -> list[PromptMessageContent]:
     ]
 
 
+# Roles whose message can be built from a text alone.
+_TEXT_MESSAGE_CLASSES: dict[
+    str, type[UserPromptMessage] | type[AssistantPromptMessage]
+] = {"user": UserPromptMessage, "assistant": AssistantPromptMessage}
+
+
 def _parse_turn(
     turn: Any, where: str, call_ids: set[str]
 ) -> Iterator[AnyPromptMessage]:
@@ -267,15 +290,9 @@ def _parse_turn(
     body = expect_type(turn, dict, where)
     role = body.get("role")
     blocks = body.get("content")
-    if (text := _only_text(blocks)) and role in (
-        "user",
-        "assistant",
-    ):  # as most turns are
-        yield (
-            UserPromptMessage(content=text)
-            if role == "user"
-            else AssistantPromptMessage(content=text)
-        )
+    # Most turns are a single plain text.
+    if (text := _only_text(blocks)) and role in ("user", "assistant"):
+        yield _TEXT_MESSAGE_CLASSES[role](content=text)
         return
     if isinstance(blocks, str):
         blocks = [{"type": "text", "text": blocks}] if blocks or role == "user" else []
@@ -342,7 +359,7 @@ def _parse_tool_result(
         raise invalid_field(
             f"{where}.tool_use_id",
             call,
-            "the id of a tool_use block in an assistant's turn before it",
+            "the id of a tool_use block in an earlier assistant turn",
         )
     content = block.get("content")
     known_fields = frozenset(
@@ -425,7 +442,7 @@ def _parse_block(raw_block: Any, where: str, origin: str = "") -> PromptMessageC
             raise invalid_field(
                 f"{where}.type",
                 other,
-                "a block's type, as text, image, document or tool_result",
+                "a block type such as text, image, document or tool_result",
             )
 
 
@@ -474,8 +491,7 @@ def _parse_file(block_type: str, block: JSON, where: str) -> PromptMessageConten
                 extra=passthrough_fields(FORMAT, extra_fields),
             )
         case _:
-            # a file that was uploaded before, a text, a list of blocks: this format
-            # alone knows them
+            # An uploaded file, a text or a list of blocks, which only this format has.
             part = (
                 ImagePromptMessageContent
                 if block_type == "image"
@@ -500,12 +516,7 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
         ),
     }
     if system:
-        # The short notation, unless blocks have cache markers.
-        body["system"] = (
-            system[0]["text"]
-            if len(system) == 1 and system[0].keys() == {"type", "text"}
-            else system
-        )
+        body["system"] = _dump_system(system)
     body["messages"] = turns
     for name in ("temperature", "top_p", "top_k", "service_tier"):
         if name in parameters:
@@ -517,18 +528,7 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
         adaptive=bool(quirks.get("adaptive_thinking")),
         is_own=request.format == FORMAT,
     )
-    if (response_format := parameters.get("response_format")) and response_format.get(
-        "type"
-    ) == "json_schema":
-        schema = {
-            "type": "json_schema",
-            "schema": response_format["json_schema"]["schema"],
-        }
-        # Some compatible servers only know the older field.
-        if quirks.get("structured") == "output_format":
-            body["output_format"] = schema
-        else:
-            body.setdefault("output_config", {})["format"] = schema
+    _dump_response_format(body, parameters, quirks)
     body |= without_empty(
         tools=[_dump_tool(tool) for tool in request.tools],
         tool_choice=_dump_tool_choice(
@@ -538,20 +538,51 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
         metadata={"user_id": request.user} if request.user is not None else None,
         stream=request.stream or None,
     )
-    format_fields = request.extra.get(FORMAT, {})
-    for name, value in format_fields.items():
-        # The effort was written into `output_config` above and must survive the
-        # caller's other options.
-        is_merged = (
-            isinstance(value, dict)
-            and isinstance(body.get(name), dict)
-            and name == "output_config"
-        )
-        body[name] = {**body[name], **value} if is_merged else value
+    if request.extra:
+        _restore_format_fields(body, request.extra.get(FORMAT, {}))
     # Last, so that fields restored from the caller's request are dropped as well.
     for name in quirks.get("drop", ()):
         body.pop(name, None)
     return body
+
+
+def _dump_system(system: list[JSON]) -> str | list[JSON]:
+    # The short notation, unless blocks have cache markers.
+    if len(system) == 1 and system[0].keys() == {"type", "text"}:
+        return system[0]["text"]
+    return system
+
+
+def _dump_response_format(
+    body: JSON, parameters: Mapping[str, Any], quirks: Mapping[str, Any]
+) -> None:
+    response_format = parameters.get("response_format")
+    # Other formats than a schema have no field here.
+    if not response_format or response_format.get("type") != "json_schema":
+        return
+    schema = {
+        "type": "json_schema",
+        "schema": response_format["json_schema"]["schema"],
+    }
+    # Some compatible servers only know the older field.
+    if quirks.get("structured") == "output_format":
+        body["output_format"] = schema
+    else:
+        body.setdefault("output_config", {})["format"] = schema
+
+
+def _restore_format_fields(body: JSON, format_fields: JSON) -> None:
+    """Write the fields that the caller's request had in this format; they take
+    precedence over translated ones."""
+    for name, value in format_fields.items():
+        # The effort was written into `output_config` and must survive the caller's
+        # other options.
+        is_merged = (
+            name == "output_config"
+            and isinstance(value, dict)
+            and isinstance(body.get(name), dict)
+        )
+        body[name] = {**body[name], **value} if is_merged else value
 
 
 def _dump_reasoning(
@@ -559,12 +590,10 @@ def _dump_reasoning(
 ) -> None:
     """Write the reasoning settings. Models without adaptive thinking get a token budget
     derived from the effort."""
-    budget, effort = (
-        parameters.get("thinking_budget"),
-        parameters.get("reasoning_effort"),
-    )
-    # A native request states the effort itself; others may only be given one if the
-    # model adapts or has a budget.
+    budget = parameters.get("thinking_budget")
+    effort = parameters.get("reasoning_effort")
+    # A native request sets the effort itself; for others it is set only if the model
+    # supports adaptive thinking or has a budget.
     if effort and (is_own or (effort != "none" and (adaptive or budget is not None))):
         body["output_config"] = {"effort": effort}
         budget = -1 if budget is None and not is_own else budget
@@ -575,7 +604,7 @@ def _dump_reasoning(
         return
     body["thinking"] = _dump_thinking(budget)
     if budget >= body["max_tokens"]:
-        body["max_tokens"] += budget  # the budget counts within the limit
+        body["max_tokens"] += budget  # the limit includes the thinking budget
 
 
 def _dump_thinking(budget: int) -> JSON:
@@ -594,8 +623,8 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
         # Without a definition in this format, the tool cannot be run here.
         if not format_fields:
             raise InvokeBadRequestError(
-                f"tool {tool.name!r} is run by the provider of another format;"
-                " Anthropic cannot run it",
+                f"Tool {tool.name!r} is hosted by another provider; Anthropic does not"
+                " support it",
                 param="tools",
             )
         return format_fields
@@ -626,7 +655,7 @@ def _dump_tool_choice(
             body = {"type": choice}
         case {"name": name}:
             body = {"type": "tool", "name": name}
-        case _:  # a choice among some: the nearest that this format has
+        case _:
             # A choice among several tools has no equivalent: the closest one is used.
             body = {"type": "any" if choice.get("mode") == "required" else "auto"}
     if body is not None and parallel is not None and body["type"] != "none":
@@ -682,7 +711,7 @@ def _dump_assistant(message: AssistantPromptMessage) -> list[JSON]:
     """Return the blocks of an assistant turn in a request, with only the reasoning that
     Anthropic may have signed."""
     blocks: list[JSON] = []
-    # Separate reasoning has no signature, so it is left out.
+    # Separate reasoning has no signature, so it is omitted.
     for block in (
         message.blocks
         if message.reasoning_content is None
@@ -718,19 +747,20 @@ def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
 
 
 def _dump_part(part: PromptMessageContent) -> JSON | None:
-    format_fields = part.extra.get(FORMAT, {}) if part.extra else {}
+    """Return a part as a block, or None if it has none in this format.
+
+    Raises InvokeBadRequestError for audio and video.
+    """
+    body: JSON
     match part:
+        case TextPromptMessageContent() if part.data or part.citations:
+            body = _dump_text(part)
         case TextPromptMessageContent():
-            if not part.data and not part.citations:
-                return None  # refused by Anthropic, and says nothing
-            body: JSON = {"type": "text", "text": part.data}
-            if part.citations:
-                body["citations"] = [
-                    _dump_citation(citation) for citation in part.citations
-                ]
+            # Anthropic rejects an empty text, and it carries no information.
+            return None
+        case ThinkingPromptMessageContent() if part.redacted:
+            return {"type": "redacted_thinking", "data": part.signature}
         case ThinkingPromptMessageContent():
-            if part.redacted:
-                return {"type": "redacted_thinking", "data": part.signature}
             body = {
                 "type": "thinking",
                 "thinking": part.data,
@@ -741,14 +771,21 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
             return part.data if part.format == FORMAT else None
         case AudioPromptMessageContent() | VideoPromptMessageContent():
             raise InvokeBadRequestError(
-                f"Anthropic takes no {type(part).__name__[:5].lower()}; send text,"
+                f"Anthropic does not accept {type(part).__name__[:5].lower()}; send text,"
                 " images or PDFs"
             )
         case ImagePromptMessageContent() | DocumentPromptMessageContent():
             body = _dump_file(part)
     if part.cache_control:
         body["cache_control"] = part.cache_control
-    return body | format_fields
+    return body | part.extra.get(FORMAT, {}) if part.extra else body
+
+
+def _dump_text(part: TextPromptMessageContent) -> JSON:
+    body: JSON = {"type": "text", "text": part.data}
+    if part.citations:
+        body["citations"] = [_dump_citation(citation) for citation in part.citations]
+    return body
 
 
 def _dump_file(part: MultiModalPromptMessageContent) -> JSON:
@@ -784,7 +821,7 @@ def _dump_citation(citation: Citation) -> JSON:
     return {**cited, "encrypted_index": ""}
 
 
-# ------------------------------------------------------------------------------ answers
+# ---------------------------------------------------------------------------- responses
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
@@ -798,10 +835,8 @@ def parse_usage(body: Any) -> LLMUsage | None:
         and not nested_count(body, "output_tokens")
     ):
         return None
-    read, write = (
-        nested_count(body, "cache_read_input_tokens"),
-        nested_count(body, "cache_creation_input_tokens"),
-    )
+    read = nested_count(body, "cache_read_input_tokens")
+    write = nested_count(body, "cache_creation_input_tokens")
     # The three input counts are disjoint.
     prompt = nested_count(body, "input_tokens") + read + write
     completion = nested_count(body, "output_tokens")
@@ -888,7 +923,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
         raise error_of(body.get("error") or body)
     blocks = body.get("content")
     if not isinstance(blocks, list):
-        raise InvokeServerUnavailableError("the answer holds no content")
+        raise InvokeServerUnavailableError("Upstream response has no 'content'")
     reason, extra_fields = _parse_reason(body)
     try:
         message = assistant_of(
@@ -900,7 +935,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
     except InvokeBadRequestError as error:
         # The readers report a bad request, but here the server is at fault.
         raise InvokeServerUnavailableError(
-            f"the answer cannot be read: {error}"
+            f"Invalid upstream response: {error}"
         ) from error
     return LLMResult(
         id=body.get("id") or "",
@@ -918,7 +953,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
 
 
 def _dump_answer_blocks(message: AssistantPromptMessage) -> list[JSON]:
-    # Unlike in a request, all reasoning is shown, whoever signed it.
+    # Unlike in a request, all reasoning is written, no matter which provider signed it.
     blocks: list[JSON] = []
     for block in message.blocks:
         if isinstance(block, ToolCall):
@@ -937,7 +972,7 @@ def _dump_reason(
 ) -> JSON:
     stop_reason = _STOPS.get(reason or "", reason)
     if stop_reason == "end_turn" and has_calls:
-        stop_reason = "tool_use"  # some providers say `stop` when they call
+        stop_reason = "tool_use"  # some providers report `stop` for tool calls
     return {"stop_reason": stop_reason, "stop_sequence": None, **extra.get(FORMAT, {})}
 
 
@@ -1007,7 +1042,7 @@ class StreamParser:
             case "error":
                 raise error_of(event.get("error") or event)
             case _:
-                pass  # `ping`, and whatever may come
+                pass  # `ping`, and event types that may be added later
         return []
 
     def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
@@ -1015,7 +1050,7 @@ class StreamParser:
         truncated answer is not mistaken for a complete one."""
         if not end_marker_seen and not self._has_finished:
             raise InvokeServerUnavailableError(
-                "the stream broke off: no message_stop came"
+                "Upstream stream ended without message_stop"
             )
         return []
 
@@ -1163,11 +1198,13 @@ class StreamParser:
 
     def _on_end(self, event: JSON) -> list[LLMResultChunk]:
         delta = typed_event(event, "delta")
-        stated = event.get("usage")
-        if isinstance(stated, dict):
+        reported_usage = event.get("usage")
+        if isinstance(reported_usage, dict):
             # Final counts override those of the start; null values mean unchanged.
             self._usage |= {
-                name: value for name, value in stated.items() if value is not None
+                name: value
+                for name, value in reported_usage.items()
+                if value is not None
             }
         reason, extra_fields = _parse_reason(delta)
         event_fields = unknown_fields(
@@ -1201,7 +1238,7 @@ def typed_event(event: JSON, name: str) -> JSON:
     value = event.get(name)
     if not isinstance(value, dict):
         raise InvokeServerUnavailableError(
-            f"an event of the stream has no {name!r} but {short_repr(value)}"
+            f"Upstream stream: {name!r} must be an object, not {short_repr(value)}"
         )
     return value
 
@@ -1226,34 +1263,33 @@ class StreamDumper:
         self._reason: str | None = None
         self._reason_extra: dict[str, Any] = {}
         self._extra: JSON = {}
-        self._active_call: int | None = None  # the call that is written as it comes
-        self._waiting: dict[
-            int, list[ToolCall]
-        ] = {}  # calls that must wait until it is done
+        # Index of the call being written; fragments of other calls wait until it is
+        # closed.
+        self._active_call: int | None = None
+        self._waiting: dict[int, list[ToolCall]] = {}
         self._has_calls = False
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
         """Return the events that a chunk produces."""
         events: list[JSON] = []
         delta = chunk.delta
-        extra_fields = chunk.extra.get(FORMAT, {}) if chunk.extra else {}
         if not self._has_begun:
-            events.append(self._start(dict(extra_fields)))
-        elif extra_fields:
-            self._extra |= extra_fields
+            events.append(self._start(dict(chunk.extra.get(FORMAT, {}))))
+        elif chunk.extra:
+            self._extra |= chunk.extra.get(FORMAT, {})
         self._usage = delta.usage or self._usage
-        # The format has no place for further choices.
+        # The format has one answer per stream, so further choices are dropped.
         if delta.index:
-            return events  # one answer alone has a place here
+            return events
         message = delta.message
         # The common case of plain text needs no list of blocks.
         if (
             isinstance(message.content, str)
+            and message.content
             and not message.tool_calls
             and message.reasoning_content is None
         ):
-            if message.content:
-                events += self._text(("text", None), message.content)
+            events += self._text(("text", None), message.content)
         else:
             for block in message.blocks:
                 events += self._block(block)
@@ -1349,13 +1385,13 @@ class StreamDumper:
         return self._write_call(index, [call])
 
     def _write_call(self, index: int, fragments: list[ToolCall]) -> list[JSON]:
-        first = fragments[0]
+        first_fragment = fragments[0]
         start = {
             "type": "tool_use",
-            "id": first.id,
-            "name": first.function.name,
+            "id": first_fragment.id,
+            "name": first_fragment.function.name,
             "input": {},
-            **first.extra.get(FORMAT, {}),
+            **first_fragment.extra.get(FORMAT, {}),
         }
         # Id and name are sent with the start; only arguments can be streamed.
         events = self._open_block(("call", index), start)
@@ -1441,7 +1477,9 @@ def error_of(error: Mapping[str, Any]) -> InvokeError:
     error_class = error_class_for_status(None, error.get("type"))
     return error_class(
         str(
-            error.get("message") or error.get("type") or "the provider reports an error"
+            error.get("message")
+            or error.get("type")
+            or "The provider returned an error without details"
         )
     )
 

@@ -123,7 +123,7 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
     turns = required_field(body, "messages", list)
     if not turns:
         raise InvokeBadRequestError(
-            "'messages' must hold at least one message", param="messages"
+            "'messages' must contain at least one message", param="messages"
         )
     messages: list[AnyPromptMessage] = []
     if system := optional_field(body, "system", list):
@@ -141,43 +141,10 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
             call_ids,
         )
     config = optional_field(body, "inferenceConfig", dict) or {}
-    parameters: dict[str, Any] = {}
-    for wire_name, parameter_name, expected_type, high in (
-        ("maxTokens", "max_tokens", int, 1 << 31),
-        ("temperature", "temperature", float, 1),
-        ("topP", "top_p", float, 1),
-    ):
-        if (
-            optional_field(config, wire_name, expected_type, "inferenceConfig.")
-            is not None
-        ):
-            in_range(config[wire_name], 0, high, f"inferenceConfig.{wire_name}")
-            # The original value, so that an integer is not rewritten as a float.
-            parameters[parameter_name] = config[wire_name]
-    if structure := (
-        (optional_field(body, "outputConfig", dict) or {}).get("textFormat") or {}
-    ).get("structure"):
-        schema = structure["jsonSchema"]
-        # Bedrock sends the schema as JSON text.
-        inner = {
-            **unknown_fields(schema, frozenset({"schema"})),
-            "schema": as_object(schema["schema"]),
-        }
-        parameters["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": "answer", **inner},
-        }
-    # A copy, since converted fields are removed from it.
-    model_fields = dict(
-        optional_field(body, "additionalModelRequestFields", dict) or {}
-    )
-    if (
-        top_k := optional_field(
-            model_fields, "top_k", int, "additionalModelRequestFields."
-        )
-    ) is not None:
-        parameters["top_k"] = model_fields.pop("top_k")
-        in_range(top_k, 0, 1 << 31, "additionalModelRequestFields.top_k")
+    parameters = _parse_inference_config(config)
+    if (response_format := _parse_output_config(body)) is not None:
+        parameters["response_format"] = response_format
+    model_fields = _parse_model_fields(body, parameters)
     tools = optional_field(body, "toolConfig", dict) or {}
     return LLMRequest(
         format=FORMAT,
@@ -193,6 +160,49 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
             | ({"additionalModelRequestFields": model_fields} if model_fields else {}),
         ),
     )
+
+
+def _parse_inference_config(config: JSON) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    for wire_name, parameter_name, expected_type, high in (
+        ("maxTokens", "max_tokens", int, 1 << 31),
+        ("temperature", "temperature", float, 1),
+        ("topP", "top_p", float, 1),
+    ):
+        value = optional_field(config, wire_name, expected_type, "inferenceConfig.")
+        if value is not None:
+            in_range(config[wire_name], 0, high, f"inferenceConfig.{wire_name}")
+            # The original value, so that an integer is not rewritten as a float.
+            parameters[parameter_name] = config[wire_name]
+    return parameters
+
+
+def _parse_output_config(body: JSON) -> JSON | None:
+    config = optional_field(body, "outputConfig", dict) or {}
+    structure = (config.get("textFormat") or {}).get("structure")
+    if not structure:
+        return None
+    schema = structure["jsonSchema"]
+    # Bedrock sends the schema as JSON text.
+    inner = {
+        **unknown_fields(schema, frozenset({"schema"})),
+        "schema": as_object(schema["schema"]),
+    }
+    return {"type": "json_schema", "json_schema": {"name": "answer", **inner}}
+
+
+def _parse_model_fields(body: JSON, parameters: dict[str, Any]) -> JSON:
+    """Store the fields of the model's vendor that have a counterpart in `parameters`;
+    return the remaining ones."""
+    where = "additionalModelRequestFields."
+    # A copy, since converted fields are removed from it.
+    model_fields = dict(
+        optional_field(body, "additionalModelRequestFields", dict) or {}
+    )
+    if (top_k := optional_field(model_fields, "top_k", int, where)) is not None:
+        parameters["top_k"] = model_fields.pop("top_k")
+        in_range(top_k, 0, 1 << 31, f"{where}top_k")
+    return model_fields
 
 
 def _parse_tools(tools: Iterable[Any]) -> Iterator[PromptMessageTool]:
@@ -244,47 +254,53 @@ def _parse_tool_choice(choice: Any) -> str | dict[str, Any] | None:
             )
 
 
+# Roles whose message can be built from a text alone.
+_TEXT_MESSAGE_CLASSES: dict[
+    str, type[UserPromptMessage] | type[AssistantPromptMessage]
+] = {"user": UserPromptMessage, "assistant": AssistantPromptMessage}
+
+
 def _parse_turn(
     turn: JSON, where: str, call_ids: set[str]
 ) -> Iterator[AnyPromptMessage]:
+    """Yield the messages of one turn: internally, tool results are separate messages."""
     role = turn.get("role")
     blocks = required_field(turn, "content", list, f"{where}.")
-    if (text := _only_text(blocks)) and role in (
-        "user",
-        "assistant",
-    ):  # as most turns are
-        yield (
-            UserPromptMessage(content=text)
-            if role == "user"
-            else AssistantPromptMessage(content=text)
-        )
-        return
-    if role == "assistant":
+    # Most turns are a single plain text.
+    if (text := _only_text(blocks)) and role in ("user", "assistant"):
+        yield _TEXT_MESSAGE_CLASSES[role](content=text)
+    elif role == "assistant":
         parsed = _parse_answer(blocks, f"{where}.content", "")
         # Recorded before the next turn, whose tool results refer to these calls.
         call_ids |= {block.id for block in parsed if isinstance(block, ToolCall)}
         yield assistant_of(parsed)
-        return
-    if role != "user":
+    elif role == "user":
+        yield from _parse_user_turn(blocks, f"{where}.content", call_ids)
+    else:
         raise invalid_field(f"{where}.role", role, "user or assistant")
+
+
+def _parse_user_turn(
+    blocks: list[Any], where: str, call_ids: set[str]
+) -> Iterator[AnyPromptMessage]:
     waiting: list[Any] = []
     for index, block in enumerate(blocks):
-        if "toolResult" not in expect_type(block, dict, f"{where}.content[{index}]"):
+        if "toolResult" not in expect_type(block, dict, f"{where}[{index}]"):
             waiting.append(block)
             continue
         # Parts before a tool result form a message of their own, so that the order is
         # preserved.
         if waiting:
             yield UserPromptMessage(
-                content=simplified_content(_parse_blocks(waiting, f"{where}.content"))
+                content=simplified_content(_parse_blocks(waiting, where))
             )
             waiting = []
         yield _parse_tool_result(
-            block["toolResult"], f"{where}.content[{index}].toolResult", call_ids
+            block["toolResult"], f"{where}[{index}].toolResult", call_ids
         )
     if waiting:
         yield UserPromptMessage(
-            content=simplified_content(_parse_blocks(waiting, f"{where}.content"))
+            content=simplified_content(_parse_blocks(waiting, where))
         )
 
 
@@ -309,7 +325,7 @@ def _parse_tool_result(body: Any, where: str, call_ids: set[str]) -> ToolPromptM
         raise invalid_field(
             f"{where}.toolUseId",
             call,
-            "the id of a toolUse in an assistant's message before it",
+            "the id of a toolUse in an earlier assistant message",
         )
     content = simplified_content(
         _parse_blocks(
@@ -463,6 +479,27 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     body: JSON = {"messages": turns}
     if system:
         body["system"] = system
+    if config := _dump_inference_config(request, quirks):
+        body["inferenceConfig"] = config
+    if tools := _dump_tools(request):
+        body["toolConfig"] = tools
+    response_format = parameters.get("response_format")
+    if response_format and response_format.get("type") == "json_schema":
+        body["outputConfig"] = {
+            "textFormat": _dump_format(response_format["json_schema"])
+        }
+    if model_fields := _dump_model_fields(parameters, model):
+        body["additionalModelRequestFields"] = model_fields
+    for name, value in request.extra.get(FORMAT, {}).items():
+        # Options restored from the caller's request are merged with those set above and
+        # take precedence.
+        is_merged = isinstance(value, dict) and isinstance(body.get(name), dict)
+        body[name] = {**body[name], **value} if is_merged else value
+    return body
+
+
+def _dump_inference_config(request: LLMRequest, quirks: Mapping[str, Any]) -> JSON:
+    parameters = request.model_parameters
     config: JSON = {}
     for parameter_name, wire_name in (
         ("max_tokens", "maxTokens"),
@@ -473,27 +510,9 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
             config[wire_name] = parameters[parameter_name]
     if request.stop:
         config["stopSequences"] = request.stop
-    # Only after all inference parameters are set.
     for name in quirks.get("drop", ()):
         config.pop(name, None)
-    if config:
-        body["inferenceConfig"] = config
-    if tools := _dump_tools(request):
-        body["toolConfig"] = tools
-    if (response_format := parameters.get("response_format")) and response_format.get(
-        "type"
-    ) == "json_schema":
-        body["outputConfig"] = {
-            "textFormat": _dump_format(response_format["json_schema"])
-        }
-    if model_fields := _dump_model_fields(parameters, model):
-        body["additionalModelRequestFields"] = model_fields
-    for name, value in request.extra.get(FORMAT, {}).items():
-        # Options restored from the caller's request are merged with those set above and
-        # win.
-        is_merged = isinstance(value, dict) and isinstance(body.get(name), dict)
-        body[name] = {**body[name], **value} if is_merged else value
-    return body
+    return config
 
 
 def _dump_format(json_schema: JSON) -> JSON:
@@ -515,10 +534,8 @@ def _dump_model_fields(parameters: Mapping[str, Any], model: str) -> JSON:
     model_fields: JSON = {}
     if "top_k" in parameters:
         model_fields["top_k"] = parameters["top_k"]
-    effort, budget = (
-        parameters.get("reasoning_effort"),
-        parameters.get("thinking_budget"),
-    )
+    effort = parameters.get("reasoning_effort")
+    budget = parameters.get("thinking_budget")
     if effort is None and budget is None:
         return model_fields
     # Vendors other than Anthropic take the effort level itself.
@@ -536,7 +553,7 @@ def _dump_model_fields(parameters: Mapping[str, Any], model: str) -> JSON:
 
 
 def _dump_tools(request: LLMRequest) -> JSON:
-    # Converse has no choice `none`, so the tools are left out.
+    # Converse has no choice `none`, so the tools are omitted.
     if not request.tools or request.tool_choice == "none":
         return {}
     tools: list[JSON] = []
@@ -545,8 +562,8 @@ def _dump_tools(request: LLMRequest) -> JSON:
             # Without a definition in this format, the tool cannot be run here.
             if FORMAT not in tool.extra:
                 raise InvokeBadRequestError(
-                    f"tool {tool.name!r} is run by another provider; Bedrock cannot"
-                    " run it"
+                    f"Tool {tool.name!r} is hosted by another provider; Bedrock does"
+                    " not support it"
                 )
             tools.append(tool.extra[FORMAT])
             continue
@@ -599,7 +616,7 @@ def _dump_messages(
 def _history(
     message: AssistantPromptMessage,
 ) -> Iterator[PromptMessageContent | ToolCall]:
-    # Separate reasoning has no signature, so it is left out.
+    # Separate reasoning has no signature, so it is omitted.
     blocks = (
         message.blocks
         if message.reasoning_content is None
@@ -696,35 +713,37 @@ def _dump_file(part: MultiModalPromptMessageContent) -> JSON:
         name for name, part_class in _FILES.items() if isinstance(part, part_class)
     )
     format_fields = part.extra.get(FORMAT, {})
-    # S3 is the only kind of URL that Bedrock reads.
-    if part.url.startswith("s3://"):
-        source: JSON = {"s3Location": {"uri": part.url}}
-    elif part.base64_data:
-        source = {"bytes": part.base64_data}
-    elif "source" in format_fields:
-        source = format_fields["source"]
-    else:
-        raise InvokeBadRequestError(
-            f"Bedrock fetches no {file_type} from {part.url[:60]!r}; send its bytes, or"
-            " an s3:// address"
-        )
+    source = _dump_source(part, file_type, format_fields)
     body: JSON = {"format": part.format or format_of(part.mime_type)}
     if file_type == "document":
-        # Document names may contain only letters, digits, spaces, hyphens and brackets.
-        name = "".join(
-            char if char.isalnum() or char in " -()[]" else "-"
-            for char in part.filename
-        )
-        body["name"] = name or "document"
-    return {
-        file_type: {
-            **body,
-            "source": source,
-            **{
-                name: value for name, value in format_fields.items() if name != "source"
-            },
-        }
-    }
+        body["name"] = _document_name(part.filename)
+    body["source"] = source
+    body |= {name: value for name, value in format_fields.items() if name != "source"}
+    return {file_type: body}
+
+
+def _dump_source(
+    part: MultiModalPromptMessageContent, file_type: str, format_fields: JSON
+) -> Any:
+    # S3 is the only kind of URL that Bedrock reads.
+    if part.url.startswith("s3://"):
+        return {"s3Location": {"uri": part.url}}
+    if part.base64_data:
+        return {"bytes": part.base64_data}
+    if "source" in format_fields:
+        return format_fields["source"]
+    raise InvokeBadRequestError(
+        f"Bedrock cannot download the {file_type} from {part.url[:60]!r}; send it as"
+        " base64 or by an s3:// URL"
+    )
+
+
+def _document_name(filename: str) -> str:
+    # Document names may contain only letters, digits, spaces, hyphens and brackets.
+    characters = [
+        char if char.isalnum() or char in " -()[]" else "-" for char in filename
+    ]
+    return "".join(characters) or "document"
 
 
 def _dump_citation(citation: Citation) -> JSON:
@@ -738,7 +757,7 @@ def _dump_citation(citation: Citation) -> JSON:
     }
 
 
-# ------------------------------------------------------------------------------ answers
+# ---------------------------------------------------------------------------- responses
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
@@ -749,14 +768,10 @@ def parse_usage(body: Any) -> LLMUsage | None:
     """
     if not isinstance(body, dict) or count(body.get("inputTokens")) is None:
         return None
-    read, write = (
-        nested_count(body, "cacheReadInputTokens"),
-        nested_count(body, "cacheWriteInputTokens"),
-    )
-    prompt, completion = (
-        nested_count(body, "inputTokens") + read + write,
-        nested_count(body, "outputTokens"),
-    )
+    read = nested_count(body, "cacheReadInputTokens")
+    write = nested_count(body, "cacheWriteInputTokens")
+    prompt = nested_count(body, "inputTokens") + read + write
+    completion = nested_count(body, "outputTokens")
     return LLMUsage(
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -818,7 +833,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
     del quirks
     message = (body.get("output") or {}).get("message")
     if not isinstance(message, dict):
-        raise InvokeServerUnavailableError("the answer holds no message")
+        raise InvokeServerUnavailableError("Upstream response has no 'message'")
     try:
         answer_message = assistant_of(
             _parse_answer(message.get("content") or (), "content", FORMAT)
@@ -826,7 +841,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
     except InvokeBadRequestError as error:
         # The readers report a bad request, but here the server is at fault.
         raise InvokeServerUnavailableError(
-            f"the answer cannot be read: {error}"
+            f"Invalid upstream response: {error}"
         ) from error
     reason, extra_fields = _parse_reason(body.get("stopReason"))
     return LLMResult(
@@ -932,7 +947,7 @@ class StreamParser:
         truncated answer is not mistaken for a complete one."""
         if not end_marker_seen and not self._has_finished:
             raise InvokeServerUnavailableError(
-                "the stream broke off: no messageStop came"
+                "Upstream stream ended without messageStop"
             )
         return []
 
@@ -1028,9 +1043,9 @@ class StreamDumper:
         """Return the events that a chunk produces."""
         delta = chunk.delta
         self._usage = delta.usage or self._usage
-        # The format has no place for further choices.
+        # The format has one answer per stream, so further choices are dropped.
         if delta.index:
-            return []  # one answer alone has a place here
+            return []
         events: list[JSON] = []
         if not self._has_begun:
             self._has_begun = True

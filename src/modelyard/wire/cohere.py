@@ -92,7 +92,7 @@ PARAMETERS = (
         "include_thoughts",
     }
 )
-# Marks a thinking part that was a `tool_plan`, so that it goes back into that field and
+# Marks a thinking part that was a `tool_plan`, so that it is written to that field and
 # not into `content`.
 _TOOL_PLAN_MARKER = {FORMAT: {"tool_plan": True}}
 
@@ -107,28 +107,9 @@ def parse_request(body: JSON) -> LLMRequest:
     messages = required_field(body, "messages", list)
     if not messages:
         raise InvokeBadRequestError(
-            "'messages' must hold at least one message", param="messages"
+            "'messages' must contain at least one message", param="messages"
         )
-    parameters: dict[str, Any] = {}
-    for wire_name, (parameter, value_type, low, high) in _PARAMETER_RANGES.items():
-        if (value := optional_field(body, wire_name, value_type)) is not None:
-            # A bool has no range. For the others the original value is stored, so that
-            # an int stays an int.
-            if value_type is not bool:
-                in_range(value, low, high, wire_name)
-            parameters[parameter] = body[wire_name]
-    if (response_format := optional_field(body, "response_format", dict)) is not None:
-        parameters["response_format"] = _parse_format(response_format)
-    # -1 means that the model chooses its thinking budget, 0 that it does not think.
-    if (thinking := optional_field(body, "thinking", dict)) is not None:
-        budget = optional_field(thinking, "token_budget", int, "thinking.")
-        parameters["thinking_budget"] = (
-            0
-            if thinking.get("type") == "disabled"
-            else -1
-            if budget is None
-            else budget
-        )
+    parameters = _parse_parameters(body)
     strict = optional_field(body, "strict_tools", bool)
     choice = optional_field(body, "tool_choice", str)
     if choice not in (None, "REQUIRED", "NONE"):
@@ -147,9 +128,7 @@ def parse_request(body: JSON) -> LLMRequest:
             _parse_tool(tool, f"tools[{i}]", strict)
             for i, tool in enumerate(tools_of(body))
         ],
-        tool_choice={"REQUIRED": "required", "NONE": "none"}[choice]
-        if choice
-        else None,
+        tool_choice=choice.lower() if choice else None,
         stop=optional_field(body, "stop_sequences", list) or [],
         stream=optional_field(body, "stream", bool) or False,
         # Explicit nulls mean "not set"; passing them on could overwrite what
@@ -163,6 +142,32 @@ def parse_request(body: JSON) -> LLMRequest:
             },
         ),
     )
+
+
+def _parse_parameters(body: JSON) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    for wire_name, (parameter, value_type, low, high) in _PARAMETER_RANGES.items():
+        value = optional_field(body, wire_name, value_type)
+        if value is None:
+            continue
+        # A bool has no range. For the others the original value is stored, so that an
+        # int stays an int.
+        if value_type is not bool:
+            in_range(value, low, high, wire_name)
+        parameters[parameter] = body[wire_name]
+    if (response_format := optional_field(body, "response_format", dict)) is not None:
+        parameters["response_format"] = _parse_format(response_format)
+    if (thinking := optional_field(body, "thinking", dict)) is not None:
+        parameters["thinking_budget"] = _parse_thinking_budget(thinking)
+    return parameters
+
+
+def _parse_thinking_budget(thinking: JSON) -> int:
+    """Return the budget in tokens: -1 if the model chooses it, 0 if it does not think."""
+    budget = optional_field(thinking, "token_budget", int, "thinking.")
+    if thinking.get("type") == "disabled":
+        return 0
+    return -1 if budget is None else budget
 
 
 def _parse_format(response_format: JSON) -> JSON:
@@ -216,7 +221,7 @@ def _parse_message(
                 raise invalid_field(
                     f"{where}.tool_call_id",
                     call,
-                    "the id of a tool call in an assistant's message before it",
+                    "the id of a tool call in an earlier assistant message",
                 )
             return ToolPromptMessage(
                 content=simplified_content(parts), tool_call_id=call
@@ -241,19 +246,20 @@ def _parse_assistant(
         )
     blocks += [_parse_call(call) for call in body.get("tool_calls") or ()]
     if cited := [_parse_citation(citation) for citation in body.get("citations") or ()]:
-        # Cohere attaches citations to the message, our types to a text part: use the
-        # last text.
-        last = max(
-            (
-                i
-                for i, block in enumerate(blocks)
-                if isinstance(block, TextPromptMessageContent)
-            ),
-            default=None,
-        )
-        if last is not None:
-            blocks[last] = msgspec.structs.replace(blocks[last], citations=cited)
+        _attach_to_last_text(blocks, cited)
     return assistant_of(blocks)
+
+
+def _attach_to_last_text(
+    blocks: list[PromptMessageContent | ToolCall], citations: list[Citation]
+) -> None:
+    """Replace the last text by one with the citations. Cohere attaches them to the
+    message, our types to a text part. Without a text they are dropped."""
+    for index in reversed(range(len(blocks))):
+        block = blocks[index]
+        if isinstance(block, TextPromptMessageContent):
+            blocks[index] = msgspec.structs.replace(block, citations=citations)
+            return
 
 
 def _parse_call(call: JSON) -> ToolCall:
@@ -266,7 +272,7 @@ def _parse_call(call: JSON) -> ToolCall:
 
 def _parse_citation(citation: JSON) -> Citation:
     # A citation may name several sources; our Citation has room for one. The original
-    # is kept in `extra`.
+    # is stored in `extra`.
     source = next(iter(citation.get("sources") or ()), {})
     document = source.get("document") or {}
     return Citation(
@@ -312,7 +318,7 @@ def _parse_part(part: JSON, where: str) -> PromptMessageContent:
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """Build Cohere's request body. The quirk `drop` lists fields to leave out.
+    """Build Cohere's request body. The quirk `drop` lists fields to omit.
 
     Raises InvokeBadRequestError for content or tools that Cohere does not accept.
     """
@@ -326,49 +332,12 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
         for wire_name, (parameter, *_) in _PARAMETER_RANGES.items()
         if parameter in parameters
     }
-    match parameters.get("response_format"):
-        case {"type": "json_schema", "json_schema": form}:
-            body["response_format"] = {
-                "type": "json_object",
-                "json_schema": form["schema"],
-            }
-        case {"type": kind}:
-            body["response_format"] = {"type": kind}
-        case _:
-            pass
-    # An explicit token budget takes precedence over an effort level.
-    effort, budget = (
-        parameters.get("reasoning_effort"),
-        parameters.get("thinking_budget"),
-    )
-    if budget is None and effort is not None:
-        # At most 31,000 tokens are requested; an unknown effort lets the model choose.
-        budget = budget_of(effort, unknown=-1, max_budget=31_000)
-    if budget is not None:
-        kind = "disabled" if budget == 0 else "enabled"
-        body["thinking"] = {
-            "type": kind,
-            **({"token_budget": budget} if budget > 0 else {}),
-        }
-    if request.tools:
-        body["tools"] = [_dump_tool(tool) for tool in request.tools]
-        # Cohere has one strictness flag for all tools; ours is per tool. It is set only
-        # if all agree.
-        if all(tool.strict for tool in request.tools):
-            body["strict_tools"] = True
-    if request.tool_choice == "none":
-        body["tool_choice"] = "NONE"
-    elif request.tool_choice is not None and request.tool_choice != "auto":
-        body["tool_choice"] = "REQUIRED"
-        if isinstance(
-            request.tool_choice, dict
-        ):  # a choice among tools is made by showing no others
-            # Cohere cannot be told to choose among some tools, so only the allowed
-            # tools are sent.
-            names = request.tool_choice.get("allowed") or [request.tool_choice["name"]]
-            body["tools"] = [
-                _dump_tool(tool) for tool in request.tools if tool.name in names
-            ]
+    if response_format := _dump_format(parameters.get("response_format")):
+        body["response_format"] = response_format
+    if thinking := _dump_thinking(parameters):
+        body["thinking"] = thinking
+    body |= _dump_tools(request.tools)
+    body |= _dump_tool_choice(request)
     if request.stop:
         body["stop_sequences"] = request.stop
     body["stream"] = request.stream
@@ -380,12 +349,64 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     return body
 
 
+def _dump_format(response_format: Any) -> JSON | None:
+    match response_format:
+        case {"type": "json_schema", "json_schema": named_schema}:
+            return {"type": "json_object", "json_schema": named_schema["schema"]}
+        case {"type": format_type}:
+            return {"type": format_type}
+        case _:
+            return None
+
+
+def _dump_thinking(parameters: Mapping[str, Any]) -> JSON | None:
+    """Return the `thinking` field, or None if the request does not control thinking."""
+    effort = parameters.get("reasoning_effort")
+    budget = parameters.get("thinking_budget")
+    # An explicit token budget takes precedence over an effort level.
+    if budget is None and effort is not None:
+        # At most 31,000 tokens are requested; an unknown effort lets the model choose.
+        budget = budget_of(effort, unknown=-1, max_budget=31_000)
+    if budget is None:
+        return None
+    if budget > 0:
+        return {"type": "enabled", "token_budget": budget}
+    return {"type": "disabled" if budget == 0 else "enabled"}
+
+
+def _dump_tools(tools: list[PromptMessageTool]) -> JSON:
+    if not tools:
+        return {}
+    body: JSON = {"tools": [_dump_tool(tool) for tool in tools]}
+    # Cohere has one strictness flag for all tools; ours is per tool. It is set only if
+    # all agree.
+    if all(tool.strict for tool in tools):
+        body["strict_tools"] = True
+    return body
+
+
+def _dump_tool_choice(request: LLMRequest) -> JSON:
+    """Return `tool_choice`, and with a choice among some tools also `tools`."""
+    choice = request.tool_choice
+    if choice is None or choice == "auto":
+        return {}
+    if choice == "none":
+        return {"tool_choice": "NONE"}
+    if isinstance(choice, str):
+        return {"tool_choice": "REQUIRED"}
+    # Cohere cannot restrict the choice to some tools, so only the allowed tools are
+    # sent.
+    names = choice.get("allowed") or [choice["name"]]
+    tools = [_dump_tool(tool) for tool in request.tools if tool.name in names]
+    return {"tool_choice": "REQUIRED", "tools": tools}
+
+
 def _dump_tool(tool: PromptMessageTool) -> JSON:
     # Provider-hosted tools (such as another vendor's web search) have no Cohere
     # counterpart.
     if tool.type not in ("function", "custom"):
         raise InvokeBadRequestError(
-            f"tool {tool.name!r} is run by another provider; Cohere cannot run it",
+            f"Tool {tool.name!r} is hosted by another provider; Cohere does not support it",
             param="tools",
         )
     function: JSON = {"name": tool.name, **without_empty(description=tool.description)}
@@ -439,19 +460,14 @@ def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
                     type(part).__name__.removesuffix("PromptMessageContent").lower()
                 )
                 raise InvokeBadRequestError(
-                    f"Cohere takes no {content_type}; send text or images"
+                    f"Cohere does not accept a {content_type} part; send text or images"
                 )
     return result
 
 
 def _dump_assistant(message: AssistantPromptMessage) -> JSON:
     body: JSON = {}
-    parts = list(message.parts)
-    if message.reasoning_content:
-        parts.insert(0, ThinkingPromptMessageContent(data=message.reasoning_content))
-    if message.refusal:
-        # Cohere has no refusal field, so the refusal is sent as text.
-        parts.append(TextPromptMessageContent(data=message.refusal))
+    parts = _answer_parts(message)
     # Cohere does not accept images in assistant messages.
     sendable_parts = [
         part for part in parts if not isinstance(part, ImagePromptMessageContent)
@@ -467,15 +483,30 @@ def _dump_assistant(message: AssistantPromptMessage) -> JSON:
         body["tool_plan"] = "".join(plans)
     if message.tool_calls:
         body["tool_calls"] = [_dump_call(call) for call in message.tool_calls]
-    cited = [
-        citation
+    if citations := _dump_citations(parts):
+        body["citations"] = citations
+    return body
+
+
+def _answer_parts(message: AssistantPromptMessage) -> list[PromptMessageContent]:
+    """Return the parts of an assistant message, with its separate reasoning as the
+    first part and its refusal as the last."""
+    parts = list(message.parts)
+    if message.reasoning_content:
+        parts.insert(0, ThinkingPromptMessageContent(data=message.reasoning_content))
+    if message.refusal:
+        # Cohere has no refusal field, so the refusal is sent as text.
+        parts.append(TextPromptMessageContent(data=message.refusal))
+    return parts
+
+
+def _dump_citations(parts: Iterable[PromptMessageContent]) -> list[JSON]:
+    return [
+        _dump_citation(citation)
         for part in parts
         if isinstance(part, TextPromptMessageContent)
         for citation in part.citations
     ]
-    if cited:
-        body["citations"] = [_dump_citation(citation) for citation in cited]
-    return body
 
 
 def _dump_call(call: ToolCall) -> JSON:
@@ -484,7 +515,7 @@ def _dump_call(call: ToolCall) -> JSON:
 
 
 def _dump_citation(citation: Citation) -> JSON:
-    # A citation that came from Cohere goes back exactly as it was.
+    # A citation that came from Cohere is written unchanged.
     if wire_citation := citation.extra.get(FORMAT):
         return wire_citation
     document = {
@@ -505,14 +536,14 @@ def _dump_citation(citation: Citation) -> JSON:
     }
 
 
-# ------------------------------------------------------------------------------ answers
+# ---------------------------------------------------------------------------- responses
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
     """Parse a `usage` object, or return None if there is none.
 
     Uses `tokens` (everything processed); `billed_units` excludes what Cohere adds
-    itself and is the fallback. The original object is kept in `extra`.
+    itself and is the fallback. The original object is stored in `extra`.
     """
     if not isinstance(body, dict):
         return None
@@ -564,13 +595,15 @@ _KNOWN_RESULT_FIELDS = frozenset({"id", "message", "finish_reason", "usage"})
 def _parse_reason(wire_reason: str | None) -> tuple[str | None, JSON]:
     # These reasons report a failure of the model, which must be retried or failed over.
     if wire_reason in ("ERROR", "TIMEOUT"):
-        raise InvokeServerUnavailableError(f"the model ended with {wire_reason}")
+        raise InvokeServerUnavailableError(
+            f"Upstream response ended with finish_reason {wire_reason}"
+        )
     reason = _FINISH_REASONS.get(wire_reason or "", wire_reason)
-    # The original reason is kept only if the reverse mapping would lose it, for example
-    # STOP_SEQUENCE.
-    return reason, {
-        "finish_reason": wire_reason
-    } if wire_reason and _WIRE_FINISH_REASONS.get(reason or "") != wire_reason else {}
+    # The original reason is stored only if the reverse mapping would lose it, for
+    # example STOP_SEQUENCE.
+    if wire_reason and _WIRE_FINISH_REASONS.get(reason or "") != wire_reason:
+        return reason, {"finish_reason": wire_reason}
+    return reason, {}
 
 
 @reads_answer
@@ -580,8 +613,10 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
     del quirks
     message = body.get("message")
     if not isinstance(message, dict):
+        # An error body has its text in this field.
+        detail = f": {message}" if isinstance(message, str) else ""
         raise InvokeServerUnavailableError(
-            f"the answer holds no message{': ' + message if isinstance(message, str) else ''}"
+            f"Upstream response has no 'message' object{detail}"
         )
     reason, extra_fields = _parse_reason(body.get("finish_reason"))
     # The content parsers blame the client by default; in a response the fault is the
@@ -592,7 +627,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
         )
     except InvokeBadRequestError as error:
         raise InvokeServerUnavailableError(
-            f"the answer cannot be read: {error}"
+            f"Invalid upstream response: {error}"
         ) from error
     return LLMResult(
         id=body.get("id") or "",
@@ -649,7 +684,7 @@ class StreamParser:
             case "content-start" | "content-delta":
                 return self._on_content(message.get("content") or {}, index)
             case "tool-plan-delta":
-                # Index -1 keeps the plan apart from the content blocks, which are
+                # Index -1 separates the plan from the content blocks, which are
                 # numbered from 0.
                 plan = ThinkingPromptMessageContent(
                     data=message.get("tool_plan") or "",
@@ -714,14 +749,14 @@ class StreamParser:
         """
         if not end_marker_seen and not self._has_finished:
             raise InvokeServerUnavailableError(
-                "the stream broke off: no message-end came"
+                "Upstream stream ended without message-end"
             )
         return []
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
-    it breaks off."""
+    it is cut off."""
     return parse_events(StreamParser(), events)
 
 
@@ -748,7 +783,7 @@ class StreamDumper:
         self._usage = delta.usage or self._usage
         # The format has one answer per stream, so further choices are dropped.
         if delta.index:
-            return []  # one answer alone has a place here
+            return []
         events: list[JSON] = []
         if not self._has_started:
             self._has_started = True
@@ -820,10 +855,8 @@ class StreamDumper:
         # A new content block starts whenever the type or the source block changes.
         if self._open_block != (block_type, index):
             events += self._close_block()
-            self._open_block, self._block_index = (
-                (block_type, index),
-                self._block_index + 1,
-            )
+            self._open_block = (block_type, index)
+            self._block_index += 1
             start = {"message": {"content": {"type": block_type, block_type: ""}}}
             events.append(
                 {"type": "content-start", "index": self._block_index, "delta": start}

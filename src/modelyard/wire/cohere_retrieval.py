@@ -58,7 +58,7 @@ def parse_embed_request(body: JSON) -> TextEmbeddingRequest:
     texts = required_field(body, "texts", list)
     if not texts:
         raise InvokeBadRequestError(
-            "'texts' must hold at least one text", param="texts"
+            "'texts' must contain at least one text", param="texts"
         )
     input_type = optional_field(body, "input_type", str)
     input_types = {
@@ -93,7 +93,7 @@ def parse_embed_request(body: JSON) -> TextEmbeddingRequest:
 def dump_embed_request(
     request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]
 ) -> JSON:
-    """Build Cohere's embed request. The quirk `drop` lists fields to leave out."""
+    """Build Cohere's embed request. The quirk `drop` lists fields to omit."""
     body: JSON = {
         "model": model,
         "texts": request.texts,
@@ -120,7 +120,7 @@ def parse_embed_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddin
     # list.
     vectors = vectors.get("float") if isinstance(vectors, dict) else vectors
     if not isinstance(vectors, list):
-        raise InvokeServerUnavailableError("the answer holds no embeddings")
+        raise InvokeServerUnavailableError("Upstream response has no 'embeddings'")
     tokens = nested_count(body, "meta", "billed_units", "input_tokens")
     usage = EmbeddingUsage(
         tokens=tokens, total_tokens=tokens, estimated="meta" not in body
@@ -156,9 +156,7 @@ def parse_rerank_request(body: JSON) -> RerankRequest:
     )
     if not query.strip() or not documents:
         name = "documents" if query.strip() else "query"
-        raise InvokeBadRequestError(
-            f"{name!r} is empty; there is nothing to rank", param=name
-        )
+        raise InvokeBadRequestError(f"{name!r} must not be empty", param=name)
     top_n = optional_field(body, "top_n", int)
     in_range(top_n, 1, 1 << 31, "top_n")
     # A document is a string, or an object with a `text` field.
@@ -188,7 +186,7 @@ def parse_rerank_request(body: JSON) -> RerankRequest:
 def dump_rerank_request(
     request: RerankRequest, model: str, quirks: Mapping[str, Any]
 ) -> JSON:
-    """Build Cohere's rerank request. The quirk `drop` lists fields to leave out."""
+    """Build Cohere's rerank request. The quirk `drop` lists fields to omit."""
     body: JSON = {"model": model, "query": request.query, "documents": request.docs}
     if request.top_n is not None:
         body["top_n"] = request.top_n
@@ -203,7 +201,7 @@ def parse_rerank_result(body: Any, request: RerankRequest) -> RerankResult:
     InvokeServerUnavailableError if it has no results."""
     results = body.get("results")
     if not isinstance(results, list):
-        raise InvokeServerUnavailableError("the answer holds no results")
+        raise InvokeServerUnavailableError("Upstream response has no 'results'")
     docs = to_ranked_documents(
         ((result.get("index"), result.get("relevance_score")) for result in results),
         request,

@@ -131,32 +131,10 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
     turns: list[Any] = expect_type(messages, list, "input.messages")
     if not turns:
         raise InvokeBadRequestError(
-            "'input.messages' must hold at least one message", param="input.messages"
+            "'input.messages' must contain at least one message", param="input.messages"
         )
     config = optional_field(body, "parameters", dict) or {}
-    parameters: dict[str, Any] = {}
-    for name, (value_type, low, high) in _PARAMETER_RANGES.items():
-        if optional_field(config, name, value_type, "parameters.") is not None:
-            # The original value is stored, so that an int for a float parameter stays
-            # an int.
-            in_range(config[name], low, high, f"parameters.{name}")
-            parameters[name] = config[name]
-    for name, value_type in (
-        ("response_format", dict),
-        ("logprobs", bool),
-        ("parallel_tool_calls", bool),
-    ):
-        if (
-            value := optional_field(config, name, value_type, "parameters.")
-        ) is not None:
-            parameters[name] = value
-    if (
-        thinks := optional_field(config, "enable_thinking", bool, "parameters.")
-    ) is not None:
-        # -1 means that the model chooses its thinking budget, 0 that it does not think.
-        parameters["thinking_budget"] = (
-            config.get("thinking_budget", -1) if thinks else 0
-        )
+    parameters = _parse_parameters(config)
     stop = config.get("stop") or []
     choice = config.get("tool_choice")
     tools = tools_of(config, where="parameters.")
@@ -178,6 +156,31 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
         stream=stream,
         extra=passthrough_fields(FORMAT, unknown_fields(config, _KNOWN_PARAMETERS)),
     )
+
+
+def _parse_parameters(config: JSON) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    for name, (value_type, low, high) in _PARAMETER_RANGES.items():
+        if optional_field(config, name, value_type, "parameters.") is not None:
+            # The original value is stored, so that an int for a float parameter stays
+            # an int.
+            in_range(config[name], low, high, f"parameters.{name}")
+            parameters[name] = config[name]
+    for name, value_type in (
+        ("response_format", dict),
+        ("logprobs", bool),
+        ("parallel_tool_calls", bool),
+    ):
+        value = optional_field(config, name, value_type, "parameters.")
+        if value is not None:
+            parameters[name] = value
+    enable_thinking = optional_field(config, "enable_thinking", bool, "parameters.")
+    if enable_thinking is not None:
+        # -1 means that the model chooses its thinking budget, 0 that it does not think.
+        parameters["thinking_budget"] = (
+            config.get("thinking_budget", -1) if enable_thinking else 0
+        )
+    return parameters
 
 
 def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
@@ -281,66 +284,75 @@ def _parse_call(call: JSON, position: int, *, is_fragment: bool = False) -> Tool
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """Build DashScope's request body. The quirk `drop` lists parameters to leave out.
+    """Build DashScope's request body. The quirk `drop` lists parameters to omit.
 
     Raises InvokeBadRequestError for content or tools that DashScope does not accept.
     """
-    parameters = request.model_parameters
-    is_multimodal = has_files(request)
-    # The default result format is plain text, which cannot carry tool calls.
-    config: JSON = {"result_format": "message"}
-    config |= {
-        name: parameters[name] for name in _PARAMETER_RANGES if name in parameters
-    }
-    config |= {
-        name: parameters[name]
-        for name in ("response_format", "logprobs", "parallel_tool_calls")
-        if name in parameters
-    }
-    effort, budget = (
-        parameters.get("reasoning_effort"),
-        parameters.get("thinking_budget"),
-    )
-    if budget is None and effort is not None:
-        # DashScope accepts a token budget only, so an effort level becomes one. -1
-        # leaves it to the model.
-        budget = budget_of(effort, unknown=-1)
-    if budget is not None:
-        config |= {
-            "enable_thinking": budget != 0,
-            **({"thinking_budget": budget} if budget > 0 else {}),
-        }
-    if request.stop:
-        config["stop"] = request.stop
-    if request.tools:
-        config["tools"] = [_dump_tool(tool) for tool in request.tools]
-    match request.tool_choice:
-        case None:
-            pass
-        case {"name": name}:
-            config["tool_choice"] = {"type": "function", "function": {"name": name}}
-        case choice:
-            # DashScope cannot force a call of any tool; "auto" is the closest mode.
-            config["tool_choice"] = choice if choice in ("auto", "none") else "auto"
-    if request.stream:
-        # Without this flag every event repeats the whole text so far.
-        config["incremental_output"] = True
-    config |= request.extra.get(FORMAT, {})
+    config = _dump_parameters(request)
     for name in quirks.get("drop", ()):
         config.pop(name, None)
     # The multimodal endpoint requires a list of parts in every message, the text
     # endpoint a string.
+    is_multimodal = has_files(request)
     messages = [
         _dump_message(message, in_parts=is_multimodal) for message in request.messages
     ]
     return {"model": model, "input": {"messages": messages}, "parameters": config}
 
 
+def _dump_parameters(request: LLMRequest) -> JSON:
+    """Return `parameters`, which has everything except the model and the messages."""
+    parameters = request.model_parameters
+    # The default result format is plain text, which cannot carry tool calls.
+    config: JSON = {"result_format": "message"}
+    for name in (
+        *_PARAMETER_RANGES,
+        "response_format",
+        "logprobs",
+        "parallel_tool_calls",
+    ):
+        if name in parameters:
+            config[name] = parameters[name]
+    config |= _dump_thinking(parameters)
+    if request.stop:
+        config["stop"] = request.stop
+    if request.tools:
+        config["tools"] = [_dump_tool(tool) for tool in request.tools]
+    if request.tool_choice is not None:
+        config["tool_choice"] = _dump_tool_choice(request.tool_choice)
+    if request.stream:
+        # Without this flag every event repeats the whole text so far.
+        config["incremental_output"] = True
+    return config | request.extra.get(FORMAT, {})
+
+
+def _dump_thinking(parameters: Mapping[str, Any]) -> JSON:
+    effort = parameters.get("reasoning_effort")
+    budget = parameters.get("thinking_budget")
+    if budget is None and effort is not None:
+        # DashScope accepts a token budget only, so an effort level becomes one. -1
+        # leaves it to the model.
+        budget = budget_of(effort, unknown=-1)
+    if budget is None:
+        return {}
+    if budget > 0:
+        return {"enable_thinking": True, "thinking_budget": budget}
+    return {"enable_thinking": budget != 0}
+
+
+def _dump_tool_choice(choice: str | dict[str, Any]) -> Any:
+    if isinstance(choice, dict) and "name" in choice:
+        return {"type": "function", "function": {"name": choice["name"]}}
+    # DashScope cannot force a call of any tool; "auto" is the closest mode.
+    return choice if choice in ("auto", "none") else "auto"
+
+
 def _dump_tool(tool: PromptMessageTool) -> JSON:
     # Provider-hosted tools of another vendor have no DashScope counterpart.
     if tool.type not in ("function", "custom"):
         raise InvokeBadRequestError(
-            f"tool {tool.name!r} is run by another provider; DashScope cannot run it",
+            f"Tool {tool.name!r} is hosted by another provider; DashScope does not"
+            " support it",
             param="tools",
         )
     function: JSON = {"name": tool.name, "description": tool.description}
@@ -390,7 +402,7 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
     match part:
         case TextPromptMessageContent():
             return {"text": part.data}
-        # DashScope takes no thinking back as a content part; it is in
+        # DashScope does not accept thinking as a content part; it is in
         # `reasoning_content`.
         case ThinkingPromptMessageContent():
             return None
@@ -409,17 +421,17 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
             )
             if file_type is None:
                 raise InvokeBadRequestError(
-                    "DashScope takes no documents; send text, images, audio or video"
+                    "DashScope does not accept documents; send text, images, audio or video"
                 )
             return {file_type: part.data}
 
 
-# ------------------------------------------------------------------------------ answers
+# ---------------------------------------------------------------------------- responses
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
     """Parse a `usage` object, or return None if it has no token counts. The original is
-    kept in `extra`."""
+    stored in `extra`."""
     if not isinstance(body, dict) or count(body.get("input_tokens")) is None:
         return None
     return LLMUsage.of(
@@ -456,7 +468,7 @@ def _choices(body: JSON) -> list[JSON]:
         raise error_of(body)
     output = body.get("output")
     if not isinstance(output, dict):
-        raise InvokeServerUnavailableError("the answer holds no output")
+        raise InvokeServerUnavailableError("Upstream response has no 'output'")
     if isinstance(output.get("text"), str):  # result_format `text`
         return [
             {
@@ -480,7 +492,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
     del quirks
     choices = _choices(body)
     if not choices:
-        raise InvokeServerUnavailableError("the answer holds no choices")
+        raise InvokeServerUnavailableError("Upstream response has no 'choices'")
     llm_choices: list[LLMChoice] = []
     for position, choice in enumerate(choices):
         message = choice.get("message") or {}
@@ -595,14 +607,14 @@ class StreamParser:
         """
         if not end_marker_seen and not self._has_finished:
             raise InvokeServerUnavailableError(
-                "the stream broke off: no finish reason came"
+                "Upstream stream ended without a finish reason"
             )
         return []
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
-    it breaks off."""
+    it is cut off."""
     return parse_events(StreamParser(), events)
 
 

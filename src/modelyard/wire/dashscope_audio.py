@@ -26,7 +26,7 @@ def dump_transcription(
     which DashScope does not offer."""
     del quirks
     if request.task == "translate":
-        raise InvokeBadRequestError("DashScope transcribes and does not translate")
+        raise InvokeBadRequestError("DashScope does not support audio translation")
     # The recording is sent inline in a data URL, which needs a media type.
     address = f"data:{request.mime_type or 'audio/wav'};base64,{base64.b64encode(request.audio).decode()}"  # noqa: E501
     options: dict[str, Any] = {"enable_itn": True}
@@ -52,7 +52,7 @@ def parse_transcription(body: Any) -> Speech2TextResult:
     message = choices[0].get("message") or {}
     parts = message.get("content")
     if not isinstance(parts, list):
-        raise InvokeServerUnavailableError("the answer holds no text")
+        raise InvokeServerUnavailableError("Upstream response has no 'text'")
     # The detected language is in an annotation of the message.
     notes = [
         annotation
@@ -86,7 +86,7 @@ def dump_speech(
     )
     if request.format not in ("wav", "pcm"):
         raise InvokeBadRequestError(
-            f"DashScope speaks wav and pcm, not {request.format!r}",
+            f"Unsupported audio format {request.format!r}; DashScope supports wav and pcm",
             param="response_format",
         )
     speech_input = {

@@ -36,7 +36,7 @@ def parse_result(body: Any, request: RerankRequest) -> RerankResult:
     InvokeServerUnavailableError if it has no results."""
     results = (body.get("output") or {}).get("results")
     if not isinstance(results, list):
-        raise InvokeServerUnavailableError("the answer holds no results")
+        raise InvokeServerUnavailableError("Upstream response has no 'results'")
     docs = to_ranked_documents(
         ((result.get("index"), result.get("relevance_score")) for result in results),
         request,

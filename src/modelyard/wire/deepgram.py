@@ -40,7 +40,7 @@ def dump_transcription(
     """
     del quirks
     if request.task == "translate":
-        raise InvokeBadRequestError("Deepgram transcribes and does not translate")
+        raise InvokeBadRequestError("Deepgram does not support audio translation")
     query = {"model": model, "smart_format": "true", "punctuate": "true"}
     # Utterances are Deepgram's segments; it computes them only on request.
     if request.segments:
@@ -65,7 +65,7 @@ def parse_transcription(body: Any) -> Speech2TextResult:
     results = body.get("results") if isinstance(body, dict) else None
     channels = (results or {}).get("channels") or ()
     if not channels or not channels[0].get("alternatives"):
-        raise InvokeServerUnavailableError("the answer holds no transcript")
+        raise InvokeServerUnavailableError("Upstream response has no transcript")
     # Only the first channel is read; alternatives are ordered by confidence.
     alternative = channels[0]["alternatives"][0]
     transcript_words = [

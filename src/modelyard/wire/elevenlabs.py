@@ -33,7 +33,7 @@ def dump_transcription(
     which ElevenLabs does not offer."""
     del quirks
     if request.task == "translate":
-        raise InvokeBadRequestError("ElevenLabs transcribes and does not translate")
+        raise InvokeBadRequestError("ElevenLabs does not support audio translation")
     fields = {"model_id": model}
     if request.language:
         fields["language_code"] = request.language
@@ -53,7 +53,7 @@ def parse_transcription(body: Any) -> Speech2TextResult:
     text."""
     text = body.get("text") if isinstance(body, dict) else None
     if not isinstance(text, str):
-        raise InvokeServerUnavailableError("the answer holds no text")
+        raise InvokeServerUnavailableError("Upstream response has no 'text'")
     # The list also has spacing and audio events; only words have a meaning in our type.
     transcript_words = [
         TranscriptWord(start=token["start"], end=token["end"], word=token["text"])
@@ -85,7 +85,8 @@ def dump_speech(
     """
     if request.format not in _FORMATS:
         raise InvokeBadRequestError(
-            f"ElevenLabs speaks {', '.join(_FORMATS)}, not {request.format!r}",
+            f"Unsupported audio format {request.format!r}; ElevenLabs supports"
+            f" {', '.join(_FORMATS)}",
             param="response_format",
         )
     # ElevenLabs identifies voices by id, not by name.

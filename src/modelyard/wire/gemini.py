@@ -9,6 +9,7 @@ block.
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -144,7 +145,7 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
     contents = required_field(body, "contents", list)
     if not contents:
         raise InvokeBadRequestError(
-            "'contents' must hold at least one content", param="contents"
+            "'contents' must contain at least one content", param="contents"
         )
     messages: list[AnyPromptMessage] = []
     if (system := optional_field(body, "systemInstruction", dict)) is not None:
@@ -186,11 +187,12 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
 
 
 def _parse_config(config: JSON) -> tuple[dict[str, Any], JSON]:
+    """Return the parameters by their common names, and the fields that only this format
+    has."""
     parameters: dict[str, Any] = {}
     for name, (parameter, value_type, low, high) in _PARAMETER_RANGES.items():
-        if (
-            value := optional_field(config, name, value_type, "generationConfig.")
-        ) is None:
+        value = optional_field(config, name, value_type, "generationConfig.")
+        if value is None:
             continue
         # Booleans and lists have no range.
         if value_type in (int, float):
@@ -210,6 +212,11 @@ def _parse_config(config: JSON) -> tuple[dict[str, Any], JSON]:
         ]
     extra_config = unknown_fields(config, _KNOWN_GENERATION_FIELDS)
     _parse_response_format(config, parameters, extra_config)
+    _parse_thinking_config(config, parameters)
+    return parameters, extra_config
+
+
+def _parse_thinking_config(config: JSON, parameters: dict[str, Any]) -> None:
     thinking = _camel_case_keys(
         optional_field(config, "thinkingConfig", dict, "generationConfig.") or {}
     )
@@ -222,7 +229,6 @@ def _parse_config(config: JSON) -> tuple[dict[str, Any], JSON]:
     # thinkingLevel of the newer models is the same concept as an effort level.
     if level := thinking.get("thinkingLevel"):
         parameters["reasoning_effort"] = str(level).lower()
-    return parameters, extra_config
 
 
 def _parse_response_format(
@@ -244,7 +250,7 @@ def _parse_response_format(
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": plain_schema},
         }
-        # The original schema goes back to Google as it was. None removes the converted
+        # The original schema is sent to Google unchanged. None removes the converted
         # one in `dump_request`.
         extra_config |= {"responseSchema": schema, "responseJsonSchema": None}
     elif mime == "application/json":
@@ -299,7 +305,7 @@ def _parse_tool_config(config: JSON, extra: JSON) -> str | dict[str, Any] | None
                 return {"name": names[0]}
             return {"mode": "required", "allowed": names} if names else "required"
         case "VALIDATED":
-            # VALIDATED exists only at Google. The original goes along; other providers
+            # VALIDATED exists only at Google. The original is stored; other providers
             # see "auto".
             extra["toolConfig"] = config
             return "auto"
@@ -348,27 +354,26 @@ def _parse_declaration(body: JSON, where: str) -> PromptMessageTool:
     )
 
 
+# Roles whose message can be built from a text alone.
+_TEXT_MESSAGE_CLASSES: dict[
+    str, type[UserPromptMessage] | type[AssistantPromptMessage]
+] = {"user": UserPromptMessage, "model": AssistantPromptMessage}
+
+
 def _parse_content(
     content: JSON, content_index: int, waiting: list[tuple[str, str]]
 ) -> Iterator[AnyPromptMessage]:
     """Yield the messages of one content.
 
-    `waiting` has the calls (name, id) that no response has answered yet; it is updated
-    in place.
+    `waiting` has the calls (name, id) without a response so far; it is updated in
+    place.
     """
     role = content.get("role") or "user"
-    if (text := _only_text(content)) and role in (
-        "user",
-        "model",
-    ):  # as most contents are
-        yield (
-            UserPromptMessage(content=text)
-            if role == "user"
-            else AssistantPromptMessage(content=text)
-        )
-        return
     where = f"contents[{content_index}]"
-    if role == "model":
+    # Most contents are a single plain text.
+    if (text := _only_text(content)) and role in ("user", "model"):
+        yield _TEXT_MESSAGE_CLASSES[role](content=text)
+    elif role == "model":
         # The content's index makes generated call ids unique within the request.
         blocks = _with_ids(_parse_parts(content, where), f"{content_index}")
         waiting += [
@@ -377,32 +382,38 @@ def _parse_content(
             if isinstance(block, ToolCall)
         ]
         yield assistant_of(blocks)
-        return
-    if role not in ("user", "function", "tool"):
+    elif role in ("user", "function", "tool"):
+        yield from _parse_user_content(content, where, waiting)
+    else:
         raise invalid_field(f"{where}.role", role, "user or model")
-    # One user content may mix tool responses and other parts. Each response becomes its
-    # own message, in the same order.
+
+
+def _parse_user_content(
+    content: JSON, where: str, waiting: list[tuple[str, str]]
+) -> Iterator[AnyPromptMessage]:
+    """Yield the messages of a user content, which may mix tool responses and other
+    parts. Each response becomes a separate message, in the same order."""
     parts: list[PromptMessageContent] = []
     for number, wire_part in enumerate(
         required_field(content, "parts", list, f"{where}.")
     ):
         part_path = f"{where}.parts[{number}]"
         part = _camel_case_keys(expect_type(wire_part, dict, part_path))
-        if (answered := part.get("functionResponse")) is not None:
-            # Parts before a response come first, so the order of the content is
-            # preserved.
-            if parts:
-                yield UserPromptMessage(content=simplified_content(parts))
-                parts = []
-            yield _parse_response(
-                expect_type(answered, dict, part_path), part_path, waiting
-            )
-        else:
+        response = part.get("functionResponse")
+        if response is None:
             parts += [
                 block
                 for block in _parse_part(part, part_path)
                 if not isinstance(block, ToolCall)
             ]
+            continue
+        # Parts before a response come first, so the order of the content is preserved.
+        if parts:
+            yield UserPromptMessage(content=simplified_content(parts))
+            parts = []
+        yield _parse_response(
+            expect_type(response, dict, part_path), part_path, waiting
+        )
     if parts:
         yield UserPromptMessage(content=simplified_content(parts))
 
@@ -424,7 +435,7 @@ def _parse_response(
         raise invalid_field(
             f"{where}.functionResponse.name",
             name,
-            "the name of a functionCall in a content before it",
+            "the name of a functionCall in an earlier content",
         )
     waiting.remove(matched_call)
     response = (
@@ -571,16 +582,15 @@ def _parse_body(part: JSON, where: str) -> PromptMessageContent | ToolCall:
         file = _camel_case_keys(
             expect_type(part["fileData"], dict, f"{where}.fileData")
         )
-        mime = (
-            file.get("mimeType") or "video/*"
-        )  # only addresses of videos come without
+        # Only URLs of videos may come without a media type.
+        mime = file.get("mimeType") or "video/*"
         extra_fields = unknown_fields(part, frozenset({"fileData"}))
         return part_of(
             mime,
             url=required_field(file, "fileUri", str, f"{where}.fileData."),
             extra=passthrough_fields(FORMAT, extra_fields),
         )
-    # An empty part is valid and stands for an empty text.
+    # An empty part is valid and means an empty text.
     if not part:
         return TextPromptMessageContent(data="")
     return OpaquePromptMessageContent(format=FORMAT, data=part)
@@ -588,7 +598,7 @@ def _parse_body(part: JSON, where: str) -> PromptMessageContent | ToolCall:
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
     """Build Google's request body. The model is part of the URL. The quirk `drop` lists
-    generationConfig fields to leave out."""
+    generationConfig fields to omit."""
     del model
     system, contents = _dump_messages(request.messages)
     body: JSON = {"contents": contents}
@@ -633,15 +643,21 @@ def _dump_config(request: LLMRequest) -> JSON:
     if request.stop:
         config["stopSequences"] = request.stop
     match parameters.get("response_format"):
-        case {"type": "json_schema", "json_schema": form}:
+        case {"type": "json_schema", "json_schema": named_schema}:
             config |= {
                 "responseMimeType": "application/json",
-                "responseJsonSchema": form["schema"],
+                "responseJsonSchema": named_schema["schema"],
             }
         case {"type": "json_object"}:
             config["responseMimeType"] = "application/json"
         case _:
             pass
+    if thinking := _dump_thinking_config(parameters):
+        config["thinkingConfig"] = thinking
+    return config
+
+
+def _dump_thinking_config(parameters: Mapping[str, Any]) -> JSON:
     thinking: JSON = {}
     # Google accepts either a budget or a level, so the budget takes precedence.
     if (budget := parameters.get("thinking_budget")) is not None:
@@ -654,9 +670,7 @@ def _dump_config(request: LLMRequest) -> JSON:
         )
     if (include_thoughts := parameters.get("include_thoughts")) is not None:
         thinking["includeThoughts"] = include_thoughts
-    if thinking:
-        config["thinkingConfig"] = thinking
-    return config
+    return thinking
 
 
 _LEVELS = {"xhigh": "high"}
@@ -671,8 +685,8 @@ def _dump_tools(tools: Iterable[PromptMessageTool]) -> list[JSON]:
         if tool.type not in ("function", "custom"):
             if not vendor_fields:
                 raise InvokeBadRequestError(
-                    f"tool {tool.name!r} is run by the provider of another format;"
-                    " Google cannot run it",
+                    f"Tool {tool.name!r} is hosted by another provider; Google does not"
+                    " support it",
                     param="tools",
                 )
             wire_tools.append(vendor_fields)
@@ -718,21 +732,13 @@ def _dump_messages(
     """
     system: list[JSON] = []
     contents: list[JSON] = []
+    # Call id -> function name, of all calls so far.
     names: dict[str, str] = {}
     for message in messages:
-        match message:
-            case SystemPromptMessage():
-                system += _dump_parts(message.parts)
-                continue
-            case AssistantPromptMessage():
-                # Google identifies a response by the function's name, which the result
-                # may not carry.
-                names |= {call.id: call.function.name for call in message.tool_calls}
-                role, parts = "model", _dump_blocks(_without_foreign_thoughts(message))
-            case ToolPromptMessage():
-                role, parts = "user", [_dump_response(message, names)]
-            case UserPromptMessage():
-                role, parts = "user", _dump_parts(message.parts) or [{"text": ""}]
+        if isinstance(message, SystemPromptMessage):
+            system += _dump_parts(message.parts)
+            continue
+        role, parts = _dump_message(message, names)
         if not parts:
             continue
         if contents and contents[-1]["role"] == role:
@@ -740,6 +746,24 @@ def _dump_messages(
         else:
             contents.append({"role": role, "parts": parts})
     return system, contents
+
+
+def _dump_message(
+    message: AssistantPromptMessage | ToolPromptMessage | UserPromptMessage,
+    names: dict[str, str],
+) -> tuple[str, list[JSON]]:
+    """Return the role and the parts of a message. The calls of an assistant message are
+    added to `names`."""
+    match message:
+        case AssistantPromptMessage():
+            # Google identifies a response by the function's name, which the result may
+            # not carry.
+            names |= {call.id: call.function.name for call in message.tool_calls}
+            return "model", _dump_blocks(_without_foreign_thoughts(message))
+        case ToolPromptMessage():
+            return "user", [_dump_response(message, names)]
+        case UserPromptMessage():
+            return "user", _dump_parts(message.parts) or [{"text": ""}]
 
 
 def _without_foreign_thoughts(
@@ -786,23 +810,19 @@ def _dump_blocks(blocks: Iterable[PromptMessageContent | ToolCall]) -> list[JSON
     parts: list[JSON] = []
     signature = ""
     for block in blocks:
-        if isinstance(block, ThinkingPromptMessageContent):
-            if not block.data and not block.redacted:
-                if signature:  # nothing followed the one before
-                    # The previous signature had no block of its own, so an empty text
-                    # carries it.
-                    parts.append({"text": "", "thoughtSignature": signature})
-                signature = block.signature
-                continue
-            part: JSON | None = {
+        if not isinstance(block, ThinkingPromptMessageContent):
+            part = _dump_part(block)
+        elif block.data or block.redacted:
+            part = {
                 "text": block.data,
                 "thought": True,
                 **without_empty(thoughtSignature=block.signature),
             }
-        elif isinstance(block, ToolCall):
-            part = _dump_call(block)
         else:
-            part = _dump_part(block)
+            # A signature before another one has no block of its own.
+            parts += _lone_signature(signature)
+            signature = block.signature
+            continue
         if part is None:
             continue
         # Only the first part after the signature carries it.
@@ -811,8 +831,14 @@ def _dump_blocks(blocks: Iterable[PromptMessageContent | ToolCall]) -> list[JSON
             signature = ""
         parts.append(part)
     if signature:
-        parts.append({"text": "", "thoughtSignature": signature})
+        parts += _lone_signature(signature)
     return parts
+
+
+def _lone_signature(signature: str) -> list[JSON]:
+    """Return an empty text that carries a signature without a block, or nothing if
+    there is no signature."""
+    return [{"text": "", "thoughtSignature": signature}] if signature else []
 
 
 def _dump_call(call: ToolCall) -> JSON:
@@ -829,7 +855,9 @@ def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
     return [body for part in parts if (body := _dump_part(part)) is not None]
 
 
-def _dump_part(part: PromptMessageContent) -> JSON | None:
+def _dump_part(part: PromptMessageContent | ToolCall) -> JSON | None:
+    """Return a block as a part, or None if it has none in this format. Thoughts are
+    written by `_dump_blocks`."""
     extra_fields = part.extra.get(FORMAT, {}) if part.extra else {}
     match part:
         case TextPromptMessageContent():
@@ -838,6 +866,8 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
                 if part.data or extra_fields
                 else None
             )
+        case ToolCall():
+            return _dump_call(part)
         case OpaquePromptMessageContent():
             return part.data if part.format == FORMAT else None
         case ThinkingPromptMessageContent():
@@ -876,7 +906,7 @@ def _dump_file(part: MultiModalPromptMessageContent) -> JSON:
     }
 
 
-# ------------------------------------------------------------------------------ answers
+# ---------------------------------------------------------------------------- responses
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
@@ -977,7 +1007,7 @@ def _parse_reason(
     if not wire_reason or wire_reason == "FINISH_REASON_UNSPECIFIED":
         return None, {}
     reason = _FINISH_REASONS.get(wire_reason, "stop")
-    # The original reason is kept only if the reverse mapping would lose it, for example
+    # The original reason is stored only if the reverse mapping would lose it, for example
     # RECITATION.
     reason_fields = (
         {"finishReason": wire_reason}
@@ -1050,19 +1080,20 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
     if not isinstance(candidates, list) or (
         not candidates and "promptFeedback" not in body and "usageMetadata" not in body
     ):
-        raise InvokeServerUnavailableError("the answer holds no candidates")
+        raise InvokeServerUnavailableError("Upstream response has no 'candidates'")
     stem = _call_id_prefix(body)
     choices = [
         _parse_candidate(candidate, position, stem)
         for position, candidate in enumerate(candidates)
     ]
-    if not choices:  # the prompt itself was blocked
+    # Without candidates, the prompt itself was blocked.
+    if not choices:
         reason = (
             "content_filter"
             if (body.get("promptFeedback") or {}).get("blockReason")
             else "stop"
         )
-        # `blocked` lets `dump_result` leave this artificial choice out again.
+        # `blocked` lets `dump_result` omit this artificial choice again.
         choices = [LLMChoice(finish_reason=reason, extra={FORMAT: {"blocked": True}})]
     return LLMResult(
         id=body.get("responseId") or "",
@@ -1085,7 +1116,8 @@ def _call_id_prefix(body: JSON) -> str:
 def _parse_candidate(candidate: Any, position: int, stem: str) -> LLMChoice:
     if not isinstance(candidate, dict):
         raise InvokeServerUnavailableError(
-            f"a candidate of the answer is no object but {short_repr(candidate)}"
+            f"Upstream response: candidates[{position}] must be an object, not"
+            f" {short_repr(candidate)}"
         )
     # The part readers blame the client by default; in a response the fault is the
     # provider's.
@@ -1095,26 +1127,12 @@ def _parse_candidate(candidate: Any, position: int, stem: str) -> LLMChoice:
         )
     except InvokeBadRequestError as error:
         raise InvokeServerUnavailableError(
-            f"the answer cannot be read: {error}"
+            f"Invalid upstream response: {error}"
         ) from error
     # Google attaches sources to the whole candidate, our types to a text part: use the
     # last text.
-    sources = _citations(candidate)
-    if (
-        sources
-        and (
-            last := max(
-                (
-                    i
-                    for i, block in enumerate(blocks)
-                    if isinstance(block, TextPromptMessageContent)
-                ),
-                default=-1,
-            )
-        )
-        >= 0
-    ):
-        blocks[last] = msgspec.structs.replace(blocks[last], citations=sources)
+    if sources := _citations(candidate):
+        _attach_to_last_text(blocks, sources)
     has_calls = any(isinstance(block, ToolCall) for block in blocks)
     reason, reason_fields = _parse_reason(
         candidate.get("finishReason"), has_calls=has_calls
@@ -1128,6 +1146,17 @@ def _parse_candidate(candidate: Any, position: int, stem: str) -> LLMChoice:
             FORMAT, unknown_fields(candidate, _KNOWN_CANDIDATE_FIELDS) | reason_fields
         ),
     )
+
+
+def _attach_to_last_text(
+    blocks: list[PromptMessageContent | ToolCall], sources: list[Citation]
+) -> None:
+    """Replace the last text by one with the sources. Without a text they are dropped."""
+    for index in reversed(range(len(blocks))):
+        block = blocks[index]
+        if isinstance(block, TextPromptMessageContent):
+            blocks[index] = msgspec.structs.replace(block, citations=sources)
+            return
 
 
 def _answer_blocks(
@@ -1183,7 +1212,7 @@ def _dump_candidate(choice: LLMChoice) -> JSON:
 
 
 def dump_result(result: LLMResult) -> JSON:
-    """Build a complete response body. Choices of a blocked prompt are left out."""
+    """Build a complete response body. Choices of a blocked prompt are omitted."""
     visible_choices = [
         choice
         for choice in result.choices
@@ -1241,14 +1270,12 @@ class StreamParser:
 
     def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
         del quirks
-        self._blocks: dict[
-            int, tuple[str, int]
-        ] = {}  # a candidate's number → kind and number of its last block
+        # Candidate index -> type and index of its last block.
+        self._blocks: dict[int, tuple[str, int]] = {}
         # Candidate index -> index of its last call.
         self._calls: dict[int, int] = {}
-        self._open_calls: dict[
-            int, JSON
-        ] = {}  # a candidate's number → the call whose pieces are coming in
+        # Candidate index -> part with the call whose fragments are being received.
+        self._open_calls: dict[int, JSON] = {}
         self._call_id_prefix = ""
         self._usage: Any = None
         # The usage that was last put into a chunk, to avoid reporting it twice.
@@ -1295,16 +1322,16 @@ class StreamParser:
     def _candidate(self, candidate: Any, position: int) -> LLMResultChunkDelta:
         if not isinstance(candidate, dict):
             raise InvokeServerUnavailableError(
-                f"a candidate of the stream is no object but {short_repr(candidate)}"
+                f"Upstream stream: candidates[{position}] must be an object, not"
+                f" {short_repr(candidate)}"
             )
         index = count(candidate.get("index")) or position
         if (
             candidate.keys() <= _TEXT_EVENT_KEYS
             and (text := _only_text(candidate.get("content"))) is not None
         ):
-            block = self._with_block_index(
-                TextPromptMessageContent(data=text), index
-            )  # nearly every chunk of a long answer
+            # Nearly every chunk of a long answer takes this path.
+            block = self._with_block_index(TextPromptMessageContent(data=text), index)
             return LLMResultChunkDelta(
                 index=index, message=AssistantPromptMessage(content=[block])
             )
@@ -1316,7 +1343,7 @@ class StreamParser:
             )
         except InvokeBadRequestError as error:
             raise InvokeServerUnavailableError(
-                f"the stream cannot be read: {error}"
+                f"Invalid upstream stream: {error}"
             ) from error
         numbered = [self._with_block_index(block, index) for block in blocks]
         # Sources come last, as an empty text that continues the last text block.
@@ -1358,26 +1385,31 @@ class StreamParser:
             return content
         complete_parts: list[Any] = []
         for part in parts:
-            # A part outside of a split call passes through unchanged.
             called = part.get("functionCall")
+            # A part outside of a split call passes through unchanged.
             if called is None or (
                 index not in self._open_calls and not called.get("willContinue")
             ):
                 complete_parts.append(part)
                 continue
-            open_part = self._open_calls.setdefault(
-                index, {**part, "functionCall": {"args": {}}}
-            )
-            for name in ("id", "name"):
-                if called.get(name):
-                    open_part["functionCall"][name] = called[name]
-            # An event may carry complete arguments and fragments together.
-            open_part["functionCall"]["args"] |= called.get("args") or {}
-            for fragment in called.get("partialArgs") or ():
-                _store_fragment(open_part["functionCall"]["args"], fragment)
+            self._extend_open_call(index, part, called)
             if not called.get("willContinue"):
                 complete_parts.append(self._open_calls.pop(index))
         return {**content, "parts": complete_parts}
+
+    def _extend_open_call(self, index: int, part: JSON, called: JSON) -> None:
+        """Add an event's fragment of a call to the open call of candidate `index`."""
+        open_part = self._open_calls.setdefault(
+            index, {**part, "functionCall": {"args": {}}}
+        )
+        open_call = open_part["functionCall"]
+        for name in ("id", "name"):
+            if called.get(name):
+                open_call[name] = called[name]
+        # An event may carry complete arguments and fragments together.
+        open_call["args"] |= called.get("args") or {}
+        for fragment in called.get("partialArgs") or ():
+            _store_fragment(open_call["args"], fragment)
 
     def _with_block_index(self, block: Any, index: int) -> Any:
         """Return the block with the index of the content block that it starts or
@@ -1412,7 +1444,7 @@ class StreamParser:
         """
         if not end_marker_seen and not self._has_finished:
             raise InvokeServerUnavailableError(
-                "the stream broke off: no finishReason came"
+                "Upstream stream ended without finishReason"
             )
         if self._usage is not None and self._usage != self._reported_usage:
             return [LLMResultChunk(delta=LLMResultChunkDelta(usage=self._take_usage()))]
@@ -1425,7 +1457,10 @@ _JSON_PATH_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\['([^']*)'\]")
 
 def _store_fragment(arguments: JSON, fragment: JSON) -> None:
     """Store a fragment at its JSON path inside the arguments. A string is appended to
-    the string already there."""
+    the string already there.
+
+    A path that does not fit the arguments, or has a gap, is ignored.
+    """
     value = next(
         (
             fragment[value_field]
@@ -1434,48 +1469,60 @@ def _store_fragment(arguments: JSON, fragment: JSON) -> None:
         ),
         None,
     )
-    steps = [
+    steps: list[str | int] = [
         name or quoted or int(index_text)
         for name, index_text, quoted in _JSON_PATH_STEP.findall(
             fragment.get("jsonPath") or ""
         )
     ]
+    if not steps:
+        return
     container: Any = arguments
-    for position, step in enumerate(steps):
-        is_last = position == len(steps) - 1
-        # A missing container is created as a list or an object, depending on the next
-        # step.
-        new_value: Any = (
-            value if is_last else [] if isinstance(steps[position + 1], int) else {}
-        )
-        if isinstance(container, list):
-            # A path with a gap cannot be stored; the fragment is ignored.
-            if not isinstance(step, int) or step > len(container):
-                return
-            if step == len(container):
-                container.append(new_value)
-            elif is_last:
-                container[step] = (
-                    container[step] + value
-                    if isinstance(value, str) and isinstance(container[step], str)
-                    else value
-                )
-            container = container[step]
-        elif isinstance(container, dict):
-            if (
-                is_last
-                and isinstance(value, str)
-                and isinstance(container.get(step), str)
-            ):
-                container[step] += value
-            elif is_last or step not in container:
-                container[step] = new_value
-            container = container[step]
+    for step, next_step in pairwise(steps):
+        container = _child_container(container, step, next_step)
+    _store_value(container, steps[-1], value)
+
+
+def _child_container(container: Any, step: str | int, next_step: str | int) -> Any:
+    """Return the value at `step`, or None if the container cannot have one.
+
+    A missing value is created as a list or an object, depending on the next step.
+    """
+    new_container: Any = [] if isinstance(next_step, int) else {}
+    if isinstance(container, dict):
+        return container.setdefault(step, new_container)
+    if (
+        not isinstance(container, list)
+        or not isinstance(step, int)
+        or step > len(container)
+    ):
+        return None
+    if step == len(container):
+        container.append(new_container)
+    return container[step]
+
+
+def _store_value(container: Any, step: str | int, value: Any) -> None:
+    if isinstance(container, list):
+        if not isinstance(step, int) or step > len(container):
+            return
+        if step == len(container):
+            container.append(value)
+        else:
+            container[step] = _extended(container[step], value)
+    elif isinstance(container, dict):
+        container[step] = _extended(container.get(step), value)
+
+
+def _extended(existing: Any, value: Any) -> Any:
+    if isinstance(existing, str) and isinstance(value, str):
+        return existing + value
+    return value
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
-    it breaks off."""
+    it is cut off."""
     return parse_events(StreamParser(), events)
 
 
@@ -1541,54 +1588,39 @@ class StreamDumper:
         index = delta.index
         for block in _answer_blocks(delta.message):
             if isinstance(block, ToolCall):
-                calls = self._call_fragments.setdefault(index, {})
-                number = block.index if block.index is not None else len(calls)
-                # A signature directly before a call belongs to that call.
-                if number not in calls and index in self._pending_signatures:
-                    self._call_signatures[index, number] = self._pending_signatures.pop(
-                        index
-                    )
-                calls.setdefault(number, []).append(block)
-            elif (
+                self._hold_call(index, block)
+                continue
+            if (
                 isinstance(block, ThinkingPromptMessageContent)
                 and not block.data
                 and not block.redacted
             ):
-                # Two signatures in a row: the first one stands alone.
+                # Two signatures in a row: the first one has no block.
                 if index in self._pending_signatures:
                     yield self._pending_signatures.pop(index)
                 self._pending_signatures[index] = block
-            else:
-                if index in self._pending_signatures and not isinstance(
-                    block, ThinkingPromptMessageContent
-                ):
-                    yield self._pending_signatures.pop(index)
-                yield block
+                continue
+            if index in self._pending_signatures and not isinstance(
+                block, ThinkingPromptMessageContent
+            ):
+                yield self._pending_signatures.pop(index)
+            yield block
+
+    def _hold_call(self, index: int, fragment: ToolCall) -> None:
+        """Store a fragment of a call until `finish`. A signature directly before a call
+        belongs to that call."""
+        calls = self._call_fragments.setdefault(index, {})
+        number = fragment.index if fragment.index is not None else len(calls)
+        if number not in calls and index in self._pending_signatures:
+            signature = self._pending_signatures.pop(index)
+            self._call_signatures[index, number] = signature
+        calls.setdefault(number, []).append(fragment)
 
     def finish(self) -> list[JSON]:
         """Return the last event: complete calls, left-over signatures, finish reasons
         and the usage."""
-        candidates: list[JSON] = []
-        for index in sorted(
-            {*self._end_fields, *self._call_fragments, *self._pending_signatures}
-        ):
-            blocks: list[PromptMessageContent | ToolCall] = []
-            for number, fragments in self._call_fragments.get(index, {}).items():
-                if signed := self._call_signatures.get((index, number)):
-                    blocks.append(signed)
-                arguments = "".join(
-                    fragment.function.arguments for fragment in fragments
-                )
-                function = ToolCallFunction(
-                    name=fragments[0].function.name, arguments=arguments
-                )
-                blocks.append(msgspec.structs.replace(fragments[0], function=function))
-            if index in self._pending_signatures:
-                blocks.append(self._pending_signatures[index])
-            content = {"content": {"role": "model", "parts": _dump_blocks(blocks)}}
-            candidates.append(
-                {**content, "index": index, **self._end_fields.get(index, {})}
-            )
+        indexes = {*self._end_fields, *self._call_fragments, *self._pending_signatures}
+        candidates = [self._last_candidate(index) for index in sorted(indexes)]
         ending: JSON = {"candidates": candidates} if candidates else {}
         return [
             {
@@ -1598,6 +1630,30 @@ class StreamDumper:
                 **self._extra,
             }
         ]
+
+    def _last_candidate(self, index: int) -> JSON:
+        parts = _dump_blocks(self._held_blocks(index))
+        return {
+            "content": {"role": "model", "parts": parts},
+            "index": index,
+            **self._end_fields.get(index, {}),
+        }
+
+    def _held_blocks(self, index: int) -> list[PromptMessageContent | ToolCall]:
+        """Return the complete calls of a candidate with their signatures, and the
+        signature that no block followed."""
+        blocks: list[PromptMessageContent | ToolCall] = []
+        for number, fragments in self._call_fragments.get(index, {}).items():
+            if signature := self._call_signatures.get((index, number)):
+                blocks.append(signature)
+            arguments = "".join([fragment.function.arguments for fragment in fragments])
+            function = ToolCallFunction(
+                name=fragments[0].function.name, arguments=arguments
+            )
+            blocks.append(msgspec.structs.replace(fragments[0], function=function))
+        if index in self._pending_signatures:
+            blocks.append(self._pending_signatures[index])
+        return blocks
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
@@ -1619,7 +1675,7 @@ def error_of(error: Mapping[str, Any]) -> InvokeError:
         str(
             error.get("message")
             or error.get("status")
-            or "the provider reports an error"
+            or "The provider returned an error without details"
         )
     )
 

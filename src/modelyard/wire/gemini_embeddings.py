@@ -34,7 +34,7 @@ def parse_request(body: JSON) -> TextEmbeddingRequest:
     bodies = [body] if requests is None else requests
     if not bodies:
         raise InvokeBadRequestError(
-            "'requests' must hold at least one request", param="requests"
+            "'requests' must contain at least one request", param="requests"
         )
     first = expect_type(bodies[0], dict, "requests[0]")
     dimensions = optional_field(first, "outputDimensionality", int)
@@ -103,7 +103,7 @@ def parse_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddingResul
     if not isinstance(embeddings, list) or not all(
         isinstance(embedding.get("values"), list) for embedding in embeddings
     ):
-        raise InvokeServerUnavailableError("the answer holds no embeddings")
+        raise InvokeServerUnavailableError("Upstream response has no 'embeddings'")
     vectors = [embedding["values"] for embedding in embeddings]
     return TextEmbeddingResult(embeddings=vectors, usage=EmbeddingUsage(estimated=True))
 

@@ -103,39 +103,10 @@ def parse_request(body: JSON) -> LLMRequest:
     messages = required_field(body, "messages", list)
     if not messages:
         raise InvokeBadRequestError(
-            "'messages' must hold at least one message", param="messages"
+            "'messages' must contain at least one message", param="messages"
         )
     options = optional_field(body, "options", dict) or {}
-    parameters: dict[str, Any] = {}
-    for wire_name, (parameter, value_type) in _OPTIONS.items():
-        if optional_field(options, wire_name, value_type, "options.") is not None:
-            parameters[parameter] = options[wire_name]
-    # Unlike the sampling parameters, these are top-level fields of the request.
-    for name, value_type in (("logprobs", bool), ("top_logprobs", int)):
-        if (value := optional_field(body, name, value_type)) is not None:
-            parameters[name] = value
-    match body.get("format"):
-        case None | "":
-            pass
-        case "json":
-            parameters["response_format"] = {"type": "json_object"}
-        case dict() as schema:
-            # Ollama's schemas have no name, but our response format requires one.
-            parameters["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": schema},
-            }
-        case other:
-            raise invalid_field("format", other, "'json' or a JSON schema")
-    match body.get("think"):
-        case None:
-            pass
-        case bool() as wanted:
-            # -1 means that the model chooses its thinking budget, 0 that it does not
-            # think.
-            parameters["thinking_budget"] = -1 if wanted else 0
-        case effort:
-            parameters["reasoning_effort"] = expect_type(effort, str, "think")
+    parameters = _parse_parameters(body, options)
     stop = options.get("stop") or []
     extra_fields = unknown_fields(body, _KNOWN_FIELDS)
     # Options without a counterpart (such as num_ctx) are preserved for an Ollama
@@ -150,10 +121,49 @@ def parse_request(body: JSON) -> LLMRequest:
             _parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools_of(body))
         ],
         stop=[stop] if isinstance(stop, str) else stop,
-        # Ollama streams unless told otherwise.
+        # Ollama streams by default.
         stream=body.get("stream") is not False,
         extra=passthrough_fields(FORMAT, extra_fields),
     )
+
+
+def _parse_parameters(body: JSON, options: JSON) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    for wire_name, (parameter, value_type) in _OPTIONS.items():
+        if optional_field(options, wire_name, value_type, "options.") is not None:
+            parameters[parameter] = options[wire_name]
+    # Unlike the sampling parameters, these are top-level fields of the request.
+    for name, value_type in (("logprobs", bool), ("top_logprobs", int)):
+        if (value := optional_field(body, name, value_type)) is not None:
+            parameters[name] = value
+    if (response_format := _parse_format(body.get("format"))) is not None:
+        parameters["response_format"] = response_format
+    match body.get("think"):
+        case None:
+            pass
+        case bool() as is_thinking:
+            # -1 means that the model chooses its thinking budget, 0 that it does not
+            # think.
+            parameters["thinking_budget"] = -1 if is_thinking else 0
+        case effort:
+            parameters["reasoning_effort"] = expect_type(effort, str, "think")
+    return parameters
+
+
+def _parse_format(output_format: Any) -> JSON | None:
+    match output_format:
+        case None | "":
+            return None
+        case "json":
+            return {"type": "json_object"}
+        case dict() as schema:
+            # Ollama's schemas have no name, but our response format requires one.
+            return {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": schema},
+            }
+        case other:
+            raise invalid_field("format", other, "'json' or a JSON schema")
 
 
 def _parse_messages(messages: list[Any]) -> list[AnyPromptMessage]:
@@ -231,10 +241,10 @@ def _parse_tool_result(
     if call is None:
         raise invalid_field(
             f"{where}.tool_name",
-            name or "nothing",
-            "the name of a tool that was called before it",
+            name or None,
+            "the name of a tool that was called in an earlier message",
         )
-    # Each call takes one result, so that two calls of the same tool get their own.
+    # A call has one result, so that two calls of the same tool get different ones.
     waiting.remove(call)
     return ToolPromptMessage(
         content=text, tool_call_id=call.id, name=call.function.name
@@ -275,60 +285,27 @@ def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """Build Ollama's request body. The quirk `drop` lists options to leave out.
+    """Build Ollama's request body. The quirk `drop` lists options to omit.
 
     Raises InvokeBadRequestError for content or tools that Ollama does not accept.
     """
     parameters = request.model_parameters
-    # Ollama identifies a tool result by the tool's name, which our result may not
-    # carry.
-    names = {
-        call.id: call.function.name
-        for message in request.messages
-        if isinstance(message, AssistantPromptMessage)
-        for call in message.tool_calls
-    }
+    names = _call_names(request.messages)
     body: JSON = {
         "model": model,
         "messages": [_dump_message(message, names) for message in request.messages],
+        **_dump_format(parameters),
+        **_dump_think(parameters),
     }
-    options: JSON = {
-        wire_name: parameters[parameter]
-        for wire_name, (parameter, _) in _OPTIONS.items()
-        if parameter in parameters
-    }
-    if request.stop:
-        options["stop"] = request.stop
-    match parameters.get("response_format"):
-        case {"type": "json_schema", "json_schema": form}:
-            body["format"] = form["schema"]
-        case {"type": "json_object"}:
-            body["format"] = "json"
-        case _:
-            pass
-    if (effort := parameters.get("reasoning_effort")) is not None:
-        # `think` accepts three levels on some models; any other effort simply enables
-        # thinking.
-        body["think"] = (
-            False
-            if effort == "none"
-            else effort
-            if effort in ("low", "medium", "high")
-            else True
-        )
-    elif (budget := parameters.get("thinking_budget")) is not None:
-        body["think"] = budget != 0
-    body |= {
-        name: parameters[name]
-        for name in ("logprobs", "top_logprobs")
-        if name in parameters
-    }
-    # Ollama has no tool choice: "none" is expressed by leaving the tools out.
+    for name in ("logprobs", "top_logprobs"):
+        if name in parameters:
+            body[name] = parameters[name]
+    # Ollama has no tool choice: with "none" the tools are omitted.
     if request.tools and request.tool_choice != "none":
         body["tools"] = [_dump_tool(tool) for tool in request.tools]
     # A copy, since `pop` below must not change the request.
     vendor_fields = dict(request.extra.get(FORMAT, {}))
-    options |= vendor_fields.pop("options", {})
+    options = _dump_options(request) | vendor_fields.pop("options", {})
     for name in quirks.get("drop", ()):
         options.pop(name, None)
     if options:
@@ -336,11 +313,56 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     return {**body, "stream": request.stream, **vendor_fields}
 
 
+def _call_names(messages: list[AnyPromptMessage]) -> dict[str, str]:
+    """Return call id → tool name. Ollama identifies a tool result by the tool's name,
+    which our result may not carry."""
+    return {
+        call.id: call.function.name
+        for message in messages
+        if isinstance(message, AssistantPromptMessage)
+        for call in message.tool_calls
+    }
+
+
+def _dump_options(request: LLMRequest) -> JSON:
+    parameters = request.model_parameters
+    options: JSON = {
+        wire_name: parameters[parameter]
+        for wire_name, (parameter, _) in _OPTIONS.items()
+        if parameter in parameters
+    }
+    if request.stop:
+        options["stop"] = request.stop
+    return options
+
+
+def _dump_format(parameters: Mapping[str, Any]) -> JSON:
+    match parameters.get("response_format"):
+        case {"type": "json_schema", "json_schema": named_schema}:
+            return {"format": named_schema["schema"]}
+        case {"type": "json_object"}:
+            return {"format": "json"}
+        case _:
+            return {}
+
+
+def _dump_think(parameters: Mapping[str, Any]) -> JSON:
+    """Return `think`, or nothing if the request does not control thinking."""
+    effort = parameters.get("reasoning_effort")
+    if effort in ("low", "medium", "high"):
+        return {"think": effort}
+    # Some models accept these three levels; any other effort simply enables thinking.
+    if effort is not None:
+        return {"think": effort != "none"}
+    budget = parameters.get("thinking_budget")
+    return {} if budget is None else {"think": budget != 0}
+
+
 def _dump_tool(tool: PromptMessageTool) -> JSON:
     # Provider-hosted tools of another vendor have no Ollama counterpart.
     if tool.type not in ("function", "custom"):
         raise InvokeBadRequestError(
-            f"tool {tool.name!r} is run by another provider; Ollama cannot run it",
+            f"Tool {tool.name!r} is hosted by another provider; Ollama does not support it",
             param="tools",
         )
     function: JSON = {"name": tool.name, "description": tool.description}
@@ -355,25 +377,32 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
 
 def _dump_message(message: AnyPromptMessage, names: Mapping[str, str]) -> JSON:
     body: JSON = {"role": message.role.value, "content": message.text}
+    if isinstance(message, ToolPromptMessage):
+        body["tool_name"] = message.name or names.get(message.tool_call_id, "")
+        # Files in a tool result are not sent: Ollama has no field for them there.
+        return body
     if isinstance(message, AssistantPromptMessage):
         body |= without_empty(thinking=message.thinking)
         if message.tool_calls:
             body["tool_calls"] = [_dump_call(call) for call in message.tool_calls]
-    elif isinstance(message, ToolPromptMessage):
-        body["tool_name"] = message.name or names.get(message.tool_call_id, "")
-        # Files in a tool result are not sent: Ollama has no place for them there.
-        return body
-    images = [
-        file for file in message.files if isinstance(file, ImagePromptMessageContent)
-    ]
+    if images := _dump_images(message):
+        body["images"] = images
+    return body
+
+
+def _dump_images(message: AnyPromptMessage) -> list[str]:
+    """Return the images of a message in base64. Raises InvokeBadRequestError for other
+    files, and for images that are only a URL."""
+    files = message.files
+    images = [file for file in files if isinstance(file, ImagePromptMessageContent)]
     # An image with only a URL would have to be downloaded, which Ollama does not do.
     if any(not image.base64_data for image in images):
-        raise InvokeBadRequestError("Ollama fetches no images; send their bytes")
-    if len(images) < len(message.files):
-        raise InvokeBadRequestError("Ollama takes text and images, no other files")
-    if images:
-        body["images"] = [image.base64_data for image in images]
-    return body
+        raise InvokeBadRequestError(
+            "Ollama does not download images; send them as base64"
+        )
+    if len(images) < len(files):
+        raise InvokeBadRequestError("Ollama accepts text and images only")
+    return [image.base64_data for image in images]
 
 
 def _dump_call(call: ToolCall) -> JSON:
@@ -384,7 +413,7 @@ def _dump_call(call: ToolCall) -> JSON:
     return {**without_empty(id=call.id), "function": function}
 
 
-# ------------------------------------------------------------------------------ answers
+# ---------------------------------------------------------------------------- responses
 
 _KNOWN_RESULT_FIELDS = frozenset(
     {"model", "message", "done", "done_reason", "response", "thinking", "logprobs"}
@@ -407,10 +436,10 @@ def parse_usage(body: JSON) -> LLMUsage | None:
 def _response_message(body: JSON) -> JSON:
     if isinstance(body.get("message"), dict):
         return body["message"]
-    # `/api/generate` has no message: its text stands directly in the response.
+    # `/api/generate` has no message: its text is directly in the response.
     if isinstance(body.get("response"), str):
         return {"content": body["response"], "thinking": body.get("thinking")}
-    raise InvokeServerUnavailableError("the answer holds no message")
+    raise InvokeServerUnavailableError("Upstream response has no 'message'")
 
 
 def _call_id_prefix(body: JSON) -> str:
@@ -438,7 +467,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
     if isinstance(body.get("error"), str):
         raise InvokeServerUnavailableError(body["error"])
     message = _parse_assistant(_response_message(body), _call_id_prefix(body))
-    # A complete response counts as done even if the server leaves the flag out.
+    # A complete response counts as done even if the server omits the flag.
     reason = _parse_reason({"done": True, **body}, has_calls=bool(message.tool_calls))
     return LLMResult(
         model=body.get("model") or "",
@@ -558,14 +587,14 @@ class StreamParser:
         """
         if not end_marker_seen and not self._has_finished:
             raise InvokeServerUnavailableError(
-                "the stream broke off: no line with 'done' came"
+                "Upstream stream ended without a line with 'done'"
             )
         return []
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     """Yield the chunks of a whole stream. Raises InvokeServerUnavailableError if it
-    breaks off."""
+    is cut off."""
     return parse_events(StreamParser(), events)
 
 
@@ -591,7 +620,7 @@ class StreamDumper:
         self._usage = delta.usage or self._usage
         # The format has one answer per stream, so further choices are dropped.
         if delta.index:
-            return []  # one answer alone has a place here
+            return []
         for position, call in enumerate(delta.message.tool_calls):
             # Fragments of one call share its index. A fragment without index is placed
             # by its position.

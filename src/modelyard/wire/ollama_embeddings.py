@@ -38,7 +38,7 @@ def parse_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddingResul
         [body["embedding"]] if isinstance(body.get("embedding"), list) else None
     )
     if not isinstance(vectors, list):
-        raise InvokeServerUnavailableError("the answer holds no embeddings")
+        raise InvokeServerUnavailableError("Upstream response has no 'embeddings'")
     tokens = count(body.get("prompt_eval_count"))
     # Older servers report no token count; the usage is then marked as estimated.
     usage = EmbeddingUsage(

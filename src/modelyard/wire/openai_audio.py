@@ -55,13 +55,11 @@ def parse_speech_request(body: JSON) -> TTSRequest:
     that names the field."""
     text = required_field(body, "input", str)
     if not text.strip():
-        raise InvokeBadRequestError(
-            "'input' is empty; there is nothing to say", param="input"
-        )
+        raise InvokeBadRequestError("'input' must not be empty", param="input")
     if len(text) > _MAX_CHARACTERS:
         raise InvokeBadRequestError(
-            f"'input' has {len(text):,} characters; at most {_MAX_CHARACTERS:,} at"
-            " once",
+            f"'input' has {len(text):,} characters; at most {_MAX_CHARACTERS:,} are"
+            " allowed",
             param="input",
         )
     audio_format = optional_field(body, "response_format", str) or "mp3"
@@ -76,7 +74,7 @@ def parse_speech_request(body: JSON) -> TTSRequest:
     if isinstance(voice, dict):
         voice = required_field(voice, "id", str, "voice.")
     if not isinstance(voice, str):
-        raise invalid_field("voice", voice, "a voice's name")
+        raise invalid_field("voice", voice, "the name of a voice")
     return TTSRequest(
         text=text,
         voice=voice,
@@ -149,9 +147,7 @@ def parse_transcription_request(
             "one of " + ", ".join(TRANSCRIPT_FORMATS),
         )
     if not audio:
-        raise InvokeBadRequestError(
-            "'file' is empty; there is nothing to transcribe", param="file"
-        )
+        raise InvokeBadRequestError("'file' must not be empty", param="file")
     return Speech2TextRequest(
         audio=audio,
         filename=filename or "audio.wav",
@@ -205,7 +201,7 @@ def parse_transcription(body: Any) -> Speech2TextResult:
     text."""
     text = body.get("text") if isinstance(body, dict) else None
     if not isinstance(text, str):
-        raise InvokeServerUnavailableError("the answer holds no text")
+        raise InvokeServerUnavailableError("Upstream response has no 'text'")
     segments = [
         TranscriptSegment(
             start=float(segment["start"]),

@@ -3,7 +3,7 @@ functions: no network, no clock.
 
 In addition to OpenAI's own fields it reads and writes what most servers of this format
 share: `reasoning_content` for thoughts, and OpenRouter's `reasoning_details` for their
-signatures. A conversation can so continue at any provider.
+signatures. Thus a conversation can continue at any provider.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -132,11 +132,13 @@ def parse_request(body: JSON) -> LLMRequest:
     messages = required_field(body, "messages", list)
     if not messages:
         raise InvokeBadRequestError(
-            "'messages' must hold at least one message", param="messages"
+            "'messages' must contain at least one message", param="messages"
         )
     if len(messages) > _MAX_MESSAGES:
         raise InvokeBadRequestError(
-            f"'messages' holds more than {_MAX_MESSAGES:,} messages", param="messages"
+            f"'messages' has {len(messages):,} messages; at most {_MAX_MESSAGES:,} are"
+            " allowed",
+            param="messages",
         )
     parameters = _parse_parameters(body)
     # `function_call` is the deprecated form of `tool_choice`.
@@ -171,7 +173,7 @@ def _match_tool_results(messages: list[AnyPromptMessage]) -> list[AnyPromptMessa
     calls: set[str] | None = None
     for index, message in enumerate(messages):
         if isinstance(message, AssistantPromptMessage):
-            # A deprecated function call has no id; its name stands for it.
+            # A deprecated function call has no id; its name is used instead.
             calls = (calls or set()) | {
                 call.id or call.function.name for call in message.tool_calls
             }
@@ -182,7 +184,7 @@ def _match_tool_results(messages: list[AnyPromptMessage]) -> list[AnyPromptMessa
             raise invalid_field(
                 where,
                 message.tool_call_id,
-                "the id of a tool call in an assistant's message before it",
+                "the id of a tool call in an earlier assistant message",
             )
     return messages
 
@@ -272,9 +274,9 @@ def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
             extra=passthrough_fields(FORMAT, extra_fields),
         )
     if not isinstance(tool_type, str):
-        raise invalid_field(f"{where}.type", tool_type, "a string as 'function'")
-    # Any other type is a tool that the provider runs itself. It keeps its whole
-    # definition.
+        raise invalid_field(f"{where}.type", tool_type, "a string such as 'function'")
+    # Any other type is a tool that the provider runs itself. Its whole definition is
+    # preserved.
     return PromptMessageTool(name=tool_type, type=tool_type, extra={FORMAT: body})
 
 
@@ -294,7 +296,7 @@ def _parse_function(function: JSON, where: str, tool_body: JSON) -> PromptMessag
 
 def _parse_tool_choice(value: Any) -> str | dict[str, Any]:
     if isinstance(value, str):
-        if value == "any":  # what Mistral calls it
+        if value == "any":  # Mistral's name for it
             return "required"
         if value not in ("auto", "none", "required"):
             raise invalid_field(
@@ -305,10 +307,14 @@ def _parse_tool_choice(value: Any) -> str | dict[str, Any]:
         return value
     choice = expect_type(value, dict, "tool_choice")
     match choice.get("type"):
-        case "function" | "custom" as kind:
-            inner = required_field(choice, kind, dict, "tool_choice.")
-            return {"name": required_field(inner, "name", str, f"tool_choice.{kind}.")}
-        case None if "name" in choice:  # `function_call` of old
+        case "function" | "custom" as choice_type:
+            inner = required_field(choice, choice_type, dict, "tool_choice.")
+            return {
+                "name": required_field(
+                    inner, "name", str, f"tool_choice.{choice_type}."
+                )
+            }
+        case None if "name" in choice:  # the deprecated `function_call`
             return {"name": required_field(choice, "name", str, "tool_choice.")}
         case "allowed_tools":
             allowed = required_field(choice, "allowed_tools", dict, "tool_choice.")
@@ -319,9 +325,9 @@ def _parse_tool_choice(value: Any) -> str | dict[str, Any]:
                 for tool in tools
             ]
             return {"mode": allowed.get("mode") or "auto", "allowed": names}
-        case other:
+        case unknown_type:
             raise invalid_field(
-                "tool_choice.type", other, "function, custom or allowed_tools"
+                "tool_choice.type", unknown_type, "function, custom or allowed_tools"
             )
 
 
@@ -373,7 +379,7 @@ def _parse_message(message: Any, where: str) -> AnyPromptMessage:
             return parse_assistant(message, where)
         case "system" | "developer":
             extra_fields = unknown_fields(message, _MESSAGE_FIELDS)
-            # The role is stored, so that "developer" goes back as it came.
+            # The role is stored, so that "developer" is written again.
             if role == "developer":
                 extra_fields = {**extra_fields, "role": role}
             content = _parse_content(message.get("content"), where)
@@ -440,7 +446,7 @@ def parse_assistant(message: JSON, where: str = "message") -> AssistantPromptMes
         and not message.keys() & _ASSISTANT_FIELDS - _MESSAGE_FIELDS
     ):
         raise invalid_field(
-            f"{where}.content", None, "a string, or tool_calls beside it"
+            f"{where}.content", None, "a string, unless 'tool_calls' is set"
         )
     tool_calls = [
         _parse_call(call, f"{where}.tool_calls[{index}]")
@@ -475,50 +481,22 @@ def _parse_rich_assistant(
 ) -> AssistantPromptMessage:
     """Parse an assistant message with more than text and calls: signed thoughts,
     images, citations or audio."""
-    content = message.get("content")
-    parts = _parse_content(content, where) if content is not None else None
-    blocks: list[Any] = (
-        [TextPromptMessageContent(data=parts)]
-        if isinstance(parts, str) and parts
-        else []
-    )
-    if isinstance(parts, list):
-        blocks += parts
+    blocks = _parse_answer_parts(message.get("content"), where)
     if annotations := message.get("annotations"):
-        blocks = _with_citations(
-            blocks,
-            [
-                _parse_annotation(annotation)
-                for annotation in annotations
-                if isinstance(annotation, dict)
-            ],
-        )
+        citations = [
+            _parse_annotation(annotation)
+            for annotation in annotations
+            if isinstance(annotation, dict)
+        ]
+        blocks = _with_citations(blocks, citations)
     for index, image in enumerate(message.get("images") or ()):
         blocks.append(_parse_part(image, f"{where}.images[{index}]"))
     if audio := message.get("audio"):
-        # The audio's id, transcript and expiry go along with the part.
-        audio_fields = {key: value for key, value in audio.items() if key != "data"}
-        data = audio.get("data") or ""
-        blocks.append(
-            AudioPromptMessageContent(
-                base64_data=data,
-                format="wav",
-                extra=passthrough_fields(FORMAT, audio_fields),
-            )
-        )
-    details = message.get("reasoning_details") or ()
-    thoughts, call_signatures = _parse_details(details)
-    # A signature must directly precede the call that it signs.
-    for call in calls:
-        blocks += [*call_signatures.pop(call.id, ()), call]
-    # Signatures of calls that are not in this message come before everything else.
-    blocks = [
-        *thoughts,
-        *(thought for waiting in call_signatures.values() for thought in waiting),
-        *blocks,
-    ]
+        blocks.append(_parse_answer_audio(audio))
+    thoughts, call_signatures = _parse_details(message.get("reasoning_details") or ())
+    blocks = _with_thoughts(blocks, calls, thoughts, call_signatures)
     plain_reasoning = message.get("reasoning_content") or message.get("reasoning")
-    # Details and plain reasoning repeat the same text; it is kept only once.
+    # Details and plain reasoning repeat the same text; only one of them is stored.
     has_text = any(thought.data for thought in thoughts)
     return assistant_of(
         blocks,
@@ -527,6 +505,44 @@ def _parse_rich_assistant(
         refusal=message.get("refusal"),
         extra=extra,
     )
+
+
+def _parse_answer_parts(content: Any, where: str) -> list[Any]:
+    """Return the content of an assistant message as a list of parts; a missing or empty
+    text gives an empty list."""
+    if content is None:
+        return []
+    parts = _parse_content(content, where)
+    if isinstance(parts, list):
+        return list(parts)
+    return [TextPromptMessageContent(data=parts)] if parts else []
+
+
+def _parse_answer_audio(audio: JSON) -> PromptMessageContent:
+    # The audio's id, transcript and expiry are stored with the part.
+    audio_fields = {key: value for key, value in audio.items() if key != "data"}
+    return AudioPromptMessageContent(
+        base64_data=audio.get("data") or "",
+        format="wav",
+        extra=passthrough_fields(FORMAT, audio_fields),
+    )
+
+
+def _with_thoughts(
+    blocks: list[Any],
+    calls: list[ToolCall],
+    thoughts: list[ThinkingPromptMessageContent],
+    call_signatures: dict[str, list[ThinkingPromptMessageContent]],
+) -> list[Any]:
+    """Return thoughts, blocks and calls in the order of an answer. A signature directly
+    precedes the call that it signs."""
+    for call in calls:
+        blocks += [*call_signatures.pop(call.id, ()), call]
+    # Signatures of calls that are not in this message come before everything else.
+    unmatched = [
+        signature for signatures in call_signatures.values() for signature in signatures
+    ]
+    return [*thoughts, *unmatched, *blocks]
 
 
 def _with_citations(blocks: list[Any], citations: list[Citation]) -> list[Any]:
@@ -646,46 +662,52 @@ def _dump_details(message: AssistantPromptMessage, *, is_fragment: bool) -> list
 def _dump_thought(
     thought: ThinkingPromptMessageContent, call: str, index: int
 ) -> list[JSON]:
-    format_field = (
-        {"format": _SIGNATURE_FORMAT_BY_ORIGIN[thought.origin]}
-        if thought.origin in _SIGNATURE_FORMAT_BY_ORIGIN
-        else {}
-    )
-    index = index if thought.index is None else thought.index
-    shared = {
-        **format_field,
-        **({"id": thought.id} if thought.id else {}),
-        "index": index,
-    }
+    """Return the reasoning details of one thought. `call` is the id of the call that it
+    signs, or empty."""
+    shared: JSON = {}
+    if thought.origin in _SIGNATURE_FORMAT_BY_ORIGIN:
+        shared["format"] = _SIGNATURE_FORMAT_BY_ORIGIN[thought.origin]
+    if thought.id:
+        shared["id"] = thought.id
+    shared["index"] = index if thought.index is None else thought.index
     if thought.origin == "openai_responses":
-        # OpenAI's summary and encrypted content are written as two details; see
-        # `_parse_details`.
-        summary = (
-            [{"type": "reasoning.summary", "summary": thought.data, **shared}]
-            if thought.data
-            else []
-        )
-        hidden = (
-            [{"type": "reasoning.encrypted", "data": thought.signature, **shared}]
-            if thought.signature
-            else []
-        )
-        return summary + hidden
+        return _dump_openai_thought(thought, shared)
     if thought.redacted or not thought.data:
-        if not thought.signature:
-            return []
-        # A redacted thought belongs to no call.
-        id_field = {"id": call} if call and not thought.redacted else {}
-        return [
-            {
-                "type": "reasoning.encrypted",
-                "data": thought.signature,
-                **shared,
-                **id_field,
-            }
-        ]
+        return _dump_hidden_thought(thought, call, shared)
     signed = {"signature": thought.signature} if thought.signature else {}
     return [{"type": "reasoning.text", "text": thought.data, **signed, **shared}]
+
+
+def _dump_openai_thought(
+    thought: ThinkingPromptMessageContent, shared: JSON
+) -> list[JSON]:
+    """Return OpenAI's summary and encrypted content as two details; see
+    `_parse_details`."""
+    details: list[JSON] = []
+    if thought.data:
+        details.append({"type": "reasoning.summary", "summary": thought.data, **shared})
+    if thought.signature:
+        details.append(
+            {"type": "reasoning.encrypted", "data": thought.signature, **shared}
+        )
+    return details
+
+
+def _dump_hidden_thought(
+    thought: ThinkingPromptMessageContent, call: str, shared: JSON
+) -> list[JSON]:
+    if not thought.signature:
+        return []
+    # A redacted thought belongs to no call.
+    id_field = {"id": call} if call and not thought.redacted else {}
+    return [
+        {
+            "type": "reasoning.encrypted",
+            "data": thought.signature,
+            **shared,
+            **id_field,
+        }
+    ]
 
 
 def _parse_call(call: Any, where: str) -> ToolCall:
@@ -713,8 +735,8 @@ _CALL_FIELDS = frozenset({"id", "type", "function", "custom", "index"})
 
 
 def _parse_function_call(call: Any) -> ToolCall:
-    """Parse `function_call`, the deprecated form with a single call. Its name stands
-    for its id."""
+    """Parse `function_call`, the deprecated form with a single call. Its name is used
+    as its id."""
     name, arguments = call.get("name") or "", call.get("arguments") or ""
     return ToolCall(
         type="function",
@@ -752,9 +774,8 @@ def _parse_part(part: Any, where: str) -> PromptMessageContent:
             if cache
             else parsed_part
         )
-    if isinstance(
-        part_type, str
-    ):  # a part that this format has elsewhere and we have no name for
+    # Other part types have no internal name; they are preserved for this format.
+    if isinstance(part_type, str):
         return OpaquePromptMessageContent(format=FORMAT, data=body)
     raise invalid_field(
         f"{where}.type", part_type, "text, image_url, video_url, input_audio or file"
@@ -821,7 +842,7 @@ def _parse_file(body: JSON, where: str) -> PromptMessageContent:
 
 
 def _parse_refusal(body: JSON, where: str) -> PromptMessageContent:
-    # `extra` marks the text as a refusal, so that it goes back as one.
+    # `extra` marks the text as a refusal, so that it is written as one.
     return TextPromptMessageContent(
         data=required_field(body, "refusal", str, f"{where}."),
         extra={FORMAT: {"type": "refusal"}},
@@ -870,14 +891,7 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
         "model": model,
         "messages": [_dump_message(message, quirks) for message in request.messages],
     }
-    # A copy, since the reasoning functions remove and add parameters.
-    parameters = dict(request.model_parameters)
-    _REASONING_STYLES[quirks.get("reasoning", "effort")](parameters)
-    if "max_tokens" in parameters:
-        parameters[quirks.get("max_tokens_field", "max_tokens")] = parameters.pop(
-            "max_tokens"
-        )
-    body.update(parameters)
+    body.update(_dump_parameters(request.model_parameters, quirks))
     if request.tools:
         body["tools"] = [_dump_tool(tool) for tool in request.tools]
     if (choice := request.tool_choice) is not None:
@@ -895,13 +909,29 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
         # Without this option a stream has no usage.
         if not quirks.get("no_stream_options"):
             body["stream_options"] = {"include_usage": True}
-    # Drop and rename come last, so that they apply to vendor fields too.
+    # Last, so that dropping and renaming apply to vendor fields too.
+    _drop_and_rename(body, quirks)
+    return body
+
+
+def _dump_parameters(
+    model_parameters: Mapping[str, Any], quirks: Mapping[str, Any]
+) -> dict[str, Any]:
+    # A copy, since the reasoning functions remove and add parameters.
+    parameters = dict(model_parameters)
+    _REASONING_STYLES[quirks.get("reasoning", "effort")](parameters)
+    if "max_tokens" in parameters:
+        field = quirks.get("max_tokens_field", "max_tokens")
+        parameters[field] = parameters.pop("max_tokens")
+    return parameters
+
+
+def _drop_and_rename(body: JSON, quirks: Mapping[str, Any]) -> None:
     for name in quirks.get("drop", ()):
         body.pop(name, None)
     for name, upstream_name in quirks.get("rename", {}).items():
         if name in body:
             body[upstream_name] = body.pop(name)
-    return body
 
 
 def _set_reasoning_effort(parameters: dict[str, Any]) -> None:
@@ -917,10 +947,8 @@ def _set_reasoning_effort(parameters: dict[str, Any]) -> None:
 
 def _set_openrouter_reasoning(parameters: dict[str, Any]) -> None:
     include_thoughts = parameters.pop("include_thoughts", None)
-    effort, budget = (
-        parameters.pop("reasoning_effort", None),
-        parameters.pop("thinking_budget", None),
-    )
+    effort = parameters.pop("reasoning_effort", None)
+    budget = parameters.pop("thinking_budget", None)
     reasoning = without_empty(
         effort=effort,
         max_tokens=budget,
@@ -934,10 +962,8 @@ def _set_thinking_type(parameters: dict[str, Any]) -> None:
     """Control thinking by `thinking: {type: enabled}`, as Zhipu, Volcengine, Moonshot
     and DeepSeek do."""
     parameters.pop("include_thoughts", None)
-    effort, budget = (
-        parameters.pop("reasoning_effort", None),
-        parameters.pop("thinking_budget", None),
-    )
+    effort = parameters.pop("reasoning_effort", None)
+    budget = parameters.pop("thinking_budget", None)
     if effort is not None or budget is not None:
         parameters["thinking"] = {
             "type": "disabled" if effort == "none" or budget == 0 else "enabled"
@@ -948,10 +974,8 @@ def _set_enable_thinking(parameters: dict[str, Any]) -> None:
     """Control thinking by `enable_thinking` and `thinking_budget`, as DashScope and
     SiliconFlow do."""
     parameters.pop("include_thoughts", None)
-    effort, budget = (
-        parameters.pop("reasoning_effort", None),
-        parameters.pop("thinking_budget", None),
-    )
+    effort = parameters.pop("reasoning_effort", None)
+    budget = parameters.pop("thinking_budget", None)
     if effort is None and budget is None:
         return
     parameters["enable_thinking"] = not (effort == "none" or budget == 0)
@@ -1003,8 +1027,8 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
         # format.
         if not vendor_fields:
             raise InvokeBadRequestError(
-                f"tool {tool.name!r} is run by the provider of another format; this one"
-                " cannot run it",
+                f"Tool {tool.name!r} is hosted by another provider; this provider does"
+                " not support it",
                 param="tools",
             )
         return vendor_fields
@@ -1022,22 +1046,7 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
 def _dump_message(message: AnyPromptMessage, quirks: Mapping[str, Any]) -> JSON:
     body: JSON = {"role": message.role.value}
     if isinstance(message, AssistantPromptMessage):
-        # With thinking parts, thoughts are part of the content and need no field of
-        # their own.
-        thinks_inside = bool(quirks.get("thinking_parts"))
-        body |= dump_assistant(
-            message, with_details=not thinks_inside, thinks_inside=thinks_inside
-        )
-        field = quirks.get("reasoning_field", "reasoning_content")
-        if (
-            field != "reasoning_content"
-            and (thoughts := body.pop("reasoning_content", None))
-            and field
-        ):
-            body[field] = thoughts
-        # A server that takes no thoughts back takes no details of them either.
-        if not field:
-            body.pop("reasoning_details", None)
+        body |= _dump_earlier_answer(message, quirks)
     elif isinstance(message, ToolPromptMessage):
         body["content"] = (
             "" if message.content is None else _dump_content(message.content)
@@ -1054,6 +1063,28 @@ def _dump_message(message: AnyPromptMessage, quirks: Mapping[str, Any]) -> JSON:
         # The stored role shows the deprecated form, which has no call id.
         if body["role"] == "function":
             body.pop("tool_call_id", None)
+    return body
+
+
+def _dump_earlier_answer(
+    message: AssistantPromptMessage, quirks: Mapping[str, Any]
+) -> JSON:
+    """Return the fields of an assistant message in a request, with its thoughts in the
+    field that the server expects."""
+    # With thinking parts, thoughts are part of the content and need no separate field.
+    thinks_inside = bool(quirks.get("thinking_parts"))
+    body = dump_assistant(
+        message, with_details=not thinks_inside, thinks_inside=thinks_inside
+    )
+    field = quirks.get("reasoning_field", "reasoning_content")
+    if field == "reasoning_content":
+        return body
+    thoughts = body.pop("reasoning_content", None)
+    if not field:
+        # A server that accepts no thoughts accepts no details of them either.
+        body.pop("reasoning_details", None)
+    elif thoughts:
+        body[field] = thoughts
     return body
 
 
@@ -1081,16 +1112,18 @@ def dump_assistant(
         if message.reasoning_content:
             body["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
-        calls = message.tool_calls
-        # The deprecated form has exactly one call.
-        if "old" in calls[0].extra.get(FORMAT, {}):
-            called = calls[0].function
-            body["function_call"] = {"name": called.name, "arguments": called.arguments}
-        else:
-            body["tool_calls"] = [_dump_call(call) for call in calls]
+        body |= _dump_calls(message.tool_calls)
     if message.refusal is not None:
         body["refusal"] = message.refusal
     return body
+
+
+def _dump_calls(calls: list[ToolCall]) -> JSON:
+    # The deprecated form has exactly one call.
+    if "old" in calls[0].extra.get(FORMAT, {}):
+        called = calls[0].function
+        return {"function_call": {"name": called.name, "arguments": called.arguments}}
+    return {"tool_calls": [_dump_call(call) for call in calls]}
 
 
 def _dump_rich(
@@ -1099,59 +1132,69 @@ def _dump_rich(
     *,
     thinks_inside: bool,
 ) -> JSON:
-    texts = [part for part in parts if isinstance(part, TextPromptMessageContent)]
-    images = [part for part in parts if isinstance(part, ImagePromptMessageContent)]
-    audio_part = next(
-        (part for part in parts if isinstance(part, AudioPromptMessageContent)), None
-    )
-    vendor_parts = [
-        part
-        for part in parts
-        if (isinstance(part, OpaquePromptMessageContent) and part.format == FORMAT)
-        or (
-            isinstance(part, ThinkingPromptMessageContent)
-            and part.extra.get(FORMAT)
-            and thinks_inside
-        )
-    ]
-    # Parts are needed only if they carry more than text; otherwise a string is what
-    # most clients expect.
-    if vendor_parts or any(
-        part.extra.get(FORMAT) or part.cache_control for part in texts
-    ):
-        kinds = (
-            TextPromptMessageContent,
-            *([ThinkingPromptMessageContent] if thinks_inside else []),
-        )
-        content: Any = [
-            _dump_part(part)
-            for part in parts
-            if part in vendor_parts or isinstance(part, kinds)
-        ]
-    else:
-        content = "".join([part.data for part in texts]) if texts else None
-    body: JSON = {"content": content}
+    body: JSON = {"content": _dump_answer_content(parts, thinks_inside=thinks_inside)}
     # Thoughts outside of the content go into the field that most servers share.
     if not thinks_inside and (thoughts := message.thinking):
         body["reasoning_content"] = thoughts
+    images = [part for part in parts if isinstance(part, ImagePromptMessageContent)]
     if images:
         body["images"] = [_dump_part(part) for part in images]
-    if annotations := _dump_annotations(texts):
+    if annotations := _dump_annotations(parts):
         body["annotations"] = annotations
+    audio_part = next(
+        (part for part in parts if isinstance(part, AudioPromptMessageContent)), None
+    )
     if audio_part is not None:
-        data = {"data": audio_part.base64_data} if audio_part.base64_data else {}
-        body["audio"] = {**data, **audio_part.extra.get(FORMAT, {})}
+        body["audio"] = _dump_answer_audio(audio_part)
     return body
 
 
-def _dump_annotations(texts: list[TextPromptMessageContent]) -> list[JSON]:
+def _dump_answer_audio(part: AudioPromptMessageContent) -> JSON:
+    data = {"data": part.base64_data} if part.base64_data else {}
+    return {**data, **part.extra.get(FORMAT, {})}
+
+
+def _dump_answer_content(
+    parts: list[PromptMessageContent], *, thinks_inside: bool
+) -> Any:
+    """Return `content`: a list if its parts carry more than text, otherwise a string,
+    which is what most clients expect. None if there is no text."""
+    content_parts = [
+        part
+        for part in parts
+        if isinstance(part, TextPromptMessageContent)
+        or (isinstance(part, ThinkingPromptMessageContent) and thinks_inside)
+        or (isinstance(part, OpaquePromptMessageContent) and part.format == FORMAT)
+    ]
+    if any(_is_more_than_text(part) for part in content_parts):
+        return [_dump_part(part) for part in content_parts]
+    texts = [
+        part.data
+        for part in content_parts
+        if isinstance(part, TextPromptMessageContent)
+    ]
+    return "".join(texts) if texts else None
+
+
+def _is_more_than_text(part: PromptMessageContent) -> bool:
+    """Return whether a part of the content would lose something in a plain string."""
+    if isinstance(part, TextPromptMessageContent):
+        return bool(part.extra.get(FORMAT) or part.cache_control)
+    if isinstance(part, ThinkingPromptMessageContent):
+        return bool(part.extra.get(FORMAT))
+    return True
+
+
+def _dump_annotations(parts: list[PromptMessageContent]) -> list[JSON]:
     annotations: list[JSON] = []
     text_offset = 0
-    for text in texts:
-        length = len(text.data)
+    for part in parts:
+        if not isinstance(part, TextPromptMessageContent):
+            continue
+        length = len(part.data)
         annotations += [
             citation.extra.get(FORMAT) or _dump_citation(citation, text_offset, length)
-            for citation in text.citations
+            for citation in part.citations
         ]
         text_offset += length
     return annotations
@@ -1226,7 +1269,7 @@ def _dump_part_body(part: PromptMessageContent) -> JSON:
         case AudioPromptMessageContent():
             if not part.base64_data:
                 raise InvokeBadRequestError(
-                    "audio at an address cannot be sent in this format; send its bytes"
+                    "Audio by URL is not supported in this format; send it as base64"
                 )
             audio_format = part.format or format_of(part.mime_type)
             return {
@@ -1250,18 +1293,16 @@ def _dump_file(part: MultiModalPromptMessageContent, vendor_fields: JSON) -> JSO
     return file
 
 
-# ------------------------------------------------------------------------------ answers
+# ---------------------------------------------------------------------------- responses
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
     """Parse a `usage` object, or return None if it has no plausible token counts. The
-    original is kept in `extra`."""
+    original is stored in `extra`."""
     if not isinstance(body, dict):
         return None
-    prompt, completion = (
-        count(body.get("prompt_tokens")),
-        count(body.get("completion_tokens")),
-    )
+    prompt = count(body.get("prompt_tokens"))
+    completion = count(body.get("completion_tokens"))
     if prompt is None and completion is None:
         return None
     # Servers report reasoning tokens inside the details or next to the totals.
@@ -1269,19 +1310,19 @@ def parse_usage(body: Any) -> LLMUsage | None:
         body, "completion_tokens_details", "reasoning_tokens"
     ) or nested_count(body, "reasoning_tokens")
     completion = completion or 0
+    # xAI does not include reasoning in `completion_tokens`, which the total shows.
     if (
         reasoning
         and nested_count(body, "total_tokens") == (prompt or 0) + completion + reasoning
     ):
-        completion += (
-            reasoning  # xAI leaves it out of `completion_tokens`, as the sum tells
-        )
+        completion += reasoning
     return LLMUsage(
         prompt_tokens=prompt or 0,
         completion_tokens=completion,
         total_tokens=count(body.get("total_tokens")) or (prompt or 0) + completion,
+        # `prompt_cache_hit_tokens` is DeepSeek's name.
         cached_tokens=nested_count(body, "prompt_tokens_details", "cached_tokens")
-        or nested_count(body, "prompt_cache_hit_tokens"),  # DeepSeek's word
+        or nested_count(body, "prompt_cache_hit_tokens"),
         cache_write_tokens=nested_count(
             body, "prompt_tokens_details", "cache_write_tokens"
         ),
@@ -1319,14 +1360,14 @@ def dump_usage(usage: LLMUsage) -> JSON:
     one built from the counts."""
     if raw_usage := usage.extra.get(FORMAT):
         return raw_usage
-    # Details that are 0 are left out, except for the two that OpenAI always sends.
-    into = {"cached_tokens": usage.cached_tokens}
+    # Details that are 0 are omitted, except for the two that OpenAI always sends.
+    prompt_details = {"cached_tokens": usage.cached_tokens}
     if usage.cache_write_tokens:
-        into["cache_write_tokens"] = usage.cache_write_tokens
+        prompt_details["cache_write_tokens"] = usage.cache_write_tokens
     if usage.audio_prompt_tokens:
-        into["audio_tokens"] = usage.audio_prompt_tokens
+        prompt_details["audio_tokens"] = usage.audio_prompt_tokens
     if usage.image_prompt_tokens:
-        into["image_tokens"] = usage.image_prompt_tokens
+        prompt_details["image_tokens"] = usage.image_prompt_tokens
     completion_details = {"reasoning_tokens": usage.reasoning_tokens}
     if usage.audio_completion_tokens:
         completion_details["audio_tokens"] = usage.audio_completion_tokens
@@ -1336,7 +1377,7 @@ def dump_usage(usage: LLMUsage) -> JSON:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": into,
+        "prompt_tokens_details": prompt_details,
         "completion_tokens_details": completion_details,
     }
 
@@ -1344,9 +1385,9 @@ def dump_usage(usage: LLMUsage) -> JSON:
 _KNOWN_RESULT_FIELDS = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
 )
-_KNOWN_CHUNK_FIELDS = _KNOWN_RESULT_FIELDS | {
-    "obfuscation"
-}  # random letters against those who count bytes: not ours to keep
+# `obfuscation` is random padding against attacks on the length of chunks. It belongs to
+# one connection and is not passed on.
+_KNOWN_CHUNK_FIELDS = _KNOWN_RESULT_FIELDS | {"obfuscation"}
 _KNOWN_CHOICE_FIELDS = frozenset(
     {"index", "message", "delta", "finish_reason", "logprobs"}
 )
@@ -1377,7 +1418,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
         raise error_of(body["error"])
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise InvokeServerUnavailableError("the answer holds no choices")
+        raise InvokeServerUnavailableError("Upstream response has no 'choices'")
     return LLMResult(
         id=body.get("id") or "",
         model=body.get("model") or "",
@@ -1395,13 +1436,16 @@ def _parse_choice(choice: Any, position: int) -> LLMChoice:
     if not isinstance(choice, dict) or not isinstance(
         choice.get("message") or {}, dict
     ):
-        raise InvokeServerUnavailableError("a choice of the answer holds no message")
+        raise InvokeServerUnavailableError(
+            f"Upstream response: choices[{position}] has no 'message'"
+        )
     # An empty choice without a reason is a broken response, not an empty answer.
     if choice.get("message") is None and choice.get("finish_reason") is None:
-        raise InvokeServerUnavailableError("a choice of the answer holds no message")
-    if isinstance(
-        choice.get("error"), dict
-    ):  # OpenRouter: what one of its providers said
+        raise InvokeServerUnavailableError(
+            f"Upstream response: choices[{position}] has no 'message'"
+        )
+    # OpenRouter puts the error of one of its providers into the choice.
+    if isinstance(choice.get("error"), dict):
         raise error_of(choice["error"])
     index = choice.get("index")
     reason, extra = _parse_reason(choice)
@@ -1421,7 +1465,7 @@ def _read_provider_message(parse: Any, message: JSON) -> AssistantPromptMessage:
         return parse(message)
     except InvokeBadRequestError as error:
         raise InvokeServerUnavailableError(
-            f"the answer cannot be read: {error}"
+            f"Invalid upstream response: {error}"
         ) from error
 
 
@@ -1497,11 +1541,11 @@ class StreamParser:
         get = event.get
         if get("error") and isinstance(event["error"], dict):
             raise error_of(event["error"])
-        # Groq reports the usage of a stream in a field of its own.
-        stated = get("usage") or (
+        # Groq reports the usage of a stream in a separate field.
+        reported_usage = get("usage") or (
             event["x_groq"].get("usage") if isinstance(get("x_groq"), dict) else None
         )
-        usage = parse_usage(stated) if stated else None
+        usage = parse_usage(reported_usage) if reported_usage else None
         choices = get("choices") or ()
         deltas = [self._delta(choice, usage) for choice in choices]
         # The last event of a stream has usage and no choices.
@@ -1523,7 +1567,7 @@ class StreamParser:
     def _delta(self, choice: Any, usage: LLMUsage | None) -> LLMResultChunkDelta:
         if not isinstance(choice, dict):
             raise InvokeServerUnavailableError(
-                f"a choice of the stream is no object but {short_repr(choice)}"
+                f"Upstream stream: a choice must be an object, not {short_repr(choice)}"
             )
         if isinstance(choice.get("error"), dict):
             raise error_of(choice["error"])
@@ -1552,8 +1596,8 @@ class StreamParser:
         """
         calls: list[ToolCall] = []
         for call in message.tool_calls:
-            # Without an index the fragments of a call cannot be told apart, so the name
-            # stays.
+            # Without an index the fragments of different calls cannot be distinguished,
+            # so the name is preserved.
             key = (choice, call.index if call.index is not None else -1)
             if (
                 call.function.name
@@ -1576,7 +1620,7 @@ class StreamParser:
         """
         if not end_marker_seen and not self._has_finished:
             raise InvokeServerUnavailableError(
-                "the stream broke off: neither a finish reason nor [DONE] came"
+                "Upstream stream ended without a finish reason or [DONE]"
             )
         return []
 
@@ -1588,9 +1632,8 @@ def _parse_delta(delta: Any) -> AssistantPromptMessage:
     if not isinstance(delta, dict):
         return _EMPTY_MESSAGE
     content = delta.get("content")
-    if len(delta) == 1 and isinstance(
-        content, str
-    ):  # nearly every chunk of a long answer
+    # Nearly every chunk of a long answer has only a text.
+    if len(delta) == 1 and isinstance(content, str):
         return AssistantPromptMessage(content=content)
     # The role in a delta carries no information: it is always the assistant's.
     message = _read_provider_message(
@@ -1613,7 +1656,7 @@ def _parse_delta(delta: Any) -> AssistantPromptMessage:
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
-    it breaks off."""
+    it is cut off."""
     return parse_events(StreamParser(), events)
 
 
@@ -1665,15 +1708,9 @@ class StreamDumper:
         ):
             self._extra = vendor_fields
             return []
-        # The first event of a choice has the role, and a content even if there is no
-        # text yet.
         if delta.index not in self._started_choices:
             self._started_choices.add(delta.index)
-            body = {
-                "role": "assistant",
-                **({"content": ""} if not body else {}),
-                **body,
-            }
+            body = _first_delta(body)
         reason = _dump_reason(delta.finish_reason)
         choice = {
             "index": delta.index,
@@ -1705,26 +1742,28 @@ class StreamDumper:
         )
 
 
+def _first_delta(body: JSON) -> JSON:
+    """Return the delta of a choice's first event: it has the role, and a content even
+    if there is no text yet."""
+    if not body:
+        return {"role": "assistant", "content": ""}
+    return {"role": "assistant", **body}
+
+
 def _dump_delta(message: AssistantPromptMessage) -> JSON:
     content = message.content
-    if isinstance(content, list) and len(content) == 1 and not message.tool_calls:
-        single_part = content[0]
-        if (
-            isinstance(single_part, TextPromptMessageContent)
-            and not single_part.citations
-            and not single_part.extra
-        ):
-            content = (
-                single_part.data
-            )  # nearly every chunk of a long answer that came in blocks
+    # Nearly every chunk of a long answer that came in blocks is a single plain text.
+    if (
+        isinstance(content, list)
+        and len(content) == 1
+        and not message.tool_calls
+        and isinstance(part := content[0], TextPromptMessageContent)
+        and not part.citations
+        and not part.extra
+    ):
+        content = part.data
     if isinstance(content, list):
-        dumped_message = dump_assistant(message, is_fragment=True)
-        # Empty fields would overwrite earlier ones in clients that merge deltas.
-        body: JSON = {
-            key: value
-            for key, value in dumped_message.items()
-            if value not in (None, "")
-        }
+        body = _dump_rich_delta(message)
     else:
         body = {} if content is None else {"content": content}
         if message.reasoning_content:
@@ -1732,19 +1771,33 @@ def _dump_delta(message: AssistantPromptMessage) -> JSON:
         if message.refusal is not None:
             body["refusal"] = message.refusal
     if message.tool_calls:
-        calls = message.tool_calls
-        if "old" in calls[0].extra.get(FORMAT, {}):
-            body["function_call"] = without_empty(name=calls[0].function.name) | {
-                "arguments": calls[0].function.arguments
-            }
-        else:
-            body["tool_calls"] = [
-                _dump_call_fragment(call, position)
-                for position, call in enumerate(calls)
-            ]
+        body |= _dump_call_fragments(message.tool_calls)
     if message.extra:
         body.update(message.extra.get(FORMAT, {}))
     return body
+
+
+def _dump_rich_delta(message: AssistantPromptMessage) -> JSON:
+    dumped_message = dump_assistant(message, is_fragment=True)
+    # Empty fields would overwrite earlier ones in clients that merge deltas.
+    return {
+        key: value for key, value in dumped_message.items() if value not in (None, "")
+    }
+
+
+def _dump_call_fragments(calls: list[ToolCall]) -> JSON:
+    # The deprecated form has exactly one call.
+    if "old" in calls[0].extra.get(FORMAT, {}):
+        called = calls[0].function
+        return {
+            "function_call": without_empty(name=called.name)
+            | {"arguments": called.arguments}
+        }
+    return {
+        "tool_calls": [
+            _dump_call_fragment(call, position) for position, call in enumerate(calls)
+        ]
+    }
 
 
 def _dump_call_fragment(call: ToolCall, position: int) -> JSON:
@@ -1788,6 +1841,6 @@ def error_of(error: Mapping[str, Any]) -> InvokeError:
             error.get("message")
             or error.get("type")
             or code
-            or "the provider reports an error"
+            or "The provider returned an error without details"
         )
     )

@@ -69,44 +69,19 @@ PARAMETERS = {"stop"} | frozenset(_PARAMETER_RANGES)
 def parse_request(body: JSON) -> LLMRequest:
     """Parse the JSON body of a client's request. Raises InvokeBadRequestError that
     names the field."""
-    prompt = body.get("prompt")
-    # A list with one prompt is the same as the prompt itself.
-    if isinstance(prompt, list) and len(prompt) == 1:
-        prompt = prompt[0]
-    if isinstance(prompt, list):
-        # A list of numbers, or of lists of numbers, has token ids.
-        ids = all(isinstance(prompt_part, int | list) for prompt_part in prompt)
-        description = (
-            "token ids; send text, since they fit one tokenizer alone"
-            if ids
-            else "several prompts; send one at a time"
-        )
-        raise InvokeBadRequestError(f"'prompt' holds {description}", param="prompt")
-    if not isinstance(prompt, str):
-        raise invalid_field("prompt", prompt, "a string")
+    prompt = _parse_prompt(body.get("prompt"))
     parameters: dict[str, Any] = {}
     for name, (value_type, low, high) in _PARAMETER_RANGES.items():
         if optional_field(body, name, value_type) is not None:
             in_range(body[name], low, high, name)
             parameters[name] = body[name]
-    stop = body.get("stop")
-    stop_sequences = (
-        []
-        if stop is None
-        else [stop]
-        if isinstance(stop, str)
-        else expect_type(stop, list, "stop")
-    )
     return LLMRequest(
         format=FORMAT,
         # The prompt becomes a single user message; `dump_request` sends a single
         # message unchanged.
         messages=[UserPromptMessage(content=prompt)],
         model_parameters=parameters,
-        stop=[
-            expect_type(stop_sequence, str, f"stop[{index}]")
-            for index, stop_sequence in enumerate(stop_sequences)
-        ],
+        stop=_parse_stop(body.get("stop")),
         stream=optional_field(body, "stream", bool) or False,
         user=optional_field(body, "user", str),
         extra=passthrough_fields(
@@ -120,10 +95,40 @@ def parse_request(body: JSON) -> LLMRequest:
     )
 
 
+def _parse_prompt(prompt: Any) -> str:
+    # A list with one prompt is the same as the prompt itself.
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if isinstance(prompt, list):
+        # A list of numbers, or of lists of numbers, has token ids.
+        ids = all(isinstance(prompt_part, int | list) for prompt_part in prompt)
+        description = (
+            "token ids, which depend on the tokenizer; send text"
+            if ids
+            else "several prompts; send one per request"
+        )
+        raise InvokeBadRequestError(f"'prompt' contains {description}", param="prompt")
+    if not isinstance(prompt, str):
+        raise invalid_field("prompt", prompt, "a string")
+    return prompt
+
+
+def _parse_stop(value: Any) -> list[str]:
+    if value is None:
+        return []
+    stop_sequences = (
+        [value] if isinstance(value, str) else expect_type(value, list, "stop")
+    )
+    return [
+        expect_type(stop_sequence, str, f"stop[{index}]")
+        for index, stop_sequence in enumerate(stop_sequences)
+    ]
+
+
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
     """Build the request body. A conversation becomes one text.
 
-    Quirks: `drop` lists fields to leave out, `no_stream_options` omits stream_options.
+    Quirks: `drop` lists fields to omit, `no_stream_options` omits stream_options.
     """
     body: JSON = {"model": model, "prompt": _prompt(request)}
     body |= {
@@ -164,7 +169,7 @@ def _prompt(request: LLMRequest) -> str:
 
 def parse_usage(body: Any) -> LLMUsage | None:
     """Parse a `usage` object, or return None if it has no prompt tokens. The original
-    is kept in `extra`."""
+    is stored in `extra`."""
     if not isinstance(body, dict) or count(body.get("prompt_tokens")) is None:
         return None
     return LLMUsage.of(
@@ -198,7 +203,9 @@ _KNOWN_CHOICE_FIELDS = frozenset({"text", "index", "finish_reason"})
 
 def _parse_choice(choice: Any, position: int) -> LLMChoice:
     if not isinstance(choice, dict) or not isinstance(choice.get("text") or "", str):
-        raise InvokeServerUnavailableError("a choice of the answer holds no text")
+        raise InvokeServerUnavailableError(
+            f"Upstream response: choices[{position}] has no 'text'"
+        )
     # Some servers send null for fields that they do not support; those are not
     # preserved.
     extra_fields = {
@@ -224,7 +231,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
         raise error_of(body["error"])
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise InvokeServerUnavailableError("the answer holds no choices")
+        raise InvokeServerUnavailableError("Upstream response has no 'choices'")
     return LLMResult(
         id=body.get("id") or "",
         model=body.get("model") or "",
@@ -318,14 +325,14 @@ class StreamParser:
         """
         if not end_marker_seen and not self._has_finished:
             raise InvokeServerUnavailableError(
-                "the stream broke off: neither a finish reason nor [DONE] came"
+                "Upstream stream ended without a finish reason or [DONE]"
             )
         return []
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
-    it breaks off."""
+    it is cut off."""
     return parse_events(StreamParser(), events)
 
 
@@ -375,4 +382,6 @@ def dump_stream(
 def error_of(error: Mapping[str, Any]) -> InvokeError:
     """Return the exception for an error object, chosen by its code or type."""
     error_class = error_class_for_status(None, error.get("code"), error.get("type"))
-    return error_class(str(error.get("message") or "the provider reports an error"))
+    return error_class(
+        str(error.get("message") or "The provider returned an error without details")
+    )

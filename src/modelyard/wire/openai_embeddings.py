@@ -47,34 +47,15 @@ _MAX_TEXTS = 2048
 def parse_request(body: JSON) -> TextEmbeddingRequest:
     """Parse the JSON body of a client's embeddings request. Raises
     InvokeBadRequestError that names the field."""
-    raw = body.get("input")
-    texts = [raw] if isinstance(raw, str) else raw
-    if not isinstance(texts, list) or not texts:
-        raise invalid_field(
-            "input", raw, "a string or a list of strings that is not empty"
-        )
-    # Token ids depend on the tokenizer, and the request may go to a model with another
-    # one.
-    if all(isinstance(text_input, int | list) for text_input in texts):
-        message = "'input' holds token ids; send text, since token ids fit one tokenizer alone"
-        raise InvokeBadRequestError(message, param="input")
-    if len(texts) > _MAX_TEXTS:
-        raise InvokeBadRequestError(
-            f"'input' holds {len(texts)} texts; at most {_MAX_TEXTS} at once",
-            param="input",
-        )
-    for index, text in enumerate(texts):
-        if not expect_type(text, str, f"input[{index}]"):
-            raise InvokeBadRequestError(
-                f"'input[{index}]' is empty; there is nothing to embed", param="input"
-            )
+    texts = _parse_texts(body.get("input"))
     if body.get("encoding_format", "float") not in ("float", "base64"):
         raise invalid_field(
             "encoding_format", body["encoding_format"], "float or base64"
         )
     dimensions = optional_field(body, "dimensions", int)
     in_range(dimensions, 1, 65_536, "dimensions")
-    input_type = optional_field(body, "input_type", str)  # Voyage's and NVIDIA's word
+    # A field of Voyage and NVIDIA.
+    input_type = optional_field(body, "input_type", str)
     extra_fields = {
         key: value
         for key, value in body.items()
@@ -89,6 +70,28 @@ def parse_request(body: JSON) -> TextEmbeddingRequest:
         user=optional_field(body, "user", str),
         extra=passthrough_fields(FORMAT, extra_fields),
     )
+
+
+def _parse_texts(value: Any) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts:
+        raise invalid_field("input", value, "a string or a non-empty list of strings")
+    # Token ids depend on the tokenizer, and the request may go to a model with another
+    # one.
+    if all(isinstance(text_input, int | list) for text_input in texts):
+        message = "'input' contains token ids, which depend on the tokenizer; send text"
+        raise InvokeBadRequestError(message, param="input")
+    if len(texts) > _MAX_TEXTS:
+        raise InvokeBadRequestError(
+            f"'input' has {len(texts)} texts; at most {_MAX_TEXTS} are allowed",
+            param="input",
+        )
+    for index, text in enumerate(texts):
+        if not expect_type(text, str, f"input[{index}]"):
+            raise InvokeBadRequestError(
+                f"'input[{index}]' must not be empty", param="input"
+            )
+    return texts
 
 
 def dump_request(
@@ -135,7 +138,7 @@ def parse_result(
     del request
     data = body.get("data") if isinstance(body, dict) else None
     if not isinstance(data, list):
-        raise InvokeServerUnavailableError("the answer holds no embeddings")
+        raise InvokeServerUnavailableError("Upstream response has no 'data'")
     # Vectors must be in the order of the texts; not every server returns them so.
     ordered = sorted(data, key=lambda embedding: embedding.get("index", 0))
     usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
@@ -160,10 +163,12 @@ def _vector(value: Any) -> list[float]:
             return array("f", base64.b64decode(value, validate=True)).tolist()
         except (binascii.Error, ValueError) as error:
             raise InvokeServerUnavailableError(
-                "an embedding is not base64 of 32-bit floats"
+                "Upstream response: 'embedding' is not base64 of 32-bit floats"
             ) from error
     if not isinstance(value, list):
-        raise InvokeServerUnavailableError("an embedding is no list of numbers")
+        raise InvokeServerUnavailableError(
+            "Upstream response: 'embedding' must be a list of numbers"
+        )
     return value
 
 

@@ -51,12 +51,10 @@ def parse_request(body: JSON) -> ModerationRequest:
     raw = body.get("input")
     inputs = [raw] if isinstance(raw, str) else raw
     if not isinstance(inputs, list) or not inputs:
-        raise invalid_field(
-            "input", raw, "a string or a list of strings that is not empty"
-        )
+        raise invalid_field("input", raw, "a string or a non-empty list of strings")
     if len(inputs) > _MAX_TEXTS:
         raise InvokeBadRequestError(
-            f"'input' holds {len(inputs)} texts; at most {_MAX_TEXTS} at once",
+            f"'input' has {len(inputs)} texts; at most {_MAX_TEXTS} are allowed",
             param="input",
         )
     # An input is a string, or an object like the content parts of a chat message.
@@ -75,7 +73,7 @@ def _text(content: Any, where: str) -> str:
             raise invalid_field(
                 f"{where}.type",
                 content.get("type"),
-                "'text': pictures are not moderated here",
+                "'text' (images are not supported)",
             )
         return required_field(content, "text", str, f"{where}.")
     return expect_type(content, str, where)
@@ -84,7 +82,7 @@ def _text(content: Any, where: str) -> str:
 def dump_request(
     request: ModerationRequest, model: str, quirks: Mapping[str, Any]
 ) -> JSON:
-    """Build the request body. The quirk `drop` lists fields to leave out."""
+    """Build the request body. The quirk `drop` lists fields to omit."""
     body: JSON = {
         "input": request.texts,
         **request.extra.get(FORMAT, {}),
@@ -100,7 +98,7 @@ def parse_result(body: Any) -> ModerationResult:
     results."""
     results = body.get("results") if isinstance(body, dict) else None
     if not isinstance(results, list) or not results:
-        raise InvokeServerUnavailableError("the answer holds no results")
+        raise InvokeServerUnavailableError("Upstream response has no 'results'")
     verdicts = [
         ModerationVerdict(
             # Without `flagged`, a text counts as flagged if any category is.
@@ -108,7 +106,7 @@ def parse_result(body: Any) -> ModerationResult:
                 wire_verdict.get(
                     "flagged", any((wire_verdict.get("categories") or {}).values())
                 )
-            ),  # Mistral leaves it out
+            ),  # Mistral omits it
             categories={
                 name: bool(value)
                 for name, value in (wire_verdict.get("categories") or {}).items()

@@ -135,7 +135,7 @@ class OpenAIPassthrough:
         max_tokens = request.model_parameters.get("max_tokens")
         is_renamed = quirks.get("max_tokens_field") == "max_completion_tokens"
         # Usage is always requested, since accounting needs it; the client gets it only
-        # if it asked.
+        # if it requested it.
         options = (
             _INCLUDE_USAGE
             if plain_request.stream and not quirks.get("no_stream_options")
@@ -257,6 +257,8 @@ class _Event(msgspec.Struct, frozen=True, gc=False):
     error: _Unset = _UNSET
 
 
+_NO_PROMPT_DETAILS = _PromptDetails()
+_NO_COMPLETION_DETAILS = _CompletionDetails()
 _decode_result = msgspec.json.Decoder(_Result).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 
@@ -265,28 +267,25 @@ def _usage(wire_usage: _Usage | None) -> LLMUsage | None:
     """Return the usage, or None if it needs the full parser."""
     if wire_usage is None:
         return None
-    into, completion_details = (
-        wire_usage.prompt_tokens_details,
-        wire_usage.completion_tokens_details,
-    )
-    cached = into.cached_tokens or 0 if into else 0
-    thought = completion_details.reasoning_tokens or 0 if completion_details else 0
+    prompt_details = wire_usage.prompt_tokens_details or _NO_PROMPT_DETAILS
+    completion_details = wire_usage.completion_tokens_details or _NO_COMPLETION_DETAILS
+    reasoning = completion_details.reasoning_tokens or 0
     total = wire_usage.prompt_tokens + wire_usage.completion_tokens
     # xAI does not include reasoning tokens in the completion; the full parser handles
     # it.
-    if thought and wire_usage.total_tokens == total + thought:
-        return None  # xAI leaves thoughts out of the completion: the full reader knows
+    if reasoning and wire_usage.total_tokens == total + reasoning:
+        return None
     return LLMUsage(
         prompt_tokens=wire_usage.prompt_tokens,
         completion_tokens=wire_usage.completion_tokens,
         total_tokens=wire_usage.total_tokens or total,
-        cached_tokens=cached,
-        cache_write_tokens=into.cache_write_tokens or 0 if into else 0,
-        reasoning_tokens=thought,
+        cached_tokens=prompt_details.cached_tokens or 0,
+        cache_write_tokens=prompt_details.cache_write_tokens or 0,
+        reasoning_tokens=reasoning,
     )
 
 
-_DONE_MARKER = b"[DONE]"
+_DONE_EVENT = b"data: [DONE]"
 _EMPTY_DELTA = LLMResultChunkDelta()
 
 
@@ -309,9 +308,11 @@ class StreamInspector:
     def feed(self, body_chunk: bytes) -> PassthroughChunk | None:
         """Return the events of this body chunk that are passed through, or None if
         there are none."""
+        # Anything after [DONE] is ignored.
         if self._is_done:
-            return None  # what comes after [DONE] is nobody's
-        buffer = self._buffered + body_chunk if self._buffered else body_chunk
+            return None
+        # Adding to empty bytes does not copy.
+        buffer = self._buffered + body_chunk
         # Events with CRLF line ends, and very long ones, are left to the full parser.
         if b"\r" in body_chunk or len(buffer) > _MAX_BUFFERED_BYTES:
             self.unread, self._buffered = buffer, b""
@@ -319,26 +320,21 @@ class StreamInspector:
         blocks = buffer.split(b"\n\n")
         # The last block is incomplete; it waits for the next body chunk.
         self._buffered = blocks.pop()
-        passed = _InspectedChunk()
+        passed = _InspectedChunk(self._wants_usage)
         for block_index, block in enumerate(blocks):
-            if block[:6] == b"data: " and block[6:12] == _DONE_MARKER:
+            if block[:12] == _DONE_EVENT:
                 self._is_done, self._buffered = True, b""
                 break
+            # A comment only keeps the connection open.
             if block[:1] in (b":", b""):
-                continue  # a comment keeps a connection open, and says nothing
+                continue
             if (event := _event(block)) is None:
-                # Everything from this event on is handed over; the events before it
-                # were fine.
-                self.unread, self._buffered = (
-                    b"\n\n".join([*blocks[block_index:], self._buffered]),
-                    b"",
-                )
+                # Everything from this event on goes to the full parser; the events
+                # before it are complete.
+                unread_blocks = [*blocks[block_index:], self._buffered]
+                self.unread, self._buffered = b"\n\n".join(unread_blocks), b""
                 break
-            passed.add_event(event)
-            # The event that only has usage is the upstream's answer to our own request
-            # for it.
-            if event.choices or self._wants_usage:
-                passed.events.append(block)
+            passed.add_event(block, event)
         self.has_finished |= passed.reason is not None
         return passed.chunk()
 
@@ -350,23 +346,28 @@ class StreamInspector:
             self.unread = self._buffered
         elif not self._is_done and not self.has_finished:
             raise InvokeServerUnavailableError(
-                "the stream broke off: neither a finish reason nor [DONE] came"
+                "Upstream stream ended without a finish reason or [DONE]"
             )
 
 
 class _InspectedChunk:
     """Collects the events of one body chunk that are passed through."""
 
-    __slots__ = ("events", "reason", "texts", "usage")
+    __slots__ = ("_wants_usage", "events", "reason", "texts", "usage")
 
-    def __init__(self) -> None:
+    def __init__(self, wants_usage: bool) -> None:
+        self._wants_usage = wants_usage
         self.events: list[bytes] = []
         self.texts: list[str] = []
         self.usage: LLMUsage | None = None
         self.reason: str | None = None
 
-    def add_event(self, event: _Event) -> None:
-        """Record the text, usage and finish reason of an event."""
+    def add_event(self, block: bytes, event: _Event) -> None:
+        """Add an event with its bytes, and record its text, usage and finish reason."""
+        # An event that only has usage answers our own request for it; it is not passed
+        # through unless the client requested it too.
+        if event.choices or self._wants_usage:
+            self.events.append(block)
         if event.usage is not None:
             self.usage = _usage(event.usage)
         for choice in event.choices:
@@ -377,7 +378,8 @@ class _InspectedChunk:
             # JSON is recorded.
             elif delta.tool_calls is not None:
                 self.texts.append(bytes(delta.tool_calls).decode())
-            if choice.finish_reason:  # some servers have an empty one in every event
+            # Some servers send an empty finish reason in every event.
+            if choice.finish_reason:
                 self.reason = choice.finish_reason
 
     def chunk(self) -> PassthroughChunk | None:

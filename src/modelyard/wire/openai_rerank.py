@@ -47,16 +47,12 @@ def parse_request(body: JSON) -> RerankRequest:
     that names the field."""
     query = required_field(body, "query", str)
     if not query.strip():
-        raise InvokeBadRequestError(
-            "'query' is empty; there is nothing to rank by", param="query"
-        )
+        raise InvokeBadRequestError("'query' must not be empty", param="query")
     documents = limited_list(
         required_field(body, "documents", list), _MAX_DOCUMENTS, "documents"
     )
     if not documents:
-        raise InvokeBadRequestError(
-            "'documents' is empty; there is nothing to rank", param="documents"
-        )
+        raise InvokeBadRequestError("'documents' must not be empty", param="documents")
     top_n = optional_field(body, "top_n", int)
     in_range(top_n, 1, 1 << 31, "top_n")
     return RerankRequest(
@@ -100,7 +96,9 @@ def dump_request(request: RerankRequest, model: str, quirks: Mapping[str, Any]) 
         body["top_n"] = request.top_n
     for name in quirks.get("drop", ()):
         body.pop(name, None)
-    for name, upstream_name in quirks.get("rename", {}).items():  # Voyage says `top_k`
+    for name, upstream_name in quirks.get(
+        "rename", {}
+    ).items():  # Voyage's name is `top_k`
         if name in body:
             body[upstream_name] = body.pop(name)
     return body
@@ -112,7 +110,7 @@ def parse_result(body: Any, request: RerankRequest) -> RerankResult:
     # Servers differ in the name of the list (`results` or `data`) and of the score.
     results = body.get("results", body.get("data")) if isinstance(body, dict) else None
     if not isinstance(results, list):
-        raise InvokeServerUnavailableError("the answer holds no results")
+        raise InvokeServerUnavailableError("Upstream response has no 'results'")
     docs = to_ranked_documents(
         (
             (

@@ -258,8 +258,8 @@ def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
             extra=passthrough_fields(FORMAT, extra_fields),
         )
     if tool_type != "function":
-        # Any other type is a tool that the provider runs itself. It keeps its whole
-        # definition.
+        # Any other type is a tool that the provider runs itself. Its whole definition
+        # is preserved.
         return PromptMessageTool(name=tool_type, type=tool_type, extra={FORMAT: body})
     extra_fields = unknown_fields(
         body, frozenset({"type", "name", "description", "parameters", "strict"})
@@ -303,46 +303,68 @@ def parse_input(value: Any, *, is_new: bool = True) -> list[AnyPromptMessage]:
     items = expect_type(value, list, "input")
     if not items and is_new:
         raise InvokeBadRequestError(
-            "'input' must hold at least one item", param="input"
+            "'input' must contain at least one item", param="input"
         )
-    messages: list[AnyPromptMessage] = []
-    # Blocks and refusals of the assistant message under construction; call ids seen so
-    # far.
-    blocks: list[PromptMessageContent | ToolCall] = []
-    calls: set[str] = set()
-    refusals: list[str] = []
-    for index, raw_item in enumerate(items):
+    conversation = _ConversationBuilder(is_new=is_new)
+    for index, item in enumerate(items):
         # The most common item, a role and a text, takes a short path.
         if (
-            type(raw_item) is dict
-            and len(raw_item) == 2
-            and raw_item.get("role") == "user"
-            and type(raw_item.get("content")) is str
+            type(item) is dict
+            and len(item) == 2
+            and item.get("role") == "user"
+            and type(item.get("content")) is str
         ):
-            if blocks or refusals:  # as most items are: a role and a text
-                messages.append(assistant_of(blocks, refusal="".join(refusals) or None))
-                blocks, refusals = [], []
-            messages.append(UserPromptMessage(content=raw_item["content"]))
-            continue
-        where = f"input[{index}]"
+            conversation.add_message(UserPromptMessage(content=item["content"]))
+        else:
+            conversation.add_item(item, f"input[{index}]")
+    return conversation.finish()
+
+
+class _ConversationBuilder:
+    """Builds messages from input items. Neighbouring items of the model form one
+    assistant message."""
+
+    __slots__ = ("_blocks", "_call_ids", "_is_new", "_messages", "_refusals")
+
+    def __init__(self, *, is_new: bool) -> None:
+        self._is_new = is_new
+        self._messages: list[AnyPromptMessage] = []
+        # Blocks and refusals of the assistant message under construction.
+        self._blocks: list[PromptMessageContent | ToolCall] = []
+        self._refusals: list[str] = []
+        # Ids of the calls so far.
+        self._call_ids: set[str] = set()
+
+    def add_item(self, raw_item: Any, where: str) -> None:
+        """Add an item of any type. Raises InvokeBadRequestError that names the field;
+        `where` is the path of the item."""
         item = expect_type(raw_item, dict, where)
         item_type = item.get("type") or "message"
         if _is_model_output(item, item_type):
-            parsed, refused = _parse_output_item(item, where)
-            calls.add(str(item.get("call_id")))
-            blocks += parsed
-            refusals += refused
-            continue
-        # An item of the client ends the assistant message before it.
-        if blocks or refusals:
-            messages.append(assistant_of(blocks, refusal="".join(refusals) or None))
-            blocks, refusals = [], []
-        messages.append(
-            _parse_input_item(item, item_type, where, calls if is_new else None)
-        )
-    if blocks or refusals:
-        messages.append(assistant_of(blocks, refusal="".join(refusals) or None))
-    return messages
+            blocks, refusals = _parse_output_item(item, where)
+            self._call_ids.add(str(item.get("call_id")))
+            self._blocks += blocks
+            self._refusals += refusals
+            return
+        call_ids = self._call_ids if self._is_new else None
+        self.add_message(_parse_input_item(item, item_type, where, call_ids))
+
+    def add_message(self, message: AnyPromptMessage) -> None:
+        """Add a message of the client. It ends the assistant message before it."""
+        if self._blocks or self._refusals:
+            self._end_assistant_message()
+        self._messages.append(message)
+
+    def finish(self) -> list[AnyPromptMessage]:
+        """Return all messages, in the order of the items."""
+        if self._blocks or self._refusals:
+            self._end_assistant_message()
+        return self._messages
+
+    def _end_assistant_message(self) -> None:
+        refusal = "".join(self._refusals) or None
+        self._messages.append(assistant_of(self._blocks, refusal=refusal))
+        self._blocks, self._refusals = [], []
 
 
 def _is_model_output(item: JSON, item_type: str) -> bool:
@@ -365,7 +387,7 @@ def _parse_input_item(
             call = required_field(item, "call_id", str, f"{where}.")
             if calls is not None and call not in calls:
                 raise invalid_field(
-                    f"{where}.call_id", call, "the call_id of a function_call before it"
+                    f"{where}.call_id", call, "the call_id of an earlier function_call"
                 )
             output = item.get("output")
             known_fields = frozenset({"type", "call_id", "output", "id", "status"})
@@ -503,8 +525,7 @@ def _parse_output_item(
             return [_parse_reasoning(item)], []
         case "image_generation_call" if isinstance(item.get("result"), str):
             image_format = item.get("output_format") or "png"
-            # The image itself is already in `base64_data`; the stored item leaves it
-            # out.
+            # The image itself is already in `base64_data`; the stored item omits it.
             item_extra = {
                 "item": {
                     name: value for name, value in item.items() if name != "result"
@@ -566,26 +587,20 @@ def _parse_call(item: JSON, where: str, call_type: str, field: str) -> ToolCall:
 
 
 _FOREIGN_ORIGINS = ("anthropic", "gemini", "bedrock")
+_REDACTED_ID_PREFIXES = tuple(f"rs_{name}_redacted_" for name in _FOREIGN_ORIGINS)
 
 
 def _parse_reasoning(item: JSON) -> ThinkingPromptMessageContent:
-    summary = [
-        summary_part.get("text") or "" for summary_part in item.get("summary") or ()
-    ]
-    content = [
-        content_part.get("text") or "" for content_part in item.get("content") or ()
-    ]
+    text = _reasoning_text(item)
     item_id = item.get("id") or ""
-    # Ids generated by `_made_id` name the provider that wrote the thought.
+    # Ids generated by `_reasoning_id` name the provider that wrote the thought.
     origin = next(
         (name for name in _FOREIGN_ORIGINS if item_id.startswith(f"rs_{name}_")), FORMAT
     )
     thought = ThinkingPromptMessageContent(
-        data="\n\n".join(content or summary),
+        data=text,
         signature=item.get("encrypted_content") or "",
-        redacted=item_id.startswith(
-            tuple(f"rs_{name}_redacted_" for name in _FOREIGN_ORIGINS)
-        ),
+        redacted=item_id.startswith(_REDACTED_ID_PREFIXES),
         id=item_id if origin == FORMAT else "",
         origin=origin,
     )
@@ -600,8 +615,19 @@ def _parse_reasoning(item: JSON) -> ThinkingPromptMessageContent:
     return thought
 
 
+def _reasoning_text(item: JSON) -> str:
+    """Return the reasoning itself if the item has it, otherwise its summary."""
+    summary = [
+        summary_part.get("text") or "" for summary_part in item.get("summary") or ()
+    ]
+    content = [
+        content_part.get("text") or "" for content_part in item.get("content") or ()
+    ]
+    return "\n\n".join(content or summary)
+
+
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """Build OpenAI's request body. The quirk `drop` lists fields to leave out.
+    """Build OpenAI's request body. The quirk `drop` lists fields to omit.
 
     Raises InvokeBadRequestError for content or tools that this API does not accept.
     """
@@ -664,10 +690,8 @@ def _dump_text_config(parameters: Mapping[str, Any]) -> JSON:
 
 
 def _dump_effort(parameters: Mapping[str, Any]) -> JSON:
-    effort, budget = (
-        parameters.get("reasoning_effort"),
-        parameters.get("thinking_budget"),
-    )
+    effort = parameters.get("reasoning_effort")
+    budget = parameters.get("thinking_budget")
     # The API takes effort levels only, so a budget becomes the nearest level.
     if effort is None and budget is not None:
         effort = effort_of(budget)
@@ -688,8 +712,8 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
     if tool.type != "function":
         if not vendor_fields:
             raise InvokeBadRequestError(
-                f"tool {tool.name!r} is run by the provider of another format; this one"
-                " cannot run it",
+                f"Tool {tool.name!r} is hosted by another provider; this provider does"
+                " not support it",
                 param="tools",
             )
         return vendor_fields
@@ -714,16 +738,16 @@ def _dump_tool_choice(
 ) -> Any:
     if isinstance(choice, str):
         return choice
-    kinds = {tool.name: tool.type for tool in tools}
+    tool_types = {tool.name: tool.type for tool in tools}
     if "allowed" in choice:
-        allowed = [_tool_reference(name, kinds) for name in choice["allowed"]]
+        allowed = [_tool_reference(name, tool_types) for name in choice["allowed"]]
         return {"type": "allowed_tools", "mode": choice["mode"], "tools": allowed}
-    return _tool_reference(choice["name"], kinds)
+    return _tool_reference(choice["name"], tool_types)
 
 
-def _tool_reference(name: str, kinds: Mapping[str, str]) -> JSON:
-    tool_type = kinds.get(name, "function")
-    # Only functions and custom tools have names of their own.
+def _tool_reference(name: str, tool_types: Mapping[str, str]) -> JSON:
+    tool_type = tool_types.get(name, "function")
+    # Only functions and custom tools have names.
     return (
         {"type": tool_type, "name": name}
         if tool_type in ("function", "custom")
@@ -734,60 +758,59 @@ def _tool_reference(name: str, kinds: Mapping[str, str]) -> JSON:
 def _dump_input(messages: Iterable[AnyPromptMessage]) -> Iterator[JSON]:
     # Results of custom tools have their own item type, so the ids of such calls are
     # collected.
-    customs: set[str] = set()
+    custom_call_ids: set[str] = set()
     for message in messages:
         match message:
             case AssistantPromptMessage():
-                customs |= {
+                custom_call_ids |= {
                     call.id for call in message.tool_calls if call.type == "custom"
                 }
                 yield from _dump_assistant_items(message)
             case ToolPromptMessage():
-                output = (
-                    message.content
-                    if isinstance(message.content, str)
-                    else _dump_parts(message.parts)
-                )
-                item_type = (
-                    "custom_tool_call_output"
-                    if message.tool_call_id in customs
-                    else "function_call_output"
-                )
-                vendor_fields = message.extra.get(FORMAT, {})
-                yield {
-                    "type": item_type,
-                    "call_id": message.tool_call_id,
-                    "output": output or "",
-                    **vendor_fields,
-                }
+                is_custom = message.tool_call_id in custom_call_ids
+                yield _dump_tool_result(message, is_custom=is_custom)
             case SystemPromptMessage() | UserPromptMessage():
-                opaque_parts = [
-                    part
-                    for part in message.parts
-                    if isinstance(part, OpaquePromptMessageContent)
-                ]
-                # Messages made of one opaque item go back as that item, or not at all
-                # to another format.
-                if (
-                    opaque_parts
-                    and len(opaque_parts) == len(message.parts)
-                    and opaque_parts[0].data.get("type") in _CLIENT_ITEM_TYPES
-                ):
-                    yield from (
-                        part.data for part in opaque_parts if part.format == FORMAT
-                    )
-                    continue
-                content = (
-                    message.content
-                    if isinstance(message.content, str)
-                    else _dump_parts(message.parts)
-                )
-                vendor_fields = {
-                    k: v
-                    for k, v in message.extra.get(FORMAT, {}).items()
-                    if k != "instructions"
-                }
-                yield {"role": message.role.value, "content": content, **vendor_fields}
+                yield from _dump_client_message(message)
+
+
+def _dump_tool_result(message: ToolPromptMessage, *, is_custom: bool) -> JSON:
+    return {
+        "type": "custom_tool_call_output" if is_custom else "function_call_output",
+        "call_id": message.tool_call_id,
+        "output": _dump_content(message) or "",
+        **message.extra.get(FORMAT, {}),
+    }
+
+
+def _dump_client_message(
+    message: SystemPromptMessage | UserPromptMessage,
+) -> list[JSON]:
+    """Return a system or user message as items."""
+    parts = message.parts
+    opaque_parts = [
+        part for part in parts if isinstance(part, OpaquePromptMessageContent)
+    ]
+    # A message made of opaque items is written as these items. Items of other formats
+    # are dropped.
+    if (
+        opaque_parts
+        and len(opaque_parts) == len(parts)
+        and opaque_parts[0].data.get("type") in _CLIENT_ITEM_TYPES
+    ):
+        return [part.data for part in opaque_parts if part.format == FORMAT]
+    vendor_fields = {
+        name: value
+        for name, value in message.extra.get(FORMAT, {}).items()
+        if name != "instructions"
+    }
+    content = _dump_content(message)
+    return [{"role": message.role.value, "content": content, **vendor_fields}]
+
+
+def _dump_content(message: AnyPromptMessage) -> str | list[JSON]:
+    if isinstance(message.content, str):
+        return message.content
+    return _dump_parts(message.parts)
 
 
 def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
@@ -811,18 +834,19 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
                 "input_audio": {"data": part.base64_data, "format": audio_format},
             }
         case DocumentPromptMessageContent():
-            where = {"file_url": part.url} if part.url else {"file_data": part.data}
+            source = {"file_url": part.url} if part.url else {"file_data": part.data}
             vendor_file = part.extra.get(FORMAT)
             return vendor_file or {
                 "type": "input_file",
                 **without_empty(filename=part.filename),
-                **where,
+                **source,
             }
         case OpaquePromptMessageContent():
             return part.data if part.format == FORMAT else None
         case VideoPromptMessageContent():
             raise InvokeBadRequestError(
-                "OpenAI's Responses take no video; send text, images, audio or files"
+                "The Responses API does not accept video; send text, images, audio or"
+                " files"
             )
         case ThinkingPromptMessageContent():
             # Thoughts of a user message have no meaning; thoughts of the assistant are
@@ -857,7 +881,7 @@ def _dump_assistant_items(message: AssistantPromptMessage) -> Iterator[JSON]:
                 },
             }
         else:
-            # An item that OpenAI did not create has no status of its own.
+            # An item that OpenAI did not create has no status.
             is_generated = (
                 item["type"] in ("function_call", "custom_tool_call", "message")
                 and "id" not in item
@@ -871,56 +895,54 @@ def _dump_assistant_items(message: AssistantPromptMessage) -> Iterator[JSON]:
 
 def _items(
     blocks: Iterable[PromptMessageContent | ToolCall], stem: str, refusal: str | None
-) -> Iterator[JSON]:
-    """Yield blocks as items. Generated ids end with `stem`; no ids are generated if it
+) -> list[JSON]:
+    """Return blocks as items. Generated ids end with `stem`; no ids are generated if it
     is empty."""
+    items: list[JSON] = []
+    # The last item, if it is a message.
     message: JSON | None = None
-    number = 0
     for block in blocks:
-        if isinstance(block, TextPromptMessageContent):
-            # Neighbouring texts of the same original item become its content parts.
-            item_fields = block.extra.get(FORMAT, {}).get("item") or {}
-            if message is not None and not (
-                item_fields and item_fields.get("id") == message.get("id")
-            ):
-                yield message
-                message = None
-            if message is None:
-                id_field = (
-                    {"id": item_fields.get("id") or f"msg_{stem}_{number}"}
-                    if item_fields.get("id") or stem
-                    else {}
-                )
-                message = {
-                    "type": "message",
-                    **id_field,
-                    "role": "assistant",
-                    "status": "completed",
-                    "content": [],
-                    **item_fields,
-                }
-                number += 1
-            message["content"].append(_dump_text(block))
-            continue
-        if message is not None:
-            yield message
+        if not isinstance(block, TextPromptMessageContent):
             message = None
-        if (item := _dump_item(block, f"{stem}_{number}" if stem else "")) is not None:
-            number += 1
-            yield item
-    # A refusal is the last part of the last message, or a message of its own.
+            _append_item(items, block, stem)
+            continue
+        # Neighbouring texts of the same original item become its content parts.
+        item_fields = block.extra.get(FORMAT, {}).get("item") or {}
+        if (
+            message is None
+            or not item_fields
+            or item_fields.get("id") != message.get("id")
+        ):
+            message = _new_message(item_fields, stem, len(items))
+            items.append(message)
+        message["content"].append(_dump_text(block))
+    # A refusal is the last part of the last message, or a separate message.
     if refusal:
-        id_field = {"id": f"msg_{stem}_{number}"} if stem else {}
-        message = message or {
-            "type": "message",
-            **id_field,
-            "role": "assistant",
-            "status": "completed",
-            "content": [],
-        }
+        if message is None:
+            message = _new_message({}, stem, len(items))
+            items.append(message)
         message["content"].append({"type": "refusal", "refusal": refusal})
-    if message is not None:
-        yield message
+    return items
+
+
+def _append_item(
+    items: list[JSON], block: PromptMessageContent | ToolCall, stem: str
+) -> None:
+    item = _dump_item(block, f"{stem}_{len(items)}" if stem else "")
+    if item is not None:
+        items.append(item)
+
+
+def _new_message(item_fields: JSON, stem: str, number: int) -> JSON:
+    item_id = item_fields.get("id") or (f"msg_{stem}_{number}" if stem else None)
+    return {
+        "type": "message",
+        **({"id": item_id} if item_id else {}),
+        "role": "assistant",
+        "status": "completed",
+        "content": [],
+        **item_fields,
+    }
 
 
 def _dump_text(part: TextPromptMessageContent) -> JSON:
@@ -936,7 +958,7 @@ def _dump_text(part: TextPromptMessageContent) -> JSON:
 
 
 def _dump_annotation(citation: Citation, length: int) -> JSON:
-    # An annotation that came from OpenAI goes back exactly as it was.
+    # An annotation that came from OpenAI is written unchanged.
     if raw_annotation := citation.extra.get(FORMAT):
         return raw_annotation
     end = length if citation.end is None else citation.end
@@ -1009,21 +1031,19 @@ def _dump_reasoning(thought: ThinkingPromptMessageContent, item_id: str) -> JSON
     return {"type": "reasoning", "id": item_id, "summary": summary, **hidden}
 
 
-# ------------------------------------------------------------------------------ answers
+# ---------------------------------------------------------------------------- responses
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
     """Parse a `usage` object, or return None if it has no token counts. The original is
-    kept in `extra`."""
+    stored in `extra`."""
     if not isinstance(body, dict) or (
         count(body.get("input_tokens")) is None
         and not nested_count(body, "output_tokens")
     ):
         return None
-    prompt, completion = (
-        nested_count(body, "input_tokens"),
-        nested_count(body, "output_tokens"),
-    )
+    prompt = nested_count(body, "input_tokens")
+    completion = nested_count(body, "output_tokens")
     return LLMUsage(
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -1048,13 +1068,13 @@ def dump_usage(usage: LLMUsage) -> JSON:
     one built from the counts."""
     if raw_usage := usage.extra.get(FORMAT):
         return raw_usage
-    into = {
+    input_details = {
         "cached_tokens": usage.cached_tokens,
         "cache_write_tokens": usage.cache_write_tokens,
     }
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": into,
+        "input_tokens_details": input_details,
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.total_tokens,
@@ -1102,7 +1122,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
         raise error_of(body["error"])
     items = body.get("output")
     if not isinstance(items, list):
-        raise InvokeServerUnavailableError("the answer holds no output")
+        raise InvokeServerUnavailableError("Upstream response has no 'output'")
     blocks: list[PromptMessageContent | ToolCall] = []
     refusals: list[str] = []
     logprobs: list[Any] = []
@@ -1121,7 +1141,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
     # provider's.
     except InvokeBadRequestError as error:
         raise InvokeServerUnavailableError(
-            f"the answer cannot be read: {error}"
+            f"Invalid upstream response: {error}"
         ) from error
     reason, reason_fields = _parse_reason(
         body, has_calls=any(isinstance(block, ToolCall) for block in blocks)
@@ -1171,7 +1191,7 @@ _ECHOED_FIELDS = (
 def echo_of(body: JSON) -> JSON:
     """Return the request fields that a response repeats, with OpenAI's defaults for
     missing ones."""
-    silent = {
+    defaults = {
         "instructions": None,
         "max_output_tokens": None,
         "metadata": {},
@@ -1189,14 +1209,14 @@ def echo_of(body: JSON) -> JSON:
     echoed_fields = {
         name: body[name] for name in _ECHOED_FIELDS if body.get(name) is not None
     }
-    return {**silent, **echoed_fields}
+    return {**defaults, **echoed_fields}
 
 
 def dump_result(result: LLMResult, echo: JSON | None = None) -> JSON:
     """Build a complete response body. Only the first choice is written: the API has no
     `n` parameter."""
     choice = result.choices[0]
-    output = list(_items(choice.message.blocks, result.id, choice.message.refusal))
+    output = _items(choice.message.blocks, result.id, choice.message.refusal)
     _put_logprobs(output, choice.logprobs)
     head = _response_head(result.id, result.created, result.model, echo)
     return {
@@ -1264,10 +1284,10 @@ class StreamParser:
         del quirks
         self._id = self._model = ""
         self._created = 0
-        self._calls: dict[
-            int, int
-        ] = {}  # an item's place in the output → which call it is
-        self._items_with_deltas: set[int] = set()  # items that deltas came for
+        # Output index of an item -> index of its call.
+        self._calls: dict[int, int] = {}
+        # Output indexes of the items that deltas were received for.
+        self._items_with_deltas: set[int] = set()
         # Output index -> summary part that the last thought delta belonged to.
         self._summaries: dict[int, int] = {}
         self._has_finished = False
@@ -1314,7 +1334,10 @@ class StreamParser:
                 return self._on_end(event.get("response") or {})
             case "response.failed":
                 body = event.get("response") or {}
-                raise error_of(body.get("error") or {"message": "the response failed"})
+                raise error_of(
+                    body.get("error")
+                    or {"message": "The provider reported a failed response"}
+                )
             case "error":
                 raise error_of(event.get("error") or event)
             case _:
@@ -1330,7 +1353,7 @@ class StreamParser:
         """
         if not end_marker_seen and not self._has_finished:
             raise InvokeServerUnavailableError(
-                "the stream broke off: no response.completed came"
+                "Upstream stream ended without response.completed"
             )
         return []
 
@@ -1419,36 +1442,19 @@ class StreamParser:
             blocks, refusals = _parse_output_item(item, "item")
         except InvokeBadRequestError as error:
             raise InvokeServerUnavailableError(
-                f"the stream cannot be read: {error}"
+                f"Invalid upstream stream: {error}"
             ) from error
         chunks: list[LLMResultChunk] = []
         has_deltas = output_index in self._items_with_deltas
         for number, block in enumerate(blocks):
-            match block:
-                case TextPromptMessageContent():
-                    data = "" if has_deltas else block.data
-                    # The text was streamed already; only the item's own fields are new.
-                    cited = [] if has_deltas else block.citations
-                    changes = {
-                        "data": data,
-                        "citations": cited,
-                        "index": output_index * 100 + number,
-                    }
-                    chunks += self._part(msgspec.structs.replace(block, **changes))
-                case ThinkingPromptMessageContent():
-                    # The complete item has the signature, which never comes as a delta.
-                    data = "" if has_deltas else block.data
-                    chunks += self._part(
-                        msgspec.structs.replace(
-                            block, data=data, index=output_index * 100
-                        )
-                    )
-                case ToolCall():
-                    chunks += self._late_call(
-                        item, output_index, block, has_deltas=has_deltas
-                    )
-                case _:
-                    chunks += self._part(block)
+            if isinstance(block, ToolCall):
+                chunks += self._late_call(
+                    item, output_index, block, has_deltas=has_deltas
+                )
+                continue
+            if has_deltas:
+                block = _without_streamed_text(block)
+            chunks += self._part(_with_index(block, output_index, number))
         if refusals and not has_deltas:
             chunks += self._chunk(
                 message=AssistantPromptMessage(refusal="".join(refusals))
@@ -1494,9 +1500,36 @@ def _text_index(event: JSON, output_index: int) -> int:
     return output_index * 100 + (count(event.get("content_index")) or 0)
 
 
+def _without_streamed_text(part: PromptMessageContent) -> PromptMessageContent:
+    """Return a part of a complete item without what its deltas contained.
+
+    The item's other fields are new, such as the signature of a thought.
+    """
+    match part:
+        case TextPromptMessageContent():
+            return msgspec.structs.replace(part, data="", citations=[])
+        case ThinkingPromptMessageContent():
+            return msgspec.structs.replace(part, data="")
+        case _:
+            return part
+
+
+def _with_index(
+    part: PromptMessageContent, output_index: int, number: int
+) -> PromptMessageContent:
+    """Return a part of a complete item with the index that its deltas have."""
+    match part:
+        case TextPromptMessageContent():
+            return msgspec.structs.replace(part, index=output_index * 100 + number)
+        case ThinkingPromptMessageContent():
+            return msgspec.structs.replace(part, index=output_index * 100)
+        case _:
+            return part
+
+
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
     """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
-    it breaks off."""
+    it is cut off."""
     return parse_events(StreamParser(), events)
 
 
@@ -1538,20 +1571,20 @@ class StreamDumper:
         if chunk.extra:
             self._extra |= chunk.extra.get(FORMAT, {})
         self._usage = delta.usage or self._usage
+        # The format has one response per stream, so further choices are dropped.
         if delta.index:
-            # The format has one response per stream, so further choices are dropped.
-            return events  # one answer alone has a place here
+            return events
         message = delta.message
         if delta.logprobs:
-            self._logprobs += delta.logprobs.get("content") or ()
+            self._add_logprobs(delta.logprobs)
         # A plain text chunk, the most common one, takes a short path.
         if (
             isinstance(message.content, str)
+            and message.content
             and not message.tool_calls
             and message.reasoning_content is None
         ):
-            if message.content:
-                events += self._text(("text", None), message.content, {})
+            events += self._text(("text", None), message.content, {})
         else:
             for block in message.blocks:
                 events += self._block(block)
@@ -1559,6 +1592,10 @@ class StreamDumper:
             events += self._refusal(message.refusal)
         self._reason = delta.finish_reason or self._reason
         return events
+
+    def _add_logprobs(self, logprobs: Mapping[str, Any]) -> None:
+        # They go out with the next text that is closed.
+        self._logprobs += logprobs.get("content") or ()
 
     def _event(self, event_type: str, **fields: Any) -> JSON:
         self._sequence += 1
@@ -1616,36 +1653,13 @@ class StreamDumper:
         events: list[JSON] = []
         # A new message item is opened if the block changes.
         if self._open_key != key:
-            message_fields = {
-                "id": f"msg_{self._stem}_{len(self._output)}",
-                "type": "message",
-                "role": "assistant",
-            }
-            events += self._open_item(
-                key,
-                {
-                    **message_fields,
-                    "status": "in_progress",
-                    "content": [],
-                    **item_fields,
-                },
-            )
-            part: JSON = {
+            part = {
                 "type": "output_text",
                 "text": "",
                 "annotations": [],
                 "logprobs": [],
             }
-            self._item["content"] = [part]
-            # Again a copy: the text grows with every delta.
-            events.append(
-                self._event(
-                    "response.content_part.added",
-                    **self._item_position(),
-                    content_index=0,
-                    part={**part},
-                )
-            )
+            events = self._open_message(key, part, item_fields)
         self._item["content"][0]["text"] += text
         delta = self._event(
             "response.output_text.delta",
@@ -1656,55 +1670,57 @@ class StreamDumper:
         )
         return [*events, delta]
 
+    def _open_message(
+        self, key: tuple[str, Any], part: JSON, item_fields: JSON
+    ) -> list[JSON]:
+        """Return the events that open a message item with one empty part."""
+        item = {
+            "id": f"msg_{self._stem}_{len(self._output)}",
+            "type": "message",
+            "role": "assistant",
+            "status": "in_progress",
+            "content": [],
+            **item_fields,
+        }
+        events = self._open_item(key, item)
+        self._item["content"] = [part]
+        # A copy, since the part's text grows with every delta.
+        part_added = self._event(
+            "response.content_part.added",
+            **self._item_position(),
+            content_index=0,
+            part={**part},
+        )
+        return [*events, part_added]
+
     def _annotation(self, key: tuple[str, Any], annotation: JSON) -> list[JSON]:
         # An annotation can only be added to the open text.
         if self._open_key != key:
             return []
         annotations = self._item["content"][0]["annotations"]
         annotations.append(annotation)
-        where = {
+        added = self._event(
+            "response.output_text.annotation.added",
             **self._item_position(),
-            "content_index": 0,
-            "annotation_index": len(annotations) - 1,
-        }
-        return [
-            self._event(
-                "response.output_text.annotation.added", **where, annotation=annotation
-            )
-        ]
+            content_index=0,
+            annotation_index=len(annotations) - 1,
+            annotation=annotation,
+        )
+        return [added]
 
     def _refusal(self, text: str) -> list[JSON]:
         key = ("refusal", None)
         events: list[JSON] = []
         if self._open_key != key:
-            message_fields = {
-                "id": f"msg_{self._stem}_{len(self._output)}",
-                "type": "message",
-                "role": "assistant",
-            }
-            events += self._open_item(
-                key, {**message_fields, "status": "in_progress", "content": []}
-            )
-            self._item["content"] = [{"type": "refusal", "refusal": ""}]
-            part = {"type": "refusal", "refusal": ""}
-            events.append(
-                self._event(
-                    "response.content_part.added",
-                    **self._item_position(),
-                    content_index=0,
-                    part=part,
-                )
-            )
+            events = self._open_message(key, {"type": "refusal", "refusal": ""}, {})
         self._item["content"][0]["refusal"] += text
-        return [
-            *events,
-            self._event(
-                "response.refusal.delta",
-                **self._item_position(),
-                content_index=0,
-                delta=text,
-            ),
-        ]
+        delta = self._event(
+            "response.refusal.delta",
+            **self._item_position(),
+            content_index=0,
+            delta=text,
+        )
+        return [*events, delta]
 
     def _thought(self, thought: ThinkingPromptMessageContent) -> list[JSON]:
         key = ("thinking", thought.index)
@@ -1764,17 +1780,17 @@ class StreamDumper:
         index = call.index if call.index is not None else -1 - len(self._pending_calls)
         if self._active_call is None:
             self._active_call = index
-        # Only one item can be open, so fragments of another call are held back.
+        # Only one item can be open, so fragments of another call are buffered.
         if index != self._active_call:
             self._pending_calls.setdefault(index, []).append(call)
             return []
         return self._write_call(index, [call])
 
     def _write_call(self, index: int, fragments: list[ToolCall]) -> list[JSON]:
-        first = fragments[0]
+        first_fragment = fragments[0]
         # The opening event has the name and no arguments.
         empty = msgspec.structs.replace(
-            first, function=ToolCallFunction(name=first.function.name)
+            first_fragment, function=ToolCallFunction(name=first_fragment.function.name)
         )
         item = {
             **_dump_call(empty, f"{self._stem}_{len(self._output)}"),
@@ -1806,9 +1822,9 @@ class StreamDumper:
             return []
         key = self._open_key
         block_type, _ = key
-        item, where = self._item, self._item_position()
-        events = self._done_events(block_type, item, where)
-        # Items of the vendor may have another status, which must be kept.
+        item = self._item
+        events = self._done_events(block_type, item, self._item_position())
+        # Items of the vendor may have another status, which must be preserved.
         if "status" in item and item["status"] == "in_progress":
             item = {**item, "status": "completed"}
         events.append(
@@ -1819,8 +1835,7 @@ class StreamDumper:
         self._output.append(item)
         self._closed_items[key] = item
         self._open_key = None
-        # Calls that were held back are complete by now and are written one after
-        # another.
+        # Buffered calls are complete by now and are written one after another.
         if block_type == "call":
             waiting, self._pending_calls, self._active_call = (
                 self._pending_calls,
@@ -1845,75 +1860,72 @@ class StreamDumper:
         self._open_key = None
         return events
 
-    def _done_events(self, block_type: str, item: JSON, where: JSON) -> list[JSON]:
+    def _done_events(self, block_type: str, item: JSON, position: JSON) -> list[JSON]:
+        """Return the events that end the parts of an item."""
         match block_type:
             case "text":
-                part = item["content"][0]
-                part["logprobs"], self._logprobs = self._logprobs, []
-                done_fields = {"text": part["text"], "logprobs": part["logprobs"]}
-                return [
-                    self._event(
-                        "response.output_text.done",
-                        **where,
-                        content_index=0,
-                        **done_fields,
-                    ),
-                    self._event(
-                        "response.content_part.done",
-                        **where,
-                        content_index=0,
-                        part=part,
-                    ),
-                ]
+                return self._text_done(item["content"][0], position)
             case "refusal":
-                part = item["content"][0]
-                return [
-                    self._event(
-                        "response.refusal.done",
-                        **where,
-                        content_index=0,
-                        refusal=part["refusal"],
-                    ),
-                    self._event(
-                        "response.content_part.done",
-                        **where,
-                        content_index=0,
-                        part=part,
-                    ),
-                ]
+                return self._refusal_done(item["content"][0], position)
             case "thinking" if item.get("summary"):
-                part = item["summary"][0]
-                return [
-                    self._event(
-                        "response.reasoning_summary_text.done",
-                        **where,
-                        summary_index=0,
-                        text=part["text"],
-                    ),
-                    self._event(
-                        "response.reasoning_summary_part.done",
-                        **where,
-                        summary_index=0,
-                        part=part,
-                    ),
-                ]
-            case "call" if item["type"] == "custom_tool_call":
-                return [
-                    self._event(
-                        "response.custom_tool_call_input.done",
-                        **where,
-                        input=item["input"],
-                    )
-                ]
+                return self._summary_done(item["summary"][0], position)
             case "call":
-                call_fields = {"name": item["name"], "arguments": item["arguments"]}
-                return [
-                    self._event(
-                        "response.function_call_arguments.done", **where, **call_fields
-                    )
-                ]
+                return [self._call_done(item, position)]
             case _:
                 return []
+
+    def _text_done(self, part: JSON, position: JSON) -> list[JSON]:
+        part["logprobs"], self._logprobs = self._logprobs, []
+        text_done = self._event(
+            "response.output_text.done",
+            **position,
+            content_index=0,
+            text=part["text"],
+            logprobs=part["logprobs"],
+        )
+        return [text_done, self._part_done(part, position)]
+
+    def _refusal_done(self, part: JSON, position: JSON) -> list[JSON]:
+        refusal_done = self._event(
+            "response.refusal.done",
+            **position,
+            content_index=0,
+            refusal=part["refusal"],
+        )
+        return [refusal_done, self._part_done(part, position)]
+
+    def _part_done(self, part: JSON, position: JSON) -> JSON:
+        return self._event(
+            "response.content_part.done", **position, content_index=0, part=part
+        )
+
+    def _summary_done(self, part: JSON, position: JSON) -> list[JSON]:
+        return [
+            self._event(
+                "response.reasoning_summary_text.done",
+                **position,
+                summary_index=0,
+                text=part["text"],
+            ),
+            self._event(
+                "response.reasoning_summary_part.done",
+                **position,
+                summary_index=0,
+                part=part,
+            ),
+        ]
+
+    def _call_done(self, item: JSON, position: JSON) -> JSON:
+        if item["type"] == "custom_tool_call":
+            return self._event(
+                "response.custom_tool_call_input.done", **position, input=item["input"]
+            )
+        return self._event(
+            "response.function_call_arguments.done",
+            **position,
+            name=item["name"],
+            arguments=item["arguments"],
+        )
 
     def response(self) -> JSON:
         """Return the complete response, as the last event contains it."""
@@ -1956,5 +1968,9 @@ def error_of(error: Mapping[str, Any]) -> InvokeError:
         code if isinstance(code, int) else None, code, error.get("type")
     )
     return error_class(
-        str(error.get("message") or code or "the provider reports an error")
+        str(
+            error.get("message")
+            or code
+            or "The provider returned an error without details"
+        )
     )

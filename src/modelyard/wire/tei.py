@@ -46,7 +46,9 @@ def parse_embed_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddin
     if not isinstance(body, list) or not all(
         isinstance(embedding, list) for embedding in body
     ):
-        raise InvokeServerUnavailableError("the answer is no list of embeddings")
+        raise InvokeServerUnavailableError(
+            "Upstream response is not a list of embeddings"
+        )
     return TextEmbeddingResult(embeddings=body, usage=EmbeddingUsage(estimated=True))
 
 
@@ -67,7 +69,7 @@ def parse_rerank_result(body: Any, request: RerankRequest) -> RerankResult:
     """Parse a rerank response into documents, best first. Raises
     InvokeServerUnavailableError if it is no list."""
     if not isinstance(body, list):
-        raise InvokeServerUnavailableError("the answer is no list of scores")
+        raise InvokeServerUnavailableError("Upstream response is not a list of scores")
     docs = to_ranked_documents(
         ((result.get("index"), result.get("score")) for result in body), request
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from modelyard.workflow.engine import Outcome
     from modelyard.workflow.single_run import run, stream
 
-# Importing the engine takes time, which programs that use no workflows are spared.
+# Imported on first use: programs without workflows need not load the engine.
 _SUBMODULE_BY_NAME = {
     "App": "dsl",
     "load": "dsl",

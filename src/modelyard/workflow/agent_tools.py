@@ -30,11 +30,9 @@ def parse_tool_list(tool_list: Any) -> list[ToolRef]:
     """Return references to the enabled tools, in order. Datasets have the kind
     `dataset-retrieval`."""
     tool_refs: list[ToolRef] = []
-    for definition in (
-        tool_list
-        if isinstance(tool_list, Sequence) and not isinstance(tool_list, str)
-        else ()
-    ):
+    if not isinstance(tool_list, Sequence) or isinstance(tool_list, str):
+        return tool_refs
+    for definition in tool_list:
         # Short form: `kind:provider/name`.
         if isinstance(definition, str) and definition:
             tool_type, _, qualified_name = definition.rpartition(":")
@@ -112,20 +110,11 @@ def dataset_ref(name: str) -> ToolRef:
 def _settings(definition: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters that the agent's author has fixed, so that the model does
     not choose them."""
-    settings: dict[str, Any] = {}
-    for name, value in (definition.get("settings") or {}).items():
-        settings[name] = (
-            value.get("value")
-            if isinstance(value, Mapping) and "value" in value
-            else value
-        )
-    for name, value in (definition.get("parameters") or {}).items():
-        if isinstance(value, Mapping):
-            # `auto` means that the model chooses the value.
-            if not value.get("auto", 1) and value.get("value") is not None:
-                settings[name] = _unwrap_constant(value["value"])
-        else:
-            settings[name] = value
+    settings: dict[str, Any] = {
+        name: _setting_value(value)
+        for name, value in (definition.get("settings") or {}).items()
+    }
+    settings |= _fixed_parameters(definition.get("parameters") or {})
     settings |= definition.get("tool_parameters") or {}
     # Empty values mean that the author left the field blank.
     return {
@@ -133,6 +122,25 @@ def _settings(definition: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in settings.items()
         if value is not None and value != ""
     }
+
+
+def _setting_value(value: Any) -> Any:
+    """Return a setting's value, which may be wrapped as `{"value": …}`."""
+    if isinstance(value, Mapping) and "value" in value:
+        return value["value"]
+    return value
+
+
+def _fixed_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters whose value the model does not choose."""
+    fixed: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if not isinstance(value, Mapping):
+            fixed[name] = value
+        # `auto` means that the model chooses the value.
+        elif not value.get("auto", 1) and value.get("value") is not None:
+            fixed[name] = _unwrap_constant(value["value"])
+    return fixed
 
 
 def _unwrap_constant(value: Any) -> Any:

@@ -181,7 +181,7 @@ class Annotations:
     # Settings
 
     async def settings(self, tenant: str, app: str) -> ReplySettings | None:
-        """Return the settings that were made by API; None if there are none."""
+        """Return the settings stored through the API; None if there are none."""
         data = await self._store.get(tenant, f"app/{app}", "annotation_reply")
         return msgspec.json.decode(data, type=ReplySettings) if data else None
 

@@ -72,7 +72,7 @@ class Apps:
         self._keys = keys
         self._parsed: OrderedDict[tuple[str, str, str], App] = OrderedDict()
 
-    # apps
+    # Import
 
     async def add(
         self,
@@ -96,15 +96,8 @@ class Apps:
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         # The file is stored before the record refers to it.
         await self._documents.save(tenant, digest, text)
-        existing_app = next(
-            (
-                candidate
-                for candidate in self.list_all(tenant)
-                if candidate.name == (name or app.name)
-            ),
-            None,
-        )
-        # Fields that the file does not determine, as keys and triggers, are taken over.
+        existing_app = self._find_by_name(tenant, name or app.name)
+        # Fields that the file does not determine, as keys and triggers, are preserved.
         previous = (
             existing_app.stored
             if existing_app is not None
@@ -136,6 +129,17 @@ class Apps:
         # returning.
         await self._directory.refresh()
         return AppRecord(tenant, row.id, row.name, stored_app), app, False
+
+    def _find_by_name(self, tenant: str, name: str) -> AppRecord | None:
+        """Return the tenant's app of this name; None if there is none."""
+        return next(
+            (
+                app_record
+                for app_record in self.list_all(tenant)
+                if app_record.name == name
+            ),
+            None,
+        )
 
     async def _save(self, app_record: AppRecord, stored_app: StoredApp) -> AppRecord:
         old = await self._resources.get(
@@ -182,7 +186,7 @@ class Apps:
         """
         if not app_record.stored.draft:
             raise InvokeBadRequestError(
-                f"app {app_record.name!r} has no draft: all of it is published"
+                f"app {app_record.name!r} has no draft; the current version is published"
             )
         return await self._save(
             app_record,
@@ -229,7 +233,7 @@ class Apps:
             app_version.name or app_version.digest[:8]
             for app_version in app_record.stored.versions
         ]
-        hint = suggestion(name_or_digest, names, label="there are")
+        hint = suggestion(name_or_digest, names, label="published versions:")
         raise NotFoundError(
             f"app {app_record.name!r} has no version {name_or_digest[:80]!r}; {hint}",
             code="version_not_found",
@@ -312,7 +316,7 @@ class Apps:
         )
         if app_record is None:
             hint = suggestion(
-                name, [candidate.name for candidate in apps], label="there are"
+                name, [candidate.name for candidate in apps], label="existing apps:"
             )
             raise NotFoundError(
                 f"app {name[:80]!r} does not exist; {hint}", code="app_not_found"
@@ -336,7 +340,7 @@ class Apps:
             return cached_app
         text = await self._documents.find(tenant, digest)
         if text is None:
-            raise NotFoundError("the app's file is gone", code="app_not_found")
+            raise NotFoundError("the app's file was deleted", code="app_not_found")
         app = await cpu_work.run_in_thread(
             loads, text, name="", mapping=msgspec.convert(mapping_values, AppMapping)
         )
@@ -349,7 +353,7 @@ class Apps:
         """Return the parsed published version. Raises NotPublishedError."""
         if not app_record.stored.digest:
             raise NotPublishedError(
-                f"app {app_record.name!r} is a draft: it was never published"
+                f"app {app_record.name!r} is a draft and was never published"
             )
         return await self.load_version(
             app_record.tenant, app_record.stored.digest, app_record.stored.mapping

@@ -79,27 +79,20 @@ class Chats:
         admission = await self._apply_features(
             app_record, app, str(inputs.get("query") or ""), inputs, user
         )
-        # Input moderation may have rewritten the inputs.
         if isinstance(admission, AdmittedTurn):
-            inputs = {
-                **admission.inputs,
-                **({"query": admission.query} if "query" in inputs else {}),
-            }
+            inputs = _moderated_inputs(inputs, admission)
         attached = await self._attach_files(app_record.tenant, user, files)
         system: dict[str, Any] = {
             "files": attached,
-            "user_id": user,
-            "app_id": app_record.id,
-            "workflow_id": workflow_id(app_record),
-            "workflow_run_id": run_id,
+            **_identifiers(app_record, user, run_id),
             "timestamp": int(current_time),
-            **({"varied": True} if is_varied else {}),
         }
-        message_id = ""
+        if is_varied:
+            system["varied"] = True
         # Completion apps answer with a message, although they have no conversation.
-        if app.mode == "completion":
-            message_id, query = str(uuid.uuid4()), str(inputs.get("query") or "")
-            system["query"] = query
+        has_message = app.mode == "completion"
+        if has_message:
+            system["query"] = str(inputs.get("query") or "")
         record = RunRecord(
             tenant=app_record.tenant,
             id=run_id,
@@ -113,30 +106,14 @@ class Chats:
             ),
             system=system,
             depth=depth,
-            message=message_id,
+            message=str(uuid.uuid4()) if has_message else "",
             created_at=current_time,
             created_from=created_from,
         )
-        if not message_id:
+        if not has_message:
             return await self._start_run(app, record, admission)
-        return await self._record_message(
-            app,
-            record,
-            admission,
-            Message(
-                tenant=app_record.tenant,
-                id=message_id,
-                app=app_record.id,
-                user=user,
-                conversation="",
-                run=run_id,
-                query=system["query"],
-                inputs=dict(inputs),
-                files=attached,
-                status="running",
-                created_at=current_time,
-            ),
-        )
+        message = _running_message(record, system["query"], inputs, attached)
+        return await self._record_message(app, record, admission, message)
 
     async def _apply_features(
         self,
@@ -219,26 +196,23 @@ class Chats:
         previous_messages = await self._conversations.list_messages(
             app_record.tenant, conversation.id, limit=500
         )
+        run_inputs = dict(inputs)
         # A conversation keeps the inputs with which it started.
-        run_inputs = (
-            conversation.inputs or dict(inputs) if conversation_id else dict(inputs)
-        )
+        if conversation_id and conversation.inputs:
+            run_inputs = conversation.inputs
         admission = await self._apply_features(app_record, app, query, run_inputs, user)
         # The message stores the original question; the run gets the moderated one.
         run_query = query
         if isinstance(admission, AdmittedTurn):
             run_inputs, run_query = admission.inputs, admission.query
-        run_id, message_id = new_run_id(), str(uuid.uuid4())
+        run_id = new_run_id()
         attached = await self._attach_files(app_record.tenant, user, files)
         system = {
             "query": run_query,
             "files": attached,
             "conversation_id": conversation.id,
             "dialogue_count": len(previous_messages) + 1,
-            "user_id": user,
-            "app_id": app_record.id,
-            "workflow_id": workflow_id(app_record),
-            "workflow_run_id": run_id,
+            **_identifiers(app_record, user, run_id),
         }
         record = RunRecord(
             tenant=app_record.tenant,
@@ -252,7 +226,7 @@ class Chats:
             ),
             system=system,
             conversation=conversation.id,
-            message=message_id,
+            message=str(uuid.uuid4()),
             variables={
                 name: variable.get("value")
                 for name, variable in conversation.variables.items()
@@ -261,20 +235,8 @@ class Chats:
             created_from=created_from,
             depth=depth,
         )
-        message = Message(
-            tenant=app_record.tenant,
-            id=message_id,
-            app=app_record.id,
-            user=user,
-            conversation=conversation.id,
-            parent=previous_messages[0].id if previous_messages else _NO_PARENT_ID,
-            run=run_id,
-            query=query,
-            inputs=dict(inputs),
-            files=attached,
-            status="running",
-            created_at=current_time,
-        )
+        parent = previous_messages[0].id if previous_messages else _NO_PARENT_ID
+        message = _running_message(record, query, inputs, attached, parent)
         run = await self._record_message(app, record, admission, message)
         # Only the first message names a conversation.
         if names and not previous_messages and query:
@@ -284,22 +246,23 @@ class Chats:
     def _schedule_naming(self, conversation: Conversation, query: str) -> None:
         """Have a model name the conversation, in parallel with the answer."""
 
-        async def work() -> None:
-            """Ask for a name and store it. A failure leaves the default name."""
-            if self._features is None:
-                return
-            name = await self._features.conversation_title(
-                conversation.tenant, conversation.user, query
-            )
-            if name:
-                with suppress(ModelyardError):
-                    await self._conversations.rename(conversation, name)
-
-        task = asyncio.ensure_future(work())
+        task = asyncio.ensure_future(self._name(conversation, query))
         # The event loop holds only weak references to tasks, so the set keeps them
         # alive.
         self._naming_tasks.add(task)
         task.add_done_callback(self._naming_tasks.discard)
+
+    async def _name(self, conversation: Conversation, query: str) -> None:
+        """Ask a model for the conversation's name and store it. A failure leaves the
+        default name."""
+        if self._features is None:
+            return
+        name = await self._features.conversation_title(
+            conversation.tenant, conversation.user, query
+        )
+        if name:
+            with suppress(ModelyardError):
+                await self._conversations.rename(conversation, name)
 
     async def aclose(self) -> None:
         """Cancel naming tasks that are still running."""
@@ -466,6 +429,51 @@ class Chats:
         )
 
 
+def _moderated_inputs(
+    inputs: Mapping[str, Any], admission: AdmittedTurn
+) -> dict[str, Any]:
+    """Return the inputs after input moderation, which may have rewritten them."""
+    moderated_inputs = dict(admission.inputs)
+    if "query" in inputs:
+        moderated_inputs["query"] = admission.query
+    return moderated_inputs
+
+
+def _identifiers(app_record: AppRecord, user: str, run_id: str) -> dict[str, Any]:
+    """Return the `sys.*` variables that identify the user, the app and the run."""
+    return {
+        "user_id": user,
+        "app_id": app_record.id,
+        "workflow_id": workflow_id(app_record),
+        "workflow_run_id": run_id,
+    }
+
+
+def _running_message(
+    run: RunRecord,
+    query: str,
+    inputs: Mapping[str, Any],
+    files: list[dict[str, Any]],
+    parent: str = "",
+) -> Message:
+    """Return the message that a run answers, without its answer. `parent` is the id of
+    the previous message in the conversation."""
+    return Message(
+        tenant=run.tenant,
+        id=run.message,
+        app=run.app,
+        user=run.user,
+        conversation=run.conversation,
+        parent=parent,
+        run=run.id,
+        query=query,
+        inputs=dict(inputs),
+        files=files,
+        status="running",
+        created_at=run.created_at,
+    )
+
+
 def _total_usage(events: Sequence[AnyEvent]) -> dict[str, Any]:
     """Return the token usage and latency of all nodes together."""
     totals: dict[str, float] = {
@@ -475,14 +483,15 @@ def _total_usage(events: Sequence[AnyEvent]) -> dict[str, Any]:
     }
     currency = "USD"
     for event in events:
-        usage: Any = (
-            event.outputs.get("usage") if isinstance(event, NodeRunSucceeded) else None
-        )
-        if isinstance(usage, Mapping):
-            for name in totals:
-                value = usage.get(name)
-                totals[name] += value if isinstance(value, int | float) else 0
-            currency = str(usage.get("currency") or currency)
+        if not isinstance(event, NodeRunSucceeded):
+            continue
+        usage: Any = event.outputs.get("usage")
+        if not isinstance(usage, Mapping):
+            continue
+        for name in totals:
+            value = usage.get(name)
+            totals[name] += value if isinstance(value, int | float) else 0
+        currency = str(usage.get("currency") or currency)
     return {**totals, "currency": currency}
 
 

@@ -36,7 +36,7 @@ OPERATORS = (
 
 
 class ConditionError(WorkflowError):
-    """A condition cannot be evaluated for the value it was given."""
+    """A condition cannot be evaluated for its value."""
 
 
 class SubCondition(msgspec.Struct, kw_only=True):
@@ -66,8 +66,8 @@ class Condition(msgspec.Struct, kw_only=True):
 def evaluate_group(
     conditions: Sequence[Condition], operator: str, pool: VariablePool
 ) -> tuple[bool, list[dict[str, Any]]]:
-    """Evaluate a group of conditions. Returns the result and the comparisons that were
-    made; stops once the result is certain."""
+    """Evaluate a group of conditions until the result is certain. Returns the result
+    and the comparisons."""
     comparisons: list[dict[str, Any]] = []
     for condition in conditions:
         result = evaluate(condition, pool, comparisons)
@@ -84,7 +84,7 @@ def evaluate(
     comparisons: list[dict[str, Any]] | None = None,
 ) -> bool:
     """Evaluate one condition. Raises ConditionError if the variable is missing or its
-    type does not suit the operator."""
+    type does not match the operator."""
     actual = pool.get(condition.variable_selector)
     if actual is MISSING:
         raise ConditionError(f"Variable {list(condition.variable_selector)} not found")
@@ -125,7 +125,7 @@ def _expected(value: Any, actual: Any, pool: VariablePool) -> Any:
         try:
             value = json.loads(value.lower())
         except ValueError as error:
-            raise ConditionError(f"{value!r} is no boolean") from error
+            raise ConditionError(f"{value!r} is not a boolean") from error
     return (
         [bool(element) for element in value] if isinstance(value, list) else bool(value)
     )
@@ -143,7 +143,10 @@ def _evaluate_file_group(
     group: SubConditions, operator: str, files: Sequence[File], pool: VariablePool
 ) -> bool:
     if operator not in ("contains", "not contains", "all of"):
-        raise ConditionError(f"{operator!r} does not go with conditions on files")
+        raise ConditionError(
+            f"operator {operator!r} is not supported for files; expected contains, not"
+            " contains or all of"
+        )
     results = [
         _evaluate_files(sub_condition, files, pool)
         for sub_condition in group.conditions
@@ -168,13 +171,13 @@ def _evaluate_files(
         """Return whether one file meets the condition."""
         actual = file.attribute(condition.key)
         if actual is MISSING:
-            raise ConditionError(f"files have no {condition.key!r}")
+            raise ConditionError(f"files have no attribute {condition.key!r}")
         if condition.key == "extension":
             actual = _with_dot(actual)
         return compare(condition.comparison_operator, actual, expected)
 
     results = [file_matches(file) for file in files]
-    # Negated operators must hold for all files, the others for at least one.
+    # Negated operators must be true for all files, the others for at least one.
     return all(results) if "not" in condition.comparison_operator else any(results)
 
 
@@ -189,16 +192,17 @@ def _with_dot(value: Any) -> Any:
 
 
 # ----------------------------------------------------------------------------------------------
-# operators
+# Operators
 
 
 def compare(operator: str, actual: Any, expected: Any) -> bool:
     """Compare two values. Raises ConditionError for an unknown operator, or one that
-    does not suit the value."""
+    does not support the value."""
     compared = _BY_OPERATOR.get(operator)
     if compared is None:
         raise ConditionError(
-            f"{operator!r} is no comparison; there are {', '.join(OPERATORS)}"
+            f"Unknown comparison_operator {operator!r}; expected one of"
+            f" {', '.join(OPERATORS)}"
         )
     return compared(actual, expected)
 
@@ -252,7 +256,9 @@ def _equal(actual: Any, expected: Any) -> bool | None:
         if isinstance(actual, float):
             return actual == float(expected)
     except (TypeError, ValueError) as error:
-        raise ConditionError(f"{expected!r} is no number to compare with") from error
+        raise ConditionError(
+            f"{expected!r} is not a number, so it cannot be compared"
+        ) from error
     raise ConditionError("Invalid actual value type: number or boolean")
 
 
@@ -269,7 +275,7 @@ def _number_comparison(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any],
             return test(actual, float(expected))
         except (TypeError, ValueError) as error:
             raise ConditionError(
-                f"{expected!r} is no number to compare with"
+                f"{expected!r} is not a number, so it cannot be compared"
             ) from error
 
     return compared

@@ -1,12 +1,12 @@
 """A workflow as a diagram: Mermaid for documents, SVG for everything else. Pure
 functions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
 from modelyard.workflow.dsl import App
-from modelyard.workflow.graph import SOURCE, Graph
+from modelyard.workflow.graph import SOURCE, Edge, Graph
 from modelyard.workflow.node import Node, NodeKind
 
 _COLOURS: Mapping[str, str] = {
@@ -40,6 +40,8 @@ def mermaid(app: App, root: str = "") -> str:
 def _mermaid(
     graph: Graph, lines: list[str], indent: str, names: dict[str, str]
 ) -> None:
+    """Append the nodes and edges of a graph. `names` holds the short name of each node
+    that was drawn."""
     for node_id, node in graph.nodes.items():
         # Nodes that the root cannot reach never run, so they are not drawn.
         if node_id not in graph.reachable:
@@ -58,11 +60,18 @@ def _mermaid(
         else:
             left, right = _brackets(node)
             lines.append(f'{indent}{name}{left}"{label}"{right}')
-    for edge in graph.edges:
-        if edge.source in names and edge.target in names:
-            label = handle_label(graph.nodes[edge.source], edge.handle)
-            arrow = f'-- "{_safe_label(label)}" -->' if label else "-->"
-            lines.append(f"{indent}{names[edge.source]} {arrow} {names[edge.target]}")
+    lines += [
+        f"{indent}{_mermaid_edge(graph, edge, names)}"
+        for edge in graph.edges
+        if edge.source in names and edge.target in names
+    ]
+
+
+def _mermaid_edge(graph: Graph, edge: Edge, names: Mapping[str, str]) -> str:
+    """Return the line of one edge, labelled with its branch."""
+    label = handle_label(graph.nodes[edge.source], edge.handle)
+    arrow = f'-- "{_safe_label(label)}" -->' if label else "-->"
+    return f"{names[edge.source]} {arrow} {names[edge.target]}"
 
 
 def _safe_label(text: str) -> str:
@@ -76,7 +85,7 @@ _HANDLE_LABELS = {
     "true": "if",
     "fail-branch": "on error",
     "success-branch": "",
-    "__timeout": "too late",
+    "__timeout": "timeout",
 }
 
 
@@ -94,24 +103,24 @@ def handle_label(node: Node, handle: str) -> str:
     """Return the display name of a branch; empty for the ordinary output."""
     if handle in (SOURCE, ""):
         return ""
+    label = _configured_labels(node).get(handle)
+    return label if label is not None else _HANDLE_LABELS.get(handle, handle)
+
+
+def _configured_labels(node: Node) -> dict[str, str]:
+    """Return the names of the branches that the app's author has configured, by their
+    handle."""
     # Only the data of classifiers has `classes`, of human input `user_actions`, of
-    # if-else `cases`.
-    for option in getattr(node.data, "classes", ()) or ():
-        if option.id == handle:
-            return option.label or option.name
-    for option in getattr(node.data, "user_actions", ()) or ():
-        if option.id == handle:
-            return option.title or handle
-    for case_index, option in enumerate(getattr(node.data, "cases", ()) or ()):
-        if option.case_id == handle:
-            return "if" if case_index == 0 else f"else if {case_index}"
-    return {
-        "false": "else",
-        "true": "if",
-        "fail-branch": "on error",
-        "success-branch": "",
-        "__timeout": "too late",
-    }.get(handle, handle)
+    # if-else `cases`. Reversed, so that the first of several equal handles wins.
+    labels: dict[str, str] = {}
+    cases = list(getattr(node.data, "cases", ()) or ())
+    for case_index, case in reversed(list(enumerate(cases))):
+        labels[case.case_id] = f"else if {case_index}" if case_index else "if"
+    for action in reversed(getattr(node.data, "user_actions", ()) or ()):
+        labels[action.id] = action.title or action.id
+    for category in reversed(getattr(node.data, "classes", ()) or ()):
+        labels[category.id] = category.label or category.name
+    return labels
 
 
 # ---------------------------------------------------------------------------------------------- SVG
@@ -170,39 +179,48 @@ def _layout(graph: Graph) -> _Layout:
     height of a node's sources."""
     picture = _Layout(graph)
     column = _columns(graph)
-    for name in graph.nodes:
-        if name not in graph.reachable:
-            continue
-        box = picture.boxes[name] = _Box(graph.nodes[name])
-        # A container is sized after its own layout.
-        if name in graph.children:
-            box.inner = _layout(graph.children[name])
-            box.width = max(_WIDTH, box.inner.width + 2 * _PADDING)
-            box.height = box.inner.height + _HEADER_HEIGHT + _PADDING
     columns: dict[int, list[str]] = {}
-    for name in picture.boxes:
-        columns.setdefault(column[name], []).append(name)
+    for name in graph.nodes:
+        if name in graph.reachable:
+            picture.boxes[name] = _sized_box(graph, name)
+            columns.setdefault(column[name], []).append(name)
     x = 0.0
     for column_index in sorted(columns):
         names = sorted(
             columns[column_index], key=lambda name: _mean_source_y(name, picture)
         )
-        y = 0.0
-        for name in names:
-            box = picture.boxes[name]
-            # A single node in its column is centred on its sources.
-            preferred_y = (
-                _mean_source_y(name, picture) - box.height / 2
-                if column_index and len(names) == 1
-                else y
-            )
-            box.x, box.y = x, max(y, preferred_y)
-            y = box.y + box.height + _GAP_Y
-            picture.height = max(picture.height, box.y + box.height)
+        # A single node in its column is centred on its sources.
+        is_centred = column_index > 0 and len(names) == 1
+        _stack_column(picture, names, x, is_centred=is_centred)
         width = max(picture.boxes[name].width for name in names)
         picture.width = x + width
         x += width + _GAP_X
     return picture
+
+
+def _sized_box(graph: Graph, name: str) -> _Box:
+    """Return a node's box with its size, without its position."""
+    box = _Box(graph.nodes[name])
+    # A container is sized after its own layout.
+    if name in graph.children:
+        box.inner = _layout(graph.children[name])
+        box.width = max(_WIDTH, box.inner.width + 2 * _PADDING)
+        box.height = box.inner.height + _HEADER_HEIGHT + _PADDING
+    return box
+
+
+def _stack_column(
+    picture: _Layout, names: Sequence[str], x: float, *, is_centred: bool
+) -> None:
+    """Position the boxes of one column below each other."""
+    y = 0.0
+    for name in names:
+        box = picture.boxes[name]
+        box.x, box.y = x, y
+        if is_centred:
+            box.y = max(y, _mean_source_y(name, picture) - box.height / 2)
+        y = box.y + box.height + _GAP_Y
+        picture.height = max(picture.height, box.y + box.height)
 
 
 def _columns(graph: Graph) -> dict[str, int]:

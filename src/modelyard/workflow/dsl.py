@@ -1,15 +1,16 @@
 """Parsing of exported apps: YAML to `App`. All format versions up to 0.6.0; unknown
 additions of editors are preserved.
 
-Errors name the file, the line, the node and the field. A tool, dataset or model that is
-missing here is no error: the app can be imported, `App.needs` lists it, and a mapping
-can name a substitute.
+Errors name the file, the line, the node and the field. A tool, dataset or model that
+the tenant does not have is not an error: the app can be imported, `App.requirements`
+lists it, and a mapping can name a substitute.
 """
 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +133,13 @@ class App:
         WorkflowError."""
         if not self.roots:
             raise WorkflowError(
-                f"app {self.name!r} has no start node: there is nothing to run"
+                f"app {self.name!r} has no start node, so it cannot run"
             )
         root = root or self.roots[0]
         if root not in self.roots:
             raise WorkflowError(
-                f"{root!r} does not start app {self.name!r};"
-                f" {suggestion(root, self.roots)}"
+                f"app {self.name!r} has no start node {root!r};"
+                f" {suggestion(root, self.roots, label='expected one of')}"
             )
         # An app may have several triggers; a graph is built for each on first use.
         if root not in self._graphs:
@@ -147,7 +148,7 @@ class App:
 
     @property
     def is_chat(self) -> bool:
-        """Whether the app holds conversations."""
+        """Whether the app has conversations."""
         return self.mode in ("advanced-chat", "chat", "agent-chat")
 
     @property
@@ -177,14 +178,14 @@ class Level:
 
 
 # ----------------------------------------------------------------------------------------------
-# parsing
+# Parsing
 
 
 def load(path: str | Path, mapping: AppMapping | None = None) -> App:
     """Load an app file. Raises DslError, or OSError if the file cannot be read."""
     path = Path(path)
     with path.open("rb") as file:
-        # One byte more than allowed, so that the size check can tell.
+        # One byte more than allowed, so that the size check detects larger files.
         data = file.read(MAX_BYTES + 1)
     return loads(data, name=path.name, mapping=mapping)
 
@@ -274,13 +275,7 @@ class _Loader(FiniteLoader):
         mappings by node: an alias refers to the same node."""
         tag = node.tag
         if type(node) is yaml.ScalarNode:
-            if tag == _STR:
-                return node.value
-            return (
-                self.yaml_constructors[tag](self, node)
-                if tag in _SCALARS
-                else self.construct_object(node, True)
-            )
+            return node.value if tag == _STR else self._scalar(node)
         if (built_value := built_values.get(id(node))) is not None:
             return built_value
         if tag == _SEQ and type(node) is yaml.SequenceNode:
@@ -290,13 +285,7 @@ class _Loader(FiniteLoader):
             built_values[id(node)] = items
             items += [self._value(child, built_values) for child in node.value]
             return items
-        if tag != _MAP or type(node) is not yaml.MappingNode:
-            return self.construct_object(node, True)
-        # Merge keys (`<<`) are resolved by PyYAML.
-        if any(key.tag in _SPECIAL_KEYS for key, _ in node.value):
-            self.flatten_mapping(node)
-        if not all(type(key) is yaml.ScalarNode for key, _ in node.value):
-            # PyYAML raises the error for such a key.
+        if not self._is_plain_mapping(node):
             return self.construct_object(node, True)
         values: dict[Any, Any] = {}
         built_values[id(node)] = values
@@ -305,6 +294,22 @@ class _Loader(FiniteLoader):
                 self._value(value, built_values)
             )
         return values
+
+    def _scalar(self, node: Any) -> Any:
+        """Return the value of a scalar that is not a string."""
+        if node.tag in _SCALARS:
+            return self.yaml_constructors[node.tag](self, node)
+        return self.construct_object(node, True)
+
+    def _is_plain_mapping(self, node: Any) -> bool:
+        """Resolve the mapping's merge keys. Returns False if PyYAML must construct the
+        node: it has a special tag, or a key for which PyYAML raises an error."""
+        if node.tag != _MAP or type(node) is not yaml.MappingNode:
+            return False
+        # Merge keys (`<<`) are resolved by PyYAML.
+        if any(key.tag in _SPECIAL_KEYS for key, _ in node.value):
+            self.flatten_mapping(node)
+        return all(type(key) is yaml.ScalarNode for key, _ in node.value)
 
 
 _NESTED_LINE = re.compile(r"^(?:[ \t]*[-?:] ){12,}", re.MULTILINE)
@@ -335,7 +340,7 @@ def parse_yaml(text: str, name: str = "") -> Any:
         raise DslError(
             [
                 Problem(
-                    message=f"this is no YAML that can be read: {problem}",
+                    message=f"invalid YAML: {problem}",
                     file=name,
                     line=line,
                 )
@@ -343,7 +348,7 @@ def parse_yaml(text: str, name: str = "") -> Any:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DslError(
-            [Problem(message=f"this is no YAML that can be read: {error}", file=name)]
+            [Problem(message=f"invalid YAML: {error}", file=name)]
         ) from error
     # Without an alias the values cannot be larger than the text.
     if re.search(r"[\s\[,:-]\*[\w-]", text):
@@ -357,7 +362,12 @@ def _check_depth(text: str, name: str) -> None:
     for count, event in enumerate(yaml.parse(text, _Loader)):
         if count > _MAX_EVENTS:
             raise DslError(
-                [Problem(message=f"it has more than {_MAX_EVENTS:,} values", file=name)]
+                [
+                    Problem(
+                        message=f"the file has more than {_MAX_EVENTS:,} values",
+                        file=name,
+                    )
+                ]
             )
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             depth += 1
@@ -366,7 +376,7 @@ def _check_depth(text: str, name: str) -> None:
                 raise DslError(
                     [
                         Problem(
-                            message=f"it is nested deeper than {_MAX_DEPTH} levels",
+                            message=f"nested deeper than {_MAX_DEPTH} levels",
                             file=name,
                             line=line,
                         )
@@ -390,16 +400,20 @@ def _check_size(document: Any, name: str) -> None:
                 [
                     Problem(
                         message=(
-                            "its aliases make it too large, or go round in a circle"
+                            "the file's aliases are circular or expand to too many"
+                            " values"
                         ),
                         file=name,
                     )
                 ]
             )
         if isinstance(value, dict):
-            todo += [(child, depth + 1) for child in value.values()]
+            children = value.values()
         elif isinstance(value, list):
-            todo += [(child, depth + 1) for child in value]
+            children = value
+        else:
+            continue
+        todo += [(child, depth + 1) for child in children]
 
 
 class _AppParser:
@@ -423,9 +437,9 @@ class _AppParser:
         if document_kind == "rag_pipeline" and not isinstance(app_section, dict):
             app_section = document.get("rag_pipeline")
         if not isinstance(app_section, dict):
-            raise self._error("'app' is missing: it holds the name and the mode", ())
+            raise self._error("missing section 'app' with the app's name and mode", ())
         version = document.get("version")
-        # Old files have no mode: the presence of a workflow tells.
+        # Old files have no mode; it is derived from the presence of a workflow.
         mode = str(
             app_section.get("mode")
             or ("workflow" if "workflow" in document else "chat")
@@ -434,7 +448,7 @@ class _AppParser:
             mode = "rag-pipeline"
         elif mode not in (*WORKFLOW_MODES, *SIMPLE_MODES):
             raise self._error(
-                f"mode {mode!r} is not known; it is"
+                f"unknown mode {mode!r}; expected one of"
                 f" {', '.join((*WORKFLOW_MODES, *SIMPLE_MODES))}",
                 ("app", "mode"),
             )
@@ -480,13 +494,13 @@ class _AppParser:
             file_version = tuple(int(part) for part in version.split(".")[:2])
         except ValueError:
             raise self._error(
-                f"version {version!r} is none; it should be like {VERSION!r}",
+                f"invalid version {version!r}; expected a version like {VERSION!r}",
                 ("version",),
             ) from None
         if file_version > tuple(int(part) for part in VERSION.split(".")[:2]):
             self._add_warning(
-                f"version {version} is newer than {VERSION}, which is the newest known"
-                " here",
+                f"version {version} is newer than {VERSION}, the newest supported"
+                " version",
                 ("version",),
             )
 
@@ -497,7 +511,9 @@ class _AppParser:
         small graph."""
         config = self._document.get("model_config")
         if not isinstance(config, dict):
-            raise self._error(f"a {app.mode} app needs 'model_config'", ())
+            raise self._error(
+                f"missing section 'model_config', which a {app.mode} app requires", ()
+            )
         app.model_config = config
         app.features = {
             name: config[name]
@@ -523,7 +539,9 @@ class _AppParser:
     def _parse_workflow(self, app: App) -> None:
         workflow = self._document.get("workflow")
         if not isinstance(workflow, dict):
-            raise self._error(f"a {app.mode} app needs 'workflow'", ())
+            raise self._error(
+                f"missing section 'workflow', which a {app.mode} app requires", ()
+            )
         app.features = dict(workflow.get("features") or {})
         app.environment = self._parse_variables(workflow, "environment_variables")
         app.conversation = self._parse_variables(workflow, "conversation_variables")
@@ -531,8 +549,7 @@ class _AppParser:
         # An app without a graph can be imported, as a draft that is being edited.
         if not isinstance(graph, dict):
             self._add_warning(
-                "it has no graph ('workflow.graph' is missing): there is nothing"
-                " to run",
+                "the app has no graph ('workflow.graph' is missing), so it cannot run",
                 ("workflow",),
             )
             return
@@ -544,7 +561,7 @@ class _AppParser:
         # The limit bounds the time of the later passes.
         if len(nodes) > MAX_NODES:
             raise self._error(
-                f"it has {len(nodes):,} nodes; {MAX_NODES:,} are allowed",
+                f"the app has {len(nodes):,} nodes; the maximum is {MAX_NODES:,}",
                 ("workflow", "graph", "nodes"),
             )
         edges = [
@@ -577,49 +594,8 @@ class _AppParser:
         path: tuple[Any, ...],
     ) -> None:
         """Build the levels from raw nodes and edges, and check references."""
-        levels: dict[str, Level] = defaultdict(Level)
-        level_of: dict[str, str] = {}
-        built_nodes: dict[str, tuple[Node, Mapping[str, Any]]] = {}
-        for index, raw_element in enumerate(nodes):
-            node = self._parse_node(raw_element, (*path, index))
-            if node is None:
-                continue
-            # Two nodes with one id would share their variables.
-            if node.id in built_nodes:
-                self._add_problem(
-                    f"id {node.id!r} is there twice", (*path, index, "id"), node.title
-                )
-                continue
-            built_nodes[node.id] = (node, raw_element)
-        # Containers may come after their content, so levels are assigned when all nodes
-        # are known.
-        for node, raw_element in built_nodes.values():
-            level_of[node.id] = _container_of(raw_element, built_nodes)
-            levels[level_of[node.id]].nodes[node.id] = node
-        seen_edges: set[tuple[str, str, str]] = set()
-        for raw_element in edges:
-            source, target = (
-                str(raw_element.get("source") or ""),
-                str(raw_element.get("target") or ""),
-            )
-            handle = _to_text(
-                SOURCE
-                if raw_element.get("sourceHandle") in (None, "")
-                else raw_element["sourceHandle"]
-            )
-            # Editors leave edges of deleted nodes behind; they are ignored.
-            if (
-                source not in built_nodes
-                or target not in built_nodes
-                or level_of[source] != level_of[target]
-            ):
-                continue
-            if (source, target, handle) not in seen_edges:
-                seen_edges.add((source, target, handle))
-                levels[level_of[source]].edges.append(Edge(source, target, handle))
-        for name, level in levels.items():
-            if name:
-                level.root = self._inner_root(built_nodes[name], level)
+        built_nodes = self._parse_nodes(nodes, path)
+        levels = self._group_by_level(built_nodes, edges)
         app.levels = dict(levels)
         # Some generators reference nodes by title: replace titles by ids and build
         # again, once.
@@ -633,18 +609,57 @@ class _AppParser:
                 path,
             )
             return
-        top = levels[""].nodes.values()
-        root_ids = [top_node.id for top_node in top if top_node.type in ROOTS]
+        top_nodes = levels[""].nodes
+        root_ids = [node.id for node in top_nodes.values() if node.type in ROOTS]
         # A start node is the default root if there are triggers, too.
-        app.roots = sorted(
-            root_ids, key=lambda name: levels[""].nodes[name].type != "start"
-        )
+        app.roots = sorted(root_ids, key=lambda name: top_nodes[name].type != "start")
         if not app.roots and built_nodes:
             self._add_problem(
-                f"there is no node that starts it; one of {', '.join(ROOTS)} does", path
+                "the app has no start node; expected a node of type"
+                f" {', '.join(ROOTS)}",
+                path,
             )
         self._check_selectors(app)
-        self._check_schedules(levels[""].nodes, nodes, path)
+        self._check_schedules(top_nodes, nodes, path)
+
+    def _group_by_level(
+        self,
+        built_nodes: Mapping[str, tuple[Node, Mapping[str, Any]]],
+        edges: Sequence[Mapping[str, Any]],
+    ) -> defaultdict[str, Level]:
+        """Return the levels by container id, with their nodes, edges and roots."""
+        levels: defaultdict[str, Level] = defaultdict(Level)
+        level_of: dict[str, str] = {}
+        # Containers may come after their content, so levels are assigned when all nodes
+        # are known.
+        for node, raw_node in built_nodes.values():
+            level_of[node.id] = _container_of(raw_node, built_nodes)
+            levels[level_of[node.id]].nodes[node.id] = node
+        for edge in _parse_edges(edges, level_of):
+            levels[level_of[edge.source]].edges.append(edge)
+        for name, level in levels.items():
+            if name:
+                level.root = self._inner_root(built_nodes[name], level)
+        return levels
+
+    def _parse_nodes(
+        self, nodes: Sequence[Mapping[str, Any]], path: tuple[Any, ...]
+    ) -> dict[str, tuple[Node, Mapping[str, Any]]]:
+        """Return the valid nodes by id, each with its raw form. Invalid and duplicate
+        nodes are recorded as problems."""
+        built_nodes: dict[str, tuple[Node, Mapping[str, Any]]] = {}
+        for index, raw_node in enumerate(nodes):
+            node = self._parse_node(raw_node, (*path, index))
+            if node is None:
+                continue
+            # Two nodes with one id would share their variables.
+            if node.id in built_nodes:
+                self._add_problem(
+                    f"duplicate node id {node.id!r}", (*path, index, "id"), node.title
+                )
+                continue
+            built_nodes[node.id] = (node, raw_node)
+        return built_nodes
 
     def _check_schedules(
         self,
@@ -660,7 +675,9 @@ class _AppParser:
                     schedule_of(node.data)
                 except (ScheduleError, ConfigError) as error:
                     self._add_warning(
-                        f"it begins no run: {error}", (*path, index, "data"), node.title
+                        f"the schedule starts no runs: {error}",
+                        (*path, index, "data"),
+                        node.title,
                     )
 
     def _parse_node(self, raw: Mapping[str, Any], path: tuple[Any, ...]) -> Node | None:
@@ -674,13 +691,13 @@ class _AppParser:
             return None
         title = str(data.get("title") or raw.get("id") or "")
         if not raw.get("id"):
-            self._add_problem("it has no id", path, title)
+            self._add_problem("the node has no id", path, title)
             return None
         cls = node_class(node_type, str(data.get("version") or "1"))
         if cls is None:
             self._add_problem(
-                f"type {node_type!r} is not known;"
-                f" {suggestion(node_type, node_types(), label='there are')}",
+                f"unknown node type {node_type!r};"
+                f" {suggestion(node_type, node_types(), label='expected one of')}",
                 (*path, "data", "type"),
                 title,
             )
@@ -755,8 +772,8 @@ class _AppParser:
                 self._warnings.append(
                     Problem(
                         message=(
-                            f"it reads {'.'.join(selector)!r}, and there is no node"
-                            f" {selector[0]!r}"
+                            f"selector {'.'.join(selector)!r} refers to the unknown"
+                            f" node {selector[0]!r}"
                         ),
                         file=self._name,
                         node=node.title,
@@ -805,18 +822,7 @@ class _AppParser:
         # Follow the path as far as it exists, so that a missing field gets the line of
         # its parent.
         for step in path:
-            child_node: Any = None
-            if isinstance(yaml_node, yaml.MappingNode):
-                child_node = next(
-                    (value for key, value in yaml_node.value if key.value == str(step)),
-                    None,
-                )
-            elif (
-                isinstance(yaml_node, yaml.SequenceNode)
-                and isinstance(step, int)
-                and step < len(yaml_node.value)
-            ):
-                child_node = yaml_node.value[step]
+            child_node = _yaml_child(yaml_node, step)
             if child_node is None:
                 break
             yaml_node = child_node
@@ -824,7 +830,48 @@ class _AppParser:
 
 
 # ----------------------------------------------------------------------------------------------
-# helpers
+# Helpers
+
+
+def _parse_edges(
+    raw_edges: Sequence[Mapping[str, Any]], level_of: Mapping[str, str]
+) -> Iterable[Edge]:
+    """Yield the edges between nodes of one level, each once. `level_of` is the level of
+    each node by its id."""
+    seen_edges: set[Edge] = set()
+    for raw_edge in raw_edges:
+        edge = _parse_edge(raw_edge)
+        # Editors leave edges of deleted nodes behind; they are ignored.
+        if edge.source not in level_of or edge.target not in level_of:
+            continue
+        if level_of[edge.source] == level_of[edge.target] and edge not in seen_edges:
+            seen_edges.add(edge)
+            yield edge
+
+
+def _parse_edge(raw_edge: Mapping[str, Any]) -> Edge:
+    handle = raw_edge.get("sourceHandle")
+    return Edge(
+        source=str(raw_edge.get("source") or ""),
+        target=str(raw_edge.get("target") or ""),
+        handle=_to_text(SOURCE if handle in (None, "") else handle),
+    )
+
+
+def _yaml_child(yaml_node: Any, step: Any) -> Any:
+    """Return the node of a mapping's key or of a list's index; None if it does not
+    exist."""
+    if isinstance(yaml_node, yaml.MappingNode):
+        return next(
+            (value for key, value in yaml_node.value if key.value == str(step)), None
+        )
+    if (
+        isinstance(yaml_node, yaml.SequenceNode)
+        and isinstance(step, int)
+        and step < len(yaml_node.value)
+    ):
+        return yaml_node.value[step]
+    return None
 
 
 def _container_of(raw: Mapping[str, Any], built_nodes: Mapping[str, Any]) -> str:
@@ -859,7 +906,7 @@ def _graph_of(container: str, root: str, levels: Mapping[str, Level]) -> Graph:
         if node.kind is NodeKind.CONTAINER:
             if name not in levels or not levels[name].root:
                 raise WorkflowError(
-                    f"{node.type} {node.title!r} has nothing in it to run"
+                    f"{node.type} {node.title!r} contains no nodes to run"
                 )
             children[name] = node.graph = _graph_of(name, levels[name].root, levels)
     return Graph(
@@ -870,21 +917,22 @@ def _graph_of(container: str, root: str, levels: Mapping[str, Level]) -> Graph:
 def _replace_titles(value: Any, names: Mapping[str, str]) -> Any:
     """Replace node titles by ids in a node's selectors and templates."""
     if isinstance(value, str):
-        for name, id_ in names.items():
-            value = value.replace("{{#" + name + ".", "{{#" + id_ + ".")
-        return value
+        return _replace_titles_in_template(value, names)
     if isinstance(value, dict):
         return {key: _replace_titles(member, names) for key, member in value.items()}
-    if isinstance(value, list):
-        # A list of strings may be a selector; its first element is then the node.
-        if (
-            len(value) > 1
-            and isinstance(value[0], str)
-            and all(isinstance(element, str) for element in value)
-        ):
-            return [names.get(value[0], value[0]), *value[1:]]
-        return [_replace_titles(element, names) for element in value]
-    return value
+    if not isinstance(value, list):
+        return value
+    # A list of strings may be a selector; its first element is then the node.
+    if len(value) > 1 and all(isinstance(element, str) for element in value):
+        return [names.get(value[0], value[0]), *value[1:]]
+    return [_replace_titles(element, names) for element in value]
+
+
+def _replace_titles_in_template(template: str, names: Mapping[str, str]) -> str:
+    """Replace node titles by ids in the selectors of a template."""
+    for title, node_id in names.items():
+        template = template.replace("{{#" + title + ".", "{{#" + node_id + ".")
+    return template
 
 
 def _without_nulls(value: Any) -> Any:
@@ -955,46 +1003,63 @@ def _coerce(data: Any, error: str) -> bool:
         value = container[last]
     except (KeyError, IndexError, TypeError):
         return False
-    mended = _coerce_by_type(message, value, container)
-    if mended is None:
+    corrected = _coerce_by_type(message, value, container)
+    if corrected is None:
         return False
-    if mended == "gone":
+    if corrected is _Correction.REMOVE_MEMBER:
         del container[last]
-    elif mended != "done":
-        container[last] = mended
+    elif corrected is not _Correction.DONE:
+        container[last] = corrected
     return True
 
 
-def _coerce_by_type(message: str, value: Any, holder: Any) -> Any:
-    """Return the value in the expected type; None if it cannot be derived.
+class _Correction(Enum):
+    """Results of `_coerce_by_type` that are not a new value."""
 
-    `gone` means that the member is to be removed, `done` that `holder` was changed in
-    place.
-    """
+    REMOVE_MEMBER = auto()
+    """The member is to be removed from its container."""
+    DONE = auto()
+    """The container was corrected in place."""
+
+
+def _coerce_by_type(message: str, value: Any, container: Any) -> Any:
+    """Return the value in the expected type, or a `_Correction` of its container; None
+    if it cannot be derived. `message` is msgspec's."""
     if message.startswith("Expected `str") and isinstance(value, int | float):
         return _to_text(value)
-    if value in ("", [], {}) and isinstance(holder, dict):
-        return "gone"
-    # A selector within another list
-    if isinstance(value, list) and isinstance(holder, list) and len(holder) == 1:
-        holder[:] = [str(part) for part in value]
-        return "done"
-    if (
-        "got `object`" in message
-        and isinstance(value, dict)
-        and all(isinstance(member, dict) for member in value.values())
-    ):
+    if (correction := _correct_container(value, container)) is not None:
+        return correction
+    if "got `object`" in message and _is_object_of_objects(value):
         # An object of named objects in place of a list.
         return [{"name": name, **fields} for name, fields in value.items()]
-    if (
-        "got `array`" in message
-        and isinstance(value, list)
-        and all(isinstance(element, dict) for element in value)
-    ):
+    if "got `array`" in message and _is_list_of_objects(value):
         # Outputs of a code node as a list, as some generators write them; they cannot
         # be interpreted.
         return {}
     return None
+
+
+def _correct_container(value: Any, container: Any) -> _Correction | None:
+    """Correct an empty member, or a selector within another list; None for other
+    values."""
+    if value in ("", [], {}) and isinstance(container, dict):
+        return _Correction.REMOVE_MEMBER
+    if isinstance(value, list) and isinstance(container, list) and len(container) == 1:
+        container[:] = [str(part) for part in value]
+        return _Correction.DONE
+    return None
+
+
+def _is_object_of_objects(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(member, dict) for member in value.values()
+    )
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(element, dict) for element in value
+    )
 
 
 def _to_text(value: Any) -> str:
@@ -1027,7 +1092,7 @@ def _requirements_of(node: Node) -> Iterable[Requirement]:
 
 
 # ----------------------------------------------------------------------------------------------
-# writing
+# Writing
 
 
 def dump(app: App, *, with_secrets: bool = False) -> str:

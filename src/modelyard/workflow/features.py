@@ -63,7 +63,7 @@ class Features:
         self.annotations = annotations
         self._extend = extend
 
-    # before a run
+    # Before a run
 
     async def apply_before_run(
         self,
@@ -91,23 +91,16 @@ class Features:
                 return result
             current_inputs, current_query = result.inputs, result.query
         if app.is_chat and current_query:
-            settings = await self.reply_settings(app_record, app)
-            if settings.enabled:
-                hit = await self._find_annotation(app_record, current_query, settings)
-                if hit is not None:
-                    return hit
+            hit = await self._find_annotation(app_record, app, current_query)
+            if hit is not None:
+                return hit
         # Each external data tool fills one input variable and sees the variables set
         # before it.
-        for tool in app.model_config.get("external_data_tools") or ():
-            if (
-                isinstance(tool, Mapping)
-                and tool.get("enabled", True)
-                and tool.get("variable")
-            ):
-                name = str(tool["variable"])
-                current_inputs[name] = await self._query_external_tool(
-                    app_record, tool, name, current_inputs, current_query
-                )
+        for tool in _external_data_tools(app):
+            name = str(tool["variable"])
+            current_inputs[name] = await self._query_external_tool(
+                app_record, tool, name, current_inputs, current_query
+            )
         return AdmittedTurn(inputs=current_inputs, query=current_query)
 
     async def _moderate_input(
@@ -121,7 +114,7 @@ class Features:
         """Return the moderated inputs and query, or the preset response if they are
         flagged."""
         # The same app settings serve both kinds of moderation: an API extension or a
-        # check of our own.
+        # built-in check.
         config: Mapping[str, Any] = moderation.get("config") or {}
         preset = str((config.get("inputs_config") or {}).get("preset_response") or "")
         # An API extension decides itself: block with a text, or change the inputs and
@@ -201,10 +194,13 @@ class Features:
         )
 
     async def _find_annotation(
-        self, app_record: AppRecord, query: str, settings: ReplySettings
+        self, app_record: AppRecord, app: App, query: str
     ) -> InterceptedTurn | None:
-        """Return the annotation that matches the query; None if none does or the search
-        fails."""
+        """Return the annotation that matches the query; None if none does, annotation
+        replies are disabled, or the search fails."""
+        settings = await self.reply_settings(app_record, app)
+        if not settings.enabled:
+            return None
         try:
             hit = await self.annotations.answer(
                 app_record.tenant, app_record.id, query, settings
@@ -213,7 +209,7 @@ class Features:
             # If the embedding model is unavailable, the app must still work: the
             # workflow answers.
             fields = {"app": app_record.name, "error": str(error)}
-            logger.warning("annotations cannot be searched", extra={"fields": fields})
+            logger.warning("annotation search failed", extra={"fields": fields})
             return None
         if hit is None:
             return None
@@ -250,7 +246,7 @@ class Features:
         # A variable without a text would leave a gap in the prompt, so it is an error.
         result = reply.get("result")
         if not isinstance(result, str):
-            raise WorkflowError(f"external data tool {name!r} gave no result")
+            raise WorkflowError(f"external data tool {name!r} returned no result")
         return result
 
     async def _call_extension(
@@ -268,7 +264,7 @@ class Features:
             params,
         )
 
-    # what is said
+    # While the answer is streamed
 
     def output_check(
         self, app_record: AppRecord, app: App, user: str
@@ -278,35 +274,40 @@ class Features:
         moderation = _moderation(app)
         if moderation is None or not _is_on(moderation, "outputs_config"):
             return None
-        # The preset response is only the fallback if the extension gives no text.
-        config: Mapping[str, Any] = moderation.get("config") or {}
-        preset = str((config.get("outputs_config") or {}).get("preset_response") or "")
 
         async def check(text: str) -> str | None:
             """Return the replacement of a flagged text; None if it may be shown."""
-            if moderation.get("type") != "api":
-                return (
-                    preset
-                    if await self._is_flagged(app_record.tenant, moderation, text, user)
-                    else None
-                )
-            reply = await self._call_extension(
-                app_record,
-                config,
-                "app.moderation.output",
-                {"app_id": app_record.id, "text": text},
-            )
-            if not reply.get("flagged"):
-                return None
-            # `overridden` carries the extension's own text; otherwise the preset
-            # response replaces it.
-            if reply.get("action") == "overridden":
-                return str(reply.get("text") or "")
-            return str(reply.get("preset_response") or preset)
+            return await self._moderate_output(app_record, moderation, text, user)
 
         return check
 
-    # afterwards
+    async def _moderate_output(
+        self, app_record: AppRecord, moderation: Mapping[str, Any], text: str, user: str
+    ) -> str | None:
+        """Return the replacement of a flagged text; None if it may be shown."""
+        config: Mapping[str, Any] = moderation.get("config") or {}
+        # The preset response is only the fallback if the extension gives no text.
+        preset = str((config.get("outputs_config") or {}).get("preset_response") or "")
+        if moderation.get("type") != "api":
+            is_flagged = await self._is_flagged(
+                app_record.tenant, moderation, text, user
+            )
+            return preset if is_flagged else None
+        reply = await self._call_extension(
+            app_record,
+            config,
+            "app.moderation.output",
+            {"app_id": app_record.id, "text": text},
+        )
+        if not reply.get("flagged"):
+            return None
+        # `overridden` carries the extension's own text; otherwise the preset response
+        # replaces it.
+        if reply.get("action") == "overridden":
+            return str(reply.get("text") or "")
+        return str(reply.get("preset_response") or preset)
+
+    # After a run
 
     async def conversation_title(self, tenant: str, user: str, query: str) -> str:
         """Return a title for a conversation from its first message; an empty string if
@@ -326,7 +327,8 @@ class Features:
             title_text = (await model.invoke_llm(request, timeout=30.0)).text
         except ModelyardError as error:
             logger.info(
-                "a conversation was not named", extra={"fields": {"error": str(error)}}
+                "conversation title not generated",
+                extra={"fields": {"error": str(error)}},
             )
             return ""
         # Models tend to add quotes, markup or a "Title:" prefix despite the prompt.
@@ -337,6 +339,17 @@ class Features:
             if not name.lower().startswith("title:")
             else name[6:].strip()[:75]
         )
+
+
+def _external_data_tools(app: App) -> list[Mapping[str, Any]]:
+    """Return the enabled external data tools that fill a variable."""
+    return [
+        tool
+        for tool in app.model_config.get("external_data_tools") or ()
+        if isinstance(tool, Mapping)
+        and tool.get("enabled", True)
+        and tool.get("variable")
+    ]
 
 
 def _moderation(app: App) -> Mapping[str, Any] | None:

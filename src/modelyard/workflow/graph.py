@@ -54,15 +54,13 @@ class Graph:
         """
         # The root must exist before anything else can be checked.
         if self.root not in self.nodes:
-            raise WorkflowError(
-                f"the graph begins at {self.root!r}, which is none of its nodes"
-            )
+            raise WorkflowError(f"Root node {self.root!r} not found")
         outgoing: dict[str, list[int]] = {name: [] for name in self.nodes}
         incoming: dict[str, list[int]] = {name: [] for name in self.nodes}
         for edge_index, edge in enumerate(self.edges):
             if edge.source not in outgoing or edge.target not in incoming:
                 raise WorkflowError(
-                    f"edge {edge.source!r} -> {edge.target!r} names a node that is not there"
+                    f"edge {edge.source!r} -> {edge.target!r} refers to an unknown node"
                 )
             outgoing[edge.source].append(edge_index)
             incoming[edge.target].append(edge_index)
@@ -88,33 +86,35 @@ class Graph:
         """Check that the reachable nodes have a topological order (Kahn's algorithm).
         Raises WorkflowError."""
         # For each node, the number of edges that are still unsorted.
-        waits = {
+        open_counts = {
             name: sum(
                 self.edges[edge_index].source in self.reachable
                 for edge_index in self.incoming[name]
             )
             for name in self.reachable
         }
-        ready = deque(name for name, count in waits.items() if not count)
+        ready = deque(name for name, count in open_counts.items() if not count)
         sorted_count = 0
         while ready:
             sorted_count += 1
             for edge_index in self.outgoing[ready.popleft()]:
                 target = self.edges[edge_index].target
-                waits[target] -= 1
-                if not waits[target]:
+                open_counts[target] -= 1
+                if not open_counts[target]:
                     ready.append(target)
+        if sorted_count < len(open_counts):
+            raise self._cycle_error(open_counts)
+
+    def _cycle_error(self, open_counts: Mapping[str, int]) -> WorkflowError:
+        """Return the error that names the nodes of a cycle, so that the author finds
+        it; at most six."""
         # A node that was never sorted still waits for a predecessor: it is on a cycle
         # or behind one.
-        if sorted_count < len(waits):
-            # Name the nodes on the cycle, so that the author finds it; at most six.
-            circle = [name for name in self.nodes if waits.get(name)]
-            cycle_text = ", ".join(repr(name) for name in circle[:6]) + (
-                " …" if len(circle) > 6 else ""
-            )
-            raise WorkflowError(
-                f"the edges make a circle through {cycle_text}; only a loop node may go round"
-            )
+        cycle = [name for name in self.nodes if open_counts.get(name)]
+        cycle_text = ", ".join(repr(name) for name in cycle[:6])
+        if len(cycle) > 6:
+            cycle_text += " …"
+        return WorkflowError(f"Cycle in graph: {cycle_text}. Use a loop node.")
 
     def size(self) -> int:
         """Return the number of nodes, including those inside containers."""
@@ -189,7 +189,7 @@ class Frontier:
         """
         # A node finishes exactly once; a second result is an error of the engine.
         if node in self._finished or node not in self._decided:
-            raise WorkflowError(f"node {node!r} cannot be finished: it was not running")
+            raise WorkflowError(f"node {node!r} cannot finish: it is not running")
         self._finished.add(node)
         progress = Progress()
         edges = self._graph.edges

@@ -55,7 +55,8 @@ class GraphState:
             self._replay(steps)
         finally:
             self._replayed_chunks = None
-        # The replay gave another text than clients saw: tell them to replace it.
+        # The replay produced another text than clients have received, so they must
+        # replace it.
         text = "".join(replayed_chunks)
         if text != shown_text:
             self._events.text_replaced(text)
@@ -72,11 +73,12 @@ class GraphState:
             self._pool.put(update.selector[0], update.selector[1], update.value)
             self._events.variable_updated(node, update)
         # The nodes inside a container have already been counted one by one.
-        if node.kind is not NodeKind.CONTAINER:  # what runs inside counts for itself
+        # The steps inside a container are counted by their own graph.
+        if node.kind is not NodeKind.CONTAINER:
             self._count(result)
         self._advance(node, result)
 
-    # what was recorded
+    # Replay
 
     def _replay(self, steps: Sequence[Step]) -> None:
         """Replay recorded steps in order."""
@@ -95,7 +97,8 @@ class GraphState:
         # was recorded.
         if ready_node is None:
             raise WorkflowError(
-                f"what was recorded of node {step.node_id!r} does not fit the graph: it was changed"
+                f"the recorded step of node {step.node_id!r} does not match the graph; the"
+                " app was changed"
             )
         self.ready.remove(ready_node)
         self._run.steps += 1
@@ -110,7 +113,7 @@ class GraphState:
             self._run.exceptions += 1
         self._advance(self._graph.nodes[step.node_id], result)
 
-    # what follows from a node's result
+    # Consequences of a result
 
     def _count(self, result: NodeResult) -> None:
         """Add the tokens and the price of a result to the run's totals."""
@@ -155,7 +158,7 @@ class GraphState:
 
 
 def _result_of(step: Step) -> NodeResult:
-    """Return the node result that a recorded step stands for."""
+    """Return the node result of a recorded step."""
     return NodeResult(
         outputs=from_object(step.outputs),
         handle=step.handle,

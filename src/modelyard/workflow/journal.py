@@ -115,7 +115,7 @@ class DatabaseJournal(Repository):
         self.documents = AppDocuments(database, clock)
         self.owner = owner_name()
 
-    # a run's life
+    # Life cycle of a run
 
     async def create(self, run: RunRecord) -> bool:
         """See Journal.create."""
@@ -183,7 +183,7 @@ class DatabaseJournal(Repository):
 
         await self._database.transact(work, is_retried=True)
 
-    # whose it is
+    # Ownership
 
     async def is_mine(self, run: str) -> bool:
         """See Journal.is_mine."""
@@ -258,7 +258,7 @@ class DatabaseJournal(Repository):
             for row in await self._rows("commands", owner=self.owner)
         ]
 
-    # what is known of it
+    # Queries
 
     async def find(self, tenant: str, run: str) -> RunRecord | None:
         """See Journal.find."""
@@ -323,7 +323,7 @@ class DatabaseJournal(Repository):
         """See Journal.events."""
         return await self._events.after(run, last_number, limit)
 
-    # tidying
+    # Retention
 
     async def delete_ended_before(self, cutoff: float) -> int:
         """Delete the runs that ended before `cutoff`, with their steps, events and

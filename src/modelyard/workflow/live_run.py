@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from modelyard.workflow.engine import Command, GraphEngine
 from modelyard.workflow.events import AnyEvent
@@ -11,6 +12,35 @@ from modelyard.workflow.recorder import Recorder, Step
 from modelyard.workflow.variables import WorkflowError
 
 _MAX_EVENTS_IN_MEMORY = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class _WriteBatch:
+    """What one transaction writes to the journal, and the callers that wait for it."""
+
+    steps: Sequence[tuple[int, Step]]
+    events: Sequence[tuple[int, AnyEvent]]
+    started_keys: Sequence[str]
+    waiters: Sequence[asyncio.Future[None]]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not (self.steps or self.events or self.started_keys)
+
+    def confirm(self) -> None:
+        """Resolve the waiters: their data is stored."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise WorkflowError in all callers."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(
+                    WorkflowError(f"the run could not be stored: {error}")
+                )
 
 
 class LiveRun:
@@ -47,7 +77,7 @@ class LiveRun:
         if self.engine is not None:
             self.engine.command(command, reason)
 
-    # events
+    # Events
 
     def push(self, event: AnyEvent) -> None:
         """Number an event, keep it for readers in memory and queue it for the journal."""
@@ -96,7 +126,7 @@ class LiveRun:
             events += [event for _, event in page]
         return events
 
-    # what is written down
+    # Writing to the journal
 
     def record_step(self, step: Step) -> None:
         """Number a finished step and queue it for the journal."""
@@ -107,8 +137,8 @@ class LiveRun:
     async def flush(self, started_key: str = "") -> None:
         """Wait until everything queued so far is stored.
 
-        `begun` is the key of a step that is about to start; it is stored too. Raises
-        WorkflowError if the write fails.
+        `started_key` is the key of a step that is about to start; it is stored too.
+        Raises WorkflowError if the write fails.
         """
         # The key is written in the same transaction as everything queued before it.
         if started_key:
@@ -135,7 +165,7 @@ class LiveRun:
         self._end_writing()
         if self._writing is None:
             return
-        # On shutdown the queue is written, whatever happens to the task.
+        # On shutdown the queue is written even if the task fails.
         if self.is_leaving:
             with contextlib.suppress(BaseException):
                 await self._writing
@@ -149,7 +179,7 @@ class LiveRun:
     def _stopped_writing(self, writing: "asyncio.Task[None]") -> None:
         """Stop the run if the writer failed: its progress could no longer be stored."""
         if not writing.cancelled() and writing.exception() is not None:
-            self.command(Command.STOP, "the run could not be kept")
+            self.command(Command.STOP, "the run could not be stored")
 
     async def _write(self) -> None:
         """Write queued steps and events until the run ends. What arrives during one
@@ -157,32 +187,35 @@ class LiveRun:
         while True:
             await self._has_work.wait()
             self._has_work.clear()
-            # Take the whole queue: one transaction then serves everything that arrived
-            # meanwhile.
-            steps, self._steps = self._steps, []
-            events, self._unwritten = self._unwritten, []
-            started_keys, self._started_keys = self._started_keys, []
-            waiting, self._write_waiters = self._write_waiters, []
+            batch = self._take_queue()
             try:
-                if steps or events or started_keys:
-                    await self._journal.append(self.record, steps, events, started_keys)
+                if not batch.is_empty:
+                    await self._journal.append(
+                        self.record, batch.steps, batch.events, batch.started_keys
+                    )
             except BaseException as error:
-                # Callers of `safe` must learn that their step is not stored; the error
+                # Callers of `flush` must learn that their step is not stored; the error
                 # itself ends the task.
-                for waiter in waiting:
-                    if not waiter.done():
-                        waiter.set_exception(
-                            WorkflowError(f"the run could not be kept: {error}")
-                        )
+                batch.fail(error)
                 raise
             # The transaction is complete: everything that these callers queued is
             # stored.
-            for waiter in waiting:
-                if not waiter.done():
-                    waiter.set_result(None)
+            batch.confirm()
             # Something may have been queued during the last write.
             if self._is_ending and not self._has_work.is_set():
                 return
+
+    def _take_queue(self) -> _WriteBatch:
+        """Empty the queue: one transaction then serves everything that arrived during
+        the previous one."""
+        batch = _WriteBatch(
+            self._steps, self._unwritten, self._started_keys, self._write_waiters
+        )
+        self._steps = []
+        self._unwritten = []
+        self._started_keys = []
+        self._write_waiters = []
+        return batch
 
 
 class JournalRecorder(Recorder):

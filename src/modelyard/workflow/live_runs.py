@@ -110,7 +110,7 @@ class LiveRuns:
         guard = self._guard(live_run, beginning.app)
 
         def emit(event: AnyEvent) -> None:
-            """Publish an event unless the output guard holds it back."""
+            """Publish an event unless the output guard suppresses it."""
             if guard is None or guard.should_publish(event):
                 live_run.push(event)
 
@@ -139,13 +139,13 @@ class LiveRuns:
             await self._finish(live_run, pool, context, outcome, elapsed)
         except ModelyardError as error:
             logger.error(
-                "a run is left for later",
+                "run resume postponed",
                 extra={"fields": {"run": record.id, "error": str(error)}},
             )
         finally:
             if guard is not None:
                 await guard.finish()
-            # The writer must have ended before readers are told that the run is over
+            # The writer must have ended before readers see that the run is over
             # here.
             await live_run.stop_writing()
             live_run.is_over = True
@@ -234,13 +234,11 @@ class LiveRuns:
             except ModelyardError:
                 # The listener's result is not stored: the run stays unfinished and is
                 # resumed later.
-                raise  # what it writes down is lost: the run is taken up again
+                raise
             except Exception:
-                # a fault of ours: whoever waits for the run is told of its end all the
-                # same
                 # A bug in a listener must not keep the clients of the run waiting.
                 logger.exception(
-                    "a run's end was not heard", extra={"fields": {"run": record.id}}
+                    "run-end listener failed", extra={"fields": {"run": record.id}}
                 )
 
 

@@ -82,9 +82,9 @@ async def load_history(
     calls: Calls = "",
     sums_up: bool = False,
 ) -> PromptHistory:
-    """Return as much of the conversation as the window and the model's context hold.
+    """Return the part of the conversation that fits into the window and the context.
 
-    `spent` is the rest of the prompt, `max_answer_tokens` is reserved for the answer.
+    `spent` is the remaining prompt; `max_answer_tokens` is reserved for the answer.
     With `sums_up` the model summarises what does not fit; otherwise only a stored recap
     is used.
     """
@@ -93,8 +93,8 @@ async def load_history(
         return PromptHistory()
     window = config.window.size if config.window.enabled and config.window.size else 0
     turns = await memory.turns(min(window or _MAX_TURNS, _MAX_TURNS))
-    # The context that is left for the memory: without the answer and the rest of the
-    # prompt.
+    # The context that remains for the memory, without the answer and the other
+    # messages.
     room = context_size(model)
     budget = _DEFAULT_BUDGET if room is None else room - max_answer_tokens
     # Each message costs about 4 tokens beyond its text (role and delimiters).
@@ -167,9 +167,7 @@ async def _with_new_recap(
         text = await _write_recap(context, model, recap_text, old)
     except ModelyardError as error:
         fields = {"run": context.run.run_id, "error": str(error)}
-        logger.warning(
-            "a conversation could not be summed up", extra={"fields": fields}
-        )
+        logger.warning("conversation summary failed", extra={"fields": fields})
         return PromptHistory(_newest(turns, model, calls, budget), recap_text)
     # The last covered turn is stored, so that the next call knows where the recap ends.
     await memory.save_recap(Recap(text=text, until=old[-1].id))
@@ -208,7 +206,7 @@ async def _write_recap(
         context.run.price += float(result.usage.total_price or 0)
         recap_text = result.text.strip() or recap_text
     if not recap_text:
-        raise ModelyardError("the model wrote no summary")
+        raise ModelyardError("the model returned an empty summary")
     return recap_text
 
 
@@ -278,22 +276,28 @@ async def memory_messages(
                 content=[*parts, TextPromptMessageContent(data=turn.query)]
             )
         )
-        answer = turn.answer
-        if calls == "messages" and (
-            call_messages := _call_messages(turn.thoughts, turn_index)
-        ):
-            # Calls and their results come before the final answer.
-            messages += call_messages
+        messages += _answer_messages(turn, turn_index, calls)
+    return messages
+
+
+def _answer_messages(
+    turn: Turn, turn_index: int, calls: Calls
+) -> list[AnyPromptMessage]:
+    """Return the answer of an earlier turn as messages, with its tool calls."""
+    messages: list[AnyPromptMessage] = []
+    answer = turn.answer
+    call_texts: list[str] = []
+    if calls == "messages":
+        # Calls and their results come before the final answer.
+        messages += _call_messages(turn.thoughts, turn_index)
+        if messages:
             # The call messages carry the thoughts' texts already.
             answer = _without_thoughts(answer, turn.thoughts)
-        call_texts = (
-            [_calls_as_text(thought) for thought in turn.thoughts if thought.tools]
-            if calls == "text"
-            else []
-        )
-        messages.append(
-            AssistantPromptMessage(content="\n".join([*call_texts, answer]))
-        )
+    elif calls == "text":
+        call_texts = [
+            _calls_as_text(thought) for thought in turn.thoughts if thought.tools
+        ]
+    messages.append(AssistantPromptMessage(content="\n".join([*call_texts, answer])))
     return messages
 
 
@@ -372,7 +376,7 @@ def memory_text(history: PromptHistory, prefix: RolePrefix | None) -> str:
     user = (prefix.user if prefix else "") or "Human"
     assistant = (prefix.assistant if prefix else "") or "Assistant"
     lines = [f"{_RECAP_HEADING}{history.recap}"] if history.recap else []
-    # Completion models cannot see images, so a marker stands in for them.
+    # Completion models cannot see images, so a marker replaces them.
     lines += [
         f"{user}: {'[image]' * bool(turn.files)}{turn.query}\n{assistant}:"
         f" {turn.answer}"

@@ -25,7 +25,7 @@ class NodeKind(StrEnum):
 
 
 class Effect(StrEnum):
-    """What it means to run a node a second time after a crash in the middle of it."""
+    """Effect of running a node again after a crash during its first run."""
 
     NONE = "none"
     """Nothing happens outside; a repetition costs only time and money."""
@@ -140,7 +140,7 @@ class NodeResult:
     """Set if the node failed and its error strategy lets the run continue."""
 
 
-# -------------------------------------------------------------- what a node may ask for
+# -------------------------------------------------------------- services of nodes
 
 
 class Sandbox(Protocol):
@@ -445,7 +445,7 @@ class NodeContext:
 
 
 class Node(ABC):
-    """A node of a graph. It holds no state of a run: one object serves all runs."""
+    """A node of a graph. It has no state of a run: all runs share one object."""
 
     type: ClassVar[str]
     kind: ClassVar[NodeKind] = NodeKind.EXECUTABLE
@@ -489,7 +489,7 @@ class Node(ABC):
 
     @property
     def effect(self) -> Effect:
-        """What a repetition after a crash would mean."""
+        """Effect of a repetition after a crash."""
         return Effect.NONE
 
     def compute(self, context: NodeContext) -> NodeResult | None:
@@ -524,5 +524,5 @@ class QuickNode(Node):
         result = self.compute(context)
         # `compute` may return None: such a subclass overrides `run` as well.
         if result is None:  # a subclass that has no result at once runs by itself
-            raise NodeError(f"node {self.title!r} has no result")
+            raise NodeError(f"node {self.title!r} returned no result")
         return result

@@ -48,7 +48,7 @@ class Scope:
 def execution_id(run_id: str, key: str) -> str:
     """Return the id of a step's execution. It is derived, so that a repetition after a
     crash has the same id."""
-    # A UUID's layout is kept because clients of the API expect one.
+    # Formatted as a UUID, because clients of the API expect one.
     return str(
         uuid.UUID(
             bytes=hashlib.blake2b(f"{run_id}\n{key}".encode(), digest_size=16).digest(),

@@ -66,21 +66,21 @@ class OutputGuard:
         except ModelyardError as error:
             # If the check fails, the answer is not withheld.
             logger.warning(
-                "an answer could not be checked",
+                "output moderation failed",
                 extra={"fields": {"error": str(error)}},
             )
             instead = None
         if instead is not None:
-            # Set before the event is pushed: from now on `hear` drops further chunks.
+            # Set before the event is pushed: `should_publish` drops further chunks.
             self.replaced = instead
             self._live.push(
                 TextReplaced(at=time.time(), text=instead, reason="output_moderation")
             )
-            # The rest of the answer would be discarded anyway, so the run is stopped.
+            # Further text would be discarded anyway, so the run is stopped.
             self._live.command(Command.STOP, "output moderation")
 
     async def finish(self) -> str | None:
-        """Check the rest of the text and return the replacement; None if the text may
+        """Check the remaining text and return the replacement; None if the text may
         be shown."""
         self._task.cancel()
         # The watcher ends first, so that no two checks run at the same time.

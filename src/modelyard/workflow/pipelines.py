@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -31,6 +32,27 @@ _MAX_DOCUMENTS_PER_CALL = 1000
 """Maximum documents of one call."""
 
 
+@dataclass(slots=True)
+class _BrowseProgress:
+    """What a source has offered so far."""
+
+    entries: list[Any] = field(default_factory=list[Any])
+    total: int = 0
+    completed: int = 0
+
+    def add(self, update: Any) -> bool:
+        """Add an update of the source. Returns whether it reports progress."""
+        # Crawlers report their progress with all pages so far; other sources yield
+        # entries.
+        if not isinstance(update, dict) or "web_info_list" not in update:
+            self.entries += update if isinstance(update, list) else [update]
+            return False
+        self.total = int(update.get("total") or 0)
+        self.completed = int(update.get("completed") or 0)
+        self.entries = list(update.get("web_info_list") or ())
+        return update.get("status") == "processing"
+
+
 class Pipelines:
     """Starts pipeline runs and lists what their sources offer."""
 
@@ -52,7 +74,7 @@ class Pipelines:
         # A failed run must leave a document that shows the error.
         runs.on_end(self._on_run_ended)
 
-    # what there is
+    # Look-ups
 
     async def dataset_for(self, app_record: AppRecord, app: App) -> Dataset:
         """Return the dataset that a pipeline fills; create it if necessary. Raises
@@ -73,7 +95,8 @@ class Pipelines:
         # A dataset that was created by hand must not be overwritten.
         if not dataset.settings.pipeline:
             raise InvokeBadRequestError(
-                f"dataset {dataset.name!r} is there already, and no pipeline fills it"
+                f"dataset {dataset.name!r} already exists and does not belong to a"
+                " pipeline"
             )
         return dataset
 
@@ -86,7 +109,7 @@ class Pipelines:
         # Only datasets of pipelines lead to an app.
         if not dataset_record.settings.pipeline:
             raise NotFoundError(
-                f"dataset {dataset_record.name!r} is filled by no pipeline",
+                f"dataset {dataset_record.name!r} does not belong to a pipeline",
                 code="not_found",
             )
         # The dataset stores only the pipeline's name, so the apps are searched.
@@ -105,7 +128,7 @@ class Pipelines:
             ):
                 return dataset_record, app_record, app
         raise NotFoundError(
-            f"pipeline {dataset_record.settings.pipeline!r} is not here any more",
+            f"pipeline {dataset_record.settings.pipeline!r} no longer exists",
             code="not_found",
         )
 
@@ -119,36 +142,33 @@ class Pipelines:
 
     def sources(self, tenant: str, app: App) -> list[JSON]:
         """Return the pipeline's datasource nodes with the inputs that each needs."""
-        source_views: list[JSON] = []
-        for root in app.roots:
-            for node in datasource_nodes([app.graph(root).nodes[root]]):
-                data = node.data
-                is_plugins = data.provider_type != "local_file"
-                # Uploaded files need no credentials.
-                credentials = (
-                    self._sources(tenant, "").credentials(data) if is_plugins else []
-                )
-                source_views.append(
-                    {
-                        "node_id": node.id,
-                        "plugin_id": data.plugin_id,
-                        "provider_name": data.provider_name,
-                        "datasource_type": data.provider_type,
-                        "title": node.title,
-                        "user_input_variables": [
-                            {
-                                name: value
-                                for name, value in msgspec.to_builtins(variable).items()
-                                if value is not None
-                            }
-                            for variable in variables_for_source(app, node.id)
-                        ],
-                        "credentials": credentials,
-                    }
-                )
-        return source_views
+        root_nodes = [app.graph(root).nodes[root] for root in app.roots]
+        return [
+            self._source_view(tenant, app, node)
+            for node in datasource_nodes(root_nodes)
+        ]
 
-    # looking into a source
+    def _source_view(self, tenant: str, app: App, node: Any) -> JSON:
+        """Return a datasource node in the format of the API."""
+        data = node.data
+        credentials: list[dict[str, Any]] = []
+        # Uploaded files need no credentials.
+        if data.provider_type != "local_file":
+            credentials = self._sources(tenant, "").credentials(data)
+        return {
+            "node_id": node.id,
+            "plugin_id": data.plugin_id,
+            "provider_name": data.provider_name,
+            "datasource_type": data.provider_type,
+            "title": node.title,
+            "user_input_variables": [
+                _variable_view(variable)
+                for variable in variables_for_source(app, node.id)
+            ],
+            "credentials": credentials,
+        }
+
+    # Browsing a source
 
     def browse(
         self,
@@ -168,60 +188,48 @@ class Pipelines:
         source_node = self._source(app, node, source_type)
         if source_type == "local_file":
             raise InvokeBadRequestError(
-                "files are uploaded; there is nothing to look into"
+                "datasource_type 'local_file' cannot be browsed; upload the file"
             )
         sources = self._sources(tenant, user)
         # Called only for its error: the generator below would raise too late for a
         # status code.
         sources.provider(source_node.data)
+        updates = sources.browse(source_node.data, source_type, inputs, credential)
+        return self._browse_events(updates)
 
-        async def events() -> AsyncGenerator[JSON, None]:
-            """Browse the source and translate its progress."""
-            started = self._now()
-            entries: list[Any] = []
-            update: Any
-            total = completed = 0
-            try:
-                async for update in sources.browse(
-                    source_node.data, source_type, inputs, credential
-                ):
-                    # Crawlers report their progress with all pages so far; other
-                    # sources yield entries.
-                    if isinstance(update, dict) and "web_info_list" in update:
-                        total, completed = (
-                            int(update.get("total") or 0),
-                            int(update.get("completed") or 0),
-                        )
-                        entries = list(update.get("web_info_list") or ())
-                        if update.get("status") == "processing":
-                            yield {
-                                "event": "datasource_processing",
-                                "total": total,
-                                "completed": completed,
-                            }
-                    else:
-                        entries += update if isinstance(update, list) else [update]
-            except ModelyardError as error:
-                yield {"event": "datasource_error", "error": str(error)}
-                return
-            # Sources other than crawlers report no totals.
-            count = total or len(entries)
-            yield {
-                "event": "datasource_completed",
-                "data": entries,
-                "total": count,
-                "completed": completed or count,
-                "time_consuming": round(self._now() - started, 3),
-            }
-
-        return events()
+    async def _browse_events(
+        self, updates: AsyncGenerator[JSON, None]
+    ) -> AsyncGenerator[JSON, None]:
+        """Translate the updates of a source into events."""
+        started = self._now()
+        progress = _BrowseProgress()
+        try:
+            async for update in updates:
+                if progress.add(update):
+                    yield {
+                        "event": "datasource_processing",
+                        "total": progress.total,
+                        "completed": progress.completed,
+                    }
+        except ModelyardError as error:
+            yield {"event": "datasource_error", "error": str(error)}
+            return
+        # Sources other than crawlers report no totals.
+        count = progress.total or len(progress.entries)
+        yield {
+            "event": "datasource_completed",
+            "data": progress.entries,
+            "total": count,
+            "completed": progress.completed or count,
+            "time_consuming": round(self._now() - started, 3),
+        }
 
     @staticmethod
     def _source(app: App, node: str, source_type: str) -> Any:
         """Return the datasource node. Raises NotFoundError or InvokeBadRequestError."""
         if source_type not in SOURCE_TYPES:
             raise InvokeBadRequestError(
-                f"datasource_type must be {', '.join(SOURCE_TYPES)}, not"
+                f"datasource_type must be one of {', '.join(SOURCE_TYPES)}, not"
                 f" {source_type[:40]!r}",
                 param="datasource_type",
             )
@@ -239,13 +247,13 @@ class Pipelines:
             )
         if source_node.data.provider_type != source_type:
             raise InvokeBadRequestError(
-                f"node {node!r} is a source of type {source_node.data.provider_type},"
+                f"node {node!r} has datasource type {source_node.data.provider_type},"
                 f" not {source_type}",
                 param="datasource_type",
             )
         return source_node
 
-    # running
+    # Running
 
     async def run(
         self,
@@ -265,30 +273,8 @@ class Pipelines:
         node = self._source(app, root, source_type)
         # The sources of all documents are resolved before the first run starts.
         tenant = app_record.tenant
-        abouts: list[dict[str, Any]] = []
-        for info in infos:
-            # A folder of a drive stands for all the files in it.
-            if source_type == "online_drive":
-                expanded_infos = await self._sources(tenant, user).expand_folder(
-                    node.data, info, str(info.get("credential_id") or "")
-                )
-                abouts += [
-                    {**expanded, "credential_id": info.get("credential_id")}
-                    for expanded in expanded_infos
-                ]
-            else:
-                abouts.append(await self._source_info(tenant, user, source_type, info))
-        if not abouts:
-            raise InvokeBadRequestError(
-                "datasource_info_list names nothing", param="datasource_info_list"
-            )
-        if len(abouts) > _MAX_DOCUMENTS_PER_CALL:
-            raise InvokeBadRequestError(
-                f"{len(abouts):,} documents at once; {_MAX_DOCUMENTS_PER_CALL:,} are"
-                " the most"
-            )
-        # The number only keeps batches of the same second apart.
-        batch = f"{time.strftime('%Y%m%d%H%M%S', time.gmtime(self._now()))}{random.randrange(10**6):06d}"  # noqa: E501, S311
+        source_infos = await self._source_infos(tenant, user, node, infos)
+        batch = self._new_batch()
         # The draft has a version of its own, so that its runs use the unpublished
         # graph.
         version = (
@@ -316,8 +302,47 @@ class Pipelines:
                 user,
                 batch,
             )
-            for source_info in abouts
+            for source_info in source_infos
         ]
+
+    async def _source_infos(
+        self, tenant: str, user: str, node: Any, infos: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Return the sources of all documents in a common form, with folders expanded.
+        Raises InvokeBadRequestError."""
+        source_type = node.data.provider_type
+        source_infos: list[dict[str, Any]] = []
+        for info in infos:
+            if source_type != "online_drive":
+                source_infos.append(
+                    await self._source_info(tenant, user, source_type, info)
+                )
+                continue
+            # A folder of a drive stands for all the files in it.
+            expanded_infos = await self._sources(tenant, user).expand_folder(
+                node.data, info, str(info.get("credential_id") or "")
+            )
+            source_infos += [
+                {**expanded, "credential_id": info.get("credential_id")}
+                for expanded in expanded_infos
+            ]
+        if not source_infos:
+            raise InvokeBadRequestError(
+                "datasource_info_list contains no documents",
+                param="datasource_info_list",
+            )
+        if len(source_infos) > _MAX_DOCUMENTS_PER_CALL:
+            raise InvokeBadRequestError(
+                f"datasource_info_list contains {len(source_infos):,} documents; the"
+                f" maximum is {_MAX_DOCUMENTS_PER_CALL:,}"
+            )
+        return source_infos
+
+    def _new_batch(self) -> str:
+        """Return the id of a batch: its time, and a random number that keeps batches of
+        the same second apart."""
+        timestamp = time.strftime("%Y%m%d%H%M%S", time.gmtime(self._now()))
+        return f"{timestamp}{random.randrange(10**6):06d}"  # noqa: S311
 
     async def _start(
         self,
@@ -377,7 +402,7 @@ class Pipelines:
             )
             if not name:
                 raise InvokeBadRequestError(
-                    "a local file is named by its 'reference'",
+                    "a local file requires 'reference', the id of the uploaded file",
                     param="datasource_info_list",
                 )
             file = await self._files(tenant, user).parse_file(
@@ -392,15 +417,15 @@ class Pipelines:
             url = str(info.get("url") or info.get("source_url") or "")
             if not url.startswith(("http://", "https://")):
                 raise InvokeBadRequestError(
-                    f"{url[:100]!r} is no address of a page",
+                    f"invalid page URL {url[:100]!r}; expected http:// or https://",
                     param="datasource_info_list",
                 )
             return {**info, "url": url}
-        # What is left are online documents.
+        # The remaining type is online documents.
         page = info.get("page")
         if not isinstance(page, Mapping) or not page.get("page_id"):
             raise InvokeBadRequestError(
-                "an online document is named by 'page' with its 'page_id'",
+                "an online document requires 'page' with its 'page_id'",
                 param="datasource_info_list",
             )
         title = str(page.get("page_name") or page.get("title") or page["page_id"])
@@ -461,7 +486,7 @@ class Pipelines:
                 }
                 reason = (
                     run.error
-                    or f"the pipeline's run {run.status.value} and kept nothing"
+                    or f"the pipeline run ended ({run.status.value}) without a document"
                 )
                 await datasets.add_failed(
                     dataset_record,
@@ -471,3 +496,9 @@ class Pipelines:
                     batch=str(run.system.get("batch")),
                     source=source,
                 )
+
+
+def _variable_view(variable: Any) -> JSON:
+    """Return an input variable of a source as JSON, without unset fields."""
+    fields: dict[str, Any] = msgspec.to_builtins(variable)
+    return {name: value for name, value in fields.items() if value is not None}

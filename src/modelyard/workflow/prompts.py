@@ -101,7 +101,7 @@ class ModelError(NodeError):
 def find_model(context: NodeContext, config: ModelConfig) -> Any:
     """Return the configured ModelInstance. Raises NodeError or ModelyardError."""
     if context.services.models is None:
-        raise NodeError("there are no models to ask", error_type="ModelNotExistError")
+        raise NodeError("no models are available", error_type="ModelNotExistError")
     return context.services.models.find(config.provider, config.name, "llm")
 
 
@@ -197,7 +197,7 @@ def supported(
     """Return the parts that the model can process; all of them if its features are
     unknown."""
     features = features_of(model)
-    # An unknown model is given the benefit of the doubt.
+    # An unknown model is assumed to support everything.
     if features is None:
         return list(parts)
     return [

@@ -1,4 +1,4 @@
-"""The recorder interface: what is stored of a graph's run so that it can be resumed."""
+"""The recorder interface: stores the progress of a graph run for its resumption."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

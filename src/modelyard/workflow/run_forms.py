@@ -37,7 +37,7 @@ class RunForms(Repository):
         form_definition: dict[str, Any],
         expires_at: float,
     ) -> Row:
-        """Store a step's form and return its row; an existing form of the step is kept."""
+        """Store a step's form and return its row. An existing form is not replaced."""
         values = (
             run.id,
             key,

@@ -78,7 +78,7 @@ class RunMaintenance:
         """Resume the runs of dead processes; return their number."""
         orphans = await self._journal.orphans()
         for record in orphans:
-            logger.info("a run goes on", extra={"fields": {"run": record.id}})
+            logger.info("run resumed", extra={"fields": {"run": record.id}})
             await self._go_on(record)
         return len(orphans)
 
@@ -92,10 +92,10 @@ async def _repeat(seconds: float, act: Callable[[], Awaitable[Any]]) -> None:
     """Call an action periodically; errors are logged and it is tried again."""
     while True:
         try:
-            # Storage may be away for a while; the tasks go on when it is back.
+            # Storage may be unavailable for a while; the task is then tried again.
             await act()
         except ModelyardError as error:
             logger.warning(
-                "runs' upkeep failed", extra={"fields": {"error": str(error)}}
+                "run maintenance failed", extra={"fields": {"error": str(error)}}
             )
         await asyncio.sleep(seconds)

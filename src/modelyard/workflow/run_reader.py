@@ -2,7 +2,7 @@
 from the journal."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from modelyard.base.errors import NotFoundError
@@ -39,40 +39,59 @@ class RunReader:
     ) -> AsyncGenerator[tuple[int, AnyEvent], None]:
         """Yield (number, event) of all events after a number, until the run ends or
         pauses."""
-        record = await self.find(tenant, run_id)
+        await self.find(tenant, run_id)
         while True:
-            live_run = self._live.find(run_id)
-            # Memory holds only the newest events; older ones come from the journal
-            # below.
-            if live_run is not None and after + 1 >= live_run.first_event_number:
-                new_events = live_run.events[after + 1 - live_run.first_event_number :]
-                for number, event in new_events:
-                    after = number
-                    yield number, event
-                if new_events and isinstance(new_events[-1][1], FINAL_EVENTS):
-                    return
-                # Wait only after everything in memory was yielded.
-                if not new_events and not live_run.is_over:
-                    await live_run.changed()
-                if new_events or not live_run.is_over:
-                    continue
-            # The run is not active here, or the reader is behind the events in memory.
-            stored_events = await self._journal.events(run_id, after)
-            for number, event in stored_events:
+            new_events = await self._events_in_memory(run_id, after)
+            is_stored = new_events is None
+            if new_events is None:
+                new_events = await self._journal.events(run_id, after)
+            for number, event in new_events:
                 after = number
                 yield number, event
-            # A pause is a final event too; a resumed run continues after it.
-            if (
-                stored_events
-                and isinstance(stored_events[-1][1], FINAL_EVENTS)
-                and not await self._is_running(tenant, run_id)
-            ):
+            if await self._is_complete(tenant, run_id, new_events, is_stored=is_stored):
                 return
-            if not stored_events:
-                record = await self.find(tenant, run_id)
-                if record.status.is_over or record.status is Status.PAUSED:
-                    return
+            if is_stored and not new_events:
                 await asyncio.sleep(POLL_SECONDS)
+
+    async def _events_in_memory(
+        self, run_id: str, after: int
+    ) -> Sequence[tuple[int, AnyEvent]] | None:
+        """Return the events after a number if they are in memory. Waits if there are no
+        new ones; the result is then empty.
+
+        None means that the journal must be read: the run is not active here, or the
+        reader is behind the events in memory.
+        """
+        live_run = self._live.find(run_id)
+        # Memory holds only the newest events.
+        if live_run is None or after + 1 < live_run.first_event_number:
+            return None
+        new_events = live_run.events[after + 1 - live_run.first_event_number :]
+        if new_events:
+            return new_events
+        if not live_run.is_over:
+            await live_run.changed()
+        # The run may have ended while this method waited.
+        return None if live_run.is_over else new_events
+
+    async def _is_complete(
+        self,
+        tenant: str,
+        run_id: str,
+        events: Sequence[tuple[int, AnyEvent]],
+        *,
+        is_stored: bool,
+    ) -> bool:
+        """Return whether no event follows the events that were just read. `is_stored`
+        means that they came from the journal."""
+        is_final = bool(events) and isinstance(events[-1][1], FINAL_EVENTS)
+        if not is_stored:
+            return is_final
+        if events:
+            # A pause is a final event too; a resumed run continues after it.
+            return is_final and not await self._is_running(tenant, run_id)
+        record = await self.find(tenant, run_id)
+        return record.status.is_over or record.status is Status.PAUSED
 
     async def _is_running(self, tenant: str, run_id: str) -> bool:
         """Return whether the run is running in some process."""

@@ -59,7 +59,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     depth: int = 0
     created_at: float = 0.0
     created_from: str = "service-api"
-    # what came of it
+    # The result so far
     status: Status = Status.RUNNING
     outputs: dict[str, Any] = {}
     error: str = ""

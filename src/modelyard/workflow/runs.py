@@ -93,7 +93,7 @@ class Runs:
         """Number of active runs in this process."""
         return len(self._live)
 
-    # starting and going on
+    # Starting and resuming
 
     async def start(self, app: App, record: RunRecord) -> RunRecord:
         """Start a run. If a run with this id exists, in any process, it is returned
@@ -110,21 +110,19 @@ class Runs:
             )
             going.add_done_callback(lambda _: self._starting.pop(record.id, None))
         # The caller may disconnect, but a half-recorded start must be completed.
-        return await asyncio.shield(
-            going
-        )  # whoever asked may leave: what is half written down would never go on
+        return await asyncio.shield(going)
 
     async def _start(self, app: App, record: RunRecord) -> RunRecord:
         """Check the limits, record the run and start its task."""
         # Refused with a retry hint; runs are not queued.
         if len(self._live) >= self._most:
             raise TooManyRunsError(
-                f"{self._most} runs go on at once already; try again later"
+                f"Concurrent run limit ({self._most}) reached; try again later"
             )
         # Apps that call each other in a cycle end here.
         if record.depth >= self._limits.depth:
             raise WorkflowError(
-                f"workflows call each other {record.depth} deep; {self._limits.depth} is the most"
+                f"Workflow call depth limit ({self._limits.depth}) exceeded"
             )
         # Inputs are validated before anything is stored.
         pool = await _build_pool_async(app, record)
@@ -226,12 +224,12 @@ class Runs:
             caller = self._caller_of(record)
         except ModelyardError as error:
             fields = {"run": record.id, "error": str(error)}
-            logger.error("a run cannot go on", extra={"fields": fields})
+            logger.error("run cannot be resumed", extra={"fields": fields})
             # A run that can never be resumed must not be tried again by every process.
             failed = msgspec.structs.replace(
                 record,
                 status=Status.FAILED,
-                error=f"the run cannot go on: {error}",
+                error=f"the run cannot be resumed: {error}",
                 finished_at=self._now(),
             )
             # The final event continues the numbers of the stored events.
@@ -259,7 +257,7 @@ class Runs:
             )
         )
 
-    # watching
+    # Watching
 
     async def find(self, tenant: str, run_id: str) -> RunRecord:
         """Return a run. Raises NotFoundError if the tenant has no run with this id."""
@@ -276,7 +274,7 @@ class Runs:
         """Wait until the run has ended or paused, and return it."""
         return await self._reader.wait_until_ended(tenant, run_id)
 
-    # commands
+    # Commands
 
     async def stop(
         self, tenant: str, run_id: str, reason: str = "User requested stop"
@@ -322,7 +320,7 @@ class Runs:
         )
         return True
 
-    # upkeep
+    # Maintenance
 
     def start_maintenance(self) -> None:
         """Start the background tasks on the running event loop."""

@@ -1,6 +1,6 @@
 """Times of schedule triggers: cron expressions or visual schedules, in a time zone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -44,7 +44,7 @@ class Schedule:
             times = cronsim.CronSim(self.cron, start)
         except cronsim.CronSimError as error:
             raise ScheduleError(
-                f"{self.cron!r} is no cron expression: {str(error).lower()}"
+                f"invalid cron expression {self.cron!r}: {str(error).lower()}"
             ) from error
         return (occurrence.timestamp() for occurrence in times)
 
@@ -69,7 +69,7 @@ def schedule_of(data: ScheduleData) -> Schedule:
         cron = data.cron_expression.strip()
         if len(cron) > _MAX_CRON_LENGTH:
             raise ScheduleError(
-                f"cron_expression has {len(cron):,} characters; it may have"
+                f"cron_expression has {len(cron):,} characters; the maximum is"
                 f" {_MAX_CRON_LENGTH:,}"
             )
         # Only the five standard fields; seconds are not supported.
@@ -81,11 +81,11 @@ def schedule_of(data: ScheduleData) -> Schedule:
     elif data.mode == "visual":
         cron = _cron_of(data.frequency or "daily", data.visual_config)
     else:
-        raise ScheduleError(f"mode {data.mode!r} is not known; it is visual or cron")
+        raise ScheduleError(f"unknown mode {data.mode!r}; expected visual or cron")
     schedule = Schedule(cron, data.timezone or "UTC")
     # A date such as 30 February is valid cron but never occurs.
     if schedule.next(0.0) is None:
-        raise ScheduleError(f"{cron!r} never comes")
+        raise ScheduleError(f"Cron expression {cron!r} never matches")
     return schedule
 
 
@@ -104,17 +104,7 @@ def _cron_of(frequency: str, visual: VisualSchedule) -> str:
         case "daily":
             return f"{minute} {hour} * * *"
         case "weekly":
-            if unknown_days := [
-                weekday for weekday in visual.weekdays if weekday not in _WEEKDAYS
-            ]:
-                raise ScheduleError(
-                    f"visual_config.weekdays: {unknown_days[0]!r} is none; they are"
-                    f" {', '.join(_WEEKDAYS)}"
-                )
-            days = ",".join(
-                str(_WEEKDAYS.index(weekday)) for weekday in visual.weekdays
-            )
-            return f"{minute} {hour} * * {days or '0'}"
+            return f"{minute} {hour} * * {_cron_weekdays(visual.weekdays)}"
         case "monthly":
             days = ",".join(
                 "L" if day == "last" else str(day) for day in visual.monthly_days
@@ -122,9 +112,21 @@ def _cron_of(frequency: str, visual: VisualSchedule) -> str:
             return f"{minute} {hour} {days or '1'} * *"
         case _:
             raise ScheduleError(
-                f"frequency {frequency!r} is not known; it is hourly, daily, weekly or"
+                f"unknown frequency {frequency!r}; expected hourly, daily, weekly or"
                 " monthly"
             )
+
+
+def _cron_weekdays(weekdays: Sequence[str]) -> str:
+    """Return weekdays as a cron field; Sunday if there are none. Raises
+    ScheduleError."""
+    for weekday in weekdays:
+        if weekday not in _WEEKDAYS:
+            raise ScheduleError(
+                f"visual_config.weekdays: unknown weekday {weekday!r}; expected one of"
+                f" {', '.join(_WEEKDAYS)}"
+            )
+    return ",".join(str(_WEEKDAYS.index(weekday)) for weekday in weekdays) or "0"
 
 
 def _clock_time(text: str) -> tuple[int, int]:
@@ -137,7 +139,8 @@ def _clock_time(text: str) -> tuple[int, int]:
             continue
         return parsed.hour, parsed.minute
     raise ScheduleError(
-        f"visual_config.time {text!r} must read like '9:30 AM' or '21:30'"
+        f"invalid visual_config.time {text!r}; expected a time like '9:30 AM' or"
+        " '21:30'"
     )
 
 
@@ -148,5 +151,5 @@ def _zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
         raise ScheduleError(
-            f"timezone {name!r} is not known; it is like 'Europe/Berlin' or 'UTC'"
+            f"unknown timezone {name!r}; expected a name like 'Europe/Berlin' or 'UTC'"
         ) from error

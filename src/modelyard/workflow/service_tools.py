@@ -38,6 +38,7 @@ from modelyard.workflow.chats import Chats
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
 from modelyard.workflow.events import NodeRunStreamChunk
+from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import Models
 from modelyard.workflow.nodes.start import FormField, form_of
 from modelyard.workflow.runs import Runs
@@ -369,43 +370,20 @@ class AppTool(Tool):
         succeed."""
         # The tool object may be cached; it must never cross tenants.
         if context.tenant != self._found.tenant:
-            raise ToolNotFoundError(f"there is not a tool named {self.name}")
-        inputs = dict(parameters)
-        chats, runs = self._apps.chats, self._apps.runs
-        # The query is a separate argument of a chat run.
-        query = str(inputs.pop("query", "")) if self._app.is_chat else ""
-        if self._app.is_chat:
-            run, _ = await chats.send(
-                self._found,
-                self._app,
-                query=query,
-                inputs=inputs,
-                user=context.user,
-                created_from="tool",
-                depth=context.depth + 1,
-            )
-        else:
-            run = await chats.run(
-                self._found,
-                self._app,
-                inputs=inputs,
-                user=context.user,
-                depth=context.depth + 1,
-                created_from="tool",
-            )
+            raise ToolNotFoundError(f"Tool {self.name!r} not found")
+        run = await self._start(parameters, context)
+        runs = self._apps.runs
         try:
             # The caller waits until the called app has finished.
             ended = await runs.wait_until_ended(context.tenant, run.id)
         except BaseException:
             # Also on cancellation: the called run must not outlive its caller.
-            await runs.stop(
-                context.tenant, run.id, "the run that called it was stopped"
-            )
+            await runs.stop(context.tenant, run.id, "the calling run was stopped")
             raise
         if ended.status not in (Status.SUCCEEDED, Status.PARTIAL):
             raise ToolInvokeError(
                 f"app {self._found.name!r} {ended.status.value}:"
-                f" {ended.error or 'it waits for somebody'}"
+                f" {ended.error or 'the run waits for human input'}"
             )
         # Names with two underscores are internal outputs of nodes.
         outputs = {
@@ -423,6 +401,34 @@ class AppTool(Tool):
         yield json_message(outputs)
         for name, value in outputs.items():
             yield variable_message(name, value)
+
+    async def _start(
+        self, parameters: Mapping[str, Any], context: ToolContext
+    ) -> RunRecord:
+        """Start the app with the tool's parameters as its inputs."""
+        inputs = dict(parameters)
+        chats = self._apps.chats
+        if not self._app.is_chat:
+            return await chats.run(
+                self._found,
+                self._app,
+                inputs=inputs,
+                user=context.user,
+                depth=context.depth + 1,
+                created_from="tool",
+            )
+        # The query is a separate argument of a chat run.
+        query = str(inputs.pop("query", ""))
+        run, _ = await chats.send(
+            self._found,
+            self._app,
+            query=query,
+            inputs=inputs,
+            user=context.user,
+            created_from="tool",
+            depth=context.depth + 1,
+        )
+        return run
 
 
 class AppTools:
@@ -453,15 +459,16 @@ class AppTools:
         """Return the tool of an app by id or name. Raises ToolNotFoundError."""
         # Names are unique only after they were made safe for models.
         for app_record in self._apps.list_all(tenant):
-            is_meant = {app_record.id, app_record.name} & {
-                provider,
-                name,
-            } or _tool_name(app_record.name) == name
-            if app_record.stored.digest and is_meant:
-                return AppTool(
-                    self, app_record, await self._apps.published_app(app_record)
-                )
-        raise ToolNotFoundError(f"there is no app {name!r}")
+            identifiers = {app_record.id, app_record.name}
+            matches = (
+                provider in identifiers
+                or name in identifiers
+                or _tool_name(app_record.name) == name
+            )
+            if app_record.stored.digest and matches:
+                app = await self._apps.published_app(app_record)
+                return AppTool(self, app_record, app)
+        raise ToolNotFoundError(f"app {name!r} not found")
 
 
 class PluginCalls:
@@ -519,34 +526,10 @@ class PluginCalls:
                 }
             }
             return
-        user, inputs = (
-            str(request.get("user") or call.user),
-            dict(request.get("inputs") or {}),
-        )
-        # Counts nested calls across plugins, so that a cycle of apps ends.
-        depth = int((call.context or {}).get("depth", 0)) + 1
-        if app.is_chat:
-            run, _ = await self._chats.send(
-                app_record,
-                app,
-                query=str(request.get("query") or ""),
-                inputs=inputs,
-                user=user,
-                depth=depth,
-                conversation_id=str(request.get("conversation_id") or ""),
-                created_from="plugin",
-            )
-        else:
-            run = await self._chats.run(
-                app_record,
-                app,
-                inputs=inputs,
-                user=user,
-                depth=depth,
-                created_from="plugin",
-            )
+        run = await self._start(call, request, app_record, app)
+        is_streaming = mode == "streaming"
         # In blocking mode only the last event below is sent.
-        if mode == "streaming":
+        if is_streaming:
             async with aclosing(self._runs.watch(call.tenant, run.id)) as events:
                 async for _, event in events:
                     # Only answer text is streamed; other events stay internal.
@@ -559,34 +542,63 @@ class PluginCalls:
                             "conversation_id": run.conversation,
                         }
         ended = await self._runs.wait_until_ended(call.tenant, run.id)
-        data = {
-            "id": run.id,
-            "status": ended.status.value,
-            "outputs": ended.outputs,
-            "error": ended.error or None,
+        yield _last_event(app, run, ended, is_streaming=is_streaming)
+
+    async def _start(
+        self, call: PluginCall, request: JSON, app_record: AppRecord, app: App
+    ) -> RunRecord:
+        """Start the app with the inputs of a plugin's request."""
+        user = str(request.get("user") or call.user)
+        inputs = dict(request.get("inputs") or {})
+        # Counts nested calls across plugins, so that a cycle of apps ends.
+        depth = int((call.context or {}).get("depth", 0)) + 1
+        if not app.is_chat:
+            return await self._chats.run(
+                app_record,
+                app,
+                inputs=inputs,
+                user=user,
+                depth=depth,
+                created_from="plugin",
+            )
+        run, _ = await self._chats.send(
+            app_record,
+            app,
+            query=str(request.get("query") or ""),
+            inputs=inputs,
+            user=user,
+            depth=depth,
+            conversation_id=str(request.get("conversation_id") or ""),
+            created_from="plugin",
+        )
+        return run
+
+
+def _last_event(
+    app: App, run: RunRecord, ended: RunRecord, *, is_streaming: bool
+) -> JSON:
+    """Return the event with an app's results. Event names and fields follow Dify's
+    API."""
+    if app.is_chat or app.mode == "completion":
+        return {
+            "event": "message_end" if is_streaming else "message",
+            "task_id": run.id,
+            "id": run.message,
+            "message_id": run.message,
+            "conversation_id": run.conversation,
+            "mode": app.mode,
+            "answer": str(ended.outputs.get("answer") or ""),
+            "metadata": {},
+            "created_at": int(run.created_at),
         }
-        # Event names and fields follow Dify's API.
-        if app.is_chat or app.mode == "completion":
-            yield {
-                "event": "message_end" if mode == "streaming" else "message",
-                "task_id": run.id,
-                "id": run.message,
-                "message_id": run.message,
-                "conversation_id": run.conversation,
-                "mode": app.mode,
-                "answer": str(ended.outputs.get("answer") or ""),
-                "metadata": {},
-                "created_at": int(run.created_at),
-            }
-        elif mode == "streaming":
-            yield {
-                "event": "workflow_finished",
-                "task_id": run.id,
-                "workflow_run_id": run.id,
-                "data": data,
-            }
-        else:
-            yield {"task_id": run.id, "workflow_run_id": run.id, "data": data}
+    data = {
+        "id": run.id,
+        "status": ended.status.value,
+        "outputs": ended.outputs,
+        "error": ended.error or None,
+    }
+    event: JSON = {"task_id": run.id, "workflow_run_id": run.id, "data": data}
+    return {"event": "workflow_finished", **event} if is_streaming else event
 
 
 def _as_json(tool_message: Message) -> JSON:
@@ -627,9 +639,9 @@ def _files(value: Any) -> list[Mapping[str, Any]]:
     if isinstance(value, Mapping):
         if value.get("dify_model_identity") == "__dify__file__":
             return [value]
-        return [file for element in value.values() for file in _files(element)]
-    return (
-        [file for element in value for file in _files(element)]
-        if isinstance(value, list)
-        else []
-    )
+        elements = list(value.values())
+    elif isinstance(value, list):
+        elements = value
+    else:
+        return []
+    return [file for element in elements for file in _files(element)]

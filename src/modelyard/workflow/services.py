@@ -187,14 +187,14 @@ class TenantModels:
         )
         # Without a provider it is Modelyard's own name: a default, a route or a full
         # model name.
-        if not provider:  # ours: a default, a route, or a model by its whole name
+        if not provider:
             model_name = name
         try:
             return self._manager.find(self._caller, model_name, parsed_type)
         except NotFoundError as error:
             # The message names the setting that would help.
             raise NotFoundError(
-                f"{error}; a mapping can name what stands in for"
+                f"{error}; the app's mapping can name a substitute for"
                 f" {names[1].lstrip('/')!r}",
                 code="model_not_found",
             ) from error
@@ -219,7 +219,7 @@ class TenantFiles:
 
     async def read(self, file: File) -> bytes:
         """Return the content of a file. Raises NotFoundError, EgressError or NodeError."""
-        # Stored files are read directly, without a request to our own server.
+        # Stored files are read directly, without a request to this server.
         if file.transfer_method != "remote_url" and file.related_id:
             _, data = await asyncio.to_thread(
                 self._store.get, self._tenant, file.related_id
@@ -228,14 +228,16 @@ class TenantFiles:
         # A file without a URL was never stored here.
         if not file.address or self._egress is None:
             raise NodeError(
-                f"file {file.filename!r} cannot be read", error_type="FileDownloadError"
+                f"file {file.filename!r} cannot be read: it is not stored and has no"
+                " usable URL",
+                error_type="FileDownloadError",
             )
         answer = await self._egress.fetch(
             "GET", file.address, max_bytes=_MAX_FILE_BYTES
         )
         if not 200 <= answer.status < 300:
             raise NodeError(
-                f"file {file.filename!r} cannot be fetched: status {answer.status}",
+                f"file {file.filename!r} cannot be downloaded: status {answer.status}",
                 error_type="FileDownloadError",
             )
         return answer.body
@@ -282,61 +284,72 @@ class TenantFiles:
         """Return the file of a client's file object. Raises InvokeBadRequestError."""
         if not isinstance(value, Mapping):
             raise InvokeBadRequestError(
-                "a file is an object with 'type', 'transfer_method', and 'url' or"
+                "a file must be an object with 'type', 'transfer_method', and 'url' or"
                 " 'upload_file_id'",
                 param="files",
             )
-        # Clients may omit the method; the fields tell which one is meant.
+        # Clients may omit the method; it then follows from the fields.
         method = str(
             value.get("transfer_method")
             or ("remote_url" if value.get("url") else "local_file")
         )
         declared = str(value.get("type") or "")
-        if method == "remote_url":
-            url = str(value.get("url") or value.get("remote_url") or "")
-            if not url.startswith(("http://", "https://")):
-                raise InvokeBadRequestError(
-                    f"{url[:100]!r} is no address of a file", param="files"
-                )
-            name = PurePosixPath(url.partition("?")[0]).name
-            extension = PurePosixPath(name).suffix.lower()
-            # The type is guessed from the URL, because the file is not downloaded here.
-            mime_type = mimetypes.guess_type(name)[0] or ""
-            file = File(
-                type=declared or file_kind(extension, mime_type),
-                transfer_method="remote_url",
-                remote_url=url,
-                filename=name,
-                extension=extension,
-                mime_type=mime_type,
-            )
-        else:
-            name = str(value.get("upload_file_id") or value.get("related_id") or "")
-            try:
-                stored_file = await asyncio.to_thread(
-                    self._store.metadata, self._tenant, stored_id(name)
-                )
-            except NotFoundError as error:
-                raise InvokeBadRequestError(
-                    f"file {name[:80]!r} was not uploaded here", param="files"
-                ) from error
-            # Other users' files look as if they did not exist.
-            if stored_file.owner and self._user and stored_file.owner != self._user:
-                raise InvokeBadRequestError(
-                    f"file {name[:80]!r} was not uploaded here", param="files"
-                )
-            file = self._file(stored_file, "local_file")
+        file = (
+            _remote_file(value, declared)
+            if method == "remote_url"
+            else await self._uploaded_file(value)
+        )
         # A wrong declaration would send the file to a model that cannot read it.
         if declared and declared not in ("custom", file.type):
             raise InvokeBadRequestError(
-                f"file {file.filename!r} is {file.type}, not {declared}", param="files"
+                f"file {file.filename!r} is of type {file.type}, not {declared}",
+                param="files",
             )
         # Clients may declare any file as `custom`.
-        return (
-            msgspec.structs.replace(file, type=declared)
-            if declared == "custom"
-            else file
+        if declared == "custom":
+            return msgspec.structs.replace(file, type=declared)
+        return file
+
+    async def _uploaded_file(self, value: Mapping[str, Any]) -> File:
+        """Return the stored file that a client's file object names. Raises
+        InvokeBadRequestError."""
+        name = str(value.get("upload_file_id") or value.get("related_id") or "")
+        not_found = InvokeBadRequestError(
+            f"uploaded file {name[:80]!r} not found", param="files"
         )
+        try:
+            stored_file = await asyncio.to_thread(
+                self._store.metadata, self._tenant, stored_id(name)
+            )
+        except NotFoundError as error:
+            raise not_found from error
+        # Other users' files look as if they did not exist.
+        if stored_file.owner and self._user and stored_file.owner != self._user:
+            raise not_found
+        return self._file(stored_file, "local_file")
+
+
+def _remote_file(value: Mapping[str, Any], declared: str) -> File:
+    """Return the file of a client's file object with a URL. Raises
+    InvokeBadRequestError."""
+    url = str(value.get("url") or value.get("remote_url") or "")
+    if not url.startswith(("http://", "https://")):
+        raise InvokeBadRequestError(
+            f"invalid file URL {url[:100]!r}; expected http:// or https://",
+            param="files",
+        )
+    name = PurePosixPath(url.partition("?")[0]).name
+    extension = PurePosixPath(name).suffix.lower()
+    # The type is guessed from the URL, because the file is not downloaded here.
+    mime_type = mimetypes.guess_type(name)[0] or ""
+    return File(
+        type=declared or file_kind(extension, mime_type),
+        transfer_method="remote_url",
+        remote_url=url,
+        filename=name,
+        extension=extension,
+        mime_type=mime_type,
+    )
 
 
 class TenantDatasets:
@@ -378,7 +391,7 @@ class TenantDatasets:
         self, query: str, data: Any, *, files: Sequence[File]
     ) -> list[dict[str, Any]]:
         """Return the matching segments, best first."""
-        del files  # there are no datasets of pictures yet
+        del files  # datasets of images are not supported yet
         datasets = await self._resolve_datasets(data.dataset_ids)
         # Without a query there is nothing to search for.
         if not datasets or not query.strip():
@@ -608,7 +621,7 @@ def _chunks(segments: Any, doc_form: DocForm) -> list[DocumentPart]:
     """Return the segments of a pipeline's chunker as document parts; all formats are
     accepted. Raises NodeError."""
     chunks = segments
-    # Chunkers wrap their list under a name that tells its structure.
+    # Chunkers wrap their list under a name that identifies its structure.
     if isinstance(segments, Mapping):
         names = ("general_chunks", "parent_child_chunks", "qa_chunks")
         chunks = next((segments[name] for name in names if name in segments), None)
@@ -616,27 +629,30 @@ def _chunks(segments: Any, doc_form: DocForm) -> list[DocumentPart]:
         chunks = [chunks]
     if not isinstance(chunks, Sequence):
         raise NodeError(
-            "chunks are a list, or an object with general_chunks, parent_child_chunks"
-            " or qa_chunks",
+            "chunks must be a list, or an object with general_chunks,"
+            " parent_child_chunks or qa_chunks",
             error_type="KnowledgeIndexNodeError",
         )
-    document_parts: list[DocumentPart] = []
-    for chunk in chunks:
-        # The structure decides how an object is read.
-        if isinstance(chunk, str):
-            document_parts.append(DocumentPart(text=chunk))
-        elif isinstance(chunk, Mapping) and doc_form is DocForm.QA:
-            document_parts.append(
-                DocumentPart(
-                    text=str(chunk.get("question") or ""),
-                    answer=str(chunk.get("answer") or ""),
-                )
-            )
-        elif isinstance(chunk, Mapping):
-            text = str(chunk.get("parent_content") or chunk.get("content") or "")
-            children = [str(child) for child in chunk.get("child_contents") or ()]
-            document_parts.append(DocumentPart(text=text, children=children))
-    return document_parts
+    return [
+        _document_part(chunk, doc_form)
+        for chunk in chunks
+        if isinstance(chunk, str | Mapping)
+    ]
+
+
+def _document_part(chunk: str | Mapping[str, Any], doc_form: DocForm) -> DocumentPart:
+    """Return a chunk as a document part. The document form decides how an object is
+    read."""
+    if isinstance(chunk, str):
+        return DocumentPart(text=chunk)
+    if doc_form is DocForm.QA:
+        return DocumentPart(
+            text=str(chunk.get("question") or ""),
+            answer=str(chunk.get("answer") or ""),
+        )
+    text = str(chunk.get("parent_content") or chunk.get("content") or "")
+    children = [str(child) for child in chunk.get("child_contents") or ()]
+    return DocumentPart(text=text, children=children)
 
 
 class StoredForms:
@@ -651,7 +667,7 @@ class StoredForms:
         """Return the submitted values of a step's form; None while it is open."""
         row = await self._forms.of_step(self._run.id, key)
         if row is None or not row["answer"]:
-            # The form exists, but nobody has submitted it.
+            # The form exists, but was not submitted yet.
             return None
         return msgspec.json.decode(row["answer"])
 

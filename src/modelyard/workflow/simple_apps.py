@@ -25,27 +25,8 @@ def nodes_of_model_config(
     mode: str, config: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return (nodes, edges) in the format of a workflow's DSL file."""
-    form_fields = [
-        _variable(declaration)
-        for declaration in config.get("user_input_form") or ()
-        if isinstance(declaration, Mapping) and declaration
-    ]
+    form_fields = _form_fields(mode, config)
     names = {form_field["variable"] for form_field in form_fields}
-    # Old completion apps use `{{query}}` without declaring it.
-    if (
-        mode == "completion"
-        and "query" not in names
-        and "{{query}}" in str(config.get("pre_prompt") or "")
-    ):
-        form_fields.append(
-            {
-                "variable": "query",
-                "label": "query",
-                "type": "paragraph",
-                "required": True,
-            }
-        )
-        names.add("query")
     # An app may list datasets that are disabled.
     datasets = _datasets(config)
     nodes = [
@@ -79,6 +60,28 @@ def nodes_of_model_config(
         for source, target in itertools.pairwise(ids)
     ]
     return nodes, edges
+
+
+def _form_fields(mode: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the fields of the app's input form in the format of a start node."""
+    form_fields = [
+        _variable(declaration)
+        for declaration in config.get("user_input_form") or ()
+        if isinstance(declaration, Mapping) and declaration
+    ]
+    names = {form_field["variable"] for form_field in form_fields}
+    # Old completion apps use `{{query}}` without declaring it.
+    uses_query = "{{query}}" in str(config.get("pre_prompt") or "")
+    if mode == "completion" and "query" not in names and uses_query:
+        form_fields.append(
+            {
+                "variable": "query",
+                "label": "query",
+                "type": "paragraph",
+                "required": True,
+            }
+        )
+    return form_fields
 
 
 def _node(name: str, data: dict[str, Any]) -> dict[str, Any]:

@@ -82,20 +82,34 @@ def pool_for(
         # A variable that is None counts as missing.
         if value is not None:
             pool.put(SYSTEM, name, from_object(value))
-    # Values of this run override the defaults in the DSL file.
+    _put_environment(pool, app, environment or {})
+    _put_conversation(pool, app, conversation or {})
+    return pool
+
+
+def _put_environment(
+    pool: VariablePool, app: App, environment: Mapping[str, Any]
+) -> None:
+    """Put the environment variables into the pool. Values of this run override the
+    defaults in the DSL file."""
     for variable in app.environment:
-        value = (environment or {}).get(variable.name, variable.value)
+        value = environment.get(variable.name, variable.value)
         _check_size(ENVIRONMENT, variable.name, value)
         is_secret = variable.value_type == "secret" and isinstance(value, str)
         pool.put(ENVIRONMENT, variable.name, Secret(value) if is_secret else value)
-    # Conversation variables continue with the values of the previous turn.
+
+
+def _put_conversation(
+    pool: VariablePool, app: App, conversation: Mapping[str, Any]
+) -> None:
+    """Put the conversation variables into the pool. They continue with the values of
+    the previous turn."""
     for variable in app.conversation:
-        value = (conversation or {}).get(variable.name, variable.value)
+        value = conversation.get(variable.name, variable.value)
         _check_size(CONVERSATION, variable.name, value)
         pool.put(CONVERSATION, variable.name, from_object(value))
         # The declared type limits what an assigner may write later.
         pool.declare(CONVERSATION, variable.name, variable.value_type)
-    return pool
 
 
 def _check_size(namespace: str, name: str, value: Any) -> None:
@@ -215,7 +229,7 @@ async def run(app: App, yard: Any = None, **options: Any) -> Outcome:
 
 
 def outcome_of(event: AnyEvent | None) -> Outcome:
-    """Return the outcome that a final event stands for."""
+    """Return the outcome of a final event."""
     match event:
         case GraphRunSucceeded():
             return Outcome(status=Status.SUCCEEDED, outputs=event.outputs)
@@ -234,7 +248,9 @@ def outcome_of(event: AnyEvent | None) -> Outcome:
                 status=Status.FAILED, error=event.error, error_type=event.error_type
             )
         case _:
-            return Outcome(status=Status.FAILED, error="the run ended without a word")
+            return Outcome(
+                status=Status.FAILED, error="Run ended without a final event"
+            )
 
 
 def system_variables(

@@ -1,9 +1,10 @@
 """Sources of pipeline documents: datasources of plugins, and web pages that are fetched
 directly."""
 
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
@@ -36,6 +37,30 @@ class _Provider:
     def key(self) -> str:
         """The name under which the provider's credentials are stored."""
         return f"{self.plugin.plugin_id}/{self.name}"
+
+
+@dataclass(slots=True)
+class _FolderListing:
+    """Files of a drive folder that were listed so far, and subfolders to visit."""
+
+    bucket: Any
+    """Bucket of the folder; used for entries that name none."""
+    pending_folders: deque[str]
+    files: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the maximum number of files is reached."""
+        return len(self.files) >= _MAX_FILES
+
+    def add(self, bucket: Mapping[str, Any]) -> None:
+        """Add the entries of one bucket in a page of the plugin's listing."""
+        for file_entry in bucket.get("files") or ():
+            if file_entry.get("type") == "folder":
+                self.pending_folders.append(str(file_entry.get("id")))
+                continue
+            bucket_name = bucket.get("bucket") or self.bucket
+            self.files.append({**file_entry, "bucket": bucket_name})
 
 
 class TenantSources:
@@ -130,7 +155,7 @@ class TenantSources:
             async for message in answers:
                 yield message
 
-    # looking
+    # Browsing
 
     async def browse(
         self,
@@ -143,7 +168,8 @@ class TenantSources:
         InvokeBadRequestError for other sources."""
         if source_type not in _ACTIONS:
             raise InvokeBadRequestError(
-                f"a source of type {source_type[:40]!r} offers nothing to choose from"
+                f"datasource type {source_type[:40]!r} cannot be browsed; expected one"
+                f" of {', '.join(_ACTIONS)}"
             )
         # Drives have a request of their own; other sources take plain parameters.
         if source_type == "online_drive":
@@ -163,52 +189,64 @@ class TenantSources:
         # Only folders need to be listed.
         if entry.get("type") != "folder":
             return [dict(entry)]
-        files: list[dict[str, Any]] = []
-        waiting = [str(entry.get("id") or "")]
+        root_folder = str(entry.get("id") or "")
+        listing = _FolderListing(entry.get("bucket"), deque([root_folder]))
         visited: set[str] = set()
         # Breadth first, so that the limit keeps the upper levels complete.
-        while waiting and len(files) < _MAX_FILES:
-            prefix = waiting.pop(0)
+        while listing.pending_folders and not listing.is_full:
+            folder = listing.pending_folders.popleft()
             # Links between folders may form a cycle.
-            if prefix in visited:
+            if folder in visited:
                 continue
-            visited.add(prefix)
-            next_page: Any = None
-            # Large folders come in pages; each page tells how to get the next one.
-            while True:
-                arguments: dict[str, Any] = {
-                    "bucket": entry.get("bucket"),
-                    "prefix": prefix,
-                    "max_keys": 100,
-                }
-                if next_page:
-                    arguments["next_page_parameters"] = next_page
-                next_page = None
-                async with aclosing(
-                    self.browse(data, "online_drive", arguments, credential)
-                ) as pages:
-                    page: Any
-                    async for page in pages:
-                        for bucket in page if isinstance(page, list) else [page]:
-                            for file_entry in bucket.get("files") or ():
-                                if file_entry.get("type") == "folder":
-                                    waiting.append(str(file_entry.get("id")))
-                                else:
-                                    files.append(
-                                        {
-                                            **file_entry,
-                                            "bucket": bucket.get("bucket")
-                                            or entry.get("bucket"),
-                                        }
-                                    )
-                            if bucket.get("is_truncated"):
-                                next_page = bucket.get("next_page_parameters")
-                # The limit also ends the paging within one folder.
-                if not next_page or len(files) >= _MAX_FILES:
-                    break
-        return files[:_MAX_FILES]
+            visited.add(folder)
+            await self._list_folder(data, folder, listing, credential)
+        return listing.files[:_MAX_FILES]
 
-    # fetching
+    async def _list_folder(
+        self,
+        data: DatasourceData,
+        folder: str,
+        listing: _FolderListing,
+        credential: str,
+    ) -> None:
+        """Add the entries of one folder to the listing, without its subfolders."""
+        next_page: Any = None
+        # Large folders come in pages; each page has the parameters of the next one.
+        while True:
+            arguments: dict[str, Any] = {
+                "bucket": listing.bucket,
+                "prefix": folder,
+                "max_keys": 100,
+            }
+            if next_page:
+                arguments["next_page_parameters"] = next_page
+            next_page = await self._list_page(data, arguments, listing, credential)
+            # The limit also ends the paging within one folder.
+            if not next_page or listing.is_full:
+                return
+
+    async def _list_page(
+        self,
+        data: DatasourceData,
+        arguments: Mapping[str, Any],
+        listing: _FolderListing,
+        credential: str,
+    ) -> Any:
+        """Add one page of a folder to the listing; return the parameters of the next
+        page, None after the last one."""
+        next_page: Any = None
+        async with aclosing(
+            self.browse(data, "online_drive", arguments, credential)
+        ) as pages:
+            page: Any
+            async for page in pages:
+                for bucket in page if isinstance(page, list) else [page]:
+                    listing.add(bucket)
+                    if bucket.get("is_truncated"):
+                        next_page = bucket.get("next_page_parameters")
+        return next_page
+
+    # Fetching
 
     async def fetch(
         self, data: DatasourceData, source_type: str, source_info: Mapping[str, Any]
@@ -220,63 +258,68 @@ class TenantSources:
             case "website_crawl":
                 return await self._page(source_info)
             case "online_document":
-                declared_page = source_info.get("page")
-                # Clients send the page nested or as top-level fields.
-                page: Mapping[str, Any] = (
-                    declared_page if isinstance(declared_page, Mapping) else source_info
-                )
-                page_reference = {
-                    "workspace_id": source_info.get("workspace_id") or "",
-                    "page_id": page.get("page_id") or "",
-                    "type": page.get("type") or "page",
-                }
-                arguments = {"page": page_reference}
-                # The plugin returns the page as text and variables.
-                output = await self._collect(
-                    data,
-                    "invoke_online_document_datasource_get_page_content",
-                    arguments,
-                    credential,
-                )
-                return {
-                    **page_reference,
-                    "title": page.get("page_name") or "",
-                    "content": "".join(output.texts),
-                    **output.variables,
-                }
+                return await self._online_document(data, source_info, credential)
             case "online_drive":
-                arguments = {
-                    "request": {
-                        "bucket": source_info.get("bucket"),
-                        "id": source_info.get("id"),
-                    }
-                }
-                output = await self._collect(
-                    data, "invoke_online_drive_download_file", arguments, credential
-                )
-                # A drive that returns nothing would otherwise give an empty document.
-                if not output.blobs:
-                    raise NodeError(
-                        "the drive gave no file",
-                        error_type="DatasourceNodeError",
-                        inputs=dict(source_info),
-                    )
-                blob = output.blobs[0]
-                name = str(
-                    source_info.get("name")
-                    or blob.name
-                    or source_info.get("id")
-                    or "file"
-                )
-                return {
-                    "file": await self._files.save(name, blob.data, blob.mime_type),
-                    **output.variables,
-                }
+                return await self._drive_file(data, source_info, credential)
             case _:
                 raise NodeError(
-                    f"{source_type!r} is no kind of datasource",
+                    f"unknown datasource type {source_type!r}; expected one of"
+                    f" {', '.join(_ACTIONS)}",
                     error_type="DatasourceNodeError",
                 )
+
+    async def _online_document(
+        self, data: DatasourceData, source_info: Mapping[str, Any], credential: str
+    ) -> dict[str, Any]:
+        """Return a page of an online document with its text."""
+        declared_page = source_info.get("page")
+        # Clients send the page nested or as top-level fields.
+        page: Mapping[str, Any] = (
+            declared_page if isinstance(declared_page, Mapping) else source_info
+        )
+        page_reference = {
+            "workspace_id": source_info.get("workspace_id") or "",
+            "page_id": page.get("page_id") or "",
+            "type": page.get("type") or "page",
+        }
+        # The plugin returns the page as text and variables.
+        output = await self._collect(
+            data,
+            "invoke_online_document_datasource_get_page_content",
+            {"page": page_reference},
+            credential,
+        )
+        return {
+            **page_reference,
+            "title": page.get("page_name") or "",
+            "content": "".join(output.texts),
+            **output.variables,
+        }
+
+    async def _drive_file(
+        self, data: DatasourceData, source_info: Mapping[str, Any], credential: str
+    ) -> dict[str, Any]:
+        """Download a file of a drive and store it. Raises NodeError if the drive
+        returns no content."""
+        request = {"bucket": source_info.get("bucket"), "id": source_info.get("id")}
+        output = await self._collect(
+            data, "invoke_online_drive_download_file", {"request": request}, credential
+        )
+        # A drive that returns nothing would otherwise give an empty document.
+        if not output.blobs:
+            raise NodeError(
+                "the online drive returned no file",
+                error_type="DatasourceNodeError",
+                inputs=dict(source_info),
+            )
+        blob = output.blobs[0]
+        name = str(
+            source_info.get("name") or blob.name or source_info.get("id") or "file"
+        )
+        return {
+            "file": await self._files.save(name, blob.data, blob.mime_type),
+            **output.variables,
+        }
 
     async def _collect(
         self,

@@ -9,7 +9,7 @@ diamonds in a row have a quarter of a million paths.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,15 @@ class _Reachability:
                     todo.append(target)
 
 
+def _writes_any(node: Node, selectors: Set[Selector]) -> bool:
+    """Return whether the node writes one of the variables, or an object around it."""
+    return any(
+        tuple(variable) == selector[: len(variable)]
+        for variable in node.writes()
+        for selector in selectors
+    )
+
+
 class ResponseStream:
     """The response text of one graph, emitted as early as its order allows."""
 
@@ -114,7 +123,7 @@ class ResponseStream:
             parts = node.response()
             if parts is None or name not in graph.reachable:
                 continue
-            session = self._sessions[name] = _Session(name, parts)
+            self._sessions[name] = _Session(name, parts)
             # Constant texts need no waiting.
             selectors = {part for part in parts if isinstance(part, tuple)}
             self.shown |= selectors
@@ -123,16 +132,12 @@ class ResponseStream:
             writers = frozenset(
                 writer.id
                 for writer in self._nodes.values()
-                if any(
-                    tuple(variable) == selector[: len(variable)]
-                    for variable in writer.writes()
-                    for selector in selectors
-                )
+                if _writes_any(writer, selectors)
             )
             # Answers with the same writers share one reachability computation.
             if writers not in by_writers:
                 by_writers[writers] = _Reachability(graph, self._blocker(writers))
-            self._waiting_answers[session.node] = by_writers[writers]
+            self._waiting_answers[name] = by_writers[writers]
         self._reaches = list(by_writers.values())
 
     def _blocker(self, writers: frozenset[str]) -> Callable[[str], bool]:
@@ -154,7 +159,7 @@ class ResponseStream:
         """Whether the graph has response nodes at all."""
         return bool(self._sessions)
 
-    # what the engine tells
+    # Calls of the engine
 
     def begin(self) -> None:
         """Emit what is available at the start, such as constant text."""
@@ -163,7 +168,7 @@ class ResponseStream:
             self._flush()
 
     def chunk(self, node: str, name: str, text: str, *, is_final: bool) -> None:
-        """Receive a chunk of a node's output. It is kept until the answer's order
+        """Receive a chunk of a node's output. It is buffered until the answer's order
         allows it."""
         # Chunks are addressed by node and output name.
         selector = (node, name)
@@ -210,7 +215,7 @@ class ResponseStream:
             for part in session.parts
         )
 
-    # inside
+    # Emitting
 
     def _admit(self) -> None:
         """Queue the answers that have become certain to be reached."""

@@ -38,7 +38,8 @@ class ThinkFilter:
                 self._buffer = self._buffer[match.end() :]
                 self._is_inside = not self._is_inside
                 if not self._is_inside:
-                    thought.append("\n")  # several thoughts stand on lines of their own
+                    # Each thought starts on a new line.
+                    thought.append("\n")
                 continue
             # The end of the buffer may be the start of a tag: keep it for the next
             # chunk.

@@ -86,7 +86,7 @@ class ToolMessageCollector:
 
     async def _save_blob(self, data: bytes, meta: Mapping[str, Any]) -> None:
         """Store a file that came as bytes."""
-        # Without a file store the bytes cannot be kept.
+        # Without a file store the bytes cannot be stored.
         if self._context.services.files is not None:
             mime_type = str(meta.get("mime_type") or "application/octet-stream")
             name = str(

@@ -33,6 +33,12 @@ CREATED_FROM = "trigger"
 _NAMES = uuid.UUID("6f2a3c1e-54f0-4a53-9b0e-6a8c1d2f7e90")
 
 
+def _webhook_not_found() -> NotFoundError:
+    return NotFoundError(
+        "webhook not found, or its app is not published", code="webhook_not_found"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
     """A node that is started by an event of a plugin."""
@@ -74,7 +80,7 @@ class Triggers:
         self._due: dict[tuple[str, str, str], _Due] = {}
         self._listeners: list[Listener] = []
 
-    # webhooks
+    # Webhooks
 
     async def webhook(
         self, token: str, *, is_draft: bool = False
@@ -87,25 +93,22 @@ class Triggers:
         self._refresh()
         app_record, node = self._webhooks.get(token, (None, ""))
         # A disabled app or tenant answers like an unknown webhook.
-        if app_record is not None and self._may_run(app_record):
-            # The draft answers test calls from the editor.
-            digest = (
-                (app_record.stored.draft or app_record.stored.digest)
-                if is_draft
-                else app_record.stored.digest
-            )
-            if digest:
-                app_record = self._apps.get_version(app_record, digest)
-                app = await self._apps.published_app(app_record)
-                data = app.graph(node).nodes[node].data if node in app.roots else None
-                if isinstance(data, WebhookData):
-                    return app_record, app, node, data
-        raise NotFoundError(
-            "there is no such webhook, or its app is not published",
-            code="webhook_not_found",
-        )
+        if app_record is None or not self._may_run(app_record):
+            raise _webhook_not_found()
+        digest = app_record.stored.digest
+        # The draft answers test calls from the editor.
+        if is_draft:
+            digest = app_record.stored.draft or digest
+        if not digest:
+            raise _webhook_not_found()
+        app_record = self._apps.get_version(app_record, digest)
+        app = await self._apps.published_app(app_record)
+        data = app.graph(node).nodes[node].data if node in app.roots else None
+        if not isinstance(data, WebhookData):
+            raise _webhook_not_found()
+        return app_record, app, node, data
 
-    # runs
+    # Runs
 
     async def fire(
         self,
@@ -138,7 +141,7 @@ class Triggers:
             run_id=run_id,
         )
 
-    # schedules
+    # Schedules
 
     async def tick(self) -> int:
         """Start the runs that are due and return their number. Of several missed times
@@ -157,36 +160,39 @@ class Triggers:
             )
             if latest is not None and self._may_run(due_trigger.found):
                 try:
-                    await self._fire_at(due_trigger, latest)
-                    started_count += 1
+                    started_count += await self._fire_at(due_trigger, latest)
                 except TooManyRunsError:
                     # The time stays due and is tried again at the next tick.
-                    continue  # the next look finds it due still
-                except ModelyardError as error:
-                    fields = {
-                        "tenant": due_trigger.found.tenant,
-                        "app": due_trigger.found.name,
-                        "error": str(error),
-                    }
-                    logger.error(
-                        "a schedule could not begin its run", extra={"fields": fields}
-                    )
+                    continue
             # Computed from now on: older times have been made up for.
             due_trigger.at = due_trigger.schedule.next(current_time)
         return started_count
 
-    async def _fire_at(self, due_trigger: _Due, scheduled_at: float) -> None:
-        """Start the run of a schedule's time."""
-        app = await self._apps.published_app(due_trigger.found)
-        await self.fire(
-            due_trigger.found,
-            app,
-            due_trigger.trigger.node,
-            {},
-            key=f"schedule {int(scheduled_at)}",
-        )
+    async def _fire_at(self, due_trigger: _Due, scheduled_at: float) -> bool:
+        """Start the run of a schedule's time. Returns False if it cannot be started,
+        which is logged. Raises TooManyRunsError."""
+        try:
+            app = await self._apps.published_app(due_trigger.found)
+            await self.fire(
+                due_trigger.found,
+                app,
+                due_trigger.trigger.node,
+                {},
+                key=f"schedule {int(scheduled_at)}",
+            )
+        except TooManyRunsError:
+            raise
+        except ModelyardError as error:
+            fields = {
+                "tenant": due_trigger.found.tenant,
+                "app": due_trigger.found.name,
+                "error": str(error),
+            }
+            logger.error("scheduled run not started", extra={"fields": fields})
+            return False
+        return True
 
-    # events
+    # Plugin events
 
     def listeners(
         self, tenant: str, subscription: str, provider: str, event: str
@@ -217,7 +223,7 @@ class Triggers:
             key=key,
         )
 
-    # what there is
+    # The triggers of all published apps
 
     def _may_run(self, app_record: AppRecord) -> bool:
         """Return whether the app and its tenant are enabled."""
@@ -272,9 +278,9 @@ class Triggers:
         since = max(published, self._now() - self._catch_up_seconds())
         try:
             return _Due(app_record, trigger, schedule, schedule.next(since))
-        except ScheduleError as error:  # a zone that this machine does not know
+        except ScheduleError as error:  # this machine does not have the time zone
             logger.error(
-                "a schedule cannot be kept",
+                "schedule ignored: invalid expression or time zone",
                 extra={"fields": {"app": app_record.name, "error": str(error)}},
             )
             return None

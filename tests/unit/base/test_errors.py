@@ -14,8 +14,8 @@ def test_near_names_ignore_case_and_find_parts():
 
 
 def test_a_suggestion_falls_back_to_what_there_is():
-    assert suggestion("zzz", ["alpha", "beta"]) == "it offers 'alpha', 'beta'"
-    assert suggestion("zzz", []) == "it offers none"
+    assert suggestion("zzz", ["alpha", "beta"]) == "available: 'alpha', 'beta'"
+    assert suggestion("zzz", []) == "available: none"
     assert suggestion("zzz", [f"model {n:02}" for n in range(20)]).endswith(
         "and 12 more"
     )

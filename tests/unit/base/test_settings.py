@@ -27,7 +27,7 @@ def test_every_mistake_is_reported_at_once_with_its_line(tmp_path: Path):
     message = str(caught.value)
     for part in (
         "yaml:1: port: Expected `int`",
-        "yaml:2: 'hots' is no setting; did you mean 'host'",
+        "yaml:2: unknown setting 'hots'; did you mean 'host'",
         "yaml:6: providers[0].credentials[0].values",
         "yaml:8: providers[1]",
         "yaml:10: local.threads",

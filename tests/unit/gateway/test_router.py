@@ -153,7 +153,7 @@ def test_two_rows_for_one_method_and_path_are_a_mistake():
         ("/a/{x}", "/a/{y}"),
         ("/a/{x:path}:go", "/a/{y:path}:go"),
     ):
-        with pytest.raises(ValueError, match="two rows for GET"):
+        with pytest.raises(ValueError, match="duplicate route GET"):
             Router(
                 [
                     api("x", "/", row("GET", left_path)),

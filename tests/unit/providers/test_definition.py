@@ -85,15 +85,15 @@ def test_the_older_layout_without_a_manifest_loads_too(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("label: x", "'name' is missing"),
+        ("label: x", "'name' of the provider is missing"),
         ("name: x\nmodels: [{model_type: llm}]", "a model has no 'name'"),
         (
             "name: x\nmodels: [{name: m, model_type: smell}]",
             "Invalid enum value 'smell'",
         ),
         ("name: x\nmodels: [{name: m, input_price: cheap}]", "x.yaml"),
-        ("- a", "must be a mapping"),
-        ("a: [", "is not YAML"),
+        ("- a", "expected a mapping"),
+        ("a: [", "invalid YAML"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, part: str):
@@ -106,7 +106,7 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, part: str
 def test_a_path_must_hold_a_provider(tmp_path: Path):
     with pytest.raises(ConfigError, match="does not exist"):
         load_definition(tmp_path / "no.yaml")
-    with pytest.raises(ConfigError, match="holds no provider file"):
+    with pytest.raises(ConfigError, match="contains no provider file"):
         load_definition(tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_the_factory_says_what_it_does_not_have():
     with pytest.raises(NotFoundError, match="did you mean 'echo'"):
         factory.get_definition("ecko")
     with pytest.raises(
-        ConfigError, match="speaks 'echo'; known wire formats are 'openai'"
+        ConfigError, match="unknown wire format 'echo'; expected one of 'openai'"
     ):
         ModelProviderFactory([echo_provider()], {"openai": echo_models})
     factory_without_llm = ModelProviderFactory(

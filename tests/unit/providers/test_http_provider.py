@@ -148,11 +148,15 @@ def test_the_other_five_types(upstream: Start, settings: Settings):
             InvokeServerUnavailableError,
             "not JSON",
         ),
-        (json_answer([]), InvokeServerUnavailableError, "no object"),
-        (json_answer({}), InvokeServerUnavailableError, "no choices"),
-        (json_answer({"choices": [5]}), InvokeServerUnavailableError, "no message"),
+        (json_answer([]), InvokeServerUnavailableError, "not an object"),
+        (json_answer({}), InvokeServerUnavailableError, "no 'choices'"),
+        (json_answer({"choices": [5]}), InvokeServerUnavailableError, "no 'message'"),
         (stream_answer([b"data: {\n\n"]), InvokeServerUnavailableError, "not JSON"),
-        (stream_answer([b"data: 5\n\n"]), InvokeServerUnavailableError, "no object"),
+        (
+            stream_answer([b"data: 5\n\n"]),
+            InvokeServerUnavailableError,
+            "not an object",
+        ),
         (
             stream_answer([b"data: " + b"[" * 200_000 + b"\n\n"]),
             InvokeServerUnavailableError,
@@ -161,14 +165,14 @@ def test_the_other_five_types(upstream: Start, settings: Settings):
         (
             stream_answer(chat_events(["a"], sends_done=False)[:2]),
             InvokeServerUnavailableError,
-            "broke off",
+            "ended without",
         ),
         (
             stream_answer(chat_events(["a", "b"])[:3], fault="cut"),
             InvokeConnectionError,
-            "before its answer was complete",
+            "before its response was complete",
         ),
-        (Answer(fault="hang_up"), InvokeConnectionError, "without an answer"),
+        (Answer(fault="hang_up"), InvokeConnectionError, "without a response"),
     ],
 )
 def test_each_thing_that_goes_wrong_is_an_error_of_ours(
@@ -186,7 +190,7 @@ def test_each_thing_that_goes_wrong_is_an_error_of_ours(
 def test_a_missing_embedding_is_noticed(upstream: Start, settings: Settings):
     server = upstream(lambda request: embedding_answer([[1.0]]))
     with pytest.raises(
-        InvokeServerUnavailableError, match="2 texts brought 1 embeddings"
+        InvokeServerUnavailableError, match="expected 2 embeddings, got 1"
     ):
         calling(
             settings,

@@ -398,7 +398,7 @@ def test_every_refusal_is_tried_once_and_the_last_is_raised():
     assert called_names == ["a", "b"]
     with pytest.raises(
         NoCredentialAvailableError,
-        match="all 2 credentials are resting; the first is back in 10 s",
+        match="All 2 credentials are in cooldown; retry in 10 s",
     ) as caught:
         texts(balance, call)
     assert caught.value.retry_after == pytest.approx(10)

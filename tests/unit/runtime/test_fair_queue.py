@@ -54,7 +54,7 @@ def test_a_caller_of_low_priority_takes_nobodys_place():
         assert queue.try_enter("important")
         waiting = [waits(queue, "important", priority=5) for _ in range(3)]
         await settled()
-        with pytest.raises(QueueFullError, match="3 calls wait"):
+        with pytest.raises(QueueFullError, match="3 calls are already waiting"):
             await queue.enter("someone", priority=1, seconds=60)
         assert queue.waiting == 3
         for task in waiting:

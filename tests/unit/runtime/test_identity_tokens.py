@@ -110,7 +110,7 @@ def test_what_a_provider_signs_with_a_key_pair_is_believed(key: Key, algorithm: 
 def test_a_token_for_somebody_else_or_of_another_time_does_not_hold(
     claim_changes: dict[str, Any],
 ):
-    with pytest.raises(SignInError, match="does not hold"):
+    with pytest.raises(SignInError, match="invalid identity token"):
         claims_of(signed(**claim_changes))
 
 
@@ -134,7 +134,7 @@ def test_the_hash_of_the_access_token_must_be_its_own_where_it_is_said():
     half = encoded(hashlib.sha256(b"access").digest()[:16])
     assert claims_of(signed(at_hash=half), access_token="access")
     for wrong_hash in (encoded(b"x" * 16), 7, ["a"]):
-        with pytest.raises(SignInError, match="does not hold"):
+        with pytest.raises(SignInError, match="invalid identity token"):
             claims_of(signed(at_hash=wrong_hash), access_token="access")
 
 
@@ -143,9 +143,9 @@ def test_a_token_without_a_signature_proves_nothing():
     for algorithm in ("none", "None", "NONE", "nOnE", ""):
         unsigned_header = encoded({"alg": algorithm, "kid": "one"})
         for tail in ("", signature):
-            with pytest.raises(SignInError, match="does not hold"):
+            with pytest.raises(SignInError, match="invalid identity token"):
                 claims_of(f"{unsigned_header}.{claims}.{tail}")
-    with pytest.raises(SignInError, match="does not hold"):
+    with pytest.raises(SignInError, match="invalid identity token"):
         claims_of(f"{header}.{claims}.")
 
 
@@ -161,13 +161,13 @@ def test_a_public_key_is_no_secret_to_sign_with(algorithm: str):
         forged = f"{encoded({'alg': algorithm, 'kid': 'one'})}.{text[1]}"
         digest = getattr(hashlib, f"sha{algorithm[2:]}")
         token = f"{forged}.{encoded(hmac.digest(secret, forged.encode(), digest))}"
-        with pytest.raises(SignInError, match="does not hold"):
+        with pytest.raises(SignInError, match="invalid identity token"):
             claims_of(token)
 
 
 def test_a_shared_key_in_the_key_set_signs_nothing():
     shared = OctKey.import_key("a secret that is long enough for it")
-    with pytest.raises(SignInError, match="does not hold"):
+    with pytest.raises(SignInError, match="invalid identity token"):
         claims_of(
             signed(shared, "HS256"), entry(RSA), {**shared.as_dict(), "kid": "one"}
         )
@@ -177,7 +177,7 @@ def test_a_shared_key_in_the_key_set_signs_nothing():
     {"jwk": OTHER.as_dict(private=False)}, {"jku": "https://evil.example/keys"}, {"x5u": "https://evil.example/cert"},
 ])  # fmt: skip
 def test_a_key_that_a_token_brings_along_is_not_used(header: dict[str, Any]):
-    with pytest.raises(SignInError, match="does not hold"):
+    with pytest.raises(SignInError, match="invalid identity token"):
         claims_of(signed(OTHER, header=header))
 
 
@@ -189,9 +189,9 @@ def test_a_changed_token_does_not_hold():
             "email": "eve@example.com",
         }
     )
-    with pytest.raises(SignInError, match="does not hold"):
+    with pytest.raises(SignInError, match="invalid identity token"):
         claims_of(f"{header}.{forged}.{signature}")
-    with pytest.raises(SignInError, match="does not hold"):
+    with pytest.raises(SignInError, match="invalid identity token"):
         claims_of(signed(OTHER))
 
 
@@ -199,7 +199,7 @@ def test_what_a_header_demands_to_be_known_must_be_and_what_it_merely_says_need_
     assert claims_of(signed(header={"x-note": "hello"}))
     token = signed()
     forged = encoded({"alg": "RS256", "kid": "one", "crit": ["x-must"], "x-must": 1})
-    with pytest.raises(SignInError, match="does not hold"):
+    with pytest.raises(SignInError, match="invalid identity token"):
         claims_of(".".join([forged, *token.split(".")[1:]]))
 
 
@@ -215,7 +215,7 @@ def test_what_is_no_token_is_said(token: str):
 
 def test_claims_that_are_nested_without_end_are_refused():
     deep = b'{"a":' + b"[" * 50_000 + b"}"
-    with pytest.raises(SignInError, match="does not hold"):
+    with pytest.raises(SignInError, match="invalid identity token"):
         claims_of(jws.serialize_compact({"alg": "RS256", "kid": "one"}, deep, RSA))
 
 

@@ -105,12 +105,12 @@ def test_a_refusal_says_what_and_until_when():
     minute = limits_for(Limit(unit="tokens", amount=60))[0]
     reservation = charge(minute, ALICE, Estimate(30, 0), NOON)
     error = limit_error(minute, reservation, 60.0, NOON)
-    assert "60 tokens a minute" in str(error)
+    assert "60 tokens per minute" in str(error)
     assert 0 < error.retry_after < 1
     month = limits_for(Limit(unit="cost", amount=5, window="month", per="key"))[0]
     error = limit_error(month, charge(month, ALICE, Estimate(0, 1), NOON), 5e9, NOON)
     assert isinstance(error, QuotaExceededError)
-    assert "API key 'k1' has used its 5 USD a month" in str(error)
+    assert "API key 'k1' has used up 5 USD per month" in str(error)
     assert error.retry_after == 12 * 3600
 
 
@@ -153,7 +153,7 @@ def test_a_full_queue_gives_room_to_who_holds_little_of_it():
         assert queue.try_enter("noisy")
         noisy = [asyncio.create_task(queue.enter("noisy", seconds=5)) for _ in range(3)]
         await asyncio.sleep(0)
-        with pytest.raises(QueueFullError, match="3 calls wait"):
+        with pytest.raises(QueueFullError, match="3 calls are already waiting"):
             await queue.enter("noisy", seconds=5)
         quiet = asyncio.create_task(queue.enter("quiet", seconds=5))
         await asyncio.sleep(0)
@@ -174,7 +174,7 @@ def test_nobody_waits_longer_than_they_want():
     async def work() -> None:
         queue = FairQueue(1, 3)
         assert queue.try_enter("t")
-        with pytest.raises(QueueFullError, match="no turn came"):
+        with pytest.raises(QueueFullError, match="in the queue"):
             await queue.enter("t", seconds=0.01)
         queue.leave("t")
         assert (queue.running, queue.waiting) == (0, 0)

@@ -61,7 +61,7 @@ async def slow(invocation: Invocation) -> Chunks:
 def test_a_deadline_ends_a_call_that_is_waiting():
     clock = SystemClock()
     with pytest.raises(
-        InvokeTimeoutError, match="did not finish by the call's deadline"
+        InvokeTimeoutError, match="did not finish before the call's deadline"
     ):
         texts([Deadline(clock)], slow, replace(ASK, deadline=clock.monotonic() + 0.12))
 

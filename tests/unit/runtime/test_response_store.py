@@ -71,7 +71,9 @@ def test_a_history_goes_no_further_than_a_thousand_answers():
         await written(database)
         for reader in (store, ResponseStore(database, clock)):
             assert len(await reader.history("t", "r999")) == 2000
-            with pytest.raises(InvokeBadRequestError, match="more than 1,000 answers"):
+            with pytest.raises(
+                InvokeBadRequestError, match="more than 1,000 responses"
+            ):
                 await reader.history("t", "r1000")
 
     within(work)

@@ -121,7 +121,7 @@ def test_an_answer_that_never_fits_is_an_error(
     answers: list[Any], features: list[ModelFeature]
 ):
     with pytest.raises(
-        InvokeServerUnavailableError, match="does not satisfy the schema"
+        InvokeServerUnavailableError, match="does not match the JSON schema"
     ):
         run(answer(Model(*answers), features))
 

@@ -108,7 +108,7 @@ def test_a_record_that_is_too_large_and_a_folder_that_cannot_be_written_are_refu
     tmp_path: Path,
 ):
     journal = Journal(tmp_path, segment_bytes=1000)
-    with pytest.raises(StorageUnavailableError, match="larger than"):
+    with pytest.raises(StorageUnavailableError, match="exceeds the record limit"):
         journal.append(b"x" * 1000)
     journal.close()
     with pytest.raises(ConfigError, match="cannot be written"):

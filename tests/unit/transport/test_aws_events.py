@@ -39,9 +39,12 @@ def test_an_exception_is_named():
 @pytest.mark.parametrize(
     ("damage", "part"),
     [
-        (lambda data: b"\xff" + data[1:], "length is wrong"),
-        (lambda data: data[:9] + b"\0" + data[10:], "head does not fit"),
-        (lambda data: data[:-6] + b"\0\0" + data[-4:], "does not fit its checksum"),
+        (lambda data: b"\xff" + data[1:], "invalid length"),
+        (lambda data: data[:9] + b"\0" + data[10:], "prelude does not match"),
+        (
+            lambda data: data[:-6] + b"\0\0" + data[-4:],
+            "checksum of a message does not match",
+        ),
     ],
 )
 def test_damage_is_said(damage: object, part: str):
@@ -53,5 +56,5 @@ def test_damage_is_said(damage: object, part: str):
 def test_an_end_inside_a_message_is_a_broken_stream():
     stream = AwsEventStream()
     stream.feed(dump_event("messageStart", b"{}")[:-3])
-    with pytest.raises(InvokeServerUnavailableError, match="broke off"):
+    with pytest.raises(InvokeServerUnavailableError, match="ended in the middle"):
         stream.finish()

@@ -92,12 +92,12 @@ async def test_what_is_listed_is_reached_and_nothing_beside_it(upstream: Make):
     egress = local(server)
     assert (await egress.fetch("GET", server.url)).status == 200
     with pytest.raises(
-        EgressRefusedError, match=r"127\.0\.0\.1.*is no public address|port 1 of"
+        EgressRefusedError, match=r"Address blocked: '127\.0\.0\.1'|port 1 of"
     ):
         await egress.fetch("GET", "http://127.0.0.1:1/")
     with pytest.raises(
         EgressRefusedError,
-        match="is no public address; an administrator can list '127.0.0.1:80'",
+        match="does not resolve to a public address; add '127.0.0.1:80'",
     ):
         await egress.fetch("GET", "http://127.0.0.1/")
     await egress.aclose()
@@ -132,7 +132,7 @@ async def test_a_redirect_leaves_secrets_behind_and_ends_in_time(upstream: Make)
     assert received["method"] == "GET"
     assert received["headers"]["accept"] == "text/html"
     assert not {"authorization", "cookie", "x-key"} & set(received["headers"])
-    with pytest.raises(EgressError, match="redirects more than 5 times"):
+    with pytest.raises(EgressError, match="redirected more than 5 times"):
         await egress.fetch("GET", server.url.rstrip("/") + "/loop")
     await egress.aclose()
 
@@ -161,7 +161,7 @@ async def test_answers_are_bounded_in_size_and_time(upstream: Make):
     egress = local(server)
     base = server.url.rstrip("/")
     for path in ("/large", "/zip"):
-        with pytest.raises(EgressTooLargeError, match="more than"):
+        with pytest.raises(EgressTooLargeError, match="larger than"):
             await egress.fetch("GET", base + path, max_bytes=1_000_000)
     small_response: FetchedResponse = await egress.fetch("GET", base + "/small")
     assert (small_response.body, "content-encoding" in small_response.headers) == (
@@ -171,7 +171,7 @@ async def test_answers_are_bounded_in_size_and_time(upstream: Make):
     with pytest.raises(EgressTimeoutError):
         await egress.fetch("GET", base + "/slow", read=0.2)
     egress.rules = EgressRules(private=egress.rules.private, seconds=0.2)
-    with pytest.raises(EgressTimeoutError, match=r"took longer than 0\.2 s"):
+    with pytest.raises(EgressTimeoutError, match=r"timed out after 0\.2 s"):
         await egress.fetch("GET", base + "/slow")
     await egress.aclose()
 
@@ -191,6 +191,8 @@ async def test_a_head_request_waits_for_no_body(upstream: Make):
 @running
 async def test_headers_that_would_break_a_request_are_refused(header: tuple[str, str]):
     egress = EgressClient()
-    with pytest.raises(EgressError, match="holds what HTTP cannot carry"):
+    with pytest.raises(
+        EgressError, match="contains characters that HTTP does not allow"
+    ):
         await egress.fetch("GET", "http://example.com/", headers=[header])
     await egress.aclose()

@@ -93,24 +93,24 @@ def test_a_slow_reader_holds_the_sender_back(upstream: Start):
         (
             Answer(fault="hang_up"),
             InvokeConnectionError,
-            "closed the connection without an answer",
+            "closed the connection without a response",
         ),
         (
             Answer(body=b"half", fault="cut"),
             InvokeConnectionError,
-            "before its answer was complete",
+            "before its response was complete",
         ),
         (
             stream_answer([b"a"], fault="cut"),
             InvokeConnectionError,
-            "before its answer was complete",
+            "before its response was complete",
         ),
         (
             stream_answer([b"a"], fault="stall"),
             InvokeTimeoutError,
             "sent nothing more within 0.3 s",
         ),
-        (Answer(delay=2), InvokeTimeoutError, "sent no answer within 0.3 s"),
+        (Answer(delay=2), InvokeTimeoutError, "sent no response within 0.3 s"),
         (
             Answer(body=b"SSH-2.0-OpenSSH_9\r\n", fault="raw"),
             InvokeServerUnavailableError,
@@ -143,7 +143,7 @@ def test_an_answer_that_is_too_large_is_cut_off(upstream: Start):
         response = await client.send("GET", server.url, headers={})
         return await response.read(max_bytes=50_000)
 
-    with pytest.raises(InvokeServerUnavailableError, match="more than 50,000 bytes"):
+    with pytest.raises(InvokeServerUnavailableError, match="larger than 50,000 bytes"):
         run(work)
 
 

@@ -2,7 +2,7 @@
 
 import gzip
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -69,33 +69,45 @@ def read_with_client(
 
 
 def read_with_h11(chunks: Sequence[bytes], method: str = "GET") -> Read | None:
-    """What h11 reads."""
+    """Return what h11 reads; None if it rejects the response or needs more."""
     parser = h11.Connection(h11.CLIENT)
     parser.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
     parser.send(h11.EndOfMessage())
-    status, headers, body = 0, [], b""
+    # The empty chunk is the end of the connection.
     waiting = [*[chunk for chunk in chunks if chunk], b""]
     try:
-        while True:
-            event = parser.next_event()
-            if event is h11.NEED_DATA:
-                if not waiting:
-                    return None
-                parser.receive_data(waiting.pop(0))
-            elif isinstance(event, h11.Response):
-                status = event.status_code
-                headers = [
-                    (name.decode("latin-1"), value.decode("latin-1"))
-                    for name, value in event.headers
-                ]
-            elif isinstance(event, h11.Data):
-                body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                return status, sorted(headers), body
-            elif not isinstance(event, h11.InformationalResponse):
-                return None
+        events = list(_h11_events(parser, waiting))
     except h11.RemoteProtocolError:
         return None
+    if not events or not isinstance(events[-1], h11.EndOfMessage):
+        return None
+    status, headers, body = 0, [], b""
+    for event in events[:-1]:
+        if isinstance(event, h11.Response):
+            status = event.status_code
+            headers = [
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in event.headers
+            ]
+        elif isinstance(event, h11.Data):
+            body += bytes(event.data)
+    return status, sorted(headers), body
+
+
+def _h11_events(parser: h11.Connection, waiting: list[bytes]) -> Iterator[h11.Event]:
+    """Yield the events of a response up to its end, or until the data is used up."""
+    while True:
+        event = parser.next_event()
+        if event is h11.NEED_DATA:
+            if not waiting:
+                return
+            parser.receive_data(waiting.pop(0))
+            continue
+        if not isinstance(event, h11.Event):
+            return
+        yield event
+        if isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
+            return
 
 
 def _split(message: bytes, positions: Sequence[int]) -> list[bytes]:
@@ -250,7 +262,7 @@ def test_what_is_packed_is_unpacked_however_it_is_cut(
 def test_a_packed_body_that_breaks_off_is_an_error(plain: bytes, cut: int):
     packed = gzip.compress(plain)
     unpacking = Decompressor("gzip")
-    with pytest.raises(UnpackError, match="breaks off"):
+    with pytest.raises(UnpackError, match="truncated"):
         list(unpacking.feed(packed[: max(1, len(packed) - cut)]))
         unpacking.finish()
 
@@ -258,7 +270,7 @@ def test_a_packed_body_that_breaks_off_is_an_error(plain: bytes, cut: int):
 def test_a_bomb_is_known_by_its_growth_and_a_text_that_packs_well_is_none():
     bomb = Decompressor("gzip")
     output_bytes = 0
-    with pytest.raises(BombError, match="200th of its size"):
+    with pytest.raises(BombError, match="1/200 of its size"):
         for chunk in bomb.feed(gzip.compress(b" " * 50_000_000)):
             output_bytes += len(chunk)
     assert output_bytes <= 12_000_000

@@ -45,6 +45,6 @@ def test_a_last_event_without_its_blank_line_counts():
 
 def test_an_endless_event_is_refused():
     stream = EventStream(max_event_bytes=1000)
-    with pytest.raises(InvokeServerUnavailableError, match="larger than 1,000 bytes"):
+    with pytest.raises(InvokeServerUnavailableError, match="exceeds 1,000 bytes"):
         for _ in range(100):
             stream.feed(b"x" * 100)

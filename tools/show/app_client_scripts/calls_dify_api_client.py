@@ -11,50 +11,62 @@ import time
 import urllib.request
 from typing import Any
 
+from dify_client import DifyClient
+from dify_client.models import dataset as shapes
+
 GUIDE = "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nParcels leave on the same day before noon.\n"
+server_info = json.loads(sys.argv[1])
+results: list[tuple[str, bool, str]] = []
+
+
+def check(name: str, ok: Any, detail: Any = "") -> None:
+    """Record a check; the detail is cut to 120 characters."""
+    results.append((name, bool(ok), str(detail)[:120]))
+
+
+client = DifyClient(api_key=server_info["datasets"], api_base=server_info["base"])
+
+
+def sent(path: str, body: Any = None, method: str = "POST") -> Any:
+    """Call an endpoint that this client has no method for and return its JSON."""
+    data = json.dumps(body).encode() if body is not None else None
+    headers = {
+        "authorization": f"Bearer {server_info['datasets']}",
+        "content-type": "application/json",
+    }
+    request = urllib.request.Request(
+        server_info["base"] + path, data, headers, method=method
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read() or b"{}")
+
+
+dataset = sent("/datasets", {"name": "api client"})["id"]
+
+
+def wait_for_indexing(batch: str) -> str:
+    """Wait for a batch and return its indexing status. Raises TimeoutError after a
+    minute."""
+    for _ in range(600):
+        status = sent(
+            f"/datasets/{dataset}/documents/{batch}/indexing-status", method="GET"
+        )["data"][0]["indexing_status"]
+        if status in ("completed", "error"):
+            return status
+        time.sleep(0.1)
+    raise TimeoutError(batch)
 
 
 def main() -> None:
-    """Run all checks and print [[name, ok, detail], ...]."""
-    from dify_client import DifyClient
-    from dify_client.models import dataset as shapes
+    """Run all checks."""
+    document = documents()
+    segments_of(document)
+    metadata_fields(document)
 
-    server_info = json.loads(sys.argv[1])
-    results: list[tuple[str, bool, str]] = []
 
-    def check(name: str, ok: Any, detail: Any = "") -> None:
-        """Record a check; the detail is cut to 120 characters."""
-        results.append((name, bool(ok), str(detail)[:120]))
-
-    client = DifyClient(api_key=server_info["datasets"], api_base=server_info["base"])
-
-    def sent(path: str, body: Any = None, method: str = "POST") -> Any:
-        """Call an endpoint that this client has no method for and return its JSON."""
-        data = json.dumps(body).encode() if body is not None else None
-        headers = {
-            "authorization": f"Bearer {server_info['datasets']}",
-            "content-type": "application/json",
-        }
-        request = urllib.request.Request(
-            server_info["base"] + path, data, headers, method=method
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"{}")
-
-    dataset = sent("/datasets", {"name": "api client"})["id"]
-
-    def wait_for_indexing(batch: str) -> str:
-        """Wait for a batch and return its indexing status. Raises TimeoutError after a
-        minute."""
-        for _ in range(600):
-            status = sent(
-                f"/datasets/{dataset}/documents/{batch}/indexing-status", method="GET"
-            )["data"][0]["indexing_status"]
-            if status in ("completed", "error"):
-                return status
-            time.sleep(0.1)
-        raise TimeoutError(batch)
-
+def documents() -> str:
+    """Create a document from text and one from a file, and list them. Returns the id of
+    the first one."""
     rule = shapes.ProcessRule(mode="automatic")
     # The local embedding model, so that indexing needs no provider.
     local = {
@@ -72,7 +84,7 @@ def main() -> None:
         ),
     )
     check("a document by text", created.document.name == "guide", created.batch)
-    check("its indexing", wait_for_indexing(created.batch) == "completed")
+    check("indexing of the text", wait_for_indexing(created.batch) == "completed")
     file = client.create_document_by_file(
         dataset,
         ("notes.md", b"# Notes\n\nParcels to islands take a week.", "text/markdown"),
@@ -94,25 +106,32 @@ def main() -> None:
         documents.total == 2,
         [document.name for document in documents.data],
     )
+    return created.document.id
+
+
+def segments_of(document: str) -> None:
+    """Add, list and change segments."""
     added = client.add_chunk_to_document(
         dataset,
-        created.document.id,
+        document,
         shapes.AddChunkToDocumentRequest(
             segments=[shapes.Segment(content="We speak Dutch.", keywords=["dutch"])]
         ),
     )
     check("add a segment", added.data[0].keywords == ["dutch"], added.data[0].id)
-    segments = client.get_segments(
-        dataset, created.document.id, shapes.GetSegmentsRequest()
-    )
+    segments = client.get_segments(dataset, document, shapes.GetSegmentsRequest())
     check("list segments", segments.total >= 3, segments.total)
     changed = client.update_segment(
         dataset,
-        created.document.id,
+        document,
         added.data[0].id,
         shapes.UpdateSegmentRequest(content="We speak Danish."),
     )
     check("change a segment", changed.data.content == "We speak Danish.")
+
+
+def metadata_fields(document: str) -> None:
+    """Add a metadata field, set it on one document, and count its uses."""
     field = client.create_document_metadata(
         dataset, shapes.CreateDocumentMetadataRequest(type="string", name="team")
     )
@@ -123,7 +142,7 @@ def main() -> None:
         shapes.UpdateDocumentMetadataRequest(
             operation_data=[
                 shapes.DocumentMetadataOperationData(
-                    document_id=created.document.id,
+                    document_id=document,
                     metadata_list=[
                         shapes.DocumentMetadataUpdate(
                             id=field.id, name="team", value="care"
@@ -143,7 +162,7 @@ def main() -> None:
         == [("team", 1)],
         fields.doc_metadata,
     )
-    print(json.dumps(results))
 
 
 main()
+print(json.dumps(results))

@@ -10,31 +10,42 @@ import json
 import sys
 from typing import Any
 
+from dify_client import ChatClient, CompletionClient, DifyClient
+
+server_info = json.loads(sys.argv[1])
+base = server_info["base"]
+results: list[tuple[str, bool, str]] = []
+
+
+def check(name: str, ok: Any, detail: Any = "") -> None:
+    """Record a check; the detail is cut to 120 characters."""
+    results.append((name, bool(ok), str(detail)[:120]))
+
+
+def client(client_class: Any, key: str) -> Any:
+    """Return a client with the named key that calls the server under test."""
+    configured_client = client_class(server_info[key])
+    configured_client.base_url = base
+    return configured_client
+
+
+chat = client(ChatClient, "chat")
+completion = client(CompletionClient, "completion")
+plain = client(DifyClient, "chat")
+
 
 def main() -> None:
-    """Run all checks and print [[name, ok, detail], ...]."""
-    from dify_client import ChatClient, CompletionClient, DifyClient
+    """Run all checks."""
+    conversation, message = conversations()
+    conversation_details(conversation, message)
+    app_details()
+    completions()
+    errors()
 
-    server_info = json.loads(sys.argv[1])
-    base = server_info["base"]
-    results: list[tuple[str, bool, str]] = []
 
-    def check(name: str, ok: Any, detail: Any = "") -> None:
-        """Record a check; the detail is cut to 120 characters."""
-        results.append((name, bool(ok), str(detail)[:120]))
-
-    def client(client_class: Any, key: str) -> Any:
-        """Return a client with the named key that calls the server under test."""
-        configured_client = client_class(server_info[key])
-        configured_client.base_url = base
-        return configured_client
-
-    chat, completion, plain = (
-        client(ChatClient, "chat"),
-        client(CompletionClient, "completion"),
-        client(DifyClient, "chat"),
-    )
-    # A conversation with one blocking and one streamed message.
+def conversations() -> tuple[str, str]:
+    """A conversation with one blocking and one streamed message. Returns its id and that
+    of the first message."""
     answer = chat.create_chat_message(
         {}, "My name is Ada", "u1", response_mode="blocking"
     )
@@ -64,11 +75,16 @@ def main() -> None:
         "same conversation",
         {event["conversation_id"] for event in events} == {conversation},
     )
+    return conversation, body["message_id"]
+
+
+def conversation_details(conversation: str, message: str) -> None:
+    """List messages and conversations, rename a conversation, and send feedback."""
     # Messages are listed in the order in which they were sent.
     messages = chat.get_conversation_messages("u1", conversation).json()
     check(
         "messages",
-        [message["query"] for message in messages["data"]]
+        [listed_message["query"] for listed_message in messages["data"]]
         == ["My name is Ada", "Again"],
         len(messages["data"]),
     )
@@ -78,9 +94,12 @@ def main() -> None:
     check("rename", renamed["name"] == "Ada")
     check(
         "feedback",
-        chat.message_feedback(body["message_id"], "like", "u1").json()
-        == {"result": "success"},
+        chat.message_feedback(message, "like", "u1").json() == {"result": "success"},
     )
+
+
+def app_details() -> None:
+    """Read the app's parameters and upload a file."""
     parameters = plain.get_application_parameters("u1").json()
     check(
         "parameters",
@@ -94,6 +113,10 @@ def main() -> None:
         uploaded.status_code == 201 and uploaded.json()["size"] == 5,
         uploaded.json().get("id"),
     )
+
+
+def completions() -> None:
+    """A blocking and a streamed completion."""
     completion_answer = completion.create_completion_message(
         {"query": "Say it", "tone": "dry"}, "blocking", "u1"
     ).json()
@@ -111,26 +134,29 @@ def main() -> None:
         if line and line.startswith("data: ")
     ]
     check("completion, streaming", set(kinds) == {"message", "message_end"}, kinds[-1:])
-    # The errors have Dify's statuses, codes and messages.
+
+
+def errors() -> None:
+    """The errors have Dify's statuses, codes and messages."""
     refused = client(ChatClient, "completion").create_chat_message({}, "x", "u1")
     check(
-        "another kind of app is refused",
+        "a key of another app type is refused",
         refused.status_code == 400 and refused.json()["code"] == "not_chat_app",
         refused.text,
     )
     nobody = chat.create_chat_message({}, "x", "")
     check(
-        "a user is asked for",
+        "a request without a user is refused",
         nobody.json()["message"] == "Arg user must be provided.",
         nobody.text,
     )
     unauthorised_client = ChatClient("app-nope")
     unauthorised_client.base_url = base
     check(
-        "a wrong key is refused",
+        "an invalid key is refused",
         unauthorised_client.create_chat_message({}, "x", "u").status_code == 401,
     )
-    print(json.dumps(results))
 
 
 main()
+print(json.dumps(results))

@@ -11,30 +11,39 @@ import sys
 import threading
 from typing import Any
 
+from dify_client import Client, models
+
+server_info = json.loads(sys.argv[1])
+results: list[tuple[str, bool, str]] = []
+
+
+def check(name: str, ok: Any, detail: Any = "") -> None:
+    """Record a check; the detail is cut to 120 characters."""
+    results.append((name, bool(ok), str(detail)[:120]))
+
+
+def client(key: str) -> Any:
+    """Return a client with the named key."""
+    return Client(api_key=server_info[key], api_base=server_info["base"])
+
+
+BLOCKING, STREAMED = models.ResponseMode.BLOCKING, models.ResponseMode.STREAMING
+chat, completion, workflow = client("chat"), client("completion"), client("workflow")
+
 
 def main() -> None:
-    """Run all checks and print [[name, ok, detail], ...]."""
-    from dify_client import Client, models
+    """Run all checks."""
+    chats()
+    file = uploaded_file()
+    completions()
+    workflows(file)
+    stopped_chat()
 
-    server_info = json.loads(sys.argv[1])
-    results: list[tuple[str, bool, str]] = []
 
-    def check(name: str, ok: Any, detail: Any = "") -> None:
-        """Record a check; the detail is cut to 120 characters."""
-        results.append((name, bool(ok), str(detail)[:120]))
-
-    def client(key: str) -> Any:
-        """Return a client with the named key."""
-        return Client(api_key=server_info[key], api_base=server_info["base"])
-
-    blocking, streamed = models.ResponseMode.BLOCKING, models.ResponseMode.STREAMING
-    chat, completion, workflow = (
-        client("chat"),
-        client("completion"),
-        client("workflow"),
-    )
+def chats() -> None:
+    """Blocking and streamed chats, feedback and suggested questions."""
     answer = chat.chat_messages(
-        models.ChatRequest(query="Hello", response_mode=blocking, user="u2")
+        models.ChatRequest(query="Hello", response_mode=BLOCKING, user="u2")
     )
     check(
         "chat, blocking",
@@ -43,7 +52,7 @@ def main() -> None:
     )
     events = list(
         chat.chat_messages(
-            models.ChatRequest(query="Hello", response_mode=streamed, user="u2")
+            models.ChatRequest(query="Hello", response_mode=STREAMED, user="u2")
         )
     )
     kinds = [str(event.event) for event in events]
@@ -60,21 +69,30 @@ def main() -> None:
         answer.message_id, models.ChatSuggestRequest(user="u2")
     )
     check("suggested questions", suggestions.result == "success", suggestions.data)
+
+
+def uploaded_file() -> str:
+    """Upload a file. Returns its id."""
     file = ("a.txt", io.BytesIO(b"hello there"), "text/plain")
     uploaded = workflow.upload_files(file, models.UploadFileRequest(user="u2"))
     check(
         "file upload", uploaded.size == 11 and uploaded.extension == "txt", uploaded.id
     )
+    return uploaded.id
+
+
+def completions() -> None:
+    """A blocking and a streamed completion."""
     reply = completion.completion_messages(
         models.CompletionRequest(
-            inputs={"query": "Go"}, response_mode=blocking, user="u2"
+            inputs={"query": "Go"}, response_mode=BLOCKING, user="u2"
         )
     )
     check("completion, blocking", reply.answer, reply.answer)
     completion_events = list(
         completion.completion_messages(
             models.CompletionRequest(
-                inputs={"query": "Go"}, response_mode=streamed, user="u2"
+                inputs={"query": "Go"}, response_mode=STREAMED, user="u2"
             )
         )
     )
@@ -83,16 +101,19 @@ def main() -> None:
         str(completion_events[-1].event) == "message_end",
         len(completion_events),
     )
-    # The uploaded file becomes an input of the workflow.
+
+
+def workflows(file: str) -> None:
+    """Blocking and streamed runs of a workflow, whose input is the uploaded file."""
     document = {
         "type": "document",
         "transfer_method": "local_file",
-        "upload_file_id": uploaded.id,
+        "upload_file_id": file,
     }
     run = workflow.run_workflows(
         models.WorkflowsRunRequest(
             inputs={"n": 3, "doc": document},
-            response_mode=blocking,
+            response_mode=BLOCKING,
             user="u2",
         )
     )
@@ -104,7 +125,7 @@ def main() -> None:
     events = list(
         workflow.run_workflows(
             models.WorkflowsRunRequest(
-                inputs={"n": 4, "doc": document}, response_mode=streamed, user="u2"
+                inputs={"n": 4, "doc": document}, response_mode=STREAMED, user="u2"
             )
         )
     )
@@ -127,12 +148,15 @@ def main() -> None:
         for node_data in data
     ]
     check("nodes in order", nodes == ["start", "read", "text", "end"], nodes)
-    # Stop a slow answer after its first chunk; the stream must still end with
-    # `message_end`.
+
+
+def stopped_chat() -> None:
+    """Stop a slow answer after its first chunk; the stream must still end with
+    `message_end`."""
     slow = client("slow")
     stream = slow.chat_messages(
         models.ChatRequest(
-            query="Tell me a long story", response_mode=streamed, user="u2"
+            query="Tell me a long story", response_mode=STREAMED, user="u2"
         )
     )
     kinds, stopped = [], threading.Event()
@@ -145,11 +169,11 @@ def main() -> None:
             )
             check("stop", reply.result == "success")
     check(
-        "a stopped chat ends well",
+        "a stopped chat ends regularly",
         kinds[-1] == "message_end" and kinds.count("message") < 50,
         kinds[-2:],
     )
-    print(json.dumps(results))
 
 
 main()
+print(json.dumps(results))

@@ -12,56 +12,79 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dify_dataset_sdk import DifyDatasetClient
+from dify_dataset_sdk._exceptions import DifyConflictError, DifyNotFoundError
+from dify_dataset_sdk.datasets.models import RetrievalModel
+from dify_dataset_sdk.documents.models import ProcessRule
+
 GUIDE = "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nParcels leave on the same day before noon.\n"
+server_info = json.loads(sys.argv[1])
+results: list[tuple[str, bool, str]] = []
+
+
+def check(name: str, ok: Any, detail: Any = "") -> None:
+    """Record a check; the detail is cut to 120 characters."""
+    results.append((name, bool(ok), str(detail)[:120]))
+
+
+# This client appends the version prefix itself.
+client = DifyDatasetClient(
+    api_key=server_info["datasets"],
+    base_url=server_info["base"].removesuffix("/v1"),
+)
+
+# Hybrid search without a reranker: both local, no provider needed.
+METHOD = RetrievalModel(
+    search_method="hybrid_search",
+    reranking_enable=False,
+    top_k=3,
+    score_threshold_enabled=False,
+)
+
+
+def wait_for_indexing(dataset: str, batch: str) -> Any:
+    """Wait for a batch and return its final status. Raises TimeoutError after a
+    minute."""
+    for _ in range(600):
+        (status,) = client.documents.get_indexing_status(dataset, batch).data
+        if status.indexing_status in ("completed", "error"):
+            return status
+        time.sleep(0.1)
+    raise TimeoutError(batch)
 
 
 def main() -> None:
-    """Run all checks and print [[name, ok, detail], ...]."""
-    from dify_dataset_sdk import DifyDatasetClient
-    from dify_dataset_sdk._exceptions import DifyConflictError, DifyNotFoundError
-    from dify_dataset_sdk.datasets.models import RetrievalModel
-    from dify_dataset_sdk.documents.models import ProcessRule
+    """Run all checks."""
+    embedding_models()
+    dataset = dataset_settings()
+    document = document_from_text(dataset)
+    file = document_from_file(dataset)
+    document_details(dataset, document, file)
+    retrieval(dataset)
+    segment = segments_of(dataset, document)
+    child_chunks(dataset, file)
+    deleted_segment(dataset, document, segment)
+    metadata_fields(dataset, document)
+    tags(dataset)
+    deletion(dataset, file)
 
-    server_info = json.loads(sys.argv[1])
-    results: list[tuple[str, bool, str]] = []
 
-    def check(name: str, ok: Any, detail: Any = "") -> None:
-        """Record a check; the detail is cut to 120 characters."""
-        results.append((name, bool(ok), str(detail)[:120]))
-
-    # This client appends the version prefix itself.
-    client = DifyDatasetClient(
-        api_key=server_info["datasets"],
-        base_url=server_info["base"].removesuffix("/v1"),
-    )
-
-    def wait_for_indexing(dataset: str, batch: str) -> Any:
-        """Wait for a batch and return its final status. Raises TimeoutError after a
-        minute."""
-        for _ in range(600):
-            (status,) = client.documents.get_indexing_status(dataset, batch).data
-            if status.indexing_status in ("completed", "error"):
-                return status
-            time.sleep(0.1)
-        raise TimeoutError(batch)
-
+def embedding_models() -> None:
+    """The local embedding models are listed."""
     models = client.models.list_embedding_models()
     names = [model["model"] for provider in models.data for model in provider["models"]]
     check("embedding models", "use-multilingual-v3" in names, names)
-    # Hybrid search without a reranker: both local, no provider needed.
-    method = RetrievalModel(
-        search_method="hybrid_search",
-        reranking_enable=False,
-        top_k=3,
-        score_threshold_enabled=False,
-    )
+
+
+def dataset_settings() -> Any:
+    """Create, list, get and change a dataset. Returns it."""
     dataset = client.datasets.create(
         name="guide",
         description="what customers ask",
         indexing_technique="high_quality",
         embedding_model="use-multilingual-v3",
         embedding_model_provider="local",
-        retrieval_model=method,
+        retrieval_model=METHOD,
     )
     check(
         "create a dataset",
@@ -71,9 +94,9 @@ def main() -> None:
     # A second dataset with the same name is a conflict.
     try:
         client.datasets.create(name="guide")
-        check("the same name again", False)
+        check("a duplicate name", False)
     except DifyConflictError as error:
-        check("the same name again", True, error)
+        check("a duplicate name", True, error)
     dataset_page = client.datasets.list(page=1, limit=10)
     check(
         "list datasets",
@@ -81,7 +104,7 @@ def main() -> None:
         dataset_page.total,
     )
     check(
-        "one dataset",
+        "get a dataset",
         client.datasets.get(dataset.id).embedding_model == "use-multilingual-v3",
     )
     changed = client.datasets.update(
@@ -92,6 +115,11 @@ def main() -> None:
         changed.description == "returns and shipping"
         and changed.permission == "all_team_members",
     )
+    return dataset
+
+
+def document_from_text(dataset: Any) -> Any:
+    """Create a document from text and wait for its indexing. Returns it."""
     created = client.documents.create_by_text(
         dataset.id, name="guide", text=GUIDE, process_rule=ProcessRule(mode="automatic")
     )
@@ -103,12 +131,17 @@ def main() -> None:
     )
     status = wait_for_indexing(dataset.id, created.batch)
     check(
-        "its indexing",
+        "indexing of the text",
         status.indexing_status == "completed"
         and status.completed_segments == status.total_segments,
         status,
     )
-    # Hierarchical segmentation: paragraphs are parents, their lines are child chunks.
+    return created.document
+
+
+def document_from_file(dataset: Any) -> Any:
+    """Create a document from a file with hierarchical segmentation: paragraphs are
+    parents, their lines are child chunks. Then replace the file. Returns the document."""
     rule = ProcessRule.model_validate(
         {
             "mode": "hierarchical",
@@ -140,7 +173,7 @@ def main() -> None:
             file.document.name,
         )
         check(
-            "its indexing, too",
+            "indexing of the file",
             wait_for_indexing(dataset.id, file.batch).indexing_status == "completed",
         )
         # The file is replaced; the search below must find its new text.
@@ -151,11 +184,16 @@ def main() -> None:
             dataset.id, file.document.id, path, name="hours"
         )
         check(
-            "the file again",
+            "replace the file",
             wait_for_indexing(dataset.id, updated_file.batch).indexing_status
             == "completed"
             and updated_file.document.name == "hours",
         )
+    return file.document
+
+
+def document_details(dataset: Any, document: Any, file: Any) -> None:
+    """List, find and get documents, and change the text of one."""
     documents = client.documents.list(dataset.id)
     check(
         "list documents",
@@ -166,47 +204,53 @@ def main() -> None:
         "find documents by name",
         client.documents.list(dataset.id, keyword="gui").total == 1,
     )
-    detail = client.documents.get(dataset.id, created.document.id)
-    check("one document", getattr(detail, "word_count", 0) or detail, detail)
-    upload_file = client.documents.get_upload_file(dataset.id, file.document.id)
-    check(
-        "where its file is", upload_file["url"].startswith("http"), upload_file["name"]
-    )
+    detail = client.documents.get(dataset.id, document.id)
+    check("get a document", getattr(detail, "word_count", 0) or detail, detail)
+    upload_file = client.documents.get_upload_file(dataset.id, file.id)
+    check("URL of the file", upload_file["url"].startswith("http"), upload_file["name"])
     text = client.documents.update_by_text(
         dataset.id,
-        created.document.id,
+        document.id,
         name="guide 2",
         text=GUIDE + "\n# Gifts\n\nGifts are wrapped for free.\n",
     )
     check(
-        "a document's other text",
+        "replace the text",
         wait_for_indexing(dataset.id, text.batch).indexing_status == "completed"
         and text.document.name == "guide 2",
     )
+
+
+def retrieval(dataset: Any) -> None:
+    """A search finds child chunks and changed text."""
     # The question is answered by a child chunk, whose parent segment is returned.
     answer = client.datasets.retrieve(
-        dataset.id, query="When does the shop open?", retrieval_model=method
+        dataset.id, query="When does the shop open?", retrieval_model=METHOD
     )
     first = answer.records[0]
     check("retrieve", "ten" in (first.segment.content or ""), first.segment.content)
     check(
-        "with the child that was found",
+        "the matching child",
         first.child_chunks and first.child_chunks[0].score > 0,
         first.child_chunks,
     )
     answer = client.datasets.retrieve(
-        dataset.id, query="Are gifts wrapped?", retrieval_model=method
+        dataset.id, query="Are gifts wrapped?", retrieval_model=METHOD
     )
     check(
-        "what was changed is found",
+        "the changed text is found",
         "free" in (answer.records[0].segment.content or ""),
         answer.records[0].segment.content,
     )
-    segments = client.segments.list(dataset.id, created.document.id)
+
+
+def segments_of(dataset: Any, document: Any) -> Any:
+    """List, add, get and change segments. Returns the added one."""
+    segments = client.segments.list(dataset.id, document.id)
     check("list segments", len(segments.data) > 2, len(segments.data))
     new = client.segments.create(
         dataset.id,
-        created.document.id,
+        document.id,
         [{"content": "We speak Dutch.", "keywords": ["dutch"]}],
     )
     check(
@@ -214,29 +258,29 @@ def main() -> None:
         new.data[0].content == "We speak Dutch." and new.data[0].keywords == ["dutch"],
         new.data[0].id,
     )
-    fetched_segment = client.segments.get(
-        dataset.id, created.document.id, new.data[0].id
-    )
-    check("one segment", fetched_segment["data"]["content"] == "We speak Dutch.")
+    fetched_segment = client.segments.get(dataset.id, document.id, new.data[0].id)
+    check("get a segment", fetched_segment["data"]["content"] == "We speak Dutch.")
     client.segments.update(
-        dataset.id, created.document.id, new.data[0].id, {"content": "We speak Danish."}
+        dataset.id, document.id, new.data[0].id, {"content": "We speak Danish."}
     )
     answer = client.datasets.retrieve(
-        dataset.id, query="Danish", retrieval_model=method
+        dataset.id, query="Danish", retrieval_model=METHOD
     )
     check(
         "change a segment",
         any("Danish" in (record.segment.content or "") for record in answer.records),
     )
-    # Child chunks: add, list, change and delete one.
-    parent = client.segments.list(dataset.id, file.document.id).data[-1]
+    return new.data[0]
+
+
+def child_chunks(dataset: Any, file: Any) -> None:
+    """Add, list, change and delete a child chunk."""
+    parent = client.segments.list(dataset.id, file.id).data[-1]
     child = client.segments.create_child_chunk(
-        dataset.id, file.document.id, parent.id, "Closed on Sundays."
+        dataset.id, file.id, parent.id, "Closed on Sundays."
     )
     check("add a child", child["data"]["content"] == "Closed on Sundays.", child)
-    children = client.segments.list_child_chunks(
-        dataset.id, file.document.id, parent.id
-    )
+    children = client.segments.list_child_chunks(dataset.id, file.id, parent.id)
     check(
         "list children",
         len(children.data) >= 2,
@@ -244,30 +288,32 @@ def main() -> None:
     )
     last = children.data[-1]
     changed = client.segments.update_child_chunk(
-        dataset.id, file.document.id, parent.id, last.id, "Closed on Mondays."
+        dataset.id, file.id, parent.id, last.id, "Closed on Mondays."
     )
     check("change a child", changed["data"]["content"] == "Closed on Mondays.")
-    last = client.segments.list_child_chunks(
-        dataset.id, file.document.id, parent.id
-    ).data[-1]
-    client.segments.delete_child_chunk(dataset.id, file.document.id, parent.id, last.id)
+    last = client.segments.list_child_chunks(dataset.id, file.id, parent.id).data[-1]
+    client.segments.delete_child_chunk(dataset.id, file.id, parent.id, last.id)
     check(
         "delete a child",
-        len(
-            client.segments.list_child_chunks(
-                dataset.id, file.document.id, parent.id
-            ).data
-        )
+        len(client.segments.list_child_chunks(dataset.id, file.id, parent.id).data)
         == len(children.data) - 1,
     )
-    client.segments.delete(dataset.id, created.document.id, new.data[0].id)
+
+
+def deleted_segment(dataset: Any, document: Any, segment: Any) -> None:
+    """Delete a segment."""
+    client.segments.delete(dataset.id, document.id, segment.id)
     check(
         "delete a segment",
         all(
-            "Danish" not in segment.content
-            for segment in client.segments.list(dataset.id, created.document.id).data
+            "Danish" not in remaining.content
+            for remaining in client.segments.list(dataset.id, document.id).data
         ),
     )
+
+
+def metadata_fields(dataset: Any, document: Any) -> None:
+    """Add and rename a metadata field, filter a search by it, and delete it."""
     field = client.metadata.create(dataset.id, "string", "team")
     check("add a field", field.name == "team", field.id)
     check(
@@ -278,7 +324,7 @@ def main() -> None:
         dataset.id,
         [
             {
-                "document_id": created.document.id,
+                "document_id": document.id,
                 "metadata_list": [{"id": field.id, "value": "care", "name": "group"}],
             },
         ],
@@ -302,12 +348,9 @@ def main() -> None:
         dataset.id, query="When does the shop open?", retrieval_model=filtered
     )
     check(
-        "filter by it",
+        "filter by a field",
         answer.records
-        and all(
-            record.segment.document_id == created.document.id
-            for record in answer.records
-        ),
+        and all(record.segment.document_id == document.id for record in answer.records),
     )
     check(
         "built-in fields",
@@ -323,6 +366,10 @@ def main() -> None:
     )
     client.metadata.delete(dataset.id, field.id)
     check("delete a field", client.metadata.list(dataset.id).doc_metadata == [])
+
+
+def tags(dataset: Any) -> None:
+    """Create, bind, rename, unbind and delete a tag."""
     tag = client.tags.create("shop")
     client.tags.bind_to_dataset(dataset.id, [tag.id])
     check(
@@ -339,19 +386,21 @@ def main() -> None:
     client.tags.unbind_from_dataset(dataset.id, tag.id)
     client.tags.delete(tag.id)
     check("delete a tag", client.tags.list() == [])
+
+
+def deletion(dataset: Any, file: Any) -> None:
+    """Disable and delete a document, then delete the dataset."""
     # A disabled document stays stored but must not be found.
-    client.documents.batch_update_status(dataset.id, "disable", [file.document.id])
+    client.documents.batch_update_status(dataset.id, "disable", [file.id])
     answer = client.datasets.retrieve(
-        dataset.id, query="When does the shop open?", retrieval_model=method
+        dataset.id, query="When does the shop open?", retrieval_model=METHOD
     )
     check(
-        "switch a document off",
-        all(
-            record.segment.document_id != file.document.id for record in answer.records
-        ),
+        "disable a document",
+        all(record.segment.document_id != file.id for record in answer.records),
     )
-    client.documents.batch_update_status(dataset.id, "enable", [file.document.id])
-    client.documents.delete(dataset.id, file.document.id)
+    client.documents.batch_update_status(dataset.id, "enable", [file.id])
+    client.documents.delete(dataset.id, file.id)
     check("delete a document", client.documents.list(dataset.id).total == 1)
     client.datasets.delete(dataset.id)
     try:
@@ -359,7 +408,7 @@ def main() -> None:
         check("delete a dataset", False)
     except DifyNotFoundError:
         check("delete a dataset", True)
-    print(json.dumps(results))
 
 
 main()
+print(json.dumps(results))

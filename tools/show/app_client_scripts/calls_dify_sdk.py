@@ -10,29 +10,42 @@ import json
 import sys
 from typing import Any
 
+from dify import AdminClient, Dify
+from dify.app.conversation.schemas import (
+    ConversationListQueryPayloads,
+    ConversationRenamePayloads,
+    MessageFeedbackPayloads,
+    MessageListQueryPayloads,
+)
+from dify.app.schemas import ChatPayloads, RunWorkflowPayloads
 
-async def calls(server_info: dict[str, str]) -> list[tuple[str, bool, str]]:
-    """Run all checks and return [(name, ok, detail), ...]."""
-    from dify import AdminClient, Dify
-    from dify.app.conversation.schemas import (
-        ConversationListQueryPayloads,
-        ConversationRenamePayloads,
-        MessageFeedbackPayloads,
-        MessageListQueryPayloads,
-    )
-    from dify.app.schemas import ChatPayloads, RunWorkflowPayloads
+server_info = json.loads(sys.argv[1])
+results: list[tuple[str, bool, str]] = []
 
-    results: list[tuple[str, bool, str]] = []
 
-    def check(name: str, ok: Any, detail: Any = "") -> None:
-        """Record a check; the detail is cut to 120 characters."""
-        results.append((name, bool(ok), str(detail)[:120]))
+def check(name: str, ok: Any, detail: Any = "") -> None:
+    """Record a check; the detail is cut to 120 characters."""
+    results.append((name, bool(ok), str(detail)[:120]))
 
-    # The admin credentials are not used: each call below takes an app's key.
-    dify = Dify(
-        AdminClient(server_info["base"].removesuffix("/v1"), "none", "none", "none")
-    )
-    app = dify.app
+
+# The admin credentials are not used: each call below takes an app's key.
+dify = Dify(
+    AdminClient(server_info["base"].removesuffix("/v1"), "none", "none", "none")
+)
+app = dify.app
+
+
+async def main() -> None:
+    """Run all checks."""
+    task = await chats()
+    await workflows()
+    await completions()
+    conversation = await conversations()
+    await ends(task, conversation)
+
+
+async def chats() -> str:
+    """A blocking and a streamed chat. Returns the task id of the streamed one."""
     answer = await app.chat_block(
         server_info["chat"],
         ChatPayloads(query="Hello", user="u3", response_mode="blocking"),
@@ -46,12 +59,16 @@ async def calls(server_info: dict[str, str]) -> list[tuple[str, bool, str]]:
     ]
     # Event types are enum members or strings, depending on the event.
     kinds = [str(getattr(event.event, "value", event.event)) for event in events]
-    task = events[0].task_id
     check(
         "chat, streaming",
         "message" in kinds and kinds[-1] in ("workflow_finished", "message_end"),
         kinds[-2:],
     )
+    return events[0].task_id
+
+
+async def workflows() -> None:
+    """A streamed run of a workflow."""
     events = [
         event
         async for event in app.run(
@@ -64,6 +81,10 @@ async def calls(server_info: dict[str, str]) -> list[tuple[str, bool, str]]:
         kinds[0] == "workflow_started" and kinds[-1] == "workflow_finished",
         kinds[-1],
     )
+
+
+async def completions() -> None:
+    """A blocking and a streamed completion."""
     completion = await app.completion_block(
         server_info["completion"],
         RunWorkflowPayloads(
@@ -79,6 +100,11 @@ async def calls(server_info: dict[str, str]) -> list[tuple[str, bool, str]]:
         )
     ]
     check("completion, streaming", len(events) > 1, len(events))
+
+
+async def conversations() -> str:
+    """Read parameters, conversations and messages; rename and rate. Returns the id of
+    the first conversation."""
     parameters = await app.get_parameters(server_info["chat"])
     check("parameters", parameters is not None)
     listed = await app.conversation.find_list(
@@ -100,20 +126,25 @@ async def calls(server_info: dict[str, str]) -> list[tuple[str, bool, str]]:
         MessageFeedbackPayloads(rating="like", user="u3", content="good"),
     )
     check("feedback", feedback.result == "success")
+    return first
+
+
+async def ends(task: str, conversation: str) -> None:
+    """Stop a task and delete a conversation."""
     # Stopping a task that has already ended must succeed too.
     stopped = await app.stop_message(server_info["chat"], task, "u3")
     check("stop", stopped.result == "success")
-    deletion = await app.conversation.delete(server_info["chat"], first, "u3")
+    deletion = await app.conversation.delete(server_info["chat"], conversation, "u3")
     left = await app.conversation.find_list(
         server_info["chat"], ConversationListQueryPayloads(user="u3")
     )
     check(
         "delete",
-        [conversation.id for conversation in left.data] != [first]
+        [remaining.id for remaining in left.data] != [conversation]
         and len(left.data) == 1,
         deletion,
     )
-    return results
 
 
-print(json.dumps(asyncio.run(calls(json.loads(sys.argv[1])))))
+asyncio.run(main())
+print(json.dumps(results))

@@ -8,6 +8,8 @@ checks as one line of JSON.
 import asyncio
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
@@ -16,91 +18,62 @@ server_info = json.loads(sys.argv[1])
 results: list[tuple[str, bool, str]] = []
 
 
-async def check_client(client: Client, where: str) -> None:
-    """Run the checks with a connected client and record them; `where` is the prefix of
-    their names."""
+async def check_client(client: Client, prefix: str) -> None:
+    """Run the checks with a connected client and record them; `prefix` is that of their
+    names."""
+
+    def check(name: str, ok: Any, detail: Any) -> None:
+        """Record a check; the detail is cut to 60 characters."""
+        results.append((f"{prefix}: {name}", bool(ok), str(detail)[:60]))
+
     tools = (await client.list_tools()).tools
     names = [tool.name for tool in tools]
-    results.append(
-        (
-            f"{where}: lists tools",
-            "calculate" in names
-            and all(tool.input_schema["type"] == "object" for tool in tools),
-            f"{len(names)}, revision {client.protocol_version}",
-        )
-    )
+    are_objects = all(tool.input_schema["type"] == "object" for tool in tools)
+    summary = f"{len(names)}, revision {client.protocol_version}"
+    check("lists tools", "calculate" in names and are_objects, summary)
+    await check_calls(client, check)
+    # Datasets and apps are offered over HTTP only.
+    resources = (await client.list_resources()).resources
+    if server_info.get("dataset"):
+        await check_dataset(client, resources, check)
+        result = await client.call_tool("workflow", {"n": 3})
+        text = result.content[0].text
+        check("an app is a tool", "3:[]" in text, text)
+
+
+Check = Callable[[str, Any, Any], None]
+
+
+async def check_calls(client: Client, check: Check) -> None:
+    """Call tools with valid and invalid arguments."""
     result = await client.call_tool("calculate", {"expression": "6*7"})
-    results.append(
-        (
-            f"{where}: calls one",
-            result.content[0].text == "42" and not result.is_error,
-            result.content[0].text,
-        )
-    )
+    text = result.content[0].text
+    check("calls a tool", text == "42" and not result.is_error, text)
     # An error inside a tool is a tool result; only protocol errors are exceptions.
     result = await client.call_tool("calculate", {"expression": "6*"})
-    results.append(
-        (
-            f"{where}: a tool that fails is a result",
-            result.is_error,
-            result.content[0].text[:60],
-        )
-    )
+    check("a failed tool call is a result", result.is_error, result.content[0].text)
     try:
         await client.call_tool("nope", {})
-        results.append(
-            (f"{where}: an unknown tool is an error", False, "it was called")
-        )
+        check("an unknown tool is an error", False, "it was called")
     except Exception as error:
-        results.append(
-            (
-                f"{where}: an unknown tool is an error",
-                "Unknown tool" in str(error),
-                str(error)[:60],
-            )
-        )
+        check("an unknown tool is an error", "Unknown tool" in str(error), error)
     result = await client.call_tool("weekday", {"year": 2026, "month": 11, "day": 21})
-    results.append(
-        (
-            f"{where}: numbers arrive as numbers",
-            "Saturday" in result.content[0].text,
-            result.content[0].text,
-        )
+    text = result.content[0].text
+    check("numbers are received as numbers", "Saturday" in text, text)
+
+
+async def check_dataset(client: Client, resources: list[Any], check: Check) -> None:
+    """Read a dataset as a resource, and search it as a tool."""
+    text = ""
+    shop = next((resource for resource in resources if resource.name == "shop"), None)
+    if shop:
+        text = (await client.read_resource(shop.uri)).contents[0].text
+    check("a dataset is a resource", shop and '"documents"' in text, text)
+    result = await client.call_tool(
+        "dataset_shop", {"query": "When does the shop open?"}
     )
-    resources = (await client.list_resources()).resources
-    # Datasets and apps are offered over HTTP only.
-    if server_info.get("dataset"):
-        shop_resources = [resource for resource in resources if resource.name == "shop"]
-        text = (
-            (await client.read_resource(shop_resources[0].uri)).contents[0].text
-            if shop_resources
-            else ""
-        )
-        results.append(
-            (
-                f"{where}: a dataset is a resource",
-                bool(shop_resources) and '"documents"' in text,
-                text[:60],
-            )
-        )
-        result = await client.call_tool(
-            "dataset_shop", {"query": "When does the shop open?"}
-        )
-        results.append(
-            (
-                f"{where}: and a tool",
-                "nine" in result.content[0].text,
-                result.content[0].text[:60],
-            )
-        )
-        result = await client.call_tool("workflow", {"n": 3})
-        results.append(
-            (
-                f"{where}: so is an app",
-                "3:[]" in result.content[0].text,
-                result.content[0].text[:60],
-            )
-        )
+    text = result.content[0].text
+    check("a dataset is a tool", "nine" in text, text)
 
 
 async def main() -> None:

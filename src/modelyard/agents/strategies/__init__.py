@@ -57,7 +57,7 @@ def get_strategy(name: str) -> Strategy:
             return plan_and_execute.PlanAndExecute()
         case _:
             raise NotFoundError(
-                f"strategy {name[:60]!r} does not exist;"
-                f" {suggestion(name, STRATEGIES, label='there are')}",
+                f"Unknown strategy {name[:60]!r};"
+                f" {suggestion(name, STRATEGIES, label='expected one of')}",
                 code="strategy_not_found",
             )

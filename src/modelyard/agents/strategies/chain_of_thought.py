@@ -60,7 +60,7 @@ class _StreamParser(ReactStreamParser):
         # The parser separates the answer from the reasoning by the "Final Answer:"
         # label.
         text, thought = self.reader.answer, self.reader.thought
-        if text is None:  # it did not mark its answer: all of it is one
+        if text is None:  # without the label, the complete text is the answer
             text, thought = result.text, ""
             final_deltas = [*final_deltas, ("text", text)] if text else final_deltas
         return final_deltas, ModelTurn(

@@ -38,29 +38,10 @@ class PlanAndExecute:
 
     def ask(self, state: State) -> LLMRequest:
         """Build the request for the plan, for the current step, or for the answer."""
+        if not state.turns:
+            return _plan_request(state)
         task = state.task
         tools = prompt_tools(task.tools)
-        # No turn yet: ask for the plan. The model sees what tools exist but cannot call
-        # them.
-        if not state.turns:
-            names = ", ".join(
-                f"{tool.name} ({tool.description.splitlines()[0][:100]})"
-                for tool in tools
-                if tool.description
-            )
-            system_prompt = "\n\n".join(
-                section
-                for section in (
-                    task.instruction,
-                    _PLAN,
-                    names and f"Tools for it: {names}.",
-                )
-                if section
-            )
-            return build_request(
-                state,
-                [*system_messages(system_prompt), *task.history, user_message(state)],
-            )
         steps = parse_steps(state)
         step_results, turns = _completed_steps(state)
         system_prompt = "\n\n".join(
@@ -72,11 +53,7 @@ class PlanAndExecute:
             *system_messages(system_prompt),
             *task.history,
         ]
-        # Fewer results than steps while the plan is in progress, hence not strict.
-        findings = "\n".join(
-            f"Step {index + 1}: {step}\nResult: {text}"
-            for index, (step, text) in enumerate(zip(steps, step_results, strict=False))
-        )
+        findings = _findings(steps, step_results)
         # All steps are done, or a limit was reached: answer from what there is.
         if len(step_results) >= len(steps) or state.is_last:
             text = (
@@ -84,18 +61,11 @@ class PlanAndExecute:
                 f" it:\n{findings}\n\nAnswer the request from this."
             )
             return build_request(state, [*messages, user_message(state, text)])
-        listed = "\n".join(f"{index + 1}. {step}" for index, step in enumerate(steps))
-        step_prompt = f"The request: {task.query}\n\nThe plan:\n{listed}\n"
-        step_prompt += f"\nDone so far:\n{findings}\n" if findings else ""
-        step_prompt += (
-            f"\nDo step {len(step_results) + 1} now, and only this:"
-            f" {steps[len(step_results)]}\nSay in short what came of it."
-        )
         # Only the turns of this step are included; earlier steps are represented by
         # their results.
         messages = [
             *messages,
-            UserPromptMessage(content=step_prompt),
+            UserPromptMessage(content=_step_prompt(state, steps, step_results)),
             *tool_turns(turns),
         ]
         return build_request(state, messages, tools=tools)
@@ -147,6 +117,46 @@ def parse_steps(state: State) -> list[str]:
             steps = []
     steps = steps or [line.strip() for line in _LIST_ITEM.findall(text)]
     return [step for step in steps if step.strip()][:MAX_STEPS] or [state.task.query]
+
+
+def _plan_request(state: State) -> LLMRequest:
+    """Ask for the plan. The model sees what tools exist but cannot call them."""
+    task = state.task
+    names = ", ".join(
+        f"{tool.name} ({tool.description.splitlines()[0][:100]})"
+        for tool in prompt_tools(task.tools)
+        if tool.description
+    )
+    tool_names = names and f"Tools for it: {names}."
+    system_prompt = "\n\n".join(
+        section for section in (task.instruction, _PLAN, tool_names) if section
+    )
+    return build_request(
+        state,
+        [*system_messages(system_prompt), *task.history, user_message(state)],
+    )
+
+
+def _step_prompt(state: State, steps: list[str], step_results: list[str]) -> str:
+    """Return the prompt for the first step without a result."""
+    listed = "\n".join(f"{index + 1}. {step}" for index, step in enumerate(steps))
+    findings = _findings(steps, step_results)
+    prompt = f"The request: {state.task.query}\n\nThe plan:\n{listed}\n"
+    prompt += f"\nDone so far:\n{findings}\n" if findings else ""
+    prompt += (
+        f"\nDo step {len(step_results) + 1} now, and only this:"
+        f" {steps[len(step_results)]}\nSay in short what came of it."
+    )
+    return prompt
+
+
+def _findings(steps: list[str], step_results: list[str]) -> str:
+    """Return the completed steps with their results, for a prompt."""
+    # Fewer results than steps while the plan is in progress, hence not strict.
+    return "\n".join(
+        f"Step {index + 1}: {step}\nResult: {text}"
+        for index, (step, text) in enumerate(zip(steps, step_results, strict=False))
+    )
 
 
 def _completed_steps(state: State) -> tuple[list[str], list[Turn]]:

@@ -124,7 +124,7 @@ class Agents:
         if is_card and public is not None:
             return public
         raise ServiceError(
-            401, "unauthorized", "show the app's key: Authorization: Bearer app-…"
+            401, "unauthorized", "app key required: send Authorization: Bearer app-…"
         )
 
     def _card(self, app_record: AppRecord, app: App) -> JSON:
@@ -143,7 +143,7 @@ class Agents:
             "id": app_record.id,
             "name": app_record.name,
             "tags": [app.mode],
-            "description": f"{description} It takes data with: {inputs}."
+            "description": f"{description} Input fields: {inputs}."
             if inputs
             else description,
         }
@@ -173,7 +173,7 @@ class Agents:
             "protocolVersion": "0.3.0",
         }
 
-    # calls
+    # Calls.
 
     async def _rpc(
         self, request: Request, app_record: AppRecord
@@ -192,18 +192,8 @@ class Agents:
             # The methods that stream were handled above; the others return one result.
             handler = self._calls.get(call.method)
             if handler is None:
-                # The protocol has its own error codes for optional features, so these
-                # come before "unknown method".
-                if _PUSH in call.method or "pushNotification" in str(
-                    body.get("method")
-                ):
-                    raise A2AError(NO_PUSH, "push notifications are not offered")
-                if call.method == "GetExtendedAgentCard":
-                    raise A2AError(UNSUPPORTED, "there is no extended card")
-                raise A2AError(
-                    NO_METHOD, f"there is no method {str(body.get('method'))[:60]!r}"
-                )
-            # The run itself goes on if the client disconnects; only the waiting is
+                raise _unknown_method(call.method, str(body.get("method")))
+            # The run itself continues if the client disconnects; only the waiting is
             # cancelled.
             result = await request.cancel_on_disconnect(handler(call))
             return json_reply({"jsonrpc": "2.0", "id": number, "result": result})
@@ -295,7 +285,7 @@ class Agents:
                 created_from="a2a",
             )
         if not message.text:
-            raise A2AError(INVALID_PARAMS, "the message must hold a text")
+            raise A2AError(INVALID_PARAMS, "params.message must have a text part")
         run, _ = await chats.send(
             call.found,
             call.app,
@@ -323,7 +313,7 @@ class Agents:
             ).id
         except (NotFoundError, ValueError) as error:
             raise A2AError(
-                INVALID_PARAMS, f"there is no context {context[:80]!r}"
+                INVALID_PARAMS, f"context {context[:80]!r} not found"
             ) from error
 
     async def _submit_form(self, call: "_Call", message: IncomingMessage) -> RunRecord:
@@ -336,52 +326,16 @@ class Agents:
         if run.status is not Status.PAUSED or not run.reasons:
             raise A2AError(
                 UNSUPPORTED,
-                f"task {run.id} waits for nothing: it is {run.status.value}",
+                f"task {run.id} is not waiting for input: it is {run.status.value}",
             )
         form_request = run.reasons[0]
-        # An action can be named by its id or by its title, in any case.
-        actions = {
-            str(label).lower(): str(form_action["id"])
-            for form_action in form_request.get("actions") or ()
-            for label in (
-                form_action["id"],
-                form_action.get("title") or form_action["id"],
-            )
-        }
-        action_label = str(message.data.get("action") or message.text).strip().lower()
-        # If the form has only one action, any answer selects it.
-        action = actions.get(action_label) or (
-            next(iter(actions.values())) if len(set(actions.values())) == 1 else ""
-        )
-        if not action:
-            raise A2AError(
-                INVALID_PARAMS,
-                f"say one of {', '.join(sorted(set(actions)))}, as text or as data with 'action'",
-            )
-        fields = [
-            str(form_input["output_variable_name"])
-            for form_input in form_request.get("inputs") or ()
-        ]
-        submitted_inputs: Any = message.data.get("inputs") or {}
-        # A text that names no action fills the form's fields.
-        inputs = {
-            name: submitted_inputs.get(
-                name, message.text if action_label not in actions else ""
-            )
-            for name in fields
-        }
-        preset: Mapping[str, Any] = form_request.get("resolved_default_values") or {}
-        answer = {
-            "inputs": {**inputs, **preset, **submitted_inputs},
-            "action": action,
-            "user": run.user,
-        }
+        answer = {**_form_answer(form_request, message), "user": run.user}
         # Only one answer wins: `fill` returns None if the form was already submitted.
         filled = await self._parts.runs.journal.forms.fill(
             str(form_request.get("form_token")), answer
         )
         if filled is None:
-            raise A2AError(UNSUPPORTED, "somebody answered already")
+            raise A2AError(UNSUPPORTED, "the form was already submitted")
         await self._parts.runs.resume_soon(run.tenant, run.id)
         return await self._parts.runs.find(run.tenant, run.id)
 
@@ -420,7 +374,7 @@ class Agents:
         # The app check keeps the key of one app from reading tasks of another one of
         # the tenant.
         if run is None or run.app != call.found.id:
-            raise A2AError(NO_TASK, f"there is no task {name[:80]!r}")
+            raise A2AError(NO_TASK, f"task {name[:80]!r} not found")
         return run
 
     async def _get(self, call: "_Call") -> JSON:
@@ -450,7 +404,7 @@ class Agents:
         if skip is None or not isinstance(size, int) or not 1 <= size <= 100:
             raise A2AError(
                 INVALID_PARAMS,
-                "pageSize is a number from 1 to 100; pageToken is what the page before gave",
+                "pageSize must be a number from 1 to 100, pageToken the nextPageToken of a page",
             )
         runs, total = await self._parts.runs.journal.list(
             call.found.tenant, call.found.id, limit=size, skip=skip
@@ -475,11 +429,52 @@ class Agents:
         """
         run = await self._task(call, call.task)
         if run.status.is_over:
-            raise A2AError(NOT_CANCELABLE, f"task {run.id} is over: {run.status.value}")
+            raise A2AError(
+                NOT_CANCELABLE,
+                f"task {run.id} has already ended: it is {run.status.value}",
+            )
         await self._parts.runs.stop(run.tenant, run.id)
         ended = await self._parts.runs.wait_until_ended(run.tenant, run.id)
         task = call.in_client_revision({"task": task_from_run(ended, "")})
         return task if call.is_old else task["task"]
+
+
+def _form_answer(form_request: Mapping[str, Any], message: IncomingMessage) -> JSON:
+    """Return the inputs and the action that a message submits to a form.
+
+    Raises A2AError if the message names no action of the form.
+    """
+    # An action can be named by its id or by its title, in any case.
+    actions = {
+        str(label).lower(): str(form_action["id"])
+        for form_action in form_request.get("actions") or ()
+        for label in (form_action["id"], form_action.get("title") or form_action["id"])
+    }
+    action_label = str(message.data.get("action") or message.text).strip().lower()
+    action = actions.get(action_label) or _only_action(actions)
+    if not action:
+        labels = ", ".join(sorted(set(actions)))
+        raise A2AError(
+            INVALID_PARAMS,
+            f"expected one of the actions {labels}, as text or as 'action' in a data part",
+        )
+    # A text that names no action fills the form's fields.
+    text = "" if action_label in actions else message.text
+    submitted_inputs: Any = message.data.get("inputs") or {}
+    field_names = [
+        str(form_input["output_variable_name"])
+        for form_input in form_request.get("inputs") or ()
+    ]
+    inputs = {name: submitted_inputs.get(name, text) for name in field_names}
+    preset: Mapping[str, Any] = form_request.get("resolved_default_values") or {}
+    return {"inputs": {**inputs, **preset, **submitted_inputs}, "action": action}
+
+
+def _only_action(actions: Mapping[str, str]) -> str:
+    """Return the action of a form that has only one, which any answer selects;
+    otherwise an empty string."""
+    ids = set(actions.values())
+    return ids.pop() if len(ids) == 1 else ""
 
 
 class _Call(msgspec.Struct, frozen=True):
@@ -524,12 +519,25 @@ def _body(data: bytes) -> JSON:
     try:
         rpc_request = decode_body(data)
     except BodyError as error:
-        raise A2AError(PARSE, f"this is not JSON: {error}") from error
+        raise A2AError(PARSE, f"request body is not valid JSON: {error}") from error
     if not isinstance(rpc_request, dict) or rpc_request.get("jsonrpc") != "2.0":
         raise A2AError(
-            INVALID, "a request is an object with jsonrpc '2.0', id, method and params"
+            INVALID,
+            "request must be an object with jsonrpc '2.0', id, method and params",
         )
     return rpc_request
+
+
+def _unknown_method(method: str, sent_name: str) -> A2AError:
+    """Return the error for a method that is not supported. `sent_name` is its name as
+    the client sent it."""
+    # The protocol has its own error codes for optional features, so these come before
+    # "unknown method".
+    if _PUSH in method or "pushNotification" in sent_name:
+        return A2AError(NO_PUSH, "push notifications are not supported")
+    if method == "GetExtendedAgentCard":
+        return A2AError(UNSUPPORTED, "No extended agent card is available")
+    return A2AError(NO_METHOD, f"unknown method {sent_name[:60]!r}")
 
 
 def _error_code(error: ModelyardError) -> tuple[int, str]:

@@ -79,9 +79,7 @@ def read_message(params: Mapping[str, Any]) -> IncomingMessage:
         raise A2AError(INVALID_PARAMS, "params.message must be an object")
     parts = message.get("parts")
     if not isinstance(parts, list) or not parts:
-        raise A2AError(
-            INVALID_PARAMS, "params.message.parts must be a list with something in it"
-        )
+        raise A2AError(INVALID_PARAMS, "params.message.parts must be a non-empty list")
     # Clients send the user's name in the metadata of the request or of the message; the
     # message wins.
     metadata: Any = {
@@ -109,7 +107,7 @@ def _read_part(part: Mapping[str, Any], incoming: IncomingMessage, index: int) -
     """
     file = part.get("file")
     # Revision 0.3 nests a file; bring it into the flat form of 1.0.
-    if isinstance(file, Mapping):  # as 0.3 has it
+    if isinstance(file, Mapping):
         part = {
             "url": file.get("uri"),
             "raw": file.get("bytes"),
@@ -119,36 +117,39 @@ def _read_part(part: Mapping[str, Any], incoming: IncomingMessage, index: int) -
     if isinstance(part.get("text"), str):
         incoming.texts.append(part["text"])
     elif "data" in part:
-        value = _restore_integers(part["data"])
-        # An object supplies named inputs; any other value becomes the input `data`.
-        incoming.data |= (
-            value
-            if isinstance(value, Mapping)
-            else {"data": value}
-            if value is not None
-            else {}
-        )
+        incoming.data |= _named_inputs(part["data"])
     elif part.get("url"):
         incoming.links.append((str(part["url"]), str(part.get("mediaType") or "")))
     elif isinstance(part.get("raw"), str):
-        try:
-            data = base64.b64decode(part["raw"], validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise A2AError(
-                INVALID_PARAMS, f"params.message.parts[{index}].raw is no base64"
-            ) from error
-        incoming.blobs.append(
-            (
-                str(part.get("filename") or "file"),
-                data,
-                str(part.get("mediaType") or ""),
-            )
-        )
+        incoming.blobs.append(_inline_file(part, index))
     else:
         raise A2AError(
             INVALID_PARAMS,
-            f"params.message.parts[{index}] holds neither text, data, url nor raw",
+            f"params.message.parts[{index}] must have text, data, url or raw",
         )
+
+
+def _named_inputs(data: Any) -> Mapping[str, Any]:
+    """Return the inputs of a data part: an object has named inputs; any other value
+    becomes the input `data`."""
+    value = _restore_integers(data)
+    if isinstance(value, Mapping):
+        return value
+    return {} if value is None else {"data": value}
+
+
+def _inline_file(part: Mapping[str, Any], index: int) -> tuple[str, bytes, str]:
+    """Return (name, content, media type) of a file that is sent inline.
+
+    Raises A2AError if its content is not base64.
+    """
+    try:
+        data = base64.b64decode(part["raw"], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise A2AError(
+            INVALID_PARAMS, f"params.message.parts[{index}].raw: invalid base64"
+        ) from error
+    return str(part.get("filename") or "file"), data, str(part.get("mediaType") or "")
 
 
 def _restore_integers(value: Any) -> Any:
@@ -355,7 +356,7 @@ def to_revision_0_3(result: JSON) -> JSON:
             "kind": "artifact-update",
             "artifact": _artifact_0_3(update["artifact"]),
         }
-    # Neither a task nor an artifact: what remains is a status update.
+    # Neither a task nor an artifact: it is a status update.
     update = result["statusUpdate"]
     state = update["status"]["state"]
     return {

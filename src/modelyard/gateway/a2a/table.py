@@ -52,7 +52,7 @@ def api(parts: ServiceDependencies) -> Api:
     ]
     call = Row(method="POST", path="/a2a/{agent}", auth=APP_KEY, handler=agents.call,
                takes=Schema(_MESSAGE), answer=json_or_events(_MESSAGE), errors=(401,),
-               summary="Send a message of JSON-RPC to an agent.")  # fmt: skip
+               summary="Send a JSON-RPC request to an agent.")  # fmt: skip
     return Api(
         name="a2a", title="A2A", about="Apps as agents that other agents call.",
         prefixes=("/a2a",), errors=ERROR_SHAPE, rows=(*cards, call),

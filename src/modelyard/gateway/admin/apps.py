@@ -178,8 +178,8 @@ class ImportedApps:
         )
         if base is not None and base != current_digest:
             raise DraftChangedError(
-                f"the draft of {app_record.name!r} is another by now:"
-                f" {current_digest[:12]}, not {base[:12]}"
+                f"the draft of {app_record.name!r} was changed in the meantime: its"
+                f" digest is {current_digest[:12]}, not {base[:12]}"
             )
         saved, app, _ = await self.apps.add(
             app_record.tenant,

@@ -32,10 +32,10 @@ _APPS, _APP, _RUN, _EVALUATIONS = (
     "/evaluations/{id}",
 )
 _HAS_MORE = {"has_more": FLAG}
-_VERSION = Query("version", "A version's digest; the draft without it.")
-_DRAFT = Query("draft", "true for what is not published yet.", "boolean")
-_ROOT = Query("root", "The node that begins the run; the first where nothing is said.")
-_STATUS = Query("status", "Those alone of this status.")
+_VERSION = Query("version", "Digest of a version; the draft if omitted.")
+_DRAFT = Query("draft", "true for the draft.", "boolean")
+_ROOT = Query("root", "Start node of the run; the first one if omitted.")
+_STATUS = Query("status", "Only runs with this status.")
 
 
 def rows(parts: AdminParts) -> Iterator[Row]:
@@ -47,10 +47,10 @@ def rows(parts: AdminParts) -> Iterator[Row]:
     yield from _app_run_rows(AppRuns(apps, service.chats, service.runs, service.files))
     yield row("GET", f"{_APP}/triggers", ADMIN,
               AppTriggers(apps, manage.clock, service.content_origin).list_triggers,
-              "List what begins an app's runs without a caller.",
+              "List an app's triggers.",
               Listed(app_shapes.TriggerView))  # fmt: skip
     yield row("POST", f"{_APP}/test-node", ADMIN,
-              NodeTests(apps, manage.services, manage.clock).run, "Run one node of a file alone.",
+              NodeTests(apps, manage.services, manage.clock).run, "Run a single node of a file.",
               app_shapes.NodeTest, request_body=inputs.NodeTestInput,
               changes_nothing=True)  # fmt: skip
     yield from _conversation_rows(AppConversations(apps, service.conversations))
@@ -59,7 +59,7 @@ def rows(parts: AdminParts) -> Iterator[Row]:
     yield from _evaluation_rows(DatasetEvaluations(parts.datasets))
     segments = Listed(app_shapes.SplitSegment, {"total": INTEGER})
     yield global_row("POST", "/split", DEVELOPER, SplitPreview(parts.datasets).show,
-                      "Show what a rule makes of a text; nothing is kept.", segments,
+                      "Preview how a splitting rule divides a text; nothing is stored.", segments,
                       request_body=inputs.SplitInput, changes_nothing=True)  # fmt: skip
 
 
@@ -73,25 +73,25 @@ def _app_rows(apps: ImportedApps) -> Iterator[Row]:
     yield row("POST", _APPS, ADMIN, apps.import_app, "Import an app.", app_shapes.ImportedAppView,
               request_body=inputs.AppInput, status=201)  # fmt: skip
     yield row("POST", f"{_APPS}/check", ADMIN, apps.check,
-              "Say what is wrong with a file, and what it needs.", app_shapes.FileCheck,
+              "Validate a file and list what it requires.", app_shapes.FileCheck,
               request_body=inputs.AppFileInput, changes_nothing=True)  # fmt: skip
     yield row(
-        "GET", _APP, ADMIN, apps.get_app, "Get an app, with its versions.", app_view
+        "GET", _APP, ADMIN, apps.get_app, "Get an app with its versions.", app_view
     )
-    yield row("PATCH", _APP, ADMIN, apps.change, "Switch an app or its page on or off.", app_view,
+    yield row("PATCH", _APP, ADMIN, apps.change, "Enable or disable an app or its page.", app_view,
               request_body=inputs.AppChangeInput)  # fmt: skip
     yield row("DELETE", _APP, ADMIN, apps.remove, "Remove an app.", Removed)
-    yield row("GET", f"{_APP}/keys", ADMIN, apps.keys, "List the keys of an app's callers.",
+    yield row("GET", f"{_APP}/keys", ADMIN, apps.keys, "List the API keys of an app.",
               Listed(app_shapes.AppKeyView, _HAS_MORE))  # fmt: skip
     yield row("POST", f"{_APP}/keys", ADMIN, apps.make_key,
-              "Make a key for an app's callers; it is told once.", app_shapes.CreatedAppKey,
+              "Create an API key of an app.", app_shapes.CreatedAppKey,
               status=201)  # fmt: skip
     yield row(
         "DELETE",
         f"{_APP}/keys/{{key}}",
         ADMIN,
         apps.revoke_key,
-        "Take a key away.",
+        "Revoke an API key of an app.",
         Removed,
     )
 
@@ -102,25 +102,25 @@ def _version_rows(apps: ImportedApps) -> Iterator[Row]:
     yield row("GET", f"{_APP}/file", ADMIN, apps.file, "Get an app's file.",
               Content("application/yaml"), query=(_VERSION,))  # fmt: skip
     yield row("PUT", f"{_APP}/file", ADMIN, apps.save,
-              "Keep a draft, where nobody has kept another since.", app_shapes.ImportedAppView,
+              "Save the draft, unless it was changed in the meantime.", app_shapes.ImportedAppView,
               request_body=inputs.DraftInput, errors=(409,))  # fmt: skip
     yield row("POST", f"{_APP}/publish", ADMIN, apps.publish, "Publish the draft.", app_view,
               request_body=inputs.PublicationInput, needs_body=False)  # fmt: skip
-    yield row("POST", f"{_APP}/restore", ADMIN, apps.restore, "Make an old version the draft.",
+    yield row("POST", f"{_APP}/restore", ADMIN, apps.restore, "Restore a version as the draft.",
               app_view, request_body=inputs.VersionInput)  # fmt: skip
 
 
 def _app_run_rows(runs: AppRuns) -> Iterator[Row]:
     """Yield the routes that start and list the runs of an app."""
-    yield row("GET", f"{_APP}/form", ADMIN, runs.form, "Say what an app asks for.",
+    yield row("GET", f"{_APP}/form", ADMIN, runs.form, "Get the input form of an app.",
               Listed(app_shapes.InputForm, {"is_chat": FLAG}), query=(_DRAFT, _ROOT))  # fmt: skip
     yield row("GET", f"{_APP}/runs", ADMIN, runs.list_runs, "List an app's runs, newest first.",
               app_shapes.RunPage, query=(_STATUS, LIMIT, OFFSET))  # fmt: skip
     yield row("POST", f"{_APP}/runs", ADMIN, runs.start_run,
-              "Run an app, and send its events as they come.", EVENTS,
+              "Run an app and stream its events.", EVENTS,
               request_body=inputs.RunInput)  # fmt: skip
     yield row("POST", f"{_APP}/files", ADMIN, runs.upload,
-              "Hand in a file for runs, as a form's field 'file'.", app_shapes.UploadedFile,
+              "Upload a file for runs, as the form field 'file'.", app_shapes.UploadedFile,
               request_body=Content("multipart/form-data"), status=201, errors=(413,))  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def _conversation_rows(conversations: AppConversations) -> Iterator[Row]:
     """Yield the routes for conversations and rated messages."""
     message = Listed(app_shapes.MessageView)
     yield row("GET", f"{_APP}/conversations", ADMIN, conversations.list_conversations,
-              "List what people talked about.", Listed(app_shapes.ConversationView))  # fmt: skip
+              "List the conversations of an app.", Listed(app_shapes.ConversationView))  # fmt: skip
     yield row("GET", f"{_APP}/conversations/{{conversation}}", ADMIN, conversations.messages,
               "List a conversation's messages.", message)  # fmt: skip
     yield row(
@@ -136,7 +136,7 @@ def _conversation_rows(conversations: AppConversations) -> Iterator[Row]:
         f"{_APP}/feedback",
         ADMIN,
         conversations.feedback,
-        "List messages that people rated.",
+        "List rated messages.",
         message,
     )
 
@@ -145,12 +145,12 @@ def _annotation_rows(annotations: AppAnnotations) -> Iterator[Row]:
     """Yield the routes for annotations."""
     path, annotation_view = f"{_APP}/annotations", app_shapes.AnnotationView
     yield row("GET", path, ADMIN, annotations.listed,
-              "List answers that are given as they stand.", Listed(annotation_view),
+              "List annotations.", Listed(annotation_view),
               query=(LIMIT,))  # fmt: skip
-    yield row("POST", path, ADMIN, annotations.add, "Add an answer that is given as it stands.",
+    yield row("POST", path, ADMIN, annotations.add, "Add an annotation.",
               annotation_view, request_body=inputs.AnnotationInput, status=201)  # fmt: skip
     yield row("DELETE", f"{path}/{{annotation}}", ADMIN, annotations.remove,
-              "Remove an answer that is given as it stands.", Removed)  # fmt: skip
+              "Remove an annotation.", Removed)  # fmt: skip
 
 
 def _run_rows(runs: RunCalls) -> Iterator[Row]:
@@ -161,11 +161,9 @@ def _run_rows(runs: RunCalls) -> Iterator[Row]:
         f"{_RUN}/events",
         ADMIN,
         runs.events,
-        "Send a run's events, past ones first.",
+        "Stream a run's events, past ones first.",
         EVENTS,
-        query=(
-            Query("after", "From the event after this one's number on.", "integer"),
-        ),
+        query=(Query("after", "Number of the last received event.", "integer"),),
     )
     yield row("POST", f"{_RUN}/stop", ADMIN, runs.stop, "Stop a run.", ActionResult)
     yield row("POST", f"{_RUN}/pause", ADMIN, runs.pause, "Pause a run.", ActionResult)
@@ -174,7 +172,7 @@ def _run_rows(runs: RunCalls) -> Iterator[Row]:
         f"{_RUN}/resume",
         ADMIN,
         runs.resume,
-        "Go on with a run that was paused.",
+        "Resume a paused run.",
         ActionResult,
     )
 
@@ -185,17 +183,17 @@ def _evaluation_rows(evaluations: DatasetEvaluations) -> Iterator[Row]:
     yield row("GET", _EVALUATIONS, DEVELOPER, evaluations.listed,
               "List a dataset's evaluations, newest first.", Listed(evaluation_view))  # fmt: skip
     yield row("POST", _EVALUATIONS, DEVELOPER, evaluations.run,
-              "Ask questions whose documents are known, in each way; told as it goes, and kept.",
+              "Evaluate retrieval with labelled questions; streams the progress.",
               EVENTS, request_body=inputs.EvaluationInput)  # fmt: skip
     yield row("POST", f"{_EVALUATIONS}/questions", DEVELOPER, evaluations.write_questions,
-              "Have a model write questions, one a document.", Listed(app_shapes.QuestionView),
+              "Generate questions with a model, one per document.", Listed(app_shapes.QuestionView),
               request_body=inputs.WritingInput, changes_nothing=True)  # fmt: skip
     yield row(
         "GET",
         path,
         DEVELOPER,
         evaluations.get_evaluation,
-        "Get an evaluation, question by question.",
+        "Get an evaluation with the result of each question.",
         evaluation_view,
     )
     yield row(

@@ -98,12 +98,12 @@ class Calls:
         # Requests are stored only if the operator enabled recording.
         if explanation.request is None:
             raise InvokeBadRequestError(
-                f"what call {name!r} asked was not kept: set telemetry.record, and"
-                " calls after that can be asked again"
+                f"Request body of call {name!r} was not recorded; enable"
+                " telemetry.record to replay later calls"
             )
         if explanation.type != ModelType.LLM.value:
             raise InvokeBadRequestError(
-                f"calls of type {explanation.type!r} cannot be asked again; chats can"
+                f"calls of type {explanation.type!r} cannot be replayed; only chats can"
             )
         chat_request = msgspec.convert(explanation.request, LLMRequest, strict=False)
         # Parameters outside the common format belong to the first model's API and may

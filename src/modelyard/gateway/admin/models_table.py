@@ -29,19 +29,19 @@ from modelyard.gateway.table import (
 )
 from modelyard.runtime.usage_table import GROUPINGS
 
-_TYPE = Query("type", "A model type.")
+_TYPE = Query("type", "Only this model type.")
 _FILTERS = (
-    Query("provider", "Of this provider."),
-    Query("model", "Of this model."),
+    Query("provider", "Only this provider."),
+    Query("model", "Only this model."),
     _TYPE,
-    Query("credential", "With this credential, by its id."),
-    Query("key", "With this API key, by its id."),
-    Query("user", "Of this user."),
-    Query("call", "Of this call, by its id."),
-    Query("status", "As the ledger has it; failed for all that did not go well."),
+    Query("credential", "Only this credential id."),
+    Query("key", "Only this API key id."),
+    Query("user", "Only this user."),
+    Query("call", "Only this call id."),
+    Query("status", "Status in the ledger, or `failed` for all unsuccessful attempts."),
 )  # fmt: skip
-_BY = Query("by", f"What is added up, joined by commas: {', '.join(GROUPINGS)}.")
-_READY = Query("ready", "true for those alone that can be called now.", "boolean")
+_BY = Query("by", f"Fields to group by, comma-separated: {', '.join(GROUPINGS)}.")
+_READY = Query("ready", "true for only the models that can be called now.", "boolean")
 _ROWS = OneOf((Content("application/x-ndjson"), Content("text/csv")))
 
 
@@ -66,24 +66,30 @@ def rows(parts: AdminParts) -> Iterator[Row]:
         manage.cache_seconds,
     )
     yield row("POST", "/plan", ADMIN, plans.make,
-              "Say where a call would go now; nothing is called.", shapes.RoutingPlan,
+              "Show the routing plan of a call without calling a model.", shapes.RoutingPlan,
               request_body=PlanInput, changes_nothing=True)  # fmt: skip
     yield row("GET", "/resting", ADMIN, CooldownsRoute(manage.models.providers.health).listed,
-              "List what rests after failures, with the seconds that are left.",
+              "List deployments and credentials in cooldown, with remaining seconds.",
               shapes.CooldownsView)  # fmt: skip
     yield row("DELETE", "/cache", ADMIN, ResponseCacheRoute(parts.answers).clear,
-              "Forget the answers that may be given again.", shapes.CacheCleared)  # fmt: skip
+              "Clear the response cache.", shapes.CacheCleared)  # fmt: skip
 
 
 def _provider_rows(providers: Providers) -> Iterator[Row]:
     """Yield the routes of providers."""
     yield row("GET", "/providers", ADMIN, providers.listed,
-              "List providers, and what is set up of them.",
+              "List providers and their configuration.",
               Listed(shapes.ProviderView))  # fmt: skip
-    yield row("GET", "/providers/{id}", ADMIN, providers.get_provider,
-              "Get a provider, with its form and its models.", shapes.ProviderDetail)  # fmt: skip
+    yield row(
+        "GET",
+        "/providers/{id}",
+        ADMIN,
+        providers.get_provider,
+        "Get a provider with its credential form and models.",
+        shapes.ProviderDetail,
+    )
     yield row("POST", "/providers/{id}/check", ADMIN, providers.check,
-              "Ask a provider whether a filled-in form works; nothing is kept.",
+              "Validate credentials with the provider; nothing is stored.",
               shapes.CredentialCheck, request_body=FormInput, changes_nothing=True)  # fmt: skip
 
 
@@ -94,11 +100,11 @@ def _weights_rows(weights: Weights) -> Iterator[Row]:
         "/weights",
         ADMIN,
         weights.listed,
-        "List local models' files.",
+        "List the files of local models.",
         Listed(shapes.WeightsView),
     )
     yield row("POST", "/weights/{id}/pull", ADMIN, weights.pull,
-              "Fetch a local model's files, told as it goes.", EVENTS)  # fmt: skip
+              "Download a local model's files; streams the progress.", EVENTS)  # fmt: skip
     yield row(
         "DELETE",
         "/weights/{id}",
@@ -112,23 +118,23 @@ def _weights_rows(weights: Weights) -> Iterator[Row]:
 def _usage_rows(usage: Usage, latency: Latency) -> Iterator[Row]:
     """Yield the routes of usage and latency."""
     span = {"since": NUMBER, "until": NUMBER}
-    yield row("GET", "/usage", VIEWER, usage.sums, "Add up what was used.",
+    yield row("GET", "/usage", VIEWER, usage.sums, "Sum up usage and cost.",
               Listed(shapes.UsageSum, span), query=(_BY, *SPAN))  # fmt: skip
     yield row("GET", "/usage/rows", VIEWER, usage.rows,
               "Export every attempt, as JSON lines or CSV.", _ROWS,
               query=(Query("format", "jsonl or csv."), *SPAN))  # fmt: skip
     yield row("GET", "/latency", VIEWER, latency.percentiles,
-              "List how long calls took, in percentiles by model.", Listed(shapes.Percentiles),
+              "List latency percentiles by model.", Listed(shapes.Percentiles),
               query=SPAN)  # fmt: skip
 
 
 def _call_rows(calls: Calls) -> Iterator[Row]:
     """Yield the routes of recorded calls."""
     yield row("GET", "/calls", VIEWER, calls.list_attempts,
-              "List attempts at calls, newest first.", shapes.CallPage,
+              "List call attempts, newest first.", shapes.CallPage,
               query=(*SPAN, LIMIT, OFFSET, *_FILTERS))  # fmt: skip
-    yield row("GET", "/calls/{id}", VIEWER, calls.explain, "Explain why a call went where it went.",
+    yield row("GET", "/calls/{id}", VIEWER, calls.explain, "Show the routing decisions of a call.",
               shapes.Explanation)  # fmt: skip
     yield row("POST", "/calls/{id}/replay", DEVELOPER, calls.replay,
-              "Ask a recorded chat again, of another model.", shapes.ReplayResult,
+              "Repeat a recorded chat with another model.", shapes.ReplayResult,
               request_body=ReplayInput, changes_nothing=True)  # fmt: skip

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from modelyard.base import cpu_work
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
@@ -16,6 +18,7 @@ from modelyard.workflow.apps import AppRecord, Apps
 from modelyard.workflow.dsl import App, loads
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import (
+    Node,
     NodeContext,
     NodeError,
     NodePaused,
@@ -58,22 +61,38 @@ class NodeTests:
         app = await cpu_work.run_in_thread(
             loads, required_field(body, "file", str), name=app_record.name
         )
-        name, inputs = (
-            required_field(body, "node", str),
-            optional_field(body, "inputs", dict) or {},
-        )
+        name = required_field(body, "node", str)
+        inputs = optional_field(body, "inputs", dict) or {}
         node = next(
             (candidate for candidate in app.nodes if candidate.id == name), None
         )
         if node is None:
             raise NotFoundError(f"the file has no node {name!r}", code="node_not_found")
+        context = self._context(
+            app, app_record, node_id=name, inputs=inputs, user=request.caller.user
+        )
+        started_at = self.clock.monotonic()
+        result = await _result_of(node, context)
+        duration_ms = round((self.clock.monotonic() - started_at) * 1000, 1)
+        return msgspec.structs.replace(result, ms=duration_ms)
+
+    def _context(
+        self,
+        app: App,
+        app_record: AppRecord,
+        *,
+        node_id: str,
+        inputs: Mapping[str, Any],
+        user: str | None,
+    ) -> NodeContext:
+        """Return the context in which the node runs."""
         # The run has a record, because services are made for one, but the record is not
         # stored.
         record = RunRecord(
             tenant=app_record.tenant,
             id=new_run_id(),
             app=app_record.id,
-            user=request.caller.user or USER,
+            user=user or USER,
         )
         pool = _pool(app, inputs)
         run = RunContext(
@@ -86,53 +105,52 @@ class NodeTests:
         )
         # The callbacks discard all events: only the final result of the node is
         # returned.
-        context = NodeContext(
+        return NodeContext(
             run=run,
             pool=pool,
-            key=name,
+            key=node_id,
             execution_id=record.id,
             idempotency_key=record.id,
             emit=lambda event: None,
             stream=lambda name, text, is_last: None,
             reason=lambda text, is_last: None,
         )
-        started_at = self.clock.monotonic()
 
-        def test_result(status: str, error: str = "", **details: Any) -> NodeTest:
-            """Return the result of the test, with its duration."""
-            values = {key: _plain(value) for key, value in details.items()}
-            ms = round((self.clock.monotonic() - started_at) * 1000, 1)
-            return NodeTest(
-                status=status,
-                error=error,
-                ms=ms,
-                inputs=values.get("inputs") or {},
-                outputs=values.get("outputs") or {},
-                process_data=values.get("process_data") or {},
-            )
 
-        # A node that fails or pauses is a normal test result, not an HTTP error.
-        try:
-            result = await node.run(context)
-        except NodeError as error:
-            return test_result(
-                "failed",
-                str(error),
-                inputs=error.inputs,
-                process_data=error.process_data,
-            )
-        except NodePaused:
-            return test_result(
-                "paused", "it waits for somebody: run the whole workflow to answer it"
-            )
-        except WorkflowError as error:
-            return test_result("failed", str(error))
-        return test_result(
-            "succeeded",
-            inputs=result.inputs,
-            outputs=result.outputs,
-            process_data=result.process_data,
+async def _result_of(node: Node, context: NodeContext) -> NodeTest:
+    """Run a node and return its result, without the duration. A node that fails or
+    pauses is a normal test result, not an HTTP error."""
+    try:
+        result = await node.run(context)
+    except NodeError as error:
+        return _node_test(
+            "failed", str(error), inputs=error.inputs, process_data=error.process_data
         )
+    except NodePaused:
+        return _node_test(
+            "paused", "the node waits for input: run the complete workflow to submit it"
+        )
+    except WorkflowError as error:
+        return _node_test("failed", str(error))
+    return _node_test(
+        "succeeded",
+        inputs=result.inputs,
+        outputs=result.outputs,
+        process_data=result.process_data,
+    )
+
+
+def _node_test(status: str, error: str = "", **details: Any) -> NodeTest:
+    """Return the result of a test; `details` are its inputs, outputs and process data."""
+    values = {key: _plain(value) for key, value in details.items()}
+    return NodeTest(
+        status=status,
+        error=error,
+        ms=0.0,
+        inputs=values.get("inputs") or {},
+        outputs=values.get("outputs") or {},
+        process_data=values.get("process_data") or {},
+    )
 
 
 def _pool(app: App, inputs: Mapping[str, Any]) -> VariablePool:
@@ -143,13 +161,15 @@ def _pool(app: App, inputs: Mapping[str, Any]) -> VariablePool:
     """
     try:
         pool = pool_for(app, "", {}, {})
-    except ModelyardError:  # the start asks for what a test of one node need not have
+    except ModelyardError:
+        # The start node requires inputs that a test of another node need not have.
         pool = VariablePool()
     for name, value in inputs.items():
         node, dot, variable = name.partition(".")
         if not dot:
             raise InvokeBadRequestError(
-                f"{name!r} must read 'node.variable'", param="inputs"
+                f"input name {name!r} must have the form 'node.variable'",
+                param="inputs",
             )
         pool.put(node, variable, from_object(value))
     return pool

@@ -25,7 +25,14 @@ from modelyard.gateway.admin.requests import tenant_of
 from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.entities import I18nObject
-from modelyard.plugins.declaration import Field, Identity, Parameter, Part
+from modelyard.plugins.declaration import (
+    Declaration,
+    Field,
+    Identity,
+    Parameter,
+    Part,
+    TriggerProvider,
+)
 from modelyard.tenant_plugins.plugins import Plugins
 from modelyard.tenant_plugins.subscriptions import PluginSubscriptions
 from modelyard.workflow.nodes import node_class, node_types
@@ -43,7 +50,7 @@ _BUILTIN_PARAMETERS = (
     ("tools", "array[tools]", False, None, "Tools", "工具"),
     ("instruction", "string", False, None, "Instruction", "指令"),
     ("query", "string", True, None, "Query", "查询"),
-    ("maximum_iterations", "number", False, 10, "Rounds at most", "最多轮数"),
+    ("maximum_iterations", "number", False, 10, "Maximum rounds", "最多轮数"),
 )
 """Parameters of the built-in strategies: (name, type, required, default, English label,
 Chinese label)."""
@@ -89,64 +96,59 @@ class NodeComponentsRoute:
 
         Raises NotFoundError for a tenant that the caller may not access.
         """
-        events: list[ComponentView] = []
-        # The built-in strategies come first.
-        strategies = [_builtin_strategy(name) for name in STRATEGIES]
-        datasources: list[ComponentView] = []
-        providers: list[TriggerProviderView] = []
-        for installed in self.plugins.installed(tenant_of(request)):
-            plugin, declaration = installed.plugin_id, installed.declaration
-            if (trigger := declaration.trigger) is not None:
-                provider = f"{plugin}/{trigger.identity.name}"
-                events += [
-                    _component(provider, plugin, event) for event in trigger.events
-                ]
-                # Only providers with a constructor can create subscriptions from a
-                # form.
-                constructor = trigger.subscription_constructor
-                providers.append(
-                    TriggerProviderView(
-                        provider=provider,
-                        plugin=plugin,
-                        label=_label(trigger.identity.label, trigger.identity.name),
-                        parameters=(
-                            [
-                                _parameter(parameter)
-                                for parameter in constructor.parameters
-                            ]
-                            if constructor
-                            else []
-                        ),
-                        credentials=(
-                            [
-                                _field(credential_field)
-                                for credential_field in constructor.credentials_schema
-                            ]
-                            if constructor
-                            else []
-                        ),
-                    )
-                )
-            if (agent := declaration.agent_strategy) is not None:
-                strategies += [
-                    _component(f"{plugin}/{agent.identity.name}", plugin, strategy)
-                    for strategy in agent.strategies
-                ]
-            # All datasources of one plugin provider have the same type.
-            if (source := declaration.datasource) is not None:
-                name = f"{plugin}/{source.identity.name}"
-                datasources += [
-                    _component(name, plugin, datasource, source.provider_type)
-                    for datasource in source.datasources
-                ]
-        return json_reply(
-            NodeComponents(
-                events=events,
-                strategies=strategies,
-                datasources=datasources,
-                trigger_providers=providers,
-            )
+        components = NodeComponents(
+            events=[],
+            # The built-in strategies come first.
+            strategies=[_builtin_strategy(name) for name in STRATEGIES],
+            datasources=[],
+            trigger_providers=[],
         )
+        for installed in self.plugins.installed(tenant_of(request)):
+            _add_components(components, installed.plugin_id, installed.declaration)
+        return json_reply(components)
+
+
+def _add_components(
+    components: NodeComponents, plugin: str, declaration: Declaration
+) -> None:
+    """Add what one plugin declares to `components`."""
+    if (trigger := declaration.trigger) is not None:
+        provider = f"{plugin}/{trigger.identity.name}"
+        components.events.extend(
+            _component(provider, plugin, event) for event in trigger.events
+        )
+        components.trigger_providers.append(
+            _trigger_provider(provider, plugin, trigger)
+        )
+    if (agent := declaration.agent_strategy) is not None:
+        provider = f"{plugin}/{agent.identity.name}"
+        components.strategies.extend(
+            _component(provider, plugin, strategy) for strategy in agent.strategies
+        )
+    # All datasources of one plugin provider have the same type.
+    if (source := declaration.datasource) is not None:
+        provider = f"{plugin}/{source.identity.name}"
+        components.datasources.extend(
+            _component(provider, plugin, datasource, source.provider_type)
+            for datasource in source.datasources
+        )
+
+
+def _trigger_provider(
+    provider: str, plugin: str, trigger: TriggerProvider
+) -> TriggerProviderView:
+    """Return the view of a trigger provider, with the fields of its subscription form."""
+    # Only providers with a constructor can create subscriptions from a form.
+    constructor = trigger.subscription_constructor
+    parameters = constructor.parameters if constructor else ()
+    credentials = constructor.credentials_schema if constructor else ()
+    return TriggerProviderView(
+        provider=provider,
+        plugin=plugin,
+        label=_label(trigger.identity.label, trigger.identity.name),
+        parameters=[_parameter(parameter) for parameter in parameters],
+        credentials=[_field(credential_field) for credential_field in credentials],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,12 @@ from modelyard.gateway.table import ADMIN, DEVELOPER, Content, Listed, Query, Ro
 from modelyard.tools.entities import ToolEntity
 
 _UNSIGNED = (
-    Query(
-        "unsigned", "true where the operator says that the package need not be signed."
-    ),
+    Query("unsigned", "true to accept a package without a trusted signature."),
 )
 _TOOLS, _PROVIDERS = "/admin/tools", "/admin/tool-providers"
 _KIND = Query(
     "kind",
-    "builtin, plugin, api, mcp, workflow, dataset-retrieval, agent or function; all without it.",
+    "builtin, plugin, api, mcp, workflow, dataset-retrieval, agent or function; all if omitted.",
 )
 
 
@@ -57,31 +55,31 @@ def _plugin_rows(plugins: InstalledPlugins) -> Iterator[Row]:
         "/plugins",
         ADMIN,
         plugins.listed,
-        "List plugins, and what they take.",
+        "List plugins and their resource usage.",
         plugin_shapes.PluginsView,
     )
     yield row(
         "GET", "/plugins/{id}", ADMIN, plugins.get_plugin, "Get a plugin.", plugin_view
     )
     yield row("PATCH", "/plugins/{id}", ADMIN, plugins.grant,
-              "Say what a plugin may ask its host for.", plugin_view,
+              "Set a plugin's permissions.", plugin_view,
               request_body=inputs.GrantInput)  # fmt: skip
     yield row(
         "DELETE",
         "/plugins/{id}",
         ADMIN,
         plugins.remove,
-        "Remove a plugin and what it kept.",
+        "Remove a plugin and its data.",
         Removed,
     )
-    yield row("GET", "/plugins/{id}/logs", ADMIN, plugins.logs, "List what a plugin said lately.",
+    yield row("GET", "/plugins/{id}/logs", ADMIN, plugins.logs, "List a plugin's recent log lines.",
               Listed(plugin_shapes.LogLine))  # fmt: skip
     yield row(
         "GET",
         "/plugins/{id}/icon",
         ADMIN,
         plugins.icon,
-        "Get a plugin's picture.",
+        "Get a plugin's icon.",
         Content("image/*"),
     )
 
@@ -92,7 +90,7 @@ def _installation_rows(
     """Yield the routes that install plugins."""
     task = plugin_shapes.InstallTask
     yield row("POST", "/plugins", ADMIN, installations.upload,
-              "Install a package, sent as it is.", task,
+              "Install a package sent as the request body.", task,
               request_body=Content("application/octet-stream"), status=201,
               query=_UNSIGNED)  # fmt: skip
     yield row("POST", "/plugins/market", ADMIN, installations.fetch,
@@ -103,23 +101,23 @@ def _installation_rows(
         "/plugins/tasks/{id}",
         ADMIN,
         installations.progress,
-        "Say how far an installation is.",
+        "Get the progress of an installation.",
         task,
     )
     # The market lists the same plugins for all tenants, so this row has no `tenant`
     # parameter.
     yield Row(method="GET", path=f"{PREFIX}/market", auth=ADMIN, handler=market.search,
-              summary="List what markets offer.", answer=Listed(plugin_shapes.MarketPlugin),
-              query=(Query("q", "Words to find."),))  # fmt: skip
+              summary="Search the plugins of markets.", answer=Listed(plugin_shapes.MarketPlugin),
+              query=(Query("q", "Search words."),))  # fmt: skip
 
 
 def _node_component_rows(parts: NodeComponentsRoute) -> Iterator[Row]:
     """Yield the routes of node types and node components."""
     yield global_row("GET", "/nodes", DEVELOPER, NodeTypes().listed,
-                      "List node types, with a schema of what each is told.",
+                      "List node types with the JSON schemas of their data.",
                       Listed(app_shapes.NodeTypeView))  # fmt: skip
     yield row("GET", "/node-parts", DEVELOPER, parts.listed,
-              "List what plugins give nodes to work with.",
+              "List the node components that plugins provide.",
               app_shapes.NodeComponents)  # fmt: skip
 
 
@@ -127,16 +125,16 @@ def _subscription_rows(subscriptions: Subscriptions) -> Iterator[Row]:
     """Yield the routes of trigger subscriptions."""
     subscription_view = app_shapes.SubscriptionView
     yield row("GET", "/subscriptions", ADMIN, subscriptions.listed,
-              "List what trigger plugins listen to.", Listed(subscription_view))  # fmt: skip
+              "List trigger subscriptions.", Listed(subscription_view))  # fmt: skip
     yield row("POST", "/subscriptions", ADMIN, subscriptions.add,
-              "Have a trigger plugin's provider tell what happens there.", subscription_view,
+              "Subscribe to the events of a trigger provider.", subscription_view,
               request_body=inputs.SubscriptionInput, status=201)  # fmt: skip
     yield row(
         "DELETE",
         "/subscriptions/{id}",
         ADMIN,
         subscriptions.remove,
-        "Listen to it no longer.",
+        "Remove a trigger subscription.",
         Removed,
     )
 
@@ -144,10 +142,10 @@ def _subscription_rows(subscriptions: Subscriptions) -> Iterator[Row]:
 def _oauth_rows(clients: OAuthSetup) -> Iterator[Row]:
     """Yield the routes that prepare OAuth connections."""
     yield row("POST", "/oauth/clients", ADMIN, clients.set_client,
-              "Set this server up as a provider's client.", plugin_shapes.CreatedOAuthClient,
+              "Store the OAuth client settings of a provider.", plugin_shapes.CreatedOAuthClient,
               request_body=inputs.ClientInput, status=201)  # fmt: skip
     yield row("POST", "/oauth/connections", ADMIN, clients.connect,
-              "Get where a person connects an account.", plugin_shapes.ConnectionStart,
+              "Get the authorization URL for connecting an account.", plugin_shapes.ConnectionStart,
               request_body=inputs.ConnectionInput, status=201)  # fmt: skip
 
 
@@ -155,7 +153,7 @@ def _tool_rows(tools: ToolsRoute) -> Iterator[Row]:
     """Yield the routes of tools. Their paths have no version, unlike the rest of the
     admin API."""
     yield Row(method="GET", path=_TOOLS, auth=DEVELOPER, handler=tools.listed, query=(_KIND,),
-              summary="List the tools that models may be given.",
+              summary="List the available tools.",
               answer=Listed(ToolEntity))  # fmt: skip
     yield Row(method="POST", path=f"{_TOOLS}/call", auth=DEVELOPER, handler=tools.call,
               takes=inputs.ToolCallInput, summary="Try a tool.",
@@ -173,10 +171,10 @@ def _tool_provider_rows(providers: ToolProvidersRoute) -> Iterator[Row]:
               summary="Add an API, an MCP server or an extension.", answer=detail,
               status=201)  # fmt: skip
     yield Row(method="GET", path=path, auth=ADMIN, handler=providers.get_provider, answer=detail,
-              summary="Get a tool provider, with what it offers.")  # fmt: skip
+              summary="Get a tool provider with its tools.")  # fmt: skip
     yield Row(method="DELETE", path=path, auth=ADMIN, handler=providers.remove, status=204,
               summary="Remove a tool provider.")  # fmt: skip
     yield Row(method="POST", path=f"{path}/refresh", auth=ADMIN, handler=providers.refresh,
               takes=inputs.RefreshInput, needs_body=False,
               answer=plugin_shapes.RefreshedToolProvider,
-              summary="Show what changed at a tool provider, or take it.")  # fmt: skip
+              summary="Show the changes of a tool provider, or apply them.")  # fmt: skip

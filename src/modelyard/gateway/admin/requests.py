@@ -86,7 +86,7 @@ def time_range(request: Request) -> tuple[float, float]:
         until = float(request.query("until") or current_time + 1)
     except ValueError:
         raise InvokeBadRequestError(
-            "'since' and 'until' are seconds since 1970", param="since"
+            "'since' and 'until' must be Unix times in seconds", param="since"
         ) from None
     return since, until
 
@@ -98,7 +98,7 @@ def model_type(text: str) -> ModelType:
     """
     if text not in {*ModelType}:
         raise InvokeBadRequestError(
-            f"'type' is one of {', '.join(ModelType)}, not {text!r}", param="type"
+            f"'type' must be one of {', '.join(ModelType)}, not {text!r}", param="type"
         )
     return ModelType(text)
 

@@ -27,14 +27,14 @@ _CREATED_VIEWS: Mapping[str, type[Any]] = {**_VIEWS, "key": shapes.CreatedKey}
 _LABELS: Mapping[str, tuple[str, str]] = {
     "user": ("a user", "users"),
     "key": ("an API key", "API keys"),
-    "credential": ("a provider's credential", "providers' credentials"),
-    "model": ("a model beyond the catalogue's", "models beyond the catalogue's"),
+    "credential": ("a provider credential", "provider credentials"),
+    "model": ("a custom model", "custom models"),
     "route": ("a route", "routes"),
     "limit": ("a limit", "limits"),
     "default": ("a default model", "default models"),
 }
 """Resource type → its label in a sentence, singular and plural."""
-_PAGE = (LIMIT, Query("after", "From the name after this one on."))
+_PAGE = (LIMIT, Query("after", "Return items after this name."))
 
 
 def rows(admin: Administration) -> Iterator[Row]:
@@ -70,14 +70,14 @@ def _collection_rows(
         path,
         ADMIN,
         collection.create,
-        f"Make {single}.",
+        f"Create {single}.",
         _CREATED_VIEWS[resource_type],
         request_body=NEW[resource_type],
         status=201,
     )
     yield row("GET", resource_path, ADMIN, collection.get, f"Get {single}.", view)
     yield row("PATCH", resource_path, ADMIN, collection.change,
-              f"Change {single}; what is not sent stays.", view,
+              f"Change {single}; omitted fields stay unchanged.", view,
               request_body=CHANGES[resource_type])  # fmt: skip
     yield row(
         "DELETE",
@@ -92,9 +92,9 @@ def _collection_rows(
 def _key_rows(keys: Keys) -> Iterator[Row]:
     """Yield the routes that revoke and rotate API keys."""
     yield row("POST", "/keys/{id}/revoke", ADMIN, keys.revoke,
-              "Take an API key out of service; its row stays.", shapes.KeyView)  # fmt: skip
+              "Revoke an API key; its record is retained.", shapes.KeyView)  # fmt: skip
     yield row("POST", "/keys/{id}/rotate", ADMIN, keys.rotate,
-              "Put a new API key in an old one's place.", shapes.CreatedKey,
+              "Replace an API key by a new one.", shapes.CreatedKey,
               request_body=RotationInput, needs_body=False, status=201)  # fmt: skip
 
 
@@ -102,21 +102,21 @@ def _tenant_rows(tenants: Tenants) -> Iterator[Row]:
     """Yield the routes of tenants."""
     path, tenant_view = "/tenants/{id}", shapes.TenantView
     yield global_row("GET", "/tenants", ADMIN, tenants.listed,
-                     "List tenants; without being an operator, one's own.",
+                     "List tenants; callers who are not operators see only their own.",
                      Listed(tenant_view, {"has_more": FLAG}))  # fmt: skip
     yield global_row(
         "POST",
         "/tenants",
         OWNER,
         tenants.create,
-        "Make a tenant.",
+        "Create a tenant.",
         tenant_view,
         request_body=NEW["tenant"],
         status=201,
     )
     yield global_row("GET", path, ADMIN, tenants.get, "Get a tenant.", tenant_view)
     yield global_row("PATCH", path, OWNER, tenants.change,
-                     "Change a tenant; what is not sent stays.", tenant_view,
+                     "Change a tenant; omitted fields stay unchanged.", tenant_view,
                      request_body=CHANGES["tenant"])  # fmt: skip
     yield global_row(
         "DELETE", path, OWNER, tenants.remove, "Remove a tenant.", shapes.Removed

@@ -88,7 +88,8 @@ class PlanRoute:
         Raises InvokeBadRequestError, NotFoundError.
         """
         body = await request.json()
-        name, tenant = required_field(body, "model", str), tenant_of(request)
+        name = required_field(body, "model", str)
+        tenant = tenant_of(request)
         if len(name) > _MAX_NAME_LENGTH:
             raise invalid_field("model", name, f"at most {_MAX_NAME_LENGTH} characters")
         # An alias implies the model type.
@@ -96,10 +97,8 @@ class PlanRoute:
             optional_field(body, "type", str) or "llm"
         )
         instance = self.models.find(Caller(tenant=tenant), name, requested_type)
-        user, key = (
-            optional_field(body, "user", str) or "",
-            optional_field(body, "key", str) or "",
-        )
+        user = optional_field(body, "user", str) or ""
+        key = optional_field(body, "key", str) or ""
         invocation = Invocation(
             tenant=tenant,
             provider=instance.provider,
@@ -108,18 +107,35 @@ class PlanRoute:
             request=None,
             route=instance.route,
         )
+        groups = self._groups(invocation)
+        limits = await self._limits(Subject(tenant, key, user, instance.name))
+        return json_reply(
+            RoutingPlan(
+                asked_for=name,
+                model=instance.name,
+                type=requested_type,
+                route=instance.route,
+                groups=groups,
+                limits=limits,
+                cache_seconds=self.cache_seconds(tenant, instance.route),
+            )
+        )
+
+    def _groups(self, invocation: Invocation) -> list[RoutingTier]:
+        """Return the views of the routing groups of a call, in the order in which they
+        are tried."""
         plan = self.models.providers.plan(invocation)
-        first = "route" if instance.route else "model"
+        first = "route" if invocation.route else "model"
         # The first group is what the caller named; all others are tried only after it
         # fails.
-        groups = [
+        return [
             self._group(first if index == 0 else "failover", manager)
             for index, manager in enumerate(plan.groups)
         ]
-        subject, current_time = (
-            Subject(tenant, key, user, instance.name),
-            self.clock.time(),
-        )
+
+    async def _limits(self, subject: Subject) -> list[AppliedLimit]:
+        """Return the limits that apply to a call, with the amounts that are used."""
+        current_time = self.clock.time()
         applied = self.applicable_limits(subject)
         # Charge nothing: only the names of the counters are needed, to read their
         # levels.
@@ -128,27 +144,17 @@ class PlanRoute:
             for applied_limit in applied
         ]
         levels = await self.counters.levels(names)
-        return json_reply(
-            RoutingPlan(
-                asked_for=name,
-                model=instance.name,
-                type=requested_type,
-                route=instance.route,
-                groups=groups,
-                limits=[
-                    AppliedLimit(
-                        name=applied_limit.name,
-                        unit=applied_limit.limit.unit,
-                        amount=applied_limit.limit.amount,
-                        window=applied_limit.limit.window,
-                        # A limit whose counter has no level yet is reported as unknown.
-                        used=_used(levels.get(counter), applied_limit.limit.unit),
-                    )
-                    for applied_limit, counter in zip(applied, names, strict=True)
-                ],
-                cache_seconds=self.cache_seconds(tenant, instance.route),
+        return [
+            AppliedLimit(
+                name=applied_limit.name,
+                unit=applied_limit.limit.unit,
+                amount=applied_limit.limit.amount,
+                window=applied_limit.limit.window,
+                # A limit whose counter has no level yet is reported as unknown.
+                used=_used(levels.get(counter), applied_limit.limit.unit),
             )
-        )
+            for applied_limit, counter in zip(applied, names, strict=True)
+        ]
 
     def _group(self, reason: Any, manager: LBModelManager) -> RoutingTier:
         """Return the view of one routing group with the current state of its
@@ -161,9 +167,9 @@ class PlanRoute:
             deployments=[
                 PlannedDeployment(
                     model=f"{deployment.provider}/{deployment.model}",
-                    credential=deployment.credential.name
-                    if deployment.credential
-                    else "",
+                    credential=(
+                        deployment.credential.name if deployment.credential else ""
+                    ),
                     weight=deployment.weight,
                     priority=deployment.priority,
                     resting_seconds=longest_cooldown([health.wait(deployment)]),
@@ -179,41 +185,44 @@ class PlanRoute:
 def _used(level: float | None, unit: str) -> float | None:
     """Return the used amount of a limit in its own unit. Costs are counted in
     billionths."""
-    return None if level is None else level / 1e9 if unit == "cost" else level
+    if level is None:
+        return None
+    return level / 1e9 if unit == "cost" else level
 
 
 def _traffic_fractions(manager: LBModelManager) -> dict[str, float]:
     """Return the fraction of new calls that each available deployment would get, from 0
     to 1."""
-    free: Sequence[Deployment] = [
+    available = [
         deployment
         for deployment in manager.deployments
         if manager.health.wait(deployment) <= 0
     ]
     # All deployments are in cooldown.
-    if not free:
+    if not available:
         return {}
     # A lower number is a higher priority; others are used only if none of these is
     # available.
-    first = min(deployment.priority for deployment in free)
-    free = [deployment for deployment in free if deployment.priority == first]
+    candidates = _with_lowest(lambda deployment: deployment.priority, available)
     match manager.strategy:
         case "weighted":
-            total = sum(deployment.weight for deployment in free) or 1.0
-            return {deployment.id: deployment.weight / total for deployment in free}
+            total = sum(deployment.weight for deployment in candidates) or 1.0
+            return {
+                deployment.id: deployment.weight / total for deployment in candidates
+            }
         case "lowest_cost":
-            lowest_price = min(deployment.price for deployment in free)
-            free = [
-                deployment for deployment in free if deployment.price == lowest_price
-            ]
+            candidates = _with_lowest(lambda deployment: deployment.price, candidates)
         case "least_in_flight":
-            fewest = min(manager.health.in_flight(deployment) for deployment in free)
-            free = [
-                deployment
-                for deployment in free
-                if manager.health.in_flight(deployment) == fewest
-            ]
+            candidates = _with_lowest(manager.health.in_flight, candidates)
         case _:
             pass
     # All other strategies divide calls evenly among the deployments that remain.
-    return {deployment.id: 1 / len(free) for deployment in free}
+    return {deployment.id: 1 / len(candidates) for deployment in candidates}
+
+
+def _with_lowest(
+    measure: Callable[[Deployment], Any], deployments: Sequence[Deployment]
+) -> list[Deployment]:
+    """Return the deployments whose measure is the lowest of all."""
+    lowest = min(map(measure, deployments))
+    return [deployment for deployment in deployments if measure(deployment) == lowest]

@@ -7,15 +7,15 @@ from modelyard.gateway.table import Answered, Auth, Body, Query, Row
 
 PREFIX = "/admin/v1"
 Handler = Callable[[Request], Awaitable[Answered]]
-LIMIT = Query("limit", "How many, 1 to 1,000.", "integer")
-OFFSET = Query("offset", "From this one on.", "integer")
+LIMIT = Query("limit", "Page size, 1 to 1,000.", "integer")
+OFFSET = Query("offset", "Number of items to skip.", "integer")
 SPAN = (
-    Query(
-        "since", "Seconds since 1970; thirty days ago where nothing is said.", "number"
-    ),
-    Query("until", "Seconds since 1970; now where nothing is said.", "number"),
+    Query("since", "Start, in Unix seconds. Default: thirty days ago.", "number"),
+    Query("until", "End, in Unix seconds. Default: now.", "number"),
 )
-_TENANT = Query("tenant", "Another tenant's, for the default tenant's owner.")
+_TENANT = Query(
+    "tenant", "Tenant to act on; another one only for the default tenant's owner."
+)
 
 
 def row(

@@ -185,7 +185,9 @@ class SettingsFile:
 def _check_operator(request: Request) -> None:
     """Raise NotFoundError if the caller is not an operator."""
     if not request.caller.is_operator:
-        raise NotFoundError("the settings are the operator's", code="unknown_url")
+        raise NotFoundError(
+            "only an operator may access the settings", code="unknown_url"
+        )
 
 
 @dataclass(frozen=True, slots=True)

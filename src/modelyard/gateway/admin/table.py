@@ -52,14 +52,14 @@ def _server_rows(manage: AdminDependencies) -> Iterator[Row]:
         "/about",
         VIEWER,
         ServerAboutRoute(manage).show,
-        "Say what runs here.",
+        "Get version and state of the server.",
         shapes.About,
     )
     yield global_row("GET", "/settings", OWNER, settings.show,
-                     "Get the settings' file, without its secrets.",
+                     "Get the settings file without its secrets.",
                      shapes.SettingsView)  # fmt: skip
     yield global_row("PUT", "/settings", OWNER, settings.write,
-                     "Write the settings' file; it is checked first.", shapes.SettingsView,
+                     "Validate and write the settings file.", shapes.SettingsView,
                      request_body=inputs.SettingsInput)  # fmt: skip
     # One instance serves all clients; each stream polls the shared in-memory state.
     news = ChangeNotifications(
@@ -70,6 +70,6 @@ def _server_rows(manage: AdminDependencies) -> Iterator[Row]:
         "/live",
         VIEWER,
         news.stream,
-        "Send a line whenever something is new.",
+        "Stream an event for each change.",
         EVENTS,
     )

@@ -124,7 +124,7 @@ class ToolProvidersRoute:
         }
         if provider_type not in adders:
             raise InvokeBadRequestError(
-                f"type {provider_type[:40]!r} is none; api, mcp and extension are",
+                f"type {provider_type[:40]!r} is unknown; expected api, mcp or extension",
                 param="type",
             )
         row, offered = await adders[provider_type](tenant, name, body)
@@ -236,7 +236,7 @@ def _parse_refresh(data: bytes) -> tuple[bool | str, list[str]]:
     accept = body.get("accept") or False
     if not isinstance(accept, bool | str):
         raise invalid_field(
-            "accept", accept, "true, or the digest of the changes that were shown"
+            "accept", accept, "true, or the digest of the displayed changes"
         )
     confirmed = body.get("confirm_origin") or []
     origins = [confirmed] if isinstance(confirmed, str) else confirmed
@@ -244,7 +244,7 @@ def _parse_refresh(data: bytes) -> tuple[bool | str, list[str]]:
         isinstance(origin, str) for origin in origins
     ):
         raise invalid_field(
-            "confirm_origin", confirmed, "the address of a server, or a list of them"
+            "confirm_origin", confirmed, "the origin of a server, or a list of origins"
         )
     return accept, origins
 

@@ -36,7 +36,7 @@ class Usage:
         ]
         if not by or set(by) - set(GROUPINGS):
             raise InvokeBadRequestError(
-                f"'by' takes {', '.join(GROUPINGS)}", param="by"
+                f"'by' must list some of {', '.join(GROUPINGS)}", param="by"
             )
         since, until = time_range(request)
         tenant = tenant_of(request)
@@ -52,7 +52,7 @@ class Usage:
         tenant = tenant_of(request)
         output_format = request.query("format") or "jsonl"
         if output_format not in ("jsonl", "csv"):
-            raise InvokeBadRequestError("'format' is jsonl or csv", param="format")
+            raise InvokeBadRequestError("'format' must be jsonl or csv", param="format")
         pages = self.table.export(tenant, since=since, until=until)
         content_type = (
             b"text/csv; charset=utf-8"

@@ -65,7 +65,8 @@ class Weights:
             ),
             None,
         )
-        if local is None:  # switched off
+        # Local models are disabled.
+        if local is None:
             return []
         # A model can have several types, for example embedding and rerank, with the
         # same files.
@@ -99,12 +100,12 @@ def _requested_model(request: Request) -> str:
     """
     if not request.caller.is_operator:
         raise NotFoundError(
-            "local models are the operator's to fetch and remove", code="unknown_url"
+            "only an operator may download or remove local models", code="unknown_url"
         )
     name, models = request.names["id"], manifest().models
     if name not in models:
         raise NotFoundError(
-            f"{name!r} is no local model; {suggestion(name, models)}",
+            f"{name!r} is not a local model; {suggestion(name, models)}",
             code="model_not_found",
         )
     return name

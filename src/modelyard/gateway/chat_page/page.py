@@ -21,12 +21,13 @@ from modelyard.workflow.apps import Apps
 _PAGE = "chat.html"
 _EMBED = "embed.js"
 _ORIGIN = re.compile(r"https?://[\w.*-]+(:\d{1,5}|:\*)?")
-_NOT_FOUND_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Not here</title>
-<h1>This page is not here.</h1><p>Its app was taken back, or the address is wrong.</p>
+_NOT_FOUND_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<title>Page not found</title>
+<h1>Page not found</h1><p>The app was unpublished, or the address is wrong.</p>
 <p lang="zh">此页面不存在。</p></html>"""
-_NOT_BUILT_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Not built</title>
-<h1>This page is not built here.</h1><p>Whoever runs this server builds it once by <code>make console</code>, with
-Node 20 or newer. Programs reach the app without it.</p>
+_NOT_BUILT_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Page not built</title>
+<h1>Page not built</h1><p>The operator of this server builds it with <code>make console</code> (Node 20 or newer).
+The API of the app works without it.</p>
 <p lang="zh">此服务器尚未构建这个页面。</p></html>"""  # noqa: E501
 
 

@@ -45,13 +45,13 @@ def api(
             summary="Get the page of an app."),
         Row(method="GET", path="/chat/-/{asset:path}", auth=NO_AUTH, handler=pages.asset,
             errors=(404,), answer=OneOf((Content("text/javascript"), Content("text/css"))),
-            summary="Get a script or a style that all pages use."),
+            summary="Get a script or style sheet of the pages."),
     ]  # fmt: skip
     # The rows keep their handlers; only the path and the authentication differ.
     visitor_rows = [
         replace(row, path=f"{_PAGE}{row.path}", auth=VISITOR) for row in for_visitors
     ]
-    return Api(name="chat_page", title="The page of an app",
-               about="What visitors of an app's page see and ask.", prefixes=("/chat",),
+    return Api(name="chat_page", title="Chat page of an app",
+               about="The public page of an app and the calls that it makes.", prefixes=("/chat",),
                errors=ERROR_SHAPE, rows=(*page_rows, *visitor_rows),
                enter=Visitors(apps, keeper, entrance).enter)  # fmt: skip

@@ -37,7 +37,11 @@ class Visitors:
             return await call_handler(request, row)
         app_record = self.apps.get_by_page_token(request.names["token"])
         if app_record is None:
-            raise ServiceError(404, "not_found", "this page is not here any more")
+            raise ServiceError(
+                404,
+                "not_found",
+                "page not found: it was unpublished, or the address is wrong",
+            )
         number = request.header(b"x-visitor") or ""
         if not _VISITOR_ID.fullmatch(number):
             raise ServiceError(

@@ -99,7 +99,7 @@ class SignInRoutes:
             caller = await self.keeper.caller_of(request.scope)
             if not caller.is_operator:
                 raise ForbiddenError(
-                    "the first owner is set up at the server's own machine, or with an owner's key"
+                    "the first owner can be created only from loopback or with an owner's API key"
                 )
         body = await request.json(SMALL_BODY)
         account = await self.accounts.set_up(
@@ -222,9 +222,7 @@ class OwnAccount:
         """
         session = await self.keeper.session_of(request.scope)
         if session is None:
-            raise UnauthorizedError(
-                "this takes somebody who is signed in to the console; a key is not enough"
-            )
+            raise UnauthorizedError("This endpoint requires a console session")
         return session
 
 
@@ -283,7 +281,8 @@ class AccountsRoutes:
             before_time = float(text)
         except ValueError as error:
             raise InvokeBadRequestError(
-                f"before must be a time in seconds, not {text[:40]!r}", param="before"
+                f"before must be a Unix time in seconds, not {text[:40]!r}",
+                param="before",
             ) from error
         # Fetch one entry more than shown, to know whether there are older ones.
         changes = await self.accounts.audit.audit_log(

@@ -26,8 +26,8 @@ _TYPES = {
     "json": b"application/json",
 }
 _MISSING = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Modelyard</title>
-<h1>The console is not built here.</h1><p>It is built once by <code>make console</code>, with Node 20 or newer.
-The server runs without it.</p></html>"""  # noqa: E501
+<h1>The console is not built</h1><p>Build it with <code>make console</code> (Node 20 or newer).
+The API works without it.</p></html>"""
 
 
 _PAGE = "index.html"
@@ -49,18 +49,16 @@ class ConsoleFiles:
         asset = built_asset(name, request)
         if asset is not None:
             return asset
-        if name.startswith(
-            "api/"
-        ):  # an address of the API that is none: a program asks, not a person
+        # An unknown path of the API is requested by a program, which needs an error
+        # document and not a page.
+        if name.startswith("api/"):
             raise NoSuchPathError(request.path, None)
         # A name with an extension is a file; anything else is a view of the console.
         is_file = "." in name.rpartition("/")[2] and name != _PAGE
         # The console is a single-page application: its own router reads the path.
         page = None if is_file else built_file(_PAGE, request, _page_headers())
         if page is None:
-            raise NotFoundError(
-                f"there is nothing at {request.path!r}", code="unknown_url"
-            )
+            raise NotFoundError(f"Not found: {request.path}", code="unknown_url")
         return page
 
 

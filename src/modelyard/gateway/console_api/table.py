@@ -25,9 +25,9 @@ from modelyard.people.oidc import Oidc
 
 _API = "/console/api"
 _AUDIT = (
-    Query("before", "Older than this; seconds since 1970.", "number"),
-    Query("who", "By whom."),
-    Query("what", "Words of what was done."),
+    Query("before", "Only entries before this time, in Unix seconds.", "number"),
+    Query("who", "Only changes by this account or key."),
+    Query("what", "Text in the description of the change."),
 )
 
 
@@ -43,8 +43,8 @@ def api(accounts: Accounts, keeper: Authenticator, oidc: Oidc | None) -> Api:
     ]
     if oidc is not None:
         rows += _oidc_rows(OidcSteps(oidc, accounts, keeper))
-    return Api(name="console", title="The console",
-               about="Signing in, accounts, the log of changes, and the page itself.",
+    return Api(name="console", title="Console",
+               about="Sign-in, accounts, the audit log, and the console page.",
                prefixes=("/console",), errors=OPENAI, rows=tuple(rows))  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def _file_rows() -> list[Row]:
             errors=(503,), summary="Get the console's page."),
         Row(method="GET", path="/console/{file:path}", auth=SAME_SITE, handler=files,
             answer=Content("*/*"),
-            summary="Get a file of the console, or its page for an address within it.",
+            summary="Get a file of the console, or its page for a path within it.",
             errors=(404, 503)),
     ]  # fmt: skip
 
@@ -66,7 +66,7 @@ def _sign_in_rows(entrance: SignInRoutes) -> list[Row]:
     return [
         Row(method="GET", path=f"{_API}/session", auth=SESSION, handler=entrance.current_account,
             answer=shapes.SignInState,
-            summary="Say who is signed in, and whether anybody has to be."),
+            summary="Get the signed-in account and whether sign-in is required."),
         Row(method="POST", path=f"{_API}/session", auth=SESSION, handler=entrance.sign_in,
             takes=shapes.SignInInput, answer=shapes.SignedIn, summary="Sign in.",
             errors=(401, 429)),
@@ -85,13 +85,13 @@ def _own_account_rows(account_routes: OwnAccount) -> list[Row]:
         Row(method="DELETE", path=f"{_API}/session", auth=SESSION,
             handler=account_routes.sign_out, answer=shapes.SignedOut, summary="Sign out."),
         Row(method="GET", path=f"{_API}/sessions", auth=SESSION, handler=account_routes.sessions,
-            answer=Listed(shapes.SessionView), summary="List where one is signed in."),
+            answer=Listed(shapes.SessionView), summary="List the sessions of the own account."),
         Row(method="DELETE", path=f"{_API}/sessions/{{session}}", auth=SESSION,
             handler=account_routes.revoke, answer=shapes.Removed,
-            summary="End a session of one's own.", errors=(404,)),
+            summary="End a session of the own account.", errors=(404,)),
         Row(method="PATCH", path=f"{_API}/account", auth=SESSION, handler=account_routes.change,
             takes=shapes.OwnAccountInput, answer=shapes.AccountView,
-            summary="Change one's own name or password.", errors=(401,)),
+            summary="Change the own name or password.", errors=(401,)),
     ]  # fmt: skip
 
 
@@ -102,13 +102,13 @@ def _account_rows(people: AccountsRoutes) -> list[Row]:
             answer=Listed(shapes.AccountView), summary="List accounts."),
         Row(method="PATCH", path=f"{_API}/accounts/{{account}}", auth=ADMIN,
             handler=people.change, takes=shapes.AccountInput, answer=shapes.AccountView,
-            errors=(403, 404), summary="Change an account's role, or switch it on or off."),
+            errors=(403, 404), summary="Change an account's role, or enable or disable it."),
         Row(method="POST", path=f"{_API}/invitations", auth=ADMIN, handler=people.invite,
             takes=shapes.InvitationInput, answer=shapes.InvitationToken, status=201,
-            summary="Invite somebody.", errors=(403,)),
+            summary="Create an invitation.", errors=(403,)),
         Row(method="GET", path=f"{_API}/audit", auth=ADMIN, handler=people.audit, query=_AUDIT,
             answer=Listed(shapes.AuditEntryView, {"has_more": {"type": "boolean"}}),
-            summary="List who changed what, newest first."),
+            summary="List the audit log, newest first."),
     ]  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def _oidc_rows(steps: OidcSteps) -> list[Row]:
     """Return the rows for sign-in with an identity provider."""
     return [
         Row(method="GET", path=f"{_API}/oidc/begin", auth=SESSION, handler=steps.begin, status=303,
-            summary="Go to the identity provider.", errors=(401,)),
+            summary="Redirect to the identity provider.", errors=(401,)),
         Row(method="GET", path=f"{_API}/oidc/callback", auth=SESSION, handler=steps.end, status=303,
-            summary="Come back from the identity provider, signed in.", errors=(401,)),
+            summary="Finish the sign-in with the identity provider.", errors=(401,)),
     ]  # fmt: skip

@@ -51,9 +51,9 @@ def page(api: Api, document: JSON) -> bytes:
         f"{_HEAD.format(title=_escape(api.title))}<p>{_escape(api.about)} For"
         " programs: "
         f'<a href="/docs/{_escape(api.name)}/openapi.json">the OpenAPI 3.1'
-        " description</a>. "
+        " document</a>. "
         '<a href="/docs">All'
-        f" APIs</a>.</p>{''.join(operations)}<h2>Shapes</h2>{''.join(shapes)}</main></body></html>"
+        f" APIs</a>.</p>{''.join(operations)}<h2>Schemas</h2>{''.join(shapes)}</main></body></html>"
     ).encode()
 
 
@@ -62,8 +62,8 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
     body = _content(operation.get("requestBody", {}).get("content"))
     # The first response is the successful one.
     answer = _content(next(iter(operation["responses"].values())).get("content"))
-    sends = f"<h3>Send</h3>{body}" if body else ""
-    answers = f"<h3>Answer</h3>{answer}" if answer else ""
+    sends = f"<h3>Request</h3>{body}" if body else ""
+    answers = f"<h3>Response</h3>{answer}" if answer else ""
     return (
         f'<details id="{_escape(operation["operationId"])}"><summary><b'
         f' class="{_escape(method)}">{method.upper()}</b> '
@@ -77,15 +77,13 @@ def _authentication_text(operation: Mapping[str, Any]) -> str:
     """Return how a caller of the operation authenticates."""
     role = operation.get("x-modelyard-role")
     if role:
-        return (
-            f"Show an API key of the role <code>{_escape(role)}</code> or a higher one."
-        )
+        return f"Requires an API key with role <code>{_escape(role)}</code> or higher."
     # An operation without a role has its own scheme, or is public.
     schemes = [name for requirement in operation["security"] for name in requirement]
     return (
-        f"Show: <code>{_escape(schemes[0])}</code>."
+        f"Requires: <code>{_escape(schemes[0])}</code>."
         if schemes
-        else "No key is asked for."
+        else "No authentication required."
     )
 
 

@@ -76,7 +76,8 @@ class ModelCalls:
         """
         verbs = ", ".join(f":{verb}" for verb in METHODS)
         raise NotFoundError(
-            f"Not found: {request.path[:200]}; there are {verbs}", code="unknown_url"
+            f"Not found: {request.path[:200]}; available methods: {verbs}",
+            code="unknown_url",
         )
 
     async def _generate(
@@ -198,7 +199,7 @@ class ModelList:
             ):
                 return json_reply(model)
         raise NotFoundError(
-            f"model {requested_model!r} does not exist; GET /v1beta/models lists what there is",
+            f"model {requested_model!r} does not exist; GET /v1beta/models lists the models",
             code="not_found",
         )
 

@@ -1,6 +1,7 @@
 """Route table of Google's API."""
 
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 
 from modelyard.base.clock import Clock
 from modelyard.gateway.errors import GOOGLE
@@ -23,6 +24,17 @@ from modelyard.runtime.model_manager import ModelManager
 Handler = Callable[[Request], Awaitable[Answered]]
 _VERSIONS = ("/v1beta", "/v1")
 """Clients use either version."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """A method of a model, named after the colon of the path."""
+
+    name: str
+    summary: str
+    handler: Handler
+    request_schema: JSON
+    answer: Body
 
 
 def api(manager: ModelManager, clock: Clock) -> Api:
@@ -62,59 +74,15 @@ def api(manager: ModelManager, clock: Clock) -> Api:
 
 def _model_rows(version: str, calls: ModelCalls) -> Iterator[Row]:
     """Yield the routes of all methods of a model below one version's path."""
-    streamed: Body = OneOf(
-        (
-            Schema({"type": "array", "items": schemas.ANSWER}),
-            Content("text/event-stream"),
-        )
-    )
-    operations: tuple[tuple[str, str, Handler, JSON, Body], ...] = (
-        (
-            "generateContent",
-            "Answer a chat.",
-            calls.generate,
-            schemas.REQUEST,
-            Schema(schemas.ANSWER),
-        ),
-        (
-            "streamGenerateContent",
-            "Answer a chat, piece by piece.",
-            calls.stream,
-            schemas.REQUEST,
-            streamed,
-        ),
-        (
-            "countTokens",
-            "Count a request's tokens.",
-            calls.count,
-            schemas.COUNT_REQUEST,
-            Schema(schemas.COUNT),
-        ),
-        (
-            "embedContent",
-            "Turn a text into a vector.",
-            calls.embed,
-            schemas.EMBED_REQUEST,
-            Schema(schemas.EMBED_ANSWER),
-        ),
-        (
-            "batchEmbedContents",
-            "Turn texts into vectors.",
-            calls.embed_many,
-            schemas.BATCH_REQUEST,
-            Schema(schemas.BATCH_ANSWER),
-        ),
-    )
-    for verb, summary, handler, request_schema, answer in operations:
-        path = f"{version}/models/{{model:path}}:{verb}"
+    for operation in _operations(calls):
         yield Row(
             method="POST",
-            path=path,
+            path=f"{version}/models/{{model:path}}:{operation.name}",
             auth=DEVELOPER,
-            summary=summary,
-            handler=handler,
-            takes=Schema(request_schema),
-            answer=answer,
+            summary=operation.summary,
+            handler=operation.handler,
+            takes=Schema(operation.request_schema),
+            answer=operation.answer,
         )
     # A path without a known method gets an error that lists the methods.
     yield Row(
@@ -122,6 +90,53 @@ def _model_rows(version: str, calls: ModelCalls) -> Iterator[Row]:
         path=f"{version}/models/{{model:path}}",
         auth=DEVELOPER,
         handler=calls.unknown_method,
-        summary="Say which verbs there are: an address needs one.",
+        summary="Answer a path without a known method with the list of methods.",
         status=404,
+    )
+
+
+def _operations(calls: ModelCalls) -> tuple[_Operation, ...]:
+    """Return the methods of a model."""
+    streamed = OneOf(
+        (
+            Schema({"type": "array", "items": schemas.ANSWER}),
+            Content("text/event-stream"),
+        )
+    )
+    return (
+        _Operation(
+            "generateContent",
+            "Generate content.",
+            calls.generate,
+            schemas.REQUEST,
+            Schema(schemas.ANSWER),
+        ),
+        _Operation(
+            "streamGenerateContent",
+            "Generate content as a stream.",
+            calls.stream,
+            schemas.REQUEST,
+            streamed,
+        ),
+        _Operation(
+            "countTokens",
+            "Count the input tokens of a request.",
+            calls.count,
+            schemas.COUNT_REQUEST,
+            Schema(schemas.COUNT),
+        ),
+        _Operation(
+            "embedContent",
+            "Create the embedding of a text.",
+            calls.embed,
+            schemas.EMBED_REQUEST,
+            Schema(schemas.EMBED_ANSWER),
+        ),
+        _Operation(
+            "batchEmbedContents",
+            "Create embeddings of texts.",
+            calls.embed_many,
+            schemas.BATCH_REQUEST,
+            Schema(schemas.BATCH_ANSWER),
+        ),
     )

@@ -46,7 +46,7 @@ class DatasetAuthenticator:
             raise ServiceError(
                 403,
                 "forbidden",
-                f"this takes the role 'developer'; the key's is {caller.role.value!r}",
+                f"Role 'developer' required; this key has role {caller.role.value!r}",
             )
         return caller
 

@@ -69,7 +69,7 @@ class DatasetRequest:
             raise ServiceError(
                 400,
                 "invalid_param",
-                f"{name} must be a number from 1, not {text[:20]!r}",
+                f"{name} must be a number of at least 1, not {text[:20]!r}",
             )
         # A value over the maximum is reduced, not refused.
         return min(maximum, value)

@@ -294,7 +294,9 @@ class DocumentCalls:
             str(document_id) for document_id in list_of(request.body, "document_ids")
         ]
         if not ids:
-            raise ServiceError(400, "invalid_param", "document_ids names no document")
+            raise ServiceError(
+                400, "invalid_param", "document_ids must name at least one document"
+            )
         documents = [
             await request.datasets.store.documents.get(
                 request.tenant, dataset.id, document_id
@@ -379,7 +381,7 @@ class DocumentCalls:
             raise ServiceError(
                 404,
                 "not_found",
-                f"{command[:40]!r} is none of pause, resume, retry, cancel",
+                f"{command[:40]!r} is unknown; expected pause, resume, retry or cancel",
             )
         # The indexer would notice the change only at its next poll.
         request.datasets.indexer.notify()
@@ -387,7 +389,7 @@ class DocumentCalls:
             raise ServiceError(
                 400,
                 "invalid_action",
-                f"the document is {document.status.value}: nothing to {command}",
+                f"cannot {command} a document with status {document.status.value}",
             )
         return json_reply({"result": "success"})
 

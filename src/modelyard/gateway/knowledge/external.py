@@ -15,8 +15,11 @@ from modelyard.gateway.service.calls import (
 from modelyard.knowledge.entities import (
     Condition,
     Conditions,
+    Hit,
     RetrievalSettings,
 )
+from modelyard.knowledge.retrieve import Retrieval
+from modelyard.models.types import JSON
 
 
 class ExternalCalls:
@@ -43,51 +46,55 @@ class ExternalCalls:
             )
             return json_reply({"error_code": code, "error_msg": str(error)}, status=403)
         try:
-            body = read_object(await request.body())
-            setting = mapping_of(body, "retrieval_setting")
-            threshold = float(setting.get("score_threshold") or 0.0)
-            # A threshold of 0 means that it is off.
-            settings = RetrievalSettings(
-                top_k=int(setting.get("top_k") or 4),
-                score_threshold=threshold,
-                score_threshold_enabled=threshold > 0,
-            )
-            condition = _external_conditions(body.get("metadata_condition"))
-            datasets = self._parts.datasets
-            dataset = await datasets.store.datasets.get(
-                tenant, str(body.get("knowledge_id") or "")
-            )
-            retrieval = await datasets.search(
-                tenant,
-                [dataset.id],
-                str(body.get("query") or ""),
-                settings=settings,
-                conditions=condition,
-                source="external",
-            )
+            retrieval = await self._search(tenant, read_object(await request.body()))
         except NotFoundError as error:
             # 2001: the knowledge does not exist.
             return json_reply({"error_code": 2001, "error_msg": str(error)}, status=404)
         except (ValueError, TypeError) as error:
             raise InvokeBadRequestError(f"retrieval_setting: {error}") from error
-        return json_reply(
-            {
-                "records": [
-                    {
-                        "content": hit.text,
-                        "score": hit.score,
-                        "title": hit.document.name,
-                        "metadata": {
-                            **hit.document.metadata,
-                            "document_id": hit.document.id,
-                            "segment_id": hit.segment.id,
-                            "page": hit.segment.page,
-                        },
-                    }
-                    for hit in retrieval.hits
-                ]
-            }
+        return json_reply({"records": [_record(hit) for hit in retrieval.hits]})
+
+    async def _search(self, tenant: str, body: JSON) -> Retrieval:
+        """Search the dataset that the body names.
+
+        Raises NotFoundError, and ValueError or TypeError for an invalid setting.
+        """
+        setting = mapping_of(body, "retrieval_setting")
+        threshold = float(setting.get("score_threshold") or 0.0)
+        # A threshold of 0 means that it is off.
+        settings = RetrievalSettings(
+            top_k=int(setting.get("top_k") or 4),
+            score_threshold=threshold,
+            score_threshold_enabled=threshold > 0,
         )
+        conditions = _external_conditions(body.get("metadata_condition"))
+        datasets = self._parts.datasets
+        dataset = await datasets.store.datasets.get(
+            tenant, str(body.get("knowledge_id") or "")
+        )
+        return await datasets.search(
+            tenant,
+            [dataset.id],
+            str(body.get("query") or ""),
+            settings=settings,
+            conditions=conditions,
+            source="external",
+        )
+
+
+def _record(hit: Hit) -> JSON:
+    """Return a hit as a record of the external knowledge API."""
+    return {
+        "content": hit.text,
+        "score": hit.score,
+        "title": hit.document.name,
+        "metadata": {
+            **hit.document.metadata,
+            "document_id": hit.document.id,
+            "segment_id": hit.segment.id,
+            "page": hit.segment.page,
+        },
+    }
 
 
 def _external_conditions(condition_body: Any) -> Conditions | None:
@@ -96,22 +103,21 @@ def _external_conditions(condition_body: Any) -> Conditions | None:
     if not isinstance(condition_body, dict) or not condition_body.get("conditions"):
         return None
     conditions = [
-        Condition(
-            # A condition carries a list of names; only the first is supported.
-            name=str(
-                condition["name"][0]
-                if isinstance(condition.get("name"), list) and condition["name"]
-                else condition.get("name")
-            ),
-            comparison_operator=str(condition.get("comparison_operator") or "is"),
-            value=condition.get("value"),
-        )
+        _condition(condition)
         for condition in condition_body["conditions"]
         if isinstance(condition, dict)
     ]
-    return Conditions(
-        logical_operator="or"
-        if condition_body.get("logical_operator") == "or"
-        else "and",
-        conditions=conditions,
+    is_any = condition_body.get("logical_operator") == "or"
+    return Conditions(logical_operator="or" if is_any else "and", conditions=conditions)
+
+
+def _condition(condition: JSON) -> Condition:
+    """Parse one condition. It carries a list of names; only the first is supported."""
+    name = condition.get("name")
+    if isinstance(name, list) and name:
+        name = name[0]
+    return Condition(
+        name=str(name),
+        comparison_operator=str(condition.get("comparison_operator") or "is"),
+        value=condition.get("value"),
     )

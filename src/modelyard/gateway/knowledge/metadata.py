@@ -188,7 +188,6 @@ class MetadataCalls:
         Raises NotFoundError, ServiceError.
         """
         dataset = await request.dataset()
-        fields = {field.id: field for field in dataset.settings.fields}
         store = request.datasets.store
         if not request.body.get("operation_data"):
             raise ServiceError(400, "invalid_param", "operation_data is required")
@@ -199,44 +198,54 @@ class MetadataCalls:
         ):
             if not isinstance(operation, dict):
                 raise ServiceError(
-                    400, "invalid_param", "operation_data is a list of objects"
+                    400, "invalid_param", "operation_data must be a list of objects"
                 )
             document = await store.documents.get(
                 request.tenant, dataset.id, str(operation.get("document_id"))
             )
-            new_values: dict[str, Any] = {}
-            for metadata_entry in limited_list(
-                list_of(operation, "metadata_list"), _MAX_FIELDS, "metadata_list"
-            ):
-                # A field is named by its id, because its name can change.
-                field = (
-                    fields.get(str(metadata_entry.get("id")))
-                    if isinstance(metadata_entry, dict)
-                    else None
-                )
-                if field is None:
-                    raise ServiceError(
-                        400,
-                        "invalid_param",
-                        "metadata_list names a field that the dataset does not have",
-                    )
-                new_values[field.name] = metadata_entry.get("value")
-            field_names = {field.name for field in dataset.settings.fields}
-            # A full update removes the values of all known fields, but keeps values
-            # that belong to none.
+            new_values = _new_values(operation, dataset)
             remaining = (
                 document.metadata
                 if operation.get("partial_update")
-                else {
-                    name: value
-                    for name, value in document.metadata.items()
-                    if name not in field_names
-                }
+                else _without_fields(document.metadata, dataset)
             )
             await store.library.update_description(
                 msgspec.structs.replace(document, metadata={**remaining, **new_values})
             )
         return json_reply({"result": "success"})
+
+
+def _new_values(operation: JSON, dataset: Dataset) -> dict[str, Any]:
+    """Return the values that an operation sets, by field name.
+
+    Raises ServiceError for a field that the dataset does not have.
+    """
+    fields = {field.id: field for field in dataset.settings.fields}
+    new_values: dict[str, Any] = {}
+    for metadata_entry in limited_list(
+        list_of(operation, "metadata_list"), _MAX_FIELDS, "metadata_list"
+    ):
+        # A field is named by its id, because its name can change.
+        field = (
+            fields.get(str(metadata_entry.get("id")))
+            if isinstance(metadata_entry, dict)
+            else None
+        )
+        if field is None:
+            raise ServiceError(
+                400,
+                "invalid_param",
+                "metadata_list names a field that the dataset does not have",
+            )
+        new_values[field.name] = metadata_entry.get("value")
+    return new_values
+
+
+def _without_fields(metadata: JSON, dataset: Dataset) -> JSON:
+    """Return the values that belong to none of the dataset's fields. A full update
+    keeps only these."""
+    field_names = {field.name for field in dataset.settings.fields}
+    return {name: value for name, value in metadata.items() if name not in field_names}
 
 
 def _field_name(body: JSON, dataset: Dataset) -> str:
@@ -247,7 +256,7 @@ def _field_name(body: JSON, dataset: Dataset) -> str:
     name = str(body.get("name") or "").strip()
     if not name or len(name) > 255:
         raise ServiceError(
-            400, "invalid_param", "Metadata name has 1 to 255 characters."
+            400, "invalid_param", "Metadata name must have 1 to 255 characters."
         )
     if name in BUILT_IN:
         raise ServiceError(

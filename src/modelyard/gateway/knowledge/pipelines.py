@@ -43,14 +43,14 @@ class PipelineCalls:
             raise ServiceError(
                 413,
                 "file_too_large",
-                f"File size exceeded: {_MAX_FILE_BYTES >> 20} MB is the most.",
+                f"File size exceeded: {_MAX_FILE_BYTES >> 20} MB is the limit.",
             )
         # The type of a file is derived from its extension.
         if "." not in name.strip("."):
             raise ServiceError(
                 415,
                 "unsupported_file_type",
-                "File type not allowed: its name has no ending.",
+                "File type not allowed: its name has no extension.",
             )
         stored_file = await asyncio.to_thread(
             request.parts.files.add, request.tenant, name, data, owner=_USER

@@ -26,6 +26,24 @@ from modelyard.knowledge.entities import (
 )
 from modelyard.models.types import ModelType
 
+_FIELD_TYPES: Mapping[str, Any] = {
+    "permission": str,
+    "provider": str,
+    "embedding_model": str,
+    "embedding_model_provider": str,
+    "external_knowledge_id": str,
+    "external_knowledge_api_id": str,
+    "indexing_technique": Technique,
+    "doc_form": DocForm,
+    "retrieval_model": RetrievalSettings,
+    "process_rule": ProcessRule,
+    "external_retrieval_model": ExternalRetrieval,
+    "summary_index_setting": SummaryIndex,
+}
+"""Settings that a request can change, with their types. Plain texts come first, because
+the first invalid field is reported."""
+_PERMISSIONS = ("only_me", "all_team_members", "partial_members")
+
 
 class SettingsReader:
     """Reads a dataset's settings from a request, and checks that its models and
@@ -54,50 +72,8 @@ class SettingsReader:
 
         Raises ServiceError.
         """
-        changed: dict[str, Any] = {}
-        # Plain text fields first, then the fields with a type of their own.
-        for name in (
-            "permission",
-            "provider",
-            "embedding_model",
-            "embedding_model_provider",
-            "external_knowledge_id",
-            "external_knowledge_api_id",
-        ):
-            if body.get(name) is not None:
-                changed[name] = convert_value(body[name], str, name)
-        readers: dict[str, Any] = {
-            "indexing_technique": Technique,
-            "doc_form": DocForm,
-            "retrieval_model": RetrievalSettings,
-            "process_rule": ProcessRule,
-            "external_retrieval_model": ExternalRetrieval,
-            "summary_index_setting": SummaryIndex,
-        }
-        for name, target_type in readers.items():
-            if body.get(name) is not None:
-                changed[name] = convert_value(body[name], target_type, name)
-        if body.get("partial_member_list") is not None:
-            members = list_of(dict(body), "partial_member_list")
-            # Members are sent as objects or as plain ids.
-            changed["members"] = [
-                str(member.get("user_id") if isinstance(member, dict) else member)
-                for member in members
-            ]
-        if changed.get("provider", "vendor") not in ("vendor", "external"):
-            raise ServiceError(
-                400, "invalid_param", "provider must be vendor or external"
-            )
-        if changed.get("permission", "only_me") not in (
-            "only_me",
-            "all_team_members",
-            "partial_members",
-        ):
-            raise ServiceError(
-                400,
-                "invalid_param",
-                "permission must be only_me, all_team_members or partial_members",
-            )
+        changed = _changed_fields(body)
+        _check_choices(changed)
         if (rule := changed.get("process_rule")) is not None:
             check_rule(rule)
         settings = msgspec.structs.replace(settings, **changed)
@@ -109,25 +85,64 @@ class SettingsReader:
             raise ServiceError(
                 400,
                 "provider_not_initialize",
-                f"embedding model {settings.embedding!r} is not available here",
+                f"embedding model {settings.embedding!r} is not available",
             )
         if settings.provider == "external":
-            # An external dataset needs a registered API and the id of the knowledge in
-            # it.
-            api_ids = {
-                api["id"] for api in await self._parts.external.list(request.tenant)
-            }
-            if (
-                settings.external_knowledge_api_id not in api_ids
-                or not settings.external_knowledge_id
-            ):
-                raise ServiceError(
-                    400,
-                    "invalid_param",
-                    "an external dataset needs external_knowledge_id and the id of an external "
-                    "knowledge API that is known here",
-                )
+            await self._check_external(request.tenant, settings)
         return settings
+
+    async def _check_external(self, tenant: str, settings: DatasetSettings) -> None:
+        """Check the settings of an external dataset. It needs a registered API and the
+        id of the knowledge in it.
+
+        Raises ServiceError.
+        """
+        api_ids = {api["id"] for api in await self._parts.external.list(tenant)}
+        if (
+            settings.external_knowledge_api_id not in api_ids
+            or not settings.external_knowledge_id
+        ):
+            raise ServiceError(
+                400,
+                "invalid_param",
+                "an external dataset requires external_knowledge_id, and the id of a"
+                " registered API in external_knowledge_api_id",
+            )
+
+
+def _changed_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the body sets, converted to their types.
+
+    Raises ServiceError.
+    """
+    changed: dict[str, Any] = {
+        name: convert_value(body[name], target_type, name)
+        for name, target_type in _FIELD_TYPES.items()
+        if body.get(name) is not None
+    }
+    if body.get("partial_member_list") is not None:
+        members = list_of(dict(body), "partial_member_list")
+        # Members are sent as objects or as plain ids.
+        changed["members"] = [
+            str(member.get("user_id") if isinstance(member, dict) else member)
+            for member in members
+        ]
+    return changed
+
+
+def _check_choices(changed: Mapping[str, Any]) -> None:
+    """Check the fields that allow only certain values.
+
+    Raises ServiceError.
+    """
+    if changed.get("provider", "vendor") not in ("vendor", "external"):
+        raise ServiceError(400, "invalid_param", "provider must be vendor or external")
+    if changed.get("permission", "only_me") not in _PERMISSIONS:
+        raise ServiceError(
+            400,
+            "invalid_param",
+            "permission must be only_me, all_team_members or partial_members",
+        )
 
 
 def check_rule(rule: ProcessRule) -> None:

@@ -37,6 +37,9 @@ def dataset_view(
     settings = dataset.settings
     retrieval = retrieval_view(settings)
     api = (externals or {}).get(settings.external_knowledge_api_id) or {}
+    document_count = int(counts["documents"]) if counts else 0
+    # Datasets that were created by a key without a user belong to the tenant.
+    creator = dataset.created_by or dataset.tenant
     return {
         "id": dataset.id,
         "name": dataset.name,
@@ -46,13 +49,12 @@ def dataset_view(
         "data_source_type": "upload_file" if counts else None,
         "indexing_technique": settings.indexing_technique.value,
         "app_count": 0,
-        "document_count": int(counts["documents"]) if counts else 0,
+        "document_count": document_count,
         "word_count": int(counts["words"]) if counts else 0,
-        # Datasets that were created by a key without a user belong to the tenant.
-        "created_by": dataset.created_by or dataset.tenant,
-        "author_name": dataset.created_by or dataset.tenant,
+        "created_by": creator,
+        "author_name": creator,
         "created_at": int(dataset.created_at),
-        "updated_by": dataset.created_by or dataset.tenant,
+        "updated_by": creator,
         "updated_at": int(dataset.updated_at),
         "embedding_model": settings.embedding_model or None,
         "embedding_model_provider": settings.embedding_model_provider or None,
@@ -65,12 +67,7 @@ def dataset_view(
             {"id": tag["tag"], "name": tag["name"], "type": "knowledge"} for tag in tags
         ],
         "doc_form": settings.doc_form.value,
-        "external_knowledge_info": {
-            "external_knowledge_id": settings.external_knowledge_id or None,
-            "external_knowledge_api_id": settings.external_knowledge_api_id or None,
-            "external_knowledge_api_name": api.get("name"),
-            "external_knowledge_api_endpoint": api.get("endpoint"),
-        },
+        "external_knowledge_info": _external_knowledge_view(settings, api),
         "external_retrieval_model": msgspec.to_builtins(
             settings.external_retrieval_model
         ),
@@ -78,19 +75,36 @@ def dataset_view(
             {"id": field.id, "name": field.name, "type": field.type}
             for field in settings.fields
         ],
-        # A dataset with a pipeline counts as published.
         "built_in_field_enabled": settings.built_in_field_enabled,
-        "pipeline_id": settings.pipeline or None,
-        "runtime_mode": "rag_pipeline" if settings.pipeline else "general",
-        "chunk_structure": settings.doc_form.value,
-        "icon_info": None,
-        "is_published": bool(settings.pipeline),
-        "total_documents": int(counts["documents"]) if counts else 0,
+        **_pipeline_fields(settings),
+        "total_documents": document_count,
         "total_available_documents": int(counts["available"]) if counts else 0,
         "enable_api": True,
         "is_multimodal": False,
         "maintainer": None,
         "partial_member_list": settings.members,
+    }
+
+
+def _external_knowledge_view(settings: DatasetSettings, api: Mapping[str, Any]) -> JSON:
+    """Return the external knowledge of a dataset. `api` is its external API, or empty."""
+    return {
+        "external_knowledge_id": settings.external_knowledge_id or None,
+        "external_knowledge_api_id": settings.external_knowledge_api_id or None,
+        "external_knowledge_api_name": api.get("name"),
+        "external_knowledge_api_endpoint": api.get("endpoint"),
+    }
+
+
+def _pipeline_fields(settings: DatasetSettings) -> JSON:
+    """Return the fields about a dataset's pipeline. A dataset with one counts as
+    published."""
+    return {
+        "pipeline_id": settings.pipeline or None,
+        "runtime_mode": "rag_pipeline" if settings.pipeline else "general",
+        "chunk_structure": settings.doc_form.value,
+        "icon_info": None,
+        "is_published": bool(settings.pipeline),
     }
 
 

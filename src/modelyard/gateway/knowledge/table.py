@@ -43,10 +43,10 @@ _SEGMENT = f"{_DOCUMENT}/segments/{{segment}}"
 _CHILD = f"{_SEGMENT}/child_chunks/{{child}}"
 _FORM = Content("multipart/form-data")
 _PAGE = (
-    Query("page", "Which page, from 1.", "integer"),
-    Query("limit", "How many a page has, 1 to 100.", "integer"),
+    Query("page", "Page number, from 1.", "integer"),
+    Query("limit", "Page size, 1 to 100.", "integer"),
 )
-_KEYWORD = Query("keyword", "Words that the name or the text has.")
+_KEYWORD = Query("keyword", "Text that the name or the content must contain.")
 
 
 def api(parts: DatasetParts) -> Api:
@@ -74,10 +74,15 @@ def external_api(parts: DatasetParts) -> Api:
     calls = ExternalCalls(parts, DatasetAuthenticator(parts))
     row = Row(method="POST", path="/retrieval", auth=DATASET_KEY, handler=calls.retrieve,
               errors=(403, 404), takes=Schema(schemas.EXTERNAL_REQUEST),
-              answer=Schema(schemas.EXTERNAL), summary="Search in a dataset.")  # fmt: skip
-    return Api(name="external_knowledge", title="External knowledge",
-               about="A dataset as another server's knowledge.", prefixes=("/retrieval",),
-               errors=ERROR_SHAPE, rows=(row,))  # fmt: skip
+              answer=Schema(schemas.EXTERNAL), summary="Search a dataset.")  # fmt: skip
+    return Api(
+        name="external_knowledge",
+        title="External knowledge",
+        about="A dataset as an external knowledge source of another server.",
+        prefixes=("/retrieval",),
+        errors=ERROR_SHAPE,
+        rows=(row,),
+    )
 
 
 def _row(
@@ -104,8 +109,12 @@ def _row(
 
 def _dataset_rows(calls: DatasetCalls) -> Iterator[Row]:
     """Yield the rows of datasets."""
-    listing = (*_PAGE, _KEYWORD, Query("tag_ids", "Those that have all of these tags."))
-    yield _row("POST", _DATASETS, calls.create, "Make a dataset.", schemas.DATASET,
+    listing = (
+        *_PAGE,
+        _KEYWORD,
+        Query("tag_ids", "Only datasets with all of these tags."),
+    )
+    yield _row("POST", _DATASETS, calls.create, "Create a dataset.", schemas.DATASET,
                request_body=schemas.DATASET_REQUEST, errors=(409,))  # fmt: skip
     yield _row(
         "GET",
@@ -122,7 +131,7 @@ def _dataset_rows(calls: DatasetCalls) -> Iterator[Row]:
         "DELETE",
         _DATASET,
         calls.delete,
-        "Delete a dataset and all that is in it.",
+        "Delete a dataset and its documents.",
         None,
     )
     models = "/v1/workspaces/current/models/model-types/{type}"
@@ -133,47 +142,85 @@ def _dataset_rows(calls: DatasetCalls) -> Iterator[Row]:
 
 def _document_rows(calls: DocumentCalls) -> Iterator[Row]:
     """Yield the rows of documents."""
-    handed_in = schemas.DOCUMENT_HANDED_IN
+    yield from _document_upload_rows(calls)
+    yield from _document_reading_rows(calls)
+    yield from _document_file_rows(calls)
+    yield from _document_status_rows(calls)
+
+
+def _document_upload_rows(calls: DocumentCalls) -> Iterator[Row]:
+    """Yield the rows that create documents or replace their content."""
+    answer = schemas.DOCUMENT_HANDED_IN
     # Both spellings of these paths are in use.
     for dash in ("-", "_"):
-        create, update = (
-            f"{_DATASET}/document/create{dash}by{dash}",
-            f"{_DOCUMENT}/update{dash}by{dash}",
-        )
+        create = f"{_DATASET}/document/create{dash}by{dash}"
+        update = f"{_DOCUMENT}/update{dash}by{dash}"
         yield _row(
             "POST",
             f"{create}text",
             calls.create_by_text,
-            "Add a text.",
-            handed_in,
+            "Create a document from a text.",
+            answer,
             request_body=schemas.TEXT_REQUEST,
         )
         yield _row(
             "POST",
             f"{create}file",
             calls.create_by_file,
-            "Add a file.",
-            handed_in,
+            "Create a document from a file.",
+            answer,
             request_body=_FORM,
             errors=(413,),
         )
-        yield _row("POST", f"{update}text", calls.update_by_text, "Give a document another text.",
-                   handed_in, request_body=schemas.TEXT_REQUEST)  # fmt: skip
-        yield _row("POST", f"{update}file", calls.update_by_file, "Give a document another file.",
-                   handed_in, request_body=_FORM, errors=(413,))  # fmt: skip
+        yield _row(
+            "POST",
+            f"{update}text",
+            calls.update_by_text,
+            "Replace the text of a document.",
+            answer,
+            request_body=schemas.TEXT_REQUEST,
+        )
+        yield _row(
+            "POST",
+            f"{update}file",
+            calls.update_by_file,
+            "Replace the file of a document.",
+            answer,
+            request_body=_FORM,
+            errors=(413,),
+        )
     yield _row(
         "PATCH",
         _DOCUMENT,
         calls.update_by_file,
-        "Give a document another file.",
-        handed_in,
+        "Replace the file of a document.",
+        answer,
         request_body=_FORM,
     )
-    listing = (*_PAGE, _KEYWORD, Query("status", "How far they are."))
+
+
+def _document_reading_rows(calls: DocumentCalls) -> Iterator[Row]:
+    """Yield the rows that list, read and delete documents."""
+    listing = (
+        *_PAGE,
+        _KEYWORD,
+        Query("status", "Only documents with this indexing status."),
+    )
     yield _row("GET", f"{_DATASET}/documents", calls.documents, "List documents.",
                schemas.page_schema(schemas.DOCUMENT), query=listing)  # fmt: skip
-    yield _row("GET", _DOCUMENT, calls.document, "Get a document.", schemas.DOCUMENT_OR_METADATA,
-               query=(Query("metadata", "all, only or without."),))  # fmt: skip
+    yield _row(
+        "GET",
+        _DOCUMENT,
+        calls.document,
+        "Get a document.",
+        schemas.DOCUMENT_OR_METADATA,
+        query=(
+            Query(
+                "metadata",
+                "Which fields to return: all, only (metadata alone) or without (metadata).",
+            ),
+        ),
+    )
     yield _row(
         "DELETE",
         _DOCUMENT,
@@ -182,23 +229,36 @@ def _document_rows(calls: DocumentCalls) -> Iterator[Row]:
         None,
         errors=(403,),
     )
+
+
+def _document_file_rows(calls: DocumentCalls) -> Iterator[Row]:
+    """Yield the rows that download the files of documents."""
     yield _row(
         "GET",
         f"{_DOCUMENT}/download",
         calls.download,
-        "Get where a document's file is.",
+        "Get the download URL of a document's file.",
         schemas.ADDRESS,
     )
     yield _row("GET", f"{_DOCUMENT}/upload-file", calls.uploaded_file,
-               "Get what is known of a document's file.", schemas.UPLOADED)  # fmt: skip
-    yield _row("POST", f"{_DATASET}/documents/download-zip", calls.download_zip,
-               "Get documents' files in one archive.", Content("application/zip"),
-               request_body=schemas.IDS_REQUEST)  # fmt: skip
+               "Get the details of a document's file.", schemas.UPLOADED)  # fmt: skip
+    yield _row(
+        "POST",
+        f"{_DATASET}/documents/download-zip",
+        calls.download_zip,
+        "Download the files of several documents as a ZIP archive.",
+        Content("application/zip"),
+        request_body=schemas.IDS_REQUEST,
+    )
+
+
+def _document_status_rows(calls: DocumentCalls) -> Iterator[Row]:
+    """Yield the rows of the status and the indexing of documents."""
     yield _row("PATCH", f"{_DATASET}/documents/status/{{action}}", calls.set_status,
-               "Switch documents on or off, or archive them.", schemas.DONE,
+               "Enable, disable or archive documents.", schemas.DONE,
                request_body=schemas.IDS_REQUEST)  # fmt: skip
     yield _row("GET", f"{_DATASET}/documents/{{batch}}/indexing-status", calls.indexing_status,
-               "Say how far a batch is.", schemas.INDEXING)  # fmt: skip
+               "Get the indexing progress of a batch.", schemas.INDEXING)  # fmt: skip
     yield _row("POST", f"{_DOCUMENT}/{{command}}-indexing", calls.command,
                "Pause, resume, retry or cancel indexing.", schemas.DONE)  # fmt: skip
 
@@ -214,14 +274,26 @@ def _segment_rows(calls: SegmentCalls) -> Iterator[Row]:
     yield _row("POST", _SEGMENT, calls.change_segment, "Change a segment.", schemas.SEGMENT_ANSWER,
                request_body=schemas.SEGMENT_REQUEST)  # fmt: skip
     yield _row("DELETE", _SEGMENT, calls.delete_segment, "Delete a segment.", None)
-    yield _row("GET", f"{_SEGMENT}/child_chunks", calls.children, "List a segment's children.",
-               schemas.CHILDREN, query=listing)  # fmt: skip
-    yield _row("POST", f"{_SEGMENT}/child_chunks", calls.add_child, "Add a child to a segment.",
-               schemas.CHILD_ANSWER, request_body=schemas.CHILD_REQUEST)  # fmt: skip
-    yield _row("PATCH", _CHILD, calls.change_child, "Change a child of a segment.",
+    yield _row(
+        "GET",
+        f"{_SEGMENT}/child_chunks",
+        calls.children,
+        "List the child chunks of a segment.",
+        schemas.CHILDREN,
+        query=listing,
+    )
+    yield _row(
+        "POST",
+        f"{_SEGMENT}/child_chunks",
+        calls.add_child,
+        "Add a child chunk to a segment.",
+        schemas.CHILD_ANSWER,
+        request_body=schemas.CHILD_REQUEST,
+    )
+    yield _row("PATCH", _CHILD, calls.change_child, "Change a child chunk of a segment.",
                schemas.CHILD_ANSWER, request_body=schemas.CHILD_REQUEST)  # fmt: skip
     yield _row(
-        "DELETE", _CHILD, calls.delete_child, "Delete a child of a segment.", None
+        "DELETE", _CHILD, calls.delete_child, "Delete a child chunk of a segment.", None
     )
 
 
@@ -229,24 +301,30 @@ def _retrieval_rows(calls: RetrievalCalls) -> Iterator[Row]:
     """Yield the rows that search a dataset and answer from it."""
     # hit-testing is an older name of retrieve.
     for name in ("retrieve", "hit-testing"):
-        yield _row("POST", f"{_DATASET}/{name}", calls.retrieve, "Search in a dataset.",
+        yield _row("POST", f"{_DATASET}/{name}", calls.retrieve, "Search a dataset.",
                    schemas.FOUND, request_body=schemas.QUERY_REQUEST)  # fmt: skip
     yield _row("POST", f"{_DATASET}/ask", calls.ask,
                "Answer a question from a dataset, with citations.",
                json_or_events(schemas.ANSWERED), request_body=schemas.ASK_REQUEST)  # fmt: skip
-    yield _row("GET", f"{_DATASET}/queries", calls.queries, "List what was asked of a dataset.",
+    yield _row("GET", f"{_DATASET}/queries", calls.queries, "List the recent queries of a dataset.",
                schemas.QUERIES, query=_PAGE[1:])  # fmt: skip
 
 
 def _metadata_rows(calls: MetadataCalls) -> Iterator[Row]:
     """Yield the rows of metadata."""
     fields, field = f"{_DATASET}/metadata", f"{_DATASET}/metadata/{{field}}"
-    yield _row("GET", fields, calls.fields, "List a dataset's fields.", schemas.FIELDS)
+    yield _row(
+        "GET",
+        fields,
+        calls.fields,
+        "List the metadata fields of a dataset.",
+        schemas.FIELDS,
+    )
     yield _row(
         "POST",
         fields,
         calls.add_field,
-        "Add a field.",
+        "Add a metadata field.",
         schemas.FIELD,
         request_body=schemas.FIELD_REQUEST,
         status=201,
@@ -255,21 +333,25 @@ def _metadata_rows(calls: MetadataCalls) -> Iterator[Row]:
         "PATCH",
         field,
         calls.rename_field,
-        "Rename a field.",
+        "Rename a metadata field.",
         schemas.FIELD,
         request_body=schemas.FIELD_REQUEST,
     )
     yield _row(
-        "DELETE", field, calls.delete_field, "Delete a field, and its values.", None
+        "DELETE",
+        field,
+        calls.delete_field,
+        "Delete a metadata field and its values.",
+        None,
     )
     yield _row("GET", f"{fields}/built-in", calls.built_in,
-               "List the fields that every document has.", schemas.BUILT_IN_FIELDS)  # fmt: skip
+               "List the built-in metadata fields.", schemas.BUILT_IN_FIELDS)  # fmt: skip
     # Clients use either method.
     for method in ("POST", "DELETE"):
         yield _row(method, f"{fields}/built-in/{{action}}", calls.set_built_in,
-                   "Switch the built-in fields on or off.", schemas.DONE)  # fmt: skip
+                   "Enable or disable the built-in metadata fields.", schemas.DONE)  # fmt: skip
     yield _row("POST", f"{_DATASET}/documents/metadata", calls.set_metadata,
-               "Set values of documents' fields.", schemas.DONE,
+               "Set the metadata values of documents.", schemas.DONE,
                request_body=schemas.METADATA_REQUEST)  # fmt: skip
 
 
@@ -280,7 +362,7 @@ def _tag_rows(calls: TagCalls) -> Iterator[Row]:
         "POST",
         tags,
         calls.add_tag,
-        "Make a tag.",
+        "Create a tag.",
         schemas.TAG,
         request_body=schemas.TAG_REQUEST,
     )
@@ -305,11 +387,11 @@ def _tag_rows(calls: TagCalls) -> Iterator[Row]:
         "POST",
         f"{tags}/binding",
         calls.bind,
-        "Give a dataset tags.",
+        "Add tags to a dataset.",
         None,
         request_body=schemas.BINDING_REQUEST,
     )
-    yield _row("POST", f"{tags}/unbinding", calls.unbind, "Take tags off a dataset.", None,
+    yield _row("POST", f"{tags}/unbinding", calls.unbind, "Remove tags from a dataset.", None,
                request_body=schemas.BINDING_REQUEST)  # fmt: skip
     for method in ("GET", "POST"):
         yield _row(
@@ -325,13 +407,13 @@ def _pipeline_rows(calls: PipelineCalls) -> Iterator[Row]:
     """Yield the rows of knowledge pipelines."""
     pipeline = f"{_DATASET}/pipeline"
     yield _row("POST", f"{_DATASETS}/pipeline/file-upload", calls.upload,
-               "Hand in a file for a pipeline.", schemas.PIPELINE_FILE, request_body=_FORM,
+               "Upload a file for a pipeline.", schemas.PIPELINE_FILE, request_body=_FORM,
                status=201, errors=(413, 415))  # fmt: skip
     yield _row("GET", f"{pipeline}/datasource-plugins", calls.sources,
-               "List where a pipeline's documents come from.", schemas.list_of(schemas.OBJECT),
-               query=(Query("is_published", "false for the draft.", "boolean"),))  # fmt: skip
+               "List the datasources of a pipeline.", schemas.list_of(schemas.OBJECT),
+               query=(Query("is_published", "false to read the draft.", "boolean"),))  # fmt: skip
     yield _row("POST", f"{pipeline}/datasource/nodes/{{node}}/run", calls.browse,
-               "Look into a source of documents.", EVENTS,
+               "Browse a datasource.", EVENTS,
                request_body=schemas.RUN_REQUEST)  # fmt: skip
     yield _row("POST", f"{pipeline}/run", calls.run, "Run a pipeline.",
                OneOf((Schema(schemas.PIPELINE_RUN), EVENTS)),

@@ -45,7 +45,9 @@ class Route:
         except BodyError:
             # JSON-RPC requires an error with a null id if the request cannot be parsed.
             return json_reply(
-                protocol.error_of(None, protocol.PARSE_ERROR, "the body is no JSON"),
+                protocol.error_of(
+                    None, protocol.PARSE_ERROR, "request body is not valid JSON"
+                ),
                 status=400,
             )
         headers = {

@@ -24,8 +24,8 @@ def api(server: McpServer, offer: FindCatalog) -> Api:
         Row(method="POST", path="/mcp", auth=DEVELOPER, handler=Route(server, offer),
             takes=Schema(_MESSAGE), answer=json_or_events(_MESSAGE), other_statuses=(202,),
             errors=(400, 404),
-            query=(Query("tools", "Offer only these tools; names joined by commas."),),
-            summary="Send a message of the Model Context Protocol."),
+            query=(Query("tools", "Offer only these tools; comma-separated names."),),
+            summary="Send a Model Context Protocol message."),
     )  # fmt: skip
     return Api(name="mcp", title="Model Context Protocol",
                about="A tenant's tools, apps and datasets, for MCP clients.", prefixes=("/mcp",),

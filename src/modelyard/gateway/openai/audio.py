@@ -63,7 +63,7 @@ class TranscriptionRoute:
         )
         if form.file is None:
             raise InvokeBadRequestError(
-                "'file' is required: the recording, as a file of the form", param="file"
+                "'file' is required: the recording, as a file in the form", param="file"
             )
         transcription_request = openai_audio.parse_transcription_request(
             form.fields, form.file, form.filename

@@ -165,8 +165,7 @@ class HostedTools:
         )
         if not names:
             raise InvokeBadRequestError(
-                "file_search.vector_store_ids must name a dataset, by its name or"
-                " its id",
+                "file_search.vector_store_ids must list datasets by name or id",
                 param="tools",
             )
         dataset_tools: list[tuple[Tool, JSON]] = []
@@ -194,8 +193,8 @@ class HostedTools:
         # There is no approval step here, so a request that demands one must not run.
         if declaration.get("require_approval", "always") != "never":
             raise InvokeBadRequestError(
-                "mcp.require_approval must be 'never' here: whether a server's tools"
-                " may be called is said where it is registered",
+                "mcp.require_approval must be 'never': approval is configured where the"
+                " MCP server is registered",
                 param="tools",
             )
         allowed: Any = declaration.get("allowed_tools")
@@ -208,8 +207,8 @@ class HostedTools:
         ]
         if not server_tools:
             raise InvokeBadRequestError(
-                f"no MCP server {label[:80]!r} is registered here: `modelyard tools"
-                " add-mcp` adds one",
+                f"MCP server {label[:80]!r} is not registered; `modelyard tools add-mcp`"
+                " registers one",
                 param="tools",
             )
         return [
@@ -261,14 +260,12 @@ class HostedModel:
         """Yield the chunks of all turns as one response; the executed calls appear in
         it as items."""
         usage = LLMUsage()
-        calls = 0
+        call_count = 0
         # Each turn calls the model once; the last one has no hosted tools left, so the
         # model must answer.
         for turn in range(_MAX_TURNS):
-            is_last = turn == _MAX_TURNS - 1 or calls >= self.hosted.most_calls
-            request = (
-                self._without_hosted_tools(chat_request) if is_last else chat_request
-            )
+            is_last = turn == _MAX_TURNS - 1 or call_count >= self.hosted.most_calls
+            request = self._turn_request(chat_request, is_last=is_last)
             turn_chunks: list[LLMResultChunk] = []
             names: dict[int | None, str] = {}
             async with aclosing(self.instance.stream_llm(request)) as chunks:
@@ -277,26 +274,14 @@ class HostedModel:
                     yield self._visible_chunk(chunk, names)
             result = fold(turn_chunks)
             usage = usage + result.usage
-            # Split the calls: those of hosted tools are executed here, the others
-            # belong to the client.
-            mine = [
-                tool_call
-                for tool_call in result.message.tool_calls
-                if tool_call.function.name in self.hosted.tools
-            ]
-            client_call_count = len(result.message.tool_calls) - len(mine)
-            if mine:
-                items, answers = await self._execute_calls(mine)
-                calls += len(mine)
-                # The client sees each execution as an item of the Responses API.
+            # Calls of hosted tools are executed here, the others belong to the client.
+            hosted_calls = self._hosted_calls(result)
+            has_client_calls = len(result.message.tool_calls) > len(hosted_calls)
+            if hosted_calls:
+                items, answers = await self._execute_calls(hosted_calls)
+                call_count += len(hosted_calls)
                 for item in items:
-                    yield self._chunk(
-                        AssistantPromptMessage(
-                            content=[
-                                OpaquePromptMessageContent(format=FORMAT, data=item)
-                            ]
-                        )
-                    )
+                    yield self._item_chunk(item)
                 # The next turn continues with the calls and their results in the
                 # history.
                 chat_request = msgspec.structs.replace(
@@ -305,24 +290,29 @@ class HostedModel:
                 )
             # Stop if the client has to act, or the model has answered, or the limit is
             # reached.
-            if client_call_count or not mine or is_last:
-                delta = LLMResultChunkDelta(
-                    usage=usage,
-                    finish_reason=(
-                        "tool_calls" if client_call_count else result.finish_reason
-                    ),
-                )
-                yield LLMResultChunk(model=result.model, delta=delta)
+            if has_client_calls or not hosted_calls or is_last:
+                yield _final_chunk(result, usage, has_client_calls=has_client_calls)
                 return
 
-    def _without_hosted_tools(self, chat_request: LLMRequest) -> LLMRequest:
-        """Return the request without hosted tools, which makes the model answer."""
+    def _turn_request(self, chat_request: LLMRequest, *, is_last: bool) -> LLMRequest:
+        """Return the request of a turn; that of the last one has no hosted tools, which
+        makes the model answer."""
+        if not is_last:
+            return chat_request
         client_tools = [
             tool for tool in chat_request.tools if tool.name not in self.hosted.tools
         ]
         return msgspec.structs.replace(
             chat_request, tools=client_tools, tool_choice=None
         )
+
+    def _hosted_calls(self, result: LLMResult) -> list[ToolCall]:
+        """Return the calls of hosted tools in a turn's result."""
+        return [
+            tool_call
+            for tool_call in result.message.tool_calls
+            if tool_call.function.name in self.hosted.tools
+        ]
 
     def _visible_chunk(
         self, chunk: LLMResultChunk, names: dict[int | None, str]
@@ -347,8 +337,11 @@ class HostedModel:
         )
         return msgspec.structs.replace(chunk, delta=visible_delta)
 
-    def _chunk(self, message: AssistantPromptMessage) -> LLMResultChunk:
-        """Return a chunk with a message."""
+    def _item_chunk(self, item: JSON) -> LLMResultChunk:
+        """Return a chunk that shows an executed call as an item of the Responses API."""
+        message = AssistantPromptMessage(
+            content=[OpaquePromptMessageContent(format=FORMAT, data=item)]
+        )
         return LLMResultChunk(
             model=self.model, delta=LLMResultChunkDelta(message=message)
         )
@@ -371,7 +364,7 @@ class HostedModel:
             )
             answers.append(
                 ToolPromptMessage(
-                    content=truncate_middle(observation.text, _MAX_RESULT_CHARS),
+                    content=_result_text(observation),
                     tool_call_id=call.id,
                     name=call.function.name,
                     is_error=bool(observation.error),
@@ -388,71 +381,106 @@ class HostedModel:
         )
 
 
+def _final_chunk(
+    result: LLMResult, usage: LLMUsage, *, has_client_calls: bool
+) -> LLMResultChunk:
+    """Return the last chunk of the response, with the usage of all turns."""
+    finish_reason = "tool_calls" if has_client_calls else result.finish_reason
+    delta = LLMResultChunkDelta(usage=usage, finish_reason=finish_reason)
+    return LLMResultChunk(model=result.model, delta=delta)
+
+
 # ----------------------------------------------------------------------------------------------
 # items
 
 
 def item_of(call: ToolCall, declaration: JSON, observation: Observation) -> JSON:
     """Return an executed call as an item of the Responses API."""
-    text = truncate_middle(observation.text, _MAX_RESULT_CHARS)
-    status = "failed" if observation.error else "completed"
     match declaration.get("type"):
         case "code_interpreter":
-            return {
-                "type": "code_interpreter_call",
-                "id": new_id("ci"),
-                "container_id": "sandbox",
-                "status": status,
-                "code": str(observation.arguments.get("code") or ""),
-                "outputs": [{"type": "logs", "logs": text}],
-            }
+            return _code_interpreter_item(observation)
         case "file_search":
-            results = [
-                {
-                    "file_id": str(source.get("document_id") or ""),
-                    "filename": str(source.get("document_name") or ""),
-                    "score": source.get("score"),
-                    "text": str(source.get("content") or ""),
-                    "attributes": {},
-                }
-                for source in observation.gathered.sources
-            ]
-            return {
-                "type": "file_search_call",
-                "id": new_id("fs"),
-                "status": status,
-                "queries": [str(observation.arguments.get("query") or "")],
-                "results": results,
-            }
+            return _file_search_item(observation)
         case "mcp":
-            return {
-                "type": "mcp_call",
-                "id": new_id("mcp"),
-                "server_label": declaration["server_label"],
-                "name": call.function.name,
-                "arguments": call.function.arguments or "{}",
-                "approval_request_id": None,
-                "output": None if observation.error else text,
-                "error": text if observation.error else None,
-                "status": status,
-            }
+            return _mcp_item(call, declaration, observation)
         case _:
-            # The parameter's name depends on the tenant's tool; its first text is taken
-            # as the query.
-            query = next(
-                (
-                    str(argument)
-                    for argument in observation.arguments.values()
-                    if isinstance(argument, str)
-                ),
-                "",
-            )
-            return {
-                "type": "web_search_call",
-                "id": new_id("ws"),
-                "status": status,
-                "action": {"type": "search", "query": query, "sources": []},
-            }
+            return _web_search_item(observation)
+
+
+def _code_interpreter_item(observation: Observation) -> JSON:
+    """Return the item of executed code."""
+    return {
+        "type": "code_interpreter_call",
+        "id": new_id("ci"),
+        "container_id": "sandbox",
+        "status": _item_status(observation),
+        "code": str(observation.arguments.get("code") or ""),
+        "outputs": [{"type": "logs", "logs": _result_text(observation)}],
+    }
+
+
+def _file_search_item(observation: Observation) -> JSON:
+    """Return the item of a search in datasets."""
+    results = [
+        {
+            "file_id": str(source.get("document_id") or ""),
+            "filename": str(source.get("document_name") or ""),
+            "score": source.get("score"),
+            "text": str(source.get("content") or ""),
+            "attributes": {},
+        }
+        for source in observation.gathered.sources
+    ]
+    return {
+        "type": "file_search_call",
+        "id": new_id("fs"),
+        "status": _item_status(observation),
+        "queries": [str(observation.arguments.get("query") or "")],
+        "results": results,
+    }
+
+
+def _mcp_item(call: ToolCall, declaration: JSON, observation: Observation) -> JSON:
+    """Return the item of a call to an MCP server."""
+    text = _result_text(observation)
+    return {
+        "type": "mcp_call",
+        "id": new_id("mcp"),
+        "server_label": declaration["server_label"],
+        "name": call.function.name,
+        "arguments": call.function.arguments or "{}",
+        "approval_request_id": None,
+        "output": None if observation.error else text,
+        "error": text if observation.error else None,
+        "status": _item_status(observation),
+    }
+
+
+def _web_search_item(observation: Observation) -> JSON:
+    """Return the item of a web search."""
+    # The parameter's name depends on the tenant's tool; its first text is taken as the
+    # query.
+    texts = (
+        str(argument)
+        for argument in observation.arguments.values()
+        if isinstance(argument, str)
+    )
+    return {
+        "type": "web_search_call",
+        "id": new_id("ws"),
+        "status": _item_status(observation),
+        "action": {"type": "search", "query": next(texts, ""), "sources": []},
+    }
+
+
+def _item_status(observation: Observation) -> str:
+    """Return the status of an executed call."""
+    return "failed" if observation.error else "completed"
+
+
+def _result_text(observation: Observation) -> str:
+    """Return the result of an executed call, shortened if it is too long."""
+    return truncate_middle(observation.text, _MAX_RESULT_CHARS)
 
 
 def as_functions(items: Sequence[Any]) -> list[Any]:
@@ -485,33 +513,11 @@ def _function_of(item: Mapping[str, Any]) -> tuple[str, Any, str] | None:
     """Return (name, arguments, result) of a hosted call, or None for any other item."""
     match item.get("type"):
         case "code_interpreter_call":
-            logs = "\n".join(
-                str(output.get("logs") or "") for output in item.get("outputs") or ()
-            )
-            return (
-                "code_interpreter",
-                {"code": item.get("code") or ""},
-                logs or "Nothing was printed.",
-            )
+            return _code_interpreter_function(item)
         case "file_search_call":
-            texts = [
-                str(result.get("text") or "") for result in item.get("results") or ()
-            ]
-            return (
-                "file_search",
-                {"query": " ".join(item.get("queries") or ())},
-                "\n".join(texts) or "Nothing was found.",
-            )
+            return _file_search_function(item)
         case "mcp_call":
-            try:
-                arguments = json.loads(str(item.get("arguments") or "{}"))
-            except ValueError:
-                arguments = {}
-            return (
-                str(item.get("name")),
-                arguments,
-                str(item.get("output") or item.get("error") or ""),
-            )
+            return _mcp_function(item)
         case "web_search_call":
             action: Any = item.get("action") or {}
             # The results of a search are not part of its item.
@@ -522,3 +528,33 @@ def _function_of(item: Mapping[str, Any]) -> tuple[str, Any, str] | None:
             )
         case _:
             return None
+
+
+def _code_interpreter_function(item: Mapping[str, Any]) -> tuple[str, Any, str]:
+    """Return (name, arguments, result) of executed code."""
+    logs = [str(output.get("logs") or "") for output in item.get("outputs") or ()]
+    return (
+        "code_interpreter",
+        {"code": item.get("code") or ""},
+        "\n".join(logs) or "Nothing was printed.",
+    )
+
+
+def _file_search_function(item: Mapping[str, Any]) -> tuple[str, Any, str]:
+    """Return (name, arguments, result) of a search in datasets."""
+    texts = [str(result.get("text") or "") for result in item.get("results") or ()]
+    return (
+        "file_search",
+        {"query": " ".join(item.get("queries") or ())},
+        "\n".join(texts) or "Nothing was found.",
+    )
+
+
+def _mcp_function(item: Mapping[str, Any]) -> tuple[str, Any, str]:
+    """Return (name, arguments, result) of a call to an MCP server."""
+    try:
+        arguments = json.loads(str(item.get("arguments") or "{}"))
+    except ValueError:
+        arguments = {}
+    output = str(item.get("output") or item.get("error") or "")
+    return str(item.get("name")), arguments, output

@@ -46,7 +46,7 @@ class OneRoute:
         hint = (
             f"did you mean {' or '.join(map(repr, close))}?"
             if close
-            else "GET /v1/models lists what there is"
+            else "GET /v1/models lists the models"
         )
         raise NotFoundError(
             f"model {name!r} does not exist; {hint}", code="model_not_found"
@@ -56,8 +56,14 @@ class OneRoute:
 def list_models(manager: ModelManager, caller: Caller) -> Iterator[JSON]:
     """Yield the models that the caller may use, then the routes, then the aliases that
     resolve to a model."""
-    tenant = caller.tenant
-    for provider, model in manager.providers.get_models(tenant):
+    yield from _provider_models(manager, caller)
+    yield from _routes(manager, caller)
+    yield from _aliases(manager, caller)
+
+
+def _provider_models(manager: ModelManager, caller: Caller) -> Iterator[JSON]:
+    """Yield the models of the tenant's providers that the caller may use."""
+    for provider, model in manager.providers.get_models(caller.tenant):
         if not caller.may_call(f"{provider}/{model.model}"):
             continue
         voices = model.model_properties.get(ModelPropertyKey.VOICES)
@@ -71,19 +77,27 @@ def list_models(manager: ModelManager, caller: Caller) -> Iterator[JSON]:
             "context_size": model.context_size,
             **({"voices": [voice["mode"] for voice in voices]} if voices else {}),
         }
-    for name, route in manager.providers.routes(tenant):
-        if caller.may_call(name):
-            targets = [target.model for target in route.targets]
-            yield {
-                "id": name,
-                "object": "model",
-                "created": 0,
-                "owned_by": "modelyard",
-                "targets": targets,
-            }
+
+
+def _routes(manager: ModelManager, caller: Caller) -> Iterator[JSON]:
+    """Yield the tenant's routes that the caller may use, with their targets."""
+    for name, route in manager.providers.routes(caller.tenant):
+        if not caller.may_call(name):
+            continue
+        yield {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "modelyard",
+            "targets": [target.model for target in route.targets],
+        }
+
+
+def _aliases(manager: ModelManager, caller: Caller) -> Iterator[JSON]:
+    """Yield the aliases that resolve to a model that the caller may use."""
     for alias, model_type in ALIASES.items():
         try:
-            instance = manager.get_default_model_instance(tenant, model_type)
+            instance = manager.get_default_model_instance(caller.tenant, model_type)
         except NotFoundError:
             # The tenant has no default model of this type.
             continue

@@ -22,7 +22,7 @@ from modelyard.gateway.openai.hosted_tools import (
     HostedToolSet,
     as_functions,
 )
-from modelyard.models.llm import LLMRequest
+from modelyard.models.llm import LLMRequest, LLMResult
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
@@ -43,13 +43,7 @@ class CreateRoute:
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         body = await request.json()
-        # These features need server state that is not supported; ignoring them would
-        # surprise the client.
-        for name in ("background", "conversation"):
-            if body.get(name):
-                raise InvokeBadRequestError(
-                    f"{name!r} is not offered here; leave it out", param=name
-                )
+        _refuse_unsupported(body)
         # Only the new items of this request are stored; the history is stored with the
         # earlier responses.
         items = _input_items(body)
@@ -69,46 +63,32 @@ class CreateRoute:
                 chat_request,
                 optional_field(body, "max_tool_calls", int),
             )
-        echo = openai_responses.echo_of(body)
         is_stored = body.get("store") is not False
-        # A stored response needs an id that is unique on this server; the provider's id
-        # is not.
-        own_id = new_id("resp") if is_stored else ""
+        ending = _Ending(
+            store=self.store,
+            tenant=request.tenant,
+            body=body,
+            items=items,
+            echo=openai_responses.echo_of(body),
+            # A stored response needs an id that is unique on this server; the
+            # provider's id is not.
+            own_id=new_id("resp") if is_stored else "",
+        )
         if not chat_request.stream:
             result = await complete_response(
                 request, model, chat_request, self.clock, prefix="resp"
             )
-            document = openai_responses.dump_result(result, echo)
-            if own_id:
-                document["id"] = own_id
-                self._keep(request.tenant, body, items, document)
-            return json_reply(document, headers=headers)
-
-        def make(
-            response_id: str, created: int, model: str
-        ) -> openai_responses.StreamDumper:
-            """Return the dumper of the stream, with the stored id if there is one."""
-            return openai_responses.StreamDumper(
-                response_id=own_id or response_id,
-                created=created,
-                model=model,
-                echo=echo,
-            )
-
-        def on_end(dumper: openai_responses.StreamDumper) -> None:
-            """Store the complete response."""
-            self._keep(request.tenant, body, items, dumper.response())
-
+            return json_reply(ending.complete(result), headers=headers)
         return stream_response(
             model,
             chat_request,
             self.clock,
-            make,
+            ending.make_dumper,
             prefix="resp",
             frame=named_events,
             shape="openai",
             headers=headers,
-            on_end=on_end if own_id else None,
+            on_end=ending.store_streamed if is_stored else None,
         )
 
     def _with_tools(
@@ -154,11 +134,62 @@ class CreateRoute:
             expanded_body["input"] = as_functions(expanded_body["input"])
         return expanded_body
 
-    def _keep(self, tenant: str, body: JSON, items: list[Any], document: JSON) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How the response to one request is written and, if it has an id of this server,
+    stored."""
+
+    store: ResponseStore
+    tenant: str
+    body: JSON
+    items: list[Any]
+    echo: JSON
+    """Fields of the request that the response repeats."""
+    own_id: str
+    """Id of the stored response; empty if the response is not stored."""
+
+    def complete(self, result: LLMResult) -> JSON:
+        """Return the complete response as a document, after storing it."""
+        document = openai_responses.dump_result(result, self.echo)
+        if self.own_id:
+            document["id"] = self.own_id
+            self._store(document)
+        return document
+
+    def make_dumper(
+        self, response_id: str, created: int, model: str
+    ) -> openai_responses.StreamDumper:
+        """Return the dumper of the stream, with the stored id if there is one."""
+        return openai_responses.StreamDumper(
+            response_id=self.own_id or response_id,
+            created=created,
+            model=model,
+            echo=self.echo,
+        )
+
+    def store_streamed(self, dumper: openai_responses.StreamDumper) -> None:
+        """Store the complete response after it was streamed."""
+        self._store(dumper.response())
+
+    def _store(self, document: JSON) -> None:
         """Store a response with its input items."""
         self.store.add(
-            tenant, document, items, previous=body.get("previous_response_id")
+            self.tenant,
+            document,
+            self.items,
+            previous=self.body.get("previous_response_id"),
         )
+
+
+def _refuse_unsupported(body: JSON) -> None:
+    """Raise InvokeBadRequestError if the request uses a feature that needs server state
+    that is not supported; ignoring it would surprise the client."""
+    for name in ("background", "conversation"):
+        if body.get(name):
+            raise InvokeBadRequestError(
+                f"{name!r} is not supported; omit it", param=name
+            )
 
 
 def _input_items(body: JSON) -> list[Any]:

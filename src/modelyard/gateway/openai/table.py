@@ -30,16 +30,31 @@ def api(
     manager: ModelManager, store: ResponseStore, clock: Clock, hosted: HostedTools
 ) -> Api:
     """Return OpenAI's API for the models of `manager`. Responses are stored in `store`."""
-    stored_responses = responses.StoredResponses(store)
-    # Both routes differ only in the task.
-    transcription = audio.TranscriptionRoute(manager)
-    translation = audio.TranscriptionRoute(manager, task="translate")
     rows = (
+        *_completion_rows(manager, clock),
+        *_response_rows(manager, store, clock, hosted),
+        *_text_model_rows(manager),
+        *_audio_rows(manager),
+        *_model_list_rows(manager),
+    )
+    return Api(
+        name="openai",
+        title="OpenAI's API",
+        about="Chat, responses, embeddings, audio, moderation: for OpenAI's clients.",
+        prefixes=("/v1",),
+        errors=OPENAI,
+        rows=rows,
+    )
+
+
+def _completion_rows(manager: ModelManager, clock: Clock) -> tuple[Row, ...]:
+    """Return the rows of chat and text completions."""
+    return (
         Row(
             method="POST",
             path="/v1/chat/completions",
             auth=DEVELOPER,
-            summary="Answer a chat.",
+            summary="Create a chat completion.",
             takes=Schema(schemas.CHAT_REQUEST),
             answer=json_or_events(schemas.CHAT_ANSWER),
             handler=chat_completions.Route(manager, clock),
@@ -48,16 +63,25 @@ def api(
             method="POST",
             path="/v1/completions",
             auth=DEVELOPER,
-            summary="Go on with a text.",
+            summary="Complete a text.",
             takes=Schema(schemas.COMPLETION_REQUEST),
             answer=json_or_events(schemas.COMPLETION_ANSWER),
             handler=completions.Route(manager, clock),
         ),
+    )
+
+
+def _response_rows(
+    manager: ModelManager, store: ResponseStore, clock: Clock, hosted: HostedTools
+) -> tuple[Row, ...]:
+    """Return the rows of the Responses API."""
+    stored_responses = responses.StoredResponses(store)
+    return (
         Row(
             method="POST",
             path="/v1/responses",
             auth=DEVELOPER,
-            summary="Answer a chat with items, and keep it.",
+            summary="Create a response, and store it unless `store` is false.",
             takes=Schema(schemas.RESPONSE_REQUEST),
             answer=json_or_events(schemas.RESPONSE_ANSWER),
             handler=responses.CreateRoute(manager, clock, store, hosted),
@@ -66,7 +90,7 @@ def api(
             method="POST",
             path="/v1/responses/input_tokens",
             auth=DEVELOPER,
-            summary="Count a request's tokens.",
+            summary="Count the input tokens of a request.",
             takes=Schema(schemas.RESPONSE_REQUEST),
             answer=Schema(schemas.INPUT_TOKENS),
             handler=responses.CountRoute(manager),
@@ -75,7 +99,7 @@ def api(
             method="GET",
             path="/v1/responses/{response}",
             auth=DEVELOPER,
-            summary="Get a response that was kept.",
+            summary="Get a stored response.",
             answer=Schema(schemas.RESPONSE_ANSWER),
             handler=stored_responses.get,
         ),
@@ -83,7 +107,7 @@ def api(
             method="DELETE",
             path="/v1/responses/{response}",
             auth=DEVELOPER,
-            summary="Remove a response.",
+            summary="Delete a stored response.",
             answer=Schema(schemas.RESPONSE_REMOVED),
             handler=stored_responses.remove,
         ),
@@ -91,15 +115,21 @@ def api(
             method="GET",
             path="/v1/responses/{response}/input_items",
             auth=DEVELOPER,
-            summary="List what a response answered.",
+            summary="List the input items of a stored response.",
             answer=Schema(schemas.INPUT_ITEMS),
             handler=stored_responses.input_items,
         ),
+    )
+
+
+def _text_model_rows(manager: ModelManager) -> tuple[Row, ...]:
+    """Return the rows of embeddings and moderation."""
+    return (
         Row(
             method="POST",
             path="/v1/embeddings",
             auth=DEVELOPER,
-            summary="Turn texts into vectors.",
+            summary="Create embeddings of texts.",
             takes=Schema(schemas.EMBEDDING_REQUEST),
             answer=Schema(schemas.EMBEDDING_ANSWER),
             handler=embeddings.Route(manager),
@@ -108,16 +138,25 @@ def api(
             method="POST",
             path="/v1/moderations",
             auth=DEVELOPER,
-            summary="Say what in a text may do harm.",
+            summary="Classify texts for harmful content.",
             takes=Schema(schemas.MODERATION_REQUEST),
             answer=Schema(schemas.MODERATION_ANSWER),
             handler=moderations.Route(manager),
         ),
+    )
+
+
+def _audio_rows(manager: ModelManager) -> tuple[Row, ...]:
+    """Return the rows of speech synthesis and transcription."""
+    # Both routes differ only in the task.
+    transcription = audio.TranscriptionRoute(manager)
+    translation = audio.TranscriptionRoute(manager, task="translate")
+    return (
         Row(
             method="POST",
             path="/v1/audio/speech",
             auth=DEVELOPER,
-            summary="Speak a text.",
+            summary="Synthesize speech from a text.",
             takes=Schema(schemas.SPEECH_REQUEST),
             answer=Content("audio/*"),
             handler=audio.SpeechRoute(manager),
@@ -126,7 +165,7 @@ def api(
             method="POST",
             path="/v1/audio/transcriptions",
             auth=DEVELOPER,
-            summary="Write down what is spoken.",
+            summary="Transcribe an audio file.",
             takes=Content("multipart/form-data"),
             answer=OneOf((Schema(schemas.TRANSCRIPTION), Content("text/plain"))),
             handler=transcription,
@@ -138,8 +177,14 @@ def api(
             takes=Content("multipart/form-data"),
             answer=OneOf((Schema(schemas.TRANSCRIPTION), Content("text/plain"))),
             handler=translation,
-            summary="Write down what is spoken, in English.",
+            summary="Translate an audio file into English text.",
         ),
+    )
+
+
+def _model_list_rows(manager: ModelManager) -> tuple[Row, ...]:
+    """Return the rows that list models."""
+    return (
         Row(
             method="GET",
             path="/v1/models",
@@ -156,15 +201,4 @@ def api(
             answer=Schema(schemas.MODEL),
             handler=models.OneRoute(manager),
         ),
-    )
-    description = (
-        "Chat, responses, embeddings, audio, moderation: for OpenAI's clients."
-    )
-    return Api(
-        name="openai",
-        title="OpenAI's API",
-        about=description,
-        prefixes=("/v1",),
-        errors=OPENAI,
-        rows=rows,
     )

@@ -65,7 +65,7 @@ This is an API. Point an OpenAI client at /v1 and use the model "default":
   curl {{origin}}/v1/chat/completions -H 'content-type: application/json' \\
     -d '{{{{"model": "default", "messages": [{{{{"role": "user", "content": "Say hello"}}}}]}}}}'
 
-What there is: GET /v1/models
+Available models: GET /v1/models
 """
 
 

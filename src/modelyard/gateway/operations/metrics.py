@@ -26,9 +26,7 @@ class Route:
         Raises NotFoundError for any other tenant.
         """
         if request.tenant != DEFAULT_TENANT:
-            raise NotFoundError(
-                "there is nothing at '/metrics' for this tenant", code="unknown_url"
-            )
+            raise NotFoundError("Not found: /metrics", code="unknown_url")
         # The other processes' metrics are read from files, which blocks.
         peer_metrics = await asyncio.to_thread(lambda: list(self.read_peer_metrics()))
         text = self.metrics.text(peer_metrics)

@@ -31,17 +31,18 @@ def api(
     alive = health.Route(sandbox)
     rows = (
         Row(method="GET", path="/", auth=SAME_SITE,
-            summary="Say hello; a browser is led to the console.", handler=health.Welcome(),
+            summary="Return a greeting; browsers are redirected to the console.",
+            handler=health.Welcome(),
             answer=Content("text/plain"), other_statuses=(303,)),
-        Row(method="GET", path="/health", auth=NO_AUTH, summary="Say that the server is there.",
+        Row(method="GET", path="/health", auth=NO_AUTH, summary="Check that the server is alive.",
             handler=alive, answer=Schema(health.ALIVE)),
         Row(method="GET", path="/health/live", auth=NO_AUTH,
-            summary="Say that the server is there.", handler=alive, answer=Schema(health.ALIVE)),
+            summary="Check that the server is alive.", handler=alive, answer=Schema(health.ALIVE)),
         Row(method="GET", path="/health/ready", auth=NO_AUTH, handler=health.Ready(problem),
-            summary="Say whether calls should be sent here.", answer=Schema(health.READY),
+            summary="Check that the server is ready for calls.", answer=Schema(health.READY),
             other_statuses=(503,)),
         Row(method="GET", path="/metrics", auth=VIEWER,
-            summary="Say what was counted, for Prometheus.",
+            summary="Get metrics in the Prometheus text format.",
             handler=metrics.Route(server_metrics, read_peer_metrics),
             answer=Content("text/plain")),
     )  # fmt: skip

@@ -35,12 +35,12 @@ from modelyard.workflow.triggers import Triggers
 EventListener = Callable[[str, str, str, JSON], Awaitable[None]]
 """Called with (tenant, subscription, event, variables)."""
 _SIGNATURE = (
-    Query("tenant", "Whose file it is.", is_required=True),
-    Query("until", "When the signature ends; seconds since 1970.", is_required=True),
+    Query("tenant", "Tenant of the file.", is_required=True),
+    Query("until", "Expiry of the signature in Unix seconds.", is_required=True),
     Query("sign", "The signature.", is_required=True),
 )
 _UPLOAD = (
-    Query("plugin", "Which plugin hands it in."),
+    Query("plugin", "Plugin that uploads the file."),
     Query("name", "The file's name."),
     Query("mimetype"),
 )
@@ -78,7 +78,7 @@ def api(parts: ContentDependencies) -> Api:
         *_oauth_rows(parts.plugins.credentials, parts.origin),
     )
     return Api(name="content", title="Tenants' content",
-               about="Plugins' endpoints, webhooks, files, and accounts elsewhere.",
+               about="Plugin endpoints, webhooks, files and OAuth redirects.",
                prefixes=("/e", "/t", "/triggers", "/files", "/oauth", "/backwards-invocation"),
                errors=OPENAI, rows=rows)  # fmt: skip
 
@@ -104,7 +104,7 @@ def _hook_rows(parts: ContentDependencies) -> list[Row]:
             handler=endpoint,
             answer=_ANYTHING,
             takes_any_method=True,
-            summary="Have a plugin answer.",
+            summary="Call a plugin endpoint.",
         )
         for path in ("/e/{hook}", "/e/{hook}/{rest:path}")
     ]
@@ -116,7 +116,7 @@ def _hook_rows(parts: ContentDependencies) -> list[Row]:
             handler=trigger,
             answer=_ANYTHING,
             takes_any_method=True,
-            summary="Tell a trigger plugin what happened.",
+            summary="Send an event to a trigger plugin.",
         )
         for path in ("/t/{subscription}", "/t/{subscription}/{rest:path}")
     ]
@@ -130,7 +130,7 @@ def _hook_rows(parts: ContentDependencies) -> list[Row]:
             takes=Content("application/octet-stream"),
             answer=Content("application/octet-stream"),
             errors=(400,),
-            summary="Ask this server for something, as a plugin that is served elsewhere.",
+            summary="Call the host from a plugin on a serverless runtime.",
         )
     )
     return rows
@@ -147,7 +147,7 @@ def _webhook_rows(parts: ContentDependencies) -> list[Row]:
             handler=webhook,
             answer=_ANYTHING,
             takes_any_method=True,
-            summary="Begin a run of an app.",
+            summary="Start a run of an app.",
             errors=(405,),
         )
         for prefix in (WEBHOOK, WEBHOOK_OF_DRAFT)
@@ -169,7 +169,7 @@ def _file_rows(parts: ContentDependencies) -> list[Row]:
         Row(method="POST", path="/files/plugins/upload", auth=SIGNED_ADDRESS,
             handler=files.upload, answer=file_schema, status=201,
             takes=Content("multipart/form-data"), query=(*_SIGNATURE, *_UPLOAD), errors=(404,),
-            summary="Hand in a file, as a plugin."),
+            summary="Upload a file as a plugin."),
     ]  # fmt: skip
 
 
@@ -178,8 +178,8 @@ def _oauth_rows(credentials: PluginCredentials, origin: Callable[[], str]) -> li
     steps = BrowserSteps(credentials, origin)
     return [
         Row(method="GET", path="/oauth/begin/{ticket:path}", auth=OWN_SECRET, handler=steps.begin,
-            status=302, summary="Go to a provider's page, to connect an account there."),
+            status=302, summary="Redirect to a provider's authorization page."),
         Row(method="GET", path="/oauth/callback/{provider:path}", auth=OWN_SECRET,
             handler=steps.back, answer=Content("text/html"),
-            summary="Come back from a provider's page.", errors=(400,)),
+            summary="Finish the authorization with a provider.", errors=(400,)),
     ]  # fmt: skip

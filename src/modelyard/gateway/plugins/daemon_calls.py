@@ -97,7 +97,8 @@ _STATUS = {-401: 401, -403: 403, -404: 404, -400: 400}
 
 def failure_reply(error: ModelyardError, request_id: str = "") -> Reply:
     """Return an error as a response of the daemon."""
-    del request_id  # it stands in a header; the body has no place for it
+    # The request id is sent as a header; the body has no field for it.
+    del request_id
     document = failure(error)
     stated = getattr(error, "status", None)
     # Some errors carry their own HTTP status; otherwise the daemon's code decides.
@@ -137,7 +138,7 @@ class DaemonCall:
         value = self.request.query(name)
         if not value:
             raise InvokeBadRequestError(
-                f"{name!r} is missing in the address", param=name
+                f"query parameter {name!r} is missing", param=name
             )
         return value
 
@@ -235,13 +236,13 @@ class DaemonGateway:
             and not ipaddress.ip_address(client[0]).is_loopback
         ):
             raise UnauthorizedError(
-                "the plugins' interface answers this machine alone; see plugins.open_interface"
+                "the plugin interface accepts only local requests; see plugins.open_interface"
             )
         presented_key = request.header(b"x-api-key") or ""
         # Constant time, so that the duration reveals nothing about the key.
         if not hmac.compare_digest(presented_key.encode(), self.key.encode()):
             raise UnauthorizedError(
-                "'x-api-key' does not hold the key of the plugins' interface"
+                "'x-api-key' is not the key of the plugin interface"
             )
         # The caller has no API key, so the tenant of the path pays for the body's
         # memory.

@@ -30,6 +30,7 @@ from modelyard.models.types import JSON
 Handler = Callable[[DaemonCall], Awaitable[Answered]]
 _TENANT = "/plugin/{tenant}"
 _MANAGE = f"{_TENANT}/management"
+_INSTALL = f"{_MANAGE}/install"
 _DONE = Schema(object_schema({"code": {"const": 0}, "message": TEXT, "data": ANYTHING}))
 _FORM, _FILE = Content("multipart/form-data"), Content("application/octet-stream")
 _IDENTIFIER = Query(
@@ -39,17 +40,25 @@ _IDENTIFIER = Query(
 )
 _PLUGIN = Query("plugin_id", "The plugin, as author/name.", is_required=True)
 _PAGE = (
-    Query("page", "Which page, from 1.", "integer"),
-    Query("page_size", "How many, 256 at most.", "integer"),
+    Query("page", "Page number, from 1.", "integer"),
+    Query("page_size", "Page size, at most 256.", "integer"),
 )
 _SINGLE_PROVIDER_TYPES = ("tool", "agent_strategy", "datasource", "trigger")
 
 
 def api(entrance: DaemonGateway) -> Api:
     """Return the daemon's API. `entrance` authorises the callers."""
-    rows = (*_dispatch_rows(), *_package_rows(), *_listing_rows(), *_endpoint_rows())
+    rows = (
+        *_dispatch_rows(),
+        *_installation_rows(),
+        *_task_rows(),
+        *_plugin_rows(),
+        *_provider_rows(),
+        *_package_file_rows(),
+        *_endpoint_rows(),
+    )
     return Api(name="plugins", title="Plugin daemon",
-               about="Plugins as programs of their usual daemon know them.",
+               about="Plugins, for clients of Dify's plugin daemon.",
                prefixes=("/plugin",), errors=DAEMON, rows=rows, enter=entrance.enter)  # fmt: skip
 
 
@@ -84,13 +93,12 @@ def _dispatch_rows() -> Iterator[Row]:
         answer = _DONE if name in SINGLE_REPLY_ACTIONS else EVENTS
         label = f"{plugin_type.replace('_', ' ')}: {name.replace('_', ' ')}"
         yield _row("POST", f"{_TENANT}/dispatch/{action}", partial(dispatch, action),
-                   f"Have a plugin act on a {label}.", request_body=dispatch_body,
+                   f"Call a plugin ({label}).", request_body=dispatch_body,
                    answer=answer)  # fmt: skip
 
 
-def _package_rows() -> Iterator[Row]:
+def _installation_rows() -> Iterator[Row]:
     """Yield the rows that upload, install and remove packages."""
-    install = f"{_MANAGE}/install"
     identifiers = object_schema(
         {"plugin_unique_identifiers": list_of(TEXT)}, metas=list_of(OBJECT), source=TEXT
     )
@@ -103,64 +111,68 @@ def _package_rows() -> Iterator[Row]:
     )
     yield _row(
         "POST",
-        f"{install}/upload/package",
+        f"{_INSTALL}/upload/package",
         packages.upload_package,
-        "Hand in a package.",
+        "Upload a package.",
         request_body=_FORM,
     )
     yield _row(
         "POST",
-        f"{install}/upload/bundle",
+        f"{_INSTALL}/upload/bundle",
         packages.upload_bundle,
-        "Hand in a bundle.",
+        "Upload a bundle.",
         request_body=_FORM,
     )
     yield _row(
         "POST",
-        f"{install}/identifiers",
+        f"{_INSTALL}/identifiers",
         packages.install,
-        "Install what was handed in.",
+        "Install uploaded packages.",
         request_body=identifiers,
     )
-    yield _row("POST", f"{install}/upgrade", packages.upgrade,
-               "Put another version in a plugin's place.", request_body=upgrade)  # fmt: skip
-    yield _row(
-        "GET",
-        f"{install}/tasks",
-        packages.list_tasks,
-        "List installations.",
-        query=_PAGE,
-    )
-    yield _row(
-        "POST",
-        f"{install}/tasks/delete_all",
-        packages.delete_tasks,
-        "Forget all installations.",
-    )
-    yield _row(
-        "GET",
-        f"{install}/tasks/{{task}}",
-        packages.get_task,
-        "Say how far an installation is.",
-    )
-    yield _row(
-        "POST",
-        f"{install}/tasks/{{task}}/delete",
-        packages.delete_task,
-        "Forget an installation.",
-    )
-    # The path that names a plugin of the task has the same handler.
-    yield _row("POST", f"{install}/tasks/{{task}}/delete/{{plugin:path}}", packages.delete_task,
-               "Forget an installation.")  # fmt: skip
+    yield _row("POST", f"{_INSTALL}/upgrade", packages.upgrade,
+               "Replace a plugin by another version.", request_body=upgrade)  # fmt: skip
     yield _row("POST", f"{_MANAGE}/uninstall", packages.uninstall, "Remove a plugin.",
                request_body=object_schema({"plugin_installation_id": TEXT}))  # fmt: skip
 
 
-def _listing_rows() -> Iterator[Row]:
-    """Yield the rows that list plugins and what they declare."""
+def _task_rows() -> Iterator[Row]:
+    """Yield the rows of installation tasks."""
+    yield _row(
+        "GET",
+        f"{_INSTALL}/tasks",
+        packages.list_tasks,
+        "List installation tasks.",
+        query=_PAGE,
+    )
+    yield _row(
+        "POST",
+        f"{_INSTALL}/tasks/delete_all",
+        packages.delete_tasks,
+        "Delete all installation tasks.",
+    )
+    yield _row(
+        "GET",
+        f"{_INSTALL}/tasks/{{task}}",
+        packages.get_task,
+        "Get the progress of an installation.",
+    )
+    yield _row(
+        "POST",
+        f"{_INSTALL}/tasks/{{task}}/delete",
+        packages.delete_task,
+        "Delete an installation task.",
+    )
+    # The path that names a plugin of the task has the same handler.
+    yield _row("POST", f"{_INSTALL}/tasks/{{task}}/delete/{{plugin:path}}", packages.delete_task,
+               "Delete an installation task.")  # fmt: skip
+
+
+def _plugin_rows() -> Iterator[Row]:
+    """Yield the rows that list plugins and read their declarations."""
     identifiers = object_schema({"plugin_unique_identifiers": list_of(TEXT)})
     yield _row("GET", f"{_MANAGE}/decode/from_identifier", listings.decode_package,
-               "Say what a package declares.", query=(_IDENTIFIER,))  # fmt: skip
+               "Get the declaration of a package.", query=(_IDENTIFIER,))  # fmt: skip
     yield _row(
         "GET",
         f"{_MANAGE}/fetch/manifest",
@@ -169,9 +181,14 @@ def _listing_rows() -> Iterator[Row]:
         query=(_IDENTIFIER,),
     )
     yield _row("GET", f"{_MANAGE}/fetch/identifier", listings.is_installed,
-               "Say whether a plugin is installed.", query=(_IDENTIFIER,))  # fmt: skip
-    yield _row("GET", f"{_MANAGE}/fetch/readme", listings.readme, "Get a plugin's readme.",
-               query=(_IDENTIFIER, Query("language", "As en_US.")))  # fmt: skip
+               "Check whether a plugin is installed.", query=(_IDENTIFIER,))  # fmt: skip
+    yield _row(
+        "GET",
+        f"{_MANAGE}/fetch/readme",
+        listings.readme,
+        "Get a plugin's readme.",
+        query=(_IDENTIFIER, Query("language", "Language code, for example en_US.")),
+    )
     yield _row(
         "GET",
         f"{_MANAGE}/list",
@@ -183,13 +200,17 @@ def _listing_rows() -> Iterator[Row]:
         "GET",
         f"{_MANAGE}/installation/ids",
         listings.list_identifiers,
-        "List plugins' identifiers.",
+        "List the identifiers of installed plugins.",
     )
     yield _row("POST", f"{_MANAGE}/installation/fetch/batch", listings.list_by_plugin_ids,
-               "Get some plugins.",
+               "Get several plugins by id.",
                request_body=object_schema({"plugin_ids": list_of(TEXT)}))  # fmt: skip
     yield _row("POST", f"{_MANAGE}/installation/missing", listings.list_missing,
-               "Say which plugins are missing.", request_body=identifiers)  # fmt: skip
+               "List the plugins that are not installed.", request_body=identifiers)  # fmt: skip
+
+
+def _provider_rows() -> Iterator[Row]:
+    """Yield the rows of the providers that plugins declare, by type."""
     for plugin_type in listings.DECLARATION_KEYS:
         yield _row("GET", f"{_MANAGE}/{plugin_type}",
                    partial(listings.list_providers, plugin_type),
@@ -201,7 +222,7 @@ def _listing_rows() -> Iterator[Row]:
         yield _row("GET", f"{_MANAGE}/{plugin_type}", partial(listings.get_provider, plugin_type),
                    f"Get a plugin's {label} provider.", query=(_PLUGIN,))  # fmt: skip
     yield _row("POST", f"{_MANAGE}/tools/check_existence", listings.tools_exist,
-               "Say which tools there are.",
+               "Check which tool providers exist.",
                request_body=object_schema(provider_ids=list_of(OBJECT)))  # fmt: skip
     yield _row(
         "GET",
@@ -210,6 +231,10 @@ def _listing_rows() -> Iterator[Row]:
         "List plugins of a category.",
         query=_PAGE,
     )
+
+
+def _package_file_rows() -> Iterator[Row]:
+    """Yield the rows of the debugging key and of files in packages."""
     yield _row(
         "POST",
         f"{_TENANT}/debugging/key",
@@ -224,58 +249,56 @@ def _listing_rows() -> Iterator[Row]:
         answer=_FILE,
         query=(
             _IDENTIFIER,
-            Query("file_path", "Where it is in the package.", is_required=True),
+            Query("file_path", "Path of the file in the package.", is_required=True),
         ),
     )
-    yield _row("GET", f"{_TENANT}/asset/{{asset}}", declarations.asset, "Get a plugin's picture.",
+    yield _row("GET", f"{_TENANT}/asset/{{asset}}", declarations.asset, "Get a plugin's icon.",
                answer=OneOf((Content("image/svg+xml"), _FILE)))  # fmt: skip
 
 
 def _endpoint_rows() -> Iterator[Row]:
     """Yield the rows of plugin endpoints."""
-    path_prefix, settings = (
-        f"{_TENANT}/endpoint",
-        object_schema(
-            {"name": TEXT, "plugin_unique_identifier": TEXT}, settings=OBJECT
-        ),
+    path_prefix = f"{_TENANT}/endpoint"
+    settings = object_schema(
+        {"name": TEXT, "plugin_unique_identifier": TEXT}, settings=OBJECT
     )
     endpoint_id_body = object_schema({"endpoint_id": TEXT})
     yield _row(
         "POST",
         f"{path_prefix}/setup",
         endpoints.set_up_endpoint,
-        "Set up an address of a plugin.",
+        "Create an endpoint of a plugin.",
         request_body=settings,
     )
     yield _row(
         "POST",
         f"{path_prefix}/update",
         endpoints.update_endpoint,
-        "Change an address.",
+        "Change an endpoint.",
         request_body=object_schema({"endpoint_id": TEXT}, name=TEXT, settings=OBJECT),
     )
     yield _row(
         "POST",
         f"{path_prefix}/remove",
         endpoints.remove_endpoint,
-        "Remove an address.",
+        "Remove an endpoint.",
         request_body=endpoint_id_body,
     )
     yield _row(
         "POST",
         f"{path_prefix}/enable",
         endpoints.enable_endpoint,
-        "Switch an address on.",
+        "Enable an endpoint.",
         request_body=endpoint_id_body,
     )
     yield _row(
         "POST",
         f"{path_prefix}/disable",
         endpoints.disable_endpoint,
-        "Switch an address off.",
+        "Disable an endpoint.",
         request_body=endpoint_id_body,
     )
-    listing = (*_PAGE, Query("plugin_id", "Those of one plugin."))
+    listing = (*_PAGE, Query("plugin_id", "Only endpoints of this plugin."))
     # Both paths list endpoints; the filter by plugin is optional on either.
     for path in (f"{path_prefix}/list", f"{path_prefix}/list/plugin"):
-        yield _row("GET", path, endpoints.endpoints, "List addresses.", query=listing)
+        yield _row("GET", path, endpoints.endpoints, "List endpoints.", query=listing)

@@ -4,9 +4,7 @@ import hashlib
 from typing import Any
 
 from modelyard.base.errors import NotFoundError
-from modelyard.gateway.http import (
-    Reply,
-)
+from modelyard.gateway.http import Reply
 from modelyard.gateway.plugins.daemon_calls import DaemonCall
 from modelyard.gateway.tenant_content import FILE_HEADERS
 from modelyard.models.types import JSON
@@ -42,17 +40,17 @@ async def asset(call: DaemonCall) -> Reply:
         # are compared.
         for file in _icons(plugin.declaration.document):
             if asset_id(plugin.identifier, file) == name:
-                content_type = (
-                    b"image/svg+xml"
-                    if file.endswith(".svg")
-                    else b"application/octet-stream"
-                )
                 return Reply(
                     call.parts.plugins.asset(call.tenant, plugin.plugin_id, file),
-                    content_type=content_type,
+                    content_type=_media_type(file),
                     headers=FILE_HEADERS,
                 )
     raise NotFoundError(f"asset {name!r} does not exist")
+
+
+def _media_type(file: str) -> bytes:
+    """Return the content type of an icon file."""
+    return b"image/svg+xml" if file.endswith(".svg") else b"application/octet-stream"
 
 
 def asset_id(identifier: str, name: str) -> str:
@@ -65,29 +63,32 @@ def asset_id(identifier: str, name: str) -> str:
 def _with_icons(value: Any, identifier: str, *, is_icon: bool = True) -> Any:
     """Replace icon files in a value by asset ids, recursively. URLs stay as they are."""
     if isinstance(value, str):
-        return (
-            asset_id(identifier, value)
-            if is_icon and value and not value.startswith("http")
-            else value
-        )
+        is_file = is_icon and value and not value.startswith("http")
+        return asset_id(identifier, value) if is_file else value
     if isinstance(value, list):
         return [_with_icons(element, identifier, is_icon=False) for element in value]
     if isinstance(value, dict):
         return {
-            # An icon is a file name, or an object with a file for each variant;
-            # everything else is searched further.
-            name: _with_icons(member, identifier, is_icon=True)
-            if name in _ICONS and isinstance(member, str)
-            else {
-                variant: asset_id(identifier, str(file))
-                for variant, file in member.items()
-                if file
-            }
-            if name in _ICONS and isinstance(member, dict)
-            else _with_icons(member, identifier, is_icon=False)
+            name: _member_with_icons(name, member, identifier)
             for name, member in value.items()
         }
     return value
+
+
+def _member_with_icons(name: str, member: Any, identifier: str) -> Any:
+    """Replace the icon files in one member of an object.
+
+    An icon is a file name, or an object with a file for each variant; everything else
+    is searched further.
+    """
+    if name in _ICONS and isinstance(member, dict):
+        return {
+            variant: asset_id(identifier, str(file))
+            for variant, file in member.items()
+            if file
+        }
+    is_icon = name in _ICONS and isinstance(member, str)
+    return _with_icons(member, identifier, is_icon=is_icon)
 
 
 def _icons(document: Any) -> list[str]:
@@ -99,11 +100,13 @@ def _icons(document: Any) -> list[str]:
     files: list[str] = []
     for name, value in document.items():
         if name in _ICONS and value:
-            files += (
-                [str(file_name) for file_name in value.values()]
-                if isinstance(value, dict)
-                else [str(value)]
-            )
+            files += _icon_files(value)
         else:
             files += _icons(value)
     return files
+
+
+def _icon_files(icon: Any) -> list[str]:
+    """Return the files of one icon: one for each variant if it is an object."""
+    variants = icon.values() if isinstance(icon, dict) else (icon,)
+    return [str(file) for file in variants]

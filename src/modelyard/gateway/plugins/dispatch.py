@@ -117,7 +117,7 @@ async def dispatch(path: str, call: DaemonCall) -> Reply | StreamReply:
     data = body.get("data")
     if not isinstance(data, dict):
         raise InvokeBadRequestError(
-            "'data' must hold the action's fields", param="data"
+            "'data' must be an object with the action's fields", param="data"
         )
     data = _normalised_fields(path, data)
     context_fields = {
@@ -167,7 +167,7 @@ def _normalised_fields(path: str, data: JSON) -> JSON:
         requested_type = data.get("model_type", model_type)
         if requested_type != model_type:
             raise InvokeBadRequestError(
-                f"'model_type' is {requested_type!r}; at {path!r} it is {model_type!r}",
+                f"'model_type' must be {model_type!r} at {path!r}, not {requested_type!r}",
                 param="model_type",
             )
         # Later entries win: the client's fields override the defaults, the path's model

@@ -83,7 +83,9 @@ class EndpointRoute:
             # The plugin's call is still open when the reply cannot be sent: end it,
             # here and below.
             await answers.aclose()
-            raise PluginError("it ended without an answer", plugin=endpoint.plugin)
+            raise PluginError(
+                "endpoint closed without a response", plugin=endpoint.plugin
+            )
         try:
             plugin_headers = first.get("headers") or {}
             headers = outgoing(
@@ -114,7 +116,7 @@ def _decode_hex(value: Any) -> bytes:
     try:
         return bytes.fromhex(value)
     except (TypeError, ValueError):
-        raise PluginError("its answer is not hexadecimal") from None
+        raise PluginError("response is not hexadecimal") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,46 +148,71 @@ class TriggerRoute:
         dispatch_result = await self.plugins.call_once(
             tenant, subscription.plugin, "trigger", "dispatch_trigger_event", common
         )
-        common = {
-            "credentials": {},
-            "credential_type": "unauthorized",
-            **common,
-            "payload": dispatch_result.get("payload") or {},
-        }
+        webhook_call = _WebhookCall(
+            plugins=self.plugins,
+            tenant=tenant,
+            subscription=name,
+            plugin=subscription.plugin,
+            provider=f"{subscription.plugin}/{subscription.provider}",
+            common={
+                "credentials": {},
+                "credential_type": "unauthorized",
+                **common,
+                "payload": dispatch_result.get("payload") or {},
+            },
+        )
+        for event in map(str, dispatch_result.get("events") or ()):
+            await self._start_listeners(webhook_call, event)
+            await self._notify_additional_listener(webhook_call, event)
+        return _reply_from_raw(dispatch_result.get("response"), subscription.plugin)
 
-        async def event_variables(event: str, parameters: JSON) -> JSON | None:
-            """Return the variables of an event for these parameters, or None if the
-            plugin filters the event out."""
-            data = {**common, "event": event, "parameters": parameters}
-            event_result = await self.plugins.call_once(
-                tenant, subscription.plugin, "trigger", "invoke_trigger_event", data
-            )
-            return (
-                None
-                if event_result.get("cancelled")
-                else event_result.get("variables") or {}
-            )
-
-        provider = f"{subscription.plugin}/{subscription.provider}"
+    async def _start_listeners(self, call: "_WebhookCall", event: str) -> None:
+        """Start the runs of all nodes that listen to an event."""
         # Second call, once per event and listener: each listening node has its own
         # parameters.
-        for event in map(str, dispatch_result.get("events") or ()):
-            for listener in self.triggers.listeners(tenant, name, provider, event):
-                if (
-                    variables := await event_variables(
-                        event, listener.trigger.parameters
-                    )
-                ) is not None:
-                    await self.triggers.start_listener(listener, variables)
-            # The additional listener, if there is one, gets the event without
-            # parameters.
-            listen = self.on_event()
-            if (
-                listen is not None
-                and (variables := await event_variables(event, {})) is not None
-            ):
-                await listen(tenant, name, event, variables)
-        return _reply_from_raw(dispatch_result.get("response"), subscription.plugin)
+        for listener in self.triggers.listeners(
+            call.tenant, call.subscription, call.provider, event
+        ):
+            variables = await call.variables(event, listener.trigger.parameters)
+            if variables is not None:
+                await self.triggers.start_listener(listener, variables)
+
+    async def _notify_additional_listener(
+        self, call: "_WebhookCall", event: str
+    ) -> None:
+        """Pass an event to the additional listener, if there is one. It gets the event
+        without parameters."""
+        listen = self.on_event()
+        if listen is None:
+            return
+        variables = await call.variables(event, {})
+        if variables is not None:
+            await listen(call.tenant, call.subscription, event, variables)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WebhookCall:
+    """A webhook call that a trigger plugin has verified."""
+
+    plugins: Plugins
+    tenant: str
+    subscription: str
+    plugin: str
+    provider: str
+    """The plugin with the name of its provider, as PLUGIN/PROVIDER."""
+    common: JSON
+    """Data that the plugin needs for each event of the call."""
+
+    async def variables(self, event: str, parameters: JSON) -> JSON | None:
+        """Return the variables of an event for these parameters, or None if the plugin
+        filters the event out."""
+        data = {**self.common, "event": event, "parameters": parameters}
+        event_result = await self.plugins.call_once(
+            self.tenant, self.plugin, "trigger", "invoke_trigger_event", data
+        )
+        if event_result.get("cancelled"):
+            return None
+        return event_result.get("variables") or {}
 
 
 def _reply_from_raw(raw: Any, plugin: str) -> Reply:
@@ -218,7 +245,7 @@ class Files:
 
     files: FileStore
     is_tenant_disabled: Callable[[str], bool]
-    """Tell whether a tenant is switched off."""
+    """Return whether a tenant is disabled."""
 
     async def read(self, request: Request) -> Reply:
         """GET /files/ID. Raises NotFoundError if the file does not exist or the
@@ -241,7 +268,7 @@ class Files:
     async def upload(self, request: Request) -> Reply:
         """POST /files/plugins/upload. Raises NotFoundError if the signature is invalid."""
         plugin, name = request.query("plugin") or "", request.query("name") or ""
-        # Plugin and name are part of the signature, so a signed upload address is good
+        # Plugin and name are part of the signature, so a signed upload address is valid
         # for this file only.
         tenant = self._verify_signature(request, "upload", f"{plugin}\n{name}")
         request.payer = tenant
@@ -268,7 +295,8 @@ class Files:
             action, tenant, subject, until, signature
         ) or self.is_tenant_disabled(tenant):
             raise NotFoundError(
-                "this address is not signed, or its time is over", code="file_not_found"
+                "signature of the file address is missing, invalid or expired",
+                code="file_not_found",
             )
         return tenant
 

@@ -37,7 +37,7 @@ class BrowserSteps:
         try:
             return await self._begin(request.names["ticket"])
         except ModelyardError as error:
-            return _page("That did not work", str(error), status=400)
+            return _page("Authorization failed", str(error), status=400)
 
     async def back(self, request: Request) -> Reply:
         """GET /oauth/callback/PROVIDER: exchange the provider's answer for credentials.
@@ -45,7 +45,7 @@ class BrowserSteps:
         try:
             return await self._back(request)
         except ModelyardError as error:
-            return _page("That did not work", str(error), status=400)
+            return _page("Authorization failed", str(error), status=400)
 
     async def _begin(self, text: str) -> Reply:
         ticket = self.credentials.read(text)
@@ -74,10 +74,10 @@ class BrowserSteps:
         # The cookie's ticket and the callback's path must name the same provider.
         if request.names["provider"] != ticket.provider:
             raise InvokeBadRequestError(
-                "this is another provider's answer", param="provider"
+                "the response is from another provider", param="provider"
             )
         if refused := request.query("error"):
-            raise InvokeBadRequestError(f"the provider says: {refused[:200]}")
+            raise InvokeBadRequestError(f"the provider reports: {refused[:200]}")
         # The plugin does the code exchange, so it gets the callback as a raw HTTP
         # request.
         raw = raw_request(request, request.path, b"", {})
@@ -86,7 +86,7 @@ class BrowserSteps:
         )
         return _page(
             "Connected",
-            f"{ticket.provider} may be used now. You can close this window.",
+            f"{ticket.provider} is connected. You can close this window.",
             is_over=True,
         )
 
@@ -105,7 +105,7 @@ def _cookie(request: Request) -> str:
         morsel = None
     if morsel is None:
         raise InvokeBadRequestError(
-            "this browser began nothing here, or too long ago: begin anew"
+            "Authorization session not found or expired. Start again."
         )
     return str(morsel.value)
 

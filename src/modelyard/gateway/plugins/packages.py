@@ -98,7 +98,7 @@ async def install(call: DaemonCall) -> Reply:
     # `metas` are matched to the identifiers by position.
     if metas and len(metas) != len(identifiers):
         raise InvokeBadRequestError(
-            "'metas' must be as many as the plugins", param="metas"
+            "'metas' must have one entry per plugin", param="metas"
         )
     task, is_installed = await call.parts.installations.install(
         call.tenant,

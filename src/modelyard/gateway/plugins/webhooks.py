@@ -7,9 +7,8 @@ with the result of the run.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -25,6 +24,7 @@ from modelyard.gateway.tenant_content import (
 )
 from modelyard.models.types import JSON
 from modelyard.workflow.engine import Status
+from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.nodes.trigger import WebhookData, declared_values
 from modelyard.workflow.runs import Runs
 from modelyard.workflow.services import TenantFiles
@@ -58,34 +58,19 @@ class WebhookRoute:
         # A wrong method does not start a run; the token's existence may be shown, since
         # the caller has it.
         if request.method != data.method.upper():
-            expected_method = data.method.upper()
-            document = _refusal(
-                f"this webhook takes {expected_method}, not {request.method}"
-            )
-            return json_reply(
-                document,
-                status=405,
-                headers={**ISOLATION_HEADERS, "allow": expected_method},
-            )
+            return _method_refused(request.method, data.method.upper())
         request.payer = app_version.tenant
         inputs = await self._inputs(request, data, app_version.tenant)
         # Check required parameters before the run starts, so that the sender gets the
         # error.
-        declared_values(
-            data, inputs
-        )  # what is missing is said to whom it can still help
-        # A repeated delivery with the same key returns the run that the first one
-        # started.
-        key = next(
-            (
-                f"call {sender_key}"
-                for name in _IDEMPOTENCY_HEADERS
-                if (sender_key := request.header(name))
-            ),
-            "",
-        )
+        declared_values(data, inputs)
         run = await self.triggers.fire(
-            app_version, app, node, inputs, key=key, is_draft=is_draft
+            app_version,
+            app,
+            node,
+            inputs,
+            key=_idempotency_key(request),
+            is_draft=is_draft,
         )
         # Asynchronous mode: the node's configured response is sent while the run
         # continues.
@@ -103,22 +88,7 @@ class WebhookRoute:
             )
         except TimeoutError:
             return json_reply({"run_id": run.id, "status": "running"}, status=504)
-        document = {
-            "run_id": run.id,
-            "status": ended.status.value,
-            "outputs": ended.outputs,
-            "error": ended.error,
-        }
-        if ended.status in (Status.SUCCEEDED, Status.PARTIAL):
-            return json_reply(
-                document, status=data.status_code, headers=ISOLATION_HEADERS
-            )
-        # A paused run was accepted and is not finished yet: 202.
-        return json_reply(
-            document,
-            status=202 if ended.status is Status.PAUSED else 500,
-            headers=ISOLATION_HEADERS,
-        )
+        return _run_response(data, ended)
 
     async def _inputs(self, request: Request, data: WebhookData, tenant: str) -> JSON:
         """Return the declared parameters by name, and the complete request as
@@ -142,9 +112,7 @@ class WebhookRoute:
             header.name: headers.get(header.name.lower()) for header in data.headers
         }
         values |= {field.name: body.get(field.name) for field in data.body}
-        credentials = {
-            name.decode() for name in CREDENTIALS
-        }  # a node gets these where it declares them, by name
+        credentials = {name.decode() for name in CREDENTIALS}
         # Credentials reach a node only if it declares the header by name.
         visible_headers = {
             name: value for name, value in headers.items() if name not in credentials
@@ -169,7 +137,7 @@ class WebhookRoute:
             return {}
         if data.content_type and sent != data.content_type:
             raise InvokeBadRequestError(
-                f"this webhook takes {data.content_type}, not {sent or 'a body without a type'}"
+                f"unsupported content type {sent!r}; expected {data.content_type}"
             )
         text_field = data.body[0].name if data.body else "raw"
         match sent:
@@ -203,6 +171,31 @@ class WebhookRoute:
                 return {text_field: to_object(file)}
 
 
+def _idempotency_key(request: Request) -> str:
+    """Return the key of a delivery, or an empty string. A repeated delivery with the
+    same key returns the run that the first one started."""
+    for name in _IDEMPOTENCY_HEADERS:
+        if sender_key := request.header(name):
+            return f"call {sender_key}"
+    return ""
+
+
+def _run_response(data: WebhookData, run: RunRecord) -> Reply:
+    """Return the result of a run that has ended or paused."""
+    document = {
+        "run_id": run.id,
+        "status": run.status.value,
+        "outputs": run.outputs,
+        "error": run.error,
+    }
+    if run.status in (Status.SUCCEEDED, Status.PARTIAL):
+        status = data.status_code
+    else:
+        # A paused run was accepted and is not finished yet: 202.
+        status = 202 if run.status is Status.PAUSED else 500
+    return json_reply(document, status=status, headers=ISOLATION_HEADERS)
+
+
 def _node_response(data: WebhookData, run: str) -> Reply:
     """Return the node's configured response: JSON if its text is JSON, otherwise plain
     text, or the run's id if it is empty."""
@@ -227,12 +220,14 @@ def _node_response(data: WebhookData, run: str) -> Reply:
     return Reply(text.encode(), status=data.status_code, headers=ISOLATION_HEADERS)
 
 
-def _refusal(message: str) -> Mapping[str, Any]:
-    """Return the error document for a wrong method."""
-    return {
+def _method_refused(method: str, expected_method: str) -> Reply:
+    """Return the error response for a wrong method."""
+    document = {
         "error": {
-            "message": message,
+            "message": f"this webhook requires method {expected_method}, got {method}",
             "type": "invalid_request_error",
             "code": "method_not_allowed",
         }
     }
+    headers = {**ISOLATION_HEADERS, "allow": expected_method}
+    return json_reply(document, status=405, headers=headers)

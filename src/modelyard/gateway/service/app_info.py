@@ -27,7 +27,7 @@ from modelyard.gateway.service.uploads import MAX_MB
 from modelyard.models.types import JSON
 from modelyard.workflow.dsl import App
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
-from modelyard.workflow.nodes.start import form_of
+from modelyard.workflow.nodes.start import FormField, form_of
 
 # Clients read all of these features, so every one is present in the answer even if the
 # app's file omits it.
@@ -174,20 +174,23 @@ def user_input_form(app: App) -> list[JSON]:
     # start node.
     if app.model_config:
         return list(app.model_config.get("user_input_form") or ())
-    controls: list[JSON] = []
-    for field in form_of(app.graph().nodes[app.roots[0]]):
-        control = {
-            name: value
-            for name, value in msgspec.to_builtins(field).items()
-            if value not in (None, [], "")
-        }
-        control |= {
-            "label": field.label or field.variable,
-            "variable": field.variable,
-            "required": field.required,
-            "default": field.default if field.default is not None else "",
-        }
-        if field.type == "select":
-            control["options"] = [str(option) for option in field.options]
-        controls.append({field.type: control})
-    return controls
+    fields = form_of(app.graph().nodes[app.roots[0]])
+    return [{field.type: _control(field)} for field in fields]
+
+
+def _control(field: FormField) -> JSON:
+    """Return one control of an input form, without its empty properties."""
+    control = {
+        name: value
+        for name, value in msgspec.to_builtins(field).items()
+        if value not in (None, [], "")
+    }
+    control |= {
+        "label": field.label or field.variable,
+        "variable": field.variable,
+        "required": field.required,
+        "default": field.default if field.default is not None else "",
+    }
+    if field.type == "select":
+        control["options"] = [str(option) for option in field.options]
+    return control

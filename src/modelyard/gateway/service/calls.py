@@ -92,7 +92,7 @@ def error_document(error: ModelyardError) -> JSON:
 def error_reply(error: ModelyardError, request_id: str = "") -> Reply:
     """Return an error reply in the format of the service and dataset APIs."""
     # The request id is sent as a header; the body has no field for it.
-    del request_id  # it stands in a header; the body has no place for it
+    del request_id
     status, _ = status_and_code(error)
     return json_reply(
         error_document(error), status=status, headers=error_headers(error)
@@ -239,8 +239,8 @@ class Call:
             raise ServiceError(
                 400,
                 code,
-                "Please check if your app mode matches the right API route: it is"
-                f" {self.app.mode}.",
+                "Please check if your app mode matches the right API route: the app mode"
+                f" is {self.app.mode}.",
             )
 
     def require_feature(self, feature: str, code: str, message: str) -> None:

@@ -159,7 +159,7 @@ class ConversationHandlers:
             raise ServiceError(
                 400,
                 "bad_request",
-                f"{name} is {variable.get('value_type')}; the value is not",
+                f"value of {name} must be of type {variable.get('value_type')}",
             )
         changed = {**variables, name: {**variable, "value": value}}
         await self.conversations.update_variables(call.tenant, conversation.id, changed)

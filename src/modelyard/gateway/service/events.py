@@ -178,33 +178,38 @@ class ServiceEvents:
                         event.retriever_resources, len(self._resources) + 1
                     )
                 ]
-            case GraphRunStarted():
-                if self._shows_nodes:
-                    yield self._workflow(
-                        "workflow_started",
-                        {
-                            "id": self._run.id,
-                            "workflow_id": self._run.system.get("workflow_id"),
-                            # Clients did not set this input; the run adds it.
-                            "inputs": {
-                                name: input_value
-                                for name, input_value in event.inputs.items()
-                                if name != "sys.conversation_id"
-                            },
-                            "created_at": int(event.at),
-                            "reason": event.reason,
-                        },
-                    )
+            case GraphRunStarted() if self._shows_nodes:
+                yield self._run_started(event)
             case NodeRunAgentThought() if self._is_agent:
                 yield from self._thought(event)
             case _ if isinstance(event, FINAL_EVENTS):
                 yield from self._end(event)
+            case _ if self._shows_nodes:
+                if (node_event := self._node(event)) is not None:
+                    yield node_event
             # Usage is counted even if the nodes are not shown.
+            case NodeRunSucceeded():
+                self._add_usage(event.outputs)
             case _:
-                if self._shows_nodes:
-                    yield from self._node(event)
-                else:
-                    self._count_hidden(event)
+                pass
+
+    def _run_started(self, event: GraphRunStarted) -> JSON:
+        """Return the event of the run's start."""
+        return self._workflow(
+            "workflow_started",
+            {
+                "id": self._run.id,
+                "workflow_id": self._run.system.get("workflow_id"),
+                # Clients did not set this input; the run adds it.
+                "inputs": {
+                    name: input_value
+                    for name, input_value in event.inputs.items()
+                    if name != "sys.conversation_id"
+                },
+                "created_at": int(event.at),
+                "reason": event.reason,
+            },
+        )
 
     def _chunk(self, event: NodeRunStreamChunk) -> Iterator[JSON]:
         """Yield an output chunk in the form of the app's kind."""
@@ -261,11 +266,6 @@ class ServiceEvents:
             )
         return self._workflow("text_replace", {"text": event.text})
 
-    def _count_hidden(self, event: AnyEvent) -> None:
-        """Count the usage of a node that is not shown."""
-        if isinstance(event, NodeRunSucceeded):
-            self._add_usage(event.outputs)
-
     def _add_usage(self, outputs: Mapping[str, Any]) -> None:
         """Add a node's usage to the run's total."""
         usage = outputs.get("usage") or outputs.get("__usage")
@@ -286,113 +286,148 @@ class ServiceEvents:
             elif value is not None:
                 self._usage[name] = value
 
-    def _node(self, event: AnyEvent) -> Iterator[JSON]:  # noqa: C901
-        """Yield the API's events for a node event."""
+    def _node(self, event: AnyEvent) -> JSON | None:
+        """Return the API's event for a node event, or None if it has none."""
         match event:
             case NodeRunStarted():
-                if event.node_type not in _HIDDEN_NODE_TYPES:
-                    self._index += 1
-                    yield self._workflow(
-                        "node_started",
-                        {
-                            **self._node_fields(event),
-                            "index": self._index,
-                            "predecessor_node_id": event.predecessor_node_id or None,
-                            "inputs": None,
-                            "inputs_truncated": False,
-                            "created_at": int(event.at),
-                            "extras": {},
-                            "agent_strategy": None,
-                        },
-                    )
+                return self._node_started(event)
             case NodeRunSucceeded() | NodeRunFailed() | NodeRunException():
-                # Internal nodes count as steps although they are not sent.
-                self._steps += 1
-                self._add_usage(event.outputs)
-                if event.node_type not in _HIDDEN_NODE_TYPES:
-                    yield self._workflow("node_finished", self._finished(event))
+                return self._node_finished(event)
             case NodeRunRetry():
-                yield self._workflow(
-                    "node_retry",
-                    {**self._finished(event), "retry_index": event.retry_index},
-                )
+                retry = {**self._finished(event), "retry_index": event.retry_index}
+                return self._workflow("node_retry", retry)
             case NodeRunIterationStarted() | NodeRunLoopStarted():
-                yield self._workflow(
-                    f"{event.node_type}_started",
-                    {
-                        **self._container_fields(event),
-                        "created_at": int(event.at),
-                        "extras": {},
-                        "metadata": event.metadata,
-                        "inputs": event.inputs,
-                        "inputs_truncated": False,
-                    },
-                )
+                return self._container_started(event)
             case NodeRunIterationNext() | NodeRunLoopNext():
-                yield self._workflow(
-                    f"{event.node_type}_next",
-                    {
-                        **self._container_fields(event),
-                        "index": event.round,
-                        "created_at": int(event.at),
-                        "extras": {},
-                    },
-                )
+                return self._container_next(event)
             case (
                 NodeRunIterationSucceeded()
                 | NodeRunIterationFailed()
                 | NodeRunLoopSucceeded()
                 | NodeRunLoopFailed()
             ):
-                yield self._workflow(
+                return self._workflow(
                     f"{event.node_type}_completed", self._completed(event)
                 )
-            case NodeRunAgentThought():
-                pass  # the log says it
+            # NodeRunAgentThought has no event here: the agent's log contains it.
             case NodeRunAgentLog():
-                yield self._workflow(
-                    "agent_log",
-                    {
-                        "node_execution_id": event.id,
-                        "id": event.message_id,
-                        "label": event.label,
-                        "parent_id": event.parent_id,
-                        "error": event.error,
-                        "status": event.status,
-                        "data": event.data,
-                        "metadata": event.metadata,
-                        "node_id": event.node_id,
-                    },
-                )
+                return self._agent_log(event)
             case NodeRunPauseRequested():
-                # Other pause reasons have no event of their own.
-                if event.reason.get("TYPE") == "human_input_required":
-                    yield self._workflow(
-                        "human_input_required",
-                        {**event.reason, "node_id": event.node_id},
-                    )
+                return self._pause_requested(event)
             case NodeRunHumanInputFormFilled():
-                yield self._workflow(
-                    "human_input_form_filled",
-                    {
-                        "node_id": event.node_id,
-                        "node_title": event.title,
-                        "rendered_content": event.rendered_content,
-                        "action_id": event.action_id,
-                        "action_text": event.action_text,
-                    },
-                )
+                return self._form_filled(event)
             case NodeRunHumanInputFormTimeout():
-                yield self._workflow(
-                    "human_input_form_timeout",
-                    {
-                        "node_id": event.node_id,
-                        "node_title": event.title,
-                        "expiration_time": int(event.expiration_time),
-                    },
-                )
+                return self._form_timeout(event)
             case _:
-                pass
+                return None
+
+    def _node_started(self, event: NodeRunStarted) -> JSON | None:
+        """Return the event of a node's start, or None for an internal node."""
+        if event.node_type in _HIDDEN_NODE_TYPES:
+            return None
+        self._index += 1
+        return self._workflow(
+            "node_started",
+            {
+                **self._node_fields(event),
+                "index": self._index,
+                "predecessor_node_id": event.predecessor_node_id or None,
+                "inputs": None,
+                "inputs_truncated": False,
+                "created_at": int(event.at),
+                "extras": {},
+                "agent_strategy": None,
+            },
+        )
+
+    def _node_finished(
+        self, event: NodeRunSucceeded | NodeRunFailed | NodeRunException
+    ) -> JSON | None:
+        """Return the event of a node's end, or None for an internal node."""
+        # Internal nodes count as steps although they are not sent.
+        self._steps += 1
+        self._add_usage(event.outputs)
+        if event.node_type in _HIDDEN_NODE_TYPES:
+            return None
+        return self._workflow("node_finished", self._finished(event))
+
+    def _container_started(
+        self, event: NodeRunIterationStarted | NodeRunLoopStarted
+    ) -> JSON:
+        """Return the event of a container's start."""
+        return self._workflow(
+            f"{event.node_type}_started",
+            {
+                **self._container_fields(event),
+                "created_at": int(event.at),
+                "extras": {},
+                "metadata": event.metadata,
+                "inputs": event.inputs,
+                "inputs_truncated": False,
+            },
+        )
+
+    def _container_next(self, event: NodeRunIterationNext | NodeRunLoopNext) -> JSON:
+        """Return the event of a container's next round."""
+        return self._workflow(
+            f"{event.node_type}_next",
+            {
+                **self._container_fields(event),
+                "index": event.round,
+                "created_at": int(event.at),
+                "extras": {},
+            },
+        )
+
+    def _agent_log(self, event: NodeRunAgentLog) -> JSON:
+        """Return the event of an agent's log entry."""
+        return self._workflow(
+            "agent_log",
+            {
+                "node_execution_id": event.id,
+                "id": event.message_id,
+                "label": event.label,
+                "parent_id": event.parent_id,
+                "error": event.error,
+                "status": event.status,
+                "data": event.data,
+                "metadata": event.metadata,
+                "node_id": event.node_id,
+            },
+        )
+
+    def _pause_requested(self, event: NodeRunPauseRequested) -> JSON | None:
+        """Return the event of a form to fill in. Other pause reasons have no event of
+        their own."""
+        if event.reason.get("TYPE") != "human_input_required":
+            return None
+        return self._workflow(
+            "human_input_required", {**event.reason, "node_id": event.node_id}
+        )
+
+    def _form_filled(self, event: NodeRunHumanInputFormFilled) -> JSON:
+        """Return the event of a form that was filled in."""
+        return self._workflow(
+            "human_input_form_filled",
+            {
+                "node_id": event.node_id,
+                "node_title": event.title,
+                "rendered_content": event.rendered_content,
+                "action_id": event.action_id,
+                "action_text": event.action_text,
+            },
+        )
+
+    def _form_timeout(self, event: NodeRunHumanInputFormTimeout) -> JSON:
+        """Return the event of a form that expired."""
+        return self._workflow(
+            "human_input_form_timeout",
+            {
+                "node_id": event.node_id,
+                "node_title": event.title,
+                "expiration_time": int(event.expiration_time),
+            },
+        )
 
     @staticmethod
     def _node_fields(event: Any) -> JSON:
@@ -478,8 +513,38 @@ class ServiceEvents:
         """Record the result of the run and yield its final events."""
         status, error = _status(event)
         self.error, self.error_type = error, str(getattr(event, "error_type", ""))
+        self.finished = self._finished_run(event, status, error)
+        outputs: JSON = self.finished["outputs"]
+        # A paused run is not finished: it sends no `workflow_finished`.
+        if isinstance(event, GraphRunPaused):
+            if self._shows_nodes:
+                yield self._paused(event, self.finished)
+            return
+        finished_event = self._workflow("workflow_finished", self.finished)
+        if not self.says_messages:
+            yield finished_event
+            return
+        # A failed message ends with an error event instead of `message_end`.
+        if status is Status.FAILED:
+            ending = self.error_event(*status_and_code_of_run(self.error_type), error)
+        else:
+            ending = self.message_end(outputs)
+        if not self._shows_nodes:
+            yield ending
+            return
+        # For a failed or stopped run `workflow_finished` precedes the message's end;
+        # otherwise it follows.
+        if status in (Status.FAILED, Status.STOPPED):
+            yield finished_event
+            yield ending
+            return
+        yield ending
+        yield finished_event
+
+    def _finished_run(self, event: Any, status: Status, error: str) -> JSON:
+        """Return the data of the run's end."""
         outputs: JSON = getattr(event, "outputs", {}) or {}
-        self.finished = {
+        return {
             "id": self._run.id,
             "workflow_id": self._run.system.get("workflow_id"),
             "status": status.value,
@@ -494,45 +559,25 @@ class ServiceEvents:
             "exceptions_count": getattr(event, "exceptions_count", 0),
             "files": files_in(outputs),
         }
-        # A paused run is not finished: it sends no `workflow_finished`.
-        if isinstance(event, GraphRunPaused):
-            if self._shows_nodes:
-                yield self._workflow(
-                    "workflow_paused",
-                    {
-                        "workflow_run_id": self._run.id,
-                        "reasons": event.reasons,
-                        "status": "paused",
-                        "outputs": outputs,
-                        "created_at": self._created,
-                        "elapsed_time": self.finished["elapsed_time"],
-                        "paused_nodes": [
-                            reason["node_id"]
-                            for reason in event.reasons
-                            if reason.get("node_id")
-                        ],
-                    },
-                )
-            return
-        finished_event = self._workflow("workflow_finished", self.finished)
-        if not self.says_messages:
-            yield finished_event
-            return
-        # A failed message ends with an error event instead of `message_end`.
-        if status is Status.FAILED:
-            if self._shows_nodes:
-                yield finished_event
-            yield self.error_event(*status_and_code_of_run(self.error_type), error)
-            return
-        # For a stopped run `workflow_finished` precedes `message_end`; otherwise it
-        # follows.
-        if status is Status.STOPPED and self._shows_nodes:
-            yield finished_event
-            yield self.message_end(outputs)
-            return
-        yield self.message_end(outputs)
-        if self._shows_nodes:
-            yield finished_event
+
+    def _paused(self, event: GraphRunPaused, finished: JSON) -> JSON:
+        """Return the event of a pause. `finished` is the data of the run so far."""
+        return self._workflow(
+            "workflow_paused",
+            {
+                "workflow_run_id": self._run.id,
+                "reasons": event.reasons,
+                "status": "paused",
+                "outputs": finished["outputs"],
+                "created_at": self._created,
+                "elapsed_time": finished["elapsed_time"],
+                "paused_nodes": [
+                    reason["node_id"]
+                    for reason in event.reasons
+                    if reason.get("node_id")
+                ],
+            },
+        )
 
     def metadata(self) -> JSON:
         """Return the metadata of an answer: usage, retrieved segments, and the

@@ -43,7 +43,7 @@ class Forms:
         filled = await self.runs.journal.forms.fill(call.names["form_token"], answer)
         if filled is None:
             raise ServiceError(
-                412, "human_input_form_submitted", "the form was filled in already"
+                412, "human_input_form_submitted", "the form was already submitted"
             )
         # The run resumes in the background; the submitter does not wait for it.
         await self.runs.resume_soon(*filled)
@@ -67,7 +67,7 @@ class Forms:
                 else "human_input_form_submitted"
             )
             raise ServiceError(
-                412, code, "the form was filled in already, or its time is over"
+                412, code, "the form was already submitted or has expired"
             )
         return row, msgspec.json.decode(row["body"])
 
@@ -91,5 +91,7 @@ def _inputs(call: Call, form: JSON) -> JSON:
     required_names = [field["output_variable_name"] for field in form["inputs"]]
     lacking = [name for name in required_names if name not in filled]
     if lacking:
-        raise ServiceError(400, "invalid_form_data", f"{', '.join(lacking)} is missing")
+        raise ServiceError(
+            400, "invalid_form_data", f"missing inputs: {', '.join(lacking)}"
+        )
     return filled

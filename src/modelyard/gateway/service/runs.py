@@ -211,7 +211,7 @@ class AppRuns:
             async for _ in documents:
                 pass
         if telling.finished is None:
-            raise WorkflowError("the run ended without a word")
+            raise WorkflowError("Run ended without a final event")
         # Workflow apps report a failure inside a successful response, chat and
         # completion apps as an error.
         if telling.says_messages and telling.finished["status"] == Status.FAILED.value:

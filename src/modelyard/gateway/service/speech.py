@@ -102,7 +102,7 @@ async def _recording(call: Call) -> Speech2TextRequest:
         "video",
     ):
         raise ServiceError(
-            415, "unsupported_audio_type", f"{name[:80]!r} is no recording."
+            415, "unsupported_audio_type", f"{name[:80]!r} is not an audio file."
         )
     return Speech2TextRequest(audio=form.file, filename=name)
 

@@ -46,12 +46,12 @@ _PREFIXES = (
 Messages, conversations and files are also paths of Anthropic's and OpenAI's APIs; for
 those the kind of key decides.
 """
-_USER = Query("user", "For whom the app is called.")
+_USER = Query("user", "Id of the end user.")
 _PAGE = (
-    Query("page", "From 1.", "integer"),
-    Query("limit", "The most that are listed, of 100.", "integer"),
+    Query("page", "Page number, from 1.", "integer"),
+    Query("limit", "Page size, at most 100.", "integer"),
 )
-_LIMIT = Query("limit", "The most that are listed, of 100.", "integer")
+_LIMIT = Query("limit", "Page size, at most 100.", "integer")
 _LIMITED = {"limit": INTEGER, "has_more": FLAG}
 _PAGED = {**_LIMITED, "page": INTEGER, "total": INTEGER}
 _FORM = Content("multipart/form-data")
@@ -104,7 +104,7 @@ def rows(parts: ServiceDependencies) -> AppRows:
 
 def api(app_rows: AppRows, entrance: AppAuthenticator) -> Api:
     """Return the service API with these routes, authenticated by app keys."""
-    return Api(name="service", title="The service API", about="Apps, for their callers.",
+    return Api(name="service", title="Service API", about="Apps, for their API clients.",
                prefixes=_PREFIXES, errors=ERROR_SHAPE,
                rows=(*app_rows.for_visitors, *app_rows.for_callers),
                enter=entrance.enter)  # fmt: skip
@@ -114,19 +114,20 @@ def _questions(questions: Questions) -> list[Row]:
     return [
         Row(method="POST", path="/v1/chat-messages", auth=APP_KEY, handler=questions.chat,
             takes=shapes.ChatInput, answer=_CHAT, errors=(403, 404, 429),
-            summary="Ask a chat app."),
+            summary="Send a message to a chat app."),
         Row(method="POST", path="/v1/chat-messages/{task_id}/stop", auth=APP_KEY,
             handler=questions.stop_chat, takes=shapes.UserInput, answer=shapes.Result,
-            summary="End an answer of a chat app."),
+            summary="Stop the answer of a chat app."),
         Row(method="POST", path="/v1/completion-messages", auth=APP_KEY,
             handler=questions.complete, takes=shapes.CompletionInput, answer=_COMPLETION,
-            errors=(429,), summary="Ask a completion app."),
+            errors=(429,), summary="Send inputs to a completion app."),
         Row(method="POST", path="/v1/completion-messages/{task_id}/stop", auth=APP_KEY,
             answer=shapes.Result, handler=questions.stop_completion, takes=shapes.UserInput,
-            summary="End an answer of a completion app."),
+            summary="Stop the answer of a completion app."),
         Row(method="POST", path="/v1/messages/{message_id}/more-like-this", auth=APP_KEY,
             answer=_COMPLETION, handler=questions.more_like_this, takes=shapes.AnotherAnswerInput,
-            errors=(404, 429), summary="Ask a completion app for another answer to the same."),
+            errors=(404, 429),
+            summary="Generate another answer of a completion app to the same inputs."),
     ]  # fmt: skip
 
 
@@ -134,11 +135,11 @@ def _own_runs(workflows: WorkflowHandlers) -> list[Row]:
     watched = (
         _USER,
         Query("after",
-            "The number of the last event that is known; `Last-Event-ID` says the same.",
+            "Number of the last received event; same as the header `Last-Event-ID`.",
             "integer"),
-        Query("continue_on_pause", "Whether to wait where the run waits for somebody.",
+        Query("continue_on_pause", "Keep the stream open while the run waits for input.",
             "boolean"),
-        Query("format", "`ag-ui` for AG-UI's events."),
+        Query("format", "`ag-ui` for AG-UI events."),
     )  # fmt: skip
     return [
         Row(method="POST", path="/v1/workflows/run", auth=APP_KEY, handler=workflows.run,
@@ -146,10 +147,10 @@ def _own_runs(workflows: WorkflowHandlers) -> list[Row]:
             summary="Run a workflow app."),
         Row(method="POST", path="/v1/workflows/tasks/{task_id}/stop", auth=APP_KEY,
             handler=workflows.stop, takes=shapes.UserInput, answer=shapes.Result,
-            summary="End a run of a workflow app."),
+            summary="Stop a run of a workflow app."),
         Row(method="GET", path="/v1/workflow/{workflow_run_id}/events", auth=APP_KEY,
             handler=workflows.watch, query=watched, answer=EVENTS, errors=(404,),
-            summary="Watch a run again, from its beginning or later."),
+            summary="Stream the events of a run, from the start or a later event."),
     ]  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def _all_runs(workflows: WorkflowHandlers) -> list[Row]:
             "`succeeded`, `failed`, `stopped`, `partial-succeeded`, `running` or `paused`."),
         Query("created_at__before", "ISO 8601."),
         Query("created_at__after", "ISO 8601."),
-        Query("created_by_end_user_session_id", "Of this user's alone."),
+        Query("created_by_end_user_session_id", "Only runs of this end user."),
     )  # fmt: skip
     return [
         Row(method="POST", path="/v1/workflows/{workflow_id}/run", auth=APP_KEY,
@@ -179,17 +180,17 @@ def _forms(forms: Forms) -> list[Row]:
     path = "/v1/form/human_input/{form_token}"
     return [
         Row(method="GET", path=path, auth=APP_KEY, handler=forms.show, answer=shapes.FormShown,
-            errors=(404, 412), summary="Get a form that a run waits for."),
+            errors=(404, 412), summary="Get the form that a paused run waits for."),
         Row(method="POST", path=path, auth=APP_KEY, handler=forms.fill,
             takes=shapes.FilledFormInput, answer=Schema(OBJECT), errors=(404, 412),
-            summary="Fill in a form; its run goes on."),
+            summary="Submit a form and resume its run."),
     ]  # fmt: skip
 
 
 def _messages(messages: Messages) -> list[Row]:
     thread = (
-        Query("conversation_id", "Whose messages.", is_required=True), _USER,
-        Query("first_id", "Before this message."), _LIMIT,
+        Query("conversation_id", "Conversation of the messages.", is_required=True), _USER,
+        Query("first_id", "Return messages before this one."), _LIMIT,
     )  # fmt: skip
     return [
         Row(method="GET", path="/v1/messages", auth=APP_KEY, handler=messages.list, query=thread,
@@ -197,7 +198,7 @@ def _messages(messages: Messages) -> list[Row]:
             summary="List a conversation's messages."),
         Row(method="GET", path="/v1/messages/{message_id}/suggested", auth=APP_KEY,
             handler=messages.suggested, query=(_USER,), answer=shapes.SuggestedQuestions,
-            errors=(404,), summary="Suggest what to ask after a message."),
+            errors=(404,), summary="Suggest next questions after a message."),
         Row(method="POST", path="/v1/messages/{message_id}/feedbacks", auth=APP_KEY,
             handler=messages.rate, takes=shapes.FeedbackInput, answer=shapes.Result,
             errors=(404,), summary="Rate a message."),
@@ -207,9 +208,9 @@ def _messages(messages: Messages) -> list[Row]:
 def _conversations(conversations: ConversationHandlers) -> list[Row]:
     order = Query(
         "sort_by",
-        "`created_at` or `updated_at`, with `-` before it for the newest first.",
+        "`created_at` or `updated_at`; prefix `-` for descending order.",
     )
-    last, limit = Query("last_id", "After this one."), _LIMIT
+    last, limit = Query("last_id", "Return items after this one."), _LIMIT
     path = "/v1/conversations/{conversation_id}"
     return [
         Row(method="GET", path="/v1/conversations", auth=APP_KEY, handler=conversations.list,
@@ -218,18 +219,18 @@ def _conversations(conversations: ConversationHandlers) -> list[Row]:
             summary="List a user's conversations."),
         Row(method="DELETE", path=path, auth=APP_KEY, handler=conversations.remove,
             takes=shapes.UserInput, needs_body=False, query=(_USER,), status=204, errors=(404,),
-            summary="Remove a conversation."),
+            summary="Delete a conversation."),
         Row(method="POST", path=f"{path}/name", auth=APP_KEY, handler=conversations.rename,
             takes=shapes.RenameInput, answer=shapes.ConversationShown, errors=(404,),
-            summary="Name a conversation."),
+            summary="Rename a conversation."),
         Row(method="GET", path=f"{path}/variables", auth=APP_KEY, handler=conversations.variables,
-            errors=(404,), query=(_USER, last, limit, Query("variable_name", "This one alone.")),
-            answer=Listed(shapes.VariableShown, _LIMITED),
-            summary="List what a conversation remembers."),
+            query=(_USER, last, limit, Query("variable_name", "Only this variable.")),
+            errors=(404,), answer=Listed(shapes.VariableShown, _LIMITED),
+            summary="List the variables of a conversation."),
         Row(method="PUT", path=f"{path}/variables/{{variable_id}}", auth=APP_KEY,
             takes=shapes.VariableInput, handler=conversations.change_variable,
             answer=shapes.VariableShown, errors=(404,),
-            summary="Change what a conversation remembers."),
+            summary="Change a variable of a conversation."),
     ]  # fmt: skip
 
 
@@ -238,17 +239,17 @@ def _uploads(uploads: Uploads) -> list[Row]:
         _USER,
         Query(
             "as_attachment",
-            "Whether a browser keeps it instead of showing it.",
+            "Send as an attachment, so that browsers download the file.",
             "boolean",
         ),
     )
     return [
         Row(method="POST", path="/v1/files/upload", auth=APP_KEY, handler=uploads.add,
             takes=_FORM, answer=shapes.FileShown, status=201, errors=(413, 415),
-            summary="Hand in a file."),
+            summary="Upload a file."),
         Row(method="GET", path="/v1/files/{file_id}/preview", auth=APP_KEY,
             handler=uploads.preview, query=preview_query, answer=Content("*/*"),
-            errors=(403, 404), summary="Get a file that was handed in."),
+            errors=(403, 404), summary="Get an uploaded file."),
     ]  # fmt: skip
 
 
@@ -256,10 +257,10 @@ def _speech(speech: Speech) -> list[Row]:
     return [
         Row(method="POST", path="/v1/audio-to-text", auth=APP_KEY, handler=speech.transcribe,
             takes=_FORM, answer=shapes.Transcript, errors=(413, 415), changes_nothing=True,
-            summary="Write down what is spoken."),
+            summary="Transcribe an audio file."),
         Row(method="POST", path="/v1/text-to-audio", auth=APP_KEY, handler=speech.speak,
             takes=shapes.SpeechInput, answer=Content("audio/mpeg"), errors=(404,),
-            changes_nothing=True, summary="Speak a message, or a text."),
+            changes_nothing=True, summary="Synthesize speech from a message or a text."),
     ]  # fmt: skip
 
 
@@ -269,9 +270,9 @@ def _app_info(app_info: AppInfoHandlers) -> list[Row]:
             answer=shapes.AppInfo, summary="Get the app's name and mode."),
         Row(method="GET", path="/v1/parameters", auth=APP_KEY, handler=app_info.parameters,
             answer=shapes.AppParameters,
-            summary="Get the app's features, and the form of its inputs."),
+            summary="Get the app's features and input form."),
         Row(method="GET", path="/v1/site", auth=APP_KEY, handler=app_info.site,
-            answer=shapes.Site, errors=(403,), summary="Get how the app's page looks."),
+            answer=shapes.Site, errors=(403,), summary="Get the settings of the app's page."),
     ]  # fmt: skip
 
 
@@ -281,10 +282,10 @@ def _about_users(app_info: AppInfoHandlers, messages: Messages) -> list[Row]:
             answer=shapes.AppMeta, summary="Get the icons of the app's tools."),
         Row(method="GET", path="/v1/end-users/{end_user_id}", auth=APP_KEY,
             handler=app_info.end_user, answer=shapes.EndUserShown, errors=(404,),
-            summary="Get one of the app's users."),
+            summary="Get an end user of the app."),
         Row(method="GET", path="/v1/app/feedbacks", auth=APP_KEY, handler=messages.feedbacks,
             query=_PAGE, answer=Listed(shapes.FeedbackShown),
-            summary="List what users said of answers."),
+            summary="List the ratings of messages."),
     ]  # fmt: skip
 
 
@@ -292,30 +293,30 @@ def _ag_ui(agui: AgUiRuns) -> list[Row]:
     return [
         Row(method="POST", path="/v1/ag-ui", auth=APP_KEY, handler=agui.start,
             takes=shapes.AgUiInput, query=(_USER,), answer=EVENTS, errors=(429,),
-            summary="Run the app for a front end that speaks AG-UI."),
+            summary="Run the app for an AG-UI front end."),
     ]  # fmt: skip
 
 
 def _annotations(annotations: AnnotationHandlers) -> list[Row]:
     path, reply = "/v1/apps/annotations", "/v1/apps/annotation-reply/{action}"
-    keyword = Query("keyword", "In the question or the answer.")
+    keyword = Query("keyword", "Text in the question or the answer.")
     return [
         Row(method="GET", path=path, auth=APP_KEY, handler=annotations.list,
             query=(*_PAGE, keyword), answer=Listed(shapes.AnnotationShown, _PAGED),
             summary="List annotations."),
         Row(method="POST", path=path, auth=APP_KEY, handler=annotations.add,
             takes=shapes.AnnotationInput, answer=shapes.AnnotationShown, status=201,
-            summary="Write an answer beforehand."),
+            summary="Add an annotation."),
         Row(method="PUT", path=f"{path}/{{annotation_id}}", auth=APP_KEY,
             handler=annotations.change, takes=shapes.AnnotationInput,
             answer=shapes.AnnotationShown, errors=(404,), summary="Change an annotation."),
         Row(method="DELETE", path=f"{path}/{{annotation_id}}", auth=APP_KEY,
             handler=annotations.remove, status=204, errors=(404,),
-            summary="Remove an annotation."),
+            summary="Delete an annotation."),
         Row(method="POST", path=reply, auth=APP_KEY, handler=annotations.configure,
             answer=shapes.Job, takes=shapes.AnnotationReplyInput,
-            summary="Turn annotations on or off (`enable`, `disable`)."),
+            summary="Enable or disable annotation replies (`enable`, `disable`)."),
         Row(method="GET", path=f"{reply}/status/{{job_id}}", auth=APP_KEY,
             handler=annotations.status, answer=shapes.JobStatus, errors=(404,),
-            summary="Say whether annotations were turned on or off."),
+            summary="Get the status of enabling or disabling annotation replies."),
     ]  # fmt: skip

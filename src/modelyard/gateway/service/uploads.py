@@ -66,7 +66,7 @@ class Uploads:
             raise ServiceError(
                 413,
                 "file_too_large",
-                f"File size exceeded: {max_mb} MB is the most for such a file.",
+                f"File size exceeded: {max_mb} MB is the limit for this file type.",
             )
         return json_reply(self._file_view(stored_file, call, user), status=201)
 

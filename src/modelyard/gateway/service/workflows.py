@@ -107,7 +107,7 @@ class WorkflowHandlers:
             raise ServiceError(
                 400,
                 "invalid_param",
-                f"status {status[:40]!r} is none; succeeded, failed, stopped are",
+                f"status {status[:40]!r} is unknown; expected succeeded, failed, stopped",
             )
         runs, total = await self.journal.list(
             call.tenant,

@@ -73,6 +73,12 @@ class PostingBlock:
             return 0, 0
         return int(self.starts[index]), int(self.starts[index + 1])
 
+    def entry_indexes(self, start: int, stop: int) -> np.ndarray:
+        """Return the entries of a range of postings, as indexes over all blocks."""
+        slots = self.slots[start:stop]
+        # The first block, which holds most entries, needs no copy.
+        return slots if self.first == 0 else slots + self.first
+
 
 def query_term_counts(text: str) -> dict[int, int]:
     """Return the distinct terms of a query and how often each occurs."""
@@ -109,14 +115,12 @@ def score_entries(
         weight = times * idf(holding, alive)
         max_score += weight
         for part, start, stop in postings:
-            if start < stop:
-                posting_slots = part.slots[start:stop]
-                slots.append(
-                    posting_slots if part.first == 0 else posting_slots + part.first
-                )
-                worth.append(
-                    part.term_frequency_shares(average)[start:stop] * np.float32(weight)
-                )
+            if start == stop:
+                continue
+            slots.append(part.entry_indexes(start, stop))
+            worth.append(
+                part.term_frequency_shares(average)[start:stop] * np.float32(weight)
+            )
     if not slots:
         return np.zeros(total, np.float32)
     # One pass over all postings: adding term by term would access the scores at random

@@ -134,12 +134,7 @@ class ExternalIndex(ABC):
         await self.sync_to_generation(space)
         semantic: dict[int, float] = {}
         keyword_scores: dict[int, float] = {}
-        # Fusion needs more candidates of each leg than the final result has hits.
-        leg_limit = (
-            search_request.limit
-            if search_request.text is None or search_request.vector is None
-            else max(search_request.limit, search_request.candidates)
-        )
+        leg_limit = _leg_limit(search_request)
         if search_request.vector is not None:
             semantic.update(
                 await self.nearest(
@@ -260,6 +255,14 @@ class ExternalIndex(ABC):
         ...
 
 
+def _leg_limit(search_request: IndexQuery) -> int:
+    """Return the number of hits of each search leg. Fusion needs more candidates than
+    the final result has hits."""
+    if search_request.text is None or search_request.vector is None:
+        return search_request.limit
+    return max(search_request.limit, search_request.candidates)
+
+
 def _term_count_changes(changes: IndexDelta) -> dict[int, int]:
     """Return how the changes alter the number of entries per term, including the
     pseudo-terms."""
@@ -287,8 +290,8 @@ def _single_leg_hits(
     scores: Mapping[int, float], limit: int, *, is_semantic: bool
 ) -> list[IndexHit]:
     """Return the hits of a search with one leg only, best first."""
-    # Without a matching term an entry is no full-text hit; a cosine of 0 still is a
-    # result.
+    # An entry without a matching term is not a full-text hit, but a cosine of 0 still is
+    # a result.
     eligible_scores = (
         scores
         if is_semantic

@@ -53,7 +53,7 @@ _TUNING_QUERIES, _TARGET_RECALL, _EXPANSION_STEPS = (
 )
 # Score of excluded entries: lower than any cosine.
 _EXCLUDED_SCORE = -4.0
-# If at most one entry in so many is allowed, the allowed ones are compared exactly.
+# If at most one entry in 16 is allowed, the allowed ones are compared exactly.
 _EXACT_SEARCH_RATIO = 16
 
 
@@ -526,7 +526,8 @@ class MemoryIndex:
         self._building.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error(
-                "a graph could not be built", extra={"fields": {"error": str(error)}}
+                "vector graph could not be built",
+                extra={"fields": {"error": str(error)}},
             )
 
     async def _synchronised(

@@ -51,7 +51,8 @@ class QdrantIndex(ExternalIndex):
         super().__init__(read, followers)
         if not url.startswith(("http://", "https://")):
             raise ConfigError(
-                "knowledge.store qdrant needs knowledge.qdrant_url, as http://HOST:6333"
+                "knowledge.store 'qdrant' requires knowledge.qdrant_url, for example"
+                " http://HOST:6333"
             )
         self._egress = egress
         self._url = url.rstrip("/")
@@ -90,7 +91,7 @@ class QdrantIndex(ExternalIndex):
         if not 200 <= answer.status < 300:
             error_text = answer.body[:300].decode("utf-8", "replace")
             raise StorageUnavailableError(
-                f"Qdrant at {self._url} answers with status {answer.status}: {error_text}"
+                f"Qdrant at {self._url} returned status {answer.status}: {error_text}"
             )
         return msgspec.json.decode(answer.body).get("result")
 

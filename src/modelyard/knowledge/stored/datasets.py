@@ -40,7 +40,7 @@ class StoredDatasets(Repository):
             return await self._execute(statement, *values)
         except DuplicateError as error:
             raise ConflictError(
-                f"there is a dataset named {name!r} already", param="name"
+                f"Dataset {name!r} already exists", param="name"
             ) from error
 
     async def get(self, tenant: str, id: str) -> Dataset:
@@ -125,10 +125,10 @@ class StoredDatasets(Repository):
             row["model"] and indexed.model != row["model"]
         ):
             raise InvokeBadRequestError(
-                f"embedding model {indexed.model!r} gives vectors of"
-                f" {indexed.dimensions} numbers; this dataset's are of"
-                f" {row['model']!r}, {row['dimensions']} numbers each: index it anew"
-                " with the other model"
+                f"Embedding model {indexed.model!r} returned vectors of"
+                f" {indexed.dimensions} dimensions, but the dataset was indexed by"
+                f" {row['model']!r} with {row['dimensions']}: reindex the dataset with"
+                " the new model"
             )
         return row
 

@@ -26,45 +26,42 @@ class StoredEntries(Repository):
     ) -> IndexDelta:
         """Return the changes between two generations; a full snapshot if the log no
         longer reaches back far enough."""
-        names = {"dataset": dataset, "space": space}
+        return await self._database.read_together(
+            lambda connection: self._changes(connection, dataset, space, since, until),
+            is_long=True,
+        )
 
-        def work(connection: Connection) -> IndexDelta:
-            """Read removals and additions in one consistent view."""
-            is_snapshot = (
-                since == 0
-                or self._followers.log_start_generation(connection, dataset, space)
-                > since
-            )
-            generation_range = {
-                **names,
-                "since": 0 if is_snapshot else since,
-                "until": until,
-            }
-            # A snapshot needs no removals: the index is rebuilt.
-            removed = (
-                []
-                if is_snapshot
-                else connection.execute(self._sql["removed_since"], generation_range)
-            )
-            rows = connection.execute(self._sql["since"], generation_range)
-            return IndexDelta(
-                is_snapshot,
-                [row["id"] for row in rows],
-                [row["document"] for row in rows],
-                [row["vector"] for row in rows],
-                [row["terms"] for row in rows],
-                [row["length"] for row in rows],
-                [row["entry"] for row in removed],
-                # Only removed entries that the index had already seen affect its
-                # statistics.
-                [
-                    (row["terms"], row["length"])
-                    for row in removed
-                    if row["born"] <= since
-                ],
-            )
-
-        return await self._database.read_together(work, is_long=True)
+    def _changes(
+        self, connection: Connection, dataset: str, space: int, since: int, until: int
+    ) -> IndexDelta:
+        """Read removals and additions in one consistent view."""
+        is_snapshot = (
+            since == 0
+            or self._followers.log_start_generation(connection, dataset, space) > since
+        )
+        generation_range = {
+            "dataset": dataset,
+            "space": space,
+            "since": 0 if is_snapshot else since,
+            "until": until,
+        }
+        # A snapshot needs no removals: the index is rebuilt.
+        removed = (
+            []
+            if is_snapshot
+            else connection.execute(self._sql["removed_since"], generation_range)
+        )
+        rows = connection.execute(self._sql["since"], generation_range)
+        return IndexDelta(
+            is_snapshot,
+            [row["id"] for row in rows],
+            [row["document"] for row in rows],
+            [row["vector"] for row in rows],
+            [row["terms"] for row in rows],
+            [row["length"] for row in rows],
+            [row["entry"] for row in removed],
+            _terms_known_since(removed, since),
+        )
 
     async def count(self, dataset: str, space: int) -> int:
         """Return the number of entries in an index."""
@@ -195,7 +192,7 @@ class StoredEntries(Repository):
         self._step(connection, "delete_of_dataset", dataset)
         self._step(connection, "forget_removed", dataset)
 
-    # A shadow index beside the one in use
+    # A shadow index next to the one in use
 
     def write_shadow_index(
         self,
@@ -230,3 +227,9 @@ class StoredEntries(Repository):
         self._step(connection, "forget_removed", dataset)
         self._step(connection, "renumber", row["generation"], dataset, space)
         return True
+
+
+def _terms_known_since(removed: Iterable[Row], since: int) -> list[tuple[bytes, int]]:
+    """Return (terms, length) of the removed entries that an index of generation `since`
+    contains. Only these affect its statistics."""
+    return [(row["terms"], row["length"]) for row in removed if row["born"] <= since]

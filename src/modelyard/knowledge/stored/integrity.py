@@ -50,16 +50,16 @@ class IntegrityCheck:
         stray = sum(
             count for segment, count in entries.items() if segment not in segment_ids
         )
-        silent = sum(
+        unindexed = sum(
             1 for row in segments if row["is_enabled"] and row["id"] not in entries
         )
         problems = [
-            f"document {document} has other segments than it says"
+            f"document {document} should have {size} segments, has {counts[document]}"
             for document, size in sizes.items()
             if size != counts[document]
         ]
         if stray:
-            problems.append(f"{stray} index entries stand for no segment")
-        if silent:
-            problems.append(f"{silent} segments cannot be found")
+            problems.append(f"{stray} index entries have no segment")
+        if unindexed:
+            problems.append(f"{unindexed} enabled segments have no index entry")
         return problems

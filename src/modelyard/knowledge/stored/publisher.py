@@ -40,44 +40,43 @@ class Publisher:
         Documents that another process owns by now, or that were deleted, are left out.
         Raises InvokeBadRequestError if their vectors do not match the dataset's index.
         """
+        return await self._database.transact(
+            lambda connection: self._publish(connection, ready), may_gather=True
+        )
+
+    def _publish(
+        self, connection: Connection, ready: Sequence[PreparedDocument]
+    ) -> list[Document]:
+        """Replace the documents' previous rows by the new ones."""
         first = ready[0].document
-
-        def work(connection: Connection) -> list[Document]:
-            """Replace the previous rows by the new ones."""
-            # The generation is incremented first: this locks the dataset's row for the
-            # transaction.
-            row = self._datasets.increment_generation(
-                connection, first.tenant, first.dataset
-            )
-            if row is None:
-                return []
-            # A lease may have expired during the indexing.
-            owned = self._claims.still_owned(connection, first.dataset, ready)
-            self._remove_previous(connection, row, first.dataset, owned)
-            self._segments.add(
-                connection,
-                [
-                    segment
-                    for prepared in owned
-                    for segment in prepared.indexed.segments
-                ],
-            )
-            self._segments.add_children(
-                connection,
-                [child for prepared in owned for child in prepared.indexed.children],
-            )
-            entries = [
-                (prepared.document.id, entry)
-                for prepared in owned
-                for entry in prepared.indexed.entries
-            ]
-            self._entries.add(
-                connection, first.dataset, row["space"], row["generation"], entries
-            )
-            self._claims.finish(connection, owned)
-            return [prepared.document for prepared in owned]
-
-        return await self._database.transact(work, may_gather=True)
+        # The generation is incremented first: this locks the dataset's row for the
+        # transaction.
+        row = self._datasets.increment_generation(
+            connection, first.tenant, first.dataset
+        )
+        if row is None:
+            return []
+        # A lease may have expired during the indexing.
+        owned = self._claims.still_owned(connection, first.dataset, ready)
+        self._remove_previous(connection, row, first.dataset, owned)
+        self._segments.add(
+            connection,
+            [segment for prepared in owned for segment in prepared.indexed.segments],
+        )
+        self._segments.add_children(
+            connection,
+            [child for prepared in owned for child in prepared.indexed.children],
+        )
+        entries = [
+            (prepared.document.id, entry)
+            for prepared in owned
+            for entry in prepared.indexed.entries
+        ]
+        self._entries.add(
+            connection, first.dataset, row["space"], row["generation"], entries
+        )
+        self._claims.finish(connection, owned)
+        return [prepared.document for prepared in owned]
 
     def _remove_previous(
         self,
@@ -171,7 +170,7 @@ class Publisher:
 
         await self._database.transact(work)
 
-    # The shadow index of another model, beside the index in use
+    # The shadow index of another model, next to the index in use
 
     async def write_shadow_index(
         self, dataset: str, space: int, document: str, entries: Sequence[Entry]

@@ -27,9 +27,7 @@ class StoredTags(Repository):
         try:
             return await self._execute(statement, *values)
         except DuplicateError as error:
-            raise ConflictError(
-                f"there is a tag named {name!r} already", param="name"
-            ) from error
+            raise ConflictError(f"Tag {name!r} already exists", param="name") from error
 
     async def list_all(self, tenant: str) -> list[Row]:
         """Return the tenant's tags as {id, name, count}, ordered by name."""

@@ -55,17 +55,11 @@ def enter_landlock(
     """
     abi = landlock_abi()
     if not abi:
-        raise OSError("this kernel has no Landlock")
+        raise OSError("this kernel does not support Landlock")
     # Each ABI version adds rights; a ruleset may only name those that the kernel knows.
     handled = (1 << (13 if abi == 1 else 14 if abi == 2 else 15 if abi < 5 else 16)) - 1
     net = _BIND | _CONNECT if port is not None and abi >= 4 else 0
-    size = 24 if abi >= 6 else 16 if abi >= 4 else 8
-    attributes = struct.pack("=QQQ", handled, net, 3 if abi >= 6 else 0)[:size]
-    rules = _libc.syscall(
-        _CREATE, ctypes.create_string_buffer(attributes, size), size, 0
-    )
-    if rules < 0:
-        raise _os_error("Landlock refused its rules")
+    rules = _create_ruleset(abi, handled, net)
     try:
         for path in read:
             _allow(rules, path, _READ)
@@ -79,27 +73,40 @@ def enter_landlock(
         if net:
             rule = ctypes.create_string_buffer(struct.pack("=QQ", _CONNECT, port), 16)
             if _libc.syscall(_ADD, rules, _RULE_PORT, rule, 0) < 0:
-                raise _os_error("Landlock refused a port")
+                raise _os_error("adding the port to the Landlock ruleset failed")
         if _libc.syscall(_RESTRICT, rules, 0) != 0:
-            raise _os_error("Landlock could not be entered")
+            raise _os_error("entering the Landlock ruleset failed")
     finally:
         os.close(rules)
 
 
+def _create_ruleset(abi: int, handled: int, net: int) -> int:
+    """Return the descriptor of a new ruleset for these file and network rights. Raises
+    OSError."""
+    size = 24 if abi >= 6 else 16 if abi >= 4 else 8
+    attributes = struct.pack("=QQQ", handled, net, 3 if abi >= 6 else 0)[:size]
+    rules = _libc.syscall(
+        _CREATE, ctypes.create_string_buffer(attributes, size), size, 0
+    )
+    if rules < 0:
+        raise _os_error("creating the Landlock ruleset failed")
+    return rules
+
+
 def _allow(rules: int, path: str, rights: int) -> None:
     try:
-        where = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return  # what is not there need not be allowed
+        return  # a path that does not exist needs no rule
     try:
         # Rights for directories are invalid in a rule for a single file.
         if not os.path.isdir(path):
             rights &= _ON_FILES | (1 << 15)
-        rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, where), 12)
+        rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, descriptor), 12)
         if _libc.syscall(_ADD, rules, _RULE_PATH, rule, 0) < 0:
-            raise _os_error(f"Landlock refused {path!r}")
+            raise _os_error(f"adding {path!r} to the Landlock ruleset failed")
     finally:
-        os.close(where)
+        os.close(descriptor)
 
 
 # --------------------------------------------------------------------------- namespaces
@@ -150,7 +157,7 @@ def unshare_namespaces() -> None:
     if user == 0 and _libc.unshare(kinds) == 0:
         return
     if _libc.unshare(kinds | _NEW_USERS) != 0:
-        raise _os_error("namespaces are refused")
+        raise _os_error("creating namespaces failed")
     # Map the user to itself; `setgroups` must be denied before an unprivileged gid map
     # is accepted.
     for name, content in (
@@ -202,7 +209,7 @@ def build_root_filesystem(
         _libc.syscall(_PIVOT_ROOT[_MACHINE], b".", b".") != 0
         or _libc.umount2(b".", 2) != 0
     ):
-        raise _os_error("the root could not be changed")
+        raise _os_error("pivot_root failed")
     os.chdir("/")
 
 
@@ -226,7 +233,7 @@ def _mount(
     ]
     data = options.encode() if options else None
     if _libc.mount(*encoded, ctypes.c_ulong(flags), data) != 0:
-        raise _os_error(f"{source or target!r} could not be mounted")
+        raise _os_error(f"mounting {source or target!r} failed")
 
 
 def _bind(
@@ -263,9 +270,8 @@ def _bind(
 def raise_loopback() -> None:
     """Enable the loopback interface of a new network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as control_socket:
-        fcntl.ioctl(
-            control_socket, 0x8914, struct.pack("16sH22x", b"lo", 0x1 | 0x40)
-        )  # SIOCSIFFLAGS: up, running
+        # SIOCSIFFLAGS: up, running.
+        fcntl.ioctl(control_socket, 0x8914, struct.pack("16sH22x", b"lo", 0x1 | 0x40))
 
 
 # ------------------------------------------------------------------------------ seccomp
@@ -428,21 +434,10 @@ _NAMESPACE_FLAGS = (
     | 0x80
 )
 _FCNTL_OWNERS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: who gets signals
-_IOCTL_REFUSED = (
-    0x5412,
-    0x541C,
-    0x8901,
-    0x8902,
-)  # TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP
-_PRCTL_REFUSED = (
-    35,
-    0x59616D61,
-    8,
-    22,
-    24,
-    28,
-    47,
-)  # memory map, ptracer, keep/drop capabilities, seccomp, ambient
+# TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP
+_IOCTL_REFUSED = (0x5412, 0x541C, 0x8901, 0x8902)
+# Memory map, ptracer, keep/drop capabilities, seccomp, ambient.
+_PRCTL_REFUSED = (35, 0x59616D61, 8, 22, 24, 28, 47)
 _FAST_OPEN = 0x20000000
 _ALLOW, _ERRNO, _EPERM, _ENOSYS = 0x7FFF0000, 0x00050000, 1, 38
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
@@ -476,9 +471,8 @@ def _check_call(name: str, body: list[bytes]) -> list[bytes]:
 
 
 def _load_argument(index: int) -> bytes:
-    return _instruction(
-        _LOAD, 16 + 8 * index
-    )  # its lower half, on little-endian machines
+    # The lower half of the argument, on little-endian machines.
+    return _instruction(_LOAD, 16 + 8 * index)
 
 
 def _refuse_values(name: str, index: int, values: tuple[int, ...]) -> list[bytes]:
@@ -557,7 +551,7 @@ def enter_seccomp(*, is_apart: bool, has_network: bool, has_scopes: bool) -> Non
     """Refuse system calls that no plugin needs, irrevocably, for this process and its
     children. Raises OSError."""
     if _MACHINE not in _ARCH:
-        raise OSError(f"no list of system calls for {_MACHINE}")
+        raise OSError(f"seccomp: unsupported machine type {_MACHINE}")
     program = [
         # A process that switches the architecture would use other call numbers, so that
         # is refused first.
@@ -575,40 +569,18 @@ def enter_seccomp(*, is_apart: bool, has_network: bool, has_scopes: bool) -> Non
     if not is_apart:
         for calls in _ATTRIBUTE_CALLS.values():
             program += _refuse_call(_syscall_number(calls), 0)
-    program += _refuse_call(
-        _syscall_number(_CHECKED_CALLS["clone3"]), _ENOSYS
-    )  # libc then takes clone, whose flags can be read
+    # Without clone3, libc falls back to clone, whose flags can be inspected.
+    program += _refuse_call(_syscall_number(_CHECKED_CALLS["clone3"]), _ENOSYS)
     # No new namespaces through clone.
     program += _refuse_bits("clone", 0, _NAMESPACE_FLAGS)
     program += _restrict_sockets(has_network=has_network)
     program += _refuse_values("fcntl", 1, _FCNTL_OWNERS)
     program += _refuse_values("ioctl", 1, _IOCTL_REFUSED)
     program += _refuse_values("prctl", 0, _PRCTL_REFUSED)
-    for name in (
-        "prlimit64",
-        "sched_setaffinity",
-        "sched_setscheduler",
-        "sched_setparam",
-        "sched_setattr",
-    ):
-        program += _allow_values(
-            name, 0, (0,)
-        )  # its own: another process of the same user may be the server
-    # Only PRIO_PROCESS with pid 0: the process may change its own priority.
-    own_process = [
-        _load_argument(0),
-        _instruction(_EQUAL, 0, 0, 3),
-        _load_argument(1),
-        _instruction(_EQUAL, 0, 0, 1),
-        _instruction(_RETURN, _ALLOW),
-    ]
-    program += _check_call(
-        "setpriority", [*own_process, _instruction(_RETURN, _ERRNO | _EPERM)]
-    )
+    program += _restrict_scheduling()
+    # TCP Fast Open connects without a check by Landlock.
     for name, index in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
-        program += _refuse_bits(
-            name, index, _FAST_OPEN
-        )  # connects without asking Landlock
+        program += _refuse_bits(name, index, _FAST_OPEN)
     if not has_scopes:
         # Without Landlock's signal scope, seccomp cannot see whose process is the
         # target, and the server could be killed. So signals are limited to the plugin's
@@ -622,7 +594,31 @@ def enter_seccomp(*, is_apart: bool, has_network: bool, has_scopes: bool) -> Non
     filled = _Program(len(code) // 8, ctypes.addressof(buffer))
     zero = ctypes.c_ulong(0)
     if _libc.prctl(22, ctypes.c_ulong(2), ctypes.byref(filled), zero, zero) != 0:
-        raise _os_error("seccomp refused its program")
+        raise _os_error("installing the seccomp filter failed")
+
+
+def _restrict_scheduling() -> list[bytes]:
+    """Return the instructions that limit scheduling and resource limits to the process
+    itself: another process of the same user may be the server."""
+    program: list[bytes] = []
+    for name in (
+        "prlimit64",
+        "sched_setaffinity",
+        "sched_setscheduler",
+        "sched_setparam",
+        "sched_setattr",
+    ):
+        program += _allow_values(name, 0, (0,))
+    # Only PRIO_PROCESS with pid 0: the process may change its own priority.
+    own_process = [
+        _load_argument(0),
+        _instruction(_EQUAL, 0, 0, 3),
+        _load_argument(1),
+        _instruction(_EQUAL, 0, 0, 1),
+        _instruction(_RETURN, _ALLOW),
+    ]
+    refusal = _instruction(_RETURN, _ERRNO | _EPERM)
+    return [*program, *_check_call("setpriority", [*own_process, refusal])]
 
 
 class _Program(ctypes.Structure):
@@ -635,7 +631,7 @@ class _Program(ctypes.Structure):
 def _prctl(*arguments: int) -> None:
     padded = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:5]]
     if _libc.prctl(*padded) != 0:
-        raise _os_error(f"prctl {arguments[0]} was refused")
+        raise _os_error(f"prctl({arguments[0]}) failed")
 
 
 def drop_rights(user: int | None) -> bool:
@@ -647,16 +643,13 @@ def drop_rights(user: int | None) -> bool:
     has_changed_user = False
     # Capabilities first, while the process still has the right to drop them.
     for number in range(64):
-        if (
-            _libc.prctl(
-                *[ctypes.c_ulong(argument) for argument in (24, number, 0, 0, 0)]
-            )
-            != 0
-        ):  # the bounding set
+        # PR_CAPBSET_DROP: the bounding set.
+        arguments = [ctypes.c_ulong(argument) for argument in (24, number, 0, 0, 0)]
+        if _libc.prctl(*arguments) != 0:
             break
     if user is not None and os.geteuid() == 0:
         try:
-            # Groups before users: afterwards the right to change groups is gone.
+            # Groups before users: afterwards groups cannot be changed any more.
             os.setgroups([])
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
@@ -672,7 +665,7 @@ def drop_rights(user: int | None) -> bool:
         )
         != 0
     ):
-        raise _os_error("capabilities could not be dropped")
+        raise _os_error("dropping capabilities failed")
     _prctl(38, 1)  # no new privileges
     return has_changed_user
 

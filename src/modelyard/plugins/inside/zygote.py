@@ -25,7 +25,7 @@ import sys
 from typing import Any, NoReturn
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import confine  # pyright: ignore[reportMissingImports]  beside this file, which is no package here
+import confine  # pyright: ignore[reportMissingImports]  next to this file
 
 # Plugins must not be able to import the modules next to this file.
 sys.path[:] = [
@@ -52,7 +52,7 @@ class Zygote:
         """Process id → the host's id of the plugin."""
 
     def run(self) -> None:
-        """Handle requests and exits until the supervisor is gone."""
+        """Handle requests and exits until the supervisor has exited."""
         watch = _poll()
         watch.register(self._control.fileno(), select.POLLIN)
         watch.register(self._wakeup, select.POLLIN)
@@ -102,11 +102,12 @@ class Zygote:
                 os.dup2(descriptor, index)
                 os.close(descriptor)
             if _getppid() != zygote:
-                os._exit(1)  # it went before its death could be heard of
+                os._exit(1)  # the zygote exited before the death signal was set
             confine.limit(message["limits"])
             if message["private"]:
                 confine.set_not_dumpable()
-            if message["read"]:  # of what the zygote may reach, this plugin's part
+            # Of the zygote's paths, this plugin may only use its own.
+            if message["read"]:
                 read = [
                     *confine.system_folders(),
                     *confine.SYNTHETIC_FILES,
@@ -125,7 +126,7 @@ class Zygote:
                 )
             _run_module(message["module"], message["env"])
         except BaseException as error:
-            # whatever a plugin's module raises is its end, and is told on stderr
+            # Any error of the plugin's module ends the process and is printed to stderr.
             # The exit code follows the interpreter's own rules for SystemExit.
             code = 1
             if not isinstance(error, SystemExit):
@@ -143,7 +144,7 @@ class Zygote:
         try:
             self._control.send(json.dumps(message).encode())
         except OSError:
-            pass  # the supervisor is gone: the next look at the socket finds that out
+            pass  # the supervisor has exited, which the next poll of the socket reports
 
     def _reap(self) -> None:
         while True:

@@ -50,7 +50,7 @@ async def _download(
                     report(output.tell())
         response.close()
     except InvokeError as error:
-        raise ConfigError(f"the hub cannot serve {url}: {error}") from error
+        raise ConfigError(f"the hub request for {url} failed: {error}") from error
     finally:
         await client.aclose()
 
@@ -79,6 +79,6 @@ async def _follow(client: HttpClient, url: str, resume_at: int) -> Response:
         else:
             response.close()
             raise ConfigError(
-                f"the hub answers {url} with HTTP status {response.status}"
+                f"the hub returned HTTP status {response.status} for {url}"
             )
-    raise ConfigError(f"the hub redirects {url} more than {_MAX_REDIRECTS} times")
+    raise ConfigError(f"the hub redirected {url} more than {_MAX_REDIRECTS} times")

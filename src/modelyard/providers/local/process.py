@@ -128,7 +128,7 @@ class ModelProcess:
             async with asyncio.timeout(_LOAD_SECONDS):
                 message = await self._receive(reader)
         except TimeoutError:
-            reason = f"model {self.name!r} did not load within {_LOAD_SECONDS:.0f} s"
+            reason = f"model {self.name!r} was not loaded within {_LOAD_SECONDS:.0f} s"
             raise InvokeTimeoutError(reason, provider="local") from None
         if isinstance(message, Ready):
             return message.seconds
@@ -138,7 +138,7 @@ class ModelProcess:
             else await self._exit_reason()
         )
         raise InvokeServerUnavailableError(
-            f"model {self.name!r} does not load: {reason}", provider="local"
+            f"model {self.name!r} could not be loaded: {reason}", provider="local"
         )
 
     async def call(self, method: str, payload: Any) -> AsyncGenerator[Any, None]:
@@ -233,13 +233,14 @@ class ModelProcess:
         exit_description = (
             f"it was killed by signal {-code}"
             if code < 0
-            else f"it ended with status {code}"
+            else f"it exited with status {code}"
         )
         return f"{exit_description}{self._last_line()}"
 
     async def _exit_error(self) -> InvokeServerUnavailableError:
         return InvokeServerUnavailableError(
-            f"the process of model {self.name!r} is gone: {await self._exit_reason()}",
+            f"the process of model {self.name!r} has exited:"
+            f" {await self._exit_reason()}",
             provider="local",
         )
 

@@ -91,7 +91,7 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         """
         if (request.model_parameters.get("n") or 1) > 1:
             raise InvokeBadRequestError(
-                "local models give one answer at a time; leave 'n' out", param="n"
+                "local models generate one choice per request; omit 'n'", param="n"
             )
         names = {tool.name for tool in request.tools}
         # Small models write calls as text, so the reader looks for them there.
@@ -145,8 +145,8 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         length = sum(len(message.text) for message in request.messages)
         if length > self.runtime.context * _MAX_TOKEN_CHARS:
             raise ContextTooLongError(
-                f"the request has {length:,} characters; the model's context holds"
-                f" {self.runtime.context:,} tokens",
+                f"the request has {length:,} characters; the model's context is"
+                f" limited to {self.runtime.context:,} tokens",
                 provider="local",
             )
 
@@ -158,7 +158,7 @@ class LocalLargeLanguageModel(LargeLanguageModel):
                 message, AssistantPromptMessage
             ):
                 raise InvokeBadRequestError(
-                    "local chat models cannot read parts of type"
+                    "local chat models do not support content parts of type"
                     f" {part.data.get('type')!r}"
                 )
         # The model reads no images, so the text in them is appended.
@@ -170,16 +170,15 @@ class LocalLargeLanguageModel(LargeLanguageModel):
     async def _read_file(self, file: MultiModalPromptMessageContent) -> str:
         if not isinstance(file, ImagePromptMessageContent):
             raise InvokeBadRequestError(
-                "local chat models read text, and the text in pictures; no other files"
+                "local chat models support text and the text in images, but no"
+                " other files"
             )
         if not file.base64_data:
-            raise InvokeBadRequestError(
-                "local models read pictures sent as data: addresses, not by link"
-            )
+            raise InvokeBadRequestError("local models accept images as data: URLs only")
         try:
             image = base64.b64decode(file.base64_data, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise InvokeBadRequestError("the picture is not base64") from error
+            raise InvokeBadRequestError("the image is not valid base64") from error
         lines = await self.runtime.call_once(OCR, "read", {"image": image})
         # The note keeps the model from answering as if it saw the image.
         return (
@@ -202,9 +201,8 @@ def _with_tool_calls(
         delta = msgspec.structs.replace(
             delta, usage=msgspec.structs.replace(delta.usage, extra={})
         )
-    chunk = msgspec.structs.replace(
-        chunk, delta=delta, extra={}
-    )  # llama.cpp's timings are its own affair
+    # llama.cpp's timings are not passed on.
+    chunk = msgspec.structs.replace(chunk, delta=delta, extra={})
     # A call that llama.cpp already recognised needs no second parser.
     if reader is None or delta.message.tool_calls:
         return [chunk]
@@ -270,8 +268,8 @@ def check_lengths(texts: Sequence[str], param: str) -> None:
     longest = max(map(len, texts), default=0)
     if longest > _MAX_TEXT_CHARS:
         raise InvokeBadRequestError(
-            f"a text has {longest:,} characters; local models take {_MAX_TEXT_CHARS:,}"
-            " at once, so cut it into segments",
+            f"a text has {longest:,} characters; local models accept at most"
+            f" {_MAX_TEXT_CHARS:,}, so split it into segments",
             provider="local",
             param=param,
         )

@@ -70,7 +70,7 @@ class LocalRuntime:
         # Counted before anything is awaited, so the limit cannot be exceeded.
         if slot.users >= self._options.queue + self._options.parallel:
             raise QueueFullError(
-                f"{slot.users} requests wait for {model!r} already",
+                f"{slot.users} requests are already waiting for {model!r}",
                 provider="local",
                 retry_after=1.0,
             )
@@ -157,7 +157,7 @@ class LocalRuntime:
             if slot.timer:
                 slot.timer.cancel()
         processes = [slot.process for slot in self._slots.values() if slot.process]
-        # Cleared first, so that nobody uses a process that is being stopped.
+        # Cleared first, so that no call uses a process that is being stopped.
         for slot in self._slots.values():
             slot.process = None
         await asyncio.gather(

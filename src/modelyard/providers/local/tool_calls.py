@@ -65,20 +65,22 @@ def without_tool_turns(messages: Iterable[AnyPromptMessage]) -> list[AnyPromptMe
             if message.text:
                 plain_messages.append(AssistantPromptMessage(content=message.text))
         elif isinstance(message, ToolPromptMessage):
-            call = calls.get(message.tool_call_id)
-            call_description = (
-                f"{call.function.name}({call.function.arguments})"
-                if call
-                else "the tool"
-            )
-            note = (
-                f"[Result of {call_description}: {message.text}]\nAnswer my question in"
-                " a sentence, using this result."
-            )
+            note = _result_note(message.text, calls.get(message.tool_call_id))
             plain_messages.append(UserPromptMessage(content=note))
         else:
             plain_messages.append(message)
     return plain_messages
+
+
+def _result_note(result: str, call: ToolCall | None) -> str:
+    """Return the user message that stands for a tool's result."""
+    call_description = (
+        f"{call.function.name}({call.function.arguments})" if call else "the tool"
+    )
+    return (
+        f"[Result of {call_description}: {result}]\nAnswer my question in a sentence,"
+        " using this result."
+    )
 
 
 def _with_forced_call(

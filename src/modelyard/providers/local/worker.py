@@ -69,7 +69,7 @@ class Worker:
         """Load the engine, then serve calls until the connection is closed."""
         load = self._receive()
         if not isinstance(load, Load):
-            # Without a Load message the parent has gone away or is not ours.
+            # Without a Load message the parent has exited or is not ours.
             return
         started_at = time.monotonic()
         try:
@@ -164,9 +164,8 @@ def _die_with_parent() -> None:
 def main() -> None:
     """Run the worker on the file descriptor in the first argument."""
     _die_with_parent()
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to the whole group; the server decides when we end
+    # Ctrl-C reaches the whole group; the server decides when this process ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
     # The standard output is redirected, since engines print to it.
     os.dup2(2, 1)

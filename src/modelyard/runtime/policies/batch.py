@@ -100,8 +100,8 @@ class Batch:
         try:
             yield await mine.done
         except asyncio.CancelledError:
-            # The other callers still wait for their results; the call is cancelled only
-            # if nobody is left.
+            # Other callers may still wait for their results; the call is cancelled only
+            # if all of them have been cancelled too.
             if batch.task is not None and all(
                 waiter.done.done() for waiter in batch.waiting
             ):
@@ -137,17 +137,23 @@ class Batch:
                 async for result in chunks:
                     _distribute(result, batch.waiting)
         except BaseException as error:
-            for waiter in batch.waiting:
-                if not waiter.done.done():
-                    (
-                        waiter.done.cancel()
-                        if isinstance(error, asyncio.CancelledError)
-                        else waiter.done.set_exception(error)
-                    )
+            _fail(batch.waiting, error)
             # Cancellation and interrupts must still end this task; ordinary errors have
             # reached the callers.
             if not isinstance(error, Exception):
                 raise
+
+
+def _fail(waiting: list[_BatchWaiter], error: BaseException) -> None:
+    """Give the error to each caller that has no result yet; cancel the callers if the
+    call was cancelled."""
+    for waiter in waiting:
+        if waiter.done.done():
+            continue
+        if isinstance(error, asyncio.CancelledError):
+            waiter.done.cancel()
+        else:
+            waiter.done.set_exception(error)
 
 
 def _distribute(result: TextEmbeddingResult, waiting: list[_BatchWaiter]) -> None:

@@ -28,7 +28,7 @@ from modelyard.models.messages import UserPromptMessage
 from modelyard.models.moderation import ModerationResult
 from modelyard.models.passthrough import to_parsed_request
 from modelyard.models.rerank import RerankResult
-from modelyard.models.types import ZERO, Chunks, ModelType
+from modelyard.models.types import ZERO, Chunks, ModelType, ModelUsage
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.pipeline import Call
@@ -97,6 +97,19 @@ class Semantic:
 
 
 @dataclass(frozen=True, slots=True)
+class _EmbeddedQuestion:
+    """The question of a call as a unit vector, with the index that it belongs to."""
+
+    semantic: Semantic
+    index: _SemanticIndex
+    vector: list[float]
+
+    def add(self, name: str) -> None:
+        """Add the question to the index, under the name of its stored answer."""
+        self.index.add(name, self.vector, self.semantic.max_entries)
+
+
+@dataclass(frozen=True, slots=True)
 class Cache:
     """The caching policy."""
 
@@ -128,27 +141,14 @@ class Cache:
         """Answer from the cache by exact key, then by meaning; otherwise make the call
         and store the answer."""
         name = _digest(invocation)
-        cached_chunks = (
-            None if invocation.cache == "refresh" else await self._get(invocation, name)
-        )
-        vector: list[float] | None = None
-        semantic_index: _SemanticIndex | None = None
+        is_refresh = invocation.cache == "refresh"
+        cached_chunks = None if is_refresh else await self._get(invocation, name)
         # Embedding the question costs a call, so it is done only after an exact miss.
-        if (
-            cached_chunks is None
-            and self.semantic is not None
-            and (question := _question(invocation))
-        ):
-            semantic_index = self.semantic.index_for(
-                invocation.tenant, _conversation_prefix_key(invocation)
-            )
-            vector = await self._vector(invocation.tenant, question)
-            if vector is not None and invocation.cache != "refresh":
-                nearest_name, score = semantic_index.nearest(vector)
-                if score >= self.semantic.threshold:
-                    cached_chunks = await self._get(
-                        invocation, nearest_name, meaning=round(score, 4)
-                    )
+        question: _EmbeddedQuestion | None = None
+        if cached_chunks is None:
+            question = await self._embed_question(invocation)
+        if question is not None and not is_refresh:
+            cached_chunks = await self._get_similar(invocation, question)
         if cached_chunks is not None:
             self._book(invocation, cached_chunks)
             for chunk in cached_chunks:
@@ -162,18 +162,47 @@ class Cache:
                 if len(collected) < _MAX_CHUNKS:
                     collected.append(chunk)
                 yield chunk
-        # Only complete answers are stored; the index entry follows, so that it never
-        # points to a missing answer.
         if collected and len(collected) < _MAX_CHUNKS and _is_complete(collected):
-            await self.response_cache.put(
-                invocation.tenant, name, _encode(collected), seconds
-            )
-            if (
-                semantic_index is not None
-                and vector is not None
-                and self.semantic is not None
-            ):
-                semantic_index.add(name, vector, self.semantic.max_entries)
+            await self._put(invocation, name, collected, seconds, question)
+
+    async def _put(
+        self,
+        invocation: Invocation,
+        name: str,
+        chunks: list[Any],
+        seconds: float,
+        question: "_EmbeddedQuestion | None",
+    ) -> None:
+        """Store a complete answer for `seconds`, and the vector of its question."""
+        await self.response_cache.put(invocation.tenant, name, _encode(chunks), seconds)
+        # The index entry follows the answer, so that it never points to a missing one.
+        if question is not None:
+            question.add(name)
+
+    async def _embed_question(
+        self, invocation: Invocation
+    ) -> "_EmbeddedQuestion | None":
+        """Return the question of the call as a vector; None without a semantic cache or
+        a plain question, or if the embedding fails."""
+        if self.semantic is None or not (question := _question(invocation)):
+            return None
+        index = self.semantic.index_for(
+            invocation.tenant, _conversation_prefix_key(invocation)
+        )
+        vector = await self._vector(self.semantic, invocation.tenant, question)
+        if vector is None:
+            return None
+        return _EmbeddedQuestion(self.semantic, index, vector)
+
+    async def _get_similar(
+        self, invocation: Invocation, question: "_EmbeddedQuestion"
+    ) -> list[Any] | None:
+        """Return the stored chunks for the most similar question; None if it is not
+        similar enough."""
+        nearest_name, score = question.index.nearest(question.vector)
+        if score >= question.semantic.threshold:
+            return await self._get(invocation, nearest_name, meaning=round(score, 4))
+        return None
 
     async def _get(
         self, invocation: Invocation, name: str, **details: Any
@@ -193,17 +222,17 @@ class Cache:
         )
         return cached_chunks
 
-    async def _vector(self, tenant: str, question: str) -> list[float] | None:
+    async def _vector(
+        self, semantic: Semantic, tenant: str, question: str
+    ) -> list[float] | None:
         """Return the unit vector of a question; None if the embedding fails."""
-        if self.semantic is None:
-            return None
         try:
-            vector = await self.semantic.embed(tenant, question)
+            vector = await semantic.embed(tenant, question)
         # The cache is only an optimisation: without the vector, the model is called as
         # usual.
         except ModelyardError as error:
             logger.warning(
-                "the semantic cache could not embed a question",
+                "semantic cache: embedding failed",
                 extra={"fields": {"error": str(error)}},
             )
             return None
@@ -226,6 +255,10 @@ class Cache:
             usage = msgspec.structs.replace(
                 usage, total_price=ZERO, price_source="cache"
             )
+        self._add_cached_row(invocation, usage)
+
+    def _add_cached_row(self, invocation: Invocation, usage: ModelUsage | None) -> None:
+        """Add a ledger row for an answer from the cache."""
         self.ledger.add(
             invocation,
             attempt=0,
@@ -251,27 +284,16 @@ class Cache:
         missing = [
             index for index, name in enumerate(names) if name not in vectors_by_name
         ]
-        usage, model = (
-            EmbeddingUsage(total_price=ZERO, price_source="cache"),
-            invocation.model,
-        )
+        fresh = _FreshEmbeddings(invocation.model)
         if missing:
             # Each distinct text is embedded once, even if the request repeats it.
             texts = list(dict.fromkeys(request.texts[index] for index in missing))
-            missing_request = msgspec.structs.replace(request, texts=texts)
-            fresh_vectors: dict[str, list[float]] = {}
-            async with aclosing(
-                call_next(msgspec.structs.replace(invocation, request=missing_request))
-            ) as chunks:
-                async for chunk in chunks:
-                    usage, model = chunk.usage, chunk.model
-                    fresh_vectors |= dict(zip(texts, chunk.embeddings, strict=True))
-            for index in missing:
-                vectors_by_name[names[index]] = fresh_vectors[request.texts[index]]
-            for name in {names[index] for index in missing}:
-                await self.response_cache.put(
-                    invocation.tenant, name, _encode(vectors_by_name[name]), seconds
-                )
+            await fresh.load(invocation, call_next, texts)
+            fresh_by_name = {
+                names[index]: fresh.vectors[request.texts[index]] for index in missing
+            }
+            vectors_by_name |= fresh_by_name
+            await self._put_vectors(invocation.tenant, fresh_by_name, seconds)
         if len(missing) < len(names):
             invocation.record.note(
                 self.clock.monotonic(),
@@ -282,19 +304,19 @@ class Cache:
             )
         # If the model was called, the inner policies have recorded the usage already.
         if not missing:
-            self.ledger.add(
-                invocation,
-                attempt=0,
-                created_at=self.clock.time(),
-                status="cached",
-                usage=usage,
-                latency=0.0,
-            )
+            self._add_cached_row(invocation, fresh.usage)
         yield TextEmbeddingResult(
-            model=model,
+            model=fresh.model,
             embeddings=[vectors_by_name[name] for name in names],
-            usage=usage,
+            usage=fresh.usage,
         )
+
+    async def _put_vectors(
+        self, tenant: str, vectors: dict[str, list[float]], seconds: float
+    ) -> None:
+        """Store vectors by name for `seconds`."""
+        for name, vector in vectors.items():
+            await self.response_cache.put(tenant, name, _encode(vector), seconds)
 
     async def _vectors(
         self, tenant: str, names: Sequence[str]
@@ -305,6 +327,30 @@ class Cache:
             if (body := await self.response_cache.get(tenant, name)) is not None:
                 vectors[name] = _VECTOR.decode(body)
         return vectors
+
+
+@dataclass(slots=True)
+class _FreshEmbeddings:
+    """The vectors that the model returned for texts that were not cached, and their
+    usage; no cost if the model was not called."""
+
+    model: str
+    usage: EmbeddingUsage = field(
+        default_factory=lambda: EmbeddingUsage(total_price=ZERO, price_source="cache")
+    )
+    vectors: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+
+    async def load(
+        self, invocation: Invocation, call_next: Call, texts: list[str]
+    ) -> None:
+        """Call the model for distinct texts."""
+        request = msgspec.structs.replace(invocation.request, texts=texts)
+        async with aclosing(
+            call_next(msgspec.structs.replace(invocation, request=request))
+        ) as chunks:
+            async for chunk in chunks:
+                self.usage, self.model = chunk.usage, chunk.model
+                self.vectors |= dict(zip(texts, chunk.embeddings, strict=True))
 
 
 def _may_repeat(invocation: Invocation) -> bool:

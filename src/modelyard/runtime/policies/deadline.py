@@ -81,11 +81,11 @@ class Deadline:
         """Return the error that names the timeout which was exceeded."""
         who = f"'{invocation.provider}/{invocation.model}'"
         if self.clock.monotonic() >= deadline:
-            return InvokeTimeoutError(f"{who} did not finish by the call's deadline")
+            return InvokeTimeoutError(
+                f"{who} did not finish before the call's deadline"
+            )
         problem = (
-            "said nothing"
-            if is_first
-            else "stopped in the middle, and said nothing more"
+            "sent nothing" if is_first else "stopped streaming and sent nothing more"
         )
         return InvokeTimeoutError(f"{who} {problem} within {gap:g} s")
 

@@ -11,6 +11,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Protocol
 
 from msgspec import structs
@@ -79,92 +80,48 @@ class Dispatch:
 
     async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
         plan = self.plan(invocation)
-        # Both features read the messages, so a passthrough request has to be parsed.
-        if plan.sticky == "prompt" or plan.continue_streams:
-            invocation = structs.replace(
-                invocation, request=to_parsed_request(invocation.request)
-            )
-        state = _DispatchState(self, plan, invocation)
-        # `sent_texts` is what the caller has received; `buffered` are chunks without
-        # content, held back in case of a failover.
-        sent_texts: list[str] = []
-        buffered: list[Any] = []
+        state = _DispatchState(self, plan, _with_messages_for(plan, invocation))
         while True:
-            deployment = await state.next()
-            has_begun = has_failed = False
-            started_at = self.clock.monotonic()
-            delay = state.hedge_delay() if plan.hedge_after is not None else None
-            tries = self._start_attempt(
-                state,
-                deployment,
-                state.invocation_for(deployment, sent_texts),
-                call_next,
-                delay,
-            )
+            attempt = self._start_attempt(state, await state.next(), call_next)
             try:
-                try:
-                    async with aclosing(tries) as chunks:
-                        async for chunk in chunks:
-                            # Once content has reached the caller, another deployment
-                            # can no longer start over without the caller noticing.
-                            if not has_begun:
-                                if _is_blank(chunk):
-                                    # The chunk has no visible content, so another
-                                    # deployment may still serve the call.
-                                    buffered.append(chunk)
-                                    continue
-                                has_begun = True
-                                state.served(self.clock.monotonic() - started_at)
-                                # A continued stream has sent its opening chunks
-                                # already.
-                                for buffered_chunk in (
-                                    buffered if not sent_texts else ()
-                                ):
-                                    yield buffered_chunk
-                                buffered.clear()
-                            if plan.continue_streams:
-                                sent_texts.append(
-                                    chunk.text
-                                    if isinstance(chunk, LLMResultChunk)
-                                    else ""
-                                )
+                with attempt:
+                    async with aclosing(attempt.stream) as chunks:
+                        for chunk in await attempt.read_opening():
                             yield chunk
-                except InvokeError:
-                    has_failed = True
-                    raise
-                # The attempt is counted as ended before the next one is chosen,
-                # whatever happened.
-                finally:
-                    state.attempt_ended(
-                        deployment, is_hedged=delay is not None, has_failed=has_failed
-                    )
-                for buffered_chunk in buffered:
-                    yield buffered_chunk
-                if not has_begun:
-                    state.served(self.clock.monotonic() - started_at)
+                        async for chunk in chunks:
+                            if plan.continue_streams:
+                                state.record_sent(chunk)
+                            yield chunk
+                for chunk in attempt.held_back:
+                    yield chunk
+                attempt.mark_served()
                 return
             # Raises the error again if nothing else may be tried; otherwise the loop
             # makes the next attempt.
             except InvokeError as error:
-                buffered.clear()
-                may_go_on = plan.continue_streams and _is_continuable(
-                    invocation, sent_texts
-                )
-                state.failed(error, has_begun=has_begun, may_go_on=may_go_on)
+                state.failed(error, has_begun=attempt.has_begun)
 
     def _start_attempt(
-        self,
-        state: "_DispatchState",
-        deployment: Deployment,
-        attempt: Invocation,
-        call_next: Call,
-        delay: float | None,
-    ) -> Chunks:
-        """Start one attempt, or a hedged pair if `delay` (seconds) is set."""
+        self, state: "_DispatchState", deployment: Deployment, call_next: Call
+    ) -> "_Attempt":
+        """Start one attempt, or a hedged pair if the plan asks for hedging."""
+        started_at = self.clock.monotonic()
+        delay = state.hedge_delay()
+        invocation = state.invocation_for(deployment, state.sent_texts)
         if delay is not None:
-            return self._hedged_attempt(state, deployment, attempt, call_next, delay)
-        state.group.health.begin(deployment)
-        return call_next(attempt)
+            stream = self._hedged_attempt(
+                state, deployment, invocation, call_next, delay
+            )
+        else:
+            state.group.health.begin(deployment)
+            stream = call_next(invocation)
+        return _Attempt(
+            state,
+            deployment,
+            stream,
+            started_at=started_at,
+            is_hedged=delay is not None,
+        )
 
     async def _hedged_attempt(
         self,
@@ -227,15 +184,14 @@ def _is_blank(chunk: Any) -> bool:
     )
 
 
-def _is_continuable(invocation: Invocation, sent_texts: Sequence[str]) -> bool:
-    """Return whether the answer is plain text so far and can be continued by another
-    model. Tool calls cannot."""
-    request = invocation.request
-    return (
-        isinstance(request, LLMRequest)
-        and not request.tools
-        and bool("".join(sent_texts))
-    )
+def _with_messages_for(plan: Plan, invocation: Invocation) -> Invocation:
+    """Return the invocation with a parsed request if the plan has a feature that reads
+    the messages; a passthrough request is parsed for it."""
+    if plan.sticky == "prompt" or plan.continue_streams:
+        return structs.replace(
+            invocation, request=to_parsed_request(invocation.request)
+        )
+    return invocation
 
 
 class _DispatchState:
@@ -254,6 +210,7 @@ class _DispatchState:
         "_tried",
         "_wait",
         "deployment",
+        "sent_texts",
     )
 
     def __init__(self, policy: Dispatch, plan: Plan, invocation: Invocation) -> None:
@@ -270,6 +227,13 @@ class _DispatchState:
         self._wait = 0.0
         self._sticky = _sticky_key(plan.sticky, invocation) if plan.sticky else ""
         self.deployment: Deployment | None = None
+        # The text that the caller has received, if the stream may be continued.
+        self.sent_texts: list[str] = []
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that measures attempts."""
+        return self._policy.clock
 
     @property
     def group(self) -> LBModelManager:
@@ -346,7 +310,9 @@ class _DispatchState:
             and not self._is_too_late(wait)
         ):
             self._has_waited = True
-            self.note("waited", ms=round(wait * 1000), why="all are resting")
+            self.note(
+                "waited", ms=round(wait * 1000), why="all deployments are in cooldown"
+            )
             await self._sleep(wait)
             self._tried.clear()
             return
@@ -378,7 +344,7 @@ class _DispatchState:
             "to": target,
             "error": reason,
         }
-        logger.warning("failing over", extra={"fields": fields})
+        logger.warning("failover", extra={"fields": fields})
         return True
 
     def invocation_for(
@@ -418,6 +384,26 @@ class _DispatchState:
         if self.deployment is not None:
             self.group.served(self.deployment, seconds)
 
+    @property
+    def is_continued(self) -> bool:
+        """Whether a stream that fails may be continued by another deployment."""
+        return self._plan.continue_streams
+
+    def record_sent(self, chunk: Any) -> None:
+        """Record the text of a chunk that goes to the caller."""
+        self.sent_texts.append(chunk.text if isinstance(chunk, LLMResultChunk) else "")
+
+    def _can_continue(self) -> bool:
+        """Return whether another model can continue the answer: it is plain text so
+        far. Tool calls cannot be continued."""
+        request = self._invocation.request
+        return (
+            self._plan.continue_streams
+            and isinstance(request, LLMRequest)
+            and not request.tools
+            and bool("".join(self.sent_texts))
+        )
+
     def attempt_ended(
         self, deployment: Deployment, *, is_hedged: bool, has_failed: bool
     ) -> None:
@@ -436,9 +422,12 @@ class _DispatchState:
                 self._invocation, deployment, is_served=is_served
             )
 
-    def failed(self, error: InvokeError, *, has_begun: bool, may_go_on: bool) -> None:
+    def failed(self, error: InvokeError, *, has_begun: bool) -> None:
         """Update cooldowns after an error and choose the next step. Raises the error if
-        nothing else may be tried."""
+        nothing else may be tried.
+
+        `has_begun`: whether content has reached the caller.
+        """
         deployment = self.deployment
         if deployment is None:
             raise error
@@ -458,10 +447,10 @@ class _DispatchState:
                 "seconds": seconds,
                 "error": str(error),
             }
-            logger.warning("a credential rests", extra={"fields": fields})
+            logger.warning("credential in cooldown", extra={"fields": fields})
         # After content has been sent, only a stream that may be continued can go on.
         if has_begun:
-            if not may_go_on or not (error.retryable or error.failover):
+            if not self._can_continue() or not (error.retryable or error.failover):
                 raise error
             self.note("continued", after=deployment.name)
         if not error.failover:
@@ -472,46 +461,20 @@ class _DispatchState:
             if not self._next_group(str(error)):
                 raise error
             return
-        self._plan_next(deployment, error, seconds)
+        self._plan_next(deployment, error)
 
-    def _plan_next(
-        self, deployment: Deployment, error: InvokeError, rests: float
-    ) -> None:
+    def _plan_next(self, deployment: Deployment, error: InvokeError) -> None:
         """Decide between repeating after a pause, another deployment at once, and the
         next model."""
-        may_repeat = error.retryable and self._repeats < self._policy.retries
-        if may_repeat and not self._policy.budget.try_retry(
-            self._invocation.tenant, deployment.provider
-        ):
-            self.note("not repeated", why="the retry budget is used up")
-            may_repeat = False
-        untried_peers = [
-            peer
-            for peer in self.group.deployments
-            if peer.id != deployment.id and peer.id not in self._tried
-        ]
-        is_peer_free = any(
-            not self.group.health.wait(peer) > 0 for peer in untried_peers
-        )
+        may_repeat = self._may_repeat(deployment, error)
+        is_peer_free = self._is_peer_free(deployment)
         # Prefer another deployment to a pause: it can answer at once.
         if is_peer_free and (may_repeat or error.cooldown):
             self._tried.add(deployment.id)
             self._repeats += error.retryable
             return
-        if may_repeat and not is_peer_free:
-            self._repeats += 1
-            # A time that the provider asks for takes precedence over our backoff. If it
-            # is long, the caller gets the error.
-            requested_seconds = error.retry_after
-            wait = (
-                requested_seconds
-                if requested_seconds is not None
-                else backoff(self._repeats, self._policy.random())
-            )
-            if wait <= _MAX_WAIT and not self._is_too_late(wait):
-                self._tried.clear()
-                self._wait = wait
-                return
+        if may_repeat and not is_peer_free and self._plan_repeat(error):
+            return
         self._tried.add(deployment.id)
         # No deployment of this model is worth trying: move on, unless a cooldown ends
         # soon.
@@ -521,6 +484,40 @@ class _DispatchState:
             or len(self._tried) >= len(self.group.deployments)
         ):
             self._exhausted(error)
+
+    def _may_repeat(self, deployment: Deployment, error: InvokeError) -> bool:
+        """Return whether the error allows a repeat and the retry budget has one left.
+        A repeat is taken from the budget."""
+        if not error.retryable or self._repeats >= self._policy.retries:
+            return False
+        if self._policy.budget.try_retry(self._invocation.tenant, deployment.provider):
+            return True
+        self.note("not repeated", why="the retry budget is used up")
+        return False
+
+    def _is_peer_free(self, deployment: Deployment) -> bool:
+        """Return whether another deployment of the model is untried and not in
+        cooldown."""
+        health = self.group.health
+        return any(
+            not health.wait(peer) > 0
+            for peer in self.group.deployments
+            if peer.id != deployment.id and peer.id not in self._tried
+        )
+
+    def _plan_repeat(self, error: InvokeError) -> bool:
+        """Plan a repeat after a pause; return False if the pause would be too long."""
+        self._repeats += 1
+        # A time that the provider asks for takes precedence over our backoff. If it is
+        # long, the caller gets the error.
+        wait = error.retry_after
+        if wait is None:
+            wait = backoff(self._repeats, self._policy.random())
+        if wait > _MAX_WAIT or self._is_too_late(wait):
+            return False
+        self._tried.clear()
+        self._wait = wait
+        return True
 
     def _exhausted(self, error: InvokeError) -> None:
         """Move to the next model or raise, unless a cooldown ends soon enough for
@@ -548,12 +545,12 @@ class _DispatchState:
         provider = self._invocation.provider
         if not count:
             return NoCredentialAvailableError(
-                f"no credential is set up; add one with `modelyard providers add {provider}`",
+                f"No credential is configured; add one with `modelyard providers add {provider}`",
                 provider=provider,
             )
         wait = min(wait, 3600.0)
         return NoCredentialAvailableError(
-            f"all {count} credentials are resting; the first is back in {wait:.0f} s",
+            f"All {count} credentials are in cooldown; retry in {wait:.0f} s",
             provider=provider,
             retry_after=wait,
         )
@@ -580,6 +577,87 @@ class _DispatchState:
             if self._policy.budget.try_retry(self._invocation.tenant, target.provider)
             else None
         )
+
+
+class _Attempt:
+    """One attempt, or a hedged pair, with its stream. As a context manager, it is
+    counted as ended when the block is left, whatever happened."""
+
+    __slots__ = (
+        "_deployment",
+        "_is_hedged",
+        "_started_at",
+        "_state",
+        "has_begun",
+        "held_back",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        state: _DispatchState,
+        deployment: Deployment,
+        stream: Chunks,
+        *,
+        started_at: float,
+        is_hedged: bool,
+    ) -> None:
+        self._state = state
+        self._deployment = deployment
+        self._started_at = started_at
+        self._is_hedged = is_hedged
+        self.stream = stream
+        self.has_begun = False
+        # Chunks without content that were not sent yet, in case of a failover.
+        self.held_back: list[Any] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._state.attempt_ended(
+            self._deployment,
+            is_hedged=self._is_hedged,
+            has_failed=isinstance(error, InvokeError),
+        )
+
+    async def read_opening(self) -> Sequence[Any]:
+        """Read up to the first chunk with content and return what the caller gets: that
+        chunk and those before it.
+
+        Empty if the stream ends without content; `held_back` has its chunks then.
+        """
+        async for chunk in self.stream:
+            if not _is_blank(chunk):
+                return self._begin(chunk)
+            # The chunk has no visible content, so another deployment may still serve
+            # the call.
+            self.held_back.append(chunk)
+        return ()
+
+    def _begin(self, first_chunk: Any) -> Sequence[Any]:
+        """Record that content reaches the caller: from now on, another deployment can
+        no longer start over without the caller noticing."""
+        self.mark_served()
+        state = self._state
+        # A continued stream has sent its opening chunks already.
+        opening = [first_chunk] if state.sent_texts else [*self.held_back, first_chunk]
+        self.held_back.clear()
+        if state.is_continued:
+            state.record_sent(first_chunk)
+        return opening
+
+    def mark_served(self) -> None:
+        """Record the seconds to the first chunk, once."""
+        if self.has_begun:
+            return
+        self.has_begun = True
+        self._state.served(self._state.clock.monotonic() - self._started_at)
 
 
 def _sticky_key(affinity: str, invocation: Invocation) -> str:
@@ -626,21 +704,28 @@ class _HedgedAttempts:
         error if all have failed.
         """
         while True:
+            if (runner := self._succeeded()) is not None:
+                chunk = runner.task.result()
+                runner.is_over = chunk is None
+                return runner, chunk
             waiting = {runner.task for runner in self.runners if not runner.task.done()}
-            for runner in self.runners:
-                if runner.task.done() and runner.task.exception() is None:
-                    chunk = runner.task.result()
-                    runner.is_over = chunk is None
-                    return runner, chunk
             if not waiting:
                 raise self.runners[-1].task.exception() or InvokeServerUnavailableError(
-                    "no answer came"
+                    "No attempt returned a response"
                 )
             finished, _ = await asyncio.wait(
                 waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
             if not finished:
                 return None, None
+
+    def _succeeded(self) -> _Runner | None:
+        """Return the first attempt whose task ended without an error; None if there is
+        none yet."""
+        for runner in self.runners:
+            if runner.task.done() and runner.task.exception() is None:
+                return runner
+        return None
 
     async def keep(self, winner: _Runner) -> None:
         """Cancel all attempts except the winner."""

@@ -132,21 +132,21 @@ class _UsageTally:
         usage = chunk.usage_or_none
         if isinstance(chunk, PassthroughChunk):
             self._append_text(chunk.said)
-            # The caller gets the provider's bytes unchanged, so the price goes to the
-            # ledger only.
-            if usage is not None:
-                self._reported_usage = self._price(usage)
-                self.counted_by = "provider"
-            return chunk
-        if isinstance(chunk, LLMResultChunk):
+        elif isinstance(chunk, LLMResultChunk):
             self._record_text(chunk)
-            if usage is None:
-                return chunk
-            # The provider answered without usage, so an estimate takes its place.
-            if usage.estimated and not usage.total_tokens:
-                return chunk.with_usage(self._price(self._estimate() or usage))
-        if usage is None:
+        return chunk if usage is None else self._record_usage(chunk, usage)
+
+    def _record_usage(self, chunk: Any, usage: ModelUsage) -> Any:
+        """Record the usage of a chunk and return the chunk with the price filled in."""
+        # The caller gets the provider's bytes unchanged, so the price goes to the
+        # ledger only.
+        if isinstance(chunk, PassthroughChunk):
+            self._reported_usage = self._price(usage)
+            self.counted_by = "provider"
             return chunk
+        # The provider answered without usage, so an estimate takes its place.
+        if isinstance(usage, LLMUsage) and usage.estimated and not usage.total_tokens:
+            return chunk.with_usage(self._price(self._estimate() or usage))
         self._reported_usage = self._price(usage)
         self.counted_by = "estimate" if self._reported_usage.estimated else "provider"
         return chunk.with_usage(self._reported_usage)

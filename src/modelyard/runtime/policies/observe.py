@@ -94,7 +94,7 @@ def _run(callback: Callback, hook: Callable[..., None], *details: Any) -> None:
         if callback.raise_error:
             raise
         logger.exception(
-            "a callback failed", extra={"fields": {"callback": type(callback).__name__}}
+            "callback failed", extra={"fields": {"callback": type(callback).__name__}}
         )
 
 

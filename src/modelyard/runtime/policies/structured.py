@@ -81,7 +81,7 @@ class _Check:
         except SchemaError as error:
             where = "response_format.json_schema.schema"
             raise InvokeBadRequestError(
-                f"{where!r} is no JSON schema: {error}", param=where
+                f"{where!r} is not a valid JSON schema: {error}", param=where
             ) from error
         self.schema = schema
 
@@ -107,7 +107,7 @@ class _Check:
             return str(error)
         except SchemaError as error:
             raise InvokeBadRequestError(
-                f"the schema of 'response_format' cannot be followed: {error}"
+                f"The schema of 'response_format' cannot be resolved: {error}"
             ) from error
         return (
             None
@@ -141,7 +141,7 @@ async def _native(
 def _schema_error(invocation: Invocation, problem: str) -> InvokeServerUnavailableError:
     """Return the error for an answer that does not satisfy the schema."""
     return InvokeServerUnavailableError(
-        f"the answer does not satisfy the schema: {problem}",
+        f"Response does not match the JSON schema: {problem}",
         provider=invocation.provider,
     )
 

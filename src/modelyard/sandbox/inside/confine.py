@@ -53,7 +53,7 @@ def ruleset(readable: Any, writable: Any = ()) -> Any:
     """
     abi = landlock_abi()
     if not abi:
-        raise OSError("this kernel has no Landlock")
+        raise OSError("this kernel does not support Landlock")
     handled = _fs_rights(abi)
     # Older kernels expect a shorter struct, without the network and scope fields.
     attributes = struct.pack(
@@ -63,7 +63,7 @@ def ruleset(readable: Any, writable: Any = ()) -> Any:
     buffer = ctypes.create_string_buffer(attributes[:size], size)
     descriptor = _libc.syscall(_CREATE, buffer, size, 0)
     if descriptor < 0:
-        raise OSError(ctypes.get_errno(), "Landlock refused its rules")
+        raise OSError(ctypes.get_errno(), "creating the Landlock ruleset failed")
     for path, rights in [(path, _READ_FILE | _READ_DIR) for path in readable] + [
         (path, _READ_FILE | _WRITE_FILE) for path in writable
     ]:
@@ -82,7 +82,9 @@ def _allow(descriptor: Any, path: Any, rights: Any) -> Any:
             rights &= _READ_FILE | _WRITE_FILE | _EXECUTE
         rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, where), 12)
         if _libc.syscall(_ADD, descriptor, 1, rule, 0) < 0:
-            raise OSError(ctypes.get_errno(), f"Landlock refused {path!r}")
+            raise OSError(
+                ctypes.get_errno(), f"adding {path!r} to the Landlock ruleset failed"
+            )
     finally:
         os.close(where)
 
@@ -124,7 +126,7 @@ def unshare_namespaces() -> Any:
     if _libc.unshare(kinds | _NEW_USERS) != 0:
         raise OSError(
             ctypes.get_errno(),
-            "this kernel has no Landlock, and namespaces are refused",
+            "this kernel supports neither Landlock nor unprivileged namespaces",
         )
     # Map the user to itself; `setgroups` must be denied before an unprivileged gid map
     # is accepted.
@@ -157,7 +159,7 @@ def build_root_filesystem(readable: Any, devices: Any) -> Any:
         _libc.syscall(_PIVOT_ROOT[_MACHINE], b".", b".") != 0
         or _libc.umount2(b".", 2) != 0
     ):
-        raise OSError(ctypes.get_errno(), "the root could not be changed")
+        raise OSError(ctypes.get_errno(), "pivot_root failed")
     os.chdir("/")
 
 
@@ -167,9 +169,7 @@ def _mount(source: Any, target: Any, flags: Any, fs_type: Any = None) -> Any:
         for argument in (source, target, fs_type)
     ]
     if _libc.mount(*encoded, ctypes.c_ulong(flags), None) != 0:
-        raise OSError(
-            ctypes.get_errno(), "%r could not be mounted" % (source or target)
-        )
+        raise OSError(ctypes.get_errno(), "mounting %r failed" % (source or target))
 
 
 def _bind(path: Any, is_device: Any = False) -> Any:
@@ -452,9 +452,8 @@ _ALLOWED_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _ALLOWED_PRCTL = (15, 16)  # a thread's name
 _CLONE_THREAD = 0x10000
 _AF_UNIX = 1
-_STREAM_SOCKET_TYPES = tuple(
-    1 | flags for flags in (0, 0x800, 0x80000, 0x80800)
-)  # with SOCK_NONBLOCK, SOCK_CLOEXEC
+# Also with SOCK_NONBLOCK and SOCK_CLOEXEC.
+_STREAM_SOCKET_TYPES = tuple(1 | flags for flags in (0, 0x800, 0x80000, 0x80800))
 _ALLOW, _ERRNO, _ASK = 0x7FFF0000, 0x00050000, 0x7FC00000
 _EPERM, _ENOSYS = 1, 38
 
@@ -525,7 +524,7 @@ def seccomp_filter(pid: Any, is_counted: Any) -> Any:
     """
     numbers = _SYSCALL_NUMBERS.get(_MACHINE)
     if numbers is None:
-        raise OSError(f"no list of system calls for {_MACHINE}")
+        raise OSError(f"seccomp: unsupported machine type {_MACHINE}")
     # A process that switches the architecture would use other call numbers, so that is
     # refused first.
     program = [
@@ -582,7 +581,7 @@ def _install_filter(is_counted: Any) -> Any:
         _SECCOMP[_MACHINE], 1, ctypes.c_ulong(flags), ctypes.byref(program)
     )
     if listener < 0:
-        raise OSError(ctypes.get_errno(), "seccomp refused its program")
+        raise OSError(ctypes.get_errno(), "installing the seccomp filter failed")
     return listener if is_counted else -1
 
 
@@ -648,7 +647,7 @@ _KILL = 9
 def _prctl(*arguments: Any) -> Any:
     padded = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:5]]
     if _libc.prctl(*padded) != 0:
-        raise OSError(ctypes.get_errno(), "prctl %d was refused" % arguments[0])
+        raise OSError(ctypes.get_errno(), "prctl(%d) failed" % arguments[0])
 
 
 def _drop_capabilities() -> Any:
@@ -668,7 +667,7 @@ def _drop_capabilities() -> Any:
     header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)
     data = ctypes.create_string_buffer(24)
     if _libc.syscall(126 if _MACHINE == "x86_64" else 91, header, data) != 0:
-        raise OSError(ctypes.get_errno(), "capabilities could not be dropped")
+        raise OSError(ctypes.get_errno(), "dropping capabilities failed")
 
 
 def address_space() -> Any:
@@ -711,7 +710,7 @@ def confine(rules: Any, limits: Any, base_memory: Any) -> Any:
         _drop_capabilities()
     if rules >= 0:
         if _libc.syscall(_RESTRICT, rules, 0) != 0:
-            raise OSError(ctypes.get_errno(), "Landlock could not be entered")
+            raise OSError(ctypes.get_errno(), "entering the Landlock ruleset failed")
         os.close(rules)
     # With a listener, threads are limited exactly; otherwise the parent polls the
     # number.

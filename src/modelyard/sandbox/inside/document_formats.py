@@ -128,9 +128,7 @@ def extract(extension: Any, data: Any) -> Any:
         raise Unsupported("Unsupported Extension Type: %s" % (extension or "(none)"))
     result = reader(data)
     if len(result) > _MAX_SIZE:
-        raise Unsupported(
-            "the document's text is longer than %d characters" % _MAX_SIZE
-        )
+        raise Unsupported("the document's text exceeds %d characters" % _MAX_SIZE)
     return result
 
 
@@ -200,15 +198,14 @@ def _docx(data: Any) -> Any:
         if part.tag.endswith("}p"):
             blocks.append(Paragraph(part, document).text)
         elif part.tag.endswith("}tbl"):
-            table = _markdown_table(
-                [
-                    [cell.text for cell in row.cells]
-                    for row in Table(part, document).rows
-                ]
-            )
+            table = _docx_table(Table(part, document))
             if table:
                 blocks.append(table)
     return "\n".join(blocks)
+
+
+def _docx_table(table: Any) -> Any:
+    return _markdown_table([[cell.text for cell in row.cells] for row in table.rows])
 
 
 def _cell(value: Any) -> Any:
@@ -364,9 +361,7 @@ def _epub(data: Any) -> Any:
             # The size is checked before reading, because a small archive can hold huge
             # files.
             if book.getinfo(name).file_size > _MAX_SIZE:
-                raise Unsupported(
-                    "a page of the book is larger than %d bytes" % _MAX_SIZE
-                )
+                raise Unsupported("a page of the book exceeds %d bytes" % _MAX_SIZE)
             pages.append(_html_to_text(text(book.read(name)), re))
     return "\n\n".join(page for page in pages if page)
 
@@ -399,19 +394,19 @@ def _pptx(data: Any) -> Any:
             names, key=lambda entry_name: int(re.findall(r"\d+", entry_name)[0])
         ):
             if deck.getinfo(name).file_size > _MAX_SIZE:
-                raise Unsupported("a slide is larger than %d bytes" % _MAX_SIZE)
-            xml = text(deck.read(name))
-            lines = [
-                # Text runs are matched by regular expression, so no XML entities are
-                # expanded.
-                "".join(
-                    _unescaped(run_text)
-                    for run_text in re.findall(r"<a:t>([^<]*)</a:t>", line)
-                )
-                for line in re.split(r"</a:p>", xml)
-            ]
-            slides.append("\n".join(line for line in lines if line.strip()))
+                raise Unsupported("a slide exceeds %d bytes" % _MAX_SIZE)
+            slides.append(_slide_text(text(deck.read(name))))
     return "\n\n".join(slides)
+
+
+def _slide_text(xml: Any) -> Any:
+    """Return the text of a slide, one line per paragraph. Text runs are matched by
+    regular expression, so no XML entities are expanded."""
+    lines = []
+    for paragraph in re.split(r"</a:p>", xml):
+        runs = re.findall(r"<a:t>([^<]*)</a:t>", paragraph)
+        lines.append("".join(_unescaped(run) for run in runs))
+    return "\n".join(line for line in lines if line.strip())
 
 
 def _unescaped(escaped_text: Any) -> Any:

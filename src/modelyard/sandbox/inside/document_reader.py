@@ -13,9 +13,8 @@ import document_formats  # pyright: ignore[reportMissingImports]
 
 _MAX_UNPACKED = 512 << 20
 _MAX_RATIO = 200
-_BOMB_THRESHOLD = (
-    32 << 20
-)  # what unpacks to less is no bomb, however well it was packed
+# A file with a smaller unpacked size is not a bomb, whatever its ratio.
+_BOMB_THRESHOLD = 32 << 20
 _MAX_PARTS = 100_000
 # HTML elements without content for a reader.
 _SKIPPED_TAGS = frozenset(
@@ -94,10 +93,9 @@ _IMAGES = (
     (b"MM\0*", ".tiff"),
 )
 IMAGE_EXTENSIONS = frozenset([extension for _, extension in _IMAGES])
-_DPI, _MAX_IMAGE_SIDE = (
-    200,
-    2400,
-)  # an inch; pixels of the longer side, whatever size a page claims
+_DPI = 200
+# Pixels of the longer side, whatever size a page claims.
+_MAX_IMAGE_SIDE = 2400
 
 
 def read(name: Any, data: Any) -> Any:
@@ -203,24 +201,34 @@ def recognise(name: Any, data: Any) -> Any:
         return _recognise_zip(data)
     if head[:8] == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
         return _recognise_ole(data)
-    for magic, file_type in _ARCHIVES:
-        if head.startswith(magic):
-            raise document_formats.Unsupported(
-                "a %s archive holds other files; unpack it, and add those" % file_type
-            )
-    for magic, file_type in _IMAGES:
-        if head.startswith(magic):
-            return file_type
+    archive_format = _match_magic(head, _ARCHIVES)
+    if archive_format:
+        raise document_formats.Unsupported(
+            "%s archives are not supported; unpack it and add its files"
+            % archive_format
+        )
+    image_extension = _match_magic(head, _IMAGES)
+    if image_extension:
+        return image_extension
     # UTF-16 text contains zero bytes, but starts with a byte order mark.
     if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         raise document_formats.Unsupported(
-            "the file is neither text nor a document of a known format"
+            "the file is neither text nor a document of a supported format"
         )
     if data[257:262] == b"ustar":
         raise document_formats.Unsupported(
-            "a tar archive holds other files; unpack it, and add those"
+            "tar archives are not supported; unpack it and add its files"
         )
     return _recognise_text(declared, head)
+
+
+def _match_magic(head: Any, signatures: Any) -> Any:
+    """Return the name of the first (magic bytes, name) that the head starts with; "" if
+    there is none."""
+    for magic, name in signatures:
+        if head.startswith(magic):
+            return name
+    return ""
 
 
 def _recognise_text(declared: Any, head: Any) -> Any:
@@ -258,11 +266,12 @@ def _recognise_zip(data: Any) -> Any:
                 total_size > _BOMB_THRESHOLD and total_size > _MAX_RATIO * len(data)
             ):
                 raise document_formats.Unsupported(
-                    "it unpacks to %d MB: more than a document may" % (total_size >> 20)
+                    "the unpacked size of %d MB exceeds the limit for documents"
+                    % (total_size >> 20)
                 )
             mime = package.read("mimetype")[:80] if "mimetype" in names else b""
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise document_formats.Unsupported("the file is broken: %s" % error) from None
+        raise document_formats.Unsupported("the file is damaged: %s" % error) from None
     # Office formats are zip files that differ in one entry.
     for marker, extension in (
         ("word/document.xml", ".docx"),
@@ -277,7 +286,7 @@ def _recognise_zip(data: Any) -> Any:
     if b"spreadsheet" in mime:
         return ".ods"
     raise document_formats.Unsupported(
-        "a zip archive holds other files; unpack it, and add those"
+        "zip archives are not supported; unpack it and add its files"
     )
 
 
@@ -296,7 +305,7 @@ def _recognise_ole(data: Any) -> Any:
         if file.exists("EncryptedPackage"):
             raise document_formats.Unsupported("the document is encrypted")
     raise document_formats.Unsupported(
-        "an old Office file of this kind cannot be read; save it as DOCX or PPTX"
+        "this legacy Office format is not supported; save it as DOCX or PPTX"
     )
 
 
@@ -312,9 +321,9 @@ def _pdf(data: Any) -> Any:
         error_text = str(error).lower()
         if "password" in error_text or "security" in error_text:
             raise document_formats.Unsupported(
-                "the PDF is encrypted: it needs a password"
+                "the PDF is encrypted and requires a password"
             ) from None
-        raise document_formats.Unsupported("the PDF is broken: %s" % error) from None
+        raise document_formats.Unsupported("the PDF is damaged: %s" % error) from None
     title = ""
     try:
         title = document.get_metadata_value("Title") or ""
@@ -337,24 +346,34 @@ def _pdf(data: Any) -> Any:
 
 def _docx(data: Any) -> Any:
     import docx
+
+    document = docx.Document(io.BytesIO(data))
+    blocks = [
+        _docx_block(element, document)
+        for element in document.element.body.iterchildren()
+    ]
+    blocks = [block for block in blocks if block is not None]
+    title = document.core_properties.title or ""
+    return title, [(0, "\n".join(blocks))]
+
+
+def _docx_block(element: Any, document: Any) -> Any:
+    """Return a paragraph, a table or a content control as Markdown; None for other
+    elements."""
     from docx.table import Table
     from docx.text.paragraph import Paragraph
 
-    document = docx.Document(io.BytesIO(data))
-    blocks = []
-    for part in document.element.body.iterchildren():
-        if part.tag.endswith("}p"):
-            blocks.append(_paragraph(Paragraph(part, document)))
-        elif part.tag.endswith("}tbl"):
-            rows = [
-                [cell.text for cell in row.cells] for row in Table(part, document).rows
-            ]
-            blocks.append("\n%s\n" % document_formats._markdown_table(rows))
-        # Content controls hold text that is neither paragraph nor table.
-        elif part.tag.endswith("}sdt"):
-            blocks.append("".join(part.itertext()))
-    title = document.core_properties.title or ""
-    return title, [(0, "\n".join(blocks))]
+    if element.tag.endswith("}p"):
+        return _paragraph(Paragraph(element, document))
+    if element.tag.endswith("}tbl"):
+        rows = [
+            [cell.text for cell in row.cells] for row in Table(element, document).rows
+        ]
+        return "\n%s\n" % document_formats._markdown_table(rows)
+    # Content controls hold text that is neither paragraph nor table.
+    if element.tag.endswith("}sdt"):
+        return "".join(element.itertext())
+    return None
 
 
 def _paragraph(paragraph: Any) -> Any:
@@ -432,28 +451,33 @@ def _html(data: Any) -> Any:
     return title, [(0, text)]
 
 
-_BLOCKS = frozenset(
-    {
-        "p",
-        "div",
-        "section",
-        "article",
-        "main",
-        "header",
-        "ul",
-        "ol",
-        "dl",
-        "dt",
-        "dd",
-        "blockquote",
-        "figure",
-        "figcaption",
-        "tr",
-        "address",
-        "details",
-        "summary",
-    }
+_HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+_BLOCKS = (
+    "div",
+    "section",
+    "article",
+    "main",
+    "header",
+    "ul",
+    "ol",
+    "dl",
+    "dt",
+    "dd",
+    "blockquote",
+    "figure",
+    "figcaption",
+    "tr",
+    "address",
+    "details",
+    "summary",
 )
+# Tag to what is written before and after the element's content.
+_SEPARATORS = {
+    "br": ("\n", ""),
+    "li": ("\n- ", "\n"),
+    "p": ("\n\n", "\n\n"),
+    **dict.fromkeys(_BLOCKS, ("\n", "\n")),
+}
 
 
 def _append_markdown(node: Any, fragments: Any, depth: Any = 0) -> Any:
@@ -461,28 +485,12 @@ def _append_markdown(node: Any, fragments: Any, depth: Any = 0) -> Any:
     tag = node.tag if isinstance(node.tag, str) else ""
     if tag in _SKIPPED_TAGS or not tag or depth > 200:
         return
-    if re.fullmatch(r"h[1-6]", tag):
-        heading = " ".join(node.text_content().split())
-        if heading:
-            fragments.append("\n\n%s %s\n\n" % ("#" * int(tag[1]), heading))
+    block = _undivided_block(node, tag)
+    if block is not None:
+        fragments.append(block)
         return
-    if tag == "pre":
-        fragments.append("\n\n```\n%s\n```\n\n" % node.text_content().strip("\n"))
-        return
-    # Nested tables are used for layout, so only innermost ones become Markdown tables.
-    if tag == "table" and not node.findall(".//table"):
-        rows = [
-            [" ".join(cell.text_content().split()) for cell in row.iter("td", "th")]
-            for row in node.iter("tr")
-        ]
-        fragments.append("\n\n%s\n\n" % document_formats._markdown_table(rows))
-        return
-    if tag == "br":
-        fragments.append("\n")
-    elif tag == "li":
-        fragments.append("\n- ")
-    elif tag in _BLOCKS:
-        fragments.append("\n\n" if tag == "p" else "\n")
+    before, after = _SEPARATORS.get(tag, ("", ""))
+    fragments.append(before)
     if node.text:
         fragments.append(re.sub(r"\s+", " ", node.text))
     # Text between child elements is in their tails.
@@ -490,8 +498,25 @@ def _append_markdown(node: Any, fragments: Any, depth: Any = 0) -> Any:
         _append_markdown(child, fragments, depth + 1)
         if child.tail:
             fragments.append(re.sub(r"\s+", " ", child.tail))
-    if tag in _BLOCKS or tag == "li":
-        fragments.append("\n\n" if tag == "p" else "\n")
+    fragments.append(after)
+
+
+def _undivided_block(node: Any, tag: Any) -> Any:
+    """Return a heading, preformatted text or an innermost table as Markdown; None for
+    elements whose children are converted one by one."""
+    if tag in _HEADINGS:
+        heading = " ".join(node.text_content().split())
+        return "\n\n%s %s\n\n" % ("#" * int(tag[1]), heading) if heading else ""
+    if tag == "pre":
+        return "\n\n```\n%s\n```\n\n" % node.text_content().strip("\n")
+    # Nested tables are used for layout, so only innermost ones become Markdown tables.
+    if tag == "table" and not node.findall(".//table"):
+        rows = [
+            [" ".join(cell.text_content().split()) for cell in row.iter("td", "th")]
+            for row in node.iter("tr")
+        ]
+        return "\n\n%s\n\n" % document_formats._markdown_table(rows)
+    return None
 
 
 def _epub(data: Any) -> Any:
@@ -516,11 +541,9 @@ def _epub(data: Any) -> Any:
         title = (opf.findtext(".//{*}title") or "").strip()
         parts = []
         for item in opf.iterfind(".//{*}spine/{*}itemref"):
-            chapter_path = posixpath.normpath(
-                posixpath.join(
-                    posixpath.dirname(package),
-                    unquote(files.get(item.get("idref")) or ""),
-                )
+            chapter_path = _joined_path(
+                posixpath.dirname(package),
+                unquote(files.get(item.get("idref")) or ""),
             )
             if chapter_path in names:
                 parts.append((len(parts) + 1, _html(book.read(chapter_path))[1][0][1]))
@@ -570,95 +593,122 @@ def _plain_xml(data: Any) -> Any:
     return "", [(0, "\n".join(lines))]
 
 
+_DRAWING = "http://schemas.openxmlformats.org/drawingml/2006/main"
+_PRESENTATION = "http://schemas.openxmlformats.org/presentationml/2006/main"
+_PPTX_NAMESPACES = {"a": _DRAWING, "p": _PRESENTATION}
+_PPTX_RELATION_ID = (
+    "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
+)
+
+
 def _pptx(data: Any) -> Any:
     """Return one part per slide: its title, texts, tables and notes."""
-    import posixpath
     import zipfile
 
-    space = {
-        "a": "http://schemas.openxmlformats.org/drawingml/2006/main",
-        "p": "http://schemas.openxmlformats.org/presentationml/2006/main",
-    }
-    relation = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
     parts = []
     with zipfile.ZipFile(io.BytesIO(data)) as deck:
         names = set(deck.namelist())
-        links = {
-            relationship.get("Id"): relationship.get("Target")
-            for relationship in _xml(deck.read("ppt/_rels/presentation.xml.rels"))
-        }
-        # Slide order is in the presentation, not in the file names.
-        listed = _xml(deck.read("ppt/presentation.xml")).iterfind(
-            ".//p:sldIdLst/p:sldId", space
-        )
-        for number, slide_reference in enumerate(listed, 1):
-            slide_path = posixpath.normpath(
-                posixpath.join("ppt", links.get(slide_reference.get(relation)) or "")
-            )
+        for number, slide_path in enumerate(_slide_paths(deck), 1):
             if slide_path not in names:
                 continue
-            lines = _slide(_xml(deck.read(slide_path)), space)
-            rels = "%s/_rels/%s.rels" % (
-                posixpath.dirname(slide_path),
-                posixpath.basename(slide_path),
-            )
-            if rels in names:
-                # Speaker notes are linked from the slide's relationships.
-                for link in _xml(deck.read(rels)):
-                    notes = posixpath.normpath(
-                        posixpath.join(
-                            posixpath.dirname(slide_path), link.get("Target") or ""
-                        )
-                    )
-                    if (link.get("Type") or "").endswith(
-                        "/notesSlide"
-                    ) and notes in names:
-                        note_texts = [
-                            _shape_text(shape, space)
-                            for shape in _xml(deck.read(notes)).iterfind(
-                                ".//p:sp", space
-                            )
-                            if _role(shape, space) == "body"
-                        ]
-                        lines += (
-                            ["Notes: %s" % "\n".join(x for x in note_texts if x)]
-                            if any(note_texts)
-                            else []
-                        )
-            parts.append((number, "\n\n".join(block for block in lines if block)))
+            blocks = _slide(_xml(deck.read(slide_path)))
+            blocks += _slide_notes(deck, names, slide_path)
+            parts.append((number, "\n\n".join(block for block in blocks if block)))
     return "", parts
 
 
-def _slide(tree: Any, space: Any) -> Any:
-    lines = []
-    for shape in tree.iter("{%s}sp" % space["p"], "{%s}graphicFrame" % space["p"]):
-        if shape.tag.endswith("}sp"):
-            text = _shape_text(shape, space)
-            if text:
-                lines.append(
-                    "# %s" % " ".join(text.split())
-                    if _role(shape, space) in ("title", "ctrTitle")
-                    else text
-                )
+def _slide_paths(deck: Any) -> Any:
+    """Yield the slides' paths in order, which is in the presentation, not in the file
+    names."""
+    links = {
+        relationship.get("Id"): relationship.get("Target")
+        for relationship in _xml(deck.read("ppt/_rels/presentation.xml.rels"))
+    }
+    references = _xml(deck.read("ppt/presentation.xml")).iterfind(
+        ".//p:sldIdLst/p:sldId", _PPTX_NAMESPACES
+    )
+    for reference in references:
+        yield _joined_path("ppt", links.get(reference.get(_PPTX_RELATION_ID)))
+
+
+def _joined_path(folder: Any, target: Any) -> Any:
+    import posixpath
+
+    return posixpath.normpath(posixpath.join(folder, target or ""))
+
+
+def _slide_notes(deck: Any, names: Any, slide_path: Any) -> Any:
+    """Return the speaker notes, which are linked from the slide's relationships."""
+    import posixpath
+
+    folder = posixpath.dirname(slide_path)
+    rels = "%s/_rels/%s.rels" % (folder, posixpath.basename(slide_path))
+    if rels not in names:
+        return []
+    blocks = []
+    for link in _xml(deck.read(rels)):
+        notes_path = _joined_path(folder, link.get("Target"))
+        is_notes = (link.get("Type") or "").endswith("/notesSlide")
+        if not is_notes or notes_path not in names:
             continue
-        for table in shape.iterfind(".//a:tbl", space):
-            rows = [
-                [_shape_text(cell, space) for cell in row.iterfind("a:tc", space)]
-                for row in table.iterfind("a:tr", space)
-            ]
-            lines.append(document_formats._markdown_table(rows))
-    return lines
+        texts = _body_texts(_xml(deck.read(notes_path)))
+        if texts:
+            blocks.append("Notes: %s" % "\n".join(texts))
+    return blocks
 
 
-def _role(shape: Any, space: Any) -> Any:
-    placeholder = shape.find("./p:nvSpPr/p:nvPr/p:ph", space)
+def _body_texts(tree: Any) -> Any:
+    """Return the texts of the body shapes; empty ones are left out."""
+    texts = [
+        _shape_text(shape)
+        for shape in tree.iterfind(".//p:sp", _PPTX_NAMESPACES)
+        if _role(shape) == "body"
+    ]
+    return [text for text in texts if text]
+
+
+def _slide(tree: Any) -> Any:
+    """Return the texts and tables of a slide as Markdown blocks."""
+    blocks = []
+    for shape in tree.iter(
+        "{%s}sp" % _PRESENTATION, "{%s}graphicFrame" % _PRESENTATION
+    ):
+        if shape.tag.endswith("}sp"):
+            blocks.append(_text_block(shape))
+        else:
+            blocks.extend(_tables(shape))
+    return blocks
+
+
+def _text_block(shape: Any) -> Any:
+    """Return a shape's text; a title becomes a Markdown heading."""
+    text = _shape_text(shape)
+    if text and _role(shape) in ("title", "ctrTitle"):
+        return "# %s" % " ".join(text.split())
+    return text
+
+
+def _tables(frame: Any) -> Any:
+    """Return the tables of a graphic frame as Markdown."""
+    tables = []
+    for table in frame.iterfind(".//a:tbl", _PPTX_NAMESPACES):
+        rows = [
+            [_shape_text(cell) for cell in row.iterfind("a:tc", _PPTX_NAMESPACES)]
+            for row in table.iterfind("a:tr", _PPTX_NAMESPACES)
+        ]
+        tables.append(document_formats._markdown_table(rows))
+    return tables
+
+
+def _role(shape: Any) -> Any:
+    placeholder = shape.find("./p:nvSpPr/p:nvPr/p:ph", _PPTX_NAMESPACES)
     return "" if placeholder is None else placeholder.get("type") or "body"
 
 
-def _shape_text(node: Any, space: Any) -> Any:
+def _shape_text(node: Any) -> Any:
     lines = [
-        "".join(run.text or "" for run in line.iter("{%s}t" % space["a"]))
-        for line in node.iter("{%s}p" % space["a"])
+        "".join(run.text or "" for run in line.iter("{%s}t" % _DRAWING))
+        for line in node.iter("{%s}p" % _DRAWING)
     ]
     return "\n".join(paragraph for paragraph in lines if paragraph.strip())
 
@@ -736,7 +786,8 @@ def _json(data: Any) -> Any:
         return "", [(0, json.dumps(json.loads(body), indent=1, ensure_ascii=False))]
     except (ValueError, RecursionError):
         pass
-    try:  # a value a line
+    # JSON Lines: one value per line.
+    try:
         values = [json.loads(line) for line in body.splitlines() if line.strip()]
         return "", [
             (0, "\n".join(json.dumps(value, ensure_ascii=False) for value in values))

@@ -36,7 +36,7 @@ def python(task: Any) -> Any:
         exec(compile(source, "<code>", "exec"), module.__dict__)
         main = module.__dict__.get("main")
         if not callable(main):
-            raise ProgramError("the code defines no function main")
+            raise ProgramError("the code does not define a function named main")
         arguments, keyword_arguments = _arguments(inspect, main, inputs)
         result = main(*arguments, **keyword_arguments)
         if inspect.isawaitable(result):
@@ -93,7 +93,7 @@ def _trace(error: Any) -> Any:
     import traceback
 
     if isinstance(error, MemoryError):
-        return "MemoryError: the code took more memory than it may"
+        return "MemoryError: the code exceeded the memory limit"
     lines = traceback.format_exception_only(type(error), error)
     # Only frames of the user's code are shown.
     steps = [
@@ -112,9 +112,7 @@ def _to_json_types(value: Any, depth: Any = 0) -> Any:
     converted by their own methods."""
     if depth > 60:
         raise ProgramError("the result is nested too deeply")
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, (int, float)):
+    if value is None or isinstance(value, (bool, str, int, float)):
         return value
     if isinstance(value, dict):
         return {
@@ -124,14 +122,18 @@ def _to_json_types(value: Any, depth: Any = 0) -> Any:
         return [_to_json_types(element, depth + 1) for element in value]
     if isinstance(value, (bytes, bytearray)):
         raise ProgramError(
-            "bytes cannot be given back; encode them as text, with base64 perhaps"
+            "the result contains bytes; encode them as text, for example with base64"
         )
-    # NumPy arrays and scalars, dates.
+    return _to_json_types(_convert_object(value), depth + 1)
+
+
+def _convert_object(value: Any) -> Any:
+    """Convert an array or scalar of NumPy or a date by its own method."""
     for name in ("tolist", "item", "isoformat"):
         if callable(convert := getattr(value, name, None)):
-            return _to_json_types(convert(), depth + 1)
+            return convert()
     raise ProgramError(
-        f"a value of type {type(value).__name__} cannot be given back; use JSON's types"
+        f"the result contains a value of type {type(value).__name__}; use JSON types"
     )
 
 
@@ -189,7 +191,7 @@ def javascript(task: Any) -> Any:
     if error is not None:
         raise ProgramError(str(error)[:_MAX_TRACE_CHARS])
     if result is None:
-        raise ProgramError("main gave back a promise that never ends")
+        raise ProgramError("main returned a promise that never resolves")
     return json.loads(result)
 
 
@@ -222,7 +224,7 @@ def template(task: Any) -> Any:
         raise
     except MemoryError:
         raise ProgramError(
-            "MemoryError: the template took more memory than it may"
+            "MemoryError: the template exceeded the memory limit"
         ) from None
     # These are the errors that a template itself can cause.
     except (
@@ -265,7 +267,7 @@ def document(task: Any, data: Any) -> Any:
     except document_formats.Unsupported as error:
         raise ProgramError(str(error)) from None
     except MemoryError:
-        raise ProgramError("the document takes more memory than it may") from None
+        raise ProgramError("the document exceeded the memory limit") from None
     except Exception as error:
         raise ProgramError(
             f"the document cannot be read: {type(error).__name__}: {str(error)[:500]}"
@@ -288,10 +290,10 @@ def web(task: Any, data: Any) -> Any:
             % error.name
         ) from None
     except MemoryError:
-        raise ProgramError("it takes more memory than it may") from None
+        raise ProgramError("the memory limit was exceeded") from None
     except Exception as error:
         raise ProgramError(
-            f"it cannot be read: {type(error).__name__}: {str(error)[:500]}"
+            f"reading failed: {type(error).__name__}: {str(error)[:500]}"
         ) from None
 
 

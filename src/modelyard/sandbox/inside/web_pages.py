@@ -62,6 +62,17 @@ def page(task: Any, data: Any) -> Any:
         for element in root.iter("link")
         if "canonical" in _relations(element) and element.get("href")
     ]
+    return {
+        "links": _links(root),
+        "base": bases[0] if bases else "",
+        "encoding": encoding,
+        "robots": robots_directives,
+        "canonical": canonical[0] if canonical else "",
+    }
+
+
+def _links(root: Any) -> Any:
+    """Return [[address, relations]] of the page's links, at most _MAX_LINKS."""
     links = []
     for anchor in root.iter("a", "area"):
         # Links in templates are not part of the page; overlong ones are useless.
@@ -71,13 +82,7 @@ def page(task: Any, data: Any) -> Any:
         links.append([address, _relations(anchor)])
         if len(links) == _MAX_LINKS:
             break
-    return {
-        "links": links,
-        "base": bases[0] if bases else "",
-        "encoding": encoding,
-        "robots": robots_directives,
-        "canonical": canonical[0] if canonical else "",
-    }
+    return links
 
 
 def _html(data: Any, charset: Any) -> Any:
@@ -258,27 +263,31 @@ def sitemap(task: Any, data: Any) -> Any:
         return _parse_url_list(data, task["charset"])
     root = _xml(data, task["charset"])
     if root is None:
-        raise document_formats.Unsupported("it is no sitemap")
+        raise document_formats.Unsupported("not a sitemap")
     root_name = _name(root)
     if root_name in ("rss", "feed", "rdf"):
         links = [[address, ""] for address, _ in _feed_entries(root) if address]
         return _sitemap_result(links, is_index=False)
     if root_name not in ("urlset", "sitemapindex"):
-        raise document_formats.Unsupported("it is no sitemap")
+        raise document_formats.Unsupported("not a sitemap")
+    entries = _sitemap_entries(root)
+    return _sitemap_result(entries, is_index=root_name == "sitemapindex")
+
+
+def _sitemap_entries(root: Any) -> Any:
+    """Return [[address, lastmod]]; one more than MAX_ENTRIES at most, so that
+    truncation can be reported."""
     entries = []
     for element in root:
         # Unknown elements may be extensions and are skipped.
-        address = (
-            _element_text(_child(element, "loc"))
-            if _name(element) in ("url", "sitemap")
-            else ""
-        )
+        if _name(element) not in ("url", "sitemap"):
+            continue
+        address = _element_text(_child(element, "loc"))
         if address:
             entries.append([address, _element_text(_child(element, "lastmod"))[:40]])
-        # One more than the limit is collected, so that truncation can be reported.
         if len(entries) > MAX_ENTRIES:
             break
-    return _sitemap_result(entries, is_index=root_name == "sitemapindex")
+    return entries
 
 
 def _sitemap_result(entries: Any, is_index: Any) -> Any:
@@ -298,12 +307,10 @@ def _decompress(data: Any) -> Any:
         # The limit on the output stops decompression bombs.
         plain = inflate.decompress(data, _MAX_UNPACKED + 1)
     except zlib.error as error:
-        raise document_formats.Unsupported(
-            "it cannot be unpacked: %s" % error
-        ) from None
+        raise document_formats.Unsupported("invalid gzip data: %s" % error) from None
     if len(plain) > _MAX_UNPACKED:
         raise document_formats.Unsupported(
-            "it unpacks to more than %d MB" % (_MAX_UNPACKED >> 20)
+            "the unpacked size exceeds %d MB" % (_MAX_UNPACKED >> 20)
         )
     return plain
 
@@ -316,7 +323,7 @@ def _parse_url_list(data: Any, charset: Any) -> Any:
         if re.match(r"\s*https?://\S+\s*$", line)
     ]
     if not entries:
-        raise document_formats.Unsupported("it is no sitemap")
+        raise document_formats.Unsupported("not a sitemap")
     return _sitemap_result(entries, is_index=False)
 
 
@@ -331,10 +338,10 @@ def feed(task: Any, data: Any) -> Any:
     """
     root = _xml(data, task["charset"])
     if root is None or _name(root) not in ("rss", "feed", "rdf"):
-        raise document_formats.Unsupported("it is no RSS or Atom feed")
+        raise document_formats.Unsupported("not an RSS or Atom feed")
     entries = _feed_entries(root)
     if not entries:
-        raise document_formats.Unsupported("it is no RSS or Atom feed with entries")
+        raise document_formats.Unsupported("not an RSS or Atom feed, or no entries")
     return {"entries": entries}
 
 
@@ -430,7 +437,7 @@ def _with_exact_agents(text: Any, agent: Any) -> Any:
 
     def normalize_group(match: Any) -> Any:
         """Return the user-agent line with our token or `*` alone, or with a token that
-        matches nobody."""
+        matches no crawler."""
         token = match[2].lower()
         return match[1] + (token if token in ("*", agent) else "somebody/else")
 

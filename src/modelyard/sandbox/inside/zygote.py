@@ -145,7 +145,7 @@ def child(rules: Any, limits: Any, base_memory: Any, link: Any) -> Any:
     except programs.ProgramError as error:
         response = {"error": str(error)}
     except MemoryError:
-        response = {"error": "MemoryError: it took more memory than it may"}
+        response = {"error": "MemoryError: the memory limit was exceeded"}
     except BaseException as error:
         response = {"error": f"{type(error).__name__}: {str(error)[:1000]}"}
     if sink is not None:
@@ -271,7 +271,7 @@ def answer(descriptor: Any, document: Any) -> Any:
         )
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         data = json.dumps(
-            {"error": f"the result cannot be given back as JSON: {error}"}
+            {"error": f"the result cannot be encoded as JSON: {error}"}
         ).encode()
     view = memoryview(data)
     try:
@@ -335,6 +335,23 @@ def prepare(name: Any, extra: Any, has_landlock: Any) -> Any:
     return base_memory, rules
 
 
+def handle_thread_request(child: Any, events: Any) -> Any:
+    """Answer a child's request for a thread, or stop listening if it has closed."""
+    # Read only if a request is pending: on older kernels the ioctl would block forever.
+    if events & select.POLLIN:
+        child.answer_thread_request()
+    else:
+        child.stop_listening()
+
+
+def drain(pipe: Any) -> Any:
+    """Empty the wake-up pipe; it holds one byte per signal."""
+    try:
+        os.read(pipe, 4096)
+    except BlockingIOError:
+        pass
+
+
 class ForkServer:
     """Forks children on request until the control socket closes.
 
@@ -361,25 +378,17 @@ class ForkServer:
         self.spare = self.fork_child()
         while self.handle_events(reading):
             pass
-        # The control socket is closed: nobody wants results any more.
+        # The control socket is closed, so results cannot be delivered any more.
         for pid in self.children:
             os.kill(pid, signal.SIGKILL)
 
     def handle_events(self, reading: Any) -> Any:
         """Wait for the next events and handle them. Returns False once the control
         socket is closed."""
-        children = list(self.children.values())
-        talking = {
-            process.link.fileno(): process
-            for process in children
-            if not process.has_said
-        }
-        asking = {
-            process.listener: process for process in children if process.listener >= 0
-        }
+        talking, asking = self.children_talking(), self.children_asking()
         watched = [
             process
-            for process in children
+            for process in self.children.values()
             if process.is_watched and process.number is not None
         ]
         poll = select.poll()
@@ -393,21 +402,27 @@ class ForkServer:
             if source in talking:
                 talking[source].receive_status()
             elif source in asking:
-                # Read only if a request is pending: on older kernels the ioctl would
-                # block forever.
-                asking[
-                    source
-                ].answer_thread_request() if events & select.POLLIN else asking[
-                    source
-                ].stop_listening()
+                handle_thread_request(asking[source], events)
         if reading in ready:
-            # Drain the wake-up pipe; one byte per signal.
-            try:
-                os.read(reading, 4096)
-            except BlockingIOError:
-                pass
+            drain(reading)
             self.reap_children()
         return self.control.fileno() not in ready or self.handle_command()
+
+    def children_talking(self) -> Any:
+        """Return the children that have not sent their status, by file descriptor."""
+        return {
+            process.link.fileno(): process
+            for process in self.children.values()
+            if not process.has_said
+        }
+
+    def children_asking(self) -> Any:
+        """Return the children that may ask for threads, by file descriptor."""
+        return {
+            process.listener: process
+            for process in self.children.values()
+            if process.listener >= 0
+        }
 
     def fork_child(self) -> Any:
         """Fork a child and register it."""

@@ -1,43 +1,43 @@
 -- name: add
--- A question that is answered without a model.
+-- Add an annotation: a question with a fixed answer.
 INSERT INTO annotations (tenant, id, app, question, answer, created_at) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: one
--- An app's.
+-- One annotation of an app.
 SELECT * FROM annotations WHERE tenant = :tenant AND app = :app AND id = :id;
 
 -- name: list
--- An app's, newest first.
+-- The annotations of an app, newest first.
 SELECT id, question, answer, hits, created_at FROM annotations
 WHERE tenant = :tenant AND app = :app AND (:like = '' OR LOWER(question) LIKE :like OR LOWER(answer) LIKE :like)
 ORDER BY created_at DESC, id DESC LIMIT :most OFFSET :skip;
 
 -- name: count
--- How many those are.
+-- The number of annotations that the same filter matches.
 SELECT COUNT(*) AS count FROM annotations
 WHERE tenant = :tenant AND app = :app AND (:like = '' OR LOWER(question) LIKE :like OR LOWER(answer) LIKE :like);
 
 -- name: vectors
--- All of an app's, for the comparison.
+-- All annotations of an app with their vectors.
 SELECT id, question, answer, model, vector FROM annotations WHERE tenant = :tenant AND app = :app;
 
 -- name: change
--- Another question, another answer; the vector is made anew.
+-- Change question and answer; the vector is computed again later.
 UPDATE annotations SET question = ?, answer = ?, model = '', vector = NULL WHERE tenant = ? AND app = ? AND id = ?
 RETURNING id;
 
 -- name: embed
--- What the question is compared by.
+-- Store the vector of a question.
 UPDATE annotations SET model = ?, vector = ? WHERE tenant = ? AND id = ?;
 
 -- name: hit
--- It answered.
+-- Count a use of an annotation.
 UPDATE annotations SET hits = hits + 1 WHERE tenant = ? AND id = ?;
 
 -- name: remove
--- It goes.
+-- Delete an annotation.
 DELETE FROM annotations WHERE tenant = ? AND app = ? AND id = ? RETURNING id;
 
 -- name: forget
--- All of an app's.
+-- Delete all annotations of an app.
 DELETE FROM annotations WHERE tenant = ? AND app = ?;

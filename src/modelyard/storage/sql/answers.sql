@@ -1,16 +1,16 @@
 -- name: get
--- An answer of a tenant that is still good.
+-- A cached response of a tenant that has not expired.
 SELECT body FROM answers WHERE tenant = :tenant AND name = :name AND expires_at > :now;
 
 -- name: put
--- One that may be given again.
+-- Add or replace a cached response.
 INSERT INTO answers (tenant, name, body, expires_at) VALUES (?, ?, ?, ?)
 ON CONFLICT (tenant, name) DO UPDATE SET body = excluded.body, expires_at = excluded.expires_at;
 
 -- name: forget
--- Those that are no longer good.
+-- Delete expired responses.
 DELETE FROM answers WHERE expires_at < ?;
 
 -- name: clear
--- All of a tenant's.
+-- Delete all cached responses of a tenant.
 DELETE FROM answers WHERE tenant = ?;

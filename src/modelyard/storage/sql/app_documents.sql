@@ -1,7 +1,7 @@
 -- name: put_document
--- An app's file.
+-- Add the file of an app.
 INSERT INTO app_documents (tenant, digest, body, created_at) VALUES (?, ?, ?, ?) ON CONFLICT (tenant, digest) DO NOTHING;
 
 -- name: document
--- An app's file, by what it says.
+-- The file of an app by its digest.
 SELECT body FROM app_documents WHERE tenant = :tenant AND digest = :digest;

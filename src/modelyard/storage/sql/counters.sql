@@ -3,33 +3,33 @@
 SELECT name, used, stamp FROM counters WHERE name = ?;
 
 -- name: locked
--- A counter, which nobody else may change until this transaction ends.
+-- A counter, locked until the end of the transaction.
 SELECT name, used, stamp FROM counters WHERE name = ? FOR UPDATE;
 
 -- name: put
--- Its new level.
+-- Store the new level of a counter.
 UPDATE counters SET used = ?, stamp = ? WHERE name = ?;
 
 -- name: start
--- One that was not there.
+-- Add a counter.
 INSERT INTO counters (name, used, stamp) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING;
 
 -- name: drop
--- One is to be rebuilt.
+-- Delete a counter that has to be rebuilt.
 DELETE FROM counters WHERE name = ?;
 
 -- name: keep
--- What a call reserved.
+-- Add the reservation of a call.
 INSERT INTO reservations (id, charges, created_at, owner) VALUES (?, ?, ?, ?);
 
 -- name: take
--- A call is over: what it had reserved, once.
+-- Delete the reservation of a finished call and return it. Returns no row the second time.
 DELETE FROM reservations WHERE id = ? RETURNING charges;
 
 -- name: older
--- Reservations of calls that must be over.
+-- Reservations that are older than any running call.
 SELECT id FROM reservations WHERE created_at < ?;
 
 -- name: held_by
--- What calls of one process hold.
+-- Reservations of the calls of one process.
 SELECT id FROM reservations WHERE owner = :owner;

@@ -1,11 +1,11 @@
 -- name: asked
--- What was looked for.
+-- Record a query.
 INSERT INTO dataset_queries (tenant, dataset, content, source, created_at) VALUES (?, ?, ?, ?, ?);
 
 -- name: newest
--- The newest of that.
+-- The recorded queries of a dataset, newest first.
 SELECT content, source, created_at FROM dataset_queries WHERE tenant = :tenant AND dataset = :dataset ORDER BY created_at DESC LIMIT :most;
 
 -- name: delete_of_dataset
--- A dataset is gone, with what it was asked.
+-- Delete the recorded queries of a dataset.
 DELETE FROM dataset_queries WHERE dataset = ?;

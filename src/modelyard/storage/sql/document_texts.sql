@@ -1,19 +1,19 @@
 -- name: add
--- What a new document says.
+-- Add the text of a new document.
 INSERT INTO document_texts (document, body) VALUES (?, ?);
 
 -- name: keep
--- What a document says.
+-- Add or replace the text of a document.
 INSERT INTO document_texts (document, body) VALUES (?, ?) ON CONFLICT (document) DO UPDATE SET body = excluded.body;
 
 -- name: get
--- What a document says.
+-- The text of a document.
 SELECT body FROM document_texts WHERE document = :document;
 
 -- name: of_ids
--- What some documents say.
+-- The texts of several documents.
 SELECT document, body FROM document_texts WHERE document IN (*);
 
 -- name: forget
--- They are gone, or say something else.
+-- Delete the texts of documents that were deleted or replaced.
 DELETE FROM document_texts WHERE document IN (*);

@@ -1,18 +1,18 @@
 -- name: last_position
--- Where the next document goes.
+-- The highest position in a dataset.
 SELECT COALESCE(MAX(position), 0) AS position FROM documents WHERE tenant = ? AND dataset = ?;
 
 -- name: add
--- A document.
+-- Add a document.
 INSERT INTO documents (tenant, dataset, id, position, name, batch, source, form, language, rule, status, error, is_enabled, is_archived, metadata, readers, words, tokens, segments, done, hits, digest, times, command, created_by, created_at, updated_at, owner, lease_until, api_key)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: get
--- One of a dataset.
+-- One document of a dataset.
 SELECT * FROM documents WHERE tenant = :tenant AND dataset = :dataset AND id = :id;
 
 -- name: listed
--- A dataset's, in order.
+-- The documents of a dataset that match a filter.
 SELECT * FROM documents WHERE tenant = :tenant AND dataset = :dataset AND (:keyword = '' OR lower(name) LIKE :keyword)
   AND (:batch = '' OR batch = :batch)
   AND (:state = ''
@@ -27,7 +27,7 @@ SELECT * FROM documents WHERE tenant = :tenant AND dataset = :dataset AND (:keyw
 ORDER BY position DESC, id DESC LIMIT :most OFFSET :skip;
 
 -- name: count
--- How many those are.
+-- The number of documents that the same filter matches.
 SELECT COUNT(*) AS count FROM documents WHERE tenant = :tenant AND dataset = :dataset AND (:keyword = '' OR lower(name) LIKE :keyword)
   AND (:batch = '' OR batch = :batch)
   AND (:state = ''
@@ -41,126 +41,126 @@ SELECT COUNT(*) AS count FROM documents WHERE tenant = :tenant AND dataset = :da
     OR (:state = 'archived' AND is_archived = 1));
 
 -- name: of_ids
--- Some of a tenant's.
+-- Several documents of a tenant by id.
 SELECT * FROM documents WHERE tenant || '' = ? AND id IN (*);
 
 -- name: exists
--- Whether there is one.
+-- Whether a document exists.
 SELECT 1 AS found FROM documents WHERE id = ? AND tenant = ?;
 
 -- name: counts
--- What is in a tenant's datasets.
+-- Numbers of documents and words of a tenant's datasets.
 SELECT dataset, COUNT(*) AS documents, COALESCE(SUM(words), 0) AS words,
   COALESCE(SUM(CASE WHEN status = 'completed' AND is_enabled = 1 AND is_archived = 0 THEN 1 ELSE 0 END), 0) AS available
 FROM documents WHERE tenant = :tenant AND (:dataset = '' OR dataset = :dataset) GROUP BY dataset;
 
 -- name: unfinished
--- How many of a batch are still on their way.
+-- The number of documents of a batch that are still being indexed.
 SELECT COUNT(*) AS count FROM documents WHERE tenant = :tenant AND dataset = :dataset AND batch = :batch
   AND status NOT IN ('completed', 'error', 'paused');
 
 -- name: about
--- What filters look at, of all that may be found.
+-- Properties of searchable documents for filters.
 SELECT id, name, metadata, source, readers, created_by, created_at, updated_at FROM documents
 WHERE tenant = :tenant AND dataset = :dataset AND status IN ('completed', 'parsing', 'cleaning', 'splitting', 'indexing', 'waiting', 'paused', 'error')
   AND is_enabled = 1 AND is_archived = 0;
 
 -- name: has_exceptions
--- Whether there is a document that not everybody finds.
+-- Whether a document is restricted, disabled or archived.
 SELECT 1 AS found FROM documents WHERE dataset = :dataset AND (readers <> '[]' OR is_enabled = 0 OR is_archived = 1) LIMIT 1;
 
 -- name: sources
--- What came from where, for those who bring it up to date.
+-- Sources and digests of the documents of a dataset, for synchronisation.
 SELECT id, name, digest, source, status FROM documents WHERE tenant = :tenant AND dataset = :dataset;
 
 -- name: describe
--- Another name, other metadata, other readers.
+-- Change name, metadata and readers of a document.
 UPDATE documents SET name = ?, metadata = ?, readers = ?, updated_at = ? WHERE tenant = ? AND dataset = ? AND id = ? RETURNING id;
 
 -- name: again
--- It is to be indexed anew: of another source, perhaps, or by other rules.
+-- Queue a document for indexing again, with a new source or new rules.
 UPDATE documents SET name = ?, source = ?, form = ?, language = ?, rule = ?, metadata = ?, digest = ?, batch = ?, status = 'waiting', error = '', command = '', times = '{}', done = 0, turn = turn + 1, owner = '', lease_until = 0, updated_at = ?
 WHERE tenant = ? AND dataset = ? AND id = ? RETURNING id;
 
 -- name: retry
--- What failed is tried again, what paused goes on.
+-- Queue a failed or paused document again.
 UPDATE documents SET status = 'waiting', error = '', command = '', owner = '', lease_until = 0, updated_at = ?
 WHERE tenant = ? AND dataset = ? AND id = ? AND (status IN ('error', 'paused') OR command <> '') RETURNING id;
 
 -- name: command
--- Somebody wants it to pause, or to stop.
+-- Request that indexing of a document pauses or stops.
 UPDATE documents SET command = ?, updated_at = ? WHERE tenant = ? AND dataset = ? AND id = ? AND status NOT IN ('completed', 'error', 'paused') RETURNING id;
 
 -- name: obey
--- Nobody has it who could be told: it pauses, or stops, at once.
+-- Apply a command at once to a document that no process is indexing.
 UPDATE documents SET status = ?, command = '', error = ? WHERE id = ? AND tenant = ? AND owner = '' AND status = 'waiting' AND command <> '';
 
 -- name: flags
--- Switched on or off, put away or taken back.
+-- Enable, disable, archive or restore a document.
 UPDATE documents SET is_enabled = ?, is_archived = ?, updated_at = ? WHERE tenant = ? AND dataset = ? AND id = ? RETURNING id;
 
 -- name: recount
--- Its segments were changed by hand.
+-- Store the new counts after segments were edited.
 UPDATE documents SET segments = ?, done = ?, words = ?, tokens = ?, updated_at = ? WHERE id = ?;
 
 -- name: sizes
--- How many segments each says that it has.
+-- The stored segment counts of the documents of a dataset.
 SELECT id, segments FROM documents WHERE dataset = :dataset AND status = 'completed';
 
 -- name: hit
--- Something of each was found once more.
+-- Count a hit for each document.
 UPDATE documents SET hits = hits + 1 WHERE id IN (*);
 
 -- name: delete
--- It is gone.
+-- Delete a document.
 DELETE FROM documents WHERE tenant = ? AND dataset = ? AND id = ? RETURNING id;
 
 -- name: delete_of_dataset
--- All of a dataset's are.
+-- Delete all documents of a dataset.
 DELETE FROM documents WHERE tenant = ? AND dataset = ? RETURNING id;
 
 -- name: commands
--- What is wanted of documents that a process has.
+-- Commands for the documents that a process is indexing.
 SELECT id, command FROM documents WHERE owner = :owner AND command <> '';
 
 -- name: to_do
--- Documents that nobody has.
+-- Documents that wait for indexing and have no valid lease.
 SELECT id, owner FROM documents WHERE status IN ('waiting', 'parsing', 'cleaning', 'splitting', 'indexing') AND (lease_until < :now OR owner = '')
 ORDER BY created_at, position LIMIT :most;
 
 -- name: owned
--- Owners of documents that are being worked on.
+-- Processes that hold documents for indexing.
 SELECT DISTINCT owner FROM documents WHERE status IN ('waiting', 'parsing', 'cleaning', 'splitting', 'indexing') AND owner <> '';
 
 -- name: release
--- A process is gone; what it had is free.
+-- Release the documents of a process that has exited.
 UPDATE documents SET owner = '', lease_until = 0 WHERE owner = ? AND status IN ('waiting', 'parsing', 'cleaning', 'splitting', 'indexing');
 
 -- name: claim
--- This process has it.
+-- Claim a document for indexing. Returns no row if another process holds it.
 UPDATE documents SET owner = ?, lease_until = ? WHERE id = ? AND status IN ('waiting', 'parsing', 'cleaning', 'splitting', 'indexing') AND (lease_until < ? OR owner = '') RETURNING *;
 
 -- name: renew
--- Its process is there.
+-- Renew the leases of a process.
 UPDATE documents SET lease_until = ? WHERE owner = ? AND status IN ('waiting', 'parsing', 'cleaning', 'splitting', 'indexing');
 
 -- name: give_back
--- Somebody else may have it.
+-- Release a document.
 UPDATE documents SET owner = '', lease_until = 0 WHERE id = ? AND owner = ?;
 
 -- name: progress
--- How far it is.
+-- Store the indexing progress of a document.
 UPDATE documents SET status = ?, segments = ?, done = ?, times = ? WHERE id = ? AND owner = ? AND turn = ?;
 
 -- name: failed
--- It could not be read, or was told to wait.
+-- Store an indexing error or a pause.
 UPDATE documents SET status = ?, error = ?, command = '', owner = '', lease_until = 0, times = ?, updated_at = ? WHERE id = ? AND owner = ? AND turn = ? RETURNING id;
 
 -- name: turns
--- Which of these a process has, and in which turn.
+-- The documents that a process holds, with their turns.
 SELECT id, turn FROM documents WHERE dataset = ? AND owner = ? AND id IN (*);
 
 -- name: finished
--- It can be searched.
+-- Mark a document as completed.
 UPDATE documents SET status = 'completed', error = '', command = '', owner = '', lease_until = 0, words = ?, tokens = ?, segments = ?, done = ?, digest = ?, metadata = ?, times = ?, updated_at = ?
 WHERE id = ?;

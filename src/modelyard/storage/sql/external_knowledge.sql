@@ -1,15 +1,15 @@
 -- name: add
--- Somebody else's server, to be asked.
+-- Add an external knowledge API.
 INSERT INTO external_knowledge (tenant, id, name, endpoint, secret) VALUES (?, ?, ?, ?, ?);
 
 -- name: of_tenant
--- A tenant's.
+-- The external knowledge APIs of a tenant.
 SELECT * FROM external_knowledge WHERE tenant = :tenant ORDER BY name;
 
 -- name: reseal
--- The secret of one, encrypted anew, where it is as it was read.
+-- Store a secret that was encrypted again, unless it was changed in the meantime.
 UPDATE external_knowledge SET secret = ? WHERE tenant = ? AND id = ? AND secret = ? RETURNING id;
 
 -- name: delete
--- It is asked no more.
+-- Delete an external knowledge API.
 DELETE FROM external_knowledge WHERE tenant = ? AND id = ? RETURNING id;

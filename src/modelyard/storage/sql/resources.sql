@@ -1,17 +1,17 @@
 -- name: revision
--- The number of the latest change.
+-- The revision of the latest change.
 SELECT value FROM revisions WHERE name = 'resources';
 
 -- name: raise
--- A change is about to be made; its number.
+-- Increment the revision and return it.
 UPDATE revisions SET value = value + 1 WHERE name = 'resources' RETURNING value;
 
 -- name: since
--- What was changed after a revision, by any tenant: for the view that each process keeps.
+-- Resources of all tenants that changed after a revision; updates the view of each process.
 SELECT * FROM resources WHERE revision > :revision ORDER BY revision;
 
 -- name: all
--- A tenant's resources of a kind, in the order of their names.
+-- The resources of a tenant and kind, by name.
 SELECT * FROM resources WHERE tenant = :tenant AND kind = :kind AND is_deleted = 0 AND name > :after
 ORDER BY name LIMIT :most;
 
@@ -20,25 +20,26 @@ ORDER BY name LIMIT :most;
 SELECT * FROM resources WHERE tenant = :tenant AND kind = :kind AND id = :id AND is_deleted = 0;
 
 -- name: add
--- A new one.
+-- Add a resource.
 INSERT INTO resources (tenant, kind, id, name, body, revision, created_at, updated_at, set_by)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: change
--- One of a tenant's, changed.
+-- Change a resource.
 UPDATE resources SET name = ?, body = ?, revision = ?, updated_at = ?, set_by = ?
 WHERE tenant = ? AND kind = ? AND id = ? AND is_deleted = 0 RETURNING id;
 
 -- name: swap
--- One of a tenant's, changed where it is as it was read.
+-- Change the body of a resource, unless the resource changed since it was read.
 UPDATE resources SET body = ?, revision = ?, updated_at = ?
 WHERE tenant = ? AND kind = ? AND id = ? AND revision = ? AND is_deleted = 0 RETURNING id;
 
 -- name: remove
--- One of a tenant's, gone: its words at once, that it was there a while later.
+-- Mark a resource as deleted. Its content is deleted at once, its row later.
 UPDATE resources SET body = '{}', revision = ?, updated_at = ?, is_deleted = 1
 WHERE tenant = ? AND kind = ? AND id = ? AND is_deleted = 0 RETURNING id;
 
 -- name: forget
--- Those that were removed long ago. That a tenant was is known for ever: what was its own must not come to life again.
+-- Delete the rows of resources that were removed long ago. Rows of tenants are retained for ever, so
+-- that a new tenant never inherits the data of a deleted one.
 DELETE FROM resources WHERE is_deleted = 1 AND updated_at < ? AND kind <> 'tenant';

@@ -1,11 +1,11 @@
 -- name: event
--- Something happened.
+-- Add an event.
 INSERT INTO run_events (run, seq, body) VALUES (?, ?, ?) ON CONFLICT (run, seq) DO NOTHING;
 
 -- name: events
--- What happened after a number.
+-- The events of a run after a sequence number.
 SELECT seq, body FROM run_events WHERE run = :run AND seq > :after ORDER BY seq LIMIT :most;
 
 -- name: forget_events
--- A run's events.
+-- Delete the events of a run.
 DELETE FROM run_events WHERE run = ?;

@@ -1,33 +1,33 @@
 -- name: ask
--- A form to be filled in.
+-- Add a form.
 INSERT INTO run_forms (run, key, tenant, token, body, expires_at) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (run, key) DO NOTHING;
 
 -- name: form
--- A step's form.
+-- The form of a step.
 SELECT * FROM run_forms WHERE run = :run AND key = :key;
 
 -- name: forms
--- A run's forms.
+-- The forms of a run.
 SELECT * FROM run_forms WHERE run = :run;
 
 -- name: form_by_token
--- By what its address holds.
+-- The form with a token.
 SELECT * FROM run_forms WHERE token = :token;
 
 -- name: fill
--- Somebody filled it in.
+-- Store the submitted answer. Returns no row if the form was already submitted.
 UPDATE run_forms SET answer = ? WHERE token = ? AND answer = '' RETURNING run, tenant;
 
 -- name: late
--- Forms whose time is over, of runs that wait for them.
+-- Expired forms of paused runs.
 SELECT f.run AS run, f.tenant AS tenant, f.key AS key, f.expires_at AS expires_at FROM run_forms f
 JOIN runs r ON r.id = f.run WHERE f.answer = '' AND f.expires_at < :now AND r.status = 'paused' LIMIT 100;
 
 -- name: expire
--- Nobody did in time.
+-- Mark a form as expired, unless it was submitted.
 UPDATE run_forms SET answer = ? WHERE run = ? AND key = ? AND answer = '';
 
 -- name: forget_forms
--- A run's forms.
+-- Delete the forms of a run.
 DELETE FROM run_forms WHERE run = ?;

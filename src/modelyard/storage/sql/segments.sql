@@ -1,88 +1,88 @@
 -- name: add
--- A segment.
+-- Add a segment.
 INSERT INTO segments (tenant, dataset, document, id, position, content, answer, keywords, summary, heading, page, start, stop, words, tokens, digest, is_enabled, hits, error, created_at, updated_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: listed
--- A document's, in order.
+-- The segments of a document in order.
 SELECT * FROM segments WHERE tenant = :tenant AND document = :document AND (:keyword = '' OR lower(content) LIKE :keyword)
   AND (:enabled < 0 OR is_enabled = :enabled)
 ORDER BY position, id LIMIT :most OFFSET :skip;
 
 -- name: count
--- How many those are.
+-- The number of segments that the same filter matches.
 SELECT COUNT(*) AS count FROM segments WHERE tenant = :tenant AND document = :document AND (:keyword = '' OR lower(content) LIKE :keyword)
   AND (:enabled < 0 OR is_enabled = :enabled);
 
 -- name: get
--- One of a document.
+-- One segment of a document.
 SELECT * FROM segments WHERE tenant = :tenant AND document = :document AND id = :id;
 
 -- name: last
--- Where the next goes.
+-- The highest position in a document.
 SELECT COALESCE(MAX(position), 0) AS position FROM segments WHERE document = ?;
 
 -- name: change
--- Other words, switched on or off.
+-- Change the content and state of a segment.
 UPDATE segments SET content = ?, answer = ?, keywords = ?, summary = ?, words = ?, tokens = ?, digest = ?, is_enabled = ?, updated_at = ? WHERE tenant = ? AND document = ? AND id = ? RETURNING id;
 
 -- name: delete
--- It is gone.
+-- Delete a segment.
 DELETE FROM segments WHERE tenant = ? AND document = ? AND id = ? RETURNING id;
 
 -- name: delete_of_document
--- All of a document's are gone.
+-- Delete all segments of a document.
 DELETE FROM segments WHERE document = ?;
 
 -- name: delete_of_dataset
--- All of a dataset's are gone.
+-- Delete all segments of a dataset.
 DELETE FROM segments WHERE dataset = ?;
 
 -- name: of_ids
--- Those of a tenant's that may be found.
+-- Several enabled segments of a tenant by id.
 SELECT * FROM segments WHERE tenant || '' = ? AND is_enabled = 1 AND id IN (*);
 
 -- name: hit
--- Each was found once more.
+-- Count a hit for each segment.
 UPDATE segments SET hits = hits + 1 WHERE id IN (*);
 
 -- name: totals
--- What a document has.
+-- Numbers of segments, words and tokens of a document.
 SELECT COUNT(*) AS count, COALESCE(SUM(words), 0) AS words, COALESCE(SUM(tokens), 0) AS tokens FROM segments WHERE document = ?;
 
 -- name: of_dataset
--- All of a dataset's, in short.
+-- Ids and states of all segments of a dataset.
 SELECT id, document, is_enabled FROM segments WHERE dataset = :dataset;
 
 -- name: add_child
--- A piece of a segment.
+-- Add a child chunk to a segment.
 INSERT INTO children (tenant, dataset, document, segment, id, position, content, kind, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: children
--- A segment's, in order.
+-- The child chunks of a segment in order.
 SELECT * FROM children WHERE tenant = :tenant AND segment = :segment AND (:keyword = '' OR lower(content) LIKE :keyword)
 ORDER BY position, id LIMIT :most OFFSET :skip;
 
 -- name: count_children
--- How many those are.
+-- The number of child chunks that the same filter matches.
 SELECT COUNT(*) AS count FROM children WHERE tenant = :tenant AND segment = :segment AND (:keyword = '' OR lower(content) LIKE :keyword);
 
 -- name: child
--- One of a segment.
+-- One child chunk of a segment.
 SELECT * FROM children WHERE tenant = :tenant AND segment = :segment AND id = :id;
 
 -- name: delete_children_of
--- All of a segment's.
+-- Delete the child chunks of a segment.
 DELETE FROM children WHERE tenant = ? AND segment = ?;
 
 -- name: delete_children_of_document
--- All of a document's are gone.
+-- Delete the child chunks of a document.
 DELETE FROM children WHERE document = ?;
 
 -- name: delete_children_of_dataset
--- All of a dataset's are gone.
+-- Delete the child chunks of a dataset.
 DELETE FROM children WHERE dataset = ?;
 
 -- name: children_of_ids
--- Some of a tenant's.
+-- Several child chunks of a tenant by id.
 SELECT * FROM children WHERE tenant || '' = ? AND id IN (*);

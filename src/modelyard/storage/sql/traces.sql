@@ -1,12 +1,12 @@
 -- name: put
--- Why a call went where it went.
+-- Add the routing decisions of a call.
 INSERT INTO traces (invocation, tenant, created_at, body) VALUES (?, ?, ?, ?)
 ON CONFLICT (tenant, invocation) DO NOTHING;
 
 -- name: one
--- One of a tenant's.
+-- The routing decisions of a call of a tenant.
 SELECT invocation, created_at, body FROM traces WHERE tenant = :tenant AND invocation = :invocation;
 
 -- name: forget
--- Those that are older than they are to be kept.
+-- Delete traces that are older than the retention time.
 DELETE FROM traces WHERE created_at < ?;

@@ -1,5 +1,5 @@
 -- name: add
--- One attempt. The first word about it stands.
+-- Add an attempt. An existing row is not replaced.
 INSERT INTO usage (id, invocation, attempt, tenant, api_key, "user", created_at, day, provider, model, model_type,
                    credential, credential_id, status, counted_by, prompt_tokens, completion_tokens, cached_tokens,
                    cache_write_tokens, reasoning_tokens, characters, seconds, searches, total_price, nanos, currency,
@@ -8,11 +8,11 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 
 ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: recent
--- A tenant's latest attempts, newest first.
+-- The latest attempts of a tenant, newest first.
 SELECT * FROM usage WHERE tenant = :tenant AND created_at >= :since ORDER BY created_at DESC, id DESC LIMIT :most;
 
 -- name: page
--- A tenant's attempts of a span of time, oldest first, from where the last page ended.
+-- A page of a tenant's attempts in a time range, oldest first, after the last row of the previous page.
 SELECT * FROM usage
 WHERE tenant = :tenant AND created_at >= :since AND created_at < :until
   AND (created_at > :after OR (created_at = :after AND id > :after_id))
@@ -23,7 +23,7 @@ ORDER BY created_at, id LIMIT :most;
 SELECT * FROM usage WHERE tenant = :tenant AND invocation = :invocation ORDER BY attempt, created_at;
 
 -- name: tenants
--- Those that have rows, each found by the index alone.
+-- All tenants with rows. The recursion reads the index only once per tenant.
 WITH RECURSIVE tenants (tenant) AS (
     SELECT MIN(usage.tenant) FROM usage
     UNION ALL
@@ -33,23 +33,23 @@ WITH RECURSIVE tenants (tenant) AS (
 SELECT tenant FROM tenants WHERE tenant IS NOT NULL;
 
 -- name: oldest
--- Until when a tenant's oldest rows go, so many at most, of those that are older than they are to be kept.
+-- The end of the next batch of rows that are older than the retention time.
 SELECT MAX(created_at) AS until
 FROM (SELECT created_at FROM usage WHERE tenant = :tenant AND created_at < :before
       ORDER BY created_at LIMIT :most) AS oldest;
 
 -- name: forget
--- Those.
+-- Delete that batch.
 DELETE FROM usage WHERE tenant = ? AND created_at <= ?;
 
 -- name: of_call
--- Attempts by their names.
+-- Several attempts by id.
 SELECT status, first_chunk, prompt_tokens + completion_tokens AS tokens, COALESCE(nanos, 0) AS nanos
 FROM usage WHERE id IN ({places});
 
 -- name: sums_sqlite
--- A tenant's attempts of a span of time, added up by columns that the caller picked from a fixed list. SQLite cuts
--- where it casts.
+-- Totals of a tenant's attempts in a time range, grouped by columns from a fixed list. SQLite truncates
+-- when it casts.
 SELECT {columns}, currency, COUNT(*) AS attempts, COUNT(DISTINCT invocation) AS calls,
        SUM(CASE WHEN status IN ('ok', 'cached') THEN 0 ELSE 1 END) AS failed,
        SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens,
@@ -61,8 +61,8 @@ FROM (SELECT *, CAST(created_at / 3600 AS INTEGER) AS hour
 GROUP BY {columns}, currency ORDER BY nanos DESC, calls DESC;
 
 -- name: sums_postgresql
--- A tenant's attempts of a span of time, added up by columns that the caller picked from a fixed list. PostgreSQL
--- rounds where it casts.
+-- Totals of a tenant's attempts in a time range, grouped by columns from a fixed list. PostgreSQL rounds
+-- when it casts.
 SELECT {columns}, currency, COUNT(*) AS attempts, COUNT(DISTINCT invocation) AS calls,
        SUM(CASE WHEN status IN ('ok', 'cached') THEN 0 ELSE 1 END) AS failed,
        SUM(prompt_tokens) AS prompt_tokens, SUM(completion_tokens) AS completion_tokens,
@@ -74,17 +74,17 @@ FROM (SELECT *, CAST(FLOOR(created_at / 3600) AS INTEGER) AS hour
 GROUP BY {columns}, currency ORDER BY nanos DESC, calls DESC;
 
 -- name: attempts
--- A tenant's attempts of a span of time that fit what is asked for, newest first, from some place on.
+-- A page of a tenant's attempts in a time range that match a filter, newest first.
 SELECT * FROM usage WHERE tenant = :tenant AND created_at >= :since AND created_at < :until{clauses}
 ORDER BY created_at DESC, id DESC LIMIT :most OFFSET :skip;
 
 -- name: count_attempts
--- How many those are.
+-- The number of attempts that the same filter matches.
 SELECT COUNT(*) AS count FROM usage
 WHERE tenant = :tenant AND created_at >= :since AND created_at < :until{clauses};
 
 -- name: latencies
--- How long attempts took that went well, by model: the seconds within which half, nine of ten and 99 of 100 were done.
+-- Percentiles (50, 90, 99) of the duration of successful attempts in seconds, by model.
 SELECT model, MAX(n) AS calls, MIN(CASE WHEN place >= 0.5 * n THEN latency END) AS p50,
        MIN(CASE WHEN place >= 0.9 * n THEN latency END) AS p90, MIN(CASE WHEN place >= 0.99 * n THEN latency END) AS p99
 FROM (SELECT provider || '/' || model AS model, latency,
@@ -94,7 +94,7 @@ FROM (SELECT provider || '/' || model AS model, latency,
 GROUP BY model ORDER BY calls DESC, model;
 
 -- name: first_chunks
--- The same of the seconds until the first chunk, where there was one.
+-- The same percentiles of the time to the first chunk, if there was one.
 SELECT model, MIN(CASE WHEN place >= 0.5 * n THEN first_chunk END) AS p50,
        MIN(CASE WHEN place >= 0.9 * n THEN first_chunk END) AS p90,
        MIN(CASE WHEN place >= 0.99 * n THEN first_chunk END) AS p99

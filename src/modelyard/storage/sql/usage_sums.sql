@@ -1,5 +1,5 @@
 -- name: add
--- More of what is summed up already.
+-- Add to a total.
 INSERT INTO usage_sums (tenant, scope, name, span, bucket, model, api_key, part, calls, served, tokens, nanos)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (tenant, scope, name, span, bucket, model, api_key, part) DO UPDATE SET
@@ -7,11 +7,11 @@ ON CONFLICT (tenant, scope, name, span, bucket, model, api_key, part) DO UPDATE 
     tokens = usage_sums.tokens + excluded.tokens, nanos = usage_sums.nanos + excluded.nanos;
 
 -- name: earlier
--- An invocation's attempts before one of them.
+-- The earlier attempts of a call.
 SELECT status, first_chunk FROM usage WHERE tenant = ? AND invocation = ? AND attempt < ?;
 
 -- name: used
--- What somebody used of each model, in the buckets from one to another.
+-- Usage of a subject by model, in a range of buckets.
 SELECT model, {bucket} AS bucket, SUM(calls) AS calls, SUM(served) AS served, SUM(tokens) AS tokens,
        SUM(nanos) AS nanos
 FROM usage_sums
@@ -20,23 +20,23 @@ WHERE tenant = :tenant AND scope IN (:scope, :apps) AND name IN (:name, :other) 
 GROUP BY {group};
 
 -- name: unsummed
--- Tenants with rows from before there were sums, and until when these go.
+-- Tenants with rows that are older than the totals, and the end of these rows.
 SELECT tenant, until FROM usage_unsummed ORDER BY tenant;
 
 -- name: hold
--- This process adds a tenant's, unless another one does.
+-- Lease the summing of a tenant's old rows, unless another process has the lease.
 UPDATE usage_unsummed SET holder = ?, held_until = ?
 WHERE tenant = ? AND (holder = ? OR held_until < ? OR held_until > ?)
 RETURNING until, since, done;
 
 -- name: chunk
--- Where the next so many of a tenant's rows begin, going back.
+-- The start of the next batch of a tenant's rows, going back in time.
 SELECT MIN(created_at) AS since
 FROM (SELECT created_at FROM usage WHERE tenant = :tenant AND created_at < :until
       ORDER BY created_at DESC LIMIT :most) AS chunk;
 
 -- name: old_sqlite
--- A tenant's rows from before there were sums, of a span of time, by day. SQLite cuts where it casts.
+-- Totals by day of a tenant's old rows in a time range. SQLite truncates when it casts.
 SELECT CAST(created_at / 86400 AS INTEGER) AS bucket, api_key, "user", provider, model, credential,
        COUNT(*) AS attempts,
        SUM(CASE WHEN attempt <= 1 THEN 1 ELSE 0 END) AS calls,
@@ -55,7 +55,7 @@ WHERE tenant = :tenant AND created_at >= :since AND created_at < :until AND aske
 GROUP BY CAST(created_at / 86400 AS INTEGER), api_key, "user", provider, model, credential;
 
 -- name: old_postgresql
--- A tenant's rows from before there were sums, of a span of time, by day. PostgreSQL rounds where it casts.
+-- Totals by day of a tenant's old rows in a time range. PostgreSQL rounds when it casts.
 SELECT CAST(FLOOR(created_at / 86400) AS INTEGER) AS bucket, api_key, "user", provider, model, credential,
        COUNT(*) AS attempts,
        SUM(CASE WHEN attempt <= 1 THEN 1 ELSE 0 END) AS calls,
@@ -74,25 +74,25 @@ WHERE tenant = :tenant AND created_at >= :since AND created_at < :until AND aske
 GROUP BY CAST(FLOOR(created_at / 86400) AS INTEGER), api_key, "user", provider, model, credential;
 
 -- name: release
--- A process that is gone adds no more.
+-- Release the leases of a process that has exited.
 UPDATE usage_unsummed SET held_until = 0 WHERE holder = ?;
 
 -- name: span
--- From here on they are added next.
+-- Start a batch.
 UPDATE usage_unsummed SET since = ?, done = 0 WHERE tenant = ? AND holder = ?;
 
 -- name: advance
--- So many of the span's sums are in, unless another process took over.
+-- Store the number of added lines of the batch. Returns no row if another process took over.
 UPDATE usage_unsummed SET done = ?, held_until = ? WHERE tenant = ? AND holder = ? AND since = ? AND done = ?
 RETURNING tenant;
 
 -- name: passed
--- All of the span's are.
+-- Finish a batch.
 UPDATE usage_unsummed SET until = since, since = NULL, done = 0
 WHERE tenant = ? AND holder = ? AND since = ? AND done = ?;
 
 -- name: summed
--- All of this tenant's are.
+-- Finish a tenant.
 DELETE FROM usage_unsummed WHERE tenant = ? AND holder = ?;
 
 -- name: oldest
@@ -100,5 +100,5 @@ DELETE FROM usage_unsummed WHERE tenant = ? AND holder = ?;
 SELECT MIN(bucket) AS bucket FROM usage_sums WHERE span = 10;
 
 -- name: drop
--- One of them.
+-- Delete a short bucket.
 DELETE FROM usage_sums WHERE span = 10 AND bucket = ?;

@@ -4,6 +4,7 @@ is no conversation."""
 from collections.abc import Sequence
 from typing import Any
 
+from modelyard.storage.scoped_store import ScopedStore
 from modelyard.tools.builtin import BuiltinDependencies
 from modelyard.tools.entities import ToolContext, ToolParameterError
 from modelyard.tools.function import FunctionTool
@@ -15,56 +16,61 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
     """Return the workspace tools; none without a store."""
     if (store := parts.kept) is None:
         return []
+    tools = _FileTools(store)
+    common_fields = {"provider": "files", "kind": "builtin"}
+    # Only reading tools may be repeated; writing twice could append twice.
+    return [
+        FunctionTool(tools.list_files, **common_fields, is_repeatable=True),
+        FunctionTool(tools.read_file, **common_fields, is_repeatable=True),
+        FunctionTool(tools.write_file, **common_fields),
+        FunctionTool(tools.delete_file, **common_fields),
+    ]
 
-    async def list_files(context: ToolContext) -> Any:
+
+class _FileTools:
+    """The tools as methods. Their docstrings are sent to models as descriptions."""
+
+    def __init__(self, store: ScopedStore) -> None:
+        self._store = store
+
+    async def list_files(self, context: ToolContext) -> Any:
         """The files of the workspace, newest first."""
-        files = await store.list(context.tenant, _scope(context))
+        files = await self._store.list(context.tenant, _scope(context))
         return [
             {"name": file.name, "bytes": file.size} for file in files
         ] or "There are no files yet."
 
     async def read_file(
-        name: str, context: ToolContext, offset: int = 0, limit: int = 20_000
+        self, name: str, context: ToolContext, offset: int = 0, limit: int = 20_000
     ) -> str:
         """The text of a file in the workspace.
 
         offset: where to begin, in characters
         limit: how many characters
         """
-        data = await store.get(context.tenant, _scope(context), name)
+        data = await self._store.get(context.tenant, _scope(context), name)
         if data is None:
-            raise ToolParameterError(f"there is no file {name[:80]!r} in the workspace")
+            raise ToolParameterError(f"file {name[:80]!r} not found in the workspace")
         text = data.decode("utf-8", "replace")
-        return text[
-            max(0, offset) : max(0, offset) + min(max(1, limit), _MAX_READ_LENGTH)
-        ]
+        start = max(0, offset)
+        return text[start : start + min(max(1, limit), _MAX_READ_LENGTH)]
 
     async def write_file(
-        name: str, content: str, context: ToolContext, append: bool = False
+        self, name: str, content: str, context: ToolContext, append: bool = False
     ) -> str:
         """Write a text file into the workspace; what it held before goes, unless append is true."""
-        existing_data = (
-            (await store.get(context.tenant, _scope(context), name) or b"")
-            if append
-            else b""
-        )
+        existing_data = b""
+        if append:
+            scope = _scope(context)
+            existing_data = await self._store.get(context.tenant, scope, name) or b""
         data = existing_data + content.encode()
-        await store.put(context.tenant, _scope(context), name, data)
-        return f"{name} holds {len(data):,} bytes."
+        await self._store.put(context.tenant, _scope(context), name, data)
+        return f"Saved {name} ({len(data):,} bytes)."
 
-    async def delete_file(name: str, context: ToolContext) -> str:
+    async def delete_file(self, name: str, context: ToolContext) -> str:
         """Remove a file from the workspace."""
-        is_deleted = await store.remove(context.tenant, _scope(context), name)
-        return f"{name} is gone." if is_deleted else f"There is no file {name}."
-
-    common_fields = {"provider": "files", "kind": "builtin"}
-    # Only reading tools may be repeated; writing twice could append twice.
-    return [
-        FunctionTool(list_files, **common_fields, is_repeatable=True),
-        FunctionTool(read_file, **common_fields, is_repeatable=True),
-        FunctionTool(write_file, **common_fields),
-        FunctionTool(delete_file, **common_fields),
-    ]
+        is_deleted = await self._store.remove(context.tenant, _scope(context), name)
+        return f"{name} was deleted." if is_deleted else f"File {name} not found."
 
 
 def _scope(context: ToolContext) -> str:

@@ -1,9 +1,11 @@
 """Image generation with a chat model whose answers contain pictures; there is no
 separate model type for it."""
 
+from __future__ import annotations
+
 import base64
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import ImagePromptMessageContent, UserPromptMessage
@@ -18,20 +20,34 @@ from modelyard.tools.entities import (
 )
 from modelyard.tools.function import FunctionTool
 
+if TYPE_CHECKING:
+    from modelyard.runtime.model_manager import ModelManager
+
 
 def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
     """Return the image tool; none without a model manager."""
     if (models := parts.models) is None:
         return []
+    tools = _ImageTools(models)
+    return [FunctionTool(tools.draw, provider="image", kind="builtin", seconds=300.0)]
 
-    async def draw(prompt: str, context: ToolContext, model: str = "default") -> Any:
+
+class _ImageTools:
+    """The tool as a method. Its docstring is sent to models as its description."""
+
+    def __init__(self, models: ModelManager) -> None:
+        self._models = models
+
+    async def draw(
+        self, prompt: str, context: ToolContext, model: str = "default"
+    ) -> Any:
         """Draw a picture.
 
         prompt: what is to be seen, in detail
         model: as provider/model; one whose answers may hold pictures
         """
         caller = Caller(tenant=context.tenant, user=context.user or None)
-        image_model = models.find(caller, model or "default", ModelType.LLM)
+        image_model = self._models.find(caller, model or "default", ModelType.LLM)
         chat_request = LLMRequest(
             messages=[UserPromptMessage(content=prompt)],
             model_parameters={"modalities": ["image", "text"]},
@@ -46,29 +62,25 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
         # A model without image output usually answers with a description.
         if not pictures:
             raise ToolInvokeError(
-                f"model {image_model.name!r} answered without a picture; name one that"
-                " draws as the tool's 'model'"
+                f"model {image_model.name!r} returned no picture; set the argument"
+                " 'model' to a model with image output"
             )
-        messages: list[Any] = [text_message(result.text)] if result.text else []
-        for index, picture in enumerate(pictures):
-            # Providers return pictures either inline or as a link.
-            if picture.base64_data:
-                mime_type = picture.mime_type or "image/png"
-                name = (
-                    picture.filename
-                    or f"picture-{index + 1}.{mime_type.partition('/')[2]}"
-                )
-                messages.append(
-                    blob_message(base64.b64decode(picture.base64_data), mime_type, name)
-                )
-            else:
-                messages.append(
-                    {
-                        "type": "image_link",
-                        "message": {"text": picture.url},
-                        "meta": {"mime_type": "image/png"},
-                    }
-                )
-        return messages
+        messages = [text_message(result.text)] if result.text else []
+        return messages + [
+            _picture_message(picture, number)
+            for number, picture in enumerate(pictures, start=1)
+        ]
 
-    return [FunctionTool(draw, provider="image", kind="builtin", seconds=300.0)]
+
+def _picture_message(picture: ImagePromptMessageContent, number: int) -> dict[str, Any]:
+    """Return a picture as a message. Providers return pictures either inline or as a
+    link."""
+    if not picture.base64_data:
+        return {
+            "type": "image_link",
+            "message": {"text": picture.url},
+            "meta": {"mime_type": "image/png"},
+        }
+    mime_type = picture.mime_type or "image/png"
+    name = picture.filename or f"picture-{number}.{mime_type.partition('/')[2]}"
+    return blob_message(base64.b64decode(picture.base64_data), mime_type, name)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from modelyard.base.ids import new_id
+from modelyard.storage.scoped_store import ScopedStore
 from modelyard.tools.builtin import BuiltinDependencies
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.function import FunctionTool
@@ -15,8 +16,22 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
     """Return the memory tools; none without a store."""
     if (store := parts.kept) is None:
         return []
+    tools = _MemoryTools(store)
+    common_fields = {"provider": "memory", "kind": "builtin"}
+    return [
+        FunctionTool(tools.remember, **common_fields),
+        FunctionTool(tools.recall, **common_fields, is_repeatable=True),
+        FunctionTool(tools.forget, **common_fields),
+    ]
 
-    async def remember(note: str, context: ToolContext) -> str:
+
+class _MemoryTools:
+    """The tools as methods. Their docstrings are sent to models as descriptions."""
+
+    def __init__(self, store: ScopedStore) -> None:
+        self._store = store
+
+    async def remember(self, note: str, context: ToolContext) -> str:
         """Keep a note on this user for later conversations: a fact, a wish, a decision.
 
         note: one sentence that can be understood by itself
@@ -24,57 +39,59 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
         # The note is named after the call, so a call that is repeated after a crash
         # writes the same note again.
         name = context.key or new_id("note")
-        await store.put(
+        await self._store.put(
             context.tenant,
             scope_of(context),
             name,
             json.dumps(note, ensure_ascii=False).encode(),
         )
-        return "Kept."
+        return "Saved."
 
-    async def recall(context: ToolContext, query: str = "") -> str:
+    async def recall(self, context: ToolContext, query: str = "") -> str:
         """What was noted on this user before.
 
         query: words to look for; all notes where it is empty
         """
-        stored_notes = await store.values(context.tenant, scope_of(context), limit=1000)
+        stored_notes = await self._store.values(
+            context.tenant, scope_of(context), limit=1000
+        )
         notes = [(name, str(json.loads(value))) for name, value in stored_notes]
         query_terms = set(query.lower().split())
         if query_terms:
-            # A whole-word match scores twice, a match inside a word once.
-            ranked = [
-                (
-                    len(query_terms & set(text.lower().split()))
-                    + sum(w in text.lower() for w in query_terms),
-                    name,
-                    text,
-                )
-                for name, text in notes
-            ]
-            ranked = sorted(
-                (scored_note for scored_note in ranked if scored_note[0]),
-                key=lambda scored_note: -scored_note[0],
-            )
-            notes = [(name, text) for _, name, text in ranked]
+            notes = _matching_notes(notes, query_terms)
         note_lines = [
             f"- {text} (id {name})" for name, text in notes[:_MAX_NOTES_SHOWN]
         ]
-        return "\n".join(note_lines) or "Nothing was noted."
+        return "\n".join(note_lines) or "No notes found."
 
-    async def forget(id: str, context: ToolContext) -> str:
+    async def forget(self, id: str, context: ToolContext) -> str:
         """Remove a note.
 
         id: as recall gives it
         """
-        is_deleted = await store.remove(context.tenant, scope_of(context), id)
-        return "Forgotten." if is_deleted else "There is no such note."
+        is_deleted = await self._store.remove(context.tenant, scope_of(context), id)
+        return "Deleted." if is_deleted else f"Note {id!r} not found."
 
-    common_fields = {"provider": "memory", "kind": "builtin"}
-    return [
-        FunctionTool(remember, **common_fields),
-        FunctionTool(recall, **common_fields, is_repeatable=True),
-        FunctionTool(forget, **common_fields),
+
+def _matching_notes(
+    notes: list[tuple[str, str]], query_terms: set[str]
+) -> list[tuple[str, str]]:
+    """Return the (id, text) pairs whose text contains any of the lower-case terms, best
+    first."""
+    scored_notes = [
+        (_match_score(text, query_terms), name, text) for name, text in notes
     ]
+    matches = [scored_note for scored_note in scored_notes if scored_note[0]]
+    matches.sort(key=lambda scored_note: -scored_note[0])
+    return [(name, text) for _, name, text in matches]
+
+
+def _match_score(text: str, query_terms: set[str]) -> int:
+    """Return the score of a note: two for each term that is a whole word of it, one for
+    each that is a part of a word."""
+    lower_text = text.lower()
+    whole_words = len(query_terms & set(lower_text.split()))
+    return whole_words + sum(term in lower_text for term in query_terms)
 
 
 def scope_of(context: ToolContext) -> str:

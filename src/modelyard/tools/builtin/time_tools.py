@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from modelyard.base.clock import Clock
 from modelyard.base.errors import suggestion
 from modelyard.tools.builtin import BuiltinDependencies
 from modelyard.tools.entities import ToolParameterError
@@ -41,8 +42,8 @@ def zone(name: str) -> ZoneInfo:
         )
         if exact is not None:
             return ZoneInfo(exact)
-        hint = suggestion(name, sorted(zone_names), label="there are")
-        raise ToolParameterError(f"{name[:60]!r} is no time zone; {hint}") from None
+        hint = suggestion(name, sorted(zone_names), label="available:")
+        raise ToolParameterError(f"unknown time zone {name[:60]!r}; {hint}") from None
 
 
 def moment(text: str, where: str) -> datetime:
@@ -57,32 +58,47 @@ def moment(text: str, where: str) -> datetime:
         return (
             local_time if local_time.tzinfo else local_time.replace(tzinfo=zone(where))
         )
-    raise ToolParameterError(f"{text[:60]!r} is no time as 2026-11-21 14:30:00")
+    raise ToolParameterError(
+        f"invalid time {text[:60]!r}; expected a form such as 2026-11-21 14:30:00"
+    )
 
 
 def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
     """Return the time tools."""
+    tools = _TimeTools(parts.clock)
+    common_fields = {"provider": "time", "kind": "builtin", "is_repeatable": True}
+    functions = (
+        tools.current_time,
+        tools.timezone_conversion,
+        tools.localtime_to_timestamp,
+        tools.timestamp_to_localtime,
+        tools.weekday,
+    )
+    return [FunctionTool(function, **common_fields) for function in functions]
 
-    def utc_now() -> datetime:
-        """Return the current time in UTC."""
-        return datetime.fromtimestamp(parts.clock.time(), UTC)
+
+class _TimeTools:
+    """The tools as methods. Their docstrings are sent to models as descriptions."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def _utc_now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.time(), UTC)
 
     async def current_time(
-        timezone: str = "UTC", format: str = "%Y-%m-%d %H:%M:%S %Z"
+        self, timezone: str = "UTC", format: str = "%Y-%m-%d %H:%M:%S %Z"
     ) -> str:
         """The date and the time now.
 
         timezone: as Europe/Paris or Asia/Shanghai
         format: as strftime writes it
         """
-        return (
-            utc_now()
-            .astimezone(zone(timezone))
-            .strftime(format or "%Y-%m-%d %H:%M:%S %Z")
-        )
+        local_time = self._utc_now().astimezone(zone(timezone))
+        return local_time.strftime(format or "%Y-%m-%d %H:%M:%S %Z")
 
     async def timezone_conversion(
-        current_time: str, current_timezone: str, target_timezone: str
+        self, current_time: str, current_timezone: str, target_timezone: str
     ) -> str:
         """A time in one time zone, told in another.
 
@@ -90,13 +106,12 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
         current_timezone: as Asia/Shanghai
         target_timezone: as America/New_York
         """
-        return (
-            moment(current_time, current_timezone)
-            .astimezone(zone(target_timezone))
-            .strftime(_FORMAT)
-        )
+        local_time = moment(current_time, current_timezone)
+        return local_time.astimezone(zone(target_timezone)).strftime(_FORMAT)
 
-    async def localtime_to_timestamp(localtime: str, timezone: str = "UTC") -> str:
+    async def localtime_to_timestamp(
+        self, localtime: str, timezone: str = "UTC"
+    ) -> str:
         """Seconds since 1970 of a local time.
 
         localtime: as 2026-11-21 14:30:00
@@ -104,7 +119,9 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
         """
         return str(int(moment(localtime, timezone).timestamp()))
 
-    async def timestamp_to_localtime(timestamp: float, timezone: str = "UTC") -> str:
+    async def timestamp_to_localtime(
+        self, timestamp: float, timezone: str = "UTC"
+    ) -> str:
         """The local time of a number of seconds since 1970.
 
         timezone: as Europe/Paris
@@ -115,30 +132,23 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
             return datetime.fromtimestamp(seconds, zone(timezone)).strftime(_FORMAT)
         except (OverflowError, ValueError, OSError) as error:
             raise ToolParameterError(
-                f"{timestamp} lies outside of the calendar"
+                f"timestamp {timestamp} is out of range"
             ) from error
 
     async def weekday(
-        year: int | None = None, month: int | None = None, day: int | None = None
+        self,
+        year: int | None = None,
+        month: int | None = None,
+        day: int | None = None,
     ) -> str:
         """Which day of the week a date is; today where no date is given."""
-        today = utc_now()
+        today = self._utc_now()
         try:
             date = datetime(
                 year or today.year, month or today.month, day or today.day, tzinfo=UTC
             )
         except ValueError as error:
             raise ToolParameterError(
-                f"{year}-{month}-{day} is no date: {error}"
+                f"invalid date {year}-{month}-{day}: {error}"
             ) from error
         return date.strftime("%Y-%m-%d is a %A.")
-
-    common_fields = {"provider": "time", "kind": "builtin", "is_repeatable": True}
-    functions = (
-        current_time,
-        timezone_conversion,
-        localtime_to_timestamp,
-        timestamp_to_localtime,
-        weekday,
-    )
-    return [FunctionTool(function, **common_fields) for function in functions]

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from modelyard.sandbox.runner import SandboxError
+from modelyard.sandbox.runner import Sandbox, SandboxError
 from modelyard.tools.builtin import BuiltinDependencies
 from modelyard.tools.entities import ToolContext, ToolInvokeError
 from modelyard.tools.function import FunctionTool
-from modelyard.transport.egress import EgressError
+from modelyard.transport.egress import EgressClient, EgressError
 
 _MAX_PAGE_BYTES = 10 << 20
 _NAMES = {
@@ -20,16 +20,34 @@ _NAMES = {
 
 def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
     """Return the web scraper; none without an egress client and a sandbox."""
-    if (egress := parts.egress) is None or (sandbox := parts.sandbox) is None:
+    if parts.egress is None or parts.sandbox is None:
         return []
+    tools = _WebScraperTools(parts.egress, parts.sandbox)
+    return [
+        FunctionTool(
+            tools.webscraper,
+            provider="webscraper",
+            kind="builtin",
+            is_repeatable=True,
+            cache_seconds=60.0,
+        )
+    ]
 
-    async def webscraper(context: ToolContext, url: str) -> str:
+
+class _WebScraperTools:
+    """The tool as a method. Its docstring is sent to models as its description."""
+
+    def __init__(self, egress: EgressClient, sandbox: Sandbox) -> None:
+        self._egress = egress
+        self._sandbox = sandbox
+
+    async def webscraper(self, context: ToolContext, url: str) -> str:
         """The text of a web page or of a document on the web, as Markdown.
 
         url: beginning with https:// or http://
         """
         try:
-            page = await egress.fetch(
+            page = await self._egress.fetch(
                 "GET",
                 url,
                 headers=[("accept", "text/html, */*")],
@@ -38,7 +56,7 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
         except EgressError as error:
             raise ToolInvokeError(str(error)) from error
         if page.status >= 400:
-            raise ToolInvokeError(f"{url[:200]} answers with status {page.status}")
+            raise ToolInvokeError(f"{url[:200]} returned status {page.status}")
         mime_type = (
             page.headers.get("content-type", "").partition(";")[0].strip().lower()
         )
@@ -47,23 +65,11 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
             mime_type, ""
         )
         try:
-            document = await sandbox.read(name, page.body, tenant=context.tenant)
+            document = await self._sandbox.read(name, page.body, tenant=context.tenant)
         except SandboxError as error:
             raise ToolInvokeError(f"{url[:200]}: {error}") from error
         text = "\n\n".join(part["text"] for part in document["parts"])
         # Many pages repeat their title as the first heading.
-        return (
-            f"# {document['title']}\n\n{text}"
-            if document["title"] and document["title"] not in text[:300]
-            else text
-        )
-
-    return [
-        FunctionTool(
-            webscraper,
-            provider="webscraper",
-            kind="builtin",
-            is_repeatable=True,
-            cache_seconds=60.0,
-        )
-    ]
+        if document["title"] and document["title"] not in text[:300]:
+            return f"# {document['title']}\n\n{text}"
+        return text

@@ -84,7 +84,7 @@ class McpClient:
 
     @property
     def is_modern(self) -> bool:
-        """Whether the server speaks the revision without a handshake."""
+        """Whether the server uses the revision without a handshake."""
         return self.version == protocol.MODERN
 
     async def connect(self) -> None:
@@ -98,42 +98,48 @@ class McpClient:
             except McpError:
                 if self._fallback is None:
                     raise
-                # Not one that is asked by POST: the first transport, a stream that
-                # names where to send to.
-                first, self._channel, self._fallback = (
-                    self._channel,
-                    self._fallback,
-                    None,
-                )
-                await first.aclose()
+                # Without streamable HTTP, the server may use the original transport,
+                # which exists only in revisions with a handshake.
+                failed_channel = self._channel
+                self._channel, self._fallback = self._fallback, None
+                await failed_channel.aclose()
                 await self._negotiate(only_handshake=True)
 
     async def _negotiate(self, *, only_handshake: bool = False) -> None:
         """Negotiate the revision: first the modern discovery, then the handshake."""
         await self._channel.open()
-        if not only_handshake:
-            self._channel.set_protocol_version(protocol.MODERN)
-            try:
-                result = await self._ask("server/discover", {}, version=protocol.MODERN)
-                if protocol.MODERN in protocol.names_of(
-                    result.get("supportedVersions") or ()
-                ):
-                    self._store_server_info(protocol.MODERN, result)
-                    return
-            except McpError as error:
-                # An error that lists supported revisions is an answer; any other means
-                # that the server does not know the method.
-                supported = (
-                    error.data.get("supported")
-                    if isinstance(error.data, Mapping)
-                    else None
-                )
-                if supported and not set(protocol.names_of(supported)) & set(
-                    protocol.HANDSHAKE
-                ):
-                    raise McpError(
-                        f"the server speaks {supported}, and we {protocol.MODERN}"
-                    ) from error
+        if only_handshake or not await self._discover():
+            await self._shake_hands()
+
+    async def _discover(self) -> bool:
+        """Return whether the server supports the revision without a handshake.
+
+        Raises McpError if it supports neither that revision nor one with a handshake.
+        """
+        self._channel.set_protocol_version(protocol.MODERN)
+        try:
+            result = await self._ask("server/discover", {}, version=protocol.MODERN)
+        except McpError as error:
+            # An error that lists supported revisions is an answer; any other means
+            # that the server does not know the method.
+            data = error.data if isinstance(error.data, Mapping) else {}
+            supported = data.get("supported")
+            if supported and not set(protocol.names_of(supported)) & set(
+                protocol.HANDSHAKE
+            ):
+                raise McpError(
+                    f"no common protocol revision: the server supports {supported},"
+                    f" this client {', '.join((protocol.MODERN, *protocol.HANDSHAKE))}"
+                ) from error
+            return False
+        supported = protocol.names_of(result.get("supportedVersions") or ())
+        if protocol.MODERN not in supported:
+            return False
+        self._store_server_info(protocol.MODERN, result)
+        return True
+
+    async def _shake_hands(self) -> None:
+        """Agree on one of the earlier revisions. Raises McpError."""
         # The handshake itself is sent without a version header.
         self._channel.set_protocol_version("")
         result = await self._ask(
@@ -147,7 +153,8 @@ class McpClient:
         version = str(result.get("protocolVersion") or "")
         if version not in protocol.HANDSHAKE:
             raise McpError(
-                f"the server speaks revision {version[:40]!r}, which we do not know"
+                f"unsupported protocol revision {version[:40]!r}; expected one of"
+                f" {', '.join(protocol.HANDSHAKE)}"
             )
         self._channel.set_protocol_version(version)
         self._store_server_info(version, result)
@@ -193,25 +200,24 @@ class McpClient:
         message = protocol.request(next(self._request_ids), method, request_params)
         response = await self._channel.ask(message, seconds=seconds or self._seconds)
         if response.get("id") != message["id"]:
-            raise McpError(f"the server answered another request than {method}")
+            raise McpError(f"the response to {method} has the id of another request")
         if (error := response.get("error")) is not None:
             details = error if isinstance(error, Mapping) else {}
             number = details.get("code")
             raise McpError(
-                str(details.get("message") or "it refused")[:2000],
+                str(details.get("message") or "request refused")[:2000],
                 number=number if isinstance(number, int) else 0,
                 data=details.get("data"),
             )
         result = response.get("result")
         if not isinstance(result, Mapping):
             raise McpError(
-                f"the server answered {method} with neither a result nor an error"
+                f"the response to {method} has neither a result nor an error"
             )
-        # The server wants to ask its user a question first, which is not possible here.
+        # The server requires input from a user first, which is not supported.
         if result.get("resultType") == "input_required":
             raise McpError(
-                f"the server wants more from its user before it answers {method}; it"
-                " cannot be asked here"
+                f"{method} requires user input first, which is not supported"
             )
         return result
 
@@ -392,43 +398,15 @@ class HttpChannel:
         # With a session, 404 means that the server has dropped it.
         if answer.status == 404 and self._session:
             self._session = ""
-            raise SessionLostError("the server forgot the session")
+            raise SessionLostError("session not found on the server")
         if session := answer.headers.get("mcp-session-id"):
             self._session = session[:512]
         content_type = (
             answer.headers.get("content-type", "").partition(";")[0].strip().lower()
         )
         if content_type == "text/event-stream" and answer.status < 400:
-            events = EventStream(max_event_bytes=_MAX_RESPONSE_BYTES)
-            async with aclosing(answer.chunks()) as chunks:
-                async for chunk in chunks:
-                    # The stream may contain notifications and requests of the server
-                    # before the response.
-                    for data in events.feed(chunk):
-                        reply = _message(data)
-                        if (
-                            reply is not None
-                            and reply.get("id") == message.get("id")
-                            and "method" not in reply
-                        ):
-                            return reply
-            raise McpError("the server ended its stream without an answer")
-        data = await answer.read()
-        found = _message(data)
-        if found is None or ("result" not in found and "error" not in found):
-            if answer.status >= 400:
-                raise McpError(
-                    f"the server answers with status {answer.status}",
-                    number=answer.status,
-                )
-            raise McpError("the server's answer is no message of the protocol")
-        # The server could not read the request's id, so its error belongs to this
-        # request.
-        if (
-            answer.status >= 400 and found.get("id") is None
-        ):  # refused before it was read
-            return {**found, "id": message.get("id")}
-        return found
+            return await _reply_in_stream(answer, message.get("id"))
+        return await _reply_in_body(answer, message.get("id"))
 
     async def notify(self, message: Mapping[str, Any]) -> None:
         """Send a notification. Failures are ignored, since nothing depends on it."""
@@ -456,6 +434,42 @@ class HttpChannel:
                     max_bytes=1 << 16,
                 )
             self._session = ""
+
+
+async def _reply_in_stream(
+    answer: StreamedResponse, request_id: Any
+) -> Mapping[str, Any]:
+    """Return the response to a request from an event stream. Raises McpError if the
+    stream ends without it."""
+    events = EventStream(max_event_bytes=_MAX_RESPONSE_BYTES)
+    async with aclosing(answer.chunks()) as chunks:
+        async for chunk in chunks:
+            # The stream may contain notifications and requests of the server before
+            # the response.
+            for data in events.feed(chunk):
+                reply = _message(data)
+                if reply is None or "method" in reply:
+                    continue
+                if reply.get("id") == request_id:
+                    return reply
+    raise McpError("the event stream ended without a response")
+
+
+async def _reply_in_body(
+    answer: StreamedResponse, request_id: Any
+) -> Mapping[str, Any]:
+    """Return the response to a request from a JSON body. Raises McpError."""
+    reply = _message(await answer.read())
+    if reply is None or ("result" not in reply and "error" not in reply):
+        if answer.status >= 400:
+            raise McpError(
+                f"the server returned status {answer.status}", number=answer.status
+            )
+        raise McpError("the response is not a JSON-RPC message")
+    # The server could not read the request's id, so its error belongs to this request.
+    if answer.status >= 400 and reply.get("id") is None:
+        return {**reply, "id": request_id}
+    return reply
 
 
 class SseChannel:
@@ -489,11 +503,13 @@ class SseChannel:
                 self._post = await asyncio.shield(self._endpoint)
         except TimeoutError:
             await self.aclose()
-            raise McpError("the server does not say where to send to") from None
+            raise McpError(
+                f"the event stream named no endpoint within {CONNECT_SECONDS:g} s"
+            ) from None
 
     async def _read(self) -> None:
-        """Read the stream until it ends, then fail everybody who waits."""
-        failure: ModelyardError = McpError("the server ended its stream")
+        """Read the stream until it ends, then fail all pending requests."""
+        failure: ModelyardError = McpError("the event stream ended")
         try:
             async with self._egress.stream(
                 "GET",
@@ -511,8 +527,8 @@ class SseChannel:
                 )
                 if answer.status != 200 or content_type != "text/event-stream":
                     raise McpError(
-                        f"no server of this protocol: status {answer.status},"
-                        f" {content_type or 'no type'}"
+                        f"not an MCP server: status {answer.status}, content type"
+                        f" {content_type or 'missing'}; expected text/event-stream"
                     )
                 events = EventStream(max_event_bytes=_MAX_RESPONSE_BYTES)
                 async with aclosing(answer.chunks()) as chunks:
@@ -528,7 +544,9 @@ class SseChannel:
             ]:
                 if not waiter.done():
                     waiter.set_exception(failure)
-                    waiter.exception()  # whoever waits sees it; nobody has to
+                    # Retrieved once here, so that asyncio logs no warning if nobody
+                    # awaits it.
+                    waiter.exception()
 
     def _handle_event(self, data: bytes) -> None:
         """Handle one event: the address first, then responses."""
@@ -537,16 +555,15 @@ class SseChannel:
             # Credentials are sent to that address, so it must be on the same host.
             if not url or urlsplit(self._url)[:2] != urlsplit(url)[:2]:
                 self._endpoint.set_exception(
-                    McpError("the server wants messages sent to another host")
+                    McpError("the server's endpoint is on another host")
                 )
                 return
             self._endpoint.set_result(url)
             return
         reply = _message(data)
-        if reply is None:
+        # Requests of the server are ignored.
+        if reply is None or ("method" in reply and "id" in reply):
             return
-        if "method" in reply and "id" in reply:
-            return  # it asks us for something: nothing of that is offered
         waiter = self._waiting.pop(reply.get("id"), None)
         if waiter is not None and not waiter.done():
             waiter.set_result(reply)
@@ -566,7 +583,7 @@ class SseChannel:
             async with asyncio.timeout(seconds):
                 return await waiter
         except TimeoutError:
-            raise McpError(f"the server did not answer within {seconds:g} s") from None
+            raise McpError(f"no response within {seconds:g} s") from None
         finally:
             self._waiting.pop(message["id"], None)
 
@@ -574,7 +591,7 @@ class SseChannel:
         """Post a message. Raises SessionLostError if the stream has ended, McpError if
         the server refuses it."""
         if self._reading is None or self._reading.done():
-            raise SessionLostError("the server's stream is over")
+            raise SessionLostError("the event stream is closed")
         try:
             answer = await self._egress.fetch(
                 "POST",
@@ -588,7 +605,7 @@ class SseChannel:
         except EgressError as error:
             raise McpError(str(error)) from error
         if answer.status >= 400:
-            raise McpError(f"the server answers with status {answer.status}")
+            raise McpError(f"the server returned status {answer.status}")
 
     async def aclose(self) -> None:
         """Close the stream."""
@@ -650,45 +667,46 @@ class StdioChannel:
                 start_new_session=True,
             )
         except OSError as error:
-            raise McpError(f"the server's program does not start: {error}") from error
+            raise McpError(f"cannot start the server's program: {error}") from error
         self._is_over = False
         self._reading = asyncio.ensure_future(self._read(self._process))
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
-        """Read the program's output until it ends, then fail everybody who waits."""
+        """Read the program's output until it ends, then fail all pending requests."""
         output: Any = process.stdout
         try:
             while line := await output.readline():
-                reply = _message(line)
-                # Notifications and lines that are not messages are ignored.
-                if reply is None or ("method" in reply and "id" not in reply):
-                    continue
-                # Requests of the server are refused, so that it does not wait for a
-                # response.
-                if "method" in reply:
-                    await self._write(
-                        protocol.error_of(
-                            reply.get("id"), protocol.METHOD_NOT_FOUND, "not offered"
-                        )
-                    )
-                    continue
-                waiter = self._waiting.pop(reply.get("id"), None)
-                if waiter is not None and not waiter.done():
-                    waiter.set_result(reply)
-        except (
-            ValueError,
-            ConnectionError,
-        ) as error:  # a line without end, or the program is gone
+                await self._handle_line(line)
+        # The line is longer than the limit, or the program has exited.
+        except (ValueError, ConnectionError) as error:
             logger.warning(
-                "an MCP server's output cannot be read",
+                "MCP server output not readable",
                 extra={"fields": {"error": str(error)}},
             )
         finally:
             self._is_over = True
             for reply in self._waiting.values():
                 if not reply.done():
-                    reply.set_exception(SessionLostError("the server's program ended"))
+                    reply.set_exception(SessionLostError("the server's program exited"))
             self._waiting.clear()
+
+    async def _handle_line(self, line: bytes) -> None:
+        """Handle one message of the program; lines that are not messages are ignored."""
+        reply = _message(line)
+        if reply is None:
+            return
+        if "method" not in reply:
+            waiter = self._waiting.pop(reply.get("id"), None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(reply)
+        # Requests of the server are refused, so that it does not wait for a response;
+        # notifications are ignored.
+        elif "id" in reply:
+            await self._write(
+                protocol.error_of(
+                    reply.get("id"), protocol.METHOD_NOT_FOUND, "Method not found"
+                )
+            )
 
     async def _write(self, message: Mapping[str, Any]) -> None:
         """Write a message to the program. Raises SessionLostError if it has ended."""
@@ -704,7 +722,7 @@ class StdioChannel:
             process.stdin.write(msgspec.json.encode(dict(message)) + b"\n")
             await process.stdin.drain()
         except (ConnectionError, RuntimeError) as error:
-            raise SessionLostError(f"the server's program is gone: {error}") from error
+            raise SessionLostError(f"the server's program exited: {error}") from error
 
     async def ask(
         self, message: Mapping[str, Any], *, seconds: float
@@ -729,7 +747,7 @@ class StdioChannel:
                         "params": cancelled,
                     }
                 )
-            raise McpError(f"the server did not answer within {seconds:g} s") from None
+            raise McpError(f"no response within {seconds:g} s") from None
         finally:
             self._waiting.pop(message["id"], None)
 

@@ -49,7 +49,7 @@ class McpClients:
             # A tenant may only choose among the registered programs, never name a
             # command.
             if program is None:
-                hint = suggestion(provider.stdio, self._stdio, label="there are")
+                hint = suggestion(provider.stdio, self._stdio, label="available:")
                 raise ConfigError(
                     f"no program is registered as {provider.stdio[:60]!r} under"
                     f" tools.mcp_stdio; {hint}"

@@ -18,7 +18,7 @@ from modelyard.tools.entities import (
     text_message,
     variable_message,
 )
-from modelyard.tools.observation import ToolOutputCollector
+from modelyard.tools.observation import Blob, ToolOutputCollector
 
 MODERN = "2026-07-28"
 HANDSHAKE = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
@@ -202,35 +202,40 @@ def mcp_content(
         {"type": "text", "text": json.dumps(value, ensure_ascii=False, default=str)}
         for value in gathered.values
     ]
-    for blob in gathered.blobs:
-        data = base64.b64encode(blob.data).decode()
-        family = blob.mime_type.partition("/")[0]
-        if family in ("image", "audio"):
-            content.append({"type": family, "data": data, "mimeType": blob.mime_type})
-        else:
-            uri = f"modelyard://files/{blob.name or 'file'}"
-            content.append(
-                {
-                    "type": "resource",
-                    "resource": {"uri": uri, "mimeType": blob.mime_type, "blob": data},
-                }
-            )
+    content += [_blob_content(blob) for blob in gathered.blobs]
     content += [
         {"type": "resource_link", "uri": url, "name": url.rpartition("/")[2] or url}
         for url, _ in gathered.links
     ]
-    structured = dict(gathered.variables) or None
-    # Without output variables, a single JSON object serves as the structured content.
-    if (
-        structured is None
-        and len(gathered.values) == 1
-        and isinstance(gathered.values[0], dict)
-    ):
-        structured = gathered.values[0]
     # Clients expect at least one content block.
     if not content:
         content.append({"type": "text", "text": gathered.text or "done"})
-    return content, structured
+    return content, _structured_content(gathered)
+
+
+def _blob_content(blob: Blob) -> dict[str, Any]:
+    """Return the content block of a file."""
+    data = base64.b64encode(blob.data).decode()
+    family = blob.mime_type.partition("/")[0]
+    if family in ("image", "audio"):
+        return {"type": family, "data": data, "mimeType": blob.mime_type}
+    uri = f"modelyard://files/{blob.name or 'file'}"
+    return {
+        "type": "resource",
+        "resource": {"uri": uri, "mimeType": blob.mime_type, "blob": data},
+    }
+
+
+def _structured_content(gathered: ToolOutputCollector) -> dict[str, Any] | None:
+    """Return the output variables; without any, a single JSON object serves as the
+    structured content."""
+    if gathered.variables:
+        return dict(gathered.variables)
+    match gathered.values:
+        case [dict() as value]:
+            return value
+        case _:
+            return None
 
 
 def object_schema(schema: Any) -> dict[str, Any]:

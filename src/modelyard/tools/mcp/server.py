@@ -77,29 +77,15 @@ class McpServer:
         """Return the response to a message; None if it needs none. `headers` are those
         of an HTTP request, by lower-case name."""
         if not isinstance(message, Mapping) or message.get("jsonrpc") != "2.0":
-            return protocol.error_of(
-                None, protocol.INVALID_REQUEST, "a message is one JSON-RPC 2.0 object"
-            )
+            return _invalid_request(None, "expected one JSON-RPC 2.0 object")
+        if _is_response_or_notification(message):
+            return None
         method, number = message.get("method"), message.get("id")
         if not isinstance(method, str):
-            if "result" in message or "error" in message:
-                # A response to a request that we never sent.
-                return None
-            return protocol.error_of(
-                number, protocol.INVALID_REQUEST, "a message has a method"
-            )
-        # Notifications have no id and get no response.
-        if "id" not in message:
-            return None
+            return _invalid_request(number, "'method' must be a string")
         # In Python a boolean is an integer, but it is not a valid id.
-        if (
-            number is None
-            or not isinstance(number, str | int)
-            or isinstance(number, bool)
-        ):
-            return protocol.error_of(
-                None, protocol.INVALID_REQUEST, "an id is a string or a number"
-            )
+        if not isinstance(number, str | int) or isinstance(number, bool):
+            return _invalid_request(None, "'id' must be a string or a number")
         params = message.get("params")
         request_params: Mapping[str, Any] = (
             params if isinstance(params, Mapping) else {}
@@ -115,22 +101,18 @@ class McpServer:
             return protocol.error_of(number, protocol.INTERNAL_ERROR, str(error))
         # Internal details must not reach the client.
         except Exception:
-            logger.exception("an MCP request failed")
+            logger.exception("MCP request failed")
             return protocol.error_of(number, protocol.INTERNAL_ERROR, "internal error")
-        if is_modern:
-            meta = {
-                **(result.get("_meta") or {}),
-                protocol.SERVER_META: protocol.info(),
-            }
-            result = {"resultType": "complete", **result, "_meta": meta}
-        return protocol.result_of(number, result)
+        return protocol.result_of(
+            number, _with_server_info(result) if is_modern else result
+        )
 
     @staticmethod
     def _check(
         method: str, params: Mapping[str, Any], headers: Mapping[str, str] | None
     ) -> bool:
         """Return whether the request uses the revision without a handshake. Raises
-        _Refused if headers and message contradict each other."""
+        _RequestRefused if headers and message contradict each other."""
         meta = params.get("_meta")
         envelope: Mapping[str, Any] = meta if isinstance(meta, Mapping) else {}
         version = envelope.get(protocol.VERSION_META)
@@ -141,54 +123,22 @@ class McpServer:
             return False
         if headers is not None and version is None:
             if header == protocol.MODERN:
-                raise _RequestRefused(
-                    protocol.INVALID_PARAMS,
-                    f"params._meta must name {protocol.VERSION_META}",
+                raise _invalid_params(
+                    f"params._meta must contain {protocol.VERSION_META}"
                 )
-            raise _RequestRefused(
-                protocol.UNSUPPORTED_VERSION,
-                "Unsupported protocol version",
-                {
-                    "supported": [protocol.MODERN, *protocol.HANDSHAKE],
-                    "requested": header,
-                },
+            raise _unsupported_version(
+                header, supported=[protocol.MODERN, *protocol.HANDSHAKE]
             )
         if not isinstance(version, str):
-            raise _RequestRefused(
-                protocol.INVALID_PARAMS, f"{protocol.VERSION_META} must be a string"
-            )
+            raise _invalid_params(f"{protocol.VERSION_META} must be a string")
         if protocol.CAPABILITIES_META not in envelope:
-            raise _RequestRefused(
-                protocol.INVALID_PARAMS,
-                f"params._meta must name {protocol.CAPABILITIES_META}",
+            raise _invalid_params(
+                f"params._meta must contain {protocol.CAPABILITIES_META}"
             )
-        # Proxies may act on the headers, so they must agree with the message.
         if headers is not None:
-            if header != version:
-                raise _RequestRefused(
-                    protocol.HEADER_MISMATCH,
-                    "mcp-protocol-version and the message name two revisions",
-                )
-            if headers.get("mcp-method") != method:
-                raise _RequestRefused(
-                    protocol.HEADER_MISMATCH,
-                    "mcp-method and the message name two methods",
-                )
-            key = protocol.NAMED.get(method)
-            if (
-                key
-                and key in params
-                and protocol.read_header(headers.get("mcp-name")) != params[key]
-            ):
-                raise _RequestRefused(
-                    protocol.HEADER_MISMATCH, f"mcp-name is not the message's {key}"
-                )
+            _check_headers(headers, version, method, params)
         if version != protocol.MODERN:
-            raise _RequestRefused(
-                protocol.UNSUPPORTED_VERSION,
-                "Unsupported protocol version",
-                {"supported": [protocol.MODERN], "requested": version},
-            )
+            raise _unsupported_version(version, supported=[protocol.MODERN])
         return True
 
     async def _dispatch(
@@ -201,17 +151,14 @@ class McpServer:
         *,
         is_modern: bool,
     ) -> dict[str, Any]:
-        """Return the result of a method. Raises _Refused for an unknown one."""
+        """Return the result of a method. Raises _RequestRefused for an unknown one."""
         match method:
             case "initialize" if not is_modern:
-                requested_version = str(params.get("protocolVersion"))
+                version = str(params.get("protocolVersion"))
                 # If the client's revision is unknown, the server answers with its own,
                 # and the client decides.
-                version = (
-                    requested_version
-                    if requested_version in protocol.HANDSHAKE
-                    else protocol.HANDSHAKE[0]
-                )
+                if version not in protocol.HANDSHAKE:
+                    version = protocol.HANDSHAKE[0]
                 return {
                     "protocolVersion": version,
                     "serverInfo": protocol.info(),
@@ -232,24 +179,15 @@ class McpServer:
             case "tools/call":
                 return await self._call(params, await offer(), context, notify)
             case "resources/list":
-                resources = (await offer()).resources
-                listed = [
-                    {
-                        "uri": resource.uri,
-                        "name": resource.name,
-                        "description": resource.description,
-                        "mimeType": resource.mime_type,
-                    }
-                    for resource in resources
-                ]
-                return _page(listed, "resources", params, is_modern=is_modern)
+                resources = [_resource(item) for item in (await offer()).resources]
+                return _page(resources, "resources", params, is_modern=is_modern)
             case "resources/templates/list":
                 return _page([], "resourceTemplates", params, is_modern=is_modern)
             case "resources/read":
                 return await self._read(params, await offer(), is_modern=is_modern)
             case _:
                 raise _RequestRefused(
-                    protocol.METHOD_NOT_FOUND, f"there is no method {method[:80]!r}"
+                    protocol.METHOD_NOT_FOUND, f"Method not found: {method[:80]!r}"
                 )
 
     @staticmethod
@@ -276,32 +214,19 @@ class McpServer:
             (candidate for candidate in offer.tools if candidate.name == name), None
         )
         if tool is None:
-            raise _RequestRefused(
-                protocol.INVALID_PARAMS, f"Unknown tool: {str(name)[:80]}"
-            )
+            raise _invalid_params(f"Unknown tool: {str(name)[:80]}")
         if arguments is not None and not isinstance(arguments, Mapping):
-            raise _RequestRefused(
-                protocol.INVALID_PARAMS, "arguments must be an object"
-            )
-        gathered = ToolOutputCollector()
+            raise _invalid_params("arguments must be an object")
         meta = params.get("_meta")
         token = meta.get("progressToken") if isinstance(meta, Mapping) else None
-        count = 0
         try:
-            async with aclosing(
-                self._manager.invoke(tool, dict(arguments or {}), context)
-            ) as messages:
-                async for message in messages:
-                    gathered.add(message)
-                    count += 1
-                    if notify is not None and token is not None:
-                        await notify(
-                            {
-                                "jsonrpc": "2.0",
-                                "method": "notifications/progress",
-                                "params": {"progressToken": token, "progress": count},
-                            }
-                        )
+            gathered = await self._collect_output(
+                tool,
+                dict(arguments or {}),
+                context,
+                notify=notify if token is not None else None,
+                progress_token=token,
+            )
         # A failed tool is a regular result that the model reads, not a protocol error.
         except ToolError as error:
             text, _ = error_for_model(error)
@@ -313,6 +238,34 @@ class McpServer:
             if structured is not None
             else result
         )
+
+    async def _collect_output(
+        self,
+        tool: Tool,
+        arguments: Mapping[str, Any],
+        context: ToolContext,
+        *,
+        notify: Notify | None,
+        progress_token: Any,
+    ) -> ToolOutputCollector:
+        """Call a tool and collect its messages; for each one, a progress notification
+        is sent through `notify`. Raises ToolError."""
+        gathered = ToolOutputCollector()
+        count = 0
+        async with aclosing(self._manager.invoke(tool, arguments, context)) as messages:
+            async for message in messages:
+                gathered.add(message)
+                count += 1
+                if notify is not None:
+                    progress = {"progressToken": progress_token, "progress": count}
+                    await notify(
+                        {
+                            "jsonrpc": "2.0",
+                            "method": "notifications/progress",
+                            "params": progress,
+                        }
+                    )
+        return gathered
 
     @staticmethod
     async def _read(
@@ -342,6 +295,59 @@ class McpServer:
         return {**result, "ttlMs": 0, "cacheScope": "private"} if is_modern else result
 
 
+def _is_response_or_notification(message: Mapping[str, Any]) -> bool:
+    """Return whether a message needs no response. Responses are ignored, because the
+    server sends no requests; notifications have no id."""
+    if isinstance(message.get("method"), str):
+        return "id" not in message
+    return "result" in message or "error" in message
+
+
+def _with_server_info(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result with the fields that the modern revision adds to each."""
+    meta = {**(result.get("_meta") or {}), protocol.SERVER_META: protocol.info()}
+    return {"resultType": "complete", **result, "_meta": meta}
+
+
+def _invalid_request(request_id: Any, reason: str) -> dict[str, Any]:
+    return protocol.error_of(
+        request_id, protocol.INVALID_REQUEST, f"Invalid request: {reason}"
+    )
+
+
+def _invalid_params(reason: str) -> _RequestRefused:
+    return _RequestRefused(protocol.INVALID_PARAMS, reason)
+
+
+def _unsupported_version(
+    requested: str | None, *, supported: list[str]
+) -> _RequestRefused:
+    return _RequestRefused(
+        protocol.UNSUPPORTED_VERSION,
+        "Unsupported protocol version",
+        {"supported": supported, "requested": requested},
+    )
+
+
+def _check_headers(
+    headers: Mapping[str, str], version: str, method: str, params: Mapping[str, Any]
+) -> None:
+    """Raise _RequestRefused unless the headers agree with the message, because proxies
+    may act on them."""
+    if headers.get("mcp-protocol-version") != version:
+        reason = f"mcp-protocol-version does not match {protocol.VERSION_META}"
+    elif headers.get("mcp-method") != method:
+        reason = "mcp-method does not match the message's method"
+    else:
+        key = protocol.NAMED.get(method)
+        if not key or key not in params:
+            return
+        if protocol.read_header(headers.get("mcp-name")) == params[key]:
+            return
+        reason = f"mcp-name does not match params.{key}"
+    raise _RequestRefused(protocol.HEADER_MISMATCH, reason)
+
+
 def _tool(tool: Tool) -> dict[str, Any]:
     """Return a tool's description in the protocol's format."""
     entity = tool.entity
@@ -359,6 +365,16 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return description
 
 
+def _resource(resource: Resource) -> dict[str, Any]:
+    """Return a resource's description in the protocol's format."""
+    return {
+        "uri": resource.uri,
+        "name": resource.name,
+        "description": resource.description,
+        "mimeType": resource.mime_type,
+    }
+
+
 def _page(
     values: Sequence[Any], key: str, params: Mapping[str, Any], *, is_modern: bool
 ) -> dict[str, Any]:
@@ -372,7 +388,7 @@ def _page(
             else None
         )
         if position is None:
-            raise _RequestRefused(protocol.INVALID_PARAMS, "there is no such cursor")
+            raise _invalid_params(f"Unknown cursor: {str(cursor)[:40]!r}")
         start = position
     page: dict[str, Any] = {key: list(values[start : start + _PAGE])}
     if start + _PAGE < len(values):
@@ -391,56 +407,74 @@ async def serve_lines(
 ) -> None:
     """Serve one message per line, until the input ends. Requests run concurrently and
     can be cancelled."""
-    running: dict[Any, asyncio.Task[None]] = {}
+    await _LineServer(server, offer, context, write).serve(reader)
 
-    async def send(message: Mapping[str, Any]) -> None:
-        """Write a message."""
-        await write(msgspec.json.encode(dict(message)) + b"\n")
 
-    async def work(message: Any) -> None:
-        """Handle one message and write its response."""
-        answered = await server.answer(message, offer, context, notify=send)
-        if answered is not None:
-            await send(answered)
+class _LineServer:
+    """Serves one client that sends one message per line."""
 
-    try:
-        while line := await reader.readline():
-            if not line.strip():
-                continue
-            try:
-                message = msgspec.json.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                await send(
-                    protocol.error_of(
-                        None, protocol.PARSE_ERROR, "that line is no JSON"
-                    )
+    def __init__(
+        self,
+        server: McpServer,
+        offer: Callable[[], Awaitable[ServerCatalog]],
+        context: ToolContext,
+        write: Callable[[bytes], Awaitable[None]],
+    ) -> None:
+        self._server = server
+        self._offer = offer
+        self._context = context
+        self._write = write
+        self._running: dict[Any, asyncio.Task[None]] = {}
+        """Request id → the task that handles the request."""
+
+    async def serve(self, reader: asyncio.StreamReader) -> None:
+        """Serve until the input ends. Requests in progress are completed then."""
+        try:
+            while line := await reader.readline():
+                if line.strip():
+                    await self._handle_line(line)
+            if self._running:
+                await asyncio.gather(*self._running.values(), return_exceptions=True)
+        finally:
+            for task in list(self._running.values()):
+                task.cancel()
+
+    async def _handle_line(self, line: bytes) -> None:
+        """Start a task for the message in a line, or cancel the one that it names."""
+        try:
+            message = msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            await self._send(
+                protocol.error_of(
+                    None, protocol.PARSE_ERROR, "Parse error: the line is not JSON"
                 )
-                continue
-            if (
-                isinstance(message, Mapping)
-                and message.get("method") == "notifications/cancelled"
-            ):
-                cancel_params = message.get("params")
-                task = (
-                    running.pop(cancel_params.get("requestId"), None)
-                    if isinstance(cancel_params, Mapping)
-                    else None
-                )
-                if task is not None:
-                    task.cancel()
-                continue
-            task = asyncio.ensure_future(work(message))
-            number = message.get("id") if isinstance(message, Mapping) else None
-            if isinstance(number, str | int):
-                running[number] = task
-                # The default argument binds the current id, because the variable
-                # changes with the loop.
-                task.add_done_callback(
-                    lambda _, number=number: running.pop(number, None)
-                )
-        # Requests in progress are completed after the input has ended.
-        if running:
-            await asyncio.gather(*running.values(), return_exceptions=True)
-    finally:
-        for task in list(running.values()):
+            )
+            return
+        fields: Mapping[str, Any] = message if isinstance(message, Mapping) else {}
+        if fields.get("method") == "notifications/cancelled":
+            self._cancel(fields.get("params"))
+            return
+        task = asyncio.ensure_future(self._answer(message))
+        number = fields.get("id")
+        if isinstance(number, str | int):
+            self._running[number] = task
+            task.add_done_callback(lambda _: self._running.pop(number, None))
+
+    def _cancel(self, params: Any) -> None:
+        """Cancel the request that a notification names, if it is running."""
+        if not isinstance(params, Mapping):
+            return
+        task = self._running.pop(params.get("requestId"), None)
+        if task is not None:
             task.cancel()
+
+    async def _answer(self, message: Any) -> None:
+        """Handle one message and write its response."""
+        response = await self._server.answer(
+            message, self._offer, self._context, notify=self._send
+        )
+        if response is not None:
+            await self._send(response)
+
+    async def _send(self, message: Mapping[str, Any]) -> None:
+        await self._write(msgspec.json.encode(dict(message)) + b"\n")

@@ -7,7 +7,7 @@ from importlib import import_module, util
 from modelyard.workflow.node import Node
 
 _ALIASES = {
-    "variable-assigner": "variable_aggregator",  # what old exports call it
+    "variable-assigner": "variable_aggregator",  # name in old exports
     "trigger-webhook": "trigger",
     "trigger-schedule": "trigger",
     "trigger-plugin": "trigger",

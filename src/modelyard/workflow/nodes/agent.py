@@ -117,7 +117,7 @@ class AgentNode(Node):
         }
         provider, name = data.agent_strategy_provider_name, data.agent_strategy_name
         agents = context.services.agents
-        # Plugins are asked first: they may provide a strategy with a built-in name.
+        # Plugins have priority: they may provide a strategy with a built-in name.
         if provider and agents is not None and agents.serves(provider, name):
             return await _PluginStrategy(self, context, parameters).run()
         # An unknown strategy is reported before any model is called.
@@ -125,8 +125,8 @@ class AgentNode(Node):
             get_strategy(name or "function_calling")
         except NotFoundError as error:
             raise NodeError(
-                f"strategy {provider}/{name} is no strategy of ours, and no plugin here"
-                f" has it: {error}",
+                f"agent strategy {provider}/{name} is neither built in nor provided by"
+                f" an installed plugin: {error}",
                 error_type="AgentStrategyNotFoundError",
                 inputs=parameters,
             ) from error
@@ -163,7 +163,7 @@ def _parameter(parameter: Any, context: NodeContext) -> Any:
     return tool_input(parameter, context)
 
 
-# ------------------------------------------------------------------------- our own loop
+# ------------------------------------------------------------------ built-in strategies
 
 
 class _StepStore:
@@ -241,7 +241,7 @@ class _BuiltInStrategy:
         # A missing model service is reported with the inputs, like other errors.
         if context.services.models is None:
             raise NodeError(
-                "there are no models to ask",
+                "no models are available",
                 error_type="ModelNotExistError",
                 inputs=inputs,
             )
@@ -250,8 +250,8 @@ class _BuiltInStrategy:
             model = find_model(context, config)
             loop, task = await self._loop(model, config)
             finished: AgentFinished | None = None
-            # Closing the generator cancels calls that still run when this block is left
-            # by an error.
+            # If this block ends with an error, closing the generator cancels running
+            # calls.
             async with aclosing(loop.run(task)) as events:
                 async for event in events:
                     match event:
@@ -272,7 +272,7 @@ class _BuiltInStrategy:
             ) from error
         if finished is None:
             raise NodeError(
-                "the agent ended without a word",
+                "Agent ended without a final event",
                 error_type="AgentInvocationError",
                 inputs=inputs,
             )
@@ -296,32 +296,11 @@ class _BuiltInStrategy:
             or self.node.data.output_schema
             or None,
         )
-        # Files that the model cannot process are left out.
+        # Files that the model cannot process are omitted.
         task.files = await self._files(model)
-        if self.node.data.memory is not None:
-            # The memory budget is what these messages leave of the context.
-            prompt_messages: list[AnyPromptMessage] = [
-                SystemPromptMessage(content=task.instruction),
-                UserPromptMessage(content=task.query),
-            ]
-            # Only function calling models accept tool call messages in the history.
-            call_style: Calls = (
-                "messages"
-                if strategy.name == "function_calling" and task.tools
-                else "text"
-            )
-            history = await load_history(
-                self.node.data.memory,
-                context,
-                model,
-                prompt_messages,
-                _RESERVED_ANSWER_TOKENS,
-                calls=call_style,
-                sums_up=True,
-            )
-            task.history = await memory_messages(
-                history, context, "low", calls=call_style
-            )
+        # Only function calling models accept tool call messages in the history.
+        sends_calls = strategy.name == "function_calling" and bool(task.tools)
+        await self._load_history(task, model, "messages" if sends_calls else "text")
         run = context.run
         system = context.pool.node_variables("sys")
         tool_context = ToolContext(
@@ -347,6 +326,30 @@ class _BuiltInStrategy:
             clock=run.now,
         )
         return loop, task
+
+    async def _load_history(self, task: Task, model: Any, call_style: Calls) -> None:
+        """Add the conversation to the task, if the node has a memory. `call_style` is
+        the form of earlier tool calls."""
+        config = self.node.data.memory
+        if config is None:
+            return
+        # The history gets the part of the context that these messages do not use.
+        prompt_messages: list[AnyPromptMessage] = [
+            SystemPromptMessage(content=task.instruction),
+            UserPromptMessage(content=task.query),
+        ]
+        history = await load_history(
+            config,
+            self.context,
+            model,
+            prompt_messages,
+            _RESERVED_ANSWER_TOKENS,
+            calls=call_style,
+            sums_up=True,
+        )
+        task.history = await memory_messages(
+            history, self.context, "low", calls=call_style
+        )
 
     def _limits(self) -> AgentLimits:
         """Return the limits of the loop; unknown limits are ignored. Raises NodeError."""
@@ -400,7 +403,7 @@ class _BuiltInStrategy:
         if ref.kind == "dataset-retrieval" and services.datasets is not None:
             return DatasetTool(services.datasets, ref)
         if services.tools is None:
-            return MissingTool(ref, "there are no tools here")
+            return MissingTool(ref, "no tools are available")
         try:
             return await services.tools.bind(ref)
         except (ToolNotFoundError, NotFoundError) as error:
@@ -420,7 +423,7 @@ class _BuiltInStrategy:
             [await content_of(file, self.context) for file in files], model
         )
 
-    # what is asked of people, and kept for them
+    # Approval and files
 
     async def _approve(self, calls: Sequence[AgentCall]) -> Mapping[str, str] | None:
         """Return each call's refusal reason, empty if approved; None while the approval
@@ -428,7 +431,8 @@ class _BuiltInStrategy:
         forms = self.context.services.forms
         if forms is None:
             return {
-                call.id: "nobody can be asked: the run is not kept" for call in calls
+                call.id: "approval is not possible: the run is not stored"
+                for call in calls
             }
         # The form is stored under the first call of the round.
         answer = await forms.answer(f"{self.context.key}#{calls[0].id}")
@@ -436,16 +440,15 @@ class _BuiltInStrategy:
             return None
         # The deadline has passed without an answer: all calls are refused.
         if "expired" in answer:
-            return {call.id: "nobody agreed in time" for call in calls}
+            return {call.id: "approval timed out" for call in calls}
         agreed = answer.get("action") == "approve"
         refusal = str((answer.get("inputs") or {}).get("reason") or "the user said no")
         return {call.id: "" if agreed else refusal for call in calls}
 
     async def _pause_for_approval(self, event: ApprovalNeeded) -> None:
         """Publish the approval form and raise NodePaused."""
-        forms: Any = (
-            self.context.services.forms
-        )  # without them nothing waits: it is refused
+        # Without forms `_approve` refuses all calls, so this method is not called.
+        forms: Any = self.context.services.forms
         listed = "\n".join(
             f"- **{call.name}** `{call.arguments[:2000]}`" for call in event.calls
         )
@@ -516,7 +519,7 @@ class _BuiltInStrategy:
         ]
         return stored_files
 
-    # what is shown
+    # Events
 
     def _show(self, event: Any) -> None:
         """Publish an event of the agent loop as text, log entries and thoughts."""
@@ -881,7 +884,7 @@ def _by_name(values: Sequence[tuple[str, Any]]) -> str:
     return json.dumps(dict(values), ensure_ascii=False, default=str) if values else ""
 
 
-# ------------------------------------------------------------------ plugins' strategies
+# ------------------------------------------------------------------- plugin strategies
 
 
 class _PluginStrategy:

@@ -39,6 +39,7 @@ OPERATIONS = (
     "remove-first",
     "remove-last",
 )
+_OPERATIONS_WITHOUT_OPERAND = ("clear", "remove-first", "remove-last")
 
 
 class AssignerError(NodeError):
@@ -153,33 +154,40 @@ def _assign(item: Assignment, pool: VariablePool) -> Update | None:
     # Of the reserved namespaces only conversation variables may be written.
     if selector[0] in NAMESPACES - {"conversation"}:
         raise AssignerError(
-            f"variable {name} cannot be written", error_type="InvalidInputValueError"
+            f"variable {name} is read-only", error_type="InvalidInputValueError"
         )
     # Inferred from the current value if the variable has no declared type.
     declared = pool.declared.get((selector[0], selector[1])) or type_of(current)
     operate = _OPERATIONS.get(item.operation)
     if operate is None:
         raise AssignerError(
-            f"operation {item.operation!r} is not known; there are {', '.join(OPERATIONS)}",
+            f"unknown operation {item.operation!r}; expected one of {', '.join(OPERATIONS)}",
             error_type="OperationNotSupportedError",
         )
     operand = item.value
-    # These operations have no operand.
-    if item.operation not in ("clear", "remove-first", "remove-last"):
+    if item.operation not in _OPERATIONS_WITHOUT_OPERAND:
         # `set` takes its value as a constant, even if the input type says variable.
         if item.input_type == "variable" and item.operation != "set":
-            operand = pool.get([str(part) for part in operand or ()])
-            if operand is MISSING:
-                raise AssignerError(
-                    f"variable {'.'.join(str(part) for part in item.value or ())} not found",
-                    error_type="VariableNotFoundError",
-                )
+            operand = _source_value(item, pool)
             # A source that is None leaves the variable unchanged.
             if operand is None:
                 return None
         operand = _parsed(operand, declared)
     value = operate(current, operand, declared, name)
     return Update(selector=[*selector[:2]], value=value, value_type=declared)
+
+
+def _source_value(item: Assignment, pool: VariablePool) -> Any:
+    """Return the value of the variable that the assignment reads. Raises
+    AssignerError."""
+    selector = [str(part) for part in item.value or ()]
+    value = pool.get(selector)
+    if value is MISSING:
+        raise AssignerError(
+            f"variable {'.'.join(selector)} not found",
+            error_type="VariableNotFoundError",
+        )
+    return value
 
 
 def _parsed(value: Any, declared: str) -> Any:
@@ -196,9 +204,9 @@ def _parsed(value: Any, declared: str) -> Any:
 def _invalid_operand(
     name: str, operation: str, value: Any, declared: str
 ) -> AssignerError:
-    """Return the error of an operand that does not fit the operation."""
+    """Return the error of an operand that does not match the operation."""
     return AssignerError(
-        f"{operation} of {name} ({declared}) does not take {type_of(value)} {str(value)[:80]!r}",
+        f"{operation} of {name} ({declared}) does not accept {type_of(value)} {str(value)[:80]!r}",
         error_type="InvalidInputValueError",
     )
 

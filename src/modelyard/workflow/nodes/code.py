@@ -2,7 +2,7 @@
 the declared outputs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -67,7 +67,7 @@ class CodeNode(Node):
         }
         if (sandbox := context.services.sandbox) is None:
             raise NodeError(
-                "there is no sandbox to run code in",
+                "code nodes require a sandbox, which is not available",
                 error_type="SandboxUnavailable",
                 inputs=inputs,
             )
@@ -126,23 +126,24 @@ def validate_outputs(
             for name, value in result.items()
         }
     outputs: dict[str, Any] = {}
+    prefix = f"{path}." if path else ""
     for name, declaration in declared.items():
-        where = f"{path}.{name}" if path else name
         if name not in result:
-            raise OutputError(f"Output {where} is missing.")
-        outputs[name] = _validate_value(result[name], declaration, where, depth)
+            raise OutputError(f"Output {prefix}{name} is missing.")
+        outputs[name] = _validate_value(
+            result[name], declaration, f"{prefix}{name}", depth
+        )
     # All declared fields are present, so the result has undeclared ones.
     if len(outputs) != len(result):
         raise OutputError("Not all output parameters are validated.")
     return outputs
 
 
-def _validate_value(  # noqa: C901
+def _validate_value(
     value: Any, declared: OutputDeclaration, where: str, depth: int
 ) -> Any:
-    """Return the value if it has the declared type. None is accepted for every type.
-    Raises OutputError."""
-    # None is accepted for every type, as in Dify.
+    """Return the value if it has the declared type. None is accepted for every type, as
+    in Dify. Raises OutputError."""
     if value is None:
         return None
     match declared.type:
@@ -151,42 +152,18 @@ def _validate_value(  # noqa: C901
         case "number" | "integer" | "float":
             return _number(value, where)
         case "boolean":
-            if not isinstance(value, bool):
-                raise OutputError(
-                    f"Output {where} is not a boolean, got {type(value)} instead."
-                )
-            return value
+            return _boolean(value, where)
         case "object":
-            if not isinstance(value, Mapping):
-                raise OutputError(
-                    f"Output {where} is not an object, got {type(value)} instead."
-                )
-            if declared.children:
-                return validate_outputs(
-                    value, declared.children, path=where, depth=depth + 1
-                )
-            return _any(value, where, depth)
+            return _object(value, declared, where, depth)
         case "array[string]":
-            return [
-                _in_array(element, where, index, _string)
-                for index, element in enumerate(
-                    _array(value, where, MAX_STRING_ARRAY_LENGTH)
-                )
-            ]
+            elements = _array(value, where, MAX_STRING_ARRAY_LENGTH)
+            return _checked_elements(elements, where, _string)
         case "array[number]":
-            return [
-                _in_array(element, where, index, _number)
-                for index, element in enumerate(
-                    _array(value, where, MAX_NUMBER_ARRAY_LENGTH)
-                )
-            ]
+            elements = _array(value, where, MAX_NUMBER_ARRAY_LENGTH)
+            return _checked_elements(elements, where, _number)
         case "array[boolean]":
-            return [
-                _boolean_in(element, where, index)
-                for index, element in enumerate(
-                    _array(value, where, MAX_NUMBER_ARRAY_LENGTH)
-                )
-            ]
+            elements = _array(value, where, MAX_NUMBER_ARRAY_LENGTH)
+            return _checked_elements(elements, where, _boolean)
         case "array[object]":
             return [
                 _object_in(element, declared, where, index, depth)
@@ -198,6 +175,29 @@ def _validate_value(  # noqa: C901
             raise OutputError(
                 f"Output type {declared.type} of {where} is not supported."
             )
+
+
+def _boolean(value: Any, where: str) -> bool:
+    """Return the value if it is a boolean. Raises OutputError."""
+    if not isinstance(value, bool):
+        raise OutputError(
+            f"Output {where} is not a boolean, got {type(value)} instead."
+        )
+    return value
+
+
+def _object(
+    value: Any, declared: OutputDeclaration, where: str, depth: int
+) -> dict[str, Any]:
+    """Return the value if it is an object with the declared fields. Raises
+    OutputError."""
+    if not isinstance(value, Mapping):
+        raise OutputError(
+            f"Output {where} is not an object, got {type(value)} instead."
+        )
+    if declared.children:
+        return validate_outputs(value, declared.children, path=where, depth=depth + 1)
+    return _any(value, where, depth)
 
 
 def _string(value: Any, where: str) -> str:
@@ -246,18 +246,14 @@ def _array(value: Any, where: str, max_length: int) -> list[Any]:
     return value
 
 
-def _in_array(value: Any, where: str, index: int, check: Any) -> Any:
-    """Check an element of an array; None is accepted."""
-    return None if value is None else check(value, f"{where}[{index}]")
-
-
-def _boolean_in(value: Any, where: str, index: int) -> Any:
-    """Return the element if it is a boolean or None. Raises OutputError."""
-    if value is not None and not isinstance(value, bool):
-        raise OutputError(
-            f"Output {where}[{index}] is not a boolean, got {type(value)} instead."
-        )
-    return value
+def _checked_elements(
+    elements: Sequence[Any], where: str, check: Callable[[Any, str], Any]
+) -> list[Any]:
+    """Check the elements of an array; None is accepted. Raises OutputError."""
+    return [
+        None if element is None else check(element, f"{where}[{index}]")
+        for index, element in enumerate(elements)
+    ]
 
 
 def _object_in(

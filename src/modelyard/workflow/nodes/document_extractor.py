@@ -72,9 +72,11 @@ class DocumentExtractorNode(Node):
         services = context.services
         # Both services are needed: one loads the file, the other one parses it.
         if services.files is None or services.sandbox is None:
-            raise NodeError("files cannot be read here", error_type="FileDownloadError")
+            raise NodeError(
+                "files are not available in this run", error_type="FileDownloadError"
+            )
         data = await services.files.read(file)
-        # Remote files often have no extension; their MIME type tells the format then.
+        # Remote files often have no extension; their MIME type then gives the format.
         extension = (
             file.extension or mimetypes.guess_extension(file.mime_type or "") or ""
         )

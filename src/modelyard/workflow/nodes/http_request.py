@@ -83,10 +83,7 @@ class Body(msgspec.Struct, kw_only=True):
         if isinstance(self.data, list):
             return self.data
         # Old exports store form fields as one `key:value` per line.
-        if self.type in (
-            "form-data",
-            "x-www-form-urlencoded",
-        ):  # what old exports wrote: a line each
+        if self.type in ("form-data", "x-www-form-urlencoded"):
             return [
                 BodyPart(key=key.strip(), value=value.strip())
                 for key, value in _lines(self.data)
@@ -141,7 +138,8 @@ class HttpRequestNode(Node):
         data: HttpRequestData = self.data
         if (http := context.services.http) is None:
             raise NodeError(
-                "there is no way out to the network", error_type="HttpUnavailable"
+                "HTTP requests are not available in this run",
+                error_type="HttpUnavailable",
             )
         # Methods are compared in lower case; DSL files contain both.
         method = data.method.lower()
@@ -151,29 +149,9 @@ class HttpRequestNode(Node):
                 error_type="InvalidHttpMethodError",
             )
         url = self._url(context)
-        # Headers may contain selectors.
-        headers = [
-            (name, value)
-            for name, value in _lines(render(data.headers, context.pool))
-            if name
-        ]
-        headers += self._authorization(context)
+        configured_headers = self._headers(context)
         body, content_type = await self._body(context)
-        has_type = any(name.lower() == "content-type" for name, _ in headers)
-        # Only this code knows the boundary, so a configured multipart type is replaced.
-        if content_type.startswith("multipart/"):
-            headers = [
-                header for header in headers if header[0].lower() != "content-type"
-            ]
-            has_type = False
-        # A configured content type has priority over the one of the body.
-        if content_type and not has_type:
-            headers.append(("Content-Type", content_type))
-        # Lets the receiver recognise a repetition after a retry or a crash.
-        if self.effect is not Effect.NONE and not any(
-            name.lower() == "idempotency-key" for name, _ in headers
-        ):
-            headers.append(("Idempotency-Key", context.idempotency_key))
+        headers = self._with_own_headers(configured_headers, content_type, context)
         # The masked request is logged even if sending fails.
         process = {"request": self._masked_request(method, url, headers, body)}
         timeout = data.timeout or Timeout()
@@ -209,7 +187,40 @@ class HttpRequestNode(Node):
             )
         return NodeResult(outputs=outputs, process_data=process)
 
-    # what goes out
+    # The request
+
+    def _headers(self, context: NodeContext) -> list[tuple[str, str]]:
+        """Return the configured headers and those that authorise the request. Raises
+        NodeError."""
+        # Headers may contain selectors.
+        headers = [
+            (name, value)
+            for name, value in _lines(render(self.data.headers, context.pool))
+            if name
+        ]
+        return headers + self._authorization(context)
+
+    def _with_own_headers(
+        self,
+        configured_headers: Sequence[tuple[str, str]],
+        content_type: str,
+        context: NodeContext,
+    ) -> list[tuple[str, str]]:
+        """Return the headers with the body's content type and an idempotency key.
+        Configured values have priority."""
+        headers = list(configured_headers)
+        # Only this code knows the boundary, so a configured multipart type is replaced.
+        if content_type.startswith("multipart/"):
+            headers = [
+                header for header in headers if header[0].lower() != "content-type"
+            ]
+        if content_type and not _has_header(headers, "content-type"):
+            headers.append(("Content-Type", content_type))
+        # Lets the receiver recognise a repetition after a retry or a crash.
+        has_effect = self.effect is not Effect.NONE
+        if has_effect and not _has_header(headers, "idempotency-key"):
+            headers.append(("Idempotency-Key", context.idempotency_key))
+        return headers
 
     def _url(self, context: NodeContext) -> str:
         """Return the rendered URL with its query, percent-encoded. Raises NodeError."""
@@ -225,7 +236,7 @@ class HttpRequestNode(Node):
             parts = urlsplit(url)
         except ValueError as error:
             raise NodeError(
-                f"url cannot be read: {error}", error_type="InvalidURLError"
+                f"invalid url {url[:100]!r}: {error}", error_type="InvalidURLError"
             ) from error
         # Parameters with an empty name are dropped after rendering.
         pairs = [
@@ -308,7 +319,8 @@ class HttpRequestNode(Node):
                 return await self._form(parts, context)
             case _:
                 raise NodeError(
-                    f"body type {body.type!r} is not known",
+                    f"unknown body type {body.type!r}; expected one of none,"
+                    " form-data, x-www-form-urlencoded, json, raw-text, binary",
                     error_type="HttpRequestNodeError",
                 )
 
@@ -332,44 +344,19 @@ class HttpRequestNode(Node):
     ) -> tuple[bytes, str]:
         """Return (body, content type) of a multipart form. Values that are not files
         are skipped for file fields."""
-        # Random, so that no file content can contain it by accident.
-        boundary = secrets.token_hex(16)
-        body_chunks: list[bytes] = []
-
-        def add_part(
-            key: str, value: bytes, extra_params: str = "", content_type: str = ""
-        ) -> None:
-            """Append one field to the form."""
-            head = (
-                f"--{boundary}\r\nContent-Disposition: form-data;"
-                f' name="{_quoted(key)}"{extra_params}\r\n'
-            )
-            if content_type:
-                head += f"Content-Type: {content_type}\r\n"
-            body_chunks.append(head.encode() + b"\r\n" + value + b"\r\n")
-
+        form = _MultipartForm()
         for part in parts:
             key = render(part.key, context.pool)
             if not key:
                 continue
             if part.type != "file":
-                add_part(key, render(_text(part.value), context.pool).encode())
+                form.add_text(key, render(_text(part.value), context.pool))
                 continue
             value = context.value(part.file)
             # A field may hold one file or a list of files.
             for file in value if isinstance(value, list) else [value]:
-                if not isinstance(file, File) or context.services.files is None:
-                    continue
-                data = await context.services.files.read(file)
-                if data:
-                    name = f'; filename="{_quoted(file.filename or "file")}"'
-                    add_part(
-                        key, data, name, file.mime_type or "application/octet-stream"
-                    )
-        return (
-            b"".join(body_chunks) + f"--{boundary}--\r\n".encode(),
-            f"multipart/form-data; boundary={boundary}",
-        )
+                await _add_file(form, key, file, context)
+        return form.encode(), form.content_type
 
     def _masked_request(
         self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes
@@ -396,7 +383,7 @@ class HttpRequestNode(Node):
             body_text += f"… ({len(body):,} bytes)"
         return "\r\n".join([*lines, "", body_text])
 
-    # what comes back
+    # The response
 
     async def _outputs(
         self, answer: Any, url: str, context: NodeContext, process: Mapping[str, Any]
@@ -456,6 +443,60 @@ class HttpRequestNode(Node):
             *(selector for text in texts for selector in selectors_in(text)),
             *(tuple(part.file) for part in parts if part.file),
         ]
+
+
+class _MultipartForm:
+    """The body of a multipart form."""
+
+    def __init__(self) -> None:
+        # Random, so that no file content can contain it by accident.
+        self._boundary = secrets.token_hex(16)
+        self._chunks: list[bytes] = []
+
+    @property
+    def content_type(self) -> str:
+        """Value of the Content-Type header."""
+        return f"multipart/form-data; boundary={self._boundary}"
+
+    def add_text(self, key: str, text: str) -> None:
+        """Append a text field."""
+        self._add(f'name="{_quoted(key)}"\r\n', text.encode())
+
+    def add_file(self, key: str, file: File, data: bytes) -> None:
+        """Append a file field with the content of the file."""
+        mime_type = file.mime_type or "application/octet-stream"
+        self._add(
+            f'name="{_quoted(key)}"; filename="{_quoted(file.filename or "file")}"\r\n'
+            f"Content-Type: {mime_type}\r\n",
+            data,
+        )
+
+    def _add(self, header: str, value: bytes) -> None:
+        """Append a field. `header` continues the line of Content-Disposition."""
+        head = (
+            f"--{self._boundary}\r\nContent-Disposition: form-data; {header}".encode()
+        )
+        self._chunks.append(head + b"\r\n" + value + b"\r\n")
+
+    def encode(self) -> bytes:
+        """Return the complete body."""
+        return b"".join(self._chunks) + f"--{self._boundary}--\r\n".encode()
+
+
+async def _add_file(
+    form: _MultipartForm, key: str, file: Any, context: NodeContext
+) -> None:
+    """Append a file to the form. Empty files and other values are skipped."""
+    if not isinstance(file, File) or context.services.files is None:
+        return
+    data = await context.services.files.read(file)
+    if data:
+        form.add_file(key, file, data)
+
+
+def _has_header(headers: Sequence[tuple[str, str]], name: str) -> bool:
+    """Return whether a header is set. `name` is in lower case."""
+    return any(header_name.lower() == name for header_name, _ in headers)
 
 
 def _lines(text: str) -> list[tuple[str, str]]:

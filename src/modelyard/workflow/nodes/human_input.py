@@ -86,7 +86,7 @@ class HumanInputNode(Node):
         NodeError if forms are not available."""
         if (forms := context.services.forms) is None:
             raise NodeError(
-                "nobody can fill in a form here: the run is not kept",
+                "forms are not available: the run is not stored",
                 error_type="HumanInputUnavailable",
             )
         event_fields = self.event_fields(context.execution_id)

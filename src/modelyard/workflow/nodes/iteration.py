@@ -127,7 +127,7 @@ class IterationNode(Node):
         # The limit protects the process from a huge list.
         if len(value) > (max_items := context.run.limits.items):
             raise NodeError(
-                f"the list has {len(value):,} items; an iteration takes {max_items:,}",
+                f"the list has {len(value):,} items; the maximum is {max_items:,}",
                 error_type="InvalidIteratorValueError",
             )
         return value
@@ -158,11 +158,11 @@ class IterationNode(Node):
         if not self.data.is_parallel:
             return [await run_item(index) for index in range(len(items))]
         rounds: list[_ItemResult] = [_ItemResult() for _ in items]
-        # The workers share one iterator, so each index is taken exactly once.
+        # The workers share one iterator, so each index is used exactly once.
         indexes = iter(range(len(items)))
 
         async def worker() -> None:
-            """Run items until none is left."""
+            """Run items until all were started."""
             for index in indexes:
                 rounds[index] = await run_item(index)
 
@@ -173,7 +173,7 @@ class IterationNode(Node):
             await asyncio.gather(*tasks)
         finally:
             # If one item fails, the others are cancelled and awaited before the error
-            # leaves.
+            # is raised.
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

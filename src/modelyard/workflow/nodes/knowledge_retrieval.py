@@ -79,7 +79,7 @@ class KnowledgeRetrievalNode(Node):
             return NodeResult(inputs=inputs, outputs={"result": []})
         if (datasets := context.services.datasets) is None:
             raise NodeError(
-                "there are no datasets here",
+                "no datasets are available",
                 error_type="KnowledgeRetrievalNodeError",
                 inputs=inputs,
             )

@@ -155,7 +155,8 @@ def _extract(extract: ExtractBy, values: list[Any], pool: VariablePool) -> list[
         nth = int(text)
     except ValueError:
         raise NodeError(
-            f"{text!r} is no number to take from a list", error_type="ValueError"
+            f"invalid list position {text[:60]!r}; expected a number",
+            error_type="ValueError",
         ) from None
     # Numbers count from 1, as in the editor.
     if nth < 1:
@@ -183,7 +184,7 @@ def _sort(order: OrderBy, values: list[Any]) -> list[Any]:
         return sorted(values, key=key, reverse=order.value == "desc")
     except TypeError as error:
         raise NodeError(
-            f"the list cannot be ordered: {error}", error_type="InvalidConditionError"
+            f"the list cannot be sorted: {error}", error_type="InvalidConditionError"
         ) from error
 
 
@@ -192,7 +193,8 @@ def _attribute(file: File, name: str) -> Any:
     attribute = file.attribute(name)
     if attribute is MISSING:
         raise NodeError(
-            f"Invalid key: files have no {name!r}", error_type="InvalidKeyError"
+            f"Invalid key: files have no attribute {name!r}",
+            error_type="InvalidKeyError",
         )
     return attribute
 
@@ -236,7 +238,9 @@ def _file_filter(key: str, operator: str, expected: Any) -> Callable[[Any], bool
         )
     if key in _TEXT_ATTRIBUTES:
         return lambda file: _compare_text(operator, _attribute(file, key), expected)
-    raise NodeError(f"Invalid key: files have no {key!r}", error_type="InvalidKeyError")
+    raise NodeError(
+        f"Invalid key: files have no attribute {key!r}", error_type="InvalidKeyError"
+    )
 
 
 def _compare_text(operator: str, value: Any, expected: Any) -> bool:
@@ -256,7 +260,7 @@ def _number(expected: Any) -> float:
         return float(expected)
     except (TypeError, ValueError):
         raise NodeError(
-            f"{expected!r} is no number to compare with",
+            f"{expected!r} is not a number, so it cannot be compared",
             error_type="InvalidFilterValueError",
         ) from None
 

@@ -184,7 +184,7 @@ class LLMNode(Node):
             metadata=metadata_of(result.usage),
         )
 
-    # what goes in
+    # The request
 
     def _inputs(self, context: NodeContext) -> dict[str, Any]:
         """Return the value of every selector in the templates. Raises NodeError if one
@@ -197,20 +197,8 @@ class LLMNode(Node):
         inputs: dict[str, Any] = {}
         for text in texts:
             for selector in selectors_in(text):
-                value = context.pool.get(selector)
-                name = ".".join(selector)
-                if value is MISSING:
-                    # Workflows without a conversation have no `sys.query`, for example.
-                    if (
-                        selector[0] == "sys"
-                    ):  # what a workflow without a conversation does not have
-                        value = None
-                    else:
-                        raise NodeError(
-                            f"Variable {name} not found",
-                            error_type="VariableNotFoundError",
-                        )
-                inputs[f"#{name}#"] = to_object(value)
+                value = _template_value(selector, context)
+                inputs[f"#{'.'.join(selector)}#"] = to_object(value)
         return inputs
 
     async def _request(
@@ -276,7 +264,7 @@ class LLMNode(Node):
             return render(template.text.replace(_CONTEXT, context_text), context.pool)
         if (sandbox := context.services.sandbox) is None:
             raise NodeError(
-                "there is no sandbox to render templates in",
+                "Jinja templates require a sandbox, which is not available",
                 error_type="SandboxUnavailable",
             )
         variables = self.data.prompt_config.jinja2_variables
@@ -393,28 +381,7 @@ class LLMNode(Node):
             return None
         if not isinstance(value, list):
             return to_text(value)
-        text_parts: list[str] = []
-        resources: list[dict[str, Any]] = []
-        for item in value:
-            if isinstance(item, str):
-                text_parts.append(item)
-                continue
-            # The list is the output of a knowledge retrieval node, or has the same
-            # structure.
-            if not isinstance(item, Mapping) or "content" not in item:
-                raise NodeError(
-                    f"Invalid context structure: {str(item)[:200]}",
-                    error_type="InvalidContextStructureError",
-                )
-            # A summary comes before the segment that it describes.
-            if item.get("summary"):
-                text_parts.append(str(item["summary"]))
-            text_parts.append(str(item["content"]))
-            metadata = item.get("metadata")
-            # Only segments of a dataset are shown as sources.
-            if isinstance(metadata, Mapping) and metadata.get("_source") == "knowledge":
-                resources.append(_resource(item, metadata))
-        text = "\n".join(text_parts).strip()
+        text, resources = _context_text(value)
         if resources:
             context.emit(
                 NodeRunRetrieverResource(
@@ -429,7 +396,7 @@ class LLMNode(Node):
             )
         return text
 
-    # what comes out
+    # The answer
 
     async def _ask(
         self, context: NodeContext, model: Any, request: LLMRequest
@@ -469,7 +436,7 @@ class LLMNode(Node):
 
 
 class _AnswerStream:
-    """Streams an answer. Its reasoning is kept apart or marked by tags, as the node
+    """Streams an answer. Its reasoning is separate or marked by tags, as the node
     configures."""
 
     def __init__(self, context: NodeContext, *, is_separated: bool) -> None:
@@ -519,7 +486,7 @@ class _AnswerStream:
         self._context.stream("text", text, False)
 
     def finish(self) -> tuple[str, str]:
-        """Stream what is left and return (text, reasoning)."""
+        """Stream the remaining text and return (text, reasoning)."""
         # The answer may end while the model still reasons.
         if self._is_thinking:
             self._say("\n</think>")
@@ -533,6 +500,48 @@ class _AnswerStream:
             return text, ""
         # Some models send think tags within the text in spite of a reasoning channel.
         return split_thinking(text)[1], "".join(self._thoughts).strip()
+
+
+def _template_value(selector: Sequence[str], context: NodeContext) -> Any:
+    """Return the value of a template's selector. Raises NodeError if it is missing;
+    missing system variables are None."""
+    value = context.pool.get(selector)
+    if value is not MISSING:
+        return value
+    # Workflows without a conversation have no `sys.query`, for example.
+    if selector[0] == "sys":
+        return None
+    raise NodeError(
+        f"Variable {'.'.join(selector)} not found", error_type="VariableNotFoundError"
+    )
+
+
+def _context_text(items: Sequence[Any]) -> tuple[str, list[dict[str, Any]]]:
+    """Return the text of a list of segments, and the sources among them. Raises
+    NodeError if an element has another structure.
+
+    The list is the output of a knowledge retrieval node, or has the same structure.
+    """
+    texts: list[str] = []
+    resources: list[dict[str, Any]] = []
+    for item in items:
+        if isinstance(item, str):
+            texts.append(item)
+            continue
+        if not isinstance(item, Mapping) or "content" not in item:
+            raise NodeError(
+                f"Invalid context structure: {str(item)[:200]}",
+                error_type="InvalidContextStructureError",
+            )
+        # A summary comes before the segment that it describes.
+        if item.get("summary"):
+            texts.append(str(item["summary"]))
+        texts.append(str(item["content"]))
+        metadata = item.get("metadata")
+        # Only segments of a dataset are shown as sources.
+        if isinstance(metadata, Mapping) and metadata.get("_source") == "knowledge":
+            resources.append(_resource(item, metadata))
+    return "\n".join(texts).strip(), resources
 
 
 def _jinja(value: Any) -> Any:

@@ -4,6 +4,7 @@ runs or the rounds are used up."""
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -48,6 +49,30 @@ class LoopData(NodeData, kw_only=True):
     loop_variables: list[LoopVariable] = []
 
 
+@dataclass(slots=True)
+class _LoopProgress:
+    """The rounds that have run so far."""
+
+    rounds: int = 0
+    reason: str = "loop_completed"
+    """Why the loop ended, as clients show it."""
+    durations: dict[str, float] = field(default_factory=dict[str, float])
+    """Seconds of each round."""
+    variables: dict[str, dict[str, Any]] = field(
+        default_factory=dict[str, dict[str, Any]]
+    )
+    """The loop's variables after each round."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The progress as metadata of the node."""
+        return {
+            "loop_duration_map": self.durations,
+            "loop_variable_map": self.variables,
+            "completed_reason": self.reason,
+        }
+
+
 class LoopNode(Node):
     """Runs its inner graph in rounds that share the loop's variables."""
 
@@ -71,29 +96,9 @@ class LoopNode(Node):
                 metadata={"loop_length": self.data.loop_count},
             )
         )
-        durations: dict[str, float] = {}
-        variables_by_round: dict[str, dict[str, Any]] = {}
-        reason, rounds = "loop_completed", 0
+        progress = _LoopProgress()
         try:
-            # If the break condition is true from the start, there is no round at all.
-            if self._should_break(context):
-                reason, max_rounds = "loop_break", 0
-            while rounds < max_rounds:
-                started = asyncio.get_running_loop().time()
-                context.emit(
-                    NodeRunLoopNext(**event_fields, at=context.run.now(), round=rounds)
-                )
-                is_ended = await self._run_round(rounds, context)
-                durations[str(rounds)] = round(
-                    asyncio.get_running_loop().time() - started, 6
-                )
-                # A snapshot, because the next round changes the variables.
-                variables_by_round[str(rounds)] = to_object(self._variables(context))
-                rounds += 1
-                # A loop-end node and a break condition end the loop alike.
-                if is_ended or self._should_break(context):
-                    reason = "loop_break"
-                    break
+            await self._run_rounds(max_rounds, progress, context)
         except NodeError as error:
             context.emit(
                 NodeRunLoopFailed(
@@ -102,18 +107,17 @@ class LoopNode(Node):
                     inputs=inputs,
                     error=str(error),
                     started_at=started_at,
-                    steps=rounds,
+                    steps=progress.rounds,
                 )
             )
             error.inputs = inputs
             raise
         # The variables are read after the last round.
-        outputs: dict[str, Any] = {**self._variables(context), "loop_round": rounds}
-        metadata: dict[str, Any] = {
-            "loop_duration_map": durations,
-            "loop_variable_map": variables_by_round,
-            "completed_reason": reason,
+        outputs: dict[str, Any] = {
+            **self._variables(context),
+            "loop_round": progress.rounds,
         }
+        metadata = progress.metadata
         context.emit(
             NodeRunLoopSucceeded(
                 **event_fields,
@@ -122,10 +126,37 @@ class LoopNode(Node):
                 outputs=to_object(outputs),
                 metadata=metadata,
                 started_at=started_at,
-                steps=rounds,
+                steps=progress.rounds,
             )
         )
         return NodeResult(inputs=inputs, outputs=outputs, metadata=metadata)
+
+    async def _run_rounds(
+        self, max_rounds: int, progress: _LoopProgress, context: NodeContext
+    ) -> None:
+        """Run rounds until the loop ends. `progress` is updated after each, so that it
+        is right if a round fails."""
+        event_fields = self.event_fields(context.execution_id)
+        clock = asyncio.get_running_loop().time
+        # If the break condition is true from the start, there is no round at all.
+        if self._should_break(context):
+            progress.reason = "loop_break"
+            return
+        while progress.rounds < max_rounds:
+            round_index = progress.rounds
+            started = clock()
+            context.emit(
+                NodeRunLoopNext(**event_fields, at=context.run.now(), round=round_index)
+            )
+            is_ended = await self._run_round(round_index, context)
+            progress.durations[str(round_index)] = round(clock() - started, 6)
+            # A snapshot, because the next round changes the variables.
+            progress.variables[str(round_index)] = to_object(self._variables(context))
+            progress.rounds += 1
+            # A loop-end node and a break condition end the loop alike.
+            if is_ended or self._should_break(context):
+                progress.reason = "loop_break"
+                return
 
     def _init_variables(self, context: NodeContext) -> dict[str, Any]:
         """Put the loop's variables with their initial values into the pool; return them
@@ -161,7 +192,8 @@ class LoopNode(Node):
                 return decode_body(value)
             except BodyError:
                 raise NodeError(
-                    f"loop variable {variable.label} is {variable.var_type}; {value[:60]!r} is not",
+                    f"loop variable {variable.label}: {value[:60]!r} is not a valid"
+                    f" {variable.var_type}",
                     error_type="ValueError",
                 ) from None
         return value

@@ -128,13 +128,7 @@ class ParameterExtractorNode(Node):
         """Return the parameters and `__is_success`. Missing values are no error. Raises
         NodeError if the model fails."""
         data: ExtractorData = self.data
-        value = context.pool.get(data.query) if data.query else ""
-        if value is MISSING:
-            raise NodeError(
-                f"Variable {'.'.join(data.query)} not found",
-                error_type="VariableNotFoundError",
-            )
-        query = to_text(value)
+        query = self._query(context)
         instruction = render(data.instruction, context.pool)
         # The parameters are logged as JSON.
         inputs: dict[str, Any] = {
@@ -149,19 +143,12 @@ class ParameterExtractorNode(Node):
             query, instruction, context, model, by_tool=by_tool
         )
         parameters, stop = parameters_of(data.model, context)
-        # One tool whose arguments are the parameters.
-        tools = [
-            PromptMessageTool(
-                name=TOOL_NAME,
-                description="Take what was found.",
-                parameters=data.schema(),
-            )
-        ]
+        tools = [_extraction_tool(data)] if by_tool else []
         request = LLMRequest(
             messages=messages,
             model_parameters=parameters,
             stop=stop,
-            tools=tools if by_tool else [],
+            tools=tools,
             tool_choice={"name": TOOL_NAME} if by_tool else None,
             user=context.run.user or None,
         )
@@ -187,8 +174,7 @@ class ParameterExtractorNode(Node):
         extracted = await _arguments(result) if by_tool else None
         # Some models answer with text in spite of the required tool.
         if extracted is None:
-            text = split_thinking(result.text)[1]
-            extracted = await run_in_thread_if_large(len(text), first_object, text)
+            extracted = await _object_in_text(result)
         outputs = self._outputs(extracted)
         return NodeResult(
             inputs=inputs,
@@ -196,6 +182,18 @@ class ParameterExtractorNode(Node):
             outputs={**outputs, "__usage": usage},
             metadata=metadata_of(result.usage),
         )
+
+    def _query(self, context: NodeContext) -> str:
+        """Return the text to extract from. Raises NodeError if its variable is
+        missing."""
+        selector = self.data.query
+        value = context.pool.get(selector) if selector else ""
+        if value is MISSING:
+            raise NodeError(
+                f"Variable {'.'.join(selector)} not found",
+                error_type="VariableNotFoundError",
+            )
+        return to_text(value)
 
     async def _messages(
         self,
@@ -260,26 +258,35 @@ class ParameterExtractorNode(Node):
                 **values,
             }
         # The first problem is reported; the other parameters are still extracted.
-        problem = None
+        problems: list[str] = []
         for parameter in self.data.parameters:
             value = extracted.get(parameter.name)
-            # An empty text counts as not found, but is no error.
+            if value is None and parameter.required:
+                problems.append(f"Parameter {parameter.name} is required")
+            # An empty text counts as not found, but is not an error.
             if value is None or value == "":
-                if parameter.required and value is None:
-                    problem = problem or f"Parameter {parameter.name} is required"
                 continue
             try:
                 values[parameter.name] = _coerce(value, parameter)
             except ValueError as error:
-                problem = problem or str(error)
-        if problem is not None:
-            return {"__is_success": 0, "__reason": problem, **values}
+                problems.append(str(error))
+        if problems:
+            return {"__is_success": 0, "__reason": problems[0], **values}
         return {"__is_success": 1, "__reason": None, **values}
 
     def references(self) -> Sequence[tuple[str, ...]]:
         """Return the selectors of the text and the instruction."""
         selectors = [tuple(self.data.query)] if self.data.query else []
         return [*selectors, *selectors_in(self.data.instruction)]
+
+
+def _extraction_tool(data: ExtractorData) -> PromptMessageTool:
+    """Return the tool whose arguments are the parameters."""
+    return PromptMessageTool(
+        name=TOOL_NAME,
+        description="Take what was found.",
+        parameters=data.schema(),
+    )
 
 
 def _has_tools(model: Any) -> bool:
@@ -298,6 +305,12 @@ async def _arguments(result: LLMResult) -> Mapping[str, Any] | None:
     return await run_in_thread_if_large(len(text), first_object, text)
 
 
+async def _object_in_text(result: LLMResult) -> Mapping[str, Any] | None:
+    """Return the first JSON object in the model's answer; None if there is none."""
+    text = split_thinking(result.text)[1]
+    return await run_in_thread_if_large(len(text), first_object, text)
+
+
 # Longer answers are not parsed.
 _MAX_TEXT_LENGTH = 1 << 20
 
@@ -311,7 +324,7 @@ def first_object(text: str) -> Mapping[str, Any] | None:
     decoder = json.JSONDecoder(strict=False)
     brace_index = text.find("{")
     tries = 0
-    # Bounded, because each attempt may scan the rest of the text.
+    # Bounded, because each attempt may scan the remaining text.
     while brace_index >= 0 and tries < 50:
         try:
             parsed, _ = decoder.raw_decode(text, brace_index)

@@ -116,18 +116,7 @@ class QuestionClassifierNode(Node):
         """Return the class of the text. Raises NodeError if the model fails or its
         answer is not JSON."""
         data: ClassifierData = self.data
-        value = (
-            context.pool.get(data.query_variable_selector)
-            if data.query_variable_selector
-            else ""
-        )
-        if value is MISSING:
-            raise NodeError(
-                f"Variable {'.'.join(data.query_variable_selector)} not found",
-                error_type="VariableNotFoundError",
-            )
-        # Other values than texts are converted.
-        query = to_text(value)
+        query = self._query(context)
         inputs: dict[str, Any] = {"query": query}
         model = find_model(context, data.model)
         messages = await self._messages(query, context, model)
@@ -180,6 +169,18 @@ class QuestionClassifierNode(Node):
             handle=selected_class.id,
             metadata=metadata_of(result.usage),
         )
+
+    def _query(self, context: NodeContext) -> str:
+        """Return the text to classify. Raises NodeError if the variable is missing."""
+        selector = self.data.query_variable_selector
+        value = context.pool.get(selector) if selector else ""
+        if value is MISSING:
+            raise NodeError(
+                f"Variable {'.'.join(selector)} not found",
+                error_type="VariableNotFoundError",
+            )
+        # Other values than texts are converted.
+        return to_text(value)
 
     async def _messages(
         self, query: str, context: NodeContext, model: Any

@@ -195,7 +195,7 @@ def _object(form_field: FormField, value: Any) -> Any:
             schema = msgspec.json.decode(schema)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             raise InputError(
-                f"the JSON schema of {form_field.variable} is no JSON"
+                f"the JSON schema of {form_field.variable} is not valid JSON"
             ) from None
     if isinstance(schema, Mapping) and schema:
         _check_schema(form_field.variable, schema, value)
@@ -211,14 +211,12 @@ def _check_schema(name: str, schema: Mapping[str, Any], value: Any) -> None:
         )
     except TooMuchWorkError as error:
         raise InputError(
-            f"{name} cannot be held to its JSON schema: {error}"
+            f"{name} cannot be validated against its JSON schema: {error}"
         ) from error
     except SchemaError as error:
-        raise InputError(
-            f"the JSON schema of {name} cannot be used: {error}"
-        ) from error
+        raise InputError(f"the JSON schema of {name} is invalid: {error}") from error
     if mismatch is not None:
-        raise InputError(f"{name} does not fit its JSON schema: {mismatch.message}")
+        raise InputError(f"{name} does not match its JSON schema: {mismatch.message}")
 
 
 def _without_nul(value: Any) -> Any:

@@ -56,7 +56,7 @@ class TemplateTransformNode(Node):
         inputs = self._inputs(context)
         if (sandbox := context.services.sandbox) is None:
             raise NodeError(
-                "there is no sandbox to render templates in",
+                "Jinja templates require a sandbox, which is not available",
                 error_type="SandboxUnavailable",
                 inputs=inputs,
             )

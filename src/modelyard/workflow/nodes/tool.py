@@ -80,7 +80,7 @@ class ToolNode(Node):
         }
         if (tools := context.services.tools) is None:
             raise NodeError(
-                "there are no tools here",
+                "no tools are available",
                 error_type="ToolNodeError",
                 inputs=parameters,
                 metadata=metadata,
@@ -95,8 +95,7 @@ class ToolNode(Node):
                 credential=data.credential_id,
                 key=context.idempotency_key,
             )
-            # Closing the stream cancels a call that still runs when this block is left
-            # by an error.
+            # If this block ends with an error, closing the stream cancels the call.
             async with aclosing(messages) as stream:
                 async for message in stream:
                     await gathered.add(message)

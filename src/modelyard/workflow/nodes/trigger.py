@@ -96,7 +96,7 @@ class WebhookNode(_Trigger):
     def compute(self, context: NodeContext) -> NodeResult:
         """Return the declared values and the raw request. Raises NodeError."""
         inputs = dict(context.pool.node_variables(self.id))
-        # A test run has no HTTP request; its inputs stand in for it.
+        # A test run has no HTTP request; its inputs replace it.
         raw = inputs.get("_webhook_raw") or {"inputs": inputs}
         return NodeResult(
             outputs={**declared_values(self.data, inputs), "_webhook_raw": raw},

@@ -71,7 +71,7 @@ def test_the_catalogue_lists_every_voice():
 
 def test_a_voice_that_does_not_exist_gets_near_names():
     with pytest.raises(
-        InvokeBadRequestError, match="'af_hart' does not exist; did you mean 'af_heart'"
+        InvokeBadRequestError, match="unknown voice 'af_hart'; did you mean 'af_heart'"
     ):
         choose_voice("af_hart", EVERY, is_chinese=False)
 

@@ -27,16 +27,13 @@ class Engine:
     def __init__(self, files: dict[str, str], options: dict[str, Any]) -> None:
         # One thread more than slots, so that tokens can be counted while all slots
         # generate.
-        self.parallel = (
-            int(options["parallel"]) + 1
-        )  # one more, so that tokens can be counted while chats run
+        self.parallel = int(options["parallel"]) + 1
         self._socket = str(Path(options["folder"]) / "llama.sock")
         parameters = xllamacpp.CommonParams()
         parameters.model.path = files["model"]
         parameters.n_parallel = int(options["parallel"])
-        parameters.n_ctx = (
-            int(options["context"]) * parameters.n_parallel
-        )  # the slots share it out evenly
+        # The slots share the context equally.
+        parameters.n_ctx = int(options["context"]) * parameters.n_parallel
         parameters.use_jinja = True
         parameters.verbosity = -1
         # A warm-up run would delay loading.
@@ -130,7 +127,7 @@ def _check_event(event: Any) -> dict[str, Any]:
             else event
         )
     if not isinstance(event, dict):
-        raise InvokeServerUnavailableError("llama.cpp sent something that is no event")
+        raise InvokeServerUnavailableError("llama.cpp sent an invalid event")
     error = event.get("error")
     if not error:
         return event
@@ -138,7 +135,7 @@ def _check_event(event: Any) -> dict[str, Any]:
     if error.get("type") == "exceed_context_size_error":
         raise ContextTooLongError(
             f"the request has {error.get('n_prompt_tokens')} tokens; the model's"
-            f" context holds {error.get('n_ctx')}"
+            f" context is limited to {error.get('n_ctx')}"
         )
     # The code is an HTTP status: below 500 the request is at fault.
     if int(error.get("code") or 500) < 500:

@@ -70,8 +70,8 @@ class Engine:
         audio_format = payload["format"]
         if audio_format not in ("pcm", *_FORMATS):
             raise InvokeBadRequestError(
-                f"audio format {audio_format!r} cannot be made here; use wav, mp3,"
-                " flac, opus or pcm",
+                f"Unsupported audio format {audio_format!r}; use wav, mp3, flac, opus"
+                " or pcm",
                 param="response_format",
             )
         text: str = payload["text"]
@@ -80,20 +80,24 @@ class Engine:
         )
         encoder = _PcmEncoder() if audio_format == "pcm" else _FileEncoder(audio_format)
         has_spoken = False
-        for sentence in sentences(text):
-            for phonemes in _split_phonemes(self._phonemes(sentence)):
-                if is_cancelled():
-                    # Checked for every segment, so that a cancelled request ends soon.
-                    return
-                samples = self._speak(phonemes, voice, payload["speed"])
-                if len(samples):
-                    has_spoken = True
-                    yield encoder.feed(np.concatenate([samples, _PAUSE_SAMPLES]))
+        for phonemes in self._segments(text):
+            # Checked for every segment, so that a cancelled request ends soon.
+            if is_cancelled():
+                return
+            samples = self._speak(phonemes, voice, payload["speed"])
+            if len(samples):
+                has_spoken = True
+                yield encoder.feed(np.concatenate([samples, _PAUSE_SAMPLES]))
         if not has_spoken:
             raise InvokeBadRequestError(
-                "the text holds nothing that can be said", param="input"
+                "Text contains nothing to synthesise", param="input"
             )
         yield encoder.finish()
+
+    def _segments(self, text: str) -> Iterator[str]:
+        """Yield the phonemes of the text in segments that the model accepts."""
+        for sentence in sentences(text):
+            yield from _split_phonemes(self._phonemes(sentence))
 
     def _speak(self, phonemes: str, voice: str, speed: float) -> np.ndarray:
         ids = [

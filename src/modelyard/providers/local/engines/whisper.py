@@ -59,7 +59,8 @@ class Engine:
             and self._tokenizer.token_to_id(f"<|{language}|>") is None
         ):
             raise InvokeBadRequestError(
-                f"language {language!r} is not known; use its ISO 639-1 code, as 'en' or 'zh'"
+                f"unknown language {language!r}; use an ISO 639-1 code such as"
+                " 'en' or 'zh'"
             )
         position = 0
         while position < len(samples) and not is_cancelled():
@@ -158,7 +159,8 @@ def read_audio(data: bytes) -> np.ndarray:
             # Checked before decoding: a small compressed file may hold days of silence.
             if file.frames > _MAX_SECONDS * file.samplerate:
                 raise InvokeBadRequestError(
-                    f"the recording is longer than {_MAX_SECONDS // 3600} hours; cut it"
+                    f"the recording is longer than {_MAX_SECONDS // 3600} hours;"
+                    " split it"
                 )
             rate, samples = (
                 file.samplerate,
@@ -166,11 +168,11 @@ def read_audio(data: bytes) -> np.ndarray:
             )
     except (soundfile.LibsndfileError, ValueError) as error:
         raise InvokeBadRequestError(
-            "the file is no audio that can be read; send wav, mp3, flac or ogg",
+            "the file is not audio in a supported format; send wav, mp3, flac or ogg",
             param="file",
         ) from error
     if not len(samples):
-        raise InvokeBadRequestError("the recording holds no sound", param="file")
+        raise InvokeBadRequestError("the recording contains no sound", param="file")
     return resample(samples, rate)
 
 
@@ -180,9 +182,7 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
         return samples
     # The moving average removes frequencies that the lower rate cannot represent
     # (aliasing).
-    if (
-        rate > _RATE
-    ):  # a short mean before thinning out, so that what is too high does not fold down as noise
+    if rate > _RATE:
         width = max(1, round(rate / _RATE))
         samples = np.convolve(samples, np.ones(width, np.float32) / width, "same")
     moments = np.arange(0, len(samples), rate / _RATE)
