@@ -4,7 +4,6 @@ import ast
 from pathlib import Path
 
 import pytest
-from tools import retired_words
 from tools.readability import VAGUE_NAMES, measure, vague_names, worst
 from tools.show.readable import (
     FOLDERS,
@@ -16,6 +15,8 @@ from tools.show.readable import (
     MIN_DOCUMENTED_PERCENT,
     ROOT,
 )
+
+from tools import retired_words
 
 
 def test_the_package_is_readable():

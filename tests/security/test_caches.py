@@ -227,6 +227,7 @@ KEPT = {
     "tools/mcp/client.py:McpClient.server": "of one client, which is one row's",
     "tools/mcp/client.py:SseChannel._waiting": "of one client, which is one row's",
     "tools/mcp/client.py:StdioChannel._waiting": "of one client, which is one row's",
+    "tools/mcp/server.py:_LineServer._running": "of one client's connection: tasks by request id",
     "tools/observation.py:ToolOutputCollector._blob_chunks": _CALL,
     "tools/observation.py:ToolOutputCollector.variables": _CALL,
     "tools/openapi.py:_OperationBuilder.locations": _CALL,
