@@ -318,5 +318,5 @@ def test_what_an_app_uses_is_counted_and_limited_as_a_key_of_its_own(tmp_path: P
         ] + [row]
 
     errors, keys = within(tmp_path, ScriptedChatModel(replies=["ok"]), work)
-    assert "may use 1 requests a minute (limit 'one')" in errors[-1]
+    assert "limited to 1 requests per minute (limit 'one')" in errors[-1]
     assert len(set(keys)) == 1

@@ -613,7 +613,7 @@ def test_an_invitation_is_worth_no_more_than_whoever_gave_it(tmp_path: Path):
         token = await accounts.invite(ann.caller, "eve@acme.example", Role.ADMIN)
         await add_account(yard, "o@acme.example", Role.OWNER)
         await accounts.change(Caller(tenant="acme"), ann.id, role=Role.VIEWER)
-        with pytest.raises(NotFoundError, match="no longer"):
+        with pytest.raises(NotFoundError, match="has expired"):
             await accounts.accept(token, "Eve", PASSWORD)
 
     run(work, tmp_path)

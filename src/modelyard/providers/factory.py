@@ -65,12 +65,10 @@ class ModelProviderFactory:
         # call.
         for definition in self._definitions.values():
             if definition.wire not in builders:
+                hint = suggestion(definition.wire, builders, label="expected one of")
                 raise ConfigError(
-                    (
-                        f"provider {definition.name!r} ({definition.source}): unknown"
-                        f" wire format {definition.wire!r};"
-                    )
-                    + suggestion(definition.wire, builders, label="expected one of")
+                    f"provider {definition.name!r} ({definition.source}): unknown wire"
+                    f" format {definition.wire!r}; {hint}"
                 )
 
     def with_definitions(
@@ -129,10 +127,13 @@ class ModelProviderFactory:
             )
         model = self._models_by_provider[provider].get(model_type)
         if model is None:
+            offered_types = ", ".join(
+                offered_type.value
+                for offered_type in self._models_by_provider[provider]
+            )
             raise NotFoundError(
-                f"provider {provider!r} has no {model_type.value} models;"
-                " available types:"
-                f" {', '.join(offered_type.value for offered_type in self._models_by_provider[provider])}",  # noqa: E501
+                f"provider {provider!r} has no {model_type.value} models; available"
+                f" types: {offered_types}",
                 code="model_type_not_supported",
             )
         return model

@@ -616,12 +616,10 @@ def _format_of_type(
 ) -> FormatT:
     wire = definition.wires_of(model_type)[0].name
     if wire not in formats:
+        hint = suggestion(wire, formats, label="expected one of")
         raise ConfigError(
-            (
-                f"provider {definition.name!r} ({definition.source}): wire format"
-                f" {wire!r} does not support {model_type.value} models; "
-            )
-            + suggestion(wire, formats, label="expected one of")
+            f"provider {definition.name!r} ({definition.source}): wire format"
+            f" {wire!r} does not support {model_type.value} models; {hint}"
         )
     return formats[wire]
 

@@ -92,7 +92,7 @@ async def test_what_is_listed_is_reached_and_nothing_beside_it(upstream: Make):
     egress = local(server)
     assert (await egress.fetch("GET", server.url)).status == 200
     with pytest.raises(
-        EgressRefusedError, match=r"Address blocked: '127\.0\.0\.1'|port 1 of"
+        EgressRefusedError, match=r"Address blocked: '127\.0\.0\.1'|Port 1 of"
     ):
         await egress.fetch("GET", "http://127.0.0.1:1/")
     with pytest.raises(

@@ -12,9 +12,9 @@ _ALIASES = {
     "trigger-schedule": "trigger",
     "trigger-plugin": "trigger",
     "datasource": "datasource",
-    "iteration-start": "start_of",
-    "loop-start": "start_of",
-    "loop-end": "start_of",
+    "iteration-start": "container_markers",
+    "loop-start": "container_markers",
+    "loop-end": "container_markers",
     "if-else": "if_else",
 }
 
