@@ -353,7 +353,7 @@ async def _check_refused_evaluations(
         ({"questions": []}, "'questions' must not be empty"),
         ({"questions": [{"question": "?"}]}, "documents"),
         ({"questions": questions, "ways": ["by smell"]}, "Unknown search strategy"),
-        ({"questions": questions * 400}, "more than 1,000"),
+        ({"questions": questions * 400}, "at most 1,000"),
     ):
         status, reply = await call("POST", base, body, api_key=_NO_KEY)
         assert (status, expected_text in json.dumps(reply)) == (400, True), reply

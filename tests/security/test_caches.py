@@ -52,6 +52,7 @@ KEPT = {
     # agents
     "agents/loop.py:_Run.repeat_counts": _RUN,
     "agents/loop.py:_Run.recorded_steps": _RUN,
+    "agents/loop.py:_CallBatch.results": _RUN,
     "agents/state.py:Task.parameters": _RUN,
     # app
     "app/network.py:Clients._own": "by proxy, as the operator's settings name it: clients that keep nothing but connections",
@@ -60,7 +61,7 @@ KEPT = {
     "app/admission.py:_PER_TOKEN": "by the identity of a price, which it holds on to: prices as numbers",
     "app/admission.py:HostedQuotas._held": "by the invocation's id and deployment",
     "cli/workers.py:Supervisor._workers": _OURS,
-    "cli/workflows.py:_RunPrinter._began": _RUN,
+    "cli/workflows.py:_RunPrinter._started_at": _RUN,
     "app/admission.py:CounterInitialiser._starting": "by the names of counters, which hold the limit's id and its tenant",
     # base
     "base/json_repair.py:_parser()": _OURS,
@@ -131,6 +132,8 @@ KEPT = {
     "knowledge/retrieve.py:Retrieval.milliseconds": _CALL,
     "knowledge/rows.py:IndexContent.metadata": _CALL,
     "knowledge/evaluate.py:_ScoreTally.stages": _CALL,
+    "knowledge/fact_check.py:_SourceWindows._frequencies": _CALL,
+    "knowledge/segment_edits.py:_ContentBuilder.texts": _CALL,
     "knowledge/index/follower.py:ExternalIndex._generations": "by dataset and dimensions: how far the index is",
     "knowledge/index/follower.py:ExternalIndex._locks": _LOCK,
     "knowledge/index/memory.py:MemoryIndex._locks": _LOCK,
@@ -196,6 +199,7 @@ KEPT = {
     "tenant_plugins/plugins.py:Plugins._views": "by tenant",
     "runtime/policies/batch.py:Batch._open": "by tenant, provider, model, credential and what is asked",
     "runtime/policies/cache.py:Semantic._indexes": "by tenant and by model, provider and beginning of the conversation",
+    "runtime/policies/cache.py:_FreshEmbeddings.vectors": _CALL,
     "runtime/policies/cache.py:_SemanticIndex.entries": "of one of those",
     "runtime/provider_manager.py:ProviderManager._factories": "by tenant",
     "runtime/provider_credentials.py:ProviderCredentials._hosted": "the operator's, for all",
@@ -258,6 +262,8 @@ KEPT = {
     "workflow/node.py:NodeResult.outputs": _RUN,
     "workflow/node.py:NodeResult.process_data": _RUN,
     "workflow/nodes/__init__.py:node_class()": _OURS,
+    "workflow/nodes/loop.py:_LoopProgress.durations": _RUN,
+    "workflow/nodes/loop.py:_LoopProgress.variables": _RUN,
     "workflow/nodes/agent.py:_BuiltInStrategy.logs": _RUN,
     "workflow/nodes/agent.py:_Round.results": _RUN,
     "workflow/tool_messages.py:ToolMessageCollector._blobs": _CALL,

@@ -13,9 +13,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from modelyard.base.concurrent import bounded_map
 from modelyard.base.errors import ConfigError
 from modelyard.knowledge.datasets import Datasets
-from modelyard.knowledge.entities import Dataset, Hit, RetrievalSettings, SearchMethod
+from modelyard.knowledge.entities import (
+    Dataset,
+    Document,
+    Hit,
+    RetrievalSettings,
+    SearchMethod,
+)
 from modelyard.knowledge.ingest import Writer
 
 _FILES = {
@@ -358,6 +365,9 @@ PRESETS: Mapping[str, RetrievalSettings] = {
 """The search configurations that `modelyard knowledge eval` compares."""
 
 
+_QUESTIONS_AT_ONCE = 8
+
+
 async def generate_questions(
     datasets: Datasets,
     dataset: Dataset,
@@ -371,32 +381,48 @@ async def generate_questions(
     documents, _ = await datasets.store.documents.list_page(
         dataset.tenant, dataset.id, state="available", limit=max_questions
     )
+    # A model takes a second or more for each document, so several are asked at once.
+    results = await bounded_map(
+        lambda document: _generate_question(datasets, document, writer, model),
+        documents,
+        limit=_QUESTIONS_AT_ONCE,
+    )
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, float]] = {}
     corpus: list[CorpusText] = []
-    for document_index, document in enumerate(documents):
-        segments, _ = await datasets.store.segments.list_page(
-            dataset.tenant, document.id, limit=1000
-        )
-        if not segments:
+    for number, result in enumerate(results, 1):
+        if result is None:
             continue
-        corpus.append(
-            CorpusText(document.id, document.name, await datasets.text(document))
-        )
-        # The longest segment from the middle half: the beginning is often boilerplate.
-        picked = max(
-            segments[len(segments) // 4 : len(segments) * 3 // 4 + 1],
-            key=lambda segment: segment.words,
-        )
-        reply = await writer.complete(
-            dataset.tenant, model, _QUESTION_PROMPT.format(text=picked.content)
-        )
-        lines = [line.strip() for line in reply.splitlines() if line.strip()]
-        # The model may add explanations: only its first line is used.
-        if lines:
-            queries[f"q{document_index + 1}"] = lines[0]
-            qrels[f"q{document_index + 1}"] = {document.id: 1.0}
+        text, question = result
+        corpus.append(text)
+        if question:
+            queries[f"q{number}"] = question
+            qrels[f"q{number}"] = {text.id: 1.0}
     return Collection(dataset.name, corpus, queries, qrels)
+
+
+async def _generate_question(
+    datasets: Datasets, document: Document, writer: Writer, model: str
+) -> tuple[CorpusText, str] | None:
+    """Return a document's text and a question that it answers; the question is empty if
+    the model writes none. Returns None for a document without segments."""
+    segments, _ = await datasets.store.segments.list_page(
+        document.tenant, document.id, limit=1000
+    )
+    if not segments:
+        return None
+    text = CorpusText(document.id, document.name, await datasets.text(document))
+    # The longest segment from the middle half: the beginning is often boilerplate.
+    picked = max(
+        segments[len(segments) // 4 : len(segments) * 3 // 4 + 1],
+        key=lambda segment: segment.words,
+    )
+    reply = await writer.complete(
+        document.tenant, model, _QUESTION_PROMPT.format(text=picked.content)
+    )
+    # The model may add explanations: only its first line is used.
+    lines = [line.strip() for line in reply.splitlines() if line.strip()]
+    return text, lines[0] if lines else ""
 
 
 def save_collection(collection: Collection, folder: Path) -> None:

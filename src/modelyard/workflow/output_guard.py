@@ -63,6 +63,11 @@ class OutputGuard:
         self._checked_length = len(text)
         try:
             instead = await self._check(text)
+        except asyncio.CancelledError:
+            # `finish` interrupts a check that is running: nothing was found out about
+            # this text, so it has to be checked again.
+            self._checked_length = 0
+            raise
         except ModelyardError as error:
             # If the check fails, the answer is not withheld.
             logger.warning(
