@@ -115,7 +115,7 @@ def test_of_two_people_who_edit_one_workflow_none_loses_their_work_unasked(
             second_user.page.get_by_role("button", name="Save", exact=True).click()
         second_user.wait_for_text("This draft was changed by someone else.")
         assert "mine" in httpx.get(f"{user.origin}/admin/v1/apps/{app}/file").text
-        second_user.page.get_by_role("button", name="Overwrite").click()
+        second_user.page.get_by_role("button", name="Keep my version").click()
         second_user.wait_for_text("The draft is saved.")
         assert "theirs" in httpx.get(f"{user.origin}/admin/v1/apps/{app}/file").text
 
@@ -134,11 +134,11 @@ def test_a_server_that_goes_away_is_said_and_the_page_goes_on_when_it_is_back(
             user = stack.enter_context(person(web_browser, f"http://127.0.0.1:{port}"))
             user.goto("/keys")
             user.wait_for_text("No keys yet.")
-        user.wait_for_text("This page goes on by itself when it is back.", 30)
+        user.wait_for_text("Connection lost. Reconnecting…", 30)
         user.page.get_by_role("tab", name="End users").click()
         user.wait_for_text("The server cannot be reached.")
         with running(serve_command(), port, environ=environ):
-            user.page.get_by_text("goes on by itself").wait_for(
+            user.page.get_by_text("Connection lost").wait_for(
                 state="detached", timeout=30_000
             )
             httpx.post(
@@ -149,7 +149,7 @@ def test_a_server_that_goes_away_is_said_and_the_page_goes_on_when_it_is_back(
 
 
 @pytest.mark.parametrize(("name", "content", "expected_text"), [
-    ("large.yml", "a: " + "x" * (20 << 20), "The file is larger than 10 MB"), ("broken.yml", "app: [", "invalid YAML"),
+    ("large.yml", "a: " + "x" * (20 << 20), "File exceeds 10 MB"), ("broken.yml", "app: [", "invalid YAML"),
     ("other.yml", "just: something", "missing section 'app'"), ("picture.yml", "\x00\x01\x02", "invalid YAML"),
 ])  # fmt: skip
 def test_a_file_that_is_no_app_is_refused_in_words(
@@ -173,7 +173,7 @@ def test_a_link_to_what_is_not_ones_own_shows_that_it_is_not_there(user: Person)
     app = foreign_response.json()["id"]
     for path, expected_text in (
         (f"/apps/{app}", "does not exist"), (f"/workflows/{app}", "does not exist"), ("/knowledge/nobody", "not"),
-        ("/requests/req_nobody", "does not exist"), ("/providers/nobody", "nobody"), ("/nowhere", "Page not found."),
+        ("/requests/req_nobody", "not found"), ("/providers/nobody", "nobody"), ("/nowhere", "Page not found."),
     ):  # fmt: skip
         user.goto(path)
         user.wait_for_text(expected_text)

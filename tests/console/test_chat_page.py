@@ -352,7 +352,7 @@ def test_all_events_of_an_answer_are_shown(pages: Pages):
         )
         visit.ask("how many?", "It is two.")
         article = page.locator("article")
-        article.get_by_text("Thinking", exact=True).click()
+        article.get_by_text("Reasoning", exact=True).click()
         article.get_by_text("Let me see.").wait_for()
         article.get_by_text("Steps", exact=True).click()
         assert article.locator("details").last.locator("p").all_inner_texts() == [

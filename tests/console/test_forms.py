@@ -165,7 +165,7 @@ def test_a_plugins_event_is_subscribed_to_and_begins_a_run(user: Person):
     )
     form = open_node_form(user, app, "event")
     form.get_by_label("Event").select_option("modelyard/pulse / Beat")
-    form.get_by_text("Nobody tells of it yet").wait_for()
+    form.get_by_text("No subscription yet").wait_for()
     form.get_by_label("At least").fill("100")
     save(user)
     data = node_of(user, app, "event")

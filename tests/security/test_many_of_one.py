@@ -62,7 +62,7 @@ def test_a_request_with_too_many_of_one_thing_says_of_which(name: str):
 def test_conditions_and_cron_expressions_have_an_end():
     condition = Condition(name="a", comparison_operator="is", value="b")
     check(Conditions(logical_operator="or", conditions=[condition] * 200))
-    with pytest.raises(InvokeBadRequestError, match="holds 201; at most 200"):
+    with pytest.raises(InvokeBadRequestError, match="has 201 entries; maximum 200"):
         check(Conditions(logical_operator="or", conditions=[condition] * 201))
     with pytest.raises(
         ScheduleError, match="has 60,009 characters; the maximum is 1,000"

@@ -163,7 +163,7 @@ JAVASCRIPT_ENDS: Mapping[str, Sequence[str]] = {
     "loop without end": ["time"],
     "match for ever": ["time"],
     "recurse without end": ["InternalError", "RangeError"],
-    "promise for ever": ["a promise that never ends"],
+    "promise for ever": ["a promise that never resolves"],
     "wait for ever": ["TypeError", "ReferenceError", "time"],
     "flood the answer": ["output"],
     "compute for ever in one instruction": [

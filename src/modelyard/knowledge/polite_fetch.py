@@ -173,7 +173,7 @@ class PageFetcher:
                 on_redirect(target)
             url = target
         raise PageError(
-            f"{_display_url(url)} redirects more than {_MAX_REDIRECTS} times"
+            f"{_display_url(url)} redirected more than {_MAX_REDIRECTS} times"
         )
 
     async def read(self, of: str, page: FetchedResponse) -> dict[str, Any]:

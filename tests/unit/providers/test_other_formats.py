@@ -120,7 +120,7 @@ def test_elevenlabs_hears_and_speaks(upstream: Start, settings: Settings):
         == b"ID3"
     )
     assert [request.headers["xi-api-key"] for request in server.requests] == ["k", "k"]
-    with pytest.raises(InvokeBadRequestError, match="not 'flac'"):
+    with pytest.raises(InvokeBadRequestError, match="audio format 'flac'"):
         calling(
             settings,
             server,
