@@ -311,7 +311,7 @@ def test_openais_client_keeps_responses_and_goes_on_from_them(
     client.responses.delete(first.id)
     for lookup in (lambda: client.responses.retrieve(first.id),
                  lambda: client.responses.create(model="echo/echo", input="x", previous_response_id=first.id)):  # fmt: skip
-        with pytest.raises(openai.NotFoundError, match="does not exist"):
+        with pytest.raises(openai.NotFoundError, match="not found"):
             lookup()
     with pytest.raises(openai.BadRequestError, match="background"):
         client.responses.create(model="echo/echo", input="x", background=True)

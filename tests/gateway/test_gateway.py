@@ -197,7 +197,7 @@ CHAT = "/v1/chat/completions"
             CHAT,
             {"model": "echo/other", "messages": HI},
             404,
-            "is not offered by 'echo'",
+            "is not available from provider 'echo'",
         ),
         (
             "POST",

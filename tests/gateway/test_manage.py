@@ -277,7 +277,7 @@ def test_attempts_are_paged_filtered_and_explained(client: httpx.Client):
     assert got(client, "calls", user="'; DROP TABLE usage; --")["total"] == 0
     refused(client.get(f"{ADMIN}/calls?offset=-1"), 400, "'offset'")
     refused(client.get(f"{ADMIN}/calls?limit=5000"), 400, "'limit'")
-    refused(client.get(f"{ADMIN}/calls/req_nobody"), 404, "does not exist")
+    refused(client.get(f"{ADMIN}/calls/req_nobody"), 404, "not found")
     (hours,) = got(client, "usage", by="hour", since=1)["data"]
     assert (hours["hour"], hours["attempts"]) == (int(time.time() // 3600), 7)
     (times,) = got(client, "latency", since=1)["data"]

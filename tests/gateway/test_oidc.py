@@ -199,7 +199,7 @@ def test_a_key_that_the_provider_has_just_begun_to_sign_with_is_fetched_and_keys
     refused = sign_in(
         client, provider
     )  # the keys were fetched a moment ago, and are not fetched for each such token
-    assert (refused.status_code, "none of its keys" in refused.text) == (401, True)
+    assert (refused.status_code, "does not match any key" in refused.text) == (401, True)
     assert provider.key_requests == 1
 
 
@@ -272,7 +272,7 @@ def test_an_invitation_of_another_tenant_does_not_capture_who_comes_from_the_pro
             "acme",
         )
         refused = sign_in(client, provider)
-        assert (refused.status_code, "sign in with that" in refused.text) == (
+        assert (refused.status_code, "sign in with the password" in refused.text) == (
             401,
             True,
         ), refused.text

@@ -230,8 +230,8 @@ def test_a_key_is_for_its_models_and_its_role_alone(
             "api_key",
         ),
         ("models", {"name": "x", "provider": "openai", "definition": {}}, 400, "name"),
-        ("usage?by=secret", None, 400, "takes provider"),
-        ("calls/req_nothing", None, 404, "does not exist"),
+        ("usage?by=secret", None, 400, "must list some of provider"),
+        ("calls/req_nothing", None, 404, "not found"),
     ],
 )
 def test_each_mistake_at_the_admin_api_gets_its_words(
@@ -313,7 +313,7 @@ def test_a_budget_is_what_the_ledger_says_also_after_a_restart(
     running.close()
     restarted = start_gateway(**options)
     assert chat(restarted, model="own/m").status == 429
-    assert "0.04 USD a day" in chat(restarted, model="own/m").json["error"]["message"]
+    assert "0.04 USD per day" in chat(restarted, model="own/m").json["error"]["message"]
 
 
 def test_calls_at_once_are_limited_and_freed(
@@ -615,7 +615,7 @@ def test_settings_are_taken_up_and_wrong_ones_are_not(
             ]
         },
     ):
-        with pytest.raises((ConfigError, Exception), match=r"x|circle|nobody|api_key"):
+        with pytest.raises((ConfigError, Exception), match=r"x|cycle|nobody|api_key"):
             take(**invalid_settings)
         assert chat(running).status == 200
 

@@ -454,7 +454,7 @@ def test_who_calls_is_who_connects_unless_a_trusted_proxy_says_so(
 
 def test_a_proxy_that_is_no_address_is_said():
     with pytest.raises(
-        Exception, match=r"trusted_proxies: 'proxy\.example' is no address"
+        Exception, match=r"trusted_proxies: 'proxy\.example' is not an IP address"
     ):
         Authenticator([], trusted_proxies=["proxy.example"])
 

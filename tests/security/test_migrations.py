@@ -155,7 +155,7 @@ def test_a_database_of_a_newer_version_says_what_to_do(
     older = migrations()[:-1]
     monkeypatch.setattr(schema, "migrations", lambda: older)
     with pytest.raises(
-        ConfigError, match=r"newer Modelyard.*go back to a backup.*upgrade\.md"
+        ConfigError, match=r"newer Modelyard.*restore a backup.*upgrade\.md"
     ):
         Database(fresh)
 
@@ -213,7 +213,7 @@ def test_one_that_never_comes_up_is_given_up_with_its_own_words(postgres_url: st
     with StartingUp(postgres_url, refusals=10**6) as proxy:
         started_at = time.monotonic()
         with pytest.raises(
-            StorageUnavailableError, match=r"starting up.*waited for 0\.3 seconds"
+            StorageUnavailableError, match=r"starting up.*gave up after 0\.3 seconds"
         ):
             await_database(proxy.url, 0.3)
         assert time.monotonic() - started_at < 20

@@ -660,7 +660,7 @@ def test_the_last_way_in_as_owner_stays(tmp_path: Path):
         ):  # fmt: skip
             refusal = await ask(gateway, method, path, tenant_key, body)
             assert refusal.status == 400, refusal.body
-            assert b"one owner" in refusal.body
+            assert b"at least one valid owner key" in refusal.body
         second_key = {"name": "late", "role": "owner", "user": "u"}
         created_key = msgspec.json.decode(
             (await ask(gateway, "POST", "/admin/v1/keys", tenant_key, second_key)).body
