@@ -500,7 +500,7 @@ def test_an_upstream_that_breaks_is_an_error_in_the_callers_format(
         api_key="none", http_options=types.HttpOptions(base_url=running.origin)
     )
     with pytest.raises(
-        Exception, match=f"{part}|resting"
+        Exception, match=f"{part}|in cooldown"
     ):  # a key that was told to slow down rests
         list(gemini.models.generate_content_stream(model=MODEL, contents="hi"))
 

@@ -199,7 +199,10 @@ def test_a_key_that_the_provider_has_just_begun_to_sign_with_is_fetched_and_keys
     refused = sign_in(
         client, provider
     )  # the keys were fetched a moment ago, and are not fetched for each such token
-    assert (refused.status_code, "does not match any key" in refused.text) == (401, True)
+    assert (refused.status_code, "does not match any key" in refused.text) == (
+        401,
+        True,
+    )
     assert provider.key_requests == 1
 
 

@@ -572,7 +572,7 @@ def test_a_call_makes_the_sums_that_it_needs_first_and_does_not_wait_for_ever(
 
         monkeypatch.setattr(ledger.sums, "sum_next_span", never_finishes)
         other_subject = Subject("aaa", "", "ada", "openai/a")
-        with pytest.raises(LedgerUnavailableError, match="added up"):
+        with pytest.raises(LedgerUnavailableError, match="being summed"):
             await seeds.start(other_subject, [started_counter(limit, other_subject)])
         await asyncio.to_thread(database.close)
         ledger.close()
