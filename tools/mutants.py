@@ -5,22 +5,24 @@ python -m tools.mutants [NUMBER ...]
 
 Each change is made in a copy of the checkout, in which the tests of its area run. A
 change that all tests pass shows a behaviour without a test. The numbers are stable, so
-that a test may name the mutant that it kills.
+that a test may name the mutant that it kills. At the end, a table lists how many
+changes were noticed in each file.
 """
 
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "node_modules", "__pycache__", ".*_cache", "console"
+    ".git", ".venv", "node_modules", "__pycache__", ".*_cache", "console", "console-ui"
 )
-_UNIT = ("tests/unit/runtime",)
+_RUN_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -35,74 +37,226 @@ class Mutant:
     """Path below `src/modelyard`."""
     old: str
     new: str
-    tests: tuple[str, ...] = _UNIT
+    tests: tuple[str, ...]
+    """Test files, or single tests as `file::name`."""
 
 
-_BALANCING = "runtime/load_balancing.py"
-_DISPATCH = "runtime/policies/dispatch.py"
-_QUEUE = "runtime/fair_queue.py"
-_LIMITS, _COUNTERS = "runtime/limits.py", "storage/counters.py"
-_COUNTED = ("tests/unit/storage",)
+_RUNTIME, _STORAGE = "tests/unit/runtime", "tests/unit/storage"
+_BALANCING, _BALANCING_TESTS = (
+    "runtime/load_balancing.py",
+    (f"{_RUNTIME}/test_load_balancing.py",),
+)
+_DISPATCH, _DISPATCH_TESTS = (
+    "runtime/policies/dispatch.py",
+    (f"{_RUNTIME}/test_dispatch.py",),
+)
+_BUDGET, _BUDGET_TESTS = (
+    "runtime/retry_budget.py",
+    (f"{_RUNTIME}/test_retry_budget.py",),
+)
+_QUEUE, _QUEUE_TESTS = "runtime/fair_queue.py", (f"{_RUNTIME}/test_fair_queue.py",)
+_LIMITS, _WINDOW_TESTS = "runtime/limits.py", (f"{_RUNTIME}/test_limit_windows.py",)
+_LIMIT_TESTS = (f"{_RUNTIME}/test_limits.py",)
+_COUNTERS, _COUNTER_TESTS = "storage/counters.py", (f"{_STORAGE}/test_counters.py",)
+_LOCK_ORDER_TEST = "test_calls_with_the_same_limits_lock_their_counters_in_one_order"
+_LOCK_TESTS = (f"tests/contract/test_counters.py::{_LOCK_ORDER_TEST}",)
+_LEDGER, _LEDGER_TESTS = "runtime/ledger.py", (f"{_RUNTIME}/test_ledger.py",)
+_USAGE_TABLE, _ORPHANED = "runtime/usage_table.py", "runtime/orphaned_journals.py"
+_GRAPH, _ENGINE = "workflow/graph.py", "workflow/engine.py"
+_GRAPH_TESTS = ("tests/workflow/test_laws.py",)
+_ENGINE_TESTS = ("tests/workflow/test_runs.py",)
+_RETRIEVE, _RETRIEVE_TESTS = (
+    "knowledge/retrieve.py",
+    ("tests/knowledge/test_retrieval.py",),
+)
+_FUSION_TESTS = ("tests/knowledge/test_pure.py",)
+_FORMAT_TESTS = ("tests/wire/test_other_formats.py",)
+_CHAT_TESTS = ("tests/wire/test_openai_chat.py",)
+_ANTHROPIC, _GEMINI = "wire/anthropic.py", "wire/gemini.py"
 MUTANTS = (
     Mutant(1, "weighted always picks the first", _BALANCING,
-           "left = share * sum(", "left = 0.0 * share * sum("),
+           "remaining = fraction * sum(", "remaining = 0.0 * fraction * sum(",
+           _BALANCING_TESTS),
     Mutant(2, "a cooldown may last 2,500 seconds", _BALANCING,
-           "_LONGEST_REST = 25.0", "_LONGEST_REST = 2500.0"),
-    Mutant(3, "six failures begin a cooldown, not three", _BALANCING, "_FAILURES_BEFORE_COOLDOWN = 3", "_FAILURES_BEFORE_COOLDOWN = 6"),
+           "_MAX_FAILURE_COOLDOWN = 25.0", "_MAX_FAILURE_COOLDOWN = 2500.0",
+           _BALANCING_TESTS),
+    Mutant(3, "six failures start a cooldown, not three", _BALANCING,
+           "_FAILURES_BEFORE_COOLDOWN = 3", "_FAILURES_BEFORE_COOLDOWN = 6",
+           _BALANCING_TESTS),
     Mutant(4, "a whole group may be in cooldown", _BALANCING,
-           "(others + 1) * 2 > len(group)", "(others + 1) > len(group)"),
-    Mutant(5, "an answer ends a cooldown that still runs", _BALANCING,
-           "is not None and rest.until <= now:\n                    del", "is not None:\n                    del"),
-    Mutant(6, "latency forgets the calls in flight", _BALANCING,
+           "(peers_cooling_down + 1) * 2 > len(group)",
+           "peers_cooling_down + 1 > len(group)", _BALANCING_TESTS),
+    Mutant(5, "a success ends a cooldown that has not run out", _BALANCING,
+           ") is not None and cooldown.until <= current_time:", ") is not None:",
+           _BALANCING_TESTS),
+    Mutant(6, "the latency score ignores the calls in flight", _BALANCING,
            "self.health.latency(deployment) * (1 + self.health.in_flight(deployment))",
-           "self.health.latency(deployment)"),
+           "self.health.latency(deployment)", _BALANCING_TESTS),
     Mutant(7, "a percentile is the minimum", _BALANCING,
-           "ordered[min(len(ordered) - 1, int(len(ordered) * share / 100))]", "ordered[0]"),
-    Mutant(8, "a cooldown shifts the turns of the others", _BALANCING, "                self._turn += step\n", ""),
-    Mutant(9, "a long Retry-After is waited for", _DISPATCH, "_LONGEST_WAIT = 10.0", "_LONGEST_WAIT = 1000.0"),
+           "ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]",
+           "ordered[0]", _BALANCING_TESTS),
+    Mutant(8, "a cooldown shifts the turns of the others", _BALANCING,
+           "                self._turn += step\n", "", _BALANCING_TESTS),
+    Mutant(9, "a long Retry-After is waited for", _DISPATCH,
+           "_MAX_WAIT = 10.0", "_MAX_WAIT = 1000.0", _DISPATCH_TESTS),
     Mutant(10, "a stream of blank chunks is lost", _DISPATCH,
-           "                for one in held:\n                    yield one\n                if not has_begun",
-           "                if not has_begun"),
-    Mutant(11, "a hedged try ends twice", _DISPATCH,
-           "is_hedged=delay is not None, has_failed", "is_hedged=False, has_failed"),
+           "                for chunk in attempt.held_back:\n"
+           "                    yield chunk\n", "", _DISPATCH_TESTS),
+    Mutant(11, "a hedged attempt ends twice", _DISPATCH,
+           "is_hedged=delay is not None,", "is_hedged=False,", _DISPATCH_TESTS),
     Mutant(12, "a bad request goes to other models too", _DISPATCH,
-           "        if not error.failover:\n            raise error\n        if isinstance", "        if isinstance"),
+           "        if not error.failover:\n            raise error\n", "",
+           _DISPATCH_TESTS),
     Mutant(13, "only one model may wait for a cooldown", _DISPATCH,
-           "        self._repeats = 0\n        self._has_waited = False\n        source",
-           "        self._repeats = 0\n        source"),
+           "        self._has_waited = False\n        source = (", "        source = (",
+           _DISPATCH_TESTS),
     Mutant(14, "hedging ignores the retry budget", _DISPATCH,
-           "return chosen if self._policy.budget.may_repeat(self._invocation.tenant, chosen.provider) else None",
-           "return chosen"),
+           "        return (\n"
+           "            target\n"
+           "            if self._policy.budget.try_retry("
+           "self._invocation.tenant, target.provider)\n"
+           "            else None\n"
+           "        )\n", "        return target\n", _DISPATCH_TESTS),
     Mutant(15, "a failed call is charged to a hosted quota", _DISPATCH,
-           "is_served = deployment is self.deployment and not has_failed", "is_served = True"),
-    Mutant(16, "old calls count like new ones", "runtime/retry_budget.py",
-           "left = max(0.0, 1.0 - (now - moment) / self._window)", "left = 1.0"),
-    Mutant(17, "repeats are not counted", "runtime/retry_budget.py",
-           "(calls, repeats + 1, now))", "(calls, repeats, now))"),
-    Mutant(18, "who has many running goes before who has few", _QUEUE,
-           "self._by_tenant.get(one, 0), self._last_turn", "self._last_turn"),
-    Mutant(19, "a caller of low priority takes another's place", _QUEUE,
-           "        if last.priority > priority:\n", "        if last.priority > priority + 1000:\n"),
-    Mutant(20, "a turn is lost with the caller who no longer wants it", _QUEUE,
-           "                self.leave(tenant)\n            else:\n", "                pass\n            else:\n"),
-    Mutant(21, "a month begins with the one before", _LIMITS,
+           "is_served = deployment is self.deployment and not has_failed",
+           "is_served = True", _DISPATCH_TESTS),
+    Mutant(16, "old calls count like new ones", _BUDGET,
+           "left = max(0.0, 1.0 - (current_time - moment) / self._window)", "left = 1.0",
+           _BUDGET_TESTS),
+    Mutant(17, "retries are not counted", _BUDGET,
+           "(calls, repeats + 1, current_time)", "(calls, repeats, current_time)",
+           _BUDGET_TESTS),
+    Mutant(18, "a tenant with many running calls goes before one with few", _QUEUE,
+           "                self._by_tenant.get(tenant, 0),\n"
+           "                self._last_turn",
+           "                self._last_turn", _QUEUE_TESTS),
+    Mutant(19, "a low priority evicts a high one", _QUEUE,
+           "        if last.priority > priority:\n"
+           '            raise _queue_full_error(f"{self.waiting} calls are already waiting")\n',
+           "", _QUEUE_TESTS),
+    Mutant(20, "a slot is lost with the caller who was cancelled", _QUEUE,
+           "                self.leave(tenant)\n            else:\n",
+           "                pass\n            else:\n", _QUEUE_TESTS),
+    Mutant(21, "a month starts with the one before", _LIMITS,
            "            return today.replace(day=1).timestamp()",
-           "            return (today.replace(day=1) - timedelta(days=1)).replace(day=1).timestamp()"),
-    Mutant(22, "a month of 31 days ends before it is over", _LIMITS, "timedelta(days=32)", "timedelta(days=30)"),
+           "            last_month = today.replace(day=1) - timedelta(days=1)\n"
+           "            return last_month.replace(day=1).timestamp()", _WINDOW_TESTS),
+    Mutant(22, "a month of 31 days ends before it is over", _LIMITS,
+           "timedelta(days=32)", "timedelta(days=30)", _WINDOW_TESTS),
     Mutant(23, "days change at the server's midnight", _LIMITS,
-           "moment = datetime.fromtimestamp(day * 86_400, UTC)", "moment = datetime.fromtimestamp(day * 86_400)"),
-    Mutant(24, "an amount of nothing is no limit", _LIMITS, "if limit.amount >= 0", "if limit.amount > 0"),
-    Mutant(25, "a sliding counter starts with all that was used", _LIMITS,
-           "level = max(0.0, level - one.refill * max(0.0, at - then)) + _used_amount",
-           "level = level + _used_amount"),
-    Mutant(26, "a call that is over still counts as running", _LIMITS, ', "concurrency": 0.0}', "}"),
-    Mutant(27, "a limit of five lets four through", _COUNTERS,
-           "if used + charge.need > charge.cap", "if used + charge.need >= charge.cap", _COUNTED),
-    Mutant(28, "a clock that goes back drains twice", _COUNTERS,
-           "max(now, levels[charge.name].stamp))", "now)", _COUNTED),
-    Mutant(29, "a clock that goes back adds to what is used", _COUNTERS,
-           "level.used - refill * max(0.0, now - level.stamp)", "level.used - refill * (now - level.stamp)", _COUNTED),
+           "datetime.fromtimestamp(day * 86_400, UTC)",
+           "datetime.fromtimestamp(day * 86_400)", _WINDOW_TESTS),
+    Mutant(24, "an amount of 0 means unlimited", _LIMITS,
+           "if limit.amount >= 0", "if limit.amount > 0", _WINDOW_TESTS),
+    # The level was halved once; now recorded usage drains from bucket to bucket.
+    Mutant(25, "a sliding counter starts with all recorded usage", _LIMITS,
+           "        level = max(\n"
+           "            0.0, level - applicable_limit.refill"
+           " * max(0.0, timestamp - previous_time)\n"
+           "        ) + _used_amount(", "        level = level + _used_amount(", _WINDOW_TESTS),
+    Mutant(26, "a finished call still counts as running", _LIMITS,
+           ', "concurrency": 0.0}', "}", _LIMIT_TESTS),
+    Mutant(27, "a limit of five admits four", _COUNTERS,
+           "if used + charge.need > charge.cap", "if used + charge.need >= charge.cap",
+           _COUNTER_TESTS),
+    Mutant(28, "a clock that moves back drains twice", _COUNTERS,
+           "max(current_time, levels[charge.name].stamp)", "current_time", _COUNTER_TESTS),
+    Mutant(29, "a clock that moves back adds usage", _COUNTERS,
+           "refill * max(0.0, current_time - level.stamp)",
+           "refill * (current_time - level.stamp)", _COUNTER_TESTS),
+    Mutant(30, "a call on a database settles as often as it is told to", _COUNTERS,
+           'connection.execute(self._sql["take"], (name,))',
+           'connection.execute("SELECT charges FROM reservations WHERE id = ?", (name,))',
+           _COUNTER_TESTS),
+    Mutant(31, "calls lock their counters in any order", _COUNTERS,
+           "ordered = sorted(charges)", "ordered = list(charges)", _LOCK_TESTS),
+    Mutant(32, "only the first batch of rows is written", _LEDGER,
+           "self._settled, self._segments, self._is_folding = [], [], False",
+           "self._settled, self._segments = [], []", _LEDGER_TESTS),
+    Mutant(33, "the journal forgets rows that the database refused", _LEDGER,
+           "            elif self._journal is not None:\n",
+           "            if self._journal is not None:\n", _LEDGER_TESTS),
+    Mutant(34, "a page starts after all rows of the last row's time", _USAGE_TABLE,
+           '"after_id": after_id,', '"after_id": "~",', _LEDGER_TESTS),
+    Mutant(35, "the tokens of a killed process are free", _ORPHANED,
+           "price = self._price(intent, tokens or 0)", "price = self._price(intent, 0)",
+           _LEDGER_TESTS),
+    Mutant(36, "a node with a taken edge is skipped", _GRAPH,
+           "                and not self._taken_in[target]\n", "", _GRAPH_TESTS),
+    Mutant(37, "a skipped node leaves its edges undecided", _GRAPH,
+           "                todo += self._graph.outgoing[target]\n", "", _GRAPH_TESTS),
+    Mutant(38, "a node waits for unreachable ones", _GRAPH,
+           "if edge.source not in graph.reachable:", "if edge.source not in graph.nodes:",
+           _GRAPH_TESTS),
+    # The check is in the replay today; before, `_settle` of the engine did both.
+    Mutant(39, "a resumed run loses the tokens of finished containers",
+           "workflow/graph_state.py",
+           "        self._count(result)\n        if result.error:\n",
+           "        if self._graph.nodes[step.node_id].kind is not NodeKind.CONTAINER:\n"
+           "            self._count(result)\n        if result.error:\n", _ENGINE_TESTS),
+    Mutant(40, "a node that must not be repeated runs again", _ENGINE,
+           'node.data.on_resume == "fail" and', 'node.data.on_resume == "" and',
+           _ENGINE_TESTS),
+    # `_end_tasks` of the engine is `aclose` of the running nodes today.
+    Mutant(41, "a stopped run does not wait for its nodes", "workflow/running.py",
+           "        if tasks:\n"
+           "            await asyncio.gather(*tasks, return_exceptions=True)\n", "",
+           _ENGINE_TESTS),
+    Mutant(42, "users share the documents they may read", _RETRIEVE,
+           "key = (dataset.id, dataset.generation, user, msgspec",
+           "key = (dataset.id, dataset.generation, msgspec", _RETRIEVE_TESTS),
+    Mutant(43, "documents are found by their old metadata", _RETRIEVE,
+           "key = (dataset.id, dataset.generation, user, msgspec",
+           "key = (dataset.id, user, msgspec", _RETRIEVE_TESTS),
+    Mutant(44, "the threshold comes before the reranker", _RETRIEVE,
+           "        hits = await self._rerank(hits, settings, search_request, retrieval)\n"
+           "        return await self._post_process(hits, settings, retrieval)\n",
+           "        hits = await self._post_process(hits, settings, retrieval)\n"
+           "        return await self._rerank(hits, settings, search_request, retrieval)\n",
+           _RETRIEVE_TESTS),
+    Mutant(45, "the weight of meaning is that of words", "knowledge/index/base.py",
+           "        return semantic_weight * max(0.0, semantic.get(entry, 0.0)) + (\n"
+           "            1 - semantic_weight\n        ) * min(",
+           "        return (1 - semantic_weight) * max(0.0, semantic.get(entry, 0.0)) + (\n"
+           "            semantic_weight\n        ) * min(", _FUSION_TESTS),
+    Mutant(46, "cache reads are missing from the prompt", _ANTHROPIC,
+           'nested_count(body, "input_tokens") + read + write',
+           'nested_count(body, "input_tokens") + write', _FORMAT_TESTS),
+    Mutant(47, "thoughts are free of charge", _GEMINI,
+           'nested_count(body, "candidatesTokenCount") + thoughts',
+           'nested_count(body, "candidatesTokenCount")', _FORMAT_TESTS),
+    Mutant(48, "two user turns follow each other", _ANTHROPIC,
+           'if turns and turns[-1]["role"] == role:', 'if turns and turns[-1]["role"] == "":',
+           _FORMAT_TESTS),
+    Mutant(49, "a cut stream looks like a complete answer", "wire/openai_chat.py",
+           "        if not end_marker_seen and not self._has_finished:\n"
+           "            raise InvokeServerUnavailableError(\n"
+           '                "Upstream stream ended without a finish reason or [DONE]"\n'
+           "            )\n", "", _CHAT_TESTS),
+    Mutant(50, "a CR at the end of a chunk ends a line", "transport/sse.py",
+           'tail = b"\\r" if buffer.endswith(b"\\r") else b""', 'tail = b""',
+           ("tests/unit/transport/test_sse.py",)),
+    Mutant(51, "a date in Retry-After is ignored", "providers/http_errors.py",
+           "        moment = email.utils.parsedate_to_datetime(value).timestamp()\n",
+           "        raise ValueError(value)\n", ("tests/unit/providers/test_http_errors.py",)),
+    Mutant(52, "a price tier starts at its border", "models/pricing.py",
+           "if prompt_tokens > tier.above]", "if prompt_tokens >= tier.above]",
+           ("tests/unit/models/test_prices.py",)),
 )  # fmt: skip
+
+
+def mutated(mutant: Mutant, text: str) -> str:
+    """Return a file's text with the change of a mutant.
+
+    Raises LookupError unless the text to replace occurs exactly once; otherwise the
+    mutant would change an unintended part.
+    """
+    count = text.count(mutant.old)
+    if count != 1:
+        raise LookupError(
+            f"mutant {mutant.number}: its text occurs {count} times in {mutant.file}"
+        )
+    return text.replace(mutant.old, mutant.new)
 
 
 def survivors(mutants: Sequence[Mutant]) -> list[Mutant]:
@@ -115,30 +269,31 @@ def survivors(mutants: Sequence[Mutant]) -> list[Mutant]:
     with tempfile.TemporaryDirectory(prefix="modelyard-mutants-") as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(ROOT, copy, ignore=_LEFT_OUT)
-        areas = {mutant.tests for mutant in mutants}
         # Without this check, tests that always fail would seem to kill every mutant.
-        if not all(_tests_pass(copy, tests) for tests in areas):
+        if not _tests_pass(copy, _all_tests(mutants)):
             raise LookupError("the tests fail without any mutant")
         for mutant in mutants:
             is_noticed = _is_noticed(copy, mutant)
+            verdict = "killed  " if is_noticed else "SURVIVES"
             print(
-                f"{'killed  ' if is_noticed else 'SURVIVES'} {mutant.number:>2} {mutant.file}: {mutant.about}"
+                f"{verdict} {mutant.number:>2} {mutant.file}: {mutant.about}",
+                flush=True,
             )
             if not is_noticed:
                 alive.append(mutant)
     return alive
 
 
+def _all_tests(mutants: Sequence[Mutant]) -> list[str]:
+    """Return the tests of all mutants, each once."""
+    return list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+
+
 def _is_noticed(copy: Path, mutant: Mutant) -> bool:
     """Apply a mutant to the copy, run its tests, and return whether they fail."""
     file = copy / "src" / "modelyard" / mutant.file
     text = file.read_text("utf-8")
-    # The text must be unique, otherwise the mutant would change an unintended place.
-    if text.count(mutant.old) != 1:
-        raise LookupError(
-            f"mutant {mutant.number}: its place stands {text.count(mutant.old)} times in {mutant.file}"
-        )
-    file.write_text(text.replace(mutant.old, mutant.new), "utf-8")
+    file.write_text(mutated(mutant, text), "utf-8")
     try:
         return not _tests_pass(copy, mutant.tests)
     finally:
@@ -147,35 +302,43 @@ def _is_noticed(copy: Path, mutant: Mutant) -> bool:
 
 
 def _tests_pass(copy: Path, tests: Sequence[str]) -> bool:
-    """Return whether the tests pass with the source of the copy."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-n",
-        "0",
-        "-p",
-        "no:cacheprovider",
-        *tests,
-    ]
-    # PYTHONPATH puts the copy before the installed package.
+    """Return whether the tests pass with the source of the copy. Tests that do not end
+    count as failed."""
+    options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
+    # PYTHONPATH puts the copy before the installed package. Without bytecode files, a
+    # change of the same size within a second cannot go unnoticed by Python.
     environ = {
         "PATH": "/usr/bin:/bin",
         "PYTHONPATH": f"{copy / 'src'}:{copy}",
+        "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": str(copy.parent),
     }
-    completed = subprocess.run(
-        command,
-        cwd=copy,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    try:
+        completed = subprocess.run(
+            command,
+            cwd=copy,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_RUN_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return False
     return completed.returncode == 0
+
+
+def table_by_file(mutants: Sequence[Mutant], alive: Sequence[Mutant]) -> str:
+    """Return a table with the killed and all mutants of each file, and of all files."""
+    totals = Counter(mutant.file for mutant in mutants)
+    survived = Counter(mutant.file for mutant in alive)
+    lines = [
+        f"{totals[file] - survived[file]:>3} of {totals[file]:>2}  {file}"
+        for file in sorted(totals)
+    ]
+    killed = len(mutants) - len(alive)
+    return "\n".join([*lines, f"{killed:>3} of {len(mutants):>2}  killed in all files"])
 
 
 def main(numbers: Sequence[str]) -> int:
@@ -184,7 +347,7 @@ def main(numbers: Sequence[str]) -> int:
         mutant for mutant in MUTANTS if not numbers or str(mutant.number) in numbers
     ]
     alive = survivors(selected)
-    print(f"{len(selected) - len(alive)} of {len(selected)} killed")
+    print(table_by_file(selected, alive))
     return 1 if alive else 0
 
 

@@ -14,6 +14,7 @@ from modelyard.base.errors import (
     InvokeServerUnavailableError,
     NotFoundError,
 )
+from modelyard.knowledge import external
 from modelyard.knowledge.answer import Answerer, AnswerOptions, ContextBuilder
 from modelyard.knowledge.crawl import sync_sources
 from modelyard.knowledge.entities import (
@@ -807,6 +808,12 @@ def test_a_page_that_leads_inside_is_not_followed(run: Run, upstream: Any):
         assert "is blocked" in ended.error or "Address blocked" in ended.error
 
     run(work)
+
+
+@pytest.mark.parametrize("code", [[2001], {"a": 1}, "unknown", 3.5])
+def test_an_error_of_external_knowledge_may_have_any_code(code: Any):
+    fields = {"error_code": code, "error_msg": "try later"}
+    assert external.error_text(fields) == "try later"
 
 
 def test_external_knowledge_is_asked(run: Run, upstream: Any):

@@ -496,7 +496,9 @@ def test_with_an_origin_of_its_own_content_is_there_and_nothing_else_is(
             == 200
         )
         # Plugins hand files in where they reach the server.
-        assert "not signed" in client.post("/files/plugins/upload").text
+        assert (
+            "signature of the file address" in client.post("/files/plugins/upload").text
+        )
     files = running.yard.services.workflows.files("default", "")
     assert running.do(files.save("a.txt", b"x")).url.startswith(f"{CONTENT}/files/")
 

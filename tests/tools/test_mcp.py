@@ -215,6 +215,9 @@ def test_lines_are_served_side_by_side_and_cancelled():
             "method": "notifications/cancelled",
             "params": {"requestId": "slow"},
         }
+        for params in ({"requestId": ["slow"]}, {"requestId": {}}, [], None):
+            unusable = cancelled | {"params": params}
+            reader.feed_data(json.dumps(unusable).encode() + b"\n")
         reader.feed_data(json.dumps(cancelled).encode() + b"\n")
         reader.feed_eof()
         async with asyncio.timeout(5):
@@ -353,6 +356,11 @@ def after_discovery(answer: Any) -> Any:
         return answer(message)
 
     return answers
+
+
+@pytest.mark.parametrize("sent", [5, "2026-07-28", None, {"a": 1}, True])
+def test_revisions_that_are_not_a_list_count_as_none(sent: Any):
+    assert protocol.names_of(sent) == []
 
 
 LIES: dict[str, tuple[Any, str]] = {

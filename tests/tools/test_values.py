@@ -127,6 +127,23 @@ def test_a_form_is_cast_as_its_parameters_say():
 
 
 @pytest.mark.parametrize(
+    ("limits", "value", "reason"),
+    [
+        ({"min": 2.0}, 1, "at least 2"),
+        ({"max": 5.0}, 6, "at most 5"),
+        ({"min": 2.0, "max": 5.0}, 6, "between 2.0 and 5.0"),
+    ],
+)
+def test_a_limit_that_a_parameter_does_not_have_is_not_named(
+    limits: dict[str, float], value: int, reason: str
+):
+    parameter = ToolParameter(name="size", type="number", **limits)
+    with pytest.raises(ToolParameterError, match=f"must be {reason}") as caught:
+        cast_all([parameter], {"size": value})
+    assert "None" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("expression", "value"),
     [
         ("2+2", "4"), ("0.1+0.2", "0.3"), ("15% * 80", "12"), ("2^10", "1024"), ("1/3", "0.333333333333333"),

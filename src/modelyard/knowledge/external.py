@@ -175,7 +175,7 @@ def _records(status: int, body: bytes, name: str) -> Sequence[Mapping[str, Any]]
     # The body may be anything: only known fields of a JSON object are used.
     fields: Mapping[str, Any] = decoded if isinstance(decoded, Mapping) else {}
     if not 200 <= status < 300:
-        reason = f": {text}" if (text := _error_text(fields)) else ""
+        reason = f": {text}" if (text := error_text(fields)) else ""
         raise InvokeServerUnavailableError(
             f"External knowledge API {name!r} returned status {status}{reason}"
         )
@@ -188,9 +188,10 @@ def _records(status: int, body: bytes, name: str) -> Sequence[Mapping[str, Any]]
     return [record for record in records if isinstance(record, Mapping)]
 
 
-def _error_text(fields: Mapping[str, Any]) -> str:
+def error_text(fields: Mapping[str, Any]) -> str:
     """Return the text of an error response; "" without an error code."""
     code = fields.get("error_code")
     if not code:
         return ""
-    return _ERROR_CODES.get(code, str(fields.get("error_msg", "")))
+    known = _ERROR_CODES.get(code) if isinstance(code, int | str) else None
+    return known or str(fields.get("error_msg", ""))

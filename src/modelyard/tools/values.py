@@ -312,10 +312,18 @@ def _cast_number(parameter: ToolParameter, value: Any) -> int | float:
     is_too_high = parameter.max is not None and number > parameter.max
     if is_too_low or is_too_high:
         raise ToolParameterError(
-            f"parameter {parameter.name!r} must be between {parameter.min} and"
-            f" {parameter.max}"
+            f"parameter {parameter.name!r} must be {_range_text(parameter)}"
         )
     return number
+
+
+def _range_text(parameter: ToolParameter) -> str:
+    """Return the limits of a number parameter in words; it has at least one."""
+    if parameter.min is None:
+        return f"at most {parameter.max}"
+    if parameter.max is None:
+        return f"at least {parameter.min}"
+    return f"between {parameter.min} and {parameter.max}"
 
 
 def _cast_boolean(parameter: ToolParameter, value: Any) -> bool:

@@ -110,9 +110,11 @@ PARAMETERS = {"stop"} | frozenset(
 
 @reads_request
 def parse_request(body: JSON, *, is_count: bool = False) -> LLMRequest:
-    """Parse a request from a client. Raises InvokeBadRequestError naming the field.
+    """Parse the body of a Messages or count_tokens request from a client.
 
-    `is_count` is for count_tokens, where `max_tokens` is not required.
+    With `is_count` (count_tokens) `max_tokens` is neither required nor read. Fields
+    without an internal name are stored in `extra`, so that `dump_request` writes them
+    again. Raises InvokeBadRequestError, which names the field where it was checked.
     """
     turns = required_field(body, "messages", list)
     if not turns:
@@ -252,6 +254,12 @@ _TOOL_KNOWN = frozenset(
 
 
 def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
+    """Parse one entry of Anthropic's `tools`.
+
+    The definition of a tool that Anthropic runs (a `type` other than `custom`) is
+    stored whole in `extra`. `where` is the path for error messages. Raises
+    InvokeBadRequestError if a client tool has no `name` or no `input_schema`.
+    """
     body = expect_type(tool, dict, where)
     tool_type = optional_field(body, "type", str, f"{where}.") or "custom"
     name = optional_field(body, "name", str, f"{where}.") or tool_type
@@ -269,6 +277,11 @@ def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
 
 
 def _parse_texts(value: Any, where: str) -> list[PromptMessageContent]:
+    """Parse content that is either a string or a list of blocks.
+
+    A string becomes one text part; blocks of any type are accepted. Raises
+    InvokeBadRequestError for any other value.
+    """
     if isinstance(value, str):
         return [TextPromptMessageContent(data=value)]
     return [
@@ -332,6 +345,12 @@ def _only_text(blocks: Any) -> str | None:
 def _parse_user_turn(
     blocks: list[Any], where: str, call_ids: set[str]
 ) -> Iterator[AnyPromptMessage]:
+    """Yield the messages of a user turn in order, split at its `tool_result` blocks.
+
+    Each tool result is a message of its own; the blocks between two of them form one
+    user message. An empty turn yields nothing. Raises InvokeBadRequestError for an
+    invalid block, or a result whose call is not in `call_ids`.
+    """
     waiting: list[PromptMessageContent] = []
     for index, raw_block in enumerate(blocks):
         block_path = f"{where}.content[{index}]"
@@ -352,6 +371,12 @@ def _parse_user_turn(
 def _parse_tool_result(
     block: JSON, where: str, call_ids: set[str]
 ) -> ToolPromptMessage:
+    """Parse a `tool_result` block into a tool message.
+
+    The content is None if the block has none or an empty one. Raises
+    InvokeBadRequestError if `tool_use_id` is missing or not in `call_ids`, the ids of
+    the calls in earlier assistant turns.
+    """
     call = required_field(block, "tool_use_id", str, f"{where}.")
     # Anthropic rejects such requests; checking here gives a clearer error than another
     # provider would.
@@ -381,6 +406,12 @@ def _parse_tool_result(
 def _parse_assistant_block(
     raw_block: Any, where: str, origin: str = ""
 ) -> PromptMessageContent | ToolCall:
+    """Parse a block of an assistant turn or of an answer; `tool_use` becomes a call.
+
+    The call's `input` is stored as JSON text. `origin` is the format recorded as the
+    issuer of reasoning signatures, empty for a request. Raises InvokeBadRequestError,
+    also for an answer: there the caller must translate it.
+    """
     block = expect_type(raw_block, dict, where)
     if block.get("type") == "tool_use":
         return ToolCall(
@@ -402,6 +433,12 @@ def _parse_assistant_block(
 
 
 def _parse_block(raw_block: Any, where: str, origin: str = "") -> PromptMessageContent:
+    """Parse a content block other than a tool call or a tool result.
+
+    An unknown block type, or a file without a `source` object, becomes an opaque part.
+    `origin` is stored in reasoning parts. Raises InvokeBadRequestError if `type` is not
+    a string, a text block has no `text`, or a file is invalid.
+    """
     block = expect_type(raw_block, dict, where)
     cache = block.get("cache_control")
     match block.get("type"):
@@ -447,6 +484,7 @@ def _parse_block(raw_block: Any, where: str, origin: str = "") -> PromptMessageC
 
 
 def _parse_citation(cited: JSON) -> Citation:
+    """Parse an entry of a text block's `citations`."""
     return Citation(
         url=cited.get("url") or "",
         title=cited.get("title") or cited.get("document_title") or "",
@@ -458,6 +496,13 @@ def _parse_citation(cited: JSON) -> Citation:
 
 
 def _parse_file(block_type: str, block: JSON, where: str) -> PromptMessageContent:
+    """Parse an `image` or `document` block by the type of its `source` object.
+
+    For `base64` the media type selects the class of the part; for `url` the block type
+    does. Any other source (`file`, `text`, `content`) is stored in `extra`. Raises
+    InvokeBadRequestError if a field is missing, or the base64 is invalid or not that of
+    an image in an `image` block.
+    """
     source = block["source"]
     known_fields = frozenset({"type", "source", "cache_control", "title"})
     fields: JSON = {
@@ -547,6 +592,7 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
 
 
 def _dump_system(system: list[JSON]) -> str | list[JSON]:
+    """Return the `system` field: a string for one plain text, otherwise the blocks."""
     # The short notation, unless blocks have cache markers.
     if len(system) == 1 and system[0].keys() == {"type", "text"}:
         return system[0]["text"]
@@ -556,6 +602,12 @@ def _dump_system(system: list[JSON]) -> str | list[JSON]:
 def _dump_response_format(
     body: JSON, parameters: Mapping[str, Any], quirks: Mapping[str, Any]
 ) -> None:
+    """Write a JSON schema response format into the request `body`.
+
+    The field is `output_config.format`, or `output_format` if the quirk `structured`
+    names it. Only the schema is written, not its name. Other response formats leave the
+    body unchanged.
+    """
     response_format = parameters.get("response_format")
     # Other formats than a schema have no field here.
     if not response_format or response_format.get("type") != "json_schema":
@@ -608,6 +660,11 @@ def _dump_reasoning(
 
 
 def _dump_thinking(budget: int) -> JSON:
+    """Return Anthropic's `thinking` object for a budget in tokens.
+
+    0 disables thinking, a negative budget is `adaptive`, and a positive one is
+    `enabled` with `budget_tokens`.
+    """
     if budget == 0:
         return {"type": "disabled"}
     return (
@@ -618,6 +675,11 @@ def _dump_thinking(budget: int) -> JSON:
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
+    """Return a tool as an entry of `tools`.
+
+    A tool that Anthropic runs is written as it was received. Raises
+    InvokeBadRequestError for a tool hosted by another provider.
+    """
     format_fields = tool.extra.get(FORMAT, {})
     if tool.type not in ("function", "custom"):
         # Without a definition in this format, the tool cannot be run here.
@@ -645,6 +707,11 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
 def _dump_tool_choice(
     choice: str | dict[str, Any] | None, parallel: bool | None
 ) -> JSON | None:
+    """Return the `tool_choice` object, or None if neither argument is set.
+
+    `parallel` is written inverted, as `disable_parallel_tool_use`, except with the
+    choice `none`. A choice among several tools becomes `any` or `auto`.
+    """
     body: JSON | None = None
     match choice:
         case None:
@@ -695,6 +762,11 @@ def _dump_messages(
 
 
 def _dump_tool_result(message: ToolPromptMessage) -> JSON:
+    """Return a tool message as a `tool_result` block.
+
+    `content` is omitted if the message has none. Raises InvokeBadRequestError for audio
+    and video.
+    """
     body: JSON = {"type": "tool_result", "tool_use_id": message.tool_call_id}
     if isinstance(message.content, str):
         body["content"] = message.content
@@ -731,6 +803,11 @@ def _dump_assistant(message: AssistantPromptMessage) -> list[JSON]:
 
 
 def _dump_call(call: ToolCall) -> JSON:
+    """Return a tool call as a `tool_use` block.
+
+    The format requires an object as `input`: arguments that are not a JSON object are
+    wrapped by `as_object`.
+    """
     body = {
         "type": "tool_use",
         "id": call.id,
@@ -782,6 +859,10 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
 
 
 def _dump_text(part: TextPromptMessageContent) -> JSON:
+    """Return a text part as a `text` block with its citations.
+
+    The cache marker and the fields in `extra` are added by the caller.
+    """
     body: JSON = {"type": "text", "text": part.data}
     if part.citations:
         body["citations"] = [_dump_citation(citation) for citation in part.citations]
@@ -789,6 +870,11 @@ def _dump_text(part: TextPromptMessageContent) -> JSON:
 
 
 def _dump_file(part: MultiModalPromptMessageContent) -> JSON:
+    """Return an image or document part as a block.
+
+    Without a URL and without data the block has no `source`; the caller adds the one in
+    `extra`. Only documents have a `title`.
+    """
     is_image = isinstance(part, ImagePromptMessageContent)
     body: JSON = {"type": "image" if is_image else "document"}
     if part.filename and not is_image:
@@ -808,6 +894,11 @@ def _dump_file(part: MultiModalPromptMessageContent) -> JSON:
 
 
 def _dump_citation(citation: Citation) -> JSON:
+    """Return a citation as an entry of `citations`.
+
+    A citation from this format is written unchanged. Any other becomes a
+    `web_search_result_location` with an empty `encrypted_index`.
+    """
     if original := citation.extra.get(FORMAT):
         return original
     # The closest type for a citation from another format; its index cannot be
@@ -856,8 +947,11 @@ def parse_usage(body: Any) -> LLMUsage | None:
 
 
 def dump_usage(usage: LLMUsage) -> JSON:
-    """Convert usage to Anthropic's JSON; the original is returned if it came from this
-    format."""
+    """Return Anthropic's `usage` object: the original if it came from this format.
+
+    Otherwise `input_tokens` is the prompt without the tokens read from and written to
+    the cache, which have fields of their own; it is never negative.
+    """
     if original := usage.extra.get(FORMAT):
         return original
     # Cached tokens are reported separately, so they are subtracted.
@@ -916,7 +1010,12 @@ def _parse_reason(body: JSON) -> tuple[str | None, dict[str, Any]]:
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """Parse a complete response. Raises InvokeError if it is an error or is malformed."""
+    """Parse a complete response, a `message` object.
+
+    Usage without counts is marked as estimated. `quirks` is not used. Raises the
+    InvokeError that fits the error type if the body is an error, even with status 200,
+    and InvokeServerUnavailableError if it is malformed.
+    """
     del quirks
     # Some compatible servers send an error with status 200.
     if body.get("type") == "error" or isinstance(body.get("error"), dict):
@@ -953,6 +1052,7 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
 
 
 def _dump_answer_blocks(message: AssistantPromptMessage) -> list[JSON]:
+    """Return the `content` blocks of a complete answer, without audio and video."""
     # Unlike in a request, all reasoning is written, no matter which provider signed it.
     blocks: list[JSON] = []
     for block in message.blocks:
@@ -970,6 +1070,12 @@ def _dump_answer_blocks(message: AssistantPromptMessage) -> list[JSON]:
 def _dump_reason(
     reason: str | None, extra: dict[str, Any], *, has_calls: bool = False
 ) -> JSON:
+    """Return the fields `stop_reason` and `stop_sequence` of an answer.
+
+    The values in `extra` that came from this format take precedence. `has_calls` turns
+    `end_turn` into `tool_use`. A finish reason without a counterpart is written
+    unchanged.
+    """
     stop_reason = _STOPS.get(reason or "", reason)
     if stop_reason == "end_turn" and has_calls:
         stop_reason = "tool_use"  # some providers report `stop` for tool calls
@@ -977,8 +1083,12 @@ def _dump_reason(
 
 
 def dump_result(result: LLMResult) -> JSON:
-    """Convert a complete answer to Anthropic's JSON. The format has one answer only, so
-    the first choice is used."""
+    """Convert a complete answer to a `message` object.
+
+    The format has one answer only: choices after the first are dropped. Fields in
+    `extra` that came from this format take precedence. Raises IndexError if there are
+    no choices.
+    """
     choice = result.choices[0]
     return {
         "id": result.id,
@@ -997,12 +1107,15 @@ def dump_result(result: LLMResult) -> JSON:
 
 
 def dump_token_count(tokens: int) -> JSON:
-    """Return the response of count_tokens."""
+    """Return the body of a count_tokens response: the input tokens of a request."""
     return {"input_tokens": tokens}
 
 
 def parse_token_count(body: JSON) -> int | None:
-    """Return the count from a count_tokens response, or None."""
+    """Return `input_tokens` of a count_tokens response.
+
+    Returns None if the field is missing or not a plausible count.
+    """
     return count(body.get("input_tokens"))
 
 
@@ -1010,7 +1123,12 @@ def parse_token_count(body: JSON) -> int | None:
 
 
 class StreamParser:
-    """Converts stream events to chunks."""
+    """Converts the events of a Messages stream to chunks, one event at a time.
+
+    One instance per stream: it remembers the id, the usage and the blocks that are
+    still open. Tool calls are numbered from 0 in the chunks, separately from other
+    blocks.
+    """
 
     def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
         del quirks
@@ -1023,7 +1141,11 @@ class StreamParser:
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
-        """Return the chunks that an event produces."""
+        """Return the chunks of one event; none for `ping` and unknown types.
+
+        Raises the InvokeError that fits the error type for an `error` event, and
+        InvokeServerUnavailableError if an event lacks its object.
+        """
         match event.get("type"):
             case "content_block_delta":
                 return self._on_delta(_index(event), typed_event(event, "delta"))
@@ -1046,8 +1168,12 @@ class StreamParser:
         return []
 
     def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
-        """Raise InvokeServerUnavailableError if the stream ended early, so that a
-        truncated answer is not mistaken for a complete one."""
+        """Check that the stream is complete; there are no further chunks.
+
+        Without this check a truncated answer would pass as a complete one. Raises
+        InvokeServerUnavailableError if neither the transport saw an end marker nor the
+        parser `message_stop`.
+        """
         if not end_marker_seen and not self._has_finished:
             raise InvokeServerUnavailableError(
                 "Upstream stream ended without message_stop"
@@ -1055,6 +1181,7 @@ class StreamParser:
         return []
 
     def _chunk(self, **delta: Any) -> list[LLMResultChunk]:
+        """Return one chunk with these delta fields, in a list as `feed` does."""
         return [
             LLMResultChunk(
                 id=self._id, model=self._model, delta=LLMResultChunkDelta(**delta)
@@ -1065,6 +1192,11 @@ class StreamParser:
         return self._chunk(message=AssistantPromptMessage(content=[part]))
 
     def _on_message(self, message: JSON) -> list[LLMResultChunk]:
+        """Handle `message_start`: remember the id, the model and the initial usage.
+
+        Returns a chunk without content, whose `extra` has the usage as `start_usage`
+        and the unknown fields of the message.
+        """
         self._id, self._model = message.get("id") or "", message.get("model") or ""
         self._usage = dict(message.get("usage") or {})
         extra_fields = unknown_fields(message, _RESULT_KNOWN)
@@ -1079,6 +1211,13 @@ class StreamParser:
         ]
 
     def _on_start(self, index: int, block: JSON) -> list[LLMResultChunk]:
+        """Handle `content_block_start`: return the start of a call, or initial text.
+
+        A call's chunk has its id and name. Nothing is returned for a text or reasoning
+        block that is still empty, nor for other types, which are emitted complete at
+        `content_block_stop`. Raises InvokeBadRequestError for a text block without
+        `text`.
+        """
         self._blocks[index] = block
         match block.get("type"):
             case "text" | "thinking" | "redacted_thinking":
@@ -1116,6 +1255,10 @@ class StreamParser:
                 return []
 
     def _on_delta(self, index: int, delta: JSON) -> list[LLMResultChunk]:
+        """Handle `content_block_delta`: return the chunk for its delta type.
+
+        Deltas of an unknown type are merged into the block and return nothing.
+        """
         match delta.get("type"):
             case "text_delta":
                 return self._part(
@@ -1149,6 +1292,11 @@ class StreamParser:
                 return self._on_other(index, delta)
 
     def _on_json(self, index: int, fragment: str) -> list[LLMResultChunk]:
+        """Handle an `input_json_delta`: return the fragment of a call's arguments.
+
+        Nothing is returned for an empty fragment, nor for a block that is no client
+        call (such as `server_tool_use`), whose input is emitted at its end.
+        """
         block = self._blocks.get(index, {})
         # Fragments are also stored for blocks without a tool call, which are emitted
         # complete at their end.
@@ -1176,6 +1324,12 @@ class StreamParser:
         return []
 
     def _on_stop(self, index: int) -> list[LLMResultChunk]:
+        """Handle `content_block_stop`: return what the deltas of the block left out.
+
+        For a call without streamed arguments that is the `input` of its start event;
+        for a block type that only this format has, the complete block as an opaque
+        part. Text and reasoning blocks return nothing.
+        """
         block = self._blocks.pop(index, {})
         text = "".join(self._json.pop(index, ()))
         match block.get("type"):
@@ -1197,6 +1351,11 @@ class StreamParser:
                 return self._part(OpaquePromptMessageContent(format=FORMAT, data=block))
 
     def _on_end(self, event: JSON) -> list[LLMResultChunk]:
+        """Handle `message_delta`: return a chunk with the finish reason and the usage.
+
+        Its counts are merged over those of `message_start`; null counts are ignored.
+        Raises InvokeServerUnavailableError if the event has no `delta` object.
+        """
         delta = typed_event(event, "delta")
         reported_usage = event.get("usage")
         if isinstance(reported_usage, dict):
@@ -1233,8 +1392,10 @@ def _index(event: JSON) -> int:
 
 
 def typed_event(event: JSON, name: str) -> JSON:
-    """Return the named object of an event. Raises InvokeServerUnavailableError if it is
-    missing."""
+    """Return the object in field `name` of a stream event.
+
+    Raises InvokeServerUnavailableError if it is missing or not an object.
+    """
     value = event.get(name)
     if not isinstance(value, dict):
         raise InvokeServerUnavailableError(
@@ -1244,13 +1405,21 @@ def typed_event(event: JSON, name: str) -> JSON:
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    """Parse a complete stream of events."""
+    """Yield the chunks of a complete stream of events.
+
+    Raises InvokeServerUnavailableError if the stream is truncated or malformed, and the
+    matching InvokeError for an `error` event.
+    """
     return parse_events(StreamParser(), events)
 
 
 class StreamDumper:
-    """Converts chunks to stream events. Blocks are sequential in this format: each is
-    opened and closed in turn."""
+    """Converts chunks to the events of a Messages stream, one chunk at a time.
+
+    Blocks are sequential in this format: each is closed before the next one opens, so
+    calls that are interleaved in the chunks are written one after the other. One
+    instance per stream; `created` is not used.
+    """
 
     def __init__(self, *, response_id: str, model: str, created: int = 0) -> None:
         del created
@@ -1270,7 +1439,11 @@ class StreamDumper:
         self._has_calls = False
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
-        """Return the events that a chunk produces."""
+        """Return the events that one chunk produces.
+
+        The first call also returns `message_start`. Choices after the first are
+        dropped. The finish reason and the usage are kept for `finish`.
+        """
         events: list[JSON] = []
         delta = chunk.delta
         if not self._has_begun:
@@ -1300,6 +1473,11 @@ class StreamDumper:
         return events
 
     def _start(self, extra_fields: JSON) -> JSON:
+        """Return the `message_start` event.
+
+        Its usage is removed from `extra_fields`, the first chunk's fields of this
+        format, where it is called `start_usage`; otherwise the counts are zero.
+        """
         self._has_begun = True
         # The real input count is often known only at the end.
         usage = extra_fields.pop("start_usage", None) or {
@@ -1320,6 +1498,12 @@ class StreamDumper:
         return {"type": "message_start", "message": message}
 
     def _block(self, block: PromptMessageContent | ToolCall) -> list[JSON]:
+        """Return the events for one part or tool call fragment of a chunk.
+
+        Audio and video return nothing. Parts without deltas, such as images and
+        redacted reasoning, are written as a complete block. May return nothing for a
+        call that must wait.
+        """
         match block:
             case TextPromptMessageContent():
                 events = (
@@ -1355,6 +1539,7 @@ class StreamDumper:
         )
 
     def _thought(self, thought: ThinkingPromptMessageContent) -> list[JSON]:
+        """Return a `thinking_delta` and a `signature_delta` event, if not empty."""
         key = ("thinking", thought.index)
         start = {"type": "thinking", "thinking": "", "signature": ""}
         events: list[JSON] = []
@@ -1372,6 +1557,11 @@ class StreamDumper:
         return events
 
     def _call(self, call: ToolCall) -> list[JSON]:
+        """Return the events for a fragment of a tool call.
+
+        Only one call can be open: fragments of other calls are kept until its block is
+        closed, and return nothing.
+        """
         # A call without an index gets a unique negative one.
         index = call.index if call.index is not None else -1 - len(self._waiting)
         self._has_calls = True
@@ -1385,6 +1575,12 @@ class StreamDumper:
         return self._write_call(index, [call])
 
     def _write_call(self, index: int, fragments: list[ToolCall]) -> list[JSON]:
+        """Return the events for fragments of one call.
+
+        A `content_block_start` with the id and name of the first fragment, unless the
+        block is open already; then one `input_json_delta` with the joined arguments,
+        unless they are empty.
+        """
         first_fragment = fragments[0]
         start = {
             "type": "tool_use",
@@ -1411,6 +1607,11 @@ class StreamDumper:
         return {"type": "content_block_delta", "index": self._number, "delta": delta}
 
     def _open_block(self, key: tuple[str, Any], start: JSON) -> list[JSON]:
+        """Return the events that open a block, or nothing if it is open already.
+
+        `key` identifies a block by its type and source index, `start` is the
+        `content_block` object. Another open block is closed first.
+        """
         if self._open == key:
             return []
         events = self._close_block() if key[0] != "waiting" else []
@@ -1465,7 +1666,11 @@ class StreamDumper:
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
-    """Convert a complete stream of chunks to events."""
+    """Convert a complete stream of chunks to events.
+
+    The response id and the model come from the first chunk. An empty stream yields
+    nothing.
+    """
     return dump_chunks(chunks, StreamDumper)
 
 
@@ -1473,7 +1678,11 @@ def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """Return the exception for an error object in a response or stream, by its type."""
+    """Return the exception for an error object, selected by its `type`.
+
+    An unknown type becomes InvokeServerUnavailableError. The message falls back to the
+    type.
+    """
     error_class = error_class_for_status(None, error.get("type"))
     return error_class(
         str(
@@ -1498,7 +1707,11 @@ _KINDS = {
 
 
 def dump_error(status: int, message: str, request_id: str = "") -> JSON:
-    """Return the error body for an HTTP status."""
+    """Return an error body whose `error.type` is chosen by the HTTP status.
+
+    Statuses without a type of their own become `invalid_request_error` below 500 and
+    `api_error` from 500. `request_id` is omitted if empty.
+    """
     error_type = _KINDS.get(status) or (
         "invalid_request_error" if status < 500 else "api_error"
     )

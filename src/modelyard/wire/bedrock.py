@@ -116,9 +116,11 @@ _FILES: dict[str, type[FilePromptMessageContent]] = {
 
 @reads_request
 def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
-    """Parse a request from a client. Raises InvokeBadRequestError naming the field.
+    """Parse the body of a Converse or ConverseStream request from a client.
 
-    Whether it is a stream is determined by the URL, so it is passed as an argument.
+    `stream` is an argument because the URL determines it. Fields without an internal
+    name are stored in `extra`, so that `dump_request` writes them again. Raises
+    InvokeBadRequestError, which names the field where it was checked.
     """
     turns = required_field(body, "messages", list)
     if not turns:
@@ -163,6 +165,11 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
 
 
 def _parse_inference_config(config: JSON) -> dict[str, Any]:
+    """Return the parameters in Converse's `inferenceConfig`, by their internal names.
+
+    `stopSequences` is read by the caller. Raises InvokeBadRequestError if a value has
+    another type, or is out of range (0 to 1 for `temperature` and `topP`).
+    """
     parameters: dict[str, Any] = {}
     for wire_name, parameter_name, expected_type, high in (
         ("maxTokens", "max_tokens", int, 1 << 31),
@@ -178,6 +185,12 @@ def _parse_inference_config(config: JSON) -> dict[str, Any]:
 
 
 def _parse_output_config(body: JSON) -> JSON | None:
+    """Return the response format of `outputConfig.textFormat`, or None without one.
+
+    The schema, which Bedrock sends as JSON text, is decoded. A `structure` that has no
+    `jsonSchema` with a `schema` raises KeyError, which `parse_request` reports as a bad
+    request.
+    """
     config = optional_field(body, "outputConfig", dict) or {}
     structure = (config.get("textFormat") or {}).get("structure")
     if not structure:
@@ -206,6 +219,12 @@ def _parse_model_fields(body: JSON, parameters: dict[str, Any]) -> JSON:
 
 
 def _parse_tools(tools: Iterable[Any]) -> Iterator[PromptMessageTool]:
+    """Yield the tools of `toolConfig.tools`.
+
+    A `cachePoint` sets the cache marker of the tool before it. An entry without
+    `toolSpec` is stored whole in `extra`, and its first key is the tool's type. Raises
+    InvokeBadRequestError if an entry is invalid.
+    """
     parsed_tools: list[PromptMessageTool] = []
     for index, raw_tool in enumerate(tools):
         where = f"toolConfig.tools[{index}]"
@@ -239,6 +258,11 @@ def _parse_tools(tools: Iterable[Any]) -> Iterator[PromptMessageTool]:
 
 
 def _parse_tool_choice(choice: Any) -> str | dict[str, Any] | None:
+    """Return the internal form of `toolConfig.toolChoice`, or None if it is absent.
+
+    `any` becomes `required`, and `tool` an object with the name. Raises
+    InvokeBadRequestError for any other value.
+    """
     match choice:
         case None:
             return None
@@ -283,6 +307,12 @@ def _parse_turn(
 def _parse_user_turn(
     blocks: list[Any], where: str, call_ids: set[str]
 ) -> Iterator[AnyPromptMessage]:
+    """Yield the messages of a user turn in order, split at its `toolResult` blocks.
+
+    Each tool result is a message of its own; the blocks between two of them form one
+    user message. `where` is the path of the content. Raises InvokeBadRequestError for
+    an invalid block, or a result whose call is not in `call_ids`.
+    """
     waiting: list[Any] = []
     for index, block in enumerate(blocks):
         if "toolResult" not in expect_type(block, dict, f"{where}[{index}]"):
@@ -317,6 +347,12 @@ def _only_text(blocks: list[Any]) -> str | None:
 
 
 def _parse_tool_result(body: Any, where: str, call_ids: set[str]) -> ToolPromptMessage:
+    """Parse the object of a `toolResult` block into a tool message.
+
+    The content is None if it is empty; the status `error` marks a failed call. Raises
+    InvokeBadRequestError if `toolUseId` is missing or not in `call_ids`, the ids of the
+    calls in earlier assistant turns.
+    """
     result = expect_type(body, dict, where)
     call = required_field(result, "toolUseId", str, f"{where}.")
     # Bedrock rejects such requests; checking here gives a clearer error than another
@@ -338,6 +374,12 @@ def _parse_tool_result(body: Any, where: str, call_ids: set[str]) -> ToolPromptM
 
 
 def _parse_blocks(blocks: Iterable[Any], where: str) -> list[PromptMessageContent]:
+    """Parse content blocks into parts.
+
+    A `cachePoint` sets the cache marker of the part before it and keeps its further
+    fields; one without a part before it becomes an opaque part. Raises
+    InvokeBadRequestError if a block is not an object or is invalid.
+    """
     parts: list[PromptMessageContent] = []
     for index, block in enumerate(blocks):
         body = expect_type(block, dict, f"{where}[{index}]")
@@ -353,6 +395,13 @@ def _parse_blocks(blocks: Iterable[Any], where: str) -> list[PromptMessageConten
 
 
 def _parse_block(block: JSON, where: str) -> PromptMessageContent:
+    """Parse a content block: text, JSON of a tool result, or a file.
+
+    Other block types become an opaque part. A file by an S3 location has its URI as
+    `url`; any other source without bytes is stored in `extra`. Raises
+    InvokeBadRequestError if a field has another type, `source` is missing, or the bytes
+    are not base64 or not an image in an `image` block.
+    """
     if "text" in block:
         return TextPromptMessageContent(
             data=expect_type(block["text"], str, f"{where}.text")
@@ -435,6 +484,11 @@ def _parse_answer(
 
 
 def _parse_thought(body: JSON, origin: str) -> ThinkingPromptMessageContent:
+    """Parse the object of a `reasoningContent` block.
+
+    The signature of a `redactedContent` part is the encrypted reasoning itself.
+    `origin` is the format that issued the signature, empty for a request.
+    """
     if "redactedContent" in body:
         # Encrypted reasoning, which only the provider can read.
         return ThinkingPromptMessageContent(
@@ -449,6 +503,7 @@ def _parse_thought(body: JSON, origin: str) -> ThinkingPromptMessageContent:
 
 
 def _parse_cited(body: JSON) -> TextPromptMessageContent:
+    """Parse the object of `citationsContent`: its joined text with citations."""
     text = "".join(fragment.get("text") or "" for fragment in body.get("content") or ())
     return TextPromptMessageContent(
         data=text,
@@ -459,6 +514,11 @@ def _parse_cited(body: JSON) -> TextPromptMessageContent:
 
 
 def _parse_citation(citation: JSON) -> Citation:
+    """Parse an entry of the `citations` of an answer.
+
+    The quote joins the texts in `sourceContent`; the URL is empty unless the location
+    is a web page. The original is stored in `extra`.
+    """
     quote = "".join(
         part.get("text") or "" for part in citation.get("sourceContent") or ()
     )
@@ -472,8 +532,12 @@ def _parse_citation(citation: JSON) -> Citation:
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """Convert a request to Bedrock's JSON. The model is part of the URL. Quirks: `drop`
-    (fields of inferenceConfig to omit)."""
+    """Convert a request to the body of Converse; the model is part of the URL.
+
+    `model` only selects how the vendor's reasoning fields are written. The quirk `drop`
+    lists fields of `inferenceConfig` to omit. Raises InvokeBadRequestError for a hosted
+    tool or a file that Bedrock cannot use.
+    """
     parameters = request.model_parameters
     system, turns = _dump_messages(request.messages)
     body: JSON = {"messages": turns}
@@ -499,6 +563,7 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
 
 
 def _dump_inference_config(request: LLMRequest, quirks: Mapping[str, Any]) -> JSON:
+    """Return `inferenceConfig` without the fields that the quirk `drop` lists."""
     parameters = request.model_parameters
     config: JSON = {}
     for parameter_name, wire_name in (
@@ -516,6 +581,11 @@ def _dump_inference_config(request: LLMRequest, quirks: Mapping[str, Any]) -> JS
 
 
 def _dump_format(json_schema: JSON) -> JSON:
+    """Return `outputConfig.textFormat` for a JSON schema.
+
+    The schema is written as JSON text, as Bedrock requires. A missing name becomes
+    `answer`. Raises KeyError if there is no `schema`.
+    """
     schema = {
         "name": json_schema.get("name") or "answer",
         **without_empty(description=json_schema.get("description")),
@@ -553,6 +623,11 @@ def _dump_model_fields(parameters: Mapping[str, Any], model: str) -> JSON:
 
 
 def _dump_tools(request: LLMRequest) -> JSON:
+    """Return `toolConfig`, empty without tools and for the tool choice `none`.
+
+    A cache marker becomes a `cachePoint` after the tool; a choice among several tools
+    becomes `auto`. Raises InvokeBadRequestError for a tool hosted by another provider.
+    """
     # Converse has no choice `none`, so the tools are omitted.
     if not request.tools or request.tool_choice == "none":
         return {}
@@ -589,6 +664,12 @@ def _dump_tools(request: LLMRequest) -> JSON:
 def _dump_messages(
     messages: Iterable[AnyPromptMessage],
 ) -> tuple[list[JSON], list[JSON]]:
+    """Return the system blocks and the alternating turns.
+
+    System messages at any position go into the system blocks. Adjacent messages of one
+    role are merged, and messages without content are omitted. Raises
+    InvokeBadRequestError for a file that Bedrock cannot read.
+    """
     system: list[JSON] = []
     turns: list[JSON] = []
     for message in messages:
@@ -616,6 +697,11 @@ def _dump_messages(
 def _history(
     message: AssistantPromptMessage,
 ) -> Iterator[PromptMessageContent | ToolCall]:
+    """Yield the blocks of an earlier answer that may be sent back to Bedrock.
+
+    Reasoning without a signature (`reasoning_content`) or signed by a provider other
+    than Bedrock and Anthropic is omitted. A refusal is the last text.
+    """
     # Separate reasoning has no signature, so it is omitted.
     blocks = (
         message.blocks
@@ -635,6 +721,10 @@ def _history(
 
 
 def _dump_tool_result(message: ToolPromptMessage) -> JSON:
+    """Return a tool message as a `toolResult` block.
+
+    An empty result has the text `(empty)`; `status` is written only for an error.
+    """
     # Bedrock requires at least one content block in a result.
     content = _dump_parts(message.parts) or [{"text": "(empty)"}]
     status = {"status": "error"} if message.is_error else {}
@@ -644,6 +734,7 @@ def _dump_tool_result(message: ToolPromptMessage) -> JSON:
 
 
 def _dump_blocks(blocks: Iterable[PromptMessageContent | ToolCall]) -> list[JSON]:
+    """Return the parts and tool calls of an answer as content blocks, in order."""
     result: list[JSON] = []
     for block in blocks:
         if isinstance(block, ToolCall):
@@ -659,6 +750,11 @@ def _dump_blocks(blocks: Iterable[PromptMessageContent | ToolCall]) -> list[JSON
 
 
 def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
+    """Return the parts as content blocks.
+
+    The cache marker of a part becomes a `cachePoint` after its block. A part without a
+    block in this format is omitted with its marker.
+    """
     result: list[JSON] = []
     for part in parts:
         if (body := _dump_part(part)) is None:
@@ -678,6 +774,11 @@ def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
 
 
 def _dump_part(part: PromptMessageContent) -> JSON | None:
+    """Return a part as a content block, or None if it has none in this format.
+
+    None is returned for an empty text and for an opaque part of another format. Raises
+    InvokeBadRequestError for a file that is neither base64 nor at an S3 URI.
+    """
     match part:
         case TextPromptMessageContent() if part.extra.get(FORMAT, {}).get("json"):
             return {"json": as_object(part.data)}
@@ -709,6 +810,11 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
 
 
 def _dump_file(part: MultiModalPromptMessageContent) -> JSON:
+    """Return a file as an `image`, `document`, `video` or `audio` block.
+
+    Only documents have a name. Raises InvokeBadRequestError if Bedrock cannot read the
+    file.
+    """
     file_type = next(
         name for name, part_class in _FILES.items() if isinstance(part, part_class)
     )
@@ -725,6 +831,11 @@ def _dump_file(part: MultiModalPromptMessageContent) -> JSON:
 def _dump_source(
     part: MultiModalPromptMessageContent, file_type: str, format_fields: JSON
 ) -> Any:
+    """Return the `source` of a file: its S3 location, its bytes, or the original.
+
+    The original is the one stored in `format_fields`. Raises InvokeBadRequestError for
+    a file without any of them, such as one at an HTTP URL.
+    """
     # S3 is the only kind of URL that Bedrock reads.
     if part.url.startswith("s3://"):
         return {"s3Location": {"uri": part.url}}
@@ -739,6 +850,11 @@ def _dump_source(
 
 
 def _document_name(filename: str) -> str:
+    """Return a filename in the form that Converse requires of a document's `name`.
+
+    Each character except letters, digits, spaces, hyphens and brackets becomes a
+    hyphen. An empty filename becomes `document`.
+    """
     # Document names may contain only letters, digits, spaces, hyphens and brackets.
     characters = [
         char if char.isalnum() or char in " -()[]" else "-" for char in filename
@@ -747,6 +863,11 @@ def _document_name(filename: str) -> str:
 
 
 def _dump_citation(citation: Citation) -> JSON:
+    """Return a citation as an entry of `citations`.
+
+    A citation from this format is written unchanged; for any other, fields without a
+    value are omitted.
+    """
     where = {"location": {"web": {"url": citation.url}}} if citation.url else {}
     quote = {"sourceContent": [{"text": citation.quote}]} if citation.quote else {}
     # The original citation if it came from this format.
@@ -783,8 +904,11 @@ def parse_usage(body: Any) -> LLMUsage | None:
 
 
 def dump_usage(usage: LLMUsage) -> JSON:
-    """Convert usage to Bedrock's JSON; the original is returned if it came from this
-    format."""
+    """Return Bedrock's `TokenUsage` object: the original if it came from this format.
+
+    Otherwise `inputTokens` is the prompt without the tokens read from and written to
+    the cache, which have fields of their own; it is never negative.
+    """
     uncached_tokens = max(
         0, usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
     )
@@ -819,6 +943,11 @@ _RESULT_KNOWN = frozenset({"output", "stopReason", "usage"})
 
 
 def _parse_reason(stop_reason: str | None) -> tuple[str | None, JSON]:
+    """Return the finish reason for a `stopReason`, and the fields that restore it.
+
+    Without a stop reason they are None and an empty dict. An unknown one becomes
+    `stop`.
+    """
     if not stop_reason:
         return None, {}
     reason = _REASONS.get(stop_reason, "stop")
@@ -829,7 +958,12 @@ def _parse_reason(stop_reason: str | None) -> tuple[str | None, JSON]:
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """Parse a complete response. Raises InvokeError if it is malformed."""
+    """Parse a complete Converse response.
+
+    It has neither an id nor a model, so both are left empty. Usage without counts is
+    marked as estimated. `quirks` is not used. Raises InvokeServerUnavailableError if
+    the message is missing or a value is malformed.
+    """
     del quirks
     message = (body.get("output") or {}).get("message")
     if not isinstance(message, dict):
@@ -858,8 +992,12 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
 
 
 def dump_result(result: LLMResult) -> JSON:
-    """Convert a complete answer to Bedrock's JSON. The format has one answer only, so
-    the first choice is used."""
+    """Convert a complete answer to a Converse response.
+
+    The format has one answer only: choices after the first are dropped, and so are
+    files without base64 data. Fields in `extra` that came from this format take
+    precedence.
+    """
     choice = result.choices[0]
     blocks = list(choice.message.blocks)
     if choice.message.refusal:
@@ -882,6 +1020,7 @@ def dump_result(result: LLMResult) -> JSON:
 def _displayable(
     blocks: Iterable[PromptMessageContent | ToolCall],
 ) -> Iterator[PromptMessageContent | ToolCall]:
+    """Yield the blocks of an answer, without files that have no base64 data."""
     # Files in answers need bytes: a client cannot follow another provider's URL.
     for block in blocks:
         if not isinstance(block, MultiModalPromptMessageContent) or block.base64_data:
@@ -902,7 +1041,12 @@ class StreamParser:
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
-        """Return the chunks that an event produces."""
+        """Return the chunks that one ConverseStream event produces.
+
+        `event` is an object with one field, named after the event. Events without
+        content return nothing. Raises the matching InvokeError for an event whose name
+        ends in `Exception`.
+        """
         for name, body in event.items():
             # Errors inside a stream are events whose names end in `Exception`.
             if name.endswith("Exception"):
@@ -943,8 +1087,12 @@ class StreamParser:
         return []
 
     def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
-        """Raise InvokeServerUnavailableError if the stream ended early, so that a
-        truncated answer is not mistaken for a complete one."""
+        """Check that the stream is complete; there are no further chunks.
+
+        Without this check a truncated answer would pass as a complete one. Raises
+        InvokeServerUnavailableError if neither the transport saw an end marker nor the
+        parser `messageStop`.
+        """
         if not end_marker_seen and not self._has_finished:
             raise InvokeServerUnavailableError(
                 "Upstream stream ended without messageStop"
@@ -959,6 +1107,11 @@ class StreamParser:
         return self._chunk(message=AssistantPromptMessage(content=[part]))
 
     def _on_start(self, start: JSON, index: int) -> list[LLMResultChunk]:
+        """Handle `contentBlockStart`: return a chunk with the id and name of a call.
+
+        `index` is the block's number in the event. A server tool is collected until
+        `contentBlockStop`, so it returns nothing here, like any other block.
+        """
         used = start.get("toolUse")
         if not isinstance(used, dict):
             return []
@@ -981,6 +1134,11 @@ class StreamParser:
         return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))
 
     def _on_delta(self, delta: JSON, index: int) -> list[LLMResultChunk]:
+        """Handle `contentBlockDelta`: return a chunk with the text or fragment in it.
+
+        Input of a server tool is collected and returns nothing, like an unknown delta.
+        Reasoning text, its signature and encrypted reasoning arrive as separate deltas.
+        """
         if "text" in delta:
             return self._part(TextPromptMessageContent(data=delta["text"], index=index))
         if "toolUse" in delta:
@@ -1019,12 +1177,21 @@ class StreamParser:
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    """Parse a complete stream of events."""
+    """Yield the chunks of a complete stream of events.
+
+    Raises InvokeServerUnavailableError if the stream is truncated or malformed, and the
+    matching InvokeError for an exception event.
+    """
     return parse_events(StreamParser(), events)
 
 
 class StreamDumper:
-    """Converts chunks to stream events."""
+    """Converts chunks to the events of ConverseStream, one chunk at a time.
+
+    Text and reasoning are written at once. Tool calls are collected and written by
+    `finish`, since blocks cannot be interleaved. One instance per stream; the format
+    has no field for the constructor's arguments.
+    """
 
     def __init__(
         self, *, response_id: str = "", model: str = "", created: int = 0
@@ -1040,7 +1207,11 @@ class StreamDumper:
         self._calls: dict[int, list[ToolCall]] = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
-        """Return the events that a chunk produces."""
+        """Return the events that one chunk produces.
+
+        The first call also returns `messageStart`. Choices after the first are dropped.
+        Tool calls, the stop reason and the usage are kept for `finish`.
+        """
         delta = chunk.delta
         self._usage = delta.usage or self._usage
         # The format has one answer per stream, so further choices are dropped.
@@ -1071,6 +1242,11 @@ class StreamDumper:
         return events
 
     def _block(self, block: PromptMessageContent) -> list[JSON]:
+        """Return the `contentBlockDelta` events for one part of a chunk.
+
+        Text, citations and reasoning are written; files and opaque parts return
+        nothing.
+        """
         match block:
             case TextPromptMessageContent():
                 key = ("text", block.index)
@@ -1100,6 +1276,11 @@ class StreamDumper:
                 return []
 
     def _delta(self, key: tuple[str, Any], delta: JSON) -> list[JSON]:
+        """Return a `contentBlockDelta`, after the end of another open block.
+
+        `key` identifies a block by its type and source index; a new key gets the next
+        `contentBlockIndex`. Text and reasoning blocks have no start event.
+        """
         events: list[JSON] = []
         # Another block starts: close the open one and advance the number.
         if self._open != key:
@@ -1111,6 +1292,7 @@ class StreamDumper:
         ]
 
     def _close_block(self) -> list[JSON]:
+        """Return the `contentBlockStop` of the open block, or nothing if none is."""
         if self._open is None:
             return []
         self._open = None
@@ -1166,7 +1348,11 @@ def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
 
 
 def error_of(name: str, body: Any) -> InvokeError:
-    """Return the exception for an error event in a stream, by its name."""
+    """Return the exception for an error event in a stream, selected by its name.
+
+    `name` is the event's name, such as `throttlingException`; an unknown one becomes
+    InvokeServerUnavailableError. The message falls back to the name.
+    """
     # Event names start in lower case, exception types in upper case.
     error_name = name[:1].upper() + name[1:]
     message = body.get("message") if isinstance(body, dict) else None

@@ -102,8 +102,12 @@ _TOOL_PLAN_MARKER = {FORMAT: {"tool_plan": True}}
 
 @reads_request
 def parse_request(body: JSON) -> LLMRequest:
-    """Parse the JSON body of a client's chat request. Raises InvokeBadRequestError that
-    names the field."""
+    """Parse the body of a v2 chat request from a client.
+
+    Fields without a reader are stored in `extra`, except nulls, so that `dump_request`
+    writes them again. The model is read by the caller. Raises InvokeBadRequestError,
+    which names the field where it was checked.
+    """
     messages = required_field(body, "messages", list)
     if not messages:
         raise InvokeBadRequestError(
@@ -145,6 +149,11 @@ def parse_request(body: JSON) -> LLMRequest:
 
 
 def _parse_parameters(body: JSON) -> dict[str, Any]:
+    """Return the sampling, format and thinking settings by their internal names.
+
+    Raises InvokeBadRequestError if a value has another type or is outside the range in
+    `_PARAMETER_RANGES`.
+    """
     parameters: dict[str, Any] = {}
     for wire_name, (parameter, value_type, low, high) in _PARAMETER_RANGES.items():
         value = optional_field(body, wire_name, value_type)
@@ -171,6 +180,12 @@ def _parse_thinking_budget(thinking: JSON) -> int:
 
 
 def _parse_format(response_format: JSON) -> JSON:
+    """Return the internal form of Cohere's `response_format`.
+
+    With a schema it is a JSON schema format with the name `answer`, otherwise only a
+    type, by default `text`. Raises InvokeBadRequestError if the schema is not an
+    object.
+    """
     # `json_schema` is the v2 name; `schema` is accepted for older clients.
     schema = response_format.get("json_schema") or response_format.get("schema")
     if schema is None:
@@ -186,6 +201,12 @@ def _parse_format(response_format: JSON) -> JSON:
 
 
 def _parse_tool(tool: Any, where: str, strict: bool | None) -> PromptMessageTool:
+    """Parse one entry of Cohere's `tools`.
+
+    `strict` is the request's `strict_tools`, which applies to all tools. `where` is the
+    path for error messages. Raises InvokeBadRequestError if `function` or its name is
+    missing, or a field has another type.
+    """
     function = required_field(
         expect_type(tool, dict, where), "function", dict, f"{where}."
     )
@@ -202,6 +223,12 @@ def _parse_tool(tool: Any, where: str, strict: bool | None) -> PromptMessageTool
 def _parse_message(
     message: Any, where: str, seen_call_ids: set[str]
 ) -> AnyPromptMessage:
+    """Parse one message of a request by its role.
+
+    The ids of an assistant message's calls are added to `seen_call_ids`. Raises
+    InvokeBadRequestError for an unknown role, invalid content, or a tool result whose
+    `tool_call_id` is not among those ids.
+    """
     body = expect_type(message, dict, where)
     content = body.get("content")
     parts = _parse_content(content, f"{where}.content") if content is not None else []
@@ -235,6 +262,11 @@ def _parse_message(
 def _parse_assistant(
     body: JSON, parts: list[PromptMessageContent]
 ) -> AssistantPromptMessage:
+    """Build an assistant message from its JSON and its parsed content.
+
+    The order is content, `tool_plan` (as thinking), tool calls. The citations are
+    attached to the last text and dropped if there is none.
+    """
     blocks: list[PromptMessageContent | ToolCall] = [*parts]
     # A plan is text about the tool calls, so it is modelled as thinking that precedes
     # them.
@@ -263,6 +295,7 @@ def _attach_to_last_text(
 
 
 def _parse_call(call: JSON) -> ToolCall:
+    """Parse an entry of `tool_calls`; missing arguments become `{}`."""
     function = call.get("function") or {}
     called_function = ToolCallFunction(
         name=function.get("name") or "", arguments=as_text(function.get("arguments"))
@@ -271,6 +304,12 @@ def _parse_call(call: JSON) -> ToolCall:
 
 
 def _parse_citation(citation: JSON) -> Citation:
+    """Parse a citation of an assistant message.
+
+    URL and title are those of the first source, if it has a `document`. `start` and
+    `end` are character positions in the text, or None. The original is stored in
+    `extra`.
+    """
     # A citation may name several sources; our Citation has room for one. The original
     # is stored in `extra`.
     source = next(iter(citation.get("sources") or ()), {})
@@ -286,6 +325,10 @@ def _parse_citation(citation: JSON) -> Citation:
 
 
 def _parse_content(content: Any, where: str) -> list[PromptMessageContent]:
+    """Parse message content: a string, or a list of content objects.
+
+    Raises InvokeBadRequestError for any other value, including None.
+    """
     if isinstance(content, str):
         return [TextPromptMessageContent(data=content)]
     return [
@@ -295,6 +338,12 @@ def _parse_content(content: Any, where: str) -> list[PromptMessageContent]:
 
 
 def _parse_part(part: JSON, where: str) -> PromptMessageContent:
+    """Parse one content object by its `type`.
+
+    A type without a reader becomes an opaque part. Raises InvokeBadRequestError if
+    `type` is not a string, a required field is missing, or a `data:` URL is not a valid
+    image.
+    """
     match part.get("type"):
         case "text":
             return TextPromptMessageContent(
@@ -350,6 +399,10 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
 
 
 def _dump_format(response_format: Any) -> JSON | None:
+    """Return Cohere's `response_format`, or None if the request has none.
+
+    A JSON schema becomes the type `json_object` with the schema; its name is dropped.
+    """
     match response_format:
         case {"type": "json_schema", "json_schema": named_schema}:
             return {"type": "json_object", "json_schema": named_schema["schema"]}
@@ -375,6 +428,11 @@ def _dump_thinking(parameters: Mapping[str, Any]) -> JSON | None:
 
 
 def _dump_tools(tools: list[PromptMessageTool]) -> JSON:
+    """Return the fields `tools` and `strict_tools`, or an empty dict without tools.
+
+    `strict_tools` is set only if every tool is strict. Raises InvokeBadRequestError for
+    a tool hosted by another provider.
+    """
     if not tools:
         return {}
     body: JSON = {"tools": [_dump_tool(tool) for tool in tools]}
@@ -402,6 +460,11 @@ def _dump_tool_choice(request: LLMRequest) -> JSON:
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
+    """Return a tool as an entry of Cohere's `tools`.
+
+    A tool without parameters gets an empty object schema. Raises InvokeBadRequestError
+    for a tool hosted by another provider.
+    """
     # Provider-hosted tools (such as another vendor's web search) have no Cohere
     # counterpart.
     if tool.type not in ("function", "custom"):
@@ -420,6 +483,11 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
 
 
 def _dump_message(message: AnyPromptMessage) -> JSON:
+    """Return a message of the conversation as an entry of `messages`.
+
+    Empty content becomes an empty string, except in an assistant message, which omits
+    it. Raises InvokeBadRequestError for audio, video and documents.
+    """
     if isinstance(message, AssistantPromptMessage):
         return {"role": "assistant", **_dump_assistant(message)}
     # A plain string is the shorter form that Cohere also accepts.
@@ -435,6 +503,11 @@ def _dump_message(message: AnyPromptMessage) -> JSON:
 
 
 def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
+    """Return the parts as Cohere content objects.
+
+    Tool plans, empty thinking and opaque parts of other formats are omitted. Raises
+    InvokeBadRequestError for audio, video and documents.
+    """
     result: list[JSON] = []
     for part in parts:
         match part:
@@ -466,6 +539,11 @@ def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
 
 
 def _dump_assistant(message: AssistantPromptMessage) -> JSON:
+    """Return the fields of an assistant message except its role.
+
+    Fields without content are omitted, and images are dropped. Raises
+    InvokeBadRequestError for audio, video and documents.
+    """
     body: JSON = {}
     parts = _answer_parts(message)
     # Cohere does not accept images in assistant messages.
@@ -501,6 +579,7 @@ def _answer_parts(message: AssistantPromptMessage) -> list[PromptMessageContent]
 
 
 def _dump_citations(parts: Iterable[PromptMessageContent]) -> list[JSON]:
+    """Return the citations of all text parts in one list, as the format requires."""
     return [
         _dump_citation(citation)
         for part in parts
@@ -515,6 +594,11 @@ def _dump_call(call: ToolCall) -> JSON:
 
 
 def _dump_citation(citation: Citation) -> JSON:
+    """Return a citation as an entry of `citations`.
+
+    A citation from Cohere is written unchanged. Any other gets one source of type
+    `document`, and 0 for an unknown position.
+    """
     # A citation that came from Cohere is written unchanged.
     if wire_citation := citation.extra.get(FORMAT):
         return wire_citation
@@ -593,6 +677,12 @@ _KNOWN_RESULT_FIELDS = frozenset({"id", "message", "finish_reason", "usage"})
 
 
 def _parse_reason(wire_reason: str | None) -> tuple[str | None, JSON]:
+    """Return the finish reason for Cohere's, and the fields that restore the original.
+
+    Without a reason they are None and an empty dict; an unknown one is returned
+    unchanged. Raises InvokeServerUnavailableError for ERROR and TIMEOUT, which report a
+    failed generation.
+    """
     # These reasons report a failure of the model, which must be retried or failed over.
     if wire_reason in ("ERROR", "TIMEOUT"):
         raise InvokeServerUnavailableError(
@@ -608,8 +698,12 @@ def _parse_reason(wire_reason: str | None) -> tuple[str | None, JSON]:
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """Parse a complete response body. Raises InvokeServerUnavailableError if it is not
-    a chat response."""
+    """Parse a complete chat response.
+
+    Usage without counts is marked as estimated. `quirks` is not used. Raises
+    InvokeServerUnavailableError if there is no `message` object, a value is malformed,
+    or the finish reason reports a failure (ERROR or TIMEOUT).
+    """
     del quirks
     message = body.get("message")
     if not isinstance(message, dict):
@@ -644,8 +738,12 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
 
 
 def dump_result(result: LLMResult) -> JSON:
-    """Build a complete response body. Only the first choice is written: Cohere has no
-    `n` parameter."""
+    """Convert a complete answer to a chat response.
+
+    The format has one answer only: choices after the first are dropped. An unknown
+    finish reason becomes `COMPLETE`. Fields in `extra` that came from Cohere take
+    precedence.
+    """
     choice = result.choices[0]
     return {
         "id": result.id,
@@ -671,7 +769,12 @@ class StreamParser:
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
-        """Return the chunks for one event; empty for event types without content."""
+        """Return the chunks of one event; none for event types without content.
+
+        A plan is thinking with the index -1; a citation is an empty text with the index
+        0. Raises InvokeServerUnavailableError if `message-end` reports ERROR or
+        TIMEOUT.
+        """
         delta = event.get("delta") or {}
         message = delta.get("message") or {}
         index = count(event.get("index")) or 0
@@ -727,6 +830,7 @@ class StreamParser:
         return [LLMResultChunk(id=self._id, delta=LLMResultChunkDelta(**delta))]
 
     def _on_content(self, content: JSON, index: int) -> list[LLMResultChunk]:
+        """Return a chunk for a `content-start` or `content-delta` event."""
         part: PromptMessageContent | None = None
         if text := content.get("text"):
             part = TextPromptMessageContent(data=text, index=index)
@@ -778,7 +882,11 @@ class StreamDumper:
         self._call_fragments: dict[int, list[ToolCall]] = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
-        """Return the events for one chunk. Chunks of a second choice are ignored."""
+        """Return the events that one chunk produces.
+
+        The first call also returns `message-start`. Choices after the first are
+        dropped. Tool calls, the finish reason and the usage are kept for `finish`.
+        """
         delta = chunk.delta
         self._usage = delta.usage or self._usage
         # The format has one answer per stream, so further choices are dropped.
@@ -820,6 +928,11 @@ class StreamDumper:
         return events
 
     def _block(self, block: PromptMessageContent) -> list[JSON]:
+        """Return the events for one part of a chunk.
+
+        Each citation is a pair of `citation-start` and `citation-end`, a tool plan is a
+        `tool-plan-delta`. Files, opaque parts and empty thinking return nothing.
+        """
         match block:
             case TextPromptMessageContent():
                 events = (
@@ -851,6 +964,11 @@ class StreamDumper:
                 return []
 
     def _content(self, block_type: str, index: Any, text: str) -> list[JSON]:
+        """Return a `content-delta`, after a `content-start` for a new block.
+
+        The type and `index`, the source's own block number, identify a block: if either
+        changes, the open block is closed first.
+        """
         events: list[JSON] = []
         # A new content block starts whenever the type or the source block changes.
         if self._open_block != (block_type, index):
@@ -868,6 +986,7 @@ class StreamDumper:
         ]
 
     def _close_block(self) -> list[JSON]:
+        """Return the `content-end` of the open block, or nothing if none is open."""
         if self._open_block is None:
             return []
         self._open_block = None
@@ -906,7 +1025,10 @@ class StreamDumper:
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
-    """Yield the event stream for a stream of chunks."""
+    """Convert a complete stream of chunks to events.
+
+    The response id comes from the first chunk. An empty stream yields nothing.
+    """
     return dump_chunks(chunks, StreamDumper)
 
 

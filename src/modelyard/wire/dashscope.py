@@ -107,8 +107,11 @@ _FILE_CONTENT_CLASSES: dict[str, type[FilePromptMessageContent]] = {
 
 
 def has_files(request: LLMRequest) -> bool:
-    """Whether the request has files. Such requests go to the multimodal endpoint, which
-    has its own URL."""
+    """Whether a message of the request has an image, audio, video or document.
+
+    Such requests go to DashScope's multimodal endpoint, which has its own URL and
+    requires content as a list.
+    """
     return any(message.files for message in request.messages)
 
 
@@ -159,6 +162,12 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
 
 
 def _parse_parameters(config: JSON) -> dict[str, Any]:
+    """Return the generation settings in `parameters` by their internal names.
+
+    `thinking_budget` is set only if `enable_thinking` is present: 0 if it is off, -1 if
+    it is on without a budget. Raises InvokeBadRequestError if a value has another type
+    or is outside the range in `_PARAMETER_RANGES`.
+    """
     parameters: dict[str, Any] = {}
     for name, (value_type, low, high) in _PARAMETER_RANGES.items():
         if optional_field(config, name, value_type, "parameters.") is not None:
@@ -184,6 +193,11 @@ def _parse_parameters(config: JSON) -> dict[str, Any]:
 
 
 def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
+    """Parse one entry of `parameters.tools`.
+
+    `where` is the path for error messages. Raises InvokeBadRequestError if `function`
+    or its name is missing, or a field has another type.
+    """
     function = required_field(
         expect_type(tool, dict, where), "function", dict, f"{where}."
     )
@@ -197,6 +211,12 @@ def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
 
 
 def _parse_message(message: Any, where: str) -> AnyPromptMessage:
+    """Parse one message of `input.messages` by its role.
+
+    The call id of a tool result is not checked against earlier calls, since clients may
+    send only the function's name. Raises InvokeBadRequestError for an unknown role or
+    invalid content.
+    """
     body = expect_type(message, dict, where)
     content = _parse_content(body.get("content"), f"{where}.content")
     match body.get("role"):
@@ -218,6 +238,11 @@ def _parse_message(message: Any, where: str) -> AnyPromptMessage:
 
 
 def _parse_content(content: Any, where: str) -> Content:
+    """Parse message content: a string, or a list of content objects.
+
+    Returns None for no content, an empty string and an empty list. Raises
+    InvokeBadRequestError for any other value.
+    """
     if content is None or isinstance(content, str):
         return content or None
     parts = expect_type(content, list, where)
@@ -230,6 +255,12 @@ def _parse_content(content: Any, where: str) -> Content:
 
 
 def _parse_part(part: JSON, where: str) -> PromptMessageContent:
+    """Parse one content object; instead of a `type` its key says what it is.
+
+    An object without the key `text`, `image`, `audio` or `video` becomes an opaque
+    part. Raises InvokeBadRequestError if a `data:` URL is invalid, or not an image
+    under the key `image`.
+    """
     # Parts have no `type`: the only key of the object says what the part is.
     if isinstance(part.get("text"), str):
         return TextPromptMessageContent(data=part["text"])
@@ -242,6 +273,11 @@ def _parse_part(part: JSON, where: str) -> PromptMessageContent:
 
 
 def _parse_assistant(body: JSON, content: Content) -> AssistantPromptMessage:
+    """Build an assistant message from its JSON and its parsed content.
+
+    A list of texts only is joined to one string, or None if that is empty. Calls in it
+    have no index.
+    """
     calls = [
         _parse_call(call, index)
         for index, call in enumerate(body.get("tool_calls") or ())
@@ -267,6 +303,11 @@ def _parse_assistant(body: JSON, content: Content) -> AssistantPromptMessage:
 
 
 def _parse_call(call: JSON, position: int, *, is_fragment: bool = False) -> ToolCall:
+    """Parse an entry of `tool_calls`; missing fields become empty strings.
+
+    A fragment in a stream has an index, by default `position`; a complete call has
+    none. Arguments that are an object become JSON text.
+    """
     function = call.get("function") or {}
     arguments = function.get("arguments")
     return ToolCall(
@@ -327,6 +368,7 @@ def _dump_parameters(request: LLMRequest) -> JSON:
 
 
 def _dump_thinking(parameters: Mapping[str, Any]) -> JSON:
+    """Return the fields that control thinking; none if the request does not."""
     effort = parameters.get("reasoning_effort")
     budget = parameters.get("thinking_budget")
     if budget is None and effort is not None:
@@ -341,6 +383,11 @@ def _dump_thinking(parameters: Mapping[str, Any]) -> JSON:
 
 
 def _dump_tool_choice(choice: str | dict[str, Any]) -> Any:
+    """Return DashScope's `tool_choice`.
+
+    A choice of one tool becomes an object with the function's name; `required` and a
+    choice among several tools become `auto`.
+    """
     if isinstance(choice, dict) and "name" in choice:
         return {"type": "function", "function": {"name": choice["name"]}}
     # DashScope cannot force a call of any tool; "auto" is the closest mode.
@@ -348,6 +395,11 @@ def _dump_tool_choice(choice: str | dict[str, Any]) -> Any:
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
+    """Return a tool as an entry of `parameters.tools`.
+
+    A tool without parameters gets an empty object schema. Raises InvokeBadRequestError
+    for a tool hosted by another provider.
+    """
     # Provider-hosted tools of another vendor have no DashScope counterpart.
     if tool.type not in ("function", "custom"):
         raise InvokeBadRequestError(
@@ -366,6 +418,12 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
 
 
 def _dump_message(message: AnyPromptMessage, *, in_parts: bool) -> JSON:
+    """Return a message as an entry of `input.messages`.
+
+    The content is a list of content objects if `in_parts`, as the multimodal endpoint
+    requires, otherwise only the text. Raises InvokeBadRequestError for a document in a
+    list.
+    """
     content: Any = message.text
     if in_parts:
         content = [
@@ -389,6 +447,7 @@ def _dump_message(message: AnyPromptMessage, *, in_parts: bool) -> JSON:
 
 
 def _dump_call(call: ToolCall, position: int) -> JSON:
+    """Return a tool call as an entry of `tool_calls`."""
     function = {"name": call.function.name, "arguments": call.function.arguments}
     return {
         "id": call.id,
@@ -399,6 +458,11 @@ def _dump_call(call: ToolCall, position: int) -> JSON:
 
 
 def _dump_part(part: PromptMessageContent) -> JSON | None:
+    """Return a part as a DashScope content object, or None if it has none.
+
+    None is returned for thinking and for opaque parts of other formats. Raises
+    InvokeBadRequestError for documents.
+    """
     match part:
         case TextPromptMessageContent():
             return {"text": part.data}
@@ -463,6 +527,12 @@ _KNOWN_RESULT_FIELDS = frozenset({"output", "usage", "request_id"})
 
 
 def _choices(body: JSON) -> list[JSON]:
+    """Return the `choices` in a response or stream event; empty if it has none.
+
+    A text result (`result_format` `text`) becomes a single choice. Raises the
+    InvokeError that fits the `code` of an error body, even with status 200, and
+    InvokeServerUnavailableError if there is no `output`.
+    """
     # DashScope reports some errors with status 200 and a `code` in the body.
     if body.get("code"):
         raise error_of(body)
@@ -487,8 +557,13 @@ def _parse_reason(choice: JSON) -> str | None:
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """Parse a complete response body. Raises an InvokeError if it is an error or has no
-    choices."""
+    """Parse a complete generation response.
+
+    Usage without counts is marked as estimated. `quirks` is not used. Raises the
+    InvokeError that fits the `code` of an error body, InvokeServerUnavailableError if
+    there is no `output` or no choice, and InvokeBadRequestError if the content of a
+    message has another type.
+    """
     del quirks
     choices = _choices(body)
     if not choices:
@@ -517,6 +592,11 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
 
 
 def _dump_choice(choice: LLMChoice) -> JSON:
+    """Return an answer, complete or a fragment, as an entry of `output.choices`.
+
+    Without a finish reason the field is the string `null`, as in DashScope's own
+    streams. A refusal is appended to the text; files are dropped.
+    """
     message = choice.message
     # The format has no refusal field, so a refusal is written as text.
     body: JSON = {
@@ -541,7 +621,10 @@ def _dump_choice(choice: LLMChoice) -> JSON:
 
 
 def dump_result(result: LLMResult) -> JSON:
-    """Build a complete response body."""
+    """Convert a complete answer to a generation response, with all its choices.
+
+    Fields in `extra` that came from DashScope take precedence.
+    """
     return {
         "request_id": result.id,
         "output": {"choices": [_dump_choice(choice) for choice in result.choices]},
@@ -567,7 +650,12 @@ class StreamParser:
         self._usage: Any = None
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
-        """Return one chunk for every choice in the event."""
+        """Return one chunk for every choice in the event.
+
+        Every event repeats the usage so far, so only a chunk with a finish reason has
+        it. Raises like `parse_result` for an error event, but an event without choices
+        returns nothing.
+        """
         self._usage = event.get("usage") or self._usage
         chunks: list[LLMResultChunk] = []
         for position, choice in enumerate(_choices(event)):
@@ -613,13 +701,20 @@ class StreamParser:
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
-    it is cut off."""
+    """Yield the chunks of a complete stream of events.
+
+    Raises InvokeServerUnavailableError if the stream is cut off before a finish reason
+    or malformed, and the InvokeError that fits the `code` of an error event.
+    """
     return parse_events(StreamParser(), events)
 
 
 class StreamDumper:
-    """Converts chunks into stream events, one chunk at a time."""
+    """Converts chunks to stream events with incremental output, one chunk at a time.
+
+    The finish reason and the usage are kept for `finish`, since they belong in the last
+    event. One instance per stream; events have no model and no time.
+    """
 
     def __init__(self, *, response_id: str, model: str = "", created: int = 0) -> None:
         # DashScope's events carry neither a model name nor a creation time.
@@ -629,7 +724,11 @@ class StreamDumper:
         self._final_delta: LLMResultChunkDelta | None = None
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
-        """Return the event for one chunk, or nothing if the chunk has no content."""
+        """Return the event for one chunk, or nothing if the chunk has no content.
+
+        Content is text, thinking, a tool call or a refusal; files are dropped. The
+        finish reason is kept for `finish`.
+        """
         delta = chunk.delta
         self._usage = delta.usage or self._usage
         # The finish reason is held back: it must be in the last event, together with
@@ -647,7 +746,11 @@ class StreamDumper:
         return [{"request_id": self._id, "output": {"choices": [choice]}}]
 
     def finish(self) -> list[JSON]:
-        """Return the last event, with the finish reason and the usage."""
+        """Return the last event, with the finish reason and the usage.
+
+        Without a finish reason in the chunks it is `stop`; of several choices only the
+        one that ended last is reported. Unknown usage is written as zero counts.
+        """
         end = self._final_delta or LLMResultChunkDelta(finish_reason="stop")
         choice = _dump_choice(
             LLMChoice(index=end.index, finish_reason=end.finish_reason)
@@ -664,7 +767,11 @@ def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
 
 
 def error_of(body: Mapping[str, Any]) -> InvokeError:
-    """Return the exception for an error object, chosen by its `code`."""
+    """Return the exception for an error body, selected by its `code`.
+
+    An unknown code becomes InvokeServerUnavailableError. The message falls back to the
+    code.
+    """
     error_class = error_class_for_status(None, body.get("code"))
     return error_class(str(body.get("message") or body.get("code")))
 

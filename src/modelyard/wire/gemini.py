@@ -217,6 +217,12 @@ def _parse_config(config: JSON) -> tuple[dict[str, Any], JSON]:
 
 
 def _parse_thinking_config(config: JSON, parameters: dict[str, Any]) -> None:
+    """Parse Google's `thinkingConfig` into common parameters.
+
+    Budget, level (as `reasoning_effort`, in lower case) and `includeThoughts` are
+    stored in `parameters`; without the object nothing is stored. Raises
+    InvokeBadRequestError if `thinkingConfig` is not an object.
+    """
     thinking = _camel_case_keys(
         optional_field(config, "thinkingConfig", dict, "generationConfig.") or {}
     )
@@ -234,6 +240,13 @@ def _parse_thinking_config(config: JSON, parameters: dict[str, Any]) -> None:
 def _parse_response_format(
     config: JSON, parameters: dict[str, Any], extra_config: JSON
 ) -> None:
+    """Parse the output format of a `generationConfig`.
+
+    `parameters` gets `response_format` in OpenAI's form; `extra_config` gets what a
+    Google upstream must receive unchanged: a schema in Google's dialect, or a media
+    type other than JSON. Raises InvokeBadRequestError if `responseSchema` is not an
+    object.
+    """
     mime = config.get("responseMimeType")
     # responseJsonSchema is plain JSON Schema; it takes precedence over Google's own
     # dialect below.
@@ -286,6 +299,13 @@ def _normalise_schema(schema: Any) -> Any:
 
 
 def _parse_tool_config(config: JSON, extra: JSON) -> str | dict[str, Any] | None:
+    """Return the tool choice of a `toolConfig`, or None if it has no mode.
+
+    The choice is `auto`, `none`, `required`, the name of one forced function, or the
+    list of allowed ones. Fields without a counterpart, and the whole object for the
+    mode VALIDATED, are stored in `extra`. Raises InvokeBadRequestError for an unknown
+    mode.
+    """
     calling = _camel_case_keys(config.get("functionCallingConfig") or {})
     extra_fields = unknown_fields(config, frozenset({"functionCallingConfig"}))
     if extra_fields:
@@ -318,6 +338,12 @@ def _parse_tool_config(config: JSON, extra: JSON) -> str | dict[str, Any] | None
 
 
 def _parse_tools(tools: Iterable[Any]) -> Iterator[PromptMessageTool]:
+    """Yield the functions and hosted tools of Google's `tools` list.
+
+    One entry may declare several functions. Each other key of an entry, such as
+    `googleSearch`, becomes a tool of that type with its settings in `extra`. Raises
+    InvokeBadRequestError if an entry or a declaration is invalid.
+    """
     for tool_index, wire_tool in enumerate(tools):
         tool = _camel_case_keys(expect_type(wire_tool, dict, f"tools[{tool_index}]"))
         for number, declared in enumerate(tool.get("functionDeclarations") or ()):
@@ -335,6 +361,12 @@ def _parse_tools(tools: Iterable[Any]) -> Iterator[PromptMessageTool]:
 
 
 def _parse_declaration(body: JSON, where: str) -> PromptMessageTool:
+    """Parse one of Google's `functionDeclarations`.
+
+    `where` is its path for error messages. `parametersJsonSchema` takes precedence over
+    `parameters`, which is converted to plain JSON Schema; the original stays in `extra`
+    if the two differ. Raises InvokeBadRequestError if a field is missing or invalid.
+    """
     extra_fields = unknown_fields(
         body, frozenset({"name", "description", "parameters", "parametersJsonSchema"})
     )
@@ -421,6 +453,12 @@ def _parse_user_content(
 def _parse_response(
     body: JSON, where: str, waiting: list[tuple[str, str]]
 ) -> ToolPromptMessage:
+    """Parse a `functionResponse` into the result of an earlier call.
+
+    `waiting` has the open calls as (name, id); the answered one is removed. It is found
+    by the response's id, otherwise it is the oldest call of the same function. Raises
+    InvokeBadRequestError if there is none.
+    """
     name = required_field(body, "name", str, f"{where}.functionResponse.")
     # Ids are optional at Google. Without one, the oldest open call of that function is
     # answered.
@@ -486,6 +524,12 @@ def _with_ids(
 def _parse_parts(
     content: JSON, where: str, origin: str = ""
 ) -> list[PromptMessageContent | ToolCall]:
+    """Return the `parts` of a content as blocks, in order.
+
+    `where` is the content's path for error messages, `origin` the wire format recorded
+    in thoughts (empty in a request). Empty texts next to other blocks are dropped.
+    Raises InvokeBadRequestError if a part is invalid.
+    """
     blocks: list[PromptMessageContent | ToolCall] = []
     for number, part in enumerate(content.get("parts") or ()):
         part_path = f"{where}.parts[{number}]"
@@ -498,6 +542,7 @@ def _parse_parts(
 
 
 def _is_empty(block: PromptMessageContent | ToolCall) -> bool:
+    """Return whether a block is a text without characters and vendor fields."""
     return (
         isinstance(block, TextPromptMessageContent)
         and not block.data
@@ -539,6 +584,12 @@ def _parse_part(
 
 
 def _parse_body(part: JSON, where: str) -> PromptMessageContent | ToolCall:
+    """Return the block of a part, its signature excluded.
+
+    Texts, `functionCall`, `inlineData` and `fileData` have a counterpart, a part
+    without fields is an empty text, and any other part becomes an opaque block. Raises
+    InvokeBadRequestError if a field is missing or the data is not valid base64.
+    """
     if "text" in part:
         extra_fields = unknown_fields(part, frozenset({"text", "thought"}))
         return TextPromptMessageContent(
@@ -597,8 +648,12 @@ def _parse_body(part: JSON, where: str) -> PromptMessageContent | ToolCall:
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """Build Google's request body. The model is part of the URL. The quirk `drop` lists
-    generationConfig fields to omit."""
+    """Build the body of generateContent; the model's name is part of the URL.
+
+    Contents, tools and `generationConfig` are translated; stored vendor fields take
+    precedence. The quirk `drop` lists `generationConfig` fields to omit. Raises
+    InvokeBadRequestError for a hosted tool of another provider.
+    """
     del model
     system, contents = _dump_messages(request.messages)
     body: JSON = {"contents": contents}
@@ -630,6 +685,11 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
 
 
 def _dump_config(request: LLMRequest) -> JSON:
+    """Build the `generationConfig` of a request from its parameters.
+
+    Parameters that Google does not have are left out. A JSON schema is written as
+    `responseJsonSchema`. The object may be empty.
+    """
     parameters = request.model_parameters
     config: JSON = {
         wire_name: parameters[parameter]
@@ -658,6 +718,11 @@ def _dump_config(request: LLMRequest) -> JSON:
 
 
 def _dump_thinking_config(parameters: Mapping[str, Any]) -> JSON:
+    """Build Google's `thinkingConfig`; empty if thinking is not controlled.
+
+    A budget takes precedence over an effort level. The effort `none` becomes a budget
+    of 0, and `xhigh` the level `high`.
+    """
     thinking: JSON = {}
     # Google accepts either a budget or a level, so the budget takes precedence.
     if (budget := parameters.get("thinking_budget")) is not None:
@@ -677,6 +742,12 @@ _LEVELS = {"xhigh": "high"}
 
 
 def _dump_tools(tools: Iterable[PromptMessageTool]) -> list[JSON]:
+    """Build Google's `tools` list.
+
+    Consecutive functions share one `functionDeclarations` entry; each hosted tool has a
+    separate entry. Raises InvokeBadRequestError for a hosted tool that did not come in
+    Google's format.
+    """
     wire_tools: list[JSON] = []
     for tool in tools:
         vendor_fields = tool.extra.get(FORMAT, {})
@@ -705,6 +776,11 @@ def _dump_tools(tools: Iterable[PromptMessageTool]) -> list[JSON]:
 
 
 def _dump_tool_config(choice: str | dict[str, Any] | None) -> JSON | None:
+    """Build `functionCallingConfig`, or None if there is no tool choice.
+
+    A list of allowed functions is written only if a call is required; otherwise the
+    mode is AUTO without a restriction.
+    """
     match choice:
         case None:
             return None
@@ -788,6 +864,12 @@ def _without_foreign_thoughts(
 
 
 def _dump_response(message: ToolPromptMessage, names: Mapping[str, str]) -> JSON:
+    """Build the `functionResponse` part for a tool result.
+
+    `names` gives the function's name by call id, for results without a name. A JSON
+    object is sent as it is, any other text under `result` or `error`. An id that
+    modelyard generated is omitted.
+    """
     text = message.text
     # Google requires an object as response. Text that is not a JSON object is wrapped.
     response = as_object(text) if text.lstrip().startswith("{") else {}
@@ -842,6 +924,10 @@ def _lone_signature(signature: str) -> list[JSON]:
 
 
 def _dump_call(call: ToolCall) -> JSON:
+    """Build the `functionCall` part for a tool call.
+
+    Arguments are written as an object. An id that modelyard generated is omitted.
+    """
     body: JSON = {
         "name": call.function.name,
         "args": as_object(call.function.arguments),
@@ -877,6 +963,11 @@ def _dump_part(part: PromptMessageContent | ToolCall) -> JSON | None:
 
 
 def _dump_file(part: MultiModalPromptMessageContent) -> JSON:
+    """Build a `fileData` part for a URL, or an `inlineData` part for base64.
+
+    Without a media type, it is derived from the file's format or from the class of the
+    part.
+    """
     mime = part.mime_type
     if not mime:
         # The class name is the only hint if the file has no media type.
@@ -946,6 +1037,10 @@ def parse_usage(body: Any) -> LLMUsage | None:
 
 
 def _modality_tokens(details: Any, modality: str) -> int:
+    """Return the tokens of one modality in Google's token details.
+
+    `details` is a list such as `promptTokensDetails`; anything else counts as 0.
+    """
     if not isinstance(details, list):
         return 0
     return sum(
@@ -956,8 +1051,12 @@ def _modality_tokens(details: Any, modality: str) -> int:
 
 
 def dump_usage(usage: LLMUsage) -> JSON:
-    """Return usageMetadata: the original one if it came from Google, otherwise one
-    built from the counts."""
+    """Build `usageMetadata` from token counts.
+
+    An object that came from Google is returned unchanged. Otherwise thoughts and the
+    input of hosted tools are taken out of our totals, because Google counts them
+    separately. These two counts and the cached tokens are omitted if they are 0.
+    """
     if raw_usage := usage.extra.get(FORMAT):
         return raw_usage
     body = {
@@ -1004,6 +1103,12 @@ _KNOWN_RESULT_FIELDS = frozenset(
 def _parse_reason(
     wire_reason: str | None, *, has_calls: bool
 ) -> tuple[str | None, JSON]:
+    """Return the finish reason, and the vendor fields needed to restore it.
+
+    The reason is None if Google gave none; an unknown one becomes `stop`. With
+    `has_calls`, `stop` becomes `tool_calls`. The fields hold the original
+    `finishReason` if `_WIRE_FINISH_REASONS` would not give it back.
+    """
     if not wire_reason or wire_reason == "FINISH_REASON_UNSPECIFIED":
         return None, {}
     reason = _FINISH_REASONS.get(wire_reason, "stop")
@@ -1038,6 +1143,11 @@ def _parse_logprobs(body: Any) -> dict[str, Any] | None:
 
 
 def _logprob(candidate: JSON) -> JSON:
+    """Convert one of Google's token candidates to OpenAI's form.
+
+    The result has `token`, `logprob` and the token's UTF-8 bytes; a missing probability
+    becomes 0.0.
+    """
     token = candidate.get("token") or ""
     return {
         "token": token,
@@ -1047,6 +1157,11 @@ def _logprob(candidate: JSON) -> JSON:
 
 
 def _citations(candidate: JSON) -> list[Citation]:
+    """Return the sources of a candidate that have an address.
+
+    They come from `groundingMetadata` (web pages and retrieved documents) and from
+    `citationMetadata` (recited sources).
+    """
     grounding = candidate.get("groundingMetadata") or {}
     # Grounding names web pages or retrieved documents; recited sources are listed
     # separately.
@@ -1069,8 +1184,12 @@ def _citations(candidate: JSON) -> list[Citation]:
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """Parse a complete response body. Raises an InvokeError if it is an error or has no
-    candidates."""
+    """Parse a complete `GenerateContentResponse`.
+
+    A blocked prompt gives one artificial choice, finished with `content_filter`.
+    Missing usage is marked as estimated. Raises an InvokeError for an `error` object,
+    and InvokeServerUnavailableError if there are no candidates or a part is invalid.
+    """
     del quirks
     if isinstance(body.get("error"), dict):
         raise error_of(body["error"])
@@ -1114,6 +1233,12 @@ def _call_id_prefix(body: JSON) -> str:
 
 
 def _parse_candidate(candidate: Any, position: int, stem: str) -> LLMChoice:
+    """Parse one entry of a response's `candidates` into a choice.
+
+    `position` is the index if the candidate states none, `stem` the base of generated
+    call ids. Sources are attached to the last text. Raises InvokeServerUnavailableError
+    if the candidate or one of its parts is invalid.
+    """
     if not isinstance(candidate, dict):
         raise InvokeServerUnavailableError(
             f"Upstream response: candidates[{position}] must be an object, not"
@@ -1162,6 +1287,11 @@ def _attach_to_last_text(
 def _answer_blocks(
     message: AssistantPromptMessage,
 ) -> list[PromptMessageContent | ToolCall]:
+    """Return the blocks of an answer that this format can express.
+
+    Opaque parts of other formats are dropped. A refusal is added as a text at the end,
+    since Google has no field for it.
+    """
     blocks = [
         block
         for block in message.blocks
@@ -1175,6 +1305,10 @@ def _answer_blocks(
 
 
 def _dump_sources(message: AssistantPromptMessage) -> JSON:
+    """Build `citationMetadata` from the citations of all texts.
+
+    Citations without a URL are skipped. Returns an empty object if none is left.
+    """
     cited = [
         citation
         for part in message.parts
@@ -1195,6 +1329,12 @@ def _dump_sources(message: AssistantPromptMessage) -> JSON:
 
 
 def _dump_candidate(choice: LLMChoice) -> JSON:
+    """Build an entry of `candidates` from a choice.
+
+    A finish reason without a counterpart becomes OTHER. The choice's vendor fields take
+    precedence; original grounding or citation metadata replaces the citations of the
+    texts.
+    """
     vendor_fields = choice.extra.get(FORMAT, {})
     body: JSON = {
         "content": {
@@ -1237,7 +1377,10 @@ def dump_token_count(tokens: int) -> JSON:
 
 
 def parse_token_count(body: JSON) -> int | None:
-    """Parse the response of countTokens, or return None if it has no count."""
+    """Parse the response of countTokens.
+
+    Returns None if `totalTokens` is missing or not a plausible count.
+    """
     return count(body.get("totalTokens"))
 
 
@@ -1320,6 +1463,13 @@ class StreamParser:
         return parse_usage(self._usage)
 
     def _candidate(self, candidate: Any, position: int) -> LLMResultChunkDelta:
+        """Return the delta for one candidate of a stream event.
+
+        `position` is the index if the candidate states none. A finish reason marks the
+        stream as finished and brings the usage along. Raises
+        InvokeServerUnavailableError if the candidate is not an object or has an invalid
+        part.
+        """
         if not isinstance(candidate, dict):
             raise InvokeServerUnavailableError(
                 f"Upstream stream: candidates[{position}] must be an object, not"
@@ -1503,6 +1653,11 @@ def _child_container(container: Any, step: str | int, next_step: str | int) -> A
 
 
 def _store_value(container: Any, step: str | int, value: Any) -> None:
+    """Store a value in a list or object, at the last step of a JSON path.
+
+    A string extends the string already there. In a list, the index after the last
+    element appends. A larger index, or a container of another type, is ignored.
+    """
     if isinstance(container, list):
         if not isinstance(step, int) or step > len(container):
             return
@@ -1546,7 +1701,11 @@ class StreamDumper:
         self._extra: JSON = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
-        """Return the event for one chunk, or nothing if nothing can be sent yet."""
+        """Return the event for one chunk, or nothing if it has no part to send.
+
+        Calls, signatures, finish reasons and usage are held back; `finish` sends them.
+        Signatures go out earlier if the block that they sign arrives.
+        """
         delta = chunk.delta
         self._usage = delta.usage or self._usage
         self._extra |= chunk.extra.get(FORMAT, {})
@@ -1617,8 +1776,11 @@ class StreamDumper:
         calls.setdefault(number, []).append(fragment)
 
     def finish(self) -> list[JSON]:
-        """Return the last event: complete calls, left-over signatures, finish reasons
-        and the usage."""
+        """Return the last event of the stream.
+
+        It has a candidate for each choice with held-back calls, signatures or a finish
+        reason, and always `usageMetadata` (zero counts if none were reported).
+        """
         indexes = {*self._end_fields, *self._call_fragments, *self._pending_signatures}
         candidates = [self._last_candidate(index) for index in sorted(indexes)]
         ending: JSON = {"candidates": candidates} if candidates else {}
@@ -1632,6 +1794,11 @@ class StreamDumper:
         ]
 
     def _last_candidate(self, index: int) -> JSON:
+        """Build the closing entry of a candidate.
+
+        It has the calls and signatures held back during the stream, the finish reason,
+        and the vendor fields.
+        """
         parts = _dump_blocks(self._held_blocks(index))
         return {
             "content": {"role": "model", "parts": parts},
@@ -1665,8 +1832,11 @@ def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """Return the exception for an error object in a response or stream, chosen by its
-    code or status."""
+    """Return the exception for Google's `Status` error object.
+
+    The `status` name and the numeric `code` decide the class; without either it is
+    InvokeServerUnavailableError. The caller raises it.
+    """
     code = error.get("code")
     error_class = error_class_for_status(
         code if isinstance(code, int) else None, error.get("status")
@@ -1694,7 +1864,12 @@ _STATUSES = {
 
 
 def dump_error(status: int, message: str, request_id: str = "") -> JSON:
-    """Return an error body with Google's status name for the HTTP status."""
+    """Build Google's error body for an HTTP status.
+
+    `status` selects the name, such as RESOURCE_EXHAUSTED for 429; other statuses become
+    INVALID_ARGUMENT below 500 and INTERNAL from 500 on. The format has no request id,
+    so `request_id` is ignored.
+    """
     del request_id
     status_name = _STATUSES.get(status) or (
         "INVALID_ARGUMENT" if status < 500 else "INTERNAL"

@@ -58,6 +58,11 @@ def parse_request(body: JSON) -> TextEmbeddingRequest:
 
 
 def _text(body: JSON, where: str) -> str:
+    """Return the joined text of an embedContent request's parts.
+
+    `where` is the path prefix for error messages and ends with a dot. Raises
+    InvokeBadRequestError if `content`, its `parts` or the text of a part is missing.
+    """
     parts = required_field(
         required_field(body, "content", dict, where), "parts", list, f"{where}content."
     )
@@ -75,7 +80,12 @@ def _text(body: JSON, where: str) -> str:
 def dump_request(
     request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]
 ) -> JSON:
-    """Build a batchEmbedContents request; a single text is a batch of one."""
+    """Build a batchEmbedContents request; a single text is a batch of one.
+
+    Every entry repeats the model as `models/<name>`, the task type and the dimensions.
+    A task type without a counterpart, stored at parsing, replaces the one of the input
+    type.
+    """
     del quirks
     # Google requires the full model name in every request of a batch.
     shared: JSON = {
@@ -109,7 +119,10 @@ def parse_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddingResul
 
 
 def dump_result(result: TextEmbeddingResult, *, is_batch: bool) -> JSON:
-    """Build the response of batchEmbedContents, or of embedContent if `is_batch` is
-    False."""
+    """Build the response of batchEmbedContents or of embedContent.
+
+    With `is_batch` all vectors are returned under `embeddings`, otherwise only the
+    first under `embedding`.
+    """
     vectors = [{"values": vector} for vector in result.embeddings]
     return {"embeddings": vectors} if is_batch else {"embedding": vectors[0]}

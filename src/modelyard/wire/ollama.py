@@ -98,8 +98,12 @@ _KNOWN_FIELDS = frozenset(
 
 @reads_request
 def parse_request(body: JSON) -> LLMRequest:
-    """Parse the JSON body of a client's chat request. Raises InvokeBadRequestError that
-    names the field."""
+    """Parse the JSON body of a client's request to `/api/chat`.
+
+    Streaming is on unless `stream` is false. Calls without an id get one, and each tool
+    result is matched to its call. Raises InvokeBadRequestError that names the field if
+    `messages` is missing or empty, or if a value is invalid.
+    """
     messages = required_field(body, "messages", list)
     if not messages:
         raise InvokeBadRequestError(
@@ -128,6 +132,13 @@ def parse_request(body: JSON) -> LLMRequest:
 
 
 def _parse_parameters(body: JSON, options: JSON) -> dict[str, Any]:
+    """Return the request's parameters by their common names.
+
+    `options` has the sampling parameters; log probabilities, `format` and `think` are
+    fields of the body. A boolean `think` becomes a thinking budget of -1 or 0, a text
+    becomes the reasoning effort. Raises InvokeBadRequestError if a value has another
+    type.
+    """
     parameters: dict[str, Any] = {}
     for wire_name, (parameter, value_type) in _OPTIONS.items():
         if optional_field(options, wire_name, value_type, "options.") is not None:
@@ -151,6 +162,11 @@ def _parse_parameters(body: JSON, options: JSON) -> dict[str, Any]:
 
 
 def _parse_format(output_format: Any) -> JSON | None:
+    """Return Ollama's `format` as `response_format`, or None if it is not set.
+
+    `json` becomes a JSON object without a schema; a schema gets the name `answer`.
+    Raises InvokeBadRequestError for anything else.
+    """
     match output_format:
         case None | "":
             return None
@@ -220,6 +236,12 @@ def _parse_messages(messages: list[Any]) -> list[AnyPromptMessage]:
 def _parse_tool_result(
     body: JSON, text: str, where: str, waiting: list[ToolCall]
 ) -> ToolPromptMessage:
+    """Parse a message with the role `tool` into the result of an earlier call.
+
+    The call is found in `waiting` by its id, then by `tool_name`; a result with neither
+    answers the oldest open call. The answered call is removed from `waiting`. Raises
+    InvokeBadRequestError if no call matches.
+    """
     name = body.get("tool_name") or body.get("name")
     call = next(
         (
@@ -252,6 +274,11 @@ def _parse_tool_result(
 
 
 def _parse_assistant(body: JSON, stem: str, first: int = 0) -> AssistantPromptMessage:
+    """Parse an assistant message of a request, a response or a stream line.
+
+    A call without an id gets `call_<stem>_<number>`; numbers begin at `first`. Empty
+    text and empty `thinking` become None.
+    """
     calls = [
         ToolCall(
             # Other formats require an id, so a missing one is generated from the stem
@@ -272,6 +299,11 @@ def _parse_assistant(body: JSON, stem: str, first: int = 0) -> AssistantPromptMe
 
 
 def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
+    """Parse an entry of `tools`.
+
+    `where` is its path for error messages. Raises InvokeBadRequestError if the entry,
+    its `function` or the function's name is missing or has another type.
+    """
     function = required_field(
         expect_type(tool, dict, where), "function", dict, f"{where}."
     )
@@ -325,6 +357,10 @@ def _call_names(messages: list[AnyPromptMessage]) -> dict[str, str]:
 
 
 def _dump_options(request: LLMRequest) -> JSON:
+    """Build Ollama's `options` from the parameters and the stop sequences.
+
+    Parameters that Ollama does not have are left out. The object may be empty.
+    """
     parameters = request.model_parameters
     options: JSON = {
         wire_name: parameters[parameter]
@@ -337,6 +373,10 @@ def _dump_options(request: LLMRequest) -> JSON:
 
 
 def _dump_format(parameters: Mapping[str, Any]) -> JSON:
+    """Build Ollama's `format` field from `response_format`.
+
+    The value is the schema itself, or `json`. Returns an empty object for plain text.
+    """
     match parameters.get("response_format"):
         case {"type": "json_schema", "json_schema": named_schema}:
             return {"format": named_schema["schema"]}
@@ -359,6 +399,11 @@ def _dump_think(parameters: Mapping[str, Any]) -> JSON:
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
+    """Build an entry of `tools`.
+
+    A function without parameters gets an empty object schema. Raises
+    InvokeBadRequestError for a hosted tool, since Ollama runs none.
+    """
     # Provider-hosted tools of another vendor have no Ollama counterpart.
     if tool.type not in ("function", "custom"):
         raise InvokeBadRequestError(
@@ -376,6 +421,12 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
 
 
 def _dump_message(message: AnyPromptMessage, names: Mapping[str, str]) -> JSON:
+    """Build an entry of `messages`.
+
+    `names` gives a tool's name by call id, for results without a name. Files of a tool
+    result are dropped. Raises InvokeBadRequestError for files other than images, and
+    for images that are only a URL.
+    """
     body: JSON = {"role": message.role.value, "content": message.text}
     if isinstance(message, ToolPromptMessage):
         body["tool_name"] = message.name or names.get(message.tool_call_id, "")
@@ -406,6 +457,10 @@ def _dump_images(message: AnyPromptMessage) -> list[str]:
 
 
 def _dump_call(call: ToolCall) -> JSON:
+    """Build an entry of `tool_calls`, with the arguments as an object.
+
+    The id is written only if there is one.
+    """
     function = {
         "name": call.function.name,
         "arguments": as_object(call.function.arguments),
@@ -434,6 +489,11 @@ def parse_usage(body: JSON) -> LLMUsage | None:
 
 
 def _response_message(body: JSON) -> JSON:
+    """Return the message of a response or stream line.
+
+    A response of `/api/generate` is given the shape of a message. Raises
+    InvokeServerUnavailableError if there is neither `message` nor `response`.
+    """
     if isinstance(body.get("message"), dict):
         return body["message"]
     # `/api/generate` has no message: its text is directly in the response.
@@ -447,6 +507,11 @@ def _call_id_prefix(body: JSON) -> str:
 
 
 def _parse_reason(body: JSON, *, has_calls: bool) -> str | None:
+    """Return the finish reason, or None while `done` is not set.
+
+    Any other `done_reason` than `length` counts as `stop`, and as `tool_calls` if the
+    answer has calls.
+    """
     if not body.get("done"):
         return None
     reason = _FINISH_REASONS.get(body.get("done_reason") or "stop", "stop")
@@ -460,8 +525,12 @@ def _parse_logprobs(body: JSON) -> dict[str, Any] | None:
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """Parse a complete response body. Raises InvokeServerUnavailableError if it is an
-    error or has no message."""
+    """Parse a complete response of `/api/chat` or `/api/generate`.
+
+    Usage is marked as estimated if there are no token counts. Raises
+    InvokeServerUnavailableError for an `error` (Ollama may report one with status 200)
+    and for a response without a message.
+    """
     del quirks
     # Ollama may report an error with status 200.
     if isinstance(body.get("error"), str):
@@ -482,6 +551,11 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
 
 
 def _dump_end(reason: str | None, usage: LLMUsage, extra: dict[str, Any]) -> JSON:
+    """Build the closing fields of a response or of a stream's last line.
+
+    `done_reason` is `length` or `stop`, `total_duration` is in nanoseconds. Vendor
+    fields in `extra` replace these, but not the token counts.
+    """
     counts = {
         "prompt_eval_count": usage.prompt_tokens,
         "eval_count": usage.completion_tokens,
@@ -498,6 +572,11 @@ def _dump_end(reason: str | None, usage: LLMUsage, extra: dict[str, Any]) -> JSO
 
 
 def _dump_answer(message: AssistantPromptMessage) -> JSON:
+    """Build the `message` of a response, without its tool calls.
+
+    A refusal is appended to the text, because Ollama has no field for it. Images are
+    written as base64.
+    """
     body: JSON = {
         "role": "assistant",
         # The format has no refusal field, so a refusal is written as text.
@@ -545,8 +624,12 @@ class StreamParser:
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
-        """Return the chunk for one line. Raises InvokeServerUnavailableError if the
-        line reports an error."""
+        """Return the chunk for one line of a stream.
+
+        Calls are numbered across lines, and those without an id get one. Usage comes
+        with the line that has `done`. Raises InvokeServerUnavailableError if the line
+        has an `error`, or neither `message` nor `response`.
+        """
         if isinstance(event.get("error"), str):
             raise InvokeServerUnavailableError(event["error"])
         # Generated ids are based on the first line, so that they are stable within the
@@ -614,8 +697,12 @@ class StreamDumper:
         self._extra: dict[str, Any] = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
-        """Return the line for one chunk, or nothing if it has no content. Chunks of a
-        second choice are ignored."""
+        """Return the line for one chunk, or nothing if it has no content.
+
+        Content is text, thinking or images. Tool calls, the finish reason and usage
+        wait for `finish`. Chunks of a choice other than the first are dropped, except
+        for their usage.
+        """
         delta = chunk.delta
         self._usage = delta.usage or self._usage
         # The format has one answer per stream, so further choices are dropped.

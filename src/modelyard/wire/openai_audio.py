@@ -51,8 +51,12 @@ TRANSCRIPT_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 
 @reads_request
 def parse_speech_request(body: JSON) -> TTSRequest:
-    """Parse the JSON body of a client's speech request. Raises InvokeBadRequestError
-    that names the field."""
+    """Parse the JSON body of a client's request to `/v1/audio/speech`.
+
+    The voice is a name or an object with an `id`; the format defaults to mp3. Raises
+    InvokeBadRequestError that names the field if `input` is empty or has more than
+    100,000 characters, for an unknown format, or for a speed outside 0.25 to 4.
+    """
     text = required_field(body, "input", str)
     if not text.strip():
         raise InvokeBadRequestError("'input' must not be empty", param="input")
@@ -96,7 +100,12 @@ def parse_speech_request(body: JSON) -> TTSRequest:
 def dump_speech_request(
     request: TTSRequest, model: str, quirks: Mapping[str, Any]
 ) -> JSON:
-    """Build a speech request. The quirk `default_voice` replaces the voice `default`."""
+    """Build the body of a request to `/audio/speech`.
+
+    The voice `default` is replaced by the quirk `default_voice`, or by `alloy`. The
+    speed is written only if it is not 1.0; speed and instructions take precedence over
+    stored vendor fields.
+    """
     body: JSON = {
         "model": model,
         "input": request.text,
@@ -163,8 +172,12 @@ def parse_transcription_request(
 def dump_transcription(
     request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]
 ) -> HttpPayload:
-    """Build the multipart form for a server. Quirk `plain_transcripts`: name prefixes
-    of models that only return plain JSON."""
+    """Build the multipart form for a transcription or translation.
+
+    The task of the request decides the path. If segments or words are wanted,
+    `verbose_json` is requested, except from models whose name starts with a prefix in
+    the quirk `plain_transcripts`.
+    """
     plain = any(
         model.startswith(str(name)) for name in quirks.get("plain_transcripts", ())
     )
@@ -197,8 +210,12 @@ def dump_transcription(
 
 
 def parse_transcription(body: Any) -> Speech2TextResult:
-    """Parse a transcription response. Raises InvokeServerUnavailableError if it has no
-    text."""
+    """Parse a transcription response.
+
+    Incomplete segments and words are skipped. Usage is counted in tokens or in seconds
+    of audio, depending on the model. Raises InvokeServerUnavailableError if the
+    response has no `text`.
+    """
     text = body.get("text") if isinstance(body, dict) else None
     if not isinstance(text, str):
         raise InvokeServerUnavailableError("Upstream response has no 'text'")
@@ -231,6 +248,11 @@ def parse_transcription(body: Any) -> Speech2TextResult:
 
 
 def _parse_usage(body: JSON) -> Speech2TextUsage:
+    """Return the usage of a transcription: token counts or seconds of audio.
+
+    Seconds come from `duration`, from `usage`, or from Groq's `x_groq`. If there are
+    neither tokens nor seconds, the usage is marked as estimated.
+    """
     usage = body.get("usage") or {}
     # Newer models count tokens, the others seconds of audio.
     if usage.get("type") == "tokens" or count(usage.get("input_tokens")) is not None:
@@ -265,8 +287,12 @@ def _seconds(value: Any) -> float:
 def dump_transcription_result(
     result: Speech2TextResult, response_format: str = "json"
 ) -> JSON | str:
-    """Return the transcript as JSON for `json` and `verbose_json`, as text for the
-    other formats."""
+    """Build the transcript in the format that the client asked for.
+
+    `text`, `srt` and `vtt` give text, `verbose_json` gives JSON with segments and
+    words; any other value gives JSON with text and usage. A transcript without segments
+    becomes a single one for subtitles.
+    """
     match response_format:
         case "text":
             return result.text + "\n"
@@ -310,6 +336,11 @@ def dump_transcription_result(
 
 
 def _dump_usage(usage: Speech2TextUsage) -> JSON:
+    """Build `usage` of a transcription.
+
+    It has the type `tokens` if prompt tokens were counted, otherwise `duration` in
+    whole seconds.
+    """
     # Without prompt tokens the model counts seconds.
     if not usage.prompt_tokens:
         return {"type": "duration", "seconds": round(usage.seconds)}
@@ -328,6 +359,11 @@ def _dump_usage(usage: Speech2TextUsage) -> JSON:
 
 
 def _segments(result: Speech2TextResult) -> list[TranscriptSegment]:
+    """Return the segments of a transcript.
+
+    Without any, one segment has the whole text, from 0 to the measured duration in
+    seconds.
+    """
     # Without segments, the whole text becomes one segment over the whole duration.
     return result.segments or [
         TranscriptSegment(start=0.0, end=result.usage.seconds, text=result.text)
@@ -335,6 +371,11 @@ def _segments(result: Speech2TextResult) -> list[TranscriptSegment]:
 
 
 def _cue(number: int | None, segment: TranscriptSegment, point: str) -> str:
+    """Return one subtitle cue, followed by a blank line.
+
+    `number` precedes the cue in SRT and is None for WebVTT; `point` is the decimal
+    separator of its timestamps.
+    """
     head = f"{number}\n" if number is not None else ""
     return (
         f"{head}{_timestamp(segment.start, point)} -->"
@@ -343,6 +384,7 @@ def _cue(number: int | None, segment: TranscriptSegment, point: str) -> str:
 
 
 def _timestamp(seconds: float, point: str) -> str:
+    """Return seconds as `HH:MM:SS`, `point` and three digits of milliseconds."""
     milliseconds = round(seconds * 1000)
     # Minutes are not limited to 59 here; hours are split off below.
     minutes, remaining_ms = divmod(milliseconds, 60_000)

@@ -127,8 +127,12 @@ _MAX_MESSAGES = 10_000
 
 @reads_request
 def parse_request(body: JSON) -> LLMRequest:
-    """Parse the JSON body of a client's chat request. Raises InvokeBadRequestError that
-    names the field."""
+    """Parse the JSON body of a client's request to `/v1/chat/completions`.
+
+    Fields without a reader are kept in `extra`. Raises InvokeBadRequestError that names
+    the field: for missing, empty or more than 10,000 messages, for an invalid value,
+    and for a tool result without an earlier call.
+    """
     messages = required_field(body, "messages", list)
     if not messages:
         raise InvokeBadRequestError(
@@ -190,6 +194,11 @@ def _match_tool_results(messages: list[AnyPromptMessage]) -> list[AnyPromptMessa
 
 
 def _parse_parameters(body: JSON) -> dict[str, Any]:
+    """Return the sampling and output parameters of a chat request.
+
+    Null values are left out, and `max_completion_tokens` replaces `max_tokens`. Raises
+    InvokeBadRequestError if a value has the wrong type or is out of range.
+    """
     parameters: dict[str, Any] = {}
     for name, value in body.items():
         if value is None:
@@ -212,6 +221,11 @@ def _parse_parameters(body: JSON) -> dict[str, Any]:
 
 
 def _check_response_format(response_format: JSON) -> None:
+    """Check OpenAI's `response_format` object.
+
+    Raises InvokeBadRequestError if its type is not `text`, `json_object` or
+    `json_schema`, or if a `json_schema` has no `schema`.
+    """
     format_type = required_field(response_format, "type", str, "response_format.")
     if format_type not in ("text", "json_object", "json_schema"):
         raise invalid_field(
@@ -227,6 +241,10 @@ def _check_response_format(response_format: JSON) -> None:
 
 
 def _parse_stop(value: Any) -> list[str]:
+    """Return `stop` as a list; null gives an empty list.
+
+    Raises InvokeBadRequestError if it is neither a string nor a list of strings.
+    """
     if value is None:
         return []
     stop_sequences = (
@@ -239,6 +257,11 @@ def _parse_stop(value: Any) -> list[str]:
 
 
 def _parse_tools(body: JSON) -> list[PromptMessageTool]:
+    """Return the tools of `tools`, followed by those of the deprecated `functions`.
+
+    Raises InvokeBadRequestError if a list has more than `MAX_TOOLS` entries or an
+    invalid one.
+    """
     tools = [_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools_of(body))]
     # `functions` is the deprecated form of `tools`, without the enclosing object.
     for index, function in enumerate(tools_of(body, "functions")):
@@ -253,6 +276,12 @@ def _parse_tools(body: JSON) -> list[PromptMessageTool]:
 
 
 def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
+    """Parse an entry of `tools`: a function, a custom tool or a hosted tool.
+
+    `where` is its path for error messages. A type other than `function` and `custom` is
+    a hosted tool; its whole definition is kept in `extra`. Raises InvokeBadRequestError
+    if a field is missing or invalid.
+    """
     body = expect_type(tool, dict, where)
     tool_type = body.get("type", "function")
     if tool_type == "function":
@@ -281,6 +310,12 @@ def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
 
 
 def _parse_function(function: JSON, where: str, tool_body: JSON) -> PromptMessageTool:
+    """Parse the definition of a function.
+
+    `tool_body` is the object around it, which may have `cache_control`; it is empty for
+    the deprecated `functions`. Raises InvokeBadRequestError if the name is missing or a
+    field has another type.
+    """
     known_fields = frozenset({"name", "description", "parameters", "strict"})
     strict = optional_field(function, "strict", bool, f"{where}.")
     return PromptMessageTool(
@@ -295,6 +330,12 @@ def _parse_function(function: JSON, where: str, tool_body: JSON) -> PromptMessag
 
 
 def _parse_tool_choice(value: Any) -> str | dict[str, Any]:
+    """Parse OpenAI's `tool_choice`, or the deprecated `function_call`.
+
+    Returns `auto`, `none` or `required`; `name` for a forced tool; or `mode` and
+    `allowed` for a list of allowed tools. Mistral's `any` becomes `required`. Raises
+    InvokeBadRequestError for other values.
+    """
     if isinstance(value, str):
         if value == "any":  # Mistral's name for it
             return "required"
@@ -359,6 +400,12 @@ def _parse_messages(messages: list[Any]) -> list[AnyPromptMessage]:
 
 
 def _parse_message(message: Any, where: str) -> AnyPromptMessage:
+    """Parse an entry of a request's `messages`.
+
+    `where` is its path for error messages. The role `developer` becomes a system
+    message that stores its role. Raises InvokeBadRequestError for an unknown role or an
+    invalid field.
+    """
     if not isinstance(message, dict):
         raise invalid_field(where, message, "an object with role and content")
     role = message.get("role")
@@ -397,6 +444,11 @@ def _parse_message(message: Any, where: str) -> AnyPromptMessage:
 
 
 def _parse_tool_message(message: JSON, where: str) -> ToolPromptMessage:
+    """Parse a message with the role `tool`, or with the deprecated role `function`.
+
+    The deprecated form has no call id: the function's name takes its place, and `extra`
+    stores the role. Raises InvokeBadRequestError if the id or the name is missing.
+    """
     is_old = message["role"] == "function"
     content = message.get("content")
     extra_fields = unknown_fields(message, _TOOL_MESSAGE_FIELDS) | (
@@ -519,6 +571,11 @@ def _parse_answer_parts(content: Any, where: str) -> list[Any]:
 
 
 def _parse_answer_audio(audio: JSON) -> PromptMessageContent:
+    """Parse the `audio` object of an assistant message.
+
+    Id, transcript and expiry are kept in `extra`. The data may be empty, since a stream
+    and an earlier answer have only some of the fields.
+    """
     # The audio's id, transcript and expiry are stored with the part.
     audio_fields = {key: value for key, value in audio.items() if key != "data"}
     return AudioPromptMessageContent(
@@ -556,6 +613,11 @@ def _with_citations(blocks: list[Any], citations: list[Citation]) -> list[Any]:
 
 
 def _parse_annotation(annotation: JSON) -> Citation:
+    """Parse a `url_citation` annotation of an answer.
+
+    Positions count characters of the text; they are None if missing. The original is
+    kept in `extra`.
+    """
     cited = annotation.get("url_citation")
     cited = cited if isinstance(cited, dict) else {}
     return Citation(
@@ -618,6 +680,11 @@ def _parse_details(
 
 
 def _parse_detail(detail: JSON) -> ThinkingPromptMessageContent:
+    """Parse an entry of OpenRouter's `reasoning_details`.
+
+    `format` names the vendor that signed it. The data of `reasoning.encrypted` becomes
+    the signature; from Anthropic and Bedrock such a detail is a redacted thought.
+    """
     origin = _ORIGIN_BY_SIGNATURE_FORMAT.get(detail.get("format") or "", "")
     is_hidden = detail.get("type") == "reasoning.encrypted"
     return ThinkingPromptMessageContent(
@@ -696,6 +763,11 @@ def _dump_openai_thought(
 def _dump_hidden_thought(
     thought: ThinkingPromptMessageContent, call: str, shared: JSON
 ) -> list[JSON]:
+    """Build a `reasoning.encrypted` detail for a thought without readable text.
+
+    `call` is the id of the call that the thought signs, or empty; `shared` has the
+    fields common to all details. Returns an empty list if there is no signature.
+    """
     if not thought.signature:
         return []
     # A redacted thought belongs to no call.
@@ -711,6 +783,11 @@ def _dump_hidden_thought(
 
 
 def _parse_call(call: Any, where: str) -> ToolCall:
+    """Parse an entry of `tool_calls`, or a fragment of one in a stream.
+
+    A missing id, name or argument text becomes an empty string; arguments that are an
+    object become JSON text. Raises InvokeBadRequestError if the call is not an object.
+    """
     body = expect_type(call, dict, where)
     call_type = body.get("type") or "function"
     # The type decides which of the two fields has the name and the arguments.
@@ -747,6 +824,11 @@ def _parse_function_call(call: Any) -> ToolCall:
 
 
 def _parse_content(content: Any, where: str) -> Content:
+    """Parse the content of a message: a string, or a list of parts.
+
+    A string is returned unchanged. Raises InvokeBadRequestError for any other value,
+    null included, and for an invalid part.
+    """
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -758,6 +840,12 @@ def _parse_content(content: Any, where: str) -> Content:
 
 
 def _parse_part(part: Any, where: str) -> PromptMessageContent:
+    """Parse one content part, together with its `cache_control`.
+
+    A plain string counts as a text part. A type without a reader becomes an opaque
+    part, which only this format sends again. Raises InvokeBadRequestError if the type
+    is missing or a field is invalid.
+    """
     # Some clients put plain strings into the list of parts.
     body = (
         {"type": "text", "text": part}
@@ -783,6 +871,10 @@ def _parse_part(part: Any, where: str) -> PromptMessageContent:
 
 
 def _parse_text(body: JSON, where: str) -> PromptMessageContent:
+    """Parse a `text` part.
+
+    Raises InvokeBadRequestError if `text` is not a string.
+    """
     extra_fields = unknown_fields(body, frozenset({"type", "text", "cache_control"}))
     return TextPromptMessageContent(
         data=required_field(body, "text", str, f"{where}."),
@@ -791,6 +883,12 @@ def _parse_text(body: JSON, where: str) -> PromptMessageContent:
 
 
 def _parse_image(body: JSON, where: str) -> PromptMessageContent:
+    """Parse an `image_url` part.
+
+    `image_url` is an object or the URL itself, which may be a `data:` URL. Raises
+    InvokeBadRequestError for an unknown `detail`, and for a `data:` URL that is not an
+    image in base64.
+    """
     image = body.get("image_url")
     image = (
         {"url": image}
@@ -806,6 +904,11 @@ def _parse_image(body: JSON, where: str) -> PromptMessageContent:
 
 
 def _parse_video(body: JSON, where: str) -> PromptMessageContent:
+    """Parse a `video_url` part, the extension of Qwen, vLLM and others.
+
+    Raises InvokeBadRequestError if the URL is missing, or is a `data:` URL without
+    valid base64.
+    """
     url = required_field(
         required_field(body, "video_url", dict, f"{where}."),
         "url",
@@ -816,6 +919,10 @@ def _parse_video(body: JSON, where: str) -> PromptMessageContent:
 
 
 def _parse_audio(body: JSON, where: str) -> PromptMessageContent:
+    """Parse an `input_audio` part.
+
+    Raises InvokeBadRequestError if `format` is missing or `data` is not valid base64.
+    """
     audio = required_field(body, "input_audio", dict, f"{where}.")
     audio_format = required_field(audio, "format", str, f"{where}.input_audio.")
     data = checked_base64(
@@ -830,6 +937,12 @@ def _parse_audio(body: JSON, where: str) -> PromptMessageContent:
 
 
 def _parse_file(body: JSON, where: str) -> PromptMessageContent:
+    """Parse a `file` part.
+
+    `file_data` is a URL or `data:` URL; a file known only by its `file_id` has no data
+    and keeps the id in `extra`. Raises InvokeBadRequestError for an invalid `data:`
+    URL.
+    """
     file = required_field(body, "file", dict, f"{where}.")
     filename = optional_field(file, "filename", str, f"{where}.file.") or ""
     extra_fields = unknown_fields(file, frozenset({"filename", "file_data"}))
@@ -842,6 +955,10 @@ def _parse_file(body: JSON, where: str) -> PromptMessageContent:
 
 
 def _parse_refusal(body: JSON, where: str) -> PromptMessageContent:
+    """Parse a `refusal` part into a text that is marked as a refusal.
+
+    Raises InvokeBadRequestError if `refusal` is not a string.
+    """
     # `extra` marks the text as a refusal, so that it is written as one.
     return TextPromptMessageContent(
         data=required_field(body, "refusal", str, f"{where}."),
@@ -917,6 +1034,11 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
 def _dump_parameters(
     model_parameters: Mapping[str, Any], quirks: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """Return the parameters as fields of the request body.
+
+    The quirk `reasoning` selects how thinking is controlled, and `max_tokens_field` the
+    name of the token limit. The given parameters are not changed.
+    """
     # A copy, since the reasoning functions remove and add parameters.
     parameters = dict(model_parameters)
     _REASONING_STYLES[quirks.get("reasoning", "effort")](parameters)
@@ -927,6 +1049,10 @@ def _dump_parameters(
 
 
 def _drop_and_rename(body: JSON, quirks: Mapping[str, Any]) -> None:
+    """Apply the quirks `drop` and `rename` to the fields of a request body.
+
+    `body` is changed in place; fields that it does not have are ignored.
+    """
     for name in quirks.get("drop", ()):
         body.pop(name, None)
     for name, upstream_name in quirks.get("rename", {}).items():
@@ -946,6 +1072,11 @@ def _set_reasoning_effort(parameters: dict[str, Any]) -> None:
 
 
 def _set_openrouter_reasoning(parameters: dict[str, Any]) -> None:
+    """Control thinking by OpenRouter's `reasoning` object.
+
+    Effort, budget and `include_thoughts` are removed from `parameters`; the object is
+    added only if it has a field. `include_thoughts` matters only if it is false.
+    """
     include_thoughts = parameters.pop("include_thoughts", None)
     effort = parameters.pop("reasoning_effort", None)
     budget = parameters.pop("thinking_budget", None)
@@ -995,6 +1126,11 @@ _REASONING_STYLES = {
 
 
 def _dump_tool_choice(choice: str | dict[str, Any], quirks: Mapping[str, Any]) -> Any:
+    """Build OpenAI's `tool_choice`.
+
+    The quirk `required_tool_choice` replaces the value `required` for servers with
+    another name for it. A forced or allowed tool is written as a function.
+    """
     if choice == "required":
         return quirks.get("required_tool_choice", "required")
     if isinstance(choice, str):
@@ -1012,6 +1148,11 @@ def _dump_tool_choice(choice: str | dict[str, Any], quirks: Mapping[str, Any]) -
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
+    """Build an entry of `tools`.
+
+    Raises InvokeBadRequestError for a hosted tool whose definition did not come in this
+    format.
+    """
     vendor_fields = tool.extra.get(FORMAT, {})
     if tool.type == "custom":
         return {
@@ -1044,6 +1185,12 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
 
 
 def _dump_message(message: AnyPromptMessage, quirks: Mapping[str, Any]) -> JSON:
+    """Build an entry of a request's `messages`.
+
+    The quirks decide how thoughts of an earlier answer are written. Vendor fields take
+    precedence; a stored role `function` omits the call id. Raises InvokeBadRequestError
+    for audio that is only a URL.
+    """
     body: JSON = {"role": message.role.value}
     if isinstance(message, AssistantPromptMessage):
         body |= _dump_earlier_answer(message, quirks)
@@ -1119,6 +1266,10 @@ def dump_assistant(
 
 
 def _dump_calls(calls: list[ToolCall]) -> JSON:
+    """Build `tool_calls`, or `function_call` for a call of the deprecated form.
+
+    `calls` must not be empty; its first call decides the form.
+    """
     # The deprecated form has exactly one call.
     if "old" in calls[0].extra.get(FORMAT, {}):
         called = calls[0].function
@@ -1132,6 +1283,11 @@ def _dump_rich(
     *,
     thinks_inside: bool,
 ) -> JSON:
+    """Build the fields of an assistant message whose content is a list of parts.
+
+    Images, annotations and audio are separate fields next to `content`. Thoughts go
+    into `reasoning_content`, or into the content with `thinks_inside`.
+    """
     body: JSON = {"content": _dump_answer_content(parts, thinks_inside=thinks_inside)}
     # Thoughts outside of the content go into the field that most servers share.
     if not thinks_inside and (thoughts := message.thinking):
@@ -1186,6 +1342,11 @@ def _is_more_than_text(part: PromptMessageContent) -> bool:
 
 
 def _dump_annotations(parts: list[PromptMessageContent]) -> list[JSON]:
+    """Build the `annotations` of all texts of an answer.
+
+    Annotations that came in this format are unchanged; the others get positions in the
+    joined text.
+    """
     annotations: list[JSON] = []
     text_offset = 0
     for part in parts:
@@ -1217,6 +1378,11 @@ def _dump_citation(citation: Citation, text_offset: int, length: int) -> JSON:
 
 
 def _dump_call(call: ToolCall) -> JSON:
+    """Build an entry of `tool_calls`.
+
+    A custom call has `custom` with free text as `input`, any other call `function` with
+    `arguments`.
+    """
     body: JSON = {"id": call.id, "type": call.type}
     if call.type == "custom":
         body["custom"] = {"name": call.function.name, "input": call.function.arguments}
@@ -1231,6 +1397,10 @@ def _dump_call(call: ToolCall) -> JSON:
 
 
 def _dump_content(content: Content) -> Any:
+    """Build the content of a message: null, a string or a list of parts.
+
+    Opaque parts of other formats are left out.
+    """
     if not isinstance(content, list):
         return content
     return [
@@ -1243,6 +1413,10 @@ def _dump_content(content: Content) -> Any:
 
 
 def _dump_part(part: PromptMessageContent) -> JSON:
+    """Build a content part, together with its `cache_control`.
+
+    Raises InvokeBadRequestError for audio that is only a URL.
+    """
     body = _dump_part_body(part)
     if part.cache_control:
         body = {**body, "cache_control": part.cache_control}
@@ -1250,6 +1424,11 @@ def _dump_part(part: PromptMessageContent) -> JSON:
 
 
 def _dump_part_body(part: PromptMessageContent) -> JSON:
+    """Build a content part without `cache_control`.
+
+    A text that is marked as a refusal is written as one, a thought in Mistral's form.
+    Raises InvokeBadRequestError for audio that is only a URL.
+    """
     vendor_fields = part.extra.get(FORMAT, {}) if part.extra else {}
     match part:
         case TextPromptMessageContent():
@@ -1285,6 +1464,11 @@ def _dump_part_body(part: PromptMessageContent) -> JSON:
 
 
 def _dump_file(part: MultiModalPromptMessageContent, vendor_fields: JSON) -> JSON:
+    """Build the `file` object of a document.
+
+    `vendor_fields` are its stored fields, such as `file_id`. `file_data` is the URL, or
+    the base64 as a `data:` URL.
+    """
     file: JSON = dict(vendor_fields)
     if part.filename:
         file["filename"] = part.filename
@@ -1410,8 +1594,12 @@ _FINISH_REASONS = {
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """Parse a complete response body. Raises an InvokeError if it is an error or has no
-    choices."""
+    """Parse a complete `chat.completion` response.
+
+    Usage is marked as estimated if there are no token counts. Raises
+    InvokeServerUnavailableError if there are no choices or one is unreadable, and the
+    error's own class for an `error` object (some servers send it with status 200).
+    """
     del quirks
     # Some servers report errors with status 200.
     if isinstance(body.get("error"), dict):
@@ -1433,6 +1621,12 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
 
 
 def _parse_choice(choice: Any, position: int) -> LLMChoice:
+    """Parse an entry of a response's `choices`.
+
+    `position` is the index if the choice states none. Raises
+    InvokeServerUnavailableError if there is neither a message nor a finish reason, and
+    the error's own class for OpenRouter's `error` in a choice.
+    """
     if not isinstance(choice, dict) or not isinstance(
         choice.get("message") or {}, dict
     ):
@@ -1470,6 +1664,11 @@ def _read_provider_message(parse: Any, message: JSON) -> AssistantPromptMessage:
 
 
 def _parse_reason(choice: JSON) -> tuple[str | None, dict[str, Any]]:
+    """Return the finish reason of a choice, and its extra fields by format.
+
+    A vendor's own reason is translated and the original stored in the fields. A missing
+    or empty reason becomes None.
+    """
     reason = choice.get("finish_reason")
     extra_fields = unknown_fields(choice, _KNOWN_CHOICE_FIELDS)
     if reason in _FINISH_REASONS:
@@ -1498,6 +1697,11 @@ def dump_result(result: LLMResult) -> JSON:
 
 
 def _dump_choice(choice: LLMChoice) -> JSON:
+    """Build an entry of a response's `choices`.
+
+    `content`, `refusal` and `logprobs` are present even if they are null. Vendor fields
+    of the message and of the choice take precedence.
+    """
     message = choice.message
     # Clients expect `content` and `refusal` to be present even if they are null.
     body: JSON = {
@@ -1535,8 +1739,12 @@ class StreamParser:
         self._named_calls: set[tuple[int, int]] = set()
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
-        """Return one chunk per choice. Raises an InvokeError if the event reports an
-        error."""
+        """Return one chunk per choice of a `chat.completion.chunk`.
+
+        An event with usage and without choices gives one chunk that has only the usage.
+        Raises an InvokeError for an `error` object, in the event or in a choice, and
+        InvokeServerUnavailableError for an unreadable choice.
+        """
         # A local reference: this method runs for every event of every stream.
         get = event.get
         if get("error") and isinstance(event["error"], dict):
@@ -1565,6 +1773,12 @@ class StreamParser:
         ]
 
     def _delta(self, choice: Any, usage: LLMUsage | None) -> LLMResultChunkDelta:
+        """Return the delta for one choice of a `chat.completion.chunk`.
+
+        A finish reason marks the stream as finished. Raises
+        InvokeServerUnavailableError if the choice is not an object or unreadable, and
+        the error's own class for an `error` in the choice.
+        """
         if not isinstance(choice, dict):
             raise InvokeServerUnavailableError(
                 f"Upstream stream: a choice must be an object, not {short_repr(choice)}"
@@ -1629,6 +1843,11 @@ _EMPTY_MESSAGE = AssistantPromptMessage()
 
 
 def _parse_delta(delta: Any) -> AssistantPromptMessage:
+    """Parse the `delta` of a choice in a stream.
+
+    Anything but an object gives an empty message. The role is ignored. Raises
+    InvokeServerUnavailableError if a field is invalid.
+    """
     if not isinstance(delta, dict):
         return _EMPTY_MESSAGE
     content = delta.get("content")
@@ -1689,8 +1908,11 @@ class StreamDumper:
         self._extra: JSON = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
-        """Return the event for one chunk, or nothing if the chunk has only usage or
-        nothing new."""
+        """Return the event for one chunk, or nothing if it brings nothing new.
+
+        The first event of each choice has the role. Usage is held back for `finish`;
+        the fields of an empty chunk go out there too.
+        """
         delta = chunk.delta
         if delta.usage is not None:
             self._usage = delta.usage
@@ -1731,7 +1953,11 @@ class StreamDumper:
         return [event]
 
     def finish(self) -> list[JSON]:
-        """Return the last event with the usage, or nothing if usage was not requested."""
+        """Return the closing event with the usage and no choices.
+
+        Returns nothing if usage was not requested, or if there are neither counts nor
+        vendor fields. `[DONE]` is not part of the events; the transport writes it.
+        """
         if not self._include_usage:
             return []
         usage = dump_usage(self._usage) if self._usage is not None else None
@@ -1751,6 +1977,11 @@ def _first_delta(body: JSON) -> JSON:
 
 
 def _dump_delta(message: AssistantPromptMessage) -> JSON:
+    """Build the `delta` of a choice in a stream, without the role.
+
+    Empty if the message has nothing to send. Vendor fields of the message take
+    precedence.
+    """
     content = message.content
     # Nearly every chunk of a long answer that came in blocks is a single plain text.
     if (
@@ -1778,6 +2009,10 @@ def _dump_delta(message: AssistantPromptMessage) -> JSON:
 
 
 def _dump_rich_delta(message: AssistantPromptMessage) -> JSON:
+    """Build the `delta` for a message whose content is a list of parts.
+
+    Null and empty fields are left out.
+    """
     dumped_message = dump_assistant(message, is_fragment=True)
     # Empty fields would overwrite earlier ones in clients that merge deltas.
     return {
@@ -1786,6 +2021,11 @@ def _dump_rich_delta(message: AssistantPromptMessage) -> JSON:
 
 
 def _dump_call_fragments(calls: list[ToolCall]) -> JSON:
+    """Build `tool_calls` of a `delta`, or the deprecated `function_call`.
+
+    `calls` must not be empty; its first call decides the form. Names are left out where
+    they are empty.
+    """
     # The deprecated form has exactly one call.
     if "old" in calls[0].extra.get(FORMAT, {}):
         called = calls[0].function
@@ -1801,6 +2041,11 @@ def _dump_call_fragments(calls: list[ToolCall]) -> JSON:
 
 
 def _dump_call_fragment(call: ToolCall, position: int) -> JSON:
+    """Build an entry of `tool_calls` in a `delta`.
+
+    `position` is the index if the call has none. Id and type are written only if the
+    fragment has an id, the name only if it is not empty.
+    """
     # Clients join fragments by index, so every fragment needs one.
     body: JSON = {"index": position if call.index is None else call.index}
     if call.type == "custom":
@@ -1820,7 +2065,11 @@ def _dump_call_fragment(call: ToolCall, position: int) -> JSON:
 def dump_stream(
     chunks: Iterable[LLMResultChunk], *, include_usage: bool = True
 ) -> Iterator[JSON]:
-    """Yield the event stream for a stream of chunks."""
+    """Yield the `chat.completion.chunk` events for a stream of chunks.
+
+    Id, time and model come from the first chunk; a stream without chunks has no events.
+    With `include_usage` the last event has the usage.
+    """
     return dump_chunks(chunks, partial(StreamDumper, include_usage=include_usage))
 
 

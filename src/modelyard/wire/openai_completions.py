@@ -96,6 +96,11 @@ def parse_request(body: JSON) -> LLMRequest:
 
 
 def _parse_prompt(prompt: Any) -> str:
+    """Return the `prompt` of a text completion.
+
+    A list with one text counts as that text. Raises InvokeBadRequestError for several
+    prompts, for token ids, and for any value that is not a string.
+    """
     # A list with one prompt is the same as the prompt itself.
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
@@ -114,6 +119,10 @@ def _parse_prompt(prompt: Any) -> str:
 
 
 def _parse_stop(value: Any) -> list[str]:
+    """Return `stop` as a list; null gives an empty list.
+
+    Raises InvokeBadRequestError if it is neither a string nor a list of strings.
+    """
     if value is None:
         return []
     stop_sequences = (
@@ -154,6 +163,11 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
 
 
 def _prompt(request: LLMRequest) -> str:
+    """Return the messages of a request as one prompt text.
+
+    A single message is sent unchanged. In a conversation every message but a system
+    message starts with its role, and `Assistant:` at the end asks for the answer.
+    """
     messages = request.messages
     if len(messages) == 1:
         return messages[0].text
@@ -202,6 +216,12 @@ _KNOWN_CHOICE_FIELDS = frozenset({"text", "index", "finish_reason"})
 
 
 def _parse_choice(choice: Any, position: int) -> LLMChoice:
+    """Parse an entry of `choices`, of a response or of a stream event.
+
+    `position` is the index if the choice states none. Raises
+    InvokeServerUnavailableError if the choice is not an object or its `text` is not a
+    string.
+    """
     if not isinstance(choice, dict) or not isinstance(choice.get("text") or "", str):
         raise InvokeServerUnavailableError(
             f"Upstream response: choices[{position}] has no 'text'"
@@ -223,8 +243,12 @@ def _parse_choice(choice: Any, position: int) -> LLMChoice:
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """Parse a complete response body. Raises an InvokeError if it is an error or has no
-    choices."""
+    """Parse a complete `text_completion` response.
+
+    Usage is marked as estimated if there are no token counts. Raises
+    InvokeServerUnavailableError if there are no choices or one is invalid, and the
+    error's own class for an `error` object (some servers send it with status 200).
+    """
     del quirks
     # Some servers report errors with status 200.
     if isinstance(body.get("error"), dict):
@@ -251,6 +275,12 @@ def _dump_choice(
     reason: str | None,
     extra: dict[str, Any],
 ) -> JSON:
+    """Build an entry of `choices`, for a response or a stream event.
+
+    A refusal is appended to the text. The finish reasons `tool_calls` and `pause`,
+    which this format does not have, become `stop`. Vendor fields in `extra` take
+    precedence.
+    """
     text = message.text + (message.refusal or "")
     # The format has no tool calls and no pauses.
     reason = {"tool_calls": "stop", "pause": "stop"}.get(reason or "", reason)
@@ -289,8 +319,12 @@ class StreamParser:
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
-        """Return one chunk per choice. Raises an InvokeError if the event reports an
-        error."""
+        """Return one chunk per choice of a stream event.
+
+        An event with usage and without choices gives one chunk that has only the usage.
+        Raises an InvokeError for an `error` object, and InvokeServerUnavailableError
+        for an invalid choice.
+        """
         if isinstance(event.get("error"), dict):
             raise error_of(event["error"])
         usage = parse_usage(event.get("usage"))
@@ -380,7 +414,11 @@ def dump_stream(
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """Return the exception for an error object, chosen by its code or type."""
+    """Return the exception for OpenAI's error object.
+
+    Its `code` and `type` decide the class; without a match it is
+    InvokeServerUnavailableError. The caller raises it.
+    """
     error_class = error_class_for_status(None, error.get("code"), error.get("type"))
     return error_class(
         str(error.get("message") or "The provider returned an error without details")

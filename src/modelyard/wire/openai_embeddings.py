@@ -73,6 +73,11 @@ def parse_request(body: JSON) -> TextEmbeddingRequest:
 
 
 def _parse_texts(value: Any) -> list[str]:
+    """Return the texts of an embeddings request's `input`.
+
+    A single string gives a list of one. Raises InvokeBadRequestError for an empty list
+    or text, for token ids, and for more than 2,048 texts.
+    """
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts:
         raise invalid_field("input", value, "a string or a non-empty list of strings")
@@ -157,6 +162,12 @@ def parse_result(
 
 
 def _vector(value: Any) -> list[float]:
+    """Return a vector as a list of floats.
+
+    `value` is a list of numbers, or base64 of 32-bit floats as OpenAI encodes them.
+    Raises InvokeServerUnavailableError for anything else; the numbers of a list are not
+    checked.
+    """
     # Base64 of 32-bit floats, as OpenAI encodes vectors.
     if isinstance(value, str):
         try:
@@ -173,8 +184,11 @@ def _vector(value: Any) -> list[float]:
 
 
 def dump_result(result: TextEmbeddingResult, *, encoding_format: str = "float") -> JSON:
-    """Build an embeddings response, with vectors as floats or as base64 of 32-bit
-    floats."""
+    """Build an embeddings response in OpenAI's form.
+
+    With `encoding_format` `base64` each vector is the base64 of its 32-bit floats in
+    native byte order, otherwise a list of numbers.
+    """
     encode = _as_base64 if encoding_format == "base64" else list[float]
     data = [
         {"object": "embedding", "index": index, "embedding": encode(vector)}

@@ -68,6 +68,11 @@ def parse_request(body: JSON) -> ModerationRequest:
 
 
 def _text(content: Any, where: str) -> str:
+    """Return the text of one moderation input.
+
+    An input is a string or a content part of the type `text`; `where` is its path for
+    error messages. Raises InvokeBadRequestError for anything else, images included.
+    """
     if isinstance(content, dict):
         if content.get("type") != "text":
             raise invalid_field(
@@ -94,8 +99,11 @@ def dump_request(
 
 
 def parse_result(body: Any) -> ModerationResult:
-    """Parse a moderation response. Raises InvokeServerUnavailableError if it has no
-    results."""
+    """Parse a moderation response into one verdict per text.
+
+    If `flagged` is missing, as in Mistral's responses, a text counts as flagged if any
+    category is. Raises InvokeServerUnavailableError if `results` is missing or empty.
+    """
     results = body.get("results") if isinstance(body, dict) else None
     if not isinstance(results, list) or not results:
         raise InvokeServerUnavailableError("Upstream response has no 'results'")
@@ -136,6 +144,11 @@ def dump_result(result: ModerationResult, *, response_id: str = "") -> JSON:
 
 
 def _dump_verdict(verdict: ModerationVerdict) -> JSON:
+    """Build an entry of `results` for one text.
+
+    All of OpenAI's categories are present: those that the upstream did not judge are
+    false with a score of 0.0. Categories of other vendors are added.
+    """
     return {
         "flagged": verdict.flagged,
         # Categories that the upstream does not know are reported as not flagged.

@@ -119,7 +119,11 @@ class OpenAIPassthrough:
     def can_pass_through(
         self, request: PassthroughRequest, quirks: Mapping[str, Any]
     ) -> bool:
-        """Return whether a server with these quirks can take the request as it is."""
+        """Return whether a server with these quirks can take the request as it is.
+
+        It cannot if a quirk is unknown here, or if `drop` lists a parameter that the
+        request has; the caller then uses the full parser.
+        """
         # An unknown quirk may change anything, so the full parser must handle it.
         if not _SUPPORTED_QUIRKS.issuperset(quirks):
             return False
@@ -129,8 +133,13 @@ class OpenAIPassthrough:
     def dump(
         self, request: PassthroughRequest, model: str, quirks: Mapping[str, Any]
     ) -> bytes:
-        """Encode the request for the server, with its own model name and token limit
-        field."""
+        """Encode the request as JSON for the server.
+
+        `model` replaces the client's model name. The token limit is written as
+        `max_completion_tokens` if the quirk `max_tokens_field` has that value,
+        otherwise as `max_tokens`. A stream always requests usage, unless the quirk
+        `no_stream_options` is set.
+        """
         plain_request: _PlainRequest = request.asked
         max_tokens = request.model_parameters.get("max_tokens")
         is_renamed = quirks.get("max_tokens_field") == "max_completion_tokens"
@@ -156,8 +165,11 @@ class OpenAIPassthrough:
         )
 
     def result(self, body: bytes) -> PassthroughChunk | None:
-        """Return a complete response for passthrough, or None if it needs the full
-        parser."""
+        """Decode a complete response for passthrough, without changing its bytes.
+
+        Returns None if it needs the full parser: an error, an unusual finish reason, a
+        missing id, or usage that must be converted.
+        """
         try:
             plain_result = _decode_result(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -399,6 +411,12 @@ class _InspectedChunk:
 
 
 def _event(block: bytes) -> _Event | None:
+    """Decode one server-sent event, or return None if it needs the full parser.
+
+    `block` has the lines of the event without the final blank line. None means that it
+    does not start with `data: `, is not plain JSON of a known shape, or has usage that
+    must be converted.
+    """
     if block[:6] != b"data: ":
         return None
     try:

@@ -77,6 +77,11 @@ def parse_request(body: JSON) -> RerankRequest:
 
 
 def _text(document: Any, where: str) -> str:
+    """Return the text of one document to rank.
+
+    A document is a string or an object with `text`; `where` is its path for error
+    messages. Raises InvokeBadRequestError for anything else.
+    """
     if isinstance(document, str):
         return document
     if isinstance(document, dict):
@@ -105,8 +110,12 @@ def dump_request(request: RerankRequest, model: str, quirks: Mapping[str, Any]) 
 
 
 def parse_result(body: Any, request: RerankRequest) -> RerankResult:
-    """Parse a rerank response into documents, best first. Raises
-    InvokeServerUnavailableError if it has no results."""
+    """Parse a rerank response into documents, best first.
+
+    The request supplies the texts, the score threshold and `top_n`. Raises
+    InvokeServerUnavailableError if there is no list of results, or if a result has an
+    index out of range or no numeric score.
+    """
     # Servers differ in the name of the list (`results` or `data`) and of the score.
     results = body.get("results", body.get("data")) if isinstance(body, dict) else None
     if not isinstance(results, list):

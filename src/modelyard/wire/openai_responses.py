@@ -114,8 +114,12 @@ PARAMETERS = frozenset(
 
 @reads_request
 def parse_request(body: JSON) -> LLMRequest:
-    """Parse the JSON body of a client's request. Raises InvokeBadRequestError that
-    names the field."""
+    """Parse the JSON body of a client's request to `/v1/responses`.
+
+    `instructions` becomes the first system message. With `previous_response_id` or
+    `conversation` a tool result need not have its call in the input. Raises
+    InvokeBadRequestError that names the field if a value is missing or invalid.
+    """
     parameters, extra_fields = _parse_parameters(body)
     choice = body.get("tool_choice")
     tool_choice = _parse_tool_choice(choice) if choice is not None else None
@@ -153,6 +157,12 @@ def parse_request(body: JSON) -> LLMRequest:
 
 
 def _parse_parameters(body: JSON) -> tuple[dict[str, Any], JSON]:
+    """Return the request's parameters, and the settings without a counterpart.
+
+    The second value has what remains of the objects `reasoning` and `text`, to be
+    passed through. Raises InvokeBadRequestError if a value has the wrong type or is out
+    of range.
+    """
     parameters: dict[str, Any] = {}
     for name, value_type, low, high in (
         ("temperature", float, 0, 2),
@@ -195,6 +205,11 @@ def _parse_reasoning_config(body: JSON, parameters: dict[str, Any]) -> JSON:
 
 
 def _parse_text_config(body: JSON, parameters: dict[str, Any]) -> JSON:
+    """Store the output format and verbosity of `text` in `parameters`.
+
+    Returns the remaining settings under the key `text`, or an empty object. Raises
+    InvokeBadRequestError if `text` or its format is invalid.
+    """
     text = dict(optional_field(body, "text", dict) or {})
     if (text_format := text.pop("format", None)) is not None:
         parameters["response_format"] = _parse_format(
@@ -206,6 +221,11 @@ def _parse_text_config(body: JSON, parameters: dict[str, Any]) -> JSON:
 
 
 def _parse_format(text_format: JSON) -> JSON:
+    """Return `text.format` as `response_format` of Chat Completions.
+
+    The schema's fields are nested under `json_schema`. Raises InvokeBadRequestError for
+    an unknown type, and for a `json_schema` without a schema.
+    """
     format_type = required_field(text_format, "type", str, "text.format.")
     if format_type not in ("text", "json_object", "json_schema"):
         raise invalid_field(
@@ -224,6 +244,12 @@ def _parse_format(text_format: JSON) -> JSON:
 
 
 def _parse_tool_choice(value: Any) -> str | dict[str, Any]:
+    """Parse the `tool_choice` of a Responses request.
+
+    Returns `auto`, `none` or `required`; `name` for a forced tool (a hosted one is
+    named by its type); or `mode` and `allowed` for a list of allowed tools. Raises
+    InvokeBadRequestError for other values.
+    """
     if isinstance(value, str):
         if value not in ("auto", "none", "required"):
             raise invalid_field(
@@ -246,6 +272,12 @@ def _parse_tool_choice(value: Any) -> str | dict[str, Any]:
 
 
 def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
+    """Parse an entry of `tools`: a function, a custom tool or a hosted tool.
+
+    The definition of a hosted tool is kept in `extra`. A function without `strict` is
+    marked, since this API then treats its schema as strict. Raises
+    InvokeBadRequestError if a field is missing or invalid.
+    """
     body = expect_type(tool, dict, where)
     tool_type = required_field(body, "type", str, f"{where}.")
     if tool_type == "custom":
@@ -380,6 +412,13 @@ def _is_model_output(item: JSON, item_type: str) -> bool:
 def _parse_input_item(
     item: JSON, item_type: str, where: str, calls: set[str] | None
 ) -> AnyPromptMessage:
+    """Parse an input item of the client into a message.
+
+    `calls` has the ids of the calls so far; it is None if the provider stores the
+    history. A type without a counterpart becomes an opaque part of a user message.
+    Raises InvokeBadRequestError for an invalid field and for the result of an unknown
+    call.
+    """
     match item_type:
         case "message":
             return _parse_message(item, where)
@@ -415,6 +454,11 @@ def _parse_input_item(
 
 
 def _parse_message(item: JSON, where: str) -> AnyPromptMessage:
+    """Parse a `message` item of a user, the system or a developer.
+
+    The role `developer` becomes a system message that stores its role. Raises
+    InvokeBadRequestError for any other role and for invalid content.
+    """
     role = item.get("role")
     content = item.get("content")
     parts = (
@@ -442,6 +486,11 @@ def _parse_message(item: JSON, where: str) -> AnyPromptMessage:
 
 
 def _parse_content(content: Any, where: str) -> Content:
+    """Parse the content parts of an item.
+
+    `where` is the list's path for error messages. Raises InvokeBadRequestError if
+    `content` is not a list or a part is invalid.
+    """
     return [
         _parse_part(part, f"{where}[{i}]")
         for i, part in enumerate(expect_type(content, list, where))
@@ -449,6 +498,12 @@ def _parse_content(content: Any, where: str) -> Content:
 
 
 def _parse_part(part: Any, where: str) -> PromptMessageContent:
+    """Parse one content part of an item.
+
+    Images and files that are given only by an id, and unknown types, become opaque
+    parts, which only this format sends again. Raises InvokeBadRequestError if the type
+    is missing, a field is invalid, or a `data:` URL has no valid base64.
+    """
     body = expect_type(part, dict, where)
     match body.get("type"):
         case "input_text" | "output_text" | "text":
@@ -492,6 +547,12 @@ def _parse_part(part: Any, where: str) -> PromptMessageContent:
 def _parse_text(
     body: JSON, where: str, item: JSON | None = None
 ) -> TextPromptMessageContent:
+    """Parse a text part with its annotations.
+
+    `item` has the other fields of the message around it; they are kept in `extra`, so
+    that `_items` can rebuild the message. Raises InvokeBadRequestError if `text` is not
+    a string.
+    """
     annotations = body.get("annotations") or ()
     return TextPromptMessageContent(
         data=required_field(body, "text", str, f"{where}."),
@@ -501,6 +562,11 @@ def _parse_text(
 
 
 def _parse_annotation(annotation: JSON) -> Citation:
+    """Parse an annotation of an `output_text` part.
+
+    A cited file's name serves as the title. Missing positions are None. The original is
+    kept in `extra`.
+    """
     return Citation(
         url=annotation.get("url") or "",
         title=annotation.get("title") or annotation.get("filename") or "",
@@ -545,6 +611,11 @@ def _parse_output_item(
 def _parse_output_message(
     item: JSON, where: str
 ) -> tuple[list[PromptMessageContent | ToolCall], list[str]]:
+    """Return the blocks and the refusals of a `message` item of the model.
+
+    The content is a list of parts or a string; an empty string gives no block. Raises
+    InvokeBadRequestError if it is neither, or if a part is invalid.
+    """
     item_fields = unknown_fields(item, frozenset({"type", "role", "content", "status"}))
     content = item.get("content")
     # A plain string is the short form of one text part.
@@ -569,6 +640,12 @@ def _parse_output_message(
 
 
 def _parse_call(item: JSON, where: str, call_type: str, field: str) -> ToolCall:
+    """Parse a `function_call` or `custom_tool_call` item.
+
+    `call_type` is `function` or `custom`, `field` the item's field with the arguments:
+    `arguments` or `input`. Raises InvokeBadRequestError if `call_id` or `name` is
+    missing.
+    """
     extra_fields = unknown_fields(
         item, frozenset({"type", "call_id", "name", field, "status"})
     )
@@ -591,6 +668,12 @@ _REDACTED_ID_PREFIXES = tuple(f"rs_{name}_redacted_" for name in _FOREIGN_ORIGIN
 
 
 def _parse_reasoning(item: JSON) -> ThinkingPromptMessageContent:
+    """Parse a `reasoning` item into a thought.
+
+    The signature is `encrypted_content`. An id that `_reasoning_id` generated gives the
+    original provider back. The item itself is kept in `extra` if it has more than
+    `_dump_reasoning` can rebuild.
+    """
     text = _reasoning_text(item)
     item_id = item.get("id") or ""
     # Ids generated by `_reasoning_id` name the provider that wrote the thought.
@@ -674,6 +757,10 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
 
 
 def _dump_text_config(parameters: Mapping[str, Any]) -> JSON:
+    """Build the object `text` from the output format and the verbosity.
+
+    The schema's fields are written next to the type. The object may be empty.
+    """
     response_format = parameters.get("response_format")
     # The fields of a schema are flat here and nested in our types.
     shape = (
@@ -690,6 +777,11 @@ def _dump_text_config(parameters: Mapping[str, Any]) -> JSON:
 
 
 def _dump_effort(parameters: Mapping[str, Any]) -> JSON:
+    """Build the object `reasoning`; empty if thinking is not controlled.
+
+    A budget becomes the nearest effort level if no effort is given. `include_thoughts`
+    asks for an automatic summary.
+    """
     effort = parameters.get("reasoning_effort")
     budget = parameters.get("thinking_budget")
     # The API takes effort levels only, so a budget becomes the nearest level.
@@ -701,6 +793,12 @@ def _dump_effort(parameters: Mapping[str, Any]) -> JSON:
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
+    """Build an entry of `tools`.
+
+    A function always states `strict`, unless it came in this format without it. Raises
+    InvokeBadRequestError for a hosted tool whose definition did not come in this
+    format.
+    """
     vendor_fields = dict(tool.extra.get(FORMAT, {}))
     if tool.type == "custom":
         return {
@@ -736,6 +834,11 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
 def _dump_tool_choice(
     choice: str | dict[str, Any], tools: Sequence[PromptMessageTool]
 ) -> Any:
+    """Build the `tool_choice` of a Responses request.
+
+    `tools` are the request's tools; their types decide how a forced or allowed tool is
+    named.
+    """
     if isinstance(choice, str):
         return choice
     tool_types = {tool.name: tool.type for tool in tools}
@@ -746,6 +849,11 @@ def _dump_tool_choice(
 
 
 def _tool_reference(name: str, tool_types: Mapping[str, str]) -> JSON:
+    """Return the object that names a tool in `tool_choice`.
+
+    `tool_types` gives the type by name; an unknown name counts as a function. A hosted
+    tool is referred to by its type alone.
+    """
     tool_type = tool_types.get(name, "function")
     # Only functions and custom tools have names.
     return (
@@ -756,6 +864,10 @@ def _tool_reference(name: str, tool_types: Mapping[str, str]) -> JSON:
 
 
 def _dump_input(messages: Iterable[AnyPromptMessage]) -> Iterator[JSON]:
+    """Yield the input items for a conversation, in order.
+
+    One message may give several items. Raises InvokeBadRequestError for a video.
+    """
     # Results of custom tools have their own item type, so the ids of such calls are
     # collected.
     custom_call_ids: set[str] = set()
@@ -774,6 +886,11 @@ def _dump_input(messages: Iterable[AnyPromptMessage]) -> Iterator[JSON]:
 
 
 def _dump_tool_result(message: ToolPromptMessage, *, is_custom: bool) -> JSON:
+    """Build a `function_call_output` item, or `custom_tool_call_output`.
+
+    `is_custom` tells whether the result answers a custom call. Vendor fields take
+    precedence.
+    """
     return {
         "type": "custom_tool_call_output" if is_custom else "function_call_output",
         "call_id": message.tool_call_id,
@@ -818,6 +935,11 @@ def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
 
 
 def _dump_part(part: PromptMessageContent) -> JSON | None:
+    """Build an input content part, or None if the part is not sent.
+
+    Not sent are thoughts, and opaque parts of other formats. Raises
+    InvokeBadRequestError for a video.
+    """
     match part:
         case TextPromptMessageContent():
             return {"type": "input_text", "text": part.data}
@@ -928,12 +1050,23 @@ def _items(
 def _append_item(
     items: list[JSON], block: PromptMessageContent | ToolCall, stem: str
 ) -> None:
+    """Append the item for a block to `items`.
+
+    Blocks without a counterpart add nothing. A generated id ends with `stem` and the
+    item's position; without a stem only reasoning items get one, derived from their
+    content.
+    """
     item = _dump_item(block, f"{stem}_{len(items)}" if stem else "")
     if item is not None:
         items.append(item)
 
 
 def _new_message(item_fields: JSON, stem: str, number: int) -> JSON:
+    """Return a `message` item of the assistant without content.
+
+    `item_fields` are the fields of the original item; its id takes precedence over
+    `msg_<stem>_<number>`. Without an id and a stem, the item has no id.
+    """
     item_id = item_fields.get("id") or (f"msg_{stem}_{number}" if stem else None)
     return {
         "type": "message",
@@ -946,6 +1079,10 @@ def _new_message(item_fields: JSON, stem: str, number: int) -> JSON:
 
 
 def _dump_text(part: TextPromptMessageContent) -> JSON:
+    """Build an `output_text` part with its annotations.
+
+    Its `logprobs` are empty; see `_put_logprobs`.
+    """
     annotations = [
         _dump_annotation(citation, len(part.data)) for citation in part.citations
     ]
@@ -958,6 +1095,11 @@ def _dump_text(part: TextPromptMessageContent) -> JSON:
 
 
 def _dump_annotation(citation: Citation, length: int) -> JSON:
+    """Return the annotation for a citation.
+
+    One that came in this format is unchanged, any other becomes a `url_citation`.
+    `length` is that of the cited text, the default for the end.
+    """
     # An annotation that came from OpenAI is written unchanged.
     if raw_annotation := citation.extra.get(FORMAT):
         return raw_annotation
@@ -972,6 +1114,12 @@ def _dump_annotation(citation: Citation, length: int) -> JSON:
 
 
 def _dump_item(block: PromptMessageContent | ToolCall, stem: str) -> JSON | None:
+    """Build the output item for a block other than text.
+
+    `stem` ends the generated ids; calls and images get none if it is empty. Returns
+    None for a block without a counterpart, such as audio or an opaque part of another
+    format.
+    """
     match block:
         case ToolCall():
             return _dump_call(block, stem)
@@ -1011,6 +1159,11 @@ def _reasoning_id(thought: ThinkingPromptMessageContent, stem: str) -> str:
 
 
 def _dump_call(call: ToolCall, stem: str) -> JSON:
+    """Build a `function_call` or `custom_tool_call` item.
+
+    Its own id, other than `call_id`, is generated from `stem` and left out if that is
+    empty. Vendor fields, such as the original id, take precedence.
+    """
     is_custom = call.type == "custom"
     vendor_fields = call.extra.get(FORMAT, {})
     id_field = {"id": f"{'ctc' if is_custom else 'fc'}_{stem}"} if stem else {}
@@ -1098,6 +1251,11 @@ _KNOWN_RESULT_FIELDS = frozenset(
 
 
 def _parse_reason(body: JSON, *, has_calls: bool) -> tuple[str, JSON]:
+    """Return the finish reason of a response, and the fields to restore it.
+
+    A response that ended early has `length` or `content_filter`, any other `tool_calls`
+    or `stop`. The fields hold an unusual `status` or `incomplete_details`.
+    """
     status = body.get("status") or "completed"
     incomplete_reason = (body.get("incomplete_details") or {}).get("reason")
     if incomplete_reason == "content_filter":
@@ -1115,8 +1273,12 @@ def _parse_reason(body: JSON, *, has_calls: bool) -> tuple[str, JSON]:
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """Parse a complete response body. Raises an InvokeError if it reports a failure or
-    has no output."""
+    """Parse a complete `response` object into a result with one choice.
+
+    Usage is marked as estimated if there are no token counts. Raises
+    InvokeServerUnavailableError if `output` is missing or an item is invalid, and the
+    error's own class if `error` is an object.
+    """
     del quirks
     if isinstance(body.get("error"), dict):
         raise error_of(body["error"])
@@ -1189,8 +1351,11 @@ _ECHOED_FIELDS = (
 
 
 def echo_of(body: JSON) -> JSON:
-    """Return the request fields that a response repeats, with OpenAI's defaults for
-    missing ones."""
+    """Return the request fields that a response repeats.
+
+    `body` is the client's request; missing and null fields get OpenAI's defaults, or
+    are left out if they have none here.
+    """
     defaults = {
         "instructions": None,
         "max_output_tokens": None,
@@ -1213,8 +1378,12 @@ def echo_of(body: JSON) -> JSON:
 
 
 def dump_result(result: LLMResult, echo: JSON | None = None) -> JSON:
-    """Build a complete response body. Only the first choice is written: the API has no
-    `n` parameter."""
+    """Build a complete `response` object from the first choice.
+
+    Other choices are dropped, because the API has no `n` parameter. `echo` has the
+    request fields to repeat, see `echo_of`; without it they have OpenAI's defaults.
+    Vendor fields of the result take precedence.
+    """
     choice = result.choices[0]
     output = _items(choice.message.blocks, result.id, choice.message.refusal)
     _put_logprobs(output, choice.logprobs)
@@ -1229,6 +1398,11 @@ def dump_result(result: LLMResult, echo: JSON | None = None) -> JSON:
 
 
 def _put_logprobs(output: list[JSON], logprobs: dict[str, Any] | None) -> None:
+    """Store log probabilities in the last text part of the output items.
+
+    `output` is changed in place. Without log probabilities or without a text nothing
+    happens.
+    """
     texts = [
         part
         for item in output
@@ -1244,6 +1418,11 @@ def _put_logprobs(output: list[JSON], logprobs: dict[str, Any] | None) -> None:
 def _response_head(
     response_id: str, created: int, model: str, echo: JSON | None
 ) -> JSON:
+    """Build a `response` object that is in progress and has no output yet.
+
+    `created` is a Unix time in seconds. `echo` has the request fields that the response
+    repeats; without it they have OpenAI's defaults.
+    """
     head: JSON = {
         "id": response_id,
         "object": "response",
@@ -1261,6 +1440,10 @@ def _response_head(
 
 
 def _dump_reason(reason: str | None) -> JSON:
+    """Return `status`, and `incomplete_details` if the response ended early.
+
+    Any other reason than `length` and `content_filter` is a completed response.
+    """
     # The reverse of `_parse_reason`: all other reasons are a normal completion.
     incomplete_reason = {
         "length": "max_output_tokens",
@@ -1293,8 +1476,12 @@ class StreamParser:
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
-        """Return the chunks for one event. Raises an InvokeError if the event reports a
-        failure."""
+        """Return the chunks for one event; unknown events give none.
+
+        A complete item adds only what its deltas did not contain. Raises an InvokeError
+        for `error`, `response.failed` and a response with an `error`, and
+        InvokeServerUnavailableError for an invalid item.
+        """
         event_type = event.get("type")
         output_index = count(event.get("output_index")) or 0
         match event_type:
@@ -1358,6 +1545,10 @@ class StreamParser:
         return []
 
     def _chunk(self, **delta: Any) -> list[LLMResultChunk]:
+        """Return one chunk with the response's id, model and time.
+
+        `delta` has the fields of the chunk's delta.
+        """
         chunk_delta = LLMResultChunkDelta(**delta)
         return [
             LLMResultChunk(
@@ -1369,6 +1560,10 @@ class StreamParser:
         return self._chunk(message=AssistantPromptMessage(content=[part]))
 
     def _on_head(self, body: JSON) -> None:
+        """Remember the id, model and time of a `response` object.
+
+        Fields that it does not have keep their earlier values.
+        """
         self._id, self._model = (
             body.get("id") or self._id,
             body.get("model") or self._model,
@@ -1376,6 +1571,10 @@ class StreamParser:
         self._created = int(body.get("created_at") or self._created)
 
     def _on_text(self, event: JSON, output_index: int) -> list[LLMResultChunk]:
+        """Return the chunk for `response.output_text.delta`.
+
+        The text's index combines the positions of the item and of the part.
+        """
         self._items_with_deltas.add(output_index)
         part = TextPromptMessageContent(
             data=event.get("delta") or "", index=_text_index(event, output_index)
@@ -1387,6 +1586,11 @@ class StreamParser:
         )
 
     def _on_arguments(self, event: JSON, output_index: int) -> list[LLMResultChunk]:
+        """Return the chunk for a fragment of a call's arguments.
+
+        The event is `response.function_call_arguments.delta`, or the one for custom
+        calls. The fragment carries no id, only the index of its call.
+        """
         self._items_with_deltas.add(output_index)
         function = ToolCallFunction(arguments=event.get("delta") or "")
         # The call is found by the item's position; ids come only with the first event.
@@ -1394,6 +1598,11 @@ class StreamParser:
         return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))
 
     def _on_thought(self, event: JSON, output_index: int) -> list[LLMResultChunk]:
+        """Return the chunk for a fragment of reasoning or of its summary.
+
+        Two line breaks precede the text of each further summary part, as in a complete
+        response.
+        """
         data = event.get("delta") or ""
         number = count(event.get("summary_index", event.get("content_index"))) or 0
         # Summary parts are separate paragraphs of one thought.
@@ -1412,6 +1621,11 @@ class StreamParser:
         )
 
     def _on_added(self, item: JSON, output_index: int) -> list[LLMResultChunk]:
+        """Return the chunk that opens a call, for `response.output_item.added`.
+
+        It has the call's id, name and index, but no arguments. Items of other types
+        give nothing.
+        """
         if item.get("type") not in ("function_call", "custom_tool_call"):
             return []
         is_custom = item["type"] == "custom_tool_call"
@@ -1464,6 +1678,11 @@ class StreamParser:
     def _late_call(
         self, item: JSON, output_index: int, call: ToolCall, *, has_deltas: bool
     ) -> list[LLMResultChunk]:
+        """Return the chunks of a complete call item that are still missing.
+
+        These are the opening chunk if the call was not announced, and the arguments if
+        no fragments of them came (`has_deltas`).
+        """
         # A server without an `added` event first needs the chunk that opens the call.
         chunks: list[LLMResultChunk] = (
             [] if output_index in self._calls else self._on_added(item, output_index)
@@ -1477,6 +1696,11 @@ class StreamParser:
         )
 
     def _on_end(self, body: JSON) -> list[LLMResultChunk]:
+        """Return the last chunk, with finish reason, usage and extra fields.
+
+        Marks the stream as finished. Raises an InvokeError if the response has an
+        `error`.
+        """
         self._has_finished = True
         if isinstance(body.get("error"), dict):
             raise error_of(body["error"])
@@ -1602,6 +1826,10 @@ class StreamDumper:
         return {"type": event_type, "sequence_number": self._sequence, **fields}
 
     def _start(self) -> list[JSON]:
+        """Return `response.created` and `response.in_progress`.
+
+        Marks the stream as started.
+        """
         self._has_started = True
         return [
             self._event("response.created", response=self._head),
@@ -1609,6 +1837,10 @@ class StreamDumper:
         ]
 
     def _block(self, block: PromptMessageContent | ToolCall) -> list[JSON]:
+        """Return the events for one block of a chunk.
+
+        A block without a counterpart gives none.
+        """
         match block:
             case TextPromptMessageContent():
                 item_fields = block.extra.get(FORMAT, {}).get("item") or {}
@@ -1631,6 +1863,11 @@ class StreamDumper:
                 return self._write_complete_item(item) if item is not None else []
 
     def _open_item(self, key: tuple[str, Any], item: JSON) -> list[JSON]:
+        """Return the events that open an item, after closing the one before it.
+
+        `key` has the block type and index. Nothing happens if the item with this key is
+        already open.
+        """
         if self._open_key == key:
             return []
         events = self._close_item()
@@ -1640,6 +1877,7 @@ class StreamDumper:
         return [*events, self._event("response.output_item.added", **event_fields)]
 
     def _item_position(self) -> JSON:
+        """Return `item_id` and `output_index` of the open item, for its events."""
         return {
             "item_id": self._item.get("id") or "",
             "output_index": len(self._output),
@@ -1650,6 +1888,11 @@ class StreamDumper:
         return content[0].get("text") or "" if content else ""
 
     def _text(self, key: tuple[str, Any], text: str, item_fields: JSON) -> list[JSON]:
+        """Return the events for a fragment of text.
+
+        They open a message item first if the text does not continue the open one;
+        `item_fields` are the fields of the original item.
+        """
         events: list[JSON] = []
         # A new message item is opened if the block changes.
         if self._open_key != key:
@@ -1694,6 +1937,11 @@ class StreamDumper:
         return [*events, part_added]
 
     def _annotation(self, key: tuple[str, Any], annotation: JSON) -> list[JSON]:
+        """Return `response.output_text.annotation.added` for an annotation.
+
+        It is dropped, and nothing returned, if the text with this key is no longer
+        open.
+        """
         # An annotation can only be added to the open text.
         if self._open_key != key:
             return []
@@ -1709,6 +1957,10 @@ class StreamDumper:
         return [added]
 
     def _refusal(self, text: str) -> list[JSON]:
+        """Return the events for a fragment of a refusal.
+
+        They open a message item with a `refusal` part first if none is open.
+        """
         key = ("refusal", None)
         events: list[JSON] = []
         if self._open_key != key:
@@ -1723,6 +1975,11 @@ class StreamDumper:
         return [*events, delta]
 
     def _thought(self, thought: ThinkingPromptMessageContent) -> list[JSON]:
+        """Return the events for a fragment of a thought, written as a summary.
+
+        The signature becomes `encrypted_content`. If it arrives after the next item was
+        opened, it gives no event and only the complete response contains it.
+        """
         key = ("thinking", thought.index)
         events: list[JSON] = []
         raw_item = thought.extra.get(FORMAT, {}).get("item")
@@ -1775,6 +2032,11 @@ class StreamDumper:
         return events
 
     def _call(self, call: ToolCall) -> list[JSON]:
+        """Return the events for a fragment of a tool call.
+
+        Fragments of a second call are held back, without events, until the call being
+        written is closed.
+        """
         # A call without an index gets a negative one, so that it does not match a
         # numbered call.
         index = call.index if call.index is not None else -1 - len(self._pending_calls)
@@ -1787,6 +2049,11 @@ class StreamDumper:
         return self._write_call(index, [call])
 
     def _write_call(self, index: int, fragments: list[ToolCall]) -> list[JSON]:
+        """Return the events for the fragments of one call.
+
+        They open the call's item if it is not open yet, then add the joined arguments,
+        if there are any, as a single delta.
+        """
         first_fragment = fragments[0]
         # The opening event has the name and no arguments.
         empty = msgspec.structs.replace(
@@ -1810,6 +2077,7 @@ class StreamDumper:
         return events
 
     def _write_complete_item(self, item: JSON) -> list[JSON]:
+        """Return the events that open and close an item without deltas."""
         return [
             *self._open_item(("whole", len(self._output)), item),
             *self._close_item(),
@@ -1849,6 +2117,10 @@ class StreamDumper:
         return events
 
     def _close_late_call(self) -> list[JSON]:
+        """Return the events that close a call that was held back.
+
+        The item is added to the output with the status `completed`.
+        """
         events = self._done_events("call", self._item, self._item_position())
         item = {**self._item, "status": "completed"}
         events.append(
@@ -1875,6 +2147,10 @@ class StreamDumper:
                 return []
 
     def _text_done(self, part: JSON, position: JSON) -> list[JSON]:
+        """Return `response.output_text.done` and `response.content_part.done`.
+
+        The part gets the log probabilities collected since the last text.
+        """
         part["logprobs"], self._logprobs = self._logprobs, []
         text_done = self._event(
             "response.output_text.done",
@@ -1886,6 +2162,7 @@ class StreamDumper:
         return [text_done, self._part_done(part, position)]
 
     def _refusal_done(self, part: JSON, position: JSON) -> list[JSON]:
+        """Return `response.refusal.done` and `response.content_part.done`."""
         refusal_done = self._event(
             "response.refusal.done",
             **position,
@@ -1900,6 +2177,11 @@ class StreamDumper:
         )
 
     def _summary_done(self, part: JSON, position: JSON) -> list[JSON]:
+        """Return the two events that end the summary of a `reasoning` item.
+
+        They are `response.reasoning_summary_text.done` and
+        `response.reasoning_summary_part.done`.
+        """
         return [
             self._event(
                 "response.reasoning_summary_text.done",
@@ -1916,6 +2198,11 @@ class StreamDumper:
         ]
 
     def _call_done(self, item: JSON, position: JSON) -> JSON:
+        """Return the event that ends a call's arguments.
+
+        It is `response.function_call_arguments.done`, or
+        `response.custom_tool_call_input.done` for a custom call.
+        """
         if item["type"] == "custom_tool_call":
             return self._event(
                 "response.custom_tool_call_input.done", **position, input=item["input"]
@@ -1961,8 +2248,11 @@ def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """Return the exception for an error object in a response or stream, chosen by its
-    type or code."""
+    """Return the exception for OpenAI's error object.
+
+    Its `code` and `type` decide the class; without either it is
+    InvokeServerUnavailableError. The caller raises it.
+    """
     code = error.get("code")
     error_class = error_class_for_status(
         code if isinstance(code, int) else None, code, error.get("type")

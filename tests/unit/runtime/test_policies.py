@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from modelyard.base.errors import (
     InvokeServerUnavailableError,
     InvokeTimeoutError,
 )
+from modelyard.models.embedding import TextEmbeddingRequest
 from modelyard.models.entities import PriceConfig
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.messages import UserPromptMessage
@@ -25,10 +27,12 @@ from modelyard.runtime.callbacks import Callback, CallResult
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.pipeline import Call, Policy, compose
+from modelyard.runtime.policies.cache import Cache
 from modelyard.runtime.policies.deadline import Deadline
 from modelyard.runtime.policies.meter import Meter
 from modelyard.runtime.policies.observe import Observe
 from modelyard.storage.database import Database
+from modelyard.storage.response_cache import MemoryResponseCache
 from modelyard.testing import FakeClock, last_chunk, scripted
 from tests.unit.runtime.test_dispatch import dispatch
 
@@ -299,3 +303,23 @@ def test_closing_the_outside_closes_the_inside():
 
     asyncio.run(work())
     assert closed == [True]
+
+
+# cache
+
+
+def test_a_model_that_returns_no_embeddings_is_an_error_and_not_a_crash(
+    tmp_path: Path,
+):
+    async def returns_nothing(invocation: Invocation) -> Chunks:
+        for chunk in ():
+            yield chunk
+
+    request = TextEmbeddingRequest(texts=["a"])
+    ask = replace(ASK, model_type=ModelType.TEXT_EMBEDDING, request=request)
+    clock = FakeClock()
+    ledger = Ledger(Database(tmp_path / "x.db"))
+    answers = MemoryResponseCache(clock, max_bytes=1 << 20)
+    cache = Cache(answers, lambda _: 60.0, ledger, clock)
+    with pytest.raises(InvokeServerUnavailableError, match="returned no embeddings"):
+        texts([cache], returns_nothing, ask)

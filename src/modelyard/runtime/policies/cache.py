@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import ModelyardError
+from modelyard.base.errors import InvokeServerUnavailableError, ModelyardError
 from modelyard.models.embedding import (
     EmbeddingUsage,
     TextEmbeddingRequest,
@@ -351,6 +351,10 @@ class _FreshEmbeddings:
             async for chunk in chunks:
                 self.usage, self.model = chunk.usage, chunk.model
                 self.vectors |= dict(zip(texts, chunk.embeddings, strict=True))
+        if not self.vectors:
+            raise InvokeServerUnavailableError(
+                f"model {invocation.model!r} returned no embeddings"
+            )
 
 
 def _may_repeat(invocation: Invocation) -> bool:

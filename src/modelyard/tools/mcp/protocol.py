@@ -5,7 +5,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from modelyard.base.bounded_json import check_value_count
@@ -252,6 +252,9 @@ def object_schema(schema: Any) -> dict[str, Any]:
     return {**cleaned_schema, "type": "object"}
 
 
-def names_of(values: Sequence[Any]) -> list[str]:
-    """Return the strings in a list, without anything else a server may have sent."""
+def names_of(values: object) -> list[str]:
+    """Return the strings in a list, without anything else a server may have sent; empty
+    for a value that is not a list."""
+    if not isinstance(values, list | tuple):
+        return []
     return [str(name) for name in values if isinstance(name, str)]

@@ -464,7 +464,10 @@ class _LineServer:
         """Cancel the request that a notification names, if it is running."""
         if not isinstance(params, Mapping):
             return
-        task = self._running.pop(params.get("requestId"), None)
+        request_id = params.get("requestId")
+        if not isinstance(request_id, str | int):
+            return
+        task = self._running.pop(request_id, None)
         if task is not None:
             task.cancel()
 
