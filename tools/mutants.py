@@ -60,14 +60,14 @@ _LIMIT_TESTS = (f"{_RUNTIME}/test_limits.py",)
 _COUNTERS, _COUNTER_TESTS = "storage/counters.py", (f"{_STORAGE}/test_counters.py",)
 _LOCK_ORDER_TEST = "test_calls_with_the_same_limits_lock_their_counters_in_one_order"
 _LOCK_TESTS = (f"tests/contract/test_counters.py::{_LOCK_ORDER_TEST}",)
-_LEDGER, _LEDGER_TESTS = "runtime/ledger.py", (f"{_RUNTIME}/test_ledger.py",)
+_LEDGER, _LEDGER_TESTS = "runtime/ledger.py", (f"{_STORAGE}/test_database.py",)
 _USAGE_TABLE, _ORPHANED = "runtime/usage_table.py", "runtime/orphaned_journals.py"
 _GRAPH, _ENGINE = "workflow/graph.py", "workflow/engine.py"
 _GRAPH_TESTS = ("tests/workflow/test_laws.py",)
 _ENGINE_TESTS = ("tests/workflow/test_runs.py",)
 _RETRIEVE, _RETRIEVE_TESTS = (
     "knowledge/retrieve.py",
-    ("tests/knowledge/test_retrieval.py",),
+    ("tests/knowledge/test_stored.py",),
 )
 _FUSION_TESTS = ("tests/knowledge/test_pure.py",)
 _FORMAT_TESTS = ("tests/wire/test_other_formats.py",)

@@ -813,7 +813,7 @@ def test_the_daemon_refuses_in_its_own_words(plugged: Plug):
     wrong_type = dispatch(
         gateway, "llm/invoke", "modelyard/mockgpt", {"model_type": "tts"}
     )
-    assert (wrong_type.status_code, "it is 'llm'" in wrong_type.text) == (400, True)
+    assert (wrong_type.status_code, "must be 'llm'" in wrong_type.text) == (400, True)
     no_package = daemon(
         gateway,
         "POST",

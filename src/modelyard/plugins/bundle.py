@@ -56,7 +56,12 @@ class Bundle(NamedTuple):
 
 
 def read_bundle(data: bytes) -> Bundle:
-    """Parse a bundle file. Raises PackageError."""
+    """Parse a `.difybndl` file and the list of plugins in its manifest.
+
+    `data` is the ZIP file, at most MAX_BUNDLE_BYTES. The included plugins are not read
+    yet; `Bundle.packages` does that. Raises PackageError if the file is not a valid
+    package, is not a bundle, or lists an invalid dependency.
+    """
     package = read_package(data, source="the bundle", max_bytes=MAX_BUNDLE_BYTES)
     if package.manifest.type != "bundle":
         raise PackageError(f"the package is a {package.manifest.type}, not a bundle")
@@ -71,6 +76,12 @@ def read_bundle(data: bytes) -> Bundle:
 
 
 def _dependency(raw_dependency: Any) -> Dependency:
+    """Parse one entry of the bundle manifest's `dependencies` list.
+
+    The location is read from `value` under the key of the entry's type (`repo_pattern`,
+    `marketplace_pattern` or `path`), or else from `github_plugin_unique_identifier`.
+    Raises PackageError for an unknown type or if there is no location.
+    """
     value: JSON = (
         raw_dependency.get("value") or {} if isinstance(raw_dependency, dict) else {}
     )

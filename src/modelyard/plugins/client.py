@@ -248,7 +248,12 @@ class PluginTextEmbedding(PluginModelClient, TextEmbeddingModel):
     async def invoke(
         self, model: str, credentials: Credentials, request: TextEmbeddingRequest
     ) -> AsyncGenerator[TextEmbeddingResult, None]:
-        """Embed the texts and yield one result. Raises InvokeError."""
+        """Embed the request's texts in one call and yield a single result.
+
+        The vectors have the order of the texts. Raises InvokeError, in particular
+        InvokeServerUnavailableError if the plugin returns no vectors or another number
+        of them.
+        """
         data = conversions.dump_embedding(request)
         model_type = ModelType.TEXT_EMBEDDING
         answer = await self._call_once(
@@ -263,7 +268,12 @@ class PluginRerank(PluginModelClient, RerankModel):
     async def invoke(
         self, model: str, credentials: Credentials, request: RerankRequest
     ) -> AsyncGenerator[RerankResult, None]:
-        """Rank the documents and yield one result. Raises InvokeError."""
+        """Rank the request's documents in one call and yield a single result.
+
+        The documents are sorted by score and limited by the request's threshold and
+        `top_n`, even if the plugin ignores these. Raises InvokeError, in particular
+        InvokeServerUnavailableError for malformed results.
+        """
         data = conversions.dump_rerank(request)
         answer = await self._call_once(
             "invoke_rerank", ModelType.RERANK, model, credentials, data, request.user
@@ -303,6 +313,11 @@ class PluginTTS(PluginModelClient, TTSModel):
 
 
 def _decode_audio(answer: JSON, provider: str) -> bytes:
+    """Return the audio bytes in one answer to `invoke_tts`.
+
+    The plugin sends them as hexadecimal text in `result`. Raises
+    InvokeServerUnavailableError if that is missing or not hexadecimal.
+    """
     try:
         return bytes.fromhex(answer["result"])
     except (KeyError, TypeError, ValueError) as error:
@@ -317,7 +332,11 @@ class PluginSpeech2Text(PluginModelClient, Speech2TextModel):
     async def invoke(
         self, model: str, credentials: Credentials, request: Speech2TextRequest
     ) -> AsyncGenerator[Speech2TextResult, None]:
-        """Transcribe the audio and yield one result. Raises InvokeError."""
+        """Transcribe the request's audio and yield a single result.
+
+        The audio is sent as hexadecimal text, without its file name or language. The
+        text is empty if the plugin recognised nothing. Raises InvokeError.
+        """
         data = {"file": request.audio.hex()}
         answer = await self._call_once(
             "invoke_speech2text",
@@ -336,7 +355,12 @@ class PluginModeration(PluginModelClient, ModerationModel):
     async def invoke(
         self, model: str, credentials: Credentials, request: ModerationRequest
     ) -> AsyncGenerator[ModerationResult, None]:
-        """Check the texts and yield one result. Raises InvokeError."""
+        """Check the request's texts with one call each and yield a single result.
+
+        It has one verdict per text, in order. The protocol only has yes or no, so each
+        verdict has the single category `flagged` with a score of 0 or 1. Raises
+        InvokeError, also if only one of the calls fails.
+        """
         verdicts: list[ModerationVerdict] = []
         for text in request.texts:  # the protocol has one text per call
             data = {"text": text}
@@ -374,7 +398,12 @@ _CLIENTS: Mapping[ModelType, type[Any]] = {
 def plugin_models(
     ask: Ask, definition: ProviderDefinition, *, tenant: str, plugin: str, provider: str
 ) -> Mapping[ModelType, AnyModel]:
-    """Return the models of a plugin's provider, bound to one tenant."""
+    """Return the models of a plugin's provider by model type.
+
+    `ask` sends a call to the plugin; every call is made for `tenant`. `plugin` is
+    `author/name`, `provider` the provider's name within the plugin, which may differ
+    from `definition.name`.
+    """
     kinds = definition.entity.supported_model_types
     return {
         model_type: _CLIENTS[model_type](

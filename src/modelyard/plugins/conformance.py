@@ -43,7 +43,12 @@ Ask = Callable[[PluginCall], AsyncGenerator[JSON, None]]
 async def run_checks(
     declaration: Declaration, ask: Ask, credentials: JSON
 ) -> list[Finding]:
-    """Run all checks that apply to the plugin, with these credentials."""
+    """Run all checks that apply to the plugin and return their findings.
+
+    `ask` sends a call to the plugin, `credentials` is the provider's filled-in form.
+    Real requests are made, which may cost money. Failed checks are findings; an error
+    is only raised if a language model fails during the streaming checks.
+    """
     examiner = _CheckRunner(declaration, ask, credentials)
     await examiner.run()
     return examiner.findings
@@ -99,6 +104,12 @@ class _CheckRunner:
     def _call(
         self, call_type: str, action: str, **data: Any
     ) -> AsyncGenerator[JSON, None]:
+        """Send a request to the plugin and return the stream of its answers.
+
+        `data` has the fields of the action. The request is made for the tenant
+        `default` with all permissions that the manifest requests. The caller must close
+        the stream.
+        """
         return self._ask(
             PluginCall(
                 tenant="default",
@@ -114,6 +125,11 @@ class _CheckRunner:
     async def _collect_answers(
         self, call_type: str, action: str, **data: Any
     ) -> list[JSON]:
+        """Send a request to the plugin and return all its answers.
+
+        Raises TimeoutError if the answers have not ended within 60 seconds, and
+        ModelyardError if the plugin reports an error or dies.
+        """
         async with (
             asyncio.timeout(_TIMEOUT_SECONDS),
             aclosing(self._call(call_type, action, **data)) as answers,
@@ -123,6 +139,11 @@ class _CheckRunner:
     async def _check_call(
         self, check_name: str, call_type: str, action: str, **data: Any
     ) -> bool:
+        """Record whether a call with the tested credentials gets an answer.
+
+        Returns the verdict. An error of the plugin or a timeout fails the check, with
+        its message as the detail, and is not raised.
+        """
         try:
             answers = await self._collect_answers(
                 call_type, action, credentials=self._credentials, **data
@@ -136,6 +157,12 @@ class _CheckRunner:
     # models
 
     async def _check_models(self) -> None:
+        """Check the provider's credentials, its first eight models and its errors.
+
+        Each model must answer a sample request of its type; language models are then
+        checked for streaming. Errors of the streaming checks are not caught. Does
+        nothing if the plugin has no model provider.
+        """
         model = self._declaration.model
         if model is None:
             return
@@ -173,6 +200,12 @@ class _CheckRunner:
         await self._check_error_types(model.name)
 
     async def _check_chat(self, name: str, common: JSON) -> None:
+        """Check streaming, usage and cancellation of a language model.
+
+        There must be more than one chunk, usage in exactly one of them, and a finish
+        reason. `name` begins each finding; `common` has provider, model and
+        credentials. Raises ModelyardError or TimeoutError if a call fails.
+        """
         request_data = {**common, **_CHAT, "stream": True}
         chunks = await self._collect_answers("model", "invoke_llm", **request_data)
         usage = [chunk for chunk in chunks if ((chunk.get("delta") or {}).get("usage"))]
@@ -239,6 +272,11 @@ class _CheckRunner:
     # tools and endpoints
 
     async def _check_tools(self) -> None:
+        """Check the tool provider's credentials and call each of its tools once.
+
+        Parameters get their defaults, or a sample value if they are required. A tool
+        passes if it sends any answer. Does nothing if the plugin has no tools.
+        """
         provider = self._declaration.tool
         if provider is None:
             return
@@ -259,6 +297,11 @@ class _CheckRunner:
             )
 
     async def _check_endpoints(self) -> None:
+        """Send one HTTP request to each endpoint of the plugin.
+
+        Settings get their defaults, or `x` without one. Does nothing if the plugin has
+        no endpoints.
+        """
         group = self._declaration.endpoint
         if group is None:
             return

@@ -77,7 +77,11 @@ def envelope(session: str, call: PluginCall, event: str, data: JSON) -> bytes:
 
 
 def encode_request(session: str, call: PluginCall) -> bytes:
-    """Encode the request that opens a session."""
+    """Encode the message that opens a session, without its newline.
+
+    It is an envelope with the event `request`, whose data has `user_id`, `type` and
+    `action` in addition to the fields of `call.data`, which take precedence.
+    """
     request_data = {
         "user_id": call.user,
         "type": call.type,
@@ -138,7 +142,11 @@ class Session:
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, data: Any, size: int) -> None:
-        """Append an answer of `size` bytes to the buffer."""
+        """Append an answer to the buffer and wake the waiting reader.
+
+        `size` is its length on the wire in bytes, by which the caller limits the
+        buffer; nothing is limited here.
+        """
         self._pending.append((data, size))
         self.waiting += size
         self._wake()
@@ -238,7 +246,12 @@ class PluginConnection:
     # from the plugin
 
     def feed(self, data: bytes) -> None:
-        """Process received bytes; chunks may be of any size."""
+        """Process bytes received from the plugin, in chunks of any size.
+
+        Complete lines are dispatched immediately, the rest is kept for the next call. A
+        line longer than MAX_LINE ends the connection with PluginDiedError, which fails
+        all sessions; nothing is raised here.
+        """
         self.last_message_at = self._now()
         # The fast path: most chunks contain no newline, or exactly one at the end.
         lines = data.split(b"\n")
@@ -265,6 +278,12 @@ class PluginConnection:
                 self._handle_line(line)
 
     def _handle_line(self, line: bytes) -> None:
+        """Dispatch one line from the plugin by the `event` field of its envelope.
+
+        `session` goes to the session it names, the first `heartbeat` completes `ready`,
+        `log` and `error` are passed to `on_noise`, and other events are ignored. `line`
+        has no newline; it need not be valid JSON.
+        """
         try:
             envelope = _decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -308,6 +327,12 @@ class PluginConnection:
         self._handle_invalid_line(text)
 
     def _handle_invalid_line(self, text: str) -> None:
+        """Report text that is not a protocol message to `on_noise`.
+
+        At most 20 lines are reported per connection, each cut to 500 characters; the
+        last one says that further lines are omitted. Empty text is counted, but not
+        reported.
+        """
         self._noise_count += 1
         if text and self._noise_count <= _MAX_NOISE_LINES:
             suffix = (
@@ -318,6 +343,13 @@ class PluginConnection:
             self._on_noise(text[:500] + suffix)
 
     def _handle_message(self, envelope: _Envelope, size: int) -> None:
+        """Process one `session` event: `stream`, `end`, `error` or `invoke`.
+
+        `size` is the length of its line, which counts towards MAX_WAITING; beyond that
+        the session fails. An `error` is raised to the caller after the answers before
+        it; `invoke` starts a host call in a task. Messages of sessions that have ended
+        are dropped.
+        """
         name, message = envelope.session_id or "", envelope.data
         message_type = message.get("type") if isinstance(message, dict) else None
         session = self._sessions.get(name)
@@ -421,7 +453,11 @@ class PluginConnection:
             say("end", "", None)
 
     def end(self, error: PluginError) -> None:
-        """Handle the end of the connection: fail all sessions with this error."""
+        """Mark the connection as ended and fail all its sessions with `error`.
+
+        Later calls raise the same error, and `ready` fails unless it was completed.
+        Only the first call has an effect.
+        """
         if self.error is not None:
             return
         self.error = error
@@ -434,7 +470,12 @@ class PluginConnection:
 
 
 def error_from_message(data: Any, plugin: str) -> PluginError:
-    """Convert a plugin's error message to a PluginError."""
+    """Convert the data of a plugin's `error` message to a PluginError.
+
+    `data` should have `error_type`, the name of the plugin's exception class, which
+    becomes `kind`, and `message`. Missing fields, or data that is not a mapping, give
+    the type `Exception`.
+    """
     document = data if isinstance(data, dict) else {}
     error_type = str(document.get("error_type") or "Exception")
     message = str(document.get("message") or error_type)

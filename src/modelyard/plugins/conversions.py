@@ -88,11 +88,18 @@ def dump_entity(entity: AIModelEntity) -> JSON:
 
 
 def dump_messages(messages: Sequence[AnyPromptMessage]) -> list[JSON]:
-    """Return messages in the plugin format."""
+    """Convert messages to the plugin protocol's `PromptMessage` objects.
+
+    Content parts that the protocol cannot express, such as reasoning, are left out.
+    """
     return [_dump_message(message) for message in messages]
 
 
 def _dump_message(message: AnyPromptMessage) -> JSON:
+    """Convert a message to the plugin protocol's `PromptMessage`.
+
+    Assistant messages also have `tool_calls`, tool messages `tool_call_id`.
+    """
     document: JSON = {
         "role": message.role.value,
         "content": _dump_content(message),
@@ -106,6 +113,10 @@ def _dump_message(message: AnyPromptMessage) -> JSON:
 
 
 def _dump_calls(calls: Sequence[ToolCall]) -> list[JSON]:
+    """Convert tool calls to the layout of OpenAI's `tool_calls`.
+
+    Each has `id`, `type` and `function` with its name and its arguments as JSON text.
+    """
     return [
         {
             "id": call.id,
@@ -120,6 +131,11 @@ def _dump_calls(calls: Sequence[ToolCall]) -> list[JSON]:
 
 
 def _dump_content(message: AnyPromptMessage) -> Any:
+    """Return a message's content: text, or a list of parts if it has files.
+
+    System and tool messages are always sent as text. Parts that the protocol cannot
+    express, such as reasoning, are left out.
+    """
     # Without files, the content is sent as a plain string.
     if not message.files or isinstance(
         message, ToolPromptMessage | SystemPromptMessage
@@ -255,7 +271,12 @@ class ChunkReader:
         self._calls: list[str] = []
 
     def read(self, data: Any) -> LLMResultChunk:
-        """Convert a chunk. Raises InvokeServerUnavailableError if it is malformed."""
+        """Convert one `LLMResultChunk` of the plugin protocol.
+
+        `data` is the decoded JSON, whose `delta` has message, usage and finish reason.
+        A tool call's index is the position at which its id first appeared in the
+        stream. Raises InvokeServerUnavailableError if the chunk is malformed.
+        """
         # Errors in the shape of a chunk are the plugin's fault, so they become a server
         # error that allows failover.
         try:
@@ -303,6 +324,11 @@ class ChunkReader:
 
 
 def _read_finish_reason(finish_reason: Any) -> str | None:
+    """Map a vendor's finish reason to one of OpenAI's `finish_reason` values.
+
+    Case is ignored, and an unknown reason becomes `stop`. Returns None if there is no
+    reason.
+    """
     return (
         _FINISH_REASONS.get(str(finish_reason).lower(), "stop")
         if finish_reason
@@ -332,7 +358,11 @@ def read_content(content: Any) -> str | list[PromptMessageContent] | None:
 
 
 def read_usage(usage: JSON) -> LLMUsage:
-    """Convert token usage, with the cost if the plugin reports a price."""
+    """Convert the token usage that a plugin reports.
+
+    Missing or invalid counts are 0; the total is the sum of the parts if it is not
+    reported. Prices are decimal strings; a total price of 0 counts as unknown.
+    """
     prompt, completion = (
         _count(usage.get("prompt_tokens")),
         _count(usage.get("completion_tokens")),
@@ -365,6 +395,7 @@ def _count(value: Any) -> int:
 
 
 def _decimal(value: Any) -> Decimal:
+    """Parse a price; 0 if it is missing, invalid, infinite or NaN."""
     try:
         number = Decimal(str(value or 0))
     except InvalidOperation:
@@ -400,6 +431,12 @@ def read_messages(documents: Iterable[Any]) -> list[AnyPromptMessage]:
 
 
 def _read_message(document: Any) -> AnyPromptMessage:
+    """Convert one `PromptMessage` of a plugin's model request.
+
+    `developer` is read as a system message, and of a tool message's content only the
+    text remains. Raises ValueError for an unknown role and KeyError for an unknown type
+    of content part.
+    """
     role, content = document.get("role"), read_content(document.get("content"))
     name = document.get("name") or None
     match role:
@@ -445,6 +482,10 @@ def _read_message(document: Any) -> AnyPromptMessage:
 def _without_indexes(
     content: str | list[PromptMessageContent] | None,
 ) -> str | list[PromptMessageContent] | None:
+    """Return content with the stream index of its parts cleared.
+
+    Text and None are returned unchanged.
+    """
     if not isinstance(content, list):
         return content
     return [msgspec.structs.replace(part, index=None) for part in content]
@@ -541,7 +582,12 @@ def dump_rerank(request: RerankRequest) -> JSON:
 
 
 def read_rerank(data: Any, request: RerankRequest, model: str) -> RerankResult:
-    """Convert a rerank result. Raises InvokeServerUnavailableError if it is malformed."""
+    """Convert a plugin's answer to `invoke_rerank`.
+
+    `data["docs"]` has an `index` into the request's documents and a `score` each. The
+    result is sorted and limited by the request's threshold and `top_n`. Raises
+    InvokeServerUnavailableError if the answer is malformed or an index is out of range.
+    """
     try:
         pairs = [
             (scored_document["index"], scored_document["score"])

@@ -81,7 +81,12 @@ class DebugRuntime:
         self._close = close
 
     async def call(self, call: PluginCall) -> AsyncGenerator[JSON, None]:
-        """Send a call to the plugin and yield its answers. Raises PluginError."""
+        """Send a call to the connected plugin and yield its answers.
+
+        Raises PluginError: the plugin's own error, or PluginDiedError if it has
+        disconnected. A caller that stops early only abandons the call; the plugin is
+        not told.
+        """
         async with aclosing(self.conversation.call(call)) as answers:
             async for answer in answers:
                 yield answer
@@ -111,6 +116,11 @@ class DebugServer:
         return self._server.sockets[0].getsockname()[1]
 
     def _accept(self) -> "_Connection":
+        """Create the protocol object of a new connection.
+
+        Beyond 256 connections it is marked to be refused once the connection is
+        established.
+        """
         connection = _Connection(
             self._host, self._backwards, self._now, self._connections.discard
         )
@@ -236,6 +246,12 @@ class _Connection(asyncio.Protocol):
         return tenant
 
     def _add_asset_chunk(self, data: JSON) -> None:
+        """Append one chunk of a file from an `asset_chunk` message.
+
+        `data` has `filename` and the chunk as base64 in `data`; chunks of one file are
+        joined in order of arrival. Raises RefusedError for invalid base64, or if all
+        files together exceed 50 MiB.
+        """
         try:
             chunk = base64.b64decode(data.get("data") or "", validate=True)
         except (binascii.Error, ValueError):
@@ -296,6 +312,7 @@ class _Connection(asyncio.Protocol):
         )
 
     def _refuse(self, reason: str) -> None:
+        """Send the reason as a line of text, log it, and close the connection."""
         if self._transport is not None:
             with contextlib.suppress(OSError, RuntimeError):
                 self._transport.write(reason.encode() + b"\n")

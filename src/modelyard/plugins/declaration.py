@@ -278,6 +278,12 @@ def build_declaration(
 
 
 def _convert(document: JSON, struct_type: type[Any], source: str) -> Any:
+    """Convert a normalised provider document to its struct.
+
+    Scalars are converted leniently, such as `"1"` to a number. Raises PackageError with
+    `source`, the path of the invalid field (`document` if there is none) and the
+    reason.
+    """
     try:
         return msgspec.convert(document, struct_type, strict=False)
     except msgspec.ValidationError as error:
@@ -309,6 +315,11 @@ def _normalise_fields(raw_fields: Any) -> list[JSON]:
 
 
 def _normalise_identity(document: JSON) -> JSON:
+    """Return the `identity` section of a provider or part.
+
+    `label` and `description` become mappings from language to text, `tags` a list.
+    Empty values are left out, so that the struct's defaults apply.
+    """
     identity = dict(document.get("identity") or {})
     for name in ("label", "description"):
         if name in identity:
@@ -320,6 +331,10 @@ def _normalise_identity(document: JSON) -> JSON:
 
 
 def _normalise_parameter(raw_parameter: JSON) -> JSON:
+    """Return a parameter without empty values.
+
+    `label` and `human_description` become mappings from language to text.
+    """
     parameter = {
         name: value for name, value in raw_parameter.items() if value is not None
     }
@@ -330,6 +345,10 @@ def _normalise_parameter(raw_parameter: JSON) -> JSON:
 
 
 def _normalise_part(raw_part: JSON) -> JSON:
+    """Return a tool, strategy, datasource or event in the form of `Part`.
+
+    Other keys of the document are dropped, and an empty `output_schema` becomes None.
+    """
     return {
         "identity": _normalise_identity(raw_part),
         "description": raw_part.get("description"),
@@ -342,6 +361,10 @@ def _normalise_part(raw_part: JSON) -> JSON:
 
 
 def _normalise_oauth(raw_oauth: Any) -> JSON | None:
+    """Return the two forms of an `oauth_schema` as lists of fields.
+
+    Returns None if the value is not a mapping.
+    """
     if not isinstance(raw_oauth, dict):
         return None
     return {
@@ -351,6 +374,11 @@ def _normalise_oauth(raw_oauth: Any) -> JSON | None:
 
 
 def _normalise_tool_provider(document: JSON) -> JSON:
+    """Return a tool provider's document in the form of `ToolProvider`.
+
+    The credential form is `credentials_for_provider`, or else `credentials_schema`;
+    either may be a list or a mapping by field name.
+    """
     # Plugins use either name for the same form.
     credential_schema = document.get("credentials_for_provider") or document.get(
         "credentials_schema"
@@ -366,6 +394,7 @@ def _normalise_tool_provider(document: JSON) -> JSON:
 
 
 def _normalise_agent_provider(document: JSON) -> JSON:
+    """Return an agent strategy provider in the form of `AgentProvider`."""
     return {
         "identity": _normalise_identity(document),
         "strategies": [
@@ -376,6 +405,11 @@ def _normalise_agent_provider(document: JSON) -> JSON:
 
 
 def _normalise_endpoint_group(document: JSON) -> JSON:
+    """Return an endpoint provider's document in the form of `EndpointGroup`.
+
+    `settings` may be a list or a mapping by field name; the endpoints are taken over
+    unchanged.
+    """
     return {
         "settings": _normalise_fields(document.get("settings")),
         "endpoints": document.get("endpoints") or [],
@@ -383,6 +417,10 @@ def _normalise_endpoint_group(document: JSON) -> JSON:
 
 
 def _normalise_datasource_provider(document: JSON) -> JSON:
+    """Return a datasource provider in the form of `DatasourceProvider`.
+
+    A missing `provider_type` is None here, which the conversion to the struct rejects.
+    """
     return {
         "identity": _normalise_identity(document),
         "provider_type": document.get("provider_type"),
@@ -396,6 +434,11 @@ def _normalise_datasource_provider(document: JSON) -> JSON:
 
 
 def _normalise_trigger_provider(document: JSON) -> JSON:
+    """Return a trigger provider's document in the form of `TriggerProvider`.
+
+    `subscription_constructor` becomes None unless it is a mapping; forms may be lists
+    or mappings by field name.
+    """
     constructor = document.get("subscription_constructor")
     return {
         "identity": _normalise_identity(document),

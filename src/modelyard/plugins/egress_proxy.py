@@ -129,7 +129,7 @@ class EgressProxy:
         )
 
     def close(self) -> None:
-        """Stop listening and cancel all open connections."""
+        """Stop listening and cancel all open connections, without waiting for them."""
         if self._server is not None:
             self._server.close()
         for task in list(self._connections):
@@ -140,6 +140,12 @@ class EgressProxy:
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        """Serve one connection of a plugin, then close it.
+
+        Errors become responses: 400 for an invalid request, 403 for a destination that
+        the egress rules refuse (also logged), and 502 if the upstream cannot be
+        reached. Beyond 256 connections it is closed without a response.
+        """
         task = asyncio.current_task()
         # Beyond the limit the connection is closed at once: plugin code must not
         # exhaust the server's descriptors.
@@ -170,6 +176,12 @@ class EgressProxy:
     async def _handle_request(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        """Read a request head, check the proxy password, and serve the request.
+
+        `CONNECT` opens a tunnel; other methods are forwarded. A wrong password gets a
+        407 response. Raises _BadRequestError, EgressError, OSError, or TimeoutError if
+        the head takes more than 30 seconds.
+        """
         # The time limit covers the head alone; a tunnel may stay open for as long as
         # both ends want.
         async with asyncio.timeout(_HEAD_SECONDS):
@@ -233,6 +245,10 @@ class EgressProxy:
         await _relay(reader, writer, up_reader, up_writer, length)
 
     def _is_own_server(self, origin: Origin) -> bool:
+        """Return whether an origin is this server's own http:// address.
+
+        False if the configured URL has another scheme.
+        """
         server_url = urlsplit(self.server_url())
         return server_url.scheme == "http" and (origin.host, origin.port) == (
             server_url.hostname,
@@ -262,6 +278,11 @@ class EgressProxy:
     async def _connect(
         self, origin: Origin, addresses: Sequence[str] | None
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to an origin, trying its addresses in order.
+
+        Without addresses the host is used as it is, unchecked. Each attempt may take 10
+        seconds. Raises the last attempt's OSError or TimeoutError.
+        """
         failed: OSError | TimeoutError | None = None
         # Try the addresses in order, as a browser would; only the last failure is
         # reported.
@@ -277,6 +298,10 @@ class EgressProxy:
 
 
 def _is_signed_path(path: str) -> bool:
+    """Return whether a path is below this server's signed file addresses.
+
+    False for any path with `..`, `//`, `%` or a backslash.
+    """
     # No path that another parser could normalise to a different one.
     return path.startswith(_SIGNED_PATHS) and not any(
         sequence in path for sequence in ("..", "//", "%", "\\")
@@ -284,6 +309,10 @@ def _is_signed_path(path: str) -> bool:
 
 
 async def _resolve(origin: Origin) -> list[str]:
+    """Return the distinct addresses of an origin's host, in the resolver's order.
+
+    Raises EgressError if the name is invalid or has no address.
+    """
     loop = asyncio.get_running_loop()
     try:
         address_infos = await loop.run_in_executor(
@@ -394,6 +423,11 @@ async def _relay(
 async def _pump(
     source: asyncio.StreamReader, sink: asyncio.StreamWriter, length: int | None
 ) -> None:
+    """Copy bytes from `source` to `sink` until the end of the stream.
+
+    At most `length` bytes if it is not None; otherwise the end of the stream is passed
+    on as a half-close. A broken connection ends the copying without an error.
+    """
     with suppress(OSError):
         while length is None or length > 0:
             chunk = await source.read(

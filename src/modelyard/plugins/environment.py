@@ -253,6 +253,13 @@ class Environments:
     async def _build(
         self, target: Path, python: Python, resolved: str, name: str
     ) -> None:
+        """Create a virtual environment at `target` and install the packages.
+
+        `resolved` has one pinned requirement per line; only wheels are installed,
+        without dependencies. An incomplete environment at `target` is replaced. Raises
+        PluginError, which names the plugin `name`, if uv fails; nothing is left behind
+        then.
+        """
         # Built under another name and renamed at the end, so that an incomplete
         # environment is never found.
         partial = target.with_name(f".partial-{target.name}")
@@ -442,7 +449,12 @@ def _requires_python(source: Path) -> str:
 
 
 def choose(pythons: Sequence[Python], requires_python: str) -> Python | None:
-    """Return the first interpreter that satisfies a `requires-python`, or None."""
+    """Return the first interpreter whose version satisfies a `requires-python`.
+
+    `pythons` has the preferred interpreters first; an empty `requires_python` accepts
+    any of them. Only major and minor version are compared. Returns None if no
+    interpreter fits.
+    """
     return next(
         (python for python in pythons if satisfies(python.minor, requires_python)), None
     )
@@ -469,6 +481,7 @@ def satisfies(minor: tuple[int, int], requires_python: str) -> bool:
 
 
 def _no_python_message(pythons: Sequence[Python], requires_python: str) -> str:
+    """Return the error text for a plugin that no interpreter here satisfies."""
     installed_versions = (
         ", ".join(".".join(map(str, python.version)) for python in pythons) or "none"
     )
@@ -481,6 +494,10 @@ def _no_python_message(pythons: Sequence[Python], requires_python: str) -> str:
 
 
 def _rank(minor: tuple[int, int]) -> int:
+    """Return a minor version's position in the order of preference.
+
+    Lower is better; versions without a preference come last.
+    """
     return (
         _PREFERRED_VERSIONS.index(minor)
         if minor in _PREFERRED_VERSIONS
@@ -489,6 +506,11 @@ def _rank(minor: tuple[int, int]) -> int:
 
 
 def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the paths at which a Python interpreter may be found.
+
+    First PATH for the preferred versions, then the folders of pyenv and uv, then the
+    running interpreter. Paths may repeat.
+    """
     home = Path(environ.get("HOME", "/"))
     for version in (".".join(map(str, minor)) for minor in _PREFERRED_VERSIONS):
         for folder in environ.get("PATH", "").split(os.pathsep):

@@ -105,6 +105,11 @@ class PluginHost:
                 yield answer
 
     async def _get_or_make_runtime(self, runtime_key: RuntimeKey) -> Runtime:
+        """Return a plugin's runtime from a start in progress, or start one.
+
+        Cancelling a caller does not cancel the start. Raises what `_make_runtime`
+        raises.
+        """
         task = self._making.get(runtime_key)
         if task is None:
             # Concurrent first calls share one start.
@@ -118,6 +123,12 @@ class PluginHost:
         return await asyncio.shield(task)
 
     async def _make_runtime(self, runtime_key: RuntimeKey) -> Runtime:
+        """Create and register the runtime of a tenant's plugin.
+
+        A plugin with a serverless URL is called over HTTP, any other by processes on
+        this machine. Also starts the monitoring. Raises PackageError for an invalid
+        identifier, and PluginError or NotFoundError if the plugin cannot be prepared.
+        """
         tenant, identifier = runtime_key
         plugin = PluginIdentifier.parse(identifier).id
         address = self._serverless_urls.get(plugin)
@@ -147,6 +158,7 @@ class PluginHost:
             runtime.end_idle(instance)
 
     def _local_runtimes(self) -> list[LocalRuntime]:
+        """Return the runtimes whose processes the host itself starts."""
         return [
             runtime
             for runtime in self._runtimes.values()
@@ -165,7 +177,12 @@ class PluginHost:
         ]
 
     async def stop(self, tenant: str, identifier: str) -> None:
-        """Stop a tenant's plugin after its running calls have been answered."""
+        """Stop a tenant's plugin and forget its runtime.
+
+        Local processes first finish their running calls, within the drain time; other
+        runtimes are closed immediately. Does nothing if the plugin is not running. The
+        next call starts it again.
+        """
         # Only local processes can finish their calls first.
         if isinstance(
             runtime := self._runtimes.pop((tenant, identifier), None), LocalRuntime

@@ -101,6 +101,12 @@ class HostCallHandler:
                 yield answer
 
     async def _handle_storage(self, call: PluginCall, request: JSON) -> JSON:
+        """Execute a `storage` request on the plugin's own key-value store.
+
+        `opt` is `set`, `get`, `del` or `exist`, and values are hexadecimal; keys are
+        separate for each tenant and plugin. Raises PluginError for another operation,
+        an invalid key or value, a `get` of a missing key, or an exceeded quota.
+        """
         name, operation = str(request.get("key", "")), request.get("opt")
         storage, owner = self._storage, (call.tenant, call.plugin)
         match operation:

@@ -44,7 +44,13 @@ class Launcher:
         self._make_runtime = make_runtime
 
     async def runtime(self, tenant: str, identifier: str) -> LocalRuntime:
-        """Return the runtime of a tenant's plugin. Raises PluginError, NotFoundError."""
+        """Prepare a tenant's plugin and return the runtime that starts it.
+
+        `identifier` is `author/name:version@checksum`. Unpacks the package, builds its
+        environment and creates its work folders if necessary; no process is started
+        yet. Raises NotFoundError if the package is not stored, and PluginError if it
+        cannot be prepared.
+        """
         plugin = PluginIdentifier.parse(identifier).id
         declaration = self._packages.declaration(identifier)
         folder = self._packages.folder(identifier).resolve()
@@ -62,6 +68,11 @@ class Launcher:
         return self._make_runtime(launch)
 
     def _variables(self) -> dict[str, str]:
+        """Return the environment variables for a plugin's process.
+
+        A fixed selection of the server's own, plus those that Dify's plugin protocol
+        and the interpreter need.
+        """
         env = {
             name: self._environ[name]
             for name in _PLUGIN_VARIABLES

@@ -74,7 +74,11 @@ class Permissions(msgspec.Struct, frozen=True, kw_only=True):
         return permission in self.allowed_names()
 
     def restricted_to(self, granted: list[str]) -> "Permissions":
-        """Return the permissions reduced to those that are also in `granted`."""
+        """Return the permissions that are requested here and granted.
+
+        `granted` has names as `allowed_names` returns them, such as `storage` or
+        `model.llm`; other names have no effect. The storage size stays as requested.
+        """
         # Both are required: what the manifest requests and what the tenant granted.
         document = msgspec.to_builtins(self)
         for name in ("tool", "node", "endpoint", "app", "storage"):
@@ -190,7 +194,11 @@ _CATEGORIES = {
 
 
 def read_yaml(text: bytes, source: str) -> JSON:
-    """Parse a YAML mapping. Raises PackageError naming the file."""
+    """Parse the YAML mapping in a plugin's file.
+
+    `source` is the file's name for error messages. Infinity and NaN are refused. Raises
+    PackageError if it is not valid YAML, or not a mapping at its top level.
+    """
     try:
         # A safe loader, which in addition refuses infinity and NaN.
         document = yaml.load(text, Loader=FiniteLoader)  # noqa: S506
@@ -202,8 +210,11 @@ def read_yaml(text: bytes, source: str) -> JSON:
 
 
 def load_yaml(folder: Path, name: str) -> JSON:
-    """Read a YAML file from a plugin's folder. Raises PackageError if it does not exist
-    or is outside the folder."""
+    """Read a YAML mapping from a file in a plugin's folder.
+
+    `name` is relative to the folder. Raises PackageError if the path or a link leads
+    out of the folder, the file does not exist, or it is not a valid YAML mapping.
+    """
     # Resolved paths, so that neither `..` nor links lead out of the folder.
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
@@ -214,7 +225,12 @@ def load_yaml(folder: Path, name: str) -> JSON:
 
 
 def read_manifest(document: Mapping[str, Any], source: str = MANIFEST) -> Manifest:
-    """Convert and validate a manifest. Raises PackageError naming the invalid field."""
+    """Convert and validate the document of a manifest.
+
+    `document` is the decoded YAML, or what a debugged plugin sent; empty values get
+    their defaults and numeric versions become text. `source` begins error messages.
+    Raises PackageError for the first missing, invalid or contradictory field.
+    """
     values = _normalise(document, source)
     try:
         manifest = msgspec.convert(values, Manifest, strict=False)
@@ -272,6 +288,10 @@ def _replace_empty(
 
 
 def _check(manifest: Manifest, source: str) -> None:
+    """Check type, name, author and version, and the further rules of a plugin.
+
+    Raises PackageError with `source` and the first violation.
+    """
     if manifest.type not in ("plugin", "bundle"):
         raise PackageError(
             f"{source}: type must be plugin or bundle, not {manifest.type!r}"
@@ -295,6 +315,12 @@ def _check(manifest: Manifest, source: str) -> None:
 
 
 def _check_plugin(manifest: Manifest, source: str) -> None:
+    """Check what a plugin's manifest offers and requests.
+
+    It must declare something, exclusive kinds must be alone, the language must be
+    Python, and storage must have at least 1 KiB if it is requested. Raises PackageError
+    with `source` and the first violation.
+    """
     kinds = manifest.plugins.kinds()
     if not kinds:
         raise PackageError(

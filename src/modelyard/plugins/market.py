@@ -48,7 +48,13 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def add_to_folder(folder: Path, path: Path) -> PackageListing:
-    """Add a package, or a plugin's folder, to a market folder. Raises PackageError."""
+    """Copy a package into a market folder and list it in the index.
+
+    `path` is a package file, or a plugin's folder from which one is built. An entry
+    with the same plugin and version is replaced. Both files are written atomically.
+    Returns the new entry. Raises PackageError if the package or the existing index is
+    invalid.
+    """
     package = load_package(path)
     manifest = package.manifest
     name = f"{manifest.author or '_'}-{manifest.name}-{manifest.version}.difypkg"
@@ -79,6 +85,10 @@ def add_to_folder(folder: Path, path: Path) -> PackageListing:
 
 
 def _read_index(folder: Path) -> Index:
+    """Read the index of a market folder; without a file it is empty.
+
+    Raises PackageError if the file is invalid.
+    """
     path = folder / INDEX
     if not path.is_file():
         return Index(plugins=[])
@@ -86,6 +96,7 @@ def _read_index(folder: Path) -> Index:
 
 
 def _decode_index(data: bytes, source: str) -> Index:
+    """Parse an index file. Raises PackageError with `source` if it is invalid."""
     try:
         return msgspec.json.decode(data, type=Index)
     except msgspec.MsgspecError as error:
@@ -131,8 +142,13 @@ class Market:
         return list(newest.values())
 
     async def fetch(self, plugin: str, version: str = "") -> bytes:
-        """Download a package, the newest if no version is specified. Raises
-        NotFoundError."""
+        """Download the package of a plugin, `author/name`, from the markets.
+
+        Without a version the newest is taken; between equal versions the first market
+        wins. The checksum is not verified. Raises NotFoundError if no market lists it,
+        PluginError if a download fails, and PackageError for an invalid index or
+        location.
+        """
         candidates: list[tuple[str, PackageListing]] = []
         for location in self._locations:
             listed = (await self._index(location)).plugins
@@ -157,6 +173,11 @@ class Market:
         return await self._file(location, listing.file)
 
     async def _index(self, location: str) -> Index:
+        """Return the index of one market, which is a URL or a folder.
+
+        A folder without an index file has an empty one. Raises PluginError if the
+        download fails, and PackageError if the index is invalid.
+        """
         # Remote markets need a download, local ones file access in a thread.
         if _is_url(location):
             return _decode_index(
@@ -170,6 +191,11 @@ class Market:
         return await asyncio.to_thread(_read_index, _folder(location))
 
     async def _file(self, location: str, file: str) -> bytes:
+        """Return the content of a package file that a market's index lists.
+
+        In a folder, `file` must be a plain file name. Raises PackageError if it is not
+        or cannot be read, and PluginError if the download fails.
+        """
         if _is_url(location):
             return await self.download(_join_url(location, file), operators=location)
         # An index must not refer to files outside its folder.
@@ -236,6 +262,11 @@ def _is_url(location: str) -> bool:
 
 
 def _join_url(location: str, file: str) -> str:
+    """Return the URL of a file in a remote market's index.
+
+    `file` is resolved against the market's URL as a folder and may be an absolute URL.
+    Raises PackageError if the result is malformed.
+    """
     if not (address := join(location.rstrip("/") + "/", file)):
         raise PackageError(
             f"the market {location!r} lists a file without a valid URL: {file[:200]!r}"

@@ -108,6 +108,12 @@ def read_package(
 
 
 def _entries(data: bytes, source: str, max_bytes: int) -> Iterator[tuple[str, bytes]]:
+    """Yield (path, content) of each file in a ZIP archive.
+
+    `max_bytes` limits the unpacked size of all files together; folders are skipped.
+    Raises PackageError if the archive is damaged, exceeds a limit, or has a repeated or
+    unsafe name.
+    """
     left = max_bytes
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -153,6 +159,11 @@ def _entries(data: bytes, source: str, max_bytes: int) -> Iterator[tuple[str, by
 
 
 def _checked_name(info: zipfile.ZipInfo, source: str) -> str:
+    """Return the normalised path of a ZIP entry.
+
+    Raises PackageError if it could lead out of the package, is not a regular file, or
+    is encrypted.
+    """
     name = info.filename
     path = PurePosixPath(name)
     mode = info.external_attr >> 16
@@ -205,6 +216,10 @@ def folder_files(folder: Path) -> dict[str, bytes]:
 
 
 def _ignore_rules(folder: Path) -> list[str]:
+    """Return the rules in `.difyignore`, or else in `.gitignore`.
+
+    Blank lines and comments are left out. Empty if neither file exists.
+    """
     for name in (".difyignore", ".gitignore"):
         if (folder / name).is_file():
             lines = (folder / name).read_text("utf-8").splitlines()
@@ -217,6 +232,11 @@ def _ignore_rules(folder: Path) -> list[str]:
 
 
 def _walk(folder: Path, root: Path, rules: Sequence[str]) -> Iterator[Path]:
+    """Yield the files below a folder that no rule ignores, sorted in each folder.
+
+    Rules refer to paths relative to `root`; ignored folders are not entered. Raises
+    PackageError for a link.
+    """
     for path in sorted(folder.iterdir()):
         name = path.relative_to(root).as_posix()
         if is_ignored(name, rules, is_folder=path.is_dir()):
@@ -253,6 +273,11 @@ def is_ignored(name: str, rules: Sequence[str], *, is_folder: bool) -> bool:
 
 
 def _matches(name: str, pattern: str) -> bool:
+    """Return whether a path matches one pattern in git's ignore syntax.
+
+    The pattern has no `!` and no final slash. Without a slash it is compared with the
+    last part of the path only.
+    """
     is_tied = "/" in pattern
     pattern = pattern.lstrip("/")
     if not is_tied:
@@ -322,7 +347,12 @@ def package_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> Package:
 
 
 def load_package(path: Path) -> Package:
-    """Read a package file, or build one from a folder. Raises PackageError."""
+    """Read a package or bundle file, or build a package from a folder.
+
+    Files may have MAX_BYTES, bundles (`.difybndl`) MAX_BUNDLE_BYTES. Raises
+    PackageError if the path cannot be read, or the package is invalid, too large or
+    could not be installed.
+    """
     if path.is_dir():
         return package_folder(path)
     try:
@@ -342,7 +372,11 @@ def load_package(path: Path) -> Package:
 
 
 def save(path: Path, data: bytes) -> None:
-    """Write a file atomically."""
+    """Write a file atomically, creating its folder if necessary.
+
+    A reader sees the old content or the complete new one. The file is only accessible
+    to its owner. Raises OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Temporary file in the same folder, so that the rename is atomic.
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-")

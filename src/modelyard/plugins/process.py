@@ -220,8 +220,12 @@ class LocalRuntime:
     # calls
 
     async def call(self, call: PluginCall) -> AsyncGenerator[JSON, None]:
-        """Call the plugin and yield its answers. Raises PluginDiedError if it cannot be
-        started or dies."""
+        """Send a call to a usable process, starting one if there is none.
+
+        Yields the answers. A call that exceeds `call_seconds` fails, and its process is
+        ended. Raises PluginError: the plugin's own error, or PluginDiedError if it
+        cannot be started or dies.
+        """
         instance = await self._select_instance()
         instance.used_at = self._clock.monotonic()
         reason = f"call exceeded {self.options.call_seconds:g} s"
@@ -254,6 +258,10 @@ class LocalRuntime:
         return least_busy
 
     def _start(self) -> "asyncio.Task[Instance]":
+        """Return the task of the start in progress, or begin a start.
+
+        Its result is the instance that is ready; it fails with PluginError.
+        """
         # Concurrent calls share one start.
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._start_instance())
@@ -268,6 +276,11 @@ class LocalRuntime:
     # starting
 
     async def _start_instance(self) -> Instance:
+        """Start a process once the machine has capacity, and wait until it is ready.
+
+        Raises PluginDiedError during the cooldown, with `retry_after`, or if the
+        runtime is closed. A failed start is counted and raised as PluginError.
+        """
         # During the cooldown, calls fail immediately instead of starting the process
         # again.
         cooldown = self._cooldown_until - self._clock.monotonic()
@@ -289,6 +302,13 @@ class LocalRuntime:
                 raise
 
     async def _spawn(self) -> Instance:
+        """Start a process and wait for its first heartbeat.
+
+        First ends an idle plugin if too many run, and empties the temporary folder if
+        this is the only instance. Raises PluginError if the process cannot be started,
+        exits, or is not ready within `start_seconds`. An instance that did not get
+        ready is removed.
+        """
         launch, options = self.launch, self.options
         ended: list[str] = []
         created_instances: list[Instance] = []
@@ -358,6 +378,11 @@ class LocalRuntime:
         self.disk_bytes = 0
 
     async def _connect(self, spawned: Spawned) -> Instance:
+        """Attach to the pipes of a spawned process and return its instance.
+
+        Its output goes to the protocol connection; the last 64 chunks of stderr are
+        kept.
+        """
         loop, clock = asyncio.get_running_loop(), self._clock.monotonic
         errors: deque[bytes] = deque(maxlen=64)
         # One connection per pipe: the writer for stdin, then stdout and stderr.
@@ -430,6 +455,10 @@ class LocalRuntime:
         instance.kill()
 
     def _remove(self, instance: Instance, error: PluginDiedError) -> None:
+        """Unregister an instance, fail its calls with `error`, and close its pipes.
+
+        The process is not killed. May be called again for the same instance.
+        """
         # It may have been removed by `evict` already.
         with contextlib.suppress(ValueError):
             self.instances.remove(instance)
@@ -477,7 +506,12 @@ class LocalRuntime:
         self._end(instance, PluginDiedError("stopped: idle", plugin=self.launch.plugin))
 
     def evict(self, instance: Instance, reason: str) -> None:
-        """End a process that exceeded a limit."""
+        """End a process that exceeded a limit.
+
+        Its calls fail with `reason`, which is logged and counts as a failure, so that
+        the next start may have to wait. Does nothing if the instance is no longer
+        registered.
+        """
         if instance not in self.instances:
             return
         logger.warning(

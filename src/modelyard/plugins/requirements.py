@@ -59,6 +59,10 @@ def check_line(line: str, where: str) -> str:
 
 
 def _reason(line: str) -> str:
+    """Return why a requirement is refused, for the error message.
+
+    `line` has no hashes any more.
+    """
     # The error explains which rule was broken.
     if line.startswith("-"):
         return "installer options can only be set by the operator"
@@ -73,7 +77,12 @@ def _reason(line: str) -> str:
 
 
 def parse_requirements(text: str, where: str) -> list[str]:
-    """Return the requirements in a file of pip's format. Raises PackageError."""
+    """Return the requirements in the text of a requirements file.
+
+    Comments are removed and continued lines joined; hashes are kept. `where` names the
+    file in error messages. Raises PackageError for any line that is not a plain
+    requirement, such as an option or a URL, and beyond 2,000 requirements.
+    """
     requirements: list[str] = []
     for line in _join_lines(text):
         requirement = _COMMENT.sub("", line).strip()
@@ -182,6 +191,10 @@ def _is_own_project(source: Mapping[str, Any]) -> bool:
 
 
 def _read_toml(path: Path) -> Mapping[str, Any]:
+    """Parse a TOML file of at most 8 MiB.
+
+    Raises PackageError if it cannot be read, is invalid, or is nested too deeply.
+    """
     try:
         return tomllib.loads(_read_text(path))
     except tomllib.TOMLDecodeError as error:
@@ -191,6 +204,10 @@ def _read_toml(path: Path) -> Mapping[str, Any]:
 
 
 def _read_text(path: Path) -> str:
+    """Read a UTF-8 file of at most 8 MiB, without its byte order mark.
+
+    Raises PackageError if it cannot be read, is too large, or is not UTF-8.
+    """
     try:
         data = path.read_bytes()
         if len(data) > _MAX_BYTES:

@@ -85,6 +85,11 @@ def create(folder: Path, answers: ScaffoldOptions) -> list[Path]:
 
 
 def _check(answers: ScaffoldOptions) -> None:
+    """Check the options for a new plugin.
+
+    Raises ConfigError for an invalid name or author, and, with a suggestion, for an
+    unknown category or permission.
+    """
     if not NAME.fullmatch(answers.name):
         raise ConfigError(
             f"name {answers.name!r} may contain a-z, 0-9, _ and -, at most 128"
@@ -109,6 +114,10 @@ def _check(answers: ScaffoldOptions) -> None:
 
 
 def _replacements(answers: ScaffoldOptions) -> dict[str, str]:
+    """Return the values of the templates' placeholders, by name.
+
+    `NAME` stands for `@NAME@` in the text and the file names of templates.
+    """
     plugin_kind = CATEGORIES[answers.category]
     folder = "group" if answers.category == "extension" else "provider"
     label = answers.name.replace("_", " ").replace("-", " ").title()

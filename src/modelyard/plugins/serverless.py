@@ -86,6 +86,12 @@ class ServerlessRuntime:
             self._sessions.close(session)
 
     async def _read(self, response: Any) -> AsyncGenerator[JSON, None]:
+        """Yield the plugin's answers from the body of its HTTP response.
+
+        The body has one JSON message per line. An `error` message is raised at `end`.
+        Raises PluginError for an invalid message, and PluginDiedError if the body stops
+        without `end` or `error`.
+        """
         partial_line, error = b"", None
         async for chunk in response.chunks():
             *lines, partial_line = (partial_line + chunk).split(b"\n")
@@ -108,6 +114,11 @@ class ServerlessRuntime:
         )
 
     def _parse_message(self, line: bytes) -> Mapping[str, Any]:
+        """Return the message in one line, which is a `session` envelope.
+
+        Empty for envelopes with another event. Raises PluginError if the line is not
+        JSON or has no `data`.
+        """
         try:
             envelope = msgspec.json.decode(line)
             data = envelope["data"]
@@ -138,7 +149,11 @@ class ServerlessSessions:
         self._open: dict[str, tuple[PluginCall, Context]] = {}
 
     def open(self, session: str, call: PluginCall) -> None:
-        """Register the session of a call."""
+        """Register a call, so that the plugin may make requests in its name.
+
+        `session` is the id that is sent to the plugin. The caller's context variables
+        are stored with it. Must be undone with `close`.
+        """
         self._open[session] = (call, copy_context())
 
     def close(self, session: str) -> None:
@@ -154,6 +169,11 @@ class ServerlessSessions:
         return self._entry(session)[0].tenant
 
     def _entry(self, session: str) -> tuple[PluginCall, Context]:
+        """Return the call and the context of an open session.
+
+        Raises NotFoundError if it is not open, or if its tenant or user has been
+        disabled meanwhile.
+        """
         entry = self._open.get(session)
         # Checked for each request, because a tenant may be disabled during a call.
         if entry is None or self._shuts_out(entry[0].tenant, entry[0].user):

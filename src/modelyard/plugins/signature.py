@@ -137,6 +137,10 @@ def verify(data: bytes, public_keys: Sequence[tuple[str, bytes]]) -> Verificatio
 
 
 def _public_key(name: str, pem: bytes) -> Any:
+    """Parse a PEM public key. Raises PackageError unless it is an RSA key.
+
+    `name` is the key's file name, for the error message.
+    """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -150,6 +154,11 @@ def _public_key(name: str, pem: bytes) -> Any:
 
 
 def _message(contents: Sequence[bytes], time: int) -> bytes:
+    """Return the bytes that are signed: digests of the contents, and the time.
+
+    The SHA-256 digests follow in archive order, then the Unix time as decimal digits,
+    as Dify's plugin daemon has it.
+    """
     # The order of the archive counts; the format does not sort.
     return (
         b"".join([hashlib.sha256(content).digest() for content in contents])
@@ -158,6 +167,10 @@ def _message(contents: Sequence[bytes], time: int) -> bytes:
 
 
 def _comment(data: bytes) -> _Comment | None:
+    """Return the signature in the ZIP's comment; None if there is none.
+
+    Raises PackageError if `data` is larger than MAX_BYTES or not a ZIP file.
+    """
     if len(data) > MAX_BYTES:
         raise PackageError(
             f"the package has {len(data):,} bytes; the limit is {MAX_BYTES:,}"
@@ -184,7 +197,10 @@ def _category(content: bytes | None) -> str:
 
 
 def read_keys(paths: Sequence[Path]) -> list[tuple[str, bytes]]:
-    """Read public keys from files. Raises PackageError."""
+    """Read public key files and return (file name, content) for `verify`.
+
+    The contents are not parsed here. Raises PackageError if a file cannot be read.
+    """
     try:
         return [(path.name, path.read_bytes()) for path in paths]
     except OSError as error:

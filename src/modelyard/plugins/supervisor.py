@@ -195,6 +195,10 @@ class Supervisor:
         _reap()
 
     def _kill_all(self) -> None:
+        """Kill all plugins, the zygote and every process that they left behind.
+
+        Repeats until there are no children, for at most 5 seconds.
+        """
         for pid, (_, started_at) in list(self._plugins.items()):
             _signal_session(pid, started_at, signal.SIGKILL)
         self._plugins.clear()
@@ -235,6 +239,10 @@ def _signal_session(pid: int, started_at: str, number: int) -> None:
 
 
 def _ignore_missing(act: Any, *details: int) -> None:
+    """Call a function that signals a process, and ignore that it has exited.
+
+    A lack of permission is ignored too.
+    """
     try:
         act(*details)
     except (ProcessLookupError, PermissionError):
@@ -256,6 +264,7 @@ def _processes() -> list[str]:
 
 
 def _children(parent: int) -> list[int]:
+    """Return the ids of a process's children, without zombies."""
     parent_text = str(parent)
     return [
         int(pid)
@@ -265,6 +274,7 @@ def _children(parent: int) -> list[int]:
 
 
 def _session_members(session: int) -> list[int]:
+    """Return the ids of all processes in a session."""
     session_text = str(session)
     return [
         int(pid)

@@ -229,6 +229,10 @@ class Supervisors:
         )
 
     async def _start(self, cell: SandboxScope) -> "_Supervisor":
+        """Start and register the supervisor of a cell.
+
+        Logs its confinement if that differs from the last one. Raises PluginError.
+        """
         supervisor = await _Supervisor.start(
             cell,
             self._environ,
@@ -610,6 +614,11 @@ class _Supervisor:
             self.control.send(msgspec.json.encode(message))
 
     async def _listen(self) -> None:
+        """Process the supervisor's messages until it exits.
+
+        `spawned` completes a start, and `exited` is passed to the plugin's exit
+        listener. At the end all remaining plugins are reported as ended.
+        """
         while (message := await self._receive()) is not None:
             if message["event"] == "spawned":
                 self._handle_spawned(message["id"], message["pid"])
@@ -743,6 +752,7 @@ def _startup_message(
 
 
 def _exit_description(status: int) -> str:
+    """Describe a wait status, as returned by `os.waitpid`, in words."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         return f"killed by signal {number} ({signal.Signals(number).name})"

@@ -45,6 +45,10 @@ class PluginMonitorTask:
             self._task.cancel()
 
     async def _watch(self) -> None:
+        """Check all runtimes twice per second until the task is cancelled.
+
+        An error of one check is logged and does not end the monitoring.
+        """
         while True:
             await asyncio.sleep(_CHECK_INTERVAL_SECONDS)
             try:
@@ -54,6 +58,11 @@ class PluginMonitorTask:
                 logger.exception("plugin monitoring failed")
 
     async def _check_once(self) -> None:
+        """Check all runtimes once.
+
+        Instances and limits are checked each time, disk usage every fourth and idle
+        supervisors every twentieth time.
+        """
         runtimes = self._runtimes()
         for runtime in runtimes:
             runtime.check_instances()
@@ -67,6 +76,10 @@ class PluginMonitorTask:
             self._supervisors.stop_idle(self._clock.monotonic(), _IDLE_SECONDS)
 
     async def _enforce_limits(self, runtimes: Sequence[LocalRuntime]) -> None:
+        """Measure the resources of all instances and enforce their limits.
+
+        Does nothing if no plugin is running.
+        """
         pids = {
             instance.spawned.pid: runtime.options.max_memory
             for runtime in runtimes
@@ -84,6 +97,11 @@ class PluginMonitorTask:
         self._monitor.forget(set(pids))
 
     async def _measure_disks(self, runtimes: Sequence[LocalRuntime]) -> None:
+        """Measure the folders of running plugins and store their size.
+
+        Sets `disk_bytes`, on which the next check acts. The shared folder counts for
+        each plugin of the tenant.
+        """
         for runtime in runtimes:
             if runtime.instances:
                 quarter, max_bytes = runtime.launch.quarter, runtime.options.max_disk

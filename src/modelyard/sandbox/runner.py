@@ -251,7 +251,13 @@ class Sandbox:
     async def run_code(
         self, language: str, code: str, inputs: Mapping[str, Any], *, tenant: str = ""
     ) -> Any:
-        """Run code and return the result of its `main` function. Raises SandboxError."""
+        """Run Python or JavaScript code and return the result of its `main`.
+
+        `language` is `python3` or `javascript`, `inputs` are the arguments as JSON
+        types. The tenant's slots limit how many programs run at once. Raises
+        SandboxError if the code fails or exceeds a limit, and SandboxUnavailableError
+        if the self-test failed.
+        """
         if language not in ("python3", "javascript"):
             raise SandboxError(
                 f"Unknown code language {language!r}; expected python3 or javascript",
@@ -274,7 +280,11 @@ class Sandbox:
         max_chars: int,
         tenant: str = "",
     ) -> str:
-        """Render a Jinja2 template to at most `max_chars` characters. Raises SandboxError."""
+        """Render a Jinja2 template to at most `max_chars` characters.
+
+        Raises SandboxError if the template is invalid, fails or exceeds a limit, and
+        SandboxUnavailableError if the self-test failed.
+        """
         task = {
             "kind": "template",
             "template": template,
@@ -284,7 +294,12 @@ class Sandbox:
         return str(await self._run(tenant, "code", task, b"", self.limits.seconds))
 
     async def extract(self, extension: str, data: bytes, *, tenant: str = "") -> str:
-        """Return a document's text. Raises SandboxError."""
+        """Return a document's plain text.
+
+        `extension` is the lower-case file extension with its dot, or a media type, and
+        decides about the format. Raises SandboxError if the document cannot be read or
+        exceeds a limit, and SandboxUnavailableError if the self-test failed.
+        """
         task = {"kind": "document", "extension": extension}
         return str(
             await self._run(
@@ -378,6 +393,11 @@ class Sandbox:
     # inside
 
     async def _self_test(self) -> None:
+        """Run the attacks and the harmless programs of the self-test.
+
+        Raises SandboxError if an attack was not blocked, a harmless program failed, the
+        sandbox is disabled, or the system is not Linux.
+        """
         if not self._is_enabled:
             raise SandboxError("the sandbox is disabled in the settings")
         if sys.platform != "linux":
@@ -408,6 +428,11 @@ class Sandbox:
         data: bytes,
         seconds: float,
     ) -> Any:
+        """Run a task in one of the tenant's slots, after the self-test has passed.
+
+        `name` selects the zygote, `data` is the binary input, and `seconds` the time
+        limit without the wait for a slot. Raises SandboxError.
+        """
         if not self._is_tested:
             await self.check()
         async with self._slots.acquire(tenant):
@@ -421,6 +446,12 @@ class Sandbox:
         seconds: float,
         tenant: str = "",
     ) -> Any:
+        """Run a task in a child of the zygote `name` and return its result.
+
+        Needs neither a slot nor the self-test. The child is killed on a timeout, on too
+        much output, and if the caller is cancelled. Raises SandboxError, whose `reason`
+        names the limit that was exceeded.
+        """
         zygote = await self._zygote(name, tenant)
         # Encoded before a process is assigned, so that invalid input costs nothing.
         head = _encode_task(task, self.limits)
@@ -480,6 +511,11 @@ class Sandbox:
             reading.close()
 
     async def _zygote(self, name: str, tenant: str) -> _Zygote:
+        """Return the live zygote with that name, starting it if necessary.
+
+        Concurrent callers share one start. A start may end idle zygotes and is
+        attributed to `tenant`. Raises SandboxError if it fails.
+        """
         # Checked without the lock first, which is the normal case.
         zygote = self._zygotes.get(name)
         if zygote is not None and zygote.is_alive:
@@ -498,6 +534,10 @@ class Sandbox:
         return zygote
 
     def _limits_of(self, name: str) -> Mapping[str, Any]:
+        """Return the limits that a zygote gets as an argument.
+
+        `memory` is in bytes and `seconds` is the CPU time of one program.
+        """
         seconds = (
             self.limits.document_seconds if name == "documents" else self.limits.seconds
         )
@@ -526,6 +566,7 @@ class Sandbox:
             self._end(name)
 
     def _exceeds_limits(self) -> bool:
+        """Return whether the zygotes exceed their maximum number or memory."""
         memory = sum(zygote.memory for zygote in self._zygotes.values())
         return (
             len(self._zygotes) > self.limits.helpers
@@ -551,12 +592,14 @@ class Sandbox:
         ]
 
     def _end(self, name: str) -> None:
+        """Remove a zygote and close it in the background."""
         # The task set keeps a reference, or the task could be garbage collected.
         task = asyncio.ensure_future(self._zygotes.pop(name).close())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
     def _schedule_sweep(self) -> None:
+        """Schedule a search for idle zygotes, unless one is scheduled already."""
         if self._sweeper is None:
             # Half the idle time as the interval: a zygote lives at most one and a half
             # times as long.
@@ -617,6 +660,12 @@ async def _write_task(feed: int, task: bytes) -> None:
 
 
 async def _start(name: str, limits: Mapping[str, Any]) -> _Zygote:
+    """Start a zygote process and wait until it is ready.
+
+    `name` is its kind, `code` or `documents`, and the modules to preload, joined by
+    `+`. Raises SandboxError if the process does not start, exits, or cannot prepare the
+    confinement.
+    """
     # SEQPACKET preserves message boundaries and passes descriptors.
     control, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     control.setblocking(False)
@@ -673,6 +722,12 @@ async def _start(name: str, limits: Mapping[str, Any]) -> _Zygote:
 
 
 def _parse_response(answer: bytes, status: int) -> Any:
+    """Return a program's result from its output and its wait status.
+
+    Raises SandboxError, with the reason `time` after SIGXCPU or SIGKILL, `crash` after
+    another signal or without JSON output, `sandbox` if the child could not confine
+    itself, and `error` with the message of the program.
+    """
     # The CPU limit kills with SIGXCPU, then SIGKILL.
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)

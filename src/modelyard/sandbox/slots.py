@@ -31,6 +31,7 @@ class Slots:
             self._release(tenant)
 
     def _may_start(self, tenant: str) -> bool:
+        """Return whether the tenant may take one of the free slots now."""
         free = self._capacity - self._running.total()
         running_count = self._running[tenant]
         return free > 0 and (
@@ -38,6 +39,10 @@ class Slots:
         )
 
     async def _acquire(self, tenant: str) -> None:
+        """Take a slot, waiting in the tenant's line if necessary.
+
+        A cancelled caller leaves the line, or returns the slot if it was just granted.
+        """
         # A tenant with waiting programs must queue behind them.
         if tenant not in self._waiting and self._may_start(tenant):
             self._running[tenant] += 1
@@ -55,6 +60,7 @@ class Slots:
             raise
 
     def _release(self, tenant: str) -> None:
+        """Return a slot and grant slots to all waiting programs that may start now."""
         self._running[tenant] -= 1
         if not self._running[tenant]:
             del self._running[tenant]
@@ -79,6 +85,7 @@ class Slots:
         return min(free, key=lambda tenant: self._running[tenant], default=None)
 
     def _remove_waiter(self, tenant: str, waiter: asyncio.Future[None]) -> None:
+        """Remove a waiter from its tenant's line, if it is still in it."""
         line = self._waiting.get(tenant)
         if line is None or waiter not in line:
             return

@@ -55,6 +55,11 @@ def render_in_process(
 
 @lru_cache(1024)
 def _parse(template: str) -> Any:
+    """Parse a template to Jinja2's tree; None if only the sandbox can render it.
+
+    That is so for invalid templates and for more than 200,000 characters. Results are
+    cached.
+    """
     if len(template) > _MAX_TEMPLATE_CHARS:
         return None
     environment = _environment()
@@ -254,6 +259,11 @@ class _Renderer:
             self._statement(node)
 
     def _statement(self, node: Any) -> None:
+        """Execute a text output, an `if`, a `for`, or a `set` of one name.
+
+        Raises _UnsupportedTemplate for other statements and beyond the maximum number
+        of steps.
+        """
         self._values.count()
         match type(node).__name__:
             case "Output":
@@ -271,6 +281,11 @@ class _Renderer:
                 raise _UnsupportedTemplate
 
     def _output(self, node: Any) -> None:
+        """Write literal text, or the value of an expression as Jinja2 would.
+
+        An undefined value gives nothing. Raises _UnsupportedTemplate if the text would
+        be too long.
+        """
         if type(node).__name__ == "TemplateData":
             self._append_output(node.data)
             return
@@ -289,6 +304,7 @@ class _Renderer:
                 self._append_output(str(value))
 
     def _if(self, node: Any) -> None:
+        """Execute the first branch whose condition holds, or else the `else` branch."""
         if self._values.value(node.test):
             self.body(node.body)
             return
@@ -299,6 +315,12 @@ class _Renderer:
         self.body(node.else_)
 
     def _for(self, node: Any) -> None:
+        """Execute a loop over a list, or its `else` branch if nothing passes.
+
+        An undefined value counts as an empty list. Assignments in the body do not
+        outlast an iteration. Raises _UnsupportedTemplate for nested or recursive loops,
+        unpacking, and values other than lists.
+        """
         # Nested loops and unpacking are left to the sandbox: `loop` would need its
         # parent.
         if (
@@ -331,6 +353,10 @@ class _Renderer:
             self.body(node.else_)
 
     def _passes(self, node: Any, item: Any, outer: dict[str, Any]) -> bool:
+        """Return whether an element passes the `if` of a loop's header.
+
+        Counts one step; the scope is `outer` again afterwards.
+        """
         self._values.count()
         self._values.scope = {**outer, node.target.name: item}
         try:
@@ -339,6 +365,7 @@ class _Renderer:
             self._values.scope = outer
 
     def _append_output(self, text: str) -> None:
+        """Append text. Raises _UnsupportedTemplate beyond the output limit."""
         self._size += len(text)
         if self._size > self._most:
             raise _UnsupportedTemplate
@@ -346,6 +373,11 @@ class _Renderer:
 
 
 def _member(holder: Any, name: str) -> Any:
+    """Return the value of a dict's key, or the undefined value.
+
+    Raises _UnsupportedTemplate for other objects and for the names of dict's
+    attributes.
+    """
     # In Jinja2, methods of dict take precedence over keys: a key with such a name is
     # left to the sandbox.
     if not isinstance(holder, dict) or hasattr(dict, name):
@@ -354,6 +386,10 @@ def _member(holder: Any, name: str) -> Any:
 
 
 def _loop_variables(index: int, count: int) -> dict[str, Any]:
+    """Return the attributes of Jinja2's `loop` for the iteration `index` of `count`.
+
+    `index` counts from 0. `cycle`, `previtem` and other attributes are not included.
+    """
     return {
         "index": index + 1,
         "index0": index,
@@ -366,6 +402,10 @@ def _loop_variables(index: int, count: int) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
+    """Return the value if it is a number of at most 2**53 in absolute terms.
+
+    Raises _UnsupportedTemplate otherwise, also for booleans.
+    """
     # Beyond 2**53 floats are inexact, and integers could grow without limit.
     if (
         isinstance(value, bool)
@@ -377,6 +417,11 @@ def _number(value: Any) -> Any:
 
 
 def _is_larger_than(value: Any, max_chars: int) -> bool:
+    """Return whether nested data exceeds a size, estimated in characters.
+
+    Strings count with their length, anything else as 8; stops as soon as the size is
+    exceeded.
+    """
     total = 0
     # An explicit stack: the data may be nested deeply.
     todo = [value]
@@ -404,6 +449,11 @@ def _default(value: Any, fallback: Any = "", is_falsy_too: Any = False) -> Any:
 
 
 def _join(value: Any, separator: Any = "") -> str:
+    """Apply Jinja2's `join` filter to a list of strings and numbers.
+
+    Raises _UnsupportedTemplate for anything else and for a result of more than a
+    million characters.
+    """
     if not isinstance(value, list) or not isinstance(separator, str):
         raise _UnsupportedTemplate
     if not all(isinstance(element, str | int | float) for element in value):
@@ -415,6 +465,11 @@ def _join(value: Any, separator: Any = "") -> str:
 
 
 def _replace(value: Any, old: Any, new: Any) -> str:
+    """Apply Jinja2's `replace` filter without a count.
+
+    Raises _UnsupportedTemplate unless all three are strings, and if the result could
+    exceed a million characters.
+    """
     text, old, new = _text(value), _text(old), _text(new)
     # Upper bound of the result's length before it is built.
     if (

@@ -40,6 +40,11 @@ class AwsEventStream:
             )
 
     def _parse_messages(self) -> Iterator[tuple[str, bytes]]:
+        """Yield (event name, payload) of each complete message in the buffer.
+
+        They are removed; an incomplete one stays. Raises InvokeServerUnavailableError
+        for an invalid length, a wrong checksum or invalid headers.
+        """
         while len(self._buffer) >= 12:
             # The prelude: total length, header length and checksum. It is verified
             # before its lengths are trusted.
@@ -69,6 +74,11 @@ class AwsEventStream:
 
 
 def _event_name(headers: dict[str, str]) -> str:
+    """Return a message's name from its headers; empty if it has none.
+
+    It is `:exception-type` for an exception, `:event-type` for an event and
+    `:error-code` for an error.
+    """
     # Exceptions and errors have their own header in place of the event type.
     return (
         headers.get(":exception-type")
@@ -104,7 +114,11 @@ def _headers(data: bytes) -> dict[str, str]:
 
 
 def dump_event(name: str, payload: bytes, *, is_exception: bool = False) -> bytes:
-    """Encode one message as AWS sends it."""
+    """Encode one message of AWS's event stream as the service sends it.
+
+    `payload` is JSON text. `name` becomes the header `:event-type`, or
+    `:exception-type` with `is_exception`.
+    """
     message_type = "exception" if is_exception else "event"
     texts = {
         f":{message_type}-type": name,

@@ -159,6 +159,10 @@ def _take_winner(
 
 
 async def _close_losers(running: Sequence[asyncio.Future[Connection]]) -> None:
+    """Cancel attempts that are still running and abort those that connected.
+
+    Returns once all of them have ended.
+    """
     for attempt in running:
         attempt.cancel()
     if running:
@@ -175,6 +179,10 @@ def _combined_error(failures: Sequence[OSError]) -> OSError:
 
 
 async def _resolve(origin: Origin) -> list[str]:
+    """Return the addresses of an origin's host, in the system's order.
+
+    Raises OSError if the name is invalid, cannot be resolved or has no address.
+    """
     loop = asyncio.get_running_loop()
     try:
         # Type 1 is SOCK_STREAM.
@@ -202,6 +210,11 @@ async def _literal_addresses(origin: Origin) -> list[str]:
 async def _start_tls(
     connection: Connection, origin: Origin, context: ssl.SSLContext
 ) -> None:
+    """Start TLS on a connection, with the origin's host as the server name.
+
+    Replaces the connection's transport. Raises OSError, of which ssl.SSLError is a
+    kind, if the handshake fails, for example because of the certificate.
+    """
     # Certificates contain names without a trailing dot and addresses without a zone
     # (RFC 6066, section 3).
     name = origin.host.rstrip(".").partition("%")[0]

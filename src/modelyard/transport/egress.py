@@ -215,7 +215,12 @@ class StreamedResponse:
             yield chunk
 
     async def read(self) -> bytes:
-        """Return the complete decompressed body. Raises EgressError."""
+        """Return the complete decompressed body.
+
+        Raises EgressTooLargeError beyond the limit given to `EgressClient.stream`,
+        EgressTimeoutError if the server stalls, and EgressError if the body breaks off
+        or cannot be decompressed.
+        """
         return b"".join([chunk async for chunk in self.chunks()])
 
 
@@ -409,6 +414,12 @@ class EgressClient:
     async def _send(
         self, hop: _RedirectHop, timeouts: Timeouts, *, verify: bool
     ) -> Response:
+        """Send the request of one hop and return its response.
+
+        Normalises the hop's URL and removes headers that may contain credentials if the
+        origin has changed. Raises EgressRefusedError if the URL must not be reached,
+        EgressTimeoutError, and EgressError.
+        """
         hop.url = normal_url(hop.url)
         origin, _ = _parsed(hop.url)
         # Another origin must not receive credentials intended for the first.
@@ -448,6 +459,11 @@ class EgressClient:
 
 
 def _check_header(name: str, value: str) -> None:
+    """Raise EgressError if a header's name or value may not be sent.
+
+    Names must be ASCII without spaces, colons and line breaks; values must be
+    printable.
+    """
     if (
         not name.isascii()
         or any(char in name for char in " :\r\n\0")
@@ -551,6 +567,7 @@ def _ascii_authority(parts: SplitResult, url: str) -> str:
 
 
 def _percent_encode(text: str) -> str:
+    """Percent-encode the non-ASCII characters of a path or query as UTF-8."""
     if text.isascii():
         return text
     return "".join(
@@ -560,6 +577,10 @@ def _percent_encode(text: str) -> str:
 
 
 def _parsed(url: str) -> tuple[Origin, str]:
+    """Return the origin and the request target of a URL.
+
+    Raises EgressRefusedError if it cannot be called.
+    """
     try:
         return parse_url(url)
     except ConfigError as error:
@@ -567,6 +588,11 @@ def _parsed(url: str) -> tuple[Origin, str]:
 
 
 def _redirect_hop(hop: _RedirectHop, status: int, location: str) -> _RedirectHop:
+    """Return the request that follows a redirect.
+
+    `location` may be relative. 303, and 301 or 302 after POST, change to GET without a
+    body; HEAD stays. Raises EgressRefusedError if the location is malformed.
+    """
     try:
         url = urljoin(hop.url, location)
     except ValueError as error:
@@ -593,6 +619,11 @@ def _redirect_hop(hop: _RedirectHop, status: int, location: str) -> _RedirectHop
 async def _read_response(
     response: Response, url: str, max_bytes: int
 ) -> FetchedResponse:
+    """Read the body of a response, and close it.
+
+    `content-encoding` is removed if the body was compressed. Raises EgressTooLargeError
+    beyond `max_bytes` of unpacked body, EgressTimeoutError, and EgressError.
+    """
     try:
         body = b"".join([chunk async for chunk in _unpacked(response, url, max_bytes)])
     finally:

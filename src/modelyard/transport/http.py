@@ -98,6 +98,11 @@ class Response:
         return self._unpacked(coding, max_bytes)
 
     async def _plain(self, max_bytes: int) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it was received.
+
+        Raises ResponseTooLargeError beyond `max_bytes`, InvokeTimeoutError if the
+        server stalls, and the error with which the response ended.
+        """
         answer, total = self._answer, 0
         while True:
             # Buffered bytes are delivered before an error is raised.
@@ -120,6 +125,13 @@ class Response:
     async def _unpacked(
         self, coding: str, max_bytes: int
     ) -> AsyncGenerator[bytes, None]:
+        """Yield the body decompressed from `coding`.
+
+        `max_bytes` limits the packed and the unpacked size. Raises
+        ResponseTooLargeError beyond it and for a decompression bomb,
+        InvokeServerUnavailableError for an unsupported coding or damaged body, and what
+        `_plain` raises.
+        """
         peer_name, total, yield_threshold = (
             self._connection.way.description,
             0,
@@ -151,7 +163,12 @@ class Response:
             raise _decompression_error(peer_name, error) from error
 
     async def read(self, *, max_bytes: int = _MAX_BODY) -> bytes:
-        """Return the complete body and close the response."""
+        """Return the complete unpacked body and close the response.
+
+        It is closed after an error, too. Raises ResponseTooLargeError beyond
+        `max_bytes`, and another InvokeError if the body breaks off, stalls or cannot be
+        decompressed.
+        """
         try:
             return b"".join([chunk async for chunk in self.chunks(max_bytes=max_bytes)])
         finally:
@@ -168,6 +185,7 @@ class Response:
 def _decompression_error(
     peer_name: str, error: BombError | UnpackError
 ) -> ResponseTooLargeError | InvokeServerUnavailableError:
+    """Return the InvokeError for a body that cannot be decompressed."""
     message = f"{peer_name} {error}"
     if isinstance(error, BombError):
         return ResponseTooLargeError(message)
@@ -268,6 +286,10 @@ class HttpClient:
         return Response(connection, self, limits)
 
     async def _take_slot(self, limits: Timeouts) -> None:
+        """Wait for permission to have one more connection in use.
+
+        Raises InvokeServerUnavailableError if there is none within the connect timeout.
+        """
         # In the common case a slot is free and no timer is needed.
         if not self._free.locked():
             await self._free.acquire()
@@ -328,6 +350,10 @@ class HttpClient:
             raise
 
     def _take_idle(self, route: Route) -> Connection | None:
+        """Take a usable connection from the pool of a route; None if there is none.
+
+        Expired and closed connections that are found are dropped.
+        """
         idle = self._idle.get(route.key)
         # The most recently used connection first: it is the least likely to have been
         # closed.
@@ -340,6 +366,11 @@ class HttpClient:
         return None
 
     async def _connect(self, route: Route, limits: Timeouts) -> Connection:
+        """Open a connection along a route and register it.
+
+        Raises InvokeTimeoutError after the connect timeout, InvokeConnectionError if
+        the host cannot be reached, and what the guard raises.
+        """
         try:
             # One timeout for resolution, all addresses, proxy and TLS.
             async with asyncio.timeout(limits.connect):
@@ -359,6 +390,10 @@ class HttpClient:
         return connection
 
     def _release(self, connection: Connection) -> None:
+        """Free the slot of a connection and return it to the pool.
+
+        It is dropped instead if it cannot be reused or the pool of its route is full.
+        """
         self._free.release()
         idle = self._idle.setdefault(connection.way.key, deque())
         seconds = self._idle_seconds

@@ -38,6 +38,10 @@ def otlp_exporter(
 
 
 def _session(client: HttpClient, loop: asyncio.AbstractEventLoop) -> Session:
+    """Create a `requests` session that sends everything through the HTTP client.
+
+    It uses no proxies and no credentials of this machine's environment.
+    """
     session = Session()
     session.trust_env = False  # no proxy and no password of this machine's files
     session.adapters.clear()
@@ -83,6 +87,11 @@ class _Adapter(BaseAdapter):
             raise SendingError(str(error), request=request) from error
 
     async def _answer(self, request: PreparedRequest) -> Response:
+        """Send a prepared request; return the response as `requests` has it.
+
+        Runs in the client's event loop. Raises InvokeError, also for a body of more
+        than 1 MiB, and ConfigError for an invalid URL.
+        """
         limits = Timeouts(connect=5.0, first_byte=5.0, between_bytes=5.0)
         body = request.body or b""
         answer = await self._client.send(

@@ -216,6 +216,11 @@ def exceptions_from(environ: Mapping[str, str]) -> list[str]:
 
 
 def _proxy_from(environ: Mapping[str, str], scheme: str) -> Proxy | None:
+    """Return the proxy for a scheme from environment variables, or None.
+
+    `SCHEME_proxy` precedes `all_proxy`, and lower case upper case. HTTP_PROXY is
+    ignored in a CGI process. Raises ConfigError for an invalid URL.
+    """
     for name in (f"{scheme}_proxy", "all_proxy"):
         # A lower-case variable that is set but empty disables the upper-case one.
         spelling = name if name in environ else name.upper()
@@ -228,6 +233,10 @@ def _proxy_from(environ: Mapping[str, str], scheme: str) -> Proxy | None:
 
 
 def _exception(text: str) -> _Bypass:
+    """Parse an entry of `NO_PROXY`, given in lower case.
+
+    A host name, an address or a network, each with an optional port.
+    """
     # Networks are tried first with the entire entry, since IPv6 addresses contain
     # colons.
     network = _network(text)
@@ -242,6 +251,10 @@ def _exception(text: str) -> _Bypass:
 
 
 def _without_port(text: str) -> tuple[str, int | None]:
+    """Split a port off an entry; None if it has none.
+
+    A bare IPv6 address is returned whole.
+    """
     name, colon, port = text.rpartition(":")
     number = whole_number(port) if colon else None
     # A second colon before the last one means an IPv6 address without a port.
@@ -251,6 +264,10 @@ def _without_port(text: str) -> tuple[str, int | None]:
 
 
 def _network(text: str) -> _Network | None:
+    """Return the text as an IP network; None if it is none.
+
+    A single address is a network of one; brackets are removed.
+    """
     try:
         return ipaddress.ip_network(text.strip("[]"), strict=False)
     except ValueError:
@@ -258,6 +275,10 @@ def _network(text: str) -> _Network | None:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return a host as an IP address; None if it is a name.
+
+    A zone is dropped, and an IPv4 address mapped into IPv6 is returned as IPv4.
+    """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -224,6 +224,11 @@ class IncomingResponse:
         self._repeated_lines = None
 
     def _check_framing(self, version: str) -> None:
+        """Check the HTTP version and the transfer coding of a head.
+
+        Raises InvokeServerUnavailableError for versions other than 1.0 and 1.1, for a
+        coding other than `chunked`, and for chunks in HTTP/1.0.
+        """
         if version not in ("1.1", "1.0"):
             raise self._reject(f"speaks HTTP/{version}, not HTTP/1.1")
         if "transfer-encoding" not in self._first_lines:
@@ -289,6 +294,10 @@ class IncomingResponse:
             self._waiter.set_result(None)
 
     def _disconnect_error(self, reason: Exception | None) -> InvokeConnectionError:
+        """Return the error for a connection that ended before its response.
+
+        `reason` is the exception of a broken connection; None if the peer closed it.
+        """
         when = (
             "before its response was complete"
             if self.has_bytes
@@ -312,6 +321,10 @@ class IncomingResponse:
 def _expire(
     waiter: asyncio.Future[None], peer_name: str, failure: str, seconds: float
 ) -> None:
+    """Fail a waiter with InvokeTimeoutError, unless it is done already.
+
+    `peer_name`, `failure` and `seconds` make up the message.
+    """
     if not waiter.done():
         waiter.set_exception(
             InvokeTimeoutError(f"{peer_name} {failure} within {seconds:g} s")

@@ -70,6 +70,10 @@ class EventStream:
             )
 
     def _end_event(self, events: list[bytes]) -> None:
+        """Append the data of the event that an empty line ends to `events`.
+
+        Several data fields are joined by newlines; an event without data is dropped.
+        """
         # An event without data is not dispatched.
         if self._data:
             events.append(

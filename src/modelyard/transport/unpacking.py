@@ -118,6 +118,7 @@ class Decompressor:
         return True
 
     def _window(self, packed: bytes) -> int:
+        """Return zlib's `wbits` for the coding, judged by the first two bytes."""
         if self._coding != "deflate":
             return _GZIP
         # "deflate" means the zlib format, but some servers send raw deflate (RFC 9110,

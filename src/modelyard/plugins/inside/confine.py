@@ -94,6 +94,12 @@ def _create_ruleset(abi: int, handled: int, net: int) -> int:
 
 
 def _allow(rules: int, path: str, rights: int) -> None:
+    """Add a rule that grants `rights` below a path to a Landlock ruleset.
+
+    `rules` is the ruleset's descriptor. For a file, rights that only directories have
+    are removed; a path that cannot be opened is skipped. Raises OSError if the kernel
+    refuses the rule.
+    """
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
@@ -214,6 +220,10 @@ def build_root_filesystem(
 
 
 def _write_synthetic_file(path: str, text: str) -> None:
+    """Write a file below the new root, creating its folders.
+
+    `path` is its absolute path as seen after the change of root. Raises OSError.
+    """
     target = _NEW_ROOT + path
     os.makedirs(os.path.dirname(target), exist_ok=True)
     with open(target, "w") as file:
@@ -227,6 +237,10 @@ def _mount(
     fs_type: str | None = None,
     options: str | None = None,
 ) -> None:
+    """Call mount(2). Raises OSError if the kernel refuses.
+
+    `flags` are the kernel's MS_ constants; arguments that are None are passed as NULL.
+    """
     encoded = [
         os.fsencode(argument) if argument else None
         for argument in (source, target, fs_type)
@@ -239,6 +253,12 @@ def _mount(
 def _bind(
     path: str, inner_path: str, *, is_writable: bool = False, is_device: bool = False
 ) -> None:
+    """Bind-mount a path of the machine at `inner_path` below the new root.
+
+    It is read-only unless `is_writable`, and without set-user-id programs and devices
+    unless `is_device`. A path that does not exist is skipped. Raises OSError if the
+    kernel refuses a mount.
+    """
     target = _NEW_ROOT + inner_path
     try:
         if os.path.isdir(path):
@@ -498,6 +518,11 @@ def _allow_values(name: str, index: int, values: tuple[int, ...]) -> list[bytes]
 
 
 def _refuse_bits(name: str, index: int, bits: int) -> list[bytes]:
+    """Return BPF code that refuses a call if an argument has one of the bits.
+
+    `index` is the argument's position, whose lower 32 bits are checked. The refused
+    call fails with EPERM.
+    """
     body = [
         _load_argument(index),
         _instruction(_ANY_BIT, bits, 1, 0),
@@ -677,8 +702,12 @@ def set_not_dumpable() -> None:
 
 
 def limit(limits: dict[str, int]) -> None:
-    """Set resource limits by name; a limit is never raised above its present hard
-    limit."""
+    """Set resource limits of this process, as soft and hard limits alike.
+
+    `limits` maps lower-case names without the prefix RLIMIT_, such as `nofile`, to
+    values. A limit is never raised above its present hard limit. Raises AttributeError
+    for an unknown name.
+    """
     for name, value in limits.items():
         resource_id = getattr(resource, f"RLIMIT_{name.upper()}")
         hard = resource.getrlimit(resource_id)[1]

@@ -67,6 +67,12 @@ class Zygote:
                     return
 
     def _handle_command(self) -> bool:
+        """Receive one spawn request and fork the plugin.
+
+        The descriptors that come with it become the child's standard streams. Sends
+        `spawned` to the supervisor. Returns False if the control socket has been
+        closed.
+        """
         try:
             data, descriptors, _, _ = _recv_fds(self._control, _MAX_MESSAGE_BYTES, 3)
         except OSError:
@@ -147,6 +153,10 @@ class Zygote:
             pass  # the supervisor has exited, which the next poll of the socket reports
 
     def _reap(self) -> None:
+        """Collect exited children, and send `exited` for those that are plugins.
+
+        Does not wait for children that still run.
+        """
         while True:
             try:
                 pid, status = _waitpid(-1, os.WNOHANG)

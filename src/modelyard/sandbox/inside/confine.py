@@ -34,6 +34,7 @@ def landlock_abi() -> Any:
 
 
 def _fs_rights(abi: Any) -> Any:
+    """Return the file system rights of a Landlock ABI version as a bit mask."""
     # Each ABI version adds rights; a ruleset may only name those that the kernel knows.
     bits = 13
     if abi >= 2:
@@ -72,6 +73,12 @@ def ruleset(readable: Any, writable: Any = ()) -> Any:
 
 
 def _allow(descriptor: Any, path: Any, rights: Any) -> Any:
+    """Add a rule that grants `rights` below a path to a Landlock ruleset.
+
+    `descriptor` is the ruleset. For a file, rights that only directories have are
+    removed; a path that cannot be opened is skipped. Raises OSError if the kernel
+    refuses the rule.
+    """
     try:
         where = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
@@ -164,6 +171,10 @@ def build_root_filesystem(readable: Any, devices: Any) -> Any:
 
 
 def _mount(source: Any, target: Any, flags: Any, fs_type: Any = None) -> Any:
+    """Call mount(2). Raises OSError if the kernel refuses.
+
+    `flags` are the kernel's MS_ constants; arguments that are None are passed as NULL.
+    """
     encoded = [
         os.fsencode(argument) if argument else None
         for argument in (source, target, fs_type)
@@ -173,6 +184,11 @@ def _mount(source: Any, target: Any, flags: Any, fs_type: Any = None) -> Any:
 
 
 def _bind(path: Any, is_device: Any = False) -> Any:
+    """Bind-mount a path of the machine at the same place below the new root.
+
+    It is read-only and without set-user-id programs and devices, unless `is_device`. A
+    path that does not exist is skipped. Raises OSError if the kernel refuses a mount.
+    """
     target = _NEW_ROOT + path
     try:
         if os.path.isdir(path):

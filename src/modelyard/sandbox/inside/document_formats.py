@@ -119,7 +119,13 @@ class Unsupported(Exception):
 
 
 def extract(extension: Any, data: Any) -> Any:
-    """Return a document's text, by file extension or media type. Raises Unsupported."""
+    """Return the text of a document.
+
+    `extension` is a lower-case file extension with its dot, or one of a few media
+    types; the content is not examined to find the format. Raises Unsupported for
+    another extension or a text of more than 20 million characters, and whatever the
+    format's parser raises for a damaged file.
+    """
     extension = _EXTENSION_BY_MEDIA_TYPE.get(extension, extension)
     reader = _READERS.get(extension)
     if reader is None and extension in _TEXT_EXTENSIONS:
@@ -172,6 +178,10 @@ def _yaml(data: Any) -> Any:
 
 
 def _pdf(data: Any) -> Any:
+    """Return the text of a PDF's pages, one after the other without separators.
+
+    Raises pypdfium2.PdfiumError for a damaged or encrypted file.
+    """
     import pypdfium2
 
     document = pypdfium2.PdfDocument(data, autoclose=True)
@@ -186,6 +196,10 @@ def _pdf(data: Any) -> Any:
 
 
 def _docx(data: Any) -> Any:
+    """Return the paragraphs and tables of a Word document in their order.
+
+    One line per paragraph; tables are Markdown, and empty ones are left out.
+    """
     import docx
     from docx.table import Table
     from docx.text.paragraph import Paragraph
@@ -209,6 +223,11 @@ def _docx_table(table: Any) -> Any:
 
 
 def _cell(value: Any) -> Any:
+    """Return a table cell's value as text for a Markdown table.
+
+    None is empty, whole floats are written as integers, and line breaks and pipes are
+    escaped.
+    """
     if value is None:
         return ""
     # Spreadsheets store integers as floats.
@@ -240,6 +259,10 @@ def _csv(data: Any) -> Any:
 
 
 def _excel(data: Any) -> Any:
+    """Return the sheets of an XLSX, XLS or ODS workbook as Markdown tables.
+
+    Each is followed by an empty line; names of sheets and empty sheets are left out.
+    """
     from python_calamine import CalamineWorkbook
 
     book = CalamineWorkbook.from_filelike(io.BytesIO(data))
@@ -279,7 +302,11 @@ def with_safe_charsets(data: Any) -> Any:
 
 
 def part_text(body: Any) -> Any:
-    """Return the text of a message part."""
+    """Return the text of a message part, decoded by its declared charset.
+
+    `body` is an EmailMessage. If the charset is unknown or unsafe, the part is changed
+    to declare UTF-8.
+    """
     # An unsafe charset would be looked up by the email package while it decodes the
     # content.
     if not is_charset(body.get_content_charset("utf-8")):
@@ -288,6 +315,11 @@ def part_text(body: Any) -> Any:
 
 
 def _eml(data: Any) -> Any:
+    """Return sender, recipient, subject, date and body of an email message.
+
+    The plain text body is preferred; an HTML body is returned with its markup.
+    Attachments are ignored.
+    """
     import email
     import email.policy
 
@@ -332,6 +364,11 @@ def _vtt(data: Any) -> Any:
 
 
 def _properties(data: Any) -> Any:
+    """Return the entries of a Java properties file as `key: value` lines.
+
+    A key ends at the first `=` or `:`. Comments and empty lines are kept; escapes and
+    continued lines are not interpreted.
+    """
     lines = []
     for line in text(data).splitlines():
         line = line.strip()
@@ -348,6 +385,11 @@ def _properties(data: Any) -> Any:
 
 
 def _epub(data: Any) -> Any:
+    """Return the text of an EPUB's pages, separated by empty lines.
+
+    Pages have the order of the archive, not the reading order. Raises Unsupported if a
+    page is larger than _MAX_SIZE.
+    """
     import zipfile
 
     with zipfile.ZipFile(io.BytesIO(data)) as book:
@@ -367,6 +409,11 @@ def _epub(data: Any) -> Any:
 
 
 def _html_to_text(markup: Any, re: Any) -> Any:
+    """Return the text of HTML, without empty lines.
+
+    Scripts, styles and the head are left out; blocks and `br` end a line. `re` is the
+    module of that name.
+    """
     import html
 
     markup = re.sub(r"(?is)<(script|style|head)[^>]*>.*?</\1>", "", markup)

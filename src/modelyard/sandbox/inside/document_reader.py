@@ -161,6 +161,7 @@ def render_pages(data: Any, pages: Any) -> Any:
 
 
 def _png(bitmap: Any) -> Any:
+    """Encode a greyscale PDFium bitmap of 8 bits per pixel as a PNG file."""
     import struct
     import zlib
 
@@ -232,6 +233,12 @@ def _match_magic(head: Any, signatures: Any) -> Any:
 
 
 def _recognise_text(declared: Any, head: Any) -> Any:
+    """Return the extension of a text file, from its name and its beginning.
+
+    `declared` is the name's lower-case extension with its dot, or empty. HTML is
+    recognised first, then a known extension counts, then XML, an email or JSON;
+    otherwise `.txt`.
+    """
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return ".html"
@@ -253,6 +260,11 @@ def _recognise_text(declared: Any, head: Any) -> Any:
 
 
 def _recognise_zip(data: Any) -> Any:
+    """Return the extension of an Office document or EPUB, by its ZIP entries.
+
+    Raises document_formats.Unsupported if the file is damaged, would unpack to too
+    much, or is another kind of archive.
+    """
     import zipfile
 
     try:
@@ -291,6 +303,11 @@ def _recognise_zip(data: Any) -> Any:
 
 
 def _recognise_ole(data: Any) -> Any:
+    """Return `.xls` or `.msg` for an OLE compound file, by its streams.
+
+    Raises document_formats.Unsupported for encrypted documents and other legacy Office
+    formats.
+    """
     import olefile
 
     with olefile.OleFileIO(io.BytesIO(data)) as file:
@@ -313,6 +330,11 @@ def _recognise_ole(data: Any) -> Any:
 
 
 def _pdf(data: Any) -> Any:
+    """Return (title, [(page number, text)]) of a PDF.
+
+    The text is None for a page that has objects but no text, such as a scan. Raises
+    document_formats.Unsupported if the file is damaged or requires a password.
+    """
     import pypdfium2
 
     try:
@@ -345,6 +367,7 @@ def _pdf(data: Any) -> Any:
 
 
 def _docx(data: Any) -> Any:
+    """Return (title, [(0, Markdown)]) of a Word document."""
     import docx
 
     document = docx.Document(io.BytesIO(data))
@@ -377,6 +400,11 @@ def _docx_block(element: Any, document: Any) -> Any:
 
 
 def _paragraph(paragraph: Any) -> Any:
+    """Return a Word paragraph as Markdown, depending on its style.
+
+    `Title` and `Heading 1` to `Heading 9` become headings and list styles bullet
+    points; other text is returned unchanged.
+    """
     text = paragraph.text
     style = (paragraph.style.name or "") if paragraph.style is not None else ""
     if text.strip():
@@ -391,6 +419,11 @@ def _paragraph(paragraph: Any) -> Any:
 
 
 def _sheets(data: Any) -> Any:
+    """Return ("", [(number, Markdown)]) of a workbook, one part per sheet.
+
+    A part has the sheet's name as a heading and its table. Numbers count from 1; empty
+    sheets are left out.
+    """
     import python_calamine
 
     book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data))
@@ -404,6 +437,10 @@ def _sheets(data: Any) -> Any:
 
 
 def _csv(data: Any) -> Any:
+    """Return ("", [(0, Markdown table)]) of a delimited text file.
+
+    The delimiter is guessed: comma, semicolon, tab or pipe.
+    """
     import csv
 
     body = document_formats.text(data)
@@ -419,6 +456,12 @@ def _csv(data: Any) -> Any:
 
 
 def _html(data: Any) -> Any:
+    """Return (title, [(0, Markdown)]) of an HTML page.
+
+    Only its `main` or `article` element is used if there is exactly one with more than
+    200 characters. The title is put in front unless the text begins with a heading of
+    the first level.
+    """
     import lxml.html
 
     parser = lxml.html.HTMLParser(
@@ -551,6 +594,10 @@ def _epub(data: Any) -> Any:
 
 
 def _xml(data: Any) -> Any:
+    """Return the root of an XML document without expanding its entities.
+
+    Nothing outside of it is loaded. Raises lxml's XMLSyntaxError if it is malformed.
+    """
     import lxml.etree as etree
 
     # Entities are not expanded: a few lines of them can stand for gigabytes ("billion
@@ -706,6 +753,10 @@ def _role(shape: Any) -> Any:
 
 
 def _shape_text(node: Any) -> Any:
+    """Return the paragraphs below a DrawingML element, one per line.
+
+    Empty paragraphs are left out.
+    """
     lines = [
         "".join(run.text or "" for run in line.iter("{%s}t" % _DRAWING))
         for line in node.iter("{%s}p" % _DRAWING)
@@ -714,6 +765,11 @@ def _shape_text(node: Any) -> Any:
 
 
 def _eml(data: Any) -> Any:
+    """Return (subject, [(0, text)]) of an email message.
+
+    The text has the headers, the names of attachments and the body, plain text
+    preferred; an HTML body is converted to Markdown.
+    """
     import email
     import email.policy
 

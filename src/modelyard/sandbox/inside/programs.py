@@ -90,6 +90,11 @@ def _arguments(inspect: Any, main: Any, inputs: Any) -> Any:
 
 
 def _trace(error: Any) -> Any:
+    """Return the message for an exception that the user's code raised.
+
+    It lists the last 12 frames of that code, then the exception; the last 4,000
+    characters are kept.
+    """
     import traceback
 
     if isinstance(error, MemoryError):
@@ -138,6 +143,7 @@ def _convert_object(value: Any) -> Any:
 
 
 def _key(key: Any) -> Any:
+    """Return a key of the result. Raises ProgramError unless it is a string."""
     if not isinstance(key, str):
         raise ProgramError(
             f"keys of the result must be strings, not {type(key).__name__}"
@@ -161,8 +167,12 @@ _CALL_MAIN = """
 
 
 def javascript(task: Any) -> Any:
-    """Run JavaScript code and return the result of `main(inputs)`; a promise is
-    awaited. Raises Failed."""
+    """Run JavaScript code and return the result of `main(inputs)`.
+
+    `task` has `code`, `inputs` and the memory limit in bytes. A promise is awaited;
+    undefined becomes None. Raises ProgramError for an exception of the code, exceeded
+    memory, or a promise that never resolves.
+    """
     import quickjs
 
     context = quickjs.Context()
@@ -199,8 +209,12 @@ def javascript(task: Any) -> Any:
 
 
 def template(task: Any) -> Any:
-    """Render a Jinja2 template in Jinja2's sandbox. Raises Failed, also if the output
-    exceeds the limit."""
+    """Render a Jinja2 template in Jinja2's immutable sandbox.
+
+    `task` has `template`, `inputs` (the variables) and `most`, the maximum number of
+    characters. Raises ProgramError for an error of the template, and if its output or
+    memory exceeds the limit.
+    """
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -246,14 +260,22 @@ def template(task: Any) -> Any:
 
 
 def probe(task: Any) -> Any:
-    """Run one probe of the self-test and return whether it was blocked."""
+    """Run one probe of the self-test and return its variable `result`.
+
+    That is `blocked` if the sandbox prevented the attack. An exception that the probe
+    does not expect is raised.
+    """
     exec(compile(task["code"], "<probe>", "exec"), space := {})
     return space["result"]
 
 
 def document(task: Any, data: Any) -> Any:
-    """Read a document as text, as Markdown parts, or as page images, depending on the
-    task. Raises Failed."""
+    """Read a document as text, as Markdown parts, or as page images.
+
+    `data` is the file. `pages` in the task requests base64 PNG images of a PDF's pages,
+    `name` parts as `document_reader.read` returns them, and otherwise `extension` the
+    plain text. Raises ProgramError if the document cannot be read.
+    """
     import document_formats  # pyright: ignore[reportMissingImports]
     import document_reader  # pyright: ignore[reportMissingImports]
 
@@ -275,7 +297,12 @@ def document(task: Any, data: Any) -> Any:
 
 
 def web(task: Any, data: Any) -> Any:
-    """Parse a web page, sitemap, feed or robots.txt. Raises Failed."""
+    """Parse a web page, sitemap, feed or robots.txt.
+
+    `data` is the body; `of` in the task names the format and decides about the form of
+    the result (see `web_pages`). Raises ProgramError if the data cannot be read or the
+    parsers are not installed.
+    """
     import document_formats  # pyright: ignore[reportMissingImports]
 
     try:
@@ -306,7 +333,12 @@ KINDS = {
 
 
 def run(task: Any, data: Any) -> Any:
-    """Run the program that the task's kind selects."""
+    """Run the program that `task["kind"]` selects and return its result.
+
+    `data` is the input file of kinds `document` and `web`, and not used by others.
+    Raises ProgramError for a failure of the program itself, and KeyError for an unknown
+    kind.
+    """
     program_kind = task["kind"]
     if program_kind == "document":
         return document(task, data)

@@ -35,8 +35,12 @@ _RELATION = "http://www.iana.org/assignments/relation/"
 
 
 def read(task: Any, data: Any) -> Any:
-    """Parse the data as the format that `task["of"]` names. Raises
-    document_formats.Unsupported."""
+    """Parse a crawler's response body as the format that `task["of"]` names.
+
+    Formats are `page`, `sitemap`, `feed` and `robots`; the function of that name
+    describes the task's other fields and the result. Raises
+    document_formats.Unsupported if the data has another format.
+    """
     return _READERS[task["of"]](task, data)
 
 
@@ -110,6 +114,10 @@ def _parsed_html(text: Any) -> Any:
 
 
 def _root_of(data: Any, parser: Any) -> Any:
+    """Parse an HTML page and return its root element.
+
+    Raises document_formats.Unsupported if it is empty.
+    """
     try:
         return lxml.html.document_fromstring(data, parser=parser)
     except etree.ParserError:
@@ -151,6 +159,10 @@ def _xml(data: Any, charset: Any) -> Any:
 
 
 def _parser(is_lenient: Any = False) -> Any:
+    """Create an XML parser that loads nothing and expands no entities.
+
+    A lenient one repairs malformed documents instead of raising XMLSyntaxError.
+    """
     return etree.XMLParser(
         # No network, no DTD and no entities: the document must not make the parser load
         # anything.
@@ -204,6 +216,11 @@ def _decode_utf16(data: Any) -> Any:
 
 
 def _escape_entity(match: Any) -> Any:
+    """Return the replacement of one `&` with its reference, if there is one.
+
+    Numeric references and XML's own entities are kept, HTML's become their characters,
+    and any other `&` is escaped. Group 1 of the match is the reference without `&`.
+    """
     if match[1] is None:
         return "&amp;"
     # Numeric references and XML's own entities stay; HTML's are replaced by their
@@ -291,6 +308,7 @@ def _sitemap_entries(root: Any) -> Any:
 
 
 def _sitemap_result(entries: Any, is_index: Any) -> Any:
+    """Return the result for a sitemap, limited to MAX_ENTRIES entries."""
     return {
         "is_index": is_index,
         "entries": entries[:MAX_ENTRIES],
@@ -299,6 +317,11 @@ def _sitemap_result(entries: Any, is_index: Any) -> Any:
 
 
 def _decompress(data: Any) -> Any:
+    """Unpack gzip data; return other data unchanged.
+
+    Truncated data gives its beginning. Raises document_formats.Unsupported if it is
+    damaged or unpacks to more than 50 MiB.
+    """
     if data[:2] != b"\x1f\x8b":
         return data
     # 31: gzip format with its header.
@@ -316,6 +339,11 @@ def _decompress(data: Any) -> Any:
 
 
 def _parse_url_list(data: Any, charset: Any) -> Any:
+    """Return the result for a text sitemap, which has one URL per line.
+
+    Other lines are ignored. Raises document_formats.Unsupported if there is no http(s)
+    URL.
+    """
     text = data.decode(charset, "replace") if charset else document_formats.text(data)
     entries = [
         [line.strip()[:_MAX_URL_CHARS], ""]
@@ -346,6 +374,11 @@ def feed(task: Any, data: Any) -> Any:
 
 
 def _feed_entries(root: Any) -> Any:
+    """Return [address, bases] of each entry of a feed, at most MAX_ENTRIES.
+
+    Entries are `entry` elements in Atom and `item` elements in RSS. The address is
+    empty if an entry has no link.
+    """
     entry_name = "entry" if _name(root) == "feed" else "item"
     entries = []
     for element in root.iter():
@@ -398,6 +431,7 @@ def _relation(link: Any) -> Any:
 
 
 def _bases(node: Any) -> Any:
+    """Return the `xml:base` values that apply to an element, outermost first."""
     bases = [
         ancestor.get(_BASE)
         for ancestor in (node, *node.iterancestors())

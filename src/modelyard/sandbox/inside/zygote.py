@@ -69,6 +69,10 @@ _COMMON_MODULES = (
 
 
 def _prepare_matplotlib(module: Any) -> Any:
+    """Look up a font and render an empty figure with matplotlib.
+
+    That loads the font list, which programs in the sandbox could not build.
+    """
     from matplotlib import font_manager, pyplot
 
     font_manager.findfont("sans")
@@ -85,7 +89,11 @@ _PREPARE = {
 
 
 def load(names: Any) -> Any:
-    """Import the modules that are installed and return their names."""
+    """Import the modules that are installed, and do their first-use work.
+
+    Modules that are missing or fail to load are skipped. Returns the names of the
+    others.
+    """
     loaded = []
     for name in names:
         try:
