@@ -63,12 +63,11 @@ _LOCK_TESTS = (f"tests/contract/test_counters.py::{_LOCK_ORDER_TEST}",)
 _LEDGER, _LEDGER_TESTS = "runtime/ledger.py", (f"{_STORAGE}/test_database.py",)
 _USAGE_TABLE, _ORPHANED = "runtime/usage_table.py", "runtime/orphaned_journals.py"
 _GRAPH, _ENGINE = "workflow/graph.py", "workflow/engine.py"
-_GRAPH_TESTS = ("tests/workflow/test_laws.py",)
-_ENGINE_TESTS = ("tests/workflow/test_runs.py",)
-_RETRIEVE, _RETRIEVE_TESTS = (
-    "knowledge/retrieve.py",
-    ("tests/knowledge/test_stored.py",),
+_LAWS = "tests/workflow/test_laws.py"
+_GRAPH_TESTS = (
+    f"{_LAWS}::test_a_node_is_ready_once_all_its_edges_are_decided_and_one_is_taken",
 )
+_RETRIEVE, _DATASET_TESTS = "knowledge/retrieve.py", "tests/knowledge/test_datasets.py"
 _FUSION_TESTS = ("tests/knowledge/test_pure.py",)
 _FORMAT_TESTS = ("tests/wire/test_other_formats.py",)
 _CHAT_TESTS = ("tests/wire/test_openai_chat.py",)
@@ -193,27 +192,30 @@ MUTANTS = (
            "workflow/graph_state.py",
            "        self._count(result)\n        if result.error:\n",
            "        if self._graph.nodes[step.node_id].kind is not NodeKind.CONTAINER:\n"
-           "            self._count(result)\n        if result.error:\n", _ENGINE_TESTS),
+           "            self._count(result)\n        if result.error:\n",
+           (f"{_LAWS}::test_a_resumed_run_has_the_tokens_of_all_that_ran",)),
     Mutant(40, "a node that must not be repeated runs again", _ENGINE,
            'node.data.on_resume == "fail" and', 'node.data.on_resume == "" and',
-           _ENGINE_TESTS),
+           (f"{_LAWS}::test_a_node_that_may_have_acted_is_repeated_only_where_it_may_be",)),
     # `_end_tasks` of the engine is `aclose` of the running nodes today.
     Mutant(41, "a stopped run does not wait for its nodes", "workflow/running.py",
            "        if tasks:\n"
            "            await asyncio.gather(*tasks, return_exceptions=True)\n", "",
-           _ENGINE_TESTS),
+           ("tests/workflow/test_runs.py",)),
     Mutant(42, "users share the documents they may read", _RETRIEVE,
            "key = (dataset.id, dataset.generation, user, msgspec",
-           "key = (dataset.id, dataset.generation, msgspec", _RETRIEVE_TESTS),
+           "key = (dataset.id, dataset.generation, msgspec",
+           (f"{_DATASET_TESTS}::test_what_a_user_may_read_is_decided_for_each_user",)),
     Mutant(43, "documents are found by their old metadata", _RETRIEVE,
            "key = (dataset.id, dataset.generation, user, msgspec",
-           "key = (dataset.id, user, msgspec", _RETRIEVE_TESTS),
+           "key = (dataset.id, user, msgspec",
+           (f"{_DATASET_TESTS}::test_documents_are_found_by_the_metadata_that_they_have_now",)),
     Mutant(44, "the threshold comes before the reranker", _RETRIEVE,
            "        hits = await self._rerank(hits, settings, search_request, retrieval)\n"
            "        return await self._post_process(hits, settings, retrieval)\n",
            "        hits = await self._post_process(hits, settings, retrieval)\n"
            "        return await self._rerank(hits, settings, search_request, retrieval)\n",
-           _RETRIEVE_TESTS),
+           (f"{_DATASET_TESTS}::test_the_threshold_applies_to_what_the_rerank_model_says",)),
     Mutant(45, "the weight of meaning is that of words", "knowledge/index/base.py",
            "        return semantic_weight * max(0.0, semantic.get(entry, 0.0)) + (\n"
            "            1 - semantic_weight\n        ) * min(",
@@ -293,12 +295,20 @@ def _is_noticed(copy: Path, mutant: Mutant) -> bool:
     """Apply a mutant to the copy, run its tests, and return whether they fail."""
     file = copy / "src" / "modelyard" / mutant.file
     text = file.read_text("utf-8")
-    file.write_text(mutated(mutant, text), "utf-8")
+    _write_source(file, mutated(mutant, text))
     try:
         return not _tests_pass(copy, mutant.tests)
     finally:
         # Restore the file, because the next mutant uses the same copy.
-        file.write_text(text, "utf-8")
+        _write_source(file, text)
+
+
+def _write_source(file: Path, text: str) -> None:
+    """Write a source file and remove its bytecode: Python would take that for current
+    if a change has the same size and second."""
+    file.write_text(text, "utf-8")
+    for bytecode in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
+        bytecode.unlink()
 
 
 def _tests_pass(copy: Path, tests: Sequence[str]) -> bool:
@@ -306,12 +316,10 @@ def _tests_pass(copy: Path, tests: Sequence[str]) -> bool:
     count as failed."""
     options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, *tests]
-    # PYTHONPATH puts the copy before the installed package. Without bytecode files, a
-    # change of the same size within a second cannot go unnoticed by Python.
+    # PYTHONPATH puts the copy before the installed package.
     environ = {
         "PATH": "/usr/bin:/bin",
         "PYTHONPATH": f"{copy / 'src'}:{copy}",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": str(copy.parent),
     }
     try:

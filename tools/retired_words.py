@@ -70,16 +70,17 @@ def _defined_names(path: Path) -> frozenset[str]:
     files = [path] if path.is_file() else sorted(path.rglob("*.py"))
     names: set[str] = set()
     for file in files:
-        for node in ast.parse(file.read_bytes()).body:
-            if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
-                names.add(node.name)
-            if isinstance(node, ast.ClassDef):
-                names |= {
-                    f"{node.name}.{method.name}"
-                    for method in node.body
-                    if isinstance(method, _FUNCTIONS)
-                }
+        names.update(_definitions_in(ast.parse(file.read_bytes())))
     return frozenset(names)
+
+
+def _definitions_in(module: ast.Module) -> Iterator[str]:
+    for node in module.body:
+        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+            yield node.name
+        if isinstance(node, ast.ClassDef):
+            methods = (child for child in node.body if isinstance(child, _FUNCTIONS))
+            yield from (f"{node.name}.{method.name}" for method in methods)
 
 
 def _plain(text: str) -> str:

@@ -45,8 +45,12 @@ class EventLoopThread:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine and return its result. An interrupted wait, for example by
-        Ctrl-C, cancels it."""
+        """Run a coroutine on the loop's thread and return its result.
+
+        Blocks the calling thread, which must not be the loop's. The coroutine's
+        exception is raised here; an interrupted wait, for example by Ctrl-C, cancels
+        it.
+        """
         future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -205,6 +209,11 @@ class Knowledge:
         name: str,
         metadata: dict[str, Any],
     ) -> list[Document]:
+        """Add a text and sources to the dataset and return their indexed documents.
+
+        A source is a URL, a file or a folder. Raises ConfigError if a path does not
+        exist; what was added before it remains.
+        """
         # The batch id identifies the documents of this call for `wait`.
         datasets, dataset, batch = (
             self._yard.knowledge.datasets,
@@ -236,8 +245,11 @@ class Knowledge:
         return await datasets.wait(dataset, batch)
 
     def search(self, query: str, **settings: Any) -> list[Hit]:
-        """Return hits, best first. `settings` are fields of RetrievalSettings: `top_k`,
-        `search_method`, `reranking_enable`, …"""
+        """Return hits for a query, best first.
+
+        `settings` are fields of RetrievalSettings, such as `top_k`, `search_method` or
+        `reranking_enable`. The list is empty if nothing matches.
+        """
         # `convert` also validates the names and types of the settings.
         retrieval_settings = msgspec.convert(settings, RetrievalSettings)
         retrieval = self._loop.run(

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +25,8 @@ from modelyard.storage.database import Database
 from modelyard.testing import FakeClock
 
 Make = Callable[[], Any]
+LOCK = "SELECT name FROM counters WHERE name = %s FOR UPDATE"
+WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%counters%'"
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql", "valkey"])
@@ -272,3 +275,37 @@ def test_a_counter_never_holds_more_than_its_cap(
         )
         if all(is_step_known for _, _, is_step_known in steps):
             assert levels["a"].used <= cap + 1e-9
+
+
+def test_calls_with_the_same_limits_lock_their_counters_in_one_order(postgres_url: str):
+    """A call that waits for its first counter holds no later one, whatever the order of
+    its charges; otherwise two calls could wait for each other."""
+
+    async def work() -> None:
+        database = Database(postgres_url)
+        counters = DatabaseCounters(database, FakeClock())
+        first, second = sorted((new_id("a"), new_id("a")))
+        await seeded(counters, first, second)
+        with psycopg.connect(postgres_url) as blocker:
+            blocker.execute(LOCK, (first,))
+            reservation = asyncio.create_task(
+                counters.reserve(new_id("x"), [charge(second), charge(first)])
+            )
+            await until_a_call_waits(postgres_url)
+            assert blocker.execute(LOCK + " SKIP LOCKED", (second,)).fetchall() == [
+                (second,)
+            ]
+            blocker.rollback()
+            assert await reservation is None
+        await asyncio.to_thread(database.close)
+
+    asyncio.run(work())
+
+
+async def until_a_call_waits(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as watcher:
+        for _ in range(1000):
+            if watcher.execute(WAITING).fetchall():
+                return
+            await asyncio.sleep(0.01)
+    raise AssertionError("no call waits for a counter")

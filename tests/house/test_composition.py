@@ -89,7 +89,7 @@ def test_settings_that_are_wrong_change_nothing(yard: Modelyard):
         failover=circle,
         egress=msgspec.structs.replace(previous_settings.egress, ports=[1]),
     )
-    with pytest.raises(ConfigError, match="circle"):
+    with pytest.raises(ConfigError, match="cycle"):
         yard.reload(changed)
     assert yard.settings is previous_settings
     assert yard.services.network.egress.rules == rules

@@ -18,6 +18,8 @@ from modelyard.knowledge import external
 from modelyard.knowledge.answer import Answerer, AnswerOptions, ContextBuilder
 from modelyard.knowledge.crawl import sync_sources
 from modelyard.knowledge.entities import (
+    Condition,
+    Conditions,
     Dataset,
     DocForm,
     ProcessRule,
@@ -503,6 +505,93 @@ def test_thresholds_rerankers_and_what_they_say_when_they_fail(run: Run):
         assert old.hits[0].score == pytest.approx(plain.hits[0].score, abs=0.01)
 
     run(work)
+
+
+def test_the_threshold_applies_to_what_the_rerank_model_says(run: Run):
+    """A hit that the search rated low is returned if the rerank model rates it high,
+    and the other way round."""
+
+    class Contrary(Models):
+        async def rerank(self, tenant: str, model: str, query: str, docs: Any) -> Any:
+            scores = [(n, 0.9 if "shop" in doc else 0.1) for n, doc in enumerate(docs)]
+            return sorted(scores, key=lambda pair: -pair[1])
+
+    async def work(bench: Bench) -> None:
+        dataset = await bench.dataset(process_rule=LINES)
+        await bench.add(dataset, GUIDE)
+        retriever = Retriever(
+            bench.parts.stored, bench.parts.indexes.of, bench.embedder, Contrary()
+        )
+
+        async def search(**settings: Any) -> list[tuple[str, float]]:
+            request = SearchRequest(
+                tenant="default",
+                query="gifts wrapped",
+                settings=RetrievalSettings(
+                    score_threshold_enabled=True, score_threshold=0.5, **settings
+                ),
+            )
+            hits = (await retriever.search([dataset.id], request)).hits
+            return [(hit.segment.content.split()[1], hit.score) for hit in hits]
+
+        assert [word for word, _ in await search()] == ["are"]
+        assert await search(reranking_enable=True) == [("shop", 0.9)]
+
+    run(work)
+
+
+def test_what_a_user_may_read_is_decided_for_each_user(run: Run):
+    """Whoever asked before, and however often."""
+
+    async def work(bench: Bench) -> None:
+        dataset = await bench.dataset()
+        (added,) = await bench.add(dataset, "Parcels leave before noon.")
+        await bench.parts.stored.library.update_description(
+            msgspec.structs.replace(added, readers=["ann"])
+        )
+        for user, count in [("bob", 0), ("ann", 1), ("bob", 0), (None, 1), ("ann", 1)]:
+            retrieval = await bench.find(dataset, "parcels", user=user)
+            assert len(retrieval.hits) == count, user
+
+    run(work)
+
+
+def test_documents_are_found_by_the_metadata_that_they_have_now(run: Run):
+    async def work(bench: Bench) -> None:
+        dataset = await bench.dataset()
+        added = await bench.datasets.add_texts(
+            dataset, [("parcels", "Parcels leave before noon.", {"team": "red"})]
+        )
+        (document,) = await bench.datasets.wait(dataset, added[0].batch, 60)
+        library = bench.parts.stored.library
+
+        async def find_teams() -> list[str]:
+            return [
+                team
+                for team in ("red", "blue")
+                if (
+                    await bench.find(
+                        dataset, "parcels", conditions=_where_team_is(team)
+                    )
+                ).hits
+            ]
+
+        assert await find_teams() == ["red"]
+        blue = msgspec.structs.replace(document, metadata={"team": "blue"})
+        await library.update_description(blue)
+        assert await find_teams() == ["blue"]
+        await library.set_flags("default", dataset.id, [document.id], enabled=False)
+        assert await find_teams() == []
+        await library.set_flags("default", dataset.id, [document.id], enabled=True)
+        assert await find_teams() == ["blue"]
+
+    run(work)
+
+
+def _where_team_is(team: str) -> Conditions:
+    return Conditions(
+        conditions=[Condition(name="team", comparison_operator="is", value=team)]
+    )
 
 
 def test_questions_are_transformed_and_datasets_chosen(run: Run):

@@ -216,6 +216,13 @@ def test_legs_are_joined_by_weights_and_by_ranks():
     assert by_ranks[0].score == 0.75
 
 
+def test_a_weight_of_seven_tenths_for_meaning_is_the_share_of_meaning():
+    """An entry that only one leg finds scores that leg's weight."""
+    hits = fuse_scores({1: 1.0}, {2: 1.0}, IndexQuery(semantic_weight=0.7, limit=10))
+    assert [hit.entry for hit in hits] == [1, 2]
+    assert [hit.score for hit in hits] == pytest.approx([0.7, 0.3])
+
+
 def test_diversity_takes_what_is_unlike_what_was_taken():
     import numpy as np
 

@@ -126,7 +126,9 @@ def test_what_is_wrong_is_said_on_a_page(connected: Connected):
             f"/oauth/callback/{NAME}?code=1",
         ):
             answer = browser.get(path)
-            assert (answer.status_code, "Start again" in answer.text) == (400, True), path
+            assert (answer.status_code, "Start again" in answer.text) == (400, True), (
+                path
+            )
         browser.get(connected.begin())
         refused = browser.get(f"/oauth/callback/{NAME}?error=<b>denied</b>")
         assert (refused.status_code, "&lt;b&gt;denied" in refused.text) == (400, True)

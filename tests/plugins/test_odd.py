@@ -269,7 +269,7 @@ def test_one_that_dies_in_a_stream_ends_that_call_and_leaves_its_row(
         ) as response:
             lines = [line for line in response.iter_lines() if line]
         assert "half a " in lines[0]
-        assert "ended with status 3" in lines[-1]
+        assert "exited with status 3" in lines[-1]
         completion = client.post("/chat/completions", json=body)
     assert (completion.status_code, completion.json()["error"]["code"]) == (
         503,

@@ -8,6 +8,14 @@ from hypothesis import strategies as st
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.gateway.forms import parse_form
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.llm import LLMRequest
+from modelyard.models.messages import (
+    AssistantPromptMessage,
+    ToolCall,
+    ToolCallFunction,
+    ToolPromptMessage,
+    UserPromptMessage,
+)
 from modelyard.models.rerank import RerankRequest
 from modelyard.models.speech2text import (
     Speech2TextRequest,
@@ -16,6 +24,8 @@ from modelyard.models.speech2text import (
     TranscriptSegment,
 )
 from modelyard.wire import (
+    anthropic,
+    gemini,
     openai_audio,
     openai_embeddings,
     openai_moderations,
@@ -196,3 +206,63 @@ def test_moderation_answers_carry_every_category():
     assert dumped_result["categories"]["hate"] is True
     with pytest.raises(InvokeBadRequestError, match="images are not"):
         openai_moderations.parse_request({"input": [{"type": "image_url"}]})
+
+
+# chat formats: what their counts mean, and whose turn follows whose
+
+tokens = st.integers(0, 10**6)
+
+
+@given(tokens, tokens, tokens, tokens)
+def test_tokens_read_from_and_written_to_the_cache_are_part_of_anthropics_prompt(
+    uncached: int, read: int, write: int, completion: int
+):
+    """The provider counts the three separately; all of them are billed."""
+    usage = anthropic.parse_usage(
+        {
+            "input_tokens": uncached,
+            "cache_read_input_tokens": read,
+            "cache_creation_input_tokens": write,
+            "output_tokens": completion,
+        }
+    )
+    assert usage is not None
+    assert usage.prompt_tokens == uncached + read + write
+    assert (usage.cached_tokens, usage.cache_write_tokens) == (read, write)
+    assert usage.total_tokens == uncached + read + write + completion
+
+
+@given(tokens, tokens, tokens)
+def test_thoughts_are_part_of_geminis_completion(
+    prompt: int, candidates: int, thoughts: int
+):
+    """The provider counts thoughts beside the answer; both are billed as output."""
+    usage = gemini.parse_usage(
+        {
+            "promptTokenCount": prompt,
+            "candidatesTokenCount": candidates,
+            "thoughtsTokenCount": thoughts,
+        }
+    )
+    assert usage is not None
+    assert usage.completion_tokens == candidates + thoughts
+    assert usage.reasoning_tokens == thoughts
+    assert usage.total_tokens == prompt + candidates + thoughts
+
+
+def test_neighbours_of_one_role_are_one_turn_for_anthropic():
+    """The provider refuses two user turns in a row; tool results are the user's too."""
+    call = ToolCall(id="c", function=ToolCallFunction(name="f", arguments="{}"))
+    request = LLMRequest(
+        messages=[
+            UserPromptMessage(content="a"),
+            UserPromptMessage(content="b"),
+            AssistantPromptMessage(content="c"),
+            AssistantPromptMessage(tool_calls=[call]),
+            ToolPromptMessage(content="d", tool_call_id="c"),
+            UserPromptMessage(content="e"),
+        ]
+    )
+    turns = anthropic.dump_request(request, "m", {})["messages"]
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
+    assert [len(turn["content"]) for turn in turns] == [2, 2, 2]

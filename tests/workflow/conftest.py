@@ -23,7 +23,7 @@ from modelyard.testing.workflows import (
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Outcome
 from modelyard.workflow.events import AnyEvent
-from modelyard.workflow.node import Recap, Services, Turn
+from modelyard.workflow.node import ConversationSummary, Services, Turn
 from modelyard.workflow.single_run import outcome_of, stream
 
 T = TypeVar("T")
@@ -33,15 +33,15 @@ class StubMemory:
     def __init__(self, turns: list[Turn]) -> None:
         self._turns = turns
 
-        self.kept: Recap | None = None
+        self.kept: ConversationSummary | None = None
 
     async def turns(self, limit: int) -> list[Turn]:
         return self._turns[-limit:]
 
-    async def recap(self) -> Recap | None:
+    async def recap(self) -> ConversationSummary | None:
         return self.kept
 
-    async def save_recap(self, recap: Recap) -> None:
+    async def save_recap(self, recap: ConversationSummary) -> None:
         self.kept = recap
 
 

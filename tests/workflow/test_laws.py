@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from modelyard.sandbox.templates import render_in_process
-from modelyard.workflow.engine import GraphEngine, Status, Step
+from modelyard.testing.workflows import StubTools
+from modelyard.workflow.engine import GraphEngine, Outcome, Status, Step
 from modelyard.workflow.events import AnyEvent, NodeRunStreamChunk, TextReplaced
 from modelyard.workflow.graph import SOURCE, Edge, EdgeState, Frontier, Graph
 from modelyard.workflow.node import RunContext, Services
@@ -23,6 +24,7 @@ from modelyard.workflow.variables import (
     to_object,
 )
 from tests.workflow.building import app_of
+from tests.workflow.conftest import Bench
 
 
 @st.composite
@@ -76,6 +78,67 @@ def test_every_node_runs_at_most_once_and_none_is_forgotten(
         graph.nodes
     )
     assert not frontier.skipped & set(ran)
+
+
+@pytest.mark.parametrize(
+    ("edges", "finished", "ready"),
+    [
+        pytest.param(
+            ["start > a", "start > if", "a > join", "if:x > join"],
+            ["start", "a", "if:y"],
+            ["join"],
+            id="after_a_taken_edge_the_last_one_is_skipped",
+        ),
+        pytest.param(
+            [
+                "start:x > a",
+                "start:x > b",
+                "a > c",
+                "b > c",
+                "c > join",
+                "start:y > d",
+                "d > join",
+            ],
+            ["start:y", "d"],
+            ["join"],
+            id="behind_two_skipped_branches",
+        ),
+        pytest.param(
+            ["start > a", "unconnected > a"],
+            ["start"],
+            ["a"],
+            id="with_an_edge_from_an_unconnected_node",
+        ),
+        pytest.param(
+            ["start > a", "start > if", "if:x > b", "b > join", "a > join"],
+            ["start", "if:y"],
+            [],
+            id="while_another_edge_is_undecided",
+        ),
+    ],
+)
+def test_a_node_is_ready_once_all_its_edges_are_decided_and_one_is_taken(
+    edges: list[str], finished: list[str], ready: list[str]
+):
+    """The last node to finish makes these nodes ready, and none of them is skipped."""
+    parsed_edges: list[Edge] = []
+    for edge in edges:
+        left, _, target = edge.partition(" > ")
+        source, _, handle = left.partition(":")
+        parsed_edges.append(Edge(source, target, handle or SOURCE))
+    names = dict.fromkeys(
+        name for edge in parsed_edges for name in (edge.source, edge.target)
+    )
+    graph = Graph(
+        root="start", nodes=dict.fromkeys(names, object()), edges=parsed_edges
+    )
+    frontier = Frontier(graph)
+    last_ready: list[str] = []
+    for node in finished:
+        name, _, handle = node.partition(":")
+        last_ready = frontier.finish(name, handle or None).ready
+    assert last_ready == ready
+    assert not frontier.skipped & {*ready, "join"}
 
 
 @given(graphs())
@@ -274,6 +337,80 @@ def test_what_was_shown_before_is_not_said_twice_and_is_taken_back_where_it_diff
     assert [
         event.text for event in events if isinstance(event, TextReplaced)
     ] == replaced
+
+
+def test_a_resumed_run_has_the_tokens_of_all_that_ran(bench: Bench):
+    """Wherever it was interrupted: a container that had finished counts as a whole, and
+    one that had not by its inner nodes."""
+    app = app_of(
+        {
+            "start": {"type": "start", "variables": [{"variable": "l", "type": "json_object"}]},
+            "it": {"type": "iteration", "iterator_selector": ["start", "l", "items"], "output_selector": ["llm", "text"], "start_node_id": "llm"},
+            "llm": {"type": "llm", "in": "it", "prompt_template": [{"role": "user", "text": "{{#it.item#}}"}]},
+            "end": {"type": "end", "outputs": []},
+        },
+        ["start > it", "it > end"],
+    )  # fmt: skip
+
+    async def tokens_of(recorder: _Recorder) -> int:
+        context = RunContext(run_id="r", services=bench.services(app))
+        pool = VariablePool({"start": {"l": {"items": ["x", "y"]}}, "sys": {}})
+        engine = GraphEngine(
+            app.graph(), pool, context, lambda event: None, recorder=recorder
+        )
+        assert (await engine.execute()).status is Status.SUCCEEDED
+        return context.tokens
+
+    full_recorder = _Recorder()
+    all_tokens = bench.do(tokens_of(full_recorder))
+    steps = full_recorder.kept
+    assert all_tokens > 0
+    assert [step.node_id for step in steps] == ["start", "llm", "llm", "it", "end"]
+    for cut in range(len(steps) + 1):
+        assert bench.do(tokens_of(_Recorder(steps[:cut]))) == all_tokens, cut
+
+
+class _StartedRecorder(_Recorder):
+    """What a process left that was killed while a node acted."""
+
+    def was_started(self, key: str) -> bool:
+        return key == "pay"
+
+
+@pytest.mark.parametrize(
+    ("on_resume", "recorder", "status", "calls"),
+    [
+        ("fail", _StartedRecorder(), Status.FAILED, 0),
+        ("repeat", _StartedRecorder(), Status.SUCCEEDED, 1),
+        ("fail", _Recorder(), Status.SUCCEEDED, 1),
+    ],
+)
+def test_a_node_that_may_have_acted_is_repeated_only_where_it_may_be(
+    on_resume: str, recorder: _Recorder, status: Status, calls: int
+):
+    tool_data = {"type": "tool", "provider_id": "bank", "tool_name": "pay"}
+    app = app_of(
+        {
+            "start": {"type": "start"},
+            "pay": {**tool_data, "on_resume": on_resume},
+            "end": {"type": "end", "outputs": []},
+        },
+        ["start > pay", "pay > end"],
+    )
+    tools = StubTools()
+
+    async def work() -> Outcome:
+        context = RunContext(run_id="r", services=Services(tools=tools))
+        pool = VariablePool({"start": {}, "sys": {}})
+        engine = GraphEngine(
+            app.graph(), pool, context, lambda event: None, recorder=recorder
+        )
+        return await engine.execute()
+
+    outcome = asyncio.run(work())
+    assert (outcome.status, len(tools.seen)) == (status, calls)
+    if status is Status.FAILED:
+        assert outcome.error_type == "InterruptedStep"
 
 
 # ------------------------------------------------------------------------------------------------ texts

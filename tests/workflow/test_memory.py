@@ -18,7 +18,7 @@ from modelyard.models.messages import (
 from modelyard.testing.agents import ScriptedChatModel
 from modelyard.testing.workflows import ScriptedModel, scripted_models
 from modelyard.workflow.dsl import App, AppMapping, loads
-from modelyard.workflow.node import Recap, Turn
+from modelyard.workflow.node import ConversationSummary, Turn
 from tests.agents.test_runs import app_text, note, start_run, within
 from tests.workflow.conftest import Bench, StubMemory
 
@@ -89,7 +89,9 @@ def test_what_does_not_fit_is_summed_up_once_and_used_until_more_overflows(
     assert summary[0].startswith("You keep the record")
     assert all(f"question {index} " in summary[1] for index in range(5))
     assert "answer 5" not in summary[1]
-    assert memory.kept == Recap(text="Ada likes blue; order 7 is open.", until="m4")
+    assert memory.kept == ConversationSummary(
+        text="Ada likes blue; order 7 is open.", until="m4"
+    )
     assert texts[1].endswith("Ada likes blue; order 7 is open.")
     assert [text[:10] for text in texts[2:]] == ["question 5", "answer 5", "and now?"]
     # The next turns fit beside the summary: nothing is asked for them.

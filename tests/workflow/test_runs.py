@@ -2,16 +2,20 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from modelyard.storage.database import Database
+from modelyard.testing.workflows import StubTools
 from modelyard.workflow.dsl import App
-from modelyard.workflow.engine import Status
+from modelyard.workflow.engine import Command, GraphEngine, Status
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
-from modelyard.workflow.node import Services
+from modelyard.workflow.node import RunContext, Services
 from modelyard.workflow.runs import Runs
 from modelyard.workflow.single_run import new_run_id
+from modelyard.workflow.variables import VariablePool
 from tests.workflow.building import app_of
 
 NODES = {
@@ -78,3 +82,52 @@ def test_a_run_is_over_once_all_that_happened_is_written(tmp_path: Path):
 
     asyncio.run(work())
     database.close()
+
+
+class LingeringTools(StubTools):
+    """A tool that never answers, and needs a while to end once it is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_started = asyncio.Event()
+        self.has_ended = False
+
+    async def invoke(
+        self, *arguments: Any, **options: Any
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
+        self.has_started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            # A stop may cancel it once more while it ends.
+            with suppress(asyncio.CancelledError):
+                await yield_often()
+            await yield_often()
+            self.has_ended = True
+        yield {}
+
+
+async def yield_often() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+def test_a_run_is_stopped_once_all_its_nodes_have_ended():
+    """Until then, one of them could still write."""
+    tool_data = {"type": "tool", "provider_id": "p", "tool_name": "t"}
+    app = app_of(
+        {"start": {"type": "start"}, "tool": tool_data}, ["start > tool"]
+    )  # fmt: skip
+
+    async def work() -> None:
+        tools = LingeringTools()
+        context = RunContext(run_id="r", services=Services(tools=tools))
+        pool = VariablePool({"start": {}, "sys": {}})
+        engine = GraphEngine(app.graph(), pool, context, lambda event: None)
+        execution = asyncio.create_task(engine.execute())
+        await tools.has_started.wait()
+        engine.command(Command.STOP, "enough")
+        outcome = await execution
+        assert (outcome.status, tools.has_ended) == (Status.STOPPED, True)
+
+    asyncio.run(work())

@@ -259,9 +259,12 @@ class AgentLoop:
         self._now = clock
 
     async def run(self, task: Task) -> AsyncGenerator[AnyAgentEvent, None]:
-        """Run the task and yield its events; `AgentFinished` is the last.
+        """Run the task and yield its events; AgentFinished is the last.
 
-        Raises the model's error if no answer is possible.
+        With a record, the steps of an earlier process are replayed first. If a tool
+        call awaits approval, the run ends with the reason `approval`. Raises the
+        model's error if no answer is possible, StructuredAnswerError if the answer does
+        not match the task's schema.
         """
         run = self._start_run(task)
         while True:
@@ -283,6 +286,7 @@ class AgentLoop:
         yield await self._answer_event(run)
 
     def _start_run(self, task: Task) -> _Run:
+        """Return the state of a new run, with any recorded steps."""
         # Monotonic time for limits; `clock` is only for the timestamps of events.
         run = _Run(State(task=task), started_at=time.monotonic())
         if self._record is not None:
@@ -317,6 +321,11 @@ class AgentLoop:
     def _finished(
         self, run: _Run, reason: str, text: str, value: Any = None
     ) -> AgentFinished:
+        """Return the last event of a run, with its totals.
+
+        `reason` says why it ended: `answer`, `approval`, or the name of a limit.
+        `value` is the answer as data if the task asked for a schema.
+        """
         return AgentFinished(
             round=len(run.state.turns),
             at=self._now(),
@@ -373,6 +382,12 @@ class AgentLoop:
     async def _call_model(
         self, run: _Run, number: int
     ) -> AsyncGenerator[AnyAgentEvent, None]:
+        """Call the model for one turn and yield its deltas, then the finished turn.
+
+        The reply is recorded before its last event is emitted, and appended to the
+        state. Tool calls in a turn that must answer are dropped. Raises the model's
+        error.
+        """
         state = run.state
         request = self._strategy.ask(state)
         if self._context.user:
@@ -408,6 +423,7 @@ class AgentLoop:
         _append_turn(run, reply)
 
     def _save_reply(self, number: int, reply: ModelTurn) -> None:
+        """Record a turn's reply under its number, as `r1`; nothing without a record."""
         if self._record is None:
             return
         self._record.save(
@@ -432,6 +448,11 @@ class AgentLoop:
         started_at: float = 0.0,
         is_known: bool = False,
     ) -> RoundFinished:
+        """Return the event for a finished turn.
+
+        `started_at` is 0, and `is_known` is set, for a reply that was replayed from the
+        record of an earlier process.
+        """
         return RoundFinished(
             round=number,
             at=self._now(),
@@ -447,6 +468,7 @@ class AgentLoop:
     def _delta_events(
         self, deltas: Sequence[tuple[str, str]], number: int
     ) -> list[AnyAgentEvent]:
+        """Return the events for a parser's deltas; all but `text` are thoughts."""
         return [
             (
                 TextDelta(round=number, at=self._now(), text=text)
@@ -458,6 +480,10 @@ class AgentLoop:
 
     @staticmethod
     def _with_call_ids(run: _Run, reply: ModelTurn) -> list[AgentCall]:
+        """Add the tools' label, provider and kind to a reply's calls, and return them.
+
+        The reply is changed in place. A call of an unknown tool stays as it is.
+        """
         # Add display data of the tools to the calls, for clients that show them.
         entities = {tool.name: tool.entity for tool in run.state.task.tools}
         reply.calls = [
@@ -571,6 +597,12 @@ class AgentLoop:
     async def _execute_call(
         self, run: _Run, step: _CallStep, refusal: str
     ) -> ToolFinished:
+        """Execute one tool call, record its result, and return its event.
+
+        A call that is refused, fails or names an unknown tool gives an event with an
+        error; the text for the model may be shortened. Files and sources are also added
+        to the run's.
+        """
         observation = await self._observe_call(run, step, refusal)
         files = await self._store_files(step, observation.gathered)
         text, is_cut = await self._shortened(run, step, observation.text)
@@ -635,6 +667,10 @@ class AgentLoop:
     async def _store_files(
         self, step: _CallStep, output: ToolOutputCollector
     ) -> list[dict[str, Any]]:
+        """Store a tool's files and return their descriptions.
+
+        Empty if the tool returned none, or if there is nowhere to store them.
+        """
         if self._store is None or not (output.blobs or output.links or output.files):
             return []
         return await self._store(step.key, output)
@@ -771,7 +807,7 @@ class AgentLoop:
 
 
 class StructuredAnswerError(ModelyardError):
-    """The model's answer does not satisfy the schema, even after a second request."""
+    """The model's answer does not match the schema, even after a second request."""
 
     code = "invalid_answer"
 
@@ -780,6 +816,10 @@ _JSON_END_CHARS = ("}", "]", "`")
 
 
 def _parse_structured(text: str, schema: Mapping[str, Any]) -> Any:
+    """Return the JSON object in a text, coerced to a schema; None if impossible.
+
+    Text around the object, such as a code fence, is ignored. Damaged JSON is repaired.
+    """
     from modelyard.tools.entities import ToolError
     from modelyard.tools.values import coerce_arguments, read_arguments
 
@@ -797,6 +837,7 @@ def _parse_structured(text: str, schema: Mapping[str, Any]) -> Any:
 
 
 def _reply_from_step(entry: RecordedStep) -> ModelTurn:
+    """Return the model's turn that a recorded step holds."""
     return ModelTurn(
         text=entry.text,
         thought=entry.thought,
@@ -829,6 +870,10 @@ def _pending_calls(run: _Run, number: int, turn: Turn) -> list[_CallStep]:
 
 
 def _add_usage(left: LLMUsage, right: LLMUsage) -> LLMUsage:
+    """Return the sum of two usages.
+
+    If their currencies differ, tokens are added up and the total price is unknown.
+    """
     try:
         return left.plus(right)
     # The currency changed after a failover: tokens can be added up, prices cannot.

@@ -36,8 +36,11 @@ def system_messages(text: str) -> list[AnyPromptMessage]:
 
 
 def user_message(state: State, text: str | None = None) -> UserPromptMessage:
-    """Return the user's message. Its files are attached on the first turn; later turns
-    have placeholders instead."""
+    """Return the user's message of a task, with `text` in place of the query if given.
+
+    On the first turn its files are attached. Later turns have a placeholder for each
+    file instead, so that files are sent only once.
+    """
     query = state.task.query if text is None else text
     files = state.task.files
     if not files:
@@ -105,7 +108,11 @@ def build_request(
     tools: Sequence[PromptMessageTool] = (),
     stop: Sequence[str] = (),
 ) -> LLMRequest:
-    """Build a streaming request from messages and the task's model parameters."""
+    """Build a streaming request from messages and the task's model parameters.
+
+    `stop` is added to the stop texts of the task itself. The messages are used as they
+    are.
+    """
     task = state.task
     return LLMRequest(
         messages=list(messages),
@@ -149,6 +156,7 @@ class ReactStreamParser:
 
 
 def _to_user_deltas(deltas: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return ReAct deltas with the kind `answer` renamed to `text`."""
     return [
         ("text" if delta_type == "answer" else delta_type, text)
         for delta_type, text in deltas

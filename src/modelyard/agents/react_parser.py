@@ -125,7 +125,12 @@ class ReactParser:
         return "".join(self.thoughts).strip()
 
     def feed(self, text: str) -> list[tuple[str, str]]:
-        """Parse more text and return the deltas that are certain now."""
+        """Parse more text of the reply and return the deltas that are certain now.
+
+        Deltas are (kind, text) with the kind `thought` or `answer`. Text that may still
+        become a label or a code fence is held back until more text, or `finish`,
+        decides it.
+        """
         for char in text:
             self._feed_char(char)
         return self._take_deltas()
@@ -175,6 +180,11 @@ class ReactParser:
     # one character after the other
 
     def _feed_char(self, char: str) -> None:  # noqa: C901
+        """Parse one more character in the current mode.
+
+        After an action, an answer's end or an invented observation (mode `done`),
+        characters are discarded.
+        """
         match self._mode:
             case "prose":
                 self._parse_prose(char)
@@ -217,6 +227,12 @@ class ReactParser:
                 pass
 
     def _parse_prose(self, char: str) -> None:
+        """Handle a character outside of any block: a possible label, or plain text.
+
+        At the start of a line, characters are buffered as long as they may become a
+        label, such as `Action:`. If they do not, they are parsed again as ordinary
+        text.
+        """
         # Labels count only at the start of a line or of the text.
         if self._buffer or (self._at_start and char.lower() in _LABEL_PREFIXES):
             self._buffer += char
@@ -234,6 +250,10 @@ class ReactParser:
         self._parse_plain(char)
 
     def _parse_plain(self, char: str) -> None:
+        """Handle a character of ordinary text, which is a thought.
+
+        A backtick may open a code fence; a brace or a bracket starts JSON.
+        """
         # Only white space has been seen since the last label or line break.
         self._at_start = char.isspace()
         if char == "`":
@@ -244,6 +264,11 @@ class ReactParser:
             self._emit_thought(char)
 
     def _parse_code_fence(self, char: str) -> None:
+        """Handle a character after a backtick.
+
+        Three backticks open a code fence. Fewer are part of the text, or of the tool's
+        name if they stand after `Action:`.
+        """
         if char == "`":
             self._buffer += char
             if self._buffer == "```":
@@ -273,6 +298,11 @@ class ReactParser:
             self._mode = "code"
 
     def _start_json(self, char: str, *, prefix: str) -> None:
+        """Start to read a JSON value with its first character.
+
+        `prefix` is the text before it, such as a fence, which becomes a thought if the
+        value is not an action.
+        """
         self._json, self._before_json, self._mode = (
             _IncrementalJsonParser(),
             prefix,
@@ -281,6 +311,11 @@ class ReactParser:
         self._json.feed(char)
 
     def _enter_label(self, label_type: str) -> None:
+        """Switch to the mode that a label announces.
+
+        `answer` makes the reply an answer even if no text follows. After `observation`,
+        which only the tool may write, everything is discarded.
+        """
         self._at_start = True
         match label_type:
             case "thought":
@@ -315,6 +350,11 @@ class ReactParser:
             self._end_line()
 
     def _end_line(self) -> None:
+        """Handle the end of the line after `Action:`.
+
+        A known tool, or a single word that looks like one, is noted as the action until
+        its input follows; any other text is a thought.
+        """
         name = self._line.strip().strip("`*\"' ")
         self._mode, self._at_start = "prose", True
         # Text after `Action:` is a tool name if it is known or looks like an
@@ -330,6 +370,11 @@ class ReactParser:
         self._line = ""
 
     def _end_input(self) -> None:
+        """Handle the end of the text after `Action Input:`.
+
+        It is JSON, a quoted text or plain text, possibly in a code fence. Without a
+        preceding `Action:` it is a thought.
+        """
         raw_text = "".join(self._input_chars)
         text = raw_text.strip()
         name = self._line_action.name if self._line_action else ""
@@ -389,12 +434,18 @@ class ReactParser:
             self._pending_deltas.append(("thought", text))
 
     def _emit(self, text: str) -> None:
+        """Add text to the answer and the pending deltas; nothing if it is empty."""
         if text:
             self._has_answer = True
             self._answer_parts.append(text)
             self._pending_deltas.append(("answer", text))
 
     def _set_action(self, action: Action) -> None:
+        """Set the reply's action and ignore the rest of the reply.
+
+        An action named like a final answer gives the answer instead, unless that was
+        streamed already.
+        """
         # The final answer as an action: its input is the answer, unless it was streamed
         # already.
         if is_final(action.name):
@@ -411,6 +462,11 @@ class ReactParser:
         self._mode = "done"
 
     def _end_json(self, *, is_complete: bool) -> None:
+        """Handle the end of a JSON value: an action, a final answer, or a thought.
+
+        `is_complete` is False if the reply ended within the value, which is then
+        repaired if possible.
+        """
         raw = self._json.raw
         value = _decode(raw, is_complete=is_complete)
         action = parse_action(value, self._names)
@@ -430,8 +486,12 @@ class ReactParser:
 
 
 def parse_action(value: Any, names: Collection[str] = ()) -> Action | None:
-    """Return the action that a JSON value describes, accepting common key names. None
-    if it is not an action."""
+    """Return the action that a JSON value describes; None if it is not an action.
+
+    Common key names for the tool and its input are accepted; of a list the first object
+    counts. `names` are the known tools: an object without any input is an action only
+    if it names one of them.
+    """
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         value = value[0]
     if not isinstance(value, Mapping):
@@ -521,6 +581,12 @@ class _IncrementalJsonParser:
         return fragments
 
     def _scan_structure(self, char: str) -> str:
+        """Scan a character outside of any string; the result is always empty.
+
+        The value is complete when its outermost bracket closes. An opening quote begins
+        a key or a text; it begins the streamed answer if the action was named a final
+        answer and this is its input.
+        """
         match char:
             case "{" | "[":
                 self._depth.append(char)
@@ -550,6 +616,11 @@ class _IncrementalJsonParser:
         return ""
 
     def _scan_string(self, char: str) -> str:
+        """Scan a character within a string and return the answer text it adds.
+
+        A backslash starts an escape sequence, a quote ends the string. Keys, and the
+        name of a final answer, are noted at the object's top level only.
+        """
         if self._escape:
             return self._scan_escape(char)
         if char == "\\":
@@ -568,6 +639,12 @@ class _IncrementalJsonParser:
         return self._append_to_string(char)
 
     def _scan_escape(self, char: str) -> str:
+        """Scan a character of an escape sequence and return the answer text it adds.
+
+        The text is empty until the sequence is complete; a surrogate pair takes two
+        sequences. An invalid surrogate becomes U+FFFD, an invalid code stays as
+        written.
+        """
         self._escape += char
         # Simple escapes are two characters long; `\uXXXX` has six.
         if self._escape[1] != "u":
@@ -602,6 +679,11 @@ class _IncrementalJsonParser:
 
 
 def _decode(raw: str, *, is_complete: bool) -> Any:
+    """Return the JSON value of a text, repaired if necessary; None if that fails.
+
+    `is_complete` says whether its brackets are closed. Only an object or a list counts
+    as a repaired value.
+    """
     try:
         check_value_count(raw)
         return json.loads(raw, strict=False)

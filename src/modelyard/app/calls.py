@@ -20,7 +20,7 @@ from modelyard.app.admission import (
 )
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.recovery import Recovery
-from modelyard.app.storage import StorageParts, counters_for, response_cache_for
+from modelyard.app.storage import StorageServices, counters_for, response_cache_for
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.base.settings import Settings
@@ -220,7 +220,7 @@ class _Accounting:
 def _build_accounting(
     settings: Settings,
     clock: Clock,
-    storage: StorageParts,
+    storage: StorageServices,
     directory: Directory,
     providers: ProviderManager,
 ) -> _Accounting:
@@ -297,7 +297,7 @@ def build_calls(
     live_settings: LiveSettings,
     clock: Clock,
     *,
-    storage: StorageParts,
+    storage: StorageServices,
     directory: Directory,
     providers: ProviderManager,
     exporter: "TracingCallback | None",
@@ -450,7 +450,7 @@ def _add_gauges(
     metrics: Metrics,
     providers: ProviderManager,
     queue: FairQueue,
-    storage: StorageParts,
+    storage: StorageServices,
 ) -> None:
     """Register the gauges of cooldowns, queue, database backlog and tasks."""
     database = storage.database

@@ -7,8 +7,8 @@ from functools import partial
 import msgspec
 
 from modelyard.app.live_settings import LiveSettings
-from modelyard.app.network import NetworkParts
-from modelyard.app.storage import StorageParts
+from modelyard.app.network import NetworkServices
+from modelyard.app.storage import StorageServices
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
 from modelyard.base.settings import Settings
@@ -136,8 +136,8 @@ def build_knowledge(
     live_settings: LiveSettings,
     clock: Clock,
     *,
-    network: NetworkParts,
-    storage: StorageParts,
+    network: NetworkServices,
+    storage: StorageServices,
     directory: Directory,
     models: ModelManager,
     local: LocalRuntime,

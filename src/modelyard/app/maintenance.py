@@ -11,9 +11,9 @@ from typing import Any
 from modelyard.app.calls import CallServices
 from modelyard.app.knowledge import KnowledgeServices
 from modelyard.app.live_settings import LiveSettings
-from modelyard.app.network import Clients, NetworkParts
-from modelyard.app.plugins import PluginParts
-from modelyard.app.storage import StorageParts
+from modelyard.app.network import Clients, NetworkServices
+from modelyard.app.plugins import PluginHostServices
+from modelyard.app.storage import StorageServices
 from modelyard.app.workflows import WorkflowParts
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError, InvokeError, ModelyardError
@@ -100,12 +100,12 @@ def build_maintenance(
     live_settings: LiveSettings,
     clock: Clock,
     *,
-    network: NetworkParts,
-    storage: StorageParts,
+    network: NetworkServices,
+    storage: StorageServices,
     directory: Directory,
     providers: ProviderManager,
     calls: CallServices,
-    plugins: PluginParts,
+    plugins: PluginHostServices,
     workflows: WorkflowParts,
     knowledge: KnowledgeServices,
 ) -> MaintenanceTasks:
@@ -146,7 +146,7 @@ def build_maintenance(
     return MaintenanceTasks(freshness, add_tasks)
 
 
-async def _listen(plugins: PluginParts) -> None:
+async def _listen(plugins: PluginHostServices) -> None:
     """Accept connections of plugins that are being debugged."""
     await plugins.debug.listen()
 
@@ -237,7 +237,7 @@ class RetentionCleanup:
         clock: Clock,
         resources: Resources,
         calls: CallServices,
-        plugins: PluginParts,
+        plugins: PluginHostServices,
         workflows: WorkflowParts,
     ) -> None:
         self._live = live_settings

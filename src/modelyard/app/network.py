@@ -29,7 +29,7 @@ logger = logging.getLogger("modelyard.app")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkParts:
+class NetworkServices:
     """All clients for outgoing connections."""
 
     clients: "Clients"
@@ -48,7 +48,7 @@ class NetworkParts:
 
 def build_network(
     live_settings: LiveSettings, environ: Mapping[str, str]
-) -> NetworkParts:
+) -> NetworkServices:
     """Build the clients. Raises ConfigError for an invalid proxy or a missing
     certificate file."""
     settings = live_settings.current
@@ -63,7 +63,7 @@ def build_network(
     live_settings.on_change(apply)
     # The rules are read at each request, so that changes take effect at once.
     guarded = GuardedClient(lambda: egress.rules, clients.network)
-    return NetworkParts(clients=clients, guarded=guarded, egress=egress)
+    return NetworkServices(clients=clients, guarded=guarded, egress=egress)
 
 
 class Clients:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelyard.app.live_settings import Addresses, LiveSettings
-from modelyard.app.network import NetworkParts
+from modelyard.app.network import NetworkServices
 from modelyard.app.provider_settings import timeouts_of
-from modelyard.app.storage import StorageParts
+from modelyard.app.storage import StorageServices
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
@@ -47,7 +47,7 @@ KEY = "plugin.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PluginParts:
+class PluginHostServices:
     """The plugin services: installed plugins, their tenants, and what they provide."""
 
     key: str
@@ -81,12 +81,12 @@ def build_plugins(
     clock: Clock,
     *,
     addresses: Addresses,
-    network: NetworkParts,
-    storage: StorageParts,
+    network: NetworkServices,
+    storage: StorageServices,
     directory: Directory,
     providers: ProviderManager,
     models: ModelManager,
-) -> PluginParts:
+) -> PluginHostServices:
     """Build the plugin services. Raises ConfigError if the key or the public keys
     cannot be read or stored."""
     plugin_settings = live_settings.current.plugins
@@ -131,7 +131,7 @@ def build_plugins(
     )
     # Set later: the services need the plugins, whose host needs the host calls.
     backwards.set_services(services)
-    return PluginParts(
+    return PluginHostServices(
         key=key,
         host=host,
         plugins=plugins,
@@ -156,7 +156,7 @@ def _host(
     live_settings: LiveSettings,
     clock: Clock,
     addresses: Addresses,
-    network: NetworkParts,
+    network: NetworkServices,
     backwards: HostCallHandler,
     sessions: ServerlessSessions,
 ) -> PluginHost:

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 from modelyard.app.live_settings import LiveSettings
-from modelyard.app.network import NetworkParts
+from modelyard.app.network import NetworkServices
 from modelyard.app.provider_settings import timeouts_of
 from modelyard.base.errors import ConfigError
 from modelyard.models.embedding import TextEmbeddingRequest
@@ -37,7 +37,7 @@ class ProviderChecks:
     def __init__(
         self,
         live_settings: LiveSettings,
-        network: NetworkParts,
+        network: NetworkServices,
         providers: ProviderManager,
         weights: WeightStore,
         plugins: Plugins,

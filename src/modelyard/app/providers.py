@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.app.live_settings import LiveSettings
-from modelyard.app.network import NetworkParts, network_of, proxies_of, proxy_names
+from modelyard.app.network import NetworkServices, network_of, proxies_of, proxy_names
 from modelyard.app.provider_settings import (
     configure_credentials,
     configured_providers,
@@ -51,7 +51,7 @@ class PreparedProviders:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderParts:
+class ProviderServices:
     """The providers, local models and credentials."""
 
     manager: ProviderManager
@@ -90,7 +90,7 @@ class Factories:
     """Builds provider factories from settings."""
 
     def __init__(
-        self, network: NetworkParts, local: LocalRuntime, added: AddedProviders
+        self, network: NetworkServices, local: LocalRuntime, added: AddedProviders
     ) -> None:
         self._network = network
         self._local = local
@@ -130,11 +130,11 @@ def build_providers(
     environ: Mapping[str, str],
     clock: Clock,
     *,
-    network: NetworkParts,
+    network: NetworkServices,
     keys: KeyRing,
     directory: Directory,
     added: AddedProviders,
-) -> ProviderParts:
+) -> ProviderServices:
     """Build the provider services.
 
     Raises ConfigError, CredentialsValidateFailedError or NotFoundError for invalid
@@ -155,7 +155,7 @@ def build_providers(
         unlock=partial(_unlock, keys),
     )
     configure_credentials(manager, configured, environ)
-    return ProviderParts(
+    return ProviderServices(
         manager=manager,
         weights=weights,
         local=local,

@@ -2,7 +2,7 @@
 
 from modelyard.app.calls import check_settings
 from modelyard.app.live_settings import LiveSettings
-from modelyard.app.providers import ProviderParts
+from modelyard.app.providers import ProviderServices
 from modelyard.base.clock import Clock
 from modelyard.base.log import redaction
 from modelyard.base.settings import Settings
@@ -15,7 +15,7 @@ class Reload:
     """
 
     def __init__(
-        self, live_settings: LiveSettings, clock: Clock, providers: ProviderParts
+        self, live_settings: LiveSettings, clock: Clock, providers: ProviderServices
     ) -> None:
         self._live = live_settings
         self._clock = clock

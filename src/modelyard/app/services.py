@@ -11,14 +11,14 @@ from modelyard.app.knowledge import KnowledgeServices, build_knowledge
 from modelyard.app.live_settings import Addresses, LiveSettings
 from modelyard.app.maintenance import MaintenanceTasks, build_maintenance
 from modelyard.app.named_tools import NamedTools
-from modelyard.app.network import NetworkParts, build_network
-from modelyard.app.plugins import PluginParts, build_plugins
+from modelyard.app.network import NetworkServices, build_network
+from modelyard.app.plugins import PluginHostServices, build_plugins
 from modelyard.app.provider_checks import ProviderChecks
-from modelyard.app.providers import AddedProviders, ProviderParts, build_providers
+from modelyard.app.providers import AddedProviders, ProviderServices, build_providers
 from modelyard.app.reload import Reload
-from modelyard.app.storage import StorageParts, build_storage
-from modelyard.app.tenancy import TenancyParts, build_tenancy
-from modelyard.app.tools import ToolParts, build_tools
+from modelyard.app.storage import StorageServices, build_storage
+from modelyard.app.tenancy import TenancyServices, build_tenancy
+from modelyard.app.tools import ToolServices, build_tools
 from modelyard.app.trigger_listeners import TriggerListeners
 from modelyard.app.workflows import WorkflowParts, build_workflows
 from modelyard.base.clock import Clock
@@ -38,14 +38,14 @@ class Services:
     settings: LiveSettings
     clock: Clock
     addresses: Addresses
-    network: NetworkParts
-    storage: StorageParts
-    providers: ProviderParts
-    tenancy: TenancyParts
+    network: NetworkServices
+    storage: StorageServices
+    providers: ProviderServices
+    tenancy: TenancyServices
     calls: CallServices
-    plugins: PluginParts
+    plugins: PluginHostServices
     checks: ProviderChecks
-    tools: ToolParts
+    tools: ToolServices
     knowledge: KnowledgeServices
     workflows: WorkflowParts
     named_tools: NamedTools
@@ -77,11 +77,11 @@ class _Foundation:
     settings: LiveSettings
     clock: Clock
     addresses: Addresses
-    network: NetworkParts
-    storage: StorageParts
+    network: NetworkServices
+    storage: StorageServices
     directory: Directory
-    providers: ProviderParts
-    tenancy: TenancyParts
+    providers: ProviderServices
+    tenancy: TenancyServices
 
 
 def _build_foundation(
@@ -185,8 +185,8 @@ def build(
 def _assemble(
     base: _Foundation,
     calls: CallServices,
-    plugins: PluginParts,
-    tools: ToolParts,
+    plugins: PluginHostServices,
+    tools: ToolServices,
     knowledge: KnowledgeServices,
 ) -> Services:
     """Build the services that combine models, tools and knowledge, and return all."""
@@ -247,7 +247,7 @@ def _assemble(
     )
 
 
-def _exporter(settings: Settings, network: NetworkParts) -> "TracingCallback | None":
+def _exporter(settings: Settings, network: NetworkServices) -> "TracingCallback | None":
     """Return the trace exporter; None if the settings name no collector."""
     if not settings.telemetry.endpoint:
         return None

@@ -42,7 +42,7 @@ _MAX_CATALOG_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StorageParts:
+class StorageServices:
     """Storage services of one process, on local disk or on the engines named in the
     settings."""
 
@@ -73,7 +73,7 @@ class StorageParts:
             self.database.close()
 
 
-def build_storage(settings: Settings, clock: Clock) -> StorageParts:
+def build_storage(settings: Settings, clock: Clock) -> StorageServices:
     """Open all storage that the settings describe.
 
     Raises ConfigError for invalid settings, and StorageUnavailableError if the database
@@ -86,7 +86,7 @@ def build_storage(settings: Settings, clock: Clock) -> StorageParts:
     repair(_private_files(settings))
     database = Database(settings.database_url, may_upgrade=settings.upgrade_database)
     keys = load_key_ring(settings.home_path / MASTER_KEY, settings.master_key)
-    return StorageParts(
+    return StorageServices(
         database=database,
         resources=Resources(database, clock),
         keys=keys,
@@ -100,7 +100,7 @@ def build_storage(settings: Settings, clock: Clock) -> StorageParts:
 
 
 def counters_for(
-    settings: Settings, storage: StorageParts, clock: Clock, owner: str
+    settings: Settings, storage: StorageServices, clock: Clock, owner: str
 ) -> Counters:
     """Return the rate-limit counters: in memory for a single process, otherwise in a
     store that all processes share.
@@ -124,7 +124,7 @@ def counters_for(
 
 
 def response_cache_for(
-    settings: Settings, storage: StorageParts, clock: Clock
+    settings: Settings, storage: StorageServices, clock: Clock
 ) -> ResponseCache:
     """Return the response cache that the settings select."""
     match settings.cache.store:

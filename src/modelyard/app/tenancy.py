@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from modelyard.administration.administration import Administration
 from modelyard.app.live_settings import LiveSettings
-from modelyard.app.storage import StorageParts
+from modelyard.app.storage import StorageServices
 from modelyard.base.clock import Clock
 from modelyard.people.accounts import Accounts
 from modelyard.runtime.provider_manager import ProviderManager
@@ -13,7 +13,7 @@ from modelyard.tenancy.directory import Directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TenancyParts:
+class TenancyServices:
     """Services for tenants, their resources and the people who administer them."""
 
     directory: Directory
@@ -27,10 +27,10 @@ class TenancyParts:
 def build_tenancy(
     live_settings: LiveSettings,
     clock: Clock,
-    storage: StorageParts,
+    storage: StorageServices,
     directory: Directory,
     providers: ProviderManager,
-) -> TenancyParts:
+) -> TenancyServices:
     """Build the tenancy services.
 
     `providers` validates the credentials and custom models that administrators submit.
@@ -51,7 +51,7 @@ def build_tenancy(
         accounts, lambda: bool(live_settings.current.api_keys)
     )
     dataset_keys = DatasetKeys(resources, directory, keys)
-    return TenancyParts(
+    return TenancyServices(
         directory=directory,
         administration=administration,
         accounts=accounts,

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelyard.app.live_settings import LiveSettings
-from modelyard.app.network import NetworkParts
-from modelyard.app.plugins import PluginParts
-from modelyard.app.storage import StorageParts
+from modelyard.app.network import NetworkServices
+from modelyard.app.plugins import PluginHostServices
+from modelyard.app.storage import StorageServices
 from modelyard.base.clock import Clock
 from modelyard.base.settings import Settings
 from modelyard.runtime.model_manager import ModelManager
@@ -20,7 +20,7 @@ from modelyard.tools.providers import StdioServer, ToolProviders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolParts:
+class ToolServices:
     """Tools of all kinds and their providers."""
 
     manager: ToolManager
@@ -39,12 +39,12 @@ def build_tools(
     live_settings: LiveSettings,
     clock: Clock,
     *,
-    network: NetworkParts,
-    storage: StorageParts,
+    network: NetworkServices,
+    storage: StorageServices,
     directory: Directory,
     models: ModelManager,
-    plugins: PluginParts,
-) -> ToolParts:
+    plugins: PluginHostServices,
+) -> ToolServices:
     """Build the tool services. Apps are registered later as one more source of tools."""
     sandbox = _build_sandbox(live_settings.current)
     manager = ToolManager()
@@ -74,7 +74,7 @@ def build_tools(
     live_settings.on_change(
         lambda settings: providers.stdio.update(_programs(settings))
     )
-    return ToolParts(manager=manager, providers=providers, sandbox=sandbox)
+    return ToolServices(manager=manager, providers=providers, sandbox=sandbox)
 
 
 def _build_sandbox(settings: Settings) -> Sandbox:

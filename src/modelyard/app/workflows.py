@@ -8,10 +8,10 @@ import msgspec
 
 from modelyard.app.knowledge import KnowledgeServices
 from modelyard.app.live_settings import Addresses, LiveSettings
-from modelyard.app.network import NetworkParts
-from modelyard.app.plugins import PluginParts
-from modelyard.app.storage import StorageParts
-from modelyard.app.tools import ToolParts
+from modelyard.app.network import NetworkServices
+from modelyard.app.plugins import PluginHostServices
+from modelyard.app.storage import StorageServices
+from modelyard.app.tools import ToolServices
 from modelyard.base.clock import Clock
 from modelyard.models.embedding import TextEmbeddingRequest
 from modelyard.models.types import ModelType
@@ -42,7 +42,7 @@ from modelyard.workflow.services import (
     TenantSandbox,
     mappings_of,
 )
-from modelyard.workflow.sources import TenantSources
+from modelyard.workflow.sources import TenantDatasources
 from modelyard.workflow.triggers import Triggers
 from modelyard.workflow.variables import WorkflowError
 
@@ -120,11 +120,11 @@ class RunServices:
 
     live: LiveSettings
     addresses: Addresses
-    network: NetworkParts
-    storage: StorageParts
+    network: NetworkServices
+    storage: StorageServices
     models: ModelManager
-    plugins: PluginParts
-    tools: ToolParts
+    plugins: PluginHostServices
+    tools: ToolServices
     knowledge: KnowledgeServices
     journal: DatabaseJournal
     conversations: Conversations
@@ -140,10 +140,10 @@ class RunServices:
             user,
         )
 
-    def sources(self, tenant: str, user: str = "") -> TenantSources:
+    def sources(self, tenant: str, user: str = "") -> TenantDatasources:
         """Return the document sources of a knowledge pipeline."""
         reader, files = self.knowledge.datasets.reader, self.files(tenant, user)
-        return TenantSources(
+        return TenantDatasources(
             self.plugins.plugins, self.plugins.credentials, reader, files, tenant, user
         )
 
@@ -217,12 +217,12 @@ def build_workflows(
     clock: Clock,
     *,
     addresses: Addresses,
-    network: NetworkParts,
-    storage: StorageParts,
+    network: NetworkServices,
+    storage: StorageServices,
     directory: Directory,
     models: ModelManager,
-    plugins: PluginParts,
-    tools: ToolParts,
+    plugins: PluginHostServices,
+    tools: ToolServices,
     knowledge: KnowledgeServices,
 ) -> WorkflowParts:
     """Build the workflow services, and register apps as tools for each other and for

@@ -20,6 +20,7 @@ async def bounded_map(
     free = asyncio.Semaphore(limit)
 
     async def call(item: Item) -> Result:
+        # Tasks are cheap; only the calls themselves are limited.
         async with free:
             return await function(item)
 
@@ -27,6 +28,7 @@ async def bounded_map(
     try:
         return await asyncio.gather(*tasks)
     finally:
+        # Reached on cancellation too: no call may outlive the one that waits for it.
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

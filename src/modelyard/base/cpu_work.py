@@ -36,6 +36,12 @@ async def run_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 @contextmanager
 def _short_switch_interval() -> Generator[None]:
+    """Shorten the interpreter's thread switch interval while the block runs.
+
+    The interval is a process-wide setting, so nested and concurrent blocks share it:
+    the first one sets 0.1 ms (or leaves a shorter one), the last one restores the value
+    found by the first.
+    """
     # Event loops of several threads may get here at once. The worst outcome is that the
     # wrong one of the two intervals is in force for a moment.
     if _Running.count == 0:

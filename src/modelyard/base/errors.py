@@ -45,8 +45,11 @@ class CredentialsValidateFailedError(ConfigError):
 
 
 class NotFoundError(ModelyardError):
-    """The caller named a resource that does not exist, such as a provider, model or
-    voice."""
+    """The caller named a resource that does not exist.
+
+    Examples are a provider, a model or a voice. `code` replaces the general `not_found`
+    by a more specific identifier, as `dataset_not_found`.
+    """
 
     code = "not_found"
 
@@ -132,7 +135,12 @@ class InvokeAuthorizationError(InvokeError):
 
 
 class InvokeBadRequestError(InvokeError):
-    """The request itself is wrong; do not retry."""
+    """The request itself is wrong; do not retry.
+
+    `param` names the request field at fault, or is None. Neither the same model nor
+    another one would accept the request, so failover is off; subclasses may turn it on
+    again.
+    """
 
     failover = False
     code = "invalid_request"
@@ -290,6 +298,12 @@ def error_class_for_status(status: int | None, *codes: object) -> type[InvokeErr
 
 
 def _class_of_status(status: int | None) -> type[InvokeError]:
+    """Return the error class for an HTTP status alone.
+
+    None, for an error inside a stream, and every status other than 4xx give
+    InvokeServerUnavailableError; a 4xx status without an entry of its own gives
+    InvokeBadRequestError.
+    """
     if status is None:
         return InvokeServerUnavailableError
     if (by_status := _BY_STATUS.get(status)) is not None:
@@ -323,8 +337,11 @@ def closest_names(
 def suggestion(
     target: str, candidates: Iterable[str], *, label: str = "available:"
 ) -> str:
-    """Return the end of a "not found" message: similar names if there are any,
-    otherwise `label` and a few of the candidates."""
+    """Return the end of a "not found" message: similar names, or a list of all.
+
+    If no candidate resembles the target, the text is `label` followed by a few of the
+    candidates.
+    """
     names = list(candidates)
     if close := closest_names(target, names):
         return "did you mean " + " or ".join(repr(name) for name in close) + "?"

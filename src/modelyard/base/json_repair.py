@@ -59,8 +59,11 @@ def repair_json(text: str) -> Any:
 async def run_in_thread_if_large(
     size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 ) -> T:
-    """Run `work`, which reads a text of `size` characters and may repair it, in a
-    thread if that could take long."""
+    """Run `work` on a text of `size` characters, in a thread if it could take long.
+
+    `work` reads the text and may repair it as JSON. A short text is processed at once
+    on the event loop. Returns the result of `work` and passes its exceptions on.
+    """
     if size <= MAX_CHARACTERS_ON_LOOP:
         return work(*args, **kwargs)
     return await cpu_work.run_in_thread(work, *args, **kwargs)
@@ -128,6 +131,12 @@ class _CountingString(str):
 
 @cache
 def _parser() -> Any:
+    """Return the repair parser's class, with a limit on the characters it reads.
+
+    The class is built once, on first use, since it derives from one in the optional
+    `json_repair` package. Raises ImportError if that package is not installed. An
+    instance raises RepairError once its budget is spent.
+    """
     from json_repair.json_parser import JSONParser
 
     base: Any = JSONParser

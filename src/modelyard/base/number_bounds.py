@@ -36,6 +36,11 @@ class FiniteLoader(_SafeLoader):
 
 
 def _finite_float(loader: Any, node: Any) -> float:
+    """Construct a YAML float, refusing infinities and NaN.
+
+    Raises ConstructorError, which names the text and the line, if the number is not
+    finite.
+    """
     number: float = _SafeLoader.construct_yaml_float(loader, node)
     if not math.isfinite(number):
         raise ConstructorError(

@@ -23,8 +23,11 @@ class PatternError(ModelyardError):
 
 
 class Pattern:
-    """A compiled pattern. Its methods return RE2 matches, which work like those of
-    `re`."""
+    """A user-supplied regular expression, compiled by RE2.
+
+    Its methods return RE2 matches, which work like those of `re`. Lone surrogates in
+    the searched text are replaced first, as RE2 reads UTF-8.
+    """
 
     __slots__ = ("_compiled", "text")
 
@@ -54,8 +57,13 @@ class Pattern:
 def compile_pattern(
     text: str, *, ignore_case: bool = False, dot_all: bool = False
 ) -> Pattern:
-    """Compile a user-supplied pattern. Raises PatternError with the reason if it cannot
-    be used."""
+    """Compile a user-supplied regular expression for matching in linear time.
+
+    `dot_all` lets `.` match a newline. Compiled patterns are cached. Raises
+    PatternError with the reason if the text is longer than MAX_CHARACTERS, is not valid
+    RE2 syntax (which has no lookaround and no back-references), or expands to too large
+    a program.
+    """
     if len(text) > MAX_CHARACTERS:
         raise PatternError(
             f"pattern too long: {len(text):,} characters, maximum {MAX_CHARACTERS:,}"
@@ -65,6 +73,11 @@ def compile_pattern(
 
 @lru_cache(1024)
 def _compiled(text: str, ignore_case: bool, dot_all: bool) -> Pattern:
+    """Compile a pattern with RE2; results are cached by text and options.
+
+    Raises PatternError if RE2 refuses it, or if its program exceeds the maximum size
+    after its repetitions are expanded.
+    """
     # Imported on first use, which keeps start-up fast.
     import re2
 
@@ -87,6 +100,11 @@ def _compiled(text: str, ignore_case: bool, dot_all: bool) -> Pattern:
 
 
 def _error_message(text: str, error: Exception) -> str:
+    """Return a message for the author of a pattern that RE2 refused.
+
+    It contains RE2's reason, the position of the offending part where the text contains
+    it, and a hint about unsupported syntax.
+    """
     reason = error.args[0] if error.args else "invalid syntax"
     reason = (
         reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
@@ -101,6 +119,11 @@ def _error_message(text: str, error: Exception) -> str:
 
 
 def _hint(text: str, problem: str) -> str:
+    """Return a hint for lookaround and back-references; empty if there are none.
+
+    `problem` is RE2's description of the error: a digit after a backslash counts as a
+    back-reference only if RE2 complains about an escape.
+    """
     is_lookaround = any(
         mark in text for mark in ("(?=", "(?!", "(?<=", "(?<!", "(?>", "(?P=")
     )
@@ -168,12 +191,22 @@ _ANY: _Token = (False, ())
 def _token_matches(
     token: tuple[bool, tuple[tuple[str, str], ...]], character: str
 ) -> bool:
+    """Return whether a character fits one token of a glob pattern.
+
+    A token is (is_inside, ranges): the character must be in one of the inclusive
+    ranges, or in none of them if `is_inside` is False.
+    """
     is_inside, ranges = token
     return any(low <= character <= high for low, high in ranges) == is_inside
 
 
 @lru_cache(4096)
 def _parse_glob(pattern: str) -> tuple[_Token, ...]:
+    """Parse a glob pattern into tokens, one for each part that matches a character.
+
+    None stands for `*`; consecutive stars become one. An opening bracket without a
+    closing one is an ordinary character.
+    """
     tokens: list[_Token] = []
     index = 0
     while index < len(pattern):
@@ -201,6 +234,11 @@ def _end_of_set(pattern: str, start: int) -> int:
 
 
 def _parse_set(set_body: str) -> _Token:
+    """Parse the body of a glob's character set, the text between the brackets.
+
+    A leading `!` negates the set. `a-z` is a range; a hyphen at the end is an ordinary
+    character.
+    """
     is_inside = not set_body.startswith("!")
     characters = set_body if is_inside else set_body[1:]
     ranges: list[tuple[str, str]] = []

@@ -7,6 +7,11 @@ from pathlib import Path
 
 
 def _boot() -> str:
+    """Return the first eight characters of the kernel's boot id.
+
+    It changes at each start of the machine. Empty where the system has no such file, as
+    outside of Linux.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()[:8]
     except OSError:
@@ -39,8 +44,12 @@ def owner_name() -> str:
 
 
 def has_exited(owner: str) -> bool | None:
-    """Return whether a process of this machine has exited, or None if it belongs to
-    another machine."""
+    """Return whether the process that `owner_name` identified has exited.
+
+    `owner` is that function's text. A process from before the machine's last start has
+    exited, as has one whose id now belongs to a process with another start time.
+    Returns None for a process of another machine.
+    """
     host, boot, pid, started = ([*owner.split(":"), "", "", "", ""])[:4]
     if host != socket.gethostname():
         return None

@@ -50,6 +50,12 @@ def _malformed_request(error: Exception) -> InvokeBadRequestError:
 def _guarded(
     read: Callable[P, T], refusal: Callable[[Exception], InvokeError]
 ) -> Callable[P, T]:
+    """Wrap a reader so that malformed input raises the error `refusal` returns.
+
+    Translated are AttributeError, IndexError, KeyError, TypeError and ValueError; all
+    others pass through. The original exception is kept as the cause.
+    """
+
     @wraps(read)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         """Call the reader and translate its exceptions."""

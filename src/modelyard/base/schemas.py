@@ -101,8 +101,12 @@ class Schema:
         return self._first_mismatch(value)
 
     async def mismatch_async(self, value: Any) -> Mismatch | None:
-        """Validate like `mismatch`, for larger values: the estimate, which is most of
-        the work, runs in a thread."""
+        """Return the first violation, or None; for values too large for the event loop.
+
+        The work estimate, which is most of the work, runs in a thread, so up to
+        MAX_PAIRS_IN_THREAD values are accepted. Raises TooMuchWorkError or SchemaError,
+        as `mismatch` does.
+        """
         if (
             _count(value, _SMALL_COUNT + 1) <= _SMALL_COUNT
             and self._size <= _SMALL_COUNT
@@ -112,6 +116,12 @@ class Schema:
         return self._first_mismatch(value)
 
     def _check_work(self, value: Any, max_pairs: int) -> None:
+        """Raise TooMuchWorkError if validating the value would exceed the work limit.
+
+        The value may have at most `max_pairs` values in all. A schema without
+        references and patterns needs no exact estimate while its size times the value's
+        stays below the limit. Raises SchemaError if the estimate meets a bad reference.
+        """
         try:
             nodes = _count(value, max_pairs + 1)
             if nodes > max_pairs:
@@ -127,6 +137,11 @@ class Schema:
             raise TooMuchWorkError(_TOO_DEEP) from error
 
     def _first_mismatch(self, value: Any) -> Mismatch | None:
+        """Return the first violation the validator reports, or None for a valid value.
+
+        Does not check the amount of work. Raises TooMuchWorkError if the value is
+        nested too deeply, SchemaError if the validator itself fails.
+        """
         try:
             # Only the first error is needed, so the iterator is not exhausted.
             error: Any = next(iter(self._validator.iter_errors(value)), None)
@@ -158,10 +173,12 @@ def is_large(value: Any) -> bool:
 def compile_schema(
     schema: Any, *, draft: Draft = "2020-12", is_lenient: bool = False
 ) -> Schema:
-    """Compile a schema, cached by content. Raises SchemaError if it is invalid.
+    """Compile a JSON schema, cached by its content.
 
-    Patterns that cannot be matched in linear time are aborted after a number of steps;
-    `is_lenient` removes them instead.
+    `draft` selects the rules of draft 7 or 2020-12. Patterns that cannot be matched in
+    linear time are aborted after a number of steps; `is_lenient` removes them instead.
+    Raises SchemaError if the schema is invalid, too large or too deep, or refers to
+    anything outside itself.
     """
     try:
         body = msgspec.json.encode(schema)
@@ -178,6 +195,12 @@ def compile_schema(
 
 @lru_cache(256)
 def _compile_cached(body: bytes, draft: Draft, is_lenient: bool) -> Schema:
+    """Compile a schema from its JSON text, caching the result.
+
+    Raises SchemaError if it is neither an object nor a boolean, is nested deeper than
+    MAX_SCHEMA_DEPTH, has a reference that leaves it, or an unusable pattern. With
+    `is_lenient`, unusable patterns are removed.
+    """
     # Decoded from the bytes: the cached schema must not share objects that a caller may
     # modify.
     document = msgspec.json.decode(body)
@@ -192,6 +215,7 @@ def _compile_cached(body: bytes, draft: Draft, is_lenient: bool) -> Schema:
 
 
 def _linear() -> Any:
+    """Return options for the linear-time pattern engine, with memory limits."""
     import jsonschema_rs
 
     return jsonschema_rs.RegexOptions(
@@ -212,6 +236,12 @@ def _backtracking() -> Any:
 
 
 def _validator(document: Any, draft: Draft, limits: Any) -> Any:
+    """Build the compiled validator for a schema.
+
+    Nothing is fetched, and `format` is not validated. `limits` selects and bounds the
+    pattern engine. Raises SchemaError, with the place in the schema where the library
+    reports one.
+    """
     import jsonschema_rs
 
     validator_class = (
@@ -338,6 +368,7 @@ _TOO_MANY = (
 
 
 def _patterns_of(node: Mapping[str, Any]) -> list[str]:
+    """Return the patterns in one schema object: `pattern` and `patternProperties`."""
     pattern = node.get("pattern")
     return [
         *([pattern] if isinstance(pattern, str) else []),
@@ -346,6 +377,12 @@ def _patterns_of(node: Mapping[str, Any]) -> list[str]:
 
 
 def _remove_pattern(node: dict[str, Any], pattern: str) -> None:
+    """Remove a pattern from a schema object, in place, so that it constrains nothing.
+
+    With a key of `patternProperties` its subschema goes too, and so does
+    `additionalProperties`, which would reject the property names that the pattern
+    allowed.
+    """
     if node.get("pattern") == pattern:
         del node["pattern"]
     if pattern in _subschemas(node, "patternProperties"):
@@ -368,6 +405,10 @@ def _backtracks(pattern: str) -> bool:
 
 @lru_cache(2048)
 def _can_be_read(pattern: str, limits: Callable[[], Any]) -> bool:
+    """Return whether a pattern compiles in the engine that `limits` selects.
+
+    `limits` is `_linear` or `_backtracking`. Results are cached.
+    """
     import jsonschema_rs
 
     try:
@@ -381,6 +422,11 @@ def _can_be_read(pattern: str, limits: Callable[[], Any]) -> bool:
 
 
 def _pattern_error(pattern: str) -> str:
+    """Return the message for a pattern that no engine accepts.
+
+    It is RE2's own explanation where RE2 refuses the pattern too, otherwise a general
+    one.
+    """
     try:
         compile_pattern(pattern)
     except PatternError as error:
@@ -400,6 +446,10 @@ def _steps(pattern: str) -> int:
 
 
 def _depth(document: Any) -> int:
+    """Return the nesting depth of a JSON document, 1 for a scalar.
+
+    It is iterative, so that no document exhausts the stack.
+    """
     deepest, waiting = 0, [(document, 1)]
     while waiting:
         node, depth = waiting.pop()
@@ -481,6 +531,11 @@ class _WorkEstimate:
         return total
 
     def _same_value_work(self, node: dict[str, Any], value: Any) -> int:
+        """Return the work units of the keywords that apply to the value itself.
+
+        They are the keyword count, a string's pattern, the options of `enum`, a
+        followed `$ref` and the applicators, as `anyOf`.
+        """
         total = 1 + len(node)
         if isinstance(value, str) and isinstance(node.get("pattern"), str):
             # Two units per step of a pattern, for each character.
@@ -509,6 +564,11 @@ class _WorkEstimate:
         return total
 
     def _object_work(self, node: dict[str, Any], value: dict[str, Any]) -> int:
+        """Return the work units of the keywords that apply to an object's members.
+
+        Counted are the members, named and pattern properties, property names, and
+        additional properties as if every member were one.
+        """
         total = len(value) + self._properties_work(node, value)
         if "patternProperties" in node:
             total += self._pattern_properties_work(node, value)
@@ -522,6 +582,7 @@ class _WorkEstimate:
         return total
 
     def _properties_work(self, node: dict[str, Any], value: dict[str, Any]) -> int:
+        """Return the work units of `properties`, for the names that the value has."""
         properties = _subschemas(node, "properties")
         # Iterate over the smaller of the two mappings.
         smaller, larger = (
@@ -536,6 +597,11 @@ class _WorkEstimate:
     def _pattern_properties_work(
         self, node: dict[str, Any], value: dict[str, Any]
     ) -> int:
+        """Return the work units of `patternProperties`.
+
+        Every pattern is counted as matched against every name, and its subschema as
+        applied to every member.
+        """
         total = 0
         name_chars = sum(len(name) for name in value)
         for pattern, rule in _subschemas(node, "patternProperties").items():
@@ -544,6 +610,11 @@ class _WorkEstimate:
         return total
 
     def _list_work(self, node: dict[str, Any], value: list[Any]) -> int:
+        """Return the work units of the keywords that apply to a list's elements.
+
+        A list of schemas, as in `prefixItems` or draft 7's `items`, applies by
+        position; a single schema to all elements.
+        """
         total = len(value)
         for keyword in ("items", "prefixItems"):
             # A list of schemas applies by position, a single schema to all elements.

@@ -170,8 +170,11 @@ class CacheSettings(
 class QueueSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
-    """Concurrent calls per process. Further ones wait, with fair queueing among
-    tenants. A single tenant may use seven eighths."""
+    """Limits on concurrent calls per process.
+
+    `capacity` calls run at once and `waiting` more may wait up to `seconds`, with fair
+    queueing among tenants. A single tenant may use seven eighths.
+    """
 
     capacity: int = 4096
     waiting: int = 4096
@@ -525,7 +528,11 @@ def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> S
 
 
 def settings_path(environ: Mapping[str, str], *, config: str | None = None) -> Path:
-    """Return the path of the settings file, whether it exists or not."""
+    """Return the path of the settings file, whether it exists or not.
+
+    It is `config`, else `$MODELYARD_CONFIG`, else `modelyard.yaml` in the folder
+    `$MODELYARD_HOME` or `~/.modelyard`; a leading `~` is expanded.
+    """
     home = environ.get("MODELYARD_HOME") or "~/.modelyard"
     return Path(
         config or environ.get("MODELYARD_CONFIG") or Path(home) / "modelyard.yaml"
@@ -533,6 +540,12 @@ def settings_path(environ: Mapping[str, str], *, config: str | None = None) -> P
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Read a settings file as (values, line numbers).
+
+    The lines map a path such as `$.local.threads` to the line, counted from 1, on which
+    it starts. An empty file gives two empty mappings. Raises ConfigError if the file is
+    not YAML or not a mapping.
+    """
     try:
         # The file is parsed twice: the node tree gives line numbers, the loader gives
         # values.
@@ -552,6 +565,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def _lines(node: Any, path: str) -> Iterator[tuple[str, int]]:
+    """Yield (path, line) for a YAML node and all nodes below it.
+
+    Lines are counted from 1. The path of a mapping's value is yielded last with the
+    line of its key, so that a dict of the pairs holds that line.
+    """
     yield path, node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -567,6 +585,7 @@ def _lines(node: Any, path: str) -> Iterator[tuple[str, int]]:
 
 
 def _walk(value: Any, path: str = "$") -> Iterator[tuple[str, str]]:
+    """Yield (path, text) for every string in a document, as `$.providers[0].name`."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):
@@ -580,6 +599,11 @@ def _walk(value: Any, path: str = "$") -> Iterator[tuple[str, str]]:
 def _unresolved(
     document: Any, lines: Mapping[str, int], environ: Mapping[str, str]
 ) -> Iterator[tuple[int, str]]:
+    """Yield (line, message) for each reference to a variable that is not set.
+
+    References have the form of a dollar sign and `{NAME}` or `{NAME:-fallback}`; one
+    with a non-empty fallback is always resolved.
+    """
     for path, text in _walk(document):
         for name, fallback in _REFERENCE.findall(text):
             # `${NAME:-}` without a fallback text counts as unset, like `${NAME}`.
@@ -591,6 +615,11 @@ def _unresolved(
 
 
 def _expanded(value: Any, environ: Mapping[str, str]) -> Any:
+    """Return a copy of a document with references replaced by the variables' values.
+
+    An unset variable is replaced by the reference's fallback, or by an empty text. Keys
+    of mappings are not expanded.
+    """
     if isinstance(value, str):
         return _REFERENCE.sub(
             lambda match: environ.get(match[1], match[2] or ""), value
@@ -670,6 +699,12 @@ def _is_provider_list(key: str, raw: Any) -> bool:
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the `MODELYARD_` variables that set a setting, by lower-case name.
+
+    The name is without the prefix; a section and its field are separated by two
+    underscores. Reserved variables, and those that name no top-level setting, are left
+    out.
+    """
     # Variables with this prefix that are not settings.
     reserved = {"config", "home", "cli_complete"}
     variables = {

@@ -64,6 +64,12 @@ def unmask_secrets(text: str, old: str) -> str:
 
 
 def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
+    """Yield (start offset, end offset, path, value) of the secrets in a settings text.
+
+    A value is secret by its path, or if it is a URL with a password, or a proxy address
+    with a user. Empty values and references to variables without a default are left
+    out. Raises ConfigError if the text is not YAML.
+    """
     for start, end, path, value in _scalars(text):
         # `${NAME:-default}` may contain the secret itself, so it is masked.
         is_reference = (

@@ -75,7 +75,11 @@ class ConnectionCapacity:
 
 
 def capacity_for(settings: ConnectionSettings, files: int) -> ConnectionCapacity:
-    """Return the connection limits for a number of open files."""
+    """Return the connection limits for a process that may open `files` files.
+
+    Unless the settings say otherwise, a quarter of the files (at least 64) is reserved
+    for other uses, and one address may have a quarter of the connections waiting.
+    """
     # Files other than sockets need descriptors too: the database, logs, model
     # processes, upstream connections.
     reserve = settings.reserved_files or max(_MIN_RESERVE, files // 4)
@@ -138,8 +142,12 @@ class ConnectionLimiter:
     # Life of a connection.
 
     def register(self, connection: LimitedConnection, address: str) -> bool:
-        """Register a new connection and return whether there is room. An idle
-        connection may be closed to make room."""
+        """Register a new connection and return whether there is room for it.
+
+        If the process is at its maximum, a waiting connection is closed instead; if
+        `address` has too many waiting ones, its oldest. The caller must `unregister` it
+        also if the result is False.
+        """
         name = network_of(address)
         origin = connection.origin = self._origins.get(
             name
@@ -251,6 +259,11 @@ class ConnectionLimiter:
     # Too slow.
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close connections that exceeded a time limit; schedule the next check.
+
+        Late heads and slow bodies end by their own handlers; idle connections, closing
+        ones and those whose client does not read are closed.
+        """
         # Scheduled first, so that an error in a connection cannot stop the checks.
         self._timer = loop.call_later(_TICK, self._tick, loop)
         current_time = loop.time()

@@ -99,9 +99,11 @@ class Router:
                 yield api, row
 
     def find(self, method: str, path: str) -> RouteMatch:
-        """Return the row of a request.
+        """Return the row that a request reaches, with its path parameters.
 
-        Raises NoSuchPathError, MethodNotAllowedError or UnknownMethodError.
+        Exact paths come before patterns, specific patterns before general ones; HEAD
+        falls back to GET. Raises UnknownMethodError (501) on any path, NoSuchPathError
+        (404) or MethodNotAllowedError (405).
         """
         normalised_path = path.rstrip("/") or "/"
         exact_entry = self._exact.get(normalised_path)
@@ -113,6 +115,12 @@ class Router:
     def _find_by_pattern(
         self, method: str, path: str, exact: _PathEntry | None
     ) -> RouteMatch:
+        """Return the row of a request whose path no exact entry answers.
+
+        `exact` is the entry of the very path, which lacks the method, or None. OPTIONS
+        is answered for every known path. Raises UnknownMethodError, NoSuchPathError
+        with a similar path, or MethodNotAllowedError with the allowed methods.
+        """
         # The exact entry lacks the method, but a pattern of the same path may have it.
         path_entries = [] if exact is None else [exact]
         for path_entry, names in self._matching(path):

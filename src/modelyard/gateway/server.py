@@ -90,6 +90,13 @@ class Gateway:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request and turn every error into a response.
+
+        An error after the response has started is raised again, so that the server cuts
+        the connection and the client sees a truncated answer. A client's disconnect is
+        not an error. A request that is cancelled by a shutdown before that gets the
+        shutdown's error.
+        """
         request_id = new_id("req")
         request = Request(
             scope, receive, request_id, ANONYMOUS_CALLER, self._max_body, self._bodies
@@ -142,6 +149,11 @@ class Gateway:
                 self._is_prepared = True
 
     async def _serve(self, request: Request, send: Send) -> None:
+        """Check, route, authenticate and handle a request, and send its reply.
+
+        All checks by the head come before the body is read. HEAD runs GET's handler and
+        sends no content. Raises ModelyardError for a refused or failed request.
+        """
         if not self._is_prepared:
             await self._ensure_prepared()
         # Cheap checks by the request's head come first: the body is not read for a

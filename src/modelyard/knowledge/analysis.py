@@ -119,6 +119,12 @@ def terms(text: str) -> list[int]:
 
 
 def _unicode_terms(text: str) -> list[int]:
+    """Return the terms of a text that is not pure ASCII, in order, with repetitions.
+
+    The text is normalised (NFKC) and lower-cased. A run of a script without spaces
+    gives its characters and then the pairs of adjacent ones; any other word gives its
+    stem, unless it is a stop word.
+    """
     term_ids: list[int] = []
     for run in _TOKEN_RUN.findall(unicodedata.normalize("NFKC", text).lower()):
         if _UNSPACED_CHARACTER.match(run):
@@ -134,11 +140,11 @@ def _unicode_terms(text: str) -> list[int]:
 
 
 def encode_term_counts(text: str) -> tuple[bytes, int]:
-    """Encode a text's terms for storage. Returns the encoded bytes and the number of
-    terms, with repetitions.
+    """Encode a text's terms for storage, as (bytes, number of terms).
 
     The bytes are the sorted distinct terms (uint32 each), followed by their counts
-    (uint8 each, at most 255).
+    (uint8 each, at most 255). The number includes repetitions. `decode_term_counts` is
+    the inverse.
     """
     term_ids = terms(text)
     if not term_ids:
@@ -155,8 +161,12 @@ def encode_term_counts(text: str) -> tuple[bytes, int]:
 def decode_term_counts(
     encoded_texts: Sequence[bytes],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Decode many texts' terms. Returns all terms, all counts, and the number of
-    distinct terms of each text."""
+    """Decode the terms of many texts, as `encode_term_counts` wrote them.
+
+    Returns three flat arrays: the terms of all texts one after another, their counts in
+    the same order, and the number of distinct terms of each text, by which the first
+    two can be split.
+    """
     # Each term takes five bytes: four of the term, one of its count.
     sizes = np.array([len(encoded) // 5 for encoded in encoded_texts], np.int64)
     all_terms = np.frombuffer(
@@ -176,8 +186,12 @@ _KEYWORD = re.compile(
 
 
 def keywords(text: str, limit: int = 10) -> list[str]:
-    """Return a text's most frequent keywords for display, best first; long words count
-    slightly more."""
+    """Return a text's most frequent keywords for display, best first.
+
+    Long words count slightly more. At most `limit` are returned, in lower case, from
+    the first 100,000 characters. For scripts without spaces they are pairs of
+    characters.
+    """
     counts: dict[str, int] = {}
     for match_text in _KEYWORD.findall(text[:100_000]):
         keyword_text = match_text.lower()

@@ -93,7 +93,12 @@ class ContextBuilder:
     """A truncated hit is left out if fewer tokens of it would remain."""
 
     def build(self, hits: Sequence[Hit]) -> Context:
-        """Build the context from hits, best first, until `max_tokens` is used."""
+        """Build the prompt context from hits, best first, within `max_tokens`.
+
+        A hit that does not fit is cut at the end of a sentence, and omitted if less
+        than `min_tokens` remain. Omitted hits are counted in the result; sources are
+        numbered from 1 in the final order.
+        """
         selected: list[tuple[Hit, str, int]] = []
         used = 0
         for hit in hits:
@@ -122,6 +127,11 @@ class ContextBuilder:
         return Context("\n\n".join(lines), citations, used, len(hits) - len(selected))
 
     def _source_heading(self, hit: Hit) -> str:
+        """Return the line above a source in the prompt: document, page and heading.
+
+        The page and the heading are left out if unknown. Empty if `shows_metadata` is
+        off.
+        """
         if not self.shows_metadata:
             return ""
         page = f", page {hit.segment.page}" if hit.segment.page else ""
@@ -131,6 +141,12 @@ class ContextBuilder:
     def _ordered(
         self, excerpts: list[tuple[Hit, str, int]]
     ) -> list[tuple[Hit, str, int]]:
+        """Arrange the selected excerpts, given best first, as `order` demands.
+
+        `document` sorts by position in the documents; `ends` puts the best ones at the
+        beginning and the end and the weakest in the middle; `score` leaves the order as
+        it is.
+        """
         if self.order == "document":
             return sorted(
                 excerpts,
@@ -149,6 +165,10 @@ class ContextBuilder:
 
     @staticmethod
     def _citation(number: int, hit: Hit, text: str, stop: int) -> Citation:
+        """Return the citation of an excerpt; `stop` is its end in the document.
+
+        Of the document's source only the URL and the path are included.
+        """
         segment = hit.segment
         return Citation(
             number=number,
@@ -171,8 +191,10 @@ class ContextBuilder:
 
 
 def truncate_to_tokens(text: str, tokens: int) -> str:
-    """Truncate a text to at most `tokens` tokens, at the end of a sentence. Empty if
-    not even the first sentence fits."""
+    """Truncate a text to at most `tokens` tokens, at the end of a sentence.
+
+    Returns an empty text if not even the first sentence fits.
+    """
     cut_position = 0
     for start, stop in sentences(text, 0, len(text)):
         del start
@@ -250,7 +272,12 @@ class Answerer:
         request: SearchRequest,
         manner: AnswerOptions | None = None,
     ) -> Answer:
-        """Return the complete answer."""
+        """Answer a question from datasets, and return the complete answer.
+
+        `manner` holds the options; None means the defaults. If no source is relevant
+        enough the answer is the fixed "not found" reply and no model is called. Raises
+        what `stream` raises.
+        """
         async with aclosing(self.stream(datasets, request, manner)) as events:
             async for event_type, value in events:
                 if event_type == "answer":
@@ -263,8 +290,13 @@ class Answerer:
         request: SearchRequest,
         manner: AnswerOptions | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """Stream the answer as events: `sources` once, `text` for each chunk, and
-        `answer` with the complete result at the end."""
+        """Stream the answer to a question as (event type, value) events.
+
+        `sources` with the citations comes once, unless no source is relevant enough;
+        then `text` for each chunk of the answer, and `answer` with the complete,
+        checked Answer at the end. `manner` holds the options; None means the defaults.
+        Raises NotFoundError for an unknown dataset, InvokeError if a model call fails.
+        """
         manner = manner or AnswerOptions()
         started_at = time.perf_counter()
         # Without settings of the caller, rerank generously: a better first source
@@ -343,6 +375,11 @@ class Answerer:
     def _filter_safe(
         hits: Sequence[Hit], manner: AnswerOptions, answer: Answer
     ) -> list[Hit]:
+        """Return the hits that the safety check of `manner` does not object to.
+
+        For each omitted hit a note with the reason is added to `answer`. Without a
+        safety check all hits are returned.
+        """
         if manner.safety is None:
             return list(hits)
         safe_hits: list[Hit] = []
@@ -426,6 +463,12 @@ def _is_not_found_reply(text: str) -> bool:
 
 
 def _fill_prompt(template: str, context: str, question: str) -> str:
+    """Return a prompt template with its placeholders filled in.
+
+    The placeholders are `{context}`, `{not_found}` (the fixed reply in the question's
+    language) and `{question}`, which comes last so that nothing inside the question is
+    replaced.
+    """
     # The question is inserted last, so that placeholders in it are not replaced.
     return (
         template.replace("{context}", context)
@@ -468,8 +511,13 @@ def _is_relevant(
 def supporting_citations(
     text: str, claims: Sequence[Claim], sources: Sequence[Citation]
 ) -> list[Citation]:
-    """Return the sources of an answer: those that support its sentences, best first.
-    Sources that the answer names rank slightly higher."""
+    """Return the sources that support an answer's sentences, best first.
+
+    `claims` are the checked sentences of `text`; `sources` are numbered from 1 in the
+    text, as `[1]`. Sources that the answer names rank slightly higher; those with less
+    than half of the best score are left out. If nothing supports a sentence, the first
+    source that the text names is returned, or else the first of all.
+    """
     support: dict[int, float] = {}
     for claim in claims:
         if claim.source >= 0:
@@ -513,6 +561,10 @@ def _drop_unsupported(answer: Answer, question: str) -> None:
 
 
 def _remove_claims(text: str, claims: Sequence[Claim]) -> str:
+    """Return a text without the ranges of the given claims, stripped at both ends.
+
+    Claims hold character positions in this very text.
+    """
     # From the end, so that the positions of the earlier claims stay valid.
     for claim in sorted(claims, key=lambda claim_to_sort: -claim_to_sort.start):
         text = text[: claim.start] + text[claim.stop :]

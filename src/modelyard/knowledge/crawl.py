@@ -360,7 +360,13 @@ class SourceLoader:
         memory: Mapping[str, RememberedPage] | None = None,
         report: CrawlReport | None = None,
     ) -> AsyncGenerator[SourceDocument, None]:
-        """Yield the pages that the entries of an RSS or Atom feed link to."""
+        """Yield the pages that the entries of an RSS or Atom feed link to.
+
+        At most the first `max_pages` entries are used; an entry without an http(s)
+        link, or a page that fails, is listed in `report`. `memory` holds the fetch
+        state of earlier runs. Raises InvokeBadRequestError for an invalid URL; a feed
+        that cannot be fetched or read raises as well.
+        """
         feed_url = _valid_url(url)
         crawl = _Crawl(report or CrawlReport(), memory or {})
         visit = await self._visitor.visit(feed_url)
@@ -598,6 +604,11 @@ def _conditions(
 def _unchanged_document(
     crawl: _Crawl, url: str, remembered_page: RememberedPage
 ) -> SourceDocument:
+    """Return a document that says that a page is the same as when it was last loaded.
+
+    The page's text and canonical address are registered with the crawl, so that a later
+    copy of it is recognised.
+    """
     # Register the page, so that a later copy of it is recognised.
     crawl.is_copy(
         remembered_page.canonical or remembered_page.url, remembered_page.digest
@@ -699,6 +710,11 @@ def _query_rows(database: str, query: str, after_key: Any) -> list[dict[str, Any
 def _query_server(
     database: str, query: str, values: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
+    """Run a query on a PostgreSQL server in a read-only transaction.
+
+    Returns at most a million rows. Raises InvokeBadRequestError with the server's
+    message if the query fails or the server is not reachable.
+    """
     engine = open_engine(database)
     try:
         connection = engine.connect()
@@ -717,6 +733,11 @@ def _query_server(
 def _query_sqlite_file(
     path: str, query: str, values: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
+    """Run a query on a SQLite file, opened read-only.
+
+    Returns at most a million rows. Raises InvokeBadRequestError with SQLite's message,
+    also if the file does not exist or the text has several statements.
+    """
     # Read-only and with SQLite's defaults, since the file belongs to another
     # application.
     try:

@@ -170,6 +170,12 @@ class Datasets:
         id: str = "",
         **fields: Any,
     ) -> Document:
+        """Return a new document of a dataset, not yet stored.
+
+        `fields` override the document's values; those that are None take the dataset's
+        default. The name is cut to 255 characters, and an empty `id` means a new one.
+        The API key of the current call is recorded with the document.
+        """
         current_time = self.store.clock()
         settings = dataset.settings
         # Fields that are None mean the dataset's defaults.
@@ -259,8 +265,12 @@ class Datasets:
         doc_form: DocForm,
         **fields: Any,
     ) -> Document:
-        """Add a document that was split elsewhere, as by a pipeline: each chunk becomes
-        one segment unchanged."""
+        """Add a document that was split elsewhere, as by a pipeline.
+
+        Each chunk that is not empty becomes one segment unchanged; `fields` are further
+        values of the document. The document is queued for indexing. Raises
+        InvokeBadRequestError if no chunk has any text.
+        """
         non_empty_chunks = [chunk for chunk in chunks if chunk.text.strip()]
         if not non_empty_chunks:
             raise InvokeBadRequestError(f"document {name!r} has no chunks")
@@ -323,12 +333,21 @@ class Datasets:
     async def add_source(
         self, dataset: Dataset, name: str, source: Mapping[str, Any], **fields: Any
     ) -> Document:
-        """Add a document of a path or URL. It is read when it is indexed."""
+        """Add a document of a path or URL, which is read only when it is indexed.
+
+        `source` describes it, with `kind` and the path or URL; a source that cannot be
+        read is therefore reported by the document's status. `fields` are further values
+        of the document.
+        """
         return await self._add_and_queue(
             self._build_document(dataset, name, source, **fields)
         )
 
     async def _add_and_queue(self, document: Document) -> Document:
+        """Store a document, claim it for this process and queue it for indexing.
+
+        Returns the document as stored.
+        """
         (added_document,) = await self.store.library.add([document], is_ours=True)
         self.indexer.start()
         self.indexer.claim([(added_document, 0)])
@@ -406,6 +425,10 @@ class Datasets:
     def _with_changes(
         document: Document, name: str, fields: Mapping[str, Any]
     ) -> Document:
+        """Return a copy of a document with a new batch id and the given changes.
+
+        Fields that are None, and an empty name, leave the document's value unchanged.
+        """
         values = {key: value for key, value in fields.items() if value is not None}
         return msgspec.structs.replace(
             document, name=(name or document.name)[:255], batch=new_uuid(), **values
@@ -480,8 +503,11 @@ class Datasets:
     async def wait(
         self, dataset: Dataset, batch: str, timeout: float | None = None
     ) -> list[Document]:
-        """Wait until a batch is indexed and return its documents. `timeout` is in
-        seconds."""
+        """Wait until a batch is indexed and return its documents.
+
+        Documents that failed count as finished. `timeout` is in seconds, None for no
+        limit. Raises TimeoutError if the batch is not finished by then.
+        """
         return await self.indexer.wait(dataset.tenant, dataset.id, batch, timeout)
 
     # Searching and reading
@@ -503,7 +529,11 @@ class Datasets:
         rule: ProcessRule,
         form: DocForm = DocForm.TEXT,
     ) -> list[TextSegment]:
-        """Return the segments a document would be split into, without storing anything."""
+        """Return the segments a document would be split into, without storing anything.
+
+        `data` is the text itself, or a file's bytes, whose format is told from `name`.
+        Raises InvokeBadRequestError if the file cannot be parsed.
+        """
         document = Document(
             tenant="", dataset="", id="", name=name, rule=rule, form=form
         )

@@ -79,6 +79,11 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _lines(folder: Path, file_type: str) -> Iterator[str]:
+    """Yield the lines of one of a collection's files, plain or compressed by gzip.
+
+    `file_type` is a key of `_FILES`. Of its possible names the first existing one is
+    read. Raises ConfigError if none exists.
+    """
     for name in _FILES[file_type]:
         for path in (folder / name, folder / f"{name}.gz"):
             if path.exists():
@@ -390,6 +395,7 @@ async def generate_questions(
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, float]] = {}
     corpus: list[CorpusText] = []
+    # Numbers follow the documents' order, so that two runs can be compared.
     for number, result in enumerate(results, 1):
         if result is None:
             continue

@@ -130,6 +130,10 @@ class Evaluations:
         await self._delete_old(tenant, dataset, but=0)
 
     async def _delete_old(self, tenant: str, dataset: str, *, but: int) -> None:
+        """Delete a dataset's evaluations except for the newest `but`.
+
+        At most 1,000 stored evaluations are considered in one call.
+        """
         # Rows are listed newest first, so the remainder after `but` is the oldest.
         rows = await self._store.list(tenant, _scope(dataset), limit=1000)
         for row in rows[but:]:

@@ -89,8 +89,12 @@ def split_claims(answer: str) -> list[tuple[int, int, str]]:
 
 
 def check(answer: str, sources: Sequence[str], *, question: str = "") -> list[Claim]:
-    """Check each sentence of an answer against the sources. Words of the question count
-    little, as answers repeat them."""
+    """Check each sentence of an answer against the sources by its words.
+
+    Words of `question` count little, as answers repeat them. Returns one claim per
+    sentence that states something, with its score, the source that supports it best and
+    the quotation found there.
+    """
     windows = _SourceWindows(sources, question)
     claims: list[Claim] = []
     for start, stop, text in split_claims(answer):
@@ -165,6 +169,11 @@ class _SourceWindows:
 
 
 def _windows(source: str) -> list[str]:
+    """Return all windows of a source: each sentence together with the next one.
+
+    Windows overlap; the last one is the last sentence alone. Sentences of white space
+    only are ignored.
+    """
     spans = [
         span
         for span in sentences(source, 0, len(source))

@@ -25,6 +25,10 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
+    """Return a value as a number; None if it is not one.
+
+    Numeric strings count as numbers; booleans do not.
+    """
     # bool is a subclass of int, but True is not the number 1 here.
     if isinstance(value, bool) or value is None:
         return None
@@ -107,8 +111,11 @@ _OPERATOR_ALIASES = {"!=": "≠", ">=": "≥", "<=": "≤", "==": "="}
 
 
 def check(conditions: Conditions) -> None:
-    """Raise InvokeBadRequestError if an operator is unknown or there are too many
-    conditions."""
+    """Raise InvokeBadRequestError for conditions that cannot be evaluated.
+
+    That is so if an operator is unknown, or if there are too many conditions. The
+    values of the conditions are not examined.
+    """
     limited_list(conditions.conditions, MAX_CONDITIONS, "metadata_filtering_conditions")
     for condition in conditions.conditions:
         if (

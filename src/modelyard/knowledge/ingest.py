@@ -153,6 +153,12 @@ class Indexer:
             self._claimed_ids.clear()
 
     async def _run(self) -> None:
+        """Poll for documents until the task is cancelled.
+
+        Between polls it waits for a notification, at most two seconds, or half a second
+        while documents are being indexed. A database outage is logged and retried at
+        the next poll.
+        """
         while True:
             try:
                 await self._poll()
@@ -171,6 +177,11 @@ class Indexer:
             self._wake_event.clear()
 
     async def _poll(self) -> None:
+        """Renew the leases, read the users' commands, and claim further documents.
+
+        New documents are claimed only while fewer than `at_once` groups are being
+        indexed. Raises StorageUnavailableError if the database is not reachable.
+        """
         current_time = time.monotonic()
         # Renew well before the lease expires, so that one failed attempt is harmless.
         if self._claimed_ids and current_time - self._renewed_at > LEASE_SECONDS / 3:
@@ -200,6 +211,12 @@ class Indexer:
             task.add_done_callback(self._groups.discard)
 
     async def _process_group(self, group: list[_IndexingJob]) -> None:
+        """Index a group of claimed documents, and account for every kind of failure.
+
+        If the database is unavailable, the claims are released so that the documents
+        are tried again soon. Any other error outside the regular ones is recorded as
+        the failure of each document. Waiting callers are woken at the end.
+        """
         async with self._slots:
             try:
                 # Model calls are made on behalf of the API key that added the
@@ -257,6 +274,12 @@ class Indexer:
     # One group
 
     async def _index_group(self, group: list[_IndexingJob]) -> None:
+        """Read, split, embed and publish the documents of a group, all of one dataset.
+
+        Documents that fail or are stopped while they are read drop out. If embedding or
+        publishing fails for a group, its documents are indexed one by one. Does nothing
+        if the dataset was deleted. Raises StorageUnavailableError.
+        """
         first = group[0].document
         try:
             dataset = await self._store.datasets.get(first.tenant, first.dataset)
@@ -285,6 +308,7 @@ class Indexer:
             await self._isolate_failure(ready, error)
 
     async def _publish(self, ready: list[_IndexingJob]) -> None:
+        """Make the prepared documents searchable in one transaction."""
         for job in ready:
             job.set_stage(Status.COMPLETED, "completed", self._store.clock())
         if ready:
@@ -367,6 +391,11 @@ class Indexer:
             raise InvokeBadRequestError("No text could be extracted from the document")
 
     async def _parts(self, work: _IndexingJob) -> list[DocumentPart]:
+        """Read a document's source and return its parts, which are stored as parsed.
+
+        The detected format is added to the metadata as `format`. Raises ModelyardError
+        with a message for the uploader.
+        """
         document = work.document
         await self._store.claims.progress([(document, work.attempt)])
         read = await self._reader.read(document)
@@ -402,6 +431,12 @@ class Indexer:
         )
 
     async def _summarise(self, work: _IndexingJob, dataset: Dataset) -> None:
+        """Have a model write a summary of each segment, and index it as well.
+
+        The model and the prompt are those of the dataset's summary settings, or the
+        defaults. An empty reply adds nothing. Raises InvokeBadRequestError without a
+        chat model, ModelyardError if a call fails.
+        """
         writer = self._require_writer("Summaries")
         summary_settings = dataset.settings.summary_index_setting
         model = (
@@ -453,6 +488,7 @@ class Indexer:
         return True
 
     async def _record_failure(self, work: _IndexingJob, error: ModelyardError) -> None:
+        """Log that a document could not be indexed, and store the error in its row."""
         fields = {"document": work.document.id, "error": str(error)}
         logger.info("document cannot be indexed", extra={"fields": fields})
         await self._store.claims.record_failure(
@@ -462,6 +498,12 @@ class Indexer:
     # Vectors
 
     async def _embed(self, dataset: Dataset, group: Sequence[_IndexingJob]) -> None:
+        """Embed the texts of a group's documents and set their entries' vectors.
+
+        Texts whose vectors were staged by an interrupted run are not embedded again. If
+        more than one batch is needed, progress and vectors are stored after each.
+        Returns early, without setting vectors, if the document was paused or cancelled.
+        """
         texts = _texts_to_embed(group)
         if not texts:
             return
@@ -511,6 +553,11 @@ class Indexer:
         group: Sequence[_IndexingJob],
         new_vectors: dict[str, bytes],
     ) -> None:
+        """Store new vectors apart from the index, for a run that continues this one.
+
+        `new_vectors` maps digests of texts to vectors; each document gets those of its
+        own texts.
+        """
         model = dataset.settings.embedding
         await self._store.entries.stage_entries(
             [
@@ -523,6 +570,11 @@ class Indexer:
     async def _progress(
         self, group: Sequence[_IndexingJob], embedded_count: int, total: int
     ) -> None:
+        """Store the number of segments of each document, and how many are embedded.
+
+        The latter is estimated from the share of the group's texts that are embedded.
+        After the first call, small documents in a group are left out.
+        """
         updates: list[tuple[Document, int]] = []
         for job in group:
             count = len(job.indexed.segments)

@@ -98,6 +98,10 @@ def _with_forward_slashes(text: str) -> str:
 
 
 def _split_at_query(text: str) -> tuple[str, str, str]:
+    """Split a URL at its first `?` or `#`, as (before, that character, after).
+
+    The last two are empty if there is neither.
+    """
     match = re.search(r"[?#]", text)
     if match is None:
         return text, "", ""
@@ -143,6 +147,12 @@ def _remove_dot_segments(path: str) -> str:
 
 
 def _query(query: str, encoding: str) -> str:
+    """Return a query string with its characters percent-encoded as browsers send it.
+
+    `encoding` is that of the page. UTF-16, and names the web does not know as
+    encodings, count as UTF-8. Characters that the encoding lacks become numeric
+    character references.
+    """
     # A page may name any encoding, and some of Python's codecs are extremely slow; only
     # codecs of the web's list are used.
     codec = encoding if encoding in _CODECS else codec_of(encoding)

@@ -216,6 +216,12 @@ class PageFetcher:
             )
 
     async def _rules_of(self, site: str) -> _RobotsRules:
+        """Return the robots.txt rules of a site, fetched unless they are cached.
+
+        `site` is an origin, as `https://example.org`. A site whose robots.txt is not
+        available has rules that refuse everything. The least recently used site leaves
+        a full cache.
+        """
         rules = self._rules.get(site)
         if rules is None or rules.until <= self._clock.monotonic():
             rules = await self._fetch_rules(site)
@@ -240,6 +246,11 @@ class PageFetcher:
         )
 
     def _refuse_site(self, site: str, reason: str) -> _RobotsRules:
+        """Return rules that forbid a whole site for the next minute.
+
+        `reason` says why its robots.txt could not be read, and becomes part of the
+        message.
+        """
         message = (
             f"robots.txt of {site} is not available, so the site is not crawled:"
             f" {reason}"
@@ -250,6 +261,11 @@ class PageFetcher:
         )
 
     async def _robots_page(self, url: str) -> FetchedResponse:
+        """Fetch a robots.txt, following up to five redirects, also to other hosts.
+
+        A further redirect, or one that does not lead to an http(s) URL, is returned as
+        it is. Raises EgressError and PageError.
+        """
         page = await self._request(url, (), _MAX_PAGE_BYTES)
         for _ in range(_MAX_REDIRECTS):
             target = _redirect_target(page)
@@ -305,6 +321,10 @@ class PageFetcher:
             await self._clock.sleep(start_time - current_time)
 
     def _host(self, url: str) -> _HostSchedule:
+        """Return the request schedule of a URL's host, creating it if necessary.
+
+        The least recently used host leaves a full table, and its delay is forgotten.
+        """
         place = host_and_port(url)
         host = self._hosts.setdefault(place, _HostSchedule())
         self._hosts.move_to_end(place)
@@ -341,6 +361,11 @@ def _redirect_target(page: FetchedResponse) -> str | None:
 
 
 def _visit(url: str, page: FetchedResponse, *, is_conditional: bool) -> FetchedPage:
+    """Return the result of a response, or raise PageError for an error status.
+
+    Status 304 counts as unchanged only if the request was conditional. The error is
+    permanent for 404 and 410.
+    """
     if page.status == 304 and is_conditional:
         return FetchedPage(page, is_same=True)
     if 200 <= page.status < 300:

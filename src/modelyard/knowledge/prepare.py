@@ -171,6 +171,11 @@ class _IndexBuilder:
             )
 
     def _add_entry(self, segment: str, child: str, text: str) -> None:
+        """Add an index entry for a text, and note the text for embedding.
+
+        `child` is empty if the entry stands for the segment itself. With economy
+        indexing nothing is embedded.
+        """
         new_entry = build_entry(segment, child, text, text)
         self.indexed.entries.append(new_entry)
         # Identical texts have the same digest and are embedded once.
@@ -184,7 +189,12 @@ def index_chunks(
     settings: DatasetSettings,
     current_time: float,
 ) -> tuple[IndexContent, dict[str, str]]:
-    """Prepare a document that was split elsewhere: each part becomes one segment."""
+    """Prepare a document that was split elsewhere: each part becomes one segment.
+
+    Parts of a question and answer document give pairs instead. Positions are those in
+    the text joined from all parts. Returns the content without vectors, and the texts
+    to embed by their digest.
+    """
     if document.form is DocForm.QA:
         return index_qa_pairs(
             document,
@@ -255,6 +265,12 @@ def qa_pairs_from_tables(parts: Sequence[DocumentPart]) -> list[tuple[str, str]]
 
 
 def _table_pairs(text: str) -> list[tuple[str, str]]:
+    """Extract question and answer pairs from the table rows of one text.
+
+    All lines that start and end with `|` are taken as one table with its header first.
+    Empty if neither the headers nor a width of two columns tell which column is which;
+    rows with an empty cell are left out.
+    """
     rows = [
         _cells(line)
         for line in text.splitlines()
@@ -287,6 +303,10 @@ def _find_column(header: Sequence[str], names: frozenset[str]) -> int:
 
 
 def _cells(line: str) -> list[str]:
+    """Return the cells of a Markdown table row, without outer spaces.
+
+    An escaped `|` becomes a plain one, and `<br>` a line break.
+    """
     return [
         cell.strip().replace("\\|", "|").replace("<br>", "\n")
         for cell in _CELL_SEPARATOR.split(line)[1:-1]
@@ -305,7 +325,11 @@ def parse_qa_pairs(text: str) -> list[tuple[str, str]]:
 def add_summary(
     indexed: IndexContent, segment: Segment, summary: str, texts: dict[str, str]
 ) -> None:
-    """Set a segment's summary and add an index entry for it."""
+    """Set a segment's summary and add an index entry for it, in place.
+
+    The summary is also added to `texts`, by its digest, so that it is embedded.
+    `segment` must be one of the content's segments.
+    """
     segment_index = indexed.segments.index(segment)
     # Segments are immutable: replace it in the list.
     indexed.segments[segment_index] = msgspec.structs.replace(segment, summary=summary)

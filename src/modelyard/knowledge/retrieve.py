@@ -155,8 +155,13 @@ class Retriever:
     async def search(
         self, datasets: Sequence[str], search_request: SearchRequest
     ) -> Retrieval:
-        """Search datasets and return their hits as one list, best first. Raises
-        NotFoundError and InvokeError."""
+        """Search datasets and return their hits as one list, best first.
+
+        In mode `single` a model chooses one of several datasets. Queries are
+        transformed once for all datasets. What went wrong without failing the search is
+        in the result's `notes`. Raises NotFoundError for an unknown dataset,
+        InvokeBadRequestError for an empty query, InvokeError for a failed model call.
+        """
         started_at = time.perf_counter()
         if not search_request.query.strip():
             raise InvokeBadRequestError("'query' must not be empty", param="query")
@@ -219,6 +224,11 @@ class Retriever:
         search_request: SearchRequest,
         retrieval: Retrieval,
     ) -> SearchTarget:
+        """Have a model choose the one dataset that suits the question best.
+
+        If its reply is unusable or the call fails, the first dataset is searched and
+        the result gets a note.
+        """
         started_at = time.perf_counter()
         prompt = queries.choice_prompt(
             search_request.query,
@@ -254,6 +264,11 @@ class Retriever:
     async def _transform_query(
         self, search_request: SearchRequest, retrieval: Retrieval
     ) -> list[str]:
+        """Return the queries to search for: the question, as the transforms change it.
+
+        A rewrite replaces the question; the other transforms add queries. Each is one
+        model call; a call that fails gives a note in the result.
+        """
         search_queries = [search_request.query]
         for transform in search_request.transforms:
             started_at = time.perf_counter()
@@ -273,6 +288,11 @@ class Retriever:
         return search_queries
 
     async def _vector(self, dataset: Dataset, query: str) -> np.ndarray:
+        """Return the embedding of a query, cached for ten minutes.
+
+        Raises InvokeBadRequestError if the model's vectors have another length than the
+        dataset's index, ModelyardError if the model fails.
+        """
         key = (dataset.tenant, dataset.settings.embedding, query)
         current_time = time.monotonic()
         cached = self._vectors.get(key)
@@ -305,6 +325,12 @@ class Retriever:
         search_request: SearchRequest,
         retrieval: Retrieval,
     ) -> list[Hit]:
+        """Search one dataset and return its hits, best first.
+
+        The request's settings take precedence over the dataset's. Returns no hits, with
+        a note in the result, if no document meets the conditions. Raises
+        InvokeBadRequestError for an invalid `top_k` or condition.
+        """
         dataset = searched.dataset
         settings = search_request.settings or dataset.settings.retrieval_model
         if not 1 <= settings.top_k <= MAX_TOP_K:
@@ -347,6 +373,12 @@ class Retriever:
         search_request: SearchRequest,
         retrieval: Retrieval,
     ) -> Conditions | None:
+        """Return the metadata conditions of a search; None if there are none.
+
+        Those of the request come before those of the dataset. Without either, a model
+        may derive them from the question, if the request asks for that and the dataset
+        has metadata fields. Raises InvokeBadRequestError for invalid conditions.
+        """
         # Conditions of the request take precedence over those of the dataset.
         conditions = search_request.conditions or settings.metadata_filtering_conditions
         if conditions is None and search_request.automatic_filter:
@@ -431,6 +463,12 @@ class Retriever:
         user: str | None,
         retrieval: Retrieval,
     ) -> list[Hit]:
+        """Search a dataset's index for one query; return its segments, best first.
+
+        Economy datasets, and those without vectors, are searched by words only. If
+        several entries share a segment or may not be shown, the search is repeated with
+        a larger limit until there are enough hits or no more entries.
+        """
         method = _search_method(dataset, settings)
         vector: np.ndarray | None = None
         if method in (SearchMethod.SEMANTIC, SearchMethod.HYBRID):
@@ -518,6 +556,12 @@ class Retriever:
         conditions: Conditions | None,
         retrieval: Retrieval,
     ) -> list[Hit]:
+        """Search an external knowledge base and return its records as hits.
+
+        The limit and the threshold are those of the dataset's external settings. Raises
+        InvokeBadRequestError if external knowledge is not available, ModelyardError if
+        the server fails.
+        """
         if self._external is None:
             raise InvokeBadRequestError(
                 f"Dataset {dataset.name!r} is external, but external knowledge is not"
@@ -552,6 +596,12 @@ class Retriever:
         search_request: SearchRequest,
         retrieval: Retrieval,
     ) -> list[Hit]:
+        """Order hits by the scores of the rerank model, limited to 0 to 1.
+
+        Only the best candidates, each text once, are sent and returned. Without a model
+        the hits are returned unchanged; also, with a note in the result, if none is
+        available or its call fails.
+        """
         model = settings.reranker
         if model is None or not hits:
             return hits
@@ -594,6 +644,7 @@ class Retriever:
     async def _post_process(
         self, hits: list[Hit], settings: RetrievalSettings, retrieval: Retrieval
     ) -> list[Hit]:
+        """Apply recency, threshold and diversity, in this order, and cut at `top_k`."""
         # Recency changes the scores, so it comes before the threshold.
         if settings.recency_days:
             hits = _by_recency(hits, settings.recency_days, self._store.clock())
@@ -610,6 +661,11 @@ class Retriever:
     async def _diversify(
         self, hits: list[Hit], settings: RetrievalSettings
     ) -> list[Hit]:
+        """Reorder hits by maximal marginal relevance, at most `top_k` of them.
+
+        An entry without a stored vector counts as similar to none. If no entry has one,
+        the hits are returned unchanged.
+        """
         vectors = await self._store.entries.vectors([hit.entry for hit in hits])
         width = max((len(vector) for vector in vectors.values()), default=0)
         if not width:
@@ -656,6 +712,7 @@ def _merge_settings(
 
 
 def _search_method(dataset: Dataset, settings: RetrievalSettings) -> SearchMethod:
+    """Return the search method, which is full text for a dataset without vectors."""
     # Without vectors only the full-text search is possible, whatever the settings say.
     if (
         dataset.settings.indexing_technique is Technique.ECONOMY
@@ -685,6 +742,10 @@ def _is_visible(document: Document, user: str | None) -> bool:
 
 
 def _child_hits(detail: EntryContent, score: float) -> list[ChildHit]:
+    """Return the child segment that an entry stands for, as a list of at most one hit.
+
+    The list is empty if the entry stands for its whole segment.
+    """
     child = detail.child
     if child is None:
         return []
@@ -737,8 +798,12 @@ def _may_read(user: str | None, readers: Collection[str]) -> bool:
 def mmr(
     vectors: np.ndarray, scores: Sequence[float], relevance: float, limit: int
 ) -> list[int]:
-    """Return the indexes in the order of maximal marginal relevance (Carbonell,
-    Goldstein 1998), at most `limit`."""
+    """Return indexes in the order of maximal marginal relevance.
+
+    The method is that of Carbonell and Goldstein (1998). `vectors` has one row per
+    element of `scores`. `relevance` is the weight of an element's own score, against
+    its similarity to those already chosen. At most `limit` indexes are returned.
+    """
     remaining = list(range(len(scores)))
     selected_indexes: list[int] = []
     nearest = np.full(len(scores), 0.0)
@@ -759,6 +824,12 @@ def mmr(
 def _by_recency(
     hits: Sequence[Hit], half_life: float, current_time: float
 ) -> list[Hit]:
+    """Return hits ordered by their scores after ageing.
+
+    A score is halved for every `half_life` days since the document's last update;
+    `current_time` is in Unix seconds.
+    """
+
     def aged(hit: Hit) -> Hit:
         """Return the hit with its score reduced by the document's age."""
         days = max(0.0, current_time - hit.document.updated_at) / _DAY

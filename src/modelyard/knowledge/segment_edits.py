@@ -38,12 +38,23 @@ class SegmentEditor:
         document: Document,
         field_values: Sequence[Mapping[str, Any]],
     ) -> list[Segment]:
-        """Add segments to a document from request values. Raises InvokeBadRequestError."""
+        """Add segments to a document and index them.
+
+        `field_values` are the request's objects with `content`, `answer` and
+        `keywords`. Returns the stored segments. Raises InvokeBadRequestError if one of
+        them is invalid, before any is stored.
+        """
         new_segments = [self._segment(document, values) for values in field_values]
         return await self.index_segments(dataset, document, new_segments, is_new=True)
 
     @staticmethod
     def _segment(document: Document, values: Mapping[str, Any]) -> Segment:
+        """Return a new segment, not yet stored, from the values of a request.
+
+        The values are `content`, `answer` and `keywords`. Raises InvokeBadRequestError,
+        which names the field, if the content is empty, a question and answer document
+        gets no answer, or there are too many keywords.
+        """
         content = str(values.get("content") or "")
         if not content.strip():
             raise InvokeBadRequestError("Content is empty", param="content")
@@ -144,6 +155,7 @@ class SegmentEditor:
 
     @staticmethod
     def _keywords(dataset: Dataset, segment: Segment) -> list[str]:
+        """Return keywords for a segment; none unless the dataset is economy."""
         return (
             prepare.keywords(segment.content)
             if dataset.settings.indexing_technique is Technique.ECONOMY
@@ -205,6 +217,10 @@ class _ContentBuilder:
             self._add_entry(segment.id, "", segment.summary)
 
     def _split_children(self, segment: Segment) -> list[str]:
+        """Return the child texts of a segment by the document's splitting rule.
+
+        The list is empty unless the document is hierarchical.
+        """
         if self._document.form is not DocForm.HIERARCHICAL:
             return []
         parents, _ = prepare.split_document(
@@ -213,6 +229,11 @@ class _ContentBuilder:
         return [child.text for parent in parents for child in parent.children]
 
     def _add_entry(self, segment: str, child: str, text: str, answer: str = "") -> None:
+        """Add an index entry for a segment or one of its children.
+
+        `child` is empty for the segment itself. Full-text search covers `text` and
+        `answer`; the vector, in a dataset that has vectors, is of `text` alone.
+        """
         # Question and answer are both searched by words; the vector is of the question
         # alone.
         new_entry = prepare.build_entry(

@@ -90,6 +90,11 @@ class SourceReader:
                 )
 
     def _read_path(self, path: str) -> bytes:
+        """Return the bytes of a local file.
+
+        Raises FileTooLargeError before reading if it exceeds the maximum size,
+        InvokeBadRequestError if it cannot be read.
+        """
         from pathlib import Path
 
         try:
@@ -113,8 +118,12 @@ class SourceReader:
     async def parse(
         self, name: str, data: bytes, *, tenant: str = ""
     ) -> ParsedDocument:
-        """Parse a document in the sandbox. Raises InvokeBadRequestError if it cannot be
-        parsed."""
+        """Parse a document's bytes in the sandbox; scanned pages are read by OCR.
+
+        `name` tells the format by its extension. Pages that OCR cannot read are left
+        out if other pages have text. Raises FileTooLargeError, or InvokeBadRequestError
+        if the document cannot be parsed.
+        """
         self.check_size(name, len(data))
         try:
             parsed = await self._sandbox.read(name, data, tenant=tenant)
@@ -248,8 +257,11 @@ def _members(value: Any, step: str) -> Sequence[Any]:
 async def json_at(
     egress: EgressClient, url: str, path: str, headers: Sequence[tuple[str, str]] = ()
 ) -> list[Any]:
-    """Return the values that a JSON path selects in the response of an HTTP API. Raises
-    InvokeBadRequestError."""
+    """Return the values that a JSON path selects in the response of an HTTP API.
+
+    The path is as in `values_at`. Raises InvokeBadRequestError for an error status, a
+    response that is not JSON or an invalid path, EgressError if the request fails.
+    """
     page = await egress.fetch("GET", url, headers=headers, max_bytes=_MAX_PAGE_BYTES)
     if not 200 <= page.status < 300:
         raise InvokeBadRequestError(f"{url[:200]} returned status {page.status}")

@@ -40,8 +40,12 @@ class TextSegment:
 def split(
     text: str, rule: ProcessRule, doc_form: DocForm = DocForm.TEXT
 ) -> list[TextSegment]:
-    """Split a text by a rule into segments, with children if the document form is
-    hierarchical."""
+    """Split a text into segments by a rule, as separators or as structure demand.
+
+    The segments of a hierarchical document have children. With `heading_context`, and
+    always by structure, each carries the path of its headings. A text of white space
+    gives no segments.
+    """
     rules = rule.effective
     if rule.mode == "structure":
         text_segments = _split_by_structure(text, rules, doc_form)
@@ -55,6 +59,12 @@ def split(
 def _split_by_separators(
     text: str, rules: Rules, doc_form: DocForm
 ) -> list[TextSegment]:
+    """Split a text at the rule's separator, as Dify's settings define it.
+
+    In a hierarchical document the segments are parents, each split further into
+    children; with the parent mode `full-doc` there is one parent, of at most 10,000
+    tokens. All positions refer to the whole text.
+    """
     is_hierarchical = doc_form is DocForm.HIERARCHICAL
     if is_hierarchical and rules.parent_mode == "full-doc":
         # One parent for the complete text, up to a maximum that models can still read.
@@ -104,7 +114,12 @@ def _end_of_tokens(text: str, tokens: int) -> int:
 
 
 def spans(text: str, rule: Segmentation) -> list[Span]:
-    """Return the segments' positions, without leading blanks and full stops."""
+    """Return the positions of a text's segments by separator and size.
+
+    Only parts larger than `max_tokens`, counted in the rule's unit, are split further
+    and overlap. Leading full stops and surrounding blanks are left out, as are empty
+    segments.
+    """
     measure: Measure = len if rule.unit == "characters" else estimate
     separator = _decode_separator(rule.separator)
     size = max(1, rule.max_tokens)
@@ -193,6 +208,11 @@ def _split_recursively(
 def _fixed_windows(
     text: str, span: Span, size: int, overlap: int, measure: Measure
 ) -> list[Span]:
+    """Cut a range into windows of a fixed size, each overlapping the previous one.
+
+    With a measure in tokens, sizes are converted by the range's mean number of
+    characters per token.
+    """
     start, stop = span
     # Convert tokens to characters: a token is about four characters of Latin script, or
     # one of others.
@@ -277,6 +297,10 @@ class _MeasuredParts:
 
 
 def _trim(text: str, span: Span) -> Span | None:
+    """Return a range without blanks at both ends and full stops at its start.
+
+    None if nothing is left.
+    """
     start, stop = span
     while start < stop and text[start] in _STRIPPED_AT_START:
         start += 1
@@ -369,6 +393,10 @@ def _opening_fence(line: str) -> str:
 
 
 def _line_type(line: str) -> str:
+    """Return the type of a Markdown line: blank, fence, heading, table or text.
+
+    The line comes without the white space around it.
+    """
     if not line:
         return "blank"
     if line.startswith(("```", "~~~")):
@@ -381,6 +409,11 @@ def _line_type(line: str) -> str:
 def _split_by_structure(
     text: str, rules: Rules, doc_form: DocForm
 ) -> list[TextSegment]:
+    """Split a Markdown text by its blocks: headings, paragraphs, tables and code.
+
+    A size that the rules leave at Dify's default is replaced by this mode's own. In a
+    hierarchical document each segment gets children, packed from the blocks inside it.
+    """
     # Dify's default sizes mean that nothing was configured.
     parent = (
         rules.segmentation
@@ -482,6 +515,7 @@ class _BlockPacker:
 
 
 def _trim_blanks(text: str, span: Span) -> Span | None:
+    """Return a range without white space at both ends; None if nothing is left."""
     start, stop = span
     while start < stop and text[start].isspace():
         start += 1
@@ -520,6 +554,11 @@ def _split_block(
 def _split_table(
     text: str, block: _Block, size: int, measure: Measure
 ) -> list[TextSegment]:
+    """Split a table that is too large by rows, repeating its header in each part.
+
+    Without a delimiter row the table has no header to repeat. A segment's positions are
+    those of its own rows; only the first one's include the header.
+    """
     rows = [
         row_span
         for row_span in _split_at(text, (block.start, block.stop), "\n")
@@ -558,6 +597,11 @@ def sentences(text: str, start: int, stop: int) -> Iterator[Span]:
 def _add_overlap(
     text: str, text_segments: list[TextSegment], rule: Segmentation, measure: Measure
 ) -> list[TextSegment]:
+    """Extend each segment, in place, by the last sentences of the one before it.
+
+    Whole sentences are taken, up to the rule's overlap in units of `measure`. Parts of
+    a table with a repeated header stay as they are.
+    """
     if not rule.chunk_overlap:
         return text_segments
     for previous, text_segment in pairwise(text_segments):

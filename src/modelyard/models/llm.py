@@ -147,6 +147,11 @@ class LLMUsage(ModelUsage, frozen=True, kw_only=True):
 
 
 def _sum_of_prices(left: LLMUsage, right: LLMUsage) -> Decimal | None:
+    """Return the sum of two total prices; None if one of them is unknown.
+
+    A usage without tokens and without a price counts as free. If neither counts, the
+    result is None.
+    """
     # A usage without tokens and without a price contributes nothing; it must not make
     # the sum unknown.
     prices = [
@@ -282,8 +287,11 @@ class LLMResult(Chunk, frozen=True, kw_only=True):
         return fold([chunk async for chunk in chunks])
 
     def as_chunks(self) -> Iterable[LLMResultChunk]:
-        """Yield the answer as a stream of one chunk per choice; the last chunk has the
-        usage."""
+        """Yield the answer as a stream of one chunk per choice.
+
+        Parts and tool calls get the indexes that a stream needs; the last chunk has the
+        usage. `fold` is the inverse.
+        """
         for position, choice in enumerate(self.choices, 1):
             delta = LLMResultChunkDelta(
                 index=choice.index,
@@ -296,6 +304,7 @@ class LLMResult(Chunk, frozen=True, kw_only=True):
             yield self._chunk(delta)
 
     def _chunk(self, delta: LLMResultChunkDelta) -> LLMResultChunk:
+        """Return a chunk with this answer's identification and the given content."""
         return LLMResultChunk(
             model=self.model,
             delta=delta,
@@ -424,6 +433,7 @@ class _ChoiceBuilder:
         self.finish_reason = delta.finish_reason or self.finish_reason
 
     def _add_text(self, text: str) -> None:
+        """Append text to the open text part, starting one if there is none."""
         # Plain strings continue the open text part.
         if self.open is None:
             self.open = _PartBuilder(None)
@@ -431,6 +441,10 @@ class _ChoiceBuilder:
         self.open.pieces.append(text)
 
     def _add_blocks(self, message: AssistantPromptMessage) -> None:
+        """Append a message's parts and tool calls in their order.
+
+        Reasoning in a field of its own is left out, as it is collected separately.
+        """
         # Reasoning that is sent as a separate field is collected apart, so it is not
         # repeated as a block.
         blocks = (
@@ -445,6 +459,12 @@ class _ChoiceBuilder:
                 self._add_part(block)
 
     def _add_part(self, part: PromptMessageContent) -> None:
+        """Append a chunk of a part, or a complete part.
+
+        Text and thinking parts with an index continue the part of the same type and
+        index. Plain text without one continues the open text; any other part starts a
+        new one and closes the open text.
+        """
         is_text = isinstance(
             part, TextPromptMessageContent | ThinkingPromptMessageContent
         )
@@ -484,6 +504,11 @@ class _ChoiceBuilder:
         return run
 
     def _add_call(self, call: ToolCall) -> None:
+        """Append a fragment of a tool call.
+
+        Fragments with the same index form a call. Without an index, a fragment with an
+        id starts a call, and one without continues the last.
+        """
         # Some servers omit the index: then a fragment with an id starts a call and one
         # without continues the last.
         call_index = call.index
@@ -525,6 +550,7 @@ class _ChoiceBuilder:
 
 
 def _is_empty(block: PromptMessageContent | ToolCall) -> bool:
+    """Return whether a block is a text part with no content at all."""
     return (
         isinstance(block, TextPromptMessageContent)
         and not block.data
@@ -534,6 +560,10 @@ def _is_empty(block: PromptMessageContent | ToolCall) -> bool:
 
 
 def _join_fragments(fragments: list[ToolCall]) -> ToolCall:
+    """Return the complete tool call of its fragments, in their order.
+
+    The first id found is used; names and arguments are concatenated.
+    """
     # Some providers stream the name as well, so all fragments are joined.
     return ToolCall(
         id=next((fragment.id for fragment in fragments if fragment.id), ""),
@@ -578,6 +608,7 @@ def _merge_latest(first: Extra, second: Extra) -> Extra:
 
 
 def _unnumbered(message: AssistantPromptMessage) -> AssistantPromptMessage:
+    """Return a message whose parts have no stream index."""
     if not isinstance(message.content, list):
         return message
     parts = [msgspec.structs.replace(part, index=None) for part in message.content]
@@ -585,7 +616,12 @@ def _unnumbered(message: AssistantPromptMessage) -> AssistantPromptMessage:
 
 
 def fold(chunks: Iterable[LLMResultChunk]) -> LLMResult:
-    """Combine the chunks of a stream into the complete answer."""
+    """Combine the chunks of a stream into the complete answer.
+
+    Ids and the model name come from the first chunk that has them, the usage from the
+    last one. Choices are ordered by index; choice 0 exists even if no chunk had
+    content.
+    """
     chunk_list = list(chunks)
     # Non-streaming providers yield a single complete chunk.
     if (

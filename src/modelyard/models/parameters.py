@@ -145,11 +145,11 @@ def expand_template(rule: Mapping[str, Any]) -> dict[str, Any]:
 def validate_parameters(
     rules: Iterable[ParameterRule], parameters: Mapping[str, Any], *, model: str
 ) -> dict[str, Any]:
-    """Return the parameters that the rules define, validated, with defaults for
-    required ones.
+    """Return the parameters that the rules define, validated and converted.
 
-    Unknown names are dropped. Raises InvokeBadRequestError naming the parameter and its
-    bounds.
+    A parameter may also be given by the name of its rule's template. Unknown names are
+    dropped, and required parameters without a value get their default. Raises
+    InvokeBadRequestError that names the parameter and what is allowed.
     """
     accepted: dict[str, Any] = {}
     for rule in rules:
@@ -179,6 +179,11 @@ def _required_default(rule: ParameterRule, model: str) -> Any:
 
 
 def _checked(rule: ParameterRule, value: Any) -> Any:
+    """Return a parameter's value, converted to the rule's type and within its bounds.
+
+    A number may be rounded to the rule's precision. Raises InvokeBadRequestError that
+    names the parameter.
+    """
     match rule.type:
         case ParameterType.INT:
             return _in_range(rule, _to_int(rule, value))
@@ -198,6 +203,7 @@ def _checked(rule: ParameterRule, value: Any) -> Any:
 def _invalid_parameter(
     rule: ParameterRule, value: Any, expected: str
 ) -> InvokeBadRequestError:
+    """Return the error for a value that is not what the rule expects."""
     return InvokeBadRequestError(
         f"parameter {rule.name!r} must be {expected}, not {value!r}", param=rule.name
     )
@@ -206,12 +212,20 @@ def _invalid_parameter(
 def _expect_type(
     rule: ParameterRule, value: Any, expected_type: type, expected: str
 ) -> Any:
+    """Return the value unchanged, or raise InvokeBadRequestError for another type.
+
+    `expected` describes the type for people.
+    """
     if not isinstance(value, expected_type):
         raise _invalid_parameter(rule, value, expected)
     return value
 
 
 def _to_int(rule: ParameterRule, value: Any) -> int:
+    """Return a whole number as an integer; a float such as 5.0 is accepted.
+
+    Raises InvokeBadRequestError for anything else, also for a boolean.
+    """
     # `bool` is a subclass of `int` and must not be accepted as a number.
     if (
         isinstance(value, bool)
@@ -223,6 +237,10 @@ def _to_int(rule: ParameterRule, value: Any) -> int:
 
 
 def _to_rounded_float(rule: ParameterRule, value: Any) -> float:
+    """Return a number as a float, rounded half up to the rule's precision.
+
+    Raises InvokeBadRequestError for NaN, a boolean and everything that is no number.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise _invalid_parameter(rule, value, "a number")
     if rule.precision is None:
@@ -234,6 +252,7 @@ def _to_rounded_float(rule: ParameterRule, value: Any) -> float:
 
 
 def _in_range(rule: ParameterRule, value: Any) -> Any:
+    """Return a number unchanged; raise InvokeBadRequestError if out of range."""
     if rule.min is not None and value < rule.min:
         raise _invalid_parameter(rule, value, f"at least {rule.min:g}")
     if rule.max is not None and value > rule.max:

@@ -37,8 +37,11 @@ def round_amount(amount: Decimal) -> Decimal:
 def get_price(
     pricing: PriceConfig | None, price_type: PriceType, count: Decimal | int
 ) -> PriceInfo:
-    """Return the cost of `count` tokens, characters or seconds without special rates;
-    zero if the model has no such price."""
+    """Return the cost of a number of tokens, characters or seconds.
+
+    `price_type` selects the input or the output price. Special rates, tiers and periods
+    are not applied. The cost is zero if the model has no such price.
+    """
     unit_price = None
     if pricing is not None:
         unit_price = pricing.input if price_type is PriceType.INPUT else pricing.output
@@ -111,6 +114,11 @@ def _prompt_cost(usage: LLMUsage, prices: PriceConfig) -> Decimal:
 
 
 def _completion_cost(usage: LLMUsage, prices: PriceConfig) -> Decimal:
+    """Return the cost of the completion tokens before the price unit is applied.
+
+    Reasoning, audio and image tokens are charged at their own rates where there are
+    any, the rest at the output price.
+    """
     if not (
         usage.reasoning_tokens
         or usage.audio_completion_tokens
@@ -133,6 +141,11 @@ def _sum_by_rate(
     kinds: tuple[tuple[str, int], ...],
     rates: Mapping[str, Decimal],
 ) -> Decimal:
+    """Return the cost of `total` tokens, some of which have a rate of their own.
+
+    `kinds` are (name of the rate, tokens); tokens without a rate, and all others, cost
+    `plain` each.
+    """
     remaining_tokens, cost = total, ZERO
     for name, tokens in kinds:
         if (rate := rates.get(name)) is not None:
@@ -185,6 +198,10 @@ def with_prices(
 
 
 def _llm_prices(usage: LLMUsage, prices: PriceConfig) -> dict[str, Any]:
+    """Return the price fields of a chat call's usage, each rounded to seven places.
+
+    The total also has the rates per request and per search.
+    """
     prompt = round_amount(_prompt_cost(usage, prices) * prices.unit)
     completion = round_amount(_completion_cost(usage, prices) * prices.unit)
     # Rates per request and per search are not multiplied by the unit.
@@ -224,6 +241,10 @@ def _plain_cost(usage: ModelUsage, prices: PriceConfig) -> Decimal | None:
 
 
 def _counts(usage: ModelUsage, per: PricePer) -> tuple[Decimal, Decimal] | None:
+    """Return the (input, output) amounts of a usage in the unit that is priced.
+
+    None if the usage lacks that unit, as an audio call without its duration.
+    """
     if per is PricePer.REQUEST:
         return Decimal(1), ZERO
     match usage, per:

@@ -26,7 +26,11 @@ class ThinkSplitter:
         self._buffer = ""
 
     def feed(self, chunk: str) -> tuple[str, str]:
-        """Return the reasoning and answer text that can be released after this chunk."""
+        """Return the (reasoning, answer) text that can be released after this chunk.
+
+        Either may be empty. Text that may be part of a tag is held back until a later
+        chunk, or `finish`, decides it.
+        """
         if self._state == "said":
             return "", chunk
         self._buffer += chunk
@@ -55,6 +59,11 @@ class ThinkSplitter:
         return "", buffered
 
     def _split_thinking(self) -> tuple[str, str]:
+        """Return (reasoning, answer) of the buffer while the thinking tag is open.
+
+        An end of the buffer that may be the start of the closing tag is held back.
+        After the closing tag, the text behind it is the answer.
+        """
         thought, tag, remainder = self._buffer.partition(CLOSE)
         if tag:
             self._state, self._buffer = "after", remainder

@@ -120,6 +120,11 @@ def count_prompt(
 
 
 def _texts(message: AnyPromptMessage) -> list[str]:
+    """Return the texts of a message that count as tokens.
+
+    They are its own text and, of an assistant's message, the names and arguments of
+    tool calls.
+    """
     calls = message.tool_calls if isinstance(message, AssistantPromptMessage) else []
     return [
         message.text,
@@ -136,8 +141,11 @@ def _tool_text(tool: PromptMessageTool) -> str:
 
 
 def truncate(model: str, text: str, max_tokens: int) -> tuple[str, TokenCount]:
-    """Return the text truncated to `max_tokens` at a character boundary, and the count
-    of the full text."""
+    """Return a text cut to `max_tokens` tokens at a character boundary.
+
+    The second value is the token count of the full text. Without the model's vocabulary
+    the count, and so the cut, is an estimate.
+    """
     vocabulary, counter = vocabulary_of(model), _tokenizer()
     if vocabulary is not None and counter is not None:
         name, exact = vocabulary

@@ -326,6 +326,7 @@ class Environments:
         }
         options = ["--offline"] if self.offline or self.wheelhouse is not None else []
         process = await asyncio.create_subprocess_exec(
+            # The shell replaces itself by uv, so the process id stays the same.
             *_WITH_READABLE_FILES,
             uv_path(),
             *arguments,

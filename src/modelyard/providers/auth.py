@@ -222,6 +222,12 @@ class GoogleAuth:
         return {"authorization": f"Bearer {cached_token[0]}"}
 
     async def _exchange(self, client: HttpClient, account: JSON) -> tuple[str, float]:
+        """Exchange a signed JWT for an access token (RFC 7523).
+
+        `account` is the service account's key. Returns the token and the Unix time
+        until which it may be used, two minutes before it expires. Raises
+        InvokeAuthorizationError if the endpoint returns no token.
+        """
         issued_at = int(self.clock.time())
         # The endpoint comes from the key, which a tenant may have written: see the
         # class.
@@ -338,8 +344,12 @@ def build_auth(
     client: HttpClient,
     guarded: HttpClient | None = None,
 ) -> Auth:
-    """Create the authentication that a provider file's `auth` describes. Raises
-    ConfigError for an unknown style."""
+    """Create the authentication that a provider file's `auth` section describes.
+
+    `key_field` is the credential field with the key, used where the section names none;
+    `guarded` is the HTTP client for addresses that tenants choose. Raises ConfigError
+    for an unknown style.
+    """
     match style.get("style", "key"):
         case "key":
             header = style.get("header", "authorization")

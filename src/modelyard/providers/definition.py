@@ -127,8 +127,12 @@ class ProviderDefinition:
 def load_definition(
     path: Path, *, wire: str = "", base_url: str = ""
 ) -> ProviderDefinition:
-    """Load a provider from a compact YAML file or from a folder. Raises ConfigError
-    that names file and field."""
+    """Load a provider from compact YAML, or from Dify's format.
+
+    `path` is a file in either format, or a folder in Dify's. `wire` and `base_url`,
+    unless empty, override what is declared. Raises ConfigError that names the file and
+    the field.
+    """
     if path.is_dir():
         return _load_dify_folder(path, wire=wire or "openai", base_url=base_url)
     if not path.is_file():
@@ -164,6 +168,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _parse_compact_yaml(
     document: dict[str, Any], path: Path, *, wire: str, base_url: str
 ) -> ProviderDefinition:
+    """Return the provider that a compact YAML document describes.
+
+    `wire` and `base_url`, unless empty, override the document's. Raises ConfigError
+    that names the file and the field.
+    """
     name = document.get("name")
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{path}: 'name' of the provider is missing")
@@ -252,6 +261,7 @@ def _parse_compact_wires(
 
 
 def _parse_compact_help(value: Any) -> dict[str, Any] | None:
+    """Return a provider's help link with texts by language; None if absent."""
     if not value:
         return None
     return {
@@ -261,6 +271,11 @@ def _parse_compact_help(value: Any) -> dict[str, Any] | None:
 
 
 def _parse_compact_field(credential_field: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a credential field of compact YAML as Dify's form field.
+
+    Unless a type is declared, a field whose name suggests a secret is masked. Raises
+    KeyError if it has no name.
+    """
     name = credential_field["name"]
     # A field whose name indicates a secret is masked unless its type is declared.
     secret = (
@@ -336,10 +351,11 @@ def expand_model(
     *,
     rules: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Expand a model in compact form to Dify's model YAML.
+    """Expand a model in compact form to a model in Dify's format.
 
     Prices are in US dollars for a million units unless `price_unit` and `currency` say
-    otherwise.
+    otherwise. `rules` are the parameter rules of a chat model that declares none.
+    Raises ConfigError that names `source`.
     """
     name = model_definition.get("name") or model_definition.get("model")
     model_type = model_definition.get("model_type", "llm")
@@ -444,6 +460,10 @@ _RATES = {
 
 
 def _amounts(price_fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the prices of a model, tier or period as texts: input, output and rates.
+
+    The output price is None if not stated. Raises KeyError without an input price.
+    """
     output = price_fields.get("output_price")
     rates = {
         name: str(price_fields[field])
@@ -463,6 +483,10 @@ def _amounts(price_fields: Mapping[str, Any]) -> dict[str, Any]:
 def _load_dify_folder(
     folder: Path, *, wire: str, base_url: str, file: Path | None = None
 ) -> ProviderDefinition:
+    """Load a provider from a folder in Dify's format.
+
+    `file` is the provider file if it is known. Raises ConfigError.
+    """
     file = file or _provider_file(folder)
     return definition_of(
         load_provider(folder, file), wire=wire, base_url=base_url, source=str(file)
@@ -526,6 +550,11 @@ def definition_of(
 
 
 def _provider_file(folder: Path) -> Path:
+    """Return the provider file of a folder in Dify's format.
+
+    The plugin's manifest may name it; otherwise the first YAML file with a field
+    `provider` is used. Raises ConfigError if there is none.
+    """
     # The manifest of a plugin names its provider file; otherwise the usual folders are
     # searched.
     manifest = folder / "manifest.yaml"
@@ -580,6 +609,7 @@ def _matching_files(folder: Path, globs: Iterable[Any]) -> list[Path]:
 
 
 def _positions(path: Path | None) -> dict[str, int]:
+    """Return the position of each name in a `_position.yaml`, if it exists."""
     if path is None or not path.is_file():
         return {}
     names = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader) or []
@@ -587,6 +617,11 @@ def _positions(path: Path | None) -> dict[str, int]:
 
 
 def _normalise_model(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return a model of Dify's format with its labels, rules and features normalised.
+
+    Features and properties that are not known here are left out. Raises ConfigError
+    that names `source` if the model is invalid.
+    """
     model = {
         **{key: value for key, value in raw.items() if value is not None},
         "label": i18n(raw.get("label"), str(raw.get("model"))),
@@ -612,6 +647,10 @@ def _normalise_model(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _normalise_rule(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a parameter rule merged over its template, with labels by language.
+
+    Options become texts, as YAML may have read them as numbers or booleans.
+    """
     rule = expand_template(raw)
     if "options" in rule:
         # YAML reads options such as 1 or true as numbers and booleans.
@@ -626,6 +665,7 @@ _PROPERTIES = frozenset(key.value for key in ModelPropertyKey)
 
 
 def _normalise_fields(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the form fields of a credential schema in Dify's format; may be empty."""
     return [
         _normalise_field(form_field)
         for form_field in schema.get("credential_form_schemas") or ()
@@ -633,6 +673,7 @@ def _normalise_fields(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _normalise_model_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the credential schema for models that a user adds by name."""
     model = schema.get("model") or {}
     return {
         "model": {"label": i18n(model.get("label"), "Model name")},
@@ -641,6 +682,10 @@ def _normalise_model_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _normalise_field(raw_field: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a form field of Dify's format with its labels and options normalised.
+
+    Defaults and option values become texts. Raises ConfigError that names the field.
+    """
     form_field = {key: value for key, value in raw_field.items() if value is not None}
     form_field["label"] = i18n(raw_field.get("label"), str(raw_field.get("variable")))
     if raw_field.get("placeholder"):

@@ -108,6 +108,12 @@ class Endpoint:
         return self._fill_template(url, credentials, model) if "{" in url else url
 
     def _fill_template(self, url: str, credentials: Credentials, model: str) -> str:
+        """Return a URL with its placeholders filled in.
+
+        They are credential fields, or their form's defaults, and `model`. Values are
+        quoted, except for a credential value at the very start, which is a base URL.
+        Raises ConfigError if one is missing.
+        """
         # A credential value at the start is a complete base URL, so its slashes stay.
         # Values further on are path segments and are quoted.
         first = url[1:].partition("}")[0] if url.startswith("{") else ""
@@ -195,6 +201,7 @@ class Endpoint:
 
     @staticmethod
     async def _read_error_body(response: Response) -> bytes:
+        """Return the start of an error response's body; empty if it cannot be read."""
         try:
             return await response.read(max_bytes=_MAX_ERROR)
         # The status alone is enough for an error, so an unreadable body is ignored.
@@ -222,7 +229,11 @@ class Endpoint:
         base: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Send an HttpPayload by POST to its own path."""
+        """Send a prepared payload by POST to its own path, and return the response.
+
+        Raises the InvokeError that the status stands for, ConfigError if no base URL is
+        known.
+        """
         url = self.url(credentials, sending.path, base=base)
         return await self.send(
             "POST",
@@ -242,7 +253,12 @@ class Endpoint:
         model: str = "",
         base: str = "",
     ) -> Any:
-        """Send a JSON body by POST and return the response as JSON."""
+        """Send a JSON body by POST and return the response as JSON.
+
+        `base` is used if the credential has no URL of its own. Raises the InvokeError
+        that the status stands for, InvokeServerUnavailableError if the response is not
+        JSON, ConfigError if no base URL is known.
+        """
         url = self.url(credentials, path, model=model, base=base)
         return await self.json(await self.post(url, credentials, body))
 
@@ -290,6 +306,11 @@ class Endpoint:
         return body
 
     def _decode_body(self, data: bytes, description: str) -> Any:
+        """Decode a JSON body of limited complexity.
+
+        `description` names it in messages. Raises InvokeServerUnavailableError if it is
+        not JSON or has too many values.
+        """
         try:
             # Counted before decoding: many small values take far more memory than their
             # text.
@@ -335,6 +356,11 @@ class Endpoint:
             raise self.with_provider_name(error) from error
 
     def _event(self, event: "bytes | tuple[str, bytes]") -> JSON | None:
+        """Return an event of a stream as a JSON object; None for its end marker.
+
+        An AWS event becomes an object with the event's name as its only key. Raises
+        InvokeServerUnavailableError if it is not a JSON object.
+        """
         if event == DONE:
             return None
         # AWS events carry their name outside of the JSON body.
@@ -345,8 +371,12 @@ class Endpoint:
         return {name: body} if name else body
 
     async def list_models(self, credentials: Credentials) -> list[str]:
-        """Return the model names that the server lists. This is also the cheapest check
-        of a credential."""
+        """Return the model names that the server lists.
+
+        This is also the cheapest check of a credential. The lists of OpenAI's, Google's
+        and AWS's APIs are understood. Raises the InvokeError that the status stands
+        for, InvokeServerUnavailableError if the response has no list.
+        """
         path = self.definition.paths.get("list", "/models")
         body = await self.object(
             await self.send("GET", self.url(credentials, path), credentials)
@@ -387,6 +417,7 @@ def _definition_url_prefixes(definition: ProviderDefinition) -> tuple[str, ...]:
 # The same few header templates are parsed for every request.
 @lru_cache(256)
 def _names_in(template: str) -> tuple[str, ...]:
+    """Return the names of the placeholders in a template; empty if there are none."""
     return (
         tuple(name for _, name, _, _ in Formatter().parse(template) if name)
         if "{" in template

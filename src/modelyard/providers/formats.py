@@ -83,6 +83,11 @@ def _chat_format(
     stream_headers: Mapping[str, str] | None = None,
     passing: PassthroughFormat | None = None,
 ) -> ChatFormat:
+    """Return the chat format that a module in `wire/` implements.
+
+    `stream` is the path of streamed calls if it differs from `path`; `count` is that of
+    the token counter, empty if there is none.
+    """
     return ChatFormat(
         module.FORMAT,
         path,

@@ -19,7 +19,12 @@ _MAX_WAIT_SECONDS = 24 * 3600.0
 def error_of(
     status: int, headers: Mapping[str, str], body: bytes, *, provider: str
 ) -> InvokeError:
-    """Return the exception for a response with this status."""
+    """Return the exception for a provider's error response.
+
+    Its class follows the error's own codes and types, then the status. A key that the
+    provider repeats in its message is redacted. The wait that the headers ask for is
+    kept in `retry_after`.
+    """
     error_fields = _error_object(body)
     message = _message(error_fields, body) or f"HTTP status {status} without a message"
     # AWS names the error type in a header.
@@ -49,6 +54,11 @@ def is_object(body: bytes) -> bool:
 
 
 def _error_object(body: bytes) -> dict[str, Any]:
+    """Return the object with an error's fields in a response body.
+
+    It is the field `error`, or the document itself; an error that is a plain text
+    becomes its `message`. Empty if the body is not a JSON object.
+    """
     try:
         document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -63,6 +73,10 @@ def _error_object(body: bytes) -> dict[str, Any]:
 
 
 def _message(error_fields: Mapping[str, Any], body: bytes) -> str:
+    """Return an error's message, at most 1,000 characters; empty if there is none.
+
+    Without a known field it is the start of the body, unless that is HTML.
+    """
     # Vendors use different names for the message.
     for key in ("message", "detail", "msg", "err_msg", "Message"):
         if isinstance(text := error_fields.get(key), str) and text:
@@ -100,6 +114,7 @@ def retry_after(
 
 
 def _number(text: str | None) -> float | None:
+    """Return a non-negative finite number; None for anything else."""
     try:
         value = float(text or "")
     except ValueError:

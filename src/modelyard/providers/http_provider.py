@@ -75,6 +75,11 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         credentials: Credentials,
         request: LLMRequest | PassthroughRequest,
     ) -> tuple[Wire, ChatFormat]:
+        """Return the wire format for a request and its base URL settings, cached.
+
+        The choice depends on the model, the request's own format, and whether the
+        credential has a URL of its own.
+        """
         url_field = self.endpoint.definition.url_field
         key = (model, request.format, bool(url_field and credentials.get(url_field)))
         if (selection := self._selections.get(key)) is None:
@@ -89,6 +94,12 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     def _select_format(
         self, model: str, request_format: str, *, is_moved: bool
     ) -> tuple[Wire, ChatFormat]:
+        """Choose the wire format for a model and a request's format.
+
+        A format that is declared for the model comes first, then the request's own if
+        the provider has it, then the provider's first. With `is_moved` (the credential
+        has a URL) no format with a base URL of its own is chosen by the request.
+        """
         definition = self.endpoint.definition
         schema = definition.entity.find(model, ModelType.LLM)
         format_name = definition.model_wires.get(model)
@@ -303,6 +314,11 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         wire: Wire,
         chat_format: ChatFormat,
     ) -> Response:
+        """Send a chat request in a wire format and return the open response.
+
+        Raises InvokeError, with the provider's name, if the request cannot be
+        translated or the provider refuses it.
+        """
         endpoint = self.endpoint
         path = self._path(request, chat_format)
         url = endpoint.url(credentials, path, model=model, base=wire.base_url)
@@ -319,6 +335,11 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         return await endpoint.post(url, credentials, body, headers=headers)
 
     def _path(self, request: LLMRequest, chat_format: ChatFormat) -> str:
+        """Return the path of a chat call.
+
+        It depends on streaming and, for DashScope, on whether the request has files. A
+        provider file may override it.
+        """
         paths = self.endpoint.definition.paths
         # DashScope has a second endpoint for requests with files.
         if chat_format.name == dashscope.FORMAT and dashscope.has_files(request):
@@ -341,6 +362,11 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         chat_format: ChatFormat,
         quirks: Mapping[str, Any],
     ) -> AsyncGenerator[LLMResultChunk, None]:
+        """Yield the chunks of a response, streamed or complete.
+
+        A server may answer a streaming request with a complete JSON response. Raises
+        InvokeError.
+        """
         if not request.stream or response.headers.get("content-type", "").startswith(
             "application/json"
         ):
@@ -410,6 +436,7 @@ def _is_streamed(request: PassthroughRequest, response: Response) -> bool:
 async def _with_first_chunk(
     first_chunk: bytes, body_chunks: AsyncGenerator[bytes, None]
 ) -> AsyncGenerator[bytes, None]:
+    """Yield a chunk that was read already, then those still to come."""
     yield first_chunk
     async for body_chunk in body_chunks:
         yield body_chunk
@@ -537,6 +564,11 @@ class HttpTTSModel(TTSModel):
     async def _audio_chunks(
         self, request: TTSRequest, response: Response
     ) -> AsyncGenerator[bytes, None]:
+        """Yield the audio of a response in chunks.
+
+        It is the body itself, or the content of its server-sent events; raw PCM from
+        events gets a WAV header if that format was requested. Raises InvokeError.
+        """
         if self.wire_format.parse_event is None:
             async with aclosing(response.chunks(max_bytes=MAX_ANSWER)) as audio_chunks:
                 async for audio_chunk in audio_chunks:
@@ -614,6 +646,10 @@ def _format_of_type(
     model_type: ModelType,
     formats: Mapping[str, FormatT],
 ) -> FormatT:
+    """Return the format of a provider's default wire for a model type.
+
+    Raises ConfigError, with similar names, if that wire does not support the type.
+    """
     wire = definition.wires_of(model_type)[0].name
     if wire not in formats:
         hint = suggestion(wire, formats, label="expected one of")
@@ -625,6 +661,10 @@ def _format_of_type(
 
 
 def _chat_model(endpoint: Endpoint) -> HttpLargeLanguageModel:
+    """Return a provider's chat models; raise ConfigError if its wire has no chat.
+
+    Further wires that do not support chat are ignored.
+    """
     definition = endpoint.definition
     # Checked before the formats are filtered, so that a wrong default is reported.
     _format_of_type(definition, ModelType.LLM, CHAT)
@@ -637,6 +677,10 @@ def _chat_model(endpoint: Endpoint) -> HttpLargeLanguageModel:
 
 
 def _moderation_model(endpoint: Endpoint) -> HttpModerationModel:
+    """Return a provider's moderation models.
+
+    Raises ConfigError if its wire format does not support them.
+    """
     _format_of_type(
         endpoint.definition, ModelType.MODERATION, dict.fromkeys(MODERATION)
     )

@@ -117,6 +117,7 @@ class LoggingCallback(Callback):
 
 
 def _call_fields(invocation: Invocation) -> dict[str, Any]:
+    """Return the log fields that identify a call."""
     return {
         "call": invocation.id,
         "tenant": invocation.tenant,
@@ -127,6 +128,10 @@ def _call_fields(invocation: Invocation) -> dict[str, Any]:
 
 
 def _result_fields(outcome: CallResult) -> dict[str, Any]:
+    """Return the log fields of how a call ended.
+
+    Times are in milliseconds; fields that are unknown are None.
+    """
     usage = outcome.usage
     return {
         "status": outcome.status,

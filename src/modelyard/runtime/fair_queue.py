@@ -99,7 +99,11 @@ class FairQueue:
             raise
 
     def leave(self, tenant: str) -> None:
-        """Release the slot of a finished call and admit the next waiting ones."""
+        """Release the slot of a finished call and admit the next waiting ones.
+
+        It must be called exactly once for each admitted call, with the same tenant.
+        Raises KeyError if the tenant has no running call.
+        """
         self.running -= 1
         left = self._by_tenant[tenant] - 1
         if left:
@@ -112,6 +116,7 @@ class FairQueue:
             pass
 
     def _start(self, tenant: str) -> None:
+        """Count a call of a tenant as running, and as the latest to be served."""
         self.running += 1
         self._turn += 1
         # Forgetting the order only makes the next turns less fair; an unbounded map

@@ -229,8 +229,11 @@ class Ledger:
         latency: float,
         first_chunk: float | None = None,
     ) -> None:
-        """Record a row for an answer that needed no provider, such as one from the
-        cache."""
+        """Record a row for an answer without a provider, as one from the cache.
+
+        `latency` and `first_chunk` are in seconds, `created_at` is Unix time. Returns
+        at once; the row is written in the background.
+        """
         intent = intent_of(invocation, attempt=attempt, created_at=created_at)
         counted_by = (
             "" if usage is None else "estimate" if usage.estimated else "provider"
@@ -246,6 +249,11 @@ class Ledger:
         )
 
     def _queue(self, row: Columns, segments: Sequence[Segment]) -> None:
+        """Queue a row for the database.
+
+        `segments` are the journal's, which hold it until it is committed. Returns at
+        once; one database job inserts all rows that have gathered when it runs.
+        """
         # The fourth column of a row is its tenant.
         self.settled[row[3]] += 1
         # Rows are added on the event loop and collected on the database thread.

@@ -32,11 +32,10 @@ def backups_of(database: Path) -> list[Path]:
 
 
 def back_up(database: Path, target: Path | None = None) -> Path:
-    """Copy a database to `target`, or to a new file in the backup folder, and return
-    its path.
+    """Copy a database while it is in use, and return the path of the copy.
 
-    Raises ConfigError if the target exists, the disk lacks space, or the database
-    cannot be read.
+    `target` defaults to a new file in the backup folder. Raises ConfigError if the
+    target exists, the disk lacks space, or the database cannot be read.
     """
     target = target or _new_backup_path(database, "manual")
     if target.exists():
@@ -75,6 +74,11 @@ def back_up_before_upgrade(database: Path, version: int) -> Path | None:
 
 
 def _new_backup_path(database: Path, label: str) -> Path:
+    """Return an unused path in the backup folder, which is created if missing.
+
+    The file name has the label and the time in UTC; a number is added if the name is
+    taken.
+    """
     folder = private_folder(database.parent / _FOLDER)
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     # A numeric suffix keeps two backups of the same second apart.

@@ -33,7 +33,11 @@ NO_USAGE: Mapping[str, float] = dict.fromkeys(
 
 
 class Charge(NamedTuple):
-    """What a call reserves of one limit."""
+    """What a call reserves of one limit's counter.
+
+    `amount` is what is reserved, and the counter drains at `refill` per second. `unit`
+    says which of the call's actual amounts replaces the reservation.
+    """
 
     name: str
     amount: float
@@ -53,7 +57,7 @@ class Charge(NamedTuple):
 
 
 class Level(NamedTuple):
-    """The state of a counter."""
+    """The state of a counter: the used amount, and the time to which it refers."""
 
     used: float
     stamp: float
@@ -172,6 +176,10 @@ def reserve_all(
 def _correct_clock_jumps(
     levels: MutableMapping[str, Level], charges: Sequence[Charge], current_time: float
 ) -> None:
+    """Replace, in place, stamps that lie too far in the future by the current time.
+
+    Only the counters of the given charges are corrected.
+    """
     for name in {charge.name for charge in charges}:
         level = levels[name]
         levels[name] = Level(level.used, clamp_stamp(level.stamp, current_time))
@@ -183,7 +191,11 @@ def adjusted(level: Level, reserved: float, actual_amount: float) -> Level:
 
 
 class MemoryCounters:
-    """Counters of a single process, in memory."""
+    """Counters of a single process, in memory.
+
+    Reservations and levels are lost with the process; the levels are rebuilt from the
+    ledger. Times are those of the monotonic clock.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -237,6 +249,10 @@ class MemoryCounters:
                 self._forget_at[charge.name] = current_time + charge.lasts
 
     def _delete_expired(self, current_time: float) -> None:
+        """Delete counters that are past their lifetime, at every 4,096th call.
+
+        Counters with open reservations stay.
+        """
         self._operation_count += 1
         if self._operation_count % _CLEANUP_INTERVAL == 0:
             # A counter with open reservations must survive, since they will be settled
@@ -334,6 +350,12 @@ class DatabaseCounters:
     def _settling(
         self, name: str, amounts: Mapping[str, float]
     ) -> Callable[[Connection], None]:
+        """Return the transaction that settles a call's reservation.
+
+        `amounts` maps units to actual usage; a missing unit keeps the reserved amount.
+        A call without a reservation, as one that was settled before, changes nothing.
+        """
+
         def work(connection: Connection) -> None:
             """Take the reservation and correct its counters within the transaction.
 
@@ -341,23 +363,36 @@ class DatabaseCounters:
             finds nothing.
             """
             for row in connection.execute(self._sql["take"], (name,)):
-                charges = [
-                    Charge(*field_values)
-                    for field_values in msgspec.json.decode(row["charges"])
-                ]
-                names = [charge.name for charge in charges]
-                levels = self._locked(connection, names)
-                for charge in charges:
-                    if (level := levels.get(charge.name)) is not None:
-                        actual_amount = amounts.get(charge.unit, charge.amount)
-                        levels[charge.name] = adjusted(
-                            level, charge.amount, actual_amount
-                        )
-                self._put(connection, levels, list(levels))
+                rows = msgspec.json.decode(row["charges"])
+                charges = [Charge(*field_values) for field_values in rows]
+                self._correct(connection, charges, amounts)
 
         return work
 
+    def _correct(
+        self,
+        connection: Connection,
+        charges: Sequence[Charge],
+        amounts: Mapping[str, float],
+    ) -> None:
+        """Replace reserved amounts by actual ones in the counters of the charges."""
+        levels = self._locked(connection, [charge.name for charge in charges])
+        for charge in charges:
+            level = levels.get(charge.name)
+            # A counter that was deleted meanwhile has nothing to correct.
+            if level is None:
+                continue
+            actual_amount = amounts.get(charge.unit, charge.amount)
+            levels[charge.name] = adjusted(level, charge.amount, actual_amount)
+        self._put(connection, levels, list(levels))
+
     def _locked(self, connection: Connection, names: Sequence[str]) -> dict[str, Level]:
+        """Read the levels of counters within a transaction, locking their rows.
+
+        Counters that do not exist are left out. On SQLite, which has a single writer,
+        no rows are locked. Names must be in sorted order, so that transactions cannot
+        deadlock.
+        """
         levels: dict[str, Level] = {}
         for name in names:
             for row in connection.execute(self._sql[self._locking], (name,)):
@@ -367,6 +402,7 @@ class DatabaseCounters:
     def _put(
         self, connection: Connection, levels: Mapping[str, Level], names: Iterable[str]
     ) -> None:
+        """Write the levels of the named counters, as a step of a transaction."""
         for name in names:
             connection.execute(
                 self._sql["put"], (levels[name].used, levels[name].stamp, name)

@@ -56,6 +56,10 @@ def await_database(where: Path | str, seconds: float) -> None:
 
 
 def _readiness_problem(engine: Engine) -> str | None:
+    """Return why a database does not accept work yet; None if it does.
+
+    Raises ConfigError for an error that waiting cannot cure, such as a wrong password.
+    """
     try:
         connection = engine.connect()
         try:

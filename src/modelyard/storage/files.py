@@ -135,6 +135,11 @@ class FileStore:
             stored_path.unlink(missing_ok=True)
 
     def _file_path(self, tenant: str, id: str) -> Path:
+        """Return the path of a file's content; its metadata lies next to it as `.json`.
+
+        Raises NotFoundError if the id or the tenant is malformed. The file need not
+        exist.
+        """
         if not _ID.fullmatch(id) or not _TENANT.fullmatch(tenant):
             raise NotFoundError(
                 f"file {id[:80]!r} does not exist", code="file_not_found"
@@ -145,10 +150,10 @@ class FileStore:
     # Signed URLs.
 
     def sign(self, purpose: str, tenant: str, subject: str, *, seconds: float) -> str:
-        """Return the query string of a URL that is valid for `seconds`.
+        """Return the query string of a signed URL that is valid for `seconds`.
 
         The signature covers the purpose, the tenant, the subject (such as a file id)
-        and the expiry time.
+        and the expiry time. `is_signed` verifies it with the same values.
         """
         until = int(self._get_time() + seconds)
         return f"tenant={tenant}&until={until}&sign={self._signature(purpose, tenant, subject, until)}"  # noqa: E501

@@ -47,8 +47,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where the progress of one answer is stored: `number` is the index in the file,
-    `mark` identifies the answer."""
+    """Where the progress of one answer is stored.
+
+    `number` is the index in the progress file. `mark` identifies the answer, so that a
+    slot that was reused is not taken for it.
+    """
 
     number: int
     mark: int
@@ -93,6 +96,10 @@ class Journal:
         self._marks = 0
 
     def _open_segment(self) -> Segment:
+        """Create the next journal file, with its space allocated, and return it.
+
+        Raises OSError if the file cannot be created or the disk is full.
+        """
         number = self._opened
         self._opened += 1
         path = self.folder / f"{self.name}.{number:06d}.journal"
@@ -101,8 +108,12 @@ class Journal:
         return segment
 
     def append(self, record: bytes) -> Segment:
-        """Append a record and return its segment. Raises StorageUnavailableError if
-        there is no space for it."""
+        """Append a record and return the segment that holds it.
+
+        The record survives the process at once, without a system call. Pass the segment
+        to `forget` when the record is stored elsewhere. Raises StorageUnavailableError
+        if there is no space for it.
+        """
         segment = self._segments[-1]
         length = len(record)
         end = segment.size + _LENGTH.size + length
@@ -160,6 +171,10 @@ class Journal:
             self._drop_unneeded()
 
     def _drop_unneeded(self) -> None:
+        """Delete segments that hold no needed record, except for one kept for reuse.
+
+        The segment being written is never deleted. The caller holds the lock.
+        """
         # The last segment is never dropped: it is the one being written.
         for segment in [
             candidate for candidate in self._segments[:-1] if candidate.needed <= 0
@@ -204,6 +219,11 @@ class Journal:
 
 
 def _map_file(path: Path, size: int) -> mmap.mmap:
+    """Map a file of `size` bytes into memory, creating it with its space allocated.
+
+    It is readable by its owner only. Raises OSError, after deleting the file, if the
+    disk is full.
+    """
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         # Allocate the space now. Otherwise a full disk would raise SIGBUS in the middle
@@ -262,6 +282,12 @@ class OrphanedJournal:
 def _records(
     data: bytes, beginnings: tuple[bytes, ...], is_complete: Callable[[bytes], bool]
 ) -> Iterator[bytes]:
+    """Yield the records in a journal file's content.
+
+    Reading ends at a length of 0 or at the end. Behind a damaged record it goes on at
+    the next intact one, if the possible `beginnings` are known; the damaged bytes are
+    yielded as one record.
+    """
     position = 0
     while position + _LENGTH.size <= len(data):
         (length,) = _LENGTH.unpack_from(data, position)
@@ -315,6 +341,10 @@ def _next_record(
 
 
 def _remove(folder: Path, name: str) -> None:
+    """Delete all files of a journal; missing ones are ignored.
+
+    The lock file goes last, so that an interrupted deletion can be repeated.
+    """
     for path in [
         *folder.glob(f"{name}.*.journal"),
         folder / f"{name}.progress",

@@ -25,8 +25,11 @@ class PluginStorage:
     async def put(
         self, tenant: str, plugin: str, name: str, value: bytes, *, max_bytes: int
     ) -> None:
-        """Store a value. Raises PluginError, without storing it, if the plugin would
-        exceed `max_bytes` for this tenant."""
+        """Store a value, replacing an existing one of the same name.
+
+        `max_bytes` limits all values of the plugin for this tenant. Raises PluginError,
+        without storing the value, if that is exceeded or the name is invalid.
+        """
         _valid_name(name)
 
         def work(connection: Connection) -> None:
@@ -67,6 +70,11 @@ class PluginStorage:
 
 
 def _valid_name(name: str) -> str:
+    """Return a key unchanged if a plugin may use it; raise PluginError otherwise.
+
+    It must have 1 to 256 characters, without two dots or two slashes in a row,
+    backslashes or NUL.
+    """
     if (
         not name
         or len(name) > _MAX_NAME_LENGTH

@@ -71,6 +71,12 @@ class Readers:
         self._pages.refuse_damage(error)
 
     def _attempt(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` once on a pooled connection and return its result.
+
+        The connection goes back to the pool unless it is broken, the pool is closed, or
+        the database was replaced meanwhile; then all idle connections are closed, too.
+        Exceptions are passed on.
+        """
         generation = self._generation
         connection = self._acquire()
         is_usable = True
@@ -96,6 +102,7 @@ class Readers:
         self._close_idle()
 
     def _acquire(self) -> Connection:
+        """Return an idle connection, or open one if there is none."""
         try:
             return self._idle.pop()
         except IndexError:

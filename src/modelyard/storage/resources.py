@@ -40,6 +40,11 @@ def _to_resource(row: Any) -> Resource:
 
 
 def _to_resource_or_none(row: Any) -> Resource | None:
+    """Return a row as a resource; None if it is unreadable, which is logged.
+
+    The log entry has only the row's tenant, kind and id, as the body may contain
+    secrets.
+    """
     try:
         return _to_resource(row)
     except (msgspec.ValidationError, TypeError, ValueError, OverflowError) as error:
@@ -87,8 +92,11 @@ class Resources:
     async def list(
         self, tenant: str, kind: str, *, after: str = "", limit: int = 1000
     ) -> list[Resource]:
-        """Return the tenant's resources of a kind, at most `limit`, that follow the
-        position `after`."""
+        """Return the tenant's resources of a kind, one page at a time.
+
+        At most `limit` that follow the position `after` are returned; an empty position
+        means the beginning.
+        """
         values = {"tenant": tenant, "kind": kind, "after": after, "most": limit}
         return [
             _to_resource(row)
@@ -195,8 +203,10 @@ class Resources:
         return await self._database.transact(work)
 
     async def swap(self, old: Resource, body: str) -> bool:
-        """Replace the body if the resource is unchanged since `old` was read; return
-        whether it was replaced."""
+        """Replace a resource's body if it is unchanged since `old` was read.
+
+        Returns whether it was replaced; False also means that it was deleted meanwhile.
+        """
         current_time = self._clock.time()
 
         def work(connection: Connection) -> bool:
@@ -246,6 +256,10 @@ class Resources:
     def _unique(
         self, kind: str, name: str, act: Callable[[], Sequence[Any]]
     ) -> Sequence[Any]:
+        """Run a statement that may use a taken name, and return its rows.
+
+        Raises InvokeBadRequestError if the tenant already has a `kind` of this name.
+        """
         try:
             return act()
         except DuplicateError as error:

@@ -44,8 +44,11 @@ class ScopedStore:
         return bytes(rows[0]["value"]) if rows else None
 
     async def put(self, tenant: str, scope: str, name: str, value: bytes) -> None:
-        """Store a value. Raises InvokeBadRequestError, without storing it, if the scope
-        would exceed its limits."""
+        """Store a value, replacing an existing one of the same name.
+
+        Raises InvokeBadRequestError, without storing it, if the name is invalid or the
+        scope would exceed its limit of bytes or names.
+        """
         _valid_name(name)
         current_time = self._clock.time()
 
@@ -109,6 +112,11 @@ class ScopedStore:
 
 
 def _valid_name(name: str) -> str:
+    """Return a name unchanged if it is valid; raise InvokeBadRequestError otherwise.
+
+    It must have 1 to 256 characters, without NUL, a leading slash, or two dots as a
+    path component.
+    """
     # Names look like relative paths, so that tools may show them as files.
     if (
         not name

@@ -155,8 +155,12 @@ class KeyRing:
         return f"{_FORMAT_VERSION}:{name}:{_to_base64(nonce)}:{_to_base64(sealed)}"
 
     def decrypt(self, value: str, *, tenant: str, kind: str, row: str) -> str:
-        """Decrypt a secret. Raises SecretError if it was modified or belongs to another
-        row, UnknownKeyError without its key."""
+        """Decrypt a secret that `encrypt` returned for the same tenant, kind and row.
+
+        Raises UnknownKeyError if its key is not in the ring, even after the key file
+        was reloaded; SecretError if the secret was modified, is malformed, or belongs
+        to another row.
+        """
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -239,6 +243,10 @@ class KeyRing:
 
 
 def _associated_data(tenant: str, kind: str, row: str, key: str) -> bytes:
+    """Return the data that AES-GCM authenticates with a secret: where it belongs.
+
+    It joins tenant, kind, row and key id unambiguously.
+    """
     # Doubling the separator keeps ("a|b", "c") distinct from ("a", "b|c").
     return "|".join(
         part.replace("|", "||") for part in (tenant, kind, row, key)
@@ -274,6 +282,11 @@ def load_key_ring(path: Path, configured_keys: str = "") -> KeyRing:
 
 
 def _created(path: Path) -> KeyRing:
+    """Create the key file with one new key, and return its key ring.
+
+    The file appears complete, readable by its owner only. If another process creates it
+    first, that one's keys are returned.
+    """
     ring = KeyRing({}).rotated()
     private_folder(path.parent)
     unseen = path.with_suffix(f".{os.getpid()}")
@@ -291,6 +304,10 @@ def _created(path: Path) -> KeyRing:
 
 
 def _stamp_of(path: Path) -> _Stamp | None:
+    """Return what tells versions of a file apart: change time, inode and size.
+
+    None if the file does not exist or is not accessible.
+    """
     try:
         file_status = path.stat()
     except OSError:

@@ -152,6 +152,11 @@ class SqliteEngine:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
+        """Put a new connection's database into WAL mode, with `synchronous=NORMAL`.
+
+        While another process makes the same change, it is retried for the busy timeout.
+        Raises sqlite3.OperationalError after that, and for any other failure.
+        """
         until = time.monotonic() + self._busy_seconds
         while True:
             try:

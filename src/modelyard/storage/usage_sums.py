@@ -178,6 +178,11 @@ class UsageSums:
         )
 
     def _put(self, connection: Connection, lines: Sequence[_Line]) -> None:
+        """Add amounts to the totals with these keys, as a step of a transaction.
+
+        Totals that do not exist are created. They are kept in parts, each process
+        adding to its own, so that processes rarely wait for each other's rows.
+        """
         insert(
             connection,
             self._sql["add"],
@@ -197,8 +202,11 @@ class UsageSums:
     async def moments(
         self, sought: UsageQuery, since: float, until: float
     ) -> list[UsageTotal]:
-        """Return recent usage by model in buckets of ten seconds, in chronological
-        order."""
+        """Return recent usage by model in buckets of ten seconds, oldest first.
+
+        `since` and `until` are Unix times; buckets older than three hours have been
+        deleted.
+        """
         usages = await self._used(
             sought,
             SHORT_BUCKET_SECONDS,
@@ -219,6 +227,12 @@ class UsageSums:
         group: str,
         bucket: str,
     ) -> list[UsageTotal]:
+        """Return the totals of a query's subject in buckets `first` to `last`.
+
+        `span` is a bucket's length in seconds. `group` and `bucket` are SQL inserted
+        into the statement, never a caller's text: what to group by, and which bucket to
+        report.
+        """
         # Limits identify calls without a key or user as '-'; the totals store them as
         # an empty name.
         name = indexable(sought.name)
@@ -315,6 +329,12 @@ class UsageSums:
     async def _sum_span(
         self, tenant: str, progress_row: Row, current_time: float
     ) -> None:
+        """Add the next span of a tenant's old ledger rows, in batches.
+
+        The tenant's progress row is claimed by this process. An interrupted span is
+        continued after the lines that were added already; it stops if another process
+        has taken over. If no old rows are left, the tenant is recorded as complete.
+        """
         since, until, added_count = (
             progress_row["since"],
             float(progress_row["until"]),
@@ -370,6 +390,11 @@ class UsageSums:
         until: float,
         connection: Connection,
     ) -> bool:
+        """Add one batch of lines and record the progress, in the same transaction.
+
+        Returns False, adding nothing, if another process has taken over or got ahead.
+        `until` is the time to which the claim is extended.
+        """
         values = first + len(lines), until, tenant, self._writer, since, first
         # The update fails if another process took over or already advanced.
         if not connection.execute(self._sql["advance"], values):
@@ -412,6 +437,10 @@ class UsageSums:
 
 
 def _lines_of(tenant: str, rows: Sequence[Row]) -> list[_Line]:
+    """Return the totals for old ledger rows in a fixed order.
+
+    The rows come grouped by day, and only totals per day result. Old rows have no app.
+    """
     sums: dict[_Key, list[int]] = {}
     for row in rows:
         model, credential = (
@@ -508,6 +537,7 @@ def _add_to_totals(
 def _increase(
     sums: dict[_Key, list[int]], key: _Key, amounts: tuple[int, int, int, int]
 ) -> None:
+    """Add amounts to the totals under a key, in place, creating them if missing."""
     totals = sums.get(key)
     if totals is None:
         sums[key] = list(amounts)

@@ -126,7 +126,12 @@ class Valkey:
         }
 
     async def run(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
-        """Run a registered script. Raises StorageUnavailableError."""
+        """Run one of the registered Lua scripts and return its result.
+
+        `script` is the script's text. A caller waits up to five seconds for a free
+        connection. Raises StorageUnavailableError if the server does not answer or
+        refuses.
+        """
         try:
             return await self._scripts[script](keys=keys, args=values)
         except (ValkeyError, OSError, TimeoutError) as error:
@@ -222,10 +227,15 @@ class ValkeyCounters:
     def _settlement(
         self, owner: str, name: str, amounts: Mapping[str, float]
     ) -> tuple[list[str], list[Any]]:
+        """Return the keys and arguments of the Lua script that settles a call.
+
+        `owner` is the process that reserved; `amounts` maps units to actual usage.
+        """
         keys = [self._open_calls_key, self._call(name), self._calls_of(owner)]
         return keys, [name, *(part for pair in amounts.items() for part in pair)]
 
     def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine as a task, which `aclose` waits for."""
         task = asyncio.ensure_future(work)
         # The loop holds only weak references to tasks, so they are stored until they
         # finish.
@@ -233,6 +243,11 @@ class ValkeyCounters:
         task.add_done_callback(self._settling.discard)
 
     async def _settle(self, name: str, amounts: Mapping[str, float]) -> None:
+        """Settle a call, trying four times within about six seconds.
+
+        If the server stays unavailable, the failure is logged and the reservation
+        remains.
+        """
         keys, values = self._settlement(self._owner, name, amounts)
         # Delays before each retry; 0 marks the last attempt.
         for wait in (0.1, 1.0, 5.0, 0.0):
@@ -251,6 +266,10 @@ class ValkeyCounters:
         self._run_in_background(self._release_older(cutoff))
 
     async def _release_older(self, cutoff: float) -> None:
+        """Settle all calls that were admitted before `cutoff` as unused, one by one.
+
+        If they cannot be listed, that is logged and nothing happens.
+        """
         try:
             names = await self._valkey.call(
                 "ZRANGEBYSCORE", self._open_calls_key, "-inf", cutoff

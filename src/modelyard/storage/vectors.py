@@ -93,6 +93,12 @@ class VectorTables:
             return await asyncio.to_thread(self._work, space, work)
 
     def _work(self, space: VectorSpace | None, work: Callable[[Connection], T]) -> T:
+        """Run `work` on a connection of its own, in the calling thread.
+
+        The tables of the space are created first if this process has not done so; None
+        needs none. After an error the connection is closed. Raises
+        StorageUnavailableError for a transient error and passes others on.
+        """
         connection = self._idle.pop() if self._idle else self._engine.connect()
         try:
             # Tables are created on first use, once per number of dimensions and
@@ -114,6 +120,11 @@ class VectorTables:
         return result
 
     def _create_tables(self, connection: Connection, space: VectorSpace) -> None:
+        """Create the extension, tables and indexes for a space's number of dimensions.
+
+        What exists is left as it is. Above 2,000 dimensions there is no HNSW index, and
+        vectors are compared exactly.
+        """
         for name in (
             "make_extension",
             "make_postings",
@@ -170,6 +181,11 @@ class VectorTables:
         *,
         replace_all: bool,
     ) -> None:
+        """Delete and insert a space's vectors and postings, within a transaction.
+
+        With `replace_all` everything in the space is deleted first; `removed` are ids
+        of entries.
+        """
         # Vectors and postings of a space are replaced together, so that both searches
         # see the same entries.
         for table in (space.table, "index_postings"):
@@ -186,6 +202,7 @@ class VectorTables:
     def _insert(
         self, connection: Connection, space: VectorSpace, rows: VectorRows
     ) -> None:
+        """Insert one batch of entries with their postings, by one statement each."""
         # Arrays are sent as lists and unnested by the statement: one execution for any
         # number of rows.
         vectors = (list(rows.entries), list(rows.documents), list(rows.vectors))
@@ -294,6 +311,10 @@ class VectorTables:
     async def _scored(
         self, space: VectorSpace, statement: str, values: Sequence[object]
     ) -> dict[int, float]:
+        """Run a query that returns entries with scores, and return score by entry.
+
+        Raises StorageUnavailableError if the database is unavailable.
+        """
         return await self._run(
             space, lambda connection: _scores(connection.execute(statement, values))
         )

@@ -115,7 +115,11 @@ class Writer:
         return len(self._queue)
 
     def write(self, statement: str, values: Sequence[Any]) -> None:
-        """See `Database.write`."""
+        """Queue one row to be written by the writer thread, and return at once.
+
+        Raises ConfigError if the database cannot be written at all,
+        StorageUnavailableError if too many writes are waiting.
+        """
         if self._error is not None:
             raise ConfigError(
                 f"database {self._engine.where!r} cannot be written: {self._error}"
@@ -131,7 +135,13 @@ class Writer:
     def submit(
         self, work: Callable[[Connection], T], *, is_retried: bool, may_gather: bool
     ) -> "Future[T]":
-        """See `Database.submit`."""
+        """Queue a unit of several statements and return its future.
+
+        The unit is executed atomically. The future gets the result of `work`, or its
+        error. With `is_retried` the unit waits out transient failures; `may_gather`
+        lets it wait briefly for other writes. If the writer is closed, the future fails
+        with StorageUnavailableError.
+        """
         future: Future[T] = Future()
         if not self._thread.is_alive():
             future.set_exception(
@@ -169,6 +179,11 @@ class Writer:
     # Executed in the writer thread.
 
     def _run(self) -> None:
+        """Execute batches of queued writes until the writer is closed.
+
+        Runs in the writer thread. Futures from `flush` are done after the batch in
+        which they were queued.
+        """
         connection: Connection | None = None
         is_open = True
         while is_open:
@@ -221,6 +236,11 @@ class Writer:
     def _commit(
         self, connection: Connection, writes: Sequence[_RowWrite | _WorkItem]
     ) -> None:
+        """Execute a batch of writes in one transaction, then report the results.
+
+        Raises the engine's errors before any caller has been told anything. A unit that
+        fails by itself is undone alone and its caller gets the error.
+        """
         if not writes:
             return
         connection.execute(self._engine.begin())
@@ -269,6 +289,10 @@ class Writer:
         return result, None
 
     def _rolled_back(self, connection: Connection | None) -> Connection | None:
+        """Roll back a failed transaction and return the connection if it can be reused.
+
+        None if there was none, or if it was one to a server, which is closed.
+        """
         if connection is None:
             return None
         # This fails if no transaction was started or the connection is broken.
@@ -346,6 +370,7 @@ def _statement_of(entry: _RowWrite | _WorkItem) -> str | None:
 def _resolve_future(
     future: "Future[Any]", result: Any, error: Exception | None
 ) -> None:
+    """Complete a caller's future with a result or an error, unless it was cancelled."""
     # A caller that was cancelled must not receive a result.
     if not future.set_running_or_notify_cancel():
         return

@@ -489,6 +489,11 @@ def _query_pairs(location: ParameterLocation, value: Any) -> list[tuple[str, str
 def _object_query_pairs(
     location: ParameterLocation, value: Mapping[Any, Any]
 ) -> list[tuple[str, str]]:
+    """Return an object argument as query pairs, in the style that OpenAPI specifies.
+
+    `deepObject` gives `name[key]=value` pairs, an exploded form one pair per member,
+    any other style a single pair with keys and values separated by commas.
+    """
     texts = [(name, _text(element)) for name, element in value.items()]
     if location.style == "deepObject":
         return [(f"{location.name}[{name}]", text) for name, text in texts]

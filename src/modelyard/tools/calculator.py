@@ -230,6 +230,10 @@ def _call_real_function(name: str, arguments: list[Any]) -> Any:
 
 
 def _round(value: Any, digits: Any) -> Any:
+    """Round a number to a number of decimal places, which may be negative.
+
+    Raises ToolParameterError if that is not a whole number or too large.
+    """
     digit_count = _as_integer(digits, "round")
     if abs(digit_count) > _MAX_PLACES:
         raise ToolParameterError(f"round: at most {_MAX_PLACES:,} decimal places")
@@ -237,6 +241,10 @@ def _round(value: Any, digits: Any) -> Any:
 
 
 def _factorial(value: Any) -> Fraction:
+    """Return the factorial of a whole number up to 3,000.
+
+    Raises ToolParameterError for a larger number or a fraction.
+    """
     count = _as_integer(value, "factorial")
     # The result of a larger factorial would exceed the maximum length.
     if count > 3000:

@@ -46,7 +46,11 @@ class ToolOutputCollector:
     _model_texts: list[str] = field(default_factory=list[str])
 
     def add(self, tool_message: Mapping[str, Any]) -> None:
-        """Add one message of the tool. Messages of an unknown type are ignored."""
+        """Add one message of the tool, in the format of Dify's tool messages.
+
+        It has `type`, `message` and possibly `meta`. Messages of an unknown type are
+        ignored; texts beyond the size limit are cut off.
+        """
         message: Any = tool_message.get("message") or {}
         meta: Mapping[str, Any] = tool_message.get("meta") or {}
         match tool_message.get("type"):
@@ -86,6 +90,10 @@ class ToolOutputCollector:
             self._add_blob(b"".join(self._blob_chunks.pop(name)), meta)
 
     def _add_value(self, message: Any) -> None:
+        """Add the value of a `json` message, unless it is marked `suppress_output`.
+
+        A message that is not an object is a value itself.
+        """
         if not isinstance(message, Mapping):
             self.values.append(message)
         # `suppress_output` marks a value that the model must not see.
@@ -93,6 +101,7 @@ class ToolOutputCollector:
             self.values.append(message.get("json_object", message))
 
     def _set_variable(self, message: Any) -> None:
+        """Set a variable from a `variable` message; a streamed one is appended to."""
         name = str(message.get("variable_name"))
         value = message.get("variable_value")
         # Streamed variables arrive in parts, which are concatenated.
@@ -111,6 +120,10 @@ class ToolOutputCollector:
             self._append_text(str(message["context"]))
 
     def _append_text(self, text: str, *, is_text: bool = False) -> None:
+        """Append text for the model, cut off at the limit for all texts of the call.
+
+        `is_text` marks text that the tool itself sent as such, in contrast to a note.
+        """
         room = MAX_TEXT_CHARS - self._size
         # One size budget covers all texts, so that a tool cannot exhaust memory with
         # many small messages.
@@ -122,6 +135,10 @@ class ToolOutputCollector:
         self._model_texts.append(text)
 
     def _add_blob(self, data: bytes, meta: Mapping[str, Any]) -> None:
+        """Add a file, and a note for the model that the user has received it.
+
+        Type and name come from the message's `meta`.
+        """
         mime_type = str(meta.get("mime_type") or "application/octet-stream")
         self.blobs.append(
             Blob(
@@ -136,6 +153,7 @@ class ToolOutputCollector:
             self._append_text("A file was created and sent to the user already.")
 
     def _note_image(self) -> None:
+        """Append the note that tells the model that the user has received an image."""
         self._append_text(
             "image has been created and sent to user already, you do not need to create"
             " it, just tell the user to check it now."
@@ -159,11 +177,11 @@ class ToolOutputCollector:
 
 
 def truncate_middle(text: str, max_length: int, *, result_id: str = "") -> str:
-    """Shorten a text to `max_length` characters by removing its middle, and insert a
-    note on how much is missing.
+    """Shorten a text to `max_length` characters by removing its middle.
 
-    With `result_id` the note tells the model how to read the missing part with the
-    `read_result` tool.
+    A note in place of the middle says how much is missing. With `result_id` it also
+    tells the model how to read that part with the tool `read_result`. The note comes on
+    top of `max_length`. A text within the limit is returned unchanged.
     """
     if len(text) <= max_length:
         return text
@@ -179,6 +197,7 @@ def truncate_middle(text: str, max_length: int, *, result_id: str = "") -> str:
 
 
 def _to_json(value: Any) -> str:
+    """Return a value as JSON text, or as Python's text if it has no JSON form."""
     try:
         return json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
@@ -186,6 +205,7 @@ def _to_json(value: Any) -> str:
 
 
 def _to_bytes(value: Any) -> bytes:
+    """Return bytes, decoding a text as base64; empty if it is not valid."""
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     # Imported here because few tools send base64.

@@ -130,8 +130,9 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def parse(data: bytes | str, *, url: str = "") -> Api:
     """Parse an OpenAPI 3 or Swagger 2 document, as JSON or YAML.
 
-    `url` is the document's address; relative server URLs are resolved against it.
-    Raises DescriptionError.
+    `url` is the document's address; relative server URLs are resolved against it. An
+    operation that cannot be converted is listed in `left_out`. Raises DescriptionError
+    if the document is unreadable or has no usable operation.
     """
     document = _load_document(data)
     # A ChatGPT plugin manifest only points to its OpenAPI document.
@@ -166,6 +167,11 @@ def manifest_url(data: bytes | str) -> str:
 
 
 def _load_document(data: bytes | str) -> dict[str, Any]:
+    """Decode an API description, JSON or YAML, of limited size.
+
+    Raises DescriptionError if it is too large, is neither of the two, expands too far
+    by YAML aliases, or is not an object.
+    """
     if len(data) > MAX_BYTES:
         raise DescriptionError(
             f"API description too large: {len(data) >> 20} MB, maximum"
@@ -420,6 +426,11 @@ class _ApiParser:
         )
 
     def _entries(self) -> Iterator[tuple[str, str, Mapping[str, Any], Sequence[Any]]]:
+        """Yield (path, method, operation, shared parameters) of the document's `paths`.
+
+        An operation without `servers` gets those of its path item. Raises
+        DescriptionError if a path item's reference cannot be resolved.
+        """
         for path, item in _as_mapping(self._document.get("paths")).items():
             item = self._resolve(item)
             if not isinstance(item, Mapping):
@@ -490,6 +501,12 @@ class _ApiParser:
         shared: Sequence[Any],
         names: set[str],
     ) -> Operation:
+        """Convert one operation of the document.
+
+        `shared` are the parameters of its path, `names` the operation names used so
+        far, to which its own is added. Raises DescriptionError if it cannot be
+        converted.
+        """
         making = _OperationBuilder(_SchemaInliner(self._resolve))
         self._add_arguments(making, entry, shared)
         _add_undeclared_path_parameters(making, path)
@@ -563,6 +580,11 @@ class _ApiParser:
     def _add_parameter(
         self, making: _OperationBuilder, parameter: Mapping[str, Any]
     ) -> None:
+        """Add a path, query, header or cookie parameter as an argument.
+
+        Style and `explode` follow OpenAPI's defaults; Swagger 2's `collectionFormat` is
+        translated. A path parameter is always required.
+        """
         where = str(parameter["in"])
         schema, style = self._schema_and_style(making, parameter, where)
         explode = parameter.get("explode")
@@ -604,6 +626,7 @@ class _ApiParser:
         return making.schemas.inline(declaration), self._style(parameter, where)
 
     def _style(self, parameter: Mapping[str, Any], where: str) -> str:
+        """Return the serialisation style of a parameter, in OpenAPI 3's terms."""
         if self._is_old:
             # Swagger 2 collection formats mapped to OpenAPI 3 styles.
             return {
@@ -638,6 +661,7 @@ class _ApiParser:
     def _add_form_field(
         self, making: _OperationBuilder, form_field: Mapping[str, Any]
     ) -> None:
+        """Add a form field of Swagger 2 (`in: formData`) as an argument of the body."""
         is_file = form_field.get("type") == "file"
         schema = {"type": "string"} if is_file else making.schemas.inline(form_field)
         schema.pop("required", None)
@@ -652,6 +676,11 @@ class _ApiParser:
         )
 
     def _add_request_body(self, making: _OperationBuilder, request_body: Any) -> str:
+        """Add the arguments of an OpenAPI 3 request body and return its media type.
+
+        Of several media types the preferred one is used: JSON, then forms, then others.
+        Empty if the body declares no content.
+        """
         content = _as_mapping(_as_mapping(request_body).get("content"))
         if not content:
             return ""
@@ -745,6 +774,11 @@ class _ApiParser:
         )
 
     def _swagger_server_url(self) -> str:
+        """Return the base URL of a Swagger 2 document.
+
+        It is built from `schemes`, `host` and `basePath`. HTTPS is preferred. Without a
+        host, the path is resolved against the document's own address.
+        """
         host = str(self._document.get("host") or "")
         schemes = self._document.get("schemes") or ["https"]
         scheme = "https" if "https" in schemes else str(schemes[0])
@@ -754,6 +788,10 @@ class _ApiParser:
         return url.rstrip("/")
 
     def _security_schemes(self) -> dict[str, Scheme]:
+        """Return the document's security schemes by name.
+
+        Those that are not supported or cannot be resolved are left out.
+        """
         owner = (
             self._document
             if self._is_old
@@ -773,6 +811,10 @@ class _ApiParser:
         return schemes_by_name
 
     def _accepted_schemes(self, entry: Mapping[str, Any]) -> list[str]:
+        """Return the names of the security schemes that an operation accepts.
+
+        Its own `security` overrides the document's. Empty if it needs none.
+        """
         # An operation's `security` overrides the document's.
         requirements = entry.get("security", self._document.get("security")) or ()
         return [
@@ -808,6 +850,11 @@ def _operation_description(entry: Mapping[str, Any]) -> str:
 
 
 def _parse_scheme(definition: Mapping[str, Any]) -> Scheme | None:
+    """Return a security scheme of OpenAPI 3 or Swagger 2; None if it is not supported.
+
+    An OAuth 2 scheme keeps its client credentials flow only; OpenID Connect counts as a
+    bearer token.
+    """
     match definition.get("type"):
         case "apiKey" if definition.get("in") in ("header", "query", "cookie"):
             return Scheme(
@@ -885,6 +932,7 @@ def _truncate_text(value: Any, max_length: int = _MAX_TEXT_CHARS) -> str:
 
 
 def _is_pattern(value: Any) -> bool:
+    """Return whether a value is a regular expression that can be used here."""
     if not isinstance(value, str):
         return False
     try:

@@ -181,6 +181,10 @@ def tool_entity(provider: str, part: Part) -> ToolEntity:
 
 
 def _tool_parameter(parameter: Parameter) -> ToolParameter:
+    """Return a tool parameter from a plugin's declaration.
+
+    Options may be plain values, or objects with `value` and `label`.
+    """
     options = [
         # Options may be plain values or objects with a label.
         Option(value=str(option.get("value")), label=dict(option.get("label") or {}))

@@ -73,6 +73,10 @@ class ProviderStore:
         self._on_replaced.append(listener)
 
     def _invalidate(self, touched: set[tuple[str, str]]) -> None:
+        """Forget the cached descriptions of tenants whose tool providers have changed.
+
+        `touched` are the changed (tenant, kind) pairs of the directory.
+        """
         tenants = {
             tenant
             for tenant, resource_type in touched
@@ -113,7 +117,10 @@ class ProviderStore:
         return provider_pair
 
     def secret(self, tenant: str, row: str, provider_record: ToolProvider) -> Secret:
-        """Decrypt and return a provider's secret; an empty one if none is stored."""
+        """Decrypt and return a provider's secret; an empty one if none is stored.
+
+        `row` is the provider's id. Raises SecretError if it cannot be decrypted.
+        """
         if not provider_record.secret:
             return Secret()
         return msgspec.convert(
@@ -129,7 +136,12 @@ class ProviderStore:
         secret: Secret,
         content: bytes,
     ) -> str:
-        """Store a provider, replacing one of the same name. Returns the row's id."""
+        """Store a provider with its secret, and return the row's id.
+
+        A provider of the same name is replaced and keeps its id. `content` is the
+        encoded description of its tools; `secret` is stored encrypted. The listeners of
+        `on_replaced` are called.
+        """
         existing = next(
             (resource for resource, _ in self.all(tenant) if resource.name == name),
             None,
@@ -203,6 +215,10 @@ class ProviderStore:
         return decoded
 
     def _cache(self, key: tuple[str, str], content: Api | McpListing) -> None:
+        """Cache a provider's description.
+
+        The least recently used one leaves a full cache.
+        """
         self._content_cache[key] = content
         # The dictionary is ordered by last use, so the first item is the least recently
         # used.

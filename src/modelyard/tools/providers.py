@@ -235,6 +235,11 @@ class ToolProviders:
     async def _refetch_description(
         self, tenant: str, resource: CachedResource, provider_record: ToolProvider
     ) -> tuple[Api, Changes]:
+        """Fetch an API's description again, and compare it with the stored one.
+
+        Nothing is stored. Raises InvokeBadRequestError if the description was supplied
+        as text, EgressError or DescriptionError if it cannot be fetched or read.
+        """
         if not provider_record.url:
             raise InvokeBadRequestError(
                 f"the description of {resource.name!r} was supplied as text, so it"
@@ -260,6 +265,10 @@ class ToolProviders:
     async def _relist_tools(
         self, tenant: str, resource: CachedResource, provider_record: ToolProvider
     ) -> tuple[McpListing, Changes]:
+        """List an MCP server's tools again, and compare them with the stored listing.
+
+        Nothing is stored. Raises McpError if the server cannot be listed.
+        """
         new_listing = await _list_remote(
             await self._clients.client_for(tenant, resource.id, provider_record)
         )
@@ -312,6 +321,10 @@ def _api_fields(api: Api) -> dict[str, Any]:
 
 
 async def _list_remote(client: McpClient) -> McpListing:
+    """Connect to an MCP server and return its tools and instructions.
+
+    Of each tool only the fields that are compared and shown are kept. Raises McpError.
+    """
     await client.connect()
     # Only these fields are compared and shown; servers may add others at any time.
     tools = [

@@ -123,6 +123,7 @@ class McpSource:
     async def _mcp_providers(
         self, tenant: str
     ) -> list[tuple[CachedResource, ToolProvider, McpListing]]:
+        """Return a tenant's MCP servers, each with its stored tool listing."""
         providers: list[tuple[CachedResource, ToolProvider, McpListing]] = []
         for resource, provider_record in self._store.all(tenant):
             if provider_record.type == "mcp":

@@ -162,6 +162,7 @@ def _validate(
 
 
 def _types(rule: Any) -> Sequence[str]:
+    """Return the type names that a schema allows; empty if it does not say."""
     type_names = rule.get("type") if isinstance(rule, Mapping) else None
     return (
         type_names
@@ -173,8 +174,12 @@ def _types(rule: Any) -> Sequence[str]:
 
 
 def coerce_value(value: Any, rule: Any) -> Any:
-    """Coerce a value to a type that the schema allows if nothing is lost; otherwise
-    return it unchanged."""
+    """Coerce a value to a type that the schema allows, if nothing is lost.
+
+    A value that already has one of the types is kept, and its elements or fields are
+    coerced. A value that cannot be coerced is returned unchanged, for the validation to
+    refuse.
+    """
     type_names = _types(rule)
     # A value that already has one of the types is kept; only its children are coerced.
     if any(_has_type(value, type_name) for type_name in type_names):
@@ -225,6 +230,11 @@ def _coerce_children(value: Any, rule: Mapping[str, Any]) -> Any:
 
 
 def _convert(value: Any, type_name: str) -> Any:
+    """Return a value converted to a JSON schema type; None if that is not possible.
+
+    Booleans may be words such as `yes`, lists and objects may be JSON text, and a
+    single value becomes a list of one.
+    """
     match type_name:
         case "string" if isinstance(value, bool):
             return "true" if value else "false"
@@ -259,6 +269,11 @@ def _convert(value: Any, type_name: str) -> Any:
 
 
 def _parse_number(text: str, *, is_integer: bool) -> int | float | None:
+    """Return the number that a text states; None if it states none.
+
+    Underscores between digits are ignored. With `is_integer`, a fraction counts as
+    none.
+    """
     # Underscores group digits, as in Python.
     text = text.strip().replace("_", "")
     try:
@@ -301,6 +316,10 @@ def _cast_text(parameter: ToolParameter, value: Any) -> str:
 
 
 def _cast_number(parameter: ToolParameter, value: Any) -> int | float:
+    """Return a form value as a number within the parameter's limits.
+
+    Raises ToolParameterError that names the parameter.
+    """
     if isinstance(value, int | float) and not isinstance(value, bool):
         number = value
     else:
@@ -319,6 +338,7 @@ def _cast_number(parameter: ToolParameter, value: Any) -> int | float:
 
 def _range_text(parameter: ToolParameter) -> str:
     """Return the limits of a number parameter in words; it has at least one."""
+    # A limit that does not exist is not mentioned.
     if parameter.min is None:
         return f"at most {parameter.max}"
     if parameter.max is None:
@@ -332,6 +352,7 @@ def _cast_boolean(parameter: ToolParameter, value: Any) -> bool:
 
 
 def _cast_option(parameter: ToolParameter, value: Any) -> str:
+    """Return a form value as text; raise ToolParameterError if it is not an option."""
     allowed_values = [option.value for option in parameter.options]
     if allowed_values and str(value) not in allowed_values:
         raise _invalid_value(parameter, value, f"one of {', '.join(allowed_values)}")
@@ -339,6 +360,10 @@ def _cast_option(parameter: ToolParameter, value: Any) -> str:
 
 
 def _cast_container(parameter: ToolParameter, value: Any) -> Any:
+    """Return a form value as a list or an object, whichever the parameter's type is.
+
+    Text is read as JSON. Raises ToolParameterError if the value is neither.
+    """
     converted = coerce_value(value, {"type": parameter.type})
     if not isinstance(converted, list if parameter.type == "array" else dict):
         raise _invalid_value(parameter, value, f"an {parameter.type}")
@@ -348,6 +373,7 @@ def _cast_container(parameter: ToolParameter, value: Any) -> Any:
 def _invalid_value(
     parameter: ToolParameter, value: Any, expected: str
 ) -> ToolParameterError:
+    """Return the error for a value that a parameter does not accept."""
     return ToolParameterError(
         f"parameter {parameter.name!r} must be {expected}, not {str(value)[:40]!r}"
     )
@@ -371,8 +397,11 @@ files, are passed through."""
 def cast_all(
     parameters: Sequence[ToolParameter], values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Coerce the values of all parameters; unknown values are passed through. Raises
-    ToolParameterError."""
+    """Coerce the values of all parameters of a form.
+
+    Missing values get the parameter's default; optional parameters without one are left
+    out. Values of undeclared parameters are passed through. Raises ToolParameterError.
+    """
     # Values for undeclared parameters stay: plugins may read them.
     cast_values = {
         name: value

@@ -27,8 +27,11 @@ _TOOL_TYPES = {
 
 
 def parse_tool_list(tool_list: Any) -> list[ToolRef]:
-    """Return references to the enabled tools, in order. Datasets have the kind
-    `dataset-retrieval`."""
+    """Return references to the enabled tools of an app's tool list, in order.
+
+    Entries may be in the old or the current format, or short as `kind:provider/name`;
+    others are ignored. Datasets have the kind `dataset-retrieval`.
+    """
     tool_refs: list[ToolRef] = []
     if not isinstance(tool_list, Sequence) or isinstance(tool_list, str):
         return tool_refs
@@ -53,6 +56,10 @@ def _is_legacy(definition: Mapping[str, Any]) -> bool:
 
 
 def _parse_legacy(definition: Mapping[str, Any]) -> Iterator[ToolRef]:
+    """Yield the tool references of an entry in the old format, named by its only key.
+
+    A disabled entry yields none, a dataset entry one per dataset.
+    """
     name, options = next(iter(definition.items()))
     if not options.get("enabled", True):
         return
@@ -67,6 +74,10 @@ def _parse_legacy(definition: Mapping[str, Any]) -> Iterator[ToolRef]:
 
 
 def _parse_definition(definition: Mapping[str, Any]) -> Iterator[ToolRef]:
+    """Yield the reference of a tool entry in the current format of Dify.
+
+    An entry that is disabled or has no `tool_name` yields none.
+    """
     if not definition.get("enabled", True) or not definition.get("tool_name"):
         return
     tool_type = str(
@@ -144,6 +155,10 @@ def _fixed_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unwrap_constant(value: Any) -> Any:
+    """Return the value of a constant written as `{"type": …, "value": …}`.
+
+    Any other value is returned unchanged.
+    """
     return (
         value["value"]
         if isinstance(value, Mapping) and set(value) == {"type", "value"}

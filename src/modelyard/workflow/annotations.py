@@ -144,7 +144,11 @@ class Annotations:
     async def update(
         self, tenant: str, app: str, id: str, question: str, answer: str
     ) -> Annotation:
-        """Update an annotation. Raises NotFoundError and InvokeBadRequestError."""
+        """Replace an annotation's question and answer, and return it.
+
+        Raises NotFoundError if the app has no such annotation, InvokeBadRequestError if
+        a text is empty.
+        """
         question, answer = (
             _require_text(question, "question"),
             _require_text(answer, "answer"),
@@ -239,8 +243,12 @@ class Annotations:
     async def answer(
         self, tenant: str, app: str, query: str, settings: ReplySettings
     ) -> Annotation | None:
-        """Return the annotation that answers a question; None if none is similar
-        enough."""
+        """Return the annotation that answers a question; None without a match.
+
+        An identical question needs no embedding. Otherwise the closest annotation must
+        reach the threshold of `settings`; missing vectors are made first. The
+        annotation's hits are counted up.
+        """
         if not query.strip():
             return None
         rows = await self._rows("vectors", tenant=tenant, app=app)
@@ -281,6 +289,7 @@ def _normalise(vector: Sequence[float]) -> "array.array[float]":
 
 
 def _dot(left: Sequence[float], right: Sequence[float]) -> float:
+    """Return the scalar product of two vectors; -1 if their lengths differ."""
     # Vectors of different lengths are from different models, and not comparable.
     return (
         sum(a * b for a, b in zip(left, right, strict=True))

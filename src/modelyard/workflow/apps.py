@@ -142,6 +142,10 @@ class Apps:
         )
 
     async def _save(self, app_record: AppRecord, stored_app: StoredApp) -> AppRecord:
+        """Store an app's changed record and return the app with it.
+
+        Raises NotFoundError if the app was deleted.
+        """
         old = await self._resources.get(
             app_record.tenant, StoredApp.kind, app_record.id
         )
@@ -196,8 +200,11 @@ class Apps:
         )
 
     async def restore(self, app_record: AppRecord, version: str) -> AppRecord:
-        """Make a published version the draft again. `version` is the start of its
-        digest, or its name."""
+        """Make a published version the draft again, and return the app.
+
+        `version` is its name, or the start of its digest. Restoring the version in use
+        only discards the draft. Raises NotFoundError.
+        """
         restored_version = self.version(app_record, version)
         # Restoring the published version just discards the draft.
         draft = (
@@ -366,8 +373,13 @@ class Apps:
         with_secrets: bool = False,
         is_draft: bool = True,
     ) -> str:
-        """Return the app as a YAML file: the draft or, with `is_draft=False`, the
-        published version."""
+        """Return the app as a YAML file.
+
+        It is the draft, if there is one, or with `is_draft=False` the published
+        version. Values of secret variables are empty unless `with_secrets` is set.
+        Raises NotPublishedError if the published version is asked for and there is
+        none.
+        """
         app = await (
             self.draft(app_record) if is_draft else self.published_app(app_record)
         )

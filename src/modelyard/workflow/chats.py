@@ -334,12 +334,13 @@ class Chats:
     # Files
 
     def files_of(self, tenant: str) -> TenantFiles:
-        """Return a tenant's files, without a user."""
+        """Return the file service of a tenant, not bound to any user."""
         return self._files(tenant, "")
 
     async def _attach_files(
         self, tenant: str, user: str, files: Sequence[Any]
     ) -> list[dict[str, Any]]:
+        """Return the files of a request as objects for a run, checked for this user."""
         keeper = self._files(tenant, user)
         return [
             (await keeper.parse_file(file_value)).to_object() for file_value in files

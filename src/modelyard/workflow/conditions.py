@@ -83,8 +83,12 @@ def evaluate(
     pool: VariablePool,
     comparisons: list[dict[str, Any]] | None = None,
 ) -> bool:
-    """Evaluate one condition. Raises ConditionError if the variable is missing or its
-    type does not match the operator."""
+    """Evaluate one condition on a variable of the pool.
+
+    The comparison that was made is appended to `comparisons`, for the log. Raises
+    ConditionError if the variable is missing, the operator is unknown, or it does not
+    support the value's type.
+    """
     actual = pool.get(condition.variable_selector)
     if actual is MISSING:
         raise ConditionError(f"Variable {list(condition.variable_selector)} not found")
@@ -132,6 +136,7 @@ def _expected(value: Any, actual: Any, pool: VariablePool) -> Any:
 
 
 def _is_files(value: Any) -> bool:
+    """Return whether a value is a list of files, with at least one."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -142,6 +147,11 @@ def _is_files(value: Any) -> bool:
 def _evaluate_file_group(
     group: SubConditions, operator: str, files: Sequence[File], pool: VariablePool
 ) -> bool:
+    """Return whether a list of files meets conditions on the files' attributes.
+
+    The conditions are joined by `and` unless the group says `or`. Raises ConditionError
+    for an operator other than `contains`, `not contains` and `all of`.
+    """
     if operator not in ("contains", "not contains", "all of"):
         raise ConditionError(
             f"operator {operator!r} is not supported for files; expected contains, not"
@@ -182,6 +192,10 @@ def _evaluate_files(
 
 
 def _with_dot(value: Any) -> Any:
+    """Return a file extension, or a list of them, each with a leading dot.
+
+    Empty texts and other values are returned unchanged.
+    """
     if isinstance(value, list):
         return [_with_dot(extension) for extension in value]
     return (
@@ -196,8 +210,11 @@ def _with_dot(value: Any) -> Any:
 
 
 def compare(operator: str, actual: Any, expected: Any) -> bool:
-    """Compare two values. Raises ConditionError for an unknown operator, or one that
-    does not support the value."""
+    """Compare two values by an operator, one of OPERATORS.
+
+    Raises ConditionError for an unknown operator, or one that does not support the
+    value. A missing value gives False for most operators.
+    """
     compared = _BY_OPERATOR.get(operator)
     if compared is None:
         raise ConditionError(
@@ -208,6 +225,10 @@ def compare(operator: str, actual: Any, expected: Any) -> bool:
 
 
 def _contains(actual: Any, expected: Any) -> bool:
+    """Return whether a text contains a text, or a list an element.
+
+    An empty value contains nothing. Raises ConditionError for any other value.
+    """
     if not actual:
         return False
     if isinstance(actual, str):
@@ -232,6 +253,10 @@ def _require_text(actual: Any) -> str:
 
 
 def _is(actual: Any, expected: Any) -> bool:
+    """Return whether a text or a boolean equals the expected value.
+
+    A missing value equals nothing. Raises ConditionError for another type.
+    """
     if actual is None:
         return False
     if not isinstance(actual, str | bool):
@@ -300,6 +325,10 @@ def _require_list(expected: Any) -> Sequence[Any]:
 
 
 def _all_of(actual: Any, expected: Any) -> bool:
+    """Return whether a list contains all expected elements.
+
+    An empty value contains none. Raises ConditionError if either is not a list.
+    """
     if not actual:
         return False
     if not isinstance(actual, list):

@@ -10,7 +10,7 @@ from modelyard.base.errors import NotFoundError
 from modelyard.storage.database import Connection, Database, statements
 from modelyard.storage.scoped_store import ScopedStore
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.node import Recap, Thought, Turn
+from modelyard.workflow.node import ConversationSummary, Thought, Turn
 from modelyard.workflow.variables import file_of
 
 
@@ -268,14 +268,18 @@ class ConversationMemory:
         ]
         return turns[::-1]
 
-    async def recap(self) -> Recap | None:
+    async def recap(self) -> ConversationSummary | None:
         """Return the stored summary of older turns, or None."""
         body = await self._conversations.scoped_store.get(
             self._run.tenant, self._scope, _RECAP_KEY
         )
-        return msgspec.json.decode(body, type=Recap) if body is not None else None
+        return (
+            msgspec.json.decode(body, type=ConversationSummary)
+            if body is not None
+            else None
+        )
 
-    async def save_recap(self, recap: Recap) -> None:
+    async def save_recap(self, recap: ConversationSummary) -> None:
         """Store a summary of older turns."""
         await self._conversations.scoped_store.put(
             self._run.tenant, self._scope, _RECAP_KEY, msgspec.json.encode(recap)

@@ -90,6 +90,10 @@ _HANDLE_LABELS = {
 
 
 def _brackets(node: Node) -> tuple[str, str]:
+    """Return the brackets by which Mermaid draws a node's shape.
+
+    Starts and answers are rounded, branches are hexagons, all others are boxes.
+    """
     match node.kind:
         case NodeKind.ROOT | NodeKind.RESPONSE:
             return "([", "])"
@@ -100,7 +104,10 @@ def _brackets(node: Node) -> tuple[str, str]:
 
 
 def handle_label(node: Node, handle: str) -> str:
-    """Return the display name of a branch; empty for the ordinary output."""
+    """Return the display name of a branch of a node.
+
+    A name that the app's author has given comes first. Empty for the ordinary output.
+    """
     if handle in (SOURCE, ""):
         return ""
     label = _configured_labels(node).get(handle)
@@ -247,6 +254,10 @@ def _columns(graph: Graph) -> dict[str, int]:
 
 
 def _mean_source_y(name: str, picture: _Layout) -> float:
+    """Return the mean height of the centres of a node's sources, 0 without any.
+
+    Sources that are not positioned yet are ignored.
+    """
     sources = [
         picture.graph.edges[edge_index].source
         for edge_index in picture.graph.incoming[name]
@@ -256,6 +267,10 @@ def _mean_source_y(name: str, picture: _Layout) -> float:
 
 
 def _draw(picture: _Layout, left: float, top: float, parts: list[str]) -> None:
+    """Append the SVG elements of a layout: edges, their labels, then boxes.
+
+    `left` and `top` are the position of the layout in the image, in pixels.
+    """
     # Edges first, so that the boxes cover their ends.
     for edge in picture.graph.edges:
         if edge.source in picture.boxes and edge.target in picture.boxes:
@@ -279,6 +294,10 @@ def _draw(picture: _Layout, left: float, top: float, parts: list[str]) -> None:
 
 
 def _draw_box(box: _Box, x: float, y: float, parts: list[str]) -> None:
+    """Append the SVG elements of a node's box, with the content of a container.
+
+    `x` and `y` are its upper left corner in the image. Long titles are shortened.
+    """
     node = box.node
     colour = _COLOURS.get(node.type, "#55606e")
     css_class = "c" if box.inner is not None else "b"

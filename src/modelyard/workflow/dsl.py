@@ -193,8 +193,11 @@ def load(path: str | Path, mapping: AppMapping | None = None) -> App:
 def loads(
     data: bytes | str, *, name: str = "", mapping: AppMapping | None = None
 ) -> App:
-    """Parse the text of an app file. `name` is the file's name in messages. Raises
-    DslError."""
+    """Parse the text of an app file.
+
+    `name` is the file's name in messages; `mapping` holds substitutes for models, tools
+    and datasets. Raises DslError with all problems found, each with its line if known.
+    """
     text = _decode_utf8(data, name)
     document = parse_yaml(text, name)
     if not isinstance(document, dict):
@@ -222,6 +225,10 @@ def load_mapping(path: str | Path) -> AppMapping:
 
 
 def _decode_utf8(data: bytes | str, name: str) -> str:
+    """Return an app file's text, without a byte order mark.
+
+    Raises DslError if it is larger than 10 MB or not UTF-8.
+    """
     size = len(data)
     if size > MAX_BYTES:
         raise DslError(
@@ -537,6 +544,11 @@ class _AppParser:
     # Apps with a graph
 
     def _parse_workflow(self, app: App) -> None:
+        """Read the section `workflow` into the app: features, variables and levels.
+
+        A missing graph gives a warning only. Raises DslError if the section is missing
+        or has too many nodes; other mistakes are collected as problems.
+        """
         workflow = self._document.get("workflow")
         if not isinstance(workflow, dict):
             raise self._error(
@@ -574,6 +586,10 @@ class _AppParser:
     def _parse_variables(
         self, workflow: Mapping[str, Any], name: str
     ) -> list[StoredVariable]:
+        """Return the workflow's variables in the field `name`.
+
+        Invalid ones are recorded as problems.
+        """
         variables: list[StoredVariable] = []
         for index, raw_variable in enumerate(workflow.get(name) or ()):
             try:
@@ -785,6 +801,11 @@ class _AppParser:
     def _add_problem(
         self, message: str, path: tuple[Any, ...], node: str = "", where: str = ""
     ) -> None:
+        """Record a problem that prevents the import.
+
+        `path` leads to the place in the document and gives the line; `node` is a node's
+        title, `where` the field in it.
+        """
         self._problems.append(
             Problem(
                 message=message,
@@ -796,6 +817,7 @@ class _AppParser:
         )
 
     def _add_warning(self, message: str, path: tuple[Any, ...], node: str = "") -> None:
+        """Record a warning; the app can be imported nevertheless."""
         self._warnings.append(
             Problem(
                 message=message,
@@ -806,6 +828,7 @@ class _AppParser:
         )
 
     def _error(self, message: str, path: tuple[Any, ...]) -> DslError:
+        """Return an error with all problems so far and one more, which ends parsing."""
         return DslError(
             [
                 *self._problems,
@@ -850,6 +873,7 @@ def _parse_edges(
 
 
 def _parse_edge(raw_edge: Mapping[str, Any]) -> Edge:
+    """Return an edge from its raw form; without a handle it is the ordinary output."""
     handle = raw_edge.get("sourceHandle")
     return Edge(
         source=str(raw_edge.get("source") or ""),
@@ -1096,7 +1120,11 @@ def _requirements_of(node: Node) -> Iterable[Requirement]:
 
 
 def dump(app: App, *, with_secrets: bool = False) -> str:
-    """Return the app as YAML: the imported document, with the current format version."""
+    """Return the app as YAML: the imported document, with the current format version.
+
+    Values of secret environment variables are empty unless `with_secrets` is set.
+    Fields that are unknown here are preserved.
+    """
     document = {
         **app.document,
         "kind": app.kind,

@@ -35,7 +35,12 @@ from modelyard.workflow.node_events import Emit, NodeEvents, Scope, execution_id
 from modelyard.workflow.recorder import Recorder as Recorder
 from modelyard.workflow.recorder import Step as Step
 from modelyard.workflow.running import RunningNode, RunningNodes
-from modelyard.workflow.variables import VariablePool, WorkflowError, to_object, zero_of
+from modelyard.workflow.variables import (
+    VariablePool,
+    WorkflowError,
+    default_for_type,
+    to_object,
+)
 
 _OUTERMOST = Scope()
 
@@ -197,6 +202,11 @@ class GraphEngine:
         self.steps += len(steps)
 
     def _outcome(self) -> Outcome:
+        """Return the result of a run that has come to rest.
+
+        A failure counts first, then a stop, then a pause. The outermost run is
+        partially successful if nodes handled an error.
+        """
         outputs = self._state.outputs
         if self._failure is not None:
             return self._failure
@@ -222,12 +232,18 @@ class GraphEngine:
     # Starting nodes
 
     def _start_ready(self) -> None:
+        """Start all nodes that are ready, until a command or a failure ends the run."""
         ready = self._state.ready
         while ready and self._command is None and self._failure is None:
             name, predecessor = ready.popleft()
             self._start(self.graph.nodes[name], predecessor)
 
     def _start(self, node: Node, predecessor: str) -> None:
+        """Start a node: a quick one at once, any other as a task.
+
+        If the run's step limit is exceeded, the run is stopped instead. `predecessor`
+        is the node that led here.
+        """
         run = self.run
         run.steps += 1
         self.steps += 1
@@ -261,6 +277,7 @@ class GraphEngine:
         self._running.begin(running, self._run_node(running, context))
 
     def _node_context(self, running: RunningNode) -> NodeContext:
+        """Return the context in which a node runs, with its idempotency key."""
         return NodeContext(
             run=self.run,
             pool=self.pool,
@@ -274,6 +291,10 @@ class GraphEngine:
         )
 
     async def _run_node(self, running: RunningNode, context: NodeContext) -> None:
+        """Run a node as a task and hand its result or its exception to the loop.
+
+        Never raises; an exception of the node's libraries becomes a NodeError.
+        """
         result: NodeResult | BaseException
         try:
             result = await self._run_with_retries(running, context)
@@ -293,6 +314,12 @@ class GraphEngine:
     async def _run_with_retries(
         self, running: RunningNode, context: NodeContext
     ) -> NodeResult:
+        """Run a node, repeating it as configured if it fails.
+
+        A node with side effects is recorded before it starts. Raises NodeError if such
+        a node was interrupted in an earlier process and must not be repeated, or the
+        error of the last attempt.
+        """
         node = running.node
         # A node with side effects may have been interrupted after the effect: repeating
         # it is the app author's decision.
@@ -323,6 +350,7 @@ class GraphEngine:
     def _handle_result(
         self, running: RunningNode, result: NodeResult | BaseException
     ) -> None:
+        """Apply a node's result: success, pause or error; a cancellation is ignored."""
         match result:
             case NodeResult():
                 self._node_succeeded(running, result)
@@ -334,6 +362,10 @@ class GraphEngine:
                 self._node_failed(running, _as_node_error(result))
 
     def _node_succeeded(self, running: RunningNode, result: NodeResult) -> None:
+        """Store a node's outputs, record the step and make its followers ready.
+
+        If the outputs cannot be stored, the node has failed.
+        """
         node = running.node
         # With a fail branch, success may be connected by its own handle.
         if (
@@ -351,6 +383,12 @@ class GraphEngine:
         self._events.succeeded(running, result)
 
     def _node_failed(self, running: RunningNode, error: NodeError) -> None:
+        """Handle a node's error by its strategy.
+
+        With a fail branch or default values the run goes on, with the outputs
+        `error_message` and `error_type`. Otherwise the run fails; the first failure is
+        its result.
+        """
         node = running.node
         outputs = {
             **error.outputs,
@@ -398,6 +436,7 @@ class GraphEngine:
             self._events.pause_requested(running, reason)
 
     def _record(self, running: RunningNode, result: NodeResult) -> None:
+        """Record a finished node's step, for a resumed run, if there is a recorder."""
         if self.recorder is not None:
             updates = [
                 msgspec.structs.replace(update, value=to_object(update.value))
@@ -423,11 +462,12 @@ class GraphEngine:
         self._state.responses.chunk(running.node.id, name, text, is_final=is_final)
 
     def _on_reasoning(self, running: RunningNode, text: str, is_final: bool) -> None:
-        if self._state.responses.may_reason(running.node.id):
+        if self._state.responses.can_emit_reasoning(running.node.id):
             self._events.reasoned(running, text, is_final)
 
 
 def _has_edge(graph: Graph, node: Node, handle: str) -> bool:
+    """Return whether a node has an outgoing edge at a handle."""
     return any(
         graph.edges[edge_index].handle == handle
         for edge_index in graph.outgoing[node.id]
@@ -435,6 +475,7 @@ def _has_edge(graph: Graph, node: Node, handle: str) -> bool:
 
 
 def _as_node_error(error: BaseException) -> NodeError:
+    """Return an exception as a NodeError; one that already is stays the same."""
     if isinstance(error, NodeError):
         return error
     return NodeError(
@@ -446,10 +487,10 @@ def _typed_default(default: Any) -> Any:
     """Return a default value in its declared type; it was entered as text in a form."""
     value, value_type = default.value, default.type
     if value is None:
-        return zero_of(value_type)
+        return default_for_type(value_type)
     if isinstance(value, str) and value_type != "string":
         try:
             return decode_body(value)
         except BodyError:
-            return value if value else zero_of(value_type)
+            return value if value else default_for_type(value_type)
     return value

@@ -128,7 +128,7 @@ class Graph:
 
 
 @dataclass(slots=True)
-class Progress:
+class FrontierChange:
     """What changed when one node finished."""
 
     ready: list[str] = field(default_factory=list[str])
@@ -181,7 +181,7 @@ class Frontier:
         """Return whether the node has finished."""
         return node in self._finished
 
-    def finish(self, node: str, handle: str | None = None) -> Progress:
+    def finish(self, node: str, handle: str | None = None) -> FrontierChange:
         """Record that a node finished. Without a handle all its edges are taken, else
         only those of the handle.
 
@@ -191,7 +191,7 @@ class Frontier:
         if node in self._finished or node not in self._decided:
             raise WorkflowError(f"node {node!r} cannot finish: it is not running")
         self._finished.add(node)
-        progress = Progress()
+        progress = FrontierChange()
         edges = self._graph.edges
         # Without a handle the node does not branch and all its edges are taken.
         taken_edges = [
@@ -221,7 +221,7 @@ class Frontier:
             self._mark_if_ready(edges[edge_index].target, progress)
         return progress
 
-    def _skip(self, edge_indexes: Iterable[int], progress: Progress) -> None:
+    def _skip(self, edge_indexes: Iterable[int], progress: FrontierChange) -> None:
         """Mark edges as skipped, and with them every node that has lost its last open
         edge."""
         todo = list(edge_indexes)
@@ -244,7 +244,7 @@ class Frontier:
             elif not self._open[target]:
                 self._mark_if_ready(target, progress)
 
-    def _mark_if_ready(self, target: str, progress: Progress) -> None:
+    def _mark_if_ready(self, target: str, progress: FrontierChange) -> None:
         """Mark the target as ready if its last edge was decided and one was taken."""
         if (
             not self._open[target]

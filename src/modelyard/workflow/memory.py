@@ -29,7 +29,13 @@ from modelyard.models.messages import (
 )
 from modelyard.models.tokens import count_texts
 from modelyard.tools.observation import truncate_middle
-from modelyard.workflow.node import Memory, NodeContext, Recap, Thought, Turn
+from modelyard.workflow.node import (
+    ConversationSummary,
+    Memory,
+    NodeContext,
+    Thought,
+    Turn,
+)
 from modelyard.workflow.prompts import (
     MemoryConfig,
     RolePrefix,
@@ -68,7 +74,7 @@ class PromptHistory:
     turns: list[Turn] = field(default_factory=list[Turn])
     """Oldest first."""
     recap: str = ""
-    """Recap of the turns before `turns`; empty if there are none or it does not exist.
+    """Summary of the turns before `turns`; empty if there are none or it does not exist.
     """
 
 
@@ -146,7 +152,7 @@ async def _with_new_recap(
     memory: Memory,
     context: NodeContext,
     model: Any,
-    recap: Recap | None,
+    recap: ConversationSummary | None,
     turns: list[Turn],
     calls: Calls,
     budget: int,
@@ -170,7 +176,7 @@ async def _with_new_recap(
         logger.warning("conversation summary failed", extra={"fields": fields})
         return PromptHistory(_newest(turns, model, calls, budget), recap_text)
     # The last covered turn is stored, so that the next call knows where the recap ends.
-    await memory.save_recap(Recap(text=text, until=old[-1].id))
+    await memory.save_recap(ConversationSummary(text=text, until=old[-1].id))
     return PromptHistory(recent_turns, text)
 
 
@@ -201,7 +207,7 @@ async def _write_recap(
             user=context.run.user or None,
         )
         result = await model.invoke_llm(request)
-        # Recap calls count towards the run's usage like the node's own calls.
+        # ConversationSummary calls count towards the run's usage like the node's own calls.
         context.run.tokens += result.usage.total_tokens
         context.run.price += float(result.usage.total_price or 0)
         recap_text = result.text.strip() or recap_text

@@ -323,7 +323,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""
 
 
-class Recap(msgspec.Struct, frozen=True, kw_only=True):
+class ConversationSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Summary of a conversation up to a turn."""
 
     text: str
@@ -338,11 +338,11 @@ class Memory(Protocol):
         """Return the newest turns, oldest first."""
         ...
 
-    async def recap(self) -> Recap | None:
+    async def recap(self) -> ConversationSummary | None:
         """Return the latest stored recap; None if there is none."""
         ...
 
-    async def save_recap(self, recap: Recap) -> None:
+    async def save_recap(self, recap: ConversationSummary) -> None:
         """Store a recap in place of the previous one."""
         ...
 
@@ -514,7 +514,7 @@ class Node(ABC):
         return None
 
 
-class QuickNode(Node):
+class SyncNode(Node):
     """A node whose result is computed without waiting."""
 
     is_quick = True

@@ -25,7 +25,7 @@ from modelyard.workflow.rag_variables import variables_for_source
 from modelyard.workflow.runs import Runs
 from modelyard.workflow.services import TenantFiles, pipeline_dataset
 from modelyard.workflow.single_run import new_run_id
-from modelyard.workflow.sources import TenantSources, datasource_nodes
+from modelyard.workflow.sources import TenantDatasources, datasource_nodes
 from modelyard.workflow.variables import VariablePool
 
 _MAX_DOCUMENTS_PER_CALL = 1000
@@ -61,7 +61,7 @@ class Pipelines:
         apps: Apps,
         runs: Runs,
         datasets: Datasets,
-        sources: Callable[[str, str], TenantSources],
+        sources: Callable[[str, str], TenantDatasources],
         files: Callable[[str, str], TenantFiles],
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -63,7 +63,7 @@ class _FolderListing:
             self.files.append({**file_entry, "bucket": bucket_name})
 
 
-class TenantSources:
+class TenantDatasources:
     """A tenant's datasources, for the datasource node."""
 
     def __init__(

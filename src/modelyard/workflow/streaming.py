@@ -203,7 +203,7 @@ class ResponseStream:
         self._admit()
         self._flush()
 
-    def may_reason(self, node: str) -> bool:
+    def can_emit_reasoning(self, node: str) -> bool:
         """Return whether a node's reasoning may be streamed: a reached answer shows its
         text."""
         return any(

@@ -220,7 +220,7 @@ def matches_type(value: Any, declared: str) -> bool:
             )
 
 
-def zero_of(declared: str) -> Any:
+def default_for_type(declared: str) -> Any:
     """Return the value of a cleared variable of a type."""
     if declared in ARRAYS:
         return []

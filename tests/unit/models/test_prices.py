@@ -56,6 +56,17 @@ def test_each_kind_of_token_has_its_price():
     assert cost(LLMUsage.of(0, 0, searches=3)) == "0.0300000"
 
 
+@pytest.mark.parametrize(
+    ("prompt_tokens", "expected"),
+    [(199_999, "0.5999970"), (200_000, "0.6000000"), (200_001, "1.2000060")],
+)
+def test_a_tier_holds_for_more_tokens_than_its_border(
+    prompt_tokens: int, expected: str
+):
+    """At the border itself, the normal price applies."""
+    assert cost(LLMUsage.of(prompt_tokens, 0)) == expected
+
+
 def test_what_held_on_the_day_counts():
     usage = LLMUsage.of(1_000_000, 0)
     assert cost(LLMUsage.of(100_000, 0), day=date(2025, 12, 31)) == "0.5000000"

@@ -1,12 +1,14 @@
 """Where calls go: balancing, rests, retries, failover, hedging; on scripts and a clock that takes no time."""
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -297,14 +299,22 @@ def test_turns_go_round_evenly(size: int, rounds: int):
     assert all(served.count(f"{name}/big") == rounds for name in range(size))
 
 
-@given(st.lists(st.floats(0, 10), min_size=1, max_size=6), st.floats(0, 0.999999))
-def test_weight_decides_the_share(weights: list[float], random_fraction: float):
+@given(st.lists(st.integers(0, 10), min_size=1, max_size=6).filter(any))
+@settings(max_examples=20, deadline=None)
+def test_weight_decides_the_share(weights: list[int]):
+    """Of 10,000 draws each deployment gets its share of the weights, and none gets any
+    with a weight of 0."""
     candidates = [
         Deployment(str(index), "p", "m", Credential(str(index), "", {}), weight=weight)
         for index, weight in enumerate(weights)
     ]
-    selected = weighted_pick(candidates, random_fraction)
-    assert selected.weight > 0 or not sum(weights) > 0
+    draw, draws = random.Random(11).random, 10_000
+    counts = Counter(weighted_pick(candidates, draw()).id for _ in range(draws))
+    for deployment in candidates:
+        share = deployment.weight / sum(weights)
+        assert counts[deployment.id] / draws == pytest.approx(share, abs=0.03)
+        assert counts[deployment.id] > 0 or not deployment.weight
+        assert deployment.weight or not counts[deployment.id]
 
 
 def test_strategies_choose_as_they_say():

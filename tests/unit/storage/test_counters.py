@@ -1,14 +1,20 @@
 """How counters are taken from, on a clock that may go back."""
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from modelyard.storage.counters import (
     CLOCK_SKEW_SECONDS,
     Charge,
+    DatabaseCounters,
     Level,
     current_level,
     reserve_all,
 )
+from modelyard.storage.database import Database
+from modelyard.testing import FakeClock
 
 PER_SECOND = 2.0
 
@@ -43,3 +49,20 @@ def test_a_level_from_a_moment_far_ahead_drains_from_now_on():
     assert reserve_all(levels, [free], 1000.0) is None
     assert reserve_all(levels, [free], 1001.0) is None
     assert levels["c"].used == pytest.approx(8.0)
+
+
+def test_a_call_that_is_settled_again_changes_nothing(tmp_path: Path):
+    """The reservation is gone after the first settlement, whatever the later ones say."""
+
+    async def work() -> None:
+        database = Database(tmp_path / "x.db")
+        counters = DatabaseCounters(database, FakeClock(), owner="here")
+        await counters.seed({"c": 0.0}, [charge(4.0)])
+        assert await counters.reserve("call", [charge(4.0)]) is None
+        for amount in (1.0, 1.0, 3.0):
+            counters.settle("call", {"requests": amount})
+            assert await counters.levels(["c"]) == {"c": 1.0}
+        assert await counters.reservations_of("here") == []
+        await asyncio.to_thread(database.close)
+
+    asyncio.run(work())

@@ -13,6 +13,7 @@ from modelyard.models.llm import LLMUsage
 from modelyard.models.types import ModelType
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.usage_row import Priced
 from modelyard.storage.database import Database, migrations, statements
 from modelyard.storage.sqlite import SqliteEngine
 
@@ -75,6 +76,84 @@ def test_a_flush_that_nobody_waits_for_any_more_ends_no_writing(tmp_path: Path):
     add(ledger, "t", "m", "1")
     database.flush().result(5)
     assert len(asyncio.run(ledger.usage.recent("t"))) == 1
+    database.close()
+
+
+def test_rows_are_written_after_earlier_ones_have_been():
+    """Each flush starts a batch of its own; none is the last one."""
+    database = Database(":memory:")
+    ledger = Ledger(database)
+    for row_count in (1, 2, 3):
+        add(ledger, "t", "m", "1")
+        asyncio.run(ledger.flush())
+        assert len(asyncio.run(ledger.usage.recent("t"))) == row_count
+    database.close()
+
+
+def test_rows_that_the_database_refuses_stay_in_the_journal(tmp_path: Path):
+    """After a crash, the next process finds them there and writes them."""
+    database = Database(tmp_path / "x.db")
+    ledger = Ledger(database, tmp_path / "ledger")
+    execute(
+        database,
+        "CREATE TRIGGER refuse BEFORE INSERT ON usage BEGIN SELECT RAISE(ABORT, 'no'); END",
+    )
+    add(ledger, "t", "m", "1")
+    asyncio.run(ledger.flush())
+    assert asyncio.run(ledger.usage.recent("t")) == []
+    execute(database, "DROP TRIGGER refuse")
+    ledger.close()
+    next_ledger = Ledger(database, tmp_path / "ledger")
+    assert asyncio.run(next_ledger.recover())
+    assert len(asyncio.run(next_ledger.usage.recent("t"))) == 1
+    next_ledger.close()
+    database.close()
+
+
+def execute(database: Database, statement: str) -> None:
+    database.submit(lambda connection: connection.execute(statement)).result(5)
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3, 7, 8])
+def test_rows_of_one_moment_are_exported_once_whatever_the_pages(page_size: int):
+    database = Database(":memory:")
+    ledger = Ledger(database)
+    for _ in range(7):
+        add(ledger, "t", "m", "1")
+
+    async def exported_ids() -> list[str]:
+        await ledger.flush()
+        pages = ledger.usage.export("t", since=0.0, until=2.0, page=page_size)
+        return [row.id async for page in pages for row in page]
+
+    ids = asyncio.run(exported_ids())
+    assert ids == sorted(set(ids))
+    assert len(ids) == 7
+    database.close()
+
+
+def test_what_a_killed_process_had_streamed_is_billed(tmp_path: Path):
+    """The price is that of the completion tokens which the journal had counted."""
+    database = Database(tmp_path / "x.db")
+    killed = Ledger(database, tmp_path / "ledger")
+    invocation = Invocation(
+        tenant="t", provider="p", model="m", model_type=ModelType.LLM, request=None
+    )
+    opened = killed.begin(invocation, attempt=1, created_at=1.0, prompt_tokens=10)
+    killed.progress(opened, 7)
+    killed.close()
+    ledger = Ledger(
+        database,
+        tmp_path / "ledger",
+        price=lambda intent, tokens: Priced(
+            Decimal(intent.prompt_tokens + 2 * tokens), "USD", "test", "1"
+        ),
+    )
+    assert asyncio.run(ledger.recover())
+    (row,) = asyncio.run(ledger.usage.recent("t"))
+    assert (row.status, row.prompt_tokens, row.completion_tokens) == ("lost", 10, 7)
+    assert row.total_price == Decimal(24)
+    ledger.close()
     database.close()
 
 

@@ -48,3 +48,13 @@ def test_an_endless_event_is_refused():
     with pytest.raises(InvokeServerUnavailableError, match="exceeds 1,000 bytes"):
         for _ in range(100):
             stream.feed(b"x" * 100)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_an_event_of_two_lines_is_one_event_wherever_it_is_cut(end: str):
+    """A CR that a chunk ends with may be the first half of a CRLF."""
+    body = written([["a", "b"], ["c"]], end)
+    for cut in range(len(body) + 1):
+        stream = EventStream()
+        received = [*stream.feed(body[:cut]), *stream.feed(body[cut:])]
+        assert [*received, *stream.finish()] == [b"a\nb", b"c"], cut

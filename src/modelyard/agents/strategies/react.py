@@ -69,7 +69,12 @@ class React:
         self.name = "react_completion" if is_completion else "react"
 
     def ask(self, state: State) -> LLMRequest:
-        """Build the next request; the earlier steps are written as a scratchpad."""
+        """Build the next ReAct request of a run.
+
+        Placeholders in the task's own prompt, or in the default one, are replaced;
+        unknown ones stay. Earlier steps form the scratchpad. On the last turn the model
+        is told to answer without tools.
+        """
         task = state.task
         tools = prompt_tools(task.tools)
         listed, names = tool_descriptions(tools)
@@ -149,6 +154,7 @@ def scratchpad(turns: Sequence[Turn]) -> str:
 
 
 def _decode_arguments(arguments: str) -> object:
+    """Return a call's arguments as a JSON value, or as their text if they are none."""
     try:
         return decode_body(arguments)
     except BodyError:
@@ -156,6 +162,10 @@ def _decode_arguments(arguments: str) -> object:
 
 
 def _history_text(history: Sequence[AnyPromptMessage]) -> str:
+    """Return the earlier messages as one text, for completion models.
+
+    Each starts with `Human:` or `Assistant:`; messages of tools are left out.
+    """
     names = {"user": "Human: ", "assistant": "Assistant: ", "system": ""}
     return "\n".join(
         f"{names[message.role.value]}{message.text}"

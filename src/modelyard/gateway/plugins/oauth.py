@@ -48,6 +48,11 @@ class BrowserSteps:
             return _page("Authorization failed", str(error), status=400)
 
     async def _begin(self, text: str) -> Reply:
+        """Redirect the browser to the provider's consent page.
+
+        A cookie carries the ticket to the callback. Raises ModelyardError if the ticket
+        is invalid or expired, or if the plugin gives no address.
+        """
         ticket = self.credentials.read(text)
         url = await self.credentials.page(
             ticket, redirect_uri(self.origin(), ticket.provider)
@@ -70,6 +75,12 @@ class BrowserSteps:
         return Reply(b"", 302, b"text/plain", headers)
 
     async def _back(self, request: Request) -> Reply:
+        """Have the plugin exchange the provider's answer, and return the closing page.
+
+        The ticket comes from the browser's cookie. Raises InvokeBadRequestError if it
+        is for another provider or the provider reports an error, ModelyardError if the
+        exchange fails.
+        """
         ticket = self.credentials.read(_cookie(request))
         # The cookie's ticket and the callback's path must name the same provider.
         if request.names["provider"] != ticket.provider:

@@ -78,6 +78,11 @@ class AgUiRuns:
         return conversation.id
 
     async def _run(self, call: Call) -> RunRecord:
+        """Start a run of an app without conversations.
+
+        The front end's state gives the inputs. The user's last message becomes the
+        input `query` of a completion app.
+        """
         query, inputs = _query(call), dict(_state(call))
         # Completion apps take the message as the input `query`.
         if query and call.app.mode == "completion":

@@ -73,7 +73,11 @@ class AppRows:
 
 
 def rows(parts: ServiceDependencies) -> AppRows:
-    """Return all routes, with handlers built on these services."""
+    """Return all routes of the service API, with handlers built on these services.
+
+    They are grouped by who may call them: visitors of an app's page as well, or only
+    callers with a key of the app.
+    """
     # Shared between handler groups, so they are built once.
     runs, versions = AppRuns(parts.runs), Versions(parts.apps)
     agui = AgUiRuns(parts.chats, runs, parts.conversations)
@@ -111,6 +115,7 @@ def api(app_rows: AppRows, entrance: AppAuthenticator) -> Api:
 
 
 def _questions(questions: Questions) -> list[Row]:
+    """Return the routes that send a message to a chat or completion app."""
     return [
         Row(method="POST", path="/v1/chat-messages", auth=APP_KEY, handler=questions.chat,
             takes=shapes.ChatInput, answer=_CHAT, errors=(403, 404, 429),
@@ -132,6 +137,7 @@ def _questions(questions: Questions) -> list[Row]:
 
 
 def _own_runs(workflows: WorkflowHandlers) -> list[Row]:
+    """Return the routes that run and stop a workflow and stream its events."""
     watched = (
         _USER,
         Query("after",
@@ -155,6 +161,10 @@ def _own_runs(workflows: WorkflowHandlers) -> list[Row]:
 
 
 def _all_runs(workflows: WorkflowHandlers) -> list[Row]:
+    """Return the routes for an app's versions, runs and logs.
+
+    They show the runs of all users, so only callers with an app key may use them.
+    """
     log_query = (
         *_PAGE,
         Query("status",
@@ -177,6 +187,7 @@ def _all_runs(workflows: WorkflowHandlers) -> list[Row]:
 
 
 def _forms(forms: Forms) -> list[Row]:
+    """Return the routes for forms that paused runs wait for."""
     path = "/v1/form/human_input/{form_token}"
     return [
         Row(method="GET", path=path, auth=APP_KEY, handler=forms.show, answer=shapes.FormShown,
@@ -188,6 +199,7 @@ def _forms(forms: Forms) -> list[Row]:
 
 
 def _messages(messages: Messages) -> list[Row]:
+    """Return the routes that list and rate messages and suggest next questions."""
     thread = (
         Query("conversation_id", "Conversation of the messages.", is_required=True), _USER,
         Query("first_id", "Return messages before this one."), _LIMIT,
@@ -206,6 +218,7 @@ def _messages(messages: Messages) -> list[Row]:
 
 
 def _conversations(conversations: ConversationHandlers) -> list[Row]:
+    """Return the routes for conversations and their variables."""
     order = Query(
         "sort_by",
         "`created_at` or `updated_at`; prefix `-` for descending order.",
@@ -235,6 +248,7 @@ def _conversations(conversations: ConversationHandlers) -> list[Row]:
 
 
 def _uploads(uploads: Uploads) -> list[Row]:
+    """Return the routes that add a file and show it again."""
     preview_query = (
         _USER,
         Query(
@@ -254,6 +268,7 @@ def _uploads(uploads: Uploads) -> list[Row]:
 
 
 def _speech(speech: Speech) -> list[Row]:
+    """Return the routes for transcription and speech synthesis."""
     return [
         Row(method="POST", path="/v1/audio-to-text", auth=APP_KEY, handler=speech.transcribe,
             takes=_FORM, answer=shapes.Transcript, errors=(413, 415), changes_nothing=True,
@@ -265,6 +280,7 @@ def _speech(speech: Speech) -> list[Row]:
 
 
 def _app_info(app_info: AppInfoHandlers) -> list[Row]:
+    """Return the routes about the app itself: name, features and page settings."""
     return [
         Row(method="GET", path="/v1/info", auth=APP_KEY, handler=app_info.info,
             answer=shapes.AppInfo, summary="Get the app's name and mode."),
@@ -277,6 +293,7 @@ def _app_info(app_info: AppInfoHandlers) -> list[Row]:
 
 
 def _about_users(app_info: AppInfoHandlers, messages: Messages) -> list[Row]:
+    """Return the routes about end users, ratings and the icons of tools."""
     return [
         Row(method="GET", path="/v1/meta", auth=APP_KEY, handler=app_info.meta,
             answer=shapes.AppMeta, summary="Get the icons of the app's tools."),
@@ -290,6 +307,7 @@ def _about_users(app_info: AppInfoHandlers, messages: Messages) -> list[Row]:
 
 
 def _ag_ui(agui: AgUiRuns) -> list[Row]:
+    """Return the route for front ends that use the AG-UI protocol."""
     return [
         Row(method="POST", path="/v1/ag-ui", auth=APP_KEY, handler=agui.start,
             takes=shapes.AgUiInput, query=(_USER,), answer=EVENTS, errors=(429,),
@@ -298,6 +316,7 @@ def _ag_ui(agui: AgUiRuns) -> list[Row]:
 
 
 def _annotations(annotations: AnnotationHandlers) -> list[Row]:
+    """Return the routes that manage annotations and annotation replies."""
     path, reply = "/v1/apps/annotations", "/v1/apps/annotation-reply/{action}"
     keyword = Query("keyword", "Text in the question or the answer.")
     return [

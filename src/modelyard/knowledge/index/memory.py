@@ -99,7 +99,11 @@ class SpaceIndex:
     # Changes
 
     def apply(self, changes: IndexDelta, generation: int) -> None:
-        """Apply changes from the database and move to their generation."""
+        """Apply changes from the database and move to their generation.
+
+        Removals come before additions, since a replaced entry appears as both. Runs
+        under the lock, so changes are applied one at a time; searches go on meanwhile.
+        """
         with self._lock:
             # A replaced entry appears twice: as a removal, and as an addition with a
             # new id.
@@ -110,6 +114,11 @@ class SpaceIndex:
             self.generation = generation
 
     def _remove(self, entries: Sequence[int]) -> None:
+        """Mark entries as deleted; ids that are not in the index are ignored.
+
+        Their rows in the arrays stay until the index is rebuilt. The caller holds the
+        lock.
+        """
         ids = self._ids[: self.size]
         removed_ids = np.array(entries, np.int64)
         # Entry ids ascend, so that a binary search finds them.
@@ -122,6 +131,12 @@ class SpaceIndex:
         self.alive_count = int(self._is_alive[: self.size].sum())
 
     def _add(self, changes: IndexDelta) -> None:
+        """Append new entries to the arrays, while searches may be running.
+
+        Ids must be higher than all present ones. An entry whose vector has another
+        length gets zeros. Term lists are merged into one block once enough of them have
+        accumulated. The new size is set last; the caller holds the lock.
+        """
         count = len(changes.ids)
         start, end = self.size, self.size + count
         # Writing beyond `size` is safe while others search: they only read up to the
@@ -170,6 +185,11 @@ class SpaceIndex:
         )
 
     def _grow(self, size: int) -> None:
+        """Make room for `size` entries, replacing the arrays by larger copies.
+
+        The capacity grows by at least a half. Searches that still use the old arrays
+        are not affected.
+        """
         room = len(self._ids)
         if size <= room:
             return
@@ -288,6 +308,11 @@ class SpaceIndex:
         size: int,
         mask: np.ndarray | None,
     ) -> np.ndarray:
+        """Return the full-text (BM25) score of every entry, 0 where masked out.
+
+        The array has `size` elements. `mask` is True for the entries that may be found,
+        or None for all.
+        """
         total = max(1, self.alive_count)
         scores = score_entries(
             parts, query_term_counts(text), size, total, self._mean_length
@@ -297,6 +322,10 @@ class SpaceIndex:
         return scores
 
     def _keyword_hits(self, keyword_scores: np.ndarray, limit: int) -> list[IndexHit]:
+        """Return the entries with the highest full-text scores as hits, best first.
+
+        Scores are capped at 1; the hits have no vector score.
+        """
         hits: list[IndexHit] = []
         for slot in top_indexes(keyword_scores, limit):
             score = min(1.0, float(keyword_scores[slot]))
@@ -377,6 +406,12 @@ class SpaceIndex:
         cosines: np.ndarray,
         keyword_scores: np.ndarray,
     ) -> list[IndexHit]:
+        """Return the best entries by vector and full-text score combined.
+
+        If every entry has a cosine and the fusion is by weights, the weighted sum is
+        taken over all entries. Otherwise the best candidates of each search are fused,
+        their cosines being computed exactly.
+        """
         # All entries have both scores: the weighted sum can be computed over whole
         # arrays.
         if len(slots) == len(keyword_scores) and search_request.fusion == "weights":
@@ -493,7 +528,11 @@ class MemoryIndex:
         self._building: set[asyncio.Future[None]] = set()
 
     async def sync_to_generation(self, space: IndexKey) -> None:
-        """Load or update the space's arrays, and start to build its graph if necessary."""
+        """Load or update a space's arrays, and start to build its graph if necessary.
+
+        Only one load per space runs at a time. The least recently used spaces are
+        evicted if the memory limit is exceeded. Returns without waiting for the graph.
+        """
         space_index = self._spaces.get(space.key)
         if (
             space_index is not None
@@ -523,6 +562,7 @@ class MemoryIndex:
             task.add_done_callback(self._graph_built)
 
     def _graph_built(self, task: asyncio.Future[None]) -> None:
+        """Forget a finished graph construction, and log an error that it raised."""
         self._building.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error(
@@ -533,6 +573,12 @@ class MemoryIndex:
     async def _synchronised(
         self, space_index: SpaceIndex | None, space: IndexKey
     ) -> SpaceIndex:
+        """Return the arrays of a space, brought to its current generation.
+
+        Changes are read from the database since the arrays' generation. The arrays are
+        rebuilt from scratch if the vector length changed, if the database sends a full
+        snapshot, or if more than half of their entries are deleted.
+        """
         if space_index is None or space_index.dimensions != space.dimensions:
             space_index = SpaceIndex(space.dimensions, graph_from=self._graph_from)
         changes = await self._read(

@@ -80,7 +80,12 @@ class PgVectorIndex(ExternalIndex):
         limit: int,
         documents: Collection[str] | None,
     ) -> Mapping[int, float]:
-        """Return the entries with the highest BM25 sums."""
+        """Return the entries with the highest BM25 sums, by entry id.
+
+        `weights` maps terms to their weights, `average` is the mean number of terms of
+        an entry. `documents` restricts the search; None means all. Raises
+        StorageUnavailableError.
+        """
         # The formula is evaluated in SQL with the dataset's current mean length.
         keyword_query = KeywordQuery(k1=K1, b=B, average=average, weights=weights)
         return await self._tables.keyword_search(
@@ -117,6 +122,11 @@ def _vector_space(space: IndexKey) -> VectorSpace:
 
 
 def _batch_rows(changes: IndexDelta, batch: slice) -> VectorRows:
+    """Return one batch of changed entries as rows for the vector and posting tables.
+
+    Encoded terms are expanded to one posting per entry and term. An entry without a
+    vector gets None.
+    """
     ids, documents = changes.ids[batch], changes.documents[batch]
     terms, counts, sizes = decode_term_counts(changes.terms[batch])
     # Postings are one row per entry and term, hence the repeated entry columns.

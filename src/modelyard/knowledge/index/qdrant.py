@@ -96,6 +96,12 @@ class QdrantIndex(ExternalIndex):
         return msgspec.json.decode(answer.body).get("result")
 
     async def _ensure_collection(self, dimensions: int) -> str:
+        """Return the name of the collection for a vector length, creating it.
+
+        It has the vector `meaning` (cosine distance; none for length 0), the sparse
+        vector `words`, and payload indexes on `space` and `document`. Raises
+        StorageUnavailableError if Qdrant refuses or does not answer.
+        """
         name = f"modelyard-{dimensions}"
         # Collections are never deleted, so an existing one is remembered for the life
         # of the process.
@@ -137,6 +143,11 @@ class QdrantIndex(ExternalIndex):
         documents: Collection[str] | None = None,
         entries: Sequence[int] | None = None,
     ) -> JSON:
+        """Return Qdrant's filter object for the points of a space.
+
+        It can be restricted to documents by their ids and to entries by their point
+        ids; None means no restriction.
+        """
         must: list[JSON] = [
             {"key": "space", "match": {"value": f"{space.dataset}/{space.number}"}}
         ]
@@ -180,6 +191,11 @@ class QdrantIndex(ExternalIndex):
     async def _query(
         self, space: IndexKey, query: Any, using: str, limit: int, condition: JSON
     ) -> Mapping[int, float]:
+        """Run Qdrant's `points/query` and return the score of each entry found.
+
+        `using` names the vector, `meaning` or `words`; `condition` is a filter object.
+        Raises StorageUnavailableError if Qdrant refuses or does not answer.
+        """
         name = await self._ensure_collection(space.dimensions)
         body = {
             "query": query,

@@ -36,6 +36,10 @@ class StoredDatasets(Repository):
     async def _write_named(
         self, name: str, statement: str, *values: object
     ) -> list[Row]:
+        """Run a statement that may use a taken name, and return its rows.
+
+        Raises ConflictError if the tenant already has a dataset with this name.
+        """
         try:
             return await self._execute(statement, *values)
         except DuplicateError as error:
@@ -109,10 +113,10 @@ class StoredDatasets(Repository):
     def check_dimensions(
         self, connection: Connection, row: Row, id: str, indexed: IndexContent
     ) -> Row:
-        """Check that new vectors match the index: one model, one length. Returns the
-        up-to-date row.
+        """Check that new vectors match the index: one model, one length.
 
-        The first vectors determine both. `row` is the result of `bump`. Raises
+        `row` is the result of `increment_generation`. The first vectors of an index
+        determine its model and length. Returns the row as it is afterwards. Raises
         InvokeBadRequestError for other vectors.
         """
         # Entries without vectors fit into any index.

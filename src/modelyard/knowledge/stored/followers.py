@@ -27,6 +27,10 @@ class IndexProgress(Repository):
     def _followed(
         self, connection: Connection, store: str, dataset: str, space: int
     ) -> int:
+        """Read the generation that a store has reached; 0 if nothing is recorded.
+
+        It is a step of a transaction on the given connection.
+        """
         names = {"store": store, "dataset": dataset, "space": space}
         rows = connection.execute(self._sql["followed"], names)
         return int(rows[0]["generation"]) if rows else 0

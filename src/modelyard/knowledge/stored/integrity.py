@@ -40,6 +40,11 @@ class IntegrityCheck:
         return await self._database.read_together(work, is_long=True)
 
     def _problems(self, connection: Connection, dataset: str) -> list[str]:
+        """Return a message for each inconsistency found in the dataset's rows.
+
+        Checked are each document's segment count, entries without a segment, and
+        enabled segments without an entry.
+        """
         sizes = self._documents.segment_counts(connection, dataset)
         segments = self._segments.of_dataset(connection, dataset)
         entries = self._entries.segments(connection, dataset)

@@ -34,11 +34,12 @@ class Publisher:
         self._entries = entries
 
     async def publish(self, ready: Sequence[PreparedDocument]) -> list[Document]:
-        """Publish documents of one dataset, each replacing its previous content.
-        Returns the published ones.
+        """Make documents searchable, each replacing its previous content.
 
-        Documents that another process owns by now, or that were deleted, are left out.
-        Raises InvokeBadRequestError if their vectors do not match the dataset's index.
+        All belong to one dataset. It is one transaction. Returns the published
+        documents; those that another process owns by now, or that were deleted, are
+        left out. Raises InvokeBadRequestError if their vectors do not match the
+        dataset's index.
         """
         return await self._database.transact(
             lambda connection: self._publish(connection, ready), may_gather=True
@@ -142,6 +143,11 @@ class Publisher:
         segments: Sequence[Segment],
         generation: int,
     ) -> None:
+        """Update segments and delete their index entries, as a step of a transaction.
+
+        The deletions are recorded under `generation`, so that other indexes follow
+        them.
+        """
         for segment in segments:
             self._segments.update(connection, segment)
             self._entries.delete_of_segment(

@@ -83,6 +83,10 @@ class SearchReader:
     def _details(
         self, connection: Connection, tenant: str, dataset: str, entries: Sequence[int]
     ) -> dict[int, EntryContent]:
+        """Return the segment, and the child if there is one, of each index entry.
+
+        Entries that no longer exist, or whose segment is not found, are left out.
+        """
         rows = self._entries.entry_targets(connection, dataset, entries)
         # Several children share one segment, which is read once.
         segments = self._segments.read(

@@ -24,6 +24,10 @@ class StoredTags(Repository):
         return tag_id
 
     async def _write_named(self, name: str, statement: str, *values: str) -> list[Row]:
+        """Run a statement that may use a taken name, and return its rows.
+
+        Raises ConflictError if the tenant already has a tag with this name.
+        """
         try:
             return await self._execute(statement, *values)
         except DuplicateError as error:

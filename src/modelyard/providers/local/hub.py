@@ -37,6 +37,12 @@ async def _download(
     report: Callable[[int], None],
     network: NetworkConfig | None,
 ) -> None:
+    """Download a URL into a file, after the bytes already there.
+
+    The hub is asked to continue at byte `resume_at`; if it sends the whole file, that
+    is written anew. `report` is called with the bytes there are so far. Raises
+    ConfigError if the request fails.
+    """
     client = HttpClient(network=network)
     try:
         response = await _follow(client, url, resume_at)

@@ -198,6 +198,11 @@ class ModelProcess:
             self._folder.cleanup()
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
+        """Pass each message of the process to the call that waits for it.
+
+        Ends when the connection does; all waiting calls are told then, and new ones
+        fail at once.
+        """
         try:
             while (message := await self._receive(reader)) is not None:
                 if isinstance(message, ResultChunk | CallEnd | Failure) and (
@@ -216,6 +221,11 @@ class ModelProcess:
                 waiting.put_nowait(None)
 
     async def _receive(self, reader: asyncio.StreamReader) -> FromProcess | None:
+        """Return the next message of the process; None at the end of the connection.
+
+        A length beyond the maximum counts as the end, too. Raises msgspec.DecodeError
+        for a malformed message.
+        """
         try:
             (size,) = HEADER.unpack(await reader.readexactly(HEADER.size))
             # Such a length means that the stream is out of step.
@@ -238,6 +248,7 @@ class ModelProcess:
         return f"{exit_description}{self._last_line()}"
 
     async def _exit_error(self) -> InvokeServerUnavailableError:
+        """Return the error for a call whose process has exited, with the reason."""
         return InvokeServerUnavailableError(
             f"the process of model {self.name!r} has exited:"
             f" {await self._exit_reason()}",
@@ -245,6 +256,7 @@ class ModelProcess:
         )
 
     def _last_line(self) -> str:
+        """Return the last line of the process's log, in parentheses; may be empty."""
         if self._log is None or self._log.closed:
             return ""
         self._log.seek(0)

@@ -127,6 +127,12 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         )
 
     async def _body(self, model: str, request: LLMRequest) -> dict[str, Any]:
+        """Return a request as llama.cpp's body, which is OpenAI's.
+
+        Text in images is read by OCR, and tool calls are prepared for a small model.
+        Raises ContextTooLongError if it cannot fit, InvokeBadRequestError for content
+        that is not supported.
+        """
         self._check_length(request)
         messages = [
             await self._with_text_of_images(message) for message in request.messages
@@ -151,6 +157,10 @@ class LocalLargeLanguageModel(LargeLanguageModel):
             )
 
     async def _with_text_of_images(self, message: AnyPromptMessage) -> AnyPromptMessage:
+        """Return a message of plain text, with the text in its images appended.
+
+        Raises InvokeBadRequestError for other files and unknown content parts.
+        """
         if not isinstance(message.content, list):
             return message
         for part in message.content:
@@ -168,6 +178,11 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         )
 
     async def _read_file(self, file: MultiModalPromptMessageContent) -> str:
+        """Return a note with the text that OCR finds in an image.
+
+        Raises InvokeBadRequestError for another type of file, an image by URL, or
+        invalid base64.
+        """
         if not isinstance(file, ImagePromptMessageContent):
             raise InvokeBadRequestError(
                 "local chat models support text and the text in images, but no"

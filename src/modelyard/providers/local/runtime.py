@@ -18,8 +18,12 @@ logger = logging.getLogger("modelyard.local")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalOptions:
-    """Settings of local models: threads per model (0: chosen automatically), context
-    size in tokens, concurrent and queued requests, idle time before unloading."""
+    """Settings of local models.
+
+    `threads` per model, 0 for an automatic choice; `context` in tokens; `parallel`
+    requests at once and `queue` more waiting; `idle_seconds` before a model is
+    unloaded.
+    """
 
     threads: int = 0
     context: int = 4096
@@ -101,6 +105,11 @@ class LocalRuntime:
         return self._slot(model).process
 
     def _slot(self, model: str) -> _ProcessSlot:
+        """Return the slot of a model's process, creating it if necessary.
+
+        Models with the same engine and files share one. Raises KeyError for an unknown
+        model.
+        """
         model_entry = manifest().models[model]
         # The key has engine and files, so several names of one model share a process.
         return self._slots.setdefault(
@@ -108,6 +117,11 @@ class LocalRuntime:
         )
 
     async def _ensure_process(self, slot: _ProcessSlot, model: str) -> ModelProcess:
+        """Return the slot's running process, starting it if there is none.
+
+        Concurrent requests wait for the same start. Raises NotReadyError or
+        InvokeServerUnavailableError if it cannot be started.
+        """
         # Only one request starts the process; the others wait for it.
         async with slot.lock:
             if slot.process is None or not slot.process.is_alive:
@@ -119,6 +133,11 @@ class LocalRuntime:
             return slot.process
 
     async def _start(self, model: str) -> ModelProcess:
+        """Start a process with a model's engine and files; return it when ready.
+
+        Raises NotReadyError if weights are missing or changed,
+        InvokeServerUnavailableError if loading fails.
+        """
         model_entry = manifest().models[model]
         process = ModelProcess(model)
         options = {
@@ -141,6 +160,7 @@ class LocalRuntime:
         return process
 
     def _unload(self, slot: _ProcessSlot) -> None:
+        """Stop an idle process in the background; nothing if it is in use again."""
         process = slot.process
         # A request may have come in between the timer's start and now.
         if process is None or slot.users or slot.lock.locked():

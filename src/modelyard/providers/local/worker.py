@@ -95,6 +95,11 @@ class Worker:
                     pass
 
     def _answer(self, engine: Engine, ask: CallRequest) -> None:
+        """Run one call of the engine and send its results, then its end or its error.
+
+        A cancelled call ends after its current result, without an error.
+        """
+
         def is_cancelled() -> bool:
             """Return whether the parent has cancelled this call."""
             return ask.id in self._cancelled
@@ -130,6 +135,7 @@ class Worker:
         return self._decoder.decode(body) if body else None
 
     def _read(self, size: int) -> bytes:
+        """Read exactly `size` bytes; empty if the connection was closed before."""
         data = bytearray()
         while len(data) < size:
             received = self._connection.recv(min(size - len(data), 1 << 20))
@@ -147,6 +153,11 @@ def engine_class(name: str) -> type[Engine]:
 
 
 def _error_class_name(error: Exception) -> str:
+    """Return the name of the InvokeError class by which the server reports an error.
+
+    A ValueError or TypeError of an engine counts as unusable input, other errors as a
+    failure of the model.
+    """
     if isinstance(error, InvokeError):
         return type(error).__name__
     # Engines raise these for unusable input.

@@ -351,6 +351,7 @@ class _FreshEmbeddings:
             async for chunk in chunks:
                 self.usage, self.model = chunk.usage, chunk.model
                 self.vectors |= dict(zip(texts, chunk.embeddings, strict=True))
+        # A provider's stream may end without a chunk.
         if not self.vectors:
             raise InvokeServerUnavailableError(
                 f"model {invocation.model!r} returned no embeddings"

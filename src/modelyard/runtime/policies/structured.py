@@ -120,7 +120,7 @@ async def _native(
     invocation: Invocation, call_next: Call, check: _Check
 ) -> AsyncGenerator[LLMResultChunk, None]:
     """Pass the model's stream through and raise at the end if the answer does not
-    satisfy the schema."""
+    match the schema."""
     collected: list[LLMResultChunk] = []
     async with aclosing(call_next(invocation)) as chunks:
         async for chunk in chunks:
@@ -139,7 +139,7 @@ async def _native(
 
 
 def _schema_error(invocation: Invocation, problem: str) -> InvokeServerUnavailableError:
-    """Return the error for an answer that does not satisfy the schema."""
+    """Return the error for an answer that does not match the schema."""
     return InvokeServerUnavailableError(
         f"Response does not match the JSON schema: {problem}",
         provider=invocation.provider,

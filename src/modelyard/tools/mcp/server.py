@@ -74,8 +74,13 @@ class McpServer:
         headers: Mapping[str, str] | None = None,
         notify: Notify | None = None,
     ) -> dict[str, Any] | None:
-        """Return the response to a message; None if it needs none. `headers` are those
-        of an HTTP request, by lower-case name."""
+        """Handle one MCP message and return its JSON-RPC response.
+
+        Returns None for a notification or a response; failures give a JSON-RPC error.
+        `offer` is called for the tools and resources that this client may see;
+        `headers` are those of an HTTP request, by lower-case name; progress
+        notifications go to `notify`.
+        """
         if not isinstance(message, Mapping) or message.get("jsonrpc") != "2.0":
             return _invalid_request(None, "expected one JSON-RPC 2.0 object")
         if _is_response_or_notification(message):
@@ -322,6 +327,10 @@ def _invalid_params(reason: str) -> _RequestRefused:
 def _unsupported_version(
     requested: str | None, *, supported: list[str]
 ) -> _RequestRefused:
+    """Return the JSON-RPC error for a protocol revision that is not supported.
+
+    Its data are MCP's `supported` and `requested`.
+    """
     return _RequestRefused(
         protocol.UNSUPPORTED_VERSION,
         "Unsupported protocol version",
@@ -465,6 +474,7 @@ class _LineServer:
         if not isinstance(params, Mapping):
             return
         request_id = params.get("requestId")
+        # JSON-RPC allows no other ids, and a list cannot be looked up in a dict.
         if not isinstance(request_id, str | int):
             return
         task = self._running.pop(request_id, None)

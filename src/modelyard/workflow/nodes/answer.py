@@ -7,7 +7,7 @@ from modelyard.workflow.node import (
     NodeData,
     NodeKind,
     NodeResult,
-    QuickNode,
+    SyncNode,
 )
 from modelyard.workflow.template import parts_of, render_markdown, selectors_in
 from modelyard.workflow.variables import File
@@ -19,7 +19,7 @@ class AnswerData(NodeData, kw_only=True):
     answer: str = ""
 
 
-class AnswerNode(QuickNode):
+class AnswerNode(SyncNode):
     """Adds a text and files to the run's response."""
 
     type = "answer"

@@ -12,7 +12,7 @@ from modelyard.workflow.node import (
     NodeData,
     NodeError,
     NodeResult,
-    QuickNode,
+    SyncNode,
     Update,
 )
 from modelyard.workflow.variables import (
@@ -20,10 +20,10 @@ from modelyard.workflow.variables import (
     MISSING,
     NAMESPACES,
     VariablePool,
+    default_for_type,
     matches_type,
     to_object,
     type_of,
-    zero_of,
 )
 
 OPERATIONS = (
@@ -67,7 +67,7 @@ class AssignerData(NodeData, kw_only=True):
     input_variable_selector: list[str] = []
 
 
-class AssignerNode(QuickNode):
+class AssignerNode(SyncNode):
     """Writes variables in the order of its items."""
 
     type = "assigner"
@@ -287,7 +287,7 @@ def _keep_slice(kept_range: slice) -> Callable[[Any, Any, str, str], Any]:
 
 _OPERATIONS: Mapping[str, Callable[[Any, Any, str, str], Any]] = {
     "over-write": _over_write,
-    "clear": lambda current, operand, declared, name: zero_of(declared),
+    "clear": lambda current, operand, declared, name: default_for_type(declared),
     "set": _set,
     "append": _append,
     "extend": _extend,

@@ -1,10 +1,10 @@
 """Iteration start, loop start and loop end nodes: the roots of containers and the node
 that ends a loop."""
 
-from modelyard.workflow.node import NodeContext, NodeKind, NodeResult, QuickNode
+from modelyard.workflow.node import NodeContext, NodeKind, NodeResult, SyncNode
 
 
-class _Start(QuickNode):
+class _Start(SyncNode):
     """Base of the roots of containers. It has no result of its own."""
 
     kind = NodeKind.ROOT
@@ -26,7 +26,7 @@ class LoopStartNode(_Start):
     type = "loop-start"
 
 
-class LoopEndNode(QuickNode):
+class LoopEndNode(SyncNode):
     """Ends the loop: the round in which it runs is the last."""
 
     type = "loop-end"

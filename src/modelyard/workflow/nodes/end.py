@@ -10,7 +10,7 @@ from modelyard.workflow.node import (
     NodeData,
     NodeKind,
     NodeResult,
-    QuickNode,
+    SyncNode,
 )
 
 
@@ -28,7 +28,7 @@ class EndData(NodeData, kw_only=True):
     outputs: list[Output] = []
 
 
-class EndNode(QuickNode):
+class EndNode(SyncNode):
     """Adds the selected values to the run's outputs."""
 
     type = "end"

@@ -12,7 +12,7 @@ from modelyard.workflow.node import (
     NodeError,
     NodeKind,
     NodeResult,
-    QuickNode,
+    SyncNode,
 )
 
 
@@ -34,7 +34,7 @@ class IfElseData(NodeData, kw_only=True):
     logical_operator: str = "and"
 
 
-class IfElseNode(QuickNode):
+class IfElseNode(SyncNode):
     """Selects a branch by conditions."""
 
     type = "if-else"

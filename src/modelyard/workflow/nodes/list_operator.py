@@ -12,7 +12,7 @@ from modelyard.workflow.node import (
     NodeData,
     NodeError,
     NodeResult,
-    QuickNode,
+    SyncNode,
 )
 from modelyard.workflow.template import render
 from modelyard.workflow.variables import MISSING, File, VariablePool, type_of
@@ -67,7 +67,7 @@ class ListOperatorData(NodeData, kw_only=True):
     limit: Limit = msgspec.field(default_factory=Limit)
 
 
-class ListOperatorNode(QuickNode):
+class ListOperatorNode(SyncNode):
     """Filters, extracts, sorts and limits a list."""
 
     type = "list-operator"

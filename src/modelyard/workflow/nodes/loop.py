@@ -27,7 +27,7 @@ from modelyard.workflow.node import (
     NodePaused,
     NodeResult,
 )
-from modelyard.workflow.variables import MISSING, to_object, zero_of
+from modelyard.workflow.variables import MISSING, default_for_type, to_object
 
 
 class LoopVariable(msgspec.Struct, kw_only=True):
@@ -185,7 +185,7 @@ class LoopNode(Node):
         value = variable.value
         # An empty constant means the type's zero value.
         if value is None or value == "":
-            return zero_of(variable.var_type)
+            return default_for_type(variable.var_type)
         # Constants are entered as text; other types are parsed from JSON.
         if isinstance(value, str) and variable.var_type not in ("string", "secret"):
             try:

@@ -23,7 +23,7 @@ from modelyard.workflow.node import (
     NodeError,
     NodeKind,
     NodeResult,
-    QuickNode,
+    SyncNode,
 )
 from modelyard.workflow.variables import File, WorkflowError
 
@@ -224,7 +224,7 @@ def _without_nul(value: Any) -> Any:
     return value.replace("\0", "") if isinstance(value, str) else value
 
 
-class StartNode(QuickNode):
+class StartNode(SyncNode):
     """Root of a workflow. The inputs are in the variable pool when the run starts; the
     node validates and logs them."""
 

@@ -13,7 +13,7 @@ from modelyard.workflow.node import (
     NodeError,
     NodeKind,
     NodeResult,
-    QuickNode,
+    SyncNode,
 )
 from modelyard.workflow.variables import type_of
 
@@ -76,7 +76,7 @@ class PluginTriggerData(NodeData, kw_only=True):
     """Filter for the events: name → value, or `{type, value}`."""
 
 
-class _Trigger(QuickNode):
+class _Trigger(SyncNode):
     """Base of triggers."""
 
     kind = NodeKind.ROOT

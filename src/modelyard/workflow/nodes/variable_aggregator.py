@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.workflow.node import NodeContext, NodeData, NodeResult, QuickNode
+from modelyard.workflow.node import NodeContext, NodeData, NodeResult, SyncNode
 
 
 class Group(msgspec.Struct, kw_only=True):
@@ -32,7 +32,7 @@ class AggregatorData(NodeData, kw_only=True):
     advanced_settings: AdvancedSettings | None = None
 
 
-class VariableAggregatorNode(QuickNode):
+class VariableAggregatorNode(SyncNode):
     """Merges the outputs of alternative branches."""
 
     type = "variable-aggregator"

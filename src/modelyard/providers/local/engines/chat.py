@@ -58,6 +58,12 @@ class Engine:
     def _chat(
         self, body: dict[str, Any], is_cancelled: Callable[[], bool]
     ) -> Iterator[dict[str, Any]]:
+        """Yield the events of a chat completion in llama.cpp's server format.
+
+        `body` is an OpenAI request. Closing the iterator, or `is_cancelled`, ends the
+        generation at the next token. Raises the InvokeError for an error that llama.cpp
+        reports.
+        """
         # llama.cpp delivers events through a callback; the queue turns that into an
         # iterator.
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -89,6 +95,7 @@ class Engine:
             thread.join()
 
     def _count(self, body: dict[str, Any]) -> int:
+        """Return the number of tokens of the prompt that the chat template renders."""
         # The prompt must be counted as the model's own chat template renders it.
         prompt = self._post("/apply-template", body)["prompt"]
         return len(
@@ -96,6 +103,10 @@ class Engine:
         )
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a request over llama.cpp's Unix socket; return the JSON response.
+
+        Raises the InvokeError for an error that it reports.
+        """
         connection = _UnixConnection(self._socket)
         try:
             connection.request("POST", path, json.dumps(body))

