@@ -9,6 +9,7 @@ that a test may name the mutant that it kills. At the end, a table lists how man
 changes were noticed in each file.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -18,11 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 _LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "node_modules", "__pycache__", ".*_cache", "console", "console-ui"
 )
 _RUN_SECONDS = 600
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -272,18 +276,21 @@ def survivors(mutants: Sequence[Mutant]) -> list[Mutant]:
         copy = Path(folder) / "copy"
         shutil.copytree(ROOT, copy, ignore=_LEFT_OUT)
         # Without this check, tests that always fail would seem to kill every mutant.
-        if not _tests_pass(copy, _all_tests(mutants)):
-            raise LookupError("the tests fail without any mutant")
+        if failed_test := _first_failed_test(copy, _all_tests(mutants)):
+            raise LookupError(f"{failed_test} fails without any mutant")
         for mutant in mutants:
-            is_noticed = _is_noticed(copy, mutant)
-            verdict = "killed  " if is_noticed else "SURVIVES"
-            print(
-                f"{verdict} {mutant.number:>2} {mutant.file}: {mutant.about}",
-                flush=True,
-            )
-            if not is_noticed:
+            killer = _killer(copy, mutant)
+            print(_report_line(mutant, killer), flush=True)
+            if not killer:
                 alive.append(mutant)
     return alive
+
+
+def _report_line(mutant: Mutant, killer: str) -> str:
+    """Return the line that says which test noticed a mutant, if any did."""
+    verdict = "killed  " if killer else "SURVIVES"
+    line = f"{verdict} {mutant.number:>2} {mutant.file}: {mutant.about}"
+    return f"{line} ({killer.rpartition('::')[2]})" if killer else line
 
 
 def _all_tests(mutants: Sequence[Mutant]) -> list[str]:
@@ -291,13 +298,14 @@ def _all_tests(mutants: Sequence[Mutant]) -> list[str]:
     return list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
 
 
-def _is_noticed(copy: Path, mutant: Mutant) -> bool:
-    """Apply a mutant to the copy, run its tests, and return whether they fail."""
+def _killer(copy: Path, mutant: Mutant) -> str:
+    """Apply a mutant to the copy, run its tests, and return the first that fails; the
+    empty string if none does."""
     file = copy / "src" / "modelyard" / mutant.file
     text = file.read_text("utf-8")
     _write_source(file, mutated(mutant, text))
     try:
-        return not _tests_pass(copy, mutant.tests)
+        return _first_failed_test(copy, mutant.tests)
     finally:
         # Restore the file, because the next mutant uses the same copy.
         _write_source(file, text)
@@ -311,9 +319,12 @@ def _write_source(file: Path, text: str) -> None:
         bytecode.unlink()
 
 
-def _tests_pass(copy: Path, tests: Sequence[str]) -> bool:
-    """Return whether the tests pass with the source of the copy. Tests that do not end
-    count as failed."""
+def _first_failed_test(copy: Path, tests: Sequence[str]) -> str:
+    """Run tests with the source of the copy and return the first that fails; the empty
+    string if all pass. Tests that do not end count as failed.
+
+    Raises LookupError if the tests cannot be collected: that is no test's merit.
+    """
     options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, *tests]
     # PYTHONPATH puts the copy before the installed package.
@@ -333,8 +344,11 @@ def _tests_pass(copy: Path, tests: Sequence[str]) -> bool:
             timeout=_RUN_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        return False
-    return completed.returncode == 0
+        return "the tests did not end"
+    if completed.returncode not in (0, pytest.ExitCode.TESTS_FAILED):
+        raise LookupError(f"the tests cannot run:\n{completed.stdout[-2000:]}")
+    failed = _FAILED.search(completed.stdout)
+    return "" if completed.returncode == 0 else failed[1] if failed else "a test"
 
 
 def table_by_file(mutants: Sequence[Mutant], alive: Sequence[Mutant]) -> str:

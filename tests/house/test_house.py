@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 from tools.reference import REFERENCE, pages
-from tools.show.house import contracted_layers, documented_layers, import_cycles
+from tools.show.house import (
+    MAX_IMPORTS,
+    MAX_METHODS,
+    contracted_layers,
+    documented_layers,
+    import_cycles,
+    own_figures,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +27,12 @@ def test_the_page_and_the_contract_name_the_same_layers():
 
 def test_there_is_no_import_circle():
     assert import_cycles() == []
+
+
+def test_no_class_and_no_file_is_too_large():
+    figures = own_figures()
+    assert figures.largest_class.count <= MAX_METHODS, figures.largest_class
+    assert figures.widest_file.count <= MAX_IMPORTS, figures.widest_file
 
 
 def test_the_reference_is_not_stale():

@@ -115,9 +115,7 @@ async def yield_often() -> None:
 def test_a_run_is_stopped_once_all_its_nodes_have_ended():
     """Until then, one of them could still write."""
     tool_data = {"type": "tool", "provider_id": "p", "tool_name": "t"}
-    app = app_of(
-        {"start": {"type": "start"}, "tool": tool_data}, ["start > tool"]
-    )  # fmt: skip
+    app = app_of({"start": {"type": "start"}, "tool": tool_data}, ["start > tool"])
 
     async def work() -> None:
         tools = LingeringTools()

@@ -49,7 +49,7 @@ class Outcome:
 ROUTE = Addition(
     about="a gateway route",
     files={
-        f"{_GATEWAY}/operations/version.py": '''"""Which version answers."""
+        f"{_GATEWAY}/operations/version.py": '''"""GET /health/version: the version of the server."""
 
 import msgspec
 
@@ -58,13 +58,13 @@ from modelyard.gateway.http import Reply, Request, json_reply
 
 
 class Version(msgspec.Struct, frozen=True):
-    """What runs here."""
+    """The version that runs."""
 
     version: str
 
 
 async def version(request: Request) -> Reply:
-    """The version, for anybody."""
+    """Return the version. Public."""
     del request
     return json_reply(msgspec.to_builtins(Version(__version__)))
 '''
@@ -78,8 +78,9 @@ async def version(request: Request) -> Reply:
             ),
             (
                 '        Row(method="GET", path="/metrics"',
-                '        Row(method="GET", path="/health/version", auth=NO_AUTH, handler=version,\n'
-                '            answer=Version, summary="Say which version runs."),\n'
+                '        Row(method="GET", path="/health/version", auth=NO_AUTH,\n'
+                '            summary="Get the version of the server.", handler=version,\n'
+                "            answer=Version),\n"
                 '        Row(method="GET", path="/metrics"',
             ),
         )
@@ -107,56 +108,62 @@ DATASET_FEATURE = Addition(
     about="a feature of datasets",
     files={
         "src/modelyard/storage/sql/large_documents.sql": """-- name: largest
--- A dataset's largest documents, by their words.
+-- The documents of a dataset with the most words.
 SELECT id, name, words FROM documents WHERE tenant = :tenant AND dataset = :dataset
-ORDER BY words DESC, id LIMIT :most;
+ORDER BY words DESC, id LIMIT :limit;
 """,
-        "src/modelyard/knowledge/stored/large_documents.py": '''"""Which documents of a dataset are large."""
+        "src/modelyard/knowledge/stored/large_documents.py": '''"""The largest documents of a dataset."""
 
 from modelyard.storage.database import Database, Row
 from modelyard.storage.repository import Repository
 
 
 class LargeDocuments(Repository):
-    """Read from the documents' own table."""
+    """Queries on the table of documents, by size."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, "large_documents")
 
-    async def largest(self, tenant: str, dataset: str, most: int) -> list[Row]:
-        """The largest first, with `id`, `name` and `words`. Raises StorageUnavailableError."""
-        return await self._rows("largest", tenant=tenant, dataset=dataset, most=most)
+    async def largest(self, tenant: str, dataset: str, limit: int) -> list[Row]:
+        """Return at most `limit` documents with `id`, `name` and `words`, largest first.
+
+        Raises StorageUnavailableError.
+        """
+        return await self._rows("largest", tenant=tenant, dataset=dataset, limit=limit)
 ''',
         f"{_GATEWAY}/knowledge/large_documents.py": '''"""A dataset's largest documents."""
 
 from modelyard.gateway.http import Reply, json_reply
-from modelyard.gateway.knowledge.calls import Asked
-from modelyard.gateway.schemas import INTEGER, TEXT, list_of, thing
+from modelyard.gateway.knowledge.calls import DatasetRequest
+from modelyard.gateway.schemas import INTEGER, TEXT, list_of, object_schema
 
-LARGEST = thing({"data": list_of(thing({"id": TEXT, "name": TEXT, "words": INTEGER}))})
+_DOCUMENT = object_schema({"id": TEXT, "name": TEXT, "words": INTEGER})
+LARGEST = object_schema({"data": list_of(_DOCUMENT)})
 
 
-async def largest(asked: Asked) -> Reply:
-    """As many as `limit` says."""
-    dataset = await asked.dataset()
-    rows = await asked.datasets.stored.large_documents.largest(asked.tenant, dataset.id, asked.number("limit", 10))
-    return json_reply({"data": [{name: row[name] for name in ("id", "name", "words")} for row in rows]})
+async def largest(request: DatasetRequest) -> Reply:
+    """Return the largest documents, at most `limit`."""
+    dataset = await request.dataset()
+    documents = request.datasets.store.large_documents
+    limit = request.number("limit", 10)
+    rows = await documents.largest(request.tenant, dataset.id, limit)
+    return json_reply({"data": [dict(row) for row in rows]})
 ''',
     },
     edits={
         "src/modelyard/knowledge/stored/repositories.py": (
             (
-                "from modelyard.knowledge.stored.library import Library\n",
+                "from modelyard.knowledge.stored.leases import DocumentClaims\n",
                 "from modelyard.knowledge.stored.large_documents import LargeDocuments\n"
-                "from modelyard.knowledge.stored.library import Library\n",
+                "from modelyard.knowledge.stored.leases import DocumentClaims\n",
             ),
             (
-                "    integrity: Integrity\n",
-                "    integrity: Integrity\n    large_documents: LargeDocuments\n",
+                "    integrity: IntegrityCheck\n",
+                "    integrity: IntegrityCheck\n    large_documents: LargeDocuments\n",
             ),
             (
-                "        searches=Searches(",
-                "        large_documents=LargeDocuments(database),\n        searches=Searches(",
+                "        searches=SearchReader(",
+                "        large_documents=LargeDocuments(database),\n        searches=SearchReader(",
             ),
         ),
         f"{_GATEWAY}/knowledge/table.py": (
@@ -166,10 +173,10 @@ async def largest(asked: Asked) -> Reply:
                 "from modelyard.gateway.knowledge.metadata import",
             ),
             (
-                '    yield _row("GET", _DATASETS, calls.listed,',
-                '    yield _row("GET", f"{_DATASET}/largest-documents", largest, "List the largest documents.", LARGEST,\n'
-                "               query=_PAGE[1:])\n"
-                '    yield _row("GET", _DATASETS, calls.listed,',
+                '    yield _row("GET", _DATASET, calls.get_dataset,',
+                '    yield _row("GET", f"{_DATASET}/largest-documents", largest,\n'
+                '               "List the largest documents.", LARGEST, query=_PAGE[1:])\n'
+                '    yield _row("GET", _DATASET, calls.get_dataset,',
             ),
         ),
     },
@@ -181,13 +188,13 @@ from modelyard.base.settings import Settings
 
 async def main():
     async with Modelyard(Settings(home=tempfile.mkdtemp()), environ={}) as yard:
-        key = await yard.services.tenancy.dataset_keys.make("default")
+        key = await yard.services.tenancy.dataset_keys.create("default")
         transport = httpx.ASGITransport(gateway_for(yard.services))
         headers = {"authorization": f"Bearer {key}"}
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8790", headers=headers) as client:
             made = await client.post("/v1/datasets", json={"name": "d", "indexing_technique": "economy"})
             dataset = f"/v1/datasets/{made.json()['id']}"
-            for text in ("one", "one two three", "one two"):
+            for text in ("short", "a long text", "long text"):
                 body = {"name": text, "text": text, "process_rule": {"mode": "automatic"}}
                 body["indexing_technique"] = "economy"
                 added = await client.post(f"{dataset}/document/create-by-text", json=body)
@@ -196,7 +203,7 @@ async def main():
                     "indexing_status"] not in ("completed", "error"):
                     await asyncio.sleep(0.05)
             answer = await client.get(f"{dataset}/largest-documents", params={"limit": 2})
-        if [row["name"] for row in answer.json()["data"]] == ["one two three", "one two"]:
+        if [row["name"] for row in answer.json()["data"]] == ["a long text", "long text"]:
             print("answered")
 
 asyncio.run(main())

@@ -297,9 +297,11 @@ class ServiceEvents:
                 retry = {**self._finished(event), "retry_index": event.retry_index}
                 return self._workflow("node_retry", retry)
             case NodeRunIterationStarted() | NodeRunLoopStarted():
-                return self._container_started(event)
+                data = _container_started_data(event)
+                return self._workflow(f"{event.node_type}_started", data)
             case NodeRunIterationNext() | NodeRunLoopNext():
-                return self._container_next(event)
+                data = _container_next_data(event)
+                return self._workflow(f"{event.node_type}_next", data)
             case (
                 NodeRunIterationSucceeded()
                 | NodeRunIterationFailed()
@@ -311,13 +313,15 @@ class ServiceEvents:
                 )
             # NodeRunAgentThought has no event here: the agent's log contains it.
             case NodeRunAgentLog():
-                return self._agent_log(event)
+                return self._workflow("agent_log", _agent_log_data(event))
             case NodeRunPauseRequested():
                 return self._pause_requested(event)
             case NodeRunHumanInputFormFilled():
-                return self._form_filled(event)
+                data = _form_filled_data(event)
+                return self._workflow("human_input_form_filled", data)
             case NodeRunHumanInputFormTimeout():
-                return self._form_timeout(event)
+                data = _form_timeout_data(event)
+                return self._workflow("human_input_form_timeout", data)
             case _:
                 return None
 
@@ -329,7 +333,7 @@ class ServiceEvents:
         return self._workflow(
             "node_started",
             {
-                **self._node_fields(event),
+                **_node_fields(event),
                 "index": self._index,
                 "predecessor_node_id": event.predecessor_node_id or None,
                 "inputs": None,
@@ -351,51 +355,6 @@ class ServiceEvents:
             return None
         return self._workflow("node_finished", self._finished(event))
 
-    def _container_started(
-        self, event: NodeRunIterationStarted | NodeRunLoopStarted
-    ) -> JSON:
-        """Return the event of a container's start."""
-        return self._workflow(
-            f"{event.node_type}_started",
-            {
-                **self._container_fields(event),
-                "created_at": int(event.at),
-                "extras": {},
-                "metadata": event.metadata,
-                "inputs": event.inputs,
-                "inputs_truncated": False,
-            },
-        )
-
-    def _container_next(self, event: NodeRunIterationNext | NodeRunLoopNext) -> JSON:
-        """Return the event of a container's next round."""
-        return self._workflow(
-            f"{event.node_type}_next",
-            {
-                **self._container_fields(event),
-                "index": event.round,
-                "created_at": int(event.at),
-                "extras": {},
-            },
-        )
-
-    def _agent_log(self, event: NodeRunAgentLog) -> JSON:
-        """Return the event of an agent's log entry."""
-        return self._workflow(
-            "agent_log",
-            {
-                "node_execution_id": event.id,
-                "id": event.message_id,
-                "label": event.label,
-                "parent_id": event.parent_id,
-                "error": event.error,
-                "status": event.status,
-                "data": event.data,
-                "metadata": event.metadata,
-                "node_id": event.node_id,
-            },
-        )
-
     def _pause_requested(self, event: NodeRunPauseRequested) -> JSON | None:
         """Return the event of a form to fill in. Other pause reasons have no event of
         their own."""
@@ -404,53 +363,6 @@ class ServiceEvents:
         return self._workflow(
             "human_input_required", {**event.reason, "node_id": event.node_id}
         )
-
-    def _form_filled(self, event: NodeRunHumanInputFormFilled) -> JSON:
-        """Return the event of a form that was filled in."""
-        return self._workflow(
-            "human_input_form_filled",
-            {
-                "node_id": event.node_id,
-                "node_title": event.title,
-                "rendered_content": event.rendered_content,
-                "action_id": event.action_id,
-                "action_text": event.action_text,
-            },
-        )
-
-    def _form_timeout(self, event: NodeRunHumanInputFormTimeout) -> JSON:
-        """Return the event of a form that expired."""
-        return self._workflow(
-            "human_input_form_timeout",
-            {
-                "node_id": event.node_id,
-                "node_title": event.title,
-                "expiration_time": int(event.expiration_time),
-            },
-        )
-
-    @staticmethod
-    def _node_fields(event: Any) -> JSON:
-        """Return the fields that identify a node."""
-        return {
-            "id": event.id,
-            "node_id": event.node_id,
-            "node_type": event.node_type,
-            "title": event.title,
-            "iteration_id": event.in_iteration_id or None,
-            "loop_id": event.in_loop_id or None,
-        }
-
-    @staticmethod
-    def _container_fields(event: Any) -> JSON:
-        """Return the fields that identify a container (iteration or loop). Its id is
-        the node's."""
-        return {
-            "id": event.node_id,
-            "node_id": event.node_id,
-            "node_type": event.node_type,
-            "title": event.title,
-        }
 
     def _finished(self, event: Any) -> JSON:
         """Return the data of a node's end."""
@@ -469,7 +381,7 @@ class ServiceEvents:
             if value:
                 metadata |= {name: value, name.replace("_id", "_index"): event.place}
         return {
-            **self._node_fields(event),
+            **_node_fields(event),
             "index": self._index,
             "predecessor_node_id": event.predecessor_node_id or None,
             "inputs": event.inputs,
@@ -491,7 +403,7 @@ class ServiceEvents:
         """Return the data of a container's end."""
         error = getattr(event, "error", None)
         return {
-            **self._container_fields(event),
+            **_container_fields(event),
             "outputs": event.outputs,
             "outputs_truncated": False,
             "inputs": event.inputs,
@@ -601,6 +513,88 @@ class ServiceEvents:
     def error_event(self, status: int, code: str, message: str) -> JSON:
         """Return an error event."""
         return self._envelope("error", status=status, code=code, message=message)
+
+
+def _container_started_data(
+    event: NodeRunIterationStarted | NodeRunLoopStarted,
+) -> JSON:
+    """Return the data of the event of a container's start."""
+    return {
+        **_container_fields(event),
+        "created_at": int(event.at),
+        "extras": {},
+        "metadata": event.metadata,
+        "inputs": event.inputs,
+        "inputs_truncated": False,
+    }
+
+
+def _container_next_data(event: NodeRunIterationNext | NodeRunLoopNext) -> JSON:
+    """Return the data of the event of a container's next round."""
+    return {
+        **_container_fields(event),
+        "index": event.round,
+        "created_at": int(event.at),
+        "extras": {},
+    }
+
+
+def _agent_log_data(event: NodeRunAgentLog) -> JSON:
+    """Return the data of the event of an agent's log entry."""
+    return {
+        "node_execution_id": event.id,
+        "id": event.message_id,
+        "label": event.label,
+        "parent_id": event.parent_id,
+        "error": event.error,
+        "status": event.status,
+        "data": event.data,
+        "metadata": event.metadata,
+        "node_id": event.node_id,
+    }
+
+
+def _form_filled_data(event: NodeRunHumanInputFormFilled) -> JSON:
+    """Return the data of the event of a form that was filled in."""
+    return {
+        "node_id": event.node_id,
+        "node_title": event.title,
+        "rendered_content": event.rendered_content,
+        "action_id": event.action_id,
+        "action_text": event.action_text,
+    }
+
+
+def _form_timeout_data(event: NodeRunHumanInputFormTimeout) -> JSON:
+    """Return the data of the event of a form that expired."""
+    return {
+        "node_id": event.node_id,
+        "node_title": event.title,
+        "expiration_time": int(event.expiration_time),
+    }
+
+
+def _node_fields(event: Any) -> JSON:
+    """Return the fields that identify a node."""
+    return {
+        "id": event.id,
+        "node_id": event.node_id,
+        "node_type": event.node_type,
+        "title": event.title,
+        "iteration_id": event.in_iteration_id or None,
+        "loop_id": event.in_loop_id or None,
+    }
+
+
+def _container_fields(event: Any) -> JSON:
+    """Return the fields that identify a container (iteration or loop). Its id is
+    the node's."""
+    return {
+        "id": event.node_id,
+        "node_id": event.node_id,
+        "node_type": event.node_type,
+        "title": event.title,
+    }
 
 
 def status_and_code_of_run(error_type: str) -> tuple[int, str]:
