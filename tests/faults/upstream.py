@@ -443,6 +443,7 @@ class FaultyUpstream:
     """Runs in a thread of its own until it is left. `open` counts connections, `seen` requests by model."""
 
     def __enter__(self) -> Self:
+        _bomb()  # made before the first caller waits for it
         self.seen: list[str] = []
         self.open = 0
         self._ready = threading.Event()

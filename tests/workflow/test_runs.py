@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +98,7 @@ class LingeringTools(StubTools):
         try:
             await asyncio.Event().wait()
         finally:
-            # A stop may cancel it once more while it ends.
-            with suppress(asyncio.CancelledError):
-                await yield_often()
+            # A second cancellation would end this too early.
             await yield_often()
             self.has_ended = True
         yield {}

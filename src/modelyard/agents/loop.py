@@ -52,7 +52,7 @@ from modelyard.base.errors import ModelyardError
 from modelyard.base.json_repair import run_in_thread_if_large
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, LLMUsage
 from modelyard.models.messages import AssistantPromptMessage, UserPromptMessage
-from modelyard.tools.entities import Tool, ToolContext
+from modelyard.tools.entities import Tool, ToolContext, ToolEntity
 from modelyard.tools.manager import Observation, ToolManager
 from modelyard.tools.observation import ToolOutputCollector, truncate_middle
 
@@ -281,7 +281,7 @@ class AgentLoop:
                 async for event in events:
                     yield event
             if run.needs_approval:
-                yield self._finished(run, "approval", "")
+                yield _finished(run, self._now(), "approval", "")
                 return
         yield await self._answer_event(run)
 
@@ -316,30 +316,7 @@ class AgentLoop:
         # the run.
         is_complete = self._strategy.is_done(run.state)
         reason = "answer" if is_complete and not run.reason else run.reason or "answer"
-        return self._finished(run, reason, answer, value)
-
-    def _finished(
-        self, run: _Run, reason: str, text: str, value: Any = None
-    ) -> AgentFinished:
-        """Return the last event of a run, with its totals.
-
-        `reason` says why it ended: `answer`, `approval`, or the name of a limit.
-        `value` is the answer as data if the task asked for a schema.
-        """
-        return AgentFinished(
-            round=len(run.state.turns),
-            at=self._now(),
-            text=text,
-            reason=reason,
-            usage=run.usage,
-            rounds=len(run.state.turns),
-            tool_calls=run.calls,
-            tool_errors=run.errors,
-            value=value,
-            files=run.files,
-            sources=run.sources,
-            seconds=time.monotonic() - run.started_at,
-        )
+        return _finished(run, self._now(), reason, answer, value)
 
     def _limit_reached(self, run: _Run) -> str:
         """Return the name of the limit that has been reached; "" if none."""
@@ -458,7 +435,7 @@ class AgentLoop:
             at=self._now(),
             text=reply.text,
             thought=reply.thought,
-            calls=self._with_call_ids(run, reply),
+            calls=_with_call_ids(run, reply),
             usage=reply.usage,
             model=reply.model,
             started_at=started_at,
@@ -477,26 +454,6 @@ class AgentLoop:
             )
             for delta_type, text in deltas
         ]
-
-    @staticmethod
-    def _with_call_ids(run: _Run, reply: ModelTurn) -> list[AgentCall]:
-        """Add the tools' label, provider and kind to a reply's calls, and return them.
-
-        The reply is changed in place. A call of an unknown tool stays as it is.
-        """
-        # Add display data of the tools to the calls, for clients that show them.
-        entities = {tool.name: tool.entity for tool in run.state.task.tools}
-        reply.calls = [
-            (
-                msgspec.structs.replace(
-                    call, label=entity.label, provider=entity.provider, kind=entity.kind
-                )
-                if (entity := entities.get(call.name)) is not None
-                else call
-            )
-            for call in reply.calls
-        ]
-        return reply.calls
 
     # tools
 
@@ -894,3 +851,49 @@ def _truncate_values(values: Sequence[Any]) -> list[Any]:
         return list(values) if len(msgspec.json.encode(list(values))) < 100_000 else []
     except (TypeError, ValueError):
         return []
+
+
+def _finished(
+    run: _Run, now: float, reason: str, text: str, value: Any = None
+) -> AgentFinished:
+    """Return the last event of a run, with its totals.
+
+    `now` is in Unix seconds. `reason` says why it ended: `answer`, `approval`, or the
+    name of a limit. `value` is the answer as data if the task asked for a schema.
+    """
+    return AgentFinished(
+        round=len(run.state.turns),
+        at=now,
+        text=text,
+        reason=reason,
+        usage=run.usage,
+        rounds=len(run.state.turns),
+        tool_calls=run.calls,
+        tool_errors=run.errors,
+        value=value,
+        files=run.files,
+        sources=run.sources,
+        seconds=time.monotonic() - run.started_at,
+    )
+
+
+def _with_call_ids(run: _Run, reply: ModelTurn) -> list[AgentCall]:
+    """Add the tools' label, provider and kind to a reply's calls, and return them.
+
+    The reply is changed in place. A call of an unknown tool stays as it is.
+    """
+    # Clients that show the calls need these display data.
+    entities = {tool.name: tool.entity for tool in run.state.task.tools}
+    reply.calls = [_with_display_data(call, entities) for call in reply.calls]
+    return reply.calls
+
+
+def _with_display_data(
+    call: AgentCall, entities: Mapping[str, ToolEntity]
+) -> AgentCall:
+    entity = entities.get(call.name)
+    if entity is None:
+        return call
+    return msgspec.structs.replace(
+        call, label=entity.label, provider=entity.provider, kind=entity.kind
+    )

@@ -194,5 +194,5 @@ def error_text(fields: Mapping[str, Any]) -> str:
     if not code:
         return ""
     # The server is not ours: its code may be any JSON value.
-    known = _ERROR_CODES.get(code) if isinstance(code, int | str) else None
+    known = _ERROR_CODES.get(code) if isinstance(code, int) else None
     return known or str(fields.get("error_msg", ""))

@@ -507,7 +507,7 @@ class Indexer:
         texts = _texts_to_embed(group)
         if not texts:
             return
-        vectors = await self._existing_vectors(dataset, group)
+        vectors = await _existing_vectors(self._store, dataset, group)
         missing = [digest for digest in texts if digest not in vectors]
         # More than one batch is worth staging: a restart then continues where it
         # stopped.
@@ -528,20 +528,6 @@ class Indexer:
             vectors.update(new_vectors)
             embedded_count += len(batch)
         _assign_vectors(group, vectors, resolved, is_staged=is_slow)
-
-    async def _existing_vectors(
-        self, dataset: Dataset, group: Sequence[_IndexingJob]
-    ) -> dict[str, bytes]:
-        """Return the vectors that an interrupted run staged, by the digest of the text."""
-        vectors: dict[str, bytes] = {}
-        for job in group:
-            if job.is_resumed:
-                vectors.update(
-                    await self._store.entries.existing_vectors(
-                        job.document.id, dataset.space, dataset.settings.embedding
-                    )
-                )
-        return vectors
 
     def _has_command(self, group: Sequence[_IndexingJob]) -> bool:
         # A command can only stop a document that is alone in its group.
@@ -646,3 +632,17 @@ def _group_jobs(claimed: Iterable[tuple[Document, int]]) -> list[list[_IndexingJ
         group.append(work)
         open_groups[shared] = (group, used + size)
     return groups
+
+
+async def _existing_vectors(
+    store: KnowledgeStore, dataset: Dataset, group: Sequence[_IndexingJob]
+) -> dict[str, bytes]:
+    """Return the vectors that an interrupted run staged, by the digest of the text."""
+    vectors: dict[str, bytes] = {}
+    for job in group:
+        if job.is_resumed:
+            staged = await store.entries.existing_vectors(
+                job.document.id, dataset.space, dataset.settings.embedding
+            )
+            vectors.update(staged)
+    return vectors

@@ -1800,7 +1800,8 @@ class StreamDumper:
             return events
         message = delta.message
         if delta.logprobs:
-            self._add_logprobs(delta.logprobs)
+            # They are sent with the next text that is closed.
+            self._logprobs += _logprobs_of(delta.logprobs)
         # A plain text chunk, the most common one, takes a short path.
         if (
             isinstance(message.content, str)
@@ -1816,10 +1817,6 @@ class StreamDumper:
             events += self._refusal(message.refusal)
         self._reason = delta.finish_reason or self._reason
         return events
-
-    def _add_logprobs(self, logprobs: Mapping[str, Any]) -> None:
-        # They go out with the next text that is closed.
-        self._logprobs += logprobs.get("content") or ()
 
     def _event(self, event_type: str, **fields: Any) -> JSON:
         self._sequence += 1
@@ -1851,7 +1848,7 @@ class StreamDumper:
                 events = self._text(key, block.data, item_fields) if block.data else []
                 for citation in block.citations:
                     events += self._annotation(
-                        key, _dump_annotation(citation, len(self._written_text()))
+                        key, _dump_annotation(citation, len(_written_text(self._item)))
                     )
                 return events
             case ThinkingPromptMessageContent():
@@ -1882,10 +1879,6 @@ class StreamDumper:
             "item_id": self._item.get("id") or "",
             "output_index": len(self._output),
         }
-
-    def _written_text(self) -> str:
-        content = self._item.get("content") or ()
-        return content[0].get("text") or "" if content else ""
 
     def _text(self, key: tuple[str, Any], text: str, item_fields: JSON) -> list[JSON]:
         """Return the events for a fragment of text.
@@ -2142,7 +2135,8 @@ class StreamDumper:
             case "thinking" if item.get("summary"):
                 return self._summary_done(item["summary"][0], position)
             case "call":
-                return [self._call_done(item, position)]
+                event_type, fields = _call_done_fields(item)
+                return [self._event(event_type, **position, **fields)]
             case _:
                 return []
 
@@ -2197,23 +2191,6 @@ class StreamDumper:
             ),
         ]
 
-    def _call_done(self, item: JSON, position: JSON) -> JSON:
-        """Return the event that ends a call's arguments.
-
-        It is `response.function_call_arguments.done`, or
-        `response.custom_tool_call_input.done` for a custom call.
-        """
-        if item["type"] == "custom_tool_call":
-            return self._event(
-                "response.custom_tool_call_input.done", **position, input=item["input"]
-            )
-        return self._event(
-            "response.function_call_arguments.done",
-            **position,
-            name=item["name"],
-            arguments=item["arguments"],
-        )
-
     def response(self) -> JSON:
         """Return the complete response, as the last event contains it."""
         usage = dump_usage(self._usage) if self._usage is not None else None
@@ -2264,3 +2241,26 @@ def error_of(error: Mapping[str, Any]) -> InvokeError:
             or "The provider returned an error without details"
         )
     )
+
+
+def _logprobs_of(logprobs: Mapping[str, Any]) -> Iterable[Any]:
+    """Return the entries of a chunk's log probabilities; `content` may be null."""
+    return logprobs.get("content") or ()
+
+
+def _written_text(item: JSON) -> str:
+    """Return the text of an open message item; empty before its first part."""
+    content = item.get("content") or ()
+    return content[0].get("text") or "" if content else ""
+
+
+def _call_done_fields(item: JSON) -> tuple[str, JSON]:
+    """Return the type and the fields of the event that ends a call's arguments.
+
+    It is `response.function_call_arguments.done`, or
+    `response.custom_tool_call_input.done` for a custom call.
+    """
+    if item["type"] == "custom_tool_call":
+        return "response.custom_tool_call_input.done", {"input": item["input"]}
+    fields = {"name": item["name"], "arguments": item["arguments"]}
+    return "response.function_call_arguments.done", fields

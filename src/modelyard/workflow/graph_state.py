@@ -72,7 +72,6 @@ class GraphState:
         for update in result.updates:
             self._pool.put(update.selector[0], update.selector[1], update.value)
             self._events.variable_updated(node, update)
-        # The nodes inside a container have already been counted one by one.
         # The steps inside a container are counted by their own graph.
         if node.kind is not NodeKind.CONTAINER:
             self._count(result)

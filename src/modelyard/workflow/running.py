@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from modelyard.workflow.node import Node, NodeResult
 
+_CLEANUP_SECONDS = 5.0
+"""Time that a cancelled node has to clean up before it is cancelled again."""
+
 
 @dataclass(slots=True)
 class RunningNode:
@@ -81,8 +84,14 @@ class RunningNodes:
             for running in self._running.values()
             if running.task is not None
         ]
+        # A task that a stop has cancelled already may be cleaning up: a second
+        # cancellation would interrupt that.
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():
+                task.cancel()
         if tasks:
+            _, unfinished = await asyncio.wait(tasks, timeout=_CLEANUP_SECONDS)
+            for task in unfinished:
+                task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         self._running.clear()

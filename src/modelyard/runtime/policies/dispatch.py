@@ -316,7 +316,9 @@ class _DispatchState:
             await self._sleep(wait)
             self._tried.clear()
             return
-        error = self._last or self._no_credential_error(wait)
+        error = self._last or _no_credential_error(
+            len(self.group.deployments), self._invocation.provider, wait
+        )
         if not error.failover or not self._next_group(str(error)):
             raise error
 
@@ -538,23 +540,6 @@ class _DispatchState:
             deadline is not None and self._policy.clock.monotonic() + wait >= deadline
         )
 
-    def _no_credential_error(self, wait: float) -> NoCredentialAvailableError:
-        """Return the error for a model without usable deployments. `wait` is in
-        seconds."""
-        count = len(self.group.deployments)
-        provider = self._invocation.provider
-        if not count:
-            return NoCredentialAvailableError(
-                f"No credential is configured; add one with `modelyard providers add {provider}`",
-                provider=provider,
-            )
-        wait = min(wait, 3600.0)
-        return NoCredentialAvailableError(
-            f"All {count} credentials are in cooldown; retry in {wait:.0f} s",
-            provider=provider,
-            retry_after=wait,
-        )
-
     # hedging
 
     def hedge_delay(self) -> float | None:
@@ -760,3 +745,22 @@ async def _first_content_chunk(chunks: AsyncGenerator[Any, None]) -> Any:
         if not _is_blank(chunk):
             return chunk
     return None
+
+
+def _no_credential_error(
+    count: int, provider: str, wait: float
+) -> NoCredentialAvailableError:
+    """Return the error for a model of which none of `count` deployments can be used for
+    `wait` seconds."""
+    if not count:
+        return NoCredentialAvailableError(
+            f"No credential is configured; add one with `modelyard providers add {provider}`",
+            provider=provider,
+        )
+    wait = min(wait, 3600.0)
+    subject = "The only credential is" if count == 1 else f"All {count} credentials are"
+    return NoCredentialAvailableError(
+        f"{subject} in cooldown; retry in {wait:.0f} s",
+        provider=provider,
+        retry_after=wait,
+    )
