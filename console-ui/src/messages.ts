@@ -928,7 +928,7 @@ const table = {
     severalFiles: ["Several files", "多个文件"],
     tool: ["Tool", "工具"],
     configuration: ["Configuration", "配置"],
-    strategy: ["Load balancing", "负载均衡"],
+    strategy: ["Strategy", "策略"],
     provider: ["Provider", "提供商"],
     formContent: ["What the person reads", "给人看的内容"],
     actions: ["Buttons", "按钮"],

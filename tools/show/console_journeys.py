@@ -161,7 +161,7 @@ def why_failed_over(user: Person) -> None:
     user.write(box.get_by_label(re.compile("^Name")), "careful")
     user.write(box.get_by_label("Model 1", exact=True), "cloud/broken")
     user.press(user.element("button", "Add a failover"))
-    user.write(box.get_by_label("Then 1", exact=True), "cloud/fine")
+    user.write(box.get_by_label("Fallback 1", exact=True), "cloud/fine")
     user.press(user.element("button", "Save"))
     box.wait_for(state="detached")
     user.goto("/playground")
