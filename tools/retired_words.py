@@ -132,5 +132,8 @@ def console_messages() -> dict[str, list[str]]:
 def _console(old_texts: dict[str, list[str]]) -> Iterator[str]:
     messages = console_messages()
     for key, texts in old_texts.items():
-        for text in set(texts) & set(messages.get(key, [])):
-            yield f"{key} {text!r}"
+        current = set(messages.get(key, []))
+        # Nested tables may have a key of the same name with a text of its own: the
+        # strategy of an agent is not that of a route.
+        if current and current <= set(texts):
+            yield f"{key} {sorted(current)}"
