@@ -2,12 +2,12 @@ import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent, RouterProvider } from "@tanstack/react-router";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
+import { HasToasts } from "./components/base";
+import { WORDS } from "./messages";
 import { Invited } from "./pages/enter";
 import { Home } from "./pages/home";
-import { HasToasts } from "./components/base";
 import { Chooses } from "./settings";
 import { Broken, Frame, Missing } from "./shell";
-import { WORDS } from "./messages";
 import "./style.css";
 import "./console.css";
 

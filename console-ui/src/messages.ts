@@ -40,10 +40,7 @@ const table = {
   notFound: ["Page not found.", "页面不存在。"],
   wrong: ["Something went wrong", "出错了"],
   again: ["Retry", "重试"],
-  lostRetrying: [
-    "Connection lost. Reconnecting…",
-    "连接已断开，正在重新连接……",
-  ],
+  lostRetrying: ["Connection lost. Reconnecting…", "连接已断开，正在重新连接……"],
 
   // who is here
   email: ["Email", "邮箱"],
@@ -61,10 +58,7 @@ const table = {
   single: ["No sign-in needed on this machine.", "在本机使用无需登录。"],
   protect: ["Create an account to protect it", "创建账户以保护此服务器"],
   expired: ["Session expired", "登录已失效"],
-  expiredText: [
-    "Sign in again. Your unsaved work is kept.",
-    "请重新登录，未保存的内容仍然保留。",
-  ],
+  expiredText: ["Sign in again. Your unsaved work is kept.", "请重新登录，未保存的内容仍然保留。"],
   invitedTitle: ["You have been invited", "你收到了邀请"],
   accept: ["Accept invitation", "接受邀请"],
 
@@ -300,10 +294,7 @@ const table = {
     "别名 `default`、`default-tts` 等对应的模型。",
   ],
   firstReady: ["First ready model", "第一个就绪的"],
-  customText: [
-    "Models that are not in the catalogue, with their prices.",
-    "目录之外的模型及其价格。",
-  ],
+  customText: ["Models that are not in the catalogue, with their prices.", "目录之外的模型及其价格。"],
   noCustom: ["No custom models yet.", "还没有自定义模型。"],
   addModel: ["Add a model", "添加模型"],
   inputPrice: ["Input price", "输入价格"],
@@ -311,15 +302,15 @@ const table = {
   perMillion: ["Per 1M tokens", "每百万 token。"],
 
   // routes and limits
-  routesText: [
-    "Routing, failover, rate limits and budgets.",
-    "路由、故障转移、限流与预算。",
-  ],
+  routesText: ["Routing, failover, rate limits and budgets.", "路由、故障转移、限流与预算。"],
   routes: ["Routes", "路由"],
   limits: ["Limits and budgets", "限额与预算"],
   limit: ["Limit", "限额"],
   dryRun: ["Routing preview", "路由预览"],
-  dryRunText: ["Shows where a call would be routed now. No model is called.", "显示当前调用会被路由到哪里，不会调用模型。"],
+  dryRunText: [
+    "Shows where a call would be routed now. No model is called.",
+    "显示当前调用会被路由到哪里，不会调用模型。",
+  ],
   noRoutes: ["No routes yet.", "还没有路由。"],
   noRoutesText: [
     "A route is a model name that maps to one or more targets with failover.",
@@ -348,10 +339,7 @@ const table = {
     random: ["at random", "随机"],
   },
   noLimits: ["No limits yet.", "还没有限额。"],
-  noLimitsText: [
-    "Limits cap requests, tokens, cost or concurrency.",
-    "限额可限制请求数、token、费用或并发数。",
-  ],
+  noLimitsText: ["Limits cap requests, tokens, cost or concurrency.", "限额可限制请求数、token、费用或并发数。"],
   addLimit: ["Add a limit", "添加限额"],
   amount: ["Amount", "数量"],
   unit: ["Unit", "单位"],
@@ -425,7 +413,10 @@ const table = {
   tokensOut: ["Tokens out", "输出 token"],
   cachedTokens: ["of which cached", "其中缓存"],
   cacheHits: ["Cache hits", "缓存命中"],
-  unpricedText: ["Some calls have no known price and are not included in the cost.", "部分调用没有已知价格，费用不含它们。"],
+  unpricedText: [
+    "Some calls have no known price and are not included in the cost.",
+    "部分调用没有已知价格，费用不含它们。",
+  ],
   howLong: ["Latency", "耗时"],
   countAttempts: ["{count} attempts", "{count} 次尝试"],
   live: ["Live", "实时"],
@@ -510,14 +501,14 @@ const table = {
     "创建首个密钥后，所有调用都需认证，控制台也需要登录。",
   ],
   singleMode: ["Single-user mode", "单用户模式"],
-  singleModeText: [
-    "Create an account (bottom of the menu) to invite users.",
-    "在菜单底部创建账户后即可邀请用户。",
-  ],
+  singleModeText: ["Create an account (bottom of the menu) to invite users.", "在菜单底部创建账户后即可邀请用户。"],
   roleOf: ["Role of {name}", "{name} 的角色"],
   mayEnter: ["Sign-in allowed", "允许登录"],
   invite: ["Invite", "邀请"],
-  inviteText: ["Send this link. It is valid for one week and can be used once:", "把这个链接发给对方，一周内有效，只能用一次："],
+  inviteText: [
+    "Send this link. It is valid for one week and can be used once:",
+    "把这个链接发给对方，一周内有效，只能用一次：",
+  ],
   roles: {
     owner: ["owner", "所有者"],
     admin: ["admin", "管理员"],
@@ -551,10 +542,7 @@ const table = {
   dropPlugin: ["Drop a .difypkg file here, or choose a file", "把 .difypkg 文件拖到这里，或选择文件"],
   reading: ["reading", "读取中"],
   market: ["Marketplace", "插件市场"],
-  noMarket: [
-    "No marketplace configured (plugins.markets).",
-    "未配置插件市场（plugins.markets）。",
-  ],
+  noMarket: ["No marketplace configured (plugins.markets).", "未配置插件市场（plugins.markets）。"],
   noPlugins: ["No plugins yet.", "还没有插件。"],
   debugging: ["Develop a plugin", "开发插件"],
   debuggingText: [
@@ -730,10 +718,7 @@ const table = {
   noConversations: ["No conversations yet.", "还没有对话。"],
   noRuns: ["No runs yet.", "还没有运行。"],
   noFeedback: ["No feedback yet.", "还没有评价。"],
-  annotationsText: [
-    "Fixed answers returned without a model call.",
-    "不调用模型直接返回的固定回答。",
-  ],
+  annotationsText: ["Fixed answers returned without a model call.", "不调用模型直接返回的固定回答。"],
   rating: ["Rating", "评价"],
   ratings: { like: ["liked", "赞"], dislike: ["disliked", "踩"] },
   origins: {
@@ -780,7 +765,10 @@ const table = {
   lastDay: ["Last day of the month", "每月最后一天"],
   nextTimes: ["Next runs (your time zone):", "接下来的运行时间（本地时区）："],
   addressAfterSaving: ["The URL is created when the draft is saved.", "保存草稿后会显示地址。"],
-  addressIsSecret: ["Anyone with this URL can start runs. Keep it secret.", "任何知道此 URL 的人都可触发运行，请保密。"],
+  addressIsSecret: [
+    "Anyone with this URL can start runs. Keep it secret.",
+    "任何知道此 URL 的人都可触发运行，请保密。",
+  ],
   addressWhenPublished: ["Active after publishing.", "发布后才会响应。"],
   copyAddress: ["Copy URL", "复制 URL"],
   copyDraftAddress: ["Copy test URL", "复制测试 URL"],

@@ -1,6 +1,7 @@
 // The console's pages: where they are, what they are called, and who may see them.
-import type { Role } from "./permissions";
+
 import type { Words } from "./messages";
+import type { Role } from "./permissions";
 
 export const PAGES = [
   "/",

@@ -4,11 +4,11 @@ import { useNavigate } from "@tanstack/react-router";
 import { useMemo } from "react";
 import { Autocomplete, Input, Menu, MenuItem, SearchField, useFilter } from "react-aria-components";
 import { api } from "./api";
+import { Dialog } from "./components/dialog";
 import { NAMES, NEEDS, PAGES } from "./navigation";
 import { Enter } from "./pages/enter";
-import { Dialog } from "./components/dialog";
-import { useChosen } from "./settings";
 import { useMay } from "./permissions";
+import { useChosen } from "./settings";
 
 interface Goal {
   id: string;

@@ -3,8 +3,8 @@ import { useRef, useState } from "react";
 import { Field, Pick } from "../components/base";
 import { Choose } from "../components/menu";
 import { ModelRules, useModels } from "../components/models";
-import { useChosen } from "../settings";
 import { filled } from "../messages";
+import { useChosen } from "../settings";
 import { OPERATORS, WITHOUT_VALUE } from "./fields";
 import type { AppFile, Variable } from "./file";
 

@@ -18,14 +18,14 @@ import {
 import "@xyflow/react/dist/base.css";
 import { type KeyboardEvent, useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { addressed, api, events } from "../api";
+import { useDo } from "../components/actions";
 import { Card, Field, Json, Page, Pick, Status, Trouble, useToast, useWrong } from "../components/base";
 import { Dialog } from "../components/dialog";
-import { useDo } from "../components/actions";
 import { type Form, Inputs, type RunEvent, ready } from "../components/inputs";
 import { Choose } from "../components/menu";
 import { useUpload } from "../components/uploads";
-import { useChosen, useKept } from "../settings";
 import { filled } from "../messages";
+import { useChosen, useKept } from "../settings";
 import {
   type AppFile,
   CONTAINERS,

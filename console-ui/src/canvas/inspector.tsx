@@ -2,11 +2,11 @@ import { useQuery } from "@tanstack/react-query";
 import { lazy, Suspense, useState } from "react";
 import { parse, stringify } from "yaml";
 import { api } from "../api";
-import { Field, Json, Pick, Status } from "../components/base";
 import { useDo } from "../components/actions";
+import { Field, Json, Pick, Status } from "../components/base";
 import { Choose } from "../components/menu";
-import { useChosen } from "../settings";
 import { filled } from "../messages";
+import { useChosen } from "../settings";
 import {
   ConditionsField,
   getIn,

@@ -4,8 +4,8 @@ import { api, type Shape } from "../api";
 import { Field, Pick, Trouble } from "../components/base";
 import { Choose } from "../components/menu";
 import { useTools } from "../components/tools";
-import { useChosen } from "../settings";
 import { filled } from "../messages";
+import { useChosen } from "../settings";
 import { JsonField, ModelField, type Raw, TemplateField, type Valued, type With } from "./controls";
 import type { Data } from "./file";
 

@@ -1,8 +1,8 @@
 // What an app's page asks of the server. It knows no key: the address names the app, and a number that this browser made
 // names its user. Its types are made from the server's own description of its API.
 import createClient from "openapi-fetch";
-import { eventsIn, reached, refusalOf } from "../calls";
 import { kept } from "../browser-storage";
+import { eventsIn, reached, refusalOf } from "../calls";
 import type { Uploaded } from "../components/inputs";
 import type { components, paths } from "./schema";
 

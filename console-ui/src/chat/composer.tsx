@@ -3,9 +3,9 @@ import { type RefObject, useLayoutEffect, useRef, useState } from "react";
 import { useKept } from "../settings";
 import { token } from "./api";
 import { Icon } from "./icons";
+import { useChat } from "./messages";
 import { type Recording, record } from "./speech";
 import { isOn, type State, type Talk } from "./talk";
-import { useChat } from "./messages";
 
 export const Composer = ({
   ref,

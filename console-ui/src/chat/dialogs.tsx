@@ -1,10 +1,10 @@
 import { useState } from "react";
-import { filled } from "../languages";
 import { Field } from "../components/base";
 import { Dialog } from "../components/dialog";
+import { filled } from "../languages";
+import { useChat } from "./messages";
 import type { Change } from "./page";
 import type { Talk } from "./talk";
-import { useChat } from "./messages";
 
 // A conversation gets another name, or is deleted once somebody is sure.
 const ChangeDialog = ({ change: { what, of }, talk, onClose }: { change: Change; talk: Talk; onClose: () => void }) => {

@@ -2,9 +2,9 @@ import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { HasToasts } from "../components/base";
 import { Chooses } from "../settings";
+import { CHAT_WORDS } from "./messages";
 import { ChatPage } from "./page";
 import { Talk } from "./talk";
-import { CHAT_WORDS } from "./messages";
 import "../style.css";
 import "./chat.css";
 

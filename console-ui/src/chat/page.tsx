@@ -5,9 +5,9 @@ import { LanguagePick } from "../components/languages";
 import type { Shape, Site } from "./api";
 import { Composer } from "./composer";
 import { Icon } from "./icons";
+import { useChat } from "./messages";
 import { isChat, type State, type Talk } from "./talk";
 import { ShownTurn } from "./turns";
-import { useChat } from "./messages";
 
 type Conversation = Shape<"ConversationShown">;
 export type Change = { what: "rename" | "erase"; of: Conversation };

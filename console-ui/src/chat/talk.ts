@@ -1,11 +1,11 @@
 // All that an app's page knows and does; what of it is shown is React's. Each change makes a new state.
 import { isAbort } from "../calls";
-import { filled } from "../languages";
 import { wrongIn } from "../components/base";
 import { type Form, ready, type Uploaded } from "../components/inputs";
+import { filled } from "../languages";
 import { type AnswerEvent, api, type Rating, type Shape, type Site, type Source, type WaitingForm } from "./api";
-import { play } from "./speech";
 import type { ChatWords } from "./messages";
+import { play } from "./speech";
 
 // Words are chosen where they are shown: they follow the language.
 export type Words = (t: ChatWords) => string;

@@ -1,11 +1,11 @@
 // What was asked and what was answered, with all that came beside it.
 import { memo, type ReactNode, useEffect, useRef, useState } from "react";
-import { Markdown, urlOf } from "../markdown";
 import { Copied } from "../components/base";
 import { type Form, Inputs, isComplete, ready } from "../components/inputs";
+import { Markdown, urlOf } from "../markdown";
 import { api, type Rating, type WaitingForm } from "./api";
-import { type Answer, isOn, type Question, type State, type Talk, type Turn } from "./talk";
 import { useChat } from "./messages";
+import { type Answer, isOn, type Question, type State, type Talk, type Turn } from "./talk";
 
 interface Shown<T> {
   turn: T;

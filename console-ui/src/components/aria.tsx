@@ -2,8 +2,8 @@
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import type { ReactNode } from "react";
 import { Switch as AriaSwitch, Tab, TabList, TabPanel, Tabs } from "react-aria-components";
-import { useChosen } from "../settings";
 import { filled } from "../messages";
+import { useChosen } from "../settings";
 import { Sure } from "./dialog";
 
 export const Switch = ({

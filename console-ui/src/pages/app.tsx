@@ -3,17 +3,17 @@ import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { lazy, Suspense, useState } from "react";
 import { isMap, parseDocument } from "yaml";
 import { addressed, api } from "../api";
-import { Markdown } from "../markdown";
+import { useDo } from "../components/actions";
 import { PageTabs, Switch } from "../components/aria";
 import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble } from "../components/base";
 import { Dialog, Sure } from "../components/dialog";
-import { useDo } from "../components/actions";
 import { ModelPick } from "../components/models";
 import { Table } from "../components/table";
 import { useTools } from "../components/tools";
 import { TryApp } from "../components/try-app";
-import { useChosen, useKept } from "../settings";
+import { Markdown } from "../markdown";
 import { filled } from "../messages";
+import { useChosen, useKept } from "../settings";
 
 const Code = lazy(() => import("../components/code").then((it) => ({ default: it.Code })));
 

@@ -3,11 +3,11 @@ import { Link, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, type Shape } from "../api";
 import { blank, simple } from "../canvas/file";
+import { useDo } from "../components/actions";
 import { Switch } from "../components/aria";
 import { Card, Drop, Empty, Field, Page, Pick, Trouble, useWrong } from "../components/base";
-import { useDo } from "../components/actions";
-import { useChosen } from "../settings";
 import { filled } from "../messages";
+import { useChosen } from "../settings";
 
 const MOST = 10 << 20;
 const hasCanvas = (mode: string) => mode === "workflow" || mode === "advanced-chat" || mode === "rag-pipeline";

@@ -3,9 +3,9 @@ import { useNavigate } from "@tanstack/react-router";
 import { type FormEvent, type ReactNode, useState } from "react";
 import { api } from "../api";
 import { useWrong } from "../components/base";
-import { useChosen } from "../settings";
-import { useWho } from "../permissions";
 import { filled } from "../messages";
+import { useWho } from "../permissions";
+import { useChosen } from "../settings";
 
 const Form = ({
   title,

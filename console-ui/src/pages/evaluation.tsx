@@ -2,12 +2,12 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useNavigate, useSearch } from "@tanstack/react-router";
 import { useRef, useState } from "react";
 import { api, events, type Shape } from "../api";
+import { useDo } from "../components/actions";
 import { Card, Empty, Field, Trouble, useWrong } from "../components/base";
 import { Sure } from "../components/dialog";
-import { useDo } from "../components/actions";
 import { Table } from "../components/table";
-import { useChosen, useKept } from "../settings";
 import { filled } from "../messages";
+import { useChosen, useKept } from "../settings";
 
 const WAYS = ["full_text", "semantic", "hybrid", "hybrid_ranks", "reranked"] as const;
 

@@ -3,9 +3,9 @@ import { Link } from "@tanstack/react-router";
 import { api } from "../api";
 import { Card, Copied, Empty, Page, Trouble } from "../components/base";
 import { Table } from "../components/table";
-import { useChosen } from "../settings";
-import { useMay } from "../permissions";
 import { filled } from "../messages";
+import { useMay } from "../permissions";
+import { useChosen } from "../settings";
 
 const midnight = () => Math.floor(new Date().setHours(0, 0, 0, 0) / 1000);
 

@@ -1,14 +1,14 @@
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { actingFor, api, type Shape } from "../api";
+import { useDo } from "../components/actions";
 import { PageTabs, Switch } from "../components/aria";
 import { Card, Copied, Empty, Field, Page, Pick, Trouble } from "../components/base";
 import { Dialog, Sure } from "../components/dialog";
-import { useDo } from "../components/actions";
 import { Table } from "../components/table";
-import { useChosen } from "../settings";
-import { useMay, useWho } from "../permissions";
 import { filled } from "../messages";
+import { useMay, useWho } from "../permissions";
+import { useChosen } from "../settings";
 import { Enter } from "./enter";
 import { LimitForm } from "./routes";
 

@@ -2,13 +2,13 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, type Doc, type Hit } from "../api";
+import { useDo } from "../components/actions";
 import { PageTabs } from "../components/aria";
 import { Card, Drop, Empty, Field, Page, Pick, Status, Trouble, useWrong } from "../components/base";
 import { Dialog, Sure } from "../components/dialog";
-import { useDo } from "../components/actions";
 import { Table } from "../components/table";
-import { useChosen, useKept } from "../settings";
 import { filled } from "../messages";
+import { useChosen, useKept } from "../settings";
 import { Evaluation } from "./evaluation";
 
 export const Knowledge = () => {

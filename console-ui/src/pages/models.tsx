@@ -1,14 +1,14 @@
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, events } from "../api";
+import { useDo } from "../components/actions";
 import { PageTabs } from "../components/aria";
 import { Card, Empty, Field, Meter, Page, Pick, SetByOperator, Trouble, useToast, useWrong } from "../components/base";
 import { Dialog, Sure } from "../components/dialog";
-import { useDo } from "../components/actions";
 import { Table } from "../components/table";
-import { useChosen } from "../settings";
-import { useMay } from "../permissions";
 import { filled } from "../messages";
+import { useMay } from "../permissions";
+import { useChosen } from "../settings";
 import { ModelList } from "./providers";
 
 const TYPES = ["llm", "text-embedding", "rerank", "speech2text", "tts", "moderation"] as const;

@@ -2,12 +2,12 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
 import { api, asked, type Shape } from "../api";
 import { Refused } from "../calls";
+import { useDo } from "../components/actions";
 import { Card, Copied, Drop, Empty, Field, Page, Status, Trouble, useWrong } from "../components/base";
 import { Dialog, Sure } from "../components/dialog";
-import { useDo } from "../components/actions";
 import { useTools } from "../components/tools";
-import { useChosen } from "../settings";
 import { filled } from "../messages";
+import { useChosen } from "../settings";
 
 interface Step {
   name: string;

@@ -2,14 +2,14 @@ import { useQuery } from "@tanstack/react-query";
 import { Link, useParams } from "@tanstack/react-router";
 import { type FormEvent, useState } from "react";
 import { api, type Shape } from "../api";
+import { useDo } from "../components/actions";
 import { Switch } from "../components/aria";
 import { Card, Empty, Field, Page, SetByOperator, Trouble, useToast, useWrong } from "../components/base";
 import { Dialog, Sure } from "../components/dialog";
-import { useDo } from "../components/actions";
 import { Table } from "../components/table";
-import { useChosen, useKept } from "../settings";
-import { useMay } from "../permissions";
 import { filled } from "../messages";
+import { useMay } from "../permissions";
+import { useChosen, useKept } from "../settings";
 
 export const Providers = () => {
   const { t, label } = useChosen();

@@ -3,14 +3,14 @@ import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router"
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useMemo, useRef, useState } from "react";
 import { api, type CallFilter, type Shape } from "../api";
+import { useDo } from "../components/actions";
 import { Switch } from "../components/aria";
 import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble } from "../components/base";
-import { useDo } from "../components/actions";
 import { ModelPick } from "../components/models";
 import { Table } from "../components/table";
-import { useChosen } from "../settings";
-import { useMay } from "../permissions";
 import { filled } from "../messages";
+import { useMay } from "../permissions";
+import { useChosen } from "../settings";
 
 const PAGE = 200;
 const HEIGHT = 40;

@@ -1,15 +1,15 @@
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, type Shape } from "../api";
+import { useDo } from "../components/actions";
 import { Changes, PageTabs } from "../components/aria";
 import { Card, Empty, Field, Meter, Page, Pick, SetByOperator, Trouble } from "../components/base";
 import { Dialog } from "../components/dialog";
-import { useDo } from "../components/actions";
 import { ModelPick, useModels } from "../components/models";
 import { Table } from "../components/table";
-import { useChosen } from "../settings";
-import { useMay } from "../permissions";
 import { filled } from "../messages";
+import { useMay } from "../permissions";
+import { useChosen } from "../settings";
 
 const STRATEGIES = ["round_robin", "weighted", "least_in_flight", "lowest_latency", "lowest_cost", "random"] as const;
 const UNITS = ["requests", "tokens", "cost", "concurrency"] as const;

@@ -2,12 +2,12 @@ import { useQuery } from "@tanstack/react-query";
 import { lazy, Suspense } from "react";
 import { parseDocument } from "yaml";
 import { api } from "../api";
+import { useDo } from "../components/actions";
 import { PageTabs, Switch } from "../components/aria";
 import { Card, Field, Page, Status, Trouble } from "../components/base";
-import { useDo } from "../components/actions";
 import { Table } from "../components/table";
-import { useChosen, useKept } from "../settings";
 import { filled } from "../messages";
+import { useChosen, useKept } from "../settings";
 
 const Code = lazy(() => import("../components/code").then((it) => ({ default: it.Code })));
 

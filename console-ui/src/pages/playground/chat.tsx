@@ -2,11 +2,11 @@ import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { type KeyboardEvent, useRef, useState } from "react";
 import { api, type ChatUsage, type Content, chat, type Said, type Shape, type ToolCall } from "../../api";
-import { Markdown } from "../../markdown";
 import { Empty, Field, Json, useWrong } from "../../components/base";
 import { ModelPick, ModelRules, useModels } from "../../components/models";
-import { useChosen, useKept } from "../../settings";
+import { Markdown } from "../../markdown";
 import { filled } from "../../messages";
+import { useChosen, useKept } from "../../settings";
 import { Samples } from "./samples";
 
 interface Turn {

@@ -1,12 +1,12 @@
 import { useQuery } from "@tanstack/react-query";
 import { useRef, useState } from "react";
 import { api, asked } from "../../api";
-import { Empty, Field, Pick } from "../../components/base";
 import { useDo } from "../../components/actions";
+import { Empty, Field, Pick } from "../../components/base";
 import { ModelPick } from "../../components/models";
 import { Table } from "../../components/table";
-import { useChosen, useKept } from "../../settings";
 import { filled } from "../../messages";
+import { useChosen, useKept } from "../../settings";
 import { Samples } from "./samples";
 
 const timed = async <T,>(work: () => Promise<T>) => {
