@@ -1,10 +1,11 @@
 """Names, sizes and complexity stay within their limits, and no retired word comes back."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
-from tools.readability import VAGUE_NAMES, measure, vague_names, worst
+from tools.readability import VAGUE_NAMES, Figures, measure, vague_names, worst
 from tools.show.readable import (
     FOLDERS,
     MAX_COMPLEXITY,
@@ -22,6 +23,12 @@ _REACHED = {50: 9}
 """The median length, which is one line above its aim, must not grow."""
 
 
+@cache
+def all_figures() -> Figures:
+    """Return the figures of all four folders, which take a while to measure."""
+    return measure([ROOT / folder for folder in FOLDERS])
+
+
 def test_the_package_is_readable():
     figures = measure([ROOT / "src"], with_complexity=False)
     assert round(figures.nodes_per_line, 2) <= MAX_NODES_PER_LINE
@@ -32,12 +39,12 @@ def test_the_package_is_readable():
 
 
 def test_names_say_what_they_hold():
-    figures = measure([ROOT / folder for folder in FOLDERS], with_complexity=False)
+    figures = all_figures()
     assert figures.vague_per_kloc <= MAX_VAGUE_PER_KLOC, figures.vague_names
 
 
 def test_no_function_is_hard_to_follow():
-    figures = measure([ROOT / folder for folder in FOLDERS])
+    figures = all_figures()
     assert worst(figures, MAX_COMPLEXITY) == []
 
 
