@@ -9,7 +9,7 @@ CONSOLE := src/modelyard/gateway/console/index.html
 # Names each package as it is fetched, and shows what goes wrong; pip's own account is pages long.
 NAMES := 2>&1 | sed -un -e 's/^Collecting \([^ ;]*\).*/  \1/p' -e '/ERROR\|error:/p'
 
-.PHONY: help serve console test check lint types contracts bench mutants show weights lock clean
+.PHONY: help serve console test coverage check lint types contracts bench mutants show audit release weights lock clean
 
 help: ## This list.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,10 @@ $(CONSOLE): .venv/.build docs/reference/openapi/admin.json docs/reference/openap
 test: .venv/.dev weights ## Set up, then the whole test suite.
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
+coverage: .venv/.dev weights ## The tests with branch coverage, compared with its limits.
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=json:build/coverage.json -q $(ARGS)
+	@$(BIN)/python -m tools.coverage_limits
+
 check: lint types contracts test ## Lint, types, import contracts and tests.
 
 lint: .venv/.dev ## Style and common mistakes, of the console too.
@@ -44,11 +48,20 @@ contracts: .venv/.dev ## Layers and independence.
 bench: .venv/.dev weights ## What the gateway costs, how fast it starts, how fast the local models are.
 	@$(BIN)/python -m bench
 
-mutants: .venv/.dev ## Make small wrong changes on a copy; some test must notice each.
+mutants: .venv/.mutants ## Make small wrong changes on a copy, by hand and generated; tests must notice them.
 	@$(BIN)/python -m tools.mutants
+	@$(BIN)/python -m tools.generated_mutants
 
 show: .venv/.dev weights ## Prove a goal: `make show WHAT=name`; without a name, the list.
 	@$(BIN)/python -m tools.show $(WHAT)
+
+audit: .venv/.release ## Look the locked dependencies up in the advisories.
+	@$(BIN)/python -m tools.release audit
+
+release: .venv/.release console audit ## Build the wheel, and the list of components of each lock, in dist/.
+	@$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist
+	@$(BIN)/python -m tools.release sbom dist
+	@ls dist
 
 weights: .venv/.serve
 	@$(BIN)/modelyard models pull small
@@ -76,4 +89,12 @@ clean: ## Remove what was set up here; the weights stay.
 .venv/.dev: .venv/.serve requirements/dev.txt
 	@echo "Installing what the tests need …"
 	@$(BIN)/pip install --require-hashes --no-deps --no-build-isolation -r requirements/dev.txt $(NAMES)
+	@touch $@
+
+.venv/.release: .venv/.dev requirements/release.txt
+	@$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements/release.txt
+	@touch $@
+
+.venv/.mutants: .venv/.dev requirements/mutants.txt
+	@$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements/mutants.txt
 	@touch $@

@@ -14,6 +14,26 @@ from tests.answers import watch
 os.environ.setdefault("NO_PROXY", "*")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="run the proofs at full size (hours); combine with `-m proof`",
+    )
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Leave out proofs at full size unless they are asked for."""
+    if config.getoption("--full"):
+        return
+    full = [item for item in items if item.get_closest_marker("full")]
+    if full:
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if item not in full]
+
+
 @pytest.fixture(autouse=True)
 def answers_are_as_promised() -> Iterator[None]:
     """Every answer of a gateway in this process fits what the API's table promises."""

@@ -7,6 +7,8 @@ import pytest
 from modelyard.testing.agents import Cut
 from tests.agents.running import CUTS, case_mismatches, cases
 
+pytestmark = pytest.mark.proof("agent-cases")
+
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize(

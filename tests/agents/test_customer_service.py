@@ -14,6 +14,8 @@ from modelyard.testing.agents import ScriptedChatModel
 from modelyard.testing.knowledge import HashEmbedder
 from modelyard.testing.workflows import scripted_models
 
+pytestmark = pytest.mark.proof("customer-service-app")
+
 PLACE = (
     Path(__file__).parents[2] / "examples" / "customer-service" / "customer_service.py"
 )

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from modelyard.agents.react_parser import Action, ReactParser, parse_action
 
+pytestmark = pytest.mark.proof("agent-cases")
+
 ACTION = {"action": "weather", "action_input": {"city": "Paris"}}
 PARIS = Action("weather", {"city": "Paris"})
 CORPUS: list[tuple[str, Action | None, str | None]] = [

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tools.show.browser import chromium
+from tools.show.browser import chromium, server
 from tools.show.console_access import inspect_pages
+from tools.show.console_figures import first_page
 from tools.show.console_journeys import JOURNEYS, run_journey
 from tools.show.console_safety import (
     CORPUS,
@@ -24,6 +25,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.proof("console-journeys")
 @pytest.mark.parametrize("name", JOURNEYS)
 def test_a_new_user_travels(web_browser: Any, name: str):
     failure, _ = run_journey(web_browser, name)
@@ -38,6 +40,7 @@ def test_a_server_on_postgresql_is_no_other(web_browser: Any, tmp_path: Path):
     assert failure == ""
 
 
+@pytest.mark.proof("console-access")
 @pytest.mark.parametrize(
     "name", ["create a key and revoke it", "draw a workflow from nothing and run it"]
 )
@@ -46,6 +49,7 @@ def test_who_has_no_pointer_travels_too(web_browser: Any, name: str):
     assert failure == ""
 
 
+@pytest.mark.proof("console-access")
 def test_every_page_is_for_everybody_and_in_one_language(web_browser: Any):
     with world() as console_world:
         for language, theme in (("en", "light"), ("zh", "dark")):
@@ -56,6 +60,7 @@ def test_every_page_is_for_everybody_and_in_one_language(web_browser: Any):
         assert check_security_headers(console_world) == []
 
 
+@pytest.mark.proof("console-safety")
 def test_no_script_that_somebody_wrote_runs(web_browser: Any):
     _, ran = find_executed_scripts(
         web_browser, " ".join([CORPUS[0], CORPUS[2], CORPUS[6]])
@@ -63,8 +68,20 @@ def test_no_script_that_somebody_wrote_runs(web_browser: Any):
     assert ran == []
 
 
+@pytest.mark.proof("console-safety")
 def test_no_route_answers_whoever_has_no_right_to_it():
     with tempfile.TemporaryDirectory() as folder:
         counts, exposed_routes = check_access_matrix(Path(folder) / "home")
     assert exposed_routes == []
     assert all(counts.values())
+
+
+@pytest.mark.proof("console-figures")
+def test_the_first_page_loads_little_and_becomes_usable(
+    web_browser: Any, tmp_path: Path
+):
+    with server(home=tmp_path) as served:
+        size, seconds = first_page(web_browser, served)
+    # How soon it is usable is measured by the full proof, on a quiet machine.
+    assert 0 < size <= 250_000
+    assert seconds > 0

@@ -27,6 +27,8 @@ from modelyard.knowledge.index.base import IndexHit, IndexKey, IndexQuery
 from modelyard.testing.knowledge import HashEmbedder
 from modelyard.testing.qdrant import qdrant_server
 
+pytestmark = pytest.mark.proof("stores")
+
 STORES = ["memory", "memory, graph", "memory on postgresql", "pgvector", "qdrant"]
 ANIMALS = ["otter", "heron", "badger", "lynx", "stork", "beaver", "marten", "falcon", "hedgehog", "salamander", "adder", "curlew", "lapwing", "shrew", "vole", "kestrel", "plover", "dormouse", "weasel", "polecat"]  # fmt: skip
 

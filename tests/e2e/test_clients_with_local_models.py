@@ -14,6 +14,7 @@ from google.genai import types
 from tests.e2e.conftest import Served
 
 pytestmark = [
+    pytest.mark.proof("clients"),
     pytest.mark.local,
     pytest.mark.xdist_group("local"),
     pytest.mark.filterwarnings("default"),

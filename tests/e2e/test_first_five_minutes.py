@@ -6,6 +6,8 @@ from tools.show import journey
 
 from tests.e2e.conftest import Served
 
+pytestmark = pytest.mark.proof("first-five-minutes")
+
 
 @pytest.mark.parametrize(
     "step",

@@ -259,6 +259,7 @@ def test_a_long_prompt_does_not_hold_up_the_server(api: Any, served: Served):
     assert slowest < 1.0
 
 
+@pytest.mark.proof("model-crash")
 def test_a_killed_model_is_an_error_and_the_next_call_works(api: Any, served: Served):
     ask(api, "hi", max_tokens=1)
     stream = api.chat.completions.create(

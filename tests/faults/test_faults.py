@@ -19,6 +19,8 @@ from modelyard.base.settings import (
 from tests.faults.upstream import FAULTS, FORMATS, FaultyUpstream
 from tests.gateway.conftest import Running
 
+pytestmark = pytest.mark.proof("faults")
+
 LIMITS = TimeoutSettings(
     connect=1.0,
     first_byte=1.0,

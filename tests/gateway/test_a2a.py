@@ -16,6 +16,8 @@ from tools.show.proof import ROOT
 
 from tests.gateway.a2a_official import hold, hold_card
 
+pytestmark = pytest.mark.proof("a2a")
+
 
 class Agent:
     def __init__(self, served_apps: dict[str, str]) -> None:

@@ -50,9 +50,11 @@ CALL = {
     "type": "function",
     "function": {"name": "look", "arguments": '{"city":"Oslo"}'},
 }
-pytestmark = pytest.mark.filterwarnings(
-    "default"
-)  # other people's libraries warn as they like
+pytestmark = [
+    pytest.mark.proof("clients"),
+    # Other people's libraries warn as they like.
+    pytest.mark.filterwarnings("default"),
+]
 
 
 @pytest.fixture(autouse=True)

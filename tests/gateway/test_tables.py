@@ -18,6 +18,8 @@ from modelyard.gateway.openapi import describe
 from modelyard.gateway.server import Gateway
 from modelyard.gateway.table import METHODS, Admission, Api, Row
 
+pytestmark = pytest.mark.proof("api-tables")
+
 KEY = "sk-owner-0123456789"
 Pairs = tuple[tuple[bytes, bytes], ...]
 HOME: Pairs = ((b"host", b"127.0.0.1:8790"),)

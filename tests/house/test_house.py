@@ -18,6 +18,8 @@ from tools.show.house import (
     own_figures,
 )
 
+pytestmark = pytest.mark.proof("house")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -19,6 +19,8 @@ from tools.show.readable import (
 
 from tools import retired_words
 
+pytestmark = pytest.mark.proof("readable")
+
 _REACHED = {50: 9}
 """The median length, which is one line above its aim, must not grow."""
 

@@ -25,6 +25,8 @@ from tests.knowledge.conftest import Bench, Run
 from tests.knowledge.crawl_cases import CASES, Case, Reply, Site, page_of
 from tests.knowledge.crawling import crawl, crawl_problems, serve_site
 
+pytestmark = pytest.mark.proof("crawl")
+
 
 def manners_of(case: Case, base: str, delay: float = 0.0) -> CrawlPolicy:
     settings = dict(case.manners)

@@ -660,6 +660,7 @@ def test_economy_calls_no_model(run: Run):
 # ------------------------------------------------------------------------------------------------ answers
 
 
+@pytest.mark.proof("answers")
 def test_answers_cite_and_say_when_the_documents_do_not(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset(process_rule=LINES)
@@ -963,6 +964,7 @@ def test_external_knowledge_is_asked(run: Run, upstream: Any):
 # ------------------------------------------------------------------------------------------------ measuring
 
 
+@pytest.mark.proof("retrieval")
 def test_collections_are_read_measured_and_written(run: Run, tmp_path: Path):
     assert ndcg(["a", "b"], {"b": 1.0}) == pytest.approx(0.6309, abs=1e-4)
     collection = Collection(

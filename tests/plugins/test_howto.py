@@ -15,6 +15,8 @@ from tools.show.proof import free_port, running, serve_command
 
 from tests.plugins.conftest import EXAMPLES
 
+pytestmark = pytest.mark.proof("plugin-kinds")
+
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-plugin.md"
 _BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

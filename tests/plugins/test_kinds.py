@@ -25,6 +25,8 @@ from modelyard.tenancy.resource_types import Subscription, ToolCredential
 from modelyard.tools.function import tool
 from tests.plugins.conftest import EXAMPLES, PluginGateway
 
+pytestmark = pytest.mark.proof("plugin-kinds")
+
 Plug = Callable[..., PluginGateway]
 
 

@@ -20,6 +20,8 @@ from modelyard.plugins.package import package_folder
 from modelyard.plugins.process import LocalRuntime
 from tests.plugins.conftest import PluginGateway
 
+pytestmark = pytest.mark.proof("plugin-storm")
+
 Plug = Callable[..., PluginGateway]
 QUICK = PluginSettings(debug_port=0, memory_mb=300, processes=16)
 IMPATIENT = msgspec.structs.replace(QUICK, start_seconds=2.0)

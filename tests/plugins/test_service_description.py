@@ -6,6 +6,8 @@ import pytest
 from tools.show.app_api import EXCLUDED_STATUSES, call_everything, cells
 from tools.show.service_api import Description
 
+pytestmark = pytest.mark.proof("app-api")
+
 
 def test_all_that_is_documented_is_as_documented(environments: Path):
     call = call_everything(environments)

@@ -30,6 +30,8 @@ from modelyard.sandbox.runner import (
     SandboxUnavailableError,
 )
 
+pytestmark = pytest.mark.proof("attacks")
+
 
 class Cell:
     def __init__(self, runner: asyncio.Runner, environment: dict[str, Any]) -> None:

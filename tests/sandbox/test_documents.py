@@ -10,6 +10,8 @@ import pytest
 
 from modelyard.sandbox.runner import Sandbox, SandboxError, SandboxLimits
 
+pytestmark = pytest.mark.proof("documents")
+
 Read = Callable[[str, bytes], str]
 
 

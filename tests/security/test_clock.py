@@ -20,6 +20,8 @@ from modelyard.storage.usage_sums import UsageTotal
 from modelyard.tenancy.resource_types import Limit
 from modelyard.testing import FakeClock, echo_models, echo_provider
 
+pytestmark = pytest.mark.proof("clock")
+
 DAY = 86_400.0
 
 

@@ -31,6 +31,8 @@ from modelyard.cli.http_protocol import GuardedProtocol, protocol_class
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.http import SMALL_BODY, Reply
 
+pytestmark = pytest.mark.proof("strangers")
+
 KEY = "key-of-the-owner"
 SHORT = {
     "HEAD_SECONDS": "0.8", "BODY_SECONDS": "1", "BODY_RATE": "2000", "IDLE_SECONDS": "0.8", "UNREAD_SECONDS": "1",

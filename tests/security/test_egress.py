@@ -42,7 +42,7 @@ from tests.gateway.conftest import Running, start_gateway
 from tests.gateway.test_traffic import Got, ask
 
 __all__ = ["start_gateway"]
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.proof("egress")]
 Start = Callable[..., Running]
 BOSS = "operator-key-1"
 SOURCE = Path(modelyard.__file__).parent

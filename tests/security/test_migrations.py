@@ -25,6 +25,8 @@ from modelyard.storage.database import (
 from tests.contract.conftest import postgres_url  # noqa: F401
 from tests.security.starting import StartingUp
 
+pytestmark = pytest.mark.proof("rollback")
+
 PINNED = Path(__file__).parent / "migrations.sha256"
 
 

@@ -45,6 +45,8 @@ from modelyard.transport.egress import EgressRules
 from tests.gateway.conftest import start_gateway  # noqa: F401
 from tests.plugins.conftest import EXAMPLES, PluginGateway, environments, plugged  # noqa: F401
 
+pytestmark = pytest.mark.proof("plugin-escape")
+
 Plug = Callable[..., PluginGateway]
 OPERATORS = "sk-operator-key"
 PRIVATE, PUBLIC = generate_keys()

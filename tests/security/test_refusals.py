@@ -18,6 +18,8 @@ from modelyard.gateway.errors import _STATUS
 from modelyard.gateway.http import ClientDisconnected
 from modelyard.gateway.service.calls import ServiceError
 
+pytestmark = pytest.mark.proof("fuzz")
+
 SOURCE = Path(modelyard.__file__).parent
 OUTSIDE = (
     "gateway",

@@ -46,6 +46,8 @@ from modelyard.tenancy.resource_types import Limit
 from modelyard.testing import FakeClock
 from modelyard.transport.http import HttpClient, Timeouts
 
+pytestmark = pytest.mark.proof("restart")
+
 NOW = 1_790_000_000.0
 DAY = 86_400.0
 MODELS = ("openai/a", "openai/b", "nimbus/c")

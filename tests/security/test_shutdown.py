@@ -20,6 +20,8 @@ from tools.show.sigterm import (
 
 from modelyard.testing import Upstream
 
+pytestmark = pytest.mark.proof("sigterm")
+
 
 @pytest.fixture(scope="module")
 def endless() -> Iterator[Upstream]:

@@ -21,6 +21,8 @@ from modelyard.tools.openapi import (
 from modelyard.transport.egress import EgressClient, EgressRules
 from tests.tools.serving import echo
 
+pytestmark = pytest.mark.proof("openapi")
+
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[str]:

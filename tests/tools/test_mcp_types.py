@@ -30,6 +30,8 @@ from modelyard.tools.mcp.client import McpClient
 from modelyard.tools.mcp.protocol import McpError, messages_of
 from modelyard.tools.mcp.server import McpServer, Resource, ServerCatalog
 
+pytestmark = pytest.mark.proof("mcp")
+
 REVISIONS = [protocol.MODERN, *protocol.HANDSHAKE]
 
 

@@ -36,6 +36,8 @@ from modelyard.models.messages import (
 )
 from tests.wire.formats import EGRESS, MODULES
 
+pytestmark = pytest.mark.proof("format-laws")
+
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PARAMETERS: dict[str, Any] = {
     "temperature": 0.5, "top_p": 0.25, "top_k": 7, "max_tokens": 99, "presence_penalty": 0.5, "seed": 3,

@@ -29,6 +29,8 @@ from modelyard.wire import (
 from tests.wire.test_laws import answers, cut
 from tests.wire.test_recordings import parse_recorded
 
+pytestmark = pytest.mark.proof("format-laws")
+
 CHAT: TypeAdapter[Any] = TypeAdapter(ChatCompletion)
 CHUNK: TypeAdapter[Any] = TypeAdapter(ChatCompletionChunk)
 RESPONSE: TypeAdapter[Any] = TypeAdapter(Response)

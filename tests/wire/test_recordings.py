@@ -16,6 +16,8 @@ from modelyard.providers.formats import EMBEDDING, RERANK
 from modelyard.providers.http_errors import error_of
 from tests.wire.formats import EGRESS, MODULES
 
+pytestmark = pytest.mark.proof("recordings")
+
 
 def successful_exchanges(name: str) -> list[Exchange]:
     return [

@@ -9,6 +9,8 @@ from tools.show.exchanges import exchanges
 from tools.show.sameness import changes, excuse
 from tools.show.truth import READERS
 
+pytestmark = pytest.mark.proof("recordings")
+
 Spoil = Callable[[Any], Any]
 FORMATS = [name for name in sorted(READERS) if name not in ("bedrock", "ollama")]
 """Those that the gateway answers in."""

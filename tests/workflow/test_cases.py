@@ -24,6 +24,8 @@ from modelyard.workflow.variables import from_object
 from tests.workflow.building import app_of
 from tests.workflow.conftest import Bench
 
+pytestmark = pytest.mark.proof("node-cases")
+
 FOLDER = Path(__file__).parent / "cases"
 
 

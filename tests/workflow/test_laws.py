@@ -26,6 +26,8 @@ from modelyard.workflow.variables import (
 from tests.workflow.building import app_of
 from tests.workflow.conftest import Bench
 
+pytestmark = pytest.mark.proof("node-cases")
+
 
 @st.composite
 def graphs(draw: st.DrawFn) -> tuple[Graph, dict[str, list[str]]]:

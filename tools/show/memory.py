@@ -17,6 +17,7 @@ from tools.show.proof import Proof, free_port
 from tools.show.truth_log import home_with, kill, server_forker, wait_until_healthy
 
 _WARM_UP = 20_000
+_REQUESTS = int(os.environ.get("MODELYARD_REQUESTS", "100000"))
 
 
 def _count(pid: int, proc_entry: str) -> int:
@@ -37,8 +38,7 @@ def _gauge(port: int, name: str) -> float:
 def prove() -> Proof:
     """Load the server and compare memory, threads, tasks and descriptors before and
     after."""
-    proof, port = Proof(), free_port()
-    request_count = int(os.environ.get("MODELYARD_REQUESTS", "100000"))
+    proof, port, request_count = Proof(), free_port(), _REQUESTS
     with (
         tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder,
         start_process("bench.upstream") as (_, upstream),

@@ -14,6 +14,8 @@ from modelyard.providers.factory import (
 )
 from modelyard.testing import echo_models, echo_provider
 
+pytestmark = pytest.mark.proof("catalogue")
+
 NIMBUS = Path(__file__).parents[2] / "data" / "dify_nimbus"
 
 

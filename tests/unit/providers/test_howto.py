@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
@@ -18,6 +19,8 @@ from modelyard.testing import (
     chat_answer,
     json_answer,
 )
+
+pytestmark = pytest.mark.proof("catalogue")
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "add-a-provider.md"
 

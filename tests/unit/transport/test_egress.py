@@ -25,6 +25,8 @@ from modelyard.transport.egress import (
     normal_url,
 )
 
+pytestmark = pytest.mark.proof("egress")
+
 Make = Callable[..., Upstream]
 
 

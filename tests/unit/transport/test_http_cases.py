@@ -8,7 +8,7 @@ import pytest
 from tools.show.http_cases import CASES, Case
 from tools.show.http_world import ExternalServices, external_services, run_case
 
-pytestmark = pytest.mark.xdist_group("http_cases")
+pytestmark = [pytest.mark.xdist_group("http_cases"), pytest.mark.proof("http-client")]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,221 @@
+"""The proofs of `make show` that no other test covers, in a size that fits into every
+test run.
+
+A short form runs the code of the full proof with fewer kills, calls or seconds. What is
+measured in wall time is measured by the full proof alone: a short form also has to pass
+on a machine that does other work.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from tools.show import (
+    app_clients,
+    budget_race,
+    loop_hostage,
+    loop_stall,
+    security,
+    tenancy,
+    tool_translation,
+)
+from tools.show.ledger_kill import killed_database, killed_servers
+from tools.show.proof import Proof
+
+from tests.wire.formats import MODULES
+
+_ANY_TIME = 3600.0
+"""Instead of a limit in seconds, which only the full proof checks."""
+
+_SIZES: Mapping[str, Mapping[str, object]] = {
+    "three-credentials": {},
+    "foreign-yaml": {},
+    "stream-cut": {"_STREAMS": 100, "_MAX_SECONDS_TO_CLOSE": _ANY_TIME},
+    "dead-credential": {"_CALLS": 600},
+    "plugin-streams": {"STREAMS": 60, "AT_ONCE": 10},
+    "plugin-signatures": {},
+    "run-kill": {"KILLS": 12},
+    "agent-kill": {"KILLS": 12},
+    "customer-service": {},
+    "index-kill": {"KILLS": 12},
+    "app-files": {},
+    "corrupt": {"_CALLS": 40},
+    "injection": {},
+    "memory": {"_WARM_UP": 3000, "_REQUESTS": 3000},
+    "noisy-tenant": {"_SECONDS": 1.5, "_MAX_RATIO": _ANY_TIME},
+    "plugin-orphans": {},
+    "rotate": {"_ROTATIONS": 2, "_CALLERS": 3},
+}
+"""Constants of the proof's module that its short form replaces."""
+
+
+def _proof_module(name: str) -> ModuleType:
+    return import_module(f"tools.show.{name.replace('-', '_')}")
+
+
+def _holds(proof: Proof) -> None:
+    assert proof.ok, "\n".join(proof.table())
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.proof(name)) for name in _SIZES]
+)
+def test_the_goal_holds(name: str, monkeypatch: pytest.MonkeyPatch):
+    module = _proof_module(name)
+    for constant, value in _SIZES[name].items():
+        monkeypatch.setattr(module, constant, value)
+    _holds(module.prove())
+
+
+@pytest.mark.proof("ledger-kill")
+@pytest.mark.timeout(600)
+def test_no_row_is_lost_when_the_server_is_killed(tmp_path: Path):
+    kills = 30
+    report, _ = killed_servers(kills, tmp_path)
+    assert (report.lost, report.doubled, report.wrong) == (0, 0, 0)
+    assert report.requests > kills
+    # Of the requests that had reached the process; nobody can count those that were
+    # still in the buffers of the operating system.
+    assert report.difference < 0.02
+
+
+@pytest.mark.proof("ledger-kill")
+@pytest.mark.timeout(300)
+def test_no_row_is_lost_when_postgresql_is_killed(tmp_path: Path):
+    report = killed_database(2, tmp_path)
+    assert (report.lost, report.doubled, report.wrong) == (0, 0, 0)
+
+
+@pytest.mark.proof("budget-race")
+@pytest.mark.timeout(300)
+def test_racing_callers_do_not_overspend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls = 100
+    monkeypatch.setattr(budget_race, "_CALLS", calls)
+    report, spent = budget_race.run_race(tmp_path, shared="database")
+    assert report.other == []
+    assert spent <= calls * budget_race._COST + budget_race._ESTIMATE
+
+
+@pytest.mark.proof("tenancy")
+def test_no_tenant_sees_data_of_another_and_no_secret_is_shown():
+    _holds(asyncio.run(tenancy._prove()))
+
+
+@pytest.mark.proof("loop-stall")
+@pytest.mark.timeout(300)
+def test_no_statement_runs_on_the_event_loop(monkeypatch: pytest.MonkeyPatch):
+    # Which thread a statement runs on does not depend on how long it takes; how long
+    # the loop stands still is measured by the full proof.
+    seconds = {
+        "STATEMENT_SECONDS": 0.002,
+        "_STAY_SECONDS": 1.0,
+        "_UPKEEP_SECONDS": 0.1,
+        "_MAX_CALL_SECONDS": 120.0,
+        "_MAX_STALL_SECONDS": _ANY_TIME,
+    }
+    for constant, value in seconds.items():
+        monkeypatch.setattr(loop_stall, constant, value)
+    outcome = asyncio.run(loop_stall.slow_database(""))
+    on_loop = [
+        f"{call.name}: {call.where}" for call in outcome.calls if call.is_on_loop
+    ]
+    assert on_loop == []
+    assert len(outcome.calls) > 500
+    assert all(call.status for call in outcome.calls)
+
+
+@pytest.mark.proof("security")
+def test_every_test_that_covers_a_weakness_exists():
+    covering = {*chain(*security.WEAKNESSES.values(), *security.RULES.values())}
+    assert len(covering) > 100
+    assert [test for test in sorted(covering) if not _exists(test)] == []
+
+
+def _exists(test: str) -> bool:
+    """Return whether a test is defined, by its pytest id without parameters."""
+    path, _, name = test.partition("::")
+    source = Path(__file__).parents[2] / path
+    if not source.exists() or not name:
+        return source.exists()
+    function = name.partition("[")[0]
+    return f"def {function}(" in source.read_text("utf-8")
+
+
+@pytest.mark.proof("loop-hostage")
+@pytest.mark.timeout(300)
+def test_hostile_patterns_do_not_hold_up_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    # A pattern that backtracks takes minutes; a busy machine takes a second or two.
+    monkeypatch.setenv("MODELYARD_SHOW_ONLY", "pattern")
+    monkeypatch.setattr(loop_hostage, "ROUNDS", 1)
+    monkeypatch.setattr(loop_hostage, "_MAX_STALL_SECONDS", 5.0)
+    monkeypatch.setattr(loop_hostage, "_MAX_P99_RATIO", _ANY_TIME)
+    proof = loop_hostage.prove()
+    assert proof.figures["fields"] > 0
+    _holds(proof)
+
+
+_WEATHER = {
+    "function": [
+        {
+            "name": "weather.forecast",
+            "description": "Look up the weather.",
+            "parameters": {
+                "type": "dict",
+                "properties": {
+                    "place": {
+                        "type": "dict",
+                        "properties": {"city": {"type": "string"}},
+                    },
+                    "days": {"type": "tuple", "items": {"type": "integer"}},
+                    "unit": {"type": "string", "enum": ["°C", "°F"]},
+                    "height": {"type": "float"},
+                },
+                "required": ["place"],
+            },
+        }
+    ],
+    "question": [[{"role": "user", "content": "Weather in Zürich and 東京?"}]],
+}
+_FORECASTS = [
+    {"weather.forecast": {"place": [{"city": "Zürich"}], "days": [[1, 2]]}},
+    {"weather.forecast": {"place": [{"city": '東京 "центр"'}], "unit": ["°C"]}},
+    {"weather.forecast": {"place": [{"city": ""}], "height": [0.5]}},
+]
+
+
+@pytest.mark.proof("tool-translation")
+@pytest.mark.parametrize("format_name", tool_translation.FORMATS)
+@pytest.mark.parametrize("count", range(len(_FORECASTS) + 1))
+def test_tools_and_calls_survive_the_translation(format_name: str, count: int):
+    calls = tool_translation._accepted_calls(_WEATHER["function"], _FORECASTS[:count])
+    assert len(calls) == count
+    mismatches = tool_translation.translated(
+        MODULES[format_name], tool_translation._request_of(_WEATHER), calls
+    )
+    assert mismatches == []
+
+
+@pytest.mark.proof("app-clients")
+@pytest.mark.timeout(300)
+def test_a_client_of_the_service_api_works_unchanged():
+    _client_works(_proof_module("app-clients"), "dify-client-python")
+
+
+@pytest.mark.proof("dataset-clients")
+@pytest.mark.timeout(300)
+def test_a_client_of_the_knowledge_api_works_unchanged():
+    _client_works(_proof_module("dataset-clients"), "dify-dataset-sdk")
+
+
+def _client_works(module: ModuleType, client: str) -> None:
+    """Run one of the clients that a proof installs from PyPI."""
+    _holds(app_clients.prove_clients({client: module.CLIENTS[client]}))

@@ -1,0 +1,213 @@
+"""Mutation tests with generated changes: how many of them the unit tests notice.
+
+    python -m tools.generated_mutants [AREA ...] [--sample N] [--survivors]
+
+mutmut (https://mutmut.readthedocs.io) makes the changes, in a copy of the checkout, and
+runs the tests that reach each changed function. Prints one line for each file. Exit
+code 1 if less than 90 % are noticed in an area. `--sample N` tries every N-th change;
+`--survivors` prints the difference of each change that no test noticed.
+
+`tools/mutants.py` has the changes that were thought of by hand.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_MIN_PERCENT = 90
+_SOURCE = "src/modelyard"
+_COPIED = ("src", "tests", "tools", "bench", "docs", "examples", "README.md")
+_RESULT = re.compile(r"^\s+(\S+): (.+)$", re.MULTILINE)
+_NOTICED = ("killed", "timeout", "segfault")
+"""A change that lets a test run without end is noticed as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Files to change, and the tests that have to notice it."""
+
+    files: tuple[str, ...]
+    """Below `src/modelyard`; may have wildcards."""
+    tests: tuple[str, ...]
+    sample: int = 1
+    """Every how many changes one is tried."""
+
+
+_RUNTIME = "tests/unit/runtime"
+AREAS: Mapping[str, Area] = {
+    "balancing": Area(
+        ("runtime/load_balancing.py", "runtime/retry_budget.py"),
+        (
+            f"{_RUNTIME}/test_load_balancing.py",
+            f"{_RUNTIME}/test_retry_budget.py",
+            f"{_RUNTIME}/test_dispatch.py",
+        ),
+    ),
+    "dispatch": Area(
+        ("runtime/policies/dispatch.py", "runtime/routing_plans.py"),
+        (f"{_RUNTIME}/test_dispatch.py", f"{_RUNTIME}/test_load_balancing.py"),
+    ),
+    "policies": Area(
+        (
+            "runtime/policies/batch.py",
+            "runtime/policies/cache.py",
+            "runtime/policies/deadline.py",
+            "runtime/policies/meter.py",
+            "runtime/policies/observe.py",
+            "runtime/policies/structured.py",
+            "runtime/pipeline.py",
+        ),
+        (f"{_RUNTIME}/test_policies.py", f"{_RUNTIME}/test_structured.py"),
+    ),
+    "limits": Area(
+        (
+            "runtime/limits.py",
+            "runtime/fair_queue.py",
+            "runtime/policies/limit.py",
+            "storage/counters.py",
+        ),
+        (
+            f"{_RUNTIME}/test_limits.py",
+            f"{_RUNTIME}/test_limit_windows.py",
+            f"{_RUNTIME}/test_fair_queue.py",
+            "tests/unit/storage/test_counters.py",
+        ),
+    ),
+    "ledger": Area(
+        (
+            "runtime/usage_row.py",
+            "models/prices.py",
+            "storage/journal.py",
+            "storage/usage_sums.py",
+        ),
+        (
+            "tests/unit/storage/test_journal.py",
+            "tests/unit/storage/test_usage_sums.py",
+            "tests/unit/models/test_prices.py",
+            f"{_RUNTIME}/test_policies.py",
+        ),
+    ),
+    "codecs": Area(("wire/*",), ("tests/wire/test_laws.py",), sample=60),
+}
+
+
+def run_area(area: Area, sample: int) -> Iterator[tuple[str, str, str]]:
+    """Run mutmut on an area; yield (file, name of the change, outcome)."""
+    with tempfile.TemporaryDirectory(prefix="modelyard-mutants-") as name:
+        folder = Path(name)
+        _copy_checkout(folder, area)
+        names = _names(folder)[::sample]
+        _mutmut(folder, "run", *names)
+        outcomes = _outcomes(folder)
+        for mutant in names:
+            yield _file_of(mutant), mutant, outcomes.get(mutant, "not checked")
+
+
+def _copy_checkout(folder: Path, area: Area) -> None:
+    """Copy what the tests read, with mutmut's settings for this area."""
+    for name in _COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "console")
+            shutil.copytree(source, folder / name, ignore=ignored)
+        else:
+            shutil.copy(source, folder / name)
+    settings = {
+        "source_paths": [_SOURCE],
+        "only_mutate": [f"{_SOURCE}/{file}" for file in area.files],
+        "pytest_add_cli_args_test_selection": list(area.tests),
+        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "no:xdist"],
+        "also_copy": [*_COPIED, "pyproject.toml"],
+        "use_git_change_detection": False,
+    }
+    lines = [f"{key} = {_toml(value)}" for key, value in settings.items()]
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    (folder / "pyproject.toml").write_text(
+        f"{text}\n[tool.mutmut]\n" + "\n".join(lines) + "\n", "utf-8"
+    )
+
+
+def _toml(value: object) -> str:
+    """Write a truth value or a list of texts as TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _mutmut(folder: Path, command: str, *arguments: str) -> str:
+    """Run a command of mutmut in the copy and return what it prints."""
+    completed = subprocess.run(
+        [sys.executable, "-m", "mutmut", command, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if completed.returncode and command != "run":
+        raise RuntimeError(completed.stdout[-1000:] + completed.stderr[-2000:])
+    return completed.stdout
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the names of all changes that mutmut can make, in the order of the
+    source."""
+    # A run of a change that does not exist generates all of them and tries none.
+    _mutmut(folder, "run", "generate-only")
+    return list(_outcomes(folder))
+
+
+def _outcomes(folder: Path) -> dict[str, str]:
+    """Return the outcome of each change by its name."""
+    return dict(_RESULT.findall(_mutmut(folder, "results", "--all", "true")))
+
+
+def _file_of(mutant: str) -> str:
+    """Return the file of a change; names look like `modelyard.base.ids.x_make__mutmut_3`."""
+    module = re.sub(r"\.x[_ǁ].*$", "", mutant)
+    return module.removeprefix("modelyard.").replace(".", "/") + ".py"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Try the areas named in the arguments, or all, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("areas", nargs="*", choices=[*AREAS, []], metavar="AREA")
+    parser.add_argument("--sample", type=int, help="try every N-th change")
+    parser.add_argument("--survivors", action="store_true")
+    options = parser.parse_args(arguments)
+    failed = False
+    for name in options.areas or AREAS:
+        area = AREAS[name]
+        results = list(run_area(area, options.sample or area.sample))
+        failed |= not _report(name, results)
+        if options.survivors:
+            for _, mutant, outcome in results:
+                if outcome not in _NOTICED:
+                    print(f"    {mutant}: {outcome}")
+    return int(failed)
+
+
+def _report(name: str, results: Sequence[tuple[str, str, str]]) -> bool:
+    """Print the table of an area; return whether enough changes were noticed."""
+    made = Counter(file for file, _, _ in results)
+    noticed = Counter(file for file, _, outcome in results if outcome in _NOTICED)
+    for file in sorted(made):
+        print(f"     {file:<34} {noticed[file]:>5} of {made[file]:>5}")
+    percent = 100 * noticed.total() / max(1, made.total())
+    is_enough = percent >= _MIN_PERCENT
+    mark = "ok  " if is_enough else "FAIL"
+    print(
+        f"{mark} {name:<34} {noticed.total():>5} of {made.total():>5}  {percent:.1f} %"
+    )
+    return is_enough
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
