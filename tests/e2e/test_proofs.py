@@ -1,4 +1,4 @@
-"""What `make show` proves at length, short enough for every change."""
+"""Short versions of the demonstrations of `make show`, for every change."""
 
 import asyncio
 import os
@@ -21,7 +21,8 @@ def test_no_row_is_lost_when_the_server_is_killed(tmp_path: Path):
     report, _ = killed_servers(_KILLS, tmp_path)
     assert (report.lost, report.doubled, report.wrong) == (0, 0, 0)
     assert report.requests > _KILLS
-    # Of what had reached the process: what still lay in the system's buffers nobody could count.
+    # Only requests that reached the process are counted: the kernel's buffers are
+    # unknown.
     assert report.difference < 0.02
 
 
@@ -31,20 +32,20 @@ def test_no_row_is_lost_when_postgresql_is_killed(tmp_path: Path):
     assert (report.lost, report.doubled, report.wrong) == (0, 0, 0)
 
 
-def test_a_stream_that_is_cut_leaves_one_row(monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_stream_leaves_one_row(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stream_cut, "_STREAMS", 100)
-    # How fast is measured by the whole proof; here, that it happens at all.
+    # The full demonstration measures the speed; this test only requires success.
     monkeypatch.setattr(stream_cut, "_MAX_SECONDS_TO_CLOSE", 10.0)
     holds(stream_cut.prove())
 
 
-def test_a_dead_credential_is_not_noticed(monkeypatch: pytest.MonkeyPatch):
+def test_callers_do_not_notice_a_dead_credential(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dead_credential, "_CALLS", 600)
     holds(dead_credential.prove())
 
 
 @pytest.mark.timeout(300)
-def test_racing_callers_do_not_overspend(
+def test_concurrent_callers_do_not_overspend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(budget_race, "_CALLS", 100)
@@ -53,6 +54,6 @@ def test_racing_callers_do_not_overspend(
     assert spent <= 100 * budget_race._COST + budget_race._ESTIMATE
 
 
-def test_no_tenant_sees_anothers_bytes_and_no_secret_is_said():
+def test_no_tenant_sees_others_data_and_no_secret_is_shown():
     proof = asyncio.run(tenancy._prove())
     holds(proof)
