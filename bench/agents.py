@@ -78,7 +78,7 @@ class ScriptedModel:
             )
             yield LLMResultChunk(model="scripted", delta=delta)
             return
-        # `_first_delta_ms` measures from this moment to the first text delta at the caller.
+        # `_first_delta_ms` measures from here to the first text delta at the caller.
         self.answered_at = time.perf_counter()
         for text in ("The ", "answer ", "is ", "here."):
             yield LLMResultChunk(
@@ -173,7 +173,7 @@ async def _parallel_seconds() -> float:
 
 
 async def _concurrent_agents(count: int) -> tuple[float, float]:
-    """Return (seconds for `count` agents at the same time, seconds for a single agent)."""
+    """Return (seconds for `count` concurrent agents, seconds for a single agent)."""
 
     async def run_agent() -> None:
         """Run one agent for two turns; its model and its tool both wait."""

@@ -218,7 +218,7 @@ def _row(
     work: Callable[[], Any],
     baseline: Callable[[], Any],
 ) -> dict[str, Any]:
-    """Return the row of one measurement: its cost, the baseline's cost and their ratio."""
+    """Return the row of one measurement: its cost, the baseline's, and their ratio."""
     cost, yardstick = cpu_microseconds(work), cpu_microseconds(baseline)
     return {
         "format": module.FORMAT,

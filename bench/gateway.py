@@ -1,4 +1,4 @@
-"""CPU cost of the gateway per call and per streamed chunk, compared with a bare relay."""
+"""CPU cost of the gateway per call and per streamed chunk, compared with a relay."""
 
 import itertools
 import json
@@ -130,8 +130,11 @@ def measure() -> list[dict[str, Any]]:
 def _sample_costs(
     servers: dict[str, tuple[int, int]],
 ) -> dict[tuple[str, int, bool], list[float]]:
-    """Measure every combination in each round; return (server, connections, whether
-    streamed) to microseconds per request. `servers` has (process id, port) by name."""
+    """Measure every combination in each round.
+
+    Returns (server, connections, is streaming) → microseconds per request, for each
+    round. `servers` has (process id, port) by name.
+    """
     samples: dict[tuple[str, int, bool], list[float]] = defaultdict(list)
     # One connection shows the latency path, 64 show the server under load.
     combinations = itertools.product(

@@ -89,7 +89,7 @@ async def _measure_modelyard(
     questions: Sequence[str],
     query_vectors: np.ndarray,
 ) -> dict[str, Any]:
-    """Index the texts with Modelyard and return its figures: times, memory and recall."""
+    """Index the texts with Modelyard; return its figures: times, memory and recall."""
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=home, knowledge=KnowledgeSettings(graph_from=20_000))
         embedder = PrecomputedEmbedder(

@@ -75,7 +75,8 @@ async def _yard(
     with tempfile.TemporaryDirectory(prefix="modelyard-bench-") as name:
         home = ready_home(Path(name) / "home")
         async with Modelyard(_settings(home, **plugins)) as yard:
-            yard.services.plugins.host._supervisors._forks = forks  # pyright: ignore[reportPrivateUsage]  the plain way, beside ours
+            # the baseline
+            yard.services.plugins.host._supervisors._forks = forks  # pyright: ignore[reportPrivateUsage]
             yield yard, Path(name)
 
 
@@ -320,10 +321,9 @@ async def _install() -> float:
 
 
 def measure() -> dict[str, Any]:
-    """Measure all plugin costs and return the figures; the unit is part of each name."""
-    asyncio.run(
-        _starts(forks=True, count=1)
-    )  # the environment is there, and its files are in memory
+    """Measure all plugin costs; return the figures with their units in the names."""
+    # Warm-up: creates the environment and fills the page cache.
+    asyncio.run(_starts(forks=True, count=1))
     single_seconds, single_mb = asyncio.run(_starts(forks=True, count=1))
     ten, ten_mb = asyncio.run(_starts(forks=True, count=NAMES))
     plain, plain_mb = asyncio.run(_starts(forks=False, count=NAMES))

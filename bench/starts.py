@@ -1,4 +1,4 @@
-"""Start times, compared with Python's own, and the installed size of the core package."""
+"""Start times, compared with Python's own, and the core package's installed size."""
 
 import statistics
 import subprocess

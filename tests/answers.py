@@ -1,6 +1,7 @@
-"""Every answer that a test sees is held to what the API's table promises: status, content type, shape.
+"""Validates every answer in a test against the API's table: status, type, schema.
 
-`watch()` stands between the gateway and its callers; what does not fit is collected, and fails the test that saw it.
+`watch()` intercepts responses between the gateway and its callers. Mismatches are
+collected, and fail the test in which they occurred.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from modelyard.gateway.table import Api, Content, OneOf, Row
 
 @contextmanager
 def watch() -> Iterator[list[str]]:
-    """The misfits of all gateways of this process while it is open."""
+    """Collect the mismatches of all gateways of this process."""
     misfits: list[str] = []
     note, failure = Gateway._audit, Gateway._failure
 
@@ -53,7 +54,7 @@ def watch() -> Iterator[list[str]]:
 
 
 def misfit(api: Api, row: Row, reply: Reply | StreamReply) -> str | None:
-    """Return how a response differs from what its row documents; None if it does not."""
+    """Return how a response differs from what its row documents, or None."""
     if row.takes_any_method:
         return None
     status = reply.status
@@ -71,8 +72,10 @@ def misfit(api: Api, row: Row, reply: Reply | StreamReply) -> str | None:
 
 
 def _misfit_of_empty(reply: Reply | StreamReply) -> str | None:
-    """Return the content type if a response has content although none is documented. A
-    redirect with status 303 may have some."""
+    """Return a problem if a response has undocumented content.
+
+    A redirect with status 303 may have some.
+    """
     has_content = isinstance(reply, StreamReply) or bool(reply.body)
     if has_content and reply.status != 303:
         return f"undocumented content of {_kind(reply)}"
@@ -80,8 +83,10 @@ def _misfit_of_empty(reply: Reply | StreamReply) -> str | None:
 
 
 def _misfit_of_type(row: Row, reply: Reply | StreamReply) -> str | None:
-    """Return how the content type differs from those that a row documents. Streams may
-    always be JSON."""
+    """Return a problem if the content type is not one that the row documents.
+
+    A stream may always be JSON instead.
+    """
     content_type = _kind(reply)
     if _fits(content_type, _kinds(row.answer)):
         return None
@@ -92,7 +97,10 @@ def _misfit_of_type(row: Row, reply: Reply | StreamReply) -> str | None:
 
 
 def _misfit_of_error(api: Api, row: Row, reply: Reply) -> str | None:
-    """An error that a handler made itself. Other statuses of its row may have its answer's shape."""
+    """Check an error that a handler built itself.
+
+    Other documented statuses of its row may have the shape of the answer.
+    """
     if (
         reply.status in row.other_statuses
         or reply.status in row.errors
@@ -106,12 +114,13 @@ _SCHEMAS: dict[tuple[int, int], bytes | None] = {}
 
 
 def _schema(api: Api, row: Row, status: int) -> bytes | None:
-    """The schema of a row's JSON answer, made once for each."""
+    """Return the schema of a row's JSON answer, built once per row and status."""
     key = (id(row), status)
     if key not in _SCHEMAS:
         schema = response_schema(api, row, status, "application/json")
         _SCHEMAS[key] = None if schema is None else msgspec.json.encode(schema)
-        _KEPT.append(row)  # so that no other row gets its id
+        # Keep the row alive, so that no other object gets its id.
+        _KEPT.append(row)
     return _SCHEMAS[key]
 
 
@@ -149,7 +158,7 @@ def _kind(reply: Reply | StreamReply) -> str:
 
 
 def _kinds(body: Any) -> set[str]:
-    """The content types that a body may have."""
+    """Return the content types that a body may have."""
     match body:
         case OneOf(bodies):
             return {
@@ -166,7 +175,7 @@ def _kinds(body: Any) -> set[str]:
 
 
 def _fits(content_type: str, promised: set[str]) -> bool:
-    """`*/*` and `image/*` promise anything, and any image."""
+    """Return whether a content type is allowed; `*/*` and `image/*` are wildcards."""
     return any(
         promised_type in ("*/*", content_type)
         or (

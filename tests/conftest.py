@@ -1,4 +1,4 @@
-"""Fixtures that several folders share. Nothing here reaches past loopback."""
+"""Fixtures that several folders share. They use no network except loopback."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(
 
 @pytest.fixture(autouse=True)
 def answers_are_as_promised() -> Iterator[None]:
-    """Every answer of a gateway in this process fits what the API's table promises."""
+    """Fail if a response in this process does not match the API's table."""
     with watch() as misfits:
         yield
     assert not misfits, misfits[:5]
@@ -44,7 +44,7 @@ def answers_are_as_promised() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def weights_folder() -> Path:
-    """Where `make test` put the weights of the set small."""
+    """The folder to which `make test` downloaded the weights of the set `small`."""
     return (
         Path(os.environ.get("MODELYARD_HOME", "~/.modelyard")).expanduser() / "models"
     )
@@ -52,7 +52,7 @@ def weights_folder() -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path, weights_folder: Path) -> Settings:
-    """Settings that share nothing with this machine's own but the weights."""
+    """Settings that share only the weights with this machine's own installation."""
     return make_settings(tmp_path, weights_folder)
 
 
@@ -66,7 +66,7 @@ def make_settings(home: Path, weights: Path, **changes: object) -> Settings:
 
 @pytest.fixture
 def upstream() -> Iterator[Callable[[Handler], Upstream]]:
-    """Starts upstreams that end with the test."""
+    """Start upstream servers that are stopped at the end of the test."""
     started: list[Upstream] = []
 
     def start(handler: Handler) -> Upstream:
@@ -82,7 +82,7 @@ def upstream() -> Iterator[Callable[[Handler], Upstream]]:
 
 @pytest.fixture
 def echo_yard(settings: Settings) -> Callable[..., Modelyard]:
-    """A Modelyard with the echo provider; to be closed by the test."""
+    """A Modelyard with the echo provider, to be closed by the test."""
 
     def make(**options: object) -> Modelyard:
         return Modelyard(

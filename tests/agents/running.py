@@ -1,4 +1,4 @@
-"""Runs a case of an agent and holds what happened against what was written down."""
+"""Runs a case of an agent and compares the outcome with the case's file."""
 
 import asyncio
 import re
@@ -43,7 +43,7 @@ def cases() -> list[tuple[str, dict[str, Any]]]:
 
 
 def describe_events(events: list[AnyAgentEvent]) -> list[str]:
-    """Events as the cases write them; the pieces of a text as one."""
+    """Return events in the notation of the cases, with a text's chunks joined."""
     steps: list[str] = []
     for event in events:
         match event:
@@ -88,8 +88,7 @@ async def _run(
 
 
 def case_mismatches(case: dict[str, Any], cut: Cut) -> list[str]:
-    """Return how a case's run differs from what its file expects; empty if it does
-    not."""
+    """Return how a case's run differs from its file; empty if it does not."""
     events, model, error = asyncio.run(_run(case, cut))
     comparison = _Comparison(case)
     if "error" in case:

@@ -1,4 +1,4 @@
-"""A case a behaviour, each with replies in one piece, by words, and sign by sign."""
+"""One case per behaviour, each with replies as a whole, by word, and by character."""
 
 from typing import Any
 

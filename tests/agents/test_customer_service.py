@@ -1,4 +1,4 @@
-"""The example of a shop's customer service, with a scripted model: each way through it."""
+"""Tests for the customer service example with a scripted model: every branch."""
 
 import asyncio
 import sys
@@ -54,7 +54,7 @@ def test_an_agent_acts_and_a_model_answers(
             embedder=HashEmbedder(),
         ) as yard:
             await example.prepare(yard)
-            await example.prepare(yard)  # a second time changes nothing
+            await example.prepare(yard)  # the second time changes nothing
             return await example.handle_customer_query(
                 yard, "What about my order?", "1042"
             )

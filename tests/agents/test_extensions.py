@@ -1,4 +1,4 @@
-"""API extensions: data that apps fetch before they ask a model, and what looks at words from elsewhere."""
+"""Tests for API extensions: data fetched before a model call, and moderation."""
 
 import asyncio
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_external_data_fills_a_variable(tmp_path: Path):
     assert "The weather: sunny in Oslo." in model.requests[0].messages[0].text
 
 
-def test_an_extension_looks_at_what_comes_in_and_what_is_said(tmp_path: Path):
+def test_an_extension_moderates_inputs_and_outputs(tmp_path: Path):
     config = {"sensitive_word_avoidance": MODERATION, "external_data_tools": TOOLS}
     assert (
         ask_app(tmp_path / "a", app_text(**config), "Something rude.")[0]
@@ -100,7 +100,7 @@ def test_an_extension_has_to_answer_a_ping(tmp_path: Path):
         ask_app(tmp_path, app_text(), "x", key="wrong")
 
 
-def test_an_extension_that_there_is_not(tmp_path: Path):
+def test_an_unknown_extension_is_an_error(tmp_path: Path):
     async def go() -> None:
         async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
             await yard.services.tools.providers.extensions.extend(

@@ -1,4 +1,4 @@
-"""The reader of ReAct replies, fed a corpus of good and broken ones, cut at every place and by chance."""
+"""Tests for the ReAct parser: valid and broken replies, in any and random chunking."""
 
 import json
 
@@ -69,7 +69,7 @@ def test_replies_are_read(text: str, action: Action | None, answer: str | None):
 
 
 @pytest.mark.parametrize("text", [text for text, _, _ in CORPUS])
-def test_how_a_reply_is_cut_changes_nothing(text: str):
+def test_the_chunking_of_a_reply_makes_no_difference(text: str):
     complete_result = read(text, [])
     for cut in range(len(text)):
         assert read(text, [cut]) == complete_result
@@ -84,7 +84,7 @@ LABELS = st.lists(
 
 
 @given(LABELS, st.lists(st.integers(0, 300), max_size=12))
-def test_any_text_however_cut(parts: list[str], cuts: list[int]):
+def test_any_text_in_any_chunking(parts: list[str], cuts: list[int]):
     text = "".join(parts)
     assert read(text, [cut for cut in cuts if cut < len(text)]) == read(text, [])
 
@@ -95,7 +95,7 @@ def test_a_final_answer_is_streamed_as_it_is_written(answer: str):
     assert read(text, list(range(len(text))))[1] == answer
 
 
-def test_values_that_are_no_action():
+def test_values_that_are_not_an_action():
     for value in (
         None,
         1,

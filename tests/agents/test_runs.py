@@ -1,4 +1,4 @@
-"""Agents in apps: what a crash leaves, what waits for somebody, and what tools' words cannot bring about."""
+"""Tests for agents in apps: crashes, pauses for approval, and injected tool output."""
 
 import asyncio
 import json
@@ -84,7 +84,7 @@ Work = Callable[[Modelyard], Coroutine[Any, Any, Any]]
 
 
 def within(home: Path, model: ScriptedChatModel, work: Work) -> Any:
-    """Something done with a yard that is closed afterwards, as a process that ends."""
+    """Run a coroutine with a new application and close it, like a process that ends."""
 
     async def go() -> Any:
         definition, builder = scripted_models(model)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ REPLIES: list[Any] = [
 @pytest.mark.parametrize(("action", "effect", "expected_result"), [
     ("approve", ["refund A1"], "A1 is paid back"), ("refuse", [], "not called: permission was refused: too much"),
 ])  # fmt: skip
-def test_a_tool_waits_for_approval_and_a_restart_loses_nothing(
+def test_a_tool_waits_for_approval_across_a_restart(
     tmp_path: Path, action: str, effect: list[str], expected_result: str
 ):
     first = ScriptedChatModel(replies=REPLIES)
@@ -143,9 +143,8 @@ def test_a_tool_waits_for_approval_and_a_restart_loses_nothing(
         return run.id, run.reasons[0]["form_token"]
 
     run_id, token = within(tmp_path, first, until_paused)
-    assert (
-        executed_calls == []
-    )  # nothing runs before somebody has said so, not even what needs no approval
+    # Nothing runs before somebody has approved, not even tools that need no approval.
+    assert executed_calls == []
     second = ScriptedChatModel(replies=["All is done."])
 
     async def answered(yard: Modelyard) -> Any:
@@ -160,9 +159,8 @@ def test_a_tool_waits_for_approval_and_a_restart_loses_nothing(
     ended, events = within(tmp_path, second, answered)
     assert ended.status is Status.SUCCEEDED
     assert sorted(executed_calls) == sorted(["default/ada: one", *effect])
-    assert (
-        len(second.requests) == 1
-    )  # the first reply was kept: it was not asked for again
+    # The first reply was recorded and is not requested again.
+    assert len(second.requests) == 1
     results = [
         message.text
         for message in second.requests[0].messages
@@ -183,7 +181,7 @@ def test_a_tool_waits_for_approval_and_a_restart_loses_nothing(
     ]
 
 
-def test_steps_are_shown_with_what_came_of_them(tmp_path: Path):
+def test_steps_are_shown_with_their_results(tmp_path: Path):
     model = ScriptedChatModel(
         replies=[
             {"thinking": "hm", "text": "", "calls": [["note", {"text": "x"}]]},
@@ -209,7 +207,7 @@ def test_steps_are_shown_with_what_came_of_them(tmp_path: Path):
     assert run.outputs["answer"] == "Done."
 
 
-def test_the_history_of_a_conversation_is_told_again(tmp_path: Path):
+def test_the_history_of_a_conversation_is_sent_again(tmp_path: Path):
     model = ScriptedChatModel(replies=["First answer.", "Second answer."])
 
     async def work(yard: Modelyard) -> Any:
@@ -241,7 +239,7 @@ def test_the_history_of_a_conversation_is_told_again(tmp_path: Path):
     assert history == [("user", "one"), ("assistant", "First answer."), ("user", "two")]
 
 
-def test_an_app_is_a_tool_of_another_and_depth_has_an_end(tmp_path: Path):
+def test_apps_can_be_tools_up_to_a_depth(tmp_path: Path):
     caller = yaml.safe_load(app_text())
     tools = [
         {
@@ -302,7 +300,7 @@ def test_errors_name_what_is_wrong(tmp_path: Path):
     assert "maximum_iterations must be a number, not 'many'" in errors[1]
 
 
-def test_what_an_app_uses_is_counted_and_limited_as_a_key_of_its_own(tmp_path: Path):
+def test_an_apps_usage_is_counted_and_limited_like_a_keys(tmp_path: Path):
     async def work(yard: Modelyard) -> tuple[list[str], list[str]]:
         first = await start_run(yard)
         row = f"app:{first.app}"

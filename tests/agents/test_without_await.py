@@ -1,4 +1,4 @@
-"""`Agent` for code that is not async: its tools are found by their names before it is asked anything."""
+"""Tests for the synchronous `Agent`: tools are resolved by name when it is created."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tools as agents meet them: good ones, and those that raise, hang, flood, or send what nobody can read."""
+"""Tools for agents: valid ones, and some that raise, hang, flood or return garbage."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,8 @@
-"""A browser for all of these tests. Where there is none, or no way to build the page, they say so and are left out."""
+"""A browser shared by all of these tests.
+
+Without a browser, or without a way to build the page, the tests are skipped with the
+reason.
+"""
 
 import subprocess
 from collections.abc import Iterator

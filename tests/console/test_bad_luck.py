@@ -1,4 +1,7 @@
-"""What happens to somebody at work: the session ends, the server goes away, somebody else was quicker, the file is wrong."""
+"""Tests for interrupted work in the console.
+
+The session ends, the server stops, somebody else saved first, or the file is invalid.
+"""
 
 import json
 import tempfile
@@ -29,7 +32,7 @@ def user(web_browser: Any, tmp_path: Path) -> Iterator[Person]:
 
 
 def open_workflow(user: Person) -> str:
-    """A workflow, open on the canvas with its template's form beside it."""
+    """Open a new workflow on the canvas, with its template node's form."""
     headers = {"origin": user.origin}
     answered = httpx.post(
         f"{user.origin}/admin/v1/apps",
@@ -50,7 +53,7 @@ def cookies(user: Person) -> dict[str, str]:
     return {cookie["name"]: cookie["value"] for cookie in user.page.context.cookies()}
 
 
-def test_a_session_that_ends_in_the_middle_of_an_edit_loses_nothing(user: Person):
+def test_a_session_that_ends_during_an_edit_loses_nothing(user: Person):
     user.goto("/")
     setup = {"email": "o@example.com", "name": "O", "password": PASSWORD}
     assert user.page.request.post(
@@ -78,7 +81,7 @@ def test_a_session_that_ends_in_the_middle_of_an_edit_loses_nothing(user: Person
     assert "Good evening" in stored_file.text
 
 
-def test_what_was_not_saved_is_there_after_a_reload(user: Person):
+def test_unsaved_changes_survive_a_reload(user: Person):
     open_workflow(user)
     user.page.locator("aside.inspector").get_by_label("Template", exact=True).fill(
         "Not saved yet {{ name }}"
@@ -95,7 +98,7 @@ def test_what_was_not_saved_is_there_after_a_reload(user: Person):
     assert field_value == "Not saved yet {{ name }}"
 
 
-def test_of_two_people_who_edit_one_workflow_none_loses_their_work_unasked(
+def test_concurrent_edits_of_a_workflow_are_not_overwritten_silently(
     user: Person, web_browser: Any
 ):
     app = open_workflow(user)
@@ -120,7 +123,7 @@ def test_of_two_people_who_edit_one_workflow_none_loses_their_work_unasked(
         assert "theirs" in httpx.get(f"{user.origin}/admin/v1/apps/{app}/file").text
 
 
-def test_a_server_that_goes_away_is_said_and_the_page_goes_on_when_it_is_back(
+def test_an_unreachable_server_is_shown_until_it_is_back(
     web_browser: Any, tmp_path: Path
 ):
     home, port = ready_home(tmp_path / "home"), free_port()
@@ -152,7 +155,7 @@ def test_a_server_that_goes_away_is_said_and_the_page_goes_on_when_it_is_back(
     ("large.yml", "a: " + "x" * (20 << 20), "File exceeds 10 MB"), ("broken.yml", "app: [", "invalid YAML"),
     ("other.yml", "just: something", "missing section 'app'"), ("picture.yml", "\x00\x01\x02", "invalid YAML"),
 ])  # fmt: skip
-def test_a_file_that_is_no_app_is_refused_in_words(
+def test_a_file_that_is_not_an_app_is_refused_with_an_error(
     user: Person, name: str, content: str, expected_text: str
 ):
     user.goto("/apps")
@@ -164,7 +167,7 @@ def test_a_file_that_is_no_app_is_refused_in_words(
     assert httpx.get(f"{user.origin}/admin/v1/apps").json()["data"] == []
 
 
-def test_a_link_to_what_is_not_ones_own_shows_that_it_is_not_there(user: Person):
+def test_a_link_to_another_tenants_resource_shows_not_found(user: Person):
     httpx.post(f"{user.origin}/admin/v1/tenants", json={"name": "other"})
     foreign_response = httpx.post(
         f"{user.origin}/admin/v1/apps?tenant=other", json={"file": greeter_app_file()}

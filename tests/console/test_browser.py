@@ -1,4 +1,8 @@
-"""The console in Chromium before a real server. Where there is no Chromium, or no way to build the page, it is said."""
+"""The console in Chromium with a real server.
+
+Without Chromium, or without a way to build the page, the tests are skipped with the
+reason.
+"""
 
 import tempfile
 from pathlib import Path
@@ -27,12 +31,12 @@ pytestmark = [
 
 @pytest.mark.proof("console-journeys")
 @pytest.mark.parametrize("name", JOURNEYS)
-def test_a_new_user_travels(web_browser: Any, name: str):
+def test_each_journey_succeeds(web_browser: Any, name: str):
     failure, _ = run_journey(web_browser, name)
     assert failure == ""
 
 
-def test_a_server_on_postgresql_is_no_other(web_browser: Any, tmp_path: Path):
+def test_a_journey_succeeds_on_postgresql(web_browser: Any, tmp_path: Path):
     with Postgres(tmp_path / "data") as postgres:
         failure, _ = run_journey(
             web_browser, "find why a request failed over", database=postgres.url
@@ -44,13 +48,13 @@ def test_a_server_on_postgresql_is_no_other(web_browser: Any, tmp_path: Path):
 @pytest.mark.parametrize(
     "name", ["create a key and revoke it", "draw a workflow from nothing and run it"]
 )
-def test_who_has_no_pointer_travels_too(web_browser: Any, name: str):
+def test_each_journey_succeeds_with_the_keyboard(web_browser: Any, name: str):
     failure, _ = run_journey(web_browser, name, keyboard=True)
     assert failure == ""
 
 
 @pytest.mark.proof("console-access")
-def test_every_page_is_for_everybody_and_in_one_language(web_browser: Any):
+def test_every_page_is_accessible_and_in_one_language(web_browser: Any):
     with world() as console_world:
         for language, theme in (("en", "light"), ("zh", "dark")):
             violations, missing = inspect_pages(

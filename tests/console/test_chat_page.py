@@ -1,4 +1,4 @@
-"""The page of an app in Chromium: talks, forms, files, what is said and heard, and the frame on somebody else's site."""
+"""An app's page in Chromium: chats, forms, files, speech, and embedding elsewhere."""
 
 import base64
 import json
@@ -69,7 +69,7 @@ def served_apps() -> Iterator[dict[str, str]]:
 
 
 class Visit:
-    """Somebody on the page of an app."""
+    """A visitor on the page of an app."""
 
     def __init__(self, user: Person, url: str) -> None:
         self.user, self.page, self.url = user, user.page, url
@@ -79,7 +79,7 @@ class Visit:
         self.page.keyboard.press("Enter")
 
     def ask(self, text: str, answer: str) -> None:
-        """And wait for all of the answer."""
+        """Send a message and wait for the complete answer."""
         copy_buttons = self.page.get_by_role("button", name="Copy", exact=True)
         previous_count = copy_buttons.count()
         self.write(text)
@@ -123,7 +123,7 @@ def pages(web_browser: Any, served_apps: dict[str, str]) -> Iterator[Pages]:
         yield pages
 
 
-def test_a_form_is_filled_in_before_a_talk_begins(pages: Pages):
+def test_a_form_is_filled_in_before_a_chat_starts(pages: Pages):
     with pages.visit("desk") as visit:
         page = visit.page
         visit.user.wait_for_text("How can I help?")
@@ -153,7 +153,7 @@ def test_a_form_is_filled_in_before_a_talk_begins(pages: Pages):
         assert name.count() == 0
 
 
-def test_an_answer_is_shown_as_it_comes_and_can_be_stopped(pages: Pages):
+def test_an_answer_is_streamed_and_can_be_stopped(pages: Pages):
     with pages.visit("chat") as visit:
         visit.write("a long story")
         visit.page.get_by_text("word9 ").wait_for()
@@ -163,16 +163,15 @@ def test_an_answer_is_shown_as_it_comes_and_can_be_stopped(pages: Pages):
         visit.ask("hello", "Answer to: hello")
 
 
-def test_a_talk_is_found_again_renamed_and_deleted(pages: Pages):
+def test_a_conversation_is_reopened_renamed_and_deleted(pages: Pages):
     with pages.visit("chat") as visit:
         page = visit.page
         visit.ask("hello there", "Answer to: hello there")
         visit.press("Two?")
         page.locator("article", has_text="Answer to: Two?").wait_for()
         page.get_by_role("button", name="One?").wait_for()
-        assert (
-            page.get_by_role("button", name="One?").count() == 1
-        )  # those after the first answer are gone
+        # Suggestions after the first answer have been removed.
+        assert page.get_by_role("button", name="One?").count() == 1
         with page.expect_response(re.compile("/feedbacks$")):
             visit.press("Good answer")
         page.goto("about:blank")
@@ -206,7 +205,7 @@ def test_a_talk_is_found_again_renamed_and_deleted(pages: Pages):
         assert page.evaluate("location.hash") == ""
 
 
-def test_what_somebody_else_asked_is_not_there(pages: Pages):
+def test_other_visitors_conversations_are_not_shown(pages: Pages):
     with pages.visit("chat") as visit:
         visit.ask("for me alone", "Answer to: for me alone")
         mine = visit.page.url
@@ -215,7 +214,7 @@ def test_what_somebody_else_asked_is_not_there(pages: Pages):
         assert visit.page.get_by_text("for me alone").count() == 0
 
 
-def test_files_go_with_a_question(pages: Pages, tmp_path: Path):
+def test_files_are_sent_with_a_question(pages: Pages, tmp_path: Path):
     with pages.visit("desk") as visit:
         page = visit.page
         page.get_by_label("Your name", exact=True).fill("Ada")
@@ -234,7 +233,7 @@ def test_files_go_with_a_question(pages: Pages, tmp_path: Path):
         assert page.locator(".turn.user").inner_text().splitlines()[-1] == "📎 a.txt"
 
 
-def test_what_is_said_into_the_microphone_is_written(pages: Pages):
+def test_speech_is_transcribed(pages: Pages):
     with pages.visit("desk", permissions=["microphone"]) as visit:
         page = visit.page
         page.route(
@@ -261,7 +260,7 @@ def test_what_is_said_into_the_microphone_is_written(pages: Pages):
         visit.user.wait_for_text("no voice here")
 
 
-def test_a_completion_is_asked_for_again_and_a_workflow_shows_what_it_gave(
+def test_a_completion_is_regenerated_and_a_workflow_shows_its_outputs(
     pages: Pages, tmp_path: Path
 ):
     with pages.visit("poems") as visit:
@@ -284,7 +283,7 @@ def test_a_completion_is_asked_for_again_and_a_workflow_shows_what_it_gave(
         visit.page.locator("article", has_text="7:from the file").wait_for()
 
 
-def test_a_run_that_waits_for_somebody_goes_on_with_what_they_say(pages: Pages):
+def test_a_paused_run_continues_with_the_visitors_answer(pages: Pages):
     with pages.visit("form") as visit:
         visit.press("Run")
         visit.user.wait_for_text("Go on?")
@@ -297,7 +296,7 @@ def test_a_run_that_waits_for_somebody_goes_on_with_what_they_say(pages: Pages):
         visit.page.get_by_role("button", name="Run", exact=True).wait_for()
 
 
-def test_what_a_model_writes_is_text_and_asks_for_nothing(pages: Pages):
+def test_model_output_is_text_and_loads_nothing(pages: Pages):
     requested_urls: list[str] = []
     with pages.visit("chat") as visit:
         page = visit.page
@@ -319,7 +318,10 @@ POINT = base64.b64decode(
 
 
 def test_all_events_of_an_answer_are_shown(pages: Pages):
-    """What the scripted model does not do: thinking, tools, pictures, sources, a failure."""
+    """Events that the scripted model does not cause.
+
+    Thinking, tools, images, citations, a failure.
+    """
     events = [
         {"event": "reasoning_chunk", "data": {"reasoning": "Let me see."}},
         {"event": "agent_thought", "id": "1", "thought": "look", "tool": "search", "tool_input": "{}", "observation": ""},
@@ -376,7 +378,7 @@ def test_all_events_of_an_answer_are_shown(pages: Pages):
         ).wait_for()
 
 
-def test_a_question_that_did_not_arrive_is_still_there(pages: Pages):
+def test_a_question_that_was_not_sent_is_kept(pages: Pages):
     with pages.visit("chat") as visit:
         visit.page.route("**/v1/chat-messages", lambda route: route.abort())
         visit.write("are you there?")
@@ -390,7 +392,7 @@ def test_a_question_that_did_not_arrive_is_still_there(pages: Pages):
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_the_page_is_for_everybody_and_in_one_language(
+def test_the_page_is_accessible_and_in_one_language(
     pages: Pages, scheme: str, width: int
 ):
     with pages.visit("desk", color_scheme=scheme) as visit:
@@ -428,7 +430,7 @@ def test_the_page_loads_nothing_of_the_console_and_is_small(pages: Pages):
 
 
 class _Site(BaseHTTPRequestHandler):
-    """A site of somebody else, with the script on its page."""
+    """Another site that has the embed script on its page."""
 
     script = ""
 
@@ -440,10 +442,10 @@ class _Site(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nobody reads it."""
+        """Do not log requests."""
 
 
-def test_the_page_stands_on_somebody_elses_site(pages: Pages, web_browser: Any):
+def test_the_page_is_embedded_in_another_site(pages: Pages, web_browser: Any):
     with ExitStack() as stack:
         site = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), _Site))
         stack.callback(site.shutdown)

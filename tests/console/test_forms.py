@@ -1,4 +1,4 @@
-"""Forms of the canvas: what each says ends in the file, and what begins a workflow by itself begins it."""
+"""Tests for the canvas's forms: values reach the file, and triggers start runs."""
 
 import json
 import re
@@ -83,7 +83,7 @@ def save(user: Person) -> None:
 END = {"id": "end", "type": "end", "outputs": []}
 
 
-def test_a_schedule_is_said_by_form_or_as_cron_and_its_next_times_are_shown(
+def test_a_schedule_is_set_by_form_or_cron_with_its_next_times(
     user: Person,
 ):
     app = import_app(
@@ -123,7 +123,7 @@ def test_a_schedule_is_said_by_form_or_as_cron_and_its_next_times_are_shown(
     assert user.problems == []
 
 
-def test_a_webhook_shows_its_address_and_what_calls_it_runs_on_the_page(user: Person):
+def test_a_webhook_shows_its_url_and_its_runs(user: Person):
     app = import_app(user, [
         {"id": "clock", "type": "trigger-schedule", "frequency": "daily"},
         {"id": "hook", "type": "trigger-webhook", "method": "post", "content_type": "application/json", "body": []},
@@ -153,7 +153,7 @@ def test_a_webhook_shows_its_address_and_what_calls_it_runs_on_the_page(user: Pe
     assert user.problems == []
 
 
-def test_a_plugins_event_is_subscribed_to_and_begins_a_run(user: Person):
+def test_a_subscribed_plugin_event_starts_a_run(user: Person):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pulse.difypkg"
         path.write_bytes(package_folder(ROOT / "examples" / "plugins" / "pulse").data)
@@ -201,7 +201,7 @@ def test_a_plugins_event_is_subscribed_to_and_begins_a_run(user: Person):
     assert user.problems == []
 
 
-def test_an_agent_is_given_its_model_tools_and_question_by_form(user: Person):
+def test_an_agents_model_tools_and_question_are_set_by_form(user: Person):
     app = import_app(user, [
         {"id": "start", "type": "start", "variables": [{"variable": "q", "label": "q", "type": "text-input"}]},
         {"id": "agent", "type": "agent", "agent_strategy_name": "", "agent_parameters": {}}, END,
@@ -229,7 +229,7 @@ def test_an_agent_is_given_its_model_tools_and_question_by_form(user: Person):
     assert user.problems == []
 
 
-def test_a_file_that_is_chosen_comes_into_the_run(user: Person, tmp_path: Path):
+def test_a_selected_file_is_passed_to_the_run(user: Person, tmp_path: Path):
     app = import_app(user, [
         {"id": "start", "type": "start", "variables": [{"variable": "paper", "label": "Paper", "type": "file"}]},
         {"id": "end", "type": "end", "outputs": [{"variable": "name", "value_selector": ["start", "paper", "name"]}]},
@@ -244,7 +244,7 @@ def test_a_file_that_is_chosen_comes_into_the_run(user: Person, tmp_path: Path):
     assert user.problems == []
 
 
-def test_every_node_type_has_a_form_that_everybody_can_use(user: Person):
+def test_every_node_type_has_an_accessible_form(user: Person):
     kinds = [
         node_info["type"]
         for node_info in httpx.get(f"{user.origin}/admin/v1/nodes").json()["data"]
@@ -303,10 +303,10 @@ _MINIMAL_DATA: dict[str, dict[str, Any]] = {
         "authorization": {"type": "no-auth"},
     },
 }
-"""What a file must say of these."""
+"""The data that a file must contain for these node types."""
 
 
-def test_an_evaluation_is_run_kept_and_compared(user: Person):
+def test_an_evaluation_is_run_stored_and_compared(user: Person):
     def post(path: str, body: Any) -> Any:
         return httpx.post(f"{user.origin}{path}", json=body, timeout=30).json()
 
@@ -362,7 +362,7 @@ def test_an_evaluation_is_run_kept_and_compared(user: Person):
     assert user.problems == []
 
 
-def test_the_operator_looks_at_another_tenant_and_comes_back(user: Person):
+def test_the_operator_switches_to_another_tenant_and_back(user: Person):
     assert (
         httpx.post(f"{user.origin}/admin/v1/tenants", json={"name": "acme"}).status_code
         == 201
@@ -389,7 +389,7 @@ def test_the_operator_looks_at_another_tenant_and_comes_back(user: Person):
     assert user.problems == []
 
 
-def test_who_may_only_look_is_offered_nothing_to_change(web_browser: Any, user: Person):
+def test_viewers_are_offered_no_changes(web_browser: Any, user: Person):
     password = "correct horse battery"
     user.goto("/")
     origin = {"origin": user.origin}
@@ -423,7 +423,7 @@ def test_who_may_only_look_is_offered_nothing_to_change(web_browser: Any, user: 
         assert viewer.problems == []
 
 
-def test_a_node_that_fails_is_given_values_to_go_on_with(user: Person):
+def test_a_failing_node_gets_default_values(user: Person):
     app = import_app(user, [
         {"id": "start", "type": "start", "variables": []},
         {"id": "broken", "type": "code", "code_language": "python3", "code": "def main():\n    raise ValueError",
@@ -453,7 +453,7 @@ def test_a_node_that_fails_is_given_values_to_go_on_with(user: Person):
     assert user.problems == []
 
 
-def test_a_models_own_knobs_are_on_the_canvas_too(web_browser: Any):
+def test_model_parameters_are_on_the_canvas(web_browser: Any):
     with (
         world() as console_world,
         person(web_browser, console_world.served.origin) as user,
@@ -471,7 +471,7 @@ def test_a_models_own_knobs_are_on_the_canvas_too(web_browser: Any):
         assert user.problems == []
 
 
-def test_the_operator_installs_what_nobody_signed_beside_other_tenants(user: Person):
+def test_the_operator_confirms_an_unsigned_plugin(user: Person):
     assert (
         httpx.post(
             f"{user.origin}/admin/v1/tenants", json={"name": "globex"}

@@ -1,8 +1,12 @@
-"""Runs one workflow durably, in a process that can be killed: by our own journal, or by DBOS, an existing durable
-engine. Started as `python -m tests.contract.carriers KIND DATABASE EFFECTS (begin|recover)`; prints what came of it.
+"""Runs one workflow durably in a process that can be killed.
 
-What DBOS shows: a run can be another engine's workflow, and each step that ended one of its recorded steps, with the
-same `Recorder` that the journal uses. It is a spike: events, watching and commands stay the journal's.
+Recorded by our own journal, or by DBOS, an existing durable execution engine. Started
+as `python -m tests.contract.carriers KIND DATABASE EFFECTS (begin|recover)`; prints the
+outcome.
+
+DBOS shows that a run can be another engine's workflow, and each finished step one of
+its recorded steps, with the same `Recorder` that the journal uses. It is an experiment:
+events, watching and commands stay in our journal.
 """
 
 import asyncio
@@ -48,7 +52,7 @@ def result_json(outcome: Outcome | RunRecord, steps: Sequence[Step]) -> str:
     })  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------ the journal
+# -------------------------------------------------------------------------- our journal
 
 
 async def ours(where: str, url: str, app: App, mode: str) -> str:
@@ -85,11 +89,14 @@ def _system() -> dict[str, Any]:
     return {"workflow_run_id": RUN, "user_id": "u", "files": []}
 
 
-# ------------------------------------------------------------------------------------------------ DBOS
+# --------------------------------------------------------------------------------- DBOS
 
 
 class DbosRecorder:
-    """Steps as DBOS keeps them. What it has already is read back, in order, before anything is run."""
+    """A recorder that stores steps as DBOS steps.
+
+    Steps that are already recorded are read back in order before anything runs.
+    """
 
     def __init__(self, completed_steps: Sequence[Step]) -> None:
         self._before = completed_steps
@@ -122,7 +129,7 @@ class DbosRecorder:
 
 
 async def kept(step: Step) -> Step:
-    """Recorded under its key; where it was recorded before, what was recorded then."""
+    """Record a step under its key, or return the step recorded before."""
     from dbos import DBOS
 
     async def give() -> str:
@@ -149,7 +156,8 @@ async def dbos(where: str, url: str, app: App, mode: str) -> str:
 
     @DBOS.workflow()
     async def carry(inputs: dict[str, Any]) -> str:
-        # Asked from outside: within a workflow, asking is a step itself, and would be answered as it was the first time.
+        # A separate client reads the steps: inside a workflow, the query would itself
+        # be a recorded step, answered from the first run.
         recorded = await client.list_workflow_steps_async(RUN)
         recorded_steps = [
             msgspec.json.decode(str(recorded_step["output"]), type=Step)

@@ -1,4 +1,4 @@
-"""Real servers for what is shared between machines."""
+"""Real servers for the stores that machines share."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Accounts on each database: one owner whoever races, sessions that all processes see, invitations used once."""
+"""Tests for accounts on each database.
+
+One owner in a race, sessions that all processes see, invitations used once.
+"""
 
 import asyncio
 import time
@@ -14,7 +17,7 @@ from modelyard.tenancy.caller import Role
 PASSWORD = "a long enough word"
 
 
-def test_several_processes_agree_on_who_there_is(database_url: str, tmp_path: Any):
+def test_several_processes_agree_on_accounts(database_url: str, tmp_path: Any):
     async def go() -> None:
         settings = Settings(home=str(tmp_path), database=database_url)
         async with (

@@ -1,4 +1,7 @@
-"""What carries a run: our journal on each database, and DBOS. Killed in the middle of any step, the run goes on."""
+"""Tests for durable runs: our journal on each database, and DBOS.
+
+A run that is killed in the middle of any step continues.
+"""
 
 import json
 import signal
@@ -32,7 +35,7 @@ STEPS = [
 
 
 class Stopping(Effects):
-    """Holds one request for as long as it takes to kill whoever made it."""
+    """Holds back one request until the process that sent it has been killed."""
 
     def __init__(self, stop_at: int) -> None:
         super().__init__()
@@ -50,7 +53,7 @@ class Stopping(Effects):
 def carrier(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     if request.param == "sqlite":
         return "ours", str(tmp_path / "x.db")
-    # A database of its own: the run has the same name in each test.
+    # A new database: the run has the same id in each test.
     url: str = request.getfixturevalue("postgres_url")
     name = f"carrier_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(url, autocommit=True) as connection:
@@ -74,9 +77,7 @@ def finished(process: "subprocess.Popen[str]") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("killed_at", [0, 1, 3, 5, 7])
-def test_a_run_that_is_killed_in_a_step_goes_on_from_there(
-    carrier: tuple[str, str], killed_at: int
-):
+def test_a_run_killed_in_a_step_resumes_there(carrier: tuple[str, str], killed_at: int):
     effects = Stopping(killed_at)
     threading.Thread(target=effects.serve_forever, daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""One suite for every store of counters: in memory, on SQLite, on PostgreSQL, on Valkey."""
+"""Contract tests for every counter store: memory, SQLite, PostgreSQL and Valkey."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -31,7 +31,7 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND q
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql", "valkey"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    """Opens counters, several times for what several processes share."""
+    """Opens counter stores: several, for processes that share counters."""
     backend = request.param
 
     @asynccontextmanager
@@ -79,7 +79,7 @@ async def settled(counters: Counters, name: str, amounts: dict[str, float]) -> N
     await asyncio.sleep(0.05)
 
 
-def test_all_of_a_calls_charges_are_taken_or_none(make: Make):
+def test_all_charges_of_a_call_are_reserved_or_none(make: Make):
     async def work() -> None:
         async with make(FakeClock()) as counters:
             a, b = new_id("a"), new_id("b")
@@ -96,7 +96,7 @@ def test_all_of_a_calls_charges_are_taken_or_none(make: Make):
     asyncio.run(work())
 
 
-def test_what_was_not_used_is_given_back_once(make: Make):
+def test_unused_reservations_are_released_once(make: Make):
     async def work() -> None:
         async with make(FakeClock()) as counters:
             a, call = new_id("a"), new_id("x")
@@ -110,7 +110,7 @@ def test_what_was_not_used_is_given_back_once(make: Make):
     asyncio.run(work())
 
 
-def test_a_counter_that_drains_lets_more_through_as_time_goes(make: Make):
+def test_a_draining_counter_admits_more_over_time(make: Make):
     async def work() -> None:
         clock = FakeClock(2_000_000_000.0)
         async with make(clock) as counters:
@@ -125,9 +125,8 @@ def test_a_counter_that_drains_lets_more_through_as_time_goes(make: Make):
             )
             clock.advance(5)
             assert await counters.reserve(new_id("x"), [charge(a, 5, refill=1)]) is None
-            clock.advance(
-                -1000
-            )  # a clock that jumps back drains nothing, and gives nothing away
+            # A clock that jumps back drains nothing and does not free capacity.
+            clock.advance(-1000)
             assert (
                 await counters.reserve(new_id("x"), [charge(a, 1, refill=1)])
                 is not None
@@ -136,7 +135,7 @@ def test_a_counter_that_drains_lets_more_through_as_time_goes(make: Make):
     asyncio.run(work())
 
 
-def test_counters_that_are_not_there_are_asked_for_and_seeds_never_overwrite(
+def test_missing_counters_are_reported_and_seeds_never_overwrite(
     make: Make,
 ):
     async def work() -> None:
@@ -154,7 +153,7 @@ def test_counters_that_are_not_there_are_asked_for_and_seeds_never_overwrite(
     asyncio.run(work())
 
 
-def test_racing_callers_never_take_more_than_there_is(make: Make):
+def test_concurrent_callers_never_exceed_the_cap(make: Make):
     async def work() -> None:
         clock = FakeClock()
         async with make(clock) as first_store, make(clock) as second_store:
@@ -173,7 +172,7 @@ def test_racing_callers_never_take_more_than_there_is(make: Make):
     asyncio.run(work())
 
 
-def test_what_a_dead_process_held_can_be_settled_by_another(make: Make):
+def test_reservations_of_a_dead_process_can_be_settled_by_another(make: Make):
     async def work() -> None:
         clock = FakeClock()
         async with make(clock) as first_store, make(clock) as second_store:
@@ -197,7 +196,7 @@ def test_what_a_dead_process_held_can_be_settled_by_another(make: Make):
     asyncio.run(work())
 
 
-def test_what_a_process_holds_is_known_by_its_name_and_settled_for_it_once(make: Make):
+def test_reservations_are_listed_by_owner_and_settled_once(make: Make):
     async def work() -> None:
         clock = FakeClock()
         async with (
@@ -222,7 +221,7 @@ def test_what_a_process_holds_is_known_by_its_name_and_settled_for_it_once(make:
     asyncio.run(work())
 
 
-def test_what_nobody_settles_is_given_back_in_the_end(make: Make):
+def test_stale_reservations_are_released(make: Make):
     async def work() -> None:
         clock = FakeClock(2_000_000_000.0)
         async with make(clock) as first_store, make(clock) as second_store:
@@ -239,9 +238,8 @@ def test_what_nobody_settles_is_given_back_in_the_end(make: Make):
                     break
                 await asyncio.sleep(0.02)
             assert await first_store.levels([a]) == {a: 2}
-            await settled(
-                first_store, old, {"tokens": 4}
-            )  # it had not died after all: too late
+            # The process was alive after all, but this settlement is too late.
+            await settled(first_store, old, {"tokens": 4})
             assert await first_store.levels([a]) == {a: 2}
 
     asyncio.run(work())
@@ -268,7 +266,8 @@ def test_a_counter_never_holds_more_than_its_cap(
         )
         if refusal is not None:
             assert levels["a"].used == previous_level
-        # At most one call's estimate beyond the cap, and nothing where the amount is known beforehand.
+        # Usage exceeds the cap by at most one call's estimate, or not at all if the
+        # amount is known in advance.
         assert (
             levels["a"].used
             <= cap + max(step_amount for step_amount, _, _ in steps) + 1e-9
@@ -278,8 +277,11 @@ def test_a_counter_never_holds_more_than_its_cap(
 
 
 def test_calls_with_the_same_limits_lock_their_counters_in_one_order(postgres_url: str):
-    """A call that waits for its first counter holds no later one, whatever the order of
-    its charges; otherwise two calls could wait for each other."""
+    """Calls lock their counters in one order, whatever the order of their charges.
+
+    A call that waits for its first counter holds no later one; otherwise two calls
+    could deadlock.
+    """
 
     async def work() -> None:
         database = Database(postgres_url)

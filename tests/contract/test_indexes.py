@@ -1,4 +1,4 @@
-"""The same search, whichever store: what is found, what it scores, what is not found any more."""
+"""Contract tests for every index: the same hits, scores and deletions."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -92,7 +92,7 @@ def qdrant() -> Iterator[str]:
 
 @pytest.fixture(params=STORES)
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
-    """Runs a test's work with a yard around the store."""
+    """Runs a test's coroutine with an application on the index."""
     name = request.param
     on_postgres = name in ("memory on postgresql", "pgvector")
     qdrant_url = request.getfixturevalue("qdrant") if name == "qdrant" else ""
@@ -137,7 +137,7 @@ def texts(count: int = 20) -> list[tuple[str, str, dict[str, Any]]]:
     ]
 
 
-def test_each_leg_finds_what_is_there_and_scores_lie_between_0_and_1(run: Run):
+def test_each_search_finds_all_entries_with_scores_from_0_to_1(run: Run):
     async def work(store: Store) -> None:
         dataset = await store.dataset("animals")
         await store.add(dataset, texts())
@@ -161,7 +161,7 @@ def test_each_leg_finds_what_is_there_and_scores_lie_between_0_and_1(run: Run):
 
 
 def _check_hits(hits: Sequence[IndexHit], *, is_sorted: bool) -> None:
-    """All 20 entries are found once, with scores from 0 to 1."""
+    """All 20 entries are returned once, with scores from 0 to 1."""
     assert len(hits) == 20
     assert len({hit.entry for hit in hits}) == 20
     scores = [hit.score for hit in hits]
@@ -171,7 +171,7 @@ def _check_hits(hits: Sequence[IndexHit], *, is_sorted: bool) -> None:
 
 
 def test_scores_mean_the_same_in_every_store(run: Run):
-    """Cosines are those of the vectors; of words, 1 is all of the question, as often as usual."""
+    """Vector scores are cosines; for text, 1 means all words, as often as usual."""
 
     async def work(store: Store) -> None:
         dataset = await store.dataset("scores")
@@ -203,7 +203,7 @@ def test_scores_mean_the_same_in_every_store(run: Run):
     run(work)
 
 
-def test_what_is_changed_and_deleted_is_so_at_once(run: Run):
+def test_changes_and_deletions_apply_at_once(run: Run):
     async def work(store: Store) -> None:
         datasets = store.parts.datasets
         dataset = await store.dataset("changes")
@@ -227,7 +227,7 @@ def test_what_is_changed_and_deleted_is_so_at_once(run: Run):
     run(work)
 
 
-def test_filters_switched_off_documents_and_readers_hold_in_every_leg(run: Run):
+def test_filters_disabled_documents_and_readers_apply_to_every_search(run: Run):
     async def work(store: Store) -> None:
         datasets, rows = store.parts.datasets, store.parts.stored
         dataset = await store.dataset("filters")
@@ -267,7 +267,7 @@ def test_filters_switched_off_documents_and_readers_hold_in_every_leg(run: Run):
     run(work)
 
 
-def test_datasets_and_spaces_are_apart(run: Run):
+def test_datasets_and_spaces_are_separate(run: Run):
     async def work(store: Store) -> None:
         first_dataset, second_dataset = (
             await store.dataset("one"),
@@ -281,7 +281,7 @@ def test_datasets_and_spaces_are_apart(run: Run):
         assert await store.names(second_dataset, "lives by the water", top_k=10) == [
             "whale"
         ]
-        # Another model beside the one in use: it answers all the while, and then from the other.
+        # Change the model: the old index is searched until the new one is complete.
         store.embedder.dimensions = 32
         moved = await store.parts.datasets.reindexer.change_model(
             await store.parts.stored.datasets.get("t1", first_dataset.id)
@@ -295,7 +295,7 @@ def test_datasets_and_spaces_are_apart(run: Run):
     run(work)
 
 
-def test_children_lead_to_their_parents_once(run: Run):
+def test_each_parent_is_found_once_through_its_children(run: Run):
     async def work(store: Store) -> None:
         dataset = await store.dataset("parents", doc_form=DocForm.HIERARCHICAL)
         body = "\n\n".join(
@@ -315,7 +315,7 @@ def test_children_lead_to_their_parents_once(run: Run):
     run(work)
 
 
-def test_chinese_and_japanese_words_are_found_by_their_parts(run: Run):
+def test_chinese_and_japanese_words_are_found_by_substrings(run: Run):
     async def work(store: Store) -> None:
         dataset = await store.dataset("中文")
         await store.add(dataset, [
@@ -333,7 +333,7 @@ def test_chinese_and_japanese_words_are_found_by_their_parts(run: Run):
     run(work)
 
 
-def test_many_entries_are_found_as_exact_search_finds_them(run: Run):
+def test_large_indexes_match_exact_search(run: Run):
     async def work(store: Store) -> None:
         dataset = await store.dataset("many")
         await store.add(dataset, [
@@ -358,7 +358,7 @@ def test_many_entries_are_found_as_exact_search_finds_them(run: Run):
             vector /= np.linalg.norm(vector)
             exact = np.sort(matrix @ vector)[::-1][:10]
             found_hits = await index.search(space, IndexQuery(vector=vector, limit=10))
-            # By score, since equals may come in any order.
+            # Compare scores, since entries with equal scores may come in any order.
             hits += sum(hit.score >= exact[-1] - 1e-3 for hit in found_hits)
             total += 10
         assert hits / total >= 0.98

@@ -1,4 +1,4 @@
-"""A run is begun once for its id, on every database and by however many processes try."""
+"""Contract tests: a run is started once per id, by however many processes."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ workflow:
 
 @pytest.fixture
 def databases(database_url: str) -> Iterator[list[Database]]:
-    """One a process, as it were."""
+    """Three connections to one database, one for each simulated process."""
     opened_databases = [Database(database_url) for _ in range(3)]
     yield opened_databases
     for database in opened_databases:
@@ -37,7 +37,7 @@ def databases(database_url: str) -> Iterator[list[Database]]:
 
 
 def journal_of(database: Database) -> DatabaseJournal:
-    """A process has one; here each passes for a process of its own."""
+    """Return a journal that counts as that of a process of its own."""
     journal = DatabaseJournal(database, time.time)
     journal.owner = f"{journal.owner} {id(database)}"
     return journal
@@ -55,7 +55,7 @@ def runs_of(database: Database, app: App) -> Runs:
     return Runs(journal_of(database), find, services)
 
 
-def test_the_journal_takes_an_id_once_and_says_whose_it_is(databases: list[Database]):
+def test_the_journal_creates_a_run_once_and_knows_its_owner(databases: list[Database]):
     async def work() -> None:
         first, second, _ = map(journal_of, databases)
         record = RunRecord(
@@ -78,7 +78,7 @@ def test_the_journal_takes_an_id_once_and_says_whose_it_is(databases: list[Datab
     asyncio.run(work())
 
 
-def test_of_many_who_begin_a_run_at_once_one_does(databases: list[Database]):
+def test_of_many_concurrent_starts_one_executes_the_run(databases: list[Database]):
     async def work() -> None:
         app = loads(FILE)
         all_runs = [runs_of(database, app) for database in databases]
@@ -91,8 +91,10 @@ def test_of_many_who_begin_a_run_at_once_one_does(databases: list[Database]):
 
 
 async def _start_concurrently(app: App, all_runs: list[Runs]) -> None:
-    """Start one run several times in each process: it is executed once, and a later
-    start returns its result."""
+    """Start one run several times in each process.
+
+    It is executed once, and a later start returns its result.
+    """
     record = RunRecord(
         tenant="default", id=new_run_id(), app="a", digest="d", created_at=time.time()
     )
@@ -112,7 +114,7 @@ async def _start_concurrently(app: App, all_runs: list[Runs]) -> None:
     ), "long after it ended too"
 
 
-def test_a_run_whose_beginning_was_written_and_never_heard_of_goes_on(
+def test_a_run_whose_creation_was_not_confirmed_is_executed(
     databases: list[Database],
 ):
     async def work() -> None:
@@ -126,9 +128,8 @@ def test_a_run_whose_beginning_was_written_and_never_heard_of_goes_on(
             root="start",
             created_at=time.time(),
         )
-        assert await runs.journal.create(
-            record
-        )  # and the database's word was lost on its way
+        # The row was created, but the confirmation was lost.
+        assert await runs.journal.create(record)
         assert (await runs.start(app, record)).id == record.id
         assert (
             await runs.wait_until_ended("default", record.id)

@@ -1,4 +1,4 @@
-"""The same database, whichever engine: schema, resources, ledger, answers."""
+"""Contract tests for every database: schema, resources, ledger, response cache."""
 
 import asyncio
 import itertools
@@ -26,7 +26,7 @@ from modelyard.storage.response_cache import DatabaseResponseCache
 from modelyard.testing import FakeClock
 
 
-def test_resources_are_one_tenants_and_every_change_is_numbered(database_url: str):
+def test_resources_belong_to_one_tenant_and_changes_are_numbered(database_url: str):
     async def work() -> None:
         database = Database(database_url)
         resources = Resources(database, FakeClock())
@@ -58,9 +58,8 @@ def test_resources_are_one_tenants_and_every_change_is_numbered(database_url: st
             ("b", True, "{}")
         ]
         assert await resources.list(tenant, "limit") == []
-        await resources.add(
-            tenant, "limit", "b", lambda row: "{}"
-        )  # the name is free again
+        # The name is free again.
+        await resources.add(tenant, "limit", "b", lambda row: "{}")
         database.close()
 
     asyncio.run(work())
@@ -83,7 +82,7 @@ _INSERT = "INSERT INTO constrained (id, name, parent) VALUES (?, ?, ?)"
     ids=["key", "unique", "not null", "check", "reference"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["execute", "execute_many"])
-def test_a_row_that_is_there_already_is_told_from_one_that_is_wrong(
+def test_duplicates_are_distinguished_from_invalid_rows(
     database_url: str, row: tuple[Any, ...], is_duplicate: bool, method: str
 ):
     database = Database(database_url)
@@ -106,30 +105,30 @@ def test_a_row_that_is_there_already_is_told_from_one_that_is_wrong(
         database.close()
 
 
-def test_a_resource_that_lacks_its_name_is_not_said_to_be_there_already(
+def test_a_resource_without_a_name_is_not_reported_as_a_duplicate(
     database_url: str,
 ):
-    """The law: only what is there already is called a duplicate."""
+    """Only an existing key or name is reported as a duplicate."""
 
     async def work() -> None:
         database = Database(database_url)
         resources, tenant = Resources(database, FakeClock()), new_id("t")
         with pytest.raises(database.engine_object().errors):
-            await resources.add(tenant, "limit", None, lambda row: "{}")  # type: ignore[arg-type]  the mistake
+            # the mistake
+            await resources.add(tenant, "limit", None, lambda row: "{}")  # type: ignore[arg-type]
         created = await resources.add(tenant, "limit", "a", lambda row: "{}")
-        with pytest.raises(
-            InvokeBadRequestError, match="already"
-        ):  # by its key, and by its name
+        # By its key and by its name.
+        with pytest.raises(InvokeBadRequestError, match="already"):
             await resources.add(tenant, "limit", "b", lambda row: "{}", id=created.id)
         database.close()
 
     asyncio.run(work())
 
 
-def test_a_row_that_nobody_waits_for_and_that_is_there_already_leaves_the_writer_alive(
+def test_a_duplicate_row_does_not_kill_the_background_writer(
     database_url: str,
 ):
-    """What is awaited after it is written: the thread has not died of the row."""
+    """Later writes succeed: the failed row has not killed the writer thread."""
 
     async def work() -> None:
         database = Database(database_url)
@@ -140,7 +139,7 @@ def test_a_row_that_nobody_waits_for_and_that_is_there_already_leaves_the_writer
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (tenant, "limit", "i", "a", "{}", 1, 0.0, 0.0),
             )
-            async with asyncio.timeout(60):  # a writer that died would never answer
+            async with asyncio.timeout(60):  # a dead writer would not answer
                 await asyncio.wrap_future(database.flush())
         assert (await resources.add(tenant, "limit", "b", lambda row: "{}")).name == "b"
         database.close()
@@ -148,7 +147,7 @@ def test_a_row_that_nobody_waits_for_and_that_is_there_already_leaves_the_writer
     asyncio.run(work())
 
 
-def test_a_row_that_is_written_twice_is_one_row_and_sums_are_exact(
+def test_a_row_written_twice_is_stored_once_and_sums_are_exact(
     database_url: str, tmp_path: Path
 ):
     async def work() -> None:
@@ -170,7 +169,7 @@ def test_a_row_that_is_written_twice_is_one_row_and_sums_are_exact(
 
 
 async def _settle_twice(ledger: Ledger, tenant: str) -> None:
-    """Write 120 rows, of two users on three days, and settle each row twice."""
+    """Write 120 rows of two users on three days, and settle each row twice."""
     usage = LLMUsage.of(1, 2, total_price=Decimal("0.0000001"))
     for number in range(120):
         invocation = Invocation(
@@ -202,7 +201,7 @@ async def _settle_twice(ledger: Ledger, tenant: str) -> None:
 
 
 async def _check_summaries(ledger: Ledger, tenant: str) -> None:
-    """The sums of each grouping have all rows once."""
+    """The sums of each grouping contain all rows once."""
 
     async def summary(name: str, of: str = tenant) -> list[Any]:
         return list(await ledger.usage.summary(of, by=[name]))
@@ -219,7 +218,7 @@ async def _check_summaries(ledger: Ledger, tenant: str) -> None:
 
 
 async def _check_exports(ledger: Ledger, tenant: str) -> None:
-    """An export has all rows once, in full pages except the last one."""
+    """An export contains all rows once, in full pages except the last one."""
     for size in (50, 40, 7):
         pages = [
             page
@@ -233,7 +232,7 @@ async def _check_exports(ledger: Ledger, tenant: str) -> None:
 
 
 async def _check_pages(ledger: Ledger, tenant: str) -> None:
-    """A page has the rows that its filters match, and their number."""
+    """A page contains the rows that match its filters, and their number."""
 
     async def rows(**options: Any) -> tuple[list[Any], int]:
         return await ledger.usage.page(tenant, since=0, until=1e12, **options)
@@ -248,7 +247,7 @@ async def _check_pages(ledger: Ledger, tenant: str) -> None:
         await rows(limit=7, tenant_="x")
 
 
-def test_cached_answers_are_a_tenants_own(database_url: str):
+def test_cached_answers_belong_to_one_tenant(database_url: str):
     async def work() -> None:
         clock, database = FakeClock(), Database(database_url)
         answers, tenant = DatabaseResponseCache(database, clock), new_id("t")
@@ -263,7 +262,7 @@ def test_cached_answers_are_a_tenants_own(database_url: str):
     asyncio.run(work())
 
 
-def test_work_is_done_whole_or_not_at_all(database_url: str):
+def test_transactions_are_atomic(database_url: str):
     async def work() -> None:
         database = Database(database_url)
         resources, tenant = Resources(database, FakeClock()), new_id("t")

@@ -1,4 +1,7 @@
-"""What workflows, tools and plugins keep: read without holding up the loop, and once where several want it."""
+"""Contract tests for what workflows, tools and plugins store.
+
+Reads do not block the event loop, and concurrent changes are made once.
+"""
 
 import asyncio
 import itertools
@@ -22,7 +25,7 @@ from modelyard.workflow.engine import Status
 from modelyard.workflow.journal import LEASE_SECONDS, DatabaseJournal, RunRecord
 
 _MANY = 64
-"""More readers than any database has."""
+"""More concurrent reads than any database has readers."""
 
 
 async def no_vectors(
@@ -42,7 +45,10 @@ def database(database_url: str) -> Iterator[Database]:
 def journal_of(
     database: Database, owner: str, fixed_time: float = 0.0
 ) -> DatabaseJournal:
-    """As a process of another machine has it: whether that is gone nobody here can tell, but by its lease."""
+    """Return the journal of a process on another machine.
+
+    Only its lease can show that such a process is gone.
+    """
     journal = DatabaseJournal(database, lambda: fixed_time or time.time())
     journal.owner = f"elsewhere:boot:1:{owner}"
     return journal
@@ -60,7 +66,7 @@ Read = Callable[[], Awaitable[object]]
 
 
 def reads(database: Database) -> list[Read]:
-    """Everything that is asked while runs go on."""
+    """Return every read that happens while runs are active."""
     clock = FakeClock()
     scoped_store, plugins = ScopedStore(database, clock), PluginStorage(database)
     answers, counters = (
@@ -96,7 +102,7 @@ def reads(database: Database) -> list[Read]:
     ]
 
 
-def test_the_loop_turns_while_every_reader_is_held(database: Database):
+def test_the_loop_runs_while_every_reader_is_blocked(database: Database):
     async def work() -> None:
         gate = threading.Event()
         blocked_reads = [
@@ -104,7 +110,7 @@ def test_the_loop_turns_while_every_reader_is_held(database: Database):
             for _ in range(_MANY)
         ]
         pending_reads = [asyncio.ensure_future(read()) for read in reads(database)]
-        await asyncio.sleep(0)  # all of them have begun
+        await asyncio.sleep(0)  # let all of them start
         gate.set()
         assert all(await asyncio.gather(*blocked_reads)), (
             "somebody who read on the loop kept the gate shut"
@@ -114,7 +120,7 @@ def test_the_loop_turns_while_every_reader_is_held(database: Database):
     asyncio.run(work())
 
 
-def test_what_is_read_at_once_is_read_on_one_connection_and_comes_back_whole(
+def test_a_grouped_read_uses_one_connection(
     database: Database,
 ):
     async def work() -> None:
@@ -134,7 +140,7 @@ def test_what_is_read_at_once_is_read_on_one_connection_and_comes_back_whole(
             connection.execute("SELECT 1 AS value")
             raise KeyError("the reader's own")
 
-        for _ in range(_MANY):  # a reader that fails gives its place back
+        for _ in range(_MANY):  # a failed read frees its reader
             with pytest.raises(KeyError, match="own"):
                 await database.read_together(fail)
         assert await database.read_together(read) == [0, 1, 2]
@@ -142,7 +148,7 @@ def test_what_is_read_at_once_is_read_on_one_connection_and_comes_back_whole(
     asyncio.run(work())
 
 
-def test_what_cannot_be_read_is_said_where_a_server_is_away(database: Database):
+def test_reads_fail_clearly_if_the_server_is_unavailable(database: Database):
     async def work() -> None:
         tries: list[int] = []
         away = StorageUnavailableError("the server is away")
@@ -159,7 +165,7 @@ def test_what_cannot_be_read_is_said_where_a_server_is_away(database: Database):
     asyncio.run(work())
 
 
-def test_an_apps_runs_and_their_count_agree(database: Database):
+def test_an_apps_runs_match_their_count(database: Database):
     async def work() -> None:
         tenant, journal = new_id("t"), journal_of(database, "me")
         for index in range(7):
@@ -172,7 +178,7 @@ def test_an_apps_runs_and_their_count_agree(database: Database):
     asyncio.run(work())
 
 
-def test_an_orphan_goes_on_with_one_of_those_who_look_for_it(database_url: str):
+def test_an_orphaned_run_is_claimed_by_one_process(database_url: str):
     async def work() -> None:
         databases = [Database(database_url) for _ in range(3)]
         current_time = time.time()
@@ -209,8 +215,7 @@ async def _orphaned_runs(database: Database, current_time: float) -> list[RunRec
 def _check_claims(
     claimed_batches: list[list[RunRecord]], runs: list[RunRecord]
 ) -> None:
-    """Each run was claimed by exactly one look-up, and each look-up has the oldest
-    first."""
+    """Each run was claimed by exactly one look-up, oldest first."""
     created_ids = sorted(run.id for run in runs)
     claimed = list(itertools.chain.from_iterable(claimed_batches))
     assert sorted(run.id for run in claimed if run.id in created_ids) == created_ids
@@ -219,7 +224,7 @@ def _check_claims(
         assert times == sorted(times), "the oldest first"
 
 
-def test_a_form_is_asked_once_and_expires_once(database: Database):
+def test_a_form_is_created_once_and_expires_once(database: Database):
     async def work() -> None:
         current_time = time.time()
         journal, run = journal_of(database, "me"), record(new_id("t"), current_time)
@@ -261,7 +266,7 @@ def test_a_form_is_asked_once_and_expires_once(database: Database):
     asyncio.run(work())
 
 
-def test_an_annotation_is_changed_for_its_own_app_alone(database: Database):
+def test_an_annotation_is_changed_only_by_its_own_app(database: Database):
     async def work() -> None:
         clock, tenant = FakeClock(), new_id("t")
         annotations = Annotations(
@@ -284,7 +289,7 @@ def test_an_annotation_is_changed_for_its_own_app_alone(database: Database):
     asyncio.run(work())
 
 
-def test_conversations_come_back_as_they_were_said(database: Database):
+def test_conversations_are_read_as_they_were_stored(database: Database):
     async def work() -> None:
         clock, tenant = FakeClock(), new_id("t")
         conversations = Conversations(

@@ -1,4 +1,7 @@
-"""The product as a user starts it, with its real models. All of these tests share one worker and one server."""
+"""The product as a user starts it, with real models.
+
+All of these tests share one pytest worker and one server.
+"""
 
 import os
 import sys
@@ -28,7 +31,7 @@ class Served:
 def served(
     tmp_path_factory: pytest.TempPathFactory, weights_folder: Path
 ) -> Iterator[Served]:
-    """`modelyard serve` with a home of its own and the weights that `make test` pulled."""
+    """`modelyard serve` with a new home and the weights that `make test` downloaded."""
     home = tmp_path_factory.mktemp("home")
     environ = {
         "MODELYARD_HOME": str(home),

@@ -1,4 +1,4 @@
-"""The command line as a user types it."""
+"""Tests for the command line as a user types it."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def modelyard(
 
 @pytest.fixture
 def environ(served: Served, tmp_path: Path) -> dict[str, str]:
-    """A home of its own, with the local weights."""
+    """The environment of a new home with the local weights."""
     base_environ = {
         name: value
         for name, value in served.environ.items()
@@ -57,7 +57,7 @@ def test_help_names_every_command(environ: dict[str, str]):
         assert modelyard(name, "--help", environ=environ).returncode == 0
 
 
-def test_chat_answers_streams_pipes_and_speaks_json(environ: dict[str, str]):
+def test_chat_answers_streams_reads_pipes_and_prints_json(environ: dict[str, str]):
     plain = modelyard(
         "chat", "-t", "0", "--max-tokens", "20", "Say hello", environ=environ
     )
@@ -165,7 +165,7 @@ def test_the_other_calls(environ: dict[str, str], tmp_path: Path):
         (["embed"], 2, "No text."),
     ],
 )
-def test_each_mistake_gets_one_clear_line(
+def test_each_error_is_one_clear_line(
     environ: dict[str, str], arguments: list[str], code: int, part: str
 ):
     environ = {**environ, "OLLAMA_BASE_URL": "http://127.0.0.1:1/v1"}
@@ -174,7 +174,7 @@ def test_each_mistake_gets_one_clear_line(
     assert "Traceback" not in result.stdout + result.stderr
 
 
-def test_errors_are_json_where_json_was_asked_for(environ: dict[str, str]):
+def test_errors_are_json_with_the_json_option(environ: dict[str, str]):
     result = modelyard("chat", "--json", "-m", "gpt-9", "hi", environ=environ)
     assert (result.returncode, json.loads(result.stdout)["error"]["code"]) == (
         1,
@@ -224,7 +224,7 @@ def test_a_provider_is_added_checked_and_used(environ: dict[str, str], tmp_path:
         assert "canary" not in json.dumps(listed)
 
 
-def test_models_and_doctor_say_what_is_ready(environ: dict[str, str]):
+def test_models_and_doctor_show_what_is_ready(environ: dict[str, str]):
     listed = json.loads(modelyard("models", "list", "--json", environ=environ).stdout)
     assert {model["type"] for model in listed} == {
         "llm",
@@ -255,14 +255,14 @@ def test_models_and_doctor_say_what_is_ready(environ: dict[str, str]):
     assert "pull small" in modelyard("chat", "hi", environ=nothing).stderr
 
 
-def test_a_port_that_is_taken_is_named(environ: dict[str, str], served: Served):
+def test_an_occupied_port_is_named(environ: dict[str, str], served: Served):
     result = modelyard("serve", "--port", str(served.port), environ=environ)
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1:{served.port}" in result.stderr
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_stops_when_it_is_told_and_leaves_nothing(
+def test_a_server_stops_on_a_signal_and_leaves_nothing(
     environ: dict[str, str], stop: signal.Signals
 ):
     port = free_port()
@@ -280,7 +280,7 @@ def test_a_server_stops_when_it_is_told_and_leaves_nothing(
     assert not is_healthy(port)
 
 
-def test_shell_completion_is_there(environ: dict[str, str]):
+def test_shell_completion_works(environ: dict[str, str]):
     result = subprocess.run(
         [str(Path(sys.executable).with_name("modelyard"))],
         env={**environ, "_MODELYARD_COMPLETE": "bash_source"}, capture_output=True, text=True, check=True,

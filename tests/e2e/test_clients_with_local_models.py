@@ -1,4 +1,4 @@
-"""The official clients of four makers, against a server with the local models, as a new user has it."""
+"""Tests with four vendors' official clients against a new server with local models."""
 
 import gc
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
-    """Connections that a client leaves open are found here, and not in whatever test comes next."""
+    """Collect garbage, so that unclosed connections are reported in their own test."""
     yield
     gc.collect()
 

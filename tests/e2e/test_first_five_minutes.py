@@ -1,4 +1,4 @@
-"""What the README promises a newcomer, with the official client and nothing but `base_url`."""
+"""The README's first steps, with the official client and only `base_url` set."""
 
 import openai
 import pytest

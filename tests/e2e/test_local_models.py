@@ -1,4 +1,4 @@
-"""The real local models, through the server: what they can do, and what happens when they are ill-treated."""
+"""Tests for the real local models through the server, including bad input."""
 
 import asyncio
 import base64
@@ -52,7 +52,7 @@ def test_stop_words_end_an_answer(api: Any):
     assert "5" not in ask(api, "Count from 1 to 10, separated by commas.", stop=["5"])
 
 
-def test_the_end_is_said_to_be_the_limit_where_it_is(api: Any):
+def test_the_finish_reason_at_the_token_limit_is_length(api: Any):
     answer = api.chat.completions.create(
         model=CHAT,
         messages=[{"role": "user", "content": "Tell a story."}],
@@ -101,7 +101,7 @@ def test_a_named_tool_is_called_and_a_forbidden_one_is_not(api: Any):
     assert not answer.choices[0].message.tool_calls
 
 
-def test_text_in_a_picture_is_read_and_said_to_be_read(api: Any):
+def test_text_in_an_image_is_read_by_ocr_and_marked(api: Any):
     import cv2
     import numpy as np
 
@@ -127,7 +127,7 @@ def test_text_in_a_picture_is_read_and_said_to_be_read(api: Any):
 
 
 @pytest.mark.parametrize("audio_format", ["wav", "mp3", "flac", "opus", "pcm"])
-def test_speech_in_every_format_can_be_heard_again(api: Any, audio_format: str):
+def test_speech_in_every_format_can_be_transcribed(api: Any, audio_format: str):
     audio = api.audio.speech.create(
         model="default-tts",
         voice="nova",
@@ -214,7 +214,7 @@ def transcribe(api: Any, audio: bytes, **options: Any) -> Any:
 
 
 def huge_picture() -> str:
-    """A PNG of a few hundred bytes that says it is 20,000 by 20,000."""
+    """Return a PNG of a few hundred bytes that claims to be 20,000 by 20,000 pixels."""
     import struct
     import zlib
 
@@ -243,7 +243,7 @@ def silence(samples: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_long_prompt_does_not_hold_up_the_server(api: Any, served: Served):
+def test_a_long_prompt_does_not_block_the_server(api: Any, served: Served):
     finished = threading.Event()
     thread = threading.Thread(
         target=lambda: (ask(api, "word " * 1500, max_tokens=1), finished.set())
@@ -284,7 +284,7 @@ def test_a_killed_model_is_an_error_and_the_next_call_works(api: Any, served: Se
     assert ask(api, "Say hello.")
 
 
-# in this process, where a queue can be made short and an idle time small
+# in this process, with a short queue and a short idle time
 
 
 def in_process(settings: Settings, work: Any, **local: Any) -> Any:
@@ -379,14 +379,11 @@ def test_leaving_a_stream_ends_the_generation(settings: Settings):
         await yard.chat("Say hi.", model=CHAT, max_tokens=2)
         return time.monotonic() - started_at
 
-    assert (
-        in_process(settings, work, parallel=1) < 5
-    )  # with one slot, a generation that went on would take far longer
+    # With one slot, a generation that continued would take far longer.
+    assert in_process(settings, work, parallel=1) < 5
 
 
-def test_weights_that_are_not_here_say_how_to_get_them(
-    settings: Settings, tmp_path: Path
-):
+def test_missing_weights_errors_say_how_to_get_them(settings: Settings, tmp_path: Path):
     with pytest.raises(NotReadyError, match=r"modelyard models pull smollm2-135m"):
         in_process(
             settings,
@@ -395,7 +392,7 @@ def test_weights_that_are_not_here_say_how_to_get_them(
         )
 
 
-def test_weights_that_are_broken_are_an_error_and_leave_nothing_running(
+def test_broken_weights_are_an_error_and_leave_no_process(
     settings: Settings, tmp_path: Path
 ):
     from modelyard.providers.local.weights import manifest

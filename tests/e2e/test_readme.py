@@ -1,4 +1,4 @@
-"""The README's tour and the docs' code blocks, run: what they show is what happens."""
+"""The README's tour and the code blocks of the documentation are run and compared."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def blocks(text: str, language: str) -> list[str]:
     ]
 
 
-def test_the_tour_does_what_it_shows(served: Served, tmp_path: Path):
+def test_the_tour_works_as_shown(served: Served, tmp_path: Path):
     commands = [
         part for block in blocks(README, "console") for part in block.split("$ ")[1:]
     ]
@@ -52,7 +52,10 @@ def test_the_tour_does_what_it_shows(served: Served, tmp_path: Path):
 
 
 def likeness(output: str) -> object:
-    """What must be the same though models are free in their words: JSON's keys, a table's head and its number of lines."""
+    """Return what must not change although model output varies.
+
+    The keys of JSON, or a table's first word and number of lines.
+    """
     if output.startswith("{"):
         return sorted(json.loads(output))
     lines = output.splitlines()
@@ -95,7 +98,7 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
-def test_every_yaml_block_is_sound(page: Path, tmp_path: Path):
+def test_every_yaml_block_is_valid(page: Path, tmp_path: Path):
     for source in blocks(page.read_text("utf-8"), "yaml"):
         document = yaml.safe_load(source)
         if "providers" in document:
@@ -104,7 +107,7 @@ def test_every_yaml_block_is_sound(page: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page: Path):
+def test_every_link_has_a_target(page: Path):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"

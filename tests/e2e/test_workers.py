@@ -1,4 +1,4 @@
-"""Several workers on one address: they stand in for each other, count together, and leave nobody behind."""
+"""Tests for several workers on one port: failover, shared counters, clean shutdown."""
 
 import contextlib
 import http.client
@@ -98,7 +98,7 @@ def served(tmp_path: Path, upstream: Callable[..., Upstream]) -> Iterator[Served
 
 
 def runs(pid: int) -> bool:
-    """Whether it is there, and not merely waiting to be counted by whoever inherited it."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return (
             Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -125,7 +125,7 @@ def eventually(condition: Callable[[], Any], seconds: float = 15.0) -> bool:
     return False
 
 
-def test_workers_share_limits_and_numbers_and_one_that_dies_is_replaced(
+def test_workers_share_limits_and_metrics_and_dead_ones_are_replaced(
     tmp_path: Path, upstream: Callable[..., Upstream]
 ):
     server = upstream(lambda request: chat_answer("fine"))
@@ -147,7 +147,7 @@ def test_workers_share_limits_and_numbers_and_one_that_dies_is_replaced(
         assert gone(old_pids)
 
 
-def test_a_key_that_is_revoked_by_another_process_serves_nobody_a_second_later(
+def test_a_key_revoked_elsewhere_is_refused_within_a_second(
     served: Served,
 ):
     environ = {**os.environ, "MODELYARD_HOME": str(served.home)}
@@ -159,9 +159,8 @@ def test_a_key_that_is_revoked_by_another_process_serves_nobody_a_second_later(
         ).stdout
 
     created_key = json.loads(run("keys", "create", "mine", "--json"))
-    assert eventually(
-        lambda: served.chat() == 401
-    )  # there is a key now, so one is needed
+    # There is a key now, so one is required.
+    assert eventually(lambda: served.chat() == 401)
     assert eventually(
         lambda: {served.chat(created_key["key"]) for _ in range(6)} == {200}
     )
@@ -170,14 +169,14 @@ def test_a_key_that_is_revoked_by_another_process_serves_nobody_a_second_later(
     assert {served.chat(created_key["key"]) for _ in range(6)} == {401}
 
 
-def test_workers_go_when_their_supervisor_is_killed(served: Served):
+def test_workers_exit_when_their_supervisor_is_killed(served: Served):
     workers = served.workers()
     served.process.kill()
     served.process.wait(10)
     assert gone(workers)
 
 
-def test_what_a_killed_workers_call_held_is_free_again_and_it_is_charged_what_it_took(
+def test_a_killed_workers_reservations_are_released_and_its_usage_charged(
     tmp_path: Path, upstream: Callable[..., Upstream]
 ):
     def answer(request: UpstreamRequest) -> Answer:
@@ -187,11 +186,12 @@ def test_what_a_killed_workers_call_held_is_free_again_and_it_is_charged_what_it
 
     server = upstream(answer)
     concurrency_limit = {"unit": "concurrency", "amount": 1}
+    # Fewer than are reserved for an answer.
     few_tokens = {
         "unit": "tokens",
         "amount": 1000,
         "window": "day",
-    }  # fewer than are reserved for an answer
+    }
     with serving(tmp_path, server, slots=concurrency_limit, few=few_tokens) as served:
         with ThreadPoolExecutor(1) as pool:
             broken = pool.submit(served.chat)

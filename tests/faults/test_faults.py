@@ -1,5 +1,8 @@
-"""Every way in which a provider fails, streamed and not, in three wire formats: nothing hangs, the error is the right
-one or another model answers, and the ledger has the right row."""
+"""Every way in which a provider can fail, streaming or not, in three wire formats.
+
+Nothing hangs, the right error is returned or another model answers, and the ledger has
+the right row.
+"""
 
 import http.client
 import json
@@ -31,8 +34,8 @@ LIMITS = TimeoutSettings(
 )
 LONGEST = 1.6 + 0.5
 
-# Mode → (statuses that the caller may see where nothing had begun, statuses that the ledger's row may have). A stream
-# that had begun has 200, and an error event as its last word.
+# Mode → (statuses for the caller if no stream had started, statuses of the ledger row).
+# A stream that has started has status 200, and an error as its last event.
 UNREACHABLE = ({502}, {"upstream_unreachable"})
 LATE = ({504}, {"upstream_timeout"})
 REFUSED = ({502}, {"upstream_authorization"})
@@ -80,7 +83,8 @@ EXPECTED: dict[str, tuple[set[int], set[str]]] = {
     "huge_headers": DOWN,
     "error_in_stream": DOWN,
 }
-# These say something before they fail: a stream has begun, and must end with an error and not as if it were whole.
+# These modes send something before they fail: a stream has started, and must end with
+# an error rather than look complete.
 BEGUN = {
     "silence_midstream", "cut_midstream", "end_midstream", "half_close", "content_length_too_long",
     "content_length_too_short", "truncated_json",
@@ -162,7 +166,7 @@ class Seen:
 
 
 def ask(origin: str, wire_format: str, mode: str, *, stream: bool) -> Seen:
-    """Call it in the provider's own format, as its client would."""
+    """Call in the provider's own wire format, as its client would."""
     name = f"{NAMES[wire_format]}{'-gone' if mode == 'refused' else ''}/{mode}"
     path, body = (
         PATHS[wire_format],
@@ -199,7 +203,7 @@ def ask(origin: str, wire_format: str, mode: str, *, stream: bool) -> Seen:
 
 
 def row_of(running: Running, response: Seen) -> list[Any]:
-    """The ledger's rows of a call."""
+    """Return the ledger rows of a call."""
     running.do(running.yard.services.calls.ledger.flush())
     return running.do(
         running.yard.services.calls.ledger.usage.of_invocation(
@@ -256,7 +260,7 @@ def test_another_model_answers_where_nothing_had_begun(
     if "ok" in EXPECTED[mode][1] and len(rows) == 1:
         return
     if EXPECTED[mode] is BAD:
-        assert response.status == 400  # another model would say the same
+        assert response.status == 400  # another model would fail too
         return
     late_statuses = EXPECTED[mode][0] & LATE[0]
     assert response.status == 200 or late_statuses, response.body
@@ -273,6 +277,6 @@ def test_nothing_is_left_open(faulty: tuple[Running, FaultyUpstream]):
     until = time.monotonic() + 5
     while upstream.open > 40 and time.monotonic() < until:
         time.sleep(0.05)
-    assert upstream.open <= 40  # kept for the next call, not one a fault
+    assert upstream.open <= 40  # pooled connections, not one per fault
     counts = running.yard.services.calls.metrics.in_flight.values
     assert counts[()] == 0

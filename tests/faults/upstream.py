@@ -1,7 +1,8 @@
-"""A provider that fails in every way that providers fail, in three wire formats.
+"""A mock provider that fails in every way that providers fail, in three wire formats.
 
-The model's name says how: `cut_midstream`, `429_retry_after` … Each fault is a coroutine that is given the socket.
-Written on bare sockets, so that what no HTTP library would send can be sent.
+The name of the model selects the fault: `cut_midstream`, `s429_retry_after` … Each
+fault is a coroutine that writes to the socket. It uses bare sockets to send what no
+HTTP library would.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ _FOREVER = 30.0
 
 @dataclass
 class Exchange:
-    """One request, and where its answer goes."""
+    """One request, and the connection for its response."""
 
     format: str
     stream: bool
@@ -67,7 +68,7 @@ class Exchange:
         await self.head(status, content_type, length=len(body), extra_headers=extra)
         await self.send(body)
 
-    # what a healthy provider would say
+    # the answer of a healthy provider
 
     @property
     def body(self) -> bytes:
@@ -109,7 +110,7 @@ def answer(wire_format: str, prompt: Any = 5, completion: Any = 2) -> dict[str, 
 
 
 def events(wire_format: str, prompt: Any = 5, completion: Any = 2) -> list[bytes]:
-    """Return the events of a stream: the first one has text, the last ones end it."""
+    """Return the events of a stream: the first has text, the last ones end it."""
     match wire_format:
         case "openai":
             return _openai_events(prompt, completion)
@@ -140,8 +141,10 @@ def _openai_events(prompt: Any, completion: Any) -> list[bytes]:
 
 
 def _anthropic_events(prompt: Any, completion: Any) -> list[bytes]:
-    """Return the events of a message; the first three are one item, so that it has
-    text."""
+    """Return the events of a message.
+
+    The first three are joined, so that the first item has text.
+    """
     message = {
         "id": "x",
         "type": "message",
@@ -222,7 +225,7 @@ async def reset(exchange: Exchange) -> None:
 
 
 def _linger(exchange: Exchange) -> None:
-    """Have the socket be reset rather than closed."""
+    """Make the socket be reset rather than closed."""
     import socket
 
     exchange.writer.get_extra_info("socket").setsockopt(
@@ -242,7 +245,7 @@ async def drip_headers(exchange: Exchange) -> None:
 
 
 async def drip_body(exchange: Exchange) -> None:
-    """Keeps the connection alive and says nothing: comments in a stream, spaces before JSON."""
+    """Send only keep-alives: comments in a stream, spaces before JSON."""
     await exchange.head()
     while True:
         await exchange.chunk(b": still here\n\n" if exchange.stream else b" ")
@@ -263,7 +266,7 @@ async def cut_midstream(exchange: Exchange) -> None:
 
 
 async def end_midstream(exchange: Exchange) -> None:
-    """Ends as HTTP should, in the middle of what is said."""
+    """End the HTTP body properly in the middle of the content."""
     await exchange.head()
     await exchange.chunk(exchange.events[0] if exchange.stream else exchange.body[:20])
     await exchange.end()
@@ -292,7 +295,10 @@ async def truncated_json(exchange: Exchange) -> None:
 
 
 async def wrong_content_type(exchange: Exchange) -> None:
-    """Says text, sends an answer: to be read, or to be refused, and never to hang."""
+    """Send a valid answer with the type text/plain.
+
+    It may be read or refused, but must not hang.
+    """
     if not exchange.stream:
         await exchange.complete_response(exchange.body, content_type="text/plain")
         return
@@ -319,7 +325,10 @@ async def oversized_line(exchange: Exchange) -> None:
 
 @lru_cache(1)
 def _bomb() -> bytes:
-    """100 MB in a tenth of one; made once, since making it takes as long as a caller waits here."""
+    """100 MB that compress to 0.1 MB.
+
+    Built once, since building takes as long as a caller waits in these tests.
+    """
     return gzip.compress(b" " * 100_000_000, compresslevel=9)
 
 
@@ -384,7 +393,7 @@ async def huge_headers(exchange: Exchange) -> None:
 
 
 async def error_in_stream(exchange: Exchange) -> None:
-    """Begins well, and then says in words that it failed."""
+    """Start a stream, then send an error event."""
     error_body = {
         "type": "overloaded_error",
         "message": "overloaded",
@@ -436,14 +445,17 @@ FAULTS: dict[str, Fault] = {
     "huge_headers": huge_headers,
     "error_in_stream": error_in_stream,
 }
-"""Mode → fault. `refused` is an address where nobody listens."""
+"""Mode → fault. The mode `refused` is an address without a listener."""
 
 
 class FaultyUpstream:
-    """Runs in a thread of its own until it is left. `open` counts connections, `seen` requests by model."""
+    """A server in a thread of its own, for a `with` block.
+
+    `open` counts connections; `seen` has the models of the requests.
+    """
 
     def __enter__(self) -> Self:
-        _bomb()  # made before the first caller waits for it
+        _bomb()  # built before a caller waits
         self.seen: list[str] = []
         self.open = 0
         self._ready = threading.Event()
@@ -492,7 +504,7 @@ class FaultyUpstream:
 
 
 async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str, bool]:
-    """Return (wire format, model, whether a stream is requested) of the next request."""
+    """Return (wire format, model, is stream) of the next request."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     path = head.split(" ", 2)[1]
     lines = [line.lower() for line in head.split("\r\n")[1:] if ": " in line]

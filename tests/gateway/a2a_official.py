@@ -1,4 +1,7 @@
-"""What an agent answers, held to the official package's types: protobuf for revision 1.0, pydantic for 0.3."""
+"""Validation of A2A messages against the official package's types.
+
+Revision 1.0 has protobuf messages, revision 0.3.0 pydantic models.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,20 +21,20 @@ _OLD_ANSWERS = {
 
 
 def hold(method: str, body: Mapping[str, Any]) -> None:
-    """Raises where a response, or one piece of a stream, is not as the official type has it."""
+    """Raise if a response or a stream event does not match its official type."""
     if "error" in body:
         old.JSONRPCErrorResponse.model_validate(body)
     elif method in _OLD_ANSWERS:
         answer = _OLD_ANSWERS[method].model_validate(body).root
-        # The models take what they do not know, and leave it out when they are written: so nothing may be missing then.
+        # The models accept unknown fields but drop them when serialized, so equality
+        # shows that there are none.
         assert answer.model_dump(by_alias=True, exclude_unset=True, mode="json") == body
     else:
-        ParseDict(
-            dict(body["result"]), _ANSWERS[method]()
-        )  # refuses what the type does not know
+        # Raises on unknown fields.
+        ParseDict(dict(body["result"]), _ANSWERS[method]())
 
 
 def hold_card(card: Mapping[str, Any]) -> None:
-    """One card for both revisions: each leaves out what is the other's."""
+    """Check a card that serves both revisions: each ignores the other's fields."""
     ParseDict(dict(card), new.AgentCard(), ignore_unknown_fields=True)
     old.AgentCard.model_validate(card)

@@ -1,4 +1,4 @@
-"""A gateway with the echo provider and a played upstream, on a real server in a thread."""
+"""A gateway with the echo provider and a mock upstream, on a real server thread."""
 
 import asyncio
 import socket
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Running:
-    """A gateway that answers at `url` until it is closed."""
+    """A gateway that serves `url` until it is closed."""
 
     def __init__(self, settings: Settings, embedder: Embedder | None = None) -> None:
         self._embedder = embedder
@@ -68,16 +68,16 @@ class Running:
         door.close()
 
     def do(self, work: Coroutine[Any, Any, T], seconds: float = 30) -> T:
-        """What comes of something that is done on the server's loop."""
+        """Run a coroutine on the server's event loop and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(seconds)
 
     def flush(self) -> list[Any]:
-        """The ledger's rows, newest first."""
+        """Flush the ledger and return the default tenant's rows, newest first."""
         self.do(self.yard.services.calls.ledger.flush())
         return self.rows("default")
 
     def rows(self, tenant: str, limit: int = 50) -> list[Any]:
-        """A tenant's, newest first, as far as they are written."""
+        """Return the rows of a tenant that have been written, newest first."""
         return self.do(
             self.yard.services.calls.ledger.usage.recent(tenant, limit=limit)
         )

@@ -1,4 +1,7 @@
-"""Apps as agents over A2A: both revisions, in their words, and what goes wrong; each answer held to the official types."""
+"""Tests for apps as A2A agents: both revisions, with errors.
+
+Each response is validated against the official types.
+"""
 
 import base64
 import json
@@ -80,7 +83,7 @@ def text(message_text: str, **extra_fields: Any) -> dict[str, Any]:
     }
 
 
-def test_revision_0_3_is_spoken_to_those_that_speak_it(agent: Agent):
+def test_clients_of_revision_0_3_are_served(agent: Agent):
     task = agent.call("chat", "message/send", message=text("hello"))
     assert (task["kind"], task["status"]["state"]) == ("task", "completed")
     assert task["artifacts"][0]["parts"] == [
@@ -104,7 +107,7 @@ def test_revision_0_3_is_spoken_to_those_that_speak_it(agent: Agent):
     )
 
 
-def test_who_returns_at_once_asks_later(agent: Agent):
+def test_a_non_blocking_task_is_polled(agent: Agent):
     params = {"message": text("hello"), "configuration": {"returnImmediately": True}}
     task = agent.call("chat", "SendMessage", **params)["task"]
     assert task["status"]["state"] == "TASK_STATE_WORKING"
@@ -115,7 +118,7 @@ def test_who_returns_at_once_asks_later(agent: Agent):
     )
 
 
-def test_files_and_data_come_along(agent: Agent):
+def test_files_and_data_are_passed_on(agent: Agent):
     raw = {
         "raw": base64.b64encode(b"hello").decode(),
         "filename": "a.txt",
@@ -137,7 +140,7 @@ def test_files_and_data_come_along(agent: Agent):
     assert stored_run["status"] == "succeeded"
 
 
-def test_a_task_that_waits_says_what_it_wants_and_takes_the_answer_as_text(
+def test_a_paused_task_describes_its_form_and_accepts_text(
     agent: Agent,
 ):
     task = agent.call("form", "SendMessage", message=text("go"))["task"]
@@ -166,7 +169,7 @@ def test_a_task_that_waits_says_what_it_wants_and_takes_the_answer_as_text(
     )
 
 
-def test_the_card_is_public_where_the_page_is(agent: Agent):
+def test_the_card_is_public_if_the_page_is(agent: Agent):
     url = f"{agent.origin}/a2a/{agent.ids['talking']}"
     auth_headers = {"authorization": f"Bearer {agent.served_apps['talking']}"}
     card = httpx.get(f"{url}/.well-known/agent-card.json", headers=auth_headers).json()
@@ -208,7 +211,7 @@ def test_the_card_is_public_where_the_page_is(agent: Agent):
     ({"jsonrpc": "2.0", "id": 1, "method": "tasks/pushNotificationConfig/set", "params": {}}, -32003, "push"),
     ({"jsonrpc": "2.0", "id": 1, "method": "GetExtendedAgentCard"}, -32004, "extended agent card"),
 ])  # fmt: skip
-def test_what_is_wrong_is_told_by_number(
+def test_errors_have_their_numbers(
     agent: Agent, body: Any, code: int, expected_text: str
 ):
     answer = agent.post("chat", body).json()
@@ -217,14 +220,14 @@ def test_what_is_wrong_is_told_by_number(
     assert (error["code"], expected_text in error["message"]) == (code, True), error
 
 
-def test_nobody_reaches_another_apps_tasks(agent: Agent):
+def test_tasks_of_other_apps_are_not_found(agent: Agent):
     task = agent.call("chat", "SendMessage", message=text("hello"))["task"]
     assert agent.call("talking", "GetTask", id=task["id"])["code"] == -32001
     assert agent.post("talking", {}, key=agent.served_apps["chat"]).status_code == 401
     assert agent.call("chat", "CancelTask", id=task["id"])["code"] == -32002
 
 
-def test_messages_of_the_official_types_of_0_3_are_taken(agent: Agent):
+def test_messages_of_the_official_0_3_types_are_accepted(agent: Agent):
     parts = [
         old.Part(root=old.DataPart(data={"n": 3})),
         old.Part(root=old.FilePart(file=old.FileWithBytes(bytes="aGVsbG8=", name="a.txt", mime_type="text/plain"))),

@@ -1,4 +1,7 @@
-"""People who sign in: the first owner, sessions, other sites' pages, roles, invitations, and the log of changes."""
+"""Tests for accounts and sign-in.
+
+The first owner, sessions, cross-site requests, roles, invitations, and the audit log.
+"""
 
 import asyncio
 import threading
@@ -25,7 +28,7 @@ Start = Callable[..., Running]
 
 
 class Person:
-    """A browser: it keeps cookies, and says which page it calls from."""
+    """A browser: it keeps cookies and sends the origin of its page."""
 
     def __init__(self, running: Running, **headers: str) -> None:
         all_headers = {"origin": running.origin, **headers}
@@ -76,7 +79,7 @@ def owner(person: Callable[..., Person]) -> Person:
     return account_owner
 
 
-def test_nobody_signs_in_on_a_laptop_and_everybody_does_once_there_is_an_owner(
+def test_sign_in_is_required_once_there_is_an_owner(
     running: Running, person: Callable[..., Person]
 ):
     visitor = person()
@@ -120,7 +123,7 @@ def test_the_owner_is_set_up_at_the_machine_or_with_a_key(
     )
 
 
-def test_fifty_racing_set_ups_make_one_owner(running: Running):
+def test_fifty_concurrent_set_ups_create_one_owner(running: Running):
     answers: list[int] = []
     gate = threading.Barrier(50)
 
@@ -141,7 +144,7 @@ def test_fifty_racing_set_ups_make_one_owner(running: Running):
     assert len(owners) == 1
 
 
-def test_a_wrong_password_says_nothing_and_too_many_have_to_wait(
+def test_wrong_passwords_reveal_nothing_and_are_rate_limited(
     owner: Person, person: Callable[..., Person]
 ):
     visitor = person()
@@ -235,12 +238,10 @@ def test_roles_hold_and_an_owner_stays(owner: Person, person: Callable[..., Pers
     account = bob(
         "POST", "invitations/accept", 201, token=token, name="Bob", password=PASSWORD
     )["account"]
-    bob(
-        "POST", "invitations/accept", 404, token=token, name="Bob", password=PASSWORD
-    )  # it is used up
-    owner(
-        "POST", "invitations", 400, email="bob@example.org", role="viewer"
-    )  # there already
+    # The invitation has been used.
+    bob("POST", "invitations/accept", 404, token=token, name="Bob", password=PASSWORD)
+    # There is an account with this address.
+    owner("POST", "invitations", 400, email="bob@example.org", role="viewer")
     assert bob.http.get("/admin/v1/usage").status_code == 200
     for method, path in (("GET", "accounts"), ("POST", "invitations"), ("GET", "audit"), ("PATCH", f"accounts/{account['id']}")):  # fmt: skip
         bob(method, path, 403, role="owner")
@@ -257,9 +258,10 @@ def test_roles_hold_and_an_owner_stays(owner: Person, person: Callable[..., Pers
     bob.sign_in("bob@example.org", status=401)
 
 
-def test_what_was_changed_is_written_down(owner: Person):
+def test_changes_are_in_the_audit_log(owner: Person):
     owner.http.post("/admin/v1/users", json={"name": "bob"})
-    owner.http.post("/admin/v1/users", json={"name": 7})  # refused: nothing was changed
+    # Rejected, so nothing was changed.
+    owner.http.post("/admin/v1/users", json={"name": 7})
     log = owner("GET", "audit")["data"]
     assert [(entry["who"], entry["what"]) for entry in log] == [
         ("ada@example.org", "post /admin/v1/users"), ("ada@example.org", "account.set_up"),
@@ -281,7 +283,7 @@ def test_what_a_browser_shows_is_replaced_in_time(tmp_path: Path):
             current_time[0] += 3601
             second = await accounts.sessions.renew(first)
             assert second is not None
-            assert await accounts.sessions.renew(first) is None  # once is enough
+            assert await accounts.sessions.renew(first) is None  # already renewed
             for token in (first, second):
                 found_session = await accounts.sessions.of_token(token)
                 assert found_session is not None
@@ -290,9 +292,8 @@ def test_what_a_browser_shows_is_replaced_in_time(tmp_path: Path):
             assert await accounts.sessions.of_token(first) is None
             assert await accounts.sessions.of_token(second) is not None
             assert len(await accounts.sessions.of(account)) == 1
-            await accounts.sessions.revoke(
-                account, session.id
-            )  # by all that it was ever known by
+            # Every token of the session is revoked.
+            await accounts.sessions.revoke(account, session.id)
             assert await accounts.sessions.of_token(second) is None
             third, _ = await accounts.sessions.open(account)
             current_time[0] += 15 * 86_400
@@ -318,7 +319,7 @@ def test_passwords_that_are_none_are_refused(password: str):
 
 
 @given(st.text(min_size=10, max_size=40))
-def test_addresses_are_addresses(text: str):
+def test_email_addresses_are_validated(text: str):
     try:
         email = checked_email(text)
     except InvokeBadRequestError:

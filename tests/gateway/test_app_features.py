@@ -1,4 +1,7 @@
-"""What apps do around their runs, as callers of the service API see it: agents, annotations, words that must not be said."""
+"""Tests for app features around runs: agents, annotations, content moderation.
+
+Requests go through the service API.
+"""
 
 import json
 import time
@@ -110,7 +113,7 @@ class Caller:
         return self.http.post("/chat-messages", json=body).json()
 
 
-def test_an_agent_streams_messages_and_thoughts_and_they_are_kept(
+def test_an_agent_streams_and_stores_messages_and_thoughts(
     served_apps: dict[str, str],
 ):
     with Caller(served_apps, "agent") as caller:
@@ -138,7 +141,7 @@ def test_an_agent_streams_messages_and_thoughts_and_they_are_kept(
         ] == [(1, "weekday"), (2, "")]
 
 
-def test_an_agent_for_front_ends_that_speak_ag_ui(served_apps: dict[str, str]):
+def test_an_agent_is_served_over_ag_ui(served_apps: dict[str, str]):
     with Caller(served_apps, "agent") as caller:
         body: dict[str, Any] = {
             "threadId": "mine", "runId": "run-1", "state": {}, "tools": [], "context": [], "forwardedProps": {"user": "ada"},
@@ -182,14 +185,14 @@ def test_an_agent_for_front_ends_that_speak_ag_ui(served_apps: dict[str, str]):
                 for line in answer.iter_lines()
                 if line.startswith("data: ")
             ]
-        assert next_events[0]["threadId"] == thread  # the same conversation goes on
+        assert next_events[0]["threadId"] == thread  # same conversation
         refused = caller.http.post(
             "/ag-ui", json={"threadId": "x", "runId": "y", "messages": []}
         )
         assert (refused.status_code, refused.json()["code"]) == (400, "invalid_param")
 
 
-def test_words_that_must_not_come_in(served_apps: dict[str, str]):
+def test_moderation_of_chat_inputs(served_apps: dict[str, str]):
     with Caller(served_apps, "guarded") as caller:
         events = caller.ask("Tell me the GEHEIM word")
         assert [(event["event"], event.get("answer")) for event in events] == [
@@ -202,7 +205,7 @@ def test_words_that_must_not_come_in(served_apps: dict[str, str]):
         )
 
 
-def test_words_that_must_not_come_in_to_a_completion(served_apps: dict[str, str]):
+def test_moderation_of_completion_inputs(served_apps: dict[str, str]):
     with Caller(served_apps, "guarded_completion") as caller:
         body = {
             "inputs": {"query": "geheim"},
@@ -215,7 +218,7 @@ def test_words_that_must_not_come_in_to_a_completion(served_apps: dict[str, str]
         )
 
 
-def test_words_that_must_not_be_said(served_apps: dict[str, str]):
+def test_moderation_of_outputs(served_apps: dict[str, str]):
     with Caller(served_apps, "careful") as caller:
         events = caller.ask("say geheim please")
         replaced = [event for event in events if event["event"] == "message_replace"]
@@ -236,9 +239,10 @@ def test_annotations_answer_without_a_model(served_apps: dict[str, str]):
         )
         assert response.status_code == 201
         row = response.json()["id"]
+        # Annotation replies are not enabled yet.
         assert caller.ask_blocking("When do you open?")["answer"].startswith(
             "Answer to:"
-        )  # it is not switched on yet
+        )
         settings = {
             "embedding_provider_name": "",
             "embedding_model_name": "",
@@ -269,7 +273,8 @@ def test_annotations_answer_without_a_model(served_apps: dict[str, str]):
         )
         assert caller.http.delete(f"/apps/annotations/{row}").status_code == 204
         _check_invalid_annotations(caller, row)
-    with Caller(served_apps, "guarded") as other_caller:  # another app's are another's
+    # Annotations belong to one app.
+    with Caller(served_apps, "guarded") as other_caller:
         assert other_caller.http.get("/apps/annotations").json()["total"] == 0
 
 

@@ -1,4 +1,7 @@
-"""Official clients and libraries of other makers, against the gateway: each speaks its own format, a played OpenAI serves."""
+"""Tests with official clients and third-party libraries against the gateway.
+
+Each uses its own format; a mock OpenAI serves them.
+"""
 
 import asyncio
 import gc
@@ -52,21 +55,21 @@ CALL = {
 }
 pytestmark = [
     pytest.mark.proof("clients"),
-    # Other people's libraries warn as they like.
+    # Third-party libraries may emit warnings.
     pytest.mark.filterwarnings("default"),
 ]
 
 
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
-    """Connections that a client leaves open are found here, and not in whatever test comes next."""
+    """Collect garbage, so that unclosed connections are reported in their own test."""
     yield
     gc.collect()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _collected_at_the_end() -> Iterator[None]:
-    """Those too that were held until the last fixture went."""
+    """Collect the connections that were referenced until the last fixture ended."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -74,7 +77,7 @@ def _collected_at_the_end() -> Iterator[None]:
 
 
 def served(request: UpstreamRequest) -> Answer:
-    """A model that calls a tool it is given, once; says JSON where that is wanted; else says hello."""
+    """A mock model: calls its tool once, returns JSON if requested, else says hello."""
     if request.path.endswith("/embeddings"):
         return embedding_answer([[0.5, 0.25]] * len(request.json["input"]))
     if request.path.endswith("/rerank"):
@@ -86,9 +89,8 @@ def served(request: UpstreamRequest) -> Answer:
                 ]
             }
         )
-    if request.path.endswith(
-        "/responses"
-    ):  # what the provider itself speaks is spoken to it
+    # The provider's own format is passed through.
+    if request.path.endswith("/responses"):
         return json_answer(RESPONSE)
     if request.path.endswith("/audio/speech"):
         return Answer(headers={"content-type": "audio/mpeg"}, body=b"ID3sound")
@@ -149,7 +151,7 @@ def running(start_gateway: Start, upstream: Callable[[Handler], Upstream]) -> Ru
     return start_gateway(upstream(served))
 
 
-# ------------------------------------------------------------------------------------------------ Anthropic's
+# ---------------------------------------------------------------------------- Anthropic
 
 
 @pytest.fixture
@@ -202,7 +204,7 @@ def test_anthropics_client_chats_streams_counts_and_calls_tools(
     assert claude.messages.count_tokens(model=MODEL, messages=ASKED).input_tokens > 3
 
 
-def test_anthropics_client_gets_its_own_kind_of_errors(claude: anthropic.Anthropic):
+def test_anthropics_client_gets_errors_in_its_own_format(claude: anthropic.Anthropic):
     with pytest.raises(anthropic.NotFoundError, match="is not available"):
         claude.messages.create(model="nope", max_tokens=5, messages=ASKED)
     stray: list[Any] = [
@@ -215,7 +217,7 @@ def test_anthropics_client_gets_its_own_kind_of_errors(claude: anthropic.Anthrop
         claude.messages.create(model=MODEL, max_tokens=5, messages=stray)
 
 
-# ------------------------------------------------------------------------------------------------ Google's
+# ------------------------------------------------------------------------------- Google
 
 
 @pytest.fixture
@@ -256,7 +258,7 @@ def test_googles_client_chats_streams_counts_embeds_and_calls_tools(
         gemini.models.generate_content(model="nope", contents="hi")
 
 
-# ------------------------------------------------------------------------------------------------ Cohere's
+# ------------------------------------------------------------------------------- Cohere
 
 
 def test_coheres_client_chats_streams_embeds_and_calls_tools(running: Running):
@@ -292,10 +294,10 @@ def test_coheres_client_reranks(start_gateway: Start):
     assert len(ranked.results) == 1
 
 
-# ------------------------------------------------------------------------------------------------ OpenAI's
+# ------------------------------------------------------------------------------- OpenAI
 
 
-def test_openais_client_keeps_responses_and_goes_on_from_them(
+def test_openais_client_continues_from_stored_responses(
     running: Running, start_gateway: Start
 ):
     client = openai.OpenAI(base_url=start_gateway().url, api_key="none", max_retries=0)
@@ -319,7 +321,7 @@ def test_openais_client_keeps_responses_and_goes_on_from_them(
         client.responses.create(model="echo/echo", input="x", background=True)
 
 
-def test_openais_client_speaks_every_other_route(running: Running):
+def test_openais_client_works_with_every_other_route(running: Running):
     client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
     assert (
         client.responses.create(model=MODEL, input="hi", store=False).output_text
@@ -338,7 +340,7 @@ def test_openais_client_speaks_every_other_route(running: Running):
     assert transcript.text == "words"
 
 
-def test_what_the_model_does_not_take_is_dropped_and_said_or_refused(running: Running):
+def test_unsupported_parameters_are_dropped_and_reported_or_refused(running: Running):
     client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
     create = client.chat.completions.with_raw_response.create
     response = create(model=MODEL, messages=ASKED, extra_body={"top_k": 5})
@@ -350,14 +352,14 @@ def test_what_the_model_does_not_take_is_dropped_and_said_or_refused(running: Ru
         )
 
 
-# ------------------------------------------------------------------------------------------------ libraries on top
+# ------------------------------------------------------- libraries built on the clients
 
 
 class City(BaseModel):
     city: str
 
 
-def test_langchain_chats_streams_calls_tools_shapes_answers_and_embeds(
+def test_langchain_chats_streams_calls_tools_structures_answers_and_embeds(
     running: Running,
 ):
     llm = ChatOpenAI(model=MODEL, base_url=running.url, api_key="none", max_retries=0)  # type: ignore[arg-type]
@@ -421,14 +423,14 @@ def test_pydantic_ai_runs_an_agent_with_a_tool_in_each_format(
     )
 
 
-def test_pydantic_ai_speaks_responses(running: Running):
+def test_pydantic_ai_uses_the_responses_api(running: Running):
     model = OpenAIResponsesModel(
         MODEL, provider=OpenAIProvider(base_url=running.url, api_key="none")
     )
     assert asyncio.run(Agent(model).run("hi")).output == "hello"
 
 
-# ------------------------------------------------------------------------------------------------ what goes wrong
+# ------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
@@ -449,7 +451,7 @@ def test_pydantic_ai_speaks_responses(running: Running):
          lambda error_body: "the bytes of an image" in error_body["error"]["message"]),
     ],
 )  # fmt: skip
-def test_each_mistake_gets_the_formats_own_error(
+def test_each_invalid_request_gets_an_error_in_its_format(
     start_gateway: Start, path: str, body: bytes, shape: Any
 ):
     import urllib.error
@@ -485,7 +487,7 @@ def test_each_mistake_gets_the_formats_own_error(
         (lambda r: error_answer(429, "slow", retry_after="3"), "slow"),
     ],
 )
-def test_an_upstream_that_breaks_is_an_error_in_the_callers_format(
+def test_an_upstream_failure_is_an_error_in_the_callers_format(
     start_gateway: Start,
     upstream: Callable[[Handler], Upstream],
     answer: Handler,
@@ -501,13 +503,12 @@ def test_an_upstream_that_breaks_is_an_error_in_the_callers_format(
     gemini = genai.Client(
         api_key="none", http_options=types.HttpOptions(base_url=running.origin)
     )
-    with pytest.raises(
-        Exception, match=f"{part}|in cooldown"
-    ):  # a key that was told to slow down rests
+    # A rate-limited key is in cooldown.
+    with pytest.raises(Exception, match=f"{part}|in cooldown"):
         list(gemini.models.generate_content_stream(model=MODEL, contents="hi"))
 
 
-def test_counts_that_nobody_can_believe_are_estimated(
+def test_implausible_token_counts_are_replaced_by_estimates(
     start_gateway: Start, upstream: Callable[[Handler], Upstream]
 ):
     odd = b'{"choices":[{"index":0,"message":{"content":"x"},"finish_reason":"stop"}],"usage":{"prompt_tokens":-5,"completion_tokens":1e400}}'
@@ -517,9 +518,10 @@ def test_counts_that_nobody_can_believe_are_estimated(
         )
     )
     client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
+    # JSON has no number as large as 1e400.
     try:
         completion = client.chat.completions.create(model=MODEL, messages=ASKED)
-    except openai.APIStatusError as error:  # JSON has no number as large as that
+    except openai.APIStatusError as error:
         assert "not JSON" in error.message
     else:
         assert completion.usage.prompt_tokens >= 0

@@ -1,4 +1,4 @@
-"""The console's files: what a browser gets, in which coding, and what it may do with them."""
+"""Tests for serving the console's files: content encodings, caching and permissions."""
 
 import gzip
 from collections.abc import Callable, Iterator
@@ -12,13 +12,13 @@ from tests.gateway.conftest import Running
 
 PAGE = b"<!doctype html><title>Console</title>"
 SCRIPT = b"export const answer = 42;"
-# Without the time of day in its head: what is a test's parameter is part of its name.
+# A fixed mtime: this value is a test parameter, so it becomes part of the test id.
 PACKED = gzip.compress(SCRIPT, mtime=0)
 
 
 @pytest.fixture
 def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Files as the build leaves them."""
+    """Files as the console build produces them."""
     folder = tmp_path / "built"
     (folder / "assets").mkdir(parents=True)
     (folder / "index.html").write_bytes(PAGE)
@@ -40,9 +40,7 @@ def client(start_gateway: Callable[..., Running]) -> Iterator[httpx.Client]:
         yield http_client
 
 
-def test_every_address_within_the_console_is_its_page(
-    built: Path, client: httpx.Client
-):
+def test_every_console_path_serves_the_page(built: Path, client: httpx.Client):
     for path in (
         "/console",
         "/console/",
@@ -62,7 +60,7 @@ def test_every_address_within_the_console_is_its_page(
     ("br, gzip", "br", b"as Brotli"), ("gzip;q=0.8", "gzip", PACKED), ("identity", None, SCRIPT),
     ("*", None, SCRIPT),
 ], ids=["br", "gzip", "identity", "any"])  # fmt: skip
-def test_files_come_in_a_coding_that_the_browser_reads(
+def test_files_have_a_content_encoding_that_the_browser_accepts(
     built: Path, client: httpx.Client, accepts: str, coding: str | None, content: bytes
 ):
     with client.stream(
@@ -82,7 +80,7 @@ def test_files_come_in_a_coding_that_the_browser_reads(
     assert "immutable" in response.headers["cache-control"]
 
 
-def test_what_was_not_built_is_not_there(built: Path, client: httpx.Client):
+def test_missing_files_are_not_found(built: Path, client: httpx.Client):
     for path in (
         "/console/assets/other.js",
         "/console/../modelyard/gateway/server.py",
@@ -92,7 +90,7 @@ def test_what_was_not_built_is_not_there(built: Path, client: httpx.Client):
     assert client.post("/console/playground").status_code == 405
 
 
-def test_without_a_build_the_page_says_how_to_make_one(
+def test_without_a_build_the_page_explains_how_to_build(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(console, "_list_built_files", dict)

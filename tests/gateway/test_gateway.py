@@ -1,4 +1,4 @@
-"""The gateway as its callers meet it: the official client, plain HTTP, and whatever else comes in."""
+"""Tests for the gateway over HTTP: the official client, plain requests, bad input."""
 
 import base64
 import http.client
@@ -116,8 +116,7 @@ def test_the_official_client_and_the_echo_provider(start_gateway: Start):
 
 
 def _check_stream(api: Any) -> None:
-    """A streamed answer has its role first, and the reason of its end and its usage
-    last."""
+    """A stream starts with the role and ends with the finish reason and the usage."""
     stream = api.chat.completions.create(
         model="echo/echo",
         messages=HI,
@@ -154,7 +153,7 @@ def test_embeddings_as_floats_and_as_base64(start_gateway: Start):
     )
 
 
-def test_every_answer_has_an_id_and_health_needs_nothing(start_gateway: Start):
+def test_every_answer_has_a_request_id_and_health_needs_no_key(start_gateway: Start):
     running = start_gateway(api_keys=["secret-key-1"])
     status, headers, body = send(running, "GET", "/health")
     assert (status, body["status"], body["sandbox"]) == (200, "ok", "unknown")
@@ -163,7 +162,7 @@ def test_every_answer_has_an_id_and_health_needs_nothing(start_gateway: Start):
     assert (status, b"/v1/chat/completions" in text) == (200, True)
 
 
-# what can be wrong with a request
+# invalid requests
 
 CHAT = "/v1/chat/completions"
 
@@ -248,7 +247,7 @@ CHAT = "/v1/chat/completions"
         ("GET", "/etc/passwd", None, 404, "Not found: /"),
     ],
 )
-def test_each_mistake_gets_its_status_and_words(
+def test_each_invalid_request_gets_its_status_and_message(
     start_gateway: Start, method: str, path: str, body: Any, status: int, part: str
 ):
     running = start_gateway()
@@ -290,7 +289,7 @@ def test_a_body_that_is_too_large_is_refused_early(start_gateway: Start):
         ("multipart/form-data; boundary=b", b'--b\r\ncontent-disposition: form-data; name="a"\r\n\r\nx\r\n' * 100 + b"--b--\r\n", "more than 64 parts"),
     ],
 )  # fmt: skip
-def test_a_form_that_is_none_is_refused(
+def test_a_malformed_form_is_refused(
     start_gateway: Start, content_type: str, body: bytes, part: str
 ):
     status, _, answer = send(
@@ -304,10 +303,10 @@ def test_a_form_that_is_none_is_refused(
     assert part in answer["error"]["message"]
 
 
-# who may call
+# authentication
 
 
-def test_a_key_is_needed_where_one_is_set(start_gateway: Start):
+def test_a_key_is_required_if_one_is_configured(start_gateway: Start):
     running = start_gateway(api_keys=["right-key", "other-key"])
     assert client(running, api_key="other-key").models.list().data
     for wrong_key in ("wrong", "", "right-key-and-more", "right-ke"):
@@ -331,7 +330,7 @@ def test_a_key_is_needed_where_one_is_set(start_gateway: Start):
         ({"host": "[::1]:8790"}, 200),
     ],
 )
-def test_pages_of_other_sites_may_not_call_where_no_key_is_needed(
+def test_cross_site_pages_may_not_call_a_server_without_keys(
     start_gateway: Start, headers: dict[str, str], status: int
 ):
     actual_status, _, body = send(start_gateway(), "GET", "/v1/models", **headers)
@@ -340,7 +339,7 @@ def test_pages_of_other_sites_may_not_call_where_no_key_is_needed(
         assert body["error"]["code"] == "origin_not_allowed"
 
 
-# upstream trouble
+# upstream errors
 
 
 @pytest.mark.parametrize(
@@ -359,7 +358,7 @@ def test_pages_of_other_sites_may_not_call_where_no_key_is_needed(
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_failing_provider_has_a_status_that_says_whose_fault_it_is(
+def test_a_provider_failure_has_a_status_that_names_its_cause(
     start_gateway: Start,
     upstream: Play,
     answer: Answer,
@@ -376,7 +375,7 @@ def test_a_failing_provider_has_a_status_that_says_whose_fault_it_is(
         assert headers["retry-after"] == "7"
 
 
-def test_a_stream_that_breaks_ends_with_an_error_and_no_done(
+def test_a_broken_stream_ends_with_an_error_and_without_done(
     start_gateway: Start, upstream: Play
 ):
     events = chat_events(["some", "words"])[:3]
@@ -392,7 +391,9 @@ def test_a_stream_that_breaks_ends_with_an_error_and_no_done(
     assert (row.status, row.estimated) == ("upstream_unreachable", True)
 
 
-def test_a_broken_audio_stream_does_not_end_well(start_gateway: Start, upstream: Play):
+def test_a_broken_audio_stream_does_not_look_complete(
+    start_gateway: Start, upstream: Play
+):
     running = start_gateway(
         upstream(lambda request: stream_answer([b"RIFF"], fault="cut"))
     )
@@ -409,7 +410,7 @@ def test_a_broken_audio_stream_does_not_end_well(start_gateway: Start, upstream:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_caller_who_leaves_ends_the_call_upstream(
+def test_a_client_disconnect_cancels_the_upstream_call(
     start_gateway: Start, upstream: Play, stream: bool
 ):
     slow = (
@@ -443,7 +444,7 @@ def test_a_caller_who_leaves_ends_the_call_upstream(
     assert send(running, "GET", "/health")[0] == 200
 
 
-def test_a_stopping_server_lets_running_calls_end(start_gateway: Start, upstream: Play):
+def test_a_stopping_server_finishes_running_calls(start_gateway: Start, upstream: Play):
     server = upstream(
         lambda request: stream_answer(chat_events(["word "] * 20), gap=0.02)
     )
@@ -458,10 +459,10 @@ def test_a_stopping_server_lets_running_calls_end(start_gateway: Start, upstream
     assert "".join(texts) == "word " * 20
 
 
-# money, balance, failover, through the front door
+# cost, load balancing and failover through HTTP
 
 
-def test_three_credentials_one_refuses_one_is_limited_one_works(
+def test_of_three_credentials_the_working_one_serves(
     start_gateway: Start, upstream: Play
 ):
     from modelyard.base.settings import CredentialSettings, ProviderSettings
@@ -504,9 +505,7 @@ def test_three_credentials_one_refuses_one_is_limited_one_works(
     assert [row.attempt for row in reversed(rows)] == [1, 2, 3, 1, 1]
 
 
-def test_failover_to_another_model_is_invisible_but_for_the_answer(
-    start_gateway: Start, upstream: Play
-):
+def test_failover_to_another_model_is_transparent(start_gateway: Start, upstream: Play):
     server = upstream(lambda request: error_answer(503, "down"))
     running = start_gateway(server, failover={"openai/gpt-5": ["echo/echo"]})
     answer = client(running).chat.completions.create(model="openai/gpt-5", messages=HI)  # type: ignore[arg-type]
@@ -514,7 +513,7 @@ def test_failover_to_another_model_is_invisible_but_for_the_answer(
     assert [row.provider for row in running.flush()] == ["echo", "openai"]
 
 
-def test_a_failover_that_names_nothing_is_the_deployments_mistake(
+def test_a_failover_to_an_unknown_model_is_a_configuration_error(
     start_gateway: Start, upstream: Play
 ):
     running = start_gateway(

@@ -1,4 +1,7 @@
-"""The Responses API's hosted tools on models whose provider has none: ours do the work, in the API's own words."""
+"""Tests for the Responses API's hosted tools on models whose provider has none.
+
+The gateway executes them and answers in the format of the API.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -53,7 +56,7 @@ def script(*replies: Any) -> None:
     MODEL.requests.clear()
 
 
-def test_code_is_run_and_the_answer_goes_on(client: OpenAI):
+def test_code_is_run_and_the_answer_continues(client: OpenAI):
     script(
         {"text": "Let me count.", "calls": [["code_interpreter", {"code": CODE}]]},
         "It is 42.",
@@ -78,7 +81,7 @@ def test_code_is_run_and_the_answer_goes_on(client: OpenAI):
     assert answer.usage is not None
     assert answer.usage.total_tokens > 0
     assert [tool.name for tool in MODEL.requests[0].tools] == ["code_interpreter"]
-    # It is known in the next turn what was done.
+    # The next turn includes the tool call and its output.
     script("As I said, 42.")
     client.responses.create(
         model="scripted/model", input="again?", previous_response_id=answer.id
@@ -92,7 +95,7 @@ def test_code_is_run_and_the_answer_goes_on(client: OpenAI):
     )
 
 
-def test_it_streams_in_items(client: OpenAI):
+def test_hosted_tools_stream_items(client: OpenAI):
     script(
         {"text": "Hm. ", "calls": [["file_search", {"query": "parcels"}]]},
         "Before noon.",
@@ -113,7 +116,7 @@ def test_it_streams_in_items(client: OpenAI):
     assert (search_call.queries, search_call.results[0].text, search_call.results[0].filename) == (["parcels"], "Parcels leave before noon.", "shipping")  # fmt: skip
 
 
-def test_the_callers_own_functions_stay_the_callers(client: OpenAI):
+def test_the_callers_functions_are_returned_to_the_caller(client: OpenAI):
     script(
         {"calls": [["web_search", {"query": "rain"}], ["open_door", {}]]}, "It is open."
     )
@@ -143,7 +146,7 @@ def test_the_callers_own_functions_stay_the_callers(client: OpenAI):
     assert answer.output_text == "It is open."
 
 
-def test_a_failure_is_told_to_the_model(client: OpenAI):
+def test_a_tool_failure_is_returned_to_the_model(client: OpenAI):
     script(
         {
             "calls": [
@@ -159,7 +162,7 @@ def test_a_failure_is_told_to_the_model(client: OpenAI):
     assert "1\nValueError: no luck (line 2)" in call.outputs[0].logs
 
 
-def test_calls_have_an_end(client: OpenAI):
+def test_the_number_of_hosted_calls_is_limited(client: OpenAI):
     script(
         *[{"calls": [["web_search", {"query": str(index)}]]} for index in range(3)],
         "Enough.",
@@ -182,7 +185,7 @@ def test_calls_have_an_end(client: OpenAI):
     ({"type": "mcp", "server_label": "nowhere"}, "require_approval"),
     ({"type": "mcp"}, "server_label"),
 ])  # fmt: skip
-def test_what_cannot_be_had_is_said(
+def test_unavailable_tools_are_refused(
     served: dict[str, str], tool: dict[str, Any], expected_text: str
 ):
     body = {"model": "scripted/model", "input": "x", "tools": [tool]}

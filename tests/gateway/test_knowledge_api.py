@@ -1,4 +1,7 @@
-"""The knowledge API: what the public clients do not try, and what goes wrong. The clients themselves: `dataset-clients`."""
+"""Tests for the knowledge API: endpoints that public clients do not use, and errors.
+
+The clients themselves are tested by `make show WHAT=dataset-clients`.
+"""
 
 import asyncio
 import io
@@ -52,7 +55,7 @@ def run(
 
 
 async def create_dataset(call: Call, **extra_fields: Any) -> tuple[str, str]:
-    """A dataset with one document: their ids."""
+    """Create a dataset with one indexed document; return both ids."""
     _, dataset = await call(
         "POST",
         "/v1/datasets",
@@ -75,7 +78,7 @@ async def create_dataset(call: Call, **extra_fields: Any) -> tuple[str, str]:
     return dataset["id"], created["document"]["id"]
 
 
-def test_what_callers_do_wrong_is_said_with_the_right_status(run: Any):
+def test_invalid_requests_get_the_right_status_and_error(run: Any):
     async def work(call: Call, yard: Modelyard) -> None:
         dataset, document = await create_dataset(call)
         base = f"/v1/datasets/{dataset}"
@@ -133,7 +136,7 @@ def test_what_callers_do_wrong_is_said_with_the_right_status(run: Any):
     run(work)
 
 
-def test_documents_are_looked_at_switched_off_zipped_and_made_anew(run: Any):
+def test_documents_are_shown_disabled_zipped_and_reindexed(run: Any):
     async def work(call: Call, yard: Modelyard) -> None:
         dataset, document = await create_dataset(call)
         base = f"/v1/datasets/{dataset}"
@@ -232,7 +235,7 @@ def test_a_dataset_is_served_as_external_knowledge(run: Any):
     run(work)
 
 
-def test_a_question_is_answered_whole_and_in_events(run: Any):
+def test_a_question_is_answered_with_and_without_streaming(run: Any):
     async def work(call: Call, yard: Modelyard) -> None:
         from modelyard.knowledge.answer import Answerer
         from modelyard.knowledge.retrieve import Retriever
@@ -244,7 +247,8 @@ def test_a_question_is_answered_whole_and_in_events(run: Any):
         retriever = Retriever(
             parts.stored, parts.indexes.of, HashEmbedder(), models, models
         )
-        # The routes hold the answerer that was there when they were made.
+        # The routes keep a reference to the original answerer, so it is changed in
+        # place.
         vars(parts.answerer).update(vars(Answerer(retriever, models, models, models)))
         request = {"query": "When do parcels leave?"}
         status, reply = await call("POST", f"/v1/datasets/{dataset}/ask", request)
@@ -269,7 +273,7 @@ def test_a_question_is_answered_whole_and_in_events(run: Any):
     run(work)
 
 
-def test_evaluations_are_kept_with_each_ways_numbers_and_go_with_their_dataset(
+def test_evaluations_are_stored_per_strategy_and_deleted_with_their_dataset(
     run: Any,
 ):
     async def work(call: Call, yard: Modelyard) -> None:
@@ -306,8 +310,10 @@ _NO_KEY = ""
 
 
 async def _evaluated(call: Call, base: str, questions: list[Any]) -> Any:
-    """Evaluate two search strategies; check the progress and the scores. Returns the
-    evaluation."""
+    """Evaluate two search strategies and check progress and scores.
+
+    Returns the evaluation.
+    """
     status, stream_body = await call(
         "POST",
         base,
@@ -333,7 +339,7 @@ async def _evaluated(call: Call, base: str, questions: list[Any]) -> Any:
 
 
 async def _check_stored_evaluation(call: Call, base: str, evaluation: Any) -> None:
-    """The list has evaluations without their outcomes; a single one is complete."""
+    """The list omits the outcomes of evaluations; a single evaluation has them."""
     _, listed = await call("GET", base, api_key=_NO_KEY)
     assert [
         (listed_evaluation["id"], listed_evaluation["outcomes"])
@@ -375,7 +381,7 @@ async def _check_unknown_evaluations(call: Call, base: str, evaluation: str) -> 
         assert status == 404
 
 
-def test_a_tag_is_not_given_the_name_of_another(run: Any):
+def test_tag_names_are_unique(run: Any):
     async def work(call: Call, yard: Modelyard) -> None:
         for name in ("red", "blue"):
             status, tag = await call("POST", "/v1/datasets/tags", {"name": name})

@@ -1,4 +1,7 @@
-"""The admin API beyond tenants and keys: providers, models, plans, calls, plugins, apps' runs, settings, what is new."""
+"""Tests for the admin API beyond tenants and keys.
+
+Providers, models, plans, calls, plugins, runs of apps, settings and notifications.
+"""
 
 import json
 import re
@@ -96,7 +99,7 @@ def test_every_route_of_the_admin_api_is_described_and_every_description_answers
                 assert "unknown_url" not in excerpt, (verb, path, excerpt)
 
 
-def test_the_api_is_a_page_to_read_that_loads_nothing_from_elsewhere(
+def test_the_api_documentation_page_loads_nothing_external(
     client: httpx.Client,
 ):
     page = client.get("/docs/admin")
@@ -108,7 +111,7 @@ def test_the_api_is_a_page_to_read_that_loads_nothing_from_elsewhere(
     assert client.get("/docs/style.css").headers["content-type"].startswith("text/css")
 
 
-def test_providers_tell_their_forms_and_what_is_set_up(client: httpx.Client):
+def test_providers_list_their_forms_and_credentials(client: httpx.Client):
     providers = {
         listed_provider["id"]: listed_provider
         for listed_provider in got(client, "providers")["data"]
@@ -129,7 +132,9 @@ def test_providers_tell_their_forms_and_what_is_set_up(client: httpx.Client):
     refused(client.post(f"{ADMIN}/providers"), 405, "takes GET")
 
 
-def test_a_form_is_tried_before_it_is_kept(client: httpx.Client, upstream: Upstream):
+def test_credentials_are_checked_before_they_are_stored(
+    client: httpx.Client, upstream: Upstream
+):
     values = {"api_key": "sk-fine", "base_url": upstream.url}
     passed_check = client.post(
         f"{ADMIN}/providers/openai_api_compatible/check", json={"values": values}
@@ -158,7 +163,7 @@ def test_a_form_is_tried_before_it_is_kept(client: httpx.Client, upstream: Upstr
     assert got(client, "credentials")["data"] == []
 
 
-def test_the_catalogue_is_narrowed_by_type_and_by_what_is_ready(client: httpx.Client):
+def test_the_catalogue_is_filtered_by_type_and_readiness(client: httpx.Client):
     all_models, ready = (
         got(client, "catalogue")["data"],
         got(client, "catalogue", ready="true")["data"],
@@ -201,7 +206,7 @@ def test_a_tenant_chooses_what_default_stands_for(client: httpx.Client):
         assert expected_text in answered.text
 
 
-def test_a_plan_tells_where_a_call_would_go_and_calls_nothing(
+def test_a_plan_shows_the_routing_without_a_call(
     client: httpx.Client, upstream: Upstream
 ):
     targets = [
@@ -288,7 +293,7 @@ def test_attempts_are_paged_filtered_and_explained(client: httpx.Client):
     )
 
 
-def test_a_recorded_call_is_shown_and_asked_again_of_another_model(
+def test_a_recorded_call_is_shown_and_replayed_with_another_model(
     client: httpx.Client, start_gateway: Start
 ):
     call = chat(client, "openai/gpt-4o-mini", "what is it?").headers["x-request-id"]
@@ -377,7 +382,7 @@ def test_settings_are_shown_without_secrets_and_written_whole_or_not_at_all(
         ] == []
 
 
-def test_what_runs_here_is_told_with_licences(client: httpx.Client):
+def test_about_lists_the_packages_with_licences(client: httpx.Client):
     about = got(client, "about")
     assert (
         about["database"],
@@ -388,7 +393,7 @@ def test_what_runs_here_is_told_with_licences(client: httpx.Client):
     assert {"msgspec", "uvicorn"} <= {package["name"] for package in about["packages"]}
 
 
-def test_pages_hear_of_what_is_new(client: httpx.Client):
+def test_pages_are_notified_of_changes(client: httpx.Client):
     topics: list[str] = []
     stream_opened = threading.Event()
 
@@ -434,7 +439,9 @@ def events(answered: httpx.Response) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_draft_is_checked_run_watched_and_its_nodes_tested(client: httpx.Client):
+def test_a_draft_is_checked_run_and_watched_and_its_nodes_are_tested(
+    client: httpx.Client,
+):
     text = json.dumps(FLOW)
     assert (
         client.post(f"{ADMIN}/apps/check", json={"file": text}).json()["problems"] == []
@@ -480,7 +487,7 @@ def test_a_draft_is_checked_run_watched_and_its_nodes_tested(client: httpx.Clien
 
 
 def _check_node_tests(client: httpx.Client, app_url: str, text: str) -> None:
-    """A node of a draft is run alone, with given inputs."""
+    """A node of a draft runs alone, with the given inputs."""
     tested = client.post(
         f"{app_url}/test-node",
         json={"file": text, "node": "greet", "inputs": {"start.name": "Bob"}},
@@ -504,7 +511,7 @@ def _check_node_tests(client: httpx.Client, app_url: str, text: str) -> None:
     )
 
 
-def test_what_people_say_to_an_app_is_listed(client: httpx.Client):
+def test_conversations_of_an_app_are_listed(client: httpx.Client):
     chatting = {
         "app": {"name": "desk", "mode": "chat"}, "kind": "app", "version": "0.3.0",
         "model_config": {"model": {"provider": "", "name": "default", "mode": "chat"}, "user_input_form": []},
@@ -541,7 +548,7 @@ def test_what_people_say_to_an_app_is_listed(client: httpx.Client):
     refused(client.post(f"{app_url}/runs", json={}), 400, "'query'")
 
 
-def test_a_rule_for_splitting_is_tried_on_a_text(client: httpx.Client):
+def test_a_splitting_rule_is_previewed_on_a_text(client: httpx.Client):
     rule = {
         "mode": "custom",
         "rules": {"segmentation": {"separator": "\n\n", "max_tokens": 500}},
@@ -565,7 +572,7 @@ def test_a_rule_for_splitting_is_tried_on_a_text(client: httpx.Client):
     )
 
 
-def test_node_types_tell_what_they_are_told(client: httpx.Client):
+def test_node_types_have_schemas(client: httpx.Client):
     kinds = {node_type["type"]: node_type for node_type in got(client, "nodes")["data"]}
     assert {
         "start",
@@ -579,7 +586,7 @@ def test_node_types_tell_what_they_are_told(client: httpx.Client):
     assert "LLMData" in kinds["llm"]["schema"]["$defs"]
 
 
-def test_what_is_no_plugin_is_refused_and_nothing_is_left(client: httpx.Client):
+def test_an_invalid_plugin_is_refused_and_leaves_nothing(client: httpx.Client):
     assert got(client, "plugins")["data"] == []
     refused(
         client.post(f"{ADMIN}/plugins", content=b""),
@@ -619,7 +626,7 @@ def test_local_models_are_listed_with_their_files(
 
 
 @pytest.mark.parametrize("role", ["viewer", "developer"])
-def test_who_may_not_change_things_may_not_here_either(client: httpx.Client, role: str):
+def test_roles_without_write_permission_are_refused(client: httpx.Client, role: str):
     key = client.post(f"{ADMIN}/keys", json={"name": "k", "role": role}).json()["key"]
     client.headers["authorization"] = f"Bearer {key}"
     for verb, path in (
@@ -634,7 +641,7 @@ def test_who_may_not_change_things_may_not_here_either(client: httpx.Client, rol
     assert client.get(f"{ADMIN}/about").status_code == 200
 
 
-def test_a_model_of_ones_own_has_its_price_and_is_removed(
+def test_a_custom_model_has_its_price_and_is_removed(
     start_gateway: Start, upstream: Upstream
 ):
     own_provider = ProviderSettings(name="mine", base_url=upstream.url)
@@ -726,7 +733,7 @@ def _listed(client: httpx.Client, plural: str, key: str, **headers: str) -> list
 
 
 def _check_refused_tenant(client: httpx.Client, key: str, tenant: str) -> None:
-    """A key of one tenant cannot act for another one, whether it exists or not."""
+    """A key of one tenant cannot act for another tenant, existing or not."""
     headers = _acting_as(key, tenant)
     for path in (f"{ADMIN}/users", "/v1/models"):
         refused(client.get(path, headers=headers), 404, "does not exist")
@@ -736,7 +743,7 @@ def _check_refused_tenant(client: httpx.Client, key: str, tenant: str) -> None:
 def _check_acting(
     client: httpx.Client, acted: dict[str, str], mine: dict[str, str]
 ) -> None:
-    """Datasets and calls of the operator who acts for a tenant belong to that tenant."""
+    """Datasets and calls that the operator makes for a tenant belong to that tenant."""
     assert client.get(f"{ADMIN}/settings", headers=acted).status_code == 404
     created = client.post("/v1/datasets", json={"name": "of acme"}, headers=acted)
     assert created.status_code == 200

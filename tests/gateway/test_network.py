@@ -1,4 +1,7 @@
-"""By which way providers are reached: settings, variables, a provider's own proxy, and what tenants name."""
+"""Tests for the route to providers.
+
+Settings, environment variables, a provider's own proxy, and addresses set by tenants.
+"""
 
 import asyncio
 import logging
@@ -47,9 +50,7 @@ async def answers(
         return [(await yard.chat("hi", model=model)).text for model in models]
 
 
-def test_providers_go_by_what_is_said_for_all_or_for_them(
-    upstream: Start, tmp_path: Path
-):
+def test_proxies_are_set_for_all_providers_or_for_one(upstream: Start, tmp_path: Path):
     general, own_proxy, direct = (
         upstream(said("general")),
         upstream(said("own")),
@@ -74,7 +75,7 @@ def test_providers_go_by_what_is_said_for_all_or_for_them(
     assert "proxy-authorization" not in own_proxy.requests[0].headers
 
 
-def test_variables_count_where_the_settings_say_nothing(
+def test_proxy_variables_apply_if_the_settings_have_no_proxy(
     upstream: Start, tmp_path: Path
 ):
     proxy, direct = upstream(said("by proxy")), upstream(said("direct"))
@@ -100,7 +101,7 @@ def test_variables_count_where_the_settings_say_nothing(
     ) == ["direct"]
 
 
-def test_a_reload_takes_up_another_proxy_and_keeps_the_old_where_it_is_wrong(
+def test_a_reload_applies_a_valid_proxy_and_ignores_an_invalid_one(
     upstream: Start, tmp_path: Path
 ):
     old, new = upstream(said("old")), upstream(said("new"))
@@ -127,9 +128,7 @@ def test_a_reload_takes_up_another_proxy_and_keeps_the_old_where_it_is_wrong(
     assert asyncio.run(chat_across_reloads()) == ["old", "old", "new"]
 
 
-def test_a_health_address_is_asked_by_the_providers_own_way(
-    upstream: Start, tmp_path: Path
-):
+def test_a_health_check_uses_the_providers_own_proxy(upstream: Start, tmp_path: Path):
     own_proxy = upstream(said("fine"))
     provider_settings = provider(
         "one",
@@ -151,7 +150,7 @@ def test_a_health_address_is_asked_by_the_providers_own_way(
 
 
 @pytest.mark.parametrize("proxy", ["socks5://p:1", "http://[::1", "ftp://p"])
-def test_a_proxy_that_cannot_be_used_is_said_at_the_start(tmp_path: Path, proxy: str):
+def test_an_invalid_proxy_is_reported_at_startup(tmp_path: Path, proxy: str):
     with pytest.raises(ConfigError, match="ALL_PROXY"):
         Modelyard(Settings(home=str(tmp_path)), environ={"ALL_PROXY": proxy})
     with pytest.raises(ConfigError, match="a provider's 'proxy'"):
@@ -164,13 +163,13 @@ def test_a_proxy_that_cannot_be_used_is_said_at_the_start(tmp_path: Path, proxy:
         )
 
 
-def test_a_file_of_certificates_that_is_not_there_is_said_at_the_start(tmp_path: Path):
+def test_a_missing_certificate_file_is_reported_at_startup(tmp_path: Path):
     bad_settings = Settings(network=NetworkSettings(ca_file=str(tmp_path / "none.pem")))
     with pytest.raises(ConfigError, match=r"network\.ca_file .* does not exist"):
         network_of(bad_settings, {})
 
 
-def test_a_proxys_password_is_nowhere_to_be_read(
+def test_a_proxy_password_is_never_shown(
     upstream: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.DEBUG)

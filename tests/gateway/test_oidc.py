@@ -1,4 +1,7 @@
-"""Signing in at an identity provider: a played one, whose tokens are really signed, and everything it could get wrong."""
+"""Tests for sign-in with an identity provider, including everything it can do wrong.
+
+A mock provider signs real tokens.
+"""
 
 import base64
 import hashlib
@@ -22,7 +25,7 @@ SECRET = "s3cret-s3cret-s3cret-s3cret-s3cret"
 
 
 class Provider:
-    """An identity provider; `says` changes what it claims, `signs` with what."""
+    """A mock identity provider: `says` overrides claims, `signs` is the signing key."""
 
     def __init__(self) -> None:
         self.says: dict[str, Any] = {}
@@ -103,7 +106,7 @@ def start(
 
 
 def sign_in(client: httpx.Client, provider: Provider, **changes: str) -> httpx.Response:
-    """There and back, as a browser goes."""
+    """Follow the redirect to the provider and back, as a browser does."""
     redirect = client.get("/console/api/oidc/begin")
     assert redirect.status_code == 303, redirect.text
     location = urlsplit(redirect.headers["location"])
@@ -129,7 +132,7 @@ def sign_in(client: httpx.Client, provider: Provider, **changes: str) -> httpx.R
     return answered
 
 
-def test_somebody_who_comes_from_there_is_signed_in_and_keeps_one_account(
+def test_a_provider_user_is_signed_in_and_keeps_one_account(
     start: Any, provider: Provider
 ):
     client = start()
@@ -184,7 +187,7 @@ def test_the_clients_own_secret_signs_nothing(start: Any, provider: Provider):
     assert "invalid identity token" in sign_in(client, provider).text
 
 
-def test_a_key_that_the_provider_has_just_begun_to_sign_with_is_fetched_and_keys_are_kept(
+def test_new_signing_keys_are_fetched_and_keys_are_cached(
     start: Any, provider: Provider
 ):
     client = start()
@@ -196,9 +199,8 @@ def test_a_key_that_the_provider_has_just_begun_to_sign_with_is_fetched_and_keys
         OTHER,
         "two",
     )
-    refused = sign_in(
-        client, provider
-    )  # the keys were fetched a moment ago, and are not fetched for each such token
+    # The keys were just fetched, and are not fetched again for every such token.
+    refused = sign_in(client, provider)
     assert (refused.status_code, "does not match any key" in refused.text) == (
         401,
         True,
@@ -227,7 +229,7 @@ def test_a_way_back_that_was_not_begun_here_leads_nowhere(
     assert "&lt;script&gt;no" in error_page.text
 
 
-def test_who_may_come_is_the_settings_to_say(start: Any, provider: Provider):
+def test_the_settings_decide_who_may_sign_in(start: Any, provider: Provider):
     assert "no account exists" in sign_in(start(role=""), provider).text
     assert "is not allowed" in sign_in(start(domains=["corp.example"]), provider).text
     provider.status = 400
@@ -244,16 +246,19 @@ def test_a_provider_that_is_another_or_away_is_said(start: Any, provider: Provid
     )
 
 
-def test_without_one_there_is_nothing_there(start_gateway: Start):
+def test_without_a_provider_there_are_no_oidc_routes(start_gateway: Start):
     with httpx.Client(base_url=start_gateway().origin) as client:
         assert client.get("/console/api/oidc/begin").status_code == 404
         assert "elsewhere" not in client.get("/console/api/session").json()
 
 
-def test_an_invitation_of_another_tenant_does_not_capture_who_comes_from_the_provider(
+def test_an_invitation_of_another_tenant_does_not_capture_a_provider_user(
     start: Any, provider: Provider
 ):
-    """A tenant's administrator may accept an invitation of any address: it proves nobody's."""
+    """An administrator can accept an invitation for any address.
+
+    So the account does not prove who owns the address.
+    """
     client = start()
     origin = {"origin": str(client.base_url).rstrip("/")}
     assert client.post("/admin/v1/tenants", json={"name": "acme"}).status_code == 201
@@ -280,12 +285,12 @@ def test_an_invitation_of_another_tenant_does_not_capture_who_comes_from_the_pro
             True,
         ), refused.text
         assert "modelyard-session" not in client.cookies
-        # Whoever is signed in to another account does not link this one.
+        # A user who is signed in to another account does not link this one.
         provider.says = {"email": "bob@example.com"}
         assert sign_in(client, provider).status_code == 303
         provider.says = {}
         assert sign_in(client, provider).status_code == 401
-        # Whoever knows the password and has the address links them, once.
+        # A user who signed in with the password and has the address links them, once.
         assert sign_in(other_client, provider).status_code == 303
         client.cookies.clear()
         assert sign_in(client, provider).status_code == 303

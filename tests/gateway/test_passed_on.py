@@ -1,4 +1,4 @@
-"""Streams that are passed on as they came, up to an event that has to be read in full."""
+"""Tests for streams that are passed through unparsed, up to an event that is parsed."""
 
 import json
 from collections.abc import Callable
@@ -46,7 +46,7 @@ GROQ = {
         "total_tokens": 33,
     },
 }
-# xAI counts thoughts apart: only the sum tells.
+# xAI does not count reasoning in the completion tokens; only the total shows it.
 APART = {
     "prompt_tokens": 21, "completion_tokens": 2, "total_tokens": 33,
     "completion_tokens_details": {"reasoning_tokens": 10},
@@ -73,7 +73,7 @@ def streamed_events(running: Running, *, include_usage: bool) -> list[Any]:
 
 @pytest.mark.parametrize("include_usage", [True, False])
 @pytest.mark.parametrize("end", ENDS)
-def test_the_ledger_and_the_caller_have_what_the_server_counted(
+def test_the_ledger_and_the_caller_get_the_providers_usage(
     start_gateway: Start, upstream: Play, end: str, include_usage: bool
 ):
     server = upstream(lambda request: stream_answer([*BEGIN, *ENDS[end]]))
@@ -100,7 +100,7 @@ def test_the_ledger_and_the_caller_have_what_the_server_counted(
     )
 
 
-def test_a_stream_without_any_end_is_still_one_that_broke_off(
+def test_a_stream_without_an_end_counts_as_interrupted(
     start_gateway: Start, upstream: Play
 ):
     server = upstream(lambda request: stream_answer([*BEGIN, event(None, usage=APART)]))

@@ -1,4 +1,4 @@
-"""Apps changed, published, put back; and the page on which people use them."""
+"""Tests for changing, publishing and restoring apps, and for their web page."""
 
 import uuid
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def simple(mode: str, prompt: str = "Be short.", **config: Any) -> str:
 
 
 def answering(text: str) -> str:
-    """A chat that says one thing."""
+    """Return an app that answers with a fixed text."""
     graph = {
         "nodes": [
             {"id": "start", "data": {"type": "start", "title": "s"}},
@@ -108,10 +108,10 @@ def admin(served_apps: dict[str, str]) -> Iterator[Admin]:
     admin_client.http.close()
 
 
-# ------------------------------------------------------------------------------------------------ versions
+# ----------------------------------------------------------------------------- versions
 
 
-def test_callers_get_what_is_published_and_a_version_by_its_id(
+def test_callers_get_the_published_version_or_one_by_id(
     served_apps: dict[str, str], admin: Admin
 ):
     row, key = admin.id("changing"), served_apps["changing"]
@@ -135,12 +135,11 @@ def test_callers_get_what_is_published_and_a_version_by_its_id(
     assert admin.ask(key).json()["answer"] == "two"
     admin("POST", f"/{row}/publish")
     assert admin.ask(key).json()["answer"] == "one"
-    assert (
-        len(admin("GET", f"/{row}")["versions"]) == 2
-    )  # the same file again is the same version
+    # An identical file does not create a version.
+    assert len(admin("GET", f"/{row}")["versions"]) == 2
 
 
-def test_what_is_wrong_with_a_change_is_said(served_apps: dict[str, str], admin: Admin):
+def test_invalid_changes_get_an_error(served_apps: dict[str, str], admin: Admin):
     row = admin.id("plain")
     assert "no draft" in admin("POST", f"/{row}/publish", 400)["error"]["message"]
     assert (
@@ -163,7 +162,7 @@ def test_what_is_wrong_with_a_change_is_said(served_apps: dict[str, str], admin:
     )
 
 
-def test_an_app_is_switched_off_and_removed_with_its_keys(
+def test_an_app_is_disabled_and_removed_with_its_keys(
     served_apps: dict[str, str], admin: Admin
 ):
     mapping = {"models": {"*": "scripted/model"}}
@@ -184,7 +183,7 @@ def test_an_app_is_switched_off_and_removed_with_its_keys(
     admin("GET", f"/{created_app['id']}", 404)
 
 
-# ------------------------------------------------------------------------------------------------ the page
+# ----------------------------------------------------------------------- the app's page
 
 
 class Page:
@@ -206,7 +205,7 @@ class Page:
 
 @pytest.fixture
 def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the page is made of, as the build leaves it."""
+    """Page files as the console build produces them."""
     contents = {
         "chat.html": b"<!doctype html><title>Chat</title>", "index.html": b"<!doctype html><title>Console</title>",
         "assets/chat-abc.js": b"export const answer = 42;", "assets/chat-abc.js.br": b"as Brotli",
@@ -221,7 +220,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_the_page_comes_with_a_strict_policy_and_all_that_it_needs(
+def test_the_page_has_a_strict_policy_and_all_resources(
     served_apps: dict[str, str], admin: Admin, built: None
 ):
     page = Page(
@@ -275,7 +274,7 @@ def test_the_page_comes_with_a_strict_policy_and_all_that_it_needs(
     assert page("GET", "/info").json()["code"] == "not_found"
 
 
-def test_a_page_that_was_not_built_says_so_where_it_would_be(
+def test_a_page_that_was_not_built_says_so(
     served_apps: dict[str, str], admin: Admin, monkeypatch: pytest.MonkeyPatch
 ):
     page = Page(admin, "plain", origins=["https://shop.example"])
@@ -290,10 +289,10 @@ def test_a_page_that_was_not_built_says_so_where_it_would_be(
         "frame-ancestors 'self' https://shop.example"
     )
     assert httpx.get(f"{admin.origin}/chat/nowhere").status_code == 404
-    assert page("GET", "/info").status_code == 200  # the app itself answers
+    assert page("GET", "/info").status_code == 200  # the API still works
 
 
-def test_visitors_see_their_own_conversations_and_nobody_elses(
+def test_visitors_see_only_their_own_conversations(
     served_apps: dict[str, str], admin: Admin
 ):
     page = Page(admin, "talking")
@@ -333,7 +332,7 @@ def test_visitors_see_their_own_conversations_and_nobody_elses(
         assert page("GET", path).status_code == 404, path
 
 
-def test_a_page_answers_like_the_service_api_and_says_what_its_addresses_take(
+def test_a_page_answers_like_the_service_api_with_its_methods(
     served_apps: dict[str, str], admin: Admin
 ):
     page = Page(admin, "talking")
@@ -358,7 +357,7 @@ def test_a_page_answers_like_the_service_api_and_says_what_its_addresses_take(
     assert httpx.get(f"{admin.origin}/chat/-/index.html").json()["code"] == "not_found"
 
 
-def test_a_completion_page_gives_another_answer(
+def test_a_completion_page_regenerates_an_answer(
     served_apps: dict[str, str], admin: Admin
 ):
     page = Page(admin, "poems")
@@ -383,7 +382,7 @@ def test_a_completion_page_gives_another_answer(
     )
 
 
-def test_the_address_stays_when_the_page_is_switched_off_and_on(
+def test_the_page_keeps_its_url_when_disabled_and_enabled(
     served_apps: dict[str, str], admin: Admin
 ):
     page = Page(admin, "form")

@@ -1,4 +1,7 @@
-"""The service API against the server, as its callers see it: streams, whole answers, conversations, files, forms."""
+"""Tests for the service API over HTTP.
+
+Streams, blocking responses, conversations, files and forms.
+"""
 
 import json
 import time
@@ -131,7 +134,7 @@ def test_a_workflow_streams_its_nodes_and_its_end(served_apps: dict[str, str]):
     )
 
 
-def test_a_whole_answer_and_what_is_kept_of_it(served_apps: dict[str, str]):
+def test_a_blocking_answer_and_its_record(served_apps: dict[str, str]):
     caller = Caller(served_apps, "workflow")
     body = caller.post(
         "/workflows/run", inputs={"n": "4"}, user="logs", response_mode="blocking"
@@ -148,7 +151,7 @@ def test_a_whole_answer_and_what_is_kept_of_it(served_apps: dict[str, str]):
     assert caller.get("/workflows/logs", status="failed")["total"] == 0
 
 
-def test_a_workflow_that_fails_is_no_error_of_the_caller_and_a_chat_is(
+def test_a_failed_workflow_is_a_result_and_a_failed_chat_is_an_error(
     served_apps: dict[str, str],
 ):
     failed = Caller(served_apps, "failing").post("/workflows/run", inputs={}, user="u")
@@ -190,7 +193,7 @@ def test_a_workflow_that_fails_is_no_error_of_the_caller_and_a_chat_is(
         ("form", "/form/human_input/nope", {"action": "yes", "inputs": {}, "user": "u"}, 404, "not_found", "the form does not exist"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_with_its_code(
+def test_invalid_requests_get_their_error_codes(
     served_apps: dict[str, str],
     app: str,
     path: str,
@@ -204,7 +207,9 @@ def test_what_is_wrong_is_said_with_its_code(
     assert message in answer.json()["message"]
 
 
-def test_a_run_that_could_not_be_answered_is_not_begun(served_apps: dict[str, str]):
+def test_a_run_with_an_invalid_response_mode_is_not_started(
+    served_apps: dict[str, str],
+):
     caller = Caller(served_apps, "workflow")
     initial_total = caller.get("/workflows/logs")["total"]
     assert (
@@ -216,7 +221,7 @@ def test_a_run_that_could_not_be_answered_is_not_begun(served_apps: dict[str, st
     assert caller.get("/workflows/logs")["total"] == initial_total
 
 
-def test_who_shows_no_key_or_another_kind_gets_nothing(served_apps: dict[str, str]):
+def test_a_missing_or_wrong_kind_of_key_is_refused(served_apps: dict[str, str]):
     for header in (
         {},
         {"authorization": "Bearer app-nope"},
@@ -254,7 +259,7 @@ def test_who_shows_no_key_or_another_kind_gets_nothing(served_apps: dict[str, st
         ),
     ],
 )
-def test_what_is_not_there_is_refused_in_the_words_of_whoever_asks(
+def test_not_found_errors_have_the_callers_format(
     served_apps: dict[str, str],
     method: str,
     path: str,
@@ -276,12 +281,12 @@ def test_what_is_not_there_is_refused_in_the_words_of_whoever_asks(
 
 
 def _kind_of(refusal: dict[str, Any]) -> str:
-    """Anthropic's type of error, OpenAI's code, or the service API's."""
+    """Return Anthropic's error type, OpenAI's error code, or the service API's code."""
     error = refusal.get("error", refusal)
     return error["type"] if refusal.get("type") == "error" else error["code"]
 
 
-def test_what_a_path_takes_is_said_without_a_key_and_a_page_is_asked_for_by_head(
+def test_options_needs_no_key_and_head_is_like_get(
     served_apps: dict[str, str],
 ):
     options_response = httpx.options(f"{served_apps['base']}/workflows/run")
@@ -298,13 +303,15 @@ def test_what_a_path_takes_is_said_without_a_key_and_a_page_is_asked_for_by_head
     assert httpx.head(f"{served_apps['base']}/info").status_code == 401
 
 
-def test_an_upload_that_is_no_form_is_told_what_is_wanted(served_apps: dict[str, str]):
+def test_a_malformed_upload_gets_an_error_that_names_the_form(
+    served_apps: dict[str, str],
+):
     answer = Caller(served_apps, "workflow").post("/files/upload", file="x")
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_param")
     assert "multipart/form-data" in answer.json()["message"]
 
 
-def test_a_conversation_remembers_its_variables_and_what_was_said(
+def test_a_conversation_keeps_its_variables_and_messages(
     served_apps: dict[str, str],
 ):
     caller = Caller(served_apps, "remembering")
@@ -362,7 +369,7 @@ def test_a_conversation_remembers_its_variables_and_what_was_said(
     )
 
 
-def test_what_belongs_to_one_user_is_nobody_elses(served_apps: dict[str, str]):
+def test_users_cannot_access_other_users_data(served_apps: dict[str, str]):
     caller, other_caller = (
         Caller(served_apps, "remembering"),
         Caller(served_apps, "chat"),
@@ -389,7 +396,7 @@ def test_what_belongs_to_one_user_is_nobody_elses(served_apps: dict[str, str]):
             == 404
         )
         assert conversation not in json.dumps(intruder.get("/conversations", user=user))
-        # A chatflow that does not know a conversation begins one.
+        # A chatflow starts a new conversation for an unknown id.
         assert (
             intruder.post(
                 "/chat-messages", query="x", user=user, conversation_id=conversation
@@ -439,7 +446,7 @@ def test_feedback_and_deleting(served_apps: dict[str, str]):
     assert caller.get("/conversations", user="f")["data"] == []
 
 
-def test_a_run_is_watched_again_from_any_number(served_apps: dict[str, str]):
+def test_a_run_is_replayed_from_any_event(served_apps: dict[str, str]):
     caller = Caller(served_apps, "workflow")
     run = caller.post("/workflows/run", inputs={"n": 1}, user="w").json()[
         "workflow_run_id"
@@ -463,7 +470,7 @@ def test_a_run_is_watched_again_from_any_number(served_apps: dict[str, str]):
         assert [event["event"] for event in _events(answer)] == ["workflow_finished"]
 
 
-def test_a_chat_is_stopped_while_it_talks(served_apps: dict[str, str]):
+def test_a_chat_is_stopped_while_it_streams(served_apps: dict[str, str]):
     caller = Caller(served_apps, "slow")
     body = {
         "query": "Tell me a long story",
@@ -492,7 +499,7 @@ def test_a_chat_is_stopped_while_it_talks(served_apps: dict[str, str]):
     assert kinds.count("message") < 300
 
 
-def test_files_are_their_users(served_apps: dict[str, str]):
+def test_files_belong_to_their_users(served_apps: dict[str, str]):
     caller = Caller(served_apps, "workflow")
     upload = caller.http.post(
         "/files/upload",
@@ -536,7 +543,7 @@ def test_files_are_their_users(served_apps: dict[str, str]):
     )
 
 
-def test_a_form_holds_a_run_until_it_is_filled_in(served_apps: dict[str, str]):
+def test_a_form_pauses_a_run_until_it_is_submitted(served_apps: dict[str, str]):
     caller = Caller(served_apps, "form")
     events = caller.events("/workflows/run", inputs={"q": "it"}, user="h")
     form_request = next(
@@ -589,7 +596,7 @@ def test_a_form_holds_a_run_until_it_is_filled_in(served_apps: dict[str, str]):
     assert caller.get(f"/workflows/run/{run}")["status"] == "succeeded"
 
 
-def test_what_an_app_says_of_itself(served_apps: dict[str, str]):
+def test_the_metadata_of_an_app(served_apps: dict[str, str]):
     workflow = Caller(served_apps, "workflow")
     form_fields = workflow.get("/parameters")["user_input_form"]
     assert [next(iter(field)) for field in form_fields] == ["number", "file"]

@@ -1,4 +1,4 @@
-"""The service API's table: the documented paths, and what of them a page may ask for."""
+"""Tests for the service API's table: documented paths, and those open to visitors."""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _CLOSED_TO_VISITORS = {
     "DELETE /v1/apps/annotations/{annotation_id}", "POST /v1/apps/annotation-reply/{action}",
     "GET /v1/apps/annotation-reply/{action}/status/{job_id}",
 }  # fmt: skip
-"""What is of all users, or of the app's inside."""
+"""Endpoints that concern all users or the app's internals."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def _of(api: Api) -> set[str]:
     return {f"{row.method} {row.path}" for row in api.rows}
 
 
-def test_the_table_has_every_documented_endpoint_and_two_of_our_own(
+def test_the_table_has_every_documented_endpoint_and_two_extensions(
     apis: dict[str, Api],
 ):
     documented = {
@@ -49,7 +49,7 @@ def test_the_table_has_every_documented_endpoint_and_two_of_our_own(
     assert {row.auth for row in apis["service"].rows} == {APP_KEY}
 
 
-def test_a_page_may_ask_for_what_is_its_visitors_and_for_nothing_else(
+def test_a_page_may_call_only_endpoints_for_visitors(
     apis: dict[str, Api],
 ):
     visitor_rows = [row for row in apis["chat_page"].rows if row.auth == VISITOR]
@@ -63,7 +63,7 @@ def test_a_page_may_ask_for_what_is_its_visitors_and_for_nothing_else(
     ]  # fmt: skip
 
 
-def test_no_two_operations_of_a_description_have_one_id(apis: dict[str, Api]):
+def test_operation_ids_are_unique(apis: dict[str, Api]):
     for name in ("service", "chat_page"):
         paths = describe(apis[name])["paths"]
         ids = [

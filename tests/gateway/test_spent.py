@@ -1,4 +1,7 @@
-"""Costs as the proofs read them: amounts that `modelyard usage` adds up, whatever their spelling."""
+"""Tests for costs as `tools/show` reads them: sums over `modelyard usage` amounts.
+
+The amounts may be spelled in any way.
+"""
 
 from collections.abc import Callable
 from decimal import Decimal
@@ -26,7 +29,7 @@ def ask(running: Running, model: str) -> None:
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """The home of `start_gateway`, for a command beside it."""
+    """The environment of a command that uses the home of `start_gateway`."""
     return {"MODELYARD_HOME": str(tmp_path)}
 
 

@@ -1,4 +1,4 @@
-"""Laws over every row of every API's table, and what paths answer besides (RFC 9110)."""
+"""Tests for every row of every API's table, and other answers of paths (RFC 9110)."""
 
 import asyncio
 import json
@@ -84,15 +84,15 @@ def filled(path: str) -> str:
 
 
 def of_path(gateway: Gateway) -> dict[str, list[tuple[Api, Row]]]:
-    """An address of each path → its rows."""
+    """Return the rows of each path by an example address."""
     rows_by_path: dict[str, list[tuple[Api, Row]]] = {}
     for api, row in gateway.router.rows():
         rows_by_path.setdefault(filled(row.path), []).append((api, row))
     return rows_by_path
 
 
-def test_every_path_says_which_methods_it_takes(settings: Settings):
-    """405 with `Allow` for every other, OPTIONS with the same, HEAD wherever GET is."""
+def test_every_path_lists_its_allowed_methods(settings: Settings):
+    """405 with `Allow` for other methods, also for OPTIONS; HEAD wherever GET is."""
 
     async def work(gateway: Gateway) -> None:
         for path in of_path(gateway):
@@ -115,8 +115,8 @@ def test_every_path_says_which_methods_it_takes(settings: Settings):
     run(work, settings)
 
 
-def test_no_key_no_answer(settings: Settings):
-    """A server with keys: each row that takes one refuses whoever shows none, before anything else."""
+def test_rows_that_need_a_key_refuse_requests_without_one(settings: Settings):
+    """On a server with keys, rows that need a key check it before anything else."""
 
     async def work(gateway: Gateway) -> None:
         for _, row in gateway.router.rows():
@@ -137,7 +137,7 @@ def test_no_key_no_answer(settings: Settings):
     run(work, settings, keys=[KEY])
 
 
-def test_every_row_says_what_it_does_takes_and_answers(settings: Settings):
+def test_every_row_is_documented(settings: Settings):
     async def work(gateway: Gateway) -> None:
         for api, row in gateway.router.rows():
             where = f"{row.method} {row.path} of {api.name}"
@@ -149,7 +149,7 @@ def test_every_row_says_what_it_does_takes_and_answers(settings: Settings):
     run(work, settings)
 
 
-def test_every_description_is_one_and_names_each_operation_once(settings: Settings):
+def test_every_description_is_valid_with_unique_operations(settings: Settings):
     async def work(gateway: Gateway) -> None:
         for api in gateway.router.apis:
             document = describe(api)
@@ -178,7 +178,7 @@ def test_every_description_is_one_and_names_each_operation_once(settings: Settin
 
 @pytest.fixture
 def cases() -> list[tuple[str, str, Pairs, int, str]]:
-    """(method, path, headers, status, how the error begins)."""
+    """(method, path, headers, status, start of the error body)"""
     app: Pairs = ((b"authorization", b"Bearer app-nobody"),)
     return [
         ("GET", "/v1/nothing", (), 404, '{"error":{"message":"Not found: /v1/nothing"'),
@@ -248,7 +248,7 @@ def test_what_is_not_there_is_refused_in_its_clients_words(
     run(work, settings)
 
 
-def test_head_is_get_without_its_content(settings: Settings):
+def test_head_is_get_without_content(settings: Settings):
     async def work(gateway: Gateway) -> None:
         for path in (
             "/health",
@@ -273,7 +273,7 @@ def test_head_is_get_without_its_content(settings: Settings):
     run(work, settings)
 
 
-def test_a_slash_at_the_end_makes_no_difference(settings: Settings):
+def test_a_trailing_slash_makes_no_difference(settings: Settings):
     async def work(gateway: Gateway) -> None:
         for path in ("/health", "/v1/models", "/admin/v1/keys", "/docs"):
             assert (await ask(gateway, "GET", f"{path}/")).body == (
@@ -283,7 +283,7 @@ def test_a_slash_at_the_end_makes_no_difference(settings: Settings):
     run(work, settings)
 
 
-def test_a_browser_is_led_to_the_console(settings: Settings):
+def test_a_browser_is_redirected_to_the_console(settings: Settings):
     async def work(gateway: Gateway) -> None:
         browser = await ask(
             gateway, "GET", "/", ((b"accept", b"text/html,application/xhtml+xml"),)
@@ -295,7 +295,7 @@ def test_a_browser_is_led_to_the_console(settings: Settings):
     run(work, settings)
 
 
-def test_what_is_described_is_what_the_reference_holds(settings: Settings):
+def test_descriptions_match_the_reference(settings: Settings):
     folder = Path(__file__).parents[2] / "docs" / "reference" / "openapi"
 
     async def work(gateway: Gateway) -> None:

@@ -1,4 +1,4 @@
-"""Tenants, keys, limits, routes, caches and explanations, over HTTP against a real server."""
+"""Tests for tenants, keys, limits, routes, caches and explanations over HTTP."""
 
 import asyncio
 import json
@@ -102,10 +102,10 @@ def upstream_fine(upstream: Callable[..., Upstream]) -> Upstream:
     return upstream(answer)
 
 
-# keys
+# API keys
 
 
-def test_a_tenants_key_calls_with_the_tenants_credential_until_it_is_revoked(
+def test_a_tenants_key_uses_the_tenants_credential_until_it_is_revoked(
     start_gateway: Start, upstream_fine: Upstream
 ):
     running = start_gateway(upstream_fine, api_keys=["operator-key-1"])
@@ -154,7 +154,7 @@ def test_a_tenants_key_calls_with_the_tenants_credential_until_it_is_revoked(
     )
 
 
-def test_a_key_is_for_its_models_and_its_role_alone(
+def test_a_key_is_restricted_to_its_models_and_role(
     start_gateway: Start, upstream_fine: Upstream
 ):
     running = start_gateway(
@@ -234,7 +234,7 @@ def test_a_key_is_for_its_models_and_its_role_alone(
         ("calls/req_nothing", None, 404, "not found"),
     ],
 )
-def test_each_mistake_at_the_admin_api_gets_its_words(
+def test_each_invalid_admin_request_gets_its_error(
     start_gateway: Start, path: str, body: Any, status: int, expected_text: str
 ):
     running = start_gateway()
@@ -245,7 +245,7 @@ def test_each_mistake_at_the_admin_api_gets_its_words(
     assert expected_text in response.body.decode()
 
 
-def test_a_name_is_taken_once(start_gateway: Start):
+def test_a_name_is_created_once_in_a_race(start_gateway: Start):
     running = start_gateway()
     limit = {"name": "a", "unit": "requests", "amount": 1000}
     with ThreadPoolExecutor(8) as pool:
@@ -261,7 +261,7 @@ def test_a_name_is_taken_once(start_gateway: Start):
 # limits
 
 
-def test_a_limit_refuses_with_when_to_come_back_and_a_change_holds_at_once(
+def test_a_limit_sends_retry_after_and_changes_apply_at_once(
     start_gateway: Start, upstream_fine: Upstream
 ):
     running = start_gateway(
@@ -287,7 +287,7 @@ def test_a_limit_refuses_with_when_to_come_back_and_a_change_holds_at_once(
     )
 
 
-def test_a_budget_is_what_the_ledger_says_also_after_a_restart(
+def test_a_budget_matches_the_ledger_after_a_restart(
     start_gateway: Start, upstream_fine: Upstream, tmp_path: Path
 ):
     model = {"name": "m", "input_price": 1000, "output_price": 1000}
@@ -303,20 +303,21 @@ def test_a_budget_is_what_the_ledger_says_also_after_a_restart(
     }
     running = start_gateway(**options)
     statuses = [chat(running, model="own/m").status for _ in range(5)]
+    # 0.015 each: the third call exceeds the limit and is the last.
     assert statuses == [
         200,
         200,
         200,
         429,
         429,
-    ]  # 0.015 each: the third goes beyond, and is the last
+    ]
     running.close()
     restarted = start_gateway(**options)
     assert chat(restarted, model="own/m").status == 429
     assert "0.04 USD per day" in chat(restarted, model="own/m").json["error"]["message"]
 
 
-def test_calls_at_once_are_limited_and_freed(
+def test_concurrent_calls_are_limited_and_released(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):
     release = threading.Event()
@@ -337,7 +338,7 @@ def test_calls_at_once_are_limited_and_freed(
     assert chat(running).status == 200
 
 
-def test_a_hosted_credential_serves_until_its_quota_is_used(
+def test_a_hosted_credential_serves_until_its_quota_is_exhausted(
     start_gateway: Start, upstream_fine: Upstream
 ):
     url = upstream_fine.url
@@ -369,10 +370,10 @@ def test_a_hosted_credential_serves_until_its_quota_is_used(
     ]
 
 
-# routes, caches
+# routes and caches
 
 
-def test_a_route_is_a_model_that_goes_where_it_says(
+def test_a_route_is_a_model_that_calls_its_targets(
     start_gateway: Start, upstream_fine: Upstream
 ):
     routes = {
@@ -392,7 +393,7 @@ def test_a_route_is_a_model_that_goes_where_it_says(
     ]
 
 
-def test_the_same_question_is_answered_once_where_chance_plays_no_part(
+def test_deterministic_requests_are_cached(
     start_gateway: Start, upstream_fine: Upstream
 ):
     running = start_gateway(upstream_fine, cache=CacheSettings(seconds=60))
@@ -416,7 +417,7 @@ def test_the_same_question_is_answered_once_where_chance_plays_no_part(
     assert len(upstream_fine.requests) == 4
 
 
-def test_embeddings_are_cached_text_by_text_and_joined(
+def test_embeddings_are_cached_per_text_and_combined(
     start_gateway: Start, upstream_fine: Upstream
 ):
     credential = CredentialSettings(values={"api_key": "sk-own"})
@@ -461,7 +462,7 @@ def test_embeddings_are_cached_text_by_text_and_joined(
     )
 
 
-# seeing it
+# observability
 
 
 def test_a_call_can_be_explained_by_its_request_id(
@@ -500,7 +501,7 @@ def test_a_call_can_be_explained_by_its_request_id(
     assert [step["what"] for step in plain["decisions"]] == ["chose"]
 
 
-def test_prometheus_can_read_what_happened(
+def test_metrics_are_in_prometheus_format(
     start_gateway: Start, upstream_fine: Upstream
 ):
     running = start_gateway(upstream_fine)
@@ -532,7 +533,7 @@ def test_prometheus_can_read_what_happened(
     assert tokens == {"in": 10, "out": 5}
 
 
-def test_usage_is_exported_whole_and_harmless_to_spreadsheets(
+def test_usage_export_is_complete_and_safe_for_spreadsheets(
     start_gateway: Start, upstream_fine: Upstream
 ):
     running = start_gateway(upstream_fine)
@@ -563,10 +564,10 @@ def test_the_admin_api_describes_itself(start_gateway: Start):
     assert "KeyInput" in document["components"]["schemas"]
 
 
-# running it
+# operation
 
 
-def test_settings_are_taken_up_and_wrong_ones_are_not(
+def test_valid_settings_are_applied_and_invalid_ones_are_not(
     start_gateway: Start, upstream_fine: Upstream, tmp_path: Path
 ):
     running = start_gateway(upstream_fine)
@@ -624,7 +625,7 @@ async def _reload(yard: Any, settings: Any) -> None:
     yard.reload(settings)
 
 
-def test_a_database_that_cannot_be_written_refuses_what_would_cost_and_then_goes_on(
+def test_an_unwritable_database_refuses_billable_calls_until_it_recovers(
     start_gateway: Start, upstream_fine: Upstream
 ):
     running = start_gateway(upstream_fine)
@@ -633,7 +634,8 @@ def test_a_database_that_cannot_be_written_refuses_what_would_cost_and_then_goes
     writer: Any = running.yard.services.storage.database.submit(
         lambda connection: connection
     ).result(5)
-    # SQLite raises the limit to what is there: fill that, and no further page can be had.
+    # SQLite raises the limit to the current size; once that is full, no page can be
+    # allocated.
     writer.execute("PRAGMA max_page_count = 1")
     statuses = []
     until = time.monotonic() + 20
@@ -652,6 +654,5 @@ def test_a_database_that_cannot_be_written_refuses_what_would_cost_and_then_goes
     assert chat(running).status == 200
     running.flush()
     rows = [row for row in running.rows("default", limit=100_000) if row.user]
-    assert len(rows) == statuses.count(
-        200
-    )  # nothing was lost, and nobody repaired anything
+    # Nothing was lost, and nobody had to repair anything.
+    assert len(rows) == statuses.count(200)

@@ -1,4 +1,7 @@
-"""What begins runs without a caller: webhooks over HTTP, schedules by a clock that is moved, one run for one minute."""
+"""Tests for triggers: webhooks over HTTP and schedules with a fake clock.
+
+Each due minute starts exactly one run.
+"""
 
 import asyncio
 import json
@@ -38,7 +41,7 @@ def app_file(
 
 
 def webhook(**data: Any) -> str:
-    """An app that ends with what came."""
+    """Return an app whose outputs are the webhook's data."""
     hook = {
         "id": "hook",
         "type": "trigger-webhook",
@@ -72,7 +75,7 @@ def schedule(cron: str, name: str = "timed") -> str:
 
 
 class Console:
-    """An administrator at the gateway."""
+    """An administrator of the gateway."""
 
     def __init__(self, running: Running) -> None:
         self.running = running
@@ -112,10 +115,10 @@ def address(console: Console, app: str, which: str = "address") -> str:
     return str(trigger[which])
 
 
-# ---------------------------------------------------------------------------------------------- webhooks
+# ----------------------------------------------------------------------------- webhooks
 
 
-def test_a_webhook_begins_a_run_with_what_it_declares(console: Console):
+def test_a_webhook_starts_a_run_with_its_declared_fields(console: Console):
     app = console.add(webhook(
         headers=[{"name": "X-Source", "required": True}], params=[{"name": "page", "type": "number"}],
         body=[{"name": "title", "required": True}, {"name": "tags", "type": "array[string]"}],
@@ -156,7 +159,7 @@ def test_a_webhook_begins_a_run_with_what_it_declares(console: Console):
     ({"data": {"title": "x"}}, 400, "'application/x-www-form-urlencoded'; expected application/json"),
     ({"content": b"[1]", "headers": {"content-type": "application/json"}}, 400, "object"),
 ])  # fmt: skip
-def test_what_does_not_fit_begins_nothing_and_says_why(
+def test_an_invalid_webhook_call_starts_nothing_and_gets_an_error(
     console: Console, sent: dict[str, Any], status: int, expected_text: str
 ):
     app = console.add(
@@ -175,14 +178,14 @@ def test_what_does_not_fit_begins_nothing_and_says_why(
     assert console.runs(app) == []
 
 
-def test_another_verb_is_refused_and_the_right_one_named(console: Console):
+def test_another_method_is_refused_with_the_allowed_one(console: Console):
     app = console.add(webhook(method="PUT"))
     answer = console.http.get(address(console, app))
     assert (answer.status_code, answer.headers["allow"]) == (405, "PUT")
     assert console.http.put(address(console, app), json={}).status_code == 200
 
 
-def test_forms_texts_and_files_come_as_they_are_sent(console: Console):
+def test_webhooks_accept_forms_text_and_files(console: Console):
     def run_outputs(
         content_type: str, body: list[dict[str, Any]], **sent: Any
     ) -> dict[str, Any]:
@@ -225,7 +228,7 @@ def test_forms_texts_and_files_come_as_they_are_sent(console: Console):
     assert file["file"]["size"] == 2
 
 
-def test_a_webhook_answers_what_its_node_says(console: Console):
+def test_a_webhook_answers_as_its_node_defines(console: Console):
     def answered(**data: Any) -> httpx.Response:
         app = console.add(webhook(**data), name=json.dumps(data))
         return console.http.post(address(console, app), json={})
@@ -245,7 +248,7 @@ def test_a_webhook_answers_what_its_node_says(console: Console):
     assert (empty.status_code, empty.content) == (204, b"")
 
 
-def test_a_webhook_that_waits_answers_with_what_the_run_came_to(console: Console):
+def test_a_blocking_webhook_answers_with_the_runs_outputs(console: Console):
     body = [{"name": "n", "type": "number"}]
     app = console.add(webhook(async_mode=False, body=body))
     result = console.http.post(address(console, app), json={"n": 2}).json()
@@ -275,7 +278,7 @@ def test_a_webhook_that_waits_answers_with_what_the_run_came_to(console: Console
 
 
 @pytest.mark.parametrize("header", ["idempotency-key", "webhook-id"])
-def test_a_call_that_is_repeated_under_its_key_is_one_run(
+def test_calls_with_the_same_idempotency_key_start_one_run(
     console: Console, header: str
 ):
     app = console.add(webhook())
@@ -304,7 +307,7 @@ def test_a_call_that_is_repeated_under_its_key_is_one_run(
     assert len(console.runs(app)) == 3
 
 
-def test_a_draft_answers_at_its_own_address_and_callers_get_what_is_published(
+def test_a_draft_has_its_own_url_and_callers_get_the_published_version(
     console: Console,
 ):
     app = console.add(webhook(response_body="first"), publish=False)
@@ -326,7 +329,7 @@ def test_a_draft_answers_at_its_own_address_and_callers_get_what_is_published(
     assert {run["created_from"] for run in console.runs(app)} == {"trigger", "debugger"}
 
 
-def test_no_address_serves_once_the_app_is_off_or_the_node_is_gone(console: Console):
+def test_no_webhook_works_after_its_app_or_node_is_gone(console: Console):
     app = console.add(webhook())
     hook = address(console, app)
     console.http.patch(f"{ADMIN}/apps/{app}", json={"is_enabled": False})
@@ -340,7 +343,7 @@ def test_no_address_serves_once_the_app_is_off_or_the_node_is_gone(console: Cons
     assert console.http.post(hook, json={}).status_code == 404
 
 
-def test_by_hand_a_webhook_asks_for_what_would_have_come(console: Console):
+def test_a_manual_run_asks_for_the_webhooks_fields(console: Console):
     app = console.add(webhook(body=[{"name": "n", "type": "number", "required": True}]))
     (field,) = console.http.get(f"{ADMIN}/apps/{app}/form").json()["data"]
     assert (field["variable"], field["type"], field["required"]) == (
@@ -361,11 +364,11 @@ def test_by_hand_a_webhook_asks_for_what_would_have_come(console: Console):
     assert (rejected.status_code, "has no start node" in rejected.text) == (400, True)
 
 
-# ---------------------------------------------------------------------------------------------- schedules
+# ---------------------------------------------------------------------------- schedules
 
 
 class Moved:
-    """Triggers of a running gateway, under a clock that is moved by hand."""
+    """The triggers of a running gateway, with a clock that the test sets."""
 
     def __init__(self, console: Console, *, catch_up: float = 3600.0) -> None:
         self.yard = console.running.yard
@@ -387,11 +390,14 @@ class Moved:
 
 
 def far_away() -> str:
-    """Once a day, half a day from now: whatever the server's own clock begins meanwhile is none of these."""
+    """Return a daily schedule half a day from now.
+
+    So the server's own clock does not start runs of it during the test.
+    """
     return f"0 {(time.gmtime().tm_hour + 12) % 24} * * *"
 
 
-def test_a_schedule_runs_once_a_time_however_many_look(console: Console):
+def test_a_schedule_runs_once_with_several_schedulers(console: Console):
     cron = far_away()
     app = console.add(schedule(cron))
     first, second = Moved(console), Moved(console)
@@ -416,7 +422,7 @@ def test_a_schedule_runs_once_a_time_however_many_look(console: Console):
     assert {run["created_from"] for run in ended} == {"trigger"}
 
 
-def test_a_time_that_passed_while_nobody_looked_is_made_up_for_once_and_not_for_ever(
+def test_a_missed_time_is_caught_up_once_within_the_limit(
     console: Console,
 ):
     app = console.add(schedule(far_away()))
@@ -437,7 +443,7 @@ def test_a_time_that_passed_while_nobody_looked_is_made_up_for_once_and_not_for_
     )
 
 
-def test_what_was_due_before_it_was_published_does_not_run(console: Console):
+def test_times_before_publication_do_not_run(console: Console):
     moved = Moved(console)
     a_while_ago = int(moved.now // 60 - 10) % 60
     app = console.add(schedule(f"{a_while_ago} * * * *"))
@@ -446,7 +452,7 @@ def test_what_was_due_before_it_was_published_does_not_run(console: Console):
     assert moved.tick() == 1
 
 
-def test_a_schedule_that_is_off_or_gone_does_not_run_and_a_new_one_counts_from_its_change(
+def test_a_disabled_schedule_does_not_run_and_a_new_one_starts_at_its_change(
     console: Console,
 ):
     app = console.add(schedule(far_away()))
@@ -464,7 +470,7 @@ def test_a_schedule_that_is_off_or_gone_does_not_run_and_a_new_one_counts_from_i
     assert moved.tick() == 0
 
 
-def test_the_server_itself_looks(console: Console):
+def test_the_server_runs_due_schedules(console: Console):
     app = console.add(schedule("* * * * *"))
     parts = console.running.yard.services.workflows
     due_schedules = parts.triggers._due  # type: ignore[reportPrivateUsage]
@@ -474,9 +480,8 @@ def test_the_server_itself_looks(console: Console):
         threading.Event().wait(0.05)
         due_schedules = parts.triggers._due  # type: ignore[reportPrivateUsage]
     (due_schedule,) = due_schedules.values()
-    due_schedule.at = (
-        console.running.yard.services.clock.time() - 61
-    )  # as if a minute had passed
+    # As if a minute had passed.
+    due_schedule.at = console.running.yard.services.clock.time() - 61
     for _ in range(200):
         if console.runs(app):
             return
@@ -484,7 +489,7 @@ def test_the_server_itself_looks(console: Console):
     raise AssertionError("nothing was begun")
 
 
-def test_a_file_whose_schedule_says_no_time_is_taken_and_the_node_named(
+def test_an_invalid_schedule_is_a_warning_that_names_the_node(
     console: Console,
 ):
     check = console.http.post(

@@ -1,4 +1,7 @@
-"""What a server does beside answering: health, settings, traces, meanings; against real servers on loopback."""
+"""Tests for background work and tracing: health, settings, spans, the semantic cache.
+
+They use real servers on loopback.
+"""
 
 import asyncio
 import json
@@ -48,7 +51,7 @@ def on_loop(running: Running, work: Any) -> Any:
     return asyncio.run_coroutine_threadsafe(work, running.loop).result(10)
 
 
-def test_a_provider_that_is_not_healthy_is_left_alone(
+def test_an_unhealthy_provider_is_not_called(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):
     status = 503
@@ -76,7 +79,7 @@ def test_a_provider_that_is_not_healthy_is_left_alone(
     assert eventually(lambda: chat(running).status == 200)
 
 
-def test_the_settings_file_is_followed(
+def test_the_settings_file_is_watched(
     start_gateway: Start, upstream: Callable[..., Upstream], tmp_path: Path
 ):
     running = start_gateway(upstream(lambda request: chat_answer("fine")))
@@ -98,12 +101,12 @@ def test_the_settings_file_is_followed(
     assert eventually(lambda: chat(running, model="echo/echo").status == 429)
     path.write_text("limits: [this is, no mapping")
     time.sleep(1.3)
-    assert chat(running, model="echo/echo").status == 429  # the old ones stay
+    assert chat(running, model="echo/echo").status == 429  # the old limits stay
     path.write_text(json.dumps({"limits": {}, "retries": 1}))
     assert eventually(lambda: chat(running, model="echo/echo").status == 200)
 
 
-def test_questions_that_mean_the_same_get_the_same_answer(
+def test_questions_with_the_same_meaning_get_the_cached_answer(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):
     vectors = {
@@ -136,14 +139,14 @@ def test_questions_that_mean_the_same_get_the_same_answer(
     first = ask("What is the capital of France?")
     assert ask("France's capital?") == first
     assert ask("How are you?") != first
-    # The same words in another conversation are another question.
+    # The same text in another conversation is a different question.
     assert (
         ask("France's capital?", {"role": "system", "content": "Answer in Greek."})
         != first
     )
 
 
-def test_calls_become_spans_with_both_vocabularies(
+def test_calls_become_spans_with_both_attribute_conventions(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):
     spans: list[Any] = []
@@ -186,14 +189,13 @@ def test_calls_become_spans_with_both_vocabularies(
         answered.headers["x-request-id"],
         "alice",
     )
-    assert (
-        trace_attributes.INPUT_VALUE not in attributes
-    )  # what was said is nobody's business unless it was made so
+    # Content is traced only if that is enabled.
+    assert trace_attributes.INPUT_VALUE not in attributes
     assert [event["name"] for event in span["events"]] == ["chose"]
 
 
 @pytest.mark.parametrize("shared", ["valkey", "database"])
-def test_answers_are_shared_where_that_is_wanted(
+def test_the_response_cache_is_shared_if_configured(
     start_gateway: Start, upstream: Callable[..., Upstream], tmp_path: Path, shared: str
 ):
     from tools.show.servers import Valkey

@@ -1,4 +1,4 @@
-"""The composition: a value of values, of which nothing is handed the whole."""
+"""Tests for the composition of services: frozen values, none of which holds it all."""
 
 import asyncio
 import dataclasses
@@ -25,7 +25,7 @@ def yard(tmp_path: Path) -> Iterator[Modelyard]:
     asyncio.run(new_yard.aclose())
 
 
-def test_every_room_is_frozen(yard: Modelyard):
+def test_every_service_group_is_frozen(yard: Modelyard):
     services = yard.services
     rooms = [getattr(services, field.name) for field in dataclasses.fields(services)]
     values = [room for room in (services, *rooms) if dataclasses.is_dataclass(room)]
@@ -36,7 +36,7 @@ def test_every_room_is_frozen(yard: Modelyard):
             setattr(value, first, None)
 
 
-def test_nothing_that_is_composed_holds_the_whole(yard: Modelyard):
+def test_no_component_holds_all_services(yard: Modelyard):
     gateway = gateway_for(yard.services)
     holders = [
         holder for holder in gc.get_referrers(yard.services) if not _is_a_frame(holder)
@@ -53,7 +53,7 @@ def test_nothing_that_is_composed_holds_the_whole(yard: Modelyard):
         if holder not in closing and not any(holder is owner for owner in facade)
     ]
     assert unexpected_holders == []
-    assert len(closing) == 1  # the server closes all of it as it ends
+    assert len(closing) == 1  # `aclose` of the server's shutdown
     assert gateway.router.apis
 
 
@@ -70,7 +70,7 @@ def test_the_facade_is_thin():
     assert len(methods) <= 25
 
 
-def test_listeners_hear_of_settings_in_the_order_of_registration(tmp_path: Path):
+def test_settings_listeners_are_called_in_registration_order(tmp_path: Path):
     live_settings = LiveSettings(Settings(home=str(tmp_path)))
     received: list[tuple[str, int]] = []
     live_settings.on_change(lambda settings: received.append(("first", settings.port)))
@@ -80,7 +80,7 @@ def test_listeners_hear_of_settings_in_the_order_of_registration(tmp_path: Path)
     assert live_settings.current.port == 9
 
 
-def test_settings_that_are_wrong_change_nothing(yard: Modelyard):
+def test_invalid_settings_change_nothing(yard: Modelyard):
     previous_settings = yard.settings
     rules = yard.services.network.egress.rules
     circle = {"openai/a": ["openai/b"], "openai/b": ["openai/a"]}
@@ -95,7 +95,7 @@ def test_settings_that_are_wrong_change_nothing(yard: Modelyard):
     assert yard.services.network.egress.rules == rules
 
 
-def test_settings_that_are_right_reach_every_room(yard: Modelyard):
+def test_valid_settings_reach_every_service(yard: Modelyard):
     previous_settings = yard.settings
     yard.reload(msgspec.structs.replace(
         previous_settings,

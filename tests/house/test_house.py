@@ -1,4 +1,7 @@
-"""What keeps the house in order: layers, reference pages, size, licences, and what no commit may hold."""
+"""Tests for the repository's rules.
+
+Layers, reference pages, sizes, licences, and what no commit may contain.
+"""
 
 import ast
 import re
@@ -27,7 +30,7 @@ def test_the_page_and_the_contract_name_the_same_layers():
     assert documented_layers() == contracted_layers()
 
 
-def test_there_is_no_import_circle():
+def test_there_is_no_import_cycle():
     assert import_cycles() == []
 
 
@@ -38,16 +41,16 @@ def test_no_class_and_no_file_is_too_large():
 
 
 def test_the_reference_is_not_stale():
-    """The settings, the command line, and the description of every API: byte for byte."""
+    """The settings, the command line and every API's description must match exactly."""
     for name, text in pages().items():
-        if name != "catalogue.md":  # it follows the catalogue's own test
+        if name != "catalogue.md":  # see the catalogue's own test
             page_text = (REFERENCE / name).read_text("utf-8")
             assert page_text == text.rstrip() + "\n", (
                 f"{name}: run `python -m tools.reference`"
             )
 
 
-def test_no_description_is_left_of_an_api_that_is_gone():
+def test_no_description_of_a_removed_api_is_left():
     expected_names = {
         Path(name).name for name in pages() if name.startswith("openapi/")
     }
@@ -100,7 +103,7 @@ def test_the_server_needs_no_engine():
     } & set(loaded)
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_exists():
     import modelyard
 
     for name in modelyard.__all__:
@@ -115,7 +118,7 @@ def test_the_core_is_small():
         for line in (ROOT / "requirements/core.txt").read_text().splitlines()
         if "==" in line
     ]
-    assert len(packages) <= 20  # one of them on Windows alone
+    assert len(packages) <= 20  # one of them for Windows only
 
 
 def test_every_requirement_is_hashed_and_names_no_index():
@@ -138,7 +141,7 @@ def tracked() -> list[Path]:
 @pytest.mark.parametrize(
     "parts", [("/home", "/"), ("/root", "/"), ("/Users", "/"), ("index", "-url")]
 )
-def test_no_file_holds_what_belongs_to_one_machine(parts: tuple[str, str]):
+def test_no_file_contains_machine_specific_data(parts: tuple[str, str]):
     forbidden_text = "".join(parts)
     for path in tracked():
         if (
@@ -149,15 +152,15 @@ def test_no_file_holds_what_belongs_to_one_machine(parts: tuple[str, str]):
             assert forbidden_text not in path.read_text("utf-8", "replace"), path
 
 
-# The arguments that uvloop has for a subprocess; it raises ValueError for others, and
-# asyncio's own loop, with which most tests run, takes more.
+# The arguments that uvloop accepts for a subprocess. It raises ValueError for others,
+# while asyncio's own loop, with which most tests run, accepts more.
 _SUBPROCESS_ARGUMENTS = {
     "stdin", "stdout", "stderr", "limit", "cwd", "env", "preexec_fn", "close_fds",
     "restore_signals", "start_new_session", "executable", "pass_fds",
 }  # fmt: skip
 
 
-def test_subprocesses_are_started_as_every_event_loop_can():
+def test_subprocess_arguments_work_with_every_event_loop():
     called = 0
     for path in sorted((ROOT / "src" / "modelyard").rglob("*.py")):
         for node in _subprocess_calls(path):

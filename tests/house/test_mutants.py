@@ -1,4 +1,4 @@
-"""The table of mutants fits the source: each change can be made, and gives valid code."""
+"""Tests for the table of mutants: each change applies and gives valid code."""
 
 import ast
 
@@ -16,7 +16,7 @@ def test_mutants_are_numbered_from_one_without_gaps():
 
 @_EACH
 def test_a_mutant_changes_one_part_of_its_file_and_leaves_valid_code(mutant: Mutant):
-    """Its old text occurs exactly once, and the changed source parses to another tree."""
+    """Its old text occurs exactly once, and the new source parses to another tree."""
     text = (ROOT / "src" / "modelyard" / mutant.file).read_text("utf-8")
     changed_text = mutated(mutant, text)
     assert ast.dump(ast.parse(changed_text)) != ast.dump(ast.parse(text))

@@ -1,4 +1,4 @@
-"""Names, sizes and complexity stay within their limits, and no retired word comes back."""
+"""Names, sizes and complexity stay within limits, and no retired word comes back."""
 
 import ast
 from functools import cache

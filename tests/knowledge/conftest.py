@@ -1,4 +1,4 @@
-"""A yard whose embedding model is arithmetic, for one piece of async work."""
+"""An application whose embedding model is a hash, for one coroutine per test."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,7 +20,7 @@ from modelyard.testing.knowledge import HashEmbedder
 
 @dataclass
 class Bench:
-    """What tests work with."""
+    """The application and its knowledge services."""
 
     yard: Modelyard
     parts: KnowledgeServices
@@ -52,7 +52,7 @@ class Bench:
 
 @dataclass
 class Models:
-    """A reranker and a writer that do as they are told."""
+    """A mock reranker and a mock language model with fixed answers."""
 
     answers: dict[str, str] = field(default_factory=dict[str, str])
     error: ModelyardError | None = None

@@ -1,4 +1,7 @@
-"""Sites on loopback, and what a crawler may ask them for. Read by the tests and by the proof `crawl`."""
+"""Sites on loopback, and the requests that a crawler may send them.
+
+Used by the tests and by `make show WHAT=crawl`.
+"""
 
 import gzip
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +18,7 @@ _SITEMAP = 'xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"'
 
 @dataclass(frozen=True)
 class Reply:
-    """Of a site. `BASE` in a body that is text is the site's own address."""
+    """A site's response. `BASE` in a text body stands for the site's own URL."""
 
     body: str | bytes = ""
     kind: str = ""
@@ -24,7 +27,7 @@ class Reply:
 
 
 Files = Mapping[str, str | bytes | Reply | Callable[[int], Reply]]
-"""A path → what is there; called with how often it was asked for before."""
+"""A path → its response, or a function of the number of earlier requests."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +35,25 @@ class Case:
     name: str
     files: Files
     asked: Sequence[str]
-    """Paths in their order, without robots.txt; of another host with the host before them."""
+    """The requested paths in order, without robots.txt; with the host if it is another.
+    """
     how: str = "pages"
     start: str = "/"
     error: str = ""
-    """What is said where nothing can be gathered, as a pattern."""
+    """A pattern of the error if nothing can be loaded."""
     left_out: Sequence[str] = ()
-    """Patterns of the reasons, in their order."""
+    """Patterns of the reasons, in order."""
     documents: int | None = None
     again: Sequence[str] | None = None
-    """What a second crawl asks for, of the same site."""
+    """The paths that a second crawl of the same site requests."""
     counts: Mapping[str, int] | None = None
-    """What the second crawl tells."""
+    """The counts that the second crawl reports."""
     max_pages: int = 50
     manners: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Site:
-    """Answers as a case says, and notes what it was asked for."""
+    """Answers as a case describes, and records its requests."""
 
     def __init__(self, files: Files) -> None:
         self._files = files
@@ -135,7 +139,7 @@ def redirect_reply(to: str, status: int = 301) -> Reply:
 def _html_case(
     name: str, body: str, *paths: str, head: str = "", **fields: Any
 ) -> Case:
-    """A start page with this in it; whatever it leads to is a page without links."""
+    """Return a case with this start page; the linked pages have no links."""
     files = {"/": html(body, head)} | {path: page_of(path) for path in paths}
     return Case(f"HTML: {name}", files, ["/", *paths], **fields)
 
@@ -173,7 +177,7 @@ def _feed_case(
 def _robots_case(
     name: str, robots: str | Reply | Callable[[int], Reply], *paths: str, **fields: Any
 ) -> Case:
-    """A site with /a, /b/1 and /b/2."""
+    """Return a case of a site with /a, /b/1 and /b/2."""
     files: Files = {
         "/robots.txt": robots, "/": html("<a href=/a>a</a><a href=/b/1>1</a><a href=/b/2>2</a>"),
         "/a": page_of("a"), "/b/1": page_of("one"), "/b/2": page_of("two"),

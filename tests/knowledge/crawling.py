@@ -1,4 +1,4 @@
-"""How a case of `crawl_cases` is crawled, and what is otherwise than it should be."""
+"""Crawls the cases of `crawl_cases` and reports differences."""
 
 import re
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from tests.knowledge.crawl_cases import Case, Site
 
 @dataclass
 class CrawlOutcome:
-    """How a crawl went."""
+    """The outcome of a crawl."""
 
     site: Site
     report: CrawlReport = field(default_factory=CrawlReport)
@@ -67,7 +67,7 @@ async def crawl(
     datasets: Any,
     dataset: Any,
 ) -> CrawlOutcome:
-    """A case, by the way that the command line takes; a second time where the case has one."""
+    """Crawl a case as the command line does; a second time if the case asks for it."""
     outcome = CrawlOutcome(site)
     go: Callable[..., Any] = getattr(gatherer, case.how)
     deletes = case.how != "feed"

@@ -1,4 +1,7 @@
-"""Documents of every format, made by real writers, with what they say; and files that mean harm or lie."""
+"""Documents of every format, created by real writers, with their expected content.
+
+Also malicious and mislabelled files.
+"""
 
 import email.message
 import gzip
@@ -32,7 +35,7 @@ class Case:
     headings: list[str] = field(default_factory=list[str])
     rows: list[list[str]] = field(default_factory=list[list[str]])
     pages: dict[str, int] = field(default_factory=dict[str, int])
-    """What is said → on which page."""
+    """Text → its page"""
 
 
 def pdf() -> Case:
@@ -187,7 +190,7 @@ def epub() -> Case:
             f'<item id="{name}" href="{name}.xhtml" media-type="application/xhtml+xml"/>'
             for name in chapters
         )
-        # The spine's order is not that of the names.
+        # The spine's order differs from the order of the names.
         spine = "".join(
             f'<itemref idref="{name}"/>' for name in ("one", "two", "three")
         )
@@ -223,7 +226,7 @@ def eml() -> Case:
 
 
 def msg() -> Case:
-    """An Outlook message: the streams that such files have, in a compound file."""
+    """Return an Outlook message: a compound file with the streams of such files."""
     body = f"{FIRST}\r\n{SECOND}\r\n{CHINESE}"
     streams = {
         "__properties_version1.0": bytes(32), "__substg1.0_0037001F": "Returns".encode("utf-16-le"),
@@ -239,7 +242,10 @@ def msg() -> Case:
 
 
 def compound(streams: dict[str, bytes]) -> bytes:
-    """A compound file (MS-CFB, version 3) with these streams at its root, each padded so that none is a small one."""
+    """Return a compound file (MS-CFB, version 3) with these streams at its root.
+
+    Each stream is padded, so that none counts as small.
+    """
     sector = 512
     padded = {
         name: data + bytes(-len(data) % sector + (4096 if len(data) < 4096 else 0))
@@ -335,7 +341,7 @@ def code() -> Case:
 
 
 def mislabelled_file() -> Case:
-    """A page that calls itself a PDF."""
+    """An HTML page with the file name of a PDF."""
     return Case("guide.pdf", html().data, ".html", headings=["# Returns"])
 
 
@@ -346,7 +352,7 @@ CASES: dict[str, Callable[[], Case]] = {
 }  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------ harm
+# ---------------------------------------------------------------------- malicious files
 
 
 def _zip(names: dict[str, bytes], level: int = 9) -> bytes:
@@ -378,7 +384,7 @@ def _encrypted_pdf() -> bytes:
 
 
 def _outlines_pdf() -> bytes:
-    """A page that is drawn, with nothing to read on it."""
+    """Return a PDF with a drawing and no text."""
     from reportlab.pdfgen.canvas import Canvas
 
     buffer = io.BytesIO()
@@ -393,7 +399,7 @@ TYPED = "A page with text of its own."
 
 
 def picture(text: str) -> bytes:
-    """A photograph of a line, as far as OCR is concerned."""
+    """Return an image of a line of text for OCR."""
     from PIL import Image, ImageDraw, ImageFont
 
     page = Image.new("L", (1240, 400), 255)
@@ -404,7 +410,7 @@ def picture(text: str) -> bytes:
 
 
 def scan() -> bytes:
-    """A PDF whose first and last pages are pictures."""
+    """Return a PDF whose first and last pages are images."""
     from reportlab.lib.utils import ImageReader
     from reportlab.pdfgen.canvas import Canvas
 
@@ -502,8 +508,10 @@ def _flat(text: str) -> str:
 
 
 def _has_row(lines: list[str], row: list[str]) -> bool:
-    """Return whether a line has the cells of a row in order: as a row of a table, or as
-    PDF has it."""
+    """Return whether a line has the cells of a row in order.
+
+    The line is a row of a table, or plain text as in PDF.
+    """
     return any(_in_order(row, line) for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""Crawls: what a crawler asks a site for, and what it says of the rest."""
+"""Tests for crawling: the requests that sites receive, and the reasons for skips."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ def manners_of(case: Case, base: str, delay: float = 0.0) -> CrawlPolicy:
     "group",
     ["HTML", "sitemap", "feed", "robots", "redirect", "failures", "again", "busy"],
 )
-def test_a_crawler_asks_for_what_it_should_and_for_nothing_else(run: Run, group: str):
+def test_a_crawler_requests_exactly_the_expected_paths(run: Run, group: str):
     cases = [case for name, case in CASES.items() if name.startswith(group)]
     assert cases
     with ExitStack() as stack:
@@ -80,12 +80,12 @@ def test_a_crawler_asks_for_what_it_should_and_for_nothing_else(run: Run, group:
         )
 
 
-# ------------------------------------------------------------------------------------------------ manners, in time
+# -------------------------------------------------------- politeness, with a fake clock
 
 
 @dataclass
 class World:
-    """A visitor without a yard, on a clock that tells how long it waited."""
+    """A page fetcher without an application, with a clock that records its waits."""
 
     visitor: PageFetcher
     clock: FakeClock
@@ -121,11 +121,11 @@ def run_with_site(files: Any, work: Callable[[World], Any], **manners: Any) -> N
         asyncio.run(run_crawl())
 
 
-def test_requests_to_a_host_keep_their_distance():
+def test_requests_to_a_host_are_delayed():
     async def work(world: World) -> None:
         for name in ("a", "b"):
             await world.visitor.visit(f"{world.base}/{name}")
-        assert world.clock.slept == [2.0, 2.0]  # robots.txt came first
+        assert world.clock.slept == [2.0, 2.0]  # robots.txt was requested first
 
     run_with_site({"/a": page_of("a"), "/b": page_of("b")}, work, delay_seconds=2.0)
 
@@ -133,7 +133,7 @@ def test_requests_to_a_host_keep_their_distance():
 @pytest.mark.parametrize(
     ("crawl_delay", "waited"), [("7", 7.0), ("0.1", 2.0), ("900", 30.0), ("soon", 2.0)]
 )
-def test_robots_txt_asks_for_a_longer_delay_but_not_for_any(
+def test_robots_txt_may_set_a_longer_delay_within_limits(
     crawl_delay: str, waited: float
 ):
     async def work(world: World) -> None:
@@ -152,7 +152,7 @@ def test_robots_txt_asks_for_a_longer_delay_but_not_for_any(
 
 
 @pytest.mark.parametrize("value", ["50", "Mon, 12 Jan 1970 13:47:30 GMT"])
-def test_a_host_that_asks_for_rest_is_given_it(value: str):
+def test_retry_after_of_a_host_is_respected(value: str):
     async def work(world: World) -> None:
         assert (await world.visitor.visit(f"{world.base}/a")).page.status == 200
         assert world.clock.slept == [pytest.approx(50.0)]
@@ -167,7 +167,7 @@ def test_a_host_that_asks_for_rest_is_given_it(value: str):
     run_with_site({"/a": busy}, work, delay_seconds=0.0)
 
 
-def test_a_host_that_asks_for_much_rest_is_asked_again_afterwards_and_not_before():
+def test_a_long_retry_after_fails_until_it_has_passed():
     def busy(count: int) -> Reply:
         return (
             Reply(status=503, headers={"retry-after": "3600"})
@@ -186,7 +186,7 @@ def test_a_host_that_asks_for_much_rest_is_asked_again_afterwards_and_not_before
     run_with_site({"/a": busy}, work, delay_seconds=0.0)
 
 
-def test_robots_txt_is_asked_for_again_after_a_day_and_sooner_where_it_could_not_be_had():
+def test_robots_txt_is_cached_for_a_day_and_shorter_after_an_error():
     def rules(count: int) -> Reply:
         return [Reply(status=500), Reply(""), Reply("User-agent: *\nDisallow: /")][
             count
@@ -209,7 +209,7 @@ def test_robots_txt_is_asked_for_again_after_a_day_and_sooner_where_it_could_not
     run_with_site({"/robots.txt": rules, "/a": page_of("a")}, work, delay_seconds=0.0)
 
 
-def test_a_site_that_does_not_answer_is_not_crawled():
+def test_an_unreachable_site_is_not_crawled():
     async def work(world: World) -> None:
         with pytest.raises(
             InvokeBadRequestError, match="robots.txt of .* is not available"
@@ -219,7 +219,7 @@ def test_a_site_that_does_not_answer_is_not_crawled():
     run_with_site({}, work)
 
 
-def test_conditions_are_told_to_the_address_that_they_are_about_alone():
+def test_conditional_headers_are_sent_only_for_their_own_url():
     conditions = Conditions(url="http://a.example/x", etag='"1"', modified="yesterday")
     assert conditions.headers("http://A.example:80/x") == [
         ("if-none-match", '"1"'),
@@ -228,7 +228,7 @@ def test_conditions_are_told_to_the_address_that_they_are_about_alone():
     assert conditions.headers("http://a.example/y") == []
 
 
-# ------------------------------------------------------------------------------------------------ hostile markup
+# --------------------------------------------------------------------- malicious markup
 
 _OPEN = {
     ("page", "attributes"): b"<a "
@@ -245,7 +245,7 @@ _OPEN = {
 }
 
 
-def test_markup_that_takes_for_ever_ends_in_the_sandbox_and_the_next_is_read():
+def test_endless_markup_times_out_in_the_sandbox():
     async def work() -> None:
         sandbox = Sandbox(SandboxLimits(document_seconds=5.0, memory_mb=1024))
         try:
@@ -265,7 +265,7 @@ def test_markup_that_takes_for_ever_ends_in_the_sandbox_and_the_next_is_read():
     asyncio.run(work())
 
 
-# ------------------------------------------------------------------------------------------------ addresses
+# --------------------------------------------------------------------------------- URLs
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_markup_that_takes_for_ever_ends_in_the_sandbox_and_the_next_is_read():
         ("http://a.example/?q=%2f", "http://a.example/?q=%2F"), ("http://bücher.example/", "http://xn--bcher-kva.example/"),
     ],
 )  # fmt: skip
-def test_addresses_that_are_the_same_have_one_identity(first_url: str, second_url: str):
+def test_equivalent_urls_have_one_identity(first_url: str, second_url: str):
     assert normalized_url(first_url) == normalized_url(second_url)
 
 
@@ -290,7 +290,7 @@ def test_addresses_that_are_the_same_have_one_identity(first_url: str, second_ur
         ("http://a.example/?a=1&b=2", "http://a.example/?b=2&a=1"), ("http://a.example:81/", "http://a.example/"),
     ],
 )  # fmt: skip
-def test_addresses_that_may_differ_have_two(first_url: str, second_url: str):
+def test_different_urls_have_different_identities(first_url: str, second_url: str):
     assert normalized_url(first_url) != normalized_url(second_url)
 
 
@@ -298,11 +298,11 @@ def test_addresses_that_may_differ_have_two(first_url: str, second_url: str):
     "address",
     ["http://[::1", "http://h:99999/", "javascript:x", "http://" + "é" * 5000],
 )
-def test_what_is_no_address_of_the_web_leads_nowhere(address: str):
+def test_links_that_are_not_web_urls_are_ignored(address: str):
     assert resolve("http://a.example/", address) == ""
 
 
-# ------------------------------------------------------------------------------------------------ databases
+# ---------------------------------------------------------------------------- databases
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_what_is_no_address_of_the_web_leads_nowhere(address: str):
         ("WITH x AS (SELECT 1) DELETE FROM lamps", None, "readonly"),
     ],
 )  # fmt: skip
-def test_what_a_file_of_sqlite_objects_to_is_said(
+def test_sqlite_errors_are_reported(
     run: Run, tmp_path: Path, query: str, after: Any, message: str
 ):
     file = tmp_path / "shop #1?.db"
@@ -338,7 +338,7 @@ def test_what_a_file_of_sqlite_objects_to_is_said(
     run(work)
 
 
-def test_what_postgresql_objects_to_is_said(run: Run, postgres_url: str):  # noqa: F811
+def test_postgresql_errors_are_reported(run: Run, postgres_url: str):  # noqa: F811
     objections = [
         (postgres_url, "SELECT * FROM lanterns", None, "lanterns.* does not exist"),
         (postgres_url, "SELECT 1/0 AS id", None, "division by zero"),
@@ -378,10 +378,10 @@ def test_what_postgresql_objects_to_is_said(run: Run, postgres_url: str):  # noq
     run(work)
 
 
-# ------------------------------------------------------------------------------------------------ the command line
+# --------------------------------------------------------------------- the command line
 
 
-def test_whoever_crawls_sees_what_was_left_out(tmp_path: Path):
+def test_the_crawl_command_lists_skipped_pages(tmp_path: Path):
     files = {
         "/": "<p>Home.</p>" + "".join(f"<a href=/{index}>x</a>" for index in range(11)),
         "/a": page_of("a"),

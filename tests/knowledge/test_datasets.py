@@ -1,4 +1,4 @@
-"""Datasets as they are filled, changed, asked and hurt."""
+"""Tests for datasets: adding, changing, searching and damaging them."""
 
 import asyncio
 import sqlite3
@@ -65,10 +65,10 @@ LINES = ProcessRule(
 )
 
 
-# ------------------------------------------------------------------------------------------------ ways in
+# --------------------------------------------------------------------- adding documents
 
 
-def test_names_and_texts_that_cannot_be_are_refused(run: Run):
+def test_invalid_names_and_texts_are_refused(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset("shop")
         with pytest.raises(ConflictError, match="Dataset 'shop' already exists"):
@@ -93,7 +93,7 @@ def test_names_and_texts_that_cannot_be_are_refused(run: Run):
     run(work)
 
 
-def test_every_format_is_found_by_what_it_says(run: Run):
+def test_every_format_is_found_by_its_content(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
         batches: dict[str, str] = {}
@@ -146,7 +146,7 @@ def test_every_format_is_found_by_what_it_says(run: Run):
         )
     ],
 )
-def test_what_cannot_be_read_says_why_and_nothing_is_left(run: Run, name: str):
+def test_unreadable_documents_get_a_reason_and_leave_nothing(run: Run, name: str):
     file, make, _ = HARM[name]
 
     async def work(bench: Bench) -> None:
@@ -160,14 +160,14 @@ def test_what_cannot_be_read_says_why_and_nothing_is_left(run: Run, name: str):
         assert (await bench.parts.stored.segments.list_page("default", ended.id))[
             1
         ] == 0
-        # The next one is not harmed by it.
+        # The next document is not affected.
         (fine,) = await bench.add(dataset, GUIDE)
         assert fine.status is Status.COMPLETED
 
     run(work)
 
 
-def test_scans_and_pictures_are_read_by_ocr(run: Run):
+def test_scans_and_images_are_read_by_ocr(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
         for name, data, pages in (
@@ -183,7 +183,7 @@ def test_scans_and_pictures_are_read_by_ocr(run: Run):
     run(work)
 
 
-def test_without_ocr_what_can_be_read_is_and_pictures_say_why_not(run: Run):
+def test_without_ocr_text_is_read_and_images_get_a_reason(run: Run):
     async def work(bench: Bench) -> None:
         reader = SourceReader(
             bench.yard.services.storage.files,
@@ -203,7 +203,7 @@ def test_without_ocr_what_can_be_read_is_and_pictures_say_why_not(run: Run):
     run(work)
 
 
-def test_a_folder_is_followed(run: Run, tmp_path: Path):
+def test_a_folder_is_synchronized(run: Run, tmp_path: Path):
     folder = tmp_path / "documents"
     (folder / "deep").mkdir(parents=True)
     (folder / "a.md").write_text("# Returns\n\nGoods can be sent back.")
@@ -231,7 +231,7 @@ def test_a_folder_is_followed(run: Run, tmp_path: Path):
     run(work)
 
 
-# ------------------------------------------------------------------------------------------------ indexing
+# ----------------------------------------------------------------------------- indexing
 
 
 def test_pause_resume_cancel_and_retry(run: Run):
@@ -253,9 +253,8 @@ def test_pause_resume_cancel_and_retry(run: Run):
         bench.datasets.indexer.notify()
         (ended,) = await bench.datasets.wait(dataset, added.batch, 60)
         assert ended.status is Status.COMPLETED
-        assert (
-            bench.embedder.texts == ended.segments >= embedded_before > 0
-        )  # no text was embedded twice
+        # No text was embedded twice.
+        assert bench.embedder.texts == ended.segments >= embedded_before > 0
         (second_document,) = await bench.datasets.add_texts(
             dataset, [("other", long_text + " more")]
         )
@@ -265,14 +264,15 @@ def test_pause_resume_cancel_and_retry(run: Run):
         )
         (stopped,) = await bench.datasets.wait(dataset, second_document.batch, 30)
         assert (stopped.status, stopped.error) == (Status.ERROR, "cancelled")
+        # It is already completed.
         assert not await store.documents.command(
             "default", dataset.id, added.id, "pause"
-        )  # it is done already
+        )
 
     run(work)
 
 
-def test_a_model_that_fails_fails_its_documents_and_a_retry_mends_them(run: Run):
+def test_a_failing_model_fails_its_documents_until_a_retry(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
         bench.embedder.error = InvokeServerUnavailableError("the model is away")
@@ -290,7 +290,7 @@ def test_a_model_that_fails_fails_its_documents_and_a_retry_mends_them(run: Run)
     run(work)
 
 
-def test_a_model_that_changes_its_dimensions_is_told_apart(run: Run):
+def test_a_model_with_changed_dimensions_is_detected(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
         await bench.add(dataset, GUIDE)
@@ -315,8 +315,10 @@ def test_a_model_that_changes_its_dimensions_is_told_apart(run: Run):
 
 
 def test_two_writers_on_one_dataset(run: Run):
-    """Two processes share a database: documents of both are complete, each indexed
-    once."""
+    """Two processes share a database.
+
+    The documents of both are complete, and each is indexed once.
+    """
 
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
@@ -359,13 +361,12 @@ async def _add_by_second_writer(bench: Bench, dataset: Dataset) -> None:
     await indexer.aclose()
 
 
-def test_what_a_dead_process_had_is_taken_up(run: Run):
+def test_documents_of_a_dead_process_are_indexed(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
         store = bench.parts.stored
-        owner = (
-            store.claims.owner.rsplit(":", 2)[0] + ":999999:1"
-        )  # of this machine and boot, and not there
+        # A process of this machine and boot that does not exist.
+        owner = store.claims.owner.rsplit(":", 2)[0] + ":999999:1"
         dead = open_store(
             bench.yard.services.storage.database, store.clock, owner=owner
         )
@@ -391,7 +392,7 @@ def test_questions_and_answers_from_tables_and_from_a_model(run: Run):
         )
         assert retrieval.hits[0].text == "question:When do you open? \nanswer:At nine."
         (failed,) = await bench.add(dataset, GUIDE)
-        assert failed.status is Status.ERROR  # no model is here to write them
+        assert failed.status is Status.ERROR  # no model to write questions
         models = Models(
             answers={
                 "sent back": "Q1: How long?\nA1: 30 days.\nQ2: When open?\nA2: At nine."
@@ -404,7 +405,7 @@ def test_questions_and_answers_from_tables_and_from_a_model(run: Run):
     run(work)
 
 
-def test_summaries_lead_to_their_segments(run: Run):
+def test_segments_are_found_by_their_summaries(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset(
             summary_index_setting=SummaryIndex(enable=True), process_rule=LINES
@@ -422,7 +423,7 @@ def test_summaries_lead_to_their_segments(run: Run):
     run(work)
 
 
-def test_segments_by_hand_and_chunks_of_a_pipeline(run: Run):
+def test_manual_segments_and_pipeline_chunks(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset(process_rule=LINES)
         (document,) = await bench.add(dataset, GUIDE)
@@ -462,10 +463,10 @@ def test_segments_by_hand_and_chunks_of_a_pipeline(run: Run):
     run(work)
 
 
-# ------------------------------------------------------------------------------------------------ retrieval
+# ---------------------------------------------------------------------------- retrieval
 
 
-def test_thresholds_rerankers_and_what_they_say_when_they_fail(run: Run):
+def test_thresholds_rerankers_and_their_failures(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset(process_rule=LINES)
         await bench.add(dataset, GUIDE)
@@ -508,8 +509,11 @@ def test_thresholds_rerankers_and_what_they_say_when_they_fail(run: Run):
 
 
 def test_the_threshold_applies_to_what_the_rerank_model_says(run: Run):
-    """A hit that the search rated low is returned if the rerank model rates it high,
-    and the other way round."""
+    """The threshold applies to the score of the rerank model, not of the search.
+
+    A hit that the search rated low is returned if the rerank model rates it high, and
+    the other way round.
+    """
 
     class Contrary(Models):
         async def rerank(self, tenant: str, model: str, query: str, docs: Any) -> Any:
@@ -541,7 +545,7 @@ def test_the_threshold_applies_to_what_the_rerank_model_says(run: Run):
 
 
 def test_what_a_user_may_read_is_decided_for_each_user(run: Run):
-    """Whoever asked before, and however often."""
+    """Whoever searched before, and however often."""
 
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
@@ -639,7 +643,7 @@ def test_questions_are_transformed_and_datasets_chosen(run: Run):
     run(work)
 
 
-def test_economy_calls_no_model(run: Run):
+def test_economy_indexing_calls_no_model(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset(
             indexing_technique=Technique.ECONOMY, process_rule=LINES
@@ -657,11 +661,11 @@ def test_economy_calls_no_model(run: Run):
     run(work)
 
 
-# ------------------------------------------------------------------------------------------------ answers
+# ------------------------------------------------------------------------------ answers
 
 
 @pytest.mark.proof("answers")
-def test_answers_cite_and_say_when_the_documents_do_not(run: Run):
+def test_answers_have_citations_or_say_that_nothing_was_found(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset(process_rule=LINES)
         await bench.add(dataset, GUIDE)
@@ -712,7 +716,7 @@ def test_answers_cite_and_say_when_the_documents_do_not(run: Run):
     run(work)
 
 
-def test_contexts_keep_to_their_budget(run: Run):
+def test_contexts_stay_within_their_budget(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset(process_rule=LINES)
         await bench.add(
@@ -740,10 +744,10 @@ def test_contexts_keep_to_their_budget(run: Run):
     run(work)
 
 
-# ------------------------------------------------------------------------------------------------ elsewhere and back
+# -------------------------------------------------------------------- export and import
 
 
-def test_datasets_travel_with_their_vectors(run: Run, tmp_path: Path):
+def test_datasets_are_exported_and_imported_with_vectors(run: Run, tmp_path: Path):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset(doc_form=DocForm.HIERARCHICAL)
         await bench.add(dataset, GUIDE)
@@ -766,7 +770,7 @@ def test_datasets_travel_with_their_vectors(run: Run, tmp_path: Path):
     run(work)
 
 
-def test_pages_feeds_apis_and_rows_are_gathered_and_kept_up(
+def test_sites_feeds_apis_and_database_rows_are_synchronized(
     run: Run, tmp_path: Path, upstream: Any
 ):
     base = upstream(_site_answer).url.removesuffix("/v1")
@@ -811,12 +815,14 @@ _SITE = {
         b'{"items": [{"id": 1, "title": "One", "body": "Lamps cost ten."}]}',
     ),
 }
-"""Path to (content type, body)."""
+"""Path → (content type, body)"""
 
 
 def _site_answer(request: UpstreamRequest) -> Answer:
-    """Answer as a site with pages, a feed and an API, and with endless pages below
-    `/trap`."""
+    """Answer as a site with pages, a feed and an API.
+
+    Below `/trap` there are endless pages.
+    """
     path = request.path.partition("?")[0]
     if path == "/robots.txt":
         return Answer(status=404)
@@ -847,7 +853,7 @@ async def _check_site(bench: Bench, dataset: Dataset, base: str) -> None:
 
 
 async def _check_single_documents(bench: Bench, dataset: Dataset, base: str) -> None:
-    """A sitemap, a feed and an API have one document each."""
+    """A sitemap, a feed and an API contain one document each."""
     gatherer = bench.parts.gatherer
     for name, documents in (
         ("sitemap", gatherer.sitemap(f"{base}/sitemap.xml")),
@@ -859,7 +865,10 @@ async def _check_single_documents(bench: Bench, dataset: Dataset, base: str) -> 
 
 
 async def _check_rows(bench: Bench, dataset: Dataset, file: str) -> None:
-    """Rows of a database are documents; only a SELECT of existing tables is allowed."""
+    """Rows of a database become documents.
+
+    Only a SELECT of existing tables is allowed.
+    """
     gatherer = bench.parts.gatherer
     lamps = gatherer.rows(file, "SELECT * FROM lamps", key="id", name="name")
     counts = await sync_sources(bench.datasets, dataset, "sql", lamps)
@@ -878,7 +887,7 @@ async def _loaded(documents: AsyncIterator[Any]) -> list[Any]:
     return [document async for document in documents]
 
 
-def test_a_page_that_leads_inside_is_not_followed(run: Run, upstream: Any):
+def test_a_page_at_an_internal_address_is_not_fetched(run: Run, upstream: Any):
     from modelyard.testing import Answer
 
     server = upstream(
@@ -906,7 +915,7 @@ def test_an_error_of_external_knowledge_may_have_any_code(code: Any):
     assert external.error_text(fields) == "try later"
 
 
-def test_external_knowledge_is_asked(run: Run, upstream: Any):
+def test_external_knowledge_is_queried(run: Run, upstream: Any):
     from modelyard.testing import json_answer
 
     received_requests: list[Any] = []
@@ -961,11 +970,11 @@ def test_external_knowledge_is_asked(run: Run, upstream: Any):
     )
 
 
-# ------------------------------------------------------------------------------------------------ measuring
+# --------------------------------------------------------------------------- evaluation
 
 
 @pytest.mark.proof("retrieval")
-def test_collections_are_read_measured_and_written(run: Run, tmp_path: Path):
+def test_collections_are_saved_loaded_and_evaluated(run: Run, tmp_path: Path):
     assert ndcg(["a", "b"], {"b": 1.0}) == pytest.approx(0.6309, abs=1e-4)
     collection = Collection(
         "tiny", [CorpusText(str(index), "", f"{name} lives here") for index, name in enumerate(("otter", "lynx", "heron"))],

@@ -1,4 +1,4 @@
-"""Cleaning, splitting, filtering, checking: laws and cases."""
+"""Tests for cleaning, splitting, filtering and checking: properties and examples."""
 
 import hypothesis.strategies as st
 import pytest
@@ -34,10 +34,10 @@ from modelyard.knowledge.split import spans, split
 WORDS = st.text(alphabet=st.sampled_from(list("ab c.\n。 #|-`退款\t,!")), max_size=600)
 
 
-# ------------------------------------------------------------------------------------------------ cleaning
+# ----------------------------------------------------------------------------- cleaning
 
 
-def test_what_is_always_cleaned_and_what_a_rule_cleans():
+def test_cleaning_with_and_without_rules():
     assert clean("a<|im_start|>b\x00\x08\ufffec", Rules()) == "a<im_start>bc"
     assert clean("a\n\n\n\nb  \u3000c", Rules()) == "a\n\n\n\nb  \u3000c"
     assert clean("a\n\n\n\nb  \u3000c", AUTOMATIC) == "a\n\nb c"
@@ -52,7 +52,7 @@ def test_what_is_always_cleaned_and_what_a_rule_cleans():
     assert clean(text, off) == text
 
 
-# ------------------------------------------------------------------------------------------------ splitting
+# ---------------------------------------------------------------------------- splitting
 
 
 @given(
@@ -62,7 +62,7 @@ def test_what_is_always_cleaned_and_what_a_rule_cleans():
     st.sampled_from(["\n", "\n\n", "", "。"]),
 )
 @settings(max_examples=150)
-def test_segments_are_places_of_the_text_no_longer_than_asked_for(
+def test_segments_are_spans_of_the_text_within_the_maximum(
     text: str, size: int, overlap: int, separator: str
 ):
     segment_spans = spans(
@@ -72,7 +72,7 @@ def test_segments_are_places_of_the_text_no_longer_than_asked_for(
         assert 0 <= start < stop <= len(text)
         assert stop - start <= size
         assert text[start] not in " \t\r\n.。"
-    # Nothing that says something is lost.
+    # Only white space and separators may be lost.
     covered = set().union(*(range(start, stop) for start, stop in segment_spans))
     lost_indexes = [
         index
@@ -84,7 +84,7 @@ def test_segments_are_places_of_the_text_no_longer_than_asked_for(
 
 @given(WORDS, st.sampled_from([DocForm.TEXT, DocForm.HIERARCHICAL]))
 @settings(max_examples=150)
-def test_structure_loses_nothing_and_children_are_of_their_parents(
+def test_structured_splitting_is_lossless_and_children_are_in_parents(
     text: str, doc_form: DocForm
 ):
     rules = Rules(
@@ -106,7 +106,7 @@ def test_structure_loses_nothing_and_children_are_of_their_parents(
     assert not lost_indexes
 
 
-def test_difys_settings_split_as_difys_do():
+def test_dify_settings_split_as_in_dify():
     rule = ProcessRule(
         mode="custom",
         rules=Rules(segmentation=Segmentation(separator="\\n\\n", max_tokens=20)),
@@ -121,7 +121,7 @@ def test_difys_settings_split_as_difys_do():
     assert [child.text for child in parent.children] == ["one", "two", "three"]
 
 
-def test_headings_tables_and_code_stay_what_they_are():
+def test_headings_tables_and_code_are_preserved():
     rows = "\n".join(f"| {index} | name {index} |" for index in range(60))
     text = f"# Guide\n\nHello.\n\n## Prices\n\n| id | name |\n| --- | --- |\n{rows}\n\n```py\n# no heading\nx = 1\n```\n"
     segments = split(
@@ -142,7 +142,7 @@ def test_headings_tables_and_code_stay_what_they_are():
     assert all("no heading" not in segment.heading for segment in segments)
 
 
-def test_chinese_text_ends_where_its_sentences_do():
+def test_chinese_text_is_split_at_sentence_ends():
     text = "退款将在七个工作日内到账。" * 60
     segments = split(
         text,
@@ -155,16 +155,16 @@ def test_chinese_text_ends_where_its_sentences_do():
     assert len(by_tokens) > 10
 
 
-def test_one_line_of_many_megabytes_is_split_in_a_moment():
+def test_one_line_of_many_megabytes_is_split_quickly():
     text = "word " * 1_000_000
     assert len(split(text, ProcessRule(mode="structure"))) > 2000
     assert len(split("x" * 3_000_000, ProcessRule(mode="structure"))) >= 1500
 
 
-# ------------------------------------------------------------------------------------------------ words
+# -------------------------------------------------------------------------------- terms
 
 
-def test_words_of_languages_with_and_without_blanks():
+def test_terms_of_languages_with_and_without_spaces():
     assert (
         terms("Running runs") == terms("run RUN")
         or len(set(terms("Running runs run"))) == 1
@@ -176,7 +176,7 @@ def test_words_of_languages_with_and_without_blanks():
 
 
 @given(st.lists(WORDS, min_size=1, max_size=8))
-def test_stored_terms_are_read_as_they_were_written(texts: list[str]):
+def test_stored_terms_round_trip(texts: list[str]):
     encoded_texts = [encode_term_counts(text) for text in texts]
     all_terms, counts, sizes = decode_term_counts(
         [encoded_terms for encoded_terms, _ in encoded_texts]
@@ -196,7 +196,7 @@ def test_stored_terms_are_read_as_they_were_written(texts: list[str]):
         offset += size
 
 
-def test_legs_are_joined_by_weights_and_by_ranks():
+def test_results_are_fused_by_weights_and_by_ranks():
     semantic, keyword_scores = {1: 0.9, 2: 0.5, 3: -0.2}, {2: 1.0, 4: 0.5}
     by_weights = fuse_scores(
         semantic, keyword_scores, IndexQuery(semantic_weight=0.5, limit=10)
@@ -216,14 +216,14 @@ def test_legs_are_joined_by_weights_and_by_ranks():
     assert by_ranks[0].score == 0.75
 
 
-def test_a_weight_of_seven_tenths_for_meaning_is_the_share_of_meaning():
-    """An entry that only one leg finds scores that leg's weight."""
+def test_the_semantic_weight_is_the_share_of_the_vector_score():
+    """An entry found by only one of the two searches scores that search's weight."""
     hits = fuse_scores({1: 1.0}, {2: 1.0}, IndexQuery(semantic_weight=0.7, limit=10))
     assert [hit.entry for hit in hits] == [1, 2]
     assert [hit.score for hit in hits] == pytest.approx([0.7, 0.3])
 
 
-def test_diversity_takes_what_is_unlike_what_was_taken():
+def test_mmr_prefers_dissimilar_entries():
     import numpy as np
 
     vectors = np.array([[1, 0], [0.999, 0.04], [0, 1]], np.float32)
@@ -231,7 +231,7 @@ def test_diversity_takes_what_is_unlike_what_was_taken():
     assert mmr(vectors, [0.9, 0.89, 0.5], 0.3, 2) == [0, 2]
 
 
-# ------------------------------------------------------------------------------------------------ filters
+# ------------------------------------------------------------------------------ filters
 
 METADATA = {
     "name": "guide",
@@ -263,7 +263,7 @@ def test_every_operator(operator: str, name: str, value: object, holds: bool):
     assert matches(METADATA, conditions) is holds
 
 
-def test_conditions_are_joined_and_unknown_operators_are_refused():
+def test_conditions_are_combined_and_unknown_operators_refused():
     both_conditions = [
         Condition(name="name", comparison_operator="is", value="x"),
         Condition(name="year", comparison_operator="=", value=2024),
@@ -276,10 +276,10 @@ def test_conditions_are_joined_and_unknown_operators_are_refused():
         check(Conditions(conditions=[Condition(name="a", comparison_operator="like")]))
 
 
-# ------------------------------------------------------------------------------------------------ what models say
+# ----------------------------------------------------------------- parsing model output
 
 
-def test_what_models_say_is_read_whatever_it_is():
+def test_any_model_output_is_parsed():
     assert queries.parse_transform(
         "expand", "1. How long?\n2) What time?\n\n- Here:", "When?"
     ) == [
@@ -308,7 +308,7 @@ def test_what_models_say_is_read_whatever_it_is():
     ]
 
 
-def test_pairs_are_read_out_of_tables():
+def test_question_answer_pairs_are_read_from_tables():
     table = "| question | answer |\n| --- | --- |\n| What? | a \\| b |\n| | none |"
     assert qa_pairs_from_tables([DocumentPart(text=table)]) == [("What?", "a | b")]
     assert qa_pairs_from_tables(
@@ -335,7 +335,7 @@ def test_paths_into_json():
         values_at(value, "$.items[?(@.x)]")
 
 
-# ------------------------------------------------------------------------------------------------ fact check
+# ------------------------------------------------------------------------ fact checking
 
 SOURCE = "Goods can be sent back within 30 days. Refunds take seven days. Gifts are not wrapped. The shop is in Utrecht."
 
@@ -348,12 +348,12 @@ SOURCE = "Goods can be sent back within 30 days. Refunds take seven days. Gifts 
         ("Gifts are not wrapped.", True), ("The shop is in Utrecht [1].", True), ("The shop is in Rotterdam.", False),
     ],
 )  # fmt: skip
-def test_claims_beside_their_source(claim: str, supported: bool):
+def test_claims_against_their_source(claim: str, supported: bool):
     (checked_claim,) = fact_check.check(claim, [SOURCE])
     assert checked_claim.is_supported is supported, checked_claim
 
 
-def test_a_model_may_doubt_what_words_let_stand():
+def test_entailment_may_reject_a_claim_that_the_words_support():
     import asyncio
 
     class Judge:

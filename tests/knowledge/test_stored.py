@@ -1,4 +1,8 @@
-"""Knowledge's repositories: whose tables are whose, where statements run, and what several tables say together."""
+"""Tests for the repositories of knowledge.
+
+Which module owns which table, on which threads statements run, and consistency across
+tables.
+"""
 
 import ast
 import asyncio
@@ -27,7 +31,7 @@ _FILE = re.compile(r'super\(\).__init__\(database, "(\w+)"\)')
 _TABLE = re.compile(r"(?i)\b(?:from|into|update|join)\s+(?!json_each\b|SET\b)([a-z_]+)")
 
 
-def test_each_table_is_known_to_one_file_of_statements():
+def test_each_table_is_used_by_one_file_of_statements():
     files = {
         name
         for path in FOLDER.glob("*.py")
@@ -48,7 +52,7 @@ def test_each_table_is_known_to_one_file_of_statements():
     } == {}
 
 
-def test_repositories_hold_no_statement_and_stay_small():
+def test_repositories_contain_no_sql_and_stay_small():
     for path in FOLDER.glob("*.py"):
         text = path.read_text("utf-8")
         assert not re.search(r'"(?:SELECT|INSERT|UPDATE|DELETE) ', text), path.name
@@ -63,7 +67,7 @@ def test_repositories_hold_no_statement_and_stay_small():
 
 
 class _Watched(SqliteEngine):
-    """Notes which threads make and use connections."""
+    """Records which threads open and use connections."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -88,7 +92,7 @@ class _Watched(SqliteEngine):
 
 
 def test_no_statement_runs_on_the_loop(run: Run, tmp_path: Path):
-    """A search, and whatever else is asked of the repositories, leaves the loop to others meanwhile."""
+    """A search and all other repository calls leave the event loop free."""
 
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
@@ -175,7 +179,7 @@ async def stored_rows(store: KnowledgeStore, table: str) -> int:
     )[0]["count"]
 
 
-def test_readers_who_are_named_while_a_question_is_rewritten_hold_for_its_hits(
+def test_readers_set_during_query_rewriting_apply_to_its_hits(
     run: Run,
 ):
     async def work(bench: Bench) -> None:
@@ -204,7 +208,7 @@ def test_readers_who_are_named_while_a_question_is_rewritten_hold_for_its_hits(
     run(work)
 
 
-def test_what_does_not_fit_together_is_said(run: Run):
+def test_inconsistencies_are_reported(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
         (added,) = await bench.add(dataset, "Parcels leave before noon.")
@@ -229,7 +233,7 @@ def test_what_does_not_fit_together_is_said(run: Run):
     run(work)
 
 
-def test_long_lists_are_asked_for_in_parts_and_rows_are_read_by_name(run: Run):
+def test_long_id_lists_are_batched_and_rows_are_read_by_name(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
         added = await bench.add(dataset, *(f"Parcel {index}." for index in range(5)))

@@ -1,4 +1,7 @@
-"""A gateway with real plugins in real processes. Their environment is made once for all tests, from the index."""
+"""A gateway with real plugins in real processes.
+
+Their environment is installed once for all tests, from the package index.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -20,7 +23,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
 
 @pytest.fixture(scope="session")
 def environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared between the processes that run tests; what is in it never changes."""
+    """A folder of environments, shared by pytest workers; its contents never change."""
     folder = tmp_path_factory.getbasetemp().parent / "plugin-environments"
     folder.mkdir(exist_ok=True)
     return folder
@@ -32,7 +35,7 @@ def example() -> Callable[[str], Package]:
 
 
 class PluginGateway:
-    """A running gateway, and its plugins."""
+    """A running gateway and its plugins."""
 
     def __init__(self, running: Running) -> None:
         self.running = running
@@ -41,7 +44,7 @@ class PluginGateway:
         self.parts = running.yard.services.plugins
 
     def run_on_loop(self, work: Any, seconds: float = 60) -> Any:
-        """Run something on the server's loop."""
+        """Run a coroutine on the server's event loop and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self.running.loop).result(seconds)
 
     def install(
@@ -81,7 +84,7 @@ class PluginGateway:
         )  # fmt: skip
 
     def tool_text(self, tool: str, **parameters: Any) -> str:
-        """The text that a tool answered."""
+        """Return the text of a tool's answer."""
         texts = [
             chunk["message"]["text"]
             for chunk in self.tool(tool, **parameters)

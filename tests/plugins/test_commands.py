@@ -1,4 +1,4 @@
-"""`modelyard plugin …`, as somebody types it."""
+"""Tests for `modelyard plugin …` as a user types it."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def run(tmp_path: Path, environments: Path) -> Run:
 @pytest.mark.parametrize(
     "category", ["llm", "text-embedding", "tool", "extension", "datasource", "trigger"]
 )
-def test_what_init_makes_passes_its_test(run: Run, category: str):
+def test_a_generated_plugin_passes_its_checks(run: Run, category: str):
     assert (
         run(
             "init", "made", "--category", category, "--author", "me", "--quick"
@@ -65,7 +65,7 @@ def test_what_init_makes_passes_its_test(run: Run, category: str):
     assert json.loads(run("list", "--json").stdout) == []
 
 
-def test_a_plugin_is_installed_from_a_market_granted_less_upgraded_and_removed(
+def test_a_marketplace_plugin_is_installed_restricted_upgraded_and_removed(
     run: Run, tmp_path: Path
 ):
     assert run("market", "add", "market", EXAMPLES / "toolbox").returncode == 0
@@ -99,7 +99,7 @@ def test_a_plugin_is_installed_from_a_market_granted_less_upgraded_and_removed(
     assert json.loads(run("list", "--json").stdout) == []
 
 
-def test_run_speaks_json_lines(run: Run):
+def test_run_prints_json_lines(run: Run):
     request = {
         "invoke_id": "7", "type": "tool", "action": "invoke_tool",
         "request": {"provider": "toolbox", "tool": "add", "credentials": {}, "tool_parameters": {"a": 1, "b": 2}},
@@ -161,12 +161,12 @@ def test_endpoints_are_added_listed_and_removed(run: Run):
         (["permission", "a/b"], "is not installed"),
     ],
 )
-def test_mistakes_are_named(run: Run, arguments: list[str], reason: str):
+def test_errors_are_named(run: Run, arguments: list[str], reason: str):
     result = run(*arguments)
     assert result.returncode == 1
     assert reason in result.stderr
 
 
-def test_a_key_is_never_written_over(run: Run):
+def test_a_key_file_is_never_overwritten(run: Run):
     assert run("keygen", "k").returncode == 0
     assert "already exists" in run("keygen", "k").stderr

@@ -1,4 +1,4 @@
-"""Plugins that run elsewhere: in their author's folder, connected for debugging, and served by HTTP."""
+"""Tests for plugins outside the server: in debugging mode, or served by HTTP."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def python_of(gateway: PluginGateway, name: str) -> str:
 def running(
     python: str, folder: Path, **extra_environ: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A plugin as its author starts it: `python -m main` in its folder."""
+    """Start a plugin as its author does: `python -m main` in its folder."""
     environ = {**os.environ, **extra_environ, "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
         [python, "-m", "main"], cwd=folder, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -76,7 +76,7 @@ def debugging(plugged: Plug) -> tuple[PluginGateway, dict[str, str]]:
     return gateway, debug_environ
 
 
-def test_a_plugin_in_debug_is_there_while_it_runs(
+def test_a_debugged_plugin_is_available_while_it_runs(
     debugging: tuple[PluginGateway, dict[str, str]],
 ):
     gateway, debug_environ = debugging
@@ -99,7 +99,7 @@ def test_a_plugin_in_debug_is_there_while_it_runs(
     assert eventually(lambda: "mockgpt/mock-gpt-v1" not in models(gateway))
 
 
-def test_a_plugin_in_debug_asks_its_host_and_comes_back(
+def test_a_debugged_plugin_calls_its_host_and_reconnects(
     debugging: tuple[PluginGateway, dict[str, str]],
 ):
     gateway, debug_environ = debugging
@@ -111,7 +111,7 @@ def test_a_plugin_in_debug_asks_its_host_and_comes_back(
         assert eventually(lambda: not gateway.plugins.installed("default"))
 
 
-def test_a_plugin_in_debug_stands_before_the_installed_one(
+def test_a_debugged_plugin_replaces_the_installed_one(
     debugging: tuple[PluginGateway, dict[str, str]],
 ):
     gateway, debug_environ = debugging
@@ -129,7 +129,7 @@ def test_a_plugin_in_debug_stands_before_the_installed_one(
     )
 
 
-def test_a_call_whose_plugin_in_debug_goes_away_ends(
+def test_a_call_ends_if_its_debugged_plugin_disconnects(
     debugging: tuple[PluginGateway, dict[str, str]],
 ):
     gateway, debug_environ = debugging
@@ -178,7 +178,7 @@ def test_a_call_whose_plugin_in_debug_goes_away_ends(
         ),
     ],
 )
-def test_whoever_registers_wrongly_is_told_and_let_go(
+def test_an_invalid_registration_gets_an_error_and_is_disconnected(
     debugging: tuple[PluginGateway, dict[str, str]], sent_bytes: bytes, answer: str
 ):
     gateway, debug_environ = debugging
@@ -194,7 +194,7 @@ def test_whoever_registers_wrongly_is_told_and_let_go(
     assert gateway.plugins.installed("default") == []
 
 
-# ------------------------------------------------------------------------------------------------ serverless
+# --------------------------------------------------------------------------- serverless
 
 
 @contextmanager
@@ -214,7 +214,7 @@ def serve_plugin(gateway: PluginGateway, name: str, port: int) -> Iterator[None]
         yield
 
 
-def test_a_plugin_that_is_served_by_http_answers_and_asks(plugged: Plug):
+def test_a_plugin_over_http_answers_and_calls_its_host(plugged: Plug):
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     gateway = plugged(
@@ -234,7 +234,7 @@ def test_a_plugin_that_is_served_by_http_answers_and_asks(plugged: Plug):
     assert gateway.plugins.find("default", "modelyard/toolbox").runtime == "serverless"
 
 
-def test_a_transaction_for_no_open_session_is_refused(plugged: Plug):
+def test_a_transaction_without_an_open_session_is_refused(plugged: Plug):
     gateway = plugged()
     answered = httpx.post(
         f"{gateway.running.origin}/backwards-invocation/transaction",
@@ -247,7 +247,7 @@ def test_a_transaction_for_no_open_session_is_refused(plugged: Plug):
     )
 
 
-def test_files_are_reached_by_signed_addresses_alone(plugged: Plug):
+def test_files_need_signed_urls(plugged: Plug):
     gateway = plugged()
     stored_file = gateway.yard.services.storage.files.add(
         "default", "../a note.txt", b"hello"

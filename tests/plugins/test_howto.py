@@ -1,4 +1,7 @@
-"""docs/how-to/write-a-plugin.md, executed: its files written, its commands run, what it shows seen."""
+"""docs/how-to/write-a-plugin.md, executed.
+
+Its files are written, its commands are run, and the output is compared.
+"""
 
 import os
 import re
@@ -22,7 +25,7 @@ _BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTAL
 
 
 class Reader:
-    """Does what the page says, in a folder of its own, beside a server of its own."""
+    """Follows the page in a folder of its own, with a server of its own."""
 
     def __init__(
         self, folder: Path, home: Path, port: int, environ: dict[str, str]
@@ -44,7 +47,7 @@ class Reader:
         self._background: list[subprocess.Popen[bytes]] = []
 
     def follow(self, text: str) -> int:
-        """How many blocks there were."""
+        """Follow the blocks of a text; return their number."""
         blocks = _BLOCK.findall(text)
         for language, name, body in blocks:
             body = body.replace("127.0.0.1:8790", f"127.0.0.1:{self._port}")
@@ -63,7 +66,7 @@ class Reader:
                 self._begin(command[:-1])
                 continue
             if command.startswith("modelyard plugin package"):
-                self._stop()  # the reader stops it before going on
+                self._stop()  # stop it before the next step
             printed = self._run(command)
             for line in expected:
                 for fragment in re.split(r"\s{2,}", line):
@@ -72,7 +75,10 @@ class Reader:
                     )
 
     def _run(self, command: str) -> str:
-        """What a command prints; one that looks at what has just begun is run until it says something."""
+        """Run a command and return its output.
+
+        Commands that need a server or plugin that has just started are retried.
+        """
         until = time.monotonic() + 20
         while True:
             result = subprocess.run(
@@ -135,11 +141,11 @@ def reader(tmp_path: Path, environments: Path) -> Iterator[Reader]:
         page_reader.close()
 
 
-def test_the_page_works_as_it_is_written(reader: Reader):
+def test_the_page_works_as_written(reader: Reader):
     assert reader.follow(PAGE.read_text("utf-8")) >= 12
 
 
-def test_the_page_shows_the_example_that_is_here():
+def test_the_page_shows_the_example_of_the_repository():
     shown_files = {
         name: body for _, name, body in _BLOCK.findall(PAGE.read_text("utf-8")) if name
     }

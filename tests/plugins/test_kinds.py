@@ -1,4 +1,7 @@
-"""Plugins of every kind, unmodified, end to end: through the gateway's routes and through the daemon's interface."""
+"""End-to-end tests with unmodified plugins of every type.
+
+Through the gateway's routes and the plugin daemon's interface.
+"""
 
 import base64
 import io
@@ -67,7 +70,7 @@ def test_a_model_is_listed_and_streams_to_the_official_client(plugged: Plug):
     ] == [("mockgpt", 2, 20, "0.0000860")] * 2
 
 
-def test_parameters_are_held_to_the_plugins_rules(plugged: Plug):
+def test_parameters_are_validated_by_the_plugins_rules(plugged: Plug):
     gateway = plugged()
     gateway.install("mockgpt")
     ask = {
@@ -143,7 +146,7 @@ def test_five_more_model_types(plugged: Plug):
     }  # fmt: skip
 
 
-def test_a_tool_answers_in_texts_json_variables_and_files(plugged: Plug):
+def test_a_tool_answers_with_text_json_variables_and_files(plugged: Plug):
     gateway = plugged()
     gateway.install("toolbox")
     assert [entry["type"] for entry in gateway.tool("add", a=2, b=3)] == [
@@ -175,7 +178,7 @@ def test_a_tool_answers_in_texts_json_variables_and_files(plugged: Plug):
     assert caught.value.kind == "ToolProviderCredentialValidationError"
 
 
-def test_a_parameters_options_are_asked_for(plugged: Plug):
+def test_dynamic_options_of_a_parameter_are_requested(plugged: Plug):
     gateway = plugged()
     gateway.install("toolbox")
     environment = gateway.run_on_loop(
@@ -193,7 +196,7 @@ def test_a_parameters_options_are_asked_for(plugged: Plug):
     assert [entry["value"] for entry in options[0]["options"]] == ["red", "green"]
 
 
-def test_a_tool_gets_its_credentials_by_oauth(plugged: Plug):
+def test_a_tool_receives_its_oauth_credentials(plugged: Plug):
     gateway = plugged()
     gateway.install("toolbox")
     common: dict[str, Any] = {
@@ -221,7 +224,7 @@ def test_a_tool_gets_its_credentials_by_oauth(plugged: Plug):
     assert refreshed_token["credentials"] == {"token": "for-abc-again"}
 
 
-def test_a_tool_that_another_calls_has_the_tenants_credentials(plugged: Plug):
+def test_a_tool_called_by_another_has_the_tenants_credentials(plugged: Plug):
     gateway = plugged()
     gateway.install("toolbox")
     value = ToolCredential(provider="modelyard/toolbox/toolbox")
@@ -256,7 +259,7 @@ def test_a_tool_that_another_calls_has_the_tenants_credentials(plugged: Plug):
     assert gateway.tool_text("ask", what="tool", text="4+5") == "9"
 
 
-def test_what_must_be_signed_is_refused_unless_it_is(
+def test_unsigned_packages_are_refused_if_signatures_are_required(
     plugged: Plug, tmp_path: Path, example: Callable[[str], Any]
 ):
     private, public = generate_keys()
@@ -297,7 +300,7 @@ def test_what_must_be_signed_is_refused_unless_it_is(
         ("file", "some bytes", "note.txt 10"),
     ],
 )
-def test_a_tool_asks_its_host_meanwhile(
+def test_a_tool_calls_its_host_during_a_call(
     plugged: Plug, capability: str, text: str, answer: str
 ):
     gateway = plugged()
@@ -305,7 +308,7 @@ def test_a_tool_asks_its_host_meanwhile(
     assert gateway.tool_text("ask", what=capability, text=text) == answer
 
 
-def test_what_a_tool_asks_is_the_tenants_and_stands_in_the_ledger(plugged: Plug):
+def test_host_calls_of_a_tool_are_in_the_tenants_ledger(plugged: Plug):
     gateway = plugged()
     gateway.install("toolbox")
     gateway.tool_text("ask", what="llm", text="hi")
@@ -313,14 +316,14 @@ def test_what_a_tool_asks_is_the_tenants_and_stands_in_the_ledger(plugged: Plug)
     assert (row.provider, row.user, row.tenant) == ("echo", "alice", "default")
 
 
-def test_apps_that_there_are_not_are_said_so(plugged: Plug):
+def test_calls_of_unknown_apps_are_errors(plugged: Plug):
     gateway = plugged()
     gateway.install("toolbox")
     with pytest.raises(PluginError, match="app 'some-app' does not exist"):
         gateway.tool_text("ask", what="app", text="some-app")
 
 
-def test_an_agent_node_runs_a_plugins_strategy_with_a_tool_of_ours(plugged: Plug):
+def test_an_agent_node_runs_a_plugins_strategy_with_our_tool(plugged: Plug):
     gateway = plugged()
     gateway.install("planner", "toolbox")
 
@@ -374,7 +377,7 @@ def test_an_agent_node_runs_a_plugins_strategy_with_a_tool_of_ours(plugged: Plug
     assert (ended.error, ended.outputs.get("said")) == ("", "It is 42.")
 
 
-def test_what_is_not_granted_is_refused_and_says_so(plugged: Plug):
+def test_host_calls_without_permission_are_refused(plugged: Plug):
     gateway = plugged()
     gateway.install("toolbox", granted=["storage"])
     assert gateway.tool_text("remember", opt="set", key="a", value="x") == "kept"
@@ -394,7 +397,7 @@ def test_what_is_not_granted_is_refused_and_says_so(plugged: Plug):
         )
 
 
-def test_what_a_plugin_keeps_is_bounded_and_each_tenants_own(plugged: Plug):
+def test_plugin_storage_is_limited_and_separate_per_tenant(plugged: Plug):
     gateway = plugged()
     gateway.install("toolbox")
     gateway.install("toolbox", tenant="other")
@@ -444,7 +447,7 @@ def test_an_agent_strategy_calls_tools_and_models(plugged: Plug):
     assert "".join(entry["message"]["text"] for entry in messages[2:]) == "It is 42."
 
 
-def test_endpoints_answer_at_an_address_of_their_own(plugged: Plug):
+def test_endpoints_have_their_own_urls(plugged: Plug):
     gateway = plugged()
     gateway.install("webhook")
     hook = gateway.run_on_loop(
@@ -479,7 +482,7 @@ def test_endpoints_answer_at_an_address_of_their_own(plugged: Plug):
         )
 
 
-def test_a_datasource_lists_pages_and_gives_their_text(plugged: Plug):
+def test_a_datasource_lists_pages_and_returns_their_text(plugged: Plug):
     gateway = plugged()
     gateway.install("shelf")
     common: dict[str, Any] = {
@@ -510,7 +513,7 @@ def test_a_datasource_lists_pages_and_gives_their_text(plugged: Plug):
     assert messages[0]["message"]["variable_value"] == "Read a book."
 
 
-def test_an_event_begins_the_apps_that_wait_for_it(plugged: Plug):
+def test_an_event_starts_the_subscribed_apps(plugged: Plug):
     gateway = plugged()
     gateway.install("pulse")
     with httpx.Client(base_url=gateway.running.origin, timeout=60) as client:
@@ -556,7 +559,7 @@ def test_an_event_begins_the_apps_that_wait_for_it(plugged: Plug):
 
 
 def _check_trigger_forms(client: httpx.Client) -> None:
-    """The editor gets the plugin's event and the forms of its trigger."""
+    """The editor receives the plugin's event and the forms of its trigger."""
     parts = client.get("/admin/v1/node-parts").json()
     (event,) = parts["events"]
     assert (event["provider"], event["name"]) == ("modelyard/pulse/pulse", "beat")
@@ -605,7 +608,7 @@ def _beats(gateway: Any, client: httpx.Client, app: str) -> list[Any]:
 
 
 def _check_deletion(client: httpx.Client, subscription: dict[str, Any]) -> None:
-    """A deleted subscription no longer receives events and cannot be deleted again."""
+    """A deleted subscription receives no more events and cannot be deleted again."""
     path = f"/admin/v1/subscriptions/{subscription['id']}"
     assert client.delete(path).json()["deleted"] is True
     received = client.post(subscription["address"], json={"beat": 1})
@@ -613,7 +616,7 @@ def _check_deletion(client: httpx.Client, subscription: dict[str, Any]) -> None:
     assert client.delete(path).status_code == 404
 
 
-def test_a_trigger_hears_of_events_and_leaves_some_out(plugged: Plug):
+def test_a_trigger_receives_and_filters_events(plugged: Plug):
     gateway = plugged()
     gateway.install("pulse")
     received_events: list[Any] = []
@@ -650,18 +653,19 @@ def test_a_trigger_hears_of_events_and_leaves_some_out(plugged: Plug):
                 origin=origin,
             )
         )
+    # The failed subscription was not stored.
     assert [
         subscription.id
         for subscription, _ in gateway.yard.services.tenancy.directory.of(
             "default", Subscription
         )
-    ] == [row]  # nothing was left
+    ] == [row]
     gateway.run_on_loop(gateway.parts.subscriptions.unsubscribe("default", row))
     with pytest.raises(NotFoundError):
         gateway.parts.subscriptions.subscription(row)
 
 
-# ------------------------------------------------------------------------------------------------ the daemon's interface
+# -------------------------------------------------------- the plugin daemon's interface
 
 
 def daemon(
@@ -792,7 +796,7 @@ def _check_dispatch(gateway: Any) -> None:
     ]
 
 
-def test_the_daemon_refuses_in_its_own_words(plugged: Plug):
+def test_the_daemon_interface_has_its_own_errors(plugged: Plug):
     gateway = plugged()
     gateway.install("mockgpt")
     no_key = httpx.get(f"{gateway.running.origin}/plugin/default/management/list")

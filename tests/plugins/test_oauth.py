@@ -1,4 +1,4 @@
-"""Tools that act for somebody on a provider's page: there and back in a browser, kept per user, fetched anew in time."""
+"""Tests for tools with OAuth: redirects in a browser, tokens per user, refreshing."""
 
 from collections.abc import Callable, Iterator
 from urllib.parse import parse_qs, urlsplit
@@ -59,7 +59,7 @@ def connected(plugged: Callable[..., PluginGateway]) -> Iterator[Connected]:
     connection.admin.close()
 
 
-def test_a_browser_goes_there_and_comes_back_with_a_token(connected: Connected):
+def test_the_oauth_flow_yields_a_token(connected: Connected):
     with connected.browser() as browser:
         redirect = browser.get(connected.begin())
         target = urlsplit(redirect.headers["location"])
@@ -71,14 +71,15 @@ def test_a_browser_goes_there_and_comes_back_with_a_token(connected: Connected):
         back = browser.get(f"/oauth/callback/{NAME}", params={"code": "seven"})
         assert (back.status_code, "Connected" in back.text) == (200, True)
         assert back.headers["content-security-policy"].startswith("default-src 'none'")
+        # The state has been used.
         assert (
             browser.get(f"/oauth/callback/{NAME}", params={"code": "eight"}).status_code
             == 400
-        )  # it is used up
+        )
     assert connected.token() == "for-seven"
 
 
-def test_users_have_their_own_and_all_share_the_tenants(connected: Connected):
+def test_users_have_their_own_tokens_and_share_the_tenants(connected: Connected):
     connected.connect("all")
     connected.connect("ada", user="ada")
     assert (connected.token("ada"), connected.token("bob"), connected.token()) == (
@@ -93,7 +94,7 @@ def test_users_have_their_own_and_all_share_the_tenants(connected: Connected):
         connected.token("bob", user_credentials[0][0].id)
 
 
-def test_a_token_whose_time_is_over_is_fetched_anew_once(connected: Connected):
+def test_an_expired_token_is_refreshed_once(connected: Connected):
     connected.connect("old")
     credential, value = connected.credentials.usable("default", NAME)[0]
     soon = ToolCredential(
@@ -118,7 +119,7 @@ def test_a_token_whose_time_is_over_is_fetched_anew_once(connected: Connected):
     assert connected.credentials.usable("default", NAME)[0][1].expires_at == -1
 
 
-def test_what_is_wrong_is_said_on_a_page(connected: Connected):
+def test_errors_are_shown_on_a_page(connected: Connected):
     with connected.browser() as browser:
         for path in (
             "/oauth/begin/none.at-all",

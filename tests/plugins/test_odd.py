@@ -1,4 +1,4 @@
-"""Plugins that do what no plugin should: each is named with the reason, and nobody else notices."""
+"""Tests for misbehaving plugins: each is reported with a reason; others still work."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ IMPATIENT = msgspec.structs.replace(QUICK, start_seconds=2.0)
 
 @pytest.fixture
 def odd(plugged: Plug, tmp_path: Path) -> Callable[..., PluginGateway]:
-    """A gateway with one of them installed beside one that is fine."""
+    """A gateway with one misbehaving plugin next to a normal one."""
 
     def start(
         *behaviours: str, kind: str = "tools", permission: str = "{}", **changes: Any
@@ -60,7 +60,7 @@ def ask(gateway: PluginGateway, name: str, **parameters: Any) -> list[Any]:
 
 
 def abandon_call(gateway: PluginGateway, name: str) -> None:
-    """Begin a call that never ends, and let go of it once a process is at work on it."""
+    """Start a call that never ends, and abandon it once a process works on it."""
 
     async def call() -> None:
         parameters = {
@@ -119,7 +119,7 @@ def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> bool:
 
 
 def leftover_processes(name: str) -> list[int]:
-    """Processes that were started in a plugin's folder."""
+    """Return the processes that were started in a plugin's folder."""
     pids: list[int] = []
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
@@ -134,7 +134,7 @@ def leftover_processes(name: str) -> list[int]:
     return pids
 
 
-def test_one_that_will_not_start_says_why_and_rests_longer_each_time(
+def test_a_plugin_that_fails_to_start_gets_a_reason_and_a_growing_backoff(
     odd: Callable[..., PluginGateway],
 ):
     gateway = odd("crash", "fine")
@@ -149,14 +149,14 @@ def test_one_that_will_not_start_says_why_and_rests_longer_each_time(
     assert texts(ask(gateway, "fine")) == ["fine"]
 
 
-def test_one_that_never_gets_ready_is_given_up(odd: Callable[..., PluginGateway]):
+def test_a_plugin_that_is_never_ready_times_out(odd: Callable[..., PluginGateway]):
     gateway = odd("silent", chosen=IMPATIENT)
     with pytest.raises(PluginDiedError, match="not ready within 2 s"):
         ask(gateway, "silent")
     assert eventually(lambda: not leftover_processes("silent"))
 
 
-def test_garbage_is_left_out_and_noted(
+def test_garbage_output_is_ignored_and_logged(
     odd: Callable[..., PluginGateway], caplog: pytest.LogCaptureFixture
 ):
     gateway = odd("garbage")
@@ -165,7 +165,7 @@ def test_garbage_is_left_out_and_noted(
     assert "this is no JSON" in caplog.text
 
 
-def test_answers_for_somebody_else_reach_nobody(
+def test_messages_for_unknown_sessions_are_dropped(
     odd: Callable[..., PluginGateway], caplog: pytest.LogCaptureFixture
 ):
     gateway = odd("stranger")
@@ -174,12 +174,12 @@ def test_answers_for_somebody_else_reach_nobody(
     assert "message for unknown session 'somebody-elses'" in caplog.text
 
 
-def test_a_line_may_be_as_long_as_it_needs(odd: Callable[..., PluginGateway]):
+def test_a_very_long_line_is_read(odd: Callable[..., PluginGateway]):
     gateway = odd("long")
     assert [len(text) for text in texts(ask(gateway, "long"))] == [30_000_000]
 
 
-def test_a_flood_that_nobody_reads_ends_that_call(odd: Callable[..., PluginGateway]):
+def test_a_flood_of_unread_output_ends_the_call(odd: Callable[..., PluginGateway]):
     gateway = odd("flood")
 
     async def slowly() -> int:
@@ -197,7 +197,7 @@ def test_a_flood_that_nobody_reads_ends_that_call(odd: Callable[..., PluginGatew
         gateway.run_on_loop(slowly())
 
 
-def test_a_call_that_is_given_up_ends_the_process_that_works_on_for_nobody(
+def test_abandoning_a_call_kills_its_hanging_process(
     odd: Callable[..., PluginGateway],
 ):
     gateway = odd("hang")
@@ -206,14 +206,14 @@ def test_a_call_that_is_given_up_ends_the_process_that_works_on_for_nobody(
     assert eventually(lambda: not leftover_processes("hang"))
 
 
-def test_one_that_falls_silent_is_ended(odd: Callable[..., PluginGateway]):
+def test_a_silent_plugin_is_terminated(odd: Callable[..., PluginGateway]):
     gateway = odd("mute", chosen=msgspec.structs.replace(QUICK, silence_seconds=2.0))
     with pytest.raises(PluginDiedError, match="no heartbeat for 2 s"):
         ask(gateway, "mute")
     assert eventually(lambda: not leftover_processes("mute"))
 
 
-def test_one_that_ignores_signals_is_ended_all_the_same(
+def test_a_plugin_that_ignores_signals_is_killed(
     odd: Callable[..., PluginGateway],
 ):
     gateway = odd("deaf")
@@ -222,7 +222,7 @@ def test_one_that_ignores_signals_is_ended_all_the_same(
     assert eventually(lambda: not leftover_processes("deaf"))
 
 
-def test_what_a_plugin_forked_goes_with_it(odd: Callable[..., PluginGateway]):
+def test_forked_processes_end_with_their_plugin(odd: Callable[..., PluginGateway]):
     gateway = odd("forks")
     assert texts(ask(gateway, "forks")) == ["forked"]
     assert len(leftover_processes("forks")) >= 4
@@ -237,7 +237,7 @@ def test_what_a_plugin_forked_goes_with_it(odd: Callable[..., PluginGateway]):
         ("leak", r"MB of memory exceed the limit of 300"),
     ],
 )
-def test_one_that_takes_too_much_is_ended(
+def test_a_plugin_that_exceeds_a_limit_is_terminated(
     odd: Callable[..., PluginGateway], behaviour: str, reason: str
 ):
     gateway = odd(behaviour, "fine")
@@ -248,19 +248,22 @@ def test_one_that_takes_too_much_is_ended(
 
 
 @pytest.mark.timeout(400)
-def test_one_that_spins_with_nothing_to_do_is_ended(odd: Callable[..., PluginGateway]):
+def test_a_plugin_that_spins_while_idle_is_terminated(
+    odd: Callable[..., PluginGateway],
+):
     gateway = odd("spin")
     assert texts(ask(gateway, "spin")) == ["off"]
     (instance,) = runtime(gateway, "spin").instances
     group = Path(f"/proc/{instance.spawned.pid}/autogroup")
-    # On a machine that is busy itself it may never get the share of a processor for which it has to step back.
+    # On a busy machine the plugin may never get the CPU share at which its priority is
+    # lowered.
     assert eventually(lambda: instance.is_behind or not leftover_processes("spin"), 120)
     with contextlib.suppress(OSError):
         assert not instance.is_behind or group.read_text().split()[-1] == "19"
     assert eventually(lambda: not leftover_processes("spin"), 150)
 
 
-def test_one_that_dies_in_a_stream_ends_that_call_and_leaves_its_row(
+def test_a_crash_during_a_stream_ends_the_call_and_leaves_its_row(
     odd: Callable[..., PluginGateway],
 ):
     gateway = odd("dies", kind="models")
@@ -293,7 +296,7 @@ def test_another_model_answers_where_nothing_had_begun(
     assert answered.json()["choices"][0]["message"]["content"] == "hello"
 
 
-def test_a_model_that_works_for_long_is_asked_again_until_it_is_done(
+def test_a_long_running_model_is_polled_until_it_is_done(
     odd: Callable[..., PluginGateway],
 ):
     gateway = odd("polled", kind="models")
@@ -305,7 +308,7 @@ def test_a_model_that_works_for_long_is_asked_again_until_it_is_done(
     assert answered["usage"]["total_tokens"] == 7
 
 
-def test_a_model_may_ask_its_host_for_nothing(odd: Callable[..., PluginGateway]):
+def test_a_model_plugin_may_not_call_its_host(odd: Callable[..., PluginGateway]):
     gateway = odd("asks", permission="{storage: {enabled: true, size: 4096}}")
 
     async def refused(call_type: str) -> str:
@@ -331,7 +334,7 @@ def test_a_model_may_ask_its_host_for_nothing(odd: Callable[..., PluginGateway])
     assert "permission denied: 'storage'" in gateway.run_on_loop(refused("tool"))
 
 
-def test_unknown_actions_end_without_an_answer_and_unknown_plugins_are_named(
+def test_unknown_actions_and_unknown_plugins(
     plugged: Plug,
 ):
     gateway = plugged()

@@ -1,4 +1,7 @@
-"""Packages, checksums, signatures, bundles, markets, environments: what is damaged or lies is refused and leaves nothing."""
+"""Tests for packages, checksums, signatures, bundles, marketplaces and environments.
+
+Damaged or forged input is refused and leaves nothing behind.
+"""
 
 import asyncio
 import io
@@ -57,7 +60,7 @@ def zipped(files: dict[str, bytes | str], **infos: Any) -> bytes:
 GOOD = {"manifest.yaml": yaml.safe_dump(MANIFEST)}
 
 
-# ------------------------------------------------------------------------------------------------ packages
+# ----------------------------------------------------------------------------- packages
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ GOOD = {"manifest.yaml": yaml.safe_dump(MANIFEST)}
         (zipped(GOOD)[:-30], "invalid ZIP file"),
     ],
 )
-def test_what_is_no_sound_package_is_refused(data: bytes, reason: str):
+def test_invalid_packages_are_refused(data: bytes, reason: str):
     with pytest.raises(PackageError, match=reason):
         read_package(data)
 
@@ -92,7 +95,7 @@ def test_a_bomb_is_not_unpacked():
         read_package(buffer.getvalue())
 
 
-def test_a_file_that_is_there_twice_is_refused():
+def test_duplicate_files_are_refused():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("manifest.yaml", GOOD["manifest.yaml"])
@@ -122,14 +125,14 @@ def test_a_file_that_is_there_twice_is_refused():
         ({"meta": {"runner": {"language": "go"}}}, "language must be python, not 'go'"),
     ],
 )
-def test_a_manifest_that_says_what_cannot_be_names_the_field(
+def test_an_invalid_manifest_is_refused_with_its_field(
     change: dict[str, Any], reason: str
 ):
     with pytest.raises(PackageError, match=reason):
         read_manifest({**MANIFEST, **change})
 
 
-def test_what_a_manifest_leaves_out_is_nothing():
+def test_omitted_manifest_fields_have_defaults():
     manifest = read_manifest(
         {**MANIFEST, "resource": {"memory": 1, "permission": None}}
     )
@@ -137,7 +140,7 @@ def test_what_a_manifest_leaves_out_is_nothing():
     assert manifest.category == "tool"
 
 
-def test_permissions_are_granted_within_what_is_asked():
+def test_permissions_are_granted_within_those_requested():
     requested_permissions = load_declaration(EXAMPLES / "toolbox").manifest.permissions
     assert requested_permissions.restricted_to(
         ["storage", "model.llm", "endpoint"]
@@ -165,7 +168,7 @@ def test_a_declaration_that_names_files_outside_is_refused(tmp_path: Path):
         package_folder(tmp_path / "one")
 
 
-def test_ignore_files_are_heeded(tmp_path: Path):
+def test_ignore_files_are_respected(tmp_path: Path):
     create(tmp_path / "one", ScaffoldOptions(name="one", author="me", category="tool"))
     for name in (".env", "notes.tmp", "deep/notes.tmp", "kept/keep.tmp", "build/x"):
         (tmp_path / "one" / name).parent.mkdir(exist_ok=True)
@@ -189,7 +192,7 @@ def test_ignore_files_are_heeded(tmp_path: Path):
         ("a/*", "b/a", False),
     ],
 )
-def test_rules_fit_as_gits_do(rule: str, name: str, ignored: bool):
+def test_ignore_rules_match_as_in_git(rule: str, name: str, ignored: bool):
     assert is_ignored(name, [rule], is_folder=False) is ignored
 
 
@@ -197,7 +200,7 @@ NAMES = st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8}){0,2}\.[a-z]{1,3}", fullmatch=Tru
 
 
 @given(st.dictionaries(NAMES, st.binary(max_size=200), max_size=8))
-def test_what_is_packed_is_read_again_and_named_the_same_in_any_order(
+def test_packages_round_trip_with_an_order_independent_checksum(
     files: dict[str, bytes],
 ):
     files = {"manifest.yaml": GOOD["manifest.yaml"].encode(), **files}
@@ -206,15 +209,15 @@ def test_what_is_packed_is_read_again_and_named_the_same_in_any_order(
     assert package.checksum == checksum(dict(reversed(files.items())))
 
 
-def test_an_extraction_is_whole_or_nothing(tmp_path: Path):
+def test_extraction_is_atomic(tmp_path: Path):
     package = package_folder(EXAMPLES / "mockgpt")
     package.extract(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b" / "main.py").read_bytes() == package.files["main.py"]
-    package.extract(tmp_path / "a" / "b")  # somebody was quicker
+    package.extract(tmp_path / "a" / "b")  # another process was faster
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
 
 
-def test_identifiers_are_read_and_versions_sorted():
+def test_identifiers_are_parsed_and_versions_sorted():
     identifier = PluginIdentifier.parse(f"me/x:1.2.3@{'a' * 64}")
     assert (identifier.id, identifier.folder) == ("me/x", f"me/x-1.2.3@{'a' * 64}")
     with pytest.raises(PackageError, match="is not a plugin identifier"):
@@ -224,7 +227,7 @@ def test_identifiers_are_read_and_versions_sorted():
     ]  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------ signatures
+# --------------------------------------------------------------------------- signatures
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +266,7 @@ def test_a_signature_is_right_until_a_byte_changes(keys: tuple[bytes, bytes]):
         sign(plain.data, private, category="x", signed_at=0)
 
 
-# ------------------------------------------------------------------------------------------------ bundles and markets
+# ------------------------------------------------------------- bundles and marketplaces
 
 
 def bundle(*dependencies: Any, **files: bytes) -> bytes:
@@ -277,7 +280,7 @@ def bundle(*dependencies: Any, **files: bytes) -> bytes:
     return write_package({"manifest.yaml": yaml.safe_dump(manifest).encode(), **files})
 
 
-def test_a_bundle_holds_its_packages():
+def test_a_bundle_contains_its_packages():
     package = package_folder(EXAMPLES / "mockgpt")
     inner = {"type": "package", "value": {"path": package.checksum}}
     data = bundle(inner, **{f"_assets/{package.checksum}": package.data})
@@ -296,7 +299,7 @@ def market_of(*locations: str) -> Market:
     return Market(locations, EgressClient())
 
 
-def test_a_market_in_a_folder_is_searched_and_gives_the_newest(tmp_path: Path):
+def test_a_marketplace_folder_is_searched_for_the_latest_version(tmp_path: Path):
     for version in ("0.0.1", "0.0.10", "0.0.9"):
         create(
             tmp_path / version,
@@ -333,7 +336,7 @@ def test_a_market_in_a_folder_is_searched_and_gives_the_newest(tmp_path: Path):
     asyncio.run(work())
 
 
-def test_a_market_at_an_address_and_a_release(
+def test_a_marketplace_url_and_a_release(
     tmp_path: Path, upstream: Callable[..., Upstream]
 ):
     add_to_folder(tmp_path, EXAMPLES / "mockgpt")
@@ -369,7 +372,7 @@ def test_a_market_at_an_address_and_a_release(
     asyncio.run(work())
 
 
-def test_a_market_that_names_files_outside_is_refused(tmp_path: Path):
+def test_a_marketplace_that_names_outside_files_is_refused(tmp_path: Path):
     listed = {
         "plugin": "a/b",
         "version": "1.0.0",
@@ -384,10 +387,10 @@ def test_a_market_that_names_files_outside_is_refused(tmp_path: Path):
         asyncio.run(market_of(str(tmp_path)).search())
 
 
-# ------------------------------------------------------------------------------------------------ environments
+# ------------------------------------------------------------------------- environments
 
 
-def test_the_first_python_that_fits_is_chosen():
+def test_the_first_matching_python_is_selected():
     interpreters = [Python(Path("/a"), (3, 12, 1)), Python(Path("/b"), (3, 11, 7))]
     assert choose(interpreters, ">=3.12") is interpreters[0]
     assert choose(interpreters, "<3.12,>=3.11") is interpreters[1]
@@ -439,7 +442,7 @@ def test_plugins_with_the_same_dependencies_share_an_environment(
     ],
 )
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def test_what_cannot_be_installed_is_named_and_leaves_nothing(
+def test_a_failed_installation_is_named_and_leaves_nothing(
     tmp_path: Path,
     text: str,
     reason: str,
@@ -458,7 +461,7 @@ def test_what_cannot_be_installed_is_named_and_leaves_nothing(
     assert left in ([], [".resolved"])
 
 
-def test_no_python_that_fits_is_said_plainly(tmp_path: Path):
+def test_a_missing_python_version_is_reported(tmp_path: Path):
     environment_manager = Environments(tmp_path / "environments", os.environ)
     text = '[project]\nname = "x"\nversion = "1"\nrequires-python = ">=3.99"\ndependencies = ["dify_plugin"]\n'
     source = folder_with(tmp_path, "one", pyproject__toml=text)
@@ -469,7 +472,7 @@ def test_no_python_that_fits_is_said_plainly(tmp_path: Path):
         asyncio.run(environment_manager.prepare(source, name="me/one"))
 
 
-def test_a_wheelhouse_is_all_there_is(tmp_path: Path):
+def test_only_packages_of_the_wheelhouse_are_installed(tmp_path: Path):
     (tmp_path / "wheels").mkdir()
     environment_manager = Environments(
         tmp_path / "environments", os.environ, wheelhouse=tmp_path / "wheels"
@@ -479,7 +482,7 @@ def test_a_wheelhouse_is_all_there_is(tmp_path: Path):
         asyncio.run(environment_manager.prepare(source, name="me/one"))
 
 
-def test_environments_that_nobody_uses_are_collected(tmp_path: Path):
+def test_unused_environments_are_removed(tmp_path: Path):
     environment_manager = Environments(tmp_path, {})
     for name in ("old", "used", "new"):
         (tmp_path / name).mkdir()
@@ -490,11 +493,11 @@ def test_environments_that_nobody_uses_are_collected(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "used"]
 
 
-# ------------------------------------------------------------------------------------------------ new plugins
+# ------------------------------------------------------------- templates of new plugins
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_every_template_is_sound(tmp_path: Path, category: str):
+def test_every_template_is_valid(tmp_path: Path, category: str):
     create(
         tmp_path / "new",
         ScaffoldOptions(
@@ -513,7 +516,7 @@ def test_every_template_is_sound(tmp_path: Path, category: str):
             compile(data, name, "exec")
 
 
-def test_wrong_answers_are_named(tmp_path: Path):
+def test_invalid_answers_are_named(tmp_path: Path):
     valid_options: dict[str, Any] = {"name": "x", "author": "me", "category": "tool"}
     for change, reason in (
         ({"name": "X Y"}, "name 'X Y'"),

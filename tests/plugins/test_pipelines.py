@@ -1,4 +1,4 @@
-"""RAG pipelines through the knowledge API: a file that is uploaded, a page of a plugin's source; what goes wrong."""
+"""Tests for RAG pipelines in the knowledge API: uploads, plugin sources, errors."""
 
 import json
 import time
@@ -16,7 +16,10 @@ _SPLIT = "def main(text, by):\n    parts = text if isinstance(text, list) else [
 
 
 def pipeline() -> str:
-    """Notes of the shelf, or files; split at what the caller says."""
+    """Return a pipeline for notes of a plugin source or for files.
+
+    It splits at the separator in the caller's inputs.
+    """
 
     def chunker(text: list[str]) -> dict[str, Any]:
         return {
@@ -169,7 +172,7 @@ def test_a_run_streams_its_nodes(called: PipelineClient):
     assert [event["data"]["node_id"] for event in events if event["event"] == "node_started"] == ["files", "read", "cut_files", "keep_files"]  # fmt: skip
 
 
-def test_a_plugins_source_is_looked_into_and_its_pages_are_taken(
+def test_a_plugins_data_source_is_browsed_and_imported(
     called: PipelineClient,
 ):
     called.gateway.install("shelf")
@@ -216,7 +219,7 @@ def test_a_plugins_source_is_looked_into_and_its_pages_are_taken(
     assert called.segments(result["documents"][1]["id"]) == ["Call the plumber."]
 
 
-def test_a_document_that_cannot_be_had_says_why(called: PipelineClient):
+def test_a_document_that_cannot_be_fetched_gets_a_reason(called: PipelineClient):
     called.gateway.install("shelf")
     infos = [{"workspace_id": "shelf", "page": {"page_id": "nine", "type": "page"}}]
     response = called.run(
@@ -238,7 +241,7 @@ def test_a_document_that_cannot_be_had_says_why(called: PipelineClient):
     assert failed_document["error"]
 
 
-def test_what_callers_do_wrong_is_said(called: PipelineClient):
+def test_invalid_requests_get_an_error(called: PipelineClient):
     nowhere = "00000000-0000-0000-0000-000000000000"
     plain = called.http.post(
         "/datasets", json={"name": "plain", "indexing_technique": "economy"}
@@ -277,7 +280,7 @@ def test_what_callers_do_wrong_is_said(called: PipelineClient):
     assert odd.status_code == 415
 
 
-def test_a_draft_is_tried_before_it_is_published(called: PipelineClient):
+def test_a_draft_is_tested_before_publication(called: PipelineClient):
     changed = pipeline().replace("Split at", "Cut at")
     saved = called.admin.put(
         f"/admin/v1/apps/{called.app}/file", json={"file": changed}

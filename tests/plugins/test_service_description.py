@@ -1,4 +1,7 @@
-"""The service API against its description: every endpoint, every documented status, the shape of every answer."""
+"""Tests for the service API against its description.
+
+Every endpoint, every documented status, and the shape of every answer.
+"""
 
 from pathlib import Path
 
@@ -9,7 +12,7 @@ from tools.show.service_api import Description
 pytestmark = pytest.mark.proof("app-api")
 
 
-def test_all_that_is_documented_is_as_documented(environments: Path):
+def test_every_documented_answer_matches_its_description(environments: Path):
     call = call_everything(environments)
     assert call.problems == []
     all_cells = cells(call)
@@ -33,7 +36,7 @@ def test_all_that_is_documented_is_as_documented(environments: Path):
         ),
     ],
 )
-def test_what_differs_is_found(value: object, problem: str):
+def test_differences_from_the_description_are_found(value: object, problem: str):
     description = Description()
     shape = description.shape_of(
         description.endpoints["POST /datasets/{dataset_id}/metadata"], 201
@@ -51,7 +54,7 @@ def test_what_differs_is_found(value: object, problem: str):
     ), problems
 
 
-def test_shapes_are_read_as_they_are_written():
+def test_shapes_are_parsed_from_the_description():
     description = Description()
     events = description.shapes["FormInput"]
     assert set(events.fields) == {"type", "output_variable_name", "default"}

@@ -1,4 +1,7 @@
-"""The sandbox, attacked: as whoever runs the tests; `make show WHAT=attacks` does it as an ordinary user too."""
+"""Attacks on the sandbox, with the privileges of the user who runs the tests.
+
+`make show WHAT=attacks` also runs them as an unprivileged user.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -76,7 +79,7 @@ def test_templates_get_nothing(cell: Cell, name: str):
 @pytest.mark.parametrize(
     "name", sorted(PYTHON.keys() - {*SANDBOX_ONLY, *NEEDS_PRIVILEGE})
 )
-def test_the_attacks_are_worth_something(name: str):
+def test_attacks_work_outside_the_sandbox(name: str):
     works, detail = run_outside(name, PYTHON[name])
     assert works, detail
 
@@ -147,14 +150,14 @@ def test_text_that_looks_like_a_program_stays_text(cell: Cell):
         ("ruby", "", "Unknown code language 'ruby'"),
     ],
 )
-def test_a_program_that_is_wrong_says_why(
+def test_a_faulty_program_reports_its_error(
     cell: Cell, language: str, code: str, message: str
 ):
     with pytest.raises(SandboxError, match=message):
         cell.runner.run(cell.sandbox.run_code(language, code, {}))
 
 
-def test_a_run_that_is_given_up_is_ended(cell: Cell):
+def test_a_cancelled_run_is_terminated(cell: Cell):
     async def give_up() -> None:
         async with asyncio.timeout(0.3):
             await cell.sandbox.run_code(
@@ -174,7 +177,7 @@ def test_a_run_that_is_given_up_is_ended(cell: Cell):
     assert cell.runner.run(ended())
 
 
-def test_a_zygote_that_dies_is_started_anew(cell: Cell):
+def test_a_dead_zygote_is_restarted(cell: Cell):
     async def work() -> Any:
         (zygote,) = [
             candidate

@@ -1,4 +1,7 @@
-"""What is read out of documents, and what documents that are bombs come to: a clear error, and the next one is read."""
+"""Tests for the text of documents, and for decompression bombs.
+
+A bomb gives a clear error, and the next document can be read.
+"""
 
 import asyncio
 import io
@@ -36,7 +39,7 @@ def packed(files: Mapping[str, str | bytes]) -> bytes:
 
 
 def word_file(body: str | bytes | None = None) -> bytes:
-    """A .docx; `body` takes the place of its text's XML."""
+    """Return a .docx file; `body` replaces its document XML."""
     document = docx.Document()
     document.add_paragraph("First, ünïcode.")
     table = document.add_table(2, 2)
@@ -156,5 +159,5 @@ def test_what_a_document_refers_to_is_not_read(read: Read):
     assert "root:" not in read(".docx", word_file(body))
 
 
-def test_an_archive_leads_nowhere(read: Read):
+def test_an_archive_cannot_escape_its_folder(read: Read):
     assert read(".epub", packed({"../../../tmp/x.html": "<p>inside</p>"})) == "inside"

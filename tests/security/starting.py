@@ -1,4 +1,4 @@
-"""A door to a real PostgreSQL that says "the database system is starting up" to the first who knock."""
+"""A proxy for a real PostgreSQL whose first connections get "is starting up" errors."""
 
 import socket
 import struct
@@ -38,7 +38,7 @@ class StartingUp:
         self._thread.join(5)
 
     def restart(self, *, refusals: int) -> None:
-        """Every connection breaks, and the next ones are refused so often."""
+        """Break all connections, and refuse the next `refusals` ones."""
         self._left = refusals
         self._cut()
 

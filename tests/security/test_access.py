@@ -1,4 +1,4 @@
-"""Who gets in: other sites' pages while the server is open, bearers that nobody issued, whatever is switched off."""
+"""Tests for access: cross-site requests, unknown bearers, disabled tenants and keys."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ Pairs = list[tuple[bytes, bytes]]
 
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passwords are no matter here, and what they cost is much."""
+    """Replace the expensive password hash, which does not matter here."""
     monkeypatch.setattr(passwords, "_hash", lambda password: f"hash of {password}")
     monkeypatch.setattr(
         passwords,
@@ -65,7 +65,7 @@ async def ask(
     body: Any = None,
     client: str | None = "127.0.0.1",
 ) -> tuple[int, Any]:
-    """(status, document) of a request that no socket carries."""
+    """Call the gateway without a socket; return (status, document)."""
     data = json.dumps(body).encode() if body is not None else b""
     target, _, query = path.partition("?")
     scope: dict[str, Any] = {
@@ -108,7 +108,7 @@ def browser(token: str) -> Pairs:
 async def server(
     home: Path, **changes: Any
 ) -> AsyncIterator[tuple[Modelyard, Gateway]]:
-    """A server that hears of others' changes."""
+    """A server that is notified of changes by other servers."""
     document = {
         "home": str(home),
         "local": {"hub": ""},
@@ -131,10 +131,10 @@ def run(
     asyncio.run(go())
 
 
-# ------------------------------------------------------------------------------------------------ an open server
+# ----------------------------------------------------------------------- an open server
 
 
-def test_a_page_of_a_foreign_origin_is_never_the_owner_whatever_it_shows(
+def test_cross_site_requests_are_refused_with_any_credentials(
     tmp_path: Path,
 ):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
@@ -166,8 +166,11 @@ def test_a_page_of_a_foreign_origin_is_never_the_owner_whatever_it_shows(
     run(work, tmp_path)
 
 
-def test_nobody_is_answered_before_it_is_known_who_has_keys(tmp_path: Path):
-    """A server that says nothing of its start (no lifespan) takes no stranger for its owner."""
+def test_requests_are_refused_before_the_keys_are_loaded(tmp_path: Path):
+    """Before its startup hook has run, a gateway takes no stranger for the owner.
+
+    Some servers never call the hook (no lifespan).
+    """
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         created_key = await yard.services.tenancy.administration.create(
@@ -198,8 +201,10 @@ def test_nobody_is_answered_before_it_is_known_who_has_keys(tmp_path: Path):
 
 
 def test_every_route_of_an_open_server_looks_at_host_and_origin_first(tmp_path: Path):
-    """The law: a route refuses foreign pages, or makes nobody the owner: then it answers them nothing but what anybody
-    may know."""
+    """Property: a route that needs a role or checks the origin refuses foreign pages.
+
+    The other routes show a stranger only what is public.
+    """
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         for credentials in (
@@ -207,9 +212,8 @@ def test_every_route_of_an_open_server_looks_at_host_and_origin_first(tmp_path: 
             [(b"authorization", b"Bearer none")],
             [(b"x-api-key", b"none")],
         ):
-            await ask(
-                gateway, "GET", "/v1/models", [*HOME, *credentials]
-            )  # whatever is remembered of it
+            # Fill the caches for this caller.
+            await ask(gateway, "GET", "/v1/models", [*HOME, *credentials])
             for _, row in gateway.router.rows():
                 where = re.sub(r"\{\w+(:path)?\}", "x", row.path)
                 status, response = await ask(
@@ -228,7 +232,7 @@ def test_every_route_of_an_open_server_looks_at_host_and_origin_first(tmp_path: 
 
 
 def _code(response: Any) -> str:
-    """An error's code, in whoever's shape; by its words where the shape has none."""
+    """Return the error code in any API's format, or derive it from the message."""
     error = response.get("error", response) if isinstance(response, dict) else {}
     text = json.dumps(response) if isinstance(response, dict) else ""
     return (
@@ -264,10 +268,10 @@ CALLS: list[tuple[Pairs, str | None, bool]] = [
     ([(b"host", b"localhost"), (b"x-forwarded-for", b"192.0.2.7")], "127.0.0.1", False),
     ([(b"host", b"localhost"), (b"forwarded", b"for=192.0.2.7")], "127.0.0.1", False),
 ]  # fmt: skip
-"""(headers, the client's address, whether somebody at this machine calls)."""
+"""(headers, the client's address, whether the caller counts as local)"""
 
 
-def test_who_is_at_this_machine(tmp_path: Path):
+def test_which_callers_count_as_local(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         body = {"email": "eve@example.org", "name": "Eve", "password": PASSWORD}
         for headers, client, is_local in CALLS:
@@ -310,7 +314,7 @@ def test_targets_in_the_absolute_form_and_several_hosts_are_seen_through_a_socke
 
 
 @pytest.mark.parametrize("owned_by", ["owner", "key", "settings", "elsewhere"])
-def test_no_bearer_that_nobody_issued_is_anybody_once_somebody_owns_the_server(
+def test_unknown_bearers_are_refused_once_the_server_has_an_owner(
     tmp_path: Path, owned_by: str
 ):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
@@ -352,7 +356,10 @@ def test_no_bearer_that_nobody_issued_is_anybody_once_somebody_owns_the_server(
 async def _until_refused(
     gateway: Gateway, headers: Pairs, path: str = "/v1/models", *, seconds: float = 15.0
 ) -> float:
-    """Seconds until it is refused; what is asked again and again keeps nothing alive."""
+    """Return the seconds until a request is refused.
+
+    Constant polling must not keep a cached permission alive.
+    """
     started_at = time.monotonic()
     while (await ask(gateway, "GET", path, headers))[0] < 400:
         assert time.monotonic() - started_at < seconds, f"{path} is still answered"
@@ -360,7 +367,7 @@ async def _until_refused(
     return time.monotonic() - started_at
 
 
-def test_a_key_of_the_settings_that_is_taken_away_is_nobodys(tmp_path: Path):
+def test_a_key_removed_from_the_settings_is_refused(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         assert (await ask(gateway, "GET", "/v1/models", bearer("sk-the-first-key")))[
             0
@@ -378,7 +385,7 @@ def test_a_key_of_the_settings_that_is_taken_away_is_nobodys(tmp_path: Path):
     run(work, tmp_path, api_keys=["sk-the-first-key"])
 
 
-def test_keys_that_are_taken_away_are_forgotten_by_whoever_remembers_them():
+def test_removed_keys_are_dropped_from_the_cache():
     async def go() -> None:
         keeper = Authenticator(["sk-the-first-key"])
         scope = {"client": None, "method": "GET", "headers": bearer("sk-the-first-key")}
@@ -432,7 +439,7 @@ def test_a_session_is_used_by_its_own_page_alone(tmp_path: Path):
     run(work, tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ where callers are
+# ------------------------------------------------------------- local and remote callers
 
 
 @pytest.mark.parametrize(("trusted", "client", "forwarded", "address"), [
@@ -452,14 +459,14 @@ def test_who_calls_is_who_connects_unless_a_trusted_proxy_says_so(
     assert keeper.address_of({"client": (client, 1), "headers": headers}) == address
 
 
-def test_a_proxy_that_is_no_address_is_said():
+def test_an_invalid_trusted_proxy_is_reported():
     with pytest.raises(
         Exception, match=r"trusted_proxies: 'proxy\.example' is not an IP address"
     ):
         Authenticator([], trusted_proxies=["proxy.example"])
 
 
-# ------------------------------------------------------------------------------------------------ switched off
+# ---------------------------------------------------------------------------- disabling
 
 
 APP = yaml.safe_dump({
@@ -487,7 +494,7 @@ PLAIN = yaml.safe_dump({
     }},
 })  # fmt: skip
 AccessCheck = Callable[[Modelyard, Gateway], Awaitable[bool]]
-"""Whether somebody gets in by it."""
+"""Returns whether access is granted."""
 
 
 def request_check(
@@ -506,8 +513,10 @@ def request_check(
 
 
 async def access_checks_by_name(yard: Modelyard) -> dict[str, AccessCheck]:
-    """Return a check for every way in to what belongs to a tenant. The first word of
-    its name is the resource that it needs: tenant, user or key."""
+    """Return a check for every way to a tenant's data, by name.
+
+    The first word of a name is the resource that the check needs: tenant, user or key.
+    """
     admin = yard.services.tenancy.administration
     await admin.create(OPERATOR, "acme", "tenant", "acme", {})
     await admin.create(OPERATOR, "default", "key", "house", {"role": "owner"})
@@ -542,7 +551,7 @@ async def _key_checks(yard: Modelyard) -> dict[str, AccessCheck]:
 
 
 async def _user_checks(yard: Modelyard) -> dict[str, AccessCheck]:
-    """Return the checks that need a user of the tenant, and that of an invitation."""
+    """Return the checks that need a user of the tenant, and one with an invitation."""
     accounts, owner = yard.services.tenancy.accounts, Caller(tenant="acme")
     values = {"role": "admin", "user": "ann@acme.example"}
     key = await yard.services.tenancy.administration.create(
@@ -580,8 +589,7 @@ async def _user_checks(yard: Modelyard) -> dict[str, AccessCheck]:
 
 
 async def _accept_and_restore(yard: Modelyard, invitation: str) -> bool:
-    """Return whether the late invitation can be accepted; restore it for the next
-    check."""
+    """Return whether the late invitation can be accepted; restore it afterwards."""
     database = yard.services.storage.database
     rows = await database.fetch(
         "SELECT * FROM invitations WHERE email = 'late@acme.example'"
@@ -599,8 +607,10 @@ async def _accept_and_restore(yard: Modelyard, invitation: str) -> bool:
 
 
 async def _app_checks(yard: Modelyard) -> dict[str, AccessCheck]:
-    """Return the checks that need an app of the tenant: by its key, its page and its
-    triggers."""
+    """Return the checks that need an app of the tenant.
+
+    They use its key, its page and its triggers.
+    """
     hooked, _, _ = await yard.apps.add("acme", APP)
     plain, _, _ = await yard.apps.add("acme", PLAIN)
     page = (await yard.apps.set_page(plain, is_on=True)).stored.page.token
@@ -630,7 +640,7 @@ async def _app_checks(yard: Modelyard) -> dict[str, AccessCheck]:
 
 
 def _file_checks(yard: Modelyard) -> dict[str, AccessCheck]:
-    """Return the check that needs a signed address of a file."""
+    """Return the check that needs a signed URL of a file."""
     files = yard.services.storage.files
     file = files.add("acme", "a.txt", b"words")
     signed = files.sign("read", "acme", file.id, seconds=600.0)
@@ -669,7 +679,7 @@ async def _plugin_checks(yard: Modelyard) -> dict[str, AccessCheck]:
 
 
 async def _asks_as_plugin(yard: Modelyard, gateway: Gateway) -> bool:
-    """Return whether a plugin's call back to the host is answered."""
+    """Return whether a plugin's backward call to the host is answered."""
     session = PluginCall(
         tenant="acme",
         plugin="a/b",
@@ -721,7 +731,7 @@ CLOSED_BY = {
     "user": ("user",), "key": ("key",), "key gone": ("key",), "app key": ("app_key",), "dataset key": ("dataset_key",),
     "account": ("user: session", "user: console", "user: sign in", "user: sign in elsewhere"),
 }  # fmt: skip
-"""What is switched off → which ways in it shuts."""
+"""What is disabled → the prefixes of the checks that must fail."""
 
 
 async def switch_off(yard: Modelyard, target: str) -> None:
@@ -778,7 +788,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _fresh(url: str) -> str:
-    """A database that no test has used."""
+    """Return the URL of a new database."""
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -806,7 +816,7 @@ def test_what_is_switched_off_is_refused_on_every_way_in_on_every_server(
             servers = ((local_yard, gateway), (remote_yard, remote_gateway))
             access_checks = await access_checks_by_name(local_yard)
             await remote_yard.services.tenancy.directory.refresh()
-            # Every server caches what it can.
+            # Let both servers cache what they can.
             for name, gets_in in access_checks.items():
                 for yard, yard_gateway in servers:
                     assert await gets_in(yard, yard_gateway), name
@@ -823,8 +833,7 @@ async def _check_switched_off(
     access_checks: dict[str, AccessCheck],
     target: str,
 ) -> None:
-    """Every way in that needs the target is refused within 15 seconds; the others are
-    not."""
+    """Checks that need the target are refused within 15 seconds; others still pass."""
     closed = {name for name in access_checks if name.startswith(CLOSED_BY[target])}
     assert closed
     started_at = time.monotonic()
@@ -840,8 +849,11 @@ async def _check_switched_off(
         )
 
 
-def test_what_was_remembered_ends_within_a_second_by_the_clock(tmp_path: Path):
-    """By clocks that are moved: neither a loaded machine nor a wall clock that jumps decides."""
+def test_cached_sessions_expire_within_a_second_of_revocation(tmp_path: Path):
+    """The cache uses monotonic time: a jump of the wall clock does not matter.
+
+    The test moves both clocks, so a loaded machine does not matter either.
+    """
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         from modelyard.people.accounts import Accounts
@@ -863,7 +875,7 @@ def test_what_was_remembered_ends_within_a_second_by_the_clock(tmp_path: Path):
     run(work, tmp_path)
 
 
-def test_a_key_may_not_come_to_life_again_when_its_tenant_was_removed_long_ago(
+def test_keys_of_a_long_removed_tenant_stay_invalid(
     tmp_path: Path,
 ):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
@@ -881,7 +893,7 @@ def test_a_key_may_not_come_to_life_again_when_its_tenant_was_removed_long_ago(
     run(work, tmp_path)
 
 
-def test_the_device_cookie_is_no_sign_in(tmp_path: Path):
+def test_the_device_cookie_is_not_a_session(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         account = await yard.services.tenancy.accounts.set_up(
             "ada@example.org", "Ada", PASSWORD

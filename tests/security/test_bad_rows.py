@@ -1,4 +1,4 @@
-"""A row that cannot be read is set aside; nobody else's waits for it."""
+"""Tests for unreadable rows: they are skipped, and other rows are loaded."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("column", "value"), DAMAGES)
-def test_a_bad_row_stops_neither_the_start_nor_the_others(
+def test_a_bad_row_blocks_neither_startup_nor_other_rows(
     tmp_path: Path, column: str, value: object, caplog: pytest.LogCaptureFixture
 ):
     settings = Settings(home=str(tmp_path))

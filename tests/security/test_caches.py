@@ -1,5 +1,8 @@
-"""What is kept in memory between calls belongs to whoever it was made for: its key holds the tenant, and all that the value
-depends on. Every such place is in the list below; a new one is a failing test until somebody has thought about it."""
+"""In-memory caches are separated by tenant.
+
+The key of each cache holds the tenant and everything else that the value depends on.
+Every cache is listed below; a new one fails the test until somebody has reviewed it.
+"""
 
 import ast
 import asyncio
@@ -39,7 +42,7 @@ __all__ = ["start_gateway"]
 pytestmark = pytest.mark.anyio
 SOURCE = Path(modelyard.__file__).parent
 
-# ------------------------------------------------------------------------------------------------ the list
+# ----------------------------------------------------------------------------- the list
 
 _CALL = "lives for one call"
 _RUN = "lives for one run"
@@ -280,9 +283,9 @@ KEPT = {
     "workflow/triggers.py:Triggers._webhooks": "by a random token; holds whose app it is",
     "workflow/variables.py:VariablePool.declared": _RUN,
 }
-"""file:owner.name → what its key holds, or why it holds nothing of a tenant."""
+"""file:owner.name → what its key holds, or why it holds no tenant's data"""
 _CALLS_OWN = ("wire/", "models/")
-"""Folders whose objects are those of one call: formats and values, which know no tenant."""
+"""Folders whose objects live for one call: formats and values, without tenants."""
 _VALUES = (
     "workflow/events.py",
     "agents/events.py",
@@ -291,7 +294,7 @@ _VALUES = (
     "gateway/admin/plugin_shapes.py",
     "gateway/a2a/shapes.py",
 )
-"""Files of nothing but values: what happened, and what is answered."""
+"""Files that define only values: events and responses."""
 
 _MAPS = frozenset({"dict", "OrderedDict", "defaultdict", "Counter", "WeakValueDictionary", "WeakKeyDictionary", "ChainMap",
                    "TTLCache", "LRUCache"})  # fmt: skip
@@ -301,7 +304,7 @@ _MEMORIES = frozenset(
 
 
 def _name(node: ast.AST) -> str:
-    """`collections.OrderedDict[str, int]` is OrderedDict."""
+    """Return the plain name: 'OrderedDict' for `collections.OrderedDict[str, int]`."""
     return ast.unparse(node).partition("[")[0].partition("(")[0].rpartition(".")[2]
 
 
@@ -321,7 +324,7 @@ def _is_empty_map(node: ast.expr | None) -> bool:
 
 
 def _assigned(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr, bool]]:
-    """(name, value, whether it is annotated) of what a body assigns to itself."""
+    """Yield (name, value, whether annotated) of the assignments in a body."""
     for statement in body:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
@@ -338,7 +341,7 @@ def _of_class(owner: ast.ClassDef) -> Iterator[str]:
     decorators = " ".join(ast.unparse(decorator) for decorator in owner.decorator_list)
     is_value = "Struct" in bases or "NodeData" in bases or "frozen=True" in decorators
     for name, value, is_annotated in _assigned(owner.body):
-        # The default of a value's field is no store; a private field may be one.
+        # The default of a struct's field is not a cache; a private field may be one.
         is_default = is_annotated and is_value and not name.startswith("_")
         if _is_empty_map(value) and not is_default:
             yield f"{owner.name}.{name}"
@@ -360,7 +363,11 @@ def _own_empty_maps(method: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[
 
 
 def caches_in(tree: ast.Module) -> Iterator[str]:
-    """What a module keeps in memory: maps of the module, of classes and of their objects, and remembered functions."""
+    """Yield the caches of a module.
+
+    These are maps of the module, of classes and of their instances, and memoized
+    functions.
+    """
     yield from (name for name, value, _ in _assigned(tree.body) if _is_empty_map(value))
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
@@ -384,7 +391,7 @@ def all_caches() -> set[str]:
     return caches
 
 
-def test_every_place_that_keeps_something_is_in_the_list():
+def test_every_cache_is_listed():
     caches = all_caches()
     new = sorted(caches - set(KEPT))
     assert not new, (
@@ -409,7 +416,7 @@ def test_the_law_sees_each_kind(text: str, name: str):
     assert list(caches_in(ast.parse(text))) == [name]
 
 
-def test_formats_and_values_keep_nothing_between_calls():
+def test_formats_and_values_cache_nothing_between_calls():
     for path in [
         module_path
         for folder in _CALLS_OWN
@@ -420,14 +427,14 @@ def test_formats_and_values_keep_nothing_between_calls():
         assert not remembered, (path.name, remembered)
 
 
-# ------------------------------------------------------------------------------------------------ two tenants, one name
+# ---------------------------------------------------------- two tenants, the same names
 
 BOSS = "operator-key-1"
 Start = Callable[..., Running]
 
 
 def tenants(running: Running, *names: str) -> list[str]:
-    """The keys of their administrators."""
+    """Create tenants and return the keys of their administrators."""
     keys: list[str] = []
     for name in names:
         assert (
@@ -449,8 +456,10 @@ def host_of(upstream: Upstream) -> str:
 
 @pytest.fixture
 def api() -> Iterator[Upstream]:
-    """An API with tokens for client credentials, and an MCP server that returns the
-    caller's credentials."""
+    """A mock API with client credentials tokens, and an MCP server.
+
+    The MCP server returns the caller's credentials.
+    """
     with Upstream(_api_answer) as server:
         yield server
 
@@ -513,7 +522,7 @@ def tool_call(running: Running, tool: str, key: str) -> Any:
     return ask(running, "POST", "/admin/tools/call", {"tool": tool}, key=key).json
 
 
-def test_a_token_is_had_by_whoever_has_the_secret_alone(
+def test_a_cached_token_is_used_only_with_its_secret(
     start_gateway: Start, api: Upstream
 ):
     running = start_gateway(
@@ -558,7 +567,7 @@ def test_a_token_is_had_by_whoever_has_the_secret_alone(
         for request in api.requests
         if request.headers.get("authorization") == "Bearer token-of-right-"
     ][1:] == []
-    # Within a tenant too: what a token depends on decides which it is.
+    # Within one tenant, a token also depends on secret and scopes.
     add(first, "wrong")
     assert tool_call(running, "api/look", first)["error"] == "tool_credentials"
     add(first, "right", scopes=["more"])
@@ -569,12 +578,11 @@ def test_a_token_is_had_by_whoever_has_the_secret_alone(
     assert tool_call(running, "api/look", first)["values"] == [
         {"seen": "Bearer token-of-right-more"}
     ]
-    assert (
-        len(api.requests) == request_count + 1
-    )  # and it is kept for whom it was fetched
+    # The token is cached for its own configuration.
+    assert len(api.requests) == request_count + 1
 
 
-def test_an_mcp_session_is_its_tenants(start_gateway: Start, api: Upstream):
+def test_an_mcp_session_belongs_to_its_tenant(start_gateway: Start, api: Upstream):
     running = start_gateway(
         api_keys=[BOSS], egress=EgressSettings(private=[host_of(api)])
     )
@@ -596,10 +604,10 @@ def test_an_mcp_session_is_its_tenants(start_gateway: Start, api: Upstream):
             assert result["text"] == f"Bearer {secret} in session session-of-{secret}"
 
 
-def test_a_changed_mcp_server_is_called_with_its_new_secret_alone(
+def test_a_changed_mcp_server_is_called_only_with_its_new_secret(
     start_gateway: Start, api: Upstream
 ):
-    """As another process would see it: the row changes, and nobody tells the client."""
+    """The row changes as if by another process: the client is not notified."""
     running = start_gateway(egress=EgressSettings(private=[host_of(api)]))
     providers = running.yard.services.tools.providers
 
@@ -651,7 +659,7 @@ def test_answers_credentials_and_provider_clients_are_their_tenants(
             "temperature": 0,
         }
         embed = {"model": "shop/e", "input": "who?"}
-        # The second time the answers are from the caches.
+        # The second round is answered from the caches.
         for secret, key in [*keys.items()] * 2:
             reply = ask(running, "POST", "/v1/chat/completions", chat, key=key)
             text = reply.json["choices"][0]["message"]["content"]
@@ -661,7 +669,7 @@ def test_answers_credentials_and_provider_clients_are_their_tenants(
         assert {request.key for request in upstream.requests} == vectors.keys()
 
 
-def test_what_one_tenant_calls_a_domain_lets_nobody_elses_credential_rest(
+def test_domains_with_the_same_name_in_two_tenants_are_separate(
     start_gateway: Start,
 ):
     def answer(request: UpstreamRequest) -> Answer:
@@ -699,7 +707,7 @@ def test_what_one_tenant_calls_a_domain_lets_nobody_elses_credential_rest(
         )
 
 
-async def test_a_service_accounts_token_is_had_by_whoever_has_its_whole_key(
+async def test_a_service_accounts_cached_token_needs_the_same_key(
     upstream: Callable[[Any], Upstream],
 ):
     server = upstream(
@@ -733,9 +741,8 @@ async def test_a_service_accounts_token_is_had_by_whoever_has_its_whole_key(
         assert [await token(), await token(), await token(private_key_id="2")] == [
             "Bearer token-1", "Bearer token-1", "Bearer token-2",
         ]  # fmt: skip
-        with pytest.raises(
-            ConfigError, match="invalid private_key"
-        ):  # the rest alike, and the secret wrong
+        # Same values, but a wrong secret.
+        with pytest.raises(ConfigError, match="invalid private_key"):
             await token(private_key="nothing")
     finally:
         await client.aclose()

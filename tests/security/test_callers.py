@@ -1,7 +1,8 @@
-"""Calls that the server makes for a request keep the request's caller: its model list, its limits, its name in the ledger.
+"""Model calls that the server makes for a request keep the request's caller.
 
-Every way in which a request leads to a model is tried with two API keys in turn: one that may call the model, one that
-may not. The provider is a server that writes down what it was asked.
+The caller's model list and limits apply, and the ledger names the caller. Every way
+from a request to a model is tried with two API keys: one that may call the model, and
+one that may not. The provider is a mock server that records its requests.
 """
 
 import asyncio
@@ -150,7 +151,7 @@ def mcp(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_calls(world: World) -> dict[str, tuple[str, str, Any]]:
-    """What leads to a model, as (method, path, body)."""
+    """Return the requests that lead to a model call, as (method, path, body)."""
     base = f"/v1/datasets/{world.dataset}"
     return {
         "ask": ("POST", f"{base}/ask", {"query": "When do parcels leave?", "model": CHAT}),
@@ -189,14 +190,14 @@ def _callers(rows: Iterable[Any]) -> set[tuple[str, str, str]]:
 
 
 async def settled(world: World) -> None:
-    """Until runs that were started are over."""
+    """Wait until the started runs have ended."""
     for _ in range(200):
         if world.yard.services.workflows.runs.count == 0:
             return
         await asyncio.sleep(0.02)
 
 
-def test_no_way_leads_to_a_model_that_the_key_may_not_call(
+def test_no_request_reaches_a_model_that_the_key_may_not_call(
     run: Any, provider: Upstream
 ):
     async def work(world: World) -> None:
@@ -235,7 +236,7 @@ def test_a_keys_limit_holds_for_what_is_called_inside(run: Any, provider: Upstre
     run(work)
 
 
-def test_an_apps_limit_holds_for_calls_on_behalf_of_a_key_and_the_keys_holds_too(
+def test_limits_of_the_app_and_the_key_apply_to_calls_on_behalf(
     run: Any, provider: Upstream
 ):
     async def work(world: World) -> None:
@@ -252,11 +253,12 @@ def test_an_apps_limit_holds_for_calls_on_behalf_of_a_key_and_the_keys_holds_too
         limit = {"unit": "requests", "amount": 1, "window": "day", "key": app}
         row = (await admin.create(owner, "acme", "limit", "of the app", limit))["id"]
         assert [await calls_of(name) for name in through_app] == [1, 0, 0]
-        assert await calls_of("ask") > 0  # the key itself is not limited
+        assert await calls_of("ask") > 0  # the key itself has no limit
         await world.yard.services.calls.ledger.flush()
         assert await used_by(world, app) == 1
         await admin.remove(owner, "acme", "limit", row)
-        # Counters of new limits start from the ledger: the app's calls are known there as its own and as the key's.
+        # Counters of new limits start from the ledger, which counts the app's calls for
+        # both the app and the key.
         row = (await admin.create(owner, "acme", "limit", "of the app, anew", limit))[
             "id"
         ]
@@ -271,7 +273,7 @@ def test_an_apps_limit_holds_for_calls_on_behalf_of_a_key_and_the_keys_holds_too
 
 
 async def used_by(world: World, app: str) -> int:
-    """How many calls an app made, on behalf of keys and with its own."""
+    """Return the number of an app's calls, with its own key and on behalf of others."""
     sought = UsageQuery("acme", "key", app, is_apps=True)
     return sum(
         usage.calls
@@ -339,7 +341,7 @@ def test_a_run_that_is_resumed_keeps_its_key_and_a_revoked_one_ends_it(run: Any)
     run(work)
 
 
-# the rule by itself
+# the rule on its own
 
 KEY = Caller(tenant="acme", key="k1", user="ann", models=(CHAT,))
 
@@ -358,7 +360,9 @@ KEY = Caller(tenant="acme", key="k1", user="ann", models=(CHAT,))
     ],
     ids=["outside", "tenant", "user", "app", "other tenant", "explicit key", "app in app", "inside an app"],
 )  # fmt: skip
-def test_whose_call_it_is(outer: Caller | None, inner: Caller, expected: Caller):
+def test_the_caller_of_nested_calls(
+    outer: Caller | None, inner: Caller, expected: Caller
+):
     with acting_for(outer):
         assert on_behalf(inner) == expected
     assert current_caller() is None

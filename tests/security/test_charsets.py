@@ -1,4 +1,4 @@
-"""An encoding that others name decides how bytes are read, and nothing else: not how long that takes."""
+"""Tests for encodings named by other parties: they cannot make decoding slow."""
 
 import ast
 import codecs
@@ -33,13 +33,13 @@ MEGABYTE = 1 << 20
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_name_that_is_no_encoding_of_text_is_utf_8(name: str):
+def test_an_unknown_encoding_is_read_as_utf_8(name: str):
     assert codec_of(name) == "utf-8"
     assert decode("grüß".encode() + b"\xff", name) == "grüß�"
 
 
-def test_only_encodings_of_the_list_are_ever_used():
-    """Every name that Python knows: nothing reaches a codec that is not listed."""
+def test_only_listed_encodings_are_used():
+    """For every name that Python knows: no codec outside the list is used."""
     listed = {*LABELS.values()}
     for name in {
         *encodings.aliases.aliases,
@@ -76,8 +76,11 @@ def test_the_name_is_found_in_a_content_type(content_type: str, name: str):
     assert charset_of(content_type) == name
 
 
-def test_each_encoding_takes_time_with_the_length_alone():
-    """CPU, not a clock: four times the bytes may take no more than some four times as long."""
+def test_each_encoding_decodes_in_linear_time():
+    """CPU time must grow with the length only.
+
+    Four times the bytes may take only a bit more than four times as long.
+    """
     samples = [
         os.urandom(4096) * 64,
         b"\x81" * (MEGABYTE // 4),
@@ -91,7 +94,7 @@ def test_each_encoding_takes_time_with_the_length_alone():
             assert time.process_time() - cpu_start < 1.0, name
 
 
-async def test_much_text_is_read_beside_the_loop():
+async def test_large_texts_are_decoded_off_the_event_loop():
     assert await decode_async(b"a" * MEGABYTE, "punycode") == "a" * MEGABYTE
     assert await decode_async(b"a", "latin1") == "a"
 
@@ -109,7 +112,7 @@ def hostile() -> Iterator[Upstream]:
         yield server
 
 
-def test_an_answer_in_punycode_holds_up_nobody(start_gateway: Start, hostile: Upstream):
+def test_an_answer_in_punycode_does_not_block(start_gateway: Start, hostile: Upstream):
     host = hostile.url.removeprefix("http://").removesuffix("/v1")
     gateway = start_gateway(egress=EgressSettings(private=[host]))
     description = {
@@ -125,7 +128,8 @@ def test_an_answer_in_punycode_holds_up_nobody(start_gateway: Start, hostile: Up
     calls = [("slow/puny", {}), ("http/http_request", {"url": f"{hostile.url}/punycode"}),
              ("http/http_request", {"url": f"{hostile.url}/idna"})]  # fmt: skip
     for tool, arguments in calls:
-        # The call itself would take a minute where the name was believed: `ask` waits for ten seconds.
+        # With the named codec the call would take a minute; `ask` times out after ten
+        # seconds.
         response = ask(
             gateway, "POST", "/admin/tools/call", {"tool": tool, "arguments": arguments}
         )
@@ -150,8 +154,8 @@ async def test_a_workflow_reads_an_answer_in_punycode_as_utf_8():
         assert outputs["body"] == "a-" * (MEGABYTE // 4)
 
 
-def test_messages_name_no_other_encodings_either():
-    """In the sandbox, where a parser may be killed and none may be waited for."""
+def test_email_messages_use_only_listed_encodings():
+    """The sandbox parser may be killed, but no call may wait for it."""
     sys.path.insert(0, str(SOURCE / "sandbox" / "inside"))
     try:
         import document_formats  # pyright: ignore[reportMissingImports]
@@ -170,7 +174,7 @@ def test_messages_name_no_other_encodings_either():
     ] == [False, False, True]
 
 
-def test_a_description_whose_references_make_much_of_it_is_refused():
+def test_a_description_that_expands_through_references_is_refused():
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
     bomb = "\n".join(["openapi: 3.0.0", "info: {title: x, version: '1'}", *lines,
@@ -184,7 +188,7 @@ def test_a_description_whose_references_make_much_of_it_is_refused():
     assert parse(twice).title == "x"
 
 
-# ------------------------------------------------------------------------------------------------ the law
+# ------------------------------------------------------------- property over the source
 
 _WRITTEN_OUT = {
     ("base/charsets.py", "codec"): "a byte order mark's",
@@ -209,14 +213,16 @@ _WRITTEN_OUT = {
         "separator.encode('latin-1', 'backslashreplace')",
     ): "what is decoded: the codec is written out",
 }
-"""(file, expression) of each decoding whose encoding is no literal."""
+"""(file, expression) of each decoding whose encoding is not a literal"""
 _OTHERS = ("json", "msgspec", "jwt", "base64", "tokenizer", "decoder", "_vector", "_any", "_rule", "_parts", "_settings",
            "_envelope", "_request")  # fmt: skip
 
 
 def _decodings() -> Iterator[tuple[str, int, str]]:
-    """Yield (file, line, the encoding in the source) of every `….decode(x)` and
-    `str(…, x)` whose x is not a literal."""
+    """Yield (file, line, source of the encoding) of each decoding.
+
+    These are `….decode(x)` and `str(…, x)` whose x is not a literal.
+    """
     for path in SOURCE.rglob("*.py"):
         name = str(path.relative_to(SOURCE))
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -250,7 +256,7 @@ def _encoding_arguments(call: ast.Call) -> list[ast.expr]:
     return []
 
 
-def test_no_encoding_from_outside_reaches_a_codec_but_through_the_list():
+def test_every_decoding_uses_a_listed_encoding():
     decodings = {(name, encoding) for name, _, encoding in _decodings()}
     assert decodings <= set(_WRITTEN_OUT), sorted(decodings - set(_WRITTEN_OUT))
     assert set(_WRITTEN_OUT) <= decodings, "the list names what is gone"

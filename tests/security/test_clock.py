@@ -1,4 +1,4 @@
-"""A clock that jumps a day ahead for two seconds, and back, locks nobody out."""
+"""A clock that jumps a day ahead for two seconds and back must not lock anyone out."""
 
 import asyncio
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ DAY = 86_400.0
 
 
 class JumpingClock(FakeClock):
-    """Seconds pass as they should; what the wall shows may be ahead of them."""
+    """A clock whose wall time can be ahead; monotonic time advances normally."""
 
     ahead = 0.0
 
@@ -34,7 +34,7 @@ class JumpingClock(FakeClock):
         return self.now + self.ahead
 
 
-# ------------------------------------------------------------------------------------------------ the clock itself
+# --------------------------------------------------------------------- the clock itself
 
 
 class Machine:
@@ -43,12 +43,12 @@ class Machine:
         self.time = SteadyTime(lambda: self.set_to + self.passed, lambda: self.passed)
 
     def after(self, seconds: float) -> float:
-        """The steady time, in seconds since the beginning."""
+        """Advance the machine; return the steady time in seconds since the start."""
         self.passed += seconds
         return self.time() - 1_790_001_000.0
 
 
-def test_a_jump_that_is_soon_over_is_never_seen():
+def test_a_short_jump_is_ignored():
     machine = Machine()
     for jump in (DAY, -DAY, 400 * DAY):
         time_before = machine.after(1)
@@ -59,7 +59,7 @@ def test_a_jump_that_is_soon_over_is_never_seen():
         assert machine.after(5) == time_before + 7
 
 
-def test_a_jump_that_stays_is_believed_and_small_corrections_at_once():
+def test_a_lasting_jump_is_accepted_and_small_corrections_at_once():
     machine = Machine()
     machine.set_to += 0.5
     assert machine.after(1) == 1.5
@@ -69,13 +69,13 @@ def test_a_jump_that_stays_is_believed_and_small_corrections_at_once():
     assert machine.after(2) == 42.5 + DAY
     machine.set_to -= DAY
     machine.after(1)
-    machine.set_to += 7 * DAY  # another jump begins another half minute
+    machine.set_to += 7 * DAY  # another jump starts another 30 s
     machine.after(29)
     assert machine.after(0) < 2 * DAY
     assert machine.after(31) > 5 * DAY
 
 
-# ------------------------------------------------------------------------------------------------ counters
+# ----------------------------------------------------------------------------- counters
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def stored(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("window", ["minute", "hour"])
-def test_a_jump_ahead_and_back_refuses_nobody_for_longer_than_the_window(
+def test_a_jump_ahead_and_back_blocks_at_most_for_the_window(
     tmp_path: Path, stored: dict[str, Any], window: str
 ):
     seconds = {"minute": 60.0, "hour": 3600.0}[window]
@@ -146,9 +146,8 @@ def test_a_jump_ahead_and_back_refuses_nobody_for_longer_than_the_window(
             await admitted(yard)
             clock.advance(1)
             clock.ahead = 0.0
-            assert (
-                await admitted(yard) == 0
-            )  # what was used during the jump was used just now
+            # Usage during the jump counts as usage just now.
+            assert await admitted(yard) == 0
             clock.advance(seconds + 1)
             assert await admitted(yard) == 3
             clock.ahead = -DAY
@@ -160,10 +159,10 @@ def test_a_jump_ahead_and_back_refuses_nobody_for_longer_than_the_window(
     asyncio.run(work())
 
 
-def test_another_machines_clock_that_is_a_little_ahead_gives_nothing_away():
+def test_clock_skew_between_machines_does_not_admit_more_calls():
     levels, current_time = {"a": Level(10.0, 100.0 + CLOCK_SKEW_SECONDS)}, 100.0
     charge = Charge("a", 1, 1, 10, 1.0, 60.0, "requests")
-    for _ in range(50):  # two machines in turns, one ahead of the other
+    for _ in range(50):  # two machines in turn, one ahead
         assert reserve_all(levels, [charge], current_time) is not None
         assert (
             reserve_all(levels, [charge], current_time + CLOCK_SKEW_SECONDS) is not None

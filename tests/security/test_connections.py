@@ -1,4 +1,7 @@
-"""Strangers at the door: slow, huge and many, none of them keeps anybody else out, or takes the server's memory."""
+"""Tests for slow, huge and numerous connections of unauthenticated clients.
+
+They must not keep others out or exhaust the server's memory.
+"""
 
 import asyncio
 import json
@@ -42,7 +45,10 @@ SHORT = {
 
 @contextmanager
 def serving(*, files: int | None = None, **limits: str) -> Iterator[int]:
-    """The port of a server as users start it, with an owner's key, and perhaps few open files."""
+    """Start a server as users do, with an owner's key; yield its port.
+
+    `files` limits its open files.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory() as home:
         environ = {
@@ -103,7 +109,7 @@ OWNED = {"authorization": f"Bearer {KEY}"}
 
 
 def until_closed(client: socket.socket) -> bytes:
-    """All that comes until the server closes."""
+    """Return all bytes until the server closes the connection."""
     data = b""
     with suppress(ConnectionResetError):
         while chunk := client.recv(1 << 16):
@@ -112,7 +118,7 @@ def until_closed(client: socket.socket) -> bytes:
 
 
 def read_response(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Of one whose length is said."""
+    """Read a response that has a content length."""
     data = b""
     while b"\r\n\r\n" not in data:
         chunk = client.recv(1 << 16)
@@ -133,7 +139,7 @@ def split(data: bytes) -> tuple[int, dict[str, str], bytes]:
 
 
 def parse_error_response(data: bytes) -> tuple[int, Any]:
-    """Status and document of the last word on a connection."""
+    """Return the status and document of the last response on a connection."""
     status, headers, body = split(data)
     assert headers["connection"] == "close"
     assert len(body) == int(headers["content-length"])
@@ -143,16 +149,16 @@ def parse_error_response(data: bytes) -> tuple[int, Any]:
 # time
 
 
-def test_a_head_that_does_not_end_is_timed_out_and_said_to_be(connect: Connect):
+def test_an_incomplete_head_times_out_with_an_error(connect: Connect):
     client = connect()
     client.sendall(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\n")
     status, document = parse_error_response(until_closed(client))
     assert status == 408
-    assert document["type"] == "error"  # as Anthropic's callers read it
+    assert document["type"] == "error"  # in the format of Anthropic's clients
     assert "0.8 seconds" in document["error"]["message"]
 
 
-def test_a_connection_that_says_nothing_is_closed_without_a_word(connect: Connect):
+def test_a_silent_connection_is_closed_without_an_answer(connect: Connect):
     assert until_closed(connect()) == b""
 
 
@@ -163,7 +169,7 @@ def test_a_connection_that_is_idle_after_an_answer_is_closed(connect: Connect):
     assert until_closed(client) == b""
 
 
-def test_a_second_head_that_does_not_end_is_timed_out_too(connect: Connect):
+def test_an_incomplete_second_head_times_out_too(connect: Connect):
     client = connect()
     client.sendall(request_head("GET", "/health") + b"GET /hea")
     assert read_response(client)[0] == 200
@@ -181,7 +187,7 @@ def test_a_second_head_that_does_not_end_is_timed_out_too(connect: Connect):
         ("/console/api/session", lambda error_body: error_body["error"]["message"]),
     ],
 )  # fmt: skip
-def test_a_body_that_stops_is_timed_out_in_the_callers_own_format(
+def test_a_stalled_body_times_out_with_an_error_in_the_callers_format(
     connect: Connect, path: str, message_of: Callable[[Any], str]
 ):
     client = connect()
@@ -192,7 +198,7 @@ def test_a_body_that_stops_is_timed_out_in_the_callers_own_format(
     assert "too slowly" in message_of(document)
 
 
-def test_a_body_that_trickles_more_slowly_than_the_rate_is_timed_out(connect: Connect):
+def test_a_body_below_the_minimum_rate_times_out(connect: Connect):
     client = connect()
     client.sendall(
         request_head("POST", "/v1/chat/completions", length=1 << 20, **OWNED)
@@ -204,12 +210,13 @@ def test_a_body_that_trickles_more_slowly_than_the_rate_is_timed_out(connect: Co
     assert parse_error_response(until_closed(client))[0] == 408
 
 
-def test_a_slow_body_that_goes_on_is_taken_however_long_it_takes(connect: Connect):
+def test_a_slow_but_steady_body_is_accepted(connect: Connect):
     client = connect()
     client.sendall(
         request_head("POST", "/v1/chat/completions", length=40 * 512, **OWNED)
     )
-    for _ in range(40):  # twice as long as a pause may be, at several times the rate
+    # Twice as long as the allowed pause, at several times the minimum rate.
+    for _ in range(40):
         client.sendall(b" " * 512)
         time.sleep(0.05)
     status, _, body = read_response(client)
@@ -217,7 +224,7 @@ def test_a_slow_body_that_goes_on_is_taken_however_long_it_takes(connect: Connec
     assert "not JSON" in json.loads(body)["error"]["message"]
 
 
-def test_who_takes_nothing_of_an_answer_is_cut_off(connect: Connect):
+def test_a_client_that_does_not_read_is_disconnected(connect: Connect):
     client = connect()
     client.sendall(request_head("GET", "/admin/openapi.json", **OWNED) * 60)
     time.sleep(4)
@@ -253,7 +260,7 @@ SHAPES: list[tuple[str, Callable[[Any], Any]]] = [
 
 
 @pytest.mark.parametrize(("path", "error_of"), SHAPES)
-def test_a_head_that_is_too_large_is_refused_in_the_callers_own_format(
+def test_an_oversized_head_is_refused_in_the_callers_format(
     connect: Connect, path: str, error_of: Callable[[Any], Any]
 ):
     client = connect()
@@ -271,7 +278,7 @@ def test_too_many_headers_are_refused(connect: Connect):
     assert parse_error_response(until_closed(client))[0] == 431
 
 
-def test_a_complete_head_that_is_too_large_is_refused_before_anything_is_done(
+def test_a_complete_oversized_head_is_refused_first(
     connect: Connect,
 ):
     client = connect()
@@ -280,7 +287,7 @@ def test_a_complete_head_that_is_too_large_is_refused_before_anything_is_done(
 
 
 @pytest.mark.parametrize("end", [b" HTTP/1.1\r\nhost: x\r\n\r\n", b""])
-def test_an_address_that_is_too_long_is_refused(connect: Connect, end: bytes):
+def test_a_url_that_is_too_long_is_refused(connect: Connect, end: bytes):
     client = connect()
     client.sendall(b"GET /v1/models?" + b"q" * (5000 if end else 20_000) + end)
     status, document = parse_error_response(until_closed(client))
@@ -296,7 +303,7 @@ def test_forty_five_megabytes_of_headers_are_not_read(connect: Connect):
     assert b" 431 " in until_closed(client)[:20]
 
 
-def test_chunks_with_more_around_them_than_in_them_are_refused(connect: Connect):
+def test_chunks_with_excessive_overhead_are_refused(connect: Connect):
     client = connect()
     client.sendall(
         request_head(
@@ -310,7 +317,7 @@ def test_chunks_with_more_around_them_than_in_them_are_refused(connect: Connect)
     assert (status, document["error"]["code"]) == (400, "malformed_request")
 
 
-def test_small_chunks_are_taken_and_trailers_are_not_headers(connect: Connect):
+def test_small_chunks_are_accepted_and_trailers_are_not_headers(connect: Connect):
     client = connect()
     client.sendall(
         request_head(
@@ -351,21 +358,21 @@ def test_a_chunk_that_is_none_ends_the_request_it_belongs_to(connect: Connect):
     assert parse_error_response(until_closed(client))[0] == 400
 
 
-# who is not known
+# unauthenticated clients
 
 
-def test_the_answer_to_somebody_unknown_does_not_wait_for_the_body(connect: Connect):
+def test_an_unauthenticated_request_is_answered_before_its_body(connect: Connect):
     client = connect()
     client.sendall(request_head("POST", "/v1/chat/completions", length=30 << 20))
     status, headers, _ = read_response(client)
     assert (status, headers["connection"]) == (401, "close")
-    # What follows is dropped for as long as the caller may need to read why.
+    # Data that follows is discarded while the client may still read the response.
     with suppress(ConnectionError):
         client.sendall(b"x" * (1 << 20))
     assert until_closed(client) == b""
 
 
-def test_a_small_body_behind_an_early_answer_costs_nobody_the_connection(
+def test_a_small_body_after_an_early_answer_keeps_the_connection(
     connect: Connect,
 ):
     client = connect()
@@ -375,7 +382,7 @@ def test_a_small_body_behind_an_early_answer_costs_nobody_the_connection(
     assert read_response(client)[0] == 200
 
 
-def test_a_body_is_not_asked_for_where_the_caller_is_not_known(connect: Connect):
+def test_no_100_continue_for_unauthenticated_callers(connect: Connect):
     client = connect()
     client.sendall(
         request_head("POST", "/v1/chat/completions", length=5, expect="100-continue")
@@ -383,7 +390,7 @@ def test_a_body_is_not_asked_for_where_the_caller_is_not_known(connect: Connect)
     assert read_response(client)[0] == 401
 
 
-def test_a_body_is_asked_for_where_it_is_wanted(connect: Connect):
+def test_100_continue_is_sent_if_the_body_is_needed(connect: Connect):
     client = connect()
     client.sendall(
         request_head(
@@ -395,7 +402,7 @@ def test_a_body_is_asked_for_where_it_is_wanted(connect: Connect):
     assert read_response(client)[0] == 400
 
 
-def test_an_upgrade_is_answered_as_the_plain_request_that_it_is(connect: Connect):
+def test_an_upgrade_request_is_answered_without_upgrade(connect: Connect):
     client = connect()
     client.sendall(
         request_head(
@@ -409,7 +416,7 @@ def test_an_upgrade_is_answered_as_the_plain_request_that_it_is(connect: Connect
     assert read_response(client)[0] == 200
 
 
-def test_requests_that_are_sent_ahead_are_answered_in_order(connect: Connect):
+def test_pipelined_requests_are_answered_in_order(connect: Connect):
     client = connect()
     client.sendall(
         request_head("GET", "/health")
@@ -422,7 +429,7 @@ def test_requests_that_are_sent_ahead_are_answered_in_order(connect: Connect):
     assert re.findall(rb"HTTP/1.1 (\d+)", data) == [b"200", b"404", b"200"]
 
 
-def test_of_very_many_that_are_sent_ahead_the_first_are_answered_and_then_it_ends(
+def test_the_number_of_pipelined_requests_is_limited(
     connect: Connect,
 ):
     client = connect()
@@ -440,7 +447,7 @@ async def _endless(read_sizes: list[int]) -> MutableMapping[str, Any]:
 
 
 def _bytes_read(gateway: Any, method: str, path: str) -> int:
-    """Bytes of an endless body that a call of a stranger's reads."""
+    """Return how many bytes of an endless body the server reads from a stranger."""
     read_sizes: list[int] = []
     sent: list[MutableMapping[str, Any]] = []
 
@@ -464,10 +471,13 @@ def _bytes_read(gateway: Any, method: str, path: str) -> int:
     return sum(read_sizes)
 
 
-def test_no_route_reads_more_of_a_strangers_body_than_one_connection_holds_anyway(
+def test_no_route_buffers_the_body_of_an_unauthenticated_request(
     settings: Settings,
 ):
-    """The law: who calls is known before the body is read, by key, session, signature, or what the address holds."""
+    """Property: the caller is authenticated before the body is read.
+
+    Authentication is by key, session, signature, or a secret in the URL.
+    """
     import msgspec
 
     yard = Modelyard(msgspec.structs.replace(settings, api_keys=[KEY]), environ={})
@@ -489,13 +499,13 @@ def test_no_route_reads_more_of_a_strangers_body_than_one_connection_holds_anywa
         ):
             read["POST", path] = _bytes_read(gateway, "POST", f"/console/api/{path}")
         assert len(read) > 100
-        # The piece with which a body grows beyond what is taken is the last that is asked for.
+        # Reading stops with the chunk that exceeds the limit.
         assert {pair for pair, count in read.items() if count > 2 * SMALL_BODY} == set()
     finally:
         asyncio.run(yard.aclose())
 
 
-# bodies, all together
+# the total of all bodies
 
 
 def test_unfinished_bodies_of_strangers_leave_room_for_those_who_are_known():
@@ -522,7 +532,7 @@ def test_unfinished_bodies_of_strangers_leave_room_for_those_who_are_known():
         max_size=60,
     )
 )
-def test_what_is_held_never_exceeds_what_there_is_and_all_of_it_comes_back(
+def test_the_body_budget_is_never_exceeded_and_fully_released(
     bodies: list[tuple[str, bool, int]],
 ):
     budget = BodyBudget(1000, 300)
@@ -535,7 +545,7 @@ def test_what_is_held_never_exceeds_what_there_is_and_all_of_it_comes_back(
     assert budget.held == 0
 
 
-def test_a_body_for_which_there_is_no_room_is_asked_to_come_again(settings: Settings):
+def test_a_body_beyond_the_budget_gets_retry_after(settings: Settings):
     import msgspec
 
     limits = ConnectionSettings(bodies_mb=1)
@@ -569,11 +579,11 @@ def test_a_body_for_which_there_is_no_room_is_asked_to_come_again(settings: Sett
     assert json.loads(sent[1]["body"])["type"] == "error"
 
 
-# how many
+# number of connections
 
 
 def _idle(port: int, count: int, opened: ExitStack) -> list[socket.socket]:
-    """Connections from several addresses, that never say anything."""
+    """Open connections from several addresses that never send anything."""
     connections: list[socket.socket] = []
     for number in range(count):
         connection = opened.enter_context(socket.socket())
@@ -584,7 +594,7 @@ def _idle(port: int, count: int, opened: ExitStack) -> list[socket.socket]:
     return connections
 
 
-def test_more_idle_connections_than_open_files_keep_nobody_out():
+def test_more_idle_connections_than_open_files_block_nobody():
     with serving(files=256) as port, ExitStack() as opened:
         _idle(port, 600, opened)
         for _ in range(3):
@@ -598,7 +608,7 @@ def test_more_idle_connections_than_open_files_keep_nobody_out():
             assert is_healthy(port)
 
 
-def test_where_all_connections_are_at_work_the_next_is_told_so_and_none_is_cut():
+def test_at_the_connection_limit_a_new_connection_is_refused():
     with serving(MOST="4") as port, ExitStack() as opened:
         busy = [
             opened.enter_context(
@@ -621,7 +631,7 @@ def test_where_all_connections_are_at_work_the_next_is_told_so_and_none_is_cut()
         assert [read_response(client)[0] for client in busy] == [400] * 4
 
 
-def test_one_address_that_holds_many_loses_its_own_first():
+def test_an_address_with_many_idle_connections_loses_its_own():
     with serving(MOST="40", IDLE_PER_ADDRESS="10") as port, ExitStack() as opened:
         active_client = opened.enter_context(
             socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -657,7 +667,7 @@ def test_one_address_that_holds_many_loses_its_own_first():
         (1024, {"reserved_files": 24, "idle_per_address": 7}, 1000, 7),
     ],
 )
-def test_there_are_always_open_files_that_callers_never_take(
+def test_some_open_files_are_reserved_for_the_server(
     files: int, settings: Mapping[str, int], max_connections: int, idle: int
 ):
     room = capacity_for(ConnectionSettings(**settings), files)
@@ -674,12 +684,17 @@ def test_there_are_always_open_files_that_callers_never_take(
         ("", ""),
     ],
 )
-def test_addresses_count_by_who_has_them(address: str, network: str):
+def test_addresses_are_grouped_by_network(address: str, network: str):
     assert network_of(address) == network
 
 
-def test_a_request_here_has_all_that_uvicorns_has(monkeypatch: pytest.MonkeyPatch):
-    """uvicorn's methods run on it: an attribute that a later version adds must be set here too."""
+def test_our_request_cycle_has_all_attributes_of_uvicorns(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """uvicorn's methods run on our request cycle.
+
+    So an attribute that a later version of uvicorn adds must be set here too.
+    """
     loop = asyncio.new_event_loop()
     app: Any = lambda scope, receive, send: None  # noqa: E731
     config = uvicorn.Config(app, log_config=None, lifespan="off")
@@ -712,7 +727,7 @@ def test_a_request_here_has_all_that_uvicorns_has(monkeypatch: pytest.MonkeyPatc
 
 
 class _Nowhere(asyncio.Transport):
-    """A transport to nobody."""
+    """A transport that is not connected."""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("127.0.0.1", 1) if name in ("peername", "sockname") else default

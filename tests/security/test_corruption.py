@@ -1,5 +1,8 @@
-"""Damaged pages: billable calls are refused in the caller's format, readiness says why, nothing is lost, a backup
-brings all back."""
+"""Tests for damaged database pages.
+
+Billable calls are refused in the caller's format, readiness says why, nothing is lost,
+and a backup restores everything.
+"""
 
 import asyncio
 import json
@@ -44,7 +47,7 @@ def healthy_upstream(upstream: Callable[..., Upstream]) -> Upstream:
 
 
 def damage(path: Path, table: str = "usage") -> int:
-    """Overwrite all pages of a table but its first; how many."""
+    """Overwrite all pages of a table but the first; return their number."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         size = connection.execute("PRAGMA page_size").fetchone()[0]
@@ -100,7 +103,7 @@ def test_damaged_pages_stop_billable_calls_until_a_backup_is_restored(
 
     aside = backups.restore(backup, path)
     assert aside is not None
-    assert backups.check(aside) is not None  # the damaged one is kept
+    assert backups.check(aside) is not None  # the damaged file is kept
     restarted = start_gateway(healthy_upstream, home=str(home))
     assert ask(restarted, "GET", "/health/ready").status == 200
     assert chat(restarted).status == 200
@@ -108,7 +111,7 @@ def test_damaged_pages_stop_billable_calls_until_a_backup_is_restored(
     assert _count(path) == 21
 
 
-def test_what_is_settled_on_damaged_pages_waits_in_the_journal(tmp_path: Path):
+def test_rows_for_damaged_pages_wait_in_the_journal(tmp_path: Path):
     from modelyard.models.llm import LLMUsage
     from modelyard.models.types import ModelType
     from modelyard.runtime.invocation import Invocation
@@ -146,7 +149,7 @@ def test_what_is_settled_on_damaged_pages_waits_in_the_journal(tmp_path: Path):
     restored_database.close()
 
 
-def test_a_database_that_is_whole_again_is_written_to_without_a_restart(tmp_path: Path):
+def test_a_repaired_database_is_used_without_a_restart(tmp_path: Path):
     path = tmp_path / "x.db"
     database = Database(path)
     add = "INSERT INTO revisions (name, value) VALUES (?, 1)"
@@ -171,7 +174,7 @@ def test_a_database_that_is_whole_again_is_written_to_without_a_restart(tmp_path
 @pytest.mark.parametrize(
     "content", [b"no database at all, but a text that is long enough" * 100, None]
 )
-def test_a_damaged_database_is_said_at_the_start_with_what_to_do(
+def test_a_damaged_database_is_reported_at_startup_with_advice(
     tmp_path: Path, content: bytes | None
 ):
     path = tmp_path / "modelyard.db"
@@ -179,7 +182,7 @@ def test_a_damaged_database_is_said_at_the_start_with_what_to_do(
     if content is None:
         damage(path, "resources")
         data = bytearray(path.read_bytes())
-        data[100:4096] = b"\x11" * 3996  # the schema's own page
+        data[100:4096] = b"\x11" * 3996  # the page of the schema
         path.write_bytes(data)
     else:
         path.write_bytes(content)
@@ -201,7 +204,7 @@ def test_a_damaged_database_is_said_at_the_start_with_what_to_do(
     assert json.loads(checked.stdout)["ok"] is False
 
 
-def test_every_kind_of_read_says_503_where_pages_are_damaged(tmp_path: Path):
+def test_reads_of_damaged_pages_are_503(tmp_path: Path):
     path = tmp_path / "x.db"
     database = Database(path)
     damage(path)
@@ -213,7 +216,7 @@ def test_every_kind_of_read_says_503_where_pages_are_damaged(tmp_path: Path):
     database.close()
 
 
-def test_restoring_needs_a_backup_that_is_whole_and_a_server_that_is_stopped(
+def test_restoring_needs_a_valid_backup_and_a_stopped_server(
     tmp_path: Path,
 ):
     path = tmp_path / "modelyard.db"
@@ -250,7 +253,7 @@ def test_restoring_needs_a_backup_that_is_whole_and_a_server_that_is_stopped(
     assert "secret" not in str(result.exception)
 
 
-def test_a_full_disk_is_met_before_a_copy_is_made(
+def test_a_full_disk_is_detected_before_a_backup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = tmp_path / "x.db"
@@ -258,9 +261,8 @@ def test_a_full_disk_is_met_before_a_copy_is_made(
     monkeypatch.setattr(backups.shutil, "disk_usage", lambda folder: _Full())
     with pytest.raises(ConfigError, match="MB free"):
         backups.back_up(path)
-    assert (
-        backups.back_up_before_upgrade(path, 1) is None
-    )  # an upgrade goes on, and says so
+    # The upgrade continues, and logs that there is no backup.
+    assert backups.back_up_before_upgrade(path, 1) is None
     assert not backups.backups_of(path)
 
 
@@ -273,7 +275,7 @@ def postgres(postgres_url: str) -> PostgresqlEngine:  # noqa: F811
     return PostgresqlEngine(postgres_url)
 
 
-def test_postgresqls_own_words_for_damage_are_known(postgres: PostgresqlEngine):
+def test_postgresql_damage_errors_are_recognized(postgres: PostgresqlEngine):
     connection = postgres.connect()
     assert postgres.check(connection, lambda: False) is None
     for state in ("XX001", "XX002"):
@@ -286,6 +288,6 @@ def test_postgresqls_own_words_for_damage_are_known(postgres: PostgresqlEngine):
             raised = error
         assert postgres.is_damaged(raised)
         assert postgres.is_transient(raised)
-    postgres._failures = -1  # as if there had been fewer before
+    postgres._failures = -1  # as if there were new failures
     assert "checksums" in (postgres.check(connection, lambda: False) or "")
     connection.close()

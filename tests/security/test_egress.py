@@ -1,4 +1,4 @@
-"""What tenants name is reached through the guard, whatever names it; what the operator names is reached as written."""
+"""Tests for egress: URLs set by tenants are checked, those of the operator are not."""
 
 import ast
 import json
@@ -50,7 +50,10 @@ CANARY = "inside-canary-7c1f"
 
 
 def inside(request: UpstreamRequest) -> Answer:
-    """A server of the private network: says what nobody outside may read, as a word and as an API's error."""
+    """A server in the private network.
+
+    Its answers and its errors contain a secret that nobody outside may read.
+    """
     if request.path.endswith("/chat/completions") and request.key != "sk-right":
         return json_answer({"error": {"message": CANARY}}, status=401)
     if request.path.endswith("/models"):
@@ -66,7 +69,7 @@ def internal() -> Iterator[Upstream]:
 
 @pytest.fixture
 def house(start_gateway: Start) -> tuple[Running, str]:
-    """(a gateway with two tenants, the key of one's administrator)."""
+    """(a gateway with two tenants, the key of a tenant's administrator)"""
     running = start_gateway(api_keys=[BOSS])
     return running, administrator(running, "acme")
 
@@ -95,7 +98,7 @@ def call(running: Running, model: str, *, key: str) -> Got:
     return ask(running, "POST", "/v1/chat/completions", body, key=key)
 
 
-# ------------------------------------------------------------------------------------------------ model providers
+# ---------------------------------------------------------------------- model providers
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ def test_a_tenants_provider_does_not_reach_the_private_network(
     assert internal.requests == []
 
 
-def test_the_operators_word_for_a_tenant_is_the_operators(
+def test_an_address_set_by_the_operator_for_a_tenant_is_trusted(
     house: tuple[Running, str], internal: Upstream
 ):
     running, key = house
@@ -152,7 +155,8 @@ def test_the_operators_word_for_a_tenant_is_the_operators(
         ]
         == CANARY
     )
-    # The row is the operator's: the tenant neither fills it in anew nor takes it to another provider.
+    # The row is the operator's: the tenant can neither set new values nor move it to
+    # another provider.
     row = f"/admin/v1/credentials/{created_credential.json['id']}"
     for change in (
         {"weight": 2.0},
@@ -165,7 +169,7 @@ def test_the_operators_word_for_a_tenant_is_the_operators(
     assert changed.json["set_by"] == "operator"
 
 
-def test_the_operators_touch_of_a_tenants_row_blesses_no_address(
+def test_an_operators_change_does_not_make_a_tenants_address_trusted(
     house: tuple[Running, str], internal: Upstream
 ):
     running, key = house
@@ -205,7 +209,7 @@ def test_the_operators_touch_of_a_tenants_row_blesses_no_address(
 
 
 @pytest.mark.parametrize("change", ["values", "provider"])
-def test_an_administrator_of_the_default_tenant_does_not_speak_for_the_operator(
+def test_an_admin_of_the_default_tenant_is_not_the_operator(
     house: tuple[Running, str], internal: Upstream, change: str
 ):
     running, _ = house
@@ -255,7 +259,7 @@ def test_the_operator_lists_what_tenants_may_reach(
     assert call(running, "openai_api_compatible/m", key=key).status == 200
 
 
-def test_a_laptops_own_server_works_by_console_settings_and_catalogue(
+def test_a_local_server_works_with_console_settings_and_catalogue(
     start_gateway: Start, internal: Upstream
 ):
     mine = ProviderSettings(
@@ -280,7 +284,7 @@ def test_a_laptops_own_server_works_by_console_settings_and_catalogue(
     )
     assert check.json["works"] is True
     assert call(running, "openai_api_compatible/m", key="").status == 200
-    for name in ("my-vllm", "vllm"):  # asked, and refused by itself: it was reached
+    for name in ("my-vllm", "vllm"):  # the server was reached
         assert (
             call(running, f"{name}/m", key="").json["error"]["code"]
             == "upstream_authorization"
@@ -303,7 +307,7 @@ def test_an_operators_server_serves_tenants_that_bring_a_key_and_no_address(
         key=key,
     )
     assert call(running, "my-vllm/m", key=key).status == 200
-    # The same host under another path is the tenant's word.
+    # The same host with another path counts as the tenant's URL.
     internal_url = internal.url.removesuffix("/v1") + "/internal/v1"
     key = administrator(running, "globex")
     ask(
@@ -319,7 +323,10 @@ def test_an_operators_server_serves_tenants_that_bring_a_key_and_no_address(
 async def test_no_form_of_an_inner_address_is_reached_as_a_tenants_provider(
     echo_yard: Callable[..., Modelyard],
 ):
-    """Names of the cases do not exist here, and redirects and rebinding need a network: the proof `egress` has both."""
+    """The hosts of the cases do not exist here.
+
+    Redirects and DNS rebinding need a network: see `make show WHAT=egress`.
+    """
     forms = [address for address in CASES if "test" not in address]
     assert len(forms) > 60
     yard = echo_yard()
@@ -350,7 +357,7 @@ def account(token_uri: str) -> str:
     )
 
 
-def test_the_token_address_in_a_tenants_service_account_is_the_tenants_word(
+def test_the_token_url_of_a_tenants_service_account_is_checked(
     house: tuple[Running, str], internal: Upstream
 ):
     running, key = house
@@ -392,7 +399,7 @@ async def test_clients_of_the_operator_and_of_tenants_share_no_connection(
         await yard.aclose()
 
 
-# ------------------------------------------------------------------------------------------------ markets, sign-in, tokens
+# -------------------------------------------------------- marketplaces, sign-in, tokens
 
 
 def listed(file: str) -> Answer:
@@ -405,7 +412,7 @@ def listed(file: str) -> Answer:
     return json_answer({"plugins": [listing]})
 
 
-async def test_a_market_leads_to_no_private_place_but_its_own(
+async def test_a_marketplace_reaches_no_private_address_but_its_own(
     internal: Upstream, upstream: Callable[[Any], Upstream], tmp_path: Path
 ):
     redirect_targets = {
@@ -445,7 +452,7 @@ async def test_a_market_leads_to_no_private_place_but_its_own(
         await egress.aclose()
 
 
-async def test_an_issuer_leads_to_no_private_place_but_its_own(
+async def test_an_issuer_reaches_no_private_address_but_its_own(
     internal: Upstream, upstream: Callable[[Any], Upstream]
 ):
     def issuer(request: UpstreamRequest) -> Answer:
@@ -474,9 +481,10 @@ async def test_an_issuer_leads_to_no_private_place_but_its_own(
                 pending, code="c", state=pending.state, back="http://here.example/back"
             )
         assert CANARY not in str(refused.value)
+        # The request goes to its own host, which redirects elsewhere.
         with pytest.raises(
             SignInError, match="request to the identity provider failed"
-        ):  # its own host, and from there elsewhere
+        ):
             await oidc._ask("POST", f"{server.url}/token", b"client_secret=hush")
         assert internal.requests == []
     finally:
@@ -505,7 +513,7 @@ async def test_the_secret_of_a_token_follows_no_redirect(
         await egress.aclose()
 
 
-async def test_what_proves_who_asks_does_not_go_to_another_origin(
+async def test_credentials_are_not_sent_to_another_origin(
     internal: Upstream, upstream: Callable[[Any], Upstream]
 ):
     server = upstream(
@@ -535,7 +543,7 @@ async def test_what_proves_who_asks_does_not_go_to_another_origin(
         await egress.aclose()
 
 
-def test_a_refused_address_is_the_callers_mistake_and_no_failure_of_ours(
+def test_a_refused_url_is_a_caller_error(
     house: tuple[Running, str], internal: Upstream
 ):
     running, key = house
@@ -554,7 +562,7 @@ def test_a_refused_address_is_the_callers_mistake_and_no_failure_of_ours(
     assert internal.requests == []
 
 
-# ------------------------------------------------------------------------------------------------ the law
+# ------------------------------------------------------------- property over the source
 
 _OWN_WAYS = {
     ("transport/connect.py", "getaddrinfo"): "the one client: names are looked up",
@@ -605,7 +613,7 @@ _OWN_WAYS = {
     ("cli/doctor.py", "socket.socket"): "whether a port is free",
     ("cli/doctor.py", "connect_ex"): "the same",
 }
-"""(file, way) of all that could lead out of the process, and why it may be there."""
+"""(file, call) of everything that could open a connection, and why it is allowed"""
 _CALLS = frozenset({
     "create_connection", "open_connection", "open_unix_connection", "create_unix_connection", "start_tls",
     "create_datagram_endpoint", "getaddrinfo", "gethostbyname", "urlopen", "urlretrieve", "sock_connect", "connect_ex",
@@ -676,9 +684,10 @@ def _all_network_calls() -> set[tuple[str, str]]:
     }
 
 
-def test_nothing_leaves_the_server_but_through_the_one_client():
+def test_all_network_calls_use_the_egress_client():
     network_calls = _all_network_calls()
-    # What attacks the sandbox is written there as text, and sandboxed code is confined by the sandbox, not by this.
+    # The sandbox's attacks are texts, and sandboxed code is confined by the sandbox
+    # itself.
     network_calls = {
         network_call
         for network_call in network_calls
@@ -708,13 +717,13 @@ def test_the_law_sees_each_way(text: str):
 
 
 def _imports(tree: ast.AST, name: str) -> bool:
-    """Whether a module imports the name, on one line or on several."""
+    """Return whether a module imports a name, on one line or several."""
     imports = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
     return any(alias.name == name for node in imports for alias in node.names)
 
 
-def test_no_module_below_the_app_chooses_the_unguarded_client():
-    """`client.send` is the providers' and the traces' alone; all others are given `Egress`."""
+def test_only_listed_modules_use_the_unguarded_client():
+    """Only providers and traces may use `client.send`; all others receive `Egress`."""
     users = {
         str(path.relative_to(SOURCE))
         for path in SOURCE.rglob("*.py")
@@ -726,7 +735,7 @@ def test_no_module_below_the_app_chooses_the_unguarded_client():
     }  # fmt: skip
 
 
-def test_addresses_of_others_that_cannot_be_read_raise_nothing_but_ours(
+def test_malformed_urls_raise_only_our_errors(
     house: tuple[Running, str],
 ):
     running, key = house

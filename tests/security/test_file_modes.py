@@ -1,4 +1,7 @@
-"""What lies on the disk is its owner's alone: from its creation on, and repaired where an earlier version was lax."""
+"""Tests for file modes: files are private from their creation.
+
+Files that an earlier version left open to others are repaired.
+"""
 
 import os
 import stat
@@ -28,14 +31,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def lax() -> Iterator[None]:
-    """The umask that most systems have."""
+    """The umask of most systems."""
     previous_umask = os.umask(0o022)
     yield
     os.umask(previous_umask)
 
 
 def _readable_by_others(folder: Path) -> list[str]:
-    """What others could reach and read below a folder, links apart."""
+    """Return what other users could reach and read below a folder, except links."""
     readable_paths: list[str] = []
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode
@@ -57,7 +60,7 @@ def test_everything_a_server_writes_is_its_owners_alone(
     upstream: Callable[..., Upstream],
     tmp_path: Path,
 ):
-    """The law: whatever lies in the home folder after a server was used in many ways."""
+    """Property: it holds for everything in the home folder of a well-used server."""
 
     async def answer(request: Any) -> Any:
         return chat_answer("fine")
@@ -87,9 +90,9 @@ def test_everything_a_server_writes_is_its_owners_alone(
         "ledger",
         "backups",
     } <= {path.name for path in home.iterdir()}
-    home.chmod(
-        0o755
-    )  # the folder may be somebody else's choice: what lies in it is private all the same
+    # The folder's mode may be somebody else's choice; its contents are private all the
+    # same.
+    home.chmod(0o755)
     assert [
         readable_path
         for readable_path in _readable_by_others(home)
@@ -98,7 +101,7 @@ def test_everything_a_server_writes_is_its_owners_alone(
 
 
 @pytest.mark.usefixtures("lax")
-def test_a_home_of_an_earlier_version_is_repaired_and_said(
+def test_permissions_of_an_older_home_are_repaired_and_logged(
     settings: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ):
     import asyncio
@@ -123,7 +126,7 @@ def test_a_home_of_an_earlier_version_is_repaired_and_said(
 
 
 @pytest.mark.usefixtures("lax")
-def test_the_parts(tmp_path: Path):
+def test_the_file_mode_helpers(tmp_path: Path):
     folder = private_folder(tmp_path / "a" / "b")
     assert {
         stat.S_IMODE(directory.stat().st_mode) for directory in (folder, folder.parent)
@@ -134,7 +137,7 @@ def test_the_parts(tmp_path: Path):
     loose.write_text("x")
     link = tmp_path / "link"
     link.symlink_to(loose)
-    assert not make_private(link)  # nobody leads us to somebody else's file
+    assert not make_private(link)  # no following of foreign links
     assert list(open_to_others(loose)) == ["its group", "everybody"]
     repair([loose, tmp_path / "nothing"])
     assert list(open_to_others(loose)) == []
@@ -143,9 +146,8 @@ def test_the_parts(tmp_path: Path):
     assert _readable_by_others(tmp_path / "files") == []
 
 
-def test_the_image_installs_what_was_locked_and_runs_as_nobody():
-    """The rules of the image: every package by its hash, no build from a network, no
-    root, a private home."""
+def test_the_image_installs_locked_packages_and_is_unprivileged():
+    """The image: hashed packages, no network builds, no root, a private home."""
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text().replace("\\\n", " ")
     lines = dockerfile.splitlines()
     commands = _install_commands(lines)

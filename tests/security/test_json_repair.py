@@ -1,4 +1,4 @@
-"""Nearly-JSON is mended where that takes little, and read in time that grows with its length."""
+"""Tests for JSON repair: limited effort, and reading time linear in the length."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ SIZE = 61_000
     ('{"a": 1,}', {"a": 1}), ("{'a': 'b'}", {"a": "b"}), ('{"a": [1, 2', {"a": [1, 2]}), ("{a: true}", {"a": True}),
     ('```json\n{"a": 1,}\n```', {"a": 1}),
 ])  # fmt: skip
-def test_what_is_nearly_json_is_mended(text: str, means: object):
+def test_nearly_valid_json_is_repaired(text: str, means: object):
     assert repair_json(text) == means
 
 
@@ -39,18 +39,19 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_text_takes_bounded_work(text: str):
     cpu_start = time.process_time()
-    with suppress(RepairError):  # what is mended within the time may be
+    with suppress(RepairError):  # repairing it in time is fine too
         repair_json(text)
-    assert time.process_time() - cpu_start < 1  # it was minutes
+    assert time.process_time() - cpu_start < 1  # took minutes before
 
 
-def test_long_texts_are_mended_off_the_loop_alone(monkeypatch: pytest.MonkeyPatch):
+def test_long_texts_are_repaired_only_off_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+):
     cut = '{"items": [' + ", ".join(
         '{"name": "a", "text": "some words, here"}' for _ in range(1_000)
     )
-    monkeypatch.setattr(
-        "modelyard.base.json_repair._MAX_SECONDS", 60.0
-    )  # however slow the machine is
+    # However slow the machine is.
+    monkeypatch.setattr("modelyard.base.json_repair._MAX_SECONDS", 60.0)
 
     async def mend_both() -> object:
         with pytest.raises(RepairError, match="at most"):
@@ -63,13 +64,13 @@ def test_long_texts_are_mended_off_the_loop_alone(monkeypatch: pytest.MonkeyPatc
     assert len(repaired["items"]) == 1_000
 
 
-def test_whoever_reads_what_models_write_gives_up():
+def test_readers_of_model_output_give_up_on_hostile_text():
     assert first_object("{" * (2 << 20)) is None
     with pytest.raises(ToolParameterError, match="at most|more than|must be"):
         read_arguments("[" + "[]," * 200_000 + "1]", {"properties": {"a": {}, "b": {}}})
 
 
-def test_what_is_too_long_is_left_alone():
+def test_texts_that_are_too_long_are_not_repaired():
     with pytest.raises(RepairError, match="at most"):
         repair_json("{" + "a" * MAX_CHARACTERS)
 

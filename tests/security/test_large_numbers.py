@@ -1,4 +1,4 @@
-"""Numbers and names that would be made without end: refused by what they would become, before they are."""
+"""Tests for values that would become huge: refused before they are computed."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from modelyard.workflow.dsl import DslError, parse_yaml
     "round(1/3, 10**9)", "round(1.5, -10**9)", "1e999999999", "1e-999999999", "1e-4000" + "*1e-4000" * 3, "9**9**9**9",
     "(1/3)**30000", "1e4_000_0", "factorial(3000)*factorial(3000)", "sum(1e-4000, 1e4000)*1e-4000*1e-4000*1e-4000",
 ])  # fmt: skip
-def test_the_calculator_makes_no_number_without_end(expression: str):
+def test_the_calculator_refuses_huge_numbers(expression: str):
     with pytest.raises(ToolParameterError):
         calculate(expression)
 
@@ -23,7 +23,7 @@ def test_the_calculator_makes_no_number_without_end(expression: str):
 @pytest.mark.parametrize(
     "function", ["lcm({})", "sum({})", "mean([{}])", "gcd(lcm({}), 1)"]
 )
-def test_many_long_numbers_together_make_none_without_end(function: str):
+def test_many_long_numbers_do_not_combine_to_a_huge_one(function: str):
     parts = [
         f"1/{7 + 2 * number}**3000"
         if "lcm" not in function
@@ -56,7 +56,7 @@ def test_the_calculator_calculates(expression: str, value: str):
     assert calculate(expression) == value
 
 
-def test_a_huge_name_is_near_nothing():
+def test_a_huge_name_has_no_similar_names():
     cpu_start = time.process_time()
     assert closest_names("openai" * 100_000, ["openai"] * 3) == []
     assert suggestion("openai" * 100_000, ["openai"]) == "available: 'openai'"
@@ -68,7 +68,7 @@ def test_a_huge_name_is_near_nothing():
     "text",
     ["a: [" + "[]," * 300_000 + "]", "- a\n" * 300_000, "a: [" + "1," * 300_000 + "]"],
 )
-def test_a_yaml_of_very_many_values_is_refused_while_it_is_read(text: str):
+def test_yaml_with_too_many_values_is_refused_during_parsing(text: str):
     async def parse_in_thread() -> None:
         await asyncio.to_thread(parse_yaml, text)
 

@@ -1,4 +1,4 @@
-"""Lists that a caller can make long have an end, and the refusal says which and how many."""
+"""Tests for lists from callers: each has a maximum length, which the error names."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +50,7 @@ _REQUESTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", _REQUESTS)
-def test_a_request_with_too_many_of_one_thing_says_of_which(name: str):
+def test_a_request_with_too_many_items_names_the_field(name: str):
     parse, body = _REQUESTS[name]
     with pytest.raises(
         InvokeBadRequestError,
@@ -59,7 +59,7 @@ def test_a_request_with_too_many_of_one_thing_says_of_which(name: str):
         parse(body)
 
 
-def test_conditions_and_cron_expressions_have_an_end():
+def test_conditions_and_cron_expressions_are_limited():
     condition = Condition(name="a", comparison_operator="is", value="b")
     check(Conditions(logical_operator="or", conditions=[condition] * 200))
     with pytest.raises(InvokeBadRequestError, match="has 201 entries; maximum 200"):

@@ -1,4 +1,4 @@
-"""Migrations: never edited, recorded with their checksums, a copy before, a way back; and databases that start later."""
+"""Tests for migrations: never edited, checksums, backups, rollback, late databases."""
 
 import hashlib
 import sqlite3
@@ -31,7 +31,7 @@ PINNED = Path(__file__).parent / "migrations.sha256"
 
 
 def _digests(path: Path) -> dict[str, tuple[int, str]]:
-    """Table → how many rows, and a digest of them."""
+    """Return the row count and a digest of each table."""
     with closing(sqlite3.connect(path)) as connection:
         names = connection.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table'"
@@ -52,7 +52,10 @@ def _digests(path: Path) -> dict[str, tuple[int, str]]:
 def _create_old_database(
     path: Path, monkeypatch: pytest.MonkeyPatch, *, last: int
 ) -> None:
-    """A database as the first `last` migrations make it, from before migrations were recorded."""
+    """Create a database with the first `last` migrations.
+
+    It is of the time before migrations were recorded.
+    """
     old_migrations = [migration for migration in migrations() if migration[0] <= last]
     with monkeypatch.context() as patched:
         patched.setattr(schema, "migrations", lambda: old_migrations)
@@ -62,7 +65,7 @@ def _create_old_database(
 
 
 def test_no_shipped_migration_is_edited():
-    """The law: a migration that was released is never changed; a new one adds its line here."""
+    """Property: a released migration never changes; a new one adds a line here."""
     pinned = dict(reversed(line.split()) for line in PINNED.read_text().splitlines())
     shipped = {f"{number:04d}": checksum(text) for number, text in migrations()}
     changed = sorted(
@@ -81,7 +84,7 @@ def test_no_shipped_migration_is_edited():
     assert not missing, f"add to {PINNED.name}:\n" + "\n".join(missing)
 
 
-def test_a_new_database_records_what_made_it(tmp_path: Path):
+def test_a_new_database_records_its_migrations(tmp_path: Path):
     opened = Database(tmp_path / "x.db")
     rows = opened.read(
         "SELECT number, sha256, applied_at FROM migrations ORDER BY number"
@@ -91,11 +94,11 @@ def test_a_new_database_records_what_made_it(tmp_path: Path):
         (n, checksum(text)) for n, text in migrations()
     ]
     assert all(row["applied_at"] > 1_700_000_000 for row in rows)
-    assert not backups.backups_of(tmp_path / "x.db")  # there was nothing to lose
+    assert not backups.backups_of(tmp_path / "x.db")  # the database was empty
 
 
 @pytest.mark.parametrize("last", [1, 5, 8])
-def test_an_older_database_is_copied_and_brought_up_to_date(
+def test_an_older_database_is_backed_up_and_migrated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
 ):
     path = tmp_path / "x.db"
@@ -116,7 +119,7 @@ def test_an_older_database_is_copied_and_brought_up_to_date(
     assert len(backups.backups_of(path)) == 1  # the second start changes nothing
 
 
-def test_the_last_three_copies_of_upgrades_are_kept(tmp_path: Path):
+def test_the_last_three_upgrade_backups_are_kept(tmp_path: Path):
     path = tmp_path / "x.db"
     Database(path).close()
     manual_backup = backups.back_up(path)
@@ -127,7 +130,7 @@ def test_the_last_three_copies_of_upgrades_are_kept(tmp_path: Path):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database of one's own."""
+    """The URL of a new database."""
     if request.param == "sqlite":
         yield str(tmp_path / "fresh.db")
         return
@@ -150,7 +153,7 @@ def test_an_edited_migration_is_refused(fresh: str, monkeypatch: pytest.MonkeyPa
         Database(fresh)
 
 
-def test_a_database_of_a_newer_version_says_what_to_do(
+def test_a_newer_database_error_says_what_to_do(
     fresh: str, monkeypatch: pytest.MonkeyPatch
 ):
     Database(fresh).close()
@@ -166,16 +169,14 @@ def test_an_upgrade_may_be_forbidden(fresh: str, monkeypatch: pytest.MonkeyPatch
     older = migrations()[:5]
     with monkeypatch.context() as patched:
         patched.setattr(schema, "migrations", lambda: older)
-        Database(fresh, may_upgrade=False).close()  # a new one is no upgrade
+        Database(fresh, may_upgrade=False).close()  # creating is not upgrading
     with pytest.raises(ConfigError, match="MODELYARD_UPGRADE_DATABASE=true"):
         Database(fresh, may_upgrade=False)
     Database(fresh).close()
     Database(fresh, may_upgrade=False).close()
 
 
-def test_many_that_start_at_once_upgrade_once(
-    fresh: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_concurrent_starts_migrate_once(fresh: str, monkeypatch: pytest.MonkeyPatch):
     older = migrations()[:4]
     with monkeypatch.context() as patched:
         patched.setattr(schema, "migrations", lambda: older)
@@ -201,7 +202,7 @@ def test_many_that_start_at_once_upgrade_once(
         assert len(backups.backups_of(Path(fresh))) == 1
 
 
-# a database server that is not up yet
+# a database server that is still starting
 
 
 def test_a_server_that_is_starting_up_is_waited_for(postgres_url: str):  # noqa: F811
@@ -211,7 +212,7 @@ def test_a_server_that_is_starting_up_is_waited_for(postgres_url: str):  # noqa:
         Database(proxy.url).close()
 
 
-def test_one_that_never_comes_up_is_given_up_with_its_own_words(postgres_url: str):  # noqa: F811
+def test_waiting_for_a_database_times_out_with_its_own_message(postgres_url: str):  # noqa: F811
     with StartingUp(postgres_url, refusals=10**6) as proxy:
         started_at = time.monotonic()
         with pytest.raises(
@@ -221,7 +222,7 @@ def test_one_that_never_comes_up_is_given_up_with_its_own_words(postgres_url: st
         assert time.monotonic() - started_at < 20
 
 
-def test_one_that_still_recovers_is_waited_for(
+def test_a_recovering_database_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
     postgres_url: str,  # noqa: F811
 ):

@@ -1,4 +1,7 @@
-"""Numbers that tenants and operators set: finite and within bounds, at every border; and whose price counts."""
+"""Tests for numbers from tenants and operators: finite, within bounds, exact borders.
+
+Also which of them sets the price.
+"""
 
 import datetime
 import json
@@ -35,11 +38,14 @@ _MAY_BE_NEGATIVE = {
     ("credentials", "priority"),
     ("amount",),
 }
-"""Priorities go both ways; a limit of -1 is none, and other negative ones are refused by a check of its own."""
+"""Fields that may be negative: a priority goes both ways, and a limit of -1 is none.
+
+Other negative limits are refused by a separate check.
+"""
 
 
 def _numbers(struct_type: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """(path, type) of every field that is a number, however deep."""
+    """Yield (path, type) of every numeric field, at any depth."""
     for name, hint in typing.get_type_hints(struct_type).items():
         if name in struct_type.__struct_fields__:
             yield from _numbers_of(hint, (*path, name))
@@ -60,7 +66,7 @@ def _numbers_of(hint: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def _document(struct_type: Any, path: Path, value: Any) -> Any:
-    """What has to be sent so that the field at `path` is `value`, and nothing else is wrong."""
+    """Return a document that is valid except that the field at `path` is `value`."""
     return {
         **_required(struct_type),
         path[0]: _inside(typing.get_type_hints(struct_type)[path[0]], path[1:], value),
@@ -99,7 +105,7 @@ _SETTINGS = [
 ]
 
 
-def test_the_laws_below_look_at_many_fields():
+def test_the_property_tests_cover_many_fields():
     assert len(_FIELDS) >= 12
     assert len(_SETTINGS) >= 50
 
@@ -108,7 +114,7 @@ def test_the_laws_below_look_at_many_fields():
 def test_no_shape_of_the_admin_api_takes_what_is_no_number(
     struct_type: Any, path: Path
 ):
-    """The law: every number of every shape; the message names the field."""
+    """Property: for every number of every shape, the error names the field."""
     name = next(
         name for name, known_type in INPUTS.items() if known_type is struct_type
     )
@@ -120,8 +126,8 @@ def test_no_shape_of_the_admin_api_takes_what_is_no_number(
 
 
 @pytest.mark.parametrize(("path", "number"), _SETTINGS)
-def test_no_setting_takes_what_is_no_number(path: Path, number: type, tmp_path: Any):
-    """The law: every number of every part of the settings' file; the message names the field."""
+def test_settings_accept_only_finite_numbers(path: Path, number: type, tmp_path: Any):
+    """Property: for every number of any settings section, the error names the field."""
     file = tmp_path / "modelyard.yaml"
     for hostile in [
         *_HOSTILE,
@@ -158,7 +164,7 @@ def _in_yaml(value: float) -> str:
                                     "9" * 400, "x", "", None, [], True])  # fmt: skip
 @pytest.mark.parametrize("field", ["input_price", "output_price", "cached_price", "request_price", "price_unit",
                                    "tier", "history"])  # fmt: skip
-def test_no_price_is_anything_but_an_amount(field: str, amount: Any):
+def test_prices_accept_only_amounts(field: str, amount: Any):
     model_fields: dict[str, Any] = {"name": "m", "input_price": 1}
     match field:
         case "tier":
@@ -169,7 +175,7 @@ def test_no_price_is_anything_but_an_amount(field: str, amount: Any):
         case _:
             model_fields[field] = amount
     if amount is None and field not in ("tier", "history", "price_unit"):
-        return  # not said at all
+        return  # the price is not set at all
     with pytest.raises(ConfigError, match="price"):
         read_model(model_fields, "openai")
 
@@ -183,7 +189,7 @@ def test_no_price_is_anything_but_an_amount(field: str, amount: Any):
     {"pricing": {"input": "1", "unit": "NaN", "currency": "USD"}},
     {"pricing": {"input": "1000000000", "unit": "1", "currency": "USD"}},
 ])  # fmt: skip
-def test_a_model_of_any_shape_is_refused_in_words(model_fields: dict[str, Any]):
+def test_malformed_models_are_refused_with_an_error(model_fields: dict[str, Any]):
     required_fields = {"context_size": 8000} if "max_output" in model_fields else {}
     with pytest.raises(ConfigError):
         model = read_model({"name": "m", **required_fields, **model_fields}, "openai")
@@ -217,7 +223,7 @@ def test_prices_of_every_catalogue_entry_and_of_usual_lists_pass():
     )
 
 
-def test_yaml_has_no_numbers_that_are_none():
+def test_yaml_accepts_only_finite_numbers():
     assert yaml.load("a: [1.5, -2, 3.0e+3]", Loader=FiniteLoader) == {
         "a": [1.5, -2, 3000.0]
     }
@@ -226,14 +232,14 @@ def test_yaml_has_no_numbers_that_are_none():
             yaml.load(f"a: {text}", Loader=FiniteLoader)
 
 
-def test_values_without_a_type_have_to_be_finite():
+def test_untyped_values_must_be_finite():
     check_numbers({"temperature": -1.5, "seed": 2**63})
     for hostile in _HOSTILE:
         with pytest.raises(msgspec.ValidationError, match="nested"):
             check_numbers({"a": [{"nested": hostile}]})
 
 
-# over HTTP: the admin API answers 400 and names the field; the operator's price is the operator's
+# over HTTP: the admin API answers 400 and names the field; the operator's price applies
 
 
 @pytest.fixture
@@ -247,7 +253,7 @@ def fine(upstream: Callable[..., Upstream]) -> Upstream:
 def _two_tenants(
     start: Callable[..., Running], url: str, quota: dict[str, Any]
 ) -> tuple[Running, str]:
-    """A server with a hosted credential, and the key of a tenant's admin."""
+    """Start a server with a hosted credential; return it with a tenant admin's key."""
     hosted = CredentialSettings(
         name="house", values={"api_key": "sk-house"}, quota=quota
     )
@@ -299,7 +305,7 @@ def test_a_tenant_cannot_store_such_a_price(
     assert chat(running, key=key, model="house/m").status == 200
 
 
-def test_a_hosted_credential_costs_what_the_operator_says(
+def test_a_hosted_credential_has_the_operators_price(
     start_gateway: Callable[..., Running],  # noqa: F811
     fine: Upstream,
 ):
@@ -314,16 +320,17 @@ def test_a_hosted_credential_costs_what_the_operator_says(
     assert ask(running, "POST", "/admin/v1/models", body, key=key).status == 201
     answers = [chat(running, key=key, model="house/m") for _ in range(5)]
     assert [answer.status for answer in answers][:3] == [200, 200, 200]
+    # The operator's price is 0.01 per call, although the tenant's model says 0.
     assert answers[-1].status in (
         429,
         503,
-    )  # 0.01 each by the operator's price, although the tenant says 0
+    )
     assert {
         row.total_price for row in _rows(running, "acme") if row.status == "ok"
     } == {Decimal("0.01")}
 
 
-def test_a_tenants_own_credential_costs_what_the_tenant_says(
+def test_a_tenants_credential_has_the_tenants_price(
     start_gateway: Callable[..., Running],  # noqa: F811
     fine: Upstream,
 ):
@@ -363,11 +370,11 @@ def test_a_hosted_quota_of_money_serves_no_model_without_a_price(
     assert not fine.requests
 
 
-def test_one_stored_model_that_cannot_be_read_leaves_the_others(
+def test_an_unreadable_stored_model_does_not_affect_others(
     start_gateway: Callable[..., Running],  # noqa: F811
     fine: Upstream,
 ):
-    """As a version before this one took it."""
+    """The bad row is one that an earlier version accepted."""
     running, key = _two_tenants(start_gateway, fine.url, {"unit": "times", "amount": 9})
     for name, price in (("bad", "NaN"), ("good", "1")):
         definition = {"name": name, "input_price": price, "output_price": 1}
@@ -382,7 +389,7 @@ def test_one_stored_model_that_cannot_be_read_leaves_the_others(
     assert ask(running, "GET", "/v1/models", key=key).status == 200
 
 
-def test_what_a_provider_says_that_a_call_cost_is_never_below_nothing():
+def test_a_reported_cost_is_never_negative():
     from modelyard.models.llm import LLMUsage
     from modelyard.models.pricing import with_prices
     from modelyard.plugins.conversions import read_usage
@@ -413,7 +420,7 @@ def test_what_a_provider_says_that_a_call_cost_is_never_below_nothing():
     assert with_prices(parsed_usage, table).total_price == 0
 
 
-def test_datasets_and_apps_take_no_texts_that_read_as_no_number():
+def test_datasets_and_apps_refuse_non_finite_number_texts():
     from modelyard.gateway.knowledge.calls import convert_value
     from modelyard.gateway.service.calls import ServiceError
     from modelyard.knowledge.entities import ProcessRule, RetrievalSettings
@@ -434,7 +441,7 @@ def test_datasets_and_apps_take_no_texts_that_read_as_no_number():
         _convert({"score_threshold": "nan"}, RetrievalSettings)
 
 
-def test_what_nests_too_deeply_is_refused_in_words():
+def test_deep_nesting_is_refused_with_an_error():
     deep: Any = 1
     for _ in range(5000):
         deep = [deep]

@@ -1,4 +1,7 @@
-"""What the operator sets for a tenant is not the tenant's to change; nobody changes whoever is above them."""
+"""Tests for permissions: tenants cannot change the operator's rows.
+
+Nobody can change a key or user with a higher role.
+"""
 
 import asyncio
 import itertools
@@ -42,12 +45,15 @@ ROW_VALUES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({"name": "llm", "model": "echo/echo"}, {"model": "echo/echo"}),
     "credential": ({"name": "house's", "provider": "openai", "values": {"api_key": "sk-of-the-house"}}, {"weight": 0.0}),
 }  # fmt: skip
-"""Kind → (what the operator sets, what a tenant would make of it)."""
+"""Kind → (values that the operator sets, a change that the tenant attempts)"""
 TENANT_OWNED_KINDS = frozenset({
     "tenant", "user", "key", "plugin", "endpoint", "subscription", "tool_credential", "oauth_client", "plugin_task",
     "app", "app_key", "dataset_key", "tool_provider",
 })  # fmt: skip
-"""Kinds that are the tenant's own whoever made them; `tenant` itself takes the operator whatever is done."""
+"""Kinds that belong to the tenant whoever created them.
+
+For `tenant` every operation needs the operator.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +92,7 @@ def run(
 
 
 async def keys_of(yard: Modelyard) -> tuple[str, str]:
-    """(the operator's key, that of the tenant's owner)."""
+    """Return (the operator's key, the key of the tenant's owner)."""
     admin = yard.services.tenancy.administration
     await admin.create(OPERATOR, "acme", "tenant", "acme", {})
     created_keys = [
@@ -95,7 +101,7 @@ async def keys_of(yard: Modelyard) -> tuple[str, str]:
     return created_keys[0]["key"], created_keys[1]["key"]
 
 
-def test_every_kind_of_row_is_the_operators_or_the_tenants():
+def test_every_kind_of_row_is_classified():
     assert set(KINDS) == OPERATOR_MANAGED | TENANT_OWNED_KINDS
     assert not OPERATOR_MANAGED & TENANT_OWNED_KINDS
     assert set(ROW_VALUES) == OPERATOR_MANAGED
@@ -105,8 +111,7 @@ def test_every_kind_of_row_is_the_operators_or_the_tenants():
 def test_a_tenant_changes_nothing_that_the_operator_set(
     tmp_path: Path, database: str, set_via: str
 ):
-    """Holds for every kind of row that the operator manages, and for every way in which
-    the operator sets one."""
+    """Property over every kind of row that the operator manages, set in any way."""
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         house, tenant_key = await keys_of(yard)
@@ -203,7 +208,7 @@ async def _check_own_row(
     assert (await ask(gateway, "DELETE", row_path, tenant_key)).status == 200
 
 
-def test_a_limit_that_the_operator_changes_is_the_operators_from_then_on(
+def test_a_limit_changed_by_the_operator_becomes_the_operators(
     tmp_path: Path,
 ):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
@@ -222,7 +227,7 @@ def test_a_limit_that_the_operator_changes_is_the_operators_from_then_on(
     run(work, tmp_path)
 
 
-def test_a_tenant_gives_its_model_no_name_that_stands_for_the_operators(tmp_path: Path):
+def test_a_tenants_model_cannot_shadow_the_operators(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         house, tenant_key = await keys_of(yard)
         row_values, change = ROW_VALUES["model"]
@@ -247,7 +252,7 @@ def test_a_tenant_gives_its_model_no_name_that_stands_for_the_operators(tmp_path
     run(work, tmp_path)
 
 
-def test_what_the_settings_say_is_replaced_by_no_admin_of_the_house(tmp_path: Path):
+def test_admins_of_the_default_tenant_cannot_override_the_settings(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         admin = await yard.services.tenancy.administration.create(
             OPERATOR, "default", "key", "a", {"role": "admin"}
@@ -315,7 +320,7 @@ def test_limits_that_the_command_line_sets_are_the_operators(tmp_path: Path):
     run(work, tmp_path)
 
 
-def test_a_limit_from_before_rows_were_marked_is_marked_by_setting_it_again(
+def test_an_unmarked_old_limit_is_marked_when_set_again(
     tmp_path: Path,
 ):
     home = {"MODELYARD_HOME": str(tmp_path), "MODELYARD_LOCAL__HUB": ""}
@@ -350,7 +355,7 @@ def test_a_limit_from_before_rows_were_marked_is_marked_by_setting_it_again(
     run(check_marked, tmp_path)
 
 
-def test_every_row_says_who_set_it_in_the_default_tenant_too(tmp_path: Path):
+def test_every_row_records_who_set_it(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         house, _ = await keys_of(yard)
         staff = await yard.services.tenancy.administration.create(
@@ -365,7 +370,8 @@ def test_every_row_says_who_set_it_in_the_default_tenant_too(tmp_path: Path):
                 (await ask(gateway, "POST", where, house, row_values)).body
             )
             assert created_row["set_by"] == "operator"
-            # What is the operator's there stays open to the administrators of the default tenant.
+            # The operator's rows in the default tenant stay open to that tenant's
+            # administrators.
             assert (
                 await ask(
                     gateway,
@@ -401,7 +407,7 @@ def test_every_row_says_who_set_it_in_the_default_tenant_too(tmp_path: Path):
     run(work, tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ roles
+# -------------------------------------------------------------------------------- roles
 
 
 ORDER = list(Role)
@@ -410,8 +416,7 @@ ORDER = list(Role)
 def test_nobody_touches_a_key_or_a_user_above_them_before_or_after(
     tmp_path: Path, database: str
 ):
-    """Holds for every pair of roles and everything that can be done to a key or a
-    user."""
+    """Property over every pair of roles and every operation on keys and users."""
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         await keys_of(yard)
@@ -438,8 +443,7 @@ async def _check_new_roles(yard: Modelyard, caller: Caller, target_role: Role) -
 
 
 async def _check_acts(yard: Modelyard, caller: Caller, target_role: Role) -> None:
-    """A key or user is created, changed and removed only by a caller whose role covers
-    that of the key or user."""
+    """Keys and users are managed only by a caller whose role covers theirs."""
     admin = yard.services.tenancy.administration
     is_covered = caller.role.covers(target_role)
     for name, act in acts_on_keys(yard, caller).items():
@@ -527,8 +531,10 @@ def test_nobody_changes_an_account_above_them_and_an_owner_stays(
 async def _check_account_changes(
     yard: Modelyard, caller: Caller, target_role: Role
 ) -> Account:
-    """An account is changed, disabled and invited only by a caller whose role covers
-    its role. Returns the last account."""
+    """Accounts are managed only by a caller whose role covers theirs.
+
+    Operations: changing, disabling, inviting. Returns the last account.
+    """
     accounts = yard.services.tenancy.accounts
     is_covered = caller.role.covers(target_role)
     for new_role in Role:
@@ -559,7 +565,7 @@ async def _enabled_owners(yard: Modelyard) -> list[Account]:
 
 
 async def add_account(yard: Modelyard, email: str, role: Role) -> Account:
-    """What accepting an invitation does, without the time that a password takes."""
+    """Do what accepting an invitation does, without the cost of a password hash."""
     values = (f"acct_{uuid.uuid4().hex}", "acme", email, "x", "", role.value, 1.0)
     statement = (
         "INSERT INTO accounts (id, tenant, email, name, password, role, is_enabled, created_at) "
@@ -575,7 +581,7 @@ async def add_account(yard: Modelyard, email: str, role: Role) -> Account:
     )
 
 
-def test_two_servers_that_demote_two_owners_leave_one(tmp_path: Path, database: str):
+def test_concurrent_demotions_leave_one_owner(tmp_path: Path, database: str):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         async with Modelyard(yard.settings, environ={}) as other_yard:
             for round_index in range(5):
@@ -602,7 +608,7 @@ def test_two_servers_that_demote_two_owners_leave_one(tmp_path: Path, database: 
     run(work, tmp_path, database=database)
 
 
-def test_an_invitation_is_worth_no_more_than_whoever_gave_it(tmp_path: Path):
+def test_an_invitation_expires_if_its_author_loses_the_role(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         await keys_of(yard)
         accounts = yard.services.tenancy.accounts
@@ -619,7 +625,7 @@ def test_an_invitation_is_worth_no_more_than_whoever_gave_it(tmp_path: Path):
     run(work, tmp_path)
 
 
-def test_a_user_that_is_switched_off_takes_a_role_that_covers_whom_it_shuts_out(
+def test_disabling_a_user_needs_a_role_that_covers_its_accounts(
     tmp_path: Path,
 ):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
@@ -650,7 +656,7 @@ def test_a_user_that_is_switched_off_takes_a_role_that_covers_whom_it_shuts_out(
     run(work, tmp_path)
 
 
-def test_the_last_way_in_as_owner_stays(tmp_path: Path):
+def test_the_last_owner_key_cannot_be_removed(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         house, tenant_key = await keys_of(yard)
         (row,) = await yard.services.tenancy.administration.list("acme", "key")

@@ -1,4 +1,7 @@
-"""Patterns that others write are matched in linear time, and those of this code cannot be made to go back for long."""
+"""Tests for regular expressions: those from users match in linear time.
+
+Those of this code must not backtrack for long.
+"""
 
 import ast
 import fnmatch
@@ -23,7 +26,7 @@ def test_a_pattern_that_goes_back_for_ever_elsewhere_is_quick_here():
 
 
 @pytest.mark.parametrize("pattern", ["(?=a)b", "(?<!a)b", r"(a)\1"])
-def test_what_cannot_be_linear_is_refused_in_words(
+def test_patterns_that_are_not_linear_are_refused_with_an_error(
     pattern: str, capfd: pytest.CaptureFixture[str]
 ):
     with pytest.raises(
@@ -42,7 +45,7 @@ def test_no_pattern_is_too_large_or_broken(pattern: str):
         compile_pattern(pattern)
 
 
-def test_globs_are_those_of_the_shell():
+def test_globs_match_as_in_the_shell():
     chance = random.Random(7)
     for _ in range(20_000):
         pattern = "".join(chance.choices("ab*?[]!-c", k=chance.randint(0, 7)))
@@ -53,7 +56,7 @@ def test_globs_are_those_of_the_shell():
         )
 
 
-def test_globs_with_many_stars_take_no_time():
+def test_globs_with_many_stars_are_fast():
     assert not matches_glob("a*" * 200 + "b", "a" * 2000)
     assert not _match_parts(["a"] * 60, ["**", "a"] * 20 + ["b"])
 
@@ -76,7 +79,7 @@ def found_calls() -> Iterator[tuple[str, ast.Call]]:
 
 
 def is_constant(node: ast.AST) -> bool:
-    """A text that stands in the code, or is made of texts that do (names in capitals)."""
+    """Return whether a text is a literal, or built from uppercase constants."""
     return all(
         isinstance(
             child,
@@ -92,7 +95,8 @@ def is_constant(node: ast.AST) -> bool:
     )
 
 
-# The table of vocabularies stands above the loop that compiles it; the doubles for tests take their author's patterns.
+# The table of vocabularies is above the loop that compiles it; test doubles take
+# patterns from the test's author.
 ALLOWED = {"models/tokens.py", "testing/workflows.py"}
 
 
@@ -130,7 +134,8 @@ ATOMS = [
     "Q1:",
     "</p",
 ]
-# Whose texts are short (the calculator), come from the operator, or which run in a process of their own, within bounds.
+# Files whose texts are short (the calculator) or come from the operator, or that run in
+# a process of their own with limits.
 APART = (
     "tools/calculator.py",
     "sandbox/inside/",

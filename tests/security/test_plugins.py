@@ -1,4 +1,7 @@
-"""Plugins are not the server: who may install what, what an installation may bring, what a plugin may reach."""
+"""Tests for plugin isolation.
+
+Who may install one, what an installation may contain, what a plugin can reach.
+"""
 
 import asyncio
 import json
@@ -54,7 +57,7 @@ TENANTS_ADMIN = Installer(is_operator=False, allows_unsigned=True)
 CHOSEN = PluginSettings(debug_port=0)
 
 
-# ------------------------------------------------------------------------------------------------ who may install
+# ---------------------------------------------------------------------- who may install
 
 
 @pytest.fixture
@@ -65,7 +68,10 @@ def package() -> Package:
 def gateway_with_tenants(
     plug: Plug, **changes: Any
 ) -> tuple[PluginGateway, Callable[..., httpx.Response]]:
-    """A gateway with a second tenant, and who calls its admin API: the operator, or with `as_admin` the tenant's."""
+    """A gateway with a second tenant, and a function to call its admin API.
+
+    It calls as the operator, or with `as_admin` as the tenant's administrator.
+    """
     gateway = plug(
         chosen=msgspec.structs.replace(CHOSEN, **changes), api_keys=[OPERATORS]
     )
@@ -154,7 +160,7 @@ def test_a_tenants_admin_installs_nothing_that_nobody_trusted_has_signed(
     assert installed_plugin["plugin_id"] == "modelyard/mockgpt"
 
 
-def test_what_the_operator_uploaded_is_not_a_tenants_to_install(
+def test_a_tenant_cannot_install_the_operators_unsigned_upload(
     plugged: Plug,  # noqa: F811
     package: Package,
 ):
@@ -197,16 +203,15 @@ def bundle_of(package: Package) -> bytes:
     return data
 
 
-def test_the_operator_has_to_say_it_once_there_are_several_tenants(
+def test_unsigned_plugins_need_confirmation_with_several_tenants(
     plugged: Plug,  # noqa: F811
     package: Package,
 ):
     gateway, call = gateway_with_tenants(plugged)
     unsaid = call("POST", "plugins", content=package.data)
     assert (unsaid.status_code, "--unsigned" in unsaid.text) == (403, True)
-    assert (
-        unsaid.json()["error"]["code"] == "unsigned_plugin"
-    )  # the console asks the operator by this
+    # The console asks the operator for confirmation on this code.
+    assert unsaid.json()["error"]["code"] == "unsigned_plugin"
     headers = {"x-api-key": gateway.yard.services.plugins.key}
     management_url = f"{gateway.running.origin}/plugin/acme/management/install"
 
@@ -241,7 +246,7 @@ def test_the_operator_has_to_say_it_once_there_are_several_tenants(
     gateway.run_on_loop(gateway.parts.installations.wait_until_idle())
 
 
-# ------------------------------------------------------------------------------------------------ what may be installed
+# ---------------------------------------------------------------- what may be installed
 
 NOT_ASKED = (
     "./evil", "../evil", "/tmp/evil", "evil/", "file:///tmp/evil", "evil @ file:///tmp/evil", "evil@file:///tmp/evil",
@@ -271,13 +276,13 @@ def test_a_requirement_names_a_released_package_and_nothing_else(line: str):
 
 
 @pytest.mark.parametrize("line", ASKED)
-def test_what_packages_usually_ask_for_is_taken(line: str):
+def test_common_requirements_are_accepted(line: str):
     assert parse_requirements(
         f"# a comment\n\n{line}  # why\n", "requirements.txt"
     ) == [line]
 
 
-def test_lines_are_joined_before_they_are_read():
+def test_continued_lines_are_joined_before_parsing():
     text = "httpx==0.28.1 \\\n    --hash=sha256:" + "a" * 64 + "\n"
     assert parse_requirements(text, "uv.lock") == [
         "httpx==0.28.1 --hash=sha256:" + "a" * 64
@@ -307,7 +312,7 @@ def project(tmp_path: Path, text: str, lock: str = "") -> Path:
         "[[[",
     ],
 )  # fmt: skip
-def test_a_project_that_asks_for_more_is_refused(tmp_path: Path, text: str):
+def test_a_project_with_other_settings_is_refused(tmp_path: Path, text: str):
     with pytest.raises(PackageError):
         read_requirements(project(tmp_path, text))
 
@@ -317,9 +322,7 @@ def test_a_project_that_asks_for_more_is_refused(tmp_path: Path, text: str):
     ['{ git = "https://example.org/e" }', '{ directory = "./evil" }', '{ path = "e.whl" }', '{ editable = "./evil" }',
      '{ url = "https://example.org/e.whl" }', '{ registry = "/tmp/wheels" }', '{ registry = "file:///tmp" }', "3"],
 )  # fmt: skip
-def test_a_lock_that_takes_a_package_from_elsewhere_is_refused(
-    tmp_path: Path, source: str
-):
+def test_a_lock_with_another_source_is_refused(tmp_path: Path, source: str):
     lock = (
         f'version = 1\n[[package]]\nname = "evil"\nversion = "1"\nsource = {source}\n'
     )
@@ -328,7 +331,7 @@ def test_a_lock_that_takes_a_package_from_elsewhere_is_refused(
 
 
 def test_nothing_is_built_while_a_plugin_is_installed(tmp_path: Path):
-    """`setup.py` of a folder, of a source distribution, and the plugin's own: none of them runs."""
+    """No `setup.py` runs: of a folder, a source distribution, or the plugin itself."""
     witness = tmp_path / "ran"
     evil = tmp_path / "one" / "evil"
     evil.mkdir(parents=True)
@@ -348,7 +351,10 @@ def test_nothing_is_built_while_a_plugin_is_installed(tmp_path: Path):
 
 
 def source_distribution(folder: Path, witness: Path) -> Path:
-    """A wheelhouse that has the SDK as a source distribution alone; building it leaves a witness."""
+    """Create a wheelhouse with the SDK as a source distribution only.
+
+    Building it leaves a witness file.
+    """
     import io
     import tarfile
 
@@ -367,19 +373,19 @@ def source_distribution(folder: Path, witness: Path) -> Path:
     return folder
 
 
-# ------------------------------------------------------------------------------------------------ what a plugin reaches
+# -------------------------------------------------------------- what a plugin can reach
 
 SMALL = PluginSettings(debug_port=0, memory_mb=200, processes=16, disk_mb=32)
 
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stands in for the index: nothing is fetched, and an environment takes a moment."""
+    """A local wheelhouse instead of the index: installing is quick and offline."""
     return wheelhouse(tmp_path_factory.mktemp("wheels"))
 
 
 class Prisoner:
-    """A gateway with a plugin that runs what it is told, for two tenants."""
+    """A gateway with a plugin that runs given code, for two tenants."""
 
     def __init__(self, plug: Plug, folder: Path, wheels: Path, **changes: Any) -> None:
         plugin_settings = msgspec.structs.replace(
@@ -413,7 +419,7 @@ class Prisoner:
     def run_code(
         self, code: str, tenant: str = "acme", **variables: Any
     ) -> dict[str, Any]:
-        """What came of it: `got`, or `how` it was refused."""
+        """Run code; return `got` (its result), or `how` (the reason of a refusal)."""
         first_text, answer = self.gateway.run_on_loop(
             self._run_in_plugin(tenant, code, variables)
         )
@@ -476,7 +482,7 @@ def test_a_plugin_reads_and_writes_what_is_its_own_and_nothing_else(prisoner: Pr
     assert "main.py" in fine["got"]
 
 
-def test_its_environment_holds_no_secret(
+def test_a_plugins_environment_has_no_secrets(
     prisoner: Prisoner, monkeypatch: pytest.MonkeyPatch
 ):
     names = set(eval(prisoner.run_code("found = sorted(os.environ)")["got"]))
@@ -485,8 +491,8 @@ def test_its_environment_holds_no_secret(
     assert {name for name in names if "proxy" not in name.lower()} <= allowed_names
 
 
-def test_two_tenants_share_nothing_of_a_plugin(prisoner: Prisoner):
-    """Neither what it remembers, nor what it wrote, nor what it said; and each is a process and a user of its own."""
+def test_a_plugins_tenants_share_nothing(prisoner: Prisoner):
+    """Neither memory nor files nor output; each tenant has its own process and user."""
     prisoner.run_code(
         "import builtins\nbuiltins.canary = 'canary'\nopen('/dev/shm/canary', 'w')\nopen(os.environ['TMPDIR'] + '/canary', 'w')\n"
         "os.write(1, b'canary of globex\\n')", "globex",
@@ -519,7 +525,7 @@ def test_two_tenants_share_nothing_of_a_plugin(prisoner: Prisoner):
     prisoner.refusal_of("os.kill(other, 0)", other=other_pid)
 
 
-def test_logs_are_read_by_whom_they_belong_to(
+def test_logs_are_shown_only_to_their_tenant(
     plugged: Plug,  # noqa: F811
     tmp_path: Path,
     wheels: Path,
@@ -572,7 +578,7 @@ KERNEL = {
 }
 
 
-def test_calls_that_no_plugin_needs_are_refused(prisoner: Prisoner):
+def test_unneeded_system_calls_are_refused(prisoner: Prisoner):
     assert len(KERNEL) >= 9
     for code in KERNEL.values():
         prisoner.refusal_of(code, shared=0)
@@ -585,7 +591,7 @@ def test_calls_that_no_plugin_needs_are_refused(prisoner: Prisoner):
 
 
 def test_plugins_of_one_tenant_do_not_reach_each_other(prisoner: Prisoner):
-    """They are started by the same process, and share a user: each sees its own part alone."""
+    """They share a supervisor and a user, but each sees only its own part."""
     other_folder = attacker(prisoner.folder, "other")
     prisoner.gateway.run_on_loop(
         prisoner.gateway.parts.installations.add("acme", package_folder(other_folder))
@@ -621,8 +627,11 @@ def test_plugins_of_one_tenant_do_not_reach_each_other(prisoner: Prisoner):
     prisoner.refusal_of("os.kill(pid, 0)", pid=pid)
 
 
-def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Path):
-    """It runs what an environment brings. Another process must not be ended because it calls it a plugin."""
+def test_a_zygotes_reports_are_trusted_only_for_its_children(tmp_path: Path):
+    """The zygote runs code of an environment.
+
+    It must not get another process killed by reporting it as a plugin.
+    """
     import importlib.util
 
     real = Path(supervisors.__file__).with_name("supervisor.py")
@@ -634,10 +643,11 @@ def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Pa
     finally:
         sys.path[:] = path
         sys.modules.pop("confine", None)
+    # The test process has other children.
     module._children, module._reap = (
         (lambda parent: []),
         (lambda: True),
-    )  # this process has children of others
+    )
     victim = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
     )
@@ -677,10 +687,10 @@ def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Pa
         victim.wait()
 
 
-# ------------------------------------------------------------------------------------------------ the way out
+# ------------------------------------------------------------------------------- egress
 
 
-def test_a_plugin_reaches_nothing_but_what_the_rules_allow(
+def test_a_plugin_reaches_only_what_the_egress_rules_allow(
     prisoner: Prisoner, upstream: Callable[..., Upstream]
 ):
     server = upstream(lambda request: Answer(body=b"canary"))
@@ -701,7 +711,7 @@ def test_a_plugin_reaches_nothing_but_what_the_rules_allow(
     assert not server.requests
 
 
-def test_what_the_operator_listed_is_reached_and_files_of_this_server_are(
+def test_a_plugin_reaches_listed_hosts_and_this_servers_files(
     plugged: Plug,  # noqa: F811
     tmp_path: Path,
     wheels: Path,
@@ -750,9 +760,7 @@ def test_what_the_operator_listed_is_reached_and_files_of_this_server_are(
         ("CONNECT OWN HTTP/1.1\r\n", 403),
     ],
 )  # fmt: skip
-def test_what_the_way_out_cannot_read_in_one_way_alone_is_refused(
-    head: str, status: int
-):
+def test_ambiguous_requests_to_the_egress_proxy_are_refused(head: str, status: int):
     async def work() -> bytes:
         with socket.create_server(("127.0.0.1", 0)) as gateway_socket:
             where = f"127.0.0.1:{gateway_socket.getsockname()[1]}"
@@ -766,14 +774,14 @@ def test_what_the_way_out_cannot_read_in_one_way_alone_is_refused(
             writer.close()
             egress_proxy.close()
             gateway_socket.setblocking(False)
-            with pytest.raises(BlockingIOError):  # nobody came
+            with pytest.raises(BlockingIOError):  # nobody connected
                 gateway_socket.accept()
             return answer
 
     assert asyncio.run(work()).startswith(f"HTTP/1.1 {status} ".encode())
 
 
-def test_the_way_out_asks_for_its_password_where_others_could_come():
+def test_the_egress_proxy_requires_its_password():
     async def work(authorization: str) -> bytes:
         egress_proxy = EgressProxy(EgressRules, lambda: "http://127.0.0.1:1", "word")
         listener = socket.create_server(("127.0.0.1", 0))
@@ -792,15 +800,15 @@ def test_the_way_out_asks_for_its_password_where_others_could_come():
     assert asyncio.run(work("Basic cGx1Z2luOndvcmQ=")).startswith(b"HTTP/1.1 403 ")
 
 
-# ------------------------------------------------------------------------------------------------ how much
+# ---------------------------------------------------------------------- resource limits
 
 
-def test_a_call_that_never_ends_is_ended_and_delays_nobody_else(
+def test_an_endless_call_is_terminated_and_delays_nobody_else(
     plugged: Plug,  # noqa: F811
     tmp_path: Path,
     wheels: Path,
 ):
-    """Its own tenant's plugin is replaced; another tenant's answers meanwhile."""
+    """The tenant's plugin is replaced; another tenant's plugin answers meanwhile."""
     prisoner = Prisoner(plugged, tmp_path / "odd", wheels, chosen={"call_seconds": 8.0})
     spinning = asyncio.run_coroutine_threadsafe(
         prisoner._run_in_plugin("acme", "while True: pass", {}),
@@ -814,7 +822,7 @@ def test_a_call_that_never_ends_is_ended_and_delays_nobody_else(
     assert prisoner.run_code("found = os.getpid()", "globex")["got"] == first
 
 
-def test_one_that_fills_the_disk_is_ended_and_loses_what_it_kept(prisoner: Prisoner):
+def test_a_plugin_over_its_disk_limit_is_terminated_and_emptied(prisoner: Prisoner):
     with pytest.raises(PluginDiedError, match="disk limit of 32 MB exceeded"):
         prisoner.gateway.run_on_loop(
             prisoner._run_in_plugin(
@@ -828,7 +836,7 @@ def test_one_that_fills_the_disk_is_ended_and_loses_what_it_kept(prisoner: Priso
     )
 
 
-def test_the_one_that_was_not_used_for_longest_gives_way(
+def test_the_least_recently_used_plugin_is_stopped(
     plugged: Plug,  # noqa: F811
     tmp_path: Path,
     wheels: Path,
@@ -841,16 +849,16 @@ def test_the_one_that_was_not_used_for_longest_gives_way(
     assert prisoner.run_code("found = 'again'")["got"] == "again"
 
 
-# ------------------------------------------------------------------------------------------------ where it cannot be had
+# -------------------------------------------------------------- missing kernel features
 
 
-def test_where_nothing_can_shut_plugins_in_none_is_started(
+def test_no_plugin_starts_without_confinement(
     plugged: Plug,  # noqa: F811
     tmp_path: Path,
     wheels: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """A kernel without Landlock, as far as the supervisor can see."""
+    """The supervisor sees a kernel without Landlock."""
     program = tmp_path / "supervisor.py"
     real = Path(supervisors.__file__).with_name("supervisor.py")
     text = real.read_text().replace("os.path.abspath(__file__)", repr(str(real)))
@@ -871,14 +879,17 @@ def test_where_nothing_can_shut_plugins_in_none_is_started(
     assert "no confinement" in trusting.gateway.parts.host.confined.describe()
 
 
-def test_without_namespaces_landlock_and_the_list_of_calls_hold(
+def test_landlock_and_seccomp_confine_without_namespaces(
     plugged: Plug,  # noqa: F811
     tmp_path: Path,
     wheels: Path,
     monkeypatch: pytest.MonkeyPatch,
     upstream: Callable[..., Upstream],
 ):
-    """As for a user to whom the kernel gives none: the plugin sees one port, and other files stay as they are."""
+    """As for users without namespaces: the plugin reaches one port.
+
+    Other files stay as they are.
+    """
     program = tmp_path / "supervisor.py"
     real = Path(supervisors.__file__).with_name("supervisor.py")
     text = real.read_text().replace("os.path.abspath(__file__)", repr(str(real)))
@@ -913,11 +924,11 @@ def test_without_namespaces_landlock_and_the_list_of_calls_hold(
     )
 
 
-# ------------------------------------------------------------------------------------------------ folders
+# ------------------------------------------------------------------------------ folders
 
 
 def test_a_link_in_a_plugins_folder_is_not_followed_by_the_server(tmp_path: Path):
-    """Nothing outside is emptied, handed over or counted by way of what a plugin made."""
+    """Nothing outside is emptied, chowned or counted through links of a plugin."""
     outside_folder = tmp_path / "kept"
     outside_folder.mkdir()
     (outside_folder / "file").write_bytes(bytes(1 << 20))
@@ -934,7 +945,7 @@ def test_a_link_in_a_plugins_folder_is_not_followed_by_the_server(tmp_path: Path
     assert not quarter.work.exists()
 
 
-def test_tenants_are_users_of_their_own_for_good(tmp_path: Path):
+def test_each_tenant_keeps_its_own_system_user(tmp_path: Path):
     if os.geteuid() != 0:
         assert WorkFolderStore(tmp_path).user("acme") is None
         return

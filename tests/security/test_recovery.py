@@ -1,4 +1,7 @@
-"""What a killed process left: every good row is in the ledger once, whatever is wrong with the others."""
+"""Tests for recovery after a killed process.
+
+Every good record is in the ledger once, whatever is wrong with the others.
+"""
 
 import asyncio
 import base64
@@ -52,7 +55,7 @@ def _opened(intent: Intent) -> bytes:
 
 
 def _write_orphaned_journal(folder: Path, records: Sequence[bytes]) -> Path:
-    """A journal with these records, as a killed process leaves it; its file."""
+    """Write a journal as a killed process leaves it; return its file."""
     journal = Journal(folder, segment_bytes=1 << 16)
     for record in records:
         journal.append(record)
@@ -78,7 +81,7 @@ def _recovered(database: Database, folder: Path, tenant: str) -> dict[str, Any]:
     return {row.id: row for row in rows}
 
 
-def test_others_rows_are_settled_where_one_cannot_be_priced_or_read(
+def test_an_unpriceable_or_unreadable_row_does_not_block_others(
     database: Database, tmp_path: Path
 ):
     tenant = tmp_path.name.replace("_", "-")[:30]
@@ -111,7 +114,7 @@ def test_others_rows_are_settled_where_one_cannot_be_priced_or_read(
     ]  # fmt: skip
     ledger = Ledger(database, folder, price=_price)
     assert ledger.count_rejected() == len(invalid_records)
-    assert asyncio.run(ledger.recover())  # nothing is left to stumble over
+    assert asyncio.run(ledger.recover())  # no record fails again
     ledger.close()
     (rejected_file,) = (folder / "rejected").glob("*.jsonl")
     lines = [json.loads(line) for line in rejected_file.read_text().splitlines()]
@@ -133,10 +136,10 @@ def _settled_row(tenant: str, number: int) -> list[Any]:
     ]  # fmt: skip
 
 
-def test_records_of_earlier_versions_are_taken_over_and_what_apps_used_with_them(
+def test_records_of_earlier_versions_are_recovered_with_app_usage(
     database: Database, tmp_path: Path
 ):
-    """Without what was asked for, with it, and with the app; settled, and opened alone."""
+    """Without the requested model, with it, and with the app; settled and opened."""
     tenant = tmp_path.name.replace("_", "-")[:30]
     settled = [
         json.loads(msgspec.json.encode(_settled_row(tenant, number)))
@@ -166,10 +169,10 @@ def test_records_of_earlier_versions_are_taken_over_and_what_apps_used_with_them
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_any_subset_of_damaged_records_leaves_the_good_ones_in_the_ledger_once(
+def test_good_records_are_recovered_once_despite_damaged_ones(
     tmp_path: Path, seed: int
 ):
-    """The law: whichever bytes of whichever records are broken, lengths included."""
+    """Property: it holds whichever bytes of the records are damaged, even lengths."""
     rng = random.Random(seed)
     count = 40
     path = _write_orphaned_journal(
@@ -213,7 +216,7 @@ def test_any_subset_of_damaged_records_leaves_the_good_ones_in_the_ledger_once(
     assert rows.keys() <= {f"call_t_{number}.1" for number in range(count)}
 
 
-def test_one_journal_that_cannot_be_read_leaves_the_others(
+def test_an_unreadable_journal_does_not_block_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     folder = tmp_path / "ledger"
@@ -230,15 +233,16 @@ def test_one_journal_that_cannot_be_read_leaves_the_others(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_bytes", read_bytes)
         assert _recovered(database, folder, "t").keys() == {"call_t_2.1"}
+    # The unreadable journal waits, and nothing is lost.
     assert _recovered(database, folder, "t").keys() == {
         "call_t_1.1",
         "call_t_2.1",
-    }  # it waited, and nothing is lost
+    }
     database.close()
 
 
-def test_what_was_set_aside_is_reported(start_gateway: Any, tmp_path: Path):  # noqa: F811
-    """By the doctor, and to the operator by /admin/v1/about; nothing of it to anybody by /health."""
+def test_rejected_records_are_reported(start_gateway: Any, tmp_path: Path):  # noqa: F811
+    """By the doctor and, for the operator, /admin/v1/about; /health shows nothing."""
     home = tmp_path / "home"
     _write_orphaned_journal(
         home / "ledger", [_opened(_intent("t", 1)), b"torn", _opened(_intent("t", 2))]

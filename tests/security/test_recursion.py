@@ -1,4 +1,4 @@
-"""What is nested too deeply is an error with words, wherever a body is read."""
+"""Tests for deeply nested input: a proper error wherever a body is parsed."""
 
 import msgspec
 import pytest
@@ -28,7 +28,7 @@ def test_deep_json_is_refused(levels: int, read: object, raises: type[Exception]
         read(nested(levels))
 
 
-def test_depth_that_is_allowed_is_read():
+def test_allowed_depth_is_parsed():
     assert decode_body(nested(MAX_DEPTH)) == msgspec.json.decode(nested(MAX_DEPTH))
     assert decode_body(b"[" + b"[1]," * 1000 + b'"[[["]')[-1] == "[[["
 
@@ -41,13 +41,13 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_body_of_very_many_values_is_refused_before_they_are_made(body: bytes):
+def test_a_body_with_too_many_values_is_refused_before_parsing(body: bytes):
     for encoded_body in (body, body.decode()):
         with pytest.raises(BodyError, match="more than|too many"):
             decode_body(encoded_body)
 
 
-def test_size_alone_refuses_nothing():
+def test_large_flat_bodies_are_accepted():
     text = 'a, [b], {c}, \\ and "d"' * 100_000
     assert decode_body(msgspec.json.encode({"a": text, "b": [1.5] * 5_000})) == {
         "a": text,
@@ -57,7 +57,7 @@ def test_size_alone_refuses_nothing():
     assert decode_body(msgspec.json.encode(tokens)) == tokens
 
 
-def test_what_a_provider_says_may_be_larger():
+def test_provider_answers_have_higher_limits():
     vectors = {
         "data": [
             {"embedding": [0.012345678901234567] * 1024, "index": index}
@@ -71,5 +71,5 @@ def test_what_a_provider_says_may_be_larger():
         check_value_count(msgspec.json.encode(vectors))
 
 
-def test_deep_arguments_of_a_model_are_no_object():
+def test_deeply_nested_tool_arguments_are_refused():
     assert INVALID_ARGUMENTS_KEY in as_object(nested(900).decode())

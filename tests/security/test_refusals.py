@@ -1,4 +1,4 @@
-"""Refusals have the status of a refusal: 500 is for faults of ours, and what comes from outside causes none."""
+"""Tests for error statuses: 500 is for bugs, and input never causes one."""
 
 import asyncio
 import importlib
@@ -32,7 +32,7 @@ OUTSIDE = (
     "runtime",
     "transport",
 )
-"""Packages that read what comes from outside."""
+"""Packages that parse external input."""
 
 
 def error_classes() -> Iterator[type[ModelyardError]]:
@@ -50,16 +50,15 @@ def error_classes() -> Iterator[type[ModelyardError]]:
 
 
 def test_every_error_of_ours_has_a_status():
+    # The server's own errors have a `status`.
     classes_without_status = {
         error.__name__
         for error in error_classes()
         if error.__module__.startswith("modelyard.")
         and not any(issubclass(error, row[0]) for row in _STATUS)
-        and not isinstance(
-            getattr(error, "status", None), int
-        )  # the server's own refusals say it themselves
+        and not isinstance(getattr(error, "status", None), int)
     }
-    # These two say their status themselves, or are for nobody to read.
+    # The first has a status of its own, and the second reaches no caller.
     assert classes_without_status == {
         ServiceError.__name__,
         ClientDisconnected.__name__,
@@ -67,7 +66,7 @@ def test_every_error_of_ours_has_a_status():
     assert 500 not in {status for _, status, _ in _STATUS}
 
 
-def test_numbers_from_outside_are_read_in_one_place():
+def test_external_numbers_are_parsed_in_one_place():
     violations = [
         f"{path.relative_to(SOURCE)}:{index}"
         for folder in OUTSIDE
@@ -85,20 +84,20 @@ def test_whole_numbers_are_ascii_digits(text: str):
 
 
 @given(st.integers(0, MAX_WHOLE_NUMBER))
-def test_whole_numbers_are_read_as_written(number: int):
+def test_whole_numbers_round_trip(number: int):
     assert whole_number(str(number)) == number
 
 
 @pytest.mark.parametrize(
     "text", ["²", "٣", "9" * 5000, "-1", "", " 1", "1.0", "+1", "1_000", "0x1"]
 )
-def test_what_is_no_whole_number(text: str):
+def test_invalid_whole_numbers(text: str):
     assert whole_number(text) is None
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_mutated_requests_end_in_no_fault(seed: int):
-    """A sample; `make show WHAT=fuzz` tries sixty thousand."""
+def test_mutated_requests_cause_no_server_error(seed: int):
+    """A small sample; `make show WHAT=fuzz` tries sixty thousand."""
     tally = asyncio.run(fuzz.campaign(1200, seed, described=0.1))
     assert tally.cases == 1200
     assert tally.hangs == []

@@ -1,4 +1,4 @@
-"""After a restart the door is open at once, and limits go on from exactly where they stood."""
+"""Tests for restarts: requests are served at once, and limits continue exactly."""
 
 import asyncio
 import time
@@ -61,7 +61,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a database of its own."""
+    """The URL of a new database."""
     if request.param == "sqlite":
         return str(tmp_path / "x.db")
     import psycopg
@@ -72,14 +72,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.replace("/postgres?", f"/{name}?")
 
 
-# ------------------------------------------------------------------------------------------------ a ledger by chance
+# ---------------------------------------------------------------------- a random ledger
 
 
 def some_calls(
     rng: Random, tenant: str, count: int, *, since: float, until: float
 ) -> list[dict[str, Any]]:
-    """Attempts of calls: some fail over to another model, some come from the cache, some
-    are cancelled."""
+    """Return random attempts of calls.
+
+    Some fail over to another model, some are cache hits, some are cancelled.
+    """
     attempts: list[dict[str, Any]] = []
     for number in range(count):
         requested_model, created_at = rng.choice(MODELS), rng.uniform(since, until)
@@ -101,7 +103,7 @@ def some_calls(
 
 
 def _some_attempts(rng: Random, requested_model: str) -> list[dict[str, Any]]:
-    """Return one to three attempts of a call, or its answer from the cache."""
+    """Return one to three attempts of a call, or its cache hit."""
     if rng.random() < 0.1:
         cached = {"attempt": 0, "model": requested_model, "status": "cached"}
         return [cached | {"first_chunk": None}]
@@ -156,7 +158,7 @@ def level_by_rows(
     *,
     by: str = "asked",
 ) -> float:
-    """Return what a limit counts, row by row, without any sum."""
+    """Return the level of a limit, computed row by row without sums."""
     first, last = window_days(limit.window, current_time)
     used, seen_invocations, answered = 0.0, set[str](), set[str]()
     for call in sorted(calls, key=lambda call: (call["invocation"], call["attempt"])):
@@ -211,7 +213,7 @@ def _is_counted(
 
 
 def _credits_per_answer(limit: Limit, model: str) -> float:
-    """Return the credits of the first pattern that the model matches; 1 if none does."""
+    """Return the credits of the first pattern that matches the model, else 1."""
     for pattern, credit_amount in limit.credits.items():
         if matches_pattern(pattern, model):
             return credit_amount
@@ -221,7 +223,7 @@ def _credits_per_answer(limit: Limit, model: str) -> float:
 async def level_by_sums(
     ledger: Ledger, limit: Limit, subject: Subject, current_time: float
 ) -> float | None:
-    """None where the limit does not hold for the subject."""
+    """Return the level of a limit by the sums; None if it does not apply."""
     for applicable_limit in applicable_limits([("l", "l", limit)], subject):
         return initial_level(
             applicable_limit,
@@ -237,7 +239,10 @@ async def level_by_sums(
 async def agrees(
     ledger: Ledger, calls: Sequence[dict[str, Any]], tenant: str, *, by: str = "asked"
 ) -> int:
-    """How many limits were compared; each starts where counting by hand says."""
+    """Compare every limit's initial level with a count by hand.
+
+    Returns the number of compared limits.
+    """
     subjects = [
         Subject(tenant, key, user, model, app)
         for key, user, model, app in (
@@ -259,14 +264,12 @@ async def agrees(
     return compared
 
 
-def test_every_limit_starts_where_the_rows_say_whoever_wrote_them_and_however_often(
-    url: str, tmp_path: Path
-):
+def test_every_limit_starts_as_counted_from_the_rows(url: str, tmp_path: Path):
     rng, tenant = Random(1), new_id("t")
     calls = some_calls(rng, tenant, 150, since=NOW - 70 * DAY, until=NOW + DAY)
     calls += some_calls(rng, "other", 20, since=NOW - DAY, until=NOW)
     rng.shuffle(calls)
-    for call in calls:  # of one call the attempts come in their order
+    for call in calls:  # attempts of a call stay in order
         call["order"] = rng.random()
     calls.sort(key=lambda call: call["attempt"])
 
@@ -281,7 +284,7 @@ def test_every_limit_starts_where_the_rows_say_whoever_wrote_them_and_however_of
             if call_index % 40 == 0:
                 await asyncio.gather(*(ledger.flush() for ledger in ledgers))
         await asyncio.gather(*(ledger.flush() for ledger in ledgers))
-        for call in rng.sample(calls, 60):  # written twice: by a recovery, say
+        for call in rng.sample(calls, 60):  # written twice, as by a recovery
             settle(ledgers[0], call)
         await ledgers[0].flush()
         assert await agrees(ledgers[0], calls, tenant) > 300
@@ -292,7 +295,7 @@ def test_every_limit_starts_where_the_rows_say_whoever_wrote_them_and_however_of
     asyncio.run(work())
 
 
-def test_attempts_of_one_call_are_one_call_in_whatever_batch_and_bucket_they_come(
+def test_attempts_of_one_call_count_as_one_call(
     url: str,
 ):
     async def work() -> None:
@@ -329,7 +332,7 @@ def test_attempts_of_one_call_are_one_call_in_whatever_batch_and_bucket_they_com
 
 
 async def exported(ledger: Ledger, tenant: str, until: float) -> int:
-    """How many of a tenant's rows there are."""
+    """Return how many rows a tenant has."""
     return sum(
         [len(page) async for page in ledger.usage.export(tenant, since=0, until=until)]
     )
@@ -339,7 +342,7 @@ def sought_by_tenant(tenant: str) -> usage_sums.UsageQuery:
     return usage_sums.UsageQuery(tenant, "tenant")
 
 
-def test_a_name_that_no_index_takes_is_counted_all_the_same(url: str):
+def test_names_too_long_for_an_index_are_counted(url: str):
     async def work() -> None:
         database = Database(url)
         ledger, tenant = Ledger(database), new_id("t")
@@ -370,11 +373,11 @@ def test_a_name_that_no_index_takes_is_counted_all_the_same(url: str):
     asyncio.run(work())
 
 
-# ------------------------------------------------------------------------------------------------ ledgers of before
+# ------------------------------------------------------ ledgers of the previous release
 
 
 def old_database(url: str, calls: Sequence[dict[str, Any]]) -> None:
-    """A database as the release before made it, with these rows."""
+    """Create a database with these rows as the previous release did."""
     from modelyard.storage.database import open_engine
     from modelyard.storage.schema import split_statements
 
@@ -406,14 +409,14 @@ def old_database(url: str, calls: Sequence[dict[str, Any]]) -> None:
     connection.close()
 
 
-def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(
+def test_rows_older_than_the_sums_are_added_once(
     url: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(usage_sums, "_ROWS_OF_SPAN", 37)
     rng, tenant = Random(2), new_id("t")
     calls = some_calls(rng, tenant, 150, since=NOW - 70 * DAY, until=NOW)
     for call in calls:
-        # Old rows do not have the name by which the limits knew the call.
+        # Old rows do not record the requested model name.
         call["asked"] = call["model"]
         call["app"] = ""
     old_database(url, calls)
@@ -438,7 +441,7 @@ def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(
             assert summed_tokens[model] == _tokens_of(model, [*calls, *new])
         await ledgers[0].usage.delete_before(NOW)
         assert await exported(ledgers[0], tenant, NOW) == 0
-        # The limits' sums outlive the rows.
+        # The sums outlive the rows.
         assert await _summed_tokens(ledgers[1], tenant) == summed_tokens
         for database in databases:
             await asyncio.to_thread(database.close)
@@ -449,7 +452,7 @@ def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(
 async def _settle_while_summing(
     ledgers: Sequence[Ledger], calls: Sequence[dict[str, Any]]
 ) -> None:
-    """Settle calls while two servers add old rows to the sums at once."""
+    """Settle calls while two servers add old rows to the sums."""
     for turn, call in enumerate(calls):
         settle(ledgers[0], call)
         if turn % 25 == 0:
@@ -474,7 +477,7 @@ def _tokens_of(model: str, calls: Sequence[dict[str, Any]]) -> int:
     )
 
 
-def test_whoever_is_killed_while_adding_up_is_gone_on_from(
+def test_summing_continues_after_a_killed_process(
     url: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(usage_sums, "_LINES_AT_ONCE", 7)
@@ -499,9 +502,8 @@ def test_whoever_is_killed_while_adding_up_is_gone_on_from(
         monkeypatch.setattr(killed.sums, "_put", dies)
         with suppress(Exception):
             await killed.sums.sum_next_span(NOW)
-        assert not await other_ledger.sums.sum_next_span(
-            NOW + 1
-        )  # it may still be at it
+        # The first process may still be summing.
+        assert not await other_ledger.sums.sum_next_span(NOW + 1)
         await database.transact(
             lambda connection: other_ledger.sums.release(connection, killed.owner)
         )
@@ -513,11 +515,13 @@ def test_whoever_is_killed_while_adding_up_is_gone_on_from(
     asyncio.run(work())
 
 
-def test_old_rows_sum_up_as_new_ones_do(url: str, monkeypatch: pytest.MonkeyPatch):
+def test_old_rows_are_summed_like_new_ones(url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(usage_sums, "_ROWS_OF_SPAN", 50)
     tenant = new_id("t")
     calls = some_calls(Random(3), tenant, 120, since=NOW - 70 * DAY, until=NOW)
-    for call in calls:  # one model a call: with several, the release before counted the call for each of them
+    # One model per call: the previous release counted a call with several models for
+    # each of them.
+    for call in calls:
         call["asked"] = call["model"] = "openai/a"
         call["app"] = ""
     old_database(url, calls)
@@ -533,7 +537,7 @@ def test_old_rows_sum_up_as_new_ones_do(url: str, monkeypatch: pytest.MonkeyPatc
     asyncio.run(work())
 
 
-def test_a_call_makes_the_sums_that_it_needs_first_and_does_not_wait_for_ever(
+def test_a_call_sums_what_it_needs_first_within_a_time_limit(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(usage_sums, "_ROWS_OF_SPAN", 20)
@@ -563,10 +567,11 @@ def test_a_call_makes_the_sums_that_it_needs_first_and_does_not_wait_for_ever(
             row["tenant"]
             for row in await database.fetch("SELECT tenant FROM usage_unsummed")
         }
+        # Only the month that was needed, and only the tenant's own.
         assert left == {
             "aaa",
             "mine",
-        }  # the month was needed, not all there is, and nobody else's
+        }
 
         async def never_finishes(*_: object) -> bool:
             clock.advance(20)
@@ -589,7 +594,7 @@ def started_counter(limit: Limit, subject: Subject) -> CounterStart:
     )
 
 
-# ------------------------------------------------------------------------------------------------ started once
+# --------------------------------------------------------------------- initialised once
 
 
 def test_a_counter_is_started_once_for_all_who_wait_and_after_what_the_dead_left(
@@ -630,7 +635,7 @@ def test_a_counter_is_started_once_for_all_who_wait_and_after_what_the_dead_left
             asyncio.create_task(seeds.start(subject, [started])) for _ in range(64)
         ]
         await asyncio.sleep(0)
-        waiting[0].cancel()  # whoever was first goes away
+        waiting[0].cancel()  # the first waiting call is cancelled
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert [
             result
@@ -648,7 +653,7 @@ def test_a_counter_is_started_once_for_all_who_wait_and_after_what_the_dead_left
 
 
 def _abandon(ledger: Ledger) -> None:
-    """As if its process had been killed: its files stay, the lock on them goes."""
+    """Simulate a killed process: its files stay, and the lock on them is released."""
     import os
 
     journal: Any = ledger._journal
@@ -656,7 +661,7 @@ def _abandon(ledger: Ledger) -> None:
     ledger._database.close()
 
 
-def test_an_error_of_the_look_up_reaches_all_who_wait_and_the_next_tries_again(
+def test_a_failed_initialisation_fails_all_waiting_calls_and_is_retried(
     tmp_path: Path,
 ):
     async def work() -> None:
@@ -689,11 +694,14 @@ def test_an_error_of_the_look_up_reaches_all_who_wait_and_the_next_tries_again(
     asyncio.run(work())
 
 
-def test_what_a_dead_process_had_reserved_is_settled_by_its_rows_before_its_journal_goes(
+def test_reservations_of_a_dead_process_are_settled_by_its_rows(
     url: str, tmp_path: Path
 ):
-    """Three calls: one whose row was in the database, but its counter not settled; one in the middle; one that was
-    never made."""
+    """Three calls of a dead process.
+
+    One whose row was written but whose counter is not settled, one in progress, and one
+    that was never made.
+    """
 
     async def work() -> None:
         clock, tenant = FakeClock(NOW), new_id("t")
@@ -738,11 +746,11 @@ def test_what_a_dead_process_had_reserved_is_settled_by_its_rows_before_its_jour
     asyncio.run(work())
 
 
-# ------------------------------------------------------------------------------------------------ by an index
+# ------------------------------------------------------------------------------ indexes
 
 
-def test_nothing_that_a_call_waits_for_looks_at_more_rows_than_its_own(tmp_path: Path):
-    """A law over the statements of admission and of start: each goes by an index."""
+def test_statements_of_admission_use_indexes(tmp_path: Path):
+    """Property over the statements of admission and startup: each uses an index."""
     database = Database(tmp_path / "x.db")
     used = statements("usage_sums")["used"]
     checked_statements = [
@@ -780,7 +788,7 @@ def test_nothing_that_a_call_waits_for_looks_at_more_rows_than_its_own(tmp_path:
     database.close()
 
 
-def test_short_windows_start_from_ten_seconds_at_a_time(url: str):
+def test_short_windows_start_from_ten_second_buckets(url: str):
     async def work() -> None:
         database = Database(url)
         ledger, tenant = Ledger(database), new_id("t")
@@ -805,15 +813,14 @@ def test_short_windows_start_from_ten_seconds_at_a_time(url: str):
             assert min_level <= initial_level(applicable_limit, used, NOW) <= max_level
         await ledger.sums.forget_moments(NOW + 2 * 3600)
         left = await ledger.sums.moments(sought_by_tenant(tenant), 0, NOW)
-        assert (
-            sum(row.tokens for row in left) == 30 + 40 + 10
-        )  # what is older than three hours is gone
+        # Entries older than three hours are gone.
+        assert sum(row.tokens for row in left) == 30 + 40 + 10
         await asyncio.to_thread(database.close)
 
     asyncio.run(work())
 
 
-def test_a_long_read_keeps_nobody_from_a_short_one(tmp_path: Path):
+def test_long_reads_do_not_block_short_ones(tmp_path: Path):
     endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :most) SELECT max(i) FROM n"
 
     async def work() -> None:
@@ -834,7 +841,7 @@ def test_a_long_read_keeps_nobody_from_a_short_one(tmp_path: Path):
     asyncio.run(work())
 
 
-# ------------------------------------------------------------------------------------------------ a real server
+# ------------------------------------------------------------------------ a real server
 
 
 _LIMIT, _FIRST = 40, 12
@@ -857,7 +864,7 @@ def test_limits_go_on_to_the_unit_after_kill_9(
             assert wait_until_healthy(port)
 
             async def first() -> None:
-                # Whole answers, and streams in whose middle the server is killed.
+                # Blocking calls, and streams during which the server is killed.
                 assert await asked(port, _FIRST) == [200] * _FIRST
                 served_before = len(upstream.served)
                 open_ = [

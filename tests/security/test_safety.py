@@ -1,4 +1,4 @@
-"""What `modelyard doctor` says of settings that are unsafe."""
+"""Tests for the warnings of `modelyard doctor` about unsafe settings."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_each_unsafe_setting_is_said_and_nothing_else(
     assert finding_names(settings(**configured), facts) == {name}
 
 
-def test_what_is_usual_is_safe():
+def test_default_settings_are_safe():
     assert finding_names(settings()) == set()
     assert finding_names(settings(**OPEN)) == set()
     local = {
@@ -89,7 +89,7 @@ def test_what_is_usual_is_safe():
     )
 
 
-def test_what_may_be_meant_is_information():
+def test_possibly_intended_settings_are_information():
     reported = list(
         findings(settings(upgrade_database=False), Facts(has_master_key_file=True))
     )
@@ -117,7 +117,7 @@ def test_the_table_names_real_settings_and_every_finding():
             assert finding.remedy
 
 
-def test_the_doctor_says_it(tmp_path: Path):
+def test_the_doctor_reports_findings(tmp_path: Path):
     config = tmp_path / "modelyard.yaml"
     config.write_text('api_keys: ["short"]\nworkflows: {code: false}\n')
     config.chmod(0o644)

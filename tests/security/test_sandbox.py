@@ -1,4 +1,7 @@
-"""The sandbox's fairness: nobody takes all places, helpers end, threads are capped, nothing is sent to other processes."""
+"""Tests for the sandbox: fair slots, ending helper processes, limited threads.
+
+Sandboxed code cannot send anything to other processes.
+"""
 
 import ast
 import asyncio
@@ -91,7 +94,7 @@ def test_endless_programs_of_one_tenant_do_not_hold_up_another():
     assert in_sandbox(work, SandboxLimits(seconds=30.0)) == ("here", 0)
 
 
-def test_slots_leave_room_for_those_who_have_none():
+def test_slots_are_shared_fairly_between_tenants():
     async def work() -> list[str]:
         slots = Slots(4)
         order: list[str] = []
@@ -115,12 +118,13 @@ def test_slots_leave_room_for_those_who_have_none():
         assert sorted(order) == ["acme"] * 6 + ["globex"] * 2 + ["initech"]
         return [*order_before, "|", order[4]]
 
-    # Three of four for one, the last for another; whoever has least goes next.
+    # Three of four slots for one tenant, the last for another; then the tenant with the
+    # fewest running is next.
     assert asyncio.run(work()) == ["acme", "acme", "acme", "globex", "|", "initech"]
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 8])
-def test_slots_that_are_given_up_are_not_lost(capacity: int):
+def test_slots_of_cancelled_calls_are_released(capacity: int):
     async def work() -> None:
         slots = Slots(capacity)
         release = asyncio.Event()
@@ -145,7 +149,7 @@ def test_slots_that_are_given_up_are_not_lost(capacity: int):
     asyncio.run(work())
 
 
-def test_helpers_are_few_and_those_of_whoever_has_most_go_first():
+def test_helpers_are_limited_and_the_largest_tenants_are_evicted_first():
     modules = ("json", "csv", "math", "random", "string")
 
     async def work(sandbox: Sandbox) -> set[str]:
@@ -170,7 +174,7 @@ def test_helpers_are_few_and_those_of_whoever_has_most_go_first():
     }
 
 
-def test_helpers_together_hold_no_more_memory_than_they_may():
+def test_the_memory_of_all_helpers_is_limited():
     async def work(sandbox: Sandbox) -> set[str]:
         sandbox._preload = {"json", "csv"}  # type: ignore[attr-defined]
         for module_name in ("json", "csv"):
@@ -183,7 +187,7 @@ def test_helpers_together_hold_no_more_memory_than_they_may():
     assert in_sandbox(work, SandboxLimits(helpers_mb=1)) == {"code", "code+csv"}
 
 
-def test_a_helper_that_nobody_needs_ends():
+def test_an_idle_helper_ends():
     async def work(sandbox: Sandbox) -> None:
         sandbox._preload = {"json"}  # type: ignore[attr-defined]
         await sandbox.run_code("python3", "import json\ndef main(): return 1", {})
@@ -200,7 +204,7 @@ def test_a_helper_that_nobody_needs_ends():
 
 
 @pytest.mark.parametrize("level", ["best", "namespaces"])
-def test_a_program_has_so_many_threads_and_no_more(level: str):
+def test_the_threads_of_a_program_are_limited(level: str):
     async def work(sandbox: Sandbox) -> None:
         assert await sandbox.run_code("python3", MANY_THREADS, {}) == 63
         assert await sandbox.run_code("python3", THREADS_THAT_END, {}) == "all"
@@ -208,7 +212,7 @@ def test_a_program_has_so_many_threads_and_no_more(level: str):
     in_sandbox(work, level=level)
 
 
-def test_threads_are_watched_where_the_kernel_asks_nobody(
+def test_threads_are_counted_without_seccomp_notifications(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     inside_folder = tmp_path / "inside"
@@ -236,7 +240,7 @@ def test_threads_are_watched_where_the_kernel_asks_nobody(
 
 @pytest.mark.parametrize("level", ["best", "namespaces"])
 @pytest.mark.parametrize("socket_type", ["SOCK_DGRAM", "SOCK_SEQPACKET", "SOCK_STREAM"])
-def test_nothing_is_sent_to_the_machines_own_services(level: str, socket_type: str):
+def test_local_datagrams_are_refused(level: str, socket_type: str):
     async def work(sandbox: Sandbox) -> None:
         with pytest.raises(SandboxError, match="Operation not permitted"):
             await sandbox.run_code("python3", DATAGRAM, {"kind": socket_type})
@@ -244,11 +248,11 @@ def test_nothing_is_sent_to_the_machines_own_services(level: str, socket_type: s
     in_sandbox(work, level=level)
 
 
-def test_every_caller_says_whose_program_it_is():
+def test_every_sandbox_call_names_its_tenant():
     """Every call of the sandbox names the tenant whose share it uses."""
     calls = 0
     for file in SOURCE.rglob("*.py"):
-        # The sandbox of a workflow's nodes is bound to their tenant already.
+        # The sandbox of workflow nodes is already bound to a tenant.
         if file.is_relative_to(SOURCE / "workflow" / "nodes"):
             continue
         if file.is_relative_to(SOURCE / "sandbox"):

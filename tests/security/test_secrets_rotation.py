@@ -1,4 +1,7 @@
-"""`secrets rotate` beside servers that run: nothing fails, nothing is lost, and no key is named to callers."""
+"""Tests for `secrets rotate` with running servers.
+
+Nothing fails, nothing is lost, and callers never see a key id.
+"""
 
 import asyncio
 import threading
@@ -52,7 +55,7 @@ def _server(start: Start, url: str, home: Path, database: str) -> Running:
 
 
 def _tenant(running: Running, name: str) -> str:
-    """A tenant with a credential of its own; its admin's key."""
+    """Create a tenant with a credential of its own; return its admin's key."""
     assert (
         ask(running, "POST", "/admin/v1/tenants", {"name": name}, key=OWNER).status
         == 201
@@ -83,7 +86,7 @@ def _rotate(home: Path, database: str) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_two_servers_go_on_while_the_keys_are_rotated(
+def test_two_servers_keep_working_during_key_rotation(
     start_gateway: Start,  # noqa: F811
     fine: Upstream,
     tmp_path: Path,
@@ -91,7 +94,8 @@ def test_two_servers_go_on_while_the_keys_are_rotated(
 ):
     home = tmp_path / "shared-home"
     servers = [_server(start_gateway, fine.url, home, database_url) for _ in range(2)]
-    name = f"t-{abs(hash(str(tmp_path))) % 10**9}"  # PostgreSQL's database is shared with other tests
+    # PostgreSQL's database is shared with other tests.
+    name = f"t-{abs(hash(str(tmp_path))) % 10**9}"
     key = _tenant(servers[0], name)
     servers[1].do(servers[1].yard.services.tenancy.directory.refresh())
     statuses: list[int] = []
@@ -140,7 +144,7 @@ def test_two_servers_go_on_while_the_keys_are_rotated(
     )
 
 
-def test_a_key_that_is_nowhere_is_a_503_that_names_none(
+def test_a_missing_master_key_is_a_503_without_key_ids(
     start_gateway: Start,  # noqa: F811
     fine: Upstream,
     tmp_path: Path,
@@ -162,7 +166,7 @@ def test_a_key_that_is_nowhere_is_a_503_that_names_none(
         text = refused.body.decode()
         assert stranger.active not in text
         assert running.yard.services.storage.keys.active not in text
-    # With the key in the key file, the credential can be used again.
+    # With the key back in the key file, the credential works again.
     home_key = tmp_path / "home" / MASTER_KEY
     save_key_ring(home_key, KeyRing({**load_key_ring(home_key).keys, **stranger.keys}))
     _encrypt_credential(running, stranger, '{"api_key": "sk-new"}')
@@ -170,8 +174,7 @@ def test_a_key_that_is_nowhere_is_a_503_that_names_none(
 
 
 def _encrypt_credential(running: Running, key_ring: KeyRing, values: str) -> None:
-    """Replace the values of the tenant's credential by some that this key ring
-    encrypts."""
+    """Replace the tenant's credential values by ones that this key ring encrypted."""
     resources = running.yard.services.storage.resources
     (row,) = running.do(resources.list("acme", StoredCredential.kind))
     secret = key_ring.encrypt(values, tenant="acme", kind=row.kind, row=row.id)
@@ -182,7 +185,7 @@ def _encrypt_credential(running: Running, key_ring: KeyRing, values: str) -> Non
     running.do(running.yard.services.tenancy.directory.refresh())
 
 
-def test_a_damaged_credential_leaves_the_tenants_others(
+def test_a_damaged_credential_does_not_affect_others(
     start_gateway: Start,  # noqa: F811
     fine: Upstream,
     tmp_path: Path,
@@ -208,7 +211,7 @@ def test_a_damaged_credential_leaves_the_tenants_others(
     assert fine.requests[-1].key == "sk-second"
 
 
-def test_the_ring_follows_its_file_and_reads_it_only_when_it_changed(
+def test_the_key_ring_rereads_its_file_only_after_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = tmp_path / "master.key"
@@ -230,18 +233,18 @@ def test_the_ring_follows_its_file_and_reads_it_only_when_it_changed(
         with pytest.raises(UnknownKeyError):
             ring.decrypt(sealed, **row_identity)
         assert not ring.matches(b"key", digest)
-    assert not reads  # the file is as it was
+    assert not reads  # the file has not changed
     save_key_ring(path, newer)
     assert ring.matches(b"key", digest)
     assert ring.decrypt(sealed, **row_identity) == "secret"
     assert ring.active == newer.active
     assert len(reads) == 1
     path.write_text("nonsense")
-    assert not ring.reload()  # what cannot be read changes nothing
+    assert not ring.reload()  # an unreadable file is ignored
     assert ring.decrypt(sealed, **row_identity) == "secret"
 
 
-def test_two_rotations_at_once_drop_no_key(tmp_path: Path):
+def test_concurrent_rotations_lose_no_key(tmp_path: Path):
     path = tmp_path / "master.key"
     load_key_ring(path)
     with (
@@ -254,8 +257,8 @@ def test_two_rotations_at_once_drop_no_key(tmp_path: Path):
         pass
 
 
-def test_everything_that_is_encrypted_is_encrypted_anew():
-    """The law: whatever holds a secret is known to the rotation."""
+def test_every_secret_is_encrypted_again():
+    """Property: the rotation covers everything that stores a secret."""
     assert {
         resource_class
         for resource_class in KINDS.values()
@@ -264,7 +267,7 @@ def test_everything_that_is_encrypted_is_encrypted_anew():
     assert len(WITH_SECRET) >= 6
 
 
-def test_what_changes_during_a_rotation_is_not_overwritten(
+def test_concurrent_changes_are_not_overwritten_by_a_rotation(
     start_gateway: Start,  # noqa: F811
     fine: Upstream,
     tmp_path: Path,
@@ -295,7 +298,7 @@ def test_what_changes_during_a_rotation_is_not_overwritten(
     assert (credential.weight, newer.is_current(credential.secret)) == (7.0, True)
 
 
-def test_signed_addresses_outlive_a_rotation(tmp_path: Path):
+def test_signed_urls_survive_a_rotation(tmp_path: Path):
     path = tmp_path / "master.key"
     ring = load_key_ring(path)
     files = FileStore(tmp_path / "files", ring.digest, ring.matches)
@@ -323,7 +326,7 @@ def test_signed_addresses_outlive_a_rotation(tmp_path: Path):
     assert not ring.matches_any(b"text", "é")
 
 
-def test_a_secret_error_is_no_500():
+def test_a_secret_error_is_not_a_500():
     from modelyard.gateway.errors import status_of
 
     assert status_of(SecretError("x"))[0] == 503

@@ -1,4 +1,4 @@
-"""What the pages on security name is there."""
+"""What the documentation on security refers to exists."""
 
 import re
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_each_setting_that_a_page_names_exists(page: str):
         assert name in value.__struct_fields__, f"{part}.{name}"
 
 
-def test_each_requirement_stands_there_once():
+def test_each_requirement_is_listed_once():
     rows = re.findall(
         r"^\| ([\dASI.]+) \| [^|]+ \| ([^|]+) \| ([^|]+) \|$",
         (ROOT / PAGES[1]).read_text("utf-8"),

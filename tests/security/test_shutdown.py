@@ -1,4 +1,7 @@
-"""The end of the server: who is cut is told so in the words of their format, and nothing stays behind."""
+"""Tests for server shutdown.
+
+Interrupted requests get an error in their own format, and nothing is left behind.
+"""
 
 import signal
 import socket
@@ -43,7 +46,7 @@ def _joined(readers: dict[str, Reader]) -> dict[str, Reader]:
     return readers
 
 
-def test_what_lasts_longer_than_the_grace_ends_in_the_words_of_its_format(
+def test_streams_beyond_the_grace_period_end_with_an_error_in_their_format(
     endless: Upstream,
 ):
     requests_before = len(endless.requests)
@@ -67,7 +70,7 @@ def test_what_lasts_longer_than_the_grace_ends_in_the_words_of_its_format(
             ):
                 time.sleep(0.02)
             server.process.terminate()
-            assert idle.recv(10) == b""  # nothing was asked on it
+            assert idle.recv(10) == b""  # no request was pending on it
             with pytest.raises(OSError):
                 for _ in range(100):
                     socket.create_connection(
@@ -82,9 +85,8 @@ def test_what_lasts_longer_than_the_grace_ends_in_the_words_of_its_format(
         assert {
             name: text for name, text in texts.items() if SHUTDOWN_TEXT not in text
         } == {}
-        assert all(
-            reader.is_whole for reader in readers.values()
-        )  # HTTP's own end came as well
+        # HTTP framing was terminated properly too.
+        assert all(reader.is_whole for reader in readers.values())
         unstreamed_reader.thread.join(30)
         assert unstreamed_reader.status == 503
         assert SHUTDOWN_TEXT in unstreamed_reader.shutdown_message()
@@ -93,7 +95,7 @@ def test_what_lasts_longer_than_the_grace_ends_in_the_words_of_its_format(
         assert len(rows) == len(endless.requests) - requests_before
 
 
-def test_what_ends_within_the_grace_is_not_touched():
+def test_calls_that_end_within_the_grace_period_are_completed():
     with (
         Upstream(storyteller(30, 0.02)) as upstream,
         world(upstream, grace=30.0, with_apps=False) as server,
@@ -141,7 +143,7 @@ def test_a_second_signal_ends_the_server_at_once(
         assert not _joined(readers)["chat"].is_whole
 
 
-def test_workers_tell_their_callers_too_and_none_is_left(endless: Upstream):
+def test_workers_send_the_error_too_and_none_is_left(endless: Upstream):
     with world(endless, "--workers", "2", grace=0.5, with_apps=False) as server:
         readers = {f"{index}": Reader(server, FORMS["chat"]) for index in range(4)}
         assert all(reader.begun.wait(60) for reader in readers.values())

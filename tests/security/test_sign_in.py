@@ -1,4 +1,8 @@
-"""Strangers at the door: their tries are counted before they are made, and keep nobody out who is known."""
+"""Tests for sign-in under attack.
+
+Attempts are rate limited before the password is verified, and known users can still
+sign in.
+"""
 
 import asyncio
 import contextlib
@@ -36,7 +40,7 @@ HOME = "192.0.2.1"
 
 @pytest.fixture
 def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which passwords were looked at; looking takes 5 ms and no core, so that a thousand are no load."""
+    """Passwords that were verified; a mock verification takes 5 ms and no CPU."""
     verified_passwords: list[str] = []
 
     def verify(password: str, stored_hash: str) -> bool:
@@ -51,7 +55,7 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def gate(verified: list[str], monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Until it is set, no wrong password is looked at to its end."""
+    """An event that holds back the verification of wrong passwords until it is set."""
     opened, verify = threading.Event(), passwords._verify  # pyright: ignore[reportPrivateUsage]
 
     def waiting(password: str, stored_hash: str) -> bool:
@@ -73,7 +77,7 @@ def run(work: Callable[[Modelyard], Awaitable[None]], home: Path) -> None:
 async def failed_sign_ins(
     accounts: Accounts, count: int, address: Callable[[int], str], email: str = OWNER
 ) -> list[type]:
-    """How each of so many wrong passwords at once ended."""
+    """Try wrong passwords in parallel; return the type of each outcome."""
     attempts = [
         accounts.sign_in(email, f"wrong {index:04}", address=address(index))
         for index in range(count)
@@ -100,13 +104,12 @@ def test_a_hundred_tries_at_once_are_five(tmp_path: Path, verified: list[str]):
 def test_tries_from_many_places_on_one_account_are_twenty_a_minute(
     tmp_path: Path, verified: list[str], email: str
 ):
-    """And the same for an address that nobody has: what is said tells nothing."""
+    """The same holds for an unknown address, so the answers reveal nothing."""
 
     async def work(yard: Modelyard) -> None:
         await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
-        for subnet in range(
-            10
-        ):  # few at once: nobody is sent away because the queue is full
+        # Few at a time, so that nobody is refused because the queue is full.
+        for subnet in range(10):
             await failed_sign_ins(
                 yard.services.tenancy.accounts,
                 10,
@@ -135,7 +138,7 @@ def test_one_place_tries_thirty_a_minute_on_all_accounts(
 def test_whoever_is_known_signs_in_whatever_strangers_do(
     tmp_path: Path, verified: list[str], gate: threading.Event
 ):
-    """By where they were signed in before, or by the browser that they signed in with, from wherever it calls now."""
+    """Known: signed in before from this address, or in this browser from anywhere."""
 
     async def work(yard: Modelyard) -> None:
         account = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
@@ -166,7 +169,7 @@ def test_whoever_is_known_signs_in_whatever_strangers_do(
     run(work, tmp_path)
 
 
-def test_strangers_of_the_same_place_do_not_count_against_a_known_browser(
+def test_strangers_at_the_same_address_do_not_block_a_known_browser(
     tmp_path: Path, verified: list[str]
 ):
     async def work(yard: Modelyard) -> None:
@@ -183,7 +186,8 @@ def test_strangers_of_the_same_place_do_not_count_against_a_known_browser(
                 await yard.services.tenancy.accounts.sign_in(
                     OWNER, "wrong", address=HOME, device=device
                 )
-        with pytest.raises(TooManyTriesError):  # and it has no more tries than anybody
+        # A known browser has no more attempts than others.
+        with pytest.raises(TooManyTriesError):
             await yard.services.tenancy.accounts.sign_in(
                 OWNER, PASSWORD, address=HOME, device=device
             )
@@ -195,7 +199,7 @@ def test_strangers_of_the_same_place_do_not_count_against_a_known_browser(
     lambda text: text[:-4] + "0000", lambda text: "9" + text, lambda text: f"²{text}", lambda text: "." * 400,
     lambda text: text.replace(".", "x"), lambda text: "1000." + text.partition(".")[2],
 ])  # fmt: skip
-def test_a_browser_that_nobody_signed_in_with_is_a_strangers(
+def test_an_unknown_or_foreign_device_cookie_is_ignored(
     tmp_path: Path, verified: list[str], forge: Any
 ):
     async def work(yard: Modelyard) -> None:
@@ -214,7 +218,7 @@ def test_a_browser_that_nobody_signed_in_with_is_a_strangers(
     run(work, tmp_path)
 
 
-def test_no_more_than_a_few_wait_for_a_password_to_be_looked_at(
+def test_the_queue_of_password_verifications_is_limited(
     tmp_path: Path, verified: list[str]
 ):
     async def work(yard: Modelyard) -> None:
@@ -232,7 +236,7 @@ def test_no_more_than_a_few_wait_for_a_password_to_be_looked_at(
         ]
         assert ended.count(BusyError) > 100
         assert ended.count(BusyError) + ended.count(SignInError) == 500
-        # Whoever was sent away had no try: the next one is looked at.
+        # A refused attempt does not count: the next one is verified.
         verified_before = len(verified)
         with pytest.raises(SignInError):
             await yard.services.tenancy.accounts.sign_in(
@@ -243,7 +247,7 @@ def test_no_more_than_a_few_wait_for_a_password_to_be_looked_at(
     run(work, tmp_path)
 
 
-def test_nobody_has_a_password_hashed_who_was_not_invited(
+def test_passwords_are_hashed_only_with_a_valid_invitation(
     tmp_path: Path, verified: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     hashed_passwords: list[str] = []
@@ -272,8 +276,8 @@ def test_nobody_has_a_password_hashed_who_was_not_invited(
     run(work, tmp_path)
 
 
-def test_an_account_that_there_is_takes_as_long_as_one_that_there_is_not():
-    """Both have one hash made, of the same cost."""
+def test_existing_and_unknown_accounts_take_equally_long():
+    """Both compute one hash of the same cost."""
     nobodys, somebodys = passwords._dummy_hash(), passwords._hash(PASSWORD)  # pyright: ignore[reportPrivateUsage]
     assert nobodys.split("$")[:4] == somebodys.split("$")[:4]
     assert [len(part) for part in nobodys.split("$")] == [
@@ -284,7 +288,7 @@ def test_an_account_that_there_is_takes_as_long_as_one_that_there_is_not():
 
 
 def test_passwords_are_hashed_as_asvs_asks():
-    """ASVS 5, appendix C: at least 19 MiB with two rounds; and two at once take less than 50 MB."""
+    """ASVS 5, appendix C: at least 19 MiB, two rounds; two at once take under 50 MB."""
     _, name, _, parameters, *_ = passwords._hash(PASSWORD).split("$")  # pyright: ignore[reportPrivateUsage]
     memory, rounds, _ = (
         int(parameter.partition("=")[2]) for parameter in parameters.split(",")
@@ -295,7 +299,7 @@ def test_passwords_are_hashed_as_asvs_asks():
     assert 2 * memory * 1024 < 50_000_000
 
 
-def test_a_hash_of_earlier_parameters_fits_and_is_made_again(tmp_path: Path):
+def test_a_hash_with_old_parameters_is_accepted_and_renewed(tmp_path: Path):
     kdf = Argon2id(
         salt=b"sixteen bytes ok",
         length=32,
@@ -325,7 +329,7 @@ def test_a_hash_of_earlier_parameters_fits_and_is_made_again(tmp_path: Path):
     run(work, tmp_path)
 
 
-def test_windows_pass_and_names_are_forgotten():
+def test_attempt_windows_expire_and_names_are_dropped():
     clock_seconds = [0.0]
     attempts = Attempts(2, 60.0, lambda: clock_seconds[0])
     attempts.take("a")
@@ -349,14 +353,14 @@ def test_windows_pass_and_names_are_forgotten():
     ("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
     ("", ""), ("unix", "unix"),
 ])  # fmt: skip
-def test_one_person_has_one_place(address: str, network: str):
+def test_client_networks(address: str, network: str):
     assert client_network(address) == network
 
 
-# ------------------------------------------------------------------------------------------------ sessions
+# ----------------------------------------------------------------------------- sessions
 
 
-def test_cookies_that_nobody_gave_are_looked_up_off_the_loop_and_a_few_at_once(
+def test_unknown_cookies_are_looked_up_off_the_event_loop_with_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     async def work(yard: Modelyard) -> None:
@@ -383,13 +387,12 @@ def test_cookies_that_nobody_gave_are_looked_up_off_the_loop_and_a_few_at_once(
             )
             for index in range(200)
         ]
-        await asyncio.sleep(0)  # the loop goes on while the database does not answer
+        await asyncio.sleep(0)  # the loop runs while the database is blocked
         await asyncio.sleep(0)
         waiting = [lookup for lookup in asking if not lookup.done()]
         assert len(waiting) == 64
-        assert (
-            len(threads) <= 2
-        )  # of the four that read: the others are left to everybody else
+        # Two of the four readers: the others stay free for everybody else.
+        assert len(threads) <= 2
         gate.set()
         ended = await asyncio.gather(*asking, return_exceptions=True)
         assert sum(isinstance(outcome, BusyError) for outcome in ended) == 136
@@ -441,7 +444,7 @@ def test_a_session_that_ends_while_it_is_looked_up_is_not_remembered(
     run(work, tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ over HTTP
+# ---------------------------------------------------------------------------- over HTTP
 
 
 def sign_in_from(
@@ -457,7 +460,7 @@ def sign_in_from(
         )
 
 
-def test_the_owner_signs_in_beside_strangers_from_other_addresses(
+def test_the_owner_can_sign_in_while_strangers_try(
     start_gateway: Any, gate: threading.Event
 ):
     running = start_gateway()
@@ -497,7 +500,9 @@ def test_the_owner_signs_in_beside_strangers_from_other_addresses(
             assert element.json()["error"]["code"] == "too_many_tries"
 
 
-def test_invitations_and_ways_back_are_tried_thirty_times_a_minute(start_gateway: Any):
+def test_invitations_and_oidc_callbacks_are_limited_to_thirty_a_minute(
+    start_gateway: Any,
+):
     running = start_gateway(
         oidc=OidcSettings(issuer="http://127.0.0.1:9", client_id="x")
     )
@@ -529,7 +534,7 @@ APP = yaml.safe_dump({
 })  # fmt: skip
 
 
-def test_whoever_invents_visitors_of_a_page_is_counted_by_where_they_call_from(
+def test_invented_page_visitors_are_limited_by_address(
     start_gateway: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(visitors, "WRITES_A_MINUTE", 9)
@@ -560,7 +565,7 @@ def test_whoever_invents_visitors_of_a_page_is_counted_by_where_they_call_from(
         assert reading.status_code == 200
 
 
-def test_a_service_key_reaches_a_file_by_its_owners_name_alone(start_gateway: Any):
+def test_a_service_key_reaches_files_only_with_their_user(start_gateway: Any):
     running = start_gateway()
     with httpx.Client(base_url=running.origin, timeout=60) as client:
         keys: list[str] = []

@@ -1,4 +1,7 @@
-"""Content of tenants never speaks with the console's voice: plugins' addresses, webhooks, triggers, files."""
+"""Tests that tenants' content never runs with the console's origin.
+
+Plugins' endpoints, webhooks, triggers and files.
+"""
 
 import ast
 import asyncio
@@ -76,7 +79,7 @@ SEEN = {"x-hello": "there"}
 
 @pytest.fixture
 def echoing(plugged: Plug, tmp_path: Path) -> Callable[..., tuple[PluginGateway, str]]:
-    """A plugin that says what it got, and sends what it should not."""
+    """A plugin that echoes its request, and returns forbidden headers."""
 
     def start(**changes: Any) -> tuple[PluginGateway, str]:
         folder = tmp_path / "webhook"
@@ -106,7 +109,7 @@ def is_sandboxed(headers: httpx.Headers) -> bool:
     )
 
 
-def test_a_plugins_address_is_told_nothing_of_ours_and_sets_nothing_of_ours(
+def test_a_plugin_endpoint_gets_and_sets_none_of_our_headers(
     echoing: Any,
 ):
     gateway, hook = echoing()
@@ -141,7 +144,7 @@ def test_a_plugins_address_is_told_nothing_of_ours_and_sets_nothing_of_ours(
     assert (refused.status_code, "200 to 599" in refused.text) == (502, True)
 
 
-def test_credentials_of_senders_own_reach_a_plugin_where_the_operator_says_so(
+def test_authorization_reaches_a_plugin_only_if_configured(
     echoing: Any,
 ):
     gateway, hook = echoing(
@@ -174,9 +177,7 @@ def test_credentials_of_senders_own_reach_a_plugin_where_the_operator_says_so(
 
 
 @pytest.mark.parametrize("passes", [False, True])
-def test_a_webhook_node_gets_no_cookie_even_where_it_declares_one(
-    start_gateway: Start, passes: bool
-):
+def test_a_webhook_node_never_gets_cookies(start_gateway: Start, passes: bool):
     running = start_gateway(content=ContentSettings(pass_authorization=passes))
     declared = [
         {"name": name}
@@ -192,7 +193,7 @@ def test_a_webhook_node_gets_no_cookie_even_where_it_declares_one(
     with httpx.Client(base_url=running.origin, timeout=30) as client:
         app = client.post("/admin/v1/apps", json={"file": file}).json()["id"]
         (trigger,) = client.get(f"/admin/v1/apps/{app}/triggers").json()["data"]
-        # Not the client that signs in: what it sends is what a stranger would.
+        # A client without the session cookie, like a stranger's.
         answer = httpx.post(
             trigger["address"], json={}, headers={**CREDENTIALS, **SEEN}, timeout=30
         )
@@ -207,7 +208,7 @@ def test_a_webhook_node_gets_no_cookie_even_where_it_declares_one(
 
 
 @pytest.mark.parametrize("text", ["<script>1</script>", '{"a": 1}', ""])
-def test_what_a_webhook_answers_is_shut_in(start_gateway: Start, text: str):
+def test_webhook_answers_are_sandboxed(start_gateway: Start, text: str):
     running = start_gateway()
     with httpx.Client(base_url=running.origin, timeout=30) as client:
         file = webhook(response_body=text)
@@ -218,7 +219,7 @@ def test_what_a_webhook_answers_is_shut_in(start_gateway: Start, text: str):
     assert not answer.headers["content-type"].startswith("text/html")
 
 
-def test_a_trigger_is_told_nothing_of_ours(plugged: Plug):
+def test_a_trigger_gets_none_of_our_headers(plugged: Plug):
     gateway = plugged()
     gateway.install("pulse")
     row = gateway.run_on_loop(
@@ -282,7 +283,7 @@ def test_files_are_handed_over_and_run_nothing(start_gateway: Start, content_typ
     )
 
 
-def test_an_app_shows_pictures_in_place_and_hands_over_the_rest(start_gateway: Start):
+def test_an_app_shows_images_inline_and_other_files_as_downloads(start_gateway: Start):
     running = start_gateway()
     with httpx.Client(base_url=running.origin, timeout=30) as client:
         file = app_file([{"id": "start", "type": "start", "variables": []}, {"id": "end", "type": "end", "outputs": []}],
@@ -317,7 +318,7 @@ def test_an_app_shows_pictures_in_place_and_hands_over_the_rest(start_gateway: S
     }  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------ in a browser
+# ------------------------------------------------------------------------- in a browser
 
 PASSWORD = "correct horse battery staple"
 PAGE = """<!doctype html><title>page</title><p id="said">nothing</p><script>
@@ -387,7 +388,8 @@ def test_a_signed_in_operators_browser_gives_a_tenants_page_nothing(
     }
     assert {page_results[name] for name in ("admin", "key")} == {"refused: TypeError"}
     assert page_results["worker"].startswith("refused: ")
-    # The browser itself is still the operator, and no key was made by what could not read the answer.
+    # The browser is still signed in as operator, and the script that could not read the
+    # answer created no key.
     assert keys == []
 
 
@@ -405,8 +407,9 @@ def test_no_picture_is_asked_for_because_an_answer_names_one(
     picture = f"/files/{stored_file.id}?{files.sign('read', 'default', stored_file.id, seconds=60)}"
     with chromium.new_context(base_url=origin) as context:
         page = context.new_page()
-        page.goto("/chat/nobody")  # a page of ours, with the policy of all of them
-        # The page makes a link of each (tests/console); had it a picture, the policy would keep the browser from asking.
+        page.goto("/chat/nobody")  # any page of ours, with its policy
+        # The page turns images into links (tests/console); if it had one, the policy
+        # would stop the browser from loading it.
         refused = page.evaluate(
             """(addresses) => Promise.all(addresses.map((address) => new Promise((done) => {
                 const image = document.createElement("img");
@@ -416,7 +419,7 @@ def test_no_picture_is_asked_for_because_an_answer_names_one(
             })))""",
             ["/admin/v1/about", "http://127.0.0.1:9/x", picture],
         )
-        # What the page's script fetched is shown.
+        # What the page's own script fetched is displayed.
         image_width = page.evaluate(
             """async (address) => {
                 const data = await (await fetch(address, { credentials: "omit" })).blob();
@@ -431,7 +434,7 @@ def test_no_picture_is_asked_for_because_an_answer_names_one(
     assert image_width == 1
 
 
-def test_pages_of_ours_may_show_only_pictures_that_they_hold(start_gateway: Start):
+def test_our_pages_may_show_only_embedded_images(start_gateway: Start):
     origin = start_gateway().origin
     for path in ("/console", "/chat/nobody"):
         policy = httpx.get(f"{origin}{path}").headers["content-security-policy"]
@@ -443,7 +446,7 @@ def test_pages_of_ours_may_show_only_pictures_that_they_hold(start_gateway: Star
         )
 
 
-# ------------------------------------------------------------------------------------------------ an origin of its own
+# -------------------------------------------------------------------- a separate origin
 
 CONTENT = "https://usercontent.example"
 THEIRS = (
@@ -495,7 +498,7 @@ def test_with_an_origin_of_its_own_content_is_there_and_nothing_else_is(
             ).status_code
             == 200
         )
-        # Plugins hand files in where they reach the server.
+        # Plugins upload files at the address where they reach the server.
         assert (
             "signature of the file address" in client.post("/files/plugins/upload").text
         )
@@ -514,7 +517,7 @@ def test_with_an_origin_of_its_own_content_is_there_and_nothing_else_is(
         "a b",
     ],
 )
-def test_an_origin_that_is_none_is_refused_with_its_line(tmp_path: Path, text: str):
+def test_an_invalid_origin_is_refused_with_its_line(tmp_path: Path, text: str):
     file = tmp_path / "modelyard.yaml"
     file.write_text(f"log_level: info\ncontent:\n  origin: {json.dumps(text)}\n")
     with pytest.raises(
@@ -532,7 +535,7 @@ def test_an_origin_that_is_none_is_refused_with_its_line(tmp_path: Path, text: s
 
 
 def test_no_browser_guesses_the_type_of_anything(start_gateway: Start):
-    """A law over answers of every kind: pages, JSON, texts, streams, refusals."""
+    """Property over all kinds of answers: pages, JSON, text, streams, errors."""
     origin = start_gateway().origin
     chat = {
         "model": "echo/echo",
@@ -562,7 +565,7 @@ def test_no_browser_guesses_the_type_of_anything(start_gateway: Start):
     ] == []
 
 
-def test_without_one_everything_is_where_it_was():
+def test_without_a_content_origin_all_hosts_serve_all_paths():
     rules = ContentRules(origin=lambda: "")
     for path in (*THEIRS, *OURS):
         rules.check_host("GET", path, "anything")
@@ -570,7 +573,7 @@ def test_without_one_everything_is_where_it_was():
         ContentRules(origin=lambda: CONTENT).check_host("GET", "/e/x", None)
 
 
-# ------------------------------------------------------------------------------------------------ the parts
+# --------------------------------------------------------------- the rules on their own
 
 
 @pytest.mark.parametrize(
@@ -595,8 +598,8 @@ def test_types_and_names_cannot_end_their_header():
     assert disposition("inline", 'a"; b.html\r\n') == 'inline; filename="a___b.html__"'
 
 
-def test_a_law_only_these_read_a_requests_headers_as_they_came():
-    """Whoever hands headers on to a tenant's code takes them from `ContentRules.incoming`."""
+def test_only_listed_modules_read_raw_request_headers():
+    """Headers for a tenant's code are taken from `ContentRules.incoming`."""
     allowed = {
         "auth.py", "http.py", "server.py", "raw_requests.py", "console_api/accounts.py", "console_api/oidc.py",
         "plugins/webhooks.py",
@@ -622,7 +625,7 @@ def test_a_law_only_these_read_a_requests_headers_as_they_came():
     )
 
 
-def test_a_header_that_ends_its_line_is_never_sent(start_gateway: Start):
+def test_headers_with_line_breaks_are_never_sent(start_gateway: Start):
     """The last line of defence, whoever writes a header."""
     gateway = gateway_for(start_gateway().yard.services)
 
@@ -663,7 +666,7 @@ def test_a_header_that_ends_its_line_is_never_sent(start_gateway: Start):
     assert (answer.status_code, answer.headers["x-a"]) == (200, "1  set-cookie: a=b")
 
 
-def test_what_callers_and_apps_name_ends_no_header(start_gateway: Start):
+def test_names_from_callers_and_apps_cannot_break_headers(start_gateway: Start):
     running = start_gateway()
     with httpx.Client(base_url=running.origin, timeout=30) as client:
         body = {

@@ -1,4 +1,4 @@
-"""A server that says what it was asked, and one for tokens; on loopback, in a thread."""
+"""An echo server and a token server on loopback, in a thread."""
 
 import json
 import threading
@@ -67,7 +67,7 @@ class _Echo(BaseHTTPRequestHandler):
 
 
 def _extension(request: dict[str, Any], key: str | None) -> dict[str, Any]:
-    """An API extension: weather for cities, and words that it does not like."""
+    """Answer as an API extension: weather data, and moderation of forbidden words."""
     point, params = request["point"], request["params"]
     text = str(params.get("query") or params.get("text") or "")
     match point:

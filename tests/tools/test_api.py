@@ -1,4 +1,7 @@
-"""OpenAPI and Swagger descriptions as tools: every place of a parameter, every way to show who calls, every answer."""
+"""Tests for OpenAPI and Swagger descriptions as tools.
+
+Every parameter location, every authentication method, every kind of answer.
+"""
 
 import asyncio
 import json
@@ -31,7 +34,7 @@ def origin() -> Iterator[str]:
 
 
 def openapi_description(origin: str, **operations: Any) -> str:
-    """A description with one operation a path, by name."""
+    """Return a description with one operation per path, by name."""
     return yaml.dump({
         "openapi": "3.1.0", "info": {"title": "Echo", "version": "1"}, "servers": [{"url": f"http://{origin}/api"}],
         "paths": {operation.pop("path", f"/{name}"): {operation.pop("method", "get"): {"operationId": name, **operation}}
@@ -99,7 +102,7 @@ PLACES: dict[str, tuple[dict[str, Any], Any, str, Any]] = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_parameters_go_where_they_belong(name: str, origin: str):
+def test_parameters_are_sent_in_their_locations(name: str, origin: str):
     declared_parameter, value, where, expected = PLACES[name]
     api = parse(
         openapi_description(
@@ -156,7 +159,7 @@ def test_bodies(name: str, origin: str):
     assert received["headers"]["idempotency-key"] == "run/1"
 
 
-def test_files_go_in_parts(origin: str):
+def test_files_are_sent_as_multipart(origin: str):
     fields = {
         "title": {"type": "string"},
         "file": {"type": "string", "format": "binary"},
@@ -201,7 +204,7 @@ AUTHS: dict[str, tuple[Auth, str, Any]] = {
 
 
 @pytest.mark.parametrize("name", AUTHS)
-def test_ways_to_show_who_calls(name: str, origin: str):
+def test_authentication_methods(name: str, origin: str):
     auth, where, expected = AUTHS[name]
     received: Any = echoed_request(
         call(parse(openapi_description(origin, op={})), "op", {}, origin, auth)
@@ -239,7 +242,7 @@ def test_answers_of_every_kind(origin: str):
     assert call(api, "nothing", {}, origin).text == "Done: status 204."
 
 
-def test_hosts_that_must_not_be_called(origin: str):
+def test_forbidden_hosts(origin: str):
     api = parse(openapi_description("127.0.0.1:1", op={}))
     assert (
         "Address blocked" in call(api, "op", {}, origin).text
@@ -251,7 +254,7 @@ def test_hosts_that_must_not_be_called(origin: str):
     assert "declares no server" in call(nowhere, "a_get", {}, origin).text
 
 
-def test_a_path_cannot_be_left(origin: str):
+def test_a_path_parameter_cannot_change_the_path(origin: str):
     api = parse(
         openapi_description(
             origin,
@@ -306,7 +309,7 @@ def _parse_operation(**operation: Any) -> Operation:
     return parse(json.dumps(text)).operations[0]
 
 
-def test_references_that_go_round_or_lead_away():
+def test_circular_and_external_references():
     def body(schema: Any) -> dict[str, Any]:
         return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
 
@@ -335,12 +338,12 @@ def test_references_that_go_round_or_lead_away():
         ('{"openapi": "3.0.0", "paths": {"/a": {"get": {"parameters": [{"name": "x", "in": "moon"}]}}}}', "has no operations"),
     ],
 )  # fmt: skip
-def test_what_is_no_description(text: str, expected_message: str):
+def test_invalid_descriptions(text: str, expected_message: str):
     with pytest.raises(DescriptionError, match=expected_message):
         parse(text)
 
 
-def test_names_that_models_take_and_that_differ():
+def test_tool_names_are_valid_and_unique():
     text = {"openapi": "3.0.0", "info": {"title": "x"}, "paths": {
         f"/a{letter}": {"get": {"operationId": "get thing!" if index < 3 else "x" * 100}} for index, letter in enumerate("abcde")
     }}  # fmt: skip
@@ -349,7 +352,7 @@ def test_names_that_models_take_and_that_differ():
     assert all(len(name) <= 60 and name.replace("_", "").isalnum() for name in names)
 
 
-def test_a_plugins_manifest_says_where_its_api_is():
+def test_a_plugin_manifest_has_the_url_of_its_api():
     manifest = {
         "schema_version": "v1",
         "api": {"type": "openapi", "url": "https://example.org/openapi.yaml"},

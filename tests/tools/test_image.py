@@ -1,4 +1,4 @@
-"""The tool that draws: pictures out of a chat model's answer, and what is said where there is none."""
+"""Tests for the image tool: images from a chat model's answer, or a clear error."""
 
 import asyncio
 import base64
@@ -67,7 +67,7 @@ def drawn(tmp_path: Path, prompt: str) -> tuple[Observation, Painter]:
     return asyncio.run(go()), painter
 
 
-def test_a_picture_comes_as_a_file(tmp_path: Path):
+def test_an_image_is_returned_as_a_file(tmp_path: Path):
     observation, painter = drawn(tmp_path, "a lynx")
     assert [(blob.data, blob.mime_type) for blob in observation.gathered.blobs] == [
         (PICTURE, "image/png")
@@ -76,7 +76,7 @@ def test_a_picture_comes_as_a_file(tmp_path: Path):
     assert painter.requests[0].messages[0].text == "a lynx"
 
 
-def test_an_answer_without_one_is_a_failure_that_says_what_to_do(tmp_path: Path):
+def test_an_answer_without_an_image_is_a_clear_error(tmp_path: Path):
     observation, _ = drawn(tmp_path, "nothing")
     assert (observation.error, "returned no picture" in observation.text) == (
         "tool_failed",

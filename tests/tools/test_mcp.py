@@ -1,4 +1,7 @@
-"""The Model Context Protocol: our client against our server by every transport, and against servers that lie."""
+"""Tests for the Model Context Protocol.
+
+Our client with our server over every transport, and with servers that misbehave.
+"""
 
 import asyncio
 import json
@@ -147,16 +150,16 @@ def test_calls_and_their_failures():
         (protocol.request(1, "tools/list", {"cursor": "99"}), protocol.INVALID_PARAMS),
     ],
 )  # fmt: skip
-def test_messages_that_are_none(message: Any, code: int):
+def test_malformed_messages(message: Any, code: int):
     assert ask(message)["error"]["code"] == code
 
 
-def test_what_wants_no_answer_has_none():
+def test_notifications_get_no_answer():
     assert ask({"jsonrpc": "2.0", "method": "notifications/initialized"}) is None
     assert ask({"jsonrpc": "2.0", "id": 7, "result": {}}) is None
 
 
-def test_headers_must_say_what_the_message_says():
+def test_headers_must_match_the_message():
     head = {
         "mcp-protocol-version": protocol.MODERN,
         "mcp-method": "tools/call",
@@ -189,10 +192,10 @@ def test_headers_must_say_what_the_message_says():
     assert protocol.read_header("=?base64?!!?=") is None
 
 
-# ------------------------------------------------------------------------------------------------ over a line each
+# --------------------------------------------------------------------------- over stdio
 
 
-def test_lines_are_served_side_by_side_and_cancelled():
+def test_stdio_requests_run_concurrently_and_can_be_cancelled():
     async def go() -> list[Any]:
         reader = asyncio.StreamReader()
         replies: list[Any] = []
@@ -228,7 +231,7 @@ def test_lines_are_served_side_by_side_and_cancelled():
     assert {reply["id"] for reply in replies} == {1, None}
 
 
-def test_a_program_over_stdio_and_one_that_dies():
+def test_a_server_over_stdio_and_one_that_dies():
     program = "import asyncio, sys\nsys.path.insert(0, '.')\nfrom tests.tools import test_mcp\nasyncio.run(test_mcp.serve_here())\n"
 
     async def go() -> None:
@@ -264,7 +267,7 @@ def test_a_program_over_stdio_and_one_that_dies():
 
 
 async def serve_here() -> None:
-    """Run in the program of the test above."""
+    """Serve over stdio; run by the program of the test above."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
@@ -277,12 +280,12 @@ async def serve_here() -> None:
     await serve_lines(McpServer(ToolManager()), offer, ToolContext(), reader, write)
 
 
-# ------------------------------------------------------------------------------------------------ servers that lie
+# ------------------------------------------------------------------ misbehaving servers
 
 
 @contextmanager
 def lying(answers: Any) -> Generator[str]:
-    """A server whose answer to a message is what `answers` says: (status, headers, body)."""
+    """Serve the responses of `answers` to each message: (status, headers, body)."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -319,7 +322,7 @@ def lying(answers: Any) -> Generator[str]:
 
 
 def run_with_server(answers: Any, work: Any) -> Any:
-    """What comes of work with a client of such a server; the error where there is one."""
+    """Return the result of `work` with a client of such a server, or the error."""
 
     async def go() -> Any:
         with lying(answers) as origin:
@@ -359,7 +362,7 @@ def after_discovery(answer: Any) -> Any:
 
 
 @pytest.mark.parametrize("sent", [5, "2026-07-28", None, {"a": 1}, True])
-def test_revisions_that_are_not_a_list_count_as_none(sent: Any):
+def test_a_malformed_list_of_revisions_counts_as_empty(sent: Any):
     assert protocol.names_of(sent) == []
 
 
@@ -377,7 +380,7 @@ LIES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_servers_that_lie(name: str):
+def test_misbehaving_servers(name: str):
     answer, error_pattern = LIES[name]
 
     async def work(client: McpClient) -> Any:
@@ -388,7 +391,7 @@ def test_servers_that_lie(name: str):
     assert re.search(error_pattern, str(run_with_server(after_discovery(answer), work)))
 
 
-def test_lists_that_never_end_or_hold_anything():
+def test_endless_and_malformed_lists():
     def endless(message: dict[str, Any]) -> Any:
         tools = [
             {"name": "a"},
@@ -413,7 +416,7 @@ def test_lists_that_never_end_or_hold_anything():
     assert run_with_server(after_discovery(endless), work) == ["a", "ok"]
 
 
-def test_a_server_of_older_revisions_and_a_forgotten_session():
+def test_a_server_of_older_revisions_and_a_lost_session():
     methods: list[str] = []
 
     def answers(message: dict[str, Any], headers: Any) -> Any:
@@ -454,7 +457,7 @@ def test_a_server_of_older_revisions_and_a_forgotten_session():
     assert methods.count("initialize") == 2
 
 
-def test_a_server_that_speaks_nothing_we_know():
+def test_a_server_of_unknown_revisions():
     def answers(message: dict[str, Any], headers: Any) -> Any:
         error = {
             "code": protocol.UNSUPPORTED_VERSION,
@@ -475,7 +478,7 @@ def test_a_server_that_speaks_nothing_we_know():
     assert "McpError" in run_with_server(answers, work)
 
 
-def test_content_of_others_as_messages():
+def test_content_of_other_servers_as_messages():
     content = [
         {"type": "text", "text": '{"a": 1}'}, {"type": "text", "text": '[{"a": 1}, {"b": 2}]'}, {"type": "text", "text": "x"},
         {"type": "image", "data": "AAE=", "mimeType": "image/x"}, {"type": "audio", "data": "!"},

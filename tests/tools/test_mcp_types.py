@@ -1,6 +1,8 @@
-"""Our MCP messages held to the official package's models, both ways; and its client at our server.
+"""MCP messages are validated against the official models, in both directions.
 
-What we send is checked by `mcp_types.methods`, for each revision that we speak; what the official models send is taken.
+Messages that we send are checked by `mcp_types.methods`, for each revision that we
+support. Messages from the official models are accepted. The official client also runs
+against our server.
 """
 
 import asyncio
@@ -67,7 +69,7 @@ async def offer() -> ServerCatalog:
 
 
 class Served:
-    """Our server in this process, and what it and its client said."""
+    """Our server in this process, with a log of the messages of server and client."""
 
     def __init__(self) -> None:
         self.server = McpServer(ToolManager())
@@ -81,7 +83,7 @@ class Served:
 
 
 def checked_request(version: str, method: str, **params: Any) -> dict[str, Any]:
-    """A request in a revision, itself held to the official models."""
+    """Return a request of a revision, itself validated by the official models."""
     meta = dict(params.pop("_meta", {}))
     if version == protocol.MODERN:
         meta |= {
@@ -95,7 +97,7 @@ def checked_request(version: str, method: str, **params: Any) -> dict[str, Any]:
 
 
 def requests_of(version: str) -> list[dict[str, Any]]:
-    """What our server answers with a result."""
+    """Return the requests that our server answers with a result."""
     first = [checked_request(version, "server/discover")] if version == protocol.MODERN else [
         checked_request(version, "initialize", protocolVersion=version, capabilities={}, clientInfo=protocol.info()),
         checked_request(version, "ping"), checked_request(version, "logging/setLevel", level="info"),
@@ -111,7 +113,7 @@ def requests_of(version: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", REVISIONS)
-def test_every_result_of_our_server_is_one_of_the_official_models(version: str):
+def test_every_result_of_our_server_matches_the_official_models(version: str):
     served = Served()
     for message in requests_of(version):
         answer = asyncio.run(served.answer(message))
@@ -121,7 +123,7 @@ def test_every_result_of_our_server_is_one_of_the_official_models(version: str):
 
 
 @pytest.mark.parametrize("version", REVISIONS)
-def test_what_our_server_says_in_between_is_one_of_the_official_models(version: str):
+def test_notifications_of_our_server_match_the_official_models(version: str):
     served = Served()
     call = checked_request(
         version,
@@ -146,7 +148,7 @@ def test_what_our_server_says_in_between_is_one_of_the_official_models(version: 
         ("tools/list", {"cursor": "x"}),
     ],
 )  # fmt: skip
-def test_every_error_of_our_server_is_the_official_model(
+def test_every_error_of_our_server_matches_the_official_model(
     version: str, method: str, params: dict[str, Any]
 ):
     meta = {"_meta": {protocol.VERSION_META: version, protocol.CAPABILITIES_META: {}}}
@@ -155,7 +157,7 @@ def test_every_error_of_our_server_is_the_official_model(
     assert JSONRPCError.model_validate(answer).id == "a"
 
 
-def test_errors_have_the_official_numbers():
+def test_errors_have_the_official_codes():
     jsonrpc = mcp_types.jsonrpc
     error_codes = [protocol.PARSE_ERROR, protocol.INVALID_REQUEST, protocol.METHOD_NOT_FOUND, protocol.INVALID_PARAMS,
             protocol.INTERNAL_ERROR, protocol.HEADER_MISMATCH, protocol.UNSUPPORTED_VERSION]  # fmt: skip
@@ -163,15 +165,18 @@ def test_errors_have_the_official_numbers():
                     jsonrpc.INTERNAL_ERROR, jsonrpc.HEADER_MISMATCH, jsonrpc.UNSUPPORTED_PROTOCOL_VERSION]  # fmt: skip
 
 
-def test_we_speak_every_revision_that_the_official_package_knows():
+def test_we_support_every_revision_of_the_official_package():
     assert set(REVISIONS) == set(mcp_types.version.KNOWN_PROTOCOL_VERSIONS)
 
 
-# ------------------------------------------------------------------------------------------------ our client
+# --------------------------------------------------------------------------- our client
 
 
 class OfficialServer:
-    """A channel whose answers are made of the official models, in one revision; it keeps what our client sends."""
+    """A channel that answers with the official models, in one revision.
+
+    It records what our client sends.
+    """
 
     def __init__(self, version: str) -> None:
         self.version = version
@@ -210,7 +215,7 @@ PNG, WAV = "iVBORw0=", "UklGRg=="
 
 
 def official_result(method: str, version: str) -> dict[str, Any]:
-    """A result as the official models dump it."""
+    """Return a result as the official models serialize it."""
     capabilities = mcp_types.ServerCapabilities(
         tools=mcp_types.ToolsCapability(),
         resources=mcp_types.ResourcesCapability(),
@@ -260,7 +265,7 @@ def official_result(method: str, version: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", REVISIONS)
-def test_our_client_sends_official_messages_and_takes_official_answers(version: str):
+def test_our_client_sends_and_accepts_official_messages(version: str):
     async def use() -> OfficialServer:
         server = OfficialServer(version)
         client = McpClient(server)
@@ -274,7 +279,7 @@ def test_our_client_sends_official_messages_and_takes_official_answers(version: 
             "text"
         ] == "hello"
         messages = list(messages_of(await client.call("t", {"a": [1, None]})))
-        # A text, a picture, a sound, a resource, a link, and the structured content.
+        # A text, an image, a sound, a resource, a link, and the structured content.
         has_structure = version in (protocol.MODERN, "2025-11-25", "2025-06-18")
         assert len(messages) >= (6 if has_structure else 5)
         await client.aclose()
@@ -297,12 +302,15 @@ def test_our_client_sends_official_messages_and_takes_official_answers(version: 
     }
 
 
-# ------------------------------------------------------------------------------------------------ the official client
+# ------------------------------------------------------------------ the official client
 
 
 @asynccontextmanager
 async def in_process(served: Served) -> AsyncIterator[Any]:
-    """A transport of the official client's whose other end is our server: JSON both ways, as on a line."""
+    """A transport of the official client that is connected to our server.
+
+    Messages are JSON in both directions, as over stdio.
+    """
     to_client, from_server = anyio.create_memory_object_stream[Any](64)
     to_server, from_client = anyio.create_memory_object_stream[Any](64)
 

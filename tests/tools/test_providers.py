@@ -1,4 +1,4 @@
-"""What tool providers offer is read from where it is kept, and is never older than what was changed last."""
+"""Tests for cached tool descriptions: none is older than the last change."""
 
 import asyncio
 import json
@@ -11,13 +11,13 @@ from modelyard.tools.providers import ToolProviders
 
 
 class HeldKept(ScopedStore):
-    """Hands a value over once it is let to; until then others may change it."""
+    """A store whose reads can be held back, while others change the value."""
 
     has_read: asyncio.Event | None = None
     may_go: asyncio.Event | None = None
 
     def hold(self) -> tuple[asyncio.Event, asyncio.Event]:
-        """(set once somebody has read, to be set so that they get it)."""
+        """Return (event set after the read, event to set to release it)."""
         self.has_read, self.may_go = asyncio.Event(), asyncio.Event()
         return self.has_read, self.may_go
 
@@ -37,7 +37,7 @@ def described(summary: str) -> str:
     })  # fmt: skip
 
 
-def test_what_was_read_before_a_change_is_not_remembered_after_it(tmp_path: Path):
+def test_a_value_read_before_a_change_is_not_cached(tmp_path: Path):
     async def work() -> None:
         async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
             held_store = HeldKept(yard.services.storage.database, yard.services.clock)
@@ -68,7 +68,7 @@ def test_what_was_read_before_a_change_is_not_remembered_after_it(tmp_path: Path
     asyncio.run(work())
 
 
-def test_what_is_read_is_remembered_until_it_changes(tmp_path: Path):
+def test_a_value_is_cached_until_it_changes(tmp_path: Path):
     async def work() -> None:
         async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
             providers = yard.services.tools.providers

@@ -1,4 +1,4 @@
-"""Arguments as models write them, arithmetic, and functions as tools."""
+"""Tests for tool arguments as models write them, arithmetic, and functions as tools."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ def test_arguments_as_models_write_them(arguments_text: str, read: dict[str, Any
     assert read_arguments(arguments_text, ONE) == read
 
 
-def test_arguments_that_nobody_can_read():
+def test_unreadable_arguments():
     with pytest.raises(
         ToolParameterError, match="must be a JSON object with the parameters a, b"
     ):
@@ -58,12 +58,12 @@ def test_arguments_that_nobody_can_read():
         max_size=5,
     )
 )
-def test_what_is_json_is_read_as_it_is(value: dict[str, Any]):
+def test_valid_json_is_read_unchanged(value: dict[str, Any]):
     assert read_arguments(json.dumps(value), {"type": "object"}) == value
 
 
 @given(st.text(max_size=200))
-def test_whatever_is_written_is_read_or_refused(text: str):
+def test_any_arguments_are_read_or_refused(text: str):
     with suppress(ToolParameterError):
         assert isinstance(read_arguments(text, ONE), dict)
 
@@ -79,13 +79,11 @@ def test_whatever_is_written_is_read_or_refused(text: str):
         ({"n": "1"}, {"type": "object", "properties": {"n": {"type": "integer"}}}, {"n": 1}),
     ],
 )  # fmt: skip
-def test_values_are_cast_where_that_loses_nothing(
-    value: Any, rule: dict[str, Any], cast: Any
-):
+def test_values_are_converted_without_loss(value: Any, rule: dict[str, Any], cast: Any):
     assert coerce_value(value, rule) == cast
 
 
-def test_unknown_names_and_wrong_values():
+def test_unknown_names_and_invalid_values():
     schema = {
         "type": "object",
         "properties": {"n": {"type": "integer", "default": 4, "maximum": 9}},
@@ -103,10 +101,11 @@ def test_unknown_names_and_wrong_values():
         "type": "object",
         "properties": {"x": {"$ref": "http://127.0.0.1:9/never"}},
     }
-    assert coerce_arguments({"x": 1}, remote) == {"x": 1}  # never fetched
+    # the reference is not fetched
+    assert coerce_arguments({"x": 1}, remote) == {"x": 1}
 
 
-def test_a_form_is_cast_as_its_parameters_say():
+def test_a_form_is_converted_to_its_parameter_types():
     parameters = [
         ToolParameter(name="n", type="number", min=1, max=5), ToolParameter(name="b", type="boolean"),
         ToolParameter(name="s", type="string", required=True), ToolParameter(name="d", default="x"),
@@ -172,7 +171,7 @@ def test_arithmetic(expression: str, value: str):
         "(" * 500,
     ],
 )
-def test_arithmetic_that_is_none(expression: str):
+def test_invalid_arithmetic(expression: str):
     with pytest.raises(ToolParameterError):
         calculate(expression)
 
@@ -204,7 +203,7 @@ def test_a_function_is_described_by_its_signature():
     assert book("x") == "x 1 a None"
 
 
-def test_functions_that_cannot_be_tools():
+def test_functions_that_cannot_be_tools_are_refused():
     def spread(*args: int) -> int:
         return 0
 
@@ -217,7 +216,7 @@ def test_functions_that_cannot_be_tools():
         FunctionTool(odd)
 
 
-def test_tools_are_found_bound_and_kept():
+def test_tools_are_found_bound_and_cached():
     calls: list[str] = []
 
     @tool(cache_seconds=60.0)
@@ -255,13 +254,14 @@ def test_tools_are_found_bound_and_kept():
         return [*texts, other_observation.text]
 
     assert asyncio.run(go()) == ["x there t", "x there t", "x there u"]
+    # The second answer came from the cache; another tenant has its own.
     assert calls == [
         "x",
         "x",
-    ]  # the second answer was kept; another tenant's is its own
+    ]
 
 
-def test_observations_gather_anything():
+def test_observations_collect_any_message():
     collector = ToolOutputCollector()
     for message in (
         {"type": "text", "message": {"text": "a"}}, {"type": "json", "message": {"json_object": {"x": 1}}},
@@ -278,7 +278,7 @@ def test_observations_gather_anything():
     assert truncate_middle("x" * 100, 40, result_id="r1").count("x") == 40
 
 
-def test_a_tool_that_raises_anything_is_an_error_of_tools():
+def test_any_exception_of_a_tool_is_a_tool_error():
     @tool
     async def odd() -> None:
         raise KeyError("k")

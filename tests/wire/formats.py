@@ -1,4 +1,4 @@
-"""The chat formats by their own names, as the tests call them."""
+"""The modules of the chat formats by the names that the tests use."""
 
 from types import ModuleType
 
@@ -21,4 +21,4 @@ MODULES: dict[str, ModuleType] = {
     )
 }  # fmt: skip
 EGRESS = ("openai_chat", "openai_responses", "anthropic", "gemini")
-"""What callers speak most: every recording must come through in each."""
+"""The formats that most callers use: every recording must survive each of them."""

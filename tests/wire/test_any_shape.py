@@ -1,4 +1,4 @@
-"""Whatever stands anywhere in a request or an answer: it is read, or refused by name; never a fault of ours."""
+"""Property tests: any value anywhere in a document is read, or refused by name."""
 
 import itertools
 import json
@@ -29,13 +29,16 @@ _OTHERS: tuple[Any, ...] = (
     {"type": [None]},
 )
 _MOST = 40
-"""Documents of each format: those that have the most different places."""
+"""The maximum of documents per format: those with the most different paths."""
 
 Path = tuple[str | int, ...]
 
 
 def paths_of(document: Any, path: Path = ()) -> Iterator[Path]:
-    """All of it, from above; of a list its first three items, since the others are mostly alike."""
+    """Yield all paths, parents first.
+
+    Of a list only the first three items, since the others are mostly alike.
+    """
     if path:
         yield path
     if isinstance(document, dict):
@@ -47,7 +50,7 @@ def paths_of(document: Any, path: Path = ()) -> Iterator[Path]:
 
 
 def changed(document: Any, path: Path, value: Any) -> Any:
-    """A copy with another value in one place."""
+    """Return a copy with another value at a path."""
     first, *remaining_path = path
     copy: Any = dict(document) if isinstance(document, dict) else list(document)
     copy[first] = (
@@ -57,7 +60,7 @@ def changed(document: Any, path: Path, value: Any) -> Any:
 
 
 def distinct(documents: Iterator[Any]) -> list[Any]:
-    """Those that bring a place that none before had, whatever stands there."""
+    """Return the documents that add a path which no earlier document has."""
     seen_shapes: set[tuple[str, ...]] = set()
     selected: list[Any] = []
     for document in documents:
@@ -72,7 +75,7 @@ def distinct(documents: Iterator[Any]) -> list[Any]:
 
 
 def faults(documents: list[Any], read: Callable[[Any], Any]) -> Mapping[str, str]:
-    """Return each error with the first path and value that raised it."""
+    """Return each unexpected error with the first path and value that raised it."""
     stumbles: dict[str, str] = {}
     for document, path, value in _different_changes(documents):
         try:
@@ -85,8 +88,10 @@ def faults(documents: list[Any], read: Callable[[Any], Any]) -> Mapping[str, str
 
 
 def _different_changes(documents: list[Any]) -> Iterator[tuple[Any, Path, Any]]:
-    """Yield (document, path, value) of each change; changes that differ only in the
-    index of an item are tried once for each type of document."""
+    """Yield (document, path, value) of each change.
+
+    Changes that differ only in the index of an item are tried once per document type.
+    """
     tried_keys: set[tuple[Any, ...]] = set()
     for document in documents:
         document_type = str(document.get("type"))

@@ -1,4 +1,4 @@
-"""Laws that every chat format keeps: what is written and read again is the same, whole and as a stream."""
+"""Property tests for every chat format: a round trip is lossless, streaming or not."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ PARAMETERS: dict[str, Any] = {
     "frequency_penalty": 0.25,
 }  # fmt: skip
 SIGNING = ("anthropic", "gemini", "openai_responses", "openai_chat")
-"""Formats in which a thought carries a proof."""
+"""Formats in which thinking has a signature."""
 
 words = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]),
@@ -82,7 +82,7 @@ def compact(value: Any) -> str:
 
 @st.composite
 def answers(draw: st.DrawFn, name: str) -> LLMResult:
-    """What a model of this format can say."""
+    """Generate an answer of a model with this format."""
     blocks: list[Any] = []
     if name in SIGNING and draw(st.booleans()):
         origin = "anthropic" if name == "openai_chat" else name
@@ -98,7 +98,8 @@ def answers(draw: st.DrawFn, name: str) -> LLMResult:
     if not tool_calls or draw(st.booleans()):
         blocks.append(TextPromptMessageContent(data=draw(words)))
     reason = "tool_calls" if tool_calls else draw(st.sampled_from(["stop", "length"]))
-    # Google's and Ollama's calls have an id of their own making; ours travels in Google's alone.
+    # Google's and Ollama's calls have ids of their own; only Google's format transports
+    # ours.
     usage = (
         draw(usages)
         if name not in ("ollama", "openai_completions")
@@ -116,7 +117,10 @@ def answers(draw: st.DrawFn, name: str) -> LLMResult:
 
 @st.composite
 def requests(draw: st.DrawFn, name: str) -> LLMRequest:
-    """A conversation as every format can hold it: turns that alternate, results behind their calls."""
+    """Generate a conversation that every format can express.
+
+    Roles alternate, and tool results follow their calls.
+    """
     messages: list[AnyPromptMessage] = []
     if draw(st.booleans()):
         messages.append(SystemPromptMessage(content=draw(words)))
@@ -169,8 +173,10 @@ def user_content(draw: st.DrawFn, name: str) -> Any:
 
 
 def bare(value: Any) -> Any:
-    """Return a value without what a reader adds: where it was read, what it was in, and
-    names that tell tools' results apart."""
+    """Return a value without the fields that a reader adds.
+
+    These are where it was read, its format, and names that distinguish tool results.
+    """
     built = _without_reader_fields(msgspec.to_builtins(value))
     if isinstance(value, list):
         return [alike(message) for message in built]
@@ -191,7 +197,10 @@ def _without_reader_fields(node: Any) -> Any:
 
 
 def alike(message: Any) -> Any:
-    """One text is the same as a list of one text, and a schema that is not said to be strict is not."""
+    """Normalize a message.
+
+    One text equals a list of one text, and a schema without `strict` is not strict.
+    """
     content = message.get("content")
     if (
         isinstance(content, list)
@@ -219,7 +228,7 @@ def through_json(value: Any) -> Any:
 @pytest.mark.parametrize("name", sorted(CHAT))
 @relaxed
 @given(st.data())
-def test_a_request_written_and_read_is_the_same(name: str, data: st.DataObject):
+def test_a_request_survives_a_round_trip(name: str, data: st.DataObject):
     request = data.draw(requests(name))
     module = MODULES[name]
     body = through_json(module.dump_request(request, "m", {}))
@@ -229,12 +238,11 @@ def test_a_request_written_and_read_is_the_same(name: str, data: st.DataObject):
     parsed_request = module.parse_request(body, **stream)
     assert parsed_request.format == name
     expected, actual = bare(request.messages), bare(parsed_request.messages)
-    if name in ("gemini", "ollama"):  # results name their tool there
+    if name in ("gemini", "ollama"):  # names identify results
         for message in [*expected, *actual]:
             message.pop("name")
-    if (
-        name == "ollama"
-    ):  # and calls have no ids: a result belongs to the first open call of its name
+    # Calls have no ids: a result belongs to the first open call of its name.
+    if name == "ollama":
         expected, actual = without_ids(expected), without_ids(actual)
     assert actual == expected
     assert bare(parsed_request.tools) == bare(request.tools)
@@ -276,7 +284,7 @@ def same(expected_result: LLMResult, actual_result: LLMResult, name: str) -> Non
 @pytest.mark.parametrize("name", sorted(MODULES))
 @relaxed
 @given(st.data())
-def test_an_answer_written_and_read_is_the_same(name: str, data: st.DataObject):
+def test_an_answer_survives_a_round_trip(name: str, data: st.DataObject):
     result = data.draw(answers(name))
     module = MODULES[name]
     same(result, module.parse_result(through_json(module.dump_result(result))), name)
@@ -284,7 +292,7 @@ def test_an_answer_written_and_read_is_the_same(name: str, data: st.DataObject):
 
 @st.composite
 def cut(draw: st.DrawFn, result: LLMResult) -> list[LLMResultChunk]:
-    """Return the answer as a stream whose texts, thoughts and arguments are split."""
+    """Split an answer into a stream: texts, thinking and arguments are cut."""
     deltas: list[LLMResultChunkDelta] = []
     for block_index, block in enumerate(result.message.blocks):
         if isinstance(block, ToolCall):
@@ -353,14 +361,15 @@ def text_fragments(draw: st.DrawFn, text: str) -> Sequence[str]:
 @pytest.mark.parametrize("name", sorted(MODULES))
 @relaxed
 @given(st.data())
-def test_a_stream_written_and_read_folds_to_the_same_answer(
+def test_a_stream_folds_to_the_same_answer_after_a_round_trip(
     name: str, data: st.DataObject
 ):
     result = data.draw(answers(name))
     chunks = data.draw(cut(result))
     module = MODULES[name]
     same(result, fold(chunks), name)
-    # A thought that is signed only at its end is Google's signature for what follows: there it comes whole.
+    # In Google's format, thinking that is signed only at its end would be the signature
+    # of the next part, so it is sent whole.
     if name == "gemini":
         chunks = list(result.as_chunks())
     events = through_json(list(module.dump_stream(chunks)))
@@ -370,8 +379,8 @@ def test_a_stream_written_and_read_folds_to_the_same_answer(
 @pytest.mark.parametrize("name", EGRESS)
 @relaxed
 @given(st.data())
-def test_calls_that_come_interleaved_are_not_mixed_up(name: str, data: st.DataObject):
-    """Some servers send the pieces of parallel calls in turns."""
+def test_interleaved_calls_are_not_mixed_up(name: str, data: st.DataObject):
+    """Some servers interleave the chunks of parallel calls."""
     tool_calls = data.draw(
         calls(max_calls=3).filter(lambda drawn_calls: len(drawn_calls) > 1)
     )
@@ -419,8 +428,7 @@ def test_calls_that_come_interleaved_are_not_mixed_up(name: str, data: st.DataOb
 
 
 def continued(name: str, answer: dict[str, Any], result: LLMResult) -> dict[str, Any]:
-    """Return the next request of a caller that sends back the answer, with results of
-    its calls."""
+    """Return the caller's next request: the answer, with results of its calls."""
     ids = [call.id for call in result.tool_calls]
     match name:
         case "openai_chat":
@@ -493,10 +501,13 @@ def _continued_input(answer: dict[str, Any], ids: list[str]) -> dict[str, Any]:
 @pytest.mark.parametrize("target", EGRESS)
 @relaxed
 @given(st.data())
-def test_a_thoughts_proof_finds_the_way_back_through_any_format(
+def test_thinking_signatures_survive_any_format(
     source: str, target: str, data: st.DataObject
 ):
-    """A caller of `target` gets an answer of `source`, and sends it back: the proof arrives as it was."""
+    """A caller of `target` gets an answer of `source` and returns it.
+
+    The signature must arrive unchanged.
+    """
     result = data.draw(answers(source))
     wire_answer = through_json(MODULES[target].dump_result(result))
     arrived = MODULES[target].parse_request(continued(target, wire_answer, result))

@@ -54,14 +54,14 @@ USER = {"role": "user", "content": "hi"}
         ),
     ],
 )
-def test_each_mistake_names_its_field(change: dict[str, object], part: str):
+def test_each_error_names_its_field(change: dict[str, object], part: str):
     with pytest.raises(InvokeBadRequestError) as caught:
         openai_chat.parse_request({"messages": [USER], **change})
     assert part in str(caught.value)
     assert caught.value.param
 
 
-def test_what_we_do_not_know_travels_along():
+def test_unknown_fields_are_passed_through():
     request = openai_chat.parse_request(
         {"messages": [{**USER, "mood": "good"}], "logit_bias": {}, "future": {"x": 1}}
     )
@@ -87,7 +87,7 @@ def test_quirks_rename_and_drop_fields():
     assert not body.keys() & {"max_tokens", "seed", "stream_options"}
 
 
-def test_a_stream_that_breaks_off_does_not_look_whole():
+def test_an_interrupted_stream_does_not_look_complete():
     parser = openai_chat.StreamParser()
     list(parser.feed({"choices": [{"delta": {"content": "half"}}]}))
     with pytest.raises(InvokeServerUnavailableError, match="ended without"):
@@ -114,5 +114,5 @@ def test_an_error_inside_a_stream_is_raised_by_its_type():
         5,
     ],
 )
-def test_usage_that_cannot_be_believed_is_none(usage: object):
+def test_implausible_usage_is_ignored(usage: object):
     assert openai_chat.parse_usage(usage) is None

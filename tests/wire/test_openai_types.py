@@ -1,6 +1,7 @@
-"""What the gateway emits, held to the types of OpenAI's own package, which are generated from its API description.
+"""Responses of the gateway are validated against the types of OpenAI's own package.
 
-Strictly: a missing field, a wrong type or an unknown kind of event fails.
+These are generated from OpenAI's API description. Validation is strict: a missing
+field, a wrong type or an unknown event type fails.
 """
 
 import json
@@ -40,7 +41,7 @@ plain = settings(deadline=None)
 
 
 def assert_valid(adapter: TypeAdapter[Any], document: Any) -> None:
-    """By their own validation, which their clients leave out."""
+    """Validate strictly, which OpenAI's clients do not."""
     try:
         adapter.validate_json(json.dumps(document))
     except ValidationError as error:
@@ -58,7 +59,7 @@ def emitted(result: LLMResult, chunks: Any) -> None:
 
 @plain
 @given(st.data())
-def test_answers_and_streams_of_our_own_making(data: st.DataObject):
+def test_generated_answers_and_streams(data: st.DataObject):
     result = data.draw(
         answers(
             data.draw(
@@ -77,8 +78,8 @@ def test_legacy_completions(data: st.DataObject):
 
 
 @pytest.mark.parametrize("name", ["anthropic", "gemini", "cohere", "ollama", "bedrock"])
-def test_recorded_answers_of_others(name: str):
-    """What others answered, as OpenAI's clients get it."""
+def test_recorded_answers_of_other_providers(name: str):
+    """Other providers' answers are valid when converted for OpenAI's clients."""
     from modelyard.base.errors import InvokeError
     from modelyard.models.llm import fold
 
@@ -95,10 +96,11 @@ def test_recorded_answers_of_others(name: str):
             continue
         emitted(result, chunks)
         count += 1
+    # These have no ids: the gateway assigns them.
     assert count >= 17 or name in (
         "bedrock",
         "ollama",
-    )  # these give no ids: the gateway does
+    )
 
 
 def test_the_other_types():

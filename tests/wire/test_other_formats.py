@@ -85,7 +85,7 @@ def test_an_embedding_request_survives(texts: list[str], dimensions: int | None)
         ({"input": ["x"] * 3000}, "at most 2048"),
     ],
 )
-def test_wrong_embedding_requests_are_named(body: dict[str, object], part: str):
+def test_invalid_embedding_requests_are_named(body: dict[str, object], part: str):
     with pytest.raises(InvokeBadRequestError, match=part):
         openai_embeddings.parse_request(body)
 
@@ -100,12 +100,12 @@ def test_wrong_embedding_requests_are_named(body: dict[str, object], part: str):
         ({"query": "q", "documents": ["a"], "top_n": 0}, "top_n"),
     ],
 )
-def test_wrong_rerank_requests_are_named(body: dict[str, object], part: str):
+def test_invalid_rerank_requests_are_named(body: dict[str, object], part: str):
     with pytest.raises(InvokeBadRequestError, match=part):
         openai_rerank.parse_request(body)
 
 
-def test_rerank_results_come_best_first_and_within_bounds():
+def test_rerank_results_are_sorted_and_within_bounds():
     request = RerankRequest(
         query="q", docs=["a", "b", "c"], top_n=2, score_threshold=0.1
     )
@@ -135,7 +135,7 @@ def test_rerank_results_come_best_first_and_within_bounds():
         ({"input": "x" * 200_000}, "at most 100,000"),
     ],
 )
-def test_wrong_speech_requests_are_named(body: dict[str, object], part: str):
+def test_invalid_speech_requests_are_named(body: dict[str, object], part: str):
     with pytest.raises(InvokeBadRequestError, match=part):
         openai_audio.parse_speech_request(body)
 
@@ -185,7 +185,7 @@ def test_a_transcription_form_survives():
             openai_audio.parse_transcription_request(invalid_fields, b"x", "a.wav")
 
 
-def test_moderation_answers_carry_every_category():
+def test_moderation_answers_have_every_category():
     request = openai_moderations.parse_request(
         {"input": ["a", {"type": "text", "text": "b"}]}
     )
@@ -208,7 +208,7 @@ def test_moderation_answers_carry_every_category():
         openai_moderations.parse_request({"input": [{"type": "image_url"}]})
 
 
-# chat formats: what their counts mean, and whose turn follows whose
+# chat formats: token counts and alternating roles
 
 tokens = st.integers(0, 10**6)
 
@@ -233,10 +233,10 @@ def test_tokens_read_from_and_written_to_the_cache_are_part_of_anthropics_prompt
 
 
 @given(tokens, tokens, tokens)
-def test_thoughts_are_part_of_geminis_completion(
+def test_thinking_is_part_of_geminis_completion_tokens(
     prompt: int, candidates: int, thoughts: int
 ):
-    """The provider counts thoughts beside the answer; both are billed as output."""
+    """The provider counts thinking separately; both are billed as output."""
     usage = gemini.parse_usage(
         {
             "promptTokenCount": prompt,
@@ -250,8 +250,8 @@ def test_thoughts_are_part_of_geminis_completion(
     assert usage.total_tokens == prompt + candidates + thoughts
 
 
-def test_neighbours_of_one_role_are_one_turn_for_anthropic():
-    """The provider refuses two user turns in a row; tool results are the user's too."""
+def test_adjacent_messages_of_one_role_are_merged_for_anthropic():
+    """The provider refuses two user turns in a row; tool results are user turns too."""
     call = ToolCall(id="c", function=ToolCallFunction(name="f", arguments="{}"))
     request = LLMRequest(
         messages=[

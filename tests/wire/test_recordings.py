@@ -1,5 +1,8 @@
-"""Real exchanges, replayed: read by each format's module, written in its own and in the others', and compared with
-what an independent reader finds in the bytes."""
+"""Real exchanges, replayed.
+
+Each is read by its format's module and written in its own format and in the others. The
+result is compared with that of an independent reader of the bytes.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -44,7 +47,7 @@ def truth_after_writing(
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
-def test_every_recorded_answer_means_the_same_in_its_own_format_and_in_the_others(
+def test_every_recorded_answer_is_equivalent_in_all_formats(
     name: str,
 ):
     mismatches: list[Any] = []
@@ -53,7 +56,7 @@ def test_every_recorded_answer_means_the_same_in_its_own_format_and_in_the_other
         try:
             chunks = parse_recorded(exchange)
         except InvokeError as error:
-            # Recorded cut short, or with an error inside, which has to be reported.
+            # A recording that was cut short or contains an error must raise one.
             assert "ended without" in str(error) or "error" in json.dumps(
                 exchange.response
             ), exchange.id
@@ -67,8 +70,7 @@ def test_every_recorded_answer_means_the_same_in_its_own_format_and_in_the_other
 def _mismatches(
     exchange: Exchange, chunks: Sequence[LLMResultChunk]
 ) -> Iterator[tuple[str, str, bool, list[str]]]:
-    """Yield (id, format, whether streamed, differences) of each format in which the
-    answer differs from the recording."""
+    """Yield (id, format, is stream, differences) for each differing answer."""
     name, result = exchange.format, fold(chunks)
     source = exchange.response if exchange.events is None else exchange.events
     expected = READERS[name][exchange.is_stream](source)
@@ -83,7 +85,7 @@ def _mismatches(
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
-def test_what_was_read_and_written_and_read_again_is_the_same(name: str):
+def test_recorded_answers_survive_a_round_trip(name: str):
     module = MODULES[name]
     for exchange in successful_exchanges(name):
         try:
@@ -93,7 +95,7 @@ def test_what_was_read_and_written_and_read_again_is_the_same(name: str):
         reparsed = module.parse_result(
             json.loads(json.dumps(module.dump_result(result)))
         )
-        # Without a reason to end, a stream is one that broke off.
+        # A stream without a finish reason counts as interrupted.
         streamed = (
             [fold(module.parse_stream(list(module.dump_stream(result.as_chunks()))))]
             if result.finish_reason
@@ -109,7 +111,10 @@ def test_what_was_read_and_written_and_read_again_is_the_same(name: str):
 
 
 def canonical_calls(result: LLMResult) -> list[tuple[str, str]]:
-    """Names and arguments, these as they are meant: some formats write them as text and some as objects."""
+    """Return names and canonical arguments of calls.
+
+    Some formats write arguments as text, others as objects.
+    """
     return [
         (call.function.name, canonical(call.function.arguments))
         for call in result.tool_calls
@@ -117,7 +122,7 @@ def canonical_calls(result: LLMResult) -> list[tuple[str, str]]:
 
 
 def stream_of(name: str, request: LLMRequest) -> dict[str, Any]:
-    """Whether it streams stands in the address in some formats."""
+    """In some formats the URL says whether to stream."""
     return (
         {"stream": request.stream} if name in ("gemini", "bedrock", "dashscope") else {}
     )
@@ -135,7 +140,7 @@ def recorded_requests_of(name: str) -> list[Exchange]:
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
-def test_nearly_every_recorded_request_is_understood_and_written_so_that_it_reads_the_same(
+def test_nearly_all_recorded_requests_survive_a_round_trip(
     name: str,
 ):
     module = MODULES[name]
@@ -153,7 +158,7 @@ def test_nearly_every_recorded_request_is_understood_and_written_so_that_it_read
             continue
         body = json.loads(json.dumps(module.dump_request(request, "m", {})))
         reparsed = module.parse_request(body, **stream_of(name, request))
-        # Neighbours of one role are one turn: so what is compared is what goes out.
+        # Adjacent messages of one role are merged, so the written bodies are compared.
         assert json.loads(json.dumps(module.dump_request(reparsed, "m", {}))) == body, (
             exchange.id
         )
@@ -172,7 +177,7 @@ def test_nearly_every_recorded_request_is_understood_and_written_so_that_it_read
 
 @pytest.mark.parametrize("name", EGRESS)
 def test_a_recorded_request_can_be_sent_in_every_other_format(name: str):
-    """Tools that one provider runs itself are refused elsewhere, and files that another does not take; no more."""
+    """Only provider-hosted tools and unsupported files are refused by other formats."""
     sent = 0
     for exchange in recorded_requests_of(name):
         try:
@@ -222,7 +227,7 @@ def test_every_ranking_is_read():
     assert count >= 6
 
 
-def test_every_refusal_becomes_an_error_with_the_providers_words():
+def test_every_error_response_becomes_an_error_with_its_message():
     count = 0
     for exchange in exchanges():
         if exchange.status >= 400 and exchange.format:

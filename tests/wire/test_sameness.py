@@ -1,4 +1,4 @@
-"""The proof on recordings sees what a gateway must not do to an answer in its own format."""
+"""The comparison of recordings detects forbidden changes within one format."""
 
 import json
 from collections.abc import Callable
@@ -13,13 +13,13 @@ pytestmark = pytest.mark.proof("recordings")
 
 Spoil = Callable[[Any], Any]
 FORMATS = [name for name in sorted(READERS) if name not in ("bedrock", "ollama")]
-"""Those that the gateway answers in."""
+"""The formats in which the gateway answers."""
 
 
 def apply_to_objects(
     body: Any, spoil: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> Any:
-    """The document with each of its objects spoilt."""
+    """Return the document with `spoil` applied to each of its objects."""
     if isinstance(body, dict):
         return {
             name: apply_to_objects(value, spoil) for name, value in spoil(body).items()
@@ -109,7 +109,7 @@ SPOILS: dict[str, tuple[Spoil, int]] = {
 
 
 @pytest.mark.parametrize("spoilt", SPOILS)
-def test_what_is_spoilt_in_an_answer_is_seen(spoilt: str):
+def test_changes_in_an_answer_are_detected(spoilt: str):
     spoil, min_count = SPOILS[spoilt]
     count = 0
     for exchange in exchanges():
@@ -131,7 +131,7 @@ def test_what_is_spoilt_in_an_answer_is_seen(spoilt: str):
     assert count >= min_count
 
 
-def test_an_answer_as_it_was_is_the_same():
+def test_an_unchanged_answer_has_no_changes():
     for exchange in exchanges():
         if exchange.format in FORMATS and not exchange.is_stream:
             assert not list(

@@ -1,4 +1,4 @@
-"""What is passed on says what the full reader would have said."""
+"""Tests that streams which are passed through are read as a full parser reads them."""
 
 import json
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ BODIES = st.fixed_dictionaries(
 
 
 @given(BODIES, st.sampled_from(QUIRKS))
-def test_a_request_that_is_passed_on_says_what_the_full_reader_says(
+def test_a_passed_through_request_is_read_as_by_the_full_parser(
     body: dict[str, Any], quirks: dict[str, Any]
 ):
     peeked_request = openai_passthrough.peek_request(
@@ -66,7 +66,7 @@ def test_a_request_that_is_passed_on_says_what_the_full_reader_says(
         {"messages": [{"role": "tool", "content": "x", "tool_call_id": "y"}]}, {"reasoning_effort": "low"},
     ],
 )  # fmt: skip
-def test_what_is_not_plain_is_read_in_full(extra_fields: dict[str, Any]):
+def test_unusual_requests_are_parsed_in_full(extra_fields: dict[str, Any]):
     body = {
         "model": "m",
         "messages": [{"role": "user", "content": "x"}],
@@ -84,7 +84,7 @@ def test_what_is_not_plain_is_read_in_full(extra_fields: dict[str, Any]):
     "quirks",
     [{"rename": {"user": "who"}}, {"think_tags": True}, {"drop": ["max_tokens"]}],
 )
-def test_servers_with_other_habits_are_written_to_in_full(quirks: dict[str, Any]):
+def test_requests_to_servers_with_quirks_are_not_passed_through(quirks: dict[str, Any]):
     body = {
         "model": "m",
         "messages": [{"role": "user", "content": "x"}],
@@ -97,7 +97,7 @@ def test_servers_with_other_habits_are_written_to_in_full(quirks: dict[str, Any]
     assert not openai_passthrough.PASSING.can_pass_through(peeked_request[1], quirks)
 
 
-def test_a_whole_answer_is_the_same_bytes_with_the_same_usage():
+def test_a_passed_through_answer_has_the_same_bytes_and_usage():
     body = chat_answer("hello", prompt=9, completion=4).body
     passed = openai_passthrough.PASSING.result(body)
     assert passed is not None
@@ -114,7 +114,7 @@ def test_a_whole_answer_is_the_same_bytes_with_the_same_usage():
         {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 5}}},
     ],
 )  # fmt: skip
-def test_answers_that_have_to_be_understood_are_left_to_the_full_reader(
+def test_some_answers_need_the_full_parser(
     change: dict[str, Any],
 ):
     body = {**json.loads(chat_answer("hello").body), **change}
@@ -146,7 +146,7 @@ def inspect_stream(
     st.lists(st.integers(1, 400), max_size=20),
     st.booleans(),
 )
-def test_a_stream_is_passed_on_however_it_is_cut(
+def test_a_stream_is_passed_through_in_any_chunking(
     tokens: list[str], cuts: list[int], wants_usage: bool
 ):
     events = chat_events(tokens)
@@ -178,7 +178,7 @@ def test_a_stream_is_passed_on_however_it_is_cut(
         b"data: {}\r\n\r\n",
     ],
 )
-def test_what_cannot_be_passed_on_is_handed_over_from_there_on(invalid_event: bytes):
+def test_the_full_parser_takes_over_at_an_invalid_event(invalid_event: bytes):
     events = chat_events(["a", "b"])
     glance = openai_passthrough.StreamInspector(wants_usage=True)
     first = glance.feed(events[0] + events[1])
@@ -189,7 +189,7 @@ def test_what_cannot_be_passed_on_is_handed_over_from_there_on(invalid_event: by
     assert glance.unread.endswith(events[2])
 
 
-def test_a_stream_that_broke_off_is_not_taken_for_whole():
+def test_an_interrupted_stream_is_not_taken_as_complete():
     glance = openai_passthrough.StreamInspector(wants_usage=True)
     glance.feed(chat_events(["a"])[1])
     with pytest.raises(InvokeServerUnavailableError, match="ended without"):
@@ -197,7 +197,10 @@ def test_a_stream_that_broke_off_is_not_taken_for_whole():
 
 
 def ending(chunks: Iterable[LLMResultChunk]) -> tuple[Any, str | None]:
-    """(tokens in, out, cached and thought, why it ended) as the chunks say; the last word counts."""
+    """Return (prompt, completion, cached and reasoning tokens), and the finish reason.
+
+    The last value of each counts.
+    """
     usage, reason = None, None
     for chunk in chunks:
         usage = chunk.delta.usage or usage
@@ -225,7 +228,7 @@ def read_in_full(
     return [*chunks, *parser.finish(end_marker_seen=has_finished)]
 
 
-def test_recorded_streams_end_as_the_full_reader_says_they_end():
+def test_recorded_streams_end_as_with_the_full_parser():
     count = 0
     for exchange in exchanges():
         if exchange.format != "openai_chat" or exchange.events is None:
@@ -245,8 +248,10 @@ def test_recorded_streams_end_as_the_full_reader_says_they_end():
 
 
 def _inspected(events: list[bytes]) -> list[LLMResultChunk]:
-    """Return the chunks that the inspector of passed-through streams reads, with those
-    that it leaves to the full reader."""
+    """Return the chunks that the inspector of passed-through streams reads.
+
+    Includes those that it leaves to the full parser.
+    """
     inspector = openai_passthrough.StreamInspector(wants_usage=True)
     body = b"".join(b"data: " + event + b"\n\n" for event in events)
     passed = inspector.feed(body)
@@ -263,7 +268,7 @@ def _inspected(events: list[bytes]) -> list[LLMResultChunk]:
     return chunks + list(read_in_full(unread_events, has_finished=has_finished))
 
 
-def test_what_follows_the_end_is_nobodys():
+def test_data_after_the_end_is_ignored():
     glance = openai_passthrough.StreamInspector(wants_usage=True)
     chunk = glance.feed(b"".join(chat_events(["a"])) + b"data: {not json\n\n")
     assert chunk is not None

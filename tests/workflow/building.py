@@ -1,4 +1,4 @@
-"""Workflows from a few lines: nodes by id, edges as `a > b` or `a:handle > b`."""
+"""Builds workflows from few lines: nodes by id, edges as `a > b` or `a:handle > b`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

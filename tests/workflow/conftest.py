@@ -1,4 +1,4 @@
-"""A runtime whose one model is scripted, and a sandbox, once for all tests here."""
+"""A runtime with a scripted model and a sandbox, shared by all tests of this folder."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
@@ -46,7 +46,7 @@ class StubMemory:
 
 
 class Bench:
-    """Runs apps; `model`, `http` and the other doubles are fresh for each test."""
+    """Runs apps; `model`, `http` and the other test doubles are reset for each test."""
 
     def __init__(
         self, yard: Modelyard, runner: asyncio.Runner, model: ScriptedModel

@@ -1,4 +1,7 @@
-"""Cases of each node type and each quirk: an app, what goes in, what must come out, and in which order it happens."""
+"""Cases for each node type and each quirk.
+
+An app, its inputs, the expected outputs, and the expected order of events.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +41,7 @@ def cases() -> list[Any]:
 
 
 def event_line(event: AnyEvent) -> str | None:
-    """An event as the cases write it."""
+    """Return an event in the notation of the cases, or None if it is not listed."""
     match event:
         case NodeRunStarted():
             return f"start {event.node_id}"
@@ -86,12 +89,12 @@ def test_case(bench: Bench, case: dict[str, Any]):
 
 
 def _variables(variables: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the variables of a case as an app file has them."""
+    """Return the variables of a case in the format of an app file."""
     return [{"name": name, **variable} for name, variable in variables.items()]
 
 
 def _prepare(bench: Bench, case: dict[str, Any]) -> None:
-    """Give the bench the answers of the case's models, servers, tools and users."""
+    """Configure the answers of the case's models, servers, tools and users."""
     bench.model.answers += [(reply[0], reply[1]) for reply in case.get("model", ())]
     bench.http.answers += [
         (reply[0], reply[1], {"content-type": reply[2]}, str(reply[3]).encode())
@@ -118,8 +121,7 @@ def _check_events(case: dict[str, Any], events: Sequence[Any]) -> None:
 
 
 def _check_nodes(case: dict[str, Any], events: Sequence[Any]) -> None:
-    """Check the fields of the last event of each node; of dictionaries only the expected
-    keys."""
+    """Check the fields of each node's last event; of dictionaries only given keys."""
     ended = NodeRunSucceeded | NodeRunException | NodeRunFailed
     by_node = {event.node_id: event for event in events if isinstance(event, ended)}
     for name, expected_fields in case.get("node", {}).items():

@@ -1,4 +1,7 @@
-"""Files that are wrong, old, large or hostile: each ends in words that name the file, the line, the node and the field."""
+"""Tests for app files that are wrong, old, large or malicious.
+
+Each error names the file, the line, the node and the field.
+"""
 
 import time
 from pathlib import Path
@@ -47,7 +50,7 @@ SMALL = document(
     ],
     ids=lambda parameter: str(parameter)[:24],
 )  # fmt: skip
-def test_a_file_that_cannot_be_read_says_why(text: str | bytes, message: str):
+def test_an_unreadable_file_gets_a_reason(text: str | bytes, message: str):
     started_at = time.monotonic()
     assert message in import_error(text)
     assert time.monotonic() - started_at < 20
@@ -85,7 +88,7 @@ def app_with_node(**data: Any) -> str:
         ),
     ],
 )
-def test_a_node_that_is_wrong_is_named_with_its_field_and_line(
+def test_an_invalid_node_is_named_with_its_field_and_line(
     data: dict[str, Any], message: str
 ):
     error_text = import_error(app_with_node(**data))
@@ -93,14 +96,14 @@ def test_a_node_that_is_wrong_is_named_with_its_field_and_line(
     assert "app.yml:" in error_text
 
 
-def test_every_mistake_is_told_at_once():
+def test_all_errors_are_reported_at_once():
     app_document = document(
         {"start": {"type": "start"}, "a": {"type": "x"}, "b": {"type": "y"}}, []
     )
     assert import_error(yaml.dump(app_document)).count("unknown node type") == 2
 
 
-def test_a_circle_names_its_nodes():
+def test_a_cycle_names_its_nodes():
     nodes = {
         "start": {"type": "start"},
         "a": {"type": "answer", "answer": ""},
@@ -116,7 +119,7 @@ def test_too_many_nodes_are_refused_and_many_are_not():
         app_of({"start": {"type": "start"}, **nodes}, [])
 
 
-def test_selectors_to_nowhere_are_told_and_not_refused():
+def test_dangling_selectors_are_warnings():
     app = app_of(
         {
             "start": {"type": "start"},
@@ -129,7 +132,7 @@ def test_selectors_to_nowhere_are_told_and_not_refused():
     ]
 
 
-def test_what_an_editor_left_out_or_wrote_otherwise_is_read():
+def test_incomplete_and_unusual_editor_output_is_read():
     app_document = document(
         {"start": {"type": "start"}, "l": {"type": "llm"}}, ["start > l"]
     )
@@ -150,7 +153,7 @@ def test_what_an_editor_left_out_or_wrote_otherwise_is_read():
     )
 
 
-def test_nodes_that_are_called_by_their_titles_are_found():
+def test_selectors_with_node_titles_are_resolved():
     nodes = {"s1": {"type": "start", "title": "Start", "variables": [{"variable": "q", "type": "text-input"}]},
              "x9": {"type": "template-transform", "title": "Greet", "template": "hi", "variables": []},
              "e": {"type": "end", "outputs": [{"variable": "r", "value_selector": ["Greet", "output"]}]}}  # fmt: skip
@@ -166,7 +169,7 @@ def test_an_app_without_a_graph_imports_and_cannot_be_run():
         app.graph()
 
 
-def test_an_app_comes_out_as_it_went_in_without_its_secrets():
+def test_an_app_is_exported_as_imported_without_secrets():
     variables = [
         {"name": "K", "value": "s3cret", "value_type": "secret"},
         {"name": "N", "value": 1, "value_type": "number"},
@@ -191,7 +194,7 @@ def test_an_app_comes_out_as_it_went_in_without_its_secrets():
 
 
 @pytest.mark.parametrize("mode", ["chat", "completion", "agent-chat"])
-def test_apps_that_are_one_prompt_become_a_graph(mode: str):
+def test_single_prompt_apps_become_a_graph(mode: str):
     config = {
         "model": {"provider": "openai", "name": "gpt-4o", "completion_params": {"temperature": 0.2}},
         "pre_prompt": "Speak {{lang}}, not {{other}}. <|im_start|>", "user_input_form": [
@@ -217,7 +220,7 @@ def test_apps_that_are_one_prompt_become_a_graph(mode: str):
     assert (nodes["llm"].data.memory is None) == (mode == "completion")
 
 
-def test_a_mapping_is_held_to_what_it_may_say():
+def test_a_mapping_file_is_validated():
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
@@ -257,7 +260,7 @@ _DOCUMENT = st.recursive(
 
 @given(_DOCUMENT)
 def test_yaml_is_read_as_pyyaml_reads_it(document: Any):
-    """But for numbers that are no amounts (`.inf`, `.nan`), which are refused."""
+    """Except for non-finite numbers (`.inf`, `.nan`), which are refused."""
     text = yaml.safe_dump(document, allow_unicode=True)
     assert read_or_refused(text, _Loader) == read_or_refused(text, yaml.SafeLoader)
 

@@ -1,4 +1,7 @@
-"""The nodes of knowledge on real datasets: found segments in the shape that apps read, pipelines that end in a dataset."""
+"""Tests for the knowledge nodes on real datasets.
+
+Retrieved segments have the shape that apps read, and pipelines end in a dataset.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -66,7 +69,7 @@ async def create_dataset(
     return dataset.id
 
 
-def test_the_retrieval_node_gives_what_apps_read(tmp_path: Path):
+def test_the_retrieval_node_returns_segments_as_apps_read_them(tmp_path: Path):
     async def work(yard: Modelyard) -> None:
         shop = await create_dataset(
             yard,
@@ -132,7 +135,7 @@ async def _check_options(
     assert [segment["content"] for segment in filtered] == ["Gifts are wrapped."]
     strict = {"top_k": 5, "score_threshold": 0.95}
     assert await retrieve(multiple_retrieval_config=strict) == []
-    # The rerank model is not installed: the order is that of the search.
+    # The rerank model is not installed, so the order of the search remains.
     unknown_reranker = {
         "top_k": 1,
         "reranking_mode": "reranking_model",
@@ -171,7 +174,8 @@ def test_an_exported_pipeline_ends_in_a_dataset(tmp_path: Path):
             assert retrieval.hits, chunk_structure
             if chunk_structure == "hierarchical_model":
                 assert retrieval.hits[0].children[0].content == "by train"
-            # The same again is the same document: a run that goes on after a crash adds nothing twice.
+            # The same content is the same document: a run that resumes after a crash
+            # does not add it twice.
             async for _ in stream(app, yard, inputs={"chunks": chunks}):
                 pass
             assert (await datasets.store.documents.list_page("default", dataset.id))[

@@ -1,4 +1,4 @@
-"""Laws: of the frontier, of answers' order, of templates, of what is replayed."""
+"""Property tests for the frontier, the order of answers, templates and replay."""
 
 import asyncio
 import random
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.proof("node-cases")
 
 @st.composite
 def graphs(draw: st.DrawFn) -> tuple[Graph, dict[str, list[str]]]:
-    """A graph without circles, and which handles each node has."""
+    """Generate an acyclic graph, and the handles of each node."""
     count = draw(st.integers(1, 14))
     names = [f"n{index}" for index in range(count)]
     handles = {
@@ -49,7 +49,7 @@ def graphs(draw: st.DrawFn) -> tuple[Graph, dict[str, list[str]]]:
 
 
 @given(graphs(), st.randoms(use_true_random=False))
-def test_every_node_runs_at_most_once_and_none_is_forgotten(
+def test_every_reachable_node_runs_exactly_once(
     made: tuple[Graph, dict[str, list[str]]], choose: random.Random
 ):
     graph, handles = made
@@ -64,7 +64,8 @@ def test_every_node_runs_at_most_once_and_none_is_forgotten(
         ready += frontier.finish(node, chosen_handles[node]).ready
     assert len(ran) == len(set(ran))
     assert EdgeState.UNKNOWN not in frontier.edges
-    # What ran is what a walk along the taken edges reaches, whatever the order.
+    # The executed nodes are those that a walk along the taken edges reaches, in any
+    # order.
     reached, todo = {"n0"}, ["n0"]
     while todo:
         node = todo.pop()
@@ -162,9 +163,7 @@ def test_a_node_cannot_be_finished_twice_or_before_it_ran(
         ([("a", "z")], "refers to an unknown node"),
     ],
 )
-def test_a_graph_that_cannot_be_run_is_refused(
-    edges: list[tuple[str, str]], message: str
-):
+def test_an_invalid_graph_is_refused(edges: list[tuple[str, str]], message: str):
     with pytest.raises(WorkflowError, match=message):
         Graph(
             root="a",
@@ -173,7 +172,7 @@ def test_a_graph_that_cannot_be_run_is_refused(
         )
 
 
-def test_a_ladder_of_diamonds_is_answered_without_listing_its_paths():
+def test_a_ladder_of_diamonds_does_not_enumerate_its_paths():
     nodes: dict[str, Any] = {"start": {"type": "start"}}
     edges: list[str] = []
     previous_node = "start"
@@ -222,7 +221,7 @@ def run(app: Any, recorder: Any = None, **inputs: Any) -> tuple[Any, list[AnyEve
     st.integers(0, 3),
 )
 @settings(max_examples=50)
-def test_what_is_said_is_what_the_answers_are(shown_nodes: list[str], behind: int):
+def test_streamed_text_equals_the_answers(shown_nodes: list[str], behind: int):
     nodes: dict[str, Any] = {"start": {"type": "start"}}
     edges = []
     for index in range(4):
@@ -245,7 +244,7 @@ def test_what_is_said_is_what_the_answers_are(shown_nodes: list[str], behind: in
     assert streamed_text == outcome.outputs["answer"]
 
 
-# ------------------------------------------------------------------------------------------------ replay
+# ------------------------------------------------------------------------------- replay
 
 
 class _Recorder:
@@ -300,7 +299,7 @@ EDGES = [
 
 @given(st.integers(0, 30))
 @settings(max_examples=31, deadline=None)
-def test_a_run_that_goes_on_from_any_step_ends_as_if_nothing_had_happened(cut: int):
+def test_a_run_resumed_at_any_step_has_the_same_outcome(cut: int):
     app = app_of(REPLAYED, EDGES, mode="advanced-chat")
     full_recorder = _Recorder()
     outcome, _ = run(app, full_recorder, l={"items": ["x", "y", "z"]})
@@ -326,7 +325,7 @@ def test_a_run_that_goes_on_from_any_step_ends_as_if_nothing_had_happened(cut: i
 @pytest.mark.parametrize(
     ("shown_text", "replaced"), [("BA - <x> 6", []), ("BA", ["BA - <x> 6"])]
 )
-def test_what_was_shown_before_is_not_said_twice_and_is_taken_back_where_it_differs(
+def test_shown_text_is_not_repeated_and_is_replaced_if_it_differs(
     shown_text: str, replaced: list[str]
 ):
     app = app_of(REPLAYED, EDGES, mode="advanced-chat")
@@ -342,8 +341,10 @@ def test_what_was_shown_before_is_not_said_twice_and_is_taken_back_where_it_diff
 
 
 def test_a_resumed_run_has_the_tokens_of_all_that_ran(bench: Bench):
-    """Wherever it was interrupted: a container that had finished counts as a whole, and
-    one that had not by its inner nodes."""
+    """Tokens are complete wherever the run was interrupted.
+
+    A finished container counts as a whole, an unfinished one by its inner nodes.
+    """
     app = app_of(
         {
             "start": {"type": "start", "variables": [{"variable": "l", "type": "json_object"}]},
@@ -373,7 +374,7 @@ def test_a_resumed_run_has_the_tokens_of_all_that_ran(bench: Bench):
 
 
 class _StartedRecorder(_Recorder):
-    """What a process left that was killed while a node acted."""
+    """The recorder of a process that was killed while a node was executing."""
 
     def was_started(self, key: str) -> bool:
         return key == "pay"
@@ -415,7 +416,7 @@ def test_a_node_that_may_have_acted_is_repeated_only_where_it_may_be(
         assert outcome.error_type == "InterruptedStep"
 
 
-# ------------------------------------------------------------------------------------------------ texts
+# -------------------------------------------------------------------------------- texts
 
 PIECES = [
     "a", " ", "\n", "{{ x }}", "{{ n }}", "{{ l }}", "{{ d.k }}", "{{ d['k'] }}", "{{ gone }}", "{{ l[0] }}", "{{ l[9] }}",
@@ -438,9 +439,7 @@ PIECES = [
     }),
 )  # fmt: skip
 @settings(max_examples=400, deadline=None)
-def test_a_template_rendered_here_is_what_jinja_makes_of_it(
-    template: str, variables: dict[str, Any]
-):
+def test_in_process_rendering_matches_jinja(template: str, variables: dict[str, Any]):
     rendered = render_in_process(template, variables, max_chars=10_000)
     if rendered is not None:
         assert rendered == ImmutableSandboxedEnvironment().from_string(template).render(
@@ -457,7 +456,7 @@ def test_a_template_rendered_here_is_what_jinja_makes_of_it(
         "{{ (" + "(" * 5000 + ")" * 5000 + ") }}", "{% include 'x' %}", "{{ x|replace('a', x)|replace('a', x)|replace('a', x) }}",
     ],
 )  # fmt: skip
-def test_what_could_take_long_is_not_rendered_here(template: str):
+def test_expensive_templates_are_not_rendered_in_process(template: str):
     assert (
         render_in_process(
             template, {"x": "a" * 1000, "l": list(range(60))}, max_chars=400_000
@@ -466,7 +465,7 @@ def test_what_could_take_long_is_not_rendered_here(template: str):
     )
 
 
-def test_a_template_takes_so_many_steps_here_and_no_more():
+def test_in_process_rendering_has_a_step_limit():
     template = "{% for a in l %}{% if a %}{% endif %}{% endfor %}"
     assert render_in_process(template, {"l": [0] * 100}, max_chars=400_000) == ""
     assert render_in_process(template, {"l": [0] * 30_000}, max_chars=400_000) is None
@@ -490,7 +489,7 @@ def test_a_template_takes_so_many_steps_here_and_no_more():
         max_size=12,
     )
 )
-def test_thoughts_come_apart_alike_however_the_text_is_cut(fragments: list[str]):
+def test_thinking_is_separated_in_any_chunking(fragments: list[str]):
     text = "".join(fragments)
     filter_ = ThinkFilter()
     thought, answer_text = "", ""
@@ -518,5 +517,5 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_values_go_to_objects_and_back(value: Any):
+def test_values_round_trip_through_objects(value: Any):
     assert from_object(to_object(value)) == value

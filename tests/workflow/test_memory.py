@@ -1,4 +1,4 @@
-"""What a model is told of a conversation that has grown too long: newest turns, and a summary of the others."""
+"""Tests for the memory of long conversations: recent turns, and a summary of others."""
 
 import asyncio
 from pathlib import Path
@@ -27,7 +27,10 @@ WORDS = " ".join(["lorem"] * 2500)
 
 
 def chat(max_tokens: int = 20_000, **memory: Any) -> str:
-    """A chat of which the answer may take so much that there is room for little else (of 32,768 tokens)."""
+    """Return a chat whose answer reserves most of the context window.
+
+    Little is left for the history (of 32,768 tokens).
+    """
     llm = {
         "type": "llm", "title": "llm", "model": {**MODEL, "completion_params": {"max_tokens": max_tokens}},
         "memory": {"window": {"enabled": False}, **memory}, "prompt_template": [{"role": "system", "text": "Be short."}],
@@ -59,7 +62,7 @@ def long_turns(count: int) -> list[Turn]:
 
 
 def ask(bench: Bench, memory: StubMemory, app: App) -> list[list[str]]:
-    """What the model was asked, each time: the texts of the messages."""
+    """Run the app; return the message texts of each model request."""
     bench.model.requests.clear()
     services = bench.services(app)
     services.memory = memory
@@ -71,14 +74,14 @@ def ask(bench: Bench, memory: StubMemory, app: App) -> list[list[str]]:
     ]
 
 
-def test_what_fits_is_told_as_it_was_said(bench: Bench):
+def test_turns_that_fit_are_sent_unchanged(bench: Bench):
     memory = StubMemory(long_turns(3))
     (texts,) = ask(bench, memory, read(chat()))
     assert [text[:10] for text in texts] == ["Be short.", *["question 0", "answer 0", "question 1", "answer 1", "question 2", "answer 2"], "and now?"]  # fmt: skip
     assert memory.kept is None
 
 
-def test_what_does_not_fit_is_summed_up_once_and_used_until_more_overflows(
+def test_overflowing_turns_are_summarized_once(
     bench: Bench,
 ):
     bench.model.answers.append(
@@ -94,13 +97,13 @@ def test_what_does_not_fit_is_summed_up_once_and_used_until_more_overflows(
     )
     assert texts[1].endswith("Ada likes blue; order 7 is open.")
     assert [text[:10] for text in texts[2:]] == ["question 5", "answer 5", "and now?"]
-    # The next turns fit beside the summary: nothing is asked for them.
+    # The next turns fit in addition to the summary, so no new summary is requested.
     memory._turns.extend(
         Turn(id=f"n{index}", query="short", answer="yes") for index in range(3)
     )
     (texts,) = ask(bench, memory, app)
     assert (len(texts), texts[1].endswith("order 7 is open.")) == (11, True)
-    # What overflows then is added to the record.
+    # Turns that overflow later are added to the summary.
     memory._turns.extend(long_turns(4))
     summary, _ = ask(bench, memory, app)
     assert "The record so far:\nAda likes blue; order 7 is open." in summary[1]
@@ -135,7 +138,7 @@ def test_tokens_of_summaries_are_counted(bench: Bench):
 
 
 @pytest.mark.parametrize(("window", "turn_count"), [(4, 3), (2, 2)])
-def test_a_window_is_kept_to_and_nothing_is_summed_up(
+def test_with_a_window_nothing_is_summarized(
     bench: Bench, window: int, turn_count: int
 ):
     memory = StubMemory(long_turns(8))
@@ -144,7 +147,7 @@ def test_a_window_is_kept_to_and_nothing_is_summed_up(
     assert memory.kept is None
 
 
-def test_without_a_summary_the_newest_are_told(
+def test_without_a_summary_the_latest_turns_are_sent(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ):
     original_invoke = ScriptedModel.invoke
@@ -165,21 +168,21 @@ def test_without_a_summary_the_newest_are_told(
     assert memory.kept is None
 
 
-def test_a_turn_that_is_larger_than_all_is_cut_for_the_summary(bench: Bench):
+def test_a_huge_turn_is_truncated_for_the_summary(bench: Bench):
     bench.model.answers.append(("What was said since", "It was long."))
     huge = Turn(
         id="h", query=f"begin {' '.join(['word'] * 60_000)} finish", answer="ok"
     )
     memory = StubMemory([huge, *long_turns(2)])
     *summaries, texts = ask(bench, memory, read(chat()))
-    assert len(summaries) == 2  # what does not fit is read a piece at a time
+    assert len(summaries) == 2  # long text is summarized in parts
     assert "characters left out" in summaries[0][1]
     assert "begin" in summaries[0][1]
     assert "It was long." in texts[1]
 
 
 def test_a_conversation_remembers_its_beginning(tmp_path: Path):
-    """End to end: through the service's parts, with the database between."""
+    """End to end: through the application's services and the database."""
     model = ScriptedModel(
         answers=[("What was said since", "Her name is Ada."), ("colour", "Blue.")]
     )
@@ -214,7 +217,7 @@ def test_a_conversation_remembers_its_beginning(tmp_path: Path):
     assert texts[-1].startswith("6 lorem")
 
 
-def test_an_agent_knows_what_it_called_before(tmp_path: Path):
+def test_an_agent_sees_its_earlier_tool_calls(tmp_path: Path):
     first = ScriptedChatModel(
         replies=[
             {"text": "Let me see.", "calls": [["note", {"text": "one"}]]},
@@ -253,7 +256,7 @@ def test_an_agent_knows_what_it_called_before(tmp_path: Path):
     ]
 
 
-def test_an_agent_that_writes_its_calls_down_is_told_in_words(tmp_path: Path):
+def test_a_react_agent_sees_its_earlier_calls_as_text(tmp_path: Path):
     replies = ['Thought: x\nAction: {"action": "note", "action_input": {"text": "one"}}', "Final Answer: Noted.", "Final Answer: As I noted."]  # fmt: skip
     model = ScriptedChatModel(replies=list(replies))
     text = app_text().replace("function_calling", "ReAct")
@@ -282,7 +285,7 @@ def test_an_agent_that_writes_its_calls_down_is_told_in_words(tmp_path: Path):
     )
 
 
-def test_a_fault_in_who_hears_of_the_end_does_not_hide_it(tmp_path: Path):
+def test_a_failing_end_listener_does_not_hide_the_end(tmp_path: Path):
     model = ScriptedModel()
 
     async def crash(*_: Any) -> None:

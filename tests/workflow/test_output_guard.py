@@ -9,7 +9,7 @@ from modelyard.workflow.output_guard import OutputGuard
 
 
 class Run:
-    """Records what the guard does to its run."""
+    """A mock run that records the guard's events and commands."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -29,8 +29,8 @@ def chunk(text: str) -> NodeRunStreamChunk:
     )
 
 
-def test_a_check_that_the_end_interrupts_is_made_again():
-    """The end of a run cancels a check that is running; its text is still checked."""
+def test_an_interrupted_check_is_repeated_at_the_end():
+    """The end of a run cancels a running check; the text is checked again."""
     checked: list[str] = []
     is_checking = asyncio.Event()
 
@@ -38,7 +38,7 @@ def test_a_check_that_the_end_interrupts_is_made_again():
         checked.append(text)
         is_checking.set()
         if len(checked) == 1:
-            await asyncio.Event().wait()  # the moderation service takes too long
+            await asyncio.Event().wait()  # the moderation service hangs
         return "[removed]"
 
     async def work() -> tuple[str | None, Run]:
@@ -56,7 +56,7 @@ def test_a_check_that_the_end_interrupts_is_made_again():
     assert run.commands == [Command.STOP]
 
 
-def test_text_that_was_checked_is_not_checked_again_at_the_end():
+def test_checked_text_is_not_checked_again_at_the_end():
     checked: list[str] = []
     is_checking = asyncio.Event()
 

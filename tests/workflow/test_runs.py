@@ -1,4 +1,4 @@
-"""Runs that are kept: what happened in one is written down before it is over."""
+"""Tests for recorded runs: all events are written before the run ends."""
 
 import asyncio
 import time
@@ -24,7 +24,10 @@ NODES = {
 
 
 class SlowJournal(DatabaseJournal):
-    """Writes what happens after everything else that is ready to go on; `order` says what was written when."""
+    """A journal that writes events after all other ready tasks.
+
+    `order` records the order of the writes.
+    """
 
     def __init__(self, database: Database) -> None:
         super().__init__(database, time.time)
@@ -53,7 +56,7 @@ def runs_of(journal: DatabaseJournal, app: App) -> Runs:
     return Runs(journal, find, services)
 
 
-def test_a_run_is_over_once_all_that_happened_is_written(tmp_path: Path):
+def test_a_run_ends_after_all_its_events_are_written(tmp_path: Path):
     database = Database(tmp_path / "runs.db")
 
     async def work() -> None:
@@ -84,7 +87,7 @@ def test_a_run_is_over_once_all_that_happened_is_written(tmp_path: Path):
 
 
 class LingeringTools(StubTools):
-    """A tool that never answers, and needs a while to end once it is cancelled."""
+    """A tool that never answers, and needs time to end when it is cancelled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +101,7 @@ class LingeringTools(StubTools):
         try:
             await asyncio.Event().wait()
         finally:
-            # A second cancellation would end this too early.
+            # A second cancellation would interrupt this.
             await yield_often()
             self.has_ended = True
         yield {}
@@ -110,7 +113,7 @@ async def yield_often() -> None:
 
 
 def test_a_run_is_stopped_once_all_its_nodes_have_ended():
-    """Until then, one of them could still write."""
+    """Until then, a node could still write."""
     tool_data = {"type": "tool", "provider_id": "p", "tool_name": "t"}
     app = app_of({"start": {"type": "start"}, "tool": tool_data}, ["start > tool"])
 

@@ -1,4 +1,4 @@
-"""Schedules: what their forms say as cron, and when their times come, over changes of the clock too."""
+"""Tests for schedules: conversion to cron, and due times, also across DST changes."""
 
 from datetime import UTC, datetime
 from itertools import islice
@@ -38,7 +38,7 @@ def timestamp_of(
     ({"frequency": "monthly", "visual_config": {"time": "6:00 PM", "monthly_days": [1, "last"]}}, "0 18 1,L * *"),
     ({}, "0 0 * * *"),
 ])  # fmt: skip
-def test_what_a_form_says_is_a_cron_expression(data: dict[str, Any], cron: str):
+def test_a_form_is_converted_to_a_cron_expression(data: dict[str, Any], cron: str):
     assert schedule_of(schedule_data(**data)) == Schedule(cron, "UTC")
 
 
@@ -55,12 +55,12 @@ def test_what_a_form_says_is_a_cron_expression(data: dict[str, Any], cron: str):
     ({"timezone": "Mars/Olympus"}, "unknown timezone 'Mars/Olympus'"),
     ({"timezone": "../../etc/passwd"}, "unknown timezone"),
 ])  # fmt: skip
-def test_what_says_no_time_is_named(data: dict[str, Any], error_pattern: str):
+def test_invalid_schedules_are_named(data: dict[str, Any], error_pattern: str):
     with pytest.raises(ScheduleError, match=error_pattern):
         schedule_of(schedule_data(**data))
 
 
-def test_a_days_time_is_that_of_its_zone_and_comes_once_a_day_whatever_the_clock_does():
+def test_a_daily_time_occurs_once_a_day_in_its_zone_across_dst_changes():
     schedule = Schedule("30 2 * * *", "Europe/Berlin")
     spring = list(
         islice(schedule.times_after(timestamp_of(2026, 3, 27, 12, zone=BERLIN)), 4)
@@ -80,7 +80,7 @@ def test_a_days_time_is_that_of_its_zone_and_comes_once_a_day_whatever_the_clock
     minute=st.integers(0, 59), hour=st.integers(0, 23), moment=st.integers(1_600_000_000, 2_000_000_000),
     zone=st.sampled_from(["UTC", "Asia/Shanghai", "America/New_York", "Asia/Kathmandu"]),
 )  # fmt: skip
-def test_the_next_time_is_later_and_the_latest_before_a_moment_is_not(
+def test_the_next_time_is_later_and_the_latest_is_not(
     minute: int, hour: int, moment: int, zone: str
 ):
     schedule = Schedule(f"{minute} {hour} * * *", zone)

@@ -1,4 +1,4 @@
-"""While a thread computes the interpreter changes hands often, and afterwards as before."""
+"""Tests for `cpu_work`: a shorter thread switch interval while a thread computes."""
 
 import asyncio
 import sys
@@ -9,7 +9,7 @@ import pytest
 from modelyard.base import cpu_work
 
 
-def test_hands_change_often_while_a_thread_computes_and_as_before_after_it():
+def test_the_switch_interval_is_short_while_a_thread_computes():
     usual = sys.getswitchinterval()
     started, may_end = threading.Event(), threading.Event()
 
@@ -28,7 +28,7 @@ def test_hands_change_often_while_a_thread_computes_and_as_before_after_it():
     assert sys.getswitchinterval() == usual
 
 
-def test_what_it_raises_is_raised_and_the_interval_restored():
+def test_exceptions_are_raised_and_the_interval_is_restored():
     usual = sys.getswitchinterval()
     with pytest.raises(ZeroDivisionError):
         asyncio.run(cpu_work.run_in_thread(lambda: 1 // 0))

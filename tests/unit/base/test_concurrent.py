@@ -1,4 +1,4 @@
-"""Bounded concurrency: order, the bound, and what happens when a call fails."""
+"""Tests for bounded concurrency: result order, the limit, and failing calls."""
 
 import asyncio
 
@@ -10,9 +10,7 @@ from modelyard.base.concurrent import bounded_map
 
 
 @given(st.lists(st.integers(0, 5), max_size=20), st.integers(1, 6))
-def test_results_are_in_order_and_no_more_calls_run_than_allowed(
-    delays: list[int], limit: int
-):
+def test_results_are_in_order_and_concurrency_is_bounded(delays: list[int], limit: int):
     running = peak = 0
 
     async def call(delay: int) -> int:

@@ -6,14 +6,14 @@ from modelyard.base.errors import (
 )
 
 
-def test_near_names_ignore_case_and_find_parts():
+def test_similar_names_ignore_case_and_find_substrings():
     assert closest_names("GPT-5-MINI", ["gpt-5-mini", "gpt-5"])[0] == "gpt-5-mini"
     assert "text-embedding-3-small" in closest_names(
         "embedding-3", ["text-embedding-3-small", "tts-1"]
     )
 
 
-def test_a_suggestion_falls_back_to_what_there_is():
+def test_a_suggestion_falls_back_to_the_available_names():
     assert suggestion("zzz", ["alpha", "beta"]) == "available: 'alpha', 'beta'"
     assert suggestion("zzz", []) == "available: none"
     assert suggestion("zzz", [f"model {n:02}" for n in range(20)]).endswith(
@@ -21,7 +21,7 @@ def test_a_suggestion_falls_back_to_what_there_is():
     )
 
 
-def test_the_providers_own_word_decides_how_long_a_credential_rests():
+def test_retry_after_decides_about_the_cooldown():
     assert InvokeRateLimitError("slow").cooldown_seconds == 60.0
     assert InvokeRateLimitError("slow", retry_after=3).cooldown_seconds == 3
     assert InvokeServerUnavailableError("down", retry_after=3).cooldown_seconds == 0.0

@@ -3,7 +3,7 @@ import os
 from modelyard.base.ids import new_id
 
 
-def test_forked_processes_make_ids_of_their_own():
+def test_forked_processes_create_different_ids():
     id_suffixes: list[str] = []
     for _ in range(2):
         read, write = os.pipe()

@@ -13,7 +13,7 @@ def record(message: str, **fields: object) -> logging.LogRecord:
     return log_record
 
 
-def test_secrets_are_struck_out_wherever_they_stand():
+def test_secrets_are_redacted_everywhere():
     redaction.add(["canary-secret-123", "short"])
     line = JsonFormatter().format(
         record(
@@ -25,7 +25,7 @@ def test_secrets_are_struck_out_wherever_they_stand():
     assert "canary" not in TextFormatter().format(record("canary-secret-123"))
 
 
-def test_fields_stand_behind_the_words():
+def test_fields_follow_the_message():
     assert (
         TextFormatter()
         .format(record("call", model="m", user=None))
@@ -33,7 +33,7 @@ def test_fields_stand_behind_the_words():
     )
 
 
-def test_ids_sort_by_time_and_do_not_repeat():
+def test_ids_sort_by_time_and_are_unique():
     ids = [new_id("x") for _ in range(1000)]
     assert len(set(ids)) == 1000
     assert [generated_id[:11] for generated_id in ids] == sorted(

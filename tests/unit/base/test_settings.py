@@ -11,12 +11,12 @@ def write(folder: Path, text: str) -> dict[str, str]:
     return {"MODELYARD_HOME": str(folder)}
 
 
-def test_nothing_set_is_fine(tmp_path: Path):
+def test_defaults_without_settings(tmp_path: Path):
     settings = load_settings({"MODELYARD_HOME": str(tmp_path)})
     assert (settings.host, settings.port, settings.api_keys) == ("127.0.0.1", 8790, [])
 
 
-def test_every_mistake_is_reported_at_once_with_its_line(tmp_path: Path):
+def test_all_errors_are_reported_with_their_lines(tmp_path: Path):
     environ = write(
         tmp_path,
         "port: many\nhots: 0.0.0.0\nproviders:\n  - name: openai\n    credentials:\n      - values: {api_key: 5}\n"
@@ -36,7 +36,7 @@ def test_every_mistake_is_reported_at_once_with_its_line(tmp_path: Path):
         assert part in message, message
 
 
-def test_variables_win_over_the_file_and_reach_into_parts(tmp_path: Path):
+def test_variables_override_the_file_and_nested_fields(tmp_path: Path):
     environ = write(tmp_path, "port: 1\nlocal: {threads: 1, queue: 7}\n")
     settings = load_settings(
         environ
@@ -75,7 +75,7 @@ def test_references_are_filled_in_with_fallbacks(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "\tx"])
-def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str):
+def test_a_file_without_a_mapping_is_refused(tmp_path: Path, text: str):
     with pytest.raises(ConfigError):
         load_settings(write(tmp_path, text))
 

@@ -1,4 +1,4 @@
-"""Requests reach rows, and what a path answers besides is RFC 9110's."""
+"""Tests for the router: matching requests to routes, and RFC 9110 answers."""
 
 import re
 
@@ -70,7 +70,7 @@ ROUTER = Router([OPEN, CLAUDE, GEMINI, HOOKS])
     ("GET", "/v1/things/x/stop-soon", "/v1/things/{a}/{b}", {"a": "x", "b": "stop-soon"}),
     ("PATCH", "/e/1/any/where", "/e/{hook}/{rest:path}", {"hook": "1", "rest": "any/where"}),
 ])  # fmt: skip
-def test_a_request_reaches_the_most_particular_row(
+def test_a_request_reaches_the_most_specific_row(
     method: str, path: str, expected: str, names: dict[str, str]
 ):
     matched_route = ROUTER.find(method, path)
@@ -83,9 +83,7 @@ def test_a_request_reaches_the_most_particular_row(
     ("DELETE", "/v1/things/known", "POST, PUT, OPTIONS"),
     ("DELETE", "/v1/models/x:generateContent", "GET, HEAD, POST, OPTIONS"),
 ])  # fmt: skip
-def test_a_wrong_method_is_told_all_that_the_path_takes(
-    method: str, path: str, allow: str
-):
+def test_a_wrong_method_gets_the_allowed_methods(method: str, path: str, allow: str):
     with pytest.raises(MethodNotAllowedError) as caught:
         ROUTER.find(method, path)
     assert caught.value.headers == {"allow": allow}
@@ -95,7 +93,7 @@ def test_a_wrong_method_is_told_all_that_the_path_takes(
     ) == (204, allow)
 
 
-def test_a_method_that_nobody_has_heard_of_is_another_matter():
+def test_an_unknown_method_is_a_different_error():
     for path in ("/v1/things", "/v1/nothing", "/v1/things/x"):
         with pytest.raises(UnknownMethodError):
             ROUTER.find("BREW", path)
@@ -109,7 +107,7 @@ def test_a_method_that_nobody_has_heard_of_is_another_matter():
     ("/v1/models\n", "Not found: /v1/models\n; did you mean /v1/models?"),
     ("/" + "x" * 5000, "Not found: /" + "x" * 199),
 ])  # fmt: skip
-def test_an_unknown_path_says_so_in_a_line_with_the_nearest(path: str, message: str):
+def test_an_unknown_path_gets_the_closest_path(path: str, message: str):
     with pytest.raises(NoSuchPathError) as caught:
         ROUTER.find("GET", path)
     assert str(caught.value) == message
@@ -134,7 +132,7 @@ async def refuse(request: Request, row: Row) -> Reply:
     raise AssertionError(f"{request} must not enter for {row}")
 
 
-def test_what_a_path_takes_is_said_to_those_who_may_not_enter():
+def test_options_is_answered_without_authentication():
     closed = Api(
         name="closed", title="", about="", prefixes=("/closed",), errors=OPENAI, rows=(row("POST", "/closed"),),
         enter=refuse,
@@ -147,7 +145,7 @@ def test_what_a_path_takes_is_said_to_those_who_may_not_enter():
     ) == (OPENAI, call_handler, NO_AUTH)
 
 
-def test_two_rows_for_one_method_and_path_are_a_mistake():
+def test_two_rows_for_one_method_and_path_are_an_error():
     for left_path, right_path in (
         ("/a/b", "/a/b"),
         ("/a/{x}", "/a/{y}"),
@@ -162,7 +160,7 @@ def test_two_rows_for_one_method_and_path_are_a_mistake():
             )
 
 
-def test_an_api_key_has_a_role_and_nothing_else_has():
+def test_only_api_keys_have_a_role():
     with pytest.raises(ValueError, match="role"):
         Auth(Admission.API_KEY)
     with pytest.raises(ValueError, match="role"):
@@ -179,10 +177,10 @@ PATTERN = st.lists(st.one_of(PIECE, st.just("{}")), min_size=1, max_size=5)
     st.lists(st.tuples(st.sampled_from(METHODS), PATTERN), max_size=12),
     st.lists(PIECE, min_size=1, max_size=5),
 )
-def test_what_the_router_finds_is_what_a_plain_reading_of_the_table_finds(
+def test_the_router_agrees_with_a_linear_search(
     table: list[tuple[str, list[str]]], requested_segments: list[str]
 ):
-    """Against one regular expression a row, tried one after the other: the same methods at the same path."""
+    """The router agrees with trying one regular expression per row in turn."""
     paths = {
         (
             method,

@@ -17,7 +17,7 @@ usages = st.builds(
 
 
 @given(st.lists(st.text()))
-def test_a_text_in_pieces_folds_to_the_text(texts: list[str]):
+def test_chunks_of_a_text_fold_to_the_text(texts: list[str]):
     assert fold([*(chunk(text) for text in texts), last_chunk(2, 3)]).text == "".join(
         texts
     )
@@ -58,7 +58,7 @@ def piece(index: int | None, arguments: str, **fields: str) -> LLMResultChunk:
     )
 
 
-def test_parallel_tool_calls_are_put_together_by_index():
+def test_parallel_tool_calls_are_assembled_by_index():
     result = fold([
         piece(0, "", id="a", name="one"), piece(1, "", id="b", name="two"),
         piece(0, '{"x":'), piece(1, "{}"), piece(0, "1}"),
@@ -72,7 +72,7 @@ def test_parallel_tool_calls_are_put_together_by_index():
     ]
 
 
-def test_calls_without_an_index_are_told_apart_by_their_ids():
+def test_calls_without_an_index_are_distinguished_by_id():
     result = fold(
         [
             piece(None, "{", id="a", name="one"),
@@ -83,7 +83,7 @@ def test_calls_without_an_index_are_told_apart_by_their_ids():
     assert [call.function.arguments for call in result.tool_calls] == ["{}", "{}"]
 
 
-def test_several_answers_are_kept_apart():
+def test_several_choices_are_kept_apart():
     chunks = [
         LLMResultChunk(
             delta=LLMResultChunkDelta(
@@ -96,7 +96,7 @@ def test_several_answers_are_kept_apart():
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=3))
-def test_a_whole_answer_streams_and_folds_back(texts: list[str]):
+def test_an_answer_streams_and_folds_back(texts: list[str]):
     chunks = [
         LLMResultChunk(
             delta=LLMResultChunkDelta(

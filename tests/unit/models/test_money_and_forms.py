@@ -29,7 +29,7 @@ PRICES = PriceConfig(
 )
 
 
-def test_the_worked_example_of_prices():
+def test_prices_of_a_worked_example():
     usage = with_prices(LLMUsage.of(1000, 500), PRICES)
     assert isinstance(usage, LLMUsage)
     assert (usage.prompt_price, usage.completion_price, usage.total_price) == (
@@ -70,7 +70,7 @@ def rules(*rule_definitions: dict[str, object]) -> list[ParameterRule]:
     ]
 
 
-def test_a_template_fills_a_rule_and_explicit_keys_win():
+def test_a_template_completes_a_rule_and_explicit_keys_win():
     (rule,) = rules({"name": "temperature", "use_template": "temperature", "max": 2.0})
     assert (rule.type, rule.min, rule.max, rule.precision, rule.label.zh_hans) == (
         "float",
@@ -100,7 +100,7 @@ def test_a_parameter_out_of_bounds_is_named(value: object, part: str):
         )
 
 
-def test_unknown_parameters_go_and_required_ones_come():
+def test_unknown_parameters_are_dropped_and_required_ones_added():
     parameter_rules = rules(
         {"name": "max_tokens", "use_template": "max_tokens", "required": True},
         {"name": "form", "type": "string", "options": ["a", "b"]},
@@ -131,7 +131,7 @@ def form(
     )  # type: ignore[arg-type]
 
 
-def test_a_form_names_everything_that_is_wrong_with_it():
+def test_a_form_reports_all_errors():
     forms = [
         form("api_key", FormType.SECRET_INPUT),
         form(
@@ -155,7 +155,7 @@ def test_a_form_names_everything_that_is_wrong_with_it():
         assert part in str(caught.value)
 
 
-def test_a_form_keeps_its_fields_fills_defaults_and_drops_the_rest():
+def test_a_form_fills_defaults_and_drops_unknown_fields():
     forms = [
         form("key", FormType.SECRET_INPUT),
         form("size", default="4096"),
@@ -168,7 +168,7 @@ def test_a_form_keeps_its_fields_fills_defaults_and_drops_the_rest():
     assert secrets_of(forms, values) == ["k"]
 
 
-def test_fields_that_are_not_shown_are_not_asked_for():
+def test_hidden_fields_are_not_required():
     voice_field = form(
         "voice", show_on=[FormShowOnObject(variable="__model_type", value="tts")]
     )
@@ -187,7 +187,7 @@ def test_token_estimates_grow_with_the_text(one: str, second: str):
     )
 
 
-def test_unknown_fields_are_left_out_and_named_but_not_shown(
+def test_unknown_fields_are_dropped_and_named_without_values(
     caplog: pytest.LogCaptureFixture,
 ):
     forms = [

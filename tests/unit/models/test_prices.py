@@ -1,4 +1,4 @@
-"""What calls cost: kinds of tokens, tiers, days, and what nobody knows."""
+"""Tests for the cost of calls: token types, tiers, dates and unknown prices."""
 
 from datetime import date
 from decimal import Decimal
@@ -42,7 +42,8 @@ def test_each_kind_of_token_has_its_price():
         cache_write_1h_tokens=50_000,
         searches=2,
     )
-    # Beyond 200,000 the tier holds for all of it: 600,000 cached at 0.60, the rest at 6, out at 22.50.
+    # Above 200,000 tokens the tier price applies to all of them: 600,000 cached tokens
+    # at 0.60, the others at 6, and output at 22.50.
     assert cost(usage) == "5.0100000"
     small_usage = LLMUsage.of(
         100_000,
@@ -51,7 +52,8 @@ def test_each_kind_of_token_has_its_price():
         cache_write_tokens=20_000,
         cache_write_1h_tokens=5_000,
     )
-    # 60,000 × 0.30 + 15,000 × 3.75 + 5,000 × 6 + 20,000 × 3 and 1,000 × 15, for a million
+    # Per million: 60,000 × 0.30 + 15,000 × 3.75 + 5,000 × 6 + 20,000 × 3 for the
+    # prompt, and 1,000 × 15 for the completion.
     assert cost(small_usage) == "0.1792500"
     assert cost(LLMUsage.of(0, 0, searches=3)) == "0.0300000"
 
@@ -60,21 +62,19 @@ def test_each_kind_of_token_has_its_price():
     ("prompt_tokens", "expected"),
     [(199_999, "0.5999970"), (200_000, "0.6000000"), (200_001, "1.2000060")],
 )
-def test_a_tier_holds_for_more_tokens_than_its_border(
-    prompt_tokens: int, expected: str
-):
-    """At the border itself, the normal price applies."""
+def test_a_tier_applies_above_its_threshold(prompt_tokens: int, expected: str):
+    """At the threshold itself, the normal price applies."""
     assert cost(LLMUsage.of(prompt_tokens, 0)) == expected
 
 
-def test_what_held_on_the_day_counts():
+def test_prices_of_the_day_apply():
     usage = LLMUsage.of(1_000_000, 0)
     assert cost(LLMUsage.of(100_000, 0), day=date(2025, 12, 31)) == "0.5000000"
     assert cost(LLMUsage.of(100_000, 0), day=date(2026, 1, 1)) == "0.3000000"
-    assert cost(usage, day=date(2025, 12, 31)) == "5.0000000"  # no tiers then
+    assert cost(usage, day=date(2025, 12, 31)) == "5.0000000"  # No tiers on that day.
 
 
-def test_audio_and_images_have_their_own_price_where_they_have_one():
+def test_audio_and_images_use_their_own_price_if_set():
     audio = PriceConfig(
         input=D(2),
         output=D(8),
@@ -85,9 +85,9 @@ def test_audio_and_images_have_their_own_price_where_they_have_one():
     usage = LLMUsage.of(
         1000, 1000, audio_prompt_tokens=400, audio_completion_tokens=900
     )
-    assert (
-        cost(usage, audio) == "0.0900000"
-    )  # 600 × 2 + 400 × 40, and 100 × 8 + 900 × 80, for a million
+    # Per million: 600 × 2 + 400 × 40 for the prompt, and 100 × 8 + 900 × 80 for the
+    # completion.
+    assert cost(usage, audio) == "0.0900000"
     assert (
         cost(usage, PriceConfig(input=D(2), output=D(8), unit=MILLION, currency="USD"))
         == "0.0100000"
@@ -125,7 +125,7 @@ def test_other_units(
     )
 
 
-def test_what_the_provider_says_itself_is_kept_and_what_nobody_says_is_unknown():
+def test_a_reported_cost_is_kept_and_an_unknown_price_stays_unknown():
     stated = with_prices(LLMUsage.of(1, 1, total_price=D("0.5")), CLAUDE)
     assert (stated.total_price, stated.price_source) == (D("0.5"), "provider")
     unknown = with_prices(LLMUsage.of(1, 1), None)
@@ -145,7 +145,7 @@ def test_what_the_provider_says_itself_is_kept_and_what_nobody_says_is_unknown()
     st.integers(0, 10**6),
     st.integers(0, 10**6),
 )
-def test_no_kind_of_token_is_paid_twice_or_for_nothing(
+def test_every_token_is_charged_exactly_once(
     prompt: int, cached: int, write: int, audio: int, completion: int
 ):
     flat = PriceConfig(

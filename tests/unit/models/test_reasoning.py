@@ -1,4 +1,4 @@
-"""An effort as tokens and tokens as an effort: there and back is no less."""
+"""Reasoning effort as a token budget and back: a round trip never lowers the effort."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from modelyard.models.reasoning import budget_of, effort_of
 
 
 @given(st.integers(-5, 100_000))
-def test_an_effort_is_worth_what_was_asked_for_up_to_the_most(budget: int):
+def test_an_effort_covers_the_requested_budget_up_to_the_maximum(budget: int):
     effort = effort_of(budget)
     assert effort is None if budget < 0 else effort is not None
     if effort is not None:
@@ -22,5 +22,7 @@ def test_an_effort_is_worth_what_was_asked_for_up_to_the_most(budget: int):
         ("xhigh", {"max_budget": 31_000}, 31_000), ("heroic", {}, 8192), ("heroic", {"unknown": -1}, -1),
     ],
 )  # fmt: skip
-def test_each_provider_has_its_bounds(effort: str, bounds: dict[str, int], tokens: int):
+def test_budgets_respect_provider_bounds(
+    effort: str, bounds: dict[str, int], tokens: int
+):
     assert budget_of(effort, **bounds) == tokens

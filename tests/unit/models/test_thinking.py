@@ -1,4 +1,4 @@
-"""Thoughts between tags, told apart however the stream is cut."""
+"""Tests for separating thinking between tags from the answer, however it is chunked."""
 
 from itertools import pairwise
 
@@ -28,22 +28,22 @@ def cuts(draw: st.DrawFn, text: str) -> list[str]:
 
 
 @given(st.data(), plain)
-def test_where_a_stream_is_cut_makes_no_difference(data: st.DataObject, text: str):
+def test_the_chunking_of_a_stream_makes_no_difference(data: st.DataObject, text: str):
     for full_text in (text, f"<think>{text}</think>{text}", f" \n<think>{text}"):
         assert split(data.draw(cuts(full_text))) == split([full_text])
 
 
 @given(plain.filter(lambda text: "</think>" not in text), plain)
-def test_a_thought_at_the_beginning_is_told_apart(thought: str, answer: str):
+def test_thinking_at_the_start_is_separated(thought: str, answer: str):
     assert split([f"<think>{thought}</think>{answer}"]) == (thought, answer.lstrip())
 
 
 @given(plain.filter(lambda text: not text.lstrip().startswith("<think>")))
-def test_a_text_that_does_not_begin_with_the_tag_is_left_alone(text: str):
+def test_text_that_does_not_start_with_the_tag_is_unchanged(text: str):
     assert split([text]) == ("", text)
 
 
-def test_a_stream_of_chunks_becomes_thought_and_answer():
+def test_a_stream_is_split_into_thinking_and_answer():
     stream = ThinkStream()
     fragments = ["<th", "ink>hm", "m</thi", "nk>\n\nYes"]
     chunks = [

@@ -1,4 +1,4 @@
-"""Token counts: exact where the vocabulary is the model's own, and an estimate that says so elsewhere."""
+"""Tests for token counts: exact with the model's own vocabulary, else an estimate."""
 
 import sys
 
@@ -34,14 +34,14 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("model", "text", "tokens", "estimated"), KNOWN)
-def test_known_texts(model: str, text: str, tokens: int, estimated: bool):
+def test_counts_of_known_texts(model: str, text: str, tokens: int, estimated: bool):
     token_count = count_texts(model, [text])
     assert (token_count.tokens, token_count.estimated) == (tokens, estimated)
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4", "nobody-knows"])
 @given(text=st.text(max_size=60), max_tokens=st.integers(0, 12))
-def test_what_is_cut_fits_and_is_the_beginning(model: str, text: str, max_tokens: int):
+def test_truncated_text_fits_and_is_a_prefix(model: str, text: str, max_tokens: int):
     truncated, full_count = truncate(model, text, max_tokens)
     assert count_texts(model, [truncated]).tokens <= max_tokens or not truncated
     assert full_count.tokens == count_texts(model, [text]).tokens

@@ -1,4 +1,4 @@
-"""How providers are shown who is calling: keys, AWS's signature, Google's tokens."""
+"""Tests for authentication at providers: API keys, AWS signatures, Google tokens."""
 
 import asyncio
 import base64
@@ -27,7 +27,7 @@ from modelyard.transport.http import HttpClient
 Start = Callable[[Handler], Upstream]
 
 
-def test_a_key_goes_into_its_header():
+def test_a_key_is_sent_in_its_header():
     def headers(style: dict[str, Any], **credentials: str) -> Any:
         return asyncio.run(
             build_auth(style, "api_key", HttpClient()).headers(
@@ -46,8 +46,8 @@ def test_a_key_goes_into_its_header():
     assert isinstance(build_auth({}, "api_key", HttpClient()), KeyAuth)
 
 
-def test_awss_own_example_gets_awss_own_signature():
-    """`get-vanilla-query-order-key-case` of the Signature Version 4 test suite that AWS publishes."""
+def test_the_signature_of_the_aws_test_case():
+    """The case `get-vanilla-query-order-key-case` of AWS's Signature V4 test suite."""
     headers = {"host": "example.amazonaws.com", "x-amz-date": "20150830T123600Z"}
     signed = sign_v4(
         "GET",
@@ -66,7 +66,7 @@ def test_awss_own_example_gets_awss_own_signature():
     assert "Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request" in signed
 
 
-def test_aws_takes_keys_or_a_token_and_says_what_is_missing():
+def test_aws_accepts_keys_or_a_token_and_names_missing_fields():
     auth = AwsAuth("bedrock", FakeClock())
 
     def headers(**credentials: str) -> Any:
@@ -104,7 +104,7 @@ def account(key: rsa.RSAPrivateKey, token_uri: str) -> str:
     )
 
 
-def test_google_exchanges_a_signed_assertion_for_a_token_and_keeps_it(
+def test_google_exchanges_an_assertion_for_a_token_and_caches_it(
     upstream: Start, key: rsa.RSAPrivateKey
 ):
     server = upstream(
@@ -193,7 +193,7 @@ def test_google_refusing_is_an_authorisation_error(
         asyncio.run(work())
 
 
-def test_a_key_that_is_none_is_named_and_not_shown(key: rsa.RSAPrivateKey):
+def test_an_invalid_key_is_named_but_not_shown(key: rsa.RSAPrivateKey):
     for invalid_account in ("nonsense!", "{}", "[]", base64.b64encode(b"{}").decode()):
         with pytest.raises(ConfigError, match="service_account_key"):
             read_account(invalid_account)

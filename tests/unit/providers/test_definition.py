@@ -19,7 +19,7 @@ pytestmark = pytest.mark.proof("catalogue")
 NIMBUS = Path(__file__).parents[2] / "data" / "dify_nimbus"
 
 
-def test_a_folder_in_difys_shape_loads_unchanged():
+def test_a_folder_in_difys_layout_loads_unchanged():
     definition = load_definition(NIMBUS, base_url="http://x/v1")
     entity = definition.entity
     assert (definition.name, definition.wire, definition.key_field, definition.url_field) == (
@@ -98,14 +98,14 @@ def test_the_older_layout_without_a_manifest_loads_too(tmp_path: Path):
         ("a: [", "invalid YAML"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, text: str, part: str):
+def test_errors_in_a_file_are_named(tmp_path: Path, text: str, part: str):
     path = tmp_path / "x.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=part):
         load_definition(path)
 
 
-def test_a_path_must_hold_a_provider(tmp_path: Path):
+def test_a_path_must_contain_a_provider(tmp_path: Path):
     with pytest.raises(ConfigError, match="does not exist"):
         load_definition(tmp_path / "no.yaml")
     with pytest.raises(ConfigError, match="contains no provider file"):
@@ -113,7 +113,7 @@ def test_a_path_must_hold_a_provider(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", catalog_names())
-def test_every_provider_of_the_catalogue_is_sound(name: str):
+def test_every_provider_of_the_catalogue_is_valid(name: str):
     entity = catalog_definition(name).entity
     assert entity.provider == name
     assert entity.supported_model_types
@@ -131,7 +131,7 @@ def test_providers_come_in_the_order_of_the_position_file():
         catalog_definition("opnai")
 
 
-def test_the_factory_says_what_it_does_not_have():
+def test_the_factory_names_unknown_providers():
     factory = ModelProviderFactory([echo_provider()], {"echo": echo_models})
     assert factory.get_model("echo", ModelType.TTS).model_type is ModelType.TTS
     with pytest.raises(NotFoundError, match="did you mean 'echo'"):

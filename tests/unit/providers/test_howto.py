@@ -1,4 +1,4 @@
-"""The provider in docs/how-to/add-a-provider.md, as it stands there: loaded, called, priced."""
+"""The provider of docs/how-to/add-a-provider.md as it is: loaded, called, priced."""
 
 import asyncio
 import re
@@ -38,7 +38,7 @@ def answered(request: UpstreamRequest) -> Answer:
     return chat_answer("<think>easy</think>Yes.", prompt=70_000, completion=10)
 
 
-def test_the_provider_of_the_how_to_works_as_it_is_written(
+def test_the_provider_of_the_how_to_works(
     upstream: Callable[[Handler], Upstream], settings: Settings, tmp_path: Path
 ):
     text = next(
@@ -67,9 +67,8 @@ def test_the_provider_of_the_how_to_works_as_it_is_written(
 
     answer, ranked = asyncio.run(work())
     assert (answer.text, answer.message.reasoning_content) == ("Yes.", "easy")
-    assert (
-        str(answer.usage.total_price) == "0.0560320"
-    )  # beyond the tier: 70,000 × 0.80 and 10 × 3.20 for a million
+    # Above the tier's threshold, per million: 70,000 × 0.80 and 10 × 3.20.
+    assert str(answer.usage.total_price) == "0.0560320"
     assert ([doc.index for doc in ranked.docs], str(ranked.usage.total_price)) == (
         [1, 0],
         "0.0020000",

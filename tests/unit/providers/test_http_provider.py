@@ -1,4 +1,4 @@
-"""Six model types over HTTP, against a server that plays the provider."""
+"""Tests for all six model types over HTTP, against a mock provider."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -56,7 +56,7 @@ def calling(
     return asyncio.run(run_work())
 
 
-def test_chat_sends_what_was_asked_and_reads_what_was_said(
+def test_chat_sends_the_request_and_reads_the_answer(
     upstream: Start, settings: Settings
 ):
     call = {
@@ -75,9 +75,8 @@ def test_chat_sends_what_was_asked_and_reads_what_was_said(
         result.usage.prompt_tokens,
         result.usage.completion_tokens,
     ) == ("hello", 7, 2)
-    assert (
-        str(result.usage.total_price) == "0.0000288"
-    )  # 7 × 1.25 and 2 × 10 dollars a million, rounded to 7 places
+    # 7 × 1.25 and 2 × 10 dollars per million, rounded to 7 places.
+    assert str(result.usage.total_price) == "0.0000288"
     (request,) = server.requests
     assert (request.path, request.key) == ("/v1/chat/completions", "sk-test-key")
     body = request.json
@@ -175,7 +174,7 @@ def test_the_other_five_types(upstream: Start, settings: Settings):
         (Answer(fault="hang_up"), InvokeConnectionError, "without a response"),
     ],
 )
-def test_each_thing_that_goes_wrong_is_an_error_of_ours(
+def test_each_failure_is_one_of_our_errors(
     upstream: Start,
     settings: Settings,
     answer: Answer,
@@ -187,7 +186,7 @@ def test_each_thing_that_goes_wrong_is_an_error_of_ours(
         calling(settings, server, lambda yard: yard.chat("hi", model="openai/gpt-5"))
 
 
-def test_a_missing_embedding_is_noticed(upstream: Start, settings: Settings):
+def test_a_missing_embedding_is_an_error(upstream: Start, settings: Settings):
     server = upstream(lambda request: embedding_answer([[1.0]]))
     with pytest.raises(
         InvokeServerUnavailableError, match="expected 2 embeddings, got 1"
@@ -212,9 +211,7 @@ def test_a_call_ends_at_its_deadline(upstream: Start, settings: Settings):
     assert server.cut_by_client.wait(5)
 
 
-def test_checking_a_provider_asks_with_every_credential(
-    upstream: Start, settings: Settings
-):
+def test_checking_a_provider_uses_every_credential(upstream: Start, settings: Settings):
     server = upstream(
         lambda request: (
             json_answer({"data": [{"id": "m1"}]}) if request.key else error_answer(401)
@@ -228,7 +225,7 @@ def test_checking_a_provider_asks_with_every_credential(
         calling(settings, server, lambda yard: yard.check_provider("openai"))
 
 
-def test_a_provider_without_its_credential_says_how_to_add_one(settings: Settings):
+def test_a_missing_credential_error_says_how_to_add_one(settings: Settings):
     async def work() -> None:
         async with Modelyard(settings, environ={}) as yard:
             with pytest.raises(
@@ -256,7 +253,7 @@ def test_keys_in_the_usual_variables_are_found(upstream: Start, settings: Settin
     assert server.requests[0].key == "sk-from-environment"
 
 
-def test_a_new_name_with_an_address_is_one_more_compatible_server(
+def test_a_new_name_with_a_base_url_is_an_openai_compatible_server(
     upstream: Start, settings: Settings
 ):
     server = upstream(lambda request: chat_answer("ok", model=request.json["model"]))

@@ -1,4 +1,4 @@
-"""Providers that speak otherwise than OpenAI, each against a server that plays it: what is sent, and what is read."""
+"""Tests for wire formats other than OpenAI's, against mock servers."""
 
 import asyncio
 import base64
@@ -45,7 +45,7 @@ def calling(
     return asyncio.run(run_work())
 
 
-def test_deepgram_hears_and_speaks(upstream: Start, settings: Settings):
+def test_deepgram_transcribes_and_synthesizes(upstream: Start, settings: Settings):
     def served(request: UpstreamRequest) -> Answer:
         if request.path.startswith("/speak"):
             return Answer(body=b"ID3")
@@ -86,7 +86,7 @@ def test_deepgram_hears_and_speaks(upstream: Start, settings: Settings):
     assert "model=aura-2-thalia-en" in speak.path
 
 
-def test_elevenlabs_hears_and_speaks(upstream: Start, settings: Settings):
+def test_elevenlabs_transcribes_and_synthesizes(upstream: Start, settings: Settings):
     def served(request: UpstreamRequest) -> Answer:
         if "text-to-speech" in request.path:
             return Answer(body=b"ID3")
@@ -129,7 +129,7 @@ def test_elevenlabs_hears_and_speaks(upstream: Start, settings: Settings):
         )
 
 
-def test_dashscope_is_spoken_to_natively_where_it_must_be(
+def test_dashscope_uses_its_native_format_if_necessary(
     upstream: Start, settings: Settings
 ):
     def served(request: UpstreamRequest) -> Answer:
@@ -167,7 +167,7 @@ def test_dashscope_is_spoken_to_natively_where_it_must_be(
     assert sound[-2:] == b"\0\1"
 
 
-def test_tei_embeds_and_ranks(upstream: Start, settings: Settings):
+def test_tei_embeds_and_reranks(upstream: Start, settings: Settings):
     def served(request: UpstreamRequest) -> Answer:
         if request.path == "/rerank":
             return json_answer([{"index": 1, "score": 0.9}, {"index": 0, "score": 0.1}])
@@ -199,7 +199,7 @@ def test_tei_embeds_and_ranks(upstream: Start, settings: Settings):
     "body",
     [b"[]", b'{"data": [{"embedding": "!!"}]}', b'{"data": 5}', b"5", b'[{"x": 1}]'],
 )
-def test_an_embedding_answer_of_another_shape_is_the_servers_mistake(
+def test_a_malformed_embedding_answer_is_a_server_error(
     upstream: Start, settings: Settings, body: bytes
 ):
     server = upstream(
@@ -215,7 +215,7 @@ def test_an_embedding_answer_of_another_shape_is_the_servers_mistake(
             )
 
 
-def test_bedrock_streams_binary_events_and_its_exceptions_keep_their_kind(
+def test_bedrock_streams_binary_events_and_keeps_exception_types(
     upstream: Start, settings: Settings
 ):
     events = [("messageStart", b'{"role": "assistant"}')]
@@ -269,9 +269,7 @@ def test_bedrock_streams_binary_events_and_its_exceptions_keep_their_kind(
         run()
 
 
-def test_a_picture_goes_to_dashscopes_other_address(
-    upstream: Start, settings: Settings
-):
+def test_dashscope_has_another_url_for_images(upstream: Start, settings: Settings):
     from tests.wire.test_laws import PIXEL
 
     server = upstream(

@@ -1,4 +1,7 @@
-"""Where calls go: balancing, rests, retries, failover, hedging; on scripts and a clock that takes no time."""
+"""Tests for dispatching: load balancing, cooldowns, retries, failover and hedging.
+
+Deployments follow scripts, and the clock is a fake one that does not wait.
+"""
 
 import asyncio
 import random
@@ -67,7 +70,7 @@ def deployments(*names: str, model: str = "big", **options: Any) -> list[Deploym
 
 
 def bare(model: str) -> list[Deployment]:
-    """A model that needs no credential."""
+    """The deployment of a model that needs no credential."""
     return [Deployment(f"p/{model}", "p", model, None)]
 
 
@@ -117,7 +120,7 @@ def two_models(clock: FakeClock) -> Dispatch:
 # failover
 
 
-def test_failover_moves_on_before_the_first_chunk():
+def test_failover_happens_before_the_first_chunk():
     call, called_names = scripted(
         {"big": [InvokeConnectionError("down")], "small": ["he", "llo"]}
     )
@@ -134,7 +137,7 @@ def test_failover_never_happens_after_the_first_chunk():
     assert called_names == ["big"]
 
 
-def test_a_stream_that_has_said_nothing_yet_has_not_begun():
+def test_a_stream_without_content_has_not_started():
     role = LLMResultChunk(model="big")
     call, called_names = scripted(
         {"big": [role, InvokeConnectionError("down")], "small": [role, "hello"]}
@@ -151,7 +154,7 @@ def test_a_stream_that_has_said_nothing_yet_has_not_begun():
         (ContentFilterError("no"), True),
     ],
 )
-def test_the_error_says_whether_another_model_may_help(error: InvokeError, moves: bool):
+def test_the_error_type_decides_about_failover(error: InvokeError, moves: bool):
     call, called_names = scripted({"big": [error], "small": ["x"]})
     if moves:
         assert texts(two_models(FakeClock()), call) == ["x"]
@@ -161,7 +164,7 @@ def test_the_error_says_whether_another_model_may_help(error: InvokeError, moves
     assert called_names == (["big", "small"] if moves else ["big"])
 
 
-def test_a_text_that_broke_off_is_gone_on_with_where_that_is_wanted():
+def test_an_interrupted_text_is_continued_if_configured():
     clock = FakeClock()
     invocations: list[Invocation] = []
 
@@ -179,10 +182,10 @@ def test_a_text_that_broke_off_is_gone_on_with_where_that_is_wanted():
     assert invocations[1].credential == "b"
 
 
-# retry
+# retries
 
 
-def test_retry_tries_the_same_again_where_the_error_allows_it():
+def test_retry_repeats_the_call_if_the_error_allows_it():
     clock = FakeClock()
     call, called_names = scripted(
         {"big": [[InvokeServerUnavailableError("busy", retry_after=3)], ["ok"]]}
@@ -201,7 +204,7 @@ def test_retry_tries_the_same_again_where_the_error_allows_it():
         InvokeServerUnavailableError("come back tomorrow", retry_after=86_400),
     ],
 )
-def test_retry_leaves_other_errors_alone(error: InvokeError):
+def test_other_errors_are_not_retried(error: InvokeError):
     clock = FakeClock()
     call, called_names = scripted({"big": [error]})
     with pytest.raises(type(error)):
@@ -209,7 +212,7 @@ def test_retry_leaves_other_errors_alone(error: InvokeError):
     assert (called_names, clock.slept) == (["big"], [])
 
 
-def test_retry_gives_up_and_never_repeats_what_has_begun():
+def test_retries_are_limited_and_started_streams_are_not_retried():
     call, called_names = scripted({"big": [InvokeServerUnavailableError("busy")]})
     with pytest.raises(InvokeServerUnavailableError):
         texts(dispatch(FakeClock(), retries=2), call)
@@ -240,7 +243,7 @@ def test_backoff_is_bounded(failures: int, random_fraction: float):
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=300))
-def test_repeats_stay_within_a_fifth_of_all_calls(fails: list[bool]):
+def test_retries_stay_within_a_fifth_of_all_calls(fails: list[bool]):
     budget, repeats = RetryBudget(FakeClock(), free=5), 0
     for is_failure in fails:
         budget.record_call("t", "p")
@@ -248,7 +251,7 @@ def test_repeats_stay_within_a_fifth_of_all_calls(fails: list[bool]):
     assert repeats <= 5 + 0.2 * len(fails)
 
 
-def test_one_tenants_failures_use_up_nobody_elses_repeats():
+def test_one_tenants_failures_do_not_use_other_tenants_retries():
     budget = RetryBudget(FakeClock(), free=5)
     while budget.try_retry("acme", "p"):
         pass
@@ -260,7 +263,7 @@ def test_one_tenants_failures_use_up_nobody_elses_repeats():
     assert len(budget._pots) <= 4096  # pyright: ignore[reportPrivateUsage]
 
 
-def test_a_provider_that_is_down_is_not_kept_down():
+def test_retries_do_not_overload_a_failing_provider():
     clock = FakeClock()
     call, called_names = scripted({"big": [InvokeServerUnavailableError("down")]})
     policy = dispatch(clock)
@@ -276,7 +279,9 @@ def test_a_provider_that_is_down_is_not_kept_down():
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(0, 100))
-def test_a_rested_one_is_found_if_there_is_one(rested: list[bool], turns: int):
+def test_an_available_deployment_is_found_if_there_is_one(
+    rested: list[bool], turns: int
+):
     clock = FakeClock()
     manager = pool(clock, *(str(index) for index in range(len(rested))))
     for deployment, is_rested in zip(manager.deployments, rested, strict=True):
@@ -289,7 +294,7 @@ def test_a_rested_one_is_found_if_there_is_one(rested: list[bool], turns: int):
 
 
 @given(st.integers(1, 6), st.integers(1, 5))
-def test_turns_go_round_evenly(size: int, rounds: int):
+def test_round_robin_is_even(size: int, rounds: int):
     manager = pool(FakeClock(), *map(str, range(size)))
     served = [
         deployment.id
@@ -302,8 +307,7 @@ def test_turns_go_round_evenly(size: int, rounds: int):
 @given(st.lists(st.integers(0, 10), min_size=1, max_size=6).filter(any))
 @settings(max_examples=20, deadline=None)
 def test_weight_decides_the_share(weights: list[int]):
-    """Of 10,000 draws each deployment gets its share of the weights, and none gets any
-    with a weight of 0."""
+    """In 10,000 draws each deployment gets its share by weight; weight 0 gets none."""
     candidates = [
         Deployment(str(index), "p", "m", Credential(str(index), "", {}), weight=weight)
         for index, weight in enumerate(weights)
@@ -317,7 +321,7 @@ def test_weight_decides_the_share(weights: list[int]):
         assert deployment.weight or not counts[deployment.id]
 
 
-def test_strategies_choose_as_they_say():
+def test_each_strategy_selects_as_documented():
     clock = FakeClock()
     health = DeploymentHealth(clock)
     cheap = Deployment("cheap", "p", "m", None, price=1)
@@ -347,7 +351,7 @@ def test_strategies_choose_as_they_say():
 
 
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=30, unique=True))
-def test_a_key_sticks_and_few_move_when_one_goes(keys: list[str]):
+def test_session_affinity_moves_few_keys_when_a_deployment_is_removed(keys: list[str]):
     all_deployments = deployments(*"abcd")
     before_removal = {key: rendezvous_pick(all_deployments, key) for key in keys}
     left = all_deployments[:-1]
@@ -359,7 +363,7 @@ def test_a_key_sticks_and_few_move_when_one_goes(keys: list[str]):
     )
 
 
-def test_a_limited_credential_rests_and_the_next_serves():
+def test_a_rate_limited_credential_cools_down_and_the_next_serves():
     clock = FakeClock()
     call, called_names = scripted(
         {"a": [[InvokeRateLimitError("slow", retry_after=30)], ["a"]], "b": ["b"]},
@@ -373,7 +377,7 @@ def test_a_limited_credential_rests_and_the_next_serves():
     assert {texts(balance, call)[0] for _ in range(2)} == {"a", "b"}
 
 
-def test_a_shared_quota_rests_together():
+def test_credentials_with_a_shared_quota_cool_down_together():
     clock = FakeClock()
     candidates = [
         Deployment(
@@ -393,7 +397,7 @@ def test_a_shared_quota_rests_together():
     assert called_names == ["a", "c", "c"]
 
 
-def test_every_refusal_is_tried_once_and_the_last_is_raised():
+def test_every_credential_is_tried_once_and_the_last_error_is_raised():
     clock = FakeClock()
     call, called_names = scripted(
         {
@@ -414,7 +418,7 @@ def test_every_refusal_is_tried_once_and_the_last_is_raised():
     assert caught.value.retry_after == pytest.approx(10)
 
 
-def test_a_short_rest_is_waited_for_once():
+def test_a_short_cooldown_is_waited_for_once():
     clock = FakeClock()
     call, called_names = scripted(
         {"a": [[InvokeRateLimitError("slow", retry_after=1)], ["ok"]]}, by="credential"
@@ -429,7 +433,7 @@ def test_a_short_rest_is_waited_for_once():
     assert called_names == ["a", "a"]
 
 
-def test_a_group_of_one_may_fail_at_once():
+def test_without_patience_a_single_deployment_fails_at_once():
     clock = FakeClock()
     call, called_names = scripted(
         {"a": [InvokeRateLimitError("slow", retry_after=1)]}, by="credential"
@@ -439,7 +443,7 @@ def test_a_group_of_one_may_fail_at_once():
     assert (called_names, clock.slept) == (["a"], [])
 
 
-def test_the_only_credential_does_not_rest_for_nothing():
+def test_the_only_credential_has_no_cooldown_after_one_failure():
     clock = FakeClock()
     call, called_names = scripted(
         {"a": [[InvokeConnectionError("down")], ["up"]]}, by="credential"
@@ -450,7 +454,7 @@ def test_the_only_credential_does_not_rest_for_nothing():
     assert texts(balance, call) == ["up"]
 
 
-def test_rests_grow_and_end_with_one_real_call():
+def test_cooldowns_grow_and_end_with_one_probe_call():
     clock = FakeClock()
     call, called_names = scripted(
         {"a": [InvokeAuthorizationError("no")], "b": ["b"]}, by="credential"
@@ -467,7 +471,7 @@ def test_rests_grow_and_end_with_one_real_call():
     assert waits == [10, 20, 25, 25]
 
 
-def test_only_one_call_probes_a_rested_credential():
+def test_only_one_call_probes_a_credential_after_its_cooldown():
     clock = FakeClock()
     manager = pool(clock, "a", "b")
     a, b = manager.deployments
@@ -480,7 +484,7 @@ def test_only_one_call_probes_a_rested_credential():
     assert {manager.fetch_next() for _ in range(4)} == {a, b}
 
 
-def test_never_more_than_half_rests_for_the_providers_own_failures():
+def test_provider_failures_cool_down_at_most_half_of_a_group():
     clock = FakeClock()
     manager = pool(clock, *"abcd")
     for _ in range(10):
@@ -489,7 +493,7 @@ def test_never_more_than_half_rests_for_the_providers_own_failures():
     assert len(manager.health.in_cooldown()) == 2
 
 
-def test_an_answer_from_before_a_rest_does_not_end_it():
+def test_an_earlier_answer_does_not_end_a_cooldown():
     clock = FakeClock()
     manager = pool(clock, "a", "b")
     manager.cooldown(
@@ -499,7 +503,7 @@ def test_an_answer_from_before_a_rest_does_not_end_it():
     assert manager.health.wait(manager.deployments[0]) == pytest.approx(30)
 
 
-def test_one_that_is_many_times_slower_rests():
+def test_a_much_slower_deployment_cools_down():
     clock = FakeClock()
     manager = pool(clock, *"abcd")
     for _ in range(30):
@@ -508,14 +512,14 @@ def test_one_that_is_many_times_slower_rests():
     assert list(manager.health.in_cooldown()) == ["a/big"]
 
 
-def test_no_credential_at_all_says_how_to_add_one():
+def test_the_error_without_a_credential_says_how_to_add_one():
     clock = FakeClock()
     call, _ = scripted({})
     with pytest.raises(NoCredentialAvailableError, match="providers add p"):
         texts(dispatch(clock, pool(clock)), call)
 
 
-def test_the_credentials_values_reach_the_call_and_no_repr():
+def test_credential_values_reach_the_call_but_not_repr():
     clock = FakeClock()
     invocations: list[Invocation] = []
 
@@ -537,8 +541,13 @@ def test_the_credentials_values_reach_the_call_and_no_repr():
     ),
     st.integers(0, 3),
 )
-def test_a_call_ends_and_asks_nobody_without_end(fates: list[str], retries: int):
-    """Whatever the deployments do, a call ends with an answer or an error, after a bounded number of tries."""
+def test_every_call_ends_after_a_bounded_number_of_attempts(
+    fates: list[str], retries: int
+):
+    """Every call ends with an answer or an error.
+
+    The number of attempts is bounded, whatever the deployments do.
+    """
     clock = FakeClock()
     errors = {
         "limited": InvokeRateLimitError("x"),
@@ -563,7 +572,7 @@ def test_a_call_ends_and_asks_nobody_without_end(fates: list[str], retries: int)
 # hedging
 
 
-def test_a_slow_first_one_is_overtaken_and_closed():
+def test_a_slow_first_attempt_is_hedged_and_closed():
     async def work() -> None:
         clock = FakeClock()
         closed: list[str] = []
@@ -592,7 +601,7 @@ def test_a_slow_first_one_is_overtaken_and_closed():
     asyncio.run(asyncio.wait_for(work(), 5))
 
 
-def test_a_loser_that_says_nothing_yet_is_not_asked_where_the_retry_budget_is_used_up():
+def test_no_hedging_if_the_retry_budget_is_exhausted():
     async def work() -> None:
         clock = FakeClock()
         called_names: list[str] = []
@@ -623,7 +632,7 @@ def test_a_loser_that_says_nothing_yet_is_not_asked_where_the_retry_budget_is_us
     asyncio.run(asyncio.wait_for(work(), 5))
 
 
-# what is waited for, and what is passed on
+# waiting, and passing on to the caller
 
 
 @pytest.mark.parametrize(
@@ -652,7 +661,7 @@ def test_a_long_retry_after_is_passed_to_the_caller_and_not_waited_for(
     assert len(called_names) == (2 if waited else 1)
 
 
-def test_a_stream_of_blank_chunks_reaches_the_caller_whole():
+def test_a_stream_of_blank_chunks_reaches_the_caller():
     role, usage = LLMResultChunk(model="big"), LLMResultChunk(model="big")
     call, _ = scripted({"big": [role, usage]})
     assert texts(dispatch(FakeClock()), call) == ["", ""]
@@ -677,7 +686,7 @@ def test_each_model_may_wait_once_for_a_short_cooldown():
 
 
 class _Quotas:
-    """Notes how each reservation of a hosted credential was settled."""
+    """Records how each reservation of a hosted credential was settled."""
 
     def __init__(self) -> None:
         self.settled: list[tuple[str, bool]] = []
@@ -704,9 +713,7 @@ def _hosted(clock: FakeClock, name: str, model: str) -> LBModelManager:
 @pytest.mark.parametrize(
     ("script", "served"), [(["yes"], True), ([InvokeConnectionError("down")], False)]
 )
-def test_a_hosted_quota_is_given_back_where_the_call_failed(
-    script: list[Any], served: bool
-):
+def test_a_hosted_quota_is_released_if_the_call_failed(script: list[Any], served: bool):
     clock, quotas = FakeClock(), _Quotas()
     plan = Plan([_hosted(clock, "h", "big")])
     policy = Dispatch(lambda invocation: plan, clock, RetryBudget(clock), 0, quotas)
@@ -719,7 +726,7 @@ def test_a_hosted_quota_is_given_back_where_the_call_failed(
     assert quotas.settled == [("h/big", served)]
 
 
-def test_a_hosted_quota_is_charged_once_where_the_second_credential_serves():
+def test_a_hosted_quota_is_charged_once_after_a_failover():
     clock, quotas = FakeClock(), _Quotas()
     quota = (("q", Limit(unit="credits", amount=5, window="total")),)
     hosted = [

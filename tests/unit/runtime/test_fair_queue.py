@@ -1,4 +1,4 @@
-"""Who goes next where calls must wait, and that no turn is lost."""
+"""Tests for the fair queue: which waiting call is next, and that no slot is lost."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -15,23 +15,24 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 def waits(queue: FairQueue, tenant: str, priority: int = 0) -> "asyncio.Task[None]":
-    """A call that waits for its turn."""
+    """Start a task that waits for its slot."""
     return asyncio.create_task(queue.enter(tenant, priority=priority, seconds=60))
 
 
 async def settled() -> None:
-    """Until every task has gone as far as it can."""
+    """Let every task run until it blocks."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-def test_of_equals_the_one_with_the_fewest_running_goes_first():
+def test_among_equals_the_tenant_with_the_fewest_running_is_next():
     async def work() -> None:
         queue = FairQueue(4, 100)
         assert queue.try_enter("quiet")
         for _ in range(3):
             assert queue.try_enter("noisy")
-        # The quiet one was served longest ago either way: what decides is how many each has running.
+        # 'quiet' was served longest ago either way, so its last turn is changed below:
+        # only the number of running calls may decide.
         assert queue.try_enter("other") is False
         noisy = waits(queue, "noisy")
         await settled()
@@ -48,7 +49,7 @@ def test_of_equals_the_one_with_the_fewest_running_goes_first():
     run(work())
 
 
-def test_a_caller_of_low_priority_takes_nobodys_place():
+def test_a_low_priority_call_displaces_nobody():
     async def work() -> None:
         queue = FairQueue(1, 3)
         assert queue.try_enter("important")
@@ -64,7 +65,7 @@ def test_a_caller_of_low_priority_takes_nobodys_place():
     run(work())
 
 
-def test_a_caller_of_the_same_priority_takes_the_last_place_of_who_holds_most():
+def test_an_equal_priority_call_displaces_the_largest_tenants_last():
     async def work() -> None:
         queue = FairQueue(1, 3)
         assert queue.try_enter("important")
@@ -80,14 +81,15 @@ def test_a_caller_of_the_same_priority_takes_the_last_place_of_who_holds_most():
     run(work())
 
 
-def test_a_turn_that_its_caller_no_longer_wants_goes_to_the_next():
+def test_a_slot_of_a_cancelled_call_is_released():
     async def work() -> None:
         queue = FairQueue(1, 10)
         for _ in range(20):
             assert queue.try_enter("t")
             leaving = waits(queue, "t")
             await settled()
-            queue.leave("t")  # gives the turn, which the task has not seen yet
+            # This grants the slot, but the task has not run yet.
+            queue.leave("t")
             leaving.cancel()
             await asyncio.gather(leaving, return_exceptions=True)
             assert (queue.running, queue.waiting) == (0, 0)

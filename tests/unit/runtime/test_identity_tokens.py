@@ -1,4 +1,4 @@
-"""What an identity provider signs: each way in which a token may be forged or meant for somebody else."""
+"""Tests for ID tokens: every way to forge one or to use one of another client."""
 
 import asyncio
 import base64
@@ -50,14 +50,14 @@ def signed(
     header: JSON | None = None,
     **claim_changes: Any,
 ) -> str:
-    """A token; None takes a claim away."""
+    """Return a signed token. A claim of None is left out."""
     claims = {
         "iss": ISSUER, "aud": CLIENT, "sub": "1", "iat": NOW, "exp": NOW + 60, "nonce": NONCE, "email": "ada@example.com",
         **claim_changes,
     }  # fmt: skip
     claims = {name: value for name, value in claims.items() if value is not None}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about EdDSA's name
+        warnings.simplefilter("ignore")  # the library warns about the name EdDSA
         full_header = {"alg": algorithm, "kid": "one", **(header or {})}
         rules = jws.JWSRegistry(algorithms=[algorithm], strict_check_header=False)
         return jwt.encode(
@@ -96,7 +96,7 @@ def claims_of(token: str, *keys: dict[str, Any], access_token: str = "") -> JSON
         (ED, "EdDSA"),
     ],
 )
-def test_what_a_provider_signs_with_a_key_pair_is_believed(key: Key, algorithm: str):
+def test_tokens_signed_with_a_key_pair_are_accepted(key: Key, algorithm: str):
     assert claims_of(signed(key, algorithm), entry(key))["email"] == "ada@example.com"
 
 
@@ -107,7 +107,7 @@ def test_what_a_provider_signs_with_a_key_pair_is_believed(key: Key, algorithm: 
     {"exp": None}, {"exp": NOW - 61}, {"exp": "later"}, {"exp": True}, {"iat": None}, {"iat": NOW + 61}, {"iat": "now"},
     {"nbf": NOW + 61}, {"sub": None}, {"sub": 7},
 ])  # fmt: skip
-def test_a_token_for_somebody_else_or_of_another_time_does_not_hold(
+def test_a_token_for_another_audience_or_time_is_refused(
     claim_changes: dict[str, Any],
 ):
     with pytest.raises(SignInError, match="invalid identity token"):
@@ -115,7 +115,7 @@ def test_a_token_for_somebody_else_or_of_another_time_does_not_hold(
 
 
 @pytest.mark.parametrize("nonce", ["another", None, "", [NONCE], 1])
-def test_a_token_of_another_sign_in_is_not_for_this_one(nonce: Any):
+def test_a_token_of_another_sign_in_is_refused(nonce: Any):
     with pytest.raises(SignInError, match="not for this sign-in"):
         claims_of(signed(nonce=nonce))
 
@@ -124,13 +124,13 @@ def test_a_token_of_another_sign_in_is_not_for_this_one(nonce: Any):
     {"exp": NOW - 59}, {"iat": NOW + 59}, {"nbf": NOW + 59}, {"aud": [CLIENT]}, {"azp": CLIENT},
     {"aud": [CLIENT, "somebody"], "azp": CLIENT},
 ])  # fmt: skip
-def test_clocks_may_differ_by_a_minute_and_others_may_be_meant_too(
+def test_clock_skew_of_a_minute_and_extra_audiences_are_accepted(
     claim_changes: dict[str, Any],
 ):
     assert claims_of(signed(**claim_changes))["sub"] == "1"
 
 
-def test_the_hash_of_the_access_token_must_be_its_own_where_it_is_said():
+def test_the_access_token_hash_must_match_if_present():
     half = encoded(hashlib.sha256(b"access").digest()[:16])
     assert claims_of(signed(at_hash=half), access_token="access")
     for wrong_hash in (encoded(b"x" * 16), 7, ["a"]):
@@ -138,7 +138,7 @@ def test_the_hash_of_the_access_token_must_be_its_own_where_it_is_said():
             claims_of(signed(at_hash=wrong_hash), access_token="access")
 
 
-def test_a_token_without_a_signature_proves_nothing():
+def test_an_unsigned_token_is_refused():
     header, claims, signature = signed().split(".")
     for algorithm in ("none", "None", "NONE", "nOnE", ""):
         unsigned_header = encoded({"alg": algorithm, "kid": "one"})
@@ -150,8 +150,8 @@ def test_a_token_without_a_signature_proves_nothing():
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
-def test_a_public_key_is_no_secret_to_sign_with(algorithm: str):
-    """The key confusion of old: whoever knows the public key could sign with its text."""
+def test_key_confusion_is_refused(algorithm: str):
+    """The classic key confusion attack: the public key's text as an HMAC secret."""
     for secret in (
         RSA.as_pem(private=False),
         RSA.as_der(private=False),
@@ -165,7 +165,7 @@ def test_a_public_key_is_no_secret_to_sign_with(algorithm: str):
             claims_of(token)
 
 
-def test_a_shared_key_in_the_key_set_signs_nothing():
+def test_a_symmetric_key_in_the_key_set_is_ignored():
     shared = OctKey.import_key("a secret that is long enough for it")
     with pytest.raises(SignInError, match="invalid identity token"):
         claims_of(
@@ -176,12 +176,12 @@ def test_a_shared_key_in_the_key_set_signs_nothing():
 @pytest.mark.parametrize("header", [
     {"jwk": OTHER.as_dict(private=False)}, {"jku": "https://evil.example/keys"}, {"x5u": "https://evil.example/cert"},
 ])  # fmt: skip
-def test_a_key_that_a_token_brings_along_is_not_used(header: dict[str, Any]):
+def test_a_key_embedded_in_a_token_is_not_used(header: dict[str, Any]):
     with pytest.raises(SignInError, match="invalid identity token"):
         claims_of(signed(OTHER, header=header))
 
 
-def test_a_changed_token_does_not_hold():
+def test_a_modified_token_is_refused():
     header, claims, signature = signed().split(".")
     forged = encoded(
         {
@@ -195,7 +195,7 @@ def test_a_changed_token_does_not_hold():
         claims_of(signed(OTHER))
 
 
-def test_what_a_header_demands_to_be_known_must_be_and_what_it_merely_says_need_not():
+def test_unknown_critical_headers_are_refused_and_others_ignored():
     assert claims_of(signed(header={"x-note": "hello"}))
     token = signed()
     forged = encoded({"alg": "RS256", "kid": "one", "crit": ["x-must"], "x-must": 1})
@@ -208,12 +208,12 @@ def test_what_a_header_demands_to_be_known_must_be_and_what_it_merely_says_need_
     f"{encoded(b'[' * 20_000)}.x.y", f"{encoded({'alg': 'RS256', 'kid': 'a' * 100_000})}.x.y",
     f"{encoded({'alg': 'RS256', 'kid': {}})}.x.y", "a" * 1_000_000, "a.b.c.d.e",
 ])  # fmt: skip
-def test_what_is_no_token_is_said(token: str):
+def test_a_malformed_token_is_refused(token: str):
     with pytest.raises(SignInError):
         claims_of(token)
 
 
-def test_claims_that_are_nested_without_end_are_refused():
+def test_deeply_nested_claims_are_refused():
     deep = b'{"a":' + b"[" * 50_000 + b"}"
     with pytest.raises(SignInError, match="invalid identity token"):
         claims_of(jws.serialize_compact({"alg": "RS256", "kid": "one"}, deep, RSA))
@@ -223,11 +223,10 @@ def names(keys: Sequence[Key]) -> list[str | None]:
     return [key.kid for key in keys]
 
 
-def test_a_key_that_cannot_be_used_hides_no_other():
+def test_an_unusable_key_does_not_hide_others():
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # the library warns about the weak one, which we refuse
+        # The library warns about the weak key, which is refused.
+        warnings.simplefilter("ignore")
         weak = RSAKey.generate_key(1024)
         broken: list[Any] = [
             None, 7, [], {}, {"kty": "new", "kid": "x"}, {"kty": ["RSA"]}, {"kty": "RSA", "n": "!", "e": "AQAB"},
@@ -240,7 +239,7 @@ def test_a_key_that_cannot_be_used_hides_no_other():
             read_keys(document)
 
 
-def test_the_key_is_the_one_that_a_token_names_and_that_may_sign_so():
+def test_the_key_matches_the_tokens_key_id_and_algorithm():
     token = signed()
     keys = [entry(OTHER, "two"), entry(RSA, "one")]
     assert find_key(read_keys({"keys": keys}), token).kid == "one"  # type: ignore[union-attr]
@@ -252,7 +251,7 @@ def test_the_key_is_the_one_that_a_token_names_and_that_may_sign_so():
     assert find_key(read_keys({"keys": [entry(EC_LARGE)]}), signed(EC, "ES256")) is None
 
 
-def test_a_token_that_names_no_key_has_the_only_one_that_fits():
+def test_a_token_without_a_key_id_uses_the_only_matching_key():
     token = signed(header={"kid": None})
     assert (
         find_key(read_keys({"keys": [entry(EC, "two"), entry(RSA, "one")]}), token).kid
@@ -265,7 +264,7 @@ def test_a_token_that_names_no_key_has_the_only_one_that_fits():
     assert find_key(read_keys({"keys": [entry(RSA, None)]}), signed()) is not None
 
 
-def test_the_browser_is_sent_with_a_challenge_and_not_with_what_answers_it():
+def test_the_redirect_has_the_challenge_and_not_the_verifier():
     address = authorization_address(
         "https://id.example/authorize?tenant=a%20b", client_id="c & d", redirect_uri="https://here.example/back?x=1",
         state="s", nonce="n", verifier="v" * 43,
@@ -281,7 +280,7 @@ def test_the_browser_is_sent_with_a_challenge_and_not_with_what_answers_it():
     }  # fmt: skip
 
 
-def test_the_form_for_a_token_holds_what_proves_who_asks():
+def test_the_token_request_has_the_verifier_and_the_secret():
     token_fields = {
         "code": "c&d=e",
         "redirect_uri": "https://here.example",
@@ -301,11 +300,11 @@ def test_the_form_for_a_token_holds_what_proves_who_asks():
     }
 
 
-# ------------------------------------------------------------------------------------------------ keys that change
+# ------------------------------------------------------------------------- key rotation
 
 
 class KeySets:
-    """A provider's key set, and how often it was asked for."""
+    """A provider's key set that counts how often it is requested."""
 
     def __init__(self) -> None:
         self.entries = [entry(RSA, "one")]
@@ -320,7 +319,7 @@ class KeySets:
         return {"keys": self.entries}
 
 
-async def test_a_new_key_is_fetched_once_it_is_used_but_not_for_every_unknown_name():
+async def test_a_new_key_is_fetched_but_not_for_every_unknown_id():
     sets, clock = KeySets(), FakeClock()
     keys = ProviderKeys(sets, clock)
     for _ in range(3):
@@ -330,16 +329,15 @@ async def test_a_new_key_is_fetched_once_it_is_used_but_not_for_every_unknown_na
     sets.entries = [entry(RSA, "one"), entry(OTHER, "two")]
     assert (await keys.find("a", signed(OTHER, header={"kid": "two"}))).kid == "two"
     assert sets.requests == 2
-    for number in range(
-        20
-    ):  # names that nobody has cost the provider one question in half a minute
+    # Unknown key ids cause at most one request to the provider in 30 seconds.
+    for number in range(20):
         with pytest.raises(SignInError, match="does not match any key"):
             await keys.find("a", signed(OTHER, header={"kid": f"made-up-{number}"}))
         clock.advance(3)
     assert sets.requests == 3
 
 
-async def test_a_key_that_is_withdrawn_is_believed_for_five_minutes_at_most():
+async def test_a_withdrawn_key_is_accepted_for_at_most_five_minutes():
     sets, clock = KeySets(), FakeClock()
     keys = ProviderKeys(sets, clock)
     await keys.find("a", signed())
@@ -349,7 +347,7 @@ async def test_a_key_that_is_withdrawn_is_believed_for_five_minutes_at_most():
         await keys.find("a", signed())
 
 
-async def test_many_who_come_at_once_ask_for_keys_once():
+async def test_concurrent_sign_ins_fetch_the_keys_once():
     sets = KeySets()
     keys = ProviderKeys(sets, FakeClock())
     assert (
@@ -358,7 +356,7 @@ async def test_many_who_come_at_once_ask_for_keys_once():
     assert sets.requests == 1
 
 
-async def test_a_provider_that_is_away_is_asked_again_by_the_next_who_comes():
+async def test_an_unavailable_provider_is_asked_again_at_the_next_sign_in():
     sets, clock = KeySets(), FakeClock()
     sets.is_away = True
     keys = ProviderKeys(sets, clock)

@@ -1,4 +1,4 @@
-"""The windows of limits: where they begin and end, whatever the server's own time zone, and where counters start."""
+"""Tests for limit windows: start and end in any time zone, and initial counters."""
 
 import calendar
 import time
@@ -33,7 +33,8 @@ def zone(
     """The server's own time zone, which must not matter."""
     monkeypatch.setenv("TZ", request.param)
     time.tzset()
-    limits._window_name.cache_clear()  # pyright: ignore[reportPrivateUsage]  what another zone would have left there
+    # may be cached for another zone
+    limits._window_name.cache_clear()  # pyright: ignore[reportPrivateUsage]
     yield request.param
     monkeypatch.undo()
     time.tzset()
@@ -45,7 +46,7 @@ def applied(limit: Limit, subject: Subject = ALICE) -> ApplicableLimit:
 
 
 def at(year: int, month: int, day: int, hour: int = 0) -> float:
-    """A moment of UTC, in seconds since 1970."""
+    """Return the Unix time of a UTC date in seconds."""
     return datetime(year, month, day, hour, tzinfo=UTC).timestamp()
 
 
@@ -61,7 +62,7 @@ def test_a_month_ends_with_its_last_day(year: int, month: int):
 
 
 @pytest.mark.usefixtures("zone")
-def test_days_and_months_change_at_midnight_of_utc():
+def test_days_and_months_change_at_midnight_utc():
     day = applied(Limit(unit="requests", amount=1, window="day"))
     month = applied(Limit(unit="requests", amount=1, window="month"))
     last, first = at(2026, 3, 1) - 1, at(2026, 3, 1)
@@ -79,14 +80,14 @@ def test_days_and_months_change_at_midnight_of_utc():
 
 
 @pytest.mark.usefixtures("zone")
-def test_a_month_is_its_days():
+def test_a_month_consists_of_its_days():
     first, last = window_days("month", at(2026, 2, 14, 12))
     start = datetime(1970, 1, 1, tzinfo=UTC)
     assert (start + timedelta(days=first)).date().isoformat() == "2026-02-01"
     assert (start + timedelta(days=last)).date().isoformat() == "2026-02-28"
 
 
-def test_an_amount_of_nothing_blocks_and_a_negative_one_is_no_limit():
+def test_an_amount_of_zero_blocks_and_a_negative_one_is_unlimited():
     assert applied(Limit(unit="requests", amount=0)).cap == 0.0
     assert (
         applicable_limits([("l", "name", Limit(unit="requests", amount=-1))], ALICE)
@@ -95,18 +96,17 @@ def test_an_amount_of_nothing_blocks_and_a_negative_one_is_no_limit():
 
 
 def used(seconds_ago: int, current_time: float, **amounts: int) -> UsageTotal:
-    """What was used in the bucket that ended so long ago."""
+    """Return the usage of the bucket that ended `seconds_ago`."""
     bucket = int(current_time - seconds_ago) // SHORT_BUCKET_SECONDS - 1
     return UsageTotal(
         "openai/gpt-5", bucket, amounts.get("calls", 0), 0, amounts.get("tokens", 0), 0
     )
 
 
-def test_a_sliding_counter_starts_with_what_has_not_drained_yet():
+def test_a_sliding_counter_starts_with_undrained_usage():
     current_time = at(2026, 2, 14, 12)
-    minute = applied(
-        Limit(unit="tokens", amount=60, window="minute")
-    )  # drains one token a second
+    # Drains one token per second.
+    minute = applied(Limit(unit="tokens", amount=60, window="minute"))
     assert (
         initial_level(minute, [used(0, current_time, tokens=40)], current_time) == 40.0
     )
@@ -116,7 +116,8 @@ def test_a_sliding_counter_starts_with_what_has_not_drained_yet():
     assert (
         initial_level(minute, [used(50, current_time, tokens=40)], current_time) == 0.0
     )
-    # What drained of the first is gone when the second comes: ten seconds before, 40 - 20, and 5 more.
+    # What drains between the two uses does not count for the second: 40 - 20 after
+    # twenty seconds, plus 5, less 10 in the last ten seconds.
     assert (
         initial_level(
             minute,
@@ -127,7 +128,7 @@ def test_a_sliding_counter_starts_with_what_has_not_drained_yet():
     )
 
 
-def test_a_calendar_counter_starts_with_all_that_was_used():
+def test_a_calendar_counter_starts_with_all_usage():
     current_time = at(2026, 2, 14, 12)
     day = applied(Limit(unit="tokens", amount=60, window="day"))
     assert (

@@ -1,4 +1,7 @@
-"""Limits: which hold, what they take, when they end; who goes next; keys; shares of a batch."""
+"""Tests for limits: which apply, how much they charge and how they end.
+
+Also for the fair queue, API keys, and shares of a batch.
+"""
 
 import asyncio
 from datetime import UTC, datetime
@@ -54,13 +57,13 @@ def limits_for(limit: Limit, subject: Subject = ALICE) -> list[ApplicableLimit]:
         (Limit(unit="requests", amount=-1), False, ""),
     ],
 )
-def test_a_limit_holds_for_what_it_names(limit: Limit, holds: bool, owner: str):
+def test_a_limit_applies_to_its_subject(limit: Limit, holds: bool, owner: str):
     assert [
         applicable_limit.subject_value for applicable_limit in limits_for(limit)
     ] == ([owner] if holds else [])
 
 
-def test_what_a_call_takes_of_each_unit():
+def test_the_charge_of_a_call_in_each_unit():
     estimate = Estimate(500, 2_000_000)
     limits = {
         "requests": 1, "times": 1, "concurrency": 1, "tokens": 500, "cost": 2_000_000, "credits": 20,
@@ -71,11 +74,12 @@ def test_what_a_call_takes_of_each_unit():
         )[0]  # type: ignore[arg-type]
         assert charge(applicable_limit, ALICE, estimate, NOON).amount == amount
     served = settled_amounts(tokens=7, nanos=9, is_served=True)
+    # Of the other units, the reserved amount.
     assert served == {
         "tokens": 7.0,
         "cost": 9.0,
         "concurrency": 0.0,
-    }  # of the rest what was reserved
+    }
     failed = settled_amounts(tokens=0, nanos=0, is_served=False)
     assert failed == {
         "tokens": 0.0,
@@ -86,7 +90,7 @@ def test_what_a_call_takes_of_each_unit():
     }
 
 
-def test_windows_begin_and_end_with_the_calendar_of_utc():
+def test_windows_follow_the_utc_calendar():
     assert seconds_to_reset("day", NOON) == 12 * 3600
     assert seconds_to_reset("month", NOON) == 12 * 3600
     assert seconds_to_reset("total", NOON) is None
@@ -101,7 +105,7 @@ def test_windows_begin_and_end_with_the_calendar_of_utc():
     )
 
 
-def test_a_refusal_says_what_and_until_when():
+def test_a_refusal_names_the_limit_and_its_reset():
     minute = limits_for(Limit(unit="tokens", amount=60))[0]
     reservation = charge(minute, ALICE, Estimate(30, 0), NOON)
     error = limit_error(minute, reservation, 60.0, NOON)
@@ -114,10 +118,10 @@ def test_a_refusal_says_what_and_until_when():
     assert error.retry_after == 12 * 3600
 
 
-# who goes next
+# fair queue
 
 
-def test_tenants_take_turns_and_the_quiet_one_goes_first():
+def test_tenants_alternate_and_the_quiet_one_is_first():
     async def work() -> list[str]:
         queue, order = FairQueue(2, 100), list[str]()
         assert queue.try_enter("noisy")
@@ -147,7 +151,7 @@ def test_tenants_take_turns_and_the_quiet_one_goes_first():
     assert asyncio.run(work()) == ["urgent", "quiet"]
 
 
-def test_a_full_queue_gives_room_to_who_holds_little_of_it():
+def test_a_full_queue_admits_a_tenant_with_few_waiting_calls():
     async def work() -> None:
         queue = FairQueue(1, 3)
         assert queue.try_enter("noisy")
@@ -170,7 +174,7 @@ def test_a_full_queue_gives_room_to_who_holds_little_of_it():
     asyncio.run(work())
 
 
-def test_nobody_waits_longer_than_they_want():
+def test_waiting_ends_at_the_timeout():
     async def work() -> None:
         queue = FairQueue(1, 3)
         assert queue.try_enter("t")
@@ -183,7 +187,7 @@ def test_nobody_waits_longer_than_they_want():
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60))
-def test_a_queue_never_lets_in_more_than_it_may_and_forgets_nobody(
+def test_a_queue_never_exceeds_its_capacity_and_loses_no_call(
     steps: list[tuple[str, bool]],
 ):
     async def work() -> None:
@@ -221,7 +225,7 @@ def test_a_queue_never_lets_in_more_than_it_may_and_forgets_nobody(
 
 
 @given(st.integers(0, 60), st.sampled_from("0aZ_-"))
-def test_a_mistyped_key_is_none(position: int, character: str):
+def test_a_mistyped_key_is_invalid(position: int, character: str):
     name, key = api_keys.generate_key()
     assert api_keys.id_of(key) == name
     position %= len(key)
@@ -231,7 +235,7 @@ def test_a_mistyped_key_is_none(position: int, character: str):
     assert len(api_keys.hint(key)) == 13
 
 
-def test_roles_cover_those_after_them():
+def test_roles_cover_lower_ones():
     assert [role.covers(Role.DEVELOPER) for role in Role] == [True, True, True, False]
 
 
@@ -245,23 +249,23 @@ def test_roles_cover_those_after_them():
         (("*",), "x/y", True),
     ],
 )
-def test_a_key_may_call_what_its_patterns_fit(
+def test_a_key_may_call_models_that_its_patterns_match(
     models: tuple[str, ...], model: str, is_allowed: bool
 ):
     assert Caller(tenant="t", models=models).may_call(model) is is_allowed
 
 
-def test_a_circle_of_failover_is_found():
+def test_a_failover_cycle_is_found():
     assert find_cycle({"a": ["b"], "b": ["c"]}) == []
     assert find_cycle({"a": ["b", "c"], "c": ["a"]}) == ["a", "c", "a"]
     assert find_cycle({"a": ["a"]}) == ["a", "a"]
 
 
-# shares
+# shares of a batch
 
 
 @given(st.integers(0, 10**9), st.lists(st.integers(1, 1000), min_size=1, max_size=50))
-def test_shares_add_up_to_the_whole(total: int, weights: list[int]):
+def test_shares_add_up_to_the_total(total: int, weights: list[int]):
     parts = proportional_shares(total, weights)
     assert sum(parts) == total
     assert min(parts) >= 0

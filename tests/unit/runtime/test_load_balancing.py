@@ -1,4 +1,4 @@
-"""Which deployment comes next, and which ones are in cooldown: exact shares, exact seconds."""
+"""Tests for load balancing: the next deployment, exact shares, exact cooldowns."""
 
 import random
 from collections import Counter
@@ -20,7 +20,7 @@ DRAWS = 10_000
 
 
 def deployments(*weights: float, **options: Any) -> list[Deployment]:
-    """Deployments of one model with these weights, named a, b, c …"""
+    """Return deployments of one model with these weights, named a, b, c …"""
     names = "abcdefgh"[: len(weights)]
     return [
         Deployment(
@@ -31,7 +31,7 @@ def deployments(*weights: float, **options: Any) -> list[Deployment]:
 
 
 def balancer(clock: FakeClock, count: int, **options: Any) -> LBModelManager:
-    """A balancer over so many deployments of weight 1."""
+    """Return a balancer over `count` deployments of weight 1."""
     return LBModelManager(
         deployments(*[1.0] * count), DeploymentHealth(clock), **options
     )
@@ -53,7 +53,7 @@ def test_the_weight_decides_the_share():
     ("random_fraction", "expected_id"),
     [(0.0, "a/m"), (0.24, "a/m"), (0.25, "b/m"), (0.74, "b/m"), (0.75, "c/m")],
 )
-def test_shares_are_cut_where_the_weights_say(random_fraction: float, expected_id: str):
+def test_shares_are_divided_by_weight(random_fraction: float, expected_id: str):
     assert weighted_pick(deployments(1.0, 2.0, 1.0), random_fraction).id == expected_id
 
 
@@ -75,7 +75,7 @@ def test_the_weighted_strategy_draws_by_weight():
 @pytest.mark.parametrize(
     ("failures", "seconds"), [(1, 0.0), (2, 0.0), (3, 10.0), (4, 20.0)]
 )
-def test_three_failures_in_a_row_begin_a_cooldown(failures: int, seconds: float):
+def test_three_failures_in_a_row_start_a_cooldown(failures: int, seconds: float):
     manager = balancer(FakeClock(), 4)
     failing = manager.deployments[0]
     waited = [
@@ -86,7 +86,7 @@ def test_three_failures_in_a_row_begin_a_cooldown(failures: int, seconds: float)
     assert manager.health.wait(failing) == seconds
 
 
-def test_an_answer_between_failures_starts_the_count_again():
+def test_an_answer_between_failures_resets_the_count():
     manager = balancer(FakeClock(), 4)
     failing, error = manager.deployments[0], InvokeServerUnavailableError("503")
     for _ in range(2):
@@ -95,7 +95,7 @@ def test_an_answer_between_failures_starts_the_count_again():
     assert [manager.cooldown(failing, error) for _ in range(3)] == [0.0, 0.0, 10.0]
 
 
-def test_a_cooldown_grows_to_twenty_five_seconds_and_no_further():
+def test_a_cooldown_grows_to_at_most_twenty_five_seconds():
     clock = FakeClock()
     manager = balancer(clock, 4)
     failing = manager.deployments[0]
@@ -110,7 +110,7 @@ def test_a_cooldown_grows_to_twenty_five_seconds_and_no_further():
 
 
 @pytest.mark.parametrize(("size", "resting"), [(2, 1), (3, 1), (4, 2), (5, 2), (6, 3)])
-def test_half_of_a_group_at_most_is_in_cooldown_for_the_providers_failures(
+def test_at_most_half_of_a_group_cools_down_for_provider_failures(
     size: int, resting: int
 ):
     manager = balancer(FakeClock(), size)
@@ -135,10 +135,10 @@ def test_an_answer_ends_a_cooldown_only_once_its_time_is_over():
     assert not manager.health.has_cooldowns
 
 
-# choosing
+# selection
 
 
-def test_a_fast_one_that_is_busy_loses_against_an_idle_one():
+def test_a_busy_fast_deployment_loses_to_an_idle_one():
     manager = LBModelManager(
         deployments(1.0, 1.0),
         DeploymentHealth(FakeClock()),
@@ -158,7 +158,7 @@ def test_a_fast_one_that_is_busy_loses_against_an_idle_one():
 
 
 class _Alternating:
-    """Draws that pick the first of two, then the second, and so on."""
+    """A random source that alternates between the first and the second of two."""
 
     def __init__(self) -> None:
         self._is_second = True
@@ -168,7 +168,7 @@ class _Alternating:
         return 0.9 if self._is_second else 0.1
 
 
-def test_percentiles_are_those_of_the_last_answers():
+def test_percentiles_cover_the_latest_answers():
     manager = balancer(FakeClock(), 2)
     first = manager.deployments[0]
     for number in range(19):
@@ -182,14 +182,14 @@ def test_percentiles_are_those_of_the_last_answers():
     assert manager.percentile(100) == 99.0
 
 
-def test_those_that_are_free_take_turns_evenly_while_another_is_in_cooldown():
+def test_available_deployments_alternate_evenly_during_a_cooldown():
     manager = balancer(FakeClock(), 3)
     manager.health.cool_down("a/m", 60.0)
     order = [_next(manager).id for _ in range(6)]
     assert order == ["b/m", "c/m", "b/m", "c/m", "b/m", "c/m"]
 
 
-def test_a_cooldown_in_the_middle_leaves_the_turns_of_the_others_even():
+def test_a_cooldown_keeps_the_rotation_of_the_others_even():
     manager = balancer(FakeClock(), 4)
     manager.health.cool_down("b/m", 60.0)
     turns = Counter(_next(manager).id for _ in range(300))

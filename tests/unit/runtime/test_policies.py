@@ -1,4 +1,7 @@
-"""Each policy alone and the pipeline whole, on scripts and a clock that takes no time."""
+"""Tests for each policy alone and for the whole pipeline.
+
+Calls follow scripts, and the clock is a fake one that does not wait.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -76,7 +79,7 @@ def test_a_deadline_does_not_interrupt_the_caller():
         ask = replace(ASK, deadline=clock.monotonic() + 0.05)
         async with aclosing(compose([Deadline(clock)], slow)(ask)) as chunks:
             await anext(chunks)
-            await asyncio.sleep(0.15)  # the caller's own time
+            await asyncio.sleep(0.15)  # the caller is slow, not the call
             with pytest.raises(InvokeTimeoutError):
                 await anext(chunks)
         return "unharmed"
@@ -140,7 +143,7 @@ class Watcher(Callback):
         self.heard.append((type(error).__name__, outcome.status, outcome.chunks))
 
 
-def test_a_callback_hears_everything_in_order():
+def test_a_callback_receives_all_events_in_order():
     watcher = Watcher()
     call, _ = scripted({"big": ["he", "llo", last_chunk(3, 2)]})
     texts([Observe(FakeClock(), (watcher,))], call)
@@ -149,7 +152,7 @@ def test_a_callback_hears_everything_in_order():
     assert watcher.heard[-1][4].total_tokens == 5
 
 
-def test_a_callback_hears_of_errors_and_of_callers_who_leave():
+def test_a_callback_receives_errors_and_disconnects():
     watcher = Watcher()
     call, _ = scripted({"big": ["x", InvokeServerUnavailableError("busy")]})
     with pytest.raises(InvokeServerUnavailableError):
@@ -174,7 +177,7 @@ class Broken(Callback):
         raise RuntimeError("mine")
 
 
-def test_a_broken_callback_fails_the_call_only_if_it_asks_to():
+def test_a_failing_callback_fails_the_call_only_on_request():
     call, _ = scripted({"big": ["x"]})
     assert texts([Observe(FakeClock(), (Broken(),))], call) == ["x"]
     strict = Broken()
@@ -191,7 +194,7 @@ PRICE = PriceConfig(
 
 
 def metered(call: Call, *outer: Policy, cut: bool = False) -> list[Any]:
-    """The ledger's rows after a call, oldest first."""
+    """Return the ledger rows of a call, oldest first."""
 
     async def work() -> list[Any]:
         database = Database(":memory:")
@@ -215,7 +218,7 @@ def metered(call: Call, *outer: Policy, cut: bool = False) -> list[Any]:
     return asyncio.run(work())
 
 
-def test_a_row_has_what_the_provider_counted_and_what_it_costs():
+def test_a_row_has_the_providers_usage_and_its_cost():
     call, _ = scripted({"big": ["x", last_chunk(10, 20)]})
     (row,) = metered(call)
     assert (row.status, row.prompt_tokens, row.completion_tokens, row.estimated) == (
@@ -239,7 +242,7 @@ def test_every_attempt_has_a_row_with_its_number():
     assert len({row.invocation for row in rows}) == 1
 
 
-def test_a_caller_who_leaves_pays_for_what_came():
+def test_a_disconnected_caller_pays_for_the_received_part():
     call, _ = scripted({"big": ["some words here", "more"]})
     (row,) = metered(call, cut=True)
     assert (row.status, row.estimated) == ("cancelled", True)
@@ -247,13 +250,13 @@ def test_a_caller_who_leaves_pays_for_what_came():
     assert row.total_price > 0
 
 
-def test_usage_that_never_came_is_estimated_and_said_so():
+def test_missing_usage_is_estimated_and_marked():
     call, _ = scripted({"big": ["twelve signs"]})
     (row,) = metered(call)
     assert (row.status, row.completion_tokens, row.estimated) == ("ok", 3, True)
 
 
-def test_what_failed_before_it_began_cost_nothing():
+def test_a_call_that_failed_before_it_started_costs_nothing():
     call, _ = scripted({"big": [InvokeAuthorizationError("no")]})
     (row,) = metered(call)
     assert (row.status, row.total_price, row.prompt_tokens) == (
@@ -283,7 +286,7 @@ def test_policies_compose_from_the_outside_in():
     assert order == ["outer", "inner"]
 
 
-def test_closing_the_outside_closes_the_inside():
+def test_closing_the_outer_stream_closes_the_inner():
     closed: list[bool] = []
 
     async def call(invocation: Invocation) -> Chunks:

@@ -1,4 +1,7 @@
-"""Answers that callers go on from: those at hand, those in the database, and chains of both."""
+"""Tests for stored responses that callers continue from.
+
+They are in memory, in the database, or in chains across both.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +21,8 @@ def within(
 ) -> None:
     async def go() -> None:
         database, clock = Database(":memory:"), FakeClock()
-        clock.advance(1000 * _DAY)  # as on every day since 1970 but the first
+        # The fake clock starts in 1970; the store is never used that early.
+        clock.advance(1000 * _DAY)
         try:
             await work(ResponseStore(database, clock), database, clock)
         finally:
@@ -28,7 +32,7 @@ def within(
 
 
 def add_chain(store: ResponseStore, first: int, last: int) -> None:
-    """Answers that each go on from the one before."""
+    """Add responses that each continue from the previous one."""
     for number in range(first, last):
         response = {"id": f"r{number}", "output": [f"answer {number}"]}
         store.add(
@@ -52,8 +56,11 @@ def words(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("is_at_hand", [True, False])
-def test_a_history_is_whole_wherever_its_answers_lie(is_at_hand: bool):
-    """Longer than what is at hand, so that its older half is in the database alone; or all of it is."""
+def test_a_history_is_complete_wherever_it_is_stored(is_at_hand: bool):
+    """The chain does not fit in memory.
+
+    Its older half, or all of it, is read from the database.
+    """
 
     async def work(store: ResponseStore, database: Database, clock: FakeClock) -> None:
         add_chain(store, 0, 400)
@@ -65,7 +72,7 @@ def test_a_history_is_whole_wherever_its_answers_lie(is_at_hand: bool):
     within(work)
 
 
-def test_a_history_goes_no_further_than_a_thousand_answers():
+def test_a_history_is_limited_to_a_thousand_answers():
     async def work(store: ResponseStore, database: Database, clock: FakeClock) -> None:
         add_chain(store, 0, 1001)
         await written(database)
@@ -79,7 +86,7 @@ def test_a_history_goes_no_further_than_a_thousand_answers():
     within(work)
 
 
-def test_what_is_removed_old_or_anothers_is_not_there():
+def test_removed_expired_and_other_tenants_responses_are_not_found():
     async def work(store: ResponseStore, database: Database, clock: FakeClock) -> None:
         add_chain(store, 0, 3)
         await written(database)

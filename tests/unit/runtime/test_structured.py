@@ -1,4 +1,4 @@
-"""Answers that satisfy a schema, from models of every ability."""
+"""Tests for structured output: answers that match a schema, from any kind of model."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ FORM = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 
 
 class Model:
-    """Says these answers, one a call."""
+    """A mock model that returns these answers, one per call."""
 
     def __init__(self, *answers: Any) -> None:
         self._answers = list(answers)
@@ -74,7 +74,7 @@ def run(work: Any) -> Any:
     return asyncio.run(work)
 
 
-def test_a_model_with_structured_output_is_asked_as_the_caller_asked():
+def test_a_model_with_structured_output_gets_the_format_unchanged():
     model = Model('{"city": "Oslo"}')
     assert (
         run(answer(model, [ModelFeature.STRUCTURED_OUTPUT])).text == '{"city": "Oslo"}'
@@ -83,7 +83,7 @@ def test_a_model_with_structured_output_is_asked_as_the_caller_asked():
     assert run(answer(Model('{"city": "Oslo"}'), None)).text == '{"city": "Oslo"}'
 
 
-def test_one_with_tools_must_call_the_tool_that_takes_the_answer_and_nobody_sees_it():
+def test_a_model_with_tools_is_forced_to_call_a_hidden_tool():
     model = Model({"city": "Oslo"})
     result = run(answer(model, [ModelFeature.TOOL_CALL]))
     assert (json.loads(result.text), result.finish_reason, result.tool_calls) == (
@@ -95,13 +95,13 @@ def test_one_with_tools_must_call_the_tool_that_takes_the_answer_and_nobody_sees
     assert "response_format" not in model.seen[0].model_parameters
 
 
-def test_any_other_is_told_the_schema_and_its_fence_is_taken_off():
+def test_other_models_are_prompted_with_the_schema():
     model = Model('Sure:\n```json\n{"city": "Oslo"}\n```')
     assert json.loads(run(answer(model, [])).text) == {"city": "Oslo"}
     assert '"city"' in model.seen[0].messages[0].text
 
 
-def test_what_does_not_fit_is_mended_once_and_both_calls_are_counted():
+def test_an_invalid_answer_is_repaired_once_and_both_calls_are_counted():
     model = Model('{"town": 1}', '{"city": "Oslo"}')
     result = run(answer(model, []))
     assert json.loads(result.text) == {"city": "Oslo"}
@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_mended_once_and_both_calls_are_counted():
         ([{}, {"city": 5}], [ModelFeature.TOOL_CALL]),
     ],
 )
-def test_an_answer_that_never_fits_is_an_error(
+def test_an_answer_that_stays_invalid_is_an_error(
     answers: list[Any], features: list[ModelFeature]
 ):
     with pytest.raises(
@@ -129,7 +129,7 @@ def test_an_answer_that_never_fits_is_an_error(
 @pytest.mark.parametrize(
     "schema", [{"type": "odd"}, {"$ref": "https://example.com/schema.json"}]
 )
-def test_a_schema_that_is_none_or_points_elsewhere_is_refused(schema: Any):
+def test_invalid_schemas_and_external_references_are_refused(schema: Any):
     response_format = {
         "type": "json_schema",
         "json_schema": {"name": "x", "schema": schema},
@@ -138,7 +138,7 @@ def test_a_schema_that_is_none_or_points_elsewhere_is_refused(schema: Any):
         run(answer(Model("{}"), [ModelFeature.STRUCTURED_OUTPUT], response_format))
 
 
-def test_an_expression_that_would_never_end_elsewhere_is_matched_in_linear_time():
+def test_a_catastrophic_pattern_is_matched_in_linear_time():
     response_format = {
         "type": "json_schema",
         "json_schema": {
@@ -161,5 +161,5 @@ def test_an_expression_that_would_never_end_elsewhere_is_matched_in_linear_time(
         ('"x"', '"x"'),
     ],
 )
-def test_json_is_found_in_what_models_put_around_it(text: str, expected_json: str):
+def test_json_is_extracted_from_surrounding_text(text: str, expected_json: str):
     assert extract_json(text) == expected_json

@@ -1,4 +1,4 @@
-"""The view that each process keeps, where several refreshes overlap."""
+"""Tests for the directory, each process's view of tenants, under parallel refreshes."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from modelyard.testing import FakeClock
 
 
 class _Nothing:
-    """No database: the test hands changes over itself."""
+    """An empty database: the test applies the changes itself."""
 
     async def changed_since(self, revision: int) -> Sequence[Resource]:
         return ()
@@ -41,17 +41,20 @@ def _seen(directory: Directory) -> dict[str, str]:
     st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=12),
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=8),
 )
-def test_refreshes_that_overtake_each_other_end_with_the_newest(
+def test_overlapping_refreshes_end_with_the_latest_state(
     changes: Sequence[tuple[str, bool]], reads: Sequence[tuple[int, int]]
 ):
-    """The law: whichever answer comes first, a row is as it was changed last."""
+    """Property: in whatever order reads arrive, each row ends in its latest state."""
     rows = [
         _user(revision, row, is_deleted=is_deleted)
         for revision, (row, is_deleted) in enumerate(changes, 1)
     ]
 
     def read(since: int, until: int) -> list[Resource]:
-        """What `since` said to a refresh that asked when `until` changes had been made: each row as it was then."""
+        """Return the rows after revision `since` as of `until` changes.
+
+        Each row is in its state at that time.
+        """
         latest = {row.id: row for row in rows[:until]}
         return sorted(
             (row for row in latest.values() if row.revision > since),
@@ -59,7 +62,8 @@ def test_refreshes_that_overtake_each_other_end_with_the_newest(
         )
 
     directory = Directory(_Nothing())
-    # A refresh asks from where the view stood at some time, and its answer may come after those of later ones.
+    # A refresh asks for changes since an earlier state of the view, and its answer may
+    # arrive after those of later refreshes.
     stood = [0]
     for since_at, until in reads:
         since = stood[since_at % len(stood)]
@@ -74,7 +78,7 @@ def test_refreshes_that_overtake_each_other_end_with_the_newest(
     }
 
 
-def test_refreshes_at_once_see_every_change():
+def test_concurrent_refreshes_see_every_change():
     async def work() -> None:
         database = Database(":memory:")
         resources = Resources(database, FakeClock())
@@ -86,9 +90,8 @@ def test_refreshes_at_once_see_every_change():
                 "acme", "user", name, lambda row: '{"email": "x@example.org"}'
             )
             await directory.refresh()
-            assert (
-                directory.get_by_name("acme", User, name) is not None
-            )  # whoever changes something sees it at once
+            # Whoever makes a change sees it at once.
+            assert directory.get_by_name("acme", User, name) is not None
 
         await asyncio.gather(*(change(f"u{number}") for number in range(20)))
         assert directory.is_read
@@ -99,8 +102,8 @@ def test_refreshes_at_once_see_every_change():
     asyncio.run(work())
 
 
-def test_a_modelyard_that_was_not_opened_calls_nothing(tmp_path: Path):
-    """Limits and credentials that lie in the database are not known to it."""
+def test_a_modelyard_that_is_not_open_refuses_calls(tmp_path: Path):
+    """Before it is opened, limits and credentials from the database are not loaded."""
 
     async def work() -> None:
         yard = Modelyard(Settings(home=str(tmp_path)), environ={})

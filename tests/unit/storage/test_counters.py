@@ -1,4 +1,4 @@
-"""How counters are taken from, on a clock that may go back."""
+"""Tests for charging counters, with a clock that may go back."""
 
 import asyncio
 from pathlib import Path
@@ -23,19 +23,19 @@ def charge(amount: float, cap: float = 5.0, refill: float = 0.0) -> Charge:
     return Charge("c", amount, amount, cap, refill, 3600.0, "requests")
 
 
-def test_a_limit_of_five_lets_five_through():
+def test_a_limit_of_five_admits_five():
     levels = {"c": Level(0.0, 0.0)}
     admitted = [reserve_all(levels, [charge(1.0)], 0.0) is None for _ in range(7)]
     assert admitted == [True] * 5 + [False] * 2
 
 
-def test_a_clock_that_goes_back_drains_nothing_and_adds_nothing():
+def test_a_clock_that_goes_back_changes_nothing():
     level = Level(4.0, 100.0)
     assert current_level(level, PER_SECOND, 101.0) == 2.0
     assert current_level(level, PER_SECOND, 99.0) == 4.0
 
 
-def test_a_clock_that_goes_back_and_on_again_drains_once():
+def test_a_clock_that_goes_back_and_forth_drains_once():
     levels = {"c": Level(10.0, 100.0)}
     free = charge(0.0, cap=100.0, refill=PER_SECOND)
     for current_time in (101.0, 100.5, 101.0, 100.5, 101.0):
@@ -43,7 +43,7 @@ def test_a_clock_that_goes_back_and_on_again_drains_once():
     assert levels["c"] == Level(8.0, 101.0)
 
 
-def test_a_level_from_a_moment_far_ahead_drains_from_now_on():
+def test_a_level_from_the_far_future_drains_from_now_on():
     levels = {"c": Level(10.0, 1000.0 + 2 * CLOCK_SKEW_SECONDS)}
     free = charge(0.0, cap=100.0, refill=PER_SECOND)
     assert reserve_all(levels, [free], 1000.0) is None
@@ -51,8 +51,8 @@ def test_a_level_from_a_moment_far_ahead_drains_from_now_on():
     assert levels["c"].used == pytest.approx(8.0)
 
 
-def test_a_call_that_is_settled_again_changes_nothing(tmp_path: Path):
-    """The reservation is gone after the first settlement, whatever the later ones say."""
+def test_settling_a_call_again_changes_nothing(tmp_path: Path):
+    """The first settlement ends the reservation; later ones have no effect."""
 
     async def work() -> None:
         database = Database(tmp_path / "x.db")

@@ -68,7 +68,7 @@ def test_flush_waits_for_the_disk(tmp_path: Path):
     database.close()
 
 
-def test_a_flush_that_nobody_waits_for_any_more_ends_no_writing(tmp_path: Path):
+def test_a_cancelled_flush_does_not_stop_the_writer(tmp_path: Path):
     database = Database(tmp_path / "x.db")
     for _ in range(20):
         database.flush().cancel()
@@ -80,7 +80,7 @@ def test_a_flush_that_nobody_waits_for_any_more_ends_no_writing(tmp_path: Path):
 
 
 def test_rows_are_written_after_earlier_ones_have_been():
-    """Each flush starts a batch of its own; none is the last one."""
+    """Each flush starts a batch of its own, and any number of flushes may follow."""
     database = Database(":memory:")
     ledger = Ledger(database)
     for row_count in (1, 2, 3):
@@ -132,8 +132,8 @@ def test_rows_of_one_moment_are_exported_once_whatever_the_pages(page_size: int)
     database.close()
 
 
-def test_what_a_killed_process_had_streamed_is_billed(tmp_path: Path):
-    """The price is that of the completion tokens which the journal had counted."""
+def test_the_streamed_part_of_a_killed_process_is_billed(tmp_path: Path):
+    """It is billed for the completion tokens that the journal had counted."""
     database = Database(tmp_path / "x.db")
     killed = Ledger(database, tmp_path / "ledger")
     invocation = Invocation(
@@ -166,7 +166,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path):
         Database(tmp_path / "x.db")
 
 
-def test_what_is_no_database_is_named(tmp_path: Path):
+def test_a_file_that_is_not_a_database_is_named(tmp_path: Path):
     (tmp_path / "x.db").write_text(
         "this is a letter, and rather a long one, so that it is no empty file" * 20
     )
@@ -176,7 +176,7 @@ def test_what_is_no_database_is_named(tmp_path: Path):
         Database(Path("/proc/nowhere/x.db"))
 
 
-def test_a_write_that_fails_is_heard_of_at_the_next():
+def test_a_failed_write_is_reported_by_the_next_one():
     database = Database(":memory:")
     database.write("INSERT INTO nonsense (a) VALUES (?)", (1,))
     database.flush().result(5)
@@ -185,7 +185,7 @@ def test_a_write_that_fails_is_heard_of_at_the_next():
     database.close()
 
 
-def test_rows_outlast_a_lock(tmp_path: Path):
+def test_rows_survive_a_lock(tmp_path: Path):
     database = Database(
         "", engine=SqliteEngine(str(tmp_path / "x.db"), busy_seconds=0.01)
     )
@@ -219,8 +219,8 @@ SQL = [
 
 
 @pytest.mark.parametrize("name", SQL)
-def test_a_statement_that_one_database_has_for_itself_the_other_has_too(name: str):
-    """The law of statements that differ; and each database finds its own under the plain name."""
+def test_statements_have_variants_for_both_databases(name: str):
+    """Each SQLite variant has a PostgreSQL variant, found by the plain name."""
     named_statements = statements(name)
     differing = {
         key.removesuffix("_sqlite")
@@ -242,10 +242,10 @@ def test_a_statement_that_one_database_has_for_itself_the_other_has_too(name: st
 
 
 class _Away(sqlite3.OperationalError):
-    """A server that was restarted: its old connections are dead, new ones are fine."""
+    """The error after a server restart: old connections are dead, new ones work."""
 
 
-def test_after_a_server_was_away_no_old_connection_is_tried_twice(tmp_path: Path):
+def test_after_a_server_restart_no_old_connection_is_tried_twice(tmp_path: Path):
     class Engine(SqliteEngine):
         name = "server"
         generation = 0
@@ -270,9 +270,8 @@ def test_after_a_server_was_away_no_old_connection_is_tried_twice(tmp_path: Path
         engine = Engine(str(tmp_path / "x.db"))
         database = Database(tmp_path / "x.db", engine=engine)
         slow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000) SELECT max(i) FROM n"
-        await asyncio.gather(
-            *(database.fetch(slow) for _ in range(8))
-        )  # several connections are open now
+        # Open several connections.
+        await asyncio.gather(*(database.fetch(slow) for _ in range(8)))
         engine.generation += 1
         assert (await database.fetch("SELECT 1 AS x"))[0]["x"] == 1
         await asyncio.to_thread(database.close)
@@ -280,8 +279,8 @@ def test_after_a_server_was_away_no_old_connection_is_tried_twice(tmp_path: Path
     asyncio.run(work())
 
 
-def test_a_blocking_read_refuses_where_a_loop_runs(tmp_path: Path):
-    """Whoever would hold up the loop is found by the first test that passes it."""
+def test_a_blocking_read_is_refused_in_an_event_loop(tmp_path: Path):
+    """Code that would block the event loop fails in the first test that runs it."""
     database = Database(tmp_path / "x.db")
 
     async def work() -> None:

@@ -17,14 +17,14 @@ def orphaned_records(folder: Path) -> list[bytes]:
     ]
 
 
-def test_nobody_takes_what_a_living_process_holds(tmp_path: Path):
+def test_the_journal_of_a_running_process_is_not_taken_over(tmp_path: Path):
     journal = Journal(tmp_path)
     journal.append(b"mine")
     assert orphaned_records(tmp_path) == []
     journal.close()
 
 
-def test_what_is_needed_stays_and_what_is_not_goes(tmp_path: Path):
+def test_only_needed_records_stay(tmp_path: Path):
     journal = Journal(tmp_path)
     journal.append(b"needed")
     journal.close()
@@ -38,7 +38,7 @@ def test_what_is_needed_stays_and_what_is_not_goes(tmp_path: Path):
 @given(
     st.lists(st.tuples(st.binary(min_size=1, max_size=300), st.booleans()), max_size=80)
 )
-def test_no_record_that_is_needed_is_ever_lost(records: list[tuple[bytes, bool]]):
+def test_no_needed_record_is_lost(records: list[tuple[bytes, bool]]):
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +61,7 @@ def test_no_record_that_is_needed_is_ever_lost(records: list[tuple[bytes, bool]]
         assert len(list(Path(folder).glob("*.journal"))) <= len(records) + 2
 
 
-def test_progress_is_known_of_those_it_was_written_for(tmp_path: Path):
+def test_progress_is_kept_for_the_slots_in_use(tmp_path: Path):
     journal = Journal(tmp_path)
     journal.append(b"open")
     slot, other_slot = journal.take_slot(), journal.take_slot()
@@ -96,9 +96,8 @@ def test_a_killed_process_loses_nothing(tmp_path: Path):
     )
     (orphan,) = orphaned_journals(tmp_path)
     assert list(orphan.records()) == [b"record %d" % n for n in range(1000)]
-    assert (
-        list(orphaned_journals(tmp_path)) == []
-    )  # one takes it over, and nobody else meanwhile
+    # Only one process takes over a journal; nobody else finds it meanwhile.
+    assert list(orphaned_journals(tmp_path)) == []
     orphan.remove()
     orphan.close()
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ PLACE = {"tenant": "t", "kind": "credential", "row": "r"}
 
 
 @given(st.text(max_size=200))
-def test_what_is_encrypted_comes_back(text: str):
+def test_encryption_round_trip(text: str):
     sealed = RING.encrypt(text, **PLACE)
     assert RING.decrypt(sealed, **PLACE) == text
     assert RING.encrypt(text, **PLACE) != sealed
@@ -50,9 +50,8 @@ def test_a_bit_that_flips_is_noticed(index: int, flip: int):
     if text == RING.encrypt("a secret", **PLACE):
         return
     with suppress(SecretError):
-        assert (
-            RING.decrypt(text, **PLACE) == "a secret"
-        )  # base64's last digit holds bits that nobody reads
+        # The last digit of base64 has bits that are ignored.
+        assert RING.decrypt(text, **PLACE) == "a secret"
 
 
 def test_keys_are_rotated_by_their_ids():
@@ -66,13 +65,12 @@ def test_keys_are_rotated_by_their_ids():
     ring_without_key = newer.without(RING.active)
     with pytest.raises(SecretError, match="another master key") as caught:
         ring_without_key.decrypt(sealed, **PLACE)
-    assert RING.active not in str(
-        caught.value
-    )  # which keys there are is nobody's business but the operator's
+    # Only the operator may learn which keys exist.
+    assert RING.active not in str(caught.value)
     assert not ring_without_key.matches(b"key", digest)
 
 
-def test_the_first_start_makes_a_key_that_its_owner_alone_can_read(tmp_path: Path):
+def test_the_first_start_creates_a_private_key_file(tmp_path: Path):
     path = tmp_path / "home" / "master.key"
     ring = load_key_ring(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -94,6 +92,6 @@ def test_the_first_start_makes_a_key_that_its_owner_alone_can_read(tmp_path: Pat
         ":AbCdEfGhIjKlMnOpQrStUvWxYz0123456789abcdefg",
     ],
 )
-def test_a_key_that_is_none_is_refused(text: str):
+def test_a_malformed_key_is_refused(text: str):
     with pytest.raises(ConfigError, match="master key"):
         KeyRing.parse(text, source="here")

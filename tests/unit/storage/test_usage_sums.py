@@ -1,4 +1,4 @@
-"""What the sums do without a database."""
+"""Tests for the parts of usage sums that need no database."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +13,7 @@ _lines = st.lists(st.tuples(_keys, st.tuples(st.integers(0, 3))), max_size=60)
 
 
 @given(_lines, st.integers(1, 9))
-def test_sorting_a_few_at_a_time_is_sorting(
-    lines: list[usage_sums._Line], batch_size: int
-):  # pyright: ignore[reportPrivateUsage]
+def test_sorting_in_batches_sorts(lines: list[usage_sums._Line], batch_size: int):  # pyright: ignore[reportPrivateUsage]
     usual = usage_sums._SORTED_AT_ONCE  # pyright: ignore[reportPrivateUsage]
     usage_sums._SORTED_AT_ONCE = batch_size  # pyright: ignore[reportPrivateUsage, reportConstantRedefinition]
     try:

@@ -1,4 +1,4 @@
-"""AWS's binary event stream: what was written is read, however it is cut; what is damaged is said to be."""
+"""Tests for AWS's binary event stream: round trips in any chunking; damaged data."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ events = st.lists(
 
 
 @given(events, st.lists(st.integers(1, 30), min_size=1, max_size=20))
-def test_events_survive_any_cut(
+def test_events_survive_any_chunking(
     expected_events: list[tuple[str, bytes]], sizes: list[int]
 ):
     data = b"".join(dump_event(name, payload) for name, payload in expected_events)
@@ -29,7 +29,7 @@ def test_events_survive_any_cut(
     assert parsed_events == expected_events
 
 
-def test_an_exception_is_named():
+def test_an_exception_keeps_its_type():
     data = dump_event("throttlingException", b'{"message": "slow"}', is_exception=True)
     assert AwsEventStream().feed(data) == [
         ("throttlingException", b'{"message": "slow"}')
@@ -47,7 +47,7 @@ def test_an_exception_is_named():
         ),
     ],
 )
-def test_damage_is_said(damage: object, part: str):
+def test_damaged_events_are_reported(damage: object, part: str):
     data = damage(dump_event("messageStart", b'{"role": "assistant"}'))  # type: ignore[operator]
     with pytest.raises(InvokeServerUnavailableError, match=part):
         AwsEventStream().feed(data)

@@ -1,4 +1,4 @@
-"""Which address is connected to: Happy Eyeballs, with attempts that end when the test says so."""
+"""Tests for Happy Eyeballs: which connection wins. The test ends each attempt."""
 
 import asyncio
 import functools
@@ -13,7 +13,7 @@ from modelyard.transport.connect import interleaved, race_connections
 
 
 def running(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """On a loop of its own."""
+    """Run an async test in an event loop of its own."""
 
     @functools.wraps(test)
     def run(*arguments: Any) -> None:
@@ -23,7 +23,7 @@ def running(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 
 class Attempts:
-    """Attempts to connect that end when the test says so."""
+    """Connection attempts that end when the test decides."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -53,7 +53,7 @@ async def _turns() -> None:
 
 
 @running
-async def test_an_attempt_that_fails_makes_room_at_once_and_the_first_to_connect_wins():
+async def test_a_failed_attempt_starts_the_next_and_the_first_connection_wins():
     attempts = Attempts()
     race = asyncio.ensure_future(
         race_connections(["a", "b", "c"], attempts, delay=3600)
@@ -69,7 +69,7 @@ async def test_an_attempt_that_fails_makes_room_at_once_and_the_first_to_connect
 
 
 @running
-async def test_attempts_keep_each_other_company_and_losers_are_ended():
+async def test_attempts_run_in_parallel_and_losers_are_cancelled():
     attempts = Attempts()
     race = asyncio.ensure_future(
         race_connections(["a", "b", "c"], attempts, delay=0.001)
@@ -81,7 +81,7 @@ async def test_attempts_keep_each_other_company_and_losers_are_ended():
 
 
 @running
-async def test_all_reasons_are_told_where_nothing_connects_and_giving_up_ends_all():
+async def test_all_errors_are_reported_and_cancelling_ends_all_attempts():
     attempts = Attempts()
     race = asyncio.ensure_future(race_connections(["a", "b"], attempts, delay=3600))
     await _turns()
@@ -102,7 +102,7 @@ async def test_all_reasons_are_told_where_nothing_connects_and_giving_up_ends_al
 
 
 class Late:
-    """A connection that came about although it was given up."""
+    """A connection that was established after it had been given up."""
 
     is_aborted = False
 
@@ -111,7 +111,7 @@ class Late:
 
 
 @running
-async def test_a_loser_that_connected_in_the_same_moment_is_closed():
+async def test_a_loser_that_connected_at_the_same_time_is_closed():
     attempts, late_connection = Attempts(), Late()
     race = asyncio.ensure_future(race_connections(["a", "b"], attempts, delay=0.001))
     await attempts.until_begun(2)
@@ -122,7 +122,7 @@ async def test_a_loser_that_connected_in_the_same_moment_is_closed():
 
 
 @given(st.lists(st.ip_addresses().map(str), min_size=1))
-def test_families_take_turns_and_no_address_is_lost_or_doubled(addresses: list[str]):
+def test_address_families_alternate_and_no_address_is_lost(addresses: list[str]):
     turns = interleaved(addresses)
     assert sorted(turns) == sorted(set(addresses))
     assert turns[0] == addresses[0]

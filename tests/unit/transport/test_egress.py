@@ -1,4 +1,8 @@
-"""Where requests may go. The whole list of hostile addresses runs in a network of its own, where one can be had."""
+"""Tests for the destinations that requests may reach.
+
+The full list of hostile addresses runs in a separate network namespace, if one is
+available.
+"""
 
 import asyncio
 import functools
@@ -41,7 +45,7 @@ def _networks() -> bool:
 
 
 @pytest.mark.skipif(not _networks(), reason="needs root, for a network of its own")
-def test_no_hostile_address_reaches_anything_inside():
+def test_no_hostile_url_reaches_an_internal_server():
     command = ["unshare", "-n", sys.executable, "-m", "tools.show.hostile_urls"]
     report = json.loads(
         subprocess.run(
@@ -61,11 +65,11 @@ def test_no_hostile_address_reaches_anything_inside():
         ("::ffff:8.8.8.8", False), ("2002:a00:1::1", False), ("2001::1", False), ("fd00::1", False), ("nonsense", False),
     ],
 )  # fmt: skip
-def test_what_is_public(address: str, public: bool):
+def test_public_addresses(address: str, public: bool):
     assert is_public(address) is public
 
 
-def test_addresses_are_made_plain():
+def test_urls_are_normalized():
     assert (
         normal_url(" http://Exa-mple.ORG/ü?q=ö ")
         == "http://exa-mple.org/%C3%BC?q=%C3%B6"
@@ -74,7 +78,7 @@ def test_addresses_are_made_plain():
 
 
 def running(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """On a loop of its own."""
+    """Run an async test in an event loop of its own."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **keywords: Any) -> None:
@@ -89,7 +93,7 @@ def local(server: Upstream, **rules: object) -> EgressClient:
 
 
 @running
-async def test_what_is_listed_is_reached_and_nothing_beside_it(upstream: Make):
+async def test_only_listed_private_addresses_are_reached(upstream: Make):
     server = upstream(lambda request: json_answer({"ok": True}))
     egress = local(server)
     assert (await egress.fetch("GET", server.url)).status == 200
@@ -106,7 +110,7 @@ async def test_what_is_listed_is_reached_and_nothing_beside_it(upstream: Make):
 
 
 @running
-async def test_a_redirect_leaves_secrets_behind_and_ends_in_time(upstream: Make):
+async def test_redirects_drop_secrets_and_are_limited(upstream: Make):
     def echo_headers(request: UpstreamRequest) -> Answer:
         return json_answer({"headers": dict(request.headers), "method": request.method})
 

@@ -1,4 +1,4 @@
-"""The HTTP client against a real server that misbehaves."""
+"""Tests for the HTTP client against a real server that misbehaves."""
 
 import asyncio
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def run(work: Callable[[HttpClient], object]) -> object:
     return asyncio.run(with_client(work))  # type: ignore[arg-type]
 
 
-def test_a_connection_serves_many_requests(upstream: Start):
+def test_a_connection_is_reused(upstream: Start):
     server = upstream(lambda request: json_answer({"path": request.path}))
 
     async def work(client: HttpClient):
@@ -49,7 +49,7 @@ def test_a_connection_serves_many_requests(upstream: Start):
     assert len(server.requests) == 5
 
 
-def test_requests_at_once_use_several_connections(upstream: Start):
+def test_concurrent_requests_use_several_connections(upstream: Start):
     server = upstream(lambda request: Answer(body=b"x", delay=0.05))
 
     async def work(client: HttpClient):
@@ -59,22 +59,21 @@ def test_requests_at_once_use_several_connections(upstream: Start):
     assert run(work) == 5
 
 
-def test_a_body_arrives_whole_however_it_is_sent(upstream: Start):
+def test_a_body_is_read_in_any_chunking(upstream: Start):
     body_chunks = [bytes([n]) * 70_000 for n in range(20)]
     server = upstream(lambda request: stream_answer(body_chunks))
     assert run(lambda client: get(client, server.url)) == b"".join(body_chunks)
 
 
-def test_a_slow_reader_holds_the_sender_back(upstream: Start):
+def test_a_slow_reader_causes_backpressure(upstream: Start):
     body_chunks = [b"x" * 65_536] * 400
     server = upstream(lambda request: stream_answer(body_chunks))
 
     async def work(client: HttpClient):
         response = await client.send("GET", server.url, headers={})
         await asyncio.sleep(0.3)
-        buffered_bytes = (
-            response._answer._buffered
-        )  # the one place where back-pressure can be seen
+        # The only way to observe backpressure.
+        buffered_bytes = response._answer._buffered
         total = 0
         async with aclosing(response.chunks()) as chunks:
             async for chunk in chunks:
@@ -128,7 +127,7 @@ def test_a_slow_reader_holds_the_sender_back(upstream: Start):
         ),
     ],
 )
-def test_each_fault_is_an_error_that_says_what_happened(
+def test_each_fault_is_a_specific_error(
     upstream: Start, answer: Answer, error_class: type, part: str
 ):
     server = upstream(lambda request: answer)
@@ -147,7 +146,7 @@ def test_an_answer_that_is_too_large_is_cut_off(upstream: Start):
         run(work)
 
 
-def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(upstream: Start):
+def test_a_closed_keep_alive_connection_is_replaced(upstream: Start):
     server = upstream(lambda request: Answer(body=b"x"))
 
     async def work(client: HttpClient):
@@ -160,7 +159,7 @@ def test_a_kept_connection_that_was_closed_meanwhile_is_replaced(upstream: Start
     assert run(work) == b"x"
 
 
-def test_nobody_there_is_a_connection_error():
+def test_an_unreachable_server_is_a_connection_error():
     with pytest.raises(InvokeConnectionError, match="cannot be reached"):
         run(lambda client: get(client, "http://127.0.0.1:1/"))
     with pytest.raises(InvokeConnectionError, match=r"name\.invalid cannot be reached"):
@@ -180,7 +179,7 @@ def test_cancelling_reaches_the_socket(upstream: Start):
     assert run(work) is True
 
 
-def test_a_slot_comes_free_however_a_request_ends(upstream: Start):
+def test_a_slot_is_released_however_a_request_ends(upstream: Start):
     server = upstream(
         lambda request: (
             Answer(fault="hang_up")
@@ -218,7 +217,7 @@ def test_a_slot_comes_free_however_a_request_ends(upstream: Start):
         "http://x/ü",
     ],
 )
-def test_what_is_no_address_is_refused(url: str):
+def test_invalid_urls_are_refused(url: str):
     with pytest.raises(ConfigError):
         parse_url(url)
 
@@ -227,12 +226,12 @@ def test_what_is_no_address_is_refused(url: str):
     "address",
     ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1%eth0", "fd00:ec2::254"],
 )
-def test_metadata_addresses_are_never_called(address: str):
+def test_metadata_services_are_never_called(address: str):
     with pytest.raises(ConfigError, match="metadata"):
         check_address("x", address)
 
 
-def test_a_line_break_cannot_be_smuggled_into_a_header(upstream: Start):
+def test_line_breaks_in_headers_are_refused(upstream: Start):
     server = upstream(lambda request: Answer(body=b"x"))
 
     async def work(client: HttpClient):

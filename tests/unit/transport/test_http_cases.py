@@ -1,4 +1,4 @@
-"""The HTTP client against a world that is mostly written by others: `tools/show/http_world.py`."""
+"""Tests for the HTTP client against third-party servers: `tools/show/http_world.py`."""
 
 import asyncio
 from collections.abc import Generator

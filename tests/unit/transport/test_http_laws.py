@@ -1,4 +1,7 @@
-"""What the client reads is what h11 reads, and what is unpacked is what was packed: by law, however it is cut."""
+"""Property tests: the client agrees with h11, and decompression reverses compression.
+
+Both hold for any chunking.
+"""
 
 import gzip
 import zlib
@@ -22,11 +25,11 @@ from modelyard.transport.unpacking import (
 )
 
 SLOW = [HealthCheck.too_slow]
-"""On a machine that has other things to do."""
+"""For machines that are busy with other work."""
 
 
 class Sink:
-    """A transport that only notes."""
+    """A mock transport that only records whether it was aborted."""
 
     def __init__(self) -> None:
         self.is_aborted = False
@@ -48,7 +51,7 @@ Read = tuple[int, list[tuple[str, str]], bytes]
 def read_with_client(
     chunks: Sequence[bytes], *, is_bodiless: bool = False
 ) -> Read | None:
-    """What our side reads; None where it refuses, or the answer is not whole."""
+    """Return what our client reads; None if it rejects the response or needs more."""
     connection = Connection(NO_PROXIES.route_to(parse_url("http://x/")[0]), None)  # type: ignore[arg-type]
     sink: Any = Sink()
     connection.connection_made(sink)
@@ -73,7 +76,7 @@ def read_with_h11(chunks: Sequence[bytes], method: str = "GET") -> Read | None:
     parser = h11.Connection(h11.CLIENT)
     parser.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
     parser.send(h11.EndOfMessage())
-    # The empty chunk is the end of the connection.
+    # An empty chunk stands for the end of the connection.
     waiting = [*[chunk for chunk in chunks if chunk], b""]
     try:
         events = list(_h11_events(parser, waiting))
@@ -135,7 +138,7 @@ PLACES = st.lists(st.integers(0, 10_000), max_size=8)
 
 @st.composite
 def answers(draw: st.DrawFn) -> bytes:
-    """A proper answer as h11 writes one, with interim ones before it at times."""
+    """A valid response as h11 writes it, sometimes after interim responses."""
     writer = h11.Connection(h11.SERVER)
     writer.receive_data(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
     writer.next_event()
@@ -179,7 +182,7 @@ def answers(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=300, suppress_health_check=SLOW)
 @given(answers(), PLACES)
-def test_what_h11_writes_is_read_as_h11_reads_it_however_it_is_cut(
+def test_responses_are_read_as_h11_reads_them_in_any_chunking(
     message: bytes, places: list[int]
 ):
     expected = read_with_h11([message])
@@ -202,7 +205,7 @@ EDITS = st.lists(
 
 @settings(max_examples=400, suppress_health_check=SLOW)
 @given(answers(), EDITS, PLACES)
-def test_nothing_damaged_is_read_that_h11_would_read_otherwise(
+def test_damaged_responses_are_not_read_differently_than_by_h11(
     message: bytes, edits: list[tuple[int, int, bytes]], places: list[int]
 ):
     for position, cut, snippet in edits:
@@ -214,12 +217,12 @@ def test_nothing_damaged_is_read_that_h11_would_read_otherwise(
     )
     if mine is not None and h11_result is not None:
         assert mine == h11_result
-    assert read_with_client([message]) == mine  # however it is cut
+    assert read_with_client([message]) == mine  # in any chunking
 
 
 @settings(suppress_health_check=SLOW)
 @given(answers(), PLACES)
-def test_an_answer_to_head_ends_with_its_head(message: bytes, places: list[int]):
+def test_an_answer_to_head_has_no_body(message: bytes, places: list[int]):
     head = (
         message[: message.rindex(b"Fine\r\n")]
         + message[message.rindex(b"Fine\r\n") :].partition(b"\r\n\r\n")[0]
@@ -236,7 +239,7 @@ def test_an_answer_to_head_ends_with_its_head(message: bytes, places: list[int])
     st.sampled_from(["gzip", "deflate", "bare", "members"]),
     PLACES,
 )
-def test_what_is_packed_is_unpacked_however_it_is_cut(
+def test_decompression_round_trip_in_any_chunking(
     part: bytes, times: int, encoding: str, places: list[int]
 ):
     plain = part * times
@@ -259,7 +262,7 @@ def test_what_is_packed_is_unpacked_however_it_is_cut(
 
 
 @given(st.binary(min_size=1, max_size=300), st.integers(1, 40))
-def test_a_packed_body_that_breaks_off_is_an_error(plain: bytes, cut: int):
+def test_a_truncated_compressed_body_is_an_error(plain: bytes, cut: int):
     packed = gzip.compress(plain)
     unpacking = Decompressor("gzip")
     with pytest.raises(UnpackError, match="truncated"):
@@ -267,7 +270,7 @@ def test_a_packed_body_that_breaks_off_is_an_error(plain: bytes, cut: int):
         unpacking.finish()
 
 
-def test_a_bomb_is_known_by_its_growth_and_a_text_that_packs_well_is_none():
+def test_a_bomb_is_detected_by_its_ratio_but_compressible_text_is_not():
     bomb = Decompressor("gzip")
     output_bytes = 0
     with pytest.raises(BombError, match="1/200 of its size"):

@@ -1,4 +1,4 @@
-"""Spans on their way to a collector: by the one client, to the one place, and again where that was busy."""
+"""Tests for exporting spans: by the given client, to the collector, with retries."""
 
 import asyncio
 import threading
@@ -47,7 +47,7 @@ async def sent(endpoint: str, *spans: ReadableSpan) -> SpanExportResult:
         await client.aclose()
 
 
-async def test_spans_arrive_as_they_are(upstream: Callable[..., Upstream]):
+async def test_spans_arrive_unchanged(upstream: Callable[..., Upstream]):
     server = upstream(lambda request: Answer())
     values = {
         "text": "é",
@@ -69,7 +69,7 @@ async def test_spans_arrive_as_they_are(upstream: Callable[..., Upstream]):
     }  # fmt: skip
 
 
-async def test_a_collector_that_is_busy_is_sent_them_again(
+async def test_a_busy_collector_gets_retries(
     upstream: Callable[..., Upstream],
 ):
     def answer(request: Any) -> Answer:
@@ -86,7 +86,7 @@ async def test_a_collector_that_is_busy_is_sent_them_again(
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
-async def test_what_a_collector_refuses_is_not_sent_again(
+async def test_rejected_spans_are_not_sent_again(
     upstream: Callable[..., Upstream], status: int
 ):
     server = upstream(lambda request: Answer(status=status))
@@ -94,7 +94,7 @@ async def test_what_a_collector_refuses_is_not_sent_again(
     assert len(server.requests) == 1
 
 
-async def test_spans_follow_no_redirect_and_go_through_no_proxy(
+async def test_spans_follow_no_redirects_and_no_proxy(
     upstream: Callable[..., Upstream], monkeypatch: pytest.MonkeyPatch
 ):
     other_server = upstream(lambda request: Answer())
@@ -108,7 +108,7 @@ async def test_spans_follow_no_redirect_and_go_through_no_proxy(
     assert (len(server.requests), other_server.requests) == (1, [])
 
 
-async def test_nothing_is_sent_but_by_the_client_that_was_handed_in(
+async def test_spans_are_sent_only_by_the_given_client(
     upstream: Callable[..., Upstream],
 ):
     def refuse(origin: Any, addresses: Any) -> None:
@@ -119,16 +119,15 @@ async def test_nothing_is_sent_but_by_the_client_that_was_handed_in(
     try:
         exporter = otlp_exporter(client, server.url, asyncio.get_running_loop())
         exporting = asyncio.to_thread(exporter.export, [span()])
-        threading.Timer(
-            0.2, exporter.shutdown
-        ).start()  # it would try again for ten seconds
+        # Otherwise it would retry for ten seconds.
+        threading.Timer(0.2, exporter.shutdown).start()
         assert await exporting is SpanExportResult.FAILURE
         assert server.requests == []
     finally:
         await client.aclose()
 
 
-async def test_a_loop_that_has_ended_sends_nothing():
+async def test_a_closed_loop_sends_nothing():
     ended = asyncio.new_event_loop()
     ended.close()
     client = HttpClient()

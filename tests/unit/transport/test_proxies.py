@@ -1,4 +1,4 @@
-"""What is said of proxies and of connections, in words."""
+"""Tests for parsing proxy settings and keep-alive headers."""
 
 import pytest
 from hypothesis import given
@@ -14,14 +14,14 @@ from modelyard.transport.proxies import Proxies, parse_exceptions, parse_proxy
     ("line", "seconds"),
     [("timeout=5", 4.0), ("max=100, timeout=60", 59.0), ('Timeout = "2"', 1.5), ("timeout=0", 0.0), ("max=3", float("inf")), ("xtimeout=1", float("inf")), ("", float("inf"))],
 )  # fmt: skip
-def test_how_long_a_connection_is_kept(line: str, seconds: float):
+def test_keep_alive_seconds(line: str, seconds: float):
     assert keep_alive_seconds(line) == seconds
 
 
 @pytest.mark.parametrize(
     "text", ["socks5://p:1", "http://", "http://p:99999", "http://[::1", "ftp://p"]
 )
-def test_a_proxy_that_cannot_be_used_is_an_error_that_does_not_repeat_it(text: str):
+def test_an_invalid_proxy_error_does_not_show_the_password(text: str):
     with pytest.raises(ConfigError, match="HTTPS_PROXY") as raised:
         parse_proxy(text.replace("//", "//user:hush-hush@"), "HTTPS_PROXY")
     assert "hush" not in str(raised.value)
@@ -32,7 +32,7 @@ HOSTS = st.from_regex(r"[a-z]{1,5}(\.[a-z]{1,5}){0,3}", fullmatch=True)
 
 
 @given(HOSTS, HOSTS, st.integers(1, 65_535))
-def test_an_exception_covers_a_name_and_all_below_it_and_no_other(
+def test_an_exception_covers_a_name_and_its_subdomains(
     entry: str, host: str, port: int
 ):
     exceptions, covers_all = parse_exceptions([f".{entry.upper()}"])

