@@ -14,6 +14,12 @@ from tools.show.proof import free_port, running, serve_command, temporary_home
 _ROUNDS = 5
 _CORE = Path(__file__).parents[1] / "requirements" / "core.txt"
 
+MAX_CORE_PACKAGES = 21
+"""Twenty dependencies and Modelyard itself."""
+MAX_CORE_MEGABYTES = 60
+"""Three packages are half of it: jsonschema-rs and cryptography, which are compiled,
+and pygments, which rich needs."""
+
 
 def measure() -> list[dict[str, Any]]:
     """Return the median start time in seconds of each command and of the server."""

@@ -23,8 +23,8 @@ from modelyard.workflow.dsl import loads
 @pytest.mark.proof("bench-basics")
 def test_the_core_installs_small():
     core = starts.core_size()
-    assert core["packages"] <= 20
-    assert 0 < core["megabytes"] < 30
+    assert core["packages"] <= starts.MAX_CORE_PACKAGES
+    assert 0 < core["megabytes"] <= starts.MAX_CORE_MEGABYTES
 
 
 @pytest.mark.proof("bench-formats")

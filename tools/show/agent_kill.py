@@ -261,6 +261,7 @@ def prove() -> Proof:
         )
         asyncio.run(_report_results(proof, home, effects, started, finished_life))
     effects.shutdown()
+    effects.server_close()
     return proof
 
 

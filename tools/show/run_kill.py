@@ -308,6 +308,7 @@ def prove() -> Proof:
         )
         asyncio.run(_judge(proof, home, effects, started))
     effects.shutdown()
+    effects.server_close()
     return proof
 
 
