@@ -106,7 +106,10 @@ MUTANTS = (
            "                for chunk in attempt.held_back:\n"
            "                    yield chunk\n", "", _DISPATCH_TESTS),
     Mutant(11, "a hedged attempt ends twice", _DISPATCH,
-           "is_hedged=delay is not None,", "is_hedged=False,", _DISPATCH_TESTS),
+           "        # A hedged pair counts its attempts itself.\n"
+           "        if not is_hedged:\n"
+           "            self.group.health.end(deployment)\n",
+           "        self.group.health.end(deployment)\n", _DISPATCH_TESTS),
     Mutant(12, "a bad request goes to other models too", _DISPATCH,
            "        if not error.failover:\n            raise error\n", "",
            _DISPATCH_TESTS),

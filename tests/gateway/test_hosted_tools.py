@@ -3,6 +3,7 @@
 The gateway executes them and answers in the format of the API.
 """
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,9 +13,23 @@ from openai import OpenAI
 from tools.show.app_clients import serving
 
 from modelyard.app import Modelyard
+from modelyard.gateway.openai.hosted_tools import (
+    HostedModel,
+    HostedTools,
+    HostedToolSet,
+)
 from modelyard.knowledge.entities import DatasetSettings, Technique
+from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMResultChunkDelta
+from modelyard.models.messages import (
+    AssistantPromptMessage,
+    ToolCall,
+    ToolCallFunction,
+)
+from modelyard.models.types import Chunks
 from modelyard.testing.agents import ScriptedChatModel
+from modelyard.tools.entities import ToolContext
 from modelyard.tools.function import tool
+from modelyard.tools.manager import ToolManager
 
 CODE = "print('so:')\n6 * 7"
 
@@ -194,3 +209,48 @@ def test_unavailable_tools_are_refused(
         400,
         True,
     ), answer.text
+
+
+KEYS: list[str] = []
+
+
+@tool
+async def save(text: str, context: ToolContext) -> str:
+    """Save a text."""
+    KEYS.append(context.key)
+    return f"saved {text}"
+
+
+class UnnumberedModel:
+    """A model whose calls have neither an index nor an id of their own."""
+
+    model = "unnumbered"
+
+    def __init__(self, *turns: list[tuple[str, str]]) -> None:
+        self.turns = list(turns)
+
+    async def stream_llm(self, request: LLMRequest) -> Chunks:
+        for name, text in self.turns.pop(0):
+            function = ToolCallFunction(name=name, arguments=f'{{"text": "{text}"}}')
+            message = AssistantPromptMessage(tool_calls=[ToolCall(function=function)])
+            yield LLMResultChunk(delta=LLMResultChunkDelta(message=message))
+        yield LLMResultChunk(delta=LLMResultChunkDelta(finish_reason="tool_calls"))
+
+
+def test_calls_without_index_and_id_are_not_taken_for_one_another():
+    """Neither by the tools, which tell repetitions by a key, nor when those of the
+    caller are told from the hosted ones."""
+    KEYS.clear()
+    hosted = HostedToolSet({"save": save}, {"save": {"type": "web_search"}})
+    turns = [("save", "a"), ("save", "b")], [("save", "c"), ("theirs", "d")]
+    model: Any = HostedModel(
+        UnnumberedModel(*turns),  # type: ignore[arg-type]
+        HostedTools(ToolManager(), None),  # type: ignore[arg-type]
+        hosted,
+        ToolContext(key="call"),
+    )
+    result = asyncio.run(model.invoke_llm(LLMRequest(messages=[])))
+    assert len(KEYS) == len(set(KEYS)) == 3
+    assert all(key.startswith("call/") for key in KEYS)
+    assert [call.function.name for call in result.tool_calls] == ["theirs"]
+    assert result.tool_calls[0].function.arguments == '{"text": "d"}'

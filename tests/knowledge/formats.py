@@ -455,12 +455,16 @@ def _many_tables(count: int) -> bytes:
 
 
 def _tar(compress: Callable[[bytes], bytes]) -> bytes:
+    return compress(_tar_of("zeros.txt", bytes(64 << 20)))
+
+
+def _tar_of(name: str, content: bytes) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        tar_info = tarfile.TarInfo("zeros.txt")
-        tar_info.size = 64 << 20
-        archive.addfile(tar_info, io.BytesIO(bytes(64 << 20)))
-    return compress(buffer.getvalue())
+        tar_info = tarfile.TarInfo(name)
+        tar_info.size = len(content)
+        archive.addfile(tar_info, io.BytesIO(content))
+    return buffer.getvalue()
 
 
 HARM: dict[str, tuple[str, Callable[[], bytes], str]] = {
@@ -474,7 +478,8 @@ HARM: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "gzip bomb": ("a.txt", lambda: gzip.compress(bytes(256 << 20), 9), "gzip archives"),
     "xz bomb": ("a.txt", lambda: lzma.compress(bytes(256 << 20), preset=1), "xz archives"),
     "tar.gz bomb": ("a.tgz", lambda: _tar(lambda data: gzip.compress(data, 1)), "gzip archives"),
-    "tar": ("a.tar", lambda: _tar(lambda data: data[: 1 << 20]), "neither text|tar archives"),
+    "tar": ("a.tar", lambda: _tar(lambda data: data[: 1 << 20]), "tar archives"),
+    "tar of a PDF": ("a.pdf", lambda: _tar_of("a.pdf", pdf().data), "tar archives"),
     "billion laughs": ("a.xml", _entity_bomb, ""),
     "billion laughs in DOCX": ("a.docx", lambda: _docx_with(_entity_bomb()), "reading failed|no text"),
     "broken DOCX": ("a.docx", lambda: docx().data[:3000], "damaged"),

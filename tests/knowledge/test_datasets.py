@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from modelyard.base.errors import (
     InvokeServerUnavailableError,
     NotFoundError,
 )
+from modelyard.cli.knowledge import _print_answer_details
 from modelyard.knowledge import external
 from modelyard.knowledge.answer import Answerer, AnswerOptions, ContextBuilder
 from modelyard.knowledge.crawl import sync_sources
@@ -22,6 +24,7 @@ from modelyard.knowledge.entities import (
     Conditions,
     Dataset,
     DocForm,
+    Document,
     ProcessRule,
     RetrievalSettings,
     Rules,
@@ -405,6 +408,81 @@ def test_questions_and_answers_from_tables_and_from_a_model(run: Run):
     run(work)
 
 
+@dataclass
+class PausingWriter:
+    """A writer during whose first call the document is paused."""
+
+    bench: Bench
+    dataset: Dataset
+    prompts: list[str] = field(default_factory=list[str])
+
+    async def complete(self, tenant: str, model: str, prompt: str) -> str:
+        self.prompts.append(prompt)
+        if len(self.prompts) == 1:
+            documents = self.bench.parts.stored.documents
+            (row,) = await documents.sources(tenant, self.dataset.id)
+            assert await documents.command(tenant, self.dataset.id, row["id"], "pause")
+            await self.bench.datasets.indexer._poll()
+        return "Q1: How long?\nA1: 30 days."
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"doc_form": DocForm.QA}, id="questions and answers"),
+        pytest.param(
+            {"summary_index_setting": SummaryIndex(enable=True)}, id="summaries"
+        ),
+    ],
+)
+def test_a_pause_while_a_model_writes_is_a_pause_and_no_failure(
+    run: Run, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+):
+    async def work(bench: Bench) -> None:
+        dataset = await bench.dataset(process_rule=LINES, **settings)
+        writer = PausingWriter(bench, dataset)
+        bench.datasets.indexer._writer = writer
+        text = "\n\n".join(f"Part {index} " + "word " * 150 for index in range(3))
+        with caplog.at_level("INFO", "modelyard.knowledge"):
+            (paused,) = await bench.add(dataset, text)
+        assert (paused.status, paused.error) == (Status.PAUSED, "")
+        assert len(writer.prompts) == 1
+        assert "document cannot be indexed" not in caplog.text
+        assert await bench.parts.stored.documents.retry(
+            "default", dataset.id, paused.id
+        )
+        bench.datasets.indexer.notify()
+        (ended,) = await bench.datasets.wait(dataset, paused.batch, 60)
+        assert ended.status is Status.COMPLETED, ended.error
+
+    run(work)
+
+
+def test_the_format_is_detected_unless_the_metadata_name_one(run: Run):
+    async def work(bench: Bench) -> None:
+        dataset = await bench.dataset()
+
+        async def format_of(document: Document) -> str:
+            (ended,) = await bench.datasets.wait(dataset, document.batch, 60)
+            assert ended.status is Status.COMPLETED, ended.error
+            return ended.metadata["format"]
+
+        page = b"<!doctype html><p>Goods can be sent back."
+        detected = await bench.datasets.add_file(dataset, "a.txt", b"Gifts.")
+        named = await bench.datasets.add_file(
+            dataset, "b.txt", b"Parcels.", metadata={"format": "letter", "kind": "x"}
+        )
+        assert await format_of(detected) == "txt"
+        assert await format_of(named) == "letter"
+        documents = bench.parts.stored.documents
+        for document, expected in ((detected, "html"), (named, "letter")):
+            current = await documents.get("default", dataset.id, document.id)
+            changed = await bench.datasets.update_file(dataset, current, "c.html", page)
+            assert await format_of(changed) == expected
+
+    run(work)
+
+
 def test_segments_are_found_by_their_summaries(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset(
@@ -712,6 +790,34 @@ def test_answers_have_citations_or_say_that_nothing_was_found(run: Run):
             AnswerOptions(safety=lambda text: "secret" if "nine" in text else ""),
         )
         assert any("omitted: secret" in note for note in safe.notes)
+
+    run(work)
+
+
+def test_a_quoted_sentence_is_marked_as_such_and_printed_behind_the_answer(
+    run: Run, capsys: pytest.CaptureFixture[str]
+):
+    async def work(bench: Bench) -> None:
+        dataset = await bench.dataset(process_rule=LINES)
+        await bench.add(dataset, GUIDE)
+        models = Models(answers={"": "The documents do not say."})
+        retriever = Retriever(
+            bench.parts.stored, bench.parts.indexes.of, bench.embedder, models, models
+        )
+        answerer = Answerer(retriever, models, models, models)
+        request = SearchRequest(tenant="default", query="The shop opens at nine.")
+        quoted = await answerer.answer([dataset.id], request)
+        assert (quoted.text, quoted.is_found) == ("The shop opens at nine.", True)
+        assert quoted.is_quotation
+        models.answers = {"": "The shop opens at nine [1]."}
+        written = await answerer.answer([dataset.id], request)
+        assert not written.is_quotation
+        # A note of any text, in any place, does not make it a quotation.
+        written.notes.append("the sentence is a quotation")
+        for answer in (quoted, written):
+            _print_answer_details(answer)
+        printed = capsys.readouterr().out
+        assert printed.count("→") == printed.count("→ The shop opens at nine.") == 1
 
     run(work)
 

@@ -1,5 +1,7 @@
 """Tests for cleaning, splitting, filtering and checking: properties and examples."""
 
+from itertools import pairwise
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
@@ -29,7 +31,8 @@ from modelyard.knowledge.prepare import parse_qa_pairs, qa_pairs_from_tables
 from modelyard.knowledge.retrieve import mmr
 from modelyard.knowledge.rows import DocumentPart
 from modelyard.knowledge.sources import values_at
-from modelyard.knowledge.split import spans, split
+from modelyard.knowledge.split import Measure, Span, _merge_spans, spans, split
+from modelyard.models.tokens import estimate_tokens
 
 WORDS = st.text(alphabet=st.sampled_from(list("ab c.\n。 #|-`退款\t,!")), max_size=600)
 
@@ -159,6 +162,56 @@ def test_one_line_of_many_megabytes_is_split_quickly():
     text = "word " * 1_000_000
     assert len(split(text, ProcessRule(mode="structure"))) > 2000
     assert len(split("x" * 3_000_000, ProcessRule(mode="structure"))) >= 1500
+
+
+def _merged_by_definition(
+    text: str, parts: list[Span], size: int, overlap: int, measure: Measure
+) -> list[Span]:
+    """Merge parts as `_merge_spans` does, measuring each range anew."""
+
+    def size_of(first: int, last: int) -> int:
+        if measure is len:
+            return parts[last][1] - parts[first][0]
+        return sum(measure(text[start:stop]) for start, stop in parts[first : last + 1])
+
+    merged: list[Span] = []
+    first = 0
+    for last in range(1, len(parts)):
+        if size_of(first, last) <= size:
+            continue
+        merged.append((parts[first][0], parts[last - 1][1]))
+        while first < last and (
+            size_of(first, last - 1) > overlap or size_of(first, last) > size
+        ):
+            first += 1
+    return [*merged, (parts[first][0], parts[-1][1])] if parts else merged
+
+
+@settings(deadline=None)
+@given(
+    st.text(alphabet="ab 退。", max_size=200),
+    st.lists(st.integers(0, 200), max_size=40),
+    st.integers(1, 60),
+    st.integers(0, 60),
+    st.sampled_from([len, estimate_tokens]),
+)
+def test_parts_are_merged_as_defined(
+    text: str, positions: list[int], size: int, overlap: int, measure: Measure
+):
+    cuts = sorted({min(position, len(text)) for position in positions})
+    # Every other range is a gap, as separators are.
+    parts = list(pairwise(cuts))[::2]
+    expected = _merged_by_definition(text, parts, size, overlap, measure)
+    assert _merge_spans(text, parts, size, overlap, measure) == expected
+
+
+def test_many_parts_with_a_long_overlap_are_merged_in_a_moment():
+    text = "word " * 100_000
+    parts = [(start, start + 4) for start in range(0, len(text), 5)]
+    merged = _merge_spans(text, parts, 40_000, 20_000, estimate_tokens)
+    assert merged[0][0] == 0
+    assert merged[-1][1] == parts[-1][1]
+    assert all(later[0] < earlier[1] for earlier, later in pairwise(merged))
 
 
 # -------------------------------------------------------------------------------- terms

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,19 +105,40 @@ def test_run_prints_json_lines(run: Run):
         "invoke_id": "7", "type": "tool", "action": "invoke_tool",
         "request": {"provider": "toolbox", "tool": "add", "credentials": {}, "tool_parameters": {"a": 1, "b": 2}},
     }  # fmt: skip
-    result = run(
-        "run", EXAMPLES / "toolbox", stdin_text=f"{json.dumps(request)}\nnonsense\n"
-    )
+    invalid_requests = ["nonsense", "[1]", '"text"', "null", "[" * 100_000]
+    incomplete_requests = [
+        {"invoke_id": "8", "type": "tool"},
+        {"invoke_id": "8", "type": 1, "action": "invoke_tool"},
+        {**request, "invoke_id": "8", "request": [1]},
+    ]
+    requests = [json.dumps(request), *invalid_requests]
+    requests += [json.dumps(incomplete) for incomplete in incomplete_requests]
+    text = "".join(f"{line}\n" for line in requests)
+    result = run("run", EXAMPLES / "toolbox", stdin_text=text)
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert lines[0]["type"] == "plugin_ready"
     mine = [line for line in lines if line["invoke_id"] == "7"]
     assert mine[0]["response"]["message"]["text"] == "3"
     assert mine[-1]["type"] == "plugin_invoke_end"
-    assert any(
-        "invalid request" in str(line["response"])
+    invalid = _errors_for(lines, None)
+    assert len(invalid) == len(invalid_requests)
+    assert [error.partition(":")[0] for error in invalid] == ["invalid request"] * 5
+    assert "got [1]" in invalid[1]
+    incomplete = sorted(_errors_for(lines, "8"))
+    assert [error.split()[0] for error in incomplete] == [
+        "'action'",
+        "'request'",
+        "'type'",
+    ]
+
+
+def _errors_for(lines: list[Any], invoke_id: str | None) -> list[str]:
+    """Return the errors that answer a request."""
+    return [
+        line["response"]["error"]
         for line in lines
-        if line["type"] == "error"
-    )
+        if (line["type"], line["invoke_id"]) == ("error", invoke_id)
+    ]
 
 
 def test_credentials_are_checked_and_kept(run: Run):

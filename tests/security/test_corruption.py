@@ -242,7 +242,14 @@ def test_restoring_needs_a_valid_backup_and_a_stopped_server(
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "stop it first" in str(command("restore", str(backup)).exception)
     database.close()
-    assert command("restore", str(backup)).exit_code == 0
+    restored = command("restore", str(backup))
+    assert restored.exit_code == 0
+    # As the help says: the previous database is in the folder of the backups.
+    (previous,) = (path for path in backups.backups_of(path) if path != backup)
+    assert str(previous) in restored.output
+    assert previous.parent == path.parent / "backups"
+    help_text = " ".join(command("restore", "--help").output.split())
+    assert "moved to the folder `backups` under a new name" in help_text
     assert command("check").exit_code == 0
     elsewhere = tmp_path / "elsewhere.db"
     assert command("backup", str(elsewhere)).output.strip() == str(elsewhere)

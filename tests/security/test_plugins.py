@@ -6,6 +6,7 @@ Who may install one, what an installation may contain, what a plugin can reach.
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -627,11 +628,8 @@ def test_plugins_of_one_tenant_do_not_reach_each_other(prisoner: Prisoner):
     prisoner.refusal_of("os.kill(pid, 0)", pid=pid)
 
 
-def test_a_zygotes_reports_are_trusted_only_for_its_children(tmp_path: Path):
-    """The zygote runs code of an environment.
-
-    It must not get another process killed by reporting it as a plugin.
-    """
+def _supervisor_module() -> Any:
+    """Return the supervisor's program as a module that leaves other processes alone."""
     import importlib.util
 
     real = Path(supervisors.__file__).with_name("supervisor.py")
@@ -644,10 +642,16 @@ def test_a_zygotes_reports_are_trusted_only_for_its_children(tmp_path: Path):
         sys.path[:] = path
         sys.modules.pop("confine", None)
     # The test process has other children.
-    module._children, module._reap = (
-        (lambda parent: []),
-        (lambda: True),
-    )
+    module._children, module._reap = (lambda parent: []), (lambda: True)
+    return module
+
+
+def test_a_zygotes_reports_are_trusted_only_for_its_children(tmp_path: Path):
+    """The zygote runs code of an environment.
+
+    It must not get another process killed by reporting it as a plugin.
+    """
+    module = _supervisor_module()
     victim = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
     )
@@ -685,6 +689,49 @@ def test_a_zygotes_reports_are_trusted_only_for_its_children(tmp_path: Path):
     finally:
         victim.kill()
         victim.wait()
+
+
+def test_the_exit_of_a_plugin_that_does_not_exist_changes_nothing():
+    module = _supervisor_module()
+    pair = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    supervisor_host_end, host = socket.socketpair(*pair)
+    supervisor_zygote_end, zygote = socket.socketpair(*pair)
+    plugin = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+    )
+    with supervisor_host_end, host, supervisor_zygote_end, zygote:
+        # This process stands in for the zygote: the plugin is its child.
+        supervisor = module.Supervisor(
+            supervisor_host_end, supervisor_zygote_end, os.getpid()
+        )
+
+        def report(event: str, number: int, pid: int) -> bool:
+            message = {"event": event, "id": number, "pid": pid, "status": 0}
+            zygote.send(json.dumps(message).encode())
+            return supervisor._handle_zygote_event()
+
+        try:
+            assert report("spawned", 1, plugin.pid)
+            assert json.loads(host.recv(1000))["pid"] == plugin.pid
+            for number, pid in ((2, plugin.pid), (1, 999_999_999)):
+                assert report("exited", number, pid)
+                assert json.loads(host.recv(1000)) == {
+                    "event": "not_found",
+                    "error": f"plugin {number} has no process {pid}",
+                }
+                assert plugin.poll() is None
+            assert not report("spawned", 2, plugin.pid), "it is plugin 1 already"
+            # The plugin is registered as before: its own exit is taken.
+            assert report("exited", 1, plugin.pid)
+            exited = {"event": "exited", "id": 1, "status": 0}
+            assert json.loads(host.recv(1000)) == exited
+            assert plugin.wait(10) == -signal.SIGKILL
+            # One that was gone before it could be registered.
+            assert report("exited", 3, 999_999_999)
+            assert json.loads(host.recv(1000))["id"] == 3
+        finally:
+            plugin.kill()
+            plugin.wait()
 
 
 # ------------------------------------------------------------------------------- egress

@@ -352,6 +352,47 @@ def test_tool_names_are_valid_and_unique():
     assert all(len(name) <= 60 and name.replace("_", "").isalnum() for name in names)
 
 
+def test_parameters_of_one_name_stay_apart():
+    names = ["a.b", "a b", "a/b", "a:b", "a" * 80, "a" * 81, "a" * 82]
+    described = [
+        parameter(name, "query", {"description": f"number {number}"})
+        for number, name in enumerate(names)
+    ]
+    described.append(parameter("a_b", "header", {"description": "header"}))
+    (operation,) = parse(
+        openapi_description("h", f={"parameters": described})
+    ).operations
+    properties = operation.schema["properties"]
+    texts = [schema["description"] for schema in properties.values()]
+    assert texts == [*(f"number {number}" for number in range(len(names))), "header"]
+    sent_names = [location.name for location in operation.places.values()]
+    assert sent_names == [*names, "a_b"]
+    assert list(properties)[:4] == ["a_b", "a_b_query", "a_b_query_2", "a_b_query_3"]
+    assert list(operation.places) == list(properties)
+    assert all(len(name) <= 60 for name in properties)
+
+
+@pytest.mark.parametrize(
+    ("summary", "details", "expected"),
+    [
+        ("List pets", "", "List pets"),
+        ("", "Lists all pets.", "Lists all pets."),
+        ("List pets", "list pets", "list pets"),
+        ("List pets.", "List pets of a shop.", "List pets of a shop."),
+        ("List pets", "At most 100.", "List pets. At most 100."),
+        ("List pets.", "At most 100.", "List pets. At most 100."),
+        ("宠物列表。", "最多一百个。", "宠物列表。 最多一百个。"),
+        ("Any pets?", "Counts them.", "Any pets? Counts them."),
+    ],
+)
+def test_a_description_does_not_repeat_the_summary(
+    summary: str, details: str, expected: str
+):
+    described = {"summary": summary, "description": details}
+    (operation,) = parse(openapi_description("h", f=described)).operations
+    assert operation.description == expected
+
+
 def test_a_plugin_manifest_has_the_url_of_its_api():
     manifest = {
         "schema_version": "v1",

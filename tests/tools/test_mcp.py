@@ -4,6 +4,7 @@ Our client with our server over every transport, and with servers that misbehave
 """
 
 import asyncio
+import gc
 import json
 import sys
 import threading
@@ -229,6 +230,73 @@ def test_stdio_requests_run_concurrently_and_can_be_cancelled():
 
     replies = asyncio.run(go())
     assert {reply["id"] for reply in replies} == {1, None}
+
+
+def test_an_id_in_progress_is_not_taken_by_another_message():
+    """Neither by a second request, nor by a response or by `true`, which equals 1."""
+
+    async def go() -> list[Any]:
+        reader = asyncio.StreamReader()
+        replies: list[Any] = []
+        has_replied = asyncio.Event()
+
+        async def write(data: bytes) -> None:
+            replies.append(json.loads(data))
+            has_replied.set()
+
+        def send(*messages: Any) -> None:
+            for message in messages:
+                reader.feed_data(json.dumps(message).encode() + b"\n")
+
+        serving = asyncio.ensure_future(
+            serve_lines(McpServer(ToolManager()), offer, ToolContext(), reader, write)
+        )
+        slow = modern("tools/call", name="wait")
+        quick = modern("tools/call", name="add", arguments={"one": 1, "other": 1})
+        cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled"}
+        send(slow, quick, quick | {"id": True})
+        send({"jsonrpc": "2.0", "id": 1, "result": {}})
+        send(cancelled | {"params": {"requestId": True}}, quick | {"id": 2})
+        async with asyncio.timeout(5):
+            while len(replies) < 3:
+                has_replied.clear()
+                await has_replied.wait()
+            # The slow request can still be cancelled, so that serving ends.
+            send(cancelled | {"params": {"requestId": 1}})
+            reader.feed_eof()
+            await serving
+        return replies
+
+    replies = asyncio.run(go())
+    by_id = {reply["id"]: reply for reply in replies}
+    assert set(by_id) == {1, None, 2}
+    assert by_id[1]["error"] == {
+        "code": protocol.INVALID_REQUEST,
+        "message": "Invalid request: a request with the id 1 is in progress",
+    }
+    assert by_id[None]["error"]["code"] == protocol.INVALID_REQUEST
+    assert "result" in by_id[2]
+
+
+def test_messages_without_an_id_are_answered_before_serving_ends():
+    async def go() -> list[Any]:
+        reader = asyncio.StreamReader()
+        replies: list[Any] = []
+
+        async def write(data: bytes) -> None:
+            # Garbage would be collected here, if nobody held the task.
+            gc.collect()
+            await asyncio.sleep(0)
+            replies.append(json.loads(data))
+
+        reader.feed_data(b'[]\n{"jsonrpc": "2.0", "id": null, "method": "ping"}\n')
+        reader.feed_eof()
+        await serve_lines(McpServer(ToolManager()), offer, ToolContext(), reader, write)
+        return replies
+
+    replies = asyncio.run(go())
+    codes = [reply["error"]["code"] for reply in replies]
+    assert codes == [protocol.INVALID_REQUEST] * 2
 
 
 def test_a_server_over_stdio_and_one_that_dies():

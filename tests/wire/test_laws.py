@@ -427,6 +427,62 @@ def test_interleaved_calls_are_not_mixed_up(name: str, data: st.DataObject):
     ]
 
 
+def unnumbered(
+    call_id: str, name: str = "", arguments: str = ""
+) -> LLMResultChunkDelta:
+    """Return a fragment of a tool call without an index, as some servers send it."""
+    function = ToolCallFunction(name=name, arguments=arguments)
+    return delta_of(tool_calls=[ToolCall(id=call_id, function=function)])
+
+
+@pytest.mark.parametrize("name", sorted(CHAT))
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        pytest.param(
+            [
+                unnumbered("a", "look", '{"x": '),
+                unnumbered("", "", "1}"),
+                unnumbered("b", "find", '{"y": 2}'),
+                unnumbered("c", "look", '{"z": 3}'),
+            ],
+            id="new ids",
+        ),
+        pytest.param(
+            [
+                unnumbered("a", "look", '{"x": 1}'),
+                unnumbered("b", "find", '{"y": '),
+                unnumbered("b", "", "2}"),
+                unnumbered("c", "look", '{"z": 3}'),
+            ],
+            id="an id in each fragment",
+        ),
+        pytest.param(
+            [
+                unnumbered("", "look", '{"x": 1}'),
+                unnumbered("", "find", '{"y": 2}'),
+                unnumbered("", "look", '{"z": 3}'),
+            ],
+            id="no ids",
+        ),
+    ],
+)
+def test_calls_without_an_index_stay_apart_in_a_stream(
+    name: str, deltas: list[LLMResultChunkDelta]
+):
+    end = LLMResultChunkDelta(finish_reason="tool_calls", usage=LLMUsage.of(1, 1))
+    chunks = [LLMResultChunk(id="i", model="m", delta=delta) for delta in deltas]
+    chunks.append(LLMResultChunk(id="i", model="m", delta=end))
+    module = MODULES[name]
+    events = through_json(list(module.dump_stream(chunks)))
+    for result in (fold(chunks), fold(module.parse_stream(events))):
+        functions = [
+            (call.function.name, json.loads(call.function.arguments))
+            for call in result.tool_calls
+        ]
+        assert functions == [("look", {"x": 1}), ("find", {"y": 2}), ("look", {"z": 3})]
+
+
 def continued(name: str, answer: dict[str, Any], result: LLMResult) -> dict[str, Any]:
     """Return the caller's next request: the answer, with results of its calls."""
     ids = [call.id for call in result.tool_calls]

@@ -11,6 +11,7 @@ from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import (
     AssistantPromptMessage,
+    DocumentPromptMessageContent,
     ToolCall,
     ToolCallFunction,
     ToolPromptMessage,
@@ -25,6 +26,7 @@ from modelyard.models.speech2text import (
 )
 from modelyard.wire import (
     anthropic,
+    bedrock,
     gemini,
     openai_audio,
     openai_embeddings,
@@ -266,3 +268,55 @@ def test_adjacent_messages_of_one_role_are_merged_for_anthropic():
     turns = anthropic.dump_request(request, "m", {})["messages"]
     assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
     assert [len(turn["content"]) for turn in turns] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("filename", "name"),
+    [
+        ("report (v2) [final].pdf", "report (v2) [final]-pdf"),
+        ("Übersicht 报告.pdf", "-bersicht ---pdf"),
+        ("  two \t\n blanks\u3000 ", "two blanks"),
+        ("x" * 199 + " tail", "x" * 199),
+        ("", "document"),
+        (" \t", "document"),
+    ],
+)
+def test_bedrock_accepts_the_name_of_any_document(filename: str, name: str):
+    assert _bedrock_document_names([filename]) == [name]
+
+
+def test_documents_of_one_name_are_numbered_for_bedrock():
+    filenames = ["a.pdf", "A.pdf", "a pdf", "a.pdf", "", "", "x" * 300, "x" * 300]
+    assert _bedrock_document_names(filenames) == [
+        "a-pdf",
+        "A-pdf-2",
+        "a pdf",
+        "a-pdf-3",
+        "document",
+        "document-2",
+        "x" * 200,
+        "x" * 198 + "-2",
+    ]
+
+
+def _bedrock_document_names(filenames: list[str]) -> list[str]:
+    """Return the names under which Bedrock gets documents, the last one of them in a
+    tool result."""
+    documents = [
+        DocumentPromptMessageContent(
+            base64_data="JVBERi0=", format="pdf", filename=filename
+        )
+        for filename in filenames
+    ]
+    messages = [
+        UserPromptMessage(content=documents[:-1]),
+        AssistantPromptMessage(
+            tool_calls=[ToolCall(id="a", function=ToolCallFunction(name="f"))]
+        ),
+        ToolPromptMessage(content=documents[-1:], tool_call_id="a"),
+    ]
+    body = bedrock.dump_request(LLMRequest(messages=messages), "m", {})
+    blocks = [block for turn in body["messages"] for block in turn["content"]]
+    results = [block["toolResult"] for block in blocks if "toolResult" in block]
+    blocks += [block for result in results for block in result["content"]]
+    return [block["document"]["name"] for block in blocks if "document" in block]

@@ -8,7 +8,7 @@ together, each with its line.
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
@@ -728,31 +728,74 @@ def _override(
     `MODELYARD_PORT` sets a top-level field, `MODELYARD_LOCAL__THREADS` a field of a
     section.
     """
-    hints = get_type_hints(Settings)
     for key, text in overrides.items():
-        head, _, tail = key.partition("__")
-        field_type = hints[head]
+        # A mistake in one variable does not hide those in the next.
         try:
-            if tail:
-                # A section that the file does not set starts from its defaults.
-                part = values.get(head) or field_type()
-                inner = get_type_hints(field_type, include_extras=True).get(tail)
-                if inner is None:
-                    yield key, f"{head!r} has no field {tail!r}"
-                    continue
-                values[head] = msgspec.structs.replace(
-                    part, **{tail: _scalar(text, inner)}
-                )
-            else:
-                values[head] = _scalar(text, field_type)
-        except (ValueError, AttributeError, TypeError) as error:
-            yield key, f"invalid value {text!r}: {error}"
+            _apply_variable(values, key, text)
+        except ValueError as error:
+            yield key, str(error)
 
 
-def _scalar(text: str, target_type: Any) -> Any:
-    # Lists are written comma-separated in variables.
-    parsed = text.split(",") if target_type == list[str] else text
-    return _convert(parsed, target_type, strict=False)
+def _apply_variable(values: dict[str, Any], key: str, text: str) -> None:
+    """Set the field that a variable names. Raises ValueError if there is no such field,
+    or the text is no value of it."""
+    head, separator, name = key.partition("__")
+    field_type = get_type_hints(Settings)[head]
+    if not _is_section(field_type):
+        if separator:
+            # Lists of objects get their own message: no variable sets them.
+            _check_has_text_form(field_type)
+            raise ValueError(
+                f"{head!r} is a single setting without fields; set"
+                f" {_ENV_PREFIX}{head.upper()}"
+            )
+        values[head] = _value_of(text, field_type)
+        return
+    field_types = get_type_hints(field_type, include_extras=True)
+    # `MODELYARD_LOCAL` alone, or with nothing behind the underscores.
+    if not name:
+        raise ValueError(
+            f"{head!r} is a section; set one of its fields, for example"
+            f" {_ENV_PREFIX}{head.upper()}__{next(iter(field_types)).upper()}"
+        )
+    if name not in field_types:
+        raise ValueError(
+            f"{head!r} has no field {name!r};"
+            f" {suggestion(name, field_types, label='available:')}"
+        )
+    # A section that the file does not set starts from its defaults.
+    section = values.get(head) or field_type()
+    value = _value_of(text, field_types[name])
+    values[head] = msgspec.structs.replace(section, **{name: value})
+
+
+def _is_section(field_type: Any) -> bool:
+    return isinstance(field_type, type) and issubclass(field_type, msgspec.Struct)
+
+
+def _value_of(text: str, target_type: Any) -> Any:
+    """Convert a variable's text. Raises ValueError if it is no value of this type, or
+    the type cannot be written as a text."""
+    _check_has_text_form(target_type)
+    parsed: Any = text
+    if get_origin(target_type) is list:
+        # Lists are written comma-separated in variables; an empty text is an empty
+        # list.
+        parsed = [item.strip() for item in text.split(",") if item.strip()]
+    try:
+        return _convert(parsed, target_type, strict=False)
+    except msgspec.ValidationError as error:
+        # msgspec appends the path to its message: "reason - at `$`".
+        reason = str(error).partition(" - at `$")[0]
+        raise ValueError(f"invalid value {text!r}: {reason}") from None
+
+
+def _check_has_text_form(target_type: Any) -> None:
+    """Raise ValueError if a setting of this type cannot be written as a text."""
+    container, members = get_origin(target_type), get_args(target_type)
+    is_simple_list = container is list and members[0] in (str, int)
+    if container in (list, dict) and not is_simple_list:
+        raise ValueError("lists of objects and mappings are set in the settings file")
 
 
 def _convert(value: Any, target_type: Any, *, strict: bool = True) -> Any:

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from modelyard.base.errors import ConfigError
+from modelyard.cli.assignments import Assignment
 from modelyard.cli.output import (
     input_texts,
     json_option,
@@ -385,8 +386,8 @@ def _parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
             ) from error
     parsed: dict[str, Any] = {}
     for argument in arguments:
-        name, separator, value = argument.partition("=")
-        if not separator:
+        name, equals, value = argument.partition("=")
+        if not equals or not name.strip():
             raise click.UsageError(
                 f"ARGUMENTS: expected name=value or a JSON object, got {argument!r}"
             )
@@ -558,6 +559,7 @@ def add_api(
     "headers",
     multiple=True,
     metavar="NAME=VALUE",
+    type=Assignment(),
     help="Header to send with each request; repeatable.",
 )
 @click.option(
@@ -574,16 +576,13 @@ def add_mcp(
     name: str,
     url: str,
     stdio: str,
-    headers: tuple[str, ...],
+    headers: tuple[tuple[str, str], ...],
     key_env: str,
     tenant: str,
     as_json: bool,
 ) -> None:
     """Add the tools of an MCP server, by its URL or, with --stdio, as a program."""
-    request_headers: dict[str, str] = {}
-    for header in headers:
-        title, _, value = header.partition("=")
-        request_headers[title] = value
+    request_headers = dict(headers)
     # Overrides an Authorization header given by --header.
     if key_env:
         request_headers["Authorization"] = f"Bearer {_read_secret(False, key_env)}"

@@ -74,10 +74,14 @@ def back_up(ctx: click.Context, file: Path | None) -> None:
 @click.argument("backup", required=False, type=click.Path(path_type=Path))
 @click.pass_context
 def restore(ctx: click.Context, backup: Path | None) -> None:
-    """Replace the SQLite database by BACKUP. Without BACKUP, list the backups.
+    """Replace the SQLite database by a copy of BACKUP. Without BACKUP, list the backups
+    in the folder `backups` next to the database.
 
-    Stop running servers first. The previous database is kept next to the new one. Usage
-    and cost of calls made after the backup are lost.
+    Refused if a server is running, if another process has the database open, or if
+    BACKUP is damaged. The previous database is moved to the folder `backups` under a
+    new name, which is printed. Everything written to it after the backup, such as keys,
+    apps, documents and usage, is only there. Files outside the database stay as they
+    are.
     """
     settings = settings_of(ctx)
     path = _database_file(settings)

@@ -679,8 +679,8 @@ async def _stream_answer(
 def _print_answer_details(answer: "Answer") -> None:
     """Print the citations and the unsupported claims below a streamed answer."""
     click.echo()
-    # Extractive answers were printed in full; repeat the quoted sentence.
-    if answer.notes and "the sentence is a quotation" in answer.notes[-1]:
+    # The model's own text was printed; the sentence replaces it.
+    if answer.is_quotation:
         click.echo(f"→ {answer.text}")
     for citation in answer.citations:
         page = f", page {citation.page}" if citation.page else ""

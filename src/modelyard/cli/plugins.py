@@ -15,6 +15,8 @@ import click
 import msgspec
 
 from modelyard.base.errors import ConfigError, ModelyardError, PackageError
+from modelyard.base.fields import optional_field, required_field
+from modelyard.cli.assignments import Assignment
 from modelyard.cli.output import (
     failure_text,
     json_option,
@@ -315,12 +317,16 @@ async def _install_for_test(yard: "Modelyard", path: Path) -> Package:
     "credentials",
     multiple=True,
     metavar="NAME=VALUE",
+    type=Assignment(),
     help="Field of the credentials; repeatable.",
 )
 @json_option
 @click.pass_context
 def test(
-    ctx: click.Context, path: Path, credentials: Sequence[str], as_json: bool
+    ctx: click.Context,
+    path: Path,
+    credentials: Sequence[tuple[str, str]],
+    as_json: bool,
 ) -> None:
     """Run conformance checks on the plugin at PATH: load, start, call, stream, stop and
     error mapping. Exit code 1 on failure."""
@@ -334,7 +340,7 @@ def test(
             return await run_checks(
                 yard.services.plugins.host.packages.declaration(identifier),
                 lambda call: yard.services.plugins.host.call(identifier, call),
-                _parse_assignments(credentials, option="--credential"),
+                dict(credentials),
             )
         finally:
             await yard.services.plugins.installations.delete_unused_packages(identifier)
@@ -369,18 +375,6 @@ def test(
         ctx.exit(1)
 
 
-def _parse_assignments(
-    assignments: Sequence[str], *, option: str = "--set"
-) -> dict[str, str]:
-    """Parse the NAME=VALUE values of an option. Raises click.UsageError."""
-    pairs = [assignment.partition("=") for assignment in assignments]
-    if invalid_name := next(
-        (name for name, separator, _ in pairs if not separator), None
-    ):
-        raise click.UsageError(f"{option}: expected NAME=VALUE, got {invalid_name!r}")
-    return {name: value for name, _, value in pairs}
-
-
 @plugin.command()
 @click.argument("path", type=_PATH)
 @click.pass_context
@@ -404,18 +398,35 @@ def run(ctx: click.Context, path: Path) -> None:
         tasks: set[asyncio.Task[None]] = set()
         async for line in _lines():
             try:
-                request = json.loads(line)
-                task = asyncio.create_task(runner.respond(request))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-            except (ValueError, AttributeError) as error:
+                request = _parse_request(line)
+            except ValueError as error:
+                # Without a valid request there is no invoke_id to answer with.
                 _print_message(None, "error", {"error": f"invalid request: {error}"})
+                continue
+            task = asyncio.create_task(runner.respond(request))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
         # Standard input is closed: let running requests finish.
         if tasks:
             await asyncio.wait(tasks)
         await yard.services.plugins.installations.delete_unused_packages(identifier)
 
     run_with_modelyard(ctx, serve_requests)
+
+
+def _parse_request(line: str) -> JSON:
+    """Parse a line of standard input. Raises ValueError if it is not a JSON object."""
+    try:
+        request = json.loads(line)
+    # Valid JSON that exhausts the interpreter's stack.
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+    if not isinstance(request, dict):
+        raise ValueError(
+            f"expected a JSON object with invoke_id, type, action and request,"
+            f" got {line.strip()[:80]}"
+        )
+    return request
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,19 +439,10 @@ class _PluginRunner:
     async def respond(self, request: JSON) -> None:
         """Run one request and print its responses, its end or its error."""
         invoke_id = request.get("invoke_id")
-        call = PluginCall(
-            tenant="default",
-            plugin=self.package.manifest.id,
-            permissions=self.package.manifest.permissions,
-            user="cli",
-            type=str(request.get("type")),
-            action=str(request.get("action")),
-            data=request.get("request") or {},
-        )
         host = self.yard.services.plugins.host
         try:
             async with aclosing(
-                host.call(str(self.package.identifier), call)
+                host.call(str(self.package.identifier), self._call_of(request))
             ) as responses:
                 async for message in responses:
                     _print_message(invoke_id, "plugin_response", message)
@@ -451,6 +453,19 @@ class _PluginRunner:
                 "error",
                 {"error": str(error), "kind": getattr(error, "kind", "")},
             )
+
+    def _call_of(self, request: JSON) -> PluginCall:
+        """Return the call that a request describes. Raises InvokeBadRequestError for a
+        missing or invalid field."""
+        return PluginCall(
+            tenant="default",
+            plugin=self.package.manifest.id,
+            permissions=self.package.manifest.permissions,
+            user="cli",
+            type=required_field(request, "type", str),
+            action=required_field(request, "action", str),
+            data=optional_field(request, "request", dict) or {},
+        )
 
 
 def _print_message(invoke_id: Any, message_type: str, response: Any) -> None:
@@ -885,6 +900,7 @@ def credential() -> None:
     "fields",
     multiple=True,
     metavar="NAME=VALUE",
+    type=Assignment(),
     help="Field of the credential form; repeatable.",
 )
 @click.option(
@@ -893,7 +909,11 @@ def credential() -> None:
 @tenant_option
 @click.pass_context
 def add_credential(
-    ctx: click.Context, provider: str, fields: Sequence[str], label: str, tenant: str
+    ctx: click.Context,
+    provider: str,
+    fields: Sequence[tuple[str, str]],
+    label: str,
+    tenant: str,
 ) -> None:
     """Validate a credential with its plugin, store it encrypted, and print its id.
     PROVIDER is author/plugin/provider."""
@@ -901,7 +921,7 @@ def add_credential(
     async def work(yard: "Modelyard") -> str:
         """Store the credential and return its id."""
         return await yard.services.plugins.credentials.add(
-            tenant, provider, label, _parse_assignments(fields)
+            tenant, provider, label, dict(fields)
         )
 
     click.echo(run_with_modelyard(ctx, work))
@@ -914,12 +934,13 @@ def add_credential(
     "fields",
     multiple=True,
     metavar="NAME=VALUE",
+    type=Assignment(),
     help="Field of the client's form; repeatable.",
 )
 @tenant_option
 @click.pass_context
 def set_client(
-    ctx: click.Context, provider: str, fields: Sequence[str], tenant: str
+    ctx: click.Context, provider: str, fields: Sequence[tuple[str, str]], tenant: str
 ) -> None:
     """Store OAuth client settings for PROVIDER and print the redirect URI to register
     there."""
@@ -927,7 +948,7 @@ def set_client(
     async def work(yard: "Modelyard") -> str:
         """Store the client and return the redirect URI."""
         await yard.services.plugins.credentials.set_client(
-            tenant, provider, _parse_assignments(fields)
+            tenant, provider, dict(fields)
         )
         return f"{yard.services.addresses.server()}/oauth/callback/{provider}"
 
@@ -987,6 +1008,7 @@ def endpoint() -> None:
     "fields",
     multiple=True,
     metavar="NAME=VALUE",
+    type=Assignment(),
     help="Setting of the endpoint; repeatable.",
 )
 @click.option(
@@ -995,14 +1017,18 @@ def endpoint() -> None:
 @tenant_option
 @click.pass_context
 def add_endpoint(
-    ctx: click.Context, name: str, fields: Sequence[str], label: str, tenant: str
+    ctx: click.Context,
+    name: str,
+    fields: Sequence[tuple[str, str]],
+    label: str,
+    tenant: str,
 ) -> None:
     """Create an endpoint of the plugin NAME and print its URL."""
 
     async def work(yard: "Modelyard") -> str:
         """Create the endpoint and return its address."""
         endpoint_id = await yard.services.plugins.endpoints.set_up(
-            tenant, name, label, _parse_assignments(fields)
+            tenant, name, label, dict(fields)
         )
         return f"{yard.services.addresses.content()}/e/{endpoint_id}"
 

@@ -10,6 +10,7 @@ import click
 from modelyard.app.provider_settings import add_provider
 from modelyard.base.errors import ConfigError, suggestion
 from modelyard.base.settings import CredentialSettings, ProviderSettings
+from modelyard.cli.assignments import Assignment
 from modelyard.cli.output import (
     failure_text,
     json_option,
@@ -137,6 +138,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
     "fields",
     multiple=True,
     metavar="FIELD=VALUE",
+    type=Assignment("FIELD=VALUE"),
     help="Field of the credential form; repeatable.",
 )
 @click.option(
@@ -162,7 +164,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
 def add(
     ctx: click.Context,
     name: str,
-    fields: tuple[str, ...],
+    fields: tuple[tuple[str, str], ...],
     api_key: str | None,
     base_url: str | None,
     credential: str,
@@ -188,7 +190,7 @@ def add(
     # Providers name their key and URL fields differently; the definition knows which
     # they are.
     definition = catalog_definition("openai_api_compatible" if is_new else name)
-    values = dict(_split(field) for field in fields)
+    values = dict(fields)
     if api_key:
         values[definition.key_field or "api_key"] = api_key
     if base_url and definition.url_field:
@@ -233,14 +235,6 @@ def _complete_credential(
     # Validate before writing, so that the settings never contain an invalid credential.
     validator = ProviderCredentialSchemaValidator(forms, provider=name)
     return validator.validate_and_filter(completed)
-
-
-def _split(field: str) -> tuple[str, str]:
-    """Split FIELD=VALUE. Raises click.UsageError."""
-    name, equals, value = field.partition("=")
-    if not equals:
-        raise click.UsageError(f"--set: expected FIELD=VALUE, got {field!r}")
-    return name, value
 
 
 def _ask(field_schema: CredentialFormSchema) -> str:

@@ -15,6 +15,7 @@ import msgspec
 
 from modelyard.base.errors import ConfigError
 from modelyard.base.files import read_file
+from modelyard.cli.assignments import Assignment
 from modelyard.cli.output import (
     failure_text,
     json_option,
@@ -30,7 +31,6 @@ from modelyard.workflow.dsl import App, AppMapping, DslError, load, load_mapping
 from modelyard.workflow.engine import Outcome, Status
 from modelyard.workflow.events import (
     AnyEvent,
-    GraphRunFailed,
     NodeRunException,
     NodeRunFailed,
     NodeRunIterationNext,
@@ -42,6 +42,7 @@ from modelyard.workflow.events import (
     TextReplaced,
 )
 from modelyard.workflow.nodes.start import form_of
+from modelyard.workflow.prompts import MODEL_NOT_FOUND
 from modelyard.workflow.services import file_kind
 from modelyard.workflow.single_run import outcome_of, stream
 from modelyard.workflow.variables import File
@@ -104,6 +105,7 @@ def workflow() -> None:
     "inputs",
     multiple=True,
     metavar="NAME=VALUE",
+    type=Assignment(),
     help="Input value; repeatable. NAME=@FILE passes a file.",
 )
 @click.option("--query", "-q", default="", help="User message, for a chat app.")
@@ -114,7 +116,7 @@ def workflow() -> None:
 def run(
     ctx: click.Context,
     file: Path,
-    inputs: tuple[str, ...],
+    inputs: tuple[tuple[str, str], ...],
     query: str,
     quiet: bool,
     mapping: Path | None,
@@ -143,9 +145,9 @@ def run(
         else:
             printer.end(outcome.outputs)
             if outcome.status in (Status.FAILED, Status.STOPPED):
-                is_run_failure = isinstance(last_event, GraphRunFailed)
+                is_model_missing = outcome.error_type == MODEL_NOT_FOUND
                 _print_run_error(
-                    outcome.error, suggests_model=is_run_failure and not model
+                    outcome.error, suggests_model=is_model_missing and not model
                 )
         return 0 if outcome.status in (Status.SUCCEEDED, Status.PARTIAL) else 1
 
@@ -162,26 +164,23 @@ def _outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
 
 
 def _print_run_error(error: str, *, suggests_model: bool) -> None:
-    """Print why a run failed. `suggests_model` allows the hint to use --model."""
+    """Print why a run failed. `suggests_model` adds the hint to use --model."""
     click.echo(click.style("error: ", fg="red", bold=True) + error, err=True)
     # Models that are not available here are the most common reason for a failure.
-    if suggests_model and "mapping" in error:
+    if suggests_model:
         print_note("use `--model default` to run it with your default model")
 
 
 async def _inputs(
-    yard: "Modelyard", app: App, assignments: Sequence[str]
+    yard: "Modelyard", app: App, assignments: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
-    """Return the input values for NAME=VALUE options, converted as the app's form
-    declares. Raises UsageError."""
+    """Return the input values for (name, text) pairs, converted as the app's form
+    declares. Raises UsageError for an unknown name."""
     node = app.graph().nodes[app.roots[0]]
     # An app without a form accepts any input.
     forms = {field.variable: field for field in form_of(node)}
     input_values: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise click.UsageError(f"invalid input {assignment!r}; expected NAME=VALUE")
+    for name, text in assignments:
         if forms and name not in forms:
             raise click.UsageError(
                 f"app {app.name!r} has no input {name!r}; expected one of"

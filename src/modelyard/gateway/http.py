@@ -129,6 +129,9 @@ class Request:
     payer: str = ""
     """Tenant whose share of the body memory is used; set by routes that authenticate by
     other means than API keys."""
+    error_reply: "Callable[[ModelyardError, str], Reply] | None" = None
+    """(error, request id) → reply, in the format of the API that the request reaches;
+    None before it is routed."""
 
     @property
     def tenant(self) -> str:

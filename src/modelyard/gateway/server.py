@@ -124,9 +124,7 @@ class Gateway:
             # to the server.
             if has_begun or (stopping := self.ending.shutdown_error()) is None:
                 raise
-            answer = self.refusal(
-                request.method, request.path, stopping, scope["headers"]
-            )
+            answer = self._error_reply(stopping, request)
             await answer.send(sending, request_id.encode())
         except Exception as error:
             answer = self._failure(error, request)
@@ -160,7 +158,7 @@ class Gateway:
         # request that is refused.
         self._content.check_host(request.method, request.path, request.header(b"host"))
         self._check_upgrade(request)
-        route_match = self.router.find(request.method, request.path)
+        route_match = self._route(request)
         await self._admit(request, route_match.row.auth)
         request.names = route_match.names
         is_head = request.method == "HEAD" and route_match.row.method == "GET"
@@ -208,6 +206,19 @@ class Gateway:
             raise ForbiddenError(
                 f"Role {auth.role.value!r} required; this key has role {role!r}"
             )
+
+    def _route(self, request: Request) -> RouteMatch:
+        """Return the row that a request reaches, and note its format of errors: routing
+        is not repeated for an error. Raises like `Router.find`."""
+        try:
+            route_match = self.router.find(request.method, request.path)
+        # No row: the path and the headers tell which API the client means.
+        except ModelyardError:
+            shape = self.router.errors_for(request.path, request.scope["headers"])
+            request.error_reply = shape.reply
+            raise
+        request.error_reply = route_match.api.errors.reply
+        return route_match
 
     def errors_for(self, method: str, path: str, headers: Headers = ()) -> ErrorShape:
         """Return the error format for a request: that of the API that it reaches, or of
@@ -269,8 +280,17 @@ class Gateway:
                 "request refused",
                 extra={"fields": {**fields, "code": error.code}},
             )
-        shape = self.errors_for(request.method, request.path, request.scope["headers"])
-        return shape.reply(error, request.id)
+        return self._error_reply(error, request)
+
+    def _error_reply(self, error: ModelyardError, request: Request) -> Reply:
+        """Return the reply for an error, in the format of the API that the request
+        reaches."""
+        reply = request.error_reply
+        if reply is None:
+            # The request was refused before it was routed.
+            headers = request.scope["headers"]
+            reply = self.errors_for(request.method, request.path, headers).reply
+        return reply(error, request.id)
 
     async def _handle_lifespan(self, receive: Receive, send: Send) -> None:
         """Handle the ASGI lifespan: prepare on startup, close on shutdown."""

@@ -215,6 +215,8 @@ class Answer:
     """All sources that were in the prompt."""
     is_found: bool = True
     """False if the documents do not contain the answer."""
+    is_quotation: bool = False
+    """The model found no answer; the text is a sentence of a source instead."""
     claims: list[Claim] = field(default_factory=list[Claim])
     notes: list[str] = field(default_factory=list[str])
     milliseconds: dict[str, float] = field(default_factory=dict[str, float])
@@ -486,7 +488,7 @@ def _prefer_quotation(
         and quoted is not None
         and quoted[1] >= manner.min_quote_score
     ):
-        answer.text = quoted[0]
+        answer.text, answer.is_quotation = quoted[0], True
         answer.notes.append("The model found no answer; the sentence is a quotation")
 
 

@@ -411,6 +411,9 @@ class Datasets:
             "size": len(data),
             "mime_type": stored_file.mime_type,
         }
+        # The new file may have another format than the old one.
+        if fields.get("metadata") is None:
+            fields["metadata"] = _without_detected_format(document)
         changed = self._with_changes(document, title or name, fields)
         changed = msgspec.structs.replace(
             changed, source=source, digest=digest_of(data.decode("latin-1"))
@@ -566,6 +569,16 @@ class Datasets:
         raise NotFoundError(
             f"document {document.id!r} has no file", code="file_not_found"
         )
+
+
+def _without_detected_format(document: Document) -> dict[str, Any]:
+    """Return a document's metadata without the format that was detected in its old
+    file, so that it is detected in the new one."""
+    metadata = dict(document.metadata)
+    # Any other value is the user's own and stays.
+    if metadata.get("format") == Path(document.name).suffix.lstrip(".").lower():
+        metadata.pop("format", None)
+    return metadata
 
 
 def list_files(folder: Path) -> list[tuple[str, str, int]]:

@@ -358,7 +358,8 @@ class Indexer:
                 stored_parts if stored_parts is not None else await self._parts(work)
             )
             work.set_stage(Status.CLEANING, "parsed", clock())
-            await self._prepare(work, parts, dataset)
+            if not await self._prepare(work, parts, dataset):
+                return False
         except StorageUnavailableError:
             raise
         except ModelyardError as error:
@@ -369,8 +370,11 @@ class Indexer:
 
     async def _prepare(
         self, work: _IndexingJob, parts: list[DocumentPart], dataset: Dataset
-    ) -> None:
-        """Split a parsed document, and add the texts that a model generates for it."""
+    ) -> bool:
+        """Split a parsed document, and add the texts that a model generates for it.
+
+        Returns False if a command stopped the document meanwhile.
+        """
         settings = dataset.settings
         current_time = self._store.clock()
         size = sum(len(part.text) for part in parts)
@@ -383,24 +387,28 @@ class Indexer:
             prepared = prepare.prepare(work.document, parts, settings, current_time)
         work.indexed, work.texts = prepared
         # A Q&A document without a table of pairs: a model generates them.
-        if work.document.form is DocForm.QA and not work.indexed.segments:
-            await self._write_pairs(work, parts, dataset)
-        if settings.summary_index_setting.enable:
-            await self._summarise(work, dataset)
+        needs_pairs = work.document.form is DocForm.QA and not work.indexed.segments
+        if needs_pairs and not await self._write_pairs(work, parts, dataset):
+            return False
+        # Summaries come last: pairs are segments that may be summarised too.
+        needs_summaries = settings.summary_index_setting.enable
+        if needs_summaries and not await self._summarise(work, dataset):
+            return False
         if not work.indexed.segments:
             raise InvokeBadRequestError("No text could be extracted from the document")
+        return True
 
     async def _parts(self, work: _IndexingJob) -> list[DocumentPart]:
         """Read a document's source and return its parts, which are stored as parsed.
 
-        The detected format is added to the metadata as `format`. Raises ModelyardError
-        with a message for the uploader.
+        The detected format is added to the metadata as `format`, unless they have this
+        field. Raises ModelyardError with a message for the uploader.
         """
         document = work.document
         await self._store.claims.progress([(document, work.attempt)])
         read = await self._reader.read(document)
         # The detected format is available to metadata filters.
-        if read.kind and "kind" not in document.metadata:
+        if read.kind and "format" not in document.metadata:
             metadata = {**document.metadata, "format": read.kind.lstrip(".")}
             work.document = msgspec.structs.replace(work.document, metadata=metadata)
         # Store the parsed text before anything else can fail.
@@ -409,9 +417,9 @@ class Indexer:
 
     async def _write_pairs(
         self, work: _IndexingJob, parts: Sequence[DocumentPart], dataset: Dataset
-    ) -> None:
+    ) -> bool:
         """Have a model generate question and answer pairs from the text, one segment at
-        a time."""
+        a time. Returns False if a command stopped the document."""
         writer = self._require_writer("Questions and answers")
         plain = msgspec.structs.replace(work.document, form=DocForm.TEXT)
         text_segments, _ = prepare.split_document(parts, plain)
@@ -425,13 +433,15 @@ class Indexer:
             )
             # Generation is slow: check for a command after each call.
             if await self._handle_command(work):
-                return
+                return False
         work.indexed, work.texts = prepare.index_qa_pairs(
             work.document, pairs, dataset.settings, self._store.clock()
         )
+        return True
 
-    async def _summarise(self, work: _IndexingJob, dataset: Dataset) -> None:
-        """Have a model write a summary of each segment, and index it as well.
+    async def _summarise(self, work: _IndexingJob, dataset: Dataset) -> bool:
+        """Have a model write a summary of each segment, and index it as well. Returns
+        False if a command stopped the document.
 
         The model and the prompt are those of the dataset's summary settings, or the
         defaults. An empty reply adds nothing. Raises InvokeBadRequestError without a
@@ -463,6 +473,10 @@ class Indexer:
             )
             if summary.strip():
                 prepare.add_summary(work.indexed, segment, summary.strip(), work.texts)
+            # As with pairs, a command does not wait for all segments.
+            if await self._handle_command(work):
+                return False
+        return True
 
     def _require_writer(self, feature: str) -> Writer:
         """Return the chat model. Raises InvokeBadRequestError if none is configured."""

@@ -10,7 +10,8 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import Self
 
 from modelyard.knowledge.entities import DocForm, ProcessRule, Rules, Segmentation
 from modelyard.models.tokens import estimate_tokens as estimate
@@ -239,27 +240,12 @@ def _merge_spans(
     merged_spans: list[Span] = []
     if not parts:
         return merged_spans
-    measured = _MeasuredParts(
-        parts,
-        [measure(text[start:stop]) for start, stop in parts],
-        in_characters=measure is len,
-    )
+    measured = _MeasuredParts.of(text, parts, measure)
     first = 0
-    total_size = 0
-    for part_index, part_size in enumerate(measured.sizes):
-        # The text between parts belongs to the result, so the distance from the first
-        # start counts.
-        merged_size = (
-            parts[part_index][1] - parts[first][0]
-            if measured.in_characters
-            else total_size + part_size
-        )
-        if part_index > first and merged_size > size:
+    for part_index in range(1, len(parts)):
+        if measured.combined_size(first, part_index) > size:
             merged_spans.append((parts[first][0], parts[part_index - 1][1]))
-            next_first = measured.overlap_start(first, part_index, size, overlap)
-            total_size -= sum(measured.sizes[first:next_first])
-            first = next_first
-        total_size += part_size
+            first = measured.overlap_start(first, part_index, size, overlap)
     merged_spans.append((parts[first][0], parts[-1][1]))
     return merged_spans
 
@@ -269,9 +255,18 @@ class _MeasuredParts:
     """Adjacent parts of a text with their sizes."""
 
     parts: Sequence[Span]
-    sizes: Sequence[int]
-    in_characters: bool
-    """Sizes are characters, not tokens."""
+    totals: Sequence[int] | None
+    """The size of all parts before each one, in tokens; None if sizes are characters."""
+
+    @classmethod
+    def of(cls, text: str, parts: Sequence[Span], measure: Measure) -> Self:
+        """Measure each part of the text once."""
+        # In characters the positions themselves are the sizes.
+        if measure is len:
+            return cls(parts, None)
+        # Sums from the start, so that a range's size is one subtraction.
+        sizes = (measure(text[start:stop]) for start, stop in parts)
+        return cls(parts, list(accumulate(sizes, initial=0)))
 
     def overlap_start(self, first: int, last: int, size: int, overlap: int) -> int:
         """Return the first part of the next span, which ends with the part `last`.
@@ -287,13 +282,11 @@ class _MeasuredParts:
         return first
 
     def combined_size(self, first: int, last: int) -> int:
-        """Return the size of the parts `first` to `last`, including the text between
-        them."""
-        if last < first:
-            return 0
-        if self.in_characters:
+        """Return the size of the parts `first` to `last`; in characters, that of the
+        text between them is included. Takes constant time."""
+        if self.totals is None:
             return self.parts[last][1] - self.parts[first][0]
-        return sum(self.sizes[first : last + 1])
+        return self.totals[last + 1] - self.totals[first]
 
 
 def _trim(text: str, span: Span) -> Span | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
@@ -404,6 +405,7 @@ class _ChoiceBuilder:
         # Fields below hold fragments that are joined in `choice`.
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
+        self.call_indexes = CallIndexes()
         self.calls: dict[int, list[ToolCall]] = {}
         self.finish_reason: str | None = None
         self.logprobs: dict[str, list[Any]] = {}
@@ -504,18 +506,9 @@ class _ChoiceBuilder:
         return run
 
     def _add_call(self, call: ToolCall) -> None:
-        """Append a fragment of a tool call.
-
-        Fragments with the same index form a call. Without an index, a fragment with an
-        id starts a call, and one without continues the last.
-        """
-        # Some servers omit the index: then a fragment with an id starts a call and one
-        # without continues the last.
-        call_index = call.index
-        if call_index is None:
-            call_index = (
-                len(self.calls) if call.id or not self.calls else max(self.calls)
-            )
+        """Append a fragment of a tool call; those with the same index form a call."""
+        # Some servers omit the index.
+        call_index = self.call_indexes.index_of(call)
         if call_index not in self.calls:
             self.calls[call_index] = []
             self.items.append(call_index)

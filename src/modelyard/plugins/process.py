@@ -205,6 +205,7 @@ class LocalRuntime:
         self._clock = clock
         self._starts = starts
         self._starting: asyncio.Task[Instance] | None = None
+        self._exits: set[asyncio.Task[None]] = set()
         self._failures = 0
         self.lines: deque[tuple[float, str]] = deque(maxlen=500)
         """Recent log lines: (Unix time, text)."""
@@ -318,7 +319,7 @@ class LocalRuntime:
             exists."""
             ended.append(ending)
             if created_instances:
-                asyncio.ensure_future(self._handle_exit(created_instances[0], ending))  # noqa: RUF006
+                self._begin_exit(created_instances[0], ending)
 
         # May end an idle plugin to stay within the limit of running ones.
         self._make_room()
@@ -337,7 +338,7 @@ class LocalRuntime:
         created_instances.append(instance)
         self.instances.append(instance)
         if ended:  # before the instance existed
-            asyncio.ensure_future(self._handle_exit(instance, ended[0]))  # noqa: RUF006
+            self._begin_exit(instance, ended[0])
         try:
             async with asyncio.timeout(options.start_seconds):
                 await instance.conversation.ready
@@ -407,6 +408,14 @@ class LocalRuntime:
         logger.info(text, extra={"fields": {"plugin": self.launch.plugin}})
 
     # ending
+
+    def _begin_exit(self, instance: Instance, ending: str) -> None:
+        """Handle the exit of a process in a task."""
+        task = asyncio.ensure_future(self._handle_exit(instance, ending))
+        # The event loop holds tasks only weakly, and the calls of the exited process
+        # wait for this one.
+        self._exits.add(task)
+        task.add_done_callback(self._exits.discard)
 
     async def _handle_exit(self, instance: Instance, ending: str) -> None:
         """Fail the calls of an exited process, with its last output in the error."""

@@ -18,7 +18,8 @@ Messages are JSON, one per packet. The host first sends what to start: `{"python
 "id", "signal"}`. Supervisor → host: `{"event": "ready", "forks", "error", "confined",
 "zygote"}`, with a descriptor on which plugins' connections arrive; `{"event":
 "spawned", "id", "pid"}`, `{"event": "exited", "id", "status"}` with the wait status as
-returned by `os.waitpid`.
+returned by `os.waitpid`; `{"event": "not_found", "error"}` if the zygote reported the
+exit of a plugin that it does not have.
 """
 
 import array
@@ -149,9 +150,12 @@ class Supervisor:
         """Register a plugin that the zygote reports as started, and report it to the
         host.
 
-        It must be a child of the zygote, otherwise False is returned; its start time is
-        stored, so that a reused process id is never signalled.
+        It must be a child of the zygote and no plugin yet, otherwise False is returned;
+        its start time is stored, so that a reused process id is never signalled.
         """
+        # Another id for a running plugin would take it away from its own.
+        if pid in self._plugins:
+            return False
         stat = _stat(str(pid))
         # The parent must be the zygote: otherwise it could make us kill any process.
         if stat and stat[1] != str(self._zygote_pid):
@@ -165,14 +169,29 @@ class Supervisor:
 
     def _remove_plugin(self, number: int, pid: int, status: int) -> None:
         """Unregister a plugin that has exited, kill the processes that it started, and
-        report its wait status to the host."""
-        registered_number, started_at = self._plugins.pop(pid, (number, ""))
-        if registered_number != number:
+        report its wait status to the host.
+
+        If the plugin runs in another process, or the process is another plugin's,
+        nothing changes and the host gets `not_found`.
+        """
+        if not self._may_have_process(number, pid):
+            error = f"plugin {number} has no process {pid}"
+            self.say({"event": "not_found", "error": error})
             return
+        # One that exited before it could be registered has no start time.
+        _, started_at = self._plugins.pop(pid, (number, ""))
         if started_at:
             _signal_session(pid, started_at, signal.SIGKILL)
         self._kill_orphans()
         self.say({"event": "exited", "id": number, "status": status})
+
+    def _may_have_process(self, number: int, pid: int) -> bool:
+        """Return whether a process is registered for a plugin, or neither of the two is
+        registered."""
+        if pid in self._plugins:
+            return self._plugins[pid][0] == number
+        # One that exited at once is reported without having been registered.
+        return all(registered != number for registered, _ in self._plugins.values())
 
     def say(self, message: dict[str, Any]) -> None:
         """Send a message to the host."""

@@ -335,6 +335,7 @@ class _Supervisor:
     )
     _last_plugin_id: int = 0
     _listener: "asyncio.Task[None] | None" = None
+    _has_warned: bool = False
     is_alive: bool = True
 
     @classmethod
@@ -624,6 +625,8 @@ class _Supervisor:
                 self._handle_spawned(message["id"], message["pid"])
             elif message["event"] == "exited":
                 self._handle_exited(message["id"], message["status"])
+            elif message["event"] == "not_found":
+                self._warn(message["error"])
         self._handle_supervisor_exit()
 
     def _handle_spawned(self, plugin_id: int, pid: int) -> None:
@@ -639,6 +642,14 @@ class _Supervisor:
         self._pids.pop(plugin_id, None)
         if (on_exit := self.exit_listeners.pop(plugin_id, None)) is not None:
             on_exit(_exit_description(status))
+
+    def _warn(self, error: str) -> None:
+        """Log that the zygote sent a wrong message; once, because plugins' code could
+        fill the log."""
+        if not self._has_warned:
+            self._has_warned = True
+            fields = {"environment": self.cell.environment.name, "error": error}
+            logger.warning("wrong message of the zygote", extra={"fields": fields})
 
     def _handle_supervisor_exit(self) -> None:
         """Handle the supervisor's exit: kill its plugins' process groups and report

@@ -30,6 +30,7 @@ _MAX_DEPTH = 6
 # Nodes of one operation's schema; whatever is deeper or wider accepts any value.
 _MAX_SCHEMA_NODES = 400
 _MAX_TEXT_CHARS = 600
+_SENTENCE_ENDS = (".", "!", "?", "…", ":", "。", "！", "？")
 # Characters that models' APIs do not allow in function names.
 _UNSAFE_NAME_CHARS = re.compile(r"[^a-zA-Z0-9_-]+")
 # Request media types in order of preference.
@@ -368,14 +369,21 @@ class _OperationBuilder:
     def add(
         self, location: ParameterLocation, schema: Mapping[str, Any], *, required: bool
     ) -> None:
-        """Add one argument. A name that is already used gets its location as a suffix."""
-        name = (
+        """Add one argument. A name that is already used gets its location as a suffix,
+        and a number if necessary."""
+        base = name = (
             _UNSAFE_NAME_CHARS.sub("_", location.name).strip("_")[:60] or location.where
         )
-        if name in self.locations:
-            name = f"{name}_{location.where}"
         # One flat namespace of arguments: a query and a header parameter may share a
         # name.
+        count = 1
+        while name in self.locations:
+            # The location alone tells two apart; more of them need a number.
+            suffix = (
+                f"_{location.where}" if count == 1 else f"_{location.where}_{count}"
+            )
+            name = base[: 60 - len(suffix)] + suffix
+            count += 1
         self.locations[name] = location
         self.properties[name] = dict(schema)
         if required:
@@ -841,12 +849,17 @@ def _add_undeclared_path_parameters(making: _OperationBuilder, path: str) -> Non
 
 
 def _operation_description(entry: Mapping[str, Any]) -> str:
-    """Return summary and description of an operation as one text."""
+    """Return summary and description of an operation as one text.
+
+    A summary with which the description begins is not repeated.
+    """
     summary = _truncate_text(entry.get("summary"))
     details = _truncate_text(entry.get("description"))
-    if summary and details:
-        return f"{summary}. {details}"
-    return summary or details
+    if not details or details.casefold().startswith(summary.rstrip(".").casefold()):
+        return details or summary
+    # A title has no full stop of its own, a sentence has.
+    end = "" if summary.endswith(_SENTENCE_ENDS) else "."
+    return f"{summary}{end} {details}"
 
 
 def _parse_scheme(definition: Mapping[str, Any]) -> Scheme | None:

@@ -28,6 +28,7 @@ from modelyard.base.fields import (
 )
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
+from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -1432,6 +1433,7 @@ class StreamDumper:
         self._reason: str | None = None
         self._reason_extra: dict[str, Any] = {}
         self._extra: JSON = {}
+        self._call_indexes = CallIndexes()
         # Index of the call being written; fragments of other calls wait until it is
         # closed.
         self._active_call: int | None = None
@@ -1562,8 +1564,7 @@ class StreamDumper:
         Only one call can be open: fragments of other calls are kept until its block is
         closed, and return nothing.
         """
-        # A call without an index gets a unique negative one.
-        index = call.index if call.index is not None else -1 - len(self._waiting)
+        index = self._call_indexes.index_of(call)
         self._has_calls = True
         if self._active_call is None:
             self._active_call = index

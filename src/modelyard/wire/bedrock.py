@@ -5,6 +5,7 @@ An event is an object with one field, named after the event: `{"contentBlockDelt
 {…}}`. Their binary framing is in `transport/aws_events.py`.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ from modelyard.base.fields import (
 )
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
+from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -101,6 +103,8 @@ PARAMETERS = {"stop"} | frozenset(
         "response_format",
     }
 )
+_INVALID_IN_NAME = re.compile(r"[^A-Za-z0-9\s()\[\]-]")
+_MAX_NAME_CHARS = 200
 # Anthropic's cache marker, to which a cache point is converted.
 _CACHE = {"type": "ephemeral"}
 _FILES: dict[str, type[FilePromptMessageContent]] = {
@@ -672,7 +676,7 @@ def _dump_messages(
     """
     system: list[JSON] = []
     turns: list[JSON] = []
-    for message in messages:
+    for message in _with_document_names(messages):
         match message:
             case SystemPromptMessage():
                 system += _dump_parts(message.parts)
@@ -852,14 +856,45 @@ def _dump_source(
 def _document_name(filename: str) -> str:
     """Return a filename in the form that Converse requires of a document's `name`.
 
-    Each character except letters, digits, spaces, hyphens and brackets becomes a
-    hyphen. An empty filename becomes `document`.
+    Other characters than ASCII letters, digits, hyphens, round and square brackets
+    become hyphens, and blanks a single space. Limited to 200 characters. An empty
+    filename becomes `document`. Source: API_runtime_DocumentBlock of the API reference.
     """
-    # Document names may contain only letters, digits, spaces, hyphens and brackets.
-    characters = [
-        char if char.isalnum() or char in " -()[]" else "-" for char in filename
-    ]
-    return "".join(characters) or "document"
+    # `split` without an argument takes runs of any white space as one.
+    name = " ".join(_INVALID_IN_NAME.sub("-", filename).split())
+    return name[:_MAX_NAME_CHARS].rstrip() or "document"
+
+
+def _with_document_names(
+    messages: Iterable[AnyPromptMessage],
+) -> Iterator[AnyPromptMessage]:
+    """Yield the messages with a valid and unique name for each document: Bedrock
+    rejects a request with two documents of one name."""
+    used_names: set[str] = set()
+    # Across all messages: the whole conversation is one request.
+    for message in messages:
+        if message.files:
+            parts = [_with_document_name(part, used_names) for part in message.parts]
+            message = msgspec.structs.replace(message, content=parts)
+        yield message
+
+
+def _with_document_name(
+    part: PromptMessageContent, used_names: set[str]
+) -> PromptMessageContent:
+    """Return a document with a name that is not in `used_names`, to which it is added;
+    any other part unchanged."""
+    if not isinstance(part, DocumentPromptMessageContent):
+        return part
+    base = name = _document_name(part.filename)
+    # Compared without case, since it is not documented whether Bedrock does.
+    number = 1
+    while name.lower() in used_names:
+        number += 1
+        suffix = f"-{number}"
+        name = base[: _MAX_NAME_CHARS - len(suffix)] + suffix
+    used_names.add(name.lower())
+    return msgspec.structs.replace(part, filename=name)
 
 
 def _dump_citation(citation: Citation) -> JSON:
@@ -1204,6 +1239,7 @@ class StreamDumper:
         self._usage: LLMUsage | None = None
         self._stop: JSON = {"stopReason": "end_turn"}
         self._extra: JSON = {}
+        self._call_indexes = CallIndexes()
         self._calls: dict[int, list[ToolCall]] = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
@@ -1221,13 +1257,12 @@ class StreamDumper:
         if not self._has_begun:
             self._has_begun = True
             events.append({"messageStart": {"role": "assistant"}})
-        for index, block in enumerate(delta.message.blocks):
+        for block in delta.message.blocks:
             # Calls may be interleaved in chunks, but blocks cannot: they are written at
             # the end.
             if isinstance(block, ToolCall):
-                self._calls.setdefault(
-                    index if block.index is None else block.index, []
-                ).append(block)
+                index = self._call_indexes.index_of(block)
+                self._calls.setdefault(index, []).append(block)
             else:
                 events += self._block(block)
         if delta.message.refusal:

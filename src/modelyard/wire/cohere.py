@@ -25,6 +25,7 @@ from modelyard.base.fields import (
 )
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_text
+from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -879,6 +880,7 @@ class StreamDumper:
         self._block_index = -1
         self._usage: LLMUsage | None = None
         self._end_fields: JSON = {"finish_reason": "COMPLETE"}
+        self._call_indexes = CallIndexes()
         self._call_fragments: dict[int, list[ToolCall]] = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
@@ -907,13 +909,10 @@ class StreamDumper:
             events.append(
                 {"type": "message-start", "id": self._id, "delta": {"message": message}}
             )
-        for position, block in enumerate(delta.message.blocks):
+        for block in delta.message.blocks:
             if isinstance(block, ToolCall):
-                # Fragments of one call share its index. A fragment without index is
-                # placed by its position.
-                self._call_fragments.setdefault(
-                    position if block.index is None else block.index, []
-                ).append(block)
+                index = self._call_indexes.index_of(block)
+                self._call_fragments.setdefault(index, []).append(block)
             else:
                 events += self._block(block)
         if delta.message.refusal:

@@ -28,6 +28,7 @@ from modelyard.base.fields import (
 )
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_text
+from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -721,6 +722,7 @@ class StreamDumper:
         del model, created
         self._id = response_id
         self._usage: LLMUsage | None = None
+        self._call_indexes: dict[int, CallIndexes] = {}
         self._final_delta: LLMResultChunkDelta | None = None
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
@@ -740,6 +742,9 @@ class StreamDumper:
             message.text or message.thinking or message.tool_calls or message.refusal
         ):
             return []
+        if message.tool_calls:
+            indexes = self._call_indexes.setdefault(delta.index, CallIndexes())
+            message = indexes.fill(message)
         choice = _dump_choice(
             LLMChoice(index=delta.index, message=message, logprobs=delta.logprobs)
         )

@@ -37,6 +37,7 @@ from modelyard.base.fields import (
 )
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
+from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -1693,6 +1694,7 @@ class StreamDumper:
         self._head: JSON = {"modelVersion": model, "responseId": response_id}
         self._usage: LLMUsage | None = None
         self._end_fields: dict[int, JSON] = {}
+        self._call_indexes: dict[int, CallIndexes] = {}
         self._call_fragments: dict[int, dict[int, list[ToolCall]]] = {}
         # Signature of a call by (choice, call), and the signature of a choice whose
         # block has not come yet.
@@ -1769,7 +1771,8 @@ class StreamDumper:
         """Store a fragment of a call until `finish`. A signature directly before a call
         belongs to that call."""
         calls = self._call_fragments.setdefault(index, {})
-        number = fragment.index if fragment.index is not None else len(calls)
+        indexes = self._call_indexes.setdefault(index, CallIndexes())
+        number = indexes.index_of(fragment)
         if number not in calls and index in self._pending_signatures:
             signature = self._pending_signatures.pop(index)
             self._call_signatures[index, number] = signature

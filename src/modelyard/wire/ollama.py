@@ -26,6 +26,7 @@ from modelyard.base.fields import (
 )
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
+from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -693,6 +694,7 @@ class StreamDumper:
         self._head: JSON = {"model": model, "created_at": ""}
         self._usage: LLMUsage | None = None
         self._reason: str | None = None
+        self._call_indexes = CallIndexes()
         self._call_fragments: dict[int, list[ToolCall]] = {}
         self._extra: dict[str, Any] = {}
 
@@ -708,12 +710,9 @@ class StreamDumper:
         # The format has one answer per stream, so further choices are dropped.
         if delta.index:
             return []
-        for position, call in enumerate(delta.message.tool_calls):
-            # Fragments of one call share its index. A fragment without index is placed
-            # by its position.
-            self._call_fragments.setdefault(
-                position if call.index is None else call.index, []
-            ).append(call)
+        for call in delta.message.tool_calls:
+            index = self._call_indexes.index_of(call)
+            self._call_fragments.setdefault(index, []).append(call)
         self._reason = delta.finish_reason or self._reason
         self._extra = chunk.extra or self._extra
         message = _dump_answer(delta.message)

@@ -35,6 +35,7 @@ from modelyard.base.fields import (
 )
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_text
+from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -1904,6 +1905,7 @@ class StreamDumper:
         }
         self._include_usage = include_usage
         self._usage: LLMUsage | None = None
+        self._call_indexes: dict[int, CallIndexes] = {}
         self._started_choices: set[int] = {0} if has_begun else set()
         self._extra: JSON = {}
 
@@ -1917,7 +1919,7 @@ class StreamDumper:
         if delta.usage is not None:
             self._usage = delta.usage
         vendor_fields = chunk.extra.get(FORMAT, {}) if chunk.extra else {}
-        body = _dump_delta(delta.message)
+        body = _dump_delta(self._with_call_indexes(delta))
         is_empty = (
             not body
             and delta.finish_reason is None
@@ -1951,6 +1953,14 @@ class StreamDumper:
         if vendor_fields:
             event |= vendor_fields
         return [event]
+
+    def _with_call_indexes(self, delta: LLMResultChunkDelta) -> AssistantPromptMessage:
+        """Return the message with an index in each fragment of a tool call, by which
+        clients join them."""
+        if not delta.message.tool_calls:
+            return delta.message
+        indexes = self._call_indexes.setdefault(delta.index, CallIndexes())
+        return indexes.fill(delta.message)
 
     def finish(self) -> list[JSON]:
         """Return the closing event with the usage and no choices.
@@ -2033,21 +2043,16 @@ def _dump_call_fragments(calls: list[ToolCall]) -> JSON:
             "function_call": without_empty(name=called.name)
             | {"arguments": called.arguments}
         }
-    return {
-        "tool_calls": [
-            _dump_call_fragment(call, position) for position, call in enumerate(calls)
-        ]
-    }
+    return {"tool_calls": [_dump_call_fragment(call) for call in calls]}
 
 
-def _dump_call_fragment(call: ToolCall, position: int) -> JSON:
-    """Build an entry of `tool_calls` in a `delta`.
+def _dump_call_fragment(call: ToolCall) -> JSON:
+    """Build an entry of `tool_calls` in a `delta`; the call must have an index.
 
-    `position` is the index if the call has none. Id and type are written only if the
-    fragment has an id, the name only if it is not empty.
+    Id and type are written only if the fragment has an id, the name only if it is not
+    empty.
     """
-    # Clients join fragments by index, so every fragment needs one.
-    body: JSON = {"index": position if call.index is None else call.index}
+    body: JSON = {"index": call.index}
     if call.type == "custom":
         body["custom"] = without_empty(name=call.function.name) | {
             "input": call.function.arguments

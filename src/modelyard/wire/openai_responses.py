@@ -32,6 +32,7 @@ from modelyard.base.fields import (
     without_empty,
 )
 from modelyard.base.reader_errors import reads_answer, reads_request
+from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -1776,6 +1777,7 @@ class StreamDumper:
         self._reason: str | None = None
         self._extra: JSON = {}
         self._logprobs: list[Any] = []
+        self._call_indexes = CallIndexes()
         # Index of the call being written; fragments of other calls wait until it is
         # closed.
         self._active_call: int | None = None
@@ -2030,9 +2032,7 @@ class StreamDumper:
         Fragments of a second call are held back, without events, until the call being
         written is closed.
         """
-        # A call without an index gets a negative one, so that it does not match a
-        # numbered call.
-        index = call.index if call.index is not None else -1 - len(self._pending_calls)
+        index = self._call_indexes.index_of(call)
         if self._active_call is None:
             self._active_call = index
         # Only one item can be open, so fragments of another call are buffered.

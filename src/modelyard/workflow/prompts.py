@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.errors import NotFoundError
 from modelyard.models.entities import ModelFeature, ModelPropertyKey
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMUsage
 from modelyard.models.messages import (
@@ -92,6 +93,10 @@ class MemoryConfig(msgspec.Struct, kw_only=True):
     query_prompt_template: str = ""
 
 
+MODEL_NOT_FOUND = "ModelNotExistError"
+"""The error type of a node whose model does not exist here, as in Dify."""
+
+
 class ModelError(NodeError):
     """A model call failed."""
 
@@ -99,10 +104,15 @@ class ModelError(NodeError):
 
 
 def find_model(context: NodeContext, config: ModelConfig) -> Any:
-    """Return the configured ModelInstance. Raises NodeError or ModelyardError."""
+    """Return the configured ModelInstance. Raises NodeError of the type
+    MODEL_NOT_FOUND if it does not exist."""
     if context.services.models is None:
-        raise NodeError("no models are available", error_type="ModelNotExistError")
-    return context.services.models.find(config.provider, config.name, "llm")
+        raise NodeError("no models are available", error_type=MODEL_NOT_FOUND)
+    try:
+        return context.services.models.find(config.provider, config.name, "llm")
+    # The type is what programs tell the error by, so all nodes have the same one.
+    except NotFoundError as error:
+        raise NodeError(str(error), error_type=MODEL_NOT_FOUND) from error
 
 
 def features_of(model: Any) -> frozenset[ModelFeature] | None:

@@ -51,17 +51,68 @@ def test_variables_override_the_file_and_nested_fields(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "part"),
+    ("variable", "value", "message"),
     [
-        ("MODELYARD_PORT", "ninety", "MODELYARD_PORT"),
-        ("MODELYARD_LOCAL__COLOUR", "red", "'local' has no field 'colour'"),
+        ("PORT", "ninety", "invalid value 'ninety': Expected `int`, got `str`"),
+        ("PORT", "-1", "invalid value '-1': Expected a finite number from 0 to"),
+        (
+            "PORT__NUMBER",
+            "1",
+            "'port' is a single setting without fields; set MODELYARD_PORT",
+        ),
+        (
+            "API_KEYS__0",
+            "a",
+            "'api_keys' is a single setting without fields; set MODELYARD_API_KEYS",
+        ),
+        (
+            "PROVIDERS__NAME",
+            "a",
+            "lists of objects and mappings are set in the settings file",
+        ),
+        (
+            "PROVIDERS",
+            "openai",
+            "lists of objects and mappings are set in the settings file",
+        ),
+        ("ROUTES", "{}", "lists of objects and mappings are set in the settings file"),
+        (
+            "TOOLS__MCP_STDIO",
+            "{}",
+            "lists of objects and mappings are set in the settings file",
+        ),
+        ("LOCAL", "1", "'local' is a section; set one of its fields, for example"),
+        ("LOCAL__", "1", "'local' is a section; set one of its fields, for example"),
+        ("LOCAL__COLOUR", "red", "'local' has no field 'colour'; available: "),
+        ("LOCAL__THREAD", "1", "'local' has no field 'thread'; did you mean 'threads'"),
+        ("LOCAL__THREADS", "x", "invalid value 'x': Expected `int`, got `str`"),
+        ("CACHE__STORE", "disk", "invalid value 'disk': Invalid enum value 'disk'"),
+        ("EGRESS__PORTS", "80,x", "invalid value '80,x': Expected `int`, got `str`"),
     ],
 )
 def test_a_wrong_variable_is_named(
-    tmp_path: Path, variable: str, value: str, part: str
+    tmp_path: Path, variable: str, value: str, message: str
 ):
-    with pytest.raises(ConfigError, match=part):
-        load_settings({"MODELYARD_HOME": str(tmp_path), variable: value})
+    name = f"MODELYARD_{variable}"
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"MODELYARD_HOME": str(tmp_path), name: value})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith(f"  {name}: {message}")
+    assert "$" not in lines[1]
+
+
+def test_lists_in_variables_are_separated_by_commas(tmp_path: Path):
+    environ = {
+        "MODELYARD_HOME": str(tmp_path),
+        "MODELYARD_EGRESS__PORTS": "80, 8080",
+        "MODELYARD_EGRESS__PRIVATE": " a , b,",
+        "MODELYARD_API_KEYS": "",
+    }
+    settings = load_settings(environ)
+    assert settings.egress.ports == [80, 8080]
+    assert settings.egress.private == ["a", "b"]
+    assert settings.api_keys == []
 
 
 def test_references_are_filled_in_with_fallbacks(tmp_path: Path):

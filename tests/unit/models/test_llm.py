@@ -83,6 +83,18 @@ def test_calls_without_an_index_are_distinguished_by_id():
     assert [call.function.arguments for call in result.tool_calls] == ["{}", "{}"]
 
 
+def test_a_call_without_an_index_never_joins_a_numbered_one():
+    result = fold(
+        [
+            piece(1, "{}", id="a", name="one"),
+            piece(None, "[]", id="b", name="two"),
+            piece(1, " "),
+            piece(None, " ", id="b"),
+        ]
+    )
+    assert [call.function.arguments for call in result.tool_calls] == ["{} ", "[] "]
+
+
 def test_several_choices_are_kept_apart():
     chunks = [
         LLMResultChunk(

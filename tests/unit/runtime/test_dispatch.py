@@ -632,6 +632,110 @@ def test_no_hedging_if_the_retry_budget_is_exhausted():
     asyncio.run(asyncio.wait_for(work(), 5))
 
 
+def test_a_second_one_that_fails_at_once_does_not_end_the_first():
+    async def work() -> None:
+        clock = FakeClock()
+        manager = pool(clock, "slow", "broken")
+        for _ in range(30):
+            manager.served(manager.deployments[1], 0.01)
+        has_failed = asyncio.Event()
+
+        async def slow(invocation: Invocation) -> Chunks:
+            await has_failed.wait()
+            yield chunk(invocation.credential)
+
+        def call(invocation: Invocation) -> Chunks:
+            if invocation.credential == "slow":
+                return slow(invocation)
+            has_failed.set()
+            raise InvokeConnectionError("down")
+
+        policy = dispatch(clock, manager, hedge_after=95.0)
+        ask = replace(ASK, record=CallTrace())
+        async with aclosing(compose([policy], call)(ask)) as chunks:
+            answer_texts = [received_chunk.text async for received_chunk in chunks]
+        assert answer_texts == ["slow"]
+        assert manager.health._in_flight == {}
+
+    asyncio.run(asyncio.wait_for(work(), 5))
+
+
+def test_both_of_a_pair_are_counted_as_ended_if_their_closing_is_cancelled():
+    """The caller may be cancelled a second time, while slow attempts clean up."""
+
+    async def work() -> None:
+        clock = FakeClock()
+        manager = pool(clock, "a", "b")
+        for _ in range(30):
+            manager.served(manager.deployments[1], 0.01)
+        started, closing = asyncio.Semaphore(0), asyncio.Semaphore(0)
+        may_close = asyncio.Event()
+
+        async def call(invocation: Invocation) -> Chunks:
+            try:
+                started.release()
+                await asyncio.Event().wait()
+                yield chunk("never")
+            finally:
+                closing.release()
+                await may_close.wait()
+
+        policy = dispatch(clock, manager, hedge_after=95.0)
+
+        async def read() -> None:
+            ask = replace(ASK, record=CallTrace())
+            async with aclosing(compose([policy], call)(ask)) as chunks:
+                async for _ in chunks:
+                    pass
+
+        reading = asyncio.ensure_future(read())
+        await started.acquire()
+        await started.acquire()
+        assert sum(manager.health._in_flight.values()) == 2
+        reading.cancel()
+        for _ in range(2):
+            # Each attempt in turn is cancelled and cleans up; so is the caller again.
+            await closing.acquire()
+            reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert manager.health._in_flight == {}
+        may_close.set()
+
+    asyncio.run(asyncio.wait_for(work(), 5))
+
+
+# calls that fail before they have a stream
+
+
+def test_a_call_that_fails_at_once_is_an_attempt_that_failed():
+    clock, quotas = FakeClock(), _Quotas()
+    managers = [_hosted(clock, "h", "big"), _hosted(clock, "h", "small")]
+    plan = Plan(managers)
+    policy = Dispatch(lambda invocation: plan, clock, RetryBudget(clock), 0, quotas)
+    stream, _ = scripted({"small": ["yes"]})
+
+    def call(invocation: Invocation) -> Chunks:
+        if invocation.model == "big":
+            raise InvokeConnectionError("down")
+        return stream(invocation)
+
+    assert texts(policy, call) == ["yes"]
+    assert [manager.health._in_flight for manager in managers] == [{}, {}]
+    assert quotas.settled == [("h/big", False), ("h/small", True)]
+
+
+def test_a_fault_in_a_call_is_raised_and_its_attempt_has_ended():
+    manager = pool(FakeClock(), "a")
+
+    def call(invocation: Invocation) -> Chunks:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        texts(dispatch(FakeClock(), manager), call)
+    assert manager.health._in_flight == {}
+
+
 # waiting, and passing on to the caller
 
 

@@ -19,6 +19,7 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import optional_field, required_field
 from modelyard.base.ids import new_id
+from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.llm import (
     LLMRequest,
     LLMResult,
@@ -267,9 +268,11 @@ class HostedModel:
             is_last = turn == _MAX_TURNS - 1 or call_count >= self.hosted.most_calls
             request = self._turn_request(chat_request, is_last=is_last)
             turn_chunks: list[LLMResultChunk] = []
+            indexes = CallIndexes()
             names: dict[int | None, str] = {}
             async with aclosing(self.instance.stream_llm(request)) as chunks:
                 async for chunk in chunks:
+                    chunk = _with_call_indexes(chunk, indexes)
                     turn_chunks.append(chunk)
                     yield self._visible_chunk(chunk, names)
             result = fold(turn_chunks)
@@ -278,7 +281,7 @@ class HostedModel:
             hosted_calls = self._hosted_calls(result)
             has_client_calls = len(result.message.tool_calls) > len(hosted_calls)
             if hosted_calls:
-                items, answers = await self._execute_calls(hosted_calls)
+                items, answers = await self._execute_calls(turn, hosted_calls)
                 call_count += len(hosted_calls)
                 for item in items:
                     yield self._item_chunk(item)
@@ -347,13 +350,14 @@ class HostedModel:
         )
 
     async def _execute_calls(
-        self, calls: Sequence[ToolCall]
+        self, turn: int, calls: Sequence[ToolCall]
     ) -> tuple[list[JSON], list[AnyPromptMessage]]:
         """Execute calls concurrently. Returns (items for the client, results for the
         model), in the order of the calls."""
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._execute_call(tool_call)) for tool_call in calls
+                group.create_task(self._execute_call(f"{turn}.{position}", tool_call))
+                for position, tool_call in enumerate(calls)
             ]
         items: list[JSON] = []
         answers: list[AnyPromptMessage] = []
@@ -372,13 +376,24 @@ class HostedModel:
             )
         return items, answers
 
-    async def _execute_call(self, call: ToolCall) -> Observation:
-        """Execute one call. The key makes a repeated call recognisable."""
+    async def _execute_call(self, number: str, call: ToolCall) -> Observation:
+        """Execute one call. `number` is unique in the response, unlike the ids of some
+        models: APIs take calls with the same key for repetitions of one."""
         name = call.function.name
-        context = replace(self.context, key=f"{self.context.key}/{call.id}")
+        context = replace(self.context, key=f"{self.context.key}/{number}")
         return await self.tools.manager.observe(
             self.hosted.tools[name], name, call.function.arguments, context
         )
+
+
+def _with_call_indexes(chunk: LLMResultChunk, indexes: CallIndexes) -> LLMResultChunk:
+    """Return a chunk with an index in each fragment of a call."""
+    # Most chunks are text.
+    if not chunk.delta.message.tool_calls:
+        return chunk
+    message = indexes.fill(chunk.delta.message)
+    delta = msgspec.structs.replace(chunk.delta, message=message)
+    return msgspec.structs.replace(chunk, delta=delta)
 
 
 def _final_chunk(

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
@@ -82,11 +82,13 @@ class Dispatch:
         plan = self.plan(invocation)
         state = _DispatchState(self, plan, _with_messages_for(plan, invocation))
         while True:
-            attempt = self._start_attempt(state, await state.next(), call_next)
+            attempt = _Attempt(state, await state.next())
             try:
                 with attempt:
-                    async with aclosing(attempt.stream) as chunks:
-                        for chunk in await attempt.read_opening():
+                    # Inside the block, because a call may fail before it has a stream.
+                    stream = self._start_attempt(state, attempt, call_next)
+                    async with aclosing(stream) as chunks:
+                        for chunk in await attempt.read_opening(chunks):
                             yield chunk
                         async for chunk in chunks:
                             if plan.continue_streams:
@@ -102,26 +104,16 @@ class Dispatch:
                 state.failed(error, has_begun=attempt.has_begun)
 
     def _start_attempt(
-        self, state: "_DispatchState", deployment: Deployment, call_next: Call
-    ) -> "_Attempt":
-        """Start one attempt, or a hedged pair if the plan asks for hedging."""
-        started_at = self.clock.monotonic()
-        delay = state.hedge_delay()
+        self, state: "_DispatchState", attempt: "_Attempt", call_next: Call
+    ) -> Chunks:
+        """Start one attempt, or a hedged pair if the plan asks for hedging, and return
+        its stream. What `call_next` raises at once is an error of the attempt."""
+        deployment, delay = attempt.deployment, attempt.hedge_delay
         invocation = state.invocation_for(deployment, state.sent_texts)
-        if delay is not None:
-            stream = self._hedged_attempt(
-                state, deployment, invocation, call_next, delay
-            )
-        else:
-            state.group.health.begin(deployment)
-            stream = call_next(invocation)
-        return _Attempt(
-            state,
-            deployment,
-            stream,
-            started_at=started_at,
-            is_hedged=delay is not None,
-        )
+        # The usual call gets its stream without a layer in between.
+        if delay is None:
+            return call_next(invocation)
+        return self._hedged_attempt(state, deployment, invocation, call_next, delay)
 
     async def _hedged_attempt(
         self,
@@ -135,7 +127,7 @@ class Dispatch:
         second one and use whichever is first."""
         race = _HedgedAttempts(state.group.health)
         try:
-            race.enter(deployment, call_next(attempt))
+            race.enter(deployment, _started_late(call_next, attempt))
             winner, chunk = await race.first(delay)
             if (
                 winner is None
@@ -144,9 +136,8 @@ class Dispatch:
                 state.note(
                     "hedged", with_=hedge_target.name, after_ms=round(delay * 1000, 1)
                 )
-                race.enter(
-                    hedge_target, call_next(state.invocation_for(hedge_target, []))
-                )
+                hedge = state.invocation_for(hedge_target, [])
+                race.enter(hedge_target, _started_late(call_next, hedge))
             if winner is None:
                 winner, chunk = await race.first(None)
             # The slower attempt is cancelled as soon as the other has sent its first
@@ -565,39 +556,33 @@ class _DispatchState:
 
 
 class _Attempt:
-    """One attempt, or a hedged pair, with its stream. As a context manager, it is
-    counted as ended when the block is left, whatever happened."""
+    """One attempt, or a hedged pair. As a context manager, it is counted as in flight
+    until the block is left, whatever happens."""
 
     __slots__ = (
-        "_deployment",
         "_is_hedged",
         "_started_at",
         "_state",
+        "deployment",
         "has_begun",
+        "hedge_delay",
         "held_back",
-        "stream",
     )
 
-    def __init__(
-        self,
-        state: _DispatchState,
-        deployment: Deployment,
-        stream: Chunks,
-        *,
-        started_at: float,
-        is_hedged: bool,
-    ) -> None:
+    def __init__(self, state: _DispatchState, deployment: Deployment) -> None:
         self._state = state
-        self._deployment = deployment
-        self._started_at = started_at
-        self._is_hedged = is_hedged
-        self.stream = stream
+        self._started_at = state.clock.monotonic()
+        self.deployment = deployment
+        self.hedge_delay = state.hedge_delay()
+        self._is_hedged = self.hedge_delay is not None
         self.has_begun = False
         # Chunks without content that were not sent yet, in case of a failover.
         self.held_back: list[Any] = []
 
     def __enter__(self) -> None:
-        pass
+        # A hedged pair counts its attempts itself.
+        if not self._is_hedged:
+            self._state.group.health.begin(self.deployment)
 
     def __exit__(
         self,
@@ -606,18 +591,18 @@ class _Attempt:
         traceback: TracebackType | None,
     ) -> None:
         self._state.attempt_ended(
-            self._deployment,
+            self.deployment,
             is_hedged=self._is_hedged,
             has_failed=isinstance(error, InvokeError),
         )
 
-    async def read_opening(self) -> Sequence[Any]:
+    async def read_opening(self, chunks: Chunks) -> Sequence[Any]:
         """Read up to the first chunk with content and return what the caller gets: that
         chunk and those before it.
 
         Empty if the stream ends without content; `held_back` has its chunks then.
         """
-        async for chunk in self.stream:
+        async for chunk in chunks:
             if not _is_blank(chunk):
                 return self._begin(chunk)
             # The chunk has no visible content, so another deployment may still serve
@@ -719,10 +704,13 @@ class _HedgedAttempts:
             await self._end(loser)
 
     async def close(self) -> None:
-        """Cancel all attempts that are left."""
-        for runner in self.runners:
-            await self._end(runner)
-        self.runners.clear()
+        """Cancel all attempts that are left. Each is counted as finished, even if this
+        is cancelled while it waits for one of them."""
+        # The stack runs every callback, also after one that was cancelled.
+        async with AsyncExitStack() as endings:
+            for runner in self.runners:
+                endings.push_async_callback(self._end, runner)
+            self.runners.clear()
 
     async def _end(self, runner: _Runner) -> None:
         """Cancel an attempt, wait until it has ended, and count it as finished."""
@@ -737,6 +725,14 @@ class _HedgedAttempts:
             await runner.chunks.aclose()
         finally:
             self.health.end(runner.deployment)
+
+
+async def _started_late(call_next: Call, invocation: Invocation) -> Chunks:
+    """Make the call with the first chunk that is asked for: an error that the call
+    raises at once is then one of this attempt, and the other one goes on."""
+    async with aclosing(call_next(invocation)) as chunks:
+        async for chunk in chunks:
+            yield chunk
 
 
 async def _first_content_chunk(chunks: AsyncGenerator[Any, None]) -> Any:

@@ -195,6 +195,12 @@ def recognise(name: Any, data: Any) -> Any:
     document_formats.Unsupported."""
     declared = name[name.rfind(".") :].lower() if "." in name else ""
     head = data[:4096]
+    # First of all: an archive begins with the first file in it, which may be a
+    # document.
+    if head[257:262] == b"ustar":
+        raise document_formats.Unsupported(
+            "tar archives are not supported; unpack it and add its files"
+        )
     # The PDF header may be preceded by other bytes.
     if b"%PDF-" in head[:1024]:
         return ".pdf"
@@ -215,10 +221,6 @@ def recognise(name: Any, data: Any) -> Any:
     if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         raise document_formats.Unsupported(
             "the file is neither text nor a document of a supported format"
-        )
-    if data[257:262] == b"ustar":
-        raise document_formats.Unsupported(
-            "tar archives are not supported; unpack it and add its files"
         )
     return _recognise_text(declared, head)
 

@@ -88,8 +88,7 @@ class McpServer:
         method, number = message.get("method"), message.get("id")
         if not isinstance(method, str):
             return _invalid_request(number, "'method' must be a string")
-        # In Python a boolean is an integer, but it is not a valid id.
-        if not isinstance(number, str | int) or isinstance(number, bool):
+        if not _is_request_id(number):
             return _invalid_request(None, "'id' must be a string or a number")
         params = message.get("params")
         request_params: Mapping[str, Any] = (
@@ -308,6 +307,12 @@ def _is_response_or_notification(message: Mapping[str, Any]) -> bool:
     return "result" in message or "error" in message
 
 
+def _is_request_id(value: Any) -> bool:
+    """Return whether a value can be the id of a request: a string or an integer."""
+    # In Python a boolean is an integer.
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
 def _with_server_info(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a result with the fields that the modern revision adds to each."""
     meta = {**(result.get("_meta") or {}), protocol.SERVER_META: protocol.info()}
@@ -435,6 +440,9 @@ class _LineServer:
         self._write = write
         self._running: dict[Any, asyncio.Task[None]] = {}
         """Request id → the task that handles the request."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        """All tasks, also those of messages without an id: the event loop itself holds
+        tasks only weakly."""
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         """Serve until the input ends. Requests in progress are completed then."""
@@ -442,14 +450,17 @@ class _LineServer:
             while line := await reader.readline():
                 if line.strip():
                     await self._handle_line(line)
-            if self._running:
-                await asyncio.gather(*self._running.values(), return_exceptions=True)
+            if self._tasks:
+                await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
-            for task in list(self._running.values()):
+            for task in list(self._tasks):
                 task.cancel()
 
     async def _handle_line(self, line: bytes) -> None:
-        """Start a task for the message in a line, or cancel the one that it names."""
+        """Start a task for the message in a line, or cancel the one that it names.
+
+        A request whose id another one in progress has is answered with an error.
+        """
         try:
             message = msgspec.json.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -463,9 +474,17 @@ class _LineServer:
         if fields.get("method") == "notifications/cancelled":
             self._cancel(fields.get("params"))
             return
-        task = asyncio.ensure_future(self._answer(message))
         number = fields.get("id")
-        if isinstance(number, str | int):
+        is_request = _is_request_id(number) and not _is_response_or_notification(fields)
+        # Its answer could not be told from that of the first, nor could it be cancelled.
+        if is_request and number in self._running:
+            reason = f"a request with the id {number!r} is in progress"
+            await self._send(_invalid_request(number, reason))
+            return
+        task = asyncio.ensure_future(self._answer(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if is_request:
             self._running[number] = task
             task.add_done_callback(lambda _: self._running.pop(number, None))
 
@@ -474,12 +493,9 @@ class _LineServer:
         if not isinstance(params, Mapping):
             return
         request_id = params.get("requestId")
-        # JSON-RPC allows no other ids, and a list cannot be looked up in a dict.
-        if not isinstance(request_id, str | int):
-            return
-        task = self._running.pop(request_id, None)
-        if task is not None:
-            task.cancel()
+        # A list, for example, cannot be looked up in a dict.
+        if _is_request_id(request_id) and request_id in self._running:
+            self._running[request_id].cancel()
 
     async def _answer(self, message: Any) -> None:
         """Handle one message and write its response."""

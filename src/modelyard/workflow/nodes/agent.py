@@ -65,6 +65,7 @@ from modelyard.workflow.node import (
     NodeResult,
 )
 from modelyard.workflow.prompts import (
+    MODEL_NOT_FOUND,
     MemoryConfig,
     ModelConfig,
     content_of,
@@ -242,7 +243,7 @@ class _BuiltInStrategy:
         if context.services.models is None:
             raise NodeError(
                 "no models are available",
-                error_type="ModelNotExistError",
+                error_type=MODEL_NOT_FOUND,
                 inputs=inputs,
             )
         config = _config(self.parameters.get("model"))
