@@ -8,6 +8,7 @@ import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError, InvokeBadRequestError
+from modelyard.base.json_types import is_array
 from modelyard.base.number_bounds import Priority, Weight, check_numbers
 from modelyard.models.types import JSON, ModelType
 from modelyard.providers.definition import read_model
@@ -253,11 +254,11 @@ def configured_route(name: str, fields: Mapping[str, Any]) -> Route:
     """Return a route from the settings, in which a target may be just a name. Raises
     ConfigError."""
     targets = fields.get("targets")
-    spelled = (
+    spelled: Any = (
         # A short target becomes an object; anything else is left for the validation to
         # refuse.
         [{"model": target} if isinstance(target, str) else target for target in targets]
-        if isinstance(targets, list)
+        if is_array(targets)
         else targets
     )
     try:
@@ -283,9 +284,10 @@ def find_cycle(failover: Mapping[str, Sequence[str]]) -> list[str]:
                 for successor in failover.get(model, ())
                 if (cycle_path := walk(successor, [*path, model]))
             ),
-            [],
+            list[str](),
         )
 
     return next(
-        (cycle_path for start in failover if (cycle_path := walk(start, []))), []
+        (cycle_path for start in failover if (cycle_path := walk(start, []))),
+        list[str](),
     )

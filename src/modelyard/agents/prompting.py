@@ -18,6 +18,7 @@ from modelyard.models.messages import (
     PromptMessageTool,
     SystemPromptMessage,
     TextPromptMessageContent,
+    ToolCall,
     ToolPromptMessage,
     UserPromptMessage,
 )
@@ -189,7 +190,7 @@ class PlainStreamParser:
         calls: list[AgentCall] = []
         used_ids: set[str] = set()
         if self._takes_calls and message.tool_calls:
-            calls_with_ids = []
+            calls_with_ids: list[ToolCall] = []
             for tool_call in message.tool_calls:
                 # Some servers omit ids or repeat them; each result needs a unique call
                 # id.

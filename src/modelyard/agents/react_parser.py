@@ -16,6 +16,7 @@ from typing import Any
 
 from modelyard.base.bounded_json import BodyError, check_value_count
 from modelyard.base.json_repair import RepairError, repair_json
+from modelyard.base.json_types import is_array, is_mapping, is_object
 
 _LABELS = {
     "thought:": "thought",
@@ -492,9 +493,9 @@ def parse_action(value: Any, names: Collection[str] = ()) -> Action | None:
     counts. `names` are the known tools: an object without any input is an action only
     if it names one of them.
     """
-    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+    if is_array(value) and value and is_mapping(value[0]):
         value = value[0]
-    if not isinstance(value, Mapping):
+    if not is_mapping(value):
         return None
     fields = {
         str(key).strip().lower(): field_value for key, field_value in value.items()
@@ -698,7 +699,7 @@ def _decode(raw: str, *, is_complete: bool) -> Any:
         repaired = repair_json(raw)
     except (ImportError, RepairError):
         return None
-    return repaired if isinstance(repaired, dict | list) else None
+    return repaired if is_object(repaired) or is_array(repaired) else None
 
 
 def _first_json(text: str) -> Any:

@@ -45,6 +45,7 @@ from modelyard.gateway.service.authentication import AppAuthenticator
 from modelyard.gateway.service.dependencies import ServiceDependencies
 from modelyard.gateway.table import Api
 from modelyard.gateway.tenant_content import ContentRules
+from modelyard.models.entities import AIModelEntity
 from modelyard.people.oidc import Oidc
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.storage.database import Database
@@ -409,7 +410,7 @@ def _models_by_provider(
     """Return the models of a type, grouped by provider, in the format of Dify's
     knowledge API."""
     # Group the tenant's models of this type by provider.
-    offered: dict[str, list[Any]] = {}
+    offered: dict[str, list[AIModelEntity]] = {}
     for provider, model in models.providers.get_models(tenant):
         if model.model_type.value == model_type:
             offered.setdefault(provider, []).append(model)
@@ -433,7 +434,7 @@ def _models_by_provider(
     ]
 
 
-def _listed_model(model: Any, model_type: str) -> Mapping[str, Any]:
+def _listed_model(model: AIModelEntity, model_type: str) -> Mapping[str, Any]:
     """Return a model in the format of Dify's knowledge API."""
     return {
         "model": model.model,

@@ -117,7 +117,7 @@ class Factories:
 
         definitions = [*definitions_of(settings, configured), *self._added.definitions]
         # Builders of the program replace those with the same name.
-        builders = {
+        builders: dict[str, Builder] = {
             **dict.fromkeys(WIRES, models),
             "local": lambda definition: local_models(self._local),
             **self._added.builders,

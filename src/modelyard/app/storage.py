@@ -4,6 +4,7 @@ processes."""
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -198,7 +199,7 @@ def _private_files(settings: Settings) -> list[Path]:
     ):  # as root, plugins may run as users of their own, who have to reach their folders
         names.append("plugins")
     # A database URL names an external server, which has no local files to protect.
-    database = (
+    database: Sequence[Path] = (
         [] if "://" in settings.database_url else files_of(Path(settings.database_url))
     )
     return [*(home / name for name in names), *database]

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.json_types import JsonValue
+
 MAX_DEPTH = 200
 MAX_VALUES = 300_000
 MAX_CONTAINERS = 50_000
@@ -126,9 +128,11 @@ def check_depth(document: Any, data: bytes | str) -> None:
         raise BodyError(f"nested deeper than {MAX_DEPTH} levels")
 
 
-def is_deeper(document: Any, max_depth: int) -> bool:
+def is_deeper(document: JsonValue, max_depth: int) -> bool:
     """Return whether lists and objects are nested more than `max_depth` levels deep."""
-    level = [document] if isinstance(document, dict | list) else []
+    level: list[dict[str, Any] | list[Any]] = (
+        [document] if isinstance(document, dict | list) else []
+    )
     # Walks breadth first, without recursion, and keeps only the containers of one
     # level.
     for _ in range(max_depth):

@@ -1,9 +1,10 @@
 """Readers for fields of external JSON. Their errors name the field and the expected
 type."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from modelyard.base.errors import InvokeBadRequestError
+from modelyard.base.json_types import JsonValue
 
 T = TypeVar("T")
 
@@ -36,6 +37,22 @@ def invalid_field(name: str, value: Any, expected: str) -> InvokeBadRequestError
     )
 
 
+# A bare `dict` or `list` says nothing about what it holds: JSON objects have strings as
+# keys.
+@overload
+def expect_type(
+    value: Any, expected_type: type[dict[Any, Any]], name: str
+) -> dict[str, Any]: ...
+
+
+@overload
+def expect_type(value: Any, expected_type: type[list[Any]], name: str) -> list[Any]: ...
+
+
+@overload
+def expect_type(value: Any, expected_type: type[T], name: str) -> T: ...
+
+
 def expect_type(value: Any, expected_type: type[T], name: str) -> T:
     """Return the value if it has the expected type, otherwise raise
     InvokeBadRequestError.
@@ -61,6 +78,27 @@ def expect_type(value: Any, expected_type: type[T], name: str) -> T:
     return value
 
 
+@overload
+def required_field(
+    body: dict[str, Any],
+    name: str,
+    expected_type: type[dict[Any, Any]],
+    where: str = "",
+) -> dict[str, Any]: ...
+
+
+@overload
+def required_field(
+    body: dict[str, Any], name: str, expected_type: type[list[Any]], where: str = ""
+) -> list[Any]: ...
+
+
+@overload
+def required_field(
+    body: dict[str, Any], name: str, expected_type: type[T], where: str = ""
+) -> T: ...
+
+
 def required_field(
     body: dict[str, Any], name: str, expected_type: type[T], where: str = ""
 ) -> T:
@@ -69,6 +107,27 @@ def required_field(
     Raises InvokeBadRequestError if the field is missing or has another type.
     """
     return expect_type(body.get(name), expected_type, where + name)
+
+
+@overload
+def optional_field(
+    body: dict[str, Any],
+    name: str,
+    expected_type: type[dict[Any, Any]],
+    where: str = "",
+) -> dict[str, Any] | None: ...
+
+
+@overload
+def optional_field(
+    body: dict[str, Any], name: str, expected_type: type[list[Any]], where: str = ""
+) -> list[Any] | None: ...
+
+
+@overload
+def optional_field(
+    body: dict[str, Any], name: str, expected_type: type[T], where: str = ""
+) -> T | None: ...
 
 
 def optional_field(
@@ -144,11 +203,12 @@ def whole_number(text: str, *, maximum: int = MAX_WHOLE_NUMBER) -> int | None:
 def nested_count(body: Any, *path: str) -> int:
     """Return the count at the end of a path of nested keys, or 0 if there is no
     plausible one."""
+    value: JsonValue = body
     for name in path:
-        if not isinstance(body, dict):
+        if not isinstance(value, dict):
             return 0
-        body = body.get(name)
-    return count(body) or 0
+        value = value.get(name)
+    return count(value) or 0
 
 
 def unknown_fields(body: dict[str, Any], known_names: frozenset[str]) -> dict[str, Any]:

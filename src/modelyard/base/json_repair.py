@@ -146,7 +146,10 @@ def _parser() -> Any:
 
         def __init__(self, text: str, *args: Any, **kwargs: Any) -> None:
             self._budget = _Budget()
-            super().__init__(text, *args, **kwargs)
+            # The package has no types.
+            super().__init__(  # pyright: ignore[reportUnknownMemberType]
+                text, *args, **kwargs
+            )
 
         # The base class stores and replaces its text in `json_str`; the property wraps
         # each version in a counting string.

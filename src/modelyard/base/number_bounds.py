@@ -95,17 +95,18 @@ def _children(
     value: Any, path: str, *, is_typed: bool
 ) -> Iterator[tuple[Any, str, bool]]:
     """Yield (value, path, whether it is typed) of the parts of a value."""
+    nested: dict[Any, Any] | list[Any] | tuple[Any, ...] | None = value
     if isinstance(value, msgspec.Struct):
         # Fields with declared bounds were already checked by msgspec.
         bounded, untyped = _field_bounds(type(value))
         for name in value.__struct_fields__:
             if name not in bounded:
                 yield getattr(value, name), f"{path}.{name}", name not in untyped
-    elif isinstance(value, dict):
-        for key, member in value.items():
+    elif isinstance(nested, dict):
+        for key, member in nested.items():
             yield member, f"{path}.{key}", is_typed
-    elif isinstance(value, list | tuple):
-        for index, element in enumerate(value):
+    elif isinstance(nested, list | tuple):
+        for index, element in enumerate(nested):
             yield element, f"{path}[{index}]", is_typed
 
 

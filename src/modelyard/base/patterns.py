@@ -7,7 +7,7 @@ proportional to the text and the pattern.
 """
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from modelyard.base.errors import ModelyardError
 
@@ -79,8 +79,10 @@ def _compiled(text: str, ignore_case: bool, dot_all: bool) -> Pattern:
     after its repetitions are expanded.
     """
     # Imported on first use, which keeps start-up fast.
-    import re2
+    import re2 as untyped_re2
 
+    # The package has no types.
+    re2 = cast("Any", untyped_re2)
     options = re2.Options()
     options.log_errors = False  # it would write to stderr
     options.max_mem = _MAX_MEMORY_BYTES

@@ -17,6 +17,7 @@ import msgspec
 
 from modelyard.base import cpu_work
 from modelyard.base.errors import ModelyardError
+from modelyard.base.json_types import JsonValue
 from modelyard.base.patterns import PatternError, compile_pattern
 
 MAX_SCHEMA_BYTES = 256 << 10
@@ -203,7 +204,7 @@ def _compile_cached(body: bytes, draft: Draft, is_lenient: bool) -> Schema:
     """
     # Decoded from the bytes: the cached schema must not share objects that a caller may
     # modify.
-    document = msgspec.json.decode(body)
+    document: JsonValue = msgspec.json.decode(body)
     if not isinstance(document, dict | bool):
         raise SchemaError("a schema must be an object, true or false")
     if _depth(document) > MAX_SCHEMA_DEPTH:
@@ -288,16 +289,16 @@ _KEYWORDS_BY_NAME = (
 )
 
 
-def _as_list(value: Any) -> Sequence[Any]:
+def _as_list(value: JsonValue) -> Sequence[JsonValue]:
     return value if isinstance(value, list) else (value,)
 
 
 def _subschemas(node: Mapping[str, Any], keyword: str) -> Mapping[str, Any]:
-    subschemas = node.get(keyword)
+    subschemas: JsonValue = node.get(keyword)
     return subschemas if isinstance(subschemas, dict) else {}
 
 
-def _schemas_in(document: Any) -> Iterator[dict[str, Any]]:
+def _schemas_in(document: JsonValue) -> Iterator[dict[str, Any]]:
     """Yield all objects in schema position, whatever the property names are."""
     waiting = [document]
     while waiting:
@@ -445,12 +446,13 @@ def _steps(pattern: str) -> int:
         return _BACKTRACKING_STEPS if _backtracks(pattern) else _UNKNOWN_STEPS
 
 
-def _depth(document: Any) -> int:
+def _depth(document: JsonValue) -> int:
     """Return the nesting depth of a JSON document, 1 for a scalar.
 
     It is iterative, so that no document exhausts the stack.
     """
-    deepest, waiting = 0, [(document, 1)]
+    deepest = 0
+    waiting: list[tuple[JsonValue, int]] = [(document, 1)]
     while waiting:
         node, depth = waiting.pop()
         deepest = max(deepest, depth)
@@ -461,12 +463,13 @@ def _depth(document: Any) -> int:
     return deepest
 
 
-def _count(document: Any, limit: int) -> int:
+def _count(document: JsonValue, limit: int) -> int:
     """Return the number of values in a document, counting no further than `limit`.
 
     Raises TooMuchWorkError if it is nested too deeply.
     """
-    count, level, depth = 1, [document], 0
+    count, depth = 1, 0
+    level: Sequence[JsonValue] = [document]
     # Breadth first without recursion, so that deep input cannot exhaust the stack.
     while level and count <= limit:
         depth += 1
@@ -478,9 +481,9 @@ def _count(document: Any, limit: int) -> int:
     return count
 
 
-def _children_of(nodes: list[Any]) -> list[Any]:
+def _children_of(nodes: Sequence[JsonValue]) -> list[JsonValue]:
     """Return the members and elements of all objects and lists among the nodes."""
-    children: list[Any] = []
+    children: list[JsonValue] = []
     for node in nodes:
         if isinstance(node, dict):
             children.extend(node.values())
@@ -504,7 +507,7 @@ class _WorkEstimate:
         # cached by it.
         self._referenced: list[Any] = []
 
-    def estimate(self, node: Any, value: Any) -> int:
+    def estimate(self, node: JsonValue, value: JsonValue) -> int:
         """Return the work units for checking `value` against the schema `node`."""
         if not isinstance(node, dict):
             return 1
@@ -530,7 +533,7 @@ class _WorkEstimate:
         self._totals[pair] = total
         return total
 
-    def _same_value_work(self, node: dict[str, Any], value: Any) -> int:
+    def _same_value_work(self, node: dict[str, Any], value: JsonValue) -> int:
         """Return the work units of the keywords that apply to the value itself.
 
         They are the keyword count, a string's pattern, the options of `enum`, a
@@ -540,14 +543,14 @@ class _WorkEstimate:
         if isinstance(value, str) and isinstance(node.get("pattern"), str):
             # Two units per step of a pattern, for each character.
             total += 2 * _steps(node["pattern"]) * len(value)
-        options = node.get("enum")
+        options: JsonValue = node.get("enum")
         if isinstance(options, list):
             total += len(options)
         if "$ref" in node:
             total += self.estimate(self._target(node["$ref"]), value)
         return total + self._applicator_work(node, value)
 
-    def _applicator_work(self, node: dict[str, Any], value: Any) -> int:
+    def _applicator_work(self, node: dict[str, Any], value: JsonValue) -> int:
         """Return the work of the subschemas that apply to the same value."""
         total = 0
         for keyword in _SAME_VALUE_KEYWORDS:
@@ -618,7 +621,7 @@ class _WorkEstimate:
         total = len(value)
         for keyword in ("items", "prefixItems"):
             # A list of schemas applies by position, a single schema to all elements.
-            rules = node.get(keyword)
+            rules: JsonValue = node.get(keyword)
             if isinstance(rules, list):
                 total += sum(
                     self.estimate(rule, element)
@@ -635,7 +638,7 @@ class _WorkEstimate:
         return target
 
 
-def _resolve_reference(root: Any, reference: str) -> Any:
+def _resolve_reference(root: JsonValue, reference: str) -> JsonValue:
     """Return the node that `#`, `#/a/b` or `#name` refers to. Raises SchemaError if
     there is none."""
     from urllib.parse import unquote
@@ -645,7 +648,7 @@ def _resolve_reference(root: Any, reference: str) -> Any:
         return root
     if not path.startswith("/"):
         return _named_schema(root, path, reference)
-    current_node = root
+    current_node: JsonValue = root
     for step in path[1:].split("/"):
         # Unescape a JSON pointer token; `~1` must come first (RFC 6901, section 4).
         name = step.replace("~1", "/").replace("~0", "~")

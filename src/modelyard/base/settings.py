@@ -14,6 +14,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError, suggestion
+from modelyard.base.json_types import is_array, is_object
 from modelyard.base.number_bounds import FiniteLoader, Priority, Weight, check_numbers
 
 _ENV_PREFIX = "MODELYARD_"
@@ -549,7 +550,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         # The file is parsed twice: the node tree gives line numbers, the loader gives
         # values.
-        node = yaml.compose(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
+        # `compose` has no types of its own.
+        node: Any = yaml.compose(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            path.read_text("utf-8"), Loader=yaml.CSafeLoader
+        )
         value = yaml.load(path.read_text("utf-8"), Loader=FiniteLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
@@ -557,7 +561,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         ) from error
     if value is None:
         return {}, {}
-    if not isinstance(value, dict):
+    if not is_object(value):
         raise ConfigError(
             f"settings file {str(path)!r} must be a mapping of names to values"
         )
@@ -588,10 +592,10 @@ def _walk(value: Any, path: str = "$") -> Iterator[tuple[str, str]]:
     """Yield (path, text) for every string in a document, as `$.providers[0].name`."""
     if isinstance(value, str):
         yield path, value
-    elif isinstance(value, dict):
+    elif is_object(value):
         for key, inner in value.items():
             yield from _walk(inner, f"{path}.{key}")
-    elif isinstance(value, list):
+    elif is_array(value):
         for index, inner in enumerate(value):
             yield from _walk(inner, f"{path}[{index}]")
 
@@ -624,9 +628,9 @@ def _expanded(value: Any, environ: Mapping[str, str]) -> Any:
         return _REFERENCE.sub(
             lambda match: environ.get(match[1], match[2] or ""), value
         )
-    if isinstance(value, dict):
+    if is_object(value):
         return {key: _expanded(inner, environ) for key, inner in value.items()}
-    if isinstance(value, list):
+    if is_array(value):
         return [_expanded(inner, environ) for inner in value]
     return value
 
@@ -695,7 +699,7 @@ def _line_of(lines: Mapping[str, int], path: str, reason: str) -> int:
 
 
 def _is_provider_list(key: str, raw: Any) -> bool:
-    return key == "providers" and isinstance(raw, list) and bool(raw)
+    return key == "providers" and is_array(raw) and bool(raw)
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, str]:

@@ -87,7 +87,10 @@ def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
 def _scalars(text: str) -> Iterator[tuple[int, int, str, str]]:
     """Yield (start offset, end offset, path, value) of every scalar in the text."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        # `compose` has no types of its own.
+        node: Any = yaml.compose(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            text, Loader=yaml.SafeLoader
+        )
     except yaml.YAMLError as error:
         raise ConfigError(f"the settings are not YAML: {error}") from error
     pending: list[tuple[str, Any]] = [("", node)]

@@ -4,7 +4,7 @@ tools."""
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,12 @@ from modelyard.cli.output import (
 from modelyard.cli.usage import tenant_option
 
 if TYPE_CHECKING:
-    from modelyard.agents.events import AgentFinished, ToolFinished
+    from modelyard.agents.events import (
+        AgentCall,
+        AgentFinished,
+        AnyAgentEvent,
+        ToolFinished,
+    )
     from modelyard.app import Modelyard
 
 
@@ -167,14 +172,16 @@ def _schema(path: Path | None) -> Any:
     if path is None:
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict)
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except msgspec.MsgspecError as error:
         raise ConfigError(
             f"file {str(path)!r} is not a JSON schema (a JSON object): {error}"
         ) from error
 
 
-async def _print_events(events: Any, *, as_json: bool) -> int:
+async def _print_events(
+    events: "AsyncIterator[AnyAgentEvent]", *, as_json: bool
+) -> int:
     """Print an agent's events as they arrive and return the exit code."""
     from modelyard.agents.events import dump_event
 
@@ -197,7 +204,7 @@ class _AgentPrinter:
         self._is_at_line_start = True
         self._is_in_reasoning = False
 
-    def show(self, event: Any) -> None:
+    def show(self, event: "AnyAgentEvent") -> None:
         """Print one event."""
         from modelyard.agents import events
 
@@ -223,7 +230,7 @@ class _AgentPrinter:
         click.echo(text, nl=False)
         self._is_at_line_start, self._is_in_reasoning = text.endswith("\n"), False
 
-    def _print_tool_call(self, call: Any) -> None:
+    def _print_tool_call(self, call: "AgentCall") -> None:
         """Print the name and the arguments of a tool call."""
         if not self._is_at_line_start or self._is_in_reasoning:
             click.echo("", err=True)
@@ -379,7 +386,7 @@ def _parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
     """Parse name=value pairs or a JSON object. Raises click.UsageError."""
     if len(arguments) == 1 and arguments[0].lstrip().startswith("{"):
         try:
-            return msgspec.json.decode(arguments[0], type=dict)
+            return msgspec.json.decode(arguments[0], type=dict[str, Any])
         except msgspec.MsgspecError as error:
             raise click.UsageError(
                 f"ARGUMENTS: invalid JSON object {arguments[0][:80]!r}: {error}"

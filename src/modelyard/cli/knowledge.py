@@ -4,11 +4,11 @@ running server."""
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -38,11 +38,13 @@ if TYPE_CHECKING:
     from modelyard.knowledge.rows import Dataset
 
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _METHODS = ("hybrid_search", "semantic_search", "full_text_search", "keyword_search")
 
 
-def _search_options(command: Any) -> Any:
+def _search_options(command: _Command) -> _Command:
     """Add the options of a search to a command."""
     # Reversed, because decorators apply from the inside out and help lists options in
     # order.

@@ -46,6 +46,8 @@ from modelyard.plugins.signature import generate_keys, read_keys, sign, verify
 from modelyard.tenant_plugins.packages import Installer
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from modelyard.app import Modelyard
     from modelyard.tenant_plugins.plugins import Installed
 
@@ -658,7 +660,7 @@ class _Progress:
     def __init__(self, name: str) -> None:
         self._name = name
         self._started_at = time.monotonic()
-        self._bar: Any = None
+        self._bar: Progress | None = None
 
     def __call__(self, step_name: str) -> None:
         """Report the step that starts now."""
@@ -685,7 +687,9 @@ class _Progress:
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._bar.add_task(step_name, total=len(self._STEPS) - 1)
             self._bar.start()
-        self._bar.update(0, description=step_name, completed=step_index)
+        self._bar.update(
+            self._bar.task_ids[0], description=step_name, completed=step_index
+        )
         if is_last:
             self.close()
 

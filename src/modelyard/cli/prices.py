@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from modelyard.base.errors import ConfigError, NotFoundError, closest_names
+from modelyard.base.json_types import is_array
 from modelyard.cli.output import json_option, print_json, print_note, print_table
 from modelyard.models.entities import AIModelEntity, PriceConfig
 from modelyard.providers.factory import catalog_definition, catalog_names
@@ -203,8 +204,8 @@ def _listed(owner: str, model: str) -> dict[str, Decimal]:
     if entry is None:
         return {}
     # Models with a price history have a list; the last entry is the current one.
-    prices = entry.prices
-    current_prices = prices[-1].prices if isinstance(prices, list) else prices
+    prices: Any = entry.prices
+    current_prices = prices[-1].prices if is_array(prices) else prices
     amounts = {field: getattr(current_prices, field, None) for _, field in _FIELDS}
     return {
         # Tiered prices have a base price.

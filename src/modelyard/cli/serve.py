@@ -295,7 +295,7 @@ def _supervise(
 def _run(
     ctx: click.Context,
     settings: Settings,
-    load: Any,
+    load: Callable[[], Settings],
     listening: socket.socket,
     *,
     supervisor: int | None = None,

@@ -4,11 +4,11 @@ and manage apps."""
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from modelyard.workflow.apps import AppRecord
 
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _mapping_options = (
     click.option(
@@ -68,7 +70,7 @@ _mapping_options = (
 )
 
 
-def _with_mapping(command: Any) -> Any:
+def _with_mapping(command: _Command) -> _Command:
     """Add the mapping options to a command."""
     # Reversed, because decorators apply from the inside out and help lists options in
     # order.
@@ -257,7 +259,13 @@ class _RunPrinter:
             case _:
                 pass
 
-    def _line(self, symbol: str, colour: str, event: Any, detail: str = "") -> None:
+    def _line(
+        self,
+        symbol: str,
+        colour: str,
+        event: NodeRunSucceeded | NodeRunFailed | NodeRunException | NodeRunRetry,
+        detail: str = "",
+    ) -> None:
         """Print a node's end with its duration."""
         seconds = time.monotonic() - self._started_at.get(event.id, time.monotonic())
         duration = f"{seconds * 1000:8.1f} ms" if seconds < 1 else f"{seconds:8.2f} s "

@@ -21,6 +21,7 @@ import msgspec
 from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import whole_number
+from modelyard.base.json_types import JsonValue
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.invocation import ANONYMOUS_CALLER, Context
@@ -334,7 +335,7 @@ def read_json(body: bytes) -> JSON:
     Raises InvokeBadRequestError if it is not one.
     """
     try:
-        document = decode_body(body)
+        document: JsonValue = decode_body(body)
     except BodyError as error:
         raise InvokeBadRequestError(f"the request is not JSON: {error}") from error
     if not isinstance(document, dict):

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.json_types import is_array, is_object
 from modelyard.base.version import __version__
 from modelyard.gateway.table import (
     Admission,
@@ -106,8 +107,12 @@ def response_schema(api: Api, row: Row, status: int, content_type: str) -> JSON 
     (operation,) = operations.values()
     answers = operation["responses"]
     # Errors are declared by class, as 4XX and 5XX.
-    answer = answers.get(str(status)) or answers.get(f"{status // 100}XX") or {}
-    schema = answer.get("content", {}).get(content_type, {}).get("schema")
+    answer: dict[str, Any] = (
+        answers.get(str(status)) or answers.get(f"{status // 100}XX") or {}
+    )
+    content: dict[str, Any] = answer.get("content", {})
+    media_type: dict[str, Any] = content.get(content_type, {})
+    schema = media_type.get("schema")
     return None if schema is None else {**schema, "components": document["components"]}
 
 
@@ -245,7 +250,7 @@ class _SchemaRegistry:
     def _reference(self, shape: Any) -> JSON:
         """Return the schema of a type as a reference, or a handwritten schema
         unchanged."""
-        if isinstance(shape, dict):
+        if is_object(shape):
             return shape
         self._used.append(shape)
         (schema,), _ = msgspec.json.schema_components([shape], ref_template=_REFERENCE)
@@ -286,7 +291,7 @@ class _SchemaRegistry:
         """
         if self._is_answer:
             return schema
-        if isinstance(schema, dict):
+        if is_object(schema):
             return {
                 key: self._name(value)
                 if key == "$ref"
@@ -295,7 +300,7 @@ class _SchemaRegistry:
             }
         return (
             [self._rename_references(value) for value in schema]
-            if isinstance(schema, list)
+            if is_array(schema)
             else schema
         )
 
@@ -306,7 +311,7 @@ def _structs_omitting_defaults(shapes: Iterable[Any]) -> set[str]:
     struct_types: set[type[Any]] = set()
     # Walk the types with a work list, because structs can refer to each other in
     # cycles.
-    waiting: list[Any] = list(msgspec.inspect.multi_type_info(shapes))
+    waiting = list(msgspec.inspect.multi_type_info(shapes))
     while waiting:
         info = waiting.pop()
         if not isinstance(info, msgspec.inspect.StructType):
@@ -321,7 +326,7 @@ def _structs_omitting_defaults(shapes: Iterable[Any]) -> set[str]:
     }
 
 
-def _inner_types(info: Any) -> Iterator[Any]:
+def _inner_types(info: msgspec.inspect.Type) -> Iterator[msgspec.inspect.Type]:
     """Yield the types of which a type is composed."""
     for name in ("item_type", "key_type", "value_type", "type"):
         inner = getattr(info, name, None)

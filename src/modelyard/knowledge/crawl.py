@@ -21,6 +21,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.ids import new_uuid
+from modelyard.base.json_types import is_object
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset
 from modelyard.knowledge.page_urls import normalized_url, origin_of, resolve
@@ -515,7 +516,7 @@ class SourceLoader:
         used.
         """
         for index, value in enumerate(await json_at(self._egress, url, path, headers)):
-            fields = value if isinstance(value, dict) else {"value": value}
+            fields: dict[str, Any] = value if is_object(value) else {"value": value}
             text_value = fields.get(text) if text else None
             body = str(text_value) if text_value is not None else _as_text(fields)
             # Values without an id field are identified by their position.

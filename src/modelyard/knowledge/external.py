@@ -13,6 +13,7 @@ from modelyard.base.errors import (
     NotFoundError,
 )
 from modelyard.base.ids import new_uuid
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.knowledge.entities import Conditions, Dataset
 from modelyard.knowledge.stored.externals import StoredExternals
 from modelyard.storage.database import Row
@@ -173,19 +174,19 @@ def _records(status: int, body: bytes, name: str) -> Sequence[Mapping[str, Any]]
     except BodyError:
         decoded = None
     # The body may be anything: only known fields of a JSON object are used.
-    fields: Mapping[str, Any] = decoded if isinstance(decoded, Mapping) else {}
+    fields: Mapping[str, Any] = decoded if is_mapping(decoded) else {}
     if not 200 <= status < 300:
         reason = f": {text}" if (text := error_text(fields)) else ""
         raise InvokeServerUnavailableError(
             f"External knowledge API {name!r} returned status {status}{reason}"
         )
     records = fields.get("records")
-    if not isinstance(records, list):
+    if not is_array(records):
         raise InvokeServerUnavailableError(
             f"External knowledge API {name!r} returned no list of records"
         )
     # Records that are not objects are skipped.
-    return [record for record in records if isinstance(record, Mapping)]
+    return [record for record in records if is_mapping(record)]
 
 
 def error_text(fields: Mapping[str, Any]) -> str:

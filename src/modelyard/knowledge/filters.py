@@ -7,6 +7,7 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import limited_list
+from modelyard.base.json_types import JsonValue
 from modelyard.knowledge.entities import MAX_CONDITIONS, Condition, Conditions
 
 BUILT_IN = {
@@ -56,7 +57,7 @@ def to_timestamp(value: Any) -> float | None:
     ).timestamp()
 
 
-def _to_list(value: Any) -> list[str]:
+def _to_list(value: JsonValue | tuple[Any, ...]) -> list[str]:
     """Return a list value as strings; any other value is split at commas."""
     if isinstance(value, list | tuple):
         return [_text(element) for element in value]

@@ -641,7 +641,8 @@ def _group_jobs(claimed: Iterable[tuple[Document, int]]) -> list[list[_IndexingJ
             or used + size > _MAX_GROUP_BYTES
             or len(group) >= _MAX_GROUP_DOCUMENTS
         ):
-            group, used = [], 0
+            new_group: list[_IndexingJob] = []
+            group, used = new_group, 0
             groups.append(group)
         group.append(work)
         open_groups[shared] = (group, used + size)

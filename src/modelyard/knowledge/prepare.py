@@ -228,10 +228,8 @@ def index_qa_pairs(
 ) -> tuple[IndexContent, dict[str, str]]:
     """Prepare question and answer pairs: the question is embedded, full-text search
     covers both."""
-    indexed, texts = (
-        IndexContent(digest=document.digest, metadata=document.metadata),
-        {},
-    )
+    indexed = IndexContent(digest=document.digest, metadata=document.metadata)
+    texts: dict[str, str] = {}
     for pair_index, (question, answer) in enumerate(pairs):
         segment = Segment(
             tenant=document.tenant,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from modelyard.base.json_types import is_array, is_mapping, is_object
 from modelyard.knowledge.entities import Condition, Conditions
 from modelyard.knowledge.filters import OPERATORS
 
@@ -115,12 +116,12 @@ def parse_conditions(
         decoded: Any = msgspec.json.decode(match[0])
     except msgspec.MsgspecError:
         return None
-    if isinstance(decoded, dict):
+    if is_object(decoded):
         # Some models wrap the list in an object, or return a single object.
         decoded = decoded.get("metadata_map", [decoded])
     parsed_conditions: list[Condition] = []
-    for record in decoded if isinstance(decoded, list) else []:
-        if not isinstance(record, Mapping):
+    for record in decoded if is_array(decoded) else []:
+        if not is_mapping(record):
             continue
         name, operator_name = (
             str(record.get("metadata_field_name", "")),

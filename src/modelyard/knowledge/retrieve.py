@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
+from modelyard.base.json_types import is_mapping
 from modelyard.base.lazy import lazy_module
 from modelyard.knowledge import queries
 from modelyard.knowledge.entities import (
@@ -765,9 +766,7 @@ def _stage_scores(entry: IndexHit) -> dict[str, float]:
 def _external_hit(dataset: Dataset, record: Mapping[str, Any], position: int) -> Hit:
     """Return a record of another server as a hit: a segment without ids."""
     raw_metadata = record.get("metadata")
-    metadata: dict[str, Any] = (
-        dict(raw_metadata) if isinstance(raw_metadata, Mapping) else {}
-    )
+    metadata: dict[str, Any] = dict(raw_metadata) if is_mapping(raw_metadata) else {}
     title = str(record.get("title") or "")
     segment = Segment(
         tenant=dataset.tenant,

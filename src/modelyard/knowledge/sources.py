@@ -13,6 +13,7 @@ import msgspec
 from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import whole_number
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.knowledge.entities import Document
 from modelyard.knowledge.ingest import ParsedDocument
 from modelyard.knowledge.rows import DocumentPart
@@ -242,11 +243,11 @@ def values_at(value: Any, path: str) -> list[Any]:
 
 def _members(value: Any, step: str) -> Sequence[Any]:
     """Return the members of a value that one step of a JSON path selects."""
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         if step == "*":
             return list(value.values())
         return [value[step]] if step in value else []
-    if not isinstance(value, list):
+    if not is_array(value):
         return []
     if step == "*":
         return value

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.bounded_json import BodyError, decode_body
+from modelyard.base.json_types import JsonValue
 
 _encode = msgspec.json.Encoder().encode
 
@@ -13,7 +14,7 @@ INVALID_ARGUMENTS_KEY = "INVALID_JSON"
 """Key for the raw text if a format requires an object but the model wrote none."""
 
 
-def as_text(value: Any) -> str:
+def as_text(value: JsonValue) -> str:
     """Return arguments as JSON text; None becomes `{}`."""
     if isinstance(value, str):
         return value
@@ -34,7 +35,7 @@ def as_object(text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        value = decode_body(text)
+        value: JsonValue = decode_body(text)
     except BodyError:
         return {INVALID_ARGUMENTS_KEY: text}
     if value is None:

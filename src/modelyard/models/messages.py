@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from modelyard.base.json_types import is_object
+
 Extra = dict[str, Any]
 """Wire format name → its fields that have no internal name. Only that format reads
 them."""
@@ -343,7 +345,7 @@ def merge_extra(first: Extra, second: Extra) -> Extra:
     result = dict(first)
     for name, value in second.items():
         existing_value = result.get(name)
-        if isinstance(existing_value, dict) and isinstance(value, dict):
+        if is_object(existing_value) and is_object(value):
             result[name] = merge_extra(existing_value, value)
         elif isinstance(existing_value, list) and isinstance(value, list):
             result[name] = [*existing_value, *value]

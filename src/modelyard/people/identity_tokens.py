@@ -12,13 +12,9 @@ from modelyard.models.types import JSON
 from modelyard.people.account import SignInError
 
 try:
-    from authlib.oauth2.auth import ClientAuth
-    from authlib.oauth2.rfc6749.parameters import (
-        prepare_grant_uri,
-        prepare_token_request,
-    )
-    from authlib.oauth2.rfc7636 import create_s256_code_challenge
-    from authlib.oidc.core import CodeIDToken
+    from authlib.oauth2 import auth, rfc7636
+    from authlib.oauth2.rfc6749 import parameters
+    from authlib.oidc import core
     from cryptography.exceptions import UnsupportedAlgorithm
     from joserfc import jwt
     from joserfc.errors import ClaimError, JoseError, UnsupportedAlgorithmError
@@ -28,6 +24,12 @@ except ImportError as missing:
     raise ConfigError(
         "signing in at an identity provider needs Authlib: pip install 'modelyard[oidc]'"
     ) from missing
+
+# Authlib has no types.
+_auth: Any = auth
+_core: Any = core
+_parameters: Any = parameters
+_rfc7636: Any = rfc7636
 
 LEEWAY = 60
 """The tolerated difference in seconds between the provider's clock and ours."""
@@ -91,7 +93,7 @@ def authorization_address(
     """Return the address at which a browser signs in (RFC 6749, section 4.1.1, with
     PKCE). Raises ConfigError."""
     try:
-        return prepare_grant_uri(
+        return _parameters.prepare_grant_uri(
             endpoint,
             client_id,
             "code",
@@ -99,7 +101,7 @@ def authorization_address(
             scope="openid email profile",
             state=state,
             nonce=nonce,
-            code_challenge=create_s256_code_challenge(verifier),
+            code_challenge=_rfc7636.create_s256_code_challenge(verifier),
             code_challenge_method="S256",
         )
     except ValueError as error:
@@ -113,14 +115,14 @@ def token_request(
 ) -> bytes:
     """Return the form of a token request (RFC 6749, section 4.1.3). A client without a
     secret sends only its id."""
-    token_parameters = prepare_token_request(
+    token_parameters = _parameters.prepare_token_request(
         "authorization_code",
         redirect_uri=redirect_uri,
         code=code,
         code_verifier=verifier,
     )
     method = "client_secret_post" if client_secret else "none"
-    _, _, body = ClientAuth(client_id, client_secret, method).prepare(
+    _, _, body = _auth.ClientAuth(client_id, client_secret, method).prepare(
         "POST", "", {}, token_parameters
     )
     return str(body).encode()
@@ -206,7 +208,7 @@ def check_token(
     params = {"client_id": client_id, "nonce": nonce, "access_token": access_token}
     try:
         decoded = jwt.decode(token, key, registry=_SIGNATURES)
-        claims = CodeIDToken(decoded.claims, decoded.header, options, params)
+        claims = _core.CodeIDToken(decoded.claims, decoded.header, options, params)
         claims.validate(now=int(get_time()), leeway=LEEWAY)
     except ClaimError as error:
         # A wrong nonce usually means a second tab or a replayed response, so the

@@ -14,6 +14,7 @@ import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
+from modelyard.base.json_types import is_object
 from modelyard.models.types import JSON
 from modelyard.people.account import SignInError
 from modelyard.tenancy.caller import Role
@@ -205,10 +206,10 @@ class Oidc:
             raise SignInError(
                 f"request to the identity provider failed: {error}"
             ) from error
-        if not isinstance(document, dict) or answer.status >= 400:
+        if not is_object(document) or answer.status >= 400:
             reason = (
                 document.get("error_description") or document.get("error")
-                if isinstance(document, dict)
+                if is_object(document)
                 else ""
             )
             raise SignInError(

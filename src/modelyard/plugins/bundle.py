@@ -4,6 +4,7 @@ downloaded."""
 from typing import Any, NamedTuple
 
 from modelyard.base.errors import PackageError
+from modelyard.base.json_types import is_object
 from modelyard.models.types import JSON
 from modelyard.plugins.manifest import MANIFEST, read_yaml
 from modelyard.plugins.package import MAX_BUNDLE_BYTES, Package, read_package
@@ -82,12 +83,11 @@ def _dependency(raw_dependency: Any) -> Dependency:
     `marketplace_pattern` or `path`), or else from `github_plugin_unique_identifier`.
     Raises PackageError for an unknown type or if there is no location.
     """
-    value: JSON = (
-        raw_dependency.get("value") or {} if isinstance(raw_dependency, dict) else {}
-    )
-    dependency_type = (
-        str(raw_dependency.get("type")) if isinstance(raw_dependency, dict) else ""
-    )
+    value: JSON = {}
+    dependency_type = ""
+    if is_object(raw_dependency):
+        value = raw_dependency.get("value") or {}
+        dependency_type = str(raw_dependency.get("type"))
     # A dependency may also carry the identifier instead of its type's own key.
     where = value.get(_LOCATION_KEYS.get(dependency_type, "")) or value.get(
         "github_plugin_unique_identifier"

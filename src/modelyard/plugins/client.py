@@ -18,6 +18,7 @@ from modelyard.base.errors import (
     PluginError,
     error_class_for_status,
 )
+from modelyard.base.json_types import is_object
 from modelyard.models.base import (
     AnyModel,
     LargeLanguageModel,
@@ -206,15 +207,15 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
                 max(0.05, float(state.get("next_check_after_seconds") or 2.0))
             )
             # The plugin is stateless between polls and gets its own state back.
-            poll_data = {"plugin_state": state.get("plugin_state") or {}}
+            poll_data: JSON = {"plugin_state": state.get("plugin_state") or {}}
             state = await self._call_once(
                 "check_polling", ModelType.LLM, model, credentials, poll_data, user
             )
         result = state.get("result")
-        if state.get("status") != "succeeded" or not isinstance(result, dict):
+        if state.get("status") != "succeeded" or not is_object(result):
             reason = str(state.get("error") or "the job failed without a reason")
             raise InvokeServerUnavailableError(reason, provider=self.name)
-        delta = {
+        delta: JSON = {
             "message": result.get("message"),
             "usage": result.get("usage"),
             "finish_reason": "stop",

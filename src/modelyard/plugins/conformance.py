@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from modelyard.base.errors import ModelyardError, PluginError
+from modelyard.base.json_types import EMPTY_OBJECT, is_object
 from modelyard.models.types import JSON, ModelType
 from modelyard.plugins.connection import PluginCall
 from modelyard.plugins.declaration import Declaration, Endpoint, Parameter
@@ -208,11 +209,15 @@ class _CheckRunner:
         """
         request_data = {**common, **_CHAT, "stream": True}
         chunks = await self._collect_answers("model", "invoke_llm", **request_data)
-        usage = [chunk for chunk in chunks if ((chunk.get("delta") or {}).get("usage"))]
+        usage = [
+            chunk
+            for chunk in chunks
+            if ((chunk.get("delta") or EMPTY_OBJECT).get("usage"))
+        ]
         reasons = [
             chunk
             for chunk in chunks
-            if ((chunk.get("delta") or {}).get("finish_reason"))
+            if ((chunk.get("delta") or EMPTY_OBJECT).get("finish_reason"))
         ]
         # Streaming needs more than one chunk; usage must occur exactly once, or calls
         # are billed wrongly.
@@ -344,9 +349,7 @@ def _sample_values(parameters: Iterable[Parameter]) -> Iterable[tuple[str, Any]]
             options = parameter.options
             # Any value of the right type will do: the tool only has to answer.
             first = (
-                options[0].get("value")
-                if options and isinstance(options[0], dict)
-                else None
+                options[0].get("value") if options and is_object(options[0]) else None
             )
             yield (
                 parameter.name,

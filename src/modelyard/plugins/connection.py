@@ -18,6 +18,7 @@ import msgspec
 
 from modelyard.base.errors import ModelyardError, PluginError
 from modelyard.base.ids import new_id
+from modelyard.base.json_types import JsonValue, is_object
 from modelyard.models.types import JSON
 from modelyard.plugins.manifest import Permissions
 
@@ -298,7 +299,7 @@ class PluginConnection:
             case "log":
                 message = (
                     envelope.data.get("message")
-                    if isinstance(envelope.data, dict)
+                    if is_object(envelope.data)
                     else envelope.data
                 )
                 self._on_noise(str(message))
@@ -350,15 +351,17 @@ class PluginConnection:
         it; `invoke` starts a host call in a task. Messages of sessions that have ended
         are dropped.
         """
-        name, message = envelope.session_id or "", envelope.data
-        message_type = message.get("type") if isinstance(message, dict) else None
+        name = envelope.session_id or ""
+        payload: JsonValue = envelope.data
+        message = payload if isinstance(payload, dict) else {}
+        message_type = message.get("type")
         session = self._sessions.get(name)
         if session is None:
             self._handle_unknown_session(name, message_type)
             return
         if session.is_over:
             return
-        data = message.get("data") if isinstance(message, dict) else None
+        data = message.get("data")
         match message_type:
             case "stream":
                 # A slow caller must not make the host buffer without limit; the session
@@ -379,7 +382,7 @@ class PluginConnection:
                 # The error is raised at the `end` message, after the answers that came
                 # before it.
                 session.error = session.error or error_from_message(data, self.plugin)
-            case "invoke" if isinstance(data, dict):
+            case "invoke" if is_object(data):
                 self._start_host_call(session, data)
             case _:
                 self._handle_invalid_line(f"unknown message type {message_type!r}")
@@ -427,7 +430,7 @@ class PluginConnection:
                 self._send(session, "backwards_response", answer)
 
         try:
-            document = request if isinstance(request, dict) else {}
+            document: JSON = request if is_object(request) else {}
             stream: Any = self._backwards.answer(session.call, request_type, document)
             async with aclosing(stream) as answers:
                 async for data in answers:
@@ -476,7 +479,7 @@ def error_from_message(data: Any, plugin: str) -> PluginError:
     becomes `kind`, and `message`. Missing fields, or data that is not a mapping, give
     the type `Exception`.
     """
-    document = data if isinstance(data, dict) else {}
+    document: JSON = data if is_object(data) else {}
     error_type = str(document.get("error_type") or "Exception")
     message = str(document.get("message") or error_type)
     return PluginError(message, plugin=plugin, kind=error_type)

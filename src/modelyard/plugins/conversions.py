@@ -13,6 +13,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.base.fields import count
+from modelyard.base.json_types import EMPTY_OBJECT, is_object
 from modelyard.models.embedding import (
     EmbeddingUsage,
     TextEmbeddingRequest,
@@ -223,7 +224,7 @@ def _dump_parameters(
         if name != "response_format"
     }
     response_format = model_parameters.get("response_format")
-    if not isinstance(response_format, dict):
+    if not is_object(response_format):
         return (
             parameters
             if response_format is None
@@ -233,8 +234,8 @@ def _dump_parameters(
     matching_option = _format_option(format_type, rules)
     if matching_option is not None and format_type != "text":
         parameters["response_format"] = matching_option
-    if format_type == "json_schema" and isinstance(
-        schema := (response_format.get("json_schema") or {}).get("schema"), dict
+    if format_type == "json_schema" and is_object(
+        schema := (response_format.get("json_schema") or EMPTY_OBJECT).get("schema")
     ):
         # In Dify the schema is a string parameter of the model.
         parameters["json_schema"] = json.dumps(schema, ensure_ascii=False)
@@ -281,7 +282,7 @@ class ChunkReader:
         # error that allows failover.
         try:
             delta = data["delta"]
-            message = delta.get("message") or {}
+            message: dict[str, Any] = delta.get("message") or {}
             usage = delta.get("usage")
             return LLMResultChunk(
                 model=str(data.get("model") or self._model),
@@ -295,7 +296,7 @@ class ChunkReader:
                         ],
                         reasoning_content=message.get("reasoning_content") or None,
                     ),
-                    usage=read_usage(usage) if isinstance(usage, dict) else None,
+                    usage=read_usage(usage) if is_object(usage) else None,
                     finish_reason=_read_finish_reason(delta.get("finish_reason")),
                 ),
             )
@@ -312,15 +313,15 @@ class ChunkReader:
         if name and name not in self._calls:
             self._calls.append(name)
         index = self._calls.index(name) if name else max(0, len(self._calls) - 1)
-        function = call_delta.get("function") or {}
-        return ToolCall(
-            id=name,
-            index=index,
-            function=ToolCallFunction(
-                name=function.get("name") or "",
-                arguments=function.get("arguments") or "",
-            ),
-        )
+        return ToolCall(id=name, index=index, function=_read_function(call_delta))
+
+
+def _read_function(call: JSON) -> ToolCallFunction:
+    """Return the function of a tool call; fields that are missing are empty."""
+    function: JSON = call.get("function") or {}
+    return ToolCallFunction(
+        name=function.get("name") or "", arguments=function.get("arguments") or ""
+    )
 
 
 def _read_finish_reason(finish_reason: Any) -> str | None:
@@ -449,10 +450,7 @@ def _read_message(document: Any) -> AnyPromptMessage:
             calls = [
                 ToolCall(
                     id=call.get("id") or "",
-                    function=ToolCallFunction(
-                        name=(call.get("function") or {}).get("name") or "",
-                        arguments=(call.get("function") or {}).get("arguments") or "",
-                    ),
+                    function=_read_function(call),
                 )
                 for call in document.get("tool_calls") or ()
             ]
@@ -528,7 +526,7 @@ def read_embedding(
     vectors do not match."""
     try:
         vectors = msgspec.convert(data["embeddings"], list[list[float]])
-        usage = data.get("usage") or {}
+        usage: dict[str, Any] = data.get("usage") or {}
         tokens = _count(usage.get("tokens")) or _count(usage.get("total_tokens"))
         price = _decimal(usage.get("total_price"))
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:

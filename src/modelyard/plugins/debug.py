@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from modelyard.base.errors import PackageError
+from modelyard.base.json_types import is_array, is_object
 from modelyard.models.types import JSON
 from modelyard.plugins.connection import (
     HostCalls,
@@ -223,13 +224,13 @@ class _Connection(asyncio.Protocol):
         match message.type:
             case "end":
                 return True
-            case "manifest_declaration" if isinstance(data, dict):
+            case "manifest_declaration" if is_object(data):
                 self._manifest = data
-            case "asset_chunk" if isinstance(data, dict):
+            case "asset_chunk" if is_object(data):
                 self._add_asset_chunk(data)
             # The protocol sends a list, but a plugin has at most one provider of each
             # kind.
-            case kind if kind in _PROVIDER_KINDS and isinstance(data, list) and data:
+            case kind if kind in _PROVIDER_KINDS and is_array(data) and data:
                 self._parts[_PROVIDER_KINDS[kind]] = data[0]
             case _:
                 pass
@@ -238,7 +239,7 @@ class _Connection(asyncio.Protocol):
     def _authenticate(self, message: _Message) -> str:
         """Return the tenant of the handshake's key. Raises RefusedError."""
         key = None
-        if message.type == "handshake" and isinstance(message.data, dict):
+        if message.type == "handshake" and is_object(message.data):
             key = message.data.get("key")
         tenant = self._host.tenant_of_key(str(key)) if key else None
         if tenant is None:

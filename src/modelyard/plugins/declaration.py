@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ConfigError, PackageError
+from modelyard.base.json_types import EMPTY_OBJECT, is_array, is_object
 from modelyard.models.types import JSON
 from modelyard.plugins.manifest import (
     MANIFEST,
@@ -221,8 +222,8 @@ def _load_nested(folder: Path, name: str, inner: Sequence[str]) -> JSON:
     for key in inner:
         if key not in document:
             continue
-        listed = document[key] or []
-        if not isinstance(listed, list):
+        listed = document[key] or list[Any]()
+        if not is_array(listed):
             raise PackageError(f"{name}: {key} must be a list of files")
         document[key] = [_load_part(folder, element) for element in listed]
     return document
@@ -302,7 +303,7 @@ def _public_document(document: JSON) -> JSON:
 def _normalise_fields(raw_fields: Any) -> list[JSON]:
     """Return a form's fields as a list. It may be written as a list or as a mapping by
     name."""
-    if isinstance(raw_fields, dict):
+    if is_object(raw_fields):
         return [
             {**(attributes or {}), "name": name}
             for name, attributes in raw_fields.items()
@@ -310,7 +311,7 @@ def _normalise_fields(raw_fields: Any) -> list[JSON]:
     return [
         field_document
         for field_document in raw_fields or ()
-        if isinstance(field_document, dict)
+        if is_object(field_document)
     ]
 
 
@@ -365,7 +366,7 @@ def _normalise_oauth(raw_oauth: Any) -> JSON | None:
 
     Returns None if the value is not a mapping.
     """
-    if not isinstance(raw_oauth, dict):
+    if not is_object(raw_oauth):
         return None
     return {
         name: _normalise_fields(raw_oauth.get(name))
@@ -453,7 +454,7 @@ def _normalise_trigger_provider(document: JSON) -> JSON:
             ),
             "oauth_schema": _normalise_oauth(constructor.get("oauth_schema")),
         }
-        if isinstance(constructor, dict)
+        if is_object(constructor)
         else None,
         "events": [
             _normalise_part(raw_event) for raw_event in document.get("events") or ()
@@ -492,7 +493,7 @@ def _icons(manifest: Manifest, parts: Mapping[str, JSON]) -> list[str]:
     of model providers; empty names are left out."""
     icons = [manifest.icon, manifest.icon_dark or ""]
     for part in parts.values():
-        icons.append(str((part.get("identity") or {}).get("icon") or ""))
+        icons.append(str((part.get("identity") or EMPTY_OBJECT).get("icon") or ""))
         for name in ("icon_small", "icon_large", "icon_small_dark", "icon_large_dark"):
             icons += localized_text(part.get(name)).values() if part.get(name) else []
     return [icon for icon in icons if icon]
@@ -500,9 +501,9 @@ def _icons(manifest: Manifest, parts: Mapping[str, JSON]) -> list[str]:
 
 def _source_files(document: Any) -> list[str]:
     """Return the Python files that a declaration refers to, at any depth."""
-    if isinstance(document, list):
+    if is_array(document):
         return [source for element in document for source in _source_files(element)]
-    if not isinstance(document, dict):
+    if not is_object(document):
         return []
     inner = [value for name, value in document.items() if name != "extra"]
     return [*_python_files(document.get("extra")), *_source_files(inner)]
@@ -511,8 +512,8 @@ def _source_files(document: Any) -> list[str]:
 def _python_files(extra: Any) -> list[str]:
     """Return the files in `extra.python`, whose values are one file or a list of
     files."""
-    python = extra.get("python") if isinstance(extra, dict) else None
+    python = extra.get("python") if is_object(extra) else None
     files: list[str] = []
-    for value in (python or {}).values():
-        files += map(str, value if isinstance(value, list) else [value])
+    for value in (python or EMPTY_OBJECT).values():
+        files += map(str, value if is_array(value) else [value])
     return files

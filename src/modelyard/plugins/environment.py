@@ -23,6 +23,7 @@ import msgspec
 
 from modelyard.base.clock import SystemClock
 from modelyard.base.errors import ConfigError, PackageError, PluginError
+from modelyard.base.json_types import EMPTY_OBJECT
 from modelyard.plugins.package import save
 from modelyard.plugins.requirements import (
     check_export,
@@ -445,7 +446,9 @@ def _requires_python(source: Path) -> str:
             project = tomllib.loads((source / "pyproject.toml").read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError):
             return ""  # uv says it better
-        return str((project.get("project") or {}).get("requires-python") or "")
+        return str(
+            (project.get("project") or EMPTY_OBJECT).get("requires-python") or ""
+        )
     return ""
 
 

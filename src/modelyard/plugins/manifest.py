@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import PackageError
+from modelyard.base.json_types import EMPTY_OBJECT, is_object
 from modelyard.base.number_bounds import FiniteLoader
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import AUTHOR, NAME, VERSION, PluginIdentifier
@@ -204,7 +205,7 @@ def read_yaml(text: bytes, source: str) -> JSON:
         document = yaml.load(text, Loader=FiniteLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise PackageError(f"{source}: invalid YAML: {error}") from error
-    if not isinstance(document, dict):
+    if not is_object(document):
         raise PackageError(f"{source}: expected a mapping of names to values")
     return document
 
@@ -268,8 +269,8 @@ def _normalise(document: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _drop_empty_permissions(values: dict[str, Any]) -> None:
     """Remove empty sections of `resource.permission`."""
-    permission = (values.get("resource") or {}).get("permission")
-    if isinstance(permission, dict):
+    permission = (values.get("resource") or EMPTY_OBJECT).get("permission")
+    if is_object(permission):
         values["resource"]["permission"] = {
             name: section for name, section in permission.items() if section is not None
         }
@@ -280,7 +281,7 @@ def _replace_empty(
 ) -> None:
     """Replace empty YAML values of these fields by empty containers."""
     part = values.get(name)
-    if isinstance(part, dict):
+    if is_object(part):
         values[name] = {
             key: empty() if value is None and key in fields else value
             for key, value in part.items()
@@ -348,7 +349,7 @@ def _check_plugin(manifest: Manifest, source: str) -> None:
 def localized_text(value: Any) -> dict[str, str]:
     """Return a label as language → text, from a text or a mapping. English is always
     present."""
-    if not isinstance(value, dict):
+    if not is_object(value):
         return {"en_US": "" if value is None else str(value)}
     translations = {
         str(name): str(text) for name, text in value.items() if text is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.base.errors import PackageError
+from modelyard.base.json_types import EMPTY_OBJECT, is_array, is_object
 
 _MAX_LINES = 2000
 _MAX_BYTES = 8 << 20
@@ -115,7 +116,7 @@ def read_requirements(folder: Path) -> list[str]:
     if (folder / "pyproject.toml").is_file():
         project = read_project(folder)
         entries = project.get("dependencies")
-        if not isinstance(entries, list) or not all(
+        if not is_array(entries) or not all(
             isinstance(dependency, str) for dependency in entries
         ):
             raise PackageError(
@@ -133,19 +134,19 @@ def read_project(folder: Path) -> Mapping[str, Any]:
     document = _read_toml(folder / "pyproject.toml")
     # `tool.uv.sources` can redirect a package to any location.
     uv = (
-        (document.get("tool") or {}).get("uv")
-        if isinstance(document.get("tool"), dict)
+        (document.get("tool") or EMPTY_OBJECT).get("uv")
+        if is_object(document.get("tool"))
         else None
     )
-    sources = uv.get("sources") if isinstance(uv, dict) else None
-    for name in sources if isinstance(sources, dict) else ():
+    sources = uv.get("sources") if is_object(uv) else None
+    for name in sources if is_object(sources) else ():
         raise PackageError(
             f"pyproject.toml has [tool.uv.sources] for {str(name)[:100]!r}, which"
             " is not allowed: packages must come from the operator's index;"
             " remove the table"
         )
     project = document.get("project")
-    if not isinstance(project, dict):
+    if not is_object(project):
         raise PackageError(
             "pyproject.toml has no [project] table with the plugin's dependencies"
         )
@@ -163,9 +164,9 @@ def check_lock(folder: Path) -> None:
     itself nor from an index."""
     document = _read_toml(folder / "uv.lock")
     packages = document.get("package")
-    for package in packages if isinstance(packages, list) else ():
-        source = package.get("source") if isinstance(package, dict) else None
-        if not isinstance(source, dict):
+    for package in packages if is_array(packages) else ():
+        source = package.get("source") if is_object(package) else None
+        if not is_object(source):
             raise PackageError("uv.lock lists a package without a source")
         if _is_index(source) or _is_own_project(source):
             continue

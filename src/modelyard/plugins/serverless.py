@@ -14,6 +14,7 @@ from modelyard.base.errors import (
     PluginError,
 )
 from modelyard.base.ids import new_id
+from modelyard.base.json_types import is_object
 from modelyard.models.types import JSON
 from modelyard.plugins.connection import (
     HostCalls,
@@ -126,11 +127,7 @@ class ServerlessRuntime:
             raise PluginError(
                 "the response contains an invalid message", plugin=self._plugin
             ) from None
-        return (
-            data
-            if envelope.get("event") == "session" and isinstance(data, dict)
-            else {}
-        )
+        return data if envelope.get("event") == "session" and is_object(data) else {}
 
     async def aclose(self) -> None:
         """Nothing to release; connections belong to the HTTP client."""
@@ -206,7 +203,7 @@ class ServerlessSessions:
             )
 
         request = invocation.get("request")
-        document = request if isinstance(request, dict) else {}
+        document: JSON = request if is_object(request) else {}
         try:
             async for data in self._backwards.answer(
                 call, str(invocation.get("type", "")), document
@@ -229,8 +226,8 @@ def _parse_invocation(line: bytes) -> Mapping[str, Any]:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise PluginError("Invalid transaction: not a JSON message") from None
     # The request may be nested in any number of `data` envelopes.
-    while isinstance(document, dict) and "backwards_request_id" not in document:
+    while is_object(document) and "backwards_request_id" not in document:
         document = document.get("data")
-    if not isinstance(document, dict):
+    if not is_object(document):
         raise PluginError("Invalid transaction: no request")
     return document

@@ -31,10 +31,14 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside"))
-import confine  # pyright: ignore[reportMissingImports]  found through sys.path
+
+if TYPE_CHECKING:
+    from modelyard.plugins.inside import confine
+else:
+    import confine  # found through sys.path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SWEEP_SECONDS = 2.0
@@ -363,10 +367,11 @@ def _receive(zygote: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Receive a message of the zygote with its descriptors; an empty dict if it is gone
     or sends invalid data."""
     data, descriptors, _, _ = socket.recv_fds(zygote, _MAX_MESSAGE_BYTES, 1)
+    message: dict[str, Any] | list[Any] | None
     try:
         message = json.loads(data)
     except (ValueError, RecursionError):
-        message = {}
+        message = None
     return (message if isinstance(message, dict) else {}), descriptors
 
 

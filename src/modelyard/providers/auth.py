@@ -17,6 +17,7 @@ from modelyard.base.errors import (
     InvokeAuthorizationError,
     InvokeBadRequestError,
 )
+from modelyard.base.json_types import is_object
 from modelyard.models.types import JSON, Credentials, OperatorCredentials
 from modelyard.transport.http import HttpClient
 
@@ -256,10 +257,10 @@ class GoogleAuth:
             ) from error
         if (
             response.status != 200
-            or not isinstance(token_response, dict)
+            or not is_object(token_response)
             or "access_token" not in token_response
         ):
-            error_fields = token_response if isinstance(token_response, dict) else {}
+            error_fields: JSON = token_response if is_object(token_response) else {}
             reason = str(
                 error_fields.get("error_description")
                 or error_fields.get("error")
@@ -294,7 +295,7 @@ def read_account(account_key: str) -> JSON:
         if not text.startswith("{"):
             text = base64.b64decode(text, validate=True).decode()
         account = json.loads(text)
-        if not isinstance(account, dict) or not account.keys() >= {
+        if not is_object(account) or not account.keys() >= {
             "client_email",
             "private_key",
         }:

@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError
+from modelyard.base.json_types import EMPTY_OBJECT, is_array, is_object
 from modelyard.base.number_bounds import FiniteLoader, check_numbers
 from modelyard.models.entities import (
     AIModelEntity,
@@ -157,7 +158,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         document = yaml.load(path.read_text("utf-8"), Loader=FiniteLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: invalid YAML: {error}") from error
-    if not isinstance(document, dict):
+    if not is_object(document):
         raise ConfigError(f"{path}: expected a mapping of names to values")
     return document
 
@@ -251,7 +252,7 @@ def _parse_compact_wires(
     https://…}]}`."""
     wires_by_type: dict[ModelType, Sequence[Wire]] = {}
     for type_name, names in declared_wires.items():
-        wire_list = names if isinstance(names, list) else [names]
+        wire_list: list[Any] = names if is_array(names) else [names]
         wires = [
             Wire(wire) if isinstance(wire, str) else Wire(*next(iter(wire.items())))
             for wire in wire_list
@@ -511,7 +512,7 @@ def definition_of(
 ) -> ProviderDefinition:
     """Build a provider from a document in Dify's format with its models. Raises
     ConfigError that names source and field."""
-    forms = document.get("provider_credential_schema") or {}
+    forms: dict[str, Any] = document.get("provider_credential_schema") or {}
     model_forms = document.get("model_credential_schema")
     entity = {
         # Dify writes null for fields that are not set.
@@ -559,7 +560,8 @@ def _provider_file(folder: Path) -> Path:
     # searched.
     manifest = folder / "manifest.yaml"
     if manifest.is_file():
-        provider_files = (read_yaml(manifest).get("plugins") or {}).get("models") or []
+        plugin_files: dict[str, Any] = read_yaml(manifest).get("plugins") or {}
+        provider_files: list[Any] = plugin_files.get("models") or []
         if provider_files and (folder / str(provider_files[0])).is_file():
             return folder / str(provider_files[0])
     for path in (
@@ -584,7 +586,9 @@ def _model_files(folder: Path, document: Mapping[str, Any]) -> Iterator[Path]:
     for model_type in ModelType:
         # Dify's folder names have underscores where model types have hyphens.
         key = model_type.value.replace("-", "_")
-        section = (declared.get(key) if isinstance(declared, dict) else None) or {}
+        section: dict[str, Any] = (
+            declared.get(key) if is_object(declared) else None
+        ) or {}
         default_globs = [f"models/{key}/*.yaml", f"{key}/*.yaml"]
         model_paths = _matching_files(
             folder, section.get("predefined") or default_globs
@@ -612,7 +616,7 @@ def _positions(path: Path | None) -> dict[str, int]:
     """Return the position of each name in a `_position.yaml`, if it exists."""
     if path is None or not path.is_file():
         return {}
-    names = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader) or []
+    names: list[Any] = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader) or []
     return {str(name): position for position, name in enumerate(names)}
 
 
@@ -622,7 +626,7 @@ def _normalise_model(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     Features and properties that are not known here are left out. Raises ConfigError
     that names `source` if the model is invalid.
     """
-    model = {
+    model: dict[str, Any] = {
         **{key: value for key, value in raw.items() if value is not None},
         "label": i18n(raw.get("label"), str(raw.get("model"))),
         # Features and properties of newer Dify versions are ignored.
@@ -633,7 +637,7 @@ def _normalise_model(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
         ],
         "model_properties": {
             k: v
-            for k, v in (raw.get("model_properties") or {}).items()
+            for k, v in (raw.get("model_properties") or EMPTY_OBJECT).items()
             if k in _PROPERTIES
         },
         "parameter_rules": [
@@ -674,7 +678,7 @@ def _normalise_fields(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _normalise_model_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the credential schema for models that a user adds by name."""
-    model = schema.get("model") or {}
+    model: dict[str, Any] = schema.get("model") or {}
     return {
         "model": {"label": i18n(model.get("label"), "Model name")},
         "credential_form_schemas": _normalise_fields(schema),
@@ -711,7 +715,7 @@ def _normalise_field(raw_field: Mapping[str, Any]) -> dict[str, Any]:
 def i18n(value: Any, fallback: str = "") -> dict[str, str]:
     """Return a label as a mapping of languages, from a string, from such a mapping, or
     from the fallback."""
-    if isinstance(value, dict):
+    if is_object(value):
         english = value.get("en_US") or next(
             (str(translation) for translation in value.values() if translation),
             fallback,

@@ -14,12 +14,13 @@ import msgspec
 from modelyard.base import cpu_work
 from modelyard.base.bounded_json import BodyError, check_value_count
 from modelyard.base.errors import ConfigError, InvokeError, InvokeServerUnavailableError
+from modelyard.base.json_types import JsonValue, is_array, is_object
 from modelyard.models.http_payload import HttpPayload
 from modelyard.models.types import JSON, Credentials, ModelType, OperatorCredentials
 from modelyard.providers.auth import Auth, build_auth
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.formats import Framing
-from modelyard.providers.http_errors import error_of, is_object
+from modelyard.providers.http_errors import error_of, is_object_body
 from modelyard.transport.aws_events import AwsEventStream
 from modelyard.transport.http import HttpClient, Response, Timeouts
 from modelyard.transport.sse import DONE, MAX_EVENT_BYTES, EventStream
@@ -180,7 +181,7 @@ class Endpoint:
         error_body = await self._read_error_body(response)
         # From a tenant's URL only a JSON error object is repeated, never an arbitrary
         # body: it could be an internal page.
-        if client is not self.client and not is_object(error_body):
+        if client is not self.client and not is_object_body(error_body):
             error_body = b""
         raise error_of(
             response.status, response.headers, error_body, provider=self.definition.name
@@ -300,7 +301,7 @@ class Endpoint:
             return self._decode_body(data, "the response")
         return await cpu_work.run_in_thread(self._decode_body, data, "the response")
 
-    def _object(self, body: Any) -> JSON:
+    def _object(self, body: JsonValue) -> JSON:
         if not isinstance(body, dict):
             raise self.stream_error("the response is JSON, but not an object")
         return body
@@ -365,7 +366,7 @@ class Endpoint:
             return None
         # AWS events carry their name outside of the JSON body.
         name, data = event if isinstance(event, tuple) else ("", event)
-        body = self._decode_body(data, "an event of the stream")
+        body: JsonValue = self._decode_body(data, "an event of the stream")
         if not isinstance(body, dict):
             raise self.stream_error("an event of the stream is JSON, but not an object")
         return {name: body} if name else body
@@ -383,12 +384,12 @@ class Endpoint:
         )
         # The list has another name in OpenAI's, Google's and AWS's APIs.
         data = body.get("data", body.get("models", body.get("modelSummaries")))
-        if not isinstance(data, list):
+        if not is_array(data):
             raise self.stream_error("the list of models has no 'data' field")
         names = [
             model.get("id") or model.get("name") or model.get("modelId")
             for model in data
-            if isinstance(model, dict)
+            if is_object(model)
         ]
         # Google's names have a prefix that its calls add by themselves.
         return [str(name).removeprefix("models/") for name in names if name]

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeError, error_class_for_status
+from modelyard.base.json_types import is_object
 from modelyard.base.log import redaction
 
 # A longer wait is not useful to any caller, and no cooldown should last longer.
@@ -48,7 +49,7 @@ def error_of(
     )
 
 
-def is_object(body: bytes) -> bool:
+def is_object_body(body: bytes) -> bool:
     """Return whether a response body is a JSON object, as an API's errors are."""
     return bool(_error_object(body))
 
@@ -63,11 +64,11 @@ def _error_object(body: bytes) -> dict[str, Any]:
         document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
-    if not isinstance(document, dict):
+    if not is_object(document):
         return {}
     # The error may be nested, be the document itself, or be a plain text.
     error = document.get("error", document)
-    if isinstance(error, dict):
+    if is_object(error):
         return error
     return {**document, "message": error}
 

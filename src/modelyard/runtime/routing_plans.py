@@ -26,6 +26,14 @@ Resolve = Callable[[str, str, ModelType], tuple[str, str]]
 """(tenant, name, type) to (provider, model)."""
 
 
+def _no_failover(
+    tenant: str, provider: str, model: str, model_type: ModelType
+) -> Sequence[tuple[str, str]]:
+    """Return no models: nothing is failed over to."""
+    del tenant, provider, model, model_type
+    return ()
+
+
 class Plans:
     """Builds routing plans on first use and caches them until something that they
     depend on changes."""
@@ -47,8 +55,8 @@ class Plans:
         # Managers are cached apart from plans: several plans share a model's manager,
         # and it holds the round-robin state.
         self._managers: dict[tuple[str, ...], LBModelManager] = {}
-        # No failover and plain names until `choose_with` is called.
-        self._failover: Failover = lambda *call: ()
+        # These apply until `choose_with` is called.
+        self._failover: Failover = _no_failover
         self._resolve: Resolve = _split_name
 
     def choose_with(self, failover: Failover, resolve: Resolve) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from modelyard.base.json_types import is_array, is_object
+
 _MAX_STEPS = 50_000
 _MAX_TEMPLATE_CHARS = 200_000
 _MAX_TEXT_CHARS = 1_000_000
@@ -127,11 +129,7 @@ class _Evaluator:
         """Evaluate `value[key]` for list indexes and string keys."""
         holder, key = self.value(node.node), self.value(node.arg)
         # bool is a subclass of int, but not an index.
-        if (
-            isinstance(holder, list)
-            and isinstance(key, int)
-            and not isinstance(key, bool)
-        ):
+        if is_array(holder) and isinstance(key, int) and not isinstance(key, bool):
             return holder[key] if -len(holder) <= key < len(holder) else _UNDEFINED
         if isinstance(key, str):
             return _member(holder, key)
@@ -295,13 +293,8 @@ class _Renderer:
                 return
             case str():
                 self._append_output(value)
-            case dict() | list():
-                # The textual form of nested data may be much larger than expected.
-                if _is_larger_than(value, _MAX_TEXT_CHARS):
-                    raise _UnsupportedTemplate
-                self._append_output(str(value))
             case _:
-                self._append_output(str(value))
+                self._append_output(_as_string(value))
 
     def _if(self, node: Any) -> None:
         """Execute the first branch whose condition holds, or else the `else` branch."""
@@ -333,7 +326,7 @@ class _Renderer:
         # Jinja2 treats an undefined iterable as empty.
         if items is _UNDEFINED:
             items = []
-        if not isinstance(items, list):
+        if not is_array(items):
             raise _UnsupportedTemplate
         outer = self._values.scope
         if node.test is not None:
@@ -380,7 +373,7 @@ def _member(holder: Any, name: str) -> Any:
     """
     # In Jinja2, methods of dict take precedence over keys: a key with such a name is
     # left to the sandbox.
-    if not isinstance(holder, dict) or hasattr(dict, name):
+    if not is_object(holder) or hasattr(dict, name):
         raise _UnsupportedTemplate
     return holder.get(name, _UNDEFINED)
 
@@ -454,7 +447,7 @@ def _join(value: Any, separator: Any = "") -> str:
     Raises _UnsupportedTemplate for anything else and for a result of more than a
     million characters.
     """
-    if not isinstance(value, list) or not isinstance(separator, str):
+    if not is_array(value) or not isinstance(separator, str):
         raise _UnsupportedTemplate
     if not all(isinstance(element, str | int | float) for element in value):
         raise _UnsupportedTemplate
@@ -481,27 +474,41 @@ def _replace(value: Any, old: Any, new: Any) -> str:
 
 
 def _length(value: Any) -> int:
-    if not isinstance(value, str | list | dict):
-        raise _UnsupportedTemplate
-    return len(value)
+    if isinstance(value, str) or is_array(value) or is_object(value):
+        return len(value)
+    raise _UnsupportedTemplate
 
 
 def _first(value: Any) -> Any:
-    if not isinstance(value, list | str):
-        raise _UnsupportedTemplate
-    return value[0] if value else _UNDEFINED
+    if is_array(value) or isinstance(value, str):
+        return value[0] if value else _UNDEFINED
+    raise _UnsupportedTemplate
 
 
 def _last(value: Any) -> Any:
-    if not isinstance(value, list | str):
-        raise _UnsupportedTemplate
-    return value[-1] if value else _UNDEFINED
+    if is_array(value) or isinstance(value, str):
+        return value[-1] if value else _UNDEFINED
+    raise _UnsupportedTemplate
 
 
 def _as_string(value: Any) -> str:
-    if isinstance(value, dict | list) and _is_larger_than(value, _MAX_TEXT_CHARS):
+    is_nested = is_object(value) or is_array(value)
+    # The textual form of nested data may be much larger than expected.
+    if is_nested and _is_larger_than(value, _MAX_TEXT_CHARS):
         raise _UnsupportedTemplate
     return str(value)
+
+
+def _upper(value: Any) -> str:
+    return _text(value).upper()
+
+
+def _lower(value: Any) -> str:
+    return _text(value).lower()
+
+
+def _trim(value: Any) -> str:
+    return _text(value).strip()
 
 
 _FILTERS: Mapping[str, Callable[..., Any]] = {
@@ -514,9 +521,9 @@ _FILTERS: Mapping[str, Callable[..., Any]] = {
     "first": _first,
     "last": _last,
     "string": _as_string,
-    "upper": lambda value: _text(value).upper(),
-    "lower": lambda value: _text(value).lower(),
-    "trim": lambda value: _text(value).strip(),
+    "upper": _upper,
+    "lower": _lower,
+    "trim": _trim,
 }
 _COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
     "eq": lambda left, right: left == right,

@@ -55,11 +55,7 @@ class FileStore:
         self._digest = digest
         # A digest whose key has been rotated needs `matches`; the default only compares
         # with the current key.
-        self._matches = matches or (
-            lambda text, signature: hmac.compare_digest(
-                digest(text).encode(), signature.encode()
-            )
-        )
+        self._matches = matches or self._matches_current_key
         self._get_time = get_time
 
     def add(
@@ -166,6 +162,9 @@ class FileStore:
         if end is None or end < self._get_time():
             return False
         return self._matches(_signed_text(purpose, tenant, subject, end), signature)
+
+    def _matches_current_key(self, text: bytes, signature: str) -> bool:
+        return hmac.compare_digest(self._digest(text).encode(), signature.encode())
 
     def _signature(self, purpose: str, tenant: str, subject: str, until: int) -> str:
         return self._digest(_signed_text(purpose, tenant, subject, until))

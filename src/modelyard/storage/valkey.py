@@ -111,7 +111,8 @@ class Valkey:
     def __init__(self, url: str) -> None:
         address = "redis" + url[len("valkey") :] if url.startswith("valkey") else url
         # With a blocking pool, callers wait for a free connection instead of failing.
-        pool: Any = valkey.asyncio.BlockingConnectionPool.from_url(
+        # The pool's arguments have no types.
+        pool: Any = valkey.asyncio.BlockingConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
             address,
             max_connections=32,
             timeout=5,

@@ -262,7 +262,7 @@ class PluginCredentials:
             user=ticket.user,
             expires_at=float(answer.get("expires_at") or -1),
         )
-        credentials = answer.get("credentials") or {}
+        credentials: dict[str, Any] = answer.get("credentials") or {}
         # Names are unique within a tenant; a repeated sign-in replaces the same row.
         name = f"{ticket.provider}: {ticket.name}" + (
             f" ({ticket.user})" if ticket.user else ""

@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.base.json_types import EMPTY_OBJECT
 from modelyard.models.types import JSON
 from modelyard.storage.resources import not_found
 from modelyard.tenancy.directory import CachedResource, Directory
@@ -66,7 +67,7 @@ class PluginSubscriptions:
             answer = await self._plugins.call_once(
                 tenant, plugin, "trigger", "subscribe_trigger", data, user=user
             )
-            provider_subscription = answer.get("subscription") or {}
+            provider_subscription: dict[str, Any] = answer.get("subscription") or {}
             secret = {
                 "subscription": provider_subscription,
                 "credentials": credentials,
@@ -145,7 +146,7 @@ class PluginSubscriptions:
         """Renew a subscription that ends before `until`; return whether it was renewed.
         Raises ModelyardError."""
         secret = self._read_secret(tenant, row.id, subscription)
-        ends = (secret.get("subscription") or {}).get("expires_at") or -1
+        ends = (secret.get("subscription") or EMPTY_OBJECT).get("expires_at") or -1
         if not 0 < ends < until:
             return False
         data = {"provider": subscription.provider, **secret}
@@ -153,12 +154,10 @@ class PluginSubscriptions:
             tenant, subscription.plugin, "trigger", "refresh_trigger", data
         )
         # A provider returns only the fields that have changed.
-        renewed_secret = {
+        renewed_fields: dict[str, Any] = answer.get("subscription") or {}
+        renewed_secret: dict[str, Any] = {
             **secret,
-            "subscription": {
-                **secret["subscription"],
-                **(answer.get("subscription") or {}),
-            },
+            "subscription": {**secret["subscription"], **renewed_fields},
         }
         await self._rows.save(
             tenant, Subscription.kind, row.name, renewed_secret, subscription, id=row.id

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelyard.base.json_types import EMPTY_OBJECT, is_array, is_object
 from modelyard.models.base import AnyModel, LargeLanguageModel
 from modelyard.models.entities import (
     AIModelEntity,
@@ -101,10 +102,7 @@ class ScriptedModel(LargeLanguageModel):
                 return text
         # Structured output that is requested natively.
         response_format = request.model_parameters.get("response_format")
-        if (
-            isinstance(response_format, dict)
-            and response_format.get("type") == "json_schema"
-        ):
+        if is_object(response_format) and response_format.get("type") == "json_schema":
             return json.dumps(
                 sample_of(response_format["json_schema"]["schema"]), ensure_ascii=False
             )
@@ -113,7 +111,7 @@ class ScriptedModel(LargeLanguageModel):
         except ValueError:
             question_document = None
         # The question classifier sends its categories as JSON; the first one is chosen.
-        if isinstance(question_document, dict) and question_document.get("categories"):
+        if is_object(question_document) and question_document.get("categories"):
             first = question_document["categories"][0]
             return json.dumps({"keywords": [], **first}, ensure_ascii=False)
         system_text = request.messages[0].text
@@ -130,16 +128,21 @@ def sample_of(schema: Mapping[str, Any]) -> Any:
     """Return a small document that matches a JSON schema."""
     if "enum" in schema:
         return schema["enum"][0]
-    type_name = schema.get("type")
+    type_name: Any = schema.get("type")
     # A list of types means any of them; the first one is used.
-    match type_name[0] if isinstance(type_name, list) and type_name else type_name:
+    if is_array(type_name) and type_name:
+        type_name = type_name[0]
+    match type_name:
         case "object":
             return {
                 name: sample_of(property_schema)
-                for name, property_schema in (schema.get("properties") or {}).items()
+                for name, property_schema in (
+                    schema.get("properties") or EMPTY_OBJECT
+                ).items()
             }
         case "array":
-            return [sample_of(schema.get("items") or {})]
+            item_schema: dict[str, Any] = schema.get("items") or {}
+            return [sample_of(item_schema)]
         case "number":
             return 1.5
         case "integer":
@@ -263,7 +266,7 @@ class StubDatasets:
         """Record the segments and return how many there were."""
         del data, target
         self.seen.append(("index", segments))
-        return {"indexed": len(segments) if isinstance(segments, list) else 1}
+        return {"indexed": len(segments) if is_array(segments) else 1}
 
 
 @dataclass(slots=True)

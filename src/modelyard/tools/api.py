@@ -19,6 +19,7 @@ import msgspec
 from modelyard.base import cpu_work
 from modelyard.base.bounded_json import check_value_count
 from modelyard.base.charsets import charset_of, decode
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.tools.entities import (
     Message,
     Tool,
@@ -124,7 +125,7 @@ class Tokens:
                 max_redirects=0,
             )
             try:
-                token_response = msgspec.json.decode(answer.body, type=dict)
+                token_response = msgspec.json.decode(answer.body, type=dict[str, Any])
                 token = str(token_response["access_token"])
             except (msgspec.MsgspecError, KeyError) as error:
                 raise ToolCredentialsError(
@@ -465,7 +466,7 @@ def _pairs(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the (name, value) pairs of form fields; a list yields one pair for each
     element."""
     for name, value in fields.items():
-        if isinstance(value, list):
+        if is_array(value):
             for element in value:
                 yield name, element
         else:
@@ -476,9 +477,9 @@ def _query_pairs(location: ParameterLocation, value: Any) -> list[tuple[str, str
     """Return an argument as query pairs, in the style that OpenAPI specifies."""
     if location.style == "json":
         return [(location.name, json.dumps(value, ensure_ascii=False))]
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return _object_query_pairs(location, value)
-    if not isinstance(value, list):
+    if not is_array(value):
         return [(location.name, _text(value))]
     texts = [_text(element) for element in value]
     if location.explode and location.style in ("form", "", "deepObject"):
@@ -505,9 +506,9 @@ def _object_query_pairs(
 def _simple_style(value: Any, *, explode: bool) -> str:
     """Return an argument in OpenAPI's `simple` style, used in paths, headers and
     cookies."""
-    if isinstance(value, list):
+    if is_array(value):
         return ",".join(_text(element) for element in value)
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         separator = "=" if explode else ","
         return ",".join(
             f"{name}{separator}{_text(element)}" for name, element in value.items()

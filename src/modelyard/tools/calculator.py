@@ -24,12 +24,13 @@ from modelyard.tools.entities import ToolParameterError
 _MAX_LENGTH = 2000
 _MAX_BITS = 40_000  # of a whole number: 12,000 digits
 _MAX_PLACES = 4_000
-_BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
+_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
+    # The checker knows no types of these two.
+    ast.Div: operator.truediv,  # pyright: ignore[reportUnknownMemberType]
+    ast.FloorDiv: operator.floordiv,  # pyright: ignore[reportUnknownMemberType]
     ast.Mod: operator.mod,
 }
 _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
@@ -307,12 +308,24 @@ def _power(base: Any, exponent: Any) -> Any:
     return result
 
 
-_FUNCTIONS: Mapping[tuple[str, int], Callable[..., Any]] = {
+def _round_to_integer(value: Any) -> Fraction:
+    return Fraction(round(value))
+
+
+def _floor(value: Any) -> Fraction:
+    return Fraction(math.floor(value))
+
+
+def _ceil(value: Any) -> Fraction:
+    return Fraction(math.ceil(value))
+
+
+_FUNCTIONS: dict[tuple[str, int], Callable[..., Any]] = {
     ("abs", 1): abs,
-    ("round", 1): lambda value: Fraction(round(value)),
+    ("round", 1): _round_to_integer,
     ("round", 2): _round,
-    ("floor", 1): lambda value: Fraction(math.floor(value)),
-    ("ceil", 1): lambda value: Fraction(math.ceil(value)),
+    ("floor", 1): _floor,
+    ("ceil", 1): _ceil,
     ("factorial", 1): _factorial,
     ("comb", 2): partial(_count_selections, "comb", math.comb),
     ("perm", 2): partial(_count_selections, "perm", math.perm),

@@ -80,6 +80,6 @@ class ApiExtensions:
             raise ToolInvokeError(f"{url[:200]} returned status {answer.status}")
         try:
             check_value_count(answer.body)
-            return msgspec.json.decode(answer.body, type=dict)
+            return msgspec.json.decode(answer.body, type=dict[str, Any])
         except (BodyError, msgspec.MsgspecError) as error:
             raise ToolInvokeError(f"{url[:200]} returned no JSON object") from error

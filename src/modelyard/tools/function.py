@@ -8,11 +8,12 @@ import inspect
 import re
 import typing
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from typing import Any, overload
+from typing import Any, TypeGuard, overload
 
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.tools.entities import (
     Message,
     Tool,
@@ -79,7 +80,7 @@ class FunctionTool(Tool):
         arguments = self._convert_arguments(parameters, context)
         try:
             result = await self._call(arguments)
-            if isinstance(result, AsyncIterator):
+            if _is_async_iterator(result):
                 async for output in result:
                     yield _message(output)
             else:
@@ -145,7 +146,12 @@ def tool(function: Any = None, **entity_fields: Any) -> Any:
     """
     if function is not None:
         return FunctionTool(function)
-    return lambda decorated: FunctionTool(decorated, **entity_fields)
+
+    def decorate(decorated: Callable[..., Any]) -> FunctionTool:
+        """Return the decorated function as a tool."""
+        return FunctionTool(decorated, **entity_fields)
+
+    return decorate
 
 
 def as_tool(candidate: Any) -> Tool:
@@ -188,7 +194,7 @@ def _argument_field(
         )
     has_default = parameter.default is not parameter.empty
     # Without an annotation, the type of the default is the best guess.
-    guessed_type = type(parameter.default) if has_default else str
+    guessed_type: type[Any] = type(parameter.default) if has_default else str
     hint = hints.get(parameter.name, guessed_type)
     if description := descriptions.get(parameter.name):
         hint = typing.Annotated[hint, msgspec.Meta(description=description)]
@@ -247,7 +253,7 @@ def _optional(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of `X | None = None` as that of an optional X, which is easier
     for small models."""
     kinds = schema.get("anyOf")
-    if not isinstance(kinds, list) or schema.get("default", 0) is not None:
+    if not is_array(kinds) or schema.get("default", 0) is not None:
         return schema
     variants = [variant for variant in kinds if variant != {"type": "null"}]
     if len(variants) != 1 or len(variants) == len(kinds):
@@ -260,16 +266,20 @@ def _optional(schema: dict[str, Any]) -> dict[str, Any]:
     return {**variants[0], **annotations}
 
 
+def _is_async_iterator(result: object) -> TypeGuard[AsyncIterator[Any]]:
+    return isinstance(result, AsyncIterator)
+
+
+def _is_iterator(result: object) -> TypeGuard[Iterator[Any]]:
+    return isinstance(result, Iterator)
+
+
 def _messages(result: Any) -> Iterator[Message]:
     """Yield the messages of a function's result; None yields none."""
     # A plain generator is read on the event loop, so it should not block.
-    if isinstance(result, Iterator):
+    if _is_iterator(result):
         yield from (_message(output) for output in result)
-    elif (
-        isinstance(result, list)
-        and result
-        and all(_is_message(output) for output in result)
-    ):
+    elif is_array(result) and result and all(_is_message(output) for output in result):
         yield from result
     elif result is not None:
         yield _message(result)
@@ -278,9 +288,7 @@ def _messages(result: Any) -> Iterator[Message]:
 def _is_message(value: Any) -> bool:
     """Return whether a value is a message already."""
     return (
-        isinstance(value, Mapping)
-        and isinstance(value.get("type"), str)
-        and "message" in value
+        is_mapping(value) and isinstance(value.get("type"), str) and "message" in value
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.json_types import is_mapping
+
 MAX_TEXT_CHARS = 1 << 22
 """Maximum number of characters of text accepted from one tool call; later text is
 dropped."""
@@ -94,7 +96,7 @@ class ToolOutputCollector:
 
         A message that is not an object is a value itself.
         """
-        if not isinstance(message, Mapping):
+        if not is_mapping(message):
             self.values.append(message)
         # `suppress_output` marks a value that the model must not see.
         elif not message.get("suppress_output"):

@@ -16,6 +16,7 @@ import msgspec
 import yaml
 
 from modelyard.base.fields import whole_number
+from modelyard.base.json_types import is_array, is_mapping, is_object
 from modelyard.base.number_bounds import FiniteLoader
 from modelyard.base.patterns import PatternError, compile_pattern
 from modelyard.base.urls import join
@@ -162,7 +163,7 @@ def manifest_url(data: bytes | str) -> str:
     api_info = document.get("api")
     return (
         str(api_info.get("url") or "")
-        if isinstance(api_info, Mapping) and "schema_version" in document
+        if is_mapping(api_info) and "schema_version" in document
         else ""
     )
 
@@ -194,7 +195,7 @@ def _load_document(data: bytes | str) -> dict[str, Any]:
             ) from error
         # JSON has no aliases, so only YAML can expand.
         _check_size(parsed)
-    if not isinstance(parsed, dict):
+    if not is_object(parsed):
         raise DescriptionError("the description must be an object")
     return parsed
 
@@ -210,14 +211,14 @@ def _check_size(document: Any) -> None:
     def size(value: Any) -> int:
         """Return the number of nodes of a value after alias expansion, capped at the
         limit."""
-        if not isinstance(value, dict | list):
+        if not is_object(value) and not is_array(value):
             return 1
         if (cached_size := sizes.get(id(value))) is not None:
             return cached_size
         # The limit is stored before the children are counted, so that a cycle ends at
         # once with a size over the limit.
         sizes[id(value)] = _MAX_NODES
-        inner = value.values() if isinstance(value, dict) else value
+        inner = value.values() if is_object(value) else value
         sizes[id(value)] = total = min(
             1 + sum(size(child) for child in inner), _MAX_NODES
         )
@@ -251,7 +252,7 @@ class _SchemaInliner:
 
         `open_refs` are the references that are being expanded around this schema.
         """
-        if not isinstance(value, Mapping):
+        if not is_mapping(value):
             return {}
         reference = value.get("$ref")
         if isinstance(reference, str):
@@ -270,7 +271,7 @@ class _SchemaInliner:
         if "items" in value or result.get("type") == "array":
             result["items"] = self.inline(value.get("items"), open_refs)
         extra_schema = value.get("additionalProperties")
-        if isinstance(extra_schema, Mapping) and extra_schema:
+        if is_mapping(extra_schema) and extra_schema:
             result["additionalProperties"] = self.inline(extra_schema, open_refs)
         return result
 
@@ -280,7 +281,7 @@ class _SchemaInliner:
             target = self._resolve(value)
         except DescriptionError:
             return None
-        return target if isinstance(target, Mapping) else None
+        return target if is_mapping(target) else None
 
     def _with_compositions(
         self,
@@ -292,7 +293,7 @@ class _SchemaInliner:
         `oneOf` and `anyOf` become `anyOf`."""
         for name in ("allOf", "oneOf", "anyOf"):
             subschemas = value.get(name)
-            if not isinstance(subschemas, list) or not subschemas:
+            if not is_array(subschemas) or not subschemas:
                 continue
             inlined = [
                 self.inline(subschema, open_refs) for subschema in subschemas[:10]
@@ -348,9 +349,7 @@ def _own_keywords(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_read_only(property_schema: Any) -> bool:
     """Return whether a property appears in responses only, so is not an argument."""
-    return isinstance(property_schema, Mapping) and bool(
-        property_schema.get("readOnly")
-    )
+    return is_mapping(property_schema) and bool(property_schema.get("readOnly"))
 
 
 @dataclass(slots=True)
@@ -441,12 +440,12 @@ class _ApiParser:
         """
         for path, item in _as_mapping(self._document.get("paths")).items():
             item = self._resolve(item)
-            if not isinstance(item, Mapping):
+            if not is_mapping(item):
                 continue
             shared = item.get("parameters") or ()
             # Operations inherit the path item's parameters and servers.
             for method in _METHODS:
-                if isinstance(entry := item.get(method), Mapping):
+                if is_mapping(entry := item.get(method)):
                     server = item.get("servers")
                     yield (
                         str(path),
@@ -463,9 +462,7 @@ class _ApiParser:
         Raises DescriptionError for cyclic, dangling and external references.
         """
         visited_refs: set[str] = set()
-        while isinstance(value, Mapping) and isinstance(
-            reference := value.get("$ref"), str
-        ):
+        while is_mapping(value) and isinstance(reference := value.get("$ref"), str):
             if reference in visited_refs:
                 raise DescriptionError(f"circular $ref {reference[:100]!r}")
             visited_refs.add(reference)
@@ -490,10 +487,10 @@ class _ApiParser:
                 .replace("%7B", "{")
                 .replace("%7D", "}")
             )
-            index = whole_number(step) if isinstance(target, list) else None
+            index = whole_number(step) if is_array(target) else None
             if index is not None and index < len(target):
                 target = target[index]
-            elif isinstance(target, Mapping) and step in target:
+            elif is_mapping(target) and step in target:
                 target = target[step]
             else:
                 raise DescriptionError(f"unresolved $ref {reference[:100]!r}")
@@ -769,7 +766,7 @@ class _ApiParser:
         if self._is_old:
             return self._swagger_server_url()
         servers = owner.get("servers") or self._document.get("servers") or ()
-        first = _as_mapping(servers[0]) if isinstance(servers, list) and servers else {}
+        first = _as_mapping(servers[0]) if is_array(servers) and servers else {}
         url = str(first.get("url") or "")
         # Server variables are replaced by their defaults.
         for name, variable in _as_mapping(first.get("variables")).items():
@@ -828,7 +825,7 @@ class _ApiParser:
         return [
             str(name)
             for requirement in requirements
-            if isinstance(requirement, Mapping)
+            if is_mapping(requirement)
             for name in requirement
         ]
 
@@ -936,7 +933,7 @@ def _unique_name(preferred_name: Any, used_names: set[str]) -> str:
 
 
 def _as_mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return value if is_mapping(value) else {}
 
 
 def _truncate_text(value: Any, max_length: int = _MAX_TEXT_CHARS) -> str:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from modelyard.base.errors import NotFoundError, PluginError
+from modelyard.base.json_types import is_mapping
 from modelyard.tools.entities import (
     Message,
     Option,
@@ -160,7 +161,7 @@ class PluginTools:
 def tool_entity(provider: str, part: Part) -> ToolEntity:
     """Build a tool entity from a plugin's declaration of the tool."""
     description: Mapping[str, Any] = (
-        part.description if isinstance(part.description, Mapping) else {}
+        part.description if is_mapping(part.description) else {}
     )
     # `human` is for the console, `llm` for the model.
     human = description.get("human")
@@ -172,7 +173,7 @@ def tool_entity(provider: str, part: Part) -> ToolEntity:
         description=str(
             description.get("llm") or part.identity.description.get("en_US", "")
         ),
-        human_description=dict(human) if isinstance(human, Mapping) else {},
+        human_description=dict(human) if is_mapping(human) else {},
         author=part.identity.author,
         icon=part.identity.icon,
         parameters=[_tool_parameter(parameter) for parameter in part.parameters],
@@ -188,7 +189,7 @@ def _tool_parameter(parameter: Parameter) -> ToolParameter:
     options = [
         # Options may be plain values or objects with a label.
         Option(value=str(option.get("value")), label=dict(option.get("label") or {}))
-        if isinstance(option, Mapping)
+        if is_mapping(option)
         else Option(value=str(option))
         for option in parameter.options
     ]

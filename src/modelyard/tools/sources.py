@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
+from modelyard.base.json_types import is_mapping
 from modelyard.tenancy.directory import CachedResource
 from modelyard.tenancy.resource_types import ToolProvider
 from modelyard.tools.api import ApiTool, Tokens
@@ -212,7 +213,7 @@ def mcp_entity(provider: str, listed_tool: Mapping[str, Any]) -> ToolEntity:
     """Build a tool entity from an entry of a server's `tools/list` result."""
     hints = listed_tool.get("annotations")
     # Only a tool that is declared read-only may be called again after a crash.
-    is_safe = isinstance(hints, Mapping) and hints.get("readOnlyHint") is True
+    is_safe = is_mapping(hints) and hints.get("readOnlyHint") is True
     return ToolEntity(
         name=model_safe_name(str(listed_tool["name"])),
         provider=provider,

@@ -9,6 +9,7 @@ from typing import Any
 from modelyard.base import cpu_work
 from modelyard.base.bounded_json import BodyError, check_value_count
 from modelyard.base.json_repair import RepairError, repair_json
+from modelyard.base.json_types import is_array, is_mapping, is_object
 from modelyard.base.schemas import (
     MAX_PAIRS,
     MAX_PAIRS_IN_THREAD,
@@ -39,7 +40,7 @@ def read_arguments(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     if not text:
         return {}
     parsed = _unwrap(_decode(text))
-    if isinstance(parsed, dict):
+    if is_object(parsed):
         return parsed
     return _assign_bare_value(parsed, schema)
 
@@ -48,7 +49,7 @@ def _unwrap(parsed: Any) -> Any:
     """Remove what models wrap arguments in: a JSON string, or a list of one object."""
     if isinstance(parsed, str) and parsed.strip()[:1] in ("{", "["):
         parsed = _decode(parsed)
-    if isinstance(parsed, list) and len(parsed) == 1 and isinstance(parsed[0], dict):
+    if is_array(parsed) and len(parsed) == 1 and is_object(parsed[0]):
         return parsed[0]
     return parsed
 
@@ -88,7 +89,7 @@ def _decode(text: str) -> Any:
         repaired = repair_json(text)
     except (ImportError, RepairError):
         return text
-    return repaired if isinstance(repaired, dict | list) else text
+    return repaired if is_object(repaired) or is_array(repaired) else text
 
 
 async def coerce_arguments_async(
@@ -163,14 +164,10 @@ def _validate(
 
 def _types(rule: Any) -> Sequence[str]:
     """Return the type names that a schema allows; empty if it does not say."""
-    type_names = rule.get("type") if isinstance(rule, Mapping) else None
-    return (
-        type_names
-        if isinstance(type_names, list)
-        else [type_names]
-        if type_names
-        else []
-    )
+    type_names = rule.get("type") if is_mapping(rule) else None
+    if is_array(type_names):
+        return type_names
+    return [type_names] if type_names else []
 
 
 def coerce_value(value: Any, rule: Any) -> Any:
@@ -215,13 +212,13 @@ def _has_type(value: Any, type_name: Any) -> bool:
 
 def _coerce_children(value: Any, rule: Mapping[str, Any]) -> Any:
     """Coerce the elements of a list, or the fields of an object."""
-    if isinstance(value, list):
+    if is_array(value):
         items = rule.get("items")
-        if not isinstance(items, Mapping):
+        if not is_mapping(items):
             return value
         return [coerce_value(element, items) for element in value]
-    if isinstance(value, dict):
-        properties = rule.get("properties") or {}
+    if is_object(value):
+        properties: dict[str, Any] = rule.get("properties") or {}
         return {
             name: coerce_value(child, properties.get(name))
             for name, child in value.items()
@@ -256,11 +253,8 @@ def _convert(value: Any, type_name: str) -> Any:
             "{",
         ):
             decoded = _decode(value)
-            return (
-                decoded
-                if isinstance(decoded, list if type_name == "array" else dict)
-                else None
-            )
+            container: type[Any] = list if type_name == "array" else dict
+            return decoded if isinstance(decoded, container) else None
         # A single value where a list is expected becomes a list of one.
         case "array" if not isinstance(value, list | dict) and value is not None:
             return [value]
@@ -365,7 +359,8 @@ def _cast_container(parameter: ToolParameter, value: Any) -> Any:
     Text is read as JSON. Raises ToolParameterError if the value is neither.
     """
     converted = coerce_value(value, {"type": parameter.type})
-    if not isinstance(converted, list if parameter.type == "array" else dict):
+    container: type[Any] = list if parameter.type == "array" else dict
+    if not isinstance(converted, container):
         raise _invalid_value(parameter, value, f"an {parameter.type}")
     return converted
 

@@ -1,5 +1,8 @@
 """The Anthropic Messages format, including count_tokens, to and from the internal
 types. No I/O. https://docs.anthropic.com/en/api/messages"""
+# A hot path: documents are read as the decoder returns them, without type guards.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -4,6 +4,9 @@ I/O. https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Convers
 An event is an object with one field, named after the event: `{"contentBlockDelta":
 {…}}`. Their binary framing is in `transport/aws_events.py`.
 """
+# A hot path: documents are read as the decoder returns them, without type guards.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import re
 from collections.abc import Iterable, Iterator, Mapping

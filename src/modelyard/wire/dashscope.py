@@ -3,6 +3,9 @@ chat types.
 
 Pure functions: no network, no clock.
 """
+# A hot path: documents are read as the decoder returns them, without type guards.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

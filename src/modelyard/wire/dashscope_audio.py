@@ -1,5 +1,8 @@
 """Translate speech requests for DashScope's generation API (qwen-asr and qwen-tts).
 Pure functions."""
+# A hot path: documents are read as the decoder returns them, without type guards.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import base64
 from collections.abc import Mapping

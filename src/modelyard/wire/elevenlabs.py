@@ -1,5 +1,8 @@
 """Translate speech requests for ElevenLabs' speech-to-text and text-to-speech APIs.
 Pure functions."""
+# A hot path: documents are read as the decoder returns them, without type guards.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 from collections.abc import Mapping
 from typing import Any

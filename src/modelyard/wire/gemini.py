@@ -5,6 +5,9 @@ Pure functions: no network, no clock. Google signs texts and calls as well as th
 In our types such a signature is a thinking part without text that precedes the signed
 block.
 """
+# A hot path: documents are read as the decoder returns them, without type guards.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import hashlib
 import re

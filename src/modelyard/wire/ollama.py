@@ -4,6 +4,9 @@ functions: no network, no clock.
 Covers `/api/chat`, and the responses of `/api/generate`. Vendor reference:
 docs.ollama.com/api.
 """
+# A hot path: documents are read as the decoder returns them, without type guards.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,5 +1,7 @@
 """Translate between Ollama's `/api/embed` and modelyard's embedding types. Pure
 functions: no network, no clock."""
+# A hot path: documents are read as the decoder returns them, without type guards.
+# pyright: reportUnknownArgumentType=false
 
 from collections.abc import Mapping
 from typing import Any

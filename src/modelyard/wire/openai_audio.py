@@ -2,6 +2,9 @@
 
 Pure functions: no network, no clock; only the boundary of a multipart form is random.
 """
+# A hot path: documents are read as the decoder returns them, without type guards.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 from collections.abc import Mapping
 from typing import Any

@@ -5,6 +5,9 @@ In addition to OpenAI's own fields it reads and writes what most servers of this
 share: `reasoning_content` for thoughts, and OpenRouter's `reasoning_details` for their
 signatures. Thus a conversation can continue at any provider.
 """
+# A hot path: documents are read as the decoder returns them, without type guards.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal

@@ -3,6 +3,9 @@ others) and modelyard's types.
 
 Pure functions: no network, no clock.
 """
+# A hot path: documents are read as the decoder returns them, without type guards.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 from collections.abc import Mapping
 from typing import Any

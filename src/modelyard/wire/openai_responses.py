@@ -5,6 +5,9 @@ A response here is a list of items; neighbouring items of the model form one mes
 our types. Thoughts of other providers are written as reasoning items whose ids name the
 origin, so that their signatures can be returned to it.
 """
+# A hot path: documents are read as the decoder returns them, without type guards.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -4,6 +4,7 @@ references. Pure functions."""
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from modelyard.base.json_types import EMPTY_OBJECT, is_mapping
 from modelyard.tools.manager import ToolRef
 
 _LEGACY_TOOLS: Mapping[str, tuple[str, str]] = {
@@ -26,7 +27,9 @@ _TOOL_TYPES = {
 }
 
 
-def parse_tool_list(tool_list: Any) -> list[ToolRef]:
+def parse_tool_list(
+    tool_list: Sequence[Any] | Mapping[str, Any] | None,
+) -> list[ToolRef]:
     """Return references to the enabled tools of an app's tool list, in order.
 
     Entries may be in the old or the current format, or short as `kind:provider/name`;
@@ -41,7 +44,7 @@ def parse_tool_list(tool_list: Any) -> list[ToolRef]:
             tool_type, _, qualified_name = definition.rpartition(":")
             provider, _, name = qualified_name.rpartition("/")
             tool_refs.append(ToolRef(kind=tool_type, provider=provider, name=name))
-        elif isinstance(definition, Mapping):
+        elif is_mapping(definition):
             tool_refs += (
                 _parse_legacy(definition)
                 if _is_legacy(definition)
@@ -93,16 +96,14 @@ def _parse_definition(definition: Mapping[str, Any]) -> Iterator[ToolRef]:
     if tool_type == "dataset-retrieval":
         yield dataset_ref(provider or name)
         return
-    extra = (
-        definition.get("extra") if isinstance(definition.get("extra"), Mapping) else {}
-    )
+    extra = definition.get("extra")
     yield ToolRef(
         kind=_TOOL_TYPES.get(tool_type, tool_type),
         provider=provider,
         name=name,
         credential=str(definition.get("credential_id") or ""),
         settings=_settings(definition),
-        description=str((extra or {}).get("description") or ""),
+        description=str(extra.get("description") or "") if is_mapping(extra) else "",
         needs_approval=bool(definition.get("needs_approval")),
     )
 
@@ -123,7 +124,7 @@ def _settings(definition: Mapping[str, Any]) -> dict[str, Any]:
     not choose them."""
     settings: dict[str, Any] = {
         name: _setting_value(value)
-        for name, value in (definition.get("settings") or {}).items()
+        for name, value in (definition.get("settings") or EMPTY_OBJECT).items()
     }
     settings |= _fixed_parameters(definition.get("parameters") or {})
     settings |= definition.get("tool_parameters") or {}
@@ -137,7 +138,7 @@ def _settings(definition: Mapping[str, Any]) -> dict[str, Any]:
 
 def _setting_value(value: Any) -> Any:
     """Return a setting's value, which may be wrapped as `{"value": …}`."""
-    if isinstance(value, Mapping) and "value" in value:
+    if is_mapping(value) and "value" in value:
         return value["value"]
     return value
 
@@ -146,7 +147,7 @@ def _fixed_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters whose value the model does not choose."""
     fixed: dict[str, Any] = {}
     for name, value in parameters.items():
-        if not isinstance(value, Mapping):
+        if not is_mapping(value):
             fixed[name] = value
         # `auto` means that the model chooses the value.
         elif not value.get("auto", 1) and value.get("value") is not None:
@@ -161,6 +162,6 @@ def _unwrap_constant(value: Any) -> Any:
     """
     return (
         value["value"]
-        if isinstance(value, Mapping) and set(value) == {"type", "value"}
+        if is_mapping(value) and set(value) == {"type", "value"}
         else value
     )

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError, NotFoundError
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.workflow.apps import AppRecord
 from modelyard.workflow.conversations import Conversation, Conversations, Message
 from modelyard.workflow.dsl import App
@@ -359,9 +360,9 @@ class Chats:
         run_inputs: dict[str, Any] = {}
         for name, value in inputs.items():
             variable_type = forms[name].type if name in forms else ""
-            if variable_type == "file" and isinstance(value, Mapping):
+            if variable_type == "file" and is_mapping(value):
                 value = (await keeper.parse_file(value)).to_object()
-            elif variable_type == "file-list" and isinstance(value, list):
+            elif variable_type == "file-list" and is_array(value):
                 value = [
                     (await keeper.parse_file(file_value)).to_object()
                     for file_value in value
@@ -487,7 +488,7 @@ def _total_usage(events: Sequence[AnyEvent]) -> dict[str, Any]:
         if not isinstance(event, NodeRunSucceeded):
             continue
         usage: Any = event.outputs.get("usage")
-        if not isinstance(usage, Mapping):
+        if not is_mapping(usage):
             continue
         for name in totals:
             value = usage.get(name)

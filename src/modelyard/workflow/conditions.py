@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.json_types import is_array
 from modelyard.workflow.template import render
 from modelyard.workflow.variables import MISSING, File, VariablePool, WorkflowError
 
@@ -118,7 +119,7 @@ def _expected(value: Any, actual: Any, pool: VariablePool) -> Any:
     if isinstance(value, str):
         value = render(value, pool)
     is_bool = isinstance(actual, bool) or (
-        isinstance(actual, list)
+        is_array(actual)
         and bool(actual)
         and all(isinstance(element, bool) for element in actual)
     )
@@ -130,15 +131,13 @@ def _expected(value: Any, actual: Any, pool: VariablePool) -> Any:
             value = json.loads(value.lower())
         except ValueError as error:
             raise ConditionError(f"{value!r} is not a boolean") from error
-    return (
-        [bool(element) for element in value] if isinstance(value, list) else bool(value)
-    )
+    return [bool(element) for element in value] if is_array(value) else bool(value)
 
 
 def _is_files(value: Any) -> bool:
     """Return whether a value is a list of files, with at least one."""
     return (
-        isinstance(value, list)
+        is_array(value)
         and bool(value)
         and all(isinstance(element, File) for element in value)
     )
@@ -196,7 +195,7 @@ def _with_dot(value: Any) -> Any:
 
     Empty texts and other values are returned unchanged.
     """
-    if isinstance(value, list):
+    if is_array(value):
         return [_with_dot(extension) for extension in value]
     return (
         value
@@ -319,7 +318,7 @@ def _not_in(actual: Any, expected: Any) -> bool:
 
 
 def _require_list(expected: Any) -> Sequence[Any]:
-    if not isinstance(expected, list):
+    if not is_array(expected):
         raise ConditionError("Invalid expected value type: array")
     return expected
 

@@ -18,6 +18,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError, suggestion
+from modelyard.base.json_types import is_array, is_object
 from modelyard.base.number_bounds import FiniteLoader, check_numbers
 from modelyard.workflow.graph import SOURCE, Edge, Graph
 from modelyard.workflow.node import Node, NodeKind
@@ -200,7 +201,7 @@ def loads(
     """
     text = _decode_utf8(data, name)
     document = parse_yaml(text, name)
-    if not isinstance(document, dict):
+    if not is_object(document):
         raise DslError(
             [
                 Problem(
@@ -271,7 +272,8 @@ class _Loader(FiniteLoader):
             not implicit[0] or value[:1] not in self.yaml_implicit_resolvers
         ):
             return _STR
-        return super().resolve(kind, value, implicit)
+        # PyYAML's loaders have no types.
+        return super().resolve(kind, value, implicit)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
     def construct_document(self, node: Any) -> Any:
         """Return the Python value of a document."""
@@ -366,7 +368,9 @@ def parse_yaml(text: str, name: str = "") -> Any:
 def _check_depth(text: str, name: str) -> None:
     """Raise DslError if the text has too many values or too many levels."""
     depth = 0
-    for count, event in enumerate(yaml.parse(text, _Loader)):
+    # `parse` has no types of its own.
+    events: Iterable[yaml.Event] = yaml.parse(text, _Loader)  # pyright: ignore[reportUnknownMemberType]
+    for count, event in enumerate(events):
         if count > _MAX_EVENTS:
             raise DslError(
                 [
@@ -414,12 +418,11 @@ def _check_size(document: Any, name: str) -> None:
                     )
                 ]
             )
-        if isinstance(value, dict):
+        children: Iterable[Any] = ()
+        if is_object(value):
             children = value.values()
-        elif isinstance(value, list):
+        elif is_array(value):
             children = value
-        else:
-            continue
         todo += [(child, depth + 1) for child in children]
 
 
@@ -441,9 +444,9 @@ class _AppParser:
         document_kind = document.get("kind")
         app_section = document.get("app")
         # Pipelines have their metadata under another key.
-        if document_kind == "rag_pipeline" and not isinstance(app_section, dict):
+        if document_kind == "rag_pipeline" and not is_object(app_section):
             app_section = document.get("rag_pipeline")
-        if not isinstance(app_section, dict):
+        if not is_object(app_section):
             raise self._error("missing section 'app' with the app's name and mode", ())
         version = document.get("version")
         # Old files have no mode; it is derived from the presence of a workflow.
@@ -471,7 +474,7 @@ class _AppParser:
             dependencies=[
                 dependency
                 for dependency in document.get("dependencies") or ()
-                if isinstance(dependency, dict)
+                if is_object(dependency)
             ],
             mapping=mapping,
             document=document,
@@ -517,7 +520,7 @@ class _AppParser:
         """Build the app of a simple mode: its prompt settings are converted into a
         small graph."""
         config = self._document.get("model_config")
-        if not isinstance(config, dict):
+        if not is_object(config):
             raise self._error(
                 f"missing section 'model_config', which a {app.mode} app requires", ()
             )
@@ -550,7 +553,7 @@ class _AppParser:
         or has too many nodes; other mistakes are collected as problems.
         """
         workflow = self._document.get("workflow")
-        if not isinstance(workflow, dict):
+        if not is_object(workflow):
             raise self._error(
                 f"missing section 'workflow', which a {app.mode} app requires", ()
             )
@@ -559,16 +562,14 @@ class _AppParser:
         app.conversation = self._parse_variables(workflow, "conversation_variables")
         graph = workflow.get("graph")
         # An app without a graph can be imported, as a draft that is being edited.
-        if not isinstance(graph, dict):
+        if not is_object(graph):
             self._add_warning(
                 "the app has no graph ('workflow.graph' is missing), so it cannot run",
                 ("workflow",),
             )
             return
         nodes = [
-            raw_node
-            for raw_node in graph.get("nodes") or ()
-            if isinstance(raw_node, dict)
+            raw_node for raw_node in graph.get("nodes") or () if is_object(raw_node)
         ]
         # The limit bounds the time of the later passes.
         if len(nodes) > MAX_NODES:
@@ -577,9 +578,7 @@ class _AppParser:
                 ("workflow", "graph", "nodes"),
             )
         edges = [
-            raw_edge
-            for raw_edge in graph.get("edges") or ()
-            if isinstance(raw_edge, dict)
+            raw_edge for raw_edge in graph.get("edges") or () if is_object(raw_edge)
         ]
         self._build_levels(app, nodes, edges, ("workflow", "graph", "nodes"))
 
@@ -700,7 +699,7 @@ class _AppParser:
         """Return the node, or None for notes and for invalid nodes, which are recorded
         as problems."""
         data = raw.get("data")
-        if not isinstance(data, dict):
+        if not is_object(data):
             data = {}
         node_type = str(data.get("type") or "")
         if raw.get("type") == "custom-note" or node_type in _IGNORED_NODE_TYPES:
@@ -742,7 +741,7 @@ class _AppParser:
         if start_node_id in level.nodes:
             return start_node_id
         for inner_node in level.nodes.values():
-            data = inner_node.raw.get("data") or {}
+            data: dict[str, Any] = inner_node.raw.get("data") or {}
             if (
                 inner_node.type in ("iteration-start", "loop-start")
                 or data.get("isIterationStart")
@@ -840,8 +839,9 @@ class _AppParser:
         """Return the line of a path in the file; 0 if unknown. The text is parsed for
         positions on the first call."""
         if self._tree is None:
-            self._tree = yaml.compose(self._text, _Loader)
-        yaml_node: Any = self._tree
+            # `compose` has no types of its own.
+            self._tree = yaml.compose(self._text, _Loader)  # pyright: ignore[reportUnknownMemberType]
+        yaml_node = self._tree
         # Follow the path as far as it exists, so that a missing field gets the line of
         # its parent.
         for step in path:
@@ -900,7 +900,7 @@ def _yaml_child(yaml_node: Any, step: Any) -> Any:
 
 def _container_of(raw: Mapping[str, Any], built_nodes: Mapping[str, Any]) -> str:
     """Return the id of the container that a raw node is in; empty for the top level."""
-    data = raw.get("data") or {}
+    data: dict[str, Any] = raw.get("data") or {}
     parent = str(raw.get("parentId") or "")
     container_ids = [str(data.get(name) or "") for name in ("loop_id", "iteration_id")]
     # After copying, some editors leave an outdated id in one of the three fields:
@@ -942,9 +942,9 @@ def _replace_titles(value: Any, names: Mapping[str, str]) -> Any:
     """Replace node titles by ids in a node's selectors and templates."""
     if isinstance(value, str):
         return _replace_titles_in_template(value, names)
-    if isinstance(value, dict):
+    if is_object(value):
         return {key: _replace_titles(member, names) for key, member in value.items()}
-    if not isinstance(value, list):
+    if not is_array(value):
         return value
     # A list of strings may be a selector; its first element is then the node.
     if len(value) > 1 and all(isinstance(element, str) for element in value):
@@ -961,13 +961,13 @@ def _replace_titles_in_template(template: str, names: Mapping[str, str]) -> str:
 
 def _without_nulls(value: Any) -> Any:
     """Remove members that are null: they mean the same as missing ones."""
-    if isinstance(value, dict):
+    if is_object(value):
         return {
             str(key): _without_nulls(member)
             for key, member in value.items()
             if member is not None
         }
-    if isinstance(value, list):
+    if is_array(value):
         return [_without_nulls(element) for element in value]
     return value
 
@@ -1066,24 +1066,20 @@ def _coerce_by_type(message: str, value: Any, container: Any) -> Any:
 def _correct_container(value: Any, container: Any) -> _Correction | None:
     """Correct an empty member, or a selector within another list; None for other
     values."""
-    if value in ("", [], {}) and isinstance(container, dict):
+    if value in ("", [], {}) and is_object(container):
         return _Correction.REMOVE_MEMBER
-    if isinstance(value, list) and isinstance(container, list) and len(container) == 1:
+    if is_array(value) and is_array(container) and len(container) == 1:
         container[:] = [str(part) for part in value]
         return _Correction.DONE
     return None
 
 
 def _is_object_of_objects(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(member, dict) for member in value.values()
-    )
+    return is_object(value) and all(is_object(member) for member in value.values())
 
 
 def _is_list_of_objects(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(element, dict) for element in value
-    )
+    return is_array(value) and all(is_object(element) for element in value)
 
 
 def _to_text(value: Any) -> str:
@@ -1131,12 +1127,12 @@ def dump(app: App, *, with_secrets: bool = False) -> str:
         "version": VERSION if app.kind == "app" else app.version,
     }
     workflow = document.get("workflow")
-    if isinstance(workflow, dict) and not with_secrets:
-        variables = [
+    if is_object(workflow) and not with_secrets:
+        variables: list[Any] = [
             # Secret values are exported only on request.
             (
                 {**variable, "value": ""}
-                if isinstance(variable, dict) and variable.get("value_type") == "secret"
+                if is_object(variable) and variable.get("value_type") == "secret"
                 else variable
             )
             for variable in workflow.get("environment_variables") or ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.json_types import EMPTY_OBJECT, is_mapping
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import SystemPromptMessage, UserPromptMessage
 from modelyard.models.moderation import ModerationRequest
@@ -116,7 +117,9 @@ class Features:
         # The same app settings serve both kinds of moderation: an API extension or a
         # built-in check.
         config: Mapping[str, Any] = moderation.get("config") or {}
-        preset = str((config.get("inputs_config") or {}).get("preset_response") or "")
+        preset = str(
+            (config.get("inputs_config") or EMPTY_OBJECT).get("preset_response") or ""
+        )
         # An API extension decides itself: block with a text, or change the inputs and
         # the query.
         if moderation.get("type") == "api":
@@ -135,7 +138,7 @@ class Features:
             if reply.get("flagged"):
                 changed = reply.get("inputs")
                 return AdmittedTurn(
-                    inputs=dict(changed) if isinstance(changed, Mapping) else inputs,
+                    inputs=dict(changed) if is_mapping(changed) else inputs,
                     query=str(reply.get("query") or query),
                 )
             return AdmittedTurn(inputs=inputs, query=query)
@@ -287,7 +290,9 @@ class Features:
         """Return the replacement of a flagged text; None if it may be shown."""
         config: Mapping[str, Any] = moderation.get("config") or {}
         # The preset response is only the fallback if the extension gives no text.
-        preset = str((config.get("outputs_config") or {}).get("preset_response") or "")
+        preset = str(
+            (config.get("outputs_config") or EMPTY_OBJECT).get("preset_response") or ""
+        )
         if moderation.get("type") != "api":
             is_flagged = await self._is_flagged(
                 app_record.tenant, moderation, text, user
@@ -346,25 +351,19 @@ def _external_data_tools(app: App) -> list[Mapping[str, Any]]:
     return [
         tool
         for tool in app.model_config.get("external_data_tools") or ()
-        if isinstance(tool, Mapping)
-        and tool.get("enabled", True)
-        and tool.get("variable")
+        if is_mapping(tool) and tool.get("enabled", True) and tool.get("variable")
     ]
 
 
 def _moderation(app: App) -> Mapping[str, Any] | None:
     """Return the app's moderation settings; None if moderation is disabled."""
     configured = app.features.get("sensitive_word_avoidance")
-    return (
-        configured
-        if isinstance(configured, Mapping) and configured.get("enabled")
-        else None
-    )
+    return configured if is_mapping(configured) and configured.get("enabled") else None
 
 
 def _is_on(moderation: Mapping[str, Any], part: str) -> bool:
     """Return whether one part of moderation (`inputs_config` or `outputs_config`) is
     enabled."""
     config = moderation.get("config")
-    section = config.get(part) if isinstance(config, Mapping) else None
-    return isinstance(section, Mapping) and bool(section.get("enabled"))
+    section = config.get(part) if is_mapping(config) else None
+    return is_mapping(section) and bool(section.get("enabled"))

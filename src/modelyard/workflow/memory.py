@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.json_types import is_object
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -371,10 +372,10 @@ def _calls_as_text(thought: Thought) -> str:
 def _by_name(text: str) -> dict[str, Any]:
     """Return the JSON object keyed by tool name; empty if the text is not an object."""
     try:
-        value = msgspec.json.decode(text) if text else {}
+        value = msgspec.json.decode(text) if text else None
     except msgspec.DecodeError:
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if is_object(value) else {}
 
 
 def memory_text(history: PromptHistory, prefix: RolePrefix | None) -> str:

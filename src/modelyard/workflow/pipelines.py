@@ -11,6 +11,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.ids import new_uuid
+from modelyard.base.json_types import is_array, is_mapping, is_object
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset
 from modelyard.models.types import JSON
@@ -44,8 +45,8 @@ class _BrowseProgress:
         """Add an update of the source. Returns whether it reports progress."""
         # Crawlers report their progress with all pages so far; other sources yield
         # entries.
-        if not isinstance(update, dict) or "web_info_list" not in update:
-            self.entries += update if isinstance(update, list) else [update]
+        if not is_object(update) or "web_info_list" not in update:
+            self.entries += update if is_array(update) else [update]
             return False
         self.total = int(update.get("total") or 0)
         self.completed = int(update.get("completed") or 0)
@@ -423,7 +424,7 @@ class Pipelines:
             return {**info, "url": url}
         # The remaining type is online documents.
         page = info.get("page")
-        if not isinstance(page, Mapping) or not page.get("page_id"):
+        if not is_mapping(page) or not page.get("page_id"):
             raise InvokeBadRequestError(
                 "an online document requires 'page' with its 'page_id'",
                 param="datasource_info_list",

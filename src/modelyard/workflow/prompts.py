@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import NotFoundError
+from modelyard.base.json_types import is_array
 from modelyard.models.entities import ModelFeature, ModelPropertyKey
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMUsage
 from modelyard.models.messages import (
@@ -150,9 +151,9 @@ def parameters_of(
         "json_object",
     ):
         parameters["response_format"] = {"type": "json_object"}
-    stop = config.completion_params.get("stop") or []
+    stop = config.completion_params.get("stop") or list[Any]()
     return parameters, [
-        str(stop_word) for stop_word in (stop if isinstance(stop, list) else [stop])
+        str(stop_word) for stop_word in (stop if is_array(stop) else [stop])
     ]
 
 
@@ -197,7 +198,7 @@ async def content_of(
 
 def files_in(value: Any) -> list[File]:
     """Return the files in a value: a file, or a list of values."""
-    values = value if isinstance(value, list) else [value]
+    values = value if is_array(value) else [value]
     return [file for file in values if isinstance(file, File)]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.base.number_bounds import check_numbers
 from modelyard.workflow.dsl import App
 from modelyard.workflow.nodes.start import FormField, validate_inputs
@@ -55,12 +56,10 @@ def rag_variables(app: App) -> list[RagVariable]:
     # A DSL file is user input: neither field is certain to have the right type.
     workflow: Any = app.document.get("workflow")
     declared: Any = (
-        workflow.get("rag_pipeline_variables")
-        if isinstance(workflow, Mapping)
-        else None
+        workflow.get("rag_pipeline_variables") if is_mapping(workflow) else None
     )
     variables: list[RagVariable] = []
-    for declaration in declared if isinstance(declared, list) else []:
+    for declaration in declared if is_array(declared) else []:
         try:
             variable = msgspec.convert(declaration, RagVariable, strict=False)
             # Huge numbers would pass the conversion but overflow later.

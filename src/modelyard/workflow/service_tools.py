@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError, NotFoundError, PluginError
+from modelyard.base.json_types import EMPTY_OBJECT, is_array, is_mapping
 from modelyard.models.types import JSON
 from modelyard.plugins import conversions
 from modelyard.plugins.connection import PluginCall
@@ -220,7 +221,7 @@ class TenantAgents:
     def _model(self, model_value: Mapping[str, Any]) -> JSON:
         """Return the model with its catalogue entry, as strategies expect it."""
         # Defaults that strategies rely on; the configured values override them.
-        model = {
+        model: JSON = {
             "model_type": "llm",
             "mode": "chat",
             "completion_params": {},
@@ -300,8 +301,8 @@ def _parameters(schema: Mapping[str, Any]) -> list[ToolParameter]:
             default=rule.get("default"),
             input_schema=dict(rule),
         )
-        for name, rule in (schema.get("properties") or {}).items()
-        if isinstance(rule, Mapping)
+        for name, rule in (schema.get("properties") or EMPTY_OBJECT).items()
+        if is_mapping(rule)
     ]
 
 
@@ -502,7 +503,7 @@ class PluginCalls:
             depth=depth,
             credential=str(request.get("credential_id") or ""),
         )
-        tool_parameters = request.get("tool_parameters") or {}
+        tool_parameters: dict[str, Any] = request.get("tool_parameters") or {}
         async with aclosing(
             self._manager.invoke(resolved_tool, tool_parameters, context, is_form=True)
         ) as messages:
@@ -551,7 +552,7 @@ class PluginCalls:
         user = str(request.get("user") or call.user)
         inputs = dict(request.get("inputs") or {})
         # Counts nested calls across plugins, so that a cycle of apps ends.
-        depth = int((call.context or {}).get("depth", 0)) + 1
+        depth = int((call.context or EMPTY_OBJECT).get("depth", 0)) + 1
         if not app.is_chat:
             return await self._chats.run(
                 app_record,
@@ -605,7 +606,7 @@ def _as_json(tool_message: Message) -> JSON:
     """Return a message with its bytes in base64."""
     message = tool_message.get("message")
     # JSON has no bytes.
-    if isinstance(message, Mapping) and isinstance(message.get("blob"), bytes):
+    if is_mapping(message) and isinstance(message.get("blob"), bytes):
         blob = base64.b64encode(message["blob"]).decode()
         return {**tool_message, "message": {**message, "blob": blob}}
     return dict(tool_message)
@@ -636,11 +637,11 @@ def _parameter_from_field(form_field: FormField) -> ToolParameter:
 
 def _files(value: Any) -> list[Mapping[str, Any]]:
     """Return all file objects in a nested value."""
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         if value.get("dify_model_identity") == "__dify__file__":
             return [value]
         elements = list(value.values())
-    elif isinstance(value, list):
+    elif is_array(value):
         elements = value
     else:
         return []

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.base.json_types import EMPTY_OBJECT, is_mapping
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import (
     Conditions,
@@ -282,7 +283,7 @@ class TenantFiles:
 
     async def parse_file(self, value: Any) -> File:
         """Return the file of a client's file object. Raises InvokeBadRequestError."""
-        if not isinstance(value, Mapping):
+        if not is_mapping(value):
             raise InvokeBadRequestError(
                 "a file must be an object with 'type', 'transfer_method', and 'url' or"
                 " 'upload_file_id'",
@@ -399,7 +400,9 @@ class TenantDatasets:
         model = "default"
         # In single mode a model selects one of the datasets.
         if data.retrieval_mode == "single":
-            model = _model_name((data.single_retrieval_config or {}).get("model"))
+            model = _model_name(
+                (data.single_retrieval_config or EMPTY_OBJECT).get("model")
+            )
         automatic = (
             _model_name(data.metadata_model_config)
             if data.metadata_filtering_mode == "automatic"
@@ -536,7 +539,7 @@ async def pipeline_dataset(
 
 def _model_name(model_value: Any) -> str:
     """Return a model reference as `provider/name`; `default` if there is none."""
-    if not isinstance(model_value, Mapping) or not model_value.get("name"):
+    if not is_mapping(model_value) or not model_value.get("name"):
         return "default"
     provider = model_value.get("provider")
     return f"{provider}/{model_value['name']}" if provider else str(model_value["name"])
@@ -546,7 +549,7 @@ def _merge(node_config: Mapping[str, Any] | None) -> RetrievalSettings:
     """Return a node's settings for several datasets as retrieval settings."""
     config = dict(node_config or {})
     threshold = config.get("score_threshold")
-    reranking_model = config.get("reranking_model") or {}
+    reranking_model: dict[str, Any] = config.get("reranking_model") or {}
     mode = config.get("reranking_mode") or "reranking_model"
     # A reranking model must be enabled and named.
     wants_model = (
@@ -620,9 +623,9 @@ def resource(hit: Hit, position: int) -> dict[str, Any]:
 def _chunks(segments: Any, doc_form: DocForm) -> list[DocumentPart]:
     """Return the segments of a pipeline's chunker as document parts; all formats are
     accepted. Raises NodeError."""
-    chunks = segments
+    chunks: Sequence[Any] | None = segments
     # Chunkers wrap their list under a name that identifies its structure.
-    if isinstance(segments, Mapping):
+    if is_mapping(segments):
         names = ("general_chunks", "parent_child_chunks", "qa_chunks")
         chunks = next((segments[name] for name in names if name in segments), None)
     if isinstance(chunks, str):
@@ -636,7 +639,7 @@ def _chunks(segments: Any, doc_form: DocForm) -> list[DocumentPart]:
     return [
         _document_part(chunk, doc_form)
         for chunk in chunks
-        if isinstance(chunk, str | Mapping)
+        if isinstance(chunk, str) or is_mapping(chunk)
     ]
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from modelyard.base.json_types import EMPTY_OBJECT, is_mapping
+
 START, RETRIEVAL, MODEL, AGENT, ANSWER = "start", "retrieval", "llm", "agent", "answer"
 _VARIABLE = re.compile(r"\{\{([a-zA-Z_][a-zA-Z0-9_]{0,29})\}\}")
 # Special tokens of chat templates, which a prompt must not contain.
@@ -67,7 +69,7 @@ def _form_fields(mode: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     form_fields = [
         _variable(declaration)
         for declaration in config.get("user_input_form") or ()
-        if isinstance(declaration, Mapping) and declaration
+        if is_mapping(declaration) and declaration
     ]
     names = {form_field["variable"] for form_field in form_fields}
     # Old completion apps use `{{query}}` without declaring it.
@@ -92,8 +94,8 @@ def _node(name: str, data: dict[str, Any]) -> dict[str, Any]:
 def _variable(declaration: Mapping[str, Any]) -> dict[str, Any]:
     """Return a form field in the format of a start node."""
     # Dify stores each field as an object with its type as the only key.
-    field_type, field = next(iter(declaration.items()))
-    field = field if isinstance(field, Mapping) else {}
+    field_type, declared = next(iter(declaration.items()))
+    field: Mapping[str, Any] = declared if is_mapping(declared) else {}
     return {
         **field,
         "type": field_type,
@@ -114,13 +116,13 @@ def _replace_variables(text: str, names: set[str]) -> str:
 
 def _datasets(config: Mapping[str, Any]) -> list[str]:
     """Return the ids of the enabled datasets."""
-    dataset_entries = ((config.get("dataset_configs") or {}).get("datasets") or {}).get(
-        "datasets"
-    ) or ()
+    dataset_entries = (
+        (config.get("dataset_configs") or EMPTY_OBJECT).get("datasets") or EMPTY_OBJECT
+    ).get("datasets") or ()
     references = [
-        entry.get("dataset") or {}
+        entry.get("dataset") or EMPTY_OBJECT
         for entry in dataset_entries
-        if isinstance(entry, Mapping)
+        if is_mapping(entry)
     ]
     return [
         str(reference["id"])
@@ -141,7 +143,7 @@ def _retrieval(
         if mode == "completion" and variable in names
         else ["sys", "query"]
     )
-    reranking = settings.get("reranking_model") or {}
+    reranking: dict[str, Any] = settings.get("reranking_model") or {}
     return {
         "type": "knowledge-retrieval",
         "title": "Knowledge",
@@ -178,7 +180,8 @@ def _llm(
     file_upload: Mapping[str, Any] = config.get("file_upload") or {}
     # Old exports configure images separately.
     vision = bool(
-        file_upload.get("enabled") or (file_upload.get("image") or {}).get("enabled")
+        file_upload.get("enabled")
+        or (file_upload.get("image") or EMPTY_OBJECT).get("enabled")
     )
     data: dict[str, Any] = {
         "type": "llm",
@@ -223,7 +226,7 @@ def _advanced_prompt(
     config: Mapping[str, Any], mode: str, names: set[str]
 ) -> list[dict[str, Any]]:
     """Return the templates of an app whose author edits the complete prompt."""
-    chat = (config.get("chat_prompt_config") or {}).get("prompt") or ()
+    chat = (config.get("chat_prompt_config") or EMPTY_OBJECT).get("prompt") or ()
     if chat:
         # Chat models have a list of messages.
         return [
@@ -234,9 +237,11 @@ def _advanced_prompt(
                 ),
             }
             for template in chat
-            if isinstance(template, Mapping)
+            if is_mapping(template)
         ]
-    completion = (config.get("completion_prompt_config") or {}).get("prompt") or {}
+    completion: dict[str, Any] = (
+        config.get("completion_prompt_config") or EMPTY_OBJECT
+    ).get("prompt") or {}
     # The memory is sent as messages, so the placeholder is removed.
     text = _replace_query(
         _replace_variables(str(completion.get("text") or ""), names)
@@ -288,7 +293,7 @@ def _agent(config: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
             },
             "prompt": {
                 "type": "constant",
-                "value": (mode.get("prompt") or {}).get("first_prompt") or "",
+                "value": (mode.get("prompt") or EMPTY_OBJECT).get("first_prompt") or "",
             },
         },
     }

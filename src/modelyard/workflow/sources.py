@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.knowledge.sources import SourceReader, name_with_extension
 from modelyard.models.types import JSON
 from modelyard.tenant_plugins.credentials import PluginCredentials
@@ -240,7 +241,7 @@ class TenantDatasources:
         ) as pages:
             page: Any
             async for page in pages:
-                for bucket in page if isinstance(page, list) else [page]:
+                for bucket in page if is_array(page) else [page]:
                     listing.add(bucket)
                     if bucket.get("is_truncated"):
                         next_page = bucket.get("next_page_parameters")
@@ -275,7 +276,7 @@ class TenantDatasources:
         declared_page = source_info.get("page")
         # Clients send the page nested or as top-level fields.
         page: Mapping[str, Any] = (
-            declared_page if isinstance(declared_page, Mapping) else source_info
+            declared_page if is_mapping(declared_page) else source_info
         )
         page_reference = {
             "workspace_id": source_info.get("workspace_id") or "",

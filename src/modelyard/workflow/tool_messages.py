@@ -5,6 +5,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+from modelyard.base.json_types import is_mapping
 from modelyard.workflow.node import NodeContext
 from modelyard.workflow.template import render
 from modelyard.workflow.variables import File, from_object, to_object
@@ -13,11 +14,7 @@ from modelyard.workflow.variables import File, from_object, to_object
 def tool_input(parameter: Any, context: NodeContext) -> Any:
     """Return the value of a parameter: a constant, a variable or a template."""
     # Old exports store the plain value.
-    if (
-        not isinstance(parameter, Mapping)
-        or "type" not in parameter
-        or "value" not in parameter
-    ):
+    if not is_mapping(parameter) or "type" not in parameter or "value" not in parameter:
         return parameter
     value = parameter["value"]
     match parameter["type"]:

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 from modelyard.base.errors import ConfigError
+from modelyard.base.json_types import is_mapping
 from modelyard.tenancy.resource_types import AppTrigger
 from modelyard.workflow.dsl import App
 from modelyard.workflow.nodes.trigger import (
@@ -90,7 +91,7 @@ def _constants(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the constant values of event parameters."""
     return {
         name: parameter.get("value")
-        if isinstance(parameter, Mapping) and "type" in parameter
+        if is_mapping(parameter) and "type" in parameter
         else parameter
         for name, parameter in parameters.items()
     }

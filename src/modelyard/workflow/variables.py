@@ -137,6 +137,19 @@ def file_of(value: Mapping[str, Any]) -> File:
 
 # -------------------------------------------------------------------------------- types
 
+Value = (
+    Mapping[str, Any]
+    | list[Any]
+    | tuple[Any, ...]
+    | str
+    | float
+    | bool
+    | File
+    | Missing
+    | None
+)
+"""What a variable may hold, or MISSING."""
+
 ARRAYS = frozenset(
     {
         "array",
@@ -151,7 +164,7 @@ ARRAYS = frozenset(
 )
 
 
-def type_of(value: Any) -> str:
+def type_of(value: Value) -> str:
     """Return the type name of a value: none, string, secret, integer, float, boolean,
     object, file or array[…].
 
@@ -224,20 +237,21 @@ def default_for_type(declared: str) -> Any:
     """Return the value of a cleared variable of a type."""
     if declared in ARRAYS:
         return []
-    return {
+    defaults: dict[str, Any] = {
         "number": 0,
         "integer": 0,
         "float": 0.0,
         "boolean": False,
         "object": {},
         "file": None,
-    }.get(declared, "")
+    }
+    return defaults.get(declared, "")
 
 
 # ----------------------------------------------------------------------------- printing
 
 
-def to_text(value: Any) -> str:
+def to_text(value: Value) -> str:
     """Return the value as text for a template."""
     match value:
         case None | File() | Missing():
@@ -258,7 +272,7 @@ def _json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
-def _array_text(values: Sequence[Any]) -> str:
+def _array_text(values: list[Any] | tuple[Any, ...]) -> str:
     """Return a list as text; empty for files."""
     type_name = _type_of_array(values)
     if not values or type_name == "array[file]":
@@ -269,7 +283,7 @@ def _array_text(values: Sequence[Any]) -> str:
     return str(to_object(values))  # as Python prints it: apps depend on it
 
 
-def to_markdown(value: Any) -> str:
+def to_markdown(value: Value) -> str:
     """Return the value as Markdown for an answer."""
     match value:
         case File():
@@ -286,7 +300,7 @@ def to_markdown(value: Any) -> str:
             return to_text(value)
 
 
-def to_object(value: Any) -> Any:
+def to_object(value: Value) -> Any:
     """Return the value as JSON; files become objects."""
     match value:
         case File():
@@ -303,7 +317,7 @@ def to_object(value: Any) -> Any:
             return value
 
 
-def from_object(value: Any) -> Any:
+def from_object(value: Value) -> Any:
     """Return the value of JSON; file objects become files. The inverse of `to_object`."""
     match value:
         case Mapping():
@@ -317,12 +331,12 @@ def from_object(value: Any) -> Any:
             return value
 
 
-def size_of(value: Any, max_bytes: int) -> int:
+def size_of(value: Value, max_bytes: int) -> int:
     """Return the approximate size of a value in bytes. Counting stops once it exceeds
     `max_bytes`."""
     total = 0
     # A stack instead of recursion: values may be nested deeply.
-    todo = [value]
+    todo: list[Value] = [value]
     while todo and total <= max_bytes:
         current = todo.pop()
         total += 8
@@ -401,7 +415,7 @@ class VariablePool:
         node_values = self._nodes.get(selector[0])
         if node_values is None or selector[1] not in node_values:
             return MISSING
-        value = node_values[selector[1]]
+        value: Value = node_values[selector[1]]
         # Each further part leads one level deeper.
         for part in selector[2:]:
             if isinstance(value, File):

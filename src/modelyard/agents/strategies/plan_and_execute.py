@@ -17,6 +17,7 @@ from modelyard.agents.prompting import (
 )
 from modelyard.agents.state import ReplyParser, State, Turn, prompt_tools
 from modelyard.base.bounded_json import BodyError, decode_body
+from modelyard.base.json_types import is_object
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import AnyPromptMessage, UserPromptMessage
 
@@ -108,7 +109,7 @@ def parse_steps(state: State) -> list[str]:
             steps = [
                 (
                     str(raw_step.get("step") or raw_step.get("title") or raw_step)
-                    if isinstance(raw_step, dict)
+                    if is_object(raw_step)
                     else str(raw_step)
                 )
                 for raw_step in decoded

@@ -12,6 +12,7 @@ import msgspec
 from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.fields import whole_number
+from modelyard.base.json_types import is_mapping, is_object
 from modelyard.gateway.a2a.shapes import (
     INVALID,
     INVALID_PARAMS,
@@ -212,7 +213,7 @@ class Agents:
         method_name, params = body.get("method"), body.get("params")
         if not isinstance(method_name, str):
             raise A2AError(INVALID, "method is required")
-        if params is not None and not isinstance(params, dict):
+        if params is not None and not is_object(params):
             raise A2AError(INVALID_PARAMS, "params must be an object")
         app = await self._parts.apps.published_app(app_record)
         # Methods are handled under their 1.0 name. An old name marks a client of
@@ -221,7 +222,7 @@ class Agents:
             app_record,
             app,
             _METHODS.get(method_name, method_name),
-            params or {},
+            params or dict[str, Any](),
             body.get("id"),
             is_old=method_name in _METHODS,
         )
@@ -231,9 +232,7 @@ class Agents:
         message = read_message(call.params)
         run = await self._start_run(call, message)
         configuration: Any = call.params.get("configuration")
-        settings: Mapping[str, Any] = (
-            configuration if isinstance(configuration, Mapping) else {}
-        )
+        settings: Mapping[str, Any] = configuration if is_mapping(configuration) else {}
         # 1.0 says returnImmediately; 0.3 says blocking: false.
         if settings.get("returnImmediately") or settings.get("blocking") is False:
             return call.in_client_revision({"task": task_from_run(run, "")})
@@ -520,7 +519,7 @@ def _body(data: bytes) -> JSON:
         rpc_request = decode_body(data)
     except BodyError as error:
         raise A2AError(PARSE, f"request body is not valid JSON: {error}") from error
-    if not isinstance(rpc_request, dict) or rpc_request.get("jsonrpc") != "2.0":
+    if not is_object(rpc_request) or rpc_request.get("jsonrpc") != "2.0":
         raise A2AError(
             INVALID,
             "request must be an object with jsonrpc '2.0', id, method and params",

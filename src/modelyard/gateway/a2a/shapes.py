@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.models.types import JSON
 from modelyard.workflow.engine import Status
 from modelyard.workflow.events import (
     AnyEvent,
+    GraphEvent,
     GraphRunPaused,
     NodeRunStreamChunk,
     TextReplaced,
@@ -75,10 +77,10 @@ def read_message(params: Mapping[str, Any]) -> IncomingMessage:
     Raises A2AError if it is malformed.
     """
     message = params.get("message")
-    if not isinstance(message, Mapping):
+    if not is_mapping(message):
         raise A2AError(INVALID_PARAMS, "params.message must be an object")
     parts = message.get("parts")
-    if not isinstance(parts, list) or not parts:
+    if not is_array(parts) or not parts:
         raise A2AError(INVALID_PARAMS, "params.message.parts must be a non-empty list")
     # Clients send the user's name in the metadata of the request or of the message; the
     # message wins.
@@ -92,7 +94,7 @@ def read_message(params: Mapping[str, Any]) -> IncomingMessage:
         user=str(metadata.get("user") or ""),
     )
     for index, part in enumerate(parts):
-        if not isinstance(part, Mapping):
+        if not is_mapping(part):
             raise A2AError(
                 INVALID_PARAMS, f"params.message.parts[{index}] must be an object"
             )
@@ -107,7 +109,7 @@ def _read_part(part: Mapping[str, Any], incoming: IncomingMessage, index: int) -
     """
     file = part.get("file")
     # Revision 0.3 nests a file; bring it into the flat form of 1.0.
-    if isinstance(file, Mapping):
+    if is_mapping(file):
         part = {
             "url": file.get("uri"),
             "raw": file.get("bytes"),
@@ -133,7 +135,7 @@ def _named_inputs(data: Any) -> Mapping[str, Any]:
     """Return the inputs of a data part: an object has named inputs; any other value
     becomes the input `data`."""
     value = _restore_integers(data)
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return value
     return {} if value is None else {"data": value}
 
@@ -170,7 +172,7 @@ def _restore_integers(value: Any) -> Any:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     """Return the value if it is a mapping, otherwise an empty one."""
-    return value if isinstance(value, Mapping) else {}
+    return value if is_mapping(value) else {}
 
 
 # ----------------------------------------------------------------------------------
@@ -222,7 +224,7 @@ class TaskEvents:
         """Return the ids that every update carries."""
         return {"taskId": self.run.id, "contextId": context_id_of(self.run)}
 
-    def _end(self, event: Any) -> Iterator[JSON]:
+    def _end(self, event: GraphEvent) -> Iterator[JSON]:
         """Yield the last updates of a run: its outputs if nothing was streamed, then
         its status."""
         outcome = outcome_of(event)

@@ -4,11 +4,13 @@ and their credentials."""
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from modelyard.base.cpu_work import run_in_thread
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import required_field
+from modelyard.base.json_types import is_mapping
 from modelyard.gateway.admin.dependencies import CredentialProbe
 from modelyard.gateway.admin.requests import longest_cooldown, model_type, tenant_of
 from modelyard.gateway.admin.shapes import (
@@ -304,7 +306,7 @@ def _model(offer: _CatalogueEntry) -> CatalogueModel:
         else None
     )
 
-    def per_million(value: Any) -> str | None:
+    def per_million(value: Decimal | None) -> str | None:
         """Return a price per million units as a decimal text, or None if there is none."""
         return (
             None
@@ -326,7 +328,7 @@ def _model(offer: _CatalogueEntry) -> CatalogueModel:
         voices=[
             str(voice["mode"])
             for voice in voices or ()
-            if isinstance(voice, Mapping) and "mode" in voice
+            if is_mapping(voice) and "mode" in voice
         ],
         input_price=per_million(price.input) if price else None,
         output_price=per_million(price.output) if price else None,

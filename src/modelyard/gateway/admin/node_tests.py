@@ -177,4 +177,5 @@ def _pool(app: App, inputs: Mapping[str, Any]) -> VariablePool:
 
 def _plain(value: Any) -> Any:
     """Return variables as plain JSON values."""
-    return {key: to_object(element) for key, element in (value or {}).items()}
+    variables: Mapping[str, Any] = value or {}
+    return {key: to_object(element) for key, element in variables.items()}

@@ -12,6 +12,7 @@ import msgspec
 from modelyard.agents.strategies import STRATEGIES
 from modelyard.base.errors import NotFoundError
 from modelyard.base.fields import optional_field, required_field
+from modelyard.base.json_types import is_mapping
 from modelyard.gateway.admin.app_shapes import (
     ComponentOption,
     ComponentParameter,
@@ -284,14 +285,12 @@ def _options(declared_options: Sequence[Any]) -> list[ComponentOption]:
     objects with a label."""
     options: list[ComponentOption] = []
     for option in declared_options:
-        value = (
-            str(option.get("value", "")) if isinstance(option, Mapping) else str(option)
-        )
-        label: Any = option.get("label") if isinstance(option, Mapping) else None
+        value = str(option.get("value", "")) if is_mapping(option) else str(option)
+        label: Any = option.get("label") if is_mapping(option) else None
         options.append(
             ComponentOption(
                 value=value,
-                label=_label(label if isinstance(label, Mapping) else {}, value),
+                label=_label(label if is_mapping(label) else {}, value),
             )
         )
     return options

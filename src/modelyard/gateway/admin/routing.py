@@ -3,7 +3,7 @@ and the response cache."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from modelyard.base.clock import Clock
 from modelyard.base.fields import invalid_field, optional_field, required_field
@@ -156,7 +156,9 @@ class PlanRoute:
             for applied_limit, counter in zip(applied, names, strict=True)
         ]
 
-    def _group(self, reason: Any, manager: LBModelManager) -> RoutingTier:
+    def _group(
+        self, reason: Literal["model", "route", "failover"], manager: LBModelManager
+    ) -> RoutingTier:
         """Return the view of one routing group with the current state of its
         deployments."""
         health = manager.health

@@ -9,6 +9,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import invalid_field, optional_field, required_field
+from modelyard.base.json_types import is_array
 from modelyard.gateway.admin.plugin_shapes import BlobView, ToolCallResult
 from modelyard.gateway.http import Reply, Request, json_reply, read_json
 from modelyard.models.types import JSON
@@ -238,11 +239,9 @@ def _parse_refresh(data: bytes) -> tuple[bool | str, list[str]]:
         raise invalid_field(
             "accept", accept, "true, or the digest of the displayed changes"
         )
-    confirmed = body.get("confirm_origin") or []
+    confirmed = body.get("confirm_origin") or list[Any]()
     origins = [confirmed] if isinstance(confirmed, str) else confirmed
-    if not isinstance(origins, list) or not all(
-        isinstance(origin, str) for origin in origins
-    ):
+    if not is_array(origins) or not all(isinstance(origin, str) for origin in origins):
         raise invalid_field(
             "confirm_origin", confirmed, "the origin of a server, or a list of origins"
         )

@@ -90,7 +90,7 @@ def _grouping_values(by: Sequence[str], key: Sequence[str]) -> JSON:
     }
 
 
-def _sum_fields(summary: Any) -> JSON:
+def _sum_fields(summary: UsageSummary) -> JSON:
     """Return the sums as JSON, without the key."""
     return {
         key: value

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.fields import required_field
+from modelyard.base.json_types import JsonValue
 from modelyard.gateway.chat_response import (
     complete_response,
     plain_events,
@@ -108,7 +109,7 @@ class ModelCalls:
     async def _count(self, request: Request, name: str, body: JSON) -> Reply:
         """Count the tokens of a chat."""
         # The request can be nested, or be the body itself.
-        inner = body.get("generateContentRequest")
+        inner: JsonValue = body.get("generateContentRequest")
         chat_request = gemini.parse_request(inner if isinstance(inner, dict) else body)
         instance = request.find(self.manager, name, ModelType.LLM)
         token_count = await request.cancel_on_disconnect(

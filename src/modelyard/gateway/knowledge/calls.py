@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from modelyard.base.fields import whole_number
+from modelyard.base.json_types import is_array, is_object
 from modelyard.base.number_bounds import check_numbers
 from modelyard.gateway.auth import Authenticator
 from modelyard.gateway.forms import Form
@@ -146,7 +147,7 @@ def convert_value(value: Any, target_type: type[T], name: str) -> T:
 
 def _without_none(value: Any) -> Any:
     """Drop null values, which some clients send for options that are not set."""
-    if isinstance(value, dict):
+    if is_object(value):
         remaining = {
             key: _without_none(member)
             for key, member in value.items()
@@ -158,11 +159,7 @@ def _without_none(value: Any) -> Any:
             for key, member in remaining.items()
             if member or key != "reranking_mode"
         }
-    return (
-        [_without_none(element) for element in value]
-        if isinstance(value, list)
-        else value
-    )
+    return [_without_none(element) for element in value] if is_array(value) else value
 
 
 def page_reply(data: Sequence[Any], total: int, page: int, limit: int) -> Reply:

@@ -4,6 +4,7 @@ product."""
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
+from modelyard.base.json_types import is_array, is_object
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.gateway.knowledge.authentication import DatasetAuthenticator
 from modelyard.gateway.knowledge.calls import DatasetParts
@@ -100,12 +101,12 @@ def _record(hit: Hit) -> JSON:
 def _external_conditions(condition_body: Any) -> Conditions | None:
     """Parse the conditions of the external knowledge API, or return None if there are
     none."""
-    if not isinstance(condition_body, dict) or not condition_body.get("conditions"):
+    if not is_object(condition_body) or not condition_body.get("conditions"):
         return None
     conditions = [
         _condition(condition)
         for condition in condition_body["conditions"]
-        if isinstance(condition, dict)
+        if is_object(condition)
     ]
     is_any = condition_body.get("logical_operator") == "or"
     return Conditions(logical_operator="or" if is_any else "and", conditions=conditions)
@@ -114,7 +115,7 @@ def _external_conditions(condition_body: Any) -> Conditions | None:
 def _condition(condition: JSON) -> Condition:
     """Parse one condition. It carries a list of names; only the first is supported."""
     name = condition.get("name")
-    if isinstance(name, list) and name:
+    if is_array(name) and name:
         name = name[0]
     return Condition(
         name=str(name),

@@ -6,6 +6,7 @@ import msgspec
 
 from modelyard.base.fields import limited_list
 from modelyard.base.ids import new_uuid
+from modelyard.base.json_types import is_object
 from modelyard.gateway.http import Reply, json_reply
 from modelyard.gateway.knowledge.calls import DatasetRequest
 from modelyard.gateway.service.calls import (
@@ -196,7 +197,7 @@ class MetadataCalls:
         for operation in limited_list(
             list_of(request.body, "operation_data"), _MAX_DOCUMENTS, "operation_data"
         ):
-            if not isinstance(operation, dict):
+            if not is_object(operation):
                 raise ServiceError(
                     400, "invalid_param", "operation_data must be a list of objects"
                 )
@@ -228,7 +229,7 @@ def _new_values(operation: JSON, dataset: Dataset) -> dict[str, Any]:
         # A field is named by its id, because its name can change.
         field = (
             fields.get(str(metadata_entry.get("id")))
-            if isinstance(metadata_entry, dict)
+            if is_object(metadata_entry)
             else None
         )
         if field is None:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.fields import limited_list
+from modelyard.base.json_types import is_object
 from modelyard.gateway.http import Reply, json_reply
 from modelyard.gateway.knowledge import shapes
 from modelyard.gateway.knowledge.calls import DatasetRequest
@@ -101,7 +102,7 @@ class SegmentCalls:
         """
         dataset, document, segment = await request.segment()
         segment_body = request.body.get("segment")
-        if not isinstance(segment_body, dict):
+        if not is_object(segment_body):
             raise ServiceError(400, "invalid_param", "segment must be an object")
         # Collect only what the request sets, so that everything else stays.
         changed: dict[str, Any] = {}

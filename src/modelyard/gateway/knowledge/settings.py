@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.json_types import is_object
 from modelyard.gateway.knowledge.calls import (
     DatasetParts,
     DatasetRequest,
@@ -124,7 +125,7 @@ def _changed_fields(body: Mapping[str, Any]) -> dict[str, Any]:
         members = list_of(dict(body), "partial_member_list")
         # Members are sent as objects or as plain ids.
         changed["members"] = [
-            str(member.get("user_id") if isinstance(member, dict) else member)
+            str(member.get("user_id") if is_object(member) else member)
             for member in members
         ]
     return changed

@@ -14,6 +14,7 @@ from typing import Any
 
 from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
+from modelyard.base.json_types import is_mapping
 from modelyard.gateway.http import (
     Reply,
     Request,
@@ -144,12 +145,12 @@ def _error_event(message: Mapping[str, Any], error: ModelyardError) -> bytes:
 def _wants_stream(message: Any, request: Request) -> bool:
     """Return whether the client requests progress and accepts an event stream."""
     if (
-        not isinstance(message, Mapping)
+        not is_mapping(message)
         or message.get("method") != "tools/call"
         or "id" not in message
     ):
         return False
     params = message.get("params")
-    meta = params.get("_meta") if isinstance(params, Mapping) else None
-    has_token = isinstance(meta, Mapping) and meta.get("progressToken") is not None
+    meta = params.get("_meta") if is_mapping(params) else None
+    has_token = is_mapping(meta) and meta.get("progressToken") is not None
     return has_token and "text/event-stream" in (request.header(b"accept") or "")

@@ -19,6 +19,7 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import optional_field, required_field
 from modelyard.base.ids import new_id
+from modelyard.base.json_types import is_mapping, is_object
 from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.llm import (
     LLMRequest,
@@ -200,7 +201,7 @@ class HostedTools:
             )
         allowed: Any = declaration.get("allowed_tools")
         # The allowed tools are a list, or an object with a list.
-        names = allowed.get("tool_names") if isinstance(allowed, dict) else allowed
+        names = allowed.get("tool_names") if is_object(allowed) else allowed
         server_tools = [
             tool
             for tool in await self.manager.list(tenant, "mcp")
@@ -436,7 +437,7 @@ def _code_interpreter_item(observation: Observation) -> JSON:
 
 def _file_search_item(observation: Observation) -> JSON:
     """Return the item of a search in datasets."""
-    results = [
+    results: list[JSON] = [
         {
             "file_id": str(source.get("document_id") or ""),
             "filename": str(source.get("document_name") or ""),
@@ -503,7 +504,7 @@ def as_functions(items: Sequence[Any]) -> list[Any]:
     hosted tools."""
     converted: list[Any] = []
     for item in items:
-        function_call = _function_of(item) if isinstance(item, Mapping) else None
+        function_call = _function_of(item) if is_mapping(item) else None
         if function_call is None:
             converted.append(item)
             continue
@@ -570,6 +571,6 @@ def _mcp_function(item: Mapping[str, Any]) -> tuple[str, Any, str]:
     try:
         arguments = json.loads(str(item.get("arguments") or "{}"))
     except ValueError:
-        arguments = {}
+        arguments = dict[str, Any]()
     output = str(item.get("output") or item.get("error") or "")
     return str(item.get("name")), arguments, output

@@ -9,6 +9,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import optional_field, required_field
 from modelyard.base.ids import new_id
+from modelyard.base.json_types import JsonValue
 from modelyard.gateway.chat_response import (
     complete_response,
     named_events,
@@ -194,7 +195,7 @@ def _refuse_unsupported(body: JSON) -> None:
 
 def _input_items(body: JSON) -> list[Any]:
     """Return the input as a list of items; a plain text becomes one user message."""
-    raw_input = body.get("input")
+    raw_input: JsonValue = body.get("input")
     if isinstance(raw_input, str):
         return [{"type": "message", "role": "user", "content": raw_input}]
     return raw_input if isinstance(raw_input, list) else []

@@ -16,6 +16,7 @@ from modelyard.base.errors import (
     PluginError,
 )
 from modelyard.base.fields import whole_number
+from modelyard.base.json_types import is_array, is_object
 from modelyard.gateway.auth import UnauthorizedError
 from modelyard.gateway.errors import error_headers
 from modelyard.gateway.http import (
@@ -42,7 +43,7 @@ def failure(error: ModelyardError) -> JSON:
     # An error that the plugin itself raised keeps its type, so that callers can tell it
     # apart.
     if isinstance(error, PluginError) and error.kind:
-        details = {
+        details: JSON = {
             "args": {},
             "error_type": error.kind,
             "message": _without_prefix(error),
@@ -183,8 +184,8 @@ def object_in(body: JSON, name: str) -> JSON:
 
     Raises InvokeBadRequestError.
     """
-    value = body.get(name) or {}
-    if not isinstance(value, dict):
+    value = body.get(name) or dict[str, Any]()
+    if not is_object(value):
         raise InvokeBadRequestError(f"{name!r} must be an object", param=name)
     return value
 
@@ -195,9 +196,7 @@ def names_in(body: JSON, name: str) -> list[str]:
     Raises InvokeBadRequestError.
     """
     value = body.get(name)
-    if not isinstance(value, list) or not all(
-        isinstance(element, str) for element in value
-    ):
+    if not is_array(value) or not all(isinstance(element, str) for element in value):
         raise InvokeBadRequestError(f"{name!r} must be a list of names", param=name)
     return value
 

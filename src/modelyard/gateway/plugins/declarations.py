@@ -1,9 +1,11 @@
 """Plugin declarations, with asset ids in place of their icon files."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from modelyard.base.errors import NotFoundError
+from modelyard.base.json_types import is_array, is_object
 from modelyard.gateway.http import Reply
 from modelyard.gateway.plugins.daemon_calls import DaemonCall
 from modelyard.gateway.tenant_content import FILE_HEADERS
@@ -65,9 +67,9 @@ def _with_icons(value: Any, identifier: str, *, is_icon: bool = True) -> Any:
     if isinstance(value, str):
         is_file = is_icon and value and not value.startswith("http")
         return asset_id(identifier, value) if is_file else value
-    if isinstance(value, list):
+    if is_array(value):
         return [_with_icons(element, identifier, is_icon=False) for element in value]
-    if isinstance(value, dict):
+    if is_object(value):
         return {
             name: _member_with_icons(name, member, identifier)
             for name, member in value.items()
@@ -81,7 +83,7 @@ def _member_with_icons(name: str, member: Any, identifier: str) -> Any:
     An icon is a file name, or an object with a file for each variant; everything else
     is searched further.
     """
-    if name in _ICONS and isinstance(member, dict):
+    if name in _ICONS and is_object(member):
         return {
             variant: asset_id(identifier, str(file))
             for variant, file in member.items()
@@ -93,9 +95,9 @@ def _member_with_icons(name: str, member: Any, identifier: str) -> Any:
 
 def _icons(document: Any) -> list[str]:
     """Return the files that a declaration names as icons."""
-    if isinstance(document, list):
+    if is_array(document):
         return [name for element in document for name in _icons(element)]
-    if not isinstance(document, dict):
+    if not is_object(document):
         return []
     files: list[str] = []
     for name, value in document.items():
@@ -108,5 +110,5 @@ def _icons(document: Any) -> list[str]:
 
 def _icon_files(icon: Any) -> list[str]:
     """Return the files of one icon: one for each variant if it is an object."""
-    variants = icon.values() if isinstance(icon, dict) else (icon,)
+    variants: Iterable[Any] = icon.values() if is_object(icon) else (icon,)
     return [str(file) for file in variants]

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
+from modelyard.base.json_types import is_object
 from modelyard.gateway.http import (
     Reply,
     StreamReply,
@@ -115,7 +116,7 @@ async def dispatch(path: str, call: DaemonCall) -> Reply | StreamReply:
     call.parts.plugins.find(tenant, plugin)
     body = await request.json()
     data = body.get("data")
-    if not isinstance(data, dict):
+    if not is_object(data):
         raise InvokeBadRequestError(
             "'data' must be an object with the action's fields", param="data"
         )

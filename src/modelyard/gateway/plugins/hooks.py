@@ -87,7 +87,7 @@ class EndpointRoute:
                 "endpoint closed without a response", plugin=endpoint.plugin
             )
         try:
-            plugin_headers = first.get("headers") or {}
+            plugin_headers: dict[str, Any] = first.get("headers") or {}
             headers = outgoing(
                 ((str(name), str(value)) for name, value in plugin_headers.items()),
                 endpoint.plugin,

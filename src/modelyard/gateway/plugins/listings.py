@@ -1,7 +1,10 @@
 """Handlers that list a tenant's installed plugins, their providers and the content of
 their packages."""
 
+from typing import Any
+
 from modelyard.base.errors import NotFoundError
+from modelyard.base.json_types import EMPTY_OBJECT
 from modelyard.gateway.http import (
     Reply,
 )
@@ -135,7 +138,9 @@ async def get_provider(key: str, call: DaemonCall) -> Reply:
 async def tools_exist(call: DaemonCall) -> Reply:
     """Return, for each requested (plugin, provider) pair, whether the tenant has it.
     Keeps the order of the request."""
-    requested_providers = (await call.request.json()).get("provider_ids") or []
+    requested_providers: list[Any] = (await call.request.json()).get(
+        "provider_ids"
+    ) or []
     present = {
         (plugin.plugin_id, name)
         for plugin in call.parts.plugins.installed(call.tenant)
@@ -232,7 +237,9 @@ def _provider(call: DaemonCall, plugin: Installed, key: str) -> JSON:
     """Return the provider section of a plugin's declaration with the plugin's identity."""
     document = with_asset_ids(plugin.identifier, plugin.declaration.document)[key]
     # Model providers state their name as `provider`, tool providers under `identity`.
-    name = document.get("provider") or (document.get("identity") or {}).get("name")
+    name = document.get("provider") or (document.get("identity") or EMPTY_OBJECT).get(
+        "name"
+    )
     return {
         "provider": name,
         "plugin_id": plugin.plugin_id,

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.gateway.http import Reply, Request
@@ -111,7 +110,7 @@ def _cookie(request: Request) -> str:
     """Return the ticket in the request's cookie. Raises InvokeBadRequestError if there
     is none."""
     try:
-        morsel: Any = SimpleCookie(request.header(b"cookie") or "").get(_COOKIE)
+        morsel = SimpleCookie(request.header(b"cookie") or "").get(_COOKIE)
     except CookieError:
         morsel = None
     if morsel is None:

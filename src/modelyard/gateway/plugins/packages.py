@@ -18,6 +18,7 @@ from modelyard.gateway.plugins.daemon_calls import (
 from modelyard.gateway.plugins.declarations import with_asset_ids
 from modelyard.models.types import JSON
 from modelyard.storage.resources import Resource
+from modelyard.tenancy.resource_types import PluginTask
 from modelyard.tenant_plugins.packages import Installer
 
 
@@ -94,7 +95,7 @@ async def install(call: DaemonCall) -> Reply:
     """
     body = await call.request.json()
     identifiers = names_in(body, "plugin_unique_identifiers")
-    metas = body.get("metas") or []
+    metas: list[Any] = body.get("metas") or []
     # `metas` are matched to the identifiers by position.
     if metas and len(metas) != len(identifiers):
         raise InvokeBadRequestError(
@@ -167,7 +168,7 @@ async def uninstall(call: DaemonCall) -> Reply:
     return succeeded(True)
 
 
-def _task(resource: Resource, task: Any) -> JSON:
+def _task(resource: Resource, task: PluginTask) -> JSON:
     """Return a task as clients of the plugin daemon's API read it."""
     # A failed plugin counts as completed: no more work will be done for it.
     finished_plugins = [

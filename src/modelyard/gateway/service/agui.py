@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelyard.base.errors import ModelyardError, NotFoundError
+from modelyard.base.json_types import is_array, is_object
 from modelyard.gateway.http import StreamReply
 from modelyard.gateway.service.agui_events import AgUiEvents
 from modelyard.gateway.service.calls import (
@@ -96,7 +97,7 @@ def _user(call: Call) -> str:
     """Return the user's name. AG-UI has no field for it, so it comes from
     `forwardedProps` or the query string."""
     props = call.body.get("forwardedProps")
-    user_name = props.get("user") if isinstance(props, dict) else ""
+    user_name = props.get("user") if is_object(props) else ""
     return str(user_name or call.request.query("user") or "ag-ui")
 
 
@@ -112,7 +113,7 @@ def _state(call: Call) -> Mapping[str, Any]:
 def _query(call: Call) -> str:
     """Return the user's last message, or an empty string if there is none."""
     for message in reversed(list_of(call.body, "messages")):
-        if isinstance(message, dict) and message.get("role") == "user":
+        if is_object(message) and message.get("role") == "user":
             return _message_text(message.get("content"))
     return ""
 
@@ -122,10 +123,8 @@ def _message_text(content: Any) -> str:
     ignored."""
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else []
-    texts = [
-        part for part in parts if isinstance(part, dict) and part.get("type") == "text"
-    ]
+    parts = content if is_array(content) else []
+    texts = [part for part in parts if is_object(part) and part.get("type") == "text"]
     return "\n".join(str(part.get("text") or "") for part in texts)
 
 

@@ -8,9 +8,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from modelyard.base.json_types import is_object
 from modelyard.models.types import JSON
 from modelyard.workflow.events import (
     AnyEvent,
+    Event,
+    GraphEvent,
     GraphRunAborted,
     GraphRunFailed,
     GraphRunPaused,
@@ -108,11 +111,11 @@ class AgUiEvents:
             case _:
                 pass
 
-    def _event(self, event_type: str, event: Any, **fields: Any) -> JSON:
+    def _event(self, event_type: str, event: Event, **fields: Any) -> JSON:
         """Return an AG-UI event; timestamps are in milliseconds."""
         return {"type": event_type, "timestamp": int(event.at * 1000), **fields}
 
-    def _emit_text(self, event: Any, text: str) -> Iterator[JSON]:
+    def _emit_text(self, event: Event, text: str) -> Iterator[JSON]:
         """Yield a text chunk, preceded by the start of a message if none is open."""
         if not text:
             return
@@ -127,7 +130,7 @@ class AgUiEvents:
             "TEXT_MESSAGE_CONTENT", event, messageId=self._text, delta=text
         )
 
-    def _end_text(self, event: Any) -> Iterator[JSON]:
+    def _end_text(self, event: Event) -> Iterator[JSON]:
         """End the open text message, if there is one."""
         if self._text:
             yield self._event("TEXT_MESSAGE_END", event, messageId=self._text)
@@ -156,7 +159,7 @@ class AgUiEvents:
         if event.is_final:
             yield from self._end_thought(event)
 
-    def _end_thought(self, event: Any) -> Iterator[JSON]:
+    def _end_thought(self, event: Event) -> Iterator[JSON]:
         """End the open reasoning message, if there is one."""
         if self._thought:
             yield self._event("REASONING_MESSAGE_END", event, messageId=self._thought)
@@ -204,7 +207,7 @@ class AgUiEvents:
                 content=_text(results.get(name, "")),
             )
 
-    def _end(self, event: Any) -> Iterator[JSON]:
+    def _end(self, event: GraphEvent) -> Iterator[JSON]:
         """Close what is open and yield the final event of the run."""
         yield from self._end_thought(event)
         yield from self._end_text(event)
@@ -237,10 +240,10 @@ class AgUiEvents:
 def _object(text: str) -> dict[str, Any]:
     """Parse a JSON object. Returns an empty one for any other text."""
     try:
-        document = json.loads(text) if text else {}
+        document = json.loads(text) if text else None
     except ValueError:
         return {}
-    return document if isinstance(document, dict) else {}
+    return document if is_object(document) else {}
 
 
 def _text(value: Any) -> str:

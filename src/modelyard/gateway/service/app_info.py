@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.json_types import is_object
 from modelyard.gateway.http import Reply, json_reply
 from modelyard.gateway.service.calls import (
     Call,
@@ -142,7 +143,7 @@ def _feature(app: App, name: str) -> Any:
     default, value = _DEFAULTS[name], app.features.get(name)
     if not isinstance(value, type(default)):
         value = default
-    if isinstance(value, dict):
+    if is_object(value):
         # Values of the file override the defaults of the nested fields.
         return {**_NESTED_DEFAULTS.get(name, {}), **value}
     return value

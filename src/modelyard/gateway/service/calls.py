@@ -16,6 +16,7 @@ from modelyard.base.errors import (
     NotFoundError,
 )
 from modelyard.base.fields import whole_number
+from modelyard.base.json_types import EMPTY_OBJECT, is_array, is_object
 from modelyard.gateway.errors import error_headers, status_of
 from modelyard.gateway.http import (
     BodyTooLargeError,
@@ -122,7 +123,7 @@ def read_object(data: bytes) -> JSON:
         raise ServiceError(
             400, "bad_request", f"the request is not JSON: {error}"
         ) from error
-    if not isinstance(document, dict):
+    if not is_object(document):
         raise ServiceError(400, "bad_request", "the request must be a JSON object")
     return document
 
@@ -133,7 +134,7 @@ def mapping_of(body: JSON, name: str) -> Mapping[str, Any]:
     value = body.get(name)
     if value is None:
         return {}
-    if not isinstance(value, dict):
+    if not is_object(value):
         raise ServiceError(400, "invalid_param", f"{name} must be an object")
     return value
 
@@ -144,7 +145,7 @@ def list_of(body: JSON, name: str) -> list[Any]:
     value = body.get(name)
     if value is None:
         return []
-    if not isinstance(value, list):
+    if not is_array(value):
         raise ServiceError(400, "invalid_param", f"{name} must be a list")
     return value
 
@@ -246,7 +247,7 @@ class Call:
     def require_feature(self, feature: str, code: str, message: str) -> None:
         """Raise ServiceError with this code and message unless the app's file enables
         the feature."""
-        if not (self.app.features.get(feature) or {}).get("enabled"):
+        if not (self.app.features.get(feature) or EMPTY_OBJECT).get("enabled"):
             raise ServiceError(400, code, message)
 
     def end_user(self) -> str:

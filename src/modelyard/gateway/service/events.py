@@ -4,16 +4,19 @@ holds the state of one run."""
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from modelyard.base.json_types import is_array, is_mapping, is_object
 from modelyard.models.types import JSON
 from modelyard.workflow.engine import Status
 from modelyard.workflow.events import (
     AnyEvent,
+    GraphEvent,
     GraphRunAborted,
     GraphRunFailed,
     GraphRunPartialSucceeded,
     GraphRunPaused,
     GraphRunStarted,
     GraphRunSucceeded,
+    NodeEvent,
     NodeRunAgentLog,
     NodeRunAgentThought,
     NodeRunException,
@@ -80,12 +83,12 @@ def files_in(value: Any) -> list[JSON]:
     todo = [value]
     while todo:
         node = todo.pop()
-        if isinstance(node, dict):
+        if is_object(node):
             if node.get("dify_model_identity") == FILE_MARK:
                 files.append(node)
             else:
                 todo += node.values()
-        elif isinstance(node, list):
+        elif is_array(node):
             todo += node
     return files
 
@@ -269,7 +272,7 @@ class ServiceEvents:
     def _add_usage(self, outputs: Mapping[str, Any]) -> None:
         """Add a node's usage to the run's total."""
         usage = outputs.get("usage") or outputs.get("__usage")
-        if not isinstance(usage, Mapping):
+        if not is_mapping(usage):
             return
         for name in _USAGE:
             value, total = usage.get(name), self._usage.get(name)
@@ -364,7 +367,9 @@ class ServiceEvents:
             "human_input_required", {**event.reason, "node_id": event.node_id}
         )
 
-    def _finished(self, event: Any) -> JSON:
+    def _finished(
+        self, event: NodeRunSucceeded | NodeRunFailed | NodeRunException | NodeRunRetry
+    ) -> JSON:
         """Return the data of a node's end."""
         status = {
             "NodeRunSucceeded": "succeeded",
@@ -399,7 +404,13 @@ class ServiceEvents:
             "files": files_in(event.outputs),
         }
 
-    def _completed(self, event: Any) -> JSON:
+    def _completed(
+        self,
+        event: NodeRunIterationSucceeded
+        | NodeRunIterationFailed
+        | NodeRunLoopSucceeded
+        | NodeRunLoopFailed,
+    ) -> JSON:
         """Return the data of a container's end."""
         error = getattr(event, "error", None)
         return {
@@ -421,7 +432,7 @@ class ServiceEvents:
 
     # Ends.
 
-    def _end(self, event: Any) -> Iterator[JSON]:
+    def _end(self, event: GraphEvent) -> Iterator[JSON]:
         """Record the result of the run and yield its final events."""
         status, error = _status(event)
         self.error, self.error_type = error, str(getattr(event, "error_type", ""))
@@ -453,7 +464,7 @@ class ServiceEvents:
         yield ending
         yield finished_event
 
-    def _finished_run(self, event: Any, status: Status, error: str) -> JSON:
+    def _finished_run(self, event: GraphEvent, status: Status, error: str) -> JSON:
         """Return the data of the run's end."""
         outputs: JSON = getattr(event, "outputs", {}) or {}
         return {
@@ -574,7 +585,7 @@ def _form_timeout_data(event: NodeRunHumanInputFormTimeout) -> JSON:
     }
 
 
-def _node_fields(event: Any) -> JSON:
+def _node_fields(event: NodeEvent) -> JSON:
     """Return the fields that identify a node."""
     return {
         "id": event.id,
@@ -586,7 +597,7 @@ def _node_fields(event: Any) -> JSON:
     }
 
 
-def _container_fields(event: Any) -> JSON:
+def _container_fields(event: NodeEvent) -> JSON:
     """Return the fields that identify a container (iteration or loop). Its id is
     the node's."""
     return {
@@ -602,7 +613,7 @@ def status_and_code_of_run(error_type: str) -> tuple[int, str]:
     return _ERROR_CODES.get(error_type, (400, "completion_request_error"))
 
 
-def _status(event: Any) -> tuple[Status, str]:
+def _status(event: GraphEvent) -> tuple[Status, str]:
     """Return the run's final status and error text."""
     match event:
         case GraphRunSucceeded():

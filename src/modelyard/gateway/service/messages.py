@@ -151,7 +151,7 @@ class Messages:
 
 def _message_view(message: Message, files: TenantFiles) -> MessageShown:
     """Return a message as the API's clients read it."""
-    usage = message.metadata.get("usage") or {}
+    usage: dict[str, Any] = message.metadata.get("usage") or {}
     # Usage is stored with the answer's metadata; messages without model calls have
     # none.
     return MessageShown(
@@ -219,9 +219,9 @@ def _questions(text: str) -> list[str]:
     # Models tend to put text or a code fence around the array.
     start, end = text.find("["), text.rfind("]")
     try:
-        questions = json.loads(text[start : end + 1]) if 0 <= start < end else []
+        questions: Any = json.loads(text[start : end + 1]) if 0 <= start < end else ()
     except ValueError:
-        questions = []
+        questions = ()
     return [question for question in questions if isinstance(question, str)][
         :_MAX_QUESTIONS
     ]

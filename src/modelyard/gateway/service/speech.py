@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 from modelyard.base.errors import NotFoundError
 from modelyard.gateway.forms import parse_form
@@ -51,7 +52,7 @@ class Speech:
     async def speak(self, call: Call) -> StreamReply:
         """POST /v1/text-to-audio."""
         text = await self._text(call)
-        feature = call.app.features.get("text_to_speech") or {}
+        feature: dict[str, Any] = call.app.features.get("text_to_speech") or {}
         # The request's voice overrides the app's, which overrides the model's default.
         voice = str(call.body.get("voice") or feature.get("voice") or "default")
         model = self.models.find(

@@ -22,10 +22,14 @@ import select
 import signal
 import socket
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import confine  # pyright: ignore[reportMissingImports]  next to this file
+
+if TYPE_CHECKING:
+    from modelyard.plugins.inside import confine
+else:
+    import confine  # next to this file
 
 # Plugins must not be able to import the modules next to this file.
 sys.path[:] = [
@@ -243,7 +247,7 @@ def main() -> None:
     os.set_blocking(wake, False)
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *details: None)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     forks = "--fork" in sys.argv
     error = _preload() if forks else ""

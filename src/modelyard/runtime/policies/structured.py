@@ -50,7 +50,9 @@ class Structured:
             or "response_format" not in request.model_parameters
         ):
             return call_next(invocation)
-        response_format = request.model_parameters["response_format"]
+        response_format: dict[str, Any] | str | None = request.model_parameters[
+            "response_format"
+        ]
         if (
             not isinstance(response_format, dict)
             or response_format.get("type") != "json_schema"

@@ -1,5 +1,8 @@
 """Extract the text of documents. Runs only inside the sandbox, because the parsers read
 untrusted files."""
+# This program imports nothing of ours, and the packages it uses have no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import codecs
 import io

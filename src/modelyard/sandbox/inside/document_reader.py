@@ -4,6 +4,9 @@ Runs only inside the sandbox.
 The format is recognised by content, not by name. Markdown preserves headings, tables
 and code.
 """
+# This program imports nothing of ours, and the packages it uses have no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 
 import io
 import re

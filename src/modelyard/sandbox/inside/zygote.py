@@ -6,6 +6,9 @@ messages: {"op": "run", "id": n} with two descriptors (task input, result output
 {"op": "kill", "id": n}. It sends {"ready": true, "level": l, "memory": bytes} once, and
 {"id": n, "status": s, "threads": whether it had too many} when a program exits.
 """
+# This program imports nothing of ours, and the packages it uses have no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 
 import errno
 import gc

@@ -20,6 +20,7 @@ import msgspec
 
 from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.base.urls import join
 from modelyard.tools.mcp import protocol
 from modelyard.tools.mcp.protocol import McpError
@@ -122,7 +123,7 @@ class McpClient:
         except McpError as error:
             # An error that lists supported revisions is an answer; any other means
             # that the server does not know the method.
-            data = error.data if isinstance(error.data, Mapping) else {}
+            data: Mapping[str, Any] = error.data if is_mapping(error.data) else {}
             supported = data.get("supported")
             if supported and not set(protocol.names_of(supported)) & set(
                 protocol.HANDSHAKE
@@ -167,11 +168,11 @@ class McpClient:
         self.version = version
         meta = result.get("_meta")
         server_info = result.get("serverInfo") or (
-            meta.get(protocol.SERVER_META) if isinstance(meta, Mapping) else None
+            meta.get(protocol.SERVER_META) if is_mapping(meta) else None
         )
-        self.server = server_info if isinstance(server_info, Mapping) else {}
+        self.server = server_info if is_mapping(server_info) else {}
         capabilities = result.get("capabilities")
-        self.capabilities = capabilities if isinstance(capabilities, Mapping) else {}
+        self.capabilities = capabilities if is_mapping(capabilities) else {}
         # Bounded, because the text ends up in prompts.
         self.instructions = str(result.get("instructions") or "")[:4000]
 
@@ -202,7 +203,7 @@ class McpClient:
         if response.get("id") != message["id"]:
             raise McpError(f"the response to {method} has the id of another request")
         if (error := response.get("error")) is not None:
-            details = error if isinstance(error, Mapping) else {}
+            details: Mapping[str, Any] = error if is_mapping(error) else {}
             number = details.get("code")
             raise McpError(
                 str(details.get("message") or "request refused")[:2000],
@@ -210,7 +211,7 @@ class McpClient:
                 data=details.get("data"),
             )
         result = response.get("result")
-        if not isinstance(result, Mapping):
+        if not is_mapping(result):
             raise McpError(
                 f"the response to {method} has neither a result nor an error"
             )
@@ -249,12 +250,8 @@ class McpClient:
             )
             listed = page.get(key)
             listed_objects += (
-                [
-                    listed_object
-                    for listed_object in listed
-                    if isinstance(listed_object, Mapping)
-                ]
-                if isinstance(listed, list)
+                [listed_object for listed_object in listed if is_mapping(listed_object)]
+                if is_array(listed)
                 else []
             )
             cursor = page.get("nextCursor")
@@ -293,8 +290,8 @@ class McpClient:
         result = await self.ask("resources/read", {"uri": uri})
         contents = result.get("contents")
         return (
-            [content for content in contents if isinstance(content, Mapping)]
-            if isinstance(contents, list)
+            [content for content in contents if is_mapping(content)]
+            if is_array(contents)
             else []
         )
 
@@ -621,7 +618,7 @@ def _message(data: bytes) -> Mapping[str, Any] | None:
         decoded = decode_body(data)
     except BodyError:
         return None
-    return decoded if isinstance(decoded, Mapping) else None
+    return decoded if is_mapping(decoded) else None
 
 
 # -------------------------------------------------------------------------------- stdio

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from modelyard.base.bounded_json import check_value_count
+from modelyard.base.json_types import JsonValue, is_array, is_mapping, is_object
 from modelyard.base.version import __version__
 from modelyard.tools.entities import (
     Message,
@@ -119,11 +120,11 @@ def messages_of(result: Mapping[str, Any]) -> Iterator[Message]:
     """Yield a call's result as tool messages. Invalid parts are left out, because
     servers send anything."""
     content = result.get("content")
-    for block in content if isinstance(content, list) else ():
-        if isinstance(block, Mapping):
+    for block in content if is_array(content) else ():
+        if is_mapping(block):
             yield from _content(block)
     structured = result.get("structuredContent")
-    if isinstance(structured, Mapping):
+    if is_mapping(structured):
         for name, value in structured.items():
             yield variable_message(str(name), value)
 
@@ -139,7 +140,7 @@ def _content(block: Mapping[str, Any]) -> Iterator[Message]:
             yield blob_message(data, str(block.get("mimeType") or default))
         case "resource":
             resource = block.get("resource")
-            if isinstance(resource, Mapping):
+            if is_mapping(resource):
                 if "text" in resource:
                     yield text_message(str(resource["text"]))
                 elif "blob" in resource:
@@ -168,14 +169,10 @@ def _text(text: str) -> Iterator[Message]:
             value = json.loads(stripped)
         except (ValueError, RecursionError):
             value = None
-        if isinstance(value, dict):
+        if is_object(value):
             yield json_message(value)
             return
-        if (
-            isinstance(value, list)
-            and value
-            and all(isinstance(element, dict) for element in value)
-        ):
+        if is_array(value) and value and all(is_object(element) for element in value):
             for element in value:
                 yield json_message(element)
             return
@@ -231,28 +228,26 @@ def _structured_content(gathered: ToolOutputCollector) -> dict[str, Any] | None:
     structured content."""
     if gathered.variables:
         return dict(gathered.variables)
-    match gathered.values:
-        case [dict() as value]:
-            return value
-        case _:
-            return None
+    if len(gathered.values) == 1 and is_object(gathered.values[0]):
+        return gathered.values[0]
+    return None
 
 
 def object_schema(schema: Any) -> dict[str, Any]:
     """Return a tool's schema in a form that every model accepts: always an object's."""
-    if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
+    if not is_mapping(schema) or schema.get("type", "object") != "object":
         return {"type": "object", "properties": {}}
-    cleaned_schema = {
+    cleaned_schema: dict[str, Any] = {
         str(name): value
         for name, value in schema.items()
         if name not in ("$schema", "$id")
     }
-    if not isinstance(cleaned_schema.get("properties"), Mapping):
+    if not is_mapping(cleaned_schema.get("properties")):
         cleaned_schema["properties"] = {}
     return {**cleaned_schema, "type": "object"}
 
 
-def names_of(values: object) -> list[str]:
+def names_of(values: JsonValue | tuple[Any, ...]) -> list[str]:
     """Return the strings in a list, without anything else a server may have sent; empty
     for a value that is not a list."""
     if not isinstance(values, list | tuple):

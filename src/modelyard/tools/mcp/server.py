@@ -18,6 +18,7 @@ import msgspec
 
 from modelyard.base.errors import ModelyardError
 from modelyard.base.fields import whole_number
+from modelyard.base.json_types import EMPTY_OBJECT, is_mapping
 from modelyard.tools.entities import Tool, ToolContext, ToolError
 from modelyard.tools.manager import ToolManager, error_for_model
 from modelyard.tools.mcp import protocol
@@ -81,7 +82,7 @@ class McpServer:
         `headers` are those of an HTTP request, by lower-case name; progress
         notifications go to `notify`.
         """
-        if not isinstance(message, Mapping) or message.get("jsonrpc") != "2.0":
+        if not is_mapping(message) or message.get("jsonrpc") != "2.0":
             return _invalid_request(None, "expected one JSON-RPC 2.0 object")
         if _is_response_or_notification(message):
             return None
@@ -91,9 +92,7 @@ class McpServer:
         if not _is_request_id(number):
             return _invalid_request(None, "'id' must be a string or a number")
         params = message.get("params")
-        request_params: Mapping[str, Any] = (
-            params if isinstance(params, Mapping) else {}
-        )
+        request_params: Mapping[str, Any] = params if is_mapping(params) else {}
         try:
             is_modern = self._check(method, request_params, headers)
             result = await self._dispatch(
@@ -118,7 +117,7 @@ class McpServer:
         """Return whether the request uses the revision without a handshake. Raises
         _RequestRefused if headers and message contradict each other."""
         meta = params.get("_meta")
-        envelope: Mapping[str, Any] = meta if isinstance(meta, Mapping) else {}
+        envelope: Mapping[str, Any] = meta if is_mapping(meta) else {}
         version = envelope.get(protocol.VERSION_META)
         header = headers.get("mcp-protocol-version") if headers is not None else None
         # Older clients send no version in the message and at most an older one in the
@@ -219,14 +218,14 @@ class McpServer:
         )
         if tool is None:
             raise _invalid_params(f"Unknown tool: {str(name)[:80]}")
-        if arguments is not None and not isinstance(arguments, Mapping):
+        if arguments is not None and not is_mapping(arguments):
             raise _invalid_params("arguments must be an object")
         meta = params.get("_meta")
-        token = meta.get("progressToken") if isinstance(meta, Mapping) else None
+        token = meta.get("progressToken") if is_mapping(meta) else None
         try:
             gathered = await self._collect_output(
                 tool,
-                dict(arguments or {}),
+                dict(arguments or EMPTY_OBJECT),
                 context,
                 notify=notify if token is not None else None,
                 progress_token=token,
@@ -315,7 +314,8 @@ def _is_request_id(value: Any) -> bool:
 
 def _with_server_info(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a result with the fields that the modern revision adds to each."""
-    meta = {**(result.get("_meta") or {}), protocol.SERVER_META: protocol.info()}
+    own_meta: Mapping[str, Any] = result.get("_meta") or {}
+    meta = {**own_meta, protocol.SERVER_META: protocol.info()}
     return {"resultType": "complete", **result, "_meta": meta}
 
 
@@ -470,7 +470,7 @@ class _LineServer:
                 )
             )
             return
-        fields: Mapping[str, Any] = message if isinstance(message, Mapping) else {}
+        fields: Mapping[str, Any] = message if is_mapping(message) else {}
         if fields.get("method") == "notifications/cancelled":
             self._cancel(fields.get("params"))
             return
@@ -490,7 +490,7 @@ class _LineServer:
 
     def _cancel(self, params: Any) -> None:
         """Cancel the request that a notification names, if it is running."""
-        if not isinstance(params, Mapping):
+        if not is_mapping(params):
             return
         request_id = params.get("requestId")
         # A list, for example, cannot be looked up in a dict.

@@ -31,6 +31,7 @@ from modelyard.agents.state import AgentLimits, Task
 from modelyard.agents.strategies import get_strategy
 from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError, NotFoundError
+from modelyard.base.json_types import EMPTY_OBJECT, is_array, is_mapping
 from modelyard.models.messages import (
     AnyPromptMessage,
     PromptMessageContent,
@@ -141,10 +142,10 @@ class AgentNode(Node):
         selectors: list[tuple[str, ...]] = []
         for parameter in self.data.agent_parameters.values():
             # Old exports may hold plain values instead of objects with a type.
-            if not isinstance(parameter, Mapping):
+            if not is_mapping(parameter):
                 continue
             value = parameter.get("value")
-            if parameter.get("type") == "variable" and isinstance(value, list):
+            if parameter.get("type") == "variable" and is_array(value):
                 selectors.append(tuple(str(part) for part in value))
             elif isinstance(value, str):
                 selectors += selectors_in(value)
@@ -156,7 +157,7 @@ def _parameter(parameter: Any, context: NodeContext) -> Any:
     DSL files rely on it."""
     # Files and selectors in constants are resolved like in templates.
     if (
-        isinstance(parameter, Mapping)
+        is_mapping(parameter)
         and parameter.get("type") == "constant"
         and isinstance(parameter.get("value"), str)
     ):
@@ -368,13 +369,13 @@ class _BuiltInStrategy:
         # Modelyard's own extension of the parameters: `limits` overrides single limits.
         configured_limits = parameters.get("limits")
         # Limits with unknown names are ignored.
-        known_limits = (
+        known_limits: dict[str, Any] = (
             {
                 name: value
                 for name, value in configured_limits.items()
                 if name in AgentLimits.__dataclass_fields__
             }
-            if isinstance(configured_limits, Mapping)
+            if is_mapping(configured_limits)
             else {}
         )
         return AgentLimits(**{"iterations": iterations, **known_limits})
@@ -386,7 +387,7 @@ class _BuiltInStrategy:
         datasets = self.parameters.get("datasets")
         refs += (
             [dataset_ref(str(dataset_id)) for dataset_id in datasets or ()]
-            if isinstance(datasets, list)
+            if is_array(datasets)
             else []
         )
         tools_by_name: dict[str, Tool] = {}
@@ -443,7 +444,9 @@ class _BuiltInStrategy:
         if "expired" in answer:
             return {call.id: "approval timed out" for call in calls}
         agreed = answer.get("action") == "approve"
-        refusal = str((answer.get("inputs") or {}).get("reason") or "the user said no")
+        refusal = str(
+            (answer.get("inputs") or EMPTY_OBJECT).get("reason") or "the user said no"
+        )
         return {call.id: "" if agreed else refusal for call in calls}
 
     async def _pause_for_approval(self, event: ApprovalNeeded) -> None:
@@ -453,7 +456,7 @@ class _BuiltInStrategy:
         listed = "\n".join(
             f"- **{call.name}** `{call.arguments[:2000]}`" for call in event.calls
         )
-        form_definition = {
+        form_definition: dict[str, Any] = {
             "form_content": f"The agent wants to call:\n\n{listed}",
             "inputs": [
                 {
@@ -856,7 +859,7 @@ class _Retrieval(msgspec.Struct, kw_only=True):
 
 def _config(model_value: Any) -> ModelConfig:
     """Return the parameter `model` as a model configuration. Raises NodeError."""
-    if not isinstance(model_value, Mapping):
+    if not is_mapping(model_value):
         return ModelConfig()
     return ModelConfig(
         provider=str(model_value.get("provider") or ""),
@@ -922,10 +925,12 @@ class _PluginStrategy:
                         logs.append(self._emit_log(message.get("message") or {}))
                         continue
                     # Plugins report their token usage in a JSON message with this key.
-                    json_object = (message.get("message") or {}).get("json_object")
+                    json_object = (message.get("message") or EMPTY_OBJECT).get(
+                        "json_object"
+                    )
                     if (
                         message.get("type") == "json"
-                        and isinstance(json_object, Mapping)
+                        and is_mapping(json_object)
                         and "execution_metadata" in json_object
                     ):
                         usage = json_object["execution_metadata"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from modelyard.base.json_types import is_array
 from modelyard.workflow.node import (
     NodeContext,
     NodeData,
@@ -34,7 +35,7 @@ class AnswerNode(SyncNode):
             value = context.value(selector)
             files += [
                 file
-                for file in (value if isinstance(value, list) else [value])
+                for file in (value if is_array(value) else [value])
                 if isinstance(file, File)
             ]
         return NodeResult(

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.bounded_json import BodyError, decode_body
+from modelyard.base.json_types import is_array
 from modelyard.workflow.node import (
     NodeContext,
     NodeData,
@@ -127,7 +128,7 @@ class AssignerNode(SyncNode):
             tuple(str(part) for part in assignment.value)
             for assignment in self.items
             if assignment.input_type == "variable"
-            and isinstance(assignment.value, list)
+            and is_array(assignment.value)
             and assignment.value
         ]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.workflow.node import (
     Node,
     NodeContext,
@@ -92,11 +93,7 @@ class CodeNode(Node):
 def _input(value: Any) -> Any:
     """Return a variable's value as JSON for the program."""
     # Files keep their own object form; the program receives dictionaries.
-    if (
-        isinstance(value, list)
-        and value
-        and all(isinstance(file, File) for file in value)
-    ):
+    if is_array(value) and value and all(isinstance(file, File) for file in value):
         return [file.to_object() for file in value]
     return to_object(value)
 
@@ -116,7 +113,7 @@ def validate_outputs(
     # Limits the recursion for declared objects.
     if depth > MAX_DEPTH:
         raise OutputError(f"Depth limit {MAX_DEPTH} reached, object too deep.")
-    if not isinstance(result, Mapping):
+    if not is_mapping(result):
         where = f"Output {path}" if path else "Result"
         raise OutputError(f"{where} is not an object, got {type(result)} instead.")
     # Apps without declared outputs accept everything that the program returns.
@@ -237,7 +234,7 @@ def _number(value: Any, where: str) -> int | float:
 
 def _array(value: Any, where: str, max_length: int) -> list[Any]:
     """Return the list if it is not too long. Raises OutputError."""
-    if not isinstance(value, list):
+    if not is_array(value):
         raise OutputError(f"Output {where} is not an array, got {type(value)} instead.")
     if len(value) > max_length:
         raise OutputError(
@@ -287,12 +284,12 @@ def _any(value: Any, where: str, depth: int) -> Any:
             return _string(value, where)
         case int() | float():
             return _number(value, where)
-        case list():
+        case _ if is_array(value):
             return [
                 _any(element, f"{where}[{index}]", depth + 1)
                 for index, element in enumerate(value)
             ]
-        case Mapping():
+        case _ if is_mapping(value):
             return {
                 str(name): _any(element, f"{where}.{name}", depth + 1)
                 for name, element in value.items()

@@ -5,6 +5,7 @@ import mimetypes
 from collections.abc import Sequence
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.json_types import is_array
 from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeResult
 from modelyard.workflow.variables import MISSING, File, to_object
 
@@ -34,13 +35,11 @@ class DocumentExtractorNode(Node):
             )
         inputs = {"variable_selector": list(selector)}
         # Logged also if the extraction fails.
-        process = {
-            "documents": to_object(value if isinstance(value, list) else [value])
-        }
+        process = {"documents": to_object(value if is_array(value) else [value])}
         # An optional file that was not uploaded is not an error.
         if value is None or value == []:
             return NodeResult(inputs=inputs, process_data=process, outputs={"text": []})
-        files = value if isinstance(value, list) else [value]
+        files = value if is_array(value) else [value]
         if not all(isinstance(file, File) for file in files):
             raise NodeError(
                 f"Variable {list(selector)} is not a file",
@@ -62,7 +61,7 @@ class DocumentExtractorNode(Node):
         return NodeResult(
             inputs=inputs,
             process_data=process,
-            outputs={"text": texts if isinstance(value, list) else texts[0]},
+            outputs={"text": texts if is_array(value) else texts[0]},
         )
 
     @staticmethod

@@ -14,6 +14,7 @@ from modelyard.base.bounded_json import check_value_count
 from modelyard.base.charsets import charset_of, decode_async
 from modelyard.base.errors import ModelyardError
 from modelyard.base.json_repair import RepairError, repair_json, run_in_thread_if_large
+from modelyard.base.json_types import is_array
 from modelyard.workflow.node import (
     Effect,
     Node,
@@ -354,7 +355,7 @@ class HttpRequestNode(Node):
                 continue
             value = context.value(part.file)
             # A field may hold one file or a list of files.
-            for file in value if isinstance(value, list) else [value]:
+            for file in value if is_array(value) else [value]:
                 await _add_file(form, key, file, context)
         return form.encode(), form.content_type
 

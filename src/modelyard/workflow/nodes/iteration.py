@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.json_types import is_array
 from modelyard.workflow.engine import GraphEngine, Outcome, Status
 from modelyard.workflow.events import (
     NodeRunIterationFailed,
@@ -119,7 +120,7 @@ class IterationNode(Node):
         value = context.value(selector)
         if value is None:
             return []
-        if not isinstance(value, list):
+        if not is_array(value):
             raise NodeError(
                 f"invalid iterator value: {type_of(value)}, please provide a list.",
                 error_type="InvalidIteratorValueError",

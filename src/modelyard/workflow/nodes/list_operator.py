@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.json_types import is_array
 from modelyard.workflow.conditions import ConditionError, compare
 from modelyard.workflow.node import (
     NodeContext,
@@ -89,7 +90,7 @@ class ListOperatorNode(SyncNode):
                 outputs={"result": [], "first_record": None, "last_record": None},
             )
         # Only elements of these types can be compared.
-        if not isinstance(values, list) or type_of(values) not in _LIST_TYPES:
+        if not is_array(values) or type_of(values) not in _LIST_TYPES:
             raise NodeError(
                 f"Variable {list(data.variable)} is {type_of(values)}; it must be"
                 f" {', '.join(_LIST_TYPES)}",
@@ -232,7 +233,7 @@ def _file_filter(key: str, operator: str, expected: Any) -> Callable[[Any], bool
         expected_size = _number(expected)
         return lambda file: compare(operator, float(file.size), expected_size)
     if key in ("type", "transfer_method"):
-        options = expected if isinstance(expected, list) else [expected]
+        options = expected if is_array(expected) else [expected]
         return lambda file: (
             (_attribute(file, key) in options) == (operator in ("in", "is", "contains"))
         )

@@ -9,6 +9,7 @@ import msgspec
 
 from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
+from modelyard.base.json_types import is_array, is_mapping, is_object
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, fold
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -118,7 +119,7 @@ class LLMData(NodeData, kw_only=True):
         schema = (self.structured_output or {}).get("schema")
         if isinstance(schema, str):
             schema = msgspec.json.decode(schema)
-        if not isinstance(schema, Mapping) or not schema:
+        if not is_mapping(schema) or not schema:
             raise NodeError(
                 "Please provide a valid structured output schema",
                 error_type="LLMNodeError",
@@ -379,7 +380,7 @@ class LLMNode(Node):
         value = context.pool.get(config.variable_selector)
         if value is MISSING or value is None:
             return None
-        if not isinstance(value, list):
+        if not is_array(value):
             return to_text(value)
         text, resources = _context_text(value)
         if resources:
@@ -528,7 +529,7 @@ def _context_text(items: Sequence[Any]) -> tuple[str, list[dict[str, Any]]]:
         if isinstance(item, str):
             texts.append(item)
             continue
-        if not isinstance(item, Mapping) or "content" not in item:
+        if not is_mapping(item) or "content" not in item:
             raise NodeError(
                 f"Invalid context structure: {str(item)[:200]}",
                 error_type="InvalidContextStructureError",
@@ -539,7 +540,7 @@ def _context_text(items: Sequence[Any]) -> tuple[str, list[dict[str, Any]]]:
         texts.append(str(item["content"]))
         metadata = item.get("metadata")
         # Only segments of a dataset are shown as sources.
-        if isinstance(metadata, Mapping) and metadata.get("_source") == "knowledge":
+        if is_mapping(metadata) and metadata.get("_source") == "knowledge":
             resources.append(_resource(item, metadata))
     return "\n".join(texts).strip(), resources
 
@@ -566,10 +567,8 @@ def _structured(
             process_data=process,
         ) from error
     # Some models wrap the object in a list.
-    if isinstance(parsed, list):
-        parsed = next(
-            (element for element in parsed if isinstance(element, dict)), parsed
-        )
+    if is_array(parsed):
+        parsed = next((element for element in parsed if is_object(element)), parsed)
     return parsed
 
 

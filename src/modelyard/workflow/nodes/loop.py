@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.bounded_json import BodyError, decode_body
+from modelyard.base.json_types import is_array
 from modelyard.workflow.conditions import Condition, ConditionError, evaluate_group
 from modelyard.workflow.engine import GraphEngine, Outcome, Status
 from modelyard.workflow.events import (
@@ -256,7 +257,7 @@ class LoopNode(Node):
             tuple(str(part) for part in variable.value)
             for variable in self.data.loop_variables
             if variable.value_type == "variable"
-            and isinstance(variable.value, list)
+            and is_array(variable.value)
             and variable.value
         ]
         return [selector for selector in selectors if selector[0] not in inner_ids]

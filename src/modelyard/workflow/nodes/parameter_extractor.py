@@ -9,6 +9,7 @@ import msgspec
 
 from modelyard.base.errors import ModelyardError
 from modelyard.base.json_repair import RepairError, repair_json, run_in_thread_if_large
+from modelyard.base.json_types import is_array, is_object
 from modelyard.models.entities import ModelFeature
 from modelyard.models.llm import LLMRequest, LLMResult
 from modelyard.models.messages import (
@@ -91,7 +92,8 @@ class Parameter(msgspec.Struct, kw_only=True):
         """Return the value of a parameter that was not found."""
         if self.kind.startswith("array"):
             return []
-        return {"number": 0, "boolean": False, "object": {}}.get(self.kind, "")
+        defaults: dict[str, Any] = {"number": 0, "boolean": False, "object": {}}
+        return defaults.get(self.kind, "")
 
 
 class ExtractorData(NodeData, kw_only=True):
@@ -331,7 +333,7 @@ def first_object(text: str) -> Mapping[str, Any] | None:
         except (ValueError, RecursionError):
             pass
         else:
-            if isinstance(parsed, dict):
+            if is_object(parsed):
                 return parsed
         brace_index = text.find("{", brace_index + 1)
         tries += 1
@@ -348,7 +350,7 @@ def _repair_object(text: str) -> Mapping[str, Any] | None:
         repaired = repair_json(text[start:])
     except (ImportError, RepairError):
         return None
-    return repaired if isinstance(repaired, dict) and repaired else None
+    return repaired if is_object(repaired) and repaired else None
 
 
 def _coerce(value: Any, parameter: Parameter) -> Any:
@@ -357,7 +359,7 @@ def _coerce(value: Any, parameter: Parameter) -> Any:
     # None elements are dropped from arrays.
     if type_name.startswith("array"):
         inner = type_name[6:-1] or "any"
-        if not isinstance(value, list):
+        if not is_array(value):
             raise ValueError(f"Invalid array value for parameter {name}")
         return [
             _scalar(element, inner, name) for element in value if element is not None
@@ -380,7 +382,7 @@ def _scalar(value: Any, type_name: str, name: str) -> Any:
         case "boolean":
             return _boolean(value, name)
         case "object":
-            if not isinstance(value, dict):
+            if not is_object(value):
                 raise ValueError(f"Invalid object value for parameter {name}")
             return value
         case "string":

@@ -2,13 +2,14 @@
 selects the branch."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from modelyard.base.bounded_json import check_value_count
 from modelyard.base.errors import ModelyardError
+from modelyard.base.json_types import is_array, is_mapping, is_object
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -254,13 +255,12 @@ class QuestionClassifierNode(Node):
         except (ValueError, RecursionError) as error:
             raise ValueError(f"got invalid json object. error: {error}") from error
         # Some models wrap the object in a list.
-        if isinstance(parsed, list):
-            parsed = next(
-                (element for element in parsed if isinstance(element, dict)), {}
-            )
+        if is_array(parsed):
+            objects = (element for element in parsed if is_object(element))
+            parsed = next(objects, None)
         # An answer without the expected fields counts as no answer.
         if (
-            not isinstance(parsed, Mapping)
+            not is_mapping(parsed)
             or "category_name" not in parsed
             or "category_id" not in parsed
         ):

@@ -9,6 +9,7 @@ import msgspec
 from modelyard.base import cpu_work
 from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.json_repair import is_on_a_loop
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.base.schemas import (
     MAX_PAIRS,
     MAX_PAIRS_IN_THREAD,
@@ -96,7 +97,7 @@ def _validate_field(form_field: FormField, value: Any) -> Any:
         case "checkbox":
             return _boolean(name, value)
         case "file":
-            if not isinstance(value, Mapping | File):
+            if not is_mapping(value) and not isinstance(value, File):
                 raise InputError(f"{name} in input form must be a file")
             return value
         case "file-list":
@@ -164,7 +165,7 @@ def _boolean(name: str, value: Any) -> bool:
 
 def _files(form_field: FormField, value: Any) -> list[Any]:
     """Return a list of files that is not too long. Raises InputError."""
-    if not isinstance(value, list) or not all(
+    if not is_array(value) or not all(
         isinstance(element, Mapping | File) for element in value
     ):
         raise InputError(f"{form_field.variable} in input form must be a list of files")
@@ -186,7 +187,7 @@ def _object(form_field: FormField, value: Any) -> Any:
             raise InputError(
                 f"{form_field.variable} in input form must be a JSON object"
             ) from None
-    if not isinstance(value, Mapping):
+    if not is_mapping(value):
         raise InputError(f"{form_field.variable} in input form must be a JSON object")
     schema = form_field.json_schema
     # Dify's editor stores the schema as text.
@@ -197,7 +198,7 @@ def _object(form_field: FormField, value: Any) -> Any:
             raise InputError(
                 f"the JSON schema of {form_field.variable} is not valid JSON"
             ) from None
-    if isinstance(schema, Mapping) and schema:
+    if is_mapping(schema) and schema:
         _check_schema(form_field.variable, schema, value)
     return value
 

@@ -1,13 +1,14 @@
 """Tool node: calls a tool of a plugin, a workflow or an API. Its messages become
 outputs, its texts are streamed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.workflow.node import (
     Effect,
     Node,
@@ -118,13 +119,13 @@ class ToolNode(Node):
             *self.data.tool_parameters.values(),
         ]:
             if (
-                isinstance(parameter, Mapping)
+                is_mapping(parameter)
                 and parameter.get("type") == "variable"
-                and isinstance(parameter.get("value"), list)
+                and is_array(parameter.get("value"))
             ):
                 selectors.append(tuple(str(part) for part in parameter["value"]))
             elif (
-                isinstance(parameter, Mapping)
+                is_mapping(parameter)
                 and parameter.get("type") == "mixed"
                 and isinstance(parameter.get("value"), str)
             ):

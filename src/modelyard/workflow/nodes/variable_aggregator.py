@@ -57,8 +57,8 @@ class VariableAggregatorNode(SyncNode):
         """Return the selectors of all variables."""
         settings = self.data.advanced_settings
         # Groups are ignored while they are disabled.
-        groups = (
-            settings.groups if settings is not None and settings.group_enabled else []
+        groups: Sequence[Group] = (
+            settings.groups if settings is not None and settings.group_enabled else ()
         )
         selectors = [
             *self.data.variables,

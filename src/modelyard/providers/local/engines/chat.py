@@ -17,6 +17,7 @@ from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeServerUnavailableError,
 )
+from modelyard.base.json_types import JsonValue
 
 xllamacpp: Any = _xllamacpp  # a C extension without a word about its types
 
@@ -66,7 +67,7 @@ class Engine:
         """
         # llama.cpp delivers events through a callback; the queue turns that into an
         # iterator.
-        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        events: queue.SimpleQueue[JsonValue | Exception] = queue.SimpleQueue()
         is_abandoned = threading.Event()
 
         def on_event(event: Any) -> bool:
@@ -127,7 +128,7 @@ class _UnixConnection(http.client.HTTPConnection):  # noqa: TID251
         self.sock.connect(self._path)
 
 
-def _check_event(event: Any) -> dict[str, Any]:
+def _check_event(event: JsonValue | Exception) -> dict[str, Any]:
     """Return an event of llama.cpp. Raises the InvokeError for an error that it
     reports."""
     if isinstance(event, Exception):

@@ -144,7 +144,7 @@ class Engine:
             from misaki.zh import ZHG2P
 
             self._chinese = ZHG2P()
-        phonemes = self._chinese(run)
+        phonemes: str | tuple[str, Any] = self._chinese(run)
         # Versions of misaki differ in whether they return the tokens too.
         return phonemes[0] if isinstance(phonemes, tuple) else phonemes
 

@@ -100,7 +100,7 @@ class _PaddedLayout:
         self.starts = np.cumsum(lengths) - lengths
         # Each text is preceded by one gap more than the text before it.
         padding_before = np.repeat(np.arange(1, len(lengths) + 1) * self.gap, lengths)
-        self.positions = np.arange(lengths.sum()) + padding_before
+        self.positions: Integers = np.arange(lengths.sum()) + padding_before
         # One gap before every text, and one after the last.
         self.length = int(lengths.sum()) + (len(lengths) + 1) * self.gap
 

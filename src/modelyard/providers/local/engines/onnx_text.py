@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime
+import onnxruntime as _onnxruntime
 from tokenizers import Tokenizer
+
+onnxruntime: Any = _onnxruntime  # without types
 
 _MAX_TOKENS = 512
 

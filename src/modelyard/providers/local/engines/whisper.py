@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ctranslate2
+import ctranslate2 as _ctranslate2
 import numpy as np
 import soundfile
 from tokenizers import Tokenizer
 
 from modelyard.base.errors import InvokeBadRequestError
+
+ctranslate2: Any = _ctranslate2  # without types
 
 _RATE = 16_000
 _WINDOW = 30 * _RATE
