@@ -239,7 +239,7 @@ class Knowledge:
                 )
             else:
                 raise ConfigError(
-                    f"source {str(source)!r} not found; expected an existing file or folder,"
+                    f"Source {str(source)!r} not found; expected an existing file or folder,"
                     " or an http:// or https:// URL"
                 )
         return await datasets.wait(dataset, batch)

@@ -296,7 +296,7 @@ def test_errors_name_what_is_wrong(tmp_path: Path):
         return run_errors
 
     errors = within(tmp_path, ScriptedChatModel(replies=[{"error": "down"}]), failing)
-    assert "agent strategy /clairvoyance is neither built in" in errors[0]
+    assert "Agent strategy /clairvoyance is neither built in" in errors[0]
     assert "maximum_iterations must be a number, not 'many'" in errors[1]
 
 

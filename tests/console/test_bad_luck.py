@@ -152,8 +152,8 @@ def test_an_unreachable_server_is_shown_until_it_is_back(
 
 
 @pytest.mark.parametrize(("name", "content", "expected_text"), [
-    ("large.yml", "a: " + "x" * (20 << 20), "File exceeds 10 MB"), ("broken.yml", "app: [", "invalid YAML"),
-    ("other.yml", "just: something", "missing section 'app'"), ("picture.yml", "\x00\x01\x02", "invalid YAML"),
+    ("large.yml", "a: " + "x" * (20 << 20), "File exceeds 10 MB"), ("broken.yml", "app: [", "Invalid YAML"),
+    ("other.yml", "just: something", "Missing section 'app'"), ("picture.yml", "\x00\x01\x02", "Invalid YAML"),
 ])  # fmt: skip
 def test_a_file_that_is_not_an_app_is_refused_with_an_error(
     user: Person, name: str, content: str, expected_text: str

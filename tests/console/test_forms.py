@@ -115,9 +115,9 @@ def test_a_schedule_is_set_by_form_or_cron_with_its_next_times(
     assert node_of(user, app, "when")["visual_config"]["monthly_days"] == [15, "last"]
     form.get_by_label("Said as").select_option("cron")
     form.get_by_label("Cron expression").fill("99 * * * *")
-    form.get_by_text("invalid cron expression").wait_for()
+    form.get_by_text("Invalid cron expression").wait_for()
     form.get_by_label("Cron expression").fill("0 8 * * 1-5")
-    form.get_by_text("invalid cron expression").wait_for(state="detached")
+    form.get_by_text("Invalid cron expression").wait_for(state="detached")
     save(user)
     assert node_of(user, app, "when")["cron_expression"] == "0 8 * * 1-5"
     assert user.problems == []

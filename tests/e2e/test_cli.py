@@ -140,10 +140,10 @@ def test_the_other_calls(environ: dict[str, str], tmp_path: Path):
         (
             ["speak", "hi", "-o", "a.wav", "--voice", "bob"],
             1,
-            "unknown voice 'bob'",
+            "Unknown voice 'bob'",
         ),
         (["models", "pull", "smal"], 1, "did you mean 'small'"),
-        (["models", "card", "gpt"], 1, "unknown local model 'gpt'"),
+        (["models", "card", "gpt"], 1, "Unknown local model 'gpt'"),
         (["providers", "show", "opnai"], 1, "did you mean 'openai'"),
         (["providers", "add", "opnai"], 1, "is not in the catalogue"),
         (["providers", "add", "openai"], 1, "'api_key' (API key) is required"),
@@ -159,7 +159,7 @@ def test_the_other_calls(environ: dict[str, str], tmp_path: Path):
         (
             ["serve", "--host", "0.0.0.0"],
             1,
-            "refusing to listen on 0.0.0.0 without an API key",
+            "Refusing to listen on 0.0.0.0 without an API key",
         ),
         (["--config", "/no/such.yaml", "models"], 1, "does not exist"),
         (["embed"], 2, "No text."),
@@ -258,7 +258,7 @@ def test_models_and_doctor_show_what_is_ready(environ: dict[str, str]):
 def test_an_occupied_port_is_named(environ: dict[str, str], served: Served):
     result = modelyard("serve", "--port", str(served.port), environ=environ)
     assert result.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{served.port}" in result.stderr
+    assert f"Cannot listen on 127.0.0.1:{served.port}" in result.stderr
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

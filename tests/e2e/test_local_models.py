@@ -185,7 +185,7 @@ def test_a_transcript_has_times(api: Any):
         (lambda api: transcribe(api, b"this is no audio at all"), 400, "not audio in a supported format"),
         (lambda api: transcribe(api, b""), 400, "must not be empty"),
         (lambda api: transcribe(api, silence(0)), 400, "no sound"),
-        (lambda api: transcribe(api, silence(16_000), language="klingon"), 400, "unknown language 'klingon'"),
+        (lambda api: transcribe(api, silence(16_000), language="klingon"), 400, "Unknown language 'klingon'"),
         (lambda api: api.embeddings.create(model="default-text-embedding", input="x" * 20_000_000), 400, "split it into segments"),
         (lambda api: api.moderations.create(input="x" * 60_000), 400, "split it into segments"),
         (lambda api: ask_parts(api, {"type": "image_url", "image_url": {"url": "data:image/png;base64," + huge_picture()}}), 400, "more than 40,000,000 pixels"),

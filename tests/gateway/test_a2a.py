@@ -193,22 +193,22 @@ def test_the_card_is_public_if_the_page_is(agent: Agent):
 
 
 @pytest.mark.parametrize(("body", "code", "expected_text"), [
-    (b"{", -32700, "not valid JSON"), ([], -32600, "jsonrpc '2.0'"), ({"jsonrpc": "2.0", "id": 1}, -32600, "method is required"),
+    (b"{", -32700, "not valid JSON"), ([], -32600, "jsonrpc '2.0'"), ({"jsonrpc": "2.0", "id": 1}, -32600, "'method' is required"),
     ({"jsonrpc": "2.0", "id": 1, "method": "Dance"}, -32601, "'Dance'"),
-    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": []}, -32602, "params must be"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": []}, -32602, "'params' must be"),
     ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage"}, -32602, "params.message"),
     ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": {"parts": []}}}, -32602, "parts must be"),
     ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": {"parts": [7]}}}, -32602, "parts[0]"),
     ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": {"parts": [{"raw": "%"}]}}}, -32602, "invalid base64"),
     ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": {"parts": [{}]}}}, -32602, "must have text, data, url or raw"),
-    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": text("x", contextId="7")}}, -32602, "context '7' not found"),
-    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": text("x", taskId="7")}}, -32001, "task '7' not found"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": text("x", contextId="7")}}, -32602, "Context '7' not found"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": text("x", taskId="7")}}, -32001, "Task '7' not found"),
     ({"jsonrpc": "2.0", "id": 1, "method": "SendStreamingMessage", "params": {"message": {"parts": [{"data": {}}]}}}, -32602, "must have a text part"),
     ({"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {}}, -32602, "params.id"),
     ({"jsonrpc": "2.0", "id": 1, "method": "CancelTask", "params": {"id": "7"}}, -32001, "not found"),
     ({"jsonrpc": "2.0", "id": 1, "method": "ListTasks", "params": {"pageSize": 0}}, -32602, "pageSize"),
-    ({"jsonrpc": "2.0", "id": 1, "method": "CreateTaskPushNotificationConfig", "params": {}}, -32003, "push"),
-    ({"jsonrpc": "2.0", "id": 1, "method": "tasks/pushNotificationConfig/set", "params": {}}, -32003, "push"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "CreateTaskPushNotificationConfig", "params": {}}, -32003, "Push"),
+    ({"jsonrpc": "2.0", "id": 1, "method": "tasks/pushNotificationConfig/set", "params": {}}, -32003, "Push"),
     ({"jsonrpc": "2.0", "id": 1, "method": "GetExtendedAgentCard"}, -32004, "extended agent card"),
 ])  # fmt: skip
 def test_errors_have_their_numbers(

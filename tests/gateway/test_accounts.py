@@ -153,7 +153,7 @@ def test_wrong_passwords_reveal_nothing_and_are_rate_limited(
     assert (
         wrong_password["error"]["message"]
         == unknown["error"]["message"]
-        == "invalid email or password"
+        == "Invalid email or password"
     )
     for _ in range(4):
         visitor.sign_in(password="another long word", status=401)

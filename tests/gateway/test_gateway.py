@@ -524,7 +524,7 @@ def test_a_failover_to_an_unknown_model_is_a_configuration_error(
         running, "POST", CHAT, json.dumps({"model": "openai/gpt-5", "messages": HI})
     )
     assert (status, body["error"]["code"]) == (503, "configuration_error")
-    assert "failover of 'openai/gpt-5'" in body["error"]["message"]
+    assert "Failover of 'openai/gpt-5'" in body["error"]["message"]
 
 
 def test_no_secret_reaches_an_answer_or_the_ledger(

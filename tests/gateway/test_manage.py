@@ -361,7 +361,7 @@ def test_settings_are_shown_without_secrets_and_written_whole_or_not_at_all(
         refused(
             client.put(f"{ADMIN}/settings", json={"text": "port: x\nprot: 1\n"}),
             400,
-            "line 2: unknown setting 'prot'",
+            "Line 2: Unknown setting 'prot'",
         )
         refused(
             client.put(f"{ADMIN}/settings", json={"text": "a: [\n"}), 400, "not YAML"

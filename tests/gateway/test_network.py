@@ -153,7 +153,7 @@ def test_a_health_check_uses_the_providers_own_proxy(upstream: Start, tmp_path: 
 def test_an_invalid_proxy_is_reported_at_startup(tmp_path: Path, proxy: str):
     with pytest.raises(ConfigError, match="ALL_PROXY"):
         Modelyard(Settings(home=str(tmp_path)), environ={"ALL_PROXY": proxy})
-    with pytest.raises(ConfigError, match="a provider's 'proxy'"):
+    with pytest.raises(ConfigError, match="A provider's 'proxy'"):
         Modelyard(
             Settings(
                 home=str(tmp_path),

@@ -158,10 +158,10 @@ def test_a_provider_user_is_signed_in_and_keeps_one_account(
 
 
 @pytest.mark.parametrize(("claim_overrides", "signing_key", "expected_text"), [
-    ({"nonce": "another"}, KEY, "not for this sign-in"), ({"aud": "somebody"}, KEY, "invalid identity token"),
-    ({"iss": "https://evil.example"}, KEY, "invalid identity token"), ({"exp": 1}, KEY, "invalid identity token"), ({}, OTHER, "invalid identity token"),
-    ({"exp": None}, KEY, "invalid identity token"), ({"iat": None}, KEY, "invalid identity token"), ({"iat": 1 << 40}, KEY, "invalid identity token"),
-    ({"aud": ["modelyard", "somebody"]}, KEY, "invalid identity token"), ({"azp": "somebody"}, KEY, "invalid identity token"),
+    ({"nonce": "another"}, KEY, "not for this sign-in"), ({"aud": "somebody"}, KEY, "Invalid identity token"),
+    ({"iss": "https://evil.example"}, KEY, "Invalid identity token"), ({"exp": 1}, KEY, "Invalid identity token"), ({}, OTHER, "Invalid identity token"),
+    ({"exp": None}, KEY, "Invalid identity token"), ({"iat": None}, KEY, "Invalid identity token"), ({"iat": 1 << 40}, KEY, "Invalid identity token"),
+    ({"aud": ["modelyard", "somebody"]}, KEY, "Invalid identity token"), ({"azp": "somebody"}, KEY, "Invalid identity token"),
     ({"email_verified": False}, KEY, "verified"), ({"email": ""}, KEY, "verified"),
 ])  # fmt: skip
 def test_what_does_not_hold_signs_nobody_in(
@@ -184,7 +184,7 @@ def test_what_does_not_hold_signs_nobody_in(
 def test_the_clients_own_secret_signs_nothing(start: Any, provider: Provider):
     client = start()
     provider.signs, provider.algorithm = OctKey.import_key(SECRET), "HS256"
-    assert "invalid identity token" in sign_in(client, provider).text
+    assert "Invalid identity token" in sign_in(client, provider).text
 
 
 def test_new_signing_keys_are_fetched_and_keys_are_cached(
@@ -230,7 +230,7 @@ def test_a_way_back_that_was_not_begun_here_leads_nowhere(
 
 
 def test_the_settings_decide_who_may_sign_in(start: Any, provider: Provider):
-    assert "no account exists" in sign_in(start(role=""), provider).text
+    assert "No account exists" in sign_in(start(role=""), provider).text
     assert "is not allowed" in sign_in(start(domains=["corp.example"]), provider).text
     provider.status = 400
     assert "the code is spent" in sign_in(start(), provider).text
@@ -239,9 +239,9 @@ def test_the_settings_decide_who_may_sign_in(start: Any, provider: Provider):
 def test_a_provider_that_is_another_or_away_is_said(start: Any, provider: Provider):
     client = start()
     provider.issuer = "https://evil.example"
-    assert "issuer mismatch" in client.get("/console/api/oidc/begin").text
+    assert "Issuer mismatch" in client.get("/console/api/oidc/begin").text
     assert (
-        "request to the identity provider failed"
+        "Request to the identity provider failed"
         in start(issuer="http://127.0.0.1:9/x").get("/console/api/oidc/begin").text
     )
 

@@ -147,7 +147,7 @@ def test_invalid_changes_get_an_error(served_apps: dict[str, str], admin: Admin)
         in admin("POST", f"/{row}/restore", 404, version="ninth")["error"]["message"]
     )
     odd = admin("PUT", f"/{row}/file", 400, file="app: {mode: odd}")["error"]["message"]
-    assert odd.startswith("line 1: unknown mode 'odd'")
+    assert odd.startswith("Line 1: Unknown mode 'odd'")
     assert admin("PUT", f"/{row}/file", 400, file="{")["error"]["message"]
     assert (
         admin("POST", "", 400, file=simple("chat"), mapping={"models": 7})["error"][

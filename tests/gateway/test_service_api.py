@@ -177,7 +177,7 @@ def test_a_failed_workflow_is_a_result_and_a_failed_chat_is_an_error(
         ("workflow", "/workflows/run", {"inputs": {"n": 1}}, 400, "invalid_param", "Arg user must be provided."),
         ("workflow", "/workflows/run", {"inputs": {}, "user": "u"}, 400, "invalid_param", "n is required in input form"),
         ("workflow", "/workflows/run", {"inputs": {"n": "x"}, "user": "u"}, 400, "invalid_param", "n in input form must be a valid number"),
-        ("workflow", "/workflows/run", {"inputs": [], "user": "u"}, 400, "invalid_param", "inputs must be an object"),
+        ("workflow", "/workflows/run", {"inputs": [], "user": "u"}, 400, "invalid_param", "'inputs' must be an object"),
         ("workflow", "/workflows/run", {"inputs": {"n": 1}, "user": "u", "response_mode": "x"}, 400, "invalid_param", "response_mode must be"),
         ("workflow", "/workflows/run", {"inputs": {"n": 1, "doc": {"upload_file_id": "nope"}}, "user": "u"}, 400, "invalid_param", "not found"),
         ("workflow", "/chat-messages", {"query": "x", "user": "u"}, 400, "not_chat_app", "workflow"),
@@ -186,11 +186,11 @@ def test_a_failed_workflow_is_a_result_and_a_failed_chat_is_an_error(
         ("chat", "/chat-messages", {"user": "u"}, 400, "invalid_param", "query is required"),
         ("chat", "/chat-messages", {"query": "x", "user": "u", "conversation_id": "7"}, 400, "invalid_param", "7 is not a valid uuid."),
         ("chat", "/messages/nope/feedbacks", {"rating": "like", "user": "u"}, 404, "not_found", "Message Not Exists."),
-        ("chat", "/messages/nope/feedbacks", {"rating": "meh", "user": "u"}, 400, "invalid_param", "rating must be like"),
+        ("chat", "/messages/nope/feedbacks", {"rating": "meh", "user": "u"}, 400, "invalid_param", "'rating' must be like"),
         ("chat", "/conversations/nope/name", {"name": "x", "user": "u"}, 404, "not_found", "Conversation Not Exists."),
         ("workflow", "/workflows/nope/run", {"inputs": {"n": 1}, "user": "u"}, 404, "not_found", "Workflow not found"),
-        ("chat", "/text-to-audio", {"user": "u"}, 400, "invalid_param", "text or message_id is required"),
-        ("form", "/form/human_input/nope", {"action": "yes", "inputs": {}, "user": "u"}, 404, "not_found", "the form does not exist"),
+        ("chat", "/text-to-audio", {"user": "u"}, 400, "invalid_param", "'text' or 'message_id' is required"),
+        ("form", "/form/human_input/nope", {"action": "yes", "inputs": {}, "user": "u"}, 404, "not_found", "The form does not exist"),
     ],
 )  # fmt: skip
 def test_invalid_requests_get_their_error_codes(
@@ -566,7 +566,7 @@ def test_a_form_pauses_a_run_until_it_is_submitted(served_apps: dict[str, str]):
         caller.post(
             f"/form/human_input/{token}", action="yes", inputs={}, user="h"
         ).json()["message"]
-        == "missing inputs: note"
+        == "Missing inputs: note"
     )
     assert (
         caller.post(

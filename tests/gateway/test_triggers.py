@@ -497,7 +497,7 @@ def test_an_invalid_schedule_is_a_warning_that_names_the_node(
     ).json()
     assert (check["problems"], check["schedules"]) == ([], [])
     (warning,) = check["warnings"]
-    assert ("invalid cron expression" in warning["message"], warning["node"]) == (
+    assert ("Invalid cron expression" in warning["message"], warning["node"]) == (
         True,
         "when",
     )

@@ -537,7 +537,7 @@ SITEMAPS = (
             f"<!ENTITY a{index} '{f'&a{index - 1};' * 10}'>" for index in range(1, 10)
         )
         + "]><urlset><url><loc>BASE/&a9;</loc></url></urlset>",
-        error="not a sitemap",
+        error="Not a sitemap",
     ),
     _sitemap_case(
         "an entity of its own",
@@ -553,7 +553,7 @@ SITEMAPS = (
     ),
     _sitemap_case("a feed as a sitemap", rss("<item><link>BASE/a</link></item>"), "/a"),
     _sitemap_case(
-        "a page that is none", html("<a href=/a>x</a>"), error="not a sitemap"
+        "a page that is none", html("<a href=/a>x</a>"), error="Not a sitemap"
     ),
     _sitemap_case(
         "an address twice",
@@ -566,7 +566,7 @@ SITEMAPS = (
             "<url><loc>ftp://x.example/</loc></url>", "<url><loc>BASE/a</loc></url>"
         ),
         "/a",
-        left_out=[r"not an http\(s\) URL"],
+        left_out=[r"Not an http\(s\) URL"],
     ),
     _sitemap_case(
         "too many entries",
@@ -774,8 +774,8 @@ FEEDS = (
         "/a",
     ),
     _feed_case("gone", Reply(status=410), error="status 410"),
-    _feed_case("none", rss(""), error="not an RSS or Atom feed, or no entries"),
-    _feed_case("a page", html("<a href=/a>x</a>"), error="not an RSS or Atom feed"),
+    _feed_case("none", rss(""), error="Not an RSS or Atom feed, or no entries"),
+    _feed_case("a page", html("<a href=/a>x</a>"), error="Not an RSS or Atom feed"),
 )
 
 ROBOTS = (
@@ -944,7 +944,7 @@ BEHAVIOUR_CASES = (
         "redirect: to no address",
         {"/": html("<a href=/x>x</a>"), "/x": redirect_reply("javascript:x")},
         ["/", "/x"],
-        left_out=[r"not an http\(s\) URL"],
+        left_out=[r"Not an http\(s\) URL"],
     ),
     Case(
         "failures: counted, with reasons",

@@ -84,7 +84,7 @@ def test_invalid_names_and_texts_are_refused(run: Run):
             await bench.datasets.add_file(dataset, "a.pdf", b"")
         with pytest.raises(InvokeBadRequestError, match="the maximum is 256 "):
             bench.datasets.reader.check_size("a.bin", 2 << 30)
-        with pytest.raises(NotFoundError, match="dataset 'nothing' does not exist"):
+        with pytest.raises(NotFoundError, match="Dataset 'nothing' does not exist"):
             await bench.datasets.get_by_id_or_name("default", "nothing")
         with pytest.raises(InvokeBadRequestError, match="'query' must not be empty"):
             await bench.find(dataset, " ")
@@ -890,7 +890,7 @@ def test_sites_feeds_apis_and_database_rows_are_synchronized(
         await _check_site(bench, dataset, base)
         await _check_single_documents(bench, dataset, base)
         await _check_rows(bench, dataset, str(file))
-        with pytest.raises(InvokeBadRequestError, match="not an RSS or Atom feed"):
+        with pytest.raises(InvokeBadRequestError, match="Not an RSS or Atom feed"):
             await _loaded(bench.parts.gatherer.feed(f"{base}/a"))
 
     run(

@@ -225,7 +225,7 @@ def test_inconsistencies_are_reported(run: Run):
         ]  # fmt: skip
         await transact(do("DELETE FROM segments"))
         assert await problems("default", dataset.id) == [
-            f"document {added.id} should have 1 segments, has 0", "1 index entries have no segment",
+            f"Document {added.id} should have 1 segments, has 0", "1 index entries have no segment",
         ]  # fmt: skip
         with pytest.raises(NotFoundError):
             await problems("other", dataset.id)

@@ -122,7 +122,7 @@ def test_run_prints_json_lines(run: Run):
     assert mine[-1]["type"] == "plugin_invoke_end"
     invalid = _errors_for(lines, None)
     assert len(invalid) == len(invalid_requests)
-    assert [error.partition(":")[0] for error in invalid] == ["invalid request"] * 5
+    assert [error.partition(":")[0] for error in invalid] == ["Invalid request"] * 5
     assert "got [1]" in invalid[1]
     incomplete = sorted(_errors_for(lines, "8"))
     assert [error.split()[0] for error in incomplete] == [
@@ -171,14 +171,14 @@ def test_endpoints_are_added_listed_and_removed(run: Run):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["install", "nowhere.difypkg"], "file 'nowhere.difypkg' does not exist"),
-        (["install", "a/b"], "plugin 'a/b' is not listed"),
-        (["uninstall", "a/b"], "plugin 'a/b' is not installed"),
+        (["install", "nowhere.difypkg"], "File 'nowhere.difypkg' does not exist"),
+        (["install", "a/b"], "Plugin 'a/b' is not listed"),
+        (["uninstall", "a/b"], "Plugin 'a/b' is not installed"),
         (["package", "."], "manifest.yaml is missing"),
         (["verify", "x.difypkg"], "cannot be read"),
         (
             ["init", "x", "--category", "tool", "--name", "Big Name", "--quick"],
-            "name 'Big Name' may contain",
+            "Name 'Big Name' may contain",
         ),
         (["permission", "a/b"], "is not installed"),
     ],

@@ -151,7 +151,7 @@ def test_a_call_ends_if_its_debugged_plugin_disconnects(
             ):
                 os.killpg(process.pid, signal.SIGKILL)
 
-        with pytest.raises(PluginDiedError, match="the debug plugin has disconnected"):
+        with pytest.raises(PluginDiedError, match="The debug plugin has disconnected"):
             gateway.run_on_loop(cut())
 
 
@@ -174,7 +174,7 @@ def test_a_call_ends_if_its_debugged_plugin_disconnects(
         ),
         (
             b'{"type":"handshake","data":{"key":"KEY"}}\n{"type":"asset_chunk","data":{"filename":"x","data":"%%%","end":true}}\n',
-            "an asset is damaged",
+            "An asset is damaged",
         ),
     ],
 )
@@ -229,7 +229,7 @@ def test_a_plugin_over_http_answers_and_calls_its_host(plugged: Plug):
     with serve_plugin(gateway, "toolbox", port):
         assert gateway.tool_text("add", a=1, b=2) == "3"
         assert gateway.tool_text("ask", what="llm", text="from afar") == "from afar"
-        with pytest.raises(PluginError, match="app 'x' does not exist"):
+        with pytest.raises(PluginError, match="App 'x' does not exist"):
             gateway.tool_text("ask", what="app", text="x")
     assert gateway.plugins.find("default", "modelyard/toolbox").runtime == "serverless"
 

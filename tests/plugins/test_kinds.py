@@ -319,7 +319,7 @@ def test_host_calls_of_a_tool_are_in_the_tenants_ledger(plugged: Plug):
 def test_calls_of_unknown_apps_are_errors(plugged: Plug):
     gateway = plugged()
     gateway.install("toolbox")
-    with pytest.raises(PluginError, match="app 'some-app' does not exist"):
+    with pytest.raises(PluginError, match="App 'some-app' does not exist"):
         gateway.tool_text("ask", what="app", text="some-app")
 
 
@@ -381,13 +381,13 @@ def test_host_calls_without_permission_are_refused(plugged: Plug):
     gateway = plugged()
     gateway.install("toolbox", granted=["storage"])
     assert gateway.tool_text("remember", opt="set", key="a", value="x") == "kept"
-    with pytest.raises(PluginError, match=r"permission denied: 'model\.llm'"):
+    with pytest.raises(PluginError, match=r"Permission denied: 'model\.llm'"):
         gateway.tool_text("ask", what="llm", text="hi")
     gateway.run_on_loop(
         gateway.parts.installations.grant("default", "modelyard/toolbox", ["model.llm"])
     )
     assert gateway.tool_text("ask", what="llm", text="hi") == "hi"
-    with pytest.raises(PluginError, match="permission denied: 'storage'"):
+    with pytest.raises(PluginError, match="Permission denied: 'storage'"):
         gateway.tool_text("remember", opt="get", key="a")
     with pytest.raises(InvokeBadRequestError, match="does not request 'endpoint'"):
         gateway.run_on_loop(

@@ -141,7 +141,7 @@ def test_a_plugin_that_fails_to_start_gets_a_reason_and_a_growing_backoff(
     with pytest.raises(PluginDiedError, match="I will not start"):
         ask(gateway, "crash")
     with pytest.raises(
-        PluginDiedError, match=r"(?s)not restarted for \d\.\d s.*I will not start"
+        PluginDiedError, match=r"(?s)Not restarted for \d\.\d s.*I will not start"
     ) as caught:
         ask(gateway, "crash")
     assert caught.value.retry_after is not None
@@ -151,7 +151,7 @@ def test_a_plugin_that_fails_to_start_gets_a_reason_and_a_growing_backoff(
 
 def test_a_plugin_that_is_never_ready_times_out(odd: Callable[..., PluginGateway]):
     gateway = odd("silent", chosen=IMPATIENT)
-    with pytest.raises(PluginDiedError, match="not ready within 2 s"):
+    with pytest.raises(PluginDiedError, match="Not ready within 2 s"):
         ask(gateway, "silent")
     assert eventually(lambda: not leftover_processes("silent"))
 
@@ -193,7 +193,7 @@ def test_a_flood_of_unread_output_ends_the_call(odd: Callable[..., PluginGateway
             await asyncio.sleep(0.2)
         return count
 
-    with pytest.raises(PluginError, match="output buffer exceeded"):
+    with pytest.raises(PluginError, match="Output buffer exceeded"):
         gateway.run_on_loop(slowly())
 
 
@@ -208,7 +208,7 @@ def test_abandoning_a_call_kills_its_hanging_process(
 
 def test_a_silent_plugin_is_terminated(odd: Callable[..., PluginGateway]):
     gateway = odd("mute", chosen=msgspec.structs.replace(QUICK, silence_seconds=2.0))
-    with pytest.raises(PluginDiedError, match="no heartbeat for 2 s"):
+    with pytest.raises(PluginDiedError, match="No heartbeat for 2 s"):
         ask(gateway, "mute")
     assert eventually(lambda: not leftover_processes("mute"))
 
@@ -274,7 +274,7 @@ def test_a_crash_during_a_stream_ends_the_call_and_leaves_its_row(
         ) as response:
             lines = [line for line in response.iter_lines() if line]
         assert "half a " in lines[0]
-        assert "exited with status 3" in lines[-1]
+        assert "Exited with status 3" in lines[-1]
         completion = client.post("/chat/completions", json=body)
     assert (completion.status_code, completion.json()["error"]["code"]) == (
         503,
@@ -328,10 +328,10 @@ def test_a_model_plugin_may_not_call_its_host(odd: Callable[..., PluginGateway])
             return str(error)
         return ""
 
-    assert "model plugins cannot make host calls" in gateway.run_on_loop(
+    assert "Model plugins cannot make host calls" in gateway.run_on_loop(
         refused("model")
     )
-    assert "permission denied: 'storage'" in gateway.run_on_loop(refused("tool"))
+    assert "Permission denied: 'storage'" in gateway.run_on_loop(refused("tool"))
 
 
 def test_unknown_actions_and_unknown_plugins(
@@ -340,5 +340,5 @@ def test_unknown_actions_and_unknown_plugins(
     gateway = plugged()
     gateway.install("toolbox")
     assert gateway.call("modelyard/toolbox", "tool", "fly", provider="toolbox") == []
-    with pytest.raises(Exception, match="plugin 'nobody/here' is not installed"):
+    with pytest.raises(Exception, match="Plugin 'nobody/here' is not installed"):
         gateway.call("nobody/here", "tool", "invoke_tool")

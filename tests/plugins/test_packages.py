@@ -258,11 +258,11 @@ def test_a_signature_is_right_until_a_byte_changes(keys: tuple[bytes, bytes]):
         verify(plain.data, [("k", public)])
     with pytest.raises(PackageError, match="no public key is configured"):
         verify(signed, [])
-    with pytest.raises(PackageError, match="public key 'k' cannot be read"):
+    with pytest.raises(PackageError, match="Public key 'k' cannot be read"):
         verify(signed, [("k", b"rubbish")])
     with pytest.raises(PackageError, match="private key cannot be read"):
         sign(plain.data, b"rubbish", signed_at=0)
-    with pytest.raises(PackageError, match="unknown category 'x'"):
+    with pytest.raises(PackageError, match="Unknown category 'x'"):
         sign(plain.data, private, category="x", signed_at=0)
 
 
@@ -289,7 +289,7 @@ def test_a_bundle_contains_its_packages():
     ] == [package.identifier]
     with pytest.raises(PackageError, match="lists 'gone', which it does not contain"):
         read_bundle(bundle({"type": "package", "value": {"path": "gone"}})).packages()
-    with pytest.raises(PackageError, match="invalid dependency"):
+    with pytest.raises(PackageError, match="Invalid dependency"):
         read_bundle(bundle({"type": "ftp", "value": {}}))
     with pytest.raises(PackageError, match="a plugin, not a bundle"):
         read_bundle(package.data)
@@ -328,7 +328,7 @@ def test_a_marketplace_folder_is_searched_for_the_latest_version(tmp_path: Path)
             read_package(await market.fetch("me/one", "0.0.9")).manifest.version
             == "0.0.9"
         )
-        with pytest.raises(NotFoundError, match=r"plugin 'me/two' is not listed"):
+        with pytest.raises(NotFoundError, match=r"Plugin 'me/two' is not listed"):
             await market.fetch("me/two")
         with pytest.raises(NotFoundError, match="no plugin market is configured"):
             await market_of().fetch("me/two")
@@ -452,7 +452,7 @@ def test_a_failed_installation_is_named_and_leaves_nothing(
     source = folder_with(tmp_path, "one", requirements__txt=text)
     with pytest.raises(PluginError, match=reason) as caught:
         run(environment_manager.prepare(source, name="me/one"))
-    assert str(caught.value).startswith("plugin 'me/one': ")
+    assert str(caught.value).startswith("Plugin 'me/one': ")
     left = [
         path.name
         for path in (tmp_path / "environments").iterdir()
@@ -519,8 +519,8 @@ def test_every_template_is_valid(tmp_path: Path, category: str):
 def test_invalid_answers_are_named(tmp_path: Path):
     valid_options: dict[str, Any] = {"name": "x", "author": "me", "category": "tool"}
     for change, reason in (
-        ({"name": "X Y"}, "name 'X Y'"),
-        ({"author": ""}, "author ''"),
+        ({"name": "X Y"}, "Name 'X Y'"),
+        ({"author": ""}, "Author ''"),
         ({"category": "tol"}, "did you mean 'tool'"),
         ({"permissions": ("storag",)}, "did you mean 'storage'"),
     ):

@@ -249,7 +249,7 @@ def test_invalid_requests_get_an_error(called: PipelineClient):
     info = [{"reference": nowhere}]
     page = {"datasource_type": "online_document", "start_node_id": "notes"}
     for path, body, status, message in (
-        (f"{called.base}/run", {**page, "start_node_id": ""}, 400, "start_node_id is required"),
+        (f"{called.base}/run", {**page, "start_node_id": ""}, 400, "'start_node_id' is required"),
         (f"{called.base}/run", {**page, "start_node_id": "nope"}, 404, "no datasource node 'nope'"),
         (f"{called.base}/run", {**page, "datasource_type": "local_file"}, 400, "has datasource type online_document"),
         (f"{called.base}/run", {**page, "datasource_type": "x"}, 400, "datasource_type must be"),

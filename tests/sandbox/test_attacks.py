@@ -123,17 +123,17 @@ def test_text_that_looks_like_a_program_stays_text(cell: Cell):
 @pytest.mark.parametrize(
     ("language", "code", "message"),
     [
-        ("python3", "x = 1", "the code does not define a function named main"),
+        ("python3", "x = 1", "The code does not define a function named main"),
         ("python3", "def main(:", "SyntaxError"),
         (
             "python3",
             "def main():\n    return {1: 2}",
-            "keys of the result must be strings, not int",
+            "Keys of the result must be strings, not int",
         ),
         (
             "python3",
             "def main():\n    return {'x': object()}",
-            "the result contains a value of type object",
+            "The result contains a value of type object",
         ),
         (
             "python3",
@@ -198,7 +198,7 @@ def test_without_a_sandbox_nothing_runs():
         sandbox = Sandbox(is_enabled=False)
         for _ in range(2):
             with pytest.raises(
-                SandboxUnavailableError, match="the sandbox is disabled in the settings"
+                SandboxUnavailableError, match="The sandbox is disabled in the settings"
             ):
                 await sandbox.run_code("python3", "def main():\n    return {}", {})
         return sandbox.level

@@ -742,7 +742,7 @@ async def test_a_service_accounts_cached_token_needs_the_same_key(
             "Bearer token-1", "Bearer token-1", "Bearer token-2",
         ]  # fmt: skip
         # Same values, but a wrong secret.
-        with pytest.raises(ConfigError, match="invalid private_key"):
+        with pytest.raises(ConfigError, match="Invalid private_key"):
             await token(private_key="nothing")
     finally:
         await client.aclose()

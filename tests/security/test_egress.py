@@ -475,7 +475,7 @@ async def test_an_issuer_reaches_no_private_address_but_its_own(
         )
         _, pending = await oidc.begin("http://here.example/back")
         with pytest.raises(
-            SignInError, match="request to the identity provider failed"
+            SignInError, match="Request to the identity provider failed"
         ) as refused:
             await oidc.end(
                 pending, code="c", state=pending.state, back="http://here.example/back"
@@ -483,7 +483,7 @@ async def test_an_issuer_reaches_no_private_address_but_its_own(
         assert CANARY not in str(refused.value)
         # The request goes to its own host, which redirects elsewhere.
         with pytest.raises(
-            SignInError, match="request to the identity provider failed"
+            SignInError, match="Request to the identity provider failed"
         ):
             await oidc._ask("POST", f"{server.url}/token", b"client_secret=hush")
         assert internal.requests == []

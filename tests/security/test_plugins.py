@@ -863,14 +863,14 @@ def test_an_endless_call_is_terminated_and_delays_nobody_else(
     )
     first = prisoner.run_code("found = os.getpid()", "globex")["got"]
     assert not spinning.done()
-    with pytest.raises(PluginDiedError, match="call exceeded 8 s"):
+    with pytest.raises(PluginDiedError, match="Call exceeded 8 s"):
         spinning.result(60)
     assert prisoner.run_code("found = 'again'")["got"] == "again"
     assert prisoner.run_code("found = os.getpid()", "globex")["got"] == first
 
 
 def test_a_plugin_over_its_disk_limit_is_terminated_and_emptied(prisoner: Prisoner):
-    with pytest.raises(PluginDiedError, match="disk limit of 32 MB exceeded"):
+    with pytest.raises(PluginDiedError, match="Disk limit of 32 MB exceeded"):
         prisoner.gateway.run_on_loop(
             prisoner._run_in_plugin(
                 "acme",

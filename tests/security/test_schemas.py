@@ -53,7 +53,7 @@ AB = "".join(random.Random(3).choices("ab", k=60_000))
     ],
 )
 def test_nothing_is_fetched(address: str, wrap_schema: Any):
-    with pytest.raises(SchemaError, match="external \\$ref"):
+    with pytest.raises(SchemaError, match="External \\$ref"):
         compile_schema(wrap_schema({"$ref": address}))
 
 
@@ -108,7 +108,7 @@ def test_large_values_are_validated_off_the_event_loop():
         validate_inputs(form, invalid_inputs)
 
     async def on_the_loop() -> None:
-        with pytest.raises(InputError, match="too many"):
+        with pytest.raises(InputError, match="Too many"):
             validate_inputs(form, fine)
         tool = {"properties": {"a": {"items": {"type": "integer"}, "type": "array"}}}
         assert await coerce_arguments_async(fine["v"], tool) == fine["v"]
@@ -120,7 +120,7 @@ def test_large_values_are_validated_off_the_event_loop():
 
 @pytest.mark.parametrize("schema", [{"$ref": "#"}, {"allOf": [{"$ref": "#"}]}])
 def test_circular_references_are_an_error(schema: Any):
-    with pytest.raises(SchemaError, match="circular"):
+    with pytest.raises(SchemaError, match="Circular"):
         compile_schema(schema).mismatch(1)
 
 
@@ -171,7 +171,7 @@ def test_a_start_form_refuses_deep_json():
 
 def test_a_tool_refuses_arguments_that_cannot_be_held_to_its_schema():
     schema = {"type": "object", "properties": {"a": {"pattern": "[ab]*a[ab]{900}c"}}}
-    with pytest.raises(ToolParameterError, match="too much work"):
+    with pytest.raises(ToolParameterError, match="Too much work"):
         coerce_arguments({"a": AB}, schema)
 
 

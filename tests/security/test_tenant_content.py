@@ -480,7 +480,7 @@ def test_with_an_origin_of_its_own_content_is_there_and_nothing_else_is(
             for path in THEIRS:
                 page_text = client.get(path, headers={"host": host}).text
                 assert (
-                    f"this path is served only at {CONTENT}" in page_text
+                    f"This path is served only at {CONTENT}" in page_text
                 ) is not is_content_host, (host, path)
             for path in OURS:
                 answer = client.get(path, headers={"host": host})
@@ -500,7 +500,7 @@ def test_with_an_origin_of_its_own_content_is_there_and_nothing_else_is(
         )
         # Plugins upload files at the address where they reach the server.
         assert (
-            "signature of the file address" in client.post("/files/plugins/upload").text
+            "Signature of the file address" in client.post("/files/plugins/upload").text
         )
     files = running.yard.services.workflows.files("default", "")
     assert running.do(files.save("a.txt", b"x")).url.startswith(f"{CONTENT}/files/")

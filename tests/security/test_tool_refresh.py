@@ -359,7 +359,7 @@ def test_an_external_reference_is_never_followed(
     }  # fmt: skip
     api = parse(json.dumps(document))
     assert [operation.name for operation in api.operations] == ["own"]
-    assert "external $ref" in api.left_out[0]
+    assert "External $ref" in api.left_out[0]
     assert "root:" not in str(api)
     assert other_server.seen == []
 

@@ -320,7 +320,7 @@ def test_a_server_over_stdio_and_one_that_dies():
             assert next(iter(protocol.messages_of(result)))["message"] == {
                 "json_object": {"sum": 5}
             }
-            with pytest.raises(McpError, match=r"no response within 0\.1 s"):
+            with pytest.raises(McpError, match=r"No response within 0\.1 s"):
                 await client.call("wait", {}, seconds=0.1)
         finally:
             await client.aclose()
@@ -328,7 +328,7 @@ def test_a_server_over_stdio_and_one_that_dies():
         with pytest.raises(McpError):
             await dead.connect()
         await dead.aclose()
-        with pytest.raises(McpError, match="cannot start"):
+        with pytest.raises(McpError, match="Cannot start"):
             await McpClient(StdioChannel("/no/such/program")).connect()
 
     asyncio.run(go())

@@ -372,7 +372,7 @@ def test_the_official_client_is_answered(mode: Any, version: str):
 
 
 def test_a_server_of_no_known_revision_is_refused():
-    with pytest.raises(McpError, match="unsupported protocol revision"):
+    with pytest.raises(McpError, match="Unsupported protocol revision"):
         asyncio.run(McpClient(Unknown("2025-06-18")).connect())
 
 

@@ -31,18 +31,18 @@ SMALL = document(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1", "app.yml:2: invalid YAML"),
-        ("- 1", "app.yml:1: an app must be a YAML mapping"),
-        ("kind: app", "missing section 'app'"),
-        ("app: {name: x, mode: strange}", "app.yml:1: unknown mode 'strange'; expected one of workflow, advanced-chat"),
-        ("app: {name: x, mode: workflow}", "missing section 'workflow', which a workflow app requires"),
-        ("app: {name: x, mode: chat}", "missing section 'model_config', which a chat app requires"),
-        ("app: {name: x, mode: workflow}\nversion: two", "app.yml:2: invalid version 'two'"),
+        ("a: [1", "app.yml:2: Invalid YAML"),
+        ("- 1", "app.yml:1: An app must be a YAML mapping"),
+        ("kind: app", "Missing section 'app'"),
+        ("app: {name: x, mode: strange}", "app.yml:1: Unknown mode 'strange'; expected one of workflow, advanced-chat"),
+        ("app: {name: x, mode: workflow}", "Missing section 'workflow', which a workflow app requires"),
+        ("app: {name: x, mode: chat}", "Missing section 'model_config', which a chat app requires"),
+        ("app: {name: x, mode: workflow}\nversion: two", "app.yml:2: Invalid version 'two'"),
         ("app: !!python/object/apply:os.system ['true']", "could not determine a constructor for the tag"),
-        (b"\xff\xfe\x00", "the file is not UTF-8"),
-        ("[" * 100_000, "nested deeper than 120 levels"),
-        ("{a: " * 50_000, "nested deeper than 120 levels"),
-        ("- " * 20_000 + "x", "nested deeper than 120 levels"),
+        (b"\xff\xfe\x00", "The file is not UTF-8"),
+        ("[" * 100_000, "Nested deeper than 120 levels"),
+        ("{a: " * 50_000, "Nested deeper than 120 levels"),
+        ("- " * 20_000 + "x", "Nested deeper than 120 levels"),
         ("x" * (10 * 1024 * 1024 + 1), "larger than 10 MB"),
         ("a: &a [1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n" + "".join(
             f"{chr(99 + n)}: &{chr(99 + n)} [{','.join(['*' + chr(98 + n)] * 10)}]\n" for n in range(8)), "aliases are circular or expand to too many"),
@@ -66,25 +66,25 @@ def app_with_node(**data: Any) -> str:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"type": "teleport"}, r"node 'My node': unknown node type 'teleport'; "),
+        ({"type": "teleport"}, r"Node 'My node': Unknown node type 'teleport'; "),
         (
             {"type": "llm", "model": [1, 2]},
-            "node 'My node': model: Expected `object`, got `array`",
+            "Node 'My node': model: Expected `object`, got `array`",
         ),
         (
             {"type": "code", "code": {"a": 1}},
-            "node 'My node': code: Expected `str`, got `object`",
+            "Node 'My node': code: Expected `str`, got `object`",
         ),
         (
             {
                 "type": "if-else",
                 "cases": [{"conditions": [{"variable_selector": ["a", "b"]}]}],
             },
-            "node 'My node': cases[0].conditions[0]: Object missing required field `comparison_operator`",
+            "Node 'My node': cases[0].conditions[0]: Object missing required field `comparison_operator`",
         ),
         (
             {"type": "iteration", "iterator_selector": ["a", "b"]},
-            "iteration 'My node' contains no nodes to run",
+            "Iteration 'My node' contains no nodes to run",
         ),
     ],
 )
@@ -100,7 +100,7 @@ def test_all_errors_are_reported_at_once():
     app_document = document(
         {"start": {"type": "start"}, "a": {"type": "x"}, "b": {"type": "y"}}, []
     )
-    assert import_error(yaml.dump(app_document)).count("unknown node type") == 2
+    assert import_error(yaml.dump(app_document)).count("Unknown node type") == 2
 
 
 def test_a_cycle_names_its_nodes():
@@ -115,7 +115,7 @@ def test_a_cycle_names_its_nodes():
 
 def test_too_many_nodes_are_refused_and_many_are_not():
     nodes = {f"n{n}": {"type": "answer", "answer": ""} for n in range(MAX_NODES + 1)}
-    with pytest.raises(DslError, match="the app has 5,002 nodes; the maximum is 5,000"):
+    with pytest.raises(DslError, match="The app has 5,002 nodes; the maximum is 5,000"):
         app_of({"start": {"type": "start"}, **nodes}, [])
 
 
@@ -128,7 +128,7 @@ def test_dangling_selectors_are_warnings():
         ["start > a"],
     )
     assert [str(warning) for warning in app.warnings] == [
-        "test.yml: node 'a': selector 'gone.text' refers to the unknown node 'gone'"
+        "test.yml: Node 'a': Selector 'gone.text' refers to the unknown node 'gone'"
     ]
 
 
@@ -164,7 +164,7 @@ def test_selectors_with_node_titles_are_resolved():
 
 def test_an_app_without_a_graph_imports_and_cannot_be_run():
     app = loads("app: {name: x, mode: workflow}\nworkflow: {nodes: []}")
-    assert "the app has no graph" in str(app.warnings[0])
+    assert "The app has no graph" in str(app.warnings[0])
     with pytest.raises(WorkflowError, match="so it cannot run"):
         app.graph()
 

@@ -44,16 +44,16 @@ def test_a_form_is_converted_to_a_cron_expression(data: dict[str, Any], cron: st
 
 @pytest.mark.parametrize(("data", "error_pattern"), [
     ({"mode": "cron", "cron_expression": "0 9 * *"}, "must have five fields"),
-    ({"mode": "cron", "cron_expression": "61 * * * *"}, "invalid cron expression .*: bad minute"),
-    ({"mode": "cron", "cron_expression": "0 0 30 2 *"}, "invalid cron expression"),
+    ({"mode": "cron", "cron_expression": "61 * * * *"}, "Invalid cron expression .*: bad minute"),
+    ({"mode": "cron", "cron_expression": "0 0 30 2 *"}, "Invalid cron expression"),
     ({"mode": "cron", "cron_expression": "0 9 * * * *"}, "must have five fields"),
-    ({"mode": "yearly"}, "unknown mode 'yearly'"),
-    ({"frequency": "fortnightly"}, "unknown frequency 'fortnightly'"),
+    ({"mode": "yearly"}, "Unknown mode 'yearly'"),
+    ({"frequency": "fortnightly"}, "Unknown frequency 'fortnightly'"),
     ({"frequency": "daily", "visual_config": {"time": "25:00"}}, "expected a time like"),
     ({"frequency": "hourly", "visual_config": {"on_minute": 60}}, "must be 0 to 59"),
     ({"frequency": "weekly", "visual_config": {"weekdays": ["someday"]}}, "unknown weekday 'someday'"),
-    ({"timezone": "Mars/Olympus"}, "unknown timezone 'Mars/Olympus'"),
-    ({"timezone": "../../etc/passwd"}, "unknown timezone"),
+    ({"timezone": "Mars/Olympus"}, "Unknown timezone 'Mars/Olympus'"),
+    ({"timezone": "../../etc/passwd"}, "Unknown timezone"),
 ])  # fmt: skip
 def test_invalid_schedules_are_named(data: dict[str, Any], error_pattern: str):
     with pytest.raises(ScheduleError, match=error_pattern):

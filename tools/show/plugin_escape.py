@@ -137,7 +137,7 @@ class AttackedServer:
         # runs.
         until = time.monotonic() + 30
         while (
-            "not restarted for" in str(events := self.run_code(tenant, code))
+            "Not restarted for" in str(events := self.run_code(tenant, code))
             and time.monotonic() < until
         ):
             time.sleep(0.5)

@@ -152,12 +152,12 @@ JAVASCRIPT: Mapping[str, str] = {
 succeeds."""
 
 JAVASCRIPT_ENDS: Mapping[str, Sequence[str]] = {
-    "take all memory with strings": ["InternalError", "out of memory", "time"],
-    "take all memory with arrays": ["InternalError", "out of memory", "time"],
+    "take all memory with strings": ["InternalError", "Out of memory", "time"],
+    "take all memory with arrays": ["InternalError", "Out of memory", "time"],
     "take all memory with buffers": [
         "InternalError",
         "RangeError",
-        "out of memory",
+        "Out of memory",
         "time",
     ],
     "loop without end": ["time"],
@@ -170,7 +170,7 @@ JAVASCRIPT_ENDS: Mapping[str, Sequence[str]] = {
         "RangeError",
         "InternalError",
         "time",
-        "out of memory",
+        "Out of memory",
     ],
 }
 """How a JavaScript attack must end to count as blocked. The others must end with an

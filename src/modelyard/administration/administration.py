@@ -138,7 +138,7 @@ class Administration:
         """Create a tenant. Its name is also its id."""
         if not _TENANT.fullmatch(name):
             raise InvokeBadRequestError(
-                f"invalid tenant name {name[:80]!r}; use 1 to 63 characters a-z, 0-9 and"
+                f"Invalid tenant name {name[:80]!r}; use 1 to 63 characters a-z, 0-9 and"
                 " -, starting with a letter or digit",
                 param="name",
             )
@@ -219,7 +219,7 @@ class Administration:
         """Delete a resource. Raises NotFoundError, ForbiddenError or
         InvokeBadRequestError."""
         if kind == Tenant.kind and id == DEFAULT_TENANT:
-            raise InvokeBadRequestError("the default tenant cannot be deleted")
+            raise InvokeBadRequestError("The default tenant cannot be deleted")
         self._ownership.check_change(
             caller, await self._resources.get(tenant, kind, id)
         )
@@ -249,7 +249,7 @@ class Administration:
         self._ownership.check_change(caller, old)
         value = msgspec.json.decode(old.body, type=ApiKey)
         if value.revoked_at is not None:
-            raise InvokeBadRequestError(f"key {id!r} was revoked; create a new one")
+            raise InvokeBadRequestError(f"Key {id!r} was revoked; create a new one")
         until = self._clock.time() + grace_seconds
         # The old key never becomes valid for longer than it was.
         ends = min(until, value.expires_at) if value.expires_at else until

@@ -71,7 +71,7 @@ def read_input(kind: str, fields: JSON) -> Any:
         check_numbers(value)
         return value
     except msgspec.ValidationError as error:
-        raise InvokeBadRequestError(f"invalid {kind}: {error}") from error
+        raise InvokeBadRequestError(f"Invalid {kind}: {error}") from error
 
 
 class InputChecks:
@@ -117,7 +117,7 @@ class InputChecks:
                 # Nobody can give a role above their own.
                 if not caller.role.covers(value.role):
                     raise ForbiddenError(
-                        f"only a role of the same level can grant role {value.role.value!r}"
+                        f"Only a role of the same level can grant role {value.role.value!r}"
                     )
                 if (
                     isinstance(value, KeyInput)
@@ -166,7 +166,7 @@ class InputChecks:
             if not slash:
                 # A route that leads to a route could form a cycle.
                 raise InvokeBadRequestError(
-                    f"target {model!r} must be 'provider/model'; a route cannot contain a"
+                    f"Target {model!r} must be 'provider/model'; a route cannot contain a"
                     " route"
                 )
             self._providers.factory_of(tenant).get_definition(provider)
@@ -179,7 +179,7 @@ class InputChecks:
             for entity in self._providers.factory_of(tenant).get_providers()
         }:
             raise InvokeBadRequestError(
-                f"route name {name!r} looks like a provider's model; choose another name",
+                f"Route name {name!r} looks like a provider's model; choose another name",
                 param="name",
             )
         # Below the median, most calls would be sent twice.
@@ -203,7 +203,7 @@ class InputChecks:
             return
         if not slash:
             raise InvokeBadRequestError(
-                f"model {value.model!r} must be 'provider/model' or the name of a route",
+                f"Model {value.model!r} must be 'provider/model' or the name of a route",
                 param="model",
             )
         definition = self._providers.factory_of(tenant).get_definition(provider)
@@ -211,7 +211,7 @@ class InputChecks:
         # A customisable provider accepts models that its catalogue does not list.
         if schema is None and not definition.entity.is_customizable:
             raise InvokeBadRequestError(
-                f"provider {provider!r} has no {name} model {model!r}", param="model"
+                f"Provider {provider!r} has no {name} model {model!r}", param="model"
             )
 
     @staticmethod
@@ -219,7 +219,7 @@ class InputChecks:
         """Check a route's target."""
         if target.weight < 0:
             raise InvokeBadRequestError(
-                f"weight of target {target.model!r} must be 0 or more", param="targets"
+                f"Weight of target {target.model!r} must be 0 or more", param="targets"
             )
 
 
@@ -232,7 +232,7 @@ def check_limit(limit: Limit) -> None:
         )
     if limit.unit == "concurrency" and limit.amount == 0:
         raise InvokeBadRequestError(
-            "a concurrency of 0 would reject every call; disable the key instead",
+            "A concurrency of 0 would reject every call; disable the key instead",
             param="amount",
         )
     if any(credits_per_call < 0 for credits_per_call in limit.credits.values()):
@@ -246,7 +246,7 @@ def configured_limit(name: str, fields: Mapping[str, Any]) -> Limit:
         check_numbers(limit)
         check_limit(limit)
     except (msgspec.ValidationError, InvokeBadRequestError) as error:
-        raise ConfigError(f"limit {name!r}: {error}") from error
+        raise ConfigError(f"Limit {name!r}: {error}") from error
     return limit
 
 
@@ -266,7 +266,7 @@ def configured_route(name: str, fields: Mapping[str, Any]) -> Route:
         check_numbers(route)
         return route
     except msgspec.ValidationError as error:
-        raise ConfigError(f"route {name!r}: {error}") from error
+        raise ConfigError(f"Route {name!r}: {error}") from error
 
 
 def find_cycle(failover: Mapping[str, Sequence[str]]) -> list[str]:

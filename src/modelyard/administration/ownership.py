@@ -10,7 +10,7 @@ from modelyard.administration.inputs import CredentialInput
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.models.types import JSON, ModelType
-from modelyard.storage.resources import Resource
+from modelyard.storage.resources import Resource, kind_label
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
 from modelyard.tenancy.directory import (
     OPERATOR,
@@ -74,12 +74,12 @@ class Ownership:
             role = Role(msgspec.json.decode(old.body).get("role", Role.DEVELOPER))
             if not caller.role.covers(role):
                 raise ForbiddenError(
-                    f"only a caller with role {role.value!r} or higher can change this"
+                    f"Only a caller with role {role.value!r} or higher can change this"
                     f" {old.kind}; your role is {caller.role.value!r}"
                 )
         if is_operator_managed(caller, old.tenant, old.kind, old.set_by):
             raise ForbiddenError(
-                f"this {old.kind} was set by the operator; a tenant cannot change it"
+                f"This {old.kind} was set by the operator; a tenant cannot change it"
             )
 
     def check_replacement(
@@ -110,8 +110,8 @@ class Ownership:
                 and is_operator_managed(caller, tenant, kind, row.set_by)
             ):
                 raise ForbiddenError(
-                    f"{kind} {row.name!r} was set by the operator; a tenant cannot"
-                    " replace it"
+                    f"{kind_label(kind)} {row.name!r} was set by the operator; a tenant"
+                    " cannot replace it"
                 )
 
     async def check_switch_off(
@@ -138,7 +138,7 @@ class Ownership:
         for role in roles:
             if not caller.role.covers(role):
                 raise ForbiddenError(
-                    f"user {name[:60]!r} has role {role.value!r}; only a caller with that"
+                    f"User {name[:60]!r} has role {role.value!r}; only a caller with that"
                     " role or higher can disable it"
                 )
         if Role.OWNER in roles:
@@ -175,7 +175,7 @@ class Ownership:
         if await self._has_owner_account(tenant, without_user):
             return
         raise InvokeBadRequestError(
-            f"tenant {tenant!r} must keep at least one valid owner key or one enabled"
+            f"Tenant {tenant!r} must keep at least one valid owner key or one enabled"
             " owner account"
         )
 

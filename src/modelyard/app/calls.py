@@ -189,7 +189,7 @@ class NamedModels:
             return [self.resolve(tenant, name, model_type) for name in names]
         # The settings contain the name, not the request: not the caller's error.
         except NotFoundError as error:
-            raise ConfigError(f"failover of '{provider}/{model}': {error}") from error
+            raise ConfigError(f"Failover of '{provider}/{model}': {error}") from error
 
     async def embed(self, tenant: str, text: str) -> Sequence[float]:
         """Return the embedding with which similar questions are found in the cache."""

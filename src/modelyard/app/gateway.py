@@ -161,17 +161,17 @@ class Readiness:
         # Read once, so that message and decision agree.
         damage, trouble = self._database.damage, self._database.trouble
         if self._is_draining():
-            return "the server is stopping"
+            return "The server is stopping"
         if damage is not None:
-            return f"the database is damaged; calls are refused until it is restored: {damage}"
+            return f"The database is damaged; calls are refused until it is restored: {damage}"
         # Callers are told about a full disk; details follow after the colon.
         if trouble is not None:
             cause = ", since the database's disk is full" if "full" in trouble else ""
-            return f"usage cannot be recorded{cause}: {trouble}"
+            return f"Usage cannot be recorded{cause}: {trouble}"
         return (
             None
             if self._upkeep.is_fresh
-            else "changes to keys and limits are not received"
+            else "Changes to keys and limits are not received"
         )
 
 

@@ -222,7 +222,7 @@ class Modelyard:
         # Before `open`, limits and credentials of tenants are missing.
         if not self.services.tenancy.directory.is_read:
             raise ConfigError(
-                "this Modelyard instance is not open; use `async with Modelyard() as yard`"
+                "This Modelyard instance is not open; use `async with Modelyard() as yard`"
                 " or `await yard.open()`"
             )
         return self.services.calls.models.find(tenant, name, model_type)

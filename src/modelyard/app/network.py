@@ -103,7 +103,7 @@ class Clients:
         # One client per proxy, so that its connections are reused.
         client = self._own.get(proxy)
         if client is None:
-            proxies = _one_proxy(proxy, "a provider's 'proxy'")
+            proxies = _one_proxy(proxy, "A provider's 'proxy'")
             redaction.add(proxies.secrets)
             client = HttpClient(network=NetworkConfig(proxies, self.network.ca_file))
             self._own[proxy] = client

@@ -252,7 +252,7 @@ def _key(home: Path) -> str:
         return path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"key of the plugin API cannot be read or written in {str(path)!r}: {error}"
+            f"Key of the plugin API cannot be read or written in {str(path)!r}: {error}"
         ) from error
     key = secrets.token_urlsafe(32)
     with os.fdopen(descriptor, "w") as key_file:

@@ -62,7 +62,7 @@ class ProviderChecks:
         status = self._providers.get_provider(tenant, provider)
         if not status.is_ready:
             raise ConfigError(
-                f"provider {provider!r} has no credential; add one with `modelyard"
+                f"Provider {provider!r} has no credential; add one with `modelyard"
                 f" providers add {provider}`"
             )
         # Some providers need no credentials at all.

@@ -165,7 +165,7 @@ def _definition(
         # Raises for an unknown name, with similar ones.
         catalog_definition(provider.name)
         raise NotFoundError(
-            f"provider {provider.name!r} is disabled; set local.enabled to true",
+            f"Provider {provider.name!r} is disabled; set local.enabled to true",
             code="provider_not_found",
         )
     # An unknown name with an address is a server with an OpenAI-compatible API.
@@ -317,7 +317,7 @@ def _configured_credential(
             check_limit(limit)
         except (msgspec.ValidationError, InvokeBadRequestError) as error:
             raise ConfigError(
-                f"invalid quota of a credential of provider {provider!r}: {error}"
+                f"Invalid quota of a credential of provider {provider!r}: {error}"
             ) from error
         quotas = ((f"hosted:{provider}:{credential.name}", limit),)
     return ConfiguredCredential(

@@ -28,7 +28,7 @@ class Recovery:
         # The recovery did not complete: usage is still unknown.
         if not self._is_done:
             raise StorageUnavailableError(
-                "usage records of an earlier process are not recovered yet; try again later"
+                "Usage records of an earlier process are not recovered yet; try again later"
             )
 
     async def run(self) -> None:

@@ -107,7 +107,7 @@ class RunCallers:
         # in progress. Operators' keys belong to the default tenant and may act for any
         # other.
         if caller is None or caller.tenant not in (run.tenant, DEFAULT_TENANT):
-            raise WorkflowError("the API key that started this run is no longer valid")
+            raise WorkflowError("The API key that started this run is no longer valid")
         return msgspec.structs.replace(
             caller, tenant=run.tenant, user=run.user or caller.user, app=app
         )

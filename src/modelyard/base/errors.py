@@ -210,7 +210,9 @@ class PluginError(ModelyardError):
         kind: str = "",
         retry_after: float | None = None,
     ) -> None:
-        super().__init__(f"plugin {plugin!r}: {message}" if plugin else message)
+        super().__init__(f"Plugin {plugin!r}: {message}" if plugin else message)
+        # The message without the plugin's name.
+        self.reason = message
         self.plugin = plugin
         self.kind = kind
         self.retry_after = retry_after

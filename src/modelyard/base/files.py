@@ -12,5 +12,5 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"file {str(path)!r} cannot be read: {error.strerror}"
+            f"File {str(path)!r} cannot be read: {error.strerror}"
         ) from error

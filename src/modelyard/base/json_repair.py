@@ -42,7 +42,7 @@ def repair_json(text: str) -> Any:
     max_characters = MAX_CHARACTERS_ON_LOOP if is_on_a_loop() else MAX_CHARACTERS
     if len(text) > max_characters:
         raise RepairError(
-            f"invalid JSON of {len(text):,} characters; at most {max_characters:,} can"
+            f"Invalid JSON of {len(text):,} characters; at most {max_characters:,} can"
             " be repaired"
         )
     try:
@@ -52,7 +52,7 @@ def repair_json(text: str) -> Any:
     except (ValueError, RecursionError, IndexError) as error:
         # The repair parser raises any of these on input that it cannot handle.
         raise RepairError(
-            f"invalid JSON that cannot be repaired: {str(error)[:200]}"
+            f"Invalid JSON that cannot be repaired: {str(error)[:200]}"
         ) from error
 
 
@@ -96,7 +96,7 @@ class _Budget:
         # The clock is read only once per thousand reads: reading it is expensive.
         if self._remaining_reads < 0:
             if self._is_on_a_loop or time.thread_time() > self._until:
-                raise RepairError("invalid JSON with too many errors to be repaired")
+                raise RepairError("Invalid JSON with too many errors to be repaired")
             self._remaining_reads += 1_000
 
 

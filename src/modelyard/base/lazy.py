@@ -18,7 +18,7 @@ class _LazyModule:
             module = import_module(self._name)
         except ImportError as missing:
             raise ConfigError(
-                f"the package {self._name} is missing: pip install"
+                f"The package {self._name} is missing: pip install"
                 f" 'modelyard[{self._extra}]'"
             ) from missing
         member = getattr(module, attribute)

@@ -66,7 +66,7 @@ def compile_pattern(
     """
     if len(text) > MAX_CHARACTERS:
         raise PatternError(
-            f"pattern too long: {len(text):,} characters, maximum {MAX_CHARACTERS:,}"
+            f"Pattern too long: {len(text):,} characters, maximum {MAX_CHARACTERS:,}"
         )
     return _compiled(text, ignore_case, dot_all)
 
@@ -96,7 +96,7 @@ def _compiled(text: str, ignore_case: bool, dot_all: bool) -> Pattern:
     # A short pattern such as `(a{1000}){1000}` expands to a huge program.
     if pattern.size > _MAX_PROGRAM_SIZE:
         raise PatternError(
-            f"pattern {text[:80]!r} is too large after expanding its repetitions"
+            f"Pattern {text[:80]!r} is too large after expanding its repetitions"
         )
     return pattern
 
@@ -116,7 +116,7 @@ def _error_message(text: str, error: Exception) -> str:
     where = text.find(part) if part else -1
     position_hint = f" at character {where + 1}" if where >= 0 else ""
     return (
-        f"invalid pattern {text[:80]!r}: {reason}{position_hint}{_hint(text, problem)}"
+        f"Invalid pattern {text[:80]!r}: {reason}{position_hint}{_hint(text, problem)}"
     )
 
 

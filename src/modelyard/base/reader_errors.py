@@ -37,13 +37,13 @@ def reads_answer(read: Callable[P, T]) -> Callable[P, T]:
 def malformed_response(error: Exception) -> InvokeServerUnavailableError:
     """Return the error for a response that does not have the shape of its wire format."""
     return InvokeServerUnavailableError(
-        f"the response does not match its format: {str(error)[:200]}"
+        f"The response does not match its format: {str(error)[:200]}"
     )
 
 
 def _malformed_request(error: Exception) -> InvokeBadRequestError:
     return InvokeBadRequestError(
-        f"a value in the request has an invalid type: {str(error)[:200]}"
+        f"A value in the request has an invalid type: {str(error)[:200]}"
     )
 
 

@@ -127,7 +127,7 @@ class Schema:
             nodes = _count(value, max_pairs + 1)
             if nodes > max_pairs:
                 raise TooMuchWorkError(
-                    "too many values for JSON schema validation: more than"
+                    "Too many values for JSON schema validation: more than"
                     f" {max_pairs:,}"
                 )
             # A cheap upper bound first; the exact estimate only if the bound is too
@@ -159,7 +159,7 @@ class Schema:
         )
 
 
-_TOO_DEEP = "nested too deeply for JSON schema validation"
+_TOO_DEEP = "Nested too deeply for JSON schema validation"
 
 
 def is_large(value: Any) -> bool:
@@ -184,12 +184,12 @@ def compile_schema(
     try:
         body = msgspec.json.encode(schema)
     except RecursionError as error:
-        raise SchemaError("the schema is nested too deeply") from error
+        raise SchemaError("The schema is nested too deeply") from error
     except (TypeError, ValueError, OverflowError, UnicodeError) as error:
-        raise SchemaError(f"the schema is not JSON: {str(error)[:200]}") from error
+        raise SchemaError(f"The schema is not JSON: {str(error)[:200]}") from error
     if len(body) > MAX_SCHEMA_BYTES:
         raise SchemaError(
-            f"schema too large: {len(body):,} bytes, maximum {MAX_SCHEMA_BYTES:,}"
+            f"Schema too large: {len(body):,} bytes, maximum {MAX_SCHEMA_BYTES:,}"
         )
     return _compile_cached(body, draft, is_lenient)
 
@@ -206,9 +206,9 @@ def _compile_cached(body: bytes, draft: Draft, is_lenient: bool) -> Schema:
     # modify.
     document: JsonValue = msgspec.json.decode(body)
     if not isinstance(document, dict | bool):
-        raise SchemaError("a schema must be an object, true or false")
+        raise SchemaError("A schema must be an object, true or false")
     if _depth(document) > MAX_SCHEMA_DEPTH:
-        raise SchemaError(f"the schema is nested deeper than {MAX_SCHEMA_DEPTH} levels")
+        raise SchemaError(f"The schema is nested deeper than {MAX_SCHEMA_DEPTH} levels")
     for node in _schemas_in(document):
         _check_references(node, is_root=node is document)
     _check_patterns(document, is_lenient=is_lenient)
@@ -324,7 +324,7 @@ def _check_references(node: Mapping[str, Any], *, is_root: bool) -> None:
         isinstance(reference, str) and reference.startswith("#")
     ):
         raise SchemaError(
-            f"external $ref {str(reference)[:100]!r} is not supported; only '#/…'"
+            f"External $ref {str(reference)[:100]!r} is not supported; only '#/…'"
             " within the schema is"
         )
     # A nested `$id` would change what `#` refers to below it.
@@ -363,7 +363,7 @@ def _check_patterns(document: Any, *, is_lenient: bool) -> None:
 
 
 _TOO_MANY = (
-    f"the schema has too many or too large patterns; the maximum is {_MAX_PATTERNS}"
+    f"The schema has too many or too large patterns; the maximum is {_MAX_PATTERNS}"
     f" patterns with {_MAX_PATTERN_STEPS:,} steps in total"
 )
 
@@ -432,7 +432,7 @@ def _pattern_error(pattern: str) -> str:
         compile_pattern(pattern)
     except PatternError as error:
         return str(error)
-    return f"invalid pattern {pattern[:80]!r}: malformed or too large"
+    return f"Invalid pattern {pattern[:80]!r}: malformed or too large"
 
 
 @lru_cache(1024)
@@ -474,7 +474,7 @@ def _count(document: JsonValue, limit: int) -> int:
     while level and count <= limit:
         depth += 1
         if depth > MAX_VALUE_DEPTH:
-            raise TooMuchWorkError(f"nested deeper than {MAX_VALUE_DEPTH} levels")
+            raise TooMuchWorkError(f"Nested deeper than {MAX_VALUE_DEPTH} levels")
         children = _children_of(level)
         count += len(children)
         level = [child for child in children if isinstance(child, dict | list)]
@@ -515,13 +515,13 @@ class _WorkEstimate:
         if pair in self._totals:
             cached_total = self._totals[pair]
             if cached_total is None:
-                raise SchemaError("circular $ref in the schema")
+                raise SchemaError("Circular $ref in the schema")
             return cached_total
         # Each pair is evaluated once; None marks one in progress, so meeting it again
         # is a cycle.
         self._remaining_pairs -= 1
         if self._remaining_pairs < 0:
-            raise TooMuchWorkError("too large to validate against this JSON schema")
+            raise TooMuchWorkError("Too large to validate against this JSON schema")
         self._totals[pair] = None
         total = self._same_value_work(node, value)
         if isinstance(value, dict):
@@ -529,7 +529,7 @@ class _WorkEstimate:
         elif isinstance(value, list):
             total += self._list_work(node, value)
         if total > _MAX_WORK:
-            raise TooMuchWorkError("too much work to validate against this JSON schema")
+            raise TooMuchWorkError("Too much work to validate against this JSON schema")
         self._totals[pair] = total
         return total
 
@@ -679,4 +679,4 @@ def _named_schema(root: Any, name: str, reference: str) -> dict[str, Any]:
 
 
 def _unresolved(reference: str) -> SchemaError:
-    return SchemaError(f"unresolved $ref {reference[:100]!r}")
+    return SchemaError(f"Unresolved $ref {reference[:100]!r}")

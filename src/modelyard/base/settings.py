@@ -412,7 +412,7 @@ class ContentSettings(
     def __post_init__(self) -> None:
         if self.origin and not _ORIGIN.fullmatch(self.origin):
             raise ValueError(
-                "origin must be a URL origin such as https://usercontent.example, not"
+                "'origin' must be a URL origin such as https://usercontent.example, not"
                 f" {self.origin[:200]!r}"
             )
 
@@ -508,7 +508,7 @@ def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> S
     path = settings_path(environ, config=config)
     # The default file may be missing, one that was named explicitly may not.
     if explicit_path and not path.is_file():
-        raise ConfigError(f"settings file {str(path)!r} does not exist")
+        raise ConfigError(f"Settings file {str(path)!r} does not exist")
     document, lines = _read(path) if path.is_file() else ({}, {})
     # References are checked before they are expanded, while the document still matches
     # the recorded lines.
@@ -557,13 +557,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         value = yaml.load(path.read_text("utf-8"), Loader=FiniteLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"settings file {str(path)!r} is not YAML: {error}"
+            f"Settings file {str(path)!r} is not YAML: {error}"
         ) from error
     if value is None:
         return {}, {}
     if not is_object(value):
         raise ConfigError(
-            f"settings file {str(path)!r} must be a mapping of names to values"
+            f"Settings file {str(path)!r} must be a mapping of names to values"
         )
     return value, dict(_lines(node, "$"))
 
@@ -648,7 +648,7 @@ def _check(
         path = f"$.{key}"
         if key not in hints:
             similar = suggestion(str(key), hints, label="available:")
-            yield lines.get(path, 1), f"unknown setting {key!r}; {similar}"
+            yield lines.get(path, 1), f"Unknown setting {key!r}; {similar}"
             continue
         into[key], mistakes = _convert_setting(key, raw, hints[key], lines)
         yield from mistakes

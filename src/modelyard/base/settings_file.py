@@ -92,7 +92,7 @@ def _scalars(text: str) -> Iterator[tuple[int, int, str, str]]:
             text, Loader=yaml.SafeLoader
         )
     except yaml.YAMLError as error:
-        raise ConfigError(f"the settings are not YAML: {error}") from error
+        raise ConfigError(f"The settings are not YAML: {error}") from error
     pending: list[tuple[str, Any]] = [("", node)]
     while pending:
         path, current_node = pending.pop()

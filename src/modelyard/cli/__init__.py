@@ -97,7 +97,7 @@ class LazyGroup(click.Group):
         unknown."""
         if args and not args[0].startswith("-") and args[0] not in self.names:
             raise click.UsageError(
-                f"unknown command {args[0]!r};"
+                f"Unknown command {args[0]!r};"
                 f" {suggestion(args[0], self.names, label='expected one of')}",
                 ctx,
             )

@@ -175,7 +175,7 @@ def _schema(path: Path | None) -> Any:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except msgspec.MsgspecError as error:
         raise ConfigError(
-            f"file {str(path)!r} is not a JSON schema (a JSON object): {error}"
+            f"File {str(path)!r} is not a JSON schema (a JSON object): {error}"
         ) from error
 
 

@@ -66,7 +66,7 @@ def back_up(ctx: click.Context, file: Path | None) -> None:
     """
     path = _database_file(settings_of(ctx))
     if not path.exists():
-        raise ConfigError(f"database {str(path)!r} does not exist")
+        raise ConfigError(f"Database {str(path)!r} does not exist")
     click.echo(str(backups.back_up(path, file)))
 
 
@@ -115,11 +115,11 @@ def _exclusive_access(settings: Settings, path: Path) -> Generator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(
-                f"a running server uses database {path}; stop it first"
+                f"A running server uses database {path}; stop it first"
             ) from None
         # The lock covers servers only; other tools may have the file open too.
         if (user := _process_using(path)) is not None:
-            raise ConfigError(f"process {user} has database {path} open; stop it first")
+            raise ConfigError(f"Process {user} has database {path} open; stop it first")
         yield
     finally:
         os.close(descriptor)
@@ -159,7 +159,7 @@ def _database_file(settings: Settings) -> Path:
     """Return the SQLite file. Raises ConfigError for PostgreSQL."""
     if "://" in settings.database_url:
         raise ConfigError(
-            "this command supports SQLite only; back up PostgreSQL with its own tools,"
+            "This command supports SQLite only; back up PostgreSQL with its own tools,"
             " for example pg_dump (see docs/how-to/upgrade.md)"
         )
     return Path(settings.database_url)

@@ -55,14 +55,14 @@ class HeadLimits:
         """Return the error for a head that is too large (431)."""
         settings = self._settings
         return HeadersTooLargeError(
-            f"request headers too large; at most {settings.headers} headers and"
+            f"Request headers too large; at most {settings.headers} headers and"
             f" {settings.head_kb} kB in total"
         )
 
     def _too_long(self) -> RefusedError:
         """Return the error for a target that is too long (414)."""
         return TargetTooLongError(
-            f"request target too long; at most {self._settings.target_kb} kB"
+            f"Request target too long; at most {self._settings.target_kb} kB"
         )
 
 

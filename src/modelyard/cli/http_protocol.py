@@ -240,7 +240,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.door.register(self, self.client[0] if self.client else ""):
             self.ending.reply_and_close(
                 ServerBusyError(
-                    "connection limit of the server reached; try again in a moment"
+                    "Connection limit of the server reached; try again in a moment"
                 )
             )
 
@@ -277,7 +277,7 @@ class GuardedProtocol(HttpToolsProtocol):
             # error.
             self.ending.refuse(
                 self._refused_by
-                or RefusedError("malformed HTTP/1.1 request (RFC 9112)")
+                or RefusedError("Malformed HTTP/1.1 request (RFC 9112)")
             )
             return
         # If neither applies, a request was completed by this read.
@@ -414,7 +414,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         seconds = self.door.settings.head_seconds
         self.ending.refuse(
-            RequestTimeoutError(f"request head incomplete after {seconds:g} seconds")
+            RequestTimeoutError(f"Request head incomplete after {seconds:g} seconds")
         )
 
     def is_body_slow(self, current_time: float) -> bool:
@@ -426,7 +426,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def end_body(self) -> None:
         """Answer 408 to a request with a slow body."""
         self.ending.fail_body(
-            RequestTimeoutError("request body timed out: it arrives too slowly")
+            RequestTimeoutError("Request body timed out: it arrives too slowly")
         )
 
     def unread(self) -> int:
@@ -457,7 +457,7 @@ class GuardedProtocol(HttpToolsProtocol):
         error = self.limits.broken_by(self.url, self.headers, self.fed)
         if error is None and len(self.pipeline) >= self.door.settings.pipelined:
             error = ServerBusyError(
-                "too many pipelined requests; wait for the first response"
+                "Too many pipelined requests; wait for the first response"
             )
         if error is not None:
             # The parser hides the exception's type, so it is remembered.
@@ -469,7 +469,7 @@ class GuardedProtocol(HttpToolsProtocol):
         # Tiny chunks cost more to parse than they carry.
         if self.fed - self.content > _SPARE + _PER_BYTE * self.content:
             self.ending.fail_body(
-                RefusedError("chunked request body has too much framing overhead")
+                RefusedError("Chunked request body has too much framing overhead")
             )
         # Only the first incomplete read of a body starts the measurement.
         elif self.door.start_body(self):

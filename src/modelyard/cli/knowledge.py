@@ -401,7 +401,7 @@ async def _sync_source(
     path = Path(source)
     if not path.exists():  # noqa: ASYNC240
         raise ConfigError(
-            f"source {source!r} not found; expected an existing file or folder, or an"
+            f"Source {source!r} not found; expected an existing file or folder, or an"
             " http:// or https:// URL"
         )
     return await parts.datasets.sync_folder(dataset, path, batch=batch)

@@ -233,7 +233,7 @@ def speak(
         Path(output).write_bytes(audio)
     except OSError as error:
         raise ConfigError(
-            f"file {output!r} cannot be written: {error.strerror}"
+            f"File {output!r} cannot be written: {error.strerror}"
         ) from error
     if as_json:
         print_json({"file": output, "format": audio_format, "bytes": len(audio)})

@@ -331,7 +331,7 @@ def card(ctx: click.Context, name: str, as_json: bool) -> None:
     )
     if model is None:
         raise ConfigError(
-            f"unknown local model {name!r}; expected one of"
+            f"Unknown local model {name!r}; expected one of"
             f" {', '.join(candidate.model for candidate in entity.models)}"
         )
     files = manifest().files_of(model.model)

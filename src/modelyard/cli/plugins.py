@@ -217,7 +217,7 @@ def keygen(name: Path) -> None:
         # Overwriting a key would make packages signed with it unverifiable.
         if path.exists():
             raise ConfigError(
-                f"key file {str(path)!r} already exists and is not overwritten; choose"
+                f"Key file {str(path)!r} already exists and is not overwritten; choose"
                 " another name"
             )
         save(path, data)
@@ -255,7 +255,7 @@ def sign_package(path: Path, key: Path, category: str, output: Path | None) -> N
         private = key.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"key {str(key)!r} cannot be read: {error.strerror}"
+            f"Key {str(key)!r} cannot be read: {error.strerror}"
         ) from error
     target = output or path.with_name(f"{path.stem}.signed.difypkg")
     save(target, sign(data, private, category=category, signed_at=int(time.time())))
@@ -403,7 +403,7 @@ def run(ctx: click.Context, path: Path) -> None:
                 request = _parse_request(line)
             except ValueError as error:
                 # Without a valid request there is no invoke_id to answer with.
-                _print_message(None, "error", {"error": f"invalid request: {error}"})
+                _print_message(None, "error", {"error": f"Invalid request: {error}"})
                 continue
             task = asyncio.create_task(runner.respond(request))
             tasks.add(task)
@@ -729,7 +729,7 @@ async def _fetch_packages(
         return [await yard.services.plugins.market.github(source, is_operators=True)]
     # A missing file must not be looked up in a market.
     if source.endswith((".difypkg", ".difybndl")):
-        raise PackageError(f"file {source!r} does not exist")
+        raise PackageError(f"File {source!r} does not exist")
     return [await yard.services.plugins.market.fetch(source, version)]
 
 

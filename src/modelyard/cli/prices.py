@@ -61,7 +61,7 @@ def show(model: str, as_json: bool) -> None:
     if not offers:
         names = [entity.model for _, entity in _models()]
         raise NotFoundError(
-            f"no provider of the catalogue lists model {model!r}; similar names:"
+            f"No provider of the catalogue lists model {model!r}; similar names:"
             f" {', '.join(closest_names(model, names)) or 'none'}"
         )
     if as_json:
@@ -222,7 +222,7 @@ def _listed_entry(owner: str, model: str) -> Any:
         from genai_prices.data import providers
     except ImportError as error:
         raise ConfigError(
-            "comparing prices needs the package 'genai-prices': pip install"
+            "Comparing prices needs the package 'genai-prices': pip install"
             " 'modelyard[prices]'"
         ) from error
     names = _LISTS.get(owner, ())

@@ -183,7 +183,7 @@ def add(
     is_new = name not in catalog_names()
     if is_new and not base_url:
         raise ConfigError(
-            f"provider {name!r} is not in the catalogue;"
+            f"Provider {name!r} is not in the catalogue;"
             f" {suggestion(name, catalog_names(), label='it has')}; for an"
             " OpenAI-compatible server under this name set --base-url"
         )
@@ -219,7 +219,7 @@ def _complete_credential(
     """Return the values of a provider's credential, with required fields from prompts.
     Raises ConfigError for unknown, missing or invalid fields."""
     if not forms:
-        raise ConfigError(f"provider {name!r} does not use credentials")
+        raise ConfigError(f"Provider {name!r} does not use credentials")
     # Only required fields are prompted for; optional ones are set with --set.
     completed = values | {
         field_schema.variable: _ask(field_schema)
@@ -229,7 +229,7 @@ def _complete_credential(
     field_names = [field_schema.variable for field_schema in forms]
     if unknown := completed.keys() - set(field_names):
         raise ConfigError(
-            f"provider {name!r} has no credential field {', '.join(sorted(unknown))};"
+            f"Provider {name!r} has no credential field {', '.join(sorted(unknown))};"
             f" expected some of {', '.join(field_names)}"
         )
     # Validate before writing, so that the settings never contain an invalid credential.

@@ -398,7 +398,7 @@ def _single_server_lock(settings: Settings) -> Generator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(
-                "another server uses the home folder"
+                "Another server uses the home folder"
                 f" {str(Path(settings.home).expanduser())!r}, and limits would be"
                 " counted separately by each; start all of them with --shared database,"
                 " or set another MODELYARD_HOME"
@@ -416,7 +416,7 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another port"
+            f"Cannot listen on {host}:{port}: {error.strerror}; choose another port"
             " with --port or MODELYARD_PORT"
         ) from error
 

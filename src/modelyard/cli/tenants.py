@@ -419,7 +419,7 @@ def remove_limit(ctx: click.Context, name: str, tenant: str) -> None:
                 )
                 return
         raise ConfigError(
-            f"tenant {tenant!r} has no limit {name!r}; list its limits with `modelyard"
+            f"Tenant {tenant!r} has no limit {name!r}; list its limits with `modelyard"
             f" limits list --tenant {tenant}`"
         )
 

@@ -185,7 +185,7 @@ async def _inputs(
     for name, text in assignments:
         if forms and name not in forms:
             raise click.UsageError(
-                f"app {app.name!r} has no input {name!r}; expected one of"
+                f"App {app.name!r} has no input {name!r}; expected one of"
                 f" {', '.join(forms)}"
             )
         field_type = forms[name].type if name in forms else ""
@@ -347,7 +347,7 @@ def draw(file: Path, diagram_format: str | None, output: Path | None) -> None:
         output.write_text(text, "utf-8")
     except OSError as error:
         raise ConfigError(
-            f"file {str(output)!r} cannot be written: {error.strerror}"
+            f"File {str(output)!r} cannot be written: {error.strerror}"
         ) from error
     print_note(f"{output}: {app.graph().size()} nodes")
 
@@ -540,7 +540,7 @@ def _text(file: Path) -> str:
     try:
         return file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"file {str(file)!r} cannot be read: {error}") from error
+        raise ConfigError(f"File {str(file)!r} cannot be read: {error}") from error
 
 
 def _show_import(import_report: dict[str, Any]) -> None:

@@ -254,7 +254,7 @@ class Authenticator:
         )
         if tenant not in {name for name, _ in tenants}:
             raise NotFoundError(
-                f"tenant {tenant[:80]!r} does not exist", code="tenant_not_found"
+                f"Tenant {tenant[:80]!r} does not exist", code="tenant_not_found"
             )
         return msgspec.structs.replace(caller, tenant=tenant, is_acting=True)
 
@@ -471,7 +471,7 @@ def _single_header(headers: Headers, header_name: bytes) -> str | None:
     values = [value for name, value in headers if name == header_name]
     if len(values) > 1:
         raise OriginError(
-            f"the header {header_name.decode()!r} was sent {len(values)} times; send it"
+            f"The header {header_name.decode()!r} was sent {len(values)} times; send it"
             " once"
         )
     return values[0].decode("latin-1") if values else None
@@ -509,7 +509,7 @@ def check_bind(host: str, *, is_open: bool) -> None:
     required."""
     if is_open and not is_loopback(host):
         raise ConfigError(
-            f"refusing to listen on {host} without an API key: others could use your"
+            f"Refusing to listen on {host} without an API key: others could use your"
             " models. Create one with `modelyard keys create NAME --role owner`, set"
             " MODELYARD_API_KEYS, or listen on 127.0.0.1"
         )

@@ -75,7 +75,7 @@ def file_form(
     form = parse_form(
         content_type,
         body,
-        error_message=f"send {description} as multipart/form-data, in the field {file!r}",
+        error_message=f"Send {description} as multipart/form-data, in the field {file!r}",
         file=file,
     )
     if form.file is None:
@@ -113,7 +113,7 @@ class _FormReader:
         """Start a part; refuse forms with too many parts."""
         self._parts += 1
         if self._parts > _MAX_PARTS:
-            raise InvokeBadRequestError(f"the form has more than {_MAX_PARTS} parts")
+            raise InvokeBadRequestError(f"The form has more than {_MAX_PARTS} parts")
         self._disposition, self._data = b"", bytearray()
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -147,7 +147,7 @@ class _FormReader:
             self.form.files[name] = Upload(filename, bytes(self._data))
         elif len(self._data) > _MAX_FIELD:
             raise InvokeBadRequestError(
-                f"field {name[:40]!r} of the form is longer than {_MAX_FIELD:,} bytes"
+                f"Field {name[:40]!r} of the form is longer than {_MAX_FIELD:,} bytes"
             )
         elif name:
             # Parts without a name are ignored.

@@ -250,7 +250,7 @@ class Request:
                     raise self._too_large(max_bytes)
                 if not share.grow(len(chunk)):
                     raise ServerBusyError(
-                        "too many large requests at the same time; try again later"
+                        "Too many large requests at the same time; try again later"
                     )
                 data += chunk
                 if not message.get("more_body"):
@@ -273,11 +273,11 @@ class Request:
         # A route with its own limit: the server's setting would not help.
         if max_bytes < self.max_body:
             return BodyTooLargeError(
-                f"request body exceeds {max_bytes:,} bytes, the limit of this endpoint"
+                f"Request body exceeds {max_bytes:,} bytes, the limit of this endpoint"
             )
         allowed = max_bytes // (1 << 20)
         return BodyTooLargeError(
-            f"request body exceeds {allowed} MB, the server's limit (max_body_mb)"
+            f"Request body exceeds {allowed} MB, the server's limit (max_body_mb)"
         )
 
     async def cancel_on_disconnect(self, work: Awaitable[T]) -> T:
@@ -337,9 +337,9 @@ def read_json(body: bytes) -> JSON:
     try:
         document: JsonValue = decode_body(body)
     except BodyError as error:
-        raise InvokeBadRequestError(f"the request is not JSON: {error}") from error
+        raise InvokeBadRequestError(f"The request is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise InvokeBadRequestError("the request must be a JSON object")
+        raise InvokeBadRequestError("The request must be a JSON object")
     return document
 
 
@@ -476,7 +476,7 @@ class Shutdown:
         if (task := asyncio.current_task()) is not None:
             # Revoke the cancellation, so that the next await does not raise again.
             task.uncancel()
-        return ServerStoppingError("the server is shutting down; try again in a moment")
+        return ServerStoppingError("The server is shutting down; try again in a moment")
 
 
 class DisconnectWatcher:

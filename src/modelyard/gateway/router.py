@@ -55,7 +55,7 @@ class _PathEntry:
         methods = METHODS if row.takes_any_method else (row.method,)
         for method in methods:
             if method in self.rows:
-                raise ValueError(f"duplicate route {method} {self.path}")
+                raise ValueError(f"Duplicate route {method} {self.path}")
             self.rows[method] = (api, row)
 
     def row(self, method: str) -> tuple[Api, Row] | None:

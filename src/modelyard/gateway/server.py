@@ -266,7 +266,7 @@ class Gateway:
                 exc_info=error,
             )
             error = InvokeBadRequestError(
-                "the request, or the data that it refers to, is nested too deeply"
+                "The request, or the data that it refers to, is nested too deeply"
             )
         elif not isinstance(error, ModelyardError):
             # Last resort: an unexpected exception must not reach the client as a

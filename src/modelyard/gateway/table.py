@@ -61,7 +61,7 @@ class Auth:
         # A mistake here would silently open a route, so it fails at import.
         if (self.role is None) == (self.shows is Admission.API_KEY):
             raise ValueError(
-                f"only an API key can have a role; {self.shows} has {self.role}"
+                f"Only an API key can have a role; {self.shows} has {self.role}"
             )
 
     @property
@@ -244,5 +244,5 @@ class UnknownMethodError(ModelyardError):
 
     def __init__(self, method: str) -> None:
         super().__init__(
-            f"the method {method[:20]!r} is unknown; expected one of {', '.join(METHODS)}"
+            f"The method {method[:20]!r} is unknown; expected one of {', '.join(METHODS)}"
         )

@@ -102,7 +102,7 @@ class ContentRules:
             return
         if path.startswith(PATHS) and not is_content_host:
             raise NotFoundError(
-                f"this path is served only at {origin}", code="unknown_url"
+                f"This path is served only at {origin}", code="unknown_url"
             )
         if is_content_host and not path.startswith(PATHS):
             raise NotFoundError(
@@ -206,7 +206,7 @@ def outgoing(
     for name, value in headers:
         if not _NAME.fullmatch(name) or _NOT_IN_VALUE.search(value):
             raise PluginError(
-                f"response has an invalid header: {name[:80]!r}", plugin=plugin
+                f"Response has an invalid header: {name[:80]!r}", plugin=plugin
             )
         if _is_allowed(name.lower()):
             sent_headers.append(
@@ -236,7 +236,7 @@ def response_status(value: object, plugin: str = "") -> int:
         status = 0
     if not 200 <= status <= 599:
         raise PluginError(
-            f"response has an invalid status {str(value)[:40]!r}; expected 200 to 599",
+            f"Response has an invalid status {str(value)[:40]!r}; expected 200 to 599",
             plugin=plugin,
         )
     return status

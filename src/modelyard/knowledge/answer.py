@@ -284,7 +284,7 @@ class Answerer:
             async for event_type, value in events:
                 if event_type == "answer":
                     return value
-        raise AssertionError("unreachable: the stream ends with an `answer` event")
+        raise AssertionError("Unreachable: the stream ends with an `answer` event")
 
     async def stream(
         self,

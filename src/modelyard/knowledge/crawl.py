@@ -150,7 +150,7 @@ class _Crawl:
             """Check one redirect target."""
             if self.site and origin_of(target) != self.site:
                 raise PageError(
-                    f"redirects to another site, {origin_of(target)}; start the crawl"
+                    f"Redirects to another site, {origin_of(target)}; start the crawl"
                     " there instead",
                     is_for_good=True,
                 )
@@ -304,7 +304,7 @@ class SourceLoader:
         # incomplete.
         if waiting and len(pages) < max_pages:
             reason = (
-                f"the limit of {_MAX_SITEMAPS} sitemaps is reached;"
+                f"The limit of {_MAX_SITEMAPS} sitemaps is reached;"
                 f" {len(waiting):,} more are listed"
             )
             crawl.report.skip(waiting[0], reason, is_for_good=False)
@@ -338,7 +338,7 @@ class SourceLoader:
         parsed = await self._visitor.read("sitemap", visit.page)
         if parsed["is_cut"]:
             reason = (
-                f"the sitemap lists more than {len(parsed['entries']):,} addresses; the"
+                f"The sitemap lists more than {len(parsed['entries']):,} addresses; the"
                 " others are ignored"
             )
             crawl.report.skip(sitemap_url, reason, is_for_good=False)
@@ -348,7 +348,7 @@ class SourceLoader:
                 await asyncio.sleep(0)
             address = resolve(visit.page.url, reference)
             if not address:
-                crawl.report.skip(reference, "not an http(s) URL", is_for_good=True)
+                crawl.report.skip(reference, "Not an http(s) URL", is_for_good=True)
             elif crawl.mark_seen(address):
                 new.append((address, lastmod))
         return parsed["is_index"], new
@@ -377,7 +377,7 @@ class SourceLoader:
             if not address:
                 crawl.report.skip(
                     reference or feed_url,
-                    "the feed entry has no http(s) link",
+                    "The feed entry has no http(s) link",
                     is_for_good=True,
                 )
                 continue
@@ -620,8 +620,8 @@ def _unchanged_document(
 def _skip_reason(page_info: _PageInfo, text: str) -> str:
     """Return why a page yields no document; empty if it yields one."""
     if not page_info.may_index:
-        return "the page excludes itself from indexing (noindex)"
-    return "" if text.strip() else "the page has no text"
+        return "The page excludes itself from indexing (noindex)"
+    return "" if text.strip() else "The page has no text"
 
 
 def _robots_directives(content: str) -> set[str]:

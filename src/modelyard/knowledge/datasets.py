@@ -245,10 +245,10 @@ class Datasets:
         """Return a new document for a text. Raises InvokeBadRequestError if it is empty
         or too long."""
         if not text.strip():
-            raise InvokeBadRequestError(f"document {name!r} has no text", param="text")
+            raise InvokeBadRequestError(f"Document {name!r} has no text", param="text")
         if len(text) > _MAX_TEXT_LENGTH:
             raise InvokeBadRequestError(
-                f"document {name!r} has more than {_MAX_TEXT_LENGTH:,} characters"
+                f"Document {name!r} has more than {_MAX_TEXT_LENGTH:,} characters"
             )
         values = {"digest": digest_of(text), **fields}
         if metadata is not None:
@@ -273,7 +273,7 @@ class Datasets:
         """
         non_empty_chunks = [chunk for chunk in chunks if chunk.text.strip()]
         if not non_empty_chunks:
-            raise InvokeBadRequestError(f"document {name!r} has no chunks")
+            raise InvokeBadRequestError(f"Document {name!r} has no chunks")
         source = {
             **fields.pop("source", {}),
             "kind": "chunks",
@@ -315,7 +315,7 @@ class Datasets:
         empty, too large or of an unsupported type."""
         self.reader.check_size(name, len(data))
         if not data:
-            raise InvokeBadRequestError(f"file {name!r} is empty", param="file")
+            raise InvokeBadRequestError(f"File {name!r} is empty", param="file")
         stored_file = await asyncio.to_thread(
             self._files.add, dataset.tenant, name, data
         )
@@ -400,7 +400,7 @@ class Datasets:
         indexed. Raises InvokeBadRequestError."""
         self.reader.check_size(name, len(data))
         if not data:
-            raise InvokeBadRequestError(f"file {name!r} is empty", param="file")
+            raise InvokeBadRequestError(f"File {name!r} is empty", param="file")
         stored_file = await asyncio.to_thread(
             self._files.add, dataset.tenant, name, data
         )
@@ -567,7 +567,7 @@ class Datasets:
                 part.text for part in parts
             ).encode()
         raise NotFoundError(
-            f"document {document.id!r} has no file", code="file_not_found"
+            f"Document {document.id!r} has no file", code="file_not_found"
         )
 
 

@@ -157,7 +157,7 @@ class Evaluations:
         body = await self._store.get(dataset.tenant, _scope(dataset.id), id)
         if body is None:
             raise NotFoundError(
-                f"evaluation {id[:80]!r} does not exist", code="evaluation_not_found"
+                f"Evaluation {id[:80]!r} does not exist", code="evaluation_not_found"
             )
         return msgspec.json.decode(body, type=Evaluation)
 
@@ -165,7 +165,7 @@ class Evaluations:
         """Delete one evaluation. Raises NotFoundError."""
         if not await self._store.remove(dataset.tenant, _scope(dataset.id), id):
             raise NotFoundError(
-                f"evaluation {id[:80]!r} does not exist", code="evaluation_not_found"
+                f"Evaluation {id[:80]!r} does not exist", code="evaluation_not_found"
             )
 
     async def generate_questions(

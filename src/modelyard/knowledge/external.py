@@ -85,7 +85,7 @@ class ExternalKnowledge:
         """Delete an external API. Raises NotFoundError."""
         if not await self._store.delete(tenant, id):
             raise NotFoundError(
-                f"external knowledge API {id[:80]!r} does not exist",
+                f"External knowledge API {id[:80]!r} does not exist",
                 code="external_api_not_found",
             )
 
@@ -133,7 +133,7 @@ class ExternalKnowledge:
             if row["id"] == id:
                 return row
         raise NotFoundError(
-            f"external knowledge API {id[:80]!r} does not exist",
+            f"External knowledge API {id[:80]!r} does not exist",
             code="external_api_not_found",
         )
 

@@ -292,7 +292,7 @@ class PageFetcher:
             # is.
             if wait is None or wait > _MAX_WAIT_SECONDS or attempt == _MAX_ATTEMPTS:
                 return page
-        raise AssertionError("unreachable: the last attempt returns its page")
+        raise AssertionError("Unreachable: the last attempt returns its page")
 
     def _back_off(self, url: str, page: FetchedResponse) -> float | None:
         """Postpone further requests to a busy host as long as it asks. Returns the

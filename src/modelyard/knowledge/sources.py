@@ -105,7 +105,7 @@ class SourceReader:
             return Path(path).read_bytes()
         except OSError as error:
             raise InvokeBadRequestError(
-                f"file {path!r} cannot be read: {error.strerror}"
+                f"File {path!r} cannot be read: {error.strerror}"
             ) from error
 
     def check_size(self, name: str, size: int) -> None:

@@ -43,7 +43,7 @@ class ProviderCredentialSchemaValidator:
             elif value not in (None, ""):
                 accepted[field.variable] = _converted(field, value)
         subject = (
-            f"credentials of {self._provider!r}" if self._provider else "credentials"
+            f"Credentials of {self._provider!r}" if self._provider else "Credentials"
         )
         if unknown := sorted(values.keys() - {field.variable for field in self._forms}):
             # A mistyped field name would otherwise look like a field without effect.

@@ -117,7 +117,7 @@ class LLMUsage(ModelUsage, frozen=True, kw_only=True):
             and self.currency != later_usage.currency
         ):
             raise ValueError(
-                f"usage in {self.currency} and usage in {later_usage.currency} cannot be added"
+                f"Usage in {self.currency} and usage in {later_usage.currency} cannot be added"
             )
         # A free or unpriced later call must not overwrite the currency of the earlier
         # one.

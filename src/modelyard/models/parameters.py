@@ -173,7 +173,7 @@ def _required_default(rule: ParameterRule, model: str) -> Any:
     """
     if rule.default is None:
         raise InvokeBadRequestError(
-            f"model {model!r} requires parameter {rule.name!r}", param=rule.name
+            f"Model {model!r} requires parameter {rule.name!r}", param=rule.name
         )
     return rule.default
 
@@ -205,7 +205,7 @@ def _invalid_parameter(
 ) -> InvokeBadRequestError:
     """Return the error for a value that is not what the rule expects."""
     return InvokeBadRequestError(
-        f"parameter {rule.name!r} must be {expected}, not {value!r}", param=rule.name
+        f"Parameter {rule.name!r} must be {expected}, not {value!r}", param=rule.name
     )
 
 

@@ -61,7 +61,7 @@ def to_ranked_documents(
             or not isinstance(score, int | float)
         ):
             raise InvokeServerUnavailableError(
-                "a result of the response has an invalid index or score"
+                "A result of the response has an invalid index or score"
             )
         if request.score_threshold is None or score >= request.score_threshold:
             docs.append(

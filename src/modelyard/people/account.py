@@ -94,7 +94,7 @@ def checked_email(email: str) -> str:
     # 254 characters is the longest address that mail servers accept (RFC 5321).
     if not name or not at_sign or not host or len(address) > 254 or not is_plain:
         raise InvokeBadRequestError(
-            f"invalid email address {email[:60]!r}", param="email"
+            f"Invalid email address {email[:60]!r}", param="email"
         )
     return address
 

@@ -26,7 +26,7 @@ from modelyard.people.sign_in_limits import Attempts
 from modelyard.storage.database import Connection, Database
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
 
-_HAS_OWNER = "this server already has an owner; sign in instead"
+_HAS_OWNER = "This server already has an owner; sign in instead"
 _INVITATION_SECONDS = 7 * 86_400.0
 
 
@@ -137,7 +137,7 @@ class Accounts:
         if not rows:
             if role is None:
                 raise SignInError(
-                    f"no account exists for {email}; ask an administrator for an"
+                    f"No account exists for {email}; ask an administrator for an"
                     " invitation"
                 )
             new_account = self._account(DEFAULT_TENANT, email, name, role)
@@ -154,7 +154,7 @@ class Accounts:
         if not rows[0]["is_enabled"] or not self._admits(
             rows[0]["tenant"], rows[0]["email"]
         ):
-            raise SignInError(f"the account of {email} is disabled")
+            raise SignInError(f"The account of {email} is disabled")
         account = account_from(rows[0])
         if (
             account.tenant != DEFAULT_TENANT
@@ -193,7 +193,7 @@ class Accounts:
             # A stolen session must not be able to guess the password.
             self._password_tries.take(account.id)
             if not await passwords.verify_password(old, password_hash):
-                raise SignInError("current password is incorrect")
+                raise SignInError("Current password is incorrect")
             self._password_tries.forget(account.id)
             password_hash = await passwords.hashed(passwords.checked_password(new))
         changed = msgspec.structs.replace(
@@ -219,7 +219,7 @@ class Accounts:
         )
         if not await self._tables.run("change", *values):
             raise NotFoundError(
-                f"account {record.id!r} does not exist", code="account_not_found"
+                f"Account {record.id!r} does not exist", code="account_not_found"
             )
 
     # others
@@ -236,7 +236,7 @@ class Accounts:
         rows = await self._tables.rows("by_id", id=id)
         if not rows or rows[0]["tenant"] != tenant:
             raise NotFoundError(
-                f"account {id[:60]!r} does not exist", code="account_not_found"
+                f"Account {id[:60]!r} does not exist", code="account_not_found"
             )
         return account_from(rows[0])
 
@@ -262,7 +262,7 @@ class Accounts:
             rows = connection.execute(self._tables.sql["account_now"], (by.tenant, id))
             if not rows:
                 raise NotFoundError(
-                    f"account {id[:60]!r} does not exist", code="account_not_found"
+                    f"Account {id[:60]!r} does not exist", code="account_not_found"
                 )
             old = account_from(rows[0])
             new = msgspec.structs.replace(
@@ -300,7 +300,7 @@ class Accounts:
         if old.role is Role.OWNER:
             (owners,) = connection.execute(self._tables.sql["owners"], (new.tenant,))
             if not owners["count"]:
-                raise InvokeBadRequestError("cannot remove or disable the last owner")
+                raise InvokeBadRequestError("Cannot remove or disable the last owner")
         # A disabled account is signed out everywhere: no session id equals the empty
         # one.
         if not new.is_enabled:
@@ -313,7 +313,7 @@ class Accounts:
         address = checked_email(email)
         if await self._tables.rows("by_email", email=address):
             raise InvokeBadRequestError(
-                f"an account for {address} already exists", param="email"
+                f"An account for {address} already exists", param="email"
             )
         token = secrets.token_urlsafe(32)
         until = self._now() + _INVITATION_SECONDS
@@ -342,7 +342,7 @@ class Accounts:
         # Hashing is expensive, so it is done only for a valid invitation.
         if not invitations or invitations[0]["expires_at"] < current_time:
             raise NotFoundError(
-                "invitation is invalid or has expired",
+                "Invitation is invalid or has expired",
                 code="invitation_not_found",
             )
         password_hash = await passwords.hashed(password)
@@ -360,7 +360,7 @@ class Accounts:
                 or not self._admits(rows[0]["tenant"], rows[0]["email"])
             ):
                 raise NotFoundError(
-                    "invitation is invalid or has expired",
+                    "Invitation is invalid or has expired",
                     code="invitation_not_found",
                 )
             account = self._account(
@@ -374,14 +374,14 @@ class Accounts:
             ):
                 # The inviter has lost the permission to give that role.
                 raise NotFoundError(
-                    "invitation is invalid or has expired",
+                    "Invitation is invalid or has expired",
                     code="invitation_not_found",
                 )
             if not connection.execute(
                 self._tables.sql["add"], columns_of(account, password_hash)
             ):
                 raise InvokeBadRequestError(
-                    f"an account for {account.email} already exists", param="email"
+                    f"An account for {account.email} already exists", param="email"
                 )
             return account
 
@@ -395,7 +395,7 @@ class Accounts:
 def _check_role(by: Caller, role: Role) -> None:
     """Raise ForbiddenError if a role is above the caller's."""
     if not by.role.covers(role):
-        raise ForbiddenError(f"your role {by.role.value!r} is below {role.value!r}")
+        raise ForbiddenError(f"Your role {by.role.value!r} is below {role.value!r}")
 
 
 def _link_text(account: Account, state: str) -> bytes:

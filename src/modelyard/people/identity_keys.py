@@ -54,7 +54,7 @@ class ProviderKeys:
                 key = find_key(self._keys or (), token)
         if key is None:
             raise SignInError(
-                "identity token signature does not match any key of the identity provider"
+                "Identity token signature does not match any key of the identity provider"
             )
         return key
 

@@ -22,7 +22,7 @@ try:
     from joserfc.jws import JWSRegistry, extract_compact
 except ImportError as missing:
     raise ConfigError(
-        "signing in at an identity provider needs Authlib: pip install 'modelyard[oidc]'"
+        "Signing in at an identity provider needs Authlib: pip install 'modelyard[oidc]'"
     ) from missing
 
 # Authlib has no types.
@@ -106,7 +106,7 @@ def authorization_address(
         )
     except ValueError as error:
         raise ConfigError(
-            f"invalid authorization_endpoint of the identity provider: {error}"
+            f"Invalid authorization_endpoint of the identity provider: {error}"
         ) from error
 
 
@@ -134,7 +134,7 @@ def read_keys(document: Mapping[str, Any]) -> Sequence[Key]:
     entries = document.get("keys")
     if not isinstance(entries, list):
         raise SignInError(
-            "invalid key set of the identity provider: no list 'keys' (RFC 7517)"
+            "Invalid key set of the identity provider: no list 'keys' (RFC 7517)"
         )
     keys = (_read_key(entry) for entry in cast("list[Any]", entries))
     return [key for key in keys if key is not None]
@@ -215,7 +215,7 @@ def check_token(
         # message says to try again.
         if error.claim == "nonce":
             raise SignInError(
-                "identity token is not for this sign-in (wrong nonce); try again"
+                "Identity token is not for this sign-in (wrong nonce); try again"
             ) from error
         raise _invalid_token_error(error) from error
     except _UNUSABLE as error:
@@ -225,4 +225,4 @@ def check_token(
 
 def _invalid_token_error(error: Exception) -> SignInError:
     """Return the error for a token that is not valid."""
-    return SignInError(f"invalid identity token: {str(error)[:200]}")
+    return SignInError(f"Invalid identity token: {str(error)[:200]}")

@@ -111,7 +111,7 @@ class Oidc:
         if not is_complete or not secrets.compare_digest(
             state.encode(), pending.state.encode()
         ):
-            raise SignInError("this sign-in was not started in this browser; try again")
+            raise SignInError("This sign-in was not started in this browser; try again")
         discovery = await self._description()
         token_form = self._tokens.token_request(
             code=code,
@@ -141,10 +141,10 @@ class Oidc:
         # Some providers send the string "true" instead of a boolean.
         if not email or claims.get("email_verified") not in (True, "true"):
             raise SignInError(
-                "the identity provider returned no verified email address"
+                "The identity provider returned no verified email address"
             )
         if self._domains and email.rpartition("@")[2] not in self._domains:
-            raise SignInError(f"email domain of {email} is not allowed")
+            raise SignInError(f"Email domain of {email} is not allowed")
         return Person(
             email, str(claims.get("name") or claims.get("preferred_username") or "")
         )
@@ -163,7 +163,7 @@ class Oidc:
             # The issuer must match exactly, or one provider could speak for another.
             if str(discovery.get("issuer") or "").rstrip("/") != self._issuer:
                 raise ConfigError(
-                    f"issuer mismatch: expected {self._issuer!r}, got"
+                    f"Issuer mismatch: expected {self._issuer!r}, got"
                     f" {str(discovery.get('issuer'))[:200]!r}"
                 )
             missing = [
@@ -171,7 +171,7 @@ class Oidc:
             ]
             if missing:
                 raise ConfigError(
-                    f"discovery document of {self._issuer} lacks {', '.join(missing)}"
+                    f"Discovery document of {self._issuer} lacks {', '.join(missing)}"
                 )
             self._discovery, self._discovery_at = discovery, current_time
         return self._discovery
@@ -204,7 +204,7 @@ class Oidc:
             RecursionError,
         ) as error:
             raise SignInError(
-                f"request to the identity provider failed: {error}"
+                f"Request to the identity provider failed: {error}"
             ) from error
         if not is_object(document) or answer.status >= 400:
             reason = (
@@ -213,7 +213,7 @@ class Oidc:
                 else ""
             )
             raise SignInError(
-                f"the identity provider returned an error:"
+                f"The identity provider returned an error:"
                 f" {str(reason or answer.status)[:200]}"
             )
         return document

@@ -41,12 +41,12 @@ def checked_password(password: str) -> str:
     allowed."""
     if not _MIN_LENGTH <= len(password) <= _MAX_LENGTH:
         raise InvokeBadRequestError(
-            f"password must have {_MIN_LENGTH} to {_MAX_LENGTH} characters",
+            f"Password must have {_MIN_LENGTH} to {_MAX_LENGTH} characters",
             param="password",
         )
     if password.lower() in _COMMON or len(set(password)) < 4:
         raise InvokeBadRequestError(
-            "password is too common; choose another",
+            "Password is too common; choose another",
             param="password",
         )
     return password
@@ -91,7 +91,7 @@ class _Lane:
                 or self._waiting[who] >= self._most_each
             ):
                 raise BusyError(
-                    "too many concurrent sign-ins; try again in two seconds"
+                    "Too many concurrent sign-ins; try again in two seconds"
                 )
             self._waiting[who] += 1
         work = self._thread.submit(act, *arguments)

@@ -113,7 +113,7 @@ class Sessions:
         because anybody can send invented cookies."""
         if is_stranger and self._unknown_lookups >= _MAX_UNKNOWN_LOOKUPS:
             raise passwords.BusyError(
-                "too many session lookups; try again in two seconds"
+                "Too many session lookups; try again in two seconds"
             )
         self._unknown_lookups += is_stranger
         # The result is as old as the start of the query.
@@ -203,7 +203,7 @@ class Sessions:
         account's."""
         if not await self._tables.run("close", session, account.id):
             raise NotFoundError(
-                f"session {session[:60]!r} does not exist", code="session_not_found"
+                f"Session {session[:60]!r} does not exist", code="session_not_found"
             )
         self.forget()
 

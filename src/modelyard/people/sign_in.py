@@ -151,7 +151,7 @@ class SignIn:
             or not rows[0]["is_enabled"]
             or not self._admits(rows[0]["tenant"], email)
         ):
-            raise SignInError("invalid email or password")
+            raise SignInError("Invalid email or password")
         if not is_known_client:
             self._tries_by_account.give_back(email)
         await self._hash_again(rows[0], password)

@@ -21,7 +21,7 @@ class TooManyTriesError(ModelyardError):
     code = "too_many_tries"
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__("too many tries: wait a minute")
+        super().__init__("Too many tries: wait a minute")
         self.retry_after = retry_after
 
 

@@ -49,7 +49,7 @@ class Bundle(NamedTuple):
                 )
                 if name is None:
                     raise PackageError(
-                        f"the bundle lists {dependency.where!r}, which it does"
+                        f"The bundle lists {dependency.where!r}, which it does"
                         " not contain"
                     )
                 packages.append(read_package(self.package.files[name], source=name))
@@ -63,9 +63,9 @@ def read_bundle(data: bytes) -> Bundle:
     yet; `Bundle.packages` does that. Raises PackageError if the file is not a valid
     package, is not a bundle, or lists an invalid dependency.
     """
-    package = read_package(data, source="the bundle", max_bytes=MAX_BUNDLE_BYTES)
+    package = read_package(data, source="The bundle", max_bytes=MAX_BUNDLE_BYTES)
     if package.manifest.type != "bundle":
-        raise PackageError(f"the package is a {package.manifest.type}, not a bundle")
+        raise PackageError(f"The package is a {package.manifest.type}, not a bundle")
     document = read_yaml(package.files[MANIFEST], MANIFEST)
     return Bundle(
         package,
@@ -93,5 +93,5 @@ def _dependency(raw_dependency: Any) -> Dependency:
         "github_plugin_unique_identifier"
     )
     if dependency_type not in _LOCATION_KEYS or not where:
-        raise PackageError(f"invalid dependency of the bundle: {raw_dependency!r}")
+        raise PackageError(f"Invalid dependency of the bundle: {raw_dependency!r}")
     return Dependency(dependency_type, str(where))

@@ -151,7 +151,7 @@ class PluginModelClient:
             async for answer in answers:
                 return answer
         raise InvokeServerUnavailableError(
-            "the plugin returned no response", provider=self.name
+            "The plugin returned no response", provider=self.name
         )
 
 
@@ -201,7 +201,7 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
             attempts += 1
             if attempts > int(state.get("max_attempts") or 10_000):
                 raise InvokeTimeoutError(
-                    f"not finished after {attempts} polls", provider=self.name
+                    f"Not finished after {attempts} polls", provider=self.name
                 )
             await asyncio.sleep(
                 max(0.05, float(state.get("next_check_after_seconds") or 2.0))
@@ -213,7 +213,7 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
             )
         result = state.get("result")
         if state.get("status") != "succeeded" or not is_object(result):
-            reason = str(state.get("error") or "the job failed without a reason")
+            reason = str(state.get("error") or "The job failed without a reason")
             raise InvokeServerUnavailableError(reason, provider=self.name)
         delta: JSON = {
             "message": result.get("message"),
@@ -323,7 +323,7 @@ def _decode_audio(answer: JSON, provider: str) -> bytes:
         return bytes.fromhex(answer["result"])
     except (KeyError, TypeError, ValueError) as error:
         raise InvokeServerUnavailableError(
-            "the response contains no hexadecimal audio", provider=provider
+            "The response contains no hexadecimal audio", provider=provider
         ) from error
 
 

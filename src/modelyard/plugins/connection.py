@@ -262,7 +262,7 @@ class PluginConnection:
             if self._partial_size > MAX_LINE:
                 self.end(
                     PluginDiedError(
-                        f"output line exceeds {MAX_LINE:,} bytes",
+                        f"Output line exceeds {MAX_LINE:,} bytes",
                         plugin=self.plugin,
                     )
                 )
@@ -369,7 +369,7 @@ class PluginConnection:
                 if session.waiting + size > MAX_WAITING:
                     session.end(
                         PluginError(
-                            f"output buffer exceeded {MAX_WAITING:,} bytes",
+                            f"Output buffer exceeded {MAX_WAITING:,} bytes",
                             plugin=self.plugin,
                         )
                     )
@@ -440,7 +440,7 @@ class PluginConnection:
         # Tell the plugin even if the session was abandoned, because it waits for an
         # answer.
         except asyncio.CancelledError:
-            say("error", "the request was cancelled", None)
+            say("error", "The request was cancelled", None)
             raise
         except Exception:  # an error of the host; the plugin must get an answer
             logger.exception(
@@ -449,7 +449,7 @@ class PluginConnection:
             )
             say(
                 "error",
-                "internal error of the host; see its log",
+                "Internal error of the host; see its log",
                 None,
             )
         finally:

@@ -302,7 +302,7 @@ class ChunkReader:
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InvokeServerUnavailableError(
-                f"a chunk has an unexpected structure: {error!r}"
+                f"A chunk has an unexpected structure: {error!r}"
             ) from error
 
     def _read_call(self, call_delta: JSON) -> ToolCall:
@@ -472,7 +472,7 @@ def _read_message(document: Any) -> AnyPromptMessage:
             )
         case _:
             raise ValueError(
-                f"unknown message role {role!r}; expected system, user, assistant"
+                f"Unknown message role {role!r}; expected system, user, assistant"
                 " or tool"
             )
 
@@ -531,12 +531,12 @@ def read_embedding(
         price = _decimal(usage.get("total_price"))
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
         raise InvokeServerUnavailableError(
-            f"the response contains no embeddings: {error!r}"
+            f"The response contains no embeddings: {error!r}"
         ) from error
     # A mismatch would assign vectors to the wrong texts.
     if len(vectors) != len(request.texts):
         raise InvokeServerUnavailableError(
-            f"expected {len(request.texts)} embeddings, got {len(vectors)}"
+            f"Expected {len(request.texts)} embeddings, got {len(vectors)}"
         )
     stated = EmbeddingUsage(
         tokens=tokens,
@@ -593,7 +593,7 @@ def read_rerank(data: Any, request: RerankRequest, model: str) -> RerankResult:
         ]
     except (KeyError, TypeError) as error:
         raise InvokeServerUnavailableError(
-            f"the response contains no documents: {error!r}"
+            f"The response contains no documents: {error!r}"
         ) from error
     return RerankResult(
         model=str(data.get("model") or model), docs=to_ranked_documents(pairs, request)

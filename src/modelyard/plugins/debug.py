@@ -182,7 +182,7 @@ class _Connection(asyncio.Protocol):
         else:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(
-                _HANDSHAKE_SECONDS, self._refuse, "no registration came in time"
+                _HANDSHAKE_SECONDS, self._refuse, "No registration came in time"
             )
 
     def data_received(self, data: bytes) -> None:
@@ -194,7 +194,7 @@ class _Connection(asyncio.Protocol):
         self._received_bytes += len(data)
         # The total is limited too: the messages before `end` are kept in memory.
         if self._received_bytes > _MAX_REGISTRATION:
-            self._refuse("the registration is too large")
+            self._refuse("The registration is too large")
             return
         *lines, self._partial_line = (self._partial_line + data).split(b"\n")
         try:
@@ -256,7 +256,7 @@ class _Connection(asyncio.Protocol):
         try:
             chunk = base64.b64decode(data.get("data") or "", validate=True)
         except (binascii.Error, ValueError):
-            raise RefusedError("an asset is damaged") from None
+            raise RefusedError("An asset is damaged") from None
         self._assets_size += len(chunk)
         if self._assets_size > _MAX_ASSETS:
             raise RefusedError("assets too large, at most 50MB")
@@ -268,7 +268,7 @@ class _Connection(asyncio.Protocol):
             raise RefusedError("no registration transferred, cannot initialize")
         try:
             declaration = build_declaration(
-                read_manifest(self._manifest, "the manifest"), self._parts
+                read_manifest(self._manifest, "The manifest"), self._parts
             )
         except PackageError as error:
             raise RefusedError(f"register failed, invalid manifest: {error}") from error
@@ -327,7 +327,7 @@ class _Connection(asyncio.Protocol):
         self._on_gone(self)
         if self._runtime is not None and self._tenant is not None:
             error = PluginDiedError(
-                "the debug plugin has disconnected",
+                "The debug plugin has disconnected",
                 plugin=self._runtime.conversation.plugin,
             )
             self._runtime.conversation.end(error)

@@ -87,7 +87,7 @@ class _RequestHead:
         )
         if codings:
             if lengths or [coding.strip().lower() for coding in codings] != ["chunked"]:
-                raise _BadRequestError("conflicting lengths of the request body")
+                raise _BadRequestError("Conflicting lengths of the request body")
             return None
         if not lengths:
             return 0
@@ -99,7 +99,7 @@ class _RequestHead:
             or not lengths[0].isdigit()
             or len(lengths[0]) > 15
         ):
-            raise _BadRequestError("content-length is not a number")
+            raise _BadRequestError("Content-Length is not a number")
         return int(lengths[0])
 
 
@@ -160,7 +160,7 @@ class EgressProxy:
             asyncio.IncompleteReadError,
             asyncio.LimitOverrunError,
         ) as error:
-            await _refuse(writer, 400, str(error) or "invalid request")
+            await _refuse(writer, 400, str(error) or "Invalid request")
         except EgressRefusedError as error:
             logger.warning(
                 "plugin connection refused",
@@ -168,7 +168,7 @@ class EgressProxy:
             )
             await _refuse(writer, 403, str(error))
         except (EgressError, OSError, TimeoutError) as error:
-            await _refuse(writer, 502, str(error) or "no response in time")
+            await _refuse(writer, 502, str(error) or "No response in time")
         finally:
             self._connections.discard(task)
             writer.close()
@@ -191,7 +191,7 @@ class EgressProxy:
             hmac.compare_digest(credentials, self._expected_authorization)
             for credentials in head.values("proxy-authorization")
         ):
-            await _refuse(writer, 407, "invalid proxy password")
+            await _refuse(writer, 407, "Invalid proxy password")
             return
         if head.method == "CONNECT":
             up_reader, up_writer = await self._connect_checked(_authority(head.target))
@@ -215,7 +215,7 @@ class EgressProxy:
         url = normal_url(head.target)
         parts = urlsplit(url)
         if parts.scheme != "http":
-            raise _BadRequestError("use CONNECT for https")
+            raise _BadRequestError("Use CONNECT for https")
         origin = Origin("http", parts.hostname or "", parts.port or 80)
         length = head.length
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -224,7 +224,7 @@ class EgressProxy:
         if self._is_own_server(origin):
             if length is None or not _is_signed_path(parts.path):
                 raise EgressRefusedError(
-                    "plugins may only call signed file URLs of this server"
+                    "Plugins may only call signed file URLs of this server"
                 )
             up_reader, up_writer = await self._connect(origin, None)
         else:
@@ -323,7 +323,7 @@ async def _resolve(origin: Origin) -> list[str]:
         )
     except (OSError, UnicodeError) as error:
         raise EgressError(
-            f"host {origin.host!r} cannot be resolved: {error}"
+            f"Host {origin.host!r} cannot be resolved: {error}"
         ) from error
     return list(
         dict.fromkeys(str(address_info[4][0]) for address_info in address_infos)
@@ -353,7 +353,7 @@ def _parse_head(data: bytes) -> _RequestHead:
         or parts[2] not in ("HTTP/1.1", "HTTP/1.0")
         or not _TOKEN.fullmatch(parts[0])
     ):
-        raise _BadRequestError("invalid request line")
+        raise _BadRequestError("Invalid request line")
     headers: list[tuple[str, str]] = []
     for line in lines:
         name, colon, value = line.partition(":")
@@ -362,7 +362,7 @@ def _parse_head(data: bytes) -> _RequestHead:
             or not _TOKEN.fullmatch(name)
             or any(control_char in value for control_char in "\r\n\0")
         ):
-            raise _BadRequestError("invalid header")
+            raise _BadRequestError("Invalid header")
         headers.append((name, value.strip(" \t")))
     return _RequestHead(parts[0], parts[1], headers)
 

@@ -193,14 +193,14 @@ class Environments:
         present = [path for path in inputs if path.is_file()]
         if not present:
             raise PluginError(
-                "the plugin has neither pyproject.toml nor requirements.txt",
+                "The plugin has neither pyproject.toml nor requirements.txt",
                 plugin=name,
             )
         try:
             requirements = await asyncio.to_thread(_check_requirements, source)
         except PackageError as error:
             raise PluginError(
-                f"the plugin's dependencies cannot be installed: {error}", plugin=name
+                f"The plugin's dependencies cannot be installed: {error}", plugin=name
             ) from error
         # The key covers everything that influences resolution: interpreter and input
         # files.
@@ -228,14 +228,14 @@ class Environments:
         lines = sorted(
             check_export(text)
             if is_locked
-            else parse_requirements(text, "the requirements resolved by uv")
+            else parse_requirements(text, "The requirements resolved by uv")
         )
         # Without the SDK the process would start and never answer.
         if not any(
             line.lower().startswith(("dify-plugin", "dify_plugin")) for line in lines
         ):
             raise PluginError(
-                "the plugin does not depend on dify_plugin, which every plugin"
+                "The plugin does not depend on dify_plugin, which every plugin"
                 " requires",
                 plugin=name,
             )
@@ -344,7 +344,7 @@ class Environments:
                 stdout, err = await process.communicate()
         except TimeoutError:
             raise PluginError(
-                "the plugin's dependencies were not installed within"
+                "The plugin's dependencies were not installed within"
                 f" {_TIMEOUT_SECONDS:.0f} s",
                 plugin=name,
             ) from None
@@ -355,7 +355,7 @@ class Environments:
                 await process.wait()
         if process.returncode:
             raise PluginError(
-                "the plugin's dependencies cannot be installed:"
+                "The plugin's dependencies cannot be installed:"
                 f" {_reason(err.decode('utf-8', 'replace'))}",
                 plugin=name,
             )
@@ -419,7 +419,7 @@ def uv_path() -> str:
     local_uv = Path(sys.executable).parent / "uv"
     executable = str(local_uv) if local_uv.is_file() else shutil.which("uv")
     if executable is None:
-        raise ConfigError("plugins require uv: pip install 'modelyard[plugins]'")
+        raise ConfigError("Plugins require uv: pip install 'modelyard[plugins]'")
     return executable
 
 
@@ -490,7 +490,7 @@ def _no_python_message(pythons: Sequence[Python], requires_python: str) -> str:
         ", ".join(".".join(map(str, python.version)) for python in pythons) or "none"
     )
     return (
-        f"the plugin requires Python {requires_python or '3.11 or newer'};"
+        f"The plugin requires Python {requires_python or '3.11 or newer'};"
         f" installed versions: {installed_versions}. Install a matching version,"
         " for example with `uv python install 3.12`; it is not downloaded"
         " automatically"

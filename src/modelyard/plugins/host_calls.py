@@ -70,7 +70,7 @@ class HostCallHandler:
         needed = _REQUIRED_PERMISSIONS.get(request_type)
         if needed is None:
             raise PluginError(
-                f"unknown request type {request_type!r}; expected one of"
+                f"Unknown request type {request_type!r}; expected one of"
                 f" {', '.join(_REQUIRED_PERMISSIONS)}",
                 plugin=call.plugin,
             )
@@ -78,11 +78,11 @@ class HostCallHandler:
         # granted anything.
         if call.type == "model":
             raise PluginError(
-                "model plugins cannot make host calls", plugin=call.plugin
+                "Model plugins cannot make host calls", plugin=call.plugin
             )
         if needed and not call.permissions.allows(needed):
             raise PluginError(
-                f"permission denied: {needed!r} is not enabled for this plugin;"
+                f"Permission denied: {needed!r} is not enabled for this plugin;"
                 " its manifest must request it, and the tenant must grant it",
                 plugin=call.plugin,
             )
@@ -115,7 +115,7 @@ class HostCallHandler:
                     value = bytes.fromhex(str(request.get("value", "")))
                 except ValueError:
                     raise PluginError(
-                        "the value must be hexadecimal", plugin=call.plugin
+                        "The value must be hexadecimal", plugin=call.plugin
                     ) from None
                 # Both limits apply: what the tenant granted, and the host's own.
                 max_bytes = min(call.permissions.storage.size, MAX_STORAGE_BYTES)
@@ -136,7 +136,7 @@ class HostCallHandler:
                 return {"data": exists, "exist_num": int(exists)}
             case _:
                 raise PluginError(
-                    f"unknown storage operation {operation!r}; expected set, get,"
+                    f"Unknown storage operation {operation!r}; expected set, get,"
                     " del or exist",
                     plugin=call.plugin,
                 )

@@ -66,7 +66,7 @@ class InstalledPackages:
         path = self._package_path(PluginIdentifier.parse(identifier))
         if not path.is_file():
             raise NotFoundError(
-                f"package {identifier!r} not found", code="plugin_not_found"
+                f"Package {identifier!r} not found", code="plugin_not_found"
             )
         return read_package(path.read_bytes(), source=identifier)
 

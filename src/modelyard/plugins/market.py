@@ -163,7 +163,7 @@ class Market:
                 or "no plugin market is configured; set plugins.markets"
             )
             # The error names the markets that were searched.
-            description = f"plugin {plugin!r}" + (f" {version}" if version else "")
+            description = f"Plugin {plugin!r}" + (f" {version}" if version else "")
             raise NotFoundError(
                 f"{description} is not listed ({where})", code="plugin_not_found"
             )
@@ -201,13 +201,13 @@ class Market:
         # An index must not refer to files outside its folder.
         if "/" in file or file.startswith("."):
             raise PackageError(
-                f"the market {location!r} lists a file outside its folder: {file!r}"
+                f"The market {location!r} lists a file outside its folder: {file!r}"
             )
         try:
             return await asyncio.to_thread((_folder(location) / file).read_bytes)
         except OSError as error:
             raise PackageError(
-                f"the market {location!r} lists {file!r}, which cannot be read:"
+                f"The market {location!r} lists {file!r}, which cannot be read:"
                 f" {error.strerror}"
             ) from error
 
@@ -269,6 +269,6 @@ def _join_url(location: str, file: str) -> str:
     """
     if not (address := join(location.rstrip("/") + "/", file)):
         raise PackageError(
-            f"the market {location!r} lists a file without a valid URL: {file[:200]!r}"
+            f"The market {location!r} lists a file without a valid URL: {file[:200]!r}"
         )
     return address

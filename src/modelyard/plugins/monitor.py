@@ -150,7 +150,7 @@ class Monitor:
             elif runtime.disk_bytes > options.max_disk:
                 runtime.evict(
                     instance,
-                    f"disk limit of {options.max_disk >> 20:,} MB exceeded",
+                    f"Disk limit of {options.max_disk >> 20:,} MB exceeded",
                 )
             elif usage.bytes > options.max_memory:
                 mega = 1 << 20
@@ -195,7 +195,7 @@ class Monitor:
         elif current_time - instance.spins_since > _END_AFTER:
             runtime.evict(
                 instance,
-                f"a processor was busy for {_END_AFTER:.0f} s while the plugin was idle",
+                f"A processor was busy for {_END_AFTER:.0f} s while the plugin was idle",
             )
 
     def _measure_cpu_share(

@@ -93,7 +93,7 @@ def _make_readable(folder: Path) -> None:
 
 
 def read_package(
-    data: bytes, *, source: str = "the package", max_bytes: int = MAX_BYTES
+    data: bytes, *, source: str = "The package", max_bytes: int = MAX_BYTES
 ) -> Package:
     """Read a package. Raises PackageError if it is invalid, too large, or has paths
     that lead out of it."""
@@ -314,7 +314,7 @@ def write_package(
         largest = sorted(files, key=lambda name: -len(files[name]))[:5]
         largest_names = ", ".join(f"{name} ({len(files[name]):,})" for name in largest)
         raise PackageError(
-            f"the plugin has {total:,} bytes; the limit is {max_bytes:,}. The"
+            f"The plugin has {total:,} bytes; the limit is {max_bytes:,}. The"
             f" largest files: {largest_names}"
         )
     buffer = io.BytesIO()
@@ -365,7 +365,7 @@ def load_package(path: Path) -> Package:
         data = path.read_bytes()
     except OSError as error:
         raise PackageError(
-            f"package {str(path)!r} cannot be read: {error.strerror}"
+            f"Package {str(path)!r} cannot be read: {error.strerror}"
         ) from error
     max_bytes = MAX_BUNDLE_BYTES if path.suffix == ".difybndl" else MAX_BYTES
     return read_package(data, source=path.name, max_bytes=max_bytes)

@@ -229,7 +229,7 @@ class LocalRuntime:
         """
         instance = await self._select_instance()
         instance.used_at = self._clock.monotonic()
-        reason = f"call exceeded {self.options.call_seconds:g} s"
+        reason = f"Call exceeded {self.options.call_seconds:g} s"
         # The timer also covers a plugin that keeps sending and never ends.
         timer = asyncio.get_running_loop().call_later(
             self.options.call_seconds, self.evict, instance, reason
@@ -286,7 +286,7 @@ class LocalRuntime:
         # again.
         cooldown = self._cooldown_until - self._clock.monotonic()
         if cooldown > 0:
-            message = f"not restarted for {cooldown:.1f} s after a failure: {self._last_failure}"
+            message = f"Not restarted for {cooldown:.1f} s after a failure: {self._last_failure}"
             raise PluginDiedError(
                 message, plugin=self.launch.plugin, retry_after=cooldown
             )
@@ -294,12 +294,12 @@ class LocalRuntime:
         async with self._starts:
             if self._is_closed:
                 raise PluginDiedError(
-                    "the plugin is being removed", plugin=self.launch.plugin
+                    "The plugin is being removed", plugin=self.launch.plugin
                 )
             try:
                 return await self._spawn()
             except PluginError as error:
-                self._record_failure(str(error), never_ready=True)
+                self._record_failure(error.reason, never_ready=True)
                 raise
 
     async def _spawn(self) -> Instance:
@@ -344,7 +344,7 @@ class LocalRuntime:
                 await instance.conversation.ready
         except TimeoutError:
             message = (
-                f"not ready within {options.start_seconds:g}"
+                f"Not ready within {options.start_seconds:g}"
                 f" s{_stderr_suffix(instance.recent_stderr())}"
             )
             self._end(instance, PluginDiedError(message, plugin=launch.plugin))
@@ -355,7 +355,7 @@ class LocalRuntime:
             if not isinstance(error, PluginError):
                 self._end(
                     instance,
-                    PluginDiedError("start cancelled", plugin=launch.plugin),
+                    PluginDiedError("Start cancelled", plugin=launch.plugin),
                 )
             raise
         instance.is_behind = self._clock.monotonic() < self.behind_until
@@ -457,7 +457,7 @@ class LocalRuntime:
             step * 1.0 if never_ready else step * 0.25 * (self._failures > 1),
         )
         self._cooldown_until = self._clock.monotonic() + cooldown
-        self._last_failure = reason.removeprefix(f"plugin {self.launch.plugin!r}: ")
+        self._last_failure = reason
 
     def _end(self, instance: Instance, error: PluginDiedError) -> None:
         self._remove(instance, error)
@@ -486,7 +486,7 @@ class LocalRuntime:
         """End an instance that is silent, idle, or busy with abandoned requests only."""
         conversation, options = instance.conversation, self.options
         if current_time - conversation.last_message_at > options.silence_seconds:
-            self.evict(instance, f"no heartbeat for {options.silence_seconds:g} s")
+            self.evict(instance, f"No heartbeat for {options.silence_seconds:g} s")
         elif conversation.open_count:
             instance.abandoned_since = None
         elif conversation.abandoned_count:
@@ -502,17 +502,17 @@ class LocalRuntime:
             return
         # If it also kept a processor busy, the next start has to wait.
         if instance.is_behind:
-            self._record_failure("busy with abandoned requests")
+            self._record_failure("Busy with abandoned requests")
         self._end(
             instance,
             PluginDiedError(
-                "stopped: no caller was waiting", plugin=self.launch.plugin
+                "Stopped: no caller was waiting", plugin=self.launch.plugin
             ),
         )
 
     def end_idle(self, instance: Instance) -> None:
         """End an idle process, for example to make room for another plugin."""
-        self._end(instance, PluginDiedError("stopped: idle", plugin=self.launch.plugin))
+        self._end(instance, PluginDiedError("Stopped: idle", plugin=self.launch.plugin))
 
     def evict(self, instance: Instance, reason: str) -> None:
         """End a process that exceeded a limit.
@@ -554,7 +554,7 @@ class LocalRuntime:
         if self._starting is not None:
             self._starting.cancel()
         for instance in list(self.instances):
-            self._end(instance, PluginDiedError("stopped", plugin=self.launch.plugin))
+            self._end(instance, PluginDiedError("Stopped", plugin=self.launch.plugin))
 
 
 class _Sink(asyncio.Protocol):

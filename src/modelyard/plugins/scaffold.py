@@ -92,23 +92,23 @@ def _check(answers: ScaffoldOptions) -> None:
     """
     if not NAME.fullmatch(answers.name):
         raise ConfigError(
-            f"name {answers.name!r} may contain a-z, 0-9, _ and -, at most 128"
+            f"Name {answers.name!r} may contain a-z, 0-9, _ and -, at most 128"
             " characters"
         )
     if not AUTHOR.fullmatch(answers.author):
         raise ConfigError(
-            f"author {answers.author!r} may contain letters, 0-9, _ and -, at"
+            f"Author {answers.author!r} may contain letters, 0-9, _ and -, at"
             " most 64 characters"
         )
     if answers.category not in CATEGORIES:
         raise ConfigError(
-            f"unknown category {answers.category!r};"
+            f"Unknown category {answers.category!r};"
             f" {suggestion(answers.category, CATEGORIES)}"
         )
     for permission in answers.permissions:
         if permission not in PERMISSIONS:
             raise ConfigError(
-                f"unknown permission {permission!r};"
+                f"Unknown permission {permission!r};"
                 f" {suggestion(permission, PERMISSIONS)}"
             )
 

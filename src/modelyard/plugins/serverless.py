@@ -55,7 +55,7 @@ class ServerlessRuntime:
         # is sent.
         if len(body) > _MAX_REQUEST:
             raise PluginError(
-                f"the request has {len(body):,} bytes; the limit is {_MAX_REQUEST:,}",
+                f"The request has {len(body):,} bytes; the limit is {_MAX_REQUEST:,}",
                 plugin=self._plugin,
             )
         headers = {
@@ -111,7 +111,7 @@ class ServerlessRuntime:
                     return
         # The connection ended without an `end` message.
         raise error or PluginDiedError(
-            "the response was truncated", plugin=self._plugin
+            "The response was truncated", plugin=self._plugin
         )
 
     def _parse_message(self, line: bytes) -> Mapping[str, Any]:
@@ -125,7 +125,7 @@ class ServerlessRuntime:
             data = envelope["data"]
         except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
             raise PluginError(
-                "the response contains an invalid message", plugin=self._plugin
+                "The response contains an invalid message", plugin=self._plugin
             ) from None
         return data if envelope.get("event") == "session" and is_object(data) else {}
 

@@ -68,14 +68,14 @@ def sign(
 
     if category not in CATEGORIES:
         raise PackageError(
-            f"unknown category {category!r}; expected one of {', '.join(CATEGORIES)}"
+            f"Unknown category {category!r}; expected one of {', '.join(CATEGORIES)}"
         )
     try:
         key = serialization.load_pem_private_key(private_key, None)
     except (ValueError, TypeError) as error:
-        raise PackageError(f"the private key cannot be read: {error}") from error
+        raise PackageError(f"The private key cannot be read: {error}") from error
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise PackageError("the private key must be an RSA key")
+        raise PackageError("The private key must be an RSA key")
     # The entry is written anew at the end, so that it is always the last one.
     files = {
         name: content
@@ -108,10 +108,10 @@ def verify(data: bytes, public_keys: Sequence[tuple[str, bytes]]) -> Verificatio
 
     comment = _comment(data)
     if comment is None:
-        raise PackageError("the package is not signed")
+        raise PackageError("The package is not signed")
     if not public_keys:
         raise PackageError(
-            "the package is signed, but no public key is configured to verify it"
+            "The package is signed, but no public key is configured to verify it"
         )
     files = read_package(data).files
     # The message is computed from the content, not from stored digests.
@@ -119,7 +119,7 @@ def verify(data: bytes, public_keys: Sequence[tuple[str, bytes]]) -> Verificatio
     try:
         signature = base64.b64decode(comment.signature, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise PackageError("the package's signature is invalid") from error
+        raise PackageError("The package's signature is invalid") from error
     # Any of the keys may have made the signature.
     for name, pem in public_keys:
         try:
@@ -147,9 +147,9 @@ def _public_key(name: str, pem: bytes) -> Any:
     try:
         key = serialization.load_pem_public_key(pem)
     except ValueError as error:
-        raise PackageError(f"public key {name!r} cannot be read: {error}") from error
+        raise PackageError(f"Public key {name!r} cannot be read: {error}") from error
     if not isinstance(key, rsa.RSAPublicKey):
-        raise PackageError(f"public key {name!r} must be an RSA key")
+        raise PackageError(f"Public key {name!r} must be an RSA key")
     return key
 
 
@@ -173,13 +173,13 @@ def _comment(data: bytes) -> _Comment | None:
     """
     if len(data) > MAX_BYTES:
         raise PackageError(
-            f"the package has {len(data):,} bytes; the limit is {MAX_BYTES:,}"
+            f"The package has {len(data):,} bytes; the limit is {MAX_BYTES:,}"
         )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return msgspec.json.decode(archive.comment, type=_Comment)
     except zipfile.BadZipFile as error:
-        raise PackageError(f"the package is an invalid ZIP file: {error}") from error
+        raise PackageError(f"The package is an invalid ZIP file: {error}") from error
     # A package with another comment is unsigned.
     except msgspec.MsgspecError:
         return None
@@ -205,5 +205,5 @@ def read_keys(paths: Sequence[Path]) -> list[tuple[str, bytes]]:
         return [(path.name, path.read_bytes()) for path in paths]
     except OSError as error:
         raise PackageError(
-            f"public key {error.filename!r} cannot be read: {error.strerror}"
+            f"Public key {error.filename!r} cannot be read: {error.strerror}"
         ) from error

@@ -425,7 +425,7 @@ def _apply_confinement(control: socket.socket, order: dict[str, Any]) -> None:
         return
     abi = confine.landlock_abi()
     if not abi:
-        raise OSError("this kernel does not support Landlock")
+        raise OSError("This kernel does not support Landlock")
     read = [
         *confine.system_folders(),
         *order["read"],

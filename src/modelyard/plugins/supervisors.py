@@ -155,7 +155,7 @@ def probe_confinement() -> Confinement:
     )
     if completed.returncode:
         raise PluginError(
-            "the confinement test failed:"
+            "The confinement test failed:"
             f" {completed.stderr.decode('utf-8', 'replace').strip()[-200:]}"
         )
     abi, is_apart = msgspec.json.decode(completed.stdout, type=tuple[int, bool])
@@ -436,7 +436,7 @@ class _Supervisor:
         if ready.get("failed") or "confined" not in ready:
             reason = ready["error"] or "the supervisor exited at once"
             raise PluginError(
-                "plugins cannot be confined on this machine, so none is started:"
+                "Plugins cannot be confined on this machine, so none is started:"
                 f" {reason}"
             )
         confined = {
@@ -548,7 +548,7 @@ class _Supervisor:
             for host_end, _ in pairs:
                 host_end.close()
             if isinstance(error, OSError):
-                raise PluginDiedError("supervisor process has exited") from error
+                raise PluginDiedError("Supervisor process has exited") from error
             raise
         finally:
             self._waiting.pop(number, None)
@@ -666,10 +666,10 @@ class _Supervisor:
         # reported as ended here.
         plugins, self.exit_listeners = self.exit_listeners, {}
         for on_exit in plugins.values():
-            on_exit("supervisor process was killed")
+            on_exit("Supervisor process was killed")
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_exception(PluginDiedError("supervisor process was killed"))
+                waiting.set_exception(PluginDiedError("Supervisor process was killed"))
 
     def close(self) -> None:
         """Close the control socket. The supervisor then kills all its processes and
@@ -766,5 +766,5 @@ def _exit_description(status: int) -> str:
     """Describe a wait status, as returned by `os.waitpid`, in words."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        return f"killed by signal {number} ({signal.Signals(number).name})"
-    return f"exited with status {os.WEXITSTATUS(status)}"
+        return f"Killed by signal {number} ({signal.Signals(number).name})"
+    return f"Exited with status {os.WEXITSTATUS(status)}"

@@ -106,7 +106,7 @@ class WorkFolderStore:
             if tenant not in numbers:
                 numbers[tenant] = max(numbers.values(), default=0) + 1
                 if numbers[tenant] >= _MAX_USERS:
-                    raise OverflowError("no user ids are left for tenants' plugins")
+                    raise OverflowError("No user ids are left for tenants' plugins")
                 file.seek(0)
                 file.write(msgspec.json.encode(numbers))
                 file.truncate()

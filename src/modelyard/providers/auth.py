@@ -143,7 +143,7 @@ class AwsAuth:
             host = urlsplit(url).netloc
         except ValueError as error:
             raise InvokeBadRequestError(
-                f"invalid URL in the credential: {error}"
+                f"Invalid URL in the credential: {error}"
             ) from error
         signed = {"host": host, "x-amz-date": moment.strftime("%Y%m%dT%H%M%SZ")}
         # Temporary credentials require their session token, which must be signed too.
@@ -319,10 +319,10 @@ def _signed_jwt(claims: JSON, account: JSON) -> str:
             account["private_key"].encode(), None
         )
         if not isinstance(key, rsa.RSAPrivateKey):
-            raise ValueError("not an RSA key")
+            raise ValueError("Not an RSA key")
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(
-            f"invalid private_key of the service account: {error}"
+            f"Invalid private_key of the service account: {error}"
         ) from None
     head = {"alg": "RS256", "typ": "JWT", "kid": account.get("private_key_id") or ""}
     # Both parts are compact JSON in URL-safe base64 without padding (RFC 7515).

@@ -138,7 +138,7 @@ def load_definition(
         return _load_dify_folder(path, wire=wire or "openai", base_url=base_url)
     if not path.is_file():
         raise ConfigError(
-            f"provider file {str(path)!r} does not exist; expected a YAML file or"
+            f"Provider file {str(path)!r} does not exist; expected a YAML file or"
             " a folder that contains one"
         )
     document = read_yaml(path)
@@ -334,7 +334,7 @@ def _with_output_limit(
 
 def read_model(model_definition: Mapping[str, Any], provider: str) -> AIModelEntity:
     """Parse one model in compact form. Raises ConfigError that names what is wrong."""
-    source = f"provider {provider!r}"
+    source = f"Provider {provider!r}"
     try:
         return convert(expand_model(model_definition, source), AIModelEntity, source)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:

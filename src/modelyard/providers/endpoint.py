@@ -102,7 +102,7 @@ class Endpoint:
         base = str(custom_url or base or self.definition.base_url)
         if not base:
             raise ConfigError(
-                f"provider {self.definition.name!r} has no base URL; set"
+                f"Provider {self.definition.name!r} has no base URL; set"
                 f" {url_field or 'base_url'!r} in its credential"
             )
         url = base.rstrip("/") + path
@@ -138,7 +138,7 @@ class Endpoint:
         ]
         if missing:
             raise ConfigError(
-                f"provider {self.definition.name!r} requires {missing[0]!r} in"
+                f"Provider {self.definition.name!r} requires {missing[0]!r} in"
                 " its credential"
             )
         return url.format_map(template_values)
@@ -298,12 +298,12 @@ class Endpoint:
         """Decode a body. Large ones are decoded outside of the event loop, which must
         not be blocked."""
         if len(data) < _OFFLOAD_BYTES:
-            return self._decode_body(data, "the response")
-        return await cpu_work.run_in_thread(self._decode_body, data, "the response")
+            return self._decode_body(data, "The response")
+        return await cpu_work.run_in_thread(self._decode_body, data, "The response")
 
     def _object(self, body: JsonValue) -> JSON:
         if not isinstance(body, dict):
-            raise self.stream_error("the response is JSON, but not an object")
+            raise self.stream_error("The response is JSON, but not an object")
         return body
 
     def _decode_body(self, data: bytes, description: str) -> Any:
@@ -366,9 +366,9 @@ class Endpoint:
             return None
         # AWS events carry their name outside of the JSON body.
         name, data = event if isinstance(event, tuple) else ("", event)
-        body: JsonValue = self._decode_body(data, "an event of the stream")
+        body: JsonValue = self._decode_body(data, "An event of the stream")
         if not isinstance(body, dict):
-            raise self.stream_error("an event of the stream is JSON, but not an object")
+            raise self.stream_error("An event of the stream is JSON, but not an object")
         return {name: body} if name else body
 
     async def list_models(self, credentials: Credentials) -> list[str]:
@@ -385,7 +385,7 @@ class Endpoint:
         # The list has another name in OpenAI's, Google's and AWS's APIs.
         data = body.get("data", body.get("models", body.get("modelSummaries")))
         if not is_array(data):
-            raise self.stream_error("the list of models has no 'data' field")
+            raise self.stream_error("The list of models has no 'data' field")
         names = [
             model.get("id") or model.get("name") or model.get("modelId")
             for model in data
@@ -448,7 +448,7 @@ class _LineReader:
         # Without a limit a server could fill the memory with one endless line.
         if len(self._buffered) > MAX_EVENT_BYTES:
             raise InvokeServerUnavailableError(
-                f"a line of the stream exceeds {MAX_EVENT_BYTES:,} bytes"
+                f"A line of the stream exceeds {MAX_EVENT_BYTES:,} bytes"
             )
         return [line for line in lines if line.strip()]
 

@@ -43,7 +43,7 @@ def catalog_definition(name: str) -> ProviderDefinition:
     names = catalog_names()
     if name not in names:
         raise NotFoundError(
-            f"provider {name!r} is not in the catalogue; {suggestion(name, names)}",
+            f"Provider {name!r} is not in the catalogue; {suggestion(name, names)}",
             code="provider_not_found",
         )
     return load_definition(CATALOG / f"{name}.yaml")
@@ -67,7 +67,7 @@ class ModelProviderFactory:
             if definition.wire not in builders:
                 hint = suggestion(definition.wire, builders, label="expected one of")
                 raise ConfigError(
-                    f"provider {definition.name!r} ({definition.source}): unknown wire"
+                    f"Provider {definition.name!r} ({definition.source}): unknown wire"
                     f" format {definition.wire!r}; {hint}"
                 )
 
@@ -105,7 +105,7 @@ class ModelProviderFactory:
         definition = self._definitions.get(provider)
         if definition is None:
             raise NotFoundError(
-                f"unknown provider {provider!r};"
+                f"Unknown provider {provider!r};"
                 f" {suggestion(provider, self._definitions)}",
                 code="provider_not_found",
             )
@@ -132,7 +132,7 @@ class ModelProviderFactory:
                 for offered_type in self._models_by_provider[provider]
             )
             raise NotFoundError(
-                f"provider {provider!r} has no {model_type.value} models; available"
+                f"Provider {provider!r} has no {model_type.value} models; available"
                 f" types: {offered_types}",
                 code="model_type_not_supported",
             )

@@ -40,7 +40,7 @@ def error_of(
     # A redirect could lead to another host, with the key in its headers.
     if 300 <= status < 400:
         message = (
-            f"the server sent a redirect (HTTP status {status}), which is not"
+            f"The server sent a redirect (HTTP status {status}), which is not"
             " followed; check the base URL"
         )
     # Some providers repeat the rejected key in the message.

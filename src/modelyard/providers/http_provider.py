@@ -412,7 +412,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         # Anthropic's and Google's names of the count.
         tokens = count_response.get("input_tokens", count_response.get("totalTokens"))
         if not isinstance(tokens, int):
-            raise self.endpoint.stream_error("the response has no token count")
+            raise self.endpoint.stream_error("The response has no token count")
         return TokenCount(tokens, estimated=False)
 
 
@@ -478,7 +478,7 @@ class HttpTextEmbeddingModel(TextEmbeddingModel):
         # A missing vector would silently shift the others to the wrong texts.
         if len(result.embeddings) != len(request.texts):
             raise endpoint.stream_error(
-                f"expected {len(request.texts)} embeddings, got"
+                f"Expected {len(request.texts)} embeddings, got"
                 f" {len(result.embeddings)}"
             )
         yield result if result.model else msgspec.structs.replace(result, model=model)
@@ -637,7 +637,7 @@ def _parse_response(endpoint: Endpoint, parse: Callable[[], ResultT]) -> ResultT
         raise endpoint.with_provider_name(error) from error
     except MALFORMED_INPUT_ERRORS as error:
         raise endpoint.stream_error(
-            f"the response has an unexpected structure: {error!r}"
+            f"The response has an unexpected structure: {error!r}"
         ) from error
 
 
@@ -654,7 +654,7 @@ def _format_of_type(
     if wire not in formats:
         hint = suggestion(wire, formats, label="expected one of")
         raise ConfigError(
-            f"provider {definition.name!r} ({definition.source}): wire format"
+            f"Provider {definition.name!r} ({definition.source}): wire format"
             f" {wire!r} does not support {model_type.value} models; {hint}"
         )
     return formats[wire]

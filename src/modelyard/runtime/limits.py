@@ -281,10 +281,10 @@ def limit_error(
     retry may succeed."""
     limit = applicable_limit.limit
     subject_label = {
-        "tenant": f"tenant {applicable_limit.subject_value!r}",
+        "tenant": f"Tenant {applicable_limit.subject_value!r}",
         "key": f"API key {applicable_limit.subject_value!r}",
-        "user": f"user {applicable_limit.subject_value!r}",
-        "model": f"model {applicable_limit.subject_value!r}",
+        "user": f"User {applicable_limit.subject_value!r}",
+        "model": f"Model {applicable_limit.subject_value!r}",
     }[limit.per]
     amount = (
         f"{limit.amount:g} {limit.currency if limit.unit == 'cost' else limit.unit}"

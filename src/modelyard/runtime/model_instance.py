@@ -209,7 +209,7 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         if request.unsupported == "refuse" and (names := self.unsupported(request)):
             quoted_names = ", ".join(repr(name) for name in names)
             raise InvokeBadRequestError(
-                f"model {self.name!r} does not support {quoted_names}", param=names[0]
+                f"Model {self.name!r} does not support {quoted_names}", param=names[0]
             )
         if self.schema is None or not self.schema.parameter_rules:
             return request
@@ -284,12 +284,12 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
                     pass
                 return result
         raise InvokeServerUnavailableError(
-            "the model returned no response", provider=self.provider
+            "The model returned no response", provider=self.provider
         )
 
     def _mismatch(self, model_type: ModelType) -> NotFoundError:
         """Return the error for a call of the wrong type."""
         return NotFoundError(
-            f"model {self.name!r} is of type {self.model_type.value}, not {model_type.value}",
+            f"Model {self.name!r} is of type {self.model_type.value}, not {model_type.value}",
             code="model_type_mismatch",
         )

@@ -166,7 +166,7 @@ class ModelManager:
                 or (instance.route and caller.may_call(instance.route))
             ):
                 raise ModelNotAllowedError(
-                    f"this API key has no access to {name!r}; allowed models:"
+                    f"This API key has no access to {name!r}; allowed models:"
                     f" {', '.join(caller.models)}"
                 )
             bound = msgspec.structs.replace(instance, caller=caller)
@@ -231,7 +231,7 @@ class ModelManager:
                 owner,
             ):
                 return NotFoundError(
-                    f"model {name!r} is of type {entity.model_type.value}, not"
+                    f"Model {name!r} is of type {entity.model_type.value}, not"
                     f" {model_type.value}",
                     code="model_type_mismatch",
                 )
@@ -261,7 +261,7 @@ class ModelManager:
             else "no model of that type is configured"
         )
         return NotFoundError(
-            f"model {name!r} of type {model_type.value} is not available{where};"
+            f"Model {name!r} of type {model_type.value} is not available{where};"
             f" {hint}",
             code="model_not_found",
         )

@@ -399,9 +399,9 @@ class Sandbox:
         sandbox is disabled, or the system is not Linux.
         """
         if not self._is_enabled:
-            raise SandboxError("the sandbox is disabled in the settings")
+            raise SandboxError("The sandbox is disabled in the settings")
         if sys.platform != "linux":
-            raise SandboxError(f"the sandbox requires Linux, not {sys.platform}")
+            raise SandboxError(f"The sandbox requires Linux, not {sys.platform}")
         # Every attack must be blocked.
         for name, code in HOSTILE.items():
             task = {"kind": "probe", "code": code}

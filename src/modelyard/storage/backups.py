@@ -113,7 +113,7 @@ def _copy(database: Path, target: Path) -> None:
         unseen.replace(target)
     except sqlite3.Error as error:
         raise ConfigError(
-            f"database {str(database)!r} cannot be copied: {error}"
+            f"Database {str(database)!r} cannot be copied: {error}"
         ) from error
     finally:
         unseen.unlink(missing_ok=True)
@@ -129,10 +129,10 @@ def restore(backup: Path, database: Path) -> Path | None:
     if not backup.is_file():
         available = ", ".join(str(path) for path in backups_of(database)) or "none"
         raise ConfigError(
-            f"backup {str(backup)!r} does not exist; available: {available}"
+            f"Backup {str(backup)!r} does not exist; available: {available}"
         )
     if (problem := check(backup)) is not None:
-        raise ConfigError(f"backup {str(backup)!r} is damaged too: {problem}")
+        raise ConfigError(f"Backup {str(backup)!r} is damaged too: {problem}")
     temporary_path = database.with_name(f".{database.name}.{os.getpid()}")
     private_folder(database.parent)
     try:

@@ -153,7 +153,7 @@ class Database:
         except self._engine.errors as error:
             if not self._engine.is_damaged(error):
                 raise StorageUnavailableError(
-                    f"database {self.where!r} cannot be checked: {error}"
+                    f"Database {self.where!r} cannot be checked: {error}"
                 ) from error
             problem = str(error)
         except StorageUnavailableError:
@@ -234,7 +234,7 @@ class Database:
         """
         if _is_on_loop():
             raise RuntimeError(
-                "a read would block the event loop; await `fetch` instead"
+                "A read would block the event loop; await `fetch` instead"
             )
         return self._readers_for(is_long=is_long).execute(statement, values)
 

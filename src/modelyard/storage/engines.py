@@ -27,7 +27,7 @@ def open_engine(where: Path | str) -> Engine:
         # Only the scheme goes into the message: the URL may contain a password.
         scheme = text.partition("://")[0]
         raise ConfigError(
-            f"database {scheme}://… is not supported; expected a path or"
+            f"Database {scheme}://… is not supported; expected a path or"
             " postgresql://USER:PASSWORD@HOST/NAME"
         )
     return SqliteEngine(text)
@@ -66,7 +66,7 @@ def _readiness_problem(engine: Engine) -> str | None:
             return (
                 None
                 if engine.is_ready(connection)
-                else f"database {engine.where!r} is still recovering"
+                else f"Database {engine.where!r} is still recovering"
             )
         finally:
             connection.close()
@@ -77,6 +77,6 @@ def _readiness_problem(engine: Engine) -> str | None:
         # startup.
         if not engine.is_transient(error):
             raise ConfigError(
-                f"database {engine.where!r} cannot be used: {error}"
+                f"Database {engine.where!r} cannot be used: {error}"
             ) from error
         return str(error)

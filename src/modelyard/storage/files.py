@@ -105,7 +105,7 @@ class FileStore:
             )
         except (OSError, msgspec.MsgspecError):
             raise NotFoundError(
-                f"file {id[:80]!r} does not exist", code="file_not_found"
+                f"File {id[:80]!r} does not exist", code="file_not_found"
             ) from None
 
     def get(self, tenant: str, id: str) -> tuple[StoredFile, bytes]:
@@ -121,7 +121,7 @@ class FileStore:
             )
         except (OSError, msgspec.MsgspecError):
             raise NotFoundError(
-                f"file {id!r} does not exist", code="file_not_found"
+                f"File {id!r} does not exist", code="file_not_found"
             ) from None
 
     def remove(self, tenant: str, id: str) -> None:
@@ -138,7 +138,7 @@ class FileStore:
         """
         if not _ID.fullmatch(id) or not _TENANT.fullmatch(tenant):
             raise NotFoundError(
-                f"file {id[:80]!r} does not exist", code="file_not_found"
+                f"File {id[:80]!r} does not exist", code="file_not_found"
             )
         # A subfolder per two characters of the id keeps the folders small.
         return self._folder / tenant / id[5:7] / id

@@ -89,7 +89,7 @@ class Journal:
             self._open_segment()
         except OSError as error:
             raise ConfigError(
-                f"folder {str(self.folder)!r} cannot be written: {error.strerror}"
+                f"Folder {str(self.folder)!r} cannot be written: {error.strerror}"
             ) from error
         # Reversed, because slots are taken from the end of the list.
         self._free = list(range(_SLOTS - 1, -1, -1))
@@ -136,7 +136,7 @@ class Journal:
         """Switch to another segment because the current one is full."""
         if length + 2 * _LENGTH.size > self.segment_bytes:
             raise StorageUnavailableError(
-                f"a record of {length:,} bytes exceeds the record limit of the ledger's journal"
+                f"A record of {length:,} bytes exceeds the record limit of the ledger's journal"
             )
         try:
             with self._lock:
@@ -144,7 +144,7 @@ class Journal:
                 self._drop_unneeded()
         except OSError as error:
             raise StorageUnavailableError(
-                f"the ledger's journal cannot be written: {error.strerror}"
+                f"The ledger's journal cannot be written: {error.strerror}"
             ) from error
         return segment
 

@@ -45,5 +45,5 @@ class PageHealth:
         if self._engine.is_damaged(error):
             self.note_damage(str(error))
             raise StorageUnavailableError(
-                f"database {self._engine.where!r} is damaged"
+                f"Database {self._engine.where!r} is damaged"
             ) from error

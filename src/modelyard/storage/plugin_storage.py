@@ -45,7 +45,7 @@ class PluginStorage:
             )
             if stored_bytes + len(value) > max_bytes:
                 raise PluginError(
-                    f"plugin storage would hold {stored_bytes + len(value):,} bytes; {max_bytes:,}"
+                    f"Plugin storage would hold {stored_bytes + len(value):,} bytes; {max_bytes:,}"
                     " are allowed",
                     plugin=plugin,
                 )

@@ -21,7 +21,7 @@ try:
     from psycopg.rows import dict_row
 except ImportError as missing:
     raise ConfigError(
-        "a postgresql:// database needs its driver: pip install 'modelyard[postgres]'"
+        "A postgresql:// database needs its driver: pip install 'modelyard[postgres]'"
     ) from missing
 
 logger = logging.getLogger("modelyard.storage")
@@ -119,11 +119,11 @@ class PostgresqlEngine:
             )
         except psycopg.OperationalError as error:
             raise StorageUnavailableError(
-                f"database {self.where!r} cannot be reached: {error}"
+                f"Database {self.where!r} cannot be reached: {error}"
             ) from error
         except psycopg.Error as error:
             raise ConfigError(
-                f"database {self.where!r} cannot be opened: {error}"
+                f"Database {self.where!r} cannot be opened: {error}"
             ) from error
         return _Connection(connection)
 

@@ -60,7 +60,7 @@ class Readers:
                 self._refuse_hopeless(error)
                 where = self._engine.where
                 raise StorageUnavailableError(
-                    f"database {where!r} cannot be read: {error}"
+                    f"Database {where!r} cannot be read: {error}"
                 ) from error
 
     def _refuse_hopeless(self, error: Exception) -> None:

@@ -264,11 +264,19 @@ class Resources:
             return act()
         except DuplicateError as error:
             raise InvokeBadRequestError(
-                f"{kind} {name!r} already exists", param="name"
+                f"{kind_label(kind)} {name!r} already exists", param="name"
             ) from error
 
 
 def not_found(kind: str, id: str) -> NotFoundError:
     """Return the error for a missing resource. The wording does not reveal whether it
     exists for another tenant."""
-    return NotFoundError(f"{kind} {id!r} does not exist", code=f"{kind}_not_found")
+    return NotFoundError(
+        f"{kind_label(kind)} {id!r} does not exist", code=f"{kind}_not_found"
+    )
+
+
+def kind_label(kind: str) -> str:
+    """Return a resource type as it begins a message: "Tool credential" for
+    `tool_credential`."""
+    return kind.replace("_", " ").capitalize().replace("Oauth", "OAuth")

@@ -44,13 +44,13 @@ def bring_up_to_date(
         connection.close()
         if engine.is_damaged(error):
             problem = (
-                f"database {engine.where!r} is damaged ({error}); stop all processes"
+                f"Database {engine.where!r} is damaged ({error}); stop all processes"
                 f" that use it and {engine.recovery_advice()}"
             )
             raise ConfigError(problem) from error
         if engine.is_transient(error):
             raise StorageUnavailableError(
-                f"database {engine.where!r} cannot be used: {error}"
+                f"Database {engine.where!r} cannot be used: {error}"
             ) from error
         raise
     except (ConfigError, DuplicateError):
@@ -76,7 +76,7 @@ def migrate(
         version = engine.version(connection)
         if version > available_migrations[-1][0]:
             raise ConfigError(
-                f"database {engine.where!r} was written by a newer Modelyard (schema"
+                f"Database {engine.where!r} was written by a newer Modelyard (schema"
                 f" {version}, this one supports {available_migrations[-1][0]}). Run that"
                 " version again, name another MODELYARD_HOME, or"
                 f" {engine.recovery_advice()}; docs/how-to/upgrade.md has details"
@@ -91,7 +91,7 @@ def migrate(
         if pending and version:
             if not may_upgrade:
                 raise ConfigError(
-                    f"database {engine.where!r} has schema {version} and needs"
+                    f"Database {engine.where!r} has schema {version} and needs"
                     f" {available_migrations[-1][0]}, but upgrade_database is false:"
                     " back it up, and start once with MODELYARD_UPGRADE_DATABASE=true"
                 )
@@ -138,7 +138,7 @@ def _applied(
     for number, text in available:
         if recorded.get(number, checksum(text)) != checksum(text):
             raise ConfigError(
-                f"database {engine.where!r} was created by another migration {number:04d}"
+                f"Database {engine.where!r} was created by another migration {number:04d}"
                 f" than that of this version (sha256 {recorded[number][:12]}…, not"
                 f" {checksum(text)[:12]}…). A released migration never changes:"
                 " install an unmodified release"

@@ -68,7 +68,7 @@ class ScopedStore:
                 )
             if int(usage_row["count"]) >= self._most_names:
                 raise InvokeBadRequestError(
-                    f"the limit of {self._most_names:,} names is reached: remove some"
+                    f"The limit of {self._most_names:,} names is reached: remove some"
                     " first"
                 )
             connection.execute(

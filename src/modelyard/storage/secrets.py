@@ -164,7 +164,7 @@ class KeyRing:
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        description = f"the secret of {kind} {row!r}"
+        description = f"The secret of {kind} {row!r}"
         try:
             format_version, name, nonce, sealed = value.split(":")
             parts = _from_base64(nonce), _from_base64(sealed)
@@ -260,7 +260,7 @@ def load_key_ring(path: Path, configured_keys: str = "") -> KeyRing:
     Raises ConfigError if the file is unreadable, or accessible to other users.
     """
     if configured_keys:
-        return KeyRing.parse(configured_keys, source="the master key in the settings")
+        return KeyRing.parse(configured_keys, source="The master key in the settings")
     try:
         if path.stat().st_mode & 0o077:
             raise ConfigError(
@@ -325,7 +325,7 @@ def rotating(path: Path) -> Generator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
-                f"the keys in {path} are being changed by another process; try again"
+                f"The keys in {path} are being changed by another process; try again"
                 " later"
             ) from error
         yield

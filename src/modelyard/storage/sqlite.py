@@ -139,7 +139,7 @@ class SqliteEngine:
         except (sqlite3.Error, OSError) as error:
             advice = f"; {self.recovery_advice()}" if self.is_damaged(error) else ""
             raise ConfigError(
-                f"database {self.where!r} cannot be opened: {error}{advice}"
+                f"Database {self.where!r} cannot be opened: {error}{advice}"
             ) from error
         return _Connection(connection)
 

@@ -66,7 +66,7 @@ def insert_new(
     for count in (*_ROWS_AT_ONCE, 1):
         batch_statement = _multi_row_statement(statement, count)
         if batch_statement is None:
-            raise ValueError(f"no statement with VALUES (…): {statement[:80]!r}")
+            raise ValueError(f"No statement with VALUES (…): {statement[:80]!r}")
         while len(rows) >= count:
             batch, rows = rows[:count], rows[count:]
             returned += connection.execute(

@@ -113,7 +113,7 @@ class VectorTables:
                 connection.close()
             if self._engine.is_transient(error):
                 raise StorageUnavailableError(
-                    f"the vector index cannot be reached: {error}"
+                    f"The vector index cannot be reached: {error}"
                 ) from error
             raise
         self._idle.append(connection)

@@ -122,13 +122,13 @@ class Writer:
         """
         if self._error is not None:
             raise ConfigError(
-                f"database {self._engine.where!r} cannot be written: {self._error}"
+                f"Database {self._engine.where!r} cannot be written: {self._error}"
             )
         # Bounds the memory used while the database is unavailable.
         if len(self._queue) >= _MAX_WAITING:
             where = self._engine.where
             raise StorageUnavailableError(
-                f"database {where!r} is too slow: {_MAX_WAITING:,} writes are pending"
+                f"Database {where!r} is too slow: {_MAX_WAITING:,} writes are pending"
             )
         self._queue.put((statement, values))
 
@@ -145,7 +145,7 @@ class Writer:
         future: Future[T] = Future()
         if not self._thread.is_alive():
             future.set_exception(
-                StorageUnavailableError(f"database {self._engine.where!r} is closed")
+                StorageUnavailableError(f"Database {self._engine.where!r} is closed")
             )
             return future
         self._queue.put(_WorkItem(work, future, is_retried, may_gather))
@@ -349,7 +349,7 @@ class Writer:
     ) -> None:
         """Fail the callers of units that are not retried."""
         refusal = StorageUnavailableError(
-            f"database {self._engine.where!r} cannot be written: {error}"
+            f"Database {self._engine.where!r} cannot be written: {error}"
         )
         for entry in writes:
             if isinstance(entry, _WorkItem) and not (will_retry and entry.is_kept):

@@ -111,7 +111,7 @@ class PluginCredentials:
         filled = checked_form(
             owner.credentials_schema,
             form_values,
-            description=f"the credential of {provider!r}",
+            description=f"The credential of {provider!r}",
         )
         provider_type = "tool" if plugin.declaration.tool is not None else "datasource"
         data = {"provider": provider_name, "credentials": filled}
@@ -162,7 +162,7 @@ class PluginCredentials:
             )
         if id:
             raise NotFoundError(
-                f"credential {id!r} does not exist", code="credential_not_found"
+                f"Credential {id!r} does not exist", code="credential_not_found"
             )
         return {}, "unauthorized"
 
@@ -175,7 +175,7 @@ class PluginCredentials:
         filled = checked_form(
             oauth.client_schema,
             form_values,
-            description=f"the OAuth client of {provider!r}",
+            description=f"The OAuth client of {provider!r}",
         )
         name = f"{plugin.plugin_id}/{provider_name}"
         existing_id = next(
@@ -245,7 +245,7 @@ class PluginCredentials:
         # browser.
         if not url.startswith(("https://", "http://")):
             raise InvokeBadRequestError(
-                f"the plugin returned an invalid authorization URL: {url[:80]!r}"
+                f"The plugin returned an invalid authorization URL: {url[:80]!r}"
             )
         return url
 
@@ -349,7 +349,7 @@ class PluginCredentials:
             if value.provider == provider:
                 return self._rows.read(tenant, OAuthClient.kind, row.id, value.secret)
         raise NotFoundError(
-            f"no OAuth client of {provider!r} is configured; store its id and"
+            f"No OAuth client of {provider!r} is configured; store its id and"
             " secret with `modelyard plugin credential client`",
             code="oauth_client_not_found",
         )

@@ -56,7 +56,7 @@ class PluginEndpoints:
         filled = checked_form(
             group.settings,
             settings,
-            description=f"the settings of {installed.plugin_id!r}",
+            description=f"The settings of {installed.plugin_id!r}",
         )
         endpoint = PluginEndpoint(plugin=installed.plugin_id, user=user)
         return await self._rows.save(

@@ -166,7 +166,7 @@ class PluginInstallations:
             )
             step["status"], step["message"] = (
                 "failed",
-                "internal server error; see the server log",
+                "Internal server error; see the server log",
             )
         return row
 

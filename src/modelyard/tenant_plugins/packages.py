@@ -67,7 +67,7 @@ class PluginPackages:
         package = await asyncio.to_thread(read_package, data)
         if package.manifest.type != "plugin":
             raise PackageError(
-                f"the package is a {package.manifest.type}, not a plugin"
+                f"The package is a {package.manifest.type}, not a plugin"
             )
         verification = await self.admit(package, by, verify_signature=verify_signature)
         await asyncio.to_thread(self._host.packages.save_package, package)

@@ -97,7 +97,7 @@ class Plugins:
         installed = self._view(tenant).by_name.get(plugin)
         if installed is None:
             raise NotFoundError(
-                f"plugin {plugin!r} is not installed", code="plugin_not_found"
+                f"Plugin {plugin!r} is not installed", code="plugin_not_found"
             )
         return installed
 
@@ -115,7 +115,7 @@ class Plugins:
             ):
                 return plugin, provider_name
         raise NotFoundError(
-            f"no plugin with the provider {name!r} is installed",
+            f"No plugin with the provider {name!r} is installed",
             code="provider_not_found",
         )
 

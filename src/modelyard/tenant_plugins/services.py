@@ -317,7 +317,7 @@ class PluginServices:
         MCP server's, or an app."""
         if self._tools is None:
             raise PluginError(
-                f"tools of type {tool_type!r} cannot be called by plugins",
+                f"Tools of type {tool_type!r} cannot be called by plugins",
                 plugin=call.plugin,
             )
         depth = int((call.context or {}).get("depth", 0)) + 1
@@ -341,7 +341,7 @@ class PluginServices:
     async def _app(self, call: PluginCall, request: JSON) -> AsyncGenerator[JSON, None]:
         """Handle a call of an app."""
         if self._apps is None:
-            raise PluginError("apps are not available", plugin=call.plugin)
+            raise PluginError("Apps are not available", plugin=call.plugin)
         answers = self._apps(call, request)
         async with aclosing(answers):
             async for answer in answers:

@@ -129,7 +129,7 @@ class Tokens:
                 token = str(token_response["access_token"])
             except (msgspec.MsgspecError, KeyError) as error:
                 raise ToolCredentialsError(
-                    f"no access token from {auth.token_url}: status {answer.status}"
+                    f"No access token from {auth.token_url}: status {answer.status}"
                 ) from error
             # Expires half a minute early, so that a token is not used up on its way.
             self.cached_tokens[key] = (
@@ -222,7 +222,7 @@ class ApiTool(Tool):
         operation = self._operation
         if not self._server:
             raise ToolInvokeError(
-                f"the API {self.entity.provider!r} declares no server; set its base URL"
+                f"The API {self.entity.provider!r} declares no server; set its base URL"
             )
         answer = await self._send(*await self._build_request(parameters, context))
         _check_status(operation, answer)
@@ -315,7 +315,7 @@ class ApiTool(Tool):
             case "oauth2":
                 if not auth.token_url:
                     raise ToolCredentialsError(
-                        "the API declares no OAuth token URL; set a token of the type"
+                        "The API declares no OAuth token URL; set a token of the type"
                         " 'bearer'"
                     )
                 token = await self._tokens.get(auth, tenant=self._tenant, row=self._row)
@@ -382,7 +382,7 @@ class _Request:
         # A placeholder that is left means that a path parameter is missing.
         if "{" in self.path:
             missing = self.path[self.path.find("{") + 1 :].partition("}")[0]
-            raise ToolParameterError(f"parameter {missing!r} is missing")
+            raise ToolParameterError(f"Parameter {missing!r} is missing")
 
     def _put(self, location: ParameterLocation, value: Any) -> None:
         """Put one argument into the path, query, headers, cookies or body."""
@@ -394,7 +394,7 @@ class _Request:
                 # Such a value would change which operation is called.
                 if encoded in ("", ".", ".."):
                     raise ToolParameterError(
-                        f"parameter {location.name!r} must not be {encoded!r}, because"
+                        f"Parameter {location.name!r} must not be {encoded!r}, because"
                         " it is a part of the path"
                     )
                 self.path = self.path.replace("{" + location.name + "}", encoded)

@@ -89,7 +89,7 @@ def calculate(expression: str) -> str:
     text = expression.strip().rstrip("=").translate(_OPERATOR_CHARS)
     if not text or len(text) > _MAX_LENGTH:
         raise ToolParameterError(
-            f"an expression must have 1 to {_MAX_LENGTH:,} characters, not {len(text):,}"
+            f"An expression must have 1 to {_MAX_LENGTH:,} characters, not {len(text):,}"
         )
     # Inside a call, a comma separates arguments.
     if "(" not in text:
@@ -100,16 +100,16 @@ def calculate(expression: str) -> str:
         return _format_result(_evaluate(tree.body, text))
     except SyntaxError as error:
         raise ToolParameterError(
-            f"invalid expression {expression[:80]!r}: {error.msg}"
+            f"Invalid expression {expression[:80]!r}: {error.msg}"
         ) from error
     except ZeroDivisionError as error:
-        raise ToolParameterError("division by zero") from error
+        raise ToolParameterError("Division by zero") from error
     except (ValueError, TypeError, OverflowError) as error:
         raise ToolParameterError(
-            f"cannot evaluate {expression[:80]!r}: {error}"
+            f"Cannot evaluate {expression[:80]!r}: {error}"
         ) from error
     except (RecursionError, MemoryError) as error:
-        raise ToolParameterError("the expression is nested too deeply") from error
+        raise ToolParameterError("The expression is nested too deeply") from error
 
 
 def _evaluate(node: ast.expr, text: str) -> Any:
@@ -145,11 +145,11 @@ def _evaluate(node: ast.expr, text: str) -> Any:
             )
         case ast.Name():
             raise ToolParameterError(
-                f"unknown name {node.id[:40]!r}; expected a number, one of"
+                f"Unknown name {node.id[:40]!r}; expected a number, one of"
                 f" {', '.join(_CONSTANTS)}, or a function call such as sqrt(2)"
             )
         case _:
-            raise ToolParameterError(f"unsupported syntax: {type(node).__name__}")
+            raise ToolParameterError(f"Unsupported syntax: {type(node).__name__}")
 
 
 def _literal(node: ast.Constant, text: str) -> Any:
@@ -170,7 +170,7 @@ def _compare(node: ast.Compare, text: str) -> bool:
     values = [_evaluate(operand, text) for operand in (node.left, *node.comparators)]
     if any(type(comparison) not in _COMPARISONS for comparison in node.ops):
         raise ToolParameterError(
-            "unsupported comparison; expected <, <=, >, >=, == or !="
+            "Unsupported comparison; expected <, <=, >, >=, == or !="
         )
     return all(
         _COMPARISONS[type(comparison)](values[index], values[index + 1])
@@ -184,7 +184,7 @@ def _decimal(literal: str) -> Fraction:
     exponent = literal.lower().partition("e")[2].lstrip("+-").replace("_", "")
     if len(exponent.lstrip("0")) > 4 or int(exponent or 0) > _MAX_PLACES:
         raise ToolParameterError(
-            f"exponent of {literal[:40]} too large: maximum {_MAX_PLACES:,}"
+            f"Exponent of {literal[:40]} too large: maximum {_MAX_PLACES:,}"
         )
     return Fraction(literal)
 
@@ -213,7 +213,7 @@ def _call_function(name: str, arguments: list[Any]) -> Any:
     if name in _LIST_FUNCTIONS and (arguments or name == "sum"):
         return _LIST_FUNCTIONS[name](arguments)
     raise ToolParameterError(
-        f"unknown function {name[:40]!r} with {len(arguments)} arguments"
+        f"Unknown function {name[:40]!r} with {len(arguments)} arguments"
     )
 
 
@@ -299,12 +299,12 @@ def _power(base: Any, exponent: Any) -> Any:
         # Check the size before calculating; afterwards would be too late.
         if bits * abs(exponent.numerator) > _MAX_BITS:
             raise ToolParameterError(
-                f"the power is too large: more than {_MAX_BITS // 3:,} digits"
+                f"The power is too large: more than {_MAX_BITS // 3:,} digits"
             )
         return base**exponent.numerator
     result = float(base) ** float(exponent)
     if isinstance(result, complex):
-        raise ToolParameterError("roots of negative numbers have no real value")
+        raise ToolParameterError("Roots of negative numbers have no real value")
     return result
 
 
@@ -359,7 +359,7 @@ def _bounded(value: Any) -> Any:
     )
     if any(isinstance(part, int) and part.bit_length() > _MAX_BITS for part in parts):
         raise ToolParameterError(
-            f"the number is too large: more than {_MAX_BITS // 3:,} digits"
+            f"The number is too large: more than {_MAX_BITS // 3:,} digits"
         )
     return value
 

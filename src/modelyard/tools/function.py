@@ -57,7 +57,7 @@ class FunctionTool(Tool):
             schema = _inline_root(msgspec.json.schema(self._arguments))
         except TypeError as error:
             raise TypeError(
-                f"tool {name!r}: a parameter's type cannot be expressed in JSON: {error}"
+                f"Tool {name!r}: a parameter's type cannot be expressed in JSON: {error}"
             ) from error
         description = entity_fields.pop("description", "") or summary
         fields_of: dict[str, Any] = {
@@ -161,7 +161,7 @@ def as_tool(candidate: Any) -> Tool:
         return candidate
     if callable(candidate):
         return FunctionTool(candidate)
-    raise TypeError(f"expected a function or a Tool, not {type(candidate).__name__}")
+    raise TypeError(f"Expected a function or a Tool, not {type(candidate).__name__}")
 
 
 _Field = tuple[str, Any] | tuple[str, Any, Any]
@@ -175,7 +175,7 @@ def _type_hints(function: Callable[..., Any], tool_name: str) -> dict[str, Any]:
         return typing.get_type_hints(function, include_extras=True)
     except NameError as error:
         raise TypeError(
-            f"tool {tool_name!r}: unknown type in an annotation: {error}"
+            f"Tool {tool_name!r}: unknown type in an annotation: {error}"
         ) from error
 
 
@@ -189,7 +189,7 @@ def _argument_field(
     `*args` and `**kwargs`."""
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         raise TypeError(
-            f"tool {tool_name!r} has a variadic parameter *{parameter.name}; models"
+            f"Tool {tool_name!r} has a variadic parameter *{parameter.name}; models"
             " need named parameters"
         )
     has_default = parameter.default is not parameter.empty

@@ -324,7 +324,7 @@ class ToolManager:
                         return
                     except TimeoutError:
                         raise ToolInvokeError(
-                            f"timed out after {tool.entity.seconds:g} s"
+                            f"Timed out after {tool.entity.seconds:g} s"
                         ) from None
                     remaining_seconds -= time.monotonic() - started_at
                     yield message

@@ -140,14 +140,14 @@ def parse(data: bytes | str, *, url: str = "") -> Api:
     # A ChatGPT plugin manifest only points to its OpenAPI document.
     if "api" in document and "schema_version" in document:
         raise DescriptionError(
-            "the document is a plugin manifest; its API description is at"
+            "The document is a plugin manifest; its API description is at"
             f" {document['api'].get('url')}"
         )
     if str(document.get("swagger", "")).startswith("2"):
         return _ApiParser(document, url, is_old=True).api()
     if not str(document.get("openapi", "")).startswith("3"):
         raise DescriptionError(
-            "not an OpenAPI 3 or Swagger 2 document: expected 'openapi: 3…' or"
+            "Not an OpenAPI 3 or Swagger 2 document: expected 'openapi: 3…' or"
             " 'swagger: 2.0'"
         )
     return _ApiParser(document, url, is_old=False).api()
@@ -191,12 +191,12 @@ def _load_document(data: bytes | str) -> dict[str, Any]:
             parsed = yaml.load(text, Loader=FiniteLoader)  # noqa: S506
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise DescriptionError(
-                f"the description is neither JSON nor YAML: {str(error)[:200]}"
+                f"The description is neither JSON nor YAML: {str(error)[:200]}"
             ) from error
         # JSON has no aliases, so only YAML can expand.
         _check_size(parsed)
     if not is_object(parsed):
-        raise DescriptionError("the description must be an object")
+        raise DescriptionError("The description must be an object")
     return parsed
 
 
@@ -231,7 +231,7 @@ def _check_size(document: Any) -> None:
         is_small = False
     if not is_small:
         raise DescriptionError(
-            "the YAML description is circular, nested too deeply, or expands to more"
+            "The YAML description is circular, nested too deeply, or expands to more"
             f" than {_MAX_NODES:,} values"
         )
 
@@ -404,7 +404,7 @@ class _ApiParser:
         names: set[str] = set()
         for path, method, entry, shared in self._entries():
             if len(operations) >= _MAX_OPERATIONS:
-                self._left_out.append(f"more than {_MAX_OPERATIONS:,} operations")
+                self._left_out.append(f"More than {_MAX_OPERATIONS:,} operations")
                 break
             try:
                 operations.append(self._operation(path, method, entry, shared, names))
@@ -420,7 +420,7 @@ class _ApiParser:
                 self._left_out.append(f"{method.upper()} {path}: {error}")
         if not operations:
             reason = f": {self._left_out[0]}" if self._left_out else ""
-            raise DescriptionError(f"the description has no operations{reason}")
+            raise DescriptionError(f"The description has no operations{reason}")
         return Api(
             title=str(info.get("title") or "api"),
             description=_truncate_text(info.get("description")),
@@ -464,11 +464,11 @@ class _ApiParser:
         visited_refs: set[str] = set()
         while is_mapping(value) and isinstance(reference := value.get("$ref"), str):
             if reference in visited_refs:
-                raise DescriptionError(f"circular $ref {reference[:100]!r}")
+                raise DescriptionError(f"Circular $ref {reference[:100]!r}")
             visited_refs.add(reference)
             if not reference.startswith("#/"):
                 raise DescriptionError(
-                    f"external $ref {reference[:100]!r} is not supported; expected"
+                    f"External $ref {reference[:100]!r} is not supported; expected"
                     " '#/…'"
                 )
             value = self._pointer_target(reference)
@@ -493,7 +493,7 @@ class _ApiParser:
             elif is_mapping(target) and step in target:
                 target = target[step]
             else:
-                raise DescriptionError(f"unresolved $ref {reference[:100]!r}")
+                raise DescriptionError(f"Unresolved $ref {reference[:100]!r}")
         return target
 
     # operations
@@ -559,7 +559,7 @@ class _ApiParser:
                     self._add_parameter(making, parameter)
                 case other:
                     raise DescriptionError(
-                        f"parameter {parameter['name']!r}: unknown location {other!r};"
+                        f"Parameter {parameter['name']!r}: unknown location {other!r};"
                         " expected path, query, header, cookie, body or formData"
                     )
         if form_fields:

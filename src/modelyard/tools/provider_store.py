@@ -111,7 +111,7 @@ class ProviderStore:
                 name, [resource.name for resource, _ in providers], label="available:"
             )
             raise NotFoundError(
-                f"tool provider {name[:80]!r} does not exist; {hint}",
+                f"Tool provider {name[:80]!r} does not exist; {hint}",
                 code="tool_provider_not_found",
             )
         return provider_pair
@@ -204,7 +204,7 @@ class ProviderStore:
         # Another process may have removed the provider between the two reads.
         if data is None:
             raise NotFoundError(
-                "the provider's stored description was not found",
+                "The provider's stored description was not found",
                 code="tool_provider_not_found",
             )
         decoded: Api | McpListing = msgspec.json.decode(
@@ -230,7 +230,7 @@ def check_name(name: str) -> None:
     """Raise InvokeBadRequestError unless the name is valid for a tool provider."""
     if not _NAME.fullmatch(name):
         raise InvokeBadRequestError(
-            f"invalid tool provider name {name[:60]!r}; expected at most 64 letters,"
+            f"Invalid tool provider name {name[:60]!r}; expected at most 64 letters,"
             " digits, '-' and '_', starting with a letter or a digit",
             param="name",
         )

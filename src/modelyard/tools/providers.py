@@ -48,7 +48,7 @@ class OriginChangedError(ToolError):
     def __init__(self, name: str, origins: Sequence[str]) -> None:
         origin_list = ", ".join(origins)
         super().__init__(
-            f"calls of {name!r}, and its secret, would be sent to {origin_list} from"
+            f"Calls of {name!r}, and its secret, would be sent to {origin_list} from"
             " now on. Nothing was sent there, and nothing was changed. Confirm with"
             " 'confirm_origin', or set a base URL when adding the API"
         )
@@ -162,7 +162,7 @@ class ToolProviders:
         # Exactly one of the two must be present.
         if bool(url) == bool(stdio):
             raise InvokeBadRequestError(
-                "an MCP server needs either a URL or the name of a registered program"
+                "An MCP server needs either a URL or the name of a registered program"
             )
         provider_record = ToolProvider(type="mcp", url=url, stdio=stdio)
         client = self._clients.new_client(provider_record, headers or {})
@@ -242,7 +242,7 @@ class ToolProviders:
         """
         if not provider_record.url:
             raise InvokeBadRequestError(
-                f"the description of {resource.name!r} was supplied as text, so it"
+                f"The description of {resource.name!r} was supplied as text, so it"
                 " cannot be fetched again; add the API again instead"
             )
         description, url = await _fetch_description(self._egress, provider_record.url)
@@ -295,7 +295,7 @@ async def _fetch_description(egress: EgressClient, url: str) -> tuple[bytes, str
     Raises DescriptionError, EgressError, InvokeBadRequestError.
     """
     if not url:
-        raise InvokeBadRequestError("an API description or its URL is required")
+        raise InvokeBadRequestError("An API description or its URL is required")
     # A URL may lead to a plugin manifest, which leads to the description: two requests
     # at most.
     for _ in range(2):
@@ -306,7 +306,7 @@ async def _fetch_description(egress: EgressClient, url: str) -> tuple[bytes, str
             return answer.body, answer.url
         url = following
     raise DescriptionError(
-        "the plugin manifest refers to another manifest; expected an API description"
+        "The plugin manifest refers to another manifest; expected an API description"
     )
 
 

@@ -36,7 +36,7 @@ class StoredResults:
         del context
         data = await self._scoped_store.get(self._tenant, self._scope, id)
         if data is None:
-            raise ToolParameterError(f"result {id[:60]!r} not found")
+            raise ToolParameterError(f"Result {id[:60]!r} not found")
         text = data.decode("utf-8", "replace")
         start = max(0, offset)
         if contains:

@@ -203,7 +203,7 @@ class McpTool(Tool):
                 if message["type"] in ("text", "json")
             ]
             raise ToolInvokeError(
-                "\n".join(texts)[:4000] or "the tool failed without a message"
+                "\n".join(texts)[:4000] or "The tool failed without a message"
             )
         for message in messages:
             yield message

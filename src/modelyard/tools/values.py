@@ -66,7 +66,7 @@ def _assign_bare_value(value: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
     if value is None or value == "":
         return {}
     raise ToolParameterError(
-        "arguments must be a JSON object with the parameters"
+        "Arguments must be a JSON object with the parameters"
         f" {', '.join(properties) or '(none)'}"
     )
 
@@ -79,7 +79,7 @@ def _decode(text: str) -> Any:
         check_value_count(text)
         return json.loads(text, strict=False)
     except BodyError as error:
-        raise ToolParameterError(f"invalid arguments: {error}") from error
+        raise ToolParameterError(f"Invalid arguments: {error}") from error
     except (json.JSONDecodeError, RecursionError):
         pass
     if text[:1] not in ("{", "["):
@@ -145,20 +145,20 @@ def _validate(
     do not satisfy the schema or need too much work to be validated."""
     for name in schema.get("required") or ():
         if name not in arguments:
-            raise ToolParameterError(f"parameter {name!r} is missing")
+            raise ToolParameterError(f"Parameter {name!r} is missing")
     try:
         # Lenient: an unknown keyword in a third-party schema is ignored.
         mismatch = compile_schema(schema, is_lenient=True).mismatch(
             arguments, max_pairs=max_pairs
         )
     except TooMuchWorkError as error:
-        raise ToolParameterError(f"invalid arguments: {error}") from error
+        raise ToolParameterError(f"Invalid arguments: {error}") from error
     except SchemaError:
         # A third-party schema may be invalid; then the tool itself decides.
         return
     if mismatch is not None:
         raise ToolParameterError(
-            f"parameter {mismatch.where('.', 'the arguments')!r}: {mismatch.message}"
+            f"Parameter {mismatch.where('.', 'the arguments')!r}: {mismatch.message}"
         )
 
 
@@ -325,7 +325,7 @@ def _cast_number(parameter: ToolParameter, value: Any) -> int | float:
     is_too_high = parameter.max is not None and number > parameter.max
     if is_too_low or is_too_high:
         raise ToolParameterError(
-            f"parameter {parameter.name!r} must be {_range_text(parameter)}"
+            f"Parameter {parameter.name!r} must be {_range_text(parameter)}"
         )
     return number
 
@@ -370,7 +370,7 @@ def _invalid_value(
 ) -> ToolParameterError:
     """Return the error for a value that a parameter does not accept."""
     return ToolParameterError(
-        f"parameter {parameter.name!r} must be {expected}, not {str(value)[:40]!r}"
+        f"Parameter {parameter.name!r} must be {expected}, not {str(value)[:40]!r}"
     )
 
 

@@ -36,7 +36,7 @@ class AwsEventStream:
         """Raise InvokeServerUnavailableError if the body ended inside a message."""
         if self._buffer:
             raise InvokeServerUnavailableError(
-                "the stream ended in the middle of a message"
+                "The stream ended in the middle of a message"
             )
 
     def _parse_messages(self) -> Iterator[tuple[str, bytes]]:
@@ -51,11 +51,11 @@ class AwsEventStream:
             total, headers, checksum = struct.unpack_from(">III", self._buffer)
             if not 16 <= total <= _MAX_MESSAGE or headers > total - 16:
                 raise InvokeServerUnavailableError(
-                    "not an AWS event stream: invalid length of a message"
+                    "Not an AWS event stream: invalid length of a message"
                 )
             if zlib.crc32(self._buffer[:8]) != checksum:
                 raise InvokeServerUnavailableError(
-                    "the stream is damaged: the checksum of a message's prelude"
+                    "The stream is damaged: the checksum of a message's prelude"
                     " does not match"
                 )
             # The message is incomplete: wait for more bytes.
@@ -65,7 +65,7 @@ class AwsEventStream:
             del self._buffer[:total]
             if zlib.crc32(message[:-4]) != struct.unpack(">I", message[-4:])[0]:
                 raise InvokeServerUnavailableError(
-                    "the stream is damaged: the checksum of a message does not match"
+                    "The stream is damaged: the checksum of a message does not match"
                 )
             yield (
                 _event_name(_headers(message[12 : 12 + headers])),
@@ -108,7 +108,7 @@ def _headers(data: bytes) -> dict[str, str]:
             position += 2 + size
     except (IndexError, struct.error, UnicodeDecodeError) as error:
         raise InvokeServerUnavailableError(
-            "the stream is damaged: invalid headers of a message"
+            "The stream is damaged: invalid headers of a message"
         ) from error
     return text_headers
 

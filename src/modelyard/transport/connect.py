@@ -175,7 +175,7 @@ async def _close_losers(running: Sequence[asyncio.Future[Connection]]) -> None:
 
 def _combined_error(failures: Sequence[OSError]) -> OSError:
     reasons = list(dict.fromkeys(str(failure) for failure in failures))
-    return OSError("; ".join(reasons) or "no address accepted the connection")
+    return OSError("; ".join(reasons) or "No address accepted the connection")
 
 
 async def _resolve(origin: Origin) -> list[str]:
@@ -190,7 +190,7 @@ async def _resolve(origin: Origin) -> list[str]:
     except UnicodeError as error:
         raise OSError(f"{origin.host!r} is not a valid host name") from error
     if not answers:
-        raise OSError("the host name has no address")
+        raise OSError("The host name has no address")
     return [str(address[0]) for *_, address in answers]
 
 
@@ -224,7 +224,7 @@ async def _start_tls(
         connection.transport, connection, context, server_hostname=name
     )
     if transport is None:
-        raise ConnectionResetError("the connection was closed during the TLS handshake")
+        raise ConnectionResetError("The connection was closed during the TLS handshake")
     connection.transport = transport
 
 
@@ -244,14 +244,14 @@ async def _open_tunnel(
         await answer.wait(seconds, "did not open a tunnel")
     if not answer.is_head_complete:
         raise ProxyRefusedError(
-            f"the proxy {proxy.origin.authority} did not open a tunnel: {answer.error}"
+            f"The proxy {proxy.origin.authority} did not open a tunnel: {answer.error}"
         )
     if not 200 <= answer.status < 300:
         raise proxy_refusal(proxy, origin, answer.status)
     # Bytes before TLS starts could be mistaken for the origin's.
     if connection.is_spoiled:
         raise ProxyRefusedError(
-            f"the proxy {proxy.origin.authority} sent data of its own into the tunnel"
+            f"The proxy {proxy.origin.authority} sent data of its own into the tunnel"
         )
 
 
@@ -261,14 +261,14 @@ def proxy_refusal(proxy: Proxy, origin: Origin, status: int) -> ProxyRefusedErro
     name = proxy.origin.authority
     if status != 407:
         return ProxyRefusedError(
-            f"the proxy {name} refused to connect to {origin.authority}: HTTP"
+            f"The proxy {name} refused to connect to {origin.authority}: HTTP"
             f" status {status}"
         )
     if proxy.authorization:
         return ProxyRefusedError(
-            f"the proxy {name} rejected the user name and password in its URL (407)"
+            f"The proxy {name} rejected the user name and password in its URL (407)"
         )
     return ProxyRefusedError(
-        f"the proxy {name} requires a user name and password (407); add them to"
+        f"The proxy {name} requires a user name and password (407); add them to"
         " its URL: http://USER:PASSWORD@HOST:PORT"
     )

@@ -124,20 +124,20 @@ def dump_head(
     for name, value in headers:
         if not _TOKEN.fullmatch(name) or name.lower() in _FRAMING_HEADERS:
             raise ConfigError(
-                f"header {name!r} cannot be sent: the name is invalid, or"
+                f"Header {name!r} cannot be sent: the name is invalid, or"
                 " reserved for the HTTP client"
             )
         # A line break would let a value inject further headers.
         if "\r" in value or "\n" in value or "\0" in value:
             raise ConfigError(
-                f"header {name!r} contains a line break; check the credential in it"
+                f"Header {name!r} contains a line break; check the credential in it"
             )
         lines.append(f"{name}: {value}\r\n")
     try:
         return "".join(lines).encode("latin-1")
     except UnicodeEncodeError as error:
         message = (
-            "a header contains characters that HTTP does not allow; check the"
+            "A header contains characters that HTTP does not allow; check the"
             " credential in it"
         )
         raise ConfigError(message) from error

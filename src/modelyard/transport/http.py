@@ -298,7 +298,7 @@ class HttpClient:
             await asyncio.wait_for(self._free.acquire(), limits.connect)
         except TimeoutError:
             raise InvokeServerUnavailableError(
-                "all upstream connections are in use"
+                "All upstream connections are in use"
             ) from None
 
     async def _exchange(

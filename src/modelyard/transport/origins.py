@@ -55,14 +55,14 @@ def parse_url(url: str) -> tuple[Origin, str]:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ConfigError(f"invalid URL {url!r}: {error}") from error
+        raise ConfigError(f"Invalid URL {url!r}: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
             f"URL {url!r} must start with http:// or https:// and name a host"
         )
     if parts.username or parts.password:
         raise ConfigError(
-            "a URL must not contain a user name or password; use the provider's"
+            "A URL must not contain a user name or password; use the provider's"
             " credential form"
         )
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -86,11 +86,11 @@ def ascii_host(host: str) -> str:
         return host
     # The codec takes time with the square of the length.
     if len(host) > _MAX_HOST_LENGTH:
-        raise ConfigError(f"host {host[:50]!r}… is too long")
+        raise ConfigError(f"Host {host[:50]!r}… is too long")
     try:
         return host.encode("idna").decode("ascii")
     except UnicodeError as error:
-        raise ConfigError(f"host {host!r} is not a valid host name: {error}") from error
+        raise ConfigError(f"Host {host!r} is not a valid host name: {error}") from error
 
 
 def check_address(host: str, address: str) -> None:

@@ -75,7 +75,7 @@ class _Adapter(BaseAdapter):
         del stream, verify, cert, proxies  # the client's own are the only ones
         # At shutdown the exporter may flush after the loop has ended.
         if self._loop.is_closed():
-            raise SendingError("the sender's event loop is closed", request=request)
+            raise SendingError("The sender's event loop is closed", request=request)
         # The exporter's thread waits while the event loop sends.
         sending = asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
         try:

@@ -66,7 +66,7 @@ class EventStream:
             self._rest_length += len(chunk)
         if self._data_bytes + self._rest_length > self._max:
             raise InvokeServerUnavailableError(
-                f"an event of the stream exceeds {self._max:,} bytes"
+                f"An event of the stream exceeds {self._max:,} bytes"
             )
 
     def _end_event(self, events: list[bytes]) -> None:

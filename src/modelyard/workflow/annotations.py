@@ -102,7 +102,7 @@ class Annotations:
             # exceed the limit.
             if int(count_rows[0]["count"]) >= _MAX_ANNOTATIONS:
                 raise InvokeBadRequestError(
-                    f"an app has at most {_MAX_ANNOTATIONS:,} annotations"
+                    f"An app has at most {_MAX_ANNOTATIONS:,} annotations"
                 )
             connection.execute(
                 self._sql["add"],
@@ -306,5 +306,5 @@ def _require_text(text: Any, field_name: str) -> str:
     """Return a required text, stripped and truncated. Raises InvokeBadRequestError if
     it is empty."""
     if not isinstance(text, str) or not text.strip():
-        raise InvokeBadRequestError(f"{field_name} is required", param=field_name)
+        raise InvokeBadRequestError(f"{field_name!r} is required", param=field_name)
     return text.strip()[:20_000]

@@ -190,7 +190,7 @@ class Apps:
         """
         if not app_record.stored.draft:
             raise InvokeBadRequestError(
-                f"app {app_record.name!r} has no draft; the current version is published"
+                f"App {app_record.name!r} has no draft; the current version is published"
             )
         return await self._save(
             app_record,
@@ -242,7 +242,7 @@ class Apps:
         ]
         hint = suggestion(name_or_digest, names, label="published versions:")
         raise NotFoundError(
-            f"app {app_record.name!r} has no version {name_or_digest[:80]!r}; {hint}",
+            f"App {app_record.name!r} has no version {name_or_digest[:80]!r}; {hint}",
             code="version_not_found",
         )
 
@@ -326,7 +326,7 @@ class Apps:
                 name, [candidate.name for candidate in apps], label="existing apps:"
             )
             raise NotFoundError(
-                f"app {name[:80]!r} does not exist; {hint}", code="app_not_found"
+                f"App {name[:80]!r} does not exist; {hint}", code="app_not_found"
             )
         return app_record
 
@@ -347,7 +347,7 @@ class Apps:
             return cached_app
         text = await self._documents.find(tenant, digest)
         if text is None:
-            raise NotFoundError("the app's file was deleted", code="app_not_found")
+            raise NotFoundError("The app's file was deleted", code="app_not_found")
         app = await cpu_work.run_in_thread(
             loads, text, name="", mapping=msgspec.convert(mapping_values, AppMapping)
         )
@@ -360,7 +360,7 @@ class Apps:
         """Return the parsed published version. Raises NotPublishedError."""
         if not app_record.stored.digest:
             raise NotPublishedError(
-                f"app {app_record.name!r} is a draft and was never published"
+                f"App {app_record.name!r} is a draft and was never published"
             )
         return await self.load_version(
             app_record.tenant, app_record.stored.digest, app_record.stored.mapping
@@ -434,7 +434,7 @@ class Apps:
         """Delete a key of the app. Raises NotFoundError if the app has no such key."""
         if row not in {resource.id for resource, _ in self.keys(app_record)}:
             raise NotFoundError(
-                f"key {row[:80]!r} does not exist", code="key_not_found"
+                f"Key {row[:80]!r} does not exist", code="key_not_found"
             )
         await self._resources.remove(app_record.tenant, AppKey.kind, row)
         await self._directory.refresh()

@@ -153,7 +153,7 @@ def _evaluate_file_group(
     """
     if operator not in ("contains", "not contains", "all of"):
         raise ConditionError(
-            f"operator {operator!r} is not supported for files; expected contains, not"
+            f"Operator {operator!r} is not supported for files; expected contains, not"
             " contains or all of"
         )
     results = [
@@ -180,7 +180,7 @@ def _evaluate_files(
         """Return whether one file meets the condition."""
         actual = file.attribute(condition.key)
         if actual is MISSING:
-            raise ConditionError(f"files have no attribute {condition.key!r}")
+            raise ConditionError(f"Files have no attribute {condition.key!r}")
         if condition.key == "extension":
             actual = _with_dot(actual)
         return compare(condition.comparison_operator, actual, expected)

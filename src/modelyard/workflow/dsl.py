@@ -64,13 +64,13 @@ class Problem:
     field: str = ""
 
     def __str__(self) -> str:
-        line = f"line {self.line}: " if self.line else ""
+        line = f"Line {self.line}: " if self.line else ""
         where = (
             f"{self.file}{f':{self.line}' if self.line else ''}: "
             if self.file
             else line
         )
-        node = f"node {self.node!r}: " if self.node else ""
+        node = f"Node {self.node!r}: " if self.node else ""
         return f"{where}{node}{f'{self.field}: ' if self.field else ''}{self.message}"
 
 
@@ -134,12 +134,12 @@ class App:
         WorkflowError."""
         if not self.roots:
             raise WorkflowError(
-                f"app {self.name!r} has no start node, so it cannot run"
+                f"App {self.name!r} has no start node, so it cannot run"
             )
         root = root or self.roots[0]
         if root not in self.roots:
             raise WorkflowError(
-                f"app {self.name!r} has no start node {root!r};"
+                f"App {self.name!r} has no start node {root!r};"
                 f" {suggestion(root, self.roots, label='expected one of')}"
             )
         # An app may have several triggers; a graph is built for each on first use.
@@ -205,7 +205,7 @@ def loads(
         raise DslError(
             [
                 Problem(
-                    message="an app must be a YAML mapping with 'app' and 'workflow'",
+                    message="An app must be a YAML mapping with 'app' and 'workflow'",
                     file=name,
                     line=1,
                 )
@@ -235,7 +235,7 @@ def _decode_utf8(data: bytes | str, name: str) -> str:
         raise DslError(
             [
                 Problem(
-                    message=f"the file is larger than {MAX_BYTES >> 20} MB", file=name
+                    message=f"The file is larger than {MAX_BYTES >> 20} MB", file=name
                 )
             ]
         )
@@ -246,7 +246,7 @@ def _decode_utf8(data: bytes | str, name: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DslError(
-            [Problem(message=f"the file is not UTF-8: {error}", file=name)]
+            [Problem(message=f"The file is not UTF-8: {error}", file=name)]
         ) from error
 
 
@@ -349,7 +349,7 @@ def parse_yaml(text: str, name: str = "") -> Any:
         raise DslError(
             [
                 Problem(
-                    message=f"invalid YAML: {problem}",
+                    message=f"Invalid YAML: {problem}",
                     file=name,
                     line=line,
                 )
@@ -357,7 +357,7 @@ def parse_yaml(text: str, name: str = "") -> Any:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DslError(
-            [Problem(message=f"invalid YAML: {error}", file=name)]
+            [Problem(message=f"Invalid YAML: {error}", file=name)]
         ) from error
     # Without an alias the values cannot be larger than the text.
     if re.search(r"[\s\[,:-]\*[\w-]", text):
@@ -375,7 +375,7 @@ def _check_depth(text: str, name: str) -> None:
             raise DslError(
                 [
                     Problem(
-                        message=f"the file has more than {_MAX_EVENTS:,} values",
+                        message=f"The file has more than {_MAX_EVENTS:,} values",
                         file=name,
                     )
                 ]
@@ -387,7 +387,7 @@ def _check_depth(text: str, name: str) -> None:
                 raise DslError(
                     [
                         Problem(
-                            message=f"nested deeper than {_MAX_DEPTH} levels",
+                            message=f"Nested deeper than {_MAX_DEPTH} levels",
                             file=name,
                             line=line,
                         )
@@ -411,7 +411,7 @@ def _check_size(document: Any, name: str) -> None:
                 [
                     Problem(
                         message=(
-                            "the file's aliases are circular or expand to too many"
+                            "The file's aliases are circular or expand to too many"
                             " values"
                         ),
                         file=name,
@@ -447,7 +447,7 @@ class _AppParser:
         if document_kind == "rag_pipeline" and not is_object(app_section):
             app_section = document.get("rag_pipeline")
         if not is_object(app_section):
-            raise self._error("missing section 'app' with the app's name and mode", ())
+            raise self._error("Missing section 'app' with the app's name and mode", ())
         version = document.get("version")
         # Old files have no mode; it is derived from the presence of a workflow.
         mode = str(
@@ -458,7 +458,7 @@ class _AppParser:
             mode = "rag-pipeline"
         elif mode not in (*WORKFLOW_MODES, *SIMPLE_MODES):
             raise self._error(
-                f"unknown mode {mode!r}; expected one of"
+                f"Unknown mode {mode!r}; expected one of"
                 f" {', '.join((*WORKFLOW_MODES, *SIMPLE_MODES))}",
                 ("app", "mode"),
             )
@@ -504,12 +504,12 @@ class _AppParser:
             file_version = tuple(int(part) for part in version.split(".")[:2])
         except ValueError:
             raise self._error(
-                f"invalid version {version!r}; expected a version like {VERSION!r}",
+                f"Invalid version {version!r}; expected a version like {VERSION!r}",
                 ("version",),
             ) from None
         if file_version > tuple(int(part) for part in VERSION.split(".")[:2]):
             self._add_warning(
-                f"version {version} is newer than {VERSION}, the newest supported"
+                f"Version {version} is newer than {VERSION}, the newest supported"
                 " version",
                 ("version",),
             )
@@ -522,7 +522,7 @@ class _AppParser:
         config = self._document.get("model_config")
         if not is_object(config):
             raise self._error(
-                f"missing section 'model_config', which a {app.mode} app requires", ()
+                f"Missing section 'model_config', which a {app.mode} app requires", ()
             )
         app.model_config = config
         app.features = {
@@ -555,7 +555,7 @@ class _AppParser:
         workflow = self._document.get("workflow")
         if not is_object(workflow):
             raise self._error(
-                f"missing section 'workflow', which a {app.mode} app requires", ()
+                f"Missing section 'workflow', which a {app.mode} app requires", ()
             )
         app.features = dict(workflow.get("features") or {})
         app.environment = self._parse_variables(workflow, "environment_variables")
@@ -564,7 +564,7 @@ class _AppParser:
         # An app without a graph can be imported, as a draft that is being edited.
         if not is_object(graph):
             self._add_warning(
-                "the app has no graph ('workflow.graph' is missing), so it cannot run",
+                "The app has no graph ('workflow.graph' is missing), so it cannot run",
                 ("workflow",),
             )
             return
@@ -574,7 +574,7 @@ class _AppParser:
         # The limit bounds the time of the later passes.
         if len(nodes) > MAX_NODES:
             raise self._error(
-                f"the app has {len(nodes):,} nodes; the maximum is {MAX_NODES:,}",
+                f"The app has {len(nodes):,} nodes; the maximum is {MAX_NODES:,}",
                 ("workflow", "graph", "nodes"),
             )
         edges = [
@@ -630,7 +630,7 @@ class _AppParser:
         app.roots = sorted(root_ids, key=lambda name: top_nodes[name].type != "start")
         if not app.roots and built_nodes:
             self._add_problem(
-                "the app has no start node; expected a node of type"
+                "The app has no start node; expected a node of type"
                 f" {', '.join(ROOTS)}",
                 path,
             )
@@ -670,7 +670,7 @@ class _AppParser:
             # Two nodes with one id would share their variables.
             if node.id in built_nodes:
                 self._add_problem(
-                    f"duplicate node id {node.id!r}", (*path, index, "id"), node.title
+                    f"Duplicate node id {node.id!r}", (*path, index, "id"), node.title
                 )
                 continue
             built_nodes[node.id] = (node, raw_node)
@@ -690,7 +690,7 @@ class _AppParser:
                     schedule_of(node.data)
                 except (ScheduleError, ConfigError) as error:
                     self._add_warning(
-                        f"the schedule starts no runs: {error}",
+                        f"The schedule starts no runs: {error}",
                         (*path, index, "data"),
                         node.title,
                     )
@@ -706,12 +706,12 @@ class _AppParser:
             return None
         title = str(data.get("title") or raw.get("id") or "")
         if not raw.get("id"):
-            self._add_problem("the node has no id", path, title)
+            self._add_problem("The node has no id", path, title)
             return None
         cls = node_class(node_type, str(data.get("version") or "1"))
         if cls is None:
             self._add_problem(
-                f"unknown node type {node_type!r};"
+                f"Unknown node type {node_type!r};"
                 f" {suggestion(node_type, node_types(), label='expected one of')}",
                 (*path, "data", "type"),
                 title,
@@ -787,7 +787,7 @@ class _AppParser:
                 self._warnings.append(
                     Problem(
                         message=(
-                            f"selector {'.'.join(selector)!r} refers to the unknown"
+                            f"Selector {'.'.join(selector)!r} refers to the unknown"
                             f" node {selector[0]!r}"
                         ),
                         file=self._name,
@@ -930,7 +930,7 @@ def _graph_of(container: str, root: str, levels: Mapping[str, Level]) -> Graph:
         if node.kind is NodeKind.CONTAINER:
             if name not in levels or not levels[name].root:
                 raise WorkflowError(
-                    f"{node.type} {node.title!r} contains no nodes to run"
+                    f"{node.type.capitalize()} {node.title!r} contains no nodes to run"
                 )
             children[name] = node.graph = _graph_of(name, levels[name].root, levels)
     return Graph(

@@ -218,7 +218,7 @@ class GraphEngine:
             reasons = self._reasons or [
                 {
                     "TYPE": "scheduled_pause",
-                    "message": self._command_reason or "paused on request",
+                    "message": self._command_reason or "Paused on request",
                 }
             ]
             return Outcome(status=Status.PAUSED, outputs=outputs, reasons=reasons)
@@ -326,7 +326,7 @@ class GraphEngine:
         if node.effect is not Effect.NONE and self.recorder is not None:
             if node.data.on_resume == "fail" and self.recorder.was_started(running.key):
                 raise NodeError(
-                    f"node {node.title!r} was interrupted and may have taken effect; it"
+                    f"Node {node.title!r} was interrupted and may have taken effect; it"
                     " is not repeated",
                     error_type="InterruptedStep",
                 )
@@ -343,7 +343,7 @@ class GraphEngine:
                 # The interval is in milliseconds.
                 await self.run.sleep(max(0.0, float(retry.retry_interval)) / 1000)
                 self._events.retried(running, _as_node_error(error), attempt + 1)
-        raise AssertionError("unreachable")
+        raise AssertionError("Unreachable")
 
     # Results of nodes
 

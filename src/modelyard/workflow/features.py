@@ -245,11 +245,11 @@ class Features:
                 },
             )
         except ModelyardError as error:
-            raise WorkflowError(f"external data tool {name!r}: {error}") from error
+            raise WorkflowError(f"External data tool {name!r}: {error}") from error
         # A variable without a text would leave a gap in the prompt, so it is an error.
         result = reply.get("result")
         if not isinstance(result, str):
-            raise WorkflowError(f"external data tool {name!r} returned no result")
+            raise WorkflowError(f"External data tool {name!r} returned no result")
         return result
 
     async def _call_extension(

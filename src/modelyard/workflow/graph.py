@@ -60,7 +60,7 @@ class Graph:
         for edge_index, edge in enumerate(self.edges):
             if edge.source not in outgoing or edge.target not in incoming:
                 raise WorkflowError(
-                    f"edge {edge.source!r} -> {edge.target!r} refers to an unknown node"
+                    f"Edge {edge.source!r} -> {edge.target!r} refers to an unknown node"
                 )
             outgoing[edge.source].append(edge_index)
             incoming[edge.target].append(edge_index)
@@ -189,7 +189,7 @@ class Frontier:
         """
         # A node finishes exactly once; a second result is an error of the engine.
         if node in self._finished or node not in self._decided:
-            raise WorkflowError(f"node {node!r} cannot finish: it is not running")
+            raise WorkflowError(f"Node {node!r} cannot finish: it is not running")
         self._finished.add(node)
         progress = FrontierChange()
         edges = self._graph.edges

@@ -96,7 +96,7 @@ class GraphState:
         # was recorded.
         if ready_node is None:
             raise WorkflowError(
-                f"the recorded step of node {step.node_id!r} does not match the graph; the"
+                f"The recorded step of node {step.node_id!r} does not match the graph; the"
                 " app was changed"
             )
         self.ready.remove(ready_node)

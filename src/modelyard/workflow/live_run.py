@@ -39,7 +39,7 @@ class _WriteBatch:
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_exception(
-                    WorkflowError(f"the run could not be stored: {error}")
+                    WorkflowError(f"The run could not be stored: {error}")
                 )
 
 
@@ -179,7 +179,7 @@ class LiveRun:
     def _stopped_writing(self, writing: "asyncio.Task[None]") -> None:
         """Stop the run if the writer failed: its progress could no longer be stored."""
         if not writing.cancelled() and writing.exception() is not None:
-            self.command(Command.STOP, "the run could not be stored")
+            self.command(Command.STOP, "The run could not be stored")
 
     async def _write(self) -> None:
         """Write queued steps and events until the run ends. What arrives during one

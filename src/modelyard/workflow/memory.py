@@ -213,7 +213,7 @@ async def _write_recap(
         context.run.price += float(result.usage.total_price or 0)
         recap_text = result.text.strip() or recap_text
     if not recap_text:
-        raise ModelyardError("the model returned an empty summary")
+        raise ModelyardError("The model returned an empty summary")
     return recap_text
 
 

@@ -524,5 +524,5 @@ class SyncNode(Node):
         result = self.compute(context)
         # `compute` may return None: such a subclass overrides `run` as well.
         if result is None:  # a subclass that has no result at once runs by itself
-            raise NodeError(f"node {self.title!r} returned no result")
+            raise NodeError(f"Node {self.title!r} returned no result")
         return result

@@ -96,7 +96,7 @@ class Pipelines:
         # A dataset that was created by hand must not be overwritten.
         if not dataset.settings.pipeline:
             raise InvokeBadRequestError(
-                f"dataset {dataset.name!r} already exists and does not belong to a"
+                f"Dataset {dataset.name!r} already exists and does not belong to a"
                 " pipeline"
             )
         return dataset
@@ -110,7 +110,7 @@ class Pipelines:
         # Only datasets of pipelines lead to an app.
         if not dataset_record.settings.pipeline:
             raise NotFoundError(
-                f"dataset {dataset_record.name!r} does not belong to a pipeline",
+                f"Dataset {dataset_record.name!r} does not belong to a pipeline",
                 code="not_found",
             )
         # The dataset stores only the pipeline's name, so the apps are searched.
@@ -129,7 +129,7 @@ class Pipelines:
             ):
                 return dataset_record, app_record, app
         raise NotFoundError(
-            f"pipeline {dataset_record.settings.pipeline!r} no longer exists",
+            f"Pipeline {dataset_record.settings.pipeline!r} no longer exists",
             code="not_found",
         )
 
@@ -244,11 +244,11 @@ class Pipelines:
         )
         if source_node is None:
             raise NotFoundError(
-                f"pipeline {app.name!r} has no datasource node {node[:80]!r}"
+                f"Pipeline {app.name!r} has no datasource node {node[:80]!r}"
             )
         if source_node.data.provider_type != source_type:
             raise InvokeBadRequestError(
-                f"node {node!r} has datasource type {source_node.data.provider_type},"
+                f"Node {node!r} has datasource type {source_node.data.provider_type},"
                 f" not {source_type}",
                 param="datasource_type",
             )
@@ -403,7 +403,7 @@ class Pipelines:
             )
             if not name:
                 raise InvokeBadRequestError(
-                    "a local file requires 'reference', the id of the uploaded file",
+                    "A local file requires 'reference', the id of the uploaded file",
                     param="datasource_info_list",
                 )
             file = await self._files(tenant, user).parse_file(
@@ -418,7 +418,7 @@ class Pipelines:
             url = str(info.get("url") or info.get("source_url") or "")
             if not url.startswith(("http://", "https://")):
                 raise InvokeBadRequestError(
-                    f"invalid page URL {url[:100]!r}; expected http:// or https://",
+                    f"Invalid page URL {url[:100]!r}; expected http:// or https://",
                     param="datasource_info_list",
                 )
             return {**info, "url": url}
@@ -426,7 +426,7 @@ class Pipelines:
         page = info.get("page")
         if not is_mapping(page) or not page.get("page_id"):
             raise InvokeBadRequestError(
-                "an online document requires 'page' with its 'page_id'",
+                "An online document requires 'page' with its 'page_id'",
                 param="datasource_info_list",
             )
         title = str(page.get("page_name") or page.get("title") or page["page_id"])
@@ -487,7 +487,7 @@ class Pipelines:
                 }
                 reason = (
                     run.error
-                    or f"the pipeline run ended ({run.status.value}) without a document"
+                    or f"The pipeline run ended ({run.status.value}) without a document"
                 )
                 await datasets.add_failed(
                     dataset_record,

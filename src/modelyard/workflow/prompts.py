@@ -108,7 +108,7 @@ def find_model(context: NodeContext, config: ModelConfig) -> Any:
     """Return the configured ModelInstance. Raises NodeError of the type
     MODEL_NOT_FOUND if it does not exist."""
     if context.services.models is None:
-        raise NodeError("no models are available", error_type=MODEL_NOT_FOUND)
+        raise NodeError("No models are available", error_type=MODEL_NOT_FOUND)
     try:
         return context.services.models.find(config.provider, config.name, "llm")
     # The type is what programs tell the error by, so all nodes have the same one.

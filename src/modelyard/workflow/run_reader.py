@@ -31,7 +31,7 @@ class RunReader:
             return live_run.record
         record = await self._journal.find(tenant, run_id)
         if record is None:
-            raise NotFoundError(f"run {run_id[:80]!r} does not exist", code="not_found")
+            raise NotFoundError(f"Run {run_id[:80]!r} does not exist", code="not_found")
         return record
 
     async def watch(
@@ -105,5 +105,5 @@ class RunReader:
         # The final event follows the stored record, so the journal is up to date.
         record = await self._journal.find(tenant, run_id)
         if record is None:
-            raise NotFoundError(f"run {run_id[:80]!r} does not exist", code="not_found")
+            raise NotFoundError(f"Run {run_id[:80]!r} does not exist", code="not_found")
         return record

@@ -229,7 +229,7 @@ class Runs:
             failed = msgspec.structs.replace(
                 record,
                 status=Status.FAILED,
-                error=f"the run cannot be resumed: {error}",
+                error=f"The run cannot be resumed: {error}",
                 finished_at=self._now(),
             )
             # The final event continues the numbers of the stored events.
@@ -284,7 +284,7 @@ class Runs:
 
     async def pause(self, tenant: str, run_id: str) -> bool:
         """Pause a run. Returns False if it is not active."""
-        return await self._command(tenant, run_id, Command.PAUSE, "paused on request")
+        return await self._command(tenant, run_id, Command.PAUSE, "Paused on request")
 
     async def _command(
         self, tenant: str, run_id: str, command: Command, reason: str

@@ -44,7 +44,7 @@ class Schedule:
             times = cronsim.CronSim(self.cron, start)
         except cronsim.CronSimError as error:
             raise ScheduleError(
-                f"invalid cron expression {self.cron!r}: {str(error).lower()}"
+                f"Invalid cron expression {self.cron!r}: {str(error).lower()}"
             ) from error
         return (occurrence.timestamp() for occurrence in times)
 
@@ -81,7 +81,7 @@ def schedule_of(data: ScheduleData) -> Schedule:
     elif data.mode == "visual":
         cron = _cron_of(data.frequency or "daily", data.visual_config)
     else:
-        raise ScheduleError(f"unknown mode {data.mode!r}; expected visual or cron")
+        raise ScheduleError(f"Unknown mode {data.mode!r}; expected visual or cron")
     schedule = Schedule(cron, data.timezone or "UTC")
     # A date such as 30 February is valid cron but never occurs.
     if schedule.next(0.0) is None:
@@ -112,7 +112,7 @@ def _cron_of(frequency: str, visual: VisualSchedule) -> str:
             return f"{minute} {hour} {days or '1'} * *"
         case _:
             raise ScheduleError(
-                f"unknown frequency {frequency!r}; expected hourly, daily, weekly or"
+                f"Unknown frequency {frequency!r}; expected hourly, daily, weekly or"
                 " monthly"
             )
 
@@ -139,7 +139,7 @@ def _clock_time(text: str) -> tuple[int, int]:
             continue
         return parsed.hour, parsed.minute
     raise ScheduleError(
-        f"invalid visual_config.time {text!r}; expected a time like '9:30 AM' or"
+        f"Invalid visual_config.time {text!r}; expected a time like '9:30 AM' or"
         " '21:30'"
     )
 
@@ -151,5 +151,5 @@ def _zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
         raise ScheduleError(
-            f"unknown timezone {name!r}; expected a name like 'Europe/Berlin' or 'UTC'"
+            f"Unknown timezone {name!r}; expected a name like 'Europe/Berlin' or 'UTC'"
         ) from error

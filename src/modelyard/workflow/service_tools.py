@@ -249,7 +249,7 @@ class TenantAgents:
             # Without settings, so that the description contains all parameters.
             tool = await self._tools.bind(msgspec.structs.replace(ref, settings={}))
         except (ToolNotFoundError, NotFoundError) as error:
-            raise PluginError(f"tool {ref.provider}/{ref.name}: {error}") from error
+            raise PluginError(f"Tool {ref.provider}/{ref.name}: {error}") from error
         entity = tool.entity
         label = entity.label or {"en_US": entity.name}
         # Dify's strategies expect this structure.
@@ -383,7 +383,7 @@ class AppTool(Tool):
             raise
         if ended.status not in (Status.SUCCEEDED, Status.PARTIAL):
             raise ToolInvokeError(
-                f"app {self._found.name!r} {ended.status.value}:"
+                f"App {self._found.name!r} {ended.status.value}:"
                 f" {ended.error or 'the run waits for human input'}"
             )
         # Names with two underscores are internal outputs of nodes.
@@ -469,7 +469,7 @@ class AppTools:
             if app_record.stored.digest and matches:
                 app = await self._apps.published_app(app_record)
                 return AppTool(self, app_record, app)
-        raise ToolNotFoundError(f"app {name!r} not found")
+        raise ToolNotFoundError(f"App {name!r} not found")
 
 
 class PluginCalls:

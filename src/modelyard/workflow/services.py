@@ -229,7 +229,7 @@ class TenantFiles:
         # A file without a URL was never stored here.
         if not file.address or self._egress is None:
             raise NodeError(
-                f"file {file.filename!r} cannot be read: it is not stored and has no"
+                f"File {file.filename!r} cannot be read: it is not stored and has no"
                 " usable URL",
                 error_type="FileDownloadError",
             )
@@ -238,7 +238,7 @@ class TenantFiles:
         )
         if not 200 <= answer.status < 300:
             raise NodeError(
-                f"file {file.filename!r} cannot be downloaded: status {answer.status}",
+                f"File {file.filename!r} cannot be downloaded: status {answer.status}",
                 error_type="FileDownloadError",
             )
         return answer.body
@@ -285,7 +285,7 @@ class TenantFiles:
         """Return the file of a client's file object. Raises InvokeBadRequestError."""
         if not is_mapping(value):
             raise InvokeBadRequestError(
-                "a file must be an object with 'type', 'transfer_method', and 'url' or"
+                "A file must be an object with 'type', 'transfer_method', and 'url' or"
                 " 'upload_file_id'",
                 param="files",
             )
@@ -303,7 +303,7 @@ class TenantFiles:
         # A wrong declaration would send the file to a model that cannot read it.
         if declared and declared not in ("custom", file.type):
             raise InvokeBadRequestError(
-                f"file {file.filename!r} is of type {file.type}, not {declared}",
+                f"File {file.filename!r} is of type {file.type}, not {declared}",
                 param="files",
             )
         # Clients may declare any file as `custom`.
@@ -316,7 +316,7 @@ class TenantFiles:
         InvokeBadRequestError."""
         name = str(value.get("upload_file_id") or value.get("related_id") or "")
         not_found = InvokeBadRequestError(
-            f"uploaded file {name[:80]!r} not found", param="files"
+            f"Uploaded file {name[:80]!r} not found", param="files"
         )
         try:
             stored_file = await asyncio.to_thread(
@@ -336,7 +336,7 @@ def _remote_file(value: Mapping[str, Any], declared: str) -> File:
     url = str(value.get("url") or value.get("remote_url") or "")
     if not url.startswith(("http://", "https://")):
         raise InvokeBadRequestError(
-            f"invalid file URL {url[:100]!r}; expected http:// or https://",
+            f"Invalid file URL {url[:100]!r}; expected http:// or https://",
             param="files",
         )
     name = PurePosixPath(url.partition("?")[0]).name
@@ -632,7 +632,7 @@ def _chunks(segments: Any, doc_form: DocForm) -> list[DocumentPart]:
         chunks = [chunks]
     if not isinstance(chunks, Sequence):
         raise NodeError(
-            "chunks must be a list, or an object with general_chunks,"
+            "'chunks' must be a list, or an object with general_chunks,"
             " parent_child_chunks or qa_chunks",
             error_type="KnowledgeIndexNodeError",
         )

@@ -116,7 +116,7 @@ def _check_size(namespace: str, name: str, value: Any) -> None:
     """Raise WorkflowError if a variable is too large."""
     if size_of(value, _MAX_VARIABLE_BYTES) > _MAX_VARIABLE_BYTES:
         raise WorkflowError(
-            f"variable {namespace}.{name} is larger than {_MAX_VARIABLE_BYTES >> 10} KB"
+            f"Variable {namespace}.{name} is larger than {_MAX_VARIABLE_BYTES >> 10} KB"
         )
 
 

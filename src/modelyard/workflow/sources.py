@@ -99,7 +99,7 @@ class TenantDatasources:
         declared = plugin.declaration.datasource
         if declared is None or declared.identity.name != provider_name:
             raise InvokeBadRequestError(
-                f"plugin {plugin.plugin_id!r} has no datasource provider {provider_name!r}"
+                f"Plugin {plugin.plugin_id!r} has no datasource provider {provider_name!r}"
             )
         return _Provider(plugin, provider_name)
 
@@ -169,7 +169,7 @@ class TenantDatasources:
         InvokeBadRequestError for other sources."""
         if source_type not in _ACTIONS:
             raise InvokeBadRequestError(
-                f"datasource type {source_type[:40]!r} cannot be browsed; expected one"
+                f"Datasource type {source_type[:40]!r} cannot be browsed; expected one"
                 f" of {', '.join(_ACTIONS)}"
             )
         # Drives have a request of their own; other sources take plain parameters.
@@ -264,7 +264,7 @@ class TenantDatasources:
                 return await self._drive_file(data, source_info, credential)
             case _:
                 raise NodeError(
-                    f"unknown datasource type {source_type!r}; expected one of"
+                    f"Unknown datasource type {source_type!r}; expected one of"
                     f" {', '.join(_ACTIONS)}",
                     error_type="DatasourceNodeError",
                 )
@@ -309,7 +309,7 @@ class TenantDatasources:
         # A drive that returns nothing would otherwise give an empty document.
         if not output.blobs:
             raise NodeError(
-                "the online drive returned no file",
+                "The online drive returned no file",
                 error_type="DatasourceNodeError",
                 inputs=dict(source_info),
             )

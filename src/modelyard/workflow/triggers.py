@@ -35,7 +35,7 @@ _NAMES = uuid.UUID("6f2a3c1e-54f0-4a53-9b0e-6a8c1d2f7e90")
 
 def _webhook_not_found() -> NotFoundError:
     return NotFoundError(
-        "webhook not found, or its app is not published", code="webhook_not_found"
+        "Webhook not found, or its app is not published", code="webhook_not_found"
     )
 
 

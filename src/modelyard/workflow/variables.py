@@ -192,7 +192,7 @@ def type_of(value: Value) -> str:
             return _type_of_array(value)
         case _:
             raise WorkflowError(
-                f"a value of type {type(value).__name__!r} cannot be a variable"
+                f"A value of type {type(value).__name__!r} cannot be a variable"
             )
 
 
@@ -389,7 +389,7 @@ class VariablePool:
         # Very large values would be copied and stored again and again.
         if size_of(value, _MAX_VALUE_BYTES) > _MAX_VALUE_BYTES:
             raise WorkflowError(
-                f"variable {node}.{name} is larger than {_MAX_VALUE_BYTES >> 20} MB"
+                f"Variable {node}.{name} is larger than {_MAX_VALUE_BYTES >> 20} MB"
             )
         node_values = self._nodes.get(node)
         if node_values is None:

@@ -27,7 +27,7 @@ def test_all_errors_are_reported_with_their_lines(tmp_path: Path):
     message = str(caught.value)
     for part in (
         "yaml:1: port: Expected `int`",
-        "yaml:2: unknown setting 'hots'; did you mean 'host'",
+        "yaml:2: Unknown setting 'hots'; did you mean 'host'",
         "yaml:6: providers[0].credentials[0].values",
         "yaml:8: providers[1]",
         "yaml:10: local.threads",

@@ -151,7 +151,7 @@ def test_two_rows_for_one_method_and_path_are_an_error():
         ("/a/{x}", "/a/{y}"),
         ("/a/{x:path}:go", "/a/{y:path}:go"),
     ):
-        with pytest.raises(ValueError, match="duplicate route GET"):
+        with pytest.raises(ValueError, match="Duplicate route GET"):
             Router(
                 [
                     api("x", "/", row("GET", left_path)),

@@ -200,7 +200,7 @@ def test_an_invalid_key_is_named_but_not_shown(key: rsa.RSAPrivateKey):
     text = account(key, "http://x/")
     assert read_account(base64.b64encode(text.encode()).decode()) == json.loads(text)
     broken = json.dumps({"client_email": "a", "private_key": "canary"})
-    with pytest.raises(ConfigError, match="invalid private_key") as caught:
+    with pytest.raises(ConfigError, match="Invalid private_key") as caught:
         asyncio.run(
             GoogleAuth(HttpClient()).headers(
                 "GET", "http://x/", {"service_account_key": broken}, []

@@ -189,7 +189,7 @@ def test_each_failure_is_one_of_our_errors(
 def test_a_missing_embedding_is_an_error(upstream: Start, settings: Settings):
     server = upstream(lambda request: embedding_answer([[1.0]]))
     with pytest.raises(
-        InvokeServerUnavailableError, match="expected 2 embeddings, got 1"
+        InvokeServerUnavailableError, match="Expected 2 embeddings, got 1"
     ):
         calling(
             settings,

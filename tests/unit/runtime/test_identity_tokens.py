@@ -110,7 +110,7 @@ def test_tokens_signed_with_a_key_pair_are_accepted(key: Key, algorithm: str):
 def test_a_token_for_another_audience_or_time_is_refused(
     claim_changes: dict[str, Any],
 ):
-    with pytest.raises(SignInError, match="invalid identity token"):
+    with pytest.raises(SignInError, match="Invalid identity token"):
         claims_of(signed(**claim_changes))
 
 
@@ -134,7 +134,7 @@ def test_the_access_token_hash_must_match_if_present():
     half = encoded(hashlib.sha256(b"access").digest()[:16])
     assert claims_of(signed(at_hash=half), access_token="access")
     for wrong_hash in (encoded(b"x" * 16), 7, ["a"]):
-        with pytest.raises(SignInError, match="invalid identity token"):
+        with pytest.raises(SignInError, match="Invalid identity token"):
             claims_of(signed(at_hash=wrong_hash), access_token="access")
 
 
@@ -143,9 +143,9 @@ def test_an_unsigned_token_is_refused():
     for algorithm in ("none", "None", "NONE", "nOnE", ""):
         unsigned_header = encoded({"alg": algorithm, "kid": "one"})
         for tail in ("", signature):
-            with pytest.raises(SignInError, match="invalid identity token"):
+            with pytest.raises(SignInError, match="Invalid identity token"):
                 claims_of(f"{unsigned_header}.{claims}.{tail}")
-    with pytest.raises(SignInError, match="invalid identity token"):
+    with pytest.raises(SignInError, match="Invalid identity token"):
         claims_of(f"{header}.{claims}.")
 
 
@@ -161,13 +161,13 @@ def test_key_confusion_is_refused(algorithm: str):
         forged = f"{encoded({'alg': algorithm, 'kid': 'one'})}.{text[1]}"
         digest = getattr(hashlib, f"sha{algorithm[2:]}")
         token = f"{forged}.{encoded(hmac.digest(secret, forged.encode(), digest))}"
-        with pytest.raises(SignInError, match="invalid identity token"):
+        with pytest.raises(SignInError, match="Invalid identity token"):
             claims_of(token)
 
 
 def test_a_symmetric_key_in_the_key_set_is_ignored():
     shared = OctKey.import_key("a secret that is long enough for it")
-    with pytest.raises(SignInError, match="invalid identity token"):
+    with pytest.raises(SignInError, match="Invalid identity token"):
         claims_of(
             signed(shared, "HS256"), entry(RSA), {**shared.as_dict(), "kid": "one"}
         )
@@ -177,7 +177,7 @@ def test_a_symmetric_key_in_the_key_set_is_ignored():
     {"jwk": OTHER.as_dict(private=False)}, {"jku": "https://evil.example/keys"}, {"x5u": "https://evil.example/cert"},
 ])  # fmt: skip
 def test_a_key_embedded_in_a_token_is_not_used(header: dict[str, Any]):
-    with pytest.raises(SignInError, match="invalid identity token"):
+    with pytest.raises(SignInError, match="Invalid identity token"):
         claims_of(signed(OTHER, header=header))
 
 
@@ -189,9 +189,9 @@ def test_a_modified_token_is_refused():
             "email": "eve@example.com",
         }
     )
-    with pytest.raises(SignInError, match="invalid identity token"):
+    with pytest.raises(SignInError, match="Invalid identity token"):
         claims_of(f"{header}.{forged}.{signature}")
-    with pytest.raises(SignInError, match="invalid identity token"):
+    with pytest.raises(SignInError, match="Invalid identity token"):
         claims_of(signed(OTHER))
 
 
@@ -199,7 +199,7 @@ def test_unknown_critical_headers_are_refused_and_others_ignored():
     assert claims_of(signed(header={"x-note": "hello"}))
     token = signed()
     forged = encoded({"alg": "RS256", "kid": "one", "crit": ["x-must"], "x-must": 1})
-    with pytest.raises(SignInError, match="invalid identity token"):
+    with pytest.raises(SignInError, match="Invalid identity token"):
         claims_of(".".join([forged, *token.split(".")[1:]]))
 
 
@@ -215,7 +215,7 @@ def test_a_malformed_token_is_refused(token: str):
 
 def test_deeply_nested_claims_are_refused():
     deep = b'{"a":' + b"[" * 50_000 + b"}"
-    with pytest.raises(SignInError, match="invalid identity token"):
+    with pytest.raises(SignInError, match="Invalid identity token"):
         claims_of(jws.serialize_compact({"alg": "RS256", "kid": "one"}, deep, RSA))
 
 
@@ -235,7 +235,7 @@ def test_an_unusable_key_does_not_hide_others():
         ]  # fmt: skip
         assert names(read_keys({"keys": [*broken, entry(RSA)]})) == ["one"]
     for document in ({}, {"keys": None}, {"keys": {}}):
-        with pytest.raises(SignInError, match="invalid key set"):
+        with pytest.raises(SignInError, match="Invalid key set"):
             read_keys(document)
 
 

@@ -196,7 +196,7 @@ def test_a_slot_is_released_however_a_request_ends(upstream: Start):
             assert await get(client, server.url + "/good") == b"x"
         open_response = await client.send("GET", server.url, headers={})
         with pytest.raises(
-            InvokeServerUnavailableError, match="all upstream connections are in use"
+            InvokeServerUnavailableError, match="All upstream connections are in use"
         ):
             await get(client, server.url, Timeouts(connect=0.05))
         open_response.close()

@@ -125,7 +125,7 @@ class Agents:
         if is_card and public is not None:
             return public
         raise ServiceError(
-            401, "unauthorized", "app key required: send Authorization: Bearer app-…"
+            401, "unauthorized", "App key required: send Authorization: Bearer app-…"
         )
 
     def _card(self, app_record: AppRecord, app: App) -> JSON:
@@ -212,9 +212,9 @@ class Agents:
         """
         method_name, params = body.get("method"), body.get("params")
         if not isinstance(method_name, str):
-            raise A2AError(INVALID, "method is required")
+            raise A2AError(INVALID, "'method' is required")
         if params is not None and not is_object(params):
-            raise A2AError(INVALID_PARAMS, "params must be an object")
+            raise A2AError(INVALID_PARAMS, "'params' must be an object")
         app = await self._parts.apps.published_app(app_record)
         # Methods are handled under their 1.0 name. An old name marks a client of
         # revision 0.3.
@@ -312,7 +312,7 @@ class Agents:
             ).id
         except (NotFoundError, ValueError) as error:
             raise A2AError(
-                INVALID_PARAMS, f"context {context[:80]!r} not found"
+                INVALID_PARAMS, f"Context {context[:80]!r} not found"
             ) from error
 
     async def _submit_form(self, call: "_Call", message: IncomingMessage) -> RunRecord:
@@ -325,7 +325,7 @@ class Agents:
         if run.status is not Status.PAUSED or not run.reasons:
             raise A2AError(
                 UNSUPPORTED,
-                f"task {run.id} is not waiting for input: it is {run.status.value}",
+                f"Task {run.id} is not waiting for input: it is {run.status.value}",
             )
         form_request = run.reasons[0]
         answer = {**_form_answer(form_request, message), "user": run.user}
@@ -334,7 +334,7 @@ class Agents:
             str(form_request.get("form_token")), answer
         )
         if filled is None:
-            raise A2AError(UNSUPPORTED, "the form was already submitted")
+            raise A2AError(UNSUPPORTED, "The form was already submitted")
         await self._parts.runs.resume_soon(run.tenant, run.id)
         return await self._parts.runs.find(run.tenant, run.id)
 
@@ -373,7 +373,7 @@ class Agents:
         # The app check keeps the key of one app from reading tasks of another one of
         # the tenant.
         if run is None or run.app != call.found.id:
-            raise A2AError(NO_TASK, f"task {name[:80]!r} not found")
+            raise A2AError(NO_TASK, f"Task {name[:80]!r} not found")
         return run
 
     async def _get(self, call: "_Call") -> JSON:
@@ -430,7 +430,7 @@ class Agents:
         if run.status.is_over:
             raise A2AError(
                 NOT_CANCELABLE,
-                f"task {run.id} has already ended: it is {run.status.value}",
+                f"Task {run.id} has already ended: it is {run.status.value}",
             )
         await self._parts.runs.stop(run.tenant, run.id)
         ended = await self._parts.runs.wait_until_ended(run.tenant, run.id)
@@ -455,7 +455,7 @@ def _form_answer(form_request: Mapping[str, Any], message: IncomingMessage) -> J
         labels = ", ".join(sorted(set(actions)))
         raise A2AError(
             INVALID_PARAMS,
-            f"expected one of the actions {labels}, as text or as 'action' in a data part",
+            f"Expected one of the actions {labels}, as text or as 'action' in a data part",
         )
     # A text that names no action fills the form's fields.
     text = "" if action_label in actions else message.text
@@ -518,11 +518,11 @@ def _body(data: bytes) -> JSON:
     try:
         rpc_request = decode_body(data)
     except BodyError as error:
-        raise A2AError(PARSE, f"request body is not valid JSON: {error}") from error
+        raise A2AError(PARSE, f"Request body is not valid JSON: {error}") from error
     if not is_object(rpc_request) or rpc_request.get("jsonrpc") != "2.0":
         raise A2AError(
             INVALID,
-            "request must be an object with jsonrpc '2.0', id, method and params",
+            "Request must be an object with jsonrpc '2.0', id, method and params",
         )
     return rpc_request
 
@@ -533,10 +533,10 @@ def _unknown_method(method: str, sent_name: str) -> A2AError:
     # The protocol has its own error codes for optional features, so these come before
     # "unknown method".
     if _PUSH in method or "pushNotification" in sent_name:
-        return A2AError(NO_PUSH, "push notifications are not supported")
+        return A2AError(NO_PUSH, "Push notifications are not supported")
     if method == "GetExtendedAgentCard":
         return A2AError(UNSUPPORTED, "No extended agent card is available")
-    return A2AError(NO_METHOD, f"unknown method {sent_name[:60]!r}")
+    return A2AError(NO_METHOD, f"Unknown method {sent_name[:60]!r}")
 
 
 def _error_code(error: ModelyardError) -> tuple[int, str]:

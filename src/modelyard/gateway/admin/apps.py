@@ -63,7 +63,9 @@ class ImportedApps:
                 else None
             )
         except msgspec.ValidationError as error:
-            raise InvokeBadRequestError(f"mapping: {error}", param="mapping") from error
+            raise InvokeBadRequestError(
+                f"'mapping': {error}", param="mapping"
+            ) from error
         # An import publishes the app unless `publish` is explicitly false.
         publishes = optional_field(body, "publish", bool)
         app_record, app, was_replaced = await self.apps.add(
@@ -178,7 +180,7 @@ class ImportedApps:
         )
         if base is not None and base != current_digest:
             raise DraftChangedError(
-                f"the draft of {app_record.name!r} was changed in the meantime: its"
+                f"The draft of {app_record.name!r} was changed in the meantime: its"
                 f" digest is {current_digest[:12]}, not {base[:12]}"
             )
         saved, app, _ = await self.apps.add(

@@ -127,7 +127,9 @@ def _questions(questions_body: Sequence[object]) -> list[Question]:
     try:
         return msgspec.convert(questions_body, list[Question])
     except msgspec.ValidationError as error:
-        raise InvokeBadRequestError(f"questions: {error}", param="questions") from error
+        raise InvokeBadRequestError(
+            f"'questions': {error}", param="questions"
+        ) from error
 
 
 def _shown(evaluation: Evaluation) -> EvaluationView:

@@ -129,7 +129,7 @@ class InstalledPlugins:
             if name in (plugin.id, plugin.plugin_id.replace("/", ":")):
                 return plugin
         raise NotFoundError(
-            f"plugin {name!r} is not installed", code="plugin_not_found"
+            f"Plugin {name!r} is not installed", code="plugin_not_found"
         )
 
     async def _view(self, tenant: str, record: Installed) -> PluginView:
@@ -191,7 +191,7 @@ class InstalledPlugins:
         # Icons over 1 MiB are refused too.
         if content_type is None or len(data) > 1 << 20:
             raise NotFoundError(
-                f"the icon of {plugin.plugin_id!r} is not an image",
+                f"The icon of {plugin.plugin_id!r} is not an image",
                 code="asset_not_found",
             )
         return Reply(data, content_type=content_type, headers=_INERT_HEADERS)
@@ -215,12 +215,12 @@ class Installations:
         tenant, data = tenant_of(request), await request.body()
         if not data:
             raise InvokeBadRequestError(
-                "the request body must be a .difypkg or .difybndl file"
+                "The request body must be a .difypkg or .difybndl file"
             )
         # Packages are ZIP archives, so a brace means that a client sent JSON.
         if data.startswith(b"{"):
             raise InvokeBadRequestError(
-                "the request body must be the package, not JSON"
+                "The request body must be the package, not JSON"
             )
         by = _installer(request)
         packed, _ = await self.parts.packages.upload(data, by)

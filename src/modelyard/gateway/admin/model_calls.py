@@ -103,7 +103,7 @@ class Calls:
             )
         if explanation.type != ModelType.LLM.value:
             raise InvokeBadRequestError(
-                f"calls of type {explanation.type!r} cannot be replayed; only chats can"
+                f"Calls of type {explanation.type!r} cannot be replayed; only chats can"
             )
         chat_request = msgspec.convert(explanation.request, LLMRequest, strict=False)
         # Parameters outside the common format belong to the first model's API and may

@@ -67,7 +67,7 @@ class NodeTests:
             (candidate for candidate in app.nodes if candidate.id == name), None
         )
         if node is None:
-            raise NotFoundError(f"the file has no node {name!r}", code="node_not_found")
+            raise NotFoundError(f"The file has no node {name!r}", code="node_not_found")
         context = self._context(
             app, app_record, node_id=name, inputs=inputs, user=request.caller.user
         )
@@ -128,7 +128,7 @@ async def _result_of(node: Node, context: NodeContext) -> NodeTest:
         )
     except NodePaused:
         return _node_test(
-            "paused", "the node waits for input: run the complete workflow to submit it"
+            "paused", "The node waits for input: run the complete workflow to submit it"
         )
     except WorkflowError as error:
         return _node_test("failed", str(error))
@@ -168,7 +168,7 @@ def _pool(app: App, inputs: Mapping[str, Any]) -> VariablePool:
         node, dot, variable = name.partition(".")
         if not dot:
             raise InvokeBadRequestError(
-                f"input name {name!r} must have the form 'node.variable'",
+                f"Input name {name!r} must have the form 'node.variable'",
                 param="inputs",
             )
         pool.put(node, variable, from_object(value))

@@ -198,7 +198,7 @@ class Subscriptions:
         # subscription.
         if name not in {subscription.id for subscription in self._views(tenant)}:
             raise NotFoundError(
-                f"subscription {name[:80]!r} does not exist",
+                f"Subscription {name[:80]!r} does not exist",
                 code="subscription_not_found",
             )
         await self.subscriptions.unsubscribe(tenant, name)

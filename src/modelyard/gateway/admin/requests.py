@@ -22,7 +22,7 @@ def tenant_of(request: Request) -> str:
     # Other tenants must be indistinguishable from tenants that do not exist.
     if not request.caller.is_operator:
         raise NotFoundError(
-            f"tenant {requested_tenant!r} does not exist", code="tenant_not_found"
+            f"Tenant {requested_tenant!r} does not exist", code="tenant_not_found"
         )
     return requested_tenant
 

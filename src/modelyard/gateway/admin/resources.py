@@ -186,7 +186,7 @@ class Tenants:
         be discoverable."""
         if not request.caller.is_operator:
             raise NotFoundError(
-                f"tenant {tenant!r} does not exist", code="tenant_not_found"
+                f"Tenant {tenant!r} does not exist", code="tenant_not_found"
             )
 
 
@@ -236,5 +236,5 @@ def _rotation(body: bytes) -> RotationInput:
         )
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvokeBadRequestError(
-            f"the body must be an object with 'grace_seconds': {error}"
+            f"The body must be an object with 'grace_seconds': {error}"
         ) from error

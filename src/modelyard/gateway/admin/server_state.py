@@ -176,7 +176,7 @@ class SettingsFile:
         except ConfigError as error:
             # The error names the temporary file, which means nothing to the caller.
             raise InvokeBadRequestError(
-                str(error).replace(f"{name}:", "line "), param="text"
+                str(error).replace(f"{name}:", "Line "), param="text"
             ) from error
         finally:
             Path(name).unlink(missing_ok=True)
@@ -186,7 +186,7 @@ def _check_operator(request: Request) -> None:
     """Raise NotFoundError if the caller is not an operator."""
     if not request.caller.is_operator:
         raise NotFoundError(
-            "only an operator may access the settings", code="unknown_url"
+            "Only an operator may access the settings", code="unknown_url"
         )
 
 

@@ -125,7 +125,7 @@ class ToolProvidersRoute:
         }
         if provider_type not in adders:
             raise InvokeBadRequestError(
-                f"type {provider_type[:40]!r} is unknown; expected api, mcp or extension",
+                f"Type {provider_type[:40]!r} is unknown; expected api, mcp or extension",
                 param="type",
             )
         row, offered = await adders[provider_type](tenant, name, body)
@@ -291,4 +291,4 @@ def _auth(auth_body: Any) -> Auth | None:
     try:
         return msgspec.convert(auth_body, Auth)
     except msgspec.ValidationError as error:
-        raise InvokeBadRequestError(f"auth: {error}", param="auth") from error
+        raise InvokeBadRequestError(f"'auth': {error}", param="auth") from error

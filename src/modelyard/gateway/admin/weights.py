@@ -100,7 +100,7 @@ def _requested_model(request: Request) -> str:
     """
     if not request.caller.is_operator:
         raise NotFoundError(
-            "only an operator may download or remove local models", code="unknown_url"
+            "Only an operator may download or remove local models", code="unknown_url"
         )
     name, models = request.names["id"], manifest().models
     if name not in models:

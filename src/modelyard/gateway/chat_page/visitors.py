@@ -40,12 +40,12 @@ class Visitors:
             raise ServiceError(
                 404,
                 "not_found",
-                "page not found: it was unpublished, or the address is wrong",
+                "Page not found: it was unpublished, or the address is wrong",
             )
         number = request.header(b"x-visitor") or ""
         if not _VISITOR_ID.fullmatch(number):
             raise ServiceError(
-                401, "unauthorized", "x-visitor must be 20 to 64 letters and digits"
+                401, "unauthorized", "'x-visitor' must be 20 to 64 letters and digits"
             )
         # Only writes start runs and cost money.
         if row.method != "GET":

@@ -99,7 +99,7 @@ class SignInRoutes:
             caller = await self.keeper.caller_of(request.scope)
             if not caller.is_operator:
                 raise ForbiddenError(
-                    "the first owner can be created only from loopback or with an owner's API key"
+                    "The first owner can be created only from loopback or with an owner's API key"
                 )
         body = await request.json(SMALL_BODY)
         account = await self.accounts.set_up(
@@ -281,7 +281,7 @@ class AccountsRoutes:
             before_time = float(text)
         except ValueError as error:
             raise InvokeBadRequestError(
-                f"before must be a Unix time in seconds, not {text[:40]!r}",
+                f"'before' must be a Unix time in seconds, not {text[:40]!r}",
                 param="before",
             ) from error
         # Fetch one entry more than shown, to know whether there are older ones.
@@ -326,7 +326,7 @@ def _role(text: str) -> Role:
     except ValueError as error:
         role_names = ", ".join(role.value for role in Role)
         raise InvokeBadRequestError(
-            f"role must be {role_names}, not {text[:40]!r}", param="role"
+            f"'role' must be {role_names}, not {text[:40]!r}", param="role"
         ) from error
 
 

@@ -90,7 +90,7 @@ class OidcSteps:
         """
         if refused := request.query("error"):
             raise SignInError(
-                "the identity provider reports:"
+                "The identity provider reports:"
                 f" {(request.query('error_description') or refused)[:200]}"
             )
         # The cookie proves that this browser started the sign-in; its state must match
@@ -102,7 +102,7 @@ class OidcSteps:
             pending = msgspec.json.decode(cookie_bytes, type=PendingSignIn)
         except (ValueError, msgspec.MsgspecError) as error:
             raise SignInError(
-                "sign-in session not found or expired; start again"
+                "Sign-in session not found or expired; start again"
             ) from error
         person = await oidc.end(
             pending,

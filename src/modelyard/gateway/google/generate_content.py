@@ -200,7 +200,7 @@ class ModelList:
             ):
                 return json_reply(model)
         raise NotFoundError(
-            f"model {requested_model!r} does not exist; GET /v1beta/models lists the models",
+            f"Model {requested_model!r} does not exist; GET /v1beta/models lists the models",
             code="not_found",
         )
 

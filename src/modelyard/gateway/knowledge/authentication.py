@@ -97,7 +97,7 @@ async def _read_body(dataset_request: DatasetRequest) -> None:
         dataset_request.form = parse_form(
             content_type,
             data,
-            error_message="send the file as multipart/form-data, in the field 'file'",
+            error_message="Send the file as multipart/form-data, in the field 'file'",
         )
     elif data.strip():
         dataset_request.body = read_object(data)

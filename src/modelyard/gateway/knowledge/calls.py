@@ -70,7 +70,7 @@ class DatasetRequest:
             raise ServiceError(
                 400,
                 "invalid_param",
-                f"{name} must be a number of at least 1, not {text[:20]!r}",
+                f"{name!r} must be a number of at least 1, not {text[:20]!r}",
             )
         # A value over the maximum is reduced, not refused.
         return min(maximum, value)

@@ -160,7 +160,7 @@ class DatasetCalls:
         model_type = request.names["type"]
         if model_type not in {member.value for member in ModelType}:
             raise ServiceError(
-                400, "invalid_param", f"unknown model type {model_type[:40]!r}"
+                400, "invalid_param", f"Unknown model type {model_type[:40]!r}"
             )
         return json_reply(
             {"data": list(self._parts.listed(request.tenant, model_type))}

@@ -50,7 +50,7 @@ class DocumentCalls:
         dataset, body = await self._dataset_for_upload(request), request.body
         name, text = str(body.get("name") or ""), body.get("text")
         if not name or not isinstance(text, str) or not text.strip():
-            raise ServiceError(400, "invalid_param", "name and text are required")
+            raise ServiceError(400, "invalid_param", "'name' and 'text' are required")
         # With the id of a document, the create route replaces that document.
         if old := body.get("original_document_id"):
             return await self._update(request, dataset, str(old), name=name, text=text)
@@ -144,7 +144,7 @@ class DocumentCalls:
         dataset, document = await request.document()
         text = request.body.get("text")
         if text is not None and not isinstance(text, str):
-            raise ServiceError(400, "invalid_param", "text must be a string")
+            raise ServiceError(400, "invalid_param", "'text' must be a string")
         name = str(request.body.get("name") or "")
         return await self._update(request, dataset, document.id, name=name, text=text)
 
@@ -307,7 +307,7 @@ class DocumentCalls:
         # The archive is built in memory, so its size is limited.
         if sum(len(data) for _, data in files) > _MAX_ARCHIVE_BYTES:
             raise ServiceError(
-                400, "invalid_param", "these documents are too large for one archive"
+                400, "invalid_param", "These documents are too large for one archive"
             )
         # Compression takes long; keep the event loop free.
         body = await asyncio.to_thread(_zip, files)
@@ -389,7 +389,7 @@ class DocumentCalls:
             raise ServiceError(
                 400,
                 "invalid_action",
-                f"cannot {command} a document with status {document.status.value}",
+                f"Cannot {command} a document with status {document.status.value}",
             )
         return json_reply({"result": "success"})
 

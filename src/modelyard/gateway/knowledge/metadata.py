@@ -70,7 +70,7 @@ class MetadataCalls:
         field_type = request.body.get("type")
         if field_type not in ("string", "number", "time"):
             raise ServiceError(
-                400, "invalid_param", "type must be string, number or time"
+                400, "invalid_param", "'type' must be string, number or time"
             )
         field = MetadataField(id=new_uuid(), name=name, type=field_type)
         await self._store_fields(request, dataset, [*dataset.settings.fields, field])

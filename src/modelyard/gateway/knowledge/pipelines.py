@@ -228,7 +228,7 @@ def _text(body: JSON, name: str) -> str:
     """
     value: Any = body.get(name)
     if not isinstance(value, str) or not value:
-        raise ServiceError(400, "invalid_param", f"{name} is required")
+        raise ServiceError(400, "invalid_param", f"{name!r} is required")
     return value
 
 

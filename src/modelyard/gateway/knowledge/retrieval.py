@@ -38,10 +38,10 @@ class RetrievalCalls:
         dataset, body = await request.dataset(), request.body
         query = body.get("query")
         if not isinstance(query, str) or not query.strip():
-            raise ServiceError(400, "invalid_param", "query is required")
+            raise ServiceError(400, "invalid_param", "'query' is required")
         if len(query) > 4000:
             raise ServiceError(
-                400, "invalid_param", "query has more than 4,000 characters"
+                400, "invalid_param", "'query' has more than 4,000 characters"
             )
         # Without settings in the request, those of the dataset apply.
         settings = None
@@ -83,13 +83,13 @@ class RetrievalCalls:
         dataset, body = await request.dataset(), request.body
         query = body.get("query")
         if not isinstance(query, str) or not query.strip():
-            raise ServiceError(400, "invalid_param", "query is required")
+            raise ServiceError(400, "invalid_param", "'query' is required")
         # By default the answer is checked word by word against its sources, which needs
         # no model call.
         checks = body.get("check") or "words"
         if checks not in ("off", "words", "model"):
             raise ServiceError(
-                400, "invalid_param", "check must be off, words or model"
+                400, "invalid_param", "'check' must be off, words or model"
             )
         settings = None
         if body.get("retrieval_model") is not None:

@@ -103,7 +103,7 @@ class SegmentCalls:
         dataset, document, segment = await request.segment()
         segment_body = request.body.get("segment")
         if not is_object(segment_body):
-            raise ServiceError(400, "invalid_param", "segment must be an object")
+            raise ServiceError(400, "invalid_param", "'segment' must be an object")
         # Collect only what the request sets, so that everything else stays.
         changed: dict[str, Any] = {}
         for name in ("content", "answer", "summary"):
@@ -176,7 +176,7 @@ class SegmentCalls:
         """
         content = request.body.get("content")
         if not isinstance(content, str) or not content.strip():
-            raise ServiceError(400, "invalid_param", "content is required")
+            raise ServiceError(400, "invalid_param", "'content' is required")
         return content
 
     async def _set_children(
@@ -189,7 +189,7 @@ class SegmentCalls:
         dataset, document, segment = await request.segment()
         if not shapes.is_hierarchical(document):
             raise ServiceError(
-                400, "invalid_param", "only hierarchical documents have child chunks"
+                400, "invalid_param", "Only hierarchical documents have child chunks"
             )
         # Children are stored and indexed as a whole, so a change replaces the complete
         # list.

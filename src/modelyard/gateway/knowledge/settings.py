@@ -86,7 +86,7 @@ class SettingsReader:
             raise ServiceError(
                 400,
                 "provider_not_initialize",
-                f"embedding model {settings.embedding!r} is not available",
+                f"Embedding model {settings.embedding!r} is not available",
             )
         if settings.provider == "external":
             await self._check_external(request.tenant, settings)
@@ -106,7 +106,7 @@ class SettingsReader:
             raise ServiceError(
                 400,
                 "invalid_param",
-                "an external dataset requires external_knowledge_id, and the id of a"
+                "An external dataset requires external_knowledge_id, and the id of a"
                 " registered API in external_knowledge_api_id",
             )
 
@@ -137,12 +137,14 @@ def _check_choices(changed: Mapping[str, Any]) -> None:
     Raises ServiceError.
     """
     if changed.get("provider", "vendor") not in ("vendor", "external"):
-        raise ServiceError(400, "invalid_param", "provider must be vendor or external")
+        raise ServiceError(
+            400, "invalid_param", "'provider' must be vendor or external"
+        )
     if changed.get("permission", "only_me") not in _PERMISSIONS:
         raise ServiceError(
             400,
             "invalid_param",
-            "permission must be only_me, all_team_members or partial_members",
+            "'permission' must be only_me, all_team_members or partial_members",
         )
 
 

@@ -121,6 +121,6 @@ def _tag_name(body: JSON) -> str:
     name = str(body.get("name") or "").strip()
     if not 1 <= len(name) <= 50:
         raise ServiceError(
-            400, "invalid_param", "a tag's name must have 1 to 50 characters"
+            400, "invalid_param", "A tag's name must have 1 to 50 characters"
         )
     return name

@@ -47,7 +47,7 @@ class Route:
             # JSON-RPC requires an error with a null id if the request cannot be parsed.
             return json_reply(
                 protocol.error_of(
-                    None, protocol.PARSE_ERROR, "request body is not valid JSON"
+                    None, protocol.PARSE_ERROR, "Request body is not valid JSON"
                 ),
                 status=400,
             )

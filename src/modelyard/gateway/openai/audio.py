@@ -16,7 +16,7 @@ from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.wire import openai_audio
 
-_FORM = "send the recording as multipart/form-data, with fields 'file' and 'model'"
+_FORM = "Send the recording as multipart/form-data, with fields 'file' and 'model'"
 
 
 @dataclass(frozen=True, slots=True)

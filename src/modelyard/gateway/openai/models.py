@@ -49,7 +49,7 @@ class OneRoute:
             else "GET /v1/models lists the models"
         )
         raise NotFoundError(
-            f"model {name!r} does not exist; {hint}", code="model_not_found"
+            f"Model {name!r} does not exist; {hint}", code="model_not_found"
         )
 
 

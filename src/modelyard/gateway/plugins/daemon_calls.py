@@ -46,7 +46,8 @@ def failure(error: ModelyardError) -> JSON:
         details: JSON = {
             "args": {},
             "error_type": error.kind,
-            "message": _without_prefix(error),
+            # Without the plugin's name, which the caller adds itself.
+            "message": error.reason,
         }
         return _error_body(-500, _json(details), "PluginInvokeError")
     code, error_type = next(
@@ -72,11 +73,6 @@ _KINDS: Mapping[type[ModelyardError], tuple[int, str]] = {
     PluginError: (-500, "PluginInvokeError"),
     MethodNotAllowedError: (-400, "PluginDaemonBadRequestError"),
 }
-
-
-def _without_prefix(error: PluginError) -> str:
-    """Return the error's text without the plugin's name, which the caller adds itself."""
-    return str(error).removeprefix(f"plugin {error.plugin!r}: ")
 
 
 def _json(value: Any) -> str:
@@ -139,7 +135,7 @@ class DaemonCall:
         value = self.request.query(name)
         if not value:
             raise InvokeBadRequestError(
-                f"query parameter {name!r} is missing", param=name
+                f"Query parameter {name!r} is missing", param=name
             )
         return value
 
@@ -235,7 +231,7 @@ class DaemonGateway:
             and not ipaddress.ip_address(client[0]).is_loopback
         ):
             raise UnauthorizedError(
-                "the plugin interface accepts only local requests; see plugins.open_interface"
+                "The plugin interface accepts only local requests; see plugins.open_interface"
             )
         presented_key = request.header(b"x-api-key") or ""
         # Constant time, so that the duration reveals nothing about the key.

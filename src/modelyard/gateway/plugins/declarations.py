@@ -47,7 +47,7 @@ async def asset(call: DaemonCall) -> Reply:
                     content_type=_media_type(file),
                     headers=FILE_HEADERS,
                 )
-    raise NotFoundError(f"asset {name!r} does not exist")
+    raise NotFoundError(f"Asset {name!r} does not exist")
 
 
 def _media_type(file: str) -> bytes:

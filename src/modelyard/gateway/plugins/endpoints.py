@@ -44,7 +44,7 @@ async def update_endpoint(call: DaemonCall) -> Reply:
         None,
     )
     if existing is None:
-        raise NotFoundError(f"endpoint {name!r} does not exist")
+        raise NotFoundError(f"Endpoint {name!r} does not exist")
     await call.parts.endpoints.set_up(
         call.tenant,
         existing[2].plugin,

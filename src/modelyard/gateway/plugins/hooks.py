@@ -84,7 +84,7 @@ class EndpointRoute:
             # here and below.
             await answers.aclose()
             raise PluginError(
-                "endpoint closed without a response", plugin=endpoint.plugin
+                "Endpoint closed without a response", plugin=endpoint.plugin
             )
         try:
             plugin_headers: dict[str, Any] = first.get("headers") or {}
@@ -116,7 +116,7 @@ def _decode_hex(value: Any) -> bytes:
     try:
         return bytes.fromhex(value)
     except (TypeError, ValueError):
-        raise PluginError("response is not hexadecimal") from None
+        raise PluginError("Response is not hexadecimal") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +295,7 @@ class Files:
             action, tenant, subject, until, signature
         ) or self.is_tenant_disabled(tenant):
             raise NotFoundError(
-                "signature of the file address is missing, invalid or expired",
+                "Signature of the file address is missing, invalid or expired",
                 code="file_not_found",
             )
         return tenant

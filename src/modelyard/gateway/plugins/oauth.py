@@ -84,10 +84,10 @@ class BrowserSteps:
         # The cookie's ticket and the callback's path must name the same provider.
         if request.names["provider"] != ticket.provider:
             raise InvokeBadRequestError(
-                "the response is from another provider", param="provider"
+                "The response is from another provider", param="provider"
             )
         if refused := request.query("error"):
-            raise InvokeBadRequestError(f"the provider reports: {refused[:200]}")
+            raise InvokeBadRequestError(f"The provider reports: {refused[:200]}")
         # The plugin does the code exchange, so it gets the callback as a raw HTTP
         # request.
         raw = raw_request(request, request.path, b"", {})

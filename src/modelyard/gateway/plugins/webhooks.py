@@ -137,7 +137,7 @@ class WebhookRoute:
             return {}
         if data.content_type and sent != data.content_type:
             raise InvokeBadRequestError(
-                f"unsupported content type {sent!r}; expected {data.content_type}"
+                f"Unsupported content type {sent!r}; expected {data.content_type}"
             )
         text_field = data.body[0].name if data.body else "raw"
         match sent:
@@ -153,7 +153,7 @@ class WebhookRoute:
                 form = parse_form(
                     request.header(b"content-type") or "",
                     content,
-                    error_message="send multipart/form-data",
+                    error_message="Send multipart/form-data",
                     file=None,
                 )
                 # Uploaded files are stored for the tenant; the run receives references
@@ -224,7 +224,7 @@ def _method_refused(method: str, expected_method: str) -> Reply:
     """Return the error response for a wrong method."""
     document = {
         "error": {
-            "message": f"this webhook requires method {expected_method}, got {method}",
+            "message": f"This webhook requires method {expected_method}, got {method}",
             "type": "invalid_request_error",
             "code": "method_not_allowed",
         }

@@ -49,7 +49,7 @@ class AgUiRuns:
         user, query = _user(call), _query(call)
         if not query:
             raise ServiceError(
-                400, "invalid_param", "messages must contain a user message"
+                400, "invalid_param", "'messages' must contain a user message"
             )
         # An unknown thread starts a new conversation; front ends invent thread ids.
         conversation = await self._conversation_of_thread(call, user)

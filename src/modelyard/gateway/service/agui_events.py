@@ -216,7 +216,7 @@ class AgUiEvents:
             yield self._event(
                 "RUN_ERROR",
                 event,
-                message=event.error or "the run failed",
+                message=event.error or "The run failed",
                 code=event.error_type or None,
             )
             return

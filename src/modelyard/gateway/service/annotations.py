@@ -87,7 +87,7 @@ class AnnotationHandlers:
             raise ServiceError(
                 400,
                 "invalid_param",
-                f"action must be enable or disable, not {action[:40]!r}",
+                f"'action' must be enable or disable, not {action[:40]!r}",
             )
         settings = await self._settings(call, is_on=action == "enable")
         # The work is done before the answer; the job exists because clients expect to
@@ -172,7 +172,7 @@ def _text(body: JSON, name: str) -> str:
     """Return a required text field. Raises ServiceError if it is missing or blank."""
     value: Any = body.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise ServiceError(400, "invalid_param", f"{name} is required")
+        raise ServiceError(400, "invalid_param", f"{name!r} is required")
     return value
 
 

@@ -121,10 +121,10 @@ def read_object(data: bytes) -> JSON:
         document = decode_body(data)
     except BodyError as error:
         raise ServiceError(
-            400, "bad_request", f"the request is not JSON: {error}"
+            400, "bad_request", f"The request is not JSON: {error}"
         ) from error
     if not is_object(document):
-        raise ServiceError(400, "bad_request", "the request must be a JSON object")
+        raise ServiceError(400, "bad_request", "The request must be a JSON object")
     return document
 
 
@@ -135,7 +135,7 @@ def mapping_of(body: JSON, name: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not is_object(value):
-        raise ServiceError(400, "invalid_param", f"{name} must be an object")
+        raise ServiceError(400, "invalid_param", f"{name!r} must be an object")
     return value
 
 
@@ -146,7 +146,7 @@ def list_of(body: JSON, name: str) -> list[Any]:
     if value is None:
         return []
     if not is_array(value):
-        raise ServiceError(400, "invalid_param", f"{name} must be a list")
+        raise ServiceError(400, "invalid_param", f"{name!r} must be a list")
     return value
 
 
@@ -270,7 +270,7 @@ class Call:
             raise ServiceError(
                 400,
                 "invalid_param",
-                f"{name} must be a number from 1 to {maximum}, not {text[:20]!r}",
+                f"{name!r} must be a number from 1 to {maximum}, not {text[:20]!r}",
             )
         return value
 

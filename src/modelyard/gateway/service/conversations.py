@@ -152,14 +152,14 @@ class ConversationHandlers:
         if name is None:
             raise ServiceError(404, "not_found", "Conversation Variable Not Exists.")
         if "value" not in call.body:
-            raise ServiceError(400, "invalid_param", "value is required")
+            raise ServiceError(400, "invalid_param", "'value' is required")
         variable, value = variables[name], call.body["value"]
         # A variable keeps its declared type.
         if not matches_type(value, str(variable.get("value_type") or "any")):
             raise ServiceError(
                 400,
                 "bad_request",
-                f"value of {name} must be of type {variable.get('value_type')}",
+                f"Value of {name} must be of type {variable.get('value_type')}",
             )
         changed = {**variables, name: {**variable, "value": value}}
         await self.conversations.update_variables(call.tenant, conversation.id, changed)

@@ -43,7 +43,7 @@ class Forms:
         filled = await self.runs.journal.forms.fill(call.names["form_token"], answer)
         if filled is None:
             raise ServiceError(
-                412, "human_input_form_submitted", "the form was already submitted"
+                412, "human_input_form_submitted", "The form was already submitted"
             )
         # The run resumes in the background; the submitter does not wait for it.
         await self.runs.resume_soon(*filled)
@@ -56,7 +56,7 @@ class Forms:
         # A token of another tenant is treated as unknown, and below, one of another app
         # too.
         if row is None or row["tenant"] != call.tenant:
-            raise NotFoundError("the form does not exist")
+            raise NotFoundError("The form does not exist")
         await self.app_runs.find(call, row["run"])
         if row["answer"]:
             # An expired form is stored with an answer of its own.
@@ -67,7 +67,7 @@ class Forms:
                 else "human_input_form_submitted"
             )
             raise ServiceError(
-                412, code, "the form was already submitted or has expired"
+                412, code, "The form was already submitted or has expired"
             )
         return row, msgspec.json.decode(row["body"])
 
@@ -77,7 +77,7 @@ def _action(call: Call, form: JSON) -> str:
     action = str(call.body.get("action") or "")
     actions = [offered["id"] for offered in form["actions"]]
     if action not in actions:
-        message = f"action must be one of {', '.join(actions)}, not {action[:40]!r}"
+        message = f"'action' must be one of {', '.join(actions)}, not {action[:40]!r}"
         raise ServiceError(400, "invalid_form_data", message)
     return action
 
@@ -92,6 +92,6 @@ def _inputs(call: Call, form: JSON) -> JSON:
     lacking = [name for name in required_names if name not in filled]
     if lacking:
         raise ServiceError(
-            400, "invalid_form_data", f"missing inputs: {', '.join(lacking)}"
+            400, "invalid_form_data", f"Missing inputs: {', '.join(lacking)}"
         )
     return filled

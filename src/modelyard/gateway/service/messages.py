@@ -127,7 +127,7 @@ class Messages:
             raise ServiceError(
                 400,
                 "invalid_param",
-                f"rating must be like, dislike or null, not {str(rating)[:40]!r}",
+                f"'rating' must be like, dislike or null, not {str(rating)[:40]!r}",
             )
         message = await self._own_message(call)
         # A null rating removes an earlier one; it is stored as an empty text.

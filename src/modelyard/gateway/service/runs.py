@@ -223,7 +223,7 @@ class AppRuns:
 
 def _missing(run_id: str) -> NotFoundError:
     """Return the error for a run that does not exist or belongs to another app or user."""
-    return NotFoundError(f"run {run_id[:80]!r} does not exist")
+    return NotFoundError(f"Run {run_id[:80]!r} does not exist")
 
 
 def _complete_answer(run: RunRecord, telling: ServiceEvents) -> JSON:

@@ -76,7 +76,9 @@ class Speech:
                 raise NotFoundError("Message Not Exists.")
             text = message.answer
         if not isinstance(text, str) or not text.strip():
-            raise ServiceError(400, "invalid_param", "text or message_id is required")
+            raise ServiceError(
+                400, "invalid_param", "'text' or 'message_id' is required"
+            )
         return text
 
 
@@ -86,7 +88,7 @@ async def _recording(call: Call) -> Speech2TextRequest:
     form = parse_form(
         call.request.header(b"content-type") or "",
         await call.request.body(),
-        error_message="send the recording as multipart/form-data, in the field 'file'",
+        error_message="Send the recording as multipart/form-data, in the field 'file'",
     )
     if form.file is None:
         raise ServiceError(400, "no_audio_uploaded", "Please upload your audio.")

@@ -38,7 +38,7 @@ class Uploads:
         form = parse_form(
             call.request.header(b"content-type") or "",
             await call.request.body(),
-            error_message="send the file as multipart/form-data, in the field 'file'",
+            error_message="Send the file as multipart/form-data, in the field 'file'",
         )
         if form.file is None:
             raise ServiceError(400, "no_file_uploaded", "Please upload your file.")

@@ -107,7 +107,7 @@ class WorkflowHandlers:
             raise ServiceError(
                 400,
                 "invalid_param",
-                f"status {status[:40]!r} is unknown; expected succeeded, failed, stopped",
+                f"Status {status[:40]!r} is unknown; expected succeeded, failed, stopped",
             )
         runs, total = await self.journal.list(
             call.tenant,
@@ -195,5 +195,7 @@ def _timestamp_param(call: Call, name: str, default: float) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         raise ServiceError(
-            400, "invalid_param", f"{name} must be an ISO 8601 date, not {text[:40]!r}"
+            400,
+            "invalid_param",
+            f"{name!r} must be an ISO 8601 date, not {text[:40]!r}",
         ) from None

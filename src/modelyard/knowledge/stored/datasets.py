@@ -162,5 +162,5 @@ class StoredDatasets(Repository):
 
 def _not_found(id: str) -> NotFoundError:
     return NotFoundError(
-        f"dataset {id[:80]!r} does not exist", code="dataset_not_found"
+        f"Dataset {id[:80]!r} does not exist", code="dataset_not_found"
     )

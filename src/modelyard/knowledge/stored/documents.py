@@ -264,5 +264,5 @@ class StoredDocuments(Repository):
 
 def _not_found(id: str) -> NotFoundError:
     return NotFoundError(
-        f"document {id[:80]!r} does not exist", code="document_not_found"
+        f"Document {id[:80]!r} does not exist", code="document_not_found"
     )

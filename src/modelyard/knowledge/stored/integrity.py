@@ -59,7 +59,7 @@ class IntegrityCheck:
             1 for row in segments if row["is_enabled"] and row["id"] not in entries
         )
         problems = [
-            f"document {document} should have {size} segments, has {counts[document]}"
+            f"Document {document} should have {size} segments, has {counts[document]}"
             for document, size in sizes.items()
             if size != counts[document]
         ]

@@ -64,7 +64,7 @@ class StoredSegments(Repository):
         rows = await self._rows("get", tenant=tenant, document=document, id=id)
         if not rows:
             raise NotFoundError(
-                f"segment {id[:80]!r} does not exist", code="segment_not_found"
+                f"Segment {id[:80]!r} does not exist", code="segment_not_found"
             )
         return read_segment(rows[0])
 
@@ -96,7 +96,7 @@ class StoredSegments(Repository):
         rows = await self._rows("child", tenant=tenant, segment=segment, id=id)
         if not rows:
             raise NotFoundError(
-                f"child chunk {id[:80]!r} does not exist", code="child_not_found"
+                f"Child chunk {id[:80]!r} does not exist", code="child_not_found"
             )
         return read_child(rows[0])
 
@@ -163,7 +163,7 @@ class StoredSegments(Repository):
         )
         if not self._step(connection, "change", *values):
             raise NotFoundError(
-                f"segment {segment.id!r} does not exist", code="segment_not_found"
+                f"Segment {segment.id!r} does not exist", code="segment_not_found"
             )
         # The caller inserts the new children afterwards.
         self._step(connection, "delete_children_of", segment.tenant, segment.id)

@@ -88,4 +88,4 @@ class StoredTags(Repository):
 
 
 def _not_found(id: str) -> NotFoundError:
-    return NotFoundError(f"tag {id[:80]!r} does not exist", code="tag_not_found")
+    return NotFoundError(f"Tag {id[:80]!r} does not exist", code="tag_not_found")

@@ -55,7 +55,7 @@ def enter_landlock(
     """
     abi = landlock_abi()
     if not abi:
-        raise OSError("this kernel does not support Landlock")
+        raise OSError("This kernel does not support Landlock")
     # Each ABI version adds rights; a ruleset may only name those that the kernel knows.
     handled = (1 << (13 if abi == 1 else 14 if abi == 2 else 15 if abi < 5 else 16)) - 1
     net = _BIND | _CONNECT if port is not None and abi >= 4 else 0
@@ -73,9 +73,9 @@ def enter_landlock(
         if net:
             rule = ctypes.create_string_buffer(struct.pack("=QQ", _CONNECT, port), 16)
             if _libc.syscall(_ADD, rules, _RULE_PORT, rule, 0) < 0:
-                raise _os_error("adding the port to the Landlock ruleset failed")
+                raise _os_error("Adding the port to the Landlock ruleset failed")
         if _libc.syscall(_RESTRICT, rules, 0) != 0:
-            raise _os_error("entering the Landlock ruleset failed")
+            raise _os_error("Entering the Landlock ruleset failed")
     finally:
         os.close(rules)
 
@@ -89,7 +89,7 @@ def _create_ruleset(abi: int, handled: int, net: int) -> int:
         _CREATE, ctypes.create_string_buffer(attributes, size), size, 0
     )
     if rules < 0:
-        raise _os_error("creating the Landlock ruleset failed")
+        raise _os_error("Creating the Landlock ruleset failed")
     return rules
 
 
@@ -110,7 +110,7 @@ def _allow(rules: int, path: str, rights: int) -> None:
             rights &= _ON_FILES | (1 << 15)
         rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, descriptor), 12)
         if _libc.syscall(_ADD, rules, _RULE_PATH, rule, 0) < 0:
-            raise _os_error(f"adding {path!r} to the Landlock ruleset failed")
+            raise _os_error(f"Adding {path!r} to the Landlock ruleset failed")
     finally:
         os.close(descriptor)
 
@@ -163,7 +163,7 @@ def unshare_namespaces() -> None:
     if user == 0 and _libc.unshare(kinds) == 0:
         return
     if _libc.unshare(kinds | _NEW_USERS) != 0:
-        raise _os_error("creating namespaces failed")
+        raise _os_error("Creating namespaces failed")
     # Map the user to itself; `setgroups` must be denied before an unprivileged gid map
     # is accepted.
     for name, content in (
@@ -247,7 +247,7 @@ def _mount(
     ]
     data = options.encode() if options else None
     if _libc.mount(*encoded, ctypes.c_ulong(flags), data) != 0:
-        raise _os_error(f"mounting {source or target!r} failed")
+        raise _os_error(f"Mounting {source or target!r} failed")
 
 
 def _bind(
@@ -619,7 +619,7 @@ def enter_seccomp(*, is_apart: bool, has_network: bool, has_scopes: bool) -> Non
     filled = _Program(len(code) // 8, ctypes.addressof(buffer))
     zero = ctypes.c_ulong(0)
     if _libc.prctl(22, ctypes.c_ulong(2), ctypes.byref(filled), zero, zero) != 0:
-        raise _os_error("installing the seccomp filter failed")
+        raise _os_error("Installing the seccomp filter failed")
 
 
 def _restrict_scheduling() -> list[bytes]:
@@ -690,7 +690,7 @@ def drop_rights(user: int | None) -> bool:
         )
         != 0
     ):
-        raise _os_error("dropping capabilities failed")
+        raise _os_error("Dropping capabilities failed")
     _prctl(38, 1)  # no new privileges
     return has_changed_user
 

@@ -56,7 +56,7 @@ async def _download(
                     report(output.tell())
         response.close()
     except InvokeError as error:
-        raise ConfigError(f"the hub request for {url} failed: {error}") from error
+        raise ConfigError(f"The hub request for {url} failed: {error}") from error
     finally:
         await client.aclose()
 
@@ -85,6 +85,6 @@ async def _follow(client: HttpClient, url: str, resume_at: int) -> Response:
         else:
             response.close()
             raise ConfigError(
-                f"the hub returned HTTP status {response.status} for {url}"
+                f"The hub returned HTTP status {response.status} for {url}"
             )
-    raise ConfigError(f"the hub redirected {url} more than {_MAX_REDIRECTS} times")
+    raise ConfigError(f"The hub redirected {url} more than {_MAX_REDIRECTS} times")

@@ -128,7 +128,7 @@ class ModelProcess:
             async with asyncio.timeout(_LOAD_SECONDS):
                 message = await self._receive(reader)
         except TimeoutError:
-            reason = f"model {self.name!r} was not loaded within {_LOAD_SECONDS:.0f} s"
+            reason = f"Model {self.name!r} was not loaded within {_LOAD_SECONDS:.0f} s"
             raise InvokeTimeoutError(reason, provider="local") from None
         if isinstance(message, Ready):
             return message.seconds
@@ -138,7 +138,7 @@ class ModelProcess:
             else await self._exit_reason()
         )
         raise InvokeServerUnavailableError(
-            f"model {self.name!r} could not be loaded: {reason}", provider="local"
+            f"Model {self.name!r} could not be loaded: {reason}", provider="local"
         )
 
     async def call(self, method: str, payload: Any) -> AsyncGenerator[Any, None]:
@@ -250,7 +250,7 @@ class ModelProcess:
     async def _exit_error(self) -> InvokeServerUnavailableError:
         """Return the error for a call whose process has exited, with the reason."""
         return InvokeServerUnavailableError(
-            f"the process of model {self.name!r} has exited:"
+            f"The process of model {self.name!r} has exited:"
             f" {await self._exit_reason()}",
             provider="local",
         )

@@ -91,7 +91,7 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         """
         if (request.model_parameters.get("n") or 1) > 1:
             raise InvokeBadRequestError(
-                "local models generate one choice per request; omit 'n'", param="n"
+                "Local models generate one choice per request; omit 'n'", param="n"
             )
         names = {tool.name for tool in request.tools}
         # Small models write calls as text, so the reader looks for them there.
@@ -151,7 +151,7 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         length = sum(len(message.text) for message in request.messages)
         if length > self.runtime.context * _MAX_TOKEN_CHARS:
             raise ContextTooLongError(
-                f"the request has {length:,} characters; the model's context is"
+                f"The request has {length:,} characters; the model's context is"
                 f" limited to {self.runtime.context:,} tokens",
                 provider="local",
             )
@@ -168,7 +168,7 @@ class LocalLargeLanguageModel(LargeLanguageModel):
                 message, AssistantPromptMessage
             ):
                 raise InvokeBadRequestError(
-                    "local chat models do not support content parts of type"
+                    "Local chat models do not support content parts of type"
                     f" {part.data.get('type')!r}"
                 )
         # The model reads no images, so the text in them is appended.
@@ -185,15 +185,15 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         """
         if not isinstance(file, ImagePromptMessageContent):
             raise InvokeBadRequestError(
-                "local chat models support text and the text in images, but no"
+                "Local chat models support text and the text in images, but no"
                 " other files"
             )
         if not file.base64_data:
-            raise InvokeBadRequestError("local models accept images as data: URLs only")
+            raise InvokeBadRequestError("Local models accept images as data: URLs only")
         try:
             image = base64.b64decode(file.base64_data, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise InvokeBadRequestError("the image is not valid base64") from error
+            raise InvokeBadRequestError("The image is not valid base64") from error
         lines = await self.runtime.call_once(OCR, "read", {"image": image})
         # The note keeps the model from answering as if it saw the image.
         return (
@@ -283,7 +283,7 @@ def check_lengths(texts: Sequence[str], param: str) -> None:
     longest = max(map(len, texts), default=0)
     if longest > _MAX_TEXT_CHARS:
         raise InvokeBadRequestError(
-            f"a text has {longest:,} characters; local models accept at most"
+            f"A text has {longest:,} characters; local models accept at most"
             f" {_MAX_TEXT_CHARS:,}, so split it into segments",
             provider="local",
             param=param,

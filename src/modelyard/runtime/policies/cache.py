@@ -354,7 +354,7 @@ class _FreshEmbeddings:
         # A provider's stream may end without a chunk.
         if not self.vectors:
             raise InvokeServerUnavailableError(
-                f"model {invocation.model!r} returned no embeddings"
+                f"Model {invocation.model!r} returned no embeddings"
             )
 
 

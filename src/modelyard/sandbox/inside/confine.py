@@ -54,7 +54,7 @@ def ruleset(readable: Any, writable: Any = ()) -> Any:
     """
     abi = landlock_abi()
     if not abi:
-        raise OSError("this kernel does not support Landlock")
+        raise OSError("This kernel does not support Landlock")
     handled = _fs_rights(abi)
     # Older kernels expect a shorter struct, without the network and scope fields.
     attributes = struct.pack(
@@ -64,7 +64,7 @@ def ruleset(readable: Any, writable: Any = ()) -> Any:
     buffer = ctypes.create_string_buffer(attributes[:size], size)
     descriptor = _libc.syscall(_CREATE, buffer, size, 0)
     if descriptor < 0:
-        raise OSError(ctypes.get_errno(), "creating the Landlock ruleset failed")
+        raise OSError(ctypes.get_errno(), "Creating the Landlock ruleset failed")
     for path, rights in [(path, _READ_FILE | _READ_DIR) for path in readable] + [
         (path, _READ_FILE | _WRITE_FILE) for path in writable
     ]:
@@ -90,7 +90,7 @@ def _allow(descriptor: Any, path: Any, rights: Any) -> Any:
         rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, where), 12)
         if _libc.syscall(_ADD, descriptor, 1, rule, 0) < 0:
             raise OSError(
-                ctypes.get_errno(), f"adding {path!r} to the Landlock ruleset failed"
+                ctypes.get_errno(), f"Adding {path!r} to the Landlock ruleset failed"
             )
     finally:
         os.close(where)
@@ -133,7 +133,7 @@ def unshare_namespaces() -> Any:
     if _libc.unshare(kinds | _NEW_USERS) != 0:
         raise OSError(
             ctypes.get_errno(),
-            "this kernel supports neither Landlock nor unprivileged namespaces",
+            "This kernel supports neither Landlock nor unprivileged namespaces",
         )
     # Map the user to itself; `setgroups` must be denied before an unprivileged gid map
     # is accepted.
@@ -180,7 +180,7 @@ def _mount(source: Any, target: Any, flags: Any, fs_type: Any = None) -> Any:
         for argument in (source, target, fs_type)
     ]
     if _libc.mount(*encoded, ctypes.c_ulong(flags), None) != 0:
-        raise OSError(ctypes.get_errno(), "mounting %r failed" % (source or target))
+        raise OSError(ctypes.get_errno(), "Mounting %r failed" % (source or target))
 
 
 def _bind(path: Any, is_device: Any = False) -> Any:
@@ -597,7 +597,7 @@ def _install_filter(is_counted: Any) -> Any:
         _SECCOMP[_MACHINE], 1, ctypes.c_ulong(flags), ctypes.byref(program)
     )
     if listener < 0:
-        raise OSError(ctypes.get_errno(), "installing the seccomp filter failed")
+        raise OSError(ctypes.get_errno(), "Installing the seccomp filter failed")
     return listener if is_counted else -1
 
 
@@ -683,7 +683,7 @@ def _drop_capabilities() -> Any:
     header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)
     data = ctypes.create_string_buffer(24)
     if _libc.syscall(126 if _MACHINE == "x86_64" else 91, header, data) != 0:
-        raise OSError(ctypes.get_errno(), "dropping capabilities failed")
+        raise OSError(ctypes.get_errno(), "Dropping capabilities failed")
 
 
 def address_space() -> Any:
@@ -726,7 +726,7 @@ def confine(rules: Any, limits: Any, base_memory: Any) -> Any:
         _drop_capabilities()
     if rules >= 0:
         if _libc.syscall(_RESTRICT, rules, 0) != 0:
-            raise OSError(ctypes.get_errno(), "entering the Landlock ruleset failed")
+            raise OSError(ctypes.get_errno(), "Entering the Landlock ruleset failed")
         os.close(rules)
     # With a listener, threads are limited exactly; otherwise the parent polls the
     # number.

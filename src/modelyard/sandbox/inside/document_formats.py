@@ -137,7 +137,7 @@ def extract(extension: Any, data: Any) -> Any:
         raise Unsupported("Unsupported Extension Type: %s" % (extension or "(none)"))
     result = reader(data)
     if len(result) > _MAX_SIZE:
-        raise Unsupported("the document's text exceeds %d characters" % _MAX_SIZE)
+        raise Unsupported("The document's text exceeds %d characters" % _MAX_SIZE)
     return result
 
 
@@ -406,7 +406,7 @@ def _epub(data: Any) -> Any:
             # The size is checked before reading, because a small archive can hold huge
             # files.
             if book.getinfo(name).file_size > _MAX_SIZE:
-                raise Unsupported("a page of the book exceeds %d bytes" % _MAX_SIZE)
+                raise Unsupported("A page of the book exceeds %d bytes" % _MAX_SIZE)
             pages.append(_html_to_text(text(book.read(name)), re))
     return "\n\n".join(page for page in pages if page)
 
@@ -444,7 +444,7 @@ def _pptx(data: Any) -> Any:
             names, key=lambda entry_name: int(re.findall(r"\d+", entry_name)[0])
         ):
             if deck.getinfo(name).file_size > _MAX_SIZE:
-                raise Unsupported("a slide exceeds %d bytes" % _MAX_SIZE)
+                raise Unsupported("A slide exceeds %d bytes" % _MAX_SIZE)
             slides.append(_slide_text(text(deck.read(name))))
     return "\n\n".join(slides)
 

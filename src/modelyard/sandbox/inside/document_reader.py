@@ -129,7 +129,7 @@ def read(name: Any, data: Any) -> Any:
         title, parts = "", [(0, document_formats.text(data))]
     if len(parts) > _MAX_PARTS:
         raise document_formats.Unsupported(
-            "the document has more than %d pages" % _MAX_PARTS
+            "The document has more than %d pages" % _MAX_PARTS
         )
     text_parts = [
         {"text": text, "page": page}
@@ -223,7 +223,7 @@ def recognise(name: Any, data: Any) -> Any:
     # UTF-16 text contains zero bytes, but starts with a byte order mark.
     if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         raise document_formats.Unsupported(
-            "the file is neither text nor a document of a supported format"
+            "The file is neither text nor a document of a supported format"
         )
     return _recognise_text(declared, head)
 
@@ -283,12 +283,12 @@ def _recognise_zip(data: Any) -> Any:
                 total_size > _BOMB_THRESHOLD and total_size > _MAX_RATIO * len(data)
             ):
                 raise document_formats.Unsupported(
-                    "the unpacked size of %d MB exceeds the limit for documents"
+                    "The unpacked size of %d MB exceeds the limit for documents"
                     % (total_size >> 20)
                 )
             mime = package.read("mimetype")[:80] if "mimetype" in names else b""
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise document_formats.Unsupported("the file is damaged: %s" % error) from None
+        raise document_formats.Unsupported("The file is damaged: %s" % error) from None
     # Office formats are zip files that differ in one entry.
     for marker, extension in (
         ("word/document.xml", ".docx"),
@@ -303,7 +303,7 @@ def _recognise_zip(data: Any) -> Any:
     if b"spreadsheet" in mime:
         return ".ods"
     raise document_formats.Unsupported(
-        "zip archives are not supported; unpack it and add its files"
+        "Zip archives are not supported; unpack it and add its files"
     )
 
 
@@ -325,9 +325,9 @@ def _recognise_ole(data: Any) -> Any:
             if file.exists(stream):
                 return extension
         if file.exists("EncryptedPackage"):
-            raise document_formats.Unsupported("the document is encrypted")
+            raise document_formats.Unsupported("The document is encrypted")
     raise document_formats.Unsupported(
-        "this legacy Office format is not supported; save it as DOCX or PPTX"
+        "This legacy Office format is not supported; save it as DOCX or PPTX"
     )
 
 
@@ -348,9 +348,9 @@ def _pdf(data: Any) -> Any:
         error_text = str(error).lower()
         if "password" in error_text or "security" in error_text:
             raise document_formats.Unsupported(
-                "the PDF is encrypted and requires a password"
+                "The PDF is encrypted and requires a password"
             ) from None
-        raise document_formats.Unsupported("the PDF is damaged: %s" % error) from None
+        raise document_formats.Unsupported("The PDF is damaged: %s" % error) from None
     title = ""
     try:
         title = document.get_metadata_value("Title") or ""

@@ -39,7 +39,7 @@ def python(task: Any) -> Any:
         exec(compile(source, "<code>", "exec"), module.__dict__)
         main = module.__dict__.get("main")
         if not callable(main):
-            raise ProgramError("the code does not define a function named main")
+            raise ProgramError("The code does not define a function named main")
         arguments, keyword_arguments = _arguments(inspect, main, inputs)
         result = main(*arguments, **keyword_arguments)
         if inspect.isawaitable(result):
@@ -119,7 +119,7 @@ def _to_json_types(value: Any, depth: Any = 0) -> Any:
     """Convert a result to JSON types; arrays, dates and numbers of libraries are
     converted by their own methods."""
     if depth > 60:
-        raise ProgramError("the result is nested too deeply")
+        raise ProgramError("The result is nested too deeply")
     if value is None or isinstance(value, (bool, str, int, float)):
         return value
     if isinstance(value, dict):
@@ -130,7 +130,7 @@ def _to_json_types(value: Any, depth: Any = 0) -> Any:
         return [_to_json_types(element, depth + 1) for element in value]
     if isinstance(value, (bytes, bytearray)):
         raise ProgramError(
-            "the result contains bytes; encode them as text, for example with base64"
+            "The result contains bytes; encode them as text, for example with base64"
         )
     return _to_json_types(_convert_object(value), depth + 1)
 
@@ -141,7 +141,7 @@ def _convert_object(value: Any) -> Any:
         if callable(convert := getattr(value, name, None)):
             return convert()
     raise ProgramError(
-        f"the result contains a value of type {type(value).__name__}; use JSON types"
+        f"The result contains a value of type {type(value).__name__}; use JSON types"
     )
 
 
@@ -149,7 +149,7 @@ def _key(key: Any) -> Any:
     """Return a key of the result. Raises ProgramError unless it is a string."""
     if not isinstance(key, str):
         raise ProgramError(
-            f"keys of the result must be strings, not {type(key).__name__}"
+            f"Keys of the result must be strings, not {type(key).__name__}"
         )
     return key
 
@@ -200,11 +200,11 @@ def javascript(task: Any) -> Any:
     except quickjs.JSException as error:
         raise ProgramError(str(error)[:_MAX_TRACE_CHARS]) from None
     except MemoryError:
-        raise ProgramError("out of memory") from None
+        raise ProgramError("Out of memory") from None
     if error is not None:
         raise ProgramError(str(error)[:_MAX_TRACE_CHARS])
     if result is None:
-        raise ProgramError("main returned a promise that never resolves")
+        raise ProgramError("'main' returned a promise that never resolves")
     return json.loads(result)
 
 
@@ -292,10 +292,10 @@ def document(task: Any, data: Any) -> Any:
     except document_formats.Unsupported as error:
         raise ProgramError(str(error)) from None
     except MemoryError:
-        raise ProgramError("the document exceeded the memory limit") from None
+        raise ProgramError("The document exceeded the memory limit") from None
     except Exception as error:
         raise ProgramError(
-            f"the document cannot be read: {type(error).__name__}: {str(error)[:500]}"
+            f"The document cannot be read: {type(error).__name__}: {str(error)[:500]}"
         ) from None
 
 
@@ -316,14 +316,14 @@ def web(task: Any, data: Any) -> Any:
         raise ProgramError(str(error)) from None
     except ImportError as error:
         raise ProgramError(
-            "pages cannot be read without %s: pip install 'modelyard[knowledge]'"
+            "Pages cannot be read without %s: pip install 'modelyard[knowledge]'"
             % error.name
         ) from None
     except MemoryError:
-        raise ProgramError("the memory limit was exceeded") from None
+        raise ProgramError("The memory limit was exceeded") from None
     except Exception as error:
         raise ProgramError(
-            f"reading failed: {type(error).__name__}: {str(error)[:500]}"
+            f"Reading failed: {type(error).__name__}: {str(error)[:500]}"
         ) from None
 
 

@@ -124,7 +124,7 @@ def _root_of(data: Any, parser: Any) -> Any:
     try:
         return lxml.html.document_fromstring(data, parser=parser)
     except etree.ParserError:
-        raise document_formats.Unsupported("the page is empty") from None
+        raise document_formats.Unsupported("The page is empty") from None
 
 
 def _applies_to_agent(name: Any, agent: Any) -> Any:
@@ -283,13 +283,13 @@ def sitemap(task: Any, data: Any) -> Any:
         return _parse_url_list(data, task["charset"])
     root = _xml(data, task["charset"])
     if root is None:
-        raise document_formats.Unsupported("not a sitemap")
+        raise document_formats.Unsupported("Not a sitemap")
     root_name = _name(root)
     if root_name in ("rss", "feed", "rdf"):
         links = [[address, ""] for address, _ in _feed_entries(root) if address]
         return _sitemap_result(links, is_index=False)
     if root_name not in ("urlset", "sitemapindex"):
-        raise document_formats.Unsupported("not a sitemap")
+        raise document_formats.Unsupported("Not a sitemap")
     entries = _sitemap_entries(root)
     return _sitemap_result(entries, is_index=root_name == "sitemapindex")
 
@@ -333,10 +333,10 @@ def _decompress(data: Any) -> Any:
         # The limit on the output stops decompression bombs.
         plain = inflate.decompress(data, _MAX_UNPACKED + 1)
     except zlib.error as error:
-        raise document_formats.Unsupported("invalid gzip data: %s" % error) from None
+        raise document_formats.Unsupported("Invalid gzip data: %s" % error) from None
     if len(plain) > _MAX_UNPACKED:
         raise document_formats.Unsupported(
-            "the unpacked size exceeds %d MB" % (_MAX_UNPACKED >> 20)
+            "The unpacked size exceeds %d MB" % (_MAX_UNPACKED >> 20)
         )
     return plain
 
@@ -354,7 +354,7 @@ def _parse_url_list(data: Any, charset: Any) -> Any:
         if re.match(r"\s*https?://\S+\s*$", line)
     ]
     if not entries:
-        raise document_formats.Unsupported("not a sitemap")
+        raise document_formats.Unsupported("Not a sitemap")
     return _sitemap_result(entries, is_index=False)
 
 
@@ -369,10 +369,10 @@ def feed(task: Any, data: Any) -> Any:
     """
     root = _xml(data, task["charset"])
     if root is None or _name(root) not in ("rss", "feed", "rdf"):
-        raise document_formats.Unsupported("not an RSS or Atom feed")
+        raise document_formats.Unsupported("Not an RSS or Atom feed")
     entries = _feed_entries(root)
     if not entries:
-        raise document_formats.Unsupported("not an RSS or Atom feed, or no entries")
+        raise document_formats.Unsupported("Not an RSS or Atom feed, or no entries")
     return {"entries": entries}
 
 

@@ -282,7 +282,7 @@ def answer(descriptor: Any, document: Any) -> Any:
         )
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         data = json.dumps(
-            {"error": f"the result cannot be encoded as JSON: {error}"}
+            {"error": f"The result cannot be encoded as JSON: {error}"}
         ).encode()
     view = memoryview(data)
     try:

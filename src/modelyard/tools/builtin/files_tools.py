@@ -50,7 +50,7 @@ class _FileTools:
         """
         data = await self._store.get(context.tenant, _scope(context), name)
         if data is None:
-            raise ToolParameterError(f"file {name[:80]!r} not found in the workspace")
+            raise ToolParameterError(f"File {name[:80]!r} not found in the workspace")
         text = data.decode("utf-8", "replace")
         start = max(0, offset)
         return text[start : start + min(max(1, limit), _MAX_READ_LENGTH)]

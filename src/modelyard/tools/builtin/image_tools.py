@@ -62,7 +62,7 @@ class _ImageTools:
         # A model without image output usually answers with a description.
         if not pictures:
             raise ToolInvokeError(
-                f"model {image_model.name!r} returned no picture; set the argument"
+                f"Model {image_model.name!r} returned no picture; set the argument"
                 " 'model' to a model with image output"
             )
         messages = [text_message(result.text)] if result.text else []

@@ -43,7 +43,7 @@ def zone(name: str) -> ZoneInfo:
         if exact is not None:
             return ZoneInfo(exact)
         hint = suggestion(name, sorted(zone_names), label="available:")
-        raise ToolParameterError(f"unknown time zone {name[:60]!r}; {hint}") from None
+        raise ToolParameterError(f"Unknown time zone {name[:60]!r}; {hint}") from None
 
 
 def moment(text: str, where: str) -> datetime:
@@ -59,7 +59,7 @@ def moment(text: str, where: str) -> datetime:
             local_time if local_time.tzinfo else local_time.replace(tzinfo=zone(where))
         )
     raise ToolParameterError(
-        f"invalid time {text[:60]!r}; expected a form such as 2026-11-21 14:30:00"
+        f"Invalid time {text[:60]!r}; expected a form such as 2026-11-21 14:30:00"
     )
 
 
@@ -132,7 +132,7 @@ class _TimeTools:
             return datetime.fromtimestamp(seconds, zone(timezone)).strftime(_FORMAT)
         except (OverflowError, ValueError, OSError) as error:
             raise ToolParameterError(
-                f"timestamp {timestamp} is out of range"
+                f"Timestamp {timestamp} is out of range"
             ) from error
 
     async def weekday(
@@ -149,6 +149,6 @@ class _TimeTools:
             )
         except ValueError as error:
             raise ToolParameterError(
-                f"invalid date {year}-{month}-{day}: {error}"
+                f"Invalid date {year}-{month}-{day}: {error}"
             ) from error
         return date.strftime("%Y-%m-%d is a %A.")

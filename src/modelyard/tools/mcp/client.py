@@ -129,7 +129,7 @@ class McpClient:
                 protocol.HANDSHAKE
             ):
                 raise McpError(
-                    f"no common protocol revision: the server supports {supported},"
+                    f"No common protocol revision: the server supports {supported},"
                     f" this client {', '.join((protocol.MODERN, *protocol.HANDSHAKE))}"
                 ) from error
             return False
@@ -154,7 +154,7 @@ class McpClient:
         version = str(result.get("protocolVersion") or "")
         if version not in protocol.HANDSHAKE:
             raise McpError(
-                f"unsupported protocol revision {version[:40]!r}; expected one of"
+                f"Unsupported protocol revision {version[:40]!r}; expected one of"
                 f" {', '.join(protocol.HANDSHAKE)}"
             )
         self._channel.set_protocol_version(version)
@@ -201,19 +201,19 @@ class McpClient:
         message = protocol.request(next(self._request_ids), method, request_params)
         response = await self._channel.ask(message, seconds=seconds or self._seconds)
         if response.get("id") != message["id"]:
-            raise McpError(f"the response to {method} has the id of another request")
+            raise McpError(f"The response to {method} has the id of another request")
         if (error := response.get("error")) is not None:
             details: Mapping[str, Any] = error if is_mapping(error) else {}
             number = details.get("code")
             raise McpError(
-                str(details.get("message") or "request refused")[:2000],
+                str(details.get("message") or "Request refused")[:2000],
                 number=number if isinstance(number, int) else 0,
                 data=details.get("data"),
             )
         result = response.get("result")
         if not is_mapping(result):
             raise McpError(
-                f"the response to {method} has neither a result nor an error"
+                f"The response to {method} has neither a result nor an error"
             )
         # The server requires input from a user first, which is not supported.
         if result.get("resultType") == "input_required":
@@ -395,7 +395,7 @@ class HttpChannel:
         # With a session, 404 means that the server has dropped it.
         if answer.status == 404 and self._session:
             self._session = ""
-            raise SessionLostError("session not found on the server")
+            raise SessionLostError("Session not found on the server")
         if session := answer.headers.get("mcp-session-id"):
             self._session = session[:512]
         content_type = (
@@ -449,7 +449,7 @@ async def _reply_in_stream(
                     continue
                 if reply.get("id") == request_id:
                     return reply
-    raise McpError("the event stream ended without a response")
+    raise McpError("The event stream ended without a response")
 
 
 async def _reply_in_body(
@@ -460,9 +460,9 @@ async def _reply_in_body(
     if reply is None or ("result" not in reply and "error" not in reply):
         if answer.status >= 400:
             raise McpError(
-                f"the server returned status {answer.status}", number=answer.status
+                f"The server returned status {answer.status}", number=answer.status
             )
-        raise McpError("the response is not a JSON-RPC message")
+        raise McpError("The response is not a JSON-RPC message")
     # The server could not read the request's id, so its error belongs to this request.
     if answer.status >= 400 and reply.get("id") is None:
         return {**reply, "id": request_id}
@@ -501,12 +501,12 @@ class SseChannel:
         except TimeoutError:
             await self.aclose()
             raise McpError(
-                f"the event stream named no endpoint within {CONNECT_SECONDS:g} s"
+                f"The event stream named no endpoint within {CONNECT_SECONDS:g} s"
             ) from None
 
     async def _read(self) -> None:
         """Read the stream until it ends, then fail all pending requests."""
-        failure: ModelyardError = McpError("the event stream ended")
+        failure: ModelyardError = McpError("The event stream ended")
         try:
             async with self._egress.stream(
                 "GET",
@@ -524,7 +524,7 @@ class SseChannel:
                 )
                 if answer.status != 200 or content_type != "text/event-stream":
                     raise McpError(
-                        f"not an MCP server: status {answer.status}, content type"
+                        f"Not an MCP server: status {answer.status}, content type"
                         f" {content_type or 'missing'}; expected text/event-stream"
                     )
                 events = EventStream(max_event_bytes=_MAX_RESPONSE_BYTES)
@@ -552,7 +552,7 @@ class SseChannel:
             # Credentials are sent to that address, so it must be on the same host.
             if not url or urlsplit(self._url)[:2] != urlsplit(url)[:2]:
                 self._endpoint.set_exception(
-                    McpError("the server's endpoint is on another host")
+                    McpError("The server's endpoint is on another host")
                 )
                 return
             self._endpoint.set_result(url)
@@ -580,7 +580,7 @@ class SseChannel:
             async with asyncio.timeout(seconds):
                 return await waiter
         except TimeoutError:
-            raise McpError(f"no response within {seconds:g} s") from None
+            raise McpError(f"No response within {seconds:g} s") from None
         finally:
             self._waiting.pop(message["id"], None)
 
@@ -588,7 +588,7 @@ class SseChannel:
         """Post a message. Raises SessionLostError if the stream has ended, McpError if
         the server refuses it."""
         if self._reading is None or self._reading.done():
-            raise SessionLostError("the event stream is closed")
+            raise SessionLostError("The event stream is closed")
         try:
             answer = await self._egress.fetch(
                 "POST",
@@ -602,7 +602,7 @@ class SseChannel:
         except EgressError as error:
             raise McpError(str(error)) from error
         if answer.status >= 400:
-            raise McpError(f"the server returned status {answer.status}")
+            raise McpError(f"The server returned status {answer.status}")
 
     async def aclose(self) -> None:
         """Close the stream."""
@@ -664,7 +664,7 @@ class StdioChannel:
                 start_new_session=True,
             )
         except OSError as error:
-            raise McpError(f"cannot start the server's program: {error}") from error
+            raise McpError(f"Cannot start the server's program: {error}") from error
         self._is_over = False
         self._reading = asyncio.ensure_future(self._read(self._process))
 
@@ -684,7 +684,7 @@ class StdioChannel:
             self._is_over = True
             for reply in self._waiting.values():
                 if not reply.done():
-                    reply.set_exception(SessionLostError("the server's program exited"))
+                    reply.set_exception(SessionLostError("The server's program exited"))
             self._waiting.clear()
 
     async def _handle_line(self, line: bytes) -> None:
@@ -714,12 +714,12 @@ class StdioChannel:
             or process.returncode is not None
             or self._is_over
         ):
-            raise SessionLostError("the server's program is not running")
+            raise SessionLostError("The server's program is not running")
         try:
             process.stdin.write(msgspec.json.encode(dict(message)) + b"\n")
             await process.stdin.drain()
         except (ConnectionError, RuntimeError) as error:
-            raise SessionLostError(f"the server's program exited: {error}") from error
+            raise SessionLostError(f"The server's program exited: {error}") from error
 
     async def ask(
         self, message: Mapping[str, Any], *, seconds: float
@@ -744,7 +744,7 @@ class StdioChannel:
                         "params": cancelled,
                     }
                 )
-            raise McpError(f"no response within {seconds:g} s") from None
+            raise McpError(f"No response within {seconds:g} s") from None
         finally:
             self._waiting.pop(message["id"], None)
 

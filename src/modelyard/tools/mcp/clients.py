@@ -51,7 +51,7 @@ class McpClients:
             if program is None:
                 hint = suggestion(provider.stdio, self._stdio, label="available:")
                 raise ConfigError(
-                    f"no program is registered as {provider.stdio[:60]!r} under"
+                    f"No program is registered as {provider.stdio[:60]!r} under"
                     f" tools.mcp_stdio; {hint}"
                 )
             return McpClient(

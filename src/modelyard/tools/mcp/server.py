@@ -83,7 +83,7 @@ class McpServer:
         notifications go to `notify`.
         """
         if not is_mapping(message) or message.get("jsonrpc") != "2.0":
-            return _invalid_request(None, "expected one JSON-RPC 2.0 object")
+            return _invalid_request(None, "Expected one JSON-RPC 2.0 object")
         if _is_response_or_notification(message):
             return None
         method, number = message.get("method"), message.get("id")
@@ -105,7 +105,7 @@ class McpServer:
         # Internal details must not reach the client.
         except Exception:
             logger.exception("MCP request failed")
-            return protocol.error_of(number, protocol.INTERNAL_ERROR, "internal error")
+            return protocol.error_of(number, protocol.INTERNAL_ERROR, "Internal error")
         return protocol.result_of(
             number, _with_server_info(result) if is_modern else result
         )
@@ -219,7 +219,7 @@ class McpServer:
         if tool is None:
             raise _invalid_params(f"Unknown tool: {str(name)[:80]}")
         if arguments is not None and not is_mapping(arguments):
-            raise _invalid_params("arguments must be an object")
+            raise _invalid_params("'arguments' must be an object")
         meta = params.get("_meta")
         token = meta.get("progressToken") if is_mapping(meta) else None
         try:

@@ -127,7 +127,7 @@ class AgentNode(Node):
             get_strategy(name or "function_calling")
         except NotFoundError as error:
             raise NodeError(
-                f"agent strategy {provider}/{name} is neither built in nor provided by"
+                f"Agent strategy {provider}/{name} is neither built in nor provided by"
                 f" an installed plugin: {error}",
                 error_type="AgentStrategyNotFoundError",
                 inputs=parameters,
@@ -243,7 +243,7 @@ class _BuiltInStrategy:
         # A missing model service is reported with the inputs, like other errors.
         if context.services.models is None:
             raise NodeError(
-                "no models are available",
+                "No models are available",
                 error_type=MODEL_NOT_FOUND,
                 inputs=inputs,
             )
@@ -405,7 +405,7 @@ class _BuiltInStrategy:
         if ref.kind == "dataset-retrieval" and services.datasets is not None:
             return DatasetTool(services.datasets, ref)
         if services.tools is None:
-            return MissingTool(ref, "no tools are available")
+            return MissingTool(ref, "No tools are available")
         try:
             return await services.tools.bind(ref)
         except (ToolNotFoundError, NotFoundError) as error:

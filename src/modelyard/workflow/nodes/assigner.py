@@ -150,19 +150,19 @@ def _assign(item: Assignment, pool: VariablePool) -> Update | None:
     current = pool.get(selector)
     if current is MISSING:
         raise AssignerError(
-            f"variable {name} not found", error_type="VariableNotFoundError"
+            f"Variable {name} not found", error_type="VariableNotFoundError"
         )
     # Of the reserved namespaces only conversation variables may be written.
     if selector[0] in NAMESPACES - {"conversation"}:
         raise AssignerError(
-            f"variable {name} is read-only", error_type="InvalidInputValueError"
+            f"Variable {name} is read-only", error_type="InvalidInputValueError"
         )
     # Inferred from the current value if the variable has no declared type.
     declared = pool.declared.get((selector[0], selector[1])) or type_of(current)
     operate = _OPERATIONS.get(item.operation)
     if operate is None:
         raise AssignerError(
-            f"unknown operation {item.operation!r}; expected one of {', '.join(OPERATIONS)}",
+            f"Unknown operation {item.operation!r}; expected one of {', '.join(OPERATIONS)}",
             error_type="OperationNotSupportedError",
         )
     operand = item.value
@@ -185,7 +185,7 @@ def _source_value(item: Assignment, pool: VariablePool) -> Any:
     value = pool.get(selector)
     if value is MISSING:
         raise AssignerError(
-            f"variable {'.'.join(selector)} not found",
+            f"Variable {'.'.join(selector)} not found",
             error_type="VariableNotFoundError",
         )
     return value

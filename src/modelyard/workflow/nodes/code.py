@@ -68,7 +68,7 @@ class CodeNode(Node):
         }
         if (sandbox := context.services.sandbox) is None:
             raise NodeError(
-                "code nodes require a sandbox, which is not available",
+                "Code nodes require a sandbox, which is not available",
                 error_type="SandboxUnavailable",
                 inputs=inputs,
             )

@@ -61,7 +61,7 @@ class DatasourceNode(Node):
             file = source_info.get("file")
             if file is None:
                 raise NodeError(
-                    "the run has no file",
+                    "The run has no file",
                     error_type="DatasourceNodeError",
                     inputs=inputs,
                 )
@@ -70,7 +70,7 @@ class DatasourceNode(Node):
             )
         if context.services.sources is None:
             raise NodeError(
-                "no datasources are available",
+                "No datasources are available",
                 error_type="DatasourceNodeError",
                 inputs=inputs,
             )

@@ -72,7 +72,7 @@ class DocumentExtractorNode(Node):
         # Both services are needed: one loads the file, the other one parses it.
         if services.files is None or services.sandbox is None:
             raise NodeError(
-                "files are not available in this run", error_type="FileDownloadError"
+                "Files are not available in this run", error_type="FileDownloadError"
             )
         data = await services.files.read(file)
         # Remote files often have no extension; their MIME type then gives the format.

@@ -237,7 +237,7 @@ class HttpRequestNode(Node):
             parts = urlsplit(url)
         except ValueError as error:
             raise NodeError(
-                f"invalid url {url[:100]!r}: {error}", error_type="InvalidURLError"
+                f"Invalid url {url[:100]!r}: {error}", error_type="InvalidURLError"
             ) from error
         # Parameters with an empty name are dropped after rendering.
         pairs = [
@@ -320,7 +320,7 @@ class HttpRequestNode(Node):
                 return await self._form(parts, context)
             case _:
                 raise NodeError(
-                    f"unknown body type {body.type!r}; expected one of none,"
+                    f"Unknown body type {body.type!r}; expected one of none,"
                     " form-data, x-www-form-urlencoded, json, raw-text, binary",
                     error_type="HttpRequestNodeError",
                 )

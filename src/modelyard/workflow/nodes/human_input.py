@@ -86,7 +86,7 @@ class HumanInputNode(Node):
         NodeError if forms are not available."""
         if (forms := context.services.forms) is None:
             raise NodeError(
-                "forms are not available: the run is not stored",
+                "Forms are not available: the run is not stored",
                 error_type="HumanInputUnavailable",
             )
         event_fields = self.event_fields(context.execution_id)

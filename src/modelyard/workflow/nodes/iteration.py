@@ -128,7 +128,7 @@ class IterationNode(Node):
         # The limit protects the process from a huge list.
         if len(value) > (max_items := context.run.limits.items):
             raise NodeError(
-                f"the list has {len(value):,} items; the maximum is {max_items:,}",
+                f"The list has {len(value):,} items; the maximum is {max_items:,}",
                 error_type="InvalidIteratorValueError",
             )
         return value
@@ -197,12 +197,12 @@ class IterationNode(Node):
             case Status.PAUSED:
                 raise NodePaused(*outcome.reasons)
             case Status.STOPPED:
-                raise NodeError(outcome.error or "stopped", error_type="Stopped")
+                raise NodeError(outcome.error or "Stopped", error_type="Stopped")
             case Status.FAILED:
                 # The other modes continue with None in place of a failed item.
                 if self.data.error_handle_mode == "terminated":
                     raise NodeError(
-                        f"iteration {index} failed: {outcome.error}",
+                        f"Iteration {index} failed: {outcome.error}",
                         error_type=outcome.error_type,
                     )
                 return _ItemResult(None, True)

@@ -58,7 +58,7 @@ class KnowledgeIndexNode(Node):
         segments = context.value(self.data.index_chunk_variable_selector)
         if context.services.datasets is None:
             raise NodeError(
-                "no datasets are available",
+                "No datasets are available",
                 error_type="KnowledgeIndexNodeError",
                 inputs={"chunks": segments},
             )

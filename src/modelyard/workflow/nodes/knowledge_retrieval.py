@@ -79,7 +79,7 @@ class KnowledgeRetrievalNode(Node):
             return NodeResult(inputs=inputs, outputs={"result": []})
         if (datasets := context.services.datasets) is None:
             raise NodeError(
-                "no datasets are available",
+                "No datasets are available",
                 error_type="KnowledgeRetrievalNodeError",
                 inputs=inputs,
             )

@@ -156,7 +156,7 @@ def _extract(extract: ExtractBy, values: list[Any], pool: VariablePool) -> list[
         nth = int(text)
     except ValueError:
         raise NodeError(
-            f"invalid list position {text[:60]!r}; expected a number",
+            f"Invalid list position {text[:60]!r}; expected a number",
             error_type="ValueError",
         ) from None
     # Numbers count from 1, as in the editor.
@@ -185,7 +185,7 @@ def _sort(order: OrderBy, values: list[Any]) -> list[Any]:
         return sorted(values, key=key, reverse=order.value == "desc")
     except TypeError as error:
         raise NodeError(
-            f"the list cannot be sorted: {error}", error_type="InvalidConditionError"
+            f"The list cannot be sorted: {error}", error_type="InvalidConditionError"
         ) from error
 
 

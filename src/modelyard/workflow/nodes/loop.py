@@ -179,7 +179,7 @@ class LoopNode(Node):
             )
             if source_value is MISSING:
                 raise NodeError(
-                    f"loop variable {variable.label}: {variable.value} not found",
+                    f"Loop variable {variable.label}: {variable.value} not found",
                     error_type="ValueError",
                 )
             return source_value
@@ -193,7 +193,7 @@ class LoopNode(Node):
                 return decode_body(value)
             except BodyError:
                 raise NodeError(
-                    f"loop variable {variable.label}: {value[:60]!r} is not a valid"
+                    f"Loop variable {variable.label}: {value[:60]!r} is not a valid"
                     f" {variable.var_type}",
                     error_type="ValueError",
                 ) from None
@@ -230,7 +230,7 @@ class LoopNode(Node):
                 raise NodePaused(*outcome.reasons)
             case Status.STOPPED | Status.FAILED:
                 raise NodeError(
-                    f"loop round {round_index + 1} failed: {outcome.error}",
+                    f"Loop round {round_index + 1} failed: {outcome.error}",
                     error_type=outcome.error_type or "Stopped",
                 )
             case _:

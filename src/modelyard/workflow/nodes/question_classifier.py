@@ -246,7 +246,7 @@ class QuestionClassifierNode(Node):
         """
         classes: Sequence[Class] = self.data.classes
         if not classes:
-            raise ValueError("the classifier has no classes")
+            raise ValueError("The classifier has no classes")
         try:
             answer = extract_json(split_thinking(text)[1])
             # Deeply nested or huge JSON is refused before it is parsed.

@@ -196,7 +196,7 @@ def _object(form_field: FormField, value: Any) -> Any:
             schema = msgspec.json.decode(schema)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             raise InputError(
-                f"the JSON schema of {form_field.variable} is not valid JSON"
+                f"The JSON schema of {form_field.variable} is not valid JSON"
             ) from None
     if is_mapping(schema) and schema:
         _check_schema(form_field.variable, schema, value)
@@ -215,7 +215,7 @@ def _check_schema(name: str, schema: Mapping[str, Any], value: Any) -> None:
             f"{name} cannot be validated against its JSON schema: {error}"
         ) from error
     except SchemaError as error:
-        raise InputError(f"the JSON schema of {name} is invalid: {error}") from error
+        raise InputError(f"The JSON schema of {name} is invalid: {error}") from error
     if mismatch is not None:
         raise InputError(f"{name} does not match its JSON schema: {mismatch.message}")
 

@@ -81,7 +81,7 @@ class ToolNode(Node):
         }
         if (tools := context.services.tools) is None:
             raise NodeError(
-                "no tools are available",
+                "No tools are available",
                 error_type="ToolNodeError",
                 inputs=parameters,
                 metadata=metadata,

@@ -74,7 +74,7 @@ def test_the_catalogue_lists_every_voice():
 
 def test_an_unknown_voice_gets_suggestions():
     with pytest.raises(
-        InvokeBadRequestError, match="unknown voice 'af_hart'; did you mean 'af_heart'"
+        InvokeBadRequestError, match="Unknown voice 'af_hart'; did you mean 'af_heart'"
     ):
         choose_voice("af_hart", EVERY, is_chinese=False)
 

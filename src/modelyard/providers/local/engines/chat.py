@@ -146,7 +146,7 @@ def _check_event(event: JsonValue | Exception) -> dict[str, Any]:
     message = str(error.get("message", error))
     if error.get("type") == "exceed_context_size_error":
         raise ContextTooLongError(
-            f"the request has {error.get('n_prompt_tokens')} tokens; the model's"
+            f"The request has {error.get('n_prompt_tokens')} tokens; the model's"
             f" context is limited to {error.get('n_ctx')}"
         )
     # The code is an HTTP status: below 500 the request is at fault.

@@ -49,11 +49,11 @@ class Engine:
             )
         except cv2.error as error:
             raise InvokeBadRequestError(
-                f"the image has more than {_MAX_PIXELS:,} pixels, or none"
+                f"The image has more than {_MAX_PIXELS:,} pixels, or none"
             ) from error
         if picture is None:
             raise InvokeBadRequestError(
-                "the image cannot be decoded; send png, jpeg or webp"
+                "The image cannot be decoded; send png, jpeg or webp"
             )
         # The library returns None if it finds no text.
         yield [str(line) for line in self._reader(picture).txts or ()]

@@ -61,7 +61,7 @@ class Engine:
             and self._tokenizer.token_to_id(f"<|{language}|>") is None
         ):
             raise InvokeBadRequestError(
-                f"unknown language {language!r}; use an ISO 639-1 code such as"
+                f"Unknown language {language!r}; use an ISO 639-1 code such as"
                 " 'en' or 'zh'"
             )
         position = 0
@@ -169,7 +169,7 @@ def read_audio(data: bytes) -> np.ndarray:
             # Checked before decoding: a small compressed file may hold days of silence.
             if file.frames > _MAX_SECONDS * file.samplerate:
                 raise InvokeBadRequestError(
-                    f"the recording is longer than {_MAX_SECONDS // 3600} hours;"
+                    f"The recording is longer than {_MAX_SECONDS // 3600} hours;"
                     " split it"
                 )
             rate, samples = (
@@ -178,11 +178,11 @@ def read_audio(data: bytes) -> np.ndarray:
             )
     except (soundfile.LibsndfileError, ValueError) as error:
         raise InvokeBadRequestError(
-            "the file is not audio in a supported format; send wav, mp3, flac or ogg",
+            "The file is not audio in a supported format; send wav, mp3, flac or ogg",
             param="file",
         ) from error
     if not len(samples):
-        raise InvokeBadRequestError("the recording contains no sound", param="file")
+        raise InvokeBadRequestError("The recording contains no sound", param="file")
     return resample(samples, rate)
 
 
