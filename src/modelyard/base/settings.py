@@ -791,7 +791,7 @@ def _value_of(text: str, target_type: Any) -> Any:
     except msgspec.ValidationError as error:
         # msgspec appends the path to its message: "reason - at `$`".
         reason = str(error).partition(" - at `$")[0]
-        raise ValueError(f"invalid value {text!r}: {reason}") from None
+        raise ValueError(f"Invalid value {text!r}: {reason}") from None
 
 
 def _check_has_text_form(target_type: Any) -> None:
@@ -799,7 +799,7 @@ def _check_has_text_form(target_type: Any) -> None:
     container, members = get_origin(target_type), get_args(target_type)
     is_simple_list = container is list and members[0] in (str, int)
     if container in (list, dict) and not is_simple_list:
-        raise ValueError("lists of objects and mappings are set in the settings file")
+        raise ValueError("Lists of objects and mappings are set in the settings file")
 
 
 def _convert(value: Any, target_type: Any, *, strict: bool = True) -> Any:

@@ -422,10 +422,10 @@ def _parse_request(line: str) -> JSON:
         request = json.loads(line)
     # Valid JSON that exhausts the interpreter's stack.
     except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
+        raise ValueError("The JSON is nested too deeply") from None
     if not isinstance(request, dict):
         raise ValueError(
-            f"expected a JSON object with invoke_id, type, action and request,"
+            f"Expected a JSON object with invoke_id, type, action and request,"
             f" got {line.strip()[:80]}"
         )
     return request

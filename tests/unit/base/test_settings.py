@@ -53,8 +53,8 @@ def test_variables_override_the_file_and_nested_fields(tmp_path: Path):
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("PORT", "ninety", "invalid value 'ninety': Expected `int`, got `str`"),
-        ("PORT", "-1", "invalid value '-1': Expected a finite number from 0 to"),
+        ("PORT", "ninety", "Invalid value 'ninety': Expected `int`, got `str`"),
+        ("PORT", "-1", "Invalid value '-1': Expected a finite number from 0 to"),
         (
             "PORT__NUMBER",
             "1",
@@ -68,26 +68,26 @@ def test_variables_override_the_file_and_nested_fields(tmp_path: Path):
         (
             "PROVIDERS__NAME",
             "a",
-            "lists of objects and mappings are set in the settings file",
+            "Lists of objects and mappings are set in the settings file",
         ),
         (
             "PROVIDERS",
             "openai",
-            "lists of objects and mappings are set in the settings file",
+            "Lists of objects and mappings are set in the settings file",
         ),
-        ("ROUTES", "{}", "lists of objects and mappings are set in the settings file"),
+        ("ROUTES", "{}", "Lists of objects and mappings are set in the settings file"),
         (
             "TOOLS__MCP_STDIO",
             "{}",
-            "lists of objects and mappings are set in the settings file",
+            "Lists of objects and mappings are set in the settings file",
         ),
         ("LOCAL", "1", "'local' is a section; set one of its fields, for example"),
         ("LOCAL__", "1", "'local' is a section; set one of its fields, for example"),
         ("LOCAL__COLOUR", "red", "'local' has no field 'colour'; available: "),
         ("LOCAL__THREAD", "1", "'local' has no field 'thread'; did you mean 'threads'"),
-        ("LOCAL__THREADS", "x", "invalid value 'x': Expected `int`, got `str`"),
-        ("CACHE__STORE", "disk", "invalid value 'disk': Invalid enum value 'disk'"),
-        ("EGRESS__PORTS", "80,x", "invalid value '80,x': Expected `int`, got `str`"),
+        ("LOCAL__THREADS", "x", "Invalid value 'x': Expected `int`, got `str`"),
+        ("CACHE__STORE", "disk", "Invalid value 'disk': Invalid enum value 'disk'"),
+        ("EGRESS__PORTS", "80,x", "Invalid value '80,x': Expected `int`, got `str`"),
     ],
 )
 def test_a_wrong_variable_is_named(

@@ -202,7 +202,7 @@ def recognise(name: Any, data: Any) -> Any:
     # document.
     if head[257:262] == b"ustar":
         raise document_formats.Unsupported(
-            "tar archives are not supported; unpack it and add its files"
+            "Tar archives are not supported; unpack it and add its files"
         )
     # The PDF header may be preceded by other bytes.
     if b"%PDF-" in head[:1024]:
