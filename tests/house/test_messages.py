@@ -124,9 +124,9 @@ def _beginnings(node: ast.expr, texts: Mapping[str, list[ast.expr]]) -> Iterator
             yield text
         case ast.BinOp(left=left):
             yield from _beginnings(left, texts)
-        case ast.IfExp(body=body, orelse=other):
+        case ast.IfExp(body=body, orelse=alternative):
             yield from _beginnings(body, texts)
-            yield from _beginnings(other, texts)
+            yield from _beginnings(alternative, texts)
         case ast.BoolOp(values=values):
             for value in values:
                 yield from _beginnings(value, texts)

@@ -17,6 +17,8 @@ from modelyard.base.errors import ConfigError, suggestion
 from modelyard.base.json_types import is_array, is_object
 from modelyard.base.number_bounds import FiniteLoader, Priority, Weight, check_numbers
 
+_yaml: Any = yaml  # its `compose` has no types
+
 _ENV_PREFIX = "MODELYARD_"
 _UNKNOWN_FIELD = re.compile(r"unknown field `(\w+)`")
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?")
@@ -550,10 +552,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         # The file is parsed twice: the node tree gives line numbers, the loader gives
         # values.
-        # `compose` has no types of its own.
-        node: Any = yaml.compose(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            path.read_text("utf-8"), Loader=yaml.CSafeLoader
-        )
+        node = _yaml.compose(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
         value = yaml.load(path.read_text("utf-8"), Loader=FiniteLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(

@@ -13,6 +13,8 @@ import yaml
 
 from modelyard.base.errors import ConfigError
 
+_yaml: Any = yaml  # its `compose` has no types
+
 MASK = "********"
 _SECRET = re.compile(
     r"(^|\.)(api_keys\[\d+\]|master_key|client_secret|qdrant_api_key|env\.\w+)$|(^|\.)credentials\[\d+\]\.values\.(?!.*(url|endpoint|region|version|name)$)"
@@ -87,10 +89,7 @@ def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
 def _scalars(text: str) -> Iterator[tuple[int, int, str, str]]:
     """Yield (start offset, end offset, path, value) of every scalar in the text."""
     try:
-        # `compose` has no types of its own.
-        node: Any = yaml.compose(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            text, Loader=yaml.SafeLoader
-        )
+        node = _yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"The settings are not YAML: {error}") from error
     pending: list[tuple[str, Any]] = [("", node)]

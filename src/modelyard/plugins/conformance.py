@@ -241,7 +241,7 @@ class _CheckRunner:
 
     async def _check_error_types(self, provider: str) -> None:
         """Check that an invalid request is reported as an error of a known type."""
-        data = {
+        data: JSON = {
             "provider": provider,
             "model_type": "llm",
             "model": "",
@@ -351,13 +351,8 @@ def _sample_values(parameters: Iterable[Parameter]) -> Iterable[tuple[str, Any]]
             first = (
                 options[0].get("value") if options and is_object(options[0]) else None
             )
-            yield (
-                parameter.name,
-                first
-                or {"number": 1, "boolean": True, "array": [], "object": {}}.get(
-                    parameter.type, "text"
-                ),
-            )
+            samples: JSON = {"number": 1, "boolean": True, "array": [], "object": {}}
+            yield parameter.name, first or samples.get(parameter.type, "text")
 
 
 _CHAT: JSON = {

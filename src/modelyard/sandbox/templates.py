@@ -325,7 +325,7 @@ class _Renderer:
         items = self._values.value(node.iter)
         # Jinja2 treats an undefined iterable as empty.
         if items is _UNDEFINED:
-            items = []
+            items = list[Any]()
         if not is_array(items):
             raise _UnsupportedTemplate
         outer = self._values.scope

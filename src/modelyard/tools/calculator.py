@@ -308,15 +308,15 @@ def _power(base: Any, exponent: Any) -> Any:
     return result
 
 
-def _round_to_integer(value: Any) -> Fraction:
+def _round_to_integer(value: Fraction | float) -> Fraction:
     return Fraction(round(value))
 
 
-def _floor(value: Any) -> Fraction:
+def _floor(value: Fraction | float) -> Fraction:
     return Fraction(math.floor(value))
 
 
-def _ceil(value: Any) -> Fraction:
+def _ceil(value: Fraction | float) -> Fraction:
     return Fraction(math.ceil(value))
 
 

@@ -194,7 +194,8 @@ def _argument_field(
         )
     has_default = parameter.default is not parameter.empty
     # Without an annotation, the type of the default is the best guess.
-    guessed_type: type[Any] = type(parameter.default) if has_default else str
+    default: object = parameter.default
+    guessed_type = type(default) if has_default else str
     hint = hints.get(parameter.name, guessed_type)
     if description := descriptions.get(parameter.name):
         hint = typing.Annotated[hint, msgspec.Meta(description=description)]

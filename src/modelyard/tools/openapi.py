@@ -625,7 +625,7 @@ class _ApiParser:
         # style.
         if "content" in parameter:
             content = _as_mapping(parameter["content"])
-            media_object = _as_mapping(next(iter(content.values()), {}))
+            media_object = _as_mapping(next(iter(content.values()), None))
             return making.schemas.inline(media_object.get("schema")), "json"
         declaration = parameter if self._is_old else parameter.get("schema")
         return making.schemas.inline(declaration), self._style(parameter, where)
@@ -766,7 +766,7 @@ class _ApiParser:
         if self._is_old:
             return self._swagger_server_url()
         servers = owner.get("servers") or self._document.get("servers") or ()
-        first = _as_mapping(servers[0]) if is_array(servers) and servers else {}
+        first = _as_mapping(servers[0] if is_array(servers) and servers else None)
         url = str(first.get("url") or "")
         # Server variables are replaced by their defaults.
         for name, variable in _as_mapping(first.get("variables")).items():

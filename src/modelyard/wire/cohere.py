@@ -62,9 +62,11 @@ from modelyard.models.types import JSON
 
 FORMAT = "cohere"
 
+_Number = type[bool] | type[int] | type[float]
+
 # Cohere's name of a parameter -> (name in LLMRequest.model_parameters, type, lower and
 # upper bound).
-_PARAMETER_RANGES: dict[str, tuple[str, type, float, float]] = {
+_PARAMETER_RANGES: dict[str, tuple[str, _Number, float, float]] = {
     "temperature": ("temperature", float, 0, 2),
     "p": ("top_p", float, 0, 1),
     "k": ("top_k", int, 0, 500),

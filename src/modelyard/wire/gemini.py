@@ -78,7 +78,7 @@ to Google."""
 
 # Google's name of a parameter -> (name in LLMRequest.model_parameters, type, lower and
 # upper bound).
-_PARAMETER_RANGES: dict[str, tuple[str, type, float, float]] = {
+_PARAMETER_RANGES: dict[str, tuple[str, Any, float, float]] = {
     "temperature": ("temperature", float, 0, 2),
     "topP": ("top_p", float, 0, 1),
     "topK": ("top_k", float, 0, 1 << 31),

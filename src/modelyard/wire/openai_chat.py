@@ -78,7 +78,7 @@ from modelyard.models.types import JSON
 FORMAT = "openai_chat"
 
 # Parameter -> (type, lower and upper bound).
-_PARAMETER_RANGES: dict[str, tuple[type, float, float]] = {
+_PARAMETER_RANGES: dict[str, tuple[type[int] | type[float], float, float]] = {
     "temperature": (float, 0, 2),
     "top_p": (float, 0, 1),
     "top_k": (int, -1, 1 << 31),

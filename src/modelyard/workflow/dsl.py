@@ -28,6 +28,8 @@ from modelyard.workflow.schedule import ScheduleError, schedule_of
 from modelyard.workflow.simple_apps import nodes_of_model_config
 from modelyard.workflow.variables import NAMESPACES, WorkflowError
 
+_yaml: Any = yaml  # its `parse` and `compose` have no types
+
 VERSION = "0.6.0"
 MAX_BYTES = 10 * 1024 * 1024
 MAX_NODES = 5_000
@@ -368,9 +370,7 @@ def parse_yaml(text: str, name: str = "") -> Any:
 def _check_depth(text: str, name: str) -> None:
     """Raise DslError if the text has too many values or too many levels."""
     depth = 0
-    # `parse` has no types of its own.
-    events: Iterable[yaml.Event] = yaml.parse(text, _Loader)  # pyright: ignore[reportUnknownMemberType]
-    for count, event in enumerate(events):
+    for count, event in enumerate(_yaml.parse(text, _Loader)):
         if count > _MAX_EVENTS:
             raise DslError(
                 [
@@ -839,9 +839,8 @@ class _AppParser:
         """Return the line of a path in the file; 0 if unknown. The text is parsed for
         positions on the first call."""
         if self._tree is None:
-            # `compose` has no types of its own.
-            self._tree = yaml.compose(self._text, _Loader)  # pyright: ignore[reportUnknownMemberType]
-        yaml_node = self._tree
+            self._tree = _yaml.compose(self._text, _Loader)
+        yaml_node: Any = self._tree
         # Follow the path as far as it exists, so that a missing field gets the line of
         # its parent.
         for step in path:

@@ -61,9 +61,7 @@ class ToolMessageCollector:
                 self._variable(message)
             case "file":
                 if (file := meta.get("file")) is not None:
-                    self._files.append(
-                        from_object(file) if isinstance(file, Mapping) else file
-                    )
+                    self._files.append(from_object(file) if is_mapping(file) else file)
             case _:
                 pass
 

@@ -43,6 +43,12 @@ def api(name: str, prefix: str, errors: Any, **handlers: Any) -> Api:
     )
 
 
+class PlainGateway(Gateway):
+    """The gateway without what checks its answers in tests, which routes them too."""
+
+    _failure, _audit = Gateway._failure, Gateway._audit
+
+
 class CountingGateway:
     """A gateway with two APIs, called without a server; it counts the look-ups."""
 
@@ -55,7 +61,7 @@ class CountingGateway:
             api("openai", "/open", OPENAI, **handlers),
             api("anthropic", "/claude", ANTHROPIC, **handlers),
         ]
-        self.gateway = Gateway(
+        self.gateway = PlainGateway(
             apis,
             Authenticator(["secret"]),
             ContentRules(origin=lambda: ""),

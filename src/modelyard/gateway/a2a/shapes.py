@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from modelyard.base.json_types import is_array, is_mapping
+from modelyard.base.json_types import JsonValue, is_array, is_mapping
 from modelyard.models.types import JSON
 from modelyard.workflow.engine import Status
 from modelyard.workflow.events import (
@@ -154,7 +154,7 @@ def _inline_file(part: Mapping[str, Any], index: int) -> tuple[str, bytes, str]:
     return str(part.get("filename") or "file"), data, str(part.get("mediaType") or "")
 
 
-def _restore_integers(value: Any) -> Any:
+def _restore_integers(value: JsonValue) -> Any:
     """Return the value with whole floats as integers.
 
     Many clients build JSON with protobuf, which has only doubles.
