@@ -16,6 +16,7 @@ import msgspec
 
 from modelyard.base.errors import ConfigError, ModelyardError, PackageError
 from modelyard.base.fields import optional_field, required_field
+from modelyard.base.json_types import is_object
 from modelyard.cli.assignments import Assignment
 from modelyard.cli.output import (
     failure_text,
@@ -423,7 +424,7 @@ def _parse_request(line: str) -> JSON:
     # Valid JSON that exhausts the interpreter's stack.
     except RecursionError:
         raise ValueError("The JSON is nested too deeply") from None
-    if not isinstance(request, dict):
+    if not is_object(request):
         raise ValueError(
             f"Expected a JSON object with invoke_id, type, action and request,"
             f" got {line.strip()[:80]}"
