@@ -35,7 +35,7 @@ coverage: .venv/.dev weights ## The tests with branch coverage, compared with it
 
 check: lint types contracts test ## Lint, types, import contracts and tests.
 
-lint: .venv/.dev ## Style and common mistakes, of the console too.
+lint: .venv/.dev ## Style and common mistakes, of the console too, and its unit tests.
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	@console-ui/check
 

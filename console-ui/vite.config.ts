@@ -1,3 +1,4 @@
+/// <reference types="vitest/config" />
 import react from "@vitejs/plugin-react";
 import { defineConfig } from "vite";
 
@@ -22,4 +23,6 @@ export default defineConfig({
     chunkSizeWarningLimit: 700,
     rollupOptions: { input: ["index.html", "chat.html"] },
   },
+  // Property tests try many cases; on a busy machine one test may take longer than the usual five seconds.
+  test: { include: ["tests/**/*.test.ts"], setupFiles: ["tests/browser.ts"], testTimeout: 60_000 },
 });

@@ -43,7 +43,7 @@ export const actFor = (tenant: string) => {
 export const addressed = (path: string) =>
   acting ? `${path}${path.includes("?") ? "&" : "?"}tenant=${encodeURIComponent(acting)}` : path;
 
-export const asked = async (input: RequestInfo, init?: RequestInit): Promise<Response> => {
+export const fetchChecked = async (input: RequestInfo, init?: RequestInit): Promise<Response> => {
   const request = new Request(input, init);
   if (acting) request.headers.set("x-modelyard-tenant", acting);
   const answer = await reached(request);
@@ -56,18 +56,18 @@ const refuses: Middleware = {
     if (!response.ok) throw await refusal(response);
   },
 };
-const admin = createClient<paths>({ fetch: (request) => asked(request) });
+const admin = createClient<paths>({ fetch: (request) => fetchChecked(request) });
 admin.use(refuses);
 
 const taken = async <T>(call: Promise<{ data?: T }>): Promise<T> => (await call).data as T;
-const one = (id: string) => ({ params: { path: { id } } });
+const byId = (id: string) => ({ params: { path: { id } } });
 
 // The operator's word that a package need not be signed.
 const unsigned = (is: boolean): { unsigned?: string } => (is ? { unsigned: "true" } : {});
 
 const send = async <T>(path: string, method = "GET", body?: unknown): Promise<T> =>
   (
-    await asked(path, {
+    await fetchChecked(path, {
       method,
       headers: { "content-type": "application/json" },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
@@ -76,7 +76,7 @@ const send = async <T>(path: string, method = "GET", body?: unknown): Promise<T>
 
 // Things that are listed, made, changed and removed alike.
 type Plural = "keys" | "users" | "tenants" | "limits" | "routes" | "credentials" | "models" | "defaults";
-type Made = {
+type Views = {
   keys: Shape<"KeyView">;
   users: Shape<"UserView">;
   tenants: Shape<"TenantView">;
@@ -87,8 +87,8 @@ type Made = {
   defaults: Shape<"DefaultModelView">;
 };
 // Of a new key, the key itself is told, this once.
-type New = Omit<Made, "keys"> & { keys: Shape<"CreatedKey"> };
-type Sent = {
+type Created = Omit<Views, "keys"> & { keys: Shape<"CreatedKey"> };
+type Inputs = {
   keys: Shape<"KeyInput">;
   users: Shape<"UserInput">;
   tenants: Shape<"TenantInput">;
@@ -107,11 +107,11 @@ const tenants = async () => {
 };
 
 const all = <P extends Plural>(plural: P) =>
-  send<{ data: Made[P][] }>(`/admin/v1/${plural}?limit=1000`).then((it) => it.data);
-const make = <P extends Plural>(plural: P, value: Partial<Sent[P]> & { name: string }) =>
-  send<New[P]>(`/admin/v1/${plural}`, "POST", value);
-const change = <P extends Plural>(plural: P, id: string, value: Partial<Sent[P]> & { name?: string }) =>
-  send<Made[P]>(`/admin/v1/${plural}/${encodeURIComponent(id)}`, "PATCH", value);
+  send<{ data: Views[P][] }>(`/admin/v1/${plural}?limit=1000`).then((body) => body.data);
+const make = <P extends Plural>(plural: P, value: Partial<Inputs[P]> & { name: string }) =>
+  send<Created[P]>(`/admin/v1/${plural}`, "POST", value);
+const change = <P extends Plural>(plural: P, id: string, value: Partial<Inputs[P]> & { name?: string }) =>
+  send<Views[P]>(`/admin/v1/${plural}/${encodeURIComponent(id)}`, "PATCH", value);
 const remove = (plural: Plural | "apps" | "plugins", id: string) =>
   send<unknown>(`/admin/v1/${plural}/${encodeURIComponent(id)}`, "DELETE");
 
@@ -185,73 +185,73 @@ export const api = {
   sessions: () =>
     send<{ data: { id: string; agent: string; created_at: number; is_current: boolean }[] }>(
       "/console/api/sessions",
-    ).then((it) => it.data),
+    ).then((body) => body.data),
   endSession: (id: string) => send<unknown>(`/console/api/sessions/${id}`, "DELETE"),
-  accounts: () => send<{ data: Account[] }>("/console/api/accounts").then((it) => it.data),
+  accounts: () => send<{ data: Account[] }>("/console/api/accounts").then((body) => body.data),
   changeAccount: (id: string, value: { role?: string; is_enabled?: boolean }) =>
     send<unknown>(`/console/api/accounts/${id}`, "PATCH", value),
   invite: (email: string, role: string) => send<{ token: string }>("/console/api/invitations", "POST", { email, role }),
   audit: () =>
     send<{ data: { at: number; who: string; what: string; subject: string }[] }>("/console/api/audit").then(
-      (it) => it.data,
+      (body) => body.data,
     ),
 
-  providers: () => taken(admin.GET("/admin/v1/providers")).then((it) => it.data),
-  provider: (id: string) => taken(admin.GET("/admin/v1/providers/{id}", one(id))),
+  providers: () => taken(admin.GET("/admin/v1/providers")).then((body) => body.data),
+  provider: (id: string) => taken(admin.GET("/admin/v1/providers/{id}", byId(id))),
   checkCredential: (id: string, values: Record<string, unknown>) =>
-    taken(admin.POST("/admin/v1/providers/{id}/check", { ...one(id), body: { values } })),
+    taken(admin.POST("/admin/v1/providers/{id}/check", { ...byId(id), body: { values } })),
   catalogue: (query: { type?: string; ready?: boolean } = {}) =>
-    taken(admin.GET("/admin/v1/catalogue", { params: { query } })).then((it) => it.data),
-  weights: () => taken(admin.GET("/admin/v1/weights")).then((it) => it.data),
-  removeWeights: (id: string) => taken(admin.DELETE("/admin/v1/weights/{id}", one(id))),
+    taken(admin.GET("/admin/v1/catalogue", { params: { query } })).then((body) => body.data),
+  weights: () => taken(admin.GET("/admin/v1/weights")).then((body) => body.data),
+  removeWeights: (id: string) => taken(admin.DELETE("/admin/v1/weights/{id}", byId(id))),
   plan: (body: { model: string; type?: string; user?: string; key?: string }) =>
     taken(admin.POST("/admin/v1/plan", { body })),
-  resting: () => taken(admin.GET("/admin/v1/resting")).then((it) => it.data),
+  resting: () => taken(admin.GET("/admin/v1/resting")).then((body) => body.data),
 
   usage: (by: string, since: number, until?: number) =>
     taken(admin.GET("/admin/v1/usage", { params: { query: { by, since, ...(until ? { until } : {}) } } })).then(
-      (it) => it.data,
+      (body) => body.data,
     ),
   latency: (since: number, until: number) =>
-    taken(admin.GET("/admin/v1/latency", { params: { query: { since, until } } })).then((it) => it.data),
+    taken(admin.GET("/admin/v1/latency", { params: { query: { since, until } } })).then((body) => body.data),
   calls: (query: CallFilter) => taken(admin.GET("/admin/v1/calls", { params: { query } })),
-  call: (id: string) => taken(admin.GET("/admin/v1/calls/{id}", one(id))),
+  call: (id: string) => taken(admin.GET("/admin/v1/calls/{id}", byId(id))),
   replay: (id: string, model: string) =>
-    taken(admin.POST("/admin/v1/calls/{id}/replay", { ...one(id), body: { model } })),
+    taken(admin.POST("/admin/v1/calls/{id}/replay", { ...byId(id), body: { model } })),
 
   plugins: () => taken(admin.GET("/admin/v1/plugins")),
-  pluginLogs: (id: string) => taken(admin.GET("/admin/v1/plugins/{id}/logs", one(id))).then((it) => it.data),
+  pluginLogs: (id: string) => taken(admin.GET("/admin/v1/plugins/{id}/logs", byId(id))).then((body) => body.data),
   grant: (id: string, granted: string[]) =>
-    taken(admin.PATCH("/admin/v1/plugins/{id}", { ...one(id), body: { granted } })),
-  market: (q: string) => taken(admin.GET("/admin/v1/market", { params: { query: { q } } })).then((it) => it.data),
+    taken(admin.PATCH("/admin/v1/plugins/{id}", { ...byId(id), body: { granted } })),
+  market: (q: string) => taken(admin.GET("/admin/v1/market", { params: { query: { q } } })).then((body) => body.data),
   installFromMarket: (id: string, isUnsigned = false) =>
     taken(admin.POST("/admin/v1/plugins/market", { body: { id }, params: { query: unsigned(isUnsigned) } })),
   install: async (file: Blob, isUnsigned = false) =>
     (
-      await asked(`/admin/v1/plugins?${new URLSearchParams(unsigned(isUnsigned))}`, {
+      await fetchChecked(`/admin/v1/plugins?${new URLSearchParams(unsigned(isUnsigned))}`, {
         method: "POST",
         body: file,
         headers: { "content-type": "application/octet-stream" },
       })
     ).json() as Promise<Shape<"InstallTask">>,
-  installTask: (id: string) => taken(admin.GET("/admin/v1/plugins/tasks/{id}", one(id))),
+  installTask: (id: string) => taken(admin.GET("/admin/v1/plugins/tasks/{id}", byId(id))),
 
-  apps: () => taken(admin.GET("/admin/v1/apps")).then((it) => it.data),
-  app: (id: string) => taken(admin.GET("/admin/v1/apps/{id}", one(id))),
+  apps: () => taken(admin.GET("/admin/v1/apps")).then((body) => body.data),
+  app: (id: string) => taken(admin.GET("/admin/v1/apps/{id}", byId(id))),
   appFile: async (id: string, version?: string) =>
-    (await asked(`/admin/v1/apps/${encodeURIComponent(id)}/file${version ? `?version=${version}` : ""}`)).text(),
+    (await fetchChecked(`/admin/v1/apps/${encodeURIComponent(id)}/file${version ? `?version=${version}` : ""}`)).text(),
   saveApp: (id: string, file: string, base: string) =>
-    taken(admin.PUT("/admin/v1/apps/{id}/file", { ...one(id), body: { file, base } })),
+    taken(admin.PUT("/admin/v1/apps/{id}/file", { ...byId(id), body: { file, base } })),
   importApp: (file: string, publish = true, name?: string) =>
     taken(admin.POST("/admin/v1/apps", { body: { file, publish, ...(name ? { name } : {}) } })),
   checkApp: (file: string) => taken(admin.POST("/admin/v1/apps/check", { body: { file } })),
-  publish: (id: string, name = "") => taken(admin.POST("/admin/v1/apps/{id}/publish", { ...one(id), body: { name } })),
+  publish: (id: string, name = "") => taken(admin.POST("/admin/v1/apps/{id}/publish", { ...byId(id), body: { name } })),
   restore: (id: string, version: string) =>
-    taken(admin.POST("/admin/v1/apps/{id}/restore", { ...one(id), body: { version } })),
+    taken(admin.POST("/admin/v1/apps/{id}/restore", { ...byId(id), body: { version } })),
   setApp: (id: string, body: { is_enabled?: boolean; page?: { is_on?: boolean; origins?: string[] } }) =>
-    taken(admin.PATCH("/admin/v1/apps/{id}", { ...one(id), body })),
-  appKeys: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/keys", one(id))).then((it) => it.data),
-  makeAppKey: (id: string) => taken(admin.POST("/admin/v1/apps/{id}/keys", one(id))),
+    taken(admin.PATCH("/admin/v1/apps/{id}", { ...byId(id), body })),
+  appKeys: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/keys", byId(id))).then((body) => body.data),
+  makeAppKey: (id: string) => taken(admin.POST("/admin/v1/apps/{id}/keys", byId(id))),
   removeAppKey: (id: string, key: string) =>
     taken(admin.DELETE("/admin/v1/apps/{id}/keys/{key}", { params: { path: { id, key } } })),
   appForm: (id: string, draft = false, root = "") =>
@@ -262,59 +262,61 @@ export const api = {
     const form = new FormData();
     form.append("file", file);
     return (
-      await asked(`/admin/v1/apps/${encodeURIComponent(id)}/files`, { method: "POST", body: form })
+      await fetchChecked(`/admin/v1/apps/${encodeURIComponent(id)}/files`, { method: "POST", body: form })
     ).json() as Promise<Shape<"UploadedFile">>;
   },
-  triggers: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/triggers", one(id))).then((it) => it.data),
+  triggers: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/triggers", byId(id))).then((body) => body.data),
   nodeParts: () => taken(admin.GET("/admin/v1/node-parts")),
-  subscriptions: () => taken(admin.GET("/admin/v1/subscriptions")).then((it) => it.data),
+  subscriptions: () => taken(admin.GET("/admin/v1/subscriptions")).then((body) => body.data),
   subscribe: (
     plugin: string,
     name: string,
     parameters: Record<string, unknown>,
     credentials: Record<string, unknown>,
   ) => taken(admin.POST("/admin/v1/subscriptions", { body: { plugin, name, parameters, credentials } })),
-  unsubscribe: (id: string) => taken(admin.DELETE("/admin/v1/subscriptions/{id}", one(id))),
+  unsubscribe: (id: string) => taken(admin.DELETE("/admin/v1/subscriptions/{id}", byId(id))),
   appRuns: (id: string) =>
     taken(admin.GET("/admin/v1/apps/{id}/runs", { params: { path: { id }, query: { limit: 100 } } })),
   testNode: (id: string, file: string, node: string, inputs: Record<string, unknown>) =>
-    taken(admin.POST("/admin/v1/apps/{id}/test-node", { ...one(id), body: { file, node, inputs } })),
-  conversations: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/conversations", one(id))).then((it) => it.data),
+    taken(admin.POST("/admin/v1/apps/{id}/test-node", { ...byId(id), body: { file, node, inputs } })),
+  conversations: (id: string) =>
+    taken(admin.GET("/admin/v1/apps/{id}/conversations", byId(id))).then((body) => body.data),
   messages: (id: string, conversation: string) =>
     taken(
       admin.GET("/admin/v1/apps/{id}/conversations/{conversation}", { params: { path: { id, conversation } } }),
-    ).then((it) => it.data),
-  feedback: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/feedback", one(id))).then((it) => it.data),
-  annotations: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/annotations", one(id))).then((it) => it.data),
+    ).then((body) => body.data),
+  feedback: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/feedback", byId(id))).then((body) => body.data),
+  annotations: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/annotations", byId(id))).then((body) => body.data),
   annotate: (id: string, question: string, answer: string) =>
-    taken(admin.POST("/admin/v1/apps/{id}/annotations", { ...one(id), body: { question, answer } })),
+    taken(admin.POST("/admin/v1/apps/{id}/annotations", { ...byId(id), body: { question, answer } })),
   removeAnnotation: (id: string, annotation: string) =>
     taken(admin.DELETE("/admin/v1/apps/{id}/annotations/{annotation}", { params: { path: { id, annotation } } })),
-  nodes: () => taken(admin.GET("/admin/v1/nodes")).then((it) => it.data),
-  run: (id: string) => taken(admin.GET("/admin/v1/runs/{id}", one(id))),
+  nodes: () => taken(admin.GET("/admin/v1/nodes")).then((body) => body.data),
+  run: (id: string) => taken(admin.GET("/admin/v1/runs/{id}", byId(id))),
   control: (id: string, verb: "stop" | "pause" | "resume") =>
     send<{ done: boolean }>(`/admin/v1/runs/${id}/${verb}`, "POST"),
 
-  datasets: () => send<{ data: Dataset[] }>("/v1/datasets?limit=100").then((it) => it.data),
+  datasets: () => send<{ data: Dataset[] }>("/v1/datasets?limit=100").then((body) => body.data),
   dataset: (id: string) => send<Dataset>(`/v1/datasets/${id}`),
   makeDataset: (name: string) =>
     send<Dataset>("/v1/datasets", "POST", { name, indexing_technique: "high_quality", permission: "all_team_members" }),
-  removeDataset: (id: string) => asked(`/v1/datasets/${id}`, { method: "DELETE" }),
-  documents: (id: string) => send<{ data: Doc[] }>(`/v1/datasets/${id}/documents?limit=100`).then((it) => it.data),
-  removeDocument: (id: string, doc: string) => asked(`/v1/datasets/${id}/documents/${doc}`, { method: "DELETE" }),
+  removeDataset: (id: string) => fetchChecked(`/v1/datasets/${id}`, { method: "DELETE" }),
+  documents: (id: string) => send<{ data: Doc[] }>(`/v1/datasets/${id}/documents?limit=100`).then((body) => body.data),
+  removeDocument: (id: string, doc: string) =>
+    fetchChecked(`/v1/datasets/${id}/documents/${doc}`, { method: "DELETE" }),
   segments: (id: string, doc: string) =>
-    send<{ data: Segment[] }>(`/v1/datasets/${id}/documents/${doc}/segments?limit=100`).then((it) => it.data),
+    send<{ data: Segment[] }>(`/v1/datasets/${id}/documents/${doc}/segments?limit=100`).then((body) => body.data),
   upload: async (id: string, file: File, rule: unknown) => {
     const form = new FormData();
     form.append("data", JSON.stringify({ indexing_technique: "high_quality", process_rule: rule }));
     form.append("file", file);
     return (
-      await asked(`/v1/datasets/${id}/document/create-by-file`, { method: "POST", body: form })
+      await fetchChecked(`/v1/datasets/${id}/document/create-by-file`, { method: "POST", body: form })
     ).json() as Promise<{ document: Doc; batch: string }>;
   },
   retrieve: (id: string, query: string, retrieval_model: unknown) =>
     send<{ records: Hit[] }>(`/v1/datasets/${id}/retrieve`, "POST", { query, retrieval_model }).then(
-      (it) => it.records,
+      (body) => body.records,
     ),
   askDataset: (id: string, query: string) =>
     send<{
@@ -326,13 +328,15 @@ export const api = {
   split: (text: string, rule: unknown) =>
     taken(admin.POST("/admin/v1/split", { body: { text, process_rule: rule as Record<string, unknown> } })),
 
-  evaluations: (id: string) => taken(admin.GET("/admin/v1/evaluations/{id}", one(id))).then((it) => it.data),
+  evaluations: (id: string) => taken(admin.GET("/admin/v1/evaluations/{id}", byId(id))).then((body) => body.data),
   evaluation: (id: string, evaluation: string) =>
     taken(admin.GET("/admin/v1/evaluations/{id}/{evaluation}", { params: { path: { id, evaluation } } })),
   removeEvaluation: (id: string, evaluation: string) =>
     taken(admin.DELETE("/admin/v1/evaluations/{id}/{evaluation}", { params: { path: { id, evaluation } } })),
   writeQuestions: (id: string, count = 20) =>
-    taken(admin.POST("/admin/v1/evaluations/{id}/questions", { ...one(id), body: { count } })).then((it) => it.data),
+    taken(admin.POST("/admin/v1/evaluations/{id}/questions", { ...byId(id), body: { count } })).then(
+      (body) => body.data,
+    ),
 
   about: () => taken(admin.GET("/admin/v1/about")),
   settings: () => taken(admin.GET("/admin/v1/settings")),
@@ -342,7 +346,9 @@ export const api = {
 
 // Server-sent events, of whatever is asked with any method.
 export async function* events<T extends object>(path: string, init: RequestInit): AsyncGenerator<T> {
-  yield* eventsIn<T>(await asked(path, { ...init, headers: { "content-type": "application/json", ...init.headers } }));
+  yield* eventsIn<T>(
+    await fetchChecked(path, { ...init, headers: { "content-type": "application/json", ...init.headers } }),
+  );
 }
 
 export interface ToolCall {
@@ -350,7 +356,7 @@ export interface ToolCall {
   arguments: string;
 }
 export type Content = string | ({ type: "text"; text: string } | { type: "image_url"; image_url: { url: string } })[];
-export interface Said {
+export interface ChatMessage {
   role: "system" | "user" | "assistant";
   content: Content;
 }
@@ -366,7 +372,7 @@ export interface ChatUsage {
   total_tokens: number;
 }
 
-interface Told {
+interface ChatChunk {
   usage?: ChatUsage;
   choices?: {
     delta?: {
@@ -383,7 +389,7 @@ export async function* chat(
   signal: AbortSignal,
   onCall: (id: string) => void,
 ): AsyncGenerator<Piece> {
-  const answer = await asked("/v1/chat/completions", {
+  const answer = await fetchChecked("/v1/chat/completions", {
     method: "POST",
     signal,
     headers: { "content-type": "application/json" },
@@ -391,7 +397,7 @@ export async function* chat(
   });
   onCall(answer.headers.get("x-request-id") ?? "");
   const tools: ToolCall[] = [];
-  for await (const event of eventsIn<Told>(answer)) {
+  for await (const event of eventsIn<ChatChunk>(answer)) {
     const delta = event.choices?.[0]?.delta;
     const piece: Piece = {};
     if (delta?.content) piece.text = delta.content;

@@ -1,5 +1,5 @@
 // What a browser keeps for us. Some keep nothing, as in a frame on another site: the page works until it is closed.
-export const kept = {
+export const browserStorage = {
   get(name: string): string | null {
     try {
       return localStorage.getItem(name);

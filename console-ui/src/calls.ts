@@ -18,14 +18,14 @@ const unlessAborted = (error: unknown): never => {
 export const reached = (request: Request): Promise<Response> => fetch(request).catch(unlessAborted);
 
 export const refusalOf = async (answer: Response): Promise<Refused> => {
-  const told = (await answer.json().catch(() => ({}))) as {
+  const body = (await answer.json().catch(() => ({}))) as {
     error?: { message?: string; code?: string };
     message?: string;
   };
   return new Refused(
-    told.error?.message ?? told.message ?? `${answer.status} ${answer.statusText}`,
+    body.error?.message ?? body.message ?? `${answer.status} ${answer.statusText}`,
     answer.status,
-    told.error?.code,
+    body.error?.code,
   );
 };
 

@@ -3,22 +3,22 @@ type Pair = readonly [en: string, zh: string];
 export interface Table {
   readonly [name: string]: Pair | Table;
 }
-export type Said<T> = { readonly [K in keyof T]: T[K] extends Pair ? string : Said<T[K]> };
+export type Texts<T> = { readonly [K in keyof T]: T[K] extends Pair ? string : Texts<T[K]> };
 
 export const LANGUAGES = { en: { tag: "en", label: "English" }, zh: { tag: "zh-Hans", label: "中文" } } as const;
 export type Language = keyof typeof LANGUAGES;
 
 const picked = (from: Table, at: 0 | 1): Record<string, unknown> =>
   Object.fromEntries(
-    Object.entries(from).map(([name, one]) => [
+    Object.entries(from).map(([name, entry]) => [
       name,
-      Array.isArray(one) ? (one as Pair)[at] : picked(one as Table, at),
+      Array.isArray(entry) ? (entry as Pair)[at] : picked(entry as Table, at),
     ]),
   );
 
-export const inEach = <T extends Table>(table: T): Record<Language, Said<T>> => ({
-  en: picked(table, 0) as Said<T>,
-  zh: picked(table, 1) as Said<T>,
+export const inEach = <T extends Table>(table: T): Record<Language, Texts<T>> => ({
+  en: picked(table, 0) as Texts<T>,
+  zh: picked(table, 1) as Texts<T>,
 });
 
 export const filled = (text: string, values: Record<string, string | number>) =>
@@ -48,4 +48,4 @@ export const COMMON = {
   notANumber: ["This must be a number.", "请输入数字。"],
   notJson: ["Invalid JSON", "JSON 无效"],
 } as const satisfies Table;
-export type CommonWords = Said<typeof COMMON>;
+export type CommonWords = Texts<typeof COMMON>;

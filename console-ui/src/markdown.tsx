@@ -14,10 +14,10 @@ const BULLETED = /^\s*([-*+]|\d+[.)])\s/;
 const UNDER_HEADS = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)+\|?\s*$/;
 
 // Quotes within quotes; whoever writes more of them reads them as text.
-const MOST_QUOTES = 20;
+const MAX_QUOTES = 20;
 
 // Elements that stand in a row for good have no name but their place.
-const row = (parts: ReactNode[]) => parts.map((part, place) => <Fragment key={place}>{part}</Fragment>);
+const row = (parts: ReactNode[]) => parts.map((part, index) => <Fragment key={index}>{part}</Fragment>);
 
 export const urlOf = (address: string): URL | null => {
   try {
@@ -95,7 +95,7 @@ const list = (lines: string[], from: number): Block => {
       at += 1;
     } else break;
   }
-  const children = entries.map((entry, place) => <li key={place}>{row(entry)}</li>);
+  const children = entries.map((entry, index) => <li key={index}>{row(entry)}</li>);
   const isOrdered = /^\s*\d/.test(first);
   const part = isOrdered ? <ol start={Number.parseInt(first.trim(), 10)}>{children}</ol> : <ul>{children}</ul>;
   return { part, next: at };
@@ -126,14 +126,14 @@ const tabled = (lines: string[], from: number): Block => {
     <table>
       <thead>
         <tr>
-          {cells(lines[from] ?? "").map((cell, place) => (
-            <th key={place}>{inline(cell)}</th>
+          {cells(lines[from] ?? "").map((cell, index) => (
+            <th key={index}>{inline(cell)}</th>
           ))}
         </tr>
       </thead>
       <tbody>
-        {lines.slice(from + 2, at).map((line, place) => (
-          <tr key={place}>
+        {lines.slice(from + 2, at).map((line, index) => (
+          <tr key={index}>
             {cells(line).map((cell, column) => (
               <td key={column}>{inline(cell)}</td>
             ))}
@@ -148,9 +148,9 @@ const tabled = (lines: string[], from: number): Block => {
 const paragraph = (lines: string[], from: number): Block => {
   let at = from + 1;
   while (lines[at]?.trim() && !BEGINS.test(lines[at] ?? "")) at += 1;
-  const body = lines.slice(from, at).map((line, place) => (
-    <Fragment key={place}>
-      {place > 0 && <br />}
+  const body = lines.slice(from, at).map((line, index) => (
+    <Fragment key={index}>
+      {index > 0 && <br />}
       {inline(line)}
     </Fragment>
   ));
@@ -168,7 +168,7 @@ const block = (lines: string[], at: number, depth: number): Block => {
     return { part: createElement(`h${level}`, null, inline(heading[2] ?? "")), next: at + 1 };
   }
   if (RULE.test(line)) return { part: <hr />, next: at + 1 };
-  if (QUOTE.test(line) && depth < MOST_QUOTES) return quoted(lines, at, depth);
+  if (QUOTE.test(line) && depth < MAX_QUOTES) return quoted(lines, at, depth);
   if (BULLETED.test(line)) return list(lines, at);
   if (line.includes("|") && UNDER_HEADS.test(lines[at + 1] ?? "")) return tabled(lines, at);
   return paragraph(lines, at);

@@ -1,5 +1,5 @@
 // The console's words; those that its parts share with the apps' page are in `languages.ts`.
-import { COMMON, inEach, type Said, type Table } from "./languages";
+import { COMMON, inEach, type Table, type Texts } from "./languages";
 
 export { filled, LANGUAGES, type Language } from "./languages";
 
@@ -163,7 +163,10 @@ const table = {
   needsYou: ["Needs attention", "需要处理"],
   allWell: ["No issues", "一切正常"],
   runsSince: ["Modelyard {version}, up {span}", "Modelyard {version}，已运行 {span}"],
-  restingFor: ["{place} is in cooldown for {seconds} after failures.", "{place} 因失败进入冷却，剩余 {seconds}。"],
+  restingFor: [
+    "{credential} is in cooldown for {seconds} after failures.",
+    "{credential} 因失败进入冷却，剩余 {seconds}。",
+  ],
   lookAtProviders: ["View providers", "查看提供商"],
   lookAtSettings: ["View health", "查看健康状态"],
   noChatModel: ["No chat model configured.", "尚未配置对话模型。"],
@@ -445,7 +448,7 @@ const table = {
     "Bodies are not recorded. Enable telemetry.record to record new requests.",
     "未记录内容。启用 telemetry.record 后，新的请求会被记录。",
   ],
-  asked: ["Request", "请求"],
+  sentRequest: ["Request", "请求"],
   answered: ["Response", "响应"],
   replay: ["Replay", "重放"],
   replayWith: ["Replay with model", "使用此模型重放"],
@@ -665,7 +668,7 @@ const table = {
   importText: ["Drop exported app files here, or choose them", "把导出的应用文件拖到这里，或选择文件"],
   imported: ["imported", "已导入"],
   needs: ["Missing requirements:", "缺少的依赖："],
-  tooLarge: ["File exceeds {most}.", "文件大于 {most}。"],
+  tooLarge: ["File exceeds {max}.", "文件大于 {max}。"],
   noApps: ["No apps yet.", "还没有应用。"],
   noAppsText: ["Import an app or create a workflow.", "导入一个，或绘制工作流。"],
   modes: {
@@ -1011,5 +1014,5 @@ const table = {
   otherwise: ["Default: {value}", "默认 {value}"],
 } as const satisfies Table;
 
-export type Words = Said<typeof table>;
+export type Words = Texts<typeof table>;
 export const WORDS = inEach(table);

@@ -35,23 +35,23 @@ export const Palette = ({ onClose }: { onClose: () => void }) => {
         kind: t.page,
         to,
       })),
-      ...(apps.data ?? []).map((one) => ({
-        id: `app ${one.id}`,
-        title: one.name,
+      ...(apps.data ?? []).map((app) => ({
+        id: `app ${app.id}`,
+        title: app.name,
         kind: t.app,
-        to: /workflow|advanced/.test(one.mode) ? `/workflows/${one.id}` : `/apps/${one.id}`,
+        to: /workflow|advanced/.test(app.mode) ? `/workflows/${app.id}` : `/apps/${app.id}`,
       })),
-      ...(datasets.data ?? []).map((one) => ({
-        id: `dataset ${one.id}`,
-        title: one.name,
+      ...(datasets.data ?? []).map((dataset) => ({
+        id: `dataset ${dataset.id}`,
+        title: dataset.name,
         kind: t.dataset,
-        to: `/knowledge/${one.id}`,
+        to: `/knowledge/${dataset.id}`,
       })),
-      ...(providers.data ?? []).map((one) => ({
-        id: `provider ${one.id}`,
-        title: label(one.label),
+      ...(providers.data ?? []).map((provider) => ({
+        id: `provider ${provider.id}`,
+        title: label(provider.label),
         kind: t.provider,
-        to: `/providers/${encodeURIComponent(one.id)}`,
+        to: `/providers/${encodeURIComponent(provider.id)}`,
       })),
     ],
     [t, apps.data, datasets.data, providers.data, label, may],
@@ -67,14 +67,14 @@ export const Palette = ({ onClose }: { onClose: () => void }) => {
           aria-label={t.goTo}
           items={goals}
           onAction={(key) => {
-            const goal = goals.find((one) => one.id === key);
+            const goal = goals.find((goal) => goal.id === key);
             onClose();
             if (goal) void navigate({ to: goal.to });
           }}
         >
-          {(one: Goal) => (
-            <MenuItem id={one.id} textValue={`${one.title} ${one.kind}`}>
-              {one.title} <span className="soft">{one.kind}</span>
+          {(goal: Goal) => (
+            <MenuItem id={goal.id} textValue={`${goal.title} ${goal.kind}`}>
+              {goal.title} <span className="soft">{goal.kind}</span>
             </MenuItem>
           )}
         </Menu>

@@ -1,5 +1,5 @@
 import { createContext, type ReactNode, useContext, useEffect, useMemo, useState } from "react";
-import { kept } from "./browser-storage";
+import { browserStorage } from "./browser-storage";
 import { type CommonWords, LANGUAGES, type Language } from "./languages";
 import type { Words } from "./messages";
 
@@ -8,9 +8,9 @@ export interface Chosen<W = Words> {
   language: Language;
   theme: Theme;
   t: W;
-  setLanguage: (one: Language) => void;
-  setTheme: (one: Theme) => void;
-  number: (value: number, most?: number) => string;
+  setLanguage: (language: Language) => void;
+  setTheme: (theme: Theme) => void;
+  number: (value: number, maxDigits?: number) => string;
   money: (value: string | number | null | undefined, currency: string) => string;
   time: (seconds: number) => string;
   day: (seconds: number) => string;
@@ -18,39 +18,42 @@ export interface Chosen<W = Words> {
   bytes: (count: number) => string;
   span: (seconds: number) => string;
   // A label as the server has it, in English and maybe in Chinese.
-  label: (one: { en_US: string; zh_Hans?: string | null } | null | undefined) => string;
+  label: (texts: { en_US: string; zh_Hans?: string | null } | null | undefined) => string;
 }
 
 const Context = createContext<Chosen<CommonWords> | null>(null);
 
 const known = <T extends string>(value: string | null | undefined, all: readonly T[]): T | undefined =>
-  all.find((each) => each === value);
+  all.find((candidate) => candidate === value);
 const LANGUAGE_NAMES = Object.keys(LANGUAGES) as Language[];
 const THEMES: readonly Theme[] = ["system", "light", "dark"];
 const ofBrowser = (): Language => (navigator.language.startsWith("zh") ? "zh" : "en");
 
-// `words`: all that the page says, in each language. `asked`: a language that the page's address names.
+// `words`: all that the page says, in each language. `requestedLanguage`: a language that the page's address names.
 export const Chooses = ({
   words,
-  asked,
+  requestedLanguage,
   children,
 }: {
   words: Record<Language, CommonWords>;
-  asked?: string | null;
+  requestedLanguage?: string | null;
   children: ReactNode;
 }) => {
   const [language, setLanguage] = useState<Language>(
-    () => known(asked, LANGUAGE_NAMES) ?? known(kept.get("modelyard.language"), LANGUAGE_NAMES) ?? ofBrowser(),
+    () =>
+      known(requestedLanguage, LANGUAGE_NAMES) ??
+      known(browserStorage.get("modelyard.language"), LANGUAGE_NAMES) ??
+      ofBrowser(),
   );
-  const [theme, setTheme] = useState<Theme>(() => known(kept.get("modelyard.theme"), THEMES) ?? "system");
+  const [theme, setTheme] = useState<Theme>(() => known(browserStorage.get("modelyard.theme"), THEMES) ?? "system");
   const { tag } = LANGUAGES[language];
   useEffect(() => {
     document.documentElement.lang = tag;
-    kept.set("modelyard.language", language);
+    browserStorage.set("modelyard.language", language);
   }, [language, tag]);
   useEffect(() => {
     document.documentElement.dataset.theme = theme;
-    kept.set("modelyard.theme", theme);
+    browserStorage.set("modelyard.theme", theme);
   }, [theme]);
   const value = useMemo<Chosen<CommonWords>>(
     () => ({
@@ -59,35 +62,38 @@ export const Chooses = ({
       t: words[language],
       setLanguage,
       setTheme,
-      number: (one, most = 2) => new Intl.NumberFormat(tag, { maximumFractionDigits: most }).format(one),
-      money: (one, currency) =>
-        one === null || one === undefined
+      number: (value, maxDigits = 2) => new Intl.NumberFormat(tag, { maximumFractionDigits: maxDigits }).format(value),
+      money: (amount, currency) =>
+        amount === null || amount === undefined
           ? "?"
           : new Intl.NumberFormat(tag, {
               style: "currency",
               currency: currency || "USD",
-              maximumFractionDigits: Math.abs(Number(one)) < 1 ? 6 : 2,
-            }).format(Number(one)),
-      time: (one) => new Intl.DateTimeFormat(tag, { dateStyle: "medium", timeStyle: "medium" }).format(one * 1000),
-      day: (one) => new Intl.DateTimeFormat(tag, { dateStyle: "medium" }).format(one * 1000),
+              maximumFractionDigits: Math.abs(Number(amount)) < 1 ? 6 : 2,
+            }).format(Number(amount)),
+      time: (seconds) =>
+        new Intl.DateTimeFormat(tag, { dateStyle: "medium", timeStyle: "medium" }).format(seconds * 1000),
+      day: (seconds) => new Intl.DateTimeFormat(tag, { dateStyle: "medium" }).format(seconds * 1000),
       // 1 January 2024 was a Monday.
-      weekday: (one) =>
-        new Intl.DateTimeFormat(tag, { weekday: "short", timeZone: "UTC" }).format(Date.UTC(2024, 0, 1 + one)),
-      bytes: (one) =>
+      weekday: (sinceMonday) =>
+        new Intl.DateTimeFormat(tag, { weekday: "short", timeZone: "UTC" }).format(Date.UTC(2024, 0, 1 + sinceMonday)),
+      bytes: (count) =>
         new Intl.NumberFormat(tag, {
           notation: "compact",
           style: "unit",
           unit: "byte",
           unitDisplay: "narrow",
           maximumFractionDigits: 1,
-        }).format(one),
-      span: (one) =>
+        }).format(count),
+      span: (seconds) =>
         new Intl.NumberFormat(tag, {
           style: "unit",
-          unit: one < 1 ? "millisecond" : one < 120 ? "second" : one < 7200 ? "minute" : "hour",
-          maximumFractionDigits: one < 0.01 ? 1 : one < 1 ? 0 : 2,
-        }).format(one < 1 ? one * 1000 : one < 120 ? one : one < 7200 ? one / 60 : one / 3600),
-      label: (one) => (language === "zh" && one?.zh_Hans) || one?.en_US || "",
+          unit: seconds < 1 ? "millisecond" : seconds < 120 ? "second" : seconds < 7200 ? "minute" : "hour",
+          maximumFractionDigits: seconds < 0.01 ? 1 : seconds < 1 ? 0 : 2,
+        }).format(
+          seconds < 1 ? seconds * 1000 : seconds < 120 ? seconds : seconds < 7200 ? seconds / 60 : seconds / 3600,
+        ),
+      label: (texts) => (language === "zh" && texts?.zh_Hans) || texts?.en_US || "",
     }),
     [language, theme, tag, words],
   );
@@ -96,9 +102,9 @@ export const Chooses = ({
 
 // Each page gave `Chooses` its own words, which are more than what all pages share.
 export const useWordsOf = <W extends CommonWords>(): Chosen<W> => {
-  const found = useContext(Context);
-  if (!found) throw new Error("outside of Chooses");
-  return found as Chosen<W>;
+  const chosen = useContext(Context);
+  if (!chosen) throw new Error("outside of Chooses");
+  return chosen as Chosen<W>;
 };
 export const useChosen = () => useWordsOf<Words>();
 export const useCommon = () => useWordsOf<CommonWords>();
@@ -108,8 +114,8 @@ export const useKept = <T,>(name: string, first: T): [T, (value: T | ((before: T
   const key = `modelyard.${name}`;
   const [value, set] = useState<T>(() => {
     try {
-      const found = sessionStorage.getItem(key);
-      return found === null ? first : (JSON.parse(found) as T);
+      const stored = sessionStorage.getItem(key);
+      return stored === null ? first : (JSON.parse(stored) as T);
     } catch {
       return first;
     }

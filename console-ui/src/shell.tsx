@@ -13,8 +13,8 @@ import { useMay, useWho } from "./permissions";
 import { type Theme, useChosen } from "./settings";
 
 const above = () => import("./overlays");
-const Palette = lazy(() => above().then((it) => ({ default: it.Palette })));
-const SignInAbove = lazy(() => above().then((it) => ({ default: it.SignInAbove })));
+const Palette = lazy(() => above().then((module) => ({ default: module.Palette })));
+const SignInAbove = lazy(() => above().then((module) => ({ default: module.SignInAbove })));
 
 const Chosen = () => {
   const { theme, setTheme, t } = useChosen();
@@ -37,7 +37,7 @@ const ActFor = () => {
   const navigate = useNavigate();
   const tenants = useQuery({ queryKey: ["tenants", "all"], queryFn: api.tenants, retry: false, staleTime: 60_000 });
   const [at, setAt] = useState(actingFor());
-  const names = (tenants.data ?? []).map((one) => one.name).filter((one) => one !== "default");
+  const names = (tenants.data ?? []).map((tenant) => tenant.name).filter((name) => name !== "default");
   if (!names.length && !at) return null;
   return (
     <select
@@ -51,9 +51,9 @@ const ActFor = () => {
       }}
     >
       <option value="">{t.ownTenant}</option>
-      {(at && !names.includes(at) ? [at, ...names] : names).map((one) => (
-        <option key={one} value={one}>
-          {filled(t.forTenant, { name: one })}
+      {(at && !names.includes(at) ? [at, ...names] : names).map((name) => (
+        <option key={name} value={name}>
+          {filled(t.forTenant, { name: name })}
         </option>
       ))}
     </select>
@@ -182,11 +182,11 @@ export const Missing = () => {
 export const Broken = ({ error, reset }: ErrorComponentProps) => {
   const { t } = useChosen();
   const router = useRouter();
-  const said = useWrong();
+  const errorText = useWrong();
   return (
     <div role="alert">
       <h1>{t.wrong}</h1>
-      <p>{said(error)}</p>
+      <p>{errorText(error)}</p>
       <button
         type="button"
         onClick={() => {

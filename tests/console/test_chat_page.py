@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from playwright.sync_api import expect
 from tools.show import app_api
 from tools.show.app_clients import MODEL, serving
 from tools.show.browser import Person, chromium, person, violations
@@ -20,6 +21,9 @@ from tools.show.console_access import pairs
 from tools.show.proof import ROOT
 
 from modelyard.testing.workflows import ScriptedModel
+
+# How long a change of the page may take, in milliseconds.
+_PATIENCE = 30_000
 
 pytestmark = [
     pytest.mark.xdist_group("browser"),
@@ -247,9 +251,8 @@ def test_speech_is_transcribed(pages: Pages):
         with page.expect_request("**/audio-to-text") as sent:
             visit.press("Speak")
         assert b"WAVEfmt " in sent.value.post_data_buffer
-        page.wait_for_function(
-            "document.getElementById('ask').value === 'Well, good morning'"
-        )
+        box = page.get_by_label("Message", exact=True)
+        expect(box).to_have_value("Well, good morning", timeout=_PATIENCE)
         page.route(
             "**/text-to-audio",
             lambda route: route.fulfill(status=400, json={"message": "no voice here"}),
@@ -361,8 +364,8 @@ def test_all_events_of_an_answer_are_shown(pages: Pages):
             "look\n→ search {}\n2",
             "ROUND: done",
         ]
-        page.wait_for_function(
-            "document.querySelector('article img')?.naturalWidth === 1"
+        expect(article.locator("img")).to_have_js_property(
+            "naturalWidth", 1, timeout=_PATIENCE
         )
         assert article.locator("img").get_attribute("src").startswith("blob:")
         assert (
@@ -386,7 +389,7 @@ def test_a_question_that_was_not_sent_is_kept(pages: Pages):
             "The connection was lost. What you wrote is still there."
         )
         box = visit.page.get_by_label("Message", exact=True)
-        visit.page.wait_for_function("document.getElementById('ask').value !== ''")
+        expect(box).not_to_have_value("", timeout=_PATIENCE)
         visit.page.reload()
         assert box.input_value() == "are you there?"
 

@@ -11,11 +11,15 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from playwright.sync_api import expect
 from tools.show.browser import Person, chromium, person, server, violations
 from tools.show.console_world import world
 from tools.show.proof import ROOT
 
 from modelyard.plugins.package import package_folder
+
+# How long a change of the page may take, in milliseconds.
+_PATIENCE = 30_000
 
 pytestmark = [
     pytest.mark.xdist_group("browser"),
@@ -96,8 +100,8 @@ def test_a_schedule_is_set_by_form_or_cron_with_its_next_times(
     form.get_by_label("Wed").check()
     form.get_by_label("Fri").check()
     form.get_by_label("Time zone").select_option("Asia/Shanghai")
-    user.page.wait_for_function(
-        "document.querySelectorAll('aside.inspector [role=status] li').length === 3"
+    expect(user.page.locator("aside.inspector [role=status] li")).to_have_count(
+        3, timeout=_PATIENCE
     )
     save(user)
     data = node_of(user, app, "when")
@@ -267,8 +271,8 @@ def test_every_node_type_has_an_accessible_form(user: Person):
             "button", name=node["id"], exact=True
         ).click()
         form = user.page.locator("aside.inspector")
-        user.page.wait_for_function(
-            "id => location.search.includes(`node=${id}`)", arg=node["id"]
+        expect(user.page).to_have_url(
+            re.compile(f"node={node['id']}"), timeout=_PATIENCE
         )
         assert (
             form.locator(

@@ -1,36 +1,43 @@
-// What forms of nodes are made of.
+// The controls that the forms of nodes are made of.
 import { useRef, useState } from "react";
 import { Field, Pick } from "../components/base";
 import { Choose } from "../components/menu";
 import { ModelRules, useModels } from "../components/models";
+import { removeAt, replaceAt } from "../lists";
 import { filled } from "../messages";
 import { useChosen } from "../settings";
-import { OPERATORS, WITHOUT_VALUE } from "./fields";
-import type { AppFile, Variable } from "./file";
-
-export type Raw = Record<string, unknown>;
+import { OPERATORS, VALUE_TYPES, WITHOUT_VALUE } from "./fields";
+import type { AppFile, JsonObject } from "./file";
+import type { Variable } from "./variables";
 
 export const getIn = (value: unknown, path: string): unknown =>
-  path ? path.split(".").reduce<unknown>((at, name) => (at as Raw | null | undefined)?.[name], value) : value;
-export const setIn = (value: Raw, path: string, next: unknown): Raw => {
-  const [head, ...rest] = path.split(".");
-  if (!head) return next as Raw;
-  return { ...value, [head]: rest.length ? setIn((value[head] ?? {}) as Raw, rest.join("."), next) : next };
+  path
+    ? path.split(".").reduce<unknown>((inner, name) => (inner as JsonObject | null | undefined)?.[name], value)
+    : value;
+// A copy with another value at the path; objects on the way are created if they are missing.
+export const setIn = (value: JsonObject, path: string, next: unknown): JsonObject => {
+  const [name, ...subpath] = path.split(".");
+  if (!name) return next as JsonObject;
+  return {
+    ...value,
+    [name]: subpath.length ? setIn((value[name] ?? {}) as JsonObject, subpath.join("."), next) : next,
+  };
 };
 
-// A control of something that a file says, whatever that is.
+// A control of a value in the file, whatever type that has.
 export interface Valued<T = unknown> {
   label: string;
   value: unknown;
   onChange: (value: T) => void;
 }
-export interface With {
+// The node that a form belongs to.
+export interface NodeContext {
   app: AppFile;
   id: string;
   variables: Variable[];
   titles: Map<string, string>;
   appId: string;
-  // When a schedule's time comes next, as the server reckons.
+  // When a schedule starts next, as the server calculates.
   times: number[];
 }
 
@@ -39,27 +46,25 @@ export const nameOf = (selector: unknown, titles: Map<string, string>) =>
     ? `${titles.get(String(selector[0])) ?? selector[0]}.${selector.slice(1).join(".")}`
     : "";
 
-export const SelectorField = ({ label, value, onChange, within }: Valued<string[]> & { within: With }) => {
+// A selector has the node's id and the variable's name, which may have dots.
+const selectorOf = (key: string): string[] => {
+  if (!key) return [];
+  const [nodeId, ...name] = key.split(".");
+  return [nodeId!, name.join(".")];
+};
+
+export const SelectorField = ({ label, value, onChange, within }: Valued<string[]> & { within: NodeContext }) => {
   const { t } = useChosen();
   const key = Array.isArray(value) ? value.join(".") : "";
-  const known = within.variables.map((one) => one.selector.join("."));
+  const isReadable = within.variables.some((variable) => variable.selector.join(".") === key);
   return (
     <Field label={label}>
-      <select
-        value={key}
-        onChange={(event) =>
-          onChange(
-            event.target.value
-              ? [event.target.value.split(".")[0]!, event.target.value.split(".").slice(1).join(".")]
-              : [],
-          )
-        }
-      >
+      <select value={key} onChange={(event) => onChange(selectorOf(event.target.value))}>
         <option value="">{t.chooseVariable}</option>
-        {key && !known.includes(key) && <option value={key}>{nameOf(value, within.titles) || key}</option>}
-        {within.variables.map((one) => (
-          <option key={one.selector.join(".")} value={one.selector.join(".")}>
-            {nameOf(one.selector, within.titles)} · {one.kind}
+        {key && !isReadable && <option value={key}>{nameOf(value, within.titles) || key}</option>}
+        {within.variables.map((variable) => (
+          <option key={variable.selector.join(".")} value={variable.selector.join(".")}>
+            {nameOf(variable.selector, within.titles)} · {variable.kind}
           </option>
         ))}
       </select>
@@ -67,14 +72,14 @@ export const SelectorField = ({ label, value, onChange, within }: Valued<string[
   );
 };
 
-// A text with variables in it; one is put where the cursor stands.
-export const TemplateField = ({ label, value, onChange, within }: Valued<string> & { within: With }) => {
+// A text with variables in it. A variable is inserted at the cursor.
+export const TemplateField = ({ label, value, onChange, within }: Valued<string> & { within: NodeContext }) => {
   const { t } = useChosen();
   const area = useRef<HTMLTextAreaElement>(null);
   const text = String(value ?? "");
-  const put = (name: string) => {
-    const at = area.current?.selectionStart ?? text.length;
-    onChange(`${text.slice(0, at)}{{#${name}#}}${text.slice(area.current?.selectionEnd ?? at)}`);
+  const insert = (name: string) => {
+    const start = area.current?.selectionStart ?? text.length;
+    onChange(`${text.slice(0, start)}{{#${name}#}}${text.slice(area.current?.selectionEnd ?? start)}`);
     area.current?.focus();
   };
   return (
@@ -85,8 +90,8 @@ export const TemplateField = ({ label, value, onChange, within }: Valued<string>
       <Choose
         label={t.insertVariable}
         name={`${t.insertVariable}: ${label}`}
-        items={within.variables.map((one) => [one.selector.join("."), nameOf(one.selector, within.titles)] as const)}
-        onChoose={put}
+        items={within.variables.map(({ selector }) => [selector.join("."), nameOf(selector, within.titles)] as const)}
+        onChoose={insert}
       />
     </div>
   );
@@ -95,9 +100,9 @@ export const TemplateField = ({ label, value, onChange, within }: Valued<string>
 export const JsonField = ({ label, value, onChange }: Valued) => {
   const { t } = useChosen();
   const [text, setText] = useState(() => JSON.stringify(value ?? {}, null, 2));
-  const [isWrong, setWrong] = useState(false);
+  const [isInvalid, setInvalid] = useState(false);
   return (
-    <Field label={label} help={isWrong && <span className="wrong">{t.notJson}</span>}>
+    <Field label={label} help={isInvalid && <span className="wrong">{t.notJson}</span>}>
       <textarea
         className="mono"
         rows={5}
@@ -107,9 +112,9 @@ export const JsonField = ({ label, value, onChange }: Valued) => {
           setText(event.target.value);
           try {
             onChange(JSON.parse(event.target.value));
-            setWrong(false);
+            setInvalid(false);
           } catch {
-            setWrong(true);
+            setInvalid(true);
           }
         }}
       />
@@ -117,36 +122,45 @@ export const JsonField = ({ label, value, onChange }: Valued) => {
   );
 };
 
+interface ModelReference {
+  provider?: string;
+  name?: string;
+  mode?: string;
+  completion_params?: JsonObject;
+}
+
+// Files name a provider by a path, of which the last part is the name that models have here.
+export const modelId = (model: ModelReference): string => {
+  const name = model.name ?? "";
+  const providerName = (model.provider ?? "").split("/").at(-1) ?? "";
+  return providerName && !name.includes("/") ? `${providerName}/${name}` : name;
+};
+
+const withModel = (model: ModelReference, id: string): ModelReference => {
+  if (id === "default") return { ...model, provider: "", name: "default", mode: "chat" };
+  const [provider, ...name] = id.split("/");
+  return { ...model, provider: provider!, name: name.join("/"), mode: model.mode ?? "chat" };
+};
+
 export const ModelField = ({ label, value, onChange }: Valued) => {
   const { t } = useChosen();
   const models = useModels("llm");
-  const model = (value ?? {}) as { provider?: string; name?: string; mode?: string; completion_params?: Raw };
-  const short = (model.provider ?? "").split("/").at(-1) ?? "";
-  const at = short && !(model.name ?? "").includes("/") ? `${short}/${model.name ?? ""}` : (model.name ?? "");
-  const names = (models.data ?? []).map((one) => one.id);
+  const model = (value ?? {}) as ModelReference;
+  const id = modelId(model);
+  const modelIds = (models.data ?? []).map((offered) => offered.id);
+  const isOther = id && id !== "default" && !modelIds.includes(id);
   return (
     <>
       <Pick
         label={label}
-        value={at || "default"}
-        options={[
-          ["default", t.defaultModel],
-          ...(at && at !== "default" && !names.includes(at) ? [[at, at] as const] : []),
-          ...names.map((one) => [one, one] as const),
-        ]}
-        onChange={(next) => {
-          const [provider, ...rest] = next.split("/");
-          onChange(
-            next === "default"
-              ? { ...model, provider: "", name: "default", mode: "chat" }
-              : { ...model, provider, name: rest.join("/"), mode: model.mode ?? "chat" },
-          );
-        }}
+        value={id || "default"}
+        options={[["default", t.defaultModel], ...(isOther ? [id] : []), ...modelIds]}
+        onChange={(next) => onChange(withModel(model, next))}
       />
       <details>
         <summary>{t.fields.parameters}</summary>
         <ModelRules
-          models={[at || "default"]}
+          models={[id || "default"]}
           values={model.completion_params ?? {}}
           onChange={(completion_params) => onChange({ ...model, completion_params })}
         />
@@ -155,92 +169,119 @@ export const ModelField = ({ label, value, onChange }: Valued) => {
   );
 };
 
+type Output = [name: string, schema: { type?: string }];
+
 export const OutputsField = ({ label, value, onChange }: Valued) => {
   const { t } = useChosen();
-  const rows = Object.entries((value ?? {}) as Record<string, { type?: string }>);
-  const put = (next: [string, { type?: string }][]) => onChange(Object.fromEntries(next));
+  const outputs: Output[] = Object.entries((value ?? {}) as Record<string, { type?: string }>);
+  const put = (next: Output[]) => onChange(Object.fromEntries(next));
   return (
     <fieldset>
       <legend>{label}</legend>
-      {rows.map(([name, one], at) => (
-        <div className="row tight" key={at}>
+      {outputs.map(([name, schema], index) => (
+        <div className="row tight" key={index}>
           <Field label={t.fields.name}>
             <input
               className="short"
               value={name}
-              onChange={(event) => put(rows.map((row, place) => (place === at ? [event.target.value, row[1]] : row)))}
+              onChange={(event) => put(replaceAt(outputs, index, [event.target.value, schema]))}
             />
           </Field>
           <Pick
             label={t.fields.type}
-            value={one.type ?? "string"}
-            onChange={(type) => put(rows.map((row, place) => (place === at ? [row[0], { ...row[1], type }] : row)))}
-            options={["string", "number", "boolean", "object", "array[string]", "array[number]", "array[object]"]}
+            value={schema.type ?? "string"}
+            onChange={(type) => put(replaceAt(outputs, index, [name, { ...schema, type }]))}
+            options={VALUE_TYPES}
           />
           <button
             type="button"
             className="icon"
             aria-label={filled(t.removeNamed, { name })}
-            onClick={() => put(rows.filter((_, place) => place !== at))}
+            onClick={() => put(removeAt(outputs, index))}
           >
             ×
           </button>
         </div>
       ))}
-      <button type="button" onClick={() => put([...rows, [`result${rows.length + 1}`, { type: "string" }]])}>
+      <button type="button" onClick={() => put([...outputs, [`result${outputs.length + 1}`, { type: "string" }]])}>
         {t.add}
       </button>
     </fieldset>
   );
 };
 
-export const ConditionsField = ({ label, value, onChange, within }: Valued & { within: With }) => {
+interface Condition {
+  id?: string;
+  variable_selector?: string[];
+  comparison_operator?: string;
+  value?: unknown;
+}
+
+const newCondition = () => ({
+  id: String(Date.now()),
+  variable_selector: [],
+  comparison_operator: "is",
+  value: "",
+  varType: "string",
+});
+
+export const ConditionsField = ({ label, value, onChange, within }: Valued & { within: NodeContext }) => {
   const { t } = useChosen();
-  const rows = (Array.isArray(value) ? value : []) as {
-    id?: string;
-    variable_selector?: string[];
-    comparison_operator?: string;
-    value?: unknown;
-  }[];
-  const put = (at: number, more: Raw) => onChange(rows.map((row, place) => (place === at ? { ...row, ...more } : row)));
+  const conditions = (Array.isArray(value) ? value : []) as Condition[];
   return (
     <fieldset>
       <legend>{label}</legend>
-      {rows.map((one, at) => (
-        <div key={one.id ?? at} className="card tight">
-          <SelectorField
-            label={t.fields.variable}
-            value={one.variable_selector}
-            onChange={(variable_selector) => put(at, { variable_selector })}
-            within={within}
-          />
-          <Pick
-            label={t.fields.operation}
-            value={one.comparison_operator ?? "is"}
-            onChange={(comparison_operator) => put(at, { comparison_operator })}
-            options={OPERATORS}
-          />
-          {!WITHOUT_VALUE.has(one.comparison_operator ?? "is") && (
-            <Field label={t.fields.value}>
-              <input value={String(one.value ?? "")} onChange={(event) => put(at, { value: event.target.value })} />
-            </Field>
-          )}
-          <button type="button" onClick={() => onChange(rows.filter((_, place) => place !== at))}>
-            {t.remove}
-          </button>
-        </div>
+      {conditions.map((condition, index) => (
+        <ConditionForm
+          key={condition.id ?? index}
+          condition={condition}
+          onChange={(change) => onChange(replaceAt(conditions, index, { ...condition, ...change }))}
+          onRemove={() => onChange(removeAt(conditions, index))}
+          within={within}
+        />
       ))}
-      <button
-        type="button"
-        onClick={() =>
-          onChange([
-            ...rows,
-            { id: String(Date.now()), variable_selector: [], comparison_operator: "is", value: "", varType: "string" },
-          ])
-        }
-      >
+      <button type="button" onClick={() => onChange([...conditions, newCondition()])}>
         {t.addCondition}
       </button>
     </fieldset>
+  );
+};
+
+const ConditionForm = ({
+  condition,
+  onChange,
+  onRemove,
+  within,
+}: {
+  condition: Condition;
+  onChange: (change: Condition) => void;
+  onRemove: () => void;
+  within: NodeContext;
+}) => {
+  const { t } = useChosen();
+  const operator = condition.comparison_operator ?? "is";
+  return (
+    <div className="card tight">
+      <SelectorField
+        label={t.fields.variable}
+        value={condition.variable_selector}
+        onChange={(variable_selector) => onChange({ variable_selector })}
+        within={within}
+      />
+      <Pick
+        label={t.fields.operation}
+        value={operator}
+        onChange={(comparison_operator) => onChange({ comparison_operator })}
+        options={OPERATORS}
+      />
+      {!WITHOUT_VALUE.has(operator) && (
+        <Field label={t.fields.value}>
+          <input value={String(condition.value ?? "")} onChange={(event) => onChange({ value: event.target.value })} />
+        </Field>
+      )}
+      <button type="button" onClick={onRemove}>
+        {t.remove}
+      </button>
+    </div>
   );
 };

@@ -1,4 +1,4 @@
-// What each node type is told, as forms. Labels are keys of `t.fields`; whatever a type has beyond these is in its YAML.
+// The forms of node types. Labels are keys of `t.fields`. A node's other settings can be edited as YAML.
 export type Kind =
   | "text"
   | "area"
@@ -65,7 +65,7 @@ const variables: FieldSpec = {
     { path: "value_selector", label: "value", kind: "selector" },
   ],
 };
-const TYPES = ["string", "number", "boolean", "object", "array[string]", "array[number]", "array[object]"];
+export const VALUE_TYPES = ["string", "number", "boolean", "object", "array[string]", "array[number]", "array[object]"];
 const parameters = (path: string): FieldSpec => ({
   path,
   label: path,
@@ -73,7 +73,7 @@ const parameters = (path: string): FieldSpec => ({
   fresh: { name: "", type: "string", required: false },
   of: [
     { path: "name", label: "name", kind: "text" },
-    { path: "type", label: "type", kind: "select", options: TYPES },
+    { path: "type", label: "type", kind: "select", options: VALUE_TYPES },
     { path: "required", label: "required", kind: "switch" },
   ],
 });
@@ -193,7 +193,7 @@ export const FIELDS: Record<string, FieldSpec[]> = {
       fresh: { name: "", type: "string", description: "", required: true },
       of: [
         { path: "name", label: "name", kind: "text" },
-        { path: "type", label: "type", kind: "select", options: [...TYPES, "select"] },
+        { path: "type", label: "type", kind: "select", options: [...VALUE_TYPES, "select"] },
         { path: "description", label: "description", kind: "text" },
         { path: "required", label: "required", kind: "switch" },
       ],
@@ -247,11 +247,11 @@ export const FIELDS: Record<string, FieldSpec[]> = {
   ],
   "variable-aggregator": [
     { path: "variables", label: "firstThatIs", kind: "selectors" },
-    { path: "output_type", label: "type", kind: "select", options: TYPES },
+    { path: "output_type", label: "type", kind: "select", options: VALUE_TYPES },
   ],
   "variable-assigner": [
     { path: "variables", label: "firstThatIs", kind: "selectors" },
-    { path: "output_type", label: "type", kind: "select", options: TYPES },
+    { path: "output_type", label: "type", kind: "select", options: VALUE_TYPES },
   ],
   assigner: [
     {
@@ -309,7 +309,7 @@ export const FIELDS: Record<string, FieldSpec[]> = {
       fresh: { label: "", var_type: "string", value_type: "constant", value: "" },
       of: [
         { path: "label", label: "name", kind: "text" },
-        { path: "var_type", label: "type", kind: "select", options: TYPES },
+        { path: "var_type", label: "type", kind: "select", options: VALUE_TYPES },
         { path: "value_type", label: "from", kind: "select", options: ["constant", "variable"] },
         { path: "value", label: "value", kind: "text", when: (data) => data.value_type !== "variable" },
         { path: "value", label: "value", kind: "selector", when: (data) => data.value_type === "variable" },

@@ -6,57 +6,60 @@ import { Choose } from "../components/menu";
 import { useTools } from "../components/tools";
 import { filled } from "../messages";
 import { useChosen } from "../settings";
-import { JsonField, ModelField, type Raw, TemplateField, type Valued, type With } from "./controls";
-import type { Data } from "./file";
+import { JsonField, ModelField, type NodeContext, TemplateField, type Valued } from "./controls";
+import type { JsonObject, NodeData } from "./file";
 
 type Part = Shape<"ComponentView">;
 type Parameter = Shape<"ComponentParameter">;
 interface NodeField {
-  data: Data;
-  onChange: (data: Data) => void;
-  within: With;
+  data: NodeData;
+  onChange: (data: NodeData) => void;
+  within: NodeContext;
 }
 
 const useParts = () => useQuery({ queryKey: ["plugins", "parts"], queryFn: api.nodeParts, staleTime: 30_000 });
 
 // Nodes hold a value with how it was given: as a constant, as a text with variables in it, or as one variable.
-interface Given {
+interface Setting {
   type?: string;
   value?: unknown;
 }
-const textOf = (given: Given | undefined): unknown =>
-  given?.type === "variable" && Array.isArray(given.value) ? `{{#${given.value.join(".")}#}}` : given?.value;
+const textOf = (setting: Setting | undefined): unknown =>
+  setting?.type === "variable" && Array.isArray(setting.value) ? `{{#${setting.value.join(".")}#}}` : setting?.value;
 
 export const ToolField = ({ data, onChange, within }: NodeField) => {
   const { t } = useChosen();
   const tools = useTools();
   const at = `${String(data.provider_id ?? "")} ${String(data.tool_name ?? "")}`;
   const known = tools.data?.find(
-    (one) => one.name === data.tool_name && (one.provider === data.provider_id || one.provider === data.provider_name),
+    (tool) =>
+      tool.name === data.tool_name && (tool.provider === data.provider_id || tool.provider === data.provider_name),
   );
-  const given = (data.tool_parameters ?? {}) as Record<string, Given>;
+  const settings = (data.tool_parameters ?? {}) as Record<string, Setting>;
   return (
     <>
       <Pick
         label={t.fields.tool}
         value={known ? `${known.provider} ${known.name}` : at}
         onChange={(next) => {
-          const one = tools.data?.find((each) => `${each.provider} ${each.name}` === next);
-          if (one)
+          const chosenTool = tools.data?.find((offered) => `${offered.provider} ${offered.name}` === next);
+          if (chosenTool)
             onChange({
               ...data,
-              provider_id: one.provider,
-              provider_name: one.provider,
-              provider_type: one.kind === "plugin" ? "builtin" : one.kind,
-              tool_name: one.name,
-              tool_label: one.name,
+              provider_id: chosenTool.provider,
+              provider_name: chosenTool.provider,
+              provider_type: chosenTool.kind === "plugin" ? "builtin" : chosenTool.kind,
+              tool_name: chosenTool.name,
+              tool_label: chosenTool.name,
               tool_parameters: {},
             });
         }}
         options={[
           ["", t.chooseTool],
           ...(at.trim() && !known ? [[at, at] as const] : []),
-          ...(tools.data ?? []).map((one) => [`${one.provider} ${one.name}`, `${one.provider} / ${one.name}`] as const),
+          ...(tools.data ?? []).map(
+            (tool) => [`${tool.provider} ${tool.name}`, `${tool.provider} / ${tool.name}`] as const,
+          ),
         ]}
       />
       {known && <p className="soft small">{known.description}</p>}
@@ -64,9 +67,11 @@ export const ToolField = ({ data, onChange, within }: NodeField) => {
         <TemplateField
           key={name}
           label={name}
-          value={textOf(given[name])}
+          value={textOf(settings[name])}
           within={within}
-          onChange={(value) => onChange({ ...data, tool_parameters: { ...given, [name]: { type: "mixed", value } } })}
+          onChange={(value) =>
+            onChange({ ...data, tool_parameters: { ...settings, [name]: { type: "mixed", value } } })
+          }
         />
       ))}
     </>
@@ -84,19 +89,19 @@ const ToolsField = ({ label, value, onChange }: Valued) => {
   const { t } = useChosen();
   const tools = useTools();
   const chosen = (Array.isArray(value) ? value : []) as AgentTool[];
-  const nameOf = (one: AgentTool) => `${one.provider_name ?? ""} / ${one.tool_name ?? ""}`;
+  const nameOf = (tool: AgentTool) => `${tool.provider_name ?? ""} / ${tool.tool_name ?? ""}`;
   return (
     <fieldset>
       <legend>{label}</legend>
       <ul className="plain">
-        {chosen.map((one) => (
-          <li key={nameOf(one)} className="row tight">
-            {nameOf(one)}
+        {chosen.map((tool) => (
+          <li key={nameOf(tool)} className="row tight">
+            {nameOf(tool)}
             <button
               type="button"
               className="icon"
-              aria-label={filled(t.removeNamed, { name: nameOf(one) })}
-              onClick={() => onChange(chosen.filter((each) => each !== one))}
+              aria-label={filled(t.removeNamed, { name: nameOf(tool) })}
+              onClick={() => onChange(chosen.filter((selected) => selected !== tool))}
             >
               ×
             </button>
@@ -106,19 +111,22 @@ const ToolsField = ({ label, value, onChange }: Valued) => {
       <Choose
         label={t.addTool}
         items={(tools.data ?? [])
-          .filter((one) => !chosen.some((each) => each.provider_name === one.provider && each.tool_name === one.name))
-          .map((one) => [`${one.provider} ${one.name}`, `${one.provider} / ${one.name}`] as const)}
+          .filter(
+            (tool) =>
+              !chosen.some((selected) => selected.provider_name === tool.provider && selected.tool_name === tool.name),
+          )
+          .map((tool) => [`${tool.provider} ${tool.name}`, `${tool.provider} / ${tool.name}`] as const)}
         onChoose={(next) => {
-          const one = tools.data?.find((each) => `${each.provider} ${each.name}` === next);
-          if (one)
+          const chosenTool = tools.data?.find((offered) => `${offered.provider} ${offered.name}` === next);
+          if (chosenTool)
             onChange([
               ...chosen,
               {
                 enabled: true,
-                type: one.kind === "plugin" ? "builtin" : one.kind,
-                provider_name: one.provider,
-                tool_name: one.name,
-                tool_label: one.name,
+                type: chosenTool.kind === "plugin" ? "builtin" : chosenTool.kind,
+                provider_name: chosenTool.provider,
+                tool_name: chosenTool.name,
+                tool_label: chosenTool.name,
                 parameters: {},
                 settings: {},
               },
@@ -129,38 +137,25 @@ const ToolsField = ({ label, value, onChange }: Valued) => {
   );
 };
 
-// One parameter by its type. `isFixed`: it cannot hold variables, since nothing ran before.
-const ParameterField = ({
-  one,
-  given,
-  onChange,
-  within,
-  isFixed = false,
-}: {
-  one: Parameter;
-  given: Given | undefined;
-  onChange: (given: Given) => void;
-  within: With;
+interface ParameterOptions {
+  parameter: Parameter;
+  setting: Setting | undefined;
+  onChange: (setting: Setting) => void;
+  within: NodeContext;
+  // It cannot hold variables, since nothing ran before.
   isFixed?: boolean;
-}) => {
+}
+
+// One parameter by its type.
+const ParameterField = (options: ParameterOptions) => {
   const { t, label } = useChosen();
-  const value = given?.value ?? one.default;
+  const { parameter, setting, onChange } = options;
+  const value = setting?.value ?? parameter.default;
   const put = (next: unknown) => onChange({ type: "constant", value: next });
-  const name = label(one.label);
-  switch (one.type) {
-    case "model-selector": {
-      const model = (value ?? {}) as { model?: string };
-      return (
-        <ModelField
-          label={name}
-          value={{ ...model, name: model.model }}
-          onChange={(next) => {
-            const { name: chosen, ...rest } = next as Raw;
-            put({ ...rest, model: chosen, model_type: "llm" });
-          }}
-        />
-      );
-    }
+  const name = label(parameter.label);
+  switch (parameter.type) {
+    case "model-selector":
+      return <ModelParameter label={name} value={value} onChange={put} />;
     case "array[tools]":
       return <ToolsField label={name} value={value} onChange={put} />;
     case "boolean":
@@ -170,26 +165,17 @@ const ParameterField = ({
         </label>
       );
     case "number":
-      return (
-        <Field label={name} help={one.help ? label(one.help) : undefined}>
-          <input
-            type="number"
-            step="any"
-            required={one.required}
-            {...(one.min === null ? {} : { min: one.min })}
-            {...(one.max === null ? {} : { max: one.max })}
-            value={value === undefined || value === null ? "" : String(value)}
-            onChange={(event) => put(event.target.value === "" ? null : Number(event.target.value))}
-          />
-        </Field>
-      );
+      return <NumberParameter parameter={parameter} value={value} onChange={put} />;
     case "select":
       return (
         <Pick
           label={name}
           value={String(value ?? "")}
           onChange={put}
-          options={[["", t.chooseOne], ...one.options.map((each) => [each.value, label(each.label)] as const)]}
+          options={[
+            ["", t.chooseOne],
+            ...parameter.options.map((option) => [option.value, label(option.label)] as const),
+          ]}
         />
       );
     case "object":
@@ -198,25 +184,74 @@ const ParameterField = ({
     case "checkbox":
       return <JsonField label={name} value={value} onChange={put} />;
     default:
-      return isFixed ? (
-        <Field label={name} help={one.help ? label(one.help) : undefined}>
-          <input
-            type={one.type === "secret-input" ? "password" : "text"}
-            autoComplete="off"
-            required={one.required}
-            value={String(value ?? "")}
-            onChange={(event) => put(event.target.value)}
-          />
-        </Field>
-      ) : (
-        <TemplateField
-          label={name}
-          value={textOf(given) ?? one.default}
-          within={within}
-          onChange={(text) => onChange({ type: "constant", value: text })}
-        />
-      );
+      return <TextParameter {...options} onChange={put} />;
   }
+};
+
+// A model's reference, which names the model otherwise here than in a node of its own.
+const ModelParameter = ({ label, value, onChange }: Valued) => {
+  const model = (value ?? {}) as { model?: string };
+  return (
+    <ModelField
+      label={label}
+      value={{ ...model, name: model.model }}
+      onChange={(next) => {
+        const { name, ...reference } = next as JsonObject;
+        onChange({ ...reference, model: name, model_type: "llm" });
+      }}
+    />
+  );
+};
+
+const NumberParameter = ({
+  parameter,
+  value,
+  onChange,
+}: {
+  parameter: Parameter;
+  value: unknown;
+  onChange: (value: number | null) => void;
+}) => {
+  const { label } = useChosen();
+  return (
+    <Field label={label(parameter.label)} help={parameter.help ? label(parameter.help) : undefined}>
+      <input
+        type="number"
+        step="any"
+        required={parameter.required}
+        {...(parameter.min === null ? {} : { min: parameter.min })}
+        {...(parameter.max === null ? {} : { max: parameter.max })}
+        value={value === undefined || value === null ? "" : String(value)}
+        onChange={(event) => onChange(event.target.value === "" ? null : Number(event.target.value))}
+      />
+    </Field>
+  );
+};
+
+const TextParameter = ({
+  parameter,
+  setting,
+  onChange,
+  within,
+  isFixed = false,
+}: Omit<ParameterOptions, "onChange"> & { onChange: (value: string) => void }) => {
+  const { label } = useChosen();
+  const name = label(parameter.label);
+  if (!isFixed)
+    return (
+      <TemplateField label={name} value={textOf(setting) ?? parameter.default} within={within} onChange={onChange} />
+    );
+  return (
+    <Field label={name} help={parameter.help ? label(parameter.help) : undefined}>
+      <input
+        type={parameter.type === "secret-input" ? "password" : "text"}
+        autoComplete="off"
+        required={parameter.required}
+        value={String(setting?.value ?? parameter.default ?? "")}
+        onChange={(event) => onChange(event.target.value)}
+      />
+    </Field>
+  );
 };
 
 // All that a part takes, kept under one name of the node's data.
@@ -228,15 +263,15 @@ const ParameterFields = ({
   within,
   isFixed = false,
 }: NodeField & { of: Part | undefined; at: string; isFixed?: boolean }) => {
-  const given = (data[at] ?? {}) as Record<string, Given>;
-  return (of?.parameters ?? []).map((one) => (
+  const settings = (data[at] ?? {}) as Record<string, Setting>;
+  return (of?.parameters ?? []).map((parameter) => (
     <ParameterField
-      key={one.name}
-      one={one}
-      given={given[one.name]}
+      key={parameter.name}
+      parameter={parameter}
+      setting={settings[parameter.name]}
       within={within}
       isFixed={isFixed}
-      onChange={(next) => onChange({ ...data, [at]: { ...given, [one.name]: next } })}
+      onChange={(next) => onChange({ ...data, [at]: { ...settings, [parameter.name]: next } })}
     />
   ));
 };
@@ -252,39 +287,41 @@ const PartPick = ({
   at: string;
   onChoose: (part: Part) => void;
 }) => {
-  const { t, label: said } = useChosen();
-  const keyOf = (one: Part) => `${one.provider} ${one.name}`.trim();
-  const isKnown = parts.some((one) => keyOf(one) === at);
+  const { t, label: labelText } = useChosen();
+  const keyOf = (part: Part) => `${part.provider} ${part.name}`.trim();
+  const isKnown = parts.some((part) => keyOf(part) === at);
   return (
     <Pick
       label={label}
       value={at}
       onChange={(next) => {
-        const one = parts.find((each) => keyOf(each) === next);
-        if (one) onChoose(one);
+        const chosenPart = parts.find((candidate) => keyOf(candidate) === next);
+        if (chosenPart) onChoose(chosenPart);
       }}
       options={[
         ["", t.chooseOne],
         ...(at && !isKnown ? [[at, `${at} (${t.notHere})`] as const] : []),
-        ...parts.map((one) => [keyOf(one), `${one.plugin ? `${one.plugin} / ` : ""}${said(one.label)}`] as const),
+        ...parts.map(
+          (part) => [keyOf(part), `${part.plugin ? `${part.plugin} / ` : ""}${labelText(part.label)}`] as const,
+        ),
       ]}
     />
   );
 };
 
 // Whoever wrote a file may have named the provider by its last part alone.
-const isOf = (one: Part, provider: string) =>
-  one.provider === provider || (provider !== "" && `/${one.provider}`.endsWith(`/${provider}`));
+const isOf = (part: Part, provider: string) =>
+  part.provider === provider || (provider !== "" && `/${part.provider}`.endsWith(`/${provider}`));
 
 export const StrategyField = ({ data, onChange, within }: NodeField) => {
   const { t } = useChosen();
   const parts = useParts();
   const provider = String(data.agent_strategy_provider_name ?? "");
   const name = String(data.agent_strategy_name ?? "");
-  const known = parts.data?.strategies.find((one) => one.name === name && isOf(one, provider));
+  const known = parts.data?.strategies.find((strategy) => strategy.name === name && isOf(strategy, provider));
   // Apps name strategies of a plugin that is not here; ours of that name takes its place, and the same parameters.
-  const ours = parts.data?.strategies.find((one) => !one.provider && one.name === name.toLowerCase());
-  const given = (data.agent_parameters ?? {}) as Record<string, Given>;
+  const ours = parts.data?.strategies.find((strategy) => !strategy.provider && strategy.name === name.toLowerCase());
+  const settings = (data.agent_parameters ?? {}) as Record<string, Setting>;
   return (
     <>
       <Trouble of={[parts]} />
@@ -292,12 +329,12 @@ export const StrategyField = ({ data, onChange, within }: NodeField) => {
         label={t.fields.strategy}
         parts={parts.data?.strategies ?? []}
         at={known ? `${known.provider} ${known.name}`.trim() : `${provider} ${name}`.trim()}
-        onChoose={(one) =>
+        onChoose={(strategy) =>
           onChange({
             ...data,
-            agent_strategy_provider_name: one.provider,
-            agent_strategy_name: one.name,
-            agent_strategy_label: one.label.en_US,
+            agent_strategy_provider_name: strategy.provider,
+            agent_strategy_name: strategy.name,
+            agent_strategy_label: strategy.label.en_US,
           })
         }
       />
@@ -305,7 +342,7 @@ export const StrategyField = ({ data, onChange, within }: NodeField) => {
       {parts.data && !known && !ours && (
         <JsonField
           label={t.fields.parameters}
-          value={given}
+          value={settings}
           onChange={(next) => onChange({ ...data, agent_parameters: next })}
         />
       )}
@@ -320,7 +357,7 @@ export const DatasourceField = ({ data, onChange, within }: NodeField) => {
   const provider = String(data.provider_name ?? "");
   const name = String(data.datasource_name ?? "");
   const known = parts.data?.datasources.find(
-    (one) => one.name === name && one.provider === `${plugin}/${provider.split("/").at(-1)}`,
+    (datasource) => datasource.name === name && datasource.provider === `${plugin}/${provider.split("/").at(-1)}`,
   );
   return (
     <>
@@ -330,22 +367,22 @@ export const DatasourceField = ({ data, onChange, within }: NodeField) => {
         value={String(data.provider_type ?? "local_file")}
         onChange={(next) => onChange({ ...data, provider_type: next })}
         options={(["local_file", "online_document", "website_crawl", "online_drive"] as const).map(
-          (one) => [one, t.choices[one]] as const,
+          (type) => [type, t.choices[type]] as const,
         )}
       />
       {data.provider_type !== "local_file" && (
         <>
           <PartPick
             label={t.fields.source}
-            parts={(parts.data?.datasources ?? []).filter((one) => one.kind === data.provider_type)}
+            parts={(parts.data?.datasources ?? []).filter((datasource) => datasource.kind === data.provider_type)}
             at={known ? `${known.provider} ${known.name}` : `${plugin} ${name}`.trim()}
-            onChoose={(one) =>
+            onChoose={(datasource) =>
               onChange({
                 ...data,
-                plugin_id: one.plugin,
-                provider_name: one.provider.split("/").at(-1),
-                datasource_name: one.name,
-                datasource_label: one.label.en_US,
+                plugin_id: datasource.plugin,
+                provider_name: datasource.provider.split("/").at(-1),
+                datasource_name: datasource.name,
+                datasource_label: datasource.label.en_US,
                 datasource_parameters: {},
               })
             }
@@ -363,8 +400,8 @@ export const EventField = ({ data, onChange, within }: NodeField) => {
   const subscriptions = useQuery({ queryKey: ["plugins", "subscriptions"], queryFn: api.subscriptions });
   const provider = String(data.provider_id ?? "");
   const name = String(data.event_name ?? "");
-  const known = parts.data?.events.find((one) => one.name === name && isOf(one, provider));
-  const mine = (subscriptions.data ?? []).filter((one) => one.provider === known?.provider);
+  const known = parts.data?.events.find((event) => event.name === name && isOf(event, provider));
+  const mine = (subscriptions.data ?? []).filter((subscription) => subscription.provider === known?.provider);
   const at = String(data.subscription_id ?? "");
   return (
     <>
@@ -373,15 +410,15 @@ export const EventField = ({ data, onChange, within }: NodeField) => {
         label={t.fields.event}
         parts={parts.data?.events ?? []}
         at={known ? `${known.provider} ${known.name}` : `${provider} ${name}`.trim()}
-        onChoose={(one) =>
+        onChoose={(event) =>
           onChange({
             ...data,
-            plugin_id: one.plugin,
-            provider_id: one.provider,
-            event_name: one.name,
+            plugin_id: event.plugin,
+            provider_id: event.provider,
+            event_name: event.name,
             subscription_id: "",
             event_parameters: {},
-            output_schema: one.output_schema,
+            output_schema: event.output_schema,
           })
         }
       />
@@ -393,8 +430,10 @@ export const EventField = ({ data, onChange, within }: NodeField) => {
           onChange={(next) => onChange({ ...data, subscription_id: next })}
           options={[
             ["", t.everySubscription],
-            ...(at && !mine.some((one) => one.id === at) ? [[at, `${at} (${t.notHere})`] as const] : []),
-            ...mine.map((one) => [one.id, one.name] as const),
+            ...(at && !mine.some((subscription) => subscription.id === at)
+              ? [[at, `${at} (${t.notHere})`] as const]
+              : []),
+            ...mine.map((subscription) => [subscription.id, subscription.name] as const),
           ]}
         />
       )}

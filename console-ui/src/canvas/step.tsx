@@ -1,61 +1,73 @@
 import { Handle, type NodeProps, Position } from "@xyflow/react";
 import { createContext, memo, useContext } from "react";
 import { useChosen } from "../settings";
-import { CONTAINERS, type FlowNode, handles, ROOTS } from "./file";
+import { CONTAINERS, type FlowNode, INNER, ROOTS } from "./file";
+import { type BranchHandle, handles } from "./handles";
+import { useNodeTypeLabel } from "./node-labels";
 
-export interface Doing {
+// How far a run has come with a node.
+export interface NodeProgress {
   status: string;
   seconds: number;
   text: string;
+  // How often the node has started: several times in a loop.
   count: number;
 }
-// What a run has come to, and what is wrong, by node: beside the drawing, so that a piece of text moves one node alone.
-export const Happening = createContext<{ doing: Record<string, Doing>; problems: Record<string, string[]> }>({
-  doing: {},
-  problems: {},
-});
+// The progress and the problems of each node. They are not part of the graph, so that a new piece of text renders one
+// node alone.
+export const NodeStates = createContext<{
+  progress: Record<string, NodeProgress>;
+  problems: Record<string, string[]>;
+}>({ progress: {}, problems: {} });
+
+const MAX_TEXT_LENGTH = 160;
+const MAX_NOTE_LENGTH = 400;
+
+const OutgoingHandles = ({ branches }: { branches: BranchHandle[] }) => {
+  if (branches.length === 1) return <Handle type="source" position={Position.Right} id={branches[0]!.id} />;
+  return (
+    <ul className="outs">
+      {branches.map((branch) => (
+        <li key={branch.id}>
+          {branch.label}
+          <Handle type="source" position={Position.Right} id={branch.id} />
+        </li>
+      ))}
+    </ul>
+  );
+};
 
 export const Step = memo(({ id, data, selected }: NodeProps<FlowNode>) => {
-  const { t, span } = useChosen();
-  const { doing, problems } = useContext(Happening);
+  const { span } = useChosen();
+  const typeLabel = useNodeTypeLabel();
+  const states = useContext(NodeStates);
   const node = data.node;
-  const now = doing[id];
-  const wrong = problems[id];
+  const progress = states.progress[id];
+  const problems = states.problems[id];
   const isContainer = CONTAINERS.includes(node.type);
-  const hasIn = !ROOTS.includes(node.type) && node.type !== "iteration-start" && node.type !== "loop-start";
-  const outs = handles(node);
+  const hasInput = !ROOTS.includes(node.type) && !INNER.includes(node.type);
   return (
     <div
-      className={`step ${now?.status ?? ""}${selected ? " selected" : ""}${isContainer ? " container" : ""}${wrong ? " wrong-step" : ""}`}
+      className={`step ${progress?.status ?? ""}${selected ? " selected" : ""}${isContainer ? " container" : ""}${problems ? " wrong-step" : ""}`}
     >
-      {hasIn && <Handle type="target" position={Position.Left} id="target" />}
+      {hasInput && <Handle type="target" position={Position.Left} id="target" />}
       <div className="step-head">
         <span className={`kind k-${node.type}`} aria-hidden="true" />
         <strong>{node.title || node.type}</strong>
       </div>
       <small className="soft">
-        {(t.nodeKinds as Record<string, string>)[node.type] ?? node.type}
-        {now && now.status !== "running" && now.seconds > 0 && ` · ${span(now.seconds)}`}
-        {now && now.count > 1 && ` · ×${now.count}`}
+        {typeLabel(node.type)}
+        {progress && progress.status !== "running" && progress.seconds > 0 && ` · ${span(progress.seconds)}`}
+        {progress && progress.count > 1 && ` · ×${progress.count}`}
       </small>
-      {now?.text && <p className="step-text">{now.text.slice(-160)}</p>}
-      {wrong && <p className="step-wrong">{wrong[0]}</p>}
-      {outs.length === 1 ? (
-        <Handle type="source" position={Position.Right} id={outs[0]!.id} />
-      ) : (
-        <ul className="outs">
-          {outs.map((one) => (
-            <li key={one.id}>
-              {one.label}
-              <Handle type="source" position={Position.Right} id={one.id} />
-            </li>
-          ))}
-        </ul>
-      )}
+      {progress?.text && <p className="step-text">{progress.text.slice(-MAX_TEXT_LENGTH)}</p>}
+      {problems && <p className="step-wrong">{problems[0]}</p>}
+      <OutgoingHandles branches={handles(node)} />
     </div>
   );
 });
 
-export const Note = memo(({ data }: NodeProps<FlowNode>) => (
-  <div className="note">{String((data.node as { text?: string }).text ?? data.node.title ?? "").slice(0, 400)}</div>
-));
+export const Note = memo(({ data }: NodeProps<FlowNode>) => {
+  const text = String((data.node as { text?: string }).text ?? data.node.title ?? "");
+  return <div className="note">{text.slice(0, MAX_NOTE_LENGTH)}</div>;
+});

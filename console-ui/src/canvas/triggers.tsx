@@ -3,10 +3,12 @@ import { useQuery } from "@tanstack/react-query";
 import { api } from "../api";
 import { Copied, Field, Pick } from "../components/base";
 import { useChosen } from "../settings";
-import type { Data } from "./file";
+import type { NodeData } from "./file";
 
 const DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"] as const;
-const ZONES = ["UTC", ...Intl.supportedValuesOf("timeZone").filter((one) => one !== "UTC")];
+const ZONES = ["UTC", ...Intl.supportedValuesOf("timeZone").filter((zone) => zone !== "UTC")];
+
+const FREQUENCIES = ["hourly", "daily", "weekly", "monthly"] as const;
 
 interface Visual {
   on_minute?: number;
@@ -16,15 +18,15 @@ interface Visual {
 }
 
 // Files say 9:30 PM, the field says 21:30.
-const asField = (time: string): string => {
-  const found = /^(\d{1,2}):(\d{2})\s*([AP]M)?$/i.exec(time.trim());
-  if (!found) return "";
-  const hour = Number(found[1]);
-  const late = found[3]?.toUpperCase();
+export const asField = (time: string): string => {
+  const match = /^(\d{1,2}):(\d{2})\s*([AP]M)?$/i.exec(time.trim());
+  if (!match) return "";
+  const hour = Number(match[1]);
+  const late = match[3]?.toUpperCase();
   const shown = late === "PM" ? (hour % 12) + 12 : late === "AM" ? hour % 12 : hour;
-  return `${String(shown).padStart(2, "0")}:${found[2]}`;
+  return `${String(shown).padStart(2, "0")}:${match[2]}`;
 };
-const asSaid = (time: string): string => {
+export const asFileTime = (time: string): string => {
   const [hour = 0, minute = 0] = time.split(":").map(Number);
   return `${hour % 12 || 12}:${String(minute).padStart(2, "0")} ${hour < 12 ? "AM" : "PM"}`;
 };
@@ -35,13 +37,17 @@ const Weekdays = ({ value, onChange }: { value: string[]; onChange: (value: stri
     <fieldset>
       <legend>{t.fields.weekdays}</legend>
       <div className="row tight">
-        {DAYS.map((one, at) => (
-          <label className="check" key={one}>
+        {DAYS.map((day, at) => (
+          <label className="check" key={day}>
             <input
               type="checkbox"
-              checked={value.includes(one)}
+              checked={value.includes(day)}
               onChange={(event) =>
-                onChange(DAYS.filter((each) => (each === one ? event.target.checked : value.includes(each))))
+                onChange(
+                  DAYS.filter((weekdayName) =>
+                    weekdayName === day ? event.target.checked : value.includes(weekdayName),
+                  ),
+                )
               }
             />{" "}
             {weekday(at)}
@@ -60,10 +66,10 @@ const MonthDays = ({
   onChange: (value: (number | string)[]) => void;
 }) => {
   const { t, number } = useChosen();
-  const put = (one: number | string, is: boolean) =>
+  const put = (changedDay: number | string, is: boolean) =>
     onChange([
-      ...Array.from({ length: 31 }, (_, at) => at + 1).filter((day) => (day === one ? is : value.includes(day))),
-      ...((one === "last" ? is : value.includes("last")) ? ["last"] : []),
+      ...Array.from({ length: 31 }, (_, at) => at + 1).filter((day) => (day === changedDay ? is : value.includes(day))),
+      ...((changedDay === "last" ? is : value.includes("last")) ? ["last"] : []),
     ]);
   return (
     <fieldset>
@@ -88,21 +94,16 @@ const MonthDays = ({
   );
 };
 
-export const ScheduleField = ({
-  data,
-  times,
-  onChange,
-}: {
-  data: Data;
+interface ScheduleFieldOptions {
+  data: NodeData;
   times: number[];
-  onChange: (data: Data) => void;
-}) => {
-  const { t, time } = useChosen();
-  const visual = (data.visual_config ?? {}) as Visual;
-  const frequency = String(data.frequency || "daily");
+  onChange: (data: NodeData) => void;
+}
+
+export const ScheduleField = ({ data, times, onChange }: ScheduleFieldOptions) => {
+  const { t } = useChosen();
   const isCron = data.mode === "cron";
   const zone = String(data.timezone || "UTC");
-  const put = (more: Visual) => onChange({ ...data, visual_config: { ...visual, ...more } });
   return (
     <>
       <Pick
@@ -123,39 +124,7 @@ export const ScheduleField = ({
           />
         </Field>
       ) : (
-        <>
-          <Pick
-            label={t.fields.frequency}
-            value={frequency}
-            onChange={(next) => onChange({ ...data, frequency: next })}
-            options={(["hourly", "daily", "weekly", "monthly"] as const).map((one) => [one, t.choices[one]] as const)}
-          />
-          {frequency === "hourly" ? (
-            <Field label={t.fields.onMinute}>
-              <input
-                type="number"
-                min={0}
-                max={59}
-                value={visual.on_minute ?? 0}
-                onChange={(event) => put({ on_minute: Number(event.target.value) })}
-              />
-            </Field>
-          ) : (
-            <Field label={t.fields.time}>
-              <input
-                type="time"
-                value={asField(visual.time ?? "12:00 AM")}
-                onChange={(event) => event.target.value && put({ time: asSaid(event.target.value) })}
-              />
-            </Field>
-          )}
-          {frequency === "weekly" && (
-            <Weekdays value={visual.weekdays ?? []} onChange={(weekdays) => put({ weekdays })} />
-          )}
-          {frequency === "monthly" && (
-            <MonthDays value={visual.monthly_days ?? []} onChange={(monthly_days) => put({ monthly_days })} />
-          )}
-        </>
+        <VisualSchedule data={data} onChange={onChange} />
       )}
       <Pick
         label={t.fields.timezone}
@@ -163,17 +132,63 @@ export const ScheduleField = ({
         onChange={(timezone) => onChange({ ...data, timezone })}
         options={ZONES.includes(zone) ? ZONES : [zone, ...ZONES]}
       />
-      {times.length > 0 && (
-        <div role="status">
-          <p className="soft small">{t.nextTimes}</p>
-          <ul className="plain small">
-            {times.map((one) => (
-              <li key={one}>{time(one)}</li>
-            ))}
-          </ul>
-        </div>
+      <NextTimes times={times} />
+    </>
+  );
+};
+
+const VisualSchedule = ({ data, onChange }: Omit<ScheduleFieldOptions, "times">) => {
+  const { t } = useChosen();
+  const visual = (data.visual_config ?? {}) as Visual;
+  const frequency = String(data.frequency || "daily");
+  const put = (change: Visual) => onChange({ ...data, visual_config: { ...visual, ...change } });
+  return (
+    <>
+      <Pick
+        label={t.fields.frequency}
+        value={frequency}
+        onChange={(next) => onChange({ ...data, frequency: next })}
+        options={FREQUENCIES.map((name) => [name, t.choices[name]] as const)}
+      />
+      {frequency === "hourly" ? (
+        <Field label={t.fields.onMinute}>
+          <input
+            type="number"
+            min={0}
+            max={59}
+            value={visual.on_minute ?? 0}
+            onChange={(event) => put({ on_minute: Number(event.target.value) })}
+          />
+        </Field>
+      ) : (
+        <Field label={t.fields.time}>
+          <input
+            type="time"
+            value={asField(visual.time ?? "12:00 AM")}
+            onChange={(event) => event.target.value && put({ time: asFileTime(event.target.value) })}
+          />
+        </Field>
+      )}
+      {frequency === "weekly" && <Weekdays value={visual.weekdays ?? []} onChange={(weekdays) => put({ weekdays })} />}
+      {frequency === "monthly" && (
+        <MonthDays value={visual.monthly_days ?? []} onChange={(monthly_days) => put({ monthly_days })} />
       )}
     </>
+  );
+};
+
+const NextTimes = ({ times }: { times: number[] }) => {
+  const { t, time } = useChosen();
+  if (!times.length) return null;
+  return (
+    <div role="status">
+      <p className="soft small">{t.nextTimes}</p>
+      <ul className="plain small">
+        {times.map((timestamp) => (
+          <li key={timestamp}>{time(timestamp)}</li>
+        ))}
+      </ul>
+    </div>
   );
 };
 
@@ -181,7 +196,7 @@ export const ScheduleField = ({
 export const WebhookAddress = ({ appId, node }: { appId: string; node: string }) => {
   const { t } = useChosen();
   const triggers = useQuery({ queryKey: ["apps", appId, "triggers"], queryFn: () => api.triggers(appId) });
-  const mine = triggers.data?.find((one) => one.node === node);
+  const mine = triggers.data?.find((trigger) => trigger.node === node);
   if (!mine?.address) return <p className="soft small">{t.addressAfterSaving}</p>;
   return (
     <>

@@ -1,7 +1,7 @@
 // What an app's page asks of the server. It knows no key: the address names the app, and a number that this browser made
 // names its user. Its types are made from the server's own description of its API.
 import createClient from "openapi-fetch";
-import { kept } from "../browser-storage";
+import { browserStorage } from "../browser-storage";
 import { eventsIn, reached, refusalOf } from "../calls";
 import type { Uploaded } from "../components/inputs";
 import type { components, paths } from "./schema";
@@ -14,8 +14,8 @@ export const token = location.pathname.split("/")[2] ?? "";
 
 const newNumber = () =>
   Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-const visitor = kept.get("modelyard.visitor") ?? newNumber();
-kept.set("modelyard.visitor", visitor);
+const visitor = browserStorage.get("modelyard.visitor") ?? newNumber();
+browserStorage.set("modelyard.visitor", visitor);
 
 const client = createClient<paths>({ fetch: reached, headers: { "x-visitor": visitor } });
 client.use({
@@ -142,12 +142,12 @@ export const api = {
 
   conversations: () =>
     answered(client.GET("/chat/{token}/v1/conversations", { params: { ...APP, query: { limit: 100 } } })).then(
-      (it) => it.data,
+      (body) => body.data,
     ),
   messages: (conversation_id: string) =>
     answered(
       client.GET("/chat/{token}/v1/messages", { params: { ...APP, query: { conversation_id, limit: 100 } } }),
-    ).then((it) => it.data),
+    ).then((body) => body.data),
   rename: (conversation_id: string, name: string) =>
     client.POST("/chat/{token}/v1/conversations/{conversation_id}/name", {
       params: app({ conversation_id }),
@@ -159,7 +159,7 @@ export const api = {
     client.POST("/chat/{token}/v1/messages/{message_id}/feedbacks", { params: app({ message_id }), body: { rating } }),
   suggested: (message_id: string) =>
     answered(client.GET("/chat/{token}/v1/messages/{message_id}/suggested", { params: app({ message_id }) })).then(
-      (it) => it.data,
+      (body) => body.data,
     ),
 
   upload: async (file: File): Promise<Uploaded> => {
@@ -170,7 +170,7 @@ export const api = {
   },
   transcribe: (sound: Blob) =>
     answered(client.POST("/chat/{token}/v1/audio-to-text", { params: APP, body: formOf(sound, "speech.wav") })).then(
-      (it) => it.text,
+      (body) => body.text,
     ),
   speech: (message_id: string): Promise<Blob> =>
     answered(client.POST("/chat/{token}/v1/text-to-audio", { params: APP, body: { message_id }, parseAs: "blob" })),

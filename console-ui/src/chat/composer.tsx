@@ -28,10 +28,10 @@ export const Composer = ({
 
   // biome-ignore lint/correctness/useExhaustiveDependencies: it is as high as what is written in it
   useLayoutEffect(() => {
-    const place = ref.current;
-    if (!place) return;
-    place.style.height = "auto";
-    place.style.height = `${place.scrollHeight + 2}px`;
+    const element = ref.current;
+    if (!element) return;
+    element.style.height = "auto";
+    element.style.height = `${element.scrollHeight + 2}px`;
   }, [draft]);
 
   const send = async () => {
@@ -40,7 +40,7 @@ export const Composer = ({
     setDraft("");
     ref.current?.focus();
     // What could not be sent is there again, unless something else was written meanwhile.
-    if (!(await talk.send(query))) setDraft((now) => now || query);
+    if (!(await talk.send(query))) setDraft((current) => current || query);
   };
   return (
     <form

@@ -12,7 +12,7 @@ const talk = new Talk();
 
 createRoot(document.getElementById("root")!).render(
   <StrictMode>
-    <Chooses words={CHAT_WORDS} asked={new URLSearchParams(location.search).get("lang")}>
+    <Chooses words={CHAT_WORDS} requestedLanguage={new URLSearchParams(location.search).get("lang")}>
       <HasToasts>
         <ChatPage talk={talk} />
       </HasToasts>

@@ -1,5 +1,5 @@
 // The words of an app's page; what they share with the console's is in `languages.ts`.
-import { COMMON, inEach, type Said, type Table } from "../languages";
+import { COMMON, inEach, type Table, type Texts } from "../languages";
 import { useWordsOf } from "../settings";
 
 const table = {
@@ -30,6 +30,6 @@ const table = {
   sure: ["Delete “{name}”?", "删除“{name}”吗？"],
 } as const satisfies Table;
 
-export type ChatWords = Said<typeof table>;
+export type ChatWords = Texts<typeof table>;
 export const CHAT_WORDS = inEach(table);
 export const useChat = () => useWordsOf<ChatWords>();

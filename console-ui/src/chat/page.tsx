@@ -85,7 +85,7 @@ export const ChatPage = ({ talk }: { talk: Talk }) => {
           <h2>{t.conversations}</h2>
           <Conversations
             state={state}
-            onOpen={(one) => void talk.open(one).then(toAsk)}
+            onOpen={(conversation) => void talk.open(conversation).then(toAsk)}
             onChange={(what, of) => setChange({ what, of })}
           />
         </nav>
@@ -143,17 +143,17 @@ const Conversations = ({
   const { t } = useChat();
   return (
     <ul className="plain">
-      {state.conversations.map((one) => (
-        <li key={one.id} aria-current={one.id === state.conversation}>
-          <button type="button" className="to" onClick={() => onOpen(one.id)}>
-            {one.name}
+      {state.conversations.map((conversation) => (
+        <li key={conversation.id} aria-current={conversation.id === state.conversation}>
+          <button type="button" className="to" onClick={() => onOpen(conversation.id)}>
+            {conversation.name}
           </button>
           <button
             type="button"
             className="icon"
             aria-label={t.rename}
             title={t.rename}
-            onClick={() => onChange("rename", one)}
+            onClick={() => onChange("rename", conversation)}
           >
             ✎
           </button>
@@ -162,7 +162,7 @@ const Conversations = ({
             className="icon"
             aria-label={t.erase}
             title={t.erase}
-            onClick={() => onChange("erase", one)}
+            onClick={() => onChange("erase", conversation)}
           >
             ✕
           </button>
@@ -212,20 +212,20 @@ const InputForm = ({
 
 // Follows what comes, for as long as somebody reads at its end; what they ask brings them there.
 const Scrolled = ({ turns, children }: { turns: State["turns"]; children: React.ReactNode }) => {
-  const place = useRef<HTMLDivElement>(null);
+  const container = useRef<HTMLDivElement>(null);
   const isAtEnd = useRef(true);
   const count = useRef(0);
   useLayoutEffect(() => {
     const isNew = turns.length !== count.current;
     count.current = turns.length;
-    if (place.current && (isNew || isAtEnd.current)) place.current.scrollTop = place.current.scrollHeight;
+    if (container.current && (isNew || isAtEnd.current)) container.current.scrollTop = container.current.scrollHeight;
   }, [turns]);
   return (
     <div
-      ref={place}
+      ref={container}
       className="reading"
-      onScroll={({ currentTarget: it }) => {
-        isAtEnd.current = it.scrollHeight - it.scrollTop - it.clientHeight < 120;
+      onScroll={({ currentTarget: element }) => {
+        isAtEnd.current = element.scrollHeight - element.scrollTop - element.clientHeight < 120;
       }}
     >
       {children}

@@ -4,7 +4,7 @@ const RATE = 16_000;
 const wav = (samples: Float32Array): Blob => {
   const file = new DataView(new ArrayBuffer(44 + samples.length * 2));
   const text = (at: number, word: string) => {
-    for (const [place, sign] of [...word].entries()) file.setUint8(at + place, sign.charCodeAt(0));
+    for (const [index, char] of [...word].entries()) file.setUint8(at + index, char.charCodeAt(0));
   };
   text(0, "RIFF");
   file.setUint32(4, 36 + samples.length * 2, true);

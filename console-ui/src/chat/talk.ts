@@ -291,7 +291,7 @@ export class Talk {
   }
 
   detach(file: Attached) {
-    this.#set({ files: this.#state.files.filter((each) => each !== file) });
+    this.#set({ files: this.#state.files.filter((attached) => attached !== file) });
   }
 
   // What the form holds, with files that were still on their way.
@@ -513,18 +513,18 @@ export class Talk {
 
 const turnsOf = (message: Shape<"MessageShown">): Turn[] => {
   const files = message.message_files ?? [];
-  const asked = files.filter((file) => file.belongs_to !== "assistant");
-  const given = files.filter((file) => file.belongs_to === "assistant");
+  const questionFiles = files.filter((file) => file.belongs_to !== "assistant");
+  const answerFiles = files.filter((file) => file.belongs_to === "assistant");
   const thoughts = (message.agent_thoughts ?? []) as unknown as AnswerEvent[];
   const { error } = message;
   return [
-    { kind: "question", id: ++last, text: message.query, files: asked.map((file) => file.filename ?? "") },
+    { kind: "question", id: ++last, text: message.query, files: questionFiles.map((file) => file.filename ?? "") },
     {
       ...newAnswer(),
       text: message.answer,
       steps: thoughts.reduce<Answer["steps"]>((steps, event) => withStep(steps, event.id ?? "", thoughtOf(event)), []),
       sources: (message.retriever_resources ?? []) as Source[],
-      files: given.map((file) => ({ url: file.url ?? "", type: file.type ?? "" })),
+      files: answerFiles.map((file) => ({ url: file.url ?? "", type: file.type ?? "" })),
       wrong: error ? () => error : null,
       isBusy: false,
       isWhole: !error,

@@ -18,11 +18,11 @@ interface Shown<T> {
 // Only the turn that changed is drawn again.
 export const ShownTurn = memo(
   ({ turn, ...rest }: Shown<Turn>) =>
-    turn.kind === "question" ? <Asked turn={turn} /> : <Answered turn={turn} {...rest} />,
-  (before, now) => before.turn === now.turn && before.about === now.about,
+    turn.kind === "question" ? <QuestionTurn turn={turn} /> : <AnswerTurn turn={turn} {...rest} />,
+  (before, after) => before.turn === after.turn && before.about === after.about,
 );
 
-const Asked = ({ turn }: { turn: Question }) => {
+const QuestionTurn = ({ turn }: { turn: Question }) => {
   const { t } = useChat();
   return (
     <div className="turn user">
@@ -30,14 +30,14 @@ const Asked = ({ turn }: { turn: Question }) => {
         <span className="hidden">{t.you}: </span>
         {turn.text}
       </p>
-      {turn.files.map((name, place) => (
-        <p key={place}>📎 {name}</p>
+      {turn.files.map((name, index) => (
+        <p key={index}>📎 {name}</p>
       ))}
     </div>
   );
 };
 
-const Answered = ({ turn, talk, about, onAsk }: Shown<Answer>) => {
+const AnswerTurn = ({ turn, talk, about, onAsk }: Shown<Answer>) => {
   const { t } = useChat();
   const isNone = turn.isWhole && !turn.text && !turn.files.length;
   return (
@@ -47,8 +47,8 @@ const Answered = ({ turn, talk, about, onAsk }: Shown<Answer>) => {
         {turn.steps.length > 0 && turn.steps.map(({ id, text }) => <p key={id}>{text}</p>)}
       </Beside>
       <Markdown text={isNone ? t.none : turn.text} />
-      {turn.files.map((file, place) => (
-        <Given key={place} {...file} />
+      {turn.files.map((file, index) => (
+        <AnswerFile key={index} {...file} />
       ))}
       <Sources of={turn} />
       {turn.form && <Waiting key={turn.form.form_token} form={turn.form} talk={talk} />}
@@ -91,8 +91,8 @@ const Sources = ({ of }: { of: Answer }) => {
   if (!of.sources.length) return null;
   return (
     <ol className="soft small" aria-label={t.sources}>
-      {of.sources.map((source, place) => (
-        <li key={place} title={(source.content ?? "").slice(0, 400)}>
+      {of.sources.map((source, index) => (
+        <li key={index} title={(source.content ?? "").slice(0, 400)}>
           {source.document_name ?? source.title ?? ""}
         </li>
       ))}
@@ -101,7 +101,7 @@ const Sources = ({ of }: { of: Answer }) => {
 };
 
 // Stored pictures of this server are shown; whatever else an address names is asked for by whoever follows it.
-const Given = ({ url, type }: { url: string; type: string }) => {
+const AnswerFile = ({ url, type }: { url: string; type: string }) => {
   const [picture, setPicture] = useState("");
   const target = urlOf(url);
   const isOurs = target?.origin === location.origin && target.pathname.startsWith("/files/");
@@ -109,19 +109,19 @@ const Given = ({ url, type }: { url: string; type: string }) => {
   const href = target?.href ?? "";
   useEffect(() => {
     if (!isPicture) return;
-    let made = "";
+    let objectUrl = "";
     let isGone = false;
     void api.stored(href).then(
       (file) => {
         if (isGone || !/^image\/(?!svg)/.test(file.type)) return;
-        made = URL.createObjectURL(file);
-        setPicture(made);
+        objectUrl = URL.createObjectURL(file);
+        setPicture(objectUrl);
       },
       () => {}, // it stays a link
     );
     return () => {
       isGone = true;
-      URL.revokeObjectURL(made);
+      URL.revokeObjectURL(objectUrl);
     };
   }, [href, isPicture]);
   if (!target || !["http:", "https:"].includes(target.protocol)) return null;
@@ -179,14 +179,14 @@ const asForm = ({ inputs, resolved_default_values: defaults }: WaitingForm): For
 // Somebody has to fill this in before the run goes on.
 const Waiting = ({ form, talk }: { form: WaitingForm; talk: Talk }) => {
   const { t } = useChat();
-  const place = useRef<HTMLFormElement>(null);
+  const formRef = useRef<HTMLFormElement>(null);
   const [values, setValues] = useState<Record<string, unknown>>({});
   const controls = asForm(form);
   useEffect(() => {
-    place.current?.querySelector<HTMLElement>("input, textarea, select, button")?.focus();
+    formRef.current?.querySelector<HTMLElement>("input, textarea, select, button")?.focus();
   }, []);
   return (
-    <form ref={place} className="form card" onSubmit={(event) => event.preventDefault()}>
+    <form ref={formRef} className="form card" onSubmit={(event) => event.preventDefault()}>
       <Markdown text={(form.form_content ?? "").replace(/\{\{#\$output\.[^}]*#\}\}/g, "")} />
       <Inputs form={controls} values={values} upload={talk.upload} onChange={setValues} />
       <div className="row tight">
@@ -196,7 +196,7 @@ const Waiting = ({ form, talk }: { form: WaitingForm; talk: Talk }) => {
             type="button"
             className={button_style === "primary" ? "primary" : ""}
             onClick={() => {
-              if (!isComplete(place.current, t)) return;
+              if (!isComplete(formRef.current, t)) return;
               const empty = Object.fromEntries(controls.map(({ variable }) => [variable, ""]));
               talk.fill({ values: { ...empty, ...ready(values, controls) }, action: id });
             }}

@@ -36,19 +36,19 @@ export const Tabbed = ({
 }) => (
   <Tabs
     className="tabs"
-    selectedKey={tabs.some((one) => one.id === at) ? at : (tabs[0]?.id ?? "")}
+    selectedKey={tabs.some((tab) => tab.id === at) ? at : (tabs[0]?.id ?? "")}
     onSelectionChange={(key) => onChange(String(key))}
   >
     <TabList aria-label={label}>
-      {tabs.map((one) => (
-        <Tab key={one.id} id={one.id}>
-          {one.title}
+      {tabs.map((tab) => (
+        <Tab key={tab.id} id={tab.id}>
+          {tab.title}
         </Tab>
       ))}
     </TabList>
-    {tabs.map((one) => (
-      <TabPanel key={one.id} id={one.id}>
-        {one.body()}
+    {tabs.map((tab) => (
+      <TabPanel key={tab.id} id={tab.id}>
+        {tab.body()}
       </TabPanel>
     ))}
   </Tabs>

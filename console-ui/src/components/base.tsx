@@ -89,11 +89,11 @@ export const useWrong = () => {
 
 // What went wrong with any of these, once.
 export const Trouble = ({ of }: { of: (UseQueryResult<unknown> | { error: unknown } | null)[] }) => {
-  const said = useWrong();
-  const error = of.find((one) => one?.error)?.error;
+  const errorText = useWrong();
+  const error = of.find((query) => query?.error)?.error;
   return error ? (
     <p className="wrong" role="alert">
-      {said(error)}
+      {errorText(error)}
     </p>
   ) : null;
 };
@@ -112,21 +112,21 @@ export const HasToasts = ({ children }: { children: ReactNode }) => {
   const [all, set] = useState<Toast[]>([]);
   const add = (text: string, isBad = false) => {
     const id = ++last;
-    set((now) => [...now.slice(-3), { id, text, isBad }]);
-    if (!isBad) setTimeout(() => set((now) => now.filter((one) => one.id !== id)), 4000);
+    set((toasts) => [...toasts.slice(-3), { id, text, isBad }]);
+    if (!isBad) setTimeout(() => set((toasts) => toasts.filter((toast) => toast.id !== id)), 4000);
   };
   return (
     <Toasts value={add}>
       {children}
       <div className="toasts" role="status" aria-live="polite">
-        {all.map((one) => (
-          <p key={one.id} className={one.isBad ? "bad" : ""}>
-            {one.text}{" "}
+        {all.map((toast) => (
+          <p key={toast.id} className={toast.isBad ? "bad" : ""}>
+            {toast.text}{" "}
             <button
               type="button"
               className="link"
               aria-label={t.dismiss}
-              onClick={() => set((now) => now.filter((it) => it.id !== one.id))}
+              onClick={() => set((toasts) => toasts.filter((shownToast) => shownToast.id !== toast.id))}
             >
               ×
             </button>
@@ -165,8 +165,8 @@ export const Field = ({
   help?: ReactNode;
   children: ReactElement<{ id?: string; "aria-describedby"?: string }>;
 }) => {
-  const made = useId();
-  const id = children.props.id ?? made;
+  const generatedId = useId();
+  const id = children.props.id ?? generatedId;
   return (
     <div className="field">
       <label htmlFor={id}>{label}</label>
@@ -200,7 +200,7 @@ export const Pick = ({
   <Field label={label}>
     <select value={value} onChange={(event) => onChange(event.target.value)} {...rest}>
       {options
-        .map((one) => (typeof one === "string" ? ([one, one] as const) : one))
+        .map((option) => (typeof option === "string" ? ([option, option] as const) : option))
         .map(([id, text]) => (
           <option key={id} value={id}>
             {text}
@@ -229,8 +229,8 @@ export const Json = ({ value }: { value: unknown }) => (
   <pre tabIndex={0}>{typeof value === "string" ? value : JSON.stringify(value, null, 2)}</pre>
 );
 
-export const Meter = ({ label, value, most }: { label: string; value: number; most: number }) => (
-  <meter aria-label={label} min={0} max={most || 1} value={Math.min(value, most || 1)} />
+export const Meter = ({ label, value, max }: { label: string; value: number; max: number }) => (
+  <meter aria-label={label} min={0} max={max || 1} value={Math.min(value, max || 1)} />
 );
 
 export const Drop = ({

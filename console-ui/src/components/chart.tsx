@@ -23,16 +23,16 @@ export const Chart = ({
   shown: (value: number) => string;
 }) => {
   const { language, theme } = useChosen();
-  const place = useRef<HTMLDivElement>(null);
+  const container = useRef<HTMLDivElement>(null);
   // biome-ignore lint/correctness/useExhaustiveDependencies: colours and numbers change with theme and language
   useEffect(() => {
-    const box = place.current;
+    const box = container.current;
     if (!box) return undefined;
     const style = getComputedStyle(document.documentElement);
     const colour = (name: string) => style.getPropertyValue(name).trim();
     const stacked: (number | null)[][] = [];
-    for (const [at, one] of series.entries())
-      stacked.push(one.values.map((value, x) => (value ?? 0) + (at ? (stacked[at - 1]?.[x] ?? 0) : 0)));
+    for (const [at, line] of series.entries())
+      stacked.push(line.values.map((value, x) => (value ?? 0) + (at ? (stacked[at - 1]?.[x] ?? 0) : 0)));
     const axis = {
       stroke: colour("--soft"),
       grid: { stroke: colour("--line"), width: 1 },
@@ -46,12 +46,12 @@ export const Chart = ({
         legend: { show: false },
         cursor: { show: false },
         axes: [axis, { ...axis, size: 80, values: (_, values) => values.map((value) => shown(value)) }],
-        scales: { y: { range: (_, __, most) => [0, (most || 1) * 1.1] } },
+        scales: { y: { range: (_, __, max) => [0, (max || 1) * 1.1] } },
         // Later series lie behind: each bar is drawn to its sum, the first on top.
         series: [
           {},
           ...series
-            .map((one, at) => ({ label: one.name, fill: colour(COLOURS[at % COLOURS.length]!), paths: bars }))
+            .map((line, at) => ({ label: line.name, fill: colour(COLOURS[at % COLOURS.length]!), paths: bars }))
             .reverse(),
         ],
       },
@@ -67,11 +67,11 @@ export const Chart = ({
   }, [times, series, shown, language, theme]);
   return (
     <figure className="chart">
-      <div ref={place} role="img" aria-label={label} />
+      <div ref={container} role="img" aria-label={label} />
       <figcaption className="row">
-        {series.map((one, at) => (
-          <span key={one.name} className="soft">
-            <i className={`swatch c${(at % COLOURS.length) + 1}`} /> {one.name}
+        {series.map((line, at) => (
+          <span key={line.name} className="soft">
+            <i className={`swatch c${(at % COLOURS.length) + 1}`} /> {line.name}
           </span>
         ))}
       </figcaption>

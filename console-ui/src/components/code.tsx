@@ -43,16 +43,16 @@ export const Code = ({
   language?: keyof typeof SPOKEN;
   isFixed?: boolean;
 }) => {
-  const place = useRef<HTMLDivElement>(null);
+  const container = useRef<HTMLDivElement>(null);
   const view = useRef<EditorView | null>(null);
-  const told = useRef(onChange);
-  told.current = onChange;
+  const currentOnChange = useRef(onChange);
+  currentOnChange.current = onChange;
   // biome-ignore lint/correctness/useExhaustiveDependencies: the text is put in below, without making the editor anew
   useEffect(() => {
     // In a tree of its own, where styles are adopted as sheets: the page's policy allows no style elements.
-    const root = place.current!.shadowRoot ?? place.current!.attachShadow({ mode: "open" });
+    const root = container.current!.shadowRoot ?? container.current!.attachShadow({ mode: "open" });
     root.replaceChildren();
-    const made = new EditorView({
+    const editor = new EditorView({
       root,
       parent: root,
       state: EditorState.create({
@@ -70,18 +70,18 @@ export const Code = ({
           EditorView.editable.of(!isFixed),
           EditorState.readOnly.of(isFixed),
           EditorView.updateListener.of((update) => {
-            if (update.docChanged) told.current?.(update.state.doc.toString());
+            if (update.docChanged) currentOnChange.current?.(update.state.doc.toString());
           }),
         ],
       }),
     });
-    view.current = made;
-    return () => made.destroy();
+    view.current = editor;
+    return () => editor.destroy();
   }, [language, label, isFixed]);
   useEffect(() => {
-    const now = view.current;
-    if (now && now.state.doc.toString() !== value)
-      now.dispatch({ changes: { from: 0, to: now.state.doc.length, insert: value } });
+    const editorView = view.current;
+    if (editorView && editorView.state.doc.toString() !== value)
+      editorView.dispatch({ changes: { from: 0, to: editorView.state.doc.length, insert: value } });
   }, [value]);
-  return <div className="code" ref={place} />;
+  return <div className="code" ref={container} />;
 };

@@ -50,14 +50,14 @@ export interface RunEvent {
 export const ready = (values: Record<string, unknown>, form: Form[]): Record<string, unknown> =>
   Object.fromEntries(
     form
-      .map((one) => {
-        const value = values[one.variable] ?? one.default;
-        if (one.type === "checkbox") return [one.variable, value === true || value === "true"] as const;
-        if (value === undefined || value === null || value === "") return [one.variable, undefined] as const;
-        if (one.type === "number") return [one.variable, Number(value)] as const;
-        if (one.type === "json_object" && typeof value === "string")
-          return [one.variable, JSON.parse(value) as unknown] as const;
-        return [one.variable, value] as const;
+      .map((field) => {
+        const value = values[field.variable] ?? field.default;
+        if (field.type === "checkbox") return [field.variable, value === true || value === "true"] as const;
+        if (value === undefined || value === null || value === "") return [field.variable, undefined] as const;
+        if (field.type === "number") return [field.variable, Number(value)] as const;
+        if (field.type === "json_object" && typeof value === "string")
+          return [field.variable, JSON.parse(value) as unknown] as const;
+        return [field.variable, value] as const;
       })
       .filter(([, value]) => value !== undefined),
   );
@@ -131,7 +131,7 @@ const drawn = (
   upload: (files: File[]) => Promise<Uploaded[] | undefined>,
 ) => {
   const need = { required: control.required };
-  const most = control.max_length ? { maxLength: control.max_length } : {};
+  const maxLength = control.max_length ? { maxLength: control.max_length } : {};
   switch (control.type) {
     case "paragraph":
     case "json_object":
@@ -141,7 +141,7 @@ const drawn = (
           value={typeof value === "string" ? value : JSON.stringify(value)}
           data-type={control.type}
           {...need}
-          {...most}
+          {...maxLength}
           onChange={(event) => put(event.target.value)}
         />
       );
@@ -183,7 +183,7 @@ const drawn = (
           step="any"
           value={String(value)}
           {...need}
-          {...(control.type === "text-input" ? most : {})}
+          {...(control.type === "text-input" ? maxLength : {})}
           onChange={(event) => put(event.target.value)}
         />
       );

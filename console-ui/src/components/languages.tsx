@@ -5,9 +5,9 @@ export const LanguagePick = () => {
   const { language, setLanguage, t } = useCommon();
   return (
     <select aria-label={t.language} value={language} onChange={(event) => setLanguage(event.target.value as Language)}>
-      {Object.entries(LANGUAGES).map(([name, one]) => (
+      {Object.entries(LANGUAGES).map(([name, language]) => (
         <option key={name} value={name}>
-          {one.label}
+          {language.label}
         </option>
       ))}
     </select>

@@ -31,8 +31,8 @@ export const ModelPick = ({
   const routes = useQuery({ queryKey: ["routes"], queryFn: () => api.all("routes"), staleTime: 30_000, retry: false });
   const alias = ALIAS[type] ?? `default-${type}`;
   const names = [
-    ...(models.data ?? []).map((one) => one.id),
-    ...(type === "llm" ? (routes.data ?? []).map((one) => one.name) : []),
+    ...(models.data ?? []).map((model) => model.id),
+    ...(type === "llm" ? (routes.data ?? []).map((route) => route.name) : []),
   ];
   const known = value && value !== alias && !names.includes(value) ? [value] : [];
   return (
@@ -59,10 +59,10 @@ export const ModelRules = ({
   const { t, label } = useChosen();
   const known = useModels("llm");
   const plan = useQuery({ queryKey: ["plan", "default"], queryFn: () => api.plan({ model: "default" }), retry: false });
-  const names = models.map((one) => (one === "default" ? plan.data?.model : one));
+  const names = models.map((model) => (model === "default" ? plan.data?.model : model));
   const rules = new Map<string, Shape<"ParameterRule">>();
-  for (const one of known.data ?? [])
-    if (names.includes(one.id)) for (const rule of one.rules) rules.set(rule.name, rule);
+  for (const model of known.data ?? [])
+    if (names.includes(model.id)) for (const rule of model.rules) rules.set(rule.name, rule);
   const put = (name: string, value: unknown) => {
     const next = { ...values };
     if (value === "" || value === undefined) delete next[name];
@@ -82,8 +82,8 @@ export const ModelRules = ({
               {rule.options.length ? (
                 <select value={String(value ?? "")} onChange={(event) => put(rule.name, event.target.value)}>
                   <option value="">{t.asModelLikes}</option>
-                  {rule.options.map((one) => (
-                    <option key={one}>{one}</option>
+                  {rule.options.map((option) => (
+                    <option key={option}>{option}</option>
                   ))}
                 </select>
               ) : rule.type === "boolean" ? (

@@ -23,9 +23,9 @@ export const Table = <Row,>({
       <caption className="hidden">{caption}</caption>
       <thead>
         <tr>
-          {columns.map((one) => (
-            <th key={one.title} scope="col" className={one.isNumber ? "number" : ""}>
-              {one.title}
+          {columns.map((column) => (
+            <th key={column.title} scope="col" className={column.isNumber ? "number" : ""}>
+              {column.title}
             </th>
           ))}
         </tr>
@@ -33,14 +33,14 @@ export const Table = <Row,>({
       <tbody>
         {rows.map((row) => (
           <tr key={id(row)}>
-            {columns.map((one, place) =>
-              place === 0 ? (
-                <th key={one.title} scope="row">
-                  {one.cell(row)}
+            {columns.map((column, index) =>
+              index === 0 ? (
+                <th key={column.title} scope="row">
+                  {column.cell(row)}
                 </th>
               ) : (
-                <td key={one.title} className={one.isNumber ? "number" : ""}>
-                  {one.cell(row)}
+                <td key={column.title} className={column.isNumber ? "number" : ""}>
+                  {column.cell(row)}
                 </td>
               ),
             )}

@@ -17,7 +17,7 @@ export const useTools = (kind = "", enabled = true) =>
   useQuery({
     queryKey: ["tools", kind],
     queryFn: () =>
-      api.post<{ data: OfferedTool[] }>(`/admin/tools${kind ? `?kind=${kind}` : ""}`).then((it) => it.data),
+      api.post<{ data: OfferedTool[] }>(`/admin/tools${kind ? `?kind=${kind}` : ""}`).then((body) => body.data),
     enabled,
     staleTime: 30_000,
   });

@@ -2,20 +2,20 @@ import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { lazy, Suspense, useState } from "react";
 import { isMap, parseDocument } from "yaml";
-import { addressed, api } from "../api";
+import { addressed, api, type Shape } from "../api";
 import { useDo } from "../components/actions";
 import { PageTabs, Switch } from "../components/aria";
 import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble } from "../components/base";
 import { Dialog, Sure } from "../components/dialog";
 import { ModelPick } from "../components/models";
 import { Table } from "../components/table";
-import { useTools } from "../components/tools";
+import { type OfferedTool, useTools } from "../components/tools";
 import { TryApp } from "../components/try-app";
 import { Markdown } from "../markdown";
 import { filled } from "../messages";
 import { useChosen, useKept } from "../settings";
 
-const Code = lazy(() => import("../components/code").then((it) => ({ default: it.Code })));
+const Code = lazy(() => import("../components/code").then((module) => ({ default: module.Code })));
 
 export const AppPage = () => {
   const { t } = useChosen();
@@ -23,12 +23,12 @@ export const AppPage = () => {
   const navigate = useNavigate();
   const app = useQuery({ queryKey: ["apps", id], queryFn: () => api.app(id) });
   const remove = useDo(() => api.remove("apps", id), ["apps"], t.removed);
-  const one = app.data;
-  const hasCanvas = one && (one.mode === "workflow" || one.mode === "advanced-chat" || one.mode === "rag-pipeline");
+  const view = app.data;
+  const hasCanvas = view && (view.mode === "workflow" || view.mode === "advanced-chat" || view.mode === "rag-pipeline");
   return (
     <Page
-      title={one?.name ?? t.app}
-      text={one ? (t.modes as Record<string, string>)[one.mode] : undefined}
+      title={view?.name ?? t.app}
+      text={view ? (t.modes as Record<string, string>)[view.mode] : undefined}
       actions={
         <>
           {hasCanvas && (
@@ -38,7 +38,7 @@ export const AppPage = () => {
           )}
           <Sure
             label={t.remove}
-            question={filled(t.sureRemove, { name: one?.name ?? "" })}
+            question={filled(t.sureRemove, { name: view?.name ?? "" })}
             onSure={() => remove.run().then(() => navigate({ to: "/apps" }))}
           />
         </>
@@ -48,11 +48,11 @@ export const AppPage = () => {
         <Link to="/apps">← {t.apps}</Link>
       </p>
       <Trouble of={[app]} />
-      {one && (
+      {view && (
         <PageTabs
-          label={one.name}
+          label={view.name}
           tabs={[
-            { id: "try", title: t.tryIt, body: () => <TryApp id={id} isDraft={!one.is_published} /> },
+            { id: "try", title: t.tryIt, body: () => <TryApp id={id} isDraft={!view.is_published} /> },
             { id: "publish", title: t.publishing, body: () => <Publishing id={id} /> },
             { id: "setup", title: t.promptsAndTools, body: () => <Setup id={id} /> },
             { id: "talks", title: t.conversations, body: () => <Talks id={id} /> },
@@ -66,137 +66,162 @@ export const AppPage = () => {
   );
 };
 
+type AppView = Shape<"AppView">;
+
 const Publishing = ({ id }: { id: string }) => {
-  const { t, time } = useChosen();
   const app = useQuery({ queryKey: ["apps", id], queryFn: () => api.app(id) });
-  const keys = useQuery({ queryKey: ["app keys", id], queryFn: () => api.appKeys(id) });
-  const [shown, setShown] = useState("");
-  const [name, setName] = useState("");
-  const publish = useDo(() => api.publish(id, name), ["apps"], t.publishedNow);
-  const restore = useDo((version: string) => api.restore(id, version), ["apps"], t.restored);
-  const page = useDo((is: boolean) => api.setApp(id, { page: { is_on: is } }), ["apps"]);
-  const makeKey = useDo(() => api.makeAppKey(id), ["app keys"]);
-  const removeKey = useDo((key: string) => api.removeAppKey(id, key), ["app keys"], t.removed);
-  const one = app.data;
-  if (!one) return null;
-  const embed = `<iframe src="${one.page.url ?? ""}" title="${one.name.replaceAll('"', "&quot;")}" width="400" height="600"></iframe>`;
+  if (!app.data) return null;
   return (
     <>
-      <Card title={t.publishing}>
-        <p>
-          {one.is_published ? t.published : t.neverPublished}
-          {one.has_draft ? ` · ${t.hasDraft}` : ""}
-        </p>
-        {one.has_draft && (
-          <form
-            className="row"
-            onSubmit={(event) => {
-              event.preventDefault();
-              void publish.run();
-            }}
-          >
-            <Field label={t.versionName}>
-              <input value={name} onChange={(event) => setName(event.target.value)} />
-            </Field>
-            <button type="submit" className="primary">
-              {t.publish}
-            </button>
-          </form>
-        )}
-        {(one.versions?.length ?? 0) > 0 && (
-          <Table
-            caption={t.versions}
-            rows={one.versions!}
-            id={(each) => `${each.digest} ${each.published_at}`}
-            columns={[
-              {
-                title: t.version,
-                cell: (each) => (
-                  <>
-                    {each.name || <code>{each.digest.slice(0, 10)}</code>}{" "}
-                    {each.note && <span className="soft">{each.note}</span>}
-                  </>
-                ),
-              },
-              { title: t.when, cell: (each) => time(each.published_at) },
-              {
-                title: t.actions,
-                cell: (each) => (
-                  <button type="button" onClick={() => void restore.run(each.digest)}>
-                    {t.asDraft}
-                  </button>
-                ),
-              },
-            ]}
-          />
-        )}
-        <p>
-          <a className="button" href={addressed(`/admin/v1/apps/${id}/file`)} download={`${one.name}.yml`}>
-            {t.exportFile}
-          </a>
-        </p>
-      </Card>
+      <Versions id={id} app={app.data} />
       <Begins id={id} />
-      <Card title={t.itsPage}>
-        {!one.is_published ? (
-          <p className="soft">{t.publishFirst}</p>
-        ) : (
-          <Switch label={t.pageOn} isOn={one.page.is_on} onChange={(is) => void page.run(is)} />
-        )}
-        {one.page.url && (
-          <>
-            <p>
-              <a href={one.page.url} target="_blank" rel="noopener">
-                {one.page.url}
-              </a>{" "}
-              <Copied text={one.page.url} />
-            </p>
-            <Field label={t.embed}>
-              <textarea readOnly rows={2} className="mono" value={embed} />
-            </Field>
-          </>
-        )}
-      </Card>
-      <Card
-        title={t.itsKeys}
-        actions={
-          <button
-            type="button"
-            onClick={() =>
-              void makeKey.run().then((made) => {
-                if (made) setShown(made.key ?? "");
-              })
-            }
-          >
-            {t.makeKey}
-          </button>
-        }
-      >
-        <p className="soft">
-          {t.itsKeysText} <code>{location.origin}/v1/chat-messages</code>
-        </p>
-        <Trouble of={[keys]} />
-        <ul className="plain">
-          {(keys.data ?? []).map((each) => (
-            <li key={each.id} className="row">
-              <code>{each.hint}</code>
-              <Sure
-                label={t.remove}
-                question={filled(t.sureRemove, { name: each.hint ?? "" })}
-                onSure={() => removeKey.run(each.id)}
-              />
-            </li>
-          ))}
-        </ul>
-        <Dialog title={t.newKey} isOpen={shown !== ""} onClose={() => setShown("")}>
-          <p>{t.newKeyText}</p>
-          <p>
-            <code className="secret">{shown}</code>
-          </p>
-          <Copied text={shown} />
-        </Dialog>
-      </Card>
+      <PublicPage id={id} app={app.data} />
+      <AppKeys id={id} />
     </>
+  );
+};
+
+const Versions = ({ id, app }: { id: string; app: AppView }) => {
+  const { t, time } = useChosen();
+  const restore = useDo((version: string) => api.restore(id, version), ["apps"], t.restored);
+  return (
+    <Card title={t.publishing}>
+      <p>
+        {app.is_published ? t.published : t.neverPublished}
+        {app.has_draft ? ` · ${t.hasDraft}` : ""}
+      </p>
+      {app.has_draft && <PublishForm id={id} />}
+      {(app.versions?.length ?? 0) > 0 && (
+        <Table
+          caption={t.versions}
+          rows={app.versions!}
+          id={(row) => `${row.digest} ${row.published_at}`}
+          columns={[
+            {
+              title: t.version,
+              cell: (row) => (
+                <>
+                  {row.name || <code>{row.digest.slice(0, 10)}</code>}{" "}
+                  {row.note && <span className="soft">{row.note}</span>}
+                </>
+              ),
+            },
+            { title: t.when, cell: (row) => time(row.published_at) },
+            {
+              title: t.actions,
+              cell: (row) => (
+                <button type="button" onClick={() => void restore.run(row.digest)}>
+                  {t.asDraft}
+                </button>
+              ),
+            },
+          ]}
+        />
+      )}
+      <p>
+        <a className="button" href={addressed(`/admin/v1/apps/${id}/file`)} download={`${app.name}.yml`}>
+          {t.exportFile}
+        </a>
+      </p>
+    </Card>
+  );
+};
+
+const PublishForm = ({ id }: { id: string }) => {
+  const { t } = useChosen();
+  const [name, setName] = useState("");
+  const publish = useDo(() => api.publish(id, name), ["apps"], t.publishedNow);
+  return (
+    <form
+      className="row"
+      onSubmit={(event) => {
+        event.preventDefault();
+        void publish.run();
+      }}
+    >
+      <Field label={t.versionName}>
+        <input value={name} onChange={(event) => setName(event.target.value)} />
+      </Field>
+      <button type="submit" className="primary">
+        {t.publish}
+      </button>
+    </form>
+  );
+};
+
+const PublicPage = ({ id, app }: { id: string; app: AppView }) => {
+  const { t } = useChosen();
+  const page = useDo((is: boolean) => api.setApp(id, { page: { is_on: is } }), ["apps"]);
+  const { url } = app.page;
+  const embed = `<iframe src="${url ?? ""}" title="${app.name.replaceAll('"', "&quot;")}" width="400" height="600"></iframe>`;
+  return (
+    <Card title={t.itsPage}>
+      {!app.is_published ? (
+        <p className="soft">{t.publishFirst}</p>
+      ) : (
+        <Switch label={t.pageOn} isOn={app.page.is_on} onChange={(is) => void page.run(is)} />
+      )}
+      {url && (
+        <>
+          <p>
+            <a href={url} target="_blank" rel="noopener">
+              {url}
+            </a>{" "}
+            <Copied text={url} />
+          </p>
+          <Field label={t.embed}>
+            <textarea readOnly rows={2} className="mono" value={embed} />
+          </Field>
+        </>
+      )}
+    </Card>
+  );
+};
+
+const AppKeys = ({ id }: { id: string }) => {
+  const { t } = useChosen();
+  const keys = useQuery({ queryKey: ["app keys", id], queryFn: () => api.appKeys(id) });
+  // The new key itself, which the server shows once.
+  const [secret, setSecret] = useState("");
+  const makeKey = useDo(() => api.makeAppKey(id), ["app keys"]);
+  const removeKey = useDo((key: string) => api.removeAppKey(id, key), ["app keys"], t.removed);
+  const onMake = async () => {
+    const created = await makeKey.run();
+    if (created) setSecret(created.key ?? "");
+  };
+  return (
+    <Card
+      title={t.itsKeys}
+      actions={
+        <button type="button" onClick={() => void onMake()}>
+          {t.makeKey}
+        </button>
+      }
+    >
+      <p className="soft">
+        {t.itsKeysText} <code>{location.origin}/v1/chat-messages</code>
+      </p>
+      <Trouble of={[keys]} />
+      <ul className="plain">
+        {(keys.data ?? []).map((key) => (
+          <li key={key.id} className="row">
+            <code>{key.hint}</code>
+            <Sure
+              label={t.remove}
+              question={filled(t.sureRemove, { name: key.hint ?? "" })}
+              onSure={() => removeKey.run(key.id)}
+            />
+          </li>
+        ))}
+      </ul>
+      <Dialog title={t.newKey} isOpen={secret !== ""} onClose={() => setSecret("")}>
+        <p>{t.newKeyText}</p>
+        <p>
+          <code className="secret">{secret}</code>
+        </p>
+        <Copied text={secret} />
+      </Dialog>
+    </Card>
   );
 };
 
@@ -211,26 +236,26 @@ const Begins = ({ id }: { id: string }) => {
       <Table
         caption={t.beginsByItself}
         rows={triggers.data}
-        id={(one) => one.node}
+        id={(row) => row.node}
         columns={[
-          { title: t.name, cell: (one) => one.title },
+          { title: t.name, cell: (row) => row.title },
           {
             title: t.when,
-            cell: (one) =>
-              one.type === "webhook" ? (
+            cell: (row) =>
+              row.type === "webhook" ? (
                 <>
-                  {one.method} <code>{one.address}</code> <Copied text={one.address ?? ""} label={t.copyAddress} />
+                  {row.method} <code>{row.address}</code> <Copied text={row.address ?? ""} label={t.copyAddress} />
                 </>
-              ) : one.type === "schedule" ? (
+              ) : row.type === "schedule" ? (
                 <>
-                  <code>{one.cron}</code> {one.timezone}
-                  {one.next?.[0] && <span className="soft"> · {time(one.next[0])}</span>}
+                  <code>{row.cron}</code> {row.timezone}
+                  {row.next?.[0] && <span className="soft"> · {time(row.next[0])}</span>}
                 </>
               ) : (
-                `${one.event ?? ""} · ${one.provider ?? ""}`
+                `${row.event ?? ""} · ${row.provider ?? ""}`
               ),
           },
-          { title: t.state, cell: (one) => (one.is_live ? t.inForce : t.notLive) },
+          { title: t.state, cell: (row) => (row.is_live ? t.inForce : t.notLive) },
         ]}
       />
     </Card>
@@ -256,10 +281,10 @@ const Setup = ({ id }: { id: string }) => {
   };
   const save = useDo(
     async () => {
-      const made = await api.saveApp(id, shown, base || app.data!.digest);
+      const saved = await api.saveApp(id, shown, base || app.data!.digest);
       setText(null);
       setBase("");
-      return made;
+      return saved;
     },
     ["apps", "app file"],
     t.draftSaved,
@@ -315,9 +340,9 @@ const Setup = ({ id }: { id: string }) => {
       <Suspense fallback={<p className="soft">…</p>}>
         <Code label={t.promptsAndTools} language="yaml" value={shown} onChange={edit} />
       </Suspense>
-      {check.data?.problems.map((one) => (
-        <p className="wrong" key={`${one.line} ${one.message}`}>
-          {filled(t.line, { number: one.line })} {one.node} {one.field} {one.message}
+      {check.data?.problems.map((problem) => (
+        <p className="wrong" key={`${problem.line} ${problem.message}`}>
+          {filled(t.line, { number: problem.line })} {problem.node} {problem.field} {problem.message}
         </p>
       ))}
       {(check.data?.needs.length ?? 0) > 0 && (
@@ -334,142 +359,168 @@ interface AgentTool {
   tool_name: string;
   enabled?: boolean;
 }
-// What is said of an app with one prompt most often; whatever else its file says stays.
-const SimpleForm = ({ mode, text, onChange }: { mode: string; text: string; onChange: (text: string) => void }) => {
-  const { t } = useChosen();
-  const tools = useTools("", mode === "agent-chat");
-  const datasets = useQuery({ queryKey: ["datasets"], queryFn: api.datasets, staleTime: 60_000 });
+// The settings of an app with one prompt, at their paths in its file. Everything else in the file stays.
+interface PromptApp {
+  mode: string;
+  // A value as it is in the file, or what stands in for it.
+  read: <T>(path: string[], otherwise: T) => T;
+  put: (path: string[], value: unknown) => void;
+}
+
+const promptApp = (mode: string, text: string, onChange: (text: string) => void): PromptApp | null => {
   const document = parseDocument(text);
   if (document.errors.length || !isMap(document.contents)) return null;
-  const at = (...path: string[]) => document.getIn(["model_config", ...path]);
-  const put = (path: string[], value: unknown) => {
-    const next = parseDocument(text);
-    next.setIn(["model_config", ...path], next.createNode(value));
-    onChange(next.toString({ lineWidth: 0 }));
+  return {
+    mode,
+    read: <T,>(path: string[], otherwise: T): T => {
+      const value = document.getIn(["model_config", ...path]);
+      return value && typeof value === "object" && "toJSON" in value
+        ? (value as { toJSON: () => T }).toJSON()
+        : ((value as T | null | undefined) ?? otherwise);
+    },
+    put: (path, value) => {
+      const next = parseDocument(text);
+      next.setIn(["model_config", ...path], next.createNode(value));
+      onChange(next.toString({ lineWidth: 0 }));
+    },
   };
-  const plain = <T,>(value: unknown, otherwise: T): T =>
-    value && typeof value === "object" && "toJSON" in value
-      ? (value as { toJSON: () => T }).toJSON()
-      : ((value as T | null | undefined) ?? otherwise);
-  const model = plain<{ provider?: string; name?: string }>(at("model"), {});
-  const short = (model.provider ?? "").split("/").at(-1) ?? "";
-  const chosen = plain<AgentTool[]>(at("agent_mode", "tools"), []);
-  const read = plain<{ dataset: { id: string; enabled?: boolean } }[]>(
-    at("dataset_configs", "datasets", "datasets"),
-    [],
-  );
+};
+
+const SimpleForm = ({ mode, text, onChange }: { mode: string; text: string; onChange: (text: string) => void }) => {
+  const { t } = useChosen();
+  const app = promptApp(mode, text, onChange);
+  if (!app) return null;
   return (
     <div className="form">
-      <ModelPick
-        type="llm"
-        value={short && model.name ? `${short}/${model.name}` : (model.name ?? "default")}
-        onChange={(next) => {
-          const [provider, ...rest] = next.split("/");
-          put(
-            ["model"],
-            rest.length
-              ? { ...model, provider, name: rest.join("/"), mode: "chat" }
-              : { ...model, provider: "", name: next, mode: "chat" },
-          );
-        }}
-      />
-      <Field label={t.fields.prompt}>
-        <textarea
-          rows={4}
-          value={String(at("pre_prompt") ?? "")}
-          onChange={(event) => put(["pre_prompt"], event.target.value)}
-        />
-      </Field>
+      <PromptModel app={app} />
+      <TextSetting app={app} path="pre_prompt" label={t.fields.prompt} rows={4} />
       {mode !== "completion" && (
-        <Field label={t.openingStatement}>
-          <textarea
-            rows={2}
-            value={String(at("opening_statement") ?? "")}
-            onChange={(event) => put(["opening_statement"], event.target.value)}
-          />
-        </Field>
-      )}
-      {mode !== "completion" && (
-        <Field label={t.suggestedQuestions} help={t.oneALine}>
-          <textarea
-            rows={2}
-            value={plain<string[]>(at("suggested_questions"), []).join("\n")}
-            onChange={(event) => put(["suggested_questions"], event.target.value.split("\n"))}
-          />
-        </Field>
-      )}
-      {mode === "agent-chat" && (
         <>
-          <Pick
-            label={t.agentStrategy}
-            value={String(at("agent_mode", "strategy") ?? "function_call")}
-            onChange={(one) => put(["agent_mode", "strategy"], one)}
-            options={["function_call", "react"]}
-          />
-          <fieldset>
-            <legend>{t.mayUse}</legend>
-            <div className="fields">
-              {(tools.data ?? [])
-                .filter((one) => ["builtin", "plugin", "workflow", "api", "mcp"].includes(one.kind))
-                .map((one) => (
-                  <label className="check" key={`${one.provider} ${one.name}`} title={one.description}>
-                    <input
-                      type="checkbox"
-                      checked={chosen.some((each) => each.tool_name === one.name && each.provider_id === one.provider)}
-                      onChange={(event) =>
-                        put(
-                          ["agent_mode", "tools"],
-                          event.target.checked
-                            ? [
-                                ...chosen,
-                                {
-                                  enabled: true,
-                                  provider_id: one.provider,
-                                  provider_name: one.provider,
-                                  provider_type: one.kind === "plugin" ? "builtin" : one.kind,
-                                  tool_name: one.name,
-                                  tool_label: one.name,
-                                  tool_parameters: {},
-                                },
-                              ]
-                            : chosen.filter((each) => each.tool_name !== one.name || each.provider_id !== one.provider),
-                        )
-                      }
-                    />{" "}
-                    {one.provider}/{one.name}
-                  </label>
-                ))}
-            </div>
-          </fieldset>
+          <TextSetting app={app} path="opening_statement" label={t.openingStatement} rows={2} />
+          <Field label={t.suggestedQuestions} help={t.oneALine}>
+            <textarea
+              rows={2}
+              value={app.read<string[]>(["suggested_questions"], []).join("\n")}
+              onChange={(event) => app.put(["suggested_questions"], event.target.value.split("\n"))}
+            />
+          </Field>
         </>
       )}
-      {(datasets.data?.length ?? 0) > 0 && mode !== "agent-chat" && (
-        <fieldset>
-          <legend>{t.mayRead}</legend>
-          {datasets.data!.map((one) => (
-            <label className="check" key={one.id}>
-              <input
-                type="checkbox"
-                checked={read.some((each) => each.dataset.id === one.id)}
-                onChange={(event) =>
-                  put(["dataset_configs"], {
-                    retrieval_model: "multiple",
-                    top_k: 4,
-                    ...plain<Record<string, unknown>>(at("dataset_configs"), {}),
-                    datasets: {
-                      datasets: event.target.checked
-                        ? [...read, { dataset: { id: one.id, enabled: true } }]
-                        : read.filter((each) => each.dataset.id !== one.id),
-                    },
-                  })
-                }
-              />{" "}
-              {one.name}
-            </label>
-          ))}
-        </fieldset>
-      )}
+      {mode === "agent-chat" ? <AgentSettings app={app} /> : <DatasetSettings app={app} />}
     </div>
+  );
+};
+
+const PromptModel = ({ app }: { app: PromptApp }) => {
+  const model = app.read<{ provider?: string; name?: string }>(["model"], {});
+  const providerName = (model.provider ?? "").split("/").at(-1) ?? "";
+  const onChange = (id: string) => {
+    const [provider, ...name] = id.split("/");
+    const reference = name.length ? { provider, name: name.join("/") } : { provider: "", name: id };
+    app.put(["model"], { ...model, ...reference, mode: "chat" });
+  };
+  return (
+    <ModelPick
+      type="llm"
+      value={providerName && model.name ? `${providerName}/${model.name}` : (model.name ?? "default")}
+      onChange={onChange}
+    />
+  );
+};
+
+const TextSetting = ({ app, path, label, rows }: { app: PromptApp; path: string; label: string; rows: number }) => (
+  <Field label={label}>
+    <textarea
+      rows={rows}
+      value={String(app.read<unknown>([path], ""))}
+      onChange={(event) => app.put([path], event.target.value)}
+    />
+  </Field>
+);
+
+const TOOL_KINDS = ["builtin", "plugin", "workflow", "api", "mcp"];
+
+const toolReference = ({ kind, provider, name }: OfferedTool) => ({
+  enabled: true,
+  provider_id: provider,
+  provider_name: provider,
+  provider_type: kind === "plugin" ? "builtin" : kind,
+  tool_name: name,
+  tool_label: name,
+  tool_parameters: {},
+});
+
+const AgentSettings = ({ app }: { app: PromptApp }) => {
+  const { t } = useChosen();
+  const tools = useTools();
+  const selected = app.read<AgentTool[]>(["agent_mode", "tools"], []);
+  const isReference = (reference: AgentTool, tool: OfferedTool) =>
+    reference.tool_name === tool.name && reference.provider_id === tool.provider;
+  const select = (tool: OfferedTool, is: boolean) => {
+    const others = selected.filter((reference) => !isReference(reference, tool));
+    app.put(["agent_mode", "tools"], is ? [...selected, toolReference(tool)] : others);
+  };
+  return (
+    <>
+      <Pick
+        label={t.agentStrategy}
+        value={String(app.read<unknown>(["agent_mode", "strategy"], "function_call"))}
+        onChange={(strategy) => app.put(["agent_mode", "strategy"], strategy)}
+        options={["function_call", "react"]}
+      />
+      <fieldset>
+        <legend>{t.mayUse}</legend>
+        <div className="fields">
+          {(tools.data ?? [])
+            .filter((tool) => TOOL_KINDS.includes(tool.kind))
+            .map((tool) => (
+              <label className="check" key={`${tool.provider} ${tool.name}`} title={tool.description}>
+                <input
+                  type="checkbox"
+                  checked={selected.some((reference) => isReference(reference, tool))}
+                  onChange={(event) => select(tool, event.target.checked)}
+                />{" "}
+                {tool.provider}/{tool.name}
+              </label>
+            ))}
+        </div>
+      </fieldset>
+    </>
+  );
+};
+
+interface DatasetReference {
+  dataset: { id: string; enabled?: boolean };
+}
+
+const DatasetSettings = ({ app }: { app: PromptApp }) => {
+  const { t } = useChosen();
+  const datasets = useQuery({ queryKey: ["datasets"], queryFn: api.datasets, staleTime: 60_000 });
+  const selected = app.read<DatasetReference[]>(["dataset_configs", "datasets", "datasets"], []);
+  const select = (id: string, is: boolean) => {
+    const others = selected.filter((reference) => reference.dataset.id !== id);
+    app.put(["dataset_configs"], {
+      retrieval_model: "multiple",
+      top_k: 4,
+      ...app.read<Record<string, unknown>>(["dataset_configs"], {}),
+      datasets: { datasets: is ? [...selected, { dataset: { id, enabled: true } }] : others },
+    });
+  };
+  if (!datasets.data?.length) return null;
+  return (
+    <fieldset>
+      <legend>{t.mayRead}</legend>
+      {datasets.data.map(({ id, name }) => (
+        <label className="check" key={id}>
+          <input
+            type="checkbox"
+            checked={selected.some((reference) => reference.dataset.id === id)}
+            onChange={(event) => select(id, event.target.checked)}
+          />{" "}
+          {name}
+        </label>
+      ))}
+    </fieldset>
   );
 };
 
@@ -490,23 +541,23 @@ const Talks = ({ id }: { id: string }) => {
         <Table
           caption={t.conversations}
           rows={talks.data!}
-          id={(one) => one.id}
+          id={(row) => row.id}
           columns={[
             {
               title: t.name,
-              cell: (one) => (
-                <button type="button" className="link" onClick={() => setOpen(one.id)}>
-                  {one.name || t.untitled}
+              cell: (row) => (
+                <button type="button" className="link" onClick={() => setOpen(row.id)}>
+                  {row.name || t.untitled}
                 </button>
               ),
             },
-            { title: t.user, cell: (one) => one.user },
-            { title: t.when, cell: (one) => time(one.updated_at) },
+            { title: t.user, cell: (row) => row.user },
+            { title: t.when, cell: (row) => time(row.updated_at) },
           ]}
         />
       )}
       <Dialog
-        title={talks.data?.find((one) => one.id === open)?.name ?? ""}
+        title={talks.data?.find((talk) => talk.id === open)?.name ?? ""}
         isOpen={open !== ""}
         onClose={() => setOpen("")}
         isWide
@@ -514,24 +565,24 @@ const Talks = ({ id }: { id: string }) => {
         <Trouble of={[messages]} />
         {[...(messages.data ?? [])]
           .sort((a, b) => a.created_at - b.created_at)
-          .map((one) => (
-            <article key={one.id} className="turns">
+          .map((message) => (
+            <article key={message.id} className="turns">
               <div className="turn user">
-                <p>{one.query}</p>
+                <p>{message.query}</p>
               </div>
-              {one.thoughts.length > 0 && (
+              {message.thoughts.length > 0 && (
                 <details>
-                  <summary>{filled(t.steps, { count: one.thoughts.length })}</summary>
-                  <Json value={one.thoughts} />
+                  <summary>{filled(t.steps, { count: message.thoughts.length })}</summary>
+                  <Json value={message.thoughts} />
                 </details>
               )}
               <div className="turn assistant">
-                <Markdown text={one.answer} />
+                <Markdown text={message.answer} />
               </div>
-              {one.error && <p className="wrong">{one.error}</p>}
+              {message.error && <p className="wrong">{message.error}</p>}
               <p className="soft small">
-                {time(one.created_at)}
-                {one.rating && ` · ${(t.ratings as Record<string, string>)[one.rating] ?? one.rating}`}
+                {time(message.created_at)}
+                {message.rating && ` · ${(t.ratings as Record<string, string>)[message.rating] ?? message.rating}`}
               </p>
             </article>
           ))}
@@ -545,7 +596,7 @@ const RunList = ({ id }: { id: string }) => {
   const runs = useQuery({ queryKey: ["runs", id], queryFn: () => api.appRuns(id), refetchInterval: 5000 });
   const app = useQuery({ queryKey: ["apps", id], queryFn: () => api.app(id) });
   const [open, setOpen] = useState("");
-  const one = runs.data?.data.find((each) => each.id === open);
+  const run = runs.data?.data.find((candidate) => candidate.id === open);
   const isDrawn = app.data && /workflow|advanced|rag/.test(app.data.mode);
   return (
     <Card title={t.runs}>
@@ -555,37 +606,37 @@ const RunList = ({ id }: { id: string }) => {
         <Table
           caption={t.runs}
           rows={runs.data!.data}
-          id={(each) => each.id}
+          id={(row) => row.id}
           columns={[
             {
               title: t.when,
-              cell: (each) =>
+              cell: (row) =>
                 isDrawn ? (
-                  <Link to="/workflows/$id" params={{ id }} search={{ run: each.id } as never}>
-                    {time(each.created_at)}
+                  <Link to="/workflows/$id" params={{ id }} search={{ run: row.id } as never}>
+                    {time(row.created_at)}
                   </Link>
                 ) : (
-                  <button type="button" className="link" onClick={() => setOpen(each.id)}>
-                    {time(each.created_at)}
+                  <button type="button" className="link" onClick={() => setOpen(row.id)}>
+                    {time(row.created_at)}
                   </button>
                 ),
             },
-            { title: t.status, cell: (each) => <Status is={each.status} /> },
-            { title: t.took, cell: (each) => span(each.elapsed), isNumber: true },
-            { title: t.tokens, cell: (each) => number(each.total_tokens), isNumber: true },
+            { title: t.status, cell: (row) => <Status is={row.status} /> },
+            { title: t.took, cell: (row) => span(row.elapsed), isNumber: true },
+            { title: t.tokens, cell: (row) => number(row.total_tokens), isNumber: true },
             {
               title: t.from,
-              cell: (each) => (t.origins as Record<string, string>)[each.created_from] ?? each.created_from,
+              cell: (row) => (t.origins as Record<string, string>)[row.created_from] ?? row.created_from,
             },
           ]}
         />
       )}
-      <Dialog title={t.run} isOpen={one !== undefined} onClose={() => setOpen("")} isWide>
-        {one && (
+      <Dialog title={t.run} isOpen={run !== undefined} onClose={() => setOpen("")} isWide>
+        {run && (
           <>
-            <Json value={one.inputs} />
-            <Json value={one.outputs} />
-            {one.error && <p className="wrong">{one.error}</p>}
+            <Json value={run.inputs} />
+            <Json value={run.outputs} />
+            {run.error && <p className="wrong">{run.error}</p>}
           </>
         )}
       </Dialog>
@@ -595,30 +646,30 @@ const RunList = ({ id }: { id: string }) => {
 
 const Annotations = ({ id }: { id: string }) => {
   const { t, number } = useChosen();
-  const found = useQuery({ queryKey: ["annotations", id], queryFn: () => api.annotations(id) });
+  const annotations = useQuery({ queryKey: ["annotations", id], queryFn: () => api.annotations(id) });
   const [form, set] = useState({ question: "", answer: "" });
   const add = useDo(() => api.annotate(id, form.question, form.answer), ["annotations"], t.saved);
-  const remove = useDo((one: string) => api.removeAnnotation(id, one), ["annotations"], t.removed);
+  const remove = useDo((annotation: string) => api.removeAnnotation(id, annotation), ["annotations"], t.removed);
   return (
     <Card title={t.annotations}>
       <p className="soft">{t.annotationsText}</p>
-      <Trouble of={[found]} />
-      {(found.data?.length ?? 0) > 0 && (
+      <Trouble of={[annotations]} />
+      {(annotations.data?.length ?? 0) > 0 && (
         <Table
           caption={t.annotations}
-          rows={found.data!}
-          id={(one) => one.id}
+          rows={annotations.data!}
+          id={(row) => row.id}
           columns={[
-            { title: t.question, cell: (one) => one.question },
-            { title: t.answer, cell: (one) => one.answer },
-            { title: t.hits, cell: (one) => number(one.hits), isNumber: true },
+            { title: t.question, cell: (row) => row.question },
+            { title: t.answer, cell: (row) => row.answer },
+            { title: t.hits, cell: (row) => number(row.hits), isNumber: true },
             {
               title: t.actions,
-              cell: (one) => (
+              cell: (row) => (
                 <Sure
                   label={t.remove}
-                  question={filled(t.sureRemove, { name: one.question })}
-                  onSure={() => remove.run(one.id)}
+                  question={filled(t.sureRemove, { name: row.question })}
+                  onSure={() => remove.run(row.id)}
                 />
               ),
             },
@@ -653,21 +704,21 @@ const Annotations = ({ id }: { id: string }) => {
 
 const Feedback = ({ id }: { id: string }) => {
   const { t, time } = useChosen();
-  const found = useQuery({ queryKey: ["feedback", id], queryFn: () => api.feedback(id) });
+  const feedback = useQuery({ queryKey: ["feedback", id], queryFn: () => api.feedback(id) });
   return (
     <Card title={t.feedback}>
-      <Trouble of={[found]} />
-      {found.data && !found.data.length && <Empty title={t.noFeedback} />}
-      {(found.data?.length ?? 0) > 0 && (
+      <Trouble of={[feedback]} />
+      {feedback.data && !feedback.data.length && <Empty title={t.noFeedback} />}
+      {(feedback.data?.length ?? 0) > 0 && (
         <Table
           caption={t.feedback}
-          rows={found.data!}
-          id={(one) => one.id}
+          rows={feedback.data!}
+          id={(row) => row.id}
           columns={[
-            { title: t.question, cell: (one) => one.query },
-            { title: t.answer, cell: (one) => one.answer.slice(0, 200) },
-            { title: t.rating, cell: (one) => (t.ratings as Record<string, string>)[one.rating] ?? one.rating },
-            { title: t.when, cell: (one) => time(one.created_at) },
+            { title: t.question, cell: (row) => row.query },
+            { title: t.answer, cell: (row) => row.answer.slice(0, 200) },
+            { title: t.rating, cell: (row) => (t.ratings as Record<string, string>)[row.rating] ?? row.rating },
+            { title: t.when, cell: (row) => time(row.created_at) },
           ]}
         />
       )}

@@ -2,14 +2,14 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, type Shape } from "../api";
-import { blank, simple } from "../canvas/file";
+import { blankPromptApp, blankWorkflow } from "../canvas/templates";
 import { useDo } from "../components/actions";
 import { Switch } from "../components/aria";
 import { Card, Drop, Empty, Field, Page, Pick, Trouble, useWrong } from "../components/base";
 import { filled } from "../messages";
 import { useChosen } from "../settings";
 
-const MOST = 10 << 20;
+const MAX_BYTES = 10 << 20;
 const hasCanvas = (mode: string) => mode === "workflow" || mode === "advanced-chat" || mode === "rag-pipeline";
 
 export const Apps = () => {
@@ -26,8 +26,8 @@ export const Apps = () => {
         </Empty>
       )}
       <ul className="grid">
-        {(apps.data ?? []).map((one) => (
-          <One key={one.id} app={one} />
+        {(apps.data ?? []).map((app) => (
+          <AppCard key={app.id} app={app} />
         ))}
       </ul>
     </Page>
@@ -38,15 +38,16 @@ const New = () => {
   const { t } = useChosen();
   const navigate = useNavigate();
   const [form, set] = useState({ name: "", mode: "chat" });
-  const make = useDo(() => api.importApp(simple(form.name, form.mode), true), ["apps"]);
+  const make = useDo(() => api.importApp(blankPromptApp(form.name, form.mode), true), ["apps"]);
   return (
     <Card title={t.newApp}>
       <form
         className="row"
         onSubmit={(event) => {
           event.preventDefault();
-          void make.run().then((made) => {
-            if (made) void navigate({ to: "/apps/$id", params: { id: made.id }, search: { tab: "setup" } as never });
+          void make.run().then((created) => {
+            if (created)
+              void navigate({ to: "/apps/$id", params: { id: created.id }, search: { tab: "setup" } as never });
           });
         }}
       >
@@ -81,8 +82,8 @@ export const Workflows = () => {
   const navigate = useNavigate();
   const apps = useQuery({ queryKey: ["apps"], queryFn: api.apps });
   const [form, set] = useState({ name: "", mode: "workflow" });
-  const make = useDo(() => api.importApp(blank(form.name, form.mode as "workflow"), false), ["apps"]);
-  const shown = (apps.data ?? []).filter((one) => hasCanvas(one.mode));
+  const make = useDo(() => api.importApp(blankWorkflow(form.name, form.mode as "workflow"), false), ["apps"]);
+  const shown = (apps.data ?? []).filter((app) => hasCanvas(app.mode));
   return (
     <Page title={t.workflows} text={t.workflowsText}>
       <Trouble of={[apps]} />
@@ -91,8 +92,8 @@ export const Workflows = () => {
           className="row"
           onSubmit={(event) => {
             event.preventDefault();
-            void make.run().then((made) => {
-              if (made) void navigate({ to: "/workflows/$id", params: { id: made.id } });
+            void make.run().then((created) => {
+              if (created) void navigate({ to: "/workflows/$id", params: { id: created.id } });
             });
           }}
         >
@@ -121,8 +122,8 @@ export const Workflows = () => {
       <Import />
       {apps.data && !shown.length && <Empty title={t.noWorkflows} />}
       <ul className="grid">
-        {shown.map((one) => (
-          <One key={one.id} app={one} />
+        {shown.map((app) => (
+          <AppCard key={app.id} app={app} />
         ))}
       </ul>
     </Page>
@@ -132,18 +133,18 @@ export const Workflows = () => {
 // Files dropped here are imported, each with what it needs and what may be missing.
 const Import = () => {
   const { t } = useChosen();
-  const said = useWrong();
+  const errorText = useWrong();
   const client = useQueryClient();
-  const [told, setTold] = useState<{ file: string; made?: Shape<"ImportedAppView">; trouble?: string }[]>([]);
+  const [imports, setImports] = useState<{ file: string; app?: Shape<"ImportedAppView">; trouble?: string }[]>([]);
   const take = async (files: File[]) => {
-    setTold([]);
+    setImports([]);
     for (const file of files) {
       try {
-        if (file.size > MOST) throw new Error(filled(t.tooLarge, { most: "10 MB" }));
-        const made = await api.importApp(await file.text());
-        setTold((all) => [...all, { file: file.name, made }]);
+        if (file.size > MAX_BYTES) throw new Error(filled(t.tooLarge, { max: "10 MB" }));
+        const imported = await api.importApp(await file.text());
+        setImports((all) => [...all, { file: file.name, app: imported }]);
       } catch (error) {
-        setTold((all) => [...all, { file: file.name, trouble: said(error) }]);
+        setImports((all) => [...all, { file: file.name, trouble: errorText(error) }]);
       }
     }
     await client.invalidateQueries({ queryKey: ["apps"] });
@@ -152,22 +153,22 @@ const Import = () => {
     <Card title={t.importTitle}>
       <Drop label={t.importText} accept=".yml,.yaml,.json" onFiles={(files) => void take(files)} />
       <div role="status">
-        {told.map((one) => (
-          <div key={one.file}>
-            <p className={one.trouble ? "wrong" : ""}>
-              <strong>{one.file}</strong>: {one.trouble ?? t.imported}{" "}
-              {one.made && (
-                <Link to={hasCanvas(one.made.mode) ? "/workflows/$id" : "/apps/$id"} params={{ id: one.made.id }}>
+        {imports.map((result) => (
+          <div key={result.file}>
+            <p className={result.trouble ? "wrong" : ""}>
+              <strong>{result.file}</strong>: {result.trouble ?? t.imported}{" "}
+              {result.app && (
+                <Link to={hasCanvas(result.app.mode) ? "/workflows/$id" : "/apps/$id"} params={{ id: result.app.id }}>
                   {t.open}
                 </Link>
               )}
             </p>
-            {(one.made?.needs?.length ?? 0) > 0 && (
+            {(result.app?.needs?.length ?? 0) > 0 && (
               <p className="soft">
-                {t.needs} {one.made!.needs!.join(", ")}
+                {t.needs} {result.app!.needs!.join(", ")}
               </p>
             )}
-            {one.made?.warnings?.map((line) => (
+            {result.app?.warnings?.map((line) => (
               <p className="soft" key={line}>
                 {line}
               </p>
@@ -179,7 +180,7 @@ const Import = () => {
   );
 };
 
-const One = ({ app }: { app: Shape<"AppView"> }) => {
+const AppCard = ({ app }: { app: Shape<"AppView"> }) => {
   const { t } = useChosen();
   const change = useDo((is: boolean) => api.setApp(app.id, { is_enabled: is }), ["apps"]);
   return (

@@ -22,7 +22,7 @@ const Form = ({
   children: ReactNode;
   button: string;
 }) => {
-  const said = useWrong();
+  const errorText = useWrong();
   const [trouble, setTrouble] = useState("");
   const [isBusy, setBusy] = useState(false);
   const submit = async (event: FormEvent<HTMLFormElement>) => {
@@ -33,7 +33,7 @@ const Form = ({
     try {
       await send((name) => String(form.get(name) ?? ""));
     } catch (error) {
-      setTrouble(said(error));
+      setTrouble(errorText(error));
     } finally {
       setBusy(false);
     }

@@ -11,10 +11,12 @@ import { useChosen, useKept } from "../settings";
 
 const WAYS = ["full_text", "semantic", "hybrid", "hybrid_ranks", "reranked"] as const;
 
-type Told = { event: "progress"; done: number; of: number } | { event: "done"; evaluation: Shape<"EvaluationView"> };
+type EvaluationEvent =
+  | { event: "progress"; done: number; of: number }
+  | { event: "done"; evaluation: Shape<"EvaluationView"> };
 
 const asLines = (questions: Shape<"QuestionView">[]) =>
-  questions.map((one) => `${one.question} => ${one.documents.join(" | ")}`).join("\n");
+  questions.map((question) => `${question.question} => ${question.documents.join(" | ")}`).join("\n");
 const asQuestions = (text: string): Shape<"QuestionView">[] =>
   text.split("\n").flatMap((line) => {
     const at = line.lastIndexOf("=>");
@@ -22,7 +24,7 @@ const asQuestions = (text: string): Shape<"QuestionView">[] =>
     const documents = line
       .slice(at + 2)
       .split("|")
-      .map((one) => one.trim())
+      .map((line) => line.trim())
       .filter(Boolean);
     return at > 0 && question && documents.length ? [{ question, documents }] : [];
   });
@@ -30,7 +32,7 @@ const asQuestions = (text: string): Shape<"QuestionView">[] =>
 // Questions whose documents are known, asked in each way. What came of it is kept, to be compared with the next time.
 export const Evaluation = ({ id }: { id: string }) => {
   const { t } = useChosen();
-  const said = useWrong();
+  const errorText = useWrong();
   const client = useQueryClient();
   const navigate = useNavigate();
   const { evaluation = "" } = useSearch({ strict: false }) as { evaluation?: string };
@@ -40,11 +42,11 @@ export const Evaluation = ({ id }: { id: string }) => {
   const [trouble, setTrouble] = useState("");
   const running = useRef<AbortController | null>(null);
   const questions = asQuestions(text);
-  const show = (one: string) =>
+  const show = (evaluation: string) =>
     void navigate({
       to: "/knowledge/$id",
       params: { id },
-      search: { tab: "evaluate", ...(one ? { evaluation: one } : {}) } as never,
+      search: { tab: "evaluate", ...(evaluation ? { evaluation: evaluation } : {}) } as never,
       replace: true,
     });
   const write = useDo(() => api.writeQuestions(id));
@@ -55,13 +57,17 @@ export const Evaluation = ({ id }: { id: string }) => {
     running.current = new AbortController();
     try {
       const path = `/admin/v1/evaluations/${encodeURIComponent(id)}`;
-      const body = JSON.stringify({ questions, ways: WAYS.filter((one) => ways.includes(one)) });
-      for await (const one of events<Told>(path, { method: "POST", body, signal: running.current.signal })) {
-        if (one.event === "progress") setProgress({ done: one.done, of: one.of });
-        else show(one.evaluation.id);
+      const body = JSON.stringify({ questions, ways: WAYS.filter((way) => ways.includes(way)) });
+      for await (const event of events<EvaluationEvent>(path, {
+        method: "POST",
+        body,
+        signal: running.current.signal,
+      })) {
+        if (event.event === "progress") setProgress({ done: event.done, of: event.of });
+        else show(event.evaluation.id);
       }
     } catch (error) {
-      if ((error as Error).name !== "AbortError") setTrouble(said(error));
+      if ((error as Error).name !== "AbortError") setTrouble(errorText(error));
     } finally {
       setProgress(null);
       void client.invalidateQueries({ queryKey: ["evaluations", id] });
@@ -88,16 +94,16 @@ export const Evaluation = ({ id }: { id: string }) => {
         <fieldset>
           <legend>{t.waysToSearch}</legend>
           <div className="row">
-            {WAYS.map((one) => (
-              <label className="check" key={one}>
+            {WAYS.map((way) => (
+              <label className="check" key={way}>
                 <input
                   type="checkbox"
-                  checked={ways.includes(one)}
+                  checked={ways.includes(way)}
                   onChange={(event) =>
-                    setWays(event.target.checked ? [...ways, one] : ways.filter((each) => each !== one))
+                    setWays(event.target.checked ? [...ways, way] : ways.filter((chosenWay) => chosenWay !== way))
                   }
                 />{" "}
-                {t.ways[one]}
+                {t.ways[way]}
               </label>
             ))}
           </div>
@@ -110,8 +116,8 @@ export const Evaluation = ({ id }: { id: string }) => {
             type="button"
             disabled={write.isBusy || progress !== null}
             onClick={() =>
-              void write.run().then((made) => {
-                if (made?.length) setText([text.trim(), asLines(made)].filter(Boolean).join("\n"));
+              void write.run().then((written) => {
+                if (written?.length) setText([text.trim(), asLines(written)].filter(Boolean).join("\n"));
               })
             }
           >
@@ -126,7 +132,7 @@ export const Evaluation = ({ id }: { id: string }) => {
         </p>
       )}
       <Past id={id} at={evaluation} onShow={show} />
-      {evaluation && <One id={id} evaluation={evaluation} />}
+      {evaluation && <EvaluationDetails id={id} evaluation={evaluation} />}
     </>
   );
 };
@@ -159,12 +165,12 @@ const useNumbers = () => {
   ];
 };
 
-const Past = ({ id, at, onShow }: { id: string; at: string; onShow: (one: string) => void }) => {
+const Past = ({ id, at, onShow }: { id: string; at: string; onShow: (evaluation: string) => void }) => {
   const { t, time, number } = useChosen();
   const numbers = useNumbers();
   const all = useQuery({ queryKey: ["evaluations", id], queryFn: () => api.evaluations(id) });
-  const remove = useDo((one: string) => api.removeEvaluation(id, one), ["evaluations"], t.removed);
-  const rows = (all.data ?? []).flatMap((one) => one.scores.map((scores) => ({ one, scores })));
+  const remove = useDo((evaluation: string) => api.removeEvaluation(id, evaluation), ["evaluations"], t.removed);
+  const rows = (all.data ?? []).flatMap((evaluation) => evaluation.scores.map((scores) => ({ evaluation, scores })));
   return (
     <Card title={t.evaluations}>
       <Trouble of={[all]} />
@@ -173,18 +179,18 @@ const Past = ({ id, at, onShow }: { id: string; at: string; onShow: (one: string
         <Table
           caption={t.evaluations}
           rows={rows}
-          id={({ one, scores }) => `${one.id} ${scores.settings}`}
+          id={({ evaluation, scores }) => `${evaluation.id} ${scores.settings}`}
           columns={[
             {
               title: t.when,
-              cell: ({ one }) => (
+              cell: ({ evaluation }) => (
                 <button
                   type="button"
                   className="link"
-                  aria-current={one.id === at ? "true" : undefined}
-                  onClick={() => onShow(one.id)}
+                  aria-current={evaluation.id === at ? "true" : undefined}
+                  onClick={() => onShow(evaluation.id)}
                 >
-                  {time(one.at)}
+                  {time(evaluation.at)}
                 </button>
               ),
             },
@@ -196,12 +202,12 @@ const Past = ({ id, at, onShow }: { id: string; at: string; onShow: (one: string
             ...numbers,
             {
               title: t.actions,
-              cell: ({ one, scores }) =>
-                one.scores[0]?.settings === scores.settings && (
+              cell: ({ evaluation, scores }) =>
+                evaluation.scores[0]?.settings === scores.settings && (
                   <Sure
                     label={t.remove}
-                    question={filled(t.sureRemove, { name: time(one.at) })}
-                    onSure={() => remove.run(one.id).then(() => (one.id === at ? onShow("") : undefined))}
+                    question={filled(t.sureRemove, { name: time(evaluation.at) })}
+                    onSure={() => remove.run(evaluation.id).then(() => (evaluation.id === at ? onShow("") : undefined))}
                   />
                 ),
             },
@@ -212,28 +218,28 @@ const Past = ({ id, at, onShow }: { id: string; at: string; onShow: (one: string
   );
 };
 
-const One = ({ id, evaluation }: { id: string; evaluation: string }) => {
+const EvaluationDetails = ({ id, evaluation }: { id: string; evaluation: string }) => {
   const { t, time } = useChosen();
-  const one = useQuery({
+  const details = useQuery({
     queryKey: ["evaluations", id, evaluation],
     queryFn: () => api.evaluation(id, evaluation),
     retry: false,
   });
-  if (!one.data) return <Trouble of={[one]} />;
+  if (!details.data) return <Trouble of={[details]} />;
   return (
-    <Card title={filled(t.evaluationOf, { when: time(one.data.at) })}>
-      {one.data.embedding_model && <p className="soft">{one.data.embedding_model}</p>}
+    <Card title={filled(t.evaluationOf, { when: time(details.data.at) })}>
+      {details.data.embedding_model && <p className="soft">{details.data.embedding_model}</p>}
       <Table
         caption={t.questions}
-        rows={one.data.outcomes}
-        id={(each) => `${each.question} ${each.documents.join()}`}
+        rows={details.data.outcomes}
+        id={(row) => `${row.question} ${row.documents.join()}`}
         columns={[
-          { title: t.question, cell: (each) => each.question },
-          { title: t.document, cell: (each) => each.documents.join(", ") },
-          ...one.data.scores.map(({ settings }) => ({
+          { title: t.question, cell: (row) => row.question },
+          { title: t.document, cell: (row) => row.documents.join(", ") },
+          ...details.data.scores.map(({ settings }) => ({
             title: (t.ways as Record<string, string>)[settings] ?? settings,
             isNumber: true,
-            cell: (each: Shape<"OutcomeView">) => each.places[settings] || <span className="wrong">{t.notInTen}</span>,
+            cell: (row: Shape<"OutcomeView">) => row.places[settings] || <span className="wrong">{t.notInTen}</span>,
           })),
         ]}
       />

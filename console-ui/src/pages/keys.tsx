@@ -34,33 +34,15 @@ export const Keys = () => {
   );
 };
 
+const now = () => Date.now() / 1000;
+
 const KeyList = () => {
-  const { t, day } = useChosen();
+  const { t } = useChosen();
   const keys = useQuery({ queryKey: ["keys"], queryFn: () => api.all("keys") });
-  const usage = useQuery({
-    queryKey: ["usage", "key"],
-    queryFn: () => api.usage("key", Date.now() / 1000 - 30 * 86_400),
-  });
   const who = useWho();
   const [isAdding, setAdding] = useState(false);
   const [isProtecting, setProtecting] = useState(false);
-  const [shown, setShown] = useState<Shape<"CreatedKey"> | null>(null);
-  const [limiting, setLimiting] = useState("");
-  const revoke = useDo((id: string) => api.post<unknown>(`/admin/v1/keys/${id}/revoke`, "POST"), ["keys"], t.revoked);
-  const rotate = useDo(
-    (id: string) => api.post<Shape<"CreatedKey">>(`/admin/v1/keys/${id}/rotate`, "POST", { grace_seconds: 3600 }),
-    ["keys"],
-  );
-  const remove = useDo((id: string) => api.remove("keys", id), ["keys"], t.removed);
-  const { money, number } = useChosen();
-  const state = (one: Shape<"KeyView">) =>
-    one.revoked_at
-      ? t.revokedKey
-      : one.expires_at && one.expires_at < Date.now() / 1000
-        ? t.expiredKey
-        : one.expires_at
-          ? filled(t.until, { day: day(one.expires_at) })
-          : t.valid;
+  const [created, setCreated] = useState<Shape<"CreatedKey"> | null>(null);
   return (
     <Card
       title={t.apiKeys}
@@ -91,92 +73,121 @@ const KeyList = () => {
           <p>{t.noKeysText}</p>
         </Empty>
       )}
-      {(keys.data?.length ?? 0) > 0 && (
-        <Table
-          caption={t.apiKeys}
-          rows={keys.data!}
-          id={(one) => one.id}
-          columns={[
-            {
-              title: t.name,
-              cell: (one) => (
-                <>
-                  {one.name} <code className="soft small">{one.hint}</code>
-                </>
-              ),
-            },
-            { title: t.role, cell: (one) => (t.roles as Record<string, string>)[one.role] },
-            { title: t.mayCall, cell: (one) => one.models.join(", ") || t.all },
-            { title: t.state, cell: (one) => <span className={one.revoked_at ? "wrong" : ""}>{state(one)}</span> },
-            {
-              title: t.thirtyDays,
-              cell: (one) => {
-                const used = usage.data?.find((each) => each.key === one.id);
-                return used ? `${number(used.calls)} · ${money(used.cost, used.currency)}` : "–";
-              },
-              isNumber: true,
-            },
-            {
-              title: t.actions,
-              cell: (one) => (
-                <div className="row tight">
-                  {!one.revoked_at && (
-                    <>
-                      <button type="button" onClick={() => setLimiting(one.id)}>
-                        {t.setBudget}
-                      </button>
-                      <button
-                        type="button"
-                        onClick={() =>
-                          void rotate.run(one.id).then((made) => {
-                            if (made) setShown(made);
-                          })
-                        }
-                      >
-                        {t.rotate}
-                      </button>
-                      <Sure
-                        label={t.revoke}
-                        question={filled(t.sureRevoke, { name: one.name })}
-                        onSure={() => revoke.run(one.id)}
-                      />
-                    </>
-                  )}
-                  {one.revoked_at && (
-                    <Sure
-                      label={t.remove}
-                      question={filled(t.sureRemove, { name: one.name })}
-                      onSure={() => remove.run(one.id)}
-                    />
-                  )}
-                </div>
-              ),
-            },
-          ]}
-        />
-      )}
-      {isAdding && <KeyForm onClose={() => setAdding(false)} onMade={setShown} />}
-      {limiting && <LimitForm known={null} forKey={limiting} onClose={() => setLimiting("")} />}
-      <Dialog title={t.newKey} isOpen={shown !== null} onClose={() => setShown(null)}>
-        <p>{t.newKeyText}</p>
-        <p>
-          <code className="secret">{shown?.key}</code>
-        </p>
-        <div className="row">
-          <Copied text={shown?.key ?? ""} />
-          <button type="button" onClick={() => setShown(null)}>
-            {t.done}
-          </button>
-        </div>
-      </Dialog>
+      {(keys.data?.length ?? 0) > 0 && <KeyTable keys={keys.data!} onCreated={setCreated} />}
+      {isAdding && <KeyForm onClose={() => setAdding(false)} onMade={setCreated} />}
+      <NewKeyDialog created={created} onClose={() => setCreated(null)} />
     </Card>
+  );
+};
+
+const KeyTable = ({ keys, onCreated }: { keys: Shape<"KeyView">[]; onCreated: (key: Shape<"CreatedKey">) => void }) => {
+  const { t, money, number } = useChosen();
+  const usage = useQuery({ queryKey: ["usage", "key"], queryFn: () => api.usage("key", now() - 30 * 86_400) });
+  const [limitedKey, setLimitedKey] = useState("");
+  const usageCell = (row: Shape<"KeyView">) => {
+    const used = usage.data?.find((sum) => sum.key === row.id);
+    return used ? `${number(used.calls)} · ${money(used.cost, used.currency)}` : "–";
+  };
+  return (
+    <>
+      <Table
+        caption={t.apiKeys}
+        rows={keys}
+        id={(row) => row.id}
+        columns={[
+          {
+            title: t.name,
+            cell: (row) => (
+              <>
+                {row.name} <code className="soft small">{row.hint}</code>
+              </>
+            ),
+          },
+          { title: t.role, cell: (row) => (t.roles as Record<string, string>)[row.role] },
+          { title: t.mayCall, cell: (row) => row.models.join(", ") || t.all },
+          { title: t.state, cell: (row) => <KeyState row={row} /> },
+          { title: t.thirtyDays, cell: usageCell, isNumber: true },
+          {
+            title: t.actions,
+            cell: (row) => <KeyActions row={row} onCreated={onCreated} onLimit={() => setLimitedKey(row.id)} />,
+          },
+        ]}
+      />
+      {limitedKey && <LimitForm known={null} forKey={limitedKey} onClose={() => setLimitedKey("")} />}
+    </>
+  );
+};
+
+const KeyState = ({ row }: { row: Shape<"KeyView"> }) => {
+  const { t, day } = useChosen();
+  if (row.revoked_at) return <span className="wrong">{t.revokedKey}</span>;
+  if (!row.expires_at) return <span>{t.valid}</span>;
+  const isExpired = row.expires_at < now();
+  return <span>{isExpired ? t.expiredKey : filled(t.until, { day: day(row.expires_at) })}</span>;
+};
+
+const KeyActions = ({
+  row,
+  onCreated,
+  onLimit,
+}: {
+  row: Shape<"KeyView">;
+  onCreated: (key: Shape<"CreatedKey">) => void;
+  onLimit: () => void;
+}) => {
+  const { t } = useChosen();
+  const revoke = useDo((id: string) => api.post<unknown>(`/admin/v1/keys/${id}/revoke`, "POST"), ["keys"], t.revoked);
+  const rotate = useDo(
+    (id: string) => api.post<Shape<"CreatedKey">>(`/admin/v1/keys/${id}/rotate`, "POST", { grace_seconds: 3600 }),
+    ["keys"],
+  );
+  const remove = useDo((id: string) => api.remove("keys", id), ["keys"], t.removed);
+  const onRotate = async () => {
+    const created = await rotate.run(row.id);
+    if (created) onCreated(created);
+  };
+  if (row.revoked_at)
+    return (
+      <div className="row tight">
+        <Sure label={t.remove} question={filled(t.sureRemove, { name: row.name })} onSure={() => remove.run(row.id)} />
+      </div>
+    );
+  return (
+    <div className="row tight">
+      <button type="button" onClick={onLimit}>
+        {t.setBudget}
+      </button>
+      <button type="button" onClick={() => void onRotate()}>
+        {t.rotate}
+      </button>
+      <Sure label={t.revoke} question={filled(t.sureRevoke, { name: row.name })} onSure={() => revoke.run(row.id)} />
+    </div>
+  );
+};
+
+// The key itself, which the server shows once.
+const NewKeyDialog = ({ created, onClose }: { created: Shape<"CreatedKey"> | null; onClose: () => void }) => {
+  const { t } = useChosen();
+  return (
+    <Dialog title={t.newKey} isOpen={created !== null} onClose={onClose}>
+      <p>{t.newKeyText}</p>
+      <p>
+        <code className="secret">{created?.key}</code>
+      </p>
+      <div className="row">
+        <Copied text={created?.key ?? ""} />
+        <button type="button" onClick={onClose}>
+          {t.done}
+        </button>
+      </div>
+    </Dialog>
   );
 };
 
 const KeyForm = ({ onClose, onMade }: { onClose: () => void; onMade: (key: Shape<"CreatedKey">) => void }) => {
   const { t } = useChosen();
   const [form, set] = useState({ name: "", role: "developer", models: "", user: "", days: "" });
-  const put = (more: Partial<typeof form>) => set((now) => ({ ...now, ...more }));
+  const put = (more: Partial<typeof form>) => set((before) => ({ ...before, ...more }));
   const save = useDo(
     () =>
       api.make("keys", {
@@ -184,7 +195,7 @@ const KeyForm = ({ onClose, onMade }: { onClose: () => void; onMade: (key: Shape
         role: form.role as "developer",
         models: form.models
           .split(",")
-          .map((one) => one.trim())
+          .map((model) => model.trim())
           .filter(Boolean),
         ...(form.user ? { user: form.user } : {}),
         ...(form.days ? { expires_at: Date.now() / 1000 + Number(form.days) * 86_400 } : {}),
@@ -197,9 +208,9 @@ const KeyForm = ({ onClose, onMade }: { onClose: () => void; onMade: (key: Shape
         className="form"
         onSubmit={(event) => {
           event.preventDefault();
-          void save.run().then((made) => {
-            if (made) {
-              onMade(made);
+          void save.run().then((created) => {
+            if (created) {
+              onMade(created);
               onClose();
             }
           });
@@ -212,7 +223,7 @@ const KeyForm = ({ onClose, onMade }: { onClose: () => void; onMade: (key: Shape
           label={t.role}
           value={form.role}
           onChange={(role) => put({ role })}
-          options={ROLES.map((one) => [one, t.roles[one]] as const)}
+          options={ROLES.map((role) => [role, t.roles[role]] as const)}
         />
         <Field label={t.mayCall} help={t.patternsHelp}>
           <input
@@ -266,23 +277,23 @@ const People = () => {
       <Table
         caption={t.people}
         rows={accounts.data ?? []}
-        id={(one) => one.id}
+        id={(row) => row.id}
         columns={[
           {
             title: t.name,
-            cell: (one) => (
+            cell: (row) => (
               <>
-                {one.name} <span className="soft">{one.email}</span>
+                {row.name} <span className="soft">{row.email}</span>
               </>
             ),
           },
           {
             title: t.role,
-            cell: (one) => (
+            cell: (row) => (
               <select
-                aria-label={filled(t.roleOf, { name: one.name })}
-                value={one.role}
-                onChange={(event) => void change.run(one.id, { role: event.target.value })}
+                aria-label={filled(t.roleOf, { name: row.name })}
+                value={row.role}
+                onChange={(event) => void change.run(row.id, { role: event.target.value })}
               >
                 {ROLES.map((role) => (
                   <option key={role} value={role}>
@@ -294,12 +305,12 @@ const People = () => {
           },
           {
             title: t.state,
-            cell: (one) => (
+            cell: (row) => (
               <Switch
                 label={t.mayEnter}
-                isOn={one.is_enabled !== false}
-                onChange={(is) => void change.run(one.id, { is_enabled: is })}
-                isDisabled={one.id === who.data?.account?.id}
+                isOn={row.is_enabled !== false}
+                onChange={(is) => void change.run(row.id, { is_enabled: is })}
+                isDisabled={row.id === who.data?.account?.id}
               />
             ),
           },
@@ -324,7 +335,7 @@ const People = () => {
           label={t.role}
           value={form.role}
           onChange={(role) => set({ ...form, role })}
-          options={ROLES.map((one) => [one, t.roles[one]] as const)}
+          options={ROLES.map((role) => [role, t.roles[role]] as const)}
         />
         <button type="submit" className="primary" disabled={invite.isBusy}>
           {t.invite}
@@ -358,30 +369,30 @@ const Users = () => {
         <Table
           caption={t.endUsers}
           rows={users.data!}
-          id={(one) => one.id}
+          id={(row) => row.id}
           columns={[
-            { title: t.name, cell: (one) => one.name },
+            { title: t.name, cell: (row) => row.name },
             {
               title: t.thirtyDays,
-              cell: (one) => {
-                const used = usage.data?.find((each) => each.user === one.name);
+              cell: (row) => {
+                const used = usage.data?.find((sum) => sum.user === row.name);
                 return used ? `${number(used.calls)} · ${money(used.cost, used.currency)}` : "–";
               },
               isNumber: true,
             },
             {
               title: t.state,
-              cell: (one) => (
-                <Switch label={t.on} isOn={one.is_enabled} onChange={(is) => void change.run(one.id, is)} />
+              cell: (row) => (
+                <Switch label={t.on} isOn={row.is_enabled} onChange={(is) => void change.run(row.id, is)} />
               ),
             },
             {
               title: t.actions,
-              cell: (one) => (
+              cell: (row) => (
                 <Sure
                   label={t.remove}
-                  question={filled(t.sureRemove, { name: one.name })}
-                  onSure={() => remove.run(one.id)}
+                  question={filled(t.sureRemove, { name: row.name })}
+                  onSure={() => remove.run(row.id)}
                 />
               ),
             },
@@ -419,18 +430,18 @@ const Tenants = () => {
       <Table
         caption={t.tenants}
         rows={tenants.data ?? []}
-        id={(one) => one.id}
+        id={(row) => row.id}
         columns={[
-          { title: t.name, cell: (one) => one.name },
-          { title: t.since, cell: (one) => (one.created_at ? day(one.created_at) : "–") },
+          { title: t.name, cell: (row) => row.name },
+          { title: t.since, cell: (row) => (row.created_at ? day(row.created_at) : "–") },
           {
             title: t.state,
-            cell: (one) => (
+            cell: (row) => (
               <Switch
                 label={t.on}
-                isOn={one.is_enabled}
-                isDisabled={one.id === "default"}
-                onChange={(is) => void change.run(one.id, is)}
+                isOn={row.is_enabled}
+                isDisabled={row.id === "default"}
+                onChange={(is) => void change.run(row.id, is)}
               />
             ),
           },
@@ -481,17 +492,17 @@ const Sessions = () => {
       <Table
         caption={t.sessions}
         rows={sessions.data ?? []}
-        id={(one) => one.id}
+        id={(row) => row.id}
         columns={[
-          { title: t.browser, cell: (one) => one.agent.slice(0, 90) },
-          { title: t.since, cell: (one) => time(one.created_at) },
+          { title: t.browser, cell: (row) => row.agent.slice(0, 90) },
+          { title: t.since, cell: (row) => time(row.created_at) },
           {
             title: t.actions,
-            cell: (one) =>
-              one.is_current ? (
+            cell: (row) =>
+              row.is_current ? (
                 t.thisOne
               ) : (
-                <button type="button" onClick={() => void end.run(one.id)}>
+                <button type="button" onClick={() => void end.run(row.id)}>
                   {t.endIt}
                 </button>
               ),
@@ -514,12 +525,12 @@ const Audit = () => {
       ) : (
         <Table
           caption={t.audit}
-          rows={(audit.data ?? []).map((one, at) => ({ ...one, at_: at }))}
-          id={(one) => String(one.at_)}
+          rows={(audit.data ?? []).map((entry, at) => ({ ...entry, at_: at }))}
+          id={(row) => String(row.at_)}
           columns={[
-            { title: t.when, cell: (one) => time(one.at) },
-            { title: t.who, cell: (one) => one.who },
-            { title: t.what, cell: (one) => one.what },
+            { title: t.when, cell: (row) => time(row.at) },
+            { title: t.who, cell: (row) => row.who },
+            { title: t.what, cell: (row) => row.what },
           ]}
         />
       )}

@@ -24,8 +24,8 @@ export const Knowledge = () => {
         className="row"
         onSubmit={(event) => {
           event.preventDefault();
-          void make.run().then((made) => {
-            if (made) void navigate({ to: "/knowledge/$id", params: { id: made.id } });
+          void make.run().then((created) => {
+            if (created) void navigate({ to: "/knowledge/$id", params: { id: created.id } });
           });
         }}
       >
@@ -42,17 +42,17 @@ export const Knowledge = () => {
         </Empty>
       )}
       <ul className="grid">
-        {(datasets.data ?? []).map((one) => (
-          <li className="card" key={one.id}>
+        {(datasets.data ?? []).map((dataset) => (
+          <li className="card" key={dataset.id}>
             <h2>
-              <Link to="/knowledge/$id" params={{ id: one.id }}>
-                {one.name}
+              <Link to="/knowledge/$id" params={{ id: dataset.id }}>
+                {dataset.name}
               </Link>
             </h2>
-            {one.description && <p>{one.description}</p>}
+            {dataset.description && <p>{dataset.description}</p>}
             <p className="soft small">
-              {filled(t.countDocuments, { count: number(one.document_count) })} ·{" "}
-              {filled(t.countWords, { count: number(one.word_count) })} · {day(one.created_at)}
+              {filled(t.countDocuments, { count: number(dataset.document_count) })} ·{" "}
+              {filled(t.countWords, { count: number(dataset.word_count) })} · {day(dataset.created_at)}
             </p>
           </li>
         ))}
@@ -98,144 +98,176 @@ export const DatasetPage = () => {
   );
 };
 
-const isBusy = (one: Doc) => !["completed", "error", "paused"].includes(one.indexing_status);
+const isBusy = (document: Doc) => !["completed", "error", "paused"].includes(document.indexing_status);
+
+interface SplitRule {
+  mode: string;
+  // A line break is written as a backslash and an n.
+  separator: string;
+  size: number;
+  overlap: number;
+}
+const DEFAULT_RULE: SplitRule = { mode: "automatic", separator: "\\n\\n", size: 500, overlap: 50 };
+
+// The rule as the knowledge API has it.
+const processRule = (rule: SplitRule) => {
+  if (rule.mode === "automatic") return { mode: "automatic" };
+  const segmentation = {
+    separator: rule.separator.replaceAll("\\n", "\n"),
+    max_tokens: rule.size,
+    chunk_overlap: rule.overlap,
+  };
+  return { mode: "custom", rules: { pre_processing_rules: [], segmentation } };
+};
 
 const Documents = ({ id }: { id: string }) => {
-  const { t, number } = useChosen();
-  const said = useWrong();
-  const client = useQueryClient();
-  const [rule, setRule] = useKept("knowledge.rule", { mode: "automatic", separator: "\\n\\n", size: 500, overlap: 50 });
-  const [troubles, setTroubles] = useState<string[]>([]);
-  const [open, setOpen] = useState<Doc | null>(null);
+  const { t } = useChosen();
+  const [openDocument, setOpenDocument] = useState<Doc | null>(null);
   const documents = useQuery({
     queryKey: ["documents", id],
     queryFn: () => api.documents(id),
     refetchInterval: (query) => (query.state.data?.some(isBusy) ? 1000 : false),
   });
-  const remove = useDo((doc: string) => api.removeDocument(id, doc), ["documents", "datasets"], t.removed);
-  const wanted =
-    rule.mode === "automatic"
-      ? { mode: "automatic" }
-      : {
-          mode: "custom",
-          rules: {
-            pre_processing_rules: [],
-            segmentation: {
-              separator: rule.separator.replaceAll("\\n", "\n"),
-              max_tokens: rule.size,
-              chunk_overlap: rule.overlap,
-            },
-          },
-        };
-  const take = async (files: File[]) => {
+  return (
+    <>
+      <AddDocuments id={id} />
+      <Trouble of={[documents]} />
+      {documents.data && !documents.data.length && <Empty title={t.noDocuments} />}
+      {(documents.data?.length ?? 0) > 0 && (
+        <DocumentTable id={id} documents={documents.data!} onOpen={setOpenDocument} />
+      )}
+      {openDocument && <Segments id={id} doc={openDocument} onClose={() => setOpenDocument(null)} />}
+    </>
+  );
+};
+
+const AddDocuments = ({ id }: { id: string }) => {
+  const { t } = useChosen();
+  const errorText = useWrong();
+  const client = useQueryClient();
+  const [rule, setRule] = useKept("knowledge.rule", DEFAULT_RULE);
+  const [troubles, setTroubles] = useState<string[]>([]);
+  const upload = async (files: File[]) => {
     setTroubles([]);
     for (const file of files) {
       await api
-        .upload(id, file, wanted)
-        .catch((error: unknown) => setTroubles((all) => [...all, `${file.name}: ${said(error)}`]));
+        .upload(id, file, processRule(rule))
+        .catch((error: unknown) => setTroubles((all) => [...all, `${file.name}: ${errorText(error)}`]));
       await client.invalidateQueries({ queryKey: ["documents", id] });
     }
   };
   return (
-    <>
-      <Card title={t.addDocuments}>
-        <Drop
-          label={t.dropDocuments}
-          accept=".txt,.md,.markdown,.mdx,.pdf,.html,.htm,.xlsx,.xls,.docx,.csv,.pptx,.eml,.epub,.json,.xml"
-          onFiles={(files) => void take(files)}
-        />
-        {troubles.map((one) => (
-          <p className="wrong" role="alert" key={one}>
-            {one}
-          </p>
-        ))}
-        <details>
-          <summary>{t.splitting}</summary>
-          <div className="fields">
-            <Pick
-              label={t.splitMode}
-              value={rule.mode}
-              onChange={(mode) => setRule({ ...rule, mode })}
-              options={[
-                ["automatic", t.automatic],
-                ["custom", t.ownRule],
-              ]}
+    <Card title={t.addDocuments}>
+      <Drop
+        label={t.dropDocuments}
+        accept=".txt,.md,.markdown,.mdx,.pdf,.html,.htm,.xlsx,.xls,.docx,.csv,.pptx,.eml,.epub,.json,.xml"
+        onFiles={(files) => void upload(files)}
+      />
+      {troubles.map((trouble) => (
+        <p className="wrong" role="alert" key={trouble}>
+          {trouble}
+        </p>
+      ))}
+      <details>
+        <summary>{t.splitting}</summary>
+        <RuleForm rule={rule} onChange={setRule} />
+        <Preview rule={processRule(rule)} />
+      </details>
+    </Card>
+  );
+};
+
+const RuleForm = ({ rule, onChange }: { rule: SplitRule; onChange: (rule: SplitRule) => void }) => {
+  const { t } = useChosen();
+  return (
+    <div className="fields">
+      <Pick
+        label={t.splitMode}
+        value={rule.mode}
+        onChange={(mode) => onChange({ ...rule, mode })}
+        options={[
+          ["automatic", t.automatic],
+          ["custom", t.ownRule],
+        ]}
+      />
+      {rule.mode === "custom" && (
+        <>
+          <Field label={t.separator}>
+            <input value={rule.separator} onChange={(event) => onChange({ ...rule, separator: event.target.value })} />
+          </Field>
+          <Field label={t.pieceSize}>
+            <input
+              type="number"
+              min={50}
+              max={4000}
+              value={rule.size}
+              onChange={(event) => onChange({ ...rule, size: Number(event.target.value) })}
             />
-            {rule.mode === "custom" && (
-              <>
-                <Field label={t.separator}>
-                  <input
-                    value={rule.separator}
-                    onChange={(event) => setRule({ ...rule, separator: event.target.value })}
-                  />
-                </Field>
-                <Field label={t.pieceSize}>
-                  <input
-                    type="number"
-                    min={50}
-                    max={4000}
-                    value={rule.size}
-                    onChange={(event) => setRule({ ...rule, size: Number(event.target.value) })}
-                  />
-                </Field>
-                <Field label={t.overlap}>
-                  <input
-                    type="number"
-                    min={0}
-                    max={1000}
-                    value={rule.overlap}
-                    onChange={(event) => setRule({ ...rule, overlap: Number(event.target.value) })}
-                  />
-                </Field>
-              </>
-            )}
-          </div>
-          <Preview rule={wanted} />
-        </details>
-      </Card>
-      <Trouble of={[documents]} />
-      {documents.data && !documents.data.length && <Empty title={t.noDocuments} />}
-      {(documents.data?.length ?? 0) > 0 && (
-        <Table
-          caption={t.documents}
-          rows={documents.data!}
-          id={(one) => one.id}
-          columns={[
-            {
-              title: t.name,
-              cell: (one) => (
-                <button type="button" className="link" onClick={() => setOpen(one)}>
-                  {one.name}
-                </button>
-              ),
-            },
-            {
-              title: t.state,
-              cell: (one) => (
-                <>
-                  <Status is={one.indexing_status} />
-                  {isBusy(one) && <progress aria-label={t.indexing} />}
-                  {one.error && <p className="wrong">{one.error}</p>}
-                </>
-              ),
-            },
-            { title: t.words, cell: (one) => number(one.word_count ?? 0), isNumber: true },
-            { title: t.hits, cell: (one) => number(one.hit_count ?? 0), isNumber: true },
-            {
-              title: t.actions,
-              cell: (one) => (
-                <Sure
-                  label={t.remove}
-                  question={filled(t.sureRemove, { name: one.name })}
-                  onSure={() => remove.run(one.id)}
-                />
-              ),
-            },
-          ]}
-        />
+          </Field>
+          <Field label={t.overlap}>
+            <input
+              type="number"
+              min={0}
+              max={1000}
+              value={rule.overlap}
+              onChange={(event) => onChange({ ...rule, overlap: Number(event.target.value) })}
+            />
+          </Field>
+        </>
       )}
-      {open && <Segments id={id} doc={open} onClose={() => setOpen(null)} />}
-    </>
+    </div>
+  );
+};
+
+const DocumentTable = ({
+  id,
+  documents,
+  onOpen,
+}: {
+  id: string;
+  documents: Doc[];
+  onOpen: (document: Doc) => void;
+}) => {
+  const { t, number } = useChosen();
+  const remove = useDo((document: string) => api.removeDocument(id, document), ["documents", "datasets"], t.removed);
+  return (
+    <Table
+      caption={t.documents}
+      rows={documents}
+      id={(row) => row.id}
+      columns={[
+        {
+          title: t.name,
+          cell: (row) => (
+            <button type="button" className="link" onClick={() => onOpen(row)}>
+              {row.name}
+            </button>
+          ),
+        },
+        {
+          title: t.state,
+          cell: (row) => (
+            <>
+              <Status is={row.indexing_status} />
+              {isBusy(row) && <progress aria-label={t.indexing} />}
+              {row.error && <p className="wrong">{row.error}</p>}
+            </>
+          ),
+        },
+        { title: t.words, cell: (row) => number(row.word_count ?? 0), isNumber: true },
+        { title: t.hits, cell: (row) => number(row.hit_count ?? 0), isNumber: true },
+        {
+          title: t.actions,
+          cell: (row) => (
+            <Sure
+              label={t.remove}
+              question={filled(t.sureRemove, { name: row.name })}
+              onSure={() => remove.run(row.id)}
+            />
+          ),
+        },
+      ]}
+    />
   );
 };
 
@@ -257,11 +289,11 @@ const Preview = ({ rule }: { rule: unknown }) => {
       <Trouble of={[pieces]} />
       {pieces.data && <p className="soft">{filled(t.pieces, { count: pieces.data.total })}</p>}
       <ol className="pieces">
-        {pieces.data?.data.slice(0, 20).map((one) => (
-          <li key={one.start}>
-            {one.text}{" "}
+        {pieces.data?.data.slice(0, 20).map((piece) => (
+          <li key={piece.start}>
+            {piece.text}{" "}
             <span className="soft small">
-              {one.start}–{one.stop}
+              {piece.start}–{piece.stop}
             </span>
           </li>
         ))}
@@ -276,16 +308,16 @@ const Segments = ({ id, doc, onClose }: { id: string; doc: Doc; onClose: () => v
   return (
     <Dialog title={doc.name} isOpen onClose={onClose} isWide>
       <Trouble of={[segments]} />
-      {(segments.data ?? []).map((one) => (
-        <article className="card" key={one.id}>
+      {(segments.data ?? []).map((segment) => (
+        <article className="card" key={segment.id}>
           <p className="soft small">
-            {one.position} · {filled(t.countWords, { count: number(one.word_count) })} ·{" "}
-            {filled(t.countHits, { count: number(one.hit_count ?? 0) })}
+            {segment.position} · {filled(t.countWords, { count: number(segment.word_count) })} ·{" "}
+            {filled(t.countHits, { count: number(segment.hit_count ?? 0) })}
           </p>
-          <p className="pre">{one.content}</p>
-          {one.answer && (
+          <p className="pre">{segment.content}</p>
+          {segment.answer && (
             <p className="pre">
-              <strong>{t.answer}:</strong> {one.answer}
+              <strong>{t.answer}:</strong> {segment.answer}
             </p>
           )}
         </article>
@@ -317,12 +349,12 @@ const Ask = ({ id }: { id: string }) => {
       {go.data && (
         <>
           <blockquote role="status">{go.data.text || t.notFoundThere}</blockquote>
-          {go.data.citations.map((one) => (
-            <article className="card" key={one.number}>
+          {go.data.citations.map((citation) => (
+            <article className="card" key={citation.number}>
               <p className="soft small">
-                [{one.number}] {one.document_name} · {number(one.score, 3)}
+                [{citation.number}] {citation.document_name} · {number(citation.score, 3)}
               </p>
-              <p className="pre">{one.text}</p>
+              <p className="pre">{citation.text}</p>
             </article>
           ))}
         </>
@@ -384,12 +416,12 @@ const Retrieval = ({ id }: { id: string }) => {
       </form>
       {go.data && (
         <div className="panes">
-          {go.data.map((one) => (
-            <Card key={one.method} title={t.methods[one.method]}>
-              <p className="soft small">{span(one.seconds)}</p>
-              {!one.hits.length && <p className="soft">{t.nothingFound}</p>}
+          {go.data.map((result) => (
+            <Card key={result.method} title={t.methods[result.method]}>
+              <p className="soft small">{span(result.seconds)}</p>
+              {!result.hits.length && <p className="soft">{t.nothingFound}</p>}
               <ol>
-                {one.hits.map((hit: Hit) => (
+                {result.hits.map((hit: Hit) => (
                   <li key={hit.segment.id}>
                     <p>
                       <strong>{hit.score === null ? "" : number(hit.score, 4)}</strong>{" "}

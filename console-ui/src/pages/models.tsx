@@ -39,7 +39,7 @@ const All = () => {
     queryKey: ["catalogue", type, isReady],
     queryFn: () => api.catalogue({ ...(type ? { type } : {}), ready: isReady }),
   });
-  const shown = (models.data ?? []).filter((one) => one.id.toLowerCase().includes(wanted.toLowerCase()));
+  const shown = (models.data ?? []).filter((model) => model.id.toLowerCase().includes(wanted.toLowerCase()));
   return (
     <>
       <div className="row">
@@ -50,7 +50,7 @@ const All = () => {
           label={t.type}
           value={type}
           onChange={setType}
-          options={[["", t.all], ...TYPES.map((one) => [one, t.types[one]] as const)]}
+          options={[["", t.all], ...TYPES.map((type) => [type, t.types[type]] as const)]}
         />
         <label className="check">
           <input type="checkbox" checked={isReady} onChange={(event) => setReady(event.target.checked)} /> {t.readyOnly}
@@ -71,7 +71,7 @@ interface Pulled {
 
 const Local = () => {
   const { t, bytes } = useChosen();
-  const said = useWrong();
+  const errorText = useWrong();
   const toast = useToast();
   const weights = useQuery({ queryKey: ["weights"], queryFn: api.weights });
   const [at, setAt] = useState<Record<string, Pulled["files"]>>({});
@@ -85,7 +85,7 @@ const Local = () => {
       }
       toast(filled(t.pulled, { name: id }));
     } catch (error) {
-      toast(said(error), true);
+      toast(errorText(error), true);
     } finally {
       setAt(({ [id]: _, ...rest }) => rest);
       await weights.refetch();
@@ -99,33 +99,33 @@ const Local = () => {
       <Table
         caption={t.localModels}
         rows={weights.data ?? []}
-        id={(one) => one.id}
+        id={(row) => row.id}
         columns={[
-          { title: t.model, cell: (one) => <code>{one.model}</code> },
-          { title: t.type, cell: (one) => one.types.map((kind) => t.types[kind]).join(", ") },
-          { title: t.size, cell: (one) => bytes(one.bytes), isNumber: true },
-          { title: t.licence, cell: (one) => one.licence },
+          { title: t.model, cell: (row) => <code>{row.model}</code> },
+          { title: t.type, cell: (row) => row.types.map((kind) => t.types[kind]).join(", ") },
+          { title: t.size, cell: (row) => bytes(row.bytes), isNumber: true },
+          { title: t.licence, cell: (row) => row.licence },
           {
             title: t.actions,
-            cell: (one) => {
-              const files = at[one.id];
+            cell: (row) => {
+              const files = at[row.id];
               if (files) {
-                const done = files.reduce((sum, each) => sum + each.done, 0);
-                const total = files.reduce((sum, each) => sum + each.total, 0);
+                const done = files.reduce((sum, file) => sum + file.done, 0);
+                const total = files.reduce((sum, file) => sum + file.total, 0);
                 return (
                   <>
-                    <Meter label={filled(t.pulling, { name: one.id })} value={done} most={total} /> {bytes(done)}
+                    <Meter label={filled(t.pulling, { name: row.id })} value={done} max={total} /> {bytes(done)}
                   </>
                 );
               }
-              return one.is_present ? (
+              return row.is_present ? (
                 <Sure
                   label={t.remove}
-                  question={filled(t.sureRemoveWeights, { name: one.id, size: bytes(one.bytes) })}
-                  onSure={() => remove.run(one.id)}
+                  question={filled(t.sureRemoveWeights, { name: row.id, size: bytes(row.bytes) })}
+                  onSure={() => remove.run(row.id)}
                 />
               ) : (
-                <button type="button" onClick={() => void pull(one.id)}>
+                <button type="button" onClick={() => void pull(row.id)}>
                   {t.pull}
                 </button>
               );
@@ -144,7 +144,7 @@ const Defaults = () => {
   const defaults = useQuery({ queryKey: ["defaults"], queryFn: () => api.all("defaults") });
   const save = useDo(
     async (type: string, model: string) => {
-      const known = defaults.data?.find((one) => one.name === type);
+      const known = defaults.data?.find((entry) => entry.name === type);
       if (!model) return known && api.remove("defaults", known.id);
       return known ? api.change("defaults", known.id, { model }) : api.make("defaults", { name: type, model });
     },
@@ -157,7 +157,7 @@ const Defaults = () => {
       <Trouble of={[defaults]} />
       <div className="fields">
         {TYPES.map((type) => {
-          const known = defaults.data?.find((one) => one.name === type);
+          const known = defaults.data?.find((entry) => entry.name === type);
           return isKept(known) ? (
             <Field key={type} label={t.types[type]}>
               <span>
@@ -172,7 +172,9 @@ const Defaults = () => {
               onChange={(model) => void save.run(type, model)}
               options={[
                 ["", t.firstReady],
-                ...(models.data ?? []).filter((one) => one.type === type).map((one) => [one.id, one.id] as const),
+                ...(models.data ?? [])
+                  .filter((model) => model.type === type)
+                  .map((model) => [model.id, model.id] as const),
               ]}
             />
           );
@@ -205,27 +207,27 @@ const Custom = () => {
         <Table
           caption={t.customModels}
           rows={models.data!}
-          id={(one) => one.id}
+          id={(row) => row.id}
           columns={[
             {
               title: t.model,
-              cell: (one) => (
+              cell: (row) => (
                 <code>
-                  {one.provider}/{String(one.definition.model ?? "")}
+                  {row.provider}/{String(row.definition.model ?? "")}
                 </code>
               ),
             },
-            { title: t.type, cell: (one) => String(one.definition.model_type ?? "") },
+            { title: t.type, cell: (row) => String(row.definition.model_type ?? "") },
             {
               title: t.actions,
-              cell: (one) =>
-                isKept(one) ? (
+              cell: (row) =>
+                isKept(row) ? (
                   <SetByOperator />
                 ) : (
                   <Sure
                     label={t.remove}
-                    question={filled(t.sureRemove, { name: one.name })}
-                    onSure={() => remove.run(one.id)}
+                    question={filled(t.sureRemove, { name: row.name })}
+                    onSure={() => remove.run(row.id)}
                   />
                 ),
             },
@@ -233,7 +235,7 @@ const Custom = () => {
         />
       )}
       {isAdding && (
-        <AddModel providers={(providers.data ?? []).map((one) => one.id)} onClose={() => setAdding(false)} />
+        <AddModel providers={(providers.data ?? []).map((provider) => provider.id)} onClose={() => setAdding(false)} />
       )}
     </Card>
   );
@@ -250,7 +252,7 @@ const AddModel = ({ providers, onClose }: { providers: string[]; onClose: () => 
     output: "",
     currency: "USD",
   });
-  const put = (more: Partial<typeof form>) => set((now) => ({ ...now, ...more }));
+  const put = (more: Partial<typeof form>) => set((before) => ({ ...before, ...more }));
   const save = useDo(
     () =>
       api.make("models", {
@@ -278,8 +280,8 @@ const AddModel = ({ providers, onClose }: { providers: string[]; onClose: () => 
         className="form"
         onSubmit={(event) => {
           event.preventDefault();
-          void save.run().then((made) => {
-            if (made) onClose();
+          void save.run().then((created) => {
+            if (created) onClose();
           });
         }}
       >
@@ -291,7 +293,7 @@ const AddModel = ({ providers, onClose }: { providers: string[]; onClose: () => 
           label={t.type}
           value={form.type}
           onChange={(type) => put({ type })}
-          options={TYPES.map((one) => [one, t.types[one]] as const)}
+          options={TYPES.map((type) => [type, t.types[type]] as const)}
         />
         <Field label={t.context}>
           <input

@@ -1,6 +1,6 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
-import { api, asked, type Shape } from "../api";
+import { api, fetchChecked, type Shape } from "../api";
 import { Refused } from "../calls";
 import { useDo } from "../components/actions";
 import { Card, Copied, Drop, Empty, Field, Page, Status, Trouble, useWrong } from "../components/base";
@@ -21,12 +21,12 @@ type Begin = (isUnsigned: boolean) => Promise<Shape<"InstallTask">>;
 
 export const Plugins = () => {
   const { t } = useChosen();
-  const said = useWrong();
+  const errorText = useWrong();
   const client = useQueryClient();
   const plugins = useQuery({ queryKey: ["plugins"], queryFn: api.plugins, refetchInterval: 10_000 });
   const [steps, setSteps] = useState<Step[]>([]);
   const put = (name: string, status: string, message: string, trust?: () => void) =>
-    setSteps((all) => [...all.filter((one) => one.name !== name), { name, status, message, trust }]);
+    setSteps((all) => [...all.filter((step) => step.name !== name), { name, status, message, trust }]);
   const follow = async (name: string, begin: Begin, isUnsigned = false) => {
     put(name, "running", t.reading);
     try {
@@ -40,7 +40,7 @@ export const Plugins = () => {
       put(name, task.status, task.plugins[0]?.message ?? "");
     } catch (error) {
       const isUntrusted = error instanceof Refused && error.code === "unsigned_plugin";
-      put(name, "failed", said(error), isUntrusted ? () => void follow(name, begin, true) : undefined);
+      put(name, "failed", errorText(error), isUntrusted ? () => void follow(name, begin, true) : undefined);
     }
     await Promise.all(
       ["plugins", "providers", "catalogue"].map((key) => client.invalidateQueries({ queryKey: [key] })),
@@ -56,10 +56,10 @@ export const Plugins = () => {
         <Drop label={t.dropPlugin} accept=".difypkg,.difybndl" onFiles={(files) => void take(files)} />
         <div role="status">
           <ul className="plain">
-            {steps.map((one) => (
-              <li key={one.name}>
-                <strong>{one.name}</strong> <Status is={one.status} /> {one.message}
-                {one.trust && <Sure label={t.installUnsigned} question={t.sureUnsigned} onSure={one.trust} />}
+            {steps.map((step) => (
+              <li key={step.name}>
+                <strong>{step.name}</strong> <Status is={step.status} /> {step.message}
+                {step.trust && <Sure label={t.installUnsigned} question={t.sureUnsigned} onSure={step.trust} />}
               </li>
             ))}
           </ul>
@@ -67,8 +67,8 @@ export const Plugins = () => {
         <Market onInstall={(id) => void follow(id, (isUnsigned) => api.installFromMarket(id, isUnsigned))} />
       </Card>
       {plugins.data && !plugins.data.data.length && <Empty title={t.noPlugins} />}
-      {(plugins.data?.data ?? []).map((one) => (
-        <One key={one.id} plugin={one} />
+      {(plugins.data?.data ?? []).map((plugin) => (
+        <PluginCard key={plugin.id} plugin={plugin} />
       ))}
       {plugins.data?.debug_address && (
         <Card title={t.debugging}>
@@ -88,24 +88,24 @@ export const Plugins = () => {
 const Market = ({ onInstall }: { onInstall: (id: string) => void }) => {
   const { t } = useChosen();
   const [words, setWords] = useState("");
-  const found = useQuery({ queryKey: ["market", words], queryFn: () => api.market(words), staleTime: 60_000 });
+  const offers = useQuery({ queryKey: ["market", words], queryFn: () => api.market(words), staleTime: 60_000 });
   return (
     <details>
       <summary>{t.market}</summary>
       <Field label={t.find}>
         <input type="search" value={words} onChange={(event) => setWords(event.target.value)} />
       </Field>
-      <Trouble of={[found]} />
-      {found.data && !found.data.length && <p className="soft">{t.noMarket}</p>}
+      <Trouble of={[offers]} />
+      {offers.data && !offers.data.length && <p className="soft">{t.noMarket}</p>}
       <ul className="plain">
-        {(found.data ?? []).slice(0, 50).map((one) => (
-          <li key={`${one.id} ${one.version}`} className="row">
-            <strong>{one.label || one.id}</strong>{" "}
+        {(offers.data ?? []).slice(0, 50).map((offer) => (
+          <li key={`${offer.id} ${offer.version}`} className="row">
+            <strong>{offer.label || offer.id}</strong>{" "}
             <span className="soft">
-              {one.id} {one.version}
+              {offer.id} {offer.version}
             </span>{" "}
-            {one.description}{" "}
-            <button type="button" onClick={() => onInstall(one.id)}>
+            {offer.description}{" "}
+            <button type="button" onClick={() => onInstall(offer.id)}>
               {t.install}
             </button>
           </li>
@@ -119,18 +119,18 @@ const Market = ({ onInstall }: { onInstall: (id: string) => void }) => {
 const Icon = ({ id }: { id: string }) => {
   const [source, setSource] = useState("");
   useEffect(() => {
-    let made = "";
+    let objectUrl = "";
     let isGone = false;
     const show = async () => {
-      const picture = await (await asked(`/admin/v1/plugins/${id}/icon`)).blob();
+      const picture = await (await fetchChecked(`/admin/v1/plugins/${id}/icon`)).blob();
       if (isGone) return;
-      made = URL.createObjectURL(picture);
-      setSource(made);
+      objectUrl = URL.createObjectURL(picture);
+      setSource(objectUrl);
     };
     show().catch(() => setSource(""));
     return () => {
       isGone = true;
-      URL.revokeObjectURL(made);
+      URL.revokeObjectURL(objectUrl);
     };
   }, [id]);
   return source ? (
@@ -138,7 +138,7 @@ const Icon = ({ id }: { id: string }) => {
   ) : null;
 };
 
-const One = ({ plugin }: { plugin: Shape<"PluginView"> }) => {
+const PluginCard = ({ plugin }: { plugin: Shape<"PluginView"> }) => {
   const { t, label, bytes, span, number } = useChosen();
   const [isLog, setLog] = useState(false);
   const [isTool, setTool] = useState("");
@@ -177,7 +177,7 @@ const One = ({ plugin }: { plugin: Shape<"PluginView"> }) => {
       {plugin.description && <p>{label(plugin.description)}</p>}
       <p className="soft small">
         {plugin.plugin_id} ·{" "}
-        {plugin.kinds.map((one) => (t.pluginKinds as Record<string, string>)[one] ?? one).join(", ")} ·{" "}
+        {plugin.kinds.map((kind) => (t.pluginKinds as Record<string, string>)[kind] ?? kind).join(", ")} ·{" "}
         {(t.runtimes as Record<string, string>)[plugin.runtime] ?? plugin.runtime}
         {plugin.processes > 0
           ? ` · ${filled(t.takes, { memory: bytes(plugin.memory_bytes), cpu: span(plugin.cpu_seconds), count: number(plugin.processes) })}`
@@ -193,7 +193,9 @@ const One = ({ plugin }: { plugin: Shape<"PluginView"> }) => {
                 checked={plugin.granted.includes(word)}
                 onChange={(event) =>
                   void grant.run(
-                    event.target.checked ? [...plugin.granted, word] : plugin.granted.filter((one) => one !== word),
+                    event.target.checked
+                      ? [...plugin.granted, word]
+                      : plugin.granted.filter((permission) => permission !== word),
                   )
                 }
               />
@@ -205,9 +207,9 @@ const One = ({ plugin }: { plugin: Shape<"PluginView"> }) => {
       {plugin.tools.length > 0 && (
         <div className="row">
           <span className="soft">{t.toolsOffered}</span>
-          {plugin.tools.map((one) => (
-            <button type="button" key={one} onClick={() => setTool(one)}>
-              {one}
+          {plugin.tools.map((tool) => (
+            <button type="button" key={tool} onClick={() => setTool(tool)}>
+              {tool}
             </button>
           ))}
         </div>
@@ -217,7 +219,7 @@ const One = ({ plugin }: { plugin: Shape<"PluginView"> }) => {
         {logs.data && !logs.data.length ? (
           <p className="soft">{t.noLogs}</p>
         ) : (
-          <pre tabIndex={0}>{(logs.data ?? []).map((one) => `${time(one.at)}  ${one.text}`).join("\n")}</pre>
+          <pre tabIndex={0}>{(logs.data ?? []).map((line) => `${time(line.at)}  ${line.text}`).join("\n")}</pre>
         )}
       </Dialog>
       {isTool && <TryTool tool={isTool} onClose={() => setTool("")} />}
@@ -233,19 +235,22 @@ const Subscriptions = ({ plugin }: { plugin: Shape<"PluginView"> }) => {
   const [isAdding, setAdding] = useState(false);
   const [name, setName] = useState("");
   const [values, set] = useState<Record<string, string>>({});
-  const provider = parts.data?.trigger_providers.find((one) => one.plugin === plugin.plugin_id);
-  const mine = (all.data ?? []).filter((one) => one.plugin === plugin.plugin_id);
-  const given = (fields: Shape<"ComponentParameter">[]) =>
+  const provider = parts.data?.trigger_providers.find((candidate) => candidate.plugin === plugin.plugin_id);
+  const mine = (all.data ?? []).filter((subscription) => subscription.plugin === plugin.plugin_id);
+  const valuesOf = (fields: Shape<"ComponentParameter">[]) =>
     Object.fromEntries(
       fields
-        .filter((one) => (values[one.name] ?? one.default ?? "") !== "")
-        .map((one) => {
-          const value = values[one.name] ?? (one.default as string);
-          return [one.name, one.type === "number" ? Number(value) : one.type === "boolean" ? value === "true" : value];
+        .filter((field) => (values[field.name] ?? field.default ?? "") !== "")
+        .map((field) => {
+          const value = values[field.name] ?? (field.default as string);
+          return [
+            field.name,
+            field.type === "number" ? Number(value) : field.type === "boolean" ? value === "true" : value,
+          ];
         }),
     );
   const add = useDo(
-    () => api.subscribe(plugin.plugin_id, name, given(provider!.parameters), given(provider!.credentials)),
+    () => api.subscribe(plugin.plugin_id, name, valuesOf(provider!.parameters), valuesOf(provider!.credentials)),
     ["plugins"],
     t.subscribed,
   );
@@ -255,14 +260,14 @@ const Subscriptions = ({ plugin }: { plugin: Shape<"PluginView"> }) => {
       <h3>{t.subscriptions}</h3>
       <Trouble of={[parts, all]} />
       <ul className="plain">
-        {mine.map((one) => (
-          <li key={one.id} className="row">
-            <strong>{one.name}</strong> <code className="small">{one.address}</code>
-            <Copied text={one.address} label={t.copyAddress} />
+        {mine.map((subscription) => (
+          <li key={subscription.id} className="row">
+            <strong>{subscription.name}</strong> <code className="small">{subscription.address}</code>
+            <Copied text={subscription.address} label={t.copyAddress} />
             <Sure
               label={t.remove}
-              question={filled(t.sureRemove, { name: one.name })}
-              onSure={() => remove.run(one.id)}
+              question={filled(t.sureRemove, { name: subscription.name })}
+              onSure={() => remove.run(subscription.id)}
             />
           </li>
         ))}
@@ -275,8 +280,8 @@ const Subscriptions = ({ plugin }: { plugin: Shape<"PluginView"> }) => {
           className="form"
           onSubmit={(event) => {
             event.preventDefault();
-            void add.run().then((made) => {
-              if (!made) return;
+            void add.run().then((created) => {
+              if (!created) return;
               setAdding(false);
               setName("");
               set({});
@@ -286,28 +291,28 @@ const Subscriptions = ({ plugin }: { plugin: Shape<"PluginView"> }) => {
           <Field label={t.name}>
             <input required value={name} onChange={(event) => setName(event.target.value)} />
           </Field>
-          {[...(provider?.parameters ?? []), ...(provider?.credentials ?? [])].map((one) => (
-            <Field key={one.name} label={label(one.label)} help={one.help ? label(one.help) : undefined}>
-              {one.options.length ? (
+          {[...(provider?.parameters ?? []), ...(provider?.credentials ?? [])].map((field) => (
+            <Field key={field.name} label={label(field.label)} help={field.help ? label(field.help) : undefined}>
+              {field.options.length ? (
                 <select
-                  required={one.required}
-                  value={values[one.name] ?? String(one.default ?? "")}
-                  onChange={(event) => set({ ...values, [one.name]: event.target.value })}
+                  required={field.required}
+                  value={values[field.name] ?? String(field.default ?? "")}
+                  onChange={(event) => set({ ...values, [field.name]: event.target.value })}
                 >
                   <option value="" />
-                  {one.options.map((each) => (
-                    <option key={each.value} value={each.value}>
-                      {label(each.label)}
+                  {field.options.map((option) => (
+                    <option key={option.value} value={option.value}>
+                      {label(option.label)}
                     </option>
                   ))}
                 </select>
               ) : (
                 <input
-                  type={one.type === "secret-input" ? "password" : one.type === "number" ? "number" : "text"}
+                  type={field.type === "secret-input" ? "password" : field.type === "number" ? "number" : "text"}
                   autoComplete="off"
-                  required={one.required}
-                  value={values[one.name] ?? String(one.default ?? "")}
-                  onChange={(event) => set({ ...values, [one.name]: event.target.value })}
+                  required={field.required}
+                  value={values[field.name] ?? String(field.default ?? "")}
+                  onChange={(event) => set({ ...values, [field.name]: event.target.value })}
                 />
               )}
             </Field>
@@ -334,8 +339,8 @@ const TryTool = ({ tool, onClose }: { tool: string; onClose: () => void }) => {
   const tools = useTools("plugin");
   const name = tool.split("/").at(-1)!;
   const known =
-    tools.data?.find((one) => one.name === name && tool.startsWith(one.provider.split("/").at(-1)!)) ??
-    tools.data?.find((one) => one.name === name);
+    tools.data?.find((offered) => offered.name === name && tool.startsWith(offered.provider.split("/").at(-1)!)) ??
+    tools.data?.find((offered) => offered.name === name);
   const [values, set] = useState<Record<string, string>>({});
   const fields = Object.entries(known?.schema.properties ?? {});
   const go = useDo(() => {
@@ -366,13 +371,13 @@ const TryTool = ({ tool, onClose }: { tool: string; onClose: () => void }) => {
       >
         <Trouble of={[tools]} />
         {known && <p>{known.description}</p>}
-        {fields.map(([field, one]) => (
-          <Field key={field} label={field} help={one.description}>
-            {one.enum ? (
+        {fields.map(([field, schema]) => (
+          <Field key={field} label={field} help={schema.description}>
+            {schema.enum ? (
               <select value={values[field] ?? ""} onChange={(event) => set({ ...values, [field]: event.target.value })}>
                 <option value="" />
-                {one.enum.map((each) => (
-                  <option key={each}>{each}</option>
+                {schema.enum.map((choice) => (
+                  <option key={choice}>{choice}</option>
                 ))}
               </select>
             ) : (

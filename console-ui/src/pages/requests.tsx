@@ -6,6 +6,7 @@ import { api, type CallFilter, type Shape } from "../api";
 import { useDo } from "../components/actions";
 import { Switch } from "../components/aria";
 import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble } from "../components/base";
+import { Figure } from "../components/figure";
 import { ModelPick } from "../components/models";
 import { Table } from "../components/table";
 import { filled } from "../messages";
@@ -16,30 +17,35 @@ const PAGE = 200;
 const HEIGHT = 40;
 const FILTERS = ["status", "provider", "model", "type", "user", "key", "credential"] as const;
 
-// The list is as long as there are attempts; only what can be seen is fetched. It is fixed at the moment it was opened,
-// unless it is to follow what comes.
-export const Requests = () => {
-  const { t, number, money, span, time } = useChosen();
+type Row = Shape<"CallRow">;
+
+const now = () => Math.floor(Date.now() / 1000);
+
+// The filters that the address names.
+const useFilter = () => {
   const navigate = useNavigate();
   const search = useSearch({ strict: false }) as CallFilter;
-  const [isLive, setLive] = useState(true);
-  const [opened] = useState(() => Math.floor(Date.now() / 1000) + 1);
-  const [fixed, setFixed] = useState(opened);
   const filter = useMemo(
-    () => Object.fromEntries(FILTERS.map((one) => [one, search[one]]).filter(([, value]) => value)) as CallFilter,
+    () => Object.fromEntries(FILTERS.map((name) => [name, search[name]]).filter(([, value]) => value)) as CallFilter,
     [search],
   );
-  const since = search.since ?? opened - 30 * 86_400;
-  const query: CallFilter = { ...filter, since, ...(isLive ? {} : { until: fixed }) };
+  const put = (change: Record<string, unknown>) =>
+    void navigate({ to: "/requests", search: { ...search, ...change } as never, replace: true });
+  const clear = () => void navigate({ to: "/requests", search: {} as never });
+  return { search, filter, put, clear };
+};
+type FilterControl = ReturnType<typeof useFilter>;
+
+// As many rows as there are attempts, of which only those that can be seen are fetched.
+const useRows = (query: CallFilter, isLive: boolean) => {
   const box = useRef<HTMLDivElement>(null);
-  const head = useQuery({
+  const firstPage = useQuery({
     queryKey: ["calls", query, 0],
     queryFn: () => api.calls({ ...query, limit: PAGE, offset: 0 }),
     placeholderData: (before) => before,
   });
-  const total = head.data?.total ?? 0;
   const rows = useVirtualizer({
-    count: total,
+    count: firstPage.data?.total ?? 0,
     getScrollElement: () => box.current,
     estimateSize: () => HEIGHT,
     overscan: 12,
@@ -48,19 +54,33 @@ export const Requests = () => {
   const first = Math.floor((visible[0]?.index ?? 0) / PAGE);
   const last = Math.floor((visible.at(-1)?.index ?? 0) / PAGE);
   const pages = useQueries({
-    queries: Array.from({ length: last - first + 1 }, (_, at) => first + at).map((page) => ({
+    queries: Array.from({ length: last - first + 1 }, (_, index) => first + index).map((page) => ({
       queryKey: ["calls", query, page],
       queryFn: () => api.calls({ ...query, limit: PAGE, offset: page * PAGE }),
       staleTime: isLive ? 2_000 : Infinity,
       placeholderData: (before: Shape<"CallPage"> | undefined) => (page === 0 ? before : undefined),
     })),
   });
-  const rowAt = (index: number) => pages[Math.floor(index / PAGE) - first]?.data?.data[index % PAGE];
-  const put = (more: Record<string, unknown>) =>
-    void navigate({ to: "/requests", search: { ...search, ...more } as never, replace: true });
+  const rowAt = (index: number): Row | undefined => pages[Math.floor(index / PAGE) - first]?.data?.data[index % PAGE];
+  return { box, firstPage, height: rows.getTotalSize(), visible, rowAt };
+};
+type RowsControl = ReturnType<typeof useRows>;
+
+// The list is fixed at the moment it was opened, unless it is to follow what comes.
+export const Requests = () => {
+  const { t, number } = useChosen();
+  const control = useFilter();
+  const { search, filter } = control;
+  const [isLive, setLive] = useState(true);
+  const [openedAt] = useState(() => now() + 1);
+  const [fixedAt, setFixedAt] = useState(openedAt);
+  const since = search.since ?? openedAt - 30 * 86_400;
+  const rows = useRows({ ...filter, since, ...(isLive ? {} : { until: fixedAt }) }, isLive);
+  const { firstPage } = rows;
+  const total = firstPage.data?.total ?? 0;
   const follow = (is: boolean) => {
     setLive(is);
-    if (!is) setFixed(Math.floor(Date.now() / 1000) + 1);
+    if (!is) setFixedAt(now() + 1);
   };
   return (
     <Page
@@ -68,253 +88,305 @@ export const Requests = () => {
       text={filled(t.countAttempts, { count: number(total) })}
       actions={<Switch label={t.live} isOn={isLive} onChange={follow} />}
     >
-      <form className="row" onSubmit={(event) => event.preventDefault()}>
-        <Pick
-          label={t.status}
-          value={search.status ?? ""}
-          onChange={(status) => put({ status: status || undefined })}
-          options={[
-            ["", t.all],
-            ["failed", t.failedOnly],
-            ["ok", "ok"],
-            ["cached", t.states.cached],
-            ["cancelled", t.states.cancelled],
-          ]}
-        />
-        {FILTERS.filter((one) => one !== "status" && one !== "type").map((one) => (
-          <Field key={one} label={t.filters[one as "model"]}>
-            <input
-              className="short"
-              value={String(search[one] ?? "")}
-              onChange={(event) => put({ [one]: event.target.value || undefined })}
-            />
-          </Field>
-        ))}
-        <Pick
-          label={t.type}
-          value={search.type ?? ""}
-          onChange={(type) => put({ type: type || undefined })}
-          options={[["", t.all], ...Object.entries(t.types)]}
-        />
-        <button type="button" onClick={() => void navigate({ to: "/requests", search: {} as never })}>
-          {t.clearFilters}
-        </button>
-      </form>
-      <Trouble of={[head]} />
-      {head.data && total === 0 ? (
+      <Filters control={control} />
+      <Trouble of={[firstPage]} />
+      {firstPage.data && total === 0 ? (
         <Empty title={t.noRequests}>
           <Link to="/playground">{t.stepChat}</Link>
         </Empty>
       ) : (
-        <div className="rows" role="table" aria-label={t.requests} aria-rowcount={total + 1}>
-          <div className="line header" role="row" aria-rowindex={1}>
-            {[t.when, t.model, t.status, t.cost, t.tokens, t.took, t.credential].map((one) => (
-              <span role="columnheader" key={one}>
-                {one}
-              </span>
-            ))}
-          </div>
-          <div className="window" ref={box} tabIndex={0} role="rowgroup" aria-label={t.requests}>
-            <div style={{ height: rows.getTotalSize() }}>
-              {visible.map((item) => {
-                const one = rowAt(item.index);
-                return (
-                  <div
-                    key={item.key}
-                    className="line"
-                    role="row"
-                    aria-rowindex={item.index + 2}
-                    style={{ transform: `translateY(${item.start}px)` }}
-                  >
-                    {one ? (
-                      <>
-                        <span role="cell">
-                          <Link to="/requests/$id" params={{ id: one.call }}>
-                            {time(one.created_at)}
-                          </Link>
-                          {one.attempt > 1 && (
-                            <small className="soft"> {filled(t.attemptNumber, { number: one.attempt })}</small>
-                          )}
-                        </span>
-                        <span role="cell">
-                          {one.provider}/{one.model}
-                        </span>
-                        <span role="cell">
-                          <Status is={one.status} />
-                        </span>
-                        <span role="cell" className="number">
-                          {money(one.cost, one.currency)}
-                        </span>
-                        <span role="cell" className="number">
-                          {number(one.prompt_tokens)} / {number(one.completion_tokens)}
-                        </span>
-                        <span role="cell" className="number">
-                          {span(one.latency)}
-                        </span>
-                        <span role="cell">{one.credential || "–"}</span>
-                      </>
-                    ) : (
-                      <span role="cell" className="soft">
-                        …
-                      </span>
-                    )}
-                  </div>
-                );
-              })}
-            </div>
-          </div>
-        </div>
+        <Rows rows={rows} total={total} />
       )}
     </Page>
   );
 };
 
+const Filters = ({ control }: { control: FilterControl }) => {
+  const { t } = useChosen();
+  const { search, put, clear } = control;
+  const textFilters = FILTERS.filter((name) => name !== "status" && name !== "type");
+  return (
+    <form className="row" onSubmit={(event) => event.preventDefault()}>
+      <Pick
+        label={t.status}
+        value={search.status ?? ""}
+        onChange={(status) => put({ status: status || undefined })}
+        options={[
+          ["", t.all],
+          ["failed", t.failedOnly],
+          ["ok", "ok"],
+          ["cached", t.states.cached],
+          ["cancelled", t.states.cancelled],
+        ]}
+      />
+      {textFilters.map((name) => (
+        <Field key={name} label={t.filters[name as "model"]}>
+          <input
+            className="short"
+            value={String(search[name] ?? "")}
+            onChange={(event) => put({ [name]: event.target.value || undefined })}
+          />
+        </Field>
+      ))}
+      <Pick
+        label={t.type}
+        value={search.type ?? ""}
+        onChange={(type) => put({ type: type || undefined })}
+        options={[["", t.all], ...Object.entries(t.types)]}
+      />
+      <button type="button" onClick={clear}>
+        {t.clearFilters}
+      </button>
+    </form>
+  );
+};
+
+const Rows = ({ rows, total }: { rows: RowsControl; total: number }) => {
+  const { t } = useChosen();
+  return (
+    <div className="rows" role="table" aria-label={t.requests} aria-rowcount={total + 1}>
+      <div className="line header" role="row" aria-rowindex={1}>
+        {[t.when, t.model, t.status, t.cost, t.tokens, t.took, t.credential].map((title) => (
+          <span role="columnheader" key={title}>
+            {title}
+          </span>
+        ))}
+      </div>
+      <div className="window" ref={rows.box} tabIndex={0} role="rowgroup" aria-label={t.requests}>
+        <div style={{ height: rows.height }}>
+          {rows.visible.map((item) => (
+            <div
+              key={item.key}
+              className="line"
+              role="row"
+              aria-rowindex={item.index + 2}
+              style={{ transform: `translateY(${item.start}px)` }}
+            >
+              <Cells row={rows.rowAt(item.index)} />
+            </div>
+          ))}
+        </div>
+      </div>
+    </div>
+  );
+};
+
+const Cells = ({ row }: { row: Row | undefined }) => {
+  const { t, number, money, span, time } = useChosen();
+  if (!row)
+    return (
+      <span role="cell" className="soft">
+        …
+      </span>
+    );
+  return (
+    <>
+      <span role="cell">
+        <Link to="/requests/$id" params={{ id: row.call }}>
+          {time(row.created_at)}
+        </Link>
+        {row.attempt > 1 && <small className="soft"> {filled(t.attemptNumber, { number: row.attempt })}</small>}
+      </span>
+      <span role="cell">
+        {row.provider}/{row.model}
+      </span>
+      <span role="cell">
+        <Status is={row.status} />
+      </span>
+      <span role="cell" className="number">
+        {money(row.cost, row.currency)}
+      </span>
+      <span role="cell" className="number">
+        {number(row.prompt_tokens)} / {number(row.completion_tokens)}
+      </span>
+      <span role="cell" className="number">
+        {span(row.latency)}
+      </span>
+      <span role="cell">{row.credential || "–"}</span>
+    </>
+  );
+};
+
+type CallDetail = Awaited<ReturnType<typeof api.call>>;
+type Attempt = NonNullable<CallDetail["attempts"]>[number];
+
+// When the first attempt started, in seconds since 1970, and how long all of them took, in milliseconds.
+const timeframe = (attempts: Attempt[]) => {
+  const startedAt = Math.min(...attempts.map((attempt) => attempt.started_at));
+  const ends = attempts.map((attempt) => (attempt.started_at - startedAt) * 1000 + attempt.ms);
+  return { startedAt, totalMs: Math.max(...ends, 1) };
+};
+
 export const Call = () => {
-  const { t, money, number, span } = useChosen();
+  const { t } = useChosen();
   const { may } = useMay();
   const { id } = useParams({ strict: false }) as { id: string };
   const call = useQuery({ queryKey: ["call", id], queryFn: () => api.call(id), retry: 3, retryDelay: 700 });
-  const it = call.data;
-  const attempts = it?.attempts ?? [];
-  const began = Math.min(...attempts.map((one) => one.started_at));
-  const whole = Math.max(...attempts.map((one) => (one.started_at - began) * 1000 + one.ms), 1);
+  const detail = call.data;
+  const isRecorded = detail && detail.request !== undefined && detail.request !== null;
   return (
     <Page title={t.oneRequest} text={id} actions={<Copied text={id} label={t.copyId} />}>
       <p>
         <Link to="/requests">← {t.requests}</Link>
       </p>
       <Trouble of={[call]} />
-      {it && (
+      {detail && (
         <>
-          <dl className="figures">
-            <div>
-              <dt>{t.askedFor}</dt>
-              <dd className="text">{it.asked_for}</dd>
-            </div>
-            <div>
-              <dt>{t.status}</dt>
-              <dd>
-                <Status is={it.status ?? ""} />
-              </dd>
-            </div>
-            <div>
-              <dt>{t.took}</dt>
-              <dd>{span((it.ms || whole) / 1000)}</dd>
-            </div>
-            <div>
-              <dt>{t.cost}</dt>
-              <dd>
-                {money(
-                  attempts.reduce((sum, one) => sum + Number(one.cost ?? 0), 0),
-                  attempts[0]?.currency ?? "USD",
-                )}
-              </dd>
-            </div>
-          </dl>
-          <Card title={t.whyThere}>
-            <ol className="story">
-              {(it.decisions ?? []).map((one, at) => {
-                const { what, ms, at: when, ...rest } = one as Record<string, unknown>;
-                return (
-                  <li key={at}>
-                    <strong>{(t.decisions as Record<string, string>)[String(what)] ?? String(what)}</strong>{" "}
-                    {(ms ?? when) !== undefined && <span className="soft">{number(Number(ms ?? when), 1)} ms</span>}{" "}
-                    <span>
-                      {Object.entries(rest)
-                        .map(
-                          ([name, value]) =>
-                            `${name}: ${typeof value === "object" ? JSON.stringify(value) : String(value)}`,
-                        )
-                        .join(" · ")}
-                    </span>
-                  </li>
-                );
-              })}
-            </ol>
-          </Card>
-          <Card title={t.attempts}>
-            {!attempts.length && <p className="soft">{t.noAttempts}</p>}
-            <ul className="timeline">
-              {attempts.map((one) => (
-                <li key={one.attempt}>
-                  <div className="row">
-                    <strong>
-                      {one.attempt}. {one.model}
-                    </strong>{" "}
-                    <span className="soft">{one.credential}</span> <Status is={one.status} />{" "}
-                    <span className="soft">{span(one.ms / 1000)}</span>
-                  </div>
-                  <svg
-                    viewBox="0 0 1000 14"
-                    preserveAspectRatio="none"
-                    role="img"
-                    aria-label={filled(t.attemptAt, { begin: span(one.started_at - began), span: span(one.ms / 1000) })}
-                  >
-                    <rect className="back" x="0" y="5" width="1000" height="4" />
-                    <rect
-                      className={one.status === "ok" || one.status === "cached" ? "good" : "bad"}
-                      x={(((one.started_at - began) * 1000) / whole) * 1000}
-                      y="1"
-                      width={Math.max(3, (one.ms / whole) * 1000)}
-                      height="12"
-                    />
-                    {one.first_chunk_ms !== null && (
-                      <rect
-                        className="mark"
-                        x={(((one.started_at - began) * 1000 + one.first_chunk_ms) / whole) * 1000}
-                        y="0"
-                        width="4"
-                        height="14"
-                      />
-                    )}
-                  </svg>
-                </li>
-              ))}
-            </ul>
-            {attempts.length > 0 && (
-              <Table
-                caption={t.attempts}
-                rows={attempts}
-                id={(one) => String(one.attempt)}
-                columns={[
-                  { title: "#", cell: (one) => one.attempt },
-                  { title: t.model, cell: (one) => one.model },
-                  { title: t.tokensIn, cell: (one) => number(one.prompt_tokens), isNumber: true },
-                  { title: t.tokensOut, cell: (one) => number(one.completion_tokens), isNumber: true },
-                  { title: t.cost, cell: (one) => money(one.cost, one.currency), isNumber: true },
-                  {
-                    title: t.firstChunk,
-                    cell: (one) => (one.first_chunk_ms === null ? "" : span(one.first_chunk_ms / 1000)),
-                    isNumber: true,
-                  },
-                  {
-                    title: t.countedBy,
-                    cell: (one) => (t.counters as Record<string, string>)[one.counted_by] ?? one.counted_by,
-                  },
-                ]}
-              />
-            )}
-          </Card>
-          {it.request === undefined || it.request === null ? (
-            <Card title={t.bodies}>
-              <p className="soft">{t.notRecorded}</p>
-            </Card>
-          ) : (
-            <>
-              <Card title={t.asked}>
-                <Json value={it.request} />
-              </Card>
-              {it.answer !== null && it.answer !== undefined && (
-                <Card title={t.answered}>
-                  <Json value={it.answer} />
-                </Card>
-              )}
-              {it.type === "llm" && may("developer") && <Replay id={id} />}
-            </>
-          )}
+          <CallFigures detail={detail} />
+          <Decisions decisions={detail.decisions ?? []} />
+          <Attempts attempts={detail.attempts ?? []} />
+          <Bodies detail={detail} />
+          {isRecorded && detail.type === "llm" && may("developer") && <Replay id={id} />}
         </>
       )}
     </Page>
+  );
+};
+
+const CallFigures = ({ detail }: { detail: CallDetail }) => {
+  const { t, money, span } = useChosen();
+  const attempts = detail.attempts ?? [];
+  const cost = attempts.reduce((sum, attempt) => sum + Number(attempt.cost ?? 0), 0);
+  return (
+    <dl className="figures">
+      <div>
+        <dt>{t.askedFor}</dt>
+        <dd className="text">{detail.asked_for}</dd>
+      </div>
+      <Figure label={t.status} value={<Status is={detail.status ?? ""} />} />
+      <Figure label={t.took} value={span((detail.ms || timeframe(attempts).totalMs) / 1000)} />
+      <Figure label={t.cost} value={money(cost, attempts[0]?.currency ?? "USD")} />
+    </dl>
+  );
+};
+
+// Why the request went where it went.
+const Decisions = ({ decisions }: { decisions: NonNullable<CallDetail["decisions"]> }) => {
+  const { t, number } = useChosen();
+  const textOf = (value: unknown) => (typeof value === "object" ? JSON.stringify(value) : String(value));
+  return (
+    <Card title={t.whyThere}>
+      <ol className="story">
+        {decisions.map((decision, index) => {
+          const { what, ms, at, ...details } = decision as Record<string, unknown>;
+          const offset = ms ?? at;
+          return (
+            <li key={index}>
+              <strong>{(t.decisions as Record<string, string>)[String(what)] ?? String(what)}</strong>{" "}
+              {offset !== undefined && <span className="soft">{number(Number(offset), 1)} ms</span>}{" "}
+              <span>
+                {Object.entries(details)
+                  .map(([name, value]) => `${name}: ${textOf(value)}`)
+                  .join(" · ")}
+              </span>
+            </li>
+          );
+        })}
+      </ol>
+    </Card>
+  );
+};
+
+const Attempts = ({ attempts }: { attempts: Attempt[] }) => {
+  const { t, span } = useChosen();
+  const frame = timeframe(attempts);
+  return (
+    <Card title={t.attempts}>
+      {!attempts.length && <p className="soft">{t.noAttempts}</p>}
+      <ul className="timeline">
+        {attempts.map((attempt) => (
+          <li key={attempt.attempt}>
+            <div className="row">
+              <strong>
+                {attempt.attempt}. {attempt.model}
+              </strong>{" "}
+              <span className="soft">{attempt.credential}</span> <Status is={attempt.status} />{" "}
+              <span className="soft">{span(attempt.ms / 1000)}</span>
+            </div>
+            <AttemptBar attempt={attempt} {...frame} />
+          </li>
+        ))}
+      </ul>
+      {attempts.length > 0 && <AttemptTable attempts={attempts} />}
+    </Card>
+  );
+};
+
+// The width of the drawing is the time that all attempts took.
+const BAR_WIDTH = 1000;
+
+const AttemptBar = ({ attempt, startedAt, totalMs }: { attempt: Attempt } & ReturnType<typeof timeframe>) => {
+  const { t, span } = useChosen();
+  const offset = attempt.started_at - startedAt;
+  const widthOf = (ms: number) => (ms / totalMs) * BAR_WIDTH;
+  const isGood = attempt.status === "ok" || attempt.status === "cached";
+  return (
+    <svg
+      viewBox={`0 0 ${BAR_WIDTH} 14`}
+      preserveAspectRatio="none"
+      role="img"
+      aria-label={filled(t.attemptAt, { begin: span(offset), span: span(attempt.ms / 1000) })}
+    >
+      <rect className="back" x="0" y="5" width={BAR_WIDTH} height="4" />
+      <rect
+        className={isGood ? "good" : "bad"}
+        x={widthOf(offset * 1000)}
+        y="1"
+        width={Math.max(3, widthOf(attempt.ms))}
+        height="12"
+      />
+      {attempt.first_chunk_ms !== null && (
+        <rect className="mark" x={widthOf(offset * 1000 + attempt.first_chunk_ms)} y="0" width="4" height="14" />
+      )}
+    </svg>
+  );
+};
+
+const AttemptTable = ({ attempts }: { attempts: Attempt[] }) => {
+  const { t, money, number, span } = useChosen();
+  const counters = t.counters as Record<string, string>;
+  return (
+    <Table
+      caption={t.attempts}
+      rows={attempts}
+      id={(row) => String(row.attempt)}
+      columns={[
+        { title: "#", cell: (row) => row.attempt },
+        { title: t.model, cell: (row) => row.model },
+        { title: t.tokensIn, cell: (row) => number(row.prompt_tokens), isNumber: true },
+        { title: t.tokensOut, cell: (row) => number(row.completion_tokens), isNumber: true },
+        { title: t.cost, cell: (row) => money(row.cost, row.currency), isNumber: true },
+        {
+          title: t.firstChunk,
+          cell: (row) => (row.first_chunk_ms === null ? "" : span(row.first_chunk_ms / 1000)),
+          isNumber: true,
+        },
+        { title: t.countedBy, cell: (row) => counters[row.counted_by] ?? row.counted_by },
+      ]}
+    />
+  );
+};
+
+const Bodies = ({ detail }: { detail: CallDetail }) => {
+  const { t } = useChosen();
+  const { request, answer } = detail;
+  if (request === undefined || request === null)
+    return (
+      <Card title={t.bodies}>
+        <p className="soft">{t.notRecorded}</p>
+      </Card>
+    );
+  return (
+    <>
+      <Card title={t.sentRequest}>
+        <Json value={request} />
+      </Card>
+      {answer !== null && answer !== undefined && (
+        <Card title={t.answered}>
+          <Json value={answer} />
+        </Card>
+      )}
+    </>
   );
 };
 

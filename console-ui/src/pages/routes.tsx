@@ -1,5 +1,5 @@
 import { useQuery } from "@tanstack/react-query";
-import { useState } from "react";
+import { type FormEvent, useState } from "react";
 import { api, type Shape } from "../api";
 import { useDo } from "../components/actions";
 import { Changes, PageTabs } from "../components/aria";
@@ -7,6 +7,7 @@ import { Card, Empty, Field, Meter, Page, Pick, SetByOperator, Trouble } from ".
 import { Dialog } from "../components/dialog";
 import { ModelPick, useModels } from "../components/models";
 import { Table } from "../components/table";
+import { removeAt, replaceAt } from "../lists";
 import { filled } from "../messages";
 import { useMay } from "../permissions";
 import { useChosen } from "../settings";
@@ -57,22 +58,22 @@ const RouteList = () => {
         <Table
           caption={t.routes}
           rows={routes.data!}
-          id={(one) => one.id}
+          id={(row) => row.id}
           columns={[
-            { title: t.name, cell: (one) => <code>{one.name}</code> },
-            { title: t.targets, cell: (one) => one.targets.map((each) => each.model).join(", ") },
+            { title: t.name, cell: (row) => <code>{row.name}</code> },
+            { title: t.targets, cell: (row) => row.targets.map((target) => target.model).join(", ") },
             {
               title: t.strategy,
-              cell: (one) => (t.strategies as Record<string, string>)[one.strategy] ?? one.strategy,
+              cell: (row) => (t.strategies as Record<string, string>)[row.strategy] ?? row.strategy,
             },
-            { title: t.failover, cell: (one) => one.failover.join(" → ") || "–" },
+            { title: t.failover, cell: (row) => row.failover.join(" → ") || "–" },
             {
               title: t.actions,
-              cell: (one) =>
-                isKept(one) ? (
+              cell: (row) =>
+                isKept(row) ? (
                   <SetByOperator />
                 ) : (
-                  <Changes name={one.name} onEdit={() => setEditing(one)} onRemove={() => remove.run(one.id)} />
+                  <Changes name={row.name} onEdit={() => setEditing(row)} onRemove={() => remove.run(row.id)} />
                 ),
             },
           ]}
@@ -83,19 +84,33 @@ const RouteList = () => {
   );
 };
 
-const RouteForm = ({ known, onClose }: { known: Shape<"RouteView"> | null; onClose: () => void }) => {
+type Target = Shape<"RouteView">["targets"][number];
+interface RouteValues {
+  name: string;
+  strategy: string;
+  sticky: string;
+  cache: string;
+  targets: Target[];
+  failover: string[];
+}
+interface RouteFieldOptions {
+  form: RouteValues;
+  put: (change: Partial<RouteValues>) => void;
+}
+
+const NEW_TARGET: Target = { model: "", weight: 1, priority: 0 };
+
+const useRouteForm = (known: Shape<"RouteView"> | null) => {
   const { t } = useChosen();
-  const models = useModels("llm");
-  const names = (models.data ?? []).map((one) => one.id);
-  const [form, set] = useState(() => ({
+  const [form, setForm] = useState<RouteValues>(() => ({
     name: known?.name ?? "",
     strategy: known?.strategy ?? "round_robin",
     sticky: known?.sticky ?? "",
     cache: String(known?.cache_seconds ?? 0),
-    targets: known?.targets ?? [{ model: "", weight: 1, priority: 0 }],
+    targets: known?.targets ?? [NEW_TARGET],
     failover: known?.failover ?? [],
   }));
-  const put = (more: Partial<typeof form>) => set((now) => ({ ...now, ...more }));
+  const put = (change: Partial<RouteValues>) => setForm((before) => ({ ...before, ...change }));
   const save = useDo(
     () => {
       const value = {
@@ -103,7 +118,7 @@ const RouteForm = ({ known, onClose }: { known: Shape<"RouteView"> | null; onClo
         strategy: form.strategy as "random",
         sticky: form.sticky as "",
         cache_seconds: Number(form.cache) || 0,
-        targets: form.targets.filter((one) => one.model),
+        targets: form.targets.filter((target) => target.model),
         failover: form.failover.filter(Boolean),
       };
       return known ? api.change("routes", known.id, value) : api.make("routes", value);
@@ -111,136 +126,173 @@ const RouteForm = ({ known, onClose }: { known: Shape<"RouteView"> | null; onClo
     ["routes", "plan"],
     t.saved,
   );
+  return { form, put, save };
+};
+
+const RouteForm = ({ known, onClose }: { known: Shape<"RouteView"> | null; onClose: () => void }) => {
+  const { t } = useChosen();
+  const models = useModels("llm");
+  const { form, put, save } = useRouteForm(known);
+  const onSubmit = async (event: FormEvent) => {
+    event.preventDefault();
+    if (await save.run()) onClose();
+  };
   return (
     <Dialog title={known ? known.name : t.addRoute} isOpen onClose={onClose} isWide>
-      <form
-        className="form"
-        onSubmit={(event) => {
-          event.preventDefault();
-          void save.run().then((made) => {
-            if (made) onClose();
-          });
-        }}
-      >
+      <form className="form" onSubmit={(event) => void onSubmit(event)}>
         <Field label={t.name} help={t.routeNameHelp}>
           <input required value={form.name} onChange={(event) => put({ name: event.target.value })} />
         </Field>
         <datalist id="models">
-          {names.map((one) => (
-            <option key={one} value={one} />
+          {(models.data ?? []).map(({ id }) => (
+            <option key={id} value={id} />
           ))}
         </datalist>
-        <fieldset>
-          <legend>{t.targets}</legend>
-          {form.targets.map((one, at) => {
-            const change = (more: Partial<typeof one>) =>
-              put({ targets: form.targets.map((each, place) => (place === at ? { ...each, ...more } : each)) });
-            return (
-              <div className="row" key={at}>
-                <Field label={filled(t.modelNumber, { number: at + 1 })}>
-                  <input
-                    list="models"
-                    required
-                    value={one.model}
-                    onChange={(event) => change({ model: event.target.value })}
-                  />
-                </Field>
-                <Field label={t.weight}>
-                  <input
-                    className="short"
-                    type="number"
-                    min={0}
-                    step="any"
-                    value={one.weight}
-                    onChange={(event) => change({ weight: Number(event.target.value) })}
-                  />
-                </Field>
-                <Field label={t.priority}>
-                  <input
-                    className="short"
-                    type="number"
-                    value={one.priority}
-                    onChange={(event) => change({ priority: Number(event.target.value) })}
-                  />
-                </Field>
-                {form.targets.length > 1 && (
-                  <button
-                    type="button"
-                    aria-label={filled(t.removeModel, { name: one.model || at + 1 })}
-                    onClick={() => put({ targets: form.targets.filter((_, place) => place !== at) })}
-                  >
-                    ×
-                  </button>
-                )}
-              </div>
-            );
-          })}
-          <button
-            type="button"
-            onClick={() => put({ targets: [...form.targets, { model: "", weight: 1, priority: 0 }] })}
-          >
-            {t.addTarget}
-          </button>
-        </fieldset>
-        <fieldset>
-          <legend>{t.failover}</legend>
-          <p className="soft">{t.failoverHelp}</p>
-          {form.failover.map((one, at) => (
-            <div className="row" key={at}>
-              <Field label={filled(t.thenTry, { number: at + 1 })}>
-                <input
-                  list="models"
-                  value={one}
-                  onChange={(event) =>
-                    put({ failover: form.failover.map((each, place) => (place === at ? event.target.value : each)) })
-                  }
-                />
-              </Field>
-              <button
-                type="button"
-                aria-label={filled(t.removeModel, { name: one || at + 1 })}
-                onClick={() => put({ failover: form.failover.filter((_, place) => place !== at) })}
-              >
-                ×
-              </button>
-            </div>
-          ))}
-          <button type="button" onClick={() => put({ failover: [...form.failover, ""] })}>
-            {t.addFailover}
-          </button>
-        </fieldset>
-        <div className="fields">
-          <Pick
-            label={t.strategy}
-            value={form.strategy}
-            onChange={(strategy) => put({ strategy })}
-            options={STRATEGIES.map((one) => [one, t.strategies[one]] as const)}
-          />
-          <Pick
-            label={t.sticky}
-            value={form.sticky}
-            onChange={(sticky) => put({ sticky })}
-            options={[
-              ["", t.no],
-              ["user", t.perUser],
-              ["prompt", t.perPrompt],
-            ]}
-          />
-          <Field label={t.cacheSeconds} help={t.cacheHelp}>
-            <input
-              type="number"
-              min={0}
-              step="any"
-              value={form.cache}
-              onChange={(event) => put({ cache: event.target.value })}
-            />
-          </Field>
-        </div>
+        <Targets form={form} put={put} />
+        <Failover form={form} put={put} />
+        <RouteOptions form={form} put={put} />
         <button className="primary" type="submit" disabled={save.isBusy}>
           {t.save}
         </button>
       </form>
     </Dialog>
+  );
+};
+
+const Targets = ({ form, put }: RouteFieldOptions) => {
+  const { t } = useChosen();
+  const { targets } = form;
+  return (
+    <fieldset>
+      <legend>{t.targets}</legend>
+      {targets.map((target, index) => (
+        <TargetRow
+          key={index}
+          number={index + 1}
+          target={target}
+          onChange={(change) => put({ targets: replaceAt(targets, index, { ...target, ...change }) })}
+          onRemove={targets.length > 1 ? () => put({ targets: removeAt(targets, index) }) : undefined}
+        />
+      ))}
+      <button type="button" onClick={() => put({ targets: [...targets, NEW_TARGET] })}>
+        {t.addTarget}
+      </button>
+    </fieldset>
+  );
+};
+
+const TargetRow = ({
+  number,
+  target,
+  onChange,
+  onRemove,
+}: {
+  number: number;
+  target: Target;
+  onChange: (change: Partial<Target>) => void;
+  // Undefined for the last target of a route.
+  onRemove: (() => void) | undefined;
+}) => {
+  const { t } = useChosen();
+  return (
+    <div className="row">
+      <Field label={filled(t.modelNumber, { number })}>
+        <input
+          list="models"
+          required
+          value={target.model}
+          onChange={(event) => onChange({ model: event.target.value })}
+        />
+      </Field>
+      <Field label={t.weight}>
+        <input
+          className="short"
+          type="number"
+          min={0}
+          step="any"
+          value={target.weight}
+          onChange={(event) => onChange({ weight: Number(event.target.value) })}
+        />
+      </Field>
+      <Field label={t.priority}>
+        <input
+          className="short"
+          type="number"
+          value={target.priority}
+          onChange={(event) => onChange({ priority: Number(event.target.value) })}
+        />
+      </Field>
+      {onRemove && (
+        <button type="button" aria-label={filled(t.removeModel, { name: target.model || number })} onClick={onRemove}>
+          ×
+        </button>
+      )}
+    </div>
+  );
+};
+
+const Failover = ({ form, put }: RouteFieldOptions) => {
+  const { t } = useChosen();
+  const { failover } = form;
+  return (
+    <fieldset>
+      <legend>{t.failover}</legend>
+      <p className="soft">{t.failoverHelp}</p>
+      {failover.map((model, index) => (
+        <div className="row" key={index}>
+          <Field label={filled(t.thenTry, { number: index + 1 })}>
+            <input
+              list="models"
+              value={model}
+              onChange={(event) => put({ failover: replaceAt(failover, index, event.target.value) })}
+            />
+          </Field>
+          <button
+            type="button"
+            aria-label={filled(t.removeModel, { name: model || index + 1 })}
+            onClick={() => put({ failover: removeAt(failover, index) })}
+          >
+            ×
+          </button>
+        </div>
+      ))}
+      <button type="button" onClick={() => put({ failover: [...failover, ""] })}>
+        {t.addFailover}
+      </button>
+    </fieldset>
+  );
+};
+
+const RouteOptions = ({ form, put }: RouteFieldOptions) => {
+  const { t } = useChosen();
+  return (
+    <div className="fields">
+      <Pick
+        label={t.strategy}
+        value={form.strategy}
+        onChange={(strategy) => put({ strategy })}
+        options={STRATEGIES.map((strategy) => [strategy, t.strategies[strategy]] as const)}
+      />
+      <Pick
+        label={t.sticky}
+        value={form.sticky}
+        onChange={(sticky) => put({ sticky })}
+        options={[
+          ["", t.no],
+          ["user", t.perUser],
+          ["prompt", t.perPrompt],
+        ]}
+      />
+      <Field label={t.cacheSeconds} help={t.cacheHelp}>
+        <input
+          type="number"
+          min={0}
+          step="any"
+          value={form.cache}
+          onChange={(event) => put({ cache: event.target.value })}
+        />
+      </Field>
+    </div>
   );
 };
 
@@ -270,36 +322,36 @@ const LimitList = () => {
         <Table
           caption={t.limits}
           rows={limits.data!}
-          id={(one) => one.id}
+          id={(row) => row.id}
           columns={[
-            { title: t.name, cell: (one) => one.name },
+            { title: t.name, cell: (row) => row.name },
             {
               title: t.amount,
-              cell: (one) =>
-                one.unit === "cost"
-                  ? money(one.amount, one.currency)
-                  : `${number(one.amount)} ${(t.units as Record<string, string>)[one.unit] ?? one.unit}`,
+              cell: (row) =>
+                row.unit === "cost"
+                  ? money(row.amount, row.currency)
+                  : `${number(row.amount)} ${(t.units as Record<string, string>)[row.unit] ?? row.unit}`,
               isNumber: true,
             },
             {
               title: t.window,
-              cell: (one) => (one.unit === "concurrency" ? "–" : (t.windows as Record<string, string>)[one.window]),
+              cell: (row) => (row.unit === "concurrency" ? "–" : (t.windows as Record<string, string>)[row.window]),
             },
-            { title: t.foreach, cell: (one) => (t.per as Record<string, string>)[one.per] },
+            { title: t.foreach, cell: (row) => (t.per as Record<string, string>)[row.per] },
             {
               title: t.onlyFor,
-              cell: (one) =>
-                [keys.data?.find((key) => key.id === one.key)?.name ?? one.key, one.user, one.model]
+              cell: (row) =>
+                [keys.data?.find((key) => key.id === row.key)?.name ?? row.key, row.user, row.model]
                   .filter(Boolean)
                   .join(", ") || t.everybody,
             },
             {
               title: t.actions,
-              cell: (one) =>
-                isKept(one) ? (
+              cell: (row) =>
+                isKept(row) ? (
                   <SetByOperator />
                 ) : (
-                  <Changes name={one.name} onEdit={() => setEditing(one)} onRemove={() => remove.run(one.id)} />
+                  <Changes name={row.name} onEdit={() => setEditing(row)} onRemove={() => remove.run(row.id)} />
                 ),
             },
           ]}
@@ -332,7 +384,7 @@ export const LimitForm = ({
     model: known?.model ?? "",
     currency: known?.currency ?? "USD",
   }));
-  const put = (more: Partial<typeof form>) => set((now) => ({ ...now, ...more }));
+  const put = (more: Partial<typeof form>) => set((before) => ({ ...before, ...more }));
   const save = useDo(
     () => {
       const value = { ...form, amount: Number(form.amount) } as Partial<Shape<"LimitInput">> & { name: string };
@@ -347,8 +399,8 @@ export const LimitForm = ({
         className="form"
         onSubmit={(event) => {
           event.preventDefault();
-          void save.run().then((made) => {
-            if (made) onClose();
+          void save.run().then((saved) => {
+            if (saved) onClose();
           });
         }}
       >
@@ -360,7 +412,7 @@ export const LimitForm = ({
             label={t.unit}
             value={form.unit}
             onChange={(unit) => put({ unit })}
-            options={UNITS.map((one) => [one, t.units[one]] as const)}
+            options={UNITS.map((unit) => [unit, t.units[unit]] as const)}
           />
           <Field label={t.amount}>
             <input
@@ -386,20 +438,20 @@ export const LimitForm = ({
               label={t.window}
               value={form.window}
               onChange={(window) => put({ window })}
-              options={WINDOWS.map((one) => [one, t.windows[one]] as const)}
+              options={WINDOWS.map((window) => [window, t.windows[window]] as const)}
             />
           )}
           <Pick
             label={t.foreach}
             value={form.per}
             onChange={(per) => put({ per })}
-            options={PER.map((one) => [one, t.per[one]] as const)}
+            options={PER.map((scope) => [scope, t.per[scope]] as const)}
           />
           <Pick
             label={t.onlyKey}
             value={form.key}
             onChange={(key) => put({ key })}
-            options={[["", t.everybody], ...(keys.data ?? []).map((one) => [one.id, one.name] as const)]}
+            options={[["", t.everybody], ...(keys.data ?? []).map((key) => [key.id, key.name] as const)]}
           />
           <Field label={t.onlyUser}>
             <input value={form.user} onChange={(event) => put({ user: event.target.value })} />
@@ -421,7 +473,7 @@ const DryRun = () => {
   const [form, set] = useState({ model: "default", user: "", key: "" });
   const keys = useQuery({ queryKey: ["keys"], queryFn: () => api.all("keys") });
   const plan = useQuery({ queryKey: ["plan", form], queryFn: () => api.plan(form) });
-  const it = plan.data;
+  const decision = plan.data;
   return (
     <Card title={t.dryRun}>
       <p className="soft">{t.dryRunText}</p>
@@ -434,20 +486,20 @@ const DryRun = () => {
           label={t.key}
           value={form.key}
           onChange={(key) => set({ ...form, key })}
-          options={[["", "–"], ...(keys.data ?? []).map((one) => [one.id, one.name] as const)]}
+          options={[["", "–"], ...(keys.data ?? []).map((key) => [key.id, key.name] as const)]}
         />
       </div>
       <Trouble of={[plan]} />
-      {it && (
+      {decision && (
         <ol className="plan">
-          {it.groups.map((group, at) => (
+          {decision.groups.map((group, at) => (
             <li key={at}>
               <p>
                 <strong>
                   {group.why === "failover"
                     ? t.thenFailover
                     : group.why === "route"
-                      ? filled(t.byRoute, { name: it.route })
+                      ? filled(t.byRoute, { name: decision.route })
                       : t.theModel}
                 </strong>{" "}
                 <span className="soft">{(t.strategies as Record<string, string>)[group.strategy]}</span>
@@ -457,26 +509,26 @@ const DryRun = () => {
                 <Table
                   caption={`${at + 1}`}
                   rows={group.deployments}
-                  id={(one) => `${one.model} ${one.credential}`}
+                  id={(row) => `${row.model} ${row.credential}`}
                   columns={[
-                    { title: t.model, cell: (one) => <code>{one.model}</code> },
-                    { title: t.credential, cell: (one) => one.credential || "–" },
+                    { title: t.model, cell: (row) => <code>{row.model}</code> },
+                    { title: t.credential, cell: (row) => row.credential || "–" },
                     {
                       title: t.share,
-                      cell: (one) => (
+                      cell: (row) => (
                         <>
-                          <Meter label={t.share} value={one.share} most={1} /> {number(one.share * 100, 0)} %
+                          <Meter label={t.share} value={row.share} max={1} /> {number(row.share * 100, 0)} %
                         </>
                       ),
                       isNumber: true,
                     },
-                    { title: t.inFlight, cell: (one) => number(one.in_flight), isNumber: true },
-                    { title: t.firstChunk, cell: (one) => (one.latency ? span(one.latency) : "?"), isNumber: true },
+                    { title: t.inFlight, cell: (row) => number(row.in_flight), isNumber: true },
+                    { title: t.firstChunk, cell: (row) => (row.latency ? span(row.latency) : "?"), isNumber: true },
                     {
                       title: t.state,
-                      cell: (one) =>
-                        one.resting_seconds > 0 ? (
-                          <span className="wrong">{filled(t.rests, { span: span(one.resting_seconds) })}</span>
+                      cell: (row) =>
+                        row.resting_seconds > 0 ? (
+                          <span className="wrong">{filled(t.rests, { span: span(row.resting_seconds) })}</span>
                         ) : (
                           <span className="status good">{t.ready}</span>
                         ),
@@ -488,32 +540,34 @@ const DryRun = () => {
           ))}
         </ol>
       )}
-      {it && it.limits.length > 0 && (
+      {decision && decision.limits.length > 0 && (
         <Table
           caption={t.limits}
-          rows={it.limits}
-          id={(one) => one.name}
+          rows={decision.limits}
+          id={(row) => row.name}
           columns={[
-            { title: t.limit, cell: (one) => one.name },
+            { title: t.limit, cell: (row) => row.name },
             {
               title: t.used,
-              cell: (one) =>
-                one.used === null ? (
+              cell: (row) =>
+                row.used === null ? (
                   t.notYet
                 ) : (
                   <>
-                    <Meter label={t.used} value={one.used} most={one.amount} /> {number(one.used, 4)} /{" "}
-                    {number(one.amount)} {(t.units as Record<string, string>)[one.unit]}
+                    <Meter label={t.used} value={row.used} max={row.amount} /> {number(row.used, 4)} /{" "}
+                    {number(row.amount)} {(t.units as Record<string, string>)[row.unit]}
                   </>
                 ),
               isNumber: true,
             },
-            { title: t.window, cell: (one) => (t.windows as Record<string, string>)[one.window] },
+            { title: t.window, cell: (row) => (t.windows as Record<string, string>)[row.window] },
           ]}
         />
       )}
-      {it && (
-        <p className="soft">{it.cache_seconds ? filled(t.cachedFor, { span: span(it.cache_seconds) }) : t.notCached}</p>
+      {decision && (
+        <p className="soft">
+          {decision.cache_seconds ? filled(t.cachedFor, { span: span(decision.cache_seconds) }) : t.notCached}
+        </p>
       )}
     </Card>
   );

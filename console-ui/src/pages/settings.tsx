@@ -9,7 +9,7 @@ import { Table } from "../components/table";
 import { filled } from "../messages";
 import { useChosen, useKept } from "../settings";
 
-const Code = lazy(() => import("../components/code").then((it) => ({ default: it.Code })));
+const Code = lazy(() => import("../components/code").then((module) => ({ default: module.Code })));
 
 export const Settings = () => {
   const { t } = useChosen();
@@ -31,28 +31,28 @@ export const Settings = () => {
 const Health = () => {
   const { t, span } = useChosen();
   const about = useQuery({ queryKey: ["about"], queryFn: api.about, refetchInterval: 15_000 });
-  const it = about.data;
+  const status = about.data;
   return (
     <Card title={t.health}>
       <Trouble of={[about]} />
-      {it && (
+      {status && (
         <dl className="list">
           <dt>{t.state}</dt>
-          <dd>{it.problem ? <span className="wrong">{it.problem}</span> : <Status is="ready" />}</dd>
+          <dd>{status.problem ? <span className="wrong">{status.problem}</span> : <Status is="ready" />}</dd>
           <dt>{t.version}</dt>
           <dd>
-            Modelyard {it.version} · Python {it.python}
+            Modelyard {status.version} · Python {status.python}
           </dd>
           <dt>{t.runsFor}</dt>
-          <dd>{span(it.uptime)}</dd>
+          <dd>{span(status.uptime)}</dd>
           <dt>{t.database}</dt>
-          <dd>{it.database}</dd>
+          <dd>{status.database}</dd>
           <dt>{t.workers}</dt>
-          <dd>{it.workers}</dd>
+          <dd>{status.workers}</dd>
           <dt>{t.sandbox}</dt>
-          <dd>{(t.sandboxs as Record<string, string>)[it.sandbox] ?? it.sandbox}</dd>
+          <dd>{(t.sandboxs as Record<string, string>)[status.sandbox] ?? status.sandbox}</dd>
           <dt>{t.recording}</dt>
-          <dd>{it.records_bodies ? t.on : t.recordingOff}</dd>
+          <dd>{status.records_bodies ? t.on : t.recordingOff}</dd>
         </dl>
       )}
       <p>
@@ -73,11 +73,11 @@ const Licences = () => {
       <Table
         caption={t.licences}
         rows={about.data?.packages ?? []}
-        id={(one) => one.name}
+        id={(row) => row.name}
         columns={[
-          { title: t.name, cell: (one) => one.name },
-          { title: t.version, cell: (one) => one.version },
-          { title: t.licence, cell: (one) => one.licence },
+          { title: t.name, cell: (row) => row.name },
+          { title: t.version, cell: (row) => row.version },
+          { title: t.licence, cell: (row) => row.licence },
         ]}
       />
     </Card>
@@ -102,15 +102,15 @@ const Configuration = ({ isForm = false }: { isForm?: boolean }) => {
   const [text, setText] = useKept<string | null>("settings.text", null);
   const save = useDo(
     async () => {
-      const made = await api.saveSettings(text ?? "");
+      const saved = await api.saveSettings(text ?? "");
       setText(null);
-      return made;
+      return saved;
     },
     ["settings", "about", "providers", "catalogue"],
     t.settingsSaved,
   );
-  const it = settings.data;
-  const shown = text ?? it?.text ?? "";
+  const file = settings.data;
+  const shown = text ?? file?.text ?? "";
   return (
     <Card
       title={isForm ? t.asForm : t.asFile}
@@ -132,10 +132,10 @@ const Configuration = ({ isForm = false }: { isForm?: boolean }) => {
         </>
       }
     >
-      {it && (
+      {file && (
         <p className="soft">
-          {filled(t.settingsFile, { path: it.path })}{" "}
-          {it.overridden.length > 0 && filled(t.overridden, { names: it.overridden.join(", ") })}
+          {filled(t.settingsFile, { path: file.path })}{" "}
+          {file.overridden.length > 0 && filled(t.overridden, { names: file.overridden.join(", ") })}
         </p>
       )}
       <Trouble of={[settings]} />
@@ -144,9 +144,9 @@ const Configuration = ({ isForm = false }: { isForm?: boolean }) => {
           {save.error.message}
         </pre>
       )}
-      {it &&
+      {file &&
         (isForm ? (
-          <AsForm schema={it.schema as JsonSchema} text={shown} onChange={setText} />
+          <AsForm schema={file.schema as JsonSchema} text={shown} onChange={setText} />
         ) : (
           <Suspense fallback={<p className="soft">…</p>}>
             <Code
@@ -154,7 +154,7 @@ const Configuration = ({ isForm = false }: { isForm?: boolean }) => {
               language="yaml"
               value={shown}
               onChange={(next) => {
-                if (next !== it.text || text !== null) setText(next);
+                if (next !== file.text || text !== null) setText(next);
               }}
             />
           </Suspense>
@@ -166,8 +166,8 @@ const Configuration = ({ isForm = false }: { isForm?: boolean }) => {
 // Each plain field of the settings; what is a list or a table of its own is edited in the file. Comments stay.
 const AsForm = ({ schema, text, onChange }: { schema: JsonSchema; text: string; onChange: (text: string) => void }) => {
   const { t } = useChosen();
-  const follow = (one: JsonSchema): JsonSchema =>
-    one.$ref ? follow(schema.$defs?.[one.$ref.split("/").at(-1)!] ?? {}) : one;
+  const follow = (schemaPart: JsonSchema): JsonSchema =>
+    schemaPart.$ref ? follow(schema.$defs?.[schemaPart.$ref.split("/").at(-1)!] ?? {}) : schemaPart;
   const whole = follow(schema);
   const document = parseDocument(text || "{}");
   const put = (path: string[], value: unknown) => {
@@ -177,23 +177,23 @@ const AsForm = ({ schema, text, onChange }: { schema: JsonSchema; text: string; 
     else next.setIn(path, value);
     onChange(next.toString());
   };
-  const field = (path: string[], given: JsonSchema) => {
-    const one = follow(given.allOf?.[0] ?? given);
+  const field = (path: string[], declared: JsonSchema) => {
+    const resolved = follow(declared.allOf?.[0] ?? declared);
     const name = path.join(".");
     const value = document.getIn(path);
-    const otherwise = given.default ?? one.default;
-    if (one.enum)
+    const otherwise = declared.default ?? resolved.default;
+    if (resolved.enum)
       return (
         <Field key={name} label={name}>
           <select value={String(value ?? "")} onChange={(event) => put(path, event.target.value || undefined)}>
             <option value="">{filled(t.otherwise, { value: String(otherwise ?? "") })}</option>
-            {one.enum.map((each) => (
-              <option key={String(each)}>{String(each)}</option>
+            {resolved.enum.map((choice) => (
+              <option key={String(choice)}>{String(choice)}</option>
             ))}
           </select>
         </Field>
       );
-    if (one.type === "boolean")
+    if (resolved.type === "boolean")
       return (
         <Switch
           key={name}
@@ -202,19 +202,19 @@ const AsForm = ({ schema, text, onChange }: { schema: JsonSchema; text: string; 
           onChange={(is) => put(path, is === otherwise ? undefined : is)}
         />
       );
-    if (one.type === "integer" || one.type === "number")
+    if (resolved.type === "integer" || resolved.type === "number")
       return (
         <Field key={name} label={name}>
           <input
             type="number"
-            step={one.type === "integer" ? 1 : "any"}
+            step={resolved.type === "integer" ? 1 : "any"}
             value={value === undefined ? "" : Number(value)}
             placeholder={String(otherwise ?? "")}
             onChange={(event) => put(path, event.target.value === "" ? undefined : Number(event.target.value))}
           />
         </Field>
       );
-    if (one.type === "string")
+    if (resolved.type === "string")
       return (
         <Field key={name} label={name}>
           <input
@@ -227,18 +227,20 @@ const AsForm = ({ schema, text, onChange }: { schema: JsonSchema; text: string; 
     return null;
   };
   const parts = Object.entries(whole.properties ?? {});
-  const isPart = (one: JsonSchema) => !!follow(one.allOf?.[0] ?? one).properties;
+  const isPart = (property: JsonSchema) => !!follow(property.allOf?.[0] ?? property).properties;
   return (
     <>
-      <div className="fields">{parts.filter(([, one]) => !isPart(one)).map(([name, one]) => field([name], one))}</div>
+      <div className="fields">
+        {parts.filter(([, property]) => !isPart(property)).map(([name, property]) => field([name], property))}
+      </div>
       {parts
-        .filter(([, one]) => isPart(one))
-        .map(([name, one]) => (
+        .filter(([, property]) => isPart(property))
+        .map(([name, property]) => (
           <details key={name} className="card">
             <summary>{name}</summary>
             <div className="fields">
-              {Object.entries(follow(one.allOf?.[0] ?? one).properties ?? {}).map(([inner, each]) =>
-                field([name, inner], each),
+              {Object.entries(follow(property.allOf?.[0] ?? property).properties ?? {}).map(([inner, innerSchema]) =>
+                field([name, inner], innerSchema),
               )}
             </div>
           </details>

@@ -3,134 +3,87 @@ import { Link } from "@tanstack/react-router";
 import { useMemo } from "react";
 import { addressed, api, type Shape } from "../api";
 import { Card, Empty, Page, Pick, Trouble } from "../components/base";
-import { Chart, type Series } from "../components/chart";
+import { Chart } from "../components/chart";
+import { Figure } from "../components/figure";
 import { Table } from "../components/table";
 import { useChosen, useKept } from "../settings";
+import { type UsageRow, usageSeries } from "./usage-series";
 
 const SPANS = { day: 86_400, week: 7 * 86_400, month: 30 * 86_400, quarter: 90 * 86_400 } as const;
 const BY = ["provider", "model", "user", "key", "credential", "model_type", "status"] as const;
-type Sum = Shape<"UsageSum">;
 const MEASURES = {
-  cost: (one: Sum) => Number(one.cost),
-  calls: (one: Sum) => one.calls,
-  tokens: (one: Sum) => one.prompt_tokens + one.completion_tokens,
-  failed: (one: Sum) => one.failed,
+  cost: (row: UsageRow) => Number(row.cost),
+  calls: (row: UsageRow) => row.calls,
+  tokens: (row: UsageRow) => row.prompt_tokens + row.completion_tokens,
+  failed: (row: UsageRow) => row.failed,
+} as const;
+// The filters of the page of requests, by dimension.
+const FILTERS = {
+  provider: "provider",
+  model: "model",
+  user: "user",
+  key: "key",
+  credential: "credential",
+  model_type: "type",
+  status: "status",
 } as const;
 
-export const Usage = () => {
-  const { t, number, money, span } = useChosen();
-  const [chosen, set] = useKept<{ over: keyof typeof SPANS; by: (typeof BY)[number]; measure: keyof typeof MEASURES }>(
-    "usage",
-    { over: "month", by: "model", measure: "cost" },
-  );
+interface Choice {
+  over: keyof typeof SPANS;
+  by: (typeof BY)[number];
+  measure: keyof typeof MEASURES;
+}
+
+const sum = (rows: UsageRow[], measure: (row: UsageRow) => number) =>
+  rows.reduce((total, row) => total + measure(row), 0);
+
+const useUsage = (choice: Choice) => {
+  const { t } = useChosen();
   // biome-ignore lint/correctness/useExhaustiveDependencies: the end of the span moves when another span is chosen
-  const until = useMemo(() => Math.floor(Date.now() / 1000) + 60, [chosen.over]);
-  const since = until - SPANS[chosen.over];
-  const isFine = chosen.over === "day";
-  const unit = isFine ? "hour" : "day";
-  const sums = useQuery({
-    queryKey: ["usage", chosen.by, since],
-    queryFn: () => api.usage(chosen.by === "model" ? "provider,model" : chosen.by, since),
-  });
+  const until = useMemo(() => Math.floor(Date.now() / 1000) + 60, [choice.over]);
+  const since = until - SPANS[choice.over];
+  const unit = choice.over === "day" ? "hour" : "day";
+  const columns = choice.by === "model" ? "provider,model" : choice.by;
+  const sums = useQuery({ queryKey: ["usage", choice.by, since], queryFn: () => api.usage(columns, since) });
   const over = useQuery({
-    queryKey: ["usage", unit, chosen.by, since],
-    queryFn: () => api.usage(`${unit},${chosen.by === "model" ? "provider,model" : chosen.by}`, since),
+    queryKey: ["usage", unit, choice.by, since],
+    queryFn: () => api.usage(`${unit},${columns}`, since),
   });
   const latency = useQuery({ queryKey: ["latency", since], queryFn: () => api.latency(since, until) });
   const keys = useQuery({ queryKey: ["keys"], queryFn: () => api.all("keys"), retry: false });
-  const rows = sums.data ?? [];
-  const nameOf = (one: Sum) => {
-    if (chosen.by === "model") return `${one.provider}/${one.model}`;
-    const name = String(one[chosen.by] ?? "-");
-    return (chosen.by === "key" && keys.data?.find((key) => key.id === name)?.name) || (name === "-" ? t.none : name);
+  const nameOf = (row: UsageRow) => {
+    if (choice.by === "model") return `${row.provider}/${row.model}`;
+    const name = String(row[choice.by] ?? "-");
+    const keyName = choice.by === "key" && keys.data?.find((key) => key.id === name)?.name;
+    return keyName || (name === "-" ? t.none : name);
   };
-  const currencies = [...new Set(rows.map((one) => one.currency))];
-  const currency = currencies[0] ?? "USD";
-  const shown = useMemo(
-    () => (value: number) => (chosen.measure === "cost" ? money(value, currency) : number(value)),
-    [chosen.measure, currency, money, number],
-  );
   // biome-ignore lint/correctness/useExhaustiveDependencies: names and spans follow from these four
-  const { times, series } = useMemo(() => {
-    const size = isFine ? 3600 : 86_400;
-    const first = Math.floor(since / size);
-    const last = Math.floor(until / size);
-    const slots = Array.from({ length: last - first + 1 }, (_, at) => first + at);
-    const named = new Map<string, Map<number, number>>();
-    for (const one of over.data ?? []) {
-      const name = nameOf(one);
-      const at = (isFine ? one.hour : one.day) ?? 0;
-      const line = named.get(name) ?? new Map<number, number>();
-      line.set(at, (line.get(at) ?? 0) + MEASURES[chosen.measure](one));
-      named.set(name, line);
-    }
-    const sorted = [...named].sort(
-      (a, b) => [...b[1].values()].reduce((x, y) => x + y, 0) - [...a[1].values()].reduce((x, y) => x + y, 0),
-    );
-    const top: Series[] = sorted
-      .slice(0, 5)
-      .map(([name, line]) => ({ name, values: slots.map((at) => line.get(at) ?? 0) }));
-    if (sorted.length > 5)
-      top.push({
-        name: t.others,
-        values: slots.map((at) => sorted.slice(5).reduce((sum, [, line]) => sum + (line.get(at) ?? 0), 0)),
-      });
-    return { times: slots.map((at) => at * size), series: top };
-  }, [over.data, chosen, keys.data, t]);
-  const filter = (one: Sum): Record<string, unknown> => {
-    const column = {
-      provider: "provider",
-      model: "model",
-      user: "user",
-      key: "key",
-      credential: "credential",
-      model_type: "type",
-      status: "status",
-    }[chosen.by];
-    const value = one[chosen.by];
-    return {
-      since,
-      ...(value && value !== "-" ? { [column]: value } : {}),
-      ...(chosen.by === "model" ? { provider: one.provider } : {}),
-    };
+  const chart = useMemo(
+    () => usageSeries(over.data ?? [], { since, until, unit }, nameOf, MEASURES[choice.measure], t.others),
+    [over.data, choice, keys.data, t],
+  );
+  return { since, until, sums, over, latency, nameOf, chart };
+};
+
+// The search of the page of requests that shows a row's calls.
+const requestsOf = (row: UsageRow, by: Choice["by"], since: number): Record<string, unknown> => {
+  const value = row[by];
+  return {
+    since,
+    ...(value && value !== "-" ? { [FILTERS[by]]: value } : {}),
+    ...(by === "model" ? { provider: row.provider } : {}),
   };
-  const query = `since=${since}&until=${until}`;
-  const total = (pick: (one: Sum) => number, list = rows) => list.reduce((sum, one) => sum + pick(one), 0);
-  const cachedCalls = rows.reduce((sum, one) => sum + (one.status === "cached" ? one.calls : 0), 0);
+};
+
+export const Usage = () => {
+  const { t } = useChosen();
+  const [choice, setChoice] = useKept<Choice>("usage", { over: "month", by: "model", measure: "cost" });
+  const usage = useUsage(choice);
+  const { since, sums, over, latency, nameOf } = usage;
+  const rows = sums.data ?? [];
   return (
-    <Page
-      title={t.usageAndCost}
-      actions={
-        <>
-          <a className="button" href={addressed(`/admin/v1/usage/rows?format=csv&${query}`)} download="usage.csv">
-            {t.exportCsv}
-          </a>
-          <a className="button" href={addressed(`/admin/v1/usage/rows?format=jsonl&${query}`)} download="usage.jsonl">
-            {t.exportJson}
-          </a>
-        </>
-      }
-    >
-      <div className="row">
-        <Pick
-          label={t.timespan}
-          value={chosen.over}
-          onChange={(over) => set({ ...chosen, over: over as "day" })}
-          options={Object.keys(SPANS).map((one) => [one, t.spans[one as "day"]] as const)}
-        />
-        <Pick
-          label={t.groupBy}
-          value={chosen.by}
-          onChange={(by) => set({ ...chosen, by: by as "model" })}
-          options={BY.map((one) => [one, t.by[one]] as const)}
-        />
-        <Pick
-          label={t.measure}
-          value={chosen.measure}
-          onChange={(measure) => set({ ...chosen, measure: measure as "cost" })}
-          options={Object.keys(MEASURES).map((one) => [one, t.measures[one as "cost"]] as const)}
-        />
-      </div>
+    <Page title={t.usageAndCost} actions={<Exports query={`since=${since}&until=${usage.until}`} />}>
+      <Choices choice={choice} onChange={setChoice} />
       <Trouble of={[sums, over, latency]} />
       {sums.data && !rows.length ? (
         <Empty title={t.noUsage}>
@@ -138,138 +91,181 @@ export const Usage = () => {
         </Empty>
       ) : (
         <>
-          <dl className="figures">
-            {currencies.map((one) => (
-              <div key={one}>
-                <dt>{t.cost}</dt>
-                <dd>
-                  {money(
-                    total(
-                      (row) => Number(row.cost),
-                      rows.filter((row) => row.currency === one),
-                    ),
-                    one,
-                  )}
-                </dd>
-              </div>
-            ))}
-            <div>
-              <dt>{t.callsMade}</dt>
-              <dd>{number(total((one) => one.calls))}</dd>
-            </div>
-            <div>
-              <dt>{t.failed}</dt>
-              <dd>{number(total((one) => one.failed))}</dd>
-            </div>
-            <div>
-              <dt>{t.tokensIn}</dt>
-              <dd>{number(total((one) => one.prompt_tokens))}</dd>
-            </div>
-            <div>
-              <dt>{t.tokensOut}</dt>
-              <dd>{number(total((one) => one.completion_tokens))}</dd>
-            </div>
-            <div>
-              <dt>{t.cachedTokens}</dt>
-              <dd>{number(total((one) => one.cached_tokens))}</dd>
-            </div>
-            {chosen.by === "status" && (
-              <div>
-                <dt>{t.cacheHits}</dt>
-                <dd>{number(cachedCalls)}</dd>
-              </div>
-            )}
-          </dl>
-          {total((one) => one.unpriced) > 0 && <p className="soft">{t.unpricedText}</p>}
-          <Card title={`${t.measures[chosen.measure]} · ${t.by[chosen.by]}`}>
-            {series.length > 0 && (
-              <Chart
-                label={`${t.measures[chosen.measure]} · ${t.by[chosen.by]}`}
-                times={times}
-                series={series}
-                shown={shown}
-              />
-            )}
-          </Card>
-          <Card title={`${t.by[chosen.by]} · ${t.details}`}>
-            <Table
-              caption={t.by[chosen.by]}
-              rows={rows}
-              id={(one) => `${nameOf(one)} ${one.currency}`}
-              columns={[
-                {
-                  title: t.by[chosen.by],
-                  cell: (one) => (
-                    <Link to="/requests" search={filter(one) as never}>
-                      {nameOf(one)}
-                    </Link>
-                  ),
-                },
-                { title: t.cost, cell: (one) => money(one.cost, one.currency), isNumber: true },
-                { title: t.callsMade, cell: (one) => number(one.calls), isNumber: true },
-                { title: t.attempts, cell: (one) => number(one.attempts), isNumber: true },
-                {
-                  title: t.failed,
-                  cell: (one) =>
-                    one.failed ? (
-                      <Link to="/requests" search={{ ...filter(one), status: "failed" } as never}>
-                        {number(one.failed)}
-                      </Link>
-                    ) : (
-                      0
-                    ),
-                  isNumber: true,
-                },
-                { title: t.tokensIn, cell: (one) => number(one.prompt_tokens), isNumber: true },
-                { title: t.tokensOut, cell: (one) => number(one.completion_tokens), isNumber: true },
-                { title: t.cachedTokens, cell: (one) => number(one.cached_tokens), isNumber: true },
-              ]}
-            />
-          </Card>
-          {(latency.data?.length ?? 0) > 0 && (
-            <Card title={t.howLong}>
-              <Table
-                caption={t.howLong}
-                rows={latency.data!}
-                id={(one) => one.model}
-                columns={[
-                  {
-                    title: t.model,
-                    cell: (one) => (
-                      <Link
-                        to="/requests"
-                        search={
-                          {
-                            since,
-                            provider: one.model.split("/")[0],
-                            model: one.model.split("/").slice(1).join("/"),
-                          } as never
-                        }
-                      >
-                        {one.model}
-                      </Link>
-                    ),
-                  },
-                  { title: t.callsMade, cell: (one) => number(one.calls), isNumber: true },
-                  { title: "p50", cell: (one) => span(one.p50), isNumber: true },
-                  { title: "p90", cell: (one) => span(one.p90), isNumber: true },
-                  { title: "p99", cell: (one) => span(one.p99), isNumber: true },
-                  {
-                    title: `${t.firstChunk} p50`,
-                    cell: (one) => (one.first_p50 === null ? "" : span(one.first_p50)),
-                    isNumber: true,
-                  },
-                  {
-                    title: `${t.firstChunk} p99`,
-                    cell: (one) => (one.first_p99 === null ? "" : span(one.first_p99)),
-                    isNumber: true,
-                  },
-                ]}
-              />
-            </Card>
-          )}
+          <Totals rows={rows} hasCacheHits={choice.by === "status"} />
+          <UsageChart choice={choice} chart={usage.chart} currency={rows[0]?.currency ?? "USD"} />
+          <Details rows={rows} by={choice.by} since={since} nameOf={nameOf} />
+          {(latency.data?.length ?? 0) > 0 && <Latencies rows={latency.data!} since={since} />}
         </>
       )}
     </Page>
+  );
+};
+
+const Exports = ({ query }: { query: string }) => {
+  const { t } = useChosen();
+  return (
+    <>
+      <a className="button" href={addressed(`/admin/v1/usage/rows?format=csv&${query}`)} download="usage.csv">
+        {t.exportCsv}
+      </a>
+      <a className="button" href={addressed(`/admin/v1/usage/rows?format=jsonl&${query}`)} download="usage.jsonl">
+        {t.exportJson}
+      </a>
+    </>
+  );
+};
+
+const Choices = ({ choice, onChange }: { choice: Choice; onChange: (choice: Choice) => void }) => {
+  const { t } = useChosen();
+  return (
+    <div className="row">
+      <Pick
+        label={t.timespan}
+        value={choice.over}
+        onChange={(over) => onChange({ ...choice, over: over as "day" })}
+        options={Object.keys(SPANS).map((period) => [period, t.spans[period as "day"]] as const)}
+      />
+      <Pick
+        label={t.groupBy}
+        value={choice.by}
+        onChange={(by) => onChange({ ...choice, by: by as "model" })}
+        options={BY.map((dimension) => [dimension, t.by[dimension]] as const)}
+      />
+      <Pick
+        label={t.measure}
+        value={choice.measure}
+        onChange={(measure) => onChange({ ...choice, measure: measure as "cost" })}
+        options={Object.keys(MEASURES).map((measure) => [measure, t.measures[measure as "cost"]] as const)}
+      />
+    </div>
+  );
+};
+
+const Totals = ({ rows, hasCacheHits }: { rows: UsageRow[]; hasCacheHits: boolean }) => {
+  const { t, number, money } = useChosen();
+  const currencies = [...new Set(rows.map((row) => row.currency))];
+  const costIn = (currency: string) =>
+    sum(
+      rows.filter((row) => row.currency === currency),
+      MEASURES.cost,
+    );
+  const cachedRows = rows.filter((row) => row.status === "cached");
+  return (
+    <>
+      <dl className="figures">
+        {currencies.map((currency) => (
+          <Figure key={currency} label={t.cost} value={money(costIn(currency), currency)} />
+        ))}
+        <Figure label={t.callsMade} value={number(sum(rows, MEASURES.calls))} />
+        <Figure label={t.failed} value={number(sum(rows, MEASURES.failed))} />
+        <Figure label={t.tokensIn} value={number(sum(rows, (row) => row.prompt_tokens))} />
+        <Figure label={t.tokensOut} value={number(sum(rows, (row) => row.completion_tokens))} />
+        <Figure label={t.cachedTokens} value={number(sum(rows, (row) => row.cached_tokens))} />
+        {hasCacheHits && <Figure label={t.cacheHits} value={number(sum(cachedRows, MEASURES.calls))} />}
+      </dl>
+      {sum(rows, (row) => row.unpriced) > 0 && <p className="soft">{t.unpricedText}</p>}
+    </>
+  );
+};
+
+const UsageChart = ({
+  choice,
+  chart,
+  currency,
+}: {
+  choice: Choice;
+  chart: ReturnType<typeof usageSeries>;
+  currency: string;
+}) => {
+  const { t, number, money } = useChosen();
+  const title = `${t.measures[choice.measure]} · ${t.by[choice.by]}`;
+  const shown = useMemo(
+    () => (value: number) => (choice.measure === "cost" ? money(value, currency) : number(value)),
+    [choice.measure, currency, money, number],
+  );
+  return (
+    <Card title={title}>
+      {chart.series.length > 0 && <Chart label={title} times={chart.times} series={chart.series} shown={shown} />}
+    </Card>
+  );
+};
+
+const Details = ({
+  rows,
+  by,
+  since,
+  nameOf,
+}: {
+  rows: UsageRow[];
+  by: Choice["by"];
+  since: number;
+  nameOf: (row: UsageRow) => string;
+}) => {
+  const { t, number, money } = useChosen();
+  const nameCell = (row: UsageRow) => (
+    <Link to="/requests" search={requestsOf(row, by, since) as never}>
+      {nameOf(row)}
+    </Link>
+  );
+  const failedCell = (row: UsageRow) =>
+    row.failed ? (
+      <Link to="/requests" search={{ ...requestsOf(row, by, since), status: "failed" } as never}>
+        {number(row.failed)}
+      </Link>
+    ) : (
+      0
+    );
+  return (
+    <Card title={`${t.by[by]} · ${t.details}`}>
+      <Table
+        caption={t.by[by]}
+        rows={rows}
+        id={(row) => `${nameOf(row)} ${row.currency}`}
+        columns={[
+          { title: t.by[by], cell: nameCell },
+          { title: t.cost, cell: (row) => money(row.cost, row.currency), isNumber: true },
+          { title: t.callsMade, cell: (row) => number(row.calls), isNumber: true },
+          { title: t.attempts, cell: (row) => number(row.attempts), isNumber: true },
+          { title: t.failed, cell: failedCell, isNumber: true },
+          { title: t.tokensIn, cell: (row) => number(row.prompt_tokens), isNumber: true },
+          { title: t.tokensOut, cell: (row) => number(row.completion_tokens), isNumber: true },
+          { title: t.cachedTokens, cell: (row) => number(row.cached_tokens), isNumber: true },
+        ]}
+      />
+    </Card>
+  );
+};
+
+const Latencies = ({ rows, since }: { rows: Shape<"Percentiles">[]; since: number }) => {
+  const { t, number, span } = useChosen();
+  const requestsOfModel = (id: string) => {
+    const [provider, ...model] = id.split("/");
+    return { since, provider, model: model.join("/") };
+  };
+  const optionalSpan = (seconds: number | null | undefined) => (seconds === null ? "" : span(seconds!));
+  return (
+    <Card title={t.howLong}>
+      <Table
+        caption={t.howLong}
+        rows={rows}
+        id={(row) => row.model}
+        columns={[
+          {
+            title: t.model,
+            cell: (row) => (
+              <Link to="/requests" search={requestsOfModel(row.model) as never}>
+                {row.model}
+              </Link>
+            ),
+          },
+          { title: t.callsMade, cell: (row) => number(row.calls), isNumber: true },
+          { title: "p50", cell: (row) => span(row.p50), isNumber: true },
+          { title: "p90", cell: (row) => span(row.p90), isNumber: true },
+          { title: "p99", cell: (row) => span(row.p99), isNumber: true },
+          { title: `${t.firstChunk} p50`, cell: (row) => optionalSpan(row.first_p50), isNumber: true },
+          { title: `${t.firstChunk} p99`, cell: (row) => optionalSpan(row.first_p99), isNumber: true },
+        ]}
+      />
+    </Card>
   );
 };

@@ -1,6 +1,6 @@
 import { useQuery } from "@tanstack/react-query";
 import { useRef, useState } from "react";
-import { api, asked } from "../../api";
+import { api, fetchChecked } from "../../api";
 import { useDo } from "../../components/actions";
 import { Empty, Field, Pick } from "../../components/base";
 import { ModelPick } from "../../components/models";
@@ -28,18 +28,18 @@ const Took = ({ seconds, tokens }: { seconds: number; tokens?: number | undefine
 const lines = (text: string) =>
   text
     .split("\n")
-    .map((one) => one.trim())
+    .map((line) => line.trim())
     .filter(Boolean);
 
-const cosine = (one: number[], other: number[]) => {
+const cosine = (vector: number[], other: number[]) => {
   let dot = 0,
     a = 0,
     b = 0;
-  one.forEach((value, at) => {
-    const it = other[at] ?? 0;
-    dot += value * it;
+  vector.forEach((value, at) => {
+    const otherValue = other[at] ?? 0;
+    dot += value * otherValue;
     a += value * value;
-    b += it * it;
+    b += otherValue * otherValue;
   });
   return dot / (Math.sqrt(a * b) || 1);
 };
@@ -54,7 +54,7 @@ export const Embed = () => {
       api.post<{ data: { embedding: number[] }[]; usage: { prompt_tokens: number } }>("/v1/embeddings", "POST", body),
     ),
   );
-  const found = go.data?.value.data.map((one) => one.embedding);
+  const vectors = go.data?.value.data.map((item) => item.embedding);
   return (
     <>
       <form
@@ -64,30 +64,34 @@ export const Embed = () => {
           void go.run();
         }}
       >
-        <ModelPick type="text-embedding" value={setup.model} onChange={(model) => set((now) => ({ ...now, model }))} />
+        <ModelPick
+          type="text-embedding"
+          value={setup.model}
+          onChange={(model) => set((before) => ({ ...before, model }))}
+        />
         <Field label={t.textsToCompare} help={t.oneALine}>
           <textarea
             rows={5}
             value={setup.text}
-            onChange={(event) => set((now) => ({ ...now, text: event.target.value }))}
+            onChange={(event) => set((before) => ({ ...before, text: event.target.value }))}
           />
         </Field>
         <button className="primary" type="submit" disabled={go.isBusy || texts.length === 0}>
           {t.compare}
         </button>
       </form>
-      {found && (
+      {vectors && (
         <>
           <Table
             caption={t.likeness}
-            rows={found.map((_, at) => at)}
+            rows={vectors.map((_, at) => at)}
             id={String}
             columns={[
-              { title: filled(t.dimensions, { count: found[0]?.length ?? 0 }), cell: (at) => texts[at] },
-              ...found.map((_, other) => ({
+              { title: filled(t.dimensions, { count: vectors[0]?.length ?? 0 }), cell: (at) => texts[at] },
+              ...vectors.map((_, other) => ({
                 title: String(other + 1),
                 isNumber: true,
-                cell: (at: number) => number(cosine(found[at]!, found[other]!), 3),
+                cell: (at: number) => number(cosine(vectors[at]!, vectors[other]!), 3),
               })),
             ]}
           />
@@ -120,19 +124,19 @@ export const Rerank = () => {
           void go.run();
         }}
       >
-        <ModelPick type="rerank" value={setup.model} onChange={(model) => set((now) => ({ ...now, model }))} />
+        <ModelPick type="rerank" value={setup.model} onChange={(model) => set((before) => ({ ...before, model }))} />
         <Field label={t.question}>
           <input
             value={setup.query}
             required
-            onChange={(event) => set((now) => ({ ...now, query: event.target.value }))}
+            onChange={(event) => set((before) => ({ ...before, query: event.target.value }))}
           />
         </Field>
         <Field label={t.documents} help={t.oneALine}>
           <textarea
             rows={5}
             value={setup.text}
-            onChange={(event) => set((now) => ({ ...now, text: event.target.value }))}
+            onChange={(event) => set((before) => ({ ...before, text: event.target.value }))}
           />
         </Field>
         <button className="primary" type="submit" disabled={go.isBusy || !documents.length}>
@@ -144,10 +148,10 @@ export const Rerank = () => {
           <Table
             caption={t.sorted}
             rows={go.data.value.results}
-            id={(one) => String(one.index)}
+            id={(row) => String(row.index)}
             columns={[
-              { title: t.document, cell: (one) => documents[one.index] },
-              { title: t.score, cell: (one) => number(one.relevance_score, 4), isNumber: true },
+              { title: t.document, cell: (row) => documents[row.index] },
+              { title: t.score, cell: (row) => number(row.relevance_score, 4), isNumber: true },
             ]}
           />
           <Took seconds={go.data.seconds} />
@@ -181,12 +185,16 @@ export const Moderate = () => {
           void go.run();
         }}
       >
-        <ModelPick type="moderation" value={setup.model} onChange={(model) => set((now) => ({ ...now, model }))} />
+        <ModelPick
+          type="moderation"
+          value={setup.model}
+          onChange={(model) => set((before) => ({ ...before, model }))}
+        />
         <Field label={t.texts} help={t.oneALine}>
           <textarea
             rows={4}
             value={setup.text}
-            onChange={(event) => set((now) => ({ ...now, text: event.target.value }))}
+            onChange={(event) => set((before) => ({ ...before, text: event.target.value }))}
           />
         </Field>
         <button className="primary" type="submit" disabled={go.isBusy || !texts.length}>
@@ -197,22 +205,22 @@ export const Moderate = () => {
         <>
           <Table
             caption={t.verdicts}
-            rows={go.data.value.results.map((one, at) => ({ ...one, at }))}
-            id={(one) => String(one.at)}
+            rows={go.data.value.results.map((result, at) => ({ ...result, at }))}
+            id={(row) => String(row.at)}
             columns={[
-              { title: t.text, cell: (one) => texts[one.at] },
+              { title: t.text, cell: (row) => texts[row.at] },
               {
                 title: t.verdict,
-                cell: (one) => (
-                  <span className={`status ${one.flagged ? "bad" : "good"}`}>
-                    {one.flagged ? t.flagged : t.notFlagged}
+                cell: (row) => (
+                  <span className={`status ${row.flagged ? "bad" : "good"}`}>
+                    {row.flagged ? t.flagged : t.notFlagged}
                   </span>
                 ),
               },
               {
                 title: t.highest,
-                cell: (one) =>
-                  Object.entries(one.category_scores)
+                cell: (row) =>
+                  Object.entries(row.category_scores)
                     .sort((a, b) => b[1] - a[1])
                     .slice(0, 3)
                     .map(([name, score]) => `${name} ${number(score, 3)}`)
@@ -236,11 +244,11 @@ export const Speak = () => {
     queryFn: () => api.catalogue({ type: "tts", ready: true }),
     staleTime: 30_000,
   });
-  const voices = (models.data?.find((one) => one.id === setup.model) ?? models.data?.[0])?.voices ?? [];
+  const voices = (models.data?.find((model) => model.id === setup.model) ?? models.data?.[0])?.voices ?? [];
   const body = { model: setup.model, voice: setup.voice, input: setup.text, response_format: "wav" };
   const go = useDo(() =>
     timed(async () => {
-      const answer = await asked("/v1/audio/speech", {
+      const answer = await fetchChecked("/v1/audio/speech", {
         method: "POST",
         headers: { "content-type": "application/json" },
         body: JSON.stringify(body),
@@ -257,11 +265,11 @@ export const Speak = () => {
           void go.run();
         }}
       >
-        <ModelPick type="tts" value={setup.model} onChange={(model) => set((now) => ({ ...now, model }))} />
+        <ModelPick type="tts" value={setup.model} onChange={(model) => set((before) => ({ ...before, model }))} />
         <Pick
           label={t.voice}
           value={setup.voice}
-          onChange={(voice) => set((now) => ({ ...now, voice }))}
+          onChange={(voice) => set((before) => ({ ...before, voice }))}
           options={["default", ...voices]}
         />
         <Field label={t.text}>
@@ -269,7 +277,7 @@ export const Speak = () => {
             rows={3}
             value={setup.text}
             required
-            onChange={(event) => set((now) => ({ ...now, text: event.target.value }))}
+            onChange={(event) => set((before) => ({ ...before, text: event.target.value }))}
           />
         </Field>
         <button className="primary" type="submit" disabled={go.isBusy}>
@@ -299,7 +307,9 @@ export const Transcribe = () => {
       form.append("file", audio);
       form.append("model", model);
       return (
-        (await (await asked("/v1/audio/transcriptions", { method: "POST", body: form })).json()) as { text: string }
+        (await (await fetchChecked("/v1/audio/transcriptions", { method: "POST", body: form })).json()) as {
+          text: string;
+        }
       ).text;
     }),
   );
@@ -309,15 +319,15 @@ export const Transcribe = () => {
       throw new Error(t.noMicrophone);
     });
     const pieces: Blob[] = [];
-    const made = new MediaRecorder(stream);
-    recorder.current = made;
-    made.ondataavailable = (event) => pieces.push(event.data);
-    made.onstop = () => {
-      for (const one of stream.getTracks()) one.stop();
+    const newRecorder = new MediaRecorder(stream);
+    recorder.current = newRecorder;
+    newRecorder.ondataavailable = (event) => pieces.push(event.data);
+    newRecorder.onstop = () => {
+      for (const track of stream.getTracks()) track.stop();
       setRecording(false);
-      setFile(new File(pieces, "recording.webm", { type: made.mimeType }));
+      setFile(new File(pieces, "recording.webm", { type: newRecorder.mimeType }));
     };
-    made.start();
+    newRecorder.start();
     setRecording(true);
   });
   return (
