@@ -38,8 +38,9 @@ Every mistake is reported at once, with its line.
 _CLI_HEAD = """\
 # Command line
 
-Every command takes `--json`, and then prints errors as JSON too. Exit codes: 0 done, 1 it could not be done, 2 the
-command line was wrong, 130 interrupted; 128 and the signal's number where a second one ended `serve` at once.
+Commands that print results take `--json`, and then print errors as JSON too. Exit codes: 0 done, 1 it could not be
+done, 2 the command line was wrong, 70 an internal error, 130 interrupted; 128 and the signal's number where a second
+one ended `serve` at once.
 
 Shell completion: `eval "$(_MODELYARD_COMPLETE=bash_source modelyard)"` (or `zsh_source`, `fish_source`).
 """

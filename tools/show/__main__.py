@@ -79,6 +79,7 @@ PROOFS = {
     "rollback": "An older release's database with rows in every table: upgraded without loss, and restored.",
     "rotate": "Master keys rotated with two servers under load: no call fails, no key is revealed.",
     "readable": "Names, density, docstrings, comments and complexity, beside three known packages; no old word left.",
+    "docs": "Every code block of the documentation is run, and every claim in the list of claims is checked.",
     "house": "Layers, import contracts, no import cycle, the size of the core.",
 }
 
