@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from modelyard.app import Modelyard
@@ -12,6 +13,10 @@ from modelyard.testing import Handler, Upstream, echo_models, echo_provider
 from tests.answers import watch
 
 os.environ.setdefault("NO_PROXY", "*")
+
+# No deadline for one example: on a busy machine any example can take long.
+hypothesis.settings.register_profile("modelyard", deadline=None)
+hypothesis.settings.load_profile("modelyard")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -286,3 +286,23 @@ def test_shell_completion_works(environ: dict[str, str]):
         env={**environ, "_MODELYARD_COMPLETE": "bash_source"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "complete -o" in result.stdout
+
+
+def test_mcp_over_stdio_reads_files_and_ends_with_them(
+    environ: dict[str, str], tmp_path: Path
+):
+    # With the null device as standard input there is nothing to answer.
+    result = modelyard("mcp", "serve", environ=environ)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    file = tmp_path / "requests.jsonl"
+    file.write_text('{"jsonrpc": "2.0", "id": 7, "method": "ping"}\n')
+    with file.open() as requests:
+        result = subprocess.run(
+            [sys.executable, "-m", "modelyard", "mcp", "serve"],
+            env=environ,
+            stdin=requests,
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
+    assert json.loads(result.stdout)["id"] == 7

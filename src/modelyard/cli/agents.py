@@ -3,6 +3,7 @@ tools."""
 
 import asyncio
 import os
+import stat
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
@@ -750,13 +751,7 @@ def serve_mcp(ctx: click.Context, names: str, tenant: str) -> None:
         from modelyard.tools.entities import ToolContext
         from modelyard.tools.mcp.server import McpServer, serve_lines
 
-        loop = asyncio.get_running_loop()
-        # 16 MiB for one message: the default of 64 KiB is too small for tool arguments
-        # with files.
-        reader = asyncio.StreamReader(limit=16 << 20)
-        await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-        )
+        reader = await _stdin_reader()
         lock = asyncio.Lock()
 
         async def write(data: bytes) -> None:
@@ -775,6 +770,29 @@ def serve_mcp(ctx: click.Context, names: str, tenant: str) -> None:
         )
 
     run_with_modelyard(ctx, work)
+
+
+async def _stdin_reader() -> asyncio.StreamReader:
+    """Return a reader of standard input: a pipe, a socket, a terminal or a file."""
+    # 16 MiB for one message: the default of 64 KiB is too small for tool arguments
+    # with files.
+    reader = asyncio.StreamReader(limit=16 << 20)
+    if _is_regular_or_null(sys.stdin.fileno()):
+        # An event loop cannot wait for these, and reading them never takes long.
+        reader.feed_data(await asyncio.to_thread(sys.stdin.buffer.read))
+        reader.feed_eof()
+        return reader
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    return reader
+
+
+def _is_regular_or_null(descriptor: int) -> bool:
+    """Return whether a descriptor is a regular file or the null device."""
+    status = os.fstat(descriptor)
+    null_device = Path(os.devnull).stat().st_rdev
+    return stat.S_ISREG(status.st_mode) or status.st_rdev == null_device
 
 
 def _write_stdout(data: bytes) -> None:
