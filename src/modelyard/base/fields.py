@@ -42,15 +42,21 @@ def invalid_field(name: str, value: Any, expected: str) -> InvokeBadRequestError
 @overload
 def expect_type(
     value: Any, expected_type: type[dict[Any, Any]], name: str
-) -> dict[str, Any]: ...
+) -> dict[str, Any]:
+    """Return a value that is an object."""
+    ...
 
 
 @overload
-def expect_type(value: Any, expected_type: type[list[Any]], name: str) -> list[Any]: ...
+def expect_type(value: Any, expected_type: type[list[Any]], name: str) -> list[Any]:
+    """Return a value that is a list."""
+    ...
 
 
 @overload
-def expect_type(value: Any, expected_type: type[T], name: str) -> T: ...
+def expect_type(value: Any, expected_type: type[T], name: str) -> T:
+    """Return a value of a scalar type."""
+    ...
 
 
 def expect_type(value: Any, expected_type: type[T], name: str) -> T:
@@ -84,19 +90,25 @@ def required_field(
     name: str,
     expected_type: type[dict[Any, Any]],
     where: str = "",
-) -> dict[str, Any]: ...
+) -> dict[str, Any]:
+    """Return a required field that is an object."""
+    ...
 
 
 @overload
 def required_field(
     body: dict[str, Any], name: str, expected_type: type[list[Any]], where: str = ""
-) -> list[Any]: ...
+) -> list[Any]:
+    """Return a required field that is a list."""
+    ...
 
 
 @overload
 def required_field(
     body: dict[str, Any], name: str, expected_type: type[T], where: str = ""
-) -> T: ...
+) -> T:
+    """Return a required field of a scalar type."""
+    ...
 
 
 def required_field(
@@ -115,19 +127,25 @@ def optional_field(
     name: str,
     expected_type: type[dict[Any, Any]],
     where: str = "",
-) -> dict[str, Any] | None: ...
+) -> dict[str, Any] | None:
+    """Return an optional field that is an object."""
+    ...
 
 
 @overload
 def optional_field(
     body: dict[str, Any], name: str, expected_type: type[list[Any]], where: str = ""
-) -> list[Any] | None: ...
+) -> list[Any] | None:
+    """Return an optional field that is a list."""
+    ...
 
 
 @overload
 def optional_field(
     body: dict[str, Any], name: str, expected_type: type[T], where: str = ""
-) -> T | None: ...
+) -> T | None:
+    """Return an optional field of a scalar type."""
+    ...
 
 
 def optional_field(
