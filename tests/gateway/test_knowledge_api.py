@@ -119,7 +119,7 @@ def test_invalid_requests_get_the_right_status_and_error(run: Any):
             ("DELETE", f"{base}/metadata/{zero}", None, 404, "not_found", "Metadata not found"),
             ("POST", "/v1/datasets/tags", {"name": "x" * 51}, 400, "invalid_param", "1 to 50"),
             ("POST", "/v1/datasets/tags/binding", {"tag_ids": [zero], "target_id": dataset}, 404, "not_found", "Tag"),
-            ("GET", f"{base}/documents/{document}/download", None, 404, "not_found", "Uploaded file"),
+            ("GET", f"{base}/documents/{document}/download", None, 404, "not_found", "uploaded file"),
             ("GET", "/v1/workspaces/current/models/model-types/smell", None, 400, "invalid_param", "smell"),
         ):  # fmt: skip
             actual_status, reply = await call(method, path, body)

@@ -2,6 +2,7 @@
 
 import ast
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from tools.show.__main__ import PROOFS
@@ -19,14 +20,20 @@ def _marked() -> dict[str, list[str]]:
     """Return the test files by the name of the proof that they are a short form of."""
     files: dict[str, list[str]] = defaultdict(list)
     for path in sorted(TESTS.rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == (
-                "pytest.mark.proof"
-            ):
-                for argument in node.args:
-                    if isinstance(argument, ast.Constant):
-                        files[argument.value].append(path.name)
+        tree = ast.parse(path.read_text("utf-8"))
+        for name in _marks_in(tree):
+            files[name].append(path.name)
     return files
+
+
+def _marks_in(tree: ast.AST) -> Iterator[str]:
+    """Yield the names in the marks of a test file that are literals."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    marks = (call for call in calls if ast.unparse(call.func) == "pytest.mark.proof")
+    for mark in marks:
+        for argument in mark.args:
+            if isinstance(argument, ast.Constant):
+                yield argument.value
 
 
 def _names_in_table() -> set[str]:
