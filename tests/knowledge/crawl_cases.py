@@ -944,7 +944,7 @@ BEHAVIOUR_CASES = (
         "redirect: to no address",
         {"/": html("<a href=/x>x</a>"), "/x": redirect_reply("javascript:x")},
         ["/", "/x"],
-        left_out=[r"Not an http\(s\) URL"],
+        left_out=[r"not an http\(s\) URL"],
     ),
     Case(
         "failures: counted, with reasons",
