@@ -41,6 +41,7 @@ from modelyard.workflow.events import (
     TextReplaced,
 )
 from modelyard.workflow.journal import RunRecord
+from modelyard.workflow.prompts import MODEL_NOT_FOUND
 from modelyard.workflow.single_run import FINAL_EVENTS
 from modelyard.workflow.variables import FILE_MARK
 
@@ -70,6 +71,7 @@ _ERROR_CODES: Mapping[str, tuple[int, str]] = {
     "InvokeRateLimitError": (429, "rate_limit_error"),
     "QuotaExceededError": (400, "provider_quota_exceeded"),
     "NotFoundError": (400, "model_currently_not_support"),
+    MODEL_NOT_FOUND: (400, "model_currently_not_support"),
     "NoCredentialAvailableError": (400, "provider_not_initialize"),
     "InvokeAuthorizationError": (400, "provider_not_initialize"),
     "CredentialsValidateFailedError": (400, "provider_not_initialize"),
