@@ -47,13 +47,24 @@ AREAS: Mapping[str, Area] = {
         ("runtime/load_balancing.py", "runtime/retry_budget.py"),
         (
             f"{_RUNTIME}/test_load_balancing.py",
+            f"{_RUNTIME}/test_balancing_choices.py",
+            f"{_RUNTIME}/test_cooldowns.py",
+            f"{_RUNTIME}/test_latency.py",
             f"{_RUNTIME}/test_retry_budget.py",
+            f"{_RUNTIME}/test_retry_budget_limits.py",
             f"{_RUNTIME}/test_dispatch.py",
         ),
     ),
     "dispatch": Area(
         ("runtime/policies/dispatch.py", "runtime/routing_plans.py"),
-        (f"{_RUNTIME}/test_dispatch.py", f"{_RUNTIME}/test_load_balancing.py"),
+        (
+            f"{_RUNTIME}/test_dispatch.py",
+            f"{_RUNTIME}/test_dispatch_attempts.py",
+            f"{_RUNTIME}/test_dispatch_order.py",
+            f"{_RUNTIME}/test_dispatch_trace.py",
+            f"{_RUNTIME}/test_hedging.py",
+            f"{_RUNTIME}/test_routing_plans.py",
+        ),
     ),
     "policies": Area(
         (

@@ -27,6 +27,7 @@ _MAX_FAILURE_COOLDOWN = 25.0
 """The longest cooldown of a failing credential in seconds; a recovered one is used
 again within this time."""
 _MAX_RATE_LIMIT_COOLDOWN = 300.0
+_MAX_DOUBLINGS = 64
 _FAILURES_BEFORE_COOLDOWN = 3
 """How many consecutive failures of the provider put a deployment in cooldown."""
 # The weight of the newest sample in the moving average of the latency.
@@ -35,7 +36,8 @@ _EWMA_WEIGHT = 0.2
 _SLOW_FACTOR = 5.0
 _SLOW_SAMPLES = 20
 _LATENCY_CHECK_INTERVAL = 8
-"""After how many answers the latencies of the deployments are compared."""
+"""After how many answers the latency of the next deployment is compared with those of
+its peers."""
 _PERCENTILE_SAMPLES = 200
 
 
@@ -122,6 +124,13 @@ def _rate_limit_key(deployment: Deployment) -> str:
     if credential is not None and credential.domain:
         return deployment.cooldown_keys[-1]
     return deployment.id
+
+
+def _doubled(seconds: float, failures: int, max_seconds: float) -> float:
+    """Return `seconds`, doubled with each failure after the first; at most
+    `max_seconds`."""
+    # A credential may be refused forever; a larger power would overflow the float.
+    return min(max_seconds, seconds * 2 ** min(failures - 1, _MAX_DOUBLINGS))
 
 
 class DeploymentHealth:
@@ -258,14 +267,16 @@ class DeploymentHealth:
         deployment.
         """
         if isinstance(error, InvokeRateLimitError) and error.cooldown:
-            return self._cool_down_limited(_rate_limit_key(deployment), error, group)
-        if isinstance(error, InvokeAuthorizationError | InvokeConnectionError):
-            is_refused = isinstance(error, InvokeAuthorizationError)
             return self._next_cooldown(
-                _credential_key(deployment) if is_refused else deployment.id,
-                error.cooldown_seconds or error.cooldown,
-                error.retry_after,
-                group,
+                _rate_limit_key(deployment), error, group, _MAX_RATE_LIMIT_COOLDOWN
+            )
+        if isinstance(error, InvokeAuthorizationError):
+            return self._next_cooldown(
+                _credential_key(deployment), error, group, _MAX_FAILURE_COOLDOWN
+            )
+        if isinstance(error, InvokeConnectionError):
+            return self._next_cooldown(
+                deployment.id, error, group, _MAX_FAILURE_COOLDOWN
             )
         if isinstance(error, InvokeServerUnavailableError):
             return self._count_server_failure(deployment, error, group)
@@ -284,43 +295,24 @@ class DeploymentHealth:
             return 0.0
         return self._limit_cooldown_share(deployment, error.retry_after or 10.0, group)
 
-    def _cool_down_limited(
-        self, cooldown_key: str, error: InvokeError, group: Sequence[Deployment]
+    def _next_cooldown(
+        self,
+        cooldown_key: str,
+        error: InvokeError,
+        group: Sequence[Deployment],
+        max_seconds: float,
     ) -> float:
-        """Put a rate-limited key in cooldown: as long as the provider asked for, else
-        doubling with each failure."""
+        """Put a key in cooldown: as long as the provider asked for, else doubling with
+        each failure up to `max_seconds`. Returns the seconds, 0 for none."""
         previous = self._cooldowns.get(cooldown_key)
         failures = previous.failures + 1 if previous else 1
-        requested_seconds = error.retry_after
-        if requested_seconds is None:
+        seconds = error.retry_after
+        if seconds is None:
             # Without alternatives, a cooldown that the provider did not ask for would
             # only replace the provider's error with our own.
             if len(group) <= 1:
                 return 0.0
-            requested_seconds = min(
-                _MAX_RATE_LIMIT_COOLDOWN, error.cooldown * 2 ** (failures - 1)
-            )
-        self.cool_down(cooldown_key, requested_seconds, failures=failures)
-        return requested_seconds
-
-    def _next_cooldown(
-        self,
-        cooldown_key: str,
-        base: float,
-        requested_seconds: float | None,
-        group: Sequence[Deployment],
-    ) -> float:
-        """Put a key in cooldown; without a time from the provider it doubles with each
-        failure."""
-        if len(group) <= 1 and requested_seconds is None:
-            return 0.0
-        previous = self._cooldowns.get(cooldown_key)
-        failures = previous.failures + 1 if previous else 1
-        seconds = (
-            requested_seconds
-            if requested_seconds is not None
-            else min(_MAX_FAILURE_COOLDOWN, base * 2 ** (failures - 1))
-        )
+            seconds = _doubled(error.cooldown, failures, max_seconds)
         self.cool_down(cooldown_key, seconds, failures=failures)
         return seconds
 
@@ -341,7 +333,7 @@ class DeploymentHealth:
         if previous is None and (peers_cooling_down + 1) * 2 > len(group):
             return 0.0
         failures = previous.failures + 1 if previous else 1
-        seconds = min(_MAX_FAILURE_COOLDOWN, base * 2 ** (failures - 1))
+        seconds = _doubled(base, failures, _MAX_FAILURE_COOLDOWN)
         self.cool_down(deployment.id, seconds, is_soft=True, failures=failures)
         return seconds
 
@@ -359,6 +351,7 @@ class DeploymentHealth:
     ) -> float:
         """Put a deployment in cooldown that is much slower than the median of its
         peers. Returns the seconds, else 0."""
+        # The median of the peers means something only with at least two of them.
         if self._samples.get(deployment.id, 0) < _SLOW_SAMPLES or len(group) < 3:
             return 0.0
         peer_latencies = sorted(
@@ -441,13 +434,11 @@ class LBModelManager:
         """Seconds to wait for a cooldown to end before the call is refused."""
         self._rng = rng
         self._turn = 0
-        # Lower numbers have precedence; priorities cost nothing if all are equal.
-        self._first_priority = min(
-            (deployment.priority for deployment in deployments), default=0
+        # Priorities cost nothing if all are equal.
+        self._has_priorities = (
+            len({deployment.priority for deployment in deployments}) > 1
         )
-        self._has_priorities = any(
-            deployment.priority != self._first_priority for deployment in deployments
-        )
+        self._answers = 0
         self._times: deque[float] = deque(maxlen=_PERCENTILE_SAMPLES)
 
     def fetch_next(
@@ -517,14 +508,12 @@ class LBModelManager:
     def _next_free(self, free: Sequence[Deployment]) -> Deployment:
         """Return the next free deployment in the order of all deployments, so that a
         cooldown does not shift the turns of the others."""
-        size = len(self.deployments)
         free_ids = {deployment.id for deployment in free}
-        for step in range(size):
-            deployment = self.deployments[(self._turn - 1 + step) % size]
+        while True:
+            deployment = round_robin(self.deployments, self._turn - 1)
             if deployment.id in free_ids:
-                self._turn += step
                 return deployment
-        return free[0]
+            self._turn += 1
 
     def cooldown(self, deployment: Deployment, error: InvokeError) -> float:
         """Put what caused the error in cooldown. Returns the seconds, 0 for none."""
@@ -551,9 +540,14 @@ class LBModelManager:
         """Record that the first chunk came after `seconds`."""
         self.health.served(deployment, seconds)
         self._times.append(seconds)
-        # The median of the peers means something only with at least two of them.
-        if len(self.deployments) > 2 and self._turn % _LATENCY_CHECK_INTERVAL == 0:
-            self.health.watch_latency(deployment, self.deployments)
+        self._answers += 1
+        # The deployments are checked in turn. If the one that has just answered were,
+        # a fixed order of calls could leave some of them unchecked forever.
+        check_index, remainder = divmod(self._answers, _LATENCY_CHECK_INTERVAL)
+        if remainder == 0:
+            self.health.watch_latency(
+                round_robin(self.deployments, check_index), self.deployments
+            )
 
     def percentile(self, percent: float) -> float | None:
         """Return the seconds within which that percentage of the recent calls had their

@@ -8,8 +8,8 @@ end as soon as content has reached the caller, unless the stream may be continue
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
@@ -21,7 +21,6 @@ from modelyard.base.errors import (
     ContentFilterError,
     ContextTooLongError,
     InvokeError,
-    InvokeServerUnavailableError,
     NoCredentialAvailableError,
 )
 from modelyard.models.llm import LLMRequest, LLMResultChunk
@@ -109,7 +108,7 @@ class Dispatch:
         """Start one attempt, or a hedged pair if the plan asks for hedging, and return
         its stream. What `call_next` raises at once is an error of the attempt."""
         deployment, delay = attempt.deployment, attempt.hedge_delay
-        invocation = state.invocation_for(deployment, state.sent_texts)
+        invocation = state.invocation_for(deployment)
         # The usual call gets its stream without a layer in between.
         if delay is None:
             return call_next(invocation)
@@ -128,7 +127,7 @@ class Dispatch:
         race = _HedgedAttempts(state.group.health)
         try:
             race.enter(deployment, _started_late(call_next, attempt))
-            winner, chunk = await race.first(delay)
+            winner = await race.first_within(delay)
             if (
                 winner is None
                 and (hedge_target := state.next_hedge_target(deployment)) is not None
@@ -136,19 +135,21 @@ class Dispatch:
                 state.note(
                     "hedged", with_=hedge_target.name, after_ms=round(delay * 1000, 1)
                 )
-                hedge = state.invocation_for(hedge_target, [])
+                hedge = state.invocation_for(hedge_target)
                 race.enter(hedge_target, _started_late(call_next, hedge))
             if winner is None:
-                winner, chunk = await race.first(None)
+                winner = await race.first()
+            for failed_deployment, error in race.failures_besides(winner):
+                state.record_failure(failed_deployment, error)
             # The slower attempt is cancelled as soon as the other has sent its first
             # content.
             await race.keep(winner)
             state.deployment = winner.deployment
-            if winner.is_over:
-                return
-            yield chunk
-            async for later_chunk in winner.chunks:
-                yield later_chunk
+            # Raises the error of the attempt if it has failed.
+            for chunk in winner.task.result():
+                yield chunk
+            async for chunk in winner.chunks:
+                yield chunk
         finally:
             await race.close()
 
@@ -310,7 +311,7 @@ class _DispatchState:
         error = self._last or _no_credential_error(
             len(self.group.deployments), self._invocation.provider, wait
         )
-        if not error.failover or not self._next_group(str(error)):
+        if not self._next_group(str(error)):
             raise error
 
     def _next_group(self, reason: str) -> bool:
@@ -340,13 +341,11 @@ class _DispatchState:
         logger.warning("failover", extra={"fields": fields})
         return True
 
-    def invocation_for(
-        self, deployment: Deployment, sent_texts: Sequence[str]
-    ) -> Invocation:
+    def invocation_for(self, deployment: Deployment) -> Invocation:
         """Return the invocation for an attempt at a deployment.
 
-        With `sent_texts`, the text that the caller already has is added as the start of
-        the assistant's answer.
+        Text that the caller has already received is added as the start of the
+        assistant's answer.
         """
         credential = deployment.credential
         attempt = self._invocation
@@ -364,7 +363,7 @@ class _DispatchState:
                 credential=credential.name if credential else "",
                 credential_id=credential.id if credential else "",
             )
-        if text := "".join(sent_texts):
+        if text := "".join(self.sent_texts):
             messages = [*attempt.request.messages, AssistantPromptMessage(content=text)]
             attempt = structs.replace(
                 attempt,
@@ -425,6 +424,25 @@ class _DispatchState:
         if deployment is None:
             raise error
         self._last = error
+        self.record_failure(deployment, error)
+        if not error.failover:
+            raise error
+        # After content has been sent, only a stream that may be continued can go on.
+        if has_begun:
+            if not self._can_continue():
+                raise error
+            self.note("continued", after=deployment.name)
+        # Such an error is about the request; more credentials of the same model would
+        # give the same result.
+        if isinstance(error, _NEXT_MODEL_ERRORS):
+            if not self._next_group(str(error)):
+                raise error
+            return
+        self._plan_next(deployment, error)
+
+    def record_failure(self, deployment: Deployment, error: InvokeError) -> None:
+        """Put what caused the error in cooldown, and add it to the call's trace and to
+        the log."""
         seconds = self.group.cooldown(deployment, error)
         self.note(
             "failed",
@@ -441,20 +459,6 @@ class _DispatchState:
                 "error": str(error),
             }
             logger.warning("credential in cooldown", extra={"fields": fields})
-        # After content has been sent, only a stream that may be continued can go on.
-        if has_begun:
-            if not self._can_continue() or not (error.retryable or error.failover):
-                raise error
-            self.note("continued", after=deployment.name)
-        if not error.failover:
-            raise error
-        # Such an error is about the request; more credentials of the same model would
-        # give the same result.
-        if isinstance(error, _NEXT_MODEL_ERRORS):
-            if not self._next_group(str(error)):
-                raise error
-            return
-        self._plan_next(deployment, error)
 
     def _plan_next(self, deployment: Deployment, error: InvokeError) -> None:
         """Decide between repeating after a pause, another deployment at once, and the
@@ -466,17 +470,12 @@ class _DispatchState:
             self._tried.add(deployment.id)
             self._repeats += error.retryable
             return
-        if may_repeat and not is_peer_free and self._plan_repeat(error):
+        if may_repeat and self._plan_repeat(error):
             return
         self._tried.add(deployment.id)
         # No deployment of this model is worth trying: move on, unless a cooldown ends
         # soon.
-        if (
-            not error.cooldown
-            or self.group.next_available_in() == 0.0
-            or len(self._tried) >= len(self.group.deployments)
-        ):
-            self._exhausted(error)
+        self._exhausted(error)
 
     def _may_repeat(self, deployment: Deployment, error: InvokeError) -> bool:
         """Return whether the error allows a repeat and the retry budget has one left.
@@ -648,8 +647,13 @@ class _Runner:
 
     deployment: Deployment
     chunks: AsyncGenerator[Any, None]
-    task: "asyncio.Task[Any]"
-    is_over: bool = False
+    task: "asyncio.Task[Sequence[Any]]"
+    """Reads the chunks up to the first one with content."""
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error with which the task has ended; None if it has not failed."""
+        return self.task.exception() if self.task.done() else None
 
 
 @dataclass(slots=True)
@@ -663,39 +667,47 @@ class _HedgedAttempts:
     def enter(self, deployment: Deployment, chunks: AsyncGenerator[Any, None]) -> None:
         """Start an attempt and wait for its first content in a task."""
         self.health.begin(deployment)
-        task = asyncio.ensure_future(_first_content_chunk(chunks))
+        task = asyncio.ensure_future(_read_opening(chunks))
         self.runners.append(_Runner(deployment, chunks, task))
 
-    async def first(self, seconds: float | None) -> tuple[Any, Any]:
-        """Return the first attempt that sends content, with the chunk; (None, None) if
-        none does within `seconds`.
+    async def first_within(self, seconds: float) -> _Runner | None:
+        """Return the same as `first`; None if there is no such attempt within
+        `seconds`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.first()
+        return self._winner()
 
-        An attempt that ended without content returns None as its chunk. Raises the last
-        error if all have failed.
+    async def first(self) -> _Runner:
+        """Return the first attempt that has sent content or ended without an error.
+
+        If all have failed, the result is the one that was started first: the other is
+        only its substitute.
         """
-        while True:
-            if (runner := self._succeeded()) is not None:
-                chunk = runner.task.result()
-                runner.is_over = chunk is None
-                return runner, chunk
-            waiting = {runner.task for runner in self.runners if not runner.task.done()}
-            if not waiting:
-                raise self.runners[-1].task.exception() or InvokeServerUnavailableError(
-                    "No attempt returned a response"
-                )
-            finished, _ = await asyncio.wait(
-                waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not finished:
-                return None, None
+        while (runner := self._winner()) is None:
+            unfinished = [
+                runner.task for runner in self.runners if not runner.task.done()
+            ]
+            await asyncio.wait(unfinished, return_when=asyncio.FIRST_COMPLETED)
+        return runner
 
-    def _succeeded(self) -> _Runner | None:
-        """Return the first attempt whose task ended without an error; None if there is
-        none yet."""
-        for runner in self.runners:
-            if runner.task.done() and runner.task.exception() is None:
+    def _winner(self) -> _Runner | None:
+        """Return the result of `first`; None if it is not decided yet."""
+        finished = [runner for runner in self.runners if runner.task.done()]
+        for runner in finished:
+            if runner.error is None:
                 return runner
-        return None
+        return self.runners[0] if len(finished) == len(self.runners) else None
+
+    def failures_besides(
+        self, winner: _Runner
+    ) -> Iterator[tuple[Deployment, InvokeError]]:
+        """Yield the deployments of the other attempts that have failed, with their
+        errors."""
+        for runner in self.runners:
+            error = runner.error
+            if runner is not winner and isinstance(error, InvokeError):
+                yield runner.deployment, error
 
     async def keep(self, winner: _Runner) -> None:
         """Cancel all attempts except the winner."""
@@ -735,12 +747,15 @@ async def _started_late(call_next: Call, invocation: Invocation) -> Chunks:
             yield chunk
 
 
-async def _first_content_chunk(chunks: AsyncGenerator[Any, None]) -> Any:
-    """Return the first chunk with content; None if the stream ends without one."""
+async def _read_opening(chunks: AsyncGenerator[Any, None]) -> Sequence[Any]:
+    """Return the chunks up to the first one with content; all of them if the stream
+    ends without content."""
+    opening: list[Any] = []
     async for chunk in chunks:
+        opening.append(chunk)
         if not _is_blank(chunk):
-            return chunk
-    return None
+            break
+    return opening
 
 
 def _no_credential_error(
