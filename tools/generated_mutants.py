@@ -41,7 +41,7 @@ class Area:
     """Every how many changes one is tried."""
 
 
-_RUNTIME = "tests/unit/runtime"
+_RUNTIME, _STORAGE = "tests/unit/runtime", "tests/unit/storage"
 AREAS: Mapping[str, Area] = {
     "balancing": Area(
         ("runtime/load_balancing.py", "runtime/retry_budget.py"),
@@ -76,7 +76,16 @@ AREAS: Mapping[str, Area] = {
             "runtime/policies/structured.py",
             "runtime/pipeline.py",
         ),
-        (f"{_RUNTIME}/test_policies.py", f"{_RUNTIME}/test_structured.py"),
+        (
+            f"{_RUNTIME}/test_batch_policy.py",
+            f"{_RUNTIME}/test_cache_policy.py",
+            f"{_RUNTIME}/test_deadline_policy.py",
+            f"{_RUNTIME}/test_meter_policy.py",
+            f"{_RUNTIME}/test_observe_policy.py",
+            f"{_RUNTIME}/test_policies.py",
+            f"{_RUNTIME}/test_structured.py",
+            f"{_RUNTIME}/test_structured_policy.py",
+        ),
     ),
     "limits": Area(
         (
@@ -86,24 +95,35 @@ AREAS: Mapping[str, Area] = {
             "storage/counters.py",
         ),
         (
-            f"{_RUNTIME}/test_limits.py",
-            f"{_RUNTIME}/test_limit_windows.py",
             f"{_RUNTIME}/test_fair_queue.py",
-            "tests/unit/storage/test_counters.py",
+            f"{_RUNTIME}/test_limit_policy.py",
+            f"{_RUNTIME}/test_limit_rules.py",
+            f"{_RUNTIME}/test_limit_windows.py",
+            f"{_RUNTIME}/test_limits.py",
+            f"{_RUNTIME}/test_queue_rules.py",
+            f"{_STORAGE}/test_counter_stores.py",
+            f"{_STORAGE}/test_counters.py",
         ),
     ),
     "ledger": Area(
         (
+            "runtime/ledger.py",
             "runtime/usage_row.py",
-            "models/prices.py",
+            "runtime/usage_table.py",
+            "models/pricing.py",
             "storage/journal.py",
             "storage/usage_sums.py",
         ),
         (
-            "tests/unit/storage/test_journal.py",
-            "tests/unit/storage/test_usage_sums.py",
+            f"{_RUNTIME}/test_ledger.py",
+            f"{_RUNTIME}/test_usage_rows.py",
+            f"{_RUNTIME}/test_usage_table.py",
+            f"{_STORAGE}/test_journal.py",
+            f"{_STORAGE}/test_journal_files.py",
+            f"{_STORAGE}/test_usage_sums.py",
+            f"{_STORAGE}/test_usage_totals.py",
+            "tests/unit/models/test_costs.py",
             "tests/unit/models/test_prices.py",
-            f"{_RUNTIME}/test_policies.py",
         ),
     ),
     "codecs": Area(("wire/*",), ("tests/wire/test_laws.py",), sample=60),

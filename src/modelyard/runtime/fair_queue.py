@@ -104,8 +104,8 @@ class FairQueue:
         It must be called exactly once for each admitted call, with the same tenant.
         Raises KeyError if the tenant has no running call.
         """
-        self.running -= 1
         left = self._by_tenant[tenant] - 1
+        self.running -= 1
         if left:
             self._by_tenant[tenant] = left
         else:

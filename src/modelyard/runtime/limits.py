@@ -119,8 +119,6 @@ def applicable_limits(
 def _subject_value(limit: Limit, subject: Subject) -> str:
     """Return the value that the limit counts separately for this subject; `-` if the
     subject has none."""
-    if limit.per == "tenant":
-        return subject.tenant
     if limit.per == "key" and limit.key:
         # This is the caller's key, or the app that runs on its behalf.
         return limit.key
@@ -375,14 +373,8 @@ def initial_level(
             0.0, level - applicable_limit.refill * max(0.0, timestamp - previous_time)
         ) + _used_amount(applicable_limit.limit, usage_bucket)
         previous_time = timestamp
-    return (
-        max(
-            0.0,
-            level - applicable_limit.refill * max(0.0, current_time - previous_time),
-        )
-        if applicable_limit.refill
-        else level
-    )
+    drained = applicable_limit.refill * max(0.0, current_time - previous_time)
+    return max(0.0, level - drained)
 
 
 def _used_amount(limit: Limit, used: UsageTotal) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.models.embedding import (
     EmbeddingUsage,
     TextEmbeddingRequest,
@@ -136,12 +137,22 @@ class Batch:
             ) as chunks:
                 async for result in chunks:
                     _distribute(result, batch.waiting)
+            # A provider's stream may end without a result; its callers must not wait
+            # forever.
+            _fail(batch.waiting, _no_embeddings_error(batch.invocation))
         except BaseException as error:
             _fail(batch.waiting, error)
             # Cancellation and interrupts must still end this task; ordinary errors have
             # reached the callers.
             if not isinstance(error, Exception):
                 raise
+
+
+def _no_embeddings_error(invocation: Invocation) -> InvokeServerUnavailableError:
+    """Return the error for a call that ended without a result."""
+    return InvokeServerUnavailableError(
+        f"Model {invocation.model!r} returned no embeddings"
+    )
 
 
 def _fail(waiting: list[_BatchWaiter], error: BaseException) -> None:

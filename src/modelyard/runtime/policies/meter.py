@@ -198,6 +198,7 @@ class _UsageTally:
         # arrives.
         if stated is not None and (is_complete or not isinstance(stated, LLMUsage)):
             return stated
+        reported_by = self.counted_by
         estimate = self._estimate() if self.first is not None else None
         if estimate is None:
             return stated
@@ -210,6 +211,7 @@ class _UsageTally:
             # If the provider counted as much as was received, its own count is the
             # better one.
             if completion_tokens == stated.completion_tokens:
+                self.counted_by = reported_by
                 return stated
             total = stated.prompt_tokens + completion_tokens
             estimate = msgspec.structs.replace(
