@@ -154,7 +154,7 @@ def test_a_program_has_to_be_registered(settings: Settings):
         async with Modelyard(settings, environ={}) as yard:
             await yard.services.tools.providers.add_mcp("default", "x", stdio="/bin/sh")
 
-    with pytest.raises(ConfigError, match="no program is registered as '/bin/sh'"):
+    with pytest.raises(ConfigError, match="No program is registered as '/bin/sh'"):
         asyncio.run(work())
 
 

@@ -31,7 +31,8 @@ from tests.docs.rules import (
 )
 from tests.knowledge.formats import pdf, xlsx
 
-pytestmark = pytest.mark.proof("docs")
+# The page on workflows runs the example of customer service.
+pytestmark = pytest.mark.proof("docs", "customer-service")
 
 SHELL_BLOCKS = [block for block in all_blocks() if block.language in SHELL]
 

@@ -400,6 +400,7 @@ def test_every_option_that_a_page_names_exists(page: str):
     text = text_without_blocks(page)
     named = set(re.findall(r"`(?:[^`]* )?(--[a-z-]+)[^`]*`", text))
     named -= {"--write"} if "console-ui/check --write" in text else set()
+    named -= {"--full"} if "pytest -m proof --full" in text else set()
     assert named - _NOT_OURS - all_options() == set()
 
 

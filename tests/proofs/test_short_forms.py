@@ -40,7 +40,6 @@ _SIZES: Mapping[str, Mapping[str, object]] = {
     "plugin-signatures": {},
     "run-kill": {"KILLS": 12},
     "agent-kill": {"KILLS": 12},
-    "customer-service": {},
     "index-kill": {"KILLS": 6},
     "app-files": {},
     "corrupt": {"_CALLS": 40},
@@ -48,7 +47,7 @@ _SIZES: Mapping[str, Mapping[str, object]] = {
     "memory": {"_WARM_UP": 3000, "_REQUESTS": 3000},
     "noisy-tenant": {"_SECONDS": 1.5, "_MAX_RATIO": _ANY_TIME},
     "plugin-orphans": {},
-    "rotate": {"_ROTATIONS": 2, "_CALLERS": 3},
+    "rotate": {"_ROTATIONS": 1, "_CALLERS": 2},
 }
 """Constants of the proof's module that its short form replaces."""
 

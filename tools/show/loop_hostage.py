@@ -161,8 +161,9 @@ class Probe:
 
     def end(self) -> None:
         """Stop the process."""
-        self._process.terminate()
-        self._process.wait(10)
+        # Leaving the block closes the pipes and waits for the process.
+        with self._process:
+            self._process.terminate()
 
 
 # ---------------------------------------------------------------------------- the world
