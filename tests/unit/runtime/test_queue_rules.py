@@ -380,6 +380,24 @@ def test_a_call_that_was_just_cancelled_makes_room_quietly():
     run(work)
 
 
+async def _arrive(
+    queue: FairQueue, waiting: Waiting, running: list[str], name: str, priority: int
+) -> None:
+    """Let a call of the tenant `name[0]` run if there is room, else wait or be
+    refused."""
+    tenant = name[0]
+    if queue.try_enter(tenant):
+        running.append(tenant)
+    else:
+        await waiting.add(name, priority=priority)
+
+
+async def _end_oldest(waiting: Waiting, running: list[str]) -> None:
+    """End the call that has run longest; those that it lets in run then."""
+    admitted = await waiting.leave(running.pop(0))
+    running += [name[0] for name in admitted]
+
+
 @settings(max_examples=40)
 @given(
     st.integers(1, 9),
@@ -395,18 +413,16 @@ def test_every_call_is_admitted_refused_or_waiting(
         queue = FairQueue(capacity, 4)
         waiting, running = Waiting(queue), list[str]()
         for number, (tenant, priority, is_arrival) in enumerate(steps):
-            if is_arrival and queue.try_enter(tenant):
-                running.append(tenant)
-            elif is_arrival:
-                await waiting.add(f"{tenant}{number}", priority=priority)
+            if is_arrival:
+                name = f"{tenant}{number}"
+                await _arrive(queue, waiting, running, name, priority)
             elif running:
-                admitted = await waiting.leave(running.pop(0))
-                running += [name[0] for name in admitted]
+                await _end_oldest(waiting, running)
             pending = [task for task in waiting.tasks.values() if not task.done()]
             assert queue.waiting == len(pending) <= 4
             assert queue.running == len(running) <= capacity
         while running:
-            running += [name[0] for name in await waiting.leave(running.pop(0))]
+            await _end_oldest(waiting, running)
         assert (queue.running, queue.waiting) == (0, 0)
         await waiting.cancel()
 

@@ -385,17 +385,6 @@ class _DispatchState:
         """Record the text of a chunk that goes to the caller."""
         self.sent_texts.append(chunk.text if isinstance(chunk, LLMResultChunk) else "")
 
-    def _can_continue(self) -> bool:
-        """Return whether another model can continue the answer: it is plain text so
-        far. Tool calls cannot be continued."""
-        request = self._invocation.request
-        return (
-            self._plan.continue_streams
-            and isinstance(request, LLMRequest)
-            and not request.tools
-            and bool("".join(self.sent_texts))
-        )
-
     def attempt_ended(
         self, deployment: Deployment, *, is_hedged: bool, has_failed: bool
     ) -> None:
@@ -429,7 +418,7 @@ class _DispatchState:
             raise error
         # After content has been sent, only a stream that may be continued can go on.
         if has_begun:
-            if not self._can_continue():
+            if not _can_continue(self._plan, self._invocation, self.sent_texts):
                 raise error
             self.note("continued", after=deployment.name)
         # Such an error is about the request; more credentials of the same model would
@@ -552,6 +541,20 @@ class _DispatchState:
             if self._policy.budget.try_retry(self._invocation.tenant, target.provider)
             else None
         )
+
+
+def _can_continue(
+    plan: Plan, invocation: Invocation, sent_texts: Sequence[str]
+) -> bool:
+    """Return whether another model can continue the answer: it is plain text so far.
+    Tool calls cannot be continued."""
+    request = invocation.request
+    return (
+        plan.continue_streams
+        and isinstance(request, LLMRequest)
+        and not request.tools
+        and bool("".join(sent_texts))
+    )
 
 
 class _Attempt:
