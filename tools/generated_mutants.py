@@ -11,8 +11,8 @@ code 1 if less than 90 % are noticed in an area. `--sample N` tries every N-th c
 """
 
 import argparse
+import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tools.mutants import copy_checkout
+
 _MIN_PERCENT = 90
 _SOURCE = "src/modelyard"
 _COPIED = ("src", "tests", "tools", "bench", "docs", "examples", "README.md")
@@ -144,13 +145,7 @@ def run_area(area: Area, sample: int) -> Iterator[tuple[str, str, str]]:
 
 def _copy_checkout(folder: Path, area: Area) -> None:
     """Copy what the tests read, with mutmut's settings for this area."""
-    for name in _COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "console")
-            shutil.copytree(source, folder / name, ignore=ignored)
-        else:
-            shutil.copy(source, folder / name)
+    copy_checkout(folder)
     settings = {
         "source_paths": [_SOURCE],
         "only_mutate": [f"{_SOURCE}/{file}" for file in area.files],
@@ -159,18 +154,12 @@ def _copy_checkout(folder: Path, area: Area) -> None:
         "also_copy": [*_COPIED, "pyproject.toml"],
         "use_git_change_detection": False,
     }
-    lines = [f"{key} = {_toml(value)}" for key, value in settings.items()]
-    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    # What JSON writes for these values is TOML too.
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    text = (folder / "pyproject.toml").read_text("utf-8")
     (folder / "pyproject.toml").write_text(
         f"{text}\n[tool.mutmut]\n" + "\n".join(lines) + "\n", "utf-8"
     )
-
-
-def _toml(value: object) -> str:
-    """Write a truth value or a list of texts as TOML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
 
 
 def _mutmut(folder: Path, command: str, *arguments: str) -> str:

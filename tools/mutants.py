@@ -254,6 +254,12 @@ MUTANTS = (
 )  # fmt: skip
 
 
+def copy_checkout(folder: Path) -> None:
+    """Copy the sources, tests and pages of this checkout, in which changes can be
+    tried."""
+    shutil.copytree(ROOT, folder, ignore=_LEFT_OUT, dirs_exist_ok=True)
+
+
 def mutated(mutant: Mutant, text: str) -> str:
     """Return a file's text with the change of a mutant.
 
@@ -277,7 +283,7 @@ def survivors(mutants: Sequence[Mutant]) -> list[Mutant]:
     alive: list[Mutant] = []
     with tempfile.TemporaryDirectory(prefix="modelyard-mutants-") as folder:
         copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=_LEFT_OUT)
+        copy_checkout(copy)
         # Without this check, tests that always fail would seem to kill every mutant.
         if failed_test := _first_failed_test(copy, _all_tests(mutants)):
             raise LookupError(f"{failed_test} fails without any mutant")

@@ -10,19 +10,15 @@ import pytest
 import yaml
 
 from modelyard.base.settings import load_settings
+from tests.docs.pages import blocks_of
 from tests.e2e.conftest import Served
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+README = "README.md"
 
 
-def blocks(text: str, language: str) -> list[str]:
-    return [
-        body
-        for block_language, body in _BLOCK.findall(text)
-        if block_language == language
-    ]
+def blocks(page: str, language: str) -> list[str]:
+    return [block.body for block in blocks_of(page) if block.language == language]
 
 
 def test_the_tour_works_as_shown(served: Served, tmp_path: Path):
@@ -62,11 +58,9 @@ def likeness(output: str) -> object:
     return (len(lines), lines[0].split()[0] if len(lines) > 2 else "")
 
 
-WORKFLOWS = (ROOT / "docs" / "how-to" / "run-workflows.md").read_text("utf-8")
-
-
-KNOWLEDGE = (ROOT / "docs" / "how-to" / "ask-documents.md").read_text("utf-8")
-AGENTS = (ROOT / "docs" / "how-to" / "use-agents.md").read_text("utf-8")
+WORKFLOWS = "docs/how-to/run-workflows.md"
+KNOWLEDGE = "docs/how-to/ask-documents.md"
+AGENTS = "docs/how-to/use-agents.md"
 PYTHON = [
     block
     for page in (README, WORKFLOWS, KNOWLEDGE, AGENTS)
@@ -99,7 +93,7 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_every_yaml_block_is_valid(page: Path, tmp_path: Path):
-    for source in blocks(page.read_text("utf-8"), "yaml"):
+    for source in blocks(page.relative_to(ROOT).as_posix(), "yaml"):
         document = yaml.safe_load(source)
         if "providers" in document:
             (tmp_path / "modelyard.yaml").write_text(source, "utf-8")

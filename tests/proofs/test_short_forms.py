@@ -26,6 +26,7 @@ from tools.show import (
 from tools.show.ledger_kill import killed_database, killed_servers
 from tools.show.proof import Proof
 
+from tests.docs.claims import problem_of
 from tests.wire.formats import MODULES
 
 _ANY_TIME = 3600.0
@@ -135,16 +136,9 @@ def test_no_statement_runs_on_the_event_loop(monkeypatch: pytest.MonkeyPatch):
 def test_every_test_that_covers_a_weakness_exists():
     covering = {*chain(*security.WEAKNESSES.values(), *security.RULES.values())}
     assert len(covering) > 80
-    assert [test for test in sorted(covering) if not _exists(test)] == []
-
-
-def _exists(test: str) -> bool:
-    """Return whether a test of tests/security is defined, by `module::name`, both
-    without their `test_`."""
-    module, _, name = test.partition("::")
-    folder = Path(__file__).parents[1] / "security"
-    source = folder / f"test_{module}.py"
-    return source.exists() and f"def test_{name}(" in source.read_text("utf-8")
+    tests = [f"tests/security/test_{name}" for name in sorted(covering)]
+    problems = [problem_of(test.replace("::", ".py::test_")) for test in tests]
+    assert [problem for problem in problems if problem] == []
 
 
 @pytest.mark.proof("loop-hostage")
