@@ -128,7 +128,12 @@ def _field_docs(settings_class: type) -> dict[str, str]:
 
 def cli_page() -> str:
     """Return the Markdown page of all commands, from their help texts."""
-    context = click.Context(root, info_name="modelyard")
+    # With the root's own settings: click caches a command's help option with the names
+    # of the first context that asks for it, so another context would make the page
+    # depend on what ran before. A fixed width, not the terminal's.
+    context = click.Context(
+        root, info_name="modelyard", terminal_width=78, **root.context_settings
+    )
     parts = [_CLI_HEAD]
     for name in root.list_commands(context):
         command = root.get_command(context, name)
@@ -139,10 +144,7 @@ def cli_page() -> str:
 
 def _command(command: click.Command, name: str, parent: click.Context) -> Iterator[str]:
     """Yield the lines of a command and, recursively, of its subcommands."""
-    # A fixed width, so that the page does not depend on the terminal.
-    context = click.Context(
-        command, info_name=name.split()[-1], parent=parent, max_content_width=110
-    )
+    context = click.Context(command, info_name=name.split()[-1], parent=parent)
     yield from (f"## {name}", "", "```", command.get_help(context).strip(), "```", "")
     if isinstance(command, click.Group):
         for inner in command.list_commands(context):
