@@ -292,4 +292,4 @@ def test_a_file_of_a_newer_version_is_read_as_far_as_it_is_known():
     (warning,) = [str(problem) for problem in newer.warnings]
     assert "Version 0.7.0 is newer than 0.6.0, the newest supported" in warning
     agent = {"app": {"name": "x", "mode": "agent"}, "version": "0.7.0"}
-    assert "unknown mode 'agent'; expected one of" in import_error(yaml.dump(agent))
+    assert "Unknown mode 'agent'; expected one of" in import_error(yaml.dump(agent))
