@@ -170,7 +170,7 @@ def run(arguments: list[str]) -> int:
             )
         else:
             click.echo(
-                click.style("error: ", fg="red", bold=True) + str(error), err=True
+                click.style("Error: ", fg="red", bold=True) + str(error), err=True
             )
         return 1
     except Exception as error:
@@ -178,7 +178,7 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("MODELYARD_DEBUG"):
             raise
         click.echo(
-            f"internal error: {type(error).__name__}: {error}\n"
+            f"Internal error: {type(error).__name__}: {error}\n"
             "Set MODELYARD_DEBUG=1 to print the traceback.",
             err=True,
         )

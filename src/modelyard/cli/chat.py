@@ -123,7 +123,7 @@ async def _converse(yard: Modelyard, options: dict[str, Any]) -> None:
         except ModelyardError as error:
             # A failed question is removed, so that the next one does not repeat it.
             messages.pop()
-            click.echo(click.style("error: ", fg="red") + str(error), err=True)
+            click.echo(click.style("Error: ", fg="red") + str(error), err=True)
             continue
         messages.append(result.message)
         usage = usage.plus(result.usage)

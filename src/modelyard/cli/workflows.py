@@ -167,7 +167,7 @@ def _outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
 
 def _print_run_error(error: str, *, suggests_model: bool) -> None:
     """Print why a run failed. `suggests_model` adds the hint to use --model."""
-    click.echo(click.style("error: ", fg="red", bold=True) + error, err=True)
+    click.echo(click.style("Error: ", fg="red", bold=True) + error, err=True)
     # Models that are not available here are the most common reason for a failure.
     if suggests_model:
         print_note("use `--model default` to run it with your default model")
