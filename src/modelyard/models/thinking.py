@@ -1,6 +1,7 @@
 """Separation of reasoning that a model writes between `<think>` and `</think>` from its
 answer. No I/O."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -142,3 +143,11 @@ class ThinkStream:
                 )
                 chunks.append(LLMResultChunk(delta=delta))
         return chunks
+
+
+def split_thoughts(chunks: Iterable[LLMResultChunk]) -> Iterator[LLMResultChunk]:
+    """Yield the chunks of a complete answer with the reasoning moved out of its text."""
+    thoughts = ThinkStream()
+    for chunk in chunks:
+        yield thoughts.feed(chunk)
+    yield from thoughts.finish()

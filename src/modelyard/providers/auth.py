@@ -32,6 +32,11 @@ class Auth(Protocol):
         not sufficient for them."""
         ...
 
+    def ready_headers(self, credentials: Credentials) -> Mapping[str, str] | None:
+        """Return the headers if they depend on the credential alone; None if the
+        request has to be signed, or a token be fetched."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class KeyAuth:
@@ -44,6 +49,10 @@ class KeyAuth:
     async def headers(
         self, method: str, url: str, credentials: Credentials, body: Sequence[bytes]
     ) -> Mapping[str, str]:
+        """Return the header with the key, or no header if the credential has no key."""
+        return self.ready_headers(credentials)
+
+    def ready_headers(self, credentials: Credentials) -> Mapping[str, str]:
         """Return the header with the key, or no header if the credential has no key."""
         # Local servers often need no key, so a missing one is not an error here.
         key = credentials.get(self.field) if self.field else None
@@ -122,6 +131,10 @@ class AwsAuth:
     service: str
     clock: Clock = field(default_factory=SystemClock)
 
+    def ready_headers(self, credentials: Credentials) -> None:
+        """Return None. The signature covers the request, so nothing is ready before it."""
+        del credentials
+
     async def headers(
         self, method: str, url: str, credentials: Credentials, body: Sequence[bytes]
     ) -> Mapping[str, str]:
@@ -191,6 +204,10 @@ class GoogleAuth:
     )
     """Token and expiry time by digest of the complete key: only a caller with the same
     key gets the cached token."""
+
+    def ready_headers(self, credentials: Credentials) -> None:
+        """Return None. A token may have to be fetched first."""
+        del credentials
 
     async def headers(
         self, method: str, url: str, credentials: Credentials, body: Sequence[bytes]

@@ -1,7 +1,7 @@
 """A provider's HTTP endpoint: URLs, headers, requests, and decoding of responses into
 JSON and events."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,7 +22,7 @@ from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.formats import Framing
 from modelyard.providers.http_errors import error_of, is_object_body
 from modelyard.transport.aws_events import AwsEventStream
-from modelyard.transport.http import HttpClient, Response, Timeouts
+from modelyard.transport.http import HttpClient, RequestHead, Response, Timeouts
 from modelyard.transport.sse import DONE, MAX_EVENT_BYTES, EventStream
 
 MAX_ANSWER = 64 * 1024 * 1024
@@ -32,8 +32,8 @@ each, as in `logprobs`."""
 _MAX_VALUES = 10_000_000
 """Largest number of JSON values in a response: the vectors of 2,048 texts."""
 # Responses from this size on are decoded in another thread.
-_OFFLOAD_BYTES = 1 << 20
-_MAX_ERROR = 256 * 1024
+OFFLOAD_BYTES = 1 << 20
+MAX_ERROR = 256 * 1024
 _AGENT = "modelyard"
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -143,6 +143,37 @@ class Endpoint:
             )
         return url.format_map(template_values)
 
+    def ready_head(
+        self, url: str, credentials: Credentials, headers: Mapping[str, str]
+    ) -> "tuple[HttpClient, RequestHead] | None":
+        """Return the client and the head of a POST of JSON that can be sent at once.
+
+        None if something has to be awaited first (a token, a signature), or if the way
+        is not plain: a proxy, or a URL of a tenant's own.
+        """
+        ready = self.auth.ready_headers(credentials)
+        if ready is None or self._client_for(url, credentials) is not self.client:
+            return None
+        sent = {
+            **self._plain_headers("application/json", credentials, headers),
+            **ready,
+        }
+        head = self.client.head_of("POST", url, sent)
+        return None if head.way.proxy is not None else (self.client, head)
+
+    def _plain_headers(
+        self, content_type: str, credentials: Credentials, headers: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return the headers of a request without those that authenticate it. Headers
+        of the definition override those of the call."""
+        sent = {"user-agent": _AGENT, "content-type": content_type}
+        if headers or self.definition.headers:
+            for name, value in {**headers, **self.definition.headers}.items():
+                # A header whose value needs a missing credential field is left out.
+                if filled := self._header(value, credentials):
+                    sent[name] = filled
+        return sent
+
     async def send(
         self,
         method: str,
@@ -158,17 +189,8 @@ class Endpoint:
         Raises the InvokeError that the status stands for.
         """
         try:
-            sent = {"user-agent": _AGENT, "content-type": content_type}
-            # Headers of the definition override those of the call; authentication
-            # overrides both.
-            if headers or self.definition.headers:
-                for name, value in {
-                    **(headers or {}),
-                    **self.definition.headers,
-                }.items():
-                    # A header whose value needs a missing credential field is left out.
-                    if filled := self._header(value, credentials):
-                        sent[name] = filled
+            sent = self._plain_headers(content_type, credentials, headers or {})
+            # Authentication overrides all other headers.
             sent.update(await self.auth.headers(method, url, credentials, body))
             client = self._client_for(url, credentials)
             response = await client.send(
@@ -187,6 +209,12 @@ class Endpoint:
             response.status, response.headers, error_body, provider=self.definition.name
         )
 
+    def refusal(
+        self, status: int, headers: Mapping[str, str], body: bytes
+    ) -> InvokeError:
+        """Return the error that a response with another status than 2xx stands for."""
+        return error_of(status, headers, body, provider=self.definition.name)
+
     @staticmethod
     def _header(value: str, credentials: Credentials) -> str:
         """Return the header's value with credential fields filled in; empty if one of
@@ -204,7 +232,7 @@ class Endpoint:
     async def _read_error_body(response: Response) -> bytes:
         """Return the start of an error response's body; empty if it cannot be read."""
         try:
-            return await response.read(max_bytes=_MAX_ERROR)
+            return await response.read(max_bytes=MAX_ERROR)
         # The status alone is enough for an error, so an unreadable body is ignored.
         except InvokeError:
             return b""
@@ -290,6 +318,10 @@ class Endpoint:
         InvokeServerUnavailableError if it is none."""
         return self._object(await self.json(response))
 
+    def decode_object(self, data: bytes) -> JSON:
+        """Return a response body as a JSON object, at once: only for small ones."""
+        return self._object(self._decode_body(data, "The response"))
+
     async def read_object(self, data: bytes) -> JSON:
         """Return a response body that was already read as a JSON object."""
         return self._object(await self._decode_off_loop(data))
@@ -297,7 +329,7 @@ class Endpoint:
     async def _decode_off_loop(self, data: bytes) -> Any:
         """Decode a body. Large ones are decoded outside of the event loop, which must
         not be blocked."""
-        if len(data) < _OFFLOAD_BYTES:
+        if len(data) < OFFLOAD_BYTES:
             return self._decode_body(data, "The response")
         return await cpu_work.run_in_thread(self._decode_body, data, "The response")
 
@@ -335,26 +367,21 @@ class Endpoint:
     ) -> AsyncGenerator[JSON | None, None]:
         """Yield the events of a stream; None stands for its end marker. Raises
         InvokeError if the stream breaks off."""
-        # `aclosing` closes the connection at once if the consumer stops early.
-        async with aclosing(self.events_of(response.chunks(), framing)) as events:
-            async for event in events:
-                yield event
-
-    async def events_of(
-        self, source: AsyncGenerator[bytes, None], framing: Framing
-    ) -> AsyncGenerator[JSON | None, None]:
-        """Yield the events in a stream of body chunks."""
-        reader = _READERS[framing]()
+        source = self.event_source(framing)
         try:
-            async with aclosing(source) as body_chunks:
+            # `aclosing` closes the connection at once if the consumer stops early.
+            async with aclosing(response.chunks()) as body_chunks:
                 async for body_chunk in body_chunks:
-                    for event in reader.feed(body_chunk):
-                        yield self._event(event)
-                # The last event may lack its terminator.
-                for event in reader.finish():
-                    yield self._event(event)
+                    for event in source.feed(body_chunk):
+                        yield event
+            for event in source.finish():
+                yield event
         except InvokeError as error:
             raise self.with_provider_name(error) from error
+
+    def event_source(self, framing: Framing) -> "_EventSource":
+        """Return what splits the body of a stream into its events."""
+        return _EventSource(_READERS[framing](), self._event)
 
     def _event(self, event: "bytes | tuple[str, bytes]") -> JSON | None:
         """Return an event of a stream as a JSON object; None for its end marker.
@@ -413,6 +440,24 @@ def _definition_url_prefixes(definition: ProviderDefinition) -> tuple[str, ...]:
         if base and (not brace or "/" in literal_prefix.partition("://")[2]):
             prefixes.append(literal_prefix.rstrip("/"))
     return tuple(dict.fromkeys(prefixes))
+
+
+@dataclass(frozen=True, slots=True)
+class _EventSource:
+    """Splits the body of a stream into events, as JSON objects; None is the end marker."""
+
+    _framing: Any
+    _decode: Callable[[Any], JSON | None]
+
+    def feed(self, data: bytes) -> Iterator[JSON | None]:
+        """Yield the events that these bytes complete. Raises InvokeError."""
+        for event in self._framing.feed(data):
+            yield self._decode(event)
+
+    def finish(self) -> Iterator[JSON | None]:
+        """Yield the events that are left: the last one may lack its terminator."""
+        for event in self._framing.finish():
+            yield self._decode(event)
 
 
 # The same few header templates are parsed for every request.

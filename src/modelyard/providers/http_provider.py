@@ -2,7 +2,7 @@
 its authentication over HTTP."""
 
 import struct
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -27,15 +27,14 @@ from modelyard.models.moderation import ModerationRequest, ModerationResult
 from modelyard.models.passthrough import (
     PassthroughFormat,
     PassthroughRequest,
-    StreamInspector,
+    to_parsed_request,
 )
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
-from modelyard.models.streams import feed_event, finish_parsing
-from modelyard.models.thinking import ThinkStream
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
-from modelyard.models.types import JSON, Credentials, ModelType
+from modelyard.models.types import Credentials, ModelType
+from modelyard.providers.chat_exchange import ChatExchange, DirectExchange
 from modelyard.providers.definition import ProviderDefinition, Wire
 from modelyard.providers.endpoint import MAX_ANSWER, Endpoint
 from modelyard.providers.formats import (
@@ -50,6 +49,7 @@ from modelyard.providers.formats import (
 from modelyard.transport.http import HttpClient, Response, Timeouts
 from modelyard.wire import dashscope, openai_moderations
 
+_encode = msgspec.json.Encoder().encode
 FormatT = TypeVar("FormatT")
 
 
@@ -166,31 +166,26 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         """Call the model and yield its response as chunks. Raises InvokeError with the
         provider's name."""
         endpoint = self.endpoint
-        quirks = endpoint.quirks(model)
-        wire, chat_format = self._wire(model, credentials, request)
-        if isinstance(request, PassthroughRequest):
-            passing = _passthrough_format(chat_format, request, quirks)
-            # Passthrough is the fast path: neither request nor response is translated.
-            if passing is not None:
-                async with aclosing(
-                    self._pass_through(
-                        model, credentials, request, wire, chat_format, passing
-                    )
-                ) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
-                return
-            request = request.parse()
-        response = await self._post(model, credentials, request, wire, chat_format)
-        # Some servers write thoughts into the text between tags.
-        thoughts = ThinkStream() if quirks.get("think_tags") else None
+        exchange = self._exchange(model, credentials, request)
+        response = await endpoint.send(
+            "POST",
+            exchange.url,
+            credentials,
+            [exchange.body],
+            headers=exchange.headers,
+        )
         try:
-            async with aclosing(
-                self._chunks(request, response, chat_format, quirks)
-            ) as chunks:
-                async for chunk in chunks:
-                    yield thoughts.feed(chunk) if thoughts else chunk
-            for chunk in thoughts.finish() if thoughts else ():
+            reader = exchange.reader(response.headers.get("content-type", ""))
+            if exchange.reads_whole_body(reader):
+                body = await response.read(max_bytes=MAX_ANSWER)
+                for chunk in await exchange.read_large(body):
+                    yield chunk
+                return
+            async with aclosing(response.chunks()) as body_chunks:
+                async for body_chunk in body_chunks:
+                    for chunk in reader.feed(body_chunk):
+                        yield chunk
+            for chunk in reader.finish():
                 yield chunk
         except InvokeError as error:
             raise endpoint.with_provider_name(error) from error
@@ -199,140 +194,64 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         finally:
             response.close()
 
-    async def _pass_through(
+    def exchange(
         self,
         model: str,
         credentials: Credentials,
-        request: PassthroughRequest,
-        wire: Wire,
-        chat_format: ChatFormat,
-        passing: PassthroughFormat,
-    ) -> AsyncGenerator[LLMResultChunk, None]:
-        """Yield the bytes of the response unchanged. From the first event that cannot
-        be passed through, events are parsed in full."""
+        request: LLMRequest | PassthroughRequest,
+    ) -> DirectExchange | None:
+        """Return an exchange that is driven by callbacks; None if something has to be
+        awaited before the request can be sent."""
+        exchange = self._exchange(model, credentials, request)
+        ready = self.endpoint.ready_head(exchange.url, credentials, exchange.headers)
+        return None if ready is None else DirectExchange(exchange, *ready)
+
+    def _exchange(
+        self,
+        model: str,
+        credentials: Credentials,
+        request: LLMRequest | PassthroughRequest,
+    ) -> ChatExchange:
+        """Return a request as it is sent to the provider. Raises InvokeError, with the
+        provider's name, if it cannot be translated."""
         endpoint = self.endpoint
         quirks = endpoint.quirks(model)
-        path = self._chat_path(chat_format)
+        wire, chat_format = self._wire(model, credentials, request)
+        headers = chat_format.headers
+        passing = (
+            _passthrough_format(chat_format, request, quirks)
+            if isinstance(request, PassthroughRequest)
+            else None
+        )
+        # What is passed through is not parsed at all.
+        if passing is not None and isinstance(request, PassthroughRequest):
+            path = self._chat_path(chat_format)
+            body = passing.dump(request, model, quirks)
+        else:
+            request = parsed = to_parsed_request(request)
+            path = self._path(parsed, chat_format)
+            # Some formats select streaming by a header.
+            if parsed.stream and chat_format.stream_headers:
+                headers = {**headers, **chat_format.stream_headers}
+            body = self._dump(parsed, model, chat_format, quirks)
         url = endpoint.url(credentials, path, model=model, base=wire.base_url)
-        sent = passing.dump(request, model, quirks)
-        response = await endpoint.send(
-            "POST", url, credentials, [sent], headers=chat_format.headers
-        )
-        try:
-            if not _is_streamed(request, response):
-                body = await response.read(max_bytes=MAX_ANSWER)
-                for chunk in await self._complete_chunks(
-                    request, body, chat_format, passing, quirks
-                ):
-                    yield chunk
-                return
-            glance = passing.inspect_stream(request)
-            async with aclosing(response.chunks()) as body_chunks:
-                async for body_chunk in body_chunks:
-                    if (passed := glance.feed(body_chunk)) is not None:
-                        yield passed
-                    if glance.unread is not None:
-                        break
-                remaining = self._parse_unread(glance, body_chunks, chat_format, quirks)
-                if remaining is not None:
-                    async with aclosing(remaining) as chunks:
-                        async for chunk in chunks:
-                            yield chunk
-        except InvokeError as error:
-            raise endpoint.with_provider_name(error) from error
-        finally:
-            response.close()
-
-    async def _complete_chunks(
-        self,
-        request: PassthroughRequest,
-        body: bytes,
-        chat_format: ChatFormat,
-        passing: PassthroughFormat,
-        quirks: Mapping[str, Any],
-    ) -> Iterable[LLMResultChunk]:
-        """Return the chunks of a response that is not a stream: one with the unchanged
-        body, or several of the parsed body."""
-        complete_chunk = None if request.stream else passing.result(body)
-        if complete_chunk is not None:
-            return (complete_chunk,)
-        document = await self.endpoint.read_object(body)
-        return chat_format.parse_result(document, quirks).as_chunks()
-
-    def _parse_unread(
-        self,
-        glance: StreamInspector,
-        body_chunks: AsyncGenerator[bytes, None],
-        chat_format: ChatFormat,
-        quirks: Mapping[str, Any],
-    ) -> AsyncGenerator[LLMResultChunk, None] | None:
-        """Parse the bytes at which the inspector stopped and those still to come. None
-        if it has passed everything through."""
-        if glance.unread is None:
-            glance.finish()
-        if glance.unread is None:
-            return None
-        events = self.endpoint.events_of(
-            _with_first_chunk(glance.unread, body_chunks), chat_format.framing
-        )
-        return self._parse_events(
-            events, chat_format, quirks, has_finished=glance.has_finished
+        return ChatExchange(
+            endpoint, chat_format, quirks, request, passing, url, headers, body
         )
 
-    async def _parse_events(
+    def _dump(
         self,
-        events: AsyncGenerator[JSON | None, None],
-        chat_format: ChatFormat,
-        quirks: Mapping[str, Any],
-        *,
-        has_finished: bool = False,
-    ) -> AsyncGenerator[LLMResultChunk, None]:
-        """Yield the chunks of parsed events, up to the end of the stream or its end
-        marker.
-
-        `has_finished` is set if a finish reason came before these events.
-        """
-        parser, has_end_marker = chat_format.parser(quirks), False
-        async with aclosing(events):
-            async for event in events:
-                # None is the end marker; events after it are ignored.
-                if event is None:
-                    has_end_marker = True
-                elif not has_end_marker:
-                    for chunk in feed_event(parser, event):
-                        yield chunk
-        for chunk in finish_parsing(
-            parser, end_marker_seen=has_end_marker or has_finished
-        ):
-            yield chunk
-
-    async def _post(
-        self,
-        model: str,
-        credentials: Credentials,
         request: LLMRequest,
-        wire: Wire,
+        model: str,
         chat_format: ChatFormat,
-    ) -> Response:
-        """Send a chat request in a wire format and return the open response.
-
-        Raises InvokeError, with the provider's name, if the request cannot be
-        translated or the provider refuses it.
-        """
-        endpoint = self.endpoint
-        path = self._path(request, chat_format)
-        url = endpoint.url(credentials, path, model=model, base=wire.base_url)
-        # Some formats select streaming by a header.
-        headers = (
-            {**chat_format.headers, **chat_format.stream_headers}
-            if request.stream
-            else chat_format.headers
-        )
+        quirks: Mapping[str, Any],
+    ) -> bytes:
+        """Return a request in its provider's format. Raises InvokeError, with the
+        provider's name, if it cannot be translated."""
         try:
-            body = chat_format.dump_request(request, model, endpoint.quirks(model))
+            return _encode(chat_format.dump_request(request, model, quirks))
         except InvokeError as error:
-            raise endpoint.with_provider_name(error) from error
-        return await endpoint.post(url, credentials, body, headers=headers)
+            raise self.endpoint.with_provider_name(error) from error
 
     def _path(self, request: LLMRequest, chat_format: ChatFormat) -> str:
         """Return the path of a chat call.
@@ -354,32 +273,6 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         if chat_format is self.wires[0][1]:
             return self.endpoint.definition.paths.get("llm", chat_format.path)
         return chat_format.path
-
-    async def _chunks(
-        self,
-        request: LLMRequest,
-        response: Response,
-        chat_format: ChatFormat,
-        quirks: Mapping[str, Any],
-    ) -> AsyncGenerator[LLMResultChunk, None]:
-        """Yield the chunks of a response, streamed or complete.
-
-        A server may answer a streaming request with a complete JSON response. Raises
-        InvokeError.
-        """
-        if not request.stream or response.headers.get("content-type", "").startswith(
-            "application/json"
-        ):
-            # A server that cannot stream returns the complete response.
-            for chunk in chat_format.parse_result(
-                await self.endpoint.object(response), quirks
-            ).as_chunks():
-                yield chunk
-            return
-        events = self.endpoint.events(response, chat_format.framing)
-        async with aclosing(self._parse_events(events, chat_format, quirks)) as chunks:
-            async for chunk in chunks:
-                yield chunk
 
     async def count_tokens(
         self, model: str, credentials: Credentials, request: LLMRequest
@@ -424,22 +317,6 @@ def _passthrough_format(
     if passing is None or not passing.can_pass_through(request, quirks):
         return None
     return passing
-
-
-def _is_streamed(request: PassthroughRequest, response: Response) -> bool:
-    """Return whether the response is a stream. A server may answer a streaming request
-    without one."""
-    content_type = response.headers.get("content-type", "")
-    return bool(request.stream) and not content_type.startswith("application/json")
-
-
-async def _with_first_chunk(
-    first_chunk: bytes, body_chunks: AsyncGenerator[bytes, None]
-) -> AsyncGenerator[bytes, None]:
-    """Yield a chunk that was read already, then those still to come."""
-    yield first_chunk
-    async for body_chunk in body_chunks:
-        yield body_chunk
 
 
 # The fields of a request that Anthropic's token counter accepts.

@@ -2,7 +2,7 @@
 
 import asyncio
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from modelyard.base.errors import InvokeServerUnavailableError
@@ -21,6 +21,7 @@ class Connection(asyncio.Protocol):
         "_writable",
         "answer",
         "is_spoiled",
+        "listener",
         "transport",
         "way",
     )
@@ -35,6 +36,8 @@ class Connection(asyncio.Protocol):
         self._poll: select.poll | None = None
         self._writable: asyncio.Future[None] | None = None
         self._is_lost = False
+        self.listener: Callable[[], None] | None = None
+        """Called after each change of the response; None if somebody awaits it."""
         self.is_spoiled = False
         """Whether bytes arrived that belong to no response; then the connection is not
         reused."""
@@ -56,6 +59,8 @@ class Connection(asyncio.Protocol):
         # The response has recorded the error for its reader.
         except InvokeServerUnavailableError:
             self.abort()
+        if self.listener is not None:
+            self.listener()
 
     def eof_received(self) -> bool:
         """Return False, so that the transport closes after the peer's end of file."""
@@ -65,6 +70,8 @@ class Connection(asyncio.Protocol):
         """End the response and release a writer that is waiting."""
         self._is_lost = True
         self.answer.end(exc)
+        if self.listener is not None:
+            self.listener()
         if self._writable and not self._writable.done():
             self._writable.set_result(None)
 
@@ -91,6 +98,11 @@ class Connection(asyncio.Protocol):
             and not self.transport.is_closing()
             and self.answer.is_reusable
         )
+
+    @property
+    def is_writable(self) -> bool:
+        """Return whether the send buffer has room."""
+        return self._writable is None
 
     @property
     def is_quiet(self) -> bool:

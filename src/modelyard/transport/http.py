@@ -13,7 +13,7 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -28,9 +28,10 @@ from modelyard.transport.connection import Connection
 from modelyard.transport.headers import dump_head
 from modelyard.transport.origins import Guard, check_addresses, parse_url
 from modelyard.transport.proxies import NO_PROXIES, NetworkConfig, Proxies, Route
+from modelyard.transport.slots import ConnectionSlots
 from modelyard.transport.unpacking import BombError, Decompressor, UnpackError, is_plain
 
-_MAX_BODY = 256 * 1024 * 1024
+MAX_BODY = 256 * 1024 * 1024
 _YIELD_BYTES = 1 << 20
 """Unpacked bytes after which other tasks get to run."""
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -85,7 +86,7 @@ class Response:
         self.status = answer.status
         self.headers = answer.headers
 
-    def chunks(self, *, max_bytes: int = _MAX_BODY) -> AsyncGenerator[bytes, None]:
+    def chunks(self, *, max_bytes: int = MAX_BODY) -> AsyncGenerator[bytes, None]:
         """Yield the unpacked body as it arrives.
 
         Raises ResponseTooLargeError beyond `max_bytes`, and another InvokeError if the
@@ -160,9 +161,9 @@ class Response:
             if unpacking is not None:
                 unpacking.finish()
         except (BombError, UnpackError) as error:
-            raise _decompression_error(peer_name, error) from error
+            raise decompression_error(peer_name, error) from error
 
-    async def read(self, *, max_bytes: int = _MAX_BODY) -> bytes:
+    async def read(self, *, max_bytes: int = MAX_BODY) -> bytes:
         """Return the complete unpacked body and close the response.
 
         It is closed after an error, too. Raises ResponseTooLargeError beyond
@@ -182,7 +183,7 @@ class Response:
             self._client._release(self._connection)  # pyright: ignore[reportPrivateUsage]  two halves of one thing
 
 
-def _decompression_error(
+def decompression_error(
     peer_name: str, error: BombError | UnpackError
 ) -> ResponseTooLargeError | InvokeServerUnavailableError:
     """Return the InvokeError for a body that cannot be decompressed."""
@@ -193,7 +194,7 @@ def _decompression_error(
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class RequestHead:
     """The part of a request that is independent of its body."""
 
     way: Route
@@ -205,6 +206,14 @@ class _Head:
     """Whether the response has no body."""
     # Whether the request may be sent again after a lost connection.
     may_repeat: bool
+
+    def encode(self, length: int) -> bytes:
+        """Return the complete head of a request whose body has `length` bytes."""
+        # Servers expect a length on POST, PUT and PATCH even without a body (RFC 9110,
+        # section 8.6).
+        if length or self.wants_length:
+            return b"%bcontent-length: %d\r\n\r\n" % (self.lines, length)
+        return self.lines + b"\r\n"
 
 
 class HttpClient:
@@ -233,7 +242,7 @@ class HttpClient:
         self._is_direct = is_direct
         # Idle connections by route key, each with the time at which it expires.
         self._idle: dict[object, deque[tuple[Connection, float]]] = {}
-        self._free = asyncio.Semaphore(max_connections)
+        self._slots = ConnectionSlots(max_connections)
         self._keep_idle = keep_idle
         self._idle_seconds = idle_seconds
         self._open: set[Connection] = set()
@@ -248,6 +257,41 @@ class HttpClient:
         # Loading certificates takes 20 ms, so it is deferred until the first https
         # call.
         return tls_context(self._network.ca_file, verify=self._verify)
+
+    def head_of(self, method: str, url: str, headers: Mapping[str, str]) -> RequestHead:
+        """Return the head of a request and the way to its server.
+
+        Raises ConfigError for a URL or a header that cannot be sent.
+        """
+        proxies = NO_PROXIES if self._is_direct else self._network.proxies
+        return _cached_head(method, url, tuple(headers.items()), proxies)
+
+    def start(
+        self, head: RequestHead, body: bytes, listener: Callable[[], None]
+    ) -> Connection | None:
+        """Send a request at once on an idle connection; None if there is none.
+
+        `listener` is called whenever the response in `answer` has changed. The caller
+        watches the time, and ends the exchange with `finish`.
+        """
+        if not self._slots.try_take():
+            return None
+        connection = self._take_idle(head.way)
+        if connection is None or not connection.is_writable:
+            if connection is not None:
+                self._drop(connection)
+            self._slots.release()
+            return None
+        connection.begin(is_bodiless=head.is_bodiless)
+        connection.listener = listener
+        connection.transport.write(head.encode(len(body)) + body)
+        return connection
+
+    def finish(self, connection: Connection) -> None:
+        """End an exchange that `start` began: the connection is used again if the
+        response was read completely, and otherwise closed."""
+        connection.listener = None
+        self._release(connection)
 
     async def send(
         self,
@@ -265,23 +309,14 @@ class HttpClient:
         be called. Cancellation aborts the connection.
         """
         limits = timeouts or Timeouts()
-        proxies = NO_PROXIES if self._is_direct else self._network.proxies
-        head = _cached_head(method, url, tuple(headers.items()), proxies)
-        length = sum([len(chunk) for chunk in body])
-        # Servers expect a length on POST, PUT and PATCH even without a body (RFC 9110,
-        # section 8.6).
-        has_length = length or head.wants_length
-        lines = (
-            b"%bcontent-length: %d\r\n\r\n" % (head.lines, length)
-            if has_length
-            else head.lines + b"\r\n"
-        )
+        head = self.head_of(method, url, headers)
+        lines = head.encode(sum([len(chunk) for chunk in body]))
         # The slot is held until the response is closed.
         await self._take_slot(limits)
         try:
             connection = await self._exchange(head, lines, body, limits)
         except BaseException:
-            self._free.release()
+            self._slots.release()
             raise
         return Response(connection, self, limits)
 
@@ -290,19 +325,15 @@ class HttpClient:
 
         Raises InvokeServerUnavailableError if there is none within the connect timeout.
         """
-        # In the common case a slot is free and no timer is needed.
-        if not self._free.locked():
-            await self._free.acquire()
-            return
         try:
-            await asyncio.wait_for(self._free.acquire(), limits.connect)
+            await self._slots.take(limits.connect)
         except TimeoutError:
             raise InvokeServerUnavailableError(
                 "All upstream connections are in use"
             ) from None
 
     async def _exchange(
-        self, head: _Head, lines: bytes, body: Sequence[bytes], limits: Timeouts
+        self, head: RequestHead, lines: bytes, body: Sequence[bytes], limits: Timeouts
     ) -> Connection:
         """Send the request on a pooled or new connection and return it once the
         response head has arrived."""
@@ -329,7 +360,7 @@ class HttpClient:
     async def _send_on(
         self,
         connection: Connection,
-        head: _Head,
+        head: RequestHead,
         lines: bytes,
         body: Sequence[bytes],
         limits: Timeouts,
@@ -394,7 +425,7 @@ class HttpClient:
 
         It is dropped instead if it cannot be reused or the pool of its route is full.
         """
-        self._free.release()
+        self._slots.release()
         idle = self._idle.setdefault(connection.way.key, deque())
         seconds = self._idle_seconds
         # The server's own keep-alive timeout takes precedence if it is shorter.
@@ -439,7 +470,7 @@ def keep_alive_seconds(line: str) -> float:
 @lru_cache(1024)  # a server asks the same few addresses with the same few keys
 def _cached_head(
     method: str, url: str, headers: tuple[tuple[str, str], ...], proxies: Proxies
-) -> _Head:
+) -> RequestHead:
     """Return the route and encoded head of a request, up to the content length. Cached."""
     origin, target = parse_url(url)
     route = proxies.route_to(origin)
@@ -451,7 +482,7 @@ def _cached_head(
             headers = (*headers, ("proxy-authorization", route.proxy.authorization))
     # An idempotency key makes any method safe to repeat.
     has_key = any(name.lower() == "idempotency-key" for name, _ in headers)
-    return _Head(
+    return RequestHead(
         way=route,
         lines=dump_head(method, target, origin.authority, headers),
         wants_length=method in ("POST", "PUT", "PATCH"),

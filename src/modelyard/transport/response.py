@@ -257,6 +257,11 @@ class IncomingResponse:
         than `headers`."""
         return name in self._first_lines
 
+    def first_line(self, name: str) -> str:
+        """Return the first line of a header field, by its lower-case name; empty if it
+        is missing. Cheaper than `headers`."""
+        return self._first_lines.get(name, "")
+
     @property
     def has_chunks(self) -> bool:
         """Return whether body bytes are waiting to be read."""

@@ -1,0 +1,346 @@
+"""One chat call to a provider over HTTP: what is sent, and how the response is read.
+
+Two drivers use it. `HttpLargeLanguageModel.invoke` awaits the response; a
+`DirectExchange` is called back with it, which costs neither a task nor a future.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelyard.base.errors import InvokeError, InvokeTimeoutError
+from modelyard.models.llm import LLMRequest, LLMResultChunk
+from modelyard.models.passthrough import PassthroughFormat, PassthroughRequest
+from modelyard.models.thinking import split_thoughts
+from modelyard.models.types import JSON
+from modelyard.providers.chunk_readers import (
+    ChunkReader,
+    CompleteReader,
+    EventReader,
+    RawStreamReader,
+    ThoughtReader,
+)
+from modelyard.providers.endpoint import (
+    MAX_ANSWER,
+    MAX_ERROR,
+    OFFLOAD_BYTES,
+    Endpoint,
+)
+from modelyard.providers.formats import ChatFormat
+from modelyard.transport.connection import Connection
+from modelyard.transport.http import (
+    MAX_BODY,
+    HttpClient,
+    RequestHead,
+    ResponseTooLargeError,
+    decompression_error,
+)
+from modelyard.transport.unpacking import (
+    BombError,
+    Decompressor,
+    UnpackError,
+    is_plain,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatExchange:
+    """A chat request in the wire format of its provider."""
+
+    endpoint: Endpoint
+    chat_format: ChatFormat
+    quirks: Mapping[str, Any]
+    request: LLMRequest | PassthroughRequest
+    passing: PassthroughFormat | None
+    """Passes the response through as it is; None if it is parsed."""
+    url: str
+    headers: Mapping[str, str]
+    """Headers of the format, without those of the provider."""
+    body: bytes
+
+    def reader(self, content_type: str) -> ChunkReader:
+        """Return the reader of the response.
+
+        A server may answer a request for a stream with a complete response, as JSON.
+        """
+        is_stream = bool(self.request.stream)
+        if not is_stream or content_type.startswith("application/json"):
+            return CompleteReader(self.read_complete)
+        if self.passing is not None and isinstance(self.request, PassthroughRequest):
+            inspector = self.passing.inspect_stream(self.request)
+            return RawStreamReader(inspector, self._event_reader)
+        reader = self._event_reader()
+        return ThoughtReader(reader) if self._has_think_tags else reader
+
+    @staticmethod
+    def reads_whole_body(reader: ChunkReader) -> bool:
+        """Return whether a reader needs the whole body, because it is not a stream."""
+        return isinstance(reader, CompleteReader)
+
+    def read_complete(self, body: bytes) -> Iterable[LLMResultChunk]:
+        """Return the chunks of a response that is not a stream, at once."""
+        if (chunk := self._unchanged(body)) is not None:
+            return (chunk,)
+        return self._parsed(self.endpoint.decode_object(body))
+
+    async def read_large(self, body: bytes) -> Iterable[LLMResultChunk]:
+        """Return the same as `read_complete`; a large body is decoded outside of the
+        event loop."""
+        if (chunk := self._unchanged(body)) is not None:
+            return (chunk,)
+        return self._parsed(await self.endpoint.read_object(body))
+
+    def _parsed(self, document: JSON) -> Iterable[LLMResultChunk]:
+        """Return the chunks of a complete response."""
+        chunks = self.chat_format.parse_result(document, self.quirks).as_chunks()
+        return split_thoughts(chunks) if self._has_think_tags else chunks
+
+    def _unchanged(self, body: bytes) -> LLMResultChunk | None:
+        """Return one chunk with the unchanged body; None if it has to be parsed."""
+        if self.passing is None or self.request.stream:
+            return None
+        return self.passing.result(body)
+
+    def _event_reader(self, *, has_finished: bool = False) -> EventReader:
+        """Return the full reader of a stream."""
+        return EventReader(
+            self.endpoint.event_source(self.chat_format.framing),
+            self.chat_format.parser(self.quirks),
+            has_finished=has_finished,
+        )
+
+    @property
+    def _has_think_tags(self) -> bool:
+        """Whether the server writes thoughts into the text, between tags."""
+        return self.passing is None and bool(self.quirks.get("think_tags"))
+
+
+class DirectExchange:
+    """A chat exchange that is driven by callbacks.
+
+    `start` sends the request and names a listener, which then takes the new chunks from
+    `receive` each time it is called, until `is_complete`.
+    """
+
+    __slots__ = (
+        "_client",
+        "_connection",
+        "_error_body",
+        "_exchange",
+        "_head",
+        "_reader",
+        "_size",
+        "_unpacking",
+        "has_head",
+    )
+
+    def __init__(
+        self, exchange: ChatExchange, client: HttpClient, head: RequestHead
+    ) -> None:
+        self._exchange = exchange
+        self._client = client
+        self._head = head
+        self._connection: Connection | None = None
+        self._reader: ChunkReader | None = None
+        # The body of a response with an error status.
+        self._error_body: list[bytes] | None = None
+        self._size = 0
+        # Compression is never asked for, but some servers compress all the same.
+        self._unpacking: Decompressor | None = None
+        self.has_head = False
+        """Whether the head of the response has arrived."""
+
+    def start(self, listener: Callable[[], None]) -> bool:
+        """Send the request if a connection is free at once; return whether it was."""
+        self._connection = self._client.start(self._head, self._exchange.body, listener)
+        return self._connection is not None
+
+    @property
+    def byte_gap(self) -> float:
+        """The seconds within which the next bytes have to arrive."""
+        timeouts = self._exchange.endpoint.timeouts
+        return timeouts.between_bytes if self.has_head else timeouts.first_byte
+
+    def receive(self) -> Iterable[LLMResultChunk]:
+        """Return the chunks that have arrived. Raises InvokeError.
+
+        They are read while they are iterated, so those before an error are there.
+        """
+        connection = self._connection
+        if connection is None:
+            return ()
+        answer = connection.answer
+        if not self.has_head:
+            if not answer.is_head_complete:
+                if answer.error is not None:
+                    raise self._named(answer.error)
+                return ()
+            self._begin(connection)
+        if answer.has_chunks:
+            return self._read(answer.take(), connection)
+        # Bytes that arrived before the end are read first.
+        if answer.error is not None:
+            raise self._broken_off(answer.error)
+        return ()
+
+    def _broken_off(self, error: Exception) -> InvokeError:
+        """Return the error for a response that has ended too early."""
+        # The status alone is enough for an error, without its body.
+        if self._error_body is not None:
+            self._error_body.clear()
+            return self._refusal()
+        return self._named(error)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole response has arrived and been read."""
+        connection = self._connection
+        return (
+            connection is not None
+            and self.has_head
+            and connection.answer.is_complete
+            and not connection.answer.has_chunks
+        )
+
+    @property
+    def error(self) -> Exception | None:
+        """Why the response will not be completed; None if it may be."""
+        return self._connection.answer.error if self._connection is not None else None
+
+    @property
+    def large_body(self) -> bytes | None:
+        """The complete body if it is too large to be read on the event loop."""
+        reader = self._reader
+        if self._size < OFFLOAD_BYTES or self._error_body is not None:
+            return None
+        return reader.body if isinstance(reader, CompleteReader) else None
+
+    async def read_large(self, body: bytes) -> Iterable[LLMResultChunk]:
+        """Return the chunks of a large complete body. Raises InvokeError."""
+        try:
+            return await self._exchange.read_large(body)
+        except InvokeError as error:
+            raise self._named(error) from error
+
+    def finish(self) -> Iterable[LLMResultChunk]:
+        """Return the last chunks of a response that has arrived completely.
+
+        Raises InvokeError if it is an error, or not complete in itself.
+        """
+        if self._error_body is not None:
+            raise self._refusal()
+        reader = self._reader
+        return () if reader is None else self._naming(reader.finish())
+
+    def timeout_error(self) -> InvokeError:
+        """Return the error for a server that has sent nothing within `byte_gap`."""
+        if self._error_body is not None:
+            self._error_body.clear()
+            return self._refusal()
+        failure = "sent nothing more" if self.has_head else "sent no response"
+        where = self._head.way.description
+        return self._named(
+            InvokeTimeoutError(f"{where} {failure} within {self.byte_gap:g} s")
+        )
+
+    def pause(self) -> None:
+        """Stop reading, because the caller does not keep up."""
+        if self._connection is not None and self._connection.transport is not None:
+            self._connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        if self._connection is not None and self._connection.transport is not None:
+            self._connection.transport.resume_reading()
+
+    def close(self) -> None:
+        """End the exchange: keep the connection if the response was read, else drop it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._client.finish(connection)
+
+    def _begin(self, connection: Connection) -> None:
+        """Choose how the response is read, by its head."""
+        self.has_head = True
+        answer = connection.answer
+        if not 200 <= answer.status < 300:
+            self._error_body = []
+            return
+        content_type = answer.first_line("content-type")
+        coding = answer.first_line("content-encoding")
+        if coding and not is_plain(answer.headers["content-encoding"]):
+            self._unpacking = Decompressor(answer.headers["content-encoding"])
+        self._reader = self._exchange.reader(content_type)
+
+    def _read(self, data: bytes, connection: Connection) -> Iterable[LLMResultChunk]:
+        """Return the chunks of some bytes of the body."""
+        if self._error_body is not None:
+            return self._keep_error_body(data)
+        reader = self._reader
+        if reader is None:
+            return ()
+        if self._unpacking is not None:
+            data = self._unpacked(data, self._unpacking, connection)
+        self._size += len(data)
+        limit = MAX_ANSWER if isinstance(reader, CompleteReader) else MAX_BODY
+        if self._size > limit:
+            raise self._named(
+                ResponseTooLargeError(
+                    f"{connection.way.description} sent a response larger than"
+                    f" {limit:,} bytes"
+                )
+            )
+        return self._naming(reader.feed(data))
+
+    def _keep_error_body(self, data: bytes) -> Iterable[LLMResultChunk]:
+        """Keep a part of an error response. Raises the error if the rest is not worth
+        reading."""
+        self._size += len(data)
+        error_body = self._error_body
+        if error_body is not None:
+            error_body.append(data)
+            if self._size > MAX_ERROR:
+                error_body.clear()
+                raise self._refusal()
+        return ()
+
+    def _unpacked(
+        self, data: bytes, unpacking: Decompressor, connection: Connection
+    ) -> bytes:
+        """Return decompressed bytes. Raises InvokeError if they cannot be unpacked."""
+        try:
+            return b"".join(unpacking.feed(data))
+        except (BombError, UnpackError) as error:
+            raise self._named(
+                decompression_error(connection.way.description, error)
+            ) from error
+
+    def _naming(self, chunks: Iterable[LLMResultChunk]) -> Iterable[LLMResultChunk]:
+        """Return chunks; an error of reading them gets the provider's name."""
+        # The usual case, one chunk that is there already, needs no generator.
+        return chunks if isinstance(chunks, tuple) else self._named_chunks(chunks)
+
+    def _named_chunks(
+        self, chunks: Iterable[LLMResultChunk]
+    ) -> Iterable[LLMResultChunk]:
+        """Yield chunks; an error of reading them gets the provider's name."""
+        try:
+            yield from chunks
+        except InvokeError as error:
+            raise self._named(error) from error
+
+    def _refusal(self) -> InvokeError:
+        """Return the error that the response's status stands for."""
+        headers: Mapping[str, str] = {}
+        status = 0
+        if self._connection is not None:
+            answer = self._connection.answer
+            headers, status = answer.headers, answer.status
+        body = b"".join(self._error_body or ())
+        return self._exchange.endpoint.refusal(status, headers, body)
+
+    def _named(self, error: Exception) -> InvokeError:
+        """Return an error of a call with the provider's name."""
+        if not isinstance(error, InvokeError):
+            raise error
+        return self._exchange.endpoint.with_provider_name(error)
