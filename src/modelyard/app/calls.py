@@ -33,12 +33,13 @@ from modelyard.models.entities import (
 )
 from modelyard.models.types import ModelType
 from modelyard.runtime.callbacks import Callback, LoggingCallback
+from modelyard.runtime.direct_call import DirectCalls
 from modelyard.runtime.fair_queue import FairQueue
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.metrics import Metrics
 from modelyard.runtime.model_manager import ALIASES, ModelManager
-from modelyard.runtime.pipeline import Policy
+from modelyard.runtime.pipeline import Policy, compose
 from modelyard.runtime.policies.batch import Batch
 from modelyard.runtime.policies.cache import Cache, Semantic
 from modelyard.runtime.policies.deadline import Deadline
@@ -69,6 +70,8 @@ class CallServices:
     """The parts of the model call pipeline."""
 
     models: ModelManager
+    direct: DirectCalls
+    """Makes chat calls by callbacks, for the server."""
     ledger: Ledger
     responses: ResponseStore
     counters: Counters
@@ -252,10 +255,9 @@ class _PolicyBuilder:
     schemas: Schemas
 
     def build(
-        self, observers: Sequence[Callback], metrics: Metrics, cache: Policy
-    ) -> list[Policy]:
-        """Return the policies, the outermost first; docs/architecture.md explains the
-        order."""
+        self, observers: Sequence[Callback], metrics: Metrics, cache: Cache
+    ) -> "_Policies":
+        """Return the policies; docs/architecture.md explains their order."""
         settings, clock, accounting = self.settings, self.clock, self.accounting
         admission, counters = accounting.admission, accounting.counters
         seeds = CounterInitialiser(
@@ -265,9 +267,9 @@ class _PolicyBuilder:
             accounting.recovery.wait_until_recovered,
         )
         timeouts = settings.timeouts
-        return [
-            Observe(clock, (LoggingCallback(), metrics, *observers)),
-            Limits(
+        return _Policies(
+            observe=Observe(clock, (LoggingCallback(), metrics, *observers)),
+            limits=Limits(
                 admission.applying,
                 admission.estimate,
                 counters,
@@ -276,21 +278,73 @@ class _PolicyBuilder:
                 clock,
                 patience=settings.queue.seconds,
             ),
-            cache,
-            Dispatch(
+            cache=cache,
+            dispatch=Dispatch(
                 self.providers.plan,
                 clock,
                 RetryBudget(clock),
                 settings.retries,
                 HostedQuotas(counters, admission, seeds, clock),
             ),
-            Structured(self.schemas.features),
-            Meter(accounting.ledger, self.schemas.pricing, clock),
-            Deadline(
+            structured=Structured(self.schemas.features),
+            meter=Meter(accounting.ledger, self.schemas.pricing, clock),
+            deadline=Deadline(
                 clock, timeouts.first_token or None, timeouts.between_tokens or None
             ),
-            Batch(self.schemas.max_batch_size, settings.embedding_batch_ms / 1000),
+            batch=Batch(
+                self.schemas.max_batch_size, settings.embedding_batch_ms / 1000
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Policies:
+    """The policies of a call, the outermost first."""
+
+    observe: Observe
+    limits: Limits
+    cache: Cache
+    dispatch: Dispatch
+    structured: Structured
+    meter: Meter
+    deadline: Deadline
+    batch: Batch
+
+    @property
+    def around_call(self) -> list[Policy]:
+        """All policies, in their order."""
+        return [
+            self.observe,
+            self.limits,
+            self.cache,
+            self.dispatch,
+            *self.around_attempt,
         ]
+
+    @property
+    def around_attempt(self) -> list[Policy]:
+        """The policies of each attempt."""
+        return [self.structured, self.meter, self.deadline, self.batch]
+
+    def read_answer(self, invocation: Invocation) -> bool:
+        """Return whether a policy reads or replaces the answer of a call."""
+        return self.cache.applies_to(invocation) or self.structured.applies_to(
+            invocation
+        )
+
+    def direct_calls(self, models: ModelManager, clock: Clock) -> DirectCalls:
+        """Return what makes calls by callbacks, with these policies."""
+        return DirectCalls(
+            observe=self.observe,
+            limits=self.limits,
+            dispatch=self.dispatch,
+            meter=self.meter,
+            deadline=self.deadline,
+            attempt=compose(self.around_attempt, models.invoke),
+            model_of=models.model_of,
+            needs_policy=self.read_answer,
+            clock=clock,
+        )
 
 
 def build_calls(
@@ -341,9 +395,10 @@ def build_calls(
         accounting=accounting,
         schemas=schemas,
     )
+    policies = builder.build(observers, metrics, cache)
     models = ModelManager(
         providers,
-        builder.build(observers, metrics, cache),
+        policies.around_call,
         clock,
         defaults=default_models(settings),
         total_timeout=settings.timeouts.total or None,
@@ -358,6 +413,7 @@ def build_calls(
     _add_gauges(metrics, providers, accounting.queue, storage)
     return CallServices(
         models=models,
+        direct=policies.direct_calls(models, clock),
         ledger=ledger,
         responses=ResponseStore(storage.database, clock),
         counters=accounting.counters,

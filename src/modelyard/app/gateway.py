@@ -78,7 +78,7 @@ def gateway_for(
     max_body_bytes = settings.max_body_mb << 20
     # Memory for all request bodies that are being read at the same time.
     room = settings.connections.bodies_mb << 20
-    return Gateway(
+    gateway = Gateway(
         apis,
         keeper,
         content,
@@ -88,6 +88,9 @@ def gateway_for(
         on_start=on_start,
         on_close=services.aclose,
     )
+    calls = services.calls
+    gateway.answer_directly(calls.models, calls.direct, services.clock)
+    return gateway
 
 
 def _apis(

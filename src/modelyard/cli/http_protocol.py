@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from modelyard.cli.connection_limits import ClientNetwork, ConnectionLimiter
+from modelyard.cli.direct_client import DirectClient
 from modelyard.cli.http_closing import (
     BODY,
     HEAD,
@@ -32,6 +33,7 @@ from modelyard.cli.http_closing import (
     Refusal,
 )
 from modelyard.cli.http_limits import BodyRateMeter, HeadLimits
+from modelyard.gateway.direct import DirectAnswer, DirectGateway
 from modelyard.gateway.http import (
     SMALL_BODY,
     RefusedError,
@@ -185,6 +187,12 @@ class GuardedProtocol(HttpToolsProtocol):
     """Cycle of the newest request, a `_RequestCycle`; None if all requests are answered."""
     _running: _RequestCycle | None = None
     """The request whose response is being written: the first incomplete one."""
+    direct: DirectGateway | None = None
+    """Answers plain chat calls without ASGI."""
+    _held: _RequestCycle | None = None
+    """A request that may be answered directly, once it is complete."""
+    _answer: DirectAnswer | None = None
+    """The direct answer that is being written."""
     state = HEAD
     fed = 0
     """Bytes read since the current head, or body including its chunk framing, began."""
@@ -253,6 +261,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
+        if (answer := self._take_answer()) is not None:
+            answer.leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -280,6 +290,10 @@ class GuardedProtocol(HttpToolsProtocol):
                 or RefusedError("Malformed HTTP/1.1 request (RFC 9112)")
             )
             return
+        # A request that did not arrive in one read takes the usual way.
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._start(held)
         # If neither applies, a request was completed by this read.
         if self.state == BODY:
             self._check_body()
@@ -331,7 +345,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self.state, self.fed, self.content = BODY, 0, 0
         # From here on, trailers would be appended to the headers.
         self.headers = _NOWHERE
-        if is_free:
+        if is_free and self._may_be_direct(cycle):
+            self._held = cycle
+        elif is_free:
             self._start(cycle)
         else:
             # HTTP/1.1 responses must be in order: a pipelined request waits, and no
@@ -359,9 +375,12 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle.response_complete:
             self._become_idle()
-        else:
-            cycle.more_body = False
-            cycle.message_event.set()
+            return
+        cycle.more_body = False
+        cycle.message_event.set()
+        if self._held is cycle:
+            self._held = None
+            self._start_direct(cycle)
 
     def on_response_complete(self) -> None:
         """Start the next pipelined request, or wait for more input."""
@@ -378,11 +397,62 @@ class GuardedProtocol(HttpToolsProtocol):
             self.door.start_head(self)
 
     def _start(self, cycle: _RequestCycle) -> None:
-        """Run the application for a request. The server holds the task until it ends."""
+        """Run the application for a request."""
+        self.run_app(cycle, self.app)
+
+    def run_app(self, cycle: _RequestCycle, app: Any) -> None:
+        """Run an ASGI application for a request. The server holds the task until it
+        ends."""
+        self._take_answer()
         self._running = cycle
-        task = self.loop.create_task(cycle.run_asgi(self.app))
+        task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
+
+    def _may_be_direct(self, cycle: _RequestCycle) -> bool:
+        """Return whether a request may be answered without ASGI: its head is plain, and
+        its path is one of those."""
+        direct = self.direct
+        if direct is None or not cycle.keep_alive:
+            return False
+        scope = self.scope
+        return (scope["method"], scope["path"]) in direct.rows
+
+    def _start_direct(self, cycle: _RequestCycle) -> None:
+        """Answer a complete request directly if that is possible, else as usual."""
+        direct = self.direct
+        scope = self.scope
+        answer: DirectAnswer | None = None
+        self._running = cycle
+        if direct is not None:
+            answer = direct.start(
+                scope["method"],
+                scope["path"],
+                scope["headers"],
+                bytes(cycle.body),
+                DirectClient(self, cycle),
+            )
+        if answer is None:
+            self._start(cycle)
+        # The call may be over already, or go on as usual.
+        elif not answer.is_over:
+            self._answer = answer
+            self.tasks.add(answer)  # pyright: ignore[reportArgumentType]  only `cancel` is used
+
+    def _take_answer(self) -> DirectAnswer | None:
+        """Return the direct answer that was being written, which is over now; None if
+        there is none."""
+        answer = self._answer
+        if answer is not None:
+            self._answer = None
+            self.tasks.discard(answer)  # pyright: ignore[reportArgumentType]
+        return answer
+
+    def end_direct(self, cycle: _RequestCycle) -> None:
+        """The direct response to a request is complete."""
+        self._take_answer()
+        cycle.response_started = cycle.response_complete = True
+        cycle.on_response()
 
     def _become_idle(self) -> None:
         """Release the state of the answered request and wait for the next one."""
@@ -394,11 +464,15 @@ class GuardedProtocol(HttpToolsProtocol):
         """The write buffer is full: start measuring whether the client reads."""
         super().pause_writing()
         self.door.mark_unread(self)
+        if self._answer is not None:
+            self._answer.pause()
 
     def resume_writing(self) -> None:
         """The client reads again."""
         super().resume_writing()
         self.door.clear_unread(self)
+        if self._answer is not None:
+            self._answer.resume()
 
     def _should_upgrade(self) -> bool:
         """Never upgrade: there is no WebSocket on this server."""
@@ -479,12 +553,13 @@ class GuardedProtocol(HttpToolsProtocol):
             )
 
 
-def protocol_class(door: ConnectionLimiter, refusal: Refusal) -> type[GuardedProtocol]:
+def protocol_class(
+    door: ConnectionLimiter, refusal: Refusal, direct: DirectGateway | None = None
+) -> type[GuardedProtocol]:
     """Return the protocol class for one server."""
     # One class per server, because shared state is stored on the class.
-    return type(
-        "Protocol", (GuardedProtocol,), {"door": door, "refusal": staticmethod(refusal)}
-    )
+    shared = {"door": door, "refusal": staticmethod(refusal), "direct": direct}
+    return type("Protocol", (GuardedProtocol,), shared)
 
 
 class GuardedConfig(uvicorn.Config):
@@ -495,7 +570,7 @@ class GuardedConfig(uvicorn.Config):
     ) -> None:
         super().__init__(
             gateway,  # pyright: ignore[reportArgumentType]  uvicorn has its own scope types
-            http=protocol_class(door, gateway.refusal),
+            http=protocol_class(door, gateway.refusal, gateway.direct),
             ws="none",
             lifespan="on",
             log_config=None,

@@ -238,6 +238,22 @@ class Authenticator:
                 return self._act_for(caller, value.decode("latin-1"))
         return caller
 
+    def known_caller(self, headers: Headers) -> Caller | None:
+        """Return the caller of a request if no more than its key is needed to tell.
+
+        None for anybody else: an open server, a session, another tenant's operator, a
+        key that is unknown or no longer valid. `caller_of` has to be asked then.
+        """
+        if not self.has_keys:
+            return None
+        presented_key = _presented_key(headers)
+        if not presented_key:
+            return None
+        try:
+            return self._caller_by_key(presented_key)
+        except ModelyardError:
+            return None
+
     def _act_for(self, caller: Caller, tenant: str) -> Caller:
         """Return the caller acting as the owner of another tenant.
 

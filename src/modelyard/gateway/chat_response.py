@@ -1,9 +1,8 @@
 """Shared code of the chat routes: complete and streamed responses in the format of the
 request."""
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,7 +18,6 @@ from modelyard.gateway.http import (
     Request,
     StreamReply,
     encode,
-    json_reply,
     sse_reply,
 )
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, fold
@@ -103,21 +101,21 @@ async def complete_response(
     provider sent none."""
     return _with_identity(
         await request.cancel_on_disconnect(instance.invoke_llm(chat_request)),
-        instance,
+        instance.model,
         clock,
         prefix,
     )
 
 
 def _with_identity(
-    result: LLMResult, instance: ChatBackend, clock: Clock, prefix: str
+    result: LLMResult, model: str, clock: Clock, prefix: str
 ) -> LLMResult:
     """Fill in the id, the creation time and the model name if they are missing."""
     return msgspec.structs.replace(
         result,
         id=result.id or new_id(prefix),
         created=result.created or int(clock.time()),
-        model=result.model or instance.model,
+        model=result.model or model,
     )
 
 
@@ -131,17 +129,28 @@ async def passthrough_response(
     """Return the provider's response unchanged; if another provider answered, convert
     it."""
     chunks = await request.cancel_on_disconnect(
-        _collect(instance.stream_verbatim(verbatim_request))
+        collect(instance.stream_verbatim(verbatim_request))
     )
+    return Reply(complete_body(chunks, instance.model, clock, dump, "chatcmpl"))
+
+
+def complete_body(
+    chunks: Sequence[LLMResultChunk],
+    model: str,
+    clock: Clock,
+    dump: Callable[[LLMResult], JSON],
+    prefix: str,
+) -> bytes:
+    """Return the body of a complete response: the provider's bytes if they were passed
+    through, else all chunks in the caller's format."""
     # A single verbatim chunk is a complete response body of the requested format.
     if len(chunks) == 1 and isinstance(chunks[0], PassthroughChunk):
-        return Reply(chunks[0].data)
+        return chunks[0].data
     # After failover the request was translated, so the chunks are in the common format.
-    result = fold(chunks)
-    return json_reply(dump(_with_identity(result, instance, clock, "chatcmpl")))
+    return encode(dump(_with_identity(fold(chunks), model, clock, prefix)))
 
 
-async def _collect(
+async def collect(
     stream: AsyncGenerator[LLMResultChunk, None],
 ) -> list[LLMResultChunk]:
     """Return all chunks of a stream."""
@@ -168,91 +177,142 @@ def stream_response(
     at the end. `last` is sent after the last event.
     """
 
-    body = _StreamBody(
-        instance, model_request, clock, make, prefix, frame, last, on_end
+    writer = StreamWriter(
+        instance.model,
+        clock,
+        make,
+        prefix=prefix,
+        frame=frame,
+        last=last,
+        is_verbatim=isinstance(model_request, PassthroughRequest),
+        on_end=on_end,
+    )
+    chunks = (
+        instance.stream_verbatim(model_request)
+        if isinstance(model_request, PassthroughRequest)
+        else instance.stream_llm(model_request)
+    )
+    return stream_reply(writer, chunks, shape, headers)
+
+
+def stream_reply(
+    writer: "StreamWriter",
+    chunks: AsyncGenerator[LLMResultChunk, None],
+    shape: Shape,
+    headers: Mapping[str, str],
+) -> StreamReply:
+    """Return the reply that streams chunks in the caller's format."""
+    return sse_reply(
+        writer.body(chunks), partial(stream_error, writer.frame, shape), headers
     )
 
-    def error_event(error: ModelyardError) -> bytes:
-        """Return an error event without an end event, so that no client takes the
-        partial response for a complete one."""
-        document = error_document(error, shape)
-        return frame(document) if "type" in document else plain_events(document)
 
-    return sse_reply(body.chunks(), error_event, headers)
+def stream_error(
+    frame: Callable[[JSON], bytes], shape: Shape, error: ModelyardError
+) -> bytes:
+    """Return an error event without an end event, so that no client takes the partial
+    response for a complete one."""
+    document = error_document(error, shape)
+    return frame(document) if "type" in document else plain_events(document)
 
 
-@dataclass(frozen=True, slots=True)
-class _StreamBody:
-    """The body of one streamed response; the fields are the parameters of
-    `stream_response`."""
+class StreamWriter:
+    """Turns chunks into the body of a streamed response, in the caller's format."""
 
-    instance: ChatBackend
-    model_request: LLMRequest | PassthroughRequest
-    clock: Clock
-    make: Callable[..., StreamDumper]
-    prefix: str
-    frame: Callable[[JSON], bytes]
-    last: bytes
-    on_end: Callable[[Any], None] | None
+    __slots__ = (
+        "_clock",
+        "_dumper",
+        "_has_begun",
+        "_is_verbatim",
+        "_last",
+        "_make",
+        "_model",
+        "_on_end",
+        "_prefix",
+        "frame",
+    )
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the response body: verbatim chunks unchanged, others converted to the
-        format."""
-        dumper: StreamDumper | None = None
-        is_verbatim = isinstance(self.model_request, PassthroughRequest)
-        has_begun = False
-        frame = self.frame
-        async with aclosing(self._model_chunks()) as chunks:
-            async for chunk in chunks:
-                if is_verbatim and isinstance(chunk, PassthroughChunk):
-                    if chunk.data:
-                        has_begun = True
-                        yield chunk.data
-                    continue
-                # The dumper needs id and model of the first chunk, so it is created
-                # here.
-                if dumper is None:
-                    dumper = self._dumper_for(chunk, has_begun=has_begun)
-                if events := dumper.feed(chunk):
-                    yield _framed(events, frame)
-        for data in self._ending(dumper, is_verbatim=is_verbatim):
-            yield data
+    def __init__(
+        self,
+        model: str,
+        clock: Clock,
+        make: Callable[..., StreamDumper],
+        *,
+        prefix: str,
+        frame: Callable[[JSON], bytes],
+        last: bytes = b"",
+        is_verbatim: bool = False,
+        on_end: Callable[[Any], None] | None = None,
+    ) -> None:
+        """`make` builds the dumper of the format from id, time and model; `on_end`
+        receives it at the end. `last` is written after the last event.
 
-    def _model_chunks(self) -> AsyncGenerator[LLMResultChunk, None]:
-        """Call the model and return its chunks."""
-        if isinstance(self.model_request, PassthroughRequest):
-            return self.instance.stream_verbatim(self.model_request)
-        return self.instance.stream_llm(self.model_request)
+        `model` and `prefix` name the model and the id if the provider does not.
+        """
+        self._model = model
+        self._clock = clock
+        self._make = make
+        self._prefix = prefix
+        self._last = last
+        self._is_verbatim = is_verbatim
+        self._on_end = on_end
+        self._dumper: StreamDumper | None = None
+        self._has_begun = False
+        self.frame = frame
+        """Returns an event as bytes."""
 
-    def _dumper_for(self, chunk: LLMResultChunk, *, has_begun: bool) -> StreamDumper:
+    def feed(self, chunk: LLMResultChunk) -> bytes:
+        """Return the bytes of a chunk: unchanged if it is passed through, otherwise
+        converted."""
+        if self._is_verbatim and isinstance(chunk, PassthroughChunk):
+            if chunk.data:
+                self._has_begun = True
+            return chunk.data
+        # The dumper needs id and model of the first chunk, so it is created here.
+        if self._dumper is None:
+            self._dumper = self._dumper_for(chunk)
+        events = self._dumper.feed(chunk)
+        return _framed(events, self.frame) if events else b""
+
+    def finish(self) -> bytes:
+        """Return the end of the body, and call `on_end`."""
+        # All chunks were verbatim; only the end marker has to be sent.
+        if self._dumper is None and self._is_verbatim:
+            return self._last
+        # The model returned no chunk at all; send an empty response.
+        if self._dumper is None:
+            self._dumper = self._make(
+                response_id=new_id(self._prefix),
+                created=int(self._clock.time()),
+                model=self._model,
+            )
+        ending = _framed(self._dumper.finish(), self.frame) + self._last
+        if self._on_end is not None:
+            self._on_end(self._dumper)
+        return ending
+
+    async def body(
+        self, chunks: AsyncGenerator[LLMResultChunk, None]
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the whole body of a stream of chunks."""
+        async with aclosing(chunks) as stream:
+            async for chunk in stream:
+                if data := self.feed(chunk):
+                    yield data
+        yield self.finish()
+
+    def _dumper_for(self, chunk: LLMResultChunk) -> StreamDumper:
         """Return a dumper with the identity of the first chunk that is converted."""
         # If verbatim data was already sent, the dumper must not send the opening events
         # again.
-        make_dumper = partial(self.make, has_begun=True) if has_begun else self.make
-        return make_dumper(
-            response_id=chunk.id or new_id(self.prefix),
-            created=chunk.created or int(self.clock.time()),
-            model=chunk.model or self.instance.model,
+        make_dumper = (
+            partial(self._make, has_begun=True) if self._has_begun else self._make
         )
-
-    def _ending(
-        self, dumper: StreamDumper | None, *, is_verbatim: bool
-    ) -> Iterator[bytes]:
-        """Yield the end of the body, then call `on_end`."""
-        # All chunks were verbatim; only the end marker has to be sent.
-        if dumper is None and is_verbatim:
-            yield self.last
-            return
-        # The model returned no chunk at all; send an empty response.
-        if dumper is None:
-            dumper = self.make(
-                response_id=new_id(self.prefix),
-                created=int(self.clock.time()),
-                model=self.instance.model,
-            )
-        yield _framed(dumper.finish(), self.frame) + self.last
-        if self.on_end is not None:
-            self.on_end(dumper)
+        return make_dumper(
+            response_id=chunk.id or new_id(self._prefix),
+            created=chunk.created or int(self._clock.time()),
+            model=chunk.model or self._model,
+        )
 
 
 def _framed(events: Iterable[JSON], frame: Callable[[JSON], bytes]) -> bytes:

@@ -451,7 +451,7 @@ class StreamReply:
         # response is incomplete.
         if self.on_error is None:
             raise error
-        logger.warning("stream failed", extra={"fields": {"error": str(error)}})
+        log_stream_error(error)
         await send(
             {
                 "type": "http.response.body",
@@ -459,6 +459,11 @@ class StreamReply:
                 "more_body": True,
             }
         )
+
+
+def log_stream_error(error: ModelyardError) -> None:
+    """Log that a stream has ended with an error."""
+    logger.warning("stream failed", extra={"fields": {"error": str(error)}})
 
 
 class Shutdown:
@@ -471,11 +476,17 @@ class Shutdown:
     def shutdown_error(self) -> ServerStoppingError | None:
         """Return the error for the running task if the shutdown cancelled it, otherwise
         None. The task may then continue, to send it."""
-        if not self.is_over:
-            return None
-        if (task := asyncio.current_task()) is not None:
+        error = self.current_error()
+        if error is not None and (task := asyncio.current_task()) is not None:
             # Revoke the cancellation, so that the next await does not raise again.
             task.uncancel()
+        return error
+
+    def current_error(self) -> ServerStoppingError | None:
+        """Return the error for a request that is cut off now; None while the server is
+        not stopping."""
+        if not self.is_over:
+            return None
         return ServerStoppingError("The server is shutting down; try again in a moment")
 
 

@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from contextlib import suppress
 from typing import Any, ClassVar
 
+from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.ids import new_id
 from modelyard.gateway.auth import Authenticator, UnauthorizedError
 from modelyard.gateway.bodies import BodyBudget
+from modelyard.gateway.direct import DirectAnswer, DirectGateway
 from modelyard.gateway.http import (
     ClientDisconnected,
     Receive,
@@ -26,7 +28,9 @@ from modelyard.gateway.http import (
 from modelyard.gateway.router import RouteMatch, Router
 from modelyard.gateway.table import Api, Auth, ErrorShape
 from modelyard.gateway.tenant_content import ContentRules, Headers
+from modelyard.runtime.direct_call import DirectCalls
 from modelyard.runtime.invocation import ANONYMOUS_CALLER
+from modelyard.runtime.model_manager import ModelManager
 from modelyard.tenancy.caller import ForbiddenError, acting_for
 
 logger = logging.getLogger("modelyard.gateway")
@@ -68,9 +72,33 @@ class Gateway:
         self._max_body = max_body
         self._bodies = bodies or BodyBudget()
         self._on_close = on_close
+        self.direct: DirectGateway | None = None
+        """Answers plain chat calls straight from the server's protocol class; None
+        without a server of ours."""
         self.ending = Shutdown()
         """State of the shutdown. Once it is over, a cancelled request tells its client
         that the server is stopping."""
+
+    def answer_directly(
+        self, manager: ModelManager, calls: DirectCalls, clock: Clock
+    ) -> None:
+        """Let the server's protocol class answer plain chat calls."""
+        rows = {
+            (row.method, row.path): row
+            for api in self.router.apis
+            for row in api.rows
+            if hasattr(row.handler, "read_direct")
+        }
+        self.direct = DirectGateway(
+            authenticator=self._gatekeeper,
+            manager=manager,
+            calls=calls,
+            clock=clock,
+            rows=rows,
+            check_host=self._content.check_host,
+            shutdown_error=self.ending.current_error,
+            serve=self.finish_direct,
+        )
 
     @property
     def is_open(self) -> bool:
@@ -84,12 +112,44 @@ class Gateway:
             # Servers may reuse a task for several requests: clear the caller of the
             # previous one.
             with acting_for(None):
-                await self._answer(scope, receive, send)
+                request = self._request(scope, receive, new_id("req"))
+                await self._answer(request, send, self._serve)
         # A WebSocket is closed without being accepted.
         else:
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _request(self, scope: Scope, receive: Receive, request_id: str) -> Request:
+        """Return a request whose caller is not known yet."""
+        return Request(
+            scope, receive, request_id, ANONYMOUS_CALLER, self._max_body, self._bodies
+        )
+
+    async def finish_direct(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        answer: DirectAnswer,
+        reply: Callable[[Request], Awaitable[Reply | StreamReply]],
+    ) -> None:
+        """Send the response to a request that was begun directly, as any other."""
+        request = self._request(scope, receive, answer.request_id)
+        request.error_reply = self.errors_for(request.method, request.path).reply
+
+        async def serve(request: Request, send: Send) -> None:
+            """Send the reply."""
+            await self._send(await reply(request), request, send)
+
+        with acting_for(None):
+            request.identify(answer.caller)
+            await self._answer(request, send, serve)
+
+    async def _answer(
+        self,
+        request: Request,
+        send: Send,
+        serve: Callable[[Request, Send], Awaitable[None]],
+    ) -> None:
         """Serve one HTTP request and turn every error into a response.
 
         An error after the response has started is raised again, so that the server cuts
@@ -97,10 +157,7 @@ class Gateway:
         not an error. A request that is cancelled by a shutdown before that gets the
         shutdown's error.
         """
-        request_id = new_id("req")
-        request = Request(
-            scope, receive, request_id, ANONYMOUS_CALLER, self._max_body, self._bodies
-        )
+        request_id = request.id
         has_begun = False
 
         async def sending(message: MutableMapping[str, Any]) -> None:
@@ -113,7 +170,7 @@ class Gateway:
             await send(message)
 
         try:
-            await self._serve(request, sending)
+            await serve(request, sending)
         # Nobody is left to answer; this is not an error of the server.
         except ClientDisconnected:
             logger.debug(
@@ -133,7 +190,7 @@ class Gateway:
             if has_begun:
                 raise
             await answer.send(
-                _without_body(sending) if scope["method"] == "HEAD" else sending,
+                _without_body(sending) if request.method == "HEAD" else sending,
                 request_id.encode(),
             )
 
@@ -171,7 +228,14 @@ class Gateway:
         await self._audit(request, route_match, reply)
         if is_head or request.method == "HEAD":
             await _send_head(reply, send, request)
-        elif isinstance(reply, StreamReply):
+        else:
+            await self._send(reply, request, send)
+
+    async def _send(
+        self, reply: Reply | StreamReply, request: Request, send: Send
+    ) -> None:
+        """Send a reply."""
+        if isinstance(reply, StreamReply):
             await reply.send(send, request.id.encode(), request.receive, self.ending)
         else:
             await reply.send(send, request.id.encode())

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from typing import ClassVar, Generic, TypeVar
 
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.exchange import Exchange
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
 from modelyard.models.passthrough import PassthroughRequest
@@ -65,6 +66,17 @@ class LargeLanguageModel(AIModel[LLMRequest, LLMResultChunk]):
         parsed completely."""
         del model, credentials, request
         return False
+
+    def exchange(
+        self,
+        model: str,
+        credentials: Credentials,
+        request: LLMRequest | PassthroughRequest,
+    ) -> Exchange | None:
+        """Return the call as an exchange that is driven by callbacks; None if it has to
+        be awaited. Raises InvokeError if the request cannot be translated."""
+        del model, credentials, request
+        return None
 
     async def count_tokens(
         self, model: str, credentials: Credentials, request: LLMRequest

@@ -118,8 +118,8 @@ class ChatExchange:
 class DirectExchange:
     """A chat exchange that is driven by callbacks.
 
-    `start` sends the request and names a listener, which then takes the new chunks from
-    `receive` each time it is called, until `is_complete`.
+    `send` names a listener, which then takes the new chunks from `receive` each time it
+    is called, until `is_complete`. Implements `modelyard.models.exchange.Exchange`.
     """
 
     __slots__ = (
@@ -150,10 +150,19 @@ class DirectExchange:
         self.has_head = False
         """Whether the head of the response has arrived."""
 
-    def start(self, listener: Callable[[], None]) -> bool:
-        """Send the request if a connection is free at once; return whether it was."""
-        self._connection = self._client.start(self._head, self._exchange.body, listener)
+    def connect(self) -> bool:
+        """Take a connection if one is free at once; return whether it was.
+
+        After that the exchange must be closed.
+        """
+        self._connection = self._client.take_now(self._head)
         return self._connection is not None
+
+    def send(self, listener: Callable[[], None]) -> None:
+        """Send the request. `listener` is called whenever something has arrived."""
+        if self._connection is not None:
+            body = self._exchange.body
+            self._client.start(self._connection, self._head, body, listener)
 
     @property
     def byte_gap(self) -> float:

@@ -571,3 +571,22 @@ class Plan:
     """The percentile of the time to the first chunk after which a second attempt
     starts; None for no hedging."""
     continue_streams: bool = False
+
+    is_plain: bool = field(init=False)
+    """Whether a call needs neither a second attempt at the same time, nor its messages,
+    nor a quota that has to be awaited."""
+
+    def __post_init__(self) -> None:
+        has_quotas = any(
+            deployment.credential is not None and deployment.credential.quotas
+            for group in self.groups
+            for deployment in group.deployments
+        )
+        is_plain = (
+            self.hedge_after is None
+            and not self.continue_streams
+            and self.sticky != "prompt"
+            and not has_quotas
+        )
+        # The class is frozen, so a derived field has to be set through `object`.
+        object.__setattr__(self, "is_plain", is_plain)

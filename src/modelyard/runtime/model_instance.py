@@ -240,9 +240,35 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         wrong model type."""
         if model_type is not self.model_type:
             raise self._mismatch(model_type)
+        invocation = self._invocation(model_type, request, user, timeout)
+        # The caller's callbacks observe the whole call, so they wrap all other
+        # policies.
+        call = (
+            compose([Observe(self.clock, callbacks)], self.call)
+            if callbacks
+            else self.call
+        )
+        return call(invocation)
+
+    def invocation_of(self, request: LLMRequest | PassthroughRequest) -> Invocation:
+        """Return the invocation of a chat call, for those who make it by other means
+        than the methods above. Raises InvokeBadRequestError for invalid parameters."""
+        if isinstance(request, LLMRequest):
+            request = self._checked(request)
+        return self._invocation(ModelType.LLM, request, request.user, None)
+
+    def _invocation(
+        self,
+        model_type: ModelType,
+        request: Any,
+        user: str | None,
+        timeout: float | None,
+    ) -> Invocation:
+        """Return a new invocation. `timeout` is in seconds; the configured total applies
+        without it."""
         seconds = timeout if timeout is not None else self.total_timeout
         caller, context = self.caller, self.context
-        invocation = Invocation(
+        return Invocation(
             id=context.take_id() if context else new_id("call"),
             tenant=caller.tenant,
             caller=caller,
@@ -255,14 +281,6 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
             route=self.route,
             cache=context.cache if context else "",
         )
-        # The caller's callbacks observe the whole call, so they wrap all other
-        # policies.
-        call = (
-            compose([Observe(self.clock, callbacks)], self.call)
-            if callbacks
-            else self.call
-        )
-        return call(invocation)
 
     async def _single_result(
         self, model_type: ModelType, request: Any, **call_options: Unpack[CallOptions]

@@ -46,7 +46,7 @@ class ModelManager:
         self._clock = clock
         self._defaults = dict(defaults or {})
         self._total_timeout = total_timeout
-        self._call: Call = compose(policies, self._invoke)
+        self._call: Call = compose(policies, self.invoke)
         # Three caches: by the name as written, by the resolved model, and bound to a
         # caller.
         self._instances_by_name: dict[tuple[str, str, ModelType], ModelInstance] = {}
@@ -73,16 +73,20 @@ class ModelManager:
         self._instances.clear()
         self._bound.clear()
 
-    def _invoke(self, invocation: Invocation) -> Chunks:
+    def invoke(self, invocation: Invocation) -> Chunks:
         """Call the provider's model. The innermost step of the pipeline."""
-        model: Any = self._providers.factory_of(invocation.tenant).get_model(
-            invocation.provider, invocation.model_type
-        )
+        model = self.model_of(invocation)
         request = invocation.request
         # A model without passthrough support needs the parsed request.
         if isinstance(request, PassthroughRequest) and not model.accepts_passthrough:
             request = request.parse()
         return model.invoke(invocation.model, invocation.credentials, request)
+
+    def model_of(self, invocation: Invocation) -> Any:
+        """Return the provider's model that a call goes to."""
+        return self._providers.factory_of(invocation.tenant).get_model(
+            invocation.provider, invocation.model_type
+        )
 
     def get_model_instance(
         self, tenant: str, provider: str, model_type: ModelType, model: str

@@ -206,6 +206,10 @@ class MemoryCounters:
 
     async def reserve(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
         """Reserve all charges under a call's name, or return the refusal."""
+        return self.reserve_now(name, charges)
+
+    def reserve_now(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
+        """Do the same as `reserve`, without awaiting anything."""
         refusal = reserve_all(self._levels, charges, self._clock.monotonic())
         if refusal is None:
             self._reserved[name] = charges

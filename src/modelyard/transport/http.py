@@ -266,30 +266,40 @@ class HttpClient:
         proxies = NO_PROXIES if self._is_direct else self._network.proxies
         return _cached_head(method, url, tuple(headers.items()), proxies)
 
-    def start(
-        self, head: RequestHead, body: bytes, listener: Callable[[], None]
-    ) -> Connection | None:
-        """Send a request at once on an idle connection; None if there is none.
+    def take_now(self, head: RequestHead) -> Connection | None:
+        """Take an idle connection for a request; None if there is none.
 
-        `listener` is called whenever the response in `answer` has changed. The caller
-        watches the time, and ends the exchange with `finish`.
+        Every one that is taken must be given back by `finish`.
         """
         if not self._slots.try_take():
             return None
         connection = self._take_idle(head.way)
-        if connection is None or not connection.is_writable:
-            if connection is not None:
-                self._drop(connection)
-            self._slots.release()
-            return None
+        if connection is not None and connection.is_writable:
+            return connection
+        if connection is not None:
+            self._drop(connection)
+        self._slots.release()
+        return None
+
+    @staticmethod
+    def start(
+        connection: Connection,
+        head: RequestHead,
+        body: bytes,
+        listener: Callable[[], None],
+    ) -> None:
+        """Send a request on a connection that was taken.
+
+        `listener` is called whenever the response in `answer` has changed. The caller
+        watches the time.
+        """
         connection.begin(is_bodiless=head.is_bodiless)
         connection.listener = listener
         connection.transport.write(head.encode(len(body)) + body)
-        return connection
 
     def finish(self, connection: Connection) -> None:
-        """End an exchange that `start` began: the connection is used again if the
-        response was read completely, and otherwise closed."""
+        """Give a connection back that was taken: it is used again if the response was
+        read completely, and otherwise closed."""
         connection.listener = None
         self._release(connection)
 

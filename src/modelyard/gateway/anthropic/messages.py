@@ -10,10 +10,19 @@ from modelyard.gateway.chat_response import (
     prepare_request,
     stream_response,
 )
-from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
+from modelyard.gateway.direct import AnswerFormat, DirectChat
+from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, read_json
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.wire import anthropic
+
+FORMAT = AnswerFormat(
+    prefix="msg",
+    shape="anthropic",
+    frame=named_events,
+    dump=anthropic.dump_result,
+)
+"""How this API writes its answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +31,13 @@ class Route:
 
     manager: ModelManager
     clock: Clock
+
+    def read_direct(self, body: bytes) -> DirectChat:
+        """Read a request that is answered straight from the protocol class."""
+        document = read_json(body)
+        request = anthropic.parse_request(document)
+        name = required_field(document, "model", str)
+        return DirectChat(name, request, FORMAT, anthropic.StreamDumper)
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         body = await request.json()

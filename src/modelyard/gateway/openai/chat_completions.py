@@ -13,6 +13,7 @@ from modelyard.gateway.chat_response import (
     prepare_request,
     stream_response,
 )
+from modelyard.gateway.direct import AnswerFormat, DirectChat
 from modelyard.gateway.http import (
     SSE_DONE,
     Reply,
@@ -22,10 +23,19 @@ from modelyard.gateway.http import (
     read_json,
 )
 from modelyard.models.passthrough import PassthroughRequest
-from modelyard.models.types import ModelType
+from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.wire import openai_chat, openai_passthrough
+
+FORMAT = AnswerFormat(
+    prefix="chatcmpl",
+    shape="openai",
+    frame=plain_events,
+    dump=openai_chat.dump_result,
+    last=SSE_DONE,
+)
+"""How this API writes its answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,20 @@ class Route:
 
     manager: ModelManager
     clock: Clock
+
+    def read_direct(self, body: bytes) -> DirectChat | None:
+        """Read a request that is answered straight from the protocol class."""
+        peeked = openai_passthrough.peek_request(body, openai_chat.parse_request)
+        if peeked is not None:
+            name, plain = peeked
+            make = partial(openai_chat.StreamDumper, include_usage=plain.wants_usage)
+            return DirectChat(name, plain, FORMAT, make)
+        document = read_json(body)
+        make = partial(
+            openai_chat.StreamDumper, include_usage=_includes_usage(document)
+        )
+        name = required_field(document, "model", str)
+        return DirectChat(name, openai_chat.parse_request(document), FORMAT, make)
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         data = await request.body()
@@ -61,15 +85,11 @@ class Route:
                 request, instance, chat_request, self.clock, prefix="chatcmpl"
             )
             return json_reply(openai_chat.dump_result(result), headers=headers)
-        # OpenAI sends usage in a stream only on request.
-        include_usage = bool(
-            (optional_field(body, "stream_options", dict) or {}).get("include_usage")
-        )
         return stream_response(
             instance,
             chat_request,
             self.clock,
-            partial(openai_chat.StreamDumper, include_usage=include_usage),
+            partial(openai_chat.StreamDumper, include_usage=_includes_usage(body)),
             prefix="chatcmpl",
             frame=plain_events,
             shape="openai",
@@ -101,3 +121,9 @@ class Route:
             headers={},
             last=SSE_DONE,
         )
+
+
+def _includes_usage(body: JSON) -> bool:
+    """Return whether a stream ends with the usage: OpenAI sends it only on request."""
+    options = optional_field(body, "stream_options", dict) or {}
+    return bool(options.get("include_usage"))

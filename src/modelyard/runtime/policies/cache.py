@@ -121,6 +121,10 @@ class Cache:
     clock: Clock
     semantic: Semantic | None = None
 
+    def applies_to(self, invocation: Invocation) -> bool:
+        """Return whether the answer may come from the cache or go to it."""
+        return invocation.cache != "off" and self.seconds(invocation) > 0
+
     def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
         if invocation.cache == "off" or (seconds := self.seconds(invocation)) <= 0:
             return call_next(invocation)

@@ -30,28 +30,36 @@ class Deadline:
     # Seconds between two chunks of a stream; None for no limit.
     between_tokens: float | None = None
 
-    def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
+    def gaps_of(self, invocation: Invocation) -> tuple[float, float]:
+        """Return the seconds until the first chunk and between two chunks; infinity for
+        no limit."""
         # The chunk timeouts apply to streams only; a complete answer arrives as one
         # late chunk.
         is_stream = getattr(invocation.request, "stream", False) is True
-        first = (self.first_token or _NEVER) if is_stream else _NEVER
+        if not is_stream or self.first_token is None:
+            return _NEVER, _NEVER
+        return self.first_token, self.between_tokens or _NEVER
+
+    def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
+        first, between = self.gaps_of(invocation)
         if invocation.deadline is None and first == _NEVER:
             return call_next(invocation)
-        return self._with_timeouts(
-            invocation.deadline or _NEVER, first, invocation, call_next
-        )
+        deadline = invocation.deadline or _NEVER
+        return self._with_timeouts(deadline, first, between, invocation, call_next)
 
     async def _with_timeouts(
-        self, deadline: float, first: float, invocation: Invocation, call_next: Call
+        self,
+        deadline: float,
+        first: float,
+        between: float,
+        invocation: Invocation,
+        call_next: Call,
     ) -> Chunks:
         """Yield the chunks of the call; raise InvokeTimeoutError when a timeout is
         exceeded."""
         monotonic = self.clock.monotonic
         timer = _Timer(monotonic)
-        gap, chunk_gap = (
-            first,
-            (self.between_tokens or _NEVER) if first != _NEVER else _NEVER,
-        )
+        gap = first
         try:
             async with aclosing(call_next(invocation)) as chunks:
                 while True:
@@ -64,19 +72,20 @@ class Deadline:
                     # has to be told apart from the caller's.
                     except asyncio.CancelledError:
                         if timer.is_ours():
-                            raise self._timeout_error(
-                                invocation, deadline, gap, gap == first
+                            is_first = gap == first
+                            raise self.timeout_error(
+                                invocation, deadline, gap, is_first=is_first
                             ) from None
                         raise
                     finally:
                         timer.leave()
-                    gap = chunk_gap
+                    gap = between
                     yield chunk
         finally:
             timer.stop()
 
-    def _timeout_error(
-        self, invocation: Invocation, deadline: float, gap: float, is_first: bool
+    def timeout_error(
+        self, invocation: Invocation, deadline: float, gap: float, *, is_first: bool
     ) -> InvokeTimeoutError:
         """Return the error that names the timeout which was exceeded."""
         who = f"'{invocation.provider}/{invocation.model}'"

@@ -77,11 +77,28 @@ class Dispatch:
     quotas: Quotas | None = None
     random: Callable[[], float] = random.random
 
-    async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
+    def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
+        return self.run(self.state(invocation), call_next)
+
+    def state(self, invocation: Invocation) -> "DispatchState":
+        """Return the state of a call of which nothing has been tried yet."""
         plan = self.plan(invocation)
-        state = _DispatchState(self, plan, _with_messages_for(plan, invocation))
+        return DispatchState(self, plan, _with_messages_for(plan, invocation))
+
+    async def run(
+        self,
+        state: "DispatchState",
+        call_next: Call,
+        chosen: Deployment | None = None,
+    ) -> Chunks:
+        """Make attempts until one succeeds or none is left, from any state on.
+
+        `chosen` is the deployment of the first attempt if it is chosen already.
+        """
+        plan = state.plan
         while True:
-            attempt = _Attempt(state, await state.next())
+            deployment, chosen = chosen or await state.next(), None
+            attempt = DispatchAttempt(state, deployment)
             try:
                 with attempt:
                     # Inside the block, because a call may fail before it has a stream.
@@ -103,7 +120,7 @@ class Dispatch:
                 state.failed(error, has_begun=attempt.has_begun)
 
     def _start_attempt(
-        self, state: "_DispatchState", attempt: "_Attempt", call_next: Call
+        self, state: "DispatchState", attempt: "DispatchAttempt", call_next: Call
     ) -> Chunks:
         """Start one attempt, or a hedged pair if the plan asks for hedging, and return
         its stream. What `call_next` raises at once is an error of the attempt."""
@@ -116,7 +133,7 @@ class Dispatch:
 
     async def _hedged_attempt(
         self,
-        state: "_DispatchState",
+        state: "DispatchState",
         deployment: Deployment,
         attempt: Invocation,
         call_next: Call,
@@ -186,7 +203,7 @@ def _with_messages_for(plan: Plan, invocation: Invocation) -> Invocation:
     return invocation
 
 
-class _DispatchState:
+class DispatchState:
     """The progress of one call through its plan: which deployments were tried, and what
     comes next."""
 
@@ -223,6 +240,19 @@ class _DispatchState:
         self.sent_texts: list[str] = []
 
     @property
+    def plan(self) -> Plan:
+        """The plan of the call."""
+        return self._plan
+
+    def next_now(self) -> Deployment | None:
+        """Return the first deployment of a call; None if all are in cooldown.
+
+        Only for plans without hosted quotas, which have to be awaited.
+        """
+        candidate = self.group.fetch_next(sticky=self._sticky)
+        return None if candidate is None else self._choose(candidate)
+
+    @property
     def clock(self) -> Clock:
         """The clock that measures attempts."""
         return self._policy.clock
@@ -255,12 +285,15 @@ class _DispatchState:
                 self.note("skipped", deployment=candidate.name, why=reason)
                 self._tried.add(candidate.id)
                 continue
-            self.deployment = candidate
-            self._record_decision(group, candidate)
-            # The budget limits retries to a share of all calls, so every call is
-            # counted.
-            self._policy.budget.record_call(self._invocation.tenant, candidate.provider)
-            return candidate
+            return self._choose(candidate)
+
+    def _choose(self, deployment: Deployment) -> Deployment:
+        """Record that a deployment is tried next, and return it."""
+        self.deployment = deployment
+        self._record_decision(self.group, deployment)
+        # The budget limits retries to a share of all calls, so every call is counted.
+        self._policy.budget.record_call(self._invocation.tenant, deployment.provider)
+        return deployment
 
     async def _quota_refusal(self, candidate: Deployment) -> str | None:
         """Return the reason why a hosted credential may not be used; None if it may."""
@@ -557,7 +590,7 @@ def _can_continue(
     )
 
 
-class _Attempt:
+class DispatchAttempt:
     """One attempt, or a hedged pair. As a context manager, it is counted as in flight
     until the block is left, whatever happens."""
 
@@ -571,7 +604,7 @@ class _Attempt:
         "held_back",
     )
 
-    def __init__(self, state: _DispatchState, deployment: Deployment) -> None:
+    def __init__(self, state: DispatchState, deployment: Deployment) -> None:
         self._state = state
         self._started_at = state.clock.monotonic()
         self.deployment = deployment
@@ -605,11 +638,18 @@ class _Attempt:
         Empty if the stream ends without content; `held_back` has its chunks then.
         """
         async for chunk in chunks:
-            if not _is_blank(chunk):
-                return self._begin(chunk)
-            # The chunk has no visible content, so another deployment may still serve
-            # the call.
-            self.held_back.append(chunk)
+            if opening := self.open_with(chunk):
+                return opening
+        return ()
+
+    def open_with(self, chunk: Any) -> Sequence[Any]:
+        """Return what the caller gets once this chunk has come: nothing as long as no
+        chunk had content."""
+        if not _is_blank(chunk):
+            return self._begin(chunk)
+        # The chunk has no visible content, so another deployment may still serve the
+        # call.
+        self.held_back.append(chunk)
         return ()
 
     def _begin(self, first_chunk: Any) -> Sequence[Any]:

@@ -21,7 +21,12 @@ from modelyard.runtime.limits import (
     settled_amounts,
 )
 from modelyard.runtime.pipeline import Call
-from modelyard.storage.counters import Charge, Counters
+from modelyard.storage.counters import (
+    Charge,
+    Counters,
+    MemoryCounters,
+    UnseededError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,42 +45,64 @@ class Limits:
     """The longest time in seconds that a call may wait in the queue."""
 
     async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
+        admitted = await self._admit(invocation)
+        # A reservation that is never settled would count as used, so it is released
+        # however the call ends.
+        try:
+            async with aclosing(call_next(invocation)) as chunks:
+                async for chunk in chunks:
+                    admitted.is_served = True
+                    yield chunk
+        finally:
+            admitted.release()
+
+    @property
+    def has_counters_here(self) -> bool:
+        """Whether counters are in this process, so that nothing has to be awaited."""
+        return isinstance(self.counters, MemoryCounters)
+
+    def admit_now(self, invocation: Invocation) -> "Admitted | None":
+        """Admit a call without waiting.
+
+        None if it has to wait for a slot or for a counter, or if a limit refuses it;
+        nothing has changed then.
+        """
+        if not isinstance(self.counters, MemoryCounters):
+            return None
+        if not self.queue.try_enter(invocation.tenant):
+            return None
+        subject = _subject_of(invocation)
+        applied = self.applicable_limits(subject)
+        charges = self._charges(invocation, subject, applied) if applied else []
+        try:
+            is_refused = bool(charges) and (
+                self.counters.reserve_now(invocation.id, charges) is not None
+            )
+        except UnseededError:
+            is_refused = True
+        if is_refused:
+            self.queue.leave(invocation.tenant)
+            return None
+        return Admitted(self, invocation, charges)
+
+    async def _admit(self, invocation: Invocation) -> "Admitted":
+        """Wait for a slot and reserve what the call can use at most. Raises
+        QueueFullError, LimitExceededError or QuotaExceededError."""
         tenant = invocation.tenant
         if not self.queue.try_enter(tenant):
             await self._wait(invocation)
         try:
-            name = f"{invocation.provider}/{invocation.model}"
-            subject = Subject(
-                tenant, invocation.api_key, invocation.user or "", name, invocation.app
-            )
-            # Attempts may go to other models after a failover; the limits keep counting
-            # the model that was requested.
-            invocation.record.requested_model = name
+            subject = _subject_of(invocation)
             applied = self.applicable_limits(subject)
             charges = (
                 await self._reserve_charges(invocation, subject, applied)
                 if applied
                 else []
             )
-            is_served = False
-            try:
-                async with aclosing(call_next(invocation)) as chunks:
-                    async for chunk in chunks:
-                        is_served = True
-                        yield chunk
-            # Also runs if the caller disconnects: a reservation that is never settled
-            # would count as used.
-            finally:
-                if charges:
-                    record = invocation.record
-                    amounts = settled_amounts(
-                        tokens=record.tokens,
-                        nanos=record.cost_nanos,
-                        is_served=is_served,
-                    )
-                    self.counters.settle(invocation.id, amounts)
-        finally:
+        except BaseException:
             self.queue.leave(tenant)
+            raise
+        return Admitted(self, invocation, charges)
 
     async def _wait(self, invocation: Invocation) -> None:
         """Wait in the queue, at most until the call's deadline. Raises QueueFullError."""
@@ -105,13 +132,9 @@ class Limits:
 
         Raises LimitExceededError or QuotaExceededError.
         """
-        estimate = self.estimate(invocation)
         # All charges use the same time, so that they belong to the same windows.
         current_time = self.clock.time()
-        charges = [
-            charge(applicable_limit, subject, estimate, current_time)
-            for applicable_limit in applied
-        ]
+        charges = self._charges(invocation, subject, applied, current_time)
         seed = partial(
             self._seed,
             subject,
@@ -134,6 +157,21 @@ class Limits:
         )
         raise limit_error(refusing_limit, refusal.charge, refusal.used, current_time)
 
+    def _charges(
+        self,
+        invocation: Invocation,
+        subject: Subject,
+        applied: Sequence[ApplicableLimit],
+        current_time: float | None = None,
+    ) -> list[Charge]:
+        """Return the charges of a call against its limits."""
+        estimate = self.estimate(invocation)
+        current_time = self.clock.time() if current_time is None else current_time
+        return [
+            charge(applicable_limit, subject, estimate, current_time)
+            for applicable_limit in applied
+        ]
+
     async def _seed(
         self,
         subject: Subject,
@@ -149,3 +187,45 @@ class Limits:
                 if counter_start.charge.name in unknown
             ],
         )
+
+
+def _subject_of(invocation: Invocation) -> Subject:
+    """Return who makes a call and what is called, and note the model for the ledger."""
+    name = f"{invocation.provider}/{invocation.model}"
+    # Attempts may go to other models after a failover; the limits keep counting the
+    # model that was requested.
+    invocation.record.requested_model = name
+    return Subject(
+        invocation.tenant,
+        invocation.api_key,
+        invocation.user or "",
+        name,
+        invocation.app,
+    )
+
+
+@dataclass(slots=True, eq=False)
+class Admitted:
+    """A call that holds a slot of the queue and reservations against its limits."""
+
+    limits: Limits
+    invocation: Invocation
+    charges: Sequence[Charge]
+    is_served: bool = False
+    """Whether the caller has received anything."""
+
+    def release(self) -> None:
+        """Settle what the call has really used, and leave the queue. Must be called
+        exactly once."""
+        invocation = self.invocation
+        try:
+            if self.charges:
+                record = invocation.record
+                amounts = settled_amounts(
+                    tokens=record.tokens,
+                    nanos=record.cost_nanos,
+                    is_served=self.is_served,
+                )
+                self.limits.counters.settle(invocation.id, amounts)
+        finally:
+            self.limits.queue.leave(invocation.tenant)

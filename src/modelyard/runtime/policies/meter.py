@@ -5,7 +5,6 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -36,26 +35,16 @@ class Meter:
     clock: Clock
 
     async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
-        pricing = self.pricing(invocation)
-        tally = _UsageTally(invocation, pricing, self.clock)
-        # Recorded before the provider is called, so that there is a row whatever
-        # happens from here on.
-        opened = self.ledger.begin(
-            invocation,
-            attempt=invocation.record.next_attempt(),
-            created_at=tally.created_at,
-            prompt_tokens=invocation.rough_tokens(),
-        )
-        tally.on_progress = partial(self.ledger.progress, opened)
+        attempt = self.begin(invocation)
         # Stays if the caller disconnects: neither of the branches below is reached
         # then.
         status = "cancelled"
         try:
             async with aclosing(call_next(invocation)) as chunks:
                 async for chunk in chunks:
-                    yield tally.record_chunk(chunk)
+                    yield attempt.record_chunk(chunk)
             status = "ok"
-            if (usage_chunk := tally.missing_usage_chunk()) is not None:
+            if (usage_chunk := attempt.missing_usage_chunk()) is not None:
                 yield usage_chunk
         except ModelyardError as error:
             status = error.code
@@ -63,32 +52,26 @@ class Meter:
         # The row is settled in every case, since a failed or cancelled attempt may have
         # cost something.
         finally:
-            usage = tally.usage(is_complete=status == "ok")
-            self.ledger.settle(
-                opened,
-                status=status,
-                usage=usage,
-                counted_by=tally.counted_by if usage else "",
-                price_version=pricing.as_of.isoformat()
-                if pricing and pricing.as_of and usage
-                else "",
-                latency=tally.elapsed(),
-                first_chunk=tally.first,
-            )
-            if usage is not None:
-                invocation.record.spend(
-                    tokens_of(usage), int((usage.total_price or 0) * _NANO)
-                )
+            attempt.settle(status)
+
+    def begin(self, invocation: Invocation) -> "MeteredAttempt":
+        """Record that a provider is about to be called, so that there is a row whatever
+        happens from here on. Raises LedgerUnavailableError."""
+        return MeteredAttempt(
+            self.ledger, invocation, self.pricing(invocation), self.clock
+        )
 
 
-class _UsageTally:
-    """Collects the usage of one attempt."""
+class MeteredAttempt:
+    """One attempt with its row in the ledger: collects the usage and settles it."""
 
     __slots__ = (
         "_begun",
         "_clock",
         "_day",
         "_invocation",
+        "_ledger",
+        "_opened",
         "_pricing",
         "_reported_usage",
         "_text",
@@ -96,12 +79,17 @@ class _UsageTally:
         "counted_by",
         "created_at",
         "first",
-        "on_progress",
     )
 
     def __init__(
-        self, invocation: Invocation, pricing: PriceConfig | None, clock: Clock
+        self,
+        ledger: Ledger,
+        invocation: Invocation,
+        pricing: PriceConfig | None,
+        clock: Clock,
     ) -> None:
+        """Record the intent. Raises LedgerUnavailableError."""
+        self._ledger = ledger
         self._invocation = invocation
         self._pricing = pricing
         self._clock = clock
@@ -109,7 +97,6 @@ class _UsageTally:
         self._reported_usage: ModelUsage | None = None
         self._text: list[str] = []
         self._tokens = 0
-        self.on_progress: Callable[[int], None] = lambda tokens: None
         self.counted_by = "provider"
         self.created_at = clock.time()
         # The date is needed only if the price has changed over time.
@@ -119,6 +106,33 @@ class _UsageTally:
             else None
         )
         self.first: float | None = None
+        self._opened = ledger.begin(
+            invocation,
+            attempt=invocation.record.next_attempt(),
+            created_at=self.created_at,
+            prompt_tokens=invocation.rough_tokens(),
+        )
+
+    def settle(self, status: str) -> None:
+        """Write how the attempt has ended, and add its usage to the call's."""
+        pricing = self._pricing
+        usage = self.usage(is_complete=status == "ok")
+        price_version = ""
+        if usage is not None and pricing is not None and pricing.as_of:
+            price_version = pricing.as_of.isoformat()
+        self._ledger.settle(
+            self._opened,
+            status=status,
+            usage=usage,
+            counted_by=self.counted_by if usage else "",
+            price_version=price_version,
+            latency=self.elapsed(),
+            first_chunk=self.first,
+        )
+        if usage is not None:
+            self._invocation.record.spend(
+                tokens_of(usage), int((usage.total_price or 0) * _NANO)
+            )
 
     def elapsed(self) -> float:
         """Return the seconds since the attempt started."""
@@ -170,7 +184,7 @@ class _UsageTally:
             # About four characters per token; a real tokenizer would be too slow for
             # each chunk.
             self._tokens += max(1, (len(text) + 2) // 4)
-            self.on_progress(self._tokens)
+            self._ledger.progress(self._opened, self._tokens)
 
     def _price(self, usage: ModelUsage) -> ModelUsage:
         """Add price and timing to a usage."""

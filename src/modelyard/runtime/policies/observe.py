@@ -31,29 +31,12 @@ class Observe:
         # The class is frozen, so a derived field has to be set through `object`.
         object.__setattr__(self, "_hooks", _Hooks(self.callbacks))
 
-    async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
-        hooks = self._hooks
-        watch = _CallObserver(invocation, self.clock, hooks)
-        for callback in hooks.before:
-            _run(callback, callback.on_before_invoke, invocation)
-        try:
-            async with aclosing(call_next(invocation)) as chunks:
-                async for chunk in chunks:
-                    watch.on_chunk(chunk)
-                    yield chunk
-        # A caller that disconnects closes the generator or cancels the task; both count
-        # as cancelled.
-        except (GeneratorExit, asyncio.CancelledError) as error:
-            watch.failed(error, "cancelled")
-            raise
-        except ModelyardError as error:
-            watch.failed(error, error.code)
-            raise
-        # Runs after the last chunk was consumed, so the outcome covers the complete
-        # call.
-        outcome = watch.outcome("ok", with_result=True)
-        for callback in hooks.after:
-            _run(callback, callback.on_after_invoke, invocation, outcome)
+    def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
+        return self.observe(invocation).watch(call_next, invocation)
+
+    def observe(self, invocation: Invocation) -> "Observation":
+        """Return what reports a call to the callbacks."""
+        return Observation(invocation, self.clock, self._hooks)
 
 
 class _Hooks:
@@ -98,8 +81,8 @@ def _run(callback: Callback, hook: Callable[..., None], *details: Any) -> None:
         )
 
 
-class _CallObserver:
-    """Collects what the callbacks need to know about one call."""
+class Observation:
+    """Collects what the callbacks need to know about one call, and reports to them."""
 
     __slots__ = (
         "_begun",
@@ -107,6 +90,7 @@ class _CallObserver:
         "_clock",
         "_count",
         "_first",
+        "_has_started",
         "_hooks",
         "_invocation",
         "_usage",
@@ -117,10 +101,42 @@ class _CallObserver:
         self._clock = clock
         self._hooks = hooks
         self._chunks: list[Any] = []
+        self._has_started = False
         self._begun = clock.monotonic()
         self._first: float | None = None
         self._count = 0
         self._usage: ModelUsage | None = None
+
+    def start(self) -> None:
+        """Report the start of the call, once."""
+        if self._has_started:
+            return
+        self._has_started = True
+        for callback in self._hooks.before:
+            _run(callback, callback.on_before_invoke, self._invocation)
+
+    async def watch(self, call: Call, invocation: Invocation) -> Chunks:
+        """Yield the chunks of a call and report them, and how it ends.
+
+        The start is reported with the first one, unless it has been already.
+        """
+        self.start()
+        try:
+            async with aclosing(call(invocation)) as chunks:
+                async for chunk in chunks:
+                    self.on_chunk(chunk)
+                    yield chunk
+        # A caller that disconnects closes the generator or cancels the task; both count
+        # as cancelled.
+        except (GeneratorExit, asyncio.CancelledError) as error:
+            self.failed(error, "cancelled")
+            raise
+        except ModelyardError as error:
+            self.failed(error, error.code)
+            raise
+        # Runs after the last chunk was consumed, so the outcome covers the complete
+        # call.
+        self.finished()
 
     def on_chunk(self, chunk: Any) -> None:
         """Record a chunk and report it to the callbacks that want chunks."""
@@ -142,6 +158,12 @@ class _CallObserver:
         outcome = self.outcome(status)
         for callback in self._hooks.error:
             _run(callback, callback.on_invoke_error, self._invocation, error, outcome)
+
+    def finished(self) -> None:
+        """Report that the call has succeeded."""
+        outcome = self.outcome("ok", with_result=True)
+        for callback in self._hooks.after:
+            _run(callback, callback.on_after_invoke, self._invocation, outcome)
 
     def outcome(self, status: str, *, with_result: bool = False) -> CallResult:
         """Return the result of the call so far, with the complete answer if asked for."""

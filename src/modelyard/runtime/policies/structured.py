@@ -43,12 +43,16 @@ class Structured:
     """Returns the features of the model; None if they are unknown, in which case native
     support is assumed."""
 
+    def applies_to(self, invocation: Invocation) -> bool:
+        """Return whether the call may ask for an answer of a given form."""
+        return (
+            invocation.model_type is ModelType.LLM
+            and "response_format" in invocation.request.model_parameters
+        )
+
     def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
         request = invocation.request
-        if (
-            invocation.model_type is not ModelType.LLM
-            or "response_format" not in request.model_parameters
-        ):
+        if not self.applies_to(invocation):
             return call_next(invocation)
         response_format: dict[str, Any] | str | None = request.model_parameters[
             "response_format"

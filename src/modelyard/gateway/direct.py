@@ -1,0 +1,406 @@
+"""Chat calls that are answered straight from the server's protocol class.
+
+The usual way of a request (an ASGI application, a task, generators) costs more than the
+call itself. A request whose head, body, caller and model are plain takes this way: the
+bytes of the response go from the provider's connection to the caller's by callbacks.
+Everything else, and everything that goes wrong before the first byte, takes the usual
+way. Rationale: docs/design/0019-data-path.md.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from modelyard.base.clock import Clock
+from modelyard.base.errors import ModelyardError
+from modelyard.base.ids import new_id
+from modelyard.base.reader_errors import MALFORMED_INPUT_ERRORS
+from modelyard.gateway.auth import Authenticator
+from modelyard.gateway.chat_response import (
+    DROPPED,
+    StreamWriter,
+    collect,
+    complete_body,
+    stream_error,
+    stream_reply,
+)
+from modelyard.gateway.errors import Shape
+from modelyard.gateway.http import (
+    Receive,
+    Reply,
+    Request,
+    Scope,
+    Send,
+    StreamReply,
+    log_stream_error,
+)
+from modelyard.gateway.table import Row
+from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
+from modelyard.models.passthrough import PassthroughRequest
+from modelyard.models.streams import StreamDumper
+from modelyard.models.types import JSON, Chunks, ModelType
+from modelyard.runtime.direct_call import DirectCall, DirectCalls
+from modelyard.runtime.invocation import Context
+from modelyard.runtime.model_instance import ModelInstance
+from modelyard.runtime.model_manager import ModelManager
+from modelyard.tenancy.caller import Caller
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+_COMPLETE_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+    b"x-request-id: %b\r\n%bcache-control: no-store\r\n"
+    b"x-content-type-options: nosniff\r\n\r\n"
+)
+# x-accel-buffering tells nginx not to buffer the stream.
+_STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"cache-control: no-cache\r\nx-accel-buffering: no\r\nx-request-id: %b\r\n%b"
+    b"x-content-type-options: nosniff\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+_LAST_FRAME = b"0\r\n\r\n"
+_SPECIAL_HEADERS = frozenset((b"upgrade", b"expect", b"content-encoding"))
+_SPECIAL_PREFIX = b"x-modelyard-"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFormat:
+    """How an API writes the answers of chats."""
+
+    prefix: str
+    """Prefix of an id if the provider sends none."""
+    shape: Shape
+    """Format of the errors."""
+    frame: Callable[[JSON], bytes]
+    """Returns an event of a stream as bytes."""
+    dump: Callable[[LLMResult], JSON]
+    last: bytes = b""
+    """What follows the last event of a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectChat:
+    """A chat request as its API reads it."""
+
+    model: str
+    """The name that the caller has given."""
+    request: LLMRequest | PassthroughRequest
+    format: AnswerFormat
+    make: Callable[..., StreamDumper]
+    """Builds the dumper of a stream with the request's own options."""
+
+
+class DirectHandler(Protocol):
+    """A handler of a chat API that can read a request without awaiting anything."""
+
+    def read_direct(self, body: bytes) -> DirectChat | None:
+        """Return the request; None if it has to be read in the usual way. Raises
+        ModelyardError for an invalid one."""
+        ...
+
+
+class ClientConnection(Protocol):
+    """The connection of a caller whose request has arrived completely."""
+
+    def write(self, data: bytes) -> None:
+        """Write a part of the response."""
+        ...
+
+    def end_response(self) -> None:
+        """The response is complete."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once, so that the caller sees a truncated response."""
+        ...
+
+    def run(self, app: "Callable[[Scope, Receive, Send], Awaitable[None]]") -> None:
+        """Answer the request by an ASGI application instead."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class DirectAnswer:
+    """The response to one direct call: receives its chunks and writes them to the
+    caller. Implements `modelyard.runtime.direct_call.Receiver`."""
+
+    client: ClientConnection
+    chat: DirectChat
+    instance: ModelInstance
+    gateway: "DirectGateway"
+    row: Row
+    request_id: str
+    headers: Mapping[str, str]
+    _writer: StreamWriter | None = None
+    _chunks: list[LLMResultChunk] = field(default_factory=list[LLMResultChunk])
+    _buffer: list[bytes] = field(default_factory=list[bytes])
+    _has_begun: bool = False
+    is_over: bool = False
+    """Whether nothing more is written directly."""
+    call: DirectCall | None = None
+
+    def __post_init__(self) -> None:
+        if self.chat.request.stream:
+            self._writer = self.writer()
+
+    @property
+    def caller(self) -> Caller:
+        """Who makes the call."""
+        return self.instance.caller
+
+    def writer(self) -> StreamWriter:
+        """Return a new writer of the stream."""
+        chat = self.chat
+        return StreamWriter(
+            self.instance.model,
+            self.gateway.clock,
+            chat.make,
+            prefix=chat.format.prefix,
+            frame=chat.format.frame,
+            last=chat.format.last,
+            is_verbatim=isinstance(chat.request, PassthroughRequest),
+        )
+
+    # what the call reports
+
+    def take_chunk(self, chunk: Any) -> None:
+        """Take the next chunk."""
+        if self._writer is None:
+            self._chunks.append(chunk)
+        elif data := self._writer.feed(chunk):
+            self._buffer.append(data)
+
+    def flush(self) -> None:
+        """Send what was taken."""
+        if self._buffer and not self.is_over:
+            buffer = self._buffer
+            data = buffer[0] if len(buffer) == 1 else b"".join(buffer)
+            buffer.clear()
+            self._write_frame(data)
+
+    def finish(self) -> None:
+        """Send the rest of the response."""
+        if self.is_over:
+            return
+        if self._writer is None:
+            body = self.complete_body(self._chunks)
+            head = _COMPLETE_HEAD % (len(body), *self._header_lines())
+            self.client.write(head + body)
+        else:
+            self._buffer.append(self._writer.finish())
+            self.flush()
+            self.client.write(_LAST_FRAME)
+        self._end()
+
+    def fail(self, error: BaseException) -> None:
+        """Send an error: as a response of its own before the first byte, as the last
+        event after it."""
+        if self.is_over:
+            return
+        if not self._has_begun:
+            self.is_over = True
+            self.gateway.answer_error(self, error)
+        elif isinstance(error, ModelyardError):
+            event = self._error_event(error)
+            log_stream_error(error)
+            self._buffer.append(event)
+            self.flush()
+            self.client.write(_LAST_FRAME)
+            self._end()
+        else:
+            self.is_over = True
+            self.client.abort()
+
+    def take_over(self, chunks: Chunks) -> None:
+        """Let the usual way send the response."""
+        self.is_over = True
+        self.gateway.answer_rest(self, chunks)
+
+    # what the server does
+
+    def cancel(self) -> None:
+        """End the response because the server stops."""
+        if self.is_over or self.call is None:
+            return
+        self.call.cancel()
+        error = self.gateway.shutdown_error()
+        if error is None:
+            self.is_over = True
+            self.client.abort()
+        else:
+            self.fail(error)
+
+    def leave(self) -> None:
+        """End the call because the caller has left."""
+        self.is_over = True
+        if self.call is not None:
+            self.call.cancel()
+
+    def pause(self) -> None:
+        """Read no more for now: the caller does not keep up."""
+        if self.call is not None:
+            self.call.pause()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        if self.call is not None:
+            self.call.resume()
+
+    def complete_body(self, chunks: Sequence[LLMResultChunk]) -> bytes:
+        """Return the body of a response that is not a stream."""
+        chat_format = self.chat.format
+        return complete_body(
+            chunks,
+            self.instance.model,
+            self.gateway.clock,
+            chat_format.dump,
+            chat_format.prefix,
+        )
+
+    def _error_event(self, error: ModelyardError) -> bytes:
+        """Return the last event of a stream that fails."""
+        chat_format = self.chat.format
+        return stream_error(chat_format.frame, chat_format.shape, error)
+
+    def _write_frame(self, data: bytes) -> None:
+        """Write a part of the stream, after the head if it is the first one."""
+        frame = b"%x\r\n%b\r\n" % (len(data), data)
+        if not self._has_begun:
+            self._has_begun = True
+            frame = _STREAM_HEAD % self._header_lines() + frame
+        self.client.write(frame)
+
+    def _header_lines(self) -> tuple[bytes, bytes]:
+        """Return the request id and the lines of further headers."""
+        lines = "".join(
+            [f"{name}: {value}\r\n" for name, value in self.headers.items()]
+        )
+        return self.request_id.encode(), lines.encode("latin-1", "replace")
+
+    def _end(self) -> None:
+        self.is_over = True
+        self.client.end_response()
+
+
+@dataclass(slots=True, kw_only=True)
+class DirectGateway:
+    """Decides which requests are answered directly, and starts their calls."""
+
+    authenticator: Authenticator
+    manager: ModelManager
+    calls: DirectCalls
+    clock: Clock
+    rows: Mapping[tuple[str, str], Row]
+    """The rows whose handler is a `DirectHandler`, by method and path."""
+    check_host: Callable[[str, str, str | None], None]
+    shutdown_error: Callable[[], ModelyardError | None]
+    serve: Callable[..., Awaitable[None]]
+    """(scope, receive, send, answer, reply) → sends a reply in the usual way."""
+
+    def start(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes,
+        client: ClientConnection,
+    ) -> DirectAnswer | None:
+        """Start answering a request; None if it has to take the usual way. Nothing has
+        happened then."""
+        row = self.rows.get((method, path))
+        if row is None or not self.calls.is_possible:
+            return None
+        caller = self._caller_of(row, method, path, headers)
+        if caller is None:
+            return None
+        try:
+            return self._start(row, caller, body, client)
+        # Errors are reported by the usual way, which meets them again.
+        except (ModelyardError, *MALFORMED_INPUT_ERRORS):
+            return None
+
+    def _caller_of(
+        self, row: Row, method: str, path: str, headers: Headers
+    ) -> Caller | None:
+        """Return the caller if the head of the request is plain and permits the call."""
+        host: bytes | None = None
+        for name, value in headers:
+            if name in _SPECIAL_HEADERS or name.startswith(_SPECIAL_PREFIX):
+                return None
+            if name == b"host":
+                host = value
+        caller = self.authenticator.known_caller(headers)
+        role = row.auth.role
+        if caller is None or role is None or not caller.role.covers(role):
+            return None
+        try:
+            self.check_host(method, path, host.decode("latin-1") if host else None)
+        except ModelyardError:
+            return None
+        return caller
+
+    def _start(
+        self, row: Row, caller: Caller, body: bytes, client: ClientConnection
+    ) -> DirectAnswer | None:
+        """Read the request and start its call. Raises ModelyardError for one that is
+        refused."""
+        handler: Any = row.handler
+        chat: DirectChat | None = handler.read_direct(body)
+        if chat is None:
+            return None
+        request_id = new_id("req")
+        instance = self.manager.find(
+            caller, chat.model, ModelType.LLM, context=Context(id=request_id)
+        )
+        request = chat.request
+        headers: Mapping[str, str] = {}
+        if isinstance(request, PassthroughRequest):
+            if not instance.can_pass_through(request):
+                return None
+        elif dropped := instance.unsupported(request):
+            headers = {DROPPED: ", ".join(dropped)}
+        answer = DirectAnswer(client, chat, instance, self, row, request_id, headers)
+        answer.call = self.calls.start(instance, request, answer)
+        return None if answer.call is None else answer
+
+    def answer_error(self, answer: DirectAnswer, error: BaseException) -> None:
+        """Send an error as a response of its own."""
+
+        async def reply(request: Request) -> Reply | StreamReply:
+            """Raise the error, which the usual way turns into its response."""
+            raise error
+
+        self._run(answer, reply)
+
+    def answer_rest(self, answer: DirectAnswer, chunks: Chunks) -> None:
+        """Send the chunks of a call that goes on in the usual way."""
+
+        async def reply(request: Request) -> Reply | StreamReply:
+            """Return the response, complete or streamed."""
+            return await rest_reply(answer, request, chunks)
+
+        self._run(answer, reply)
+
+    def _run(
+        self,
+        answer: DirectAnswer,
+        reply: Callable[[Request], Awaitable[Reply | StreamReply]],
+    ) -> None:
+        """Run the usual way for a response that was begun directly."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            """Serve this one response."""
+            await self.serve(scope, receive, send, answer, reply)
+
+        answer.client.run(app)
+
+
+async def rest_reply(
+    answer: DirectAnswer, request: Request, chunks: AsyncGenerator[Any, None]
+) -> Reply | StreamReply:
+    """Return the response of a call that goes on in the usual way."""
+    chat = answer.chat
+    if chat.request.stream:
+        return stream_reply(answer.writer(), chunks, chat.format.shape, answer.headers)
+    collected = await request.cancel_on_disconnect(collect(chunks))
+    return Reply(answer.complete_body(collected), headers=answer.headers)

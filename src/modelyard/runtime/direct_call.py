@@ -1,0 +1,428 @@
+"""A governed model call that is driven by callbacks, without a task, a future or a
+generator.
+
+It goes through the same steps as the policies around a `ModelInstance`, with their own
+objects, as long as nothing has to be awaited. What it cannot do it leaves to them: it
+declines a call before it has changed anything, or hands over a call whose first attempt
+cannot be made at once or has failed. Rationale: docs/design/0019-data-path.md.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from modelyard.base.clock import Clock
+from modelyard.base.errors import InvokeError, ModelyardError
+from modelyard.models.exchange import Exchange
+from modelyard.models.types import Chunks, ModelType
+from modelyard.runtime.invocation import Invocation
+from modelyard.runtime.load_balancing import Deployment
+from modelyard.runtime.model_instance import ModelInstance
+from modelyard.runtime.pipeline import Call
+from modelyard.runtime.policies.deadline import Deadline
+from modelyard.runtime.policies.dispatch import (
+    Dispatch,
+    DispatchAttempt,
+    DispatchState,
+)
+from modelyard.runtime.policies.limit import Admitted, Limits
+from modelyard.runtime.policies.meter import Meter, MeteredAttempt
+from modelyard.runtime.policies.observe import Observation, Observe
+
+logger = logging.getLogger("modelyard.calls")
+
+_NEVER = float("inf")
+_SWEEP_SECONDS = 0.05
+"""How often the deadlines of the running calls are looked at. One timer for all costs
+less than one for each chunk."""
+
+
+class Receiver(Protocol):
+    """The caller's side of a direct call. None of its methods may raise."""
+
+    def take_chunk(self, chunk: Any) -> None:
+        """Take the next chunk."""
+        ...
+
+    def flush(self) -> None:
+        """Send what was taken: no more chunks have arrived for now."""
+        ...
+
+    def finish(self) -> None:
+        """The call has succeeded; there are no more chunks."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """The call has failed, perhaps after some chunks."""
+        ...
+
+    def take_over(self, chunks: Chunks) -> None:
+        """The call goes on as an asynchronous generator, which must be read to its end
+        or closed. Nothing has been taken before."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class DirectCalls:
+    """Makes direct calls with the policies of the pipeline, and watches their time."""
+
+    observe: Observe
+    limits: Limits
+    dispatch: Dispatch
+    meter: Meter
+    deadline: Deadline
+    attempt: Call
+    """Makes one attempt in the usual way, with the policies below dispatch."""
+    model_of: Callable[[Invocation], Any]
+    """Returns the provider's model that makes an attempt."""
+    needs_policy: Callable[[Invocation], bool]
+    """Tells whether a call needs a policy that reads or replaces its answer."""
+    clock: Clock
+    running: "set[DirectCall]" = field(default_factory=set["DirectCall"])
+    """The calls whose request has been sent."""
+    _timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether calls can be admitted at once: their counters are in this process."""
+        return self.limits.has_counters_here
+
+    def start(
+        self, instance: ModelInstance, request: Any, receiver: Receiver
+    ) -> "DirectCall | None":
+        """Start a call, or return None if it has to be made in the usual way; nothing
+        has changed then. Raises what a usual call raises for an invalid request."""
+        if instance.model_type is not ModelType.LLM:
+            return None
+        invocation = instance.invocation_of(request)
+        if self.needs_policy(invocation):
+            return None
+        state = self.dispatch.state(invocation)
+        if not state.plan.is_plain:
+            return None
+        admitted = self.limits.admit_now(invocation)
+        if admitted is None:
+            return None
+        call = DirectCall(self, invocation, admitted, state, receiver)
+        call.begin()
+        return call
+
+    def remaining(self, call: "DirectCall", chosen: Deployment | None) -> Chunks:
+        """Return the rest of a call, from its state on.
+
+        `chosen` is the deployment of the next attempt if it is chosen already.
+        """
+
+        async def attempts(invocation: Invocation) -> Chunks:
+            """Yield the chunks of the remaining attempts; release what the call holds."""
+            del invocation
+            try:
+                run = self.dispatch.run(call.state, self.attempt, chosen)
+                async with aclosing(run) as chunks:
+                    async for chunk in chunks:
+                        call.admitted.is_served = True
+                        yield chunk
+            finally:
+                call.admitted.release()
+
+        return call.observation.watch(attempts, call.invocation)
+
+    def add(self, call: "DirectCall") -> None:
+        """Watch the time of a call."""
+        self.running.add(call)
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        """End the calls whose time is over. The timer stops with the last call."""
+        self._timer = None
+        current_time = self.clock.monotonic()
+        for call in [call for call in self.running if call.due <= current_time]:
+            call.expire(current_time)
+        if self.running:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+
+class DirectCall:
+    """One call. Its public methods are callbacks: none of them raises."""
+
+    __slots__ = (
+        "_attempt",
+        "_byte_due",
+        "_calls",
+        "_chunk_due",
+        "_chunk_gap",
+        "_exchange",
+        "_first_gap",
+        "_is_over",
+        "_is_paused",
+        "_metered",
+        "_receiver",
+        "_task",
+        "admitted",
+        "due",
+        "invocation",
+        "observation",
+        "state",
+    )
+
+    def __init__(
+        self,
+        calls: DirectCalls,
+        invocation: Invocation,
+        admitted: Admitted,
+        state: DispatchState,
+        receiver: Receiver,
+    ) -> None:
+        self._calls = calls
+        self._receiver = receiver
+        self.invocation = invocation
+        self.admitted = admitted
+        self.state = state
+        self.observation: Observation = calls.observe.observe(invocation)
+        self._attempt: DispatchAttempt | None = None
+        self._metered: MeteredAttempt | None = None
+        self._exchange: Exchange | None = None
+        # Reads a large response outside of the event loop.
+        self._task: asyncio.Task[None] | None = None
+        self._is_over = False
+        self._is_paused = False
+        self._first_gap, self._chunk_gap = calls.deadline.gaps_of(invocation)
+        self._byte_due = self._chunk_due = _NEVER
+        self.due = _NEVER
+        """When `expire` is called, in the clock's monotonic seconds."""
+
+    def begin(self) -> None:
+        """Choose a deployment and send the request. What cannot be done at once is
+        handed over."""
+        self.observation.start()
+        chosen = self.state.next_now()
+        if chosen is None or not self._send(chosen):
+            self._is_over = True
+            self._receiver.take_over(self._calls.remaining(self, chosen))
+
+    def _send(self, deployment: Deployment) -> bool:
+        """Send the request to a deployment; return False if it cannot be sent at once.
+
+        Any error is left to the usual way too, which meets it again.
+        """
+        invocation = self.state.invocation_for(deployment)
+        exchange: Exchange | None = None
+        try:
+            exchange = self._calls.model_of(invocation).exchange(
+                invocation.model, invocation.credentials, invocation.request
+            )
+            if exchange is None or not exchange.connect():
+                return False
+            self._metered = self._calls.meter.begin(invocation)
+        except ModelyardError:
+            if exchange is not None:
+                exchange.close()
+            return False
+        self._attempt = DispatchAttempt(self.state, deployment)
+        self._attempt.__enter__()
+        self._exchange = exchange
+        current_time = self._calls.clock.monotonic()
+        self._byte_due = current_time + exchange.byte_gap
+        self._chunk_due = current_time + self._first_gap
+        self._set_due()
+        self._calls.add(self)
+        exchange.send(self._on_change)
+        return True
+
+    def _set_due(self) -> None:
+        """Set the earliest of the call's deadlines."""
+        self.due = min(
+            self._byte_due, self._chunk_due, self.invocation.deadline or _NEVER
+        )
+
+    # while the response arrives
+
+    def _on_change(self) -> None:
+        """Take what has arrived."""
+        exchange = self._exchange
+        if exchange is None or self._is_over:
+            return
+        try:
+            self._take(exchange.receive())
+            if exchange.is_complete and not self._is_over:
+                self._complete(exchange)
+                return
+            if exchange.error is not None:
+                # What had arrived before it has been taken; the error comes next.
+                self._take(exchange.receive())
+        except ModelyardError as error:
+            self._fail(error)
+            return
+        except Exception as error:  # noqa: BLE001  a callback has nobody to raise to
+            self._crash(error)
+            return
+        self._receiver.flush()
+        self._byte_due = self._calls.clock.monotonic() + exchange.byte_gap
+        self._set_due()
+
+    def _take(self, chunks: Iterable[Any]) -> None:
+        """Forward chunks to the caller."""
+        metered, attempt = self._metered, self._attempt
+        if metered is None or attempt is None:
+            return
+        is_empty = True
+        for chunk in chunks:
+            is_empty = False
+            counted = metered.record_chunk(chunk)
+            if attempt.has_begun:
+                self._give(counted)
+                continue
+            for opening_chunk in attempt.open_with(counted):
+                self._give(opening_chunk)
+        if not is_empty:
+            self._chunk_due = self._calls.clock.monotonic() + self._chunk_gap
+
+    def _give(self, chunk: Any) -> None:
+        """Give one chunk to the caller."""
+        self.admitted.is_served = True
+        self.observation.on_chunk(chunk)
+        self._receiver.take_chunk(chunk)
+
+    def _complete(self, exchange: Exchange) -> None:
+        """Read the end of the response, and end the call."""
+        body = exchange.large_body
+        if body is None:
+            self._take(exchange.finish())
+            self._succeed()
+        elif self._task is None:
+            self._byte_due = self._chunk_due = _NEVER
+            self._set_due()
+            self._task = asyncio.ensure_future(self._read_large(exchange, body))
+
+    async def _read_large(self, exchange: Exchange, body: bytes) -> None:
+        """Read a large response outside of the event loop, and end the call."""
+        try:
+            self._take(await exchange.read_large(body))
+            self._succeed()
+        except ModelyardError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001  a task that nobody awaits
+            self._crash(error)
+
+    # how it ends
+
+    def _succeed(self) -> None:
+        """End a call whose response has arrived completely."""
+        metered, attempt = self._metered, self._attempt
+        if metered is None or attempt is None or not self._leave():
+            return
+        if (usage_chunk := metered.missing_usage_chunk()) is not None:
+            for chunk in (
+                [usage_chunk] if attempt.has_begun else attempt.open_with(usage_chunk)
+            ):
+                self._give(chunk)
+        metered.settle("ok")
+        for chunk in attempt.held_back:
+            self._give(chunk)
+        attempt.mark_served()
+        attempt.__exit__(None, None, None)
+        self.admitted.release()
+        self.observation.finished()
+        self._receiver.finish()
+
+    def _fail(self, error: ModelyardError) -> None:
+        """End a failed attempt: the call goes on in the usual way if anything is left
+        to try, else it fails."""
+        attempt, metered = self._attempt, self._metered
+        if attempt is None or metered is None or not self._leave():
+            return
+        metered.settle(error.code)
+        attempt.__exit__(type(error), error, None)
+        try:
+            if not isinstance(error, InvokeError):
+                raise error
+            self.state.failed(error, has_begun=attempt.has_begun)
+        # Nothing else may be tried.
+        except ModelyardError as final_error:
+            self.admitted.release()
+            self.observation.failed(final_error, final_error.code)
+            self._receiver.fail(final_error)
+            return
+        self._receiver.take_over(self._calls.remaining(self, None))
+
+    def _crash(self, error: Exception) -> None:
+        """End a call that fails by a fault of this server."""
+        if not self._leave():
+            return
+        fields = {"call": self.invocation.id}
+        logger.error("call crashed", extra={"fields": fields}, exc_info=error)
+        self._abandon(error, "internal_error")
+        self._receiver.fail(error)
+
+    def cancel(self) -> None:
+        """End the call because its caller has left, or the server stops."""
+        if self._leave():
+            self._abandon(asyncio.CancelledError(), "cancelled")
+
+    def _abandon(self, error: BaseException, status: str) -> None:
+        """Settle a call that nobody waits for."""
+        metered, attempt = self._metered, self._attempt
+        if metered is not None:
+            metered.settle("cancelled")
+        if attempt is not None:
+            attempt.__exit__(type(error), error, None)
+        self.admitted.release()
+        self.observation.failed(error, status)
+
+    def expire(self, current_time: float) -> None:
+        """End the attempt, because one of its deadlines has passed."""
+        exchange, attempt = self._exchange, self._attempt
+        if exchange is None or attempt is None:
+            return
+        deadline = self.invocation.deadline or _NEVER
+        # A caller that does not read is not the provider's fault.
+        if self._is_paused and current_time < deadline:
+            self.due = deadline
+            return
+        if self._byte_due <= current_time < deadline:
+            self._fail(exchange.timeout_error())
+            return
+        is_first = self._metered is None or self._metered.first is None
+        gap = self._first_gap if is_first else self._chunk_gap
+        self._fail(
+            self._calls.deadline.timeout_error(
+                self.invocation, deadline, gap, is_first=is_first
+            )
+        )
+
+    def _leave(self) -> bool:
+        """End the exchange; return False if the call has ended before."""
+        if self._is_over:
+            return False
+        self._is_over = True
+        self._calls.running.discard(self)
+        if self._exchange is not None:
+            self._exchange.close()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        return True
+
+    # the caller's pace
+
+    def pause(self) -> None:
+        """Stop reading, because the caller does not keep up."""
+        if not self._is_over and not self._is_paused and self._exchange is not None:
+            self._is_paused = True
+            self._exchange.pause()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        if self._is_over or not self._is_paused or self._exchange is None:
+            return
+        self._is_paused = False
+        current_time = self._calls.clock.monotonic()
+        self._byte_due = current_time + self._exchange.byte_gap
+        self._chunk_due = current_time + self._chunk_gap
+        self._set_due()
+        self._exchange.resume()
