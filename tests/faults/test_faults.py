@@ -33,6 +33,7 @@ LIMITS = TimeoutSettings(
     total=1.6,
 )
 LONGEST = 1.6 + 0.5
+KEY = "key-of-the-caller"
 
 # Mode → (statuses for the caller if no stream had started, statuses of the ledger row).
 # A stream that has started has status 200, and an error as its last event.
@@ -126,7 +127,11 @@ def faulty(
         }
         home = tmp_path_factory.mktemp("faults")
         settings = Settings(
-            home=str(home), providers=providers, retries=0, timeouts=LIMITS
+            home=str(home),
+            providers=providers,
+            retries=0,
+            timeouts=LIMITS,
+            api_keys=[KEY],
         )
         plain = Running(settings)
         saved = Running(
@@ -136,6 +141,7 @@ def faulty(
                 retries=0,
                 timeouts=LIMITS,
                 failover=failover,
+                api_keys=[KEY],
             )
         )
         plain.saved = saved  # type: ignore[attr-defined]
@@ -187,7 +193,10 @@ def ask(origin: str, wire_format: str, mode: str, *, stream: bool) -> Seen:
     started_at = time.monotonic()
     try:
         connection.request(
-            "POST", path, json.dumps(body), {"content-type": "application/json"}
+            "POST",
+            path,
+            json.dumps(body),
+            {"content-type": "application/json", "authorization": f"Bearer {KEY}"},
         )
         answer = connection.getresponse()
         try:
@@ -220,6 +229,22 @@ CASES = [
 ]
 
 
+DIRECT_FORMATS = ("openai", "anthropic")
+"""The formats whose plain calls are answered straight from the protocol class."""
+
+
+def ask_directly(
+    running: Running, wire_format: str, mode: str, *, stream: bool
+) -> Seen:
+    """Call when a connection to the provider is idle, so that nothing has to be awaited."""
+    calls = running.yard.services.calls.direct
+    ask(running.origin, wire_format, "healthy", stream=False)
+    sent = calls.sent
+    response = ask(running.origin, wire_format, mode, stream=stream)
+    assert calls.sent == sent + 1
+    return response
+
+
 @pytest.mark.parametrize(("mode", "wire_format", "stream"), CASES)
 def test_a_fault_is_an_error_in_time_and_one_row(
     faulty: tuple[Running, FaultyUpstream], mode: str, wire_format: str, stream: bool
@@ -227,6 +252,28 @@ def test_a_fault_is_an_error_in_time_and_one_row(
     running, _ = faulty
     running.yard.services.providers.manager.health.clear()
     response = ask(running.origin, wire_format, mode, stream=stream)
+    check_fault(running, response, mode, stream=stream)
+
+
+@pytest.mark.parametrize(
+    ("mode", "wire_format", "stream"),
+    [case for case in CASES if case[0] != "refused" and case[1] in DIRECT_FORMATS],
+)
+def test_a_fault_of_a_direct_call_is_an_error_in_time_and_one_row(
+    faulty: tuple[Running, FaultyUpstream], mode: str, wire_format: str, stream: bool
+):
+    running, _ = faulty
+    running.yard.services.providers.manager.health.clear()
+    response = ask_directly(running, wire_format, mode, stream=stream)
+    check_fault(running, response, mode, stream=stream)
+    calls = running.yard.services.calls
+    assert not calls.direct.running
+    assert calls.metrics.in_flight.values[()] == 0
+    assert calls.queue.running == 0
+
+
+def check_fault(running: Running, response: Seen, mode: str, *, stream: bool) -> None:
+    """Check the response to a faulty call, and its row."""
     assert response.seconds < LONGEST
     statuses, rows = EXPECTED[mode]
     has_begun = stream and response.status == 200 and mode in BEGUN
@@ -252,6 +299,30 @@ def test_another_model_answers_where_nothing_had_begun(
     running = faulty[0].saved  # type: ignore[attr-defined]
     running.yard.services.providers.manager.health.clear()
     response = ask(running.origin, wire_format, mode, stream=stream)
+    check_failover(running, response, mode, stream=stream)
+
+
+@pytest.mark.parametrize(
+    ("mode", "wire_format", "stream"),
+    [
+        case
+        for case in CASES
+        if case[0] not in ("healthy", "refused") and case[1] in DIRECT_FORMATS
+    ],
+)
+def test_another_model_answers_a_direct_call_where_nothing_had_begun(
+    faulty: tuple[Running, FaultyUpstream], mode: str, wire_format: str, stream: bool
+):
+    running = faulty[0].saved  # type: ignore[attr-defined]
+    running.yard.services.providers.manager.health.clear()
+    response = ask_directly(running, wire_format, mode, stream=stream)
+    check_failover(running, response, mode, stream=stream)
+
+
+def check_failover(
+    running: Running, response: Seen, mode: str, *, stream: bool
+) -> None:
+    """Check that another model has answered if that was possible, and the rows."""
     assert response.seconds < LONGEST
     rows = row_of(running, response)
     if stream and mode in BEGUN:

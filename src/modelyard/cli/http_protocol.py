@@ -33,7 +33,7 @@ from modelyard.cli.http_closing import (
     Refusal,
 )
 from modelyard.cli.http_limits import BodyRateMeter, HeadLimits
-from modelyard.gateway.direct import DirectAnswer, DirectGateway
+from modelyard.gateway.direct import AdmittedHead, DirectAnswer, DirectGateway
 from modelyard.gateway.http import (
     SMALL_BODY,
     RefusedError,
@@ -191,6 +191,7 @@ class GuardedProtocol(HttpToolsProtocol):
     """Answers plain chat calls without ASGI."""
     _held: _RequestCycle | None = None
     """A request that may be answered directly, once it is complete."""
+    _held_head: AdmittedHead | None = None
     _answer: DirectAnswer | None = None
     """The direct answer that is being written."""
     state = HEAD
@@ -283,6 +284,7 @@ class GuardedProtocol(HttpToolsProtocol):
             # No upgrade is supported: the request is answered as a plain HTTP request.
             pass
         except httptools.HttpParserError:
+            self._release_held()
             # If a limit stopped the parser, its error explains more than a syntax
             # error.
             self.ending.refuse(
@@ -290,10 +292,6 @@ class GuardedProtocol(HttpToolsProtocol):
                 or RefusedError("Malformed HTTP/1.1 request (RFC 9112)")
             )
             return
-        # A request that did not arrive in one read takes the usual way.
-        if self._held is not None:
-            held, self._held = self._held, None
-            self._start(held)
         # If neither applies, a request was completed by this read.
         if self.state == BODY:
             self._check_body()
@@ -345,8 +343,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self.state, self.fed, self.content = BODY, 0, 0
         # From here on, trailers would be appended to the headers.
         self.headers = _NOWHERE
-        if is_free and self._may_be_direct(cycle):
-            self._held = cycle
+        if is_free and (head := self._direct_head(cycle)) is not None:
+            self._held, self._held_head = cycle, head
         elif is_free:
             self._start(cycle)
         else:
@@ -409,29 +407,27 @@ class GuardedProtocol(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    def _may_be_direct(self, cycle: _RequestCycle) -> bool:
-        """Return whether a request may be answered without ASGI: its head is plain, and
-        its path is one of those."""
-        direct = self.direct
-        if direct is None or not cycle.keep_alive:
-            return False
-        scope = self.scope
-        return (scope["method"], scope["path"]) in direct.rows
+    def _direct_head(self, cycle: _RequestCycle) -> AdmittedHead | None:
+        """Return who asks for what if the request may be answered without ASGI, once
+        its body has arrived."""
+        if self.direct is None or not cycle.keep_alive:
+            return None
+        return self.direct.admit(self.scope)
+
+    def _release_held(self) -> None:
+        """Let a request whose body does not arrive as it should take the usual way."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._start(held)
 
     def _start_direct(self, cycle: _RequestCycle) -> None:
         """Answer a complete request directly if that is possible, else as usual."""
-        direct = self.direct
-        scope = self.scope
+        direct, head = self.direct, self._held_head
         answer: DirectAnswer | None = None
         self._running = cycle
-        if direct is not None:
-            answer = direct.start(
-                scope["method"],
-                scope["path"],
-                scope["headers"],
-                bytes(cycle.body),
-                DirectClient(self, cycle),
-            )
+        if direct is not None and head is not None:
+            client = DirectClient(self, cycle)
+            answer = direct.start(head, bytes(cycle.body), client)
         if answer is None:
             self._start(cycle)
         # The call may be over already, or go on as usual.
@@ -499,6 +495,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def end_body(self) -> None:
         """Answer 408 to a request with a slow body."""
+        self._release_held()
         self.ending.fail_body(
             RequestTimeoutError("Request body timed out: it arrives too slowly")
         )
@@ -542,6 +539,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Check a body that the last read did not complete."""
         # Tiny chunks cost more to parse than they carry.
         if self.fed - self.content > _SPARE + _PER_BYTE * self.content:
+            self._release_held()
             self.ending.fail_body(
                 RefusedError("Chunked request body has too much framing overhead")
             )

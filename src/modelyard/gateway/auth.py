@@ -238,21 +238,32 @@ class Authenticator:
                 return self._act_for(caller, value.decode("latin-1"))
         return caller
 
-    def known_caller(self, headers: Headers) -> Caller | None:
-        """Return the caller of a request if no more than its key is needed to tell.
+    def known_caller(self, scope: Scope) -> Caller | None:
+        """Return the caller of a request if nothing has to be awaited to tell.
 
-        None for anybody else: an open server, a session, another tenant's operator, a
-        key that is unknown or no longer valid. `caller_of` has to be asked then.
+        None for anybody else: a session, another tenant's operator, a key that is
+        unknown or no longer valid. `caller_of` has to be asked then.
         """
-        if not self.has_keys:
-            return None
-        presented_key = _presented_key(headers)
-        if not presented_key:
-            return None
+        headers: Headers = scope["headers"]
         try:
-            return self._caller_by_key(presented_key)
+            if not self.has_keys:
+                return self._known_owner(scope)
+            presented_key = _presented_key(headers)
+            return self._caller_by_key(presented_key) if presented_key else None
         except ModelyardError:
             return None
+
+    def _known_owner(self, scope: Scope) -> Caller | None:
+        """Return the owner if the server is open, as of a recent check. Raises
+        OriginError for a request from elsewhere."""
+        is_recent = (
+            self.accounts is None
+            or self._clock.monotonic() - self._owned_at <= _OWNER_SECONDS
+        )
+        if not is_recent or not self.is_open:
+            return None
+        check_origin(scope)
+        return _OWNER
 
     def _act_for(self, caller: Caller, tenant: str) -> Caller:
         """Return the caller acting as the owner of another tenant.

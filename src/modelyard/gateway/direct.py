@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError
 from modelyard.base.ids import new_id
-from modelyard.base.reader_errors import MALFORMED_INPUT_ERRORS
 from modelyard.gateway.auth import Authenticator
 from modelyard.gateway.chat_response import (
     DROPPED,
@@ -26,6 +25,7 @@ from modelyard.gateway.chat_response import (
 )
 from modelyard.gateway.errors import Shape
 from modelyard.gateway.http import (
+    SMALL_BODY,
     Receive,
     Reply,
     Request,
@@ -44,8 +44,6 @@ from modelyard.runtime.invocation import Context
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.tenancy.caller import Caller
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 _COMPLETE_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
@@ -88,6 +86,10 @@ class DirectChat:
     format: AnswerFormat
     make: Callable[..., StreamDumper]
     """Builds the dumper of a stream with the request's own options."""
+
+
+AdmittedHead = tuple[Row, Caller]
+"""The row and the caller of a request whose head permits a direct answer."""
 
 
 class DirectHandler(Protocol):
@@ -297,44 +299,48 @@ class DirectGateway:
     serve: Callable[..., Awaitable[None]]
     """(scope, receive, send, answer, reply) → sends a reply in the usual way."""
 
+    def admit(self, scope: Scope) -> AdmittedHead | None:
+        """Judge a request by its head: None if it has to take the usual way."""
+        row = self.rows.get((scope["method"], scope["path"]))
+        if row is None or not self.calls.is_possible:
+            return None
+        caller = self._caller_of(row, scope)
+        return None if caller is None else (row, caller)
+
     def start(
-        self,
-        method: str,
-        path: str,
-        headers: Headers,
-        body: bytes,
-        client: ClientConnection,
+        self, head: AdmittedHead, body: bytes, client: ClientConnection
     ) -> DirectAnswer | None:
         """Start answering a request; None if it has to take the usual way. Nothing has
         happened then."""
-        row = self.rows.get((method, path))
-        if row is None or not self.calls.is_possible:
-            return None
-        caller = self._caller_of(row, method, path, headers)
-        if caller is None:
-            return None
         try:
-            return self._start(row, caller, body, client)
-        # Errors are reported by the usual way, which meets them again.
-        except (ModelyardError, *MALFORMED_INPUT_ERRORS):
+            return self._start(*head, body, client)
+        # Errors are reported by the usual way, which meets them again. This runs inside
+        # a parser's callback, which must not raise.
+        except Exception:  # noqa: BLE001
             return None
 
-    def _caller_of(
-        self, row: Row, method: str, path: str, headers: Headers
-    ) -> Caller | None:
+    def _caller_of(self, row: Row, scope: Scope) -> Caller | None:
         """Return the caller if the head of the request is plain and permits the call."""
-        host: bytes | None = None
-        for name, value in headers:
+        host = length = None
+        for name, value in scope["headers"]:
             if name in _SPECIAL_HEADERS or name.startswith(_SPECIAL_PREFIX):
                 return None
             if name == b"host":
                 host = value
-        caller = self.authenticator.known_caller(headers)
+            elif name == b"content-length":
+                length = value
+        # A larger body counts against a budget, and does not fit into the buffer of its
+        # connection.
+        if length is None or not length.isdigit() or int(length) > SMALL_BODY:
+            return None
+        caller = self.authenticator.known_caller(scope)
         role = row.auth.role
         if caller is None or role is None or not caller.role.covers(role):
             return None
         try:
-            self.check_host(method, path, host.decode("latin-1") if host else None)
+            self.check_host(
+                scope["method"], scope["path"], host.decode("latin-1") if host else None
+            )
         except ModelyardError:
             return None
         return caller

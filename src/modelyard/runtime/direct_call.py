@@ -83,6 +83,8 @@ class DirectCalls:
     clock: Clock
     running: "set[DirectCall]" = field(default_factory=set["DirectCall"])
     """The calls whose request has been sent."""
+    sent: int = 0
+    """How many requests have been sent so far."""
     _timer: asyncio.TimerHandle | None = None
 
     @property
@@ -107,7 +109,10 @@ class DirectCalls:
         if admitted is None:
             return None
         call = DirectCall(self, invocation, admitted, state, receiver)
-        call.begin()
+        try:
+            call.begin()
+        except Exception as error:  # noqa: BLE001  what it holds must be released
+            call.crash(error)
         return call
 
     def remaining(self, call: "DirectCall", chosen: Deployment | None) -> Chunks:
@@ -131,7 +136,8 @@ class DirectCalls:
         return call.observation.watch(attempts, call.invocation)
 
     def add(self, call: "DirectCall") -> None:
-        """Watch the time of a call."""
+        """Count a call and watch its time."""
+        self.sent += 1
         self.running.add(call)
         if self._timer is None:
             loop = asyncio.get_running_loop()
@@ -260,7 +266,7 @@ class DirectCall:
             self._fail(error)
             return
         except Exception as error:  # noqa: BLE001  a callback has nobody to raise to
-            self._crash(error)
+            self.crash(error)
             return
         self._receiver.flush()
         self._byte_due = self._calls.clock.monotonic() + exchange.byte_gap
@@ -308,7 +314,7 @@ class DirectCall:
         except ModelyardError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001  a task that nobody awaits
-            self._crash(error)
+            self.crash(error)
 
     # how it ends
 
@@ -351,7 +357,7 @@ class DirectCall:
             return
         self._receiver.take_over(self._calls.remaining(self, None))
 
-    def _crash(self, error: Exception) -> None:
+    def crash(self, error: Exception) -> None:
         """End a call that fails by a fault of this server."""
         if not self._leave():
             return
