@@ -275,10 +275,10 @@ class DirectExchange:
         if not 200 <= answer.status < 300:
             self._error_body = []
             return
-        content_type = answer.first_line("content-type")
-        coding = answer.first_line("content-encoding")
-        if coding and not is_plain(answer.headers["content-encoding"]):
-            self._unpacking = Decompressor(answer.headers["content-encoding"])
+        if answer.has_header(b"content-encoding"):
+            coding = answer.headers["content-encoding"]
+            self._unpacking = None if is_plain(coding) else Decompressor(coding)
+        content_type = answer.first_line(b"content-type").decode("latin-1")
         self._reader = self._exchange.reader(content_type)
 
     def _read(self, data: bytes, connection: Connection) -> Iterable[LLMResultChunk]:

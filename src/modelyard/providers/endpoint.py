@@ -39,6 +39,10 @@ _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
+_MAX_READY_HEADS = 1024
+_ReadyHead = tuple[Credentials, "tuple[HttpClient, RequestHead] | None"]
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Sends requests to one provider and decodes its responses. All errors name the
@@ -51,6 +55,10 @@ class Endpoint:
     """HTTP client for URLs that a tenant chose; it refuses internal addresses. Without
     it, `client` is used for all."""
     auth: Auth = field(init=False)
+    _ready_heads: "dict[tuple[Any, ...], _ReadyHead]" = field(
+        default_factory=dict[tuple[Any, ...], "_ReadyHead"]
+    )
+    """Heads of requests by URL, credential and headers."""
     _definition_prefixes: tuple[str, ...] = field(init=False)
     """The URL prefixes that the definition itself names."""
 
@@ -151,6 +159,21 @@ class Endpoint:
         None if something has to be awaited first (a token, a signature), or if the way
         is not plain: a proxy, or a URL of a tenant's own.
         """
+        key = (url, id(credentials), *headers.items())
+        cached = self._ready_heads.get(key)
+        # The credential is kept with its head, so its identity is not used again.
+        if cached is not None and cached[0] is credentials:
+            return cached[1]
+        head = self._ready_head(url, credentials, headers)
+        if len(self._ready_heads) >= _MAX_READY_HEADS:
+            self._ready_heads.clear()
+        self._ready_heads[key] = (credentials, head)
+        return head
+
+    def _ready_head(
+        self, url: str, credentials: Credentials, headers: Mapping[str, str]
+    ) -> "tuple[HttpClient, RequestHead] | None":
+        """Return the same as `ready_head`, without the cache."""
         ready = self.auth.ready_headers(credentials)
         if ready is None or self._client_for(url, credentials) is not self.client:
             return None

@@ -56,8 +56,9 @@ class RetryBudget:
 
     def record_call(self, tenant: str, provider: str) -> None:
         """Count a call."""
-        calls, repeats, current_time = self._current_level((tenant, provider))
-        self._store_level((tenant, provider), (calls + 1, repeats, current_time))
+        pot = (tenant, provider)
+        calls, repeats, current_time = self._current_level(pot)
+        self._store_level(pot, (calls + 1, repeats, current_time))
 
     def try_retry(self, tenant: str, provider: str) -> bool:
         """Return whether one more retry is allowed; if so, it is counted."""

@@ -132,18 +132,6 @@ class Counters(Protocol):
         ...
 
 
-def current_level(level: Level, refill: float, current_time: float) -> float:
-    """Return the current level of a counter. A clock that went backwards drains
-    nothing."""
-    return max(0.0, level.used - refill * max(0.0, current_time - level.stamp))
-
-
-def clamp_stamp(stamp: float, current_time: float) -> float:
-    """Return the time from which a counter drains: `current_time` if the stamp lies too
-    far in the future."""
-    return current_time if stamp > current_time + CLOCK_SKEW_SECONDS else stamp
-
-
 def reserve_all(
     levels: MutableMapping[str, Level], charges: Sequence[Charge], current_time: float
 ) -> Refusal | None:
@@ -155,34 +143,27 @@ def reserve_all(
     """
     if unknown := [charge.name for charge in charges if charge.name not in levels]:
         raise UnseededError(unknown)
-    _correct_clock_jumps(levels, charges, current_time)
-    left = [
-        current_level(levels[charge.name], charge.refill, current_time)
-        for charge in charges
-    ]
-    # Check all charges before changing any level.
-    for charge, used in zip(charges, left, strict=True):
-        if used + charge.need > charge.cap:
-            return Refusal(charge, used)
-    for charge, used in zip(charges, left, strict=True):
+    raised: list[tuple[str, Level]] = []
+    refusal: Refusal | None = None
+    # Check all charges before changing any level. Plain arithmetic: every call passes
+    # here, with every limit that applies to it.
+    for name, amount, need, cap, refill, _, _ in charges:
+        used, stamp = levels[name]
+        if stamp > current_time + CLOCK_SKEW_SECONDS:
+            # The clock has jumped; a counter must not wait until it is there again.
+            stamp = current_time
+            levels[name] = Level(used, stamp)
+        if refill and stamp < current_time:
+            used = max(0.0, used - refill * (current_time - stamp))
+        if refusal is None and used + need > cap:
+            charge = next(charge for charge in charges if charge.name == name)
+            refusal = Refusal(charge, used)
         # A clock that is slightly behind must not move the stamp back, or the counter
         # would drain twice.
-        levels[charge.name] = Level(
-            used + charge.amount, max(current_time, levels[charge.name].stamp)
-        )
-    return None
-
-
-def _correct_clock_jumps(
-    levels: MutableMapping[str, Level], charges: Sequence[Charge], current_time: float
-) -> None:
-    """Replace, in place, stamps that lie too far in the future by the current time.
-
-    Only the counters of the given charges are corrected.
-    """
-    for name in {charge.name for charge in charges}:
-        level = levels[name]
-        levels[name] = Level(level.used, clamp_stamp(level.stamp, current_time))
+        raised.append((name, Level(used + amount, max(current_time, stamp))))
+    if refusal is None:
+        levels.update(raised)
+    return refusal
 
 
 def adjusted(level: Level, reserved: float, actual_amount: float) -> Level:

@@ -27,8 +27,13 @@ class Role(StrEnum):
 
     def covers(self, required_role: "Role") -> bool:
         """Return whether this role includes the permissions of another."""
-        order = list(Role)
-        return order.index(self) <= order.index(required_role)
+        return required_role in _COVERED_ROLES[self]
+
+
+_COVERED_ROLES = {
+    role: frozenset(list(Role)[position:]) for position, role in enumerate(Role)
+}
+"""For each role, itself and those that it includes."""
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):

@@ -82,7 +82,7 @@ class Response:
         self._client = client
         self._timeouts = timeouts
         self._is_closed = False
-        self._is_coded = answer.has_header("content-encoding")
+        self._is_coded = answer.has_header(b"content-encoding")
         self.status = answer.status
         self.headers = answer.headers
 
@@ -439,7 +439,7 @@ class HttpClient:
         idle = self._idle.setdefault(connection.way.key, deque())
         seconds = self._idle_seconds
         # The server's own keep-alive timeout takes precedence if it is shorter.
-        if connection.answer.has_header("keep-alive"):
+        if connection.answer.has_header(b"keep-alive"):
             seconds = min(
                 seconds, keep_alive_seconds(connection.answer.headers["keep-alive"])
             )

@@ -84,8 +84,8 @@ class IncomingResponse:
         self.is_head_complete = False
         self.has_bytes = False
         self.error: Exception | None = None
-        self._first_lines: dict[str, str] = {}
-        self._repeated_lines: dict[str, list[str]] | None = None
+        self._first_lines: dict[bytes, bytes] = {}
+        self._repeated_lines: dict[bytes, list[bytes]] | None = None
         self._header_bytes = 0
         self._not_body = 0
         self._keep_alive = False
@@ -126,8 +126,8 @@ class IncomingResponse:
             # Without any length, the end of the connection is the end of the body (RFC
             # 9112, 6.3).
             until_close = (
-                "content-length" not in self._first_lines
-                and "transfer-encoding" not in self._first_lines
+                b"content-length" not in self._first_lines
+                and b"transfer-encoding" not in self._first_lines
             )
             if self.is_head_complete and until_close and reason is None:
                 self.is_complete = True
@@ -162,17 +162,16 @@ class IncomingResponse:
         # 6.5.1).
         if self.is_head_complete:
             return
-        key = name.decode("latin-1").lower()
-        text = value.decode("latin-1").rstrip(" \t")
+        key = name.lower()
         # Most fields occur once; repeated ones get a list, so that their order is
-        # preserved.
+        # preserved. They are decoded when somebody asks for them.
         if key not in self._first_lines:
-            self._first_lines[key] = text
+            self._first_lines[key] = value
             return
         repeated = self._repeated_lines
         if repeated is None:
             repeated = self._repeated_lines = {}
-        repeated.setdefault(key, [self._first_lines[key]]).append(text)
+        repeated.setdefault(key, [self._first_lines[key]]).append(value)
 
     def on_headers_complete(self) -> None:
         """Check the head and its framing; an interim response is discarded."""
@@ -185,7 +184,7 @@ class IncomingResponse:
             return
         version = self._parser.get_http_version()
         # HTTP/1.1 without a transfer coding needs no further checks.
-        if version != "1.1" or "transfer-encoding" in self._first_lines:
+        if version != "1.1" or b"transfer-encoding" in self._first_lines:
             self._check_framing(version)
         self._keep_alive = self._parser.should_keep_alive()
         self.is_head_complete = True
@@ -231,7 +230,7 @@ class IncomingResponse:
         """
         if version not in ("1.1", "1.0"):
             raise self._reject(f"speaks HTTP/{version}, not HTTP/1.1")
-        if "transfer-encoding" not in self._first_lines:
+        if b"transfer-encoding" not in self._first_lines:
             return
         coding = self.headers["transfer-encoding"].lower()
         if coding != "chunked":
@@ -250,17 +249,24 @@ class IncomingResponse:
     @property
     def headers(self) -> Headers:
         """Return the response headers."""
-        return Headers(self._first_lines, self._repeated_lines)
+        first = {_text(name): _text(value) for name, value in self._first_lines.items()}
+        if self._repeated_lines is None:
+            return Headers(first)
+        repeated = {
+            _text(name): [_text(value) for value in values]
+            for name, values in self._repeated_lines.items()
+        }
+        return Headers(first, repeated)
 
-    def has_header(self, name: str) -> bool:
+    def has_header(self, name: bytes) -> bool:
         """Return whether a header field is present, by its lower-case name. Cheaper
         than `headers`."""
         return name in self._first_lines
 
-    def first_line(self, name: str) -> str:
+    def first_line(self, name: bytes) -> bytes:
         """Return the first line of a header field, by its lower-case name; empty if it
         is missing. Cheaper than `headers`."""
-        return self._first_lines.get(name, "")
+        return self._first_lines.get(name, b"")
 
     @property
     def has_chunks(self) -> bool:
@@ -321,6 +327,11 @@ class IncomingResponse:
         self.error = self.error or error
         self._wake()
         return error
+
+
+def _text(value: bytes) -> str:
+    """Return a header's name or value as text, without trailing blanks (RFC 9110, 5.5)."""
+    return value.decode("latin-1").rstrip(" \t")
 
 
 def _expire(

@@ -21,8 +21,6 @@ from modelyard.storage.counters import (
     MemoryCounters,
     UnseededError,
     adjusted,
-    clamp_stamp,
-    current_level,
     reserve_all,
 )
 from modelyard.storage.database import Database
@@ -73,16 +71,30 @@ def open_counters(request: pytest.FixtureRequest) -> Open:
 
 
 def test_a_level_drains_but_not_below_zero():
-    level = Level(used=6.0, stamp=100.0)
-    assert current_level(level, 2.0, 102.0) == 2.0
-    assert current_level(level, 2.0, 104.0) == 0.0
-    assert current_level(level, 0.0, 200.0) == 6.0
+    assert level_after(Level(6.0, 100.0), refill=2.0, moment=102.0) == 2.0
+    assert level_after(Level(6.0, 100.0), refill=2.0, moment=104.0) == 0.0
+    assert level_after(Level(6.0, 100.0), refill=0.0, moment=200.0) == 6.0
+
+
+def level_after(level: Level, *, refill: float, moment: float) -> float:
+    """Return what a counter holds at a moment, as seen by a call that takes nothing."""
+    levels = {"c": level}
+    charge = Charge("c", 0.0, 0.0, 100.0, refill, 3600.0, "requests")
+    assert reserve_all(levels, [charge], moment) is None
+    return levels["c"].used
 
 
 def test_only_a_stamp_far_ahead_is_corrected():
-    assert clamp_stamp(100.0 + CLOCK_SKEW_SECONDS, 100.0) == 100.0 + CLOCK_SKEW_SECONDS
-    assert clamp_stamp(100.5 + CLOCK_SKEW_SECONDS, 100.0) == 100.0
-    assert clamp_stamp(50.0, 100.0) == 50.0
+    assert stamp_after(100.0 + CLOCK_SKEW_SECONDS) == 100.0 + CLOCK_SKEW_SECONDS
+    assert stamp_after(100.5 + CLOCK_SKEW_SECONDS) == 100.0
+
+
+def stamp_after(stamp: float) -> float:
+    """Return the time to which a counter refers after a refused call at 100.0."""
+    levels = {"c": Level(9.0, stamp)}
+    charge = Charge("c", 1.0, 1.0, 9.0, 0.0, 3600.0, "requests")
+    assert reserve_all(levels, [charge], 100.0) is not None
+    return levels["c"].stamp
 
 
 def test_an_adjustment_replaces_the_reserved_amount_and_keeps_the_time():

@@ -10,7 +10,6 @@ from modelyard.storage.counters import (
     Charge,
     DatabaseCounters,
     Level,
-    current_level,
     reserve_all,
 )
 from modelyard.storage.database import Database
@@ -30,9 +29,10 @@ def test_a_limit_of_five_admits_five():
 
 
 def test_a_clock_that_goes_back_changes_nothing():
-    level = Level(4.0, 100.0)
-    assert current_level(level, PER_SECOND, 101.0) == 2.0
-    assert current_level(level, PER_SECOND, 99.0) == 4.0
+    for moment, expected in ((101.0, 2.0), (99.0, 4.0)):
+        levels = {"c": Level(4.0, 100.0)}
+        assert reserve_all(levels, [charge(0.0, refill=PER_SECOND)], moment) is None
+        assert levels["c"].used == expected
 
 
 def test_a_clock_that_goes_back_and_forth_drains_once():
