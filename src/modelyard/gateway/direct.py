@@ -14,9 +14,10 @@ from typing import Any, Protocol
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError
 from modelyard.base.ids import new_id
-from modelyard.gateway.auth import Authenticator
+from modelyard.gateway.auth import TENANT, Authenticator
 from modelyard.gateway.chat_response import (
     DROPPED,
+    UNSUPPORTED,
     StreamWriter,
     collect,
     complete_body,
@@ -25,6 +26,7 @@ from modelyard.gateway.chat_response import (
 )
 from modelyard.gateway.errors import Shape
 from modelyard.gateway.http import (
+    CACHE,
     SMALL_BODY,
     Receive,
     Reply,
@@ -57,8 +59,10 @@ _STREAM_HEAD = (
     b"x-content-type-options: nosniff\r\ntransfer-encoding: chunked\r\n\r\n"
 )
 _LAST_FRAME = b"0\r\n\r\n"
-_SPECIAL_HEADERS = frozenset((b"upgrade", b"expect", b"content-encoding"))
-_SPECIAL_PREFIX = b"x-modelyard-"
+_SPECIAL_HEADERS = frozenset(
+    (b"upgrade", b"expect", b"content-encoding", CACHE, UNSUPPORTED, TENANT)
+)
+"""Headers of requests that take the usual way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,14 +325,12 @@ class DirectGateway:
 
     def _caller_of(self, row: Row, scope: Scope) -> Caller | None:
         """Return the caller if the head of the request is plain and permits the call."""
-        host = length = None
-        for name, value in scope["headers"]:
-            if name in _SPECIAL_HEADERS or name.startswith(_SPECIAL_PREFIX):
-                return None
-            if name == b"host":
-                host = value
-            elif name == b"content-length":
-                length = value
+        lines = scope["headers"]
+        headers: dict[bytes, bytes] = dict(lines)
+        # A header that occurs twice is for the usual way to judge.
+        if len(headers) != len(lines) or not _SPECIAL_HEADERS.isdisjoint(headers):
+            return None
+        host, length = headers.get(b"host"), headers.get(b"content-length")
         # A larger body counts against a budget, and does not fit into the buffer of its
         # connection.
         if length is None or not length.isdigit() or int(length) > SMALL_BODY:
