@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.models.capabilities import DEFAULT_CAPABILITIES
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -152,7 +153,7 @@ def measure() -> list[dict[str, Any]]:
 def _of_format(module: ModuleType) -> list[dict[str, Any]]:
     """Return the rows of one format."""
     llm_request, result = request(), answer(module)
-    stated = _encode(module.dump_request(llm_request, "m", {}))
+    stated = _encode(module.dump_request(llm_request, "m", DEFAULT_CAPABILITIES))
     result_body = _encode(module.dump_result(result))
     text = LLMResultChunk(
         id="id-1",
@@ -177,7 +178,13 @@ def _of_format(module: ModuleType) -> list[dict[str, Any]]:
         ("chunk", chunk_body, lambda: parser.feed(_decode(chunk_body))),
     ]
     write = [
-        ("request", stated, lambda: _encode(module.dump_request(llm_request, "m", {}))),
+        (
+            "request",
+            stated,
+            lambda: _encode(
+                module.dump_request(llm_request, "m", DEFAULT_CAPABILITIES)
+            ),
+        ),
         ("answer", result_body, lambda: _encode(module.dump_result(result))),
         ("chunk", chunk_body, lambda: [_encode(event) for event in dumper.feed(text)]),
     ]

@@ -24,6 +24,7 @@ from modelyard.base.settings import (
 )
 from modelyard.cli import connection_limits
 from modelyard.gateway.admin.inputs import ToolProviderInput
+from modelyard.models.capabilities import Capabilities
 from modelyard.providers.local.voices import PACKED_VOICES
 from modelyard.runtime.load_balancing import LBModelManager
 from modelyard.runtime.telemetry import OpenTelemetryCallback
@@ -284,5 +285,7 @@ def test_a_field_of_one_format_is_left_out_of_others_and_counts_as_no_parameter(
     }
     request = openai_chat.parse_request(document)
     assert request.model_parameters == {"top_k": 5}
-    assert openai_chat.dump_request(request, "m", {})["logit_bias"] == {"1": 2}
-    assert "logit_bias" not in anthropic.dump_request(request, "m", {})
+    assert openai_chat.dump_request(request, "m", Capabilities())["logit_bias"] == {
+        "1": 2
+    }
+    assert "logit_bias" not in anthropic.dump_request(request, "m", Capabilities())

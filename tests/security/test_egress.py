@@ -731,7 +731,7 @@ def test_only_listed_modules_use_the_unguarded_client():
     }
     assert users == {
         "app/network.py", "app/telemetry.py", "plugins/serverless.py", "providers/auth.py", "providers/endpoint.py",
-        "providers/http_provider.py", "providers/local/hub.py", "transport/egress.py", "transport/otlp.py",
+        "providers/chat_exchange.py", "providers/http_provider.py", "providers/local/hub.py", "transport/egress.py", "transport/otlp.py",
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -231,7 +232,7 @@ def through_json(value: Any) -> Any:
 def test_a_request_survives_a_round_trip(name: str, data: st.DataObject):
     request = data.draw(requests(name))
     module = MODULES[name]
-    body = through_json(module.dump_request(request, "m", {}))
+    body = through_json(module.dump_request(request, "m", Capabilities()))
     stream = (
         {"stream": request.stream} if name in ("gemini", "bedrock", "dashscope") else {}
     )
@@ -568,7 +569,7 @@ def test_thinking_signatures_survive_any_format(
     wire_answer = through_json(MODULES[target].dump_result(result))
     arrived = MODULES[target].parse_request(continued(target, wire_answer, result))
     sent = json.dumps(
-        MODULES[source].dump_request(arrived, "m", {}), ensure_ascii=False
+        MODULES[source].dump_request(arrived, "m", Capabilities()), ensure_ascii=False
     )
     for part in result.message.parts:
         if isinstance(part, ThinkingPromptMessageContent) and part.signature:

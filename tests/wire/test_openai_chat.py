@@ -5,6 +5,7 @@ from modelyard.base.errors import (
     InvokeRateLimitError,
     InvokeServerUnavailableError,
 )
+from modelyard.models.capabilities import Capabilities
 from modelyard.wire import openai_chat
 
 USER = {"role": "user", "content": "hi"}
@@ -65,23 +66,23 @@ def test_unknown_fields_are_passed_through():
     request = openai_chat.parse_request(
         {"messages": [{**USER, "mood": "good"}], "logit_bias": {}, "future": {"x": 1}}
     )
-    body = openai_chat.dump_request(request, "m", {})
+    body = openai_chat.dump_request(request, "m", Capabilities())
     assert body["future"] == {"x": 1}
     assert body["messages"][0]["mood"] == "good"
 
 
-def test_quirks_rename_and_drop_fields():
+def test_capabilities_rename_and_drop_fields():
     request = openai_chat.parse_request(
         {"messages": [USER], "max_tokens": 5, "seed": 1, "stream": True}
     )
     body = openai_chat.dump_request(
         request,
         "m",
-        {
-            "max_tokens_field": "max_completion_tokens",
-            "drop": ["seed"],
-            "no_stream_options": True,
-        },
+        Capabilities(
+            max_tokens_field="max_completion_tokens",
+            drop=("seed",),
+            no_stream_options=True,
+        ),
     )
     assert body["max_completion_tokens"] == 5
     assert not body.keys() & {"max_tokens", "seed", "stream_options"}

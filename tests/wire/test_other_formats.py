@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.gateway.forms import parse_form
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import (
@@ -68,7 +69,7 @@ def test_an_embedding_request_survives(texts: list[str], dimensions: int | None)
     request = TextEmbeddingRequest(texts=texts, dimensions=dimensions)
     assert (
         openai_embeddings.parse_request(
-            openai_embeddings.dump_request(request, "m", {})
+            openai_embeddings.dump_request(request, "m", Capabilities())
         )
         == request
     )
@@ -166,7 +167,7 @@ def test_a_transcription_form_survives():
     request = Speech2TextRequest(
         audio=b"x", filename="a.wav", language="en", prompt="p", temperature=0.5
     )
-    sending = openai_audio.dump_transcription(request, "m", {})
+    sending = openai_audio.dump_transcription(request, "m", Capabilities())
     parsed_form = parse_form(
         sending.content_type, b"".join(sending.body), error_message="a form"
     )
@@ -265,7 +266,7 @@ def test_adjacent_messages_of_one_role_are_merged_for_anthropic():
             UserPromptMessage(content="e"),
         ]
     )
-    turns = anthropic.dump_request(request, "m", {})["messages"]
+    turns = anthropic.dump_request(request, "m", Capabilities())["messages"]
     assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
     assert [len(turn["content"]) for turn in turns] == [2, 2, 2]
 
@@ -315,7 +316,7 @@ def _bedrock_document_names(filenames: list[str]) -> list[str]:
         ),
         ToolPromptMessage(content=documents[-1:], tool_call_id="a"),
     ]
-    body = bedrock.dump_request(LLMRequest(messages=messages), "m", {})
+    body = bedrock.dump_request(LLMRequest(messages=messages), "m", Capabilities())
     blocks = [block for turn in body["messages"] for block in turn["content"]]
     results = [block["toolResult"] for block in blocks if "toolResult" in block]
     blocks += [block for result in results for block in result["content"]]

@@ -13,6 +13,7 @@ from tools.show.exchanges import Exchange, exchanges
 from tools.show.truth import READERS, Truth, canonical, differences
 
 from modelyard.base.errors import InvokeError
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, fold
 from modelyard.models.rerank import RerankRequest
 from modelyard.providers.formats import EMBEDDING, RERANK
@@ -156,12 +157,13 @@ def test_nearly_all_recorded_requests_survive_a_round_trip(
         except InvokeError as error:
             refused.append((exchange.id, str(error)))
             continue
-        body = json.loads(json.dumps(module.dump_request(request, "m", {})))
+        body = json.loads(json.dumps(module.dump_request(request, "m", Capabilities())))
         reparsed = module.parse_request(body, **stream_of(name, request))
         # Adjacent messages of one role are merged, so the written bodies are compared.
-        assert json.loads(json.dumps(module.dump_request(reparsed, "m", {}))) == body, (
-            exchange.id
-        )
+        assert (
+            json.loads(json.dumps(module.dump_request(reparsed, "m", Capabilities())))
+            == body
+        ), exchange.id
         assert reparsed.tools == request.tools, exchange.id
         assert (reparsed.tool_choice, reparsed.stop) == (
             request.tool_choice,
@@ -186,7 +188,7 @@ def test_a_recorded_request_can_be_sent_in_every_other_format(name: str):
             continue
         for target_format in EGRESS:
             try:
-                body = MODULES[target_format].dump_request(request, "m", {})
+                body = MODULES[target_format].dump_request(request, "m", Capabilities())
             except InvokeError:
                 continue
             json.dumps(body)

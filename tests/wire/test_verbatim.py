@@ -11,15 +11,29 @@ from hypothesis import strategies as st
 from tools.show.exchanges import exchanges
 
 from modelyard.base.errors import InvokeError, InvokeServerUnavailableError
+from modelyard.models.capabilities import Capabilities, InputTypeField
 from modelyard.models.llm import LLMResultChunk, fold
 from modelyard.testing import chat_answer, chat_events
 from modelyard.wire import openai_chat, openai_passthrough
 
-QUIRKS: list[dict[str, Any]] = [
-    {},
-    {"max_tokens_field": "max_completion_tokens"},
-    {"no_stream_options": True},
+CAPABILITIES = [
+    Capabilities(),
+    Capabilities(max_tokens_field="max_completion_tokens"),
+    Capabilities(no_stream_options=True),
 ]
+# One other value for each capability that passthrough takes as irrelevant.
+IRRELEVANT_VALUES: dict[str, Any] = {
+    "reasoning_field": "reasoning",
+    "reasoning": "thinking",
+    "plain_transcripts": ("m",),
+    "default_voice": "alloy",
+    "max_texts": 4,
+    "required_tool_choice": "any",
+    "input_type": InputTypeField(field="f", query="q", document="d"),
+    "max_tokens": 5,
+    "adaptive_thinking": True,
+    "structured": "output_format",
+}
 TEXTS = st.text(max_size=40)
 MESSAGES = st.lists(
     st.fixed_dictionaries(
@@ -40,9 +54,9 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-@given(BODIES, st.sampled_from(QUIRKS))
+@given(BODIES, st.sampled_from(CAPABILITIES))
 def test_a_passed_through_request_is_read_as_by_the_full_parser(
-    body: dict[str, Any], quirks: dict[str, Any]
+    body: dict[str, Any], capabilities: Capabilities
 ):
     peeked_request = openai_passthrough.peek_request(
         json.dumps(body).encode(), openai_chat.parse_request
@@ -50,9 +64,9 @@ def test_a_passed_through_request_is_read_as_by_the_full_parser(
     assert peeked_request is not None
     model, request = peeked_request
     assert (model, request.format) == ("m", openai_chat.FORMAT)
-    passed = json.loads(openai_passthrough.PASSING.dump(request, "other", quirks))
+    passed = json.loads(openai_passthrough.PASSING.dump(request, "other", capabilities))
     full_body = openai_chat.dump_request(
-        openai_chat.parse_request(body), "other", quirks
+        openai_chat.parse_request(body), "other", capabilities
     )
     assert passed == json.loads(msgspec.json.encode(full_body))
     assert request.parse() == openai_chat.parse_request(body)
@@ -80,11 +94,48 @@ def test_unusual_requests_are_parsed_in_full(extra_fields: dict[str, Any]):
     )
 
 
+@given(BODIES, st.sampled_from(sorted(IRRELEVANT_VALUES)))
+def test_irrelevant_capabilities_do_not_change_a_plain_request(
+    body: dict[str, Any], name: str
+):
+    capabilities = Capabilities(**{name: IRRELEVANT_VALUES[name]})
+    assert capabilities != Capabilities()
+    peeked_request = openai_passthrough.peek_request(
+        json.dumps(body).encode(), openai_chat.parse_request
+    )
+    assert peeked_request is not None
+    request = peeked_request[1]
+    assert openai_passthrough.PASSING.can_pass_through(request, capabilities)
+    assert openai_chat.dump_request(
+        request.parse(), "m", capabilities
+    ) == openai_chat.dump_request(request.parse(), "m", Capabilities())
+
+
+def test_each_capability_is_applied_irrelevant_or_prevents_passthrough():
+    applied = openai_passthrough.APPLIED_CAPABILITIES
+    irrelevant = openai_passthrough.IRRELEVANT_CAPABILITIES
+    assert irrelevant == IRRELEVANT_VALUES.keys()
+    assert not applied & irrelevant
+    # Those for which the next test has a value.
+    preventing = {"rename", "think_tags", "thinking_parts"}
+    assert applied | irrelevant | preventing == {*Capabilities.__struct_fields__}
+
+
 @pytest.mark.parametrize(
-    "quirks",
-    [{"rename": {"user": "who"}}, {"think_tags": True}, {"drop": ["max_tokens"]}],
+    "capabilities",
+    [
+        Capabilities(rename={"user": "who"}),
+        Capabilities(think_tags=True),
+        Capabilities(thinking_parts=True),
+        Capabilities(drop=("max_tokens",)),
+        Capabilities(drop=("user",)),
+        Capabilities(drop=("stream_options",)),
+        Capabilities(max_tokens_field="num_predict"),
+    ],
 )
-def test_requests_to_servers_with_quirks_are_not_passed_through(quirks: dict[str, Any]):
+def test_requests_to_servers_that_deviate_are_not_passed_through(
+    capabilities: Capabilities,
+):
     body = {
         "model": "m",
         "messages": [{"role": "user", "content": "x"}],
@@ -94,7 +145,9 @@ def test_requests_to_servers_with_quirks_are_not_passed_through(quirks: dict[str
         json.dumps(body).encode(), openai_chat.parse_request
     )
     assert peeked_request is not None
-    assert not openai_passthrough.PASSING.can_pass_through(peeked_request[1], quirks)
+    request = peeked_request[1]
+    assert not openai_passthrough.PASSING.can_pass_through(request, capabilities)
+    assert openai_passthrough.PASSING.can_pass_through(request, Capabilities())
 
 
 def test_a_passed_through_answer_has_the_same_bytes_and_usage():

@@ -378,7 +378,7 @@ def expected(exchange: Exchange) -> Truth | None:
     # the expectation has to.
     if catalog_definition(
         _GENERIC_NAMES.get(provider_of(exchange), provider_of(exchange))
-    ).quirks.get("think_tags"):
+    ).capabilities.think_tags:
         truth.without_tags()
     return truth
 

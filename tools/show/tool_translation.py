@@ -26,6 +26,7 @@ from modelyard.agents.agent import Agent
 from modelyard.agents.events import ToolFinished
 from modelyard.app import Modelyard
 from modelyard.base.settings import LocalSettings, Settings
+from modelyard.models.capabilities import DEFAULT_CAPABILITIES
 from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMUsage, fold
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -213,7 +214,8 @@ def _parsed_request(module: Any, request: LLMRequest) -> LLMRequest:
     # Gemini has the choice of streaming in the URL and not in the body.
     extra = {"stream": False} if module.FORMAT == "gemini" else {}
     return module.parse_request(
-        json_round_trip(module.dump_request(request, "m", {})), **extra
+        json_round_trip(module.dump_request(request, "m", DEFAULT_CAPABILITIES)),
+        **extra,
     )
 
 

@@ -136,7 +136,7 @@ class Schemas:
         definition = self._providers.factory_of(invocation.tenant).get_definition(
             invocation.provider
         )
-        return int(definition.quirks.get("max_texts", 0))
+        return definition.capabilities.max_texts
 
     def cache_seconds(self, tenant: str, route: str) -> float:
         """Return the cache time of the route, or else of the settings, in seconds."""

@@ -16,11 +16,9 @@ import yaml
 from modelyard.base.errors import ConfigError, suggestion
 from modelyard.base.json_types import is_array, is_object
 from modelyard.base.number_bounds import FiniteLoader, Priority, Weight, check_numbers
-
-_yaml: Any = yaml  # its `compose` has no types
+from modelyard.base.yaml_lines import line_of_mistake, yaml_lines
 
 _ENV_PREFIX = "MODELYARD_"
-_UNKNOWN_FIELD = re.compile(r"unknown field `(\w+)`")
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?")
 _REFERENCE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
@@ -550,9 +548,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     not YAML or not a mapping.
     """
     try:
-        # The file is parsed twice: the node tree gives line numbers, the loader gives
-        # values.
-        node = _yaml.compose(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
+        # The file is parsed twice: once for the lines, once for the values.
+        lines = yaml_lines(path.read_text("utf-8"))
         value = yaml.load(path.read_text("utf-8"), Loader=FiniteLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
@@ -564,27 +561,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise ConfigError(
             f"Settings file {str(path)!r} must be a mapping of names to values"
         )
-    return value, dict(_lines(node, "$"))
-
-
-def _lines(node: Any, path: str) -> Iterator[tuple[str, int]]:
-    """Yield (path, line) for a YAML node and all nodes below it.
-
-    Lines are counted from 1. The path of a mapping's value is yielded last with the
-    line of its key, so that a dict of the pairs holds that line.
-    """
-    yield path, node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            # Children first; the key's own line then overrides the line of the value's
-            # start.
-            yield from (
-                (inner, line) for inner, line in _lines(value, f"{path}.{key.value}")
-            )
-            yield f"{path}.{key.value}", key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _lines(value, f"{path}[{index}]")
+    return value, lines
 
 
 def _walk(value: Any, path: str = "$") -> Iterator[tuple[str, str]]:
@@ -681,20 +658,8 @@ def _try_convert(
         # msgspec appends the path to its message: "reason - at `$.path`".
         reason, _, inner = str(error).partition(" - at `$")
         full_path = path + inner.rstrip("`")
-        return None, (_line_of(lines, full_path, reason), f"{full_path[2:]}: {reason}")
-
-
-def _line_of(lines: Mapping[str, int], path: str, reason: str) -> int:
-    """Return the line of a mistake: of the field itself if known, otherwise of the
-    closest parent."""
-    path = path.replace("[...]", "")
-    # msgspec reports an unknown field at its parent; the field's own line is more
-    # helpful.
-    if unknown := _UNKNOWN_FIELD.search(reason):
-        path += f".{unknown[1]}"
-    while path and path not in lines:
-        path = path[: max(path.rfind("."), path.rfind("["), 0)]
-    return lines.get(path, 1)
+        line = line_of_mistake(lines, full_path, reason)
+        return None, (line, f"{full_path[2:]}: {reason}")
 
 
 def _is_provider_list(key: str, raw: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 
 
@@ -66,13 +67,14 @@ class PassthroughFormat(Protocol):
     """A wire format that supports passthrough."""
 
     def can_pass_through(
-        self, request: PassthroughRequest, quirks: Mapping[str, Any]
+        self, request: PassthroughRequest, capabilities: Capabilities
     ) -> bool:
-        """Return whether a server with these quirks accepts the request unchanged."""
+        """Return whether a server with these capabilities accepts the request
+        unchanged."""
         ...
 
     def dump(
-        self, request: PassthroughRequest, model: str, quirks: Mapping[str, Any]
+        self, request: PassthroughRequest, model: str, capabilities: Capabilities
     ) -> bytes:
         """Return the bytes of the request, with its model name replaced."""
         ...

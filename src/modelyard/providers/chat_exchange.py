@@ -6,9 +6,9 @@ Two drivers use it. `HttpLargeLanguageModel.invoke` awaits the response; a
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from modelyard.base.errors import InvokeError, InvokeTimeoutError
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.passthrough import PassthroughFormat, PassthroughRequest
 from modelyard.models.thinking import split_thoughts
@@ -49,7 +49,7 @@ class ChatExchange:
 
     endpoint: Endpoint
     chat_format: ChatFormat
-    quirks: Mapping[str, Any]
+    capabilities: Capabilities
     request: LLMRequest | PassthroughRequest
     passing: PassthroughFormat | None
     """Passes the response through as it is; None if it is parsed."""
@@ -92,7 +92,7 @@ class ChatExchange:
 
     def _parsed(self, document: JSON) -> Iterable[LLMResultChunk]:
         """Return the chunks of a complete response."""
-        chunks = self.chat_format.parse_result(document, self.quirks).as_chunks()
+        chunks = self.chat_format.parse_result(document).as_chunks()
         return split_thoughts(chunks) if self._has_think_tags else chunks
 
     def _unchanged(self, body: bytes) -> LLMResultChunk | None:
@@ -105,14 +105,14 @@ class ChatExchange:
         """Return the full reader of a stream."""
         return EventReader(
             self.endpoint.event_source(self.chat_format.framing),
-            self.chat_format.parser(self.quirks),
+            self.chat_format.parser(),
             has_finished=has_finished,
         )
 
     @property
     def _has_think_tags(self) -> bool:
         """Whether the server writes thoughts into the text, between tags."""
-        return self.passing is None and bool(self.quirks.get("think_tags"))
+        return self.passing is None and self.capabilities.think_tags
 
 
 class DirectExchange:

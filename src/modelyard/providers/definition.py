@@ -12,6 +12,7 @@ import yaml
 from modelyard.base.errors import ConfigError
 from modelyard.base.json_types import EMPTY_OBJECT, is_array, is_object
 from modelyard.base.number_bounds import FiniteLoader, check_numbers
+from modelyard.models.capabilities import DEFAULT_CAPABILITIES, Capabilities
 from modelyard.models.entities import (
     AIModelEntity,
     ModelFeature,
@@ -21,6 +22,7 @@ from modelyard.models.entities import (
 from modelyard.models.parameters import expand_template
 from modelyard.models.provider import CredentialFormSchema, ProviderEntity
 from modelyard.models.types import ModelType
+from modelyard.providers.quirks import read_capabilities
 
 # Prices are usually listed for a million tokens or characters.
 _MILLION = "0.000001"
@@ -61,9 +63,8 @@ class ProviderDefinition:
     wire: str
     """Name of the wire format; the provider factory maps it to a builder."""
     base_url: str = ""
-    quirks: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Deviations of a server from its wire format, by name; see the `dump_request`
-    functions in `wire/`."""
+    capabilities: Capabilities = DEFAULT_CAPABILITIES
+    """What the server accepts, unless `model_capabilities` has the model."""
     wires: Mapping[ModelType, Sequence[Wire]] = field(
         default_factory=dict[ModelType, Sequence[Wire]]
     )
@@ -77,9 +78,10 @@ class ProviderDefinition:
     """
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     """Headers of every request. `{field}` is replaced from the credential."""
-    model_quirks: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=dict[str, Mapping[str, Any]]
+    model_capabilities: Mapping[str, Capabilities] = field(
+        default_factory=dict[str, Capabilities]
     )
+    """Complete capabilities of the models that differ from the provider's."""
     model_wires: Mapping[str, str] = field(default_factory=dict[str, str])
     source: str = ""
     """The file it was read from, for error messages."""
@@ -119,6 +121,10 @@ class ProviderDefinition:
             if form_field.type == "secret-input"
         )
         return usual or next(secret, None)
+
+    def capabilities_of(self, model: str) -> Capabilities:
+        """Return what the server accepts for a model."""
+        return self.model_capabilities.get(model, self.capabilities)
 
     def wires_of(self, model_type: ModelType) -> Sequence[Wire]:
         """Return the wire formats for a model type, the default first."""
@@ -183,18 +189,17 @@ def _parse_compact_yaml(
         for model in document.get("models") or ()
     ]
     entity = _compact_entity(name, document, listed, str(path))
+    capabilities, model_capabilities = read_capabilities(document, path)
     return ProviderDefinition(
         entity=convert(entity, ProviderEntity, str(path)),
         wire=wire or document.get("wire") or "openai",
         base_url=base_url or document.get("base_url") or "",
-        quirks=document.get("quirks") or {},
+        capabilities=capabilities,
         wires=_parse_compact_wires(document.get("wires") or {}, str(path)),
         paths=document.get("paths") or {},
         auth=document.get("auth") or {},
         headers=document.get("headers") or {},
-        model_quirks={
-            model["name"]: model["quirks"] for model in listed if model.get("quirks")
-        },
+        model_capabilities=model_capabilities,
         model_wires={
             model["name"]: model["wire"] for model in listed if model.get("wire")
         },

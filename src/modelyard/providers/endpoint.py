@@ -15,6 +15,7 @@ from modelyard.base import cpu_work
 from modelyard.base.bounded_json import BodyError, check_value_count
 from modelyard.base.errors import ConfigError, InvokeError, InvokeServerUnavailableError
 from modelyard.base.json_types import JsonValue, is_array, is_object
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.http_payload import HttpPayload
 from modelyard.models.types import JSON, Credentials, ModelType, OperatorCredentials
 from modelyard.providers.auth import Auth, build_auth
@@ -88,14 +89,9 @@ class Endpoint:
             self.client if url.startswith(self._definition_prefixes) else self.guarded
         )
 
-    def quirks(self, model: str) -> Mapping[str, Any]:
-        """Return the provider's quirks, overridden by those of the model."""
-        model_quirks = self.definition.model_quirks.get(model)
-        return (
-            {**self.definition.quirks, **model_quirks}
-            if model_quirks
-            else self.definition.quirks
-        )
+    def capabilities(self, model: str) -> Capabilities:
+        """Return what the provider's server accepts for a model."""
+        return self.definition.capabilities_of(model)
 
     def url(
         self, credentials: Credentials, path: str, *, model: str = "", base: str = ""

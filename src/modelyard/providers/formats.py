@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
-from modelyard.models.http_payload import HttpPayload, as_json
 from modelyard.models.llm import LLMRequest, LLMResult
 from modelyard.models.passthrough import PassthroughFormat
 from modelyard.models.rerank import RerankRequest, RerankResult
-from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.streams import StreamParser
-from modelyard.models.tts import TTSRequest
 from modelyard.models.types import JSON
 from modelyard.wire import (
     anthropic,
@@ -26,15 +24,11 @@ from modelyard.wire import (
     cohere,
     cohere_retrieval,
     dashscope,
-    dashscope_audio,
     dashscope_rerank,
-    deepgram,
-    elevenlabs,
     gemini,
     gemini_embeddings,
     ollama,
     ollama_embeddings,
-    openai_audio,
     openai_chat,
     openai_completions,
     openai_embeddings,
@@ -44,7 +38,6 @@ from modelyard.wire import (
     tei,
 )
 
-Quirks = Mapping[str, Any]
 Framing = Literal["sse", "lines", "aws"]
 
 
@@ -58,9 +51,9 @@ class ChatFormat:
     stream_path: str
     framing: Framing
     parameters: frozenset[str]
-    dump_request: Callable[[LLMRequest, str, Quirks], JSON]
-    parse_result: Callable[[JSON, Quirks], LLMResult]
-    parser: Callable[[Quirks], StreamParser]
+    dump_request: Callable[[LLMRequest, str, Capabilities], JSON]
+    parse_result: Callable[[JSON], LLMResult]
+    parser: Callable[[], StreamParser]
     headers: Mapping[str, str]
     """Headers of every call in this format."""
     stream_headers: Mapping[str, str]
@@ -146,7 +139,7 @@ class EmbeddingFormat:
     """A wire format for embedding models."""
 
     path: str
-    dump_request: Callable[[TextEmbeddingRequest, str, Quirks], JSON]
+    dump_request: Callable[[TextEmbeddingRequest, str, Capabilities], JSON]
     parse_result: Callable[[Any, TextEmbeddingRequest], TextEmbeddingResult]
 
 
@@ -176,7 +169,7 @@ class RerankFormat:
     """A wire format for rerank models."""
 
     path: str
-    dump_request: Callable[[RerankRequest, str, Quirks], JSON]
+    dump_request: Callable[[RerankRequest, str, Capabilities], JSON]
     parse_result: Callable[[Any, RerankRequest], RerankResult]
 
 
@@ -197,59 +190,6 @@ RERANK: Mapping[str, RerankFormat] = {
     ),
 }
 
-
-@dataclass(frozen=True, slots=True)
-class Speech2TextFormat:
-    """A wire format for transcription. `dump` returns path, body and content type,
-    since these calls differ in all three."""
-
-    dump: Callable[[Speech2TextRequest, str, Quirks], HttpPayload]
-    parse: Callable[[Any], Speech2TextResult]
-
-
-SPEECH2TEXT: Mapping[str, Speech2TextFormat] = {
-    "openai": Speech2TextFormat(
-        openai_audio.dump_transcription, openai_audio.parse_transcription
-    ),
-    "deepgram": Speech2TextFormat(
-        deepgram.dump_transcription, deepgram.parse_transcription
-    ),
-    "elevenlabs": Speech2TextFormat(
-        elevenlabs.dump_transcription, elevenlabs.parse_transcription
-    ),
-    "dashscope": Speech2TextFormat(
-        dashscope_audio.dump_transcription, dashscope_audio.parse_transcription
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class TTSFormat:
-    """A wire format for speech synthesis."""
-
-    dump: Callable[[TTSRequest, str, Quirks], HttpPayload]
-    parse_event: Callable[[Any], bytes] | None = None
-    """Extracts the audio from an event, if the audio comes as events instead of raw
-    bytes."""
-    headers: Mapping[str, str] | None = None
-
-
-def _openai_speech(request: TTSRequest, model: str, quirks: Quirks) -> HttpPayload:
-    return as_json(
-        "/audio/speech", openai_audio.dump_speech_request(request, model, quirks)
-    )
-
-
-TTS: Mapping[str, TTSFormat] = {
-    "openai": TTSFormat(_openai_speech),
-    "deepgram": TTSFormat(deepgram.dump_speech),
-    "elevenlabs": TTSFormat(elevenlabs.dump_speech),
-    "dashscope": TTSFormat(
-        dashscope_audio.dump_speech,
-        dashscope_audio.parse_speech,
-        {"x-dashscope-sse": "enable"},
-    ),
-}
 
 # Wire formats for moderation models.
 MODERATION = ("openai",)

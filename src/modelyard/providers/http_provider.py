@@ -20,6 +20,7 @@ from modelyard.models.base import (
     TextEmbeddingModel,
     TTSModel,
 )
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import ModelPropertyKey
 from modelyard.models.llm import LLMRequest, LLMResultChunk
@@ -42,10 +43,9 @@ from modelyard.providers.formats import (
     EMBEDDING,
     MODERATION,
     RERANK,
-    SPEECH2TEXT,
-    TTS,
     ChatFormat,
 )
+from modelyard.providers.speech_formats import SPEECH2TEXT, TTS
 from modelyard.transport.http import HttpClient, Response, Timeouts
 from modelyard.wire import dashscope, openai_moderations
 
@@ -138,7 +138,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         """Return the names of request parameters that the format or the server does not
         support."""
         _, chat_format = self._wire(model, credentials, request)
-        refused = set(self.endpoint.quirks(model).get("drop", ()))
+        refused = set(self.endpoint.capabilities(model).drop)
         parameter_names = [
             *request.model_parameters,
             *(["stop"] if request.stop else []),
@@ -154,8 +154,8 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     ) -> bool:
         """Return whether the request can be passed through unparsed."""
         chat_format = self._wire(model, credentials, request)[1]
-        quirks = self.endpoint.quirks(model)
-        return _passthrough_format(chat_format, request, quirks) is not None
+        capabilities = self.endpoint.capabilities(model)
+        return _passthrough_format(chat_format, request, capabilities) is not None
 
     async def invoke(
         self,
@@ -215,28 +215,28 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         """Return a request as it is sent to the provider. Raises InvokeError, with the
         provider's name, if it cannot be translated."""
         endpoint = self.endpoint
-        quirks = endpoint.quirks(model)
+        capabilities = endpoint.capabilities(model)
         wire, chat_format = self._wire(model, credentials, request)
         headers = chat_format.headers
         passing = (
-            _passthrough_format(chat_format, request, quirks)
+            _passthrough_format(chat_format, request, capabilities)
             if isinstance(request, PassthroughRequest)
             else None
         )
         # What is passed through is not parsed at all.
         if passing is not None and isinstance(request, PassthroughRequest):
             path = self._chat_path(chat_format)
-            body = passing.dump(request, model, quirks)
+            body = passing.dump(request, model, capabilities)
         else:
             request = parsed = to_parsed_request(request)
             path = self._path(parsed, chat_format)
             # Some formats select streaming by a header.
             if parsed.stream and chat_format.stream_headers:
                 headers = {**headers, **chat_format.stream_headers}
-            body = self._dump(parsed, model, chat_format, quirks)
+            body = self._dump(parsed, model, chat_format, capabilities)
         url = endpoint.url(credentials, path, model=model, base=wire.base_url)
         return ChatExchange(
-            endpoint, chat_format, quirks, request, passing, url, headers, body
+            endpoint, chat_format, capabilities, request, passing, url, headers, body
         )
 
     def _dump(
@@ -244,12 +244,12 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         request: LLMRequest,
         model: str,
         chat_format: ChatFormat,
-        quirks: Mapping[str, Any],
+        capabilities: Capabilities,
     ) -> bytes:
         """Return a request in its provider's format. Raises InvokeError, with the
         provider's name, if it cannot be translated."""
         try:
-            return _encode(chat_format.dump_request(request, model, quirks))
+            return _encode(chat_format.dump_request(request, model, capabilities))
         except InvokeError as error:
             raise self.endpoint.with_provider_name(error) from error
 
@@ -287,7 +287,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         body = chat_format.dump_request(
             msgspec.structs.replace(request, stream=False),
             model,
-            self.endpoint.quirks(model),
+            self.endpoint.capabilities(model),
         )
         if chat_format.name == "anthropic":
             # Anthropic's counter accepts only some fields of a request, Google's only
@@ -310,11 +310,11 @@ class HttpLargeLanguageModel(LargeLanguageModel):
 
 
 def _passthrough_format(
-    chat_format: ChatFormat, request: PassthroughRequest, quirks: Mapping[str, Any]
+    chat_format: ChatFormat, request: PassthroughRequest, capabilities: Capabilities
 ) -> PassthroughFormat | None:
     """Return the format's passthrough if the request can be sent unparsed, else None."""
     passing = chat_format.passing if chat_format.name == request.format else None
-    if passing is None or not passing.can_pass_through(request, quirks):
+    if passing is None or not passing.can_pass_through(request, capabilities):
         return None
     return passing
 
@@ -344,7 +344,9 @@ class HttpTextEmbeddingModel(TextEmbeddingModel):
         """Yield the embeddings of all texts as one result. Raises InvokeError with the
         provider's name."""
         endpoint = self.endpoint
-        body = self.wire_format.dump_request(request, model, endpoint.quirks(model))
+        body = self.wire_format.dump_request(
+            request, model, endpoint.capabilities(model)
+        )
         path = endpoint.definition.paths.get("text-embedding", self.wire_format.path)
         response_body = await endpoint.call(
             path, credentials, body, model=model, base=self.base
@@ -375,7 +377,9 @@ class HttpRerankModel(RerankModel):
         """Yield the ranked documents as one result. Raises InvokeError with the
         provider's name."""
         endpoint = self.endpoint
-        body = self.wire_format.dump_request(request, model, endpoint.quirks(model))
+        body = self.wire_format.dump_request(
+            request, model, endpoint.capabilities(model)
+        )
         path = endpoint.definition.paths.get("rerank", self.wire_format.path)
         response_body = await endpoint.call(
             path, credentials, body, model=model, base=self.base
@@ -398,7 +402,7 @@ class HttpModerationModel(ModerationModel):
         """Yield the verdicts of all texts as one result. Raises InvokeError with the
         provider's name."""
         body = openai_moderations.dump_request(
-            request, model, self.endpoint.quirks(model)
+            request, model, self.endpoint.capabilities(model)
         )
         path = self.endpoint.definition.paths.get("moderation", "/moderations")
         response_body = await self.endpoint.call(path, credentials, body, model=model)
@@ -421,7 +425,7 @@ class HttpTTSModel(TTSModel):
         """Yield the audio in chunks, then the usage. Raises InvokeError with the
         provider's name."""
         endpoint = self.endpoint
-        sending = self.wire_format.dump(request, model, endpoint.quirks(model))
+        sending = self.wire_format.dump(request, model, endpoint.capabilities(model))
         response = await endpoint.deliver(
             sending, credentials, base=self.base, headers=self.wire_format.headers
         )
@@ -492,7 +496,7 @@ class HttpSpeech2TextModel(Speech2TextModel):
         """Yield the transcript as one result. Raises InvokeError with the provider's
         name."""
         endpoint = self.endpoint
-        sending = self.wire_format.dump(request, model, endpoint.quirks(model))
+        sending = self.wire_format.dump(request, model, endpoint.capabilities(model))
         response_body = await endpoint.object(
             await endpoint.deliver(sending, credentials, base=self.base)
         )

@@ -32,6 +32,7 @@ from modelyard.base.fields import (
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -550,18 +551,20 @@ def _parse_file(block_type: str, block: JSON, where: str) -> PromptMessageConten
             return part(**fields, extra={FORMAT: {**extra_fields, "source": source}})
 
 
-def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) -> JSON:
     """Convert a request to Anthropic's JSON.
 
-    Quirks: `drop` (fields to omit), `max_tokens` (default limit), `structured` (name of
-    the structured output field), `adaptive_thinking`.
+    Of the capabilities it uses `drop`, `max_tokens`, `structured` and
+    `adaptive_thinking`.
     """
     parameters = request.model_parameters
     system, turns = _dump_messages(request.messages)
     body: JSON = {
         "model": model,
         "max_tokens": (
-            parameters.get("max_tokens") or quirks.get("max_tokens", DEFAULT_MAX_TOKENS)
+            parameters.get("max_tokens")
+            or capabilities.max_tokens
+            or DEFAULT_MAX_TOKENS
         ),
     }
     if system:
@@ -574,10 +577,10 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     _dump_reasoning(
         body,
         parameters,
-        adaptive=bool(quirks.get("adaptive_thinking")),
+        adaptive=capabilities.adaptive_thinking,
         is_own=request.format == FORMAT,
     )
-    _dump_response_format(body, parameters, quirks)
+    _dump_response_format(body, parameters, capabilities)
     body |= without_empty(
         tools=[_dump_tool(tool) for tool in request.tools],
         tool_choice=_dump_tool_choice(
@@ -590,7 +593,7 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     if request.extra:
         _restore_format_fields(body, request.extra.get(FORMAT, {}))
     # Last, so that fields restored from the caller's request are dropped as well.
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         body.pop(name, None)
     return body
 
@@ -604,13 +607,13 @@ def _dump_system(system: list[JSON]) -> str | list[JSON]:
 
 
 def _dump_response_format(
-    body: JSON, parameters: Mapping[str, Any], quirks: Mapping[str, Any]
+    body: JSON, parameters: Mapping[str, Any], capabilities: Capabilities
 ) -> None:
     """Write a JSON schema response format into the request `body`.
 
-    The field is `output_config.format`, or `output_format` if the quirk `structured`
-    names it. Only the schema is written, not its name. Other response formats leave the
-    body unchanged.
+    The field is `output_config.format`, or `output_format` if
+    `capabilities.structured` names it. Only the schema is written, not its name. Other
+    response formats leave the body unchanged.
     """
     response_format = parameters.get("response_format")
     # Other formats than a schema have no field here.
@@ -621,7 +624,7 @@ def _dump_response_format(
         "schema": response_format["json_schema"]["schema"],
     }
     # Some compatible servers only know the older field.
-    if quirks.get("structured") == "output_format":
+    if capabilities.structured == "output_format":
         body["output_format"] = schema
     else:
         body.setdefault("output_config", {})["format"] = schema
@@ -1013,14 +1016,13 @@ def _parse_reason(body: JSON) -> tuple[str | None, dict[str, Any]]:
 
 
 @reads_answer
-def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
+def parse_result(body: JSON) -> LLMResult:
     """Parse a complete response, a `message` object.
 
-    Usage without counts is marked as estimated. `quirks` is not used. Raises the
-    InvokeError that fits the error type if the body is an error, even with status 200,
-    and InvokeServerUnavailableError if it is malformed.
+    Usage without counts is marked as estimated. Raises the InvokeError that fits the
+    error type if the body is an error, even with status 200, and
+    InvokeServerUnavailableError if it is malformed.
     """
-    del quirks
     # Some compatible servers send an error with status 200.
     if body.get("type") == "error" or isinstance(body.get("error"), dict):
         raise error_of(body.get("error") or body)
@@ -1134,8 +1136,7 @@ class StreamParser:
     blocks.
     """
 
-    def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
-        del quirks
+    def __init__(self) -> None:
         self._id = self._model = ""
         self._usage: JSON = {}
         # Blocks and JSON fragments that are still open, by block index.

@@ -36,6 +36,7 @@ from modelyard.base.fields import (
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -538,19 +539,19 @@ def _parse_citation(citation: JSON) -> Citation:
     )
 
 
-def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) -> JSON:
     """Convert a request to the body of Converse; the model is part of the URL.
 
-    `model` only selects how the vendor's reasoning fields are written. The quirk `drop`
-    lists fields of `inferenceConfig` to omit. Raises InvokeBadRequestError for a hosted
-    tool or a file that Bedrock cannot use.
+    `model` only selects how the vendor's reasoning fields are written.
+    `capabilities.drop` lists fields of `inferenceConfig` to omit. Raises
+    InvokeBadRequestError for a hosted tool or a file that Bedrock cannot use.
     """
     parameters = request.model_parameters
     system, turns = _dump_messages(request.messages)
     body: JSON = {"messages": turns}
     if system:
         body["system"] = system
-    if config := _dump_inference_config(request, quirks):
+    if config := _dump_inference_config(request, capabilities):
         body["inferenceConfig"] = config
     if tools := _dump_tools(request):
         body["toolConfig"] = tools
@@ -569,8 +570,8 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     return body
 
 
-def _dump_inference_config(request: LLMRequest, quirks: Mapping[str, Any]) -> JSON:
-    """Return `inferenceConfig` without the fields that the quirk `drop` lists."""
+def _dump_inference_config(request: LLMRequest, capabilities: Capabilities) -> JSON:
+    """Return `inferenceConfig` without the fields in `capabilities.drop`."""
     parameters = request.model_parameters
     config: JSON = {}
     for parameter_name, wire_name in (
@@ -582,7 +583,7 @@ def _dump_inference_config(request: LLMRequest, quirks: Mapping[str, Any]) -> JS
             config[wire_name] = parameters[parameter_name]
     if request.stop:
         config["stopSequences"] = request.stop
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         config.pop(name, None)
     return config
 
@@ -995,14 +996,13 @@ def _parse_reason(stop_reason: str | None) -> tuple[str | None, JSON]:
 
 
 @reads_answer
-def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
+def parse_result(body: JSON) -> LLMResult:
     """Parse a complete Converse response.
 
     It has neither an id nor a model, so both are left empty. Usage without counts is
-    marked as estimated. `quirks` is not used. Raises InvokeServerUnavailableError if
-    the message is missing or a value is malformed.
+    marked as estimated. Raises InvokeServerUnavailableError if the message is missing
+    or a value is malformed.
     """
-    del quirks
     message = (body.get("output") or {}).get("message")
     if not isinstance(message, dict):
         raise InvokeServerUnavailableError("Upstream response has no 'message'")
@@ -1071,8 +1071,7 @@ def _displayable(
 class StreamParser:
     """Converts stream events to chunks."""
 
-    def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
-        del quirks
+    def __init__(self) -> None:
         # Call number by block index, and server tool blocks that are still incomplete.
         self._calls: dict[int, int] = {}
         self._server: dict[int, JSON] = {}

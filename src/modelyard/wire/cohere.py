@@ -29,6 +29,7 @@ from modelyard.base.fields import (
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_text
 from modelyard.models.call_indexes import CallIndexes
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -372,8 +373,8 @@ def _parse_part(part: JSON, where: str) -> PromptMessageContent:
             raise invalid_field(f"{where}.type", other, "text, image_url or document")
 
 
-def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """Build Cohere's request body. The quirk `drop` lists fields to omit.
+def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) -> JSON:
+    """Build Cohere's request body. `capabilities.drop` lists fields to omit.
 
     Raises InvokeBadRequestError for content or tools that Cohere does not accept.
     """
@@ -399,7 +400,7 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     # Vendor fields come after the translated ones, so that an explicit vendor setting
     # takes effect.
     body |= request.extra.get(FORMAT, {})
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         body.pop(name, None)
     return body
 
@@ -703,14 +704,13 @@ def _parse_reason(wire_reason: str | None) -> tuple[str | None, JSON]:
 
 
 @reads_answer
-def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
+def parse_result(body: JSON) -> LLMResult:
     """Parse a complete chat response.
 
-    Usage without counts is marked as estimated. `quirks` is not used. Raises
-    InvokeServerUnavailableError if there is no `message` object, a value is malformed,
-    or the finish reason reports a failure (ERROR or TIMEOUT).
+    Usage without counts is marked as estimated. Raises InvokeServerUnavailableError if
+    there is no `message` object, a value is malformed, or the finish reason reports a
+    failure (ERROR or TIMEOUT).
     """
-    del quirks
     message = body.get("message")
     if not isinstance(message, dict):
         # An error body has its text in this field.
@@ -769,8 +769,7 @@ def dump_result(result: LLMResult) -> JSON:
 class StreamParser:
     """Converts the events of a chat stream into chunks, one event at a time."""
 
-    def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
-        del quirks
+    def __init__(self) -> None:
         self._id = ""
         self._has_finished = False
 

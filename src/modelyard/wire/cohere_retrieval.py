@@ -4,7 +4,6 @@ functions: no network, no clock."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
@@ -20,6 +19,7 @@ from modelyard.base.fields import (
     unknown_fields,
 )
 from modelyard.base.reader_errors import reads_request
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import (
     EmbeddingInputType,
     EmbeddingUsage,
@@ -94,9 +94,9 @@ def parse_embed_request(body: JSON) -> TextEmbeddingRequest:
 
 
 def dump_embed_request(
-    request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]
+    request: TextEmbeddingRequest, model: str, capabilities: Capabilities
 ) -> JSON:
-    """Build Cohere's embed request. The quirk `drop` lists fields to omit."""
+    """Build Cohere's embed request. `capabilities.drop` lists fields to omit."""
     body: JSON = {
         "model": model,
         "texts": request.texts,
@@ -106,7 +106,7 @@ def dump_embed_request(
     if request.dimensions is not None:
         body["output_dimension"] = request.dimensions
     body |= request.extra.get(FORMAT, {})
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         body.pop(name, None)
     return body
 
@@ -187,14 +187,14 @@ def parse_rerank_request(body: JSON) -> RerankRequest:
 
 
 def dump_rerank_request(
-    request: RerankRequest, model: str, quirks: Mapping[str, Any]
+    request: RerankRequest, model: str, capabilities: Capabilities
 ) -> JSON:
-    """Build Cohere's rerank request. The quirk `drop` lists fields to omit."""
+    """Build Cohere's rerank request. `capabilities.drop` lists fields to omit."""
     body: JSON = {"model": model, "query": request.query, "documents": request.docs}
     if request.top_n is not None:
         body["top_n"] = request.top_n
     body |= request.extra.get(FORMAT, {})
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         body.pop(name, None)
     return body
 

@@ -32,6 +32,7 @@ from modelyard.base.fields import (
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_text
 from modelyard.models.call_indexes import CallIndexes
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -328,13 +329,13 @@ def _parse_call(call: JSON, position: int, *, is_fragment: bool = False) -> Tool
     )
 
 
-def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """Build DashScope's request body. The quirk `drop` lists parameters to omit.
+def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) -> JSON:
+    """Build DashScope's request body. `capabilities.drop` lists parameters to omit.
 
     Raises InvokeBadRequestError for content or tools that DashScope does not accept.
     """
     config = _dump_parameters(request)
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         config.pop(name, None)
     # The multimodal endpoint requires a list of parts in every message, the text
     # endpoint a string.
@@ -560,15 +561,13 @@ def _parse_reason(choice: JSON) -> str | None:
 
 
 @reads_answer
-def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
+def parse_result(body: JSON) -> LLMResult:
     """Parse a complete generation response.
 
-    Usage without counts is marked as estimated. `quirks` is not used. Raises the
-    InvokeError that fits the `code` of an error body, InvokeServerUnavailableError if
-    there is no `output` or no choice, and InvokeBadRequestError if the content of a
-    message has another type.
+    Usage without counts is marked as estimated. Raises the InvokeError that fits the
+    `code` of an error body, InvokeServerUnavailableError if there is no `output` or no
+    choice, and InvokeBadRequestError if the content of a message has another type.
     """
-    del quirks
     choices = _choices(body)
     if not choices:
         raise InvokeServerUnavailableError("Upstream response has no 'choices'")
@@ -648,8 +647,7 @@ class StreamParser:
     it.
     """
 
-    def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
-        del quirks
+    def __init__(self) -> None:
         self._has_finished = False
         self._usage: Any = None
 

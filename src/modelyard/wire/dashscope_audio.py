@@ -5,11 +5,11 @@ Pure functions."""
 # pyright: reportUnknownArgumentType=false
 
 import base64
-from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.fields import nested_count
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.http_payload import HttpPayload, as_json
 from modelyard.models.speech2text import (
     Speech2TextRequest,
@@ -23,11 +23,10 @@ _PATH = "/services/aigc/multimodal-generation/generation"
 
 
 def dump_transcription(
-    request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]
+    request: Speech2TextRequest, model: str, _capabilities: Capabilities
 ) -> HttpPayload:
     """Build a transcription request. Raises InvokeBadRequestError for a translation,
     which DashScope does not offer."""
-    del quirks
     if request.task == "translate":
         raise InvokeBadRequestError("DashScope does not support audio translation")
     # The recording is sent inline in a data URL, which needs a media type.
@@ -75,15 +74,15 @@ def parse_transcription(body: Any) -> Speech2TextResult:
 
 
 def dump_speech(
-    request: TTSRequest, model: str, quirks: Mapping[str, Any]
+    request: TTSRequest, model: str, capabilities: Capabilities
 ) -> HttpPayload:
     """Build a speech request. Raises InvokeBadRequestError for an audio format other
     than wav and pcm.
 
-    The quirk `default_voice` replaces the voice `default`.
+    `capabilities.default_voice` replaces the voice `default`.
     """
     voice = (
-        quirks.get("default_voice", "Cherry")
+        capabilities.default_voice or "Cherry"
         if request.voice == "default"
         else request.voice
     )

@@ -4,11 +4,11 @@ functions: no network, no clock."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.base.fields import nested_count
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.rerank import (
     RerankRequest,
     RerankResult,
@@ -20,9 +20,10 @@ from modelyard.models.types import JSON
 FORMAT = "dashscope"
 
 
-def dump_request(request: RerankRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+def dump_request(
+    request: RerankRequest, model: str, _capabilities: Capabilities
+) -> JSON:
     """Build DashScope's rerank request."""
-    del quirks
     # The documents are not needed back: results refer to them by index.
     config: JSON = {"return_documents": False, **request.extra.get(FORMAT, {})}
     if request.top_n is not None:

@@ -4,11 +4,11 @@ network, no clock."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.http_payload import HttpPayload, as_json
 from modelyard.models.speech2text import (
     Speech2TextRequest,
@@ -34,14 +34,13 @@ _ENCODINGS = {
 
 
 def dump_transcription(
-    request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]
+    request: Speech2TextRequest, model: str, _capabilities: Capabilities
 ) -> HttpPayload:
     """Build a transcription request. The recording is the raw body, the options are in
     the query string.
 
     Raises InvokeBadRequestError for a translation, which Deepgram does not offer.
     """
-    del quirks
     if request.task == "translate":
         raise InvokeBadRequestError("Deepgram does not support audio translation")
     query = {"model": model, "smart_format": "true", "punctuate": "true"}
@@ -97,15 +96,15 @@ def parse_transcription(body: Any) -> Speech2TextResult:
 
 
 def dump_speech(
-    request: TTSRequest, model: str, quirks: Mapping[str, Any]
+    request: TTSRequest, model: str, capabilities: Capabilities
 ) -> HttpPayload:
     """Build a speech request. A voice is part of Deepgram's model name: `aura-2` and
     `thalia-en` give `aura-2-thalia-en`.
 
-    The quirk `default_voice` replaces the voice `default`.
+    `capabilities.default_voice` replaces the voice `default`.
     """
     voice = (
-        quirks.get("default_voice", "thalia-en")
+        capabilities.default_voice or "thalia-en"
         if request.voice == "default"
         else request.voice
     )

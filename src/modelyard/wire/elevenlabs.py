@@ -4,11 +4,11 @@ Pure functions."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.http_payload import HttpPayload, as_form, as_json
 from modelyard.models.speech2text import (
     Speech2TextRequest,
@@ -30,11 +30,10 @@ _FORMATS = {
 
 
 def dump_transcription(
-    request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]
+    request: Speech2TextRequest, model: str, _capabilities: Capabilities
 ) -> HttpPayload:
     """Build a transcription request. Raises InvokeBadRequestError for a translation,
     which ElevenLabs does not offer."""
-    del quirks
     if request.task == "translate":
         raise InvokeBadRequestError("ElevenLabs does not support audio translation")
     fields = {"model_id": model}
@@ -79,12 +78,12 @@ def parse_transcription(body: Any) -> Speech2TextResult:
 
 
 def dump_speech(
-    request: TTSRequest, model: str, quirks: Mapping[str, Any]
+    request: TTSRequest, model: str, capabilities: Capabilities
 ) -> HttpPayload:
     """Build a speech request. Raises InvokeBadRequestError for an audio format that is
     not offered.
 
-    The quirk `default_voice` replaces the voice `default`.
+    `capabilities.default_voice` replaces the voice `default`.
     """
     if request.format not in _FORMATS:
         raise InvokeBadRequestError(
@@ -94,7 +93,7 @@ def dump_speech(
         )
     # ElevenLabs identifies voices by id, not by name.
     voice = (
-        quirks.get("default_voice", "21m00Tcm4TlvDq8ikWAM")
+        capabilities.default_voice or "21m00Tcm4TlvDq8ikWAM"
         if request.voice == "default"
         else request.voice
     )

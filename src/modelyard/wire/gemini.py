@@ -41,6 +41,7 @@ from modelyard.base.fields import (
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -651,11 +652,11 @@ def _parse_body(part: JSON, where: str) -> PromptMessageContent | ToolCall:
     return OpaquePromptMessageContent(format=FORMAT, data=part)
 
 
-def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) -> JSON:
     """Build the body of generateContent; the model's name is part of the URL.
 
     Contents, tools and `generationConfig` are translated; stored vendor fields take
-    precedence. The quirk `drop` lists `generationConfig` fields to omit. Raises
+    precedence. `capabilities.drop` lists `generationConfig` fields to omit. Raises
     InvokeBadRequestError for a hosted tool of another provider.
     """
     del model
@@ -677,7 +678,7 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
             **vendor_fields.pop("toolConfig"),
         }
     generation = _dump_config(request) | vendor_fields.pop("generationConfig", {})
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         generation.pop(name, None)
     # None marks a field that a vendor field replaces; see `_parse_response_format`.
     generation = {
@@ -1187,14 +1188,13 @@ def _citations(candidate: JSON) -> list[Citation]:
 
 
 @reads_answer
-def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
+def parse_result(body: JSON) -> LLMResult:
     """Parse a complete `GenerateContentResponse`.
 
     A blocked prompt gives one artificial choice, finished with `content_filter`.
     Missing usage is marked as estimated. Raises an InvokeError for an `error` object,
     and InvokeServerUnavailableError if there are no candidates or a part is invalid.
     """
-    del quirks
     if isinstance(body.get("error"), dict):
         raise error_of(body["error"])
     candidates = body.get("candidates") or []
@@ -1415,8 +1415,7 @@ class StreamParser:
     Every event repeats the usage so far; the last one counts.
     """
 
-    def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
-        del quirks
+    def __init__(self) -> None:
         # Candidate index -> type and index of its last block.
         self._blocks: dict[int, tuple[str, int]] = {}
         # Candidate index -> index of its last call.

@@ -4,12 +4,12 @@ embedding types. Pure functions."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.fields import expect_type, in_range, optional_field, required_field
 from modelyard.base.reader_errors import reads_request
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import (
     EmbeddingInputType,
     EmbeddingUsage,
@@ -81,7 +81,7 @@ def _text(body: JSON, where: str) -> str:
 
 
 def dump_request(
-    request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]
+    request: TextEmbeddingRequest, model: str, _capabilities: Capabilities
 ) -> JSON:
     """Build a batchEmbedContents request; a single text is a batch of one.
 
@@ -89,7 +89,6 @@ def dump_request(
     A task type without a counterpart, stored at parsing, replaces the one of the input
     type.
     """
-    del quirks
     # Google requires the full model name in every request of a batch.
     shared: JSON = {
         "model": f"models/{model}",

@@ -30,6 +30,7 @@ from modelyard.base.fields import (
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -320,8 +321,8 @@ def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
     )
 
 
-def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """Build Ollama's request body. The quirk `drop` lists options to omit.
+def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) -> JSON:
+    """Build Ollama's request body. `capabilities.drop` lists options to omit.
 
     Raises InvokeBadRequestError for content or tools that Ollama does not accept.
     """
@@ -342,7 +343,7 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     # A copy, since `pop` below must not change the request.
     vendor_fields = dict(request.extra.get(FORMAT, {}))
     options = _dump_options(request) | vendor_fields.pop("options", {})
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         options.pop(name, None)
     if options:
         body["options"] = options
@@ -528,14 +529,13 @@ def _parse_logprobs(body: JSON) -> dict[str, Any] | None:
 
 
 @reads_answer
-def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
+def parse_result(body: JSON) -> LLMResult:
     """Parse a complete response of `/api/chat` or `/api/generate`.
 
     Usage is marked as estimated if there are no token counts. Raises
     InvokeServerUnavailableError for an `error` (Ollama may report one with status 200)
     and for a response without a message.
     """
-    del quirks
     # Ollama may report an error with status 200.
     if isinstance(body.get("error"), str):
         raise InvokeServerUnavailableError(body["error"])
@@ -621,8 +621,7 @@ def dump_result(result: LLMResult) -> JSON:
 class StreamParser:
     """Converts the lines of a chat stream into chunks, one line at a time."""
 
-    def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
-        del quirks
+    def __init__(self) -> None:
         self._calls = 0
         self._call_id_prefix = ""
         self._has_finished = False

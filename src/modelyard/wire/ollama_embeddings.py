@@ -3,11 +3,11 @@ functions: no network, no clock."""
 # A hot path: documents are read as the decoder returns them, without type guards.
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.base.fields import count
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import (
     EmbeddingUsage,
     TextEmbeddingRequest,
@@ -19,10 +19,9 @@ FORMAT = "ollama"
 
 
 def dump_request(
-    request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]
+    request: TextEmbeddingRequest, model: str, _capabilities: Capabilities
 ) -> JSON:
     """Build an embed request. Vendor fields in `extra` take precedence."""
-    del quirks
     body: JSON = {"model": model, "input": request.texts}
     if request.dimensions is not None:
         body["dimensions"] = request.dimensions

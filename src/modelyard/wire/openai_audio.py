@@ -22,6 +22,7 @@ from modelyard.base.fields import (
     required_field,
 )
 from modelyard.base.reader_errors import reads_request
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.http_payload import HttpPayload, as_form
 from modelyard.models.speech2text import (
     Speech2TextRequest,
@@ -101,11 +102,11 @@ def parse_speech_request(body: JSON) -> TTSRequest:
 
 
 def dump_speech_request(
-    request: TTSRequest, model: str, quirks: Mapping[str, Any]
+    request: TTSRequest, model: str, capabilities: Capabilities
 ) -> JSON:
     """Build the body of a request to `/audio/speech`.
 
-    The voice `default` is replaced by the quirk `default_voice`, or by `alloy`. The
+    The voice `default` is replaced by `capabilities.default_voice`, or by `alloy`. The
     speed is written only if it is not 1.0; speed and instructions take precedence over
     stored vendor fields.
     """
@@ -113,7 +114,7 @@ def dump_speech_request(
         "model": model,
         "input": request.text,
         "voice": (
-            quirks.get("default_voice", "alloy")
+            capabilities.default_voice or "alloy"
             if request.voice == "default"
             else request.voice
         ),
@@ -173,17 +174,15 @@ def parse_transcription_request(
 
 
 def dump_transcription(
-    request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]
+    request: Speech2TextRequest, model: str, capabilities: Capabilities
 ) -> HttpPayload:
     """Build the multipart form for a transcription or translation.
 
     The task of the request decides the path. If segments or words are wanted,
     `verbose_json` is requested, except from models whose name starts with a prefix in
-    the quirk `plain_transcripts`.
+    `capabilities.plain_transcripts`.
     """
-    plain = any(
-        model.startswith(str(name)) for name in quirks.get("plain_transcripts", ())
-    )
+    plain = model.startswith(capabilities.plain_transcripts)
     wants_times = (request.segments or request.words) and not plain
     # Only verbose_json has timestamps.
     fields = {

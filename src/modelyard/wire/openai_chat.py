@@ -39,6 +39,7 @@ from modelyard.base.fields import (
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_text
 from modelyard.models.call_indexes import CallIndexes
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -999,24 +1000,24 @@ _PART_PARSERS = {
 }
 
 
-def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) -> JSON:
     """Build the request body for a server of this format.
 
-    Quirks: `max_tokens_field`, `no_stream_options`, `drop` (fields that the server
-    refuses), `rename` (fields with another name), `reasoning` (how thinking is
-    controlled), `reasoning_field` (field for thoughts in messages; empty: none),
-    `thinking_parts` (thoughts are content parts), `required_tool_choice` (the server's
-    value for `required`).
+    Of the capabilities it uses `max_tokens_field`, `no_stream_options`, `drop`,
+    `rename`, `reasoning`, `reasoning_field`, `thinking_parts` and
+    `required_tool_choice`.
     """
     body: JSON = {
         "model": model,
-        "messages": [_dump_message(message, quirks) for message in request.messages],
+        "messages": [
+            _dump_message(message, capabilities) for message in request.messages
+        ],
     }
-    body.update(_dump_parameters(request.model_parameters, quirks))
+    body.update(_dump_parameters(request.model_parameters, capabilities))
     if request.tools:
         body["tools"] = [_dump_tool(tool) for tool in request.tools]
     if (choice := request.tool_choice) is not None:
-        body["tool_choice"] = _dump_tool_choice(choice, quirks)
+        body["tool_choice"] = _dump_tool_choice(choice, capabilities)
     if request.stop:
         body["stop"] = request.stop
     if request.user is not None:
@@ -1028,38 +1029,40 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     if request.stream:
         body["stream"] = True
         # Without this option a stream has no usage.
-        if not quirks.get("no_stream_options"):
+        if not capabilities.no_stream_options:
             body["stream_options"] = {"include_usage": True}
     # Last, so that dropping and renaming apply to vendor fields too.
-    _drop_and_rename(body, quirks)
+    _drop_and_rename(body, capabilities)
     return body
 
 
 def _dump_parameters(
-    model_parameters: Mapping[str, Any], quirks: Mapping[str, Any]
+    model_parameters: Mapping[str, Any], capabilities: Capabilities
 ) -> dict[str, Any]:
     """Return the parameters as fields of the request body.
 
-    The quirk `reasoning` selects how thinking is controlled, and `max_tokens_field` the
-    name of the token limit. The given parameters are not changed.
+    `capabilities.reasoning` selects how thinking is controlled, and
+    `capabilities.max_tokens_field` the name of the token limit. The given parameters
+    are not changed.
     """
     # A copy, since the reasoning functions remove and add parameters.
     parameters = dict(model_parameters)
-    _REASONING_STYLES[quirks.get("reasoning", "effort")](parameters)
+    _REASONING_STYLES[capabilities.reasoning](parameters)
     if "max_tokens" in parameters:
-        field = quirks.get("max_tokens_field", "max_tokens")
+        field = capabilities.max_tokens_field
         parameters[field] = parameters.pop("max_tokens")
     return parameters
 
 
-def _drop_and_rename(body: JSON, quirks: Mapping[str, Any]) -> None:
-    """Apply the quirks `drop` and `rename` to the fields of a request body.
+def _drop_and_rename(body: JSON, capabilities: Capabilities) -> None:
+    """Apply `capabilities.drop` and `capabilities.rename` to the fields of a request
+    body.
 
     `body` is changed in place; fields that it does not have are ignored.
     """
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         body.pop(name, None)
-    for name, upstream_name in quirks.get("rename", {}).items():
+    for name, upstream_name in capabilities.rename.items():
         if name in body:
             body[upstream_name] = body.pop(name)
 
@@ -1129,14 +1132,14 @@ _REASONING_STYLES = {
 }
 
 
-def _dump_tool_choice(choice: str | dict[str, Any], quirks: Mapping[str, Any]) -> Any:
+def _dump_tool_choice(choice: str | dict[str, Any], capabilities: Capabilities) -> Any:
     """Build OpenAI's `tool_choice`.
 
-    The quirk `required_tool_choice` replaces the value `required` for servers with
-    another name for it. A forced or allowed tool is written as a function.
+    `capabilities.required_tool_choice` replaces the value `required` for servers
+    with another name for it. A forced or allowed tool is written as a function.
     """
     if choice == "required":
-        return quirks.get("required_tool_choice", "required")
+        return capabilities.required_tool_choice
     if isinstance(choice, str):
         return choice
     if "allowed" in choice:
@@ -1188,16 +1191,16 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
     return {"type": "function", "function": function | vendor_fields, **cached}
 
 
-def _dump_message(message: AnyPromptMessage, quirks: Mapping[str, Any]) -> JSON:
+def _dump_message(message: AnyPromptMessage, capabilities: Capabilities) -> JSON:
     """Build an entry of a request's `messages`.
 
-    The quirks decide how thoughts of an earlier answer are written. Vendor fields take
-    precedence; a stored role `function` omits the call id. Raises InvokeBadRequestError
-    for audio that is only a URL.
+    The capabilities decide how thoughts of an earlier answer are written. Vendor fields
+    take precedence; a stored role `function` omits the call id. Raises
+    InvokeBadRequestError for audio that is only a URL.
     """
     body: JSON = {"role": message.role.value}
     if isinstance(message, AssistantPromptMessage):
-        body |= _dump_earlier_answer(message, quirks)
+        body |= _dump_earlier_answer(message, capabilities)
     elif isinstance(message, ToolPromptMessage):
         body["content"] = (
             "" if message.content is None else _dump_content(message.content)
@@ -1218,16 +1221,16 @@ def _dump_message(message: AnyPromptMessage, quirks: Mapping[str, Any]) -> JSON:
 
 
 def _dump_earlier_answer(
-    message: AssistantPromptMessage, quirks: Mapping[str, Any]
+    message: AssistantPromptMessage, capabilities: Capabilities
 ) -> JSON:
     """Return the fields of an assistant message in a request, with its thoughts in the
     field that the server expects."""
     # With thinking parts, thoughts are part of the content and need no separate field.
-    thinks_inside = bool(quirks.get("thinking_parts"))
+    thinks_inside = capabilities.thinking_parts
     body = dump_assistant(
         message, with_details=not thinks_inside, thinks_inside=thinks_inside
     )
-    field = quirks.get("reasoning_field", "reasoning_content")
+    field = capabilities.reasoning_field
     if field == "reasoning_content":
         return body
     thoughts = body.pop("reasoning_content", None)
@@ -1597,14 +1600,13 @@ _FINISH_REASONS = {
 
 
 @reads_answer
-def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
+def parse_result(body: JSON) -> LLMResult:
     """Parse a complete `chat.completion` response.
 
     Usage is marked as estimated if there are no token counts. Raises
     InvokeServerUnavailableError if there are no choices or one is unreadable, and the
     error's own class for an `error` object (some servers send it with status 200).
     """
-    del quirks
     # Some servers report errors with status 200.
     if isinstance(body.get("error"), dict):
         raise error_of(body["error"])
@@ -1736,8 +1738,7 @@ def _dump_reason(reason: str | None) -> str | None:
 class StreamParser:
     """Converts the events of a stream into chunks, one event at a time."""
 
-    def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
-        del quirks
+    def __init__(self) -> None:
         self._has_finished = False
         # The (choice, call) pairs whose name was already passed on.
         self._named_calls: set[tuple[int, int]] = set()

@@ -28,6 +28,7 @@ from modelyard.base.fields import (
     unknown_fields,
 )
 from modelyard.base.reader_errors import reads_answer, reads_request
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -137,10 +138,11 @@ def _parse_stop(value: Any) -> list[str]:
     ]
 
 
-def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) -> JSON:
     """Build the request body. A conversation becomes one text.
 
-    Quirks: `drop` lists fields to omit, `no_stream_options` omits stream_options.
+    `capabilities.drop` lists fields to omit; with `capabilities.no_stream_options`
+    `stream_options` is left out.
     """
     body: JSON = {"model": model, "prompt": _prompt(request)}
     body |= {
@@ -154,13 +156,13 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
         body["user"] = request.user
     if request.stream:
         body["stream"] = True
-        if not quirks.get("no_stream_options"):
+        if not capabilities.no_stream_options:
             # Without this option a stream has no usage.
             body["stream_options"] = {"include_usage": True}
     # Vendor fields come after the translated ones, so that an explicit vendor setting
     # takes effect.
     body |= request.extra.get(FORMAT, {})
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         body.pop(name, None)
     return body
 
@@ -245,14 +247,13 @@ def _parse_choice(choice: Any, position: int) -> LLMChoice:
 
 
 @reads_answer
-def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
+def parse_result(body: JSON) -> LLMResult:
     """Parse a complete `text_completion` response.
 
     Usage is marked as estimated if there are no token counts. Raises
     InvokeServerUnavailableError if there are no choices or one is invalid, and the
     error's own class for an `error` object (some servers send it with status 200).
     """
-    del quirks
     # Some servers report errors with status 200.
     if isinstance(body.get("error"), dict):
         raise error_of(body["error"])
@@ -317,8 +318,7 @@ def dump_result(result: LLMResult) -> JSON:
 class StreamParser:
     """Converts the events of a stream into chunks, one event at a time."""
 
-    def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
-        del quirks
+    def __init__(self) -> None:
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:

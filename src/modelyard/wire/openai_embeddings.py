@@ -10,7 +10,6 @@ Pure functions: no network, no clock.
 import base64
 import binascii
 from array import array
-from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
@@ -23,6 +22,7 @@ from modelyard.base.fields import (
     passthrough_fields,
 )
 from modelyard.base.reader_errors import reads_request
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import (
     EmbeddingInputType,
     EmbeddingUsage,
@@ -103,12 +103,11 @@ def _parse_texts(value: Any) -> list[str]:
 
 
 def dump_request(
-    request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]
+    request: TextEmbeddingRequest, model: str, capabilities: Capabilities
 ) -> JSON:
     """Build the request body.
 
-    Quirks: `drop` and `rename` of fields, `input_type` (the server's field for the
-    input type, with its values for `query` and `document`).
+    Of the capabilities it uses `drop`, `rename` and `input_type`.
     """
     # Floats are always requested; `dump_result` encodes them for a client that wants
     # base64.
@@ -122,14 +121,12 @@ def dump_request(
         body["dimensions"] = request.dimensions
     if request.user is not None:
         body["user"] = request.user
-    if (input_type_quirk := quirks.get("input_type")) is not None:
+    if (input_type := capabilities.input_type) is not None:
         # An input type that the client sent in the vendor's own field takes precedence.
-        body.setdefault(
-            input_type_quirk["field"], input_type_quirk[request.input_type.value]
-        )
-    for name in quirks.get("drop", ()):
+        body.setdefault(input_type.field, input_type.value_of(request.input_type))
+    for name in capabilities.drop:
         body.pop(name, None)
-    for name, upstream_name in quirks.get("rename", {}).items():
+    for name, upstream_name in capabilities.rename.items():
         if name in body:
             body[upstream_name] = body.pop(name)
     return body

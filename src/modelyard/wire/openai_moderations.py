@@ -4,7 +4,6 @@ functions: no network, no clock."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
@@ -15,6 +14,7 @@ from modelyard.base.fields import (
     required_field,
 )
 from modelyard.base.reader_errors import reads_request
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.moderation import (
     ModerationRequest,
     ModerationResult,
@@ -88,15 +88,15 @@ def _text(content: Any, where: str) -> str:
 
 
 def dump_request(
-    request: ModerationRequest, model: str, quirks: Mapping[str, Any]
+    request: ModerationRequest, model: str, capabilities: Capabilities
 ) -> JSON:
-    """Build the request body. The quirk `drop` lists fields to omit."""
+    """Build the request body. `capabilities.drop` lists fields to omit."""
     body: JSON = {
         "input": request.texts,
         **request.extra.get(FORMAT, {}),
         "model": model,
     }
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         body.pop(name, None)
     return body
 

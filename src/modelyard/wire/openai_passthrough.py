@@ -5,14 +5,16 @@ Only what the structs here describe is passed through. They refuse unknown field
 that everything else is left to the full parser in `openai_chat`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from modelyard.base.bounded_json import decode_body
 from modelyard.base.errors import InvokeServerUnavailableError
+from modelyard.models.capabilities import DEFAULT_CAPABILITIES, Capabilities
 from modelyard.models.llm import LLMRequest, LLMResultChunkDelta, LLMUsage
 from modelyard.models.passthrough import PassthroughChunk, PassthroughRequest
 
@@ -22,20 +24,33 @@ FORMAT = "openai_chat"
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 _UNSET = msgspec.UNSET
 _Unset = msgspec.UnsetType
-_SUPPORTED_QUIRKS = frozenset(
+APPLIED_CAPABILITIES = frozenset({"drop", "max_tokens_field", "no_stream_options"})
+"""The capabilities that this module applies."""
+IRRELEVANT_CAPABILITIES = frozenset(
     {
-        "max_tokens_field",
-        "no_stream_options",
-        "drop",
         "reasoning_field",
         "reasoning",
         "plain_transcripts",
         "default_voice",
         "max_texts",
         "required_tool_choice",
+        "input_type",
+        "max_tokens",
+        "adaptive_thinking",
+        "structured",
     }
 )
-"""Quirks that are either applied here or do not affect plain text requests."""
+"""Those that do not affect plain text requests, or their responses."""
+# Any other, and so each new one, must have its default value.
+_other_capabilities = attrgetter(
+    *(
+        name
+        for name in Capabilities.__struct_fields__
+        if name not in APPLIED_CAPABILITIES | IRRELEVANT_CAPABILITIES
+    )
+)
+_OTHER_DEFAULTS = _other_capabilities(DEFAULT_CAPABILITIES)
+_LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -69,6 +84,13 @@ _decode_request = msgspec.json.Decoder(_PlainRequest).decode
 # Shared encoder and decoder: they are built once, since this module runs for every
 # plain request.
 _encode = msgspec.json.Encoder().encode
+# Fields that `dump` cannot omit. The others are parameters of the request, which are
+# compared with `drop` one by one.
+_UNDROPPED_FIELDS = frozenset(_PlainRequest.__struct_fields__) - {
+    "max_tokens",
+    "temperature",
+    "top_p",
+}
 _INCLUDE_USAGE = _StreamOptions(True)
 
 
@@ -117,37 +139,41 @@ class OpenAIPassthrough:
     """Passes requests through to servers of this format."""
 
     def can_pass_through(
-        self, request: PassthroughRequest, quirks: Mapping[str, Any]
+        self, request: PassthroughRequest, capabilities: Capabilities
     ) -> bool:
-        """Return whether a server with these quirks can take the request as it is.
+        """Return whether a server with these capabilities can take the request as it
+        is.
 
-        It cannot if a quirk is unknown here, or if `drop` lists a parameter that the
-        request has; the caller then uses the full parser.
+        It cannot if it deviates in a way that is not applied here, or if `drop` lists a
+        parameter that the request has; the caller then uses the full parser.
         """
-        # An unknown quirk may change anything, so the full parser must handle it.
-        if not _SUPPORTED_QUIRKS.issuperset(quirks):
+        if _other_capabilities(capabilities) != _OTHER_DEFAULTS:
             return False
-        refused = quirks.get("drop", ())
+        if capabilities.max_tokens_field not in _LIMIT_FIELDS:
+            return False
+        refused = capabilities.drop
+        if not _UNDROPPED_FIELDS.isdisjoint(refused):
+            return False
         return not any(name in refused for name in request.model_parameters)
 
     def dump(
-        self, request: PassthroughRequest, model: str, quirks: Mapping[str, Any]
+        self, request: PassthroughRequest, model: str, capabilities: Capabilities
     ) -> bytes:
         """Encode the request as JSON for the server.
 
         `model` replaces the client's model name. The token limit is written as
-        `max_completion_tokens` if the quirk `max_tokens_field` has that value,
-        otherwise as `max_tokens`. A stream always requests usage, unless the quirk
-        `no_stream_options` is set.
+        `max_completion_tokens` if `capabilities.max_tokens_field` has that value,
+        otherwise as `max_tokens`. A stream always requests usage, unless
+        `capabilities.no_stream_options` is set.
         """
         plain_request: _PlainRequest = request.asked
         max_tokens = request.model_parameters.get("max_tokens")
-        is_renamed = quirks.get("max_tokens_field") == "max_completion_tokens"
+        is_renamed = capabilities.max_tokens_field == "max_completion_tokens"
         # Usage is always requested, since accounting needs it; the client gets it only
         # if it requested it.
         options = (
             _INCLUDE_USAGE
-            if plain_request.stream and not quirks.get("no_stream_options")
+            if plain_request.stream and not capabilities.no_stream_options
             else None
         )
         return _encode(

@@ -7,7 +7,6 @@ Pure functions: no network, no clock.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
@@ -22,6 +21,7 @@ from modelyard.base.fields import (
     required_field,
 )
 from modelyard.base.reader_errors import reads_request
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.rerank import (
     RerankRequest,
     RerankResult,
@@ -92,8 +92,11 @@ def _text(document: Any, where: str) -> str:
     raise invalid_field(where, document, "a string or an object with text")
 
 
-def dump_request(request: RerankRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """Build the request body. Quirks: `drop` and `rename` of fields."""
+def dump_request(
+    request: RerankRequest, model: str, capabilities: Capabilities
+) -> JSON:
+    """Build the request body, with `capabilities.drop` and `capabilities.rename`
+    applied to its fields."""
     body: JSON = {
         "model": model,
         "query": request.query,
@@ -102,11 +105,10 @@ def dump_request(request: RerankRequest, model: str, quirks: Mapping[str, Any]) 
     }
     if request.top_n is not None:
         body["top_n"] = request.top_n
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         body.pop(name, None)
-    for name, upstream_name in quirks.get(
-        "rename", {}
-    ).items():  # Voyage's name is `top_k`
+    # For example, Voyage's name for `top_n` is `top_k`.
+    for name, upstream_name in capabilities.rename.items():
         if name in body:
             body[upstream_name] = body.pop(name)
     return body

@@ -36,6 +36,7 @@ from modelyard.base.fields import (
 )
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.call_indexes import CallIndexes
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -713,8 +714,8 @@ def _reasoning_text(item: JSON) -> str:
     return "\n\n".join(content or summary)
 
 
-def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """Build OpenAI's request body. The quirk `drop` lists fields to omit.
+def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) -> JSON:
+    """Build OpenAI's request body. `capabilities.drop` lists fields to omit.
 
     Raises InvokeBadRequestError for content or tools that this API does not accept.
     """
@@ -755,7 +756,7 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     for name, value in request.extra.get(FORMAT, {}).items():
         can_merge = isinstance(value, dict) and isinstance(body.get(name), dict)
         body[name] = {**body[name], **value} if can_merge else value
-    for name in quirks.get("drop", ()):
+    for name in capabilities.drop:
         body.pop(name, None)
     return body
 
@@ -1276,14 +1277,13 @@ def _parse_reason(body: JSON, *, has_calls: bool) -> tuple[str, JSON]:
 
 
 @reads_answer
-def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
+def parse_result(body: JSON) -> LLMResult:
     """Parse a complete `response` object into a result with one choice.
 
     Usage is marked as estimated if there are no token counts. Raises
     InvokeServerUnavailableError if `output` is missing or an item is invalid, and the
     error's own class if `error` is an object.
     """
-    del quirks
     if isinstance(body.get("error"), dict):
         raise error_of(body["error"])
     items = body.get("output")
@@ -1467,8 +1467,7 @@ def _dump_reason(reason: str | None) -> JSON:
 class StreamParser:
     """Converts the events of a stream into chunks, one event at a time."""
 
-    def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
-        del quirks
+    def __init__(self) -> None:
         self._id = self._model = ""
         self._created = 0
         # Output index of an item -> index of its call.

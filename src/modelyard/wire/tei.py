@@ -7,10 +7,10 @@ Pure functions: no network, no clock.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeServerUnavailableError
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import (
     EmbeddingUsage,
     TextEmbeddingRequest,
@@ -28,10 +28,10 @@ FORMAT = "tei"
 
 
 def dump_embed_request(
-    request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]
+    request: TextEmbeddingRequest, model: str, _capabilities: Capabilities
 ) -> JSON:
     """Build an embed request. The model is not named, since a server runs exactly one."""
-    del model, quirks  # a server runs one model
+    del model  # a server runs one model
     # Without `truncate` the server rejects texts that exceed the model's input length.
     body: JSON = {"inputs": request.texts, "truncate": True}
     if request.dimensions is not None:
@@ -56,10 +56,10 @@ def parse_embed_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddin
 
 
 def dump_rerank_request(
-    request: RerankRequest, model: str, quirks: Mapping[str, Any]
+    request: RerankRequest, model: str, _capabilities: Capabilities
 ) -> JSON:
     """Build a rerank request."""
-    del model, quirks
+    del model
     return {
         "query": request.query,
         "texts": request.docs,

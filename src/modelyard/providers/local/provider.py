@@ -20,6 +20,7 @@ from modelyard.models.base import (
     TextEmbeddingModel,
     TTSModel,
 )
+from modelyard.models.capabilities import DEFAULT_CAPABILITIES
 from modelyard.models.embedding import (
     EmbeddingUsage,
     TextEmbeddingRequest,
@@ -142,7 +143,7 @@ class LocalLargeLanguageModel(LargeLanguageModel):
             msgspec.structs.replace(request, messages=messages, extra={})
         )
         return openai_chat.dump_request(
-            msgspec.structs.replace(ready, stream=False), model, {}
+            msgspec.structs.replace(ready, stream=False), model, DEFAULT_CAPABILITIES
         )
 
     def _check_length(self, request: LLMRequest) -> None:
