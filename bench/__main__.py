@@ -8,8 +8,12 @@ from bench import formats, gateway, local, starts
 
 def run() -> dict[str, Any]:
     """Run all benchmarks and return their figures by topic."""
+    return {"gateway": gateway.measure_selected(), **run_basics()}
+
+
+def run_basics() -> dict[str, Any]:
+    """Run the benchmarks that need no other server, and return their figures by topic."""
     return {
-        "gateway": gateway.measure(),
         "formats": formats.measure(),
         "starts": starts.measure(),
         "core": starts.core_size(),
@@ -21,12 +25,9 @@ def main() -> None:
     """Run all benchmarks, print one table per topic, then all figures as one line of
     JSON."""
     figures = run()
-    print("\nGateway: its own CPU, beside a bare relay on the same server and client")
-    for figure in figures["gateway"]:
-        print(
-            f"  {figure['system']:<8} {figure['connections']:>3} connections  {figure['cpu_us_per_request']:>7.1f} µs a request"
-            f"  {figure['cpu_us_per_chunk']:>6.2f} µs a chunk"
-        )
+    print("\nGateway: processor time, in one run with nginx and other gateways")
+    for label, text, _ in gateway.table(figures["gateway"]):
+        print(f"  {label:<76}{text}")
     print(
         "\nFormats: reading and writing, beside msgspec's bare parse of the same bytes"
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 import uvloop
 
-from bench.gateway import start_process
+from bench.processes import start_process
 
 CONNECTIONS = 32
 ROUNDS = 5

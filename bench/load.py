@@ -3,13 +3,11 @@ the seconds.
 
 python -m bench.load HOST PORT CONNECTIONS REQUESTS MODEL STREAM
 
-STREAM is `stream` for streamed answers, anything else for complete ones. BENCH_HEADERS
-holds additional headers as a JSON object.
+STREAM is `stream` for streamed answers, anything else for complete ones.
 """
 
 import asyncio
 import json
-import os
 import sys
 import time
 from typing import Any
@@ -85,8 +83,6 @@ async def main(
         }
     ).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
-    for name, value in json.loads(os.environ.get("BENCH_HEADERS", "{}")).items():
-        head += f"{name}: {value}\r\n"
     request = head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body
     loop = asyncio.get_running_loop()
     turns, waiting = (

@@ -6,12 +6,14 @@ import asyncio
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench import agents, formats, peers, plugins, starts, workflow
-from bench.gateway import start_process
+from bench import agents, formats, gateway, plugins, starts, workflow
+from bench.native import compiler
+from bench.peers import PRODUCT, REFERENCE, nginx_binary
 from tools.show.proof import ROOT
 
 from modelyard.app import Modelyard
@@ -37,13 +39,28 @@ def test_the_cost_of_a_format_is_measured(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.proof("bench-gateway")
+@pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
 def test_the_cost_of_a_call_is_measured():
-    with start_process("bench.upstream") as (_, upstream):
-        url = f"http://127.0.0.1:{upstream}/v1"
-        with peers.modelyard(url) as peer:
-            for stream in (False, True):
-                assert peers.load(peer, 2, 20, stream=stream) > 0
-            assert peers.memory_mb(peer.pid) > 10
+    reference = [REFERENCE] if nginx_binary() else []
+    scenarios = gateway.scenarios(chunks=20)
+    report = gateway.measure(
+        [*reference, PRODUCT],
+        chosen=scenarios.values(),
+        rounds=1,
+        seconds=0.1,
+        warm_up=0.1,
+    )
+    figures = report.figures()
+    assert figures["missing"] == {}
+    rows = {(row["server"], row["scenario"]): row for row in figures["rows"]}
+    assert rows.keys() == {*product([PRODUCT, *reference], scenarios)}
+    # nginx does not translate.
+    rows.pop((REFERENCE, "translated"), None)
+    assert [row["refused"] for row in rows.values() if row["refused"]] == []
+    assert all(row["cpu_us"] > 0 for row in rows.values())
+    assert all("ratio" in row for row in rows.values()) == bool(reference)
+    assert figures["memory_mb"][PRODUCT] > 10
+    assert len(list(gateway.table(figures))) == len(figures["rows"])
 
 
 @pytest.mark.proof("bench-agents")

@@ -11,7 +11,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.gateway import load, memory_mb, start_process
+from bench.processes import load, memory_mb, start_process
 
 from tools.show.proof import Proof, free_port
 from tools.show.truth_log import home_with, kill, server_forker, wait_until_healthy

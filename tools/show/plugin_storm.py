@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bench.gateway import memory_mb
+from bench.processes import memory_mb
 
 from modelyard.base.errors import InvokeError
 from modelyard.transport.http import HttpClient
