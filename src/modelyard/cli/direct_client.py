@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from modelyard.gateway.direct import AdmittedHead, DirectAnswer, DirectGateway
 from modelyard.gateway.http import Receive, Scope, Send
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -53,3 +54,65 @@ class DirectClient:
     def run(self, app: App) -> None:
         """Answer the request by an ASGI application instead."""
         self._connection.run_app(self._cycle, app)
+
+
+class DirectAnswering:
+    """The part of the protocol class that answers plain chat calls without ASGI."""
+
+    scope: Any
+    tasks: Any
+    running: Any
+    direct: DirectGateway | None = None
+    """Answers plain chat calls without ASGI."""
+    held: Any | None = None
+    """A request that may be answered directly, once it is complete."""
+    held_head: AdmittedHead | None = None
+    answer: DirectAnswer | None = None
+    """The direct answer that is being written."""
+
+    def start_usual(self, cycle: Any) -> None:
+        """Run the application for a request."""
+        raise NotImplementedError
+
+    def direct_head(self, cycle: Any) -> AdmittedHead | None:
+        """Return who asks for what if the request may be answered without ASGI, once
+        its body has arrived."""
+        if self.direct is None or not cycle.keep_alive:
+            return None
+        return self.direct.admit(self.scope)
+
+    def release_held(self) -> None:
+        """Let a request whose body does not arrive as it should take the usual way."""
+        if self.held is not None:
+            held, self.held = self.held, None
+            self.start_usual(held)
+
+    def start_direct(self, cycle: Any) -> None:
+        """Answer a complete request directly if that is possible, else as usual."""
+        direct, head = self.direct, self.held_head
+        answer: DirectAnswer | None = None
+        self.running = cycle
+        if direct is not None and head is not None:
+            client = DirectClient(self, cycle)
+            answer = direct.start(head, bytes(cycle.body), client)
+        if answer is None:
+            self.start_usual(cycle)
+        # The call may be over already, or go on as usual.
+        elif not answer.is_over:
+            self.answer = answer
+            self.tasks.add(answer)  # pyright: ignore[reportArgumentType]  only `cancel` is used
+
+    def take_answer(self) -> DirectAnswer | None:
+        """Return the direct answer that was being written, which is over now; None if
+        there is none."""
+        answer = self.answer
+        if answer is not None:
+            self.answer = None
+            self.tasks.discard(answer)  # pyright: ignore[reportArgumentType]
+        return answer
+
+    def end_direct(self, cycle: Any) -> None:
+        """The direct response to a request is complete."""
+        self.take_answer()
+        cycle.response_started = cycle.response_complete = True
+        cycle.on_response()

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from modelyard.cli.connection_limits import ClientNetwork, ConnectionLimiter
-from modelyard.cli.direct_client import DirectClient
+from modelyard.cli.direct_client import DirectAnswering
 from modelyard.cli.http_closing import (
     BODY,
     HEAD,
@@ -33,7 +33,7 @@ from modelyard.cli.http_closing import (
     Refusal,
 )
 from modelyard.cli.http_limits import BodyRateMeter, HeadLimits
-from modelyard.gateway.direct import AdmittedHead, DirectAnswer, DirectGateway
+from modelyard.gateway.direct import DirectGateway
 from modelyard.gateway.http import (
     SMALL_BODY,
     RefusedError,
@@ -161,7 +161,7 @@ class _IncompleteCycle(_RequestCycle):
             self.close_after()
 
 
-class GuardedProtocol(HttpToolsProtocol):
+class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
     """One connection with its limits. Implements `connection_limits.LimitedConnection`.
 
     Ten thousand may be idle at once, so an instance holds only its own state.
@@ -185,15 +185,8 @@ class GuardedProtocol(HttpToolsProtocol):
     expect_100_continue = False
     cycle: Any = None
     """Cycle of the newest request, a `_RequestCycle`; None if all requests are answered."""
-    _running: _RequestCycle | None = None
+    running: _RequestCycle | None = None
     """The request whose response is being written: the first incomplete one."""
-    direct: DirectGateway | None = None
-    """Answers plain chat calls without ASGI."""
-    _held: _RequestCycle | None = None
-    """A request that may be answered directly, once it is complete."""
-    _held_head: AdmittedHead | None = None
-    _answer: DirectAnswer | None = None
-    """The direct answer that is being written."""
     state = HEAD
     fed = 0
     """Bytes read since the current head, or body including its chunk framing, began."""
@@ -259,10 +252,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self.state = OVER
         self.door.unregister(self)
         self.pipeline = ()
-        if self._running is not None and not self._running.response_complete:
-            self._running.disconnected = True
-            self._running.message_event.set()
-        if (answer := self._take_answer()) is not None:
+        if self.running is not None and not self.running.response_complete:
+            self.running.disconnected = True
+            self.running.message_event.set()
+        if (answer := self.take_answer()) is not None:
             answer.leave()
         super().connection_lost(exc)
 
@@ -284,7 +277,7 @@ class GuardedProtocol(HttpToolsProtocol):
             # No upgrade is supported: the request is answered as a plain HTTP request.
             pass
         except httptools.HttpParserError:
-            self._release_held()
+            self.release_held()
             # If a limit stopped the parser, its error explains more than a syntax
             # error.
             self.ending.refuse(
@@ -343,10 +336,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self.state, self.fed, self.content = BODY, 0, 0
         # From here on, trailers would be appended to the headers.
         self.headers = _NOWHERE
-        if is_free and (head := self._direct_head(cycle)) is not None:
-            self._held, self._held_head = cycle, head
+        if is_free and (head := self.direct_head(cycle)) is not None:
+            self.held, self.held_head = cycle, head
         elif is_free:
-            self._start(cycle)
+            self.start_usual(cycle)
         else:
             # HTTP/1.1 responses must be in order: a pipelined request waits, and no
             # more is read.
@@ -376,9 +369,9 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         cycle.more_body = False
         cycle.message_event.set()
-        if self._held is cycle:
-            self._held = None
-            self._start_direct(cycle)
+        if self.held is cycle:
+            self.held = None
+            self.start_direct(cycle)
 
     def on_response_complete(self) -> None:
         """Start the next pipelined request, or wait for more input."""
@@ -388,71 +381,28 @@ class GuardedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             # `pop` takes the oldest: new requests are put in front.
-            self._start(self.pipeline.pop())
+            self.start_usual(self.pipeline.pop())
         elif self.state == WHOLE:
             self._become_idle()
         elif self.state == HEAD:
             self.door.start_head(self)
 
-    def _start(self, cycle: _RequestCycle) -> None:
+    def start_usual(self, cycle: _RequestCycle) -> None:
         """Run the application for a request."""
         self.run_app(cycle, self.app)
 
     def run_app(self, cycle: _RequestCycle, app: Any) -> None:
         """Run an ASGI application for a request. The server holds the task until it
         ends."""
-        self._take_answer()
-        self._running = cycle
+        self.take_answer()
+        self.running = cycle
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    def _direct_head(self, cycle: _RequestCycle) -> AdmittedHead | None:
-        """Return who asks for what if the request may be answered without ASGI, once
-        its body has arrived."""
-        if self.direct is None or not cycle.keep_alive:
-            return None
-        return self.direct.admit(self.scope)
-
-    def _release_held(self) -> None:
-        """Let a request whose body does not arrive as it should take the usual way."""
-        if self._held is not None:
-            held, self._held = self._held, None
-            self._start(held)
-
-    def _start_direct(self, cycle: _RequestCycle) -> None:
-        """Answer a complete request directly if that is possible, else as usual."""
-        direct, head = self.direct, self._held_head
-        answer: DirectAnswer | None = None
-        self._running = cycle
-        if direct is not None and head is not None:
-            client = DirectClient(self, cycle)
-            answer = direct.start(head, bytes(cycle.body), client)
-        if answer is None:
-            self._start(cycle)
-        # The call may be over already, or go on as usual.
-        elif not answer.is_over:
-            self._answer = answer
-            self.tasks.add(answer)  # pyright: ignore[reportArgumentType]  only `cancel` is used
-
-    def _take_answer(self) -> DirectAnswer | None:
-        """Return the direct answer that was being written, which is over now; None if
-        there is none."""
-        answer = self._answer
-        if answer is not None:
-            self._answer = None
-            self.tasks.discard(answer)  # pyright: ignore[reportArgumentType]
-        return answer
-
-    def end_direct(self, cycle: _RequestCycle) -> None:
-        """The direct response to a request is complete."""
-        self._take_answer()
-        cycle.response_started = cycle.response_complete = True
-        cycle.on_response()
-
     def _become_idle(self) -> None:
         """Release the state of the answered request and wait for the next one."""
-        self.cycle = self._running = self.scope = None
+        self.cycle = self.running = self.scope = None
         self.headers = _NOWHERE
         self.door.mark_idle(self)
 
@@ -460,15 +410,15 @@ class GuardedProtocol(HttpToolsProtocol):
         """The write buffer is full: start measuring whether the client reads."""
         super().pause_writing()
         self.door.mark_unread(self)
-        if self._answer is not None:
-            self._answer.pause()
+        if self.answer is not None:
+            self.answer.pause()
 
     def resume_writing(self) -> None:
         """The client reads again."""
         super().resume_writing()
         self.door.clear_unread(self)
-        if self._answer is not None:
-            self._answer.resume()
+        if self.answer is not None:
+            self.answer.resume()
 
     def _should_upgrade(self) -> bool:
         """Never upgrade: there is no WebSocket on this server."""
@@ -495,7 +445,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def end_body(self) -> None:
         """Answer 408 to a request with a slow body."""
-        self._release_held()
+        self.release_held()
         self.ending.fail_body(
             RequestTimeoutError("Request body timed out: it arrives too slowly")
         )
@@ -539,7 +489,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Check a body that the last read did not complete."""
         # Tiny chunks cost more to parse than they carry.
         if self.fed - self.content > _SPARE + _PER_BYTE * self.content:
-            self._release_held()
+            self.release_held()
             self.ending.fail_body(
                 RefusedError("Chunked request body has too much framing overhead")
             )

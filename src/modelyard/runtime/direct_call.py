@@ -115,17 +115,14 @@ class DirectCalls:
             call.crash(error)
         return call
 
-    def remaining(self, call: "DirectCall", chosen: Deployment | None) -> Chunks:
-        """Return the rest of a call, from its state on.
-
-        `chosen` is the deployment of the next attempt if it is chosen already.
-        """
+    def remaining(self, call: "DirectCall") -> Chunks:
+        """Return the rest of a call, from its state on."""
 
         async def attempts(invocation: Invocation) -> Chunks:
             """Yield the chunks of the remaining attempts; release what the call holds."""
             del invocation
             try:
-                run = self.dispatch.run(call.state, self.attempt, chosen)
+                run = self.dispatch.run(call.state, self.attempt)
                 async with aclosing(run) as chunks:
                     async for chunk in chunks:
                         call.admitted.is_served = True
@@ -210,7 +207,8 @@ class DirectCall:
         chosen = self.state.next_now()
         if chosen is None or not self._send(chosen):
             self._is_over = True
-            self._receiver.take_over(self._calls.remaining(self, chosen))
+            self.state.chosen = chosen
+            self._receiver.take_over(self._calls.remaining(self))
 
     def _send(self, deployment: Deployment) -> bool:
         """Send the request to a deployment; return False if it cannot be sent at once.
@@ -355,7 +353,7 @@ class DirectCall:
             self.observation.failed(final_error, final_error.code)
             self._receiver.fail(final_error)
             return
-        self._receiver.take_over(self._calls.remaining(self, None))
+        self._receiver.take_over(self._calls.remaining(self))
 
     def crash(self, error: Exception) -> None:
         """End a call that fails by a fault of this server."""

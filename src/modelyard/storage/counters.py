@@ -145,25 +145,33 @@ def reserve_all(
         raise UnseededError(unknown)
     raised: list[tuple[str, Level]] = []
     refusal: Refusal | None = None
-    # Check all charges before changing any level. Plain arithmetic: every call passes
-    # here, with every limit that applies to it.
-    for name, amount, need, cap, refill, _, _ in charges:
-        used, stamp = levels[name]
-        if stamp > current_time + CLOCK_SKEW_SECONDS:
-            # The clock has jumped; a counter must not wait until it is there again.
-            stamp = current_time
-            levels[name] = Level(used, stamp)
-        if refill and stamp < current_time:
-            used = max(0.0, used - refill * (current_time - stamp))
-        if refusal is None and used + need > cap:
-            charge = next(charge for charge in charges if charge.name == name)
+    # Check all charges before changing any level.
+    for charge in charges:
+        used, stamp = _drained(levels, charge, current_time)
+        if refusal is None and used + charge.need > charge.cap:
             refusal = Refusal(charge, used)
         # A clock that is slightly behind must not move the stamp back, or the counter
         # would drain twice.
-        raised.append((name, Level(used + amount, max(current_time, stamp))))
+        level = Level(used + charge.amount, max(current_time, stamp))
+        raised.append((charge.name, level))
     if refusal is None:
         levels.update(raised)
     return refusal
+
+
+def _drained(
+    levels: MutableMapping[str, Level], charge: Charge, current_time: float
+) -> Level:
+    """Return the current level of a charge's counter; its stamp may lie a little in the
+    future."""
+    used, stamp = levels[charge.name]
+    # The clock has jumped back: the counter must not wait until it is there again.
+    if stamp > current_time + CLOCK_SKEW_SECONDS:
+        stamp = current_time
+        levels[charge.name] = Level(used, stamp)
+    # A clock that went backwards drains nothing.
+    drained = charge.refill * max(0.0, current_time - stamp)
+    return Level(max(0.0, used - drained), stamp)
 
 
 def adjusted(level: Level, reserved: float, actual_amount: float) -> Level:

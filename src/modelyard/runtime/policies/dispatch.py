@@ -85,20 +85,11 @@ class Dispatch:
         plan = self.plan(invocation)
         return DispatchState(self, plan, _with_messages_for(plan, invocation))
 
-    async def run(
-        self,
-        state: "DispatchState",
-        call_next: Call,
-        chosen: Deployment | None = None,
-    ) -> Chunks:
-        """Make attempts until one succeeds or none is left, from any state on.
-
-        `chosen` is the deployment of the first attempt if it is chosen already.
-        """
+    async def run(self, state: "DispatchState", call_next: Call) -> Chunks:
+        """Make attempts until one succeeds or none is left, from any state on."""
         plan = state.plan
         while True:
-            deployment, chosen = chosen or await state.next(), None
-            attempt = DispatchAttempt(state, deployment)
+            attempt = DispatchAttempt(state, await state.next())
             try:
                 with attempt:
                     # Inside the block, because a call may fail before it has a stream.
@@ -218,6 +209,7 @@ class DispatchState:
         "_sticky",
         "_tried",
         "_wait",
+        "chosen",
         "deployment",
         "sent_texts",
     )
@@ -236,6 +228,8 @@ class DispatchState:
         self._wait = 0.0
         self._sticky = _sticky_key(plan.sticky, invocation) if plan.sticky else ""
         self.deployment: Deployment | None = None
+        self.chosen: Deployment | None = None
+        """The deployment of the next attempt, if it is chosen already."""
         # The text that the caller has received, if the stream may be continued.
         self.sent_texts: list[str] = []
 
@@ -274,6 +268,9 @@ class DispatchState:
         if self._wait:
             await self._sleep(self._wait)
             self._wait = 0.0
+        if self.chosen is not None:
+            deployment, self.chosen = self.chosen, None
+            return deployment
         while True:
             group = self.group
             candidate = group.fetch_next(excluded_ids=self._tried, sticky=self._sticky)
