@@ -49,7 +49,7 @@ class Running:
             self._settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={},
             embedder=self._embedder,
         )  # fmt: skip
-        gateway: Any = gateway_for(
+        self.gateway = gateway = gateway_for(
             self.yard.services, on_start=self.yard.services.upkeep.start
         )
         door = ConnectionLimiter(
@@ -81,6 +81,17 @@ class Running:
         return self.do(
             self.yard.services.calls.ledger.usage.recent(tenant, limit=limit)
         )
+
+    def stop_running_calls(self) -> None:
+        """Cut off the calls that run, as a server that stops does after its grace."""
+
+        async def stop() -> None:
+            """Cancel all of them."""
+            self.gateway.ending.is_over = True
+            for task in list(self._server.server_state.tasks):
+                task.cancel()
+
+        self.do(stop())
 
     def close(self) -> None:
         self._server.should_exit = True

@@ -87,6 +87,8 @@ def gateway_for(
         prepare=services.tenancy.directory.refresh,
         on_start=on_start,
         on_close=services.aclose,
+        # Read for each stream, so that a change takes effect at once.
+        keep_alive_seconds=lambda: services.settings.current.timeouts.keep_alive,
     )
     calls = services.calls
     gateway.answer_directly(calls.models, calls.direct, services.clock)

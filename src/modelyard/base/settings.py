@@ -95,7 +95,7 @@ class LocalSettings(
 class TimeoutSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
-    """Timeouts of provider calls, in seconds."""
+    """Timeouts of provider calls and of streams to callers, in seconds."""
 
     connect: float = 10.0
     first_byte: float = 120.0
@@ -105,6 +105,10 @@ class TimeoutSettings(
     no limit."""
     between_tokens: float = 60.0
     total: float = 600.0
+    keep_alive: float = 10.0
+    """Silence after which a stream to a caller sends its status and headers with a
+    comment, ping or blank line that clients skip; again after each further period. 0
+    for never."""
 
 
 class ConnectionSettings(

@@ -93,7 +93,8 @@ class DirectAnswering:
         answer: DirectAnswer | None = None
         self.running = cycle
         if direct is not None and head is not None:
-            client = DirectClient(self, cycle)
+            # The class that this is a part of has what is missing here.
+            client = DirectClient(self, cycle)  # pyright: ignore[reportArgumentType]
             answer = direct.start(head, bytes(cycle.body), client)
         if answer is None:
             self.start_usual(cycle)

@@ -12,7 +12,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError
 from modelyard.base.fields import invalid_field
 from modelyard.base.ids import new_id
-from modelyard.gateway.errors import Shape, error_document
+from modelyard.gateway.errors import KEEP_ALIVES, Shape, error_document
 from modelyard.gateway.http import (
     Reply,
     Request,
@@ -203,7 +203,10 @@ def stream_reply(
 ) -> StreamReply:
     """Return the reply that streams chunks in the caller's format."""
     return sse_reply(
-        writer.body(chunks), partial(stream_error, writer.frame, shape), headers
+        writer.body(chunks),
+        partial(stream_error, writer.frame, shape),
+        headers,
+        keep_alive=KEEP_ALIVES[shape],
     )
 
 

@@ -7,7 +7,9 @@ Everything else, and everything that goes wrong before the first byte, takes the
 way. Rationale: docs/design/0019-data-path.md.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,7 +26,7 @@ from modelyard.gateway.chat_response import (
     stream_error,
     stream_reply,
 )
-from modelyard.gateway.errors import Shape
+from modelyard.gateway.errors import KEEP_ALIVES, Shape
 from modelyard.gateway.http import (
     CACHE,
     SMALL_BODY,
@@ -36,6 +38,7 @@ from modelyard.gateway.http import (
     StreamReply,
     log_stream_error,
 )
+from modelyard.gateway.keep_alive import SilenceTimer
 from modelyard.gateway.table import Row
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
 from modelyard.models.passthrough import PassthroughRequest
@@ -58,6 +61,7 @@ _STREAM_HEAD = (
     b"cache-control: no-cache\r\nx-accel-buffering: no\r\nx-request-id: %b\r\n%b"
     b"x-content-type-options: nosniff\r\ntransfer-encoding: chunked\r\n\r\n"
 )
+_NEVER = float("inf")
 _LAST_FRAME = b"0\r\n\r\n"
 _SPECIAL_HEADERS = frozenset(
     (b"upgrade", b"expect", b"content-encoding", CACHE, UNSUPPORTED, TENANT)
@@ -144,6 +148,7 @@ class DirectAnswer:
     is_over: bool = False
     """Whether nothing more is written directly."""
     call: DirectCall | None = None
+    _task: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
         if self.chat.request.stream:
@@ -218,9 +223,38 @@ class DirectAnswer:
             self.client.abort()
 
     def take_over(self, chunks: Chunks) -> None:
-        """Let the usual way send the response."""
-        self.is_over = True
-        self.gateway.answer_rest(self, chunks)
+        """Let the usual way send the response; after a keep-alive, go on with the one
+        that has begun."""
+        if self._has_begun:
+            self._task = asyncio.ensure_future(self._go_on(chunks))
+        else:
+            self.is_over = True
+            self.gateway.answer_rest(self, chunks)
+
+    async def _go_on(self, chunks: Chunks) -> None:
+        """Write the rest of a stream whose first attempt has failed after a keep-alive."""
+        timer = SilenceTimer(self.gateway.keep_alive_seconds(), self.keep_alive)
+        now = asyncio.get_running_loop().time
+        try:
+            async with aclosing(chunks) as stream:
+                async for chunk in stream:
+                    self.take_chunk(chunk)
+                    self.flush()
+                    timer.waiting_since = now()
+        except ModelyardError as error:
+            self.fail(error)
+        except Exception as error:
+            self.fail(error)
+            raise
+        else:
+            self.finish()
+        finally:
+            timer.stop()
+
+    def keep_alive(self) -> None:
+        """Write a sign of life, because nothing was written for a while."""
+        if self._writer is not None and not self.is_over:
+            self._write_frame(KEEP_ALIVES[self.chat.format.shape])
 
     # what the server does
 
@@ -228,7 +262,7 @@ class DirectAnswer:
         """End the response because the server stops."""
         if self.is_over or self.call is None:
             return
-        self.call.cancel()
+        self._stop()
         error = self.gateway.shutdown_error()
         if error is None:
             self.is_over = True
@@ -239,6 +273,12 @@ class DirectAnswer:
     def leave(self) -> None:
         """End the call because the caller has left."""
         self.is_over = True
+        self._stop()
+
+    def _stop(self) -> None:
+        """End the call."""
+        if self._task is not None:
+            self._task.cancel()
         if self.call is not None:
             self.call.cancel()
 
@@ -300,6 +340,9 @@ class DirectGateway:
     """The rows whose handler is a `DirectHandler`, by method and path."""
     check_host: Callable[[str, str, str | None], None]
     shutdown_error: Callable[[], ModelyardError | None]
+    keep_alive_seconds: Callable[[], float]
+    """Returns after how many seconds of silence a stream gets a sign of life; 0 for
+    never."""
     serve: Callable[..., Awaitable[None]]
     """(scope, receive, send, answer, reply) → sends a reply in the usual way."""
 
@@ -368,7 +411,10 @@ class DirectGateway:
         elif dropped := instance.unsupported(request):
             headers = {DROPPED: ", ".join(dropped)}
         answer = DirectAnswer(client, chat, instance, self, row, request_id, headers)
-        answer.call = self.calls.start(instance, request, answer)
+        seconds = self.keep_alive_seconds() if request.stream else 0.0
+        answer.call = self.calls.start(
+            instance, request, answer, silence_seconds=seconds or _NEVER
+        )
         return None if answer.call is None else answer
 
     def answer_error(self, answer: DirectAnswer, error: BaseException) -> None:

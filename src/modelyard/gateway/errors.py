@@ -2,6 +2,7 @@
 caller's client."""
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from modelyard.agents.loop import StructuredAnswerError
@@ -24,6 +25,7 @@ from modelyard.base.patterns import PatternError
 from modelyard.base.schemas import SchemaError
 from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.http import Reply, json_reply
+from modelyard.gateway.keep_alive import ANTHROPIC_PING, BLANK_LINES, SSE_COMMENT
 from modelyard.gateway.table import ErrorShape
 from modelyard.models.types import JSON
 from modelyard.people.account import SignInError
@@ -120,6 +122,15 @@ def status_of(error: ModelyardError) -> tuple[int, str]:
 
 
 Shape = Literal["openai", "anthropic", "gemini", "cohere"]
+
+KEEP_ALIVES: Mapping[Shape, bytes] = {
+    "openai": SSE_COMMENT,
+    "anthropic": ANTHROPIC_PING,
+    "gemini": BLANK_LINES,
+    "cohere": SSE_COMMENT,
+}
+"""Format → bytes that its streams of server-sent events send during silence. Its
+official clients skip them, before the first event too."""
 
 
 def error_document(

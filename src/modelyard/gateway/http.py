@@ -23,6 +23,7 @@ from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import whole_number
 from modelyard.base.json_types import JsonValue
 from modelyard.gateway.bodies import BodyBudget
+from modelyard.gateway.keep_alive import SilenceTimer
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.invocation import ANONYMOUS_CALLER, Context
 from modelyard.runtime.model_instance import ModelInstance
@@ -384,8 +385,8 @@ def json_reply(
 
 @dataclass(slots=True)
 class StreamReply:
-    """A streamed response. The first chunk is awaited before the status is sent, so
-    that an early error has its own status."""
+    """A streamed response. The status is sent with the first chunk or the first
+    keep-alive, so that an error before that has its own status."""
 
     chunks: AsyncGenerator[bytes, None]
     on_error: Callable[[ModelyardError], bytes] | None
@@ -393,6 +394,8 @@ class StreamReply:
     then the connection is closed."""
     headers: list[tuple[bytes, bytes]]
     status: int = 200
+    keep_alive: bytes = b""
+    """Sent while no chunk comes; empty if the format has nothing that clients skip."""
 
     async def send(
         self,
@@ -400,47 +403,32 @@ class StreamReply:
         request_id: bytes,
         receive: Receive,
         ending: "Shutdown | None" = None,
+        keep_alive_seconds: float = 0.0,
     ) -> None:
-        """Send the stream; cancel it if the client disconnects."""
+        """Send the stream; cancel it if the client disconnects.
+
+        `keep_alive_seconds`: silence after which a keep-alive is sent; 0 for none.
+        """
         # `aclosing` ends the upstream request at once if anything below fails.
         async with aclosing(self.chunks) as chunks:
             with DisconnectWatcher(receive):
-                # Errors of the first chunk are raised before anything was sent, so the
-                # caller gets an error response.
-                first = await anext(chunks, None)
-                headers = [*self.headers, (b"x-request-id", request_id)]
-                await send(
-                    {
-                        "type": "http.response.start",
-                        "status": self.status,
-                        "headers": headers,
-                    }
-                )
-                if first is not None:
-                    await send(
-                        {"type": "http.response.body", "body": first, "more_body": True}
-                    )
-                    await self._send_remaining(chunks, send, ending)
+                sender = _StreamSender(self, send, request_id, keep_alive_seconds)
+                try:
+                    await sender.send_chunks()
+                except asyncio.CancelledError:
+                    # Only a cancellation by the shutdown is turned into an error event.
+                    stopping = sender.shutdown_error(ending)
+                    if stopping is None:
+                        raise
+                    await chunks.aclose()
+                    await self._send_error(stopping, send)
+                except ModelyardError as error:
+                    # Nothing was sent yet: the caller gets an error response.
+                    if not sender.has_started:
+                        raise
+                    await self._send_error(error, send)
         # Outside the watch: the end of a response would be reported as a disconnect.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _send_remaining(
-        self, chunks: AsyncGenerator[bytes, None], send: Send, ending: "Shutdown | None"
-    ) -> None:
-        """Send the remaining chunks; an error or the shutdown becomes the last chunk."""
-        try:
-            async for chunk in chunks:
-                await send(
-                    {"type": "http.response.body", "body": chunk, "more_body": True}
-                )
-        except asyncio.CancelledError:
-            # Only a cancellation by the shutdown is turned into an error event.
-            if ending is None or (error := ending.shutdown_error()) is None:
-                raise
-            await chunks.aclose()
-            await self._send_error(error, send)
-        except ModelyardError as error:
-            await self._send_error(error, send)
 
     async def _send_error(self, error: ModelyardError, send: Send) -> None:
         """Send the error as the last chunk.
@@ -464,6 +452,102 @@ class StreamReply:
 def log_stream_error(error: ModelyardError) -> None:
     """Log that a stream has ended with an error."""
     logger.warning("stream failed", extra={"fields": {"error": str(error)}})
+
+
+class _StreamSender:
+    """Sends the head and the chunks of a StreamReply, and its keep-alives in between.
+
+    A keep-alive is sent by a task of its own while the next chunk is awaited; nothing
+    else is sent before that task has ended.
+    """
+
+    __slots__ = (
+        "_keep_alive_task",
+        "_reply",
+        "_request_id",
+        "_send",
+        "_timer",
+        "has_started",
+    )
+
+    def __init__(
+        self, reply: StreamReply, send: Send, request_id: bytes, seconds: float
+    ) -> None:
+        self._reply = reply
+        self._send = send
+        self._request_id = request_id
+        # The task that sends a keep-alive; None as soon as it was sent.
+        self._keep_alive_task: asyncio.Task[None] | None = None
+        self.has_started = False
+        """Whether the head was sent."""
+        self._timer = SilenceTimer(
+            seconds if reply.keep_alive else 0.0, self._start_keep_alive
+        )
+
+    async def send_chunks(self) -> None:
+        """Send all chunks. Afterwards no keep-alive is sent, however this ends."""
+        send, timer, now = self._send, self._timer, asyncio.get_running_loop().time
+        try:
+            async for chunk in self._reply.chunks:
+                timer.waiting_since = None
+                if self._keep_alive_task is not None:
+                    await self._keep_alive_task
+                if not self.has_started:
+                    await self._start()
+                await send(
+                    {"type": "http.response.body", "body": chunk, "more_body": True}
+                )
+                timer.waiting_since = now()
+        except asyncio.CancelledError:
+            if self._keep_alive_task is not None:
+                self._keep_alive_task.cancel()
+            raise
+        finally:
+            timer.stop()
+            if self._keep_alive_task is not None:
+                await asyncio.gather(self._keep_alive_task, return_exceptions=True)
+        # A stream without chunks has a head too.
+        if not self.has_started:
+            await self._start()
+
+    def shutdown_error(self, ending: "Shutdown | None") -> ServerStoppingError | None:
+        """Return the error to send as the last chunk if the shutdown cancelled the
+        running task in mid-response; otherwise None."""
+        # Before the head, the cancellation becomes an error response.
+        if ending is None or not self.has_started:
+            return None
+        return ending.shutdown_error()
+
+    async def _start(self) -> None:
+        """Send the head."""
+        headers = [*self._reply.headers, (b"x-request-id", self._request_id)]
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": self._reply.status,
+                "headers": headers,
+            }
+        )
+        self.has_started = True
+
+    def _start_keep_alive(self) -> None:
+        """Start to send a keep-alive, unless the previous one is still being sent
+        because the client does not read, or has failed."""
+        if self._keep_alive_task is None:
+            self._keep_alive_task = asyncio.create_task(self._send_keep_alive())
+
+    async def _send_keep_alive(self) -> None:
+        """Send a keep-alive, after the head if it is the first thing that is sent."""
+        if not self.has_started:
+            await self._start()
+        await self._send(
+            {
+                "type": "http.response.body",
+                "body": self._reply.keep_alive,
+                "more_body": True,
+            }
+        )
+        self._keep_alive_task = None
 
 
 class Shutdown:
@@ -554,13 +638,16 @@ def sse_reply(
     chunks: AsyncGenerator[bytes, None],
     on_error: Callable[[ModelyardError], bytes],
     headers: Mapping[str, str] | None = None,
+    *,
+    keep_alive: bytes = b"",
 ) -> StreamReply:
-    """Return an SSE response. `on_error` returns the last chunk if the stream fails."""
+    """Return an SSE response. `on_error` returns the last chunk if the stream fails;
+    `keep_alive` is sent while no chunk comes."""
     extra_headers = [
         (name.encode(), value.encode("latin-1", "replace"))
         for name, value in (headers or {}).items()
     ]
-    return StreamReply(chunks, on_error, [*_SSE, *extra_headers])
+    return StreamReply(chunks, on_error, [*_SSE, *extra_headers], keep_alive=keep_alive)
 
 
 def audio_reply(chunks: AsyncGenerator[bytes, None], content_type: str) -> StreamReply:

@@ -55,12 +55,15 @@ class Gateway:
         prepare: Callable[[], Awaitable[None]],
         on_start: Callable[[], None] = lambda: None,
         on_close: Callable[[], Awaitable[None]] | None = None,
+        keep_alive_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Build the application.
 
         `apis`: the first one's error format is used for paths below no prefix.
         `content`: rules that separate tenants' content from this server. `prepare` is
         awaited before the first answer, because it loads who may call.
+        `keep_alive_seconds` returns the silence after which a stream sends a
+        keep-alive; 0 for none.
         """
         self.router = Router(apis)
         self._prepare = prepare
@@ -72,6 +75,7 @@ class Gateway:
         self._max_body = max_body
         self._bodies = bodies or BodyBudget()
         self._on_close = on_close
+        self._keep_alive_seconds = keep_alive_seconds
         self.direct: DirectGateway | None = None
         """Answers plain chat calls straight from the server's protocol class; None
         without a server of ours."""
@@ -97,6 +101,7 @@ class Gateway:
             rows=rows,
             check_host=self._content.check_host,
             shutdown_error=self.ending.current_error,
+            keep_alive_seconds=self._keep_alive_seconds,
             serve=self.finish_direct,
         )
 
@@ -236,7 +241,13 @@ class Gateway:
     ) -> None:
         """Send a reply."""
         if isinstance(reply, StreamReply):
-            await reply.send(send, request.id.encode(), request.receive, self.ending)
+            await reply.send(
+                send,
+                request.id.encode(),
+                request.receive,
+                self.ending,
+                self._keep_alive_seconds(),
+            )
         else:
             await reply.send(send, request.id.encode())
 

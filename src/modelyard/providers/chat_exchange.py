@@ -27,6 +27,7 @@ from modelyard.providers.endpoint import (
     Endpoint,
 )
 from modelyard.providers.formats import ChatFormat
+from modelyard.providers.http_errors import error_of
 from modelyard.transport.connection import Connection
 from modelyard.transport.http import (
     MAX_BODY,
@@ -346,7 +347,8 @@ class DirectExchange:
             answer = self._connection.answer
             headers, status = answer.headers, answer.status
         body = b"".join(self._error_body or ())
-        return self._exchange.endpoint.refusal(status, headers, body)
+        provider = self._exchange.endpoint.definition.name
+        return error_of(status, headers, body, provider=provider)
 
     def _named(self, error: Exception) -> InvokeError:
         """Return an error of a call with the provider's name."""

@@ -189,7 +189,7 @@ class Endpoint:
         if headers or self.definition.headers:
             for name, value in {**headers, **self.definition.headers}.items():
                 # A header whose value needs a missing credential field is left out.
-                if filled := self._header(value, credentials):
+                if filled := _filled_header(value, credentials):
                     sent[name] = filled
         return sent
 
@@ -219,7 +219,7 @@ class Endpoint:
             raise self.with_provider_name(error) from error
         if 200 <= response.status < 300:
             return response
-        error_body = await self._read_error_body(response)
+        error_body = await _read_error_body(response)
         # From a tenant's URL only a JSON error object is repeated, never an arbitrary
         # body: it could be an internal page.
         if client is not self.client and not is_object_body(error_body):
@@ -227,34 +227,6 @@ class Endpoint:
         raise error_of(
             response.status, response.headers, error_body, provider=self.definition.name
         )
-
-    def refusal(
-        self, status: int, headers: Mapping[str, str], body: bytes
-    ) -> InvokeError:
-        """Return the error that a response with another status than 2xx stands for."""
-        return error_of(status, headers, body, provider=self.definition.name)
-
-    @staticmethod
-    def _header(value: str, credentials: Credentials) -> str:
-        """Return the header's value with credential fields filled in; empty if one of
-        them is missing."""
-        names = _names_in(value)
-        if not names:
-            return value
-        return (
-            value.format_map(credentials)
-            if all(credentials.get(name) for name in names)
-            else ""
-        )
-
-    @staticmethod
-    async def _read_error_body(response: Response) -> bytes:
-        """Return the start of an error response's body; empty if it cannot be read."""
-        try:
-            return await response.read(max_bytes=MAX_ERROR)
-        # The status alone is enough for an error, so an unreadable body is ignored.
-        except InvokeError:
-            return b""
 
     async def post(
         self,
@@ -439,6 +411,28 @@ class Endpoint:
         ]
         # Google's names have a prefix that its calls add by themselves.
         return [str(name).removeprefix("models/") for name in names if name]
+
+
+def _filled_header(value: str, credentials: Credentials) -> str:
+    """Return the header's value with credential fields filled in; empty if one of
+    them is missing."""
+    names = _names_in(value)
+    if not names:
+        return value
+    return (
+        value.format_map(credentials)
+        if all(credentials.get(name) for name in names)
+        else ""
+    )
+
+
+async def _read_error_body(response: Response) -> bytes:
+    """Return the start of an error response's body; empty if it cannot be read."""
+    try:
+        return await response.read(max_bytes=MAX_ERROR)
+    # The status alone is enough for an error, so an unreadable body is ignored.
+    except InvokeError:
+        return b""
 
 
 def _definition_url_prefixes(definition: ProviderDefinition) -> tuple[str, ...]:

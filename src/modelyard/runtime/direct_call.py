@@ -47,6 +47,10 @@ class Receiver(Protocol):
         """Take the next chunk."""
         ...
 
+    def keep_alive(self) -> None:
+        """Show the caller that the call is alive, although nothing has come."""
+        ...
+
     def flush(self) -> None:
         """Send what was taken: no more chunks have arrived for now."""
         ...
@@ -61,7 +65,7 @@ class Receiver(Protocol):
 
     def take_over(self, chunks: Chunks) -> None:
         """The call goes on as an asynchronous generator, which must be read to its end
-        or closed. Nothing has been taken before."""
+        or closed. No chunk has been taken before."""
         ...
 
 
@@ -93,10 +97,18 @@ class DirectCalls:
         return self.limits.has_counters_here
 
     def start(
-        self, instance: ModelInstance, request: Any, receiver: Receiver
+        self,
+        instance: ModelInstance,
+        request: Any,
+        receiver: Receiver,
+        *,
+        silence_seconds: float = _NEVER,
     ) -> "DirectCall | None":
         """Start a call, or return None if it has to be made in the usual way; nothing
-        has changed then. Raises what a usual call raises for an invalid request."""
+        has changed then. Raises what a usual call raises for an invalid request.
+
+        After `silence_seconds` without a chunk the receiver keeps its caller waiting.
+        """
         if instance.model_type is not ModelType.LLM:
             return None
         invocation = instance.invocation_of(request)
@@ -108,7 +120,7 @@ class DirectCalls:
         admitted = self.limits.admit_now(invocation)
         if admitted is None:
             return None
-        call = DirectCall(self, invocation, admitted, state, receiver)
+        call = DirectCall(self, invocation, admitted, state, receiver, silence_seconds)
         try:
             call.begin()
         except Exception as error:  # noqa: BLE001  what it holds must be released
@@ -146,6 +158,8 @@ class DirectCalls:
         current_time = self.clock.monotonic()
         for call in [call for call in self.running if call.due <= current_time]:
             call.expire(current_time)
+        for call in self.running:
+            call.break_silence(current_time)
         if self.running:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
@@ -166,6 +180,8 @@ class DirectCall:
         "_is_paused",
         "_metered",
         "_receiver",
+        "_silence_seconds",
+        "_silent_since",
         "_task",
         "admitted",
         "due",
@@ -181,6 +197,7 @@ class DirectCall:
         admitted: Admitted,
         state: DispatchState,
         receiver: Receiver,
+        silence_seconds: float,
     ) -> None:
         self._calls = calls
         self._receiver = receiver
@@ -196,6 +213,8 @@ class DirectCall:
         self._is_over = False
         self._is_paused = False
         self._first_gap, self._chunk_gap = calls.deadline.gaps_of(invocation)
+        self._silence_seconds = silence_seconds
+        self._silent_since = calls.clock.monotonic()
         self._byte_due = self._chunk_due = _NEVER
         self.due = _NEVER
         """When `expire` is called, in the clock's monotonic seconds."""
@@ -285,7 +304,16 @@ class DirectCall:
             for opening_chunk in attempt.open_with(counted):
                 self._give(opening_chunk)
         if not is_empty:
-            self._chunk_due = self._calls.clock.monotonic() + self._chunk_gap
+            current_time = self._calls.clock.monotonic()
+            self._chunk_due = current_time + self._chunk_gap
+            if attempt.has_begun:
+                self._silent_since = current_time
+
+    def break_silence(self, current_time: float) -> None:
+        """Let the receiver show that the call is alive, if it has been silent for long."""
+        if current_time - self._silent_since >= self._silence_seconds:
+            self._silent_since = current_time
+            self._receiver.keep_alive()
 
     def _give(self, chunk: Any) -> None:
         """Give one chunk to the caller."""

@@ -31,6 +31,7 @@ from modelyard.gateway.a2a.shapes import (
 )
 from modelyard.gateway.chat_response import plain_events
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, sse_reply
+from modelyard.gateway.keep_alive import SSE_COMMENT
 from modelyard.gateway.service.calls import ServiceError, status_and_code
 from modelyard.gateway.service.dependencies import ServiceDependencies, translate_events
 from modelyard.models.types import JSON
@@ -359,7 +360,7 @@ class Agents:
             """Return the last event of a stream that failed."""
             return plain_events(_error_response(call.number, *_error_code(error)))
 
-        return sse_reply(event_chunks(), error_event)
+        return sse_reply(event_chunks(), error_event, keep_alive=SSE_COMMENT)
 
     async def _task(self, call: "_Call", name: str) -> RunRecord:
         """Return the run of a task.

@@ -18,6 +18,7 @@ from modelyard.gateway.chat_response import (
     stream_response,
 )
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
+from modelyard.gateway.keep_alive import LINE_BREAK
 from modelyard.models.entities import AIModelEntity
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.model_manager import ModelManager
@@ -168,7 +169,7 @@ def as_json_array(answer: StreamReply) -> StreamReply:
         (b"content-type", b"application/json"),
         *(header for header in answer.headers if header[0] != b"content-type"),
     ]
-    return StreamReply(array_chunks(), error_chunk, headers)
+    return StreamReply(array_chunks(), error_chunk, headers, keep_alive=LINE_BREAK)
 
 
 def _model(request: Request) -> str:

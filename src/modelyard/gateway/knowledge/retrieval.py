@@ -6,6 +6,7 @@ from contextlib import aclosing
 import msgspec
 
 from modelyard.gateway.http import Reply, StreamReply, encode, json_reply, sse_reply
+from modelyard.gateway.keep_alive import SSE_COMMENT
 from modelyard.gateway.knowledge import shapes
 from modelyard.gateway.knowledge.calls import (
     DatasetParts,
@@ -122,6 +123,7 @@ class RetrievalCalls:
         return sse_reply(
             event_chunks(),
             lambda error: b"data: " + encode(error_document(error)) + b"\n\n",
+            keep_alive=SSE_COMMENT,
         )
 
     async def queries(self, request: DatasetRequest) -> Reply:

@@ -23,13 +23,13 @@ from modelyard.gateway.http import (
     json_reply,
     sse_reply,
 )
+from modelyard.gateway.keep_alive import SSE_COMMENT
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.mcp import protocol
 from modelyard.tools.mcp.server import McpServer, ServerCatalog
 
 FindCatalog = Callable[[str, Sequence[str]], Awaitable[ServerCatalog]]
 """(tenant, tool names; empty for all) → the catalog for its clients."""
-_PING_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ class Route:
             return sse_reply(
                 self._stream(message, offer, context, headers),
                 partial(_error_event, message),
+                keep_alive=SSE_COMMENT,
             )
         answered = await request.cancel_on_disconnect(
             self.server.answer(message, offer, context, headers=headers)
@@ -117,16 +118,7 @@ class Route:
 
         task = asyncio.ensure_future(work())
         try:
-            while True:
-                try:
-                    async with asyncio.timeout(_PING_SECONDS):
-                        event = await queue.get()
-                except TimeoutError:
-                    # A comment keeps proxies from closing the idle connection.
-                    yield b": ping\n\n"
-                    continue
-                if event is None:
-                    return
+            while (event := await queue.get()) is not None:
                 yield b"event: message\ndata: " + encode(dict(event)) + b"\n\n"
         finally:
             # The client disconnected, or the call has ended: in both cases the task

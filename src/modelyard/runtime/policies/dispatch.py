@@ -203,20 +203,22 @@ class DispatchState:
         "_has_waited",
         "_invocation",
         "_last",
-        "_plan",
         "_policy",
         "_repeats",
         "_sticky",
         "_tried",
         "_wait",
         "chosen",
+        "clock",
         "deployment",
+        "plan",
         "sent_texts",
     )
 
     def __init__(self, policy: Dispatch, plan: Plan, invocation: Invocation) -> None:
         self._policy = policy
-        self._plan = plan
+        self.plan = plan
+        self.clock = policy.clock
         self._invocation = invocation
         # The index of the current group in the plan; group 0 is the requested model.
         self._group_index = 0
@@ -233,11 +235,6 @@ class DispatchState:
         # The text that the caller has received, if the stream may be continued.
         self.sent_texts: list[str] = []
 
-    @property
-    def plan(self) -> Plan:
-        """The plan of the call."""
-        return self._plan
-
     def next_now(self) -> Deployment | None:
         """Return the first deployment of a call; None if all are in cooldown.
 
@@ -247,14 +244,9 @@ class DispatchState:
         return None if candidate is None else self._choose(candidate)
 
     @property
-    def clock(self) -> Clock:
-        """The clock that measures attempts."""
-        return self._policy.clock
-
-    @property
     def group(self) -> LBModelManager:
         """The manager of the model that is tried now."""
-        return self._plan.groups[self._group_index]
+        return self.plan.groups[self._group_index]
 
     def note(self, action: str, **details: Any) -> None:
         """Add a notable decision to the call's trace."""
@@ -346,7 +338,7 @@ class DispatchState:
 
     def _next_group(self, reason: str) -> bool:
         """Move to the next model of the plan; return False if there is none."""
-        if self._group_index + 1 >= len(self._plan.groups):
+        if self._group_index + 1 >= len(self.plan.groups):
             return False
         previous_deployments = self.group.deployments
         self._group_index += 1
@@ -406,11 +398,6 @@ class DispatchState:
         if self.deployment is not None:
             self.group.served(self.deployment, seconds)
 
-    @property
-    def is_continued(self) -> bool:
-        """Whether a stream that fails may be continued by another deployment."""
-        return self._plan.continue_streams
-
     def record_sent(self, chunk: Any) -> None:
         """Record the text of a chunk that goes to the caller."""
         self.sent_texts.append(chunk.text if isinstance(chunk, LLMResultChunk) else "")
@@ -448,7 +435,7 @@ class DispatchState:
             raise error
         # After content has been sent, only a stream that may be continued can go on.
         if has_begun:
-            if not _can_continue(self._plan, self._invocation, self.sent_texts):
+            if not _can_continue(self.plan, self._invocation, self.sent_texts):
                 raise error
             self.note("continued", after=deployment.name)
         # Such an error is about the request; more credentials of the same model would
@@ -554,7 +541,7 @@ class DispatchState:
     def hedge_delay(self) -> float | None:
         """Return the seconds after which a second attempt starts; None if hedging is
         off or not possible yet."""
-        percent = self._plan.hedge_after
+        percent = self.plan.hedge_after
         if percent is None or len(self.group.deployments) < 2:
             return None
         return self.group.percentile(percent)
@@ -657,7 +644,7 @@ class DispatchAttempt:
         # A continued stream has sent its opening chunks already.
         opening = [first_chunk] if state.sent_texts else [*self.held_back, first_chunk]
         self.held_back.clear()
-        if state.is_continued:
+        if state.plan.continue_streams:
             state.record_sent(first_chunk)
         return opening
 

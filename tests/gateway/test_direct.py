@@ -1,0 +1,352 @@
+"""Chat calls that are answered straight from the protocol class, beside the usual way.
+
+Both ways must be told apart by nothing but their cost: the same bytes, rows and limits.
+"""
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from modelyard.base.settings import (
+    CredentialSettings,
+    ProviderSettings,
+    TimeoutSettings,
+)
+from modelyard.testing import (
+    Answer,
+    Handler,
+    Upstream,
+    UpstreamRequest,
+    chat_answer,
+    chat_events,
+    error_answer,
+)
+from tests.gateway.conftest import Running
+
+Start = Callable[..., Running]
+Play = Callable[[Handler], Upstream]
+KEY = "key-of-the-caller"
+MESSAGES = [{"role": "user", "content": "hi"}]
+CHAT = {"model": "acme/m", "messages": MESSAGES}
+REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": ("/v1/chat/completions", CHAT),
+    "chat with a tool": (
+        "/v1/chat/completions",
+        {**CHAT, "tools": [{"type": "function", "function": {"name": "f"}}]},
+    ),
+    "anthropic": ("/v1/messages", {**CHAT, "max_tokens": 50}),
+}
+UNUSUAL = {"x-modelyard-cache": "off"}
+"""A header with which a request takes the usual way; it changes nothing else here."""
+
+
+def stream_answer(pieces: list[bytes], fault: str = "") -> Answer:
+    return Answer(
+        headers={"content-type": "text/event-stream"}, pieces=pieces, fault=fault
+    )
+
+
+class Caller:
+    """A caller with one connection to a gateway."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        host = running.origin.removeprefix("http://")
+        self.connection = http.client.HTTPConnection(host, timeout=30)
+
+    def send(
+        self, path: str, document: Any, headers: dict[str, str] | None = None
+    ) -> http.client.HTTPResponse:
+        """Send a request and read the head of the response."""
+        sent = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        body = json.dumps(document)
+        self.connection.request("POST", path, body, {**sent, **(headers or {})})
+        return self.connection.getresponse()
+
+    def call(
+        self, path: str, document: Any, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """Return the status and the body."""
+        response = self.send(path, document, headers)
+        return response.status, response.read()
+
+    @property
+    def sent(self) -> int:
+        """How many calls the gateway has sent directly."""
+        return self.running.yard.services.calls.direct.sent
+
+
+class World:
+    """A gateway with two credentials of one provider, and a caller."""
+
+    def __init__(self, start_gateway: Start, upstream: Play, **changes: Any) -> None:
+        self.upstream = upstream(self.answer)
+        self.script: list[Answer] = []
+        self.lock = threading.Lock()
+        provider = ProviderSettings(
+            name="acme",
+            base_url=self.upstream.url,
+            credentials=[
+                CredentialSettings(name=name, values={"api_key": f"sk-{name}"})
+                for name in "ab"
+            ],
+            models=[
+                {"name": "m", "context_size": 1000, "input_price": 1, "output_price": 2}
+            ],
+        )
+        self.running = start_gateway(providers=[provider], api_keys=[KEY], **changes)
+        self.caller = Caller(self.running)
+        # A connection to the provider is idle from now on.
+        assert self.caller.call(*REQUESTS["chat"])[0] == 200
+
+    def answer(self, request: UpstreamRequest) -> Answer:
+        """Return the next answer of the script, or a usual one."""
+        with self.lock:
+            if self.script:
+                return self.script.pop(0)
+        if request.json.get("stream"):
+            return stream_answer(chat_events(["he", "llo"]))
+        return chat_answer("hello")
+
+    def rows(self) -> list[Any]:
+        """Return the rows of the ledger, newest first."""
+        return self.running.flush()
+
+    def check_nothing_left(self) -> None:
+        """Check that no call runs or holds anything."""
+        calls = self.running.yard.services.calls
+        assert not calls.direct.running
+        assert calls.queue.running == 0
+        assert calls.metrics.in_flight.values[()] == 0
+
+
+@pytest.fixture
+def world(start_gateway: Start, upstream: Play) -> Iterator[World]:
+    built = World(start_gateway, upstream)
+    yield built
+    built.caller.connection.close()
+    built.check_nothing_left()
+
+
+def without_names(body: bytes) -> Any:
+    """Return a body without what differs from call to call: ids and times."""
+    text = body.decode()
+    lines = text.splitlines() if text.startswith(("data:", "event:")) else [text]
+    return [_plain(line) for line in lines if line]
+
+
+def _plain(line: str) -> Any:
+    """Return a line of a stream, or a document, without ids and times."""
+    data = line.removeprefix("data: ")
+    if not data.startswith("{"):
+        return line
+    document = json.loads(data)
+    for part in (document, document.get("message", {})):
+        part.pop("id", None)
+        part.pop("created", None)
+    return document
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_both_ways_send_the_same(world: World, name: str, stream: bool):
+    path, document = REQUESTS[name]
+    document = {**document, "stream": stream}
+    before = world.caller.sent
+    direct = world.caller.call(path, document)
+    assert world.caller.sent == before + 1
+    usual = world.caller.call(path, document, UNUSUAL)
+    assert world.caller.sent == before + 1
+    assert direct[0] == usual[0] == 200
+    assert without_names(direct[1]) == without_names(usual[1])
+    first, second = world.rows()[:2]
+    same = ("status", "prompt_tokens", "completion_tokens", "total_price", "counted_by")
+    assert [getattr(first, part) for part in same] == [
+        getattr(second, part) for part in same
+    ]
+
+
+def test_the_heads_of_both_ways_are_the_same(world: World):
+    heads = []
+    for headers in ({}, UNUSUAL):
+        for stream in (False, True):
+            response = world.caller.send(
+                "/v1/chat/completions", {**CHAT, "stream": stream}, headers
+            )
+            response.read()
+            names = {name.lower(): value for name, value in response.getheaders()}
+            names.pop("x-request-id")
+            heads.append(names)
+    assert heads[0] == heads[2]
+    assert heads[1] == heads[3]
+
+
+def test_calls_take_turns_on_the_credentials(world: World):
+    world.upstream.requests.clear()
+    for _ in range(4):
+        world.caller.call(*REQUESTS["chat"])
+    keys = [request.key for request in world.upstream.requests]
+    assert keys in (["sk-a", "sk-b"] * 2, ["sk-b", "sk-a"] * 2)
+
+
+def test_a_failed_first_attempt_goes_on_with_the_next_credential(world: World):
+    world.script = [error_answer(401)]
+    before = world.caller.sent
+    status, body = world.caller.call(*REQUESTS["chat"])
+    assert world.caller.sent == before + 1
+    assert (status, json.loads(body)["choices"][0]["message"]["content"]) == (
+        200,
+        "hello",
+    )
+    second, first = world.rows()[:2]
+    assert (first.status, first.attempt) == ("upstream_authorization", 1)
+    assert (second.status, second.attempt) == ("ok", 2)
+    assert first.invocation == second.invocation
+    assert first.credential != second.credential
+
+
+def test_a_caller_who_leaves_ends_the_call(world: World):
+    # Far more than the test reads.
+    pieces = chat_events(["he"] * 2000)
+    world.script = [
+        Answer(headers={"content-type": "text/event-stream"}, pieces=pieces, gap=0.01)
+    ]
+    response = world.caller.send("/v1/chat/completions", {**CHAT, "stream": True})
+    assert response.read1()
+    response.close()
+    world.caller.connection.close()
+    assert world.upstream.cut_by_client.wait(10)
+    row = wait_for_row(world, "cancelled")
+    assert row.completion_tokens > 0
+
+
+def wait_for_row(world: World, status: str) -> Any:
+    """Return the newest row once it has the status."""
+    until = time.monotonic() + 10
+    while (row := world.rows()[0]).status != status and time.monotonic() < until:
+        time.sleep(0.01)
+    assert row.status == status
+    return row
+
+
+def test_a_stopping_server_ends_a_direct_stream_with_an_error(world: World):
+    pieces = chat_events(["he", "llo"])
+    world.script = [stream_answer(pieces[:2], fault="stall")]
+    response = world.caller.send("/v1/chat/completions", {**CHAT, "stream": True})
+    assert b"he" in response.read1()
+    world.running.stop_running_calls()
+    rest = response.read()
+    assert b'"error"' in rest
+    assert b"[DONE]" not in rest
+
+
+def test_a_limit_refuses_a_call_and_nothing_is_sent(
+    start_gateway: Start, upstream: Play
+):
+    limits = {"calls": {"unit": "requests", "amount": 3, "window": "day"}}
+    world = World(start_gateway, upstream, limits=limits)
+    statuses = [world.caller.call(*REQUESTS["chat"])[0] for _ in range(4)]
+    assert statuses == [200, 200, 429, 429]
+    assert len(world.upstream.requests) == 3
+    world.caller.connection.close()
+    world.check_nothing_left()
+
+
+def test_a_key_that_is_unknown_is_refused(world: World):
+    status, body = world.caller.call(
+        "/v1/chat/completions", CHAT, {"authorization": "Bearer another"}
+    )
+    assert status == 401
+    assert json.loads(body)["error"]["code"] == "invalid_api_key"
+
+
+def test_a_stream_in_silence_is_kept_alive_and_may_still_fail_over(
+    start_gateway: Start, upstream: Play
+):
+    world = World(start_gateway, upstream, timeouts=TimeoutSettings(keep_alive=0.05))
+    world.script = [Answer(status=401, delay=0.4, body=b"{}")]
+    before = world.caller.sent
+    status, body = world.caller.call("/v1/chat/completions", {**CHAT, "stream": True})
+    assert world.caller.sent == before + 1
+    assert status == 200
+    assert body.startswith(b": keep-alive\n\n")
+    assert b'"he"' in body
+    assert body.endswith(b"data: [DONE]\n\n")
+    assert [row.status for row in world.rows()[:2]] == ["ok", "upstream_authorization"]
+    world.caller.connection.close()
+    world.check_nothing_left()
+
+
+def test_an_error_after_a_keep_alive_is_the_last_event(
+    start_gateway: Start, upstream: Play
+):
+    world = World(start_gateway, upstream, timeouts=TimeoutSettings(keep_alive=0.05))
+    world.script = [Answer(status=400, delay=0.4, body=b'{"error": {"message": "no"}}')]
+    status, body = world.caller.call(
+        "/v1/messages", {**CHAT, "max_tokens": 5, "stream": True}
+    )
+    assert status == 200
+    assert body.startswith(b"event: ping\n")
+    assert b"event: error\n" in body
+    world.caller.connection.close()
+    world.check_nothing_left()
+
+
+def test_pipelined_requests_are_answered_in_order(world: World):
+    body = json.dumps(CHAT).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+        f"authorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
+    ).encode()
+    world.caller.connection.close()
+    world.caller.connection.connect()
+    socket = world.caller.connection.sock
+    assert socket is not None
+    socket.sendall((head + body) * 3)
+    received = b""
+    while received.count(b'"hello"') < 3:
+        data = socket.recv(1 << 16)
+        assert data, received
+        received += data
+    assert received.count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_a_body_in_two_parts_is_answered_directly(world: World):
+    before = world.caller.sent
+    body = json.dumps(CHAT).encode()
+    connection = world.caller.connection
+    connection.putrequest("POST", "/v1/chat/completions")
+    connection.putheader("authorization", f"Bearer {KEY}")
+    connection.putheader("content-length", str(len(body)))
+    connection.endheaders(body[:10])
+    time.sleep(0.05)
+    connection.send(body[10:])
+    response = connection.getresponse()
+    assert (response.status, b"hello" in response.read()) == (200, True)
+    assert world.caller.sent == before + 1
+
+
+def test_a_large_body_takes_the_usual_way(world: World):
+    before = world.caller.sent
+    messages = [{"role": "user", "content": "x" * 100_000}]
+    status, _ = world.caller.call(
+        "/v1/chat/completions", {**CHAT, "messages": messages}
+    )
+    assert (status, world.caller.sent) == (200, before)
+
+
+def test_a_caller_who_does_not_read_holds_up_nobody(world: World):
+    text = "x" * 60_000
+    world.script = [stream_answer(chat_events([text] * 200))]
+    response = world.caller.send("/v1/chat/completions", {**CHAT, "stream": True})
+    other = Caller(world.running)
+    assert other.call(*REQUESTS["chat"])[0] == 200
+    other.connection.close()
+    body = response.read()
+    assert body.count(text.encode()) == 200
+    assert body.endswith(b"data: [DONE]\n\n")
