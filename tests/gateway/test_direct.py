@@ -25,7 +25,10 @@ from modelyard.testing import (
     chat_answer,
     chat_events,
     error_answer,
+    json_answer,
 )
+from tests.faults.upstream import answer as upstream_answer
+from tests.faults.upstream import events as upstream_events
 from tests.gateway.conftest import Running
 
 Start = Callable[..., Running]
@@ -84,13 +87,22 @@ class Caller:
 class World:
     """A gateway with two credentials of one provider, and a caller."""
 
-    def __init__(self, start_gateway: Start, upstream: Play, **changes: Any) -> None:
+    def __init__(
+        self,
+        start_gateway: Start,
+        upstream: Play,
+        *,
+        wire: str = "openai",
+        **changes: Any,
+    ) -> None:
+        self.wire = wire
         self.upstream = upstream(self.answer)
         self.script: list[Answer] = []
         self.lock = threading.Lock()
         provider = ProviderSettings(
             name="acme",
             base_url=self.upstream.url,
+            wire=wire,
             credentials=[
                 CredentialSettings(name=name, values={"api_key": f"sk-{name}"})
                 for name in "ab"
@@ -109,7 +121,12 @@ class World:
         with self.lock:
             if self.script:
                 return self.script.pop(0)
-        if request.json.get("stream"):
+        is_stream = bool(request.json.get("stream"))
+        if self.wire == "anthropic":
+            if is_stream:
+                return stream_answer(upstream_events("anthropic"))
+            return json_answer(upstream_answer("anthropic"))
+        if is_stream:
             return stream_answer(chat_events(["he", "llo"]))
         return chat_answer("hello")
 
@@ -152,9 +169,13 @@ def _plain(line: str) -> Any:
     return document
 
 
+@pytest.mark.parametrize("wire", ["openai", "anthropic"])
 @pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize("stream", [False, True])
-def test_both_ways_send_the_same(world: World, name: str, stream: bool):
+def test_both_ways_send_the_same(
+    start_gateway: Start, upstream: Play, wire: str, name: str, stream: bool
+):
+    world = World(start_gateway, upstream, wire=wire)
     path, document = REQUESTS[name]
     document = {**document, "stream": stream}
     before = world.caller.sent
@@ -169,6 +190,8 @@ def test_both_ways_send_the_same(world: World, name: str, stream: bool):
     assert [getattr(first, part) for part in same] == [
         getattr(second, part) for part in same
     ]
+    world.caller.connection.close()
+    world.check_nothing_left()
 
 
 def test_the_heads_of_both_ways_are_the_same(world: World):

@@ -10,7 +10,7 @@ way. Rationale: docs/design/0019-data-path.md.
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from modelyard.base.clock import Clock
@@ -29,6 +29,7 @@ from modelyard.gateway.chat_response import (
 from modelyard.gateway.errors import KEEP_ALIVES, Shape
 from modelyard.gateway.http import (
     CACHE,
+    LINE_BREAKS,
     SMALL_BODY,
     Receive,
     Reply,
@@ -48,7 +49,7 @@ from modelyard.runtime.direct_call import DirectCall, DirectCalls
 from modelyard.runtime.invocation import Context
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.tenancy.caller import Caller
+from modelyard.tenancy.caller import Caller, set_current_caller
 
 _COMPLETE_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
@@ -138,7 +139,6 @@ class DirectAnswer:
     chat: DirectChat
     instance: ModelInstance
     gateway: "DirectGateway"
-    row: Row
     request_id: str
     headers: Mapping[str, str]
     _writer: StreamWriter | None = None
@@ -235,6 +235,9 @@ class DirectAnswer:
         """Write the rest of a stream whose first attempt has failed after a keep-alive."""
         timer = SilenceTimer(self.gateway.keep_alive_seconds(), self.keep_alive)
         now = asyncio.get_running_loop().time
+        # The task has the context of the provider's connection, which another request
+        # may have opened.
+        set_current_caller(self.caller)
         try:
             async with aclosing(chunks) as stream:
                 async for chunk in stream:
@@ -318,10 +321,12 @@ class DirectAnswer:
 
     def _header_lines(self) -> tuple[bytes, bytes]:
         """Return the request id and the lines of further headers."""
-        lines = "".join(
-            [f"{name}: {value}\r\n" for name, value in self.headers.items()]
-        )
-        return self.request_id.encode(), lines.encode("latin-1", "replace")
+        lines = [
+            b"%b: %b\r\n"
+            % (name.encode(), value.encode("latin-1", "replace").translate(LINE_BREAKS))
+            for name, value in self.headers.items()
+        ]
+        return self.request_id.encode(), b"".join(lines)
 
     def _end(self) -> None:
         self.is_over = True
@@ -404,13 +409,18 @@ class DirectGateway:
             caller, chat.model, ModelType.LLM, context=Context(id=request_id)
         )
         request = chat.request
+        # Another format at the provider, or a parameter that has to be changed.
+        if isinstance(request, PassthroughRequest) and not instance.can_pass_through(
+            request
+        ):
+            request = request.parse()
+            chat = replace(chat, request=request)
         headers: Mapping[str, str] = {}
-        if isinstance(request, PassthroughRequest):
-            if not instance.can_pass_through(request):
-                return None
-        elif dropped := instance.unsupported(request):
+        if isinstance(request, LLMRequest) and (
+            dropped := instance.unsupported(request)
+        ):
             headers = {DROPPED: ", ".join(dropped)}
-        answer = DirectAnswer(client, chat, instance, self, row, request_id, headers)
+        answer = DirectAnswer(client, chat, instance, self, request_id, headers)
         seconds = self.keep_alive_seconds() if request.stream else 0.0
         answer.call = self.calls.start(
             instance, request, answer, silence_seconds=seconds or _NEVER

@@ -308,7 +308,8 @@ def disconnect_reason(message: Mapping[str, Any]) -> ModelyardError:
 
 _NO_SNIFF = (b"x-content-type-options", b"nosniff")
 _NO_STORE = (b"cache-control", b"no-store")
-_LINE_BREAKS = bytes.maketrans(b"\r\n\0", b"   ")
+LINE_BREAKS = bytes.maketrans(b"\r\n\0", b"   ")
+"""For `translate`: a header's value must not contain them."""
 
 
 def finish_headers(headers: list[tuple[bytes, bytes]]) -> None:
@@ -322,7 +323,7 @@ def finish_headers(headers: list[tuple[bytes, bytes]]) -> None:
     for index, (name, value) in enumerate(headers):
         # Values can contain text of callers, for example a file name.
         if b"\r" in value or b"\n" in value or b"\0" in value:
-            headers[index] = (name, value.translate(_LINE_BREAKS))
+            headers[index] = (name, value.translate(LINE_BREAKS))
         has_cache_control = has_cache_control or name == b"cache-control"
     if not has_cache_control:
         headers.append(_NO_STORE)
