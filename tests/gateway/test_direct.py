@@ -43,6 +43,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
         {**CHAT, "tools": [{"type": "function", "function": {"name": "f"}}]},
     ),
     "anthropic": ("/v1/messages", {**CHAT, "max_tokens": 50}),
+    "cohere": ("/v2/chat", CHAT),
 }
 UNUSUAL = {"x-modelyard-cache": "off"}
 """A header with which a request takes the usual way; it changes nothing else here."""

@@ -61,6 +61,7 @@ class DirectAnswering:
 
     scope: Any
     tasks: Any
+    transport: Any
     running: Any
     direct: DirectGateway | None = None
     """Answers plain chat calls without ASGI."""
@@ -116,4 +117,7 @@ class DirectAnswering:
         """The direct response to a request is complete."""
         self.take_answer()
         cycle.response_started = cycle.response_complete = True
+        # A server that stops has said in the meantime that this is the last response.
+        if not cycle.keep_alive:
+            self.transport.close()
         cycle.on_response()

@@ -17,7 +17,7 @@ def api(manager: ModelManager, clock: Clock) -> Api:
             summary="Create a message.",
             takes=Schema(schemas.REQUEST),
             answer=json_or_events(schemas.ANSWER),
-            handler=messages.Route(manager, clock),
+            handler=messages.chat_route(manager, clock),
         ),
         Row(
             method="POST",

@@ -17,7 +17,7 @@ def api(manager: ModelManager, clock: Clock) -> Api:
             summary="Create a chat completion.",
             takes=Schema(schemas.CHAT_REQUEST),
             answer=json_or_events(schemas.CHAT_ANSWER),
-            handler=version_two.ChatRoute(manager, clock),
+            handler=version_two.chat_route(manager, clock),
         ),
         Row(
             method="POST",

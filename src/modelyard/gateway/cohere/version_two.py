@@ -4,49 +4,26 @@ from dataclasses import dataclass
 
 from modelyard.base.clock import Clock
 from modelyard.base.fields import required_field
-from modelyard.gateway.chat_response import (
-    complete_response,
-    named_events,
-    prepare_request,
-    stream_response,
-)
-from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
+from modelyard.gateway.chat_response import named_events
+from modelyard.gateway.chat_route import ChatRoute
+from modelyard.gateway.direct import AnswerFormat
+from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.wire import cohere, cohere_retrieval
 
+FORMAT = AnswerFormat(
+    prefix="chat",
+    shape="cohere",
+    frame=named_events,
+    dump=cohere.dump_result,
+)
+"""How this API writes the answers of chats."""
 
-@dataclass(frozen=True, slots=True)
-class ChatRoute:
-    """POST /v2/chat: answer a chat, complete or streamed."""
 
-    manager: ModelManager
-    clock: Clock
-
-    async def __call__(self, request: Request) -> Reply | StreamReply:
-        body = await request.json()
-        # Parse the body before looking the model up, so that format errors are reported
-        # first.
-        chat_request = cohere.parse_request(body)
-        instance = request.find(
-            self.manager, required_field(body, "model", str), ModelType.LLM
-        )
-        chat_request, headers = prepare_request(request, instance, chat_request)
-        if not chat_request.stream:
-            result = await complete_response(
-                request, instance, chat_request, self.clock, prefix="chat"
-            )
-            return json_reply(cohere.dump_result(result), headers=headers)
-        return stream_response(
-            instance,
-            chat_request,
-            self.clock,
-            cohere.StreamDumper,
-            prefix="chat",
-            frame=named_events,
-            shape="cohere",
-            headers=headers,
-        )
+def chat_route(manager: ModelManager, clock: Clock) -> ChatRoute:
+    """Return the handler of POST /v2/chat."""
+    return ChatRoute(manager, clock, cohere.parse_request, cohere.StreamDumper, FORMAT)
 
 
 @dataclass(frozen=True, slots=True)

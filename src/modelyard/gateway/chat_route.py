@@ -1,0 +1,65 @@
+"""The route of a chat API whose body names the model: Anthropic's and Cohere's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from modelyard.base.clock import Clock
+from modelyard.base.fields import required_field
+from modelyard.gateway.chat_response import (
+    complete_response,
+    prepare_request,
+    stream_response,
+)
+from modelyard.gateway.direct import AnswerFormat, DirectChat
+from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, read_json
+from modelyard.models.llm import LLMRequest
+from modelyard.models.streams import StreamDumper
+from modelyard.models.types import JSON, ModelType
+from modelyard.runtime.model_manager import ModelManager
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRoute:
+    """Answers a chat, complete or streamed."""
+
+    manager: ModelManager
+    clock: Clock
+    parse: Callable[[JSON], LLMRequest]
+    """Reads the request. Raises InvokeBadRequestError."""
+    make: Callable[..., StreamDumper]
+    """Builds the dumper of a stream from id, time and model."""
+    format: AnswerFormat
+
+    def read_direct(self, body: bytes) -> DirectChat:
+        """Read a request that is answered straight from the protocol class."""
+        document = read_json(body)
+        request = self.parse(document)
+        name = required_field(document, "model", str)
+        return DirectChat(name, request, self.format, self.make)
+
+    async def __call__(self, request: Request) -> Reply | StreamReply:
+        body = await request.json()
+        # Parse the body before looking the model up, so that format errors are reported
+        # first.
+        chat_request = self.parse(body)
+        instance = request.find(
+            self.manager, required_field(body, "model", str), ModelType.LLM
+        )
+        chat_request, headers = prepare_request(request, instance, chat_request)
+        answer_format = self.format
+        if chat_request.stream:
+            return stream_response(
+                instance,
+                chat_request,
+                self.clock,
+                self.make,
+                prefix=answer_format.prefix,
+                frame=answer_format.frame,
+                shape=answer_format.shape,
+                headers=headers,
+                last=answer_format.last,
+            )
+        result = await complete_response(
+            request, instance, chat_request, self.clock, prefix=answer_format.prefix
+        )
+        return json_reply(answer_format.dump(result), headers=headers)
