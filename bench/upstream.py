@@ -3,7 +3,9 @@ Python can.
 
 Its own CPU is not part of the measurements.
 
-python -m bench.upstream PORT_FILE
+python -m bench.upstream [DELAY_MS] PORT_FILE
+
+DELAY_MS is the time until each answer starts; 0 by default.
 """
 
 import asyncio
@@ -40,6 +42,8 @@ _STREAM = (
 class Provider(asyncio.Protocol):
     """One connection of the provider."""
 
+    delay_seconds = 0.0
+
     def connection_made(self, transport: Any) -> None:
         """Create the request parser."""
         self._transport = transport
@@ -57,17 +61,23 @@ class Provider(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Answer with the stream or the complete response, depending on the request's
         `stream` field."""
-        self._transport.write(
-            _STREAM if b'"stream":true' in self._body.replace(b" ", b"") else _WHOLE
-        )
+        is_stream = b'"stream":true' in self._body.replace(b" ", b"")
+        answer = _STREAM if is_stream else _WHOLE
         self._body = b""
+        if self.delay_seconds:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.delay_seconds, self._transport.write, answer)
+        else:
+            self._transport.write(answer)
 
 
 async def main() -> None:
-    """Serve on a free port and write the port into the file named by the first
+    """Serve on a free port and write the port into the file named by the last
     argument."""
+    *delays, port_file = sys.argv[1:]
+    Provider.delay_seconds = float(delays[0]) / 1000 if delays else 0.0
     server = await asyncio.get_running_loop().create_server(Provider, "127.0.0.1", 0)
-    Path(sys.argv[1]).write_text(str(server.sockets[0].getsockname()[1]))
+    Path(port_file).write_text(str(server.sockets[0].getsockname()[1]))
     await server.serve_forever()
 
 

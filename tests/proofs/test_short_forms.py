@@ -47,6 +47,16 @@ _SIZES: Mapping[str, Mapping[str, object]] = {
     "injection": {},
     "memory": {"_WARM_UP": 3000, "_REQUESTS": 3000},
     "noisy-tenant": {"_SECONDS": 1.5, "_MAX_RATIO": _ANY_TIME},
+    "overload": {
+        "_SECONDS": 2.0,
+        "_FIRST_RATE": 400.0,
+        "_GROWTH": 1.6,
+        "_MULTIPLES": (3,),
+        "_MIN_GOODPUT": 0.2,
+        "_MAX_REFUSAL_SECONDS": _ANY_TIME,
+        "_MAX_SLOWDOWN": _ANY_TIME,
+        "_MAX_QUIET_REFUSED": 0.1,
+    },
     "plugin-orphans": {},
     "rotate": {"_ROTATIONS": 1, "_CALLERS": 2},
 }

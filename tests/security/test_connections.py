@@ -32,7 +32,9 @@ from modelyard.base.settings import ConnectionSettings, Settings
 from modelyard.cli.connection_limits import ConnectionLimiter, capacity_for, network_of
 from modelyard.cli.http_protocol import GuardedProtocol, protocol_class
 from modelyard.gateway.bodies import BodyBudget
+from modelyard.gateway.early_refusals import EarlyRefusals
 from modelyard.gateway.http import SMALL_BODY, Reply
+from modelyard.runtime.overload import LoadController
 
 pytestmark = pytest.mark.proof("strangers")
 
@@ -706,12 +708,16 @@ def test_our_request_cycle_has_all_attributes_of_uvicorns(
         lambda self, cycle, app: cycles.append(cycle),
     )
     monkeypatch.setattr(
-        GuardedProtocol, "_start", lambda self, cycle: cycles.append(cycle)
+        GuardedProtocol, "start_usual", lambda self, cycle: cycles.append(cycle)
     )
     door = ConnectionLimiter(
         ConnectionSettings(), capacity_for(ConnectionSettings(), 1024)
     )
-    guarded: Any = protocol_class(door, lambda method, path, error: Reply(b""))
+    guarded: Any = protocol_class(
+        door,
+        lambda method, path, error: Reply(b""),
+        EarlyRefusals(LoadController(0.0)),
+    )
     try:
         for protocol in (HttpToolsProtocol, guarded):
             connection: Any = protocol(config, ServerState(), {}, loop)

@@ -30,6 +30,7 @@ PROOFS = {
     "clock": "A clock that jumps one day ahead for two seconds and back, on every store of counters.",
     "budget-race": "64 racing callers, two processes, one budget: on SQLite, PostgreSQL and Valkey.",
     "noisy-tenant": "A tenant with a hundred times the load of another one, whose latency stays stable.",
+    "overload": "Two and five times the load that a process can serve: early refusals, stable goodput.",
     "api-tables": "Every row of every API is described, other methods are refused, changed rows fail a test.",
     "tenancy": "Every route with every id of another tenant; all outputs are searched for secrets.",
     "memory": "100,000 requests: memory, tasks, threads and descriptors do not grow.",

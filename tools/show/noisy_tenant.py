@@ -114,11 +114,11 @@ def prove() -> Proof:
             upstream.url,
             queue={"capacity": 32, "waiting": 1000, "seconds": 30.0},
         )
-        keys = {tenant: _add_tenant(tenant, environ) for tenant in ("quiet", "noisy")}
+        keys = {tenant: add_tenant(tenant, environ) for tenant in ("quiet", "noisy")}
         with server_forker(environ) as servers:
             server = servers.start("serve", "--port", str(port))
             wait_until_healthy(port)
-            asyncio.run(_give_credentials(port, keys, upstream.url))
+            asyncio.run(give_credentials(port, keys, upstream.url))
             alone = _read_result(_start_callers(port, keys["quiet"], _QUIET, _SECONDS))
             # The noise starts earlier and lasts longer than the measurement.
             noise = _start_callers(port, keys["noisy"], _NOISY, _SECONDS + 3)
@@ -153,7 +153,7 @@ def prove() -> Proof:
     return proof
 
 
-def _add_tenant(tenant: str, environ: dict[str, str]) -> str:
+def add_tenant(tenant: str, environ: dict[str, str]) -> str:
     """Add a tenant; return an owner's key."""
     modelyard("tenants", "add", tenant, environ=environ)
     options = ("--tenant", tenant, "--role", "owner", "--json")
@@ -161,7 +161,7 @@ def _add_tenant(tenant: str, environ: dict[str, str]) -> str:
     return json.loads(created)["key"]
 
 
-async def _give_credentials(port: int, keys: dict[str, str], url: str) -> None:
+async def give_credentials(port: int, keys: dict[str, str], url: str) -> None:
     """Create a credential for each tenant through the admin API."""
     client = HttpClient()
     for tenant, key in keys.items():

@@ -39,6 +39,7 @@ from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.metrics import Metrics
 from modelyard.runtime.model_manager import ALIASES, ModelManager
+from modelyard.runtime.overload import LoadController
 from modelyard.runtime.pipeline import Policy, compose
 from modelyard.runtime.policies.batch import Batch
 from modelyard.runtime.policies.cache import Cache, Semantic
@@ -80,6 +81,7 @@ class CallServices:
     admission: Admission
     recovery: Recovery
     queue: FairQueue
+    load: LoadController
     metrics: Metrics
     traces: Traces
     exporter: "TracingCallback | None"
@@ -409,8 +411,10 @@ def build_calls(
     providers.configure_plans(named_models.failover, named_models.resolve)
     # Any change of a tenant's resources may change what a model name leads to.
     directory.on_change(lambda touched: models.clear_cache())
-    _follow(live_settings, directory, accounting.queue, models)
+    load = LoadController(settings.queue.target_ms / 1000)
+    _follow(live_settings, directory, accounting.queue, load, models)
     _add_gauges(metrics, providers, accounting.queue, storage)
+    _add_refusals(metrics, load)
     return CallServices(
         models=models,
         direct=policies.direct_calls(models, clock),
@@ -421,6 +425,7 @@ def build_calls(
         admission=accounting.admission,
         recovery=accounting.recovery,
         queue=accounting.queue,
+        load=load,
         metrics=metrics,
         traces=traces,
         exporter=exporter,
@@ -454,9 +459,10 @@ def _follow(
     live_settings: LiveSettings,
     directory: Directory,
     queue: FairQueue,
+    load: LoadController,
     models: ModelManager,
 ) -> None:
-    """Apply limits, routes, queue size and defaults now and whenever the settings
+    """Apply limits, routes, queue settings and defaults now and whenever the settings
     change."""
 
     def apply(settings: Settings) -> None:
@@ -470,6 +476,7 @@ def _follow(
             settings.queue.capacity,
             settings.queue.waiting,
         )
+        load.target_seconds = settings.queue.target_ms / 1000
 
     live_settings.follow(apply)
 
@@ -530,6 +537,16 @@ def _add_gauges(
         lambda: {(): float(database.backlog)},
     )
     metrics.gauge("modelyard_tasks", "Tasks of the event loop.", (), _tasks)
+
+
+def _add_refusals(metrics: Metrics, load: LoadController) -> None:
+    """Register the counter of refused calls."""
+    metrics.counter(
+        "modelyard_overload_refusals_total",
+        "Calls refused because the process is overloaded.",
+        (),
+        lambda: {(): float(load.refused_calls)},
+    )
 
 
 def _tasks() -> Mapping[tuple[str, ...], float]:

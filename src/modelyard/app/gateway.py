@@ -89,6 +89,7 @@ def gateway_for(
         on_close=services.aclose,
         # Read for each stream, so that a change takes effect at once.
         keep_alive_seconds=lambda: services.settings.current.timeouts.keep_alive,
+        load=services.calls.load,
     )
     calls = services.calls
     gateway.answer_directly(calls.models, calls.direct, services.clock)

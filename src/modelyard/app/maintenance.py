@@ -19,6 +19,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError, InvokeError, ModelyardError
 from modelyard.base.settings import ProviderSettings, Settings
 from modelyard.runtime.ledger import Ledger
+from modelyard.runtime.overload import LoopLag
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.storage.database import Database, StorageUnavailableError
 from modelyard.storage.resources import Resources
@@ -115,6 +116,7 @@ def build_maintenance(
         live_settings, clock, storage.resources, calls, plugins, workflows
     )
     health = HealthChecks(network.clients, providers)
+    record_lag = partial(calls.metrics.loop_lag.observe, ())
 
     def add_tasks(upkeep: MaintenanceTasks) -> None:
         """Register the tasks that every server has."""
@@ -133,6 +135,7 @@ def build_maintenance(
         # fixed interval.
         upkeep.add_task(check_database_forever(storage.database, clock))
         upkeep.add_task(_listen(plugins))
+        upkeep.add_task(LoopLag(calls.load, clock, record_lag).run())
         workflows.runs.start_maintenance()
         upkeep.run_periodically(_TRIGGER_SECONDS, workflows.triggers.tick)
         knowledge.start()

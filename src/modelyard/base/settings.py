@@ -184,6 +184,10 @@ class QueueSettings(
     capacity: int = 4096
     waiting: int = 4096
     seconds: float = 10.0
+    target_ms: float = 0.0
+    """Acceptable work ahead of a call in a busy process, in processor time. While it is
+    exceeded, calls are refused with 503, first those of the tenants that call most. 0,
+    the default, refuses none."""
 
 
 class TelemetrySettings(

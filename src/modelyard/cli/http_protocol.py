@@ -34,6 +34,7 @@ from modelyard.cli.http_closing import (
 )
 from modelyard.cli.http_limits import BodyRateMeter, HeadLimits
 from modelyard.gateway.direct import DirectGateway
+from modelyard.gateway.early_refusals import EarlyRefusals
 from modelyard.gateway.http import (
     SMALL_BODY,
     RefusedError,
@@ -172,6 +173,7 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
     door: ConnectionLimiter
     limits: HeadLimits
     refusal: Refusal
+    early_refusals: EarlyRefusals
     origin: ClientNetwork
     server_state: ServerState = None  # type: ignore[assignment]
     timeout_keep_alive_task = None
@@ -264,6 +266,8 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
         if self.state == OVER:
             self.ending.discard(data)
             return
+        if self.early_refusals.is_active and self._refuse_early(data):
+            return
         self.fed += len(data)
         if self.parser is None:
             # Created with the first byte: idle connections hold no parser.
@@ -290,6 +294,22 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
             self._check_body()
         elif self.state == HEAD:
             self._check_head()
+
+    def _refuse_early(self, data: bytes) -> bool:
+        """Answer a complete request whose caller's calls are being refused; return False
+        if it must be parsed."""
+        is_between_requests = self.cycle is None and not self.fed
+        # A client that does not read is not sent even more.
+        if not is_between_requests or self.flow.write_paused:
+            return False
+        response = self.early_refusals.response(data)
+        if response is None:
+            return False
+        self.transport.write(response)
+        self.server_state.total_requests += 1
+        self.door.start_response(self)
+        self.door.mark_idle(self)
+        return True
 
     def on_message_begin(self) -> None:
         """Start a new request."""
@@ -502,11 +522,19 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
 
 
 def protocol_class(
-    door: ConnectionLimiter, refusal: Refusal, direct: DirectGateway | None = None
+    door: ConnectionLimiter,
+    refusal: Refusal,
+    early_refusals: EarlyRefusals,
+    direct: DirectGateway | None = None,
 ) -> type[GuardedProtocol]:
     """Return the protocol class for one server."""
     # One class per server, because shared state is stored on the class.
-    shared = {"door": door, "refusal": staticmethod(refusal), "direct": direct}
+    shared = {
+        "door": door,
+        "refusal": staticmethod(refusal),
+        "early_refusals": early_refusals,
+        "direct": direct,
+    }
     return type("Protocol", (GuardedProtocol,), shared)
 
 
@@ -518,7 +546,9 @@ class GuardedConfig(uvicorn.Config):
     ) -> None:
         super().__init__(
             gateway,  # pyright: ignore[reportArgumentType]  uvicorn has its own scope types
-            http=protocol_class(door, gateway.refusal, gateway.direct),
+            http=protocol_class(
+                door, gateway.refusal, gateway.early_refusals, gateway.direct
+            ),
             ws="none",
             lifespan="on",
             log_config=None,

@@ -49,6 +49,7 @@ from modelyard.runtime.direct_call import DirectCall, DirectCalls
 from modelyard.runtime.invocation import Context
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.runtime.overload import LoadController
 from modelyard.tenancy.caller import Caller, set_current_caller
 
 _COMPLETE_HEAD = (
@@ -341,6 +342,7 @@ class DirectGateway:
     manager: ModelManager
     calls: DirectCalls
     clock: Clock
+    load: LoadController
     rows: Mapping[tuple[str, str], Row]
     """The rows whose handler is a `DirectHandler`, by method and path."""
     check_host: Callable[[str, str, str | None], None]
@@ -386,6 +388,12 @@ class DirectGateway:
         caller = self.authenticator.known_caller(scope)
         role = row.auth.role
         if caller is None or role is None or not caller.role.covers(role):
+            return None
+        # The usual way decides which calls are refused; the others are only counted.
+        if (
+            self.load.is_refusing
+            or self.load.refusal(caller.tenant, caller.priority) is not None
+        ):
             return None
         try:
             self.check_host(

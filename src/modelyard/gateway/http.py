@@ -356,8 +356,8 @@ class Reply:
     cookies: Sequence[str] = ()
     """Cookies in addition to one in `headers`; each becomes a header of its own."""
 
-    async def send(self, send: Send, request_id: bytes) -> None:
-        """Send the response."""
+    def response_headers(self, request_id: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the headers of the response."""
         headers = [
             (b"content-type", self.content_type),
             (b"content-length", str(len(self.body)).encode()),
@@ -371,6 +371,11 @@ class Reply:
             (b"set-cookie", cookie.encode("latin-1", "replace"))
             for cookie in self.cookies
         ]
+        return headers
+
+    async def send(self, send: Send, request_id: bytes) -> None:
+        """Send the response."""
+        headers = self.response_headers(request_id)
         await send(
             {"type": "http.response.start", "status": self.status, "headers": headers}
         )

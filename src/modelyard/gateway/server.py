@@ -13,6 +13,7 @@ from modelyard.base.ids import new_id
 from modelyard.gateway.auth import Authenticator, UnauthorizedError
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.direct import DirectAnswer, DirectGateway
+from modelyard.gateway.early_refusals import EarlyRefusals
 from modelyard.gateway.http import (
     ClientDisconnected,
     Receive,
@@ -31,6 +32,7 @@ from modelyard.gateway.tenant_content import ContentRules, Headers
 from modelyard.runtime.direct_call import DirectCalls
 from modelyard.runtime.invocation import ANONYMOUS_CALLER
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.runtime.overload import LoadController, OverloadedError
 from modelyard.tenancy.caller import ForbiddenError, acting_for
 
 logger = logging.getLogger("modelyard.gateway")
@@ -56,6 +58,7 @@ class Gateway:
         on_start: Callable[[], None] = lambda: None,
         on_close: Callable[[], Awaitable[None]] | None = None,
         keep_alive_seconds: Callable[[], float] = lambda: 0.0,
+        load: LoadController | None = None,
     ) -> None:
         """Build the application.
 
@@ -64,6 +67,7 @@ class Gateway:
         awaited before the first answer, because it loads who may call.
         `keep_alive_seconds` returns the silence after which a stream sends a
         keep-alive; 0 for none.
+        `load` decides which calls are refused during overload; without it none are.
         """
         self.router = Router(apis)
         self._prepare = prepare
@@ -79,6 +83,9 @@ class Gateway:
         self.direct: DirectGateway | None = None
         """Answers plain chat calls straight from the server's protocol class; None
         without a server of ours."""
+        self._load = load or LoadController(0.0)
+        self.early_refusals = EarlyRefusals(self._load)
+        """Answers further requests of callers whose calls are being refused."""
         self.ending = Shutdown()
         """State of the shutdown. Once it is over, a cancelled request tells its client
         that the server is stopping."""
@@ -98,6 +105,7 @@ class Gateway:
             manager=manager,
             calls=calls,
             clock=clock,
+            load=self._load,
             rows=rows,
             check_host=self._content.check_host,
             shutdown_error=self.ending.current_error,
@@ -222,6 +230,8 @@ class Gateway:
         self._check_upgrade(request)
         route_match = self._route(request)
         await self._admit(request, route_match.row.auth)
+        if route_match.row.calls_model:
+            self._check_load(request)
         request.names = route_match.names
         is_head = request.method == "HEAD" and route_match.row.method == "GET"
         # Handlers see HEAD as GET; only the sending differs.
@@ -281,6 +291,14 @@ class Gateway:
             raise ForbiddenError(
                 f"Role {auth.role.value!r} required; this key has role {role!r}"
             )
+
+    def _check_load(self, request: Request) -> None:
+        """Raise OverloadedError if the server is overloaded and this call is one of
+        those to refuse. The body has not been read yet."""
+        caller = request.caller
+        refusal = self._load.refusal(caller.tenant, caller.priority)
+        if refusal is not None:
+            raise refusal
 
     def _route(self, request: Request) -> RouteMatch:
         """Return the row that a request reaches, and note its format of errors: routing
@@ -355,7 +373,10 @@ class Gateway:
                 "request refused",
                 extra={"fields": {**fields, "code": error.code}},
             )
-        return self._error_reply(error, request)
+        reply = self._error_reply(error, request)
+        if isinstance(error, OverloadedError):
+            self.early_refusals.store(request.scope, request.caller, reply, request.id)
+        return reply
 
     def _error_reply(self, error: ModelyardError, request: Request) -> Reply:
         """Return the reply for an error, in the format of the API that the request

@@ -169,6 +169,9 @@ class Row:
     errors: tuple[int, ...] = ()
     """Error statuses in addition to those that every route of the API may return."""
     query: tuple[Query, ...] = ()
+    calls_model: bool = False
+    """Each request is a model call. While the server is overloaded, such requests are
+    refused as soon as their caller is known."""
     changes_nothing: bool = False
     """For a POST that only reads: it is not written to the audit log."""
     takes_any_method: bool = False

@@ -164,6 +164,12 @@ class Metrics(Callback):
             "counter",
             ("what",),
         )
+        self.loop_lag = Series(
+            "modelyard_loop_lag_seconds",
+            "Wait for a turn of the event loop in seconds.",
+            "histogram",
+            (),
+        )
         self.in_flight = Series(
             "modelyard_in_flight", "Calls in progress.", "gauge", ()
         )
@@ -180,6 +186,16 @@ class Metrics(Callback):
     ) -> None:
         """Register a gauge whose value is read at each scrape."""
         self._gauges.append((Series(name, help, "gauge", labels), read))
+
+    def counter(
+        self,
+        name: str,
+        help: str,
+        labels: Labels,
+        read: Callable[[], Mapping[Labels, float]],
+    ) -> None:
+        """Register a counter that is kept elsewhere and read at each scrape."""
+        self._gauges.append((Series(name, help, "counter", labels), read))
 
     def on_before_invoke(self, invocation: Invocation) -> None:
         """Count the call as in flight."""
@@ -240,6 +256,7 @@ class Metrics(Callback):
             self.cached,
             self.decisions,
             self.in_flight,
+            self.loop_lag,
             *(series for series, _ in self._gauges),
         )
 

@@ -18,6 +18,7 @@ def api(manager: ModelManager, clock: Clock) -> Api:
             takes=Schema(schemas.REQUEST),
             answer=json_or_events(schemas.ANSWER),
             handler=messages.chat_route(manager, clock),
+            calls_model=True,
         ),
         Row(
             method="POST",

@@ -18,6 +18,7 @@ def api(manager: ModelManager, clock: Clock) -> Api:
             takes=Schema(schemas.CHAT_REQUEST),
             answer=json_or_events(schemas.CHAT_ANSWER),
             handler=version_two.chat_route(manager, clock),
+            calls_model=True,
         ),
         Row(
             method="POST",
@@ -27,6 +28,7 @@ def api(manager: ModelManager, clock: Clock) -> Api:
             takes=Schema(schemas.EMBED_REQUEST),
             answer=Schema(schemas.EMBED_ANSWER),
             handler=version_two.EmbedRoute(manager),
+            calls_model=True,
         ),
         Row(
             method="POST",
@@ -36,6 +38,7 @@ def api(manager: ModelManager, clock: Clock) -> Api:
             takes=Schema(schemas.RERANK_REQUEST),
             answer=Schema(schemas.RERANK_ANSWER),
             handler=version_two.RerankRoute(manager),
+            calls_model=True,
         ),
     )
     return _api(
@@ -60,6 +63,7 @@ def jina_api(manager: ModelManager) -> Api:
             takes=Schema(schemas.RERANK_REQUEST),
             answer=Schema(schemas.JINA_ANSWER),
             handler=rerank.Route(manager),
+            calls_model=True,
         ),
     )
     # Errors are in OpenAI's format, as the path is part of the same /v1 prefix.

@@ -81,6 +81,7 @@ def _model_rows(version: str, calls: ModelCalls) -> Iterator[Row]:
             auth=DEVELOPER,
             summary=operation.summary,
             handler=operation.handler,
+            calls_model=operation.name != "countTokens",
             takes=Schema(operation.request_schema),
             answer=operation.answer,
         )

@@ -58,6 +58,7 @@ def _completion_rows(manager: ModelManager, clock: Clock) -> tuple[Row, ...]:
             takes=Schema(schemas.CHAT_REQUEST),
             answer=json_or_events(schemas.CHAT_ANSWER),
             handler=chat_completions.Route(manager, clock),
+            calls_model=True,
         ),
         Row(
             method="POST",
@@ -67,6 +68,7 @@ def _completion_rows(manager: ModelManager, clock: Clock) -> tuple[Row, ...]:
             takes=Schema(schemas.COMPLETION_REQUEST),
             answer=json_or_events(schemas.COMPLETION_ANSWER),
             handler=completions.Route(manager, clock),
+            calls_model=True,
         ),
     )
 
@@ -85,6 +87,7 @@ def _response_rows(
             takes=Schema(schemas.RESPONSE_REQUEST),
             answer=json_or_events(schemas.RESPONSE_ANSWER),
             handler=responses.CreateRoute(manager, clock, store, hosted),
+            calls_model=True,
         ),
         Row(
             method="POST",
@@ -133,6 +136,7 @@ def _text_model_rows(manager: ModelManager) -> tuple[Row, ...]:
             takes=Schema(schemas.EMBEDDING_REQUEST),
             answer=Schema(schemas.EMBEDDING_ANSWER),
             handler=embeddings.Route(manager),
+            calls_model=True,
         ),
         Row(
             method="POST",
@@ -142,6 +146,7 @@ def _text_model_rows(manager: ModelManager) -> tuple[Row, ...]:
             takes=Schema(schemas.MODERATION_REQUEST),
             answer=Schema(schemas.MODERATION_ANSWER),
             handler=moderations.Route(manager),
+            calls_model=True,
         ),
     )
 
@@ -160,6 +165,7 @@ def _audio_rows(manager: ModelManager) -> tuple[Row, ...]:
             takes=Schema(schemas.SPEECH_REQUEST),
             answer=Content("audio/*"),
             handler=audio.SpeechRoute(manager),
+            calls_model=True,
         ),
         Row(
             method="POST",
@@ -169,6 +175,7 @@ def _audio_rows(manager: ModelManager) -> tuple[Row, ...]:
             takes=Content("multipart/form-data"),
             answer=OneOf((Schema(schemas.TRANSCRIPTION), Content("text/plain"))),
             handler=transcription,
+            calls_model=True,
         ),
         Row(
             method="POST",
@@ -177,6 +184,7 @@ def _audio_rows(manager: ModelManager) -> tuple[Row, ...]:
             takes=Content("multipart/form-data"),
             answer=OneOf((Schema(schemas.TRANSCRIPTION), Content("text/plain"))),
             handler=translation,
+            calls_model=True,
             summary="Translate an audio file into English text.",
         ),
     )

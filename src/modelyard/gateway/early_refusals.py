@@ -1,0 +1,160 @@
+"""Refusals of an overloaded server that are decided by a request's first bytes.
+
+A refusal that costs as much as a call would help nobody. So the first refused request
+of a caller is answered like every other one, and its answer is stored. While the server
+refuses calls, the caller's next requests are recognised by their head and answered with
+it, before they are parsed.
+"""
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from modelyard.base.ids import new_id
+from modelyard.gateway.auth import CREDENTIALS, TENANT
+from modelyard.gateway.http import Reply, Scope, finish_headers
+from modelyard.gateway.tenant_content import Headers
+from modelyard.runtime.overload import LoadController
+from modelyard.tenancy.caller import Caller
+
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+
+_MAX_STORED = 4096
+_CYCLES = 200
+"""Cycles of the controller for which an answer is used, about a second: after that the
+caller is authenticated again."""
+_EXCLUDING_HEADERS = frozenset(
+    (b"connection", b"expect", b"transfer-encoding", b"upgrade", TENANT)
+)
+"""Headers that need more than a look at the head. Their requests are parsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredRefusal:
+    """The answer to the refused calls of one caller at one path."""
+
+    tenant: str
+    priority: int
+    fragments: tuple[bytes, ...]
+    """The response, cut where the id of the request is inserted."""
+    last_cycle: int
+
+
+class EarlyRefusals:
+    """Stored refusals. Of requests only hashes are stored, which the interpreter salts:
+    they contain credentials."""
+
+    def __init__(self, load: LoadController) -> None:
+        self._load = load
+        # The hash of the request line and the credential → the answer.
+        self._refusals: dict[int, _StoredRefusal] = {}
+        # The hash of a head → its stored refusal and the length of the body.
+        self._heads: dict[int, tuple[_StoredRefusal, int]] = {}
+
+    @property
+    def is_active(self) -> bool:
+        """Whether calls are refused at the moment."""
+        return self._load.is_refusing
+
+    def store(
+        self, scope: Scope, caller: Caller, reply: Reply, request_id: str
+    ) -> None:
+        """Store the reply to a refused request, for further requests of its caller."""
+        credential = _only_credential(scope["headers"])
+        if credential is None or scope.get("http_version") != "1.1":
+            return
+        if len(self._refusals) >= _MAX_STORED:
+            self._refusals.clear()
+        self._refusals[hash((_request_line(scope), credential))] = _StoredRefusal(
+            caller.tenant,
+            caller.priority,
+            tuple(_response_bytes(reply, request_id).split(request_id.encode())),
+            self._load.cycle + _CYCLES,
+        )
+
+    def response(self, data: bytes) -> bytes | None:
+        """Return the response to the request that starts in `data`, or None if it must
+        be parsed: it is admitted, unknown, or not complete."""
+        head_size = data.find(b"\r\n\r\n")
+        if head_size < 0:
+            return None
+        head = data[:head_size]
+        # Clients repeat their heads, so most are recognised by their hash.
+        recognised = self._heads.get(hash(head)) or self._recognise(head)
+        if recognised is None:
+            return None
+        refusal, body_size = recognised
+        if refusal.last_cycle < self._load.cycle:
+            self._heads.pop(hash(head), None)
+            return None
+        # Exactly one request: a pipelined one behind it would be lost.
+        if len(data) != head_size + 4 + body_size:
+            return None
+        if self._load.pre_check(refusal.tenant, refusal.priority):
+            return None
+        return new_id("req").encode().join(refusal.fragments)
+
+    def _recognise(self, head: bytes) -> tuple[_StoredRefusal, int] | None:
+        """Return the stored refusal for a head and the length of its body, or None."""
+        request_line, *lines = head.split(b"\r\n")
+        headers: list[tuple[bytes, bytes]] = []
+        for line in lines:
+            name, _, value = line.partition(b":")
+            headers.append((name.lower(), value.strip(b" \t")))
+        body_size = _body_size(headers)
+        credential = _only_credential(headers)
+        if body_size is None or credential is None or not _is_plain(head, headers):
+            return None
+        refusal = self._refusals.get(hash((request_line, credential)))
+        if refusal is None:
+            return None
+        if len(self._heads) >= _MAX_STORED:
+            self._heads.clear()
+        self._heads[hash(head)] = refusal, body_size
+        return refusal, body_size
+
+
+def _only_credential(headers: Headers) -> bytes | None:
+    """Return the value of the only header with an API key; None if there are none or
+    several, or if the request needs more than a look at its head."""
+    credentials: list[bytes] = []
+    for name, value in headers:
+        is_default = name == b"connection" and value.lower() == b"keep-alive"
+        if name in _EXCLUDING_HEADERS and not is_default:
+            return None
+        if name in CREDENTIALS:
+            credentials.append(value)
+    return credentials[0] if len(credentials) == 1 else None
+
+
+def _body_size(headers: Headers) -> int | None:
+    """Return the length of the body; None if it is not stated exactly once."""
+    lengths = [value for name, value in headers if name == b"content-length"]
+    if len(lengths) != 1 or not lengths[0].isdigit():
+        return None
+    return int(lengths[0])
+
+
+def _is_plain(head: bytes, headers: Headers) -> bool:
+    """Return whether every parser must read a head alike: all lines end in CR LF, and
+    all names are tokens (RFC 9110, 5.6.2)."""
+    if not head.count(b"\n") == head.count(b"\r") == len(headers):
+        return False
+    return all(_TOKEN.fullmatch(name) for name, _ in headers)
+
+
+def _request_line(scope: Scope) -> bytes:
+    """Return the first line of a request as it was sent."""
+    target: bytes = scope["raw_path"]
+    if scope["query_string"]:
+        target += b"?" + scope["query_string"]
+    return scope["method"].encode() + b" " + target + b" HTTP/1.1"
+
+
+def _response_bytes(reply: Reply, request_id: str) -> bytes:
+    """Return a complete HTTP response."""
+    headers = reply.response_headers(request_id.encode())
+    finish_headers(headers)
+    status_line = f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}"
+    lines = [status_line.encode(), *(b": ".join(header) for header in headers)]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + reply.body
