@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from modelyard.gateway.direct import AdmittedHead, DirectAnswer, DirectGateway
+from modelyard.gateway.early_refusals import EarlyRefusals
 from modelyard.gateway.http import Receive, Scope, Send
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -57,12 +58,19 @@ class DirectClient:
 
 
 class DirectAnswering:
-    """The part of the protocol class that answers plain chat calls without ASGI."""
+    """The part of the protocol class that answers without ASGI: plain chat calls, and
+    calls of those who are being refused."""
 
     scope: Any
     tasks: Any
     transport: Any
+    flow: Any
+    door: Any
+    server_state: Any
+    cycle: Any
+    fed: int
     running: Any
+    early_refusals: EarlyRefusals
     direct: DirectGateway | None = None
     """Answers plain chat calls without ASGI."""
     held: Any | None = None
@@ -121,3 +129,19 @@ class DirectAnswering:
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
+
+    def refuse_early(self, data: bytes) -> bool:
+        """Answer a complete request whose caller's calls are being refused; return False
+        if it must be parsed."""
+        is_between_requests = self.cycle is None and not self.fed
+        # A client that does not read is not sent even more.
+        if not is_between_requests or self.flow.write_paused:
+            return False
+        response = self.early_refusals.response(data)
+        if response is None:
+            return False
+        self.transport.write(response)
+        self.server_state.total_requests += 1
+        self.door.start_response(self)
+        self.door.mark_idle(self)
+        return True

@@ -173,7 +173,6 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
     door: ConnectionLimiter
     limits: HeadLimits
     refusal: Refusal
-    early_refusals: EarlyRefusals
     origin: ClientNetwork
     server_state: ServerState = None  # type: ignore[assignment]
     timeout_keep_alive_task = None
@@ -266,7 +265,7 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
         if self.state == OVER:
             self.ending.discard(data)
             return
-        if self.early_refusals.is_active and self._refuse_early(data):
+        if self.early_refusals.is_active and self.refuse_early(data):
             return
         self.fed += len(data)
         if self.parser is None:
@@ -294,22 +293,6 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
             self._check_body()
         elif self.state == HEAD:
             self._check_head()
-
-    def _refuse_early(self, data: bytes) -> bool:
-        """Answer a complete request whose caller's calls are being refused; return False
-        if it must be parsed."""
-        is_between_requests = self.cycle is None and not self.fed
-        # A client that does not read is not sent even more.
-        if not is_between_requests or self.flow.write_paused:
-            return False
-        response = self.early_refusals.response(data)
-        if response is None:
-            return False
-        self.transport.write(response)
-        self.server_state.total_requests += 1
-        self.door.start_response(self)
-        self.door.mark_idle(self)
-        return True
 
     def on_message_begin(self) -> None:
         """Start a new request."""
