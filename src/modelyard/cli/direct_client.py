@@ -90,6 +90,13 @@ class DirectAnswering:
             return None
         return self.direct.admit(self.scope)
 
+    def shutdown(self) -> None:
+        """End the connection after the response that is being written, because the
+        server stops."""
+        # A request that is not complete yet gets its error as usual.
+        self.release_held()
+        super().shutdown()  # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType]
+
     def release_held(self) -> None:
         """Let a request whose body does not arrive as it should take the usual way."""
         if self.held is not None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError
+from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
 from modelyard.gateway.auth import TENANT, Authenticator
 from modelyard.gateway.chat_response import (
@@ -383,7 +384,8 @@ class DirectGateway:
         host, length = headers.get(b"host"), headers.get(b"content-length")
         # A larger body counts against a budget, and does not fit into the buffer of its
         # connection.
-        if length is None or not length.isdigit() or int(length) > SMALL_BODY:
+        text = length.decode("latin-1") if length else ""
+        if whole_number(text, maximum=SMALL_BODY) is None:
             return None
         caller = self.authenticator.known_caller(scope)
         role = row.auth.role

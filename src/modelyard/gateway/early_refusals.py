@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
 from modelyard.gateway.auth import CREDENTIALS, TENANT
 from modelyard.gateway.http import Reply, Scope, finish_headers
@@ -130,9 +131,7 @@ def _only_credential(headers: Headers) -> bytes | None:
 def _body_size(headers: Headers) -> int | None:
     """Return the length of the body; None if it is not stated exactly once."""
     lengths = [value for name, value in headers if name == b"content-length"]
-    if len(lengths) != 1 or not lengths[0].isdigit():
-        return None
-    return int(lengths[0])
+    return whole_number(lengths[0].decode("latin-1")) if len(lengths) == 1 else None
 
 
 def _is_plain(head: bytes, headers: Headers) -> bool:
