@@ -30,6 +30,7 @@ test: .venv/.dev weights ## Set up, then the whole test suite.
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 coverage: .venv/.dev weights ## The tests with branch coverage, compared with its limits.
+	@mkdir -p build
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=json:build/coverage.json -q $(ARGS)
 	@$(BIN)/python -m tools.coverage_limits
 

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bench.gateway import start_process
+from bench.processes import start_process
 
 from tools.show.noisy_tenant import add_tenant, give_credentials
 from tools.show.proof import ROOT, Proof, free_port

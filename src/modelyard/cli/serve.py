@@ -51,12 +51,6 @@ _THREAD_SWITCH_SECONDS = 0.0005
 A call switches threads a few times. With Python's default of 5 ms, a call next to JSON
 repair took 37 ms; with this value it takes 9 ms.
 """
-_ACCEPTS_PER_TURN = 8
-"""Connections that are accepted in one turn of the event loop.
-
-uvloop accepts one for each listening socket. With a single socket, clients of a busy
-server wait seconds for their connection, and are then not even refused.
-"""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 # Blocks of at least 4 MiB are mapped separately and returned to the system when freed.
 _LARGE_BLOCK = 4 << 20
@@ -349,17 +343,11 @@ def _run(
     config.load()
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(server.serve(sockets=_listeners(listening)))
+            runner.run(server.serve(sockets=[listening]))
     finally:
         # A stopped worker's file must not be counted any more.
         if metrics_files is not None:
             metrics_files.remove_own()
-
-
-def _listeners(listening: socket.socket) -> list[socket.socket]:
-    """Return the listening socket, and copies of it that are closed at shutdown."""
-    copies = [listening.dup() for _ in range(_ACCEPTS_PER_TURN - 1)]
-    return [listening, *copies]
 
 
 def _start_tasks(
