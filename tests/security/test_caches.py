@@ -209,8 +209,6 @@ KEPT = {
     "runtime/provider_credentials.py:ProviderCredentials._own": "by tenant and provider",
     "runtime/provider_credentials.py:ProviderCredentials._stored": "by tenant, provider and model",
     "runtime/declared_models.py:DeclaredModels._models_by_tenant": "by tenant",
-    "runtime/declared_models.py:DeclaredModels._prices": "by tenant, provider, type, model and credential",
-    "runtime/declared_models.py:DeclaredModels._schemas": "by tenant, provider, type and model",
     "gateway/early_refusals.py:EarlyRefusals._heads": "by the hash of a head, with its credential",
     "gateway/early_refusals.py:EarlyRefusals._refusals": "by the hash of a request line and a credential",
     "runtime/overload.py:LoadController._accounts": "by tenant",

@@ -48,8 +48,6 @@ _MAX_CACHED_CALLERS = 4096
 _OWNER_SECONDS = 0.5
 """Seconds for which "the server has no owner" is cached: another process may create the
 owner."""
-CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key"))
-"""Headers that carry an API key."""
 TENANT = b"x-modelyard-tenant"
 """Header that names the tenant for which an operator acts."""
 _FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"via")

@@ -12,9 +12,9 @@ from http import HTTPStatus
 
 from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
-from modelyard.gateway.auth import CREDENTIALS, TENANT
+from modelyard.gateway.auth import TENANT
 from modelyard.gateway.http import Reply, Scope, finish_headers
-from modelyard.gateway.tenant_content import Headers
+from modelyard.gateway.tenant_content import CREDENTIALS, Headers
 from modelyard.runtime.overload import LoadController
 from modelyard.tenancy.caller import Caller
 

@@ -3,6 +3,7 @@ prices."""
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from modelyard.base.errors import ConfigError
 from modelyard.models.entities import AIModelEntity, PriceConfig
@@ -17,6 +18,7 @@ logger = logging.getLogger("modelyard.providers")
 
 
 _MAX_CACHED = 4096
+"""Clients can invent model names, which must not fill the memory."""
 
 
 class DeclaredModels:
@@ -32,35 +34,20 @@ class DeclaredModels:
         # The added models of each tenant, read from the directory once.
         self._models_by_tenant: dict[str, Sequence[tuple[str, AIModelEntity]]] = {}
         # Looked up several times for each call.
-        self._schemas: dict[tuple[str, ...], AIModelEntity | None] = {}
-        self._prices: dict[tuple[str, ...], PriceConfig | None] = {}
+        self.get_schema = lru_cache(_MAX_CACHED)(self._find_schema)
+        self.pricing = lru_cache(_MAX_CACHED)(self._find_price)
 
     def clear_cache(self) -> None:
         """Discard the cached models of tenants, so that they are read again."""
         self._models_by_tenant.clear()
-        self._schemas.clear()
-        self._prices.clear()
-
-    def get_schema(
-        self, tenant: str, provider: str, model_type: ModelType, model: str
-    ) -> AIModelEntity | None:
-        """Return the declaration of a model, or None. A tenant's own declaration takes
-        precedence."""
-        key = (tenant, provider, model_type, model)
-        if key in self._schemas:
-            return self._schemas[key]
-        # Clients can invent model names, which must not fill the memory.
-        if len(self._schemas) >= _MAX_CACHED:
-            self._schemas.clear()
-        schema = self._schemas[key] = self._find_schema(
-            tenant, provider, model_type, model
-        )
-        return schema
+        self.get_schema.cache_clear()
+        self.pricing.cache_clear()
 
     def _find_schema(
         self, tenant: str, provider: str, model_type: ModelType, model: str
     ) -> AIModelEntity | None:
-        """Return the declaration of a model that is not cached, or None."""
+        """Return the declaration of a model, or None. A tenant's own declaration takes
+        precedence."""
         for owner, entity in self.custom_models(tenant):
             if (
                 owner == provider
@@ -84,7 +71,7 @@ class DeclaredModels:
             ]
         return custom_models
 
-    def pricing(
+    def _find_price(
         self,
         tenant: str,
         provider: str,
@@ -97,25 +84,6 @@ class DeclaredModels:
         A tenant's own prices apply only to its own credentials. For the operator's
         credentials, or without a credential, the operator's prices apply.
         """
-        key = (tenant, provider, model_type, model, credential)
-        if key in self._prices:
-            return self._prices[key]
-        if len(self._prices) >= _MAX_CACHED:
-            self._prices.clear()
-        price = self._prices[key] = self._find_price(
-            tenant, provider, model_type, model, credential
-        )
-        return price
-
-    def _find_price(
-        self,
-        tenant: str,
-        provider: str,
-        model_type: ModelType,
-        model: str,
-        credential: str,
-    ) -> PriceConfig | None:
-        """Return the price of a call that is not cached, or None."""
         is_operators = not credential or credential.startswith(f"{DEFAULT_TENANT}/")
         # The operator may not know the provider, if only the tenant added it.
         knows = self._factory_of(DEFAULT_TENANT).find_definition(provider) is not None

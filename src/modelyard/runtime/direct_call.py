@@ -156,10 +156,11 @@ class DirectCalls:
         """End the calls whose time is over. The timer stops with the last call."""
         self._timer = None
         current_time = self.clock.monotonic()
-        for call in [call for call in self.running if call.due <= current_time]:
-            call.expire(current_time)
-        for call in self.running:
-            call.break_silence(current_time)
+        for call in list(self.running):
+            if call.due <= current_time:
+                call.expire(current_time)
+            else:
+                call.break_silence(current_time)
         if self.running:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)

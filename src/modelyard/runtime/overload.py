@@ -113,6 +113,8 @@ class LoadController:
     def refusal(self, tenant: str, priority: int = 0) -> OverloadedError | None:
         """Check a call that is about to start; return the error if it is refused."""
         self.calls += 1
+        if not self.target_seconds:
+            return None
         account = self._accounts.get(tenant) or self._open_account(tenant)
         account.arrivals += 1
         if not self.is_refusing:

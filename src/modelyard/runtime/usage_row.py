@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from modelyard.models.llm import LLMUsage
 from modelyard.models.types import ModelUsage
 from modelyard.runtime.invocation import Invocation
 from modelyard.storage.usage_sums import LedgerAmounts, is_answer
@@ -166,6 +165,7 @@ def row_of(
 
     No usage means a cost of 0. Usage without a price means an unknown cost, None.
     """
+    # Usage types of different models have different fields; absent ones count as 0.
     usage_fields: Any = usage
     price = Decimal(0) if usage is None else usage.total_price
     return (
@@ -184,7 +184,14 @@ def row_of(
         intent.credential_id,
         status,
         counted_by,
-        *_counts(usage_fields),
+        _prompt_tokens(usage_fields),
+        getattr(usage_fields, "completion_tokens", 0),
+        getattr(usage_fields, "cached_tokens", 0),
+        getattr(usage_fields, "cache_write_tokens", 0),
+        getattr(usage_fields, "reasoning_tokens", 0),
+        getattr(usage_fields, "characters", 0),
+        float(getattr(usage_fields, "seconds", 0.0)),
+        getattr(usage_fields, "searches", 0),
         # Written without an exponent, which SQL would not read as a decimal.
         None if price is None else format(price, "f"),
         None if price is None else min(int(price * _NANO), _MAX_NANOS),
@@ -195,32 +202,6 @@ def row_of(
         first_chunk,
         intent.asked or f"{intent.provider}/{intent.model}",
         intent.app,
-    )
-
-
-def _counts(usage: Any) -> tuple[int | float, ...]:
-    """Return the counted amounts of a usage, in the order of the columns."""
-    if isinstance(usage, LLMUsage):
-        return (
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.cached_tokens,
-            usage.cache_write_tokens,
-            usage.reasoning_tokens,
-            0,
-            0.0,
-            usage.searches,
-        )
-    # Usage types of different models have different fields; absent ones count as 0.
-    return (
-        _prompt_tokens(usage),
-        getattr(usage, "completion_tokens", 0),
-        getattr(usage, "cached_tokens", 0),
-        getattr(usage, "cache_write_tokens", 0),
-        getattr(usage, "reasoning_tokens", 0),
-        getattr(usage, "characters", 0),
-        float(getattr(usage, "seconds", 0.0)),
-        getattr(usage, "searches", 0),
     )
 
 
