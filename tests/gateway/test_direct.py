@@ -3,6 +3,7 @@
 Both ways must be told apart by nothing but their cost: the same bytes, rows and limits.
 """
 
+import gzip
 import http.client
 import json
 import threading
@@ -374,3 +375,16 @@ def test_a_caller_who_does_not_read_holds_up_nobody(world: World):
     body = response.read()
     assert body.count(text.encode()) == 200
     assert body.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_compressed_answer_that_is_cut_off_is_an_error(world: World):
+    body = gzip.compress(chat_answer("hello").body)
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    statuses: list[int] = []
+    for unusual in ({}, UNUSUAL):
+        world.running.yard.services.providers.manager.health.clear()
+        # Without its check sum; the text itself is complete.
+        world.script = [Answer(headers=headers, body=body[:-8])] * 2
+        statuses.append(world.caller.call(*REQUESTS["chat"], unusual)[0])
+        world.script = []
+    assert statuses == [503, 503]

@@ -239,8 +239,12 @@ class DirectExchange:
         """
         if self._error_body is not None:
             raise self._refusal()
-        reader = self._reader
-        return () if reader is None else self._naming(reader.finish())
+        reader, connection = self._reader, self._connection
+        if reader is None or connection is None:
+            return ()
+        if self._unpacking is not None:
+            self._check_unpacked(self._unpacking, connection)
+        return self._naming(reader.finish())
 
     def timeout_error(self) -> InvokeError:
         """Return the error for a server that has sent nothing within `byte_gap`."""
@@ -321,6 +325,15 @@ class DirectExchange:
         try:
             return b"".join(unpacking.feed(data))
         except (BombError, UnpackError) as error:
+            raise self._named(
+                decompression_error(connection.way.description, error)
+            ) from error
+
+    def _check_unpacked(self, unpacking: Decompressor, connection: Connection) -> None:
+        """Raise InvokeError if a compressed body is not complete."""
+        try:
+            unpacking.finish()
+        except UnpackError as error:
             raise self._named(
                 decompression_error(connection.way.description, error)
             ) from error
