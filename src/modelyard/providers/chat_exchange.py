@@ -13,11 +13,14 @@ from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.passthrough import PassthroughFormat, PassthroughRequest
 from modelyard.models.thinking import split_thoughts
 from modelyard.models.types import JSON
+from modelyard.providers.adaptation.adapter import restore
+from modelyard.providers.adaptation.draft import Restorer
 from modelyard.providers.chunk_readers import (
     ChunkReader,
     CompleteReader,
     EventReader,
     RawStreamReader,
+    RestoringReader,
     ThoughtReader,
 )
 from modelyard.providers.endpoint import (
@@ -58,6 +61,8 @@ class ChatExchange:
     headers: Mapping[str, str]
     """Headers of the format, without those of the provider."""
     body: bytes
+    restorers: tuple[Callable[[], Restorer], ...] = ()
+    """Each builds what changes the answer back to what the caller expects."""
 
     def reader(self, content_type: str) -> ChunkReader:
         """Return the reader of the response.
@@ -70,8 +75,12 @@ class ChatExchange:
         if self.passing is not None and isinstance(self.request, PassthroughRequest):
             inspector = self.passing.inspect_stream(self.request)
             return RawStreamReader(inspector, self._event_reader)
-        reader = self._event_reader()
-        return ThoughtReader(reader) if self._has_think_tags else reader
+        reader: ChunkReader = self._event_reader()
+        if self._has_think_tags:
+            reader = ThoughtReader(reader)
+        for make_restorer in self.restorers:
+            reader = RestoringReader(reader, make_restorer())
+        return reader
 
     @staticmethod
     def reads_whole_body(reader: ChunkReader) -> bool:
@@ -94,7 +103,9 @@ class ChatExchange:
     def _parsed(self, document: JSON) -> Iterable[LLMResultChunk]:
         """Return the chunks of a complete response."""
         chunks = self.chat_format.parse_result(document).as_chunks()
-        return split_thoughts(chunks) if self._has_think_tags else chunks
+        if self._has_think_tags:
+            chunks = split_thoughts(chunks)
+        return restore(chunks, [make_restorer() for make_restorer in self.restorers])
 
     def _unchanged(self, body: bytes) -> LLMResultChunk | None:
         """Return one chunk with the unchanged body; None if it has to be parsed."""

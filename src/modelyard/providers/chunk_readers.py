@@ -13,6 +13,7 @@ from modelyard.models.passthrough import StreamInspector
 from modelyard.models.streams import StreamParser, feed_event, finish_parsing
 from modelyard.models.thinking import ThinkStream
 from modelyard.models.types import JSON
+from modelyard.providers.adaptation.draft import Restorer
 
 
 class ChunkReader(Protocol):
@@ -164,3 +165,24 @@ class ThoughtReader:
         for chunk in self._reader.finish():
             yield self._thoughts.feed(chunk)
         yield from self._thoughts.finish()
+
+
+class RestoringReader:
+    """Changes another reader's chunks back to what the caller expects."""
+
+    __slots__ = ("_reader", "_restorer")
+
+    def __init__(self, reader: ChunkReader, restorer: Restorer) -> None:
+        self._reader = reader
+        self._restorer = restorer
+
+    def feed(self, data: bytes) -> Iterator[LLMResultChunk]:
+        """Yield the chunks that these bytes complete."""
+        for chunk in self._reader.feed(data):
+            yield self._restorer.feed(chunk)
+
+    def finish(self) -> Iterator[LLMResultChunk]:
+        """Yield the last chunks, with what was held back."""
+        for chunk in self._reader.finish():
+            yield self._restorer.feed(chunk)
+        yield from self._restorer.finish()

@@ -35,6 +35,8 @@ from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
 from modelyard.models.types import Credentials, ModelType
+from modelyard.providers.adaptation.adapter import Adaptation, adapt
+from modelyard.providers.adaptation.draft import Restorer, Target
 from modelyard.providers.chat_exchange import ChatExchange, DirectExchange
 from modelyard.providers.definition import ProviderDefinition, Wire
 from modelyard.providers.endpoint import MAX_ANSWER, Endpoint
@@ -54,6 +56,15 @@ FormatT = TypeVar("FormatT")
 
 
 @dataclass(frozen=True, slots=True)
+class _Selection:
+    """How requests for a model are sent."""
+
+    wire: Wire
+    chat_format: ChatFormat
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
 class HttpLargeLanguageModel(LargeLanguageModel):
     """Chat models of a provider.
 
@@ -64,18 +75,19 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     accepts_passthrough: ClassVar[bool] = True
     endpoint: Endpoint
     wires: tuple[tuple[Wire, ChatFormat], ...]
-    # Selected format by (model, request format, whether the credential names the URL).
-    _selections: dict[tuple[str, str, bool], tuple[Wire, ChatFormat]] = field(
-        default_factory=dict[tuple[str, str, bool], tuple[Wire, ChatFormat]]
+    # By (model, request format, whether the credential names the URL).
+    _selections: dict[tuple[str, str, bool], _Selection] = field(
+        default_factory=dict[tuple[str, str, bool], _Selection]
     )
 
-    def _wire(
+    def _selected(
         self,
         model: str,
         credentials: Credentials,
         request: LLMRequest | PassthroughRequest,
-    ) -> tuple[Wire, ChatFormat]:
-        """Return the wire format for a request and its base URL settings, cached.
+    ) -> _Selection:
+        """Return the wire format for a request, with its base URL settings and what the
+        model accepts, cached.
 
         The choice depends on the model, the request's own format, and whether the
         credential has a URL of its own.
@@ -86,9 +98,12 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             # The limit keeps memory bounded if clients invent model names.
             if len(self._selections) > 1000:
                 self._selections.clear()
-            selection = self._selections[key] = self._select_format(
+            wire, chat_format = self._select_format(
                 model, request.format, is_moved=key[2]
             )
+            target = self._target(model, chat_format)
+            selection = _Selection(wire, chat_format, target)
+            self._selections[key] = selection
         return selection
 
     def _select_format(
@@ -135,25 +150,27 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     def unsupported(
         self, model: str, credentials: Credentials, request: LLMRequest
     ) -> list[str]:
-        """Return the names of request parameters that the format or the server does not
-        support."""
-        _, chat_format = self._wire(model, credentials, request)
-        refused = set(self.endpoint.capabilities(model).drop)
-        parameter_names = [
-            *request.model_parameters,
-            *(["stop"] if request.stop else []),
-        ]
-        return [
-            name
-            for name in parameter_names
-            if name not in chat_format.parameters or name in refused
-        ]
+        """Return the names of the request's fields that are left out on the way to the
+        model's server."""
+        target = self._selected(model, credentials, request).target
+        return list(adapt(request, target).dropped)
+
+    def _target(self, model: str, chat_format: ChatFormat) -> Target:
+        """Return what requests for a model are adapted to."""
+        endpoint = self.endpoint
+        return Target(
+            chat_format.name,
+            model,
+            endpoint.capabilities(model),
+            endpoint.definition.entity.find(model, ModelType.LLM),
+            chat_format.parameters,
+        )
 
     def can_pass_through(
         self, model: str, credentials: Credentials, request: PassthroughRequest
     ) -> bool:
         """Return whether the request can be passed through unparsed."""
-        chat_format = self._wire(model, credentials, request)[1]
+        chat_format = self._selected(model, credentials, request).chat_format
         capabilities = self.endpoint.capabilities(model)
         return _passthrough_format(chat_format, request, capabilities) is not None
 
@@ -215,20 +232,24 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         """Return a request as it is sent to the provider. Raises InvokeError, with the
         provider's name, if it cannot be translated."""
         endpoint = self.endpoint
-        capabilities = endpoint.capabilities(model)
-        wire, chat_format = self._wire(model, credentials, request)
+        selection = self._selected(model, credentials, request)
+        wire, chat_format = selection.wire, selection.chat_format
+        capabilities = selection.target.capabilities
         headers = chat_format.headers
         passing = (
             _passthrough_format(chat_format, request, capabilities)
             if isinstance(request, PassthroughRequest)
             else None
         )
+        restorers: tuple[Callable[[], Restorer], ...] = ()
         # What is passed through is not parsed at all.
         if passing is not None and isinstance(request, PassthroughRequest):
             path = self._chat_path(chat_format)
             body = passing.dump(request, model, capabilities)
         else:
-            request = parsed = to_parsed_request(request)
+            adaptation = self._adapted(to_parsed_request(request), selection.target)
+            request = parsed = adaptation.request
+            restorers = adaptation.restorers
             path = self._path(parsed, chat_format)
             # Some formats select streaming by a header.
             if parsed.stream and chat_format.stream_headers:
@@ -236,8 +257,24 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             body = self._dump(parsed, model, chat_format, capabilities)
         url = endpoint.url(credentials, path, model=model, base=wire.base_url)
         return ChatExchange(
-            endpoint, chat_format, capabilities, request, passing, url, headers, body
+            endpoint,
+            chat_format,
+            capabilities,
+            request,
+            passing,
+            url,
+            headers,
+            body,
+            restorers,
         )
+
+    def _adapted(self, request: LLMRequest, target: Target) -> Adaptation:
+        """Return a request as the model's server accepts it. Raises InvokeError, with
+        the provider's name, if that cannot be done."""
+        try:
+            return adapt(request, target)
+        except InvokeError as error:
+            raise self.endpoint.with_provider_name(error) from error
 
     def _dump(
         self,

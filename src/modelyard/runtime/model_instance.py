@@ -192,11 +192,9 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         return self.callee.supports_format(self.model, self.credentials(), format)
 
     def unsupported(self, request: LLMRequest) -> list[str]:
-        """Return the names of the request's parameters that the model does not accept."""
+        """Return the names of the request's fields that the model does not accept."""
         if not isinstance(self.callee, LargeLanguageModel):
             raise self._mismatch(ModelType.LLM)
-        if not (request.model_parameters or request.stop):
-            return []
         return self.callee.unsupported(self.model, self.credentials(), request)
 
     def _checked(self, request: LLMRequest) -> LLMRequest:

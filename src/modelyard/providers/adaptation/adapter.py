@@ -1,0 +1,57 @@
+"""Applies the rules that adapt a request to its target.
+
+A rule is a function that gets the draft. It removes or rewrites what the target would
+refuse, reports what is lost, and may add a restorer that changes the answer back. A
+rule raises InvokeBadRequestError for what neither can be carried nor left out.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from modelyard.models.llm import LLMRequest, LLMResultChunk
+from modelyard.providers.adaptation.draft import Draft, Restorer, Target
+from modelyard.providers.adaptation.parameters import report_unsupported_parameters
+
+Rule = Callable[[Draft], None]
+
+# In the order in which they are applied.
+RULES: tuple[Rule, ...] = (report_unsupported_parameters,)
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """An adapted request, and what it takes to restore its answer."""
+
+    request: LLMRequest
+    dropped: tuple[str, ...]
+    """The caller's fields that are left out, named in `x-modelyard-dropped`."""
+    restorers: tuple[Callable[[], Restorer], ...] = ()
+
+
+def adapt(request: LLMRequest, target: Target) -> Adaptation:
+    """Return the request as the target accepts it.
+
+    Raises InvokeBadRequestError if something can neither be carried nor left out.
+    """
+    draft = Draft(request, target)
+    for rule in RULES:
+        rule(draft)
+    return Adaptation(draft.request, tuple(draft.dropped), tuple(draft.restorers))
+
+
+def restore(
+    chunks: Iterable[LLMResultChunk], restorers: Iterable[Restorer]
+) -> Iterable[LLMResultChunk]:
+    """Return all chunks of a complete answer as the caller expects them."""
+    for restorer in restorers:
+        chunks = _restored(chunks, restorer)
+    return chunks
+
+
+def _restored(
+    chunks: Iterable[LLMResultChunk], restorer: Restorer
+) -> Iterator[LLMResultChunk]:
+    """Yield chunks changed by one restorer, then what it held back."""
+    for chunk in chunks:
+        yield restorer.feed(chunk)
+    yield from restorer.finish()
