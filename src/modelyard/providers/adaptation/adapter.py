@@ -9,13 +9,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from modelyard.models.llm import LLMRequest, LLMResultChunk
+from modelyard.providers.adaptation.content import adapt_content
 from modelyard.providers.adaptation.draft import Draft, Restorer, Target
 from modelyard.providers.adaptation.parameters import report_unsupported_parameters
+from modelyard.providers.adaptation.tool_results import move_files_out_of_results
 
 Rule = Callable[[Draft], None]
 
 # In the order in which they are applied.
-RULES: tuple[Rule, ...] = (report_unsupported_parameters,)
+RULES: tuple[Rule, ...] = (
+    adapt_content,
+    move_files_out_of_results,
+    report_unsupported_parameters,
+)
 
 
 @dataclass(frozen=True, slots=True)
