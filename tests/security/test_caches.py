@@ -110,6 +110,7 @@ KEPT = {
     "gateway/auth.py:_names_loopback()": _PURE,
     "gateway/chat_page/page.py:_read_embed()": _OURS,
     "gateway/forms.py:Form.files": _CALL,
+    "gateway/forms.py:Form.lists": _CALL,
     "gateway/openai/hosted_tools.py:HostedToolSet.kinds": _CALL,
     "gateway/openai/hosted_tools.py:HostedToolSet.tools": _CALL,
     "gateway/admin/node_types.py:_node_type_views()": _OURS,

@@ -299,6 +299,16 @@ def error_class_for_status(status: int | None, *codes: object) -> type[InvokeErr
     return by_code
 
 
+def error_of_code(code: object, message: object) -> InvokeError:
+    """Return the exception for an error that a provider reports with status 200, by its
+    code.
+
+    An unknown code gives InvokeServerUnavailableError. The message falls back to the
+    code.
+    """
+    return error_class_for_status(None, code)(str(message or code))
+
+
 def _class_of_status(status: int | None) -> type[InvokeError]:
     """Return the error class for an HTTP status alone.
 

@@ -4,7 +4,7 @@ type."""
 from typing import Any, TypeVar, overload
 
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.base.json_types import JsonValue
+from modelyard.base.json_types import JsonValue, is_array
 
 T = TypeVar("T")
 
@@ -167,6 +167,32 @@ def limited_list(values: list[Any] | None, max_count: int, name: str) -> list[An
             f"{name!r} has {len(values):,} entries; maximum {max_count:,}", param=name
         )
     return values or []
+
+
+def text_of(value: Any) -> str:
+    """Return a string, an empty one for null.
+
+    For fields that have no path for an error message. Raises TypeError for any other
+    type, which the decorators in `base/reader_errors.py` translate.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(f"Expected a string, not {short_repr(value)}")
+    return value
+
+
+def texts_of(value: Any, name: str) -> list[str]:
+    """Return a field that is a string or a list of strings, as a list.
+
+    A missing field and an empty string give an empty list. Raises InvokeBadRequestError
+    for anything else.
+    """
+    if value is None or isinstance(value, str):
+        return [value] if value else []
+    if not is_array(value):
+        raise invalid_field(name, value, "a string or a list of strings")
+    return [expect_type(text, str, f"{name}[{i}]") for i, text in enumerate(value)]
 
 
 def tools_of(body: dict[str, Any], name: str = "tools", where: str = "") -> list[Any]:

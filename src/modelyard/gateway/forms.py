@@ -28,6 +28,9 @@ class Form:
     """A parsed form: text fields and files."""
 
     fields: dict[str, str]
+    """Text fields; of a field that occurs more than once, the last value."""
+    lists: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """All values of the fields whose names end with `[]`, in their order."""
     file: bytes | None = None
     filename: str = ""
     files: dict[str, Upload] = field(default_factory=dict[str, Upload])
@@ -151,7 +154,10 @@ class _FormReader:
             )
         elif name:
             # Parts without a name are ignored.
-            self.form.fields[name] = self._data.decode("utf-8", "replace")
+            value = self._data.decode("utf-8", "replace")
+            self.form.fields[name] = value
+            if name.endswith("[]"):
+                self.form.lists.setdefault(name, []).append(value)
 
     def on_end(self) -> None:
         """Mark the form as complete: the closing boundary was read."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.errors import InvokeServerUnavailableError
+from modelyard.base.json_types import is_array
 from modelyard.models.types import ZERO, Chunk, ModelUsage
 
 
@@ -39,6 +41,17 @@ class TextEmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     input_type: EmbeddingInputType = EmbeddingInputType.DOCUMENT
     user: str | None = None
     extra: dict[str, Any] = {}
+
+
+def to_vectors(value: Any) -> list[list[float]]:
+    """Return the vectors of a server's answer.
+
+    Raises InvokeServerUnavailableError if they are not a list of lists. The numbers are
+    not checked, for they are many.
+    """
+    if not is_array(value) or not all(map(is_array, value)):
+        raise InvokeServerUnavailableError("Upstream response has no 'embeddings'")
+    return value
 
 
 class TextEmbeddingResult(Chunk, frozen=True, kw_only=True):

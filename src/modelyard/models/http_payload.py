@@ -25,25 +25,27 @@ def as_json(path: str, body: object) -> HttpPayload:
 
 def as_form(
     path: str,
-    fields: Mapping[str, str],
+    fields: Mapping[str, str | list[str]],
     *,
     file: bytes,
     filename: str,
     mime_type: str,
     file_field: str = "file",
 ) -> HttpPayload:
-    """Encode fields and one file as a multipart form. The file's bytes are not copied."""
+    """Encode fields and one file as a multipart form.
+
+    A list becomes one field for each of its values. The file's bytes are not copied.
+    """
     boundary = secrets.token_hex(16)
-    # Quotes and line breaks would break out of the header.
-    name = filename.replace('"', "").replace("\r", "").replace("\n", "")
     head = "".join(
         f"--{boundary}\r\ncontent-disposition: form-data;"
-        f' name="{field}"\r\n\r\n{value}\r\n'
-        for field, value in fields.items()
+        f' name="{_header_text(field)}"\r\n\r\n{value}\r\n'
+        for field, values in fields.items()
+        for value in ([values] if isinstance(values, str) else values)
     )
     head += (
         f'--{boundary}\r\ncontent-disposition: form-data; name="{file_field}";'
-        f' filename="{name}"\r\n'
+        f' filename="{_header_text(filename)}"\r\n'
         f"content-type: {mime_type or 'application/octet-stream'}\r\n\r\n"
     )
     # Parts are sent separately, so that a large file is not concatenated.
@@ -51,3 +53,8 @@ def as_form(
     return HttpPayload(
         path=path, body=body, content_type=f"multipart/form-data; boundary={boundary}"
     )
+
+
+def _header_text(text: str) -> str:
+    """Return a text without the characters that would break out of a part's header."""
+    return text.replace('"', "").replace("\r", "").replace("\n", "")

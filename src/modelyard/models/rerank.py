@@ -55,10 +55,13 @@ def to_ranked_documents(
     """
     docs: list[RerankDocument] = []
     for index, score in pairs:
+        # `bool` is a subclass of `int`, but it is neither an index nor a score.
         if (
             not isinstance(index, int)
             or not 0 <= index < len(request.docs)
             or not isinstance(score, int | float)
+            or isinstance(index, bool)
+            or isinstance(score, bool)
         ):
             raise InvokeServerUnavailableError(
                 "A result of the response has an invalid index or score"

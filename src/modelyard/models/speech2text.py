@@ -1,5 +1,6 @@
 """Speech recognition: one recording in, its text out."""
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -70,6 +71,53 @@ class TranscriptWord(msgspec.Struct, frozen=True, kw_only=True):
     start: float
     end: float
     word: str
+
+
+_MAX_SECONDS = 1e7
+"""Longer than any recording, about four months."""
+
+
+def reported_seconds(value: Any) -> float | None:
+    """Return seconds that a server reports, or None if they are not plausible.
+
+    Some servers write the number as a string.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if 0 <= seconds < _MAX_SECONDS else None
+
+
+def to_words(entries: Iterable[tuple[Any, Any, Any]]) -> list[TranscriptWord]:
+    """Convert a server's (start, end, word) entries. Incomplete ones are skipped, since
+    the text of the transcript is usable without them."""
+    return [
+        TranscriptWord(start=start, end=end, word=word)
+        for start, end, word in _complete_entries(entries)
+    ]
+
+
+def to_segments(entries: Iterable[tuple[Any, Any, Any]]) -> list[TranscriptSegment]:
+    """Convert a server's (start, end, text) entries. Incomplete ones are skipped, since
+    the text of the transcript is usable without them."""
+    return [
+        TranscriptSegment(start=start, end=end, text=text)
+        for start, end, text in _complete_entries(entries)
+    ]
+
+
+def _complete_entries(
+    entries: Iterable[tuple[Any, Any, Any]],
+) -> Iterable[tuple[float, float, str]]:
+    """Yield the entries that have a text and both times."""
+    for start, end, text in entries:
+        start_seconds, end_seconds = reported_seconds(start), reported_seconds(end)
+        if start_seconds is None or end_seconds is None or not isinstance(text, str):
+            continue
+        yield start_seconds, end_seconds, text
 
 
 class Speech2TextResult(Chunk, frozen=True, kw_only=True):

@@ -22,6 +22,8 @@ from modelyard.base.fields import (
     optional_field,
     passthrough_fields,
     required_field,
+    text_of,
+    texts_of,
     tools_of,
     unknown_fields,
     without_empty,
@@ -140,7 +142,7 @@ def parse_request(body: JSON) -> LLMRequest:
             for i, tool in enumerate(tools_of(body))
         ],
         tool_choice=choice.lower() if choice else None,
-        stop=optional_field(body, "stop_sequences", list) or [],
+        stop=texts_of(body.get("stop_sequences"), "stop_sequences"),
         stream=optional_field(body, "stream", bool) or False,
         # Explicit nulls mean "not set"; passing them on could overwrite what
         # `dump_request` builds.
@@ -277,7 +279,7 @@ def _parse_assistant(
     blocks: list[PromptMessageContent | ToolCall] = [*parts]
     # A plan is text about the tool calls, so it is modelled as thinking that precedes
     # them.
-    if plan := body.get("tool_plan"):
+    if plan := text_of(body.get("tool_plan")):
         blocks.append(
             ThinkingPromptMessageContent(
                 data=plan, origin=FORMAT, extra=_TOOL_PLAN_MARKER
@@ -305,9 +307,10 @@ def _parse_call(call: JSON) -> ToolCall:
     """Parse an entry of `tool_calls`; missing arguments become `{}`."""
     function = call.get("function") or {}
     called_function = ToolCallFunction(
-        name=function.get("name") or "", arguments=as_text(function.get("arguments"))
+        name=text_of(function.get("name")),
+        arguments=as_text(function.get("arguments")),
     )
-    return ToolCall(id=call.get("id") or "", function=called_function)
+    return ToolCall(id=text_of(call.get("id")), function=called_function)
 
 
 def _parse_citation(citation: JSON) -> Citation:
@@ -324,7 +327,7 @@ def _parse_citation(citation: JSON) -> Citation:
     return Citation(
         url=str(document.get("url") or ""),
         title=str(document.get("title") or ""),
-        quote=citation.get("text") or "",
+        quote=text_of(citation.get("text")),
         start=count(citation.get("start")),
         end=count(citation.get("end")),
         extra={FORMAT: citation},
@@ -358,13 +361,15 @@ def _parse_part(part: JSON, where: str) -> PromptMessageContent:
             )
         case "thinking":
             return ThinkingPromptMessageContent(
-                data=part.get("thinking") or "", origin=FORMAT
+                data=text_of(part.get("thinking")), origin=FORMAT
             )
         case "image_url":
             image = required_field(part, "image_url", dict, f"{where}.")
             url = required_field(image, "url", str, f"{where}.image_url.")
             fields = from_url(url, f"{where}.image_url.url", is_image=True)
-            return ImagePromptMessageContent(**fields, detail=image.get("detail") or "")
+            return ImagePromptMessageContent(
+                **fields, detail=text_of(image.get("detail"))
+            )
         case str():
             # A content type without a reader here (for example `document`) is preserved
             # verbatim.
@@ -683,17 +688,20 @@ _WIRE_FINISH_REASONS = {
 _KNOWN_RESULT_FIELDS = frozenset({"id", "message", "finish_reason", "usage"})
 
 
-def _parse_reason(wire_reason: str | None) -> tuple[str | None, JSON]:
+def _parse_reason(end: JSON) -> tuple[str | None, JSON]:
     """Return the finish reason for Cohere's, and the fields that restore the original.
 
-    Without a reason they are None and an empty dict; an unknown one is returned
-    unchanged. Raises InvokeServerUnavailableError for ERROR and TIMEOUT, which report a
-    failed generation.
+    `end` is the object with Cohere's `finish_reason`. Without a reason they are None
+    and an empty dict; an unknown one is returned unchanged. Raises
+    InvokeServerUnavailableError for ERROR and TIMEOUT, which report a failed
+    generation.
     """
+    wire_reason = text_of(end.get("finish_reason")) or None
     # These reasons report a failure of the model, which must be retried or failed over.
     if wire_reason in ("ERROR", "TIMEOUT"):
+        detail = f": {end['error']}" if end.get("error") else ""
         raise InvokeServerUnavailableError(
-            f"Upstream response ended with finish_reason {wire_reason}"
+            f"Upstream response ended with finish_reason {wire_reason}{detail}"
         )
     reason = _FINISH_REASONS.get(wire_reason or "", wire_reason)
     # The original reason is stored only if the reverse mapping would lose it, for
@@ -718,7 +726,7 @@ def parse_result(body: JSON) -> LLMResult:
         raise InvokeServerUnavailableError(
             f"Upstream response has no 'message' object{detail}"
         )
-    reason, extra_fields = _parse_reason(body.get("finish_reason"))
+    reason, extra_fields = _parse_reason(body)
     # The content parsers blame the client by default; in a response the fault is the
     # provider's.
     try:
@@ -730,7 +738,7 @@ def parse_result(body: JSON) -> LLMResult:
             f"Invalid upstream response: {error}"
         ) from error
     return LLMResult(
-        id=body.get("id") or "",
+        id=text_of(body.get("id")),
         choices=[
             LLMChoice(
                 message=assistant_message,
@@ -772,12 +780,13 @@ class StreamParser:
     def __init__(self) -> None:
         self._id = ""
         self._has_finished = False
+        self._text_index = 0
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
         """Return the chunks of one event; none for event types without content.
 
         A plan is thinking with the index -1; a citation is an empty text with the index
-        0. Raises InvokeServerUnavailableError if `message-end` reports ERROR or
+        of the last text. Raises InvokeServerUnavailableError if `message-end` reports ERROR or
         TIMEOUT.
         """
         delta = event.get("delta") or {}
@@ -787,7 +796,7 @@ class StreamParser:
             case "message-start":
                 # An empty chunk carries the response id to the consumer as early as
                 # possible.
-                self._id = event.get("id") or ""
+                self._id = text_of(event.get("id"))
                 return [LLMResultChunk(id=self._id)]
             case "content-start" | "content-delta":
                 return self._on_content(message.get("content") or {}, index)
@@ -795,7 +804,7 @@ class StreamParser:
                 # Index -1 separates the plan from the content blocks, which are
                 # numbered from 0.
                 plan = ThinkingPromptMessageContent(
-                    data=message.get("tool_plan") or "",
+                    data=text_of(message.get("tool_plan")),
                     index=-1,
                     origin=FORMAT,
                     extra=_TOOL_PLAN_MARKER,
@@ -807,21 +816,26 @@ class StreamParser:
                 called = message.get("tool_calls") or {}
                 function = called.get("function") or {}
                 called_function = ToolCallFunction(
-                    name=function.get("name") or "",
-                    arguments=function.get("arguments") or "",
+                    name=text_of(function.get("name")),
+                    arguments=text_of(function.get("arguments")),
                 )
                 call = ToolCall(
-                    id=called.get("id") or "", function=called_function, index=index
+                    id=text_of(called.get("id")),
+                    function=called_function,
+                    index=index,
                 )
                 return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))
             case "citation-start":
                 cited = [_parse_citation(message.get("citations") or {})]
-                # An empty text part carries the citation to the first content block.
-                part = TextPromptMessageContent(data="", citations=cited, index=0)
+                # An empty text part carries the citation to the text; thinking may
+                # precede it as a block of its own.
+                part = TextPromptMessageContent(
+                    data="", citations=cited, index=self._text_index
+                )
                 return self._chunk(message=AssistantPromptMessage(content=[part]))
             case "message-end":
                 self._has_finished = True
-                reason, extra_fields = _parse_reason(delta.get("finish_reason"))
+                reason, extra_fields = _parse_reason(delta)
                 usage = parse_usage(delta.get("usage"))
                 return self._chunk(
                     finish_reason=reason,
@@ -837,9 +851,10 @@ class StreamParser:
     def _on_content(self, content: JSON, index: int) -> list[LLMResultChunk]:
         """Return a chunk for a `content-start` or `content-delta` event."""
         part: PromptMessageContent | None = None
-        if text := content.get("text"):
+        if text := text_of(content.get("text")):
+            self._text_index = index
             part = TextPromptMessageContent(data=text, index=index)
-        elif thinking := content.get("thinking"):
+        elif thinking := text_of(content.get("thinking")):
             part = ThinkingPromptMessageContent(
                 data=thinking, index=index, origin=FORMAT
             )
@@ -884,6 +899,7 @@ class StreamDumper:
         self._block_index = -1
         self._usage: LLMUsage | None = None
         self._end_fields: JSON = {"finish_reason": "COMPLETE"}
+        self._citation_index = 0
         self._call_indexes = CallIndexes()
         self._call_fragments: dict[int, list[ToolCall]] = {}
 
@@ -941,16 +957,8 @@ class StreamDumper:
                 events = (
                     self._content("text", block.index, block.data) if block.data else []
                 )
-                for citation_index, citation in enumerate(block.citations):
-                    message = {"message": {"citations": _dump_citation(citation)}}
-                    events += [
-                        {
-                            "type": "citation-start",
-                            "index": citation_index,
-                            "delta": message,
-                        },
-                        {"type": "citation-end", "index": citation_index},
-                    ]
+                for citation in block.citations:
+                    events += self._citation(citation)
                 return events
             case ThinkingPromptMessageContent() if block.extra.get(FORMAT):
                 # Tool plan deltas belong to no content block, so no block is opened for
@@ -965,6 +973,16 @@ class StreamDumper:
                 return self._content("thinking", block.index, block.data)
             case _:
                 return []
+
+    def _citation(self, citation: Citation) -> list[JSON]:
+        """Return the pair of events of a citation; all of a stream are numbered."""
+        index = self._citation_index
+        self._citation_index += 1
+        delta = {"message": {"citations": _dump_citation(citation)}}
+        return [
+            {"type": "citation-start", "index": index, "delta": delta},
+            {"type": "citation-end", "index": index},
+        ]
 
     def _content(self, block_type: str, index: Any, text: str) -> list[JSON]:
         """Return a `content-delta`, after a `content-start` for a new block.

@@ -18,13 +18,14 @@ from modelyard.base.fields import (
     required_field,
     unknown_fields,
 )
-from modelyard.base.reader_errors import reads_request
+from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import (
     EmbeddingInputType,
     EmbeddingUsage,
     TextEmbeddingRequest,
     TextEmbeddingResult,
+    to_vectors,
 )
 from modelyard.models.rerank import (
     RerankRequest,
@@ -111,6 +112,7 @@ def dump_embed_request(
     return body
 
 
+@reads_answer
 def parse_embed_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddingResult:
     """Parse an embed response. Raises InvokeServerUnavailableError if it has no
     vectors.
@@ -122,13 +124,11 @@ def parse_embed_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddin
     # With `embedding_types`, vectors are grouped by type; older servers return a bare
     # list.
     vectors = vectors.get("float") if isinstance(vectors, dict) else vectors
-    if not isinstance(vectors, list):
-        raise InvokeServerUnavailableError("Upstream response has no 'embeddings'")
     tokens = nested_count(body, "meta", "billed_units", "input_tokens")
     usage = EmbeddingUsage(
         tokens=tokens, total_tokens=tokens, estimated="meta" not in body
     )
-    return TextEmbeddingResult(embeddings=vectors, usage=usage)
+    return TextEmbeddingResult(embeddings=to_vectors(vectors), usage=usage)
 
 
 def dump_embed_result(
@@ -199,6 +199,7 @@ def dump_rerank_request(
     return body
 
 
+@reads_answer
 def parse_rerank_result(body: Any, request: RerankRequest) -> RerankResult:
     """Parse a rerank response into documents, best first. Raises
     InvokeServerUnavailableError if it has no results."""

@@ -14,7 +14,7 @@ from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeError,
     InvokeServerUnavailableError,
-    error_class_for_status,
+    error_of_code,
 )
 from modelyard.base.fields import (
     count,
@@ -25,6 +25,8 @@ from modelyard.base.fields import (
     optional_field,
     passthrough_fields,
     required_field,
+    text_of,
+    texts_of,
     tools_of,
     unknown_fields,
     without_empty,
@@ -114,10 +116,19 @@ _FILE_CONTENT_CLASSES: dict[str, type[FilePromptMessageContent]] = {
 def has_files(request: LLMRequest) -> bool:
     """Whether a message of the request has an image, audio, video or document.
 
-    Such requests go to DashScope's multimodal endpoint, which has its own URL and
-    requires content as a list.
+    Parts that only DashScope has count too, such as a video as a list of frames. Such
+    requests go to DashScope's multimodal endpoint, which has its own URL and requires
+    content as a list.
     """
-    return any(message.files for message in request.messages)
+    return any(
+        message.files or any(map(_is_own_part, message.parts))
+        for message in request.messages
+    )
+
+
+def _is_own_part(part: PromptMessageContent) -> bool:
+    """Return whether a part was read from a request in this format without a reader."""
+    return isinstance(part, OpaquePromptMessageContent) and part.format == FORMAT
 
 
 # ----------------------------------------------------------------------------- requests
@@ -143,8 +154,6 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
         )
     config = optional_field(body, "parameters", dict) or {}
     parameters = _parse_parameters(config)
-    stop = config.get("stop") or []
-    choice = config.get("tool_choice")
     tools = tools_of(config, where="parameters.")
     return LLMRequest(
         format=FORMAT,
@@ -156,11 +165,8 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
         tools=[
             _parse_tool(tool, f"parameters.tools[{i}]") for i, tool in enumerate(tools)
         ],
-        # A tool choice is the name of a mode, or an object that names one function.
-        tool_choice={"name": choice["function"]["name"]}
-        if isinstance(choice, dict)
-        else choice,
-        stop=[stop] if isinstance(stop, str) else stop,
+        tool_choice=_parse_tool_choice(config.get("tool_choice")),
+        stop=texts_of(config.get("stop"), "parameters.stop"),
         stream=stream,
         extra=passthrough_fields(FORMAT, unknown_fields(config, _KNOWN_PARAMETERS)),
     )
@@ -191,10 +197,24 @@ def _parse_parameters(config: JSON) -> dict[str, Any]:
     enable_thinking = optional_field(config, "enable_thinking", bool, "parameters.")
     if enable_thinking is not None:
         # -1 means that the model chooses its thinking budget, 0 that it does not think.
-        parameters["thinking_budget"] = (
-            config.get("thinking_budget", -1) if enable_thinking else 0
-        )
+        budget = optional_field(config, "thinking_budget", int, "parameters.")
+        chosen_budget = -1 if budget is None else budget
+        parameters["thinking_budget"] = chosen_budget if enable_thinking else 0
     return parameters
+
+
+def _parse_tool_choice(choice: Any) -> str | JSON | None:
+    """Return the tool choice: the name of a mode, or an object that names one function.
+
+    Raises InvokeBadRequestError for anything else.
+    """
+    where = "parameters.tool_choice"
+    if choice in (None, "auto", "none", "required"):
+        return choice
+    if not isinstance(choice, dict):
+        raise invalid_field(where, choice, "auto, none or an object with a function")
+    function = required_field(choice, "function", dict, f"{where}.")
+    return {"name": required_field(function, "name", str, f"{where}.function.")}
 
 
 def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
@@ -303,7 +323,7 @@ def _parse_assistant(body: JSON, content: Content) -> AssistantPromptMessage:
     return AssistantPromptMessage(
         content=content,
         tool_calls=calls,
-        reasoning_content=body.get("reasoning_content") or None,
+        reasoning_content=text_of(body.get("reasoning_content")) or None,
     )
 
 
@@ -316,9 +336,9 @@ def _parse_call(call: JSON, position: int, *, is_fragment: bool = False) -> Tool
     function = call.get("function") or {}
     arguments = function.get("arguments")
     return ToolCall(
-        id=call.get("id") or "",
+        id=text_of(call.get("id")),
         function=ToolCallFunction(
-            name=function.get("name") or "",
+            name=text_of(function.get("name")),
             # In a stream an absent value is an empty fragment; elsewhere objects become
             # JSON text.
             arguments=(arguments or "")
@@ -429,13 +449,7 @@ def _dump_message(message: AnyPromptMessage, *, in_parts: bool) -> JSON:
     requires, otherwise only the text. Raises InvokeBadRequestError for a document in a
     list.
     """
-    content: Any = message.text
-    if in_parts:
-        content = [
-            wire_part
-            for part in message.parts
-            if (wire_part := _dump_part(part)) is not None
-        ]
+    content = _dump_parts(message) if in_parts else message.text + _refusal_of(message)
     body: JSON = {"role": message.role.value, "content": content}
     if isinstance(message, AssistantPromptMessage):
         body |= without_empty(reasoning_content=message.thinking)
@@ -449,6 +463,23 @@ def _dump_message(message: AnyPromptMessage, *, in_parts: bool) -> JSON:
             **without_empty(name=message.name),
         }
     return body
+
+
+def _refusal_of(message: AnyPromptMessage) -> str:
+    """Return the refusal of an assistant message. The format has no field for it, so it
+    is written as text."""
+    if isinstance(message, AssistantPromptMessage):
+        return message.refusal or ""
+    return ""
+
+
+def _dump_parts(message: AnyPromptMessage) -> list[JSON]:
+    """Return the content of a message as content objects."""
+    wire_parts = [_dump_part(part) for part in message.parts]
+    content = [wire_part for wire_part in wire_parts if wire_part is not None]
+    if refusal := _refusal_of(message):
+        content.append({"text": refusal})
+    return content
 
 
 def _dump_call(call: ToolCall, position: int) -> JSON:
@@ -478,7 +509,7 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
         case OpaquePromptMessageContent():
             # Opaque parts of other formats are dropped: only their own format can
             # interpret them.
-            return part.data if part.format == FORMAT else None
+            return part.data if _is_own_part(part) else None
         case _:
             file_type = next(
                 (
@@ -555,9 +586,28 @@ def _choices(body: JSON) -> list[JSON]:
 
 
 def _parse_reason(choice: JSON) -> str | None:
-    reason = choice.get("finish_reason")
+    reason = text_of(choice.get("finish_reason"))
     # While an answer continues, its reason is the string "null".
-    return None if reason in (None, "null", "") else reason
+    return None if reason in ("null", "") else reason
+
+
+def _position(choice: JSON, position: int) -> int:
+    """Return the index of a choice; without one, its position in the list counts."""
+    index = count(choice.get("index"))
+    return position if index is None else index
+
+
+def _parse_answer(message: JSON) -> AssistantPromptMessage:
+    """Parse the message of a choice. Raises InvokeServerUnavailableError if its content
+    has another type."""
+    # The content parsers blame the client; in a response the fault is the provider's.
+    try:
+        content = _parse_content(message.get("content"), "content")
+    except InvokeBadRequestError as error:
+        raise InvokeServerUnavailableError(
+            f"Invalid upstream response: {error}"
+        ) from error
+    return _parse_assistant(message, content)
 
 
 @reads_answer
@@ -565,29 +615,24 @@ def parse_result(body: JSON) -> LLMResult:
     """Parse a complete generation response.
 
     Usage without counts is marked as estimated. Raises the InvokeError that fits the
-    `code` of an error body, InvokeServerUnavailableError if there is no `output` or no
-    choice, and InvokeBadRequestError if the content of a message has another type.
+    `code` of an error body, and InvokeServerUnavailableError if there is no `output` or
+    no choice, or if a value has another type.
     """
     choices = _choices(body)
     if not choices:
         raise InvokeServerUnavailableError("Upstream response has no 'choices'")
     llm_choices: list[LLMChoice] = []
     for position, choice in enumerate(choices):
-        message = choice.get("message") or {}
-        assistant_message = _parse_assistant(
-            message, _parse_content(message.get("content"), "content")
-        )
         llm_choices.append(
             LLMChoice(
-                # Without an index the position in the list counts.
-                index=count(choice.get("index")) or position,
-                message=assistant_message,
+                index=_position(choice, position),
+                message=_parse_answer(choice.get("message") or {}),
                 finish_reason=_parse_reason(choice),
                 logprobs=choice.get("logprobs"),
             )
         )
     return LLMResult(
-        id=body.get("request_id") or "",
+        id=text_of(body.get("request_id")),
         choices=llm_choices,
         usage=parse_usage(body.get("usage")) or LLMUsage(estimated=True),
         extra=passthrough_fields(FORMAT, unknown_fields(body, _KNOWN_RESULT_FIELDS)),
@@ -664,10 +709,7 @@ class StreamParser:
             message = choice.get("message") or {}
             # The tool calls of a stream are fragments, so they are parsed separately
             # below.
-            assistant_message = _parse_assistant(
-                {**message, "tool_calls": None},
-                _parse_content(message.get("content"), "content"),
-            )
+            assistant_message = _parse_answer({**message, "tool_calls": None})
             calls = [
                 _parse_call(call, i, is_fragment=True)
                 for i, call in enumerate(message.get("tool_calls") or ())
@@ -675,7 +717,7 @@ class StreamParser:
             reason = _parse_reason(choice)
             self._has_finished = self._has_finished or reason is not None
             delta = LLMResultChunkDelta(
-                index=count(choice.get("index")) or position,
+                index=_position(choice, position),
                 message=AssistantPromptMessage(
                     content=assistant_message.content,
                     tool_calls=calls,
@@ -685,7 +727,9 @@ class StreamParser:
                 logprobs=choice.get("logprobs"),
                 usage=parse_usage(self._usage) if reason is not None else None,
             )
-            chunks.append(LLMResultChunk(id=event.get("request_id") or "", delta=delta))
+            chunks.append(
+                LLMResultChunk(id=text_of(event.get("request_id")), delta=delta)
+            )
         return chunks
 
     def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
@@ -724,7 +768,7 @@ class StreamDumper:
         self._id = response_id
         self._usage: LLMUsage | None = None
         self._call_indexes: dict[int, CallIndexes] = {}
-        self._final_delta: LLMResultChunkDelta | None = None
+        self._reasons: dict[int, str] = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
         """Return the event for one chunk, or nothing if the chunk has no content.
@@ -737,7 +781,7 @@ class StreamDumper:
         # The finish reason is held back: it must be in the last event, together with
         # the usage.
         if delta.finish_reason is not None:
-            self._final_delta = delta
+            self._reasons[delta.index] = delta.finish_reason
         message = delta.message
         if not (
             message.text or message.thinking or message.tool_calls or message.refusal
@@ -752,18 +796,18 @@ class StreamDumper:
         return [{"request_id": self._id, "output": {"choices": [choice]}}]
 
     def finish(self) -> list[JSON]:
-        """Return the last event, with the finish reason and the usage.
+        """Return the last event, with the finish reason of each choice and the usage.
 
-        Without a finish reason in the chunks it is `stop`; of several choices only the
-        one that ended last is reported. Unknown usage is written as zero counts.
+        Without a finish reason in the chunks it is `stop`. Unknown usage is written as
+        zero counts.
         """
-        end = self._final_delta or LLMResultChunkDelta(finish_reason="stop")
-        choice = _dump_choice(
-            LLMChoice(index=end.index, finish_reason=end.finish_reason)
-        )
+        choices = [
+            _dump_choice(LLMChoice(index=index, finish_reason=reason))
+            for index, reason in sorted((self._reasons or {0: "stop"}).items())
+        ]
         usage = dump_usage(self._usage or LLMUsage())
         return [
-            {"request_id": self._id, "output": {"choices": [choice]}, "usage": usage}
+            {"request_id": self._id, "output": {"choices": choices}, "usage": usage}
         ]
 
 
@@ -773,13 +817,8 @@ def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
 
 
 def error_of(body: Mapping[str, Any]) -> InvokeError:
-    """Return the exception for an error body, selected by its `code`.
-
-    An unknown code becomes InvokeServerUnavailableError. The message falls back to the
-    code.
-    """
-    error_class = error_class_for_status(None, body.get("code"))
-    return error_class(str(body.get("message") or body.get("code")))
+    """Return the exception for an error body, selected by its `code`."""
+    return error_of_code(body.get("code"), body.get("message"))
 
 
 def dump_error(status: int, message: str, request_id: str = "") -> JSON:

@@ -7,14 +7,23 @@ Pure functions."""
 import base64
 from typing import Any
 
-from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import nested_count
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    InvokeServerUnavailableError,
+    error_of_code,
+)
+from modelyard.base.fields import (
+    nested_count,
+    text_of,
+)
+from modelyard.base.reader_errors import reads_answer
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.http_payload import HttpPayload, as_json
 from modelyard.models.speech2text import (
     Speech2TextRequest,
     Speech2TextResult,
     Speech2TextUsage,
+    reported_seconds,
 )
 from modelyard.models.tts import TTSRequest
 
@@ -47,9 +56,11 @@ def dump_transcription(
     return as_json(_PATH, body)
 
 
+@reads_answer
 def parse_transcription(body: Any) -> Speech2TextResult:
     """Parse a transcription response. Raises InvokeServerUnavailableError if it has no
-    text."""
+    text, and the InvokeError that fits the `code` of an error body."""
+    _check_error(body)
     choices = (body.get("output") or {}).get("choices") or [{}]
     message = choices[0].get("message") or {}
     parts = message.get("content")
@@ -61,16 +72,27 @@ def parse_transcription(body: Any) -> Speech2TextResult:
         for annotation in message.get("annotations") or ()
         if annotation.get("type") == "audio_info"
     ]
+    seconds = reported_seconds((body.get("usage") or {}).get("seconds"))
     return Speech2TextResult(
-        text="".join(part.get("text") or "" for part in parts),
-        language=notes[0].get("language") if notes else None,
+        text="".join(text_of(part.get("text")) for part in parts),
+        language=text_of(notes[0].get("language")) or None if notes else None,
         usage=Speech2TextUsage(
-            seconds=float(nested_count(body, "usage", "seconds")),
+            seconds=seconds or 0.0,
+            estimated=seconds is None,
             completion_tokens=nested_count(
                 body, "usage", "output_tokens_details", "text_tokens"
             ),
         ),
     )
+
+
+def _check_error(body: Any) -> None:
+    """Raise the InvokeError that fits the `code` of an error, if the body has one.
+
+    DashScope reports some errors with status 200.
+    """
+    if body.get("code"):
+        raise error_of_code(body["code"], body.get("message"))
 
 
 def dump_speech(
@@ -99,11 +121,14 @@ def dump_speech(
     return as_json(_PATH, {"model": model, "input": speech_input})
 
 
+@reads_answer
 def parse_speech(event: Any) -> bytes:
     """Return the audio in one event of the stream, empty if there is none.
 
-    PCM: 24 kHz, 16 bit, mono, without a header.
+    PCM: 24 kHz, 16 bit, mono, without a header. Raises the InvokeError that fits the
+    `code` of an error event.
     """
+    _check_error(event)
     audio = (event.get("output") or {}).get("audio") or {}
     data = audio.get("data")
     return base64.b64decode(data) if isinstance(data, str) and data else b""

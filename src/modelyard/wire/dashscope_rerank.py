@@ -6,8 +6,9 @@ functions: no network, no clock."""
 
 from typing import Any
 
-from modelyard.base.errors import InvokeServerUnavailableError
+from modelyard.base.errors import InvokeServerUnavailableError, error_of_code
 from modelyard.base.fields import nested_count
+from modelyard.base.reader_errors import reads_answer
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.rerank import (
     RerankRequest,
@@ -35,9 +36,15 @@ def dump_request(
     }
 
 
+@reads_answer
 def parse_result(body: Any, request: RerankRequest) -> RerankResult:
-    """Parse a rerank response into documents, best first. Raises
-    InvokeServerUnavailableError if it has no results."""
+    """Parse a rerank response into documents, best first.
+
+    Raises InvokeServerUnavailableError if it has no results, and the InvokeError that
+    fits the `code` of an error body, which DashScope may send with status 200.
+    """
+    if body.get("code"):
+        raise error_of_code(body["code"], body.get("message"))
     results = (body.get("output") or {}).get("results")
     if not isinstance(results, list):
         raise InvokeServerUnavailableError("Upstream response has no 'results'")

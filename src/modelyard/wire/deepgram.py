@@ -8,14 +8,17 @@ from typing import Any
 from urllib.parse import urlencode
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.base.fields import text_of
+from modelyard.base.reader_errors import reads_answer
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.http_payload import HttpPayload, as_json
 from modelyard.models.speech2text import (
     Speech2TextRequest,
     Speech2TextResult,
     Speech2TextUsage,
-    TranscriptSegment,
-    TranscriptWord,
+    reported_seconds,
+    to_segments,
+    to_words,
 )
 from modelyard.models.tts import TTSRequest
 
@@ -61,6 +64,7 @@ def dump_transcription(
     )
 
 
+@reads_answer
 def parse_transcription(body: Any) -> Speech2TextResult:
     """Parse a transcription response. Raises InvokeServerUnavailableError if it has no
     transcript."""
@@ -70,28 +74,23 @@ def parse_transcription(body: Any) -> Speech2TextResult:
         raise InvokeServerUnavailableError("Upstream response has no transcript")
     # Only the first channel is read; alternatives are ordered by confidence.
     alternative = channels[0]["alternatives"][0]
-    transcript_words = [
-        TranscriptWord(
-            start=wire_word["start"],
-            end=wire_word["end"],
-            word=wire_word.get("punctuated_word") or wire_word["word"],
-        )
-        for wire_word in alternative.get("words") or ()
-    ]
-    segments = [
-        TranscriptSegment(
-            start=utterance["start"], end=utterance["end"], text=utterance["transcript"]
-        )
-        for utterance in (results or {}).get("utterances") or ()
-    ]
+    seconds = reported_seconds((body.get("metadata") or {}).get("duration"))
     return Speech2TextResult(
-        text=alternative.get("transcript") or "",
-        language=channels[0].get("detected_language"),
-        segments=segments,
-        words=transcript_words,
-        usage=Speech2TextUsage(
-            seconds=float((body.get("metadata") or {}).get("duration") or 0)
+        text=text_of(alternative.get("transcript")),
+        language=text_of(channels[0].get("detected_language")) or None,
+        segments=to_segments(
+            (utterance.get("start"), utterance.get("end"), utterance.get("transcript"))
+            for utterance in (results or {}).get("utterances") or ()
         ),
+        words=to_words(
+            (
+                word.get("start"),
+                word.get("end"),
+                word.get("punctuated_word") or word.get("word"),
+            )
+            for word in alternative.get("words") or ()
+        ),
+        usage=Speech2TextUsage(seconds=seconds or 0.0, estimated=seconds is None),
     )
 
 

@@ -4,10 +4,13 @@ Pure functions."""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.base.fields import text_of
+from modelyard.base.reader_errors import reads_answer
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.http_payload import HttpPayload, as_form, as_json
 from modelyard.models.speech2text import (
@@ -15,8 +18,11 @@ from modelyard.models.speech2text import (
     Speech2TextResult,
     Speech2TextUsage,
     TranscriptWord,
+    reported_seconds,
+    to_words,
 )
 from modelyard.models.tts import TTSRequest
+from modelyard.models.types import JSON
 
 FORMAT = "elevenlabs"
 
@@ -50,6 +56,7 @@ def dump_transcription(
     )
 
 
+@reads_answer
 def parse_transcription(body: Any) -> Speech2TextResult:
     """Parse a transcription response. Raises InvokeServerUnavailableError if it has no
     text."""
@@ -57,24 +64,29 @@ def parse_transcription(body: Any) -> Speech2TextResult:
     if not isinstance(text, str):
         raise InvokeServerUnavailableError("Upstream response has no 'text'")
     # The list also has spacing and audio events; only words have a meaning in our type.
-    transcript_words = [
-        TranscriptWord(start=token["start"], end=token["end"], word=token["text"])
+    transcript_words = to_words(
+        (token.get("start"), token.get("end"), token.get("text"))
         for token in body.get("words") or ()
         if token.get("type") == "word"
-    ]
-    # Without a stated duration the end of the last word is an estimate of it.
-    seconds = body.get("audio_duration_secs") or (
-        transcript_words[-1].end if transcript_words else 0.0
-    )
-    usage = Speech2TextUsage(
-        seconds=float(seconds), estimated="audio_duration_secs" not in body
     )
     return Speech2TextResult(
         text=text,
-        language=body.get("language_code"),
+        language=text_of(body.get("language_code")) or None,
         words=transcript_words,
-        usage=usage,
+        usage=_parse_usage(body, transcript_words),
     )
+
+
+def _parse_usage(
+    body: JSON, transcript_words: Sequence[TranscriptWord]
+) -> Speech2TextUsage:
+    """Return the usage. Without a stated duration it is estimated as the end of the last
+    word."""
+    seconds = reported_seconds(body.get("audio_duration_secs"))
+    if seconds is not None:
+        return Speech2TextUsage(seconds=seconds)
+    last_end = transcript_words[-1].end if transcript_words else 0.0
+    return Speech2TextUsage(seconds=last_end, estimated=True)
 
 
 def dump_speech(

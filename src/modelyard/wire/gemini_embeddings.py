@@ -7,8 +7,15 @@ embedding types. Pure functions."""
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import expect_type, in_range, optional_field, required_field
-from modelyard.base.reader_errors import reads_request
+from modelyard.base.fields import (
+    expect_type,
+    in_range,
+    optional_field,
+    passthrough_fields,
+    required_field,
+    unknown_fields,
+)
+from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import (
     EmbeddingInputType,
@@ -23,14 +30,17 @@ _TASK_TYPES = {
     EmbeddingInputType.DOCUMENT: "RETRIEVAL_DOCUMENT",
     EmbeddingInputType.QUERY: "RETRIEVAL_QUERY",
 }
+# Fields that each request of a batch has for itself, and those with a meaning of ours.
+_OWN_FIELDS = frozenset({"model", "content"})
+_KNOWN_SETTINGS = frozenset({"taskType", "outputDimensionality"})
 
 
 @reads_request
 def parse_request(body: JSON) -> TextEmbeddingRequest:
-    """Parse one request or a batch of them. Raises InvokeBadRequestError that names the
-    field.
+    """Parse one request or a batch of them.
 
-    Dimensions and task type of the first request apply to the whole batch.
+    Raises InvokeBadRequestError that names the field, also if the requests of a batch
+    differ in more than their content.
     """
     requests = optional_field(body, "requests", list)
     # embedContent has the request itself as body, batchEmbedContents a list of them.
@@ -40,23 +50,34 @@ def parse_request(body: JSON) -> TextEmbeddingRequest:
             "'requests' must contain at least one request", param="requests"
         )
     first = expect_type(bodies[0], dict, "requests[0]")
+    settings = unknown_fields(first, _OWN_FIELDS)
+    for i, request in enumerate(bodies):
+        # One call has one set of settings; a title of its own would be lost.
+        expect_type(request, dict, f"requests[{i}]")
+        if unknown_fields(request, _OWN_FIELDS) != settings:
+            raise InvokeBadRequestError(
+                f"'requests[{i}]' must have the same settings as the first request",
+                param=f"requests[{i}]",
+            )
     dimensions = optional_field(first, "outputDimensionality", int)
     in_range(dimensions, 1, 65_536, "outputDimensionality")
-    task_type = first.get("taskType")
+    task_type = optional_field(first, "taskType", str)
+    extra_fields = {
+        name: value
+        for name, value in unknown_fields(settings, _KNOWN_SETTINGS).items()
+        if value is not None
+    }
+    # Task types such as CLUSTERING have no counterpart; they pass through to a Google
+    # upstream.
+    if task_type and task_type not in _TASK_TYPES.values():
+        extra_fields["taskType"] = task_type
     return TextEmbeddingRequest(
-        texts=[
-            _text(expect_type(body, dict, f"requests[{i}]"), f"requests[{i}].")
-            for i, body in enumerate(bodies)
-        ],
+        texts=[_text(request, f"requests[{i}].") for i, request in enumerate(bodies)],
         dimensions=dimensions,
         input_type=EmbeddingInputType.QUERY
         if task_type == "RETRIEVAL_QUERY"
         else EmbeddingInputType.DOCUMENT,
-        # Task types such as CLUSTERING have no counterpart; they pass through to a
-        # Google upstream.
-        extra={FORMAT: {"taskType": task_type}}
-        if task_type and task_type not in _TASK_TYPES.values()
-        else {},
+        extra=passthrough_fields(FORMAT, extra_fields),
     )
 
 
@@ -104,6 +125,7 @@ def dump_request(
     }
 
 
+@reads_answer
 def parse_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddingResult:
     """Parse a batch response. Raises InvokeServerUnavailableError if a vector is
     missing.

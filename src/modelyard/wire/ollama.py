@@ -23,6 +23,8 @@ from modelyard.base.fields import (
     optional_field,
     passthrough_fields,
     required_field,
+    text_of,
+    texts_of,
     tools_of,
     unknown_fields,
     without_empty,
@@ -43,6 +45,7 @@ from modelyard.models.media import checked_image
 from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
+    Content,
     ImagePromptMessageContent,
     PromptMessageContent,
     PromptMessageTool,
@@ -116,7 +119,6 @@ def parse_request(body: JSON) -> LLMRequest:
         )
     options = optional_field(body, "options", dict) or {}
     parameters = _parse_parameters(body, options)
-    stop = options.get("stop") or []
     extra_fields = unknown_fields(body, _KNOWN_FIELDS)
     # Options without a counterpart (such as num_ctx) are preserved for an Ollama
     # upstream.
@@ -129,7 +131,7 @@ def parse_request(body: JSON) -> LLMRequest:
         tools=[
             _parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools_of(body))
         ],
-        stop=[stop] if isinstance(stop, str) else stop,
+        stop=texts_of(options.get("stop"), "options.stop"),
         # Ollama streams by default.
         stream=body.get("stream") is not False,
         extra=passthrough_fields(FORMAT, extra_fields),
@@ -199,38 +201,24 @@ def _parse_messages(messages: list[Any]) -> list[AnyPromptMessage]:
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         body = expect_type(message, dict, where)
-        text = optional_field(body, "content", str, f"{where}.") or ""
-        # Text and images are separate fields; our types hold them as parts of one
-        # content.
-        parts: list[PromptMessageContent] = (
-            [TextPromptMessageContent(data=text)] if text else []
-        )
-        for number, image in enumerate(
-            optional_field(body, "images", list, f"{where}.") or ()
-        ):
-            image_path = f"{where}.images[{number}]"
-            parts.append(
-                ImagePromptMessageContent(
-                    base64_data=checked_image(
-                        expect_type(image, str, image_path), image_path
-                    )
-                )
-            )
+        parts = _parse_parts(body, f"{where}.")
+        for part in parts:
+            if isinstance(part, ImagePromptMessageContent):
+                checked_image(part.base64_data, f"{where}.images")
+        content = simplified_content(parts) or ""
         match body.get("role"):
             case "user":
-                result.append(
-                    UserPromptMessage(content=simplified_content(parts) or "")
-                )
+                result.append(UserPromptMessage(content=content))
             case "system":
-                result.append(SystemPromptMessage(content=text))
+                result.append(SystemPromptMessage(content=content))
             case "assistant":
                 # The message's index makes the generated call ids unique within the
                 # request.
-                assistant_message = _parse_assistant(body, str(index))
+                assistant_message = _parse_assistant(body, f"{where}.", str(index))
                 waiting += assistant_message.tool_calls
                 result.append(assistant_message)
             case "tool":
-                result.append(_parse_tool_result(body, text, where, waiting))
+                result.append(_parse_tool_result(body, content, where, waiting))
             case other:
                 raise invalid_field(
                     f"{where}.role", other, "system, user, assistant or tool"
@@ -238,8 +226,24 @@ def _parse_messages(messages: list[Any]) -> list[AnyPromptMessage]:
     return result
 
 
+def _parse_parts(body: JSON, where: str) -> list[PromptMessageContent]:
+    """Return the text and the images of a message as parts of one content.
+
+    `where` is the path of the message, with a dot. Raises InvokeBadRequestError if one
+    of them has another type.
+    """
+    text = optional_field(body, "content", str, where)
+    parts: list[PromptMessageContent] = []
+    if text:
+        parts.append(TextPromptMessageContent(data=text))
+    for i, image in enumerate(optional_field(body, "images", list, where) or ()):
+        data = expect_type(image, str, f"{where}images[{i}]")
+        parts.append(ImagePromptMessageContent(base64_data=data))
+    return parts
+
+
 def _parse_tool_result(
-    body: JSON, text: str, where: str, waiting: list[ToolCall]
+    body: JSON, content: Content, where: str, waiting: list[ToolCall]
 ) -> ToolPromptMessage:
     """Parse a message with the role `tool` into the result of an earlier call.
 
@@ -274,32 +278,35 @@ def _parse_tool_result(
     # A call has one result, so that two calls of the same tool get different ones.
     waiting.remove(call)
     return ToolPromptMessage(
-        content=text, tool_call_id=call.id, name=call.function.name
+        content=content, tool_call_id=call.id, name=call.function.name
     )
 
 
-def _parse_assistant(body: JSON, stem: str, first: int = 0) -> AssistantPromptMessage:
+def _parse_assistant(
+    body: JSON, where: str, stem: str, first: int = 0
+) -> AssistantPromptMessage:
     """Parse an assistant message of a request, a response or a stream line.
 
     A call without an id gets `call_<stem>_<number>`; numbers begin at `first`. Empty
-    text and empty `thinking` become None.
+    text and empty `thinking` become None. Raises InvokeBadRequestError, with `where` as
+    the path of the message, if a text or an image has another type.
     """
     calls = [
         ToolCall(
             # Other formats require an id, so a missing one is generated from the stem
             # and the position.
-            id=call.get("id") or f"call_{stem}_{index}",
+            id=text_of(call.get("id")) or f"call_{stem}_{index}",
             function=ToolCallFunction(
-                name=(call.get("function") or {}).get("name") or "",
+                name=text_of((call.get("function") or {}).get("name")),
                 arguments=as_text((call.get("function") or {}).get("arguments")),
             ),
         )
         for index, call in enumerate(body.get("tool_calls") or (), first)
     ]
     return AssistantPromptMessage(
-        content=body.get("content") or None,
+        content=simplified_content(_parse_parts(body, where)),
         tool_calls=calls,
-        reasoning_content=body.get("thinking") or None,
+        reasoning_content=optional_field(body, "thinking", str, where) or None,
     )
 
 
@@ -428,16 +435,18 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
 def _dump_message(message: AnyPromptMessage, names: Mapping[str, str]) -> JSON:
     """Build an entry of `messages`.
 
-    `names` gives a tool's name by call id, for results without a name. Files of a tool
-    result are dropped. Raises InvokeBadRequestError for files other than images, and
-    for images that are only a URL.
+    `names` gives a tool's name by call id, for results without a name. Raises
+    InvokeBadRequestError for files other than images, and for images that are only a
+    URL.
     """
     body: JSON = {"role": message.role.value, "content": message.text}
     if isinstance(message, ToolPromptMessage):
         body["tool_name"] = message.name or names.get(message.tool_call_id, "")
-        # Files in a tool result are not sent: Ollama has no field for them there.
-        return body
+        # Only the id distinguishes two calls of the same tool.
+        body |= without_empty(tool_call_id=message.tool_call_id)
     if isinstance(message, AssistantPromptMessage):
+        # The format has no refusal field, so a refusal is written as text.
+        body["content"] += message.refusal or ""
         body |= without_empty(thinking=message.thinking)
         if message.tool_calls:
             body["tool_calls"] = [_dump_call(call) for call in message.tool_calls]
@@ -507,6 +516,18 @@ def _response_message(body: JSON) -> JSON:
     raise InvokeServerUnavailableError("Upstream response has no 'message'")
 
 
+def _parse_answer(message: JSON, stem: str, first: int = 0) -> AssistantPromptMessage:
+    """Parse the message of a response or stream line, as `_parse_assistant`. Raises
+    InvokeServerUnavailableError if a value has another type."""
+    # The field readers blame the client; in a response the fault is the provider's.
+    try:
+        return _parse_assistant(message, "message.", stem, first)
+    except InvokeBadRequestError as error:
+        raise InvokeServerUnavailableError(
+            f"Invalid upstream response: {error}"
+        ) from error
+
+
 def _call_id_prefix(body: JSON) -> str:
     return hashlib.sha256(msgspec.json.encode(body)).hexdigest()[:16]
 
@@ -528,6 +549,10 @@ def _parse_logprobs(body: JSON) -> dict[str, Any] | None:
     return {"content": body["logprobs"]} if body.get("logprobs") else None
 
 
+def _dump_logprobs(logprobs: dict[str, Any] | None) -> JSON:
+    return {"logprobs": logprobs.get("content")} if logprobs else {}
+
+
 @reads_answer
 def parse_result(body: JSON) -> LLMResult:
     """Parse a complete response of `/api/chat` or `/api/generate`.
@@ -539,11 +564,11 @@ def parse_result(body: JSON) -> LLMResult:
     # Ollama may report an error with status 200.
     if isinstance(body.get("error"), str):
         raise InvokeServerUnavailableError(body["error"])
-    message = _parse_assistant(_response_message(body), _call_id_prefix(body))
+    message = _parse_answer(_response_message(body), _call_id_prefix(body))
     # A complete response counts as done even if the server omits the flag.
     reason = _parse_reason({"done": True, **body}, has_calls=bool(message.tool_calls))
     return LLMResult(
-        model=body.get("model") or "",
+        model=text_of(body.get("model")),
         choices=[
             LLMChoice(
                 message=message, finish_reason=reason, logprobs=_parse_logprobs(body)
@@ -604,13 +629,12 @@ def dump_result(result: LLMResult) -> JSON:
     message = _dump_answer(choice.message)
     if choice.message.tool_calls:
         message["tool_calls"] = [_dump_call(call) for call in choice.message.tool_calls]
-    logprobs = {"logprobs": choice.logprobs.get("content")} if choice.logprobs else {}
     # The field is part of the format; it stays empty because this module has no clock.
     head: JSON = {
         "model": result.model,
         "created_at": "",
         "message": message,
-        **logprobs,
+        **_dump_logprobs(choice.logprobs),
     }
     return {**head, **_dump_end(choice.finish_reason, result.usage, result.extra)}
 
@@ -638,7 +662,7 @@ class StreamParser:
         # Generated ids are based on the first line, so that they are stable within the
         # stream.
         self._call_id_prefix = self._call_id_prefix or _call_id_prefix(event)
-        message = _parse_assistant(
+        message = _parse_answer(
             _response_message(event), self._call_id_prefix, self._calls
         )
         # Calls are numbered across lines: each line may carry further complete calls.
@@ -661,7 +685,7 @@ class StreamParser:
             else {}
         )
         return [
-            LLMResultChunk(model=event.get("model") or "", delta=delta, extra=extra)
+            LLMResultChunk(model=text_of(event.get("model")), delta=delta, extra=extra)
         ]
 
     def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
@@ -703,9 +727,9 @@ class StreamDumper:
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
         """Return the line for one chunk, or nothing if it has no content.
 
-        Content is text, thinking or images. Tool calls, the finish reason and usage
-        wait for `finish`. Chunks of a choice other than the first are dropped, except
-        for their usage.
+        Content is text, thinking, images or log probabilities. Tool calls, the finish
+        reason and usage wait for `finish`. Chunks of a choice other than the first are
+        dropped, except for their usage.
         """
         delta = chunk.delta
         self._usage = delta.usage or self._usage
@@ -718,13 +742,11 @@ class StreamDumper:
         self._reason = delta.finish_reason or self._reason
         self._extra = chunk.extra or self._extra
         message = _dump_answer(delta.message)
-        if (
-            not message["content"]
-            and "thinking" not in message
-            and "images" not in message
-        ):
+        logprobs = _dump_logprobs(delta.logprobs)
+        has_content = bool(message["content"] or logprobs)
+        if not has_content and message.keys() <= {"role", "content"}:
             return []
-        return [{**self._head, "message": message, "done": False}]
+        return [{**self._head, "message": message, **logprobs, "done": False}]
 
     def finish(self) -> list[JSON]:
         """Return the collected tool calls, then the line with `done`, the reason and

@@ -5,13 +5,17 @@ functions: no network, no clock."""
 
 from typing import Any
 
-from modelyard.base.errors import InvokeServerUnavailableError
-from modelyard.base.fields import count
+from modelyard.base.fields import (
+    count,
+    text_of,
+)
+from modelyard.base.reader_errors import reads_answer
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import (
     EmbeddingUsage,
     TextEmbeddingRequest,
     TextEmbeddingResult,
+    to_vectors,
 )
 from modelyard.models.types import JSON
 
@@ -28,6 +32,7 @@ def dump_request(
     return body | request.extra.get(FORMAT, {})
 
 
+@reads_answer
 def parse_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddingResult:
     """Parse an embed response, also that of the older `/api/embeddings` with one
     vector.
@@ -38,13 +43,11 @@ def parse_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddingResul
     vectors = body.get("embeddings") or (
         [body["embedding"]] if isinstance(body.get("embedding"), list) else None
     )
-    if not isinstance(vectors, list):
-        raise InvokeServerUnavailableError("Upstream response has no 'embeddings'")
     tokens = count(body.get("prompt_eval_count"))
     # Older servers report no token count; the usage is then marked as estimated.
     usage = EmbeddingUsage(
         tokens=tokens or 0, total_tokens=tokens or 0, estimated=tokens is None
     )
     return TextEmbeddingResult(
-        model=body.get("model") or "", embeddings=vectors, usage=usage
+        model=text_of(body.get("model")), embeddings=to_vectors(vectors), usage=usage
     )

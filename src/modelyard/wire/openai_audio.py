@@ -20,8 +20,9 @@ from modelyard.base.fields import (
     optional_field,
     passthrough_fields,
     required_field,
+    text_of,
 )
-from modelyard.base.reader_errors import reads_request
+from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.http_payload import HttpPayload, as_form
 from modelyard.models.speech2text import (
@@ -29,7 +30,9 @@ from modelyard.models.speech2text import (
     Speech2TextResult,
     Speech2TextUsage,
     TranscriptSegment,
-    TranscriptWord,
+    reported_seconds,
+    to_segments,
+    to_words,
 )
 from modelyard.models.tts import AUDIO_TYPES, TTSRequest
 from modelyard.models.types import JSON
@@ -45,6 +48,15 @@ _KNOWN_SPEECH_FIELDS = {
     "instructions",
     "user",
     "stream_format",
+}
+_KNOWN_TRANSCRIPTION_FIELDS = {
+    "model",
+    "language",
+    "prompt",
+    "temperature",
+    "response_format",
+    "stream",
+    "timestamp_granularities[]",
 }
 _MAX_CHARACTERS = 100_000
 TRANSCRIPT_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
@@ -77,7 +89,9 @@ def parse_speech_request(body: JSON) -> TTSRequest:
         )
     speed = optional_field(body, "speed", float)
     in_range(speed, 0.25, 4, "speed")
-    voice = body.get("voice") or "default"
+    voice = body.get("voice")
+    if voice in (None, ""):
+        voice = "default"
     # A custom voice is an object with an id, a built-in voice a plain name.
     if isinstance(voice, dict):
         voice = required_field(voice, "id", str, "voice.")
@@ -134,13 +148,21 @@ def dump_speech_request(
 
 @reads_request
 def parse_transcription_request(
-    fields: Mapping[str, str], audio: bytes, filename: str
+    fields: Mapping[str, str],
+    audio: bytes,
+    filename: str,
+    lists: Mapping[str, list[str]] | None = None,
 ) -> Speech2TextRequest:
-    """Parse a client's transcription form. `fields` are its text fields, `audio` is the
-    uploaded file.
+    """Parse a client's transcription form.
 
-    Raises InvokeBadRequestError that names the field.
+    `fields` are its text fields, `lists` all values of those whose names end with `[]`;
+    `audio` is the uploaded file. Raises InvokeBadRequestError that names the field, also
+    for a streamed transcript, which is not supported.
     """
+    if fields.get("stream", "").lower() in ("true", "1"):
+        raise InvokeBadRequestError("Transcripts are not streamed", param="stream")
+    all_fields: dict[str, str | list[str]] = {**fields, **(lists or {})}
+    granularities = all_fields.get("timestamp_granularities[]") or []
     temperature: float | None = None
     if fields.get("temperature"):
         # Form fields are always text, so numbers are converted here.
@@ -169,7 +191,15 @@ def parse_transcription_request(
         temperature=temperature,
         # Subtitle formats are built from segments, so the upstream must return them.
         segments=transcript_format in ("verbose_json", "srt", "vtt"),
-        words="word" in (fields.get("timestamp_granularities[]") or ""),
+        words="word" in granularities,
+        extra=passthrough_fields(
+            FORMAT,
+            {
+                name: value
+                for name, value in all_fields.items()
+                if name not in _KNOWN_TRANSCRIPTION_FIELDS
+            },
+        ),
     )
 
 
@@ -185,12 +215,15 @@ def dump_transcription(
     plain = model.startswith(capabilities.plain_transcripts)
     wants_times = (request.segments or request.words) and not plain
     # Only verbose_json has timestamps.
-    fields = {
+    fields: dict[str, str | list[str]] = {
+        **request.extra.get(FORMAT, {}),
         "model": model,
         "response_format": "verbose_json" if wants_times else "json",
     }
     if request.words and wants_times:
-        fields["timestamp_granularities[]"] = "word"
+        # Segments are the default, but not beside words.
+        segments = ["segment"] if request.segments else []
+        fields["timestamp_granularities[]"] = ["word", *segments]
     if request.language:
         fields["language"] = request.language
     if request.prompt:
@@ -211,6 +244,7 @@ def dump_transcription(
     )
 
 
+@reads_answer
 def parse_transcription(body: Any) -> Speech2TextResult:
     """Parse a transcription response.
 
@@ -221,30 +255,17 @@ def parse_transcription(body: Any) -> Speech2TextResult:
     text = body.get("text") if isinstance(body, dict) else None
     if not isinstance(text, str):
         raise InvokeServerUnavailableError("Upstream response has no 'text'")
-    segments = [
-        TranscriptSegment(
-            start=float(segment["start"]),
-            end=float(segment["end"]),
-            text=str(segment["text"]),
-        )
-        for segment in body.get("segments") or ()
-        # Incomplete segments and words are skipped: the text itself is still usable.
-        if {"start", "end", "text"} <= segment.keys()
-    ]
-    transcript_words = [
-        TranscriptWord(
-            start=float(transcript_word["start"]),
-            end=float(transcript_word["end"]),
-            word=str(transcript_word["word"]),
-        )
-        for transcript_word in body.get("words") or ()
-        if {"start", "end", "word"} <= transcript_word.keys()
-    ]
     return Speech2TextResult(
         text=text,
-        language=body.get("language"),
-        segments=segments,
-        words=transcript_words,
+        language=text_of(body.get("language")) or None,
+        segments=to_segments(
+            (segment.get("start"), segment.get("end"), segment.get("text"))
+            for segment in body.get("segments") or ()
+        ),
+        words=to_words(
+            (word.get("start"), word.get("end"), word.get("word"))
+            for word in body.get("words") or ()
+        ),
         usage=_parse_usage(body),
     )
 
@@ -267,23 +288,15 @@ def _parse_usage(body: JSON) -> Speech2TextUsage:
         )
     # Servers of this format report the duration under different names; Groq nests it.
     groq = (body.get("x_groq") or {}).get("usage") or {}
-    seconds = (
-        body.get("duration")
-        or usage.get("seconds")
-        or usage.get("prompt_audio_seconds")
-        or groq.get("seconds")
+    fields = (
+        body.get("duration"),
+        usage.get("seconds"),
+        usage.get("prompt_audio_seconds"),
+        groq.get("seconds"),
     )
-    return Speech2TextUsage(seconds=_seconds(seconds), estimated=seconds is None)
-
-
-def _seconds(value: Any) -> float:
-    """Return a duration that an upstream reports, in seconds; 0.0 if it is not a
-    plausible number."""
-    try:
-        seconds = float(value or 0)
-    except (TypeError, ValueError):
-        return 0.0
-    return seconds if 0 <= seconds < 1e7 else 0.0
+    # A zero is no duration: some servers write it where they measured none.
+    seconds = next(filter(None, map(reported_seconds, fields)), None)
+    return Speech2TextUsage(seconds=seconds or 0.0, estimated=seconds is None)
 
 
 def dump_transcription_result(

@@ -20,8 +20,9 @@ from modelyard.base.fields import (
     invalid_field,
     optional_field,
     passthrough_fields,
+    text_of,
 )
-from modelyard.base.reader_errors import reads_request
+from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import (
     EmbeddingInputType,
@@ -132,6 +133,7 @@ def dump_request(
     return body
 
 
+@reads_answer
 def parse_result(
     body: Any, request: TextEmbeddingRequest | None = None
 ) -> TextEmbeddingResult:
@@ -150,7 +152,7 @@ def parse_result(
     tokens = count(usage.get("prompt_tokens")) if usage else None
     total = count(usage.get("total_tokens")) if usage else None
     return TextEmbeddingResult(
-        model=body.get("model") or "",
+        model=text_of(body.get("model")),
         embeddings=[_vector(embedding.get("embedding")) for embedding in ordered],
         # Some servers report only one of the two counts.
         usage=EmbeddingUsage(

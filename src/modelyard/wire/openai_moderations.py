@@ -12,8 +12,9 @@ from modelyard.base.fields import (
     invalid_field,
     passthrough_fields,
     required_field,
+    text_of,
 )
-from modelyard.base.reader_errors import reads_request
+from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.moderation import (
     ModerationRequest,
@@ -101,6 +102,7 @@ def dump_request(
     return body
 
 
+@reads_answer
 def parse_result(body: Any) -> ModerationResult:
     """Parse a moderation response into one verdict per text.
 
@@ -130,8 +132,8 @@ def parse_result(body: Any) -> ModerationResult:
         for wire_verdict in results
     ]
     return ModerationResult(
-        id=body.get("id") or "",
-        model=body.get("model") or "",
+        id=text_of(body.get("id")),
+        model=text_of(body.get("model")),
         verdicts=verdicts,
         usage=ModerationUsage(texts=len(verdicts)),
     )

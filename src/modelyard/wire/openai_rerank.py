@@ -19,8 +19,9 @@ from modelyard.base.fields import (
     optional_field,
     passthrough_fields,
     required_field,
+    text_of,
 )
-from modelyard.base.reader_errors import reads_request
+from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.rerank import (
     RerankRequest,
@@ -114,6 +115,7 @@ def dump_request(
     return body
 
 
+@reads_answer
 def parse_result(body: Any, request: RerankRequest) -> RerankResult:
     """Parse a rerank response into documents, best first.
 
@@ -137,7 +139,7 @@ def parse_result(body: Any, request: RerankRequest) -> RerankResult:
     )
     usage = body.get("usage") or (body.get("meta") or {}).get("billed_units") or {}
     return RerankResult(
-        model=body.get("model") or "",
+        model=text_of(body.get("model")),
         docs=docs,
         # Cohere bills by search units; any other request counts as one search.
         usage=RerankUsage(

@@ -10,6 +10,7 @@ Pure functions: no network, no clock.
 from typing import Any
 
 from modelyard.base.errors import InvokeServerUnavailableError
+from modelyard.base.reader_errors import reads_answer
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import (
     EmbeddingUsage,
@@ -39,6 +40,7 @@ def dump_embed_request(
     return body | request.extra.get(FORMAT, {})
 
 
+@reads_answer
 def parse_embed_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddingResult:
     """Parse an embed response, a bare list of vectors. Raises
     InvokeServerUnavailableError if it is none.
@@ -68,6 +70,7 @@ def dump_rerank_request(
     }
 
 
+@reads_answer
 def parse_rerank_result(body: Any, request: RerankRequest) -> RerankResult:
     """Parse a rerank response into documents, best first. Raises
     InvokeServerUnavailableError if it is no list."""

@@ -66,7 +66,7 @@ class TranscriptionRoute:
                 "'file' is required: the recording, as a file in the form", param="file"
             )
         transcription_request = openai_audio.parse_transcription_request(
-            form.fields, form.file, form.filename
+            form.fields, form.file, form.filename, form.lists
         )
         if not form.fields.get("model"):
             raise invalid_field("model", None, "a model's name")
