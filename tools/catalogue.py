@@ -1,6 +1,9 @@
 """Fill the catalogue's files with models, features and prices: `python -m
 tools.catalogue --litellm PRICES.json --day DAY`.
 
+`--provider NAME` limits it to some files. `--add` keeps the rows that a file has and
+only adds the models and service tiers that it lacks.
+
 The facts come from two lists: the package genai-prices (MIT), and the price file in
 litellm's wheel (MIT), which also lists the features of each model. If both have a price
 and disagree, genai-prices wins and the row says so. The part of a file above the marker
@@ -26,9 +29,9 @@ LINE = (
 )
 # provider: (names in genai-prices, names in litellm's list, maximum number of models)
 SOURCES: dict[str, tuple[list[str], list[str], int]] = {
-    "openai": (["openai"], ["openai", "text-completion-openai"], 90),
-    "anthropic": (["anthropic"], ["anthropic"], 40),
-    "gemini": (["google"], ["gemini"], 40),
+    "openai": (["openai"], ["openai", "text-completion-openai"], 200),
+    "anthropic": (["anthropic"], ["anthropic"], 60),
+    "gemini": (["google"], ["gemini"], 80),
     "vertex_ai": (
         ["google"],
         ["vertex_ai-language-models", "vertex_ai-embedding-models"],
@@ -36,20 +39,20 @@ SOURCES: dict[str, tuple[list[str], list[str], int]] = {
     ),
     "bedrock": (["aws"], ["bedrock_converse"], 120),
     "azure_openai": (["azure"], [], 0),
-    "tongyi": ([], ["dashscope"], 40),
-    "deepseek": (["deepseek"], ["deepseek"], 12),
-    "mistral": (["mistral"], ["mistral"], 50),
-    "cohere": (["cohere"], ["cohere", "cohere_chat"], 30),
+    "tongyi": ([], ["dashscope"], 80),
+    "deepseek": (["deepseek"], ["deepseek"], 20),
+    "mistral": (["mistral"], ["mistral"], 120),
+    "cohere": (["cohere"], ["cohere", "cohere_chat"], 40),
     "groq": (["groq"], ["groq"], 40),
     "openrouter": (["openrouter"], ["openrouter"], 80),
-    "xai": (["x-ai"], ["xai"], 30),
+    "xai": (["x-ai"], ["xai"], 80),
     "moonshot": (["moonshotai"], ["moonshot"], 30),
-    "zhipuai": (["zhipuai"], ["zai"], 30),
-    "minimax": (["minimax"], ["minimax"], 12),
+    "zhipuai": (["zhipuai"], ["zai"], 40),
+    "minimax": (["minimax"], ["minimax"], 30),
     "volcengine": ([], ["volcengine"], 20),
     "fireworks": (["fireworks"], ["fireworks_ai", "fireworks_ai-embedding-models"], 60),
-    "together": (["together"], ["together_ai"], 60),
-    "perplexity": (["perplexity"], ["perplexity"], 12),
+    "together": (["together"], ["together_ai"], 160),
+    "perplexity": (["perplexity"], ["perplexity"], 40),
     "nvidia": ([], ["nvidia_nim"], 10),
     "cerebras": (["cerebras"], ["cerebras"], 12),
     "jina": ([], ["jina_ai"], 10),
@@ -58,6 +61,16 @@ SOURCES: dict[str, tuple[list[str], list[str], int]] = {
     "elevenlabs": (["elevenlabs"], ["elevenlabs"], 10),
     "huggingface": (["huggingface_together"], [], 0),
 }
+OWN_NAMES = {
+    "gemini": re.compile(r"(?!gemini-(pro|flash)-1|gemini-gemma)ge(mini|mma)"),
+    "perplexity": re.compile(r"(?!.*-(chat|online)$)(sonar|pplx-embed)"),
+}
+"""What the models of a vendor's own API are called, where a price list also has models
+that the vendor serves elsewhere: Google's list has Claude, which only Vertex serves."""
+_ANY_NAME = re.compile("")
+STILL_PRICED = {"gemini": ("gemini-2.0-flash", "gemini-2.0-flash-lite")}
+"""Models that a price list calls deprecated and that are still listed, so that calls to
+them have a price."""
 MODEL_TYPES = {
     "chat": "llm", "completion": "llm", "responses": "llm", "embedding": "text-embedding", "rerank": "rerank",
     "audio_transcription": "speech2text", "audio_speech": "tts", "moderation": "moderation",
@@ -76,7 +89,7 @@ NO_SAMPLING = re.compile(r"(o[134](-|$)|gpt-5(-mini|-nano|-pro)?(-20\d\d.*)?$)")
 """OpenAI models that reject sampling parameters such as the temperature."""
 EXCLUDED = re.compile(
     r"realtime|image|dall-e|sora|veo|imagen|video-|live|computer-use|^ft:|search-preview|translate|robotics|tuning"
-    r"|lyria|nano-banana|deep-research-pro|native-audio|preset/|^us\.|^eu\.|^apac\.|^au\.|^jp\.|^global\.|@|:free$|\*"
+    r"|^together-ai-|^fireworks-ai-|^container$|-daybreak-|lyria|nano-banana|deep-research-pro|native-audio|preset/|^us\.|^eu\.|^apac\.|^au\.|^jp\.|^global\.|@|:free$|\*"
 )
 """Models that are not listed: realtime, image and video models, previews, and regional
 duplicates."""
@@ -277,6 +290,7 @@ def rows(provider: str, litellm: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for name in priced_models
         if name not in listed and usable(name, priced_models[name], provider)
     ]
+    names = list(filter(OWN_NAMES.get(provider, _ANY_NAME).match, names))
     # Models with a known price first, then newer families, so that the cut-off below
     # drops the least useful ones.
     names.sort(key=lambda name: (name not in priced_models, -rank(name), name))
@@ -341,6 +355,8 @@ def usable(name: str, model: Any, provider: str) -> bool:
     """Return whether a model of genai-prices belongs into the catalogue: served, not
     deprecated, not excluded."""
     is_served = provider != "vertex_ai" or name.startswith("gemini")
+    if name in STILL_PRICED.get(provider, ()):
+        return True
     return (
         is_served
         and not EXCLUDED.search(name)
@@ -402,7 +418,9 @@ def build_row(
             row["properties"] = {"mode": "completion"}
         case _:
             pass
-    return row | prices(entry, priced, model_type)
+    return row | prices(
+        entry, priced, model_type, is_exact=getattr(priced, "id", name) == name
+    )
 
 
 _SAMPLING_PARAMETERS = (
@@ -425,11 +443,13 @@ def _features_of(entry: dict[str, Any]) -> list[str]:
     ]
 
 
-def prices(entry: dict[str, Any], priced: Any, model_type: str) -> dict[str, Any]:
+def prices(
+    entry: dict[str, Any], priced: Any, model_type: str, *, is_exact: bool = True
+) -> dict[str, Any]:
     """Return the prices of one list.
 
     If the other list differs by more than one percent, the row's `price_source` says
-    which was used.
+    which was used. `is_exact`: whether genai-prices knows the model by this very name.
     """
     litellm_row = litellm_price(entry, model_type)
     first, history = periods(priced) if priced is not None else ({}, [])
@@ -446,9 +466,19 @@ def prices(entry: dict[str, Any], priced: Any, model_type: str) -> dict[str, Any
     if "cache_write_price" in first and "cache_write_1h_price" in litellm_row:
         first["cache_write_1h_price"] = litellm_row["cache_write_1h_price"]
     row = first | ({"price_history": history} if history else {})
-    if _has_different_price(first, litellm_row):
-        row["price_source"] = "genai-prices, litellm differs"
-    return row
+    return _preferred_price(row, litellm_row, is_exact=is_exact)
+
+
+def _preferred_price(
+    row: dict[str, Any], litellm_row: dict[str, Any], *, is_exact: bool
+) -> dict[str, Any]:
+    """Return the prices of the list that is more certain, and say so if they differ."""
+    if not _has_different_price(row, litellm_row):
+        return row
+    # A pattern may cover older models of the same name; the exact name is more certain.
+    if not is_exact:
+        return {**litellm_row, "price_source": "litellm, genai-prices differs"}
+    return row | {"price_source": "genai-prices, litellm differs"}
 
 
 def _has_different_price(row: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -464,21 +494,107 @@ def differs(left: Any, right: Any) -> bool:
     )
 
 
-def file_text(provider: str, litellm: dict[str, Any], day: str) -> str:
+SERVICE_TIERS = {"priority": "priority", "flex": "flex", "batch": "batches"}
+"""What a catalogue calls a service tier to what litellm's list calls it."""
+_THRESHOLD = re.compile(r"_above_(\d+)k_tokens$")
+
+
+def service_tiers(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the prices of the service tiers in litellm's entry, by tier: those of a
+    row, with `tiers` for long prompts. Only litellm lists them."""
+    tiers = {
+        tier: _service_prices(entry, suffix) for tier, suffix in SERVICE_TIERS.items()
+    }
+    return {tier: amounts for tier, amounts in tiers.items() if amounts}
+
+
+def _service_prices(entry: dict[str, Any], suffix: str) -> dict[str, Any]:
+    """Return the prices of one service tier; empty if the input has none."""
+    amounts: dict[str, Any] = {}
+    long_prompts: dict[int, dict[str, Any]] = {}
+    for key, value in entry.items():
+        stem, found, _ = key.rpartition(f"_{suffix}")
+        if not found or not key.endswith(f"_{suffix}") or value is None:
+            continue
+        threshold = _THRESHOLD.search(stem)
+        field = _SERVICE_FIELDS.get(_THRESHOLD.sub("", stem))
+        if field and threshold:
+            above = int(threshold[1]) * 1000
+            long_prompts.setdefault(above, {})[field] = million(value)
+        elif field:
+            amounts[field] = million(value)
+    if "input_price" not in amounts:
+        return {}
+    steps = [
+        {"above": above, **amounts, **prices_above}
+        for above, prices_above in sorted(long_prompts.items())
+    ]
+    return amounts | ({"tiers": steps} if steps else {})
+
+
+_SERVICE_FIELDS = {"input_cost_per_token": "input_price", **_LITELLM_FIELDS}
+
+
+def listed_service_tiers(
+    provider: str, names: set[str], litellm: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the service tiers of a provider's models, by model and tier."""
+    tiers = {
+        without_provider_prefix(key): service_tiers(entry)
+        for key, entry in litellm.items()
+        if entry.get("litellm_provider") in SOURCES[provider][1]
+    }
+    return {name: tiers[name] for name in sorted(names) if tiers.get(name)}
+
+
+def file_text(
+    provider: str, litellm: dict[str, Any], day: str, *, adds_only: bool = False
+) -> str:
     """Return the new text of a provider's catalogue file.
 
-    `day` is the date on which the lists were fetched.
+    `day` is the date on which the lists were fetched. With `adds_only` the rows that
+    the file has are kept, as lines, and new ones are put in their order.
     """
     path = CATALOG / f"{provider}.yaml"
-    head = path.read_text("utf-8").partition(LINE)[0]
+    text = path.read_text("utf-8")
+    head, _, tail = text.partition(LINE)
     served = yaml.safe_load(head)["model_types"]
     # A provider's file limits the model types that it serves.
     model_rows = [row for row in rows(provider, litellm) if row["model_type"] in served]
     if not model_rows:
-        return head
+        return text if adds_only else head
+    kept: dict[str, str] = {}
+    if adds_only:
+        present: list[dict[str, Any]] = yaml.safe_load(text).get("models") or []
+        kept = kept_lines(present, tail)
+        model_rows = with_new_rows(present, model_rows)
     lines = [LINE, f'price_source: genai-prices\nprice_date: "{day}"\n', "models:\n"]
-    lines += [f"  - {flow(row)}\n" for row in model_rows]
+    lines += [kept.get(row["name"], f"  - {flow(row)}") + "\n" for row in model_rows]
+    tiers = listed_service_tiers(provider, {row["name"] for row in model_rows}, litellm)
+    if tiers:
+        lines += [SERVICE_LINE, "service_tiers:\n"]
+        lines += [
+            f"  {flow(name)}: {flow(amounts)}\n" for name, amounts in tiers.items()
+        ]
     return head + "".join(lines)
+
+
+def with_new_rows(
+    present: list[dict[str, Any]], rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the rows that a file has, and the others that have a price, in order."""
+    names = {row["name"] for row in present}
+    new = [row for row in rows if row["name"] not in names and "input_price" in row]
+    return sorted([*present, *new], key=lambda row: (row["model_type"], row["name"]))
+
+
+def kept_lines(present: list[dict[str, Any]], tail: str) -> dict[str, str]:
+    """Return the lines of the rows that a file has, by model."""
+    lines = [line for line in tail.splitlines() if line.startswith("  - {")]
+    return dict(zip((row["name"] for row in present), lines, strict=True))
+
+
+SERVICE_LINE = "# Prices of the service tiers, as litellm's price list has them.\n"
 
 
 def flow(value: Any) -> str:
@@ -515,11 +631,18 @@ def main() -> None:
     arguments.add_argument(
         "--day", required=True, help="when the lists were fetched, as 2026-11-21"
     )
+    arguments.add_argument(
+        "--provider", action="append", choices=[*SOURCES], help="all by default"
+    )
+    arguments.add_argument(
+        "--add", action="store_true", help="keep the rows that a file has"
+    )
     options = arguments.parse_args()
     litellm = json.loads(options.litellm.read_text("utf-8"))
-    for provider in SOURCES:
+    for provider in options.provider or SOURCES:
         path = CATALOG / f"{provider}.yaml"
-        path.write_text(file_text(provider, litellm, options.day), "utf-8")
+        text = file_text(provider, litellm, options.day, adds_only=options.add)
+        path.write_text(text, "utf-8")
         print(f"{provider}: {path.read_text('utf-8').count('- {name: ')}")
     print("genai-prices", version("genai-prices"))
 

@@ -81,7 +81,7 @@ def test_an_embedding_request_survives(texts: list[str], dimensions: int | None)
         ({}, "'input' is required"),
         ({"input": ""}, "must not be empty"),
         ({"input": []}, "non-empty"),
-        ({"input": [[1, 2]]}, "token ids"),
+        ({"input": [[1, "a"]]}, "token ids"),
         ({"input": ["a", 5]}, "a string"),
         ({"input": "x", "dimensions": 0}, "between 1"),
         ({"input": "x", "encoding_format": "hex"}, "float or base64"),

@@ -382,6 +382,7 @@ def _key(value: KeyInput, digest: str, hint: str) -> ApiKey:
         models=value.models,
         priority=value.priority,
         expires_at=value.expires_at,
+        unpriced=value.unpriced,
     )
 
 

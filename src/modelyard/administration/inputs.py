@@ -2,7 +2,7 @@
 changes themselves are in `administration`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,6 +35,9 @@ class KeyInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Patterns such as `openai/*`; empty for all models."""
     priority: Priority = 0
     expires_at: float | None = None
+    unpriced: Literal["", "refuse", "count"] = ""
+    """What a limit of money does with calls whose price is unknown; empty for what the
+    settings say."""
 
 
 class CredentialInput(

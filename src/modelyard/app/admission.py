@@ -2,14 +2,16 @@
 initial levels of their counters."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
+from modelyard.app.unpriced_calls import UnpricedCalls
 from modelyard.base.clock import Clock
+from modelyard.base.fields import tier_name
 from modelyard.models.entities import AIModelEntity, PriceConfig, PricePer
 from modelyard.models.llm import LLMUsage
 from modelyard.models.pricing import effective_prices, with_prices
@@ -53,9 +55,16 @@ _SUM_TIMEOUT_SECONDS = 10.0
 class Admission:
     """Answers the questions of the `Limits` policy."""
 
-    def __init__(self, directory: Directory, providers: ProviderManager) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        providers: ProviderManager,
+        unpriced: UnpricedCalls | None = None,
+    ) -> None:
+        """`unpriced` states the price of calls whose model has none."""
         self._directory = directory
         self._providers = providers
+        self._unpriced = unpriced
         self._known: dict[Subject, Sequence[ApplicableLimit]] = {}
         directory.on_change(lambda touched: self._known.clear())
 
@@ -93,21 +102,42 @@ class Admission:
             if invocation.model_type is ModelType.LLM
             else 0
         )
-        nanos = _nanos(self.pricing(invocation, credential), prompt, answer)
+        request: Any = invocation.request
+        parameters: Mapping[str, Any] = getattr(request, "model_parameters", None) or {}
+        tier = tier_name(parameters.get("service_tier"))
+        nanos = _nanos(self.pricing(invocation, credential), prompt, answer, tier)
         # The credential is not selected yet: the estimate must cover both prices.
         if not credential and schema is not None:
-            nanos = max(nanos, _nanos(schema.pricing, prompt, answer))
+            nanos = max(nanos, _nanos(schema.pricing, prompt, answer, tier))
         return Estimate(prompt + answer, nanos)
 
+    def is_priced(self, invocation: Invocation) -> bool:
+        """Return whether the price of a call is known or stated."""
+        if self.pricing(invocation, "") is not None:
+            return True
+        # The tenant's own declaration has a price for its own credentials.
+        schema = self._providers.schema(
+            invocation.tenant,
+            invocation.provider,
+            invocation.model_type,
+            invocation.model,
+        )
+        return schema is not None and schema.pricing is not None
+
     def pricing(self, invocation: Invocation, credential: str) -> PriceConfig | None:
-        """Return the prices of a call for a credential; None if they are unknown."""
-        return self._providers.pricing(
+        """Return the prices of a call for a credential; None if they are unknown and
+        none is stated for such calls."""
+        pricing = self._providers.pricing(
             invocation.tenant,
             invocation.provider,
             invocation.model_type,
             invocation.model,
             credential,
         )
+        if pricing is None and self._unpriced is not None:
+            choice = invocation.caller.unpriced
+            return self._unpriced.price(invocation.model_type, choice)
+        return pricing
 
 
 class CounterInitialiser:
@@ -253,10 +283,18 @@ The object is stored with them: a freed object's identity could be reused.
 """
 
 
-def _nanos(pricing: PriceConfig | None, prompt: int, answer: int) -> int:
+def _nanos(
+    pricing: PriceConfig | None, prompt: int, answer: int, service_tier: str = ""
+) -> int:
     """Return the cost of a call in billionths, rounded up; 0 if the price is unknown."""
     if pricing is None:
         return 0
+    if service_tier in pricing.service_tiers:
+        pricing = effective_prices(
+            pricing, prompt_tokens=prompt, service_tier=service_tier
+        )
+        cost = prompt * pricing.input + answer * (pricing.output or 0)
+        return int(cost * pricing.unit * _NANO) + 1
     # The identity check guards against a reused address.
     if (cached := _PER_TOKEN.get(id(pricing))) is not None and cached[0] is pricing:
         return int(prompt * cached[1] + answer * cached[2]) + 1
@@ -275,6 +313,8 @@ def _nanos(pricing: PriceConfig | None, prompt: int, answer: int) -> int:
     prices = effective_prices(pricing, prompt_tokens=prompt)
     # Some prices have a fixed amount per request.
     request = prices.rates.get("request", Decimal(0))
+    if pricing.per is PricePer.REQUEST:
+        request += prices.input * prices.unit
     if pricing.per is not PricePer.TOKEN:
         return int(request * _NANO)
     cost = (
@@ -284,7 +324,7 @@ def _nanos(pricing: PriceConfig | None, prompt: int, answer: int) -> int:
 
 
 def price_lost_attempt(
-    providers: ProviderManager, intent: Intent, tokens: int
+    providers: ProviderManager, unpriced: UnpricedCalls, intent: Intent, tokens: int
 ) -> Priced:
     """Return the price of an attempt whose process died, by its prompt and the tokens
     received."""
@@ -292,6 +332,7 @@ def price_lost_attempt(
     pricing = providers.pricing(
         intent.tenant, intent.provider, model_type, intent.model, intent.credential_id
     )
+    pricing = pricing or unpriced.price(model_type)
     # Only chat completions can be priced without their response.
     if pricing is None or model_type is not ModelType.LLM:
         return Priced(None, "USD", "", "")

@@ -21,6 +21,7 @@ from modelyard.app.admission import (
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.recovery import Recovery
 from modelyard.app.storage import StorageServices, counters_for, response_cache_for
+from modelyard.app.unpriced_calls import UnpricedCalls
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.base.settings import Settings
@@ -103,20 +104,30 @@ class CallServices:
 class Schemas:
     """Answers the policies' questions about a call's model and route."""
 
-    def __init__(self, live_settings: LiveSettings, providers: ProviderManager) -> None:
+    def __init__(
+        self,
+        live_settings: LiveSettings,
+        providers: ProviderManager,
+        unpriced: UnpricedCalls,
+    ) -> None:
         self._live = live_settings
         self._providers = providers
+        self._unpriced = unpriced
 
     def pricing(self, invocation: Invocation) -> PriceConfig | None:
         """Return the prices for the credential that serves the call; None if they are
-        unknown."""
-        return self._providers.pricing(
+        unknown and none is stated for such calls."""
+        pricing = self._providers.pricing(
             invocation.tenant,
             invocation.provider,
             invocation.model_type,
             invocation.model,
             invocation.credential_id,
         )
+        if pricing is None:
+            choice = invocation.caller.unpriced
+            return self._unpriced.price(invocation.model_type, choice)
+        return pricing
 
     def features(self, invocation: Invocation) -> Collection[ModelFeature] | None:
         """Return the features of the model; None if they are unknown."""
@@ -220,29 +231,32 @@ class _Accounting:
     admission: Admission
     recovery: Recovery
     queue: FairQueue
+    unpriced: UnpricedCalls
 
 
 def _build_accounting(
-    settings: Settings,
+    live_settings: LiveSettings,
     clock: Clock,
     storage: StorageServices,
     directory: Directory,
     providers: ProviderManager,
 ) -> _Accounting:
     """Open the ledger and the counters, and build what uses them."""
+    settings, unpriced = live_settings.current, UnpricedCalls(live_settings)
     # The ledger needs prices to settle attempts of dead processes.
     ledger = Ledger(
         storage.database,
         settings.home_path / "ledger",
-        price=partial(price_lost_attempt, providers),
+        price=partial(price_lost_attempt, providers, unpriced),
     )
     counters = counters_for(settings, storage, clock, ledger.owner)
     return _Accounting(
         ledger=ledger,
         counters=counters,
-        admission=Admission(directory, providers),
+        admission=Admission(directory, providers, unpriced),
         recovery=Recovery(ledger, counters),
         queue=FairQueue(settings.queue.capacity, settings.queue.waiting),
+        unpriced=unpriced,
     )
 
 
@@ -279,6 +293,7 @@ class _PolicyBuilder:
                 accounting.queue,
                 clock,
                 patience=settings.queue.seconds,
+                is_priced=admission.is_priced,
             ),
             cache=cache,
             dispatch=Dispatch(
@@ -362,7 +377,7 @@ def build_calls(
     """Build the pipeline. `exporter` sends traces to a collector. Raises ConfigError
     for invalid settings."""
     settings = live_settings.current
-    accounting = _build_accounting(settings, clock, storage, directory, providers)
+    accounting = _build_accounting(live_settings, clock, storage, directory, providers)
     ledger = accounting.ledger
     answers = response_cache_for(settings, storage, clock)
     metrics = Metrics()
@@ -373,7 +388,7 @@ def build_calls(
         keep=settings.telemetry.decisions,
         records=settings.telemetry.record,
     )
-    schemas = Schemas(live_settings, providers)
+    schemas = Schemas(live_settings, providers, accounting.unpriced)
     # Built-in traces first, then callbacks of the program, then the exporter.
     observers = (traces, *callbacks, *([exporter] if exporter is not None else ()))
 

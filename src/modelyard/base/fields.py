@@ -255,6 +255,17 @@ def nested_count(body: Any, *path: str) -> int:
     return count(value) or 0
 
 
+_MAX_TIER_NAME = 40
+
+
+def tier_name(value: Any) -> str:
+    """Return the service tier that a provider reports, in lower case; empty if it is
+    not a plausible name."""
+    if not isinstance(value, str) or len(value) > _MAX_TIER_NAME:
+        return ""
+    return value.lower()
+
+
 def unknown_fields(body: dict[str, Any], known_names: frozenset[str]) -> dict[str, Any]:
     """Return the fields of an object whose names are not in `known_names`."""
     # In the common case there are none: the set difference avoids a copy.

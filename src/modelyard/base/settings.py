@@ -190,6 +190,38 @@ class QueueSettings(
     the default, refuses none."""
 
 
+class UnpricedSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Calls of models whose price is unknown, where a limit is an amount of money."""
+
+    calls: Literal["refuse", "count"] = "refuse"
+    """`refuse` them while a limit of money applies, or `count` them at the prices below.
+    An API key may say otherwise with its `unpriced`."""
+    input_price: float = 0.0
+    """US dollars for a million input tokens."""
+    output_price: float = 0.0
+    """US dollars for a million output tokens."""
+    call_price: float = 0.0
+    """US dollars for each call, in addition; the only price of a call without tokens,
+    such as speech."""
+
+    def __post_init__(self) -> None:
+        prices = (self.input_price, self.output_price, self.call_price)
+        if not all(0 <= price <= _MAX_STATED_PRICE for price in prices):
+            raise ValueError(
+                f"A price of 'unpriced' must be from 0 to {_MAX_STATED_PRICE:g}"
+            )
+        if self.calls == "count" and not any(prices):
+            raise ValueError(
+                "'unpriced.calls: count' needs 'unpriced.input_price',"
+                " 'unpriced.output_price' or 'unpriced.call_price'"
+            )
+
+
+_MAX_STATED_PRICE = 1e6
+
+
 class TelemetrySettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
@@ -481,6 +513,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
     cache: CacheSettings = CacheSettings()
     queue: QueueSettings = QueueSettings()
+    unpriced: UnpricedSettings = UnpricedSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     plugins: PluginSettings = PluginSettings()
     workflows: WorkflowSettings = WorkflowSettings()

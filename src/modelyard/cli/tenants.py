@@ -73,6 +73,12 @@ def keys() -> None:
     "--expires",
     help="Lifetime, for example 12h or 30d. Default: unlimited.",
 )
+@click.option(
+    "--unpriced",
+    type=click.Choice(["refuse", "count"]),
+    help="Calls whose price is unknown, where a limit of money applies. Default: as the"
+    " settings say.",
+)
 @tenant_option
 @json_option
 @click.pass_context

@@ -30,8 +30,12 @@ from modelyard.gateway.chat_response import (
 from modelyard.gateway.errors import KEEP_ALIVES, Shape
 from modelyard.gateway.http import (
     CACHE,
+    CLAUDE_CODE_SESSION,
     LINE_BREAKS,
+    PROJECT,
+    SESSION,
     SMALL_BODY,
+    TAGS,
     Receive,
     Reply,
     Request,
@@ -67,7 +71,18 @@ _STREAM_HEAD = (
 _NEVER = float("inf")
 _LAST_FRAME = b"0\r\n\r\n"
 _SPECIAL_HEADERS = frozenset(
-    (b"upgrade", b"expect", b"content-encoding", CACHE, UNSUPPORTED, TENANT)
+    (
+        b"upgrade",
+        b"expect",
+        b"content-encoding",
+        CACHE,
+        UNSUPPORTED,
+        TENANT,
+        SESSION,
+        PROJECT,
+        TAGS,
+        CLAUDE_CODE_SESSION,
+    )
 )
 """Headers of requests that take the usual way."""
 

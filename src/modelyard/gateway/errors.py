@@ -33,7 +33,7 @@ from modelyard.people.accounts import SetUpError
 from modelyard.people.passwords import BusyError
 from modelyard.people.sign_in_limits import TooManyTriesError
 from modelyard.runtime.ledger import LedgerUnavailableError
-from modelyard.runtime.limits import QuotaExceededError
+from modelyard.runtime.limits import QuotaExceededError, UnpricedModelError
 from modelyard.sandbox.runner import SandboxError, SandboxUnavailableError
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.storage.secrets import SecretError
@@ -62,6 +62,7 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (ForbiddenError, 403, "permission_error"),
     (ModelNotAllowedError, 403, "permission_error"),
     (QuotaExceededError, 429, "insufficient_quota"),
+    (UnpricedModelError, 403, "permission_error"),
     (LedgerUnavailableError, 503, "server_error"),
     (StorageUnavailableError, 503, "server_error"),
     (NotFoundError, 404, "invalid_request_error"),

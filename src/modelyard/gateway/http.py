@@ -25,6 +25,12 @@ from modelyard.base.json_types import JsonValue
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.keep_alive import SilenceTimer
 from modelyard.models.types import JSON, ModelType
+from modelyard.runtime.attribution import (
+    Attribution,
+    known_name,
+    read_name,
+    read_tags,
+)
 from modelyard.runtime.invocation import ANONYMOUS_CALLER, Context
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
@@ -51,6 +57,14 @@ _SSE = [
 CACHE = b"x-modelyard-cache"
 """Request header: `on` allows a cached response at any temperature, `refresh` renews
 the cached one, `off` bypasses the cache."""
+
+
+SESSION = b"x-modelyard-session"
+"""Request header: the session, such as a conversation, that the call belongs to."""
+PROJECT = b"x-modelyard-project"
+TAGS = b"x-modelyard-tags"
+"""Request header: tags with commas between."""
+CLAUDE_CODE_SESSION = b"x-claude-code-session-id"
 
 
 SMALL_BODY = 1 << 16
@@ -163,9 +177,18 @@ class Request:
                 f"'{CACHE.decode()}' must be on, off or refresh, not {cache!r}",
                 param=CACHE.decode(),
             )
-        return manager.find(
-            self.caller, name, model_type, context=Context(id=self.id, cache=cache)
-        )
+        context = Context(id=self.id, cache=cache, attribution=self._attribution())
+        return manager.find(self.caller, name, model_type, context=context)
+
+    def _attribution(self) -> Attribution:
+        """Return what the headers say that the call belongs to. Raises
+        InvokeBadRequestError for invalid ones."""
+        session = read_name(self.header(SESSION) or "", SESSION.decode())
+        project = read_name(self.header(PROJECT) or "", PROJECT.decode())
+        tags = read_tags(self.header(TAGS) or "", TAGS.decode())
+        if not session:
+            session = known_name(self.header(CLAUDE_CODE_SESSION))
+        return Attribution(session, project, tags)
 
     @property
     def method(self) -> str:

@@ -24,6 +24,7 @@ from modelyard.gateway.table import (
     UnknownMethodError,
     call_handler,
 )
+from modelyard.gateway.vendor_paths import api_named_by, is_shared_path
 
 _MAX_SUGGESTION_LENGTH = 120
 """Maximum length of an unknown path for which a similar one is searched. The cost grows
@@ -169,6 +170,20 @@ class Router:
         ]
         return _allowed(path_entries) if path_entries else []
 
+    def is_for_apps_only(
+        self, path: str, headers: Sequence[tuple[bytes, bytes]]
+    ) -> bool:
+        """Return whether only the apps' API has the path, while a vendor's client means
+        an endpoint of the vendor there."""
+        if not is_shared_path(path, headers):
+            return False
+        normalised_path = path.rstrip("/") or "/"
+        exact = self._exact.get(normalised_path)
+        path_entries = [] if exact is None else [exact]
+        path_entries += [entry for entry, _ in self._matching(normalised_path)]
+        apis = {api.name for entry in path_entries for api, _ in entry.rows.values()}
+        return apis == {"service"}
+
     def _nearest(self, path: str) -> str | None:
         """Return a known path with a similar spelling, or None."""
         if len(path) > _MAX_SUGGESTION_LENGTH:
@@ -184,15 +199,19 @@ class Router:
     def errors_for(
         self, path: str, headers: Sequence[tuple[bytes, bytes]]
     ) -> ErrorShape:
-        """Return the error format for a request that reaches no row.
+        """Return the error format for a request that reaches no row."""
+        return self.api_meant(path, headers).errors
+
+    def api_meant(self, path: str, headers: Sequence[tuple[bytes, bytes]]) -> Api:
+        """Return the API that a request means which reaches no row.
 
         The client's own headers are checked before the path, because several vendors'
         APIs share paths.
         """
-        api_name = _api_named_by(headers)
+        api_name = api_named_by(headers)
         by_name = {api.name: api for api in self.apis}
         if api_name in by_name:
-            return by_name[api_name].errors
+            return by_name[api_name]
         # Otherwise the longest matching prefix decides; the first API is the default.
         best_match: tuple[int, Api | None] = (0, None)
         for api in self.apis:
@@ -200,7 +219,7 @@ class Router:
                 is_below = path == prefix or path.startswith(prefix.rstrip("/") + "/")
                 if is_below and len(prefix) > best_match[0]:
                     best_match = (len(prefix), api)
-        return (best_match[1] or self.apis[0]).errors
+        return best_match[1] or self.apis[0]
 
 
 def _options(path: str, allowed: Sequence[str]) -> Row:
@@ -220,29 +239,6 @@ def _options(path: str, allowed: Sequence[str]) -> Row:
         status=204,
         summary="List the allowed methods of the path.",
     )
-
-
-def _api_named_by(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """Return the name of the API that the client's headers indicate, or an empty
-    string."""
-    for name, value in headers:
-        if name == b"anthropic-version":
-            return "anthropic"
-        if name == b"x-goog-api-key":
-            return "google"
-        if name == b"authorization" and (api_name := _api_named_by_key(value)):
-            return api_name
-    return ""
-
-
-def _api_named_by_key(authorization: bytes) -> str:
-    """Return the name of the API that a bearer key belongs to, or an empty string. Keys
-    of apps and datasets have distinct prefixes."""
-    _, _, key = authorization.partition(b" ")
-    key = key.strip()
-    if key.startswith(b"app-"):
-        return "service"
-    return "knowledge" if key.startswith(b"dataset-") else ""
 
 
 def _allowed(path_entries: Sequence[_PathEntry]) -> list[str]:

@@ -27,8 +27,20 @@ from modelyard.gateway.http import (
     finish_headers,
 )
 from modelyard.gateway.router import RouteMatch, Router
-from modelyard.gateway.table import Api, Auth, ErrorShape
+from modelyard.gateway.table import (
+    Api,
+    Auth,
+    ErrorShape,
+    MethodNotAllowedError,
+    NoSuchPathError,
+)
 from modelyard.gateway.tenant_content import ContentRules, Headers
+from modelyard.gateway.vendor_paths import (
+    MISSING_ENDPOINTS,
+    VENDORS,
+    api_named_by,
+    is_meant_for_another,
+)
 from modelyard.runtime.direct_call import DirectCalls
 from modelyard.runtime.invocation import ANONYMOUS_CALLER
 from modelyard.runtime.model_manager import ModelManager
@@ -303,23 +315,63 @@ class Gateway:
     def _route(self, request: Request) -> RouteMatch:
         """Return the row that a request reaches, and note its format of errors: routing
         is not repeated for an error. Raises like `Router.find`."""
+        headers = request.scope["headers"]
         try:
             route_match = self.router.find(request.method, request.path)
+            if is_meant_for_another(route_match.api.name, headers):
+                raise self._missing_endpoint(request)
         # No row: the path and the headers tell which API the client means.
-        except ModelyardError:
-            shape = self.router.errors_for(request.path, request.scope["headers"])
+        except ModelyardError as error:
+            shape = self._errors_of_unserved(request.method, request.path, headers)
             request.error_reply = shape.reply
-            raise
+            raise self._better_error(request, error) from None
         request.error_reply = route_match.api.errors.reply
         return route_match
+
+    def _better_error(self, request: Request, error: ModelyardError) -> ModelyardError:
+        """Return what to say about a path or a method that is not served.
+
+        A client of a vendor gets to know that this server lacks the vendor's endpoint,
+        and one that leaves out the version where it belongs.
+        """
+        if not isinstance(error, (NoSuchPathError, MethodNotAllowedError)):
+            return error
+        headers, path = request.scope["headers"], request.path
+        if request.method in self.router.allowed(f"/v1{path}"):
+            return NoSuchPathError(path, f"/v1{path}")
+        is_vendors = api_named_by(headers) in VENDORS
+        is_missing = (
+            self.router.is_for_apps_only(path, headers)
+            or (request.method, path) in MISSING_ENDPOINTS
+        )
+        if is_missing or (is_vendors and isinstance(error, NoSuchPathError)):
+            return self._missing_endpoint(request)
+        return error
+
+    def _missing_endpoint(self, request: Request) -> NoSuchPathError:
+        """Return the error for an endpoint that a vendor has and this server lacks."""
+        api = self.router.api_meant(request.path, request.scope["headers"])
+        return NoSuchPathError(request.path, None, VENDORS.get(api.name, ""))
 
     def errors_for(self, method: str, path: str, headers: Headers = ()) -> ErrorShape:
         """Return the error format for a request: that of the API that it reaches, or of
         the one it most likely means."""
         try:
-            return self.router.find(method, path).api.errors
+            api = self.router.find(method, path).api
         except ModelyardError:
+            return self._errors_of_unserved(method, path, headers)
+        if is_meant_for_another(api.name, headers):
             return self.router.errors_for(path, headers)
+        return api.errors
+
+    def _errors_of_unserved(
+        self, method: str, path: str, headers: Headers
+    ) -> ErrorShape:
+        """Return the error format for a request that reaches no row."""
+        # A path without the version that belongs in front of it.
+        if method in self.router.allowed(f"/v1{path}"):
+            return self.router.find(method, f"/v1{path}").api.errors
+        return self.router.errors_for(path, headers)
 
     def refusal(
         self, method: str, path: str, error: RefusedError, headers: Headers = ()

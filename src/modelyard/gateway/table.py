@@ -221,9 +221,12 @@ class Api:
 class NoSuchPathError(NotFoundError):
     """No route exists at this path, for any method."""
 
-    def __init__(self, path: str, nearest: str | None) -> None:
+    def __init__(self, path: str, nearest: str | None, vendor: str = "") -> None:
+        """`vendor`: whose client asks for the path, if that is known."""
         # Paths are cut: they come from the client and may be long.
         hint = f"; did you mean {nearest}?" if nearest else ""
+        if vendor:
+            hint = f"; this server does not provide this endpoint of {vendor}'s API"
         super().__init__(f"Not found: {path[:200]}{hint}", code="unknown_url")
 
 

@@ -1,5 +1,6 @@
 """Text embedding: a list of texts in, one vector per text out."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -16,6 +17,28 @@ class EmbeddingInputType(StrEnum):
 
     DOCUMENT = "document"
     QUERY = "query"
+
+
+class TokenIds(str):
+    """A text that the caller sent as the token ids of OpenAI's tokenizer.
+
+    As a string it only identifies the ids; a provider that takes ids is sent `ids`.
+    """
+
+    __slots__ = ("ids",)
+    ids: tuple[int, ...]
+
+    def __new__(cls, ids: Sequence[int]) -> "TokenIds":
+        """Make the text of some ids."""
+        # The first character cannot come from JSON text of a sane client, so that the
+        # name is never that of a text.
+        text = super().__new__(cls, f"\0{','.join(map(str, ids))}")
+        text.ids = tuple(ids)
+        return text
+
+
+TOKEN_ID_PROVIDERS = frozenset(("openai", "azure_openai"))
+"""The providers whose models use the tokenizer of OpenAI's clients."""
 
 
 class EmbeddingUsage(ModelUsage, frozen=True, kw_only=True):
@@ -36,6 +59,7 @@ class TextEmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request to embed texts."""
 
     texts: list[str]
+    """Texts; a `TokenIds` where the caller sent token ids."""
     dimensions: int | None = None
     """Requested vector length, for models that can shorten vectors."""
     input_type: EmbeddingInputType = EmbeddingInputType.DOCUMENT

@@ -149,7 +149,8 @@ def _check_price(
 
 
 def _check_prices(
-    amounts: "PriceTier | PricePeriod | PriceConfig", unit: Decimal = Decimal(0)
+    amounts: "PriceTier | PricePeriod | ServicePrices | PriceConfig",
+    unit: Decimal = Decimal(0),
 ) -> None:
     """Raise ValueError naming the first invalid price."""
     _check_price("input", amounts.input)
@@ -193,6 +194,18 @@ class PricePeriod(msgspec.Struct, frozen=True, kw_only=True):
         _check_prices(self)
 
 
+class ServicePrices(msgspec.Struct, frozen=True, kw_only=True):
+    """Prices of a service tier, such as `flex` or `priority`."""
+
+    input: Decimal
+    output: Decimal | None = None
+    rates: dict[str, Decimal] = {}
+    tiers: list[PriceTier] = []
+
+    def __post_init__(self) -> None:
+        _check_prices(self)
+
+
 class PriceConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Prices of a model. Cost = count × price × unit: `input: 0.40, unit: 0.000001` is
     0.40 per million."""
@@ -210,6 +223,9 @@ class PriceConfig(msgspec.Struct, frozen=True, kw_only=True):
     tiers: list[PriceTier] = []
     history: list[PricePeriod] = []
     """Earlier prices, ordered by their end."""
+    service_tiers: dict[str, ServicePrices] = {}
+    """Today's prices of the service tiers that cost more or less, by the name that the
+    provider reports. Other tiers have the normal prices."""
     source: str = ""
     """Source of the figures."""
     as_of: date | None = None
@@ -224,6 +240,12 @@ class PriceConfig(msgspec.Struct, frozen=True, kw_only=True):
             *self.tiers,
             *self.history,
             *(tier for period in self.history for tier in period.tiers),
+            *self.service_tiers.values(),
+            *(
+                tier
+                for service_tier in self.service_tiers.values()
+                for tier in service_tier.tiers
+            ),
         ):
             _check_prices(amounts, self.unit)
 

@@ -73,6 +73,8 @@ class LLMUsage(ModelUsage, frozen=True, kw_only=True):
     image_completion_tokens: int = 0
     searches: int = 0
     """Searches that the provider ran and bills separately."""
+    service_tier: str = ""
+    """The tier that served the call, in the provider's words; empty if it did not say."""
     time_to_first_token: float | None = None
     time_to_generate: float | None = None
     extra: Extra = {}

@@ -62,12 +62,23 @@ def get_price(
 
 
 def effective_prices(
-    pricing: PriceConfig, *, day: date | None = None, prompt_tokens: int = 0
+    pricing: PriceConfig,
+    *,
+    day: date | None = None,
+    prompt_tokens: int = 0,
+    service_tier: str = "",
 ) -> PriceConfig:
     """Return the prices that apply on a day to a prompt of this length. Without a day,
-    the current prices."""
+    the current prices.
+
+    `service_tier` is the provider's name of the tier that served the call; one without
+    prices of its own has the normal ones.
+    """
     prices: Any = pricing
-    if day is not None:
+    if (of_tier := pricing.service_tiers.get(service_tier)) is not None:
+        # Price lists have no history of service tiers.
+        prices = of_tier
+    elif day is not None:
         # History is ordered by end date, so the first period that has not ended
         # applies.
         prices = next(
@@ -183,7 +194,10 @@ def with_prices(
     if pricing is None:
         return msgspec.structs.replace(usage, **extra_fields) if extra_fields else usage
     prices = effective_prices(
-        pricing, day=day, prompt_tokens=getattr(usage, "prompt_tokens", 0)
+        pricing,
+        day=day,
+        prompt_tokens=getattr(usage, "prompt_tokens", 0),
+        service_tier=getattr(usage, "service_tier", ""),
     )
     extra_fields |= {"currency": prices.currency, "price_source": prices.source}
     if isinstance(usage, LLMUsage):

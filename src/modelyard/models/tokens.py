@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.models.embedding import TokenIds
 from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
@@ -166,7 +167,9 @@ def truncate(model: str, text: str, max_tokens: int) -> tuple[str, TokenCount]:
 
 def estimate_tokens(text: str) -> int:
     """Estimate tokens: one per wide character, one per four others. Within about 15 %
-    for prose, worse for code."""
+    for prose, worse for code. Token ids are counted."""
+    if isinstance(text, TokenIds):
+        return len(text.ids)
     wide = len(_WIDE.findall(text)) if not text.isascii() else 0
     return wide + (len(text) - wide + 3) // 4
 

@@ -247,7 +247,20 @@ def _expand_listed(
         name: document[name] for name in _SHARED_MODEL_FIELDS if name in document
     }
     rules = document.get("parameter_rules") or _DEFAULT_PARAMETER_RULES
-    return [expand_model({**shared, **model}, source, rules=rules) for model in listed]
+    # Written apart from the models, because most of them have none.
+    service_tiers: dict[Any, Any] = document.get("service_tiers") or {}
+    return [
+        expand_model(
+            {
+                "service_tiers": service_tiers.get(model.get("name"), {}),
+                **shared,
+                **model,
+            },
+            source,
+            rules=rules,
+        )
+        for model in listed
+    ]
 
 
 def _parse_compact_wires(
@@ -420,27 +433,26 @@ def _expand_prices(
             "price_unit", _MILLION if per in ("token", "character") else "1"
         )
     )
-    prices = {
+    service_tiers: dict[str, Any] = model_definition.get("service_tiers") or {}
+    prices: dict[str, Any] = {
         # Amounts become text, so that Decimal reads them without rounding.
         **_amounts(model_definition),
         "unit": unit,
         "currency": model_definition.get("currency", "USD"),
         "per": per,
-        "tiers": [
-            {"above": tier["above"], **_amounts(tier)}
-            for tier in model_definition.get("tiers") or ()
-        ],
+        "tiers": _price_tiers(model_definition),
         "history": [
             {
                 "until": period["until"],
                 **_amounts(period),
-                "tiers": [
-                    {"above": tier["above"], **_amounts(tier)}
-                    for tier in period.get("tiers") or ()
-                ],
+                "tiers": _price_tiers(period),
             }
             for period in model_definition.get("price_history") or ()
         ],
+        "service_tiers": {
+            name: {**_amounts(amounts), "tiers": _price_tiers(amounts)}
+            for name, amounts in service_tiers.items()
+        },
         "source": model_definition.get("price_source") or "catalogue",
     }
     if model_definition.get("price_date"):
@@ -448,6 +460,15 @@ def _expand_prices(
     # Checked here, because the error can name the model.
     convert(prices, PriceConfig, f"{source}: price of {model_definition.get('name')!r}")
     return prices
+
+
+def _price_tiers(price_fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the prices for long prompts. Raises KeyError for one without `above` or an
+    input price."""
+    return [
+        {"above": tier["above"], **_amounts(tier)}
+        for tier in price_fields.get("tiers") or ()
+    ]
 
 
 # Optional prices: field in the file -> name of the rate.

@@ -21,6 +21,7 @@ class CallTrace:
     __slots__ = (
         "attempts",
         "cost_nanos",
+        "has_unknown_cost",
         "is_notable",
         "notes",
         "prompt_tokens",
@@ -34,6 +35,8 @@ class CallTrace:
         self.attempts = 0
         self.tokens = 0
         self.cost_nanos = 0
+        self.has_unknown_cost = False
+        """Whether an attempt used something whose cost is unknown."""
         self.prompt_tokens = -1
         """The approximate number of prompt tokens; -1 until it has been computed."""
         self.notes: list[Decision] = []

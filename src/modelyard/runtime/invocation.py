@@ -8,6 +8,7 @@ import msgspec
 from modelyard.base.ids import new_id
 from modelyard.models.tokens import rough_tokens
 from modelyard.models.types import Credentials, ModelType
+from modelyard.runtime.attribution import Attribution
 from modelyard.runtime.call_trace import CallTrace
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 
@@ -20,6 +21,7 @@ class Context(msgspec.Struct, kw_only=True):
 
     id: str = ""
     cache: str = ""
+    attribution: Attribution = Attribution()
 
     def take_id(self) -> str:
         """Return the call id that the client chose, or a new one.
@@ -60,6 +62,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `on` reads and writes whatever the temperature is. Empty to use the configured
     rules."""
     metadata: Mapping[str, Any] = {}
+    attribution: Attribution = Attribution()
 
     @property
     def api_key(self) -> str:

@@ -50,6 +50,12 @@ class QuotaExceededError(ModelyardError):
         self.retry_after = retry_after
 
 
+class UnpricedModelError(ModelyardError):
+    """The price of the model is unknown, and a limit of money applies to the call."""
+
+    code = "model_price_unknown"
+
+
 class Subject(NamedTuple):
     """Who makes the call, and which model it calls."""
 
@@ -224,10 +230,15 @@ def _credits(limit: Limit, model: str) -> float:
     )
 
 
-def settled_amounts(*, tokens: int, nanos: int, is_served: bool) -> Mapping[str, float]:
+def settled_amounts(
+    *, tokens: int, nanos: int, is_served: bool, is_cost_known: bool = True
+) -> Mapping[str, float]:
     """Return what a finished call really used, by unit. Units that are absent keep the
     reserved amount."""
-    amounts = {"tokens": float(tokens), "cost": float(nanos), "concurrency": 0.0}
+    amounts = {"tokens": float(tokens), "concurrency": 0.0}
+    # An unknown cost is not zero: the most that the call could cost stays reserved.
+    if is_cost_known:
+        amounts["cost"] = float(nanos)
     # A call that failed costs neither credits nor times; it still counts as a request.
     if not is_served:
         amounts["credits"] = amounts["times"] = 0.0
@@ -312,6 +323,16 @@ def limit_error(
     )
     return QuotaExceededError(
         message, retry_after=seconds_to_reset(limit.window, current_time)
+    )
+
+
+def unpriced_error(applicable_limit: ApplicableLimit, model: str) -> UnpricedModelError:
+    """Return the error for a call that a limit of money cannot count."""
+    return UnpricedModelError(
+        f"The price of {model!r} is unknown, so the limit {applicable_limit.name!r}, an"
+        " amount of money, cannot count the call. Declare the model with its price, or"
+        " let such calls be counted at a stated price: 'unpriced.calls: count' in the"
+        " settings, or 'unpriced: count' of the API key"
     )
 
 

@@ -27,6 +27,7 @@ from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk
 from modelyard.models.types import Chunks, ModelType
+from modelyard.runtime.attribution import Attribution, split_user, with_request
 from modelyard.runtime.callbacks import Callback
 from modelyard.runtime.invocation import Context, Invocation
 from modelyard.runtime.pipeline import Call, compose
@@ -266,6 +267,8 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         without it."""
         seconds = timeout if timeout is not None else self.total_timeout
         caller, context = self.caller, self.context
+        user, session = split_user(user)
+        stated = context.attribution if context else Attribution()
         return Invocation(
             id=context.take_id() if context else new_id("call"),
             tenant=caller.tenant,
@@ -278,6 +281,7 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
             deadline=self.clock.monotonic() + seconds if seconds is not None else None,
             route=self.route,
             cache=context.cache if context else "",
+            attribution=with_request(stated, request, session),
         )
 
     async def _single_result(

@@ -7,7 +7,16 @@ from typing import Any
 import msgspec
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import NotFoundError, closest_names
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    NotFoundError,
+    closest_names,
+)
+from modelyard.models.embedding import (
+    TOKEN_ID_PROVIDERS,
+    TextEmbeddingRequest,
+    TokenIds,
+)
 from modelyard.models.passthrough import PassthroughRequest
 from modelyard.models.types import Chunks, ModelType
 from modelyard.runtime.invocation import Context, Invocation
@@ -80,6 +89,8 @@ class ModelManager:
         # A model without passthrough support needs the parsed request.
         if isinstance(request, PassthroughRequest) and not model.accepts_passthrough:
             request = request.parse()
+        if isinstance(request, TextEmbeddingRequest):
+            _check_token_ids(invocation.provider, request)
         return model.invoke(invocation.model, invocation.credentials, request)
 
     def model_of(self, invocation: Invocation) -> Any:
@@ -276,3 +287,15 @@ def _alias_of(model_type: ModelType) -> str:
     return next(
         name for name, aliased_type in ALIASES.items() if aliased_type is model_type
     )
+
+
+def _check_token_ids(provider: str, request: TextEmbeddingRequest) -> None:
+    """Raise InvokeBadRequestError for token ids that another tokenizer would read as
+    another text."""
+    if provider in TOKEN_ID_PROVIDERS:
+        return
+    if any(isinstance(text, TokenIds) for text in request.texts):
+        raise InvokeBadRequestError(
+            "'input' contains token ids, which depend on the tokenizer; send text",
+            param="input",
+        )

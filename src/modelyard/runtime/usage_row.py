@@ -12,8 +12,7 @@ from modelyard.runtime.invocation import Invocation
 from modelyard.storage.usage_sums import LedgerAmounts, is_answer
 
 Columns = tuple[Any, ...]
-"""A row in the order of the table's columns: those of UsageRow, the requested model,
-and the app."""
+"""A row in the order of the table's columns, which are those of UsageRow."""
 _NANO = Decimal(1_000_000_000)
 # The largest value that fits into a signed 64-bit column.
 _MAX_NANOS = (1 << 63) - 1
@@ -21,11 +20,7 @@ _DAY = 86_400
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A ledger row, in the order of the table's columns.
-
-    The table has two more columns, the requested model and the app that ran on behalf
-    of the key; only the limits use them.
-    """
+    """A ledger row, in the order of the table's columns."""
 
     id: str
     invocation: str
@@ -58,6 +53,13 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     price_version: str
     latency: float
     first_chunk: float | None
+    asked: str = ""
+    """The model that the limits count the call against, as `provider/model`."""
+    app: str = ""
+    session: str = ""
+    project: str = ""
+    tags: str = ""
+    """Sorted, with commas between."""
 
     @property
     def estimated(self) -> bool:
@@ -101,6 +103,9 @@ class Intent(msgspec.Struct, frozen=True, array_like=True):
     app: str = ""
     """`app:ID` of the app that runs on behalf of the API key; empty if there is none.
     """
+    session: str = ""
+    project: str = ""
+    tags: str = ""
 
 
 _NANOS = UsageRow.__struct_fields__.index("nanos")
@@ -149,6 +154,7 @@ def intent_of(
         invocation.record.requested_model
         or f"{invocation.provider}/{invocation.model}",
         invocation.app,
+        *invocation.attribution,
     )
 
 
@@ -202,6 +208,9 @@ def row_of(
         first_chunk,
         intent.asked or f"{intent.provider}/{intent.model}",
         intent.app,
+        intent.session,
+        intent.project,
+        intent.tags,
     )
 
 
@@ -243,6 +252,9 @@ def usage_booking(row: Sequence[Any]) -> LedgerAmounts:
         first_chunk,
         requested_model,
         app,
+        _,
+        _,
+        _,
     ) = row
     is_cached = status == "cached"
     return LedgerAmounts(
@@ -269,13 +281,16 @@ def row_from(row: Sequence[Any]) -> UsageRow:
     return msgspec.convert(list(row), UsageRow, strict=False)
 
 
+_ALL_COLUMNS = len(UsageRow.__struct_fields__)
+_OLDEST_COLUMNS = UsageRow.__struct_fields__.index("asked")
+
+
 def complete_columns(row: Sequence[Any]) -> Columns:
     """Return a journal row with the columns that older versions did not write: the
-    requested model and the app."""
-    row_length = len(UsageRow.__struct_fields__)
+    requested model, the app, and what the call belongs to."""
     # The oldest format ends before the requested model, which then was the model that
     # was called.
-    if len(row) <= row_length:
+    if len(row) <= _OLDEST_COLUMNS:
         old_row = row_from(row)
         row = [*row, f"{old_row.provider}/{old_row.model}"]
-    return (*row, "") if len(row) == row_length + 1 else tuple(row)
+    return (*row, *("" for _ in range(_ALL_COLUMNS - len(row))))

@@ -55,6 +55,9 @@ GROUPINGS = {
     "status": "status",
     "day": "day",
     "hour": "hour",
+    "session": "session",
+    "project": "project",
+    "tag": "tags",
 }
 """Grouping name to column. The statement derives `hour` from the time."""
 FILTERS = {
@@ -66,6 +69,8 @@ FILTERS = {
     "user": '"user"',
     "status": "status",
     "call": "invocation",
+    "session": "session",
+    "project": "project",
 }
 """Filter name to column. The status `failed` stands for everything that was not served.
 """
@@ -280,7 +285,32 @@ def _summaries(rows: Iterable[Row], by: Sequence[str]) -> list[UsageSummary]:
     block the interpreter.
     """
     lines = [_summary(row, by) for row in rows]
+    if "tag" in by:
+        lines = _by_tag(lines, list(by).index("tag"))
     return sorted(lines, key=lambda line: (-line.cost, -line.calls, line.key))
+
+
+def _by_tag(lines: Sequence[UsageSummary], place: int) -> list[UsageSummary]:
+    """Return the sums by single tags. `place` is where the key has all tags of a call; a
+    call with several tags counts for each."""
+    sums: dict[tuple[str, ...], UsageSummary] = {}
+    for line in lines:
+        for tag in line.key[place].split(","):
+            key = (*line.key[:place], tag, *line.key[place + 1 :])
+            same = (*key, line.currency)
+            tagged = msgspec.structs.replace(line, key=key)
+            sums[same] = _added(sums[same], tagged) if same in sums else tagged
+    return list(sums.values())
+
+
+def _added(left: UsageSummary, right: UsageSummary) -> UsageSummary:
+    """Return the sum of two groups of different calls with the same key."""
+    added = {
+        name: getattr(left, name) + getattr(right, name)
+        for name in UsageSummary.__struct_fields__
+        if name not in ("key", "currency")
+    }
+    return msgspec.structs.replace(left, **added)
 
 
 def _summary(row: Row, by: Sequence[str]) -> UsageSummary:

@@ -4,6 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -50,6 +51,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
     is_acting: bool = False
     """Whether this is the operator acting within another tenant."""
+    unpriced: Literal["", "refuse", "count"] = ""
+    """What a limit of money does with calls whose price is unknown; empty for what the
+    settings say."""
     app: str = ""
     """`app:ID` of the app that runs on behalf of the key, if any. Its limits apply in
     addition to the key's."""

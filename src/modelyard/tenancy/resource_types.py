@@ -46,12 +46,15 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     expires_at: float | None = None
     """Seconds since 1970."""
     revoked_at: float | None = None
+    unpriced: Literal["", "refuse", "count"] = ""
+    """Whether calls whose price is unknown are refused or counted at the stated price,
+    where a limit of money applies; empty for what the settings say."""
 
     def caller(self, tenant: str, id: str) -> Caller:
         """Return the caller that presents this key. The key must have been verified."""
         return Caller(tenant=tenant, key=id, user=self.user, role=self.role,
                       models=tuple(self.models), priority=self.priority,
-                      expires_at=self.expires_at)  # fmt: skip
+                      expires_at=self.expires_at, unpriced=self.unpriced)  # fmt: skip
 
 
 class StoredCredential(

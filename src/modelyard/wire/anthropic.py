@@ -25,6 +25,7 @@ from modelyard.base.fields import (
     passthrough_fields,
     required_field,
     short_repr,
+    tier_name,
     tools_of,
     unknown_fields,
     without_empty,
@@ -949,6 +950,7 @@ def parse_usage(body: Any) -> LLMUsage | None:
         ),
         reasoning_tokens=nested_count(body, "output_tokens_details", "thinking_tokens"),
         searches=nested_count(body, "server_tool_use", "web_search_requests"),
+        service_tier=tier_name(body.get("service_tier")),
         extra={FORMAT: body},
     )
 
@@ -970,11 +972,20 @@ def dump_usage(usage: LLMUsage) -> JSON:
         "cache_creation_input_tokens": usage.cache_write_tokens,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
+        # Required, if only as null.
+        "cache_creation": None,
+        "inference_geo": None,
+        "output_tokens_details": None,
+        "server_tool_use": None,
+        "service_tier": None,
     }
     if usage.reasoning_tokens:
         body["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
     if usage.searches:
-        body["server_tool_use"] = {"web_search_requests": usage.searches}
+        body["server_tool_use"] = {
+            "web_search_requests": usage.searches,
+            "web_fetch_requests": 0,
+        }
     return body
 
 
@@ -1057,6 +1068,10 @@ def parse_result(body: JSON) -> LLMResult:
     )
 
 
+_NULL_FIELDS: JSON = {"stop_details": None, "container": None}
+"""Fields that an answer must have, if only as null."""
+
+
 def _dump_answer_blocks(message: AssistantPromptMessage) -> list[JSON]:
     """Return the `content` blocks of a complete answer, without audio and video."""
     # Unlike in a request, all reasoning is written, no matter which provider signed it.
@@ -1070,6 +1085,10 @@ def _dump_answer_blocks(message: AssistantPromptMessage) -> list[JSON]:
             blocks += _dump_parts([block])
     if message.refusal:
         blocks.append({"type": "text", "text": message.refusal})
+    for block in blocks:
+        # Required in answers; a request to a compatible server goes without.
+        if block["type"] == "text":
+            block.setdefault("citations", None)
     return blocks
 
 
@@ -1102,6 +1121,7 @@ def dump_result(result: LLMResult) -> JSON:
         "role": "assistant",
         "model": result.model,
         "content": _dump_answer_blocks(choice.message),
+        **_NULL_FIELDS,
         **_dump_reason(
             choice.finish_reason,
             choice.extra,
@@ -1486,10 +1506,7 @@ class StreamDumper:
         """
         self._has_begun = True
         # The real input count is often known only at the end.
-        usage = extra_fields.pop("start_usage", None) or {
-            "input_tokens": 0,
-            "output_tokens": 0,
-        }
+        usage = extra_fields.pop("start_usage", None) or dump_usage(LLMUsage())
         message = {
             "id": self._id,
             "type": "message",
@@ -1499,6 +1516,7 @@ class StreamDumper:
             "stop_reason": None,
             "stop_sequence": None,
             "usage": usage,
+            **_NULL_FIELDS,
             **extra_fields,
         }
         return {"type": "message_start", "message": message}
@@ -1541,7 +1559,9 @@ class StreamDumper:
 
     def _text(self, key: tuple[str, Any], text: str) -> list[JSON]:
         return self._delta(
-            key, {"type": "text", "text": ""}, {"type": "text_delta", "text": text}
+            key,
+            {"type": "text", "text": "", "citations": None},
+            {"type": "text_delta", "text": text},
         )
 
     def _thought(self, thought: ThinkingPromptMessageContent) -> list[JSON]:
@@ -1662,6 +1682,9 @@ class StreamDumper:
         )
         # It belongs to the start of the stream and must not be repeated.
         self._extra.pop("start_usage", None)
+        # In a stream these two are part of the delta, not of the event.
+        for name, absent in _NULL_FIELDS.items():
+            reason[name] = self._extra.pop(name, absent)
         usage = dump_usage(self._usage or LLMUsage())
         events.append(
             {"type": "message_delta", "delta": reason, "usage": usage, **self._extra}

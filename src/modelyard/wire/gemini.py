@@ -35,6 +35,7 @@ from modelyard.base.fields import (
     passthrough_fields,
     required_field,
     short_repr,
+    tier_name,
     unknown_fields,
     without_empty,
 )
@@ -1037,8 +1038,14 @@ def parse_usage(body: Any) -> LLMUsage | None:
         image_completion_tokens=_modality_tokens(
             body.get("candidatesTokensDetails"), "IMAGE"
         ),
+        # Vertex calls it the type of the traffic.
+        service_tier=tier_name(body.get("serviceTier"))
+        or _TIER_OF_TRAFFIC.get(str(body.get("trafficType")), ""),
         extra={FORMAT: body},
     )
+
+
+_TIER_OF_TRAFFIC = {"ON_DEMAND_PRIORITY": "priority", "ON_DEMAND_FLEX": "flex"}
 
 
 def _modality_tokens(details: Any, modality: str) -> int:

@@ -32,6 +32,7 @@ from modelyard.base.fields import (
     passthrough_fields,
     required_field,
     short_repr,
+    tier_name,
     tools_of,
     unknown_fields,
     without_empty,
@@ -1487,9 +1488,12 @@ def _dump_file(part: MultiModalPromptMessageContent, vendor_fields: JSON) -> JSO
 # ---------------------------------------------------------------------------- responses
 
 
-def parse_usage(body: Any) -> LLMUsage | None:
+def parse_usage(body: Any, service_tier: Any = None) -> LLMUsage | None:
     """Parse a `usage` object, or return None if it has no plausible token counts. The
-    original is stored in `extra`."""
+    original is stored in `extra`.
+
+    `service_tier` is what the answer states beside its usage.
+    """
     if not isinstance(body, dict):
         return None
     prompt = count(body.get("prompt_tokens"))
@@ -1527,6 +1531,7 @@ def parse_usage(body: Any) -> LLMUsage | None:
             body, "completion_tokens_details", "image_tokens"
         ),
         searches=nested_count(body, "num_search_queries"),  # Perplexity's
+        service_tier=tier_name(service_tier),
         total_price=_reported_cost(body.get("cost")),
         extra={FORMAT: body},
     )
@@ -1621,7 +1626,8 @@ def parse_result(body: JSON) -> LLMResult:
         choices=[
             _parse_choice(choice, position) for position, choice in enumerate(choices)
         ],
-        usage=parse_usage(body.get("usage")) or LLMUsage(estimated=True),
+        usage=parse_usage(body.get("usage"), body.get("service_tier"))
+        or LLMUsage(estimated=True),
         extra=passthrough_fields(FORMAT, unknown_fields(body, _KNOWN_RESULT_FIELDS)),
     )
 
@@ -1758,7 +1764,9 @@ class StreamParser:
         reported_usage = get("usage") or (
             event["x_groq"].get("usage") if isinstance(get("x_groq"), dict) else None
         )
-        usage = parse_usage(reported_usage) if reported_usage else None
+        usage = (
+            parse_usage(reported_usage, get("service_tier")) if reported_usage else None
+        )
         choices = get("choices") or ()
         deltas = [self._delta(choice, usage) for choice in choices]
         # The last event of a stream has usage and no choices.

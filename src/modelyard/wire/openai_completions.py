@@ -66,6 +66,8 @@ _KNOWN_FIELDS = frozenset(_PARAMETER_RANGES) | {
     "stream_options",
     "user",
 }
+NATIVE_FIELDS = ("echo", "logprobs", "suffix", "best_of")
+"""Fields that only a model with this very API understands, not a chat model."""
 PARAMETERS = {"stop"} | frozenset(_PARAMETER_RANGES)
 
 
@@ -99,6 +101,26 @@ def parse_request(body: JSON) -> LLMRequest:
     )
 
 
+_MAX_PROMPTS = 128
+
+
+def parse_requests(body: JSON) -> list[LLMRequest]:
+    """Parse a request with one or several prompts into one request for each.
+
+    Raises InvokeBadRequestError that names the field.
+    """
+    prompts: Any = body.get("prompt")
+    is_several = isinstance(prompts, list) and len(prompts) > 1
+    if not is_several or not all(isinstance(prompt, str) for prompt in prompts):
+        return [parse_request(body)]
+    if len(prompts) > _MAX_PROMPTS:
+        raise InvokeBadRequestError(
+            f"'prompt' has {len(prompts)} prompts; at most {_MAX_PROMPTS} are allowed",
+            param="prompt",
+        )
+    return [parse_request({**body, "prompt": prompt}) for prompt in prompts]
+
+
 def _parse_prompt(prompt: Any) -> str:
     """Return the `prompt` of a text completion.
 
@@ -114,7 +136,7 @@ def _parse_prompt(prompt: Any) -> str:
         description = (
             "token ids, which depend on the tokenizer; send text"
             if ids
-            else "several prompts; send one per request"
+            else "something that is not text"
         )
         raise InvokeBadRequestError(f"'prompt' contains {description}", param="prompt")
     if not isinstance(prompt, str):

@@ -29,6 +29,7 @@ from modelyard.models.embedding import (
     EmbeddingUsage,
     TextEmbeddingRequest,
     TextEmbeddingResult,
+    TokenIds,
 )
 from modelyard.models.types import JSON
 
@@ -79,28 +80,46 @@ def parse_request(body: JSON) -> TextEmbeddingRequest:
 def _parse_texts(value: Any) -> list[str]:
     """Return the texts of an embeddings request's `input`.
 
-    A single string gives a list of one. Raises InvokeBadRequestError for an empty list
-    or text, for token ids, and for more than 2,048 texts.
+    A single string or a list of token ids gives a list of one. Raises
+    InvokeBadRequestError for an empty list or text, for invalid token ids, and for more
+    than 2,048 texts.
     """
-    texts = [value] if isinstance(value, str) else value
+    texts: Any = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts:
         raise invalid_field("input", value, "a string or a non-empty list of strings")
-    # Token ids depend on the tokenizer, and the request may go to a model with another
-    # one.
-    if all(isinstance(text_input, int | list) for text_input in texts):
-        message = "'input' contains token ids, which depend on the tokenizer; send text"
-        raise InvokeBadRequestError(message, param="input")
+    if isinstance(texts[0], int):
+        texts = [texts]
     if len(texts) > _MAX_TEXTS:
         raise InvokeBadRequestError(
             f"'input' has {len(texts)} texts; at most {_MAX_TEXTS} are allowed",
             param="input",
         )
+    if isinstance(texts[0], list):
+        return [_token_ids(ids, f"input[{index}]") for index, ids in enumerate(texts)]
     for index, text in enumerate(texts):
         if not expect_type(text, str, f"input[{index}]"):
             raise InvokeBadRequestError(
                 f"'input[{index}]' must not be empty", param="input"
             )
     return texts
+
+
+_MAX_TOKEN_ID = 1 << 31
+
+
+def _token_ids(value: Any, name: str) -> TokenIds:
+    """Return the token ids of one text. Raises InvokeBadRequestError if they are not a
+    non-empty list of whole numbers."""
+    ids = expect_type(value, list, name)
+    is_valid = ids and all(
+        isinstance(token, int)
+        and not isinstance(token, bool)
+        and 0 <= token < _MAX_TOKEN_ID
+        for token in ids
+    )
+    if not is_valid:
+        raise invalid_field(name, value, "a non-empty list of token ids")
+    return TokenIds(ids)
 
 
 def dump_request(
@@ -114,7 +133,10 @@ def dump_request(
     # base64.
     body: JSON = {
         "model": model,
-        "input": request.texts,
+        "input": [
+            list(text.ids) if isinstance(text, TokenIds) else text
+            for text in request.texts
+        ],
         "encoding_format": "float",
         **request.extra.get(FORMAT, {}),
     }

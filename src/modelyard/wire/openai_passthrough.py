@@ -200,7 +200,7 @@ class OpenAIPassthrough:
             plain_result = _decode_result(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        usage = _usage(plain_result.usage)
+        usage = _usage(plain_result.usage, plain_result.service_tier)
         # Without usage or an id the full parser fills in the gaps.
         if usage is None or not plain_result.choices or not plain_result.id:
             return None
@@ -263,6 +263,7 @@ class _Result(msgspec.Struct, frozen=True, gc=False):
     created: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
     model: str
     usage: _Usage
+    service_tier: str | None = None
     error: _Unset | None = None
 
 
@@ -291,6 +292,7 @@ class _Groq(msgspec.Struct, frozen=True, gc=False):
 class _Event(msgspec.Struct, frozen=True, gc=False):
     choices: list[_StreamChoice]
     usage: _Usage | None = None
+    service_tier: str | None = None
     x_groq: _Groq | None = None
     error: _Unset = _UNSET
 
@@ -301,7 +303,9 @@ _decode_result = msgspec.json.Decoder(_Result).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 
 
-def _usage(wire_usage: _Usage | None) -> LLMUsage | None:
+def _usage(
+    wire_usage: _Usage | None, service_tier: str | None = None
+) -> LLMUsage | None:
     """Return the usage, or None if it needs the full parser."""
     if wire_usage is None:
         return None
@@ -320,6 +324,7 @@ def _usage(wire_usage: _Usage | None) -> LLMUsage | None:
         cached_tokens=prompt_details.cached_tokens or 0,
         cache_write_tokens=prompt_details.cache_write_tokens or 0,
         reasoning_tokens=reasoning,
+        service_tier=service_tier or "",
     )
 
 
@@ -407,7 +412,7 @@ class _InspectedChunk:
         if event.choices or self._wants_usage:
             self.events.append(block)
         if event.usage is not None:
-            self.usage = _usage(event.usage)
+            self.usage = _usage(event.usage, event.service_tier)
         for choice in event.choices:
             delta = choice.delta
             if text := delta.content or delta.reasoning_content:

@@ -30,6 +30,7 @@ from modelyard.base.fields import (
     optional_field,
     passthrough_fields,
     required_field,
+    tier_name,
     tools_of,
     unknown_fields,
     without_empty,
@@ -1192,9 +1193,12 @@ def _dump_reasoning(thought: ThinkingPromptMessageContent, item_id: str) -> JSON
 # ---------------------------------------------------------------------------- responses
 
 
-def parse_usage(body: Any) -> LLMUsage | None:
+def parse_usage(body: Any, service_tier: Any = None) -> LLMUsage | None:
     """Parse a `usage` object, or return None if it has no token counts. The original is
-    stored in `extra`."""
+    stored in `extra`.
+
+    `service_tier` is what the response states beside its usage.
+    """
     if not isinstance(body, dict) or (
         count(body.get("input_tokens")) is None
         and not nested_count(body, "output_tokens")
@@ -1217,6 +1221,7 @@ def parse_usage(body: Any) -> LLMUsage | None:
         audio_completion_tokens=nested_count(
             body, "output_tokens_details", "audio_tokens"
         ),
+        service_tier=tier_name(service_tier),
         extra={FORMAT: body},
     )
 
@@ -1322,7 +1327,8 @@ def parse_result(body: JSON) -> LLMResult:
         model=body.get("model") or "",
         created=int(body.get("created_at") or 0),
         choices=[choice],
-        usage=parse_usage(body.get("usage")) or LLMUsage(estimated=True),
+        usage=parse_usage(body.get("usage"), body.get("service_tier"))
+        or LLMUsage(estimated=True),
         extra=passthrough_fields(
             FORMAT, unknown_fields(body, _KNOWN_RESULT_FIELDS) | reason_fields
         ),
@@ -1351,7 +1357,12 @@ _ECHOED_FIELDS = (
     "background",
     "prompt_cache_key",
     "safety_identifier",
+    "presence_penalty",
+    "frequency_penalty",
 )
+_FUNCTION_TOOL: JSON = {"description": None, "parameters": None, "strict": None}
+"""Fields that a function tool must have in a response, with their values if the request
+has none."""
 
 
 def echo_of(body: JSON) -> JSON:
@@ -1374,11 +1385,27 @@ def echo_of(body: JSON) -> JSON:
         "top_p": 1.0,
         "truncation": "disabled",
         "store": True,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "top_logprobs": 0,
+        "max_tool_calls": None,
+        "background": False,
+        "service_tier": "default",
+        "safety_identifier": None,
+        "prompt_cache_key": None,
     }
     echoed_fields = {
         name: body[name] for name in _ECHOED_FIELDS if body.get(name) is not None
     }
+    if isinstance(tools := echoed_fields.get("tools"), list):
+        echoed_fields["tools"] = [_echoed_tool(tool) for tool in tools]
     return {**defaults, **echoed_fields}
+
+
+def _echoed_tool(tool: Any) -> Any:
+    """Return a tool of the request as a response repeats it."""
+    is_function = isinstance(tool, dict) and tool.get("type") == "function"
+    return {**_FUNCTION_TOOL, **tool} if is_function else tool
 
 
 def dump_result(result: LLMResult, echo: JSON | None = None) -> JSON:
@@ -1431,6 +1458,7 @@ def _response_head(
         "id": response_id,
         "object": "response",
         "created_at": created,
+        "completed_at": None,
         "status": "in_progress",
     }
     return {
@@ -1439,6 +1467,7 @@ def _response_head(
         "incomplete_details": None,
         "model": model,
         "output": [],
+        "usage": None,
         **(echo or echo_of({})),
     }
 
@@ -1714,7 +1743,8 @@ class StreamParser:
             model=self._model,
             created=self._created,
             delta=LLMResultChunkDelta(
-                finish_reason=reason, usage=parse_usage(body.get("usage"))
+                finish_reason=reason,
+                usage=parse_usage(body.get("usage"), body.get("service_tier")),
             ),
             extra=passthrough_fields(
                 FORMAT, unknown_fields(body, _KNOWN_RESULT_FIELDS) | reason_fields

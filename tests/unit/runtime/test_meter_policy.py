@@ -177,7 +177,7 @@ def test_a_served_attempt_has_one_row_with_everything():
             cached_tokens=4, cache_write_tokens=3, reasoning_tokens=5, characters=0,
             seconds=0.0, searches=2, total_price=D("0.08"), nanos=80_000_000,
             currency="EUR", price_source="list", price_version="2026-01-02",
-            latency=4.0, first_chunk=1.5,
+            latency=4.0, first_chunk=1.5, asked="p/big", app="app:7",
         )  # fmt: skip
         assert await setup.row() == expected
         record = invocation.record

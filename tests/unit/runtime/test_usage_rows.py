@@ -87,14 +87,14 @@ def test_a_row_has_all_counts_of_a_chat():
     )  # fmt: skip
     assert columns(usage) == (
         *IDENTITY, "ok", "provider", 10, 20, 4, 3, 5, 0, 0.0, 6, "0.25", 250_000_000,
-        "EUR", "list", "v1", 2.5, 0.5, "p/asked", "app:7",
+        "EUR", "list", "v1", 2.5, 0.5, "p/asked", "app:7", "", "", "",
     )  # fmt: skip
 
 
 def test_a_row_without_usage_costs_nothing():
     assert columns(None, "cancelled", None) == (
         *IDENTITY, "cancelled", "provider", 0, 0, 0, 0, 0, 0, 0.0, 0, "0", 0,
-        "USD", "", "v1", 2.5, None, "p/asked", "app:7",
+        "USD", "", "v1", 2.5, None, "p/asked", "app:7", "", "", "",
     )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_usage_without_a_price_has_an_unknown_cost():
 def test_an_attempt_without_a_requested_model_counts_for_its_own():
     intent = msgspec.structs.replace(INTENT, asked="", app="")
     row = row_of(intent, "ok", None, "", "", 0.0, None)
-    assert row[-2:] == ("p/big", "")
+    assert row[30:] == ("p/big", "", "", "", "")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,8 @@ def test_the_start_of_an_answer_is_an_answer(
 def test_older_rows_are_completed():
     row = columns()
     assert complete_columns(list(row)) == row
-    assert complete_columns(row[:31]) == (*row[:31], "")
-    assert complete_columns(row[:30]) == (*row[:30], "p/big", "")
+    assert complete_columns(row[:32]) == (*row[:32], "", "", "")
+    assert complete_columns(row[:31]) == (*row[:31], "", "", "", "")
+    assert complete_columns(row[:30]) == (*row[:30], "p/big", "", "", "", "")
     with pytest.raises(msgspec.ValidationError):
         complete_columns(row[:20])

@@ -67,6 +67,7 @@ class KeyView(StoredResource, frozen=True, kw_only=True):
     priority: int = 0
     expires_at: float | None = None
     revoked_at: float | None = None
+    unpriced: str = ""
 
 
 class CreatedKey(KeyView, frozen=True, kw_only=True):
@@ -285,6 +286,9 @@ class UsageSum(ResponseBase, frozen=True, kw_only=True, omit_defaults=True):
     day: int | None = None
     """Days since 1970-01-01, UTC."""
     hour: int | None = None
+    session: str | None = None
+    project: str | None = None
+    tag: str | None = None
     calls: int
     attempts: int
     failed: int

@@ -3,16 +3,24 @@
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
+
 from modelyard.base.clock import Clock
+from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import optional_field, required_field
 from modelyard.gateway.chat_response import (
+    DROPPED,
+    UNSUPPORTED,
+    ChatBackend,
     complete_response,
     plain_events,
     prepare_request,
     stream_response,
 )
 from modelyard.gateway.http import SSE_DONE, Reply, Request, StreamReply, json_reply
-from modelyard.models.types import ModelType
+from modelyard.gateway.openai.several_prompts import SeveralPrompts
+from modelyard.models.types import JSON, ModelType
+from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.wire import openai_completions
 
@@ -26,16 +34,29 @@ class Route:
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         body = await request.json()
-        completion_request = openai_completions.parse_request(body)
+        prompt_requests = openai_completions.parse_requests(body)
+        completion_request = prompt_requests[0]
         instance = request.find(
             self.manager, required_field(body, "model", str), ModelType.LLM
         )
         completion_request, headers = prepare_request(
             request, instance, completion_request
         )
+        headers |= _native_fields(request, instance, body, headers)
+        prompt_requests = [
+            msgspec.structs.replace(
+                prompt_request, unsupported=completion_request.unsupported
+            )
+            for prompt_request in prompt_requests
+        ]
+        backend: ChatBackend = (
+            SeveralPrompts(instance, prompt_requests)
+            if len(prompt_requests) > 1
+            else instance
+        )
         if not completion_request.stream:
             result = await complete_response(
-                request, instance, completion_request, self.clock, prefix="cmpl"
+                request, backend, completion_request, self.clock, prefix="cmpl"
             )
             return json_reply(openai_completions.dump_result(result), headers=headers)
         # OpenAI sends usage in a stream only on request.
@@ -43,7 +64,7 @@ class Route:
             (optional_field(body, "stream_options", dict) or {}).get("include_usage")
         )
         return stream_response(
-            instance,
+            backend,
             completion_request,
             self.clock,
             partial(openai_completions.StreamDumper, include_usage=include_usage),
@@ -53,3 +74,28 @@ class Route:
             headers=headers,
             last=SSE_DONE,
         )
+
+
+def _native_fields(
+    request: Request, instance: ModelInstance, body: JSON, headers: dict[str, str]
+) -> dict[str, str]:
+    """Return the header that names what a chat model cannot do with a text completion.
+
+    Raises InvokeBadRequestError if the caller wants such a request to be refused.
+    """
+    # A server of text completions gets the fields as they are.
+    if instance.supports_wire_format(openai_completions.FORMAT):
+        return {}
+    names = headers.get(DROPPED, "").split(", ") if headers.get(DROPPED) else []
+    unknown = [
+        name
+        for name in openai_completions.NATIVE_FIELDS
+        if body.get(name) not in (None, False, "") and name not in names
+    ]
+    if not unknown:
+        return {}
+    if request.header(UNSUPPORTED) == "refuse":
+        raise InvokeBadRequestError(
+            f"{instance.model!r} does not support {unknown[0]!r}", param=unknown[0]
+        )
+    return {DROPPED: ", ".join([*names, *unknown])}

@@ -15,6 +15,7 @@ from modelyard.models.embedding import (
     EmbeddingUsage,
     TextEmbeddingRequest,
     TextEmbeddingResult,
+    TokenIds,
 )
 from modelyard.models.tokens import estimate_tokens
 from modelyard.models.types import Chunks, ModelType
@@ -80,6 +81,8 @@ class Batch:
             invocation.credential_id,
             request.dimensions,
             request.input_type,
+            # Providers refuse a list of texts and token ids.
+            isinstance(request.texts[0], TokenIds),
             msgspec.json.encode(request.extra),
         )
         batch = self._open.get(key)

@@ -19,6 +19,7 @@ from modelyard.runtime.limits import (
     limit_error,
     reserve,
     settled_amounts,
+    unpriced_error,
 )
 from modelyard.runtime.pipeline import Call
 from modelyard.storage.counters import (
@@ -43,6 +44,8 @@ class Limits:
     clock: Clock
     patience: float = 10.0
     """The longest time in seconds that a call may wait in the queue."""
+    is_priced: Callable[[Invocation], bool] = lambda invocation: True
+    """Returns whether a limit of money can count the call."""
 
     async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
         admitted = await self._admit(invocation)
@@ -73,6 +76,9 @@ class Limits:
             return None
         subject = _subject_of(invocation)
         applied = self.applicable_limits(subject)
+        if self._unpriced_limit(invocation, applied) is not None:
+            self.queue.leave(invocation.tenant)
+            return None
         charges = self._charges(invocation, subject, applied) if applied else []
         try:
             is_refused = bool(charges) and (
@@ -87,7 +93,7 @@ class Limits:
 
     async def _admit(self, invocation: Invocation) -> "Admitted":
         """Wait for a slot and reserve what the call can use at most. Raises
-        QueueFullError, LimitExceededError or QuotaExceededError."""
+        QueueFullError, LimitExceededError, QuotaExceededError or UnpricedModelError."""
         tenant = invocation.tenant
         if not self.queue.try_enter(tenant):
             await self._wait(invocation)
@@ -130,8 +136,10 @@ class Limits:
     ) -> list[Charge]:
         """Reserve the estimate against every applicable limit and return the charges.
 
-        Raises LimitExceededError or QuotaExceededError.
+        Raises LimitExceededError, QuotaExceededError or UnpricedModelError.
         """
+        if (limit := self._unpriced_limit(invocation, applied)) is not None:
+            raise unpriced_error(limit, subject.model)
         # All charges use the same time, so that they belong to the same windows.
         current_time = self.clock.time()
         charges = self._charges(invocation, subject, applied, current_time)
@@ -156,6 +164,19 @@ class Limits:
             of=refusal.charge.cap,
         )
         raise limit_error(refusing_limit, refusal.charge, refusal.used, current_time)
+
+    def _unpriced_limit(
+        self, invocation: Invocation, applied: Sequence[ApplicableLimit]
+    ) -> ApplicableLimit | None:
+        """Return a limit of money that cannot count the call because its price is
+        unknown; None if there is none."""
+        of_money = next(
+            (applicable for applicable in applied if applicable.limit.unit == "cost"),
+            None,
+        )
+        if of_money is None or self.is_priced(invocation):
+            return None
+        return of_money
 
     def _charges(
         self,
@@ -225,6 +246,7 @@ class Admitted:
                     tokens=record.tokens,
                     nanos=record.cost_nanos,
                     is_served=self.is_served,
+                    is_cost_known=not record.has_unknown_cost,
                 )
                 self.limits.counters.settle(invocation.id, amounts)
         finally:

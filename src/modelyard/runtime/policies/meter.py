@@ -11,6 +11,7 @@ import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError
+from modelyard.base.fields import tier_name
 from modelyard.models.embedding import EmbeddingUsage
 from modelyard.models.entities import PriceConfig
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMUsage
@@ -133,6 +134,8 @@ class MeteredAttempt:
             self._invocation.record.spend(
                 tokens_of(usage), int((usage.total_price or 0) * _NANO)
             )
+            if usage.total_price is None:
+                self._invocation.record.has_unknown_cost = True
 
     def elapsed(self) -> float:
         """Return the seconds since the attempt started."""
@@ -199,7 +202,17 @@ class MeteredAttempt:
             )
             extra |= {"tokens": tokens, "total_tokens": tokens}
             usage = msgspec.structs.replace(usage, tokens=tokens, total_tokens=tokens)
+        if self._pricing and self._pricing.service_tiers:
+            usage = self._with_service_tier(usage)
         return with_prices(usage, self._pricing, day=self._day, **extra)
+
+    def _with_service_tier(self, usage: ModelUsage) -> ModelUsage:
+        """Return the usage with the service tier that the request asks for, unless the
+        provider reports which one served it."""
+        if not isinstance(usage, LLMUsage) or usage.service_tier:
+            return usage
+        requested = self._invocation.request.model_parameters.get("service_tier")
+        return msgspec.structs.replace(usage, service_tier=tier_name(requested))
 
     def usage(self, *, is_complete: bool) -> ModelUsage | None:
         """Return the usage that the provider reported; if the attempt was cut off, an

@@ -3,8 +3,8 @@
 INSERT INTO usage (id, invocation, attempt, tenant, api_key, "user", created_at, day, provider, model, model_type,
                    credential, credential_id, status, counted_by, prompt_tokens, completion_tokens, cached_tokens,
                    cache_write_tokens, reasoning_tokens, characters, seconds, searches, total_price, nanos, currency,
-                   price_source, price_version, latency, first_chunk, asked, app)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                   price_source, price_version, latency, first_chunk, asked, app, session, project, tags)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: recent
