@@ -338,7 +338,8 @@ def test_parts_without_an_equivalent_are_named(world: tuple[Running, Upstream]):
     response, sent = call(*world, "/v1/messages", body)
     assert response.status_code == 200
     assert response.headers["x-modelyard-dropped"] == "future_block"
-    assert sent["messages"] == [{"role": "user", "content": "?"}]
+    remaining = [{"type": "text", "text": "?"}]
+    assert sent["messages"] == [{"role": "user", "content": remaining}]
     refused = httpx.post(
         f"{world[0].origin}/v1/messages",
         json=body,

@@ -196,7 +196,6 @@ def test_the_number_of_hosted_calls_is_limited(client: OpenAI):
 
 @pytest.mark.parametrize(("tool", "expected_text"), [
     ({"type": "file_search", "vector_store_ids": []}, "vector_store_ids"),
-    ({"type": "mcp", "server_label": "nowhere", "require_approval": "never"}, "'nowhere'"),
     ({"type": "mcp", "server_label": "nowhere"}, "require_approval"),
     ({"type": "mcp"}, "server_label"),
 ])  # fmt: skip

@@ -710,6 +710,7 @@ def test_a_stream_of_text_and_calls():
     assert result.usage == LLMUsage.of(
         5, 2, extra={"dashscope": {"input_tokens": 5, "output_tokens": 2}}
     )
+    assert result.message.tool_calls[2].id.startswith("call_")
     assert result.choices == [
         LLMChoice(
             message=AssistantPromptMessage(
@@ -718,7 +719,8 @@ def test_a_stream_of_text_and_calls():
                 tool_calls=[
                     call_of("look", '{"city":1}', id="c1"),
                     call_of("b", "", id="c2"),
-                    call_of("c", ""),
+                    # A call without an id gets one, which its result can name.
+                    call_of("c", "", id=result.message.tool_calls[2].id),
                 ],
             ),
             finish_reason="tool_calls",

@@ -23,6 +23,8 @@ CAPABILITIES = [
 ]
 # One other value for each capability that passthrough takes as irrelevant.
 IRRELEVANT_VALUES: dict[str, Any] = {
+    "custom_tools": True,
+    "max_tools": 3,
     "reasoning_field": "reasoning",
     "reasoning": "thinking",
     "plain_transcripts": ("m",),

@@ -66,6 +66,10 @@ class Capabilities(
     `</think>`."""
     required_tool_choice: _Name = "required"
     """The server's value for the tool choice `required`."""
+    custom_tools: bool = False
+    """Whether chat requests may have tools of the type `custom`, which take text."""
+    max_tools: _TextCount = 0
+    """Largest number of tools in one request; 0 for no limit."""
 
     # Embeddings.
     input_type: InputTypeField | None = None

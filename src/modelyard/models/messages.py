@@ -159,7 +159,9 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str = ""
     type: str = "function"
-    """`function`, or `custom` for a tool that takes text instead of JSON."""
+    """`function`, or `custom` for a tool that takes text instead of JSON; or the kind of
+    a tool that the Responses API defines and the client runs, such as `tool_search`.
+    """
     function: ToolCallFunction = ToolCallFunction()
     index: int | None = None
     place: int | None = None

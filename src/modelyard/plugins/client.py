@@ -28,6 +28,7 @@ from modelyard.models.base import (
     TextEmbeddingModel,
     TTSModel,
 )
+from modelyard.models.capabilities import DEFAULT_CAPABILITIES
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import ModelFeature, ModelPropertyKey
 from modelyard.models.llm import LLMRequest, LLMResultChunk
@@ -45,6 +46,8 @@ from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
 from modelyard.models.types import JSON, Credentials, ModelType
 from modelyard.plugins import conversions
 from modelyard.plugins.connection import PluginCall, PluginDiedError
+from modelyard.providers.adaptation.adapter import adapt, adapted_stream
+from modelyard.providers.adaptation.draft import Target
 from modelyard.providers.definition import ProviderDefinition
 
 Ask = Callable[[PluginCall], AsyncGenerator[JSON, None]]
@@ -158,7 +161,31 @@ class PluginModelClient:
 class PluginLLM(PluginModelClient, LargeLanguageModel):
     """Language models of a plugin."""
 
+    def unsupported(
+        self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> list[str]:
+        """Return the names of the request's fields that are left out."""
+        return list(adapt(request, self._target(model, request)).dropped)
+
     async def invoke(
+        self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> AsyncGenerator[LLMResultChunk, None]:
+        """Call the model with a request as plugins accept it, and yield the answer as
+        the caller expects it. Raises InvokeError."""
+        adaptation = adapt(request, self._target(model, request))
+        answer = self._invoke(model, credentials, adaptation.request)
+        async with aclosing(adapted_stream(adaptation, answer)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _target(self, model: str, request: LLMRequest) -> Target:
+        """Return what requests are adapted to: the plugin protocol has functions, and
+        passes all parameters on."""
+        schema = self._definition.entity.find(model, ModelType.LLM)
+        parameters = frozenset({*request.model_parameters, "stop"})
+        return Target("plugin", model, DEFAULT_CAPABILITIES, schema, parameters)
+
+    async def _invoke(
         self, model: str, credentials: Credentials, request: LLMRequest
     ) -> AsyncGenerator[LLMResultChunk, None]:
         """Call the model and yield chunks; a polled model yields a single chunk. Raises

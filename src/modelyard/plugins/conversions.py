@@ -13,6 +13,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.base.fields import count
+from modelyard.base.ids import new_id
 from modelyard.base.json_types import EMPTY_OBJECT, is_object
 from modelyard.models.embedding import (
     EmbeddingUsage,
@@ -44,6 +45,7 @@ from modelyard.models.messages import (
     VideoPromptMessageContent,
 )
 from modelyard.models.rerank import RerankRequest, RerankResult, to_ranked_documents
+from modelyard.models.tool_call_reader import ToolCallReader
 from modelyard.models.types import JSON
 
 # Finish reasons of vendors, which plugins often pass through, mapped to OpenAI's.
@@ -269,14 +271,15 @@ class ChunkReader:
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._calls: list[str] = []
+        self._calls = ToolCallReader()
+        self._response_id = new_id("call")
 
     def read(self, data: Any) -> LLMResultChunk:
         """Convert one `LLMResultChunk` of the plugin protocol.
 
         `data` is the decoded JSON, whose `delta` has message, usage and finish reason.
-        A tool call's index is the position at which its id first appeared in the
-        stream. Raises InvokeServerUnavailableError if the chunk is malformed.
+        Tool calls are told apart by their ids or names. Raises
+        InvokeServerUnavailableError if the chunk is malformed.
         """
         # Errors in the shape of a chunk are the plugin's fault, so they become a server
         # error that allows failover.
@@ -284,18 +287,17 @@ class ChunkReader:
             delta = data["delta"]
             message: dict[str, Any] = delta.get("message") or {}
             usage = delta.get("usage")
+            calls = [_read_call(call) for call in message.get("tool_calls") or ()]
+            assistant_message = AssistantPromptMessage(
+                content=read_content(message.get("content")),
+                tool_calls=calls,
+                reasoning_content=message.get("reasoning_content") or None,
+            )
             return LLMResultChunk(
                 model=str(data.get("model") or self._model),
                 system_fingerprint=data.get("system_fingerprint"),
                 delta=LLMResultChunkDelta(
-                    message=AssistantPromptMessage(
-                        content=read_content(message.get("content")),
-                        tool_calls=[
-                            self._read_call(call)
-                            for call in message.get("tool_calls") or ()
-                        ],
-                        reasoning_content=message.get("reasoning_content") or None,
-                    ),
+                    message=self._calls.read(assistant_message, self._response_id),
                     usage=read_usage(usage) if is_object(usage) else None,
                     finish_reason=_read_finish_reason(delta.get("finish_reason")),
                 ),
@@ -305,15 +307,12 @@ class ChunkReader:
                 f"A chunk has an unexpected structure: {error!r}"
             ) from error
 
-    def _read_call(self, call_delta: JSON) -> ToolCall:
-        """Convert a tool call delta. A repeated id continues that call; without an id,
-        it continues the last one."""
-        name = str(call_delta.get("id") or "")
-        # The index of a call is its position of first appearance in the stream.
-        if name and name not in self._calls:
-            self._calls.append(name)
-        index = self._calls.index(name) if name else max(0, len(self._calls) - 1)
-        return ToolCall(id=name, index=index, function=_read_function(call_delta))
+
+def _read_call(call_delta: JSON) -> ToolCall:
+    """Convert a tool call, or a fragment of one in a stream."""
+    return ToolCall(
+        id=str(call_delta.get("id") or ""), function=_read_function(call_delta)
+    )
 
 
 def _read_function(call: JSON) -> ToolCallFunction:

@@ -67,6 +67,7 @@ from modelyard.models.messages import (
 )
 from modelyard.models.reasoning import budget_of
 from modelyard.models.streams import dump_chunks, parse_events
+from modelyard.models.tool_call_reader import generated_call_id, with_call_ids
 from modelyard.models.types import JSON
 
 FORMAT = "anthropic"
@@ -420,8 +421,14 @@ def _parse_assistant_block(
     """
     block = expect_type(raw_block, dict, where)
     if block.get("type") == "tool_use":
+        # An answer without an id gets one later; a request has to have it.
+        is_answer = bool(origin)
         return ToolCall(
-            id=required_field(block, "id", str, f"{where}."),
+            id=(
+                block.get("id") or ""
+                if is_answer
+                else required_field(block, "id", str, f"{where}.")
+            ),
             function=ToolCallFunction(
                 name=required_field(block, "name", str, f"{where}."),
                 arguments=as_text(block.get("input")),
@@ -1058,7 +1065,7 @@ def parse_result(body: JSON) -> LLMResult:
         model=body.get("model") or "",
         choices=[
             LLMChoice(
-                message=message,
+                message=with_call_ids(message, body.get("id") or ""),
                 finish_reason=reason,
                 extra=passthrough_fields(FORMAT, extra_fields),
             )
@@ -1270,7 +1277,7 @@ class StreamParser:
                     ),
                 )
                 call = ToolCall(
-                    id=block.get("id") or "",
+                    id=block.get("id") or generated_call_id(self._id, block["call"]),
                     function=function,
                     index=block["call"],
                     extra=extra,

@@ -1074,6 +1074,7 @@ class StreamParser:
     def __init__(self) -> None:
         # Call number by block index, and server tool blocks that are still incomplete.
         self._calls: dict[int, int] = {}
+        self._call_count = 0
         self._server: dict[int, JSON] = {}
         self._has_finished = False
 
@@ -1157,7 +1158,8 @@ class StreamParser:
             self._server[index] = {"toolUse": {**used, "input": ""}}
             return []
         # Internally, calls are numbered separately from other blocks.
-        self._calls[index] = len(self._calls)
+        number = self._calls[index] = self._call_count
+        self._call_count += 1
         extra = passthrough_fields(
             FORMAT, unknown_fields(used, frozenset({"toolUseId", "name"}))
         )
@@ -1165,7 +1167,7 @@ class StreamParser:
         call = ToolCall(
             id=used.get("toolUseId") or "",
             function=function,
-            index=self._calls[index],
+            index=number,
             extra=extra,
         )
         return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))

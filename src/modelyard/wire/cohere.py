@@ -61,6 +61,7 @@ from modelyard.models.messages import (
 )
 from modelyard.models.reasoning import budget_of
 from modelyard.models.streams import dump_chunks, parse_events
+from modelyard.models.tool_call_reader import ToolCallReader, with_call_ids
 from modelyard.models.types import JSON
 
 FORMAT = "cohere"
@@ -741,7 +742,7 @@ def parse_result(body: JSON) -> LLMResult:
         id=text_of(body.get("id")),
         choices=[
             LLMChoice(
-                message=assistant_message,
+                message=with_call_ids(assistant_message, text_of(body.get("id"))),
                 finish_reason=reason,
                 extra=passthrough_fields(FORMAT, extra_fields),
             )
@@ -781,6 +782,7 @@ class StreamParser:
         self._id = ""
         self._has_finished = False
         self._text_index = 0
+        self._call_reader = ToolCallReader()
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
         """Return the chunks of one event; none for event types without content.
@@ -824,7 +826,9 @@ class StreamParser:
                     function=called_function,
                     index=index,
                 )
-                return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))
+                calls = AssistantPromptMessage(tool_calls=[call])
+                message = self._call_reader.read(calls, self._id)
+                return self._chunk(message=message) if message.tool_calls else []
             case "citation-start":
                 cited = [_parse_citation(message.get("citations") or {})]
                 # An empty text part carries the citation to the text; thinking may

@@ -10,6 +10,8 @@ Pure functions: no network, no clock.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import msgspec
+
 from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeError,
@@ -66,6 +68,7 @@ from modelyard.models.messages import (
 )
 from modelyard.models.reasoning import budget_of
 from modelyard.models.streams import dump_chunks, parse_events
+from modelyard.models.tool_call_reader import ToolCallReader, with_call_ids
 from modelyard.models.types import JSON
 
 FORMAT = "dashscope"
@@ -626,7 +629,10 @@ def parse_result(body: JSON) -> LLMResult:
         llm_choices.append(
             LLMChoice(
                 index=_position(choice, position),
-                message=_parse_answer(choice.get("message") or {}),
+                message=with_call_ids(
+                    _parse_answer(choice.get("message") or {}),
+                    text_of(body.get("request_id")),
+                ),
                 finish_reason=_parse_reason(choice),
                 logprobs=choice.get("logprobs"),
             )
@@ -695,6 +701,8 @@ class StreamParser:
     def __init__(self) -> None:
         self._has_finished = False
         self._usage: Any = None
+        # Choice -> reader of its tool calls.
+        self._call_readers: dict[int, ToolCallReader] = {}
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
         """Return one chunk for every choice in the event.
@@ -716,12 +724,13 @@ class StreamParser:
             ]
             reason = _parse_reason(choice)
             self._has_finished = self._has_finished or reason is not None
+            index = _position(choice, position)
+            reader = self._call_readers.setdefault(index, ToolCallReader())
             delta = LLMResultChunkDelta(
-                index=_position(choice, position),
-                message=AssistantPromptMessage(
-                    content=assistant_message.content,
-                    tool_calls=calls,
-                    reasoning_content=assistant_message.reasoning_content,
+                index=index,
+                message=reader.read(
+                    msgspec.structs.replace(assistant_message, tool_calls=calls),
+                    text_of(event.get("request_id")),
                 ),
                 finish_reason=reason,
                 logprobs=choice.get("logprobs"),

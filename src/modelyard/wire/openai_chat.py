@@ -75,6 +75,7 @@ from modelyard.models.messages import (
 )
 from modelyard.models.reasoning import budget_of, effort_of
 from modelyard.models.streams import dump_chunks, parse_events
+from modelyard.models.tool_call_reader import ToolCallReader, with_call_ids
 from modelyard.models.types import JSON
 
 FORMAT = "openai_chat"
@@ -795,7 +796,10 @@ def _parse_call(call: Any, where: str) -> ToolCall:
     object become JSON text. Raises InvokeBadRequestError if the call is not an object.
     """
     body = expect_type(call, dict, where)
-    call_type = body.get("type") or "function"
+    # Later fragments of a stream have no type.
+    call_type = body.get("type") or ("custom" if "custom" in body else "function")
+    if call_type not in ("function", "custom"):
+        raise invalid_field(f"{where}.type", call_type, "function or custom")
     # The type decides which of the two fields has the name and the arguments.
     inner = body.get("custom") if call_type == "custom" else body.get("function")
     inner = inner if isinstance(inner, dict) else {}
@@ -1391,8 +1395,9 @@ def _dump_call(call: ToolCall) -> JSON:
     A custom call has `custom` with free text as `input`, any other call `function` with
     `arguments`.
     """
-    body: JSON = {"id": call.id, "type": call.type}
-    if call.type == "custom":
+    is_custom = call.type == "custom"
+    body: JSON = {"id": call.id, "type": "custom" if is_custom else "function"}
+    if is_custom:
         body["custom"] = {"name": call.function.name, "input": call.function.arguments}
     else:
         body["function"] = {
@@ -1624,7 +1629,8 @@ def parse_result(body: JSON) -> LLMResult:
         created=count(body.get("created")) or 0,
         system_fingerprint=body.get("system_fingerprint"),
         choices=[
-            _parse_choice(choice, position) for position, choice in enumerate(choices)
+            _parse_choice(choice, position, _response_id(body))
+            for position, choice in enumerate(choices)
         ],
         usage=parse_usage(body.get("usage"), body.get("service_tier"))
         or LLMUsage(estimated=True),
@@ -1632,10 +1638,11 @@ def parse_result(body: JSON) -> LLMResult:
     )
 
 
-def _parse_choice(choice: Any, position: int) -> LLMChoice:
+def _parse_choice(choice: Any, position: int, response_id: str) -> LLMChoice:
     """Parse an entry of a response's `choices`.
 
-    `position` is the index if the choice states none. Raises
+    `position` is the index if the choice states none; `response_id` is part of the ids
+    that calls without one get. Raises
     InvokeServerUnavailableError if there is neither a message nor a finish reason, and
     the error's own class for OpenRouter's `error` in a choice.
     """
@@ -1657,7 +1664,10 @@ def _parse_choice(choice: Any, position: int) -> LLMChoice:
     reason, extra = _parse_reason(choice)
     return LLMChoice(
         index=index if isinstance(index, int) else position,
-        message=_read_provider_message(parse_assistant, choice.get("message") or {}),
+        message=with_call_ids(
+            _read_provider_message(parse_assistant, choice.get("message") or {}),
+            response_id,
+        ),
         finish_reason=reason,
         logprobs=choice.get("logprobs"),
         extra=extra,
@@ -1746,8 +1756,10 @@ class StreamParser:
 
     def __init__(self) -> None:
         self._has_finished = False
-        # The (choice, call) pairs whose name was already passed on.
-        self._named_calls: set[tuple[int, int]] = set()
+        # Choice -> reader of its tool calls.
+        self._call_readers: dict[int, ToolCallReader] = {}
+        # Part of the ids that calls without one get.
+        self._response_id = ""
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
         """Return one chunk per choice of a `chat.completion.chunk`.
@@ -1768,6 +1780,7 @@ class StreamParser:
             parse_usage(reported_usage, get("service_tier")) if reported_usage else None
         )
         choices = get("choices") or ()
+        self._response_id = self._response_id or _response_id(event)
         deltas = [self._delta(choice, usage) for choice in choices]
         # The last event of a stream has usage and no choices.
         if usage is not None and not choices:
@@ -1803,7 +1816,7 @@ class StreamParser:
             self._has_finished = True
         message = _parse_delta(choice.get("delta"))
         if message.tool_calls:
-            message = self._without_repeated_names(message, choice.get("index") or 0)
+            message = self._with_separate_calls(message, choice.get("index") or 0)
         return LLMResultChunkDelta(
             index=choice.get("index") or 0,
             message=message,
@@ -1813,31 +1826,14 @@ class StreamParser:
             extra=extra,
         )
 
-    def _without_repeated_names(
+    def _with_separate_calls(
         self, message: AssistantPromptMessage, choice: int
     ) -> AssistantPromptMessage:
-        """Return the message with each call named only in its first fragment.
-
-        Some servers repeat the name in every fragment; consumers that concatenate
-        fragments would double it.
-        """
-        calls: list[ToolCall] = []
-        for call in message.tool_calls:
-            # Without an index the fragments of different calls cannot be distinguished,
-            # so the name is preserved.
-            key = (choice, call.index if call.index is not None else -1)
-            if (
-                call.function.name
-                and key in self._named_calls
-                and call.index is not None
-            ):
-                call = msgspec.structs.replace(
-                    call, function=ToolCallFunction(arguments=call.function.arguments)
-                )
-            elif call.function.name:
-                self._named_calls.add(key)
-            calls.append(call)
-        return msgspec.structs.replace(message, tool_calls=calls)
+        """Return the message with the fragments of its calls in the common form."""
+        reader = self._call_readers.get(choice)
+        if reader is None:
+            reader = self._call_readers[choice] = ToolCallReader()
+        return reader.read(message, self._response_id)
 
     def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
         """Check the end of the stream. Raises InvokeServerUnavailableError if it was
@@ -1850,6 +1846,11 @@ class StreamParser:
                 "Upstream stream ended without a finish reason or [DONE]"
             )
         return []
+
+
+def _response_id(event: JSON) -> str:
+    """Return what tells a response from others: its id, or the time if it has none."""
+    return str(event.get("id") or event.get("created") or "")
 
 
 _EMPTY_MESSAGE = AssistantPromptMessage()
@@ -2075,7 +2076,8 @@ def _dump_call_fragment(call: ToolCall) -> JSON:
         }
     # Only the first fragment of a call has an id and a type.
     if call.id:
-        body |= {"id": call.id, "type": call.type}
+        is_custom = call.type == "custom"
+        body |= {"id": call.id, "type": "custom" if is_custom else "function"}
     return body | call.extra.get(FORMAT, {}) if call.extra else body
 
 

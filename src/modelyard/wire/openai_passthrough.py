@@ -34,6 +34,8 @@ IRRELEVANT_CAPABILITIES = frozenset(
         "default_voice",
         "max_texts",
         "required_tool_choice",
+        "custom_tools",
+        "max_tools",
         "input_type",
         "max_tokens",
         "adaptive_thinking",

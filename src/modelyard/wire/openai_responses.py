@@ -22,10 +22,12 @@ from modelyard.base.errors import (
     error_class_for_status,
 )
 from modelyard.base.fields import (
+    MAX_TOOLS,
     count,
     expect_type,
     in_range,
     invalid_field,
+    limited_list,
     nested_count,
     optional_field,
     passthrough_fields,
@@ -36,6 +38,7 @@ from modelyard.base.fields import (
     without_empty,
 )
 from modelyard.base.reader_errors import reads_answer, reads_request
+from modelyard.models.arguments import as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import (
@@ -70,6 +73,7 @@ from modelyard.models.messages import (
 )
 from modelyard.models.reasoning import effort_of
 from modelyard.models.streams import dump_chunks, parse_events
+from modelyard.models.tool_call_reader import generated_call_id, with_call_ids
 from modelyard.models.types import JSON
 
 FORMAT = "openai_responses"
@@ -314,6 +318,13 @@ def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
     )
 
 
+def parse_tools(tools: Any, where: str) -> list[PromptMessageTool]:
+    """Parse a list of tools outside of the field `tools`, as in the item
+    `additional_tools` or in a namespace. Raises InvokeBadRequestError."""
+    entries = limited_list(expect_type(tools, list, where), MAX_TOOLS, where)
+    return [_parse_tool(tool, f"{where}[{i}]") for i, tool in enumerate(entries)]
+
+
 # Items that the client sends and that have no counterpart in our types.
 _CLIENT_ITEM_TYPES = frozenset(
     {
@@ -324,6 +335,7 @@ _CLIENT_ITEM_TYPES = frozenset(
         "shell_call_output",
         "apply_patch_call_output",
         "tool_search_output",
+        "additional_tools",
     }
 )
 
@@ -379,8 +391,11 @@ class _ConversationBuilder:
         item = expect_type(raw_item, dict, where)
         item_type = item.get("type") or "message"
         if _is_model_output(item, item_type):
-            blocks, refusals = _parse_output_item(item, where)
             self._call_ids.add(str(item.get("call_id")))
+            if item_type in _CLIENT_CALLS and _is_client_call(item):
+                self._blocks.append(_parse_client_call(item))
+                return
+            blocks, refusals = _parse_output_item(item, where)
             self._blocks += blocks
             self._refusals += refusals
             return
@@ -451,6 +466,11 @@ def _parse_input_item(
                     | ({"type": item_type} if item_type[0] == "c" else {}),
                 ),
             )
+        case result_type if result_type in _CLIENT_RESULTS and (
+            isinstance(call := item.get("call_id"), str)
+            and (calls is None or call in calls)
+        ):
+            return _parse_client_result(item)
         # Items without a counterpart become opaque parts, which only this format sends
         # again.
         case _:
@@ -614,6 +634,13 @@ def _parse_output_item(
             return [OpaquePromptMessageContent(format=FORMAT, data=item)], []
 
 
+def _with_call_id(item: JSON) -> JSON:
+    """Return an item of an answer; a call without an id gets an empty one, which is
+    replaced later."""
+    is_call = item.get("type") in ("function_call", "custom_tool_call")
+    return {**item, "call_id": ""} if is_call and not item.get("call_id") else item
+
+
 def _parse_output_message(
     item: JSON, where: str
 ) -> tuple[list[PromptMessageContent | ToolCall], list[str]]:
@@ -666,6 +693,72 @@ def _parse_call(item: JSON, where: str, call_type: str, field: str) -> ToolCall:
             FORMAT,
             {name: value for name, value in extra_fields.items() if value is not None},
         ),
+    )
+
+
+# Item type of a call that the client runs -> its kind, which is also the tool's type,
+# and the field with its arguments, an object.
+_CLIENT_CALLS = {
+    "tool_search_call": ("tool_search", "arguments"),
+    "local_shell_call": ("local_shell", "action"),
+    "shell_call": ("shell", "action"),
+    "apply_patch_call": ("apply_patch", "operation"),
+}
+_CLIENT_CALL_TYPES = {kind: name for name, (kind, _) in _CLIENT_CALLS.items()}
+# Item type of a result -> the field with what the model reads.
+_CLIENT_RESULTS = {
+    "tool_search_output": "tools",
+    "local_shell_call_output": "output",
+    "shell_call_output": "output",
+    "apply_patch_call_output": "output",
+}
+
+
+def _is_client_call(item: JSON) -> bool:
+    """Return whether a call has an id by which its result refers to it. Those that the
+    provider runs have none, or say so."""
+    return isinstance(item.get("call_id"), str) and item.get("execution") != "server"
+
+
+def _parse_client_call(item: JSON) -> ToolCall:
+    """Parse a call of a tool that this API defines and the client runs, such as
+    `tool_search_call`."""
+    kind, field = _CLIENT_CALLS[item["type"]]
+    extra_fields = unknown_fields(item, frozenset({"type", "call_id", field}))
+    return ToolCall(
+        id=item["call_id"],
+        type=kind,
+        function=ToolCallFunction(name=kind, arguments=as_text(item.get(field))),
+        extra=passthrough_fields(FORMAT, extra_fields),
+    )
+
+
+def _dump_client_call(call: ToolCall) -> JSON:
+    """Build the item of a call of a tool that this API defines and the client runs."""
+    item_type = _CLIENT_CALL_TYPES[call.type]
+    arguments = as_object(call.function.arguments)
+    # A model may write the question alone.
+    if "INVALID_JSON" in arguments and call.type == "tool_search":
+        arguments = {"query": call.function.arguments}
+    execution = {"execution": "client"} if call.type == "tool_search" else {}
+    return {
+        "type": item_type,
+        "call_id": call.id,
+        "status": "completed",
+        **execution,
+        _CLIENT_CALLS[item_type][1]: arguments,
+        **call.extra.get(FORMAT, {}),
+    }
+
+
+def _parse_client_result(item: JSON) -> ToolPromptMessage:
+    """Parse the result of a tool that this API defines and the client runs. The item
+    itself is kept in `extra`."""
+    result = item.get(_CLIENT_RESULTS[item["type"]])
+    return ToolPromptMessage(
+        content=result if isinstance(result, str) else as_text(result),
+        tool_call_id=item["call_id"],
+        extra={FORMAT: {"item": item}},
     )
 
 
@@ -895,8 +988,10 @@ def _dump_tool_result(message: ToolPromptMessage, *, is_custom: bool) -> JSON:
     """Build a `function_call_output` item, or `custom_tool_call_output`.
 
     `is_custom` tells whether the result answers a custom call. Vendor fields take
-    precedence.
+    precedence, and so does the original item of a tool that this API defines.
     """
+    if raw_item := message.extra.get(FORMAT, {}).get("item"):
+        return {**raw_item, "call_id": message.tool_call_id}
     return {
         "type": "custom_tool_call_output" if is_custom else "function_call_output",
         "call_id": message.tool_call_id,
@@ -1127,6 +1222,8 @@ def _dump_item(block: PromptMessageContent | ToolCall, stem: str) -> JSON | None
     format.
     """
     match block:
+        case ToolCall() if block.type in _CLIENT_CALL_TYPES:
+            return _dump_client_call(block)
         case ToolCall():
             return _dump_call(block, stem)
         case ThinkingPromptMessageContent():
@@ -1299,8 +1396,9 @@ def parse_result(body: JSON) -> LLMResult:
     logprobs: list[Any] = []
     try:
         for index, item in enumerate(items):
+            where = f"output[{index}]"
             parsed, refused = _parse_output_item(
-                expect_type(item, dict, f"output[{index}]"), f"output[{index}]"
+                _with_call_id(expect_type(item, dict, where)), where
             )
             blocks += parsed
             refusals += refused
@@ -1317,8 +1415,9 @@ def parse_result(body: JSON) -> LLMResult:
     reason, reason_fields = _parse_reason(
         body, has_calls=any(isinstance(block, ToolCall) for block in blocks)
     )
+    message = assistant_of(blocks, refusal="".join(refusals) or None)
     choice = LLMChoice(
-        message=assistant_of(blocks, refusal="".join(refusals) or None),
+        message=with_call_ids(message, body.get("id") or ""),
         finish_reason=reason,
         logprobs={"content": logprobs} if logprobs else None,
     )
@@ -1499,8 +1598,13 @@ class StreamParser:
     def __init__(self) -> None:
         self._id = self._model = ""
         self._created = 0
-        # Output index of an item -> index of its call.
-        self._calls: dict[int, int] = {}
+        # Output index or id of an item -> index of its call.
+        self._calls: dict[int | str, int] = {}
+        self._call_count = 0
+        # The calls whose arguments came in deltas.
+        self._calls_with_deltas: set[int] = set()
+        # The calls that were announced without an id.
+        self._calls_without_id: set[int] = set()
         # Output indexes of the items that deltas were received for.
         self._items_with_deltas: set[int] = set()
         # Output index -> summary part that the last thought delta belonged to.
@@ -1625,8 +1729,12 @@ class StreamParser:
         """
         self._items_with_deltas.add(output_index)
         function = ToolCallFunction(arguments=event.get("delta") or "")
-        # The call is found by the item's position; ids come only with the first event.
-        call = ToolCall(function=function, index=self._calls.get(output_index, 0))
+        # Some servers give all items the same position.
+        index = self._calls.get(event.get("item_id") or "")
+        if index is None:
+            index = self._calls.get(output_index, 0)
+        self._calls_with_deltas.add(index)
+        call = ToolCall(function=function, index=index)
         return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))
 
     def _on_thought(self, event: JSON, output_index: int) -> list[LLMResultChunk]:
@@ -1661,16 +1769,15 @@ class StreamParser:
         if item.get("type") not in ("function_call", "custom_tool_call"):
             return []
         is_custom = item["type"] == "custom_tool_call"
-        # Calls are numbered among themselves, items among all output.
-        self._calls[output_index] = len(self._calls)
+        number = self._begin_call(item, output_index)
         extra_fields = unknown_fields(
             item, frozenset({"type", "call_id", "name", "arguments", "input", "status"})
         )
         call = ToolCall(
-            id=item.get("call_id") or "",
+            id=item.get("call_id") or generated_call_id(self._id, number),
             type="custom" if is_custom else "function",
             function=ToolCallFunction(name=item.get("name") or ""),
-            index=self._calls[output_index],
+            index=number,
             extra=passthrough_fields(
                 FORMAT,
                 {
@@ -1682,10 +1789,22 @@ class StreamParser:
         )
         return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))
 
+    def _begin_call(self, item: JSON, output_index: int) -> int:
+        """Return the number of a call that begins. Calls are numbered among themselves,
+        items among all output."""
+        number = self._calls[output_index] = self._call_count
+        self._call_count += 1
+        for name in ("id", "call_id"):
+            if value := item.get(name):
+                self._calls[value] = number
+        if not item.get("call_id"):
+            self._calls_without_id.add(number)
+        return number
+
     def _on_item(self, item: JSON, output_index: int) -> list[LLMResultChunk]:
         """Return chunks for what the deltas of this item did not contain."""
         try:
-            blocks, refusals = _parse_output_item(item, "item")
+            blocks, refusals = _parse_output_item(_with_call_id(item), "item")
         except InvokeBadRequestError as error:
             raise InvokeServerUnavailableError(
                 f"Invalid upstream stream: {error}"
@@ -1694,9 +1813,7 @@ class StreamParser:
         has_deltas = output_index in self._items_with_deltas
         for number, block in enumerate(blocks):
             if isinstance(block, ToolCall):
-                chunks += self._late_call(
-                    item, output_index, block, has_deltas=has_deltas
-                )
+                chunks += self._late_call(item, output_index, block)
                 continue
             if has_deltas:
                 block = _without_streamed_text(block)
@@ -1708,24 +1825,36 @@ class StreamParser:
         return chunks
 
     def _late_call(
-        self, item: JSON, output_index: int, call: ToolCall, *, has_deltas: bool
+        self, item: JSON, output_index: int, call: ToolCall
     ) -> list[LLMResultChunk]:
         """Return the chunks of a complete call item that are still missing.
 
         These are the opening chunk if the call was not announced, and the arguments if
-        no fragments of them came (`has_deltas`).
+        no fragments of them came.
         """
+        number = self._announced_call(item, output_index)
+        chunks: list[LLMResultChunk] = []
         # A server without an `added` event first needs the chunk that opens the call.
-        chunks: list[LLMResultChunk] = (
-            [] if output_index in self._calls else self._on_added(item, output_index)
-        )
-        if has_deltas or not call.function.arguments:
+        if number is None:
+            chunks = self._on_added(item, output_index)
+            number = self._calls[output_index]
+        if number in self._calls_with_deltas or not call.function.arguments:
             return chunks
         function = ToolCallFunction(arguments=call.function.arguments)
-        late_call = ToolCall(function=function, index=self._calls[output_index])
+        late_call = ToolCall(function=function, index=number)
         return chunks + self._chunk(
             message=AssistantPromptMessage(tool_calls=[late_call])
         )
+
+    def _announced_call(self, item: JSON, output_index: int) -> int | None:
+        """Return the number of the call that a complete item ends; None if it was not
+        announced."""
+        for name in ("call_id", "id"):
+            if (number := self._calls.get(item.get(name) or "")) is not None:
+                return number
+        # Some servers give all items the same position, others their ids at the end.
+        number = self._calls.get(output_index)
+        return number if number in self._calls_without_id else None
 
     def _on_end(self, body: JSON) -> list[LLMResultChunk]:
         """Return the last chunk, with finish reason, usage and extra fields.
@@ -1816,6 +1945,8 @@ class StreamDumper:
         self._pending_calls: dict[int, list[ToolCall]] = {}
         # Closed items by key, for signatures that arrive late.
         self._closed_items: dict[tuple[str, Any], JSON] = {}
+        # Calls that are written when they are complete.
+        self._client_calls: dict[int, list[ToolCall]] = {}
 
     @property
     def output(self) -> list[JSON]:
@@ -2065,6 +2196,9 @@ class StreamDumper:
         written is closed.
         """
         index = self._call_indexes.index_of(call)
+        if call.type in _CLIENT_CALL_TYPES or index in self._client_calls:
+            self._client_calls.setdefault(index, []).append(call)
+            return []
         if self._active_call is None:
             self._active_call = index
         # Only one item can be open, so fragments of another call are buffered.
@@ -2239,6 +2373,8 @@ class StreamDumper:
         # A stream without any chunk still needs its opening events.
         events = [] if self._has_started else self._start()
         events += self._close_item()
+        for fragments in self._client_calls.values():
+            events += self._write_complete_item(_dump_client_call(_joined(fragments)))
         complete_response = self.response()
         event_type = (
             "response.incomplete"
@@ -2273,6 +2409,14 @@ def error_of(error: Mapping[str, Any]) -> InvokeError:
             or "The provider returned an error without details"
         )
     )
+
+
+def _joined(fragments: Sequence[ToolCall]) -> ToolCall:
+    """Return the call that fragments form."""
+    arguments = "".join(fragment.function.arguments for fragment in fragments)
+    first_fragment = fragments[0]
+    function = msgspec.structs.replace(first_fragment.function, arguments=arguments)
+    return msgspec.structs.replace(first_fragment, function=function)
 
 
 def _logprobs_of(logprobs: Mapping[str, Any]) -> Iterable[Any]:

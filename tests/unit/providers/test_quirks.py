@@ -153,12 +153,13 @@ def test_every_capability_is_read_by_its_name():
         name for path in SOURCE.glob("wire/*.py") for name in attribute_reads(path)
     }
     assert in_writers <= fields
-    # These two are not about what is written: one is about responses, the other about
-    # the number of calls.
-    assert fields - in_writers == {"think_tags", "max_texts"}
+    # These are not about what is written: one is about responses, one about the number
+    # of calls, and two are for the adaptation.
+    others = {"think_tags", "max_texts", "custom_tools", "max_tools"}
+    assert fields - in_writers == others
     above = [path for path in SOURCE.rglob("*.py") if path.parent.name != "wire"]
     read_above = {name for path in above for name in attribute_reads(path)}
-    assert read_above >= {"think_tags", "max_texts"}
+    assert read_above >= others
 
 
 def test_the_how_to_describes_every_quirk():

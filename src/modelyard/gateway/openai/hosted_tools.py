@@ -40,7 +40,7 @@ from modelyard.models.messages import (
 from modelyard.models.passthrough import PassthroughRequest
 from modelyard.models.types import JSON
 from modelyard.runtime.model_instance import ModelInstance
-from modelyard.tools.entities import Tool, ToolContext, ToolError
+from modelyard.tools.entities import Tool, ToolContext, ToolError, ToolNotFoundError
 from modelyard.tools.manager import BoundTool, Observation, ToolManager, ToolRef
 from modelyard.tools.observation import truncate_middle
 from modelyard.wire.openai_responses import FORMAT
@@ -92,7 +92,8 @@ class HostedTools:
         """Return the request with functions instead of hosted tools, and the tools
         behind them.
 
-        Raises InvokeBadRequestError.
+        A tool that this server does not have either stays as it is. Raises
+        InvokeBadRequestError for an invalid declaration.
         """
         # The client may lower the limit of calls, but not raise it.
         hosted = HostedToolSet(
@@ -107,10 +108,10 @@ class HostedTools:
                 local_tools = await self._local_implementation(
                     tenant, declared_tool.extra.get(FORMAT, {})
                 )
-            except (ToolError, NotFoundError) as error:
-                raise InvokeBadRequestError(
-                    f"{declared_tool.type}: {error}", param="tools"
-                ) from error
+            except (ToolError, NotFoundError):
+                # Nobody can run it here; the adaptation leaves it out and names it.
+                tools.append(declared_tool)
+                continue
             for tool, declaration in local_tools:
                 hosted.tools[tool.name] = tool
                 hosted.kinds[tool.name] = declaration
@@ -208,10 +209,9 @@ class HostedTools:
             if tool.provider == label
         ]
         if not server_tools:
-            raise InvokeBadRequestError(
+            raise ToolNotFoundError(
                 f"MCP server {label[:80]!r} is not registered; `modelyard tools add-mcp`"
-                " registers one",
-                param="tools",
+                " registers one"
             )
         return [
             (await self.manager.find(tenant, "mcp", label, tool.name), declaration)

@@ -54,7 +54,6 @@ class CreateRoute:
         chat_request = openai_responses.parse_request(
             await self._with_history(request.tenant, body, items, instance)
         )
-        chat_request, headers = prepare_request(request, instance, chat_request)
         model = self._with_tools(request, instance, chat_request, body)
         # From here on the hosted tools are functions, and the model object executes
         # their calls.
@@ -64,6 +63,8 @@ class CreateRoute:
                 chat_request,
                 optional_field(body, "max_tool_calls", int),
             )
+        # After that, so that a tool of this server is not named as left out.
+        chat_request, headers = prepare_request(request, instance, chat_request)
         is_stored = body.get("store") is not False
         ending = _Ending(
             store=self.store,

@@ -5,21 +5,36 @@ refuse, reports what is lost, and may add a restorer that changes the answer bac
 rule raises InvokeBadRequestError for what neither can be carried nor left out.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.providers.adaptation.content import adapt_content
 from modelyard.providers.adaptation.draft import Draft, Restorer, Target
 from modelyard.providers.adaptation.parameters import report_unsupported_parameters
+from modelyard.providers.adaptation.tool_kinds import (
+    adapt_tool_kinds,
+    drop_fields_without_tools,
+    restore_bedrock_tools,
+)
+from modelyard.providers.adaptation.tool_names import make_names_legal
 from modelyard.providers.adaptation.tool_results import move_files_out_of_results
+from modelyard.providers.adaptation.tool_schemas import adapt_schemas
+from modelyard.providers.adaptation.unknown_content import drop_unknown_content
 
 Rule = Callable[[Draft], None]
 
 # In the order in which they are applied.
 RULES: tuple[Rule, ...] = (
+    adapt_tool_kinds,
     adapt_content,
     move_files_out_of_results,
+    drop_unknown_content,
+    drop_fields_without_tools,
+    restore_bedrock_tools,
+    adapt_schemas,
+    make_names_legal,
     report_unsupported_parameters,
 )
 
@@ -43,6 +58,25 @@ def adapt(request: LLMRequest, target: Target) -> Adaptation:
     for rule in RULES:
         rule(draft)
     return Adaptation(draft.request, tuple(draft.dropped), tuple(draft.restorers))
+
+
+async def adapted_stream(
+    adaptation: Adaptation, chunks: AsyncGenerator[LLMResultChunk, None]
+) -> AsyncGenerator[LLMResultChunk, None]:
+    """Yield the chunks of an answer as the caller expects them. `chunks` answers the
+    adapted request."""
+    restorers = [make_restorer() for make_restorer in adaptation.restorers]
+    async with aclosing(chunks) as answer:
+        async for chunk in answer:
+            for restorer in restorers:
+                chunk = restorer.feed(chunk)
+            yield chunk
+    # What one restorer held back is restored by the later ones too.
+    for position, restorer in enumerate(restorers):
+        for chunk in restorer.finish():
+            for later_restorer in restorers[position + 1 :]:
+                chunk = later_restorer.feed(chunk)
+            yield chunk
 
 
 def restore(

@@ -1,7 +1,7 @@
 """Content of messages that a target has no place for.
 
-Text documents and search results become texts, files known by an id go only to the vendor
-that issued the id, and parts that only another format has are left out by name.
+Text documents and search results become texts, and files known by an id go only to the
+vendor that issued the id.
 """
 
 import base64
@@ -45,22 +45,18 @@ def adapt_content(draft: Draft) -> None:
     """
     messages = draft.request.messages
     if any(isinstance(message.content, list) for message in messages):
-        adapted = [message for each in messages if (message := _adapted(each, draft))]
-        draft.change(messages=adapted)
+        draft.change(messages=[_adapted(message, draft) for message in messages])
     _move_documents(draft)
 
 
-def _adapted(message: AnyPromptMessage, draft: Draft) -> AnyPromptMessage | None:
-    """Return a message whose parts have a place; None if nothing is left of it."""
+def _adapted(message: AnyPromptMessage, draft: Draft) -> AnyPromptMessage:
+    """Return a message whose parts have a place in the target's format."""
     content = message.content
     if not isinstance(content, list):
         return message
     parts = [part for each in content for part in _placed(each, draft)]
     if parts == content:
         return message
-    # A tool result must stay even if it is empty, since its call waits for it.
-    if not parts and isinstance(message, UserPromptMessage):
-        return None
     # Calls of the assistant are placed between parts, so a list stays a list.
     is_plain = isinstance(message, UserPromptMessage | ToolPromptMessage)
     simplified = simplified_content(parts) if is_plain else parts
@@ -218,8 +214,7 @@ def _translated(
 ) -> Iterator[PromptMessageContent]:
     """Yield what stands for a part that only another format has.
 
-    A part without any equivalent is left out by its type. Raises InvokeBadRequestError
-    for a file that only its own vendor can read.
+    Raises InvokeBadRequestError for a file that only its own vendor can read.
     """
     data, kind = part.data, str(part.data.get("type") or "")
     if part.format == anthropic.FORMAT and kind == "search_result":
@@ -231,7 +226,8 @@ def _translated(
     elif file_id := _id_of_file(data):
         yield from _foreign_id(part, file_id, draft)
     else:
-        draft.drop(kind or next(iter(data), part.format))
+        # Without any equivalent; a later rule leaves it out by name.
+        yield part
 
 
 def _blocks(heading: str, content: Any, draft: Draft) -> Iterator[PromptMessageContent]:

@@ -55,6 +55,8 @@ from modelyard.models.speech2text import (
 from modelyard.models.tokens import TokenCount, estimate_tokens
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
 from modelyard.models.types import Credentials, ModelType
+from modelyard.providers.adaptation.adapter import adapt, adapted_stream
+from modelyard.providers.adaptation.draft import Target
 from modelyard.providers.local import hybrid, tool_calls
 from modelyard.providers.local.runtime import LocalRuntime
 from modelyard.wire import openai_chat
@@ -82,8 +84,25 @@ class LocalLargeLanguageModel(LargeLanguageModel):
 
     runtime: LocalRuntime
 
+    def unsupported(
+        self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> list[str]:
+        """Return the names of the request's fields that are left out."""
+        return list(adapt(request, _chat_target(model)).dropped)
+
     async def invoke(
         self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> AsyncGenerator[LLMResultChunk, None]:
+        """Call the model with a request as it accepts it, and yield the answer as the
+        caller expects it. Raises InvokeBadRequestError, ContextTooLongError."""
+        adaptation = adapt(request, _chat_target(model))
+        answer = self._invoke(model, adaptation.request)
+        async with aclosing(adapted_stream(adaptation, answer)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _invoke(
+        self, model: str, request: LLMRequest
     ) -> AsyncGenerator[LLMResultChunk, None]:
         """Call the model and yield its response as chunks.
 
@@ -122,7 +141,8 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         self, model: str, credentials: Credentials, request: LLMRequest
     ) -> TokenCount:
         """Count the tokens with the model's own chat template and vocabulary."""
-        body = await self._body(model, request)
+        adapted_request = adapt(request, _chat_target(model)).request
+        body = await self._body(model, adapted_request)
         return TokenCount(
             await self.runtime.call_once(model, "count", body), estimated=False
         )
@@ -205,6 +225,13 @@ class LocalLargeLanguageModel(LargeLanguageModel):
 
 
 _STREAM_OPTIONS = {"include_usage": True}
+
+
+def _chat_target(model: str) -> Target:
+    """Return what chat requests are adapted to: functions are the only tools, and no
+    caller's own format is spoken."""
+    parameters = frozenset(openai_chat.PARAMETERS)
+    return Target("local", model, DEFAULT_CAPABILITIES, None, parameters)
 
 
 def _with_tool_calls(
