@@ -18,6 +18,7 @@ from modelyard.base.settings import (
     ProviderSettings,
     TimeoutSettings,
 )
+from modelyard.cli.http_protocol import GuardedProtocol
 from modelyard.testing import (
     Answer,
     Handler,
@@ -56,13 +57,25 @@ def stream_answer(pieces: list[bytes], fault: str = "") -> Answer:
     )
 
 
+class WholeRequests(http.client.HTTPConnection):
+    """A connection that writes head and body at once, as most clients do. Their heads
+    are recognised from the second request on."""
+
+    def _send_output(self, message_body: Any = None, encode_chunked: bool = False):
+        lines: list[bytes] = self._buffer  # type: ignore[attr-defined]
+        head = b"\r\n".join([*lines, b"", b""])
+        lines.clear()
+        self.send(head + (message_body or b""))
+
+
 class Caller:
     """A caller with one connection to a gateway."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: Running, *, writes_at_once: bool = True) -> None:
         self.running = running
         host = running.origin.removeprefix("http://")
-        self.connection = http.client.HTTPConnection(host, timeout=30)
+        connection = WholeRequests if writes_at_once else http.client.HTTPConnection
+        self.connection = connection(host, timeout=30)
 
     def send(
         self, path: str, document: Any, headers: dict[str, str] | None = None
@@ -95,6 +108,7 @@ class World:
         upstream: Play,
         *,
         wire: str = "openai",
+        writes_at_once: bool = True,
         **changes: Any,
     ) -> None:
         self.wire = wire
@@ -114,7 +128,7 @@ class World:
             ],
         )
         self.running = start_gateway(providers=[provider], api_keys=[KEY], **changes)
-        self.caller = Caller(self.running)
+        self.caller = Caller(self.running, writes_at_once=writes_at_once)
         # A connection to the provider is idle from now on.
         assert self.caller.call(*REQUESTS["chat"])[0] == 200
 
@@ -144,9 +158,11 @@ class World:
         assert calls.metrics.in_flight.values[()] == 0
 
 
-@pytest.fixture
-def world(start_gateway: Start, upstream: Play) -> Iterator[World]:
-    built = World(start_gateway, upstream)
+@pytest.fixture(params=[True, False], ids=["whole", "in parts"])
+def world(
+    start_gateway: Start, upstream: Play, request: pytest.FixtureRequest
+) -> Iterator[World]:
+    built = World(start_gateway, upstream, writes_at_once=request.param)
     yield built
     built.caller.connection.close()
     built.check_nothing_left()
@@ -388,3 +404,114 @@ def test_a_compressed_answer_that_is_cut_off_is_an_error(world: World):
         statuses.append(world.caller.call(*REQUESTS["chat"], unusual)[0])
         world.script = []
     assert statuses == [503, 503]
+
+
+def known_heads(world: World) -> int:
+    """Return how many heads the gateway has stored."""
+    direct = world.running.gateway.direct
+    assert direct is not None
+    return len(direct.heads)
+
+
+def test_a_head_is_stored_once_and_then_recognised(
+    start_gateway: Start, upstream: Play, monkeypatch: pytest.MonkeyPatch
+):
+    world = World(start_gateway, upstream)
+    assert known_heads(world) == 1
+    parsed: list[bytes] = []
+    monkeypatch.setattr(
+        GuardedProtocol, "parse", lambda protocol, data: parsed.append(data)
+    )
+    for text in ("hi", "a longer question"):
+        messages = [{"role": "user", "content": text}]
+        body = {**CHAT, "messages": messages}
+        status, answer = world.caller.call("/v1/chat/completions", body)
+        assert (status, b"hello" in answer) == (200, True)
+    assert (parsed, known_heads(world)) == ([], 1)
+    assert [row.status for row in world.rows()] == ["ok"] * 3
+    world.caller.connection.close()
+    world.check_nothing_left()
+
+
+def test_a_known_head_is_worth_nothing_once_its_key_is_gone(world: World):
+    direct = world.running.gateway.direct
+    assert direct is not None
+    direct.authenticator.keys = ("another-key",)
+    status, body = world.caller.call(*REQUESTS["chat"])
+    assert status == 401
+    assert json.loads(body)["error"]["code"] == "invalid_api_key"
+    assert len(world.upstream.requests) == 1
+
+
+def test_a_change_of_the_settings_forgets_all_heads(
+    start_gateway: Start, upstream: Play
+):
+    world = World(start_gateway, upstream)
+    live = world.running.yard.services.settings
+
+    async def replace() -> None:
+        """Replace the settings by the same."""
+        live.replace(live.current)
+
+    world.running.do(replace())
+    assert known_heads(world) == 0
+    assert world.caller.call(*REQUESTS["chat"])[0] == 200
+    assert known_heads(world) == 1
+    world.caller.connection.close()
+    world.check_nothing_left()
+
+
+def test_a_known_request_that_is_refused_gets_the_usual_error(world: World):
+    for model, status in (("acme/m", 200), ("nobody/none", 404), ("acme/m", 200)):
+        answer = world.caller.call("/v1/chat/completions", {**CHAT, "model": model})
+        assert answer[0] == status, answer
+
+
+@pytest.mark.parametrize("writes_at_once", [True, False])
+def test_a_request_behind_a_stream_waits_for_its_end(
+    start_gateway: Start, upstream: Play, writes_at_once: bool
+):
+    world = World(start_gateway, upstream, writes_at_once=writes_at_once)
+    pieces = chat_events(["he", "llo"])
+    world.script = [
+        Answer(headers={"content-type": "text/event-stream"}, pieces=pieces, gap=0.1)
+    ]
+    first = world.caller.send("/v1/chat/completions", {**CHAT, "stream": True})
+    assert b"he" in first.read1()
+    socket = world.caller.connection.sock
+    assert socket is not None
+    body = json.dumps(CHAT).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"authorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    socket.sendall(head + body)
+    received = b""
+    while b'"hello"' not in received:
+        data = socket.recv(1 << 16)
+        assert data, received
+        received += data
+    # The end of the stream comes first, then the answer.
+    assert received.index(b"data: [DONE]") < received.index(b"HTTP/1.1 200 OK")
+    first.close()
+    world.caller.connection.close()
+    world.check_nothing_left()
+
+
+def test_a_server_that_stops_lets_a_known_call_end(
+    start_gateway: Start, upstream: Play
+):
+    world = World(start_gateway, upstream)
+    world.script = [
+        Answer(
+            headers={"content-type": "text/event-stream"},
+            pieces=chat_events(["he", "llo"]),
+            gap=0.1,
+        )
+    ]
+    response = world.caller.send("/v1/chat/completions", {**CHAT, "stream": True})
+    assert response.read1()
+    world.running.close()
+    assert response.read().endswith(b"data: [DONE]\n\n")
+    world.caller.connection.close()
+    assert not world.running.yard.services.calls.direct.running

@@ -182,6 +182,7 @@ KEPT = {
     "providers/local/weights.py:manifest()": _OURS,
     # runtime
     "people/sessions.py:Sessions._cached_sessions": "by the digest of the session's whole token",
+    "runtime/direct_call.py:Target._prepared": "of one caller: by the format and the names of the parameters of a request",
     "runtime/fair_queue.py:FairQueue._by_tenant": _COUNT,
     "runtime/fair_queue.py:FairQueue._last_turn": _COUNT,
     "runtime/fair_queue.py:FairQueue._waiting": "by tenant",
@@ -190,7 +191,7 @@ KEPT = {
     "runtime/load_balancing.py:DeploymentHealth._failures": "by deployment, which begins with the tenant",
     "runtime/load_balancing.py:DeploymentHealth._in_flight": "by deployment, which begins with the tenant",
     "runtime/load_balancing.py:DeploymentHealth._latency": "by deployment, which begins with the tenant",
-    "runtime/load_balancing.py:DeploymentHealth._cooldowns": "by deployment and by the domain of a credential, with its tenant",
+    "runtime/load_balancing.py:DeploymentHealth.cooldowns": "by deployment and by the domain of a credential, with its tenant",
     "runtime/load_balancing.py:DeploymentHealth._samples": "by deployment, which begins with the tenant",
     "runtime/metrics.py:Series.buckets": _COUNT,
     "runtime/metrics.py:Series.values": _COUNT,
@@ -211,6 +212,7 @@ KEPT = {
     "runtime/provider_credentials.py:ProviderCredentials._stored": "by tenant, provider and model",
     "runtime/declared_models.py:DeclaredModels._models_by_tenant": "by tenant",
     "gateway/early_refusals.py:EarlyRefusals._heads": "by the hash of a head, with its credential",
+    "gateway/known_heads.py:KnownHeads._meanings": "by the digest of a request's head, the caller's key among its lines; used only while the key is valid",
     "gateway/early_refusals.py:EarlyRefusals._refusals": "by the hash of a request line and a credential",
     "runtime/overload.py:LoadController._accounts": "by tenant",
     "providers/endpoint.py:Endpoint._ready_heads": "by URL, credential object and headers",
@@ -248,6 +250,7 @@ KEPT = {
     "tools/provider_store.py:ProviderStore._content_cache": "by tenant and row",
     # transport
     "transport/response.py:IncomingResponse._first_lines": _CALL,
+    "transport/response.py:_kind_of()": "names of headers that servers send",
     "transport/http.py:HttpClient._idle": "by origin and proxy: connections, over which nothing is said but each request's own",
     "transport/http.py:_cached_head()": _PURE,
     "transport/origins.py:parse_url()": _PURE,

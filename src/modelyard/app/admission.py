@@ -2,7 +2,8 @@
 initial levels of their counters."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import msgspec
 from modelyard.app.unpriced_calls import UnpricedCalls
 from modelyard.base.clock import Clock
 from modelyard.base.fields import tier_name
+from modelyard.base.tuples import new_tuple
 from modelyard.models.entities import AIModelEntity, PriceConfig, PricePer
 from modelyard.models.llm import LLMUsage
 from modelyard.models.pricing import effective_prices, with_prices
@@ -89,27 +91,27 @@ class Admission:
         The price is that of the credential with the given id; without one, the higher
         of the tenant's and the operator's price.
         """
+        return self.estimator(invocation, credential).estimate(invocation)
+
+    def estimator(self, invocation: Invocation, credential: str = "") -> "Estimator":
+        """Return what estimates all calls to the model of this one."""
         schema = self._providers.schema(
             invocation.tenant,
             invocation.provider,
             invocation.model_type,
             invocation.model,
         )
-        # A rough count is enough for a reservation; the real usage replaces it.
-        prompt = invocation.rough_tokens()
-        answer = (
-            _max_completion_tokens(invocation, schema)
-            if invocation.model_type is ModelType.LLM
-            else 0
-        )
-        request: Any = invocation.request
-        parameters: Mapping[str, Any] = getattr(request, "model_parameters", None) or {}
-        tier = tier_name(parameters.get("service_tier"))
-        nanos = _nanos(self.pricing(invocation, credential), prompt, answer, tier)
+        prices = [self.pricing(invocation, credential)]
         # The credential is not selected yet: the estimate must cover both prices.
         if not credential and schema is not None:
-            nanos = max(nanos, _nanos(schema.pricing, prompt, answer, tier))
-        return Estimate(prompt + answer, nanos)
+            prices.append(schema.pricing)
+        known_prices = _distinct(prices)
+        return Estimator(
+            is_chat=invocation.model_type is ModelType.LLM,
+            answer_tokens=_usual_answer_tokens(schema),
+            prices=known_prices,
+            has_service_tiers=any(pricing.service_tiers for pricing in known_prices),
+        )
 
     def is_priced(self, invocation: Invocation) -> bool:
         """Return whether the price of a call is known or stated."""
@@ -258,13 +260,47 @@ class CounterInitialiser:
                 await self._clock.sleep(_SUM_RETRY_SECONDS)
 
 
-def _max_completion_tokens(invocation: Invocation, schema: AIModelEntity | None) -> int:
-    """Return the maximum tokens of the answer: as requested, else of the model, up to a
-    usual length."""
-    requested_tokens = invocation.request.model_parameters.get("max_tokens")
-    # The request's own maximum has priority.
-    if isinstance(requested_tokens, int):
-        return requested_tokens
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimator:
+    """Estimates the maximum usage of calls to one model."""
+
+    is_chat: bool
+    answer_tokens: int
+    """The tokens of an answer if the request has no maximum of its own."""
+    prices: Sequence[PriceConfig]
+    """The price lists that the estimate must cover."""
+    has_service_tiers: bool
+    """Whether the price depends on the service tier that the request asks for."""
+
+    def estimate(self, invocation: Invocation) -> Estimate:
+        """Return the maximum tokens and cost of one attempt."""
+        # A rough count is enough for a reservation; the real usage replaces it.
+        prompt = invocation.rough_tokens()
+        answer = 0
+        if self.is_chat:
+            # The request's own maximum has priority.
+            requested = invocation.request.model_parameters.get("max_tokens")
+            answer = requested if isinstance(requested, int) else self.answer_tokens
+        nanos, tier = 0, ""
+        if self.has_service_tiers:
+            parameters: Any = getattr(invocation.request, "model_parameters", None)
+            tier = tier_name((parameters or {}).get("service_tier"))
+        for pricing in self.prices:
+            cost = _nanos(pricing, prompt, answer, tier)
+            if cost > nanos:
+                nanos = cost
+        return new_tuple(Estimate, (prompt + answer, nanos))
+
+
+def _distinct(prices: Sequence[PriceConfig | None]) -> Sequence[PriceConfig]:
+    """Return the known price lists, each once."""
+    known = [pricing for pricing in prices if pricing is not None]
+    return known[:1] if len(known) == 2 and known[0] is known[1] else known
+
+
+def _usual_answer_tokens(schema: AIModelEntity | None) -> int:
+    """Return the maximum tokens of an answer without a maximum: those of the model, up
+    to a usual length."""
     rules = schema.parameter_rules if schema else ()
     model_max_tokens = next(
         (rule.max for rule in rules if rule.name == "max_tokens" and rule.max), None
@@ -284,11 +320,9 @@ The object is stored with them: a freed object's identity could be reused.
 
 
 def _nanos(
-    pricing: PriceConfig | None, prompt: int, answer: int, service_tier: str = ""
+    pricing: PriceConfig, prompt: int, answer: int, service_tier: str = ""
 ) -> int:
-    """Return the cost of a call in billionths, rounded up; 0 if the price is unknown."""
-    if pricing is None:
-        return 0
+    """Return the cost of a call in billionths, rounded up."""
     if service_tier in pricing.service_tiers:
         pricing = effective_prices(
             pricing, prompt_tokens=prompt, service_tier=service_tier

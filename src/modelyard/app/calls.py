@@ -294,6 +294,7 @@ class _PolicyBuilder:
                 clock,
                 patience=settings.queue.seconds,
                 is_priced=admission.is_priced,
+                estimator=admission.estimator,
             ),
             cache=cache,
             dispatch=Dispatch(
@@ -343,12 +344,6 @@ class _Policies:
         """The policies of each attempt."""
         return [self.structured, self.meter, self.deadline, self.batch]
 
-    def read_answer(self, invocation: Invocation) -> bool:
-        """Return whether a policy reads or replaces the answer of a call."""
-        return self.cache.applies_to(invocation) or self.structured.applies_to(
-            invocation
-        )
-
     def direct_calls(self, models: ModelManager, clock: Clock) -> DirectCalls:
         """Return what makes calls by callbacks, with these policies."""
         return DirectCalls(
@@ -359,7 +354,9 @@ class _Policies:
             deadline=self.deadline,
             attempt=compose(self.around_attempt, models.invoke),
             model_of=models.model_of,
-            needs_policy=self.read_answer,
+            is_cached=self.cache.applies_to,
+            is_structured=self.structured.applies_to,
+            source=models.providers,
             clock=clock,
         )
 

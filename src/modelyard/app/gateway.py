@@ -92,7 +92,9 @@ def gateway_for(
         load=services.calls.load,
     )
     calls = services.calls
-    gateway.answer_directly(calls.models, calls.direct, services.clock)
+    direct = gateway.answer_directly(calls.models, calls.direct, services.clock)
+    # Settings decide which hosts and callers a head may name.
+    services.settings.on_change(lambda changed: direct.heads.clear())
     return gateway
 
 

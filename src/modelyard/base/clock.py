@@ -4,6 +4,7 @@ need no real waiting."""
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 
@@ -52,7 +53,8 @@ class SteadyTime:
         # The offset between wall clock and boot clock is constant unless the wall clock
         # is set.
         offset = self._wall() - boot_seconds
-        if abs(offset - self._offset) <= _NORMAL_STEP_SECONDS:
+        change = offset - self._offset
+        if -_NORMAL_STEP_SECONDS <= change <= _NORMAL_STEP_SECONDS:
             self._offset, self._jump = offset, None
         elif self._jump is None or abs(offset - self._jump[1]) > _NORMAL_STEP_SECONDS:
             # A jump starts, or jumps again: the waiting period starts over.
@@ -63,12 +65,9 @@ class SteadyTime:
         return boot_seconds + self._offset
 
 
-def _since_start() -> float:
-    """Return seconds since boot, including suspended time if the system reports it."""
-    return time.clock_gettime(_BOOT_CLOCK)
-
-
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_since_start = partial(time.clock_gettime, _BOOT_CLOCK)
+"""Returns seconds since boot, including suspended time if the system reports it."""
 # One instance for the process, so that all components see the same time during a jump.
 _steady_time = SteadyTime(time.time, _since_start)
 

@@ -183,11 +183,17 @@ class ConnectionLimiter:
 
     def start_response(self, connection: LimitedConnection) -> None:
         """The request is complete; from now on the connection has no time limit."""
-        self._forget(connection)
+        # A connection that was idle is in these two only.
+        if self._idle.pop(connection, None) is not None:
+            connection.origin.waiting.pop(connection, None)
+        else:
+            self._forget(connection)
 
     def mark_idle(self, connection: LimitedConnection) -> None:
         """The response was sent; the connection waits for the next request."""
-        self._idle[connection] = connection.origin.waiting[connection] = self.now()
+        loop = self._loop
+        current_time = loop.time() if loop is not None else 0.0
+        self._idle[connection] = connection.origin.waiting[connection] = current_time
 
     def start_closing(self, connection: LimitedConnection) -> None:
         """The last response is being sent; the connection closes afterwards."""

@@ -57,6 +57,37 @@ class DirectClient:
         self._connection.run_app(self._cycle, app)
 
 
+class KnownClient:
+    """The same for a request that was recognised by its head and not parsed. It is
+    parsed if the response turns out to need more than its bytes."""
+
+    __slots__ = ("_connection", "data", "has_written")
+
+    def __init__(self, connection: "DirectAnswering", data: bytes) -> None:
+        self._connection = connection
+        self.data = data
+        """The request as it was received."""
+        self.has_written = False
+
+    def write(self, data: bytes) -> None:
+        """Write a part of the response."""
+        self.has_written = True
+        self._connection.transport.write(data)
+
+    def end_response(self) -> None:
+        """The response is complete: the connection goes on with the next request."""
+        self._connection.end_known()
+
+    def abort(self) -> None:
+        """Close at once, so that the caller sees a truncated response."""
+        self._connection.abort()
+
+    def run(self, app: App) -> None:
+        """Answer the request by an ASGI application instead."""
+        connection = self._connection
+        connection.run_app(connection.parse_known(self), app)
+
+
 class DirectAnswering:
     """The part of the protocol class that answers without ASGI: plain chat calls, and
     calls of those who are being refused."""
@@ -70,6 +101,7 @@ class DirectAnswering:
     cycle: Any
     fed: int
     running: Any
+    app: Any
     early_refusals: EarlyRefusals
     direct: DirectGateway | None = None
     """Answers plain chat calls without ASGI."""
@@ -78,23 +110,86 @@ class DirectAnswering:
     held_head: AdmittedHead | None = None
     answer: DirectAnswer | None = None
     """The direct answer that is being written."""
+    received: bytes | None = None
+    """What is being parsed, if it starts with a request."""
+    is_answered: bool = False
+    """Whether the request that is being parsed is being answered already."""
+    is_declined: bool = False
+    """Whether the request that is being parsed cannot be answered directly."""
 
     def start_usual(self, cycle: Any) -> None:
         """Run the application for a request."""
+        self.run_app(cycle, self.app)
+
+    def run_app(self, cycle: Any, app: App) -> None:
+        """Run an ASGI application for a request."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Close at once."""
+        raise NotImplementedError
+
+    def parse(self, data: bytes) -> None:
+        """Parse input."""
         raise NotImplementedError
 
     def direct_head(self, cycle: Any) -> AdmittedHead | None:
         """Return who asks for what if the request may be answered without ASGI, once
         its body has arrived."""
-        if self.direct is None or not cycle.keep_alive:
+        if self.direct is None or self.is_declined or not cycle.keep_alive:
             return None
         return self.direct.admit(self.scope)
+
+    def answer_known(self, data: bytes) -> bool:
+        """Answer a complete request whose head is known; return False if it must be
+        parsed."""
+        direct = self.direct
+        if direct is None or (known := direct.recognise(data)) is None:
+            return False
+        self.door.start_response(self)
+        client = KnownClient(self, data)
+        answer = direct.start(known[0], known[1], client)
+        if answer is None:
+            self.is_declined = True
+            return False
+        # The call may be over already, or go on as usual.
+        if not answer.is_over:
+            self.answer = answer
+            self.tasks.add(answer)  # pyright: ignore[reportArgumentType]  only `cancel` is used
+        return True
+
+    def parse_known(self, client: KnownClient) -> Any:
+        """Parse a request that is being answered by its head, and return its cycle."""
+        self.is_declined, self.is_answered = True, True
+        self.parse(client.data)
+        self.is_declined = self.is_answered = False
+        cycle = self.running = self.cycle
+        cycle.response_started = client.has_written
+        return cycle
+
+    def parse_unparsed(self) -> None:
+        """Parse the request that is being answered by its head, if there is one: what
+        happens next needs to know it."""
+        answer = self.answer
+        if answer is not None and isinstance(answer.client, KnownClient):
+            cycle = self.parse_known(answer.client)
+            # The class that this is a part of has what is missing here.
+            answer.client = DirectClient(self, cycle)  # pyright: ignore[reportArgumentType]
+
+    def end_known(self) -> None:
+        """The response to a request that was not parsed is complete."""
+        if self.answer is not None:
+            self.take_answer()
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.door.mark_idle(self)
 
     def shutdown(self) -> None:
         """End the connection after the response that is being written, because the
         server stops."""
         # A request that is not complete yet gets its error as usual.
         self.release_held()
+        self.parse_unparsed()
         super().shutdown()  # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType]
 
     def release_held(self) -> None:
@@ -109,9 +204,12 @@ class DirectAnswering:
         answer: DirectAnswer | None = None
         self.running = cycle
         if direct is not None and head is not None:
+            received, scope = self.received, cycle.scope
             # The class that this is a part of has what is missing here.
             client = DirectClient(self, cycle)  # pyright: ignore[reportArgumentType]
             answer = direct.start(head, bytes(cycle.body), client)
+            if answer is not None and received is not None:
+                direct.store(received, scope, head)
         if answer is None:
             self.start_usual(cycle)
         # The call may be over already, or go on as usual.
@@ -137,12 +235,16 @@ class DirectAnswering:
             self.transport.close()
         cycle.on_response()
 
+    @property
+    def is_between_requests(self) -> bool:
+        """Whether the next byte begins a request."""
+        return self.cycle is None and not self.fed and self.answer is None
+
     def refuse_early(self, data: bytes) -> bool:
         """Answer a complete request whose caller's calls are being refused; return False
         if it must be parsed."""
-        is_between_requests = self.cycle is None and not self.fed
         # A client that does not read is not sent even more.
-        if not is_between_requests or self.flow.write_paused:
+        if not self.is_between_requests or self.flow.write_paused:
             return False
         response = self.early_refusals.response(data)
         if response is None:

@@ -261,12 +261,24 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse input and check the limits of the part that is not complete yet."""
+        """Answer a request that is known by its head; parse any other input."""
         if self.state == OVER:
             self.ending.discard(data)
             return
-        if self.early_refusals.is_active and self.refuse_early(data):
+        if self.early_refusals.load.is_refusing and self.refuse_early(data):
             return
+        if self.cycle is None and not self.fed:
+            if self.answer is not None:
+                self.parse_unparsed()
+            elif self.answer_known(data):
+                return
+            else:
+                self.received = data
+        self.parse(data)
+        self.received, self.is_declined = None, False
+
+    def parse(self, data: bytes) -> None:
+        """Parse input and check the limits of the part that is not complete yet."""
         self.fed += len(data)
         if self.parser is None:
             # Created with the first byte: idle connections hold no parser.
@@ -339,6 +351,8 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
         self.state, self.fed, self.content = BODY, 0, 0
         # From here on, trailers would be appended to the headers.
         self.headers = _NOWHERE
+        if self.is_answered:
+            return
         if is_free and (head := self.direct_head(cycle)) is not None:
             self.held, self.held_head = cycle, head
         elif is_free:
@@ -389,10 +403,6 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
             self._become_idle()
         elif self.state == HEAD:
             self.door.start_head(self)
-
-    def start_usual(self, cycle: _RequestCycle) -> None:
-        """Run the application for a request."""
-        self.run_app(cycle, self.app)
 
     def run_app(self, cycle: _RequestCycle, app: Any) -> None:
         """Run an ASGI application for a request. The server holds the task until it

@@ -253,6 +253,19 @@ class Authenticator:
         except ModelyardError:
             return None
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Changes whenever keys, users or tenants do, and with them perhaps callers."""
+        directory = self._directory
+        return self._key_changes, directory.changes if directory is not None else 0
+
+    def is_still_valid(self, caller: Caller, version: tuple[int, int]) -> bool:
+        """Return whether the caller of a key that was identified at a version would be
+        identified now."""
+        if version != self.version:
+            return False
+        return caller.expires_at is None or caller.expires_at > self._clock.time()
+
     def _known_owner(self, scope: Scope) -> Caller | None:
         """Return the owner if the server is open, as of a recent check. Raises
         OriginError for a request from elsewhere."""
@@ -309,10 +322,7 @@ class Authenticator:
         Callers are cached by the digest of the key, so that keys are not kept in
         memory, until keys, users or tenants change.
         """
-        current_version = (
-            self._key_changes,
-            self._directory.changes if self._directory is not None else 0,
-        )
+        current_version = self.version
         # Any change drops the whole cache: a revoked key must stop working at once.
         if self._cache_version != current_version:
             self._cached_callers.clear()

@@ -320,4 +320,4 @@ class StreamWriter:
 
 def _framed(events: Iterable[JSON], frame: Callable[[JSON], bytes]) -> bytes:
     """Return events as SSE."""
-    return b"".join([frame(event) for event in events])
+    return b"".join(map(frame, events))

@@ -10,8 +10,11 @@ way. Rationale: docs/design/0019-data-path.md.
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
+from msgspec import structs
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError
@@ -45,13 +48,13 @@ from modelyard.gateway.http import (
     log_stream_error,
 )
 from modelyard.gateway.keep_alive import SilenceTimer
+from modelyard.gateway.known_heads import KnownHeads
 from modelyard.gateway.table import Row
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
 from modelyard.models.passthrough import PassthroughRequest
 from modelyard.models.streams import StreamDumper
 from modelyard.models.types import JSON, Chunks, ModelType
 from modelyard.runtime.direct_call import DirectCall, DirectCalls
-from modelyard.runtime.invocation import Context
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.overload import LoadController
@@ -69,6 +72,8 @@ _STREAM_HEAD = (
     b"x-content-type-options: nosniff\r\ntransfer-encoding: chunked\r\n\r\n"
 )
 _NEVER = float("inf")
+_MAX_INSTANCES = 256
+"""Names of models that are stored with a head."""
 _LAST_FRAME = b"0\r\n\r\n"
 _SPECIAL_HEADERS = frozenset(
     (
@@ -102,8 +107,7 @@ class AnswerFormat:
     """What follows the last event of a stream."""
 
 
-@dataclass(frozen=True, slots=True)
-class DirectChat:
+class DirectChat(msgspec.Struct, frozen=True):
     """A chat request as its API reads it."""
 
     model: str
@@ -114,8 +118,16 @@ class DirectChat:
     """Builds the dumper of a stream with the request's own options."""
 
 
-AdmittedHead = tuple[Row, Caller]
-"""The row and the caller of a request whose head permits a direct answer."""
+class AdmittedHead(msgspec.Struct, frozen=True):
+    """What the head of a request means that may be answered directly."""
+
+    row: Row
+    caller: Caller
+    version: tuple[int, int]
+    """The version of the authentication that has identified the caller."""
+    instances: dict[str, tuple[ModelInstance, int]] = {}
+    """The models that were called with this head, by the name as written, each with the
+    number of changes of the models until then."""
 
 
 class DirectHandler(Protocol):
@@ -147,29 +159,49 @@ class ClientConnection(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
 class DirectAnswer:
     """The response to one direct call: receives its chunks and writes them to the
     caller. Implements `modelyard.runtime.direct_call.Receiver`."""
 
-    client: ClientConnection
-    chat: DirectChat
-    instance: ModelInstance
-    gateway: "DirectGateway"
-    request_id: str
-    headers: Mapping[str, str]
-    _writer: StreamWriter | None = None
-    _chunks: list[LLMResultChunk] = field(default_factory=list[LLMResultChunk])
-    _buffer: list[bytes] = field(default_factory=list[bytes])
-    _has_begun: bool = False
-    is_over: bool = False
-    """Whether nothing more is written directly."""
-    call: DirectCall | None = None
-    _task: asyncio.Task[None] | None = None
+    __slots__ = (
+        "_buffer",
+        "_chunks",
+        "_has_begun",
+        "_task",
+        "_writer",
+        "call",
+        "chat",
+        "client",
+        "gateway",
+        "headers",
+        "instance",
+        "is_over",
+        "request_id",
+    )
 
-    def __post_init__(self) -> None:
-        if self.chat.request.stream:
-            self._writer = self.writer()
+    def __init__(
+        self,
+        client: ClientConnection,
+        chat: DirectChat,
+        instance: ModelInstance,
+        gateway: "DirectGateway",
+        request_id: str,
+        headers: Mapping[str, str],
+    ) -> None:
+        self.client = client
+        self.chat = chat
+        self.instance = instance
+        self.gateway = gateway
+        self.request_id = request_id
+        self.headers = headers
+        self.call: DirectCall | None = None
+        self.is_over = False
+        """Whether nothing more is written directly."""
+        self._writer = self.writer() if chat.request.stream else None
+        self._chunks: list[LLMResultChunk] = []
+        self._buffer: list[bytes] = []
+        self._has_begun = False
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def caller(self) -> Caller:
@@ -212,7 +244,8 @@ class DirectAnswer:
             return
         if self._writer is None:
             body = self.complete_body(self._chunks)
-            head = _COMPLETE_HEAD % (len(body), *self._header_lines())
+            request_id, lines = self._header_lines()
+            head = _COMPLETE_HEAD % (len(body), request_id, lines)
             self.client.write(head + body)
         else:
             self._buffer.append(self._writer.finish())
@@ -338,15 +371,21 @@ class DirectAnswer:
 
     def _header_lines(self) -> tuple[bytes, bytes]:
         """Return the request id and the lines of further headers."""
+        request_id = self.request_id.encode()
+        if not self.headers:
+            return request_id, b""
         lines = [
             b"%b: %b\r\n"
             % (name.encode(), value.encode("latin-1", "replace").translate(LINE_BREAKS))
             for name, value in self.headers.items()
         ]
-        return self.request_id.encode(), b"".join(lines)
+        return request_id, b"".join(lines)
 
     def _end(self) -> None:
         self.is_over = True
+        # The two refer to each other. Cut apart, they are freed at once and not by the
+        # garbage collector, which would have to look at all objects for it.
+        self.call = None
         self.client.end_response()
 
 
@@ -368,14 +407,39 @@ class DirectGateway:
     never."""
     serve: Callable[..., Awaitable[None]]
     """(scope, receive, send, answer, reply) → sends a reply in the usual way."""
+    heads: KnownHeads[AdmittedHead] = field(default_factory=KnownHeads[AdmittedHead])
+    """Heads that were admitted before."""
 
     def admit(self, scope: Scope) -> AdmittedHead | None:
         """Judge a request by its head: None if it has to take the usual way."""
         row = self.rows.get((scope["method"], scope["path"]))
         if row is None or not self.calls.is_possible:
             return None
+        version = self.authenticator.version
         caller = self._caller_of(row, scope)
-        return None if caller is None else (row, caller)
+        return None if caller is None else AdmittedHead(row, caller, version)
+
+    def store(self, data: bytes, scope: Scope, head: AdmittedHead) -> None:
+        """Store the head of a complete request that was admitted, so that the next one
+        like it need not be parsed."""
+        # Without a key, it depends on more than the head who the caller is.
+        if self.authenticator.has_keys:
+            self.heads.store(data, scope["headers"], head)
+
+    def recognise(self, data: bytes) -> tuple[AdmittedHead, bytes] | None:
+        """Return what the head of a request means, and its body, if `data` is a
+        complete request whose head was admitted before and would be admitted now."""
+        known = self.heads.find(data)
+        if known is None:
+            return None
+        head = known[0]
+        caller, load = head.caller, self.load
+        if not self.authenticator.is_still_valid(caller, head.version):
+            return None
+        # The usual way decides which calls are refused; the others are only counted.
+        if load.is_refusing or load.refusal(caller.tenant, caller.priority) is not None:
+            return None
+        return known
 
     def start(
         self, head: AdmittedHead, body: bytes, client: ClientConnection
@@ -383,7 +447,7 @@ class DirectGateway:
         """Start answering a request; None if it has to take the usual way. Nothing has
         happened then."""
         try:
-            return self._start(*head, body, client)
+            return self._start(head, body, client)
         # Errors are reported by the usual way, which meets them again. This runs inside
         # a parser's callback, which must not raise.
         except Exception:  # noqa: BLE001
@@ -420,26 +484,40 @@ class DirectGateway:
             return None
         return caller
 
+    def _instance(self, head: AdmittedHead, name: str) -> ModelInstance:
+        """Return a model for a caller. Raises ModelyardError if there is none of this
+        name, or the caller may not call it."""
+        manager, instances = self.manager, head.instances
+        if name in instances:
+            instance, changes = instances[name]
+            if changes == manager.changes:
+                return instance
+        instance = manager.find(head.caller, name, ModelType.LLM)
+        # Clients can invent names, which must not fill the memory.
+        if instance.schema is not None:
+            if len(instances) >= _MAX_INSTANCES:
+                instances.clear()
+            instances[name] = instance, manager.changes
+        return instance
+
     def _start(
-        self, row: Row, caller: Caller, body: bytes, client: ClientConnection
+        self, head: AdmittedHead, body: bytes, client: ClientConnection
     ) -> DirectAnswer | None:
         """Read the request and start its call. Raises ModelyardError for one that is
         refused."""
-        handler: Any = row.handler
+        handler: Any = head.row.handler
         chat: DirectChat | None = handler.read_direct(body)
         if chat is None:
             return None
         request_id = new_id("req")
-        instance = self.manager.find(
-            caller, chat.model, ModelType.LLM, context=Context(id=request_id)
-        )
+        instance = self._instance(head, chat.model)
         request = chat.request
         # Another format at the provider, or a parameter that has to be changed.
         if isinstance(request, PassthroughRequest) and not instance.can_pass_through(
             request
         ):
             request = request.parse()
-            chat = replace(chat, request=request)
+            chat = structs.replace(chat, request=request)
         headers: Mapping[str, str] = {}
         if isinstance(request, LLMRequest) and (
             dropped := instance.unsupported(request)
@@ -447,10 +525,14 @@ class DirectGateway:
             headers = {DROPPED: ", ".join(dropped)}
         answer = DirectAnswer(client, chat, instance, self, request_id, headers)
         seconds = self.keep_alive_seconds() if request.stream else 0.0
-        answer.call = self.calls.start(
-            instance, request, answer, silence_seconds=seconds or _NEVER
+        call = self.calls.start(
+            instance, request, answer, id=request_id, silence_seconds=seconds or _NEVER
         )
-        return None if answer.call is None else answer
+        if call is None:
+            return None
+        if not answer.is_over:
+            answer.call = call
+        return answer
 
     def answer_error(self, answer: DirectAnswer, error: BaseException) -> None:
         """Send an error as a response of its own."""

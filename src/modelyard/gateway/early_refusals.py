@@ -46,7 +46,7 @@ class EarlyRefusals:
     they contain credentials."""
 
     def __init__(self, load: LoadController) -> None:
-        self._load = load
+        self.load = load
         # The hash of the request line and the credential → the answer.
         self._refusals: dict[int, _StoredRefusal] = {}
         # The hash of a head → its stored refusal and the length of the body.
@@ -55,7 +55,7 @@ class EarlyRefusals:
     @property
     def is_active(self) -> bool:
         """Whether calls are refused at the moment."""
-        return self._load.is_refusing
+        return self.load.is_refusing
 
     def store(
         self, scope: Scope, caller: Caller, reply: Reply, request_id: str
@@ -70,7 +70,7 @@ class EarlyRefusals:
             caller.tenant,
             caller.priority,
             tuple(_response_bytes(reply, request_id).split(request_id.encode())),
-            self._load.cycle + _CYCLES,
+            self.load.cycle + _CYCLES,
         )
 
     def response(self, data: bytes) -> bytes | None:
@@ -85,13 +85,13 @@ class EarlyRefusals:
         if recognised is None:
             return None
         refusal, body_size = recognised
-        if refusal.last_cycle < self._load.cycle:
+        if refusal.last_cycle < self.load.cycle:
             self._heads.pop(hash(head), None)
             return None
         # Exactly one request: a pipelined one behind it would be lost.
         if len(data) != head_size + 4 + body_size:
             return None
-        if self._load.pre_check(refusal.tenant, refusal.priority):
+        if self.load.pre_check(refusal.tenant, refusal.priority):
             return None
         return new_id("req").encode().join(refusal.fragments)
 

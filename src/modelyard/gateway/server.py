@@ -104,15 +104,16 @@ class Gateway:
 
     def answer_directly(
         self, manager: ModelManager, calls: DirectCalls, clock: Clock
-    ) -> None:
-        """Let the server's protocol class answer plain chat calls."""
+    ) -> DirectGateway:
+        """Let the server's protocol class answer plain chat calls, and return what does
+        that."""
         rows = {
             (row.method, row.path): row
             for api in self.router.apis
             for row in api.rows
             if hasattr(row.handler, "read_direct")
         }
-        self.direct = DirectGateway(
+        self.direct = direct = DirectGateway(
             authenticator=self._gatekeeper,
             manager=manager,
             calls=calls,
@@ -124,6 +125,7 @@ class Gateway:
             keep_alive_seconds=self._keep_alive_seconds,
             serve=self.finish_direct,
         )
+        return direct
 
     @property
     def is_open(self) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from typing import ClassVar, Generic, TypeVar
 
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
-from modelyard.models.exchange import Exchange
+from modelyard.models.exchange import Exchange, PreparedExchange
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
 from modelyard.models.passthrough import PassthroughRequest
@@ -75,6 +75,14 @@ class LargeLanguageModel(AIModel[LLMRequest, LLMResultChunk]):
     ) -> Exchange | None:
         """Return the call as an exchange that is driven by callbacks; None if it has to
         be awaited. Raises InvokeError if the request cannot be translated."""
+        del model, credentials, request
+        return None
+
+    def prepare(
+        self, model: str, credentials: Credentials, request: PassthroughRequest
+    ) -> PreparedExchange | None:
+        """Return what makes exchanges of requests that have the format and the
+        parameters of this one; None if each needs to be looked at."""
         del model, credentials, request
         return None
 

@@ -6,6 +6,15 @@ from typing import Any, Protocol
 from modelyard.base.errors import InvokeError
 
 
+class PreparedExchange(Protocol):
+    """Makes the exchanges of requests to one model, with everything looked up that does
+    not depend on the request."""
+
+    def exchange(self, request: Any) -> "Exchange":
+        """Return the exchange of a request."""
+        ...
+
+
 class Exchange(Protocol):
     """A chat request that is ready to be sent, and its response.
 
@@ -24,6 +33,11 @@ class Exchange(Protocol):
     @property
     def byte_gap(self) -> float:
         """The seconds within which the next bytes have to arrive."""
+        ...
+
+    def receive_whole(self) -> Iterable[Any] | None:
+        """Return all chunks of a complete response if it is the usual one; None if it
+        has to be taken step by step. Raises InvokeError."""
         ...
 
     def receive(self) -> Iterable[Any]:

@@ -74,6 +74,9 @@ def effective_prices(
     `service_tier` is the provider's name of the tier that served the call; one without
     prices of its own has the normal ones.
     """
+    is_tier_priced = service_tier in pricing.service_tiers
+    if day is None and not pricing.tiers and not is_tier_priced:
+        return pricing
     prices: Any = pricing
     if (of_tier := pricing.service_tiers.get(service_tier)) is not None:
         # Price lists have no history of service tiers.
@@ -216,13 +219,7 @@ def _llm_prices(usage: LLMUsage, prices: PriceConfig) -> dict[str, Any]:
 
     The total also has the rates per request and per search.
     """
-    prompt = round_amount(_prompt_cost(usage, prices) * prices.unit)
-    completion = round_amount(_completion_cost(usage, prices) * prices.unit)
-    # Rates per request and per search are not multiplied by the unit.
-    per_item_cost = (
-        prices.rates.get("request", ZERO)
-        + prices.rates.get("search", ZERO) * usage.searches
-    )
+    prompt, completion, total = _llm_costs(usage, prices)
     return {
         "prompt_unit_price": prices.input,
         "prompt_price_unit": prices.unit,
@@ -230,8 +227,41 @@ def _llm_prices(usage: LLMUsage, prices: PriceConfig) -> dict[str, Any]:
         "completion_unit_price": prices.output or ZERO,
         "completion_price_unit": prices.unit,
         "completion_price": completion,
-        "total_price": round_amount(prompt + completion + per_item_cost),
+        "total_price": total,
     }
+
+
+def _llm_costs(
+    usage: LLMUsage, prices: PriceConfig
+) -> tuple[Decimal, Decimal, Decimal]:
+    """Return the costs of a chat call, each rounded to seven places: of the prompt, of
+    the completion, and in total."""
+    unit, rates = prices.unit, prices.rates
+    prompt = round_amount(_prompt_cost(usage, prices) * unit)
+    completion = round_amount(_completion_cost(usage, prices) * unit)
+    # A sum of rounded amounts is rounded.
+    total = prompt + completion
+    # Rates per request and per search are not multiplied by the unit.
+    if rates:
+        total += rates.get("request", ZERO) + rates.get("search", ZERO) * usage.searches
+        total = round_amount(total)
+    return prompt, completion, total
+
+
+def with_total_price(
+    usage: LLMUsage, pricing: PriceConfig | None, *, day: date | None = None
+) -> LLMUsage:
+    """Return the usage of a chat call with its total price as `with_prices` computes
+    it, but without the prices that it consists of. The ledger needs no more."""
+    if usage.total_price is not None or pricing is None:
+        return with_prices(usage, pricing, day=day)  # pyright: ignore[reportReturnType]
+    prices = effective_prices(pricing, day=day, prompt_tokens=usage.prompt_tokens)
+    return msgspec.structs.replace(
+        usage,
+        total_price=_llm_costs(usage, prices)[2],
+        currency=prices.currency,
+        price_source=prices.source,
+    )
 
 
 def _plain_cost(usage: ModelUsage, prices: PriceConfig) -> Decimal | None:

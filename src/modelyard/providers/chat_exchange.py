@@ -5,7 +5,8 @@ Two drivers use it. `HttpLargeLanguageModel.invoke` awaits the response; a
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from modelyard.base.errors import InvokeError, InvokeTimeoutError
 from modelyard.models.capabilities import Capabilities
@@ -47,8 +48,7 @@ from modelyard.transport.unpacking import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ChatExchange:
+class ChatExchange(msgspec.Struct, frozen=True):
     """A chat request in the wire format of its provider."""
 
     endpoint: Endpoint
@@ -181,6 +181,26 @@ class DirectExchange:
         """The seconds within which the next bytes have to arrive."""
         timeouts = self._exchange.endpoint.timeouts
         return timeouts.between_bytes if self.has_head else timeouts.first_byte
+
+    def receive_whole(self) -> Iterable[LLMResultChunk] | None:
+        """Return all chunks of a plain response that has arrived at once and is not a
+        stream; None for any other, which has to be received step by step. Raises
+        InvokeError.
+
+        The usual answer needs neither a reader nor the questions of the steps.
+        """
+        connection, exchange = self._connection, self._exchange
+        if connection is None or self.has_head or exchange.request.stream:
+            return None
+        body = connection.answer.take_plain(OFFLOAD_BYTES)
+        if body is None:
+            return None
+        self.has_head = True
+        if exchange.passing is not None:
+            chunk = exchange.passing.result(body)
+            if chunk is not None:
+                return (chunk,)
+        return self._naming(exchange.read_complete(body))
 
     def receive(self) -> Iterable[LLMResultChunk]:
         """Return the chunks that have arrived. Raises InvokeError.

@@ -48,7 +48,7 @@ from modelyard.providers.formats import (
     ChatFormat,
 )
 from modelyard.providers.speech_formats import SPEECH2TEXT, TTS
-from modelyard.transport.http import HttpClient, Response, Timeouts
+from modelyard.transport.http import HttpClient, RequestHead, Response, Timeouts
 from modelyard.wire import dashscope, openai_moderations
 
 _encode = msgspec.json.Encoder().encode
@@ -223,6 +223,27 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         ready = self.endpoint.ready_head(exchange.url, credentials, exchange.headers)
         return None if ready is None else DirectExchange(exchange, *ready)
 
+    def prepare(
+        self, model: str, credentials: Credentials, request: PassthroughRequest
+    ) -> "PreparedExchange | None":
+        """Return what makes exchanges of requests with the format and the parameters of
+        this one, with everything looked up. None if they have to be parsed, or
+        something has to be awaited before they can be sent."""
+        selection = self._selected(model, credentials, request)
+        wire, chat_format = selection.wire, selection.chat_format
+        capabilities = selection.target.capabilities
+        passing = _passthrough_format(chat_format, request, capabilities)
+        if passing is None:
+            return None
+        path = self._chat_path(chat_format)
+        url = self.endpoint.url(credentials, path, model=model, base=wire.base_url)
+        ready = self.endpoint.ready_head(url, credentials, chat_format.headers)
+        if ready is None:
+            return None
+        return PreparedExchange(
+            self.endpoint, chat_format, capabilities, passing, url, model, *ready
+        )
+
     def _exchange(
         self,
         model: str,
@@ -344,6 +365,34 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         if not isinstance(tokens, int):
             raise self.endpoint.stream_error("The response has no token count")
         return TokenCount(tokens, estimated=False)
+
+
+class PreparedExchange(msgspec.Struct, frozen=True):
+    """Makes the exchanges of requests to one model that are passed through. Implements
+    `modelyard.models.exchange.PreparedExchange`."""
+
+    endpoint: Endpoint
+    chat_format: ChatFormat
+    capabilities: Capabilities
+    passing: PassthroughFormat
+    url: str
+    model: str
+    client: HttpClient
+    head: RequestHead
+
+    def exchange(self, request: PassthroughRequest) -> DirectExchange:
+        """Return the exchange of a request."""
+        chat_exchange = ChatExchange(
+            self.endpoint,
+            self.chat_format,
+            self.capabilities,
+            request,
+            self.passing,
+            self.url,
+            self.chat_format.headers,
+            self.passing.dump(request, self.model, self.capabilities),
+        )
+        return DirectExchange(chat_exchange, self.client, self.head)
 
 
 def _passthrough_format(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError
+from modelyard.base.json_types import is_object
 
 MAX_NAME = 128
 """The longest session or project, in characters."""
@@ -108,7 +109,7 @@ def with_request(stated: Attribution, request: Any, session: str) -> Attribution
 def _first_text(formats: Any, name: str) -> str:
     """Return a field of a request's own format, or an empty text."""
     for fields in formats:
-        value: Any = fields.get(name) if isinstance(fields, dict) else None
+        value: Any = fields.get(name) if is_object(fields) else None
         if isinstance(value, str):
             return value
     return ""

@@ -19,11 +19,12 @@ class CallTrace:
     """The trace of one invocation, shared by all its attempts."""
 
     __slots__ = (
+        "_choice",
+        "_notes",
         "attempts",
         "cost_nanos",
         "has_unknown_cost",
         "is_notable",
-        "notes",
         "prompt_tokens",
         "requested_model",
         "tokens",
@@ -39,9 +40,35 @@ class CallTrace:
         """Whether an attempt used something whose cost is unknown."""
         self.prompt_tokens = -1
         """The approximate number of prompt tokens; -1 until it has been computed."""
-        self.notes: list[Decision] = []
+        self._notes: list[Decision] | None = None
+        self._choice: tuple[float, str, str, int] | None = None
         self.is_notable = False
         """Whether anything happened other than the first choice answering at once."""
+
+    @property
+    def notes(self) -> list[Decision]:
+        """The decisions so far, in their order."""
+        notes = self._notes
+        if notes is None:
+            notes = self._notes = []
+        if self._choice is not None:
+            timestamp, deployment, strategy, count = self._choice
+            self._choice = None
+            details = {"deployment": deployment, "by": strategy, "of": count}
+            notes.append(Decision(timestamp, "chose", details))
+        return notes
+
+    def note_choice(
+        self, timestamp: float, deployment: str, strategy: str, count: int
+    ) -> None:
+        """Add the usual decision: a deployment was chosen from several by a strategy.
+
+        Nobody reads it after most calls, so it is written out when it is read.
+        """
+        if self._choice is None:
+            self._choice = timestamp, deployment, strategy, count
+        else:
+            self.note(timestamp, "chose", deployment=deployment, by=strategy, of=count)
 
     def next_attempt(self) -> int:
         """Return the number of the next attempt, starting at 1."""

@@ -1,8 +1,9 @@
 """Callbacks that observe calls without changing them."""
 
 import logging
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from modelyard.models.types import ModelUsage
 from modelyard.runtime.invocation import Invocation
@@ -10,8 +11,7 @@ from modelyard.runtime.invocation import Invocation
 logger = logging.getLogger("modelyard.calls")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallResult:
+class CallResult(msgspec.Struct, frozen=True, kw_only=True):
     """How a call ended."""
 
     status: str
@@ -41,6 +41,11 @@ class Callback:
         """Return whether `on_new_chunk` should be called at the moment."""
         return True
 
+    def is_silent(self) -> bool:
+        """Return whether nothing is to be reported to this callback about a call that
+        starts now, unless it fails."""
+        return False
+
     def on_before_invoke(self, invocation: Invocation) -> None:
         """Called before the call starts."""
         ...
@@ -66,6 +71,10 @@ class LoggingCallback(Callback):
 
     Prompts and results are logged at debug level only.
     """
+
+    def is_silent(self) -> bool:
+        """Return whether successful calls are not logged."""
+        return not logger.isEnabledFor(logging.INFO)
 
     def sees_chunks(self) -> bool:
         """Return whether chunks would be logged."""

@@ -14,12 +14,16 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+from msgspec import structs
+
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeError, ModelyardError
-from modelyard.models.exchange import Exchange
+from modelyard.models.exchange import Exchange, PreparedExchange
+from modelyard.models.passthrough import PassthroughRequest
 from modelyard.models.types import Chunks, ModelType
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.load_balancing import Deployment
+from modelyard.runtime.load_balancing import Deployment, Plan
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.pipeline import Call
 from modelyard.runtime.policies.deadline import Deadline
@@ -28,8 +32,8 @@ from modelyard.runtime.policies.dispatch import (
     DispatchAttempt,
     DispatchState,
 )
-from modelyard.runtime.policies.limit import Admitted, Limits
-from modelyard.runtime.policies.meter import Meter, MeteredAttempt
+from modelyard.runtime.policies.limit import AdmissionPlan, Admitted, Limits
+from modelyard.runtime.policies.meter import Meter, MeteredAttempt, MeterPlan
 from modelyard.runtime.policies.observe import Observation, Observe
 
 logger = logging.getLogger("modelyard.calls")
@@ -82,8 +86,11 @@ class DirectCalls:
     """Makes one attempt in the usual way, with the policies below dispatch."""
     model_of: Callable[[Invocation], Any]
     """Returns the provider's model that makes an attempt."""
-    needs_policy: Callable[[Invocation], bool]
-    """Tells whether a call needs a policy that reads or replaces its answer."""
+    is_cached: Callable[[Invocation], bool]
+    """Tells whether the answers of a caller to a model go through the cache."""
+    is_structured: Callable[[Invocation], bool]
+    """Tells whether the answer of a call has to have a given form."""
+    source: "ConfigurationSource"
     clock: Clock
     running: "set[DirectCall]" = field(default_factory=set["DirectCall"])
     """The calls whose request has been sent."""
@@ -102,30 +109,60 @@ class DirectCalls:
         request: Any,
         receiver: Receiver,
         *,
+        id: str = "",
         silence_seconds: float = _NEVER,
     ) -> "DirectCall | None":
         """Start a call, or return None if it has to be made in the usual way; nothing
         has changed then. Raises what a usual call raises for an invalid request.
 
-        After `silence_seconds` without a chunk the receiver keeps its caller waiting.
+        `id` is that of the call; a new one without it. After `silence_seconds` without a
+        chunk the receiver keeps its caller waiting.
         """
         if instance.model_type is not ModelType.LLM:
             return None
-        invocation = instance.invocation_of(request)
-        if self.needs_policy(invocation):
+        invocation = instance.invocation_of(request, id=id)
+        if self.is_structured(invocation):
             return None
-        state = self.dispatch.state(invocation)
-        if not state.plan.is_plain:
+        plan = instance.call_plans.get("")
+        if plan is None or plan.changes != self.source.changes:
+            plan = instance.call_plans[""] = self._plan_for(invocation)
+        if not plan.is_direct or plan.admission is None:
             return None
-        admitted = self.limits.admit_now(invocation)
+        admission = plan.admission
+        # The limits of users other than the caller's own are looked up for each call.
+        if invocation.user != invocation.caller.user:
+            admission = self.limits.plan_for(invocation)
+        admitted = None if admission is None else admission.admit(invocation)
         if admitted is None:
             return None
-        call = DirectCall(self, invocation, admitted, state, receiver, silence_seconds)
+        call = DirectCall(self, plan, invocation, admitted, receiver, silence_seconds)
         try:
             call.begin()
         except Exception as error:  # noqa: BLE001  what it holds must be released
             call.crash(error)
         return call
+
+    def _plan_for(self, invocation: Invocation) -> "CallPlan":
+        """Look up what calls like this one need: those of its caller to its model."""
+        routing = self.dispatch.plan(invocation)
+        own = structs.replace(invocation, user=invocation.caller.user)
+        return CallPlan(
+            changes=self.source.changes,
+            is_direct=routing.is_plain and not self.is_cached(invocation),
+            admission=self.limits.plan_for(own),
+            routing=routing,
+        )
+
+    def target_for(
+        self, plan: "CallPlan", deployment: Deployment, invocation: Invocation
+    ) -> "Target":
+        """Look up what calls need at a deployment. `invocation` is that of an attempt
+        there."""
+        target = Target(
+            model=self.model_of(invocation), meter=self.meter.plan_for(invocation)
+        )
+        plan.targets[deployment] = target
+        return target
 
     def remaining(self, call: "DirectCall") -> Chunks:
         """Return the rest of a call, from its state on."""
@@ -166,6 +203,51 @@ class DirectCalls:
             self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
 
 
+class ConfigurationSource(Protocol):
+    """What call plans are derived from."""
+
+    changes: int
+    """Increases with each change; plans from before are looked up again."""
+
+
+class CallPlan(msgspec.Struct, kw_only=True):
+    """What the calls of one caller to one model need and does not depend on their
+    requests. It is dropped when settings, keys, prices, limits or models change."""
+
+    changes: int
+    is_direct: bool
+    admission: AdmissionPlan | None
+    """How calls with the caller's own user are admitted; None if that takes time."""
+    routing: Plan
+    targets: "dict[Deployment, Target]" = {}
+
+
+class Target(msgspec.Struct, kw_only=True):
+    """What the calls of one caller need at one deployment."""
+
+    model: Any
+    """The provider's model, a `LargeLanguageModel`."""
+    meter: MeterPlan
+    _prepared: dict[tuple[str, ...], PreparedExchange | None] = {}
+    """By the format of the request and the names of its parameters."""
+
+    def exchange(self, invocation: Invocation) -> Exchange | None:
+        """Return the exchange of a request; None if something has to be awaited. Raises
+        ModelyardError."""
+        request = invocation.request
+        if isinstance(request, PassthroughRequest):
+            key = (request.format, *request.model_parameters)
+            if key in self._prepared:
+                prepared = self._prepared[key]
+            else:
+                prepared = self._prepared[key] = self.model.prepare(
+                    invocation.model, invocation.credentials, request
+                )
+            if prepared is not None:
+                return prepared.exchange(request)
+        return self.model.exchange(invocation.model, invocation.credentials, request)
+
+
 class DirectCall:
     """One call. Its public methods are callbacks: none of them raises."""
 
@@ -180,6 +262,7 @@ class DirectCall:
         "_is_over",
         "_is_paused",
         "_metered",
+        "_plan",
         "_receiver",
         "_silence_seconds",
         "_silent_since",
@@ -194,17 +277,18 @@ class DirectCall:
     def __init__(
         self,
         calls: DirectCalls,
+        plan: CallPlan,
         invocation: Invocation,
         admitted: Admitted,
-        state: DispatchState,
         receiver: Receiver,
         silence_seconds: float,
     ) -> None:
         self._calls = calls
+        self._plan = plan
         self._receiver = receiver
         self.invocation = invocation
         self.admitted = admitted
-        self.state = state
+        self.state = DispatchState(calls.dispatch, plan.routing, invocation)
         self.observation: Observation = calls.observe.observe(invocation)
         self._attempt: DispatchAttempt | None = None
         self._metered: MeteredAttempt | None = None
@@ -235,35 +319,38 @@ class DirectCall:
 
         Any error is left to the usual way too, which meets it again.
         """
+        calls, plan = self._calls, self._plan
         invocation = self.state.invocation_for(deployment)
         exchange: Exchange | None = None
         try:
-            exchange = self._calls.model_of(invocation).exchange(
-                invocation.model, invocation.credentials, invocation.request
+            target = plan.targets.get(deployment) or calls.target_for(
+                plan, deployment, invocation
             )
+            exchange = target.exchange(invocation)
             if exchange is None or not exchange.connect():
                 return False
-            self._metered = self._calls.meter.begin(invocation)
+            self._metered = target.meter.begin(invocation)
         except ModelyardError:
             if exchange is not None:
                 exchange.close()
             return False
-        self._attempt = DispatchAttempt(self.state, deployment)
-        self._attempt.__enter__()
+        self._attempt = attempt = DispatchAttempt(self.state, deployment)
+        attempt.__enter__()
         self._exchange = exchange
-        current_time = self._calls.clock.monotonic()
+        current_time = calls.clock.monotonic()
         self._byte_due = current_time + exchange.byte_gap
         self._chunk_due = current_time + self._first_gap
         self._set_due()
-        self._calls.add(self)
+        calls.add(self)
         exchange.send(self._on_change)
         return True
 
     def _set_due(self) -> None:
         """Set the earliest of the call's deadlines."""
-        self.due = min(
-            self._byte_due, self._chunk_due, self.invocation.deadline or _NEVER
-        )
+        due, deadline = self._byte_due, self.invocation.deadline
+        if self._chunk_due < due:
+            due = self._chunk_due
+        self.due = deadline if deadline is not None and deadline < due else due
 
     # while the response arrives
 
@@ -273,6 +360,10 @@ class DirectCall:
         if exchange is None or self._is_over:
             return
         try:
+            if (chunks := exchange.receive_whole()) is not None:
+                self._take(chunks)
+                self._succeed()
+                return
             self._take(exchange.receive())
             if exchange.is_complete and not self._is_over:
                 self._complete(exchange)
@@ -296,11 +387,13 @@ class DirectCall:
         if metered is None or attempt is None:
             return
         is_empty = True
+        observation, receiver = self.observation, self._receiver
         for chunk in chunks:
             is_empty = False
             counted = metered.record_chunk(chunk)
             if attempt.has_begun:
-                self._give(counted)
+                observation.on_chunk(counted)
+                receiver.take_chunk(counted)
                 continue
             for opening_chunk in attempt.open_with(counted):
                 self._give(opening_chunk)
@@ -358,7 +451,8 @@ class DirectCall:
         metered.settle("ok")
         for chunk in attempt.held_back:
             self._give(chunk)
-        attempt.mark_served()
+        if not attempt.has_begun:
+            attempt.mark_served()
         attempt.__exit__(None, None, None)
         self.admitted.release()
         self.observation.finished()

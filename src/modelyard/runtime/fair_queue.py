@@ -60,11 +60,10 @@ class FairQueue:
 
     def _has_room(self, tenant: str) -> bool:
         """Return whether both the server and the tenant are below their maximum."""
-        max_per_tenant = self.capacity - self.capacity // 8
-        return (
-            self.running < self.capacity
-            and self._by_tenant.get(tenant, 0) < max_per_tenant
-        )
+        capacity, by_tenant = self.capacity, self._by_tenant
+        if self.running >= capacity:
+            return False
+        return tenant not in by_tenant or by_tenant[tenant] < capacity - capacity // 8
 
     async def enter(self, tenant: str, *, priority: int = 0, seconds: float) -> None:
         """Wait until the call is admitted.

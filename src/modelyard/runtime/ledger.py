@@ -10,7 +10,6 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,14 @@ from modelyard.runtime.orphaned_journals import (
     PriceLookup,
     Settle,
 )
-from modelyard.runtime.usage_row import Columns, Intent, Priced, intent_of, row_of
+from modelyard.runtime.usage_row import (
+    Columns,
+    Intent,
+    Priced,
+    intent_like,
+    intent_of,
+    row_of,
+)
 from modelyard.runtime.usage_table import UsageTable
 from modelyard.storage import rejected_records
 from modelyard.storage.database import Connection, Database, StorageUnavailableError
@@ -53,8 +59,7 @@ class LedgerUnavailableError(ModelyardError):
         self.retry_after = 1.0
 
 
-@dataclass(slots=True, eq=False)
-class OpenAttempt:
+class OpenAttempt(msgspec.Struct, eq=False):
     """An attempt that is recorded but not settled yet."""
 
     intent: Intent
@@ -120,24 +125,33 @@ class Ledger:
         attempt: int,
         created_at: float,
         prompt_tokens: int = 0,
+        template: Intent | None = None,
     ) -> OpenAttempt:
         """Record that a provider is about to be called.
 
-        Raises LedgerUnavailableError if that cannot be recorded; the provider must not
-        be called then.
+        `template` is the intent of an earlier call of the same caller to the same
+        deployment. Raises LedgerUnavailableError if the call cannot be recorded; the
+        provider must not be called then.
         """
-        intent = intent_of(
-            invocation,
-            attempt=attempt,
-            created_at=created_at,
-            prompt_tokens=prompt_tokens,
+        intent = (
+            intent_of(
+                invocation,
+                attempt=attempt,
+                created_at=created_at,
+                prompt_tokens=prompt_tokens,
+            )
+            if template is None
+            else intent_like(
+                template,
+                invocation,
+                attempt=attempt,
+                created_at=created_at,
+                prompt_tokens=prompt_tokens,
+            )
         )
-        # A damaged database may have lost rows already, so quotas cannot be trusted and
-        # no call is made.
-        if self._database.damage is not None:
-            raise LedgerUnavailableError("the database is damaged")
-        if self._database.trouble is not None:
-            self._refuse_while_in_trouble(self._database.trouble)
+        database = self._database
+        if database.damage is not None or database.trouble is not None:
+            self._refuse_while_failing()
         if self._journal is None:
             return OpenAttempt(intent, None, None)
         # The slot is the part of the journal that holds the token count while the
@@ -156,13 +170,20 @@ class Ledger:
                 self._journal.give_back(slot)
             raise LedgerUnavailableError(str(error)) from error
 
-    def _refuse_while_in_trouble(self, trouble: str) -> None:
+    def _refuse_while_failing(self) -> None:
         """Raise LedgerUnavailableError unless the journal can hold rows until the
         database is back.
 
         A full disk will soon refuse the journal as well, but a database server may be
         reachable again at any moment.
         """
+        # A damaged database may have lost rows already, so quotas cannot be trusted and
+        # no call is made.
+        if self._database.damage is not None:
+            raise LedgerUnavailableError("the database is damaged")
+        trouble = self._database.trouble
+        if trouble is None:
+            return
         if (
             not self._database.is_shared
             or self._journal is None

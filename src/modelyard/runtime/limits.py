@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from modelyard.base.errors import InvokeRateLimitError, ModelyardError
+from modelyard.base.tuples import new_tuple
 from modelyard.storage.counters import Charge, Counters, Refusal, UnseededError
 from modelyard.storage.usage_sums import SHORT_BUCKET_SECONDS, UsageQuery, UsageTotal
 from modelyard.tenancy.caller import matches_pattern
@@ -166,6 +167,72 @@ def _applicable_limit(
     )
 
 
+class ChargePlan:
+    """What each call of a subject takes of its limits.
+
+    What does not depend on the call is computed once. The charges are in the order of
+    the limits.
+    """
+
+    __slots__ = ("_day", "_fixed", "_has_windows", "_varying", "applied", "subject")
+
+    def __init__(self, applied: Sequence[ApplicableLimit], subject: Subject) -> None:
+        self.applied = applied
+        self.subject = subject
+        self._day = -1
+        self._has_windows = any(map(_has_calendar_window, applied))
+        # Charges whose amount is the same for each call, and the others with an amount
+        # of 0; by position.
+        self._fixed: list[Charge] = []
+        # Position, whether it is money, and what must be left of the limit.
+        self._varying: list[tuple[int, bool, float]] = []
+        self._start_day(0)
+
+    def charges(self, estimate: Estimate, current_time: float) -> list[Charge]:
+        """Return the charges of a call."""
+        # Calendar windows change at midnight, and their counters' names with them.
+        if self._has_windows and (day := int(current_time // _DAY)) != self._day:
+            self._start_day(day)
+        charges = self._fixed.copy()
+        for position, is_money, trace in self._varying:
+            amount = float(estimate.nanos if is_money else estimate.tokens)
+            name, _, _, cap, refill, lasts, unit = charges[position]
+            # An amount that is only estimated must not refuse the call, so it needs
+            # just a trace of the limit to be left.
+            need = amount if amount < trace else trace
+            charges[position] = new_tuple(
+                Charge, (name, amount, need, cap, refill, lasts, unit)
+            )
+        return charges
+
+    def _start_day(self, day: int) -> None:
+        """Compute what is the same for all calls of a day, a number of days since
+        1970."""
+        self._day = day
+        self._fixed, self._varying = [], []
+        for position, applicable_limit in enumerate(self.applied):
+            limit = applicable_limit.limit
+            name, amount = applicable_limit.counter, 0.0
+            if _has_calendar_window(applicable_limit):
+                name += _window_name(limit.window, day)
+            if applicable_limit.is_known_upfront:
+                amount = _known_amount(limit, self.subject)
+            else:
+                trace = max(_MIN_FRACTION, applicable_limit.cap * _MIN_FRACTION)
+                self._varying.append((position, limit.unit == "cost", trace))
+            self._fixed.append(
+                Charge(
+                    name,
+                    amount,
+                    amount,
+                    applicable_limit.cap,
+                    applicable_limit.refill,
+                    applicable_limit.ttl_seconds,
+                    limit.unit,
+                )
+            )
+
+
 def charge(
     applicable_limit: ApplicableLimit,
     subject: Subject,
@@ -173,27 +240,14 @@ def charge(
     current_time: float,
 ) -> Charge:
     """Return the charge of a call against a limit."""
+    plan = ChargePlan((applicable_limit,), subject)
+    return plan.charges(estimate, current_time)[0]
+
+
+def _has_calendar_window(applicable_limit: ApplicableLimit) -> bool:
+    """Return whether a limit has a counter for each day or month."""
     limit = applicable_limit.limit
-    amount = _amount(limit, subject, estimate)
-    # An amount that is only estimated must not refuse the call, so it needs just a
-    # trace of the limit to be left.
-    min_available = (
-        amount
-        if applicable_limit.is_known_upfront
-        else min(amount, max(_MIN_FRACTION, applicable_limit.cap * _MIN_FRACTION))
-    )
-    name = applicable_limit.counter
-    if limit.window in ("day", "month") and limit.unit != "concurrency":
-        name += _window_name(limit.window, int(current_time // 86_400))
-    return Charge(
-        name,
-        amount,
-        min_available,
-        applicable_limit.cap,
-        applicable_limit.refill,
-        applicable_limit.ttl_seconds,
-        limit.unit,
-    )
+    return limit.window in ("day", "month") and limit.unit != "concurrency"
 
 
 @lru_cache(8)
@@ -204,17 +258,9 @@ def _window_name(window: Window, day: int) -> str:
     return moment.strftime("%Y-%m-%d" if window == "day" else "%Y-%m")
 
 
-def _amount(limit: Limit, subject: Subject, estimate: Estimate) -> float:
-    """Return how much a call takes, in the limit's unit."""
-    match limit.unit:
-        case "requests" | "times" | "concurrency":
-            return 1.0
-        case "tokens":
-            return float(estimate.tokens)
-        case "cost":
-            return float(estimate.nanos)
-        case "credits":
-            return _credits(limit, subject.model)
+def _known_amount(limit: Limit, subject: Subject) -> float:
+    """Return how much a call takes of a limit whose amount is known before the call."""
+    return _credits(limit, subject.model) if limit.unit == "credits" else 1.0
 
 
 def _credits(limit: Limit, model: str) -> float:

@@ -139,7 +139,7 @@ class DeploymentHealth:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._cooldowns: dict[str, _Cooldown] = {}
+        self.cooldowns: dict[str, _Cooldown] = {}
         self._failures: dict[str, int] = {}
         self._in_flight: dict[str, int] = {}
         self._latency: dict[str, float] = {}
@@ -152,7 +152,7 @@ class DeploymentHealth:
         while its probe is running."""
         # The usual case is no cooldown at all; it must cost nothing, since every call
         # asks this for every deployment.
-        cooldowns = self._cooldowns
+        cooldowns = self.cooldowns
         if not cooldowns:
             return 0.0
         current_time, longest = self._clock.monotonic(), 0.0
@@ -168,7 +168,7 @@ class DeploymentHealth:
     @property
     def has_cooldowns(self) -> bool:
         """Whether any key is in cooldown."""
-        return bool(self._cooldowns)
+        return bool(self.cooldowns)
 
     def in_flight(self, deployment: Deployment) -> int:
         """Return the number of calls that the deployment is serving."""
@@ -183,7 +183,7 @@ class DeploymentHealth:
 
     def clear(self) -> None:
         """End every cooldown, for example after an operator has fixed the cause."""
-        self._cooldowns.clear()
+        self.cooldowns.clear()
         self._failures.clear()
 
     def in_cooldown(self) -> dict[str, float]:
@@ -191,7 +191,7 @@ class DeploymentHealth:
         current_time = self._clock.monotonic()
         return {
             cooldown_key: cooldown.until - current_time
-            for cooldown_key, cooldown in self._cooldowns.items()
+            for cooldown_key, cooldown in self.cooldowns.items()
             if cooldown.until > current_time
         }
 
@@ -201,9 +201,9 @@ class DeploymentHealth:
         """Count a call as in flight. If a cooldown of the deployment has run out, this
         call is its probe."""
         self._in_flight[deployment.id] = self._in_flight.get(deployment.id, 0) + 1
-        if self._cooldowns:
+        if self.cooldowns:
             for cooldown_key in deployment.cooldown_keys:
-                if (cooldown := self._cooldowns.get(cooldown_key)) is not None:
+                if (cooldown := self.cooldowns.get(cooldown_key)) is not None:
                     # Other calls must wait for the result of the probe.
                     cooldown.is_probing = True
 
@@ -214,31 +214,31 @@ class DeploymentHealth:
             self._in_flight[deployment.id] = remaining
         else:
             del self._in_flight[deployment.id]
-        if self._cooldowns:
+        if self.cooldowns:
             for cooldown_key in deployment.cooldown_keys:
-                if (cooldown := self._cooldowns.get(cooldown_key)) is not None:
+                if (cooldown := self.cooldowns.get(cooldown_key)) is not None:
                     cooldown.is_probing = False
 
     def served(self, deployment: Deployment, seconds: float) -> None:
         """Record a success: the first chunk came after `seconds`. Ends the cooldowns
         that have run out."""
-        previous = self._latency.get(deployment.id)
-        self._latency[deployment.id] = (
-            seconds
-            if previous is None
-            else previous + _EWMA_WEIGHT * (seconds - previous)
-        )
-        self._samples[deployment.id] = self._samples.get(deployment.id, 0) + 1
-        if self._failures or self._cooldowns:
+        name, latencies = deployment.id, self._latency
+        if name in latencies:
+            previous = latencies[name]
+            latencies[name] = previous + _EWMA_WEIGHT * (seconds - previous)
+        else:
+            latencies[name] = seconds
+        self._samples[name] = self._samples.get(name, 0) + 1
+        if self._failures or self.cooldowns:
             current_time = self._clock.monotonic()
             for cooldown_key in deployment.cooldown_keys:
                 self._failures.pop(cooldown_key, None)
                 # A call that started before the cooldown proves nothing about the
                 # present, so it does not end the cooldown.
                 if (
-                    cooldown := self._cooldowns.get(cooldown_key)
+                    cooldown := self.cooldowns.get(cooldown_key)
                 ) is not None and cooldown.until <= current_time:
-                    del self._cooldowns[cooldown_key]
+                    del self.cooldowns[cooldown_key]
 
     def cool_down(
         self,
@@ -251,10 +251,10 @@ class DeploymentHealth:
         """Put a key in cooldown for `seconds`. A cooldown that ends later stays as it
         is."""
         until = self._clock.monotonic() + seconds
-        previous = self._cooldowns.get(cooldown_key)
+        previous = self.cooldowns.get(cooldown_key)
         if previous is not None and previous.until > until:
             return
-        self._cooldowns[cooldown_key] = _Cooldown(until, failures, is_soft)
+        self.cooldowns[cooldown_key] = _Cooldown(until, failures, is_soft)
 
     def failed(
         self, deployment: Deployment, error: InvokeError, group: Sequence[Deployment]
@@ -304,7 +304,7 @@ class DeploymentHealth:
     ) -> float:
         """Put a key in cooldown: as long as the provider asked for, else doubling with
         each failure up to `max_seconds`. Returns the seconds, 0 for none."""
-        previous = self._cooldowns.get(cooldown_key)
+        previous = self.cooldowns.get(cooldown_key)
         failures = previous.failures + 1 if previous else 1
         seconds = error.retry_after
         if seconds is None:
@@ -327,7 +327,7 @@ class DeploymentHealth:
         peers_cooling_down = sum(
             1 for peer in group if peer is not deployment and self._is_soft(peer)
         )
-        previous = self._cooldowns.get(deployment.id)
+        previous = self.cooldowns.get(deployment.id)
         # This rule is for new cooldowns only; a deployment that failed its probe goes
         # back in cooldown.
         if previous is None and (peers_cooling_down + 1) * 2 > len(group):
@@ -339,7 +339,7 @@ class DeploymentHealth:
 
     def _is_soft(self, deployment: Deployment) -> bool:
         """Return whether the deployment is in cooldown for failures of the provider."""
-        cooldown = self._cooldowns.get(deployment.id)
+        cooldown = self.cooldowns.get(deployment.id)
         return (
             cooldown is not None
             and cooldown.is_soft
@@ -450,7 +450,7 @@ class LBModelManager:
         With `sticky`, the same value gets the same deployment while it is available.
         """
         free = self.deployments
-        if excluded_ids or self.health.has_cooldowns:
+        if excluded_ids or self.health.cooldowns:
             free = self._available(excluded_ids)
         if not free:
             return None
@@ -458,6 +458,10 @@ class LBModelManager:
             free = _first_in_priority(free)
         if len(free) == 1:
             return free[0]
+        # The usual strategy while all deployments are available.
+        if free is self.deployments and self.strategy == "round_robin" and not sticky:
+            self._turn += 1
+            return free[(self._turn - 1) % len(free)]
         return rendezvous_pick(free, sticky) if sticky else self._choose(free)
 
     def _available(self, excluded_ids: Collection[str]) -> Sequence[Deployment]:

@@ -9,7 +9,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from modelyard.models.types import ModelUsage
+from modelyard.models.llm import LLMUsage
+from modelyard.models.types import ModelType, ModelUsage
 from modelyard.runtime.callbacks import Callback, CallResult
 from modelyard.runtime.invocation import Invocation
 
@@ -32,6 +33,8 @@ _BUCKET_BOUNDS = (
 )
 _MAX_SERIES = 2000
 _OTHER = "other"
+_TYPE_NAMES = {model_type: model_type.value for model_type in ModelType}
+"""The labels of the types. An enum computes its value each time."""
 
 Labels = tuple[str, ...]
 
@@ -60,8 +63,9 @@ class Series:
 
     def observe(self, labels: Labels, seconds: float) -> None:
         """Record a duration in the histogram of a label combination."""
-        bucket_counts = self.buckets.get(labels)
-        if bucket_counts is None:
+        if labels in self.buckets:
+            bucket_counts = self.buckets[labels]
+        else:
             labels = self._bounded(labels, self.buckets)
             bucket_counts = self.buckets.setdefault(
                 labels, [0.0] * (len(_BUCKET_BOUNDS) + 2)
@@ -201,21 +205,17 @@ class Metrics(Callback):
         """Count the call as in flight."""
         self.in_flight.values[()] += 1
 
-    def on_after_invoke(self, invocation: Invocation, outcome: CallResult) -> None:
-        """Record a call that succeeded."""
-        self._record_result(invocation, outcome)
-
     def on_invoke_error(
         self, invocation: Invocation, error: BaseException, outcome: CallResult
     ) -> None:
         """Record a call that failed."""
-        self._record_result(invocation, outcome)
+        self.on_after_invoke(invocation, outcome)
 
-    def _record_result(self, invocation: Invocation, outcome: CallResult) -> None:
+    def on_after_invoke(self, invocation: Invocation, outcome: CallResult) -> None:
         """Record the duration, status, decisions and usage of a finished call."""
         self.in_flight.values[()] -= 1
         provider, model = invocation.provider, invocation.model
-        labels = (provider, model, invocation.model_type.value)
+        labels = (provider, model, _TYPE_NAMES[invocation.model_type])
         self.requests.add((*labels, outcome.status))
         self.latency.observe(labels, outcome.latency)
         if outcome.first_chunk is not None:
@@ -233,12 +233,17 @@ class Metrics(Callback):
     def _record_usage(self, labels: Labels, usage: ModelUsage) -> None:
         """Record tokens and cost. Result types differ in their token fields, so absent
         ones count as 0."""
-        usage_fields: Any = usage
-        if prompt := getattr(usage_fields, "prompt_tokens", 0) or getattr(
-            usage_fields, "tokens", 0
-        ):
+        if isinstance(usage, LLMUsage):
+            prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        else:
+            usage_fields: Any = usage
+            prompt = getattr(usage_fields, "prompt_tokens", 0) or getattr(
+                usage_fields, "tokens", 0
+            )
+            completion = getattr(usage_fields, "completion_tokens", 0)
+        if prompt:
             self.tokens.add((*labels, "in"), prompt)
-        if completion := getattr(usage_fields, "completion_tokens", 0):
+        if completion:
             self.tokens.add((*labels, "out"), completion)
         if usage.total_price:
             self.cost.add((*labels[:2], usage.currency), float(usage.total_price))

@@ -63,6 +63,8 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
     needs to read them."""
     passthrough_cache: dict[tuple[str, ...], bool] = {}
     """A cache of `passes_on`, by wire format and model parameters."""
+    call_plans: dict[str, Any] = {}
+    """A cache of what direct calls look up, of this caller."""
     route: str = ""
     """The name of the route if one was named instead of a model; empty otherwise."""
     context: Context | None = None
@@ -167,17 +169,18 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
                 self.callee, LargeLanguageModel
             ) and self.callee.can_pass_through(self.model, self.credentials(), request)
             self.passthrough_cache[key] = is_passthrough
-        if not is_passthrough or not request.model_parameters or self.schema is None:
+        schema = self.schema
+        if not is_passthrough or schema is None or not schema.parameter_rules:
             return is_passthrough
         # If a parameter rule would change a value, the request cannot be sent
         # unchanged. Raises for a value that breaks its rule.
         accepted = validate_parameters(
-            self.schema.parameter_rules, request.model_parameters, model=self.model
+            schema.parameter_rules, request.model_parameters, model=self.model
         )
-        return all(
-            accepted.get(name, value) == value
-            for name, value in request.model_parameters.items()
-        )
+        for name, value in request.model_parameters.items():
+            if accepted.get(name, value) != value:
+                return False
+        return True
 
     def get_price(self, price_type: PriceType, count: int) -> PriceInfo:
         """Return the price of `count` units; unknown if the model has no price."""
@@ -249,12 +252,14 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         )
         return call(invocation)
 
-    def invocation_of(self, request: LLMRequest | PassthroughRequest) -> Invocation:
+    def invocation_of(
+        self, request: LLMRequest | PassthroughRequest, *, id: str = ""
+    ) -> Invocation:
         """Return the invocation of a chat call, for those who make it by other means
         than the methods above. Raises InvokeBadRequestError for invalid parameters."""
         if isinstance(request, LLMRequest):
             request = self._checked(request)
-        return self._invocation(ModelType.LLM, request, request.user, None)
+        return self._invocation(ModelType.LLM, request, request.user, None, id)
 
     def _invocation(
         self,
@@ -262,6 +267,7 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         request: Any,
         user: str | None,
         timeout: float | None,
+        id: str = "",
     ) -> Invocation:
         """Return a new invocation. `timeout` is in seconds; the configured total applies
         without it."""
@@ -270,7 +276,7 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         user, session = split_user(user)
         stated = context.attribution if context else Attribution()
         return Invocation(
-            id=context.take_id() if context else new_id("call"),
+            id=id or (context.take_id() if context else new_id("call")),
             tenant=caller.tenant,
             caller=caller,
             provider=self.provider,

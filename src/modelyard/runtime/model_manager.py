@@ -50,6 +50,8 @@ class ModelManager:
         total_timeout: float | None = None,
         passes_on: bool = False,
     ) -> None:
+        self.changes = 0
+        """How often the caches were cleared."""
         self._passes_on = passes_on
         self._providers = providers
         self._clock = clock
@@ -78,6 +80,7 @@ class ModelManager:
 
     def clear_cache(self) -> None:
         """Clear the caches because providers, routes or models have changed."""
+        self.changes += 1
         self._instances_by_name.clear()
         self._instances.clear()
         self._bound.clear()
@@ -184,7 +187,7 @@ class ModelManager:
                     f"This API key has no access to {name!r}; allowed models:"
                     f" {', '.join(caller.models)}"
                 )
-            bound = msgspec.structs.replace(instance, caller=caller)
+            bound = msgspec.structs.replace(instance, caller=caller, call_plans={})
             if instance.schema is not None:
                 # The caches hold one entry for each key and name; dropping them all is
                 # cheaper than tracking their age.

@@ -81,6 +81,8 @@ class ProviderManager:
         unlock: Unlock = lambda tenant, id, value: value,  # noqa: A006
     ) -> None:
         self._factory = factory
+        self.changes = 0
+        """How often what is derived from the configuration was dropped."""
         self._factories: dict[str, ModelProviderFactory] = {}
         self._additional_providers: AdditionalProviders | None = None
         # For local providers: whether the model's files are on this machine.
@@ -150,6 +152,7 @@ class ProviderManager:
 
     def clear_cache(self) -> None:
         """Drop everything that was derived from the configuration."""
+        self.changes += 1
         self._factories.clear()
         self._credentials.forget()
         self._models.clear_cache()

@@ -39,9 +39,13 @@ class RetryBudget:
     def _current_level(self, pot: tuple[str, str]) -> tuple[float, float, float]:
         """Return (calls, retries, current time) with the counts decayed to the present."""
         current_time = self._clock.monotonic()
-        calls, repeats, moment = self._pots.get(pot, (0.0, 0.0, current_time))
+        if pot not in self._pots:
+            return 0.0, 0.0, current_time
+        calls, repeats, moment = self._pots[pot]
         # Linear decay: after one window without calls nothing is left.
-        left = max(0.0, 1.0 - (current_time - moment) / self._window)
+        left = 1.0 - (current_time - moment) / self._window
+        if left < 0.0:
+            left = 0.0
         return calls * left, repeats * left, current_time
 
     def _store_level(

@@ -47,6 +47,13 @@ class Traces(Callback):
 
     def on_after_invoke(self, invocation: Invocation, outcome: CallResult) -> None:
         """Store the trace of a successful call, if it is to be kept."""
+        # The usual case: nothing happened that is worth keeping.
+        if (
+            self._keep == "notable"
+            and not self.wants_result
+            and not invocation.record.is_notable
+        ):
+            return
         self._store_trace(invocation, outcome)
 
     def on_invoke_error(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from modelyard.models.llm import LLMUsage
 from modelyard.models.types import ModelUsage
 from modelyard.runtime.invocation import Invocation
 from modelyard.storage.usage_sums import LedgerAmounts, is_answer
@@ -158,6 +159,34 @@ def intent_of(
     )
 
 
+def intent_like(
+    template: Intent,
+    invocation: Invocation,
+    *,
+    attempt: int,
+    created_at: float,
+    prompt_tokens: int,
+) -> Intent:
+    """Return the same as `intent_of`, for a call of the same caller to the same
+    deployment as that of the template."""
+    return Intent(
+        invocation.id,
+        attempt,
+        template.tenant,
+        template.api_key,
+        invocation.user,
+        created_at,
+        template.provider,
+        template.model,
+        template.model_type,
+        template.credential,
+        template.credential_id,
+        prompt_tokens,
+        template.asked,
+        template.app,
+    )
+
+
 def row_of(
     intent: Intent,
     status: str,
@@ -171,8 +200,6 @@ def row_of(
 
     No usage means a cost of 0. Usage without a price means an unknown cost, None.
     """
-    # Usage types of different models have different fields; absent ones count as 0.
-    usage_fields: Any = usage
     price = Decimal(0) if usage is None else usage.total_price
     return (
         f"{intent.invocation}.{intent.attempt}",
@@ -190,14 +217,7 @@ def row_of(
         intent.credential_id,
         status,
         counted_by,
-        _prompt_tokens(usage_fields),
-        getattr(usage_fields, "completion_tokens", 0),
-        getattr(usage_fields, "cached_tokens", 0),
-        getattr(usage_fields, "cache_write_tokens", 0),
-        getattr(usage_fields, "reasoning_tokens", 0),
-        getattr(usage_fields, "characters", 0),
-        float(getattr(usage_fields, "seconds", 0.0)),
-        getattr(usage_fields, "searches", 0),
+        *_counts_of(usage),
         # Written without an exponent, which SQL would not read as a decimal.
         None if price is None else format(price, "f"),
         None if price is None else min(int(price * _NANO), _MAX_NANOS),
@@ -214,9 +234,41 @@ def row_of(
     )
 
 
+def _counts_of(
+    usage: "ModelUsage | LostUsage | None",
+) -> tuple[int, int, int, int, int, int, float, int]:
+    """Return the counts of a usage in the order of the columns, from the prompt's
+    tokens to the searches."""
+    if isinstance(usage, LLMUsage):
+        return (
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.cached_tokens,
+            usage.cache_write_tokens,
+            usage.reasoning_tokens,
+            0,
+            0.0,
+            usage.searches,
+        )
+    # Usage types of different models have different fields; absent ones count as 0.
+    usage_fields: Any = usage
+    return (
+        _prompt_tokens(usage_fields),
+        getattr(usage_fields, "completion_tokens", 0),
+        getattr(usage_fields, "cached_tokens", 0),
+        getattr(usage_fields, "cache_write_tokens", 0),
+        getattr(usage_fields, "reasoning_tokens", 0),
+        getattr(usage_fields, "characters", 0),
+        float(getattr(usage_fields, "seconds", 0.0)),
+        getattr(usage_fields, "searches", 0),
+    )
+
+
 def tokens_of(usage: ModelUsage) -> int:
     """Return the tokens as the row's columns add up, so that limits count what the
     ledger counts."""
+    if isinstance(usage, LLMUsage):
+        return usage.prompt_tokens + usage.completion_tokens
     usage_fields: Any = usage
     return _prompt_tokens(usage_fields) + getattr(usage_fields, "completion_tokens", 0)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from modelyard.base.clock import Clock
+from modelyard.base.tuples import new_tuple
 from modelyard.storage.database import Database
 from modelyard.storage.engine import Connection
 from modelyard.storage.statements import statements
@@ -141,42 +142,43 @@ def reserve_all(
     corrected even if the call is refused; otherwise it would be refused for as long as
     the jump was.
     """
-    if unknown := [charge.name for charge in charges if charge.name not in levels]:
-        raise UnseededError(unknown)
-    raised: list[tuple[str, Level]] = []
+    _check_seeded(levels, charges)
+    raised: dict[str, Level] = {}
     refusal: Refusal | None = None
-    # Check all charges before changing any level.
+    # Check all charges before changing any level. Every call comes through here, so the
+    # loop calls nothing but what makes a level.
     for charge in charges:
-        used, stamp = _drained(levels, charge, current_time)
-        if refusal is None and used + charge.need > charge.cap:
+        name, amount, need, cap, refill, _, _ = charge
+        used, stamp = levels[name]
+        # The clock has jumped back: the counter must not wait until it is there again.
+        if stamp > current_time + CLOCK_SKEW_SECONDS:
+            stamp = current_time
+            levels[name] = Level(used, stamp)
+        # A clock that went backwards drains nothing. One that is slightly behind must
+        # not move the stamp back, or the counter would drain twice.
+        if stamp < current_time:
+            used = max(0.0, used - refill * (current_time - stamp))
+            stamp = current_time
+        if refusal is None and used + need > cap:
             refusal = Refusal(charge, used)
-        # A clock that is slightly behind must not move the stamp back, or the counter
-        # would drain twice.
-        level = Level(used + charge.amount, max(current_time, stamp))
-        raised.append((charge.name, level))
+        raised[name] = new_tuple(Level, (used + amount, stamp))
     if refusal is None:
         levels.update(raised)
     return refusal
 
 
-def _drained(
-    levels: MutableMapping[str, Level], charge: Charge, current_time: float
-) -> Level:
-    """Return the current level of a charge's counter; its stamp may lie a little in the
-    future."""
-    used, stamp = levels[charge.name]
-    # The clock has jumped back: the counter must not wait until it is there again.
-    if stamp > current_time + CLOCK_SKEW_SECONDS:
-        stamp = current_time
-        levels[charge.name] = Level(used, stamp)
-    # A clock that went backwards drains nothing.
-    drained = charge.refill * max(0.0, current_time - stamp)
-    return Level(max(0.0, used - drained), stamp)
+def _check_seeded(levels: Mapping[str, Level], charges: Sequence[Charge]) -> None:
+    """Raise UnseededError if the counter of a charge does not exist."""
+    for charge in charges:
+        if charge.name not in levels:
+            unknown = [each.name for each in charges if each.name not in levels]
+            raise UnseededError(unknown)
 
 
 def adjusted(level: Level, reserved: float, actual_amount: float) -> Level:
     """Return the level with a reserved amount replaced by the actual one."""
-    return Level(max(0.0, level.used + actual_amount - reserved), level.stamp)
+    used = level.used + actual_amount - reserved
+    return new_tuple(Level, (used if used > 0.0 else 0.0, level.stamp))
 
 
 class MemoryCounters:
@@ -206,14 +208,13 @@ class MemoryCounters:
 
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
         """Replace a call's reservation by its actual usage."""
+        levels = self._levels
         for charge in self._reserved.pop(name, ()):
-            actual_amount = amounts.get(charge.unit, charge.amount)
-            if (
-                actual_amount != charge.amount
-                and (level := self._levels.get(charge.name)) is not None
-            ):
-                self._levels[charge.name] = adjusted(
-                    level, charge.amount, actual_amount
+            unit, reserved = charge.unit, charge.amount
+            actual_amount = amounts.get(unit, reserved)
+            if actual_amount != reserved and charge.name in levels:
+                levels[charge.name] = adjusted(
+                    levels[charge.name], reserved, actual_amount
                 )
 
     async def reservations_of(self, owner: str) -> Sequence[str]:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from modelyard.base.errors import ConfigError
 from modelyard.base.ids import new_id
 from modelyard.base.private_files import private_folder
@@ -41,12 +43,19 @@ class Segment:
     path: Path
     memory: mmap.mmap
     size: int = 0
-    # Number of records in it that are not yet stored elsewhere.
-    needed: int = 0
+    # Each is changed by one thread only, so that neither needs a lock.
+    appended: int = 0
+    """Number of records that were appended to it."""
+    forgotten: int = 0
+    """Number of those that are stored elsewhere."""
+
+    @property
+    def needed(self) -> int:
+        """The number of records in it that are not yet stored elsewhere."""
+        return self.appended - self.forgotten
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """Where the progress of one answer is stored.
 
     `number` is the index in the progress file. `mark` identifies the answer, so that a
@@ -128,8 +137,7 @@ class Journal:
         # The length is written last: a record with a length is complete.
         _LENGTH.pack_into(memory, segment.size, length)
         segment.size = end
-        with self._lock:
-            segment.needed += 1
+        segment.appended += 1
         return segment
 
     def _next_segment(self, length: int) -> Segment:
@@ -167,7 +175,7 @@ class Journal:
         """Mark one record of each listed segment as stored elsewhere."""
         with self._lock:
             for segment in segments:
-                segment.needed -= 1
+                segment.forgotten += 1
             self._drop_unneeded()
 
     def _drop_unneeded(self) -> None:

@@ -26,6 +26,9 @@ logger = logging.getLogger("modelyard.storage")
 # Writes within this time share one commit, because a commit costs more CPU than fifty
 # rows. A single row waits this long for others.
 _GATHER_SECONDS = 0.02
+_LONG_GATHER_SECONDS = 0.08
+"""How much longer is waited if there is nothing but work that may wait: what it writes
+is safe elsewhere, as the ledger's rows are in their journal."""
 _RETRY_SECONDS = 0.5
 _MAX_WAITING = 100_000
 
@@ -46,6 +49,11 @@ class _WorkItem:
 
 _Entry = _RowWrite | _WorkItem | Future[None] | None
 """A row to write, work to run, a flush notification, or None to stop."""
+
+
+def _is_patient(entry: "_Entry") -> bool:
+    """Return whether an entry may wait for others."""
+    return isinstance(entry, _WorkItem) and entry.may_gather
 
 
 class _Queue:
@@ -76,6 +84,8 @@ class _Queue:
         """Wait for entries, then briefly for more, and return all of them."""
         self._has_work.wait()
         self._is_urgent.wait(_GATHER_SECONDS)
+        if all(map(_is_patient, tuple(self._waiting))):
+            self._is_urgent.wait(_LONG_GATHER_SECONDS)
         self._is_urgent.clear()
         self._has_work.clear()
         # The length is read once: entries added meanwhile belong to the next batch.

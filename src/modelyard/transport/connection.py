@@ -16,12 +16,12 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_is_lost",
-        "_loop",
         "_poll",
         "_writable",
         "answer",
         "is_spoiled",
         "listener",
+        "loop",
         "transport",
         "way",
     )
@@ -32,7 +32,7 @@ class Connection(asyncio.Protocol):
         self.transport: Any = (
             None  # uvloop's transports are not a subclass of asyncio's
         )
-        self._loop = loop
+        self.loop = loop
         self._poll: select.poll | None = None
         self._writable: asyncio.Future[None] | None = None
         self._is_lost = False
@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Make writers wait until the send buffer has drained."""
-        self._writable = self._loop.create_future()
+        self._writable = self.loop.create_future()
 
     def resume_writing(self) -> None:
         """Release a waiting writer."""
@@ -92,17 +92,30 @@ class Connection(asyncio.Protocol):
         """Return whether another request may be sent: everything was read, and the peer
         neither closed nor sent stray bytes."""
         return (
-            not self._is_lost
+            self.answer.is_reusable
+            and not self._is_lost
             and not self.is_spoiled
             and self.transport is not None
             and not self.transport.is_closing()
-            and self.answer.is_reusable
         )
 
     @property
     def is_writable(self) -> bool:
         """Return whether the send buffer has room."""
         return self._writable is None
+
+    def can_send_now(self) -> bool:
+        """Return whether a request may be sent at once on an idle connection, which was
+        usable when it became idle: it still is, and its send buffer has room."""
+        if (
+            self._is_lost
+            or self.is_spoiled
+            or self._writable is not None
+            or self.transport.is_closing()
+        ):
+            return False
+        poll = self._poll
+        return not poll.poll(0) if poll is not None else self.is_quiet
 
     @property
     def is_quiet(self) -> bool:

@@ -273,10 +273,13 @@ class HttpClient:
         """
         if not self._slots.try_take():
             return None
-        connection = self._take_idle(head.way)
-        if connection is not None and connection.is_writable:
-            return connection
-        if connection is not None:
+        idle = self._idle.get(head.way.key)
+        # The most recently used connection first: it is the least likely to have been
+        # closed.
+        while idle:
+            connection, until = idle.pop()
+            if until > connection.loop.time() and connection.can_send_now():
+                return connection
             self._drop(connection)
         self._slots.release()
         return None
@@ -436,15 +439,15 @@ class HttpClient:
         It is dropped instead if it cannot be reused or the pool of its route is full.
         """
         self._slots.release()
-        idle = self._idle.setdefault(connection.way.key, deque())
-        seconds = self._idle_seconds
+        idle = self._idle.get(connection.way.key)
+        if idle is None:
+            idle = self._idle[connection.way.key] = deque()
+        seconds, answer = self._idle_seconds, connection.answer
         # The server's own keep-alive timeout takes precedence if it is shorter.
-        if connection.answer.has_header(b"keep-alive"):
-            seconds = min(
-                seconds, keep_alive_seconds(connection.answer.headers["keep-alive"])
-            )
+        if not answer.is_plain and answer.has_header(b"keep-alive"):
+            seconds = min(seconds, keep_alive_seconds(answer.headers["keep-alive"]))
         if seconds > 0 and connection.is_usable and len(idle) < self._keep_idle:
-            idle.append((connection, asyncio.get_running_loop().time() + seconds))
+            idle.append((connection, connection.loop.time() + seconds))
         else:
             self._drop(connection)
 

@@ -7,7 +7,10 @@ transfer codings other than `chunked` alone, folded lines.
 """
 
 import asyncio
+import re
 from collections import deque
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import httptools
@@ -23,9 +26,58 @@ _HIGH_WATER = 256 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 """Limit for a head including interim responses, and for other non-body bytes: trailers,
 chunk extensions."""
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TEXT = bytes(byte for byte in range(256) if byte == 9 or 32 <= byte != 127)
+"""The bytes that may occur in a line of a head (RFC 9110, 5.5)."""
+_FRAMING_HEADERS = frozenset(
+    (
+        b"connection",
+        b"content-encoding",
+        b"keep-alive",
+        b"proxy-connection",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+"""Headers that change how a response is read, or its connection used again."""
 _LINE_COST = 4
 """Added per header line, since empty lines would otherwise cost nothing."""
 _INTERIM_COST = 64
+
+
+_SMALL_HEAD = 8192
+"""Larger heads are left to the parser, which counts their lines too."""
+_HARMLESS, _LENGTH, _OTHER = range(3)
+_UNKNOWN = -(1 << 40)
+_MAX_DIGITS = 9
+"""Digits of a length that fits into one read, with room to spare."""
+
+
+@lru_cache(1024)  # servers send the same few names
+def _kind_of(name: bytes) -> int:
+    """Return whether a header, by its name as sent, has the length of the body, is
+    harmless, or has to be looked at by the parser."""
+    lower = name.lower()
+    if lower == b"content-length":
+        return _LENGTH
+    is_harmless = _TOKEN.fullmatch(name) and lower not in _FRAMING_HEADERS
+    return _HARMLESS if is_harmless else _OTHER
+
+
+def _body_size(lines: Sequence[bytes]) -> int:
+    """Return the length that the lines of a head state; a negative number if it is not
+    stated once, or another line has to be looked at by the parser."""
+    length = b""
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        kind = _kind_of(name)
+        if kind is _LENGTH and not length:
+            length = value.strip(b" \t")
+        elif kind is not _HARMLESS or not colon:
+            return _UNKNOWN
+    is_number = length.isdigit() and len(length) <= _MAX_DIGITS
+    return int(length) if is_number else _UNKNOWN
 
 
 class StrayError(Exception):
@@ -45,6 +97,7 @@ class IncomingResponse:
         "_buffered",
         "_first_lines",
         "_header_bytes",
+        "_is_begun",
         "_is_bodiless",
         "_is_paused",
         "_keep_alive",
@@ -52,6 +105,7 @@ class IncomingResponse:
         "_not_body",
         "_parser",
         "_pieces",
+        "_raw_head",
         "_repeated_lines",
         "_shown",
         "_transport",
@@ -60,6 +114,7 @@ class IncomingResponse:
         "has_bytes",
         "is_complete",
         "is_head_complete",
+        "is_plain",
         "status",
     )
 
@@ -69,14 +124,19 @@ class IncomingResponse:
         self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
         self.begin(None, is_bodiless=False)
-        # Without a parser, any byte that arrives counts as stray.
-        self._parser: Any = None
+        # Any byte that arrives before a request counts as stray.
+        self._is_begun = False
 
     # Called by the connection.
 
     def begin(self, transport: Any, *, is_bodiless: bool) -> None:
         """Prepare for the next response, received over `transport`."""
-        self._parser = httptools.HttpResponseParser(self)
+        self._is_begun = True
+        # Created with the first byte that it is needed for.
+        self._parser: Any = None
+        self._raw_head = b""
+        self.is_plain = False
+        """Whether the response arrived at once, with nothing special in its head."""
         self._transport = transport
         self._is_bodiless = is_bodiless
         self.status = 0
@@ -99,9 +159,14 @@ class IncomingResponse:
         Raises StrayError for bytes that belong to no response, or the stored `error` if
         the response is unacceptable.
         """
-        self.has_bytes = True
-        if self._parser is None or self.is_complete:
+        if not self._is_begun or self.is_complete:
+            self.has_bytes = True
             raise StrayError
+        if self._parser is None:
+            if not self.has_bytes and self._take_whole(data):
+                return
+            self.has_bytes = True
+            self._parser = httptools.HttpResponseParser(self)
         self._not_body += len(data)  # a piece of body sets it back
         try:
             self._parser.feed_data(data)
@@ -118,6 +183,37 @@ class IncomingResponse:
         # Chunk extensions and trailers are unbounded in the protocol.
         if self._not_body > MAX_HEADER_BYTES and not self.is_complete:
             raise self._reject(f"sent more than {MAX_HEADER_BYTES:,} bytes of headers")
+
+    def _take_whole(self, data: bytes) -> bool:
+        """Take a plain response that has arrived at once; return False if it has to be
+        parsed.
+
+        The usual answer is read in a few steps, without a parser and its callbacks. What
+        is accepted here, the parser accepts too.
+        """
+        if self._is_bodiless or self.error is not None:
+            return False
+        head_size = data.find(b"\r\n\r\n")
+        if not 0 < head_size < _SMALL_HEAD or data[:13] != b"HTTP/1.1 200 ":
+            return False
+        head = data[:head_size]
+        lines = head.split(b"\r\n")
+        # Nothing but text between the lines' ends.
+        if head.translate(None, _TEXT) != b"\r\n" * (len(lines) - 1):
+            return False
+        if len(data) != head_size + 4 + _body_size(lines):
+            return False
+        self.has_bytes = True
+        self.status = 200
+        self._raw_head = head
+        self._keep_alive = self.is_plain = True
+        self.is_head_complete = self.is_complete = True
+        if len(data) > head_size + 4:
+            self._pieces.append(data[head_size + 4 :])
+            self._buffered = len(data)
+        if self._waiter is not None:
+            self._wake()
+        return True
 
     def end(self, reason: Exception | None) -> None:
         """Handle the end of the connection: closed by the peer, or broken."""
@@ -160,7 +256,7 @@ class IncomingResponse:
             raise self._reject(f"sent more than {MAX_HEADER_BYTES:,} bytes of headers")
         # A trailer, or a line of a response after ours, is not a header (RFC 9110,
         # 6.5.1).
-        if self.is_head_complete:
+        if self.is_head_complete and not self.is_plain:
             return
         key = name.lower()
         # Most fields occur once; repeated ones get a list, so that their order is
@@ -204,7 +300,8 @@ class IncomingResponse:
         if self._buffered > _HIGH_WATER and not self._is_paused and self._transport:
             self._is_paused = True
             self._transport.pause_reading()
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def on_message_complete(self) -> None:
         """Mark the response as complete."""
@@ -249,7 +346,8 @@ class IncomingResponse:
     @property
     def headers(self) -> Headers:
         """Return the response headers."""
-        first = {_text(name): _text(value) for name, value in self._first_lines.items()}
+        first_lines = self._lines()
+        first = {_text(name): _text(value) for name, value in first_lines.items()}
         if self._repeated_lines is None:
             return Headers(first)
         repeated = {
@@ -261,12 +359,21 @@ class IncomingResponse:
     def has_header(self, name: bytes) -> bool:
         """Return whether a header field is present, by its lower-case name. Cheaper
         than `headers`."""
-        return name in self._first_lines
+        return name in self._lines()
 
     def first_line(self, name: bytes) -> bytes:
         """Return the first line of a header field, by its lower-case name; empty if it
         is missing. Cheaper than `headers`."""
-        return self._first_lines.get(name, b"")
+        return self._lines().get(name, b"")
+
+    def _lines(self) -> dict[bytes, bytes]:
+        """Return the first line of each header field, by its lower-case name."""
+        if self._raw_head:
+            head, self._raw_head = self._raw_head, b""
+            for line in head.split(b"\r\n")[1:]:
+                name, _, value = line.partition(b":")
+                self.on_header(name, value.strip(b" \t"))
+        return self._first_lines
 
     @property
     def has_chunks(self) -> bool:
@@ -285,6 +392,15 @@ class IncomingResponse:
         finally:
             timer.cancel()
             self._waiter = None
+
+    def take_plain(self, limit: int) -> bytes | None:
+        """Return and remove the body of a plain response; None if the response is not
+        plain, was taken before, has no body, or one of `limit` bytes or more."""
+        pieces = self._pieces
+        if not self.is_plain or not pieces or len(pieces[0]) >= limit:
+            return None
+        self._buffered = 0
+        return pieces.popleft()
 
     def take(self) -> bytes:
         """Return and remove all body bytes received so far."""

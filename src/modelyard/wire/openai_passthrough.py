@@ -119,6 +119,9 @@ def peek_request(
         parameters["temperature"] = plain_request.temperature
     if plain_request.top_p is not None:
         parameters["top_p"] = plain_request.top_p
+    signs = 0
+    for message in plain_request.messages:
+        signs += len(message.content)
     request = PassthroughRequest(
         format=FORMAT,
         asked=plain_request,
@@ -127,7 +130,7 @@ def peek_request(
         user=plain_request.user,
         wants_usage=plain_request.stream_options is not None
         and plain_request.stream_options.include_usage,
-        signs=sum([len(message.content) for message in plain_request.messages]),
+        signs=signs,
         parse=partial(_parsed, body, parse),
     )
     return plain_request.model, request
@@ -439,7 +442,7 @@ class _InspectedChunk:
             if is_plain
             else LLMResultChunkDelta(usage=self.usage, finish_reason=self.reason)
         )
-        data = b"\n\n".join(self.events) + b"\n\n" if self.events else b""
+        data = b"\n\n".join((*self.events, b"")) if self.events else b""
         return PassthroughChunk(data=data, said="".join(self.texts), delta=delta)
 
 

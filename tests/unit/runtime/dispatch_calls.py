@@ -109,7 +109,12 @@ class Outcome:
 
     chunks: list[Any] = field(default_factory=list[Any])
     error: InvokeError | None = None
-    decisions: list[Decision] = field(default_factory=list[Decision])
+    trace: CallTrace = field(default_factory=CallTrace)
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """The decisions, in order."""
+        return self.trace.notes
 
     @property
     def texts(self) -> list[str]:
@@ -133,7 +138,7 @@ async def collect(
 ) -> Outcome:
     """Make a call through the policy and return what came of it."""
     invocation = invocation or new_invocation()
-    outcome = Outcome(decisions=invocation.record.notes)
+    outcome = Outcome(trace=invocation.record)
     try:
         async with aclosing(compose([policy], call)(invocation)) as chunks:
             async for chunk in chunks:

@@ -240,7 +240,8 @@ class DispatchState:
 
         Only for plans without hosted quotas, which have to be awaited.
         """
-        candidate = self.group.fetch_next(sticky=self._sticky)
+        group = self.plan.groups[self._group_index]
+        candidate = group.fetch_next(sticky=self._sticky)
         return None if candidate is None else self._choose(candidate)
 
     @property
@@ -279,7 +280,16 @@ class DispatchState:
     def _choose(self, deployment: Deployment) -> Deployment:
         """Record that a deployment is tried next, and return it."""
         self.deployment = deployment
-        self._record_decision(self.group, deployment)
+        group = self.plan.groups[self._group_index]
+        if self._tried or group.health.cooldowns:
+            self._record_decision(group, deployment)
+        else:
+            self._invocation.record.note_choice(
+                self.clock.monotonic(),
+                deployment.name,
+                group.strategy,
+                len(group.deployments),
+            )
         # The budget limits retries to a share of all calls, so every call is counted.
         self._policy.budget.record_call(self._invocation.tenant, deployment.provider)
         return deployment
@@ -295,21 +305,15 @@ class DispatchState:
         return await self._policy.quotas.reserve(self._invocation, candidate)
 
     def _record_decision(self, group: LBModelManager, deployment: Deployment) -> None:
-        """Add the choice to the call's trace, with the deployments in cooldown if there
-        are any."""
-        record = self._invocation.record
-        details: dict[str, Any] = {
-            "deployment": deployment.name,
-            "by": group.strategy,
-            "of": len(group.deployments),
-        }
-        if self._tried or group.health.has_cooldowns:
-            details["resting"] = group.skipped_deployments()
-        record.note(
-            self._policy.clock.monotonic(),
+        """Add the choice to the call's trace, with the deployments in cooldown."""
+        self._invocation.record.note(
+            self.clock.monotonic(),
             "chose",
             is_notable=bool(self._tried),
-            **details,
+            deployment=deployment.name,
+            by=group.strategy,
+            of=len(group.deployments),
+            resting=group.skipped_deployments(),
         )
 
     async def _wait_or_move(self) -> None:
@@ -385,7 +389,7 @@ class DispatchState:
                 credential=credential.name if credential else "",
                 credential_id=credential.id if credential else "",
             )
-        if text := "".join(self.sent_texts):
+        if self.sent_texts and (text := "".join(self.sent_texts)):
             messages = [*attempt.request.messages, AssistantPromptMessage(content=text)]
             attempt = structs.replace(
                 attempt,
@@ -396,7 +400,7 @@ class DispatchState:
     def served(self, seconds: float) -> None:
         """Record the seconds to the first chunk."""
         if self.deployment is not None:
-            self.group.served(self.deployment, seconds)
+            self.plan.groups[self._group_index].served(self.deployment, seconds)
 
     def record_sent(self, chunk: Any) -> None:
         """Record the text of a chunk that goes to the caller."""
@@ -592,7 +596,9 @@ class DispatchAttempt:
         self._state = state
         self._started_at = state.clock.monotonic()
         self.deployment = deployment
-        self.hedge_delay = state.hedge_delay()
+        self.hedge_delay = (
+            None if state.plan.hedge_after is None else state.hedge_delay()
+        )
         self._is_hedged = self.hedge_delay is not None
         self.has_begun = False
         # Chunks without content that were not sent yet, in case of a failover.
@@ -641,9 +647,12 @@ class DispatchAttempt:
         no longer start over without the caller noticing."""
         self.mark_served()
         state = self._state
-        # A continued stream has sent its opening chunks already.
-        opening = [first_chunk] if state.sent_texts else [*self.held_back, first_chunk]
-        self.held_back.clear()
+        opening = [first_chunk]
+        if self.held_back:
+            # A continued stream has sent its opening chunks already.
+            if not state.sent_texts:
+                opening = [*self.held_back, first_chunk]
+            self.held_back.clear()
         if state.plan.continue_streams:
             state.record_sent(first_chunk)
         return opening

@@ -5,6 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
+
+import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.models.types import Chunks
@@ -12,10 +15,10 @@ from modelyard.runtime.fair_queue import FairQueue
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.limits import (
     ApplicableLimit,
+    ChargePlan,
     CounterStart,
     Estimate,
     Subject,
-    charge,
     limit_error,
     reserve,
     settled_amounts,
@@ -46,6 +49,9 @@ class Limits:
     """The longest time in seconds that a call may wait in the queue."""
     is_priced: Callable[[Invocation], bool] = lambda invocation: True
     """Returns whether a limit of money can count the call."""
+    estimator: "Callable[[Invocation], CallEstimator] | None" = None
+    """Returns what estimates all calls to the model of a call. It is cheaper than
+    `estimate`, whose results it must give."""
 
     async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
         admitted = await self._admit(invocation)
@@ -64,32 +70,30 @@ class Limits:
         """Whether counters are in this process, so that nothing has to be awaited."""
         return isinstance(self.counters, MemoryCounters)
 
-    def admit_now(self, invocation: Invocation) -> "Admitted | None":
-        """Admit a call without waiting.
+    def plan_for(self, invocation: Invocation) -> "AdmissionPlan | None":
+        """Return how calls like this one are admitted: those of the same caller, user
+        and model. None if they cannot be admitted without waiting.
 
-        None if it has to wait for a slot or for a counter, or if a limit refuses it;
-        nothing has changed then.
+        It is valid until limits, prices or models change.
         """
         if not isinstance(self.counters, MemoryCounters):
             return None
-        if not self.queue.try_enter(invocation.tenant):
-            return None
         subject = _subject_of(invocation)
         applied = self.applicable_limits(subject)
+        # Such a call is refused, which is the other way's business.
         if self._unpriced_limit(invocation, applied) is not None:
-            self.queue.leave(invocation.tenant)
             return None
-        charges = self._charges(invocation, subject, applied) if applied else []
-        try:
-            is_refused = bool(charges) and (
-                self.counters.reserve_now(invocation.id, charges) is not None
-            )
-        except UnseededError:
-            is_refused = True
-        if is_refused:
-            self.queue.leave(invocation.tenant)
-            return None
-        return Admitted(self, invocation, charges)
+        return AdmissionPlan(
+            limits=self,
+            counters=self.counters,
+            model=subject.model,
+            charges=ChargePlan(applied, subject),
+            estimate=(
+                self.estimate
+                if self.estimator is None
+                else self.estimator(invocation).estimate
+            ),
+        )
 
     async def _admit(self, invocation: Invocation) -> "Admitted":
         """Wait for a slot and reserve what the call can use at most. Raises
@@ -183,15 +187,11 @@ class Limits:
         invocation: Invocation,
         subject: Subject,
         applied: Sequence[ApplicableLimit],
-        current_time: float | None = None,
+        current_time: float,
     ) -> list[Charge]:
         """Return the charges of a call against its limits."""
         estimate = self.estimate(invocation)
-        current_time = self.clock.time() if current_time is None else current_time
-        return [
-            charge(applicable_limit, subject, estimate, current_time)
-            for applicable_limit in applied
-        ]
+        return ChargePlan(applied, subject).charges(estimate, current_time)
 
     async def _seed(
         self,
@@ -210,6 +210,48 @@ class Limits:
         )
 
 
+class CallEstimator(Protocol):
+    """Estimates the calls to one model."""
+
+    def estimate(self, invocation: Invocation) -> Estimate:
+        """Return the most that a call can use."""
+        ...
+
+
+class AdmissionPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How the calls of a caller to a model are admitted, with everything looked up."""
+
+    limits: Limits
+    counters: MemoryCounters
+    model: str
+    """The model that the limits count the calls against."""
+    charges: ChargePlan
+    estimate: Callable[[Invocation], Estimate]
+
+    def admit(self, invocation: Invocation) -> "Admitted | None":
+        """Admit a call without waiting.
+
+        None if it has to wait for a slot or for a counter, or if a limit refuses it;
+        nothing has changed then.
+        """
+        limits, plan = self.limits, self.charges
+        if not limits.queue.try_enter(invocation.tenant):
+            return None
+        invocation.record.requested_model = self.model
+        if not plan.applied:
+            return Admitted(limits, invocation, ())
+        charges = plan.charges(self.estimate(invocation), limits.clock.time())
+        try:
+            refusal = self.counters.reserve_now(invocation.id, charges)
+            is_refused = refusal is not None
+        except UnseededError:
+            is_refused = True
+        if is_refused:
+            limits.queue.leave(invocation.tenant)
+            return None
+        return Admitted(limits, invocation, charges)
+
+
 def _subject_of(invocation: Invocation) -> Subject:
     """Return who makes a call and what is called, and note the model for the ledger."""
     name = f"{invocation.provider}/{invocation.model}"
@@ -225,8 +267,7 @@ def _subject_of(invocation: Invocation) -> Subject:
     )
 
 
-@dataclass(slots=True, eq=False)
-class Admitted:
+class Admitted(msgspec.Struct, eq=False):
     """A call that holds a slot of the queue and reservations against its limits."""
 
     limits: Limits

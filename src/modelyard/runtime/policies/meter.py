@@ -16,13 +16,13 @@ from modelyard.models.embedding import EmbeddingUsage
 from modelyard.models.entities import PriceConfig
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMUsage
 from modelyard.models.passthrough import PassthroughChunk, to_parsed_request
-from modelyard.models.pricing import with_prices
+from modelyard.models.pricing import with_prices, with_total_price
 from modelyard.models.tokens import count_prompt, count_texts, estimate_tokens
 from modelyard.models.types import Chunks, ModelUsage
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.pipeline import Call
-from modelyard.runtime.usage_row import tokens_of
+from modelyard.runtime.usage_row import Intent, intent_of, tokens_of
 
 _NANO = 1_000_000_000
 
@@ -62,6 +62,32 @@ class Meter:
             self.ledger, invocation, self.pricing(invocation), self.clock
         )
 
+    def plan_for(self, invocation: Invocation) -> "MeterPlan":
+        """Return how attempts like this one are metered: those of the same caller at
+        the same deployment. It is valid until prices change."""
+        return MeterPlan(
+            self,
+            self.pricing(invocation),
+            intent_of(invocation, attempt=1, created_at=0.0),
+        )
+
+
+class MeterPlan(msgspec.Struct, frozen=True):
+    """How the attempts of a caller at a deployment are metered, with everything looked
+    up."""
+
+    meter: Meter
+    pricing: PriceConfig | None
+    template: Intent
+
+    def begin(self, invocation: Invocation) -> "MeteredAttempt":
+        """Record that the provider is about to be called. Raises
+        LedgerUnavailableError."""
+        meter = self.meter
+        return MeteredAttempt(
+            meter.ledger, invocation, self.pricing, meter.clock, self.template
+        )
+
 
 class MeteredAttempt:
     """One attempt with its row in the ledger: collects the usage and settles it."""
@@ -88,15 +114,17 @@ class MeteredAttempt:
         invocation: Invocation,
         pricing: PriceConfig | None,
         clock: Clock,
+        template: Intent | None = None,
     ) -> None:
-        """Record the intent. Raises LedgerUnavailableError."""
+        """Record the intent. `template` is that of an earlier call of the same kind.
+        Raises LedgerUnavailableError."""
         self._ledger = ledger
         self._invocation = invocation
         self._pricing = pricing
         self._clock = clock
         self._begun = clock.monotonic()
         self._reported_usage: ModelUsage | None = None
-        self._text: list[str] = []
+        self._text: list[str] | None = None
         self._tokens = 0
         self.counted_by = "provider"
         self.created_at = clock.time()
@@ -112,12 +140,16 @@ class MeteredAttempt:
             attempt=invocation.record.next_attempt(),
             created_at=self.created_at,
             prompt_tokens=invocation.rough_tokens(),
+            template=template,
         )
 
     def settle(self, status: str) -> None:
         """Write how the attempt has ended, and add its usage to the call's."""
         pricing = self._pricing
-        usage = self.usage(is_complete=status == "ok")
+        # The usual case, before all the others.
+        usage = self._reported_usage if status == "ok" else None
+        if usage is None:
+            usage = self.usage(is_complete=status == "ok")
         price_version = ""
         if usage is not None and pricing is not None and pricing.as_of:
             price_version = pricing.as_of.isoformat()
@@ -127,7 +159,7 @@ class MeteredAttempt:
             usage=usage,
             counted_by=self.counted_by if usage else "",
             price_version=price_version,
-            latency=self.elapsed(),
+            latency=self._clock.monotonic() - self._begun,
             first_chunk=self.first,
         )
         if usage is not None:
@@ -145,22 +177,25 @@ class MeteredAttempt:
         """Record a chunk and return it for the caller, with the price filled in if it
         has usage."""
         if self.first is None:
-            self.first = self.elapsed()
-        usage = chunk.usage_or_none
+            self.first = self._clock.monotonic() - self._begun
         if isinstance(chunk, PassthroughChunk):
-            self._append_text(chunk.said)
-        elif isinstance(chunk, LLMResultChunk):
+            if chunk.said:
+                self._append_text(chunk.said)
+            # The caller gets the provider's bytes unchanged, so the price goes to the
+            # ledger only.
+            if (passed_usage := chunk.delta.usage) is not None:
+                self._reported_usage = with_total_price(
+                    passed_usage, self._pricing, day=self._day
+                )
+                self.counted_by = "provider"
+            return chunk
+        usage = chunk.usage_or_none
+        if isinstance(chunk, LLMResultChunk):
             self._record_text(chunk)
         return chunk if usage is None else self._record_usage(chunk, usage)
 
     def _record_usage(self, chunk: Any, usage: ModelUsage) -> Any:
         """Record the usage of a chunk and return the chunk with the price filled in."""
-        # The caller gets the provider's bytes unchanged, so the price goes to the
-        # ledger only.
-        if isinstance(chunk, PassthroughChunk):
-            self._reported_usage = self._price(usage)
-            self.counted_by = "provider"
-            return chunk
         # The provider answered without usage, so an estimate takes its place.
         if isinstance(usage, LLMUsage) and usage.estimated and not usage.total_tokens:
             return chunk.with_usage(self._price(self._estimate() or usage))
@@ -172,21 +207,23 @@ class MeteredAttempt:
         """Record the text, reasoning and tool arguments of a chunk, in case the
         provider never reports usage."""
         message = chunk.delta.message
-        texts = [
-            chunk.text,
-            message.reasoning_content or "",
-            *(tool_call.function.arguments for tool_call in message.tool_calls),
-        ]
-        self._append_text("".join(texts))
+        text = message.text + (message.reasoning_content or "")
+        # Most chunks have nothing but a piece of text.
+        if message.tool_calls:
+            calls = message.tool_calls
+            text += "".join([tool_call.function.arguments for tool_call in calls])
+        self._append_text(text)
 
     def _append_text(self, text: str) -> None:
         """Append received text and report a rough token count to the journal, in case
         the process is killed."""
         if text:
+            if self._text is None:
+                self._text = []
             self._text.append(text)
             # About four characters per token; a real tokenizer would be too slow for
             # each chunk.
-            self._tokens += max(1, (len(text) + 2) // 4)
+            self._tokens += (len(text) + 2) // 4 or 1
             self._ledger.progress(self._opened, self._tokens)
 
     def _price(self, usage: ModelUsage) -> ModelUsage:
@@ -268,7 +305,7 @@ class MeteredAttempt:
             return None
         model = self._invocation.model
         prompt = count_prompt(model, request.messages, request.tools)
-        answer = count_texts(model, ["".join(self._text)])
+        answer = count_texts(model, ["".join(self._text or ())])
         self.counted_by = (
             "estimate" if prompt.estimated or answer.estimated else "tokenizer"
         )

@@ -3,7 +3,7 @@ failovers are included."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,38 +26,56 @@ class Observe:
     clock: Clock
     callbacks: tuple[Callback, ...] = ()
     _hooks: "_Hooks" = field(init=False)
+    _fewer_hooks: "_Hooks" = field(init=False)
+    """The hooks while those are silent that can be."""
+    _may_be_silent: Sequence[Callback] = field(init=False)
 
     def __post_init__(self) -> None:
-        # The class is frozen, so a derived field has to be set through `object`.
+        may_be_silent = [
+            callback
+            for callback in self.callbacks
+            if type(callback).is_silent is not Callback.is_silent
+        ]
+        # The class is frozen, so derived fields have to be set through `object`.
         object.__setattr__(self, "_hooks", _Hooks(self.callbacks))
+        object.__setattr__(self, "_fewer_hooks", _Hooks(self.callbacks, may_be_silent))
+        object.__setattr__(self, "_may_be_silent", may_be_silent)
 
     def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
         return self.observe(invocation).watch(call_next, invocation)
 
     def observe(self, invocation: Invocation) -> "Observation":
         """Return what reports a call to the callbacks."""
-        return Observation(invocation, self.clock, self._hooks)
+        hooks = self._fewer_hooks
+        for callback in self._may_be_silent:
+            if not callback.is_silent():
+                hooks = self._hooks
+        return Observation(invocation, self.clock, hooks)
 
 
 class _Hooks:
     """The callbacks grouped by the hooks that they implement. Most implement only the
     last ones, so chunks cost nothing."""
 
-    def __init__(self, callbacks: tuple[Callback, ...]) -> None:
+    def __init__(
+        self, callbacks: Sequence[Callback], silent: Sequence[Callback] = ()
+    ) -> None:
+        """`silent` are those that hear of failures only."""
+        audible = [callback for callback in callbacks if callback not in silent]
         # A hook that is inherited unchanged does nothing, so its callback is left out.
         self.before = [
             callback
-            for callback in callbacks
+            for callback in audible
             if type(callback).on_before_invoke is not Callback.on_before_invoke
         ]
         self.chunk = [
             callback
-            for callback in callbacks
+            for callback in audible
             if type(callback).on_new_chunk is not Callback.on_new_chunk
         ]
         self.after = [
             callback
-            for callback in callbacks
+            for callback in audible
             if type(callback).on_after_invoke is not Callback.on_after_invoke
         ]
         self.error = [
@@ -68,17 +86,11 @@ class _Hooks:
         self.wants_result = any(callback.wants_result for callback in callbacks)
 
 
-def _run(callback: Callback, hook: Callable[..., None], *details: Any) -> None:
-    """Call a hook. Its exception is logged, unless the callback asks for it to be
-    raised."""
-    try:
-        hook(*details)
-    except Exception:  # foreign code
-        if callback.raise_error:
-            raise
-        logger.exception(
-            "callback failed", extra={"fields": {"callback": type(callback).__name__}}
-        )
+def _log_failure(callback: Callback) -> None:
+    """Log the exception of a hook that is being handled."""
+    logger.exception(
+        "callback failed", extra={"fields": {"callback": type(callback).__name__}}
+    )
 
 
 class Observation:
@@ -113,7 +125,12 @@ class Observation:
             return
         self._has_started = True
         for callback in self._hooks.before:
-            _run(callback, callback.on_before_invoke, self._invocation)
+            try:
+                callback.on_before_invoke(self._invocation)
+            except Exception:  # foreign code
+                if callback.raise_error:
+                    raise
+                _log_failure(callback)
 
     async def watch(self, call: Call, invocation: Invocation) -> Chunks:
         """Yield the chunks of a call and report them, and how it ends.
@@ -150,20 +167,35 @@ class Observation:
         if hooks.wants_result:
             self._chunks.append(chunk)
         for callback in hooks.chunk:
-            if callback.sees_chunks():
-                _run(callback, callback.on_new_chunk, self._invocation, chunk)
+            try:
+                if callback.sees_chunks():
+                    callback.on_new_chunk(self._invocation, chunk)
+            except Exception:  # foreign code
+                if callback.raise_error:
+                    raise
+                _log_failure(callback)
 
     def failed(self, error: BaseException, status: str) -> None:
         """Report an error to the callbacks."""
         outcome = self.outcome(status)
         for callback in self._hooks.error:
-            _run(callback, callback.on_invoke_error, self._invocation, error, outcome)
+            try:
+                callback.on_invoke_error(self._invocation, error, outcome)
+            except Exception:  # foreign code
+                if callback.raise_error:
+                    raise
+                _log_failure(callback)
 
     def finished(self) -> None:
         """Report that the call has succeeded."""
         outcome = self.outcome("ok", with_result=True)
         for callback in self._hooks.after:
-            _run(callback, callback.on_after_invoke, self._invocation, outcome)
+            try:
+                callback.on_after_invoke(self._invocation, outcome)
+            except Exception:  # foreign code
+                if callback.raise_error:
+                    raise
+                _log_failure(callback)
 
     def outcome(self, status: str, *, with_result: bool = False) -> CallResult:
         """Return the result of the call so far, with the complete answer if asked for."""
@@ -173,7 +205,9 @@ class Observation:
             first_chunk=self._first,
             chunks=self._count,
             usage=self._usage,
-            result=_joined_result(self._chunks) if with_result else None,
+            result=_joined_result(self._chunks)
+            if with_result and self._chunks
+            else None,
         )
 
 
