@@ -238,15 +238,20 @@ def _blocks(heading: str, content: Any, draft: Draft) -> Iterator[PromptMessageC
     blocks: list[Any] = content if is_array(content) else []
     texts = [content] if isinstance(content, str) else []
     texts += [str(block.get("text")) for block in blocks if _is_text(block)]
+    # Texts first: the heading belongs to them.
     yield TextPromptMessageContent(data="\n".join([heading, *texts]))
-    for block in blocks:
-        if _is_text(block):
-            continue
-        if (image := _image_of(block)) is None:
-            kind: Any = block.get("type") if is_object(block) else None
-            draft.drop(str(kind or "content"))
-        else:
+    others = [block for block in blocks if not _is_text(block)]
+    for block in others:
+        if (image := _image_of(block)) is not None:
             yield image
+        else:
+            draft.drop(_kind_of(block))
+
+
+def _kind_of(block: Any) -> str:
+    """Return the type of a block, for the report of what is left out."""
+    kind: Any = block.get("type") if is_object(block) else None
+    return str(kind or "content")
 
 
 def _is_text(block: Any) -> bool:
