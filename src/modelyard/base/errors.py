@@ -24,6 +24,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+from modelyard.base.call_headers import NO_HEADERS, CallHeaders
+
 
 class ModelyardError(Exception):
     """Root of all errors. `code` is a short stable identifier for programs; the message
@@ -85,6 +87,8 @@ class InvokeError(ModelyardError):
         super().__init__(f"[{provider}] {message}" if provider else message)
         self.provider = provider
         self.retry_after = retry_after
+        self.answer_headers: CallHeaders = NO_HEADERS
+        """Headers of the provider's response, for a caller of the same vendor's API."""
 
     @property
     def cooldown_seconds(self) -> float:

@@ -39,7 +39,7 @@ from modelyard.cli.workers import Supervisor, WorkerMetricsFiles
 from modelyard.gateway.auth import check_bind, is_loopback
 from modelyard.gateway.console_api.static import is_built
 from modelyard.gateway.http import Shutdown
-from modelyard.gateway.openai.models import list_models
+from modelyard.gateway.model_lists import list_models
 from modelyard.storage.database import Database, await_database
 from modelyard.storage.resources import Resources
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
@@ -430,11 +430,11 @@ def _welcome(yard: Modelyard, host: str, port: int) -> str:
     """Return the text that is printed when the server is ready."""
     origin = _origin(host, port)
     aliases = [
-        (model["id"], model["stands_for"])
+        (model.id, model.details["stands_for"])
         for model in list_models(
             yard.services.calls.models, Caller(tenant=DEFAULT_TENANT)
         )
-        if "stands_for" in model
+        if "stands_for" in model.details
     ]
     lines = [click.style(f"Modelyard is ready at {origin}/v1", bold=True), ""]
     if is_built():

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -50,6 +51,8 @@ _OWNER_SECONDS = 0.5
 owner."""
 TENANT = b"x-modelyard-tenant"
 """Header that names the tenant for which an operator acts."""
+AZURE_KEY = b"api-key"
+"""Header with the key of Azure's clients."""
 _FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"via")
 """Headers that proxies add. Behind a proxy the client address does not identify the
 caller."""
@@ -235,7 +238,7 @@ class Authenticator:
         caller = await self._caller_of(scope)
         for name, value in scope["headers"]:
             if name == TENANT:
-                return self._act_for(caller, value.decode("latin-1"))
+                return self._act_for(caller, value.strip(b" \t").decode("latin-1"))
         return caller
 
     def known_caller(self, scope: Scope) -> Caller | None:
@@ -244,12 +247,11 @@ class Authenticator:
         None for anybody else: a session, another tenant's operator, a key that is
         unknown or no longer valid. `caller_of` has to be asked then.
         """
-        headers: Headers = scope["headers"]
         try:
             if not self.has_keys:
                 return self._known_owner(scope)
-            presented_key = _presented_key(headers)
-            return self._caller_by_key(presented_key) if presented_key else None
+            key = presented_key(scope)
+            return self._caller_by_key(key) if key else None
         except ModelyardError:
             return None
 
@@ -306,9 +308,8 @@ class Authenticator:
             return _OWNER
         # A presented key comes before the session, so that a wrong key is an error even
         # in a signed-in browser.
-        presented_key = _presented_key(scope["headers"])
-        if presented_key:
-            return self._caller_by_key(presented_key)
+        if key := presented_key(scope):
+            return self._caller_by_key(key)
         session = await self.session_of(scope)
         if session is None:
             raise UnauthorizedError(
@@ -511,7 +512,8 @@ def _single_header(headers: Headers, header_name: bytes) -> str | None:
             f"The header {header_name.decode()!r} was sent {len(values)} times; send it"
             " once"
         )
-    return values[0].decode("latin-1") if values else None
+    # Blanks around a value are not part of it (RFC 9110, 5.5).
+    return values[0].strip(b" \t").decode("latin-1") if values else None
 
 
 _HOST = re.compile(
@@ -527,18 +529,52 @@ def _names_loopback(text: str) -> bool:
     return match is not None and is_loopback(match[1] or match[2])
 
 
-def _presented_key(headers: Headers) -> bytes | None:
-    """Return the API key of a request, or None. Accepts the headers of OpenAI's,
-    Anthropic's and Google's clients."""
-    for name, value in headers:
-        if name == b"authorization":
-            # Only the bearer scheme is supported; Basic credentials are not a key.
-            scheme, _, key = value.partition(b" ")
-            return key.strip() if scheme.lower() == b"bearer" else None
-        # The headers of Anthropic's and Google's clients.
-        if name in (b"x-api-key", b"x-goog-api-key"):
-            return value.strip()
+_KEY_HEADERS = (b"authorization", b"x-api-key", b"x-goog-api-key", AZURE_KEY)
+"""Headers with a key, in the order in which they are looked at."""
+_GOOGLE_PATHS = ("/v1beta/", "/v1/models")
+_AZURE_PATHS = "/openai/"
+
+
+def presented_key(scope: Scope) -> bytes | None:
+    """Return the API key of a request, or None.
+
+    The first of these that is not empty counts, whatever the others contain:
+    `Authorization: Bearer`, `x-api-key`, `x-goog-api-key`, `api-key` (on Azure's paths
+    only) and `?key=` (on Google's paths only).
+    """
+    keys: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        # Several lines of one header: the first that is not empty.
+        if name in _KEY_HEADERS and not keys.get(name):
+            keys[name] = (
+                _bearer_key(value) if name == b"authorization" else value.strip()
+            )
+    path: str = scope["path"]
+    if not path.startswith(_AZURE_PATHS):
+        keys.pop(AZURE_KEY, None)
+    for name in _KEY_HEADERS:
+        if key := keys.get(name):
+            return key
+    query: bytes = scope.get("query_string", b"")
+    if b"key=" in query and path.startswith(_GOOGLE_PATHS):
+        return _key_in(query)
     return None
+
+
+def _bearer_key(authorization: bytes) -> bytes:
+    """Return the key of an `Authorization` header; empty for another scheme."""
+    scheme, _, key = authorization.strip().partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
+
+
+def _key_in(query: bytes) -> bytes | None:
+    """Return the key in a URL's query, or None."""
+    try:
+        parameters = parse_qs(query.decode("latin-1"), max_num_fields=100)
+    except ValueError:
+        return None
+    keys = [key.strip() for key in parameters.get("key", ()) if key.strip()]
+    return keys[0].encode() if keys else None
 
 
 def check_bind(host: str, *, is_open: bool) -> None:

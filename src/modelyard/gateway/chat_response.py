@@ -8,16 +8,19 @@ from typing import Any, Protocol
 
 import msgspec
 
+from modelyard.base.call_headers import NO_HEADERS, CallHeaders
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError
 from modelyard.base.fields import invalid_field
 from modelyard.base.ids import new_id
+from modelyard.gateway.call_headers import call_headers_of, reply_headers
 from modelyard.gateway.errors import KEEP_ALIVES, Shape, error_document
 from modelyard.gateway.http import (
     Reply,
     Request,
     StreamReply,
     encode,
+    json_reply,
     sse_reply,
 )
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, fold
@@ -72,14 +75,15 @@ def plain_events(event: JSON) -> bytes:
 def prepare_request(
     request: Request, instance: ModelInstance, chat_request: LLMRequest
 ) -> tuple[LLMRequest, dict[str, str]]:
-    """Return the request to be sent, and response headers that name the parameters the
-    model does not support.
+    """Return the request to be sent, with the caller's headers that go along, and
+    response headers that name what the model does not support.
 
     Raises InvokeBadRequestError for an unknown value of the request header.
     """
     choice = request.header(UNSUPPORTED) or "drop"
     if choice not in ("drop", "refuse"):
         raise invalid_field(UNSUPPORTED.decode(), choice, "drop or refuse")
+    chat_request = with_call_headers(request, chat_request)
     dropped_parameters = instance.unsupported(chat_request)
     # With `refuse` the model instance itself raises, with the name of the parameter.
     if choice == "refuse":
@@ -87,6 +91,14 @@ def prepare_request(
     return chat_request, {
         DROPPED: ", ".join(dropped_parameters)
     } if dropped_parameters else {}
+
+
+def with_call_headers(request: Request, chat_request: LLMRequest) -> LLMRequest:
+    """Return a chat request with the caller's headers that go along."""
+    headers = call_headers_of(request.scope, chat_request.format)
+    if headers is NO_HEADERS:
+        return chat_request
+    return msgspec.structs.replace(chat_request, headers=headers)
 
 
 async def complete_response(
@@ -131,7 +143,9 @@ async def passthrough_response(
     chunks = await request.cancel_on_disconnect(
         collect(instance.stream_verbatim(verbatim_request))
     )
-    return Reply(complete_body(chunks, instance.model, clock, dump, "chatcmpl"))
+    body = complete_body(chunks, instance.model, clock, dump, "chatcmpl")
+    headers = reply_headers(chunks[0].headers, "openai") if chunks else {}
+    return Reply(body, headers=headers)
 
 
 def complete_body(
@@ -195,6 +209,16 @@ def stream_response(
     return stream_reply(writer, chunks, shape, headers)
 
 
+def complete_reply(
+    document: JSON, result: LLMResult, shape: Shape, headers: Mapping[str, str]
+) -> Reply:
+    """Return a complete response, with the headers of the provider's response that the
+    caller's API has."""
+    return json_reply(
+        document, headers={**headers, **reply_headers(result.headers, shape)}
+    )
+
+
 def stream_reply(
     writer: "StreamWriter",
     chunks: AsyncGenerator[LLMResultChunk, None],
@@ -202,12 +226,23 @@ def stream_reply(
     headers: Mapping[str, str],
 ) -> StreamReply:
     """Return the reply that streams chunks in the caller's format."""
-    return sse_reply(
+    reply = sse_reply(
         writer.body(chunks),
         partial(stream_error, writer.frame, shape),
         headers,
         keep_alive=KEEP_ALIVES[shape],
     )
+
+    def add_headers(headers: CallHeaders) -> None:
+        """Add the headers of the provider's response. After a keep-alive it is too
+        late, which changes nothing."""
+        passed = reply_headers(headers, shape)
+        reply.headers.extend(
+            (name.encode(), value.encode("latin-1")) for name, value in passed.items()
+        )
+
+    writer.on_headers = add_headers
+    return reply
 
 
 def stream_error(
@@ -233,6 +268,7 @@ class StreamWriter:
         "_on_end",
         "_prefix",
         "frame",
+        "on_headers",
     )
 
     def __init__(
@@ -263,6 +299,8 @@ class StreamWriter:
         self._has_begun = False
         self.frame = frame
         """Returns an event as bytes."""
+        self.on_headers: Callable[[CallHeaders], None] | None = None
+        """Receives the headers of the provider's response, before its first bytes."""
 
     def feed(self, chunk: LLMResultChunk) -> bytes:
         """Return the bytes of a chunk: unchanged if it is passed through, otherwise
@@ -300,6 +338,8 @@ class StreamWriter:
         """Yield the whole body of a stream of chunks."""
         async with aclosing(chunks) as stream:
             async for chunk in stream:
+                if chunk.headers is not NO_HEADERS and self.on_headers is not None:
+                    self.on_headers(chunk.headers)
                 if data := self.feed(chunk):
                     yield data
         yield self.finish()

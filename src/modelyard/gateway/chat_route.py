@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from modelyard.base.clock import Clock
 from modelyard.base.fields import required_field
 from modelyard.gateway.chat_response import (
+    complete_reply,
     complete_response,
     prepare_request,
     stream_response,
 )
 from modelyard.gateway.direct import AnswerFormat, DirectChat
-from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, read_json
+from modelyard.gateway.http import Reply, Request, StreamReply, read_json
 from modelyard.models.llm import LLMRequest
 from modelyard.models.streams import StreamDumper
 from modelyard.models.types import JSON, ModelType
@@ -62,4 +63,6 @@ class ChatRoute:
         result = await complete_response(
             request, instance, chat_request, self.clock, prefix=answer_format.prefix
         )
-        return json_reply(answer_format.dump(result), headers=headers)
+        return complete_reply(
+            answer_format.dump(result), result, answer_format.shape, headers
+        )

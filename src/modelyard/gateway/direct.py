@@ -16,11 +16,13 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import structs
 
+from modelyard.base.call_headers import NO_HEADERS, CallHeaders
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError
 from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
 from modelyard.gateway.auth import TENANT, Authenticator
+from modelyard.gateway.call_headers import call_headers_of, reply_headers
 from modelyard.gateway.chat_response import (
     DROPPED,
     UNSUPPORTED,
@@ -46,12 +48,13 @@ from modelyard.gateway.http import (
     Send,
     StreamReply,
     log_stream_error,
+    request_id_line,
 )
 from modelyard.gateway.keep_alive import SilenceTimer
 from modelyard.gateway.known_heads import KnownHeads
 from modelyard.gateway.table import Row
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
-from modelyard.models.passthrough import PassthroughRequest
+from modelyard.models.passthrough import PassthroughRequest, to_parsed_request
 from modelyard.models.streams import StreamDumper
 from modelyard.models.types import JSON, Chunks, ModelType
 from modelyard.runtime.direct_call import DirectCall, DirectCalls
@@ -62,13 +65,13 @@ from modelyard.tenancy.caller import Caller, set_current_caller
 
 _COMPLETE_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-    b"x-request-id: %b\r\n%bcache-control: no-store\r\n"
+    b"%b\r\n%bcache-control: no-store\r\n"
     b"x-content-type-options: nosniff\r\n\r\n"
 )
 # x-accel-buffering tells nginx not to buffer the stream.
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-    b"cache-control: no-cache\r\nx-accel-buffering: no\r\nx-request-id: %b\r\n%b"
+    b"cache-control: no-cache\r\nx-accel-buffering: no\r\n%b\r\n%b"
     b"x-content-type-options: nosniff\r\ntransfer-encoding: chunked\r\n\r\n"
 )
 _NEVER = float("inf")
@@ -125,6 +128,10 @@ class AdmittedHead(msgspec.Struct, frozen=True):
     caller: Caller
     version: tuple[int, int]
     """The version of the authentication that has identified the caller."""
+    scope: Scope
+    """The request itself in ASGI form, for its headers."""
+    call_headers: dict[str, CallHeaders] = {}
+    """The headers that go along with the call, by the format of the request."""
     instances: dict[str, tuple[ModelInstance, int]] = {}
     """The models that were called with this head, by the name as written, each with the
     number of changes of the models until then."""
@@ -225,6 +232,10 @@ class DirectAnswer:
 
     def take_chunk(self, chunk: Any) -> None:
         """Take the next chunk."""
+        # The first chunk carries the headers of the provider's response.
+        if chunk.headers is not NO_HEADERS and not self._has_begun:
+            passed = reply_headers(chunk.headers, self.chat.format.shape)
+            self.headers = {**self.headers, **passed}
         if self._writer is None:
             self._chunks.append(chunk)
         elif data := self._writer.feed(chunk):
@@ -370,16 +381,17 @@ class DirectAnswer:
         self.client.write(frame)
 
     def _header_lines(self) -> tuple[bytes, bytes]:
-        """Return the request id and the lines of further headers."""
+        """Return the line of the request id, and the lines of further headers."""
         request_id = self.request_id.encode()
         if not self.headers:
-            return request_id, b""
+            return b"x-request-id: " + request_id, b""
         lines = [
             b"%b: %b\r\n"
             % (name.encode(), value.encode("latin-1", "replace").translate(LINE_BREAKS))
             for name, value in self.headers.items()
         ]
-        return request_id, b"".join(lines)
+        own_id = request_id_line(request_id, self.headers)
+        return b": ".join(own_id), b"".join(lines)
 
     def _end(self) -> None:
         self.is_over = True
@@ -417,7 +429,7 @@ class DirectGateway:
             return None
         version = self.authenticator.version
         caller = self._caller_of(row, scope)
-        return None if caller is None else AdmittedHead(row, caller, version)
+        return None if caller is None else AdmittedHead(row, caller, version, scope)
 
     def store(self, data: bytes, scope: Scope, head: AdmittedHead) -> None:
         """Store the head of a complete request that was admitted, so that the next one
@@ -512,11 +524,19 @@ class DirectGateway:
         request_id = new_id("req")
         instance = self._instance(head, chat.model)
         request = chat.request
+        # The caller's headers go along. Those that may have to be refused take the
+        # usual way.
+        call_headers = _call_headers(head, request.format)
+        if call_headers is not NO_HEADERS:
+            if call_headers.account:
+                return None
+            request = structs.replace(request, headers=call_headers)
+            chat = structs.replace(chat, request=request)
         # Another format at the provider, or a parameter that has to be changed.
         if isinstance(request, PassthroughRequest) and not instance.can_pass_through(
             request
         ):
-            request = request.parse()
+            request = to_parsed_request(request)
             chat = structs.replace(chat, request=request)
         headers: Mapping[str, str] = {}
         if isinstance(request, LLMRequest) and (
@@ -564,6 +584,15 @@ class DirectGateway:
             await self.serve(scope, receive, send, answer, reply)
 
         answer.client.run(app)
+
+
+def _call_headers(head: AdmittedHead, wire_format: str) -> CallHeaders:
+    """Return the headers that go along with a call of this format."""
+    call_headers = head.call_headers.get(wire_format)
+    if call_headers is None:
+        call_headers = call_headers_of(head.scope, wire_format)
+        head.call_headers[wire_format] = call_headers
+    return call_headers
 
 
 async def rest_reply(

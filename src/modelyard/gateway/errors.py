@@ -24,6 +24,7 @@ from modelyard.base.errors import (
 from modelyard.base.patterns import PatternError
 from modelyard.base.schemas import SchemaError
 from modelyard.gateway.auth import OriginError, UnauthorizedError
+from modelyard.gateway.call_headers import reply_headers
 from modelyard.gateway.http import Reply, json_reply
 from modelyard.gateway.keep_alive import ANTHROPIC_PING, BLANK_LINES, SSE_COMMENT
 from modelyard.gateway.table import ErrorShape
@@ -164,10 +165,12 @@ def error_reply(
 ) -> Reply:
     """Return an error response."""
     status, _ = status_of(error)
+    headers = error_headers(error)
+    # The headers of the provider's response, if the format has them.
+    if isinstance(error, InvokeError):
+        headers |= reply_headers(error.answer_headers, shape)
     return json_reply(
-        error_document(error, shape, request_id),
-        status=status,
-        headers=error_headers(error),
+        error_document(error, shape, request_id), status=status, headers=headers
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Callable,
+    Container,
     Mapping,
     MutableMapping,
     Sequence,
@@ -145,6 +146,8 @@ class Request:
     payer: str = ""
     """Tenant whose share of the body memory is used; set by routes that authenticate by
     other means than API keys."""
+    model: str = ""
+    """The model, if the path names it and not the body, as Azure's paths do."""
     error_reply: "Callable[[ModelyardError, str], Reply] | None" = None
     """(error, request id) → reply, in the format of the API that the request reaches;
     None before it is routed."""
@@ -219,11 +222,16 @@ class Request:
         ]
 
     def header(self, name: bytes) -> str | None:
-        """Return the value of a header, or None. The name is in lower case."""
+        """Return the value of a header, or None. The name is in lower case.
+
+        Blanks around a value are not part of it (RFC 9110, 5.5).
+        """
         raw_value = next(
             (value for key, value in self.scope["headers"] if key == name), None
         )
-        return raw_value.decode("latin-1") if raw_value is not None else None
+        if raw_value is None:
+            return None
+        return raw_value.strip(b" \t").decode("latin-1")
 
     @property
     def is_https(self) -> bool:
@@ -315,7 +323,10 @@ class Request:
 
         Raises InvokeBadRequestError if it is not one.
         """
-        return read_json(await self.body(max_bytes))
+        document = read_json(await self.body(max_bytes))
+        if self.model:
+            document["model"] = self.model
+        return document
 
 
 def disconnect_reason(message: Mapping[str, Any]) -> ModelyardError:
@@ -384,7 +395,7 @@ class Reply:
         headers = [
             (b"content-type", self.content_type),
             (b"content-length", str(len(self.body)).encode()),
-            (b"x-request-id", request_id),
+            request_id_line(request_id, self.headers or {}),
         ]
         headers += [
             (name.encode(), value.encode("latin-1", "replace"))
@@ -403,6 +414,21 @@ class Reply:
             {"type": "http.response.start", "status": self.status, "headers": headers}
         )
         await send({"type": "http.response.body", "body": self.body})
+
+
+def request_id_line(request_id: bytes, names: Container[str]) -> tuple[bytes, bytes]:
+    """Return the header with the id of a request.
+
+    If `names`, the other headers of the reply, include the provider's id under the
+    usual name, this server's has a name of its own.
+    """
+    name = b"x-modelyard-request-id" if "x-request-id" in names else b"x-request-id"
+    return name, request_id
+
+
+def _names_of(lines: Sequence[tuple[bytes, bytes]]) -> set[str]:
+    """Return the names of header lines."""
+    return {name.decode("latin-1") for name, _ in lines}
 
 
 def json_reply(
@@ -549,7 +575,8 @@ class _StreamSender:
 
     async def _start(self) -> None:
         """Send the head."""
-        headers = [*self._reply.headers, (b"x-request-id", self._request_id)]
+        headers = self._reply.headers
+        headers = [*headers, request_id_line(self._request_id, _names_of(headers))]
         await self._send(
             {
                 "type": "http.response.start",

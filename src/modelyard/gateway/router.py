@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.routing import Match, Route, compile_path
 
+from modelyard.gateway.azure_paths import DEPLOYMENT, served_path
 from modelyard.gateway.http import Reply, Request
 from modelyard.gateway.table import (
     METHODS,
@@ -106,7 +107,10 @@ class Router:
         falls back to GET. Raises UnknownMethodError (501) on any path, NoSuchPathError
         (404) or MethodNotAllowedError (405).
         """
-        normalised_path = path.rstrip("/") or "/"
+        normalised_path, deployment = served_path(path.rstrip("/") or "/")
+        if deployment:
+            found = self.find(method, normalised_path)
+            return replace(found, names={**found.names, DEPLOYMENT: deployment})
         exact_entry = self._exact.get(normalised_path)
         # Most requests end here: one dictionary look-up, no pattern matching.
         if exact_entry is not None and (served := exact_entry.row(method)) is not None:
@@ -162,7 +166,7 @@ class Router:
     def allowed(self, path: str) -> list[str]:
         """Return the methods that a path supports, in the order of `Allow`. Empty if
         the path does not exist."""
-        normalised_path = path.rstrip("/") or "/"
+        normalised_path, _ = served_path(path.rstrip("/") or "/")
         exact = self._exact.get(normalised_path)
         path_entries = [] if exact is None else [exact]
         path_entries += [

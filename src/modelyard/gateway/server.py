@@ -11,6 +11,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.ids import new_id
 from modelyard.gateway.auth import Authenticator, UnauthorizedError
+from modelyard.gateway.azure_paths import DEPLOYMENT
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.direct import DirectAnswer, DirectGateway
 from modelyard.gateway.early_refusals import EarlyRefusals
@@ -247,6 +248,7 @@ class Gateway:
         if route_match.row.calls_model:
             self._check_load(request)
         request.names = route_match.names
+        request.model = route_match.names.get(DEPLOYMENT, "")
         is_head = request.method == "HEAD" and route_match.row.method == "GET"
         # Handlers see HEAD as GET; only the sending differs.
         if is_head:
@@ -327,7 +329,10 @@ class Gateway:
             shape = self._errors_of_unserved(request.method, request.path, headers)
             request.error_reply = shape.reply
             raise self._better_error(request, error) from None
-        request.error_reply = route_match.api.errors.reply
+        errors = route_match.api.errors
+        if route_match.row.is_of_several_vendors:
+            errors = self.router.errors_for(request.path, headers)
+        request.error_reply = errors.reply
         return route_match
 
     def _better_error(self, request: Request, error: ModelyardError) -> ModelyardError:
@@ -359,12 +364,14 @@ class Gateway:
         """Return the error format for a request: that of the API that it reaches, or of
         the one it most likely means."""
         try:
-            api = self.router.find(method, path).api
+            route_match = self.router.find(method, path)
         except ModelyardError:
             return self._errors_of_unserved(method, path, headers)
-        if is_meant_for_another(api.name, headers):
+        if is_meant_for_another(route_match.api.name, headers):
             return self.router.errors_for(path, headers)
-        return api.errors
+        if route_match.row.is_of_several_vendors:
+            return self.router.errors_for(path, headers)
+        return route_match.api.errors
 
     def _errors_of_unserved(
         self, method: str, path: str, headers: Headers

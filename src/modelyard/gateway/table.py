@@ -174,6 +174,9 @@ class Row:
     refused as soon as their caller is known."""
     changes_nothing: bool = False
     """For a POST that only reads: it is not written to the audit log."""
+    is_of_several_vendors: bool = False
+    """Several vendors have this path. The client's headers decide on the format, that
+    of errors too."""
     takes_any_method: bool = False
     """Every method reaches this row; tenants' code interprets the method."""
 

@@ -29,7 +29,7 @@ _UPLOAD = "/files/plugins/upload"
 
 # ------------------------------------------------------------ requests
 
-CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key"))
+CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"))
 """Headers in which callers present a key of this server."""
 # These identify users or sessions of this server and never reach tenants' code.
 _ALWAYS_REMOVED = frozenset(

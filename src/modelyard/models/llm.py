@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.call_headers import NO_HEADERS, CallHeaders
 from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -197,6 +198,9 @@ class LLMRequest(msgspec.Struct, frozen=True, kw_only=True):
     extra: Extra = {}
     """Fields of the caller's format without an internal name; forwarded if the provider
     uses the same format."""
+    headers: CallHeaders = NO_HEADERS
+    """Headers that the caller sent with the request; forwarded if the provider's API
+    has them."""
 
 
 class LLMResultChunkDelta(msgspec.Struct, frozen=True, kw_only=True):
@@ -315,6 +319,7 @@ class LLMResult(Chunk, frozen=True, kw_only=True):
             system_fingerprint=self.system_fingerprint,
             created=self.created,
             extra=self.extra,
+            headers=self.headers,
         )
 
 
@@ -590,6 +595,7 @@ def _single_chunk_result(chunk: LLMResultChunk) -> LLMResult:
         system_fingerprint=chunk.system_fingerprint,
         created=chunk.created,
         extra=chunk.extra,
+        headers=chunk.headers,
     )
 
 
@@ -632,6 +638,7 @@ def fold(chunks: Iterable[LLMResultChunk]) -> LLMResult:
     fingerprint: str | None = None
     created = 0
     extra: Extra = {}
+    headers = NO_HEADERS
     # Ids and the model name come from the first chunk that has them, usage from the
     # last.
     for chunk in chunk_list:
@@ -639,6 +646,8 @@ def fold(chunks: Iterable[LLMResultChunk]) -> LLMResult:
         response_id = response_id or chunk.id
         fingerprint = fingerprint or chunk.system_fingerprint
         created = created or chunk.created
+        if headers is NO_HEADERS:
+            headers = chunk.headers
         if chunk.extra:
             extra = _merge_latest(extra, chunk.extra)
         if chunk.delta.usage is not None:
@@ -652,4 +661,5 @@ def fold(chunks: Iterable[LLMResultChunk]) -> LLMResult:
         system_fingerprint=fingerprint,
         created=created,
         extra=extra,
+        headers=headers,
     )

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from modelyard.base.call_headers import NO_HEADERS, CallHeaders
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 
@@ -29,6 +30,8 @@ class PassthroughRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     signs: int
     """Number of characters of all texts."""
     parse: Callable[[], LLMRequest]
+    headers: CallHeaders = NO_HEADERS
+    """Headers that the caller sent with the request."""
 
 
 class PassthroughChunk(LLMResultChunk, frozen=True, kw_only=True):
@@ -90,4 +93,9 @@ class PassthroughFormat(Protocol):
 
 def to_parsed_request(request: Any) -> Any:
     """Return the parsed form of a request, which all formats understand."""
-    return request.parse() if isinstance(request, PassthroughRequest) else request
+    if not isinstance(request, PassthroughRequest):
+        return request
+    parsed = request.parse()
+    if request.headers.is_empty:
+        return parsed
+    return msgspec.structs.replace(parsed, headers=request.headers)

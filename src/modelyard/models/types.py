@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.call_headers import NO_HEADERS, CallHeaders
+
 Credentials = Mapping[str, Any]
 """A credential: the provider's form fields and their values."""
 
@@ -70,6 +72,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """A chunk of an answer. The last chunk of a stream has the usage."""
 
     model: str = ""
+    headers: CallHeaders = NO_HEADERS
+    """Headers of the provider's response; on its first chunk."""
 
     @property
     def usage_or_none(self) -> ModelUsage | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from modelyard.base.call_headers import NO_HEADERS, CallHeaders, HeaderLines
 from modelyard.base.errors import InvokeError, InvokeTimeoutError
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import LLMRequest, LLMResultChunk
@@ -48,6 +49,13 @@ from modelyard.transport.unpacking import (
 )
 
 
+def with_headers(chunk: LLMResultChunk, headers: CallHeaders) -> LLMResultChunk:
+    """Return a chunk that carries headers of the response, if there are any."""
+    if headers is NO_HEADERS:
+        return chunk
+    return msgspec.structs.replace(chunk, headers=headers)
+
+
 class ChatExchange(msgspec.Struct, frozen=True):
     """A chat request in the wire format of its provider."""
 
@@ -60,9 +68,15 @@ class ChatExchange(msgspec.Struct, frozen=True):
     url: str
     headers: Mapping[str, str]
     """Headers of the format, without those of the provider."""
+    call_headers: Mapping[str, str]
+    """Headers of the caller that go along."""
     body: bytes
     restorers: tuple[Callable[[], Restorer], ...] = ()
     """Each builds what changes the answer back to what the caller expects."""
+
+    def answer_headers(self, lines: HeaderLines) -> CallHeaders:
+        """Return the headers of the response that the caller may get."""
+        return self.chat_format.header_rules.of_answer(lines)
 
     def reader(self, content_type: str) -> ChunkReader:
         """Return the reader of the response.
@@ -140,6 +154,7 @@ class DirectExchange:
         "_error_body",
         "_exchange",
         "_head",
+        "_headers",
         "_reader",
         "_size",
         "_unpacking",
@@ -154,6 +169,8 @@ class DirectExchange:
         self._head = head
         self._connection: Connection | None = None
         self._reader: ChunkReader | None = None
+        # Headers of the response for the caller, until its first chunk carries them.
+        self._headers = NO_HEADERS
         # The body of a response with an error status.
         self._error_body: list[bytes] | None = None
         self._size = 0
@@ -192,14 +209,16 @@ class DirectExchange:
         connection, exchange = self._connection, self._exchange
         if connection is None or self.has_head or exchange.request.stream:
             return None
-        body = connection.answer.take_plain(OFFLOAD_BYTES)
+        answer = connection.answer
+        body = answer.take_plain(OFFLOAD_BYTES)
         if body is None:
             return None
         self.has_head = True
+        self._headers = exchange.answer_headers(answer.first_lines.items())
         if exchange.passing is not None:
             chunk = exchange.passing.result(body)
             if chunk is not None:
-                return (chunk,)
+                return (with_headers(chunk, self._headers),)
         return self._naming(exchange.read_complete(body))
 
     def receive(self) -> Iterable[LLMResultChunk]:
@@ -259,7 +278,7 @@ class DirectExchange:
     async def read_large(self, body: bytes) -> Iterable[LLMResultChunk]:
         """Return the chunks of a large complete body. Raises InvokeError."""
         try:
-            return await self._exchange.read_large(body)
+            return self._with_headers(await self._exchange.read_large(body))
         except InvokeError as error:
             raise self._named(error) from error
 
@@ -308,6 +327,7 @@ class DirectExchange:
         """Choose how the response is read, by its head."""
         self.has_head = True
         answer = connection.answer
+        self._headers = self._exchange.answer_headers(answer.first_lines.items())
         if not 200 <= answer.status < 300:
             self._error_body = []
             return
@@ -371,8 +391,29 @@ class DirectExchange:
 
     def _naming(self, chunks: Iterable[LLMResultChunk]) -> Iterable[LLMResultChunk]:
         """Return chunks; an error of reading them gets the provider's name."""
+        if self._headers is not NO_HEADERS:
+            chunks = self._with_headers(chunks)
         # The usual case, one chunk that is there already, needs no generator.
         return chunks if isinstance(chunks, tuple) else self._named_chunks(chunks)
+
+    def _with_headers(
+        self, chunks: Iterable[LLMResultChunk]
+    ) -> Iterable[LLMResultChunk]:
+        """Return chunks; the first one of the response carries its headers."""
+        if not isinstance(chunks, tuple):
+            return self._carrying_headers(chunks)
+        if not chunks:
+            return chunks
+        headers, self._headers = self._headers, NO_HEADERS
+        return with_headers(chunks[0], headers), *chunks[1:]
+
+    def _carrying_headers(
+        self, chunks: Iterable[LLMResultChunk]
+    ) -> Iterable[LLMResultChunk]:
+        """Yield chunks; the first one of the response carries its headers."""
+        for chunk in chunks:
+            headers, self._headers = self._headers, NO_HEADERS
+            yield with_headers(chunk, headers)
 
     def _named_chunks(
         self, chunks: Iterable[LLMResultChunk]
@@ -392,7 +433,9 @@ class DirectExchange:
             headers, status = answer.headers, answer.status
         body = b"".join(self._error_body or ())
         provider = self._exchange.endpoint.definition.name
-        return error_of(status, headers, body, provider=provider)
+        error = error_of(status, headers, body, provider=provider)
+        error.answer_headers = self._headers
+        return error
 
     def _named(self, error: Exception) -> InvokeError:
         """Return an error of a call with the provider's name."""

@@ -13,6 +13,7 @@ import msgspec
 
 from modelyard.base import cpu_work
 from modelyard.base.bounded_json import BodyError, check_value_count
+from modelyard.base.call_headers import NO_RULES, HeaderRules, merge_headers
 from modelyard.base.errors import ConfigError, InvokeError, InvokeServerUnavailableError
 from modelyard.base.json_types import JsonValue, is_array, is_object
 from modelyard.models.capabilities import Capabilities
@@ -148,49 +149,66 @@ class Endpoint:
         return url.format_map(template_values)
 
     def ready_head(
-        self, url: str, credentials: Credentials, headers: Mapping[str, str]
+        self,
+        url: str,
+        credentials: Credentials,
+        headers: Mapping[str, str],
+        call_headers: Mapping[str, str],
     ) -> "tuple[HttpClient, RequestHead] | None":
         """Return the client and the head of a POST of JSON that can be sent at once.
 
         None if something has to be awaited first (a token, a signature), or if the way
         is not plain: a proxy, or a URL of a tenant's own.
         """
-        key = (url, id(credentials), *headers.items())
+        key = (url, id(credentials), *headers.items(), *call_headers.items())
         cached = self._ready_heads.get(key)
         # The credential is kept with its head, so its identity is not used again.
         if cached is not None and cached[0] is credentials:
             return cached[1]
-        head = self._ready_head(url, credentials, headers)
+        head = self._ready_head(url, credentials, headers, call_headers)
         if len(self._ready_heads) >= _MAX_READY_HEADS:
             self._ready_heads.clear()
         self._ready_heads[key] = (credentials, head)
         return head
 
     def _ready_head(
-        self, url: str, credentials: Credentials, headers: Mapping[str, str]
+        self,
+        url: str,
+        credentials: Credentials,
+        headers: Mapping[str, str],
+        call_headers: Mapping[str, str],
     ) -> "tuple[HttpClient, RequestHead] | None":
         """Return the same as `ready_head`, without the cache."""
         ready = self.auth.ready_headers(credentials)
         if ready is None or self._client_for(url, credentials) is not self.client:
             return None
         sent = {
-            **self._plain_headers("application/json", credentials, headers),
+            **self._plain_headers(
+                "application/json", credentials, headers, call_headers
+            ),
             **ready,
         }
         head = self.client.head_of("POST", url, sent)
         return None if head.way.proxy is not None else (self.client, head)
 
     def _plain_headers(
-        self, content_type: str, credentials: Credentials, headers: Mapping[str, str]
+        self,
+        content_type: str,
+        credentials: Credentials,
+        headers: Mapping[str, str],
+        call_headers: Mapping[str, str],
     ) -> dict[str, str]:
-        """Return the headers of a request without those that authenticate it. Headers
-        of the definition override those of the call."""
+        """Return the headers of a request without those that authenticate it.
+
+        Those of the definition override the caller's, and these the format's.
+        """
         sent = {"user-agent": _AGENT, "content-type": content_type}
-        if headers or self.definition.headers:
-            for name, value in {**headers, **self.definition.headers}.items():
-                # A header whose value needs a missing credential field is left out.
-                if filled := _filled_header(value, credentials):
-                    sent[name] = filled
+        sent |= _filled_headers(headers, credentials)
+        # A caller's values are never templates: they could name fields of a credential.
+        sent |= call_headers
+        if self.definition.headers:
+            own_headers = _filled_headers(self.definition.headers, credentials)
+            return merge_headers(sent, own_headers)
         return sent
 
     async def send(
@@ -202,13 +220,18 @@ class Endpoint:
         *,
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
+        call_headers: Mapping[str, str] | None = None,
+        rules: HeaderRules = NO_RULES,
     ) -> Response:
         """Send a request and return the response if its status is 2xx.
 
-        Raises the InvokeError that the status stands for.
+        `call_headers` are those of the caller. Raises the InvokeError that the status
+        stands for, with the headers of the response that `rules` pass on.
         """
         try:
-            sent = self._plain_headers(content_type, credentials, headers or {})
+            sent = self._plain_headers(
+                content_type, credentials, headers or {}, call_headers or {}
+            )
             # Authentication overrides all other headers.
             sent.update(await self.auth.headers(method, url, credentials, body))
             client = self._client_for(url, credentials)
@@ -224,9 +247,11 @@ class Endpoint:
         # body: it could be an internal page.
         if client is not self.client and not is_object_body(error_body):
             error_body = b""
-        raise error_of(
+        error = error_of(
             response.status, response.headers, error_body, provider=self.definition.name
         )
+        error.answer_headers = rules.of_answer(response.header_lines)
+        raise error
 
     async def post(
         self,
@@ -235,10 +260,18 @@ class Endpoint:
         body: JSON,
         *,
         headers: Mapping[str, str] | None = None,
+        call_headers: Mapping[str, str] | None = None,
+        rules: HeaderRules = NO_RULES,
     ) -> Response:
-        """Send a JSON body by POST."""
+        """Send a JSON body by POST, otherwise like `send`."""
         return await self.send(
-            "POST", url, credentials, [_encode(body)], headers=headers
+            "POST",
+            url,
+            credentials,
+            [_encode(body)],
+            headers=headers,
+            call_headers=call_headers,
+            rules=rules,
         )
 
     async def deliver(
@@ -286,9 +319,11 @@ class Endpoint:
         """Return the error with the provider's name, unless it already has one."""
         if error.provider:
             return error
-        return type(error)(
+        named = type(error)(
             str(error), provider=self.definition.name, retry_after=error.retry_after
         )
+        named.answer_headers = error.answer_headers
+        return named
 
     def stream_error(self, message: str) -> InvokeServerUnavailableError:
         """Return the error for a response that cannot be understood."""
@@ -411,6 +446,18 @@ class Endpoint:
         ]
         # Google's names have a prefix that its calls add by themselves.
         return [str(name).removeprefix("models/") for name in names if name]
+
+
+def _filled_headers(
+    headers: Mapping[str, str], credentials: Credentials
+) -> dict[str, str]:
+    """Return headers with credential fields filled in, by lower-case name. One that
+    needs a missing field is left out."""
+    filled_headers: dict[str, str] = {}
+    for name, value in headers.items():
+        if filled := _filled_header(value, credentials):
+            filled_headers[name.lower()] = filled
+    return filled_headers
 
 
 def _filled_header(value: str, credentials: Credentials) -> str:

@@ -6,11 +6,12 @@ provider's base URL; `{model}` and fields of the credential are filled in. A pro
 file can override them under `paths`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
+from modelyard.base.call_headers import CallHeaders, HeaderRules
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.llm import LLMRequest, LLMResult
@@ -18,6 +19,7 @@ from modelyard.models.passthrough import PassthroughFormat
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.streams import StreamParser
 from modelyard.models.types import JSON
+from modelyard.models.vendor_headers import rules_of
 from modelyard.wire import (
     anthropic,
     bedrock,
@@ -39,6 +41,12 @@ from modelyard.wire import (
 )
 
 Framing = Literal["sse", "lines", "aws"]
+
+
+def _no_betas(model: str, headers: CallHeaders) -> tuple[str, ...]:
+    """Return nothing: the format has no place for beta names."""
+    del model, headers
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,14 @@ class ChatFormat:
     passing: PassthroughFormat | None = None
     """Passes requests of the same format through unparsed; None if the format does not
     support it."""
+    betas: Callable[[str, CallHeaders], Collection[str]] = _no_betas
+    """(model, headers of the caller and the provider file) → Anthropic's beta names
+    that are sent."""
+
+    @property
+    def header_rules(self) -> HeaderRules:
+        """The headers that the vendor's API has."""
+        return rules_of(self.name)
 
 
 def _chat_format(
@@ -75,6 +91,7 @@ def _chat_format(
     headers: Mapping[str, str] | None = None,
     stream_headers: Mapping[str, str] | None = None,
     passing: PassthroughFormat | None = None,
+    betas: Callable[[str, CallHeaders], Collection[str]] = _no_betas,
 ) -> ChatFormat:
     """Return the chat format that a module in `wire/` implements.
 
@@ -95,6 +112,7 @@ def _chat_format(
         stream_headers or {},
         count,
         passing,
+        betas,
     )
 
 
@@ -110,6 +128,7 @@ CHAT: Mapping[str, ChatFormat] = {
         "/v1/messages",
         count="/v1/messages/count_tokens",
         headers={"anthropic-version": "2023-06-01"},
+        betas=anthropic.sent_betas,
     ),
     "gemini": _chat_format(
         gemini,
@@ -122,6 +141,7 @@ CHAT: Mapping[str, ChatFormat] = {
         "/model/{model}/converse",
         stream="/model/{model}/converse-stream",
         framing="aws",
+        betas=bedrock.sent_betas,
     ),
     "cohere": _chat_format(cohere, "/v2/chat"),
     "ollama": _chat_format(ollama, "/api/chat", framing="lines"),

@@ -9,6 +9,12 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
+from modelyard.base.call_headers import (
+    LIST_HEADERS,
+    NO_HEADERS,
+    CallHeaders,
+    merge_headers,
+)
 from modelyard.base.errors import ConfigError, InvokeError, suggestion
 from modelyard.base.reader_errors import MALFORMED_INPUT_ERRORS
 from modelyard.models.base import (
@@ -34,10 +40,15 @@ from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
-from modelyard.models.types import Credentials, ModelType
+from modelyard.models.types import Credentials, ModelType, OperatorCredentials
+from modelyard.models.vendor_headers import fields_without_beta
 from modelyard.providers.adaptation.adapter import Adaptation, adapt
 from modelyard.providers.adaptation.draft import Restorer, Target
-from modelyard.providers.chat_exchange import ChatExchange, DirectExchange
+from modelyard.providers.chat_exchange import (
+    ChatExchange,
+    DirectExchange,
+    with_headers,
+)
 from modelyard.providers.definition import ProviderDefinition, Wire
 from modelyard.providers.endpoint import MAX_ANSWER, Endpoint
 from modelyard.providers.formats import (
@@ -152,8 +163,13 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     ) -> list[str]:
         """Return the names of the request's fields that are left out on the way to the
         model's server."""
-        target = self._selected(model, credentials, request).target
-        return list(adapt(request, target).dropped)
+        selection = self._selected(model, credentials, request)
+        chat_format = selection.chat_format
+        names = list(adapt(request, selection.target).dropped)
+        headers = self._headers_for(chat_format, request)
+        names += fields_without_beta(request, chat_format.betas(model, headers))
+        names += self._refused_account(chat_format, credentials, request)
+        return names
 
     def _target(self, model: str, chat_format: ChatFormat) -> Target:
         """Return what requests for a model are adapted to."""
@@ -165,6 +181,38 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             endpoint.definition.entity.find(model, ModelType.LLM),
             chat_format.parameters,
         )
+
+    def _headers_for(
+        self, chat_format: ChatFormat, request: LLMRequest | PassthroughRequest
+    ) -> CallHeaders:
+        """Return the caller's headers together with the lists of names that the
+        provider file sets."""
+        headers = request.headers
+        own_lists = {
+            name.lower(): value
+            for name, value in self.endpoint.definition.headers.items()
+            if name.lower() in LIST_HEADERS
+        }
+        if not own_lists:
+            return headers
+        vendor = chat_format.header_rules.vendor
+        if headers.vendor != vendor:
+            return CallHeaders(vendor=vendor, values=own_lists)
+        return msgspec.structs.replace(
+            headers, values=merge_headers(headers.values, own_lists)
+        )
+
+    @staticmethod
+    def _refused_account(
+        chat_format: ChatFormat, credentials: Credentials, request: LLMRequest
+    ) -> list[str]:
+        """Return the caller's headers that choose another account than the
+        credential's. A provider would refuse the credential because of them."""
+        headers = request.headers
+        is_same_vendor = headers.vendor == chat_format.header_rules.vendor
+        if not is_same_vendor or not isinstance(credentials, OperatorCredentials):
+            return []
+        return list(headers.account)
 
     def can_pass_through(
         self, model: str, credentials: Credentials, request: PassthroughRequest
@@ -190,20 +238,27 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             credentials,
             [exchange.body],
             headers=exchange.headers,
+            call_headers=exchange.call_headers,
+            rules=exchange.chat_format.header_rules,
         )
+        # The first chunk carries the headers of the response.
+        answer_headers = exchange.answer_headers(response.header_lines)
         try:
             reader = exchange.reader(response.headers.get("content-type", ""))
             if exchange.reads_whole_body(reader):
                 body = await response.read(max_bytes=MAX_ANSWER)
                 for chunk in await exchange.read_large(body):
-                    yield chunk
+                    yield with_headers(chunk, answer_headers)
+                    answer_headers = NO_HEADERS
                 return
             async with aclosing(response.chunks()) as body_chunks:
                 async for body_chunk in body_chunks:
                     for chunk in reader.feed(body_chunk):
-                        yield chunk
+                        yield with_headers(chunk, answer_headers)
+                        answer_headers = NO_HEADERS
             for chunk in reader.finish():
-                yield chunk
+                yield with_headers(chunk, answer_headers)
+                answer_headers = NO_HEADERS
         except InvokeError as error:
             raise endpoint.with_provider_name(error) from error
         # Closed also if the consumer stops early, which ends the generation at the
@@ -220,7 +275,9 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         """Return an exchange that is driven by callbacks; None if something has to be
         awaited before the request can be sent."""
         exchange = self._exchange(model, credentials, request)
-        ready = self.endpoint.ready_head(exchange.url, credentials, exchange.headers)
+        ready = self.endpoint.ready_head(
+            exchange.url, credentials, exchange.headers, exchange.call_headers
+        )
         return None if ready is None else DirectExchange(exchange, *ready)
 
     def prepare(
@@ -237,7 +294,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             return None
         path = self._chat_path(chat_format)
         url = self.endpoint.url(credentials, path, model=model, base=wire.base_url)
-        ready = self.endpoint.ready_head(url, credentials, chat_format.headers)
+        ready = self.endpoint.ready_head(url, credentials, chat_format.headers, {})
         if ready is None:
             return None
         return PreparedExchange(
@@ -276,6 +333,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             if parsed.stream and chat_format.stream_headers:
                 headers = {**headers, **chat_format.stream_headers}
             body = self._dump(parsed, model, chat_format, capabilities)
+        call_headers, path = _passed_on(chat_format, credentials, request, path)
         url = endpoint.url(credentials, path, model=model, base=wire.base_url)
         return ChatExchange(
             endpoint,
@@ -285,6 +343,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             passing,
             url,
             headers,
+            call_headers,
             body,
             restorers,
         )
@@ -306,6 +365,9 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     ) -> bytes:
         """Return a request in its provider's format. Raises InvokeError, with the
         provider's name, if it cannot be translated."""
+        headers = self._headers_for(chat_format, request)
+        if headers is not request.headers:
+            request = msgspec.structs.replace(request, headers=headers)
         try:
             return _encode(chat_format.dump_request(request, model, capabilities))
         except InvokeError as error:
@@ -342,8 +404,9 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             return await LargeLanguageModel.count_tokens(
                 self, model, credentials, request
             )
+        headers = self._headers_for(chat_format, request)
         body = chat_format.dump_request(
-            msgspec.structs.replace(request, stream=False),
+            msgspec.structs.replace(request, stream=False, headers=headers),
             model,
             self.endpoint.capabilities(model),
         )
@@ -353,11 +416,17 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             body = {name: body[name] for name in _TOKEN_COUNT_FIELDS if name in body}
         else:
             body = {"contents": body["contents"]}
-        url = self.endpoint.url(
-            credentials, chat_format.count_path, model=model, base=wire.base_url
+        call_headers, path = _passed_on(
+            chat_format, credentials, request, chat_format.count_path
         )
+        url = self.endpoint.url(credentials, path, model=model, base=wire.base_url)
         response = await self.endpoint.post(
-            url, credentials, body, headers=chat_format.headers
+            url,
+            credentials,
+            body,
+            headers=chat_format.headers,
+            call_headers=call_headers,
+            rules=chat_format.header_rules,
         )
         count_response = await self.endpoint.object(response)
         # Anthropic's and Google's names of the count.
@@ -390,6 +459,7 @@ class PreparedExchange(msgspec.Struct, frozen=True):
             self.passing,
             self.url,
             self.chat_format.headers,
+            {},
             self.passing.dump(request, self.model, self.capabilities),
         )
         return DirectExchange(chat_exchange, self.client, self.head)
@@ -405,6 +475,27 @@ def _passthrough_format(
     return passing
 
 
+def _passed_on(
+    chat_format: ChatFormat,
+    credentials: Credentials,
+    request: LLMRequest | PassthroughRequest,
+    path: str,
+) -> tuple[dict[str, str], str]:
+    """Return the caller's headers that go along, and the path with the caller's query.
+
+    Only a provider that is spoken to in the caller's own format gets them.
+    """
+    headers = request.headers
+    if headers is NO_HEADERS or headers.vendor != chat_format.header_rules.vendor:
+        return {}, path
+    if headers.query:
+        path = f"{path}{'&' if '?' in path else '?'}{headers.query}"
+    # An account fits the caller's own credential, not the operator's.
+    if headers.account and not isinstance(credentials, OperatorCredentials):
+        return {**headers.values, **headers.account}, path
+    return headers.values, path
+
+
 # The fields of a request that Anthropic's token counter accepts.
 _TOKEN_COUNT_FIELDS = (
     "model",
@@ -413,6 +504,9 @@ _TOKEN_COUNT_FIELDS = (
     "tools",
     "tool_choice",
     "thinking",
+    # With their beta names.
+    "context_management",
+    "mcp_servers",
 )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import structs
 
+from modelyard.base.call_headers import NO_HEADERS
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeError, ModelyardError
 from modelyard.models.exchange import Exchange, PreparedExchange
@@ -235,7 +236,8 @@ class Target(msgspec.Struct, kw_only=True):
         """Return the exchange of a request; None if something has to be awaited. Raises
         ModelyardError."""
         request = invocation.request
-        if isinstance(request, PassthroughRequest):
+        # With headers of the caller's own, the head of the request is another one.
+        if isinstance(request, PassthroughRequest) and request.headers is NO_HEADERS:
             key = (request.format, *request.model_parameters)
             if key in self._prepared:
                 prepared = self._prepared[key]

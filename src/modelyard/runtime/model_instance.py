@@ -196,7 +196,8 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         return self.callee.supports_format(self.model, self.credentials(), format)
 
     def unsupported(self, request: LLMRequest) -> list[str]:
-        """Return the names of the request's fields that the model does not accept."""
+        """Return the names of the request's fields, and of its headers that choose an
+        account, that the model's provider does not accept."""
         if not isinstance(self.callee, LargeLanguageModel):
             raise self._mismatch(ModelType.LLM)
         return self.callee.unsupported(self.model, self.credentials(), request)

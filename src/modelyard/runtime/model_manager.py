@@ -17,7 +17,7 @@ from modelyard.models.embedding import (
     TextEmbeddingRequest,
     TokenIds,
 )
-from modelyard.models.passthrough import PassthroughRequest
+from modelyard.models.passthrough import PassthroughRequest, to_parsed_request
 from modelyard.models.types import Chunks, ModelType
 from modelyard.runtime.invocation import Context, Invocation
 from modelyard.runtime.model_instance import ModelInstance
@@ -91,7 +91,7 @@ class ModelManager:
         request = invocation.request
         # A model without passthrough support needs the parsed request.
         if isinstance(request, PassthroughRequest) and not model.accepts_passthrough:
-            request = request.parse()
+            request = to_parsed_request(request)
         if isinstance(request, TextEmbeddingRequest):
             _check_token_ids(invocation.provider, request)
         return model.invoke(invocation.model, invocation.credentials, request)

@@ -8,7 +8,7 @@ import msgspec
 from modelyard.base.clock import Clock
 from modelyard.base.errors import NotFoundError
 from modelyard.base.log import redaction
-from modelyard.models.passthrough import PassthroughRequest
+from modelyard.models.passthrough import to_parsed_request
 from modelyard.models.speech2text import Speech2TextRequest
 from modelyard.runtime.callbacks import Callback, CallResult
 from modelyard.runtime.invocation import Invocation
@@ -138,9 +138,7 @@ def _decode_traces(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 def _request_for_trace(invocation: Invocation) -> Any:
     """Return the request for the trace. Audio is replaced by its size."""
-    request = invocation.request
-    if isinstance(request, PassthroughRequest):
-        request = request.parse()
+    request = to_parsed_request(invocation.request)
     if isinstance(request, Speech2TextRequest):
         return {"file": f"{len(request.audio):,} bytes"}
     return request

@@ -13,7 +13,7 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -85,6 +85,11 @@ class Response:
         self._is_coded = answer.has_header(b"content-encoding")
         self.status = answer.status
         self.headers = answer.headers
+
+    @property
+    def header_lines(self) -> Iterable[tuple[bytes, bytes]]:
+        """Return the first line of each header field, with lower-case names."""
+        return self._answer.first_lines.items()
 
     def chunks(self, *, max_bytes: int = MAX_BODY) -> AsyncGenerator[bytes, None]:
         """Yield the unpacked body as it arrives.

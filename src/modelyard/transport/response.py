@@ -9,7 +9,7 @@ transfer codings other than `chunked` alone, folded lines.
 import asyncio
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -374,6 +374,12 @@ class IncomingResponse:
                 name, _, value = line.partition(b":")
                 self.on_header(name, value.strip(b" \t"))
         return self._first_lines
+
+    @property
+    def first_lines(self) -> Mapping[bytes, bytes]:
+        """Return the first line of each header field, by lower-case name. Cheaper than
+        `headers`."""
+        return self._lines()
 
     @property
     def has_chunks(self) -> bool:

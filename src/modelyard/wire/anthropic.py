@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.call_headers import CallHeaders
 from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeError,
@@ -69,6 +70,7 @@ from modelyard.models.reasoning import budget_of
 from modelyard.models.streams import dump_chunks, parse_events
 from modelyard.models.tool_call_reader import generated_call_id, with_call_ids
 from modelyard.models.types import JSON
+from modelyard.models.vendor_headers import fields_without_beta
 
 FORMAT = "anthropic"
 DEFAULT_MAX_TOKENS = 8192
@@ -600,10 +602,18 @@ def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) ->
     )
     if request.extra:
         _restore_format_fields(body, request.extra.get(FORMAT, {}))
+        for name in fields_without_beta(request, sent_betas(model, request.headers)):
+            body.pop(name, None)
     # Last, so that fields restored from the caller's request are dropped as well.
     for name in capabilities.drop:
         body.pop(name, None)
     return body
+
+
+def sent_betas(model: str, headers: CallHeaders) -> list[str]:
+    """Return the beta names that are sent, in their own header."""
+    del model
+    return headers.names_in("anthropic-beta") if headers.vendor == FORMAT else []
 
 
 def _dump_system(system: list[JSON]) -> str | list[JSON]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.call_headers import CallHeaders
 from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeError,
@@ -77,6 +78,7 @@ from modelyard.models.messages import (
 from modelyard.models.reasoning import budget_of
 from modelyard.models.streams import parse_events
 from modelyard.models.types import JSON
+from modelyard.models.vendor_headers import BETA_FIELDS, fields_without_beta
 
 FORMAT = "bedrock"
 
@@ -105,6 +107,24 @@ PARAMETERS = {"stop"} | frozenset(
         "reasoning_effort",
         "include_thoughts",
         "response_format",
+    }
+)
+# Beta names that Converse accepts for Claude: those that AWS documents
+# (model-parameters-anthropic-claude-messages-request-response), without those that
+# users of Converse report as refused (BerriAI/litellm
+# anthropic_beta_headers_config.json), such as context-management.
+_ACCEPTED_BETAS = frozenset(
+    {
+        "computer-use-2024-10-22",
+        "computer-use-2025-01-24",
+        "computer-use-2025-11-24",
+        "context-1m-2025-08-07",
+        "dev-full-thinking-2025-05-14",
+        "effort-2025-11-24",
+        "fine-grained-tool-streaming-2025-05-14",
+        "interleaved-thinking-2025-05-14",
+        "output-128k-2025-02-19",
+        "token-efficient-tools-2025-02-19",
     }
 )
 _INVALID_IN_NAME = re.compile(r"[^A-Za-z0-9\s()\[\]-]")
@@ -560,7 +580,9 @@ def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) ->
         body["outputConfig"] = {
             "textFormat": _dump_format(response_format["json_schema"])
         }
-    if model_fields := _dump_model_fields(parameters, model):
+    model_fields = _dump_model_fields(parameters, model)
+    model_fields |= _dump_beta_fields(request, model)
+    if model_fields:
         body["additionalModelRequestFields"] = model_fields
     for name, value in request.extra.get(FORMAT, {}).items():
         # Options restored from the caller's request are merged with those set above and
@@ -628,6 +650,30 @@ def _dump_model_fields(parameters: Mapping[str, Any], model: str) -> JSON:
         else {"type": "disabled" if budget == 0 else "adaptive"}
     )
     return {**model_fields, "thinking": thinking}
+
+
+def sent_betas(model: str, headers: CallHeaders) -> list[str]:
+    """Return the beta names of a caller of Anthropic's API that Converse accepts for a
+    model."""
+    if "anthropic" not in model or headers.vendor != "anthropic":
+        return []
+    names = headers.names_in("anthropic-beta")
+    return [name for name in names if name in _ACCEPTED_BETAS]
+
+
+def _dump_beta_fields(request: LLMRequest, model: str) -> JSON:
+    """Return the beta names that Claude on Bedrock accepts, and the fields of a request
+    in Anthropic's format that they permit."""
+    betas = sent_betas(model, request.headers)
+    if not betas:
+        return {}
+    refused = fields_without_beta(request, betas)
+    fields = {
+        name: value
+        for name, value in request.extra.get("anthropic", {}).items()
+        if name in BETA_FIELDS and name not in refused
+    }
+    return {"anthropic_beta": betas, **fields}
 
 
 def _dump_tools(request: LLMRequest) -> JSON:

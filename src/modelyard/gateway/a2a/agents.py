@@ -106,11 +106,8 @@ class Agents:
         """
         # The key is a bearer token or, without one, the x-api-key header.
         scheme, _, key = (request.header(b"authorization") or "").partition(" ")
-        presented_key = (
-            key.strip()
-            if scheme.lower() == "bearer"
-            else request.header(b"x-api-key") or ""
-        )
+        presented_key = key.strip() if scheme.lower() == "bearer" else ""
+        presented_key = presented_key or request.header(b"x-api-key") or ""
         app_record = (
             self._parts.apps.get_by_key(presented_key) if presented_key else None
         )

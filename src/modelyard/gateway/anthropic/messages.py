@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from modelyard.base.clock import Clock
 from modelyard.base.fields import required_field
-from modelyard.gateway.chat_response import named_events
+from modelyard.gateway.chat_response import named_events, with_call_headers
 from modelyard.gateway.chat_route import ChatRoute
 from modelyard.gateway.direct import AnswerFormat
 from modelyard.gateway.http import Reply, Request, json_reply
@@ -36,7 +36,8 @@ class CountRoute:
 
     async def __call__(self, request: Request) -> Reply:
         body = await request.json()
-        chat_request = anthropic.parse_request(body, is_count=True)
+        parsed = anthropic.parse_request(body, is_count=True)
+        chat_request = with_call_headers(request, parsed)
         instance = request.find(
             self.manager, required_field(body, "model", str), ModelType.LLM
         )

@@ -4,7 +4,6 @@ Google's API; also under /v1."""
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import unquote
 
 from modelyard.base.clock import Clock
@@ -12,6 +11,7 @@ from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.fields import required_field
 from modelyard.base.json_types import JsonValue
 from modelyard.gateway.chat_response import (
+    complete_reply,
     complete_response,
     plain_events,
     prepare_request,
@@ -19,7 +19,7 @@ from modelyard.gateway.chat_response import (
 )
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.gateway.keep_alive import LINE_BREAK
-from modelyard.models.entities import AIModelEntity
+from modelyard.gateway.model_lists import dump_list, dump_model, list_models
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.wire import gemini, gemini_embeddings
@@ -93,7 +93,7 @@ class ModelCalls:
             result = await complete_response(
                 request, instance, chat_request, self.clock, prefix="resp"
             )
-            return json_reply(gemini.dump_result(result), headers=headers)
+            return complete_reply(gemini.dump_result(result), result, "gemini", headers)
         answer = stream_response(
             instance,
             chat_request,
@@ -184,53 +184,21 @@ class ModelList:
     manager: ModelManager
 
     async def list_models(self, request: Request) -> Reply:
-        """GET /v1beta/models: list the models."""
-        return json_reply({"models": self._views(request)})
+        """GET /v1beta/models: list the models, page by page."""
+        models = list(list_models(self.manager, request.caller))
+        return json_reply(dump_list(models, "google", request))
 
     async def get_model(self, request: Request) -> Reply:
-        """GET /v1beta/models/NAME: return one model.
+        """GET /v1beta/models/NAME: return one model, named with or without its
+        provider.
 
         Raises NotFoundError.
         """
         requested_model = request.names["model"]
-        for model in self._views(request):
-            # Clients name a model with or without its provider.
-            if requested_model in (
-                model["name"].removeprefix("models/"),
-                model["baseModelId"],
-            ):
-                return json_reply(model)
+        for model in list_models(self.manager, request.caller):
+            if requested_model in (model.id, model.bare_name):
+                return json_reply(dump_model(model, "google"))
         raise NotFoundError(
             f"Model {requested_model!r} does not exist; GET /v1beta/models lists the models",
             code="not_found",
         )
-
-    def _views(self, request: Request) -> list[JSON]:
-        """Return the views of the models that the caller may use."""
-        return [
-            _model_view(owner, model)
-            for owner, model in self.manager.providers.get_models(request.tenant)
-            if request.caller.may_call(f"{owner}/{model.model}")
-        ]
-
-
-# Methods by model type, as Google lists them with a model.
-_METHODS_BY_TYPE = {
-    ModelType.LLM: ["generateContent", "streamGenerateContent", "countTokens"],
-    ModelType.TEXT_EMBEDDING: ["embedContent", "batchEmbedContents"],
-}
-
-
-def _model_view(owner: str, model: AIModelEntity) -> JSON:
-    """Return the view of a model in Google's format."""
-    limits: dict[str, Any] = (
-        {"inputTokenLimit": model.context_size} if model.context_size else {}
-    )
-    return {
-        "name": f"models/{owner}/{model.model}",
-        "baseModelId": model.model,
-        "version": "",
-        "displayName": model.label.en_us,
-        "supportedGenerationMethods": _METHODS_BY_TYPE.get(model.model_type, []),
-        **limits,
-    }

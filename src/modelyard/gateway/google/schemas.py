@@ -44,4 +44,4 @@ MODEL = object_schema(
     inputTokenLimit=INTEGER,
     outputTokenLimit=INTEGER,
 )
-MODELS = object_schema({"models": list_of(MODEL)})
+MODELS = object_schema({"models": list_of(MODEL)}, nextPageToken=TEXT)

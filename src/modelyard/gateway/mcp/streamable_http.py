@@ -70,8 +70,11 @@ class Route:
             """Return the catalog. Called only by the methods that need it."""
             return await self.offer(caller.tenant, tool_names)
 
+        # The status of a stream is sent before its first event, so what the headers
+        # alone refuse is found before.
+        refused = self.server.refusal(message, headers)
         # Progress notifications need a stream; all other answers are one JSON document.
-        if _wants_stream(message, request):
+        if refused is None and _wants_stream(message, request):
             return sse_reply(
                 self._stream(message, offer, context, headers),
                 partial(_error_event, message),
@@ -83,12 +86,8 @@ class Route:
         # Notifications have no answer; the transport requires 202 for them.
         if answered is None:
             return Reply(b"", status=202)
-        is_modern = headers.get("mcp-protocol-version") == protocol.MODERN
-        # The modern revision has HTTP statuses for errors; older clients expect 200.
-        status = 200
-        if "error" in answered and (is_modern or answered.get("id") is None):
-            status = protocol.STATUS.get(answered["error"]["code"], 200)
-        return json_reply(answered, status=status)
+        version = headers.get("mcp-protocol-version")
+        return json_reply(answered, status=protocol.status_of(answered, version))
 
     async def _stream(
         self,

@@ -68,11 +68,10 @@ class TranscriptionRoute:
         transcription_request = openai_audio.parse_transcription_request(
             form.fields, form.file, form.filename, form.lists
         )
-        if not form.fields.get("model"):
+        name = request.model or form.fields.get("model")
+        if not name:
             raise invalid_field("model", None, "a model's name")
-        instance = request.find(
-            self.manager, form.fields["model"], ModelType.SPEECH2TEXT
-        )
+        instance = request.find(self.manager, name, ModelType.SPEECH2TEXT)
         # The task depends on the path, not on the request.
         transcription_request = msgspec.structs.replace(
             transcription_request, task=self.task

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
+
 from modelyard.base.clock import Clock
 from modelyard.base.fields import optional_field, required_field
+from modelyard.gateway.call_headers import call_headers_of
 from modelyard.gateway.chat_response import (
     UNSUPPORTED,
+    complete_reply,
     complete_response,
     passthrough_response,
     plain_events,
@@ -19,7 +23,6 @@ from modelyard.gateway.http import (
     Reply,
     Request,
     StreamReply,
-    json_reply,
     read_json,
 )
 from modelyard.models.passthrough import PassthroughRequest
@@ -67,14 +70,21 @@ class Route:
         # The fast path: read only what routing needs, and pass the body through
         # unchanged.
         glimpsed = openai_passthrough.peek_request(data, openai_chat.parse_request)
-        # With the header, unsupported parameters must be found, which needs a parsed
-        # request.
-        if glimpsed is not None and request.header(UNSUPPORTED) is None:
+        # Unsupported parameters, and headers that the provider must not get, are found
+        # in a parsed request only.
+        headers = call_headers_of(request.scope, openai_chat.FORMAT)
+        is_plain = request.header(UNSUPPORTED) is None and not headers.account
+        # A model that the path names is written into the parsed body.
+        is_plain = is_plain and not request.model
+        if glimpsed is not None and is_plain:
             name, plain = glimpsed
+            plain = msgspec.structs.replace(plain, headers=headers)
             instance = request.find(self.manager, name, ModelType.LLM)
             if instance.can_pass_through(plain):
                 return await self._passthrough(request, instance, plain)
         body = read_json(data)
+        if request.model:
+            body["model"] = request.model
         chat_request = openai_chat.parse_request(body)
         instance = request.find(
             self.manager, required_field(body, "model", str), ModelType.LLM
@@ -84,7 +94,8 @@ class Route:
             result = await complete_response(
                 request, instance, chat_request, self.clock, prefix="chatcmpl"
             )
-            return json_reply(openai_chat.dump_result(result), headers=headers)
+            document = openai_chat.dump_result(result)
+            return complete_reply(document, result, "openai", headers)
         return stream_response(
             instance,
             chat_request,

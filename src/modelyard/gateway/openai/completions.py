@@ -12,12 +12,13 @@ from modelyard.gateway.chat_response import (
     DROPPED,
     UNSUPPORTED,
     ChatBackend,
+    complete_reply,
     complete_response,
     plain_events,
     prepare_request,
     stream_response,
 )
-from modelyard.gateway.http import SSE_DONE, Reply, Request, StreamReply, json_reply
+from modelyard.gateway.http import SSE_DONE, Reply, Request, StreamReply
 from modelyard.gateway.openai.several_prompts import SeveralPrompts
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.model_instance import ModelInstance
@@ -58,7 +59,8 @@ class Route:
             result = await complete_response(
                 request, backend, completion_request, self.clock, prefix="cmpl"
             )
-            return json_reply(openai_completions.dump_result(result), headers=headers)
+            document = openai_completions.dump_result(result)
+            return complete_reply(document, result, "openai", headers)
         # OpenAI sends usage in a stream only on request.
         include_usage = bool(
             (optional_field(body, "stream_options", dict) or {}).get("include_usage")

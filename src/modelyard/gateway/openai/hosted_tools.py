@@ -37,7 +37,7 @@ from modelyard.models.messages import (
     ToolCall,
     ToolPromptMessage,
 )
-from modelyard.models.passthrough import PassthroughRequest
+from modelyard.models.passthrough import PassthroughRequest, to_parsed_request
 from modelyard.models.types import JSON
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.tools.entities import Tool, ToolContext, ToolError, ToolNotFoundError
@@ -254,7 +254,7 @@ class HostedModel:
     ) -> AsyncGenerator[LLMResultChunk, None]:
         """Stream the response. Passthrough is not possible, because the calls have to
         be intercepted."""
-        return self.stream_llm(verbatim_request.parse())
+        return self.stream_llm(to_parsed_request(verbatim_request))
 
     async def stream_llm(
         self, chat_request: LLMRequest

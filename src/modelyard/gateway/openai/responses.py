@@ -11,6 +11,7 @@ from modelyard.base.fields import optional_field, required_field
 from modelyard.base.ids import new_id
 from modelyard.base.json_types import JsonValue
 from modelyard.gateway.chat_response import (
+    complete_reply,
     complete_response,
     named_events,
     prepare_request,
@@ -80,7 +81,7 @@ class CreateRoute:
             result = await complete_response(
                 request, model, chat_request, self.clock, prefix="resp"
             )
-            return json_reply(ending.complete(result), headers=headers)
+            return complete_reply(ending.complete(result), result, "openai", headers)
         return stream_response(
             model,
             chat_request,

@@ -207,4 +207,32 @@ MODEL = object_schema(
     targets=list_of(TEXT),
     stands_for=TEXT,
 )
-MODELS = object_schema({"object": {"const": "list"}, "data": list_of(MODEL)})
+_ANTHROPIC_MODEL = object_schema(
+    {
+        "type": {"const": "model"},
+        "id": TEXT,
+        "display_name": TEXT,
+        "created_at": TEXT,
+    },
+    lifecycle=TEXT,
+    max_input_tokens=or_null(INTEGER),
+)
+_GOOGLE_MODEL = object_schema(
+    {"name": TEXT, "displayName": TEXT, "supportedGenerationMethods": list_of(TEXT)},
+    baseModelId=TEXT,
+    inputTokenLimit=INTEGER,
+)
+ANY_MODEL = any_of(MODEL, _ANTHROPIC_MODEL, _GOOGLE_MODEL)
+"""A model in the format that the client's headers tell."""
+MODELS = any_of(
+    object_schema({"object": {"const": "list"}, "data": list_of(MODEL)}),
+    object_schema(
+        {
+            "data": list_of(_ANTHROPIC_MODEL),
+            "has_more": FLAG,
+            "first_id": or_null(TEXT),
+            "last_id": or_null(TEXT),
+        }
+    ),
+    object_schema({"models": list_of(_GOOGLE_MODEL)}, nextPageToken=TEXT),
+)

@@ -199,6 +199,7 @@ def _model_list_rows(manager: ModelManager) -> tuple[Row, ...]:
             auth=DEVELOPER,
             summary="List the models that the caller may call.",
             answer=Schema(schemas.MODELS),
+            is_of_several_vendors=True,
             handler=models.ListRoute(manager),
         ),
         Row(
@@ -206,7 +207,8 @@ def _model_list_rows(manager: ModelManager) -> tuple[Row, ...]:
             path="/v1/models/{model:path}",
             auth=DEVELOPER,
             summary="Get one model.",
-            answer=Schema(schemas.MODEL),
+            answer=Schema(schemas.ANY_MODEL),
+            is_of_several_vendors=True,
             handler=models.OneRoute(manager),
         ),
     )

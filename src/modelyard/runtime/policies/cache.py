@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.call_headers import NO_HEADERS
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeServerUnavailableError, ModelyardError
 from modelyard.models.embedding import (
@@ -178,6 +179,10 @@ class Cache:
         question: "_EmbeddedQuestion | None",
     ) -> None:
         """Store a complete answer for `seconds`, and the vector of its question."""
+        # Rate limits and ids of this one response are not those of a later caller.
+        chunks = [
+            msgspec.structs.replace(chunk, headers=NO_HEADERS) for chunk in chunks
+        ]
         await self.response_cache.put(invocation.tenant, name, _encode(chunks), seconds)
         # The index entry follows the answer, so that it never points to a missing one.
         if question is not None:
@@ -384,10 +389,14 @@ def _digest(invocation: Invocation) -> str:
     """Return the cache key of a request."""
     request = invocation.request
     if isinstance(request, LLMRequest):
-        # Streaming, the user's name and the handling of unsupported parameters do not
-        # change the answer.
+        # Streaming, the user's name, the handling of unsupported parameters and the ids
+        # in headers do not change the answer.
         request = msgspec.structs.replace(
-            request, stream=False, user=None, unsupported="drop"
+            request,
+            stream=False,
+            user=None,
+            unsupported="drop",
+            headers=request.headers.changing_answers(),
         )
     key_fields = (
         invocation.provider,

@@ -51,6 +51,25 @@ STATUS = {
     INTERNAL_ERROR: 500,
 }
 """The HTTP status of each error code, in the revision that defines it."""
+_ALWAYS_STATUS = frozenset({HEADER_MISMATCH, UNSUPPORTED_VERSION})
+
+
+def status_of(answer: Mapping[str, Any], version: str | None) -> int:
+    """Return the HTTP status of a JSON-RPC response.
+
+    `version` is the revision in the request's header. Clients of the revisions with a
+    handshake expect 200 for errors of their messages, but not for an unknown revision.
+    """
+    error = answer.get("error")
+    if not is_mapping(error):
+        return 200
+    is_older = version is None or version in HANDSHAKE
+    code = error["code"]
+    if is_older and answer.get("id") is not None and code not in _ALWAYS_STATUS:
+        return 200
+    return STATUS.get(code, 200)
+
+
 _SAFE = re.compile(r"^[\x20-\x7E]*$")
 _WRAPPED = re.compile(r"^=\?base64\?(.*)\?=$")
 

@@ -110,6 +110,24 @@ class McpServer:
             number, _with_server_info(result) if is_modern else result
         )
 
+    def refusal(
+        self, message: Any, headers: Mapping[str, str]
+    ) -> dict[str, Any] | None:
+        """Return the JSON-RPC error for a message that its headers contradict, or whose
+        revision is not supported; None if it may be handled."""
+        if not is_mapping(message) or not isinstance(message.get("method"), str):
+            return None
+        params = message.get("params")
+        try:
+            self._check(
+                message["method"], params if is_mapping(params) else {}, headers
+            )
+        except _RequestRefused as error:
+            return protocol.error_of(
+                message.get("id"), error.code, str(error), error.data
+            )
+        return None
+
     @staticmethod
     def _check(
         method: str, params: Mapping[str, Any], headers: Mapping[str, str] | None
