@@ -57,6 +57,7 @@ def settings_page() -> str:
         (settings.ConnectionSettings, "`connections`"),
         (settings.CacheSettings, "`cache`"),
         (settings.QueueSettings, "`queue`"),
+        (settings.UnpricedSettings, "`unpriced`"),
         (settings.TelemetrySettings, "`telemetry`"),
         (settings.PluginSettings, "`plugins`"),
         (settings.WorkflowSettings, "`workflows`"),

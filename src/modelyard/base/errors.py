@@ -22,9 +22,12 @@ ModelyardError
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from modelyard.base.call_headers import NO_HEADERS, CallHeaders
+# The command line imports this module before it knows what it has to do, so nothing
+# that loads slowly may be imported here.
+if TYPE_CHECKING:
+    from modelyard.base.call_headers import CallHeaders
 
 
 class ModelyardError(Exception):
@@ -87,7 +90,7 @@ class InvokeError(ModelyardError):
         super().__init__(f"[{provider}] {message}" if provider else message)
         self.provider = provider
         self.retry_after = retry_after
-        self.answer_headers: CallHeaders = NO_HEADERS
+        self.answer_headers: CallHeaders | None = None
         """Headers of the provider's response, for a caller of the same vendor's API."""
 
     @property

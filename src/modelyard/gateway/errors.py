@@ -167,7 +167,7 @@ def error_reply(
     status, _ = status_of(error)
     headers = error_headers(error)
     # The headers of the provider's response, if the format has them.
-    if isinstance(error, InvokeError):
+    if isinstance(error, InvokeError) and error.answer_headers is not None:
         headers |= reply_headers(error.answer_headers, shape)
     return json_reply(
         error_document(error, shape, request_id), status=status, headers=headers

@@ -56,6 +56,30 @@ def with_headers(chunk: LLMResultChunk, headers: CallHeaders) -> LLMResultChunk:
     return msgspec.structs.replace(chunk, headers=headers)
 
 
+class _HeldHeaders:
+    """The headers of a response for the caller, until its first chunk carries them."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held = NO_HEADERS
+
+    def onto(self, chunks: Iterable[LLMResultChunk]) -> Iterable[LLMResultChunk]:
+        """Return chunks; the first one of the response carries the headers."""
+        if not isinstance(chunks, tuple):
+            return self._onto_first(chunks)
+        if not chunks:
+            return chunks
+        headers, self.held = self.held, NO_HEADERS
+        return with_headers(chunks[0], headers), *chunks[1:]
+
+    def _onto_first(self, chunks: Iterable[LLMResultChunk]) -> Iterable[LLMResultChunk]:
+        """Yield chunks; the first one of the response carries the headers."""
+        for chunk in chunks:
+            headers, self.held = self.held, NO_HEADERS
+            yield with_headers(chunk, headers)
+
+
 class ChatExchange(msgspec.Struct, frozen=True):
     """A chat request in the wire format of its provider."""
 
@@ -170,7 +194,7 @@ class DirectExchange:
         self._connection: Connection | None = None
         self._reader: ChunkReader | None = None
         # Headers of the response for the caller, until its first chunk carries them.
-        self._headers = NO_HEADERS
+        self._headers = _HeldHeaders()
         # The body of a response with an error status.
         self._error_body: list[bytes] | None = None
         self._size = 0
@@ -214,11 +238,12 @@ class DirectExchange:
         if body is None:
             return None
         self.has_head = True
-        self._headers = exchange.answer_headers(answer.first_lines.items())
+        held = exchange.answer_headers(answer.first_lines.items())
+        self._headers.held = held
         if exchange.passing is not None:
             chunk = exchange.passing.result(body)
             if chunk is not None:
-                return (with_headers(chunk, self._headers),)
+                return (with_headers(chunk, held),)
         return self._naming(exchange.read_complete(body))
 
     def receive(self) -> Iterable[LLMResultChunk]:
@@ -278,7 +303,7 @@ class DirectExchange:
     async def read_large(self, body: bytes) -> Iterable[LLMResultChunk]:
         """Return the chunks of a large complete body. Raises InvokeError."""
         try:
-            return self._with_headers(await self._exchange.read_large(body))
+            return self._headers.onto(await self._exchange.read_large(body))
         except InvokeError as error:
             raise self._named(error) from error
 
@@ -327,7 +352,8 @@ class DirectExchange:
         """Choose how the response is read, by its head."""
         self.has_head = True
         answer = connection.answer
-        self._headers = self._exchange.answer_headers(answer.first_lines.items())
+        held = self._exchange.answer_headers(answer.first_lines.items())
+        self._headers.held = held
         if not 200 <= answer.status < 300:
             self._error_body = []
             return
@@ -391,29 +417,10 @@ class DirectExchange:
 
     def _naming(self, chunks: Iterable[LLMResultChunk]) -> Iterable[LLMResultChunk]:
         """Return chunks; an error of reading them gets the provider's name."""
-        if self._headers is not NO_HEADERS:
-            chunks = self._with_headers(chunks)
+        if self._headers.held is not NO_HEADERS:
+            chunks = self._headers.onto(chunks)
         # The usual case, one chunk that is there already, needs no generator.
         return chunks if isinstance(chunks, tuple) else self._named_chunks(chunks)
-
-    def _with_headers(
-        self, chunks: Iterable[LLMResultChunk]
-    ) -> Iterable[LLMResultChunk]:
-        """Return chunks; the first one of the response carries its headers."""
-        if not isinstance(chunks, tuple):
-            return self._carrying_headers(chunks)
-        if not chunks:
-            return chunks
-        headers, self._headers = self._headers, NO_HEADERS
-        return with_headers(chunks[0], headers), *chunks[1:]
-
-    def _carrying_headers(
-        self, chunks: Iterable[LLMResultChunk]
-    ) -> Iterable[LLMResultChunk]:
-        """Yield chunks; the first one of the response carries its headers."""
-        for chunk in chunks:
-            headers, self._headers = self._headers, NO_HEADERS
-            yield with_headers(chunk, headers)
 
     def _named_chunks(
         self, chunks: Iterable[LLMResultChunk]
@@ -434,7 +441,7 @@ class DirectExchange:
         body = b"".join(self._error_body or ())
         provider = self._exchange.endpoint.definition.name
         error = error_of(status, headers, body, provider=provider)
-        error.answer_headers = self._headers
+        error.answer_headers = self._headers.held
         return error
 
     def _named(self, error: Exception) -> InvokeError:
