@@ -17,6 +17,7 @@ from tests.gateway.conftest import Running
 Start = Callable[..., Running]
 Play = Callable[[Handler], Upstream]
 
+# A picture of one point; images are checked by their first bytes.
 PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9"
     "awAAAABJRU5ErkJggg=="
@@ -25,7 +26,9 @@ IMAGE = {
     "type": "image",
     "source": {"type": "base64", "media_type": "image/png", "data": PNG},
 }
+# A file of plain text, which only some vendors take as a file.
 TEXT_FILE = base64.b64encode(b"SECRET44").decode()
+# Without usage, a response would count as an estimate.
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
@@ -98,6 +101,8 @@ def messages(target: str, *content: Any) -> JSON:
     }
 
 
+# What Anthropic calls a document or a search result, in each form that has a text.
+# Source: the content blocks of Anthropic's Messages API.
 DOCUMENTS = {
     "text": {
         "type": "document",
@@ -256,6 +261,7 @@ def test_documents_that_are_no_list_are_refused(world: tuple[Running, Upstream])
     assert not sent
 
 
+# They take PDFs as files, so a plain text has to become a text.
 @pytest.mark.parametrize("target", ["openai", "anthropic", "cohere"])
 def test_text_files_in_base64_reach_vendors_that_take_pdfs_only(
     world: tuple[Running, Upstream], target: str
@@ -273,6 +279,8 @@ def test_text_files_in_base64_reach_vendors_that_take_pdfs_only(
     assert "SECRET44" in json.dumps(sent)
 
 
+# Each way to name an uploaded file, with the API that has it.
+# An id is valid for the account that has uploaded the file.
 FILE_IDS: dict[str, tuple[str, JSON]] = {
     "chat": ("/v1/chat/completions", {"type": "file", "file": {"file_id": "file-abc"}}),
     "responses": ("/v1/responses", {"type": "input_file", "file_id": "file-abc"}),
@@ -300,6 +308,7 @@ FILE_IDS: dict[str, tuple[str, JSON]] = {
         },
     ),
 }
+# The vendor that has issued the id; Google for all others.
 ISSUERS = {"chat": "openai", "responses": "openai", "messages": "anthropic"}
 
 

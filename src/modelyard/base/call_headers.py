@@ -12,6 +12,7 @@ HeaderLines = Iterable[tuple[bytes, bytes]]
 LIST_HEADERS = frozenset({"anthropic-beta", "openai-beta"})
 """Headers whose value is a list of names, separated by commas."""
 _ANSWER_CHANGING = LIST_HEADERS | {"anthropic-version"}
+# The first one that is present counts.
 _SESSION_HEADERS = ("x-claude-code-session-id", "session-id", "session_id")
 
 

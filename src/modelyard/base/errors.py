@@ -231,6 +231,7 @@ class PackageError(PluginError):
     code = "invalid_package"
 
 
+# For statuses whose meaning is the same at all providers.
 _BY_STATUS: dict[int, type[InvokeError]] = {
     401: InvokeAuthorizationError,
     402: InvokeAuthorizationError,  # the credential's account has no credit
@@ -243,6 +244,7 @@ _BY_STATUS: dict[int, type[InvokeError]] = {
 
 # Error types and codes of all vendors, from error objects and from inside streams. One
 # table is enough: the codes do not collide.
+# A code says more than a status, so it is looked up first.
 _BY_CODE: dict[str, type[InvokeError]] = {
     code: error_class
     for error_class, codes in {

@@ -11,6 +11,7 @@ T = TypeVar("T")
 MAX_TOOLS = 1024
 """Maximum number of tools in one request. OpenAI accepts 128, Google 512."""
 
+# In the words of JSON, since callers do not know Python's.
 _TYPE_DESCRIPTIONS: dict[Any, str] = {
     str: "a string",
     bool: "true or false",

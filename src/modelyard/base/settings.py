@@ -207,12 +207,17 @@ class UnpricedSettings(
     such as speech."""
 
     def __post_init__(self) -> None:
-        prices = (self.input_price, self.output_price, self.call_price)
-        if not all(0 <= price <= _MAX_STATED_PRICE for price in prices):
-            raise ValueError(
-                f"A price of 'unpriced' must be from 0 to {_MAX_STATED_PRICE:g}"
-            )
-        if self.calls == "count" and not any(prices):
+        prices = {
+            "input_price": self.input_price,
+            "output_price": self.output_price,
+            "call_price": self.call_price,
+        }
+        for name, price in prices.items():
+            if not 0 <= price <= _MAX_STATED_PRICE:
+                raise ValueError(
+                    f"'unpriced.{name}' must be from 0 to {_MAX_STATED_PRICE:g}"
+                )
+        if self.calls == "count" and not any(prices.values()):
             raise ValueError(
                 "'unpriced.calls: count' needs 'unpriced.input_price',"
                 " 'unpriced.output_price' or 'unpriced.call_price'"

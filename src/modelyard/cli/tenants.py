@@ -28,6 +28,7 @@ from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, Role
 
 # Whoever can run the command line owns the installation, so no key is needed.
 _OPERATOR = Caller(tenant=DEFAULT_TENANT)
+# Seconds of each unit, as in "30d".
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 

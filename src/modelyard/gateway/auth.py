@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
@@ -53,6 +53,7 @@ TENANT = b"x-modelyard-tenant"
 """Header that names the tenant for which an operator acts."""
 AZURE_KEY = b"api-key"
 """Header with the key of Azure's clients."""
+# A request with one of these came through a proxy, so its address is not the caller's.
 _FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"via")
 """Headers that proxies add. Behind a proxy the client address does not identify the
 caller."""
@@ -531,6 +532,7 @@ def _names_loopback(text: str) -> bool:
 
 _KEY_HEADERS = (b"authorization", b"x-api-key", b"x-goog-api-key", AZURE_KEY)
 """Headers with a key, in the order in which they are looked at."""
+# Paths on which Google's clients put the key into the URL.
 _GOOGLE_PATHS = ("/v1beta/", "/v1/models")
 _AZURE_PATHS = "/openai/"
 
@@ -542,14 +544,8 @@ def presented_key(scope: Scope) -> bytes | None:
     `Authorization: Bearer`, `x-api-key`, `x-goog-api-key`, `api-key` (on Azure's paths
     only) and `?key=` (on Google's paths only).
     """
-    keys: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
-        # Several lines of one header: the first that is not empty.
-        if name in _KEY_HEADERS and not keys.get(name):
-            keys[name] = (
-                _bearer_key(value) if name == b"authorization" else value.strip()
-            )
     path: str = scope["path"]
+    keys = _keys_in_headers(scope["headers"])
     if not path.startswith(_AZURE_PATHS):
         keys.pop(AZURE_KEY, None)
     for name in _KEY_HEADERS:
@@ -559,6 +555,18 @@ def presented_key(scope: Scope) -> bytes | None:
     if b"key=" in query and path.startswith(_GOOGLE_PATHS):
         return _key_in(query)
     return None
+
+
+def _keys_in_headers(lines: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return the keys in header lines, by the header's name."""
+    keys: dict[bytes, bytes] = {}
+    for name, value in lines:
+        # Several lines of one header: the first that is not empty.
+        if name not in _KEY_HEADERS or keys.get(name):
+            continue
+        is_bearer = name == b"authorization"
+        keys[name] = _bearer_key(value) if is_bearer else value.strip()
+    return keys
 
 
 def _bearer_key(authorization: bytes) -> bytes:

@@ -63,12 +63,15 @@ from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.overload import LoadController
 from modelyard.tenancy.caller import Caller, set_current_caller
 
+# Written out, because building it from lines would cost more than the rest of the
+# response.
 _COMPLETE_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
     b"%b\r\n%bcache-control: no-store\r\n"
     b"x-content-type-options: nosniff\r\n\r\n"
 )
 # x-accel-buffering tells nginx not to buffer the stream.
+# Buffering proxies are told not to hold events back.
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"cache-control: no-cache\r\nx-accel-buffering: no\r\n%b\r\n%b"

@@ -53,6 +53,7 @@ from modelyard.workflow.runs import TooManyRunsError
 from modelyard.workflow.variables import WorkflowError
 
 # The first matching class wins, so subclasses come before their base classes.
+# The first class that matches counts, so special errors come before general ones.
 _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (UnauthorizedError, 401, "authentication_error"),
     (TooManyTriesError, 429, "rate_limit_error"),
@@ -191,6 +192,7 @@ def _object(**properties: JSON) -> JSON:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
+# Schemas of the fields that all formats share.
 _TEXT: JSON = {"type": "string"}
 _TEXT_OR_NONE: JSON = {"type": ["string", "null"]}
 

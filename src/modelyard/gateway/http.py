@@ -48,6 +48,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 encode = msgspec.json.Encoder().encode
 _WATCH_DELAY_SECONDS = 0.05  # seconds
 # x-accel-buffering tells nginx not to buffer the stream.
+# The same for each stream of events.
 _SSE = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -340,7 +341,9 @@ def disconnect_reason(message: Mapping[str, Any]) -> ModelyardError:
     )
 
 
+# Browsers must not guess a type: an answer could then run as a script.
 _NO_SNIFF = (b"x-content-type-options", b"nosniff")
+# Answers belong to one caller, so no cache on the way may keep them.
 _NO_STORE = (b"cache-control", b"no-store")
 LINE_BREAKS = bytes.maketrans(b"\r\n\0", b"   ")
 """For `translate`: a header's value must not contain them."""

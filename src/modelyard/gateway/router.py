@@ -30,6 +30,7 @@ from modelyard.gateway.vendor_paths import api_named_by, is_shared_path
 _MAX_SUGGESTION_LENGTH = 120
 """Maximum length of an unknown path for which a similar one is searched. The cost grows
 with the square of the length."""
+# Shared, since most paths have no named parts.
 _NO_NAMES: Mapping[str, str] = {}
 
 

@@ -41,6 +41,7 @@ _ALWAYS_REMOVED = frozenset(
         b"dify-plugin-session-id",
     )
 )
+# A tenant's code must not set these: other parts of the program trust them.
 _INTERNAL_PREFIXES = (b"x-modelyard-", b"dify-hook-")
 
 
@@ -167,6 +168,7 @@ _ALLOWED = frozenset(
         "vary",
     )
 )
+# Vendors' and users' own headers, which have no effect in a browser.
 _ALLOWED_PREFIXES = ("x-", "mcp-", "webhook-", "ratelimit-", "openai-", "anthropic-")
 _DENIED_PREFIXES = (
     "x-accel-",

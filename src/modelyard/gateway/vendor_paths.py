@@ -16,8 +16,10 @@ _SHARED_PATHS = ("/v1/conversations", "/v1/files", "/v1/messages")
 MISSING_ENDPOINTS = frozenset((("POST", "/v1/responses/compact"),))
 """(method, path) of endpoints that a vendor has below a path with a parameter of ours."""
 _SEVERAL_VENDORS = frozenset(("service", "knowledge"))
+# Headers that only one vendor's clients send.
 _BY_HEADER = {b"anthropic-version": "anthropic", b"x-goog-api-key": "google"}
 # Headers that the official clients send beside the key.
+# Headers of the vendors' own clients; they count if no header above is there.
 _BY_CLIENT = {
     b"x-goog-api-client": "google",
     b"x-stainless-lang": "openai",

@@ -128,6 +128,7 @@ _MAX_ITEM_PRICE = Decimal(10) ** 6
 _MIN_EXPONENT = -30
 """Smallest permitted exponent of a price."""
 # Rates that are charged per item and not per unit.
+# Prices for one item each, whatever the unit of the tokens is.
 _PER_ITEM_RATES = ("request", "search")
 
 

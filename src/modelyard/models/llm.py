@@ -638,7 +638,6 @@ def fold(chunks: Iterable[LLMResultChunk]) -> LLMResult:
     fingerprint: str | None = None
     created = 0
     extra: Extra = {}
-    headers = NO_HEADERS
     # Ids and the model name come from the first chunk that has them, usage from the
     # last.
     for chunk in chunk_list:
@@ -646,8 +645,6 @@ def fold(chunks: Iterable[LLMResultChunk]) -> LLMResult:
         response_id = response_id or chunk.id
         fingerprint = fingerprint or chunk.system_fingerprint
         created = created or chunk.created
-        if headers is NO_HEADERS:
-            headers = chunk.headers
         if chunk.extra:
             extra = _merge_latest(extra, chunk.extra)
         if chunk.delta.usage is not None:
@@ -661,5 +658,11 @@ def fold(chunks: Iterable[LLMResultChunk]) -> LLMResult:
         system_fingerprint=fingerprint,
         created=created,
         extra=extra,
-        headers=headers,
+        headers=_first_headers(chunk_list),
     )
+
+
+def _first_headers(chunks: Iterable[LLMResultChunk]) -> CallHeaders:
+    """Return the headers of the first chunk that carries any."""
+    carried = (chunk.headers for chunk in chunks if chunk.headers is not NO_HEADERS)
+    return next(carried, NO_HEADERS)

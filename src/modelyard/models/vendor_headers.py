@@ -60,6 +60,7 @@ COHERE = HeaderRules(
     answer_prefixes=(b"x-endpoint-monthly-call-limit", b"x-trial-endpoint-call-"),
 )
 
+# By the name that a wire format uses for itself.
 _RULES: Mapping[str, HeaderRules] = {
     "anthropic": ANTHROPIC,
     "openai_chat": OPENAI,

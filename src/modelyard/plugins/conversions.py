@@ -49,6 +49,7 @@ from modelyard.models.tool_call_reader import ToolCallReader
 from modelyard.models.types import JSON
 
 # Finish reasons of vendors, which plugins often pass through, mapped to OpenAI's.
+# Plugins pass on whatever word their vendor uses.
 _FINISH_REASONS = {
     "stop": "stop",
     "end_turn": "stop",
@@ -175,6 +176,7 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
     return document
 
 
+# The names in the plugin protocol.
 _TYPE_NAMES: Mapping[type[Any], str] = {
     ImagePromptMessageContent: "image",
     AudioPromptMessageContent: "audio",

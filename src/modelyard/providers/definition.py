@@ -26,9 +26,11 @@ from modelyard.providers.quirks import read_capabilities
 
 # Prices are usually listed for a million tokens or characters.
 _MILLION = "0.000001"
+# Stated once for all models of a provider, and overridden by a model.
 _SHARED_MODEL_FIELDS = ("currency", "price_source", "price_date")
 """Fields that a provider file may set once for all of its models."""
 # Usual names of the credential fields for the key and for the base URL, best first.
+# Names under which provider files have the API key; the first one found counts.
 _KEY_FIELDS = (
     "api_key",
     "openai_api_key",
@@ -36,6 +38,7 @@ _KEY_FIELDS = (
     "token",
     "access_token",
 )
+# Names under which provider files have the address; the first one found counts.
 _URL_FIELDS = (
     "base_url",
     "endpoint_url",
@@ -313,6 +316,7 @@ def _parse_compact_field(credential_field: Mapping[str, Any]) -> dict[str, Any]:
     return form_field
 
 
+# For models that declare none, so that every form has the usual parameters.
 _DEFAULT_PARAMETER_RULES: list[dict[str, Any]] = [
     {"name": "temperature", "use_template": "temperature", "max": 2.0, "precision": 4},
     {"name": "top_p", "use_template": "top_p", "precision": 4},
@@ -409,6 +413,7 @@ def expand_model(
 
 
 # What a price is for, by model type.
+# Vendors state prices in the unit that is usual for the type of model.
 _PRICE_UNIT_BY_TYPE = {
     "llm": "token",
     "text-embedding": "token",
@@ -472,6 +477,7 @@ def _price_tiers(price_fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 # Optional prices: field in the file -> name of the rate.
+# Fields of a provider file, with the names of the rates in a price list.
 _RATES = {
     "cached_price": "cached",
     "cache_write_price": "cache_write",

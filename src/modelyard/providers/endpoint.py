@@ -578,4 +578,5 @@ class _AwsReader:
         return []
 
 
+# By the framing of a wire format.
 _READERS = {"sse": _SseReader, "lines": _LineReader, "aws": _AwsReader}

@@ -764,6 +764,7 @@ def _single_format_builder(
     return build
 
 
+# One class for each model type.
 _MODEL_BUILDERS: Mapping[ModelType, Callable[[Endpoint], AnyModel]] = {
     ModelType.LLM: _chat_model,
     ModelType.TEXT_EMBEDDING: _single_format_builder(

@@ -19,6 +19,7 @@ from modelyard.storage.usage_sums import SHORT_BUCKET_SECONDS, UsageQuery, Usage
 from modelyard.tenancy.caller import matches_pattern
 from modelyard.tenancy.resource_types import Limit, Window
 
+# Windows whose usage drains continuously; the others end with the calendar.
 _DRAIN_SECONDS: Mapping[str, float] = {"minute": 60.0, "hour": 3600.0}
 # The units whose amount is known before the call. Tokens and cost are only estimated,
 # so such a call is admitted while anything is left.

@@ -16,6 +16,7 @@ _OPENING = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _PLAIN_OPENING = '{"input":"'
 _SPECIAL = re.compile(r'["\\]')
 _UNICODE = re.compile(r"\\u([0-9a-fA-F]{4})")
+# RFC 8259, section 7.
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 

@@ -17,10 +17,13 @@ from modelyard.providers.adaptation.draft import Draft
 from modelyard.wire import gemini
 
 _MAX_DEPTH = 64
+# Most vendors refuse these at the top level of a schema.
 _ALTERNATIVES = ("anyOf", "oneOf", "allOf")
 # Keywords whose value is a schema, a list of schemas, or schemas by name.
 _SCHEMA_KEYS = ("items", "additionalProperties", "not", "contains", "propertyNames")
+# Keys whose value is a list of schemas.
 _LIST_KEYS = ("anyOf", "oneOf", "allOf", "prefixItems")
+# Keys whose value has a schema for each name.
 _MAP_KEYS = ("properties", "$defs", "definitions", "patternProperties")
 # Source: `responseJsonSchema` in Google's reference of generateContent.
 _GOOGLE_KEYS = frozenset(

@@ -29,12 +29,15 @@ class ClientTool:
         }
 
 
+# Types of the arguments below.
 _TEXT: JSON = {"type": "string"}
 _NUMBER: JSON = {"type": "integer"}
 _TEXTS: JSON = {"type": "array", "items": _TEXT}
 _RANGE: JSON = {"type": "array", "items": _NUMBER}
 
 # By the tool's type in the Responses API.
+# Tools that a client of the Responses API runs itself. The model has learnt their
+# arguments.
 RESPONSES_TOOLS: Mapping[str, ClientTool] = {
     "tool_search": ClientTool(
         "Find further tools by what they do.",
@@ -72,6 +75,8 @@ RESPONSES_TOOLS: Mapping[str, ClientTool] = {
 }
 
 # By the beginning of the tool's type in Anthropic's API.
+# The same for Anthropic's API. The date in a type is a version, so the beginnings
+# count.
 _ANTHROPIC_TOOLS: Mapping[str, ClientTool] = {
     "bash_": ClientTool(
         "Run a command in a persistent shell, or restart it.",

@@ -66,6 +66,7 @@ _MAX_TOKEN_CHARS = 128
 _MAX_TEXT_CHARS = 50_000  # characters
 OCR = "pp-ocrv6"
 _SENTENCE_ENCODER = "use-multilingual-v3"
+# The labels of the moderation model, with those of OpenAI's API.
 _CATEGORIES = {
     "harassment": ("harassment",),
     "hate": ("hate",),
@@ -224,6 +225,7 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         )
 
 
+# Without usage, a streamed call could not be counted.
 _STREAM_OPTIONS = {"include_usage": True}
 
 

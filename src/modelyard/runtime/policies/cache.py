@@ -43,6 +43,7 @@ _KINDS: dict[ModelType, Any] = {
     ModelType.RERANK: RerankResult,
     ModelType.MODERATION: ModerationResult,
 }
+# Built once: building a decoder costs more than using it.
 _DECODERS = {
     model_type: msgspec.msgpack.Decoder(list[chunk])
     for model_type, chunk in _KINDS.items()
