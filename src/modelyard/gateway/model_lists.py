@@ -23,6 +23,7 @@ _MAX_PAGE = 1000
 # Anthropic documents the epoch for a model whose release date is unknown.
 _UNKNOWN_DATE = datetime.fromtimestamp(0, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 # Methods by model type, as Google lists them with a model.
+# Google's clients choose a model by the methods that it lists.
 _METHODS_BY_TYPE = {
     ModelType.LLM: ["generateContent", "streamGenerateContent", "countTokens"],
     ModelType.TEXT_EMBEDDING: ["embedContent", "batchEmbedContents"],

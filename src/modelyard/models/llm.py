@@ -26,6 +26,7 @@ from modelyard.models.messages import (
 from modelyard.models.types import ZERO, Chunk, ModelUsage
 
 # Counts that are added when usages are combined.
+# Times and prices are combined by rules of their own.
 _SUMMED = (
     "prompt_tokens",
     "completion_tokens",

@@ -116,6 +116,7 @@ def _chat_format(
     )
 
 
+# The paths are those of the vendors' own references.
 CHAT: Mapping[str, ChatFormat] = {
     # The key is the name in provider files, which may differ from the module's own.
     "openai": _chat_format(
@@ -163,6 +164,7 @@ class EmbeddingFormat:
     parse_result: Callable[[Any, TextEmbeddingRequest], TextEmbeddingResult]
 
 
+# The keys are the names in provider files.
 EMBEDDING: Mapping[str, EmbeddingFormat] = {
     "openai": EmbeddingFormat(
         "/embeddings", openai_embeddings.dump_request, openai_embeddings.parse_result
@@ -193,6 +195,7 @@ class RerankFormat:
     parse_result: Callable[[Any, RerankRequest], RerankResult]
 
 
+# Cohere's path is that of its second version.
 RERANK: Mapping[str, RerankFormat] = {
     "openai": RerankFormat(
         "/rerank", openai_rerank.dump_request, openai_rerank.parse_result

@@ -15,6 +15,7 @@ from modelyard.runtime.callbacks import Callback, CallResult
 from modelyard.runtime.invocation import Invocation
 
 # The upper bounds of the histogram buckets.
+# Model calls take from milliseconds (a cache) to minutes (a long answer).
 _BUCKET_BOUNDS = (
     0.005,
     0.01,

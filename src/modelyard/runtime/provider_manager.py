@@ -29,6 +29,7 @@ from modelyard.tenancy.resource_types import (
     Tenant,
 )
 
+# A change of any other resource leaves all models as they are.
 _RELEVANT_TYPES = {
     StoredCredential.kind,
     Route.kind,

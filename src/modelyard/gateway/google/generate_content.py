@@ -24,6 +24,7 @@ from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.wire import gemini, gemini_embeddings
 
+# The part of the path after the model and a colon.
 METHODS = (
     "generateContent",
     "streamGenerateContent",

@@ -38,6 +38,7 @@ from modelyard.storage.response_cache import ResponseCache
 logger = logging.getLogger("modelyard.cache")
 
 _encode = msgspec.msgpack.Encoder(decimal_format="string", order="deterministic").encode
+# Only these types have answers that depend on nothing but the request.
 _KINDS: dict[ModelType, Any] = {
     ModelType.LLM: LLMResultChunk,
     ModelType.RERANK: RerankResult,
