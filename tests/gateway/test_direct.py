@@ -187,6 +187,19 @@ def _plain(line: str) -> Any:
     return document
 
 
+def test_calls_of_one_key_may_belong_to_different_sessions(world: World):
+    """What is looked up once for a key and a model leaves the session to each call."""
+    path, request = REQUESTS["anthropic"]
+    sessions = [f"0e6a2f0c-93a1-4c55-8d5e-1f6f0f2b7a1{number}" for number in range(3)]
+    sent_before = world.caller.sent
+    for session in sessions:
+        user = {"device_id": "a" * 64, "session_id": session}
+        metadata = {"user_id": json.dumps(user)}
+        assert world.caller.call(path, {**request, "metadata": metadata})[0] == 200
+    assert world.caller.sent == sent_before + len(sessions)
+    assert [row.session for row in world.rows()[: len(sessions)]] == sessions[::-1]
+
+
 @pytest.mark.parametrize("wire", ["openai", "anthropic"])
 @pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize("stream", [False, True])

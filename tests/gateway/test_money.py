@@ -138,6 +138,30 @@ def test_the_tier_of_the_request_counts_if_the_provider_states_none(
     assert row.total_price == (1000 * prices.input + 100 * prices.output) / MILLION
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_the_tier_that_a_passed_on_answer_states_decides_its_price(
+    start_gateway: Start, upstream: Callable[..., Upstream], is_streamed: bool
+):
+    """A request without a tier is passed through unparsed; a server may have its own."""
+    stated = b'"service_tier": "flex", "object"'
+
+    def answer(request: Any) -> Any:
+        if request.json.get("stream"):
+            events = chat_events(["fine"] * 100, prompt=1000)
+            return stream_answer(
+                [event.replace(b'"object"', stated) for event in events]
+            )
+        reply = chat_answer("fine", prompt=1000, completion=100)
+        return json_answer({**json.loads(reply.body), "service_tier": "flex"})
+
+    running = start_gateway(upstream(answer))
+    assert chat(running, "openai/gpt-5-mini", stream=is_streamed).status == 200
+    (row,) = running.flush()
+    prices = price_of("openai", "gpt-5-mini").service_tiers["flex"]
+    expected = (1000 * prices.input + 100 * prices.output) / MILLION
+    assert row.total_price == expected.quantize(Decimal("0.0000001"))
+
+
 def test_a_long_prompt_of_a_service_tier_has_its_own_price(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):

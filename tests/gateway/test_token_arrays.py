@@ -140,6 +140,17 @@ def test_each_of_several_prompts_gets_a_choice(
     assert len(running.flush()) == 3
 
 
+def test_the_callers_headers_go_along_with_each_of_several_prompts(
+    start_gateway: Start, upstream: Callable[..., Upstream]
+):
+    server = upstream(echo)
+    headers = {"openai-beta": "feature=v1"}
+    reply = complete(start_gateway(server), headers, prompt=["one", "two"])
+    assert reply.status == 200
+    sent = [request.headers.get("openai-beta") for request in server.requests]
+    assert sent == ["feature=v1"] * 2
+
+
 def test_each_of_several_prompts_gets_a_choice_of_the_stream(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):

@@ -93,7 +93,7 @@ def restored(
         yield LLMResultChunk(delta=LLMResultChunkDelta(finish_reason="tool_calls"))
 
     makers = adaptation.restorers
-    return fold(restore(chunks(), [make() for make in makers]))
+    return fold(restore(chunks(), makers))
 
 
 @pytest.mark.parametrize("target_name", TARGETS)

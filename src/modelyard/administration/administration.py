@@ -52,7 +52,6 @@ WITH_SECRET: tuple[type[Any], ...] = tuple(
 )
 """The resource types that contain an encrypted secret."""
 # Fields that only the server may set, by type; a change keeps them.
-# Kept in the database and never shown, not even to an owner.
 _INTERNAL_FIELDS = {"key": ("digest", "revoked_at"), "credential": ("secret",)}
 
 

@@ -105,6 +105,7 @@ class HeaderRules:
             elif name in self.account_names:
                 _add(account, name, value)
         passed_query = self._passed_query(query) if query else ""
+        # Most calls have none; the shared object is recognised by its identity.
         if not (values or account or passed_query):
             return NO_HEADERS
         return CallHeaders(

@@ -53,7 +53,6 @@ TENANT = b"x-modelyard-tenant"
 """Header that names the tenant for which an operator acts."""
 AZURE_KEY = b"api-key"
 """Header with the key of Azure's clients."""
-# A request with one of these came through a proxy, so its address is not the caller's.
 _FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"via")
 """Headers that proxies add. Behind a proxy the client address does not identify the
 caller."""

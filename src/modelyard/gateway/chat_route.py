@@ -30,6 +30,8 @@ class ChatRoute:
     make: Callable[..., StreamDumper]
     """Builds the dumper of a stream from id, time and model."""
     format: AnswerFormat
+    wire_format: str
+    """Name of the wire format of the requests."""
 
     def read_direct(self, body: bytes) -> DirectChat:
         """Read a request that is answered straight from the protocol class."""

@@ -71,7 +71,6 @@ _COMPLETE_HEAD = (
     b"x-content-type-options: nosniff\r\n\r\n"
 )
 # x-accel-buffering tells nginx not to buffer the stream.
-# Buffering proxies are told not to hold events back.
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
     b"cache-control: no-cache\r\nx-accel-buffering: no\r\n%b\r\n%b"
@@ -131,10 +130,9 @@ class AdmittedHead(msgspec.Struct, frozen=True):
     caller: Caller
     version: tuple[int, int]
     """The version of the authentication that has identified the caller."""
-    scope: Scope
-    """The request itself in ASGI form, for its headers."""
-    call_headers: dict[str, CallHeaders] = {}
-    """The headers that go along with the call, by the format of the request."""
+    call_headers: CallHeaders
+    """The headers that go along with the call. The others are not kept: they contain
+    credentials."""
     instances: dict[str, tuple[ModelInstance, int]] = {}
     """The models that were called with this head, by the name as written, each with the
     number of changes of the models until then."""
@@ -142,6 +140,11 @@ class AdmittedHead(msgspec.Struct, frozen=True):
 
 class DirectHandler(Protocol):
     """A handler of a chat API that can read a request without awaiting anything."""
+
+    @property
+    def wire_format(self) -> str:
+        """The wire format of the requests."""
+        ...
 
     def read_direct(self, body: bytes) -> DirectChat | None:
         """Return the request; None if it has to be read in the usual way. Raises
@@ -430,9 +433,16 @@ class DirectGateway:
         row = self.rows.get((scope["method"], scope["path"]))
         if row is None or not self.calls.is_possible:
             return None
+        handler: Any = row.handler
+        call_headers = call_headers_of(scope, handler.wire_format)
+        # Those that choose an account may have to be refused.
+        if call_headers.account:
+            return None
         version = self.authenticator.version
         caller = self._caller_of(row, scope)
-        return None if caller is None else AdmittedHead(row, caller, version, scope)
+        if caller is None:
+            return None
+        return AdmittedHead(row, caller, version, call_headers)
 
     def store(self, data: bytes, scope: Scope, head: AdmittedHead) -> None:
         """Store the head of a complete request that was admitted, so that the next one
@@ -527,13 +537,8 @@ class DirectGateway:
         request_id = new_id("req")
         instance = self._instance(head, chat.model)
         request = chat.request
-        # The caller's headers go along. Those that may have to be refused take the
-        # usual way.
-        call_headers = _call_headers(head, request.format)
-        if call_headers is not NO_HEADERS:
-            if call_headers.account:
-                return None
-            request = structs.replace(request, headers=call_headers)
+        if head.call_headers is not NO_HEADERS:
+            request = structs.replace(request, headers=head.call_headers)
             chat = structs.replace(chat, request=request)
         # Another format at the provider, or a parameter that has to be changed.
         if isinstance(request, PassthroughRequest) and not instance.can_pass_through(
@@ -587,15 +592,6 @@ class DirectGateway:
             await self.serve(scope, receive, send, answer, reply)
 
         answer.client.run(app)
-
-
-def _call_headers(head: AdmittedHead, wire_format: str) -> CallHeaders:
-    """Return the headers that go along with a call of this format."""
-    call_headers = head.call_headers.get(wire_format)
-    if call_headers is None:
-        call_headers = call_headers_of(head.scope, wire_format)
-        head.call_headers[wire_format] = call_headers
-    return call_headers
 
 
 async def rest_reply(

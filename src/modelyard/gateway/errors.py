@@ -53,7 +53,6 @@ from modelyard.workflow.runs import TooManyRunsError
 from modelyard.workflow.variables import WorkflowError
 
 # The first matching class wins, so subclasses come before their base classes.
-# The first class that matches counts, so special errors come before general ones.
 _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (UnauthorizedError, 401, "authentication_error"),
     (TooManyTriesError, 429, "rate_limit_error"),

@@ -48,7 +48,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 encode = msgspec.json.Encoder().encode
 _WATCH_DELAY_SECONDS = 0.05  # seconds
 # x-accel-buffering tells nginx not to buffer the stream.
-# The same for each stream of events.
 _SSE = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),

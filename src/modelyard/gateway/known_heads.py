@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
-# Only these two spellings are common; any other head is parsed.
 _LENGTH_LINES = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 """How clients write the header with the length of the body."""
 _VALUE = len(_LENGTH_LINES[0])

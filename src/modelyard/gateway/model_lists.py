@@ -22,7 +22,6 @@ _MAX_PAGE = 1000
 """Largest page of Anthropic's and Google's APIs, and the page without a limit."""
 # Anthropic documents the epoch for a model whose release date is unknown.
 _UNKNOWN_DATE = datetime.fromtimestamp(0, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-# Methods by model type, as Google lists them with a model.
 # Google's clients choose a model by the methods that it lists.
 _METHODS_BY_TYPE = {
     ModelType.LLM: ["generateContent", "streamGenerateContent", "countTokens"],
@@ -195,6 +194,7 @@ def _google_page(models: Sequence[ListedModel], request: Request) -> JSON:
     start = whole_number(token, maximum=len(models)) if token else 0
     if start is None:
         raise InvokeBadRequestError("'pageToken' is unknown", param="pageToken")
+    # A token that is a position stays valid while models are added at the end.
     end = start + size
     document: JSON = {
         "models": [dump_model(model, "google") for model in models[start:end]]

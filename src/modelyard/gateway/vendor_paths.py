@@ -19,7 +19,6 @@ _SEVERAL_VENDORS = frozenset(("service", "knowledge"))
 # Headers that only one vendor's clients send.
 _BY_HEADER = {b"anthropic-version": "anthropic", b"x-goog-api-key": "google"}
 # Headers that the official clients send beside the key.
-# Headers of the vendors' own clients; they count if no header above is there.
 _BY_CLIENT = {
     b"x-goog-api-client": "google",
     b"x-stainless-lang": "openai",

@@ -128,7 +128,6 @@ _MAX_ITEM_PRICE = Decimal(10) ** 6
 _MIN_EXPONENT = -30
 """Smallest permitted exponent of a price."""
 # Rates that are charged per item and not per unit.
-# Prices for one item each, whatever the unit of the tokens is.
 _PER_ITEM_RATES = ("request", "search")
 
 
@@ -150,7 +149,7 @@ def _check_price(
 
 
 def _check_prices(
-    amounts: "PriceTier | PricePeriod | ServicePrices | PriceConfig",
+    amounts: "PriceTier | _PriceList | PriceConfig",
     unit: Decimal = Decimal(0),
 ) -> None:
     """Raise ValueError naming the first invalid price."""
@@ -182,29 +181,26 @@ class PriceTier(msgspec.Struct, frozen=True, kw_only=True):
         _check_prices(self)
 
 
-class PricePeriod(msgspec.Struct, frozen=True, kw_only=True):
+class _PriceList(msgspec.Struct, frozen=True, kw_only=True):
+    """Prices that replace those of a model in some cases."""
+
+    input: Decimal
+    output: Decimal | None = None
+    rates: dict[str, Decimal] = {}
+    tiers: list[PriceTier] = []
+
+    def __post_init__(self) -> None:
+        _check_prices(self)
+
+
+class PricePeriod(_PriceList, frozen=True, kw_only=True):
     """Earlier prices, valid before the day `until` (exclusive)."""
 
     until: date
-    input: Decimal
-    output: Decimal | None = None
-    rates: dict[str, Decimal] = {}
-    tiers: list[PriceTier] = []
-
-    def __post_init__(self) -> None:
-        _check_prices(self)
 
 
-class ServicePrices(msgspec.Struct, frozen=True, kw_only=True):
+class ServicePrices(_PriceList, frozen=True, kw_only=True):
     """Prices of a service tier, such as `flex` or `priority`."""
-
-    input: Decimal
-    output: Decimal | None = None
-    rates: dict[str, Decimal] = {}
-    tiers: list[PriceTier] = []
-
-    def __post_init__(self) -> None:
-        _check_prices(self)
 
 
 class PriceConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -255,7 +255,12 @@ def with_total_price(
     it, but without the prices that it consists of. The ledger needs no more."""
     if usage.total_price is not None or pricing is None:
         return with_prices(usage, pricing, day=day)  # pyright: ignore[reportReturnType]
-    prices = effective_prices(pricing, day=day, prompt_tokens=usage.prompt_tokens)
+    prices = effective_prices(
+        pricing,
+        day=day,
+        prompt_tokens=usage.prompt_tokens,
+        service_tier=usage.service_tier,
+    )
     return msgspec.structs.replace(
         usage,
         total_price=_llm_costs(usage, prices)[2],

@@ -55,7 +55,6 @@ Ask = Callable[[PluginCall], AsyncGenerator[JSON, None]]
 # Plugins wrap HTTP errors in messages like "API request failed with status code 429".
 _STATUS = re.compile(r"status code:? (\d{3})")
 # Names of exception classes in Dify's plugin SDK.
-# By the name of the class in the plugin's own library.
 _BY_NAME: Mapping[str, type[InvokeError]] = {
     "InvokeConnectionError": InvokeConnectionError,
     "InvokeServerUnavailableError": InvokeServerUnavailableError,

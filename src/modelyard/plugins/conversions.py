@@ -49,7 +49,6 @@ from modelyard.models.tool_call_reader import ToolCallReader
 from modelyard.models.types import JSON
 
 # Finish reasons of vendors, which plugins often pass through, mapped to OpenAI's.
-# Plugins pass on whatever word their vendor uses.
 _FINISH_REASONS = {
     "stop": "stop",
     "end_turn": "stop",

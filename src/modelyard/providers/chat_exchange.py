@@ -15,7 +15,7 @@ from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.passthrough import PassthroughFormat, PassthroughRequest
 from modelyard.models.thinking import split_thoughts
 from modelyard.models.types import JSON
-from modelyard.providers.adaptation.adapter import restore
+from modelyard.providers.adaptation.adapter import RestorerChain, restore
 from modelyard.providers.adaptation.draft import Restorer
 from modelyard.providers.chunk_readers import (
     ChunkReader,
@@ -116,8 +116,8 @@ class ChatExchange(msgspec.Struct, frozen=True):
         reader: ChunkReader = self._event_reader()
         if self._has_think_tags:
             reader = ThoughtReader(reader)
-        for make_restorer in self.restorers:
-            reader = RestoringReader(reader, make_restorer())
+        if self.restorers:
+            reader = RestoringReader(reader, RestorerChain(self.restorers))
         return reader
 
     @staticmethod
@@ -143,7 +143,8 @@ class ChatExchange(msgspec.Struct, frozen=True):
         chunks = self.chat_format.parse_result(document).as_chunks()
         if self._has_think_tags:
             chunks = split_thoughts(chunks)
-        return restore(chunks, [make_restorer() for make_restorer in self.restorers])
+        # The usual answer is one chunk, which needs no generator.
+        return restore(chunks, self.restorers) if self.restorers else chunks
 
     def _unchanged(self, body: bytes) -> LLMResultChunk | None:
         """Return one chunk with the unchanged body; None if it has to be parsed."""

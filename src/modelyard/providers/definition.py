@@ -30,7 +30,6 @@ _MILLION = "0.000001"
 _SHARED_MODEL_FIELDS = ("currency", "price_source", "price_date")
 """Fields that a provider file may set once for all of its models."""
 # Usual names of the credential fields for the key and for the base URL, best first.
-# Names under which provider files have the API key; the first one found counts.
 _KEY_FIELDS = (
     "api_key",
     "openai_api_key",
@@ -38,7 +37,6 @@ _KEY_FIELDS = (
     "token",
     "access_token",
 )
-# Names under which provider files have the address; the first one found counts.
 _URL_FIELDS = (
     "base_url",
     "endpoint_url",
@@ -413,7 +411,6 @@ def expand_model(
 
 
 # What a price is for, by model type.
-# Vendors state prices in the unit that is usual for the type of model.
 _PRICE_UNIT_BY_TYPE = {
     "llm": "token",
     "text-embedding": "token",
@@ -477,7 +474,6 @@ def _price_tiers(price_fields: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 # Optional prices: field in the file -> name of the rate.
-# Fields of a provider file, with the names of the rates in a price list.
 _RATES = {
     "cached_price": "cached",
     "cache_write_price": "cache_write",

@@ -125,6 +125,7 @@ class DirectCalls:
         if self.is_structured(invocation):
             return None
         plan = instance.call_plans.get("")
+        # A plan from before a change may have old prices, limits or credentials.
         if plan is None or plan.changes != self.source.changes:
             plan = instance.call_plans[""] = self._plan_for(invocation)
         if not plan.is_direct or plan.admission is None:
@@ -325,6 +326,7 @@ class DirectCall:
         invocation = self.state.invocation_for(deployment)
         exchange: Exchange | None = None
         try:
+            # The first call at a deployment looks up what all later ones need.
             target = plan.targets.get(deployment) or calls.target_for(
                 plan, deployment, invocation
             )

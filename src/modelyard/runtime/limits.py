@@ -194,6 +194,7 @@ class ChargePlan:
         # Calendar windows change at midnight, and their counters' names with them.
         if self._has_windows and (day := int(current_time // _DAY)) != self._day:
             self._start_day(day)
+        # Each call needs a list of its own: it is settled by it later.
         charges = self._fixed.copy()
         for position, is_money, trace in self._varying:
             amount = float(estimate.nanos if is_money else estimate.tokens)

@@ -184,6 +184,8 @@ def intent_like(
         prompt_tokens,
         template.asked,
         template.app,
+        # Requests of one caller may belong to different sessions.
+        *invocation.attribution,
     )
 
 

@@ -24,7 +24,12 @@ FORMAT = AnswerFormat(
 def chat_route(manager: ModelManager, clock: Clock) -> ChatRoute:
     """Return the handler of POST /v1/messages."""
     return ChatRoute(
-        manager, clock, anthropic.parse_request, anthropic.StreamDumper, FORMAT
+        manager,
+        clock,
+        anthropic.parse_request,
+        anthropic.StreamDumper,
+        FORMAT,
+        anthropic.FORMAT,
     )
 
 

@@ -23,7 +23,14 @@ FORMAT = AnswerFormat(
 
 def chat_route(manager: ModelManager, clock: Clock) -> ChatRoute:
     """Return the handler of POST /v2/chat."""
-    return ChatRoute(manager, clock, cohere.parse_request, cohere.StreamDumper, FORMAT)
+    return ChatRoute(
+        manager,
+        clock,
+        cohere.parse_request,
+        cohere.StreamDumper,
+        FORMAT,
+        cohere.FORMAT,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import msgspec
 
@@ -50,6 +51,8 @@ class Route:
 
     manager: ModelManager
     clock: Clock
+    wire_format: ClassVar[str] = openai_chat.FORMAT
+    """Name of the wire format of the requests."""
 
     def read_direct(self, body: bytes) -> DirectChat | None:
         """Read a request that is answered straight from the protocol class."""

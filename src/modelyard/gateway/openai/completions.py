@@ -44,9 +44,12 @@ class Route:
             request, instance, completion_request
         )
         headers |= _native_fields(request, instance, body, headers)
+        # The headers and the handling of unsupported fields hold for each prompt.
         prompt_requests = [
             msgspec.structs.replace(
-                prompt_request, unsupported=completion_request.unsupported
+                prompt_request,
+                unsupported=completion_request.unsupported,
+                headers=completion_request.headers,
             )
             for prompt_request in prompt_requests
         ]

@@ -53,7 +53,6 @@ _MAX_CALLS = 64
 _MAX_RESULT_CHARS = 20_000
 """Maximum length of a tool result for the model, in characters."""
 # OpenAI has renamed web search several times; clients use all of the names.
-# Names that the Responses API has given its search over time.
 _SEARCHES = (
     "web_search",
     "web_search_preview",

@@ -9,7 +9,7 @@ import msgspec
 
 from modelyard.gateway.chat_response import ChatBackend
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, LLMUsage
-from modelyard.models.passthrough import PassthroughRequest
+from modelyard.models.passthrough import PassthroughRequest, to_parsed_request
 
 _CALLS_AT_ONCE = 8
 
@@ -46,6 +46,7 @@ class SeveralPrompts:
                     group.create_task(call(prompt_request))
                     for prompt_request in self.requests
                 ]
+        # The caller knows one call, so it gets one error.
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return _joined([task.result() for task in tasks], self._choices_each())
@@ -61,6 +62,7 @@ class SeveralPrompts:
             async with aclosing(self.instance.stream_llm(prompt_request)) as chunks:
                 async for chunk in chunks:
                     shifted = _shifted(chunk, number * each)
+                    # Each call reports its own usage; the stream has that of all calls so far.
                     if shifted.delta.usage is not None:
                         usage = shifted.delta.usage
                         shifted = shifted.with_usage(total.plus(usage))
@@ -70,8 +72,9 @@ class SeveralPrompts:
     def stream_verbatim(
         self, request: PassthroughRequest, /
     ) -> AsyncGenerator[LLMResultChunk, None]:
-        """Text completions are never passed through. Raises NotImplementedError."""
-        raise NotImplementedError
+        """Yield the same as `stream_llm`: what several calls answer cannot be passed
+        through."""
+        return self.stream_llm(to_parsed_request(request))
 
     def _choices_each(self) -> int:
         """Return how many choices each prompt gets."""
@@ -86,6 +89,7 @@ def _shifted(chunk: LLMResultChunk, offset: int) -> LLMResultChunk:
 
 def _joined(results: Sequence[LLMResult], each: int) -> LLMResult:
     """Return one result with the choices of all, in the order of the prompts."""
+    # Identity and headers are those of the first call.
     usage = results[0].usage
     for result in results[1:]:
         usage = usage.plus(result.usage)

@@ -60,38 +60,48 @@ def adapt(request: LLMRequest, target: Target) -> Adaptation:
     return Adaptation(draft.request, tuple(draft.dropped), tuple(draft.restorers))
 
 
+class RestorerChain:
+    """Restores the chunks of one answer by several restorers, one after the other."""
+
+    __slots__ = ("_restorers",)
+
+    def __init__(self, makers: Iterable[Callable[[], Restorer]]) -> None:
+        """`makers` are those of an adaptation."""
+        self._restorers = [make_restorer() for make_restorer in makers]
+
+    def feed(self, chunk: LLMResultChunk) -> LLMResultChunk:
+        """Return a chunk as the caller expects it."""
+        for restorer in self._restorers:
+            chunk = restorer.feed(chunk)
+        return chunk
+
+    def finish(self) -> Iterator[LLMResultChunk]:
+        """Yield what was held back. The later restorers restore it too."""
+        for position, restorer in enumerate(self._restorers, 1):
+            for chunk in restorer.finish():
+                for later_restorer in self._restorers[position:]:
+                    chunk = later_restorer.feed(chunk)
+                yield chunk
+
+
 async def adapted_stream(
     adaptation: Adaptation, chunks: AsyncGenerator[LLMResultChunk, None]
 ) -> AsyncGenerator[LLMResultChunk, None]:
     """Yield the chunks of an answer as the caller expects them. `chunks` answers the
     adapted request."""
-    restorers = [make_restorer() for make_restorer in adaptation.restorers]
+    chain = RestorerChain(adaptation.restorers)
     async with aclosing(chunks) as answer:
         async for chunk in answer:
-            for restorer in restorers:
-                chunk = restorer.feed(chunk)
-            yield chunk
-    # What one restorer held back is restored by the later ones too.
-    for position, restorer in enumerate(restorers):
-        for chunk in restorer.finish():
-            for later_restorer in restorers[position + 1 :]:
-                chunk = later_restorer.feed(chunk)
-            yield chunk
+            yield chain.feed(chunk)
+    for chunk in chain.finish():
+        yield chunk
 
 
 def restore(
-    chunks: Iterable[LLMResultChunk], restorers: Iterable[Restorer]
-) -> Iterable[LLMResultChunk]:
-    """Return all chunks of a complete answer as the caller expects them."""
-    for restorer in restorers:
-        chunks = _restored(chunks, restorer)
-    return chunks
-
-
-def _restored(
-    chunks: Iterable[LLMResultChunk], restorer: Restorer
+    chunks: Iterable[LLMResultChunk], makers: Iterable[Callable[[], Restorer]]
 ) -> Iterator[LLMResultChunk]:
-    """Yield chunks changed by one restorer, then what it held back."""
+    """Yield all chunks of a complete answer as the caller expects them."""
+    chain = RestorerChain(makers)
     for chunk in chunks:
-        yield restorer.feed(chunk)
-    yield from restorer.finish()
+        yield chain.feed(chunk)
+    yield from chain.finish()

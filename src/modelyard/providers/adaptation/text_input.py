@@ -34,6 +34,7 @@ class TextInput:
 
     def feed(self, piece: str) -> str:
         """Return the text that a piece of the arguments completes."""
+        # Models may write more behind the string; a client must not see it.
         if self._state == "closed":
             return ""
         self._buffer += piece
@@ -53,6 +54,7 @@ class TextInput:
         if match := _OPENING.match(self._buffer):
             self._state = "text"
             self._buffer = self._buffer[match.end() :]
+        # White space may stand anywhere before the string.
         elif not _PLAIN_OPENING.startswith("".join(self._buffer.split())):
             self._state = "other"
 
@@ -92,6 +94,7 @@ def _escape_at(text: str, position: int) -> tuple[str, int] | None:
         is_cut = len(text) < position + 6
         return None if is_cut else (_REPLACEMENT, position + 2)
     code = int(match[1], 16)
+    # JSON writes characters beyond U+FFFF as two escapes (RFC 8259, section 7).
     if not 0xD800 <= code < 0xE000:
         return chr(code), match.end()
     return _pair_at(text, match.end(), code)
@@ -109,6 +112,7 @@ def _pair_at(text: str, position: int, first: int) -> tuple[str, int] | None:
             return chr(code), match.end()
         return _REPLACEMENT, position
     rest = text[position : position + 6]
+    # The second half may be in the next piece of the stream.
     may_follow = len(rest) < 6 and ("\\u".startswith(rest[:2]) or not rest)
     return None if may_follow else (_REPLACEMENT, position)
 

@@ -167,6 +167,7 @@ class _ToolAdapter:
                 self.forms[name] = CallForm(tool.name, "function", extra)
             return
         self._add_function(_text_function(tool, name))
+        # A choice of the tool is looked up by this name.
         self._definitions.setdefault(name, self.tools[-1])
         self.forms[name] = CallForm(tool.name, "custom", extra or {})
 
@@ -176,6 +177,7 @@ class _ToolAdapter:
         namespace = str(body.get("name") or "")
         description = str(body.get("description") or "")
         for inner in responses.parse_tools(body.get("tools") or [], "tools.tools"):
+            # A tool that a vendor runs has no name of its own in a group.
             if inner.type not in ("function", "custom"):
                 self._add(inner)
                 continue
@@ -214,6 +216,7 @@ class _ToolAdapter:
                 description=str(body.get("description") or client_tool.description),
                 parameters=body.get("parameters") or client_tool.parameters,
             )
+            # Anthropic's clients know the calls of such tools as calls of functions.
             if responses.FORMAT in tool.extra:
                 self.forms[tool.name] = CallForm(tool.name, tool.type)
             self._add_function(function)
@@ -222,6 +225,7 @@ class _ToolAdapter:
         if target_tool is None or self._excludes(target_tool):
             self._drop(tool.name)
             return
+        # A forced choice of the tool is one of the target's own then.
         self._replaced[tool.name] = target_tool.name
         self.tools.append(target_tool)
 
@@ -270,6 +274,7 @@ class _ToolAdapter:
         """Return the target's name of a function in a tool choice."""
         if name in self.forms or any(tool.name == name for tool in self.tools):
             return name
+        # A choice does not name the group, so it must be clear without it.
         flat_names = [flat for (_, inner), flat in self._names.items() if inner == name]
         return flat_names[0] if len(flat_names) == 1 else name
 
@@ -278,6 +283,7 @@ class _ToolAdapter:
         only declares tools."""
         if isinstance(message, AssistantPromptMessage) and message.tool_calls:
             calls = [self._adapted_call(call) for call in message.tool_calls]
+            # The same object tells that nothing has changed.
             if calls == message.tool_calls:
                 return message
             return msgspec.structs.replace(message, tool_calls=calls)

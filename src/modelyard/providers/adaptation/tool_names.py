@@ -104,6 +104,7 @@ def _check_count(request: LLMRequest, max_tools: int) -> None:
 def _new_names(request: LLMRequest, limits: NameLimits) -> dict[str, str]:
     """Return the legal names of those functions that need one."""
     names = dict.fromkeys(_function_names(request))
+    # Legal names stay as they are, so the others must not take them.
     taken = {name for name in names if limits.accepts(name)}
     new_names: dict[str, str] = {}
     for name in names:

@@ -70,6 +70,7 @@ def _without_foreign_parts(
             draft.drop(_name_of(part))
         else:
             kept_parts.append(part)
+    # Calls are placed by the number of parts before them, which has changed.
     changes: dict[str, Any] = {"content": kept_parts or None}
     if isinstance(message, AssistantPromptMessage):
         changes["tool_calls"] = [_moved(call, places) for call in message.tool_calls]

@@ -34,10 +34,20 @@ _TEXT: JSON = {"type": "string"}
 _NUMBER: JSON = {"type": "integer"}
 _TEXTS: JSON = {"type": "array", "items": _TEXT}
 _RANGE: JSON = {"type": "array", "items": _NUMBER}
+# Anthropic's memory is edited by the commands of its text editor.
+_EDIT_COMMANDS = ("view", "create", "str_replace", "insert")
+_EDITS: Mapping[str, JSON] = {
+    "path": _TEXT,
+    "file_text": _TEXT,
+    "old_str": _TEXT,
+    "new_str": _TEXT,
+    "insert_line": _NUMBER,
+    "insert_text": _TEXT,
+    "view_range": _RANGE,
+}
 
-# By the tool's type in the Responses API.
-# Tools that a client of the Responses API runs itself. The model has learnt their
-# arguments.
+# Tools that a client of the Responses API runs itself, by their type. The model has
+# learnt their arguments.
 RESPONSES_TOOLS: Mapping[str, ClientTool] = {
     "tool_search": ClientTool(
         "Find further tools by what they do.",
@@ -74,9 +84,8 @@ RESPONSES_TOOLS: Mapping[str, ClientTool] = {
     ),
 }
 
-# By the beginning of the tool's type in Anthropic's API.
-# The same for Anthropic's API. The date in a type is a version, so the beginnings
-# count.
+# The same for Anthropic's API. A type ends with a date, which is a version, so its
+# beginning counts.
 _ANTHROPIC_TOOLS: Mapping[str, ClientTool] = {
     "bash_": ClientTool(
         "Run a command in a persistent shell, or restart it.",
@@ -88,15 +97,9 @@ _ANTHROPIC_TOOLS: Mapping[str, ClientTool] = {
         {
             "command": {
                 "type": "string",
-                "enum": ["view", "create", "str_replace", "insert"],
+                "enum": [*_EDIT_COMMANDS],
             },
-            "path": _TEXT,
-            "file_text": _TEXT,
-            "old_str": _TEXT,
-            "new_str": _TEXT,
-            "insert_line": _NUMBER,
-            "insert_text": _TEXT,
-            "view_range": _RANGE,
+            **_EDITS,
         },
         ("command", "path"),
     ),
@@ -105,22 +108,9 @@ _ANTHROPIC_TOOLS: Mapping[str, ClientTool] = {
         {
             "command": {
                 "type": "string",
-                "enum": [
-                    "view",
-                    "create",
-                    "str_replace",
-                    "insert",
-                    "delete",
-                    "rename",
-                ],
+                "enum": [*_EDIT_COMMANDS, "delete", "rename"],
             },
-            "path": _TEXT,
-            "file_text": _TEXT,
-            "old_str": _TEXT,
-            "new_str": _TEXT,
-            "insert_line": _NUMBER,
-            "insert_text": _TEXT,
-            "view_range": _RANGE,
+            **_EDITS,
             "old_path": _TEXT,
             "new_path": _TEXT,
         },

@@ -185,7 +185,7 @@ class MeteredAttempt:
             # ledger only.
             if (passed_usage := chunk.delta.usage) is not None:
                 self._reported_usage = with_total_price(
-                    passed_usage, self._pricing, day=self._day
+                    self._with_service_tier(passed_usage), self._pricing, day=self._day
                 )
                 self.counted_by = "provider"
             return chunk
@@ -239,14 +239,15 @@ class MeteredAttempt:
             )
             extra |= {"tokens": tokens, "total_tokens": tokens}
             usage = msgspec.structs.replace(usage, tokens=tokens, total_tokens=tokens)
-        if self._pricing and self._pricing.service_tiers:
+        if isinstance(usage, LLMUsage):
             usage = self._with_service_tier(usage)
         return with_prices(usage, self._pricing, day=self._day, **extra)
 
-    def _with_service_tier(self, usage: ModelUsage) -> ModelUsage:
+    def _with_service_tier(self, usage: LLMUsage) -> LLMUsage:
         """Return the usage with the service tier that the request asks for, unless the
-        provider reports which one served it."""
-        if not isinstance(usage, LLMUsage) or usage.service_tier:
+        provider reports which one served it, or no tier has a price."""
+        pricing = self._pricing
+        if pricing is None or not pricing.service_tiers or usage.service_tier:
             return usage
         requested = self._invocation.request.model_parameters.get("service_tier")
         return msgspec.structs.replace(usage, service_tier=tier_name(requested))
