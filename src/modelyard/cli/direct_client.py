@@ -146,6 +146,7 @@ class DirectAnswering:
         direct = self.direct
         if direct is None or (known := direct.recognise(data)) is None:
             return False
+        # The parser would have told the connection limits that a request is here.
         self.door.start_response(self)
         client = KnownClient(self, data)
         answer = direct.start(known[0], known[1], client)
@@ -164,6 +165,7 @@ class DirectAnswering:
         self.parse(client.data)
         self.is_declined = self.is_answered = False
         cycle = self.running = self.cycle
+        # The application must not send a second head.
         cycle.response_started = client.has_written
         return cycle
 

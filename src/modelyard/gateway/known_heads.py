@@ -47,6 +47,7 @@ class KnownHeads(Generic[MeaningT]):
         lengths = [value for name, value in headers if name == b"content-length"]
         if request is None or lengths != [request[1]]:
             return
+        # A client may put a new id into each head; those must not fill the memory.
         if len(self._meanings) >= _MAX_HEADS:
             self._meanings.clear()
         self._meanings[request[0]] = meaning

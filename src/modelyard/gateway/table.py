@@ -15,7 +15,6 @@ from modelyard.gateway.http import Reply, Request, StreamReply
 from modelyard.models.types import JSON
 from modelyard.tenancy.caller import Role
 
-# Methods that a row may have; any other one is answered with 501.
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Supported methods, in the order in which `Allow` lists them."""
 

@@ -26,7 +26,6 @@ from modelyard.providers.quirks import read_capabilities
 
 # Prices are usually listed for a million tokens or characters.
 _MILLION = "0.000001"
-# Stated once for all models of a provider, and overridden by a model.
 _SHARED_MODEL_FIELDS = ("currency", "price_source", "price_date")
 """Fields that a provider file may set once for all of its models."""
 # Usual names of the credential fields for the key and for the base URL, best first.
@@ -314,7 +313,6 @@ def _parse_compact_field(credential_field: Mapping[str, Any]) -> dict[str, Any]:
     return form_field
 
 
-# For models that declare none, so that every form has the usual parameters.
 _DEFAULT_PARAMETER_RULES: list[dict[str, Any]] = [
     {"name": "temperature", "use_template": "temperature", "max": 2.0, "precision": 4},
     {"name": "top_p", "use_template": "top_p", "precision": 4},

@@ -295,6 +295,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         path = self._chat_path(chat_format)
         url = self.endpoint.url(credentials, path, model=model, base=wire.base_url)
         ready = self.endpoint.ready_head(url, credentials, chat_format.headers, {})
+        # A token or a signature belongs to one request and cannot be prepared.
         if ready is None:
             return None
         return PreparedExchange(

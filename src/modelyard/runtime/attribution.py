@@ -68,6 +68,7 @@ def split_user(user: str | None) -> tuple[str | None, str]:
     if (old := _OLD_USER.fullmatch(user)) is not None:
         device, account, session = old.groups()
         return account or device, session
+    # A caller chooses this text, so it is not decoded whatever its length.
     if len(user) > _MAX_USER_JSON:
         return user, ""
     try:

@@ -65,6 +65,7 @@ class CallTrace:
 
         Nobody reads it after most calls, so it is written out when it is read.
         """
+        # A second choice follows a failure, after which the trace is read anyway.
         if self._choice is None:
             self._choice = timestamp, deployment, strategy, count
         else:

@@ -34,7 +34,6 @@ _BUCKET_BOUNDS = (
 )
 _MAX_SERIES = 2000
 _OTHER = "other"
-# Looked up for each call, which is cheaper than the property of an enumeration.
 _TYPE_NAMES = {model_type: model_type.value for model_type in ModelType}
 """The labels of the types. An enum computes its value each time."""
 

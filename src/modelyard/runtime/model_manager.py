@@ -25,7 +25,6 @@ from modelyard.runtime.pipeline import Call, Policy, compose
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.tenancy.caller import Caller, ModelNotAllowedError, on_behalf
 
-# What stands for the default model of a type.
 ALIASES: Mapping[str, ModelType] = {
     "default": ModelType.LLM,
     **{

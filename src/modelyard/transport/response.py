@@ -72,6 +72,7 @@ def _body_size(lines: Sequence[bytes]) -> int:
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
         kind = _kind_of(name)
+        # A second length is the parser's to judge (RFC 9112, 6.3).
         if kind is _LENGTH and not length:
             length = value.strip(b" \t")
         elif kind is not _HARMLESS or not colon:
@@ -191,6 +192,7 @@ class IncomingResponse:
         The usual answer is read in a few steps, without a parser and its callbacks. What
         is accepted here, the parser accepts too.
         """
+        # Such a response ends with its head, whatever length that states.
         if self._is_bodiless or self.error is not None:
             return False
         head_size = data.find(b"\r\n\r\n")
@@ -201,6 +203,7 @@ class IncomingResponse:
         # Nothing but text between the lines' ends.
         if head.translate(None, _TEXT) != b"\r\n" * (len(lines) - 1):
             return False
+        # Less is not complete yet, and more belongs to no response.
         if len(data) != head_size + 4 + _body_size(lines):
             return False
         self.has_bytes = True

@@ -43,7 +43,6 @@ from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.nodes.start import form_of
 
 PREFIX = "/a2a/"
-# The JSON-RPC methods of the protocol, by name.
 _METHODS = {
     "message/send": "SendMessage",
     "message/stream": "SendStreamingMessage",

@@ -45,7 +45,6 @@ class NameLimits:
 
 
 _OPENAI = NameLimits(64)
-# Each as the vendor documents it or as its error says.
 LIMITS: Mapping[str, NameLimits] = {
     "anthropic": NameLimits(128),
     "gemini": NameLimits(64, "a-zA-Z0-9_.-", "a-zA-Z_"),

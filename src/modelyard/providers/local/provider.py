@@ -66,7 +66,6 @@ _MAX_TOKEN_CHARS = 128
 _MAX_TEXT_CHARS = 50_000  # characters
 OCR = "pp-ocrv6"
 _SENTENCE_ENCODER = "use-multilingual-v3"
-# The labels of the moderation model, with those of OpenAI's API.
 _CATEGORIES = {
     "harassment": ("harassment",),
     "hate": ("hate",),

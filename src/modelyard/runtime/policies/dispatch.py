@@ -35,7 +35,6 @@ from modelyard.runtime.retry_budget import RetryBudget
 logger = logging.getLogger("modelyard.dispatch")
 
 _MAX_WAIT = 10.0
-# Another credential of the same model would refuse the call too.
 _NEXT_MODEL_ERRORS = (ContextTooLongError, ContentFilterError)
 """Errors that another credential for the same model would not avoid; the next model is
 tried at once."""

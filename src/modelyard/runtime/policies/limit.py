@@ -178,6 +178,7 @@ class Limits:
             (applicable for applicable in applied if applicable.limit.unit == "cost"),
             None,
         )
+        # Most calls have no such limit, so the price is looked up last.
         if of_money is None or self.is_priced(invocation):
             return None
         return of_money
