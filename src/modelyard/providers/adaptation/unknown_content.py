@@ -33,7 +33,7 @@ def drop_unknown_content(draft: Draft) -> None:
         if (remaining := _without_foreign_parts(message, draft)) is not None
     ]
     if not messages:
-        names = ", ".join(draft.dropped)
+        names = ", ".join(repr(name) for name in draft.dropped)
         raise InvokeBadRequestError(
             f"Nothing is left of the request: this model does not accept {names}"
         )

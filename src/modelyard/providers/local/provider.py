@@ -32,7 +32,6 @@ from modelyard.models.messages import (
     AssistantPromptMessage,
     ImagePromptMessageContent,
     MultiModalPromptMessageContent,
-    OpaquePromptMessageContent,
 )
 from modelyard.models.moderation import (
     ModerationRequest,
@@ -180,18 +179,10 @@ class LocalLargeLanguageModel(LargeLanguageModel):
     async def _with_text_of_images(self, message: AnyPromptMessage) -> AnyPromptMessage:
         """Return a message of plain text, with the text in its images appended.
 
-        Raises InvokeBadRequestError for other files and unknown content parts.
+        Raises InvokeBadRequestError for other files.
         """
         if not isinstance(message.content, list):
             return message
-        for part in message.content:
-            if isinstance(part, OpaquePromptMessageContent) and not isinstance(
-                message, AssistantPromptMessage
-            ):
-                raise InvokeBadRequestError(
-                    "Local chat models do not support content parts of type"
-                    f" {part.data.get('type')!r}"
-                )
         # The model reads no images, so the text in them is appended.
         texts = [message.text, *[await self._read_file(file) for file in message.files]]
         return msgspec.structs.replace(
