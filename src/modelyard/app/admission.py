@@ -2,7 +2,7 @@
 initial levels of their counters."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -283,8 +283,11 @@ class Estimator:
             answer = requested if isinstance(requested, int) else self.answer_tokens
         nanos, tier = 0, ""
         if self.has_service_tiers:
-            parameters: Any = getattr(invocation.request, "model_parameters", None)
-            tier = tier_name((parameters or {}).get("service_tier"))
+            # Only chat requests have parameters of the model.
+            parameters: Mapping[str, Any] = (
+                getattr(invocation.request, "model_parameters", None) or {}
+            )
+            tier = tier_name(parameters.get("service_tier"))
         for pricing in self.prices:
             cost = _nanos(pricing, prompt, answer, tier)
             if cost > nanos:
