@@ -168,7 +168,9 @@ KEPT = {
     "plugins/supervisors.py:_Supervisor._waiting": _OURS,
     "plugins/supervisors.py:_Supervisor.exit_listeners": _OURS,
     # providers
+    "providers/adaptation/signatures.py:SignatureRestorer._waiting": _CALL,
     "providers/auth.py:GoogleAuth._tokens": "by the digest of the whole account, its private key included",
+    "providers/definition.py:ProviderDefinition._capabilities_by_name": _PURE,
     "providers/endpoint.py:_names_in()": _PURE,
     "providers/factory.py:catalog_definition()": _OURS,
     "providers/factory.py:catalog_names()": _OURS,
@@ -182,6 +184,7 @@ KEPT = {
     "providers/adaptation/tool_kinds.py:_ToolAdapter._replaced": "within one call: tools that stand for others",
     "providers/adaptation/tool_kinds.py:_ToolAdapter.forms": "within one call: forms of its tools",
     "providers/http_provider.py:HttpLargeLanguageModel._selections": "by model and format: which wire is spoken",
+    "providers/quirks.py:_read_shared_families()": _OURS,
     "providers/local/process.py:ModelProcess._response_queues": "by number: each call's own",
     "providers/local/runtime.py:LocalRuntime._slots": _OURS,
     "providers/local/weights.py:Packages._archives": _OURS,

@@ -8,14 +8,17 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from tools.show.exchanges import Exchange, exchanges
 from tools.show.truth import READERS, Truth, canonical, differences
 
+from modelyard.base.call_headers import CallHeaders
 from modelyard.base.errors import InvokeError
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, fold
 from modelyard.models.rerank import RerankRequest
+from modelyard.models.vendor_headers import BETA_FIELDS
 from modelyard.providers.formats import EMBEDDING, RERANK
 from modelyard.providers.http_errors import error_of
 from tests.wire.formats import EGRESS, MODULES
@@ -129,6 +132,24 @@ def stream_of(name: str, request: LLMRequest) -> dict[str, Any]:
     )
 
 
+def with_beta_names(request: LLMRequest) -> LLMRequest:
+    """Return a request with the header that its fields of Anthropic's API in beta need.
+
+    Recordings have no headers.
+    """
+    names = [
+        BETA_FIELDS[name][0]
+        for name in request.extra.get("anthropic", {})
+        if name in BETA_FIELDS
+    ]
+    if not names:
+        return request
+    headers = CallHeaders(
+        vendor="anthropic", values={"anthropic-beta": ",".join(names)}
+    )
+    return msgspec.structs.replace(request, headers=headers)
+
+
 def recorded_requests_of(name: str) -> list[Exchange]:
     return [
         exchange
@@ -157,8 +178,11 @@ def test_nearly_all_recorded_requests_survive_a_round_trip(
         except InvokeError as error:
             refused.append((exchange.id, str(error)))
             continue
+        request = with_beta_names(request)
         body = json.loads(json.dumps(module.dump_request(request, "m", Capabilities())))
-        reparsed = module.parse_request(body, **stream_of(name, request))
+        reparsed = with_beta_names(
+            module.parse_request(body, **stream_of(name, request))
+        )
         # Adjacent messages of one role are merged, so the written bodies are compared.
         assert (
             json.loads(json.dumps(module.dump_request(reparsed, "m", Capabilities())))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tools.show.exchanges import exchanges
 
 from modelyard.base.errors import InvokeError, InvokeServerUnavailableError
-from modelyard.models.capabilities import Capabilities, InputTypeField
+from modelyard.models.capabilities import Capabilities, InputTypeField, Thinking
 from modelyard.models.llm import LLMResultChunk, fold
 from modelyard.testing import chat_answer, chat_events
 from modelyard.wire import openai_chat, openai_passthrough
@@ -27,6 +27,14 @@ IRRELEVANT_VALUES: dict[str, Any] = {
     "max_tools": 3,
     "reasoning_field": "reasoning",
     "reasoning": "thinking",
+    "reasoning_with_calls": True,
+    "unsigned_thoughts": True,
+    "thinking": Thinking(control="none"),
+    "developer_role": True,
+    "cache_marks": True,
+    "checks_signatures": False,
+    "signature_family": "f",
+    "max_stop_sequences": 0,
     "plain_transcripts": ("m",),
     "default_voice": "alloy",
     "max_texts": 4,
@@ -119,7 +127,7 @@ def test_each_capability_is_applied_irrelevant_or_prevents_passthrough():
     assert irrelevant == IRRELEVANT_VALUES.keys()
     assert not applied & irrelevant
     # Those for which the next test has a value.
-    preventing = {"rename", "think_tags", "thinking_parts"}
+    preventing = {"rename", "think_tags", "thinking_parts", "fields", "max_output"}
     assert applied | irrelevant | preventing == {*Capabilities.__struct_fields__}
 
 
@@ -133,6 +141,11 @@ def test_each_capability_is_applied_irrelevant_or_prevents_passthrough():
         Capabilities(drop=("user",)),
         Capabilities(drop=("stream_options",)),
         Capabilities(max_tokens_field="num_predict"),
+        Capabilities(fields=("model", "messages")),
+        Capabilities(max_output=5),
+        Capabilities(prefill="marked"),
+        Capabilities(sampling="never"),
+        Capabilities(temperature_or_top_p=True),
     ],
 )
 def test_requests_to_servers_that_deviate_are_not_passed_through(
@@ -142,6 +155,8 @@ def test_requests_to_servers_that_deviate_are_not_passed_through(
         "model": "m",
         "messages": [{"role": "user", "content": "x"}],
         "max_tokens": 3,
+        "temperature": 0.5,
+        "top_p": 0.5,
     }
     peeked_request = openai_passthrough.peek_request(
         json.dumps(body).encode(), openai_chat.parse_request

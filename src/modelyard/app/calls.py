@@ -25,6 +25,7 @@ from modelyard.app.unpriced_calls import UnpricedCalls
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.base.settings import Settings
+from modelyard.models.base import LargeLanguageModel
 from modelyard.models.embedding import EmbeddingInputType, TextEmbeddingRequest
 from modelyard.models.entities import (
     AIModelEntity,
@@ -133,6 +134,14 @@ class Schemas:
         """Return the features of the model; None if they are unknown."""
         schema = self._schema(invocation)
         return schema.features if schema else None
+
+    def has_json_mode(self, invocation: Invocation) -> bool:
+        """Return whether the model's server has a mode for answers that are JSON."""
+        factory = self._providers.factory_of(invocation.tenant)
+        model = factory.get_model(invocation.provider, ModelType.LLM)
+        return not isinstance(model, LargeLanguageModel) or model.has_json_mode(
+            invocation.model, invocation.credentials, invocation.request
+        )
 
     def max_batch_size(self, invocation: Invocation) -> int:
         """Return the maximum texts per embedding request; 0 for no limit."""
@@ -304,7 +313,7 @@ class _PolicyBuilder:
                 settings.retries,
                 HostedQuotas(counters, admission, seeds, clock),
             ),
-            structured=Structured(self.schemas.features),
+            structured=Structured(self.schemas.features, self.schemas.has_json_mode),
             meter=Meter(accounting.ledger, self.schemas.pricing, clock),
             deadline=Deadline(
                 clock, timeouts.first_token or None, timeouts.between_tokens or None

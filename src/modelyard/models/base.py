@@ -48,6 +48,14 @@ class LargeLanguageModel(AIModel[LLMRequest, LLMResultChunk]):
         del model, credentials, request
         return []
 
+    def has_json_mode(
+        self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> bool:
+        """Return whether the model's server has a mode for answers that are a JSON
+        object."""
+        del model, credentials, request
+        return True
+
     def supports_format(
         self, model: str, credentials: Credentials, format: str
     ) -> bool:

@@ -320,3 +320,5 @@ class AIModelEntity(ProviderModel, frozen=True, kw_only=True):
     description: I18nObject | None = None
     """Short description of the model's strengths."""
     licence: str | None = None
+    max_output: int | None = None
+    """The most tokens that an answer may have; None if unknown."""

@@ -22,7 +22,7 @@ from modelyard.models.entities import (
 from modelyard.models.parameters import expand_template
 from modelyard.models.provider import CredentialFormSchema, ProviderEntity
 from modelyard.models.types import ModelType
-from modelyard.providers.quirks import read_capabilities
+from modelyard.providers.quirks import ModelQuirks, read_capabilities
 
 # Prices are usually listed for a million tokens or characters.
 _MILLION = "0.000001"
@@ -81,13 +81,18 @@ class ProviderDefinition:
     model_capabilities: Mapping[str, Capabilities] = field(
         default_factory=dict[str, Capabilities]
     )
-    """Complete capabilities of the models that differ from the provider's."""
+    """Complete capabilities of the listed models with quirks of their own."""
+    model_quirks: ModelQuirks | None = None
+    """The quirks of the other models, by patterns of their names."""
     model_wires: Mapping[str, str] = field(default_factory=dict[str, str])
     source: str = ""
     """The file it was read from, for error messages."""
     url_field: str | None = field(init=False)
     """The credential field with the server's base URL, or None if there is none."""
     needs_credential: bool = field(init=False)
+    _capabilities_by_name: dict[str, Capabilities] = field(
+        default_factory=dict[str, Capabilities], compare=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         forms = self.entity.credential_forms
@@ -124,7 +129,18 @@ class ProviderDefinition:
 
     def capabilities_of(self, model: str) -> Capabilities:
         """Return what the server accepts for a model."""
-        return self.model_capabilities.get(model, self.capabilities)
+        if (listed := self.model_capabilities.get(model)) is not None:
+            return listed
+        if self.model_quirks is None or not self.model_quirks.families:
+            return self.capabilities
+        if (known := self._capabilities_by_name.get(model)) is not None:
+            return known
+        # The limit keeps memory bounded if clients invent model names.
+        if len(self._capabilities_by_name) > 1000:
+            self._capabilities_by_name.clear()
+        capabilities = self.model_quirks.capabilities_of(model)
+        self._capabilities_by_name[model] = capabilities
+        return capabilities
 
     def wires_of(self, model_type: ModelType) -> Sequence[Wire]:
         """Return the wire formats for a model type, the default first."""
@@ -189,7 +205,7 @@ def _parse_compact_yaml(
         for model in document.get("models") or ()
     ]
     entity = _compact_entity(name, document, listed, str(path))
-    capabilities, model_capabilities = read_capabilities(document, path)
+    capabilities, model_quirks, model_capabilities = read_capabilities(document, path)
     return ProviderDefinition(
         entity=convert(entity, ProviderEntity, str(path)),
         wire=wire or document.get("wire") or "openai",
@@ -200,6 +216,7 @@ def _parse_compact_yaml(
         auth=document.get("auth") or {},
         headers=document.get("headers") or {},
         model_capabilities=model_capabilities,
+        model_quirks=model_quirks,
         model_wires={
             model["name"]: model["wire"] for model in listed if model.get("wire")
         },

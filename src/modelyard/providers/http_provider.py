@@ -66,6 +66,10 @@ _encode = msgspec.json.Encoder().encode
 FormatT = TypeVar("FormatT")
 
 
+_WITHOUT_JSON_MODE = ("anthropic", "bedrock", "openai_completions")
+"""Formats without a mode for answers that are any JSON object."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Selection:
     """How requests for a model are sent."""
@@ -171,6 +175,13 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         names += self._refused_account(chat_format, credentials, request)
         return names
 
+    def has_json_mode(
+        self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> bool:
+        """Return whether the format that the request is sent in has such a mode."""
+        selection = self._selected(model, credentials, request)
+        return selection.chat_format.name not in _WITHOUT_JSON_MODE
+
     def _target(self, model: str, chat_format: ChatFormat) -> Target:
         """Return what requests for a model are adapted to."""
         endpoint = self.endpoint
@@ -180,6 +191,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             endpoint.capabilities(model),
             endpoint.definition.entity.find(model, ModelType.LLM),
             chat_format.parameters,
+            endpoint.definition.name,
         )
 
     def _headers_for(

@@ -170,8 +170,13 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
             ) and self.callee.can_pass_through(self.model, self.credentials(), request)
             self.passthrough_cache[key] = is_passthrough
         schema = self.schema
-        if not is_passthrough or schema is None or not schema.parameter_rules:
+        if not is_passthrough or schema is None:
             return is_passthrough
+        # A limit that is too high is lowered, which the full parser's way reports.
+        if self._within_limit(request.model_parameters) is not request.model_parameters:
+            return False
+        if not schema.parameter_rules:
+            return True
         # If a parameter rule would change a value, the request cannot be sent
         # unchanged. Raises for a value that breaks its rule.
         accepted = validate_parameters(
@@ -217,19 +222,28 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         if self.schema is None or not self.schema.parameter_rules:
             return request
         rules = self.schema.parameter_rules
-        accepted = validate_parameters(
-            rules, request.model_parameters, model=self.model
-        )
+        parameters = self._within_limit(request.model_parameters)
+        accepted = validate_parameters(rules, parameters, model=self.model)
         # A parameter without a rule is passed to the provider as it is.
         templates = {rule.use_template for rule in rules}
         unruled_parameters = {
-            key: value
-            for key, value in request.model_parameters.items()
-            if key not in templates
+            key: value for key, value in parameters.items() if key not in templates
         }
         return msgspec.structs.replace(
             request, model_parameters={**unruled_parameters, **accepted}
         )
+
+    def _within_limit(self, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return parameters with the output limit lowered to what the model can write.
+
+        The same is done and reported where a request is adapted to its target, but a
+        rule of the model would refuse the value before.
+        """
+        limit = self.schema.max_output if self.schema else None
+        max_tokens = parameters.get("max_tokens")
+        if limit is None or not isinstance(max_tokens, int) or max_tokens <= limit:
+            return parameters
+        return {**parameters, "max_tokens": limit}
 
     def _stream(
         self,

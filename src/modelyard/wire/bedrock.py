@@ -644,11 +644,12 @@ def _dump_model_fields(parameters: Mapping[str, Any], model: str) -> JSON:
     if budget is None:
         # Anthropic's minimum budget is 1024 tokens.
         budget = budget_of(effort or "", min_budget=1024)
-    thinking = (
-        {"type": "enabled", "budget_tokens": budget}
-        if budget > 0
-        else {"type": "disabled" if budget == 0 else "adaptive"}
-    )
+    thinking: JSON = {"type": "enabled", "budget_tokens": budget}
+    if budget <= 0:
+        thinking = {"type": "disabled" if budget == 0 else "adaptive"}
+    # The depth of adaptive thinking, as in Anthropic's own API.
+    if budget < 0 and effort is not None:
+        model_fields["output_config"] = {"effort": effort}
     return {**model_fields, "thinking": thinking}
 
 
@@ -735,6 +736,7 @@ def _dump_messages(
                 role, blocks = "assistant", _dump_blocks(_history(message))
             case ToolPromptMessage():
                 role, blocks = "user", [_dump_tool_result(message)]
+                blocks += _cache_point(message.cache_control)
             case UserPromptMessage():
                 role, blocks = "user", _dump_parts(message.parts)
         # Bedrock rejects messages without content.
@@ -798,6 +800,7 @@ def _dump_blocks(blocks: Iterable[PromptMessageContent | ToolCall]) -> list[JSON
                 "input": as_object(block.function.arguments),
             }
             result.append({"toolUse": used | block.extra.get(FORMAT, {})})
+            result += _cache_point(block.cache_control)
         else:
             result += _dump_parts([block])
     return result
@@ -814,17 +817,17 @@ def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
         if (body := _dump_part(part)) is None:
             continue
         result.append(body)
-        if part.cache_control:
-            # Fields such as a lifetime are written back.
-            result.append(
-                {
-                    "cachePoint": {
-                        "type": "default",
-                        **unknown_fields(part.cache_control, frozenset({"type"})),
-                    }
-                }
-            )
+        result += _cache_point(part.cache_control)
     return result
+
+
+def _cache_point(mark: JSON | None) -> list[JSON]:
+    """Return the block for a cache marker, or nothing without one. Its other fields,
+    such as a lifetime, are kept."""
+    if not mark:
+        return []
+    fields = unknown_fields(mark, frozenset({"type"}))
+    return [{"cachePoint": {"type": "default", **fields}}]
 
 
 def _dump_part(part: PromptMessageContent) -> JSON | None:

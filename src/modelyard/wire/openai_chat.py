@@ -1113,6 +1113,14 @@ def _set_thinking_type(parameters: dict[str, Any]) -> None:
         }
 
 
+def _set_thinking_effort(parameters: dict[str, Any]) -> None:
+    """Control thinking by `thinking` and `reasoning_effort`, as DeepSeek does."""
+    effort = parameters.get("reasoning_effort")
+    _set_thinking_type(parameters)
+    if effort is not None and effort != "none":
+        parameters["reasoning_effort"] = effort
+
+
 def _set_enable_thinking(parameters: dict[str, Any]) -> None:
     """Control thinking by `enable_thinking` and `thinking_budget`, as DashScope and
     SiliconFlow do."""
@@ -1133,6 +1141,7 @@ _REASONING_STYLES = {
     "effort": _set_reasoning_effort,
     "openrouter": _set_openrouter_reasoning,
     "thinking": _set_thinking_type,
+    "thinking_effort": _set_thinking_effort,
     "enable_thinking": _set_enable_thinking,
 }
 

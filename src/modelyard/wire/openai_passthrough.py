@@ -24,12 +24,29 @@ FORMAT = "openai_chat"
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 _UNSET = msgspec.UNSET
 _Unset = msgspec.UnsetType
-APPLIED_CAPABILITIES = frozenset({"drop", "max_tokens_field", "no_stream_options"})
+APPLIED_CAPABILITIES = frozenset(
+    {
+        "drop",
+        "max_tokens_field",
+        "no_stream_options",
+        "sampling",
+        "temperature_or_top_p",
+        "prefill",
+    }
+)
 """The capabilities that this module applies."""
 IRRELEVANT_CAPABILITIES = frozenset(
     {
         "reasoning_field",
+        "reasoning_with_calls",
         "reasoning",
+        "thinking",
+        "developer_role",
+        "cache_marks",
+        "checks_signatures",
+        "signature_family",
+        "unsigned_thoughts",
+        "max_stop_sequences",
         "plain_transcripts",
         "default_voice",
         "max_texts",
@@ -52,11 +69,13 @@ _other_capabilities = attrgetter(
     )
 )
 _OTHER_DEFAULTS = _other_capabilities(DEFAULT_CAPABILITIES)
+_SAMPLING = frozenset({"temperature", "top_p"})
 _LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    role: Literal["system", "user", "assistant", "developer"]
+    # Only some servers have the role `developer`.
+    role: Literal["system", "user", "assistant"]
     content: str
 
 
@@ -75,7 +94,8 @@ class _PlainRequest(
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1, max_length=10_000)]
     stream: bool = False
     stream_options: _StreamOptions | None = None
-    user: str | None = None
+    # Longer ones are replaced by a hash.
+    user: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] | None = None
     max_completion_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
@@ -159,7 +179,14 @@ class OpenAIPassthrough:
         refused = capabilities.drop
         if not _UNDROPPED_FIELDS.isdisjoint(refused):
             return False
-        return not any(name in refused for name in request.model_parameters)
+        parameters = request.model_parameters
+        if any(name in refused for name in parameters):
+            return False
+        if capabilities.prefill != "accepted":
+            return False
+        if capabilities.sampling != "any" and not _SAMPLING.isdisjoint(parameters):
+            return False
+        return not capabilities.temperature_or_top_p or not set(parameters) >= _SAMPLING
 
     def dump(
         self, request: PassthroughRequest, model: str, capabilities: Capabilities

@@ -68,7 +68,7 @@ def test_chat_sends_the_request_and_reads_the_answer(
     tool = PromptMessageTool(name="f", description="d", parameters={"type": "object"})
     result = calling(
         settings, server,
-        lambda yard: yard.chat("hi", model="openai/gpt-5", tools=[tool], stop=["x"], user="u", max_tokens=9),
+        lambda yard: yard.chat("hi", model="openai/gpt-5.1", tools=[tool], stop=["x"], user="u", max_tokens=9),
     )  # fmt: skip
     assert (
         result.text,
@@ -85,7 +85,7 @@ def test_chat_sends_the_request_and_reads_the_answer(
         body["stop"],
         body["user"],
         body["max_completion_tokens"],
-    ) == ("gpt-5", ["x"], "u", 9)
+    ) == ("gpt-5.1", ["x"], "u", 9)
     assert body["tools"][0]["function"]["name"] == "f"
     assert body["stream_options"] == {"include_usage": True}
     server.handler = lambda request: chat_answer("", tool_calls=[call])

@@ -124,6 +124,9 @@ class CreateRoute:
             for name, value in body.items()
             if name not in ("previous_response_id", "store")
         }
+        # What must not be stored here must not be stored by the provider either.
+        if body.get("store") is False:
+            expanded_body["store"] = False
         if previous is not None:
             expanded_body["input"] = [
                 *await self.store.history(tenant, previous),

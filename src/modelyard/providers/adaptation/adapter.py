@@ -10,9 +10,33 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from modelyard.models.llm import LLMRequest, LLMResultChunk
+from modelyard.providers.adaptation.caching import adapt_cache_marks
 from modelyard.providers.adaptation.content import adapt_content
 from modelyard.providers.adaptation.draft import Draft, Restorer, Target
-from modelyard.providers.adaptation.parameters import report_unsupported_parameters
+from modelyard.providers.adaptation.limits import (
+    limit_output,
+    limit_stop_sequences,
+    limit_temperature,
+    shorten_names,
+)
+from modelyard.providers.adaptation.parameters import (
+    adapt_service_tier,
+    carry_shared_fields,
+    keep_known_fields,
+    report_unread_fields,
+    report_unsupported_parameters,
+)
+from modelyard.providers.adaptation.required_reasoning import (
+    place_required_reasoning,
+)
+from modelyard.providers.adaptation.roles import (
+    adapt_developer_role,
+    adapt_empty_turns,
+    adapt_prefill,
+)
+from modelyard.providers.adaptation.sampling import adapt_forced_tool, adapt_sampling
+from modelyard.providers.adaptation.signatures import adapt_signatures
+from modelyard.providers.adaptation.thinking import adapt_thinking, check_open_turn
 from modelyard.providers.adaptation.tool_kinds import (
     adapt_tool_kinds,
     drop_fields_without_tools,
@@ -29,6 +53,8 @@ Rule = Callable[[Draft], None]
 RULES: tuple[Rule, ...] = (
     adapt_tool_kinds,
     adapt_content,
+    # Before files become messages of the user, which would end the turn.
+    adapt_signatures,
     move_files_out_of_results,
     drop_unknown_content,
     drop_fields_without_tools,
@@ -36,6 +62,24 @@ RULES: tuple[Rule, ...] = (
     adapt_schemas,
     make_names_legal,
     report_unsupported_parameters,
+    carry_shared_fields,
+    report_unread_fields,
+    adapt_service_tier,
+    adapt_developer_role,
+    place_required_reasoning,
+    adapt_empty_turns,
+    limit_output,
+    adapt_thinking,
+    check_open_turn,
+    adapt_forced_tool,
+    adapt_prefill,
+    limit_temperature,
+    adapt_sampling,
+    limit_stop_sequences,
+    shorten_names,
+    adapt_cache_marks,
+    # After everything that adds a field.
+    keep_known_fields,
 )
 
 

@@ -31,6 +31,8 @@ from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.pipeline import Call
 
 ANSWER_TOOL = "give_answer"
+_ANY_OBJECT: JSON = {"type": "object"}
+"""The schema of JSON mode."""
 _INCOMPLETE_REASONS = ("length", "content_filter")
 """Finish reasons after which the answer cannot be complete."""
 
@@ -42,6 +44,9 @@ class Structured:
     features: Callable[[Invocation], Collection[ModelFeature] | None]
     """Returns the features of the model; None if they are unknown, in which case native
     support is assumed."""
+    has_json_mode: Callable[[Invocation], bool] = lambda _: True
+    """Returns whether the model's server has a mode for answers that are a JSON object.
+    """
 
     def applies_to(self, invocation: Invocation) -> bool:
         """Return whether the call may ask for an answer of a given form."""
@@ -57,10 +62,13 @@ class Structured:
         response_format: dict[str, Any] | str | None = request.model_parameters[
             "response_format"
         ]
-        if (
-            not isinstance(response_format, dict)
-            or response_format.get("type") != "json_schema"
-        ):
+        if not isinstance(response_format, dict):
+            return call_next(invocation)
+        if response_format.get("type") == "json_object":
+            if self.has_json_mode(invocation):
+                return call_next(invocation)
+            return _prompted(invocation, call_next, _Check(_ANY_OBJECT), by_tool=False)
+        if response_format.get("type") != "json_schema":
             return call_next(invocation)
         schema = response_format["json_schema"]["schema"]
         check = _Check(schema)
@@ -165,6 +173,11 @@ async def _prompted(
     result = await _complete_result(invocation, call_next, request)
     text = _answer_of(result, by_tool=by_tool)
     # A truncated or refused answer would not improve with a second request.
+    # A call of the caller's own tools is an answer of another kind.
+    if result.tool_calls and not by_tool:
+        for chunk in result.as_chunks():
+            yield chunk
+        return
     if (
         result.finish_reason not in _INCOMPLETE_REASONS
         and not result.message.refusal

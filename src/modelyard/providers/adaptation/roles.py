@@ -1,0 +1,115 @@
+"""Roles, and how a conversation begins and ends."""
+
+import msgspec
+
+from modelyard.models.messages import (
+    AnyPromptMessage,
+    AssistantPromptMessage,
+    SystemPromptMessage,
+    TextPromptMessageContent,
+    UserPromptMessage,
+)
+from modelyard.providers.adaptation.draft import Draft, fields_of
+from modelyard.providers.adaptation.thinking import CLAUDE_FORMATS, is_thinking
+
+_CHAT = "openai_chat"
+_MINIMAL_TURN = UserPromptMessage(content=".")
+_CONTINUE = UserPromptMessage(
+    content="Continue your last message exactly where it ends, and repeat nothing."
+)
+
+
+def adapt_developer_role(draft: Draft) -> None:
+    """Turn messages of a developer into those of the system where the server has no
+    such role."""
+    if draft.target.format != _CHAT or draft.target.capabilities.developer_role:
+        return
+    messages = draft.request.messages
+    if any(_is_of_developer(message) for message in messages):
+        draft.change(
+            messages=[
+                _of_system(message) if _is_of_developer(message) else message
+                for message in messages
+            ]
+        )
+
+
+def _is_of_developer(message: AnyPromptMessage) -> bool:
+    """Whether a message has the role `developer`."""
+    return fields_of(message.extra, _CHAT).get("role") == "developer"
+
+
+def _of_system(message: AnyPromptMessage) -> AnyPromptMessage:
+    """Return a developer's message with the role `system`."""
+    fields = {
+        name: value for name, value in message.extra[_CHAT].items() if name != "role"
+    }
+    return msgspec.structs.replace(message, extra={**message.extra, _CHAT: fields})
+
+
+def adapt_empty_turns(draft: Draft) -> None:
+    """Add a minimal turn of the user where the target requires one that begins the
+    conversation, and the request has none."""
+    if draft.target.format not in (*CLAUDE_FORMATS, "gemini"):
+        return
+    messages = draft.request.messages
+    first = next(
+        (
+            index
+            for index, message in enumerate(messages)
+            if not isinstance(message, SystemPromptMessage) and _has_content(message)
+        ),
+        None,
+    )
+    if first is None:
+        kept = [message for message in messages if _has_content(message)]
+        draft.change(messages=[*kept, _MINIMAL_TURN])
+    elif draft.target.format in CLAUDE_FORMATS and isinstance(
+        messages[first], AssistantPromptMessage
+    ):
+        draft.change(messages=[*messages[:first], _MINIMAL_TURN, *messages[first:]])
+
+
+def _has_content(message: AnyPromptMessage) -> bool:
+    """Whether anything of a message is sent."""
+    if isinstance(message, SystemPromptMessage | UserPromptMessage):
+        return any(
+            not isinstance(part, TextPromptMessageContent) or part.data
+            for part in message.parts
+        )
+    return True
+
+
+def adapt_prefill(draft: Draft) -> None:
+    """Adapt a last message of the assistant, which the answer is to continue."""
+    messages = draft.request.messages
+    last = messages[-1] if messages else None
+    if not isinstance(last, AssistantPromptMessage) or last.tool_calls:
+        return
+    capabilities = draft.target.capabilities
+    is_claude = draft.target.format in CLAUDE_FORMATS
+    if capabilities.prefill == "refused" or (is_claude and is_thinking(draft)):
+        draft.change(messages=[*_stripped(messages, last), _CONTINUE])
+        draft.drop("prefill")
+    elif capabilities.prefill == "marked":
+        fields = {**fields_of(last.extra, _CHAT), "prefix": True}
+        marked = msgspec.structs.replace(last, extra={**last.extra, _CHAT: fields})
+        draft.change(messages=[*messages[:-1], marked])
+    elif is_claude:
+        draft.change(messages=_stripped(messages, last))
+
+
+def _stripped(
+    messages: list[AnyPromptMessage], last: AssistantPromptMessage
+) -> list[AnyPromptMessage]:
+    """Return the messages without blanks at the end of the last one; it goes if it is
+    empty then."""
+    parts = list(last.parts)
+    while parts and isinstance(part := parts[-1], TextPromptMessageContent):
+        if text := part.data.rstrip():
+            parts[-1] = msgspec.structs.replace(part, data=text)
+            break
+        parts.pop()
+    if not parts:
+        return messages[:-1]
+    return [*messages[:-1], msgspec.structs.replace(last, content=parts)]
