@@ -38,9 +38,12 @@ def openai(request: UpstreamRequest) -> Answer:
         return refusal("Unknown parameter: 'cache_control'.")
     if request.path.endswith("/responses"):
         message: Any = {
-            "type": "message", "id": "m1", "role": "assistant", "status": "completed",
+            "type": "message",
+            "id": "m1",
+            "role": "assistant",
+            "status": "completed",
             "content": [{"type": "output_text", "text": "ok", "annotations": []}],
-        }  # fmt: skip
+        }
         return json_answer({"id": "r1", "status": "completed", "output": [message]})
     return chat_answer("ok")
 
@@ -53,7 +56,16 @@ def deepseek(request: UpstreamRequest) -> Answer:
 
 
 def mistral(request: UpstreamRequest) -> Answer:
-    known = {"model", "messages", "temperature", "max_tokens", "stop", "random_seed", "tools", "tool_choice"}  # fmt: skip
+    known = {
+        "model",
+        "messages",
+        "temperature",
+        "max_tokens",
+        "stop",
+        "random_seed",
+        "tools",
+        "tool_choice",
+    }
     if unknown := request.json.keys() - known or b"cache_control" in request.body:
         return refusal(f"extra_forbidden: {unknown}")
     return chat_answer("ok")
@@ -70,11 +82,16 @@ def claude(request: UpstreamRequest) -> Answer:
     text = claude_texts.pop(0) if claude_texts else '{"a": 1}'
     return json_answer(
         {
-            "id": "msg_1", "type": "message", "role": "assistant", "model": "m",
-            "content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "stop_sequence": None,
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": "m",
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
             "usage": {"input_tokens": 1, "output_tokens": 1},
         }
-    )  # fmt: skip
+    )
 
 
 claude_texts: list[str] = []
@@ -84,7 +101,12 @@ claude_texts: list[str] = []
 def gateway(start_gateway: Callable[..., Running]) -> Iterator[Gateway]:
     """Yield a gateway with the vendors, and their stand-ins by name."""
     claude_texts.clear()
-    handlers = {"openai": openai, "deepseek": deepseek, "mistral": mistral, "anthropic": claude}  # fmt: skip
+    handlers = {
+        "openai": openai,
+        "deepseek": deepseek,
+        "mistral": mistral,
+        "anthropic": claude,
+    }
     servers = {name: Upstream(handler) for name, handler in handlers.items()}
     for server in servers.values():
         server.__enter__()
@@ -95,7 +117,7 @@ def gateway(start_gateway: Callable[..., Running]) -> Iterator[Gateway]:
             credentials=[CredentialSettings(values={"api_key": "k"})],
         )
         for name, server in servers.items()
-    ]  # fmt: skip
+    ]
     yield start_gateway(providers=providers), servers
     for server in servers.values():
         server.__exit__(None, None, None)
@@ -176,7 +198,12 @@ def test_every_unread_field_is_named(gateway: Gateway):
 
 
 def test_a_strict_server_gets_known_fields_alone(gateway: Gateway):
-    fields: dict[str, Any] = {"store": True, "service_tier": "auto", "seed": 3, "user": "u"}  # fmt: skip
+    fields: dict[str, Any] = {
+        "store": True,
+        "service_tier": "auto",
+        "seed": 3,
+        "user": "u",
+    }
     body, dropped = ask(gateway, "mistral/mistral-large-3", **fields)
     assert body["random_seed"] == 3
     assert dropped == {"store", "service_tier", "user"}
@@ -202,7 +229,10 @@ def test_service_tiers_are_put_into_the_targets_words(gateway: Gateway):
     model = "anthropic/claude-sonnet-4-5"
     body, dropped = ask(gateway, model, service_tier="flex")
     assert ("service_tier" in body, dropped) == (False, {"service_tier"})
-    assert ask(gateway, model, service_tier="default")[0]["service_tier"] == "standard_only"  # fmt: skip
+    assert (
+        ask(gateway, model, service_tier="default")[0]["service_tier"]
+        == "standard_only"
+    )
     fields = {"max_tokens": 9, "service_tier": "standard_only"}
     body, _ = ask(gateway, "openai/gpt-4o", "/messages", **fields)
     assert body["service_tier"] == "default"

@@ -34,11 +34,16 @@ def claude(request: UpstreamRequest) -> Answer:
         return refusal(problem)
     return json_answer(
         {
-            "id": "msg_1", "type": "message", "role": "assistant", "model": "m",
-            "content": [{"type": "text", "text": "ok"}], "stop_reason": "end_turn", "stop_sequence": None,
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": "m",
+            "content": [{"type": "text", "text": "ok"}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
             "usage": {"input_tokens": 1, "output_tokens": 1},
         }
-    )  # fmt: skip
+    )
 
 
 def _kind(body: Any) -> str | None:
@@ -98,10 +103,12 @@ def google(request: UpstreamRequest) -> Answer:
     parts = [{"text": "ok"}]
     return json_answer(
         {
-            "candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}],
+            "candidates": [
+                {"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}
+            ],
             "usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 1},
         }
-    )  # fmt: skip
+    )
 
 
 def openai(request: UpstreamRequest) -> Answer:
@@ -110,7 +117,13 @@ def openai(request: UpstreamRequest) -> Answer:
     effort = body.get("reasoning_effort")
     if "gpt-4" in body["model"] and effort is not None:
         return refusal("Unrecognized request argument supplied: reasoning_effort")
-    if body["model"] == "gpt-5-mini" and effort not in (None, "minimal", "low", "medium", "high"):  # fmt: skip
+    if body["model"] == "gpt-5-mini" and effort not in (
+        None,
+        "minimal",
+        "low",
+        "medium",
+        "high",
+    ):
         return refusal("Unsupported value: 'none' is not supported with this model.")
     return chat_answer("ok")
 
@@ -131,7 +144,7 @@ def gateway(
             credentials=[CredentialSettings(values={"api_key": "k"})],
         )
         for name, server in servers.items()
-    ]  # fmt: skip
+    ]
     yield start_gateway(providers=providers), servers
     for server in servers.values():
         server.__exit__(None, None, None)
@@ -179,12 +192,20 @@ def test_a_model_that_does_not_reason_gets_no_effort(gateway: Gateway):
 @pytest.mark.parametrize(
     ("model", "path", "expected"),
     [
-        ("gemini/gemini-2.5-pro", ("generationConfig", "thinkingConfig", "thinkingBudget"), 128),
-        ("gemini/gemini-3-flash-preview", ("generationConfig", "thinkingConfig", "thinkingLevel"), "minimal"),
+        (
+            "gemini/gemini-2.5-pro",
+            ("generationConfig", "thinkingConfig", "thinkingBudget"),
+            128,
+        ),
+        (
+            "gemini/gemini-3-flash-preview",
+            ("generationConfig", "thinkingConfig", "thinkingLevel"),
+            "minimal",
+        ),
         ("openai/gpt-5-mini", ("reasoning_effort",), "minimal"),
         ("openai/gpt-5.1", ("reasoning_effort",), "none"),
     ],
-)  # fmt: skip
+)
 def test_disabled_thinking_is_the_least_that_a_model_has(
     gateway: Gateway, model: str, path: tuple[str, ...], expected: Any
 ):
@@ -219,10 +240,13 @@ def test_adaptive_models_get_no_sampling(gateway: Gateway):
     ("thinking", "expected"),
     [
         ({"type": "enabled", "budget_tokens": 4000}, {"type": "adaptive"}),
-        ({"type": "adaptive", "display": "omitted"}, {"type": "adaptive", "display": "omitted"}),
+        (
+            {"type": "adaptive", "display": "omitted"},
+            {"type": "adaptive", "display": "omitted"},
+        ),
         ({"type": "disabled"}, {"type": "adaptive"}),
     ],
-)  # fmt: skip
+)
 def test_anthropics_own_form_is_rewritten_for_the_model(
     gateway: Gateway, thinking: Any, expected: Any
 ):
@@ -249,9 +273,16 @@ def test_adaptive_thinking_of_a_caller_becomes_a_budget(gateway: Gateway):
     [
         ({"reasoning_effort": "low", "temperature": 0.2}, {"temperature"}),
         ({"temperature": 0.2, "top_p": 0.9}, {"top_p"}),
-        ({"reasoning_effort": "low", "tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, {"reasoning_effort"}),
+        (
+            {
+                "reasoning_effort": "low",
+                "tools": [{"type": "function", "function": {"name": "f"}}],
+                "tool_choice": "required",
+            },
+            {"reasoning_effort"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_pairs_that_claude_refuses_are_parted(
     gateway: Gateway, fields: Any, dropped: set[str]
 ):
@@ -281,9 +312,13 @@ def test_refusing_names_what_would_be_left_out(gateway: Gateway):
     running, _ = gateway
     answer = httpx.post(
         f"{running.url}/chat/completions",
-        json={"model": "openai/gpt-4o-mini", "messages": USER, "reasoning_effort": "low"},
+        json={
+            "model": "openai/gpt-4o-mini",
+            "messages": USER,
+            "reasoning_effort": "low",
+        },
         headers={"x-modelyard-unsupported": "refuse"},
         timeout=30,
-    )  # fmt: skip
+    )
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "reasoning_effort"

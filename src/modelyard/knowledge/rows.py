@@ -114,27 +114,54 @@ _STATUSES = {status.value: status for status in Status}
 
 def read_dataset(row: Row) -> Dataset:
     """Return the dataset of a row."""
-    return Dataset(tenant=row["tenant"], id=row["id"], name=row["name"],
-                   description=row["description"], settings=_settings.decode(row["settings"]),
-                   created_by=row["created_by"], created_at=row["created_at"],
-                   updated_at=row["updated_at"], generation=row["generation"], space=row["space"],
-                   dimensions=row["dimensions"], model=row["model"])  # fmt: skip
+    return Dataset(
+        tenant=row["tenant"],
+        id=row["id"],
+        name=row["name"],
+        description=row["description"],
+        settings=_settings.decode(row["settings"]),
+        created_by=row["created_by"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        generation=row["generation"],
+        space=row["space"],
+        dimensions=row["dimensions"],
+        model=row["model"],
+    )
 
 
 def read_document(row: Row) -> Document:
     """Return the document of a row."""
-    return Document(tenant=row["tenant"], dataset=row["dataset"], id=row["id"],
-                    position=row["position"], name=row["name"], batch=row["batch"],
-                    source=_any.decode(row["source"]), form=_FORMS[row["form"]],
-                    language=row["language"], rule=_rule.decode(row["rule"]),
-                    status=_STATUSES[row["status"]], error=row["error"],
-                    is_enabled=bool(row["is_enabled"]), is_archived=bool(row["is_archived"]),
-                    metadata=_any.decode(row["metadata"]), readers=_any.decode(row["readers"]),
-                    words=row["words"], tokens=row["tokens"], segments=row["segments"],
-                    done=row["done"], hits=row["hits"], digest=row["digest"],
-                    times=_any.decode(row["times"]), command=row["command"],
-                    created_by=row["created_by"], created_at=row["created_at"],
-                    updated_at=row["updated_at"], api_key=row["api_key"])  # fmt: skip
+    return Document(
+        tenant=row["tenant"],
+        dataset=row["dataset"],
+        id=row["id"],
+        position=row["position"],
+        name=row["name"],
+        batch=row["batch"],
+        source=_any.decode(row["source"]),
+        form=_FORMS[row["form"]],
+        language=row["language"],
+        rule=_rule.decode(row["rule"]),
+        status=_STATUSES[row["status"]],
+        error=row["error"],
+        is_enabled=bool(row["is_enabled"]),
+        is_archived=bool(row["is_archived"]),
+        metadata=_any.decode(row["metadata"]),
+        readers=_any.decode(row["readers"]),
+        words=row["words"],
+        tokens=row["tokens"],
+        segments=row["segments"],
+        done=row["done"],
+        hits=row["hits"],
+        digest=row["digest"],
+        times=_any.decode(row["times"]),
+        command=row["command"],
+        created_by=row["created_by"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        api_key=row["api_key"],
+    )
 
 
 def read_parts(row: Row) -> list[DocumentPart]:
@@ -144,22 +171,45 @@ def read_parts(row: Row) -> list[DocumentPart]:
 
 def read_segment(row: Row) -> Segment:
     """Return the segment of a row."""
-    return Segment(tenant=row["tenant"], dataset=row["dataset"], document=row["document"],
-                   id=row["id"], position=row["position"], content=row["content"],
-                   answer=row["answer"], keywords=_any.decode(row["keywords"]),
-                   summary=row["summary"], heading=row["heading"], page=row["page"],
-                   start=row["start"], stop=row["stop"], words=row["words"], tokens=row["tokens"],
-                   digest=row["digest"], is_enabled=bool(row["is_enabled"]), hits=row["hits"],
-                   error=row["error"], created_at=row["created_at"],
-                   updated_at=row["updated_at"])  # fmt: skip
+    return Segment(
+        tenant=row["tenant"],
+        dataset=row["dataset"],
+        document=row["document"],
+        id=row["id"],
+        position=row["position"],
+        content=row["content"],
+        answer=row["answer"],
+        keywords=_any.decode(row["keywords"]),
+        summary=row["summary"],
+        heading=row["heading"],
+        page=row["page"],
+        start=row["start"],
+        stop=row["stop"],
+        words=row["words"],
+        tokens=row["tokens"],
+        digest=row["digest"],
+        is_enabled=bool(row["is_enabled"]),
+        hits=row["hits"],
+        error=row["error"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
 
 
 def read_child(row: Row) -> Child:
     """Return the child of a row."""
-    return Child(tenant=row["tenant"], dataset=row["dataset"], document=row["document"],
-                 segment=row["segment"], id=row["id"], position=row["position"],
-                 content=row["content"], kind=row["kind"], created_at=row["created_at"],
-                 updated_at=row["updated_at"])  # fmt: skip
+    return Child(
+        tenant=row["tenant"],
+        dataset=row["dataset"],
+        document=row["document"],
+        segment=row["segment"],
+        id=row["id"],
+        position=row["position"],
+        content=row["content"],
+        kind=row["kind"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
 
 
 def segment_row(segment: Segment) -> tuple[Any, ...]:
@@ -186,15 +236,23 @@ def segment_row(segment: Segment) -> tuple[Any, ...]:
         segment.error,
         segment.created_at,
         segment.updated_at,
-    )  # fmt: skip
+    )
 
 
 def child_row(child: Child) -> tuple[Any, ...]:
     """Return a child's column values, in the order of the INSERT statement."""
     return (
-        child.tenant, child.dataset, child.document, child.segment, child.id, child.position,
-        child.content, child.kind, child.created_at, child.updated_at,
-    )  # fmt: skip
+        child.tenant,
+        child.dataset,
+        child.document,
+        child.segment,
+        child.id,
+        child.position,
+        child.content,
+        child.kind,
+        child.created_at,
+        child.updated_at,
+    )
 
 
 def document_row(document: Document, owner: str, until: float) -> tuple[Any, ...]:
@@ -231,7 +289,7 @@ def document_row(document: Document, owner: str, until: float) -> tuple[Any, ...
         owner,
         until,
         document.api_key,
-    )  # fmt: skip
+    )
 
 
 def finished_row(prepared: PreparedDocument, current_time: float) -> tuple[Any, ...]:
@@ -250,7 +308,7 @@ def finished_row(prepared: PreparedDocument, current_time: float) -> tuple[Any, 
         to_json(prepared.document.times),
         current_time,
         prepared.document.id,
-    )  # fmt: skip
+    )
 
 
 def like_pattern(keyword: str) -> str:

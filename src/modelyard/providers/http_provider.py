@@ -173,7 +173,8 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         headers = self._headers_for(chat_format, request)
         names += fields_without_beta(request, chat_format.betas(model, headers))
         names += self._refused_account(chat_format, credentials, request)
-        return names
+        # Two rules may report one field.
+        return list(dict.fromkeys(names))
 
     def has_json_mode(
         self, model: str, credentials: Credentials, request: LLMRequest

@@ -36,11 +36,17 @@ TOOL = PromptMessageTool(name="f", parameters={"type": "object"})
 # What vendors accept, by patterns of names: the first that matches counts.
 ALLOWED_WORDS = {
     "openai": [
-        (r"o1-(mini|preview)|gpt-5-search|.*chat|gpt-[34]|gpt-audio|ada|bab|cur|dav|text", ()),
+        (
+            r"o1-(mini|preview)|gpt-5-search|.*chat|gpt-[34]|gpt-audio|ada|bab|cur|dav|text",
+            (),
+        ),
         (r"o\d.*research", ("medium",)),
         (r"o\d|codex-mini|gpt-oss|gpt-5\.1-codex-mini", ("low", "medium", "high")),
         (r"gpt-5-pro", ("high",)),
-        (r"gpt-5(-mini|-nano)?(-2025-\d\d-\d\d)?$", ("minimal", "low", "medium", "high")),
+        (
+            r"gpt-5(-mini|-nano)?(-2025-\d\d-\d\d)?$",
+            ("minimal", "low", "medium", "high"),
+        ),
         (r"gpt-5\.1$", ("none", "low", "medium", "high")),
         (r"gpt-5\.\d-pro", ("medium", "high", "xhigh")),
         (r"gpt-5\.\d-codex", ("low", "medium", "high", "xhigh")),
@@ -57,7 +63,7 @@ ALLOWED_WORDS = {
         (r"deepseek-r", ("low", "high", "max")),
         (r".*", ("none", "low", "high", "max")),
     ],
-}  # fmt: skip
+}
 
 
 def chat_targets() -> Iterator[Target]:
@@ -199,8 +205,17 @@ def check_claude(model: str, fields: JSON, max_tokens: int) -> float:
 def test_most_of_the_catalogue_says_how_it_thinks():
     providers = {target.provider for target in CONTROLLED}
     assert providers >= {
-        "anthropic", "bedrock", "openai", "gemini", "vertex_ai", "xai", "deepseek", "mistral", "openrouter", "cohere",
-    }  # fmt: skip
+        "anthropic",
+        "bedrock",
+        "openai",
+        "gemini",
+        "vertex_ai",
+        "xai",
+        "deepseek",
+        "mistral",
+        "openrouter",
+        "cohere",
+    }
 
 
 @pytest.mark.parametrize("provider", sorted({t.provider for t in CONTROLLED}))
@@ -259,7 +274,11 @@ def test_sampling_is_left_out_where_it_is_refused():
         adaptation = adapt(asking(dict(sampling)), target)
         sent = adaptation.request.model_parameters.keys()
         capabilities = target.capabilities
-        if target.format in ("anthropic", "bedrock") and capabilities.prefill == "refused" and "4-6" not in name:  # fmt: skip
+        if (
+            target.format in ("anthropic", "bedrock")
+            and capabilities.prefill == "refused"
+            and "4-6" not in name
+        ):
             assert not sent & sampling.keys()
             assert {"temperature", "top_p"} <= {*adaptation.dropped}
         if capabilities.temperature_or_top_p:
@@ -290,7 +309,9 @@ def test_claude_does_not_think_beside_a_forced_tool():
         adaptation = adapt(request, target)
         body = written(adaptation, target)
         assert thought_fields(body, target.format) == {}
-        assert "reasoning_effort" in adaptation.dropped or "thinking" in adaptation.dropped  # fmt: skip
+        assert (
+            "reasoning_effort" in adaptation.dropped or "thinking" in adaptation.dropped
+        )
 
 
 def test_no_answer_may_be_longer_than_its_model_can_write():

@@ -76,9 +76,15 @@ def _collection_rows(
         status=201,
     )
     yield row("GET", resource_path, ADMIN, collection.get, f"Get {single}.", view)
-    yield row("PATCH", resource_path, ADMIN, collection.change,
-              f"Change {single}; omitted fields stay unchanged.", view,
-              request_body=CHANGES[resource_type])  # fmt: skip
+    yield row(
+        "PATCH",
+        resource_path,
+        ADMIN,
+        collection.change,
+        f"Change {single}; omitted fields stay unchanged.",
+        view,
+        request_body=CHANGES[resource_type],
+    )
     yield row(
         "DELETE",
         resource_path,
@@ -91,19 +97,38 @@ def _collection_rows(
 
 def _key_rows(keys: Keys) -> Iterator[Row]:
     """Yield the routes that revoke and rotate API keys."""
-    yield row("POST", "/keys/{id}/revoke", ADMIN, keys.revoke,
-              "Revoke an API key; its record is retained.", shapes.KeyView)  # fmt: skip
-    yield row("POST", "/keys/{id}/rotate", ADMIN, keys.rotate,
-              "Replace an API key by a new one.", shapes.CreatedKey,
-              request_body=RotationInput, needs_body=False, status=201)  # fmt: skip
+    yield row(
+        "POST",
+        "/keys/{id}/revoke",
+        ADMIN,
+        keys.revoke,
+        "Revoke an API key; its record is retained.",
+        shapes.KeyView,
+    )
+    yield row(
+        "POST",
+        "/keys/{id}/rotate",
+        ADMIN,
+        keys.rotate,
+        "Replace an API key by a new one.",
+        shapes.CreatedKey,
+        request_body=RotationInput,
+        needs_body=False,
+        status=201,
+    )
 
 
 def _tenant_rows(tenants: Tenants) -> Iterator[Row]:
     """Yield the routes of tenants."""
     path, tenant_view = "/tenants/{id}", shapes.TenantView
-    yield global_row("GET", "/tenants", ADMIN, tenants.listed,
-                     "List tenants; callers who are not operators see only their own.",
-                     Listed(tenant_view, {"has_more": FLAG}))  # fmt: skip
+    yield global_row(
+        "GET",
+        "/tenants",
+        ADMIN,
+        tenants.listed,
+        "List tenants; callers who are not operators see only their own.",
+        Listed(tenant_view, {"has_more": FLAG}),
+    )
     yield global_row(
         "POST",
         "/tenants",
@@ -115,9 +140,15 @@ def _tenant_rows(tenants: Tenants) -> Iterator[Row]:
         status=201,
     )
     yield global_row("GET", path, ADMIN, tenants.get, "Get a tenant.", tenant_view)
-    yield global_row("PATCH", path, OWNER, tenants.change,
-                     "Change a tenant; omitted fields stay unchanged.", tenant_view,
-                     request_body=CHANGES["tenant"])  # fmt: skip
+    yield global_row(
+        "PATCH",
+        path,
+        OWNER,
+        tenants.change,
+        "Change a tenant; omitted fields stay unchanged.",
+        tenant_view,
+        request_body=CHANGES["tenant"],
+    )
     yield global_row(
         "DELETE", path, OWNER, tenants.remove, "Remove a tenant.", shapes.Removed
     )

@@ -38,18 +38,44 @@ def row(
 
     `changes_nothing` marks a route that is read-only although its method is not GET.
     """
-    return Row(method=method, path=f"{PREFIX}{path}", auth=auth, handler=handler, summary=summary,
-               answer=answer, takes=request_body, needs_body=needs_body, status=status,
-               errors=errors, query=(*query, _TENANT),
-               changes_nothing=changes_nothing)  # fmt: skip
+    return Row(
+        method=method,
+        path=f"{PREFIX}{path}",
+        auth=auth,
+        handler=handler,
+        summary=summary,
+        answer=answer,
+        takes=request_body,
+        needs_body=needs_body,
+        status=status,
+        errors=errors,
+        query=(*query, _TENANT),
+        changes_nothing=changes_nothing,
+    )
 
 
 def global_row(
-    method: str, path: str, auth: Auth, handler: Handler, summary: str, answer: Body | None, *,
-    request_body: Body | None = None, status: int = 200, changes_nothing: bool = False,
-) -> Row:  # fmt: skip
+    method: str,
+    path: str,
+    auth: Auth,
+    handler: Handler,
+    summary: str,
+    answer: Body | None,
+    *,
+    request_body: Body | None = None,
+    status: int = 200,
+    changes_nothing: bool = False,
+) -> Row:
     """Return the row of a route that is not about one tenant's resources, or is about
     tenants themselves."""
-    return Row(method=method, path=f"{PREFIX}{path}", auth=auth, handler=handler, summary=summary,
-               answer=answer, takes=request_body, status=status,
-               changes_nothing=changes_nothing)  # fmt: skip
+    return Row(
+        method=method,
+        path=f"{PREFIX}{path}",
+        auth=auth,
+        handler=handler,
+        summary=summary,
+        answer=answer,
+        takes=request_body,
+        status=status,
+        changes_nothing=changes_nothing,
+    )

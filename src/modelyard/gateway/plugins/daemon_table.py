@@ -57,9 +57,15 @@ def api(entrance: DaemonGateway) -> Api:
         *_package_file_rows(),
         *_endpoint_rows(),
     )
-    return Api(name="plugins", title="Plugin daemon",
-               about="Plugins, for clients of Dify's plugin daemon.",
-               prefixes=("/plugin",), errors=DAEMON, rows=rows, enter=entrance.enter)  # fmt: skip
+    return Api(
+        name="plugins",
+        title="Plugin daemon",
+        about="Plugins, for clients of Dify's plugin daemon.",
+        prefixes=("/plugin",),
+        errors=DAEMON,
+        rows=rows,
+        enter=entrance.enter,
+    )
 
 
 def _row(
@@ -92,9 +98,14 @@ def _dispatch_rows() -> Iterator[Row]:
         # Some actions return one result, all others a stream.
         answer = _DONE if name in SINGLE_REPLY_ACTIONS else EVENTS
         label = f"{plugin_type.replace('_', ' ')}: {name.replace('_', ' ')}"
-        yield _row("POST", f"{_TENANT}/dispatch/{action}", partial(dispatch, action),
-                   f"Call a plugin ({label}).", request_body=dispatch_body,
-                   answer=answer)  # fmt: skip
+        yield _row(
+            "POST",
+            f"{_TENANT}/dispatch/{action}",
+            partial(dispatch, action),
+            f"Call a plugin ({label}).",
+            request_body=dispatch_body,
+            answer=answer,
+        )
 
 
 def _installation_rows() -> Iterator[Row]:
@@ -130,10 +141,20 @@ def _installation_rows() -> Iterator[Row]:
         "Install uploaded packages.",
         request_body=identifiers,
     )
-    yield _row("POST", f"{_INSTALL}/upgrade", packages.upgrade,
-               "Replace a plugin by another version.", request_body=upgrade)  # fmt: skip
-    yield _row("POST", f"{_MANAGE}/uninstall", packages.uninstall, "Remove a plugin.",
-               request_body=object_schema({"plugin_installation_id": TEXT}))  # fmt: skip
+    yield _row(
+        "POST",
+        f"{_INSTALL}/upgrade",
+        packages.upgrade,
+        "Replace a plugin by another version.",
+        request_body=upgrade,
+    )
+    yield _row(
+        "POST",
+        f"{_MANAGE}/uninstall",
+        packages.uninstall,
+        "Remove a plugin.",
+        request_body=object_schema({"plugin_installation_id": TEXT}),
+    )
 
 
 def _task_rows() -> Iterator[Row]:
@@ -164,15 +185,24 @@ def _task_rows() -> Iterator[Row]:
         "Delete an installation task.",
     )
     # The path that names a plugin of the task has the same handler.
-    yield _row("POST", f"{_INSTALL}/tasks/{{task}}/delete/{{plugin:path}}", packages.delete_task,
-               "Delete an installation task.")  # fmt: skip
+    yield _row(
+        "POST",
+        f"{_INSTALL}/tasks/{{task}}/delete/{{plugin:path}}",
+        packages.delete_task,
+        "Delete an installation task.",
+    )
 
 
 def _plugin_rows() -> Iterator[Row]:
     """Yield the rows that list plugins and read their declarations."""
     identifiers = object_schema({"plugin_unique_identifiers": list_of(TEXT)})
-    yield _row("GET", f"{_MANAGE}/decode/from_identifier", listings.decode_package,
-               "Get the declaration of a package.", query=(_IDENTIFIER,))  # fmt: skip
+    yield _row(
+        "GET",
+        f"{_MANAGE}/decode/from_identifier",
+        listings.decode_package,
+        "Get the declaration of a package.",
+        query=(_IDENTIFIER,),
+    )
     yield _row(
         "GET",
         f"{_MANAGE}/fetch/manifest",
@@ -180,8 +210,13 @@ def _plugin_rows() -> Iterator[Row]:
         "Get a plugin's manifest.",
         query=(_IDENTIFIER,),
     )
-    yield _row("GET", f"{_MANAGE}/fetch/identifier", listings.is_installed,
-               "Check whether a plugin is installed.", query=(_IDENTIFIER,))  # fmt: skip
+    yield _row(
+        "GET",
+        f"{_MANAGE}/fetch/identifier",
+        listings.is_installed,
+        "Check whether a plugin is installed.",
+        query=(_IDENTIFIER,),
+    )
     yield _row(
         "GET",
         f"{_MANAGE}/fetch/readme",
@@ -202,28 +237,50 @@ def _plugin_rows() -> Iterator[Row]:
         listings.list_identifiers,
         "List the identifiers of installed plugins.",
     )
-    yield _row("POST", f"{_MANAGE}/installation/fetch/batch", listings.list_by_plugin_ids,
-               "Get several plugins by id.",
-               request_body=object_schema({"plugin_ids": list_of(TEXT)}))  # fmt: skip
-    yield _row("POST", f"{_MANAGE}/installation/missing", listings.list_missing,
-               "List the plugins that are not installed.", request_body=identifiers)  # fmt: skip
+    yield _row(
+        "POST",
+        f"{_MANAGE}/installation/fetch/batch",
+        listings.list_by_plugin_ids,
+        "Get several plugins by id.",
+        request_body=object_schema({"plugin_ids": list_of(TEXT)}),
+    )
+    yield _row(
+        "POST",
+        f"{_MANAGE}/installation/missing",
+        listings.list_missing,
+        "List the plugins that are not installed.",
+        request_body=identifiers,
+    )
 
 
 def _provider_rows() -> Iterator[Row]:
     """Yield the rows of the providers that plugins declare, by type."""
     for plugin_type in listings.DECLARATION_KEYS:
-        yield _row("GET", f"{_MANAGE}/{plugin_type}",
-                   partial(listings.list_providers, plugin_type),
-                   f"List plugins with {plugin_type}.", query=_PAGE)  # fmt: skip
+        yield _row(
+            "GET",
+            f"{_MANAGE}/{plugin_type}",
+            partial(listings.list_providers, plugin_type),
+            f"List plugins with {plugin_type}.",
+            query=_PAGE,
+        )
     # These types also have a route for a single provider, with the singular in its
     # path.
     for plugin_type in _SINGLE_PROVIDER_TYPES:
         label = plugin_type.replace("_", " ")
-        yield _row("GET", f"{_MANAGE}/{plugin_type}", partial(listings.get_provider, plugin_type),
-                   f"Get a plugin's {label} provider.", query=(_PLUGIN,))  # fmt: skip
-    yield _row("POST", f"{_MANAGE}/tools/check_existence", listings.tools_exist,
-               "Check which tool providers exist.",
-               request_body=object_schema(provider_ids=list_of(OBJECT)))  # fmt: skip
+        yield _row(
+            "GET",
+            f"{_MANAGE}/{plugin_type}",
+            partial(listings.get_provider, plugin_type),
+            f"Get a plugin's {label} provider.",
+            query=(_PLUGIN,),
+        )
+    yield _row(
+        "POST",
+        f"{_MANAGE}/tools/check_existence",
+        listings.tools_exist,
+        "Check which tool providers exist.",
+        request_body=object_schema(provider_ids=list_of(OBJECT)),
+    )
     yield _row(
         "GET",
         f"{_MANAGE}/{{category}}/list",
@@ -252,8 +309,13 @@ def _package_file_rows() -> Iterator[Row]:
             Query("file_path", "Path of the file in the package.", is_required=True),
         ),
     )
-    yield _row("GET", f"{_TENANT}/asset/{{asset}}", declarations.asset, "Get a plugin's icon.",
-               answer=OneOf((Content("image/svg+xml"), _FILE)))  # fmt: skip
+    yield _row(
+        "GET",
+        f"{_TENANT}/asset/{{asset}}",
+        declarations.asset,
+        "Get a plugin's icon.",
+        answer=OneOf((Content("image/svg+xml"), _FILE)),
+    )
 
 
 def _endpoint_rows() -> Iterator[Row]:
