@@ -180,7 +180,7 @@ def test_a_key_revoked_elsewhere_is_refused_within_a_second(
 def test_workers_exit_when_their_supervisor_is_killed(served: Served):
     workers = served.workers()
     served.process.kill()
-    served.process.wait(10)
+    served.process.wait(60)
     assert gone(workers)
 
 

@@ -38,7 +38,8 @@ class Running:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert self._ready.wait(10)
+        # Longer than any start takes, on a loaded machine too.
+        assert self._ready.wait(60)
 
     def _run(self) -> None:
         asyncio.run(self._serve())
@@ -95,7 +96,7 @@ class Running:
 
     def close(self) -> None:
         self._server.should_exit = True
-        self._thread.join(15)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 

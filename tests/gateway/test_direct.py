@@ -274,7 +274,7 @@ def test_a_caller_who_leaves_ends_the_call(world: World):
     assert response.read1()
     response.close()
     world.caller.connection.close()
-    assert world.upstream.cut_by_client.wait(10)
+    assert world.upstream.cut_by_client.wait(60)
     row = wait_for_row(world, "cancelled")
     assert row.completion_tokens > 0
 

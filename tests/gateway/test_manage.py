@@ -408,7 +408,7 @@ def test_pages_are_notified_of_changes(client: httpx.Client):
 
     listening = threading.Thread(target=listen)
     listening.start()
-    assert stream_opened.wait(10)
+    assert stream_opened.wait(60)
     chat(client, "echo/echo")
     client.post(f"{ADMIN}/users", json={"name": "ada"})
     listening.join(15)

@@ -57,7 +57,7 @@ _SIZES: Mapping[str, Mapping[str, object]] = {
         "_MAX_SLOWDOWN": _ANY_TIME,
         "_MAX_QUIET_REFUSED": 0.1,
     },
-    "plugin-orphans": {},
+    "plugin-orphans": {"_MAX_SECONDS_TO_EXIT": _ANY_TIME},
     "rotate": {"_ROTATIONS": 1, "_CALLERS": 2},
 }
 """Constants of the proof's module that its short form replaces."""

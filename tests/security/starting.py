@@ -35,7 +35,7 @@ class StartingUp:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         self._cut()
-        self._thread.join(5)
+        self._thread.join(60)
 
     def restart(self, *, refusals: int) -> None:
         """Break all connections, and refuse the next `refusals` ones."""

@@ -725,7 +725,7 @@ def test_the_exit_of_a_plugin_that_does_not_exist_changes_nothing():
             assert report("exited", 1, plugin.pid)
             exited = {"event": "exited", "id": 1, "status": 0}
             assert json.loads(host.recv(1000)) == exited
-            assert plugin.wait(10) == -signal.SIGKILL
+            assert plugin.wait(60) == -signal.SIGKILL
             # One that was gone before it could be registered.
             assert report("exited", 3, 999_999_999)
             assert json.loads(host.recv(1000))["id"] == 3

@@ -16,6 +16,7 @@ PROOFS = {
     "recordings": "All recorded exchanges through provider and gateway, in their own format and in the others.",
     "format-laws": "Parsing and writing are inverse in every format; OpenAI's types accept all output.",
     "clients": "The official clients, LangChain and pydantic-ai against the gateway, with local and recorded models.",
+    "comply": "Public suites and schemas: llm-comply, required fields, known paths, schemathesis.",
     "catalogue": "Every provider by model type and feature, and the executed how-to guide for adding one.",
     "bench-formats": "Microseconds of CPU per format, compared with the bare JSON parse of the same bytes.",
     "ledger-kill": "1,000 times kill -9 under load: the ledger compared with the provider's own record.",

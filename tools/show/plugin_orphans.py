@@ -13,6 +13,8 @@ from tools.show.odd_plugins import odd_plugin
 from tools.show.plugged import EXAMPLES, PluginServer, eventually, server_with_plugins
 from tools.show.proof import Proof
 
+_MAX_SECONDS_TO_EXIT = 3.0
+
 
 def _write_plugins(folder: Path) -> Sequence[Path]:
     """Write one plugin that forks detached children and one that ignores termination
@@ -72,24 +74,24 @@ def prove() -> Proof:
     ) as served:
         _start_load(served)
         eventually(
-            lambda: {"forks", "deaf", "mockgpt"} <= set(served.plugins().values()), 30
+            lambda: {"forks", "deaf", "mockgpt"} <= set(served.plugins().values()), 60
         )
         # The forking plugin has at least four processes once its children run; kill the
         # host only then.
         eventually(
-            lambda: sum(name == "forks" for name in served.plugins().values()) >= 4, 10
+            lambda: sum(name == "forks" for name in served.plugins().values()) >= 4, 60
         )
         plugins_before, supervisors = served.plugins(), served.supervisor_pids()
         os.kill(served.process.pid, signal.SIGKILL)
         served.process.wait()
-        # Wait longer than the three seconds allowed, so that a late exit is measured
-        # and not only reported as missing.
+        # Wait longer than is allowed, so that a late exit is measured and not only
+        # reported as missing.
         seconds_to_exit = eventually(
             lambda: (
                 not served.plugins()
                 and not any(Path(f"/proc/{pid}").exists() for pid in supervisors)
             ),
-            9,
+            60,
         )
         left = served.plugins()
     proof.line("plugin processes before", len(plugins_before), len(plugins_before) >= 6)
@@ -98,7 +100,7 @@ def prove() -> Proof:
     proof.line(
         "all exited after",
         f"{seconds_to_exit:.2f} s" if seconds_to_exit is not None else "never",
-        seconds_to_exit is not None and seconds_to_exit <= 3,
+        seconds_to_exit is not None and seconds_to_exit <= _MAX_SECONDS_TO_EXIT,
     )
     proof.figures |= {
         "before": len(plugins_before),

@@ -28,6 +28,8 @@ from tools.show.truth_log import (
 _STREAMS = 1000
 _AT_ONCE = 8
 _MAX_SECONDS_TO_CLOSE = 1.0
+_PATIENCE_SECONDS = 60
+"""How long the proof waits for the last connection to close."""
 _TOKEN_TEXT = b'" the"'
 
 
@@ -81,7 +83,7 @@ def prove() -> Proof:
             cuts = _cut_streams(port)
             # Let the server notice the last disconnects before it is stopped: its end
             # closes every connection.
-            _wait_until_closed(upstream, seconds=10)
+            _wait_until_closed(upstream, seconds=_PATIENCE_SECONDS)
             kill(server, 15)
         rows = rows_of(str(home / "modelyard.db"))
         served = {request.user: request for request in upstream.served}

@@ -79,7 +79,7 @@ class TruthfulUpstream:
             killed.set()
 
         self._loop.call_soon_threadsafe(stop_and_kill)
-        killed.wait(10)
+        killed.wait(60)
         kill(server)
 
     def _note_unread(self) -> None:
@@ -97,12 +97,12 @@ class TruthfulUpstream:
             target=lambda: asyncio.run(self._run()), daemon=True
         )
         self._thread.start()
-        self._ready.wait(10)
+        self._ready.wait(60)
         return self
 
     def __exit__(self, *details: object) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
     @property
     def url(self) -> str:
@@ -329,7 +329,7 @@ def server_forker(environ: dict[str, str]) -> Generator[ServerForker]:
         server_forker.close()
 
 
-def wait_until_healthy(port: int, *, seconds: float = 30.0) -> bool:
+def wait_until_healthy(port: int, *, seconds: float = 120.0) -> bool:
     """Wait until the server is healthy; False if it is not within so many seconds."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -25,7 +25,11 @@ from modelyard.gateway.table import (
     UnknownMethodError,
     call_handler,
 )
-from modelyard.gateway.vendor_paths import api_named_by, is_shared_path
+from modelyard.gateway.vendor_paths import (
+    api_named_by,
+    api_named_by_path,
+    is_shared_path,
+)
 
 _MAX_SUGGESTION_LENGTH = 120
 """Maximum length of an unknown path for which a similar one is searched. The cost grows
@@ -213,7 +217,7 @@ class Router:
         The client's own headers are checked before the path, because several vendors'
         APIs share paths.
         """
-        api_name = api_named_by(headers)
+        api_name = api_named_by(headers) or api_named_by_path(path)
         by_name = {api.name: api for api in self.apis}
         if api_name in by_name:
             return by_name[api_name]

@@ -1,5 +1,6 @@
 """Which vendor's API a client means by its headers, where several APIs share a path."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -25,6 +26,17 @@ _BY_CLIENT = {
     b"openai-organization": "openai",
     b"openai-project": "openai",
 }
+
+
+# Google's names of a model's methods, under the version that its paths share with
+# OpenAI's. A name in the path may have line breaks, which no route accepts.
+_GOOGLE_METHOD = re.compile(r"/v1/models/.+:[A-Za-z]+", re.DOTALL)
+
+
+def api_named_by_path(path: str) -> str:
+    """Return the name of the API that a path belongs to whose beginning several APIs
+    share, or an empty string."""
+    return "google" if _GOOGLE_METHOD.fullmatch(path) else ""
 
 
 def api_named_by(headers: Headers) -> str:

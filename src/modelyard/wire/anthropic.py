@@ -827,6 +827,11 @@ def _dump_assistant(message: AssistantPromptMessage) -> list[JSON]:
     return blocks
 
 
+# Anthropic's schema requires of each call in an answer who made it: the model itself, or
+# a program that the model wrote.
+_DIRECT_CALLER = {"type": "direct"}
+
+
 def _dump_call(call: ToolCall) -> JSON:
     """Return a tool call as a `tool_use` block.
 
@@ -1095,7 +1100,7 @@ def _dump_answer_blocks(message: AssistantPromptMessage) -> list[JSON]:
     blocks: list[JSON] = []
     for block in message.blocks:
         if isinstance(block, ToolCall):
-            blocks.append(_dump_call(block))
+            blocks.append({"caller": _DIRECT_CALLER, **_dump_call(block)})
         elif not isinstance(
             block, AudioPromptMessageContent | VideoPromptMessageContent
         ):
@@ -1629,6 +1634,7 @@ class StreamDumper:
             "id": first_fragment.id,
             "name": first_fragment.function.name,
             "input": {},
+            "caller": _DIRECT_CALLER,
             **first_fragment.extra.get(FORMAT, {}),
         }
         # Id and name are sent with the start; only arguments can be streamed.
