@@ -94,6 +94,7 @@ async def _run_forever(seconds: float, act: Callable[[], "object"]) -> None:
         # The next check may succeed.
         except Exception:
             logger.exception("maintenance task failed")
+        # A pause and not a fixed rhythm, so that a slow task never runs twice at once.
         await asyncio.sleep(seconds)
 
 

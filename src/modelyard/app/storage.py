@@ -67,6 +67,7 @@ class StorageServices:
         if self.valkey is not None:
             await self.valkey.aclose()
         try:
+            # `close` waits for the last commit, which must not hold up the loop.
             await asyncio.to_thread(self.database.close)
         except (
             RuntimeError

@@ -15,6 +15,8 @@ _CODECS = {
     "utf-8": "utf-8 utf8 unicode-1-1-utf-8 unicode11utf8 unicode20utf8 x-unicode20utf8",
     "utf-16-le": "utf-16le utf-16 ucs-2 csunicode iso-10646-ucs-2 unicode unicodefeff",
     "utf-16-be": "utf-16be unicodefffe",
+    # Pages that call themselves ASCII or Latin-1 are mostly Windows-1252, which is what
+    # the standard reads them as.
     "cp1252": (
         "windows-1252 cp1252 x-cp1252 ascii us-ascii ansi_x3.4-1968 iso-8859-1"
         " iso8859-1 iso88591 iso_8859-1 latin1 latin-1 l1 cp819 ibm819 iso-ir-100"
@@ -58,6 +60,8 @@ _CODECS = {
     "koi8_u": "koi8-u koi8-ru",
     "mac_roman": "macintosh mac x-mac-roman csmacintosh",
     "mac_cyrillic": "x-mac-cyrillic x-mac-ukrainian",
+    # A superset, as are the codecs for Shift_JIS and EUC-KR: pages use more than they
+    # declare.
     "gb18030": (
         "gb18030 gbk gb2312 gb_2312 gb_2312-80 chinese x-gbk csgb2312 iso-ir-58"
         " csiso58gb231280"

@@ -111,4 +111,5 @@ def configure_logging(level: str = "info", output_format: str = "text") -> None:
         # twice.
         logger.handlers[:] = [handler]
         logger.setLevel(level_name)
+        # The root logger's handlers would print each line once more.
         logger.propagate = False

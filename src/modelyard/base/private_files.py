@@ -22,12 +22,14 @@ def private_folder(path: Path) -> Path:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     # `mkdir(parents=True)` would create the parents with the default mode.
     for folder in reversed(missing):
+        # Another process may create it at the same moment.
         folder.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
 def write_private(path: Path, data: bytes) -> None:
     """Write a file that is readable by its owner only from the moment it exists."""
+    # The mode is for new files only; `repair` mends that of older ones at the start.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

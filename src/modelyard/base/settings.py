@@ -23,6 +23,8 @@ _ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?
 _REFERENCE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
+# Every section forbids unknown fields: a misspelt name would otherwise mean the
+# default.
 class CredentialSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
@@ -206,6 +208,7 @@ class UnpricedSettings(
     """US dollars for each call, in addition; the only price of a call without tokens,
     such as speech."""
 
+    # Raises ValueError, which msgspec reports like any other mistake, with its path.
     def __post_init__(self) -> None:
         prices = {
             "input_price": self.input_price,
@@ -665,6 +668,7 @@ def _check(
 
     A mistake in one field does not hide those in the next.
     """
+    # With extras, since the bounds of numbers are annotations.
     hints = get_type_hints(Settings, include_extras=True)
     for key, raw in document.items():
         path = f"$.{key}"

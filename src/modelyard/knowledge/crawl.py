@@ -38,6 +38,7 @@ from modelyard.storage.database import StorageUnavailableError, open_engine
 from modelyard.transport.egress import EgressClient, FetchedResponse
 
 _MAX_SITEMAPS = 50
+# The most that a sitemap may have, according to sitemaps.org.
 _MAX_SITEMAP_BYTES = 50 << 20
 _MAX_ROWS = 1_000_000
 _MAX_REASONS = 10

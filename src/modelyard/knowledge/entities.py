@@ -133,6 +133,8 @@ class RerankingModel(msgspec.Struct, frozen=True, kw_only=True):
 class VectorSetting(msgspec.Struct, frozen=True, kw_only=True):
     """The weight of the vector search, and its embedding model."""
 
+    # Dify's default for its own setting. Without the setting both searches count the
+    # same.
     vector_weight: float = 0.7
     embedding_provider_name: str = ""
     embedding_model_name: str = ""
@@ -429,6 +431,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
         """The text that is given to a model: the content, or question and answer."""
         segment = self.segment
         return (
+            # Written as in Dify, blank included, since it becomes part of prompts.
             f"question:{segment.content} \nanswer:{segment.answer}"
             if segment.answer
             else segment.content

@@ -148,6 +148,7 @@ class Indexer:
                 await task
         self._loop = None
         if self._claimed_ids:
+            # If this fails, the leases run out by themselves.
             with suppress(StorageUnavailableError):
                 await self._store.claims.release(list(self._claimed_ids))
             self._claimed_ids.clear()

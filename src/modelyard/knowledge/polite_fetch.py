@@ -343,6 +343,7 @@ def validators_of(page: FetchedResponse) -> Mapping[str, str]:
     return {
         name: value
         for name, value in validators.items()
+        # A later fetch sends them as headers, and must not fail for them.
         if value and len(value) <= 200 and _can_be_sent(value)
     }
 

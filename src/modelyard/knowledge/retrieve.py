@@ -511,6 +511,7 @@ class Retriever:
             if (
                 len(hits) >= required_count
                 or len(entries) < limit
+                # A filter that hides nearly everything must not read the whole index.
                 or limit > 20 * required_count
             ):
                 return hits[:required_count]

@@ -18,6 +18,7 @@ from modelyard.models.tokens import estimate_tokens as estimate
 
 _SEPARATORS = ("\n\n", "。", ". ", " ", "")
 _STRIPPED_AT_START = " \t\r\n.。"
+# Dify's limit for a parent that is the whole document.
 _MAX_PARENT_TOKENS = 10_000
 STRUCTURE = Segmentation(separator="", max_tokens=2000)
 STRUCTURE_CHILD = Segmentation(separator="", max_tokens=600)

@@ -231,6 +231,7 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
                     f"Not finished after {attempts} polls", provider=self.name
                 )
             await asyncio.sleep(
+                # At least a short pause, since a plugin may ask for none.
                 max(0.05, float(state.get("next_check_after_seconds") or 2.0))
             )
             # The plugin is stateless between polls and gets its own state back.
@@ -267,6 +268,7 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
             return await LargeLanguageModel.count_tokens(
                 self, model, credentials, request
             )
+        # Many plugins count with the SDK's GPT-2 tokenizer, whatever the model is.
         return TokenCount(token_count, estimated=True)
 
 

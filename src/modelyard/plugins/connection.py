@@ -30,6 +30,7 @@ memory."""
 MAX_WAITING = 64 * 1024 * 1024
 """Maximum number of bytes of a session's answers that are buffered because the caller
 has not read them."""
+# A plugin that prints without end must not fill the log.
 _MAX_NOISE_LINES = 20
 _encode = msgspec.json.Encoder().encode
 
@@ -103,6 +104,7 @@ class HostCalls(Protocol):
         ...
 
 
+# One for each line of every plugin; plain JSON in it cannot form a cycle.
 class _Envelope(msgspec.Struct, frozen=True, gc=False):
     event: str = ""
     session_id: str | None = None

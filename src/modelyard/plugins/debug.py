@@ -30,6 +30,7 @@ logger = logging.getLogger("modelyard.plugins")
 # A plugin sends heartbeats, so a minute of silence means that it is gone.
 _HANDSHAKE_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
+# The limits of Dify's daemon, which authors of plugins are used to.
 _MAX_ASSETS = 50 * 1024 * 1024
 _MAX_REGISTRATION = 64 * 1024 * 1024
 _MAX_CONNECTIONS = 256

@@ -124,6 +124,7 @@ class EgressProxy:
         """Start to serve connections from a listening socket, which the proxy then
         owns."""
         listener.setblocking(False)
+        # `readuntil` raises beyond `limit`, which bounds the size of a head.
         self._server = await asyncio.start_server(
             self._serve, sock=listener, limit=_MAX_HEAD_BYTES
         )

@@ -204,6 +204,7 @@ class Environments:
             ) from error
         # The key covers everything that influences resolution: interpreter and input
         # files.
+        # `wheels` keeps older results apart, which may name source packages.
         digest = hashlib.sha256(f"wheels\n{python.version}".encode())
         for path in present:
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")

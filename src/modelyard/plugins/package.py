@@ -19,6 +19,7 @@ from modelyard.plugins.manifest import MANIFEST, Manifest, read_manifest, read_y
 
 MAX_BYTES = 50 * 1024 * 1024
 """Limit for a package file and also for its unpacked content."""
+# Dify's limit, too: the packages of a dozen plugins.
 MAX_BUNDLE_BYTES = 12 * MAX_BYTES
 _MAX_FILES = 10_000
 _IGNORED = (

@@ -81,6 +81,7 @@ class ProcessOptions:
     instances: int = 1
     """Maximum number of processes per plugin; another one starts when all are busy."""
     start_seconds: float = 60.0
+    # As in Dify's daemon. The SDK sends a heartbeat every ten seconds.
     silence_seconds: float = 120.0
     """A process that sends nothing for this long, not even a heartbeat, is ended."""
     idle_seconds: float = 600.0
@@ -106,7 +107,11 @@ class ProcessOptions:
             "nofile": self.max_files,
             "core": 0,
             "fsize": self.max_disk,
+            # The kernel counts all processes of the user, so those of other plugins as
+            # well.
             "nproc": max(1024, 16 * self.max_processes),
+            # For a burst between two looks of the monitor, which enforces `max_memory`
+            # itself.
             "data": 2 * self.max_memory + (1 << 30),
             "memlock": 8 << 20,
         }

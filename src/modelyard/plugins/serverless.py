@@ -25,6 +25,7 @@ from modelyard.plugins.connection import (
 )
 from modelyard.transport.http import HttpClient, Timeouts
 
+# Dify's limit for the requests of this protocol.
 _MAX_REQUEST = 5 * 1024 * 1024
 _encode = msgspec.json.Encoder().encode
 

@@ -47,6 +47,7 @@ def generate_keys() -> tuple[bytes, bytes]:
 
     private = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
     return (
+        # PKCS#1 for both keys, the form of Dify's own tools.
         private.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.TraditionalOpenSSL,

@@ -33,6 +33,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+# `-I` leaves out even the folder of the program itself.
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside"))
 
 if TYPE_CHECKING:
@@ -256,6 +257,7 @@ def _signal_session(pid: int, started_at: str, number: int) -> None:
         return
     if number == signal.SIGKILL:
         _ignore_missing(os.killpg, pid, number)
+        # A member can leave the process group with setpgid without leaving the session.
         for member_pid in _session_members(pid):
             _ignore_missing(os.kill, member_pid, number)
     _ignore_missing(os.kill, pid, number)
@@ -277,6 +279,8 @@ def _stat(pid: str) -> list[str]:
     process is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name of the command, in parentheses, may itself contain blanks and
+            # parentheses.
             return file.read().decode("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return []
@@ -329,6 +333,8 @@ def _start_zygote(
 ) -> tuple[Supervisor, int | None, dict[str, Any]]:
     """Start the zygote. Returns (supervisor, descriptor for plugins' connections or
     None, message for the host)."""
+    # Keeps messages apart like datagrams, and reports the end of the other side like a
+    # stream.
     zygote_socket, child_socket = socket.socketpair(
         socket.AF_UNIX, socket.SOCK_SEQPACKET
     )
@@ -378,6 +384,8 @@ def _receive(zygote: socket.socket) -> tuple[dict[str, Any], list[int]]:
 def _exec_zygote(control: socket.socket, order: dict[str, Any]) -> NoReturn:
     """Confine this forked child and execute the zygote in it. Never returns."""
     try:
+        # Holds over `execve`, and is what ends the zygote if this supervisor is killed
+        # itself.
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()
         _prefer_oom_kill()

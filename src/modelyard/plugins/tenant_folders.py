@@ -14,6 +14,7 @@ import msgspec
 FIRST_USER = 0x70000000
 """Above the ranges that systems and containers assign (see systemd's list of user ids).
 """
+# The last user id is then 0x7FFFFFFF, which still fits into a signed number.
 _MAX_USERS = 0x0FFFFFFF
 _MAX_ENTRIES = 20_000
 

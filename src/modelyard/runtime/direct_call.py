@@ -195,6 +195,7 @@ class DirectCalls:
         """End the calls whose time is over. The timer stops with the last call."""
         self._timer = None
         current_time = self.clock.monotonic()
+        # A copy, since calls that expire leave the set.
         for call in list(self.running):
             if call.due <= current_time:
                 call.expire(current_time)
@@ -535,6 +536,7 @@ class DirectCall:
         self._calls.running.discard(self)
         if self._exchange is not None:
             self._exchange.close()
+        # The task that reads a large response ends the call itself.
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
         return True

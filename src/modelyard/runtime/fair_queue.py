@@ -63,6 +63,8 @@ class FairQueue:
         capacity, by_tenant = self.capacity, self._by_tenant
         if self.running >= capacity:
             return False
+        # Below a capacity of 8 nothing is held back: one tenant may use a small server
+        # fully.
         return tenant not in by_tenant or by_tenant[tenant] < capacity - capacity // 8
 
     async def enter(self, tenant: str, *, priority: int = 0, seconds: float) -> None:

@@ -161,6 +161,7 @@ def _applicable_limit(
         counter += limit.window
     seconds = _DRAIN_SECONDS.get(limit.window)
     refill, lasts = (
+        # Empty after one window; twice that, for calls that settle late.
         (cap / seconds, 2 * seconds) if seconds else (0.0, _counter_ttl(limit.window))
     )
     return ApplicableLimit(

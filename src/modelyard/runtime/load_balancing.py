@@ -213,6 +213,7 @@ class DeploymentHealth:
         if remaining:
             self._in_flight[deployment.id] = remaining
         else:
+            # Deployments come and go with tenants' credentials; zeros would pile up.
             del self._in_flight[deployment.id]
         if self.cooldowns:
             for cooldown_key in deployment.cooldown_keys:
@@ -403,6 +404,7 @@ def rendezvous_pick(deployments: Sequence[Deployment], key: str) -> Deployment:
     """
     return max(
         deployments,
+        # Python's own hash differs from process to process, and all of them must agree.
         key=lambda deployment: hashlib.blake2b(
             f"{key}\0{deployment.id}".encode(), digest_size=8
         ).digest(),

@@ -92,6 +92,7 @@ class Series:
         yield f"# HELP {self.name} {self.help}"
         yield f"# TYPE {self.name} {self.kind}"
         for labels, value in sorted(self.values.items()):
+            # Twelve digits hide the rounding errors of amounts that were added up.
             yield f"{self.name}{self._label_set(labels)} {value:.12g}"
         for labels, bucket_counts in sorted(self.buckets.items()):
             count = 0.0

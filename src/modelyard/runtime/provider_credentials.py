@@ -23,6 +23,7 @@ logger = logging.getLogger("modelyard.providers")
 
 # Added to the priority of the second group, so that it sorts after every credential of
 # the first.
+# Priorities themselves end at 100,000.
 _FALLBACK_PRIORITY = 1_000_000
 
 

@@ -222,6 +222,8 @@ def row_of(
         *_counts_of(usage),
         # Written without an exponent, which SQL would not read as a decimal.
         None if price is None else format(price, "f"),
+        # Sums need integers: SQLite would add decimals that are stored as text as
+        # floats.
         None if price is None else min(int(price * _NANO), _MAX_NANOS),
         usage.currency if usage else "USD",
         usage.price_source if usage else "",

@@ -16,6 +16,8 @@ _DELETE_BATCH_SIZE = 2_000
 _MAX_ATTEMPTS = 64
 
 
+# Without the garbage collector: there may be many thousands, and none refers to
+# another.
 class UsageSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The sums of a group of rows."""
 

@@ -102,6 +102,8 @@ def _copy(database: Path, target: Path) -> None:
     try:
         os.close(os.open(unseen, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         with (
+            # sqlite3's own context manager ends the transaction and leaves the
+            # connection open.
             closing(sqlite3.connect(database)) as source,
             closing(sqlite3.connect(unseen)) as copy,
         ):
@@ -151,6 +153,7 @@ def _set_aside(database: Path) -> Path | None:
     one may still be needed."""
     if not database.exists():
         return None
+    # A label that begins with `manual` is never deleted with the old backups.
     aside = _new_backup_path(database, "manual-replaced")
     for path in files_of(database):
         path.replace(

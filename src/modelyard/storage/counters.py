@@ -212,6 +212,8 @@ class MemoryCounters:
         for charge in self._reserved.pop(name, ()):
             unit, reserved = charge.unit, charge.amount
             actual_amount = amounts.get(unit, reserved)
+            # A counter that was reset meanwhile is rebuilt from the ledger, which has
+            # this call.
             if actual_amount != reserved and charge.name in levels:
                 levels[charge.name] = adjusted(
                     levels[charge.name], reserved, actual_amount
@@ -237,6 +239,8 @@ class MemoryCounters:
         self._delete_expired(current_time)
         for charge in charges:
             if charge.name in levels:
+                # Another call may have seeded and used it while this one was reading
+                # the ledger.
                 self._levels.setdefault(
                     charge.name, Level(levels[charge.name], current_time)
                 )

@@ -90,6 +90,8 @@ class Journal:
             # take this one for exited.
             unseen = self.folder / f"{self.name}.new"
             self._owner = os.open(unseen, os.O_CREAT | os.O_RDWR, 0o600)
+            # Not `lockf`: a POSIX lock is lost when the process closes any descriptor
+            # of the file, as `orphaned_journals` does.
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             unseen.rename(self.folder / f"{self.name}.lock")
             self._progress = _map_file(
@@ -222,6 +224,8 @@ class Journal:
             self._progress.close()
             if not is_needed:
                 _remove(self.folder, self.name)
+            # Last: as soon as the lock is free, another process may take the files
+            # over.
             os.close(self._owner)
             self._segments.clear()
 
@@ -241,6 +245,7 @@ def _map_file(path: Path, size: int) -> mmap.mmap:
     except OSError:
         path.unlink(missing_ok=True)
         raise
+    # The mapping has a descriptor of its own.
     finally:
         os.close(descriptor)
 

@@ -28,6 +28,7 @@ logger = logging.getLogger("modelyard.storage")
 
 # Advisory lock number, unique to this program: "myar" in ASCII.
 _SCHEMA_LOCK = 0x6D79_6172
+# It would also match a `::type` cast, so statements with names write none.
 _NAMED = re.compile(r":([a-z_]+)\b")
 # Types and table options of SQLite → their PostgreSQL equivalents.
 _TRANSLATIONS = (
@@ -134,6 +135,8 @@ class PostgresqlEngine:
     def lock_schema(self, connection: Connection) -> None:
         """Acquire the migration lock until the end of the transaction, and create the
         version table."""
+        # First of all: two concurrent CREATE TABLE IF NOT EXISTS can collide with a
+        # unique violation in the system catalogue.
         connection.execute(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS modelyard_schema (version BIGINT NOT NULL)"

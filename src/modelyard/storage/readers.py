@@ -104,6 +104,8 @@ class Readers:
     def _acquire(self) -> Connection:
         """Return an idle connection, or open one if there is none."""
         try:
+            # Tried instead of checked first, since other threads take from the list,
+            # too.
             return self._idle.pop()
         except IndexError:
             return self._engine.connect()

@@ -25,6 +25,7 @@ def save_rejected(
     rejected_folder = private_folder(folder / _FOLDER)
     path, unseen = (
         rejected_folder / f"{name}.jsonl",
+        # Not counted by `count_rejected` while it is incomplete.
         rejected_folder / f".{name}.{os.getpid()}",
     )
     lines = [_line(record, reason) for record, reason in records]

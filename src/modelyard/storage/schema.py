@@ -95,6 +95,8 @@ def migrate(
                     f" {available_migrations[-1][0]}, but upgrade_database is false:"
                     " back it up, and start once with MODELYARD_UPGRADE_DATABASE=true"
                 )
+            # Within the transaction, so that nothing is written between the copy and
+            # the upgrade.
             engine.back_up(version)
         for number, text in pending:
             for statement in split_statements(text):

@@ -145,6 +145,7 @@ class KeyRing:
 
     def encrypt(self, text: str, *, tenant: str, kind: str, row: str) -> str:
         """Encrypt a secret, bound to its tenant, kind and row."""
+        # Loaded with the first secret: it is large, and many programs have none.
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         # A random 96-bit nonce per value, as AES-GCM requires.
@@ -211,6 +212,8 @@ class KeyRing:
     def matches(self, text: bytes, digest: str) -> bool:
         """Return whether a stored digest belongs to `text`. Compares in constant time."""
         name, _, expected_hash = digest.partition(":")
+        # As bytes: `compare_digest` takes no text beyond ASCII, and callers write
+        # signatures.
         return self._has(name) and hmac.compare_digest(
             self._hash(name, text).encode(), expected_hash.encode("utf-8", "replace")
         )
@@ -319,6 +322,8 @@ def _stamp_of(path: Path) -> _Stamp | None:
 def rotating(path: Path) -> Generator[None]:
     """Hold the lock for key rotation. Raises ConfigError if another process holds it:
     one of them would lose its new key."""
+    # A file of its own: the key file is replaced, and a lock on the old one keeps
+    # nobody out.
     descriptor = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
     try:
         try:

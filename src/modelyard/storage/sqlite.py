@@ -53,6 +53,8 @@ class _Connection:
             # then fail.
             return []
         try:
+            # An open cursor keeps its snapshot, and the write-ahead log could not be
+            # emptied.
             rows: list[Any] = self._connection.execute(statement, values).fetchall()
         except sqlite3.IntegrityError as error:
             _refuse_duplicate(error)
@@ -81,6 +83,8 @@ class _Connection:
 
         self._connection.set_progress_handler(pause, _STEPS_BETWEEN_POLLS)
         try:
+            # `integrity_check` would also compare indexes with their tables, which
+            # takes far longer.
             lines = [
                 str(row[0]) for row in self._connection.execute("PRAGMA quick_check(5)")
             ]
@@ -132,6 +136,7 @@ class SqliteEngine:
                 uri=bool(self._uri),
                 timeout=self._busy_seconds,
                 check_same_thread=False,
+                # Otherwise the module begins transactions by itself.
                 isolation_level=None,
             )
             connection.row_factory = sqlite3.Row
@@ -149,6 +154,8 @@ class SqliteEngine:
         path = Path(self.where)
         private_folder(path.parent)
         if not path.exists():
+            # Without O_EXCL: another process may be creating the file at the same
+            # moment.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
@@ -161,6 +168,8 @@ class SqliteEngine:
         while True:
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
+                # In WAL mode this syncs at checkpoints only: a power cut may cost the
+                # last commits, but does not damage the file.
                 connection.execute("PRAGMA synchronous=NORMAL")
                 return
             except sqlite3.OperationalError as error:
@@ -225,6 +234,7 @@ class SqliteEngine:
         database."""
         return (
             isinstance(error, sqlite3.Error)
+            # The low byte is the primary code; the rest makes it an extended one.
             and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGED
         )
 

@@ -29,6 +29,7 @@ _PARTS = 64
 _MOMENTS_A_DAY = DAY // SHORT_BUCKET_SECONDS
 _OLD_AMOUNTS = ("calls", "served", "attempts", "answers", "tokens", "nanos")
 _ROWS_OF_SPAN = 200_000
+# Short transactions, so that other writes get their turn in between.
 _LINES_AT_ONCE = 2_000
 _SORTED_AT_ONCE = 1_000
 _HOLD_SECONDS = 60.0
@@ -560,5 +561,6 @@ def indexable(text: str) -> str:
     data = text.encode("utf-8", "replace")
     if len(data) <= _MAX_NAME_BYTES:
         return text
+    # 65 bytes for `~` and 64 hexadecimal digits. The cut may halve a character.
     beginning = data[: _MAX_NAME_BYTES - 65].decode("utf-8", "ignore")
     return f"{beginning}~{hashlib.sha256(data).hexdigest()}"

@@ -35,6 +35,7 @@ released."""
 # per charge. ARGV: current time, lifetime of the reservation, its name, then need, cap,
 # refill, amount, lifetime and unit of each charge. Same arithmetic as `counters.admit`;
 # a script, because it must be atomic.
+# Numbers are written with 17 digits: Lua's own conversion keeps 14 of a double.
 _RESERVE = """
 local now, unknown, left = tonumber(ARGV[1]), {}, {}
 local function of(i, what) return ARGV[(i - 4) * 6 + 3 + what] end
@@ -291,6 +292,7 @@ class ValkeyCounters:
         seeded_charges = [charge for charge in charges if charge.name in levels]
         values: list[Any] = [self._clock.time()]
         for charge in seeded_charges:
+            # EXPIRE takes whole seconds, and deletes a key at 0.
             values += [levels[charge.name], max(1, int(charge.lasts))]
         await self._valkey.run(
             _SEED, [self._counter_key(charge.name) for charge in seeded_charges], values
@@ -334,6 +336,7 @@ class ValkeyResponseCache:
 
     async def put(self, tenant: str, name: str, body: bytes, seconds: float) -> None:
         """Store a body for a number of seconds."""
+        # The server refuses a lifetime of 0.
         await self._valkey.call(
             "SET", self._key(tenant, name), body, "PX", max(1, int(seconds * 1000))
         )

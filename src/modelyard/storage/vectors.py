@@ -16,6 +16,7 @@ _CONNECTIONS = 4
 _MAX_INDEXED_DIMENSIONS = 2000
 """Maximum dimensions of pgvector's HNSW index; above it, search is exact."""
 # Bounds of hnsw.ef_search, the size of the candidate list during a graph search.
+# pgvector accepts at most 1,000.
 _MIN_EF_SEARCH, _MAX_EF_SEARCH = 100, 1000
 
 T = TypeVar("T")
@@ -132,6 +133,7 @@ class VectorTables:
             "make_table",
             "make_table_by_space",
         ):
+            # There is no `vector(0)`; an index of keywords leaves the column empty.
             statement = self._in(space, name).replace(
                 "{dimensions}", str(max(1, space.dimensions))
             )
@@ -268,6 +270,8 @@ class VectorTables:
                 connection.execute(self._sql["scan_far"], (str(ef_search),))
                 return _scores(connection.execute(statement, values))
             finally:
+                # A search has nothing to undo, and PostgreSQL rolls back a failed
+                # transaction at this.
                 connection.execute("COMMIT")
 
         return await self._run(space, work)

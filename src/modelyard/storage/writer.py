@@ -86,6 +86,8 @@ class _Queue:
         self._is_urgent.wait(_GATHER_SECONDS)
         if all(map(_is_patient, tuple(self._waiting))):
             self._is_urgent.wait(_LONG_GATHER_SECONDS)
+        # Cleared before the queue is emptied: an entry that is added in between sets
+        # the event again, and is not forgotten.
         self._is_urgent.clear()
         self._has_work.clear()
         # The length is read once: entries added meanwhile belong to the next batch.
@@ -114,6 +116,7 @@ class Writer:
         """
         self._is_renewing = False
         self.is_closing = threading.Event()
+        # A program that fails before it calls `close` must not hang at its exit.
         self._thread = threading.Thread(
             target=self._run, name="modelyard-database", daemon=True
         )
@@ -282,6 +285,8 @@ class Writer:
     ) -> tuple[Any, Exception | None]:
         """Run one unit within a savepoint and return (result, error). Its own failure
         does not affect the rest of the batch."""
+        # PostgreSQL refuses every statement after a failed one until that is rolled
+        # back.
         connection.execute("SAVEPOINT work")
         try:
             result = entry.work(connection)

@@ -9,6 +9,7 @@ import secrets
 import string
 import zlib
 
+# No underscore, so that a key splits into exactly three parts.
 _DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _PREFIX = "mdy"
 # The lengths of the parts; 43 base-62 digits hold 256 bits.
@@ -63,6 +64,7 @@ def id_of(key: str) -> str | None:
 
 def hint(key: str) -> str:
     """Return a shortened form of a key that is safe to display."""
+    # The end belongs to the checksum, so nothing of the secret itself is shown.
     return f"{key[:8]}…{key[-4:]}"
 
 

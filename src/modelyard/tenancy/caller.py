@@ -94,6 +94,8 @@ class ForbiddenError(ModelyardError):
     code = "forbidden"
 
 
+# Not a parameter: dozens of places find a model by its tenant alone, and the next one
+# would forget to pass it on.
 _outer: ContextVar[Caller | None] = ContextVar("modelyard_caller", default=None)
 """The sender of the request that the current task works on. Tasks inherit it from the
 task that starts them."""

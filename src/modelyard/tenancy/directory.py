@@ -52,6 +52,7 @@ OPERATOR_CLAIMED = frozenset({Limit.kind, CustomModel.kind})
 own."""
 
 
+# Ids of stored rows have no colon, so the two kinds never meet.
 _FROM_SETTINGS = "file:"
 
 
@@ -139,6 +140,8 @@ class Directory:
     def _apply(self, resource: Resource) -> None:
         """Apply one changed or deleted resource."""
         resources_by_id = self._all[resource.tenant, resource.kind]
+        # Removed first, so that a row that cannot be read does not live on with its old
+        # content.
         resources_by_id.pop(resource.id, None)
         if resource.kind == Tenant.kind:
             # A tenant may be created again after it was deleted.

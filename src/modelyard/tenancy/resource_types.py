@@ -239,6 +239,7 @@ class PluginTask(msgspec.Struct, frozen=True, kw_only=True):
     plugins: list[dict[str, Any]] = []
 
 
+# An app's row holds up to 200 of them, so fields with default values are left out.
 class AppVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One published version of an app."""
 

@@ -148,6 +148,7 @@ def _take_winner(
     Failures are appended to `failures`; errors other than OSError are raised.
     """
     for attempt in [future for future in running if future.done()]:
+        # What is left in `running` will be closed, so the winner must not be in it.
         running.remove(attempt)
         failure = attempt.exception()
         if failure is None:
@@ -166,6 +167,7 @@ async def _close_losers(running: Sequence[asyncio.Future[Connection]]) -> None:
     for attempt in running:
         attempt.cancel()
     if running:
+        # Unlike `gather`, `wait` raises none of their errors.
         await asyncio.wait(running)
     # An attempt may have succeeded before it could be cancelled.
     for attempt in running:
@@ -186,6 +188,7 @@ async def _resolve(origin: Origin) -> list[str]:
     loop = asyncio.get_running_loop()
     try:
         # Type 1 is SOCK_STREAM.
+        # Without it, each address would come once for every kind of socket.
         answers = await loop.getaddrinfo(origin.host, origin.port, type=1)
     except UnicodeError as error:
         raise OSError(f"{origin.host!r} is not a valid host name") from error

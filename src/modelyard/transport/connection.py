@@ -125,6 +125,7 @@ class Connection(asyncio.Protocol):
         A request written afterwards was not seen by a peer that had closed before.
         """
         if self._poll is None:
+            # `select.select` cannot watch descriptors above 1,023.
             self._poll = select.poll()
             # The poll object is created once per connection and reused for every
             # request.

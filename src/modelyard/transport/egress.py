@@ -62,6 +62,7 @@ _PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
 are outside of it."""
 _NON_PUBLIC_V6 = tuple(
     ipaddress.IPv6Network(cidr)
+    # Teredo and 6to4 addresses contain an IPv4 address, which may be a private one.
     for cidr in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
 )
 _CROSS_ORIGIN_HEADERS = frozenset(
@@ -283,6 +284,8 @@ class EgressClient:
         # The rules are read at each connection, so that a reload takes effect
         # immediately.
         self._clients = {
+            # One client for each, so that a connection whose certificate was not
+            # checked is never used for a request that wants it checked.
             verify: HttpClient(
                 verify=verify,
                 guard=self._guard,
@@ -551,6 +554,8 @@ def _ascii_authority(parts: SplitResult, url: str) -> str:
     """Return host and port with the host in ASCII. Raises EgressRefusedError for an
     invalid host or port."""
     host = parts.hostname or ""
+    # Some parsers decode percent signs in a host, and an IPv6 zone names an interface
+    # of this machine.
     if "%" in host or not host or len(host) > _MAX_HOST_LENGTH:
         raise EgressRefusedError(f"URL {_display_url(url)} has an invalid host")
     try:

@@ -303,6 +303,7 @@ class HttpClient:
         """
         connection.begin(is_bodiless=head.is_bodiless)
         connection.listener = listener
+        # One write: asyncio turns Nagle's algorithm off, so two would be two packets.
         connection.transport.write(head.encode(len(body)) + body)
 
     def finish(self, connection: Connection) -> None:
@@ -359,6 +360,7 @@ class HttpClient:
         if pooled_connection is not None:
             await self._send_on(pooled_connection, head, lines, body, limits)
             error = pooled_connection.answer.error
+            # An error after the head belongs to the body: whoever reads that raises it.
             if error is None or pooled_connection.answer.is_head_complete:
                 return pooled_connection
             self._drop(pooled_connection)
@@ -468,6 +470,8 @@ class HttpClient:
                 connection.abort()  # a close of TLS waits for the other side, and the loop may not
         self._open.clear()
         self._idle.clear()
+        # `abort` only schedules the closing of a transport; the loop may end after
+        # this.
         await asyncio.sleep(0)
 
 
@@ -482,6 +486,7 @@ def keep_alive_seconds(line: str) -> float:
     if match is None:
         return float("inf")
     seconds = float(match[1])
+    # A quarter, since a whole second would leave nothing of a timeout of one second.
     return seconds - min(_KEEP_MARGIN, seconds / 4)
 
 

@@ -308,6 +308,7 @@ class IncomingResponse:
 
     def on_message_complete(self) -> None:
         """Mark the response as complete."""
+        # The parser ends interim responses with this call, too.
         if self.is_head_complete:
             self.is_complete = True
             self._wake()
@@ -456,6 +457,7 @@ class IncomingResponse:
 
 def _text(value: bytes) -> str:
     """Return a header's name or value as text, without trailing blanks (RFC 9110, 5.5)."""
+    # Latin-1 accepts every byte, whose meaning beyond ASCII is not defined.
     return value.decode("latin-1").rstrip(" \t")
 
 

@@ -30,6 +30,7 @@ from modelyard.workflow.services import TenantFiles
 from modelyard.workflow.single_run import new_run_id
 from modelyard.workflow.variables import CONVERSATION, VariablePool, to_object
 
+# Dify's parent of a conversation's first message.
 _NO_PARENT_ID = "00000000-0000-0000-0000-000000000000"
 DEFAULT_CONVERSATION_NAME = "New conversation"
 
@@ -301,6 +302,7 @@ class Chats:
         current_time = self._clock()
         new_conversation = Conversation(
             tenant=app_record.tenant,
+            # Clients of Dify's API expect a UUID here.
             id=str(uuid.uuid4()),
             app=app_record.id,
             user=user,

@@ -264,6 +264,7 @@ def _is(actual: Any, expected: Any) -> bool:
 
 
 def _is_not(actual: Any, expected: Any) -> bool:
+    # False for nothing, as in Dify: branches of imported apps rely on it.
     return actual is not None and not _is(actual, expected)
 
 

@@ -31,6 +31,7 @@ from modelyard.workflow.variables import NAMESPACES, WorkflowError
 _yaml: Any = yaml  # its `parse` and `compose` have no types
 
 VERSION = "0.6.0"
+# Dify's limit for such files.
 MAX_BYTES = 10 * 1024 * 1024
 MAX_NODES = 5_000
 _MAX_DEPTH = 120

@@ -337,6 +337,8 @@ class GraphEngine:
         for attempt in range(turns + 1):
             try:
                 return await node.run(context)
+            # Failures of services only: a fault in a node's own code would just repeat
+            # itself.
             except (ModelyardError, OSError) as error:
                 if attempt == turns:
                     raise

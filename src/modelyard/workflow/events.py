@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 
+# Tags are stored in journals, so a class that is renamed keeps its tag.
 class Event(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True
 ):

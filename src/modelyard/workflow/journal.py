@@ -271,6 +271,7 @@ class DatabaseJournal(Repository):
         app: str,
         *,
         status: str = "",
+        # Later than any run, so that one statement serves with and without this filter.
         created_before: float = 1e15,
         since: float = 0.0,
         limit: int = 20,

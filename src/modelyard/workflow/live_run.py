@@ -86,6 +86,8 @@ class LiveRun:
         # Readers that lag behind the events in memory read the older ones from the
         # journal.
         if len(self.events) > _MAX_EVENTS_IN_MEMORY:
+            # A quarter at once: to drop one from the front of a list moves all the
+            # others.
             del self.events[: _MAX_EVENTS_IN_MEMORY // 4]
         self._unwritten.append((self.last_event_number, event))
         self._has_work.set()

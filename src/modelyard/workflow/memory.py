@@ -48,6 +48,7 @@ logger = logging.getLogger("modelyard.workflow")
 
 _DEFAULT_BUDGET = 2000
 """Token budget of the memory for a model with an unknown context size."""
+# Dify's limit, with a window and without one.
 _MAX_TURNS = 500
 _MAX_RESULT_CHARS = 2000
 """Maximum characters of a tool's result from an earlier turn."""

@@ -14,6 +14,7 @@ from modelyard.workflow.live_runs import LiveRuns
 logger = logging.getLogger("modelyard.workflow")
 
 _COMMAND_POLL_SECONDS = 0.05
+# Leases last 15 s, so two renewals in a row may fail.
 _RENEW_SECONDS = 4.0
 
 ResumeRecord = Callable[[RunRecord], Awaitable[None]]

@@ -129,6 +129,7 @@ class Runs:
         record = msgspec.structs.replace(
             record,
             root=record.root or app.roots[0],
+            # Stored for whoever resumes the run, when there is no request any more.
             api_key=current_api_key(record.tenant),
         )
         caller = self._caller_of(record)

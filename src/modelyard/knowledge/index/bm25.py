@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 else:
     np = lazy_module("numpy", extra="knowledge")
 
+# Lucene's values, so that results can be compared with published ones.
 K1, B = 1.2, 0.75
 _SAMPLE_FROM, _STRIDE = 20_000, 16
 # Longer queries are documents: their first distinct terms suffice.

@@ -236,6 +236,8 @@ class SpaceIndex:
             graph = graph_class(
                 ndim=self.dimensions,
                 metric="cos",
+                # Half the memory: the graph only chooses, and scores come from the
+                # matrix.
                 dtype="bf16",
                 connectivity=24,
                 expansion_add=128,

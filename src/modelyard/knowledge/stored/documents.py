@@ -12,6 +12,7 @@ from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository, by_name
 from modelyard.storage.statements import insert
 
+# A number for both engines: PostgreSQL refuses SQLite's LIMIT -1, and SQLite LIMIT ALL.
 _NO_LIMIT = 10_000_000
 
 

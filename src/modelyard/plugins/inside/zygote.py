@@ -38,6 +38,7 @@ sys.path[:] = [
     if os.path.abspath(path) != os.path.dirname(os.path.abspath(__file__))
 ]
 
+# Taken before the SDK is loaded, whose gevent replaces them.
 _fork, _waitpid, _read, _getppid = os.fork, os.waitpid, os.read, os.getppid
 _Socket, _poll = socket.socket, select.poll
 _recv_fds = socket.recv_fds
@@ -186,6 +187,7 @@ def _run_module(module: str, env: dict[str, str]) -> None:
     sys.stdin, sys.stdout, sys.stderr = (
         open(0, encoding="utf-8", closefd=False),
         open(1, "w", encoding="utf-8", closefd=False),
+        # As the interpreter opens it: no error message may fail to be printed.
         open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False),
     )
     sys.argv = [module]
@@ -221,12 +223,14 @@ def _freeze_objects() -> None:
     if (
         sys.version_info[:2] not in ((3, 12), (3, 13))
         or sys.maxsize < 1 << 32
+        # The low half of the count comes first only on 64-bit little-endian machines.
         or sys.byteorder != "little"
     ):
         return
     count = ctypes.c_uint32.from_address
     # Breadth-first over everything reachable from the tracked objects.
     waiting = gc.get_objects()
+    # Not the list itself, which is freed when this is done.
     visited_ids = {id(waiting)}
     while waiting:
         new_objects = [
@@ -247,6 +251,7 @@ def main() -> None:
     os.set_blocking(wake, False)
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    # Without a handler in Python, nothing is written to the pipe for this signal.
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     forks = "--fork" in sys.argv

@@ -37,6 +37,7 @@ from modelyard.storage.response_cache import ResponseCache
 
 logger = logging.getLogger("modelyard.cache")
 
+# Sorted, so that the digest of a request does not depend on the order of its fields.
 _encode = msgspec.msgpack.Encoder(decimal_format="string", order="deterministic").encode
 # Only these types have answers that depend on nothing but the request.
 _KINDS: dict[ModelType, Any] = {
@@ -67,6 +68,7 @@ class _SemanticIndex:
         nearest_name, score = "", -1.0
         for name, candidate in self.entries.items():
             # The vectors have length 1, so the dot product is the cosine similarity.
+            # NumPy would be faster, but belongs to the extras: the core has none.
             similarity = math.fsum(map(float.__mul__, vector, candidate))
             if similarity > score:
                 nearest_name, score = name, similarity
@@ -94,6 +96,7 @@ class Semantic:
 
     def index_for(self, tenant: str, prefix_key: str) -> _SemanticIndex:
         """Return the index for a tenant and a conversation prefix; create it if needed."""
+        # Callers write the prefixes of conversations, so there is no end to them.
         if len(self._indexes) > 1000:
             self._indexes.clear()
         return self._indexes.setdefault((tenant, prefix_key), _SemanticIndex())

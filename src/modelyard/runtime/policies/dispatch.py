@@ -43,6 +43,8 @@ tried at once."""
 def backoff(failures: int, jitter: float) -> float:
     """Return the seconds to wait after this many failures: `jitter` (0 to 1) times
     0.25, 0.5, 1, 2 … 8."""
+    # The jitter covers the whole wait: calls that failed together must not come back
+    # together.
     return min(8.0, 0.25 * 2 ** (min(failures, 10) - 1)) * jitter
 
 
@@ -557,6 +559,7 @@ class DispatchState:
         if target is None or (target.credential and target.credential.quotas):
             # A hosted quota is shared, so it is not spent on hedging.
             return None
+        # A hedge is load beyond the calls themselves, just as a retry is.
         return (
             target
             if self._policy.budget.try_retry(self._invocation.tenant, target.provider)

@@ -291,5 +291,6 @@ class Admitted(msgspec.Struct, eq=False):
                     is_cost_known=not record.has_unknown_cost,
                 )
                 self.limits.counters.settle(invocation.id, amounts)
+        # Even if the counters fail: a slot that is not given back is lost for good.
         finally:
             self.limits.queue.leave(invocation.tenant)

@@ -81,6 +81,7 @@ from modelyard.workflow.template import render, selectors_in
 from modelyard.workflow.tool_messages import ToolMessageCollector, tool_input
 from modelyard.workflow.variables import File, from_object, to_object
 
+# As long as the form of a human input node waits if its author sets no time.
 _APPROVAL_TIMEOUT_SECONDS = 36 * 3600.0
 _RESERVED_ANSWER_TOKENS = 1024
 _DATASET_TOP_K = 4

@@ -296,7 +296,7 @@ class HttpRequestNode(Node):
                 return text.encode(), _CONTENT_TYPES["raw-text"]
             case "json":
                 text = render(_text(parts[0].value), context.pool) if parts else ""
-                # Large texts are parsed in a worker process so that the event loop
+                # Large texts are parsed in a thread, so that the event loop
                 # stays responsive.
                 return (
                     await run_in_thread_if_large(len(text), _json, text),
@@ -541,6 +541,7 @@ def _json(text: str) -> bytes:
 def _quoted(text: str) -> str:
     """Escape a name for a header parameter; line breaks could inject headers."""
     return (
+        # Quotes as browsers send them, in multipart forms of the HTML standard.
         text.replace("\\", "\\\\")
         .replace('"', "%22")
         .replace("\r", " ")
