@@ -844,6 +844,7 @@ def test_the_egress_proxy_requires_its_password():
         return answer
 
     assert asyncio.run(work("Basic bm9ib2R5OndvcmQ=")).startswith(b"HTTP/1.1 407 ")
+    assert asyncio.run(work("Basic wörd")).startswith(b"HTTP/1.1 407 ")
     assert asyncio.run(work("Basic cGx1Z2luOndvcmQ=")).startswith(b"HTTP/1.1 403 ")
 
 

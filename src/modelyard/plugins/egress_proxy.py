@@ -189,7 +189,11 @@ class EgressProxy:
             head = _parse_head(await reader.readuntil(b"\r\n\r\n"))
         # Compare in constant time, since the password is a secret.
         if self.token and not any(
-            hmac.compare_digest(credentials, self._expected_authorization)
+            hmac.compare_digest(
+                # As bytes: it refuses text that is not ASCII, which anybody may send.
+                credentials.encode("latin-1"),
+                self._expected_authorization.encode(),
+            )
             for credentials in head.values("proxy-authorization")
         ):
             await _refuse(writer, 407, "Invalid proxy password")

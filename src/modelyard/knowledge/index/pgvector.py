@@ -146,5 +146,5 @@ def _batch_rows(changes: IndexDelta, batch: slice) -> VectorRows:
 
 
 def _vector_literal(vector: np.ndarray) -> str:
-    """Return a vector as pgvector's text format. Seven digits preserve a float32."""
-    return "[" + ",".join(f"{number:.7g}" for number in vector.tolist()) + "]"
+    """Return a vector as pgvector's text format. Nine digits preserve a float32."""
+    return "[" + ",".join(f"{number:.9g}" for number in vector.tolist()) + "]"
