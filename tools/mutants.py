@@ -244,7 +244,7 @@ MUTANTS = (
     Mutant(50, "a CR at the end of a chunk ends a line", "transport/sse.py",
            'tail = b"\\r" if buffer.endswith(b"\\r") else b""', 'tail = b""',
            ("tests/unit/transport/test_sse.py",)),
-    Mutant(51, "a date in Retry-After is ignored", "providers/http_errors.py",
+    Mutant(51, "a date in Retry-After is ignored", "base/provider_waits.py",
            "        moment = email.utils.parsedate_to_datetime(value).timestamp()\n",
            "        raise ValueError(value)\n", ("tests/unit/providers/test_http_errors.py",)),
     Mutant(52, "a price tier starts at its border", "models/pricing.py",

@@ -225,6 +225,8 @@ KEPT = {
     "gateway/known_heads.py:KnownHeads._meanings": "by the digest of a request's head, the caller's key among its lines; used only while the key is valid",
     "gateway/early_refusals.py:EarlyRefusals._refusals": "by the hash of a request line and a credential",
     "runtime/overload.py:LoadController._accounts": "by tenant",
+    "providers/learnt.py:LearntServers._formats": "by the address of a server: which formats it has refused",
+    "providers/learnt.py:LearntServers._fields": "by the address of a server and a model: which optional fields it has refused",
     "providers/endpoint.py:Endpoint._ready_heads": "by URL, credential object and headers",
     "runtime/routing_plans.py:Plans._managers": "by tenant, provider, type and model",
     "runtime/routing_plans.py:Plans._plans": "by tenant, provider, model, type and route",

@@ -238,6 +238,16 @@ class Modelyard:
         """
         return await self.services.checks.provider(tenant, provider)
 
+    async def provider_formats(
+        self, provider: str, *, tenant: str = DEFAULT_TENANT
+    ) -> dict[str, dict[str, bool]]:
+        """Return which chat formats a provider's server speaks: credential name →
+        format → whether it answers. Empty for providers with a single format.
+
+        Free of charge: the requests are empty. Raises InvokeConnectionError.
+        """
+        return await self.services.checks.formats(tenant, provider)
+
     # what is built of calls
 
     async def agent(

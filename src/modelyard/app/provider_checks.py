@@ -14,7 +14,8 @@ from modelyard.models.messages import UserPromptMessage
 from modelyard.models.rerank import RerankRequest
 from modelyard.models.types import Credentials, ModelType
 from modelyard.providers.definition import ProviderDefinition
-from modelyard.providers.endpoint import Endpoint
+from modelyard.providers.endpoint import Endpoint, has_api
+from modelyard.providers.http_provider import HttpLargeLanguageModel
 from modelyard.providers.local.weights import WeightStore
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.tenant_plugins.plugins import Plugins
@@ -28,6 +29,28 @@ _MINIMAL_REQUESTS: Mapping[ModelType, Any] = {
 }
 """The cheapest request of each model type, for providers that do not list their models.
 """
+
+
+_OTHER_APIS: Mapping[ModelType, tuple[str, str]] = {
+    ModelType.TEXT_EMBEDDING: ("embeddings", "/embeddings"),
+    ModelType.SPEECH2TEXT: ("transcriptions", "/audio/transcriptions"),
+    ModelType.TTS: ("speech", "/audio/speech"),
+}
+"""The name and the path of OpenAI's API for a model type."""
+
+
+async def _other_apis(endpoint: Endpoint, credentials: Credentials) -> dict[str, bool]:
+    """Return which of OpenAI's other APIs a server has: name → whether it answers."""
+    definition = endpoint.definition
+    answers: dict[str, bool] = {}
+    for model_type, (name, usual_path) in _OTHER_APIS.items():
+        wire = definition.wires_of(model_type)[0]
+        is_offered = model_type in definition.entity.supported_model_types
+        if wire.name == "openai" and is_offered:
+            path = definition.paths.get(model_type.value, usual_path)
+            url = endpoint.url(credentials, path, model="none", base=wire.base_url)
+            answers[name] = await has_api(endpoint, url, credentials, {})
+    return answers
 
 
 class ProviderChecks:
@@ -71,6 +94,34 @@ class ProviderChecks:
         } or {"none needed": {}}
         return {
             name: await self._list_remote_models(definition, values)
+            for name, values in forms.items()
+        }
+
+    async def formats(self, tenant: str, provider: str) -> dict[str, dict[str, bool]]:
+        """Return which chat formats a provider's server speaks, and whether it has
+        OpenAI's APIs for embeddings and audio: credential name → format or API →
+        whether it answers.
+
+        Empty for providers with a single format. Makes no model call: the requests are
+        empty. Raises InvokeConnectionError if the server is not reached.
+        """
+        definition = self._providers.factory_of(tenant).get_definition(provider)
+        if ModelType.LLM not in definition.entity.supported_model_types:
+            return {}
+        callee: Any = self._providers.factory_of(tenant).get_model(
+            definition.name, ModelType.LLM
+        )
+        if not isinstance(callee, HttpLargeLanguageModel) or len(callee.wires) < 2:
+            return {}
+        status = self._providers.get_provider(tenant, provider)
+        forms = {
+            credential.name: credential.values for credential in status.credentials
+        } or {"none needed": {}}
+        return {
+            name: {
+                **await callee.spoken_formats(values),
+                **await _other_apis(callee.endpoint, values),
+            }
             for name, values in forms.items()
         }
 

@@ -10,19 +10,25 @@ ModelyardError
 │  ├─ InvokeServerUnavailableError      the provider is down or overloaded
 │  │  └─ QueueFullError                 too many requests are waiting for it
 │  ├─ InvokeRateLimitError              the provider's rate limit was exceeded
+│  │  └─ QuotaExhaustedError            the credential's quota or credit is used up
 │  ├─ InvokeAuthorizationError          the provider refused the credential
 │  ├─ InvokeBadRequestError             the request is wrong; do not retry
 │  │  ├─ ContextTooLongError            it exceeds the model's context window
-│  │  └─ ContentFilterError             the provider's content filter refused it
+│  │  ├─ ContentFilterError             the provider's content filter refused it
+│  │  ├─ ModelNotFoundError             the provider does not have the model
+│  │  └─ StringTooLongError             a field of it is longer than allowed
+│  ├─ EndpointNotFoundError             the provider's server does not have the API
+│  ├─ MalformedToolCallError            the model wrote a tool call that is invalid
 │  ├─ NotReadyError                     weights or packages are missing
 │  └─ NoCredentialAvailableError        all credentials are in cooldown
 └─ PluginError                          a plugin failed or violated its protocol
    └─ PackageError                      a plugin package is invalid
 """
 
+import copy
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 # The command line imports this module before it knows what it has to do, so nothing
 # that loads slowly may be imported here.
@@ -64,6 +70,32 @@ class NotFoundError(ModelyardError):
         self.code = code  # pyright: ignore[reportAttributeAccessIssue]
 
 
+class ErrorAnswer(NamedTuple):
+    """A provider's error as it was sent, for callers of the same format."""
+
+    shape: Literal["openai", "anthropic", "gemini", ""] = ""
+    """Whose error format it has; empty for any other."""
+    status: int | None = None
+    """HTTP status; None for an error inside a response with status 200."""
+    type: str | None = None
+    """The field `type`; Google's `status`."""
+    code: str | None = None
+    has_code: bool = False
+    """Whether the error has a field `code` that is a text or null."""
+    details: "tuple[dict[str, Any], ...]" = ()
+    """Google's details about limits; empty in other formats."""
+
+
+class TokenCounts(NamedTuple):
+    """The numbers of tokens that a provider named in an error. None if it did not."""
+
+    input: int | None = None
+    output: int | None = None
+    """Tokens reserved for the answer, if they are a part of the cause."""
+    limit: int | None = None
+    """The model's context window."""
+
+
 class InvokeError(ModelyardError):
     """A model call failed.
 
@@ -88,10 +120,24 @@ class InvokeError(ModelyardError):
         # The provider's name goes into the message, so that logs and callers see it
         # without further fields.
         super().__init__(f"[{provider}] {message}" if provider else message)
+        self.reason = message
+        """The message without the provider's name."""
         self.provider = provider
         self.retry_after = retry_after
         self.answer_headers: CallHeaders | None = None
         """Headers of the provider's response, for a caller of the same vendor's API."""
+        self.answer: ErrorAnswer | None = None
+        """The error as the provider sent it; None if it is not the provider's own."""
+        self.is_adaptable = False
+        """Whether the same call would now be made in another way, because this error
+        has taught what the server does not accept."""
+
+    def with_provider(self, provider: str) -> Self:
+        """Return the same error with the name of a provider."""
+        named = copy.copy(self)
+        named.provider = provider
+        named.args = (f"[{provider}] {self.reason}",)
+        return named
 
     @property
     def cooldown_seconds(self) -> float:
@@ -134,6 +180,14 @@ class InvokeRateLimitError(InvokeError):
     code = "rate_limit_exceeded"
 
 
+class QuotaExhaustedError(InvokeRateLimitError):
+    """The credential's quota or credit is used up. Waiting does not help soon, but
+    another credential may."""
+
+    cooldown = 600.0
+    code = "insufficient_quota"
+
+
 class InvokeAuthorizationError(InvokeError):
     """The provider refused the credential."""
 
@@ -171,6 +225,20 @@ class ContextTooLongError(InvokeBadRequestError):
     failover = True
     code = "context_length_exceeded"
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str | None = None,
+        retry_after: float | None = None,
+        param: str | None = None,
+        tokens: TokenCounts | None = None,
+    ) -> None:
+        super().__init__(
+            message, provider=provider, retry_after=retry_after, param=param
+        )
+        self.tokens = tokens or TokenCounts()
+
 
 class ContentFilterError(InvokeBadRequestError):
     """The provider's content filter refused the request or its answer. Another provider
@@ -178,6 +246,36 @@ class ContentFilterError(InvokeBadRequestError):
 
     failover = True
     code = "content_filter"
+
+
+class ModelNotFoundError(InvokeBadRequestError):
+    """The provider does not have the model: it is unknown, retired, or not open to this
+    credential. Another model may serve the call."""
+
+    failover = True
+    code = "model_not_found"
+
+
+class StringTooLongError(InvokeBadRequestError):
+    """A field of the request is longer than the provider allows. The size of the
+    conversation is not at fault."""
+
+    code = "string_above_max_length"
+
+
+class EndpointNotFoundError(InvokeError):
+    """The provider's server does not have the API that was called. Either its base URL
+    is wrong, or it does not speak the format."""
+
+    code = "upstream_endpoint_not_found"
+
+
+class MalformedToolCallError(InvokeError):
+    """The model wrote a tool call that the provider could not read. A repeat may
+    succeed, since the model's choice is partly random."""
+
+    retryable = True
+    code = "malformed_tool_call"
 
 
 class NotReadyError(InvokeError):
@@ -229,110 +327,6 @@ class PackageError(PluginError):
     """A plugin's package or folder is damaged or contradicts itself."""
 
     code = "invalid_package"
-
-
-# For statuses whose meaning is the same at all providers.
-_BY_STATUS: dict[int, type[InvokeError]] = {
-    401: InvokeAuthorizationError,
-    402: InvokeAuthorizationError,  # the credential's account has no credit
-    403: InvokeAuthorizationError,
-    407: InvokeAuthorizationError,
-    408: InvokeServerUnavailableError,
-    425: InvokeServerUnavailableError,
-    429: InvokeRateLimitError,
-}
-
-# Error types and codes of all vendors, from error objects and from inside streams. One
-# table is enough: the codes do not collide.
-# A code says more than a status, so it is looked up first.
-_BY_CODE: dict[str, type[InvokeError]] = {
-    code: error_class
-    for error_class, codes in {
-        InvokeBadRequestError: (
-            "invalid_request_error invalid_request INVALID_ARGUMENT FAILED_PRECONDITION"
-            " ValidationException InvalidParameter not_found_error NOT_FOUND"
-            " ResourceNotFoundException ModelNotFound model_not_found request_too_large"
-            " OUT_OF_RANGE"
-        ),
-        ContextTooLongError: "context_length_exceeded string_above_max_length",
-        ContentFilterError: (
-            "content_filter content_policy_violation DataInspectionFailed"
-            " data_inspection_failed"
-        ),
-        InvokeAuthorizationError: (
-            "authentication_error permission_error billing_error UNAUTHENTICATED"
-            " PERMISSION_DENIED AccessDeniedException UnrecognizedClientException"
-            " ExpiredTokenException InvalidApiKey invalid_api_key AccessDenied"
-            " Arrearage insufficient_credits"
-        ),
-        InvokeRateLimitError: (
-            "rate_limit_error rate_limit_exceeded tokens requests insufficient_quota"
-            " RESOURCE_EXHAUSTED ThrottlingException ServiceQuotaExceededException"
-            " Throttling Throttling.RateQuota Throttling.AllocationQuota"
-            " too_many_requests"
-        ),
-        InvokeServerUnavailableError: (
-            "overloaded_error api_error server_error internal_error timeout_error"
-            " INTERNAL UNAVAILABLE DEADLINE_EXCEEDED InternalServerException"
-            " ServiceUnavailableException ModelTimeoutException"
-            " ModelStreamErrorException ModelErrorException ModelNotReadyException"
-            " InternalError"
-        ),
-    }.items()
-    for code in codes.split()
-}
-
-
-def error_class_for_status(status: int | None, *codes: object) -> type[InvokeError]:
-    """Return the error class for a provider's error, by its own types and codes first,
-    then by its HTTP status.
-
-    `status` is None for an error inside a stream. Without any match the class is
-    InvokeServerUnavailableError.
-    """
-    by_code = next(
-        (error_class for code in codes if (error_class := _BY_CODE.get(str(code)))),
-        None,
-    )
-    if by_code is None:
-        return _class_of_status(status)
-    if status is None:
-        return by_code
-    # With a 5xx status a bad-request code is ignored: the fault is the server's.
-    if status >= 500 and issubclass(by_code, InvokeBadRequestError):
-        return _class_of_status(status)
-    # If a generic bad-request code and the status disagree, the status is more
-    # reliable, for example about a refused credential.
-    if by_code is InvokeBadRequestError:
-        return _BY_STATUS.get(status, by_code)
-    return by_code
-
-
-def error_of_code(code: object, message: object) -> InvokeError:
-    """Return the exception for an error that a provider reports with status 200, by its
-    code.
-
-    An unknown code gives InvokeServerUnavailableError. The message falls back to the
-    code.
-    """
-    return error_class_for_status(None, code)(str(message or code))
-
-
-def _class_of_status(status: int | None) -> type[InvokeError]:
-    """Return the error class for an HTTP status alone.
-
-    None, for an error inside a stream, and every status other than 4xx give
-    InvokeServerUnavailableError; a 4xx status without an entry of its own gives
-    InvokeBadRequestError.
-    """
-    if status is None:
-        return InvokeServerUnavailableError
-    if (by_status := _BY_STATUS.get(status)) is not None:
-        return by_status
-    # Unknown 4xx statuses are the caller's mistake, everything else the server's.
-    return (
-        InvokeBadRequestError if 400 <= status < 500 else InvokeServerUnavailableError
-    )
 
 
 _MAX_NAME_LENGTH = 200

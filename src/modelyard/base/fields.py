@@ -245,6 +245,15 @@ def whole_number(text: str, *, maximum: int = MAX_WHOLE_NUMBER) -> int | None:
     return value if value <= maximum else None
 
 
+def content_length(digits: bytes, max_digits: int) -> int | None:
+    """Parse the value of a `Content-Length` (RFC 9110, 8.6). Returns None for anything
+    but 1 to `max_digits` ASCII digits."""
+    # Unlike that of texts, `isdigit` of bytes knows ASCII alone.
+    if not digits.isdigit() or len(digits) > max_digits:
+        return None
+    return int(digits)
+
+
 def nested_count(body: Any, *path: str) -> int:
     """Return the count at the end of a path of nested keys, or 0 if there is no
     plausible one."""

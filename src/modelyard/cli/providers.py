@@ -257,10 +257,16 @@ def _ask(field_schema: CredentialFormSchema) -> str:
 @json_option
 @click.pass_context
 def check(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Validate each credential by listing the provider's models. Makes no model call."""
-    models_by_credential = run_with_modelyard(
-        ctx, lambda yard: yard.check_provider(name)
-    )
+    """Validate each credential by listing the provider's models, and show which chat
+    formats its server speaks. Makes no model call."""
+
+    async def checked(
+        yard: "Modelyard",
+    ) -> tuple[dict[str, list[str]], dict[str, dict[str, bool]]]:
+        """Return the models and the formats of each credential."""
+        return await yard.check_provider(name), await yard.provider_formats(name)
+
+    models_by_credential, formats_by_credential = run_with_modelyard(ctx, checked)
     if as_json:
         print_json(models_by_credential)
         return
@@ -269,3 +275,13 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
         if len(model_names) > 6:
             shown_names += f" and {len(model_names) - 6} more"
         click.echo(f"{credential}: valid, {len(model_names)} models: {shown_names}")
+        if formats := formats_by_credential.get(credential):
+            click.echo(f"{credential}: {_formats_text(formats)}")
+
+
+def _formats_text(formats: dict[str, bool]) -> str:
+    """Return the formats that a server speaks and those that it does not."""
+    spoken = [name for name, is_spoken in formats.items() if is_spoken]
+    missing = [name for name, is_spoken in formats.items() if not is_spoken]
+    text = f"formats found: {', '.join(spoken) or 'none'}"
+    return f"{text}; not found: {', '.join(missing)}" if missing else text

@@ -1,7 +1,14 @@
 """Shared code of the chat routes: complete and streamed responses in the format of the
 request."""
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Protocol
@@ -27,11 +34,14 @@ from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, fold
 from modelyard.models.passthrough import PassthroughChunk, PassthroughRequest
 from modelyard.models.streams import StreamDumper
 from modelyard.models.types import JSON
-from modelyard.runtime.model_instance import ModelInstance
+from modelyard.runtime.model_instance import ModelInstance, NamedRequest
 
 UNSUPPORTED = b"x-modelyard-unsupported"
 """Request header: with `refuse`, a parameter that the model does not support is an
 error; otherwise it is dropped and the response names it."""
+ADDED_FIELDS = ("stream_options",)
+"""Fields of every streamed request to a provider, which the caller usually has not sent.
+"""
 # Response header that lists the dropped parameters.
 DROPPED = "x-modelyard-dropped"
 
@@ -72,12 +82,43 @@ def plain_events(event: JSON) -> bytes:
     return b"data: " + encode(event) + b"\n\n"
 
 
+def name_left_out(
+    request: Request,
+    instance: ModelInstance,
+    model_request: NamedRequest,
+    *,
+    added_fields: Collection[str] = ADDED_FIELDS,
+) -> None:
+    """Let the response name the fields that were left out because the provider's server
+    has refused them, perhaps during this call.
+
+    `added_fields`: fields that the caller has not sent, although the provider gets them.
+    """
+
+    def late_headers() -> Mapping[str, str]:
+        """Return the header, by what is known when the response starts."""
+        try:
+            names = instance.left_out(model_request)
+        # The call itself reports what is wrong with the request.
+        except ModelyardError:
+            return {}
+        names = [name for name in names if name not in added_fields]
+        return {DROPPED: ", ".join(names)} if names else {}
+
+    request.late_headers = late_headers
+
+
 def prepare_request(
-    request: Request, instance: ModelInstance, chat_request: LLMRequest
+    request: Request,
+    instance: ModelInstance,
+    chat_request: LLMRequest,
+    *,
+    added_fields: Collection[str] = ADDED_FIELDS,
 ) -> tuple[LLMRequest, dict[str, str]]:
     """Return the request to be sent, with the caller's headers that go along, and
     response headers that name what the model does not support.
 
+    `added_fields`: fields that the caller has not sent, although the provider gets them.
     Raises InvokeBadRequestError for an unknown value of the request header.
     """
     choice = request.header(UNSUPPORTED) or "drop"
@@ -85,6 +126,10 @@ def prepare_request(
         raise invalid_field(UNSUPPORTED.decode(), choice, "drop or refuse")
     chat_request = with_call_headers(request, chat_request)
     dropped_parameters = instance.unsupported(chat_request)
+    name_left_out(request, instance, chat_request, added_fields=added_fields)
+    dropped_parameters = [
+        name for name in dropped_parameters if name not in added_fields
+    ]
     # With `refuse` the model instance itself raises, with the name of the parameter.
     if choice == "refuse":
         chat_request = msgspec.structs.replace(chat_request, unsupported="refuse")
@@ -184,11 +229,13 @@ def stream_response(
     headers: Mapping[str, str],
     last: bytes = b"",
     on_end: Callable[[Any], None] | None = None,
+    fail: Callable[[Any, ModelyardError], list[JSON]] | None = None,
 ) -> StreamReply:
     """Stream the response.
 
     `make` builds the dumper of the format from id, time and model; `on_end` receives it
-    at the end. `last` is sent after the last event.
+    at the end, `fail` when the stream breaks off, and then returns the last events.
+    `last` is sent after the last event.
     """
 
     writer = StreamWriter(
@@ -200,6 +247,7 @@ def stream_response(
         last=last,
         is_verbatim=isinstance(model_request, PassthroughRequest),
         on_end=on_end,
+        fail=fail,
     )
     chunks = (
         instance.stream_verbatim(model_request)
@@ -228,7 +276,7 @@ def stream_reply(
     """Return the reply that streams chunks in the caller's format."""
     reply = sse_reply(
         writer.body(chunks),
-        partial(stream_error, writer.frame, shape),
+        partial(writer.fail, shape),
         headers,
         keep_alive=KEEP_ALIVES[shape],
     )
@@ -251,6 +299,9 @@ def stream_error(
     """Return an error event without an end event, so that no client takes the partial
     response for a complete one."""
     document = error_document(error, shape)
+    if shape == "cohere":
+        delta = {"finish_reason": "ERROR", "error": document["message"]}
+        return frame({"type": "message-end", "delta": delta})
     return frame(document) if "type" in document else plain_events(document)
 
 
@@ -260,6 +311,7 @@ class StreamWriter:
     __slots__ = (
         "_clock",
         "_dumper",
+        "_fail",
         "_has_begun",
         "_is_verbatim",
         "_last",
@@ -282,9 +334,11 @@ class StreamWriter:
         last: bytes = b"",
         is_verbatim: bool = False,
         on_end: Callable[[Any], None] | None = None,
+        fail: Callable[[Any, ModelyardError], list[JSON]] | None = None,
     ) -> None:
         """`make` builds the dumper of the format from id, time and model; `on_end`
-        receives it at the end. `last` is written after the last event.
+        receives it at the end. `last` is written after the last event. `fail` returns
+        the last events of a stream that breaks off, if the dumper has to write them.
 
         `model` and `prefix` name the model and the id if the provider does not.
         """
@@ -295,6 +349,7 @@ class StreamWriter:
         self._last = last
         self._is_verbatim = is_verbatim
         self._on_end = on_end
+        self._fail = fail
         self._dumper: StreamDumper | None = None
         self._has_begun = False
         self.frame = frame
@@ -322,15 +377,27 @@ class StreamWriter:
             return self._last
         # The model returned no chunk at all; send an empty response.
         if self._dumper is None:
-            self._dumper = self._make(
-                response_id=new_id(self._prefix),
-                created=int(self._clock.time()),
-                model=self._model,
-            )
+            self._dumper = self._empty_dumper()
         ending = _framed(self._dumper.finish(), self.frame) + self._last
         if self._on_end is not None:
             self._on_end(self._dumper)
         return ending
+
+    def fail(self, shape: Shape, error: ModelyardError) -> bytes:
+        """Return the last event of a stream that breaks off, in the caller's format."""
+        if self._fail is None:
+            return stream_error(self.frame, shape, error)
+        if self._dumper is None:
+            self._dumper = self._empty_dumper()
+        return _framed(self._fail(self._dumper, error), self.frame)
+
+    def _empty_dumper(self) -> StreamDumper:
+        """Return a dumper for a stream of which no chunk has come."""
+        return self._make(
+            response_id=new_id(self._prefix),
+            created=int(self._clock.time()),
+            model=self._model,
+        )
 
     async def body(
         self, chunks: AsyncGenerator[LLMResultChunk, None]

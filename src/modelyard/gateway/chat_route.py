@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from modelyard.base.clock import Clock
 from modelyard.base.fields import required_field
@@ -15,6 +16,7 @@ from modelyard.gateway.direct import AnswerFormat, DirectChat
 from modelyard.gateway.http import Reply, Request, StreamReply, read_json
 from modelyard.models.llm import LLMRequest
 from modelyard.models.streams import StreamDumper
+from modelyard.models.tokens import rough_tokens
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.model_manager import ModelManager
 
@@ -32,13 +34,22 @@ class ChatRoute:
     format: AnswerFormat
     wire_format: str
     """Name of the wire format of the requests."""
+    begins_with_usage: bool = False
+    """Whether a stream begins with the number of input tokens. The dumper then gets
+    `estimate_input`, since most providers report it at the end."""
 
     def read_direct(self, body: bytes) -> DirectChat:
         """Read a request that is answered straight from the protocol class."""
         document = read_json(body)
         request = self.parse(document)
         name = required_field(document, "model", str)
-        return DirectChat(name, request, self.format, self.make)
+        return DirectChat(name, request, self.format, self._make_for(request))
+
+    def _make_for(self, request: LLMRequest) -> Callable[..., StreamDumper]:
+        """Return what builds the dumper of a request's stream."""
+        if not self.begins_with_usage:
+            return self.make
+        return partial(self.make, estimate_input=partial(rough_tokens, request))
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         body = await request.json()
@@ -55,7 +66,7 @@ class ChatRoute:
                 instance,
                 chat_request,
                 self.clock,
-                self.make,
+                self._make_for(chat_request),
                 prefix=answer_format.prefix,
                 frame=answer_format.frame,
                 shape=answer_format.shape,

@@ -8,7 +8,14 @@ way. Rationale: docs/design/0019-data-path.md.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -24,12 +31,13 @@ from modelyard.base.ids import new_id
 from modelyard.gateway.auth import TENANT, Authenticator
 from modelyard.gateway.call_headers import call_headers_of, reply_headers
 from modelyard.gateway.chat_response import (
+    ADDED_FIELDS,
     DROPPED,
     UNSUPPORTED,
     StreamWriter,
     collect,
     complete_body,
-    stream_error,
+    name_left_out,
     stream_reply,
 )
 from modelyard.gateway.errors import KEEP_ALIVES, Shape
@@ -121,6 +129,8 @@ class DirectChat(msgspec.Struct, frozen=True):
     format: AnswerFormat
     make: Callable[..., StreamDumper]
     """Builds the dumper of a stream with the request's own options."""
+    added_fields: Collection[str] = ADDED_FIELDS
+    """Fields that the provider gets although the caller has not sent them."""
 
 
 class AdmittedHead(msgspec.Struct, frozen=True):
@@ -275,7 +285,8 @@ class DirectAnswer:
         event after it."""
         if self.is_over:
             return
-        if not self._has_begun:
+        # What was taken counts as sent, even if it has come together with the error.
+        if not self._has_begun and not self._buffer:
             self.is_over = True
             self.gateway.answer_error(self, error)
         elif isinstance(error, ModelyardError):
@@ -375,8 +386,8 @@ class DirectAnswer:
 
     def _error_event(self, error: ModelyardError) -> bytes:
         """Return the last event of a stream that fails."""
-        chat_format = self.chat.format
-        return stream_error(chat_format.frame, chat_format.shape, error)
+        writer = self._writer or self.writer()
+        return writer.fail(self.chat.format.shape, error)
 
     def _write_frame(self, data: bytes) -> None:
         """Write a part of the stream, after the head if it is the first one."""
@@ -547,9 +558,11 @@ class DirectGateway:
             request = to_parsed_request(request)
             chat = structs.replace(chat, request=request)
         headers: Mapping[str, str] = {}
-        if isinstance(request, LLMRequest) and (
-            dropped := instance.unsupported(request)
-        ):
+        dropped: list[str] = []
+        if isinstance(request, LLMRequest):
+            names = instance.unsupported(request)
+            dropped = [name for name in names if name not in chat.added_fields]
+        if dropped:
             headers = {DROPPED: ", ".join(dropped)}
         answer = DirectAnswer(client, chat, instance, self, request_id, headers)
         seconds = self.keep_alive_seconds() if request.stream else 0.0
@@ -599,6 +612,9 @@ async def rest_reply(
 ) -> Reply | StreamReply:
     """Return the response of a call that goes on in the usual way."""
     chat = answer.chat
+    name_left_out(
+        request, answer.instance, chat.request, added_fields=chat.added_fields
+    )
     if chat.request.stream:
         return stream_reply(answer.writer(), chunks, chat.format.shape, answer.headers)
     collected = await request.cancel_on_disconnect(collect(chunks))

@@ -3,28 +3,33 @@ caller's client."""
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 from modelyard.agents.loop import StructuredAnswerError
 from modelyard.base.errors import (
     ConfigError,
     CredentialsValidateFailedError,
+    EndpointNotFoundError,
     InvokeAuthorizationError,
     InvokeBadRequestError,
     InvokeConnectionError,
     InvokeError,
     InvokeRateLimitError,
     InvokeTimeoutError,
+    MalformedToolCallError,
+    ModelNotFoundError,
     ModelyardError,
     NoCredentialAvailableError,
     NotFoundError,
     PackageError,
     PluginError,
+    QuotaExhaustedError,
 )
 from modelyard.base.patterns import PatternError
 from modelyard.base.schemas import SchemaError
 from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.call_headers import reply_headers
+from modelyard.gateway.error_documents import body_of, passed_status
+from modelyard.gateway.error_texts import Shape
 from modelyard.gateway.http import Reply, json_reply
 from modelyard.gateway.keep_alive import ANTHROPIC_PING, BLANK_LINES, SSE_COMMENT
 from modelyard.gateway.table import ErrorShape
@@ -47,7 +52,6 @@ from modelyard.transport.egress import (
     EgressRefusedError,
     EgressTimeoutError,
 )
-from modelyard.wire import anthropic, cohere, gemini
 from modelyard.workflow.apps import DraftChangedError
 from modelyard.workflow.runs import TooManyRunsError
 from modelyard.workflow.variables import WorkflowError
@@ -72,7 +76,9 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (DraftChangedError, 409, "invalid_request_error"),
     (PackageError, 400, "invalid_request_error"),
     (OriginChangedError, 409, "invalid_request_error"),
+    (ModelNotFoundError, 404, "invalid_request_error"),
     (InvokeBadRequestError, 400, "invalid_request_error"),
+    (QuotaExhaustedError, 429, "insufficient_quota"),
     (InvokeRateLimitError, 429, "rate_limit_error"),
     # 503 and not 429: the caller sent nothing wrong, but no credential is available.
     (NoCredentialAvailableError, 503, "server_error"),
@@ -81,6 +87,9 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     # The provider refused the server's credential, not the caller's; 401 would make the
     # caller check the wrong key.
     (InvokeAuthorizationError, 502, "server_error"),
+    # The operator's base URL is wrong, or the model has failed.
+    (EndpointNotFoundError, 502, "server_error"),
+    (MalformedToolCallError, 502, "server_error"),
     (InvokeError, 503, "server_error"),
     (PluginError, 502, "server_error"),
     (SecretError, 503, "server_error"),
@@ -123,8 +132,8 @@ def status_of(error: ModelyardError) -> tuple[int, str]:
     )
 
 
-Shape = Literal["openai", "anthropic", "gemini", "cohere"]
-
+PROVIDER = "x-modelyard-provider"
+"""Response header that names the provider an error is about."""
 KEEP_ALIVES: Mapping[Shape, bytes] = {
     "openai": SSE_COMMENT,
     "anthropic": ANTHROPIC_PING,
@@ -139,51 +148,48 @@ def error_document(
     error: ModelyardError, shape: Shape = "openai", request_id: str = ""
 ) -> JSON:
     """Return the body of an error response in a format. Anthropic and Cohere include
-    the request id."""
-    status, error_type = status_of(error)
-    match shape:
-        case "anthropic":
-            return anthropic.dump_error(status, str(error), request_id)
-        case "gemini":
-            return gemini.dump_error(status, str(error))
-        case "cohere":
-            return cohere.dump_error(status, str(error), request_id)
-        case "openai":
-            param = getattr(error, "param", None)
-            return {
-                "error": {
-                    "message": str(error),
-                    "type": error_type,
-                    "param": param,
-                    "code": error.code,
-                }
-            }
+    the request id.
+
+    The type and the code of a provider of the same format come through.
+    """
+    return body_of(error, shape, status_of(error), request_id)
 
 
 def error_reply(
     error: ModelyardError, shape: Shape = "openai", request_id: str = ""
 ) -> Reply:
     """Return an error response."""
-    status, _ = status_of(error)
     headers = error_headers(error)
     # The headers of the provider's response, if the format has them.
     if isinstance(error, InvokeError) and error.answer_headers is not None:
         headers |= reply_headers(error.answer_headers, shape)
     return json_reply(
-        error_document(error, shape, request_id), status=status, headers=headers
+        error_document(error, shape, request_id),
+        status=passed_status(error, shape) or status_of(error)[0],
+        headers=headers,
     )
 
 
 def error_headers(error: ModelyardError) -> dict[str, str]:
-    """Return the headers of an error: Retry-After, and those that the error brings
-    itself."""
+    """Return the headers of an error: Retry-After, the provider's name, and those that
+    the error brings itself."""
     headers = dict(getattr(error, "headers", None) or {})
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
         # Retry-After has whole seconds; round up, so that a retry does not come too
         # early.
         headers["retry-after"] = str(math.ceil(retry_after))
+        if retry_after % 1:
+            headers["retry-after-ms"] = str(math.ceil(retry_after * 1000))
+    provider = getattr(error, "provider", None)
+    if isinstance(provider, str) and _is_header_value(provider):
+        headers[PROVIDER] = provider
     return headers
+
+
+def _is_header_value(text: str) -> bool:
+    """Return whether a text can be the value of a header."""
+    return bool(text) and text.isascii() and text.isprintable()
 
 
 def _object(**properties: JSON) -> JSON:

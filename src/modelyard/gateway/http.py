@@ -146,6 +146,9 @@ class Request:
     payer: str = ""
     """Tenant whose share of the body memory is used; set by routes that authenticate by
     other means than API keys."""
+    late_headers: Callable[[], Mapping[str, str]] | None = None
+    """Returns headers that are known only when the response starts. They replace those
+    of the same names."""
     model: str = ""
     """The model, if the path names it and not the body, as Azure's paths do."""
     error_reply: "Callable[[ModelyardError, str], Reply] | None" = None
@@ -156,6 +159,15 @@ class Request:
     def tenant(self) -> str:
         """The caller's tenant."""
         return self.caller.tenant
+
+    def add_late_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Add the headers that are known only now to those of a response that starts."""
+        if self.late_headers is None:
+            return
+        for name, value in self.late_headers().items():
+            line = (name.encode(), value.encode("latin-1", "replace"))
+            headers[:] = [header for header in headers if header[0] != line[0]]
+            headers.append(line)
 
     def identify(self, caller: Caller) -> None:
         """Set the authenticated caller: everything that the server does for this

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
+from modelyard.base.fields import content_length
+
 _LENGTH_LINES = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 """How clients write the header with the length of the body."""
 _VALUE = len(_LENGTH_LINES[0])
@@ -77,9 +79,8 @@ def _split(data: bytes) -> tuple[bytes, bytes, bytes] | None:
     # The empty line at the end of the head is found at the latest.
     end = data.find(b"\r\n", start + _VALUE)
     length = data[start + _VALUE : end]
-    if not length.isdigit() or len(length) > _MAX_DIGITS:
-        return None
-    if len(data) != head_size + 4 + int(length):
+    body_size = content_length(length, _MAX_DIGITS)
+    if body_size is None or len(data) != head_size + 4 + body_size:
         return None
     # The length is cut out together with its line's name, whose place is kept by the
     # line end that is left.

@@ -193,6 +193,7 @@ class Gateway:
             started."""
             nonlocal has_begun
             if message["type"] == "http.response.start":
+                request.add_late_headers(message["headers"])
                 finish_headers(message["headers"])
             has_begun = True
             await send(message)

@@ -35,18 +35,19 @@ class AIModel(ABC, Generic[RequestT, ChunkT]):
         """Call the model and yield its chunks. Raises InvokeError."""
         ...
 
+    def unsupported(
+        self, model: str, credentials: Credentials, request: RequestT
+    ) -> list[str]:
+        """Return the request's fields that are left out, because the model's server
+        does not support them."""
+        del model, credentials, request
+        return []
+
 
 class LargeLanguageModel(AIModel[LLMRequest, LLMResultChunk]):
     """A chat model."""
 
     model_type = ModelType.LLM
-
-    def unsupported(
-        self, model: str, credentials: Credentials, request: LLMRequest
-    ) -> list[str]:
-        """Return the request's parameters that the model's server does not support."""
-        del model, credentials, request
-        return []
 
     def has_json_mode(
         self, model: str, credentials: Credentials, request: LLMRequest
@@ -63,6 +64,12 @@ class LargeLanguageModel(AIModel[LLMRequest, LLMResultChunk]):
         same format."""
         del model, credentials, format
         return False
+
+    @property
+    def knowledge_version(self) -> int:
+        """Changes whenever something was learnt about what servers accept; 0 as long as
+        nothing was."""
+        return 0
 
     accepts_passthrough: ClassVar[bool] = False
     """Whether `invoke` also accepts a request in its original bytes."""

@@ -16,11 +16,13 @@ class HttpPayload(msgspec.Struct, frozen=True, kw_only=True):
     """Relative to the base URL, including the query."""
     body: list[bytes]
     content_type: str = "application/json"
+    fields: frozenset[str] = frozenset()
+    """Names of the body's fields."""
 
 
-def as_json(path: str, body: object) -> HttpPayload:
+def as_json(path: str, body: Mapping[str, object]) -> HttpPayload:
     """Encode a body as JSON."""
-    return HttpPayload(path=path, body=[_encode(body)])
+    return HttpPayload(path=path, body=[_encode(body)], fields=frozenset(body))
 
 
 def as_form(
@@ -51,7 +53,10 @@ def as_form(
     # Parts are sent separately, so that a large file is not concatenated.
     body = [head.encode(), file, f"\r\n--{boundary}--\r\n".encode()]
     return HttpPayload(
-        path=path, body=body, content_type=f"multipart/form-data; boundary={boundary}"
+        path=path,
+        body=body,
+        content_type=f"multipart/form-data; boundary={boundary}",
+        fields=frozenset(name.removesuffix("[]") for name in fields),
     )
 
 

@@ -16,9 +16,9 @@ from modelyard.base.errors import (
     InvokeServerUnavailableError,
     InvokeTimeoutError,
     PluginError,
-    error_class_for_status,
 )
 from modelyard.base.json_types import is_object
+from modelyard.base.provider_errors import error_class_for_status, exact_class
 from modelyard.models.base import (
     AnyModel,
     LargeLanguageModel,
@@ -81,7 +81,9 @@ def as_invoke_error(error: PluginError, provider: str) -> InvokeError:
     error_class = _BY_NAME.get(error.kind)
     if error_class is None and (match := _STATUS.search(str(error))):
         error_class = error_class_for_status(int(match[1]))
-    return (error_class or InvokeServerUnavailableError)(str(error), provider=provider)
+    # Plugins report the words of their provider.
+    error_class = exact_class(error_class or InvokeServerUnavailableError, error.reason)
+    return error_class(str(error), provider=provider)
 
 
 class PluginModelClient:

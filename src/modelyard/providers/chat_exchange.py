@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from modelyard.base.call_headers import NO_HEADERS, CallHeaders, HeaderLines
-from modelyard.base.errors import InvokeError, InvokeTimeoutError
+from modelyard.base.errors import (
+    EndpointNotFoundError,
+    InvokeError,
+    InvokeTimeoutError,
+)
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.passthrough import PassthroughFormat, PassthroughRequest
@@ -47,6 +51,12 @@ from modelyard.transport.unpacking import (
     UnpackError,
     is_plain,
 )
+
+
+def _learn_nothing(error: InvokeError) -> bool:
+    """Return that a call would be repeated unchanged."""
+    del error
+    return False
 
 
 def with_headers(chunk: LLMResultChunk, headers: CallHeaders) -> LLMResultChunk:
@@ -97,6 +107,9 @@ class ChatExchange(msgspec.Struct, frozen=True):
     body: bytes
     restorers: tuple[Callable[[], Restorer], ...] = ()
     """Each builds what changes the answer back to what the caller expects."""
+    learn: Callable[[InvokeError], bool] = _learn_nothing
+    """Remembers what an error shows about the server. Returns whether the same call
+    would now be made in another way."""
 
     def answer_headers(self, lines: HeaderLines) -> CallHeaders:
         """Return the headers of the response that the caller may get."""
@@ -443,10 +456,14 @@ class DirectExchange:
         provider = self._exchange.endpoint.definition.name
         error = error_of(status, headers, body, provider=provider)
         error.answer_headers = self._headers.held
+        error.is_adaptable = self._exchange.learn(error)
         return error
 
     def _named(self, error: Exception) -> InvokeError:
         """Return an error of a call with the provider's name."""
         if not isinstance(error, InvokeError):
             raise error
-        return self._exchange.endpoint.with_provider_name(error)
+        named = self._exchange.endpoint.with_provider_name(error)
+        if isinstance(named, EndpointNotFoundError):
+            named.is_adaptable = self._exchange.learn(named)
+        return named

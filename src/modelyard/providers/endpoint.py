@@ -14,7 +14,13 @@ import msgspec
 from modelyard.base import cpu_work
 from modelyard.base.bounded_json import BodyError, check_value_count
 from modelyard.base.call_headers import NO_RULES, HeaderRules, merge_headers
-from modelyard.base.errors import ConfigError, InvokeError, InvokeServerUnavailableError
+from modelyard.base.errors import (
+    ConfigError,
+    EndpointNotFoundError,
+    InvokeConnectionError,
+    InvokeError,
+    InvokeServerUnavailableError,
+)
 from modelyard.base.json_types import JsonValue, is_array, is_object
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.http_payload import HttpPayload
@@ -23,6 +29,7 @@ from modelyard.providers.auth import Auth, build_auth
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.formats import Framing
 from modelyard.providers.http_errors import error_of, is_object_body
+from modelyard.providers.learnt import LearntServers
 from modelyard.transport.aws_events import AwsEventStream
 from modelyard.transport.http import HttpClient, RequestHead, Response, Timeouts
 from modelyard.transport.sse import DONE, MAX_EVENT_BYTES, EventStream
@@ -56,6 +63,8 @@ class Endpoint:
     guarded: HttpClient | None = None
     """HTTP client for URLs that a tenant chose; it refuses internal addresses. Without
     it, `client` is used for all."""
+    learnt: LearntServers = field(default_factory=LearntServers)
+    """What its servers have refused."""
     auth: Auth = field(init=False)
     _ready_heads: "dict[tuple[Any, ...], _ReadyHead]" = field(
         default_factory=dict[tuple[Any, ...], "_ReadyHead"]
@@ -319,11 +328,7 @@ class Endpoint:
         """Return the error with the provider's name, unless it already has one."""
         if error.provider:
             return error
-        named = type(error)(
-            str(error), provider=self.definition.name, retry_after=error.retry_after
-        )
-        named.answer_headers = error.answer_headers
-        return named
+        return error.with_provider(self.definition.name)
 
     def stream_error(self, message: str) -> InvokeServerUnavailableError:
         """Return the error for a response that cannot be understood."""
@@ -580,3 +585,26 @@ class _AwsReader:
 
 # By the framing of a wire format.
 _READERS = {"sse": _SseReader, "lines": _LineReader, "aws": _AwsReader}
+
+
+async def has_api(
+    endpoint: Endpoint,
+    url: str,
+    credentials: Credentials,
+    headers: Mapping[str, str],
+) -> bool:
+    """Return whether the server has an API, by an empty request, which costs
+    nothing. Raises InvokeConnectionError if the server is not reached."""
+    try:
+        response = await endpoint.send(
+            "POST", url, credentials, [b"{}"], headers=headers
+        )
+    except InvokeConnectionError:
+        raise
+    except EndpointNotFoundError:
+        return False
+    # A refusal of the empty request shows that the path is there.
+    except InvokeError:
+        return True
+    response.close()
+    return True

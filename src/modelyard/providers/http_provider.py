@@ -2,9 +2,10 @@
 its authentication over HTTP."""
 
 import struct
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -15,7 +16,12 @@ from modelyard.base.call_headers import (
     CallHeaders,
     merge_headers,
 )
-from modelyard.base.errors import ConfigError, InvokeError, suggestion
+from modelyard.base.errors import (
+    ConfigError,
+    EndpointNotFoundError,
+    InvokeError,
+    suggestion,
+)
 from modelyard.base.reader_errors import MALFORMED_INPUT_ERRORS
 from modelyard.models.base import (
     AnyModel,
@@ -29,6 +35,7 @@ from modelyard.models.base import (
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import ModelPropertyKey
+from modelyard.models.http_payload import HttpPayload
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
 from modelyard.models.passthrough import (
@@ -40,7 +47,7 @@ from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
-from modelyard.models.types import Credentials, ModelType, OperatorCredentials
+from modelyard.models.types import JSON, Credentials, ModelType, OperatorCredentials
 from modelyard.models.vendor_headers import fields_without_beta
 from modelyard.providers.adaptation.adapter import Adaptation, adapt
 from modelyard.providers.adaptation.draft import Restorer, Target
@@ -50,13 +57,19 @@ from modelyard.providers.chat_exchange import (
     with_headers,
 )
 from modelyard.providers.definition import ProviderDefinition, Wire
-from modelyard.providers.endpoint import MAX_ANSWER, Endpoint
+from modelyard.providers.endpoint import MAX_ANSWER, Endpoint, has_api
 from modelyard.providers.formats import (
     CHAT,
     EMBEDDING,
     MODERATION,
     RERANK,
     ChatFormat,
+)
+from modelyard.providers.learnt import (
+    AUDIO_FIELDS,
+    has_field,
+    refused_field,
+    without_fields,
 )
 from modelyard.providers.speech_formats import SPEECH2TEXT, TTS
 from modelyard.transport.http import HttpClient, RequestHead, Response, Timeouts
@@ -119,7 +132,81 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             target = self._target(model, chat_format)
             selection = _Selection(wire, chat_format, target)
             self._selections[key] = selection
+        if self.endpoint.learnt.is_empty:
+            return selection
+        return self._spoken(selection, model, credentials, request)
+
+    def _spoken(
+        self,
+        selection: _Selection,
+        model: str,
+        credentials: Credentials,
+        request: LLMRequest | PassthroughRequest,
+    ) -> _Selection:
+        """Return the selected format, or the next one if the server does not speak it;
+        the selected one if it speaks none."""
+        learnt = self.endpoint.learnt
+        if learnt.speaks(
+            _server(self.endpoint, credentials, selection.wire), selection.wire.name
+        ):
+            return selection
+        for wire, chat_format in self._alternatives(selection, credentials, request):
+            if learnt.speaks(_server(self.endpoint, credentials, wire), wire.name):
+                return _Selection(wire, chat_format, self._target(model, chat_format))
         return selection
+
+    def _alternatives(
+        self,
+        selection: _Selection,
+        credentials: Credentials,
+        request: LLMRequest | PassthroughRequest,
+    ) -> list[tuple[Wire, ChatFormat]]:
+        """Return the other formats in which a call could be made, the best first. A
+        model with its own format has none."""
+        if all(wire is not selection.wire for wire, _ in self.wires):
+            return []
+        url_field = self.endpoint.definition.url_field
+        is_moved = bool(url_field and credentials.get(url_field))
+        # Plain text completions cannot carry tools.
+        has_tools = isinstance(request, LLMRequest) and bool(request.tools)
+        return [
+            (wire, chat_format)
+            for wire, chat_format in self.wires
+            if wire is not selection.wire
+            and not (is_moved and wire.base_url)
+            and not (has_tools and wire.name == "openai_completions")
+        ]
+
+    def _learn(
+        self,
+        model: str,
+        credentials: Credentials,
+        selection: _Selection,
+        request: LLMRequest | PassthroughRequest,
+        body: bytes,
+        error: InvokeError,
+    ) -> bool:
+        """Remember what an error shows about the server. Returns whether the same call
+        would now be made in another way."""
+        learnt = self.endpoint.learnt
+        server = _server(self.endpoint, credentials, selection.wire)
+        if isinstance(error, EndpointNotFoundError):
+            alternatives = [
+                (_server(self.endpoint, credentials, wire), wire.name)
+                for wire, _ in self._alternatives(selection, credentials, request)
+            ]
+            if any(learnt.speaks(*alternative) for alternative in alternatives):
+                learnt.refuse_format(server, selection.wire.name)
+                return True
+            # It speaks none of them: its address is wrong, or it is starting.
+            learnt.forget_formats(server)
+            return False
+        name = refused_field(error)
+        if name is None or not has_field(body, name):
+            return False
+        learnt.refuse_field(server, model, name)
+        # The caller may want an error rather than a call without the field.
+        return not (isinstance(request, LLMRequest) and request.unsupported == "refuse")
 
     def _select_format(
         self, model: str, request_format: str, *, is_moved: bool
@@ -155,11 +242,14 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     ) -> bool:
         """Return whether requests for this model can be sent in this wire format."""
         url_field = self.endpoint.definition.url_field
-        return (
-            self._select_format(
-                model, format, is_moved=bool(url_field and credentials.get(url_field))
-            )[1].name
-            == format
+        wire, chat_format = self._select_format(
+            model, format, is_moved=bool(url_field and credentials.get(url_field))
+        )
+        if chat_format.name != format:
+            return False
+        learnt = self.endpoint.learnt
+        return learnt.is_empty or learnt.speaks(
+            _server(self.endpoint, credentials, wire), wire.name
         )
 
     def unsupported(
@@ -168,12 +258,18 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         """Return the names of the request's fields that are left out on the way to the
         model's server."""
         selection = self._selected(model, credentials, request)
-        chat_format = selection.chat_format
-        names = list(adapt(request, selection.target).dropped)
+        chat_format, target = selection.chat_format, selection.target
+        adaptation = adapt(request, target)
+        names = list(adaptation.dropped)
         headers = self._headers_for(chat_format, request)
         names += fields_without_beta(request, chat_format.betas(model, headers))
         names += self._refused_account(chat_format, credentials, request)
-        # Two rules may report one field.
+        if refused := self._refused_fields(model, credentials, selection):
+            body = chat_format.dump_request(
+                adaptation.request, model, target.capabilities
+            )
+            names += without_fields(body, refused)
+        # A field may be left out for more than one reason.
         return list(dict.fromkeys(names))
 
     def has_json_mode(
@@ -182,6 +278,22 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         """Return whether the format that the request is sent in has such a mode."""
         selection = self._selected(model, credentials, request)
         return selection.chat_format.name not in _WITHOUT_JSON_MODE
+
+    def _refused_fields(
+        self, model: str, credentials: Credentials, selection: _Selection
+    ) -> tuple[str, ...]:
+        """Return the fields that the server has refused for a model."""
+        learnt = self.endpoint.learnt
+        if learnt.is_empty:
+            return ()
+        return learnt.refused_fields(
+            _server(self.endpoint, credentials, selection.wire), model
+        )
+
+    @property
+    def knowledge_version(self) -> int:
+        """Changes whenever something was learnt about the servers; 0 at first."""
+        return self.endpoint.learnt.version
 
     def _target(self, model: str, chat_format: ChatFormat) -> Target:
         """Return what requests for a model are adapted to."""
@@ -231,8 +343,11 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         self, model: str, credentials: Credentials, request: PassthroughRequest
     ) -> bool:
         """Return whether the request can be passed through unparsed."""
-        chat_format = self._selected(model, credentials, request).chat_format
+        selection = self._selected(model, credentials, request)
+        if self._refused_fields(model, credentials, selection):
+            return False
         capabilities = self.endpoint.capabilities(model)
+        chat_format = selection.chat_format
         return _passthrough_format(chat_format, request, capabilities) is not None
 
     async def invoke(
@@ -244,16 +359,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         """Call the model and yield its response as chunks. Raises InvokeError with the
         provider's name."""
         endpoint = self.endpoint
-        exchange = self._exchange(model, credentials, request)
-        response = await endpoint.send(
-            "POST",
-            exchange.url,
-            credentials,
-            [exchange.body],
-            headers=exchange.headers,
-            call_headers=exchange.call_headers,
-            rules=exchange.chat_format.header_rules,
-        )
+        exchange, response = await self._sent(model, credentials, request)
         # The first chunk carries the headers of the response.
         answer_headers = exchange.answer_headers(response.header_lines)
         try:
@@ -273,11 +379,57 @@ class HttpLargeLanguageModel(LargeLanguageModel):
                 yield with_headers(chunk, answer_headers)
                 answer_headers = NO_HEADERS
         except InvokeError as error:
-            raise endpoint.with_provider_name(error) from error
+            named = endpoint.with_provider_name(error)
+            # Some servers answer an unknown path with status 200.
+            if isinstance(named, EndpointNotFoundError):
+                named.is_adaptable = exchange.learn(named)
+            raise named from error
         # Closed also if the consumer stops early, which ends the generation at the
         # provider.
         finally:
             response.close()
+
+    async def _sent(
+        self,
+        model: str,
+        credentials: Credentials,
+        request: LLMRequest | PassthroughRequest,
+    ) -> tuple[ChatExchange, Response]:
+        """Send a request and return its response. What the server refuses is learnt,
+        and the request sent again without it. Raises InvokeError."""
+        missing: EndpointNotFoundError | None = None
+        while True:
+            exchange = self._exchange(model, credentials, request)
+            try:
+                response = await self.endpoint.send(
+                    "POST",
+                    exchange.url,
+                    credentials,
+                    [exchange.body],
+                    headers=exchange.headers,
+                    call_headers=exchange.call_headers,
+                    rules=exchange.chat_format.header_rules,
+                )
+            except InvokeError as error:
+                # Ends, since each turn leaves out one more format or field.
+                missing = _first_missing(exchange, error, missing)
+            else:
+                return exchange, response
+
+    async def spoken_formats(self, credentials: Credentials) -> dict[str, bool]:
+        """Ask the server for each format by an empty request, which costs nothing.
+        Returns its name → whether the server speaks it.
+
+        Raises InvokeConnectionError if the server is not reached.
+        """
+        spoken: dict[str, bool] = {}
+        for wire, chat_format in self.wires:
+            path = self._chat_path(chat_format)
+            url = self.endpoint.url(credentials, path, model="none", base=wire.base_url)
+            spoken[wire.name] = await has_api(
+                self.endpoint, url, credentials, chat_format.headers
+            )
+        return spoken
 
     def exchange(
         self,
@@ -303,7 +455,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         wire, chat_format = selection.wire, selection.chat_format
         capabilities = selection.target.capabilities
         passing = _passthrough_format(chat_format, request, capabilities)
-        if passing is None:
+        if passing is None or self._refused_fields(model, credentials, selection):
             return None
         path = self._chat_path(chat_format)
         url = self.endpoint.url(credentials, path, model=model, base=wire.base_url)
@@ -311,8 +463,9 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         # A token or a signature belongs to one request and cannot be prepared.
         if ready is None:
             return None
+        learn = partial(self._learn, model, credentials, selection)
         return PreparedExchange(
-            self.endpoint, chat_format, capabilities, passing, url, model, *ready
+            self.endpoint, chat_format, capabilities, passing, url, model, *ready, learn
         )
 
     def _exchange(
@@ -334,6 +487,10 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             else None
         )
         restorers: tuple[Callable[[], Restorer], ...] = ()
+        refused = self._refused_fields(model, credentials, selection)
+        if refused:
+            passing = None
+        original_request = request
         # What is passed through is not parsed at all.
         if passing is not None and isinstance(request, PassthroughRequest):
             path = self._chat_path(chat_format)
@@ -346,7 +503,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             # Some formats select streaming by a header.
             if parsed.stream and chat_format.stream_headers:
                 headers = {**headers, **chat_format.stream_headers}
-            body = self._dump(parsed, model, chat_format, capabilities)
+            body = self._dump(parsed, model, chat_format, capabilities, refused)
         call_headers, path = _passed_on(chat_format, credentials, request, path)
         url = endpoint.url(credentials, path, model=model, base=wire.base_url)
         return ChatExchange(
@@ -360,6 +517,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             call_headers,
             body,
             restorers,
+            partial(self._learn, model, credentials, selection, original_request, body),
         )
 
     def _adapted(self, request: LLMRequest, target: Target) -> Adaptation:
@@ -376,14 +534,18 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         model: str,
         chat_format: ChatFormat,
         capabilities: Capabilities,
+        refused: Collection[str],
     ) -> bytes:
-        """Return a request in its provider's format. Raises InvokeError, with the
-        provider's name, if it cannot be translated."""
+        """Return a request in its provider's format, without the `refused` fields.
+        Raises InvokeError, with the provider's name, if it cannot be translated."""
         headers = self._headers_for(chat_format, request)
         if headers is not request.headers:
             request = msgspec.structs.replace(request, headers=headers)
         try:
-            return _encode(chat_format.dump_request(request, model, capabilities))
+            body = chat_format.dump_request(request, model, capabilities)
+            if refused:
+                without_fields(body, refused)
+            return _encode(body)
         except InvokeError as error:
             raise self.endpoint.with_provider_name(error) from error
 
@@ -406,6 +568,13 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         format only."""
         if chat_format is self.wires[0][1]:
             return self.endpoint.definition.paths.get("llm", chat_format.path)
+        # The base URL of OpenAI's format ends in the version, which is a part of the
+        # path in Anthropic's.
+        has_version = chat_format.path.startswith("/v1/")
+        if has_version and self.wires[0][0].name == "openai":
+            wires = [wire for wire, each in self.wires if each is chat_format]
+            if wires and not wires[0].base_url:
+                return chat_format.path.removeprefix("/v1")
         return chat_format.path
 
     async def count_tokens(
@@ -462,9 +631,12 @@ class PreparedExchange(msgspec.Struct, frozen=True):
     model: str
     client: HttpClient
     head: RequestHead
+    learn: Callable[[PassthroughRequest, bytes, InvokeError], bool]
+    """Remembers what an error shows about the server; see `ChatExchange.learn`."""
 
     def exchange(self, request: PassthroughRequest) -> DirectExchange:
         """Return the exchange of a request."""
+        body = self.passing.dump(request, self.model, self.capabilities)
         chat_exchange = ChatExchange(
             self.endpoint,
             self.chat_format,
@@ -474,9 +646,29 @@ class PreparedExchange(msgspec.Struct, frozen=True):
             self.url,
             self.chat_format.headers,
             {},
-            self.passing.dump(request, self.model, self.capabilities),
+            body,
+            learn=partial(self.learn, request, body),
         )
         return DirectExchange(chat_exchange, self.client, self.head)
+
+
+def _first_missing(
+    exchange: ChatExchange, error: InvokeError, missing: EndpointNotFoundError | None
+) -> EndpointNotFoundError | None:
+    """Learn from an error, and return the error about the first format that the server
+    does not have. Raises InvokeError if the call cannot be made in another way."""
+    is_missing = isinstance(error, EndpointNotFoundError)
+    if not exchange.learn(error):
+        # The first format is the one that the operator knows.
+        if missing is not None and is_missing:
+            raise missing from error
+        raise error
+    return missing or (error if is_missing else None)
+
+
+def _server(endpoint: Endpoint, credentials: Credentials, wire: Wire) -> str:
+    """Return the address of the server of a format."""
+    return endpoint.url(credentials, "", base=wire.base_url)
 
 
 def _passthrough_format(
@@ -538,13 +730,7 @@ class HttpTextEmbeddingModel(TextEmbeddingModel):
         """Yield the embeddings of all texts as one result. Raises InvokeError with the
         provider's name."""
         endpoint = self.endpoint
-        body = self.wire_format.dump_request(
-            request, model, endpoint.capabilities(model)
-        )
-        path = endpoint.definition.paths.get("text-embedding", self.wire_format.path)
-        response_body = await endpoint.call(
-            path, credentials, body, model=model, base=self.base
-        )
+        response_body = await self._response_body(model, credentials, request)
         result = _parse_response(
             endpoint, lambda: self.wire_format.parse_result(response_body, request)
         )
@@ -555,6 +741,49 @@ class HttpTextEmbeddingModel(TextEmbeddingModel):
                 f" {len(result.embeddings)}"
             )
         yield result if result.model else msgspec.structs.replace(result, model=model)
+
+    async def _response_body(
+        self, model: str, credentials: Credentials, request: TextEmbeddingRequest
+    ) -> Any:
+        """Send a request and return the response. A field that the server refuses is
+        learnt, and the request sent again without it. Raises InvokeError."""
+        endpoint = self.endpoint
+        server = endpoint.url(credentials, "", base=self.base)
+        path = endpoint.definition.paths.get("text-embedding", self.wire_format.path)
+        while True:
+            body, _ = self._body(model, server, request)
+            try:
+                return await endpoint.call(
+                    path, credentials, body, model=model, base=self.base
+                )
+            except InvokeError as error:
+                name = refused_field(error)
+                # Ends, since each turn leaves out one more field.
+                if name is None or not without_fields(body, [name]):
+                    raise
+                endpoint.learnt.refuse_field(server, model, name)
+
+    def _body(
+        self, model: str, server: str, request: TextEmbeddingRequest
+    ) -> tuple[JSON, list[str]]:
+        """Return the body for a server, and the fields left out that it refuses."""
+        endpoint = self.endpoint
+        body = self.wire_format.dump_request(
+            request, model, endpoint.capabilities(model)
+        )
+        refused = endpoint.learnt.refused_fields(server, model)
+        return body, without_fields(body, refused)
+
+    def unsupported(
+        self, model: str, credentials: Credentials, request: TextEmbeddingRequest
+    ) -> list[str]:
+        """Return the fields of the request that the server has refused."""
+        if self.endpoint.learnt.is_empty:
+            return []
+        server = self.endpoint.url(credentials, "", base=self.base)
+        _, removed = self._body(model, server, request)
+        # The encoding is chosen by this server, which encodes the answer itself.
+        return [name for name in removed if name != "encoding_format"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -619,9 +848,13 @@ class HttpTTSModel(TTSModel):
         """Yield the audio in chunks, then the usage. Raises InvokeError with the
         provider's name."""
         endpoint = self.endpoint
-        sending = self.wire_format.dump(request, model, endpoint.capabilities(model))
-        response = await endpoint.deliver(
-            sending, credentials, base=self.base, headers=self.wire_format.headers
+        response = await _delivered(
+            endpoint,
+            partial(self.wire_format.dump, request, model),
+            model,
+            credentials,
+            base=self.base,
+            headers=self.wire_format.headers,
         )
         try:
             async with aclosing(self._audio_chunks(request, response)) as audio_chunks:
@@ -635,6 +868,15 @@ class HttpTTSModel(TTSModel):
             raise endpoint.with_provider_name(error) from error
         finally:
             response.close()
+
+    def unsupported(
+        self, model: str, credentials: Credentials, request: TTSRequest
+    ) -> list[str]:
+        """Return the fields of the request that the server has refused."""
+        dump = partial(self.wire_format.dump, request, model)
+        return _refused_payload_fields(
+            self.endpoint, dump, model, credentials, base=self.base
+        )
 
     async def _audio_chunks(
         self, request: TTSRequest, response: Response
@@ -690,14 +932,76 @@ class HttpSpeech2TextModel(Speech2TextModel):
         """Yield the transcript as one result. Raises InvokeError with the provider's
         name."""
         endpoint = self.endpoint
-        sending = self.wire_format.dump(request, model, endpoint.capabilities(model))
+        dump = partial(self.wire_format.dump, request, model)
         response_body = await endpoint.object(
-            await endpoint.deliver(sending, credentials, base=self.base)
+            await _delivered(endpoint, dump, model, credentials, base=self.base)
         )
         result = _parse_response(
             endpoint, lambda: self.wire_format.parse(response_body)
         )
         yield msgspec.structs.replace(result, model=model)
+
+    def unsupported(
+        self, model: str, credentials: Credentials, request: Speech2TextRequest
+    ) -> list[str]:
+        """Return the fields of the request that the server has refused."""
+        dump = partial(self.wire_format.dump, request, model)
+        return _refused_payload_fields(
+            self.endpoint, dump, model, credentials, base=self.base
+        )
+
+
+Dump = Callable[[Capabilities], HttpPayload]
+"""Writes a request for a server with these capabilities."""
+
+
+async def _delivered(
+    endpoint: Endpoint,
+    dump: Dump,
+    model: str,
+    credentials: Credentials,
+    *,
+    base: str,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Send a request about audio and return the response. A field that the server
+    refuses is learnt, and the request sent again without it. Raises InvokeError."""
+    server = endpoint.url(credentials, "", base=base)
+    while True:
+        capabilities = endpoint.capabilities(model)
+        refused = endpoint.learnt.refused_fields(server, model)
+        if refused:
+            capabilities = msgspec.structs.replace(
+                capabilities, drop=(*capabilities.drop, *refused)
+            )
+        payload = dump(capabilities)
+        try:
+            return await endpoint.deliver(
+                payload, credentials, base=base, headers=headers
+            )
+        except InvokeError as error:
+            name = refused_field(error, AUDIO_FIELDS)
+            # Ends, since each turn leaves out one more field.
+            if name not in payload.fields or name in capabilities.drop:
+                raise
+            endpoint.learnt.refuse_field(server, model, name)
+
+
+def _refused_payload_fields(
+    endpoint: Endpoint,
+    dump: Dump,
+    model: str,
+    credentials: Credentials,
+    *,
+    base: str,
+) -> list[str]:
+    """Return the fields of a request about audio that the server has refused."""
+    if endpoint.learnt.is_empty:
+        return []
+    server = endpoint.url(credentials, "", base=base)
+    sent = dump(endpoint.capabilities(model)).fields
+    refused = endpoint.learnt.refused_fields(server, model)
+    return [name for name in refused if name in sent]
 
 
 ResultT = TypeVar("ResultT")

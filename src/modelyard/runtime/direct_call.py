@@ -40,6 +40,7 @@ from modelyard.runtime.policies.observe import Observation, Observe
 logger = logging.getLogger("modelyard.calls")
 
 _NEVER = float("inf")
+_MAX_PREPARED = 500
 _SWEEP_SECONDS = 0.05
 """How often the deadlines of the running calls are looked at. One timer for all costs
 less than one for each chunk."""
@@ -231,8 +232,9 @@ class Target(msgspec.Struct, kw_only=True):
     model: Any
     """The provider's model, a `LargeLanguageModel`."""
     meter: MeterPlan
-    _prepared: dict[tuple[str, ...], PreparedExchange | None] = {}
-    """By the format of the request and the names of its parameters."""
+    _prepared: dict[tuple[str | int, ...], PreparedExchange | None] = {}
+    """By the format of the request, the version of what is known of the server, and
+    the names of the parameters."""
 
     def exchange(self, invocation: Invocation) -> Exchange | None:
         """Return the exchange of a request; None if something has to be awaited. Raises
@@ -240,13 +242,18 @@ class Target(msgspec.Struct, kw_only=True):
         request = invocation.request
         # With headers of the caller's own, the head of the request is another one.
         if isinstance(request, PassthroughRequest) and request.headers is NO_HEADERS:
-            key = (request.format, *request.model_parameters)
+            version = self.model.knowledge_version
+            key = (request.format, version, *request.model_parameters)
             if key in self._prepared:
                 prepared = self._prepared[key]
             else:
-                prepared = self._prepared[key] = self.model.prepare(
+                prepared = self.model.prepare(
                     invocation.model, invocation.credentials, request
                 )
+                # What was prepared by older knowledge is of no use any more.
+                if len(self._prepared) >= _MAX_PREPARED:
+                    self._prepared.clear()
+                self._prepared[key] = prepared
             if prepared is not None:
                 return prepared.exchange(request)
         return self.model.exchange(invocation.model, invocation.credentials, request)

@@ -20,6 +20,7 @@ from modelyard.base.errors import (
     InvokeError,
     InvokeRateLimitError,
     InvokeServerUnavailableError,
+    QuotaExhaustedError,
 )
 from modelyard.tenancy.resource_types import Limit, Strategy
 
@@ -27,6 +28,7 @@ _MAX_FAILURE_COOLDOWN = 25.0
 """The longest cooldown of a failing credential in seconds; a recovered one is used
 again within this time."""
 _MAX_RATE_LIMIT_COOLDOWN = 300.0
+_MAX_QUOTA_COOLDOWN = 3600.0
 _MAX_DOUBLINGS = 64
 _FAILURES_BEFORE_COOLDOWN = 3
 """How many consecutive failures of the provider put a deployment in cooldown."""
@@ -264,9 +266,13 @@ class DeploymentHealth:
         to blame or nothing may be put in cooldown.
 
         A rate limit affects the model with this credential, or the shared quota; a
-        refused credential affects all its models; a failing server affects the
-        deployment.
+        refused credential, or one without credit, affects all its models; a failing
+        server affects the deployment.
         """
+        if isinstance(error, QuotaExhaustedError):
+            return self._next_cooldown(
+                _credential_key(deployment), error, group, _MAX_QUOTA_COOLDOWN
+            )
         if isinstance(error, InvokeRateLimitError) and error.cooldown:
             return self._next_cooldown(
                 _rate_limit_key(deployment), error, group, _MAX_RATE_LIMIT_COOLDOWN

@@ -20,7 +20,7 @@ from modelyard.models.entities import AIModelEntity, PriceInfo, PriceType
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
 from modelyard.models.parameters import validate_parameters
-from modelyard.models.passthrough import PassthroughRequest
+from modelyard.models.passthrough import PassthroughRequest, to_parsed_request
 from modelyard.models.pricing import get_price
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
@@ -44,6 +44,17 @@ class CallOptions(TypedDict, total=False):
     absent."""
 
 
+_MAX_COMBINATIONS = 500
+NamedRequest = (
+    LLMRequest
+    | PassthroughRequest
+    | TextEmbeddingRequest
+    | TTSRequest
+    | Speech2TextRequest
+)
+"""Requests whose fields may be left out, which the response then names."""
+
+
 class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
     """A model that can be called. Call the method of its type; another type's method
     raises NotFoundError."""
@@ -61,8 +72,9 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
     allows_passthrough: bool = False
     """Whether requests may be passed through unchanged, because nothing in this server
     needs to read them."""
-    passthrough_cache: dict[tuple[str, ...], bool] = {}
-    """A cache of `passes_on`, by wire format and model parameters."""
+    passthrough_cache: dict[tuple[str | int, ...], bool] = {}
+    """A cache of `can_pass_through`, by wire format, version of what is known of the
+    servers, and model parameters."""
     call_plans: dict[str, Any] = {}
     """A cache of what direct calls look up, of this caller."""
     route: str = ""
@@ -163,11 +175,14 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
             return False
         # The answer depends on the format and the parameters only, so it is computed
         # once for each combination.
-        key = (request.format, *request.model_parameters)
+        key = (request.format, self.knowledge_version, *request.model_parameters)
         if (is_passthrough := self.passthrough_cache.get(key)) is None:
             is_passthrough = isinstance(
                 self.callee, LargeLanguageModel
             ) and self.callee.can_pass_through(self.model, self.credentials(), request)
+            # What was known before is of no use any more.
+            if len(self.passthrough_cache) >= _MAX_COMBINATIONS:
+                self.passthrough_cache.clear()
             self.passthrough_cache[key] = is_passthrough
         schema = self.schema
         if not is_passthrough or schema is None:
@@ -206,6 +221,23 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(self.callee, LargeLanguageModel):
             raise self._mismatch(ModelType.LLM)
         return self.callee.unsupported(self.model, self.credentials(), request)
+
+    @property
+    def knowledge_version(self) -> int:
+        """Changes whenever something was learnt about what the model's servers accept;
+        0 as long as nothing was."""
+        callee = self.callee
+        return callee.knowledge_version if isinstance(callee, LargeLanguageModel) else 0
+
+    def left_out(self, request: NamedRequest) -> list[str]:
+        """Return the names of the request's fields that are left out, by what is known
+        of the servers now."""
+        if isinstance(request, LLMRequest | PassthroughRequest):
+            if not self.knowledge_version:
+                return []
+            return self.unsupported(to_parsed_request(request))
+        callee: Any = self.callee
+        return callee.unsupported(self.model, self.credentials(), request)
 
     def _checked(self, request: LLMRequest) -> LLMRequest:
         """Return the request with its parameters validated against the model's rules,

@@ -20,6 +20,7 @@ from modelyard.base.errors import (
     InvokeServerUnavailableError,
     InvokeTimeoutError,
 )
+from modelyard.base.fields import content_length
 from modelyard.transport.headers import Headers
 
 _HIGH_WATER = 256 * 1024
@@ -77,8 +78,8 @@ def _body_size(lines: Sequence[bytes]) -> int:
             length = value.strip(b" \t")
         elif kind is not _HARMLESS or not colon:
             return _UNKNOWN
-    is_number = length.isdigit() and len(length) <= _MAX_DIGITS
-    return int(length) if is_number else _UNKNOWN
+    size = content_length(length, _MAX_DIGITS)
+    return _UNKNOWN if size is None else size
 
 
 class StrayError(Exception):

@@ -4,11 +4,16 @@ from modelyard.base.errors import InvokeServerUnavailableError
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 DONE = b"[DONE]"
+_ERROR_LINE = b"error: {"
+"""Start of an error as older builds of llama.cpp write it, which is no field of a
+server-sent event."""
 
 
 def _with_newlines(buffer: bytes) -> bytes:
     """Replace CRLF and CR by newlines, except for a trailing CR: it may be the first
     half of a CRLF that the next chunk completes."""
+    if b"\r" not in buffer:
+        return buffer
     tail = b"\r" if buffer.endswith(b"\r") else b""
     complete = buffer[: len(buffer) - len(tail)]
     return complete.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + tail
@@ -41,9 +46,7 @@ class EventStream:
         buffer = b"".join((*self._partial_line, chunk)) if self._partial_line else chunk
         self._partial_line.clear()
         self._rest_length = 0
-        if b"\r" in buffer:
-            buffer = _with_newlines(buffer)
-        lines = buffer.split(b"\n")
+        lines = _with_newlines(buffer).split(b"\n")
         remainder = lines.pop()
         events: list[bytes] = []
         for line in lines:
@@ -55,6 +58,9 @@ class EventStream:
                 value = line[6:] if line[5:6] == b" " else line[5:]
                 self._data.append(value)
                 self._data_bytes += len(value)
+            elif line.startswith(_ERROR_LINE):
+                self._data.append(b'{"error":%b}' % line[len(_ERROR_LINE) - 1 :])
+                self._data_bytes += len(line)
         self._store_partial(remainder)
         return events
 

@@ -4,7 +4,7 @@ types. No I/O. https://docs.anthropic.com/en/api/messages"""
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -14,7 +14,6 @@ from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeError,
     InvokeServerUnavailableError,
-    error_class_for_status,
 )
 from modelyard.base.fields import (
     count,
@@ -31,6 +30,7 @@ from modelyard.base.fields import (
     unknown_fields,
     without_empty,
 )
+from modelyard.base.provider_errors import provider_error, raise_error_in
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
@@ -1057,8 +1057,7 @@ def parse_result(body: JSON) -> LLMResult:
     InvokeServerUnavailableError if it is malformed.
     """
     # Some compatible servers send an error with status 200.
-    if body.get("type") == "error" or isinstance(body.get("error"), dict):
-        raise error_of(body.get("error") or body)
+    raise_error_in(body)
     blocks = body.get("content")
     if not isinstance(blocks, list):
         raise InvokeServerUnavailableError("Upstream response has no 'content'")
@@ -1468,8 +1467,18 @@ class StreamDumper:
     instance per stream; `created` is not used.
     """
 
-    def __init__(self, *, response_id: str, model: str, created: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        response_id: str,
+        model: str,
+        created: int = 0,
+        estimate_input: Callable[[], int] | None = None,
+    ) -> None:
+        """`estimate_input` counts the tokens of the prompt, for a provider that reports
+        them only at the end."""
         del created
+        self._estimate_input = estimate_input
         self._id, self._model = response_id, model
         self._has_begun = False
         # Type and index of the block being written, and its number in the stream.
@@ -1495,7 +1504,9 @@ class StreamDumper:
         events: list[JSON] = []
         delta = chunk.delta
         if not self._has_begun:
-            events.append(self._start(dict(chunk.extra.get(FORMAT, {}))))
+            events.append(
+                self._start(dict(chunk.extra.get(FORMAT, {})), chunk.delta.usage)
+            )
         elif chunk.extra:
             self._extra |= chunk.extra.get(FORMAT, {})
         self._usage = delta.usage or self._usage
@@ -1520,15 +1531,21 @@ class StreamDumper:
         self._reason_extra = delta.extra or self._reason_extra
         return events
 
-    def _start(self, extra_fields: JSON) -> JSON:
+    def _start(self, extra_fields: JSON, first_usage: LLMUsage | None) -> JSON:
         """Return the `message_start` event.
 
         Its usage is removed from `extra_fields`, the first chunk's fields of this
-        format, where it is called `start_usage`; otherwise the counts are zero.
+        format, where it is called `start_usage`. Without one it is that of the first
+        chunk, or an estimate, which the `message_delta` at the end corrects.
         """
         self._has_begun = True
-        # The real input count is often known only at the end.
-        usage = extra_fields.pop("start_usage", None) or dump_usage(LLMUsage())
+        usage = extra_fields.pop("start_usage", None)
+        if usage is None and first_usage is None:
+            # Clients show how full the context is by this count.
+            estimate = self._estimate_input() if self._estimate_input else 0
+            first_usage = LLMUsage(prompt_tokens=estimate)
+        if usage is None:
+            usage = dump_usage(first_usage or LLMUsage())
         message = {
             "id": self._id,
             "type": "message",
@@ -1698,7 +1715,7 @@ class StreamDumper:
     def finish(self) -> list[JSON]:
         """Return the final events: the end of the open block, the stop reason, and the
         usage."""
-        events: list[JSON] = [] if self._has_begun else [self._start({})]
+        events: list[JSON] = [] if self._has_begun else [self._start({}, self._usage)]
         events += self._close_block()
         reason = _dump_reason(
             self._reason, self._reason_extra, has_calls=self._has_calls
@@ -1729,19 +1746,8 @@ def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """Return the exception for an error object, selected by its `type`.
-
-    An unknown type becomes InvokeServerUnavailableError. The message falls back to the
-    type.
-    """
-    error_class = error_class_for_status(None, error.get("type"))
-    return error_class(
-        str(
-            error.get("message")
-            or error.get("type")
-            or "The provider returned an error without details"
-        )
-    )
+    """Return the exception for an error object. The caller raises it."""
+    return provider_error(error)
 
 
 # HTTP status → error type.

@@ -19,7 +19,6 @@ from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeError,
     InvokeServerUnavailableError,
-    error_class_for_status,
 )
 from modelyard.base.fields import (
     count,
@@ -34,6 +33,7 @@ from modelyard.base.fields import (
     unknown_fields,
     without_empty,
 )
+from modelyard.base.provider_errors import provider_error
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
@@ -1444,7 +1444,7 @@ def error_of(name: str, body: Any) -> InvokeError:
     # Event names start in lower case, exception types in upper case.
     error_name = name[:1].upper() + name[1:]
     message = body.get("message") if isinstance(body, dict) else None
-    return error_class_for_status(None, error_name)(str(message or error_name))
+    return provider_error({"message": message or error_name}, aws_type=error_name)
 
 
 def dump_error(status: int, message: str, request_id: str = "") -> JSON:

@@ -16,7 +16,6 @@ from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeError,
     InvokeServerUnavailableError,
-    error_of_code,
 )
 from modelyard.base.fields import (
     count,
@@ -33,6 +32,7 @@ from modelyard.base.fields import (
     unknown_fields,
     without_empty,
 )
+from modelyard.base.provider_errors import provider_error
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_text
 from modelyard.models.call_indexes import CallIndexes
@@ -826,8 +826,8 @@ def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
 
 
 def error_of(body: Mapping[str, Any]) -> InvokeError:
-    """Return the exception for an error body, selected by its `code`."""
-    return error_of_code(body.get("code"), body.get("message"))
+    """Return the exception for an error body."""
+    return provider_error(body)
 
 
 def dump_error(status: int, message: str, request_id: str = "") -> JSON:

@@ -10,12 +10,12 @@ from typing import Any
 from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeServerUnavailableError,
-    error_of_code,
 )
 from modelyard.base.fields import (
     nested_count,
     text_of,
 )
+from modelyard.base.provider_errors import provider_error
 from modelyard.base.reader_errors import reads_answer
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.http_payload import HttpPayload, as_json
@@ -92,7 +92,7 @@ def _check_error(body: Any) -> None:
     DashScope reports some errors with status 200.
     """
     if body.get("code"):
-        raise error_of_code(body["code"], body.get("message"))
+        raise provider_error(body)
 
 
 def dump_speech(

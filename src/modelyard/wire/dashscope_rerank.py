@@ -6,8 +6,9 @@ functions: no network, no clock."""
 
 from typing import Any
 
-from modelyard.base.errors import InvokeServerUnavailableError, error_of_code
+from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.base.fields import nested_count
+from modelyard.base.provider_errors import provider_error
 from modelyard.base.reader_errors import reads_answer
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.rerank import (
@@ -44,7 +45,7 @@ def parse_result(body: Any, request: RerankRequest) -> RerankResult:
     fits the `code` of an error body, which DashScope may send with status 200.
     """
     if body.get("code"):
-        raise error_of_code(body["code"], body.get("message"))
+        raise provider_error(body)
     results = (body.get("output") or {}).get("results")
     if not isinstance(results, list):
         raise InvokeServerUnavailableError("Upstream response has no 'results'")

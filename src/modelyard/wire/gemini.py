@@ -21,7 +21,7 @@ from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeError,
     InvokeServerUnavailableError,
-    error_class_for_status,
+    MalformedToolCallError,
 )
 from modelyard.base.fields import (
     MAX_TOOLS,
@@ -35,10 +35,12 @@ from modelyard.base.fields import (
     passthrough_fields,
     required_field,
     short_repr,
+    text_of,
     tier_name,
     unknown_fields,
     without_empty,
 )
+from modelyard.base.provider_errors import provider_error, raise_error_in
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
@@ -1200,16 +1202,15 @@ def parse_result(body: JSON) -> LLMResult:
 
     A blocked prompt gives one artificial choice, finished with `content_filter`.
     Missing usage is marked as estimated. Raises an InvokeError for an `error` object,
-    and InvokeServerUnavailableError if there are no candidates or a part is invalid.
+    and InvokeServerUnavailableError if there are no candidates without a reason, as in
+    a stream, or a part is invalid.
     """
-    if isinstance(body.get("error"), dict):
-        raise error_of(body["error"])
+    raise_error_in(body)
     candidates = body.get("candidates") or []
-    # A blocked prompt has feedback but no candidates. It is a valid answer, unlike an
-    # empty body.
-    if not isinstance(candidates, list) or (
-        not candidates and "promptFeedback" not in body and "usageMetadata" not in body
-    ):
+    block_reason = (body.get("promptFeedback") or {}).get("blockReason")
+    # A blocked prompt has feedback but no candidates. It is a valid answer, unlike one
+    # without either.
+    if not isinstance(candidates, list) or not (candidates or block_reason):
         raise InvokeServerUnavailableError("Upstream response has no 'candidates'")
     stem = _call_id_prefix(body)
     choices = [
@@ -1218,13 +1219,9 @@ def parse_result(body: JSON) -> LLMResult:
     ]
     # Without candidates, the prompt itself was blocked.
     if not choices:
-        reason = (
-            "content_filter"
-            if (body.get("promptFeedback") or {}).get("blockReason")
-            else "stop"
-        )
         # `blocked` lets `dump_result` omit this artificial choice again.
-        choices = [LLMChoice(finish_reason=reason, extra={FORMAT: {"blocked": True}})]
+        blocked = {FORMAT: {"blocked": True}}
+        choices = [LLMChoice(finish_reason="content_filter", extra=blocked)]
     return LLMResult(
         id=body.get("responseId") or "",
         model=body.get("modelVersion") or "",
@@ -1255,6 +1252,7 @@ def _parse_candidate(candidate: Any, position: int, stem: str) -> LLMChoice:
             f"Upstream response: candidates[{position}] must be an object, not"
             f" {short_repr(candidate)}"
         )
+    _check_call(candidate)
     # The part readers blame the client by default; in a response the fault is the
     # provider's.
     try:
@@ -1282,6 +1280,14 @@ def _parse_candidate(candidate: Any, position: int, stem: str) -> LLMChoice:
             FORMAT, unknown_fields(candidate, _KNOWN_CANDIDATE_FIELDS) | reason_fields
         ),
     )
+
+
+def _check_call(candidate: JSON) -> None:
+    """Raise MalformedToolCallError if the candidate ended with a call that Google could
+    not read. Its text, if there is any, is not the answer."""
+    if candidate.get("finishReason") == "MALFORMED_FUNCTION_CALL":
+        message = text_of(candidate.get("finishMessage"))
+        raise MalformedToolCallError(message or "The model wrote an invalid tool call")
 
 
 def _attach_to_last_text(
@@ -1438,8 +1444,7 @@ class StreamParser:
     def feed(self, event: JSON) -> list[LLMResultChunk]:
         """Return the chunks for one event. Raises an InvokeError if the event reports
         an error."""
-        if isinstance(event.get("error"), dict):
-            raise error_of(event["error"])
+        raise_error_in(event)
         # Generated ids are based on the first event, so that they are stable within the
         # stream.
         self._call_id_prefix = self._call_id_prefix or _call_id_prefix(event)
@@ -1495,6 +1500,7 @@ class StreamParser:
             return LLMResultChunkDelta(
                 index=index, message=AssistantPromptMessage(content=[block])
             )
+        _check_call(candidate)
         try:
             blocks = _parse_parts(
                 self._with_complete_calls(candidate.get("content") or {}, index),
@@ -1844,22 +1850,8 @@ def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """Return the exception for Google's `Status` error object.
-
-    The `status` name and the numeric `code` decide the class; without either it is
-    InvokeServerUnavailableError. The caller raises it.
-    """
-    code = error.get("code")
-    error_class = error_class_for_status(
-        code if isinstance(code, int) else None, error.get("status")
-    )
-    return error_class(
-        str(
-            error.get("message")
-            or error.get("status")
-            or "The provider returned an error without details"
-        )
-    )
+    """Return the exception for Google's `Status` error object. The caller raises it."""
+    return provider_error(error)
 
 
 _STATUSES = {

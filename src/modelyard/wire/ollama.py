@@ -29,6 +29,7 @@ from modelyard.base.fields import (
     unknown_fields,
     without_empty,
 )
+from modelyard.base.provider_errors import raise_error_in
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
@@ -563,7 +564,7 @@ def parse_result(body: JSON) -> LLMResult:
     """
     # Ollama may report an error with status 200.
     if isinstance(body.get("error"), str):
-        raise InvokeServerUnavailableError(body["error"])
+        raise_error_in(body)
     message = _parse_answer(_response_message(body), _call_id_prefix(body))
     # A complete response counts as done even if the server omits the flag.
     reason = _parse_reason({"done": True, **body}, has_calls=bool(message.tool_calls))
@@ -658,7 +659,7 @@ class StreamParser:
         has an `error`, or neither `message` nor `response`.
         """
         if isinstance(event.get("error"), str):
-            raise InvokeServerUnavailableError(event["error"])
+            raise_error_in(event)
         # Generated ids are based on the first line, so that they are stable within the
         # stream.
         self._call_id_prefix = self._call_id_prefix or _call_id_prefix(event)

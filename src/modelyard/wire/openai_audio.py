@@ -122,7 +122,7 @@ def dump_speech_request(
 
     The voice `default` is replaced by `capabilities.default_voice`, or by `alloy`. The
     speed is written only if it is not 1.0; speed and instructions take precedence over
-    stored vendor fields.
+    stored vendor fields. The fields in `capabilities.drop` are left out.
     """
     body: JSON = {
         "model": model,
@@ -140,6 +140,8 @@ def dump_speech_request(
         body["speed"] = request.speed
     if request.instructions is not None:
         body["instructions"] = request.instructions
+    for name in capabilities.drop:
+        body.pop(name, None)
     return body
 
 
@@ -210,7 +212,7 @@ def dump_transcription(
 
     The task of the request decides the path. If segments or words are wanted,
     `verbose_json` is requested, except from models whose name starts with a prefix in
-    `capabilities.plain_transcripts`.
+    `capabilities.plain_transcripts`. The fields in `capabilities.drop` are left out.
     """
     plain = model.startswith(capabilities.plain_transcripts)
     wants_times = (request.segments or request.words) and not plain
@@ -230,6 +232,9 @@ def dump_transcription(
         fields["prompt"] = request.prompt
     if request.temperature is not None:
         fields["temperature"] = str(request.temperature)
+    for name in capabilities.drop:
+        fields.pop(name, None)
+        fields.pop(f"{name}[]", None)
     # Translation has its own endpoint but the same form.
     return as_form(
         (

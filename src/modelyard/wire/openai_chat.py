@@ -20,7 +20,6 @@ from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeError,
     InvokeServerUnavailableError,
-    error_class_for_status,
 )
 from modelyard.base.fields import (
     count,
@@ -37,6 +36,7 @@ from modelyard.base.fields import (
     unknown_fields,
     without_empty,
 )
+from modelyard.base.provider_errors import provider_error, raise_error_in
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_text
 from modelyard.models.call_indexes import CallIndexes
@@ -1614,8 +1614,10 @@ _FINISH_REASONS = {
     "MAX_TOKENS": "length",
     "tool_call": "tool_calls",
     "sensitive": "content_filter",
-    "network_error": "stop",
 }
+FAILED_REASONS = frozenset({"error", "network_error"})
+"""Finish reasons of an answer that the server could not finish: Mistral's and
+OpenRouter's, and Zhipu's."""
 
 
 @reads_answer
@@ -1627,8 +1629,7 @@ def parse_result(body: JSON) -> LLMResult:
     error's own class for an `error` object (some servers send it with status 200).
     """
     # Some servers report errors with status 200.
-    if isinstance(body.get("error"), dict):
-        raise error_of(body["error"])
+    raise_error_in(body)
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
         raise InvokeServerUnavailableError("Upstream response has no 'choices'")
@@ -1698,9 +1699,14 @@ def _parse_reason(choice: JSON) -> tuple[str | None, dict[str, Any]]:
     """Return the finish reason of a choice, and its extra fields by format.
 
     A vendor's own reason is translated and the original stored in the fields. A missing
-    or empty reason becomes None.
+    or empty reason becomes None. Raises InvokeServerUnavailableError for a reason that
+    reports a failed generation.
     """
     reason = choice.get("finish_reason")
+    if reason in FAILED_REASONS:
+        raise InvokeServerUnavailableError(
+            f"The provider ended its answer with the finish reason {reason!r}"
+        )
     extra_fields = unknown_fields(choice, _KNOWN_CHOICE_FIELDS)
     if reason in _FINISH_REASONS:
         # The vendor's own reason is preserved for a client of this format.
@@ -1779,8 +1785,8 @@ class StreamParser:
         """
         # A local reference: this method runs for every event of every stream.
         get = event.get
-        if get("error") and isinstance(event["error"], dict):
-            raise error_of(event["error"])
+        if "error" in event or "message" in event:
+            raise_error_in(event)
         # Groq reports the usage of a stream in a separate field.
         reported_usage = get("usage") or (
             event["x_groq"].get("usage") if isinstance(get("x_groq"), dict) else None
@@ -2105,19 +2111,6 @@ def dump_stream(
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """Return the exception for an error object in a response or stream, chosen by its
-    type or code.
-
-    OpenRouter writes an HTTP status into `code`.
-    """
-    code = error.get("code")
-    status = code if isinstance(code, int) and 400 <= code < 600 else None
-    error_class = error_class_for_status(status, code, error.get("type"))
-    return error_class(
-        str(
-            error.get("message")
-            or error.get("type")
-            or code
-            or "The provider returned an error without details"
-        )
-    )
+    """Return the exception for an error object in a response or stream. The caller
+    raises it."""
+    return provider_error(error)

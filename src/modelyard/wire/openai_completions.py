@@ -15,7 +15,6 @@ from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeError,
     InvokeServerUnavailableError,
-    error_class_for_status,
 )
 from modelyard.base.fields import (
     count,
@@ -27,6 +26,7 @@ from modelyard.base.fields import (
     passthrough_fields,
     unknown_fields,
 )
+from modelyard.base.provider_errors import provider_error, raise_error_in
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.capabilities import Capabilities
 from modelyard.models.llm import (
@@ -277,8 +277,7 @@ def parse_result(body: JSON) -> LLMResult:
     error's own class for an `error` object (some servers send it with status 200).
     """
     # Some servers report errors with status 200.
-    if isinstance(body.get("error"), dict):
-        raise error_of(body["error"])
+    raise_error_in(body)
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
         raise InvokeServerUnavailableError("Upstream response has no 'choices'")
@@ -350,8 +349,7 @@ class StreamParser:
         Raises an InvokeError for an `error` object, and InvokeServerUnavailableError
         for an invalid choice.
         """
-        if isinstance(event.get("error"), dict):
-            raise error_of(event["error"])
+        raise_error_in(event)
         usage = parse_usage(event.get("usage"))
         deltas: list[LLMResultChunkDelta] = []
         for position, wire_choice in enumerate(event.get("choices") or ()):
@@ -439,12 +437,5 @@ def dump_stream(
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """Return the exception for OpenAI's error object.
-
-    Its `code` and `type` decide the class; without a match it is
-    InvokeServerUnavailableError. The caller raises it.
-    """
-    error_class = error_class_for_status(None, error.get("code"), error.get("type"))
-    return error_class(
-        str(error.get("message") or "The provider returned an error without details")
-    )
+    """Return the exception for OpenAI's error object. The caller raises it."""
+    return provider_error(error)

@@ -307,7 +307,11 @@ class _Delta(msgspec.Struct, frozen=True, gc=False):
 
 class _StreamChoice(msgspec.Struct, frozen=True, gc=False):
     delta: _Delta
-    finish_reason: str | None = None
+    # The others, of which some report a failure, are left to the full parser.
+    finish_reason: (
+        Literal["", "stop", "length", "tool_calls", "content_filter", "function_call"]
+        | None
+    ) = None
     error: _Unset = _UNSET
 
 

@@ -19,7 +19,6 @@ from modelyard.base.errors import (
     InvokeBadRequestError,
     InvokeError,
     InvokeServerUnavailableError,
-    error_class_for_status,
 )
 from modelyard.base.fields import (
     MAX_TOOLS,
@@ -37,6 +36,7 @@ from modelyard.base.fields import (
     unknown_fields,
     without_empty,
 )
+from modelyard.base.provider_errors import provider_error, raise_error_in
 from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
@@ -1386,8 +1386,7 @@ def parse_result(body: JSON) -> LLMResult:
     InvokeServerUnavailableError if `output` is missing or an item is invalid, and the
     error's own class if `error` is an object.
     """
-    if isinstance(body.get("error"), dict):
-        raise error_of(body["error"])
+    raise_error_in(body)
     items = body.get("output")
     if not isinstance(items, list):
         raise InvokeServerUnavailableError("Upstream response has no 'output'")
@@ -2368,10 +2367,18 @@ class StreamDumper:
         }
         return complete_response | self._extra
 
-    def finish(self) -> list[JSON]:
-        """Return the closing events: the open item, then the complete response."""
+    def finish(self, error: JSON | None = None) -> list[JSON]:
+        """Return the closing events: the open item, then the complete response.
+
+        With an `error` (`code`, `message`) the stream has broken off; its last event is
+        `response.failed` with the output so far.
+        """
         # A stream without any chunk still needs its opening events.
         events = [] if self._has_started else self._start()
+        if error is not None:
+            open_items = [] if self._open_key is None else [self._item]
+            failed_response = _failed_response(self.response(), open_items, error)
+            return [*events, self._event("response.failed", response=failed_response)]
         events += self._close_item()
         for fragments in self._client_calls.values():
             events += self._write_complete_item(_dump_client_call(_joined(fragments)))
@@ -2384,6 +2391,22 @@ class StreamDumper:
         return [*events, self._event(event_type, response=complete_response)]
 
 
+def _failed_response(response: JSON, open_items: list[JSON], error: JSON) -> JSON:
+    """Return the response of a stream that has broken off. An item that was being
+    written is marked as incomplete."""
+    unfinished_items = [
+        {**item, "status": "incomplete"} if "status" in item else item
+        for item in open_items
+    ]
+    return {
+        **response,
+        "status": "failed",
+        "error": error,
+        "incomplete_details": None,
+        "output": [*response["output"], *unfinished_items],
+    }
+
+
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
     """Yield the event stream for a stream of chunks."""
     return dump_chunks(chunks, StreamDumper)
@@ -2393,22 +2416,8 @@ def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """Return the exception for OpenAI's error object.
-
-    Its `code` and `type` decide the class; without either it is
-    InvokeServerUnavailableError. The caller raises it.
-    """
-    code = error.get("code")
-    error_class = error_class_for_status(
-        code if isinstance(code, int) else None, code, error.get("type")
-    )
-    return error_class(
-        str(
-            error.get("message")
-            or code
-            or "The provider returned an error without details"
-        )
-    )
+    """Return the exception for OpenAI's error object. The caller raises it."""
+    return provider_error(error)
 
 
 def _joined(fragments: Sequence[ToolCall]) -> ToolCall:

@@ -30,6 +30,7 @@ def chat_route(manager: ModelManager, clock: Clock) -> ChatRoute:
         anthropic.StreamDumper,
         FORMAT,
         anthropic.FORMAT,
+        begins_with_usage=True,
     )
 
 

@@ -13,6 +13,7 @@ from modelyard.base.json_types import JsonValue
 from modelyard.gateway.chat_response import (
     complete_reply,
     complete_response,
+    name_left_out,
     plain_events,
     prepare_request,
     stream_response,
@@ -130,6 +131,7 @@ class ModelCalls:
             required_field(body, "requests", list)
         embedding_request = gemini_embeddings.parse_request(body)
         instance = request.find(self.manager, name, ModelType.TEXT_EMBEDDING)
+        name_left_out(request, instance, embedding_request)
         result = await request.cancel_on_disconnect(
             instance.invoke_text_embedding(embedding_request)
         )

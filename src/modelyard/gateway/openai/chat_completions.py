@@ -10,9 +10,11 @@ from modelyard.base.clock import Clock
 from modelyard.base.fields import optional_field, required_field
 from modelyard.gateway.call_headers import call_headers_of
 from modelyard.gateway.chat_response import (
+    ADDED_FIELDS,
     UNSUPPORTED,
     complete_reply,
     complete_response,
+    name_left_out,
     passthrough_response,
     plain_events,
     prepare_request,
@@ -60,13 +62,15 @@ class Route:
         if peeked is not None:
             name, plain = peeked
             make = partial(openai_chat.StreamDumper, include_usage=plain.wants_usage)
-            return DirectChat(name, plain, FORMAT, make)
+            added_fields = () if plain.wants_usage else ADDED_FIELDS
+            return DirectChat(name, plain, FORMAT, make, added_fields)
         document = read_json(body)
-        make = partial(
-            openai_chat.StreamDumper, include_usage=_includes_usage(document)
-        )
+        includes_usage = _includes_usage(document)
+        make = partial(openai_chat.StreamDumper, include_usage=includes_usage)
         name = required_field(document, "model", str)
-        return DirectChat(name, openai_chat.parse_request(document), FORMAT, make)
+        chat_request = openai_chat.parse_request(document)
+        added_fields = () if includes_usage else ADDED_FIELDS
+        return DirectChat(name, chat_request, FORMAT, make, added_fields)
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         data = await request.body()
@@ -92,7 +96,10 @@ class Route:
         instance = request.find(
             self.manager, required_field(body, "model", str), ModelType.LLM
         )
-        chat_request, headers = prepare_request(request, instance, chat_request)
+        added_fields = () if _includes_usage(body) else ADDED_FIELDS
+        chat_request, headers = prepare_request(
+            request, instance, chat_request, added_fields=added_fields
+        )
         if not chat_request.stream:
             result = await complete_response(
                 request, instance, chat_request, self.clock, prefix="chatcmpl"
@@ -118,6 +125,8 @@ class Route:
         verbatim_request: PassthroughRequest,
     ) -> Reply | StreamReply:
         """Pass a request through to the provider, complete or streamed."""
+        added_fields = () if verbatim_request.wants_usage else ADDED_FIELDS
+        name_left_out(request, instance, verbatim_request, added_fields=added_fields)
         if not verbatim_request.stream:
             return await passthrough_response(
                 request, instance, verbatim_request, self.clock, openai_chat.dump_result

@@ -9,6 +9,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import optional_field, required_field
 from modelyard.gateway.chat_response import (
+    ADDED_FIELDS,
     DROPPED,
     UNSUPPORTED,
     ChatBackend,
@@ -40,8 +41,15 @@ class Route:
         instance = request.find(
             self.manager, required_field(body, "model", str), ModelType.LLM
         )
+        # OpenAI sends usage in a stream only on request.
+        include_usage = bool(
+            (optional_field(body, "stream_options", dict) or {}).get("include_usage")
+        )
         completion_request, headers = prepare_request(
-            request, instance, completion_request
+            request,
+            instance,
+            completion_request,
+            added_fields=() if include_usage else ADDED_FIELDS,
         )
         headers |= _native_fields(request, instance, body, headers)
         # The headers and the handling of unsupported fields hold for each prompt.
@@ -64,10 +72,6 @@ class Route:
             )
             document = openai_completions.dump_result(result)
             return complete_reply(document, result, "openai", headers)
-        # OpenAI sends usage in a stream only on request.
-        include_usage = bool(
-            (optional_field(body, "stream_options", dict) or {}).get("include_usage")
-        )
         return stream_response(
             backend,
             completion_request,

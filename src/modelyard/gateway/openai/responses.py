@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import InvokeBadRequestError
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import optional_field, required_field
 from modelyard.base.ids import new_id
 from modelyard.base.json_types import JsonValue
@@ -17,6 +17,7 @@ from modelyard.gateway.chat_response import (
     prepare_request,
     stream_response,
 )
+from modelyard.gateway.errors import error_document, status_of
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.gateway.openai.hosted_tools import (
     HostedModel,
@@ -92,6 +93,7 @@ class CreateRoute:
             shape="openai",
             headers=headers,
             on_end=ending.store_streamed if is_stored else None,
+            fail=_failure_events,
         )
 
     def _with_tools(
@@ -186,6 +188,16 @@ class _Ending:
             self.items,
             previous=self.body.get("previous_response_id"),
         )
+
+
+def _failure_events(
+    dumper: openai_responses.StreamDumper, error: ModelyardError
+) -> list[JSON]:
+    """Return the last events of a stream that has broken off."""
+    status, document = status_of(error)[0], error_document(error)["error"]
+    # Clients know the code of a failing server, and repeat the call.
+    code = "server_error" if status >= 500 else document["code"] or error.code
+    return dumper.finish({"code": code, "message": document["message"]})
 
 
 def _refuse_unsupported(body: JSON) -> None:

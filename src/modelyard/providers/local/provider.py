@@ -10,7 +10,11 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import ContextTooLongError, InvokeBadRequestError
+from modelyard.base.errors import (
+    ContextTooLongError,
+    InvokeBadRequestError,
+    TokenCounts,
+)
 from modelyard.models.base import (
     AnyModel,
     LargeLanguageModel,
@@ -174,6 +178,7 @@ class LocalLargeLanguageModel(LargeLanguageModel):
                 f"The request has {length:,} characters; the model's context is"
                 f" limited to {self.runtime.context:,} tokens",
                 provider="local",
+                tokens=TokenCounts(limit=self.runtime.context),
             )
 
     async def _with_text_of_images(self, message: AnyPromptMessage) -> AnyPromptMessage:

@@ -21,6 +21,7 @@ from modelyard.base.errors import (
     ContentFilterError,
     ContextTooLongError,
     InvokeError,
+    ModelNotFoundError,
     NoCredentialAvailableError,
 )
 from modelyard.models.llm import LLMRequest, LLMResultChunk
@@ -35,9 +36,11 @@ from modelyard.runtime.retry_budget import RetryBudget
 logger = logging.getLogger("modelyard.dispatch")
 
 _MAX_WAIT = 10.0
-_NEXT_MODEL_ERRORS = (ContextTooLongError, ContentFilterError)
+_NEXT_MODEL_ERRORS = (ContextTooLongError, ContentFilterError, ModelNotFoundError)
 """Errors that another credential for the same model would not avoid; the next model is
 tried at once."""
+_MAX_ADAPTATIONS = 8
+"""How often a call may be adapted to what a server has refused."""
 
 
 def backoff(failures: int, jitter: float) -> float:
@@ -201,6 +204,7 @@ class DispatchState:
     comes next."""
 
     __slots__ = (
+        "_adaptations",
         "_group_index",
         "_has_waited",
         "_invocation",
@@ -226,6 +230,7 @@ class DispatchState:
         self._group_index = 0
         self._tried: set[str] = set()
         self._repeats = 0
+        self._adaptations = 0
         self._has_waited = False
         self._last: InvokeError | None = None
         # Seconds to wait before the next attempt.
@@ -261,7 +266,7 @@ class DispatchState:
         """Return the next deployment, after a wait if needed. Raises the last error, or
         NoCredentialAvailableError."""
         if self._wait:
-            await self._sleep(self._wait)
+            await self._policy.clock.sleep(self._wait)
             self._wait = 0.0
         if self.chosen is not None:
             deployment, self.chosen = self.chosen, None
@@ -333,7 +338,7 @@ class DispatchState:
             self.note(
                 "waited", ms=round(wait * 1000), why="all deployments are in cooldown"
             )
-            await self._sleep(wait)
+            await self._policy.clock.sleep(wait)
             self._tried.clear()
             return
         error = self._last or _no_credential_error(
@@ -436,6 +441,8 @@ class DispatchState:
         if deployment is None:
             raise error
         self._last = error
+        if not has_begun and self._adapt(deployment, error):
+            return
         self.record_failure(deployment, error)
         if not error.failover:
             raise error
@@ -445,12 +452,25 @@ class DispatchState:
                 raise error
             self.note("continued", after=deployment.name)
         # Such an error is about the request; more credentials of the same model would
-        # give the same result.
+        # give the same result. Another target of a route may be another model.
         if isinstance(error, _NEXT_MODEL_ERRORS):
-            if not self._next_group(str(error)):
+            self._tried.update(_ids_of_model(self.group.deployments, deployment))
+            if not self._is_peer_free(deployment) and not self._next_group(str(error)):
                 raise error
             return
         self._plan_next(deployment, error)
+
+    def _adapt(self, deployment: Deployment, error: InvokeError) -> bool:
+        """Plan the same deployment again at once, if its provider has learnt from the
+        error how to call it; return False otherwise."""
+        if not error.is_adaptable or self._adaptations >= _MAX_ADAPTATIONS:
+            return False
+        self._adaptations += 1
+        # A hosted quota has to be reserved again.
+        if deployment.credential is None or not deployment.credential.quotas:
+            self.chosen = deployment
+        self.note("adapted", deployment=deployment.name, why=str(error)[:300])
+        return True
 
     def record_failure(self, deployment: Deployment, error: InvokeError) -> None:
         """Put what caused the error in cooldown, and add it to the call's trace and to
@@ -532,9 +552,6 @@ class DispatchState:
         if not self._next_group(str(error)):
             raise error
 
-    async def _sleep(self, seconds: float) -> None:
-        await self._policy.clock.sleep(seconds)
-
     def _is_too_late(self, wait: float) -> bool:
         """Return whether waiting would exceed the call's deadline."""
         deadline = self._invocation.deadline
@@ -565,6 +582,17 @@ class DispatchState:
             if self._policy.budget.try_retry(self._invocation.tenant, target.provider)
             else None
         )
+
+
+def _ids_of_model(
+    deployments: Sequence[Deployment], deployment: Deployment
+) -> set[str]:
+    """Return the ids of all deployments of the same model."""
+    return {
+        peer.id
+        for peer in deployments
+        if (peer.provider, peer.model) == (deployment.provider, deployment.model)
+    }
 
 
 def _can_continue(
