@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
+# Many tests wait for a server or a plugin that starts: more workers than processors.
+WORKERS ?= 3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CONSOLE := src/modelyard/gateway/console/index.html
@@ -27,11 +29,11 @@ $(CONSOLE): .venv/.build docs/reference/openapi/admin.json docs/reference/openap
 	@touch $@
 
 test: .venv/.dev weights ## Set up, then the whole test suite.
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 coverage: .venv/.dev weights ## The tests with branch coverage, compared with its limits.
 	@mkdir -p build
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=json:build/coverage.json -q $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=json:build/coverage.json -q $(ARGS)
 	@$(BIN)/python -m tools.coverage_limits
 
 check: lint types contracts test ## Lint, types, import contracts and tests.

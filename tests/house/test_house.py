@@ -4,6 +4,7 @@ Layers, reference pages, sizes, licences, and what no commit may contain.
 """
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from tools.show.house import (
     own_figures,
 )
 
-pytestmark = pytest.mark.proof("house")
+# One worker reads the package's sources once for all of these tests.
+pytestmark = [pytest.mark.proof("house"), pytest.mark.xdist_group("house")]
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,6 +162,9 @@ _SUBPROCESS_ARGUMENTS = {
 }  # fmt: skip
 
 
+_STARTER = "create_subprocess_exec"
+
+
 def test_subprocess_arguments_work_with_every_event_loop():
     called = 0
     for path in sorted((ROOT / "src" / "modelyard").rglob("*.py")):
@@ -172,11 +177,20 @@ def test_subprocess_arguments_work_with_every_event_loop():
 
 def _subprocess_calls(path: Path) -> Iterator[ast.Call]:
     """Yield the calls in a module that start a subprocess."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
-            "create_subprocess_exec"
-        ):
+    source = path.read_text("utf-8")
+    # Most modules do not have the name at all, and need not be parsed.
+    nodes = ast.walk(ast.parse(source)) if _STARTER in source else ()
+    for node in nodes:
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(_STARTER):
             yield node
+
+
+@pytest.mark.skipif(
+    "PYTEST_XDIST_WORKER" not in os.environ, reason="tests run in one process here"
+)
+def test_a_group_of_tests_is_named_to_the_scheduler(request: pytest.FixtureRequest):
+    """Otherwise each worker starts the servers that a group's tests share."""
+    assert request.node.nodeid.endswith("@house")
 
 
 def test_every_task_is_held_until_it_is_done():

@@ -5,13 +5,17 @@ import ast
 import builtins
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "modelyard"
+
+# One worker reads the package's sources once for all of these tests.
+pytestmark = pytest.mark.xdist_group("house")
 
 # Exceptions of libraries that the package raises.
 _LIBRARY_EXCEPTIONS = {"ClickException", "UsageError", "ValidationError"}
@@ -182,6 +186,12 @@ def _messages(folder: Path) -> list[Message]:
     return messages
 
 
+@cache
+def _own_messages() -> Sequence[Message]:
+    """Return the messages of the package."""
+    return _messages(SOURCE)
+
+
 def _begins_lower_case(text: str) -> bool:
     """Return whether a text begins with an ordinary word in lower case, as opposed to a
     name with a dot, an underscore, a digit or a capital letter."""
@@ -193,7 +203,7 @@ _ALLOWED = tuple(text for texts in _OWNED_BY_OTHERS.values() for text in texts)
 
 
 def test_messages_begin_with_a_capital_letter():
-    messages = _messages(SOURCE)
+    messages = _own_messages()
     # Fewer would mean that the search does not see them any more.
     assert len(messages) > 1000
     wrong = [
@@ -206,7 +216,7 @@ def test_messages_begin_with_a_capital_letter():
 
 
 def test_the_table_lists_only_what_is_in_use():
-    beginnings = [message.beginning for message in _messages(SOURCE)]
+    beginnings = [message.beginning for message in _own_messages()]
     unused = [
         text
         for text in _ALLOWED

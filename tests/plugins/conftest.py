@@ -14,6 +14,7 @@ import pytest
 from modelyard.base.settings import PluginSettings
 from modelyard.plugins.package import Package, package_folder
 from modelyard.tenant_plugins.plugins import Installed
+from tests.conftest import make_settings
 from tests.gateway.conftest import Running, start_gateway
 
 __all__ = ["start_gateway"]
@@ -91,6 +92,26 @@ class PluginGateway:
             if chunk["type"] == "text"
         ]
         return "".join(texts)
+
+
+@pytest.fixture(scope="module")
+def toolbox(
+    tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, environments: Path
+) -> Iterator[PluginGateway]:
+    """A gateway with the toolbox and models for it, for tests that change nothing."""
+    home = tmp_path_factory.mktemp("toolbox")
+    (home / "plugins").mkdir()
+    (home / "plugins" / "environments").symlink_to(environments)
+    settings = make_settings(home, weights_folder, retries=0)
+    running = Running(
+        msgspec.structs.replace(settings, defaults={"llm": "echo/echo"}),
+    )
+    try:
+        gateway = PluginGateway(running)
+        gateway.install("toolbox", "sixfold")
+        yield gateway
+    finally:
+        running.close()
 
 
 @pytest.fixture

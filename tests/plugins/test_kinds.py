@@ -146,21 +146,20 @@ def test_five_more_model_types(plugged: Plug):
     }  # fmt: skip
 
 
-def test_a_tool_answers_with_text_json_variables_and_files(plugged: Plug):
-    gateway = plugged()
-    gateway.install("toolbox")
-    assert [entry["type"] for entry in gateway.tool("add", a=2, b=3)] == [
+@pytest.mark.xdist_group("toolbox")
+def test_a_tool_answers_with_text_json_variables_and_files(toolbox: PluginGateway):
+    assert [entry["type"] for entry in toolbox.tool("add", a=2, b=3)] == [
         "text",
         "json",
         "variable",
     ]
-    assert gateway.tool_text("add", a=2, b=3) == "5"
-    chunks = [entry["message"] for entry in gateway.tool("draw", size=20_000)]
+    assert toolbox.tool_text("add", a=2, b=3) == "5"
+    chunks = [entry["message"] for entry in toolbox.tool("draw", size=20_000)]
     assert [chunk["end"] for chunk in chunks] == [False, False, False, True]
     assert b"".join(base64.b64decode(chunk["blob"]) for chunk in chunks) == bytes(
         n % 256 for n in range(20_000)
     )
-    assert gateway.call(
+    assert toolbox.call(
         "modelyard/toolbox",
         "tool",
         "validate_tool_credentials",
@@ -168,7 +167,7 @@ def test_a_tool_answers_with_text_json_variables_and_files(plugged: Plug):
         credentials={},
     ) == [{"result": True}]
     with pytest.raises(PluginError, match="this token is refused") as caught:
-        gateway.call(
+        toolbox.call(
             "modelyard/toolbox",
             "tool",
             "validate_tool_credentials",
@@ -178,43 +177,41 @@ def test_a_tool_answers_with_text_json_variables_and_files(plugged: Plug):
     assert caught.value.kind == "ToolProviderCredentialValidationError"
 
 
-def test_dynamic_options_of_a_parameter_are_requested(plugged: Plug):
-    gateway = plugged()
-    gateway.install("toolbox")
-    environment = gateway.run_on_loop(
-        gateway.parts.host.environments.prepare(EXAMPLES / "toolbox", name="toolbox")
+@pytest.mark.xdist_group("toolbox")
+def test_dynamic_options_of_a_parameter_are_requested(toolbox: PluginGateway):
+    environment = toolbox.run_on_loop(
+        toolbox.parts.host.environments.prepare(EXAMPLES / "toolbox", name="toolbox")
     )
     if (
         "/python3.11/"
         in str(next(environment.folder.glob("lib/*/site-packages"))) + "/"
     ):
         pytest.skip("the last SDK for Python 3.11 asks triggers alone for options")
-    options = gateway.call(
+    options = toolbox.call(
         "modelyard/toolbox", "dynamic_parameter", "fetch_parameter_options",
         provider="toolbox", provider_action="draw", parameter="colour", credentials={}, credential_type="api-key",
     )  # fmt: skip
     assert [entry["value"] for entry in options[0]["options"]] == ["red", "green"]
 
 
-def test_a_tool_receives_its_oauth_credentials(plugged: Plug):
-    gateway = plugged()
-    gateway.install("toolbox")
+@pytest.mark.xdist_group("toolbox")
+def test_a_tool_receives_its_oauth_credentials(toolbox: PluginGateway):
     common: dict[str, Any] = {
         "provider": "toolbox", "redirect_uri": "http://127.0.0.1/back", "system_credentials": {"client_id": "me"},
     }  # fmt: skip
-    (url,) = gateway.call(
+    (url,) = toolbox.call(
         "modelyard/toolbox", "oauth", "get_authorization_url", **common
     )
     assert "client_id=me" in url["authorization_url"]
     back = b"GET /back?code=abc HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n".hex()
-    (token_response,) = gateway.call(
+    (token_response,) = toolbox.call(
         "modelyard/toolbox", "oauth", "get_credentials", raw_http_request=back, **common
     )
     assert (token_response["credentials"], token_response["expires_at"]) == (
         {"token": "for-abc"},
         2_000_000_000,
     )
-    (refreshed_token,) = gateway.call(
+    (refreshed_token,) = toolbox.call(
         "modelyard/toolbox",
         "oauth",
         "refresh_credentials",
@@ -287,6 +284,7 @@ def test_unsigned_packages_are_refused_if_signatures_are_required(
     )
 
 
+@pytest.mark.xdist_group("toolbox")
 @pytest.mark.parametrize(
     ("capability", "text", "answer"),
     [
@@ -301,11 +299,9 @@ def test_unsigned_packages_are_refused_if_signatures_are_required(
     ],
 )
 def test_a_tool_calls_its_host_during_a_call(
-    plugged: Plug, capability: str, text: str, answer: str
+    toolbox: PluginGateway, capability: str, text: str, answer: str
 ):
-    gateway = plugged()
-    gateway.install("toolbox", "sixfold")
-    assert gateway.tool_text("ask", what=capability, text=text) == answer
+    assert toolbox.tool_text("ask", what=capability, text=text) == answer
 
 
 def test_host_calls_of_a_tool_are_in_the_tenants_ledger(plugged: Plug):
@@ -316,11 +312,10 @@ def test_host_calls_of_a_tool_are_in_the_tenants_ledger(plugged: Plug):
     assert (row.provider, row.user, row.tenant) == ("echo", "alice", "default")
 
 
-def test_calls_of_unknown_apps_are_errors(plugged: Plug):
-    gateway = plugged()
-    gateway.install("toolbox")
+@pytest.mark.xdist_group("toolbox")
+def test_calls_of_unknown_apps_are_errors(toolbox: PluginGateway):
     with pytest.raises(PluginError, match="App 'some-app' does not exist"):
-        gateway.tool_text("ask", what="app", text="some-app")
+        toolbox.tool_text("ask", what="app", text="some-app")
 
 
 def test_an_agent_node_runs_a_plugins_strategy_with_our_tool(plugged: Plug):

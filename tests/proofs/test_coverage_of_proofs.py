@@ -3,9 +3,14 @@
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import pytest
 from tools.show.__main__ import PROOFS
+
+# One worker reads the tests once for both.
+pytestmark = pytest.mark.xdist_group("proofs")
 
 TESTS = Path(__file__).parents[1]
 
@@ -16,24 +21,29 @@ _ELSEWHERE = {
 """Proofs without a short form, with the reason."""
 
 
+@cache
 def _marked() -> dict[str, list[str]]:
     """Return the test files by the name of the proof that they are a short form of."""
     files: dict[str, list[str]] = defaultdict(list)
     for path in sorted(TESTS.rglob("test_*.py")):
-        tree = ast.parse(path.read_text("utf-8"))
-        for name in _marks_in(tree):
-            files[name].append(path.name)
+        source = path.read_text("utf-8")
+        if "mark.proof" in source:
+            for name in _marks_in(ast.parse(source)):
+                files[name].append(path.name)
     return files
 
 
 def _marks_in(tree: ast.AST) -> Iterator[str]:
     """Yield the names in the marks of a test file that are literals."""
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-    marks = (call for call in calls if ast.unparse(call.func) == "pytest.mark.proof")
-    for mark in marks:
-        for argument in mark.args:
-            if isinstance(argument, ast.Constant):
-                yield argument.value
+    for call in calls:
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        if name == "proof" and ast.unparse(call.func) == "pytest.mark.proof":
+            yield from (
+                argument.value
+                for argument in call.args
+                if isinstance(argument, ast.Constant)
+            )
 
 
 def _names_in_table() -> set[str]:

@@ -36,7 +36,7 @@ _SIZES: Mapping[str, Mapping[str, object]] = {
     "three-credentials": {},
     "foreign-yaml": {},
     "stream-cut": {"_STREAMS": 100, "_MAX_SECONDS_TO_CLOSE": _ANY_TIME},
-    "dead-credential": {"_CALLS": 600},
+    "dead-credential": {"_CALLS": 600, "_CALL_INTERVAL_SECONDS": 0.1},
     "plugin-streams": {"STREAMS": 60, "AT_ONCE": 10},
     "plugin-signatures": {},
     "run-kill": {"KILLS": 12},

@@ -351,6 +351,30 @@ def test_nothing_is_built_while_a_plugin_is_installed(tmp_path: Path):
     assert not witness.exists()
 
 
+def test_modules_are_compiled_and_not_run_while_a_plugin_is_installed(tmp_path: Path):
+    witness = tmp_path / "ran"
+    program = f"open({str(witness)!r}, 'w')"
+    (tmp_path / "wheels").mkdir()
+    files = {
+        "dify_plugin/begin.py": program,
+        "dify_plugin/broken.py": "def (",
+        "dify_plugin/deep.py": "(" * 5000,
+        "hook.pth": f"import os; {program}",
+    }
+    wheels = wheelhouse(tmp_path / "wheels", **files)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "requirements.txt").write_text("dify_plugin\n")
+    plugin_environments = Environments(
+        tmp_path / "environments", os.environ, wheelhouse=wheels
+    )
+    environment = asyncio.run(
+        plugin_environments.prepare(tmp_path / "one", name="me/one")
+    )
+    compiled = environment.folder.rglob("dify_plugin/__pycache__/*.pyc")
+    assert {path.name.partition(".")[0] for path in compiled} == {"__init__", "begin"}
+    assert not witness.exists()
+
+
 def source_distribution(folder: Path, witness: Path) -> Path:
     """Create a wheelhouse with the SDK as a source distribution only.
 

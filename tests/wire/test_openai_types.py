@@ -5,7 +5,9 @@ field, a wrong type or an unknown event type fails.
 """
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -35,9 +37,28 @@ pytestmark = pytest.mark.proof("format-laws")
 CHAT: TypeAdapter[Any] = TypeAdapter(ChatCompletion)
 CHUNK: TypeAdapter[Any] = TypeAdapter(ChatCompletionChunk)
 RESPONSE: TypeAdapter[Any] = TypeAdapter(Response)
-EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 COMPLETION: TypeAdapter[Any] = TypeAdapter(Completion)
 plain = settings(deadline=None)
+
+
+@cache
+def event_adapters() -> Mapping[str, TypeAdapter[Any]]:
+    """Return the types of events by their names.
+
+    The union of all of them would try each of its types for every event.
+    """
+    union, _ = get_args(ResponseStreamEvent)
+    return {
+        name: TypeAdapter(event_type)
+        for event_type in get_args(union)
+        for name in get_args(event_type.model_fields["type"].annotation)
+    }
+
+
+def assert_valid_event(event: Any) -> None:
+    """Validate an event of the Responses API strictly, as the type that it names."""
+    assert event["type"] in event_adapters()
+    assert_valid(event_adapters()[event["type"]], event)
 
 
 def assert_valid(adapter: TypeAdapter[Any], document: Any) -> None:
@@ -54,7 +75,7 @@ def emitted(result: LLMResult, chunks: Any) -> None:
         assert_valid(CHUNK, event)
     assert_valid(RESPONSE, openai_responses.dump_result(result))
     for event in openai_responses.dump_stream(chunks):
-        assert_valid(EVENT, event)
+        assert_valid_event(event)
 
 
 @plain

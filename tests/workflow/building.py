@@ -57,7 +57,11 @@ def app_of(
     edges: Sequence[str],
     **document_options: Any,
 ) -> App:
-    text = yaml.dump(document(nodes, edges, **document_options), allow_unicode=True)
+    text = yaml.dump(
+        document(nodes, edges, **document_options),
+        Dumper=getattr(yaml, "CDumper", yaml.Dumper),
+        allow_unicode=True,
+    )
     return loads(
         text, name="test.yml", mapping=AppMapping(models={"*": "scripted/model"})
     )

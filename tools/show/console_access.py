@@ -90,7 +90,11 @@ def inspect_pages(
     theme: str,
 ) -> tuple[list[str], list[str]]:
     """Return (violations that axe-core finds, texts in the wrong language) for the
-    pages."""
+    pages.
+
+    Foreign requests need no watch of their own here: the pages' content policy refuses
+    them, and the browser reports that. Without it the browser caches the scripts.
+    """
     texts = pairs()
     foreign = set(texts) if language == "zh" else set(texts.values())
     # A text that also exists in the right language is not foreign.
@@ -103,6 +107,7 @@ def inspect_pages(
         console_world.served.origin,
         language=language,
         color_scheme=theme,
+        is_watched=False,
     ) as user:
         for path in pages:
             open_page(user, path)

@@ -3,6 +3,7 @@ and a local HTTP server as provider: callers see no errors, the provider gets fe
 requests, and the credential returns to rotation after it recovers."""
 
 import asyncio
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,17 +94,23 @@ class _Traffic:
 
     async def wait_for_probe(self) -> None:
         """Phase 2: send calls until the dead credential has been probed again."""
-        start = len(self.upstream.requests)
-        while not self.dead_key_uses(start):
-            await self.ask()
+        await self._ask_until_probe(math.inf)
 
     async def measure_recovery(self) -> float:
         """Phase 3: return for how many seconds the revived credential stays out of
         rotation, at most 120."""
-        revived_at, start = self.clock.now, len(self.upstream.requests)
-        while self.clock.now < revived_at + 120 and not self.dead_key_uses(start):
-            await self.ask()
+        revived_at = self.clock.now
+        await self._ask_until_probe(revived_at + 120)
         return self.clock.now - revived_at
+
+    async def _ask_until_probe(self, deadline: float) -> None:
+        """Send calls until one of them uses the dead credential, at most until the
+        deadline on the virtual clock."""
+        is_probed = False
+        while not is_probed and self.clock.now < deadline:
+            start = len(self.upstream.requests)
+            await self.ask()
+            is_probed = self.dead_key_uses(start) > 0
 
     async def measure_share(self) -> float:
         """Phase 4: return the credential's share of the traffic after recovery."""

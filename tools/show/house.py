@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def contracted_layers() -> list[str]:
     )
 
 
+@cache
 def own_figures() -> Figures:
     """Return the structure figures of this package."""
     return figures_of(

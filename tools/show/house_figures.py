@@ -7,7 +7,7 @@ Imports inside functions and modules imported by name as strings count. Imports 
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +57,16 @@ def figures_of(folder: Path, package: str, *, leaving_out: str = "-") -> Figures
     modules = {
         _module_of(path, folder, package): path for path in sorted(folder.rglob("*.py"))
     }
-    trees = {name: ast.parse(path.read_bytes()) for name, path in modules.items()}
-    graph = {name: _imported(name, tree, modules) for name, tree in trees.items()}
-    classes = [
-        Size(_methods(node), f"{name}.{node.name}")
-        for name, tree in trees.items()
-        for node in _classes(tree)
-    ]
+    graph: dict[str, set[str]] = {}
+    classes: list[Size] = []
+    for name, path in modules.items():
+        nodes = list(_without_type_checking(ast.parse(path.read_bytes())))
+        graph[name] = _imported(name, nodes, modules)
+        classes += [
+            Size(_methods(node), f"{name}.{node.name}")
+            for node in nodes
+            if isinstance(node, ast.ClassDef)
+        ]
     files = [
         Size(len(imported), name)
         for name, imported in graph.items()
@@ -146,10 +149,6 @@ def _largest(sizes: list[Size]) -> Size:
     return max(sizes, key=lambda size: (size.count, size.name), default=Size(0, "none"))
 
 
-def _classes(tree: ast.AST) -> Iterator[ast.ClassDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
-
-
 def _methods(node: ast.ClassDef) -> int:
     """Return the number of distinct methods defined in the class body. Overloads count
     once."""
@@ -162,21 +161,22 @@ def _methods(node: ast.ClassDef) -> int:
     return len(names)
 
 
-def _imported(name: str, tree: ast.Module, modules: Mapping[str, Path]) -> set[str]:
+def _imported(
+    name: str, nodes: Sequence[ast.AST], modules: Mapping[str, Path]
+) -> set[str]:
     """Return the modules of the package that a module imports, at any place in its
     source."""
     is_package = modules[name].name == "__init__.py"
     imported: set[str] = set()
-    for node in _without_type_checking(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names if alias.name in modules}
         elif isinstance(node, ast.ImportFrom):
             imported |= set(_from(node, name, modules, is_package=is_package))
     # Only files that use `import_module` can import by string.
-    if "import_module" in {
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name)
-    }:
-        imported |= _by_string(name, tree, modules)
+    names = (node.id for node in nodes if isinstance(node, ast.Name))
+    if "import_module" in names:
+        imported |= _by_string(name, nodes, modules)
     # Python also imports the parent packages of a module. They are not counted, because
     # the importer does not choose them.
     return imported - {name}
@@ -203,13 +203,15 @@ def _from(
             yield base
 
 
-def _by_string(name: str, tree: ast.Module, modules: Mapping[str, Path]) -> set[str]:
+def _by_string(
+    name: str, nodes: Sequence[ast.AST], modules: Mapping[str, Path]
+) -> set[str]:
     """Return modules whose names occur as strings in the file, with or without the
     package's name."""
     package = name.partition(".")[0]
     texts = {
         node.value
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     candidates = texts | {f"{package}.{text}" for text in texts}

@@ -33,9 +33,9 @@ def prove() -> Proof:
     proof = Proof()
     source = measure([ROOT / "src"])
     everything = measure([ROOT / folder for folder in FOLDERS])
-    _check_source(proof, source)
-    _check_everything(proof, everything)
-    _check_words(proof)
+    check_source(proof, source)
+    check_everything(proof, everything)
+    check_words(proof)
     proof.figures["packages"] = {"modelyard": _report(proof, "modelyard", source)}
     for name, version in ANCHORS.items():
         with downloaded_package(name, version) as folder:
@@ -46,7 +46,7 @@ def prove() -> Proof:
     return proof
 
 
-def _check_source(proof: Proof, figures: Figures) -> None:
+def check_source(proof: Proof, figures: Figures) -> None:
     """Check the limits that hold for the package."""
     _at_most(proof, "syntax nodes a line", figures.nodes_per_line, MAX_NODES_PER_LINE)
     percent = figures.documented_percent
@@ -58,7 +58,7 @@ def _check_source(proof: Proof, figures: Figures) -> None:
         _at_most(proof, f"lines of a function, p{percentile}", length, limit)
 
 
-def _check_everything(proof: Proof, figures: Figures) -> None:
+def check_everything(proof: Proof, figures: Figures) -> None:
     """Check the limits that hold for the package, its tools, benchmarks and tests."""
     vague = figures.vague_per_kloc
     _at_most(proof, "vague names in 1,000 lines", vague, MAX_VAGUE_PER_KLOC)
@@ -73,7 +73,7 @@ def _check_everything(proof: Proof, figures: Figures) -> None:
     proof.figures["functions_too_complex"] = len(too_complex)
 
 
-def _check_words(proof: Proof) -> None:
+def check_words(proof: Proof) -> None:
     """Check that no retired word is in use."""
     remaining = retired_words.remaining()
     count = retired_words.entry_count()

@@ -1,4 +1,4 @@
-"""Request routing: a dictionary for paths without parameters, Starlette's routes for
+"""Request routing: a dictionary for paths without parameters, Starlette's patterns for
 the others.
 
 Answers for unsupported methods follow RFC 9110: 405 with `Allow` (15.5.6), HEAD as GET
@@ -6,11 +6,12 @@ Answers for unsupported methods follow RFC 9110: 405 with `Allow` (15.5.6), HEAD
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from starlette.routing import Match, Route, compile_path
+from starlette.routing import compile_path
 
 from modelyard.gateway.azure_paths import DEPLOYMENT, served_path
 from modelyard.gateway.http import Reply, Request
@@ -48,8 +49,7 @@ class RouteMatch:
 
 
 class _PathEntry:
-    """All rows of one path, of any API. It is stored as the endpoint of a Starlette
-    route."""
+    """All rows of one path, of any API."""
 
     __slots__ = ("path", "rows")
 
@@ -71,33 +71,34 @@ class _PathEntry:
         return self.rows.get("GET") if served is None and method == "HEAD" else served
 
 
+_Pattern = tuple[_PathEntry, re.Pattern[str]]
+"""The rows of a path with parameters, and what matches it. Its groups are the values of
+the parameters, which are all text."""
+
+
 class Router:
     """Maps requests to rows. A trailing slash in the path is ignored."""
 
     def __init__(self, apis: Iterable[Api]) -> None:
         """Build the index. Raises ValueError if two rows have the same method and path."""
         self.apis = tuple(apis)
+        self._api_by_name = {api.name: api for api in self.apis}
         self._exact: dict[str, _PathEntry] = {}
-        patterns: dict[str, tuple[_PathEntry, Route]] = {}
+        patterns: dict[str, _Pattern] = {}
         for api in self.apis:
             for row in api.rows:
                 self._path_entry(row.path, patterns).add(api, row)
         self._patterns = _by_literal_prefix(patterns.values())
 
-    def _path_entry(
-        self, path: str, patterns: dict[str, tuple[_PathEntry, Route]]
-    ) -> _PathEntry:
+    def _path_entry(self, path: str, patterns: dict[str, _Pattern]) -> _PathEntry:
         """Return the entry of a path, creating it if necessary."""
         if "{" not in path:
             return self._exact.setdefault(path, _PathEntry(path))
-        # Rows of one path may name its parameters differently; the compiled pattern is
-        # the same.
-        like = compile_path(_numbered_parameters(path))[0].pattern
-        if like not in patterns:
-            path_entry = _PathEntry(path)
-            route = Route(path, endpoint=path_entry)  # pyright: ignore[reportArgumentType]
-            patterns[like] = (path_entry, route)
-        return patterns[like][0]
+        # Rows of one path may name its parameters differently.
+        numbered_path = _numbered_parameters(path)
+        if numbered_path not in patterns:
+            patterns[numbered_path] = (_PathEntry(path), compile_path(path)[0])
+        return patterns[numbered_path][0]
 
     def rows(self) -> Iterator[tuple[Api, Row]]:
         """Yield every row of every API."""
@@ -160,13 +161,12 @@ class Router:
         # A regular expression's `$` also matches before a final line break.
         if "\n" in path:
             return
-        scope = {"type": "http", "path": path, "method": "GET"}
         # Only patterns that share the path's literal prefix are tried.
         for beginning in _literal_prefixes(path):
-            for path_entry, route in self._patterns.get(beginning, ()):
-                match, child = route.matches(scope)
-                if match is not Match.NONE:
-                    yield path_entry, tuple(child["path_params"].values())
+            for path_entry, pattern in self._patterns.get(beginning, ()):
+                match = pattern.match(path)
+                if match is not None:
+                    yield path_entry, match.groups()
 
     def allowed(self, path: str) -> list[str]:
         """Return the methods that a path supports, in the order of `Allow`. Empty if
@@ -218,9 +218,8 @@ class Router:
         APIs share paths.
         """
         api_name = api_named_by(headers) or api_named_by_path(path)
-        by_name = {api.name: api for api in self.apis}
-        if api_name in by_name:
-            return by_name[api_name]
+        if api_name in self._api_by_name:
+            return self._api_by_name[api_name]
         # Otherwise the longest matching prefix decides; the first API is the default.
         best_match: tuple[int, Api | None] = (0, None)
         for api in self.apis:
@@ -281,18 +280,20 @@ def _literal_prefixes(path: str) -> tuple[str, ...]:
 
 
 def _by_literal_prefix(
-    patterns: Iterable[tuple[_PathEntry, Route]],
-) -> dict[str, list[tuple[_PathEntry, Route]]]:
+    patterns: Iterable[_Pattern],
+) -> dict[str, list[_Pattern]]:
     """Index patterns by the segments before their first parameter (three at most). Each
     list is ordered most specific first."""
-    patterns_by_prefix: dict[str, list[tuple[_PathEntry, Route]]] = {}
-    for path_entry, route in patterns:
+    patterns_by_prefix: dict[str, list[_Pattern]] = {}
+    for path_entry, pattern in patterns:
         literal: list[str] = []
         for segment in path_entry.path.split("/")[1:4]:
             if "{" in segment:
                 break
             literal.append(segment)
-        patterns_by_prefix.setdefault("/".join(literal), []).append((path_entry, route))
+        patterns_by_prefix.setdefault("/".join(literal), []).append(
+            (path_entry, pattern)
+        )
     for group in patterns_by_prefix.values():
         group.sort(key=lambda pair: _specificity(pair[0].path))
     return patterns_by_prefix

@@ -38,6 +38,13 @@ _TIMEOUT_SECONDS = 600.0
 # Plugins run as users of their own, who must be able to read what uv installs. A shell
 # sets the umask because uvloop refuses the argument that asyncio has for it.
 _WITH_READABLE_FILES = ("/bin/sh", "-c", 'umask 022; exec "$@"', "sh")
+# The sources of a package are foreign input: limits on seconds of CPU and KB of memory.
+_WITH_LIMITS = (
+    "/bin/sh",
+    "-c",
+    'umask 022; ulimit -t 300; ulimit -v 4000000; exec "$@"',
+    "sh",
+)
 # The only variables that uv gets: no secret of the server must reach a package's build.
 _PASSED_VARIABLES = (
     "PATH",
@@ -298,6 +305,7 @@ class Environments:
                 ],
                 name,
             )
+            await _compile(partial / "lib", python)
             metadata = {
                 "python": str(python.path),
                 "version": list(python.version),
@@ -361,6 +369,42 @@ class Environments:
                 plugin=name,
             )
         return stdout.decode()
+
+
+async def _compile(folder: Path, python: Python) -> None:
+    """Compile the modules in a folder. Otherwise every start of a plugin would do it
+    again, since a plugin must not write there.
+
+    None of their code is run. A module that cannot be compiled, or not within the
+    limits, is left to the process that imports it.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *_WITH_LIMITS,
+        str(python.path),
+        # Without site, which would run hooks of the installed packages.
+        "-I",
+        "-S",
+        "-W",
+        "ignore",
+        "-m",
+        "compileall",
+        "-qq",
+        str(folder),
+        cwd="/",
+        env={},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 def _check_requirements(source: Path) -> list[str]:
