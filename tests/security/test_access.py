@@ -388,7 +388,12 @@ def test_a_key_removed_from_the_settings_is_refused(tmp_path: Path):
 def test_removed_keys_are_dropped_from_the_cache():
     async def go() -> None:
         keeper = Authenticator(["sk-the-first-key"])
-        scope = {"client": None, "method": "GET", "headers": bearer("sk-the-first-key")}
+        scope = {
+            "client": None,
+            "method": "GET",
+            "path": "/v1/models",
+            "headers": bearer("sk-the-first-key"),
+        }
         assert (await keeper.caller_of(scope)).is_operator
         keeper.keys = ["sk-the-second-key"]
         with pytest.raises(UnauthorizedError):
