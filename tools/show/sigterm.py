@@ -115,7 +115,9 @@ FORMS: dict[str, StreamFormat] = {
         _GOOGLE,
         lambda data: json.loads(data)[-1]["error"]["message"],
     ),
-    "cohere": StreamFormat("/v2/chat", _CHAT, lambda data: _event(data)["message"]),
+    "cohere": StreamFormat(
+        "/v2/chat", _CHAT, lambda data: _event(data)["delta"]["error"]
+    ),
     "service chat": StreamFormat(
         "/v1/chat-messages",
         {**_RUN, "query": "Tell."},

@@ -16,7 +16,7 @@ MAX_NAME = 128
 """The longest session or project, in characters."""
 _MAX_TAGS = 10
 # No blanks at the ends, since headers lose them on their way (RFC 9110, 5.5).
-_NAME = re.compile(rf"[!-~](?:[ -~]{{0,{MAX_NAME - 2}}}[!-~])?")
+_NAME = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
 _TAG = re.compile(r"[\w.:/@=+-]{1,64}", re.ASCII)
 # What Claude Code wrote before it wrote JSON.
 _OLD_USER = re.compile(

@@ -334,11 +334,15 @@ def usage_booking(row: Sequence[Any]) -> LedgerAmounts:
 def row_from(row: Sequence[Any]) -> UsageRow:
     """Return a row from its columns. Raises msgspec.ValidationError if they are not
     valid."""
-    return msgspec.convert(list(row), UsageRow, strict=False)
+    columns = list(row)
+    # Rows of older versions do not say which model was requested.
+    if len(columns) > _ASKED and columns[_ASKED] is None:
+        columns[_ASKED] = ""
+    return msgspec.convert(columns, UsageRow, strict=False)
 
 
 _ALL_COLUMNS = len(UsageRow.__struct_fields__)
-_OLDEST_COLUMNS = UsageRow.__struct_fields__.index("asked")
+_ASKED = UsageRow.__struct_fields__.index("asked")
 
 
 def complete_columns(row: Sequence[Any]) -> Columns:
@@ -346,7 +350,7 @@ def complete_columns(row: Sequence[Any]) -> Columns:
     requested model, the app, and what the call belongs to."""
     # The oldest format ends before the requested model, which then was the model that
     # was called.
-    if len(row) <= _OLDEST_COLUMNS:
+    if len(row) <= _ASKED:
         old_row = row_from(row)
         row = [*row, f"{old_row.provider}/{old_row.model}"]
     return (*row, *("" for _ in range(_ALL_COLUMNS - len(row))))

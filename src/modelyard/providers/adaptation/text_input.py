@@ -12,7 +12,7 @@ from modelyard.base.json_types import JsonValue
 FIELD = "input"
 """The name of the string property."""
 
-_OPENING = re.compile(r'\s*\{\s*"input"\s*:\s*"')
+_OPENING = re.compile(r'\{\s*"input"\s*:\s*"')
 _PLAIN_OPENING = '{"input":"'
 _SPECIAL = re.compile(r'["\\]')
 _UNICODE = re.compile(r"\\u([0-9a-fA-F]{4})")
@@ -51,9 +51,10 @@ class TextInput:
 
     def _find_opening(self) -> None:
         """Enter the string if its beginning is complete."""
-        if match := _OPENING.match(self._buffer):
+        buffer = self._buffer.lstrip()
+        if match := _OPENING.match(buffer):
             self._state = "text"
-            self._buffer = self._buffer[match.end() :]
+            self._buffer = buffer[match.end() :]
         # White space may stand anywhere before the string.
         elif not _PLAIN_OPENING.startswith("".join(self._buffer.split())):
             self._state = "other"

@@ -33,21 +33,22 @@ class NameLimits:
     """What a vendor accepts as the name of a function."""
 
     max_chars: int
-    characters: str = "a-zA-Z0-9_-"
-    """The characters, as in a class of a regular expression."""
-    first: str = ""
-    """Those of the first character; empty for the same."""
+    legal: re.Pattern[str] = re.compile(r"[a-zA-Z0-9_-]+")
+    illegal: re.Pattern[str] = re.compile(r"[^a-zA-Z0-9_-]+")
+    """Characters that no legal name has."""
 
     def accepts(self, name: str) -> bool:
         """Return whether a name is legal."""
-        pattern = f"[{self.first or self.characters}][{self.characters}]*"
-        return len(name) <= self.max_chars and bool(re.fullmatch(pattern, name))
+        return len(name) <= self.max_chars and bool(self.legal.fullmatch(name))
 
 
 _OPENAI = NameLimits(64)
+# Names begin with a letter or an underscore.
+_GOOGLE_LEGAL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]*")
+_GOOGLE_ILLEGAL = re.compile(r"[^a-zA-Z0-9_.-]+")
 LIMITS: Mapping[str, NameLimits] = {
     "anthropic": NameLimits(128),
-    "gemini": NameLimits(64, "a-zA-Z0-9_.-", "a-zA-Z_"),
+    "gemini": NameLimits(64, _GOOGLE_LEGAL, _GOOGLE_ILLEGAL),
 }
 """By wire format. Formats without an entry have OpenAI's, which all of them accept.
 
@@ -63,7 +64,7 @@ def legal_name(name: str, limits: NameLimits) -> str:
         return name
     # The digest makes names unique that differ in their illegal characters alone.
     digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
-    readable = re.sub(f"[^{limits.characters}]+", "_", name).strip("_")
+    readable = limits.illegal.sub("_", name).strip("_")
     readable = readable[: limits.max_chars - _DIGEST_CHARS - 1] or "tool"
     candidate = f"{readable}_{digest[:_DIGEST_CHARS]}"
     return candidate if limits.accepts(candidate) else f"t_{digest[:_DIGEST_CHARS]}"
