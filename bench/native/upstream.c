@@ -2,8 +2,8 @@
  *
  *     upstream PORT
  *
- * It serves HTTP/1.1 on 127.0.0.1 with keep-alive, in one thread. Every POST is answered;
- * the model's name says how:
+ * It serves HTTP/1.1 on 127.0.0.1 with keep-alive, in one thread. Every POST to
+ * a path that ends in /chat/completions is answered; the model's name says how:
  *
  *     mock              a complete answer of about 1 kB
  *     mock-n200-d5      if the request has "stream": true: 200 chunks, 5 ms apart
@@ -352,6 +352,9 @@ static size_t join_chunks(char *body, const char *end, size_t *size, bool moves)
     }
 }
 
+static const char NOT_FOUND[] =
+    "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+
 /* Answer the first request of the input if it is complete. Returns whether it was. */
 static bool handle_request(Connection *connection) {
     Buffer *in = &connection->in;
@@ -369,7 +372,13 @@ static bool handle_request(Connection *connection) {
     } else if ((size_t)(end - body) < size) {
         return false;
     }
-    answer(connection, body, size);
+    /* Another format than chat is not served, which a gateway finds out by asking. */
+    char *line_end = memmem(head, end - head, "\r\n", 2);
+    static const char PATH[] = "/chat/completions";
+    if (memmem(head, line_end - head, PATH, sizeof PATH - 1))
+        answer(connection, body, size);
+    else
+        append(&connection->out, NOT_FOUND, sizeof NOT_FOUND - 1);
     in->start = body + used - in->data;
     return true;
 }

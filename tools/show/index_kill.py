@@ -141,16 +141,19 @@ async def run_worker(home: Path) -> None:
         ) or await datasets.create("default", "killed")
         # Completed steps are logged after they succeed; the step after the last one may
         # be half done.
-        completed_steps = (
-            len((home / "done.log").read_text().splitlines())
-            if (home / "done.log").exists()
-            else 0
-        )
+        completed_steps = _completed_steps(home)
         for step_index, step in enumerate(steps(20_000)):
             if step_index < completed_steps:
                 continue
             await _step(parts, dataset, step)
             _append_line(home / "done.log", f"{step_index}")
+
+
+def _completed_steps(home: Path) -> int:
+    """Return how many steps have been logged. On a loaded machine, none may be done
+    before the last kill."""
+    log = home / "done.log"
+    return len(log.read_text().splitlines()) if log.exists() else 0
 
 
 async def _find_document(
@@ -272,7 +275,7 @@ def prove() -> Proof:
 
 async def _compare_with_plan(proof: Proof, home: Path) -> None:
     """Compare the expected documents with the actual ones and report the differences."""
-    completed_steps = len((home / "done.log").read_text().splitlines())
+    completed_steps = _completed_steps(home)
     plan = steps(completed_steps + 1)
     yard, parts = await _open(home, home / "embedded.log")
     async with yard:

@@ -45,6 +45,9 @@ class ServedRequest:
     closed_at: float | None = None
 
 
+_NOT_FOUND = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n{}"
+
+
 class TruthfulUpstream:
     """The recording upstream as a context manager; it runs in a separate thread."""
 
@@ -133,7 +136,12 @@ class TruthfulUpstream:
                 length = int(
                     head.partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0
                 )
-                body = json.loads(await reader.readexactly(length))
+                content = await reader.readexactly(length)
+                if b"/chat/completions" not in head.partition(b"\r\n")[0]:
+                    # It speaks this format alone.
+                    writer.write(_NOT_FOUND)
+                    continue
+                body = json.loads(content)
                 request = ServedRequest(body.get("user", ""), bool(body.get("stream")))
                 self.served.append(request)
                 if self.latency:
