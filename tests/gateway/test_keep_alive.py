@@ -301,7 +301,19 @@ def message_of(name: str, data: bytes) -> str:
     document = json.loads(data)
     if name == "google's array":
         (document,) = document
-    return document["message"] if name == "cohere" else document["error"]["message"]
+    # In a stream that has begun, it stands in the last event's response or delta.
+    if name == "cohere":
+        return (
+            document["delta"]["error"] if "delta" in document else document["message"]
+        )
+    return document.get("response", document)["error"]["message"]
+
+
+# The names of the events with which a stream breaks off, in formats that have names.
+LAST_EVENTS = {
+    "anthropic": b"event: error",
+    "responses": b"event: response.failed",
+}
 
 
 def test_an_error_after_a_keep_alive_is_the_last_event(
@@ -315,8 +327,8 @@ def test_an_error_after_a_keep_alive_is_the_last_event(
         recorder.script.go_on()
         body = recorder.finish().replace(keep_alive, b"").strip()
         # Nothing else is sent, in particular no end of the answer.
-        event_name, _, data = body.rpartition(b"data: ")
-        assert event_name == (b"event: error\n" if name == "anthropic" else b"")
+        earlier, _, data = body.rpartition(b"data: ")
+        assert earlier.rstrip().endswith(LAST_EVENTS.get(name, b""))
         assert "closed" in message_of(name, data)
     statuses = [row.status for row in recorder.running.flush()]
     assert statuses == ["upstream_unreachable"] * len(FORMATS)
