@@ -31,6 +31,7 @@ IRRELEVANT_VALUES: dict[str, Any] = {
     "unsigned_thoughts": True,
     "thinking": Thinking(control="none"),
     "developer_role": True,
+    "system_first": True,
     "cache_marks": True,
     "checks_signatures": False,
     "signature_family": "f",

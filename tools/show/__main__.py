@@ -64,6 +64,7 @@ PROOFS = {
     "bench-knowledge": "Indexing and search, compared with LlamaIndex, Haystack and NumPy.",
     "agent-cases": "A case for each behaviour of agents, and the ReAct parser with every split of replies.",
     "tool-translation": "All BFCL cases through every chat format and back, and through an agent's loop.",
+    "coding-agents": "Claude Code, Codex, Gemini CLI, opencode and Qwen Code through the gateway, with every provider format.",
     "agent-kill": "300 times kill -9 during agent runs: no finished tool is called twice, no run is lost.",
     "mcp": "The official MCP client with our server, our client with the official server.",
     "a2a": "The official A2A client with apps as agents.",

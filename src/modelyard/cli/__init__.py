@@ -17,6 +17,10 @@ from modelyard.base.version import __version__
 COMMANDS = {
     "serve": ("serve", "Start the API server and the console."),
     "open": ("console", "Open the console of the local server in the browser."),
+    "run": (
+        "agent_programs",
+        "Run a coding agent with the models of a server: claude, codex, gemini, …",
+    ),
     "chat": ("chat", "Chat with a model. Piped text is appended to the prompt."),
     "embed": ("model_calls", "Embed texts."),
     "rerank": ("model_calls", "Order documents by relevance to a query."),

@@ -104,6 +104,9 @@ class Capabilities(
     # OpenAI's formats.
     developer_role: bool = False
     """Whether a chat may have messages of the role `developer`."""
+    system_first: bool = False
+    """Whether a message of the system may only be the first one of a chat, as the
+    templates of many models require. Others become texts of the user."""
     cache_marks: bool = False
     """Whether content parts and tools may have Anthropic's `cache_control`."""
     rename: Mapping[_Name, _Name] = {}

@@ -497,9 +497,15 @@ def _parse_response(
         if response.keys() == {key} and isinstance(response[key], str)
         else as_text(response)
     )
-    extra_fields = unknown_fields(body, frozenset({"id", "name", "response"}))
+    known_fields = frozenset({"id", "name", "response", "parts"})
+    extra_fields = unknown_fields(body, known_fields)
+    files = [
+        block
+        for block in _parse_parts(body, f"{where}.functionResponse")
+        if not isinstance(block, ToolCall)
+    ]
     return ToolPromptMessage(
-        content=content,
+        content=[TextPromptMessageContent(data=content), *files] if files else content,
         name=name,
         tool_call_id=matched_call[1],
         is_error=is_error,

@@ -461,9 +461,12 @@ def _parse_tool_message(message: JSON, where: str) -> ToolPromptMessage:
     extra_fields = unknown_fields(message, _TOOL_MESSAGE_FIELDS) | (
         {"role": "function"} if is_old else {}
     )
+    # The format has no name here; what a caller sends anyway goes to its own format.
+    if (name := message.get("name")) is not None:
+        extra_fields["name"] = name
     return ToolPromptMessage(
         content=_parse_content(content, where) if content is not None else None,
-        name=message.get("name"),
+        name=name,
         # A result of the deprecated form is identified by the function's name.
         tool_call_id=required_field(
             message, "name" if is_old else "tool_call_id", str, f"{where}."
@@ -1216,16 +1219,11 @@ def _dump_message(message: AnyPromptMessage, capabilities: Capabilities) -> JSON
     if isinstance(message, AssistantPromptMessage):
         body |= _dump_earlier_answer(message, capabilities)
     elif isinstance(message, ToolPromptMessage):
-        body["content"] = (
-            "" if message.content is None else _dump_content(message.content)
-        )
-        body["tool_call_id"] = message.tool_call_id
-        if message.cache_control:
-            body["cache_control"] = message.cache_control
+        body |= _dump_tool_result(message)
     else:
         body["content"] = _dump_content(message.content)
-    if message.name is not None:
-        body["name"] = message.name
+        if message.name is not None:
+            body["name"] = message.name
     if message.extra:
         body.update(message.extra.get(FORMAT) or {})
         # The stored role shows the deprecated form, which has no call id.
@@ -1234,16 +1232,30 @@ def _dump_message(message: AnyPromptMessage, capabilities: Capabilities) -> JSON
     return body
 
 
+def _dump_tool_result(message: ToolPromptMessage) -> JSON:
+    """Return the fields of a tool message except its role.
+
+    It has no name in this format; the name of other formats is the function's.
+    """
+    content = "" if message.content is None else _dump_content(message.content)
+    body: JSON = {"content": content, "tool_call_id": message.tool_call_id}
+    if message.cache_control:
+        body["cache_control"] = message.cache_control
+    return body
+
+
 def _dump_earlier_answer(
     message: AssistantPromptMessage, capabilities: Capabilities
 ) -> JSON:
-    """Return the fields of an assistant message in a request, with its thoughts in the
-    field that the server expects."""
+    """Return the fields of an assistant message in a request except its role, with its
+    thoughts in the field that the server expects."""
     # With thinking parts, thoughts are part of the content and need no separate field.
     thinks_inside = capabilities.thinking_parts
     body = dump_assistant(
         message, with_details=not thinks_inside, thinks_inside=thinks_inside
     )
+    if message.name is not None:
+        body["name"] = message.name
     field = capabilities.reasoning_field
     if field == "reasoning_content":
         return body

@@ -42,6 +42,7 @@ IRRELEVANT_CAPABILITIES = frozenset(
         "reasoning",
         "thinking",
         "developer_role",
+        "system_first",
         "cache_marks",
         "checks_signatures",
         "signature_family",

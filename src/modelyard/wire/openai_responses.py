@@ -944,7 +944,32 @@ def _dump_tool_choice(
     if "allowed" in choice:
         allowed = [_tool_reference(name, tool_types) for name in choice["allowed"]]
         return {"type": "allowed_tools", "mode": choice["mode"], "tools": allowed}
-    return _tool_reference(choice["name"], tool_types)
+    reference = _tool_reference(choice["name"], tool_types)
+    if reference["type"] in _FORCED_BY_REFERENCE:
+        return reference
+    # Other hosted tools, such as `web_search`, are forced as the only allowed one.
+    return {"type": "allowed_tools", "mode": "required", "tools": [reference]}
+
+
+_FORCED_BY_REFERENCE = frozenset(
+    {
+        "function",
+        "custom",
+        "mcp",
+        "shell",
+        "apply_patch",
+        "file_search",
+        "web_search_preview",
+        "web_search_preview_2025_03_11",
+        "computer",
+        "computer_use",
+        "computer_use_preview",
+        "code_interpreter",
+        "image_generation",
+    }
+)
+"""Types of tools that `tool_choice` may name by themselves.
+https://platform.openai.com/docs/api-reference/responses/create"""
 
 
 def _tool_reference(name: str, tool_types: Mapping[str, str]) -> JSON:

@@ -36,6 +36,7 @@ from modelyard.providers.adaptation.roles import (
 )
 from modelyard.providers.adaptation.sampling import adapt_forced_tool, adapt_sampling
 from modelyard.providers.adaptation.signatures import adapt_signatures
+from modelyard.providers.adaptation.system_messages import adapt_system_messages
 from modelyard.providers.adaptation.thinking import adapt_thinking, check_open_turn
 from modelyard.providers.adaptation.tool_kinds import (
     adapt_tool_kinds,
@@ -66,6 +67,8 @@ RULES: tuple[Rule, ...] = (
     report_unread_fields,
     adapt_service_tier,
     adapt_developer_role,
+    # Before turns are added; after files have left the results of tools.
+    adapt_system_messages,
     place_required_reasoning,
     adapt_empty_turns,
     limit_output,

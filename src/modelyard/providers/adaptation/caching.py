@@ -16,24 +16,39 @@ from modelyard.models.messages import (
 from modelyard.providers.adaptation.draft import Draft, fields_of
 
 _MARKING_FORMATS = ("anthropic", "bedrock")
+_AUTOMATIC_FORMATS = ("openai_chat", "openai_responses", "gemini")
+"""Formats whose own vendors cache the beginning of each request without marks."""
 _MARK = {"type": "ephemeral"}
 _MAX_MARKS = 4
 
 
 def adapt_cache_marks(draft: Draft) -> None:
-    """Leave out the marks of a caller where the target has none, and set some for a
-    caller who named a key for the cache."""
+    """Leave out the marks of a caller where the target has none, and set some for the
+    session of a caller whose own format needs none."""
     has_marks = _count(draft) > 0
     if draft.target.format not in _MARKING_FORMATS:
         if has_marks and not draft.target.capabilities.cache_marks:
             _strip(draft)
             draft.drop("cache_control")
         return
-    key = fields_of(draft.request.extra, draft.request.format).get("prompt_cache_key")
-    if key is not None and not has_marks and draft.target.format == "anthropic":
+    if not has_marks and draft.target.format == "anthropic" and _is_session(draft):
         _set_marks(draft)
     # Anthropic takes at most four; the last ones cover the most.
     _limit(draft)
+
+
+def _is_session(draft: Draft) -> bool:
+    """Whether the caller will send the same beginning again: it names a key for the
+    cache, or is in the middle of a loop of tool calls.
+
+    A mark has its price, so other requests get none.
+    """
+    request = draft.request
+    if "prompt_cache_key" in fields_of(request.extra, request.format):
+        return True
+    return request.format in _AUTOMATIC_FORMATS and any(
+        isinstance(message, ToolPromptMessage) for message in request.messages
+    )
 
 
 def _marked(item: Any, mark: dict[str, Any] | None) -> Any:

@@ -12,7 +12,7 @@ from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
     ThinkingPromptMessageContent,
-    ToolPromptMessage,
+    UserPromptMessage,
 )
 from modelyard.models.reasoning import budget_of, effort_of, nearest_effort
 from modelyard.providers.adaptation.draft import Draft
@@ -95,9 +95,10 @@ def check_open_turn(draft: Draft) -> None:
 
 
 def current_turn(messages: list[AnyPromptMessage]) -> list[AnyPromptMessage]:
-    """Return the messages since the last one of the user."""
+    """Return the messages since the last one of the user. One of the system, such as an
+    agent's reminder after the result of a tool, begins no turn."""
     for index in range(len(messages) - 1, -1, -1):
-        if not isinstance(messages[index], AssistantPromptMessage | ToolPromptMessage):
+        if isinstance(messages[index], UserPromptMessage):
             return messages[index + 1 :]
     return messages
 

@@ -1,0 +1,125 @@
+"""Tests for what real agents send in their calls, against strict stand-ins."""
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from modelyard.testing import Handler, Upstream
+from tests.gateway.conftest import Running
+from tests.gateway.test_agent_sessions import World
+from tests.stand_ins.pictures import PICTURE
+
+Start = Callable[..., Running]
+Play = Callable[[Handler], Upstream]
+DATA = base64.b64encode(PICTURE).decode()
+
+
+@pytest.fixture
+def world(start_gateway: Start, upstream: Play) -> Callable[[str], World]:
+    return lambda target: World(target, start_gateway, upstream)
+
+
+def gemini_turn(response: dict[str, Any]) -> dict[str, Any]:
+    """Return a request of Gemini CLI after a call of a tool."""
+    call = {"id": "c1", "name": "read_file", "args": {}}
+    result = {"id": "c1", "name": "read_file", **response}
+    return {
+        "contents": [
+            {"role": "user", "parts": [{"text": "Look"}]},
+            {"role": "model", "parts": [{"functionCall": call}]},
+            {"role": "user", "parts": [{"functionResponse": result}]},
+        ],
+        "tools": [{"functionDeclarations": [{"name": "read_file"}]}],
+    }
+
+
+def send(here: World, path: str, body: Any) -> httpx.Response:
+    """Send a request that the stand-in has to accept."""
+    url = here.running.origin + path.format(model=here.model)
+    answer = httpx.post(url, json=body, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert here.stand_in.refusals == []
+    return answer
+
+
+GEMINI = "/v1beta/models/{model}:generateContent"
+
+
+@pytest.mark.parametrize(
+    "target", ["anthropic", "chat", "responses", "gemini", "bedrock", "plain"]
+)
+def test_a_picture_in_a_function_response_arrives(
+    world: Callable[[str], World], target: str
+):
+    here = world(target)
+    picture = {"inlineData": {"mimeType": "image/png", "data": DATA}}
+    response = {"response": {"output": "A picture."}, "parts": [picture]}
+    answer = send(here, GEMINI, gemini_turn(response))
+    assert DATA in here.upstream.requests[-1].body.decode()
+    assert "A picture." in here.upstream.requests[-1].body.decode()
+    dropped = answer.headers.get("x-modelyard-dropped", "")
+    assert "parts" not in dropped
+
+
+@pytest.mark.parametrize("target", ["chat", "plain"])
+def test_a_result_has_no_name_in_a_chat(world: Callable[[str], World], target: str):
+    here = world(target)
+    send(here, GEMINI, gemini_turn({"response": {"output": "text"}}))
+    message = here.upstream.requests[-1].json["messages"][-1]
+    assert message.keys() == {"role", "tool_call_id", "content"}
+
+
+def test_a_name_that_a_chat_caller_sends_goes_along(world: Callable[[str], World]):
+    here = world("chat")
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "f", "arguments": "{}"},
+    }
+    body = {
+        "model": here.model,
+        "messages": [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "name": "f", "content": "y"},
+        ],
+    }
+    url = f"{here.running.url}/chat/completions"
+    httpx.post(url, json=body, headers={"x-modelyard-cache": "off"}, timeout=30)
+    assert here.upstream.requests[-1].json["messages"][-1]["name"] == "f"
+
+
+def test_a_forced_search_is_the_only_allowed_tool(world: Callable[[str], World]):
+    here = world("responses")
+    body = {
+        "model": here.model,
+        "max_tokens": 2000,
+        "messages": [{"role": "user", "content": "released version"}],
+        "tools": [{"type": "web_search_20250305", "name": "web_search"}],
+        "tool_choice": {"type": "tool", "name": "web_search"},
+    }
+    answer = send(here, "/v1/messages", body)
+    assert here.upstream.requests[-1].json["tool_choice"] == {
+        "type": "allowed_tools",
+        "mode": "required",
+        "tools": [{"type": "web_search"}],
+    }
+    assert "4.2.1" in answer.json()["content"][-1]["text"]
+
+
+def marks_of(body: Any) -> int:
+    """Return how many cache marks a request has."""
+    return str(body).count("cache_control")
+
+
+def test_a_loop_of_tool_calls_is_cached(world: Callable[[str], World]):
+    here = world("anthropic")
+    first = gemini_turn({"response": {"output": "text"}})
+    send(here, GEMINI, {**first, "contents": first["contents"][:1]})
+    # A call that nobody continues would pay for a mark that nobody reads.
+    assert marks_of(here.upstream.requests[-1].json) == 0
+    send(here, GEMINI, first)
+    assert marks_of(here.upstream.requests[-1].json) >= 2
