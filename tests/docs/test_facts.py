@@ -16,6 +16,7 @@ import pytest
 import yaml
 from bench.starts import core_size
 from tools.show.console_journeys import JOURNEYS
+from tools.show.corruptions import CORRUPTIONS, REPLY_CORRUPTIONS
 from tools.show.exchanges import exchanges
 from tools.show.retrieval import SETS
 from tools.show.truth import READERS
@@ -72,6 +73,11 @@ def test_the_catalogue_has_as_many_providers_as_the_pages_say():
         *figures_in("docs/why.md", r"has (\d+) providers"),
     ]
     assert {int(count) for count in counts} == {len(vendors)}
+
+
+def test_corruptions_are_as_many_as_the_readme_says():
+    count = len(CORRUPTIONS) + len(REPLY_CORRUPTIONS)
+    assert f"[{count} kinds of corruption]" in (ROOT / "README.md").read_text()
 
 
 def test_recorded_exchanges_are_as_many_as_the_readme_says():

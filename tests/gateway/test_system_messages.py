@@ -101,11 +101,18 @@ def test_openai_gets_the_messages_as_they_are(world: Callable[[str], World]):
     assert roles == ["system", "user", "system", "assistant", "tool", "system"]
 
 
-@pytest.mark.parametrize("has_beta", [False, True])
-def test_anthropic_takes_the_role_with_its_beta_name(
-    world: Callable[[str], World], has_beta: bool
+@pytest.mark.parametrize(
+    ("target", "has_beta", "role"),
+    [
+        ("anthropic", False, "user"),
+        ("anthropic", True, "system"),
+        ("adaptive", False, "system"),
+    ],
+)
+def test_anthropic_takes_the_role_by_model_or_beta_name(
+    world: Callable[[str], World], target: str, has_beta: bool, role: str
 ):
-    here = world("anthropic")
+    here = world(target)
     use = {"type": "tool_use", "id": "call_1", "name": "read_file", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "call_1", "content": "text"}
     body = {
@@ -129,6 +136,5 @@ def test_anthropic_takes_the_role_with_its_beta_name(
         assert answer.status_code == 200, answer.text
         sent = here.upstream.requests[-1].json
         assert "system" not in sent
-        role = "system" if has_beta else "user"
         assert sent["messages"][-1]["role"] == role
         assert REMINDER in json.dumps(sent["messages"][-1])

@@ -89,7 +89,10 @@ class Messages(StandIn):
         _check_thinking(body)
         _check_marks(body)
         refuse_if(not body["messages"], "messages: at least one message is required")
-        takes_system = any(beta.strip().startswith(_SYSTEM_BETA) for beta in betas)
+        # Opus 4.8 is the first model that takes them without a beta name.
+        takes_system = "opus-4-8" in body["model"] or any(
+            beta.strip().startswith(_SYSTEM_BETA) for beta in betas
+        )
         for index, message in enumerate(body["messages"]):
             refuse_if(
                 message["role"] == "system" and not takes_system,

@@ -75,7 +75,7 @@ WIRE_CITATION = {"start": 0, "end": 5, "text": "Hello", "sources": [SOURCE]}
 CITATION = Citation(
     url="https://a.example",
     title="A",
-    quote="Hello",
+    quote="…",
     start=0,
     end=5,
     extra={"cohere": WIRE_CITATION},
@@ -624,7 +624,8 @@ def test_usage_of_other_formats_has_every_count():
     [
         ({}, Citation()),
         ({"sources": []}, Citation()),
-        ({"sources": [{"type": "tool"}], "text": "a"}, Citation(quote="a")),
+        ({"sources": [{"type": "tool"}], "text": "a"}, Citation()),
+        ({"sources": [{"document": {"text": "a"}}]}, Citation(quote="a")),
         ({"sources": [{"document": {"title": 5}}]}, Citation(title="5")),
         ({"start": -1, "end": 9}, Citation(end=9)),
     ],
@@ -661,19 +662,24 @@ def test_citations_of_other_formats_name_a_document():
         {
             "start": 0,
             "end": 0,
-            "text": "Hi",
+            "text": "",
             "sources": [
                 {
                     "type": "document",
                     "id": address,
-                    "document": {"id": address, "url": address, "title": "A"},
+                    "document": {
+                        "id": address,
+                        "url": address,
+                        "title": "A",
+                        "text": "Hi",
+                    },
                 }
             ],
         },
         {
             "start": 1,
             "end": 2,
-            "text": "",
+            "text": "i",
             "sources": [
                 {
                     "type": "document",
@@ -725,7 +731,7 @@ def test_a_stream_of_thinking_and_cited_text():
     later = Citation(
         url="https://a.example",
         title="A",
-        quote="Hello",
+        quote="…",
         start=3,
         end=5,
         extra={"cohere": {**WIRE_CITATION, "start": 3}},

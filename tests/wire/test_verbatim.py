@@ -32,6 +32,7 @@ IRRELEVANT_VALUES: dict[str, Any] = {
     "thinking": Thinking(control="none"),
     "developer_role": True,
     "system_first": True,
+    "system_between": True,
     "cache_marks": True,
     "checks_signatures": False,
     "signature_family": "f",

@@ -13,7 +13,7 @@ PROOFS = {
     "three-credentials": "Load balancing, cooldown and failover on three credentials, with the ledger's rows.",
     "foreign-yaml": "An unchanged provider folder in Dify's format: its models are listed and called.",
     "bench-basics": "The basic benchmarks, and the README's tour run as a test.",
-    "recordings": "All recorded exchanges through provider and gateway, in their own format and in the others.",
+    "recordings": "All recorded answers in every format, all requests in their own; each corruption is noticed.",
     "format-laws": "Parsing and writing are inverse in every format; OpenAI's types accept all output.",
     "clients": "The official clients, LangChain and pydantic-ai against the gateway, with local and recorded models.",
     "comply": "Public suites and schemas: llm-comply, required fields, known paths, schemathesis.",

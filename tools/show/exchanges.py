@@ -87,9 +87,9 @@ _FIXTURES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Exchange:
-    """A recorded request and its response."""
+    """A recorded request and its response; compared by identity."""
 
     id: str
     provider: str
@@ -282,7 +282,8 @@ def _stream_mismatch_reason(events: list[dict[str, Any]], name: str) -> str:
     if not events:
         return "recorded without its body"
     # More than one start event means that the recorder concatenated several responses.
-    if sum(event.get("type") == "message_start" for event in events) > 1:
+    starts = ("message_start", "response.created")
+    if sum(event.get("type") in starts for event in events) > 1:
         return "several responses in one file"
     is_untyped = name == "anthropic" and "type" not in events[0]
     if is_untyped or "value" in events[0]:

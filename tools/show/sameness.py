@@ -6,6 +6,7 @@ differences are in `EXCUSED` and `CHANGED`, each with its reason, and the proof 
 how often each was used.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,9 +33,11 @@ NULL = "a null or an empty list says as much as its absence"
 SCHEMA = "the format's schema requires the field"
 OWN = "not an answer of this format, but read as one"
 THOUGHTS = "thoughts are said in the field that most clients read"
+PADDING = "random padding against the analysis of traffic"
 TYPED = "the recorded one has another type than the schema"
 
 EXCUSED: dict[tuple[str, str, str], str] = {
+    ("anthropic", ".content[].caller", "added"): SCHEMA,
     ("gemini", ".candidates[].index", "added"): SCHEMA,
     ("openai_chat", ".choices[].message", "added"): SCHEMA,
     ("openai_chat", ".choices[].message.tool_calls[].type", "added"): SCHEMA,
@@ -58,6 +61,14 @@ EXCUSED: dict[tuple[str, str, str], str] = {
         ".choices[].message.reasoning_details[].signature",
         "lost",
     ): "known fault: as the type of it",
+    ("openai_chat", ".usage", "added"): "asked for, and counted where it is not sent",
+    ("openai_chat", ".obfuscation", "lost"): PADDING,
+    ("openai_responses", ".id", "added"): "each recorded event has another id",
+    (
+        "openai_responses",
+        ".created_at",
+        "added",
+    ): "each recorded event has another time",
     ("openai_completions", ".choices[].index", "added"): SCHEMA,
     ("openai_completions", ".created", "added"): SCHEMA,
     ("openai_completions", ".id", "added"): SCHEMA,
@@ -97,6 +108,22 @@ CHANGED: dict[tuple[str, str], tuple[Predicate, str]] = {
         ),
         "known fault: OpenRouter's signature without a text is read as an encrypted thought",
     ),
+    ("openai_chat", ".obfuscation"): (
+        lambda before, after: isinstance(after, str),
+        PADDING,
+    ),
+    ("openai_completions", ".created"): (
+        lambda before, after: before > 10**11 and 0 < after < 10**11,
+        "recorded in milliseconds, where the schema says seconds",
+    ),
+    ("openai_responses", ".output[].id"): (
+        lambda before, after: bool(re.match(r"(msg|rs)_\w+-?.*_\d+$", str(after))),
+        "known fault: an id that came after the item's first event, or of a refusal",
+    ),
+    ("openai_responses", ".output[].status"): (
+        lambda before, after: (before, after) == ("in_progress", "completed"),
+        "recorded as unfinished, although the item's last event came",
+    ),
     ("openai_completions", ".object"): (
         lambda before, _: before == "text.completion",
         "Together's own word for the schema's",
@@ -133,6 +160,11 @@ _DEFAULTS: dict[str, Any] = {
     ".top_p": 1.0,
     ".truncation": "disabled",
     ".metadata": {},
+    ".background": False,
+    ".frequency_penalty": 0.0,
+    ".presence_penalty": 0.0,
+    ".service_tier": "default",
+    ".top_logprobs": 0,
 }
 
 
@@ -140,9 +172,9 @@ def excuse(change: Change, name: str) -> str:
     """Return why this change is acceptable in a response of format `name`; empty if it
     is not."""
     # Absence, null and an empty list mean the same in all formats.
-    if change.kind == "lost" and change.before in (None, []):
+    if change.kind == "lost" and change.before in (None, [], ""):
         return NULL
-    if change.kind == "added" and change.after in (None, []):
+    if change.kind == "added" and change.after in (None, [], "", {}):
         return NULL
     if (
         change.kind == "changed"

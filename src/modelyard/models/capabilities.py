@@ -107,6 +107,9 @@ class Capabilities(
     system_first: bool = False
     """Whether a message of the system may only be the first one of a chat, as the
     templates of many models require. Others become texts of the user."""
+    system_between: bool = False
+    """Whether messages of the system may stand between the turns without a beta name,
+    as at Claude Opus 4.8 and later."""
     cache_marks: bool = False
     """Whether content parts and tools may have Anthropic's `cache_control`."""
     rename: Mapping[_Name, _Name] = {}

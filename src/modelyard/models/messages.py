@@ -305,10 +305,13 @@ def simplified_content(parts: list[PromptMessageContent]) -> Content:
     first = parts[0]
     if len(parts) > 1 or not isinstance(first, TextPromptMessageContent):
         return parts
-    # Citations and cache markers would be lost in a string.
+    # Citations, cache markers and the number of a block would be lost in a string.
     return (
         parts
-        if first.citations or first.extra or first.cache_control is not None
+        if first.citations
+        or first.extra
+        or first.cache_control is not None
+        or first.index is not None
         else first.data
     )
 

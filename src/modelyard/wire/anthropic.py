@@ -35,6 +35,7 @@ from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.capabilities import Capabilities
+from modelyard.models.citations import covering
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -459,11 +460,11 @@ def _parse_block(raw_block: Any, where: str, origin: str = "") -> PromptMessageC
     match block.get("type"):
         case "text":
             known_fields = frozenset({"type", "text", "citations", "cache_control"})
+            text = required_field(block, "text", str, f"{where}.")
+            cited = [_parse_citation(entry) for entry in block.get("citations") or ()]
             return TextPromptMessageContent(
-                data=required_field(block, "text", str, f"{where}."),
-                citations=[
-                    _parse_citation(cited) for cited in block.get("citations") or ()
-                ],
+                data=text,
+                citations=covering(cited, len(text)),
                 cache_control=cache,
                 extra=passthrough_fields(FORMAT, unknown_fields(block, known_fields)),
             )
@@ -1180,6 +1181,9 @@ class StreamParser:
     def __init__(self) -> None:
         self._id = self._model = ""
         self._usage: JSON = {}
+        # Citations and lengths of texts, by block index.
+        self._citations: dict[int, list[Citation]] = {}
+        self._lengths: dict[int, int] = {}
         # Blocks and JSON fragments that are still open, by block index.
         self._blocks: dict[int, JSON] = {}
         self._json: dict[int, list[str]] = {}
@@ -1307,9 +1311,9 @@ class StreamParser:
         """
         match delta.get("type"):
             case "text_delta":
-                return self._part(
-                    TextPromptMessageContent(data=delta.get("text") or "", index=index)
-                )
+                text = delta.get("text") or ""
+                self._lengths[index] = self._lengths.get(index, 0) + len(text)
+                return self._part(TextPromptMessageContent(data=text, index=index))
             case "thinking_delta":
                 data = delta.get("thinking") or ""
                 extra = passthrough_fields(
@@ -1328,10 +1332,10 @@ class StreamParser:
                     )
                 )
             case "citations_delta":
-                cited = [_parse_citation(delta.get("citation") or {})]
-                return self._part(
-                    TextPromptMessageContent(data="", citations=cited, index=index)
-                )
+                # It covers the whole text, whose length is known at its end.
+                cited = _parse_citation(delta.get("citation") or {})
+                self._citations.setdefault(index, []).append(cited)
+                return []
             case "input_json_delta":
                 return self._on_json(index, delta.get("partial_json") or "")
             case _:
@@ -1379,6 +1383,12 @@ class StreamParser:
         block = self._blocks.pop(index, {})
         text = "".join(self._json.pop(index, ()))
         match block.get("type"):
+            case "text" if index in self._citations:
+                length = self._lengths.get(index, 0) + len(block.get("text") or "")
+                cited = covering(self._citations.pop(index), length)
+                return self._part(
+                    TextPromptMessageContent(data="", citations=cited, index=index)
+                )
             case "text" | "thinking" | "redacted_thinking" | None:
                 return []
             case "tool_use":

@@ -38,6 +38,7 @@ from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.capabilities import Capabilities
+from modelyard.models.citations import covering
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -535,9 +536,10 @@ def _parse_cited(body: JSON) -> TextPromptMessageContent:
     text = "".join(fragment.get("text") or "" for fragment in body.get("content") or ())
     return TextPromptMessageContent(
         data=text,
-        citations=[
-            _parse_citation(citation) for citation in body.get("citations") or ()
-        ],
+        citations=covering(
+            [_parse_citation(citation) for citation in body.get("citations") or ()],
+            len(text),
+        ),
     )
 
 
@@ -1125,6 +1127,9 @@ class StreamParser:
         self._calls: dict[int, int] = {}
         self._call_count = 0
         self._server: dict[int, JSON] = {}
+        # Citations and lengths of texts, by block index.
+        self._citations: dict[int, list[Citation]] = {}
+        self._lengths: dict[int, int] = {}
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
@@ -1153,6 +1158,12 @@ class StreamParser:
                         OpaquePromptMessageContent(
                             format=FORMAT, data=self._server.pop(index)
                         )
+                    )
+                case "contentBlockStop" if index in self._citations:
+                    length = self._lengths.get(index, 0)
+                    cited = covering(self._citations.pop(index), length)
+                    return self._part(
+                        TextPromptMessageContent(data="", citations=cited, index=index)
                     )
                 case "messageStop":
                     self._has_finished = True
@@ -1228,7 +1239,9 @@ class StreamParser:
         Reasoning text, its signature and encrypted reasoning arrive as separate deltas.
         """
         if "text" in delta:
-            return self._part(TextPromptMessageContent(data=delta["text"], index=index))
+            text = delta["text"]
+            self._lengths[index] = self._lengths.get(index, 0) + len(text)
+            return self._part(TextPromptMessageContent(data=text, index=index))
         if "toolUse" in delta:
             fragment = delta["toolUse"].get("input") or ""
             if index in self._server:
@@ -1257,10 +1270,9 @@ class StreamParser:
             )
             return self._part(thought)
         if "citation" in delta:
-            cited = [_parse_citation(delta["citation"])]
-            return self._part(
-                TextPromptMessageContent(data="", citations=cited, index=index)
-            )
+            # It covers the whole text, whose length is known at its end.
+            cited = _parse_citation(delta["citation"])
+            self._citations.setdefault(index, []).append(cited)
         return []
 
 

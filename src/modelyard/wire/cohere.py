@@ -32,6 +32,7 @@ from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_text
 from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.capabilities import Capabilities
+from modelyard.models.citations import WholeText, placed_citations
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -46,6 +47,7 @@ from modelyard.models.messages import (
     AssistantPromptMessage,
     Citation,
     ImagePromptMessageContent,
+    MultiModalPromptMessageContent,
     OpaquePromptMessageContent,
     PromptMessageContent,
     PromptMessageTool,
@@ -318,8 +320,9 @@ def _parse_citation(citation: JSON) -> Citation:
     """Parse a citation of an assistant message.
 
     URL and title are those of the first source, if it has a `document`. `start` and
-    `end` are character positions in the text, or None. The original is stored in
-    `extra`.
+    `end` are character positions in the text, or None. The quote is the document's
+    text; the citation's own `text` repeats the words of the answer. The original is
+    stored in `extra`.
     """
     # A citation may name several sources; our Citation has room for one. The original
     # is stored in `extra`.
@@ -328,7 +331,7 @@ def _parse_citation(citation: JSON) -> Citation:
     return Citation(
         url=str(document.get("url") or ""),
         title=str(document.get("title") or ""),
-        quote=text_of(citation.get("text")),
+        quote=text_of(document.get("text") or document.get("snippet")),
         start=count(citation.get("start")),
         end=count(citation.get("end")),
         extra={FORMAT: citation},
@@ -593,12 +596,21 @@ def _answer_parts(message: AssistantPromptMessage) -> list[PromptMessageContent]
 
 def _dump_citations(parts: Iterable[PromptMessageContent]) -> list[JSON]:
     """Return the citations of all text parts in one list, as the format requires."""
-    return [
-        _dump_citation(citation)
-        for part in parts
-        if isinstance(part, TextPromptMessageContent)
-        for citation in part.citations
+    parts = list(parts)
+    text = WholeText(parts).text
+    return [_dump_citation(citation, text) for citation in placed_citations(parts)]
+
+
+def _sayable(message: AssistantPromptMessage) -> AssistantPromptMessage:
+    """Return an answer without its files, which this format's answers do not have."""
+    if not isinstance(message.content, list) or not message.files:
+        return message
+    parts = [
+        part
+        for part in message.content
+        if not isinstance(part, MultiModalPromptMessageContent)
     ]
+    return msgspec.structs.replace(message, content=parts)
 
 
 def _dump_call(call: ToolCall) -> JSON:
@@ -606,8 +618,9 @@ def _dump_call(call: ToolCall) -> JSON:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _dump_citation(citation: Citation) -> JSON:
-    """Return a citation as an entry of `citations`.
+def _dump_citation(citation: Citation, text: str) -> JSON:
+    """Return a citation as an entry of `citations`, with the words of the answer's
+    `text` that it covers.
 
     A citation from Cohere is written unchanged. Any other gets one source of type
     `document`, and 0 for an unknown position.
@@ -619,6 +632,7 @@ def _dump_citation(citation: Citation) -> JSON:
         "id": citation.url or citation.title,
         "url": citation.url,
         "title": citation.title,
+        **without_empty(text=citation.quote),
     }
     source = {
         "type": "document",
@@ -628,7 +642,7 @@ def _dump_citation(citation: Citation) -> JSON:
     return {
         "start": citation.start or 0,
         "end": citation.end or 0,
-        "text": citation.quote,
+        "text": text[citation.start or 0 : citation.end or 0],
         "sources": [source],
     }
 
@@ -765,7 +779,7 @@ def dump_result(result: LLMResult) -> JSON:
         "finish_reason": _WIRE_FINISH_REASONS.get(
             choice.finish_reason or "stop", "COMPLETE"
         ),
-        "message": {"role": "assistant", **_dump_assistant(choice.message)},
+        "message": {"role": "assistant", **_dump_assistant(_sayable(choice.message))},
         "usage": dump_usage(result.usage),
         **choice.extra.get(FORMAT, {}),
         **result.extra.get(FORMAT, {}),
@@ -904,6 +918,7 @@ class StreamDumper:
         self._usage: LLMUsage | None = None
         self._end_fields: JSON = {"finish_reason": "COMPLETE"}
         self._citation_index = 0
+        self._text = WholeText()
         self._call_indexes = CallIndexes()
         self._call_fragments: dict[int, list[ToolCall]] = {}
 
@@ -961,7 +976,7 @@ class StreamDumper:
                 events = (
                     self._content("text", block.index, block.data) if block.data else []
                 )
-                for citation in block.citations:
+                for citation in self._text.place(block):
                     events += self._citation(citation)
                 return events
             case ThinkingPromptMessageContent() if block.extra.get(FORMAT):
@@ -982,7 +997,8 @@ class StreamDumper:
         """Return the pair of events of a citation; all of a stream are numbered."""
         index = self._citation_index
         self._citation_index += 1
-        delta = {"message": {"citations": _dump_citation(citation)}}
+        cited = _dump_citation(citation, self._text.text)
+        delta = {"message": {"citations": cited}}
         return [
             {"type": "citation-start", "index": index, "delta": delta},
             {"type": "citation-end", "index": index},

@@ -42,9 +42,15 @@ from modelyard.base.fields import (
 )
 from modelyard.base.provider_errors import provider_error, raise_error_in
 from modelyard.base.reader_errors import reads_answer, reads_request
-from modelyard.models.arguments import as_object, as_text
+from modelyard.models.arguments import INVALID_ARGUMENTS_KEY, as_object, as_text
 from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.capabilities import Capabilities
+from modelyard.models.citations import WholeText
+from modelyard.models.google_sources import (
+    citation_metadata,
+    dump_sources,
+    parse_sources,
+)
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -886,8 +892,8 @@ def _dump_response(message: ToolPromptMessage, names: Mapping[str, str]) -> JSON
     """
     text = message.text
     # Google requires an object as response. Text that is not a JSON object is wrapped.
-    response = as_object(text) if text.lstrip().startswith("{") else {}
-    if not response or "INVALID_JSON" in response:
+    response = as_object(text) if text.lstrip().startswith("{") else None
+    if response is None or "INVALID_JSON" in response:
         response = {"error" if message.is_error else "result": text}
     name = message.name or names.get(message.tool_call_id) or message.tool_call_id
     body: JSON = {"name": name, "response": response}
@@ -1090,7 +1096,25 @@ def dump_usage(usage: LLMUsage) -> JSON:
         cachedContentTokenCount=usage.cached_tokens or None,
         thoughtsTokenCount=usage.reasoning_tokens or None,
         toolUsePromptTokenCount=usage.tool_prompt_tokens or None,
+        promptTokensDetails=_dump_audio(
+            usage.audio_prompt_tokens, body["promptTokenCount"]
+        ),
+        candidatesTokensDetails=_dump_audio(
+            usage.audio_completion_tokens, body["candidatesTokenCount"]
+        ),
     )
+
+
+def _dump_audio(audio_tokens: int, total: int) -> list[JSON]:
+    """Return the counts of each modality, if some tokens are speech."""
+    if not audio_tokens:
+        return []
+    counts = {"TEXT": total - audio_tokens, "AUDIO": audio_tokens}
+    return [
+        {"modality": modality, "tokenCount": tokens}
+        for modality, tokens in counts.items()
+        if tokens > 0
+    ]
 
 
 _FINISH_REASONS = {
@@ -1176,32 +1200,6 @@ def _logprob(candidate: JSON) -> JSON:
     }
 
 
-def _citations(candidate: JSON) -> list[Citation]:
-    """Return the sources of a candidate that have an address.
-
-    They come from `groundingMetadata` (web pages and retrieved documents) and from
-    `citationMetadata` (recited sources).
-    """
-    grounding = candidate.get("groundingMetadata") or {}
-    # Grounding names web pages or retrieved documents; recited sources are listed
-    # separately.
-    sources = [
-        chunk.get("web") or chunk.get("retrievedContext") or {}
-        for chunk in grounding.get("groundingChunks") or ()
-    ]
-    cited = (candidate.get("citationMetadata") or {}).get("citations") or ()
-    sources += [citation for citation in cited if isinstance(citation, dict)]
-    return [
-        Citation(
-            url=source["uri"],
-            title=source.get("title") or "",
-            quote=source.get("text") or "",
-        )
-        for source in sources
-        if source.get("uri")
-    ]
-
-
 @reads_answer
 def parse_result(body: JSON) -> LLMResult:
     """Parse a complete `GenerateContentResponse`.
@@ -1269,10 +1267,8 @@ def _parse_candidate(candidate: Any, position: int, stem: str) -> LLMChoice:
         raise InvokeServerUnavailableError(
             f"Invalid upstream response: {error}"
         ) from error
-    # Google attaches sources to the whole candidate, our types to a text part: use the
-    # last text.
-    if sources := _citations(candidate):
-        _attach_to_last_text(blocks, sources)
+    # Google attaches sources to the whole candidate, our types to a text part.
+    _attach_sources(candidate, blocks)
     has_calls = any(isinstance(block, ToolCall) for block in blocks)
     reason, reason_fields = _parse_reason(
         candidate.get("finishReason"), has_calls=has_calls
@@ -1296,15 +1292,26 @@ def _check_call(candidate: JSON) -> None:
         raise MalformedToolCallError(message or "The model wrote an invalid tool call")
 
 
-def _attach_to_last_text(
-    blocks: list[PromptMessageContent | ToolCall], sources: list[Citation]
+def _attach_sources(
+    candidate: JSON, blocks: list[PromptMessageContent | ToolCall]
 ) -> None:
-    """Replace the last text by one with the sources. Without a text they are dropped."""
-    for index in reversed(range(len(blocks))):
-        block = blocks[index]
+    """Add the sources of a candidate to the texts among its blocks. Without a text they
+    are dropped."""
+    numbers = [
+        number
+        for number, block in enumerate(blocks)
+        if isinstance(block, TextPromptMessageContent)
+    ]
+    texts = [
+        block.data for block in blocks if isinstance(block, TextPromptMessageContent)
+    ]
+    for number, citation in parse_sources(candidate, texts):
+        block = blocks[numbers[number]]
         if isinstance(block, TextPromptMessageContent):
-            blocks[index] = msgspec.structs.replace(block, citations=sources)
-            return
+            citations = [*block.citations, citation]
+            blocks[numbers[number]] = msgspec.structs.replace(
+                block, citations=citations
+            )
 
 
 def _answer_blocks(
@@ -1327,28 +1334,37 @@ def _answer_blocks(
     )
 
 
-def _dump_sources(message: AssistantPromptMessage) -> JSON:
-    """Build `citationMetadata` from the citations of all texts.
+_SOURCE_FIELDS = frozenset({"groundingMetadata", "citationMetadata"})
 
-    Citations without a URL are skipped. Returns an empty object if none is left.
-    """
-    cited = [
-        citation
-        for part in message.parts
-        if isinstance(part, TextPromptMessageContent)
-        for citation in part.citations
-    ]
-    sources = [
-        without_empty(
-            uri=citation.url,
-            title=citation.title,
-            startIndex=citation.start,
-            endIndex=citation.end,
-        )
-        for citation in cited
-        if citation.url
-    ]
-    return {"citationMetadata": {"citations": sources}} if sources else {}
+
+def _dump_logprobs(logprobs: JSON | None) -> JSON:
+    """Build `logprobsResult` from log probabilities in OpenAI's form; empty if there are
+    none."""
+    tokens = (logprobs or {}).get("content") or ()
+    if not tokens:
+        return {}
+    return {
+        "logprobsResult": {
+            "chosenCandidates": [_dump_logprob(token) for token in tokens],
+            "topCandidates": [
+                {
+                    "candidates": [
+                        _dump_logprob(alternative)
+                        for alternative in token.get("top_logprobs") or ()
+                    ]
+                }
+                for token in tokens
+            ],
+        }
+    }
+
+
+def _dump_logprob(token: JSON) -> JSON:
+    """Return a token with its probability. Ids of tokens are the vendor's own."""
+    return {
+        "token": token.get("token") or "",
+        "logProbability": token.get("logprob") or 0.0,
+    }
 
 
 def _dump_candidate(choice: LLMChoice) -> JSON:
@@ -1369,8 +1385,9 @@ def _dump_candidate(choice: LLMChoice) -> JSON:
         body["finishReason"] = _WIRE_FINISH_REASONS.get(choice.finish_reason, "OTHER")
     body["index"] = choice.index
     # Original metadata takes precedence over what would be rebuilt from it.
-    if not vendor_fields.keys() & {"groundingMetadata", "citationMetadata"}:
-        body |= _dump_sources(choice.message)
+    if not vendor_fields.keys() & _SOURCE_FIELDS:
+        body |= dump_sources(choice.message.parts)
+        body |= _dump_logprobs(choice.logprobs)
     return body | vendor_fields
 
 
@@ -1437,6 +1454,9 @@ class StreamParser:
     def __init__(self) -> None:
         # Candidate index -> type and index of its last block.
         self._blocks: dict[int, tuple[str, int]] = {}
+        # Candidate index -> number of a text block -> its pieces, for the positions of
+        # sources.
+        self._texts: dict[int, dict[int, list[str]]] = {}
         # Candidate index -> index of its last call.
         self._calls: dict[int, int] = {}
         # Candidate index -> part with the call whose fragments are being received.
@@ -1518,16 +1538,7 @@ class StreamParser:
                 f"Invalid upstream stream: {error}"
             ) from error
         numbered = [self._with_block_index(block, index) for block in blocks]
-        # Sources come last, as an empty text that continues the last text block.
-        if sources := _citations(candidate):
-            block_type, number = self._blocks.get(index, ("text", 0))
-            numbered.append(
-                TextPromptMessageContent(
-                    data="",
-                    citations=sources,
-                    index=number if block_type == "text" else number + 1,
-                )
-            )
+        numbered += self._sources(candidate, index)
         # Google reports STOP also for calls, so the calls seen so far decide.
         reason, reason_fields = _parse_reason(
             candidate.get("finishReason"), has_calls=index in self._calls
@@ -1606,7 +1617,23 @@ class StreamParser:
         if block_type != last or block_type in ("other", "signature"):
             number += 1
         self._blocks[index] = (block_type, number)
+        if block_type == "text":
+            pieces = self._texts.setdefault(index, {}).setdefault(number, [])
+            pieces.append(block.data)
         return msgspec.structs.replace(block, index=number)
+
+    def _sources(self, candidate: JSON, index: int) -> list[TextPromptMessageContent]:
+        """Return the sources of a candidate, as empty texts that continue the texts
+        that they are for."""
+        texts = self._texts.get(index, {})
+        numbers = list(texts)
+        joined = ["".join(pieces) for pieces in texts.values()]
+        return [
+            TextPromptMessageContent(
+                data="", citations=[citation], index=numbers[number]
+            )
+            for number, citation in parse_sources(candidate, joined)
+        ]
 
     def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
         """Return the last chunk, with usage that came after the finish reason.
@@ -1715,6 +1742,10 @@ class StreamDumper:
         self._head: JSON = {"modelVersion": model, "responseId": response_id}
         self._usage: LLMUsage | None = None
         self._end_fields: dict[int, JSON] = {}
+        # Per choice: the whole text, its sources, and its log probabilities.
+        self._texts: dict[int, WholeText] = {}
+        self._citations: dict[int, list[Citation]] = {}
+        self._logprobs: dict[int, list[JSON]] = {}
         self._call_indexes: dict[int, CallIndexes] = {}
         self._call_fragments: dict[int, dict[int, list[ToolCall]]] = {}
         # Signature of a call by (choice, call), and the signature of a choice whose
@@ -1750,6 +1781,10 @@ class StreamDumper:
                 **self._end_fields.get(delta.index, {}),
                 **vendor_fields,
             }
+        if delta.logprobs:
+            tokens = self._logprobs.setdefault(delta.index, [])
+            tokens += delta.logprobs.get("content") or ()
+        self._hold_sources(delta)
         parts = _dump_blocks(self._sendable_blocks(delta))
         if not parts:
             return []
@@ -1762,6 +1797,19 @@ class StreamDumper:
             }
         ]
 
+    def _hold_sources(self, delta: LLMResultChunkDelta) -> None:
+        """Store the sources of a chunk until `finish`, where their positions can be
+        counted in bytes."""
+        text = self._texts.setdefault(delta.index, WholeText())
+        content = delta.message.content
+        if not isinstance(content, list):
+            text.add(content or "")
+            return
+        for part in content:
+            if isinstance(part, TextPromptMessageContent):
+                citations = self._citations.setdefault(delta.index, [])
+                citations += text.place(part)
+
     def _sendable_blocks(
         self, delta: LLMResultChunkDelta
     ) -> Iterator[PromptMessageContent | ToolCall]:
@@ -1772,21 +1820,37 @@ class StreamDumper:
             if isinstance(block, ToolCall):
                 self._hold_call(index, block)
                 continue
-            if (
-                isinstance(block, ThinkingPromptMessageContent)
-                and not block.data
-                and not block.redacted
-            ):
+            is_thought = isinstance(block, ThinkingPromptMessageContent)
+            if is_thought and not block.data and not block.redacted:
                 # Two signatures in a row: the first one has no block.
-                if index in self._pending_signatures:
-                    yield self._pending_signatures.pop(index)
+                yield from self._take_signature(index)
                 self._pending_signatures[index] = block
                 continue
-            if index in self._pending_signatures and not isinstance(
-                block, ThinkingPromptMessageContent
-            ):
-                yield self._pending_signatures.pop(index)
+            if not is_thought:
+                # What follows a call comes after it.
+                yield from self._complete_calls(index)
+                yield from self._take_signature(index)
             yield block
+
+    def _take_signature(self, index: int) -> Iterator[ThinkingPromptMessageContent]:
+        """Yield the signature of a choice whose block has not come yet, if any."""
+        if index in self._pending_signatures:
+            yield self._pending_signatures.pop(index)
+
+    def _complete_calls(self, index: int) -> Iterator[PromptMessageContent | ToolCall]:
+        """Yield the calls of a choice whose arguments are complete, with their
+        signatures, and hold them no longer."""
+        calls = self._call_fragments.get(index, {})
+        for number in list(calls):
+            call = _joined(calls[number])
+            arguments = call.function.arguments
+            # Fragments of it may follow as long as it is no complete object.
+            if not arguments or INVALID_ARGUMENTS_KEY in as_object(arguments):
+                return
+            del calls[number]
+            if signature := self._call_signatures.pop((index, number), None):
+                yield signature
+            yield call
 
     def _hold_call(self, index: int, fragment: ToolCall) -> None:
         """Store a fragment of a call until `finish`. A signature directly before a call
@@ -1824,11 +1888,15 @@ class StreamDumper:
         and the vendor fields.
         """
         parts = _dump_blocks(self._held_blocks(index))
-        return {
-            "content": {"role": "model", "parts": parts},
-            "index": index,
-            **self._end_fields.get(index, {}),
-        }
+        vendor_fields = self._end_fields.get(index, {})
+        candidate: JSON = {"content": {"role": "model", "parts": parts}, "index": index}
+        # Original metadata takes precedence over what would be rebuilt from it.
+        if not vendor_fields.keys() & _SOURCE_FIELDS:
+            text = self._texts.get(index, WholeText()).text
+            candidate |= citation_metadata(self._citations.get(index, ()), text)
+        if index in self._logprobs:
+            candidate |= _dump_logprobs({"content": self._logprobs[index]})
+        return candidate | vendor_fields
 
     def _held_blocks(self, index: int) -> list[PromptMessageContent | ToolCall]:
         """Return the complete calls of a candidate with their signatures, and the
@@ -1837,14 +1905,17 @@ class StreamDumper:
         for number, fragments in self._call_fragments.get(index, {}).items():
             if signature := self._call_signatures.get((index, number)):
                 blocks.append(signature)
-            arguments = "".join([fragment.function.arguments for fragment in fragments])
-            function = ToolCallFunction(
-                name=fragments[0].function.name, arguments=arguments
-            )
-            blocks.append(msgspec.structs.replace(fragments[0], function=function))
+            blocks.append(_joined(fragments))
         if index in self._pending_signatures:
             blocks.append(self._pending_signatures[index])
         return blocks
+
+
+def _joined(fragments: list[ToolCall]) -> ToolCall:
+    """Return a call from its fragments."""
+    arguments = "".join([fragment.function.arguments for fragment in fragments])
+    function = ToolCallFunction(name=fragments[0].function.name, arguments=arguments)
+    return msgspec.structs.replace(fragments[0], function=function)
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:

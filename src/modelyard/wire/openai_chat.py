@@ -41,6 +41,7 @@ from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_text
 from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.capabilities import Capabilities
+from modelyard.models.citations import WholeText, placed_citations
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -1380,25 +1381,16 @@ def _dump_annotations(parts: list[PromptMessageContent]) -> list[JSON]:
     Annotations that came in this format are unchanged; the others get positions in the
     joined text.
     """
-    annotations: list[JSON] = []
-    text_offset = 0
-    for part in parts:
-        if not isinstance(part, TextPromptMessageContent):
-            continue
-        length = len(part.data)
-        annotations += [
-            citation.extra.get(FORMAT) or _dump_citation(citation, text_offset, length)
-            for citation in part.citations
-        ]
-        text_offset += length
-    return annotations
+    return [
+        citation.extra.get(FORMAT) or _dump_citation(citation)
+        for citation in placed_citations(parts)
+    ]
 
 
-def _dump_citation(citation: Citation, text_offset: int, length: int) -> JSON:
-    """Return a url_citation. Positions count characters of the whole text here, of one
-    part in our types."""
-    start = text_offset + (citation.start or 0)
-    end = text_offset + (length if citation.end is None else citation.end)
+def _dump_citation(citation: Citation) -> JSON:
+    """Return a url_citation. One without a position gets 0 for both, as OpenRouter
+    sends it, since the schema requires them."""
+    start, end = citation.start or 0, citation.end or 0
     cited = without_empty(
         url=citation.url, title=citation.title, content=citation.quote
     )
@@ -1946,6 +1938,7 @@ class StreamDumper:
         self._include_usage = include_usage
         self._usage: LLMUsage | None = None
         self._call_indexes: dict[int, CallIndexes] = {}
+        self._texts: dict[int, WholeText] = {}
         self._started_choices: set[int] = {0} if has_begun else set()
         self._extra: JSON = {}
 
@@ -1959,7 +1952,10 @@ class StreamDumper:
         if delta.usage is not None:
             self._usage = delta.usage
         vendor_fields = chunk.extra.get(FORMAT, {}) if chunk.extra else {}
-        body = _dump_delta(self._with_call_indexes(delta))
+        message = self._with_call_indexes(delta)
+        body = _dump_delta(message)
+        if annotations := self._annotations(delta.index, message):
+            body["annotations"] = annotations
         is_empty = (
             not body
             and delta.finish_reason is None
@@ -1993,6 +1989,19 @@ class StreamDumper:
         if vendor_fields:
             event |= vendor_fields
         return [event]
+
+    def _annotations(self, index: int, message: AssistantPromptMessage) -> list[JSON]:
+        """Return the annotations of a chunk, with positions in the choice's text."""
+        text = self._texts.setdefault(index, WholeText())
+        if not isinstance(message.content, list):
+            text.add(message.content or "")
+            return []
+        return [
+            citation.extra.get(FORMAT) or _dump_citation(citation)
+            for part in message.content
+            if isinstance(part, TextPromptMessageContent)
+            for citation in text.place(part)
+        ]
 
     def _with_call_indexes(self, delta: LLMResultChunkDelta) -> AssistantPromptMessage:
         """Return the message with an index in each fragment of a tool call, by which

@@ -9,6 +9,7 @@ Pure functions: no network, no clock.
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from modelyard.base.errors import (
@@ -264,8 +265,37 @@ def _parse_choice(choice: Any, position: int) -> LLMChoice:
         index=count(choice.get("index")) or position,
         message=AssistantPromptMessage(content=choice.get("text") or ""),
         finish_reason=choice.get("finish_reason"),
+        logprobs=_parse_logprobs(choice.get("logprobs")),
         extra=passthrough_fields(FORMAT, extra_fields),
     )
+
+
+def _parse_logprobs(body: Any) -> dict[str, Any] | None:
+    """Return log probabilities in the form of the chat format; None if there are none.
+    The original is kept in the choice's `extra`."""
+    if not isinstance(body, dict) or not isinstance(body.get("tokens"), list):
+        return None
+    tokens = body["tokens"]
+    chosen, tops = body.get("token_logprobs") or (), body.get("top_logprobs") or ()
+    # A server may leave the lists out.
+    rows = list(zip_longest(tokens, chosen, tops))[: len(tokens)]
+    content = [_token(*row) for row in rows]
+    return {"content": content} if content else None
+
+
+def _token(token: Any, logprob: Any, top: Any) -> JSON:
+    """Return a token and the most likely ones in its place, in the form of the chat
+    format. The first token of an echoed prompt has no probability."""
+    alternatives = top.items() if isinstance(top, dict) else ()
+    likely = [_logprob(name, value) for name, value in alternatives]
+    return {**_logprob(token, logprob), "top_logprobs": likely}
+
+
+def _logprob(token: Any, logprob: Any) -> JSON:
+    """Return a token with its probability, in the form of the chat format."""
+    text = str(token)
+    value = logprob if isinstance(logprob, int | float) else 0.0
+    return {"token": text, "logprob": value, "bytes": list(text.encode())}
 
 
 @reads_answer
@@ -360,6 +390,7 @@ class StreamParser:
                     index=choice.index,
                     message=choice.message,
                     finish_reason=choice.finish_reason,
+                    logprobs=choice.logprobs,
                     usage=usage,
                     extra=choice.extra,
                 )

@@ -43,6 +43,7 @@ IRRELEVANT_CAPABILITIES = frozenset(
         "thinking",
         "developer_role",
         "system_first",
+        "system_between",
         "cache_marks",
         "checks_signatures",
         "signature_family",

@@ -570,6 +570,9 @@ def _parse_part(part: Any, where: str) -> PromptMessageContent:
             )
 
 
+_TEXT_FIELDS = frozenset({"type", "text", "annotations", "logprobs"})
+
+
 def _parse_text(
     body: JSON, where: str, item: JSON | None = None
 ) -> TextPromptMessageContent:
@@ -580,10 +583,14 @@ def _parse_text(
     a string.
     """
     annotations = body.get("annotations") or ()
+    fields: JSON = {"item": item} if item else {}
+    # Fields of the part itself, such as its mark for the cache.
+    if part_fields := unknown_fields(body, _TEXT_FIELDS):
+        fields["part"] = part_fields
     return TextPromptMessageContent(
         data=required_field(body, "text", str, f"{where}."),
         citations=[_parse_annotation(annotation) for annotation in annotations],
-        extra=passthrough_fields(FORMAT, {"item": item} if item else {}),
+        extra=passthrough_fields(FORMAT, fields),
     )
 
 
@@ -1068,7 +1075,8 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
     """
     match part:
         case TextPromptMessageContent():
-            return {"type": "input_text", "text": part.data}
+            part_fields = part.extra.get(FORMAT, {}).get("part") or {}
+            return {"type": "input_text", "text": part.data, **part_fields}
         case ImagePromptMessageContent():
             return {
                 "type": "input_image",
@@ -1209,9 +1217,7 @@ def _dump_text(part: TextPromptMessageContent) -> JSON:
 
     Its `logprobs` are empty; see `_put_logprobs`.
     """
-    annotations = [
-        _dump_annotation(citation, len(part.data)) for citation in part.citations
-    ]
+    annotations = [_dump_annotation(citation) for citation in part.citations]
     return {
         "type": "output_text",
         "text": part.data,
@@ -1220,17 +1226,16 @@ def _dump_text(part: TextPromptMessageContent) -> JSON:
     }
 
 
-def _dump_annotation(citation: Citation, length: int) -> JSON:
+def _dump_annotation(citation: Citation) -> JSON:
     """Return the annotation for a citation.
 
-    One that came in this format is unchanged, any other becomes a `url_citation`.
-    `length` is that of the cited text, the default for the end.
+    One that came in this format is unchanged, any other becomes a `url_citation`. One
+    without a position gets 0 for both, since the schema requires them.
     """
     # An annotation that came from OpenAI is written unchanged.
     if raw_annotation := citation.extra.get(FORMAT):
         return raw_annotation
-    end = length if citation.end is None else citation.end
-    span = {"start_index": citation.start or 0, "end_index": end}
+    span = {"start_index": citation.start or 0, "end_index": citation.end or 0}
     return {
         "type": "url_citation",
         "url": citation.url,
@@ -1753,12 +1758,15 @@ class StreamParser:
         """
         self._items_with_deltas.add(output_index)
         function = ToolCallFunction(arguments=event.get("delta") or "")
+        is_custom = event["type"] == "response.custom_tool_call_input.delta"
         # Some servers give all items the same position.
         index = self._calls.get(event.get("item_id") or "")
         if index is None:
             index = self._calls.get(output_index, 0)
         self._calls_with_deltas.add(index)
-        call = ToolCall(function=function, index=index)
+        call = ToolCall(
+            type="custom" if is_custom else "function", function=function, index=index
+        )
         return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))
 
     def _on_thought(self, event: JSON, output_index: int) -> list[LLMResultChunk]:
@@ -1778,9 +1786,12 @@ class StreamParser:
         self._items_with_deltas.add(output_index)
         # Positions are multiplied by 100 to leave room for the content parts of an
         # item; see `_text_index`.
+        # The text itself, not a summary of it, is written as such again.
+        is_text = event["type"] == "response.reasoning_text.delta"
+        extra = passthrough_fields(FORMAT, {"is_text": True} if is_text else {})
         return self._part(
             ThinkingPromptMessageContent(
-                data=data, index=output_index * 100, origin=FORMAT
+                data=data, index=output_index * 100, origin=FORMAT, extra=extra
             )
         )
 
@@ -2034,11 +2045,11 @@ class StreamDumper:
                 if self._open_key == key:
                     # Fields of the original item may arrive with a later chunk.
                     self._item |= item_fields
-                events = self._text(key, block.data, item_fields) if block.data else []
+                is_new = block.citations and key not in self._closed_items
+                has_events = block.data or is_new
+                events = self._text(key, block.data, item_fields) if has_events else []
                 for citation in block.citations:
-                    events += self._annotation(
-                        key, _dump_annotation(citation, len(_written_text(self._item)))
-                    )
+                    events += self._annotation(key, _dump_annotation(citation))
                 return events
             case ThinkingPromptMessageContent():
                 return self._thought(block)
@@ -2085,6 +2096,9 @@ class StreamDumper:
                 "logprobs": [],
             }
             events = self._open_message(key, part, item_fields)
+        # Sources may come before the text.
+        if not text:
+            return events
         self._item["content"][0]["text"] += text
         delta = self._event(
             "response.output_text.delta",
@@ -2183,28 +2197,7 @@ class StreamDumper:
         if thought.id:
             self._item["id"] = thought.id
         if thought.data:
-            summary = self._item["summary"]
-            # The summary part is announced before its first delta.
-            if not summary:
-                part = {"type": "summary_text", "text": ""}
-                events.append(
-                    self._event(
-                        "response.reasoning_summary_part.added",
-                        **self._item_position(),
-                        summary_index=0,
-                        part=part,
-                    )
-                )
-                summary.append({"type": "summary_text", "text": ""})
-            summary[0]["text"] += thought.data
-            delta_fields = {
-                **self._item_position(),
-                "summary_index": 0,
-                "delta": thought.data,
-            }
-            events.append(
-                self._event("response.reasoning_summary_text.delta", **delta_fields)
-            )
+            events += self._thought_delta(thought)
         if thought.signature:
             self._item["encrypted_content"] = (
                 self._item.get("encrypted_content", "") + thought.signature
@@ -2212,6 +2205,28 @@ class StreamDumper:
         if raw_item:
             self._item |= raw_item
         return events
+
+    def _thought_delta(self, thought: ThinkingPromptMessageContent) -> list[JSON]:
+        """Return the events for a fragment of a thought: of its text or of its
+        summary."""
+        text, position = thought.data, self._item_position()
+        if thought.extra.get(FORMAT, {}).get("is_text"):
+            empty = {"type": "reasoning_text", "text": ""}
+            self._item.setdefault("content", [empty])[0]["text"] += text
+            delta = "response.reasoning_text.delta"
+            return [self._event(delta, **position, content_index=0, delta=text)]
+        position["summary_index"] = 0
+        summary = self._item["summary"]
+        events: list[JSON] = []
+        # The summary part is announced before its first delta.
+        if not summary:
+            added = "response.reasoning_summary_part.added"
+            part = {"type": "summary_text", "text": ""}
+            events.append(self._event(added, **position, part=part))
+            summary.append({**part})
+        summary[0]["text"] += text
+        delta = "response.reasoning_summary_text.delta"
+        return [*events, self._event(delta, **position, delta=text)]
 
     def _call(self, call: ToolCall) -> list[JSON]:
         """Return the events for a fragment of a tool call.
@@ -2317,68 +2332,12 @@ class StreamDumper:
 
     def _done_events(self, block_type: str, item: JSON, position: JSON) -> list[JSON]:
         """Return the events that end the parts of an item."""
-        match block_type:
-            case "text":
-                return self._text_done(item["content"][0], position)
-            case "refusal":
-                return self._refusal_done(item["content"][0], position)
-            case "thinking" if item.get("summary"):
-                return self._summary_done(item["summary"][0], position)
-            case "call":
-                event_type, fields = _call_done_fields(item)
-                return [self._event(event_type, **position, **fields)]
-            case _:
-                return []
-
-    def _text_done(self, part: JSON, position: JSON) -> list[JSON]:
-        """Return `response.output_text.done` and `response.content_part.done`.
-
-        The part gets the log probabilities collected since the last text.
-        """
-        part["logprobs"], self._logprobs = self._logprobs, []
-        text_done = self._event(
-            "response.output_text.done",
-            **position,
-            content_index=0,
-            text=part["text"],
-            logprobs=part["logprobs"],
-        )
-        return [text_done, self._part_done(part, position)]
-
-    def _refusal_done(self, part: JSON, position: JSON) -> list[JSON]:
-        """Return `response.refusal.done` and `response.content_part.done`."""
-        refusal_done = self._event(
-            "response.refusal.done",
-            **position,
-            content_index=0,
-            refusal=part["refusal"],
-        )
-        return [refusal_done, self._part_done(part, position)]
-
-    def _part_done(self, part: JSON, position: JSON) -> JSON:
-        return self._event(
-            "response.content_part.done", **position, content_index=0, part=part
-        )
-
-    def _summary_done(self, part: JSON, position: JSON) -> list[JSON]:
-        """Return the two events that end the summary of a `reasoning` item.
-
-        They are `response.reasoning_summary_text.done` and
-        `response.reasoning_summary_part.done`.
-        """
+        if block_type == "text":
+            # The part gets the log probabilities collected since the last text.
+            item["content"][0]["logprobs"], self._logprobs = self._logprobs, []
         return [
-            self._event(
-                "response.reasoning_summary_text.done",
-                **position,
-                summary_index=0,
-                text=part["text"],
-            ),
-            self._event(
-                "response.reasoning_summary_part.done",
-                **position,
-                summary_index=0,
-                part=part,
-            ),
+            self._event(event_type, **position, **fields)
+            for event_type, fields in _part_ends(block_type, item)
         ]
 
     def response(self) -> JSON:
@@ -2458,10 +2417,40 @@ def _logprobs_of(logprobs: Mapping[str, Any]) -> Iterable[Any]:
     return logprobs.get("content") or ()
 
 
-def _written_text(item: JSON) -> str:
-    """Return the text of an open message item; empty before its first part."""
-    content = item.get("content") or ()
-    return content[0].get("text") or "" if content else ""
+def _part_ends(block_type: str, item: JSON) -> list[tuple[str, JSON]]:
+    """Return (type, fields) of the events that end the parts of an item."""
+    match block_type:
+        case "text":
+            part = item["content"][0]
+            fields = {"text": part["text"], "logprobs": part["logprobs"]}
+            return _content_ends("response.output_text.done", part, fields)
+        case "refusal":
+            part = item["content"][0]
+            fields = {"refusal": part["refusal"]}
+            return _content_ends("response.refusal.done", part, fields)
+        case "thinking" if item.get("summary"):
+            part = item["summary"][0]
+            text: JSON = {"summary_index": 0, "text": part["text"]}
+            whole: JSON = {"summary_index": 0, "part": part}
+            return [
+                ("response.reasoning_summary_text.done", text),
+                ("response.reasoning_summary_part.done", whole),
+            ]
+        case "thinking" if item.get("content"):
+            text = {"content_index": 0, "text": item["content"][0].get("text") or ""}
+            return [("response.reasoning_text.done", text)]
+        case "call":
+            return [_call_done_fields(item)]
+        case _:
+            return []
+
+
+def _content_ends(event_type: str, part: JSON, fields: JSON) -> list[tuple[str, JSON]]:
+    """Return the events that end a part of a message: its own, and that of any part."""
+    return [
+        (event_type, {"content_index": 0, **fields}),
+        ("response.content_part.done", {"content_index": 0, "part": part}),
+    ]
 
 
 def _call_done_fields(item: JSON) -> tuple[str, JSON]:

@@ -15,6 +15,7 @@ from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
     PromptMessageContent,
+    TextPromptMessageContent,
     ThinkingPromptMessageContent,
     ToolCall,
     ToolPromptMessage,
@@ -298,7 +299,9 @@ class SignatureRestorer:
         if isinstance(block, ThinkingPromptMessageContent):
             yield from self._restored_thought(block, choice)
         elif not isinstance(block, ToolCall):
-            yield from self._take_waiting(choice)
+            # The sources of a text come as an empty fragment of it.
+            if not isinstance(block, TextPromptMessageContent) or block.data:
+                yield from self._take_waiting(choice)
             yield block
         else:
             waiting = self._waiting.get(choice)

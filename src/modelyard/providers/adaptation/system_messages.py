@@ -49,9 +49,25 @@ def _has_one_system_prompt(draft: Draft) -> bool:
     if draft.target.format == openai_chat.FORMAT:
         return draft.target.capabilities.system_first
     if draft.target.format == anthropic.FORMAT:
+        if draft.target.capabilities.system_between:
+            return not _has_inline_messages(draft.request.messages)
         betas = anthropic.sent_betas(draft.target.model, draft.request.headers)
         return not any(beta.startswith(INLINE_BETA) for beta in betas)
     return draft.target.format in (bedrock.FORMAT, gemini.FORMAT)
+
+
+def _has_inline_messages(messages: Iterable[AnyPromptMessage]) -> bool:
+    """Whether the caller has put messages of the system between the turns, in
+    Anthropic's format."""
+    return any(
+        isinstance(message, SystemPromptMessage) and _is_inline(message)
+        for message in messages
+    )
+
+
+def _is_inline(message: SystemPromptMessage) -> bool:
+    """Whether a message of the system came between the turns of Anthropic's format."""
+    return bool(fields_of(message.extra, anthropic.FORMAT).get("inline"))
 
 
 def _is_answer(message: AnyPromptMessage) -> bool:
@@ -63,8 +79,7 @@ def _without_place(messages: Iterable[AnyPromptMessage]) -> list[AnyPromptMessag
     """Return the messages; those of the system may be moved before the others."""
     return [
         msgspec.structs.replace(message, extra={})
-        if isinstance(message, SystemPromptMessage)
-        and fields_of(message.extra, anthropic.FORMAT).get("inline")
+        if isinstance(message, SystemPromptMessage) and _is_inline(message)
         else message
         for message in messages
     ]
