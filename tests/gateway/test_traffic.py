@@ -230,6 +230,16 @@ def test_a_key_is_restricted_to_its_models_and_role(
             "api_key",
         ),
         ("models", {"name": "x", "provider": "openai", "definition": {}}, 400, "name"),
+        (
+            "models",
+            {
+                "name": "x",
+                "provider": "openai",
+                "definition": {"name": "x", "quirks": {"drop": ["seed"]}},
+            },
+            400,
+            "'definition.quirks' can only be set in the settings",
+        ),
         ("usage?by=secret", None, 400, "must list some of provider"),
         ("calls/req_nothing", None, 404, "not found"),
     ],

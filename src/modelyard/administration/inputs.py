@@ -151,6 +151,13 @@ class InputChecks:
                 self._check_default(tenant, name, value)
             case CustomModel():
                 self._providers.factory_of(tenant).get_definition(value.provider)
+                if value.definition.get("quirks"):
+                    # They belong to the server, which all models of a provider share.
+                    raise InvokeBadRequestError(
+                        "'definition.quirks' can only be set in the settings or in a"
+                        " provider's file",
+                        param="definition",
+                    )
                 read_model(value.definition, value.provider)
             case _:
                 pass

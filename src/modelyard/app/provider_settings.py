@@ -23,6 +23,7 @@ from modelyard.providers.definition import (
 )
 from modelyard.providers.factory import catalog_definition, catalog_names
 from modelyard.providers.formats import CHAT
+from modelyard.providers.quirks import capabilities_with
 from modelyard.runtime.provider_manager import ConfiguredCredential, ProviderManager
 from modelyard.tenancy.caller import DEFAULT_TENANT
 from modelyard.tenancy.resource_types import Limit
@@ -256,9 +257,18 @@ def _with_models(
         return definition
     entity = definition.entity
     models = [read_model(model, definition.name) for model in provider.models]
+    source = f"Provider {definition.name!r}"
+    capabilities = {
+        entry.model: capabilities_with(
+            model["quirks"], entry.model, definition.model_quirks, source
+        )
+        for entry, model in zip(models, provider.models, strict=True)
+        if model.get("quirks")
+    }
     return replace(
         definition,
         entity=msgspec.structs.replace(entity, models=[*models, *entity.models]),
+        model_capabilities={**definition.model_capabilities, **capabilities},
     )
 
 

@@ -60,7 +60,7 @@ class ProviderSettings(
     """Wire format for a provider whose own code is not executed; `openai` if empty."""
     credentials: list[CredentialSettings] = []
     models: list[dict[str, Any]] = []
-    """Models in addition to the catalogue's, in the catalogue's format."""
+    """Models in addition to the catalogue's, in the catalogue's format; `quirks` too."""
     health_url: str = ""
     """Probed every `health_seconds`. While it does not return success, the provider's
     credentials are in cooldown."""

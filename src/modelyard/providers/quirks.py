@@ -77,6 +77,26 @@ def read_capabilities(
     return capabilities, families, by_model
 
 
+def capabilities_with(
+    quirks: Any, name: str, families: ModelQuirks | None, source: str
+) -> Capabilities:
+    """Return the capabilities of a model that is declared with quirks of its own, in
+    addition to those of its family.
+
+    Raises ConfigError that names `source`, the model and what is accepted.
+    """
+    try:
+        msgspec.convert(quirks, Capabilities)
+    except msgspec.ValidationError as error:
+        reason, field_path = _reason_and_path(error)
+        hint = _hint(field_path, reason, quirks)
+        raise ConfigError(
+            f"{source}: model {name!r}: quirks{field_path}: {reason}{hint}"
+        ) from error
+    of_family = families.of(name) if families is not None else {}
+    return msgspec.convert({**of_family, **quirks}, Capabilities)
+
+
 def _families(
     document: Mapping[str, Any], path: Path
 ) -> tuple[tuple[str, Mapping[str, Any]], ...]:
@@ -123,15 +143,20 @@ def _checked(quirks: Any, path: Path, yaml_path: str) -> Capabilities:
     try:
         return msgspec.convert(quirks, Capabilities)
     except msgspec.ValidationError as error:
-        # msgspec appends the path to its message: "reason - at `$.path`".
-        reason, _, inner_path = str(error).partition(" - at `$")
-        field_path = inner_path.rstrip("`")
+        reason, field_path = _reason_and_path(error)
         # The loader does not keep the lines, so the file is parsed again.
         lines = yaml_lines(path.read_text("utf-8"))
         line = line_of_mistake(lines, yaml_path + field_path, reason)
         location = f"{path}:{line}: {yaml_path[2:]}{field_path}"
         hint = _hint(field_path, reason, quirks)
         raise ConfigError(f"{location}: {reason}{hint}") from error
+
+
+def _reason_and_path(error: msgspec.ValidationError) -> tuple[str, str]:
+    """Return what is wrong and the path of the field, which begins with a full stop."""
+    # msgspec appends the path to its message: "reason - at `$.path`".
+    reason, _, inner_path = str(error).partition(" - at `$")
+    return reason, inner_path.rstrip("`")
 
 
 def _hint(field_path: str, reason: str, quirks: Any) -> str:

@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 import modelyard
+from modelyard.app.provider_settings import definitions_of
 from modelyard.base.errors import ConfigError
+from modelyard.base.settings import ProviderSettings, Settings
 from modelyard.models.capabilities import (
     Capabilities,
     InputTypeField,
@@ -225,3 +227,38 @@ def test_each_purpose_of_an_embedding_has_the_servers_value(
         request, "m", Capabilities(input_type=field)
     )
     assert body["task"] == expected[input_type.value]
+
+
+def test_models_of_the_settings_have_quirks_of_their_own():
+    model = {"name": "claude-opus-4-8-mine", "quirks": {"max_stop_sequences": 2}}
+    configured = ProviderSettings(name="anthropic", models=[model])
+    (definition,) = [
+        definition
+        for definition in definitions_of(Settings(), [configured])
+        if definition.name == "anthropic"
+    ]
+    capabilities = definition.capabilities_of("claude-opus-4-8-mine")
+    assert capabilities.max_stop_sequences == 2
+    # Those of its family apply as well.
+    assert capabilities.system_between
+
+
+@pytest.mark.parametrize(
+    ("quirks", "message"),
+    [
+        (
+            {"max_stop_sequence": 2},
+            "unknown field `max_stop_sequence`; did you mean 'max_stop_sequences'",
+        ),
+        ({"max_stop_sequences": "two"}, "quirks.max_stop_sequences: Expected `int"),
+        ("none", "quirks: Expected `object`, got `str`"),
+    ],
+)
+def test_mistakes_in_quirks_of_the_settings_are_errors(quirks: Any, message: str):
+    configured = ProviderSettings(
+        name="openai", models=[{"name": "mine", "quirks": quirks}]
+    )
+    with pytest.raises(ConfigError) as raised:
+        definitions_of(Settings(), [configured])
+    assert "Provider 'openai': model 'mine'" in str(raised.value)
+    assert message in str(raised.value)
