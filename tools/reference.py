@@ -231,12 +231,22 @@ def _types_cell(definition: ProviderDefinition, model_type: str) -> str:
     return ", ".join([*labels, *(["any"] if definition.entity.is_customizable else [])])
 
 
+def lost_and_kept_page() -> str:
+    """Return the Markdown page of what becomes of each feature between two formats, from
+    the cells that were measured last."""
+    # Imported here: it needs the stand-ins of the tests, and imports this module.
+    from tools.lost_and_kept.page import page, published
+
+    return page(published())
+
+
 def pages() -> dict[str, str]:
     """Return the text of each generated file, by its path below the reference folder."""
     return {
         "settings.md": settings_page(),
         "cli.md": cli_page(),
         "catalogue.md": catalogue_page(),
+        "lost-and-kept.md": lost_and_kept_page(),
         **descriptions(),
     }
 

@@ -31,6 +31,8 @@ class Running:
     def __init__(self, settings: Settings, embedder: Embedder | None = None) -> None:
         self._embedder = embedder
         self._socket = socket.create_server(("127.0.0.1", 0))
+        # As `modelyard serve` does.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         port = self._socket.getsockname()[1]
         self._settings = msgspec.structs.replace(settings, port=port)
         self.origin = f"http://127.0.0.1:{port}"

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.base.settings import (
     CredentialSettings,
     ProviderSettings,
     TimeoutSettings,
 )
 from modelyard.cli.http_protocol import GuardedProtocol
+from modelyard.gateway.direct import DirectAnswer
 from modelyard.testing import (
     Answer,
     Handler,
@@ -223,6 +225,45 @@ def test_both_ways_send_the_same(
     ]
     world.caller.connection.close()
     world.check_nothing_left()
+
+
+AUDIO = {"id": "a", "data": "UklGRg==", "transcript": "hello", "expires_at": 1}
+SPOKEN = {
+    "id": "c",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": None, "audio": AUDIO},
+            "finish_reason": "stop",
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("headers", [{}, UNUSUAL], ids=["direct", "usual"])
+def test_callers_without_audio_get_what_was_said(world: World, headers: dict[str, str]):
+    world.script = [json_answer(SPOKEN)]
+    path, document = REQUESTS["cohere"]
+    response = world.caller.send(path, document, headers)
+    body = json.loads(response.read())
+    assert response.status == 200
+    assert body["message"]["content"] == [{"type": "text", "text": "hello"}]
+    assert response.getheader("x-modelyard-dropped") == "audio"
+
+
+def test_an_answer_that_cannot_be_written_is_an_error(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    def complete_body(answer: DirectAnswer, chunks: Any) -> bytes:
+        raise InvokeServerUnavailableError("It has no place in this format")
+
+    monkeypatch.setattr(DirectAnswer, "complete_body", complete_body)
+    status, body = world.caller.call(*REQUESTS["cohere"])
+    assert status == 503
+    assert "no place" in json.loads(body)["message"]
 
 
 def test_the_heads_of_both_ways_are_the_same(world: World):

@@ -54,6 +54,7 @@ class Server(World):
         self.refused: dict[str, str] = {}
         self.form_refusal: tuple[str, str] = ("", "")
         self.missing = NOT_FOUND
+        self.answers = dict(ANSWERS)
         self.upstream = upstream(self.answer)
         provider = ProviderSettings(
             name="my-server",
@@ -77,8 +78,8 @@ class Server(World):
         for name, message in self.refused.items():
             if has_field(request.body, name):
                 return openai_error(message)
-        if request.path in ANSWERS:
-            return ANSWERS[request.path]
+        if request.path in self.answers:
+            return self.answers[request.path]
         if body.get("stream"):
             return stream(chat_events(["he", "llo"]))
         return chat_answer("hello")
@@ -412,6 +413,44 @@ def test_a_refused_field_of_speech_is_left_out_and_named(server: Server):
     server.refused = {"response_format": "Unknown parameter: 'response_format'"}
     reply = server.call("/v1/audio/speech", {**document, "response_format": "wav"})
     assert reply.status == 400
+
+
+REFUSE = {"x-modelyard-unsupported": "refuse"}
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "fields"),
+    [
+        ("/v1/audio/speech", "instructions", {"voice": "v", "instructions": "slow"}),
+        ("/v1/embeddings", "dimensions", {"dimensions": 2}),
+    ],
+)
+def test_a_caller_may_refuse_calls_without_a_field(
+    server: Server, path: str, name: str, fields: dict[str, Any]
+):
+    server.spoken = {path}
+    server.refused = {name: f"Unknown parameter: '{name}'"}
+    document = {"model": MODEL, "input": "hi", **fields}
+    # The first call learns it from the server, the second one is not sent.
+    for _ in range(2):
+        reply = server.call(path, document, REFUSE)
+        assert reply.status == 400, reply.body
+        assert name in reply.json["error"]["message"]
+    assert len(server.upstream.requests) == 1
+    assert server.call(path, document).headers["x-modelyard-dropped"] == name
+    reply = server.call(path, document, {"x-modelyard-unsupported": "x"})
+    assert reply.status == 400
+
+
+@WAYS
+def test_what_is_left_out_and_what_an_answer_loses_are_named_together(
+    server: Server, headers: dict[str, str]
+):
+    server.refused = {"top_k": "Unknown parameter: 'top_k'"}
+    server.answers[CHAT] = chat_answer("hello", audio={"id": "a", "data": "UklGRg=="})
+    for _ in range(2):
+        reply = server.messages(MODEL, headers, top_k=5)
+        assert reply.headers["x-modelyard-dropped"] == "top_k, audio"
 
 
 def test_a_refused_field_of_a_transcription_is_left_out_and_named(server: Server):

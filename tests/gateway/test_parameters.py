@@ -225,6 +225,12 @@ def test_the_output_limit_is_that_of_the_model(gateway: Gateway):
     assert (body["max_tokens"], dropped) == (4096, {"max_tokens"})
 
 
+def test_a_required_output_limit_is_one_that_the_model_accepts(gateway: Gateway):
+    body, dropped = ask(gateway, "anthropic/claude-3-haiku")
+    assert (body["max_tokens"], dropped) == (4096, set())
+    assert ask(gateway, "anthropic/claude-sonnet-4-5")[0]["max_tokens"] == 8192
+
+
 def test_service_tiers_are_put_into_the_targets_words(gateway: Gateway):
     model = "anthropic/claude-sonnet-4-5"
     body, dropped = ask(gateway, model, service_tier="flex")

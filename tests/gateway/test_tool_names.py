@@ -113,7 +113,9 @@ def test_odd_names_are_legal_unique_and_come_back(target_name: str):
     assert isinstance(answer, AssistantPromptMessage)
     assert [call.function.name for call in answer.tool_calls] == names
     assert [getattr(each, "name", "") for each in sent.messages[2:]] == names
-    assert sent.tool_choice == {"name": names[1]}
+    # Ollama has no choice of tools.
+    forced = None if target_name == "ollama" else {"name": names[1]}
+    assert sent.tool_choice == forced
     # The same in every turn.
     assert [
         tool.name for tool in adapt(request, target_of(target_name)).request.tools

@@ -84,6 +84,8 @@ KEPT = {
     "cli/connection_limits.py:ConnectionLimiter._unread": _COUNT,
     "cli/connection_limits.py:ClientNetwork.waiting": _COUNT,
     "cli/connection_limits.py:network_of()": _PURE,
+    "gateway/answer_losses.py:AnswerLosses._names": "of one answer: names of its fields",
+    "gateway/answer_losses.py:AnswerLosses._lengths": "of one answer: its texts",
     "gateway/http.py:Request.names": _CALL,
     "gateway/router.py:Router._exact": _OURS,
     "gateway/router.py:_NO_NAMES": _OURS,

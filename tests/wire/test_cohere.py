@@ -663,6 +663,8 @@ def test_citations_of_other_formats_name_a_document():
             "start": 0,
             "end": 0,
             "text": "",
+            "content_index": 0,
+            "type": "TEXT_CONTENT",
             "sources": [
                 {
                     "type": "document",
@@ -671,7 +673,7 @@ def test_citations_of_other_formats_name_a_document():
                         "id": address,
                         "url": address,
                         "title": "A",
-                        "text": "Hi",
+                        "snippet": "Hi",
                     },
                 }
             ],
@@ -680,6 +682,8 @@ def test_citations_of_other_formats_name_a_document():
             "start": 1,
             "end": 2,
             "text": "i",
+            "content_index": 0,
+            "type": "TEXT_CONTENT",
             "sources": [
                 {
                     "type": "document",
@@ -689,6 +693,71 @@ def test_citations_of_other_formats_name_a_document():
             ],
         },
     ]
+
+
+THOUGHT_AND_TEXTS = [
+    {"type": "thinking", "thinking": "Hm."},
+    {"type": "text", "text": "One. "},
+    {"type": "text", "text": "Two."},
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "part", "position"),
+    [
+        ({"content_index": 1, "type": "TEXT_CONTENT"}, 1, (0, 3)),
+        ({"content_index": 2}, 2, (0, 3)),
+        ({}, 2, (0, 3)),
+        # Neither a thought nor a plan is a text.
+        ({"content_index": 0, "type": "THINKING_CONTENT"}, 2, (None, None)),
+        ({"type": "PLAN"}, 2, (None, None)),
+        ({"content_index": 9}, 2, (0, 3)),
+    ],
+)
+def test_a_citation_belongs_to_the_content_that_it_names(
+    place: dict[str, Any], part: int, position: tuple[int | None, int | None]
+):
+    source = {"document": {"url": "https://a.example"}}
+    cited = {"start": 0, "end": 3, "sources": [source], **place}
+    message = {"content": THOUGHT_AND_TEXTS, "citations": [cited]}
+    whole = cohere.parse_result({"message": message}).message.parts
+    events = [
+        *(
+            event("content-start", index, content=content)
+            for index, content in enumerate(THOUGHT_AND_TEXTS)
+        ),
+        event("citation-start", 0, citations=cited),
+        end_of("COMPLETE"),
+    ]
+    streamed = fold(cohere.parse_stream(events)).message.parts
+    for parts in (whole, streamed):
+        citations = [getattr(each, "citations", []) for each in parts]
+        assert [len(each) for each in citations].index(1) == part
+        [citation] = citations[part]
+        assert (citation.start, citation.end) == position
+
+
+def test_a_text_that_a_thought_interrupts_is_several_contents():
+    """A citation then stands in the one in which it begins."""
+    late = Citation(url="https://a.example", start=6, end=9)
+    parts = [
+        TextPromptMessageContent(data="One. "),
+        ThinkingPromptMessageContent(data="Hm."),
+        TextPromptMessageContent(data="Two.", citations=[late]),
+    ]
+    chunks = [
+        LLMResultChunk(
+            delta=LLMResultChunkDelta(message=AssistantPromptMessage(content=[part]))
+        )
+        for part in parts
+    ]
+    [started] = [
+        each["delta"]["message"]["citations"]
+        for each in cohere.dump_stream(chunks)
+        if each["type"] == "citation-start"
+    ]
+    assert (started["content_index"], started["text"]) == (2, "wo.")
+    assert (started["start"], started["end"]) == (1, 4)
 
 
 def test_the_error_that_callers_get():

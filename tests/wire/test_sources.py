@@ -79,6 +79,14 @@ def test_googles_segments_become_characters(
     assert (citation.url, citation.title) == ("https://a.example", "A")
 
 
+def test_a_segment_counts_in_its_part():
+    parts = [{"text": "Hm.", "thought": True}, {"text": "é."}, {"text": "Two."}]
+    segment = {"partIndex": 2, "startIndex": 0, "endIndex": 3}
+    candidate = {"content": {"parts": parts}, **grounding(segment, 0)}
+    [(number, citation)] = parse_sources(candidate, ["é.", "Two."])
+    assert (number, citation.start, citation.end) == (1, 0, 3)
+
+
 def test_sources_without_a_segment_a_text_or_a_name():
     assert not parse_sources(grounding({"endIndex": 1}, 0), [])
     # An index that names no source.
@@ -162,7 +170,8 @@ def test_a_streamed_source_has_its_position_in_each_format():
         for event in cohere.dump_stream(CITED)
         if event["type"] == "citation-start"
     ]
-    assert (started["start"], started["end"], started["text"]) == (5, 11, "Two é.")
+    assert (started["start"], started["end"], started["text"]) == (0, 6, "Two é.")
+    assert started["content_index"] == 1
 
 
 def test_a_source_may_come_before_its_text():

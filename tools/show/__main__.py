@@ -15,6 +15,7 @@ PROOFS = {
     "bench-basics": "The basic benchmarks, and the README's tour run as a test.",
     "recordings": "All recorded answers in every format, all requests in their own; each corruption is noticed.",
     "format-laws": "Parsing and writing are inverse in every format; OpenAI's types accept all output.",
+    "lost-and-kept": "Every feature of a call between every pair of formats: carried, adapted, named or refused.",
     "clients": "The official clients, LangChain and pydantic-ai against the gateway, with local and recorded models.",
     "comply": "Public suites and schemas: llm-comply, required fields, known paths, schemathesis.",
     "catalogue": "Every provider by model type and feature, and the executed how-to guide for adding one.",

@@ -151,14 +151,7 @@ class InputChecks:
                 self._check_default(tenant, name, value)
             case CustomModel():
                 self._providers.factory_of(tenant).get_definition(value.provider)
-                if value.definition.get("quirks"):
-                    # They belong to the server, which all models of a provider share.
-                    raise InvokeBadRequestError(
-                        "'definition.quirks' can only be set in the settings or in a"
-                        " provider's file",
-                        param="definition",
-                    )
-                read_model(value.definition, value.provider)
+                _check_definition(value)
             case _:
                 pass
 
@@ -231,6 +224,18 @@ class InputChecks:
             raise InvokeBadRequestError(
                 f"Weight of target {target.model!r} must be 0 or more", param="targets"
             )
+
+
+def _check_definition(model: CustomModel) -> None:
+    """Check the definition of a tenant's model. Raises ConfigError or
+    InvokeBadRequestError."""
+    if model.definition.get("quirks"):
+        # They belong to the server, which all models of a provider share.
+        raise InvokeBadRequestError(
+            "'definition.quirks' can only be set in the settings or in a provider's file",
+            param="definition",
+        )
+    read_model(model.definition, model.provider)
 
 
 def check_limit(limit: Limit) -> None:

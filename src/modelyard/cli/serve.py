@@ -413,7 +413,12 @@ def _listen(host: str, port: int) -> socket.socket:
     """Return the listening socket. Raises ConfigError if the address is not available."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+        # Connections inherit it. Without, the second write of a response waits for the
+        # client to confirm the first, which takes 40 ms; asyncio sets it only where the
+        # protocol of the socket is stated.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except OSError as error:
         raise ConfigError(
             f"Cannot listen on {host}:{port}: {error.strerror}; choose another port"

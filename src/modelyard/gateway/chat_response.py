@@ -11,15 +11,16 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from modelyard.base.call_headers import NO_HEADERS, CallHeaders
 from modelyard.base.clock import Clock
-from modelyard.base.errors import ModelyardError
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import invalid_field
 from modelyard.base.ids import new_id
+from modelyard.gateway.answer_losses import DROPPED, AnswerLosses, with_losses
 from modelyard.gateway.call_headers import call_headers_of, reply_headers
 from modelyard.gateway.errors import KEEP_ALIVES, Shape, error_document
 from modelyard.gateway.http import (
@@ -30,9 +31,12 @@ from modelyard.gateway.http import (
     json_reply,
     sse_reply,
 )
+from modelyard.models.embedding import TextEmbeddingRequest
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, fold
 from modelyard.models.passthrough import PassthroughChunk, PassthroughRequest
+from modelyard.models.speech2text import Speech2TextRequest
 from modelyard.models.streams import StreamDumper
+from modelyard.models.tts import TTSRequest
 from modelyard.models.types import JSON
 from modelyard.runtime.model_instance import ModelInstance, NamedRequest
 
@@ -42,8 +46,6 @@ error; otherwise it is dropped and the response names it."""
 ADDED_FIELDS = ("stream_options",)
 """Fields of every streamed request to a provider, which the caller usually has not sent.
 """
-# Response header that lists the dropped parameters.
-DROPPED = "x-modelyard-dropped"
 
 
 class ChatBackend(Protocol):
@@ -108,6 +110,38 @@ def name_left_out(
     request.late_headers = late_headers
 
 
+SettledT = TypeVar("SettledT", TextEmbeddingRequest, TTSRequest, Speech2TextRequest)
+
+
+def settle_left_out(
+    request: Request, instance: ModelInstance, model_request: SettledT
+) -> SettledT:
+    """Return a request as it is sent. The response names the fields that are left out;
+    if the caller refuses that, none is.
+
+    Raises InvokeBadRequestError for a field that the caller does not want to be left
+    out, or an unknown value of the request header.
+    """
+    name_left_out(request, instance, model_request)
+    if _choice(request) == "drop":
+        return model_request
+    if names := instance.left_out(model_request):
+        raise InvokeBadRequestError(
+            f"Model {instance.name!r} does not support {names[0]!r}", param=names[0]
+        )
+    # What the server refuses only now is an error, too.
+    return msgspec.structs.replace(model_request, unsupported="refuse")
+
+
+def _choice(request: Request) -> str:
+    """Return how the caller wants unsupported parameters to be handled: `drop` or
+    `refuse`. Raises InvokeBadRequestError for any other value."""
+    choice = request.header(UNSUPPORTED) or "drop"
+    if choice not in ("drop", "refuse"):
+        raise invalid_field(UNSUPPORTED.decode(), choice, "drop or refuse")
+    return choice
+
+
 def prepare_request(
     request: Request,
     instance: ModelInstance,
@@ -121,9 +155,7 @@ def prepare_request(
     `added_fields`: fields that the caller has not sent, although the provider gets them.
     Raises InvokeBadRequestError for an unknown value of the request header.
     """
-    choice = request.header(UNSUPPORTED) or "drop"
-    if choice not in ("drop", "refuse"):
-        raise invalid_field(UNSUPPORTED.decode(), choice, "drop or refuse")
+    choice = _choice(request)
     chat_request = with_call_headers(request, chat_request)
     dropped_parameters = instance.unsupported(chat_request)
     name_left_out(request, instance, chat_request, added_fields=added_fields)
@@ -248,6 +280,7 @@ def stream_response(
         is_verbatim=isinstance(model_request, PassthroughRequest),
         on_end=on_end,
         fail=fail,
+        wire_format=model_request.format,
     )
     chunks = (
         instance.stream_verbatim(model_request)
@@ -258,10 +291,17 @@ def stream_response(
 
 
 def complete_reply(
-    document: JSON, result: LLMResult, shape: Shape, headers: Mapping[str, str]
+    document: JSON,
+    result: LLMResult,
+    shape: Shape,
+    headers: Mapping[str, str],
+    wire_format: str,
 ) -> Reply:
     """Return a complete response, with the headers of the provider's response that the
-    caller's API has."""
+    caller's API has, and the names of what its format `wire_format` cannot hold."""
+    losses = AnswerLosses(wire_format)
+    losses.add_result(result)
+    headers = with_losses(headers, losses.names)
     return json_reply(
         document, headers={**headers, **reply_headers(result.headers, shape)}
     )
@@ -315,6 +355,7 @@ class StreamWriter:
         "_has_begun",
         "_is_verbatim",
         "_last",
+        "_losses",
         "_make",
         "_model",
         "_on_end",
@@ -335,10 +376,12 @@ class StreamWriter:
         is_verbatim: bool = False,
         on_end: Callable[[Any], None] | None = None,
         fail: Callable[[Any, ModelyardError], list[JSON]] | None = None,
+        wire_format: str = "",
     ) -> None:
         """`make` builds the dumper of the format from id, time and model; `on_end`
         receives it at the end. `last` is written after the last event. `fail` returns
         the last events of a stream that breaks off, if the dumper has to write them.
+        `wire_format` is the caller's.
 
         `model` and `prefix` name the model and the id if the provider does not.
         """
@@ -350,6 +393,7 @@ class StreamWriter:
         self._is_verbatim = is_verbatim
         self._on_end = on_end
         self._fail = fail
+        self._losses = AnswerLosses(wire_format)
         self._dumper: StreamDumper | None = None
         self._has_begun = False
         self.frame = frame
@@ -367,6 +411,7 @@ class StreamWriter:
         # The dumper needs id and model of the first chunk, so it is created here.
         if self._dumper is None:
             self._dumper = self._dumper_for(chunk)
+        self._losses.add_chunk(chunk)
         events = self._dumper.feed(chunk)
         return _framed(events, self.frame) if events else b""
 
@@ -378,7 +423,7 @@ class StreamWriter:
         # The model returned no chunk at all; send an empty response.
         if self._dumper is None:
             self._dumper = self._empty_dumper()
-        ending = _framed(self._dumper.finish(), self.frame) + self._last
+        ending = self._ending(self._dumper.finish()) + self._last
         if self._on_end is not None:
             self._on_end(self._dumper)
         return ending
@@ -398,6 +443,19 @@ class StreamWriter:
             created=int(self._clock.time()),
             model=self._model,
         )
+
+    def _ending(self, events: Iterable[JSON]) -> bytes:
+        """Return the last events, with the names of what the format cannot hold: as a
+        comment, which clients skip, or in Google's format as a field."""
+        names = self._losses.names
+        if not names:
+            return _framed(events, self.frame)
+        if self._losses.format != "gemini":
+            comment = f": {DROPPED}: {names}\n\n".encode()
+            return comment + _framed(events, self.frame)
+        # Google's clients take any line for data.
+        *earlier, last = events
+        return _framed([*earlier, {**last, DROPPED: names}], self.frame)
 
     async def body(
         self, chunks: AsyncGenerator[LLMResultChunk, None]

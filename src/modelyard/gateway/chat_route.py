@@ -77,5 +77,9 @@ class ChatRoute:
             request, instance, chat_request, self.clock, prefix=answer_format.prefix
         )
         return complete_reply(
-            answer_format.dump(result), result, answer_format.shape, headers
+            answer_format.dump(result),
+            result,
+            answer_format.shape,
+            headers,
+            self.wire_format,
         )

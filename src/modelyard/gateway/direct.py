@@ -28,11 +28,11 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError
 from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
+from modelyard.gateway.answer_losses import DROPPED, AnswerLosses, with_losses
 from modelyard.gateway.auth import TENANT, Authenticator
 from modelyard.gateway.call_headers import call_headers_of, reply_headers
 from modelyard.gateway.chat_response import (
     ADDED_FIELDS,
-    DROPPED,
     UNSUPPORTED,
     StreamWriter,
     collect,
@@ -62,7 +62,11 @@ from modelyard.gateway.keep_alive import SilenceTimer
 from modelyard.gateway.known_heads import KnownHeads
 from modelyard.gateway.table import Row
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
-from modelyard.models.passthrough import PassthroughRequest, to_parsed_request
+from modelyard.models.passthrough import (
+    PassthroughChunk,
+    PassthroughRequest,
+    to_parsed_request,
+)
 from modelyard.models.streams import StreamDumper
 from modelyard.models.types import JSON, Chunks, ModelType
 from modelyard.runtime.direct_call import DirectCall, DirectCalls
@@ -242,6 +246,7 @@ class DirectAnswer:
             frame=chat.format.frame,
             last=chat.format.last,
             is_verbatim=isinstance(chat.request, PassthroughRequest),
+            wire_format=chat.request.format,
         )
 
     # what the call reports
@@ -270,7 +275,13 @@ class DirectAnswer:
         if self.is_over:
             return
         if self._writer is None:
-            body = self.complete_body(self._chunks)
+            try:
+                body = self.complete_body(self._chunks)
+            except ModelyardError as error:
+                # An answer that cannot be written must not leave the caller waiting.
+                self.fail(error)
+                return
+            self.headers = self.headers_with_losses(self._chunks)
             request_id, lines = self._header_lines()
             head = _COMPLETE_HEAD % (len(body), request_id, lines)
             self.client.write(head + body)
@@ -383,6 +394,14 @@ class DirectAnswer:
             chat_format.dump,
             chat_format.prefix,
         )
+
+    def headers_with_losses(self, chunks: Sequence[LLMResultChunk]) -> dict[str, str]:
+        """Return the response headers, which also name what the answer has lost."""
+        losses = AnswerLosses(self.chat.request.format)
+        for chunk in chunks:
+            if not isinstance(chunk, PassthroughChunk):
+                losses.add_chunk(chunk)
+        return with_losses(self.headers, losses.names)
 
     def _error_event(self, error: ModelyardError) -> bytes:
         """Return the last event of a stream that fails."""
@@ -618,4 +637,5 @@ async def rest_reply(
     if chat.request.stream:
         return stream_reply(answer.writer(), chunks, chat.format.shape, answer.headers)
     collected = await request.cancel_on_disconnect(collect(chunks))
-    return Reply(answer.complete_body(collected), headers=answer.headers)
+    headers = answer.headers_with_losses(collected)
+    return Reply(answer.complete_body(collected), headers=headers)

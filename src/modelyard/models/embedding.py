@@ -64,6 +64,9 @@ class TextEmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Requested vector length, for models that can shorten vectors."""
     input_type: EmbeddingInputType = EmbeddingInputType.DOCUMENT
     user: str | None = None
+    unsupported: str = "drop"
+    """Handling of fields that the model does not support: `drop` leaves them out,
+    `refuse` fails the call."""
     extra: dict[str, Any] = {}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from modelyard.base.fields import count, without_empty
-from modelyard.base.json_types import is_object
+from modelyard.base.json_types import is_array, is_object
 from modelyard.models.citations import WholeText, placed_citations
 from modelyard.models.messages import Citation, PromptMessageContent
 from modelyard.models.types import JSON
@@ -28,7 +28,7 @@ def parse_sources(candidate: JSON, texts: Sequence[str]) -> list[Placed]:
     if not texts:
         return []
     grounding = candidate.get("groundingMetadata")
-    placed = _grounded(grounding, texts) if is_object(grounding) else []
+    placed = _grounded(grounding, candidate, texts) if is_object(grounding) else []
     metadata = candidate.get("citationMetadata")
     if is_object(metadata):
         for cited in metadata.get("citations") or metadata.get("citationSources") or ():
@@ -37,7 +37,7 @@ def parse_sources(candidate: JSON, texts: Sequence[str]) -> list[Placed]:
     return placed
 
 
-def _grounded(grounding: JSON, texts: Sequence[str]) -> list[Placed]:
+def _grounded(grounding: JSON, candidate: JSON, texts: Sequence[str]) -> list[Placed]:
     """Return the sources of the supported segments, then those without a segment."""
     chunks = grounding.get("groundingChunks") or ()
     sources: dict[int, Citation] = {}
@@ -47,7 +47,7 @@ def _grounded(grounding: JSON, texts: Sequence[str]) -> list[Placed]:
             sources[index] = source
     supported = list(_supported(grounding))
     placed = [
-        _located(sources[index], segment, texts)
+        _located(sources[index], segment, texts, _bytes_before(candidate, segment))
         for index, segment in supported
         if index in sources
     ]
@@ -82,11 +82,28 @@ def _source(body: JSON) -> Citation | None:
     return Citation(url=url, title=title, quote=body.get("text") or "")
 
 
-def _located(source: Citation, segment: JSON, texts: Sequence[str]) -> Placed:
+def _bytes_before(candidate: JSON, segment: JSON) -> int:
+    """Return the number of bytes of the answer before the part in which a segment
+    counts."""
+    content = candidate.get("content")
+    parts = content.get("parts") if is_object(content) else None
+    if not is_array(parts):
+        return 0
+    earlier = parts[: count(segment.get("partIndex")) or 0]
+    # A thought is a part, too, and none of the texts.
+    spoken = [part for part in earlier if is_object(part) and not part.get("thought")]
+    return sum(len((part.get("text") or "").encode()) for part in spoken)
+
+
+def _located(
+    source: Citation, segment: JSON, texts: Sequence[str], offset: int = 0
+) -> Placed:
     """Return a source with the position of a segment; it has none if the segment is not
-    in the texts."""
+    in the texts. `offset` is the number of bytes before the part of the segment."""
     start, end = count(segment.get("startIndex")) or 0, count(segment.get("endIndex"))
     words = segment.get("text") or ""
+    if end and not words:
+        start, end = start + offset, end + offset
     number, first, last = _position(start, end or 0, words, texts)
     if last is None:
         return number, source

@@ -54,6 +54,9 @@ class Speech2TextRequest(msgspec.Struct, frozen=True, kw_only=True):
     words: bool = False
     """Whether to return the times of words."""
     user: str | None = None
+    unsupported: str = "drop"
+    """Handling of fields that the model does not support: `drop` leaves them out,
+    `refuse` fails the call."""
     extra: dict[str, Any] = {}
 
 

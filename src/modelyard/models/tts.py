@@ -41,6 +41,9 @@ class TTSRequest(msgspec.Struct, frozen=True, kw_only=True):
     speed: float = 1.0
     instructions: str | None = None
     user: str | None = None
+    unsupported: str = "drop"
+    """Handling of fields that the model does not support: `drop` leaves them out,
+    `refuse` fails the call."""
     extra: dict[str, Any] = {}
 
 

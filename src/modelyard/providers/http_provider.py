@@ -45,6 +45,10 @@ from modelyard.models.passthrough import (
 )
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
+from modelyard.models.speech_losses import (
+    unread_speech_fields,
+    unread_transcription_fields,
+)
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
 from modelyard.models.types import JSON, Credentials, ModelType, OperatorCredentials
@@ -746,7 +750,8 @@ class HttpTextEmbeddingModel(TextEmbeddingModel):
         self, model: str, credentials: Credentials, request: TextEmbeddingRequest
     ) -> Any:
         """Send a request and return the response. A field that the server refuses is
-        learnt, and the request sent again without it. Raises InvokeError."""
+        learnt, and the request sent again without it, unless the caller refuses that.
+        Raises InvokeError."""
         endpoint = self.endpoint
         server = endpoint.url(credentials, "", base=self.base)
         path = endpoint.definition.paths.get("text-embedding", self.wire_format.path)
@@ -762,6 +767,8 @@ class HttpTextEmbeddingModel(TextEmbeddingModel):
                 if name is None or not without_fields(body, [name]):
                     raise
                 endpoint.learnt.refuse_field(server, model, name)
+                if request.unsupported == "refuse":
+                    raise
 
     def _body(
         self, model: str, server: str, request: TextEmbeddingRequest
@@ -855,6 +862,7 @@ class HttpTTSModel(TTSModel):
             credentials,
             base=self.base,
             headers=self.wire_format.headers,
+            refuses=request.unsupported == "refuse",
         )
         try:
             async with aclosing(self._audio_chunks(request, response)) as audio_chunks:
@@ -872,11 +880,13 @@ class HttpTTSModel(TTSModel):
     def unsupported(
         self, model: str, credentials: Credentials, request: TTSRequest
     ) -> list[str]:
-        """Return the fields of the request that the server has refused."""
+        """Return the fields of the request that the format does not have, or that the
+        server has refused."""
         dump = partial(self.wire_format.dump, request, model)
-        return _refused_payload_fields(
+        refused = _refused_payload_fields(
             self.endpoint, dump, model, credentials, base=self.base
         )
+        return [*unread_speech_fields(request, self.wire_format.read), *refused]
 
     async def _audio_chunks(
         self, request: TTSRequest, response: Response
@@ -934,7 +944,14 @@ class HttpSpeech2TextModel(Speech2TextModel):
         endpoint = self.endpoint
         dump = partial(self.wire_format.dump, request, model)
         response_body = await endpoint.object(
-            await _delivered(endpoint, dump, model, credentials, base=self.base)
+            await _delivered(
+                endpoint,
+                dump,
+                model,
+                credentials,
+                base=self.base,
+                refuses=request.unsupported == "refuse",
+            )
         )
         result = _parse_response(
             endpoint, lambda: self.wire_format.parse(response_body)
@@ -944,11 +961,13 @@ class HttpSpeech2TextModel(Speech2TextModel):
     def unsupported(
         self, model: str, credentials: Credentials, request: Speech2TextRequest
     ) -> list[str]:
-        """Return the fields of the request that the server has refused."""
+        """Return the fields of the request that the format does not have, or that the
+        server has refused."""
         dump = partial(self.wire_format.dump, request, model)
-        return _refused_payload_fields(
+        refused = _refused_payload_fields(
             self.endpoint, dump, model, credentials, base=self.base
         )
+        return [*unread_transcription_fields(request, self.wire_format.read), *refused]
 
 
 Dump = Callable[[Capabilities], HttpPayload]
@@ -962,10 +981,12 @@ async def _delivered(
     credentials: Credentials,
     *,
     base: str,
+    refuses: bool,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Send a request about audio and return the response. A field that the server
-    refuses is learnt, and the request sent again without it. Raises InvokeError."""
+    refuses is learnt, and the request sent again without it, unless the caller
+    `refuses` that. Raises InvokeError."""
     server = endpoint.url(credentials, "", base=base)
     while True:
         capabilities = endpoint.capabilities(model)
@@ -985,6 +1006,8 @@ async def _delivered(
             if name not in payload.fields or name in capabilities.drop:
                 raise
             endpoint.learnt.refuse_field(server, model, name)
+            if refuses:
+                raise
 
 
 def _refused_payload_fields(

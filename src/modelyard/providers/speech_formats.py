@@ -21,20 +21,58 @@ class Speech2TextFormat:
 
     dump: Callable[[Speech2TextRequest, str, Capabilities], HttpPayload]
     parse: Callable[[Any], Speech2TextResult]
+    read: frozenset[str]
+    """The fields of a request that it sends, as in `unread_transcription_fields`."""
 
 
+_TIMES = "timestamp_granularities"
 SPEECH2TEXT: Mapping[str, Speech2TextFormat] = {
     "openai": Speech2TextFormat(
-        openai_audio.dump_transcription, openai_audio.parse_transcription
+        openai_audio.dump_transcription,
+        openai_audio.parse_transcription,
+        frozenset(
+            {
+                "language",
+                "prompt",
+                "temperature",
+                _TIMES,
+                "extra",
+            }
+        ),
     ),
     "deepgram": Speech2TextFormat(
-        deepgram.dump_transcription, deepgram.parse_transcription
+        deepgram.dump_transcription,
+        deepgram.parse_transcription,
+        # It tells the times of words unasked.
+        frozenset(
+            {
+                "language",
+                "prompt",
+                _TIMES,
+            }
+        ),
     ),
     "elevenlabs": Speech2TextFormat(
-        elevenlabs.dump_transcription, elevenlabs.parse_transcription
+        elevenlabs.dump_transcription,
+        elevenlabs.parse_transcription,
+        # It tells the times of words unasked.
+        frozenset(
+            {
+                "language",
+                "temperature",
+                _TIMES,
+            }
+        ),
     ),
     "dashscope": Speech2TextFormat(
-        dashscope_audio.dump_transcription, dashscope_audio.parse_transcription
+        dashscope_audio.dump_transcription,
+        dashscope_audio.parse_transcription,
+        frozenset(
+            {
+                "language",
+                "prompt",
+            }
+        ),
     ),
 }
 
@@ -48,6 +86,8 @@ class TTSFormat:
     """Extracts the audio from an event, if the audio comes as events instead of raw
     bytes."""
     headers: Mapping[str, str] | None = None
+    read: frozenset[str] = frozenset()
+    """The fields of a request that it sends, as in `unread_speech_fields`."""
 
 
 def _openai_speech(
@@ -58,9 +98,25 @@ def _openai_speech(
 
 
 TTS: Mapping[str, TTSFormat] = {
-    "openai": TTSFormat(_openai_speech),
+    "openai": TTSFormat(
+        _openai_speech,
+        read=frozenset(
+            {
+                "speed",
+                "instructions",
+                "extra",
+            }
+        ),
+    ),
     "deepgram": TTSFormat(deepgram.dump_speech),
-    "elevenlabs": TTSFormat(elevenlabs.dump_speech),
+    "elevenlabs": TTSFormat(
+        elevenlabs.dump_speech,
+        read=frozenset(
+            {
+                "speed",
+            }
+        ),
+    ),
     "dashscope": TTSFormat(
         dashscope_audio.dump_speech,
         dashscope_audio.parse_speech,

@@ -435,6 +435,8 @@ class Upstream:
         self._loop = asyncio.new_event_loop()
         # Bound here, so that the URL is known before the thread starts.
         self._socket = socket.create_server(("127.0.0.1", 0))
+        # The pieces of a stream are not to wait for the client's confirmations.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._thread = threading.Thread(target=self._run, name="upstream", daemon=True)
         self._writers: set[asyncio.StreamWriter] = set()
 

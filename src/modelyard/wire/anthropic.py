@@ -68,6 +68,7 @@ from modelyard.models.messages import (
     simplified_content,
 )
 from modelyard.models.reasoning import budget_of
+from modelyard.models.service_tiers import served_tier
 from modelyard.models.streams import dump_chunks, parse_events
 from modelyard.models.tool_call_reader import generated_call_id, with_call_ids
 from modelyard.models.types import JSON
@@ -311,6 +312,23 @@ def _parse_turn(
 ) -> Iterator[AnyPromptMessage]:
     """Yield the messages of one turn: internally, tool results are separate messages."""
     body = expect_type(turn, dict, where)
+    messages = _parse_blocks_of_turn(body, where, call_ids)
+    if rest := unknown_fields(body, _TURN_FIELDS):
+        # They belong to the turn, of which the first message is a part.
+        for message in messages:
+            fields = {**message.extra.get(FORMAT, {}), "turn": rest}
+            yield msgspec.structs.replace(message, extra={FORMAT: fields})
+            break
+    yield from messages
+
+
+_TURN_FIELDS = frozenset({"role", "content"})
+
+
+def _parse_blocks_of_turn(
+    body: JSON, where: str, call_ids: set[str]
+) -> Iterator[AnyPromptMessage]:
+    """Yield the messages of one turn, without fields of the turn itself."""
     role = body.get("role")
     blocks = body.get("content")
     # Most turns are a single plain text.
@@ -784,6 +802,8 @@ def _dump_messages(
             turns[-1]["content"] += blocks
         else:
             turns.append({"role": role, "content": blocks})
+        if message.extra:
+            turns[-1] |= message.extra.get(FORMAT, {}).get("turn") or {}
     return system, turns
 
 
@@ -802,7 +822,8 @@ def _dump_tool_result(message: ToolPromptMessage) -> JSON:
         body["is_error"] = True
     if message.cache_control:
         body["cache_control"] = message.cache_control
-    return body | message.extra.get(FORMAT, {})
+    fields = message.extra.get(FORMAT, {})
+    return body | {name: value for name, value in fields.items() if name != "turn"}
 
 
 def _dump_assistant(message: AssistantPromptMessage) -> list[JSON]:
@@ -1002,6 +1023,7 @@ def dump_usage(usage: LLMUsage) -> JSON:
         "server_tool_use": None,
         "service_tier": None,
     }
+    body["service_tier"] = served_tier(FORMAT, usage.service_tier) or None
     if usage.reasoning_tokens:
         body["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
     if usage.searches:

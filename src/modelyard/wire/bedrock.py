@@ -29,6 +29,7 @@ from modelyard.base.fields import (
     optional_field,
     passthrough_fields,
     required_field,
+    tier_name,
     tools_of,
     unknown_fields,
     without_empty,
@@ -95,6 +96,8 @@ _KNOWN_FIELDS = frozenset(
         "stream",
         "outputConfig",
         "additionalModelRequestFields",
+        "serviceTier",
+        "requestMetadata",
     }
 )
 # Internal parameters that this format can express.
@@ -108,6 +111,8 @@ PARAMETERS = {"stop"} | frozenset(
         "reasoning_effort",
         "include_thoughts",
         "response_format",
+        "service_tier",
+        "metadata",
     }
 )
 # Beta names that Converse accepts for Claude: those that AWS documents
@@ -175,6 +180,11 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
     parameters = _parse_inference_config(config)
     if (response_format := _parse_output_config(body)) is not None:
         parameters["response_format"] = response_format
+    tier = optional_field(body, "serviceTier", dict) or {}
+    if isinstance(tier_type := tier.get("type"), str):
+        parameters["service_tier"] = tier_type
+    if (metadata := optional_field(body, "requestMetadata", dict)) is not None:
+        parameters["metadata"] = metadata
     model_fields = _parse_model_fields(body, parameters)
     tools = optional_field(body, "toolConfig", dict) or {}
     return LLMRequest(
@@ -582,6 +592,10 @@ def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) ->
         body["outputConfig"] = {
             "textFormat": _dump_format(response_format["json_schema"])
         }
+    if tier := parameters.get("service_tier"):
+        body["serviceTier"] = {"type": tier}
+    if metadata := parameters.get("metadata"):
+        body["requestMetadata"] = metadata
     model_fields = _dump_model_fields(parameters, model)
     model_fields |= _dump_beta_fields(request, model)
     if model_fields:
@@ -971,12 +985,14 @@ def _dump_citation(citation: Citation) -> JSON:
 # ---------------------------------------------------------------------------- responses
 
 
-def parse_usage(body: Any) -> LLMUsage | None:
+def parse_usage(body: Any, service_tier: Any = None) -> LLMUsage | None:
     """Parse usage. `inputTokens` excludes cached tokens, while the internal count
     includes them.
 
-    Returns None if no counts are present.
+    Returns None if no counts are present. `service_tier` is the object that the answer
+    has beside its usage.
     """
+    tier = service_tier.get("type") if isinstance(service_tier, dict) else None
     if not isinstance(body, dict) or count(body.get("inputTokens")) is None:
         return None
     read = nested_count(body, "cacheReadInputTokens")
@@ -989,6 +1005,7 @@ def parse_usage(body: Any) -> LLMUsage | None:
         total_tokens=prompt + completion,
         cached_tokens=read,
         cache_write_tokens=write,
+        service_tier=tier_name(tier),
         extra={FORMAT: body},
     )
 
@@ -1075,7 +1092,8 @@ def parse_result(body: JSON) -> LLMResult:
                 extra=passthrough_fields(FORMAT, extra_fields),
             )
         ],
-        usage=parse_usage(body.get("usage")) or LLMUsage(estimated=True),
+        usage=parse_usage(body.get("usage"), body.get("serviceTier"))
+        or LLMUsage(estimated=True),
         extra=passthrough_fields(FORMAT, unknown_fields(body, _RESULT_KNOWN)),
     )
 
@@ -1178,7 +1196,8 @@ class StreamParser:
                     extra_fields = passthrough_fields(
                         FORMAT, unknown_fields(body, frozenset({"usage", "p"}))
                     )
-                    delta = LLMResultChunkDelta(usage=parse_usage(body.get("usage")))
+                    usage = parse_usage(body.get("usage"), body.get("serviceTier"))
+                    delta = LLMResultChunkDelta(usage=usage)
                     return [LLMResultChunk(delta=delta, extra=extra_fields)]
                 case _:
                     pass

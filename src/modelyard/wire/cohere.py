@@ -32,7 +32,7 @@ from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_text
 from modelyard.models.call_indexes import CallIndexes
 from modelyard.models.capabilities import Capabilities
-from modelyard.models.citations import WholeText, placed_citations
+from modelyard.models.citations import moved
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,
@@ -244,13 +244,16 @@ def _parse_message(
     body = expect_type(message, dict, where)
     content = body.get("content")
     parts = _parse_content(content, f"{where}.content") if content is not None else []
+    extra = passthrough_fields(FORMAT, unknown_fields(body, _MESSAGE_FIELDS))
     match body.get("role"):
         case "user":
-            return UserPromptMessage(content=simplified_content(parts))
+            return UserPromptMessage(content=simplified_content(parts), extra=extra)
         case "system":
-            return SystemPromptMessage(content=simplified_content(parts))
+            return SystemPromptMessage(content=simplified_content(parts), extra=extra)
         case "assistant":
-            assistant_message = _parse_assistant(body, parts)
+            assistant_message = msgspec.structs.replace(
+                _parse_assistant(body, parts), extra=extra
+            )
             # The set is shared with the following messages, so it is updated in place.
             seen_call_ids |= {call.id for call in assistant_message.tool_calls}
             return assistant_message
@@ -263,12 +266,24 @@ def _parse_message(
                     "the id of a tool call in an earlier assistant message",
                 )
             return ToolPromptMessage(
-                content=simplified_content(parts), tool_call_id=call
+                content=simplified_content(parts), tool_call_id=call, extra=extra
             )
         case other:
             raise invalid_field(
                 f"{where}.role", other, "user, assistant, system or tool"
             )
+
+
+_MESSAGE_FIELDS = frozenset(
+    {
+        "role",
+        "content",
+        "tool_call_id",
+        "tool_calls",
+        "tool_plan",
+        "citations",
+    }
+)
 
 
 def _parse_assistant(
@@ -289,21 +304,29 @@ def _parse_assistant(
             )
         )
     blocks += [_parse_call(call) for call in body.get("tool_calls") or ()]
-    if cited := [_parse_citation(citation) for citation in body.get("citations") or ()]:
-        _attach_to_last_text(blocks, cited)
+    for citation in body.get("citations") or ():
+        _attach(blocks, citation)
     return assistant_of(blocks)
 
 
-def _attach_to_last_text(
-    blocks: list[PromptMessageContent | ToolCall], citations: list[Citation]
-) -> None:
-    """Replace the last text by one with the citations. Cohere attaches them to the
-    message, our types to a text part. Without a text they are dropped."""
-    for index in reversed(range(len(blocks))):
-        block = blocks[index]
-        if isinstance(block, TextPromptMessageContent):
-            blocks[index] = msgspec.structs.replace(block, citations=citations)
-            return
+def _attach(blocks: list[PromptMessageContent | ToolCall], citation: JSON) -> None:
+    """Add a citation to the text in which it appears.
+
+    Cohere attaches citations to the message, with the position of the content. Without
+    one, or if that is a thought, it is the last text; without any text the citation is
+    dropped.
+    """
+    position = count(citation.get("content_index"))
+    texts = [
+        (index, block)
+        for index, block in enumerate(blocks)
+        if isinstance(block, TextPromptMessageContent)
+    ]
+    if not texts:
+        return
+    index, text = next((item for item in texts if item[0] == position), texts[-1])
+    cited = [*text.citations, _parse_citation(citation)]
+    blocks[index] = msgspec.structs.replace(text, citations=cited)
 
 
 def _parse_call(call: JSON) -> ToolCall:
@@ -328,12 +351,14 @@ def _parse_citation(citation: JSON) -> Citation:
     # is stored in `extra`.
     source = next(iter(citation.get("sources") or ()), {})
     document = source.get("document") or {}
+    # A position in a thought is none in the text.
+    is_placed = citation.get("type") not in ("THINKING_CONTENT", "PLAN")
     return Citation(
         url=str(document.get("url") or ""),
         title=str(document.get("title") or ""),
-        quote=text_of(document.get("text") or document.get("snippet")),
-        start=count(citation.get("start")),
-        end=count(citation.get("end")),
+        quote=text_of(document.get("snippet") or document.get("text")),
+        start=count(citation.get("start")) if is_placed else None,
+        end=count(citation.get("end")) if is_placed else None,
         extra={FORMAT: citation},
     )
 
@@ -361,7 +386,10 @@ def _parse_part(part: JSON, where: str) -> PromptMessageContent:
     match part.get("type"):
         case "text":
             return TextPromptMessageContent(
-                data=required_field(part, "text", str, f"{where}.")
+                data=required_field(part, "text", str, f"{where}."),
+                extra=passthrough_fields(
+                    FORMAT, unknown_fields(part, frozenset({"type", "text"}))
+                ),
             )
         case "thinking":
             return ThinkingPromptMessageContent(
@@ -372,7 +400,11 @@ def _parse_part(part: JSON, where: str) -> PromptMessageContent:
             url = required_field(image, "url", str, f"{where}.image_url.")
             fields = from_url(url, f"{where}.image_url.url", is_image=True)
             return ImagePromptMessageContent(
-                **fields, detail=text_of(image.get("detail"))
+                **fields,
+                detail=text_of(image.get("detail")),
+                extra=passthrough_fields(
+                    FORMAT, unknown_fields(part, frozenset({"type", "image_url"}))
+                ),
             )
         case str():
             # A content type without a reader here (for example `document`) is preserved
@@ -504,8 +536,9 @@ def _dump_message(message: AnyPromptMessage) -> JSON:
     Empty content becomes an empty string, except in an assistant message, which omits
     it. Raises InvokeBadRequestError for audio, video and documents.
     """
+    extra_fields = message.extra.get(FORMAT, {}) if message.extra else {}
     if isinstance(message, AssistantPromptMessage):
-        return {"role": "assistant", **_dump_assistant(message)}
+        return {"role": "assistant", **_dump_assistant(message), **extra_fields}
     # A plain string is the shorter form that Cohere also accepts.
     content = (
         message.content
@@ -515,7 +548,7 @@ def _dump_message(message: AnyPromptMessage) -> JSON:
     body: JSON = {"role": message.role.value, "content": content or ""}
     if isinstance(message, ToolPromptMessage):
         body["tool_call_id"] = message.tool_call_id
-    return body
+    return body | extra_fields
 
 
 def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
@@ -528,7 +561,8 @@ def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
     for part in parts:
         match part:
             case TextPromptMessageContent():
-                result.append({"type": "text", "text": part.data})
+                extra_fields = part.extra.get(FORMAT, {})
+                result.append({"type": "text", "text": part.data, **extra_fields})
             # Parts from `tool_plan` are excluded: `_dump_assistant` writes them to
             # their own field.
             case ThinkingPromptMessageContent() if part.data and not part.extra.get(
@@ -537,7 +571,8 @@ def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
                 result.append({"type": "thinking", "thinking": part.data})
             case ImagePromptMessageContent():
                 image = {"url": part.data, **without_empty(detail=part.detail)}
-                result.append({"type": "image_url", "image_url": image})
+                extra_fields = part.extra.get(FORMAT, {})
+                result.append({"type": "image_url", "image_url": image, **extra_fields})
             # Foreign opaque parts are dropped silently; only their own format can
             # interpret them.
             case OpaquePromptMessageContent():
@@ -577,7 +612,7 @@ def _dump_assistant(message: AssistantPromptMessage) -> JSON:
         body["tool_plan"] = "".join(plans)
     if message.tool_calls:
         body["tool_calls"] = [_dump_call(call) for call in message.tool_calls]
-    if citations := _dump_citations(parts):
+    if citations := _dump_citations(sendable_parts):
         body["citations"] = citations
     return body
 
@@ -595,22 +630,19 @@ def _answer_parts(message: AssistantPromptMessage) -> list[PromptMessageContent]
 
 
 def _dump_citations(parts: Iterable[PromptMessageContent]) -> list[JSON]:
-    """Return the citations of all text parts in one list, as the format requires."""
-    parts = list(parts)
-    text = WholeText(parts).text
-    return [_dump_citation(citation, text) for citation in placed_citations(parts)]
-
-
-def _sayable(message: AssistantPromptMessage) -> AssistantPromptMessage:
-    """Return an answer without its files, which this format's answers do not have."""
-    if not isinstance(message.content, list) or not message.files:
-        return message
-    parts = [
-        part
-        for part in message.content
-        if not isinstance(part, MultiModalPromptMessageContent)
-    ]
-    return msgspec.structs.replace(message, content=parts)
+    """Return the citations of all text parts in one list, as the format requires. Each
+    has the position of its text in the content."""
+    citations: list[JSON] = []
+    position = 0
+    for part in parts:
+        if isinstance(part, TextPromptMessageContent):
+            citations += [
+                _dump_citation(citation, part.data, position)
+                for citation in part.citations
+            ]
+        # A plan, an empty thought or an opaque part is not in the content.
+        position += len(_dump_parts([part]))
+    return citations
 
 
 def _dump_call(call: ToolCall) -> JSON:
@@ -618,9 +650,9 @@ def _dump_call(call: ToolCall) -> JSON:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _dump_citation(citation: Citation, text: str) -> JSON:
-    """Return a citation as an entry of `citations`, with the words of the answer's
-    `text` that it covers.
+def _dump_citation(citation: Citation, text: str, position: int) -> JSON:
+    """Return a citation as an entry of `citations`, with the words of its `text` that
+    it covers. `position` is that of the text in the content.
 
     A citation from Cohere is written unchanged. Any other gets one source of type
     `document`, and 0 for an unknown position.
@@ -632,19 +664,56 @@ def _dump_citation(citation: Citation, text: str) -> JSON:
         "id": citation.url or citation.title,
         "url": citation.url,
         "title": citation.title,
-        **without_empty(text=citation.quote),
+        **without_empty(snippet=citation.quote),
     }
     source = {
         "type": "document",
         "id": citation.url or citation.title,
         "document": document,
     }
+    start, end = citation.start or 0, citation.end or 0
     return {
-        "start": citation.start or 0,
-        "end": citation.end or 0,
-        "text": text[citation.start or 0 : citation.end or 0],
+        "start": start,
+        "end": end,
+        "text": text[start:end],
         "sources": [source],
+        "content_index": position,
+        "type": "TEXT_CONTENT",
     }
+
+
+def _parse_logprobs(items: Any) -> dict[str, Any] | None:
+    """Return Cohere's log probabilities in the form that OpenAI uses; None without.
+
+    An item may be a piece of text of several tokens: its probability is the product.
+    """
+    entries: list[JSON] = []
+    for item in items if isinstance(items, list) else ():
+        values = item.get("logprobs") if isinstance(item, dict) else None
+        if isinstance(values, list) and values:
+            text = text_of(item.get("text"))
+            entries.append(
+                {
+                    "token": text,
+                    "logprob": sum(values),
+                    "bytes": list(text.encode()),
+                    "top_logprobs": [],
+                }
+            )
+    return {"content": entries} if entries else None
+
+
+def _dump_logprobs(logprobs: Mapping[str, Any] | None) -> list[JSON]:
+    """Return log probabilities as Cohere writes them. The ids of the tokens are not
+    known."""
+    return [
+        {
+            "text": entry.get("token"),
+            "token_ids": [],
+            "logprobs": [entry.get("logprob")],
+        }
+        for entry in (logprobs or {}).get("content") or ()
+    ]
 
 
 # ---------------------------------------------------------------------------- responses
@@ -758,6 +827,7 @@ def parse_result(body: JSON) -> LLMResult:
             LLMChoice(
                 message=with_call_ids(assistant_message, text_of(body.get("id"))),
                 finish_reason=reason,
+                logprobs=_parse_logprobs(body.get("logprobs")),
                 extra=passthrough_fields(FORMAT, extra_fields),
             )
         ],
@@ -774,16 +844,30 @@ def dump_result(result: LLMResult) -> JSON:
     precedence.
     """
     choice = result.choices[0]
+    message = _without_files(choice.message)
     return {
         "id": result.id,
         "finish_reason": _WIRE_FINISH_REASONS.get(
             choice.finish_reason or "stop", "COMPLETE"
         ),
-        "message": {"role": "assistant", **_dump_assistant(_sayable(choice.message))},
+        "message": {"role": "assistant", **_dump_assistant(message)},
         "usage": dump_usage(result.usage),
+        **without_empty(logprobs=_dump_logprobs(choice.logprobs)),
         **choice.extra.get(FORMAT, {}),
         **result.extra.get(FORMAT, {}),
     }
+
+
+def _without_files(message: AssistantPromptMessage) -> AssistantPromptMessage:
+    """Return an answer without images, audio and the like: this format has none."""
+    if not message.files:
+        return message
+    parts = [
+        part
+        for part in message.parts
+        if not isinstance(part, MultiModalPromptMessageContent)
+    ]
+    return msgspec.structs.replace(message, content=parts)
 
 
 # ------------------------------------------------------------------------------ streams
@@ -795,14 +879,15 @@ class StreamParser:
     def __init__(self) -> None:
         self._id = ""
         self._has_finished = False
-        self._text_index = 0
+        # Positions of the texts in the content, in order.
+        self._text_indexes: list[int] = []
         self._call_reader = ToolCallReader()
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
         """Return the chunks of one event; none for event types without content.
 
         A plan is thinking with the index -1; a citation is an empty text with the index
-        of the last text. Raises InvokeServerUnavailableError if `message-end` reports ERROR or
+        of its text. Raises InvokeServerUnavailableError if `message-end` reports ERROR or
         TIMEOUT.
         """
         delta = event.get("delta") or {}
@@ -815,7 +900,7 @@ class StreamParser:
                 self._id = text_of(event.get("id"))
                 return [LLMResultChunk(id=self._id)]
             case "content-start" | "content-delta":
-                return self._on_content(message.get("content") or {}, index)
+                return self._on_content(message.get("content") or {}, index, event)
             case "tool-plan-delta":
                 # Index -1 separates the plan from the content blocks, which are
                 # numbered from 0.
@@ -844,13 +929,7 @@ class StreamParser:
                 message = self._call_reader.read(calls, self._id)
                 return self._chunk(message=message) if message.tool_calls else []
             case "citation-start":
-                cited = [_parse_citation(message.get("citations") or {})]
-                # An empty text part carries the citation to the text; thinking may
-                # precede it as a block of its own.
-                part = TextPromptMessageContent(
-                    data="", citations=cited, index=self._text_index
-                )
-                return self._chunk(message=AssistantPromptMessage(content=[part]))
+                return self._on_citation(message.get("citations") or {})
             case "message-end":
                 self._has_finished = True
                 reason, extra_fields = _parse_reason(delta)
@@ -866,21 +945,39 @@ class StreamParser:
     def _chunk(self, **delta: Any) -> list[LLMResultChunk]:
         return [LLMResultChunk(id=self._id, delta=LLMResultChunkDelta(**delta))]
 
-    def _on_content(self, content: JSON, index: int) -> list[LLMResultChunk]:
+    def _on_content(
+        self, content: JSON, index: int, event: JSON
+    ) -> list[LLMResultChunk]:
         """Return a chunk for a `content-start` or `content-delta` event."""
         part: PromptMessageContent | None = None
         if text := text_of(content.get("text")):
-            self._text_index = index
+            if index not in self._text_indexes:
+                self._text_indexes.append(index)
             part = TextPromptMessageContent(data=text, index=index)
         elif thinking := text_of(content.get("thinking")):
             part = ThinkingPromptMessageContent(
                 data=thinking, index=index, origin=FORMAT
             )
-        return (
-            self._chunk(message=AssistantPromptMessage(content=[part]))
-            if part is not None
-            else []
+        if part is None:
+            return []
+        item = event.get("logprobs")
+        return self._chunk(
+            message=AssistantPromptMessage(content=[part]),
+            logprobs=_parse_logprobs([item]),
+            # The ids of the tokens are known to this format alone.
+            extra={FORMAT: {"logprobs": item}} if item else {},
         )
+
+    def _on_citation(self, citation: JSON) -> list[LLMResultChunk]:
+        """Return a chunk with an empty text that carries a citation to its text;
+        thinking may precede that as a block of its own."""
+        index = count(citation.get("content_index"))
+        if index is None or index not in self._text_indexes:
+            index = next(reversed(self._text_indexes), 0)
+        part = TextPromptMessageContent(
+            data="", citations=[_parse_citation(citation)], index=index
+        )
+        return self._chunk(message=AssistantPromptMessage(content=[part]))
 
     def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
         """Check the end of the stream. Raises InvokeServerUnavailableError if it was
@@ -918,9 +1015,12 @@ class StreamDumper:
         self._usage: LLMUsage | None = None
         self._end_fields: JSON = {"finish_reason": "COMPLETE"}
         self._citation_index = 0
-        self._text = WholeText()
         self._call_indexes = CallIndexes()
         self._call_fragments: dict[int, list[ToolCall]] = {}
+        # Log probabilities of the chunk being written.
+        self._logprobs: list[JSON] = []
+        # Index of a text -> its content blocks, each with its pieces.
+        self._texts: dict[Any, list[tuple[int, list[str]]]] = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
         """Return the events that one chunk produces.
@@ -948,6 +1048,10 @@ class StreamDumper:
             events.append(
                 {"type": "message-start", "id": self._id, "delta": {"message": message}}
             )
+        if own := delta.extra.get(FORMAT, {}).get("logprobs"):
+            self._logprobs.append(own)
+        else:
+            self._logprobs += _dump_logprobs(delta.logprobs)
         for block in delta.message.blocks:
             if isinstance(block, ToolCall):
                 index = self._call_indexes.index_of(block)
@@ -957,11 +1061,12 @@ class StreamDumper:
         if delta.message.refusal:
             events += self._content("text", "refusal", delta.message.refusal)
         if delta.finish_reason:
+            own_fields = delta.extra.get(FORMAT, {})
             self._end_fields = {
                 "finish_reason": _WIRE_FINISH_REASONS.get(
                     delta.finish_reason, "COMPLETE"
                 ),
-                **delta.extra.get(FORMAT, {}),
+                **unknown_fields(own_fields, frozenset({"logprobs"})),
             }
         return events
 
@@ -976,8 +1081,8 @@ class StreamDumper:
                 events = (
                     self._content("text", block.index, block.data) if block.data else []
                 )
-                for citation in self._text.place(block):
-                    events += self._citation(citation)
+                for citation in block.citations:
+                    events += self._citation(citation, block.index)
                 return events
             case ThinkingPromptMessageContent() if block.extra.get(FORMAT):
                 # Tool plan deltas belong to no content block, so no block is opened for
@@ -993,16 +1098,27 @@ class StreamDumper:
             case _:
                 return []
 
-    def _citation(self, citation: Citation) -> list[JSON]:
-        """Return the pair of events of a citation; all of a stream are numbered."""
+    def _citation(self, citation: Citation, block: Any) -> list[JSON]:
+        """Return the pair of events of a citation in the text of a source's block; all
+        of a stream are numbered."""
         index = self._citation_index
         self._citation_index += 1
-        cited = _dump_citation(citation, self._text.text)
-        delta = {"message": {"citations": cited}}
+        delta = {"message": {"citations": self._placed(citation, block)}}
         return [
             {"type": "citation-start", "index": index, "delta": delta},
             {"type": "citation-end", "index": index},
         ]
+
+    def _placed(self, citation: Citation, block: Any) -> JSON:
+        """Return a citation with the content block in which it begins: a text that
+        something else interrupts becomes several."""
+        position, text, offset = max(self._block_index, 0), "", 0
+        for text_position, pieces in self._texts.get(block, ()):
+            offset += len(text)
+            position, text = text_position, "".join(pieces)
+            if citation.start is None or citation.start < offset + len(text):
+                break
+        return _dump_citation(moved(citation, -offset), text, position)
 
     def _content(self, block_type: str, index: Any, text: str) -> list[JSON]:
         """Return a `content-delta`, after a `content-start` for a new block.
@@ -1020,11 +1136,23 @@ class StreamDumper:
             events.append(
                 {"type": "content-start", "index": self._block_index, "delta": start}
             )
+            if block_type == "text":
+                self._texts.setdefault(index, []).append((self._block_index, []))
+        if block_type == "text":
+            self._texts[index][-1][1].append(text)
         delta = {"message": {"content": {block_type: text}}}
-        return [
-            *events,
-            {"type": "content-delta", "index": self._block_index, "delta": delta},
-        ]
+        event: JSON = {
+            "type": "content-delta",
+            "index": self._block_index,
+            "delta": delta,
+        }
+        # Each event has those of one piece of text.
+        if len(self._logprobs) == 1:
+            event["logprobs"] = self._logprobs[0]
+        elif self._logprobs:
+            event["logprobs"] = _joined_logprobs(self._logprobs)
+        self._logprobs = []
+        return [*events, event]
 
     def _close_block(self) -> list[JSON]:
         """Return the `content-end` of the open block, or nothing if none is open."""
@@ -1036,7 +1164,13 @@ class StreamDumper:
     def finish(self) -> list[JSON]:
         """Return the closing events: open content, collected tool calls, then
         `message-end` with the usage."""
-        events = self._close_block()
+        # Those that came after the text.
+        if self._logprobs and self._open_block is not None:
+            block_type, index = self._open_block
+            late_events = self._content(block_type, index, "")
+        else:
+            late_events = []
+        events = [*late_events, *self._close_block()]
         for call_index, fragments in enumerate(self._call_fragments.values()):
             # The first fragment has the id and the name; the others only add argument
             # text.
@@ -1063,6 +1197,15 @@ class StreamDumper:
             ]
         end = {**self._end_fields, "usage": dump_usage(self._usage or LLMUsage())}
         return [*events, {"type": "message-end", "delta": end}]
+
+
+def _joined_logprobs(items: list[JSON]) -> JSON:
+    """Return the log probabilities of several pieces of text as those of one."""
+    return {
+        "text": "".join(str(item.get("text") or "") for item in items),
+        "token_ids": [],
+        "logprobs": [value for item in items for value in item["logprobs"]],
+    }
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:

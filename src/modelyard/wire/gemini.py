@@ -78,6 +78,7 @@ from modelyard.models.messages import (
     assistant_of,
     simplified_content,
 )
+from modelyard.models.service_tiers import served_tier
 from modelyard.models.streams import dump_chunks, parse_events
 from modelyard.models.types import JSON
 
@@ -109,7 +110,7 @@ PARAMETERS = (
         "thinking_budget",
         "reasoning_effort",
         "include_thoughts",
-        "parallel_tool_calls",
+        "service_tier",
     }
 )
 # Fields with a reader below. Every other field passes through unchanged in `extra`.
@@ -127,6 +128,7 @@ _KNOWN_FIELDS = frozenset(
         "tools",
         "toolConfig",
         "generationConfig",
+        "serviceTier",
         "model",
     }
 )
@@ -178,6 +180,8 @@ def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
         )
     config = _camel_case_keys(optional_field(body, "generationConfig", dict) or {})
     parameters, extra_config = _parse_config(config)
+    if tier := optional_field(body, "serviceTier", str):
+        parameters["service_tier"] = tier
     extra = unknown_fields(body, _KNOWN_FIELDS) | (
         {"generationConfig": extra_config} if extra_config else {}
     )
@@ -414,6 +418,23 @@ def _parse_content(
     `waiting` has the calls (name, id) without a response so far; it is updated in
     place.
     """
+    messages = _parse_parts_of_content(content, content_index, waiting)
+    if rest := unknown_fields(content, _CONTENT_FIELDS):
+        # They belong to the content, of which the first message is a part.
+        for message in messages:
+            fields = {**message.extra.get(FORMAT, {}), "content": rest}
+            yield msgspec.structs.replace(message, extra={FORMAT: fields})
+            break
+    yield from messages
+
+
+_CONTENT_FIELDS = frozenset({"role", "parts"})
+
+
+def _parse_parts_of_content(
+    content: JSON, content_index: int, waiting: list[tuple[str, str]]
+) -> Iterator[AnyPromptMessage]:
+    """Yield the messages of one content, without fields of the content itself."""
     role = content.get("role") or "user"
     where = f"contents[{content_index}]"
     # Most contents are a single plain text.
@@ -701,6 +722,8 @@ def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) ->
     }
     if generation:
         body["generationConfig"] = generation
+    if tier := request.model_parameters.get("service_tier"):
+        body["serviceTier"] = tier
     return body | vendor_fields
 
 
@@ -841,6 +864,8 @@ def _dump_messages(
             contents[-1]["parts"] += parts
         else:
             contents.append({"role": role, "parts": parts})
+        if message.extra:
+            contents[-1] |= message.extra.get(FORMAT, {}).get("content") or {}
     return system, contents
 
 
@@ -904,7 +929,9 @@ def _dump_response(message: ToolPromptMessage, names: Mapping[str, str]) -> JSON
         body["id"] = message.tool_call_id
     if message.files:
         body["parts"] = _dump_parts(message.files)
-    return {"functionResponse": body | message.extra.get(FORMAT, {})}
+    fields = message.extra.get(FORMAT, {})
+    body |= {name: value for name, value in fields.items() if name != "content"}
+    return {"functionResponse": body}
 
 
 def _dump_blocks(blocks: Iterable[PromptMessageContent | ToolCall]) -> list[JSON]:
@@ -1093,6 +1120,7 @@ def dump_usage(usage: LLMUsage) -> JSON:
         "totalTokenCount": usage.total_tokens,
     }
     return body | without_empty(
+        serviceTier=served_tier(FORMAT, usage.service_tier) or None,
         cachedContentTokenCount=usage.cached_tokens or None,
         thoughtsTokenCount=usage.reasoning_tokens or None,
         toolUsePromptTokenCount=usage.tool_prompt_tokens or None,
@@ -1387,8 +1415,7 @@ def _dump_candidate(choice: LLMChoice) -> JSON:
     # Original metadata takes precedence over what would be rebuilt from it.
     if not vendor_fields.keys() & _SOURCE_FIELDS:
         body |= dump_sources(choice.message.parts)
-        body |= _dump_logprobs(choice.logprobs)
-    return body | vendor_fields
+    return body | _dump_logprobs(choice.logprobs) | vendor_fields
 
 
 def dump_result(result: LLMResult) -> JSON:
@@ -1894,8 +1921,7 @@ class StreamDumper:
         if not vendor_fields.keys() & _SOURCE_FIELDS:
             text = self._texts.get(index, WholeText()).text
             candidate |= citation_metadata(self._citations.get(index, ()), text)
-        if index in self._logprobs:
-            candidate |= _dump_logprobs({"content": self._logprobs[index]})
+        candidate |= _dump_logprobs({"content": self._logprobs.get(index)})
         return candidate | vendor_fields
 
     def _held_blocks(self, index: int) -> list[PromptMessageContent | ToolCall]:

@@ -75,6 +75,7 @@ from modelyard.models.messages import (
     simplified_content,
 )
 from modelyard.models.reasoning import budget_of, effort_of
+from modelyard.models.service_tiers import served_tier
 from modelyard.models.streams import dump_chunks, parse_events
 from modelyard.models.tool_call_reader import ToolCallReader, with_call_ids
 from modelyard.models.types import JSON
@@ -324,15 +325,17 @@ def _parse_function(function: JSON, where: str, tool_body: JSON) -> PromptMessag
     the deprecated `functions`. Raises InvokeBadRequestError if the name is missing or a
     field has another type.
     """
-    known_fields = frozenset({"name", "description", "parameters", "strict"})
+    known_fields = frozenset(
+        {"name", "description", "parameters", "strict", "cache_control"}
+    )
     strict = optional_field(function, "strict", bool, f"{where}.")
     return PromptMessageTool(
         name=required_field(function, "name", str, f"{where}."),
         description=optional_field(function, "description", str, f"{where}.") or "",
         parameters=optional_field(function, "parameters", dict, f"{where}.") or {},
         strict=strict,
-        # Anthropic's cache marker stands next to `function`, not inside it.
-        cache_control=tool_body.get("cache_control"),
+        # Anthropic's cache marker stands next to `function`, or inside of it.
+        cache_control=tool_body.get("cache_control") or function.get("cache_control"),
         extra=passthrough_fields(FORMAT, unknown_fields(function, known_fields)),
     )
 
@@ -416,6 +419,32 @@ def _parse_message(message: Any, where: str) -> AnyPromptMessage:
     """
     if not isinstance(message, dict):
         raise invalid_field(where, message, "an object with role and content")
+    parsed = _parse_by_role(message, where)
+    mark = message.get("cache_control")
+    if isinstance(mark, dict) and not isinstance(parsed, ToolPromptMessage):
+        return _with_mark(parsed, mark)
+    return parsed
+
+
+def _with_mark(
+    message: SystemPromptMessage | UserPromptMessage | AssistantPromptMessage,
+    mark: JSON,
+) -> AnyPromptMessage:
+    """Return a message whose cache marker is on the last of its parts or calls: it
+    covers everything up to there."""
+    calls = message.tool_calls if isinstance(message, AssistantPromptMessage) else []
+    if calls:
+        last_call = msgspec.structs.replace(calls[-1], cache_control=mark)
+        return msgspec.structs.replace(message, tool_calls=[*calls[:-1], last_call])
+    parts = message.parts
+    if not parts:
+        return message
+    last_part = msgspec.structs.replace(parts[-1], cache_control=mark)
+    return msgspec.structs.replace(message, content=[*parts[:-1], last_part])
+
+
+def _parse_by_role(message: JSON, where: str) -> AnyPromptMessage:
+    """Parse an entry of `messages`, without a cache marker of the message itself."""
     role = message.get("role")
     name = message.get("name")
     if name is not None:
@@ -477,8 +506,8 @@ def _parse_tool_message(message: JSON, where: str) -> ToolPromptMessage:
     )
 
 
-_MESSAGE_FIELDS = frozenset({"role", "content", "name"})
-_TOOL_MESSAGE_FIELDS = _MESSAGE_FIELDS | {"tool_call_id", "cache_control"}
+_MESSAGE_FIELDS = frozenset({"role", "content", "name", "cache_control"})
+_TOOL_MESSAGE_FIELDS = _MESSAGE_FIELDS | {"tool_call_id"}
 _ASSISTANT_FIELDS = _MESSAGE_FIELDS | {
     "tool_calls",
     "refusal",
@@ -818,11 +847,12 @@ def _parse_call(call: Any, where: str) -> ToolCall:
             arguments="" if arguments is None else as_text(arguments),
         ),
         index=index if isinstance(index, int) else None,
+        cache_control=body.get("cache_control"),
         extra=passthrough_fields(FORMAT, unknown_fields(body, _CALL_FIELDS)),
     )
 
 
-_CALL_FIELDS = frozenset({"id", "type", "function", "custom", "index"})
+_CALL_FIELDS = frozenset({"id", "type", "function", "custom", "index", "cache_control"})
 
 
 def _parse_function_call(call: Any) -> ToolCall:
@@ -869,19 +899,32 @@ def _parse_part(part: Any, where: str) -> PromptMessageContent:
     part_type = body.get("type")
     reader = _PART_PARSERS.get(part_type) if isinstance(part_type, str) else None
     if reader is not None:
-        parsed_part = reader(body, where)
-        cache = body.get("cache_control")
-        return (
-            msgspec.structs.replace(parsed_part, cache_control=cache)
-            if cache
-            else parsed_part
-        )
+        return _with_part_fields(reader(body, where), body, str(part_type))
     # Other part types have no internal name; they are preserved for this format.
     if isinstance(part_type, str):
         return OpaquePromptMessageContent(format=FORMAT, data=body)
     raise invalid_field(
         f"{where}.type", part_type, "text, image_url, video_url, input_audio or file"
     )
+
+
+def _with_part_fields(
+    part: PromptMessageContent, body: JSON, part_type: str
+) -> PromptMessageContent:
+    """Return a part with its cache marker, and with the fields beside its content that
+    no reader knows, under `part`."""
+    if cache := body.get("cache_control"):
+        part = msgspec.structs.replace(part, cache_control=cache)
+    # The readers of the others keep them.
+    if part_type in _FILE_PART_TYPES:
+        known_fields = frozenset({"type", "cache_control", part_type})
+        if rest := unknown_fields(body, known_fields):
+            fields = {**part.extra.get(FORMAT, {}), "part": rest}
+            part = msgspec.structs.replace(part, extra={**part.extra, FORMAT: fields})
+    return part
+
+
+_FILE_PART_TYPES = ("image_url", "video_url", "input_audio", "file")
 
 
 def _parse_text(body: JSON, where: str) -> PromptMessageContent:
@@ -1419,6 +1462,8 @@ def _dump_call(call: ToolCall) -> JSON:
         }
     if call.index is not None:
         body["index"] = call.index
+    if call.cache_control:
+        body["cache_control"] = call.cache_control
     return body | call.extra.get(FORMAT, {}) if call.extra else body
 
 
@@ -1446,6 +1491,8 @@ def _dump_part(part: PromptMessageContent) -> JSON:
     body = _dump_part_body(part)
     if part.cache_control:
         body = {**body, "cache_control": part.cache_control}
+    if part.extra and (rest := part.extra.get(FORMAT, {}).get("part")):
+        body = {**body, **rest}
     return body
 
 
@@ -1495,7 +1542,7 @@ def _dump_file(part: MultiModalPromptMessageContent, vendor_fields: JSON) -> JSO
     `vendor_fields` are its stored fields, such as `file_id`. `file_data` is the URL, or
     the base64 as a `data:` URL.
     """
-    file: JSON = dict(vendor_fields)
+    file = {name: value for name, value in vendor_fields.items() if name != "part"}
     if part.filename:
         file["filename"] = part.filename
     if part.base64_data or part.url:
@@ -1734,6 +1781,8 @@ def dump_result(result: LLMResult) -> JSON:
     }
     if result.system_fingerprint is not None:
         body["system_fingerprint"] = result.system_fingerprint
+    if tier := served_tier(FORMAT, result.usage.service_tier):
+        body["service_tier"] = tier
     return {**body, **result.extra.get(FORMAT, {})} if result.extra else body
 
 
@@ -2020,8 +2069,11 @@ class StreamDumper:
         if not self._include_usage:
             return []
         usage = dump_usage(self._usage) if self._usage is not None else None
+        tier = self._usage.service_tier if self._usage is not None else ""
+        tier = served_tier(FORMAT, tier)
+        head = {**self._head, **({"service_tier": tier} if tier else {})}
         return (
-            [{**self._head, "choices": [], "usage": usage, **self._extra}]
+            [{**head, "choices": [], "usage": usage, **self._extra}]
             if usage or self._extra
             else []
         )

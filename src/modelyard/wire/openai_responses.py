@@ -72,6 +72,7 @@ from modelyard.models.messages import (
     assistant_of,
 )
 from modelyard.models.reasoning import effort_of
+from modelyard.models.service_tiers import served_tier
 from modelyard.models.streams import dump_chunks, parse_events
 from modelyard.models.tool_call_reader import generated_call_id, with_call_ids
 from modelyard.models.types import JSON
@@ -531,6 +532,41 @@ def _parse_part(part: Any, where: str) -> PromptMessageContent:
     is missing, a field is invalid, or a `data:` URL has no valid base64.
     """
     body = expect_type(part, dict, where)
+    parsed_part = _parse_known_part(body, where)
+    known_fields = _PART_FIELDS.get(str(body.get("type")))
+    if known_fields is None or isinstance(parsed_part, OpaquePromptMessageContent):
+        return parsed_part
+    rest = unknown_fields(body, known_fields)
+    if not rest:
+        return parsed_part
+    return msgspec.structs.replace(parsed_part, extra={FORMAT: {"part": rest}})
+
+
+# Type of a part -> its fields with a reader. For texts see `_parse_text`.
+_PART_FIELDS = {
+    "input_image": frozenset(
+        {
+            "type",
+            "image_url",
+            "detail",
+            "file_id",
+        }
+    ),
+    "input_file": frozenset(
+        {
+            "type",
+            "file_data",
+            "file_url",
+            "filename",
+            "file_id",
+        }
+    ),
+    "input_audio": frozenset({"type", "input_audio"}),
+}
+
+
+def _parse_known_part(body: JSON, where: str) -> PromptMessageContent:
+    """Parse one content part by its type, without the fields that have no reader."""
     match body.get("type"):
         case "input_text" | "output_text" | "text":
             return _parse_text(body, where)
@@ -1075,27 +1111,28 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
     """
     match part:
         case TextPromptMessageContent():
-            part_fields = part.extra.get(FORMAT, {}).get("part") or {}
-            return {"type": "input_text", "text": part.data, **part_fields}
+            return {"type": "input_text", "text": part.data, **_part_fields(part)}
         case ImagePromptMessageContent():
             return {
                 "type": "input_image",
                 "image_url": part.data,
                 **without_empty(detail=part.detail),
+                **_part_fields(part),
             }
         case AudioPromptMessageContent():
             audio_format = part.format or format_of(part.mime_type)
             return {
                 "type": "input_audio",
                 "input_audio": {"data": part.base64_data, "format": audio_format},
+                **_part_fields(part),
             }
         case DocumentPromptMessageContent():
             source = {"file_url": part.url} if part.url else {"file_data": part.data}
-            vendor_file = part.extra.get(FORMAT)
-            return vendor_file or {
+            return {
                 "type": "input_file",
                 **without_empty(filename=part.filename),
                 **source,
+                **_part_fields(part),
             }
         case OpaquePromptMessageContent():
             return part.data if part.format == FORMAT else None
@@ -1108,6 +1145,11 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
             # Thoughts of a user message have no meaning; thoughts of the assistant are
             # written as items.
             return None
+
+
+def _part_fields(part: PromptMessageContent) -> JSON:
+    """Return the fields of a part of this format that no reader knows."""
+    return part.extra.get(FORMAT, {}).get("part") or {} if part.extra else {}
 
 
 def _dump_assistant_items(message: AssistantPromptMessage) -> Iterator[JSON]:
@@ -1463,8 +1505,7 @@ def parse_result(body: JSON) -> LLMResult:
     )
 
 
-# Fields of the request that a response repeats.
-_ECHOED_FIELDS = (
+ECHOED_FIELDS = (
     "instructions",
     "max_output_tokens",
     "metadata",
@@ -1488,6 +1529,7 @@ _ECHOED_FIELDS = (
     "presence_penalty",
     "frequency_penalty",
 )
+"""Fields of the request that a response repeats."""
 _FUNCTION_TOOL: JSON = {"description": None, "parameters": None, "strict": None}
 """Fields that a function tool must have in a response, with their values if the request
 has none."""
@@ -1523,7 +1565,7 @@ def echo_of(body: JSON) -> JSON:
         "prompt_cache_key": None,
     }
     echoed_fields = {
-        name: body[name] for name in _ECHOED_FIELDS if body.get(name) is not None
+        name: body[name] for name in ECHOED_FIELDS if body.get(name) is not None
     }
     if isinstance(tools := echoed_fields.get("tools"), list):
         echoed_fields["tools"] = [_echoed_tool(tool) for tool in tools]
@@ -1552,6 +1594,9 @@ def dump_result(result: LLMResult, echo: JSON | None = None) -> JSON:
         **_dump_reason(choice.finish_reason),
         "output": output,
         "usage": dump_usage(result.usage),
+        **without_empty(
+            service_tier=served_tier(FORMAT, result.usage.service_tier) or None
+        ),
         **result.extra.get(FORMAT, {}),
     }
 
@@ -2135,11 +2180,13 @@ class StreamDumper:
     def _annotation(self, key: tuple[str, Any], annotation: JSON) -> list[JSON]:
         """Return `response.output_text.annotation.added` for an annotation.
 
-        It is dropped, and nothing returned, if the text with this key is no longer
-        open.
+        If the text with this key is no longer open, only the complete response at the
+        end contains it.
         """
         # An annotation can only be added to the open text.
         if self._open_key != key:
+            for part in self._closed_items.get(key, {}).get("content") or ():
+                part.setdefault("annotations", []).append(annotation)
             return []
         annotations = self._item["content"][0]["annotations"]
         annotations.append(annotation)
@@ -2349,6 +2396,9 @@ class StreamDumper:
             "output": self._output,
             "usage": usage,
         }
+        tier = self._usage.service_tier if self._usage is not None else ""
+        if tier := served_tier(FORMAT, tier):
+            complete_response["service_tier"] = tier
         return complete_response | self._extra
 
     def finish(self, error: JSON | None = None) -> list[JSON]:

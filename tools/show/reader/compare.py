@@ -46,14 +46,13 @@ _ROWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("signed", (_CHAT, _GOOGLE, _COHERE, _TEXT), "a signature stands beside the text"),
     ("stop_sequence", _except(_CLAUDE), "the answer does not name the stop sequence"),
     ("logprobs", (_CLAUDE,), "the answer has no log probabilities"),
-    ("logprobs", (_COHERE,), "log probabilities have the vendor's own token ids"),
+    ("logprobs", (_COHERE,), "log probabilities are those of pieces of text"),
     ("logprobs.top", (_CLAUDE, _COHERE, _TEXT), "only the chosen tokens are named"),
     ("server_tools", _ALL, "steps of a vendor's own tools are blocks of its format"),
     ("citations.quotes", _except(_CLAUDE, _CHAT, _COHERE), "a source is not quoted"),
     ("citations.files", _ALL, "a file in a vendor's store has no address elsewhere"),
     ("citations.spans", (_CLAUDE, _TEXT), "a source stands for its whole text"),
     ("citations", (_TEXT,), "the answer has no sources"),
-    ("transcript", _except(_CHAT), "speech has no transcript"),
     ("usage.total", (_CLAUDE, _COHERE), "the answer has no total"),
     ("usage.cache_write", (_GOOGLE, _COHERE, _TEXT), "cache writes are not counted"),
     ("usage.cache_write_1h", _except(_CLAUDE), "lifetimes are not counted apart"),
@@ -102,6 +101,7 @@ def expected_facts(
         # A stated total may include what the vendor counts nowhere else.
         facts.setdefault("usage.total", total)
     _put_refusal_into_text(facts, name)
+    _put_transcripts_into_texts(facts, name)
     _replace_pause(facts, name)
     reasons = {kind: _unsayable(kind, name) for kind in facts}
     expected = {kind: value for kind, value in facts.items() if not reasons[kind]}
@@ -130,6 +130,22 @@ def _put_refusal_into_text(facts: dict[str, Any], name: str) -> None:
         if word == "call" or order[-1:] != [word]:
             order.append(word)
     facts["order"] = order
+
+
+def _put_transcripts_into_texts(facts: dict[str, Any], name: str) -> None:
+    """Expect what was said as text where the format has no other word for it."""
+    if name == _CHAT:
+        return
+    kinds = [kind for kind in facts if kind.rpartition(": ")[2] == "transcript"]
+    for kind in kinds:
+        prefix = kind.removesuffix("transcript")
+        words = "".join(text for _, text in facts.pop(kind))
+        facts[f"{prefix}text"] = facts.get(f"{prefix}text", "") + words
+        order = list(facts.get(f"{prefix}order") or ())
+        if "text" not in order:
+            calls = order.index("call") if "call" in order else len(order)
+            order.insert(calls, "text")
+        facts[f"{prefix}order"] = order
 
 
 def _replace_pause(facts: dict[str, Any], name: str) -> None:

@@ -302,7 +302,9 @@ def _add_message(choice: Choice, message: JSON) -> None:
     text = "".join(part.get("text") or "" for part in parts)
     if text:
         cited = message.get("citations") or ()
-        citations = [source for entry in cited for source in _cohere_citations(entry)]
+        citations = [
+            source for entry in cited for source in _cohere_citations(entry, parts)
+        ]
         choice.add("text", text, citations=citations)
     for call in message.get("tool_calls") or ():
         _add_function_call(choice, call)
@@ -316,19 +318,29 @@ def _add_function_call(choice: Choice, call: JSON) -> None:
     choice.add("call", arguments, name=function["name"], id=name)
 
 
-def _cohere_citations(citation: JSON) -> list[Citation]:
+def _cohere_citations(citation: JSON, parts: Sequence[JSON]) -> list[Citation]:
     """Read a citation, which may have several sources."""
-    start, end = citation.get("start"), citation.get("end")
+    extent = _cohere_extent(citation, parts)
     cited: list[Citation] = []
     for source in citation.get("sources") or ():
         document = source.get("document") or {}
         address, file = document.get("url") or "", source.get("id") or ""
         title = document.get("title") or ""
-        extent = (start, end) if end else (None, None)
         quote = document.get("text") or document.get("snippet") or ""
         file = "" if address else file
         cited.append(Citation(address, title, *extent, quote=quote, file=file))
     return cited
+
+
+def _cohere_extent(
+    citation: JSON, parts: Sequence[JSON]
+) -> tuple[int, int] | tuple[None, None]:
+    """Return the position of a citation, which counts in the content that it names, as
+    one in the whole text."""
+    earlier = parts[: citation.get("content_index") or 0]
+    offset = sum(len(part.get("text") or "") for part in earlier)
+    start, end = citation.get("start") or 0, citation.get("end")
+    return (start + offset, end + offset) if end else (None, None)
 
 
 def _cohere_usage(usage: Any) -> dict[str, int]:

@@ -95,7 +95,8 @@ class ModelCalls:
             result = await complete_response(
                 request, instance, chat_request, self.clock, prefix="resp"
             )
-            return complete_reply(gemini.dump_result(result), result, "gemini", headers)
+            document = gemini.dump_result(result)
+            return complete_reply(document, result, "gemini", headers, gemini.FORMAT)
         answer = stream_response(
             instance,
             chat_request,

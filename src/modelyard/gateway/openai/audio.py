@@ -8,7 +8,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import invalid_field, required_field
-from modelyard.gateway.chat_response import name_left_out
+from modelyard.gateway.chat_response import settle_left_out
 from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Reply, Request, StreamReply, audio_reply, json_reply
 from modelyard.models.tts import AUDIO_TYPES, TTSRequest
@@ -32,7 +32,7 @@ class SpeechRoute:
         instance = request.find(
             self.manager, required_field(body, "model", str), ModelType.TTS
         )
-        name_left_out(request, instance, speech_request)
+        speech_request = settle_left_out(request, instance, speech_request)
         return audio_reply(
             _audio_chunks(instance, speech_request), AUDIO_TYPES[speech_request.format]
         )
@@ -78,7 +78,9 @@ class TranscriptionRoute:
         transcription_request = msgspec.structs.replace(
             transcription_request, task=self.task
         )
-        name_left_out(request, instance, transcription_request)
+        transcription_request = settle_left_out(
+            request, instance, transcription_request
+        )
         result = await request.cancel_on_disconnect(
             instance.invoke_speech2text(transcription_request)
         )

@@ -105,7 +105,9 @@ class Route:
                 request, instance, chat_request, self.clock, prefix="chatcmpl"
             )
             document = openai_chat.dump_result(result)
-            return complete_reply(document, result, "openai", headers)
+            return complete_reply(
+                document, result, "openai", headers, openai_chat.FORMAT
+            )
         return stream_response(
             instance,
             chat_request,

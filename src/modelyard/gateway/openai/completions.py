@@ -8,9 +8,9 @@ import msgspec
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import optional_field, required_field
+from modelyard.gateway.answer_losses import DROPPED
 from modelyard.gateway.chat_response import (
     ADDED_FIELDS,
-    DROPPED,
     UNSUPPORTED,
     ChatBackend,
     complete_reply,
@@ -71,7 +71,9 @@ class Route:
                 request, backend, completion_request, self.clock, prefix="cmpl"
             )
             document = openai_completions.dump_result(result)
-            return complete_reply(document, result, "openai", headers)
+            return complete_reply(
+                document, result, "openai", headers, openai_completions.FORMAT
+            )
         return stream_response(
             backend,
             completion_request,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from modelyard.base.fields import required_field
-from modelyard.gateway.chat_response import name_left_out
+from modelyard.gateway.chat_response import settle_left_out
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
@@ -22,7 +22,7 @@ class Route:
         instance = request.find(
             self.manager, required_field(body, "model", str), ModelType.TEXT_EMBEDDING
         )
-        name_left_out(request, instance, embedding_request)
+        embedding_request = settle_left_out(request, instance, embedding_request)
         result = await request.cancel_on_disconnect(
             instance.invoke_text_embedding(embedding_request)
         )

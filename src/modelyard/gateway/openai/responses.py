@@ -82,7 +82,13 @@ class CreateRoute:
             result = await complete_response(
                 request, model, chat_request, self.clock, prefix="resp"
             )
-            return complete_reply(ending.complete(result), result, "openai", headers)
+            return complete_reply(
+                ending.complete(result),
+                result,
+                "openai",
+                headers,
+                openai_responses.FORMAT,
+            )
         return stream_response(
             model,
             chat_request,

@@ -20,6 +20,7 @@ from modelyard.providers.adaptation.limits import (
     shorten_names,
 )
 from modelyard.providers.adaptation.parameters import (
+    adapt_metadata,
     adapt_service_tier,
     carry_shared_fields,
     keep_known_fields,
@@ -38,15 +39,28 @@ from modelyard.providers.adaptation.sampling import adapt_forced_tool, adapt_sam
 from modelyard.providers.adaptation.signatures import adapt_signatures
 from modelyard.providers.adaptation.system_messages import adapt_system_messages
 from modelyard.providers.adaptation.thinking import adapt_thinking, check_open_turn
+from modelyard.providers.adaptation.tool_choice import (
+    adapt_strict_tools,
+    adapt_tool_choice,
+)
 from modelyard.providers.adaptation.tool_kinds import (
     adapt_tool_kinds,
     drop_fields_without_tools,
     restore_bedrock_tools,
 )
 from modelyard.providers.adaptation.tool_names import make_names_legal
-from modelyard.providers.adaptation.tool_results import move_files_out_of_results
+from modelyard.providers.adaptation.tool_results import (
+    mark_failed_results,
+    move_files_of_answers,
+    move_files_out_of_results,
+)
 from modelyard.providers.adaptation.tool_schemas import adapt_schemas
+from modelyard.providers.adaptation.transcripts import restore_transcripts
 from modelyard.providers.adaptation.unknown_content import drop_unknown_content
+from modelyard.providers.adaptation.unread_details import (
+    drop_foreign_citations,
+    report_unread_details,
+)
 
 Rule = Callable[[Draft], None]
 
@@ -56,8 +70,13 @@ RULES: tuple[Rule, ...] = (
     adapt_content,
     # Before files become messages of the user, which would end the turn.
     adapt_signatures,
+    drop_foreign_citations,
+    mark_failed_results,
     move_files_out_of_results,
+    move_files_of_answers,
     drop_unknown_content,
+    adapt_tool_choice,
+    adapt_strict_tools,
     drop_fields_without_tools,
     restore_bedrock_tools,
     adapt_schemas,
@@ -65,7 +84,9 @@ RULES: tuple[Rule, ...] = (
     report_unsupported_parameters,
     carry_shared_fields,
     report_unread_fields,
+    report_unread_details,
     adapt_service_tier,
+    adapt_metadata,
     adapt_developer_role,
     # Before turns are added; after files have left the results of tools.
     adapt_system_messages,
@@ -81,6 +102,7 @@ RULES: tuple[Rule, ...] = (
     limit_stop_sequences,
     shorten_names,
     adapt_cache_marks,
+    restore_transcripts,
     # After everything that adds a field.
     keep_known_fields,
 )

@@ -15,6 +15,7 @@ from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.json_types import is_array, is_object
 from modelyard.models.messages import (
     AnyPromptMessage,
+    AudioPromptMessageContent,
     DocumentPromptMessageContent,
     ImagePromptMessageContent,
     MultiModalPromptMessageContent,
@@ -49,7 +50,10 @@ def adapt_content(draft: Draft) -> None:
     _move_documents(draft)
 
 
-def _adapted(message: AnyPromptMessage, draft: Draft) -> AnyPromptMessage:
+def _adapted(
+    message: AnyPromptMessage,
+    draft: Draft,
+) -> AnyPromptMessage:
     """Return a message whose parts have a place in the target's format."""
     content = message.content
     if not isinstance(content, list):
@@ -63,7 +67,10 @@ def _adapted(message: AnyPromptMessage, draft: Draft) -> AnyPromptMessage:
     return msgspec.structs.replace(message, content=simplified)
 
 
-def _placed(part: PromptMessageContent, draft: Draft) -> Iterator[PromptMessageContent]:
+def _placed(
+    part: PromptMessageContent,
+    draft: Draft,
+) -> Iterator[PromptMessageContent]:
     """Yield what stands for a part in the target's format."""
     match part:
         case OpaquePromptMessageContent() if part.format != draft.target.format:
@@ -81,12 +88,16 @@ def _placed(part: PromptMessageContent, draft: Draft) -> Iterator[PromptMessageC
 
 
 def _documents(
-    part: DocumentPromptMessageContent, draft: Draft
+    part: DocumentPromptMessageContent,
+    draft: Draft,
 ) -> Iterator[PromptMessageContent]:
     """Yield a document as the target takes it: unchanged, as texts and images, or by
     its id."""
     target = draft.target.format
     source = _anthropic_source(part)
+    part = _with_citations(part, draft)
+    if not source and target != anthropic.FORMAT and (context := _context_of(part)):
+        yield TextPromptMessageContent(data=f"[About the next document: {context}]")
     if source and target != anthropic.FORMAT:
         yield from _from_source(part, source, draft)
     elif (text := _text_of(part)) is not None and target not in _TAKE_TEXT_FILES:
@@ -95,7 +106,44 @@ def _documents(
         yield _file_by_id(part, file_id, draft)
     else:
         _check_issuer(part, draft)
+        _check_address(part, draft)
         yield part
+
+
+def _context_of(part: MultiModalPromptMessageContent) -> str:
+    """Return what a caller of Anthropic's format tells about a document."""
+    return str(part.extra.get(anthropic.FORMAT, {}).get("context") or "")
+
+
+def _with_citations(
+    part: DocumentPromptMessageContent,
+    draft: Draft,
+) -> DocumentPromptMessageContent:
+    """Return a document whose citations are asked for in the target's words. Only
+    Bedrock has some, for real documents."""
+    if draft.is_same_format:
+        return part
+    if not _asks_for_citations(part.extra.get(anthropic.FORMAT, {})):
+        return part
+    if draft.target.format != bedrock.FORMAT or not part.base64_data:
+        draft.drop("citations")
+        return part
+    extra = {**part.extra, bedrock.FORMAT: {"citations": {"enabled": True}}}
+    return msgspec.structs.replace(part, extra=extra)
+
+
+def _check_address(
+    part: DocumentPromptMessageContent,
+    draft: Draft,
+) -> None:
+    """Raise InvokeBadRequestError for a document by a URL that OpenAI's chat format,
+    which has none, would take for its content."""
+    is_chat = draft.target.format == openai_chat.FORMAT and not draft.is_same_format
+    if is_chat and part.url:
+        raise InvokeBadRequestError(
+            f"Model {draft.target.model!r} cannot download the document from"
+            f" {part.url[:100]!r}; send it as base64"
+        )
 
 
 def _anthropic_source(part: MultiModalPromptMessageContent) -> JSON:
@@ -106,7 +154,9 @@ def _anthropic_source(part: MultiModalPromptMessageContent) -> JSON:
 
 
 def _from_source(
-    part: DocumentPromptMessageContent, source: JSON, draft: Draft
+    part: DocumentPromptMessageContent,
+    source: JSON,
+    draft: Draft,
 ) -> Iterator[PromptMessageContent]:
     """Yield a document of Anthropic's format as texts and images.
 
@@ -117,9 +167,9 @@ def _from_source(
         case "text":
             yield _text_document(part, str(source.get("data") or ""), draft)
         case "content":
-            heading = _heading("Document", part.filename)
+            heading = _document_heading(part)
             content: Any = source.get("content")
-            yield from _blocks(heading, content, draft)
+            yield from _blocks(heading, content, draft, part.cache_control)
         case "file":
             raise _foreign_file(str(source.get("file_id") or ""), draft)
         case other:
@@ -130,7 +180,9 @@ def _from_source(
 
 
 def _text_document(
-    part: DocumentPromptMessageContent, text: str, draft: Draft
+    part: DocumentPromptMessageContent,
+    text: str,
+    draft: Draft,
 ) -> PromptMessageContent:
     """Return a document of plain text in the form that the target reads."""
     if draft.target.format == anthropic.FORMAT:
@@ -139,10 +191,18 @@ def _text_document(
         return DocumentPromptMessageContent(
             filename=part.filename, cache_control=part.cache_control, extra=extra
         )
-    heading = _heading("Document", part.filename)
+    heading = _document_heading(part)
     return TextPromptMessageContent(
         data=f"{heading}\n{text}", cache_control=part.cache_control
     )
+
+
+def _document_heading(part: DocumentPromptMessageContent) -> str:
+    """Return the lines that introduce a document: its title, and what the caller tells
+    about it."""
+    heading = _heading("Document", part.filename)
+    context = _context_of(part)
+    return f"{heading}\n[Context: {context}]" if context else heading
 
 
 def _text_of(part: DocumentPromptMessageContent) -> str | None:
@@ -156,7 +216,11 @@ def _text_of(part: DocumentPromptMessageContent) -> str | None:
         return None
 
 
-def _heading(kind: str, title: str, source: str = "") -> str:
+def _heading(
+    kind: str,
+    title: str,
+    source: str = "",
+) -> str:
     """Return the line that introduces an attached text."""
     named = f"{kind}: {title}" if title else kind
     return f"[{named} ({source})]" if source else f"[{named}]"
@@ -173,7 +237,9 @@ def _openai_file_id(part: MultiModalPromptMessageContent) -> str:
 
 
 def _file_by_id(
-    part: DocumentPromptMessageContent, file_id: str, draft: Draft
+    part: DocumentPromptMessageContent,
+    file_id: str,
+    draft: Draft,
 ) -> PromptMessageContent:
     """Return a file known by its id in the words of the target's format.
 
@@ -188,7 +254,10 @@ def _file_by_id(
     raise _foreign_file(file_id, draft)
 
 
-def _check_issuer(part: MultiModalPromptMessageContent, draft: Draft) -> None:
+def _check_issuer(
+    part: MultiModalPromptMessageContent,
+    draft: Draft,
+) -> None:
     """Raise InvokeBadRequestError for a file that only another vendor can read."""
     target = draft.target.format
     source = _anthropic_source(part)
@@ -196,9 +265,17 @@ def _check_issuer(part: MultiModalPromptMessageContent, draft: Draft) -> None:
         raise _foreign_file(str(source.get("file_id") or ""), draft)
     if part.url.startswith(_GOOGLE_FILES) and target != gemini.FORMAT:
         raise _foreign_file(part.url, draft)
+    # Audio of an earlier answer, which OpenAI's chat format knows by its id.
+    audio_id = part.extra.get(openai_chat.FORMAT, {}).get("id")
+    is_audio = isinstance(part, AudioPromptMessageContent) and not part.base64_data
+    if is_audio and audio_id and target != openai_chat.FORMAT:
+        raise _foreign_file(str(audio_id), draft)
 
 
-def _foreign_file(file_id: str, draft: Draft) -> InvokeBadRequestError:
+def _foreign_file(
+    file_id: str,
+    draft: Draft,
+) -> InvokeBadRequestError:
     """Return the error for a file that was uploaded to another vendor."""
     return InvokeBadRequestError(
         f"The file {file_id[:100]!r} was uploaded to another provider, and model"
@@ -210,7 +287,8 @@ def _foreign_file(file_id: str, draft: Draft) -> InvokeBadRequestError:
 
 
 def _translated(
-    part: OpaquePromptMessageContent, draft: Draft
+    part: OpaquePromptMessageContent,
+    draft: Draft,
 ) -> Iterator[PromptMessageContent]:
     """Yield what stands for a part that only another format has.
 
@@ -218,9 +296,7 @@ def _translated(
     """
     data, kind = part.data, str(part.data.get("type") or "")
     if part.format == anthropic.FORMAT and kind == "search_result":
-        title, source = str(data.get("title") or ""), str(data.get("source") or "")
-        heading = _heading("Search result", title, source)
-        yield from _blocks(heading, data.get("content"), draft)
+        yield from _search_result(data, draft)
     elif part.format == cohere.FORMAT and kind == "document":
         yield TextPromptMessageContent(data=_cohere_text(data.get("document")))
     elif file_id := _id_of_file(data):
@@ -230,16 +306,49 @@ def _translated(
         yield part
 
 
-def _blocks(heading: str, content: Any, draft: Draft) -> Iterator[PromptMessageContent]:
+def _search_result(
+    data: JSON,
+    draft: Draft,
+) -> Iterator[PromptMessageContent]:
+    """Yield what stands for a search result of Anthropic's format."""
+    title = str(data.get("title") or "")
+    source = str(data.get("source") or "")
+    heading = _heading("Search result", title, source)
+    if _asks_for_citations(data):
+        draft.drop("citations")
+    mark: Any = data.get("cache_control")
+    yield from _blocks(
+        heading,
+        data.get("content"),
+        draft,
+        mark if is_object(mark) else None,
+    )
+
+
+def _asks_for_citations(fields: JSON) -> bool:
+    """Whether a document or search result of Anthropic's format is to be cited."""
+    settings: Any = fields.get("citations")
+    return is_object(settings) and settings.get("enabled") is True
+
+
+def _blocks(
+    heading: str,
+    content: Any,
+    draft: Draft,
+    mark: JSON | None = None,
+) -> Iterator[PromptMessageContent]:
     """Yield a list of Anthropic's text and image blocks as parts, after a heading.
 
-    `content` may also be a string. A block of another type is left out by name.
+    `content` may also be a string. A block of another type is left out by name. `mark`
+    is the cache marker of the whole.
     """
     blocks: list[Any] = content if is_array(content) else []
     texts = [content] if isinstance(content, str) else []
     texts += [str(block.get("text")) for block in blocks if _is_text(block)]
     # Texts first: the heading belongs to them.
-    yield TextPromptMessageContent(data="\n".join([heading, *texts]))
+    yield TextPromptMessageContent(
+        data="\n".join([heading, *texts]), cache_control=mark
+    )
     others = [block for block in blocks if not _is_text(block)]
     for block in others:
         if (image := _image_of(block)) is not None:
@@ -282,7 +391,9 @@ def _id_of_file(data: JSON) -> str:
 
 
 def _foreign_id(
-    part: OpaquePromptMessageContent, file_id: str, draft: Draft
+    part: OpaquePromptMessageContent,
+    file_id: str,
+    draft: Draft,
 ) -> Iterator[PromptMessageContent]:
     """Yield a file of the Responses API for OpenAI's chat format, which has the same
     ids. Raises InvokeBadRequestError for any other."""
@@ -319,7 +430,8 @@ def _move_documents(draft: Draft) -> None:
 
 
 def _with_documents(
-    messages: list[AnyPromptMessage], documents: Iterable[Any]
+    messages: list[AnyPromptMessage],
+    documents: Iterable[Any],
 ) -> list[AnyPromptMessage]:
     """Return the messages with texts of the documents before the last user text."""
     texts = [TextPromptMessageContent(data=_cohere_text(entry)) for entry in documents]

@@ -70,6 +70,14 @@ _CALLER_NAMES: Mapping[str, Mapping[str, str]] = {
         "logprobs": "responseLogprobs",
         "top_logprobs": "logprobs",
         "modalities": "responseModalities",
+        "service_tier": "serviceTier",
+    },
+    "cohere": {
+        "stop": "stop_sequences",
+        "top_p": "p",
+        "top_k": "k",
+        "thinking_budget": "thinking",
+        "strict": "strict_tools",
     },
     "openai_responses": {
         "max_tokens": "max_output_tokens",

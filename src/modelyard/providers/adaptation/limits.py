@@ -5,6 +5,7 @@ import hashlib
 from typing import Any
 
 from modelyard.providers.adaptation.draft import Draft, Target
+from modelyard.wire.anthropic import DEFAULT_MAX_TOKENS
 
 _MAX_NAME = 64
 """The longest `user`, `safety_identifier` and `prompt_cache_key` of OpenAI."""
@@ -22,9 +23,16 @@ def output_limit(target: Target) -> int | None:
 
 
 def limit_output(draft: Draft) -> None:
-    """Lower `max_tokens` to what the model can write."""
+    """Lower `max_tokens` to what the model can write.
+
+    Anthropic requires one, so a request without gets one that the model accepts.
+    """
     limit = output_limit(draft.target)
     max_tokens = draft.request.model_parameters.get("max_tokens")
+    if limit is not None and max_tokens is None and draft.target.format == "anthropic":
+        default = draft.target.capabilities.max_tokens or DEFAULT_MAX_TOKENS
+        if default > limit:
+            draft.change_parameters(max_tokens=limit)
     if limit is not None and max_tokens is not None and max_tokens > limit:
         draft.change_parameters(max_tokens=limit)
         draft.drop("max_tokens")

@@ -54,7 +54,10 @@ def adapt_signatures(draft: Draft) -> None:
     """Keep the signatures that the target issued, and leave out all others."""
     messages = draft.request.messages
     if any(isinstance(message, AssistantPromptMessage) for message in messages):
-        adapted = [_adapted(message, draft) for message in messages]
+        adapted = [
+            _without_separate_thoughts(_adapted(message, draft), draft)
+            for message in messages
+        ]
         if adapted != messages:
             draft.change(messages=adapted)
     _sign_open_turn(draft)
@@ -223,9 +226,25 @@ def _takes_unsigned(target: Target) -> bool:
 
 def _takes_texts(target: Target) -> bool:
     """Whether the target accepts the text of another vendor's thoughts."""
+    capabilities = target.capabilities
+    if target.format == _CHAT:
+        return bool(capabilities.reasoning_field) or capabilities.thinking_parts
     return target.format not in _CHECKED or (
-        target.format == "anthropic" and target.capabilities.unsigned_thoughts
+        target.format == "anthropic" and capabilities.unsigned_thoughts
     )
+
+
+def _without_separate_thoughts(
+    message: AnyPromptMessage, draft: Draft
+) -> AnyPromptMessage:
+    """Return an answer without reasoning in a field of its own, which nobody has signed,
+    if the target takes none."""
+    if not isinstance(message, AssistantPromptMessage) or not message.reasoning_content:
+        return message
+    if _takes_texts(draft.target):
+        return message
+    draft.drop("reasoning_content")
+    return msgspec.structs.replace(message, reasoning_content=None)
 
 
 # ----------------------------------------------------------------- Gemini's open turn

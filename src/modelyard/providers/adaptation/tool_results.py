@@ -1,4 +1,5 @@
-"""Files in the results of tools, for targets whose tool messages hold texts only."""
+"""Results of tools and files of answers, for targets whose messages of these roles hold
+texts only."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -7,23 +8,112 @@ import msgspec
 
 from modelyard.models.messages import (
     AnyPromptMessage,
+    AssistantPromptMessage,
     FilePromptMessageContent,
     MultiModalPromptMessageContent,
     PromptMessageContent,
     TextPromptMessageContent,
     ToolPromptMessage,
     UserPromptMessage,
+    assistant_of,
     simplified_content,
 )
 from modelyard.providers.adaptation.draft import Draft, Target
 from modelyard.wire import anthropic, bedrock, gemini
 from modelyard.wire import openai_responses as responses
 
+# Formats whose results say whether the tool has failed.
+_KNOW_FAILURES = (anthropic.FORMAT, bedrock.FORMAT, gemini.FORMAT)
+# Formats whose earlier answers may have images.
+_ANSWER_WITH_IMAGES = (gemini.FORMAT, responses.FORMAT)
 # Formats whose results of tools may have files.
 _HOLD_FILES = (anthropic.FORMAT, bedrock.FORMAT, responses.FORMAT)
 # Google's models before the third generation take texts only.
 # Source: "Multimodal function responses" of Google's function calling guide.
 _TEXT_ONLY_GEMINI = ("gemini-1", "gemini-2")
+
+
+def mark_failed_results(draft: Draft) -> None:
+    """Let the text of a failed tool's result say so where the target has no field for
+    it."""
+    messages = draft.request.messages
+    if draft.target.format in _KNOW_FAILURES or not any(map(_has_failed, messages)):
+        return
+    draft.change(
+        messages=[
+            _with_failure(message)
+            if isinstance(message, ToolPromptMessage)
+            else message
+            for message in messages
+        ]
+    )
+
+
+def _has_failed(message: AnyPromptMessage) -> bool:
+    """Whether a message is the result of a tool that has failed."""
+    return isinstance(message, ToolPromptMessage) and message.is_error
+
+
+def _with_failure(message: ToolPromptMessage) -> ToolPromptMessage:
+    """Return a result whose text begins with the word that tells of a failure."""
+    if not message.is_error:
+        return message
+    if not isinstance(message.content, list):
+        return msgspec.structs.replace(message, content=f"{_FAILURE}{message.text}")
+    word = TextPromptMessageContent(data=_FAILURE)
+    return msgspec.structs.replace(message, content=[word, *message.content])
+
+
+_FAILURE = "Error: "
+
+
+def move_files_of_answers(draft: Draft) -> None:
+    """Move the files of earlier answers into the user's next message, unless the target's
+    answers may hold them."""
+    messages = draft.request.messages
+    if draft.is_same_format or draft.target.format in _ANSWER_WITH_IMAGES:
+        return
+    has_files = any(
+        isinstance(message, AssistantPromptMessage) and message.files
+        for message in messages
+    )
+    if has_files:
+        draft.change(messages=list(_with_files_moved(messages)))
+
+
+def _with_files_moved(
+    messages: Iterable[AnyPromptMessage],
+) -> Iterator[AnyPromptMessage]:
+    """Yield the messages; files of an answer precede what the user says next."""
+    waiting: list[PromptMessageContent] = []
+    for message in messages:
+        if isinstance(message, UserPromptMessage) and waiting:
+            content = [*waiting, *message.parts]
+            message = msgspec.structs.replace(message, content=content)
+            waiting = []
+        if isinstance(message, AssistantPromptMessage) and message.files:
+            label = "Files of the assistant's last answer:"
+            waiting += [TextPromptMessageContent(data=label), *message.files]
+            message = _without_answer_files(message)
+            # The answer may have been nothing else.
+            if not (message.content or message.tool_calls or message.refusal):
+                continue
+        yield message
+    if waiting:
+        yield UserPromptMessage(content=waiting)
+
+
+def _without_answer_files(message: AssistantPromptMessage) -> AssistantPromptMessage:
+    """Return an answer without its files."""
+    blocks = [
+        block
+        for block in msgspec.structs.replace(message, reasoning_content=None).blocks
+        if not isinstance(block, MultiModalPromptMessageContent)
+    ]
+    ordered = assistant_of(blocks)
+    return msgspec.structs.replace(
+        message, content=ordered.content, tool_calls=ordered.tool_calls
+    )
 
 
 def move_files_out_of_results(draft: Draft) -> None:
@@ -68,7 +158,8 @@ def _moved(messages: Iterable[AnyPromptMessage]) -> Iterator[AnyPromptMessage]:
 
 
 def _without_files(
-    message: ToolPromptMessage, waiting: list[PromptMessageContent]
+    message: ToolPromptMessage,
+    waiting: list[PromptMessageContent],
 ) -> ToolPromptMessage:
     """Return a tool message that points to its files, which are added to `waiting`."""
     files = message.files

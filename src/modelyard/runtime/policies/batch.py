@@ -81,6 +81,7 @@ class Batch:
             invocation.credential_id,
             request.dimensions,
             request.input_type,
+            request.unsupported,
             # Providers refuse a list of texts and token ids.
             isinstance(request.texts[0], TokenIds),
             msgspec.json.encode(request.extra),

@@ -1,0 +1,190 @@
+"""Details inside of messages and tools that the target's format has no field for: each
+is left out and named, as the fields of the request itself are."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from modelyard.base.json_types import is_object
+from modelyard.models.messages import (
+    AnyPromptMessage,
+    AssistantPromptMessage,
+    ImagePromptMessageContent,
+    OpaquePromptMessageContent,
+    PromptMessageContent,
+    TextPromptMessageContent,
+    ToolPromptMessage,
+)
+from modelyard.providers.adaptation.draft import Draft, fields_of
+from modelyard.providers.adaptation.tool_kinds import reported_name
+
+# What a parser stores in `extra` for its own format and other formats do not miss: marks
+# of a notation, originals of what was read, and what a rule of its own deals with.
+_READ: Mapping[str, frozenset[str]] = {
+    "openai_chat": frozenset(
+        {
+            "role",
+            "type",
+            "old",
+            "file_id",
+            "format",
+            "id",
+            "transcript",
+            "expires_at",
+        }
+    ),
+    "openai_responses": frozenset(
+        {
+            "role",
+            "type",
+            "item",
+            "instructions",
+            "id",
+            "status",
+            "namespace",
+            "format",
+            "strict_by_default",
+            "execution",
+        }
+    ),
+    "anthropic": frozenset(
+        {
+            "inline",
+            "source",
+            "context",
+            "citations",
+        }
+    ),
+    "gemini": frozenset(
+        {
+            "parameters",
+            "thought",
+        }
+    ),
+    "cohere": frozenset(
+        {
+            "tool_plan",
+        }
+    ),
+}
+# Objects whose entries are the fields without a reader.
+_CONTAINERS = (
+    "part",
+    "turn",
+    "content",
+)
+_CHAT = "openai_chat"
+_WITH_DETAIL = (
+    _CHAT,
+    "openai_responses",
+    "cohere",
+)
+_WITH_CITATIONS = (
+    "openai_responses",
+    "cohere",
+    "bedrock",
+)
+_CITATION_NAMES = {_CHAT: "annotations", "openai_responses": "annotations"}
+
+
+def report_unread_details(draft: Draft) -> None:
+    """Report every field of a message, part, call or tool that the target lacks."""
+    request = draft.original
+    if draft.is_same_format or not request.format:
+        return
+    for message in request.messages:
+        _report_message(message, draft)
+    for tool in request.tools:
+        # Another kind of tool is its whole definition.
+        if tool.type in ("function", "custom"):
+            _report_fields(tool.extra, draft)
+
+
+def _report_message(
+    message: AnyPromptMessage,
+    draft: Draft,
+) -> None:
+    """Report what is lost of a message."""
+    # The name of a tool's message repeats that of the call.
+    has_name = message.name and not isinstance(message, ToolPromptMessage)
+    if has_name and draft.target.format != _CHAT:
+        draft.drop("name")
+    if message.extra:
+        _report_fields(message.extra, draft)
+    if isinstance(message.content, list):
+        for part in message.content:
+            _report_part(part, draft)
+    if isinstance(message, AssistantPromptMessage):
+        for call in message.tool_calls:
+            _report_fields(call.extra, draft)
+
+
+def _report_part(
+    part: PromptMessageContent,
+    draft: Draft,
+) -> None:
+    """Report what is lost of a part. One that only another format has is dealt with as
+    a whole."""
+    if isinstance(part, OpaquePromptMessageContent):
+        return
+    if part.extra:
+        _report_fields(part.extra, draft)
+    is_image = isinstance(part, ImagePromptMessageContent)
+    if (
+        is_image
+        and part.detail not in ("", "auto")
+        and draft.target.format not in _WITH_DETAIL
+    ):
+        draft.drop("detail")
+
+
+def _report_fields(
+    extra: Mapping[str, Any],
+    draft: Draft,
+) -> None:
+    """Report the fields of the caller's format in an `extra`."""
+    caller = draft.request.format
+    read_names = _READ.get(caller, frozenset())
+    for name, value in _fields(fields_of(extra, caller)):
+        if name not in read_names and value not in (None, False, "", [], {}):
+            draft.drop(reported_name(name))
+
+
+def _fields(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield fields by name, with those that a parser has put into an object."""
+    for name, value in fields.items():
+        if name in _CONTAINERS and is_object(value):
+            yield from value.items()
+        else:
+            yield name, value
+
+
+def drop_foreign_citations(draft: Draft) -> None:
+    """Leave out the citations of earlier answers where the target has no place for
+    them. Anthropic takes only its own, which have an encrypted index."""
+    target = draft.target.format
+    if draft.is_same_format or target in _WITH_CITATIONS:
+        return
+    messages = [_without_citations(message) for message in draft.request.messages]
+    if messages != draft.request.messages:
+        draft.change(messages=messages)
+        draft.drop(_CITATION_NAMES.get(draft.request.format, "citations"))
+
+
+def _without_citations(message: AnyPromptMessage) -> AnyPromptMessage:
+    """Return a message whose texts cite nothing."""
+    content = message.content
+    if not isinstance(content, list):
+        return message
+    parts = [_uncited(part) for part in content]
+    if parts == content:
+        return message
+    return msgspec.structs.replace(message, content=parts)
+
+
+def _uncited(part: PromptMessageContent) -> PromptMessageContent:
+    """Return a part without citations."""
+    if not isinstance(part, TextPromptMessageContent) or not part.citations:
+        return part
+    return msgspec.structs.replace(part, citations=[])
