@@ -20,6 +20,7 @@ from tests.docs.pages import PAGES, normalised, text_of
 pytestmark = pytest.mark.proof("docs")
 
 
+@pytest.mark.case("9.7")
 @pytest.mark.parametrize("page", PAGES)
 def test_every_strong_sentence_is_listed(page: str):
     assert uncovered(page) == []

@@ -153,3 +153,30 @@ def test_openais_responses(served: Served):
         max_output_tokens=60,
     )
     assert '"city"' in answer.output_text
+
+
+@pytest.mark.case("2.3")
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_freeform_tool_on_the_local_model(served: Served, stream: bool):
+    grammar = {"type": "grammar", "syntax": "lark", "definition": "start: /.+/"}
+    tool: Any = {
+        "type": "custom",
+        "name": "write_note",
+        "description": "Write a note.",
+        "format": grammar,
+    }
+    with openai.OpenAI(base_url=served.url, api_key="none", max_retries=0) as client:
+        create: Any = client.responses.create
+        answer = create(
+            model="default",
+            input="Write the note 'hello'.",
+            tools=[tool],
+            tool_choice={"type": "custom", "name": "write_note"},
+            stream=stream,
+            temperature=0,
+            max_output_tokens=100,
+        )
+        response = list(answer)[-1].response if stream else answer
+    (item,) = [item for item in response.output if item.type == "custom_tool_call"]
+    assert item.name == "write_note"
+    assert item.input

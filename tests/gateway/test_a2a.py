@@ -192,6 +192,7 @@ def test_the_card_is_public_if_the_page_is(agent: Agent):
     )
 
 
+@pytest.mark.case("9.6")
 @pytest.mark.parametrize(("body", "code", "expected_text"), [
     (b"{", -32700, "not valid JSON"), ([], -32600, "jsonrpc '2.0'"), ({"jsonrpc": "2.0", "id": 1}, -32600, "'method' is required"),
     ({"jsonrpc": "2.0", "id": 1, "method": "Dance"}, -32601, "'Dance'"),
@@ -252,6 +253,7 @@ def test_messages_of_the_official_0_3_types_are_accepted(agent: Agent):
     assert agent.call("workflow", "tasks/get", **query_params)["id"] == task["id"]
 
 
+@pytest.mark.case("9.6")
 def test_the_official_client_is_answered(agent: Agent):
     ids = {f"{name}.id": value for name, value in agent.ids.items()}
     config_json = json.dumps({**agent.served_apps, **ids, "origin": agent.origin})

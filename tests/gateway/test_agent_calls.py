@@ -48,6 +48,7 @@ def send(here: World, path: str, body: Any) -> httpx.Response:
 GEMINI = "/v1beta/models/{model}:generateContent"
 
 
+@pytest.mark.case("4.1")
 @pytest.mark.parametrize(
     "target", ["anthropic", "chat", "responses", "gemini", "bedrock", "plain"]
 )
@@ -92,6 +93,7 @@ def test_a_name_that_a_chat_caller_sends_goes_along(world: Callable[[str], World
     assert here.upstream.requests[-1].json["messages"][-1]["name"] == "f"
 
 
+@pytest.mark.case("2.5")
 def test_a_forced_search_is_the_only_allowed_tool(world: Callable[[str], World]):
     here = world("responses")
     body = {

@@ -71,6 +71,7 @@ def world(start_gateway: Start, upstream: Play) -> Callable[[str], World]:
     return lambda target: World(target, start_gateway, upstream)
 
 
+@pytest.mark.case("11")
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("agent_name", AGENTS)
 def test_a_session_of_several_turns(

@@ -26,6 +26,7 @@ def post(running: Running, path: str, body: Any, **headers: str) -> Any:
     return ask(running, "POST", path, body, headers=named)
 
 
+@pytest.mark.case("8.2")
 def test_headers_say_what_a_call_belongs_to(start_gateway: Start):
     running = start_gateway()
     body = {"model": "echo/echo", "messages": HELLO}
@@ -80,6 +81,7 @@ def test_invalid_headers_are_refused(start_gateway: Start, name: str, value: str
     assert (reply.status, reply.json["error"]["param"]) == (400, name)
 
 
+@pytest.mark.case("8.2")
 @pytest.mark.parametrize(
     ("user_id", "user"),
     [
@@ -108,6 +110,7 @@ def test_the_user_of_claude_code_is_its_account(
     assert (row.user, row.session) == (user, SESSION)
 
 
+@pytest.mark.case("8.2")
 def test_the_header_of_claude_code_names_the_session(start_gateway: Start):
     running = start_gateway()
     body = {"model": "echo/echo", "max_tokens": 5, "messages": HELLO}

@@ -58,6 +58,7 @@ def check_failed_response(reply: Reply) -> Any:
     return response
 
 
+@pytest.mark.case("5.1")
 @pytest.mark.parametrize("cause", CAUSES)
 @WAYS
 def test_every_format_has_its_last_event(
@@ -93,6 +94,7 @@ def chat_document(**fields: Any) -> Any:
     return {"model": "oai/m", "messages": messages, **fields}
 
 
+@pytest.mark.case("5.1")
 @pytest.mark.parametrize("cause", CAUSES)
 def test_a_gemini_stream_ends_with_an_error_object(world: World, cause: str):
     contents = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
@@ -190,6 +192,7 @@ def in_lines(document: Any) -> bytes:
     return "".join(f"data: {line}\n" for line in lines).encode() + b"\n"
 
 
+@pytest.mark.case("5.3")
 @WAYS
 @pytest.mark.parametrize("stream_end", [b"", b"data: [DONE]\n\n"])
 def test_data_in_several_lines_is_one_event(
@@ -219,6 +222,7 @@ def test_the_inspector_leaves_an_event_in_several_lines_to_the_parser():
     assert inspector.unread == block
 
 
+@pytest.mark.case("5.3")
 @pytest.mark.parametrize(
     "feedback", [{}, {"promptFeedback": {}}, {"usageMetadata": {"promptTokenCount": 3}}]
 )
@@ -241,6 +245,7 @@ def test_a_blocked_gemini_prompt_is_an_answer(world: World):
     assert reply.json["choices"][0]["finish_reason"] == "content_filter"
 
 
+@pytest.mark.case("5.3")
 @WAYS
 def test_a_messages_stream_begins_with_an_estimate_of_the_input(
     world: World, headers: dict[str, str]

@@ -174,6 +174,7 @@ WAYS = pytest.mark.parametrize("is_usual", [False, True], ids=["direct", "usual"
 STREAMS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
 
+@pytest.mark.case("1.1")
 @WAYS
 @STREAMS
 def test_beta_names_and_the_query_reach_anthropic(
@@ -191,12 +192,14 @@ def test_beta_names_and_the_query_reach_anthropic(
         assert received.json["context_management"] == EDITS
 
 
+@pytest.mark.case("1.1")
 def test_lines_of_a_header_are_joined_without_repetition(world: World):
     lines = [("anthropic-beta", f"{CONTEXT} , a"), ("anthropic-beta", "a,b")]
     assert world.post("/v1/messages", BODY, lines).status_code == 200
     assert world.anthropic.requests[-1].headers["anthropic-beta"] == f"{CONTEXT},a,b"
 
 
+@pytest.mark.case("1.1")
 @WAYS
 @pytest.mark.parametrize("field", BETA_FIELDS)
 def test_a_field_without_its_beta_name_is_left_out_and_named(
@@ -215,6 +218,7 @@ def test_a_field_without_its_beta_name_is_left_out_and_named(
     assert field in refused.json()["error"]["message"]
 
 
+@pytest.mark.case("1.1")
 @pytest.mark.parametrize("field", BETA_FIELDS)
 def test_a_field_goes_along_with_its_beta_name(world: World, field: str):
     sent = {"anthropic-beta": f"{BETA_FIELDS[field][0]}2026-01-01"}
@@ -223,6 +227,7 @@ def test_a_field_goes_along_with_its_beta_name(world: World, field: str):
     assert world.anthropic.requests[-1].json[field] == {"a": "b"}
 
 
+@pytest.mark.case("1.1")
 @WAYS
 def test_another_vendor_gets_neither_the_name_nor_the_field(
     world: World, is_usual: bool
@@ -241,6 +246,7 @@ def test_another_vendor_gets_neither_the_name_nor_the_field(
     assert answer.headers["x-request-id"] != OPENAI_LIMITS["x-request-id"]
 
 
+@pytest.mark.case("1.1")
 def test_the_names_of_a_provider_file_are_merged(
     start_gateway: Start, upstream: Play, tmp_path: Path
 ):
@@ -276,6 +282,7 @@ PRIVATE = {
 }
 
 
+@pytest.mark.case("1.1")
 @WAYS
 @pytest.mark.parametrize(
     ("path", "model", "passed"),
@@ -320,6 +327,7 @@ def test_only_listed_headers_go_along(
     assert "key-of-the-caller" not in str(received.headers)
 
 
+@pytest.mark.case("1.1")
 @WAYS
 def test_an_account_of_the_callers_is_not_chosen_with_the_operators_key(
     world: World, is_usual: bool
@@ -334,6 +342,7 @@ def test_an_account_of_the_callers_is_not_chosen_with_the_operators_key(
     assert not set(sent) & set(world.openai.requests[-1].headers)
 
 
+@pytest.mark.case("1.1")
 @WAYS
 @STREAMS
 @pytest.mark.parametrize(
@@ -371,6 +380,7 @@ def test_limits_and_the_providers_id_come_back(
         ]
 
 
+@pytest.mark.case("1.1")
 @WAYS
 @STREAMS
 def test_limits_come_back_with_an_error(world: World, is_usual: bool, stream: bool):
@@ -491,6 +501,7 @@ def mcp_call(
     return int(status_line.split()[1])
 
 
+@pytest.mark.case("1.2")
 @pytest.mark.parametrize("blanks", ["", " ", "   \t"])
 def test_blanks_around_a_header_are_not_part_of_it(start_gateway: Start, blanks: str):
     running = start_gateway()
@@ -505,6 +516,7 @@ def test_blanks_around_a_header_are_not_part_of_it(start_gateway: Start, blanks:
     assert mcp_call(running, version, lines, "tools/call", **arguments) == 200
 
 
+@pytest.mark.case("1.3")
 @pytest.mark.parametrize(
     ("header", "version"),
     [

@@ -382,6 +382,31 @@ def test_langchain_chats_streams_calls_tools_structures_answers_and_embeds(
     assert embed.embed_query("a") == [0.5, 0.25]
 
 
+class Letters(OpenAIEmbeddings):
+    """LangChain's embeddings as they are by default, but with a tokenizer that need not
+    be fetched: each letter is a token."""
+
+    def _tokenize(self, texts: list[str], chunk_size: int) -> Any:  # type: ignore[override]
+        tokens = [[ord(character) for character in text] for text in texts]
+        counts = [len(each) for each in tokens]
+        return range(0, len(texts), chunk_size), tokens, [*range(len(texts))], counts
+
+
+@pytest.mark.case("10.1")
+def test_langchains_embeddings_by_default_are_token_ids(
+    start_gateway: Start, upstream: Callable[[Handler], Upstream]
+):
+    server = upstream(served)
+    embed = Letters(
+        model="openai/text-embedding-3-small",
+        base_url=start_gateway(server).url,
+        api_key="none",
+    )  # type: ignore[call-arg,arg-type]
+    assert embed.check_embedding_ctx_length
+    assert embed.embed_documents(["ab", "c"]) == [[0.5, 0.25]] * 2
+    assert server.requests[-1].json["input"] == [[97, 98], [99]]
+
+
 @pytest.mark.parametrize("api_format", ["chat", "anthropic", "google"])
 def test_pydantic_ai_runs_an_agent_with_a_tool_in_each_format(
     running: Running, api_format: str

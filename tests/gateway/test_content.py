@@ -129,6 +129,7 @@ DOCUMENTS = {
 }
 
 
+@pytest.mark.case("4.2")
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("kind", DOCUMENTS)
 def test_text_documents_reach_every_format(
@@ -145,6 +146,7 @@ def test_text_documents_reach_every_format(
     assert "x-modelyard-dropped" not in response.headers
 
 
+@pytest.mark.case("4.2")
 @pytest.mark.parametrize("target", [name for name in TARGETS if name != "anthropic"])
 def test_documents_in_tool_results_reach_every_format(
     world: tuple[Running, Upstream], target: str
@@ -174,6 +176,7 @@ def _tool_turn(content: list[Any], *ids: str) -> list[JSON]:
     ]
 
 
+@pytest.mark.case("4.1")
 def test_images_of_tool_results_follow_all_results_where_tools_hold_texts(
     world: tuple[Running, Upstream],
 ):
@@ -193,6 +196,7 @@ def test_images_of_tool_results_follow_all_results_where_tools_hold_texts(
     assert image == f"data:image/png;base64,{PNG}"
 
 
+@pytest.mark.case("4.1")
 @pytest.mark.parametrize("target", ["anthropic", "gemini"])
 def test_images_of_tool_results_stay_where_tools_hold_files(
     world: tuple[Running, Upstream], target: str
@@ -206,6 +210,7 @@ def test_images_of_tool_results_stay_where_tools_hold_files(
     assert "next user message" not in json.dumps(sent)
 
 
+@pytest.mark.case("4.1")
 def test_images_of_responses_tool_outputs_follow_the_result(
     world: tuple[Running, Upstream],
 ):
@@ -234,6 +239,7 @@ def test_images_of_responses_tool_outputs_follow_the_result(
     assert PNG in json.dumps(sent["messages"][-1])
 
 
+@pytest.mark.case("4.2")
 @pytest.mark.parametrize("target", TARGETS)
 def test_documents_of_coheres_requests_reach_every_format(
     world: tuple[Running, Upstream], target: str
@@ -261,6 +267,7 @@ def test_documents_that_are_no_list_are_refused(world: tuple[Running, Upstream])
     assert not sent
 
 
+@pytest.mark.case("4.2")
 # They take PDFs as files, so a plain text has to become a text.
 @pytest.mark.parametrize("target", ["openai", "anthropic", "cohere"])
 def test_text_files_in_base64_reach_vendors_that_take_pdfs_only(
@@ -324,6 +331,7 @@ def _with_file(path: str, part: JSON, model: str) -> tuple[str, JSON]:
     return path, {"model": model, "max_tokens": 100, "messages": [turn]}
 
 
+@pytest.mark.case("4.2")
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("kind", FILE_IDS)
 def test_a_file_id_goes_to_its_issuer_alone(

@@ -42,6 +42,7 @@ def recorded(recording: dict[str, Any]) -> Answer:
     return json_answer(recording["body"], status=recording["status"])
 
 
+@pytest.mark.case("6.1")
 @pytest.mark.parametrize("headers", [DIRECT, USUAL], ids=["direct", "usual"])
 def test_an_overflow_has_one_code_and_is_not_repeated(
     world: World, headers: dict[str, str]
@@ -60,6 +61,7 @@ def test_an_overflow_has_one_code_and_is_not_repeated(
     assert (world.direct_calls > 0) == (headers is DIRECT)
 
 
+@pytest.mark.case("6.1")
 @pytest.mark.parametrize("headers", [DIRECT, USUAL], ids=["direct", "usual"])
 def test_an_overflow_is_told_to_messages_callers_in_anthropics_words(
     world: World, headers: dict[str, str]
@@ -91,6 +93,7 @@ OWN_OVERFLOWS = {
 }
 
 
+@pytest.mark.case("6.1")
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("headers", [DIRECT, USUAL], ids=["direct", "usual"])
 @pytest.mark.parametrize("provider", OWN_OVERFLOWS)
@@ -176,6 +179,7 @@ def test_an_overflow_inside_a_successful_answer_is_one(world: World):
             assert message == "prompt is too long: 9000 tokens > 8192 maximum"
 
 
+@pytest.mark.case("6.2")
 def test_a_long_text_keeps_its_code_and_field(world: World):
     message = (
         "Invalid 'user': string too long. Expected a string with maximum length 64, but"
@@ -280,6 +284,7 @@ MISSING_MODELS = {
 }
 
 
+@pytest.mark.case("6.3")
 @pytest.mark.parametrize("provider", MISSING_MODELS)
 def test_a_missing_model_is_named_in_every_format(world: World, provider: str):
     model, answer = f"{provider}/m", MISSING_MODELS[provider]
@@ -296,6 +301,7 @@ def test_a_missing_model_is_named_in_every_format(world: World, provider: str):
     assert (reply.status, reply.json["error"]["status"]) == (404, "NOT_FOUND")
 
 
+@pytest.mark.case("6.3")
 @pytest.mark.parametrize("provider", MISSING_MODELS)
 @pytest.mark.parametrize("headers", [DIRECT, USUAL], ids=["direct", "usual"])
 def test_a_missing_model_fails_over(
@@ -313,6 +319,7 @@ def test_a_missing_model_fails_over(
     assert len(models) == 4
 
 
+@pytest.mark.case("6.3")
 @pytest.mark.parametrize("headers", [DIRECT, USUAL], ids=["direct", "usual"])
 def test_a_wrong_address_is_the_operators_error(world: World, headers: dict[str, str]):
     for answer in (
@@ -438,6 +445,7 @@ def test_an_exhausted_quota_reaches_the_caller(world: World):
     assert (reply.status, reply.json["error"]["message"]) == (400, message)
 
 
+@pytest.mark.case("6.1")
 def test_an_overflow_goes_on_with_another_target_of_a_route(
     start_gateway: Start, upstream: Play
 ):

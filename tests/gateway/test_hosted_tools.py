@@ -5,6 +5,7 @@ The gateway executes them and answers in the format of the API.
 
 import asyncio
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from openai import OpenAI
 from tools.show.app_clients import serving
 
 from modelyard.app import Modelyard
+from modelyard.base.errors import InvokeBadRequestError
 from modelyard.gateway.openai.hosted_tools import (
     HostedModel,
     HostedTools,
@@ -22,6 +24,7 @@ from modelyard.knowledge.entities import DatasetSettings, Technique
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMResultChunkDelta
 from modelyard.models.messages import (
     AssistantPromptMessage,
+    PromptMessageTool,
     ToolCall,
     ToolCallFunction,
 )
@@ -30,6 +33,7 @@ from modelyard.testing.agents import ScriptedChatModel
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.function import tool
 from modelyard.tools.manager import ToolManager
+from modelyard.wire.openai_responses import FORMAT
 
 CODE = "print('so:')\n6 * 7"
 
@@ -131,6 +135,7 @@ def test_hosted_tools_stream_items(client: OpenAI):
     assert (search_call.queries, search_call.results[0].text, search_call.results[0].filename) == (["parcels"], "Parcels leave before noon.", "shipping")  # fmt: skip
 
 
+@pytest.mark.case("2.1")
 def test_the_callers_functions_are_returned_to_the_caller(client: OpenAI):
     script(
         {"calls": [["web_search", {"query": "rain"}], ["open_door", {}]]}, "It is open."
@@ -196,7 +201,6 @@ def test_the_number_of_hosted_calls_is_limited(client: OpenAI):
 
 @pytest.mark.parametrize(("tool", "expected_text"), [
     ({"type": "file_search", "vector_store_ids": []}, "vector_store_ids"),
-    ({"type": "mcp", "server_label": "nowhere"}, "require_approval"),
     ({"type": "mcp"}, "server_label"),
 ])  # fmt: skip
 def test_unavailable_tools_are_refused(
@@ -208,6 +212,26 @@ def test_unavailable_tools_are_refused(
         400,
         True,
     ), answer.text
+
+
+class RegisteredServers:
+    """Tools of an MCP server that the tenant has registered."""
+
+    async def list(self, tenant: str, kind: str) -> list[Any]:
+        del tenant, kind
+        return [SimpleNamespace(provider="shop", name="search")]
+
+
+def test_a_registered_server_is_not_used_with_an_approval_that_nobody_gives():
+    hosted = HostedTools(RegisteredServers(), None)  # type: ignore[arg-type]
+    declared = PromptMessageTool(
+        name="mcp",
+        type="mcp",
+        extra={FORMAT: {"type": "mcp", "server_label": "shop"}},
+    )
+    request = LLMRequest(messages=[], tools=[declared])
+    with pytest.raises(InvokeBadRequestError, match="require_approval"):
+        asyncio.run(hosted.prepare("default", request, None))
 
 
 KEYS: list[str] = []

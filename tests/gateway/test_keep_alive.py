@@ -201,6 +201,7 @@ def player(upstream: Play, recorded: bytes) -> Upstream:
     return upstream(lambda request: answer)
 
 
+@pytest.mark.case("5.2")
 def test_the_table_has_the_bytes_of_each_format():
     assert KEEP_ALIVES == {
         "openai": COMMENT,
@@ -210,6 +211,7 @@ def test_the_table_has_the_bytes_of_each_format():
     }
 
 
+@pytest.mark.case("5.2")
 @pytest.mark.parametrize("recorded", ["chat", "parsed chat"], indirect=True)
 def test_openais_client_skips_them_in_a_chat(player: Upstream):
     with openai.OpenAI(base_url=player.url, api_key="none", max_retries=0) as client:
@@ -227,6 +229,7 @@ def test_openais_client_skips_them_in_a_completion(player: Upstream):
     assert "".join(chunk.choices[0].text for chunk in chunks) == "hello"
 
 
+@pytest.mark.case("5.2")
 @pytest.mark.parametrize("recorded", ["responses"], indirect=True)
 def test_openais_client_skips_them_in_a_response(player: Upstream):
     with (
@@ -238,6 +241,7 @@ def test_openais_client_skips_them_in_a_response(player: Upstream):
     assert types_of_events[0] == "response.created"
 
 
+@pytest.mark.case("5.2")
 @pytest.mark.parametrize("recorded", ["anthropic"], indirect=True)
 def test_anthropics_client_skips_them(player: Upstream):
     with (
@@ -255,6 +259,7 @@ def google_client(player: Upstream) -> genai.Client:
     return genai.Client(api_key="none", http_options=options)
 
 
+@pytest.mark.case("5.2")
 @pytest.mark.parametrize("recorded", ["google"], indirect=True)
 def test_googles_client_skips_them(player: Upstream):
     client = google_client(player)
@@ -357,6 +362,7 @@ def test_without_keep_alives_the_head_waits_for_the_first_event(
     assert keep_alive not in recorder.finish()
 
 
+@pytest.mark.case("5.2")
 def test_pings_of_an_upstream_are_replaced_by_the_gateways_own(
     start_gateway: Start, upstream: Play
 ):

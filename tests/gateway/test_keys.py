@@ -33,6 +33,7 @@ def post(running: Running, path: str, headers: dict[str, str]) -> httpx.Response
     return httpx.post(running.origin + path, json=body, headers=headers, timeout=30)
 
 
+@pytest.mark.case("9.2")
 @pytest.mark.parametrize(
     ("path", "headers", "status"),
     [
@@ -86,6 +87,7 @@ def test_where_a_key_is_read(
     assert post(running, path, headers).status_code == status
 
 
+@pytest.mark.case("9.2")
 def test_a_key_in_a_url_is_in_no_log_and_no_answer(
     running: Running, caplog: pytest.LogCaptureFixture
 ):
@@ -127,6 +129,7 @@ def test_the_order_of_the_carriers():
     assert presented_key({**scope, "path": "/v1beta/models", "headers": []}) == b"e"
 
 
+@pytest.mark.case("9.2")
 def test_restrictions_are_those_of_the_key_that_counts(
     start_gateway: Start, upstream: Play
 ):

@@ -141,6 +141,7 @@ def text_of(reply: Reply) -> str:
     return reply.json["output"][0]["content"][0]["text"]
 
 
+@pytest.mark.case("one-format")
 @pytest.mark.parametrize(
     "missing",
     [
@@ -161,6 +162,7 @@ def test_a_missing_format_is_asked_for_once(server: Server, missing: Answer):
     assert server.paths == [RESPONSES, CHAT, CHAT, CHAT]
 
 
+@pytest.mark.case("one-format")
 def test_a_stream_goes_on_in_the_format_that_is_spoken(server: Server):
     reply = server.responses(MODEL, stream=True)
     assert reply.status == 200
@@ -170,6 +172,7 @@ def test_a_stream_goes_on_in_the_format_that_is_spoken(server: Server):
     assert server.paths[2:] == [CHAT]
 
 
+@pytest.mark.case("one-format")
 def test_a_format_is_asked_for_again_after_a_time(server: Server):
     text_of(server.responses(MODEL))
     model = server.running.yard.services.providers.manager.factory.get_model(
@@ -193,6 +196,7 @@ def model_type() -> Any:
     return ModelType.LLM
 
 
+@pytest.mark.case("one-format")
 @WAYS
 def test_a_chat_goes_on_as_a_response(server: Server, headers: dict[str, str]):
     server.spoken = {CHAT, RESPONSES}
@@ -207,6 +211,7 @@ def test_a_chat_goes_on_as_a_response(server: Server, headers: dict[str, str]):
     assert (server.direct_calls > 0) == (headers is DIRECT)
 
 
+@pytest.mark.case("one-format")
 @WAYS
 def test_messages_go_on_as_a_chat(server: Server, headers: dict[str, str]):
     assert server.chat(MODEL, headers).status == 200
@@ -250,6 +255,7 @@ def test_an_api_that_has_no_other_format_is_the_operators_error(server: Server):
     assert server.chat(MODEL).status == 200
 
 
+@pytest.mark.case("one-format")
 def test_a_completion_goes_on_as_a_chat(server: Server):
     for _ in range(2):
         document = {"model": MODEL, "prompt": "hi"}
@@ -311,6 +317,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.case("one-format")
 @pytest.mark.parametrize("name", FIELDS)
 @WAYS
 def test_a_refused_field_is_left_out_and_named(
@@ -334,6 +341,7 @@ def test_a_refused_field_is_left_out_and_named(
     assert has_field(server.upstream.requests[-1].body, name)
 
 
+@pytest.mark.case("one-format")
 @WAYS
 def test_refused_stream_options_are_named_if_the_caller_sent_them(
     server: Server, headers: dict[str, str]
@@ -382,6 +390,7 @@ def test_a_caller_may_want_an_error_instead(server: Server):
     assert len(server.upstream.requests) == 1
 
 
+@pytest.mark.case("one-format")
 def test_refused_dimensions_of_an_embedding_are_left_out_and_named(server: Server):
     server.spoken = {"/v1/embeddings"}
     message = (
@@ -554,6 +563,7 @@ def test_what_is_learnt_ends_and_is_bounded():
     assert learnt.speaks("http://1499", "openai")
 
 
+@pytest.mark.case("one-format")
 def test_the_check_of_a_provider_says_what_its_server_speaks(
     upstream: Play, tmp_path: Any
 ):

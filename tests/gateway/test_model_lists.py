@@ -13,6 +13,7 @@ from tests.gateway.conftest import Running
 
 Start = Callable[..., Running]
 MODELS = "echo/echo"
+pytestmark = pytest.mark.proof("clients")
 
 
 @pytest.fixture
@@ -36,6 +37,7 @@ def get(running: Running, path: str, **headers: str) -> httpx.Response:
     )
 
 
+@pytest.mark.case("9.3")
 def test_anthropics_client_gets_its_own_list(running: Running, names: list[str]):
     api = anthropic.Anthropic(base_url=running.origin, api_key="none", max_retries=0)
     listed = list(api.models.list(limit=2))
@@ -49,6 +51,7 @@ def test_anthropics_client_gets_its_own_list(running: Running, names: list[str])
     assert (body["type"], body["error"]["type"]) == ("error", "not_found_error")
 
 
+@pytest.mark.case("9.3")
 @pytest.mark.parametrize("version", ["v1", "v1beta"])
 def test_googles_client_gets_its_own_list(
     running: Running, names: list[str], version: str
@@ -101,6 +104,7 @@ def azure(running: Running, **options: Any) -> openai.AzureOpenAI:
     )
 
 
+@pytest.mark.case("9.1")
 def test_azures_client_reaches_the_same_routes(running: Running, names: list[str]):
     api = azure(running)
     messages: Any = [{"role": "user", "content": "hello there"}]
@@ -120,6 +124,7 @@ def test_azures_client_reaches_the_same_routes(running: Running, names: list[str
         api.chat.completions.create(model="echo/none", messages=messages)
 
 
+@pytest.mark.case("9.1")
 @pytest.mark.parametrize(
     "path",
     [
@@ -144,6 +149,7 @@ def test_azures_paths(running: Running, path: str):
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST, OPTIONS")
 
 
+@pytest.mark.case("9.1")
 @pytest.mark.parametrize(
     "path", ["/openai/deployments/echo/none", "/openai/nothing", "/openai/v1/nothing"]
 )

@@ -69,6 +69,7 @@ def gemini_answer(usage: dict[str, Any]) -> Any:
     )
 
 
+@pytest.mark.case("8.1")
 def test_cached_thought_and_tool_tokens_of_gemini_are_priced(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):
@@ -175,6 +176,7 @@ def test_a_long_prompt_of_a_service_tier_has_its_own_price(
     assert row.total_price == (amounts / MILLION).quantize(Decimal("0.0000001"))
 
 
+@pytest.mark.case("8.1")
 def test_a_budget_refuses_a_model_without_a_price_and_says_what_to_do(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):
@@ -197,6 +199,7 @@ def test_a_budget_refuses_a_model_without_a_price_and_says_what_to_do(
     assert chat(running, "openai/gpt-5-mini").status == 200
 
 
+@pytest.mark.case("8.1")
 def test_a_stated_price_counts_calls_without_a_price(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):
@@ -297,6 +300,7 @@ def test_invalid_settings_for_unpriced_calls_are_refused(tmp_path: Any, text: st
         load_settings({}, config=str(path))
 
 
+@pytest.mark.case("7.5")
 def test_each_gemini_model_of_the_catalogue_is_googles_own():
     names = [entity.model for entity in catalog_definition("gemini").entity.models]
     assert not [name for name in names if not name.startswith(("gemini", "gemma"))]
@@ -310,6 +314,7 @@ def test_each_gemini_model_of_the_catalogue_is_googles_own():
         assert price_of("gemini", name).output
 
 
+@pytest.mark.case("7.5")
 def test_the_catalogue_prices_the_names_that_clients_use():
     assert price_of("mistral", "mistral-large-latest").input
     assert price_of("openai", "gpt-4o-2024-08-06").input

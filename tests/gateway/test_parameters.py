@@ -138,6 +138,7 @@ def ask(
     return server.requests[-1].json, {*dropped.split(", ")} - {""}
 
 
+@pytest.mark.case("7.1")
 @pytest.mark.parametrize("path", ["/chat/completions", "/messages"])
 def test_a_long_user_becomes_a_hash_that_stays_the_same(gateway: Gateway, path: str):
     name = "u" * 150
@@ -152,6 +153,7 @@ def test_a_long_user_becomes_a_hash_that_stays_the_same(gateway: Gateway, path: 
     assert ask(gateway, "openai/gpt-4o", user="u" * 64)[0]["user"] == "u" * 64
 
 
+@pytest.mark.case("7.1")
 def test_a_long_cache_key_becomes_a_hash(gateway: Gateway):
     fields = {"safety_identifier": "s" * 70, "prompt_cache_key": "c" * 70}
     body, dropped = ask(gateway, "openai/gpt-4o", **fields)
@@ -159,6 +161,7 @@ def test_a_long_cache_key_becomes_a_hash(gateway: Gateway):
     assert dropped == set()
 
 
+@pytest.mark.case("7.2")
 def test_a_developer_is_the_system_elsewhere(gateway: Gateway):
     messages = [{"role": "developer", "content": "x"}, *USER]
     body, _ = ask(gateway, "deepseek/deepseek-chat", messages=messages)
@@ -167,6 +170,7 @@ def test_a_developer_is_the_system_elsewhere(gateway: Gateway):
     assert body["messages"][0]["role"] == "developer"
 
 
+@pytest.mark.case("7.3")
 def test_what_must_not_be_stored_is_not(gateway: Gateway):
     responses = {"input": "hi", "store": False}
     assert (
@@ -179,6 +183,7 @@ def test_what_must_not_be_stored_is_not(gateway: Gateway):
     assert "store" not in ask(gateway, "openai/gpt-5-pro", "/responses", input="hi")[0]
 
 
+@pytest.mark.case("7.4")
 def test_every_unread_field_is_named(gateway: Gateway):
     fields: dict[str, Any] = {
         "logit_bias": {"50256": -100},
@@ -197,6 +202,7 @@ def test_every_unread_field_is_named(gateway: Gateway):
     assert answer.status_code == 400
 
 
+@pytest.mark.case("7.2")
 def test_a_strict_server_gets_known_fields_alone(gateway: Gateway):
     fields: dict[str, Any] = {
         "store": True,
@@ -209,6 +215,7 @@ def test_a_strict_server_gets_known_fields_alone(gateway: Gateway):
     assert dropped == {"store", "service_tier", "user"}
 
 
+@pytest.mark.case("7.5")
 def test_stop_sequences_that_are_refused_are_left_out(gateway: Gateway):
     stop = ["a", "b", "c", "d", "e"]
     body, dropped = ask(gateway, "openai/gpt-4o", stop=stop)
@@ -217,6 +224,7 @@ def test_stop_sequences_that_are_refused_are_left_out(gateway: Gateway):
     assert (body["stop_sequences"], dropped) == (["x"], {"stop"})
 
 
+@pytest.mark.case("7.5")
 def test_the_output_limit_is_that_of_the_model(gateway: Gateway):
     for max_tokens in (32_000, 500_000):
         body, dropped = ask(gateway, "openai/gpt-4o", max_tokens=max_tokens)
@@ -231,6 +239,7 @@ def test_a_required_output_limit_is_one_that_the_model_accepts(gateway: Gateway)
     assert ask(gateway, "anthropic/claude-sonnet-4-5")[0]["max_tokens"] == 8192
 
 
+@pytest.mark.case("7.5")
 def test_service_tiers_are_put_into_the_targets_words(gateway: Gateway):
     model = "anthropic/claude-sonnet-4-5"
     body, dropped = ask(gateway, model, service_tier="flex")
@@ -244,6 +253,7 @@ def test_service_tiers_are_put_into_the_targets_words(gateway: Gateway):
     assert body["service_tier"] == "default"
 
 
+@pytest.mark.case("4.4")
 @pytest.mark.parametrize("model", ["openai/gpt-4o", "mistral/mistral-large-3"])
 def test_cache_marks_are_stripped_where_they_are_refused(gateway: Gateway, model: str):
     text = {"type": "text", "text": "hi", "cache_control": MARK}
@@ -258,6 +268,7 @@ def test_cache_marks_are_stripped_where_they_are_refused(gateway: Gateway, model
     assert dropped == {"cache_control"}
 
 
+@pytest.mark.case("4.5")
 def test_a_cache_key_becomes_marks(gateway: Gateway):
     tool = {"type": "function", "name": "f", "parameters": {"type": "object"}}
     body, dropped = ask(
@@ -278,6 +289,7 @@ def test_a_cache_key_becomes_marks(gateway: Gateway):
 JSON_MODE = {"response_format": {"type": "json_object"}}
 
 
+@pytest.mark.case("4.3")
 def test_json_mode_is_asked_for_and_checked(gateway: Gateway):
     claude_texts[:] = ["All done."]
     running, servers = gateway
@@ -289,6 +301,7 @@ def test_json_mode_is_asked_for_and_checked(gateway: Gateway):
     assert "does not satisfy" in second["messages"][-1]["content"][0]["text"]
 
 
+@pytest.mark.case("4.3")
 def test_an_answer_that_is_no_json_twice_is_an_error(gateway: Gateway):
     claude_texts[:] = ["All done.", "Really."]
     running, _ = gateway

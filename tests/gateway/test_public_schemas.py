@@ -84,6 +84,7 @@ def events_of(body: bytes) -> list[Any]:
     return [json.loads(line.removeprefix(b"data: ")) for line in lines]
 
 
+@pytest.mark.case("9.5")
 def test_a_response_has_every_required_field(start_gateway: Start):
     running = start_gateway()
     body = {"model": "echo/echo", "input": "hi", "tools": [WEATHER]}
@@ -113,6 +114,7 @@ def test_a_response_repeats_what_the_request_says(start_gateway: Start):
     assert {name: reply.json[name] for name in said} == said
 
 
+@pytest.mark.case("9.5")
 def test_a_message_has_every_required_field(start_gateway: Start):
     running = start_gateway()
     body = {"model": "echo/echo", "max_tokens": 9, "messages": HELLO}
@@ -207,11 +209,13 @@ def claude_gateway(start_gateway: Start, upstream: Callable[..., Upstream]) -> R
     return start_gateway(providers=[provider_at(f"{url}/v1", "anthropic")])
 
 
+@pytest.mark.case("9.5")
 def test_an_answer_of_anthropic_comes_back_as_it_is(claude_gateway: Running):
     body = {"model": "anthropic/claude-sonnet-4-5", "max_tokens": 9, "messages": HELLO}
     assert ask(claude_gateway, "POST", "/v1/messages", body).json == ANSWER
 
 
+@pytest.mark.case("9.5")
 def test_a_stream_of_anthropic_keeps_its_fields_in_their_places(
     claude_gateway: Running,
 ):
@@ -229,6 +233,7 @@ def test_a_stream_of_anthropic_keeps_its_fields_in_their_places(
     assert end["usage"]["service_tier"] == "standard"
 
 
+@pytest.mark.case("9.1")
 def test_compaction_is_a_plain_404(start_gateway: Start):
     body = {"model": "echo/echo", "input": "hi"}
     reply = ask(start_gateway(), "POST", "/v1/responses/compact", body)

@@ -115,6 +115,7 @@ def closed_client() -> Iterator[None]:
     close_client()
 
 
+@pytest.mark.case("9.5")
 # The suite uses a part of jsonschema that is deprecated.
 @pytest.mark.filterwarnings("ignore:jsonschema.RefResolver is deprecated")
 @pytest.mark.usefixtures("closed_client")

@@ -212,6 +212,7 @@ CLIENTS = {
 }
 
 
+@pytest.mark.case("3.4")
 @pytest.mark.parametrize("second", TARGETS)
 @pytest.mark.parametrize("first", TARGETS)
 @pytest.mark.parametrize("client_name", CLIENTS)
@@ -241,6 +242,7 @@ def test_a_signature_arrives_at_its_issuer_alone(
         assert SKIP in text
 
 
+@pytest.mark.case("3.1")
 @pytest.mark.parametrize("client_name", CLIENTS)
 def test_geminis_signature_survives_clients_that_keep_calls_alone(
     world: tuple[Running, Upstream], client_name: str
@@ -256,6 +258,7 @@ def test_geminis_signature_survives_clients_that_keep_calls_alone(
     assert "id" not in sent["contents"][2]["parts"][0]["functionResponse"]
 
 
+@pytest.mark.case("3.1")
 def test_geminis_signature_survives_a_stream(world: tuple[Running, Upstream]):
     gateway, server = world
     client = MessagesClient()
@@ -277,6 +280,7 @@ def test_geminis_signature_survives_a_stream(world: tuple[Running, Upstream]):
     assert part == {"functionCall": CALL, "thoughtSignature": GEMINI}
 
 
+@pytest.mark.case("3.1")
 def test_unknown_calls_of_the_current_turn_get_googles_placeholder(
     world: tuple[Running, Upstream],
 ):
@@ -314,6 +318,7 @@ def test_unknown_calls_of_the_current_turn_get_googles_placeholder(
     assert SKIP not in json.dumps(sent)
 
 
+@pytest.mark.case("3.3")
 def test_googles_placeholder_is_no_thought_of_claude(world: tuple[Running, Upstream]):
     gateway, server = world
     called = {"id": "c1", "name": "f", "args": {}}
@@ -343,6 +348,7 @@ def test_googles_placeholder_is_no_thought_of_claude(world: tuple[Running, Upstr
     assert base64.b64decode(signed[0], validate=True)
 
 
+@pytest.mark.case("3.4")
 def test_an_unsigned_thought_never_goes_to_claude(world: tuple[Running, Upstream]):
     gateway, server = world
     thought = {"type": "thinking", "thinking": "hmm", "signature": ""}
@@ -357,6 +363,7 @@ def test_an_unsigned_thought_never_goes_to_claude(world: tuple[Running, Upstream
     assert response.headers["x-modelyard-dropped"] == "thinking"
 
 
+@pytest.mark.case("3.2")
 def test_text_is_the_last_block(upstream: Play, start_gateway: Start):
     parts: list[JSON] = [
         {"text": "hmm", "thought": True},

@@ -86,6 +86,7 @@ _GEMINI_BUDGETS = {
 }
 
 
+@pytest.mark.case("3.5")
 @pytest.mark.parametrize("model", models("openai"))
 def test_openai_gets_only_words_that_the_model_has(model: str):
     words = DEFINITIONS["openai"].capabilities_of(model).thinking
@@ -102,6 +103,7 @@ def test_openai_gets_only_words_that_the_model_has(model: str):
     assert ranks[1:] == sorted(ranks[1:])
 
 
+@pytest.mark.case("3.5")
 @pytest.mark.parametrize("model", models("anthropic"))
 def test_claude_gets_the_form_of_its_generation(model: str):
     is_plain = any(fnmatchcase(model, name) for name in _CLAUDE_3)
@@ -125,6 +127,7 @@ def test_claude_gets_the_form_of_its_generation(model: str):
     assert amounts[1:] == sorted(amounts[1:])
 
 
+@pytest.mark.case("3.5")
 # The catalogue lists other makers' models too, which Google serves in their own formats.
 @pytest.mark.parametrize(
     "model", [name for name in models("gemini") if name.startswith("gem")]
@@ -150,6 +153,7 @@ def test_gemini_gets_a_level_or_a_budget_by_its_family(model: str):
     assert amounts == sorted(amounts)
 
 
+@pytest.mark.case("3.5")
 def test_bedrocks_claude_thinks_as_anthropics():
     model = "anthropic.claude-opus-4-7-v1:0"
     body = sent("bedrock", model, reasoning_effort="high", **SAMPLING)

@@ -169,12 +169,14 @@ def ask(
 Gateway = tuple[Running, dict[str, Upstream]]
 
 
+@pytest.mark.case("3.5")
 def test_effort_becomes_a_budget_of_an_older_gemini(gateway: Gateway):
     body, dropped = ask(gateway, "gemini/gemini-2.5-flash", reasoning_effort="low")
     assert body["generationConfig"]["thinkingConfig"] == {"thinkingBudget": 1024}
     assert dropped == set()
 
 
+@pytest.mark.case("3.5")
 def test_effort_becomes_adaptive_thinking(gateway: Gateway):
     body, _ = ask(gateway, "anthropic/claude-opus-4-8", reasoning_effort="low")
     assert (body["thinking"], body["output_config"]) == (
@@ -183,12 +185,14 @@ def test_effort_becomes_adaptive_thinking(gateway: Gateway):
     )
 
 
+@pytest.mark.case("3.5")
 def test_a_model_that_does_not_reason_gets_no_effort(gateway: Gateway):
     body, dropped = ask(gateway, "openai/gpt-4o-mini", reasoning_effort="low")
     assert "reasoning_effort" not in body
     assert dropped == {"reasoning_effort"}
 
 
+@pytest.mark.case("3.5")
 @pytest.mark.parametrize(
     ("model", "path", "expected"),
     [
@@ -216,6 +220,7 @@ def test_disabled_thinking_is_the_least_that_a_model_has(
     assert value == expected
 
 
+@pytest.mark.case("3.5")
 def test_a_stronger_word_is_never_less(gateway: Gateway):
     budgets: list[int] = []
     for word in ("low", "medium", "high", "xhigh", "max"):
@@ -226,6 +231,7 @@ def test_a_stronger_word_is_never_less(gateway: Gateway):
     assert budgets[-1] >= budgets[2]
 
 
+@pytest.mark.case("3.6")
 def test_adaptive_models_get_no_sampling(gateway: Gateway):
     body, dropped = ask(
         gateway, "anthropic/claude-opus-4-7", reasoning_effort="high", temperature=0.2
@@ -268,6 +274,7 @@ def test_adaptive_thinking_of_a_caller_becomes_a_budget(gateway: Gateway):
     assert "effort" not in body.get("output_config", {})
 
 
+@pytest.mark.case("3.6")
 @pytest.mark.parametrize(
     ("fields", "dropped"),
     [
@@ -289,6 +296,7 @@ def test_pairs_that_claude_refuses_are_parted(
     assert ask(gateway, "anthropic/claude-sonnet-4-5", **fields)[1] == dropped
 
 
+@pytest.mark.case("2.7")
 def test_an_open_answer_goes_without_blanks_at_its_end(gateway: Gateway):
     messages = [*USER, {"role": "assistant", "content": "The answer is "}]
     body, dropped = ask(gateway, "anthropic/claude-sonnet-4-5", messages=messages)
@@ -299,6 +307,7 @@ def test_an_open_answer_goes_without_blanks_at_its_end(gateway: Gateway):
     assert dropped == {"prefill"}
 
 
+@pytest.mark.case("2.7")
 @pytest.mark.parametrize(
     "messages",
     [[{"role": "system", "content": "Be brief."}], [{"role": "user", "content": ""}]],

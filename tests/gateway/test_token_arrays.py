@@ -38,6 +38,7 @@ def embed(running: Running, model: str, value: Any, **more: Any) -> Any:
     )
 
 
+@pytest.mark.case("10.1")
 @pytest.mark.parametrize(
     ("value", "sent"),
     [
@@ -74,6 +75,7 @@ def test_token_ids_and_texts_are_never_joined_into_one_call(
     ]
 
 
+@pytest.mark.case("10.1")
 def test_token_ids_are_refused_where_the_tokenizer_is_another(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):
@@ -128,6 +130,7 @@ def complete(running: Running, headers: Any = None, **body: Any) -> Any:
     return ask(running, "POST", "/v1/completions", sent, headers=headers)
 
 
+@pytest.mark.case("7.5")
 def test_each_of_several_prompts_gets_a_choice(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):
@@ -151,6 +154,7 @@ def test_the_callers_headers_go_along_with_each_of_several_prompts(
     assert sent == ["feature=v1"] * 2
 
 
+@pytest.mark.case("7.5")
 def test_each_of_several_prompts_gets_a_choice_of_the_stream(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):
@@ -188,6 +192,7 @@ def test_invalid_prompts_are_refused(start_gateway: Start, prompt: Any):
     assert (reply.status, reply.json["error"]["param"]) == (400, "prompt")
 
 
+@pytest.mark.case("7.5")
 @pytest.mark.parametrize(
     ("name", "value"),
     [("echo", True), ("logprobs", 2), ("suffix", "end"), ("best_of", 3)],
@@ -204,6 +209,7 @@ def test_what_a_chat_model_cannot_complete_is_named_or_refused(
     assert (refused.status, refused.json["error"]["param"]) == (400, name)
 
 
+@pytest.mark.case("7.5")
 def test_a_server_of_text_completions_gets_the_fields_as_they_are(
     start_gateway: Start, upstream: Callable[..., Upstream]
 ):

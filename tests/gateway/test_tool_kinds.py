@@ -222,6 +222,7 @@ def respond(
     return document["output"], answer
 
 
+@pytest.mark.case("2.3")
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("provider", WIRES)
 def test_a_freeform_tool_comes_back_as_one(served: Any, provider: str, stream: bool):
@@ -262,6 +263,7 @@ def test_a_freeform_tool_comes_back_as_one(served: Any, provider: str, stream: b
     assert "Done" in text
 
 
+@pytest.mark.case("2.3")
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_freeform_tool_of_chat_comes_back_as_one(served: Any, stream: bool):
     running, _ = served(strict("apply_patch", list(WRAPPED)))
@@ -289,6 +291,7 @@ def test_a_freeform_tool_of_chat_comes_back_as_one(served: Any, stream: bool):
     assert "".join(each["custom"].get("input", "") for each in fragments) == PATCH
 
 
+@pytest.mark.case("2.1")
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("provider", WIRES)
 def test_a_namespace_is_offered_flat_and_comes_back(
@@ -322,6 +325,7 @@ def test_a_namespace_is_offered_flat_and_comes_back(
     assert "multi_agent_v1__spawn" in history
 
 
+@pytest.mark.case("2.1")
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("provider", WIRES)
 def test_a_search_for_tools_is_the_clients(served: Any, provider: str, stream: bool):
@@ -351,6 +355,7 @@ def test_a_search_for_tools_is_the_clients(served: Any, provider: str, stream: b
     assert "can be called now: multi_agent_v1__spawn" in json.dumps(sent)
 
 
+@pytest.mark.case("2.1")
 @pytest.mark.parametrize(
     "kind", ["web_search", "image_generation", "computer_use_preview"]
 )
@@ -372,6 +377,7 @@ def test_a_tool_that_nobody_can_run_costs_no_other(served: Any, kind: str):
     assert len(server.requests) == 1
 
 
+@pytest.mark.case("2.5")
 @pytest.mark.parametrize(("provider", "expected"), [
     ("oai", None),
     ("gem", {"googleSearch": {}}),
@@ -414,6 +420,7 @@ def test_claude_codes_web_search(served: Any, provider: str, expected: Any):
     assert ("web_search" in dropped) is (expected is None)
 
 
+@pytest.mark.case("2.6")
 @pytest.mark.parametrize("provider", WIRES)
 @pytest.mark.parametrize("tools", [None, []])
 def test_a_tool_choice_needs_tools(served: Any, provider: str, tools: Any):

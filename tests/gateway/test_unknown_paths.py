@@ -138,6 +138,7 @@ def test_the_clients_have_many_endpoints(vendor: str):
     assert len(ENDPOINTS[vendor]) >= 7
 
 
+@pytest.mark.case("9.1")
 @pytest.mark.parametrize("vendor", list(ENDPOINTS))
 def test_an_endpoint_that_this_server_lacks_is_refused_in_the_vendors_words(
     start_gateway: Start, vendor: str
@@ -167,6 +168,7 @@ def count_refusals(running: Running, connection: Connection, vendor: str) -> int
     return refused
 
 
+@pytest.mark.case("9.1")
 @pytest.mark.parametrize(
     ("method", "path", "vendor"),
     [
@@ -189,6 +191,7 @@ def test_paths_of_several_apis_are_refused_for_the_one_that_is_meant(
     assert "does not provide this endpoint" in error_text(vendor, body)
 
 
+@pytest.mark.case("9.1")
 def test_a_path_without_headers_tells_the_vendor(connection: Connection):
     status, body = connection.ask("POST", "/v1/conversations", {})
     assert (status, body["error"]["code"]) == (404, "unknown_url")
@@ -205,6 +208,7 @@ def test_keys_of_apps_still_reach_the_apps_api(connection: Connection):
     assert (status, body["code"]) == (405, "method_not_allowed")
 
 
+@pytest.mark.case("9.1")
 @pytest.mark.parametrize("path", ["/chat/completions", "/responses", "/messages"])
 def test_a_path_without_its_version_gets_a_hint(connection: Connection, path: str):
     status, body = connection.ask("POST", path, {})
@@ -212,6 +216,7 @@ def test_a_path_without_its_version_gets_a_hint(connection: Connection, path: st
     assert f"did you mean /v1{path}?" in body["error"]["message"]
 
 
+@pytest.mark.case("9.4")
 def test_responses_over_a_websocket_are_refused_so_that_clients_fall_back(
     connection: Connection,
 ):
@@ -219,6 +224,7 @@ def test_responses_over_a_websocket_are_refused_so_that_clients_fall_back(
     assert (status, body["error"]["code"]) == (426, "upgrade_required")
 
 
+@pytest.mark.case("9.1")
 def test_a_response_in_the_background_is_named_as_unsupported(connection: Connection):
     body = {"model": "echo/echo", "input": "hi", "background": True}
     headers = {"content-type": "application/json"}

@@ -170,6 +170,7 @@ KEPT = {
     "plugins/supervisors.py:_Supervisor._waiting": _OURS,
     "plugins/supervisors.py:_Supervisor.exit_listeners": _OURS,
     # providers
+    "providers/adaptation/searches.py:SearchRestorer._pages": "within one call: pages of its searches",
     "providers/adaptation/signatures.py:SignatureRestorer._waiting": _CALL,
     "providers/auth.py:GoogleAuth._tokens": "by the digest of the whole account, its private key included",
     "providers/definition.py:ProviderDefinition._capabilities_by_name": _PURE,

@@ -13,6 +13,10 @@ def prove() -> Proof:
             ["tests/gateway/test_clients.py"],
         ),
         (
+            "google-genai's and anthropic's lists of models, openai's client for Azure",
+            ["tests/gateway/test_model_lists.py"],
+        ),
+        (
             "the same clients with the local models",
             ["tests/e2e/test_clients_with_local_models.py"],
         ),

@@ -28,6 +28,9 @@ class CallHeaders(msgspec.Struct, frozen=True, kw_only=True):
     credential only, not that of the operator."""
     query: str = ""
     """Parameters of the URL that belong to the call, encoded."""
+    dropped: tuple[str, ...] | None = None
+    """With an answer: the fields of the request that its server did not get; None if
+    that is not known."""
 
     @property
     def is_empty(self) -> bool:
@@ -44,6 +47,12 @@ class CallHeaders(msgspec.Struct, frozen=True, kw_only=True):
     def names_in(self, header: str) -> list[str]:
         """Return the names in a header that is a list; empty without the header."""
         return split_names(self.values.get(header, ""))
+
+    def for_later_callers(self) -> "CallHeaders":
+        """Return what also holds for callers who get the same answer from a cache."""
+        if self.dropped is None:
+            return NO_HEADERS
+        return CallHeaders(dropped=self.dropped)
 
     def changing_answers(self) -> "CallHeaders":
         """Return only what changes the answer, for the key of a cached one."""

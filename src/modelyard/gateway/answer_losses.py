@@ -1,7 +1,7 @@
 """What an answer contains and the caller's format has no place for: it is named, as the
 fields of a request are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,9 +216,9 @@ class AnswerLosses:
         self._lengths = {}
 
     @property
-    def names(self) -> str:
-        """The names, in the form of the header; empty if nothing is lost."""
-        return ", ".join(self._names)
+    def names(self) -> tuple[str, ...]:
+        """The names, in the order in which they were lost; empty if nothing is."""
+        return tuple(self._names)
 
     def add_result(self, result: LLMResult) -> None:
         """Add a complete answer."""
@@ -380,10 +380,9 @@ def _in_header(name: str) -> str:
 
 def with_losses(
     headers: Mapping[str, str],
-    names: str,
+    names: Iterable[str],
 ) -> dict[str, str]:
     """Return response headers that also name what the answer has lost."""
-    if not names:
-        return dict(headers)
-    earlier = headers.get(DROPPED)
-    return {**headers, DROPPED: f"{earlier}, {names}" if earlier else names}
+    earlier = headers.get(DROPPED, "").split(", ")
+    all_names = dict.fromkeys(name for name in (*earlier, *names) if name)
+    return {**headers, DROPPED: ", ".join(all_names)} if all_names else dict(headers)

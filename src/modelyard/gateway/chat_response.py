@@ -90,24 +90,47 @@ def name_left_out(
     model_request: NamedRequest,
     *,
     added_fields: Collection[str] = ADDED_FIELDS,
+    other_names: Collection[str] = (),
 ) -> None:
-    """Let the response name the fields that were left out because the provider's server
-    has refused them, perhaps during this call.
+    """Let the response name the fields that were left out on the way to the server that
+    has answered: another one than the first perhaps, or one that has refused fields
+    during this call.
 
     `added_fields`: fields that the caller has not sent, although the provider gets them.
+    `other_names`: fields that are left out whichever server answers.
     """
 
     def late_headers() -> Mapping[str, str]:
         """Return the header, by what is known when the response starts."""
-        try:
-            names = instance.left_out(model_request)
-        # The call itself reports what is wrong with the request.
-        except ModelyardError:
-            return {}
-        names = [name for name in names if name not in added_fields]
-        return {DROPPED: ", ".join(names)} if names else {}
+        names: Iterable[str] | None = request.left_out
+        if names is None:
+            names = _learnt_names(instance, model_request)
+            if not names:
+                return {}
+        names = [*names, *other_names, *request.lost]
+        return dropped_header(names, added_fields)
 
     request.late_headers = late_headers
+
+
+def _learnt_names(instance: ModelInstance, model_request: NamedRequest) -> list[str]:
+    """Return the fields that are left out by what is known of the first server now."""
+    try:
+        return instance.left_out(model_request)
+    # The call itself reports what is wrong with the request.
+    except ModelyardError:
+        return []
+
+
+def dropped_header(
+    names: Iterable[str], added_fields: Collection[str]
+) -> dict[str, str]:
+    """Return the header that names what is left out, empty if that is nothing.
+
+    `added_fields`: fields that the caller has not sent.
+    """
+    named = dict.fromkeys(name for name in names if name not in added_fields)
+    return {DROPPED: ", ".join(named)}
 
 
 SettledT = TypeVar("SettledT", TextEmbeddingRequest, TTSRequest, Speech2TextRequest)
@@ -148,26 +171,31 @@ def prepare_request(
     chat_request: LLMRequest,
     *,
     added_fields: Collection[str] = ADDED_FIELDS,
+    other_names: Collection[str] = (),
 ) -> tuple[LLMRequest, dict[str, str]]:
     """Return the request to be sent, with the caller's headers that go along, and
     response headers that name what the model does not support.
 
     `added_fields`: fields that the caller has not sent, although the provider gets them.
+    `other_names`: fields that are left out whichever server answers.
+
     Raises InvokeBadRequestError for an unknown value of the request header.
     """
     choice = _choice(request)
     chat_request = with_call_headers(request, chat_request)
-    dropped_parameters = instance.unsupported(chat_request)
-    name_left_out(request, instance, chat_request, added_fields=added_fields)
-    dropped_parameters = [
-        name for name in dropped_parameters if name not in added_fields
-    ]
+    names = [*instance.unsupported(chat_request), *other_names]
+    name_left_out(
+        request,
+        instance,
+        chat_request,
+        added_fields=added_fields,
+        other_names=other_names,
+    )
     # With `refuse` the model instance itself raises, with the name of the parameter.
     if choice == "refuse":
         chat_request = msgspec.structs.replace(chat_request, unsupported="refuse")
-    return chat_request, {
-        DROPPED: ", ".join(dropped_parameters)
-    } if dropped_parameters else {}
+    headers = dropped_header(names, added_fields)
+    return chat_request, headers if headers[DROPPED] else {}
 
 
 def with_call_headers(request: Request, chat_request: LLMRequest) -> LLMRequest:
@@ -188,12 +216,9 @@ async def complete_response(
 ) -> LLMResult:
     """Return the complete response, with an id, a time and a model name even if the
     provider sent none."""
-    return _with_identity(
-        await request.cancel_on_disconnect(instance.invoke_llm(chat_request)),
-        instance.model,
-        clock,
-        prefix,
-    )
+    result = await request.cancel_on_disconnect(instance.invoke_llm(chat_request))
+    request.left_out = result.headers.dropped
+    return _with_identity(result, instance.model, clock, prefix)
 
 
 def _with_identity(
@@ -221,8 +246,9 @@ async def passthrough_response(
         collect(instance.stream_verbatim(verbatim_request))
     )
     body = complete_body(chunks, instance.model, clock, dump, "chatcmpl")
-    headers = reply_headers(chunks[0].headers, "openai") if chunks else {}
-    return Reply(body, headers=headers)
+    headers = first_headers(chunks)
+    request.left_out = headers.dropped
+    return Reply(body, headers=reply_headers(headers, "openai"))
 
 
 def complete_body(
@@ -241,6 +267,11 @@ def complete_body(
     return encode(dump(_with_identity(fold(chunks), model, clock, prefix)))
 
 
+def first_headers(chunks: Iterable[LLMResultChunk]) -> CallHeaders:
+    """Return the headers of the provider's response, which its first chunk carries."""
+    return next((chunk.headers for chunk in chunks), NO_HEADERS)
+
+
 async def collect(
     stream: AsyncGenerator[LLMResultChunk, None],
 ) -> list[LLMResultChunk]:
@@ -250,6 +281,7 @@ async def collect(
 
 
 def stream_response(
+    request: Request,
     instance: ChatBackend,
     model_request: LLMRequest | PassthroughRequest,
     clock: Clock,
@@ -287,10 +319,11 @@ def stream_response(
         if isinstance(model_request, PassthroughRequest)
         else instance.stream_llm(model_request)
     )
-    return stream_reply(writer, chunks, shape, headers)
+    return stream_reply(request, writer, chunks, shape, headers)
 
 
 def complete_reply(
+    request: Request,
     document: JSON,
     result: LLMResult,
     shape: Shape,
@@ -301,6 +334,7 @@ def complete_reply(
     caller's API has, and the names of what its format `wire_format` cannot hold."""
     losses = AnswerLosses(wire_format)
     losses.add_result(result)
+    request.lost = losses.names
     headers = with_losses(headers, losses.names)
     return json_reply(
         document, headers={**headers, **reply_headers(result.headers, shape)}
@@ -308,6 +342,7 @@ def complete_reply(
 
 
 def stream_reply(
+    request: Request,
     writer: "StreamWriter",
     chunks: AsyncGenerator[LLMResultChunk, None],
     shape: Shape,
@@ -324,6 +359,7 @@ def stream_reply(
     def add_headers(headers: CallHeaders) -> None:
         """Add the headers of the provider's response. After a keep-alive it is too
         late, which changes nothing."""
+        request.left_out = headers.dropped
         passed = reply_headers(headers, shape)
         reply.headers.extend(
             (name.encode(), value.encode("latin-1")) for name, value in passed.items()
@@ -447,7 +483,7 @@ class StreamWriter:
     def _ending(self, events: Iterable[JSON]) -> bytes:
         """Return the last events, with the names of what the format cannot hold: as a
         comment, which clients skip, or in Google's format as a field."""
-        names = self._losses.names
+        names = ", ".join(self._losses.names)
         if not names:
             return _framed(events, self.frame)
         if self._losses.format != "gemini":

@@ -63,6 +63,7 @@ class ChatRoute:
         answer_format = self.format
         if chat_request.stream:
             return stream_response(
+                request,
                 instance,
                 chat_request,
                 self.clock,
@@ -77,6 +78,7 @@ class ChatRoute:
             request, instance, chat_request, self.clock, prefix=answer_format.prefix
         )
         return complete_reply(
+            request,
             answer_format.dump(result),
             result,
             answer_format.shape,

@@ -37,6 +37,8 @@ from modelyard.gateway.chat_response import (
     StreamWriter,
     collect,
     complete_body,
+    dropped_header,
+    first_headers,
     name_left_out,
     stream_reply,
 )
@@ -255,12 +257,23 @@ class DirectAnswer:
         """Take the next chunk."""
         # The first chunk carries the headers of the provider's response.
         if chunk.headers is not NO_HEADERS and not self._has_begun:
-            passed = reply_headers(chunk.headers, self.chat.format.shape)
-            self.headers = {**self.headers, **passed}
+            self._add_headers(chunk.headers)
         if self._writer is None:
             self._chunks.append(chunk)
         elif data := self._writer.feed(chunk):
             self._buffer.append(data)
+
+    def _add_headers(self, headers: CallHeaders) -> None:
+        """Add headers of the provider's response, and name what its server did not
+        get."""
+        passed = reply_headers(headers, self.chat.format.shape)
+        if headers.dropped is not None:
+            passed = {
+                **passed,
+                **dropped_header(headers.dropped, self.chat.added_fields),
+            }
+        merged = {**self.headers, **passed}
+        self.headers = {name: value for name, value in merged.items() if value}
 
     def flush(self) -> None:
         """Send what was taken."""
@@ -281,7 +294,7 @@ class DirectAnswer:
                 # An answer that cannot be written must not leave the caller waiting.
                 self.fail(error)
                 return
-            self.headers = self.headers_with_losses(self._chunks)
+            self.headers = with_losses(self.headers, self.losses_of(self._chunks))
             request_id, lines = self._header_lines()
             head = _COMPLETE_HEAD % (len(body), request_id, lines)
             self.client.write(head + body)
@@ -395,13 +408,13 @@ class DirectAnswer:
             chat_format.prefix,
         )
 
-    def headers_with_losses(self, chunks: Sequence[LLMResultChunk]) -> dict[str, str]:
-        """Return the response headers, which also name what the answer has lost."""
+    def losses_of(self, chunks: Sequence[LLMResultChunk]) -> tuple[str, ...]:
+        """Return the names of what a complete answer loses in the caller's format."""
         losses = AnswerLosses(self.chat.request.format)
         for chunk in chunks:
             if not isinstance(chunk, PassthroughChunk):
                 losses.add_chunk(chunk)
-        return with_losses(self.headers, losses.names)
+        return losses.names
 
     def _error_event(self, error: ModelyardError) -> bytes:
         """Return the last event of a stream that fails."""
@@ -577,12 +590,10 @@ class DirectGateway:
             request = to_parsed_request(request)
             chat = structs.replace(chat, request=request)
         headers: Mapping[str, str] = {}
-        dropped: list[str] = []
         if isinstance(request, LLMRequest):
             names = instance.unsupported(request)
-            dropped = [name for name in names if name not in chat.added_fields]
-        if dropped:
-            headers = {DROPPED: ", ".join(dropped)}
+            headers = dropped_header(names, chat.added_fields)
+            headers = headers if headers[DROPPED] else {}
         answer = DirectAnswer(client, chat, instance, self, request_id, headers)
         seconds = self.keep_alive_seconds() if request.stream else 0.0
         call = self.calls.start(
@@ -635,7 +646,11 @@ async def rest_reply(
         request, answer.instance, chat.request, added_fields=chat.added_fields
     )
     if chat.request.stream:
-        return stream_reply(answer.writer(), chunks, chat.format.shape, answer.headers)
+        return stream_reply(
+            request, answer.writer(), chunks, chat.format.shape, answer.headers
+        )
     collected = await request.cancel_on_disconnect(collect(chunks))
-    headers = answer.headers_with_losses(collected)
+    request.left_out = first_headers(collected).dropped
+    request.lost = answer.losses_of(collected)
+    headers = with_losses(answer.headers, request.lost)
     return Reply(answer.complete_body(collected), headers=headers)

@@ -147,8 +147,13 @@ class Request:
     """Tenant whose share of the body memory is used; set by routes that authenticate by
     other means than API keys."""
     late_headers: Callable[[], Mapping[str, str]] | None = None
-    """Returns headers that are known only when the response starts. Their values are
-    lists, which are put in front of those of the same names."""
+    """Returns headers that are known only when the response starts. They replace those
+    of the same names; an empty one only removes them."""
+    left_out: tuple[str, ...] | None = None
+    """The fields that the server which has answered did not get; None as long as that is
+    not known."""
+    lost: tuple[str, ...] = ()
+    """The names of what the answer contains and the caller's format does not have."""
     model: str = ""
     """The model, if the path names it and not the body, as Azure's paths do."""
     error_reply: "Callable[[ModelyardError, str], Reply] | None" = None
@@ -165,12 +170,10 @@ class Request:
         if self.late_headers is None:
             return
         for name, value in self.late_headers().items():
-            line_name = name.encode()
-            values = value.encode("latin-1", "replace").split(b", ")
-            for earlier_name, earlier in headers:
-                values += earlier.split(b", ") if earlier_name == line_name else ()
-            headers[:] = [header for header in headers if header[0] != line_name]
-            headers.append((line_name, b", ".join(dict.fromkeys(values))))
+            line = (name.encode(), value.encode("latin-1", "replace"))
+            headers[:] = [header for header in headers if header[0] != line[0]]
+            if value:
+                headers.append(line)
 
     def identify(self, caller: Caller) -> None:
         """Set the authenticated caller: everything that the server does for this

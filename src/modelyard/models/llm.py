@@ -202,6 +202,8 @@ class LLMRequest(msgspec.Struct, frozen=True, kw_only=True):
     headers: CallHeaders = NO_HEADERS
     """Headers that the caller sent with the request; forwarded if the provider's API
     has them."""
+    changed: tuple[str, ...] = ()
+    """Names of parameters that have been changed already, which the caller is told."""
 
 
 class LLMResultChunkDelta(msgspec.Struct, frozen=True, kw_only=True):

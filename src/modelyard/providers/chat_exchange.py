@@ -110,10 +110,16 @@ class ChatExchange(msgspec.Struct, frozen=True):
     learn: Callable[[InvokeError], bool] = _learn_nothing
     """Remembers what an error shows about the server. Returns whether the same call
     would now be made in another way."""
+    dropped: tuple[str, ...] | None = None
+    """The caller's fields that are left out; None if the request is passed through."""
 
     def answer_headers(self, lines: HeaderLines) -> CallHeaders:
-        """Return the headers of the response that the caller may get."""
-        return self.chat_format.header_rules.of_answer(lines)
+        """Return the headers of the response that the caller may get, with the names of
+        what the server did not get."""
+        headers = self.chat_format.header_rules.of_answer(lines)
+        if self.dropped is None:
+            return headers
+        return msgspec.structs.replace(headers, dropped=self.dropped)
 
     def reader(self, content_type: str) -> ChunkReader:
         """Return the reader of the response.

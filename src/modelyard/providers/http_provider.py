@@ -19,6 +19,7 @@ from modelyard.base.call_headers import (
 from modelyard.base.errors import (
     ConfigError,
     EndpointNotFoundError,
+    InvokeBadRequestError,
     InvokeError,
     suggestion,
 )
@@ -264,17 +265,28 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         selection = self._selected(model, credentials, request)
         chat_format, target = selection.chat_format, selection.target
         adaptation = adapt(request, target)
-        names = list(adaptation.dropped)
-        headers = self._headers_for(chat_format, request)
-        names += fields_without_beta(request, chat_format.betas(model, headers))
-        names += self._refused_account(chat_format, credentials, request)
+        refused_names: list[str] = []
         if refused := self._refused_fields(model, credentials, selection):
             body = chat_format.dump_request(
                 adaptation.request, model, target.capabilities
             )
-            names += without_fields(body, refused)
-        # A field may be left out for more than one reason.
-        return list(dict.fromkeys(names))
+            refused_names = without_fields(body, refused)
+        names = self._left_out(model, credentials, selection, request)
+        return list(dict.fromkeys([*adaptation.dropped, *names, *refused_names]))
+
+    def _left_out(
+        self,
+        model: str,
+        credentials: Credentials,
+        selection: _Selection,
+        request: LLMRequest,
+    ) -> list[str]:
+        """Return the names of the fields, and of the headers that choose an account,
+        that are left out because of the request's headers."""
+        chat_format = selection.chat_format
+        headers = self._headers_for(chat_format, request)
+        names = fields_without_beta(request, chat_format.betas(model, headers))
+        return [*names, *_refused_account(chat_format, credentials, request)]
 
     def has_json_mode(
         self, model: str, credentials: Credentials, request: LLMRequest
@@ -330,18 +342,6 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         return msgspec.structs.replace(
             headers, values=merge_headers(headers.values, own_lists)
         )
-
-    @staticmethod
-    def _refused_account(
-        chat_format: ChatFormat, credentials: Credentials, request: LLMRequest
-    ) -> list[str]:
-        """Return the caller's headers that choose another account than the
-        credential's. A provider would refuse the credential because of them."""
-        headers = request.headers
-        is_same_vendor = headers.vendor == chat_format.header_rules.vendor
-        if not is_same_vendor or not isinstance(credentials, OperatorCredentials):
-            return []
-        return list(headers.account)
 
     def can_pass_through(
         self, model: str, credentials: Credentials, request: PassthroughRequest
@@ -491,6 +491,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             else None
         )
         restorers: tuple[Callable[[], Restorer], ...] = ()
+        dropped: tuple[str, ...] | None = None
         refused = self._refused_fields(model, credentials, selection)
         if refused:
             passing = None
@@ -500,14 +501,19 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             path = self._chat_path(chat_format)
             body = passing.dump(request, model, capabilities)
         else:
-            adaptation = self._adapted(to_parsed_request(request), selection.target)
+            unadapted = to_parsed_request(request)
+            adaptation = self._adapted(unadapted, selection.target)
             request = parsed = adaptation.request
             restorers = adaptation.restorers
             path = self._path(parsed, chat_format)
             # Some formats select streaming by a header.
             if parsed.stream and chat_format.stream_headers:
                 headers = {**headers, **chat_format.stream_headers}
-            body = self._dump(parsed, model, chat_format, capabilities, refused)
+            body, names = self._dump(parsed, model, chat_format, capabilities, refused)
+            names += self._left_out(model, credentials, selection, unadapted)
+            # A field may be left out for more than one reason.
+            dropped = tuple(dict.fromkeys([*adaptation.dropped, *names]))
+            _check_dropped(f"{endpoint.definition.name}/{model}", unadapted, dropped)
         call_headers, path = _passed_on(chat_format, credentials, request, path)
         url = endpoint.url(credentials, path, model=model, base=wire.base_url)
         return ChatExchange(
@@ -522,6 +528,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
             body,
             restorers,
             partial(self._learn, model, credentials, selection, original_request, body),
+            dropped,
         )
 
     def _adapted(self, request: LLMRequest, target: Target) -> Adaptation:
@@ -539,17 +546,17 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         chat_format: ChatFormat,
         capabilities: Capabilities,
         refused: Collection[str],
-    ) -> bytes:
-        """Return a request in its provider's format, without the `refused` fields.
-        Raises InvokeError, with the provider's name, if it cannot be translated."""
+    ) -> tuple[bytes, list[str]]:
+        """Return a request in its provider's format without the `refused` fields, and
+        the names of those that it had. Raises InvokeError, with the provider's name, if
+        it cannot be translated."""
         headers = self._headers_for(chat_format, request)
         if headers is not request.headers:
             request = msgspec.structs.replace(request, headers=headers)
         try:
             body = chat_format.dump_request(request, model, capabilities)
-            if refused:
-                without_fields(body, refused)
-            return _encode(body)
+            names = without_fields(body, refused) if refused else []
+            return _encode(body), names
         except InvokeError as error:
             raise self.endpoint.with_provider_name(error) from error
 
@@ -668,6 +675,32 @@ def _first_missing(
             raise missing from error
         raise error
     return missing or (error if is_missing else None)
+
+
+def _refused_account(
+    chat_format: ChatFormat, credentials: Credentials, request: LLMRequest
+) -> list[str]:
+    """Return the caller's headers that choose another account than the
+    credential's. A provider would refuse the credential because of them."""
+    headers = request.headers
+    is_same_vendor = headers.vendor == chat_format.header_rules.vendor
+    if not is_same_vendor or not isinstance(credentials, OperatorCredentials):
+        return []
+    return list(headers.account)
+
+
+def _check_dropped(name: str, request: LLMRequest, dropped: Collection[str]) -> None:
+    """Raise InvokeBadRequestError if fields are left out although the caller wants an
+    error then. The first target of a call has been checked before.
+
+    `name`: the model's name, with that of its provider.
+    """
+    if request.unsupported == "refuse" and dropped:
+        quoted_names = ", ".join(repr(field) for field in dropped)
+        raise InvokeBadRequestError(
+            f"Model {name!r} does not support {quoted_names}",
+            param=next(iter(dropped)),
+        )
 
 
 def _server(endpoint: Endpoint, credentials: Credentials, wire: Wire) -> str:

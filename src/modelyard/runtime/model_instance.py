@@ -261,8 +261,11 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         unruled_parameters = {
             key: value for key, value in parameters.items() if key not in templates
         }
+        is_lowered = parameters is not request.model_parameters
         return msgspec.structs.replace(
-            request, model_parameters={**unruled_parameters, **accepted}
+            request,
+            model_parameters={**unruled_parameters, **accepted},
+            changed=("max_tokens",) if is_lowered else (),
         )
 
     def _within_limit(self, parameters: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1741,7 +1741,14 @@ class StreamDumper:
         return events
 
     def _write_complete_block(self, block: JSON) -> list[JSON]:
-        events = self._open_block(("whole", self._number), block)
+        """Return the events of a block that is written at once. Clients read the input
+        of a tool from its delta."""
+        tool_input = block.get("input")
+        start = block if tool_input is None else {**block, "input": {}}
+        events = self._open_block(("whole", self._number), start)
+        if tool_input is not None:
+            delta = {"type": "input_json_delta", "partial_json": as_text(tool_input)}
+            events.append(self._event(delta))
         return [*events, *self._close_block()]
 
     def finish(self) -> list[JSON]:

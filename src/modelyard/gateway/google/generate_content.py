@@ -96,8 +96,11 @@ class ModelCalls:
                 request, instance, chat_request, self.clock, prefix="resp"
             )
             document = gemini.dump_result(result)
-            return complete_reply(document, result, "gemini", headers, gemini.FORMAT)
+            return complete_reply(
+                request, document, result, "gemini", headers, gemini.FORMAT
+            )
         answer = stream_response(
+            request,
             instance,
             chat_request,
             self.clock,

@@ -106,9 +106,10 @@ class Route:
             )
             document = openai_chat.dump_result(result)
             return complete_reply(
-                document, result, "openai", headers, openai_chat.FORMAT
+                request, document, result, "openai", headers, openai_chat.FORMAT
             )
         return stream_response(
+            request,
             instance,
             chat_request,
             self.clock,
@@ -134,6 +135,7 @@ class Route:
                 request, instance, verbatim_request, self.clock, openai_chat.dump_result
             )
         return stream_response(
+            request,
             instance,
             verbatim_request,
             self.clock,

@@ -8,7 +8,6 @@ import msgspec
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import optional_field, required_field
-from modelyard.gateway.answer_losses import DROPPED
 from modelyard.gateway.chat_response import (
     ADDED_FIELDS,
     UNSUPPORTED,
@@ -50,8 +49,8 @@ class Route:
             instance,
             completion_request,
             added_fields=() if include_usage else ADDED_FIELDS,
+            other_names=_native_fields(request, instance, body),
         )
-        headers |= _native_fields(request, instance, body, headers)
         # The headers and the handling of unsupported fields hold for each prompt.
         prompt_requests = [
             msgspec.structs.replace(
@@ -72,9 +71,10 @@ class Route:
             )
             document = openai_completions.dump_result(result)
             return complete_reply(
-                document, result, "openai", headers, openai_completions.FORMAT
+                request, document, result, "openai", headers, openai_completions.FORMAT
             )
         return stream_response(
+            request,
             backend,
             completion_request,
             self.clock,
@@ -87,26 +87,21 @@ class Route:
         )
 
 
-def _native_fields(
-    request: Request, instance: ModelInstance, body: JSON, headers: dict[str, str]
-) -> dict[str, str]:
-    """Return the header that names what a chat model cannot do with a text completion.
+def _native_fields(request: Request, instance: ModelInstance, body: JSON) -> list[str]:
+    """Return the fields of a text completion with which a chat model can do nothing.
 
     Raises InvokeBadRequestError if the caller wants such a request to be refused.
     """
     # A server of text completions gets the fields as they are.
     if instance.supports_wire_format(openai_completions.FORMAT):
-        return {}
-    names = headers.get(DROPPED, "").split(", ") if headers.get(DROPPED) else []
+        return []
     unknown = [
         name
         for name in openai_completions.NATIVE_FIELDS
-        if body.get(name) not in (None, False, "") and name not in names
+        if body.get(name) not in (None, False, "")
     ]
-    if not unknown:
-        return {}
-    if request.header(UNSUPPORTED) == "refuse":
+    if unknown and request.header(UNSUPPORTED) == "refuse":
         raise InvokeBadRequestError(
             f"{instance.model!r} does not support {unknown[0]!r}", param=unknown[0]
         )
-    return {DROPPED: ", ".join([*names, *unknown])}
+    return unknown

@@ -193,13 +193,6 @@ class HostedTools:
         Raises InvokeBadRequestError.
         """
         label = required_field(declaration, "server_label", str, "mcp.")
-        # There is no approval step here, so a request that demands one must not run.
-        if declaration.get("require_approval", "always") != "never":
-            raise InvokeBadRequestError(
-                "mcp.require_approval must be 'never': approval is configured where the"
-                " MCP server is registered",
-                param="tools",
-            )
         allowed: Any = declaration.get("allowed_tools")
         # The allowed tools are a list, or an object with a list.
         names = allowed.get("tool_names") if is_object(allowed) else allowed
@@ -212,6 +205,13 @@ class HostedTools:
             raise ToolNotFoundError(
                 f"MCP server {label[:80]!r} is not registered; `modelyard tools add-mcp`"
                 " registers one"
+            )
+        # There is no approval step here, so a request that demands one must not run.
+        if declaration.get("require_approval", "always") != "never":
+            raise InvokeBadRequestError(
+                "mcp.require_approval must be 'never': approval is configured where the"
+                " MCP server is registered",
+                param="tools",
             )
         return [
             (await self.manager.find(tenant, "mcp", label, tool.name), declaration)

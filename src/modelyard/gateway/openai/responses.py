@@ -83,6 +83,7 @@ class CreateRoute:
                 request, model, chat_request, self.clock, prefix="resp"
             )
             return complete_reply(
+                request,
                 ending.complete(result),
                 result,
                 "openai",
@@ -90,6 +91,7 @@ class CreateRoute:
                 openai_responses.FORMAT,
             )
         return stream_response(
+            request,
             model,
             chat_request,
             self.clock,

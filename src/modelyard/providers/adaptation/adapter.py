@@ -36,6 +36,7 @@ from modelyard.providers.adaptation.roles import (
     adapt_prefill,
 )
 from modelyard.providers.adaptation.sampling import adapt_forced_tool, adapt_sampling
+from modelyard.providers.adaptation.searches import drop_restored_searches
 from modelyard.providers.adaptation.signatures import adapt_signatures
 from modelyard.providers.adaptation.system_messages import adapt_system_messages
 from modelyard.providers.adaptation.thinking import adapt_thinking, check_open_turn
@@ -70,6 +71,7 @@ RULES: tuple[Rule, ...] = (
     adapt_content,
     # Before files become messages of the user, which would end the turn.
     adapt_signatures,
+    drop_restored_searches,
     drop_foreign_citations,
     mark_failed_results,
     move_files_out_of_results,
@@ -124,6 +126,8 @@ def adapt(request: LLMRequest, target: Target) -> Adaptation:
     Raises InvokeBadRequestError if something can neither be carried nor left out.
     """
     draft = Draft(request, target)
+    for name in request.changed:
+        draft.drop(name)
     for rule in RULES:
         rule(draft)
     return Adaptation(draft.request, tuple(draft.dropped), tuple(draft.restorers))

@@ -7,8 +7,10 @@ from modelyard.models.messages import (
     AssistantPromptMessage,
     SystemPromptMessage,
     TextPromptMessageContent,
+    ToolPromptMessage,
     UserPromptMessage,
 )
+from modelyard.providers.adaptation.blocks import Block, blocks_of, with_blocks
 from modelyard.providers.adaptation.draft import Draft, fields_of
 from modelyard.providers.adaptation.thinking import CLAUDE_FORMATS, is_thinking
 
@@ -52,6 +54,8 @@ def adapt_empty_turns(draft: Draft) -> None:
     conversation, and the request has none."""
     if draft.target.format not in (*CLAUDE_FORMATS, "gemini"):
         return
+    if draft.target.format in CLAUDE_FORMATS:
+        _remove_blank_texts(draft)
     messages = draft.request.messages
     first = next(
         (
@@ -68,6 +72,45 @@ def adapt_empty_turns(draft: Draft) -> None:
         messages[first], AssistantPromptMessage
     ):
         draft.change(messages=[*messages[:first], _MINIMAL_TURN, *messages[first:]])
+
+
+def _remove_blank_texts(draft: Draft) -> None:
+    """Remove texts without any visible character, which Claude refuses, and messages
+    that say nothing without them."""
+    messages = draft.request.messages
+    kept = [
+        remaining
+        for message in messages
+        if (remaining := _without_blanks(message)) is not None
+    ]
+    if kept != messages:
+        draft.change(messages=kept)
+
+
+def _without_blanks(message: AnyPromptMessage) -> AnyPromptMessage | None:
+    """Return a message without blank texts; None if nothing is left of it. The result
+    of a tool stays, since its call waits for it."""
+    if not any(map(_is_blank, message.parts)):
+        return message
+    if isinstance(message, AssistantPromptMessage):
+        return _answer_without_blanks(message)
+    parts = [part for part in message.parts if not _is_blank(part)]
+    if not parts and not isinstance(message, ToolPromptMessage):
+        return None
+    return msgspec.structs.replace(message, content=parts or None)
+
+
+def _answer_without_blanks(
+    message: AssistantPromptMessage,
+) -> AssistantPromptMessage | None:
+    """Return an answer without blank texts; None if nothing is left of it."""
+    blocks = [block for block in blocks_of(message) if not _is_blank(block)]
+    return with_blocks(message, blocks) if blocks else None
+
+
+def _is_blank(block: Block) -> bool:
+    """Whether a block is a text without any visible character."""
+    return isinstance(block, TextPromptMessageContent) and not block.data.strip()
 
 
 def _has_content(message: AnyPromptMessage) -> bool:

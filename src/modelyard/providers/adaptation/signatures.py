@@ -14,13 +14,12 @@ from modelyard.models.llm import LLMResultChunk
 from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
-    PromptMessageContent,
     TextPromptMessageContent,
     ThinkingPromptMessageContent,
     ToolCall,
     ToolPromptMessage,
-    assistant_of,
 )
+from modelyard.providers.adaptation.blocks import Block, blocks_of, with_blocks
 from modelyard.providers.adaptation.draft import Draft, Target
 from modelyard.providers.adaptation.signature_tags import (
     Issuer,
@@ -34,7 +33,6 @@ from modelyard.providers.adaptation.thinking import current_turn
 
 SKIP_SIGNATURE = "skip_thought_signature_validator"
 """Google's documented signature of calls whose own is unknown."""
-_Block = PromptMessageContent | ToolCall
 _GEMINI = "gemini"
 _CHAT = "openai_chat"
 # Providers whose signatures are the vendor's own, and without any other family.
@@ -77,34 +75,17 @@ def _adapted(message: AnyPromptMessage, draft: Draft) -> AnyPromptMessage:
         return msgspec.structs.replace(message, tool_call_id=plain_id)
     if not isinstance(message, AssistantPromptMessage):
         return message
-    old = _blocks(message)
+    old = blocks_of(message)
     new = list(_adapted_blocks(old, draft))
-    return message if new == old else _with_blocks(message, new)
+    return message if new == old else with_blocks(message, new)
 
 
-def _blocks(message: AssistantPromptMessage) -> list[_Block]:
-    """Return the blocks of a message, without its separate reasoning."""
-    if message.reasoning_content is None:
-        return message.blocks
-    return msgspec.structs.replace(message, reasoning_content=None).blocks
-
-
-def _with_blocks(
-    message: AssistantPromptMessage, blocks: Iterable[_Block]
-) -> AssistantPromptMessage:
-    """Return a message with other blocks."""
-    ordered = assistant_of(blocks)
-    return msgspec.structs.replace(
-        message, content=ordered.content, tool_calls=ordered.tool_calls
-    )
-
-
-def _adapted_blocks(blocks: Iterable[_Block], draft: Draft) -> Iterator[_Block]:
+def _adapted_blocks(blocks: Iterable[Block], draft: Draft) -> Iterator[Block]:
     """Yield the blocks of an answer as the target may get them."""
     # Whether the block before has signed the next one.
     is_signed = False
     for block in blocks:
-        adapted: list[_Block] = [block]
+        adapted: list[Block] = [block]
         if isinstance(block, ToolCall):
             adapted = _adapted_call(block, draft.target, is_signed=is_signed)
         elif isinstance(block, ThinkingPromptMessageContent):
@@ -117,7 +98,7 @@ def _adapted_blocks(blocks: Iterable[_Block], draft: Draft) -> Iterator[_Block]:
         )
 
 
-def _adapted_call(call: ToolCall, target: Target, *, is_signed: bool) -> list[_Block]:
+def _adapted_call(call: ToolCall, target: Target, *, is_signed: bool) -> list[Block]:
     """Return a call with its plain id, after the signature from the id if the call is
     not signed already."""
     plain_id, signature = split_id(call.id)
@@ -270,13 +251,13 @@ def _sign_open_turn(draft: Draft) -> None:
 
 def _signed(message: AssistantPromptMessage) -> AssistantPromptMessage:
     """Return an answer whose first call has a signature."""
-    blocks = _blocks(message)
+    blocks = blocks_of(message)
     first = next(i for i, block in enumerate(blocks) if isinstance(block, ToolCall))
     before = blocks[first - 1] if first else None
     if isinstance(before, ThinkingPromptMessageContent) and _is_signature(before):
         return message
     mark = ThinkingPromptMessageContent(signature=SKIP_SIGNATURE, origin=_GEMINI)
-    return _with_blocks(message, [*blocks[:first], mark, *blocks[first:]])
+    return with_blocks(message, [*blocks[:first], mark, *blocks[first:]])
 
 
 # ------------------------------------------------------------------------------ answers
@@ -298,12 +279,12 @@ class SignatureRestorer:
         """Return a chunk with marked signatures. A signature without a text waits for
         the call that it belongs to."""
         message, choice = chunk.delta.message, chunk.delta.index
-        old = _blocks(message)
+        old = blocks_of(message)
         new = [block for each in old for block in self._restored(each, choice)]
         if new == old:
             return chunk
         delta: Any = msgspec.structs.replace(
-            chunk.delta, message=_with_blocks(message, new)
+            chunk.delta, message=with_blocks(message, new)
         )
         return msgspec.structs.replace(chunk, delta=delta)
 
@@ -313,7 +294,7 @@ class SignatureRestorer:
         self._waiting.clear()
         return ()
 
-    def _restored(self, block: _Block, choice: int) -> Iterator[_Block]:
+    def _restored(self, block: Block, choice: int) -> Iterator[Block]:
         """Yield what the caller gets for a block."""
         if isinstance(block, ThinkingPromptMessageContent):
             yield from self._restored_thought(block, choice)
@@ -333,7 +314,7 @@ class SignatureRestorer:
 
     def _restored_thought(
         self, thought: ThinkingPromptMessageContent, choice: int
-    ) -> Iterator[_Block]:
+    ) -> Iterator[Block]:
         """Yield a thought with a marked signature, or let the signature wait."""
         is_google = self._target.format == _GEMINI
         if is_google and _is_signature(thought):
@@ -345,7 +326,7 @@ class SignatureRestorer:
             return
         yield self._with_tag(thought, choice) if thought.signature else thought
 
-    def _take_waiting(self, choice: int) -> Iterator[_Block]:
+    def _take_waiting(self, choice: int) -> Iterator[Block]:
         """Yield a signature that proves no call, unless the caller has it already."""
         waiting = self._waiting.pop(choice, None)
         if waiting is not None and self._caller != _CHAT:

@@ -28,9 +28,15 @@ from modelyard.models.messages import (
 from modelyard.models.types import JSON
 from modelyard.providers.adaptation.call_restorer import CallForm, CallRestorer
 from modelyard.providers.adaptation.draft import Draft
+from modelyard.providers.adaptation.searches import SearchRestorer
 from modelyard.providers.adaptation.text_input import FIELD
-from modelyard.providers.adaptation.vendor_tools import client_tool_of, translated_tool
-from modelyard.wire import gemini, openai_chat
+from modelyard.providers.adaptation.vendor_tools import (
+    client_tool_of,
+    is_run_elsewhere,
+    search_of,
+    translated_tool,
+)
+from modelyard.wire import anthropic, gemini, openai_chat
 from modelyard.wire import openai_responses as responses
 
 _MAX_REPORTED_CHARS = 64
@@ -40,7 +46,11 @@ def adapt_tool_kinds(draft: Draft) -> None:
     """Replace the tools of kinds that the target does not have."""
     request, target_format = draft.request, draft.target.format
     # What the format itself defines is for the server to accept.
-    if request.format == target_format and not _wraps_custom_tools(draft):
+    if (
+        request.format == target_format
+        and not _wraps_custom_tools(draft)
+        and not any(_is_run_elsewhere(tool, draft) for tool in request.tools)
+    ):
         return
     adapter = _ToolAdapter(draft)
     adapter.add_all(_declared_tools(draft))
@@ -53,9 +63,16 @@ def adapt_tool_kinds(draft: Draft) -> None:
         changes["tool_choice"] = adapter.adapted_choice(request.tool_choice)
     if changes:
         draft.change(**changes)
+    if adapter.restores_searches:
+        draft.restorers.insert(0, SearchRestorer)
     # Answers are restored in the opposite order of the rules.
     if adapter.forms:
         draft.restorers.insert(0, partial(CallRestorer, adapter.forms))
+
+
+def _is_run_elsewhere(tool: PromptMessageTool, draft: Draft) -> bool:
+    """Return whether a tool of the target's own format is run by another server."""
+    return is_run_elsewhere(tool, draft.target.capabilities)
 
 
 def _wraps_custom_tools(draft: Draft) -> bool:
@@ -121,6 +138,8 @@ class _ToolAdapter:
         """Name of a tool that a vendor runs → that of the target's; empty if it is left
         out."""
         self.is_changed = False
+        self.restores_searches = False
+        """Whether the caller knows searches as blocks of Anthropic's API."""
 
     def add_all(self, tools: Iterable[PromptMessageTool]) -> None:
         """Add tools of any kind."""
@@ -140,7 +159,7 @@ class _ToolAdapter:
         elif tool.type == "custom":
             self._add_custom(tool)
         # A tool of the target's own format is for its server to judge.
-        elif self._format in tool.extra:
+        elif self._format in tool.extra and not _is_run_elsewhere(tool, self._draft):
             self.tools.append(tool)
         elif tool.type == "namespace":
             self._add_namespace(tool)
@@ -211,10 +230,11 @@ class _ToolAdapter:
         else as the target's own."""
         if client_tool := client_tool_of(tool):
             body: JSON = tool.extra.get(responses.FORMAT, {})
+            parameters: Any = body.get("parameters") or client_tool.parameters
             function = PromptMessageTool(
                 name=tool.name,
                 description=str(body.get("description") or client_tool.description),
-                parameters=body.get("parameters") or client_tool.parameters,
+                parameters=parameters if is_object(parameters) else {},
             )
             # Anthropic's clients know the calls of such tools as calls of functions.
             if responses.FORMAT in tool.extra:
@@ -228,6 +248,8 @@ class _ToolAdapter:
         # A forced choice of the tool is one of the target's own then.
         self._replaced[tool.name] = target_tool.name
         self.tools.append(target_tool)
+        is_anthropics = anthropic.FORMAT in tool.extra
+        self.restores_searches |= is_anthropics and search_of(tool) is not None
 
     def _excludes(self, target_tool: PromptMessageTool) -> bool:
         """Return whether the target's own tool cannot stand beside functions, as with

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modelyard.base.json_types import is_object
+from modelyard.models.capabilities import Capabilities
 from modelyard.models.messages import PromptMessageTool
 from modelyard.models.types import JSON
 from modelyard.wire import anthropic, gemini
@@ -137,8 +139,23 @@ def _is_hosted(tool: PromptMessageTool, body: JSON) -> bool:
     its own."""
     if tool.type == "tool_search":
         return body.get("execution") != "client"
-    environment: Any = body.get("environment") or {}
-    return environment.get("type", "local") != "local"
+    return _object(body.get("environment")).get("type", "local") != "local"
+
+
+def _object(value: Any) -> JSON:
+    """Return an object that a caller has written; empty for anything else, which is
+    another tool's field of that name, or a mistake that its vendor would report."""
+    return value if is_object(value) else {}
+
+
+_OPENROUTER = "openrouter"
+
+
+def is_run_elsewhere(tool: PromptMessageTool, capabilities: Capabilities) -> bool:
+    """Return whether a tool of the chat format is run by OpenRouter, and the target is
+    another server."""
+    is_openrouters = tool.type.startswith(f"{_OPENROUTER}:")
+    return is_openrouters and capabilities.reasoning != _OPENROUTER
 
 
 def search_of(tool: PromptMessageTool) -> JSON | None:
@@ -146,9 +163,8 @@ def search_of(tool: PromptMessageTool) -> JSON | None:
     `location` and `max_uses`. None if the tool is another one."""
     if tool.type.startswith("web_search") and responses.FORMAT in tool.extra:
         body: JSON = tool.extra[responses.FORMAT]
-        filters: JSON = body.get("filters") or {}
         return {
-            "allowed": filters.get("allowed_domains"),
+            "allowed": _object(body.get("filters")).get("allowed_domains"),
             "location": body.get("user_location"),
         }
     if tool.type.startswith("web_search") and anthropic.FORMAT in tool.extra:

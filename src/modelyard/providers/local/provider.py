@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.call_headers import NO_HEADERS, CallHeaders
 from modelyard.base.errors import (
     ContextTooLongError,
     InvokeBadRequestError,
@@ -100,9 +101,11 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         caller expects it. Raises InvokeBadRequestError, ContextTooLongError."""
         adaptation = adapt(request, _chat_target(model))
         answer = self._invoke(model, adaptation.request)
+        headers = CallHeaders(dropped=adaptation.dropped)
         async with aclosing(adapted_stream(adaptation, answer)) as chunks:
             async for chunk in chunks:
-                yield chunk
+                yield msgspec.structs.replace(chunk, headers=headers)
+                headers = NO_HEADERS
 
     async def _invoke(
         self, model: str, request: LLMRequest

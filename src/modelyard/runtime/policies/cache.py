@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.call_headers import NO_HEADERS
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeServerUnavailableError, ModelyardError
 from modelyard.models.embedding import (
@@ -186,7 +185,8 @@ class Cache:
         """Store a complete answer for `seconds`, and the vector of its question."""
         # Rate limits and ids of this one response are not those of a later caller.
         chunks = [
-            msgspec.structs.replace(chunk, headers=NO_HEADERS) for chunk in chunks
+            msgspec.structs.replace(chunk, headers=chunk.headers.for_later_callers())
+            for chunk in chunks
         ]
         await self.response_cache.put(invocation.tenant, name, _encode(chunks), seconds)
         # The index entry follows the answer, so that it never points to a missing one.

@@ -1,0 +1,251 @@
+"""Searches of the web that another vendor has run, in the blocks of Anthropic's API.
+
+Google names queries and pages in the metadata of an answer, OpenAI in an item and in the
+citations of the text. Anthropic's clients know a search as two blocks: the use of a tool
+of the server, and its result.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from modelyard.base.ids import new_id
+from modelyard.base.json_types import is_array, is_object
+from modelyard.models.llm import LLMResultChunk, LLMResultChunkDelta
+from modelyard.models.messages import (
+    AnyPromptMessage,
+    AssistantPromptMessage,
+    Citation,
+    OpaquePromptMessageContent,
+    TextPromptMessageContent,
+)
+from modelyard.models.types import JSON
+from modelyard.providers.adaptation.blocks import Block, blocks_of, with_blocks
+from modelyard.providers.adaptation.draft import Draft
+from modelyard.wire import anthropic, gemini
+from modelyard.wire import openai_responses as responses
+
+_OWN_ID = "srvtoolu_restored"
+"""Beginning of the ids of searches that Anthropic has not run."""
+
+
+class SearchRestorer:
+    """Adds the searches to one answer, complete or streamed. The caller's format has a
+    single choice."""
+
+    __slots__ = ("_has_text", "_is_grounded", "_open_ids", "_pages", "_searches")
+
+    def __init__(self) -> None:
+        # Searches whose pages are not known yet.
+        self._open_ids: list[str] = []
+        self._pages: dict[str, Citation] = {}
+        self._searches = 0
+        self._is_grounded = False
+        self._has_text = False
+
+    def feed(self, chunk: LLMResultChunk) -> LLMResultChunk:
+        """Return a chunk with the searches that are known by now."""
+        delta = chunk.delta
+        old = blocks_of(delta.message)
+        new = self._restored(old, delta)
+        usage = delta.usage
+        if usage is not None and not usage.searches and self._searches:
+            usage = msgspec.structs.replace(usage, searches=self._searches)
+        if new == old and usage is delta.usage:
+            return chunk
+        delta = msgspec.structs.replace(
+            delta, message=with_blocks(delta.message, new), usage=usage
+        )
+        return msgspec.structs.replace(chunk, delta=delta)
+
+    def finish(self) -> Iterable[LLMResultChunk]:
+        """Yield the results of searches that had none, if no finish reason came."""
+        if results := list(self._results(self._open_ids)):
+            message = with_blocks(AssistantPromptMessage(), results)
+            yield LLMResultChunk(delta=LLMResultChunkDelta(message=message))
+
+    def _restored(self, old: list[Block], delta: LLMResultChunkDelta) -> list[Block]:
+        """Return the blocks of a chunk with searches among them."""
+        new = [block for each in old for block in self._translated(each)]
+        grounded = list(self._of_grounding(delta))
+        # A whole answer begins with its searches. A stream has its text already.
+        new = [*new, *grounded] if self._has_text else [*grounded, *new]
+        self._has_text = self._has_text or any(map(_is_text, old))
+        return self._with_results(new) if delta.finish_reason is not None else new
+
+    def _translated(self, block: Block) -> Iterator[Block]:
+        """Yield what the caller gets for a block."""
+        if isinstance(block, TextPromptMessageContent):
+            self._add_pages(block.citations)
+        item = _search_item(block)
+        if item is None:
+            yield block
+            return
+        action: Any = item.get("action")
+        fields = action if is_object(action) else {}
+        yield self._begin(str(fields.get("query") or fields.get("url") or ""))
+        sources: Any = fields.get("sources")
+        urls = [str(each.get("url") or "") for each in _objects(sources)]
+        if urls:
+            pages = [Citation(url=url) for url in urls]
+            yield _result(self._open_ids.pop(), pages)
+
+    def _of_grounding(self, delta: LLMResultChunkDelta) -> Iterator[Block]:
+        """Yield the searches that Google names in the metadata of an answer."""
+        metadata: Any = delta.extra.get(gemini.FORMAT, {}).get("groundingMetadata")
+        if self._is_grounded or not is_object(metadata):
+            return
+        queries: Any = metadata.get("webSearchQueries")
+        if not is_array(queries) or not queries:
+            return
+        self._is_grounded = True
+        for query in queries:
+            yield self._begin(str(query))
+        pages = [_objects([each.get("web")]) for each in _grounding_chunks(metadata)]
+        self._add_pages(
+            Citation(url=str(web.get("uri") or ""), title=str(web.get("title") or ""))
+            for found_pages in pages
+            for web in found_pages
+        )
+
+    def _begin(self, query: str) -> OpaquePromptMessageContent:
+        """Return the block of a search whose result follows."""
+        search_id = new_id(_OWN_ID)
+        self._open_ids.append(search_id)
+        self._searches += 1
+        return _opaque(
+            type="server_tool_use",
+            id=search_id,
+            name="web_search",
+            input={"query": query},
+            caller={"type": "direct"},
+        )
+
+    def _add_pages(self, citations: Iterable[Citation]) -> None:
+        """Remember the pages that an answer cites, each once."""
+        for citation in citations:
+            if citation.url:
+                self._pages.setdefault(citation.url, citation)
+
+    def _with_results(self, blocks: list[Block]) -> list[Block]:
+        """Return the blocks at the end of an answer with the results of all searches,
+        each behind its search if that is among them."""
+        results = {each.data["tool_use_id"]: each for each in self._take_results()}
+        merged: list[Block] = []
+        for block in blocks:
+            merged.append(block)
+            if isinstance(block, OpaquePromptMessageContent):
+                result = results.pop(block.data.get("id", ""), None)
+                merged += [] if result is None else [result]
+        return [*merged, *results.values()]
+
+    def _take_results(self) -> list[OpaquePromptMessageContent]:
+        """Return the results of all searches that wait for theirs."""
+        waiting, self._open_ids = self._open_ids, []
+        return list(self._results(waiting))
+
+    def _results(self, search_ids: list[str]) -> Iterator[OpaquePromptMessageContent]:
+        """Yield the results of searches. Nobody says which of several has found a page,
+        so the last one has them all."""
+        for search_id in search_ids:
+            is_last = search_id == search_ids[-1]
+            yield _result(search_id, self._pages.values() if is_last else ())
+
+
+def drop_restored_searches(draft: Draft) -> None:
+    """Leave out searches of other vendors, which Anthropic would refuse: it can read
+    only pages and citations that it has encrypted itself."""
+    if draft.target.format != anthropic.FORMAT:
+        return
+    messages = draft.request.messages
+    adapted = [_without_searches(message, draft) for message in messages]
+    if adapted != messages:
+        draft.change(messages=[each for each in adapted if each is not None])
+
+
+def _without_searches(
+    message: AnyPromptMessage, draft: Draft
+) -> AnyPromptMessage | None:
+    """Return a message without searches of other vendors; None if it has nothing else."""
+    if not isinstance(message, AssistantPromptMessage):
+        return message
+    old = blocks_of(message)
+    kept: list[Block] = []
+    for block in old:
+        if isinstance(block, OpaquePromptMessageContent) and _is_restored(block):
+            draft.drop(str(block.data.get("type")))
+        else:
+            kept.append(_without_foreign_citations(block, draft))
+    if kept == old:
+        return message
+    return with_blocks(message, kept) if kept else None
+
+
+def _is_restored(block: OpaquePromptMessageContent) -> bool:
+    """Whether a block is one of a search that Anthropic has not run."""
+    name = str(block.data.get("tool_use_id") or block.data.get("id") or "")
+    return block.format == anthropic.FORMAT and name.startswith(_OWN_ID)
+
+
+def _without_foreign_citations(block: Block, draft: Draft) -> Block:
+    """Return a text without citations of pages that another vendor has found."""
+    if not isinstance(block, TextPromptMessageContent) or not block.citations:
+        return block
+    own = [each for each in block.citations if not _is_foreign(each)]
+    if len(own) == len(block.citations):
+        return block
+    draft.drop("citations")
+    return msgspec.structs.replace(block, citations=own)
+
+
+def _is_foreign(citation: Citation) -> bool:
+    """Whether a citation is of a page that Anthropic has not encrypted."""
+    original: Any = citation.extra.get(anthropic.FORMAT, {})
+    is_page = original.get("type") == "web_search_result_location"
+    return is_page and not original.get("encrypted_index")
+
+
+def _search_item(block: Block) -> JSON | None:
+    """Return a block as a search item of the Responses API; None for any other."""
+    if not isinstance(block, OpaquePromptMessageContent):
+        return None
+    is_search = block.data.get("type") == "web_search_call"
+    return block.data if is_search and block.format == responses.FORMAT else None
+
+
+def _is_text(block: Block) -> bool:
+    """Whether a block is a text with something in it."""
+    return isinstance(block, TextPromptMessageContent) and bool(block.data)
+
+
+def _grounding_chunks(metadata: JSON) -> list[JSON]:
+    """Return the sources in Google's metadata."""
+    return _objects(metadata.get("groundingChunks"))
+
+
+def _objects(value: Any) -> list[JSON]:
+    """Return the objects of a list that a vendor has sent."""
+    return [each for each in value if is_object(each)] if is_array(value) else []
+
+
+def _result(search_id: str, pages: Iterable[Citation]) -> OpaquePromptMessageContent:
+    """Return the block with the pages of a search."""
+    content = [
+        {
+            "type": "web_search_result",
+            "url": page.url,
+            "title": page.title,
+            "encrypted_content": "",
+            "page_age": None,
+        }
+        for page in pages
+    ]
+    return _opaque(
+        type="web_search_tool_result", tool_use_id=search_id, content=content
+    )
+
+
+def _opaque(**data: Any) -> OpaquePromptMessageContent:
+    """Return a block of Anthropic's format."""
+    return OpaquePromptMessageContent(format=anthropic.FORMAT, data=data)
