@@ -610,6 +610,10 @@ _OWN_WAYS = {
         "plugins/inside/confine.py",
         "socket.socket",
     ): "brings up the loopback of a plugin's own network",
+    (
+        "cli/agent_programs.py",
+        "HttpClient",
+    ): "the server that the user names, from the user's own terminal",
     ("cli/doctor.py", "socket.socket"): "whether a port is free",
     ("cli/doctor.py", "connect_ex"): "the same",
 }
@@ -731,7 +735,7 @@ def test_only_listed_modules_use_the_unguarded_client():
         if "HttpClient" in text and _imports(ast.parse(text), "HttpClient")
     }
     assert users == {
-        "app/network.py", "app/telemetry.py", "plugins/serverless.py", "providers/auth.py", "providers/endpoint.py",
+        "app/network.py", "app/telemetry.py", "cli/agent_programs.py", "plugins/serverless.py", "providers/auth.py", "providers/endpoint.py",
         "providers/chat_exchange.py", "providers/http_provider.py", "providers/local/hub.py", "transport/egress.py", "transport/otlp.py",
     }  # fmt: skip
 

@@ -84,8 +84,10 @@ class LocalSettings(
     threads: int = 0
     """Threads per model; 0 for half the cores. llama.cpp becomes extremely slow with
     more threads than free cores."""
-    context: int = 4096
-    """Context window in tokens for chat, per concurrent request."""
+    context: int = 0
+    """Context window in tokens for chat, per concurrent request. 0 for 32,768 with the
+    chat model of the set `large` and 4,096 with others, or less where the machine's
+    memory does not suffice."""
     parallel: int = 2
     """Chats that one loaded model answers concurrently; further ones wait."""
     queue: int = 32

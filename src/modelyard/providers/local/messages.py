@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.errors import TokenCounts
+
 HEADER = struct.Struct(">I")
 # Largest message in bytes. A larger length means that the stream is out of step.
 MAX_MESSAGE = 512 * 1024 * 1024
@@ -59,6 +61,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure"):
     id: int
     kind: str
     message: str
+    tokens: TokenCounts | None = None
+    """Those of a request that is too long."""
 
 
 # The process decodes the first union, the server the second; `tag` selects the class.

@@ -12,6 +12,7 @@ import msgspec
 
 from modelyard.base import errors
 from modelyard.base.errors import (
+    ContextTooLongError,
     InvokeError,
     InvokeServerUnavailableError,
     InvokeTimeoutError,
@@ -168,9 +169,7 @@ class ModelProcess:
                         return
                     case Failure() as failure:
                         is_over = True
-                        raise _ERROR_CLASSES.get(
-                            failure.kind, InvokeServerUnavailableError
-                        )(failure.message, provider="local")
+                        raise error_of(failure)
                     # None in the queue means that the process has exited.
                     case _:
                         is_over = True
@@ -307,3 +306,13 @@ def default_threads() -> int:
         else os.cpu_count() or 2
     )
     return max(1, available // 2)
+
+
+def error_of(failure: Failure) -> InvokeError:
+    """Return what the engine raised."""
+    if failure.kind == ContextTooLongError.__name__:
+        return ContextTooLongError(
+            failure.message, provider="local", tokens=failure.tokens
+        )
+    error_class = _ERROR_CLASSES.get(failure.kind, InvokeServerUnavailableError)
+    return error_class(failure.message, provider="local")

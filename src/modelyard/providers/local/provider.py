@@ -160,7 +160,7 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         Raises ContextTooLongError if it cannot fit, InvokeBadRequestError for content
         that is not supported.
         """
-        self._check_length(request)
+        self._check_length(model, request)
         messages = [
             await self._with_text_of_images(message) for message in request.messages
         ]
@@ -172,16 +172,17 @@ class LocalLargeLanguageModel(LargeLanguageModel):
             msgspec.structs.replace(ready, stream=False), model, DEFAULT_CAPABILITIES
         )
 
-    def _check_length(self, request: LLMRequest) -> None:
+    def _check_length(self, model: str, request: LLMRequest) -> None:
         """Raise ContextTooLongError if the request cannot fit, before much time is
         spent on tokenizing it."""
         length = sum(len(message.text) for message in request.messages)
-        if length > self.runtime.context * _MAX_TOKEN_CHARS:
+        window = self.runtime.window(model)
+        if length > window.tokens * _MAX_TOKEN_CHARS:
             raise ContextTooLongError(
                 f"The request has {length:,} characters; the model's context is"
-                f" limited to {self.runtime.context:,} tokens",
+                f" limited to {window.tokens:,} tokens {window.reason}".rstrip(),
                 provider="local",
-                tokens=TokenCounts(limit=self.runtime.context),
+                tokens=TokenCounts(limit=window.tokens),
             )
 
     async def _with_text_of_images(self, message: AnyPromptMessage) -> AnyPromptMessage:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modelyard.base.errors import QueueFullError
+from modelyard.providers.local.context_window import ContextWindow, window_of
 from modelyard.providers.local.messages import Load
 from modelyard.providers.local.process import ModelProcess, default_threads
 from modelyard.providers.local.weights import WeightStore, manifest
@@ -20,13 +21,13 @@ logger = logging.getLogger("modelyard.local")
 class LocalOptions:
     """Settings of local models.
 
-    `threads` per model, 0 for an automatic choice; `context` in tokens; `parallel`
+    `threads` per model and `context` in tokens, 0 for an automatic choice; `parallel`
     requests at once and `queue` more waiting; `idle_seconds` before a model is
     unloaded.
     """
 
     threads: int = 0
-    context: int = 4096
+    context: int = 0
     parallel: int = 2
     queue: int = 32
     idle_seconds: float = 900.0
@@ -49,6 +50,7 @@ class LocalRuntime:
         self._store = store
         self._options = options
         self._slots: dict[tuple[str, ...], _ProcessSlot] = {}
+        self._windows: dict[str, ContextWindow] = {}
         # References keep the stopping tasks from being garbage collected.
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -57,10 +59,29 @@ class LocalRuntime:
         """The store of the weight files."""
         return self._store
 
-    @property
-    def context(self) -> int:
-        """Context size of chat models, in tokens."""
-        return self._options.context
+    def window(self, model: str) -> ContextWindow:
+        """Return how many tokens a chat with a model may have. It is chosen when the
+        model is first asked for."""
+        if model not in self._windows:
+            self._windows[model] = window = self._chosen_window(model)
+            if (
+                not self._options.context
+                and window.tokens < manifest().models[model].context
+            ):
+                fields = {"model": model, "tokens": window.tokens}
+                logger.warning("context reduced", extra={"fields": fields})
+        return self._windows[model]
+
+    def _chosen_window(self, model: str) -> ContextWindow:
+        """Choose the window of a model by the settings and the free memory."""
+        model_entry = manifest().models[model]
+        return window_of(
+            self._options.context,
+            model_entry.context,
+            token_bytes=model_entry.token_bytes,
+            other_bytes=sum(file.size for file in manifest().files_of(model)),
+            parallel=self._options.parallel,
+        )
 
     async def call(
         self, model: str, method: str, payload: Any
@@ -140,9 +161,11 @@ class LocalRuntime:
         """
         model_entry = manifest().models[model]
         process = ModelProcess(model)
+        window = self.window(model)
         options = {
             "threads": self._options.threads or default_threads(),
-            "context": self._options.context,
+            "context": window.tokens,
+            "context_reason": window.reason,
             "parallel": self._options.parallel,
         }
         # In a thread, because files of installed packages are read completely to check

@@ -27,6 +27,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError, NotFoundError, NotReadyError, suggestion
+from modelyard.providers.local.context_window import DEFAULT_CONTEXT
 
 MANIFEST = Path(__file__).with_name("weights.yaml")
 _BLOCK = 1 << 20
@@ -78,6 +79,10 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
     """Modules that the engine imports."""
     extra: str
     files: dict[str, str]
+    context: int = DEFAULT_CONTEXT
+    """Tokens that a chat may have, if the memory of the machine suffices."""
+    token_bytes: int = 0
+    """Memory that a chat model takes for each token of a chat."""
 
     @property
     def missing(self) -> list[str]:

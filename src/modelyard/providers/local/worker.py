@@ -120,7 +120,12 @@ class Worker:
                 else f"The model failed: {name}: {error}"
             )
             self._send_message(
-                Failure(id=ask.id, kind=_error_class_name(error), message=error_message)
+                Failure(
+                    id=ask.id,
+                    kind=_error_class_name(error),
+                    message=error_message,
+                    tokens=getattr(error, "tokens", None),
+                )
             )
         finally:
             self._cancelled.discard(ask.id)

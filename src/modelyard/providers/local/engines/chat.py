@@ -16,6 +16,7 @@ from modelyard.base.errors import (
     ContextTooLongError,
     InvokeBadRequestError,
     InvokeServerUnavailableError,
+    TokenCounts,
 )
 from modelyard.base.json_types import JsonValue
 
@@ -35,6 +36,9 @@ class Engine:
         parameters.n_parallel = int(options["parallel"])
         # The slots share the context equally.
         parameters.n_ctx = int(options["context"]) * parameters.n_parallel
+        # The progress of reading a prompt is told after each batch. On a processor larger
+        # ones are not faster.
+        parameters.n_batch = 256
         parameters.use_jinja = True
         parameters.verbosity = -1
         # A warm-up run would delay loading.
@@ -45,6 +49,7 @@ class Engine:
         for cpu in (parameters.cpuparams, parameters.cpuparams_batch):
             cpu.n_threads = int(options["threads"])
             cpu.poll = 0  # spinning at barriers collapses as soon as another process wants the core
+        self._context_reason = str(options["context_reason"])
         self._server = xllamacpp.Server(parameters)
 
     def answer(
@@ -79,7 +84,9 @@ class Engine:
             """Run the request. Ends the queue with None, after the exception if there
             was one."""
             try:
-                events.put(self._server.handle_chat_completions(body, on_event))
+                # Reading a long prompt takes minutes, in which nothing would come.
+                asked = {**body, "return_progress": bool(body.get("stream"))}
+                events.put(self._server.handle_chat_completions(asked, on_event))
             except Exception as error:  # noqa: BLE001
                 events.put(error)
             events.put(None)
@@ -89,7 +96,10 @@ class Engine:
         try:
             while (event := events.get()) is not None:
                 for item in event if isinstance(event, list) else [event]:
-                    yield _check_event(item)
+                    checked = self._check_event(item)
+                    # Only shows that a long prompt is being read.
+                    checked.pop("prompt_progress", None)
+                    yield checked
         finally:
             # The callback sees the flag at the next token, so the thread ends soon.
             is_abandoned.set()
@@ -114,7 +124,12 @@ class Engine:
             answer: dict[str, Any] = json.loads(connection.getresponse().read())
         finally:
             connection.close()
-        return _check_event(answer)
+        return self._check_event(answer)
+
+    def _check_event(self, event: JsonValue | Exception) -> dict[str, Any]:
+        """Return an event of llama.cpp. Raises the InvokeError for an error that it
+        reports."""
+        return _check_event(event, self._context_reason)
 
 
 class _UnixConnection(http.client.HTTPConnection):  # noqa: TID251
@@ -128,9 +143,11 @@ class _UnixConnection(http.client.HTTPConnection):  # noqa: TID251
         self.sock.connect(self._path)
 
 
-def _check_event(event: JsonValue | Exception) -> dict[str, Any]:
+def _check_event(
+    event: JsonValue | Exception, context_reason: str = ""
+) -> dict[str, Any]:
     """Return an event of llama.cpp. Raises the InvokeError for an error that it
-    reports."""
+    reports. `context_reason`: why the context has its size."""
     if isinstance(event, Exception):
         # llama.cpp's binding raises ValueError for invalid requests.
         raise (
@@ -145,9 +162,11 @@ def _check_event(event: JsonValue | Exception) -> dict[str, Any]:
         return event
     message = str(error.get("message", error))
     if error.get("type") == "exceed_context_size_error":
+        counts = TokenCounts(error.get("n_prompt_tokens"), limit=error.get("n_ctx"))
         raise ContextTooLongError(
-            f"The request has {error.get('n_prompt_tokens')} tokens; the model's"
-            f" context is limited to {error.get('n_ctx')}"
+            f"The request has {counts.input} tokens; the model's context is limited to"
+            f" {counts.limit} {context_reason}".rstrip(),
+            tokens=counts,
         )
     # The code is an HTTP status: below 500 the request is at fault.
     if int(error.get("code") or 500) < 500:
