@@ -52,10 +52,18 @@ def served_apps() -> Iterator[dict[str, str]]:
         ["start > count", "count > llm", "llm > answer"], mode="advanced-chat",
         conversation_variables=[{"name": "n", "value": 0, "value_type": "number", "description": "how often"}],
     )  # fmt: skip
+    restricted = document(
+        {
+            "start": {"type": "start", "variables": [{"variable": "doc", "type": "file", "allowed_file_types": ["document"], "allowed_file_upload_methods": ["local_file"]}]},
+            "end": {"type": "end", "outputs": [{"variable": "d", "value_selector": ["start", "doc"]}]},
+        },
+        ["start > end"],
+    )  # fmt: skip
     broken_chat = {**failing, "app": {"name": "x", "mode": "advanced-chat"}}
     documents = {
         "form": form_app,
         "failing": failing,
+        "restricted": restricted,
         "remembering": remembering,
         "broken_chat": broken_chat,
     }
@@ -498,6 +506,25 @@ def test_a_chat_is_stopped_while_it_streams(served_apps: dict[str, str]):
     assert time.monotonic() - started_at < 2
     assert kinds[-2:] == ["workflow_finished", "message_end"]
     assert kinds.count("message") < 300
+
+
+def test_a_file_that_the_form_does_not_allow_is_refused_before_the_run(
+    served_apps: dict[str, str],
+):
+    caller = Caller(served_apps, "restricted")
+
+    def outcome_of(name: str, content: bytes) -> httpx.Response:
+        upload = caller.http.post(
+            "/files/upload", files={"file": (name, content)}, data={"user": "f"}
+        )
+        doc = {"transfer_method": "local_file", "upload_file_id": upload.json()["id"]}
+        return caller.post("/workflows/run", inputs={"doc": doc}, user="f")
+
+    refused = outcome_of("a.png", b"\x89PNG\r\n\x1a\n")
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_param")
+    assert refused.json()["message"].startswith("File validation failed")
+    accepted = outcome_of("a.txt", b"text").json()
+    assert accepted["data"]["outputs"]["d"]["filename"] == "a.txt"
 
 
 def test_files_belong_to_their_users(served_apps: dict[str, str]):

@@ -508,5 +508,10 @@ def test_an_invalid_schedule_is_a_warning_that_names_the_node(
         (listed_schedule["node"], len(listed_schedule["next"]))
         for listed_schedule in valid_check["schedules"]
     ] == [("when", 3)]
-    app = console.add(schedule("99 * * * *"))
+    published = console.http.post(
+        f"{ADMIN}/apps", json={"file": schedule("99 * * * *")}
+    )
+    assert published.status_code == 400
+    assert "when: Invalid cron expression" in published.json()["error"]["message"]
+    app = console.add(schedule("99 * * * *"), publish=False)
     assert console.triggers(app) == []

@@ -127,8 +127,8 @@ def test_text_that_looks_like_a_program_stays_text(cell: Cell):
         ("python3", "def main(:", "SyntaxError"),
         (
             "python3",
-            "def main():\n    return {1: 2}",
-            "Keys of the result must be strings, not int",
+            "def main():\n    return {(1, 2): 2}",
+            "Keys of the result must be texts or numbers, not tuple",
         ),
         (
             "python3",

@@ -296,6 +296,7 @@ KEPT = {
     "workflow/tool_messages.py:ToolMessageCollector._variables": _CALL,
     "workflow/live_run.py:JournalRecorder._by_path": _RUN,
     "workflow/live_runs.py:LiveRuns._live_runs": "by a run's random id; each is looked up with its tenant",
+    "workflow/live_runs.py:LiveRuns._postponed": "by a run's random id: runs of this process that are tried again",
     "workflow/runs.py:Runs._starting": "by a run's random id",
     "workflow/schedule.py:_zone()": _OURS,
     "workflow/streaming.py:ResponseStream._sessions": _RUN,

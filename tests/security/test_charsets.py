@@ -193,11 +193,18 @@ def test_a_description_that_expands_through_references_is_refused():
 _WRITTEN_OUT = {
     ("base/charsets.py", "codec"): "a byte order mark's",
     ("base/charsets.py", "codec_of(label)"): "of the list",
+    ("base/content_disposition.py", "codec_of(charset or 'utf-8')"): "of the list",
+    ("base/content_disposition.py", "codec_of(charset or '')"): "of the list",
     ("sandbox/inside/document_formats.py", "encoding"): "written out above",
     (
         "sandbox/inside/document_formats.py",
-        "detected.encoding",
-    ): "measured by charset-normalizer, in the sandbox",
+        "_WIDER.get(declared, declared)",
+    ): "of the list: `is_charset` is asked first",
+    (
+        "sandbox/inside/document_formats.py",
+        "text_encodings.guess(data)[0]",
+    ): "one of the candidates, which are written out",
+    ("sandbox/inside/text_encodings.py", "codec"): "a candidate, written out",
     ("sandbox/inside/document_reader.py", "encoding"): "written out above",
     (
         "sandbox/inside/web_pages.py",

@@ -74,3 +74,17 @@ def test_checked_text_is_not_checked_again_at_the_end():
 
     assert asyncio.run(work()) is None
     assert checked == ["b" * 400]
+
+
+def test_a_retry_does_not_show_text_again_that_was_replaced():
+    async def check(text: str) -> str | None:
+        return "[removed]" if text else None
+
+    async def work() -> list[bool]:
+        guard = OutputGuard(Run(), check)  # pyright: ignore[reportArgumentType]
+        assert guard.should_publish(chunk("bad"))
+        assert await guard.finish() == "[removed]"
+        later = [chunk("more"), TextReplaced(text="bad", reason="retry")]
+        return [guard.should_publish(event) for event in later]
+
+    assert asyncio.run(work()) == [False, False]

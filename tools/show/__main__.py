@@ -47,6 +47,7 @@ PROOFS = {
     "bench-plugins": "Starts, calls, streams and installations of plugins, compared with plain Python processes.",
     "app-files": "All exported apps of the test data: imported, and run with scripted models and stubs.",
     "node-cases": "A case for each node type and each quirk, and the rules of the execution frontier.",
+    "workflow-cases": "Reported faults of workflow products and others of their kinds: endless runs, templates in data, files, replaced text.",
     "security": "Every vulnerability found in reviews, and the rules that prevent others of its kind.",
     "fuzz": "Mutated requests to every route: no unhandled error, no 500, no hang.",
     "attacks": "Attacks on the sandbox, as root and as an ordinary user; hostile addresses.",

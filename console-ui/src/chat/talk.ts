@@ -417,6 +417,8 @@ export class Talk {
         return ({ text }) => ({ text: text + (data.text ?? "") });
       case "message_replace":
         return () => ({ text: event.answer ?? "" });
+      case "text_replace":
+        return () => ({ text: data.text ?? "" });
       case "reasoning_chunk":
         return ({ thought }) => ({ thought: thought + (data.reasoning ?? "") });
       case "agent_thought":

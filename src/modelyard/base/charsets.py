@@ -102,6 +102,20 @@ def charset_of(content_type: str) -> str:
     return match[1] if match else ""
 
 
+def has_byte_order_mark(data: bytes) -> bool:
+    """Return whether the data starts with a byte order mark."""
+    return any(data.startswith(mark) for mark, _ in _BYTE_ORDER_MARKS)
+
+
+def is_utf8(data: bytes) -> bool:
+    """Return whether the data is valid UTF-8."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def decode(data: bytes, label: str = "") -> str:
     """Decode bytes to text. Never raises: invalid bytes become U+FFFD.
 

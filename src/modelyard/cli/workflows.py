@@ -41,9 +41,9 @@ from modelyard.workflow.events import (
     NodeRunSucceeded,
     TextReplaced,
 )
+from modelyard.workflow.file_types import file_kind
 from modelyard.workflow.nodes.start import form_of
 from modelyard.workflow.prompts import MODEL_NOT_FOUND
-from modelyard.workflow.services import file_kind
 from modelyard.workflow.single_run import outcome_of, stream
 from modelyard.workflow.variables import File
 
@@ -402,7 +402,8 @@ def _warnings_and_needs(app: App) -> dict[str, list[str]]:
     return {
         "warnings": [str(warning) for warning in app.warnings],
         "needs": [
-            f"{requirement.kind} {requirement.name}" for requirement in app.requirements
+            *(f"{needed.kind} {needed.name}" for needed in app.requirements),
+            *(f"secret {name}" for name in app.missing_secrets),
         ],
     }
 

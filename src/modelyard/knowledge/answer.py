@@ -464,19 +464,22 @@ def _is_not_found_reply(text: str) -> bool:
     return not text or (len(text) < 200 and _NOT_FOUND_REPLY.search(text) is not None)
 
 
+_PLACEHOLDER = re.compile(r"\{(?:context|not_found|question)\}")
+
+
 def _fill_prompt(template: str, context: str, question: str) -> str:
     """Return a prompt template with its placeholders filled in.
 
     The placeholders are `{context}`, `{not_found}` (the fixed reply in the question's
-    language) and `{question}`, which comes last so that nothing inside the question is
-    replaced.
+    language) and `{question}`. All are replaced at once, so that nothing inside the
+    context or the question is.
     """
-    # The question is inserted last, so that placeholders in it are not replaced.
-    return (
-        template.replace("{context}", context)
-        .replace("{not_found}", not_found_reply(question))
-        .replace("{question}", question)
-    )
+    texts = {
+        "{context}": context,
+        "{not_found}": not_found_reply(question),
+        "{question}": question,
+    }
+    return _PLACEHOLDER.sub(lambda match: texts[match[0]], template)
 
 
 def _prefer_quotation(

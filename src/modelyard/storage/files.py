@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from modelyard.base.content_disposition import shortened
 from modelyard.base.errors import NotFoundError
 from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
@@ -73,9 +74,8 @@ class FileStore:
         Only the last component of the name is used, since browsers may send a full path
         of either operating system. Special characters are replaced.
         """
-        name = (
-            _PLAIN.sub("_", name.replace("\\", "/").rpartition("/")[2])[:200] or "file"
-        )
+        plain = _PLAIN.sub("_", name.replace("\\", "/").rpartition("/")[2])
+        name = shortened(plain, 200) or "file"
         resolved_type = (
             mime_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
         )
@@ -106,6 +106,16 @@ class FileStore:
         except (OSError, msgspec.MsgspecError):
             raise NotFoundError(
                 f"File {id[:80]!r} does not exist", code="file_not_found"
+            ) from None
+
+    def head(self, tenant: str, id: str, size: int) -> bytes:
+        """Return the first bytes of a file, at most `size`. Raises NotFoundError."""
+        try:
+            with self._file_path(tenant, id).open("rb") as file:
+                return file.read(size)
+        except OSError:
+            raise NotFoundError(
+                f"File {id!r} does not exist", code="file_not_found"
             ) from None
 
     def get(self, tenant: str, id: str) -> tuple[StoredFile, bytes]:

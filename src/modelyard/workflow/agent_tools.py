@@ -1,10 +1,10 @@
 """Parsing of an app's tool list, in any format that app files use, into tool
 references. Pure functions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from modelyard.base.json_types import EMPTY_OBJECT, is_mapping
+from modelyard.base.json_types import EMPTY_OBJECT, is_array, is_mapping
 from modelyard.tools.manager import ToolRef
 
 _LEGACY_TOOLS: Mapping[str, tuple[str, str]] = {
@@ -51,6 +51,52 @@ def parse_tool_list(
                 else _parse_definition(definition)
             )
     return tool_refs
+
+
+def resolve_tool_inputs(tools: Any, resolve: Callable[[Any], Any]) -> Any:
+    """Return an app's tool list with the values of parameters that the author has fixed.
+
+    `resolve` returns the value of a parameter such as `{"type": "variable", "value":
+    ["start", "n"]}`. Whatever it returns is a constant afterwards.
+    """
+    if not is_array(tools):
+        return tools
+    return [
+        _with_inputs(definition, resolve) if is_mapping(definition) else definition
+        for definition in tools
+    ]
+
+
+def tool_input_parameters(tools: Any) -> Iterator[Any]:
+    """Yield the parameters of a tool list that `resolve_tool_inputs` resolves."""
+    inputs: list[Any] = []
+    resolve_tool_inputs(tools, inputs.append)
+    yield from inputs
+
+
+def _with_inputs(
+    definition: Mapping[str, Any], resolve: Callable[[Any], Any]
+) -> dict[str, Any]:
+    """Return a tool's entry with resolved parameters and settings."""
+    changed = dict(definition)
+    for section in ("parameters", "settings"):
+        values = definition.get(section)
+        if is_mapping(values):
+            changed[section] = {
+                name: _with_input(value, resolve) for name, value in values.items()
+            }
+    return changed
+
+
+def _with_input(value: Any, resolve: Callable[[Any], Any]) -> Any:
+    """Return a parameter with its resolved value; one that the model chooses is left
+    as it is."""
+    if not is_mapping(value) or not is_mapping(value.get("value")):
+        return value
+    typed = value["value"]
+    if value.get("auto") or set(typed) < {"type", "value"}:
+        return value
+    return {**value, "value": {"type": "constant", "value": resolve(typed)}}
 
 
 def _is_legacy(definition: Mapping[str, Any]) -> bool:
@@ -139,7 +185,7 @@ def _settings(definition: Mapping[str, Any]) -> dict[str, Any]:
 def _setting_value(value: Any) -> Any:
     """Return a setting's value, which may be wrapped as `{"value": …}`."""
     if is_mapping(value) and "value" in value:
-        return value["value"]
+        return _unwrap_constant(value["value"])
     return value
 
 
@@ -162,6 +208,6 @@ def _unwrap_constant(value: Any) -> Any:
     """
     return (
         value["value"]
-        if is_mapping(value) and set(value) == {"type", "value"}
+        if is_mapping(value) and {"type", "value"} <= set(value)
         else value
     )

@@ -5,7 +5,7 @@ import hashlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,9 +23,21 @@ from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy import api_keys
 from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.resource_types import AppKey, AppVersion, ChatPage, StoredApp
-from modelyard.workflow.dsl import App, AppMapping, dump, loads
+from modelyard.workflow.dsl import (
+    App,
+    AppMapping,
+    DslError,
+    Problem,
+    dump,
+    dump_with_environment,
+    loads,
+)
 from modelyard.workflow.journal import DatabaseJournal
-from modelyard.workflow.trigger_nodes import triggers_of, webhooks_of
+from modelyard.workflow.trigger_nodes import (
+    schedule_problems,
+    triggers_of,
+    webhooks_of,
+)
 
 _MAX_CACHED_APPS = 128
 _MAX_VERSIONS = 200
@@ -86,17 +98,26 @@ class Apps:
         note: str = "",
     ) -> tuple[AppRecord, App, bool]:
         """Import an app file. Returns the app, its parsed file, and whether it replaced
-        an app of that name. Raises DslError.
+        an app of that name.
 
         With `publishes` callers get the new version at once; otherwise it becomes a
-        draft and callers keep the old one.
+        draft and callers keep the old one. Secrets that the file does not contain keep
+        their values. Raises DslError, also if an app of another kind has the name, and
+        if a schedule that would be published never starts a run.
         """
         # Parsing is expensive, so it runs outside of the event loop.
         app = await cpu_work.run_in_thread(loads, text, name=file, mapping=mapping)
+        existing_app = self._find_by_name(tenant, name or app.name)
+        if existing_app is not None:
+            _check_same_kind(existing_app, app)
+            app, text = await self._with_previous_secrets(existing_app, app, text)
+        if publishes and (problems := schedule_problems(app)):
+            raise DslError(
+                [Problem(message=_unpublishable(problems), file=app.file or file)]
+            )
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         # The file is stored before the record refers to it.
         await self._documents.save(tenant, digest, text)
-        existing_app = self._find_by_name(tenant, name or app.name)
         # Fields that the file does not determine, as keys and triggers, are preserved.
         previous = (
             existing_app.stored
@@ -129,6 +150,32 @@ class Apps:
         # returning.
         await self._directory.refresh()
         return AppRecord(tenant, row.id, row.name, stored_app), app, False
+
+    async def _with_previous_secrets(
+        self, existing_app: AppRecord, app: App, text: str
+    ) -> tuple[App, str]:
+        """Return an app and its file with the secrets of the app that it replaces, where
+        the file has none: exports leave them out."""
+        missing = app.missing_secrets
+        if not missing:
+            return app, text
+        try:
+            previous = await self.draft(existing_app)
+        # A stored file that cannot be read has no secrets to keep.
+        except ModelyardError:
+            return app, text
+        values = {
+            variable.name: variable.value
+            for variable in previous.environment
+            if variable.name in missing and variable.value
+        }
+        if not values:
+            return app, text
+        text = dump_with_environment(app, values)
+        app = await cpu_work.run_in_thread(
+            loads, text, name=app.file, mapping=app.mapping
+        )
+        return app, text
 
     def _find_by_name(self, tenant: str, name: str) -> AppRecord | None:
         """Return the tenant's app of this name; None if there is none."""
@@ -186,17 +233,19 @@ class Apps:
         """Publish the draft. Runs that have started continue with the version they
         started with.
 
-        Raises InvokeBadRequestError if there is no draft.
+        Raises InvokeBadRequestError if there is no draft, or if one of its schedules
+        never starts a run.
         """
         if not app_record.stored.draft:
             raise InvokeBadRequestError(
                 f"App {app_record.name!r} has no draft; the current version is published"
             )
+        draft = await self.draft(app_record)
+        if problems := schedule_problems(draft):
+            raise InvokeBadRequestError(_unpublishable(problems))
         return await self._save(
             app_record,
-            self._with_published_draft(
-                app_record.stored, await self.draft(app_record), name, note
-            ),
+            self._with_published_draft(app_record.stored, draft, name, note),
         )
 
     async def restore(self, app_record: AppRecord, version: str) -> AppRecord:
@@ -464,3 +513,29 @@ class Apps:
             "",
         )
         return AppRecord(tenant, key.app, name, app)
+
+
+def _check_same_kind(existing_app: AppRecord, app: App) -> None:
+    """Raise DslError if an import would replace an app of another kind, whose callers
+    could then not call it any more."""
+    mode = existing_app.stored.mode
+    if mode and mode != app.mode:
+        raise DslError(
+            [
+                Problem(
+                    message=(
+                        f"An app named {existing_app.name!r} exists and is of the kind"
+                        f" {mode}, not {app.mode}; import the file under another name"
+                    ),
+                    file=app.file,
+                )
+            ]
+        )
+
+
+def _unpublishable(problems: Sequence[str]) -> str:
+    """Return the message about schedules that never start a run."""
+    return (
+        f"The app cannot be published: {'; '.join(problems)}. Correct the schedule, or"
+        " import the file as a draft"
+    )

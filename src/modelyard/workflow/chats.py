@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError, NotFoundError
-from modelyard.base.json_types import is_array, is_mapping
+from modelyard.base.json_types import is_mapping
 from modelyard.workflow.apps import AppRecord
 from modelyard.workflow.conversations import Conversation, Conversations, Message
 from modelyard.workflow.dsl import App
@@ -23,11 +23,13 @@ from modelyard.workflow.events import (
     NodeRunSucceeded,
 )
 from modelyard.workflow.features import AdmittedTurn, Features, InterceptedTurn
+from modelyard.workflow.file_rules import rules_of_features
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.nodes.start import FormField, form_of
+from modelyard.workflow.nodes.start import FormField, form_of, storable_inputs
 from modelyard.workflow.runs import Runs
-from modelyard.workflow.services import TenantFiles
+from modelyard.workflow.services import TenantFiles, form_value
 from modelyard.workflow.single_run import new_run_id
+from modelyard.workflow.storable import storable_text
 from modelyard.workflow.variables import CONVERSATION, VariablePool, to_object
 
 # Dify's parent of a conversation's first message.
@@ -78,12 +80,13 @@ class Chats:
         only once.
         """
         run_id, current_time = run_id or new_run_id(), self._clock()
+        inputs = storable_inputs(inputs)
         admission = await self._apply_features(
             app_record, app, str(inputs.get("query") or ""), inputs, user
         )
         if isinstance(admission, AdmittedTurn):
             inputs = _moderated_inputs(inputs, admission)
-        attached = await self._attach_files(app_record.tenant, user, files)
+        attached = await self._attach_files(app_record.tenant, app, user, files)
         system: dict[str, Any] = {
             "files": attached,
             **_identifiers(app_record, user, run_id),
@@ -192,6 +195,7 @@ class Chats:
         Raises NotFoundError, InputError, InvokeBadRequestError, WorkflowError.
         """
         current_time = self._clock()
+        query, inputs = storable_text(query), storable_inputs(inputs)
         conversation = await self._conversation(
             app_record, app, query, inputs, user, conversation_id
         )
@@ -208,7 +212,7 @@ class Chats:
         if isinstance(admission, AdmittedTurn):
             run_inputs, run_query = admission.inputs, admission.query
         run_id = new_run_id()
-        attached = await self._attach_files(app_record.tenant, user, files)
+        attached = await self._attach_files(app_record.tenant, app, user, files)
         system = {
             "query": run_query,
             "files": attached,
@@ -341,13 +345,13 @@ class Chats:
         return self._files(tenant, "")
 
     async def _attach_files(
-        self, tenant: str, user: str, files: Sequence[Any]
+        self, tenant: str, app: App, user: str, files: Sequence[Any]
     ) -> list[dict[str, Any]]:
-        """Return the files of a request as objects for a run, checked for this user."""
-        keeper = self._files(tenant, user)
-        return [
-            (await keeper.parse_file(file_value)).to_object() for file_value in files
-        ]
+        """Return the files of a request as objects for a run, checked for this user and
+        by the app's restrictions. Raises InputError or InvokeBadRequestError."""
+        rules = rules_of_features(app.features)
+        parsed = await self._files(tenant, user).parse_files(files, rules)
+        return [file.to_object() for file in parsed]
 
     async def _resolve_inputs(
         self, app: App, root: str, inputs: Mapping[str, Any], tenant: str, user: str
@@ -361,14 +365,9 @@ class Chats:
         keeper = self._files(tenant, user)
         run_inputs: dict[str, Any] = {}
         for name, value in inputs.items():
-            variable_type = forms[name].type if name in forms else ""
-            if variable_type == "file" and is_mapping(value):
-                value = (await keeper.parse_file(value)).to_object()
-            elif variable_type == "file-list" and is_array(value):
-                value = [
-                    (await keeper.parse_file(file_value)).to_object()
-                    for file_value in value
-                ]
+            form_field = forms.get(name)
+            if form_field is not None:
+                value = await form_value(keeper, form_field, value)
             run_inputs[name] = value
         return run_inputs
 

@@ -8,7 +8,7 @@ lists it, and a mapping can name a substitute.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
@@ -159,6 +159,15 @@ class App:
     def nodes(self) -> list[Node]:
         """The nodes of all levels."""
         return [node for level in self.levels.values() for node in level.nodes.values()]
+
+    @property
+    def missing_secrets(self) -> list[str]:
+        """The names of the secret environment variables that have no value."""
+        return [
+            variable.name
+            for variable in self.environment
+            if variable.value_type == "secret" and not variable.value
+        ]
 
     @property
     def requirements(self) -> list[Requirement]:
@@ -637,6 +646,7 @@ class _AppParser:
             )
         self._check_selectors(app)
         self._check_schedules(top_nodes, nodes, path)
+        self._check_deliveries(nodes, path)
 
     def _group_by_level(
         self,
@@ -695,6 +705,24 @@ class _AppParser:
                         (*path, index, "data"),
                         node.title,
                     )
+
+    def _check_deliveries(
+        self, nodes: Sequence[Mapping[str, Any]], path: tuple[Any, ...]
+    ) -> None:
+        """Warn about forms that nobody hears of: they are only shown on the web."""
+        for index, raw_node in enumerate(nodes):
+            data: Any = raw_node.get("data")
+            if not is_object(data) or data.get("type") != "human-input":
+                continue
+            title = str(data.get("title") or raw_node.get("id") or "")
+            for number, kind in _unsupported_deliveries(data.get("delivery_methods")):
+                self._add_warning(
+                    f"The delivery method {kind!r} is not supported: nobody is told"
+                    " about the form, and the run waits until it is filled in on the"
+                    " web or times out",
+                    (*path, index, "data", "delivery_methods", number),
+                    title,
+                )
 
     def _parse_node(self, raw: Mapping[str, Any], path: tuple[Any, ...]) -> Node | None:
         """Return the node, or None for notes and for invalid nodes, which are recorded
@@ -1111,6 +1139,16 @@ def _requirements_of(node: Node) -> Iterable[Requirement]:
         )
 
 
+def _unsupported_deliveries(methods: Any) -> Iterator[tuple[int, str]]:
+    """Yield (index, type) of a form's enabled delivery methods that are not supported."""
+    for number, method in enumerate(methods if is_array(methods) else ()):
+        if not is_object(method) or method.get("enabled") is False:
+            continue
+        kind = str(method.get("type") or "")
+        if kind not in ("", "webapp"):
+            yield number, kind
+
+
 # ----------------------------------------------------------------------------------------------
 # Writing
 
@@ -1138,6 +1176,23 @@ def dump(app: App, *, with_secrets: bool = False) -> str:
             for variable in workflow.get("environment_variables") or ()
         ]
         document["workflow"] = {**workflow, "environment_variables": variables}
+    return yaml.dump(document, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
+
+
+def dump_with_environment(app: App, values: Mapping[str, Any]) -> str:
+    """Return the imported document as YAML with other values of some environment
+    variables."""
+    workflow: Any = app.document.get("workflow") or {}
+    variables = [
+        {**variable, "value": values[variable["name"]]}
+        if is_object(variable) and variable.get("name") in values
+        else variable
+        for variable in workflow.get("environment_variables") or ()
+    ]
+    document = {
+        **app.document,
+        "workflow": {**workflow, "environment_variables": variables},
+    }
     return yaml.dump(document, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
 
 

@@ -10,7 +10,7 @@ stable key. A resumed run first applies the recorded results in their original o
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ import msgspec
 
 from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
+from modelyard.workflow.events import AnyEvent
 from modelyard.workflow.graph import FAILED, SOURCE, SUCCEEDED, Graph
 from modelyard.workflow.graph_state import GraphState
 from modelyard.workflow.node import (
@@ -35,6 +36,14 @@ from modelyard.workflow.node_events import Emit, NodeEvents, Scope, execution_id
 from modelyard.workflow.recorder import Recorder as Recorder
 from modelyard.workflow.recorder import Step as Step
 from modelyard.workflow.running import RunningNode, RunningNodes
+from modelyard.workflow.secret_mask import SecretMask
+from modelyard.workflow.storable import (
+    loggable,
+    loggable_event,
+    storable,
+    storable_text,
+    storable_values,
+)
 from modelyard.workflow.variables import (
     VariablePool,
     WorkflowError,
@@ -104,7 +113,9 @@ class GraphEngine:
         self.recorder = recorder
         self.steps = 0
         self._parent = parent
-        self._events = NodeEvents(graph.nodes, run, scope, emit)
+        # Inner graphs have the secrets of the run, not of their own.
+        self._mask = SecretMask.of(pool) if parent is None else parent._mask
+        self._events = NodeEvents(graph.nodes, run, scope, emit, self._mask)
         self._state = GraphState(graph, pool, run, self._events)
         self._running = RunningNodes()
         self._inner_engines: set[GraphEngine] = set()
@@ -266,11 +277,12 @@ class GraphEngine:
         # A quick node runs inline and avoids the cost of a task; None means that it has
         # to wait after all.
         if node.is_quick:
+            result: NodeResult | BaseException | None
             try:
                 result = node.compute(context)
-            except (ModelyardError, NodePaused) as error:
-                self._handle_result(running, error)
-                return
+            # An exception of a node's libraries ends that node only.
+            except Exception as error:  # noqa: BLE001
+                result = error
             if result is not None:
                 self._handle_result(running, result)
                 return
@@ -284,7 +296,7 @@ class GraphEngine:
             key=running.key,
             execution_id=running.id,
             idempotency_key=running.id,
-            emit=self.emit,
+            emit=self._on_event,
             stream=partial(self._on_stream, running),
             reason=partial(self._on_reasoning, running),
             engine=self,
@@ -298,15 +310,9 @@ class GraphEngine:
         result: NodeResult | BaseException
         try:
             result = await self._run_with_retries(running, context)
-        except asyncio.CancelledError as error:
-            result = error
-        except (ModelyardError, NodePaused) as error:
-            result = error
         # An exception of a node's libraries ends that node only.
-        except Exception as error:  # noqa: BLE001
-            result = NodeError(
-                f"{type(error).__name__}: {error}", error_type=type(error).__name__
-            )
+        except (asyncio.CancelledError, Exception) as error:  # noqa: BLE001
+            result = error
         # A cancelled node hands in its cancellation, so that the loop learns of its
         # end.
         self._running.deliver(running, result)
@@ -345,6 +351,8 @@ class GraphEngine:
                 # The interval is in milliseconds.
                 await self.run.sleep(max(0.0, float(retry.retry_interval)) / 1000)
                 self._events.retried(running, _as_node_error(error), attempt + 1)
+                # The next attempt streams its text from the beginning.
+                self._state.responses.restart(node.id)
         raise AssertionError("Unreachable")
 
     # Results of nodes
@@ -369,6 +377,11 @@ class GraphEngine:
         If the outputs cannot be stored, the node has failed.
         """
         node = running.node
+        try:
+            result = _storable_result(result)
+        except WorkflowError as error:
+            self._node_failed(running, _as_node_error(error))
+            return
         # With a fail branch, success may be connected by its own handle.
         if (
             node.has_fail_branch
@@ -392,49 +405,44 @@ class GraphEngine:
         its result.
         """
         node = running.node
-        outputs = {
-            **error.outputs,
-            "error_message": str(error),
-            "error_type": error.error_type,
-        }
+        message = self._mask.text(storable_text(str(error)))
+        error_type = storable_text(error.error_type)
         result = NodeResult(
-            outputs=outputs,
-            inputs=error.inputs,
-            process_data=error.process_data,
-            metadata=error.metadata,
-            error=str(error),
-            error_type=error.error_type,
+            outputs=loggable(error.outputs),
+            inputs=loggable(error.inputs),
+            process_data=loggable(error.process_data),
+            metadata=loggable(error.metadata),
+            error=message,
+            error_type=error_type,
         )
         match node.data.error_strategy:
             case "fail-branch":
                 result.handle = FAILED
             case "default-value":
-                # The error fields are added last, so that defaults cannot hide them.
-                result.outputs = {
-                    **{
-                        default.key: _typed_default(default)
-                        for default in node.data.default_value
-                    },
-                    **outputs,
-                }
+                # The node's own outputs are what the defaults replace.
+                result.outputs |= _defaults_of(node)
             case _:
+                result.outputs |= _error_outputs(result)
                 self._events.failed(running, result)
                 # The first failure counts; other nodes may fail while they are stopped.
                 if self._failure is None:
                     self._failure = Outcome(
-                        status=Status.FAILED,
-                        error=str(error),
-                        error_type=error.error_type,
+                        status=Status.FAILED, error=message, error_type=error_type
                     )
                 return
+        # The error fields are added last, so that defaults cannot hide them.
+        result.outputs |= _error_outputs(result)
         self.run.exceptions += 1
+        # What the node had streamed is not the output that it has now.
+        self._state.responses.restart(node.id)
         self._state.settle(node, result)
         self._record(running, result)
         self._events.failed_and_handled(running, result)
 
     def _node_paused(self, running: RunningNode, pause: NodePaused) -> None:
-        self._reasons += pause.reasons
-        for reason in pause.reasons:
+        reasons = loggable(pause.reasons)
+        self._reasons += reasons
+        for reason in reasons:
             self._events.pause_requested(running, reason)
 
     def _record(self, running: RunningNode, result: NodeResult) -> None:
@@ -461,11 +469,17 @@ class GraphEngine:
     def _on_stream(
         self, running: RunningNode, name: str, text: str, is_final: bool
     ) -> None:
-        self._state.responses.chunk(running.node.id, name, text, is_final=is_final)
+        self._state.responses.chunk(
+            running.node.id, name, storable_text(text), is_final=is_final
+        )
 
     def _on_reasoning(self, running: RunningNode, text: str, is_final: bool) -> None:
         if self._state.responses.can_emit_reasoning(running.node.id):
-            self._events.reasoned(running, text, is_final)
+            self._events.reasoned(running, storable_text(text), is_final)
+
+    def _on_event(self, event: AnyEvent) -> None:
+        """Emit an event that a node made itself."""
+        self.emit(self._mask.event(loggable_event(event)))
 
 
 def _has_edge(graph: Graph, node: Node, handle: str) -> bool:
@@ -480,9 +494,44 @@ def _as_node_error(error: BaseException) -> NodeError:
     """Return an exception as a NodeError; one that already is stays the same."""
     if isinstance(error, NodeError):
         return error
-    return NodeError(
-        str(error) or type(error).__name__, error_type=type(error).__name__
+    error_type = type(error).__name__
+    message = str(error) or error_type
+    # The message of a library's exception says little without its type.
+    if not isinstance(error, ModelyardError) and message != error_type:
+        message = f"{error_type}: {message}"
+    return NodeError(message, error_type=error_type)
+
+
+def _storable_result(result: NodeResult) -> NodeResult:
+    """Return a result whose values can be stored; what is only logged never fails.
+    Raises UnstorableError."""
+    return replace(
+        result,
+        outputs=storable_values(result.outputs),
+        inputs=loggable(result.inputs),
+        process_data=loggable(result.process_data),
+        metadata=loggable(result.metadata),
+        updates=[_storable_update(update) for update in result.updates],
     )
+
+
+def _storable_update(update: Update) -> Update:
+    """Return an update whose value can be stored. Raises UnstorableError."""
+    value = storable(update.value, ".".join(update.selector))
+    return msgspec.structs.replace(update, value=value)
+
+
+def _error_outputs(result: NodeResult) -> dict[str, Any]:
+    """Return the outputs that describe the error of a failed node."""
+    return {"error_message": result.error, "error_type": result.error_type}
+
+
+def _defaults_of(node: Node) -> dict[str, Any]:
+    """Return the outputs that a node has instead of its own if it fails."""
+    return {
+        default.key: loggable(_typed_default(default))
+        for default in node.data.default_value
+    }
 
 
 def _typed_default(default: Any) -> Any:

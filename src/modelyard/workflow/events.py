@@ -310,11 +310,12 @@ class NodeRunLoopFailed(
 
 
 class TextReplaced(Event, frozen=True, kw_only=True, tag="text_replaced"):
-    """Replaces all response text sent so far by `text`: after a crash the resumed run
-    may produce another text."""
+    """Replaces all response text sent so far by `text`: a resumed run may produce
+    another text, and a node that is run again or fails voids what it streamed."""
 
     text: str
     reason: str = "resumption"
+    """`resumption`, `retry` or `output_moderation`."""
 
 
 # The unions below are the types that the decoder accepts; a new event class must be

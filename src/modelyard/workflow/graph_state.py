@@ -4,6 +4,7 @@ A state can be rebuilt: replaying the recorded steps of the finished nodes in th
 order leads to the same state.
 """
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +31,10 @@ class GraphState:
         self._run = run
         self._events = events
         self._frontier = Frontier(graph)
-        self.responses = ResponseStream(graph, pool, self._on_text)
+        # Text inside a container is a part of the response that nothing marks, so it
+        # cannot be replaced.
+        replace = self._on_replacement if events.is_outermost else None
+        self.responses = ResponseStream(graph, pool, self._on_text, replace)
         self.ready: deque[tuple[str, str]] = deque()
         """(node id, id of the node before it)."""
         self._replayed_chunks: list[str] | None = None
@@ -59,7 +63,7 @@ class GraphState:
         # replace it.
         text = "".join(replayed_chunks)
         if text != shown_text:
-            self._events.text_replaced(text)
+            self._events.text_replaced(text, "resumption")
 
     def has_run(self, node: str) -> bool:
         """Return whether the node has finished."""
@@ -116,8 +120,8 @@ class GraphState:
 
     def _count(self, result: NodeResult) -> None:
         """Add the tokens and the price of a result to the run's totals."""
-        self._run.tokens += int(result.metadata.get("total_tokens") or 0)
-        self._run.price += float(result.metadata.get("total_price") or 0)
+        self._run.tokens += int(_amount(result.metadata.get("total_tokens")))
+        self._run.price += _amount(result.metadata.get("total_price"))
 
     def _advance(self, node: Node, result: NodeResult) -> None:
         """Take the edges that the result selects, and queue the nodes that became
@@ -154,6 +158,23 @@ class GraphState:
             self._replayed_chunks.append(text)
         else:
             self._events.text_chunk(node, selector, text, is_final)
+
+    def _on_replacement(self, text: str) -> None:
+        """Replace the response text so far, or what a replay has collected."""
+        if self._replayed_chunks is not None:
+            self._replayed_chunks[:] = [text]
+        else:
+            self._events.text_replaced(text, "retry")
+
+
+def _amount(value: Any) -> float:
+    """Return a number of a node's metadata; 0 for what is not one, because plugins and
+    tools may report anything."""
+    try:
+        amount = float(value or 0)
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+    return amount if math.isfinite(amount) else 0.0
 
 
 def _result_of(step: Step) -> NodeResult:

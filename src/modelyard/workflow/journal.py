@@ -76,6 +76,11 @@ class Journal(Protocol):
         """Return the recorded steps and the last event number of a run."""
         ...
 
+    async def last_event_number(self, run: RunRecord) -> int:
+        """Return the number of a run's last event, without reading any; 0 if it has
+        none."""
+        ...
+
     async def resume(self, run: RunRecord) -> bool:
         """Take ownership of a paused run. Returns False if another process was faster."""
         ...
@@ -305,7 +310,7 @@ class DatabaseJournal(Repository):
     async def history(self, run: RunRecord) -> History:
         """See Journal.history."""
         rows = await self._rows("steps", run=run.id)
-        shown_text, last = await self._events.shown_text(run.id)
+        progress = await self._events.progress(run.id)
         return History(
             # Rows with a body are finished steps; rows without one had only started.
             steps=[
@@ -314,9 +319,15 @@ class DatabaseJournal(Repository):
                 if row["body"]
             ],
             begun=[str(row["key"]) for row in rows if not row["body"]],
-            events=last,
-            said=shown_text,
+            events=progress.last_number,
+            said=progress.shown_text,
+            seconds=progress.seconds,
+            fruitless_starts=progress.fruitless_starts,
         )
+
+    async def last_event_number(self, run: RunRecord) -> int:
+        """See Journal.last_event_number."""
+        return await self._events.last_number(run.id)
 
     async def events(
         self, run: str, last_number: int, limit: int = 1000

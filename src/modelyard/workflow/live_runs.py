@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.storage.database import StorageUnavailableError
 from modelyard.tenancy.caller import Caller, set_current_caller
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Command, GraphEngine, Outcome, Status
 from modelyard.workflow.events import (
     AnyEvent,
+    GraphRunFailed,
     GraphRunStarted,
     NodeRunStreamChunk,
     TextReplaced,
@@ -24,6 +26,7 @@ from modelyard.workflow.live_run import JournalRecorder, LiveRun
 from modelyard.workflow.node import Limits, RunContext, Services
 from modelyard.workflow.output_guard import CheckOutput, OutputGuard
 from modelyard.workflow.single_run import execute_with_timeout, final_event
+from modelyard.workflow.storable import storable_text
 from modelyard.workflow.variables import VariablePool, to_object
 
 logger = logging.getLogger("modelyard.workflow")
@@ -62,6 +65,7 @@ class LiveRuns:
         self._limits = limits
         self._now = clock
         self._live_runs: dict[str, LiveRun] = {}
+        self._postponed: dict[str, RunRecord] = {}
         self.listeners: list[OnEnd] = []
         self.check_for: CheckFor | None = None
         """Returns the output check of a run; None if nothing moderates output."""
@@ -105,6 +109,33 @@ class LiveRuns:
     async def _run(self, live_run: LiveRun, beginning: RunStart) -> None:
         """Execute a run until it ends, pauses or is left to another process, and record
         the outcome."""
+        try:
+            await self._execute(live_run, beginning)
+        except StorageUnavailableError as error:
+            logger.error(
+                "run resume postponed",
+                extra={"fields": {"run": live_run.record.id, "error": str(error)}},
+            )
+            self.postpone(beginning.record)
+        # What was executed cannot be recorded, and would fail again after a resumption.
+        except Exception as error:
+            logger.exception(
+                "run cannot be recorded",
+                extra={"fields": {"run": live_run.record.id}},
+            )
+            if not live_run.is_leaving:
+                await self._fail(live_run, beginning, error)
+        finally:
+            # The writer must have ended before readers see that the run is over
+            # here.
+            await live_run.stop_writing()
+            live_run.is_over = True
+            self._live_runs.pop(live_run.record.id, None)
+            live_run.wake()
+
+    async def _execute(self, live_run: LiveRun, beginning: RunStart) -> None:
+        """Execute a run and record its outcome. Raises what keeps it from being
+        recorded."""
         record, pool = live_run.record, beginning.pool
         context = self._context(beginning)
         guard = self._guard(live_run, beginning.app)
@@ -117,16 +148,20 @@ class LiveRuns:
         recorder = JournalRecorder(
             live_run, beginning.history, is_resumed=beginning.is_resumed
         )
-        # The recorder replays what earlier processes recorded.
-        live_run.engine = GraphEngine(
-            beginning.app.graph(record.root), pool, context, emit, recorder=recorder
-        )
-        live_run.begin_writing()
+        # The time of earlier processes counts too.
+        used_seconds = max(record.elapsed, beginning.history.seconds)
         started = time.monotonic()
         try:
+            # The recorder replays what earlier processes recorded.
+            live_run.engine = GraphEngine(
+                beginning.app.graph(record.root), pool, context, emit, recorder=recorder
+            )
             # The journal must be writing before the first event is pushed.
+            live_run.begin_writing()
             live_run.push(self._started(beginning))
-            outcome = await execute_with_timeout(live_run.engine, self._limits.seconds)
+            outcome = await execute_with_timeout(
+                live_run.engine, self._limits.seconds, used_seconds
+            )
             # The process shuts down: record no outcome, another process resumes the
             # run.
             if live_run.is_leaving:
@@ -134,23 +169,49 @@ class LiveRuns:
             # The last check may still replace the answer.
             if guard is not None and (instead := await guard.finish()) is not None:
                 outcome = Outcome(status=Status.SUCCEEDED, outputs={"answer": instead})
-            # The time of earlier processes counts too.
-            elapsed = record.elapsed + time.monotonic() - started
+            elapsed = used_seconds + time.monotonic() - started
             await self._finish(live_run, pool, context, outcome, elapsed)
-        except ModelyardError as error:
-            logger.error(
-                "run resume postponed",
-                extra={"fields": {"run": record.id, "error": str(error)}},
-            )
         finally:
             if guard is not None:
                 await guard.finish()
-            # The writer must have ended before readers see that the run is over
-            # here.
-            await live_run.stop_writing()
-            live_run.is_over = True
-            self._live_runs.pop(record.id, None)
-            live_run.wake()
+
+    async def _fail(
+        self, live_run: LiveRun, beginning: RunStart, error: Exception
+    ) -> None:
+        """Record a run as failed because its result could not be recorded."""
+        message = storable_text(f"The run could not be stored: {error}")
+        record = msgspec.structs.replace(
+            beginning.record,
+            status=Status.FAILED,
+            error=message,
+            finished_at=self._now(),
+        )
+        last = GraphRunFailed(
+            at=self._now(), error=message, error_type=type(error).__name__
+        )
+        try:
+            await self._call_listeners(record, beginning.pool, [])
+        except ModelyardError:
+            logger.exception(
+                "run-end listener failed", extra={"fields": {"run": record.id}}
+            )
+        try:
+            await self._journal.settle(record, [(live_run.last_event_number + 1, last)])
+        except StorageUnavailableError:
+            self.postpone(beginning.record)
+            return
+        live_run.record = record
+        live_run.push(last)
+
+    def postpone(self, record: RunRecord) -> None:
+        """Remember a run of this process that could not be recorded or resumed because
+        the storage is unavailable."""
+        self._postponed[record.id] = record
+
+    def take_postponed(self) -> Sequence[RunRecord]:
+        """Return the postponed runs and forget them."""
+        postponed, self._postponed = self._postponed, {}
+        return list(postponed.values())
 
     def _context(self, beginning: RunStart) -> RunContext:
         """Return the context that all nodes of the run share."""

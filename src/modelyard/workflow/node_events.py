@@ -21,6 +21,8 @@ from modelyard.workflow.events import (
 )
 from modelyard.workflow.node import Node, NodeError, NodeResult, RunContext, Update
 from modelyard.workflow.running import RunningNode
+from modelyard.workflow.secret_mask import SecretMask
+from modelyard.workflow.storable import loggable, storable_text
 from modelyard.workflow.variables import to_object
 
 Emit = Callable[[AnyEvent], None]
@@ -61,18 +63,29 @@ class NodeEvents:
     """Emits the events of one graph's nodes. It makes no decisions."""
 
     def __init__(
-        self, nodes: Mapping[str, Node], run: RunContext, scope: Scope, emit: Emit
+        self,
+        nodes: Mapping[str, Node],
+        run: RunContext,
+        scope: Scope,
+        emit: Emit,
+        mask: SecretMask,
     ) -> None:
         self._nodes = nodes
         self._run = run
         self._scope = scope
         self._emit = emit
+        self._mask = mask
         # Container fields are the same for all events of this graph.
         self._inside = {
             "in_iteration_id": scope.iteration,
             "in_loop_id": scope.loop,
             "place": scope.place,
         }
+
+    @property
+    def is_outermost(self) -> bool:
+        """Whether the graph is the run's own, not one inside a container."""
+        return not self._scope.path
 
     def started(self, running: RunningNode) -> None:
         """Emit that a node started."""
@@ -91,11 +104,11 @@ class NodeEvents:
             NodeRunRetry(
                 **self._node_fields(running),
                 at=self._run.now(),
-                error=str(error),
+                error=self._mask.text(storable_text(str(error))),
                 error_type=error.error_type,
                 retry_index=retry_index,
-                inputs=to_object(error.inputs),
-                process_data=to_object(error.process_data),
+                inputs=self._mask.value(to_object(loggable(error.inputs))),
+                process_data=self._mask.value(to_object(loggable(error.process_data))),
                 started_at=running.started_at,
                 index=running.index,
             )
@@ -186,9 +199,9 @@ class NodeEvents:
             )
         )
 
-    def text_replaced(self, text: str) -> None:
+    def text_replaced(self, text: str, reason: str) -> None:
         """Emit that all response text so far is replaced by this text."""
-        self._emit(TextReplaced(at=self._run.now(), text=text))
+        self._emit(TextReplaced(at=self._run.now(), text=text, reason=reason))
 
     def _node_fields(self, running: RunningNode) -> dict[str, Any]:
         """Return the fields that identify the node and its container."""
@@ -201,8 +214,9 @@ class NodeEvents:
         # Values are converted to JSON here: files become objects.
         return {
             "at": self._run.now(),
-            "inputs": to_object(result.inputs),
-            "process_data": to_object(result.process_data),
+            # Outputs are what the app computed; what it shows of them is its choice.
+            "inputs": self._mask.value(to_object(result.inputs)),
+            "process_data": self._mask.value(to_object(result.process_data)),
             "outputs": to_object(result.outputs),
             "metadata": to_object(result.metadata),
             "handle": result.handle,

@@ -36,7 +36,7 @@ class OutputGuard:
         was replaced."""
         # After a replacement no text passes, but other events do.
         if self.replaced is not None:
-            return not isinstance(event, NodeRunStreamChunk)
+            return not isinstance(event, NodeRunStreamChunk | TextReplaced)
         if isinstance(event, NodeRunStreamChunk):
             self._text += event.chunk
         elif isinstance(event, TextReplaced):

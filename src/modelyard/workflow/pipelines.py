@@ -22,9 +22,10 @@ from modelyard.workflow.events import AnyEvent
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.nodes.datasource import SOURCE_TYPES
 from modelyard.workflow.nodes.knowledge_index import KnowledgeIndexData
+from modelyard.workflow.nodes.start import FormField
 from modelyard.workflow.rag_variables import variables_for_source
 from modelyard.workflow.runs import Runs
-from modelyard.workflow.services import TenantFiles, pipeline_dataset
+from modelyard.workflow.services import TenantFiles, form_value, pipeline_dataset
 from modelyard.workflow.single_run import new_run_id
 from modelyard.workflow.sources import TenantDatasources, datasource_nodes
 from modelyard.workflow.variables import VariablePool
@@ -286,7 +287,7 @@ class Pipelines:
             else app_record
         )
         files = {
-            variable.variable: variable.type
+            variable.variable: variable.form
             for variable in variables_for_source(app, root)
             if variable.type in ("file", "file-list")
         }
@@ -437,18 +438,15 @@ class Pipelines:
         tenant: str,
         user: str,
         inputs: Mapping[str, Any],
-        files: Mapping[str, str],
+        files: Mapping[str, FormField],
     ) -> dict[str, Any]:
-        """Return the inputs with references to files replaced by the tenant's files."""
+        """Return the inputs with references to files replaced by the tenant's files.
+        Raises InputError or InvokeBadRequestError."""
         keeper = self._files(tenant, user)
         result = dict(inputs)
-        for name, input_type in files.items():
-            if input_type == "file" and isinstance(result.get(name), Mapping):
-                result[name] = (await keeper.parse_file(result[name])).to_object()
-            elif isinstance(result.get(name), list):
-                result[name] = [
-                    (await keeper.parse_file(file)).to_object() for file in result[name]
-                ]
+        for name, form_field in files.items():
+            if name in result:
+                result[name] = await form_value(keeper, form_field, result[name])
         return result
 
     async def _on_run_ended(

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from modelyard.base.errors import ModelyardError
+from modelyard.storage.database import StorageUnavailableError
 from modelyard.workflow.engine import Command
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.live_runs import LiveRuns
@@ -78,10 +79,23 @@ class RunMaintenance:
     async def recover(self) -> int:
         """Resume the runs of dead processes; return their number."""
         orphans = await self._journal.orphans()
-        for record in orphans:
+        for record in (*orphans, *await self._postponed()):
             logger.info("run resumed", extra={"fields": {"run": record.id}})
-            await self._go_on(record)
+            try:
+                await self._go_on(record)
+            except StorageUnavailableError:
+                # It belongs to this process already, so nobody else would resume it.
+                self._live.postpone(record)
         return len(orphans)
+
+    async def _postponed(self) -> list[RunRecord]:
+        """Return the runs of this process that are to be tried again. Another process
+        may have taken one over in the meantime."""
+        return [
+            record
+            for record in self._live.take_postponed()
+            if await self._journal.is_mine(record.id)
+        ]
 
     async def _expire(self) -> None:
         """Resume runs whose forms have expired."""
@@ -99,4 +113,7 @@ async def _repeat(seconds: float, act: Callable[[], Awaitable[Any]]) -> None:
             logger.warning(
                 "run maintenance failed", extra={"fields": {"error": str(error)}}
             )
+        # A fault with one run must not keep all the others from being resumed.
+        except Exception:
+            logger.exception("run maintenance failed")
         await asyncio.sleep(seconds)

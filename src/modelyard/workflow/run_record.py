@@ -83,6 +83,10 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the last event."""
     said: str = ""
     """The response text that clients have received."""
+    seconds: float = 0.0
+    """The time that the run has been active."""
+    fruitless_starts: int = 0
+    """How often the run was started or resumed since a node last ended."""
 
 
 def dump_start(run: RunRecord) -> str:

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
 
-from modelyard.base.errors import ModelyardError
 from modelyard.base.schemas import is_large
+from modelyard.storage.database import StorageUnavailableError
 from modelyard.tenancy.caller import Caller, current_api_key
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Command, Status
@@ -28,12 +28,22 @@ from modelyard.workflow.live_runs import (
     ServicesFor,
 )
 from modelyard.workflow.node import Limits
+from modelyard.workflow.nodes.start import storable_inputs
 from modelyard.workflow.run_maintenance import RunMaintenance
 from modelyard.workflow.run_reader import POLL_SECONDS, RunReader
 from modelyard.workflow.single_run import pool_for
-from modelyard.workflow.variables import VariablePool, WorkflowError
+from modelyard.workflow.storable import storable_text
+from modelyard.workflow.variables import (
+    CONVERSATION,
+    ENVIRONMENT,
+    SYSTEM,
+    VariablePool,
+    WorkflowError,
+)
 
 logger = logging.getLogger("modelyard.workflow")
+
+_MAX_FRUITLESS_STARTS = 20
 
 FindApp = Callable[[RunRecord], Awaitable[App]]
 CallerOf = Callable[[RunRecord], Caller]
@@ -125,6 +135,7 @@ class Runs:
                 f"Workflow call depth limit ({self._limits.depth}) exceeded"
             )
         # Inputs are validated before anything is stored.
+        record = _storable_start(record)
         pool = await _build_pool_async(app, record)
         record = msgspec.structs.replace(
             record,
@@ -216,34 +227,23 @@ class Runs:
 
     async def _continue(self, record: RunRecord) -> None:
         """Continue a run from its recorded steps. If that is not possible, it is
-        recorded as failed."""
+        recorded as failed. Raises StorageUnavailableError."""
         try:
             # The app may have been deleted and the key revoked since the run started.
             app = await self._find_app(record)
             history = await self.journal.history(record)
+            _check_fruitless_starts(history)
             pool = await _build_pool_async(app, record)
             caller = self._caller_of(record)
-        except ModelyardError as error:
-            fields = {"run": record.id, "error": str(error)}
-            logger.error("run cannot be resumed", extra={"fields": fields})
-            # A run that can never be resumed must not be tried again by every process.
-            failed = msgspec.structs.replace(
-                record,
-                status=Status.FAILED,
-                error=f"The run cannot be resumed: {error}",
-                finished_at=self._now(),
+        # The run can be continued later.
+        except StorageUnavailableError:
+            raise
+        # A run that can never be resumed must not be tried again by every process.
+        except Exception as error:
+            logger.exception(
+                "run cannot be resumed", extra={"fields": {"run": record.id}}
             )
-            # The final event continues the numbers of the stored events.
-            history = await self.journal.history(record)
-            await self.journal.settle(
-                failed,
-                [
-                    (
-                        history.events + 1,
-                        GraphRunFailed(at=self._now(), error=failed.error),
-                    )
-                ],
-            )
+            await self._record_failure(record, f"The run cannot be resumed: {error}")
             return
         # The reasons of the pause no longer apply.
         record = msgspec.structs.replace(record, status=Status.RUNNING, reasons=[])
@@ -257,6 +257,17 @@ class Runs:
                 is_resumed=True,
             )
         )
+
+    async def _record_failure(self, record: RunRecord, message: str) -> None:
+        """Record that a run that no process executes has failed."""
+        message, current_time = storable_text(message), self._now()
+        failed = msgspec.structs.replace(
+            record, status=Status.FAILED, error=message, finished_at=current_time
+        )
+        # The final event continues the numbers of the stored events.
+        last_number = await self.journal.last_event_number(record)
+        event = GraphRunFailed(at=current_time, error=message)
+        await self.journal.settle(failed, [(last_number + 1, event)])
 
     # Watching
 
@@ -311,13 +322,13 @@ class Runs:
         # Taking ownership first prevents a simultaneous resumption.
         if not await self.journal.resume(record):
             return False
-        history = await self.journal.history(record)
+        last_number = await self.journal.last_event_number(record)
         stopped = msgspec.structs.replace(
             record, status=Status.STOPPED, error=reason, finished_at=self._now()
         )
         await self.journal.settle(
             stopped,
-            [(history.events + 1, GraphRunAborted(at=self._now(), reason=reason))],
+            [(last_number + 1, GraphRunAborted(at=self._now(), reason=reason))],
         )
         return True
 
@@ -335,6 +346,29 @@ class Runs:
         """Leave all runs to other processes or to the next start."""
         await self._upkeep.aclose()
         await self._live.release_all()
+
+
+def _storable_start(record: RunRecord) -> RunRecord:
+    """Return the record of a new run with values that can be stored. Raises InputError
+    for values that cannot."""
+    return msgspec.structs.replace(
+        record,
+        user=storable_text(record.user),
+        inputs=storable_inputs(record.inputs),
+        system=storable_inputs(record.system, SYSTEM),
+        environment=storable_inputs(record.environment, ENVIRONMENT),
+        variables=storable_inputs(record.variables, CONVERSATION),
+    )
+
+
+def _check_fruitless_starts(history: History) -> None:
+    """Raise WorkflowError if the run was interrupted again and again at the same node:
+    it might be what ends the processes."""
+    if history.fruitless_starts >= _MAX_FRUITLESS_STARTS:
+        raise WorkflowError(
+            f"It was started {history.fruitless_starts} times and interrupted each time"
+            " before a node ended"
+        )
 
 
 async def _build_pool_async(app: App, record: RunRecord) -> VariablePool:

@@ -13,6 +13,15 @@ from modelyard.workflow.variables import WorkflowError
 cronsim = lazy_module("cronsim", extra="workflows")
 _MAX_CRON_LENGTH = 1000
 """Maximum length in characters."""
+_NICKNAMES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 
@@ -72,12 +81,7 @@ def schedule_of(data: ScheduleData) -> Schedule:
                 f"cron_expression has {len(cron):,} characters; the maximum is"
                 f" {_MAX_CRON_LENGTH:,}"
             )
-        # Only the five standard fields; seconds are not supported.
-        if len(cron.split()) != 5:
-            raise ScheduleError(
-                f"cron_expression {cron!r} must have five fields: minute hour day month"
-                " weekday"
-            )
+        cron = _standard_cron(cron)
     elif data.mode == "visual":
         cron = _cron_of(data.frequency or "daily", data.visual_config)
     else:
@@ -87,6 +91,28 @@ def schedule_of(data: ScheduleData) -> Schedule:
     if schedule.next(0.0) is None:
         raise ScheduleError(f"Cron expression {cron!r} never matches")
     return schedule
+
+
+def _standard_cron(cron: str) -> str:
+    """Return a cron expression in its five standard fields. Raises ScheduleError.
+
+    A nickname such as `@daily` stands for its fields, and `?` for `*`.
+    """
+    if cron.startswith("@"):
+        nickname = cron.lower()
+        if nickname not in _NICKNAMES:
+            raise ScheduleError(
+                f"Unknown schedule {cron!r}; expected one of {', '.join(_NICKNAMES)}"
+            )
+        return _NICKNAMES[nickname]
+    fields = cron.split()
+    # Only the five standard fields; seconds are not supported.
+    if len(fields) != 5:
+        raise ScheduleError(
+            f"cron_expression {cron!r} must have five fields: minute hour day month"
+            " weekday"
+        )
+    return " ".join("*" if field == "?" else field for field in fields)
 
 
 def _cron_of(frequency: str, visual: VisualSchedule) -> str:

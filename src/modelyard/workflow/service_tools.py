@@ -38,7 +38,7 @@ from modelyard.workflow.apps import AppRecord, Apps
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
-from modelyard.workflow.events import NodeRunStreamChunk
+from modelyard.workflow.events import AnyEvent, NodeRunStreamChunk, TextReplaced
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import Models
 from modelyard.workflow.nodes.start import FormField, form_of
@@ -533,15 +533,8 @@ class PluginCalls:
         if is_streaming:
             async with aclosing(self._runs.watch(call.tenant, run.id)) as events:
                 async for _, event in events:
-                    # Only answer text is streamed; other events stay internal.
-                    if isinstance(event, NodeRunStreamChunk) and event.chunk:
-                        yield {
-                            "event": "message",
-                            "task_id": run.id,
-                            "id": run.message,
-                            "answer": event.chunk,
-                            "conversation_id": run.conversation,
-                        }
+                    if (document := _text_event(event, run)) is not None:
+                        yield document
         ended = await self._runs.wait_until_ended(call.tenant, run.id)
         yield _last_event(app, run, ended, is_streaming=is_streaming)
 
@@ -573,6 +566,23 @@ class PluginCalls:
             created_from="plugin",
         )
         return run
+
+
+def _text_event(event: AnyEvent, run: RunRecord) -> JSON | None:
+    """Return the document for answer text; None for other events, which stay internal."""
+    if isinstance(event, NodeRunStreamChunk) and event.chunk:
+        name, text = "message", event.chunk
+    elif isinstance(event, TextReplaced):
+        name, text = "message_replace", event.text
+    else:
+        return None
+    return {
+        "event": name,
+        "task_id": run.id,
+        "id": run.message,
+        "answer": text,
+        "conversation_id": run.conversation,
+    }
 
 
 def _last_event(

@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from modelyard.base.content_disposition import safe_name
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
-from modelyard.base.json_types import EMPTY_OBJECT, is_mapping
+from modelyard.base.json_types import EMPTY_OBJECT, is_array, is_mapping
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import (
     Conditions,
@@ -37,36 +39,21 @@ from modelyard.tenancy.caller import Caller
 from modelyard.tenant_plugins.models import PluginModels
 from modelyard.transport.egress import EgressClient
 from modelyard.workflow.dsl import AppMapping
+from modelyard.workflow.file_rules import ANY_FILE, FileRules, rules_of_field
+from modelyard.workflow.file_types import (
+    HEAD_BYTES,
+    file_kind,
+    named_by_type,
+    real_kind,
+)
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.node import IndexTarget, NodeError
+from modelyard.workflow.nodes.start import FormField
+from modelyard.workflow.remote_files import RemoteFileHead, remote_file_head
 from modelyard.workflow.variables import File, file_of
 
-_EXTENSIONS = {
-    "image": "jpg jpeg png webp gif svg",
-    "video": "mp4 mov mpeg webm mpga",
-    "audio": "mp3 m4a wav amr mpga",
-    "document": (
-        "txt markdown md mdx pdf html htm xlsx xls vtt properties doc docx csv eml msg"
-        " pptx xml epub ppt json"
-    ),
-}
-# Reversed, so that the first type wins for an extension that several types list.
-_BY_EXTENSION = {
-    f".{extension}": file_type
-    for file_type, extensions in reversed(_EXTENSIONS.items())
-    for extension in extensions.split()
-}
 _FILE_URL_SECONDS = 3600.0
 _MAX_FILE_BYTES = 100 << 20
-
-
-def file_kind(extension: str, mime_type: str) -> str:
-    """Return the file type: image, document, audio, video or custom."""
-    if (file_type := _BY_EXTENSION.get(extension.lower())) is not None:
-        return file_type
-    # Unknown extensions are classified by their MIME type.
-    family = mime_type.partition("/")[0]
-    return family if family in ("image", "audio", "video") else "custom"
 
 
 def upload_id(name: str) -> str:
@@ -281,8 +268,11 @@ class TenantFiles:
         """Return the URL of a file object."""
         return self.address(file_of(value))
 
-    async def parse_file(self, value: Any) -> File:
-        """Return the file of a client's file object. Raises InvokeBadRequestError."""
+    async def parse_file(self, value: Any, rules: FileRules = ANY_FILE) -> File:
+        """Return the file of a client's file object.
+
+        Raises InvokeBadRequestError, and InputError if `rules` do not accept it.
+        """
         if not is_mapping(value):
             raise InvokeBadRequestError(
                 "A file must be an object with 'type', 'transfer_method', and 'url' or"
@@ -295,11 +285,13 @@ class TenantFiles:
             or ("remote_url" if value.get("url") else "local_file")
         )
         declared = str(value.get("type") or "")
-        file = (
-            _remote_file(value, declared)
-            if method == "remote_url"
-            else await self._uploaded_file(value)
-        )
+        if method == "remote_url":
+            file, head = await self._remote_file(value, declared, rules), b""
+        else:
+            file = await self._uploaded_file(value)
+            head = await self._head(file) if rules.needs_type else b""
+        # Whatever the caller and the name say, the content has to be acceptable.
+        rules.check(file, real_kind(file.extension, file.mime_type, head))
         # A wrong declaration would send the file to a model that cannot read it.
         if declared and declared not in ("custom", file.type):
             raise InvokeBadRequestError(
@@ -308,6 +300,48 @@ class TenantFiles:
             )
         # Clients may declare any file as `custom`.
         if declared == "custom":
+            return msgspec.structs.replace(file, type=declared)
+        return file
+
+    async def parse_files(
+        self, values: Sequence[Any], rules: FileRules = ANY_FILE
+    ) -> list[File]:
+        """Return the files of several file objects, like `parse_file`."""
+        files = [await self.parse_file(value, rules) for value in values]
+        rules.check_count(files)
+        return files
+
+    async def _head(self, file: File) -> bytes:
+        """Return the first bytes of a stored file."""
+        return await asyncio.to_thread(
+            self._store.head, self._tenant, file.related_id, HEAD_BYTES
+        )
+
+    async def _remote_file(
+        self, value: Mapping[str, Any], declared: str, rules: FileRules
+    ) -> File:
+        """Return the file of a client's file object with a URL. Raises
+        InvokeBadRequestError."""
+        url = str(value.get("url") or value.get("remote_url") or "")
+        if not url.startswith(("http://", "https://")):
+            raise InvokeBadRequestError(
+                f"Invalid file URL {url[:100]!r}; expected http:// or https://",
+                param="files",
+            )
+        name = safe_name(unquote(urlsplit(url).path))
+        file = _named_file(url, name, mimetypes.guess_type(name)[0] or "")
+        # The server is asked only where the address says too little.
+        is_plausible = file.type != "custom" and declared in ("", "custom", file.type)
+        if is_plausible and not rules.needs_type:
+            return file
+        about = RemoteFileHead()
+        if self._egress is not None:
+            about = await remote_file_head(self._egress, url)
+        if about.is_typed:
+            name = named_by_type(about.name or name, about.mime_type)
+            return _named_file(url, name, about.mime_type, about.size)
+        # Nothing is known of it yet: the run will read it as what the caller says.
+        if declared and not rules.needs_type:
             return msgspec.structs.replace(file, type=declared)
         return file
 
@@ -330,27 +364,29 @@ class TenantFiles:
         return self._file(stored_file, "local_file")
 
 
-def _remote_file(value: Mapping[str, Any], declared: str) -> File:
-    """Return the file of a client's file object with a URL. Raises
-    InvokeBadRequestError."""
-    url = str(value.get("url") or value.get("remote_url") or "")
-    if not url.startswith(("http://", "https://")):
-        raise InvokeBadRequestError(
-            f"Invalid file URL {url[:100]!r}; expected http:// or https://",
-            param="files",
-        )
-    name = PurePosixPath(url.partition("?")[0]).name
+def _named_file(url: str, name: str, mime_type: str, size: int = -1) -> File:
+    """Return a remote file with the type that its name or its MIME type says."""
     extension = PurePosixPath(name).suffix.lower()
-    # The type is guessed from the URL, because the file is not downloaded here.
-    mime_type = mimetypes.guess_type(name)[0] or ""
     return File(
-        type=declared or file_kind(extension, mime_type),
+        type=real_kind(extension, mime_type, b""),
         transfer_method="remote_url",
         remote_url=url,
         filename=name,
         extension=extension,
-        mime_type=mime_type,
+        mime_type=mime_type or mimetypes.guess_type(name)[0] or "",
+        size=size,
     )
+
+
+async def form_value(keeper: TenantFiles, field: FormField, value: Any) -> Any:
+    """Return the value of a form field with its files as objects for a run, by the
+    field's restrictions. Raises InputError or InvokeBadRequestError."""
+    rules = rules_of_field(field)
+    if field.type == "file" and is_mapping(value):
+        return (await keeper.parse_file(value, rules)).to_object()
+    if field.type == "file-list" and is_array(value):
+        return [file.to_object() for file in await keeper.parse_files(value, rules)]
+    return value
 
 
 class TenantDatasets:

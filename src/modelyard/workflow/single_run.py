@@ -1,6 +1,7 @@
 """A single run without a journal: its variables, its events and its outcome."""
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -19,8 +20,9 @@ from modelyard.workflow.events import (
     GraphRunSucceeded,
 )
 from modelyard.workflow.node import Limits, RunContext, Services
-from modelyard.workflow.nodes.start import form_of, validate_inputs
+from modelyard.workflow.nodes.start import form_of, storable_inputs, validate_inputs
 from modelyard.workflow.rag_variables import rag_values
+from modelyard.workflow.storable import storable_text
 from modelyard.workflow.variables import (
     CONVERSATION,
     ENVIRONMENT,
@@ -34,6 +36,8 @@ from modelyard.workflow.variables import (
     size_of,
     to_object,
 )
+
+logger = logging.getLogger("modelyard.workflow")
 
 _MAX_VARIABLE_BYTES = 200 * 1024
 """Maximum bytes of an environment or conversation variable."""
@@ -66,7 +70,9 @@ def pool_for(
     pool = VariablePool()
     node = app.graph(root).nodes[root or app.roots[0]]
     form_fields = form_of(node)
-    parsed_inputs = {name: from_object(value) for name, value in inputs.items()}
+    parsed_inputs = {
+        name: from_object(value) for name, value in storable_inputs(inputs).items()
+    }
     # Other roots (triggers, datasources) validate their data themselves.
     pool.put_all(
         node.id,
@@ -78,7 +84,7 @@ def pool_for(
         # Values of a pipeline are grouped by the node that declares them.
         for owner, values in rag_values(app, node.id, parsed_inputs).items():
             pool.put(RAG, owner, values)
-    for name, value in system.items():
+    for name, value in storable_inputs(system, SYSTEM).items():
         # A variable that is None counts as missing.
         if value is not None:
             pool.put(SYSTEM, name, from_object(value))
@@ -145,19 +151,35 @@ def final_event(outcome: Outcome, run: RunContext) -> AnyEvent:
             )
 
 
-async def execute_with_timeout(engine: GraphEngine, seconds: float) -> Outcome:
-    """Run an engine with a time limit in seconds; errors become a failed outcome."""
+async def execute_with_timeout(
+    engine: GraphEngine, seconds: float, used_seconds: float = 0.0
+) -> Outcome:
+    """Run an engine with a time limit in seconds; errors become a failed outcome.
+
+    `used_seconds` is the part of the limit that the run used before it was resumed.
+    """
     reason = f"Maximum execution time exceeded: {seconds:g} s"
     # The engine is stopped by a command so that running nodes can end cleanly.
     timer = asyncio.get_running_loop().call_later(
-        seconds, engine.command, Command.STOP, reason
+        max(0.0, seconds - used_seconds), engine.command, Command.STOP, reason
     )
     try:
         return await engine.execute()
     except WorkflowError as error:
         # Errors of the graph itself are an outcome, not an exception for the caller.
         return Outcome(
-            status=Status.FAILED, error=str(error), error_type=type(error).__name__
+            status=Status.FAILED,
+            error=storable_text(str(error)),
+            error_type=type(error).__name__,
+        )
+    # A fault of the engine must not leave the run without an end.
+    except Exception as error:
+        logger.exception("run failed", extra={"fields": {"run": engine.run.run_id}})
+        error_type = type(error).__name__
+        return Outcome(
+            status=Status.FAILED,
+            error=storable_text(f"{error_type}: {error}"),
+            error_type=error_type,
         )
     finally:
         timer.cancel()

@@ -6,6 +6,10 @@ leads to it whose *blocking* edges were all taken. Blocking edges leave a branch
 container, another answer, or a node that writes a variable which the answer shows.
 Reachability is updated as edges are taken, so paths are never enumerated: eighteen
 diamonds in a row have a quarter of a million paths.
+
+What was emitted can turn out to be void: a node is run again after it has streamed, or
+fails and leads to another branch. The text without it then replaces all that was
+emitted. A graph whose text cannot be replaced holds back what may become void.
 """
 
 from collections import deque
@@ -13,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelyard.workflow.graph import Graph
+from modelyard.workflow.graph import SOURCE, SUCCEEDED, Graph
 from modelyard.workflow.node import Node, NodeKind
 from modelyard.workflow.variables import (
     CONVERSATION,
@@ -26,9 +30,11 @@ from modelyard.workflow.variables import (
 Selector = tuple[str, ...]
 Emit = Callable[[str, Sequence[str], str, bool], None]
 """(node that produced it, selector, text, is_final)."""
+Replace = Callable[[str], None]
+"""Called with the text that replaces all text emitted so far."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Session:
     """The progress of one response node's template."""
 
@@ -48,6 +54,9 @@ class _Stream:
 
     chunks: list[str] = field(default_factory=list[str])
     is_final: bool = False
+    """Whether no more chunks follow, unless the node is run again."""
+    is_over: bool = False
+    """Whether the chunks are certain to stay."""
 
 
 class _Reachability:
@@ -99,9 +108,19 @@ def _writes_any(node: Node, selectors: Set[Selector]) -> bool:
 class ResponseStream:
     """The response text of one graph, emitted as early as its order allows."""
 
-    def __init__(self, graph: Graph, pool: VariablePool, emit: Emit) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        pool: VariablePool,
+        emit: Emit,
+        replace: Replace | None = None,
+    ) -> None:
+        self._graph = graph
         self._pool = pool
-        self._emit = emit
+        self._publish = emit
+        self._replace = replace
+        self._emitted: list[tuple[_Session, str]] = []
+        """The emitted pieces of text, each with the session that it belongs to."""
         self._nodes: dict[str, Node] = dict(graph.nodes)
         self._sessions: dict[str, _Session] = {}
         self._queue: deque[_Session] = deque()
@@ -177,10 +196,25 @@ class ResponseStream:
         stream = self._streams.get(selector)
         if stream is None:
             stream = self._streams[selector] = _Stream()
+            self._expect_success(self._nodes[node])
         if text:
             stream.chunks.append(text)
         stream.is_final = stream.is_final or is_final
+        stream.is_over = stream.is_final and not self._may_be_void(node)
         self._flush()
+
+    def restart(self, node: str) -> None:
+        """Discard what a node has streamed: it is run again, or it has failed."""
+        for selector in [key for key in self._streams if key[0] == node]:
+            del self._streams[selector]
+        session = self._active
+        if session is None or not session.emitted_count:
+            return
+        # The answer waits at this node's output, so its chunks were emitted last.
+        if session.parts[session.part_index][0] == node:
+            del self._emitted[-session.emitted_count :]
+            session.emitted_count = 0
+            self._replace_text()
 
     def finished(
         self, node: str, taken_edges: Sequence[int], skipped: Sequence[str]
@@ -194,9 +228,10 @@ class ResponseStream:
         for stream in [
             node_stream for key, node_stream in self._streams.items() if key[0] == node
         ]:
-            stream.is_final = True
+            stream.is_final = stream.is_over = True
         if (session := self._sessions.get(node)) is not None:
             session.is_closed = True
+        self._withdraw(skipped)
         for reachability in self._reaches:
             # Taken edges may make further answers certain.
             reachability.take(taken_edges)
@@ -214,6 +249,53 @@ class ResponseStream:
             if name not in self._waiting_answers
             for part in session.parts
         )
+
+    # Text that may become void
+
+    def _may_be_void(self, name: str) -> bool:
+        """Return whether a node may be run again, or fail and the run go on."""
+        node = self._nodes[name]
+        retry = node.data.retry_config
+        return bool(
+            (retry.retry_enabled and retry.max_retries)
+            or node.data.error_strategy in ("fail-branch", "default-value")
+        )
+
+    def _expect_success(self, node: Node) -> None:
+        """Treat the edges for a node's success as taken as soon as it streams: a fail
+        branch must not hold its text back."""
+        if self._replace is None or not node.has_fail_branch:
+            return
+        edges = [
+            edge_index
+            for edge_index in self._graph.outgoing[node.id]
+            if self._graph.edges[edge_index].handle in (SOURCE, SUCCEEDED)
+        ]
+        for reachability in self._reaches:
+            reachability.take(edges)
+        self._admit()
+
+    def _withdraw(self, skipped: Iterable[str]) -> None:
+        """Take back the answers of skipped nodes that were expected to be reached."""
+        void = [
+            self._sessions[name]
+            for name in skipped
+            if name in self._sessions and name not in self._waiting_answers
+        ]
+        if not void:
+            return
+        self._queue = deque(session for session in self._queue if session not in void)
+        if self._active in void:
+            self._active = None
+        remaining = [piece for piece in self._emitted if piece[0] not in void]
+        if len(remaining) < len(self._emitted):
+            self._emitted = remaining
+            self._replace_text()
+
+    def _replace_text(self) -> None:
+        """Replace all text emitted so far by what remains of it."""
+        if self._replace is not None:
+            self._replace("".join(text for _, text in self._emitted))
 
     # Emitting
 
@@ -246,11 +328,9 @@ class ResponseStream:
         while session.part_index < len(session.parts):
             part = session.parts[session.part_index]
             if isinstance(part, str):
+                is_last = session.part_index + 1 == len(session.parts)
                 self._emit(
-                    session.node,
-                    (session.node, "answer"),
-                    part,
-                    session.part_index + 1 == len(session.parts),
+                    session, session.node, (session.node, "answer"), part, is_last
                 )
             elif not self._emit_variable(session, part):
                 return False
@@ -267,12 +347,7 @@ class ResponseStream:
         stream = self._streams.get(selector[:2])
         # Only complete outputs are streamed; a path into an object is not.
         if stream is not None and len(selector) == 2:
-            chunks = stream.chunks
-            while session.emitted_count < len(chunks):
-                is_last = stream.is_final and session.emitted_count + 1 == len(chunks)
-                self._emit(source, selector, chunks[session.emitted_count], is_last)
-                session.emitted_count += 1
-            return stream.is_final
+            return self._emit_chunks(session, selector, stream)
         # Not streamed, but its value is final: it is in the pool.
         if source in NAMESPACES or source in self._done or source not in self._nodes:
             value = self._pool.get(selector)
@@ -286,6 +361,21 @@ class ResponseStream:
             self._emit_value(session, selector, MISSING)
         return session.is_closed
 
+    def _emit_chunks(
+        self, session: _Session, selector: Selector, stream: _Stream
+    ) -> bool:
+        """Emit the chunks of an output that have arrived. Returns True if they are
+        complete."""
+        source, chunks = selector[0], stream.chunks
+        if not stream.is_over and self._must_hold_back(source):
+            return False
+        while session.emitted_count < len(chunks):
+            is_last = stream.is_final and session.emitted_count + 1 == len(chunks)
+            text = chunks[session.emitted_count]
+            self._emit(session, source, selector, text, is_last)
+            session.emitted_count += 1
+        return stream.is_over
+
     def _emit_value(self, session: _Session, selector: Selector, value: Any) -> None:
         """Emit a value that was not streamed. A missing value is shown as its selector,
         as in the rendered answer."""
@@ -294,6 +384,23 @@ class ResponseStream:
             return
         # Values without a producing node are attributed to the answer.
         if selector[0] in NAMESPACES or value is MISSING:
-            self._emit(session.node, (session.node, "answer"), text, False)
+            self._emit(session, session.node, (session.node, "answer"), text, False)
         else:
-            self._emit(selector[0], selector, text, True)
+            self._emit(session, selector[0], selector, text, True)
+
+    def _must_hold_back(self, node: str) -> bool:
+        """Return whether a node's chunks wait for its end, because they may become void
+        and cannot be replaced."""
+        return self._replace is None and self._may_be_void(node)
+
+    def _emit(
+        self,
+        session: _Session,
+        node: str,
+        selector: Sequence[str],
+        text: str,
+        is_final: bool,
+    ) -> None:
+        """Emit a piece of a session's text and remember it."""
+        self._emitted.append((session, text))
+        self._publish(node, selector, text, is_final)

@@ -43,24 +43,39 @@ def selectors_in(text: str) -> Iterator[tuple[str, ...]]:
 
 
 def render(
-    text: str, pool: VariablePool, print_value: Callable[[Any], str] = to_text
+    text: str,
+    pool: VariablePool,
+    print_value: Callable[[Any], str] = to_text,
+    *,
+    fill: Callable[[str], str] = str,
 ) -> str:
-    """Return the text with values. A missing value is shown as its selector."""
+    """Return the text with values. A missing value is shown as its selector.
+
+    `fill` replaces placeholders of the node itself, such as `{{#context#}}`, in the
+    texts of the template. Values are data: they are neither filled nor rendered.
+    """
     parts = parts_of(text)
     # Most texts have no references and are returned without a copy.
     if len(parts) == 1 and parts[0] is text:
-        return text
-    return "".join([_rendered(part, pool, print_value) for part in parts])
+        return fill(text)
+    return "".join(
+        [
+            fill(part) if isinstance(part, str) else _printed(part, pool, print_value)
+            for part in parts
+        ]
+    )
 
 
-def _rendered(part: Part, pool: VariablePool, print_value: Callable[[Any], str]) -> str:
-    """Return the text of one part."""
-    if isinstance(part, str):
-        return part
-    value = pool.get(part)
-    return ".".join(part) if value is MISSING else print_value(value)
+def _printed(
+    selector: tuple[str, ...], pool: VariablePool, print_value: Callable[[Any], str]
+) -> str:
+    """Return the text of a selector's value."""
+    value = pool.get(selector)
+    return ".".join(selector) if value is MISSING else print_value(value)
 
 
-def render_markdown(text: str, pool: VariablePool) -> str:
-    """Return the text with values in Markdown, for people."""
-    return render(text, pool, to_markdown)
+def render_markdown(
+    text: str, pool: VariablePool, *, fill: Callable[[str], str] = str
+) -> str:
+    """Return the text with values in Markdown, for people. `fill` is as in `render`."""
+    return render(text, pool, to_markdown, fill=fill)

@@ -60,6 +60,25 @@ def triggers_of(app: App) -> list[AppTrigger]:
     return triggers
 
 
+def schedule_problems(app: App) -> list[str]:
+    """Return why schedules of an app never start a run, each with its node's title.
+
+    A schedule that this installation cannot compute is not among them.
+    """
+    problems: list[str] = []
+    for root in () if app.is_chat else app.roots:
+        node = app.graph(root).nodes[root]
+        if not isinstance(node.data, ScheduleData):
+            continue
+        try:
+            schedule_of(node.data)
+        except ScheduleError as error:
+            problems.append(f"{node.title}: {error}")
+        except ConfigError:
+            continue
+    return problems
+
+
 def webhooks_of(
     app: App, published: Sequence[AppTrigger], existing_tokens: Mapping[str, str]
 ) -> dict[str, str]:

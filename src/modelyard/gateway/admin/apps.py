@@ -337,7 +337,8 @@ def _report(app: App) -> JSON:
     return {
         "warnings": [str(warning) for warning in app.warnings],
         "needs": [
-            f"{requirement.kind} {requirement.name}" for requirement in app.requirements
+            *(f"{needed.kind} {needed.name}" for needed in app.requirements),
+            *(f"secret {name}" for name in app.missing_secrets),
         ],
     }
 

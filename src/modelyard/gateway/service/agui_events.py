@@ -76,7 +76,8 @@ class AgUiEvents:
                 # Text that was sent cannot be taken back: the replacement is a new
                 # message.
                 yield from self._end_text(event)
-                yield from self._emit_text(event, event.text)
+                if event.text:
+                    yield from self._emit_text(event, event.text)
             case NodeRunReasoningChunk():
                 yield from self._emit_reasoning(event)
             case NodeRunAgentThought():

@@ -95,6 +95,15 @@ def files_in(value: Any) -> list[JSON]:
     return files
 
 
+def _price(value: Any) -> float:
+    """Return a price of a node's output `usage`; 0 for what is not one, because a
+    code node may have an output of this name."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
 class ServiceEvents:
     """Translates the events of one run to the service API's events, and collects what
     its final answer needs."""
@@ -287,7 +296,7 @@ class ServiceEvents:
                 and total is not None
                 and value is not None
             ):
-                self._usage[name] = format(float(total) + float(value), "f")
+                self._usage[name] = format(float(total) + _price(value), "f")
             elif value is not None:
                 self._usage[name] = value
 

@@ -2,6 +2,7 @@
 reach that app's runs only."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from modelyard.workflow.engine import Status
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.runs import Runs
 from modelyard.workflow.variables import WorkflowError
+
+logger = logging.getLogger("modelyard.gateway")
 
 # Proxies close connections that are idle for long; a ping or a blank keeps them open.
 PING_SECONDS = 10.0
@@ -183,6 +186,10 @@ class AppRuns:
             await queue.put(None)
         except ModelyardError as error:
             await queue.put(error)
+        # Without an error in the queue the client would be sent pings for ever.
+        except Exception as error:
+            logger.exception("run watch failed", extra={"fields": {"run": run.id}})
+            await queue.put(WorkflowError(f"The run's events cannot be read: {error}"))
 
     # Complete answers.
 

@@ -19,7 +19,7 @@ from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.tenancy.caller import Caller
 from modelyard.workflow.conversations import Conversations
-from modelyard.workflow.services import file_kind
+from modelyard.workflow.file_types import file_kind
 
 _MAX_AUDIO_MB = 30
 

@@ -11,7 +11,8 @@ from modelyard.gateway.service.calls import Call, ServiceError, derived_id, end_
 from modelyard.gateway.service.shapes import FileShown
 from modelyard.gateway.tenant_content import FILE_HEADERS, disposition, media_type
 from modelyard.storage.files import FileStore, StoredFile
-from modelyard.workflow.services import file_kind, stored_id, upload_id
+from modelyard.workflow.file_types import file_kind
+from modelyard.workflow.services import stored_id, upload_id
 
 MAX_MB: Mapping[str, int] = {
     "image": 10,

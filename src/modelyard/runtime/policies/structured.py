@@ -37,6 +37,10 @@ _INCOMPLETE_REASONS = ("length", "content_filter")
 """Finish reasons after which the answer cannot be complete."""
 
 
+class AnswerSchemaError(InvokeServerUnavailableError):
+    """A model's answer does not match the schema. It was streamed completely before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Structured:
     """The structured output policy."""
@@ -152,9 +156,9 @@ async def _native(
         raise _schema_error(invocation, problem)
 
 
-def _schema_error(invocation: Invocation, problem: str) -> InvokeServerUnavailableError:
+def _schema_error(invocation: Invocation, problem: str) -> AnswerSchemaError:
     """Return the error for an answer that does not match the schema."""
-    return InvokeServerUnavailableError(
+    return AnswerSchemaError(
         f"Response does not match the JSON schema: {problem}",
         provider=invocation.provider,
     )

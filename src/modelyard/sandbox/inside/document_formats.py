@@ -10,6 +10,8 @@ import json
 import re
 from typing import Any
 
+import text_encodings  # pyright: ignore[reportMissingImports]
+
 _TEXT_EXTENSIONS = frozenset(
     [
         ".txt",
@@ -141,33 +143,42 @@ def extract(extension: Any, data: Any) -> Any:
     return result
 
 
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+# Texts use more characters than the encodings have that they declare.
+_WIDER = {
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "euc-kr": "cp949",
+    "ks_c_5601-1987": "cp949",
+    "big5": "big5hkscs",
+    "iso-8859-1": "cp1252",
+    "us-ascii": "cp1252",
+}
+
+
 def text(data: Any) -> Any:
-    """Decode bytes as text: UTF-8, UTF-16 with a byte order mark, a detected encoding,
-    or GB 18030. Never fails."""
-    for encoding in ("utf-8-sig",):
+    """Decode bytes as text: by a byte order mark, as UTF-8, by what a page declares in
+    itself, or by a guess. Never fails."""
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if data.startswith(mark):
+            return data[len(mark) :].decode(encoding, "replace")
+    declared = text_encodings.declared_label(data) if data.lstrip()[:1] == b"<" else ""
+    # ISO-2022-JP consists of ASCII characters.
+    if not (declared and data.isascii()):
         try:
-            return data.decode(encoding)
+            return data.decode("utf-8")
         except UnicodeDecodeError:
             pass
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    # The detector is optional; it only looks at the start because its time grows with
-    # the length.
-    try:
-        from charset_normalizer import from_bytes
-
-        detected = from_bytes(data[:200_000]).best()
-        if detected is not None:
-            return data.decode(detected.encoding, "replace")
-    except ImportError:
-        pass
-    # Latin-1 decodes any bytes, so the loop always succeeds.
-    for encoding in ("gb18030", "latin-1"):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return data.decode("utf-8", "replace")
+    if declared and is_charset(declared):
+        return data.decode(_WIDER.get(declared, declared), "replace")
+    return data.decode(text_encodings.guess(data)[0], "replace")
 
 
 def _json(data: Any) -> Any:

@@ -146,12 +146,15 @@ def _convert_object(value: Any) -> Any:
 
 
 def _key(key: Any) -> Any:
-    """Return a key of the result. Raises ProgramError unless it is a string."""
-    if not isinstance(key, str):
-        raise ProgramError(
-            f"Keys of the result must be strings, not {type(key).__name__}"
-        )
-    return key
+    """Return a key of the result as text, as `json.dumps` writes it. Raises ProgramError
+    for a key that JSON cannot have."""
+    if isinstance(key, str):
+        return key
+    if key is None or isinstance(key, (bool, int, float)):
+        return json.dumps(key)
+    raise ProgramError(
+        f"Keys of the result must be texts or numbers, not {type(key).__name__}"
+    )
 
 
 # --------------------------------------------------------------------------- JavaScript
@@ -169,6 +172,10 @@ _CALL_MAIN = """
 """  # noqa: E501
 
 
+# Timers run when no job is left; without the globals there are none.
+_RUN_TIMER = "typeof __runTimer === 'function' && __runTimer()"
+
+
 def javascript(task: Any) -> Any:
     """Run JavaScript code and return the result of `main(inputs)`.
 
@@ -176,6 +183,7 @@ def javascript(task: Any) -> Any:
     undefined becomes None. Raises ProgramError for an exception of the code, exceeded
     memory, or a promise that never resolves.
     """
+    import javascript_globals  # pyright: ignore[reportMissingImports]
     import quickjs
 
     context = quickjs.Context()
@@ -188,13 +196,15 @@ def javascript(task: Any) -> Any:
             "globalThis.console = {log() {}, info() {}, warn() {}, error() {}, debug()"
             " {}};"
         )
+        if javascript_globals.is_needed(task["code"]):
+            context.eval(javascript_globals.SOURCE)
         context.eval(task["code"])
         # Inputs are passed as a JSON string, never as source code.
         context.set("__inputs", json.dumps(task["inputs"]))
         context.eval(_CALL_MAIN)
         # Bounded, because a promise chain could enqueue jobs without end.
         for _ in range(100_000):
-            if not context.execute_pending_job():
+            if not (context.execute_pending_job() or context.eval(_RUN_TIMER)):
                 break
         error, result = context.get("__error"), context.get("__result")
     except quickjs.JSException as error:

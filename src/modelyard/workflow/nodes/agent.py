@@ -48,7 +48,12 @@ from modelyard.tools.entities import (
 )
 from modelyard.tools.manager import ToolManager, ToolRef
 from modelyard.tools.observation import ToolOutputCollector
-from modelyard.workflow.agent_tools import dataset_ref, parse_tool_list
+from modelyard.workflow.agent_tools import (
+    dataset_ref,
+    parse_tool_list,
+    resolve_tool_inputs,
+    tool_input_parameters,
+)
 from modelyard.workflow.engine import Step
 from modelyard.workflow.events import (
     NodeRunAgentLog,
@@ -77,6 +82,7 @@ from modelyard.workflow.prompts import (
     parameters_of,
     supported,
 )
+from modelyard.workflow.storable import loggable
 from modelyard.workflow.template import render, selectors_in
 from modelyard.workflow.tool_messages import ToolMessageCollector, tool_input
 from modelyard.workflow.variables import File, from_object, to_object
@@ -118,6 +124,10 @@ class AgentNode(Node):
             name: _parameter(parameter, context)
             for name, parameter in data.agent_parameters.items()
         }
+        if "tools" in parameters:
+            parameters["tools"] = resolve_tool_inputs(
+                parameters["tools"], lambda parameter: tool_input(parameter, context)
+            )
         provider, name = data.agent_strategy_provider_name, data.agent_strategy_name
         agents = context.services.agents
         # Plugins have priority: they may provide a strategy with a built-in name.
@@ -141,7 +151,12 @@ class AgentNode(Node):
         """Return the selectors in the node's parameters, from variables and from
         templates."""
         selectors: list[tuple[str, ...]] = []
-        for parameter in self.data.agent_parameters.values():
+        tools = self.data.agent_parameters.get("tools")
+        tool_list = tools.get("value") if is_mapping(tools) else tools
+        for parameter in (
+            *self.data.agent_parameters.values(),
+            *tool_input_parameters(tool_list),
+        ):
             # Old exports may hold plain values instead of objects with a type.
             if not is_mapping(parameter):
                 continue
@@ -198,7 +213,8 @@ class _StepStore:
     def save(self, entry: RecordedStep) -> None:
         """Record a finished entry."""
         if self._recorder is not None:
-            outputs = msgspec.to_builtins(entry)
+            # Observations come from tools, and must be readable after a resumption.
+            outputs = loggable(msgspec.to_builtins(entry))
             self._recorder.record(
                 Step(key=f"{self._path}{entry.key}", node_id=entry.key, outputs=outputs)
             )

@@ -1,11 +1,11 @@
 """Document extractor node: the text of files. Formats that need a parser are read in
 the sandbox."""
 
-import mimetypes
 from collections.abc import Sequence
 
 from modelyard.base.errors import ModelyardError
 from modelyard.base.json_types import is_array
+from modelyard.workflow.file_types import extension_of, extension_of_content
 from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeResult
 from modelyard.workflow.variables import MISSING, File, to_object
 
@@ -75,9 +75,10 @@ class DocumentExtractorNode(Node):
                 "Files are not available in this run", error_type="FileDownloadError"
             )
         data = await services.files.read(file)
-        # Remote files often have no extension; their MIME type then gives the format.
+        # Remote files often have no extension; their MIME type or their content then
+        # shows the format.
         extension = (
-            file.extension or mimetypes.guess_extension(file.mime_type or "") or ""
+            file.extension or extension_of(file.mime_type) or extension_of_content(data)
         )
         return await services.sandbox.extract(extension.lower(), data)
 

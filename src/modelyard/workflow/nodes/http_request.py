@@ -3,18 +3,29 @@ allowed destinations."""
 
 import base64
 import json
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
+from modelyard.base import cpu_work
 from modelyard.base.bounded_json import check_value_count
-from modelyard.base.charsets import charset_of, decode_async
+from modelyard.base.charsets import (
+    LABELS,
+    charset_of,
+    decode_async,
+    has_byte_order_mark,
+    is_utf8,
+)
+from modelyard.base.content_disposition import file_name_of, safe_name
 from modelyard.base.errors import ModelyardError
 from modelyard.base.json_repair import RepairError, repair_json, run_in_thread_if_large
 from modelyard.base.json_types import is_array
+from modelyard.sandbox.inside.text_encodings import declared_label, guess
+from modelyard.workflow.file_types import named_by_type
 from modelyard.workflow.node import (
     Effect,
     Node,
@@ -23,7 +34,7 @@ from modelyard.workflow.node import (
     NodeError,
     NodeResult,
 )
-from modelyard.workflow.template import render, selectors_in
+from modelyard.workflow.template import parts_of, render, selectors_in
 from modelyard.workflow.variables import File
 
 _METHODS = ("get", "post", "put", "patch", "delete", "head")
@@ -36,6 +47,8 @@ _CONTENT_TYPES = {
     "raw-text": "text/plain",
     "binary": "application/octet-stream",
 }
+# A tab is the only control character that a header's value may hold.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TEXT_LIKE = (
     "json",
     "xml",
@@ -154,7 +167,9 @@ class HttpRequestNode(Node):
         body, content_type = await self._body(context)
         headers = self._with_own_headers(configured_headers, content_type, context)
         # The masked request is logged even if sending fails.
-        process = {"request": self._masked_request(method, url, headers, body)}
+        process: dict[str, Any] = {
+            "request": self._masked_request(method, url, headers, body)
+        }
         timeout = data.timeout or Timeout()
         try:
             answer = await http.fetch(
@@ -193,13 +208,14 @@ class HttpRequestNode(Node):
     def _headers(self, context: NodeContext) -> list[tuple[str, str]]:
         """Return the configured headers and those that authorise the request. Raises
         NodeError."""
-        # Headers may contain selectors.
-        headers = [
-            (name, value)
-            for name, value in _lines(render(self.data.headers, context.pool))
-            if name
+        headers: list[tuple[str, str]] = []
+        for line in self.data.headers.splitlines():
+            headers += _header_fields(line.strip(), context)
+        return [
+            (name.strip(), _header_value(name, value))
+            for name, value in headers + self._authorization(context)
+            if name.strip()
         ]
-        return headers + self._authorization(context)
 
     def _with_own_headers(
         self,
@@ -387,7 +403,7 @@ class HttpRequestNode(Node):
     # The response
 
     async def _outputs(
-        self, answer: Any, url: str, context: NodeContext, process: Mapping[str, Any]
+        self, answer: Any, url: str, context: NodeContext, process: dict[str, Any]
     ) -> dict[str, Any]:
         """Return the node's outputs of a response. Raises NodeError if it is too large."""
         media_type = (
@@ -421,9 +437,8 @@ class HttpRequestNode(Node):
                 )
             )
         elif not is_file:
-            text = await decode_async(
-                answer.body, charset_of(answer.headers.get("content-type", ""))
-            )
+            label = charset_of(answer.headers.get("content-type", ""))
+            text = await _decoded(answer.body, label, process)
         return {
             "status_code": answer.status,
             "body": text,
@@ -468,7 +483,7 @@ class _MultipartForm:
         mime_type = file.mime_type or "application/octet-stream"
         self._add(
             f'name="{_quoted(key)}"; filename="{_quoted(file.filename or "file")}"\r\n'
-            f"Content-Type: {mime_type}\r\n",
+            f"Content-Type: {_CONTROL_CHARACTER.sub(' ', mime_type)}\r\n",
             data,
         )
 
@@ -498,6 +513,34 @@ async def _add_file(
 def _has_header(headers: Sequence[tuple[str, str]], name: str) -> bool:
     """Return whether a header is set. `name` is in lower case."""
     return any(header_name.lower() == name for header_name, _ in headers)
+
+
+def _header_fields(line: str, context: NodeContext) -> list[tuple[str, str]]:
+    """Return the headers that a line of the node's headers stands for.
+
+    A line is split before its selectors are rendered, so that a value cannot add a
+    header. Only a line that is nothing but one selector stands for whole headers.
+    """
+    parts = parts_of(line)
+    if len(parts) == 1 and isinstance(parts[0], tuple):
+        return _lines(render(line, context.pool))
+    return [
+        (render(name, context.pool), render(value, context.pool))
+        for name, value in _lines(line)
+    ]
+
+
+def _header_value(name: str, value: str) -> str:
+    """Return a header's value without blanks around it. Raises NodeError if the header
+    holds a line break or another control character."""
+    value = value.strip()
+    if _CONTROL_CHARACTER.search(f"{name.strip()}{value}") is not None:
+        raise NodeError(
+            f"Header {name.strip()[:60]!r} holds a line break or another control"
+            " character",
+            error_type="InvalidHeaderError",
+        )
+    return value
 
 
 def _lines(text: str) -> list[tuple[str, str]]:
@@ -549,6 +592,24 @@ def _quoted(text: str) -> str:
     )
 
 
+async def _decoded(body: bytes, label: str, process: dict[str, Any]) -> str:
+    """Return the text of a response. `label` is the charset of its header.
+
+    Without one, the text is UTF-8 if it is valid, or else what a page declares in
+    itself. A guess is noted in `process`.
+    """
+    if label or has_byte_order_mark(body):
+        return await decode_async(body, label)
+    declared = declared_label(body)
+    if declared in LABELS and (body.isascii() or not is_utf8(body)):
+        return await decode_async(body, declared)
+    if is_utf8(body):
+        return await decode_async(body)
+    codec, is_certain = await cpu_work.run_in_thread(guess, body)
+    process["encoding"] = {"guessed": codec, "certain": is_certain}
+    return await cpu_work.run_in_thread(body.decode, codec, "replace")
+
+
 def _is_text(media_type: str) -> bool:
     """Return whether a media type is text."""
     return media_type.startswith("text/") or any(
@@ -558,20 +619,8 @@ def _is_text(media_type: str) -> bool:
 
 def _name(disposition: str, url: str, media_type: str) -> str:
     """Return a file name from the header, the URL or the media type."""
-    # Imported here, because the type table is loaded at the first use.
-    import mimetypes
-
-    for parameter in disposition.split(";"):
-        name, _, value = parameter.strip().partition("=")
-        if name.lower() == "filename" and value:
-            return value.strip('"')
-    # Without a header the last part of the URL path names the file.
-    last = urlsplit(url).path.rpartition("/")[2]
-    return (
-        last
-        if "." in last
-        else f"{last or 'file'}{mimetypes.guess_extension(media_type) or ''}"
-    )
+    name = file_name_of(disposition) or safe_name(unquote(urlsplit(url).path))
+    return named_by_type(name, media_type)
 
 
 NODES = {"http-request": HttpRequestNode}

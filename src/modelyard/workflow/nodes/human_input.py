@@ -165,10 +165,13 @@ class HumanInputNode(Node):
             "",
         )
         # The form's text may refer to its own inputs, which are known only now.
-        content = _OUTPUT_REFERENCE.sub(
-            lambda match: to_text(fields.get(match[1])), self.data.form_content
+        content = render_markdown(
+            self.data.form_content,
+            context.pool,
+            fill=lambda part: _OUTPUT_REFERENCE.sub(
+                lambda match: to_text(fields.get(match[1])), part
+            ),
         )
-        content = render_markdown(content, context.pool)
         context.emit(
             NodeRunHumanInputFormFilled(
                 **event_fields,

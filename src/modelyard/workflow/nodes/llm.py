@@ -1,6 +1,7 @@
 """LLM node: a prompt from templates, variables, context, files and memory; the answer
 is streamed."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -9,7 +10,7 @@ import msgspec
 
 from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
-from modelyard.base.json_types import is_array, is_mapping, is_object
+from modelyard.base.json_types import is_array, is_mapping
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, fold
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -18,6 +19,7 @@ from modelyard.models.messages import (
     TextPromptMessageContent,
     UserPromptMessage,
 )
+from modelyard.runtime.policies.structured import AnswerSchemaError
 from modelyard.workflow.events import NodeRunRetrieverResource
 from modelyard.workflow.memory import load_history, memory_messages, memory_text
 from modelyard.workflow.node import (
@@ -44,6 +46,10 @@ from modelyard.workflow.prompts import (
     streamed,
     with_files,
 )
+from modelyard.workflow.structured_output import (
+    StructuredOutputError,
+    structured_output,
+)
 from modelyard.workflow.template import parts_of, render, selectors_in
 from modelyard.workflow.thinking import ThinkFilter, split_thinking
 from modelyard.workflow.variables import MISSING, SYSTEM, File, to_object, to_text
@@ -51,6 +57,7 @@ from modelyard.workflow.variables import MISSING, SYSTEM, File, to_object, to_te
 # Minimum temperature for a regenerated answer, so that it differs from the first one.
 _MIN_REGENERATE_TEMPERATURE = 0.9
 _CONTEXT, _QUERY, _HISTORIES = "{{#context#}}", "{{#sys.query#}}", "{{#histories#}}"
+_PLACEHOLDER = re.compile(r"\{\{#(?:context|histories)#\}\}")
 
 
 class PromptMessageTemplate(msgspec.Struct, kw_only=True):
@@ -172,7 +179,9 @@ class LLMNode(Node):
             "finish_reason": result.finish_reason,
         }
         if data.schema is not None:
-            outputs["structured_output"] = _structured(text, inputs, process)
+            outputs["structured_output"] = await _structured(
+                result, text, data.schema, inputs, process
+            )
         if files := await _images(result, context):
             outputs["files"] = files
             # Clients of the chat show generated images where the text refers to them.
@@ -257,12 +266,23 @@ class LLMNode(Node):
         )
 
     async def _text(
-        self, template: PromptMessageTemplate, context: NodeContext, context_text: str
+        self,
+        template: PromptMessageTemplate,
+        context: NodeContext,
+        insertions: Mapping[str, str],
     ) -> str:
-        """Return a rendered template, without the files that its selectors lead to."""
+        """Return a rendered template, without the files that its selectors lead to.
+
+        `insertions` has the texts for the placeholders that are no selectors.
+        """
         if not template.is_jinja:
-            # The context placeholder is replaced before selectors are rendered.
-            return render(template.text.replace(_CONTEXT, context_text), context.pool)
+            return render(
+                template.text,
+                context.pool,
+                fill=lambda part: _PLACEHOLDER.sub(
+                    lambda match: insertions.get(match[0], ""), part
+                ),
+            )
         if (sandbox := context.services.sandbox) is None:
             raise NodeError(
                 "Jinja templates require a sandbox, which is not available",
@@ -296,7 +316,8 @@ class LLMNode(Node):
         data: LLMData = self.data
         messages: list[AnyPromptMessage] = []
         for template in data.templates:
-            if text := await self._text(template, context, context_text):
+            insertions = {_CONTEXT: context_text}
+            if text := await self._text(template, context, insertions):
                 messages.append(
                     message_of(template.role, [TextPromptMessageContent(data=text)])
                 )
@@ -348,7 +369,8 @@ class LLMNode(Node):
         """Return the single message of a completion prompt, with the memory in its
         text."""
         data: LLMData = self.data
-        text = await self._text(data.templates[0], context, context_text)
+        template, insertions = data.templates[0], {_CONTEXT: context_text}
+        text = await self._text(template, context, insertions)
         # A completion prompt has no roles: their names must be configured.
         if data.memory is not None:
             if data.memory.role_prefix is None:
@@ -362,11 +384,11 @@ class LLMNode(Node):
             )
             history = memory_text(prompt_history, data.memory.role_prefix)
             # Without a placeholder the history comes before the prompt.
-            text = (
-                text.replace(_HISTORIES, history)
-                if _HISTORIES in text
-                else f"{history}\n{text}".lstrip()
-            )
+            if _HISTORIES in template.text and not template.is_jinja:
+                insertions[_HISTORIES] = history
+                text = await self._text(template, context, insertions)
+            else:
+                text = f"{history}\n{text}".lstrip()
         return [
             UserPromptMessage(content=[*parts, TextPromptMessageContent(data=text)])
         ]
@@ -409,9 +431,14 @@ class LLMNode(Node):
         chunks: list[LLMResultChunk] = []
         # Closing the stream cancels the model call if this node is cancelled.
         async with aclosing(streamed(model, request)) as stream:
-            async for chunk in stream:
-                chunks.append(chunk)
-                voice.feed(chunk)
+            try:
+                async for chunk in stream:
+                    chunks.append(chunk)
+                    voice.feed(chunk)
+            # The answer is complete, and is mended before it is held to the schema.
+            except AnswerSchemaError:
+                if not chunks:
+                    raise
         text, reasoning = voice.finish()
         return fold(chunks), text, reasoning
 
@@ -550,26 +577,30 @@ def _jinja(value: Any) -> Any:
     return "" if value is None else to_object(value)
 
 
-def _structured(
-    text: str, inputs: Mapping[str, Any], process: Mapping[str, Any]
+async def _structured(
+    result: LLMResult,
+    text: str,
+    schema: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    process: dict[str, Any],
 ) -> Any:
-    """Return the answer as an object; the runtime has already validated it. Raises
-    NodeError if it is not JSON."""
-    from modelyard.runtime.policies.structured import extract_json
-
+    """Return the answer as JSON, mended if necessary; `process` then says how. Raises
+    NodeError if it does not match the schema."""
     try:
-        parsed = decode_body(extract_json(split_thinking(text)[1]))
-    except BodyError as error:
+        # A mended answer that was cut off would lack what the model had left to say.
+        if result.finish_reason in ("length", "content_filter"):
+            return decode_body(text)
+        value, repairs = await structured_output(text, schema)
+    except (BodyError, StructuredOutputError) as error:
         raise NodeError(
             f"Failed to parse structured output: {error}",
             error_type="OutputParserError",
             inputs=inputs,
             process_data=process,
         ) from error
-    # Some models wrap the object in a list.
-    if is_array(parsed):
-        parsed = next((element for element in parsed if is_object(element)), parsed)
-    return parsed
+    if repairs:
+        process["structured_output_repairs"] = repairs
+    return value
 
 
 async def _images(result: LLMResult, context: NodeContext) -> list[File]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.bounded_json import check_value_count
 from modelyard.base.errors import ModelyardError
 from modelyard.base.json_types import is_array, is_mapping, is_object
 from modelyard.models.llm import LLMRequest
@@ -42,6 +41,7 @@ from modelyard.workflow.prompts import (
     prepare_messages,
     with_files,
 )
+from modelyard.workflow.structured_output import StructuredOutputError, parsed_json
 from modelyard.workflow.template import render
 from modelyard.workflow.thinking import split_thinking
 from modelyard.workflow.variables import MISSING, to_text
@@ -247,12 +247,13 @@ class QuestionClassifierNode(Node):
         classes: Sequence[Class] = self.data.classes
         if not classes:
             raise ValueError("The classifier has no classes")
+        answer = split_thinking(text)[1].strip()
+        # Some models name only the class, without the JSON around it.
+        if (named := _named(classes, answer)) is not None:
+            return named
         try:
-            answer = extract_json(split_thinking(text)[1])
-            # Deeply nested or huge JSON is refused before it is parsed.
-            check_value_count(answer)
-            parsed = json.loads(answer)
-        except (ValueError, RecursionError) as error:
+            parsed = parsed_json(extract_json(answer))[0]
+        except StructuredOutputError as error:
             raise ValueError(f"got invalid json object. error: {error}") from error
         # Some models wrap the object in a list.
         if is_array(parsed):
@@ -265,14 +266,7 @@ class QuestionClassifierNode(Node):
             or "category_id" not in parsed
         ):
             return classes[0]
-        return next(
-            (
-                category
-                for category in classes
-                if category.id == str(parsed["category_id"])
-            ),
-            classes[0],
-        )
+        return _named(classes, str(parsed["category_id"])) or classes[0]
 
     def references(self) -> Sequence[tuple[str, ...]]:
         """Return the selector of the text."""
@@ -281,6 +275,15 @@ class QuestionClassifierNode(Node):
             if self.data.query_variable_selector
             else []
         )
+
+
+def _named(classes: Sequence[Class], text: str) -> Class | None:
+    """Return the class that a text names by its id, or else by its name; None if there
+    is none."""
+    text = text.strip("\"'`. \n")
+    by_id = (category for category in classes if category.id == text)
+    by_name = (category for category in classes if category.name == text)
+    return next(by_id, None) or next(by_name, None)
 
 
 def _dump(value: Any) -> str:

@@ -26,6 +26,7 @@ from modelyard.workflow.node import (
     NodeResult,
     SyncNode,
 )
+from modelyard.workflow.storable import UnstorableError, storable_values
 from modelyard.workflow.variables import File, WorkflowError
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -36,6 +37,15 @@ class InputError(WorkflowError):
     """An input is missing or does not match the form. The run is not started."""
 
     code = "invalid_param"
+
+
+def storable_inputs(values: Mapping[str, Any], owner: str = "") -> dict[str, Any]:
+    """Return values from a caller as they can be stored. `owner` is their namespace in
+    the message. Raises InputError."""
+    try:
+        return storable_values(values, owner)
+    except UnstorableError as error:
+        raise InputError(str(error)) from error
 
 
 class FormField(msgspec.Struct, kw_only=True):
