@@ -675,6 +675,7 @@ const table = {
     chat: ["Chat", "对话"],
     completion: ["Form", "文本生成"],
     "agent-chat": ["Agent", "智能体"],
+    agent: ["Agent", "智能体"],
     "advanced-chat": ["Chatflow", "对话流"],
     workflow: ["Workflow", "工作流"],
     "rag-pipeline": ["Knowledge pipeline", "知识管道"],

@@ -300,7 +300,7 @@ CONSTANTS = {
     "unused sessions end after fourteen days": (sessions.SESSION_SECONDS, 14 * 86_400.0),
     "the link is valid for a week": (accounts._INVITATION_SECONDS, 7 * 86_400.0),
     "terminates it, within half a second": (watch._CHECK_INTERVAL_SECONDS, 0.5),
-    "format versions up to 0.6.0": (dsl.VERSION, "0.6.0"),
+    "format versions up to 0.7.0": (dsl.VERSION, "0.7.0"),
 }  # fmt: skip
 """What a page says, with the constant that it describes and its value in the phrase."""
 

@@ -37,9 +37,11 @@ SMALL = document(
         ("app: {name: x, mode: strange}", "app.yml:1: Unknown mode 'strange'; expected one of workflow, advanced-chat"),
         ("app: {name: x, mode: workflow}", "Missing section 'workflow', which a workflow app requires"),
         ("app: {name: x, mode: chat}", "Missing section 'model_config', which a chat app requires"),
+        ("app: {name: x, mode: workflow}\nworkflow: {graph: {nodes: 3}}", "app.yml:2: 'nodes' must be a list"),
         ("app: {name: x, mode: workflow}\nversion: two", "app.yml:2: Invalid version 'two'"),
         ("app: !!python/object/apply:os.system ['true']", "could not determine a constructor for the tag"),
         (b"\xff\xfe\x00", "The file is not UTF-8"),
+        (b"PK\x03\x04\x14\x00", "The file is an archive; unpack it and import its app.yaml"),
         ("[" * 100_000, "Nested deeper than 120 levels"),
         ("{a: " * 50_000, "Nested deeper than 120 levels"),
         ("- " * 20_000 + "x", "Nested deeper than 120 levels"),
@@ -288,8 +290,9 @@ def test_the_files_are_read_as_pyyaml_reads_them():
 
 
 def test_a_file_of_a_newer_version_is_read_as_far_as_it_is_known():
-    newer = loads(yaml.dump({**SMALL, "version": "0.7.0"}))
+    newer = loads(yaml.dump({**SMALL, "version": "0.8.0"}))
     (warning,) = [str(problem) for problem in newer.warnings]
-    assert "Version 0.7.0 is newer than 0.6.0, the newest supported" in warning
-    agent = {"app": {"name": "x", "mode": "agent"}, "version": "0.7.0"}
-    assert "Unknown mode 'agent'; expected one of" in import_error(yaml.dump(agent))
+    assert "Version 0.8.0 is newer than 0.7.0, the newest supported" in warning
+    assert yaml.safe_load(dump(newer))["version"] == "0.8.0"
+    strange = {"app": {"name": "x", "mode": "oracle"}, "version": "0.8.0"}
+    assert "Unknown mode 'oracle'; expected one of" in import_error(yaml.dump(strange))

@@ -56,7 +56,7 @@ export interface State {
 
 const nothing: Words = () => "";
 const working: Words = (t) => t.working;
-const CHATS = ["chat", "advanced-chat", "agent-chat"];
+const CHATS = ["chat", "advanced-chat", "agent-chat", "agent"];
 export const isChat = (state: State) => CHATS.includes(state.about?.mode ?? "");
 export const isOn = (feature: Record<string, unknown> | undefined) => feature?.enabled === true;
 

@@ -618,6 +618,7 @@ class AgentLoop:
         context = replace(
             self._context,
             key=f"{self._context.key}/{step.key}" if self._context.key else "",
+            call_id=step.call.id,
         )
         return await self._observe(run, step.tool, step.call, context)
 

@@ -17,7 +17,7 @@ from modelyard.tools.function import as_tool
 from modelyard.tools.manager import BoundTool, ToolManager, ToolRef
 from modelyard.tools.mcp.server import Resource, ServerCatalog
 from modelyard.workflow.agent_tools import dataset_ref
-from modelyard.workflow.nodes.agent import DatasetTool
+from modelyard.workflow.dataset_tools import DatasetTool
 from modelyard.workflow.services import TenantDatasets
 
 logger = logging.getLogger("modelyard.tools")

@@ -31,6 +31,7 @@ from modelyard.workflow.runs import FindApp, Runs
 from modelyard.workflow.service_tools import (
     AppTools,
     PluginCalls,
+    TenantAgentApps,
     TenantAgents,
     TenantTools,
 )
@@ -129,6 +130,7 @@ class RunServices:
     journal: DatabaseJournal
     conversations: Conversations
     callers: RunCallers
+    apps: Apps
 
     def files(self, tenant: str, user: str = "") -> TenantFiles:
         """Return the file store for the runs of a user."""
@@ -169,6 +171,7 @@ class RunServices:
             files=self.files(tenant, user),
             tools=tools,
             agents=TenantAgents(self.plugins.plugins, tools, models, tenant, user),
+            agent_apps=TenantAgentApps(self.apps, tenant, mappings["agents"]),
             # Memory, sources and forms exist only if the run or the kind of app needs
             # them.
             memory=self.conversations.memory(run)
@@ -243,6 +246,7 @@ def build_workflows(
         journal=journal,
         conversations=conversations,
         callers=RunCallers(directory, clock),
+        apps=apps,
     )
     annotations = Annotations(
         storage.database, storage.scoped_store, _embedder(models), clock_time

@@ -61,7 +61,8 @@ _mapping_options = (
         "--map",
         "mapping",
         type=_FILE,
-        help="YAML file that maps models, tools and datasets of the file to local ones.",
+        help="YAML file that maps models, tools, datasets and agents of the file to local"
+        " ones.",
     ),
     click.option(
         "--model",

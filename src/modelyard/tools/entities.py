@@ -192,6 +192,8 @@ class ToolContext:
     app: str = ""
     conversation: str = ""
     key: str = ""
+    call_id: str = ""
+    """The id that the model gave this call; empty if no model asked for it."""
     depth: int = 0
     credential: str = ""
     """The id of a stored credential; empty for the provider's default one."""

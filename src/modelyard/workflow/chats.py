@@ -340,9 +340,9 @@ class Chats:
 
     # Files
 
-    def files_of(self, tenant: str) -> TenantFiles:
-        """Return the file service of a tenant, not bound to any user."""
-        return self._files(tenant, "")
+    def files_of(self, tenant: str, user: str = "") -> TenantFiles:
+        """Return the file service of a tenant; without `user`, not bound to any."""
+        return self._files(tenant, user)
 
     async def _attach_files(
         self, tenant: str, app: App, user: str, files: Sequence[Any]

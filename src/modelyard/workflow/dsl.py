@@ -1,4 +1,4 @@
-"""Parsing of exported apps: YAML to `App`. All format versions up to 0.6.0; unknown
+"""Parsing of exported apps: YAML to `App`. All format versions up to 0.7.0; unknown
 additions of editors are preserved.
 
 Errors name the file, the line, the node and the field. A tool, dataset or model that
@@ -8,7 +8,7 @@ lists it, and a mapping can name a substitute.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
@@ -20,19 +20,35 @@ import yaml
 from modelyard.base.errors import ConfigError, suggestion
 from modelyard.base.json_types import is_array, is_object
 from modelyard.base.number_bounds import FiniteLoader, check_numbers
+from modelyard.workflow.agent_packages import (
+    AgentJobData,
+    AgentPackage,
+    describe_missing_agent,
+    features_of_agent_app,
+    is_agent_job,
+    job_warnings,
+    nodes_of_agent_app,
+    package_ref_of,
+    package_warnings,
+    requirements_of_package,
+)
 from modelyard.workflow.graph import SOURCE, Edge, Graph
 from modelyard.workflow.node import Node, NodeKind
 from modelyard.workflow.nodes import node_class, node_types
 from modelyard.workflow.nodes.trigger import ScheduleData
+from modelyard.workflow.nodes.unknown import UnknownNode
 from modelyard.workflow.schedule import ScheduleError, schedule_of
 from modelyard.workflow.simple_apps import nodes_of_model_config
 from modelyard.workflow.variables import NAMESPACES, WorkflowError
 
 _yaml: Any = yaml  # its `parse` and `compose` have no types
 
-VERSION = "0.6.0"
+VERSION = "0.7.0"
+_VERSION_WITHOUT_AGENTS = "0.6.0"
+"""The version of files without agent packages: older versions of Dify read it too."""
 # Dify's limit for such files.
 MAX_BYTES = 10 * 1024 * 1024
+_ARCHIVE_MARK = b"PK\x03\x04"
 MAX_NODES = 5_000
 _MAX_DEPTH = 120
 _MAX_VALUES = 2_000_000
@@ -41,9 +57,39 @@ _MAX_EVENTS = 200_000
 """
 WORKFLOW_MODES = ("workflow", "advanced-chat")
 SIMPLE_MODES = ("chat", "completion", "agent-chat")
+AGENT_MODE = "agent"
+MODES = (*WORKFLOW_MODES, *SIMPLE_MODES, AGENT_MODE)
+CHAT_MODES = ("advanced-chat", "chat", "agent-chat", AGENT_MODE)
 ROOTS = ("start", "datasource", "trigger-webhook", "trigger-schedule", "trigger-plugin")
 _CONTAINERS = ("iteration", "loop")
 _IGNORED_NODE_TYPES = ("", "custom-note", "note")
+_SECTIONS = frozenset(
+    (
+        "app",
+        "kind",
+        "version",
+        "dependencies",
+        "workflow",
+        "model_config",
+        "agent",
+        "agent_packages",
+        "rag_pipeline",
+    )
+)
+_EDITOR_FIELDS = frozenset(
+    (
+        "selected",
+        "isInIteration",
+        "isInLoop",
+        "iteration_id",
+        "loop_id",
+        "isIterationStart",
+        "isLoopStart",
+        "width",
+        "height",
+    )
+)
+"""Fields of a node's data that only Dify's editor uses, or that are read elsewhere."""
 
 
 class DslError(WorkflowError):
@@ -94,6 +140,8 @@ class AppMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     models: dict[str, str] = {}
     tools: dict[str, str] = {}
     datasets: dict[str, str] = {}
+    agents: dict[str, str] = {}
+    """Agent id in a file to the app of mode `agent` that replaces it."""
 
 
 class StoredVariable(msgspec.Struct, kw_only=True):
@@ -122,6 +170,8 @@ class App:
     environment: list[StoredVariable] = field(default_factory=list[StoredVariable])
     conversation: list[StoredVariable] = field(default_factory=list[StoredVariable])
     model_config: dict[str, Any] = field(default_factory=dict[str, Any])
+    agent_package: AgentPackage | None = None
+    """The agent of an app of mode `agent`; None for other apps."""
     dependencies: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     levels: "Mapping[str, Level]" = field(default_factory=dict[str, "Level"])
     """Nodes and edges by container id; the empty id is the top level."""
@@ -153,7 +203,7 @@ class App:
     @property
     def is_chat(self) -> bool:
         """Whether the app has conversations."""
-        return self.mode in ("advanced-chat", "chat", "agent-chat")
+        return self.mode in CHAT_MODES
 
     @property
     def nodes(self) -> list[Node]:
@@ -253,6 +303,16 @@ def _decode_utf8(data: bytes | str, name: str) -> str:
         )
     if isinstance(data, str):
         return data
+    # Newer versions of Dify also export archives, with the app's file in them.
+    if data.startswith(_ARCHIVE_MARK):
+        raise DslError(
+            [
+                Problem(
+                    message="The file is an archive; unpack it and import its app.yaml",
+                    file=name,
+                )
+            ]
+        )
     try:
         # Some editors write a byte order mark.
         return data.decode("utf-8-sig")
@@ -447,10 +507,15 @@ class _AppParser:
         self._warnings: list[Problem] = []
         self._tree: Any = None
         self._has_renamed_titles = False
+        self._is_newer = False
+        """Whether the file's version is newer than the newest one known here."""
+        self._packages: dict[str, AgentPackage] = {}
+        self._mapping = AppMapping()
 
     def parse(self, mapping: AppMapping) -> App:
         """Return the parsed app. Raises DslError with all problems found."""
         document = self._document
+        self._mapping = mapping
         document_kind = document.get("kind")
         app_section = document.get("app")
         # Pipelines have their metadata under another key.
@@ -466,10 +531,9 @@ class _AppParser:
         )
         if document_kind == "rag_pipeline":
             mode = "rag-pipeline"
-        elif mode not in (*WORKFLOW_MODES, *SIMPLE_MODES):
+        elif mode not in MODES:
             raise self._error(
-                f"Unknown mode {mode!r}; expected one of"
-                f" {', '.join((*WORKFLOW_MODES, *SIMPLE_MODES))}",
+                f"Unknown mode {mode!r}; expected one of {', '.join(MODES)}",
                 ("app", "mode"),
             )
         app = App(
@@ -483,7 +547,7 @@ class _AppParser:
             icon_background=str(app_section.get("icon_background") or ""),
             dependencies=[
                 dependency
-                for dependency in document.get("dependencies") or ()
+                for dependency in self._list_in(document, "dependencies", ())
                 if is_object(dependency)
             ],
             mapping=mapping,
@@ -491,38 +555,121 @@ class _AppParser:
             file=self._name,
         )
         self._check_version(app.version)
+        self._packages = self._parse_packages()
         if mode in SIMPLE_MODES:
             self._parse_simple(app)
+        elif mode == AGENT_MODE:
+            self._parse_agent(app)
         else:
             self._parse_workflow(app)
         if self._problems:
             raise DslError(self._problems)
         app.warnings = self._warnings
-        # The graphs are built once here, so that errors in the edges are reported at
-        # import.
+        self._build_graphs(app)
+        return app
+
+    def _build_graphs(self, app: App) -> None:
+        """Build the app's graphs once, so that errors in the edges are reported at
+        import. Raises DslError."""
         for root in app.roots:
             try:
                 app.graph(root)
             except WorkflowError as error:
                 raise self._error(str(error), ("workflow", "graph", "edges")) from error
-        return app
 
     def _check_version(self, version: str) -> None:
         """Warn if the file's format is newer than the supported one. Raises DslError
         for an invalid version."""
         try:
-            file_version = tuple(int(part) for part in version.split(".")[:2])
+            is_newer = _is_newer_version(version)
         except ValueError:
             raise self._error(
                 f"Invalid version {version!r}; expected a version like {VERSION!r}",
                 ("version",),
             ) from None
-        if file_version > tuple(int(part) for part in VERSION.split(".")[:2]):
+        if is_newer:
+            self._is_newer = True
             self._add_warning(
                 f"Version {version} is newer than {VERSION}, the newest supported"
                 " version",
                 ("version",),
             )
+            self._check_sections()
+
+    def _check_sections(self) -> None:
+        """Warn about the sections of a newer file that are not known here."""
+        for name in self._document:
+            if name not in _SECTIONS:
+                self._add_warning(
+                    f"The section {name!r} is unknown here and has no effect", (name,)
+                )
+
+    # Agents
+
+    def _parse_packages(self) -> dict[str, AgentPackage]:
+        """Return the file's agent packages by name. Invalid ones are recorded as
+        problems, settings without effect as warnings."""
+        raw_packages = self._document.get("agent_packages")
+        packages: dict[str, AgentPackage] = {}
+        for name, raw in raw_packages.items() if is_object(raw_packages) else ():
+            path = ("agent_packages", name)
+            try:
+                package = _convert(raw if is_object(raw) else {}, AgentPackage)
+            except msgspec.ValidationError as error:
+                message, _, where = str(error).partition(" - at `$")
+                steps = _path_steps(where.rstrip("`"))
+                self._add_problem(f"Agent package {name!r}: {message}", (*path, *steps))
+                continue
+            packages[str(name)] = package
+            for steps, message in package_warnings(package, raw):
+                self._add_warning(message, (*path, *steps), package.metadata.name)
+        return packages
+
+    def _parse_agent(self, app: App) -> None:
+        """Build the app of mode `agent`: the package that it names becomes a small
+        graph. Raises DslError if the file has no such package."""
+        name = package_ref_of(self._document)
+        package = self._packages.get(name)
+        if self._problems:
+            raise DslError(self._problems)
+        if package is None:
+            raise self._error(
+                f"Missing agent package {name!r}, which an agent app requires"
+                if name
+                else "Missing section 'agent' with the 'package_ref' of an agent app",
+                ("agent", "package_ref"),
+            )
+        app.agent_package = package
+        app.features = features_of_agent_app(package)
+        metadata = package.metadata
+        app.description = app.description or metadata.description
+        if metadata.name and not self._document["app"].get("name"):
+            app.name = metadata.name
+        nodes, edges = nodes_of_agent_app(package)
+        self._build_levels(app, nodes, edges, ("agent",))
+        for node in app.nodes:
+            if isinstance(node.data, AgentJobData):
+                node.data.package = package
+
+    def _bind_agent(
+        self, node: Node, raw_data: Mapping[str, Any], path: tuple[Any, ...]
+    ) -> None:
+        """Give an agent node of version 2 its package, and warn about what it lacks."""
+        data = node.data
+        if not isinstance(data, AgentJobData) or data.query:
+            return
+        binding = data.agent_binding
+        if binding is not None and binding.package_ref:
+            data.package = self._packages.get(binding.package_ref)
+        is_mapped = binding is not None and binding.agent_id in self._mapping.agents
+        if data.package is None and not is_mapped:
+            self._add_warning(
+                f"{describe_missing_agent(binding)}; without it the node fails",
+                (*path, "data", "agent_binding"),
+                node.title,
+            )
+        for steps, message in job_warnings(data.agent_job, raw_data):
+            self._add_warning(message, (*path, "data", *steps), node.title)
 
     # Apps with a prompt
 
@@ -567,7 +714,8 @@ class _AppParser:
             raise self._error(
                 f"Missing section 'workflow', which a {app.mode} app requires", ()
             )
-        app.features = dict(workflow.get("features") or {})
+        features = workflow.get("features")
+        app.features = dict(features) if is_object(features) else {}
         app.environment = self._parse_variables(workflow, "environment_variables")
         app.conversation = self._parse_variables(workflow, "conversation_variables")
         graph = workflow.get("graph")
@@ -579,7 +727,9 @@ class _AppParser:
             )
             return
         nodes = [
-            raw_node for raw_node in graph.get("nodes") or () if is_object(raw_node)
+            raw_node
+            for raw_node in self._list_in(graph, "nodes", ("workflow", "graph"))
+            if is_object(raw_node)
         ]
         # The limit bounds the time of the later passes.
         if len(nodes) > MAX_NODES:
@@ -588,9 +738,24 @@ class _AppParser:
                 ("workflow", "graph", "nodes"),
             )
         edges = [
-            raw_edge for raw_edge in graph.get("edges") or () if is_object(raw_edge)
+            raw_edge
+            for raw_edge in self._list_in(graph, "edges", ("workflow", "graph"))
+            if is_object(raw_edge)
         ]
         self._build_levels(app, nodes, edges, ("workflow", "graph", "nodes"))
+
+    def _list_in(
+        self, section: Mapping[str, Any], name: str, path: tuple[Any, ...]
+    ) -> list[Any]:
+        """Return the list of a section, which is at `path`; empty if it is missing. A
+        value of another type is recorded as a problem."""
+        value = section.get(name)
+        if is_array(value):
+            return value
+        # Editors write empty values in any form.
+        if value:
+            self._add_problem(f"{name!r} must be a list", (*path, name))
+        return []
 
     def _parse_variables(
         self, workflow: Mapping[str, Any], name: str
@@ -600,7 +765,8 @@ class _AppParser:
         Invalid ones are recorded as problems.
         """
         variables: list[StoredVariable] = []
-        for index, raw_variable in enumerate(workflow.get(name) or ()):
+        raw_variables = self._list_in(workflow, name, ("workflow",))
+        for index, raw_variable in enumerate(raw_variables):
             try:
                 variables.append(
                     msgspec.convert(
@@ -619,6 +785,7 @@ class _AppParser:
         path: tuple[Any, ...],
     ) -> None:
         """Build the levels from raw nodes and edges, and check references."""
+        warnings_before = list(self._warnings)
         built_nodes = self._parse_nodes(nodes, path)
         levels = self._group_by_level(built_nodes, edges)
         app.levels = dict(levels)
@@ -627,6 +794,7 @@ class _AppParser:
         if not self._has_renamed_titles and (titles := self._ids_by_title(app)):
             self._has_renamed_titles = True
             self._problems.clear()
+            self._warnings = warnings_before
             self._build_levels(
                 app,
                 [_replace_titles(raw_node, titles) for raw_node in nodes],
@@ -646,7 +814,6 @@ class _AppParser:
             )
         self._check_selectors(app)
         self._check_schedules(top_nodes, nodes, path)
-        self._check_deliveries(nodes, path)
 
     def _group_by_level(
         self,
@@ -706,24 +873,6 @@ class _AppParser:
                         node.title,
                     )
 
-    def _check_deliveries(
-        self, nodes: Sequence[Mapping[str, Any]], path: tuple[Any, ...]
-    ) -> None:
-        """Warn about forms that nobody hears of: they are only shown on the web."""
-        for index, raw_node in enumerate(nodes):
-            data: Any = raw_node.get("data")
-            if not is_object(data) or data.get("type") != "human-input":
-                continue
-            title = str(data.get("title") or raw_node.get("id") or "")
-            for number, kind in _unsupported_deliveries(data.get("delivery_methods")):
-                self._add_warning(
-                    f"The delivery method {kind!r} is not supported: nobody is told"
-                    " about the form, and the run waits until it is filled in on the"
-                    " web or times out",
-                    (*path, index, "data", "delivery_methods", number),
-                    title,
-                )
-
     def _parse_node(self, raw: Mapping[str, Any], path: tuple[Any, ...]) -> Node | None:
         """Return the node, or None for notes and for invalid nodes, which are recorded
         as problems."""
@@ -737,7 +886,15 @@ class _AppParser:
         if not raw.get("id"):
             self._add_problem("The node has no id", path, title)
             return None
-        cls = node_class(node_type, str(data.get("version") or "1"))
+        cls = node_class(node_type, _node_version(node_type, data))
+        if cls is None and self._is_newer:
+            self._add_warning(
+                f"Nodes of the type {node_type!r} are unknown here: a run that reaches"
+                " this node fails",
+                (*path, "data", "type"),
+                title,
+            )
+            cls = UnknownNode
         if cls is None:
             self._add_problem(
                 f"Unknown node type {node_type!r};"
@@ -759,7 +916,31 @@ class _AppParser:
         except (TypeError, ValueError) as error:
             self._add_problem(str(error), (*path, "data"), title)
             return None
-        return cls(str(raw["id"]), converted, raw)
+        node = cls(str(raw["id"]), converted, raw)
+        self._bind_agent(node, data, path)
+        self._check_settings(node, data, path)
+        return node
+
+    def _check_settings(
+        self, node: Node, data: Mapping[str, Any], path: tuple[Any, ...]
+    ) -> None:
+        """Warn about settings of a node that have no effect here; in a newer file also
+        about the fields that are not known."""
+        for message in node.warnings():
+            self._add_warning(message, (*path, "data"), node.title)
+        known = {field.encode_name for field in msgspec.structs.fields(node.data)}
+        unknown = [
+            str(name)
+            for name in data
+            if name not in known | _EDITOR_FIELDS and not str(name).startswith("_")
+        ]
+        # A node of an unknown type was reported as a whole.
+        if unknown and self._is_newer and not isinstance(node, UnknownNode):
+            self._add_warning(
+                f"The fields {', '.join(unknown)} are unknown here and have no effect",
+                (*path, "data", unknown[0]),
+                node.title,
+            )
 
     @staticmethod
     def _inner_root(container: tuple[Node, Mapping[str, Any]], level: Level) -> str:
@@ -903,6 +1084,9 @@ def _parse_edges(
 def _parse_edge(raw_edge: Mapping[str, Any]) -> Edge:
     """Return an edge from its raw form; without a handle it is the ordinary output."""
     handle = raw_edge.get("sourceHandle")
+    # Dify itself writes this handle in both ways.
+    if handle == "__timeout__":
+        handle = "__timeout"
     return Edge(
         source=str(raw_edge.get("source") or ""),
         target=str(raw_edge.get("target") or ""),
@@ -1013,6 +1197,14 @@ def _path_steps(path: str) -> Iterable[Any]:
             yield int(match[2])
         else:
             yield "..."
+
+
+def _node_version(node_type: str, data: Mapping[str, Any]) -> str:
+    """Return the version of a node's type; for agents, which tell it otherwise, "2" for
+    those that run a package."""
+    if node_type == "agent":
+        return "2" if is_agent_job(data) else "1"
+    return str(data.get("version") or "1")
 
 
 def _convert(data: Mapping[str, Any], data_type: type[Any]) -> Any:
@@ -1131,7 +1323,11 @@ def _requirements_of(node: Node) -> Iterable[Requirement]:
         yield Requirement(
             kind="tool", name=f"{data.provider}/{data.tool_name}", node=node.title
         )
-    if node.type == "agent":
+    if isinstance(data, AgentJobData):
+        if data.package is not None:
+            for kind, name in requirements_of_package(data.package):
+                yield Requirement(kind=kind, name=name, node=node.title)
+    elif node.type == "agent":
         yield Requirement(
             kind="strategy",
             name=f"{data.agent_strategy_provider_name}/{data.agent_strategy_name}",
@@ -1139,22 +1335,13 @@ def _requirements_of(node: Node) -> Iterable[Requirement]:
         )
 
 
-def _unsupported_deliveries(methods: Any) -> Iterator[tuple[int, str]]:
-    """Yield (index, type) of a form's enabled delivery methods that are not supported."""
-    for number, method in enumerate(methods if is_array(methods) else ()):
-        if not is_object(method) or method.get("enabled") is False:
-            continue
-        kind = str(method.get("type") or "")
-        if kind not in ("", "webapp"):
-            yield number, kind
-
-
 # ----------------------------------------------------------------------------------------------
 # Writing
 
 
 def dump(app: App, *, with_secrets: bool = False) -> str:
-    """Return the app as YAML: the imported document, with the current format version.
+    """Return the app as YAML: the imported document, with the format version that its
+    content needs.
 
     Values of secret environment variables are empty unless `with_secrets` is set.
     Fields that are unknown here are preserved.
@@ -1162,7 +1349,7 @@ def dump(app: App, *, with_secrets: bool = False) -> str:
     document = {
         **app.document,
         "kind": app.kind,
-        "version": VERSION if app.kind == "app" else app.version,
+        "version": _written_version(app),
     }
     workflow = document.get("workflow")
     if is_object(workflow) and not with_secrets:
@@ -1194,6 +1381,28 @@ def dump_with_environment(app: App, values: Mapping[str, Any]) -> str:
         "workflow": {**workflow, "environment_variables": variables},
     }
     return yaml.dump(document, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
+
+
+def _written_version(app: App) -> str:
+    """Return the format version of an exported file: the one that its content needs, or
+    its own if that is newer, since the content may be of that version."""
+    if app.kind != "app":
+        return app.version
+    has_agents = app.mode == AGENT_MODE or any(
+        isinstance(node.data, AgentJobData) for node in app.nodes
+    )
+    needed = VERSION if has_agents else _VERSION_WITHOUT_AGENTS
+    return max(app.version, needed, key=_major_and_minor)
+
+
+def _is_newer_version(version: str) -> bool:
+    """Return whether a valid version is newer than the newest one known here."""
+    return _major_and_minor(version) > _major_and_minor(VERSION)
+
+
+def _major_and_minor(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version. Raises ValueError."""
+    return tuple(int(part) for part in version.split(".")[:2])
 
 
 class _Dumper(yaml.SafeDumper):

@@ -218,6 +218,10 @@ class Tools(Protocol):
         """Return a ToolRef's tool for an agent. Raises ToolNotFoundError."""
         ...
 
+    async def of_provider(self, kind: str, provider: str) -> Sequence[Any]:
+        """Return a ToolRef of each tool of a provider; empty if it does not exist."""
+        ...
+
     @property
     def manager(self) -> Any:
         """The ToolManager that calls the tools of an agent."""
@@ -279,6 +283,15 @@ class Agents(Protocol):
         self, strategy: Mapping[str, Any], parameters: Mapping[str, Any]
     ) -> AsyncIterator[Mapping[str, Any]]:
         """Run a strategy and yield its messages in the plugin format."""
+        ...
+
+
+class AgentApps(Protocol):
+    """The tenant's apps of mode `agent`."""
+
+    async def package(self, reference: str) -> Any:
+        """Return the AgentPackage of an app by its id, its name, or the id that the
+        app's mapping replaces; None if there is no such app."""
         ...
 
 
@@ -375,6 +388,7 @@ class Services:
     datasets: Datasets | None = None
     sources: Sources | None = None
     agents: Agents | None = None
+    agent_apps: AgentApps | None = None
     memory: Memory | None = None
     forms: Forms | None = None
 
@@ -502,6 +516,10 @@ class Node(ABC):
 
     def references(self) -> "Sequence[tuple[str, ...]]":
         """Return the selectors that the node reads, for validation and diagrams."""
+        return ()
+
+    def warnings(self) -> Sequence[str]:
+        """Return what of the node's settings has no effect, for the app's import."""
         return ()
 
     def writes(self) -> "Sequence[tuple[str, ...]]":

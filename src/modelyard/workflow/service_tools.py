@@ -33,6 +33,7 @@ from modelyard.tools.entities import (
 )
 from modelyard.tools.manager import ToolManager, ToolRef
 from modelyard.tools.result_store import StoredResults
+from modelyard.workflow.agent_packages import AgentPackage
 from modelyard.workflow.agent_tools import parse_tool_list
 from modelyard.workflow.apps import AppRecord, Apps
 from modelyard.workflow.chats import Chats
@@ -101,6 +102,25 @@ class TenantTools:
                 alias=ref.alias or _tool_name(ref.name),
             ),
         )
+
+    async def of_provider(self, kind: str, provider: str) -> list[ToolRef]:
+        """Return a reference to each tool of a provider; empty if it does not exist.
+
+        The mapping of an imported app may name a provider as `provider/*`.
+        """
+        mapped_kind, mapped_provider, name = self._apply_mappings(kind, provider, "*")
+        if name != "*":
+            return [ToolRef(kind=mapped_kind, provider=mapped_provider, name=name)]
+        # Plugins have the full name of their provider here or only its last part, and
+        # a plugin's tool may be built in here.
+        names = {mapped_provider, mapped_provider.rpartition("/")[2]}
+        plain_kinds = ("builtin", "plugin", "function")
+        kinds = plain_kinds if mapped_kind in plain_kinds else (mapped_kind,)
+        return [
+            ToolRef(kind=entity.kind, provider=entity.provider, name=entity.name)
+            for entity in await self.manager.list(self._tenant)
+            if entity.provider in names and (entity.kind in kinds or not mapped_kind)
+        ]
 
     def results(self, key: str) -> StoredResults | None:
         """Return the store of long results for one agent run; None if nothing is
@@ -470,6 +490,32 @@ class AppTools:
                 app = await self._apps.published_app(app_record)
                 return AppTool(self, app_record, app)
         raise ToolNotFoundError(f"App {name!r} not found")
+
+
+class TenantAgentApps:
+    """A tenant's apps of mode `agent`, for the agent nodes of other apps."""
+
+    def __init__(
+        self, apps: Apps, tenant: str, mappings: Sequence[Mapping[str, str]]
+    ) -> None:
+        self._apps = apps
+        self._tenant = tenant
+        self._mappings = mappings
+
+    async def package(self, reference: str) -> AgentPackage | None:
+        """Return the package of an agent's app by id or name; None if there is none.
+
+        A mapping of this reference has priority over the reference itself.
+        """
+        name = next(
+            (mapping[reference] for mapping in self._mappings if reference in mapping),
+            reference,
+        )
+        for app_record in self._apps.list_all(self._tenant):
+            if name in (app_record.id, app_record.name) and app_record.stored.digest:
+                app = await self._apps.published_app(app_record)
+                return app.agent_package
+        return None
 
 
 class PluginCalls:

@@ -733,7 +733,7 @@ def mappings_of(
     app_mappings = [app, general] if general is not None else [app]
     return {
         name: [getattr(app_mapping, name) for app_mapping in app_mappings]
-        for name in ("models", "tools", "datasets")
+        for name in ("models", "tools", "datasets", "agents")
     }
 
 

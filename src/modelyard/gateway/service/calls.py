@@ -34,12 +34,12 @@ from modelyard.people.sign_in_limits import TooManyTriesError
 from modelyard.runtime.limits import QuotaExceededError
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.workflow.apps import AppRecord, NotPublishedError
-from modelyard.workflow.dsl import App
+from modelyard.workflow.dsl import CHAT_MODES, App
 from modelyard.workflow.nodes.start import InputError
 from modelyard.workflow.runs import TooManyRunsError
 from modelyard.workflow.variables import WorkflowError
 
-CHATS = ("chat", "advanced-chat", "agent-chat")
+CHATS = CHAT_MODES
 
 
 class ServiceError(ModelyardError):

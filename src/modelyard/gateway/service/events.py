@@ -119,7 +119,9 @@ class ServiceEvents:
             "advanced-chat",
             "rag-pipeline",
         ) and not run.system.get("intercepted")
-        self._is_agent = run.mode == "agent-chat"
+        self._shows_thoughts = run.mode in ("agent-chat", "agent")
+        # The newer agent apps of Dify answer with ordinary messages.
+        self._message_event = "agent_message" if run.mode == "agent-chat" else "message"
         self._is_completion = run.mode == "completion"
         self._usage: dict[str, Any] = dict(_USAGE)
         self._resources: list[JSON] = []
@@ -173,17 +175,7 @@ class ServiceEvents:
                 self.answer = [event.text]
                 yield self._replaced(event)
             case NodeRunReasoningChunk():
-                self._reasoning.append(event.chunk)
-                if self._shows_nodes:
-                    yield self._workflow(
-                        "reasoning_chunk",
-                        {
-                            "message_id": self._run.message,
-                            "reasoning": event.chunk,
-                            "node_id": event.node_id,
-                            "is_final": event.is_final,
-                        },
-                    )
+                yield from self._reasoning_chunk(event)
             case NodeRunRetrieverResource():
                 # Positions are numbered over all nodes of the run, from 1.
                 self._resources += [
@@ -194,8 +186,11 @@ class ServiceEvents:
                 ]
             case GraphRunStarted() if self._shows_nodes:
                 yield self._run_started(event)
-            case NodeRunAgentThought() if self._is_agent:
+            case NodeRunAgentThought() if self._shows_thoughts:
                 yield from self._thought(event)
+            # Also apps that do not show their nodes wait for people: agents ask them.
+            case NodeRunPauseRequested():
+                yield from self._pause_requested(event)
             case _ if isinstance(event, FINAL_EVENTS):
                 yield from self._end(event)
             case _ if self._shows_nodes:
@@ -206,6 +201,21 @@ class ServiceEvents:
                 self._add_usage(event.outputs)
             case _:
                 pass
+
+    def _reasoning_chunk(self, event: NodeRunReasoningChunk) -> Iterator[JSON]:
+        """Collect a part of a model's reasoning; yield its event if the app shows
+        nodes."""
+        self._reasoning.append(event.chunk)
+        if self._shows_nodes:
+            yield self._workflow(
+                "reasoning_chunk",
+                {
+                    "message_id": self._run.message,
+                    "reasoning": event.chunk,
+                    "node_id": event.node_id,
+                    "is_final": event.is_final,
+                },
+            )
 
     def _run_started(self, event: GraphRunStarted) -> JSON:
         """Return the event of the run's start."""
@@ -231,9 +241,8 @@ class ServiceEvents:
             return
         self.answer.append(event.chunk)
         if self.says_messages:
-            event_name = "agent_message" if self._is_agent else "message"
             yield self._envelope(
-                event_name,
+                self._message_event,
                 id=self._run.message or self._run.id,
                 answer=event.chunk,
                 from_variable_selector=event.selector,
@@ -328,8 +337,6 @@ class ServiceEvents:
             # NodeRunAgentThought has no event here: the agent's log contains it.
             case NodeRunAgentLog():
                 return self._workflow("agent_log", _agent_log_data(event))
-            case NodeRunPauseRequested():
-                return self._pause_requested(event)
             case NodeRunHumanInputFormFilled():
                 data = _form_filled_data(event)
                 return self._workflow("human_input_form_filled", data)
@@ -369,14 +376,13 @@ class ServiceEvents:
             return None
         return self._workflow("node_finished", self._finished(event))
 
-    def _pause_requested(self, event: NodeRunPauseRequested) -> JSON | None:
-        """Return the event of a form to fill in. Other pause reasons have no event of
+    def _pause_requested(self, event: NodeRunPauseRequested) -> Iterator[JSON]:
+        """Yield the event of a form to fill in. Other pause reasons have no event of
         their own."""
-        if event.reason.get("TYPE") != "human_input_required":
-            return None
-        return self._workflow(
-            "human_input_required", {**event.reason, "node_id": event.node_id}
-        )
+        if event.reason.get("TYPE") == "human_input_required":
+            yield self._workflow(
+                "human_input_required", {**event.reason, "node_id": event.node_id}
+            )
 
     def _finished(
         self, event: NodeRunSucceeded | NodeRunFailed | NodeRunException | NodeRunRetry

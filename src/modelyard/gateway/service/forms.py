@@ -5,12 +5,14 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import NotFoundError
+from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.gateway.http import Reply, json_reply
 from modelyard.gateway.service.calls import Call, ServiceError, mapping_of
 from modelyard.gateway.service.runs import AppRuns
 from modelyard.gateway.service.shapes import FormShown
 from modelyard.models.types import JSON
+from modelyard.workflow.chats import Chats
+from modelyard.workflow.form_inputs import checked_inputs
 from modelyard.workflow.runs import Runs
 
 
@@ -20,6 +22,7 @@ class Forms:
 
     runs: Runs
     app_runs: AppRuns
+    chats: Chats
 
     async def show(self, call: Call) -> Reply:
         """GET /v1/form/human_input/TOKEN: the form's content."""
@@ -37,7 +40,8 @@ class Forms:
     async def fill(self, call: Call) -> Reply:
         """POST /v1/form/human_input/TOKEN: submit the form; the run resumes."""
         _, form = await self._open_form(call)
-        user, action, inputs = call.user, _action(call, form), _inputs(call, form)
+        user, action = call.user, _action(call, form)
+        inputs = await self._checked(call, form, _inputs(call, form))
         answer = {"inputs": inputs, "action": action, "user": user}
         # `fill` is atomic: of two simultaneous submissions, one gets None.
         filled = await self.runs.journal.forms.fill(call.names["form_token"], answer)
@@ -48,6 +52,15 @@ class Forms:
         # The run resumes in the background; the submitter does not wait for it.
         await self.runs.resume_soon(*filled)
         return json_reply({})
+
+    async def _checked(self, call: Call, form: JSON, inputs: JSON) -> JSON:
+        """Return the inputs with their files resolved. Raises ServiceError for a value
+        that the form does not allow."""
+        files = self.chats.files_of(call.tenant, call.user)
+        try:
+            return await checked_inputs(form["inputs"], inputs, files)
+        except InvokeBadRequestError as error:
+            raise ServiceError(400, "invalid_form_data", str(error)) from error
 
     async def _open_form(self, call: Call) -> tuple[Any, JSON]:
         """Return (row, form) of a form that is still open. Raises NotFoundError or

@@ -90,7 +90,7 @@ def rows(parts: ServiceDependencies) -> AppRows:
         for_visitors=(
             *_questions(questions),
             *_own_runs(workflows),
-            *_forms(Forms(parts.runs, runs)),
+            *_forms(Forms(parts.runs, runs, parts.chats)),
             *_messages(messages),
             *_conversations(ConversationHandlers(parts.conversations, parts.features)),
             *_uploads(uploads),

@@ -138,9 +138,9 @@ class WorkflowHandlers:
         number, for clients that lost the connection."""
         is_agui = call.request.query("format") == "ag-ui"
         # AG-UI streams work for every kind of app, the service API's only for those
-        # that show nodes.
+        # that show nodes, or whose agents may have asked a person.
         if not is_agui:
-            call.require_mode("workflow", "advanced-chat")
+            call.require_mode("workflow", "advanced-chat", "agent", "agent-chat")
         run = await self.runs.of_user(call, call.names["workflow_run_id"])
         if is_agui:
             return self.agui.stream(run)

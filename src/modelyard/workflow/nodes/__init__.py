@@ -16,13 +16,16 @@ _ALIASES = {
     "loop-start": "container_markers",
     "loop-end": "container_markers",
     "if-else": "if_else",
+    "agent@2": "agent_v2",
 }
 
 
 @lru_cache(128)
 def node_class(node_type: str, version: str = "1") -> type[Node] | None:
     """Return the class of a node type and version; None if the type does not exist."""
-    name = _ALIASES.get(node_type, node_type.replace("-", "_"))
+    name = _ALIASES.get(f"{node_type}@{version}") or _ALIASES.get(
+        node_type, node_type.replace("-", "_")
+    )
     # The name comes from a DSL file: it must not lead outside this package or to a
     # private module.
     if not name.isidentifier() or name.startswith("_"):

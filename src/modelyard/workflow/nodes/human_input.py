@@ -21,7 +21,7 @@ from modelyard.workflow.node import (
     NodeResult,
 )
 from modelyard.workflow.template import render_markdown, selectors_in
-from modelyard.workflow.variables import to_object, to_text
+from modelyard.workflow.variables import from_object, to_markdown, to_object
 
 TIMEOUT_HANDLE = "__timeout"
 _OUTPUT_REFERENCE = re.compile(r"\{\{#\$output\.([a-zA-Z_][a-zA-Z0-9_]{0,29})#\}\}")
@@ -56,6 +56,48 @@ class UserAction(msgspec.Struct, kw_only=True):
     button_style: str = "default"
 
 
+class EmailRecipient(msgspec.Struct, kw_only=True):
+    """A recipient of an e-mail: an address, or a member of the exporting workspace."""
+
+    type: str = "external"
+    """external or member."""
+    email: str = ""
+    """The address; empty for a member."""
+
+
+class EmailRecipients(msgspec.Struct, kw_only=True):
+    """The recipients of an e-mail."""
+
+    include_bound_group: bool = False
+    """Whether all members of the workspace get it."""
+    whole_workspace: bool = False
+    """The name of `include_bound_group` in older files."""
+    items: list[EmailRecipient] = []
+    """The recipients by name."""
+
+
+class DeliveryConfig(msgspec.Struct, kw_only=True):
+    """Settings of a delivery method; only e-mail has any."""
+
+    recipients: EmailRecipients = msgspec.field(default_factory=EmailRecipients)
+    """Who gets the e-mail."""
+
+
+class DeliveryMethod(msgspec.Struct, kw_only=True):
+    """How people learn of the form.
+
+    Source: langgenius/dify, api/core/workflow/human_input_adapter.py (webapp, email);
+    its editor also has slack, teams and discord.
+    """
+
+    type: str = "webapp"
+    """webapp, email, slack, teams or discord."""
+    enabled: bool = True
+    """Whether the author has chosen it."""
+    config: DeliveryConfig = msgspec.field(default_factory=DeliveryConfig)
+    """The recipients of an e-mail."""
+
+
 class HumanInputData(NodeData, kw_only=True):
     """Data of a human input node in a DSL file."""
 
@@ -64,7 +106,7 @@ class HumanInputData(NodeData, kw_only=True):
     user_actions: list[UserAction] = []
     timeout: float = 36
     timeout_unit: str = "hour"
-    delivery_methods: list[dict[str, Any]] = []
+    delivery_methods: list[DeliveryMethod] = []
 
     @property
     def seconds(self) -> float:
@@ -155,6 +197,8 @@ class HumanInputNode(Node):
     ) -> NodeResult:
         """Return the result of a submitted form."""
         fields: dict[str, Any] = dict(answer.get("inputs") or {})
+        # Submitted files are stored as objects.
+        values: dict[str, Any] = from_object(fields)
         action_id = str(answer.get("action") or "")
         title = next(
             (
@@ -169,7 +213,7 @@ class HumanInputNode(Node):
             self.data.form_content,
             context.pool,
             fill=lambda part: _OUTPUT_REFERENCE.sub(
-                lambda match: to_text(fields.get(match[1])), part
+                lambda match: to_markdown(values.get(match[1])), part
             ),
         )
         context.emit(
@@ -183,7 +227,7 @@ class HumanInputNode(Node):
         )
         # Inputs that were not filled in become None.
         outputs = {
-            form_input.output_variable_name: fields.get(form_input.output_variable_name)
+            form_input.output_variable_name: values.get(form_input.output_variable_name)
             for form_input in self.data.inputs
         }
         outputs |= {
@@ -193,6 +237,19 @@ class HumanInputNode(Node):
         }
         return NodeResult(handle=action_id, inputs=fields, outputs=outputs)
 
+    def warnings(self) -> Sequence[str]:
+        """Return what of the form's delivery does not work."""
+        data: HumanInputData = self.data
+        enabled = [method for method in data.delivery_methods if method.enabled]
+        undelivered = [method for method in enabled if method.type != "webapp"]
+        where = "people see it where the app is used"
+        if undelivered and len(undelivered) == len(enabled):
+            where = f"no other way was chosen, so {where} only"
+        return [
+            f"The form is not sent by {_description_of(method)}; {where}"
+            for method in undelivered
+        ]
+
     def references(self) -> Sequence[tuple[str, ...]]:
         """Return the selectors in the form's text."""
         # `$output` refers to the form's own inputs, not to a node.
@@ -201,6 +258,22 @@ class HumanInputNode(Node):
             for selector in selectors_in(self.data.form_content)
             if not selector[0].startswith("$")
         ]
+
+
+def _description_of(method: DeliveryMethod) -> str:
+    """Return a delivery method with its recipients."""
+    if method.type != "email":
+        return method.type
+    recipients = method.config.recipients
+    names = [recipient.email for recipient in recipients.items if recipient.email]
+    members = len(recipients.items) - len(names)
+    if recipients.include_bound_group or recipients.whole_workspace:
+        names.append("all members of the workspace")
+    elif members:
+        names.append(
+            f"{members} members of the workspace" if members > 1 else "a member"
+        )
+    return f"e-mail to {', '.join(names)}" if names else "e-mail"
 
 
 def _default_value(source: Default | None, context: NodeContext) -> Any:
