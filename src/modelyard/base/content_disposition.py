@@ -37,6 +37,7 @@ def safe_name(name: str) -> str:
     """Return the last component of a name, without control characters, shortened to
     200 characters with its extension; empty for `.` and `..`."""
     name = _CONTROL_CHARACTERS.sub("", name)
+    # Servers on Windows send backslashes, which must not lead into folders either.
     name = name.replace("\\", "/").rstrip("/").rpartition("/")[2].strip()
     return "" if name in (".", "..") else shortened(name, _MAX_NAME_LENGTH)
 
@@ -46,6 +47,7 @@ def shortened(name: str, length: int) -> str:
     if len(name) <= length:
         return name
     stem, dot, extension = name.rpartition(".")
+    # What is so long after a dot is the rest of a title, and no extension.
     if not dot or len(extension) > 20:
         return name[:length]
     return f"{stem[: length - len(extension) - 1]}.{extension}"
@@ -81,6 +83,7 @@ def _plain(value: str) -> str:
     try:
         # Headers are read as Latin-1.
         return value.encode("latin-1").decode("utf-8")
+    # What is not UTF-8 was meant as Latin-1, in which it has been read.
     except UnicodeError:
         return value
 

@@ -82,6 +82,7 @@ def _codex(target: Target) -> Launch:
         "model_provider": "modelyard",
         f"{provider}.name": "Modelyard",
         f"{provider}.base_url": f"{target.origin}/v1",
+        # Other users of the machine can read arguments, but not the environment.
         f"{provider}.env_key": _KEY_VARIABLE,
         f"{provider}.wire_api": "responses",
     }
@@ -175,6 +176,7 @@ def _opencode(target: Target) -> Launch:
         model = {"name": target.model, "attachment": True, "modalities": modalities}
         provider["models"] = {target.model: model}
         settings["model"] = f"modelyard/{target.model}"
+        # Without this it may take a model of another provider for titles.
         settings["small_model"] = settings["model"]
     return Launch({"OPENCODE_CONFIG_CONTENT": json.dumps(settings)})
 
@@ -271,10 +273,12 @@ def run(
     origin = _origin(server) if server else local_origin
     launch = PROGRAMS[program](Target(origin, key or _NO_KEY, model, headers))
     command = [executable, *launch.arguments, *arguments]
+    # Printing needs no server, so none is started for it.
     if prints_launch:
         _print_launch(launch, command)
         return 0
     with _server_at(origin, can_start=origin == local_origin, config=_config(ctx)):
+        # Here a refused key is explained; the agent would only show a failed call.
         _check_key(origin, key)
         with temporary_files(launch.files, settings.home_path) as paths:
             return _run_program(command, {**launch.environ, **paths})
@@ -366,6 +370,7 @@ def _server_at(
     Raises ConfigError if none answers and `can_start` is false, or if it does not
     start.
     """
+    # A server that ran before goes on when the agent ends.
     if _status(origin, "/health") is not None:
         yield
         return
@@ -394,6 +399,7 @@ def _await_start(server: "subprocess.Popen[bytes]", origin: str) -> None:
     """Wait until the server answers. Raises ConfigError if it ends or is too slow."""
     deadline = time.monotonic() + _START_SECONDS
     while _status(origin, "/health") is None:
+        # With invalid settings it ends at once, and need not be waited for.
         if server.poll() is not None or time.monotonic() > deadline:
             raise ConfigError(
                 "The server did not start; `modelyard serve` shows the reason"
@@ -434,6 +440,7 @@ def _run_program(command: Sequence[str], environ: Mapping[str, str]) -> int:
         code = program.wait()
     finally:
         signal.signal(signal.SIGINT, previous)
+    # Python reports a signal as a negative number, shells add it to 128.
     return code if code >= 0 else 128 - code
 
 

@@ -230,6 +230,7 @@ class AnswerLosses:
         if result.extra:
             self._add_fields(result.extra)
         self._add_usage(result.usage, holds)
+        # Of a choice that is left out, the details need no mention of their own.
         choices = result.choices if "choices" in holds else result.choices[:1]
         for choice in choices:
             if choice.logprobs and "logprobs" not in holds:
@@ -333,6 +334,7 @@ class AnswerLosses:
             return
         kind = part.data.get("type")
         if not isinstance(kind, str):
+            # Parts of Google's API have no type, but one field named for their kind.
             kind = next(iter(part.data), "content")
         self._names[_in_header(kind)] = None
 
@@ -365,6 +367,7 @@ class AnswerLosses:
                 continue
             read = _READ.get(wire_format, frozenset())
             for name, value in fields.items():
+                # Vendors send empty fields for what an answer does not have.
                 if name not in read and value not in (None, "", [], {}):
                     self._names[_in_header(name)] = None
 
@@ -375,6 +378,7 @@ def _in_header(name: str) -> str:
         character if character.isascii() and character.isprintable() else "_"
         for character in name[:_MAX_NAME_CHARS]
     ]
+    # In the header a comma separates the names.
     return "".join(printable).replace(",", "_")
 
 

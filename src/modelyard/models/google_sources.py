@@ -31,6 +31,7 @@ def parse_sources(candidate: JSON, texts: Sequence[str]) -> list[Placed]:
     placed = _grounded(grounding, candidate, texts) if is_object(grounding) else []
     metadata = candidate.get("citationMetadata")
     if is_object(metadata):
+        # Google's two APIs name this list differently.
         for cited in metadata.get("citations") or metadata.get("citationSources") or ():
             if is_object(cited) and (source := _source(cited)) is not None:
                 placed.append(_located(source, cited, texts))
@@ -102,6 +103,7 @@ def _located(
     in the texts. `offset` is the number of bytes before the part of the segment."""
     start, end = count(segment.get("startIndex")) or 0, count(segment.get("endIndex"))
     words = segment.get("text") or ""
+    # Words are looked for in the texts; without any, only the bytes help.
     if end and not words:
         start, end = start + offset, end + offset
     number, first, last = _position(start, end or 0, words, texts)
@@ -136,6 +138,7 @@ def _position(
 
 def _characters(encoded: bytes, position: int) -> int:
     """Return a position in bytes as one in characters."""
+    # A position in the middle of a character counts as that of its start.
     return len(encoded[:position].decode(errors="ignore"))
 
 

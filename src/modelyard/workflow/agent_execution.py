@@ -313,6 +313,7 @@ class BuiltInStrategy:
         the first."""
         refs = parse_tool_list(self.parameters.get("tools"))
         datasets = self.parameters.get("datasets")
+        # Datasets come last, so that of two equal names the tool is taken.
         refs += (
             [dataset_ref(str(dataset_id)) for dataset_id in datasets or ()]
             if is_array(datasets)
@@ -372,6 +373,7 @@ class BuiltInStrategy:
         if "expired" in answer:
             return {call.id: "approval timed out" for call in calls}
         agreed = answer.get("action") == "approve"
+        # The model reads the reason, so it gets a text even if the person wrote none.
         refusal = str(
             (answer.get("inputs") or EMPTY_OBJECT).get("reason") or "the user said no"
         )
@@ -392,6 +394,7 @@ class BuiltInStrategy:
 
     async def _publish_approval(self, calls: Sequence[AgentCall]) -> dict[str, Any]:
         """Publish the form that approves tool calls; return the reason of the pause."""
+        # Arguments can be whole documents; their start is enough to decide.
         listed = "\n".join(
             f"- **{call.name}** `{call.arguments[:2000]}`" for call in calls
         )
@@ -445,6 +448,7 @@ class BuiltInStrategy:
         for blob_index, blob in enumerate(gathered.blobs):
             if files is not None:
                 # A stored file needs a name; the extension follows from the MIME type.
+                # In types such as image/svg+xml the suffix is no part of the extension.
                 name = (
                     blob.name
                     or f"{key.replace('.', '-')}-{blob_index}.{blob.mime_type.partition('/')[2].partition('+')[0]}"  # noqa: E501
@@ -476,6 +480,7 @@ class BuiltInStrategy:
         """Publish an event of the agent loop as text, log entries and thoughts."""
         match event:
             case RoundStarted():
+                # Keys of forms have this number, so it is set before a call can wait.
                 self._round_number = event.round
                 self._round = _Round(id=self._id(f"round{event.round}"), began=event.at)
             case TextDelta():
@@ -495,6 +500,7 @@ class BuiltInStrategy:
             case ToolStarted():
                 self._log_call(event)
             case ToolFinished():
+                # Replayed results count too: a round ends when all calls have one.
                 self._round.results[event.call.id] = event
                 # Values of tools that return structured data are part of the node's
                 # `json` output.
@@ -518,6 +524,7 @@ class BuiltInStrategy:
 
     def _id(self, entry_name: str) -> str:
         """Return a stable id of a log entry, the same after a crash."""
+        # Without its number, a later attempt would overwrite the entries of an earlier.
         name = f"{self.attempt}.{entry_name}" if self.attempt else entry_name
         return str(uuid.uuid5(uuid.UUID(self.context.execution_id), name))
 
@@ -766,4 +773,5 @@ def _arguments(call: AgentCall) -> Any:
 
 def _by_name(values: Sequence[tuple[str, Any]]) -> str:
     """Return a JSON object of the pairs; an empty text if there are none."""
+    # This text is only shown, so a value that JSON lacks must not fail the run.
     return json.dumps(dict(values), ensure_ascii=False, default=str) if values else ""

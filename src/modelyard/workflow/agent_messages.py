@@ -75,6 +75,7 @@ def instruction_of(package: AgentPackage, pool: VariablePool) -> str:
     """Return an agent's prompt, with mentions as names and the values of its app's
     input form in place of `{{name}}`."""
     soul = package.soul
+    # Mentions come first: the value of a variable might look like one.
     prompt = expand_mentions(soul.prompt.system_prompt, _names_in_soul(package))
     # Only declared variables are replaced: other braces belong to the prompt.
     for variable in soul.app_variables:
@@ -155,9 +156,11 @@ def task_selectors(job: AgentJob) -> list[tuple[str, ...]]:
     ]
     selectors = [
         *selectors_in(job.workflow_prompt),
+        # A mention without an output names a node, which has no value of its own.
         *(selector for selector in mentioned if len(selector) > 1),
         *(reference.path for reference in job.previous_node_output_refs),
     ]
+    # Incomplete references have an empty selector.
     return list(dict.fromkeys(selector for selector in selectors if selector))
 
 
@@ -170,6 +173,7 @@ def task_message(job: AgentJob, pool: VariablePool) -> TaskMessage:
     """
     # Values in the text are not repeated below it.
     inline = set(selectors_in(job.workflow_prompt))
+    # Mentions are expanded before the values are inserted, which might hold some.
     text = render(
         expand_mentions(job.workflow_prompt, _names_in_job(job)), pool, _print_value
     ).strip()
@@ -182,6 +186,7 @@ def task_message(job: AgentJob, pool: VariablePool) -> TaskMessage:
             continue
         # A file cannot stand in a text: it is sent beside it.
         files += _files_in(value)
+        # The user's message gets a paragraph of its own below.
         if selector not in inline and selector != _QUERY:
             lines.append(f"- {'.'.join(selector)}: {_print_value(value)}")
     # In a chat the task is about what the user has written.
@@ -191,6 +196,7 @@ def task_message(job: AgentJob, pool: VariablePool) -> TaskMessage:
         blocks.append(f"The user's message: {query}")
     if lines:
         blocks.append("\n".join(["What earlier steps returned:", *lines]))
+    # This is noted before the stand-in text, which would count as a task.
     is_general = not blocks
     # Without a task the agent does what its own prompt says: it figures out the rest.
     if not text:

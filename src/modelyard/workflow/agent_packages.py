@@ -544,7 +544,9 @@ def _form_field(variable: AppVariable) -> dict[str, Any]:
     """Return a variable of an agent's app as a field of a start node."""
     return {
         "variable": variable.name,
+        # Packages have no labels, so the form shows the names.
         "label": variable.name,
+        # A type that a later editor has added can still be entered as text.
         "type": _FORM_TYPES.get(variable.type.strip().lower(), "text-input"),
         "required": variable.required,
         "default": variable.default,
@@ -560,6 +562,7 @@ def features_of_agent_app(package: AgentPackage) -> dict[str, Any]:
         for name, value in package.soul.app_features.items()
         if value is not None
     }
+    # The app's own features come last, so that they replace the default.
     return {"file_upload": _FILE_UPLOAD, **features}
 
 
@@ -573,6 +576,7 @@ def model_of(soul: AgentSoul) -> dict[str, Any]:
     settings = {
         name: value
         for name, value in model.model_settings.items()
+        # Null stands for what the author left alone; a vendor could refuse it.
         if value is not None and name != "response_format"
     }
     # Packages have an object here, nodes of version 1 a text.
@@ -623,6 +627,7 @@ def package_warnings(
     """
     yield from _asset_warnings(package)
     yield from _setting_warnings(package.soul)
+    # The parser skips unknown fields, so only the file itself shows them.
     yield from _unknown_fields(raw, AgentPackage, ())
     soul = raw.get("soul")
     yield from _unknown_fields(soul, AgentSoul, ("soul",))
@@ -791,6 +796,7 @@ def requirements_of_package(package: AgentPackage) -> Iterator[tuple[str, str]]:
             yield "tool", f"{tool.provider_path}/{tool.tool_name or '*'}"
     for knowledge_set in soul.knowledge.sets:
         for dataset in knowledge_set.datasets:
+            # Whoever must create the dataset needs its name: its id means nothing here.
             yield "dataset", dataset.name or dataset.id
 
 

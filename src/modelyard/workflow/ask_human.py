@@ -125,7 +125,9 @@ class AskHumanTool(Tool):
             description="Asks a person and waits for the answer. Use it only for what"
             f" you cannot find out or decide yourself.{f' People: {names}.' * bool(names)}",
             schema=_SCHEMA,
+            # The run then waits before the call, as for an approval.
             needs_approval=True,
+            # A repetition only reads the same answer again.
             is_repeatable=True,
         )
 
@@ -183,6 +185,7 @@ def form_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "form_content": _content_of(arguments, fields),
         "inputs": [_input_of(field) for field in fields],
+        # A form without a button could never be submitted.
         "actions": actions or [_SUBMIT],
         # A field that may stay empty has a value nevertheless, so that the form can be
         # submitted without it.
@@ -197,6 +200,7 @@ def form_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def subject_of(arguments: Mapping[str, Any]) -> str:
     """Return the subject of an e-mail about a question."""
     subject = str(arguments.get("title") or arguments.get("question") or "")
+    # A line break would end the header of the e-mail.
     subject = " ".join(subject.split())[:_SUBJECT_CHARS]
     return f"Urgent: {subject}" if arguments.get("urgency") == "high" else subject
 

@@ -77,6 +77,7 @@ class DatasetTool(Tool):
         segments = await self._datasets.retrieve(
             str(parameters["query"]), retrieval, files=()
         )
+        # An empty result would look to the model as if the tool had failed.
         yield {
             "type": "text",
             "message": {"text": text_of_segments(segments) or "Nothing was found."},
@@ -91,6 +92,7 @@ class KnowledgeSetTool(Tool):
         self._datasets = datasets
         self._retrieval = retrieval_of(knowledge_set)
         title = knowledge_set.name or knowledge_set.id
+        # Sets may have any name, but vendors restrict those of tools.
         name = model_safe_name(f"search_{title}").strip("_")
         self.entity = _entity(name, title, knowledge_set.description)
 

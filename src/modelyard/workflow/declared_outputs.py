@@ -143,6 +143,7 @@ def schema_of_outputs(outputs: Sequence[DeclaredOutput]) -> dict[str, Any]:
         # Files come from tools as well, so the model need not name them.
         if output.required and not _is_of_files(output):
             required.append(output.name)
+    # Older drafts of JSON schema forbid an empty list here.
     if required:
         schema["required"] = required
     return schema
@@ -280,6 +281,7 @@ def _files_of(output: DeclaredOutput, value: Any, files: Sequence[File]) -> Any:
         named = value if is_array(value) else []
         named_files = [_file_of(element, files) or element for element in named]
         return named_files or list(files)
+    # Of several files the last one is most likely the result.
     return _file_of(value, files) or value or (files[-1] if files else None)
 
 
@@ -323,6 +325,7 @@ def retries_of(failures: Sequence[OutputFailure]) -> tuple[int, float]:
     # The loop runs as a whole, so the most patient output decides.
     count = max((retry.max_retries for retry in retries), default=0)
     pause = max((retry.retry_interval_ms for retry in retries), default=0.0)
+    # Files are written by others, so their numbers are held within bounds.
     return min(max(0, count), _MAX_RETRIES), max(0.0, pause) / 1000
 
 

@@ -46,6 +46,7 @@ class FileRules(msgspec.Struct, frozen=True, kw_only=True):
                 f" {_listed(methods)} is allowed"
             )
         if not self._accepts_type(file, real_type):
+            # To a person the word `custom` says nothing; the extensions do.
             allowed = self.types - {"custom"} or self.extensions
             if "custom" in self.types:
                 allowed |= self.extensions
@@ -131,6 +132,7 @@ def _extensions(value: Any) -> frozenset[str]:
 
 def _count(value: Any) -> int:
     """Return a limit; 0 if it is missing or no number."""
+    # In Python `true` is an integer, and would become a limit of 1.
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 

@@ -122,6 +122,7 @@ def extension_of_content(data: bytes) -> str:
     content shows no format."""
     if shown := content_type_of(data[:HEAD_BYTES]):
         return extension_of(shown)
+    # Office documents are ZIP archives, which only their parts tell apart.
     if data.startswith(b"PK\x03\x04"):
         return next((extension for part, extension in _ZIP_PARTS if part in data), "")
     start = data[:4096]
@@ -138,6 +139,7 @@ def real_kind(extension: str, mime_type: str, head: bytes) -> str:
     `head` are the first bytes; empty if they are not known. A file that lacks the
     signature of its extension is `custom`.
     """
+    # Without the content, the stated type is worth more than the name.
     if not head:
         by_type = file_kind("", mime_type)
         return file_kind(extension, mime_type) if by_type == "custom" else by_type

@@ -111,4 +111,5 @@ def _is_allowed(field: Mapping[str, Any], file: File) -> bool:
         str(extension).lower().lstrip(".")
         for extension in field.get("allowed_file_extensions") or ()
     }
+    # Extensions count only beside the type `custom`, as in Dify's forms.
     return "custom" in kinds and file.extension.lower().lstrip(".") in extensions

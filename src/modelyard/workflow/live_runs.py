@@ -123,6 +123,7 @@ class LiveRuns:
                 "run cannot be recorded",
                 extra={"fields": {"run": live_run.record.id}},
             )
+            # A run that this process leaves is recorded by the one that resumes it.
             if not live_run.is_leaving:
                 await self._fail(live_run, beginning, error)
         finally:
@@ -149,6 +150,7 @@ class LiveRuns:
             live_run, beginning.history, is_resumed=beginning.is_resumed
         )
         # The time of earlier processes counts too.
+        # After a pause the record has it, after a crash only the events do.
         used_seconds = max(record.elapsed, beginning.history.seconds)
         started = time.monotonic()
         try:
@@ -189,6 +191,7 @@ class LiveRuns:
         last = GraphRunFailed(
             at=self._now(), error=message, error_type=type(error).__name__
         )
+        # As at any end, listeners come before the event that clients wait for.
         try:
             await self._call_listeners(record, beginning.pool, [])
         except ModelyardError:

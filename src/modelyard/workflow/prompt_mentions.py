@@ -56,6 +56,7 @@ def expand_mentions(prompt: str, resolve: Resolve) -> str:
         """Return the name that replaces a mention."""
         mention = _mention_of(match)
         name = resolve(mention).strip() or mention.label or mention.id
+        # A label may be any text, and must not fill the prompt.
         return name[:_MAX_NAME_CHARS]
 
     return _MENTION.sub(name_of, prompt)

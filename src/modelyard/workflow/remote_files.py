@@ -53,8 +53,10 @@ def head_of(url: str, headers: Mapping[str, str], content: bytes) -> RemoteFileH
     name = file_name_of(headers.get("content-disposition", ""))
     if not name:
         last = safe_name(unquote(urlsplit(url).path))
+        # The end of an address is often only an id; with an extension it is a name.
         name = last if "." in last else ""
     length = headers.get("content-length", "")
+    # A number with more digits is no real size, and would only be trouble later.
     size = (
         int(length)
         if length.isascii() and length.isdigit() and len(length) < 16

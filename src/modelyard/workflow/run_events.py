@@ -66,10 +66,12 @@ class RunProgress:
                 event.in_iteration_id or event.in_loop_id
             ):
                 self._chunks.append(event.chunk)
+            # The run has got further, so no single node keeps ending the processes.
             case NodeRunSucceeded() | NodeRunException() | GraphRunPaused():
                 self.fruitless_starts = 0
             case _:
                 pass
+        # Clocks of several processes differ, and time must not run backwards.
         self._part_end = max(self._part_end, event.at)
 
 

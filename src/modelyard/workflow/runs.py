@@ -344,6 +344,7 @@ class Runs:
 
     async def aclose(self) -> None:
         """Leave all runs to other processes or to the next start."""
+        # Maintenance ends first: it could resume runs that are being released.
         await self._upkeep.aclose()
         await self._live.release_all()
 

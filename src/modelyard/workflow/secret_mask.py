@@ -73,9 +73,11 @@ def _forms(secret: str) -> set[str]:
     """Return the ways in which a secret is written in texts, URLs and JSON."""
     return {
         secret,
+        # Paths keep a slash, queries do not, and forms write a blank as `+`.
         quote(secret, safe=""),
         quote(secret),
         quote_plus(secret),
+        # The quotes are left out, since a secret may be part of a longer text.
         json.dumps(secret)[1:-1],
         json.dumps(secret, ensure_ascii=False)[1:-1],
     }

@@ -101,6 +101,7 @@ def _put_environment(
     for variable in app.environment:
         value = environment.get(variable.name, variable.value)
         _check_size(ENVIRONMENT, variable.name, value)
+        # The mark lets the value be masked in what is recorded.
         is_secret = variable.value_type == "secret" and isinstance(value, str)
         pool.put(ENVIRONMENT, variable.name, Secret(value) if is_secret else value)
 
@@ -227,10 +228,12 @@ async def stream(
             queue.put_nowait(None)
 
     yield GraphRunStarted(at=run.now(), inputs=to_object(dict(inputs or {})))
+    # Nothing has run if the consumer stops at the first event.
     task = asyncio.ensure_future(work())
     try:
         while (event := await queue.get()) is not None:
             yield event
+        # This raises the error that kept the run from a final event.
         await task
     finally:
         # The consumer closed the generator before the end of the run.

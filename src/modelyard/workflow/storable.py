@@ -107,6 +107,7 @@ def _converted(value: Any, fallback: Fallback, depth: int) -> Any:
             return value
         case Missing():
             return None
+        # A secret is a text as well, but must not lose its mark.
         case Secret():
             text = storable_text(value)
             return value if text == value else Secret(text)

@@ -231,6 +231,7 @@ class ResponseStream:
             stream.is_final = stream.is_over = True
         if (session := self._sessions.get(node)) is not None:
             session.is_closed = True
+        # Void text leaves first, so that nothing is appended to it.
         self._withdraw(skipped)
         for reachability in self._reaches:
             # Taken edges may make further answers certain.
@@ -374,6 +375,7 @@ class ResponseStream:
             text = chunks[session.emitted_count]
             self._emit(session, source, selector, text, is_last)
             session.emitted_count += 1
+        # Even after its last chunk a node may run again, so the answer waits here.
         return stream.is_over
 
     def _emit_value(self, session: _Session, selector: Selector, value: Any) -> None:

@@ -28,6 +28,7 @@ async def structured_output(
     """
     value, repairs = await run_in_thread_if_large(len(text), parsed_json, text)
     if is_array(value) and not _allows_array(schema):
+        # Models sometimes wrap the only object in a list.
         first = next((element for element in value if is_object(element)), None)
         if first is not None:
             value = first
@@ -41,6 +42,7 @@ def parsed_json(text: str) -> tuple[Any, list[str]]:
     try:
         return decode_body(text), []
     except BodyError as error:
+        # The problem of the whole answer is reported, not that of a half-mended one.
         problem = str(error)
     repairs: list[str] = []
     answer = split_thinking(text)[1] if "<think" in text.lower() else text.strip()

@@ -17,6 +17,7 @@ Block = PromptMessageContent | ToolCall
 
 def blocks_of(message: AssistantPromptMessage) -> list[Block]:
     """Return the blocks of a message, without its separate reasoning."""
+    # Most messages have none, and need no copy.
     if message.reasoning_content is None:
         return message.blocks
     return msgspec.structs.replace(message, reasoning_content=None).blocks

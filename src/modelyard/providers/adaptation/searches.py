@@ -50,6 +50,7 @@ class SearchRestorer:
         old = blocks_of(delta.message)
         new = self._restored(old, delta)
         usage = delta.usage
+        # A vendor's own count is right; for the others the blocks are counted.
         if usage is not None and not usage.searches and self._searches:
             usage = msgspec.structs.replace(usage, searches=self._searches)
         if new == old and usage is delta.usage:
@@ -87,6 +88,7 @@ class SearchRestorer:
         yield self._begin(str(fields.get("query") or fields.get("url") or ""))
         sources: Any = fields.get("sources")
         urls = [str(each.get("url") or "") for each in _objects(sources)]
+        # The item names its own pages, so they need not wait for the answer's end.
         if urls:
             pages = [Citation(url=url) for url in urls]
             yield _result(self._open_ids.pop(), pages)
@@ -99,6 +101,7 @@ class SearchRestorer:
         queries: Any = metadata.get("webSearchQueries")
         if not is_array(queries) or not queries:
             return
+        # A stream may carry the same metadata more than once.
         self._is_grounded = True
         for query in queries:
             yield self._begin(str(query))
@@ -161,6 +164,7 @@ def drop_restored_searches(draft: Draft) -> None:
     messages = draft.request.messages
     adapted = [_without_searches(message, draft) for message in messages]
     if adapted != messages:
+        # A message of nothing but searches would be empty, which Anthropic refuses.
         draft.change(messages=[each for each in adapted if each is not None])
 
 
@@ -236,6 +240,7 @@ def _result(search_id: str, pages: Iterable[Citation]) -> OpaquePromptMessageCon
             "type": "web_search_result",
             "url": page.url,
             "title": page.title,
+            # Clients read this as a required field, though only Anthropic can fill it.
             "encrypted_content": "",
             "page_age": None,
         }

@@ -58,8 +58,10 @@ def adapt_signatures(draft: Draft) -> None:
         ]
         if adapted != messages:
             draft.change(messages=adapted)
+    # This follows the removal, which can leave a call without its signature.
     _sign_open_turn(draft)
     caller = draft.request.format
+    # Within one format the vendor's signatures reach the client as they are.
     if caller and caller != draft.target.format:
         restorer = partial(SignatureRestorer, caller, draft.target)
         draft.restorers.append(restorer)
@@ -69,6 +71,7 @@ def _adapted(message: AnyPromptMessage, draft: Draft) -> AnyPromptMessage:
     """Return a message with only the target's own signatures, and with plain ids of
     calls."""
     if isinstance(message, ToolPromptMessage):
+        # A result must name the same plain id as its call.
         plain_id, _ = split_id(message.tool_call_id)
         if plain_id == message.tool_call_id:
             return message
@@ -305,9 +308,11 @@ class SignatureRestorer:
             yield block
         else:
             waiting = self._waiting.get(choice)
+            # Later fragments of a streamed call have no id that could carry it.
             if waiting is None or not block.id:
                 yield block
                 return
+            # A signature proves only the first call after it.
             del self._waiting[choice]
             call_id = id_with_signature(block.id, self._tagged(waiting))
             yield msgspec.structs.replace(block, id=call_id)
@@ -347,6 +352,7 @@ class SignatureRestorer:
 
     def _tagged(self, thought: ThinkingPromptMessageContent) -> str:
         """Return a signature with its mark."""
+        # A signature that has waited for its call may have its mark already.
         if read_tag(thought.signature)[0] is not None:
             return thought.signature
         issuer = Issuer(

@@ -33,6 +33,7 @@ def adapt_system_messages(draft: Draft) -> None:
     if not _has_one_system_prompt(draft):
         return
     messages = draft.request.messages
+    # Before the first answer no turn has ended to which the words could refer.
     first_answer = next(
         (n for n, each in enumerate(messages) if _is_answer(each)), len(messages)
     )
@@ -116,6 +117,7 @@ def _with_reminders(
         previous = adapted.pop() if adapted else None
         if isinstance(message, SystemPromptMessage):
             adapted += _reminded(previous, message, joins_results=joins_results)
+            # It is known again by identity: a user may have written the same text.
             reminder = adapted[-1]
         elif isinstance(message, UserPromptMessage) and _is_text(previous, reminder):
             adapted.append(_with_parts(message, [*previous.parts, *message.parts]))

@@ -26,6 +26,7 @@ _FIELDS = ("reasoning_effort", "thinking_budget")
 def adapt_thinking(draft: Draft) -> None:
     """Write effort and budget in the way that the model takes."""
     thinking = draft.target.capabilities.thinking
+    # An unknown model gets what is usual for the format, which its writer decides.
     if thinking is None:
         return
     parameters = draft.request.model_parameters
@@ -42,6 +43,7 @@ def adapt_thinking(draft: Draft) -> None:
             _set_budget(draft, thinking, effort, budget)
         case "adaptive":
             _set_adaptive(draft, thinking, effort, budget)
+    # This comes last, because it writes what the steps above have decided.
     _rewrite_own_form(draft)
 
 
@@ -80,6 +82,7 @@ def check_open_turn(draft: Draft) -> None:
         draft.target.format not in CLAUDE_FORMATS
         or (draft.is_same_format and not draft.removes_thoughts)
         or not is_thinking(draft)
+        # -1 is adaptive thinking, which has no such rule.
         or parameters.get("thinking_budget") == -1
     ):
         return
@@ -110,6 +113,7 @@ def _leave_out(draft: Draft) -> None:
     for name in ("thinking", "reasoning"):
         _remove_extra(draft, name)
     included = draft.target_extra.get("include")
+    # OpenAI refuses this for models that do not think.
     encrypted = "reasoning.encrypted_content"
     if is_array(included) and encrypted in included:
         rest = [name for name in included if name != encrypted]
@@ -195,11 +199,13 @@ def _make_room(draft: Draft, budget: int) -> None:
         or draft.target.capabilities.max_tokens
         or _DEFAULT_OUTPUT
     )
+    # The limit counts thoughts too, and the caller meant it for the answer.
     if budget >= max_tokens:
         max_tokens += budget
     limit = output_limit(draft.target)
     if limit is not None and max_tokens > limit:
         max_tokens = limit
+    # Claude refuses a budget that is not below the limit.
     draft.change_parameters(
         max_tokens=max_tokens, thinking_budget=min(budget, max_tokens - 1)
     )

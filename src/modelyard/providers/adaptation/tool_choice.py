@@ -23,6 +23,7 @@ def adapt_tool_choice(draft: Draft) -> None:
     choice = draft.request.tool_choice
     if isinstance(choice, dict) and "allowed" in choice and not _takes_list(draft):
         _offer(draft, choice["allowed"])
+        # The tools themselves are the list now; whether a call is required remains.
         mode = choice.get("mode")
         choice = mode if isinstance(mode, str) else "auto"
         draft.change(tool_choice=choice)
@@ -43,6 +44,7 @@ def _takes_list(draft: Draft) -> bool:
         return True
     choice = draft.request.tool_choice
     if target.format == "gemini" and isinstance(choice, dict):
+        # Google reads the names only in its mode ANY, which requires a call.
         return choice.get("mode") == "required"
     # Other servers of the format are not known to have it.
     return target.format == _CHAT and target.capabilities.developer_role
@@ -54,6 +56,7 @@ def _offer(
 ) -> None:
     """Leave only the tools of these names."""
     tools = [tool for tool in draft.request.tools if tool.name in names]
+    # If no name fits, all tools are closer to the request than none.
     if tools:
         draft.change(tools=tools)
 

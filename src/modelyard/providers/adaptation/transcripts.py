@@ -31,6 +31,7 @@ class TranscriptRestorer:
     def feed(self, chunk: LLMResultChunk) -> LLMResultChunk:
         """Return a chunk in which each transcript precedes its audio."""
         message = chunk.delta.message
+        # Most chunks have no audio, and need no copy.
         if not any(
             isinstance(part, AudioPromptMessageContent) for part in message.files
         ):

@@ -90,6 +90,7 @@ _CITATION_NAMES = {_CHAT: "annotations", "openai_responses": "annotations"}
 
 def report_unread_details(draft: Draft) -> None:
     """Report every field of a message, part, call or tool that the target lacks."""
+    # Other rules may have changed the draft: only the original shows what is lost.
     request = draft.original
     if draft.is_same_format or not request.format:
         return
@@ -130,6 +131,7 @@ def _report_part(
         return
     if part.extra:
         _report_fields(part.extra, draft)
+    # Without the field a vendor does what `auto` asks for.
     is_image = isinstance(part, ImagePromptMessageContent)
     if (
         is_image
@@ -147,6 +149,7 @@ def _report_fields(
     caller = draft.request.format
     read_names = _READ.get(caller, frozenset())
     for name, value in _fields(fields_of(extra, caller)):
+        # An empty value asks for nothing, so nothing is lost with it.
         if name not in read_names and value not in (None, False, "", [], {}):
             draft.drop(reported_name(name))
 

@@ -38,10 +38,12 @@ def window_of(
     if configured:
         return ContextWindow(configured, "by the setting 'local.context'")
     free_bytes = available_bytes()
+    # Where free memory or need is unknown, the file's own number has to do.
     if free_bytes is None or not token_bytes:
         return ContextWindow(wanted, _ADVICE)
     usable_bytes = free_bytes * _SHARE_OF_MEMORY - other_bytes
     tokens = wanted
+    # A smaller window would be of no use, even where memory is short.
     while tokens > _MIN_CONTEXT and tokens * token_bytes * parallel > usable_bytes:
         tokens //= 2
     if tokens == wanted:
@@ -63,7 +65,9 @@ def _available_amounts() -> Iterator[int]:
     """Yield what the machine has left, and what a container's limit leaves."""
     for line in _lines(_MEMINFO):
         name, _, amount = line.partition(":")
+        # `MemFree` leaves out caches, which the system gives up when asked.
         if name == "MemAvailable":
+            # The kernel counts in KiB here, although it writes kB.
             yield (whole_number(amount.split()[0]) or 0) * 1024
     # "max" stands for no limit.
     limit = whole_number("".join(_lines(_CGROUP / "memory.max")))

@@ -78,6 +78,7 @@ def guess(data: bytes) -> tuple[str, bool]:
     """Return (Python codec, whether it is certain) of a text in an unknown encoding."""
     if (wide := _wide_codec(data)) is not None:
         return wide, True
+    # Apart from its escape sequences this is ASCII, which no candidate would notice.
     if b"\x1b$" in data:
         return "iso2022_jp", True
     sample = _sample(data)
@@ -128,6 +129,7 @@ def _likelihood(sample: bytes, codec: str, weigh: Weigh, is_odd: IsOdd) -> float
         if is_odd(previous, char):
             total += _ODD_NEIGHBOURS
         previous = char
+        # ASCII reads the same in all candidates, so it decides nothing.
         if char < "\x80":
             continue
         weight = known.get(char)

@@ -121,6 +121,7 @@ class AgentJobNode(Node):
         message = self._message(context)
         instruction = instruction_of(package, context.pool)
         knowledge = await _knowledge_of_author(package, context)
+        # The task may name files that the user's message has as well.
         files = _distinct([*message.files, *files_in(context.value(["sys", "files"]))])
         _check_message(message, instruction, files)
         # Without a schema the answer is free text, which can be streamed.

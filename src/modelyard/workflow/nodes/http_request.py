@@ -164,12 +164,14 @@ class HttpRequestNode(Node):
             )
         url = self._url(context)
         configured_headers = self._headers(context)
+        # The body comes before the final headers, because its type is one of them.
         body, content_type = await self._body(context)
         headers = self._with_own_headers(configured_headers, content_type, context)
         # The masked request is logged even if sending fails.
         process: dict[str, Any] = {
             "request": self._masked_request(method, url, headers, body)
         }
+        # Authors can shorten these limits and not extend them: a run must not hang.
         timeout = data.timeout or Timeout()
         try:
             answer = await http.fetch(
@@ -182,6 +184,7 @@ class HttpRequestNode(Node):
                     timeout.connect or _MAX_CONNECT_SECONDS, _MAX_CONNECT_SECONDS
                 ),
                 read=min(timeout.read or _MAX_READ_SECONDS, _MAX_READ_SECONDS),
+                # Only the response's headers show whether the lower limit applies.
                 max_bytes=_MAX_FILE_BYTES,
             )
         except ModelyardError as error:
@@ -268,6 +271,7 @@ class HttpRequestNode(Node):
         # are.
         path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
         query = quote(query, safe="/%:@!$&'()*+,;=~-._?[]{}|")
+        # A fragment is meant for browsers, so it is not sent.
         return urlunsplit((parts.scheme, parts.netloc, path, query, ""))
 
     def _authorization(self, context: NodeContext) -> list[tuple[str, str]]:
@@ -569,11 +573,13 @@ def _json(text: str) -> bytes:
         # Deeply nested or huge JSON is refused before it is parsed.
         check_value_count(text)
         return msgspec.json.encode(json.loads(text))
+    # Rendered values can break the JSON around them, for example by a quote.
     except (ValueError, RecursionError) as first:
         try:
             repaired = repair_json(text)
         except (ImportError, RepairError):
             repaired = ""
+        # The repair finds an empty text in what holds no JSON at all.
         if repaired == "" or repaired is None:
             raise NodeError(
                 f"Failed to parse JSON: {text[:200]}", error_type="RequestBodyError"
@@ -598,13 +604,16 @@ async def _decoded(body: bytes, label: str, process: dict[str, Any]) -> str:
     Without one, the text is UTF-8 if it is valid, or else what a page declares in
     itself. A guess is noted in `process`.
     """
+    # What the server or the text itself states is more reliable than a guess.
     if label or has_byte_order_mark(body):
         return await decode_async(body, label)
     declared = declared_label(body)
+    # Pages often keep an old declaration although their text is UTF-8 by now.
     if declared in LABELS and (body.isascii() or not is_utf8(body)):
         return await decode_async(body, declared)
     if is_utf8(body):
         return await decode_async(body)
+    # All candidates are compared, and other runs must not wait for that.
     codec, is_certain = await cpu_work.run_in_thread(guess, body)
     process["encoding"] = {"guessed": codec, "certain": is_certain}
     return await cpu_work.run_in_thread(body.decode, codec, "replace")

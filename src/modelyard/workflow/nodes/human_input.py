@@ -111,6 +111,7 @@ class HumanInputData(NodeData, kw_only=True):
     @property
     def seconds(self) -> float:
         """The time until the form expires, in seconds."""
+        # A unit that is not known counts as the editor's default, hours.
         return self.timeout * {"hour": 3600.0, "day": 86400.0, "minute": 60.0}.get(
             self.timeout_unit, 3600.0
         )

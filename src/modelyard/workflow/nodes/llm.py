@@ -124,6 +124,7 @@ class LLMData(NodeData, kw_only=True):
         if not (self.structured_output_enabled or self.structured_output_switch_on):
             return None
         schema = (self.structured_output or {}).get("schema")
+        # In some exports the schema is a text.
         if isinstance(schema, str):
             schema = msgspec.json.decode(schema)
         if not is_mapping(schema) or not schema:
@@ -240,6 +241,7 @@ class LLMNode(Node):
             await content_of(file, context, data.vision.configs.detail)
             for file in files
         ]
+        # The memory must leave this much of the context to the answer.
         max_tokens = int(parameters.get("max_tokens") or 0)
         if data.is_completion:
             messages = await self._completion(
@@ -333,6 +335,7 @@ class LLMNode(Node):
             question = UserPromptMessage(
                 content=[TextPromptMessageContent(data=render(query, context.pool))]
             )
+            # The history gets what these messages leave of the context.
             prompt_messages = [*messages, question]
             prompt_history = await load_history(
                 data.memory, context, model, prompt_messages, max_tokens, sums_up=True
@@ -385,6 +388,7 @@ class LLMNode(Node):
             history = memory_text(prompt_history, data.memory.role_prefix)
             # Without a placeholder the history comes before the prompt.
             if _HISTORIES in template.text and not template.is_jinja:
+                # The first text was needed to learn how much history fits beside it.
                 insertions[_HISTORIES] = history
                 text = await self._text(template, context, insertions)
             else:
@@ -400,6 +404,7 @@ class LLMNode(Node):
         if not config.enabled or not config.variable_selector:
             return None
         value = context.pool.get(config.variable_selector)
+        # A branch that was not taken leaves no context, and the prompt works without.
         if value is MISSING or value is None:
             return None
         if not is_array(value):
@@ -520,6 +525,7 @@ class _AnswerStream:
             self._say("\n</think>")
         if self._filter is not None:
             self._emit_both(*self._filter.finish())
+            # Without a thought there is no stream of reasoning that has to end.
             if self._thoughts:
                 self._context.reason("", True)
         self._context.stream("text", "", True)
