@@ -5,7 +5,7 @@ citations of the text. Anthropic's clients know a search as two blocks: the use 
 of the server, and its result.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -56,7 +56,10 @@ class SearchRestorer:
         if new == old and usage is delta.usage:
             return chunk
         delta = msgspec.structs.replace(
-            delta, message=with_blocks(delta.message, new), usage=usage
+            delta,
+            message=with_blocks(delta.message, new),
+            usage=usage,
+            extra=_without_grounding(delta.extra),
         )
         return msgspec.structs.replace(chunk, delta=delta)
 
@@ -154,6 +157,17 @@ class SearchRestorer:
         for search_id in search_ids:
             is_last = search_id == search_ids[-1]
             yield _result(search_id, self._pages.values() if is_last else ())
+
+
+def _without_grounding(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of other formats without the searches, which are blocks now."""
+    fields: Any = extra.get(gemini.FORMAT)
+    if not is_object(fields) or "groundingMetadata" not in fields:
+        return dict(extra)
+    remaining = {
+        name: value for name, value in fields.items() if name != "groundingMetadata"
+    }
+    return {**extra, gemini.FORMAT: remaining}
 
 
 def drop_restored_searches(draft: Draft) -> None:
