@@ -190,6 +190,7 @@ KEPT = {
     "providers/quirks.py:_read_shared_families()": _OURS,
     "providers/local/process.py:ModelProcess._response_queues": "by number: each call's own",
     "providers/local/runtime.py:LocalRuntime._slots": _OURS,
+    "providers/local/runtime.py:LocalRuntime._windows": _OURS,
     "providers/local/weights.py:Packages._archives": _OURS,
     "providers/local/weights.py:_is_installed()": _OURS,
     "providers/local/weights.py:manifest()": _OURS,

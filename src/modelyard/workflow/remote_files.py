@@ -7,6 +7,7 @@ import msgspec
 
 from modelyard.base.content_disposition import file_name_of, safe_name
 from modelyard.base.errors import ModelyardError
+from modelyard.base.fields import whole_number
 from modelyard.transport.egress import EgressClient
 from modelyard.workflow.file_types import (
     HEAD_BYTES,
@@ -55,14 +56,10 @@ def head_of(url: str, headers: Mapping[str, str], content: bytes) -> RemoteFileH
         last = safe_name(unquote(urlsplit(url).path))
         # The end of an address is often only an id; with an extension it is a name.
         name = last if "." in last else ""
-    length = headers.get("content-length", "")
-    # A number with more digits is no real size, and would only be trouble later.
-    size = (
-        int(length)
-        if length.isascii() and length.isdigit() and len(length) < 16
-        else -1
+    size = whole_number(headers.get("content-length", ""))
+    return RemoteFileHead(
+        name=name, mime_type=mime_type, size=-1 if size is None else size
     )
-    return RemoteFileHead(name=name, mime_type=mime_type, size=size)
 
 
 async def _by_head(egress: EgressClient, url: str) -> RemoteFileHead:
