@@ -1,7 +1,7 @@
 """What an answer contains and the caller's format has no place for: it is named, as the
 fields of a request are."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -384,9 +384,11 @@ def _in_header(name: str) -> str:
 
 def with_losses(
     headers: Mapping[str, str],
-    names: Iterable[str],
+    names: Collection[str],
 ) -> dict[str, str]:
     """Return response headers that also name what the answer has lost."""
+    if not names:
+        return dict(headers)
     earlier = headers.get(DROPPED, "").split(", ")
     all_names = dict.fromkeys(name for name in (*earlier, *names) if name)
-    return {**headers, DROPPED: ", ".join(all_names)} if all_names else dict(headers)
+    return {**headers, DROPPED: ", ".join(all_names)}

@@ -294,7 +294,8 @@ class DirectAnswer:
                 # An answer that cannot be written must not leave the caller waiting.
                 self.fail(error)
                 return
-            self.headers = with_losses(self.headers, self.losses_of(self._chunks))
+            if lost := self.losses_of(self._chunks):
+                self.headers = with_losses(self.headers, lost)
             request_id, lines = self._header_lines()
             head = _COMPLETE_HEAD % (len(body), request_id, lines)
             self.client.write(head + body)
@@ -410,10 +411,13 @@ class DirectAnswer:
 
     def losses_of(self, chunks: Sequence[LLMResultChunk]) -> tuple[str, ...]:
         """Return the names of what a complete answer loses in the caller's format."""
+        # What passes through unchanged loses nothing; most answers are of that kind.
+        parsed = [chunk for chunk in chunks if not isinstance(chunk, PassthroughChunk)]
+        if not parsed:
+            return ()
         losses = AnswerLosses(self.chat.request.format)
-        for chunk in chunks:
-            if not isinstance(chunk, PassthroughChunk):
-                losses.add_chunk(chunk)
+        for chunk in parsed:
+            losses.add_chunk(chunk)
         return losses.names
 
     def _error_event(self, error: ModelyardError) -> bytes:
