@@ -49,9 +49,11 @@ TARGETS: dict[str, tuple[type[StandIn], str, dict[str, Any]]] = {
 class World:
     """A gateway with one provider, whose stand-in plays a session."""
 
-    def __init__(self, target: str, start: Start, play: Play) -> None:
+    def __init__(
+        self, target: str, start: Start, play: Play, session: Session | None = None
+    ) -> None:
         kind, self.model, fields = TARGETS[target]
-        self.session = Session(FOLDER)
+        self.session = session or Session(FOLDER)
         self.stand_in = kind(self.session)
         self.upstream = play(self.stand_in.handle)
         origin = self.upstream.url.removesuffix("/v1")

@@ -16,7 +16,7 @@ PROOFS = {
     "recordings": "All recorded answers in every format, all requests in their own; each corruption is noticed.",
     "format-laws": "Parsing and writing are inverse in every format; OpenAI's types accept all output.",
     "lost-and-kept": "Every feature of a call between every pair of formats: carried, adapted, named or refused.",
-    "clients": "The official clients, LangChain and pydantic-ai against the gateway, with local and recorded models.",
+    "clients": "The official clients, the Agents SDK, LangChain and pydantic-ai against the gateway, with local and recorded models.",
     "gateway-cases": "Every fault that was reported of gateways, or met by real agents: each has tests that play it.",
     "comply": "Public suites and schemas: llm-comply, required fields, known paths, schemathesis.",
     "catalogue": "Every provider by model type and feature, and the executed how-to guide for adding one.",

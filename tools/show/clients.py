@@ -13,6 +13,10 @@ def prove() -> Proof:
             ["tests/gateway/test_clients.py"],
         ),
         (
+            "openai-agents, in both of its formats, with every kind of provider",
+            ["tests/gateway/test_agents_sdk.py"],
+        ),
+        (
             "google-genai's and anthropic's lists of models, openai's client for Azure",
             ["tests/gateway/test_model_lists.py"],
         ),
