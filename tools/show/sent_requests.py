@@ -44,6 +44,7 @@ SPELLINGS = (
     "base64 has two alphabets",
     "levels of Google's thinking have no case",
     "a message without content says nothing, and a full stop stands for an empty turn",
+    "a text of blanks alone, which Claude refuses, says as much as absence",
     "one stop sequence is a list with one",
     "`functions` and `function_call` are the older spelling of tools",
     "`output_format` is the older spelling of `output_config.format`",
@@ -349,10 +350,16 @@ def _anthropic(body: JSON) -> JSON:
         _without(tool, ("type", "custom")) for tool in body.get("tools") or ()
     ]
     body["messages"] = _joined(
-        (message["role"], [_block(block) for block in _text_list(message["content"])])
+        (message["role"], [_block(block) for block in _visible(message["content"])])
         for message in body["messages"]
     )
     return body
+
+
+def _visible(content: Any) -> list[JSON]:
+    """Return the blocks of a message without texts of blanks alone."""
+    blocks = _text_list(content)
+    return [each for each in blocks if each.get("text", "-").strip()]
 
 
 def _joined(turns: Iterable[tuple[str, list[JSON]]]) -> list[JSON]:
