@@ -9,8 +9,9 @@ import pytest
 
 from modelyard.testing import Handler, Upstream
 from tests.gateway.conftest import Running
-from tests.gateway.test_agent_sessions import World
+from tests.gateway.test_agent_sessions import TARGETS, World
 from tests.stand_ins.pictures import PICTURE
+from tests.stand_ins.session import Answer, Conversation, Session
 
 Start = Callable[..., Running]
 Play = Callable[[Handler], Upstream]
@@ -125,3 +126,38 @@ def test_a_loop_of_tool_calls_is_cached(world: Callable[[str], World]):
     assert marks_of(here.upstream.requests[-1].json) == 0
     send(here, GEMINI, first)
     assert marks_of(here.upstream.requests[-1].json) >= 2
+
+
+class Fine(Session):
+    """A model that answers everything alike."""
+
+    def answer(self, conversation: Conversation) -> Answer:
+        """Return the answer."""
+        del conversation
+        return Answer("fine")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_answer_that_broke_off_is_no_obstacle(
+    start_gateway: Start, upstream: Play, target: str
+):
+    """Agents keep an empty answer, or one with thoughts alone, in their history."""
+    here = World(target, start_gateway, upstream, Fine("/none"))
+    broken: list[dict[str, Any]] = [
+        {"content": ""},
+        {"content": []},
+        {"content": "", "reasoning_content": "Let me see"},
+    ]
+    function = {"name": "look", "parameters": {"type": "object", "properties": {}}}
+    for fields in broken:
+        for end in ([], [{"role": "user", "content": "Go on"}]):
+            messages = [
+                {"role": "user", "content": "Begin"},
+                {"role": "assistant", **fields},
+                *end,
+            ]
+            body = {"model": here.model, "messages": messages}
+            for tools in ({}, {"tools": [{"type": "function", "function": function}]}):
+                answer = send(here, "/v1/chat/completions", {**body, **tools})
+                choice = answer.json()["choices"][0]
+                assert choice["message"]["content"] == "fine"

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 from tools.show.proof import free_port
 
+from modelyard.base.settings import CredentialSettings, ProviderSettings
 from modelyard.cli import root
-from modelyard.cli.agent_programs import PROGRAMS, Target
+from modelyard.cli.agent_launches import PROGRAMS, Target
 from tests.gateway.conftest import Running
 
 Start = Callable[..., Running]
@@ -20,8 +22,8 @@ TARGET = Target(
 )
 FAKE = """#!{python}
 import json, os, sys, urllib.request
-origin = os.environ["ANTHROPIC_BASE_URL"]
-status = urllib.request.urlopen(origin + "/health").status
+origin = os.environ.get("ANTHROPIC_BASE_URL")
+status = urllib.request.urlopen(origin + "/health").status if origin else None
 with open(os.environ["FAKE_OUTPUT"], "w") as file:
     json.dump([sys.argv[1:], dict(os.environ), status], file)
 sys.exit(7)
@@ -33,7 +35,8 @@ class FakeAgent:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._output = folder / "started.json"
-        program = folder / "bin" / "claude"
+        self.folder = folder / "bin"
+        program = self.folder / "claude"
         program.parent.mkdir()
         program.write_text(FAKE.format(python=sys.executable))
         program.chmod(0o755)
@@ -135,6 +138,50 @@ def values(document: Any) -> Iterator[Any]:
         yield document
         if document.startswith("{"):
             yield from values(json.loads(document))
+
+
+SIZED = {
+    "name": "coder",
+    "context_size": 65_536,
+    "max_output": 4096,
+    "input_price": 0.0,
+    "output_price": 0.0,
+}
+PROVIDER = ProviderSettings(
+    name="own",
+    base_url="http://127.0.0.1:1/v1",
+    credentials=[CredentialSettings(values={"api_key": "k"})],
+    models=[SIZED, {"name": "small", "context_size": 8192}],
+)
+
+
+def test_an_agent_is_told_the_sizes_of_its_model(
+    agent: FakeAgent, start_gateway: Start
+):
+    routes = {"both": {"targets": ["own/coder", "own/small"]}}
+    origin = start_gateway(providers=[PROVIDER], routes=routes).origin
+    (agent.folder / "claude").rename(agent.folder / "codex")
+    for model, size in (("own/coder", 65_536), ("both", 8192)):
+        run("--server", origin, "--model", model, "codex")
+        assert f"model_context_window={size}" in agent.started()[0]
+    run("--server", origin, "--model", "own/none", "codex")
+    assert "model_context_window" not in str(agent.started()[0])
+
+
+def test_sizes_are_what_each_agent_calls_them():
+    target = Target(
+        "http://127.0.0.1:1", model="m", context_size=40_000, max_output=900
+    )
+    settings = PROGRAMS["opencode"](target).environ["OPENCODE_CONFIG_CONTENT"]
+    model = json.loads(settings)["provider"]["modelyard"]["models"]["m"]
+    assert model["limit"] == {"context": 40_000, "output": 900}
+    unknown_output = replace(target, max_output=0)
+    settings = PROGRAMS["opencode"](unknown_output).environ["OPENCODE_CONFIG_CONTENT"]
+    model = json.loads(settings)["provider"]["modelyard"]["models"]["m"]
+    assert model["limit"] == {"context": 40_000, "output": 10_000}
+    (file,) = PROGRAMS["qwen"](target).files.values()
+    generation = json.loads(file)["model"]["generationConfig"]
+    assert generation["contextWindowSize"] == 40_000
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

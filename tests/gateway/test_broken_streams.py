@@ -100,8 +100,11 @@ def test_a_gemini_stream_ends_with_an_error_object(world: World, cause: str):
     contents = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
     path = "/v1beta/models/oai/m:streamGenerateContent"
     world.script = [CAUSES[cause]()]
-    _, last = world.call(f"{path}?alt=sse", contents).events[-1]
+    reply = world.call(f"{path}?alt=sse", contents)
+    _, last = reply.events[-1]
     assert last["error"]["status"] in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL")
+    # Google's clients read errors outside of events, up to the end of the response.
+    assert json.loads(reply.body.rpartition(b"\n")[2]) == last
     world.script = [CAUSES[cause]()]
     items = world.call(path, contents).json
     assert "candidates" in items[0]

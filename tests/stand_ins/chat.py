@@ -47,6 +47,12 @@ class Chat(StandIn):
     """OpenAI's Chat Completions API."""
 
     vendor = "openai"
+    overflow = (
+        "This model's maximum context length is 400000 tokens. However, you"
+        "r messages resulted in 405123 tokens. Please reduce the length of "
+        "the messages."
+    )
+    overflow_code = "context_length_exceeded"
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -172,6 +178,11 @@ class PlainChat(Chat):
     it does not know, and streams all calls under index 0."""
 
     vendor = "plain"
+    overflow = (
+        "This model's maximum context length is 262144 tokens. However, your request has"
+        " 265123 input tokens. Please reduce the length of the input messages."
+    )
+    overflow_code = ""
 
     def error(self, refusal: Refusal) -> HttpAnswer:
         """Return an error as vLLM does."""
@@ -235,9 +246,9 @@ def _add_content(conversation: Conversation, message: Any) -> None:
     parts = [{"text": content}] if isinstance(content, str) else content
     text = "".join(part.get("text", "") for part in parts)
     if message["role"] == "tool":
-        conversation.results[message["tool_call_id"]] = ToolResult(text)
+        conversation.add_result(message["tool_call_id"], ToolResult(text))
     elif message["role"] == "user":
-        conversation.user_text += text
+        conversation.add_user_text(text)
         conversation.user_images += sum("image_url" in part for part in parts)
 
 

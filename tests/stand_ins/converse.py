@@ -46,6 +46,7 @@ class Converse(StandIn):
     """AWS Bedrock's Converse API with a Claude model."""
 
     vendor = "anthropic"  # signatures of Claude are valid on all platforms
+    overflow = "Input is too long for requested model."
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -186,8 +187,8 @@ def _add_content(conversation: Conversation, blocks: list[Any]) -> None:
     """Add the blocks of a user's message to a conversation."""
     for block in blocks:
         if result := block.get("toolResult"):
-            conversation.results[result["toolUseId"]] = _result(result)
-        conversation.user_text += block.get("text", "")
+            conversation.add_result(result["toolUseId"], _result(result))
+        conversation.add_user_text(block.get("text", ""))
         conversation.user_images += "image" in block
 
 

@@ -54,6 +54,10 @@ class Gemini(StandIn):
     """Google's Gemini API."""
 
     vendor = "gemini"
+    overflow = (
+        "The input token count (1052345) exceeds the maximum number of toke"
+        "ns allowed (1048576)."
+    )
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -247,9 +251,13 @@ def _add_content(
     for part in parts:
         if response := part.get("functionResponse"):
             call = _called(response, waiting)
-            conversation.results[call.id] = _result(response)
-        conversation.user_text += part.get("text", "")
+            conversation.add_result(call.id, _result(response))
+        conversation.add_user_text(part.get("text", ""))
         conversation.user_images += "inlineData" in part
+
+
+_NO_ID = re.compile(r"\d+_\d+")
+"""What stands for the id of a call that came without one."""
 
 
 def _call(call: Any, call_id: str) -> ToolCall:
@@ -258,9 +266,11 @@ def _call(call: Any, call_id: str) -> ToolCall:
 
 
 def _called(response: Any, waiting: list[ToolCall]) -> ToolCall:
-    """Return the call that a response belongs to: by its id, or the next by its name."""
+    """Return the call that a response belongs to: by its id, or the next by its name
+    where the call came without one."""
     for call in waiting:
-        if response.get("id", call.id) == call.id and response["name"] == call.name:
+        is_same = response.get("id", call.id) == call.id or _NO_ID.fullmatch(call.id)
+        if is_same and response["name"] == call.name:
             waiting.remove(call)
             return call
     raise Refusal(f"No function call for the response of {response['name']!r}.")

@@ -53,6 +53,7 @@ class Messages(StandIn):
     """Anthropic's Messages API."""
 
     vendor = "anthropic"
+    overflow = "prompt is too long: 205123 tokens > 200000 maximum"
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -142,9 +143,9 @@ class Messages(StandIn):
                 if block["type"] == "tool_use":
                     calls.append(ToolCall(block["name"], block["input"], block["id"]))
                 elif block["type"] == "tool_result":
-                    conversation.results[block["tool_use_id"]] = _result(block)
+                    conversation.add_result(block["tool_use_id"], _result(block))
                 elif block["type"] == "text" and message["role"] == "user":
-                    conversation.user_text += block["text"]
+                    conversation.add_user_text(block["text"])
                 elif block["type"] == "image":
                     conversation.user_images += 1
             if calls:
@@ -460,7 +461,7 @@ def _check_end(body: Any) -> None:
             "messages: final assistant content cannot end with trailing whitespace",
         )
         refuse_if(
-            re.search("4-[678]|-5$", body["model"]),
+            re.search("4-[678]|(?<!4)-5$", body["model"]),
             "This model does not support assistant message prefill.",
         )
 

@@ -41,6 +41,11 @@ class Responses(StandIn):
     """OpenAI's Responses API."""
 
     vendor = "openai-responses"
+    overflow = (
+        "Your input exceeds the context window of this model. Please adjust"
+        " your input and try again."
+    )
+    overflow_code = "context_length_exceeded"
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -271,13 +276,13 @@ def _tools(tools: Any) -> list[Tool]:
 def _add_item(conversation: Conversation, kind: str, item: Any) -> None:
     """Add what an item that is no call says to a conversation."""
     if kind in _OUTPUTS:
-        conversation.results[item["call_id"]] = _result(item)
+        conversation.add_result(item["call_id"], _result(item))
     elif kind == "additional_tools":
         conversation.tools += _tools(item["tools"])
     elif kind == "message" and item["role"] == "user":
         content = item["content"]
         parts = [{"text": content}] if isinstance(content, str) else content
-        conversation.user_text += "".join(part.get("text", "") for part in parts)
+        conversation.add_user_text("".join(part.get("text", "") for part in parts))
         conversation.user_images += sum("image_url" in part for part in parts)
     elif kind == "web_search_call":
         conversation.turns.append([ToolCall("web_search", None, kind="search")])

@@ -7,7 +7,7 @@ a gateway may have adapted both.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.stand_ins.pictures import PICTURE
@@ -18,6 +18,11 @@ EDITED = NOTES.replace("Status: draft", "Status: final – „fertig“ 😀")
 GREETING = 'Grüße aus "Köln",\n\ttab \\ backslash, $HOME, `tick`, 你好 🌍\n'
 FINAL_TEXT = "All steps are done: „fertig“ ✓ (7 + 35 = 42)"
 FOUND = "4.2.1"
+SUBTASK = "A part of the work: tell what the file made.txt contains."
+_SUMMARY = re.compile("summary|state_snapshot|prompt for continuing")
+"""What agents ask for if the context is full."""
+_DONE = re.compile(r"Steps that are done: (\d+)")
+REPORT = "The file made.txt contains: made by a command"
 NO_SEARCH = "I cannot search here."
 SEARCH_RESULT = f"The released version is {FOUND}."
 FILES = {
@@ -68,9 +73,23 @@ class Conversation:
     results: dict[str, ToolResult] = field(default_factory=dict[str, ToolResult])
     user_text: str = ""
     """All texts of the user."""
+    last_text: str = ""
+    """The texts of the user after the last result of a tool."""
     user_images: int = 0
     """Pictures in messages of the user, after the tool messages they belong to."""
     wants_thinking: bool = False
+    body: str = ""
+    """The request as it came."""
+
+    def add_user_text(self, text: str) -> None:
+        """Add a text of the user."""
+        self.user_text += text
+        self.last_text += text
+
+    def add_result(self, call_id: str, result: ToolResult) -> None:
+        """Add what an agent returned for a call."""
+        self.results[call_id] = result
+        self.last_text = ""
 
 
 @dataclass
@@ -82,6 +101,10 @@ class Answer:
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     search: str = ""
     """The query of a search that the vendor runs itself."""
+    is_cut: bool = False
+    """Whether the connection breaks in the middle of the stream."""
+    context_tokens: int = 0
+    """How many tokens the request is said to have; 0 for as many as it has."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +116,10 @@ class Step:
     calls: Callable[["Toolbox"], list[ToolCall] | None]
     expected: Sequence[str] = ()
     shows_picture: bool = False
+    is_cut: bool = False
+    """Whether an interrupted session breaks its stream the first time."""
+    fills_context: bool = False
+    """Whether a session that overflows does so with this step."""
 
 
 READ = ("read", "readfile")
@@ -102,6 +129,8 @@ SHELL = ("bash", "runshellcommand", "execcommand", "shell", "shellcommand")
 PATCH = ("applypatch",)
 VIEW = ("viewimage",)
 SEARCH = ("websearch", "googlewebsearch")
+SUBAGENTS = {"agent": "general-purpose", "task": "general", "invokeagent": "generalist"}
+"""Tools that start an agent of the agent's own, and one that each can start."""
 ALIASES = {
     "path": ("file_path", "filePath", "absolute_path", "path"),
     "content": ("content",),
@@ -110,6 +139,9 @@ ALIASES = {
     "command": ("command", "cmd"),
     "query": ("query",),
     "patch": ("input", "patchText", "patch"),
+    "prompt": ("prompt",),
+    "agent": ("subagent_type", "agent_name"),
+    "result": ("result",),
 }
 """What the parameters of agents' tools are called."""
 
@@ -146,12 +178,25 @@ def _arguments(schema: dict[str, Any], values: dict[str, str]) -> dict[str, Any]
     arguments: dict[str, Any] = {}
     for kind, value in values.items():
         name = next((n for n in ALIASES[kind] if n in properties), ALIASES[kind][0])
-        is_list = _type_of(properties.get(name, {})) == "array"
-        arguments[name] = ["bash", "-lc", value] if is_list else value
+        arguments[name] = _fitted(properties.get(name, {}), value)
+    if "run_in_background" in properties:
+        arguments["run_in_background"] = False
     for name in schema.get("required") or ():
         if name not in arguments:
             arguments[name] = _filler(properties.get(name, {}))
     return arguments
+
+
+def _fitted(schema: dict[str, Any], value: str) -> Any:
+    """Return a text as a schema has it: alone, as a command's last argument, or as the
+    first property of an object."""
+    match _type_of(schema):
+        case "array":
+            return ["bash", "-lc", value]
+        case "object":
+            return {next(iter(schema.get("properties") or ["result"])): value}
+        case _:
+            return value
 
 
 def _type_of(schema: dict[str, Any]) -> str:
@@ -225,13 +270,21 @@ def _search(box: Toolbox) -> list[ToolCall] | None:
     return _only(box.call(SEARCH, query="released version"))
 
 
+def _delegate(box: Toolbox) -> list[ToolCall] | None:
+    for tool, agent in SUBAGENTS.items():
+        if box.find((tool,)):
+            return _only(box.call((tool,), prompt=SUBTASK, agent=agent))
+    return None
+
+
 STEPS = (
     Step("read", _read, ["Status: draft"]),
-    Step("write", _write),
+    Step("write", _write, is_cut=True),
     Step("edit", _edit),
-    Step("shell", _run, ["18"]),
+    Step("shell", _run, ["18"], fills_context=True),
     Step("parallel", _parallel, ["left", "right"]),
     Step("picture", _view, shows_picture=True),
+    Step("delegate", _delegate, [REPORT]),
     Step("search", _search, [FOUND]),
 )
 
@@ -242,6 +295,11 @@ class Session:
 
     folder: str
     steps: Sequence[Step] = STEPS
+    is_interrupted: bool = False
+    """Whether the connection breaks once, in the middle of an answer."""
+    context_tokens: int = 0
+    """As how full the context is reported once, so that the agent has it summarized; 0
+    if it never is."""
     unexpected_results: list[str] = field(default_factory=list[str])
     """Results that did not contain what they should."""
     is_complete: bool = False
@@ -249,20 +307,40 @@ class Session:
     """How many searches the vendor ran."""
     played: list[str] = field(default_factory=list[str])
     """The names of the steps that the agent had tools for."""
+    reached: int = 0
+    """How many steps were answered."""
+    cuts: int = 0
+    """How many streams were broken."""
+    is_full: bool = False
+    """Whether the context has been reported as full."""
+    summaries: int = 0
+    """How many summaries the agent asked for."""
+    subtasks: int = 0
+    """How many agents of its own the agent started."""
 
     def answer(self, conversation: Conversation) -> Answer:
         """Return the answer to a request."""
         box = Toolbox(conversation.tools, self.folder)
+        if SUBTASK in conversation.user_text:
+            return self._subtask_answer(conversation, box)
+        if self._is_summary_request(conversation):
+            return self._summary(conversation)
         if not conversation.turns and box.find((*READ, *SHELL)) is None:
             return self._side_answer(conversation)
         steps = list(self._possible_steps(box))
         self.played = [step.name for step, _ in steps]
-        done = len(conversation.turns)
+        done = _steps_done(conversation)
         self._check_results(conversation, steps[:done])
         if done >= len(steps):
             self.is_complete = True
             return Answer(text=FINAL_TEXT)
-        step, calls = steps[done]
+        return self._step_answer(conversation, done, *steps[done])
+
+    def _step_answer(
+        self, conversation: Conversation, done: int, step: Step, calls: list[ToolCall]
+    ) -> Answer:
+        """Return the answer that makes the calls of a step."""
+        self.reached = done + 1
         numbered = [
             ToolCall(call.name, call.arguments, f"{done}_{number}", call.kind)
             for number, call in enumerate(calls)
@@ -270,7 +348,51 @@ class Session:
         thinking = (
             f"I think about „{step.name}“." if conversation.wants_thinking else ""
         )
-        return Answer(f"Step: {step.name}.", thinking, numbered)
+        answer = Answer(f"Step: {step.name}.", thinking, numbered)
+        if step.is_cut and self.is_interrupted and not self.cuts:
+            self.cuts += 1
+            answer.is_cut = True
+        if step.fills_context and self.context_tokens and not self.summaries:
+            self.is_full = True
+            answer.context_tokens = self.context_tokens
+        return answer
+
+    def is_too_long(self, conversation: Conversation) -> bool:
+        """Return whether a request still has the context that was reported as full."""
+        return (
+            self.is_full
+            and not self.summaries
+            and len(conversation.turns) > 1
+            and not self._is_summary_request(conversation)
+        )
+
+    def _subtask_answer(self, conversation: Conversation, box: Toolbox) -> Answer:
+        """Answer the agent that the agent started: it looks once, and reports."""
+        end = box.call(("completetask",), result=REPORT)
+        if len(conversation.turns) > 1 or (conversation.turns and end is None):
+            return Answer(text=REPORT)
+        look = box.call(READ, path=box.path("made.txt"))
+        look = look or box.call(SHELL, command="cat made.txt")
+        self.subtasks += not conversation.turns
+        call = end if conversation.turns else look
+        call_id = f"s_{len(conversation.turns)}"
+        return Answer("I look.", calls=[replace(call, id=call_id)] if call else [])
+
+    def _is_summary_request(self, conversation: Conversation) -> bool:
+        """Return whether the agent asks for a summary of a context that is full."""
+        text = conversation.last_text
+        return self.is_full and not _DONE.search(text) and bool(_SUMMARY.search(text))
+
+    def _summary(self, conversation: Conversation) -> Answer:
+        """Return a summary from which the session can go on."""
+        self.summaries += 1
+        # Some agents send the history as a text.
+        done = _steps_done(conversation) if conversation.turns else self.reached
+        text = f"Steps that are done: {done}."
+        # Agents look for their own marks in it.
+        return Answer(
+            f"<summary>{text}</summary><state_snapshot>{text}</state_snapshot>"
+        )
 
     def _side_answer(self, conversation: Conversation) -> Answer:
         """Answer a call that the agent makes beside its session, such as a title, or
@@ -292,10 +414,11 @@ class Session:
         self, conversation: Conversation, steps: Sequence[tuple[Step, list[ToolCall]]]
     ) -> None:
         """Note the results of the last turn that lack what they should contain."""
-        if not steps or len(steps) > len(conversation.turns):
+        # After a summary the results of the last step may be gone.
+        if not steps or not conversation.turns:
             return
         step, calls = steps[-1]
-        sent = conversation.turns[len(steps) - 1]
+        sent = conversation.turns[-1]
         if not all(map(_is_same_call, sent, calls)) or len(sent) != len(calls):
             self.unexpected_results.append(
                 f"{step.name}: the calls came back as {sent}"
@@ -323,6 +446,12 @@ class Session:
         not have is answered without one."""
         is_answered_alone = step.expected == [FOUND] and not self.searches
         return [NO_SEARCH] if is_answered_alone else step.expected
+
+
+def _steps_done(conversation: Conversation) -> int:
+    """Return how many steps were made: those that a summary names, and those after."""
+    summarized = _DONE.findall(conversation.body)
+    return int(summarized[-1] if summarized else 0) + len(conversation.turns)
 
 
 def _is_same_call(returned: ToolCall, sent: ToolCall) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from modelyard.testing import Answer as HttpAnswer
@@ -30,11 +31,16 @@ class StandIn:
     """A vendor's API: checks each request, and lets the session answer it."""
 
     vendor = ""
+    overflow = ""
+    """How the vendor says that a request exceeds the context of the model."""
+    overflow_code = ""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.refusals: list[str] = []
         self.requests = 0
+        self.overflows = 0
+        """How many requests were refused because the context was full."""
         self.cache_use = CacheUse()
         self.output_tokens = 0
         self._calls = 0
@@ -47,16 +53,23 @@ class StandIn:
             body = request.json if request.body else {}
             self.check(request, body)
             conversation = self.conversation(request, body)
+            conversation.body = request.body.decode()
         except Refusal as refusal:
             self.refusals.append(str(refusal))
             return self.error(refusal)
+        if self.session.is_too_long(conversation):
+            self.overflows += 1
+            return self.error(Refusal(self.overflow, code=self.overflow_code))
         self.requests += 1
         answer = self.session.answer(conversation)
         use = self.cached(request, body)
         self.cache_use.add(use)
         output = len(answer.text + answer.thinking + str(answer.calls)) // 4 + 1
         self.output_tokens += output
-        return self.render(request, body, answer, use, output)
+        if answer.context_tokens:
+            use = replace(use, total=answer.context_tokens)
+        rendered = self.render(request, body, answer, use, output)
+        return _broken(rendered) if answer.is_cut else rendered
 
     def other_path(self, request: UpstreamRequest) -> HttpAnswer | None:
         """Return the answer to a request that is no call of a model, or None."""
@@ -97,6 +110,15 @@ class StandIn:
         """Return an id that no other object has."""
         self._calls += 1
         return f"{prefix}{self._calls:08d}"
+
+
+def _broken(answer: HttpAnswer) -> HttpAnswer:
+    """Return a stream that ends in the middle, without the end of its connection's
+    protocol; an answer in one piece as it is."""
+    if answer.pieces is None:
+        return answer
+    pieces = answer.pieces[: max(1, len(answer.pieces) // 2)]
+    return replace(answer, pieces=pieces, fault="cut")
 
 
 def compact(document: Any) -> str:

@@ -46,7 +46,8 @@ IRRELEVANT_VALUES: dict[str, Any] = {
     "adaptive_thinking": True,
     "structured": "output_format",
 }
-TEXTS = st.text(max_size=40)
+# A message without content is read in full.
+TEXTS = st.text(min_size=1, max_size=40)
 MESSAGES = st.lists(
     st.fixed_dictionaries(
         {"role": st.sampled_from(["system", "user", "assistant"]), "content": TEXTS}
@@ -88,7 +89,8 @@ def test_a_passed_through_request_is_read_as_by_the_full_parser(
     "extra_fields",
     [
         {"tools": []}, {"response_format": {"type": "json_object"}}, {"temperature": 3}, {"max_tokens": 0}, {"nonsense": 1},
-        {"messages": []}, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
+        {"messages": []}, {"messages": [{"role": "assistant", "content": ""}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
         {"messages": [{"role": "tool", "content": "x", "tool_call_id": "y"}]}, {"reasoning_effort": "low"},
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -27,9 +28,9 @@ from tests.stand_ins.responses import Responses
 from tests.stand_ins.session import FILES, FINAL_TEXT, Session, start_files
 from tests.stand_ins.vendor import StandIn
 
-from modelyard.cli.agent_programs import PROGRAMS as LAUNCHES
-from modelyard.cli.agent_programs import Target as LaunchTarget
-from modelyard.cli.agent_programs import temporary_files
+from modelyard.cli.agent_launches import PROGRAMS as LAUNCHES
+from modelyard.cli.agent_launches import Target as LaunchTarget
+from modelyard.cli.agent_launches import temporary_files
 from modelyard.testing import Upstream
 from tools.show.coding_agents_programs import PROGRAMS, Program, installed_programs
 from tools.show.proof import (
@@ -54,6 +55,8 @@ class Target:
     label: str
     stand_in: type[StandIn]
     model: str
+    context_size: int
+    """Tokens of a call, as the catalogue knows the model."""
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     path: str = ""
     """What follows the stand-in's origin in the base URL."""
@@ -66,21 +69,21 @@ _PLAIN_MODEL = {
     "output_price": 0.4, "features": ["tool-call", "stream-tool-call", "vision"],
 }  # fmt: skip
 TARGETS = (
-    Target("anthropic", "Anthropic", Messages, "anthropic/claude-sonnet-4-5"),
-    Target("adaptive", "Anthropic, adaptive", Messages, "anthropic/claude-opus-4-8"),
-    Target("chat", "OpenAI chat", Chat, "openai/gpt-5-mini", {"wire": "openai"}, "/v1"),
+    Target("anthropic", "Anthropic", Messages, "anthropic/claude-sonnet-4-5", 200_000),
+    Target("adaptive", "Anthropic, adaptive", Messages, "anthropic/claude-opus-4-8", 1_000_000),
+    Target("chat", "OpenAI chat", Chat, "openai/gpt-5-mini", 272_000, {"wire": "openai"}, "/v1"),
     Target(
-        "responses", "OpenAI Responses", Responses, "openai/gpt-5.1",
+        "responses", "OpenAI Responses", Responses, "openai/gpt-5.1", 272_000,
         {"wire": "openai_responses"}, "/v1",
     ),
-    Target("gemini", "Gemini", Gemini, "gemini/gemini-3.1-pro-preview", {}, "/v1beta"),
+    Target("gemini", "Gemini", Gemini, "gemini/gemini-3.1-pro-preview", 1_048_576, {}, "/v1beta"),
     Target(
         "bedrock", "Bedrock", Converse,
-        "bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0",
+        "bedrock/anthropic.claude-sonnet-4-5-20250929-v1:0", 200_000,
         {"values": {"auth_method": "api_key", "api_key": "k", "aws_region": "us-east-1"}},
     ),
     Target(
-        "plain", "Chat server", PlainChat, "my-server/qwen3-coder",
+        "plain", "Chat server", PlainChat, "my-server/qwen3-coder", 262_144,
         {"models": [_PLAIN_MODEL]}, "/v1", is_learnt=True,
     ),
 )  # fmt: skip
@@ -95,6 +98,8 @@ class Outcome:
     requests: int = 0
     learnt: int = 0
     """Refusals from which the gateway learnt what an unknown server accepts."""
+    events: list[str] = field(default_factory=list[str])
+    """What happened beside the steps: a cut, a summary, a subagent."""
     read_share: float = 0.0
     """Tokens read from the prompt cache as a share of all."""
     cost: str = ""
@@ -105,7 +110,10 @@ class Outcome:
         if self.problems:
             return "; ".join(self.problems)[:1500]
         learnt = f", {self.learnt} fields learnt" if self.learnt else ""
-        return f"{self.steps} steps in {self.requests} calls, {self.cost}{learnt}"
+        events = "".join(f", {event}" for event in self.events)
+        return (
+            f"{self.steps} steps in {self.requests} calls{events}, {self.cost}{learnt}"
+        )
 
 
 def prove() -> Proof:
@@ -132,11 +140,13 @@ def prove() -> Proof:
 def _run_cell(program: Program, target: Target, commands: Path) -> Outcome:
     """Run a session through the gateway, and directly where the agent and the provider
     speak the same format; compare what the prompt cache reads."""
-    with _world(program, target) as world:
+    is_cut = program.goes_on_after_cuts
+    with _world(program, target, is_cut=is_cut) as world:
         outcome = world.run_through_gateway(commands)
     is_same = program.wire == target.name
     if is_same and not outcome.problems:
-        with _world(program, target) as world:
+        # Not all go on after a cut that the gateway has not reported in their format.
+        with _world(program, target, is_cut=False) as world:
             direct = world.run_directly(commands)
         if direct.problems:
             outcome.problems += [f"directly: {each}" for each in direct.problems]
@@ -149,7 +159,7 @@ def _run_cell(program: Program, target: Target, commands: Path) -> Outcome:
 
 
 @contextmanager
-def _world(program: Program, target: Target) -> Generator["World"]:
+def _world(program: Program, target: Target, *, is_cut: bool) -> Generator["World"]:
     """Yield a world with a stand-in that is running."""
     # Gemini CLI reads no settings from folders in which others may write, as in /tmp.
     # The path is part of prompts, so its length is the same for all sessions.
@@ -159,11 +169,29 @@ def _world(program: Program, target: Target) -> Generator["World"]:
     (folder / "home").mkdir()
     start_files(lambda name, content: _put(folder / "work" / name, content))
     program.prepare(folder / "home")
-    session = Session(str(folder / "work"))
+    session = Session(
+        str(folder / "work"),
+        is_interrupted=is_cut,
+        context_tokens=int(program.full_share * target.context_size),
+    )
     stand_in = target.stand_in(session)
     with Upstream(stand_in.handle) as upstream:
         yield World(program, target, folder, session, stand_in, upstream)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _usage_rows(port: int, calls: int) -> list[Any]:
+    """Return the usage by session and project, once so many calls are booked, or after
+    a time: calls are booked shortly after they end."""
+    address = f"http://127.0.0.1:{port}/admin/v1/usage?by=session,project"
+    rows: list[Any] = []
+    for _ in range(50):
+        with urllib.request.urlopen(address, timeout=10) as reply:
+            rows = json.load(reply)["data"]
+        if sum(row["calls"] for row in rows) >= calls:
+            break
+        time.sleep(0.1)
+    return rows
 
 
 def _put(path: Path, content: bytes) -> None:
@@ -285,16 +313,29 @@ class World:
             text = path.read_text("utf-8") if path.is_file() else None
             if text != content:
                 outcome.problems.append(f"{name} contains {text!r}")
+        self._check_events(outcome)
         outcome.steps = len(self.session.played)
         outcome.requests = self.stand_in.requests
         use = self.stand_in.cache_use
         outcome.read_share = use.read / use.total if use.total else 0.0
 
+    def _check_events(self, outcome: Outcome) -> None:
+        """Add what should have happened beside the steps and did not."""
+        session = self.session
+        happened = {
+            "a cut stream": (session.cuts, session.is_interrupted),
+            "a summary": (session.summaries, session.context_tokens),
+            "a subagent": (session.subtasks, "delegate" in session.played),
+        }
+        for event, (count, is_expected) in happened.items():
+            if count:
+                outcome.events.append(event)
+            if bool(count) != bool(is_expected):
+                outcome.problems.append(f"{event} happened {count} times")
+
     def _check_usage(self, outcome: Outcome, port: int) -> None:
         """Add what is wrong with the usage that was booked to session and project."""
-        address = f"http://127.0.0.1:{port}/admin/v1/usage?by=session,project"
-        with urllib.request.urlopen(address, timeout=10) as reply:
-            rows = json.load(reply)["data"]
+        rows = _usage_rows(port, self.stand_in.requests)
         calls = {(row["session"], row["project"]): row for row in rows}
         row = calls.get(("session-of-the-proof", _PROJECT))
         if len(rows) != 1 or row is None:

@@ -28,6 +28,11 @@ class Program:
     model: str = ""
     """A name by which it knows what a model can do; a route has this name. If empty,
     it gets the provider's own name."""
+    goes_on_after_cuts: bool = True
+    """Whether it goes on after a stream that breaks in the middle of an answer."""
+    full_share: float = 0.97
+    """The share of the context that the provider reports as used, upon which the agent
+    summarizes its conversation; 0 if it does not within a single prompt."""
     prepare: Callable[[Path], None] = lambda home: None
     """Writes the files that it needs in its home folder."""
     text_of: Callable[[str], str] = lambda output: output
@@ -84,6 +89,8 @@ PROGRAMS = (
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1",
             "DISABLE_TELEMETRY": "1", "IS_SANDBOX": "1",
         },
+        # With the provider itself too: it leaves another try to a person.
+        goes_on_after_cuts=False,
     ),
     Program(
         "codex", "@openai/codex", "0.171.0", "responses",
@@ -95,6 +102,8 @@ PROGRAMS = (
         "gemini", "@google/gemini-cli", "0.61.0", "gemini",
         ("-p", PROMPT, "--yolo"),
         {"GEMINI_CLI_NO_RELAUNCH": "true", "GEMINI_CLI_TRUST_WORKSPACE": "true"},
+        # It divides its history only where a person has asked something.
+        full_share=0,
         prepare=_prepare_gemini,
     ),
     Program(
@@ -107,7 +116,7 @@ PROGRAMS = (
     ),
     Program(
         "qwen", "@qwen-code/qwen-code", "0.24.4", "", ("-p", PROMPT, "--yolo"),
-        {"QWEN_CODE_NO_RELAUNCH": "true"}, prepare=_prepare_qwen,
+        {"QWEN_CODE_NO_RELAUNCH": "true"}, full_share=0.76, prepare=_prepare_qwen,
     ),
 )  # fmt: skip
 

@@ -6,210 +6,29 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import click
 
 from modelyard.base.errors import ConfigError, suggestion
 from modelyard.base.ids import new_id
-from modelyard.base.private_files import private_folder
 from modelyard.base.settings import Settings
+from modelyard.cli.agent_launches import (
+    KEY_VARIABLE,
+    NO_KEY,
+    PROGRAMS,
+    Launch,
+    Target,
+    temporary_files,
+)
 from modelyard.cli.output import print_note, settings_of
 
-_KEY_VARIABLE = "MODELYARD_API_KEY"
-_NO_KEY = "none"
-"""What agents send to a server without keys; without any key they refuse to start."""
 _START_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where an agent sends its calls: the server's origin, the key, the model (empty
-    for the agent's own choice), and headers of every call."""
-
-    origin: str
-    key: str = _NO_KEY
-    model: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What a program is started with: environment variables beside those of this
-    process, arguments before the user's, and the texts of temporary files whose paths
-    are in environment variables."""
-
-    environ: Mapping[str, str]
-    arguments: Sequence[str] = ()
-    files: Mapping[str, str] = field(default_factory=dict[str, str])
-
-
-def _claude(target: Target) -> Launch:
-    """Return how Claude Code is started: it speaks Anthropic's format.
-
-    https://docs.anthropic.com/en/docs/claude-code/llm-gateway
-    """
-    environ = {
-        "ANTHROPIC_BASE_URL": target.origin,
-        "ANTHROPIC_AUTH_TOKEN": target.key,
-        "ANTHROPIC_CUSTOM_HEADERS": _header_lines(target, "\n"),
-    }
-    if target.model:
-        # Titles, summaries and subagents have models of their own.
-        for name in ("MODEL", "SMALL_FAST_MODEL", *_CLAUDE_TIERS):
-            environ[f"ANTHROPIC_{name}"] = target.model
-    return Launch(environ)
-
-
-_CLAUDE_TIERS = (
-    "DEFAULT_OPUS_MODEL",
-    "DEFAULT_SONNET_MODEL",
-    "DEFAULT_HAIKU_MODEL",
-)
-
-
-def _codex(target: Target) -> Launch:
-    """Return how Codex is started: it speaks OpenAI's Responses format. Each `-c` sets
-    a value of its settings file; JSON texts are TOML texts too."""
-    provider = "model_providers.modelyard"
-    values = {
-        "model_provider": "modelyard",
-        f"{provider}.name": "Modelyard",
-        f"{provider}.base_url": f"{target.origin}/v1",
-        # Other users of the machine can read arguments, but not the environment.
-        f"{provider}.env_key": _KEY_VARIABLE,
-        f"{provider}.wire_api": "responses",
-    }
-    if target.model:
-        values["model"] = target.model
-    headers = {f"{provider}.http_headers.{n}": v for n, v in target.headers.items()}
-    options = [
-        option
-        for name, value in (values | headers).items()
-        for option in ("-c", f"{name}={json.dumps(value)}")
-    ]
-    return Launch({_KEY_VARIABLE: target.key}, options)
-
-
-def _gemini(target: Target) -> Launch:
-    """Return how Gemini CLI is started: it speaks Google's format.
-
-    It takes a key without a question only if a settings file says so. That is given as
-    the system's default, below the user's own settings. Raises ConfigError if those
-    say that it signs in with Google, since it would then not use the server.
-    """
-    environ = {
-        "GOOGLE_GEMINI_BASE_URL": target.origin,
-        "GEMINI_API_KEY": target.key,
-        "GEMINI_CLI_CUSTOM_HEADERS": _header_lines(target, ", "),
-    }
-    if target.model:
-        environ["GEMINI_MODEL"] = target.model
-    chosen = _gemini_sign_in(Path("~/.gemini/settings.json").expanduser())
-    if chosen not in ("", _GEMINI_BY_KEY):
-        raise ConfigError(
-            f"Gemini CLI signs in by {chosen!r}; choose an API key with its command"
-            " /auth, or remove 'security.auth' in ~/.gemini/settings.json"
-        )
-    settings: dict[str, object] = {
-        "security": {"auth": {"selectedType": _GEMINI_BY_KEY}}
-    }
-    if target.model:
-        settings["modelConfigs"] = {
-            "customOverrides": [
-                {"match": {"model": name}, "modelConfig": {"model": target.model}}
-                for name in _GEMINI_CALLS
-            ]
-        }
-    files = {"GEMINI_CLI_SYSTEM_DEFAULTS_PATH": json.dumps(settings)}
-    return Launch(environ, files=files)
-
-
-_GEMINI_BY_KEY = "gemini-api-key"
-_GEMINI_CALLS = (
-    "base",
-    "chat-compression-default",
-    "chat-compression-3-pro",
-    "chat-compression-3-flash",
-    "chat-compression-3.1-flash-lite",
-    "chat-compression-2.5-pro",
-    "chat-compression-2.5-flash",
-    "chat-compression-2.5-flash-lite",
-    "agent-history-provider-summarizer",
-)
-"""Its kinds of calls that have models of their own: searches, summaries and others are
-kinds of `base`."""
-
-
-def _gemini_sign_in(path: Path) -> str:
-    """Return how the user's settings say that Gemini CLI signs in, or an empty text."""
-    try:
-        settings = json.loads(path.read_text("utf-8"))
-        return str(settings["security"]["auth"]["selectedType"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def _opencode(target: Target) -> Launch:
-    """Return how opencode is started: it speaks OpenAI's chat format. Its settings come
-    in an environment variable, in addition to its files."""
-    options = {
-        "baseURL": f"{target.origin}/v1",
-        "apiKey": target.key,
-        "headers": dict(target.headers),
-    }
-    provider: dict[str, object] = {
-        "npm": "@ai-sdk/openai-compatible",
-        "name": "Modelyard",
-        "options": options,
-    }
-    settings: dict[str, object] = {"provider": {"modelyard": provider}}
-    if target.model:
-        # Without this it keeps pictures to itself.
-        modalities = {"input": ["text", "image"], "output": ["text"]}
-        model = {"name": target.model, "attachment": True, "modalities": modalities}
-        provider["models"] = {target.model: model}
-        settings["model"] = f"modelyard/{target.model}"
-        # Without this it may take a model of another provider for titles.
-        settings["small_model"] = settings["model"]
-    return Launch({"OPENCODE_CONFIG_CONTENT": json.dumps(settings)})
-
-
-def _qwen(target: Target) -> Launch:
-    """Return how Qwen Code is started: it speaks OpenAI's chat format. Headers can only
-    be set in a settings file."""
-    headers = dict(target.headers)
-    # By their names it takes most models for such that see no pictures.
-    generation = {"customHeaders": headers, "modalities": {"image": True}}
-    settings = {"model": {"generationConfig": generation}}
-    environ = {
-        "OPENAI_BASE_URL": f"{target.origin}/v1",
-        "OPENAI_API_KEY": target.key,
-    }
-    if target.model:
-        environ["OPENAI_MODEL"] = target.model
-    files = {"QWEN_CODE_SYSTEM_DEFAULTS_PATH": json.dumps(settings)}
-    return Launch(environ, ["--auth-type", "openai"], files)
-
-
-def _header_lines(target: Target, separator: str) -> str:
-    """Return the headers as `Name: value` with this separator between them."""
-    return separator.join(f"{name}: {value}" for name, value in target.headers.items())
-
-
-PROGRAMS: Mapping[str, Callable[[Target], Launch]] = {
-    "claude": _claude,
-    "codex": _codex,
-    "gemini": _gemini,
-    "opencode": _opencode,
-    "qwen": _qwen,
-}
 
 
 @click.command(
@@ -226,9 +45,9 @@ PROGRAMS: Mapping[str, Callable[[Target], Launch]] = {
 )
 @click.option(
     "--key",
-    envvar=_KEY_VARIABLE,
+    envvar=KEY_VARIABLE,
     default="",
-    help=f"API key of the server. Default: ${_KEY_VARIABLE}.",
+    help=f"API key of the server. Default: ${KEY_VARIABLE}.",
 )
 @click.option(
     "--project", default="", help="Project to which the usage of the agent is booked."
@@ -271,15 +90,17 @@ def run(
     settings = settings_of(ctx)
     local_origin = _local_origin(settings)
     origin = _origin(server) if server else local_origin
-    launch = PROGRAMS[program](Target(origin, key or _NO_KEY, model, headers))
-    command = [executable, *launch.arguments, *arguments]
+    target = Target(origin, key or NO_KEY, model, headers)
     # Printing needs no server, so none is started for it.
     if prints_launch:
-        _print_launch(launch, command)
+        launch = PROGRAMS[program](target)
+        _print_launch(launch, [executable, *launch.arguments, *arguments])
         return 0
     with _server_at(origin, can_start=origin == local_origin, config=_config(ctx)):
         # Here a refused key is explained; the agent would only show a failed call.
         _check_key(origin, key)
+        launch = PROGRAMS[program](_with_sizes(target))
+        command = [executable, *launch.arguments, *arguments]
         with temporary_files(launch.files, settings.home_path) as paths:
             return _run_program(command, {**launch.environ, **paths})
 
@@ -321,14 +142,37 @@ def _config(ctx: click.Context) -> str | None:
 
 def _status(origin: str, path: str, key: str = "") -> int | None:
     """Return the status of a GET request, or None if no server answers."""
+    reply = _get(origin, path, key)
+    return None if reply is None else reply[0]
+
+
+def _with_sizes(target: Target) -> Target:
+    """Return the target with the sizes of its model, as far as the server states them."""
+    reply = None
+    if target.model:
+        path = f"/v1/models/{quote(target.model, safe='/')}"
+        reply = _get(target.origin, path, target.key)
+    # A model that the server does not list is refused when it is called.
+    if reply is None or reply[0] != 200:
+        return target
+    details = json.loads(reply[1])
+    return replace(
+        target,
+        context_size=details.get("context_size") or 0,
+        max_output=details.get("max_output") or 0,
+    )
+
+
+def _get(origin: str, path: str, key: str = "") -> tuple[int, bytes] | None:
+    """Return the status and the body of a GET request, or None if no server answers."""
     # Imported here, so that `--help` does not load them.
     import asyncio
 
     from modelyard.base.errors import InvokeError
     from modelyard.transport.http import HttpClient, Timeouts
 
-    async def request() -> int:
-        """Send the request and leave the body alone."""
+    async def request() -> tuple[int, bytes]:
+        """Send the request and read the answer."""
         client = HttpClient()
         headers = {"authorization": f"Bearer {key}"} if key else {}
         try:
@@ -338,8 +182,7 @@ def _status(origin: str, path: str, key: str = "") -> int | None:
                 headers=headers,
                 timeouts=Timeouts(first_byte=10),
             )
-            response.close()
-            return response.status
+            return response.status, await response.read()
         finally:
             await client.aclose()
 
@@ -357,7 +200,7 @@ def _check_key(origin: str, key: str) -> None:
         raise ConfigError(f"The server at {origin} does not accept the key")
     raise ConfigError(
         f"The server at {origin} requires an API key; pass --key or set"
-        f" {_KEY_VARIABLE} (`modelyard keys create NAME` creates one)"
+        f" {KEY_VARIABLE} (`modelyard keys create NAME` creates one)"
     )
 
 
@@ -405,29 +248,6 @@ def _await_start(server: "subprocess.Popen[bytes]", origin: str) -> None:
                 "The server did not start; `modelyard serve` shows the reason"
             )
         time.sleep(0.1)
-
-
-@contextmanager
-def temporary_files(
-    files: Mapping[str, str], home: Path
-) -> Generator[dict[str, str], None, None]:
-    """Write the texts to temporary files until the block ends. Yields their paths by
-    the same names.
-
-    They are in the home folder, since Gemini CLI reads no settings of the system from
-    a folder in which others may write.
-    """
-    if files:
-        private_folder(home)
-    with tempfile.TemporaryDirectory(
-        prefix="run-", dir=home if files else None
-    ) as folder:
-        paths: dict[str, str] = {}
-        for name, text in files.items():
-            path = Path(folder) / f"{name.lower()}.json"
-            path.write_text(text, "utf-8")
-            paths[name] = str(path)
-        yield paths
 
 
 def _run_program(command: Sequence[str], environ: Mapping[str, str]) -> int:

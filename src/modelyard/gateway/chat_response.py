@@ -378,6 +378,10 @@ def stream_error(
     if shape == "cohere":
         delta = {"finish_reason": "ERROR", "error": document["message"]}
         return frame({"type": "message-end", "delta": delta})
+    if shape == "gemini":
+        # Google's own clients take an event for an answer, and know an error only as a
+        # document outside of events; clients of event streams pass over that.
+        return plain_events(document) + encode(document)
     return frame(document) if "type" in document else plain_events(document)
 
 

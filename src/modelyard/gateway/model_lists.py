@@ -4,15 +4,15 @@ OpenAI, Anthropic and Google have the path `/v1/models` in common. The client's 
 headers tell whose format it reads.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import whole_number
 from modelyard.gateway.http import Request
-from modelyard.models.entities import ModelPropertyKey
+from modelyard.models.entities import AIModelEntity, ModelPropertyKey
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.model_manager import ALIASES, ModelManager
 from modelyard.tenancy.caller import Caller
@@ -40,6 +40,8 @@ class ListedModel:
     type: ModelType | None = None
     """None for a route."""
     context_size: int | None = None
+    max_output: int | None = None
+    """Tokens that a call and an answer may have; None if unknown."""
     details: JSON
     """Fields that only the list in OpenAI's format has."""
 
@@ -66,6 +68,8 @@ def _provider_models(manager: ModelManager, caller: Caller) -> Iterator[ListedMo
             "model_type": model.model_type.value,
             "context_size": model.context_size,
         }
+        if model.max_output:
+            details["max_output"] = model.max_output
         if voices := model.model_properties.get(ModelPropertyKey.VOICES):
             details["voices"] = [voice["mode"] for voice in voices]
         yield ListedModel(
@@ -74,18 +78,53 @@ def _provider_models(manager: ModelManager, caller: Caller) -> Iterator[ListedMo
             label=model.label.en_us,
             type=model.model_type,
             context_size=model.context_size,
+            max_output=model.max_output,
             details=details,
         )
 
 
 def _routes(manager: ModelManager, caller: Caller) -> Iterator[ListedModel]:
     """Yield the tenant's routes that the caller may use, with their targets."""
-    for name, route in manager.providers.routes(caller.tenant):
-        if caller.may_call(name):
-            targets = [target.model for target in route.targets]
-            yield ListedModel(
-                id=name, owner="modelyard", label=name, details={"targets": targets}
-            )
+    routes = manager.providers.routes(caller.tenant)
+    if not routes:
+        return
+    models = {
+        f"{provider}/{model.model}": model
+        for provider, model in manager.providers.get_models(caller.tenant)
+    }
+    for name, route in routes:
+        if not caller.may_call(name):
+            continue
+        yield _listed_route(name, [target.model for target in route.targets], models)
+
+
+def _listed_route(
+    name: str, targets: list[str], models: Mapping[str, AIModelEntity]
+) -> ListedModel:
+    """Return a route. Any of its targets may answer, so it takes what the smallest one
+    takes. `models` has the known models by their full names."""
+    known = [models.get(target) for target in targets]
+    context_size = _smallest([model and model.context_size for model in known])
+    max_output = _smallest([model and model.max_output for model in known])
+    details: JSON = {"targets": targets}
+    if context_size:
+        details["context_size"] = context_size
+    if max_output:
+        details["max_output"] = max_output
+    return ListedModel(
+        id=name,
+        owner="modelyard",
+        label=name,
+        context_size=context_size,
+        max_output=max_output,
+        details=details,
+    )
+
+
+def _smallest(sizes: Sequence[int | None]) -> int | None:
+    """Return the smallest size; None if one is unknown."""
+    known = [size for size in sizes if size]
+    return min(known) if known and len(known) == len(sizes) else None
 
 
 def _aliases(manager: ModelManager, caller: Caller) -> Iterator[ListedModel]:
@@ -132,11 +171,14 @@ def dump_model(model: ListedModel, list_format: ListFormat) -> JSON:
                 "created_at": _UNKNOWN_DATE,
                 "lifecycle": "active",
                 "max_input_tokens": model.context_size,
+                "max_tokens": model.max_output,
             }
         case "google":
-            limits: dict[str, Any] = (
-                {"inputTokenLimit": model.context_size} if model.context_size else {}
-            )
+            sizes = {
+                "inputTokenLimit": model.context_size,
+                "outputTokenLimit": model.max_output,
+            }
+            limits = {name: size for name, size in sizes.items() if size}
             methods = _METHODS_BY_TYPE.get(model.type or ModelType.LLM, [])
             return {
                 "name": f"models/{model.id}",

@@ -78,7 +78,8 @@ _LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     # Only some servers have the role `developer`.
     role: Literal["system", "user", "assistant"]
-    content: str
+    # Servers refuse answers without content, which the full parser removes.
+    content: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class _StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):

@@ -164,13 +164,11 @@ def as_json_array(answer: StreamReply) -> StreamReply:
 
     def error_chunk(error: ModelyardError) -> bytes:
         """Return the error as the last element of the array."""
-        error_bytes = on_error(error) if on_error is not None else b""
+        event = on_error(error) if on_error is not None else b""
+        # The event is followed by the same document outside of events.
+        document = event.partition(b"\n\n")[0].removeprefix(b"data: ")
         # Close the array, so that the response stays valid JSON.
-        return (
-            (b",\r\n" if has_started else b"[")
-            + error_bytes.removeprefix(b"data: ").rstrip()
-            + b"]"
-        )
+        return (b",\r\n" if has_started else b"[") + document + b"]"
 
     headers = [
         (b"content-type", b"application/json"),

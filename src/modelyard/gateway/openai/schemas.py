@@ -203,6 +203,7 @@ MODEL = object_schema(
     {"id": TEXT, "object": {"const": "model"}, "created": INTEGER, "owned_by": TEXT},
     model_type=TEXT,
     context_size=or_null(INTEGER),
+    max_output=INTEGER,
     voices=list_of(TEXT),
     targets=list_of(TEXT),
     stands_for=TEXT,
@@ -216,11 +217,13 @@ _ANTHROPIC_MODEL = object_schema(
     },
     lifecycle=TEXT,
     max_input_tokens=or_null(INTEGER),
+    max_tokens=or_null(INTEGER),
 )
 _GOOGLE_MODEL = object_schema(
     {"name": TEXT, "displayName": TEXT, "supportedGenerationMethods": list_of(TEXT)},
     baseModelId=TEXT,
     inputTokenLimit=INTEGER,
+    outputTokenLimit=INTEGER,
 )
 ANY_MODEL = any_of(MODEL, _ANTHROPIC_MODEL, _GOOGLE_MODEL)
 """A model in the format that the client's headers tell."""

@@ -34,6 +34,7 @@ from modelyard.providers.adaptation.roles import (
     adapt_developer_role,
     adapt_empty_turns,
     adapt_prefill,
+    remove_empty_answers,
 )
 from modelyard.providers.adaptation.sampling import adapt_forced_tool, adapt_sampling
 from modelyard.providers.adaptation.searches import drop_restored_searches
@@ -90,6 +91,7 @@ RULES: tuple[Rule, ...] = (
     adapt_service_tier,
     adapt_metadata,
     adapt_developer_role,
+    remove_empty_answers,
     # Before turns are added; after files have left the results of tools.
     adapt_system_messages,
     place_required_reasoning,

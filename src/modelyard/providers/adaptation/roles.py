@@ -5,8 +5,10 @@ import msgspec
 from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
+    PromptMessageContent,
     SystemPromptMessage,
     TextPromptMessageContent,
+    ThinkingPromptMessageContent,
     ToolPromptMessage,
     UserPromptMessage,
 )
@@ -47,6 +49,36 @@ def _of_system(message: AnyPromptMessage) -> AnyPromptMessage:
         name: value for name, value in message.extra[_CHAT].items() if name != "role"
     }
     return msgspec.structs.replace(message, extra={**message.extra, _CHAT: fields})
+
+
+def remove_empty_answers(draft: Draft) -> None:
+    """Remove answers that say nothing, which servers of chat completions refuse.
+
+    Agents keep such in their history after a stream that broke off, some with the
+    thoughts that had arrived.
+    """
+    if draft.target.format != _CHAT:
+        return
+    messages = draft.request.messages
+    kept = [message for message in messages if not _is_empty_answer(message)]
+    if len(kept) < len(messages):
+        draft.change(messages=kept)
+
+
+def _is_empty_answer(message: AnyPromptMessage) -> bool:
+    """Whether a message is an answer with nothing but thoughts."""
+    return (
+        isinstance(message, AssistantPromptMessage)
+        and not (message.tool_calls or message.refusal or message.extra)
+        and all(map(_is_silent, message.parts))
+    )
+
+
+def _is_silent(part: PromptMessageContent) -> bool:
+    """Whether a part is a thought, or a text without any character."""
+    if isinstance(part, TextPromptMessageContent):
+        return not part.data
+    return isinstance(part, ThinkingPromptMessageContent)
 
 
 def adapt_empty_turns(draft: Draft) -> None:
