@@ -61,6 +61,7 @@ def settings_page() -> str:
         (settings.TelemetrySettings, "`telemetry`"),
         (settings.PluginSettings, "`plugins`"),
         (settings.WorkflowSettings, "`workflows`"),
+        (settings.CodeOutputSettings, "`workflows.code_output`"),
         (settings.KnowledgeSettings, "`knowledge`"),
         (settings.ToolSettings, "`tools`"),
         (settings.McpStdioSettings, "Each of `tools.mcp_stdio`"),

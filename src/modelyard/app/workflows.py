@@ -301,11 +301,7 @@ def _build_runs(
         run_services.journal,
         _app_finder(apps),
         run_services.services,
-        limits=Limits(
-            steps=workflow_settings.steps,
-            seconds=workflow_settings.seconds,
-            depth=workflow_settings.depth,
-        ),
+        limits=Limits.of(workflow_settings),
         clock=clock_time,
         max_runs=workflow_settings.at_once,
     )

@@ -333,6 +333,25 @@ class EgressSettings(
     """Timeout of a complete request, including redirects."""
 
 
+class CodeOutputSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Limits of what code nodes return. The defaults are Dify's."""
+
+    characters: int = 400_000
+    """Maximum characters of a text."""
+    texts: int = 30
+    """Maximum elements of a list of texts."""
+    objects: int = 30
+    """Maximum elements of a list of objects."""
+    numbers: int = 1000
+    """Maximum elements of a list of numbers or booleans."""
+    depth: int = 5
+    """Maximum nesting of objects."""
+    decimals: int = 20
+    """Maximum digits of a number after the point."""
+
+
 class WorkflowSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
@@ -360,6 +379,9 @@ class WorkflowSettings(
     code_at_once: int = 8
     """Concurrent sandboxed programs per process; further ones wait, with fair queueing
     among tenants. A single tenant may use three quarters."""
+    code_output: CodeOutputSettings = CodeOutputSettings()
+    template_characters: int = 400_000
+    """Maximum characters that a template node renders."""
     preload: list[str] = []
     """Additional slow-loading Python modules that code may import and that are loaded
     in advance."""

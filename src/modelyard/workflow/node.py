@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
+from modelyard.base.settings import CodeOutputSettings, WorkflowSettings
 from modelyard.workflow.events import AnyEvent
 from modelyard.workflow.graph import SOURCE
 from modelyard.workflow.variables import File, Selector, VariablePool, WorkflowError
@@ -405,8 +406,21 @@ class Limits:
     """Maximum items of one iteration."""
     rounds: int = 100
     """Maximum rounds of one loop."""
-    output_bytes: int = 400_000
-    """Maximum size of a rendered template and of a text that code returns, in bytes."""
+    template_characters: int = 400_000
+    """Maximum characters of a rendered template."""
+    code: CodeOutputSettings = field(default_factory=CodeOutputSettings)
+    """Limits of what code returns."""
+
+    @classmethod
+    def of(cls, settings: WorkflowSettings) -> "Limits":
+        """Return the limits that the settings state."""
+        return cls(
+            steps=settings.steps,
+            seconds=settings.seconds,
+            depth=settings.depth,
+            template_characters=settings.template_characters,
+            code=settings.code_output,
+        )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -207,7 +207,8 @@ async def stream(
         run_id=new_run_id(),
         services=services
         or (yard.services.workflows.services(app) if yard is not None else Services()),
-        limits=limits or Limits(),
+        limits=limits
+        or (Limits.of(yard.settings.workflows) if yard is not None else Limits()),
         now=time.time,
     )
     # Inputs are validated before the first event.

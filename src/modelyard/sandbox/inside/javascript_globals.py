@@ -1,8 +1,8 @@
 """Globals of Node.js and browsers that JavaScript code nodes use and QuickJS lacks.
 
 The objects are written in JavaScript and run inside the interpreter, so that they give
-code nothing that it could not write itself. `process` and `require` are left out: they
-stand for what the sandbox keeps away.
+code nothing that it could not write itself. `process` is left out: it stands for what
+the sandbox keeps away.
 """
 
 import re

@@ -184,6 +184,7 @@ def javascript(task: Any) -> Any:
     memory, or a promise that never resolves.
     """
     import javascript_globals  # pyright: ignore[reportMissingImports]
+    import javascript_modules  # pyright: ignore[reportMissingImports]
     import quickjs
 
     context = quickjs.Context()
@@ -196,8 +197,12 @@ def javascript(task: Any) -> Any:
             "globalThis.console = {log() {}, info() {}, warn() {}, error() {}, debug()"
             " {}};"
         )
-        if javascript_globals.is_needed(task["code"]):
+        has_modules = javascript_modules.is_needed(task["code"])
+        # The modules are built on the globals.
+        if has_modules or javascript_globals.is_needed(task["code"]):
             context.eval(javascript_globals.SOURCE)
+        if has_modules:
+            javascript_modules.install(context)
         context.eval(task["code"])
         # Inputs are passed as a JSON string, never as source code.
         context.set("__inputs", json.dumps(task["inputs"]))

@@ -295,7 +295,7 @@ class LLMNode(Node):
             variable.variable: _jinja(context.value(variable.value_selector))
             for variable in variables
         }
-        max_bytes = context.run.limits.output_bytes
+        max_bytes = context.run.limits.template_characters
         source = template.jinja2_text or template.text
         # Simple templates are rendered in this process; the sandbox is much slower.
         text = sandbox.render_in_process(source, values, max_chars=max_bytes)
