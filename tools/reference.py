@@ -23,9 +23,10 @@ from modelyard.app.gateway import gateway_for
 from modelyard.base import settings
 from modelyard.cli import root
 from modelyard.gateway.openapi import describe
-from modelyard.gateway.table import Api
+from modelyard.gateway.table import Api, Row
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.factory import catalog_definition, catalog_names
+from modelyard.tenancy.caller import Role
 
 _SETTINGS_HEAD = """\
 # Settings
@@ -241,6 +242,37 @@ def lost_and_kept_page() -> str:
     return page(published())
 
 
+_ROLES_HEAD = """\
+# Roles
+
+Which role opens which route of the HTTP API. A role includes those after it: owner, admin, editor, developer, viewer.
+The role is that of an API key, or of the account that is signed in to the console. Routes that this page does not list
+need no role but something else: an app's key, a dataset's key (or the role developer), a session, a secret address.
+"""
+
+
+def roles_page() -> str:
+    """Return the Markdown page of the minimum role of each route."""
+    parts = [_ROLES_HEAD]
+    for api in apis():
+        rows = [row for row in api.rows if row.auth.role is not None]
+        if rows:
+            parts += [f"## {api.title}", "", *_roles_table(rows), ""]
+    return "\n".join(parts)
+
+
+def _roles_table(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield the lines of the table of routes by role."""
+    roles = list(Role)
+    yield f"| route | | {' | '.join(role.value for role in roles)} |"
+    yield "|---|---|" + "---|" * len(roles)
+    for row in rows:
+        needed = row.auth.role
+        cells = ["✓" if needed and role.covers(needed) else "" for role in roles]
+        path = row.path.replace("{", "").replace("}", "").replace(":path", "")
+        yield f"| `{row.method} {path}` | {row.summary} | {' | '.join(cells)} |"
+
+
 def pages() -> dict[str, str]:
     """Return the text of each generated file, by its path below the reference folder."""
     return {
@@ -248,6 +280,7 @@ def pages() -> dict[str, str]:
         "cli.md": cli_page(),
         "catalogue.md": catalogue_page(),
         "lost-and-kept.md": lost_and_kept_page(),
+        "roles.md": roles_page(),
         **descriptions(),
     }
 

@@ -13,6 +13,10 @@ import pytest
 import yaml
 from tools.show.app_clients import MODEL, serving
 
+from modelyard.app import Modelyard
+from modelyard.knowledge.entities import DatasetSettings, Technique
+from modelyard.testing.workflows import ScriptedModel
+
 
 def _simple(mode: str, **config: Any) -> str:
     model_config = {
@@ -36,6 +40,58 @@ def _words(part: str, preset: str) -> dict[str, Any]:
         "enabled": True, "type": "keywords",
         "config": {"keywords": "Geheim\nverboten", part: {"enabled": True, "preset_response": preset}},
     }  # fmt: skip
+
+
+DATASET = "notes"
+MODEL_DOUBLE = ScriptedModel(
+    answers=[
+        (
+            "(?s)User: What is a quay.*Assistant:",
+            'Sure:\n["A?", 2, " ", "B?", "C?", "D?"]',
+        ),
+        ("(?s)User: Say nothing.*Assistant:", "I have no questions."),
+    ],
+    delay=0.002,
+)
+
+
+async def _add_dataset(yard: Modelyard) -> None:
+    """Add a dataset that answers by its words."""
+    settings = DatasetSettings(indexing_technique=Technique.ECONOMY)
+    dataset = await yard.knowledge.datasets.create(
+        "default", DATASET, settings=settings
+    )
+    text = "A quay is a wall at which ships are loaded."
+    [document] = await yard.knowledge.datasets.add_texts(dataset, [("quay.md", text)])
+    await yard.knowledge.datasets.wait(dataset, document.batch, timeout=60)
+
+
+def _retrieving(**features: Any) -> str:
+    """Return a chat app that answers from the dataset."""
+    graph = {
+        "nodes": [
+            {"id": "start", "data": {"type": "start", "title": "s"}},
+            {"id": "search", "data": {
+                "type": "knowledge-retrieval", "title": "k", "query_variable_selector": ["sys", "query"],
+                "dataset_ids": [DATASET], "retrieval_mode": "multiple", "multiple_retrieval_config": {"top_k": 2},
+            }},
+            {"id": "llm", "data": {
+                "type": "llm", "title": "l", "model": MODEL,
+                "context": {"enabled": True, "variable_selector": ["search", "result"]},
+                "prompt_template": [{"role": "user", "text": "{{#context#}} {{#sys.query#}}"}],
+            }},
+            {"id": "answer", "data": {"type": "answer", "title": "a", "answer": "{{#llm.text#}}"}},
+        ],
+        "edges": [
+            {"source": source, "target": target}
+            for source, target in (("start", "search"), ("search", "llm"), ("llm", "answer"))
+        ],
+    }  # fmt: skip
+    app = {"name": "retrieving", "mode": "advanced-chat"}
+    workflow = {"graph": graph, "features": features}
+    return yaml.dump(
+        {"kind": "app", "version": "0.6.0", "app": app, "workflow": workflow}
+    )
 
 
 TOOLS = [
@@ -69,7 +125,28 @@ def served_apps() -> Iterator[dict[str, str]]:
             user_input_form=[{"paragraph": {"variable": "query", "label": "Query", "required": True}}],
         ),
     }  # fmt: skip
-    with serving(apps) as served:
+    apps |= {
+        "suggesting": _simple("chat", suggested_questions_after_answer={"enabled": True}),
+        "suggesting_by_model": _simple(
+            "chat",
+            opening_statement="Hello {{name}}, {{nobody}}!",
+            suggested_questions_after_answer={
+                "enabled": True,
+                "prompt": "Suggest as a pirate would.",
+                "model": {"provider": "openai", "name": "gpt-4o", "mode": "chat", "completion_params": {"temperature": 0.1, "stop": ["x"]}},
+            },
+        ),
+        "moderated_by_model": _simple(
+            "chat",
+            sensitive_word_avoidance={
+                "enabled": True, "type": "openai_moderation",
+                "config": {"inputs_config": {"enabled": True, "preset_response": "Not here."}},
+            },
+        ),
+        "sources_shown": _retrieving(),
+        "sources_hidden": _retrieving(retriever_resource={"enabled": False}),
+    }  # fmt: skip
+    with serving(apps, model=MODEL_DOUBLE, prepare=_add_dataset) as served:
         yield served
 
 
@@ -101,6 +178,11 @@ class Caller:
                 for line in answer.iter_lines()
                 if line.startswith("data: ")
             ]
+
+    def end_of(self, query: str) -> dict[str, Any]:
+        """Return the event that ends the message; a chatflow sends more after it."""
+        events = self.ask(query)
+        return next(event for event in events if event["event"] == "message_end")
 
     def ask_blocking(self, query: str, **extra: Any) -> dict[str, Any]:
         body = {
@@ -315,3 +397,147 @@ def test_a_new_conversation_is_named_by_the_model(served_apps: dict[str, str]):
             "/conversations", params={"user": "quiet"}
         ).json()["data"]
         assert conversation["name"] == "Unnamed, please."
+
+
+def test_a_moderation_model_checks_inputs(served_apps: dict[str, str]):
+    with Caller(served_apps, "moderated_by_model") as caller:
+        flagged = caller.ask_blocking("I am going to kill you and your family tonight.")
+        assert flagged["answer"] == "Not here."
+        answered = caller.ask_blocking("What a lovely garden you have.")
+        assert answered["answer"].startswith("Answer to:")
+
+
+# ----------------------------------------------------------------- what follows an answer
+
+
+def _suggested(caller: Caller, message: str) -> httpx.Response:
+    return caller.http.get(f"/messages/{message}/suggested", params={"user": "ada"})
+
+
+def test_next_questions_are_suggested_from_the_conversation(
+    served_apps: dict[str, str],
+):
+    with Caller(served_apps, "suggesting") as caller:
+        answer = caller.ask_blocking("What is a quay?")
+        MODEL_DOUBLE.requests.clear()
+        suggested = _suggested(caller, answer["message_id"]).json()
+        # Three at most, and only texts.
+        assert suggested == {"result": "success", "data": ["A?", "B?", "C?"]}
+        [request] = MODEL_DOUBLE.requests
+        assert "JSON array" in request.messages[0].text
+        silent = caller.ask_blocking("Say nothing.")
+        assert _suggested(caller, silent["message_id"]).json()["data"] == []
+    with Caller(served_apps, "guarded") as caller:
+        answer = caller.ask_blocking("hello")
+        refused = _suggested(caller, answer["message_id"])
+        assert refused.json()["code"] == "bad_request"
+
+
+def test_the_file_names_the_prompt_and_the_model_of_suggestions(
+    served_apps: dict[str, str],
+):
+    with Caller(served_apps, "suggesting_by_model") as caller:
+        first = caller.ask_blocking("Say nothing. First.")
+        second = caller.ask_blocking(
+            "What is a quay?", conversation_id=first["conversation_id"]
+        )
+        MODEL_DOUBLE.requests.clear()
+        assert len(_suggested(caller, second["message_id"]).json()["data"]) == 3
+        [request] = MODEL_DOUBLE.requests
+        assert request.messages[0].text.startswith("Suggest as a pirate would.")
+        # The messages before belong to the exchange, oldest first.
+        exchange = request.messages[1].text
+        assert exchange.index("Say nothing. First.") < exchange.index("What is a quay?")
+        assert request.model_parameters["temperature"] == 0.1
+        assert not request.stop
+        # A message that came later does not.
+        assert _suggested(caller, first["message_id"]).json()["data"] == []
+        assert "quay" not in MODEL_DOUBLE.requests[-1].messages[1].text
+
+
+def test_a_conversation_begins_with_the_opening_statement(served_apps: dict[str, str]):
+    with Caller(served_apps, "suggesting_by_model") as caller:
+        caller.ask_blocking("Hello.", user="eve", inputs={"name": "{{nobody}}"})
+        [conversation] = caller.http.get(
+            "/conversations", params={"user": "eve"}
+        ).json()["data"]
+        # A placeholder inside of an input stays a text.
+        assert conversation["introduction"] == "Hello {{nobody}}, {{nobody}}!"
+
+
+def test_sources_are_shown_unless_the_file_switches_them_off(
+    served_apps: dict[str, str],
+):
+    with Caller(served_apps, "sources_shown") as caller:
+        end = caller.end_of("Where are ships loaded?")
+        [source] = end["metadata"]["retriever_resources"]
+        assert (source["position"], source["document_name"]) == (1, "quay.md")
+        conversation = end["conversation_id"]
+        [message] = caller.http.get(
+            "/messages", params={"conversation_id": conversation, "user": "ada"}
+        ).json()["data"]
+        assert [row["position"] for row in message["retriever_resources"]] == [1]
+    with Caller(served_apps, "sources_hidden") as caller:
+        MODEL_DOUBLE.requests.clear()
+        end = caller.end_of("Where are ships loaded?")
+        assert end["metadata"]["retriever_resources"] == []
+        # The model still gets them.
+        assert "A quay is a wall" in MODEL_DOUBLE.requests[-1].messages[-1].text
+        conversation = end["conversation_id"]
+        [message] = caller.http.get(
+            "/messages", params={"conversation_id": conversation, "user": "ada"}
+        ).json()["data"]
+        assert message["retriever_resources"] == []
+        parameters = caller.http.get("/parameters").json()
+        assert parameters["retriever_resource"] == {"enabled": False}
+
+
+def test_annotation_replies_are_configured_by_either_api(served_apps: dict[str, str]):
+    origin = served_apps["base"].removesuffix("/v1")
+    with (
+        Caller(served_apps, "annotated") as caller,
+        httpx.Client(base_url=f"{origin}/admin/v1/apps/annotated", timeout=30) as admin,
+    ):
+        off = {"enabled": False}
+        assert admin.put("/annotation-reply", json=off).status_code == 200
+        assert caller.http.get("/parameters").json()["annotation_reply"] == off
+        settings = {
+            "enabled": True,
+            "score_threshold": 0.5,
+            "embedding_model": "local/embeddings",
+        }
+        # Without annotations there is nothing to embed.
+        assert admin.put("/annotation-reply", json=settings).json() == settings
+        assert admin.get("/annotation-reply").json() == settings
+        assert caller.http.get("/parameters").json()["annotation_reply"] == {
+            "enabled": True,
+            "score_threshold": 0.5,
+            "embedding_model": {
+                "embedding_provider_name": "local",
+                "embedding_model_name": "embeddings",
+            },
+        }
+        added = admin.post("/annotations", json={"question": "Q?", "answer": "A."})
+        path = f"/annotations/{added.json()['id']}"
+        changed = admin.patch(path, json={"question": "Quay?", "answer": "B."}).json()
+        assert (changed["question"], changed["answer"]) == ("Quay?", "B.")
+        # Now the model is needed, and it does not exist: nothing changes.
+        failed = admin.put("/annotation-reply", json={"score_threshold": 0.7})
+        assert failed.status_code == 404, failed.text
+        assert admin.get("/annotation-reply").json() == settings
+        for body in ({"score_threshold": 2}, {"score_threshold": True}):
+            refused = admin.put("/annotation-reply", json=body)
+            assert "must be a number from 0 to 1" in refused.json()["error"]["message"]
+        assert admin.patch("/annotations/none", json={}).status_code == 400
+        admin.delete(path)
+        admin.put("/annotation-reply", json={**off, "embedding_model": ""})
+
+
+def test_a_job_is_known_to_every_server(served_apps: dict[str, str]):
+    """The result is stored, so another process reports it too; for its app alone."""
+    with Caller(served_apps, "annotated") as caller:
+        job = caller.http.post("/apps/annotation-reply/disable", json={}).json()
+        path = f"/apps/annotation-reply/disable/status/{job['job_id']}"
+        assert caller.http.get(path).json()["job_status"] == "completed"
+        with Caller(served_apps, "guarded") as other:
+            assert other.http.get(path).status_code == 400

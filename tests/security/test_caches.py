@@ -123,7 +123,6 @@ KEPT = {
     "gateway/service/shapes.py:CompletionInput.inputs": _CALL,
     "gateway/service/shapes.py:FilledFormInput.inputs": _CALL,
     "gateway/service/shapes.py:WorkflowInput.inputs": _CALL,
-    "gateway/service/annotations.py:AnnotationHandlers._jobs": "by a random id; holds tenant and app, which are compared",
     # sandbox
     "sandbox/runner.py:Sandbox._starting": _LOCK,
     "sandbox/runner.py:Sandbox._zygotes": "by what is imported before: a fork for each run, which sees no other",
@@ -271,6 +270,7 @@ KEPT = {
     "transport/http.py:_cached_head()": _PURE,
     "transport/origins.py:parse_url()": _PURE,
     # workflow
+    "workflow/app_templates.py:_texts()": _OURS,
     "workflow/apps.py:Apps._apps_by_page_token": "by a random token; holds whose app it is",
     "workflow/apps.py:Apps._parsed": "by tenant, digest and mapping",
     "workflow/diagram.py:_Layout.boxes": _CALL,

@@ -254,6 +254,9 @@ async def _apps(world: TenantWorld) -> None:
         if tenant == "beta":
             continue
         await apps.set_page(app, is_on=True)
+        library = world.yard.services.workflows.library
+        tag = await library.add_tag(tenant, f"{tenant} tag")
+        await library.set_tags(app, [tag.id])
         # Added again without publishing, which makes it a draft of the same app.
         await apps.add(tenant, text + "\n# changed\n", name=app.name, publishes=False)
         chat_body = {"query": f"{CANARY} query", "inputs": {}, "user": f"{CANARY} user"}
@@ -268,6 +271,7 @@ async def _apps(world: TenantWorld) -> None:
         world.ids |= {
             "app": [app.id],
             "app key": [row],
+            "app tag": [tag.id],
             "conversation": [answer["conversation_id"]],
             "message": [answer["message_id"]],
             "run": [answer["task_id"]],
@@ -297,6 +301,10 @@ def app_cases(world: TenantWorld) -> Iterator[tuple[str, str, Any, str]]:
         ("GET", f"/conversations/{ids['conversation']}", None),
         ("GET", "/feedback", None),
         ("GET", "/annotations", None),
+        ("GET", "/annotation-reply", None),
+        ("PUT", "/annotation-reply", {"enabled": False}),
+        ("GET", "/statistics", None),
+        ("POST", "/duplicate", {"name": "taken"}),
         ("POST", "/files", None),
         ("POST", "/runs", {"query": "hi"}),
         ("PATCH", "", {"is_enabled": False, "page": {"is_on": False}}),
@@ -420,6 +428,7 @@ def dataset_cases(world: TenantWorld) -> Iterator[tuple[str, str, Any, str]]:
         "action": "enable",
         "command": "retry",
         "node": "files",
+        "job": "canaryjob",
     }
     for api, row in world.gateway.router.rows():
         if api.name != "knowledge" or not row.path.startswith("/v1/datasets"):
@@ -642,7 +651,7 @@ _TABLES = (
 
 async def _alpha_state(world: TenantWorld) -> list[Any]:
     """Return everything that alpha owns, for a comparison."""
-    kinds = (*PLURALS.values(), "app", "app_key")
+    kinds = (*PLURALS.values(), "app", "app_tag", "app_key")
     resources = [
         resource
         for resource_type in kinds

@@ -247,12 +247,14 @@ def _service(services: Services) -> ServiceDependencies:
     workflows = services.workflows
     return ServiceDependencies(
         apps=workflows.apps,
+        library=workflows.library,
         runs=workflows.runs,
         chats=workflows.chats,
         conversations=workflows.conversations,
         files=services.storage.files,
         models=services.calls.models,
         features=workflows.features,
+        services=workflows.services,
         origin=services.addresses.server,
         content_origin=services.addresses.content,
     )
@@ -267,6 +269,7 @@ def _datasets(services: Services, keeper: Authenticator) -> DatasetParts:
         models=knowledge.models,
         answerer=knowledge.answerer,
         evaluations=knowledge.evaluations,
+        imports=knowledge.imports,
         pipelines=services.workflows.pipelines,
         listed=partial(_models_by_provider, services.calls.models),
         tenant_of_key=services.tenancy.dataset_keys.tenant_of,
@@ -347,7 +350,6 @@ def _admin(
         sandbox=lambda: tools.sandbox.level,
         problem=readiness.problem,
         services=workflows.services,
-        annotations=workflows.features.annotations,
         started_at=services.clock.monotonic(),
     )
     return admin_table.api(
@@ -358,10 +360,15 @@ def _admin(
             plugins=plugins,
             service=apps,
             datasets=datasets,
+            app_statistics=workflows.statistics,
+            generators=workflows.generators,
             tools=tools.manager,
             tool_providers=tools.providers,
             apps=ImportedApps(
-                apps.apps, workflows.pipelines, services.addresses.server
+                apps.apps,
+                workflows.library,
+                workflows.pipelines,
+                services.addresses.server,
             ),
             origin=services.addresses.server,
             content_origin=services.addresses.content,
@@ -378,13 +385,13 @@ def _oidc(services: Services) -> Oidc | None:
         return None
     role = (
         Role(oidc_settings.role)
-        if oidc_settings.role in ("viewer", "developer", "admin")
+        if oidc_settings.role in ("viewer", "developer", "editor", "admin")
         else None
     )
     if oidc_settings.role and role is None:
         raise ConfigError(
-            f"oidc.role: unknown role {oidc_settings.role!r}; expected viewer, developer"
-            " or admin"
+            f"oidc.role: unknown role {oidc_settings.role!r}; expected viewer, developer,"
+            " editor or admin"
         )
     # The secret must not appear in logs.
     redaction.add([oidc_settings.client_secret])

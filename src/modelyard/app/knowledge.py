@@ -26,6 +26,7 @@ from modelyard.knowledge.polite_fetch import CrawlPolicy, PageFetcher
 from modelyard.knowledge.reindex import Reindexer
 from modelyard.knowledge.retrieve import Retriever
 from modelyard.knowledge.segment_edits import SegmentEditor
+from modelyard.knowledge.segment_imports import SegmentImports
 from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.stored.repositories import KnowledgeStore, open_store
 from modelyard.knowledge.vectors import DatasetEmbedder, Embedder
@@ -52,6 +53,7 @@ class KnowledgeServices:
     gatherer: SourceLoader
     external: ExternalKnowledge
     evaluations: Evaluations
+    imports: SegmentImports
     models: KnowledgeModels
     sandbox: Sandbox
     """The sandbox in which documents are parsed."""
@@ -62,7 +64,8 @@ class KnowledgeServices:
 
     async def aclose(self) -> None:
         """Stop indexing and close the indexes."""
-        # The indexer goes first: it uses the indexes and the sandbox.
+        await self.imports.aclose()
+        # The indexer goes before the indexes and the sandbox, which it uses.
         await self.indexer.aclose()
         await self.indexes.aclose()
         await self.sandbox.aclose()
@@ -200,6 +203,7 @@ def build_knowledge(
         evaluations=Evaluations(
             storage.scoped_store, datasets, runtime_models, clock.time
         ),
+        imports=SegmentImports(storage.scoped_store, datasets, clock.time),
         models=runtime_models,
         sandbox=sandbox,
     )

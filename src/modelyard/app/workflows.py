@@ -19,11 +19,14 @@ from modelyard.runtime.model_manager import ModelManager
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 from modelyard.tenancy.directory import Directory
 from modelyard.workflow.annotations import Annotations
+from modelyard.workflow.app_library import AppLibrary
+from modelyard.workflow.app_statistics import AppStatistics
 from modelyard.workflow.apps import AppRecord, Apps
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.conversations import Conversations
 from modelyard.workflow.dsl import App, AppMapping
 from modelyard.workflow.features import Features, OutputCheck
+from modelyard.workflow.generators import Generators
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.node import Limits, Services
 from modelyard.workflow.pipelines import Pipelines
@@ -55,6 +58,9 @@ class WorkflowParts:
     """Apps and everything that running them needs."""
 
     apps: Apps
+    library: AppLibrary
+    statistics: AppStatistics
+    generators: Generators
     runs: Runs
     journal: DatabaseJournal
     conversations: Conversations
@@ -277,6 +283,9 @@ def build_workflows(
     )
     return WorkflowParts(
         apps=apps,
+        library=AppLibrary(apps, storage.resources, directory),
+        statistics=AppStatistics(storage.database),
+        generators=Generators(models, tools.sandbox.run_code),
         runs=runs,
         journal=journal,
         conversations=conversations,

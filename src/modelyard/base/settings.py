@@ -460,8 +460,8 @@ class OidcSettings(
     label: str = ""
     """Text of the sign-in button."""
     role: str = ""
-    """Role of a user who signs in for the first time: viewer, developer or admin.
-    Empty: only invited users and existing accounts may sign in."""
+    """Role of a user who signs in for the first time: viewer, developer, editor or
+    admin. Empty: only invited users and existing accounts may sign in."""
     domains: list[str] = []
     """Email domains that may sign in; all if empty."""
 

@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "app": (
         "workflows",
-        "Manage apps: import, publish, export; keys, pages and triggers.",
+        "Manage apps: create, import, publish, export; keys, pages and triggers.",
     ),
     "agent": ("agents", "Run agents: models with tools."),
     "tools": (

@@ -959,6 +959,54 @@ def delete(ctx: click.Context, dataset: str, document: str | None, tenant: str) 
     run_with_modelyard(ctx, work)
 
 
+@knowledge.command("import-segments")
+@click.argument("dataset")
+@click.argument("document")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--no-header",
+    is_flag=True,
+    help="The first row is not a header: the columns are content and answer.",
+)
+@click.option(
+    "--encoding", default="", help="Encoding, for example gb18030. Default: UTF-8."
+)
+@tenant_option
+@json_option
+@click.pass_context
+def import_segments(
+    ctx: click.Context,
+    dataset: str,
+    document: str,
+    file: Path,
+    no_header: bool,
+    encoding: str,
+    tenant: str,
+    as_json: bool,
+) -> int:
+    """Add the rows of the CSV FILE to DOCUMENT (name or id) of DATASET.
+
+    The columns are named content (or question) and answer, or are in this order. Exit
+    code 1: some rows were not added; the others were.
+    """
+    from modelyard.cli.segment_import import import_file
+
+    async def work(yard: "Modelyard") -> int:
+        """Import the file and return the exit code."""
+        return await import_file(
+            yard,
+            tenant,
+            dataset,
+            document,
+            file,
+            encoding=encoding,
+            has_header=not no_header,
+            as_json=as_json,
+        )
+
+    return run_with_modelyard(ctx, work)
+
+
 @knowledge.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(

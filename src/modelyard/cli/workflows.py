@@ -15,6 +15,7 @@ import msgspec
 
 from modelyard.base.errors import ConfigError
 from modelyard.base.files import read_file
+from modelyard.cli import app_library
 from modelyard.cli.assignments import Assignment
 from modelyard.cli.output import (
     failure_text,
@@ -431,7 +432,7 @@ def _show_report(report: dict[str, Any]) -> None:
 
 @click.group()
 def app() -> None:
-    """Manage apps: import, publish, export; keys, pages and triggers."""
+    """Manage apps: create, import, publish, export; keys, pages and triggers."""
 
 
 @app.command("import")
@@ -977,3 +978,8 @@ def runs(ctx: click.Context, name: str, limit: int, tenant: str, as_json: bool) 
         rows,
         right_aligned=("duration", "steps"),
     )
+
+
+# The commands of the library of apps have a module of their own, to keep this one short.
+for command_of_library in app_library.COMMANDS:
+    app.add_command(command_of_library)

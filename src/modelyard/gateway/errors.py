@@ -53,6 +53,7 @@ from modelyard.transport.egress import (
     EgressTimeoutError,
 )
 from modelyard.workflow.apps import DraftChangedError
+from modelyard.workflow.generators import GenerationError
 from modelyard.workflow.runs import TooManyRunsError
 from modelyard.workflow.variables import WorkflowError
 
@@ -96,6 +97,7 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (PatternError, 400, "invalid_request_error"),
     (SchemaError, 400, "invalid_request_error"),
     (StructuredAnswerError, 502, "server_error"),
+    (GenerationError, 502, "server_error"),
     (SandboxUnavailableError, 503, "server_error"),
     (SandboxError, 400, "invalid_request_error"),
     (ToolNotFoundError, 404, "invalid_request_error"),

@@ -82,9 +82,9 @@ SESSION = Auth(Admission.SESSION)
 SIGNED_ADDRESS = Auth(Admission.SIGNED_ADDRESS)
 OWN_SECRET = Auth(Admission.OWN_SECRET)
 # The rows of the admin and model APIs name the minimum role directly.
-VIEWER, DEVELOPER, ADMIN, OWNER = (
+VIEWER, DEVELOPER, EDITOR, ADMIN, OWNER = (
     Auth(Admission.API_KEY, role)
-    for role in (Role.VIEWER, Role.DEVELOPER, Role.ADMIN, Role.OWNER)
+    for role in (Role.VIEWER, Role.DEVELOPER, Role.EDITOR, Role.ADMIN, Role.OWNER)
 )
 
 

@@ -77,6 +77,18 @@ class ScopedStore:
 
         await self._database.transact(work)
 
+    async def put_newest(
+        self, tenant: str, scope: str, name: str, value: bytes, *, keep: int
+    ) -> None:
+        """Store a value, and delete the oldest other ones of its scope so that at most
+        `keep` remain. Raises like `put`."""
+        entries = await self.list(tenant, scope, limit=2 * keep)
+        # Newest first.
+        others = [entry.name for entry in entries if entry.name != name]
+        for other in others[keep - 1 :]:
+            await self.remove(tenant, scope, other)
+        await self.put(tenant, scope, name, value)
+
     async def list(self, tenant: str, scope: str, *, limit: int = 200) -> list[Entry]:
         """Return the metadata of the values in a scope, at most `limit`."""
         values = {"tenant": tenant, "scope": scope, "most": limit}

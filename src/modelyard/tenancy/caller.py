@@ -21,6 +21,9 @@ class Role(StrEnum):
     """Everything, including other people's roles."""
     ADMIN = "admin"
     """API keys, credentials, limits, routes and models."""
+    EDITOR = "editor"
+    """Create, edit, publish, import and export apps, and see their runs and
+    conversations."""
     DEVELOPER = "developer"
     """Call models and see usage."""
     VIEWER = "viewer"

@@ -297,9 +297,20 @@ class StoredApp(msgspec.Struct, frozen=True, kw_only=True):
     """
     description: str = ""
     icon: str = ""
+    icon_type: str = ""
+    """`emoji`, `image` or `link`; empty for what the file says."""
+    icon_background: str = ""
+    tags: list[str] = []
+    """The ids of its tags."""
     mapping: dict[str, dict[str, str]] = {}
     """What replaces the models, tools and datasets that the file names."""
     is_enabled: bool = True
+
+
+class AppTag(msgspec.Struct, frozen=True, kw_only=True):
+    """A tag by which a tenant sorts its apps; the resource's name is the tag's name."""
+
+    kind: ClassVar[str] = "app_tag"
 
 
 class AppKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -355,6 +366,7 @@ Stored = (
     | OAuthClient
     | PluginTask
     | StoredApp
+    | AppTag
     | AppKey
     | DatasetKey
     | ToolProvider
@@ -378,6 +390,7 @@ KINDS: Mapping[str, type[Any]] = {
         OAuthClient,
         PluginTask,
         StoredApp,
+        AppTag,
         AppKey,
         DatasetKey,
         ToolProvider,

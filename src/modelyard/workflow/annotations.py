@@ -22,6 +22,8 @@ Embed = Callable[[str, str, Sequence[str]], Awaitable[list[Sequence[float]]]]
 """Embeds texts: (tenant, model, texts) to one vector per text."""
 _BATCH = 32
 _MAX_ANNOTATIONS = 10_000
+_MAX_JOBS = 100
+"""How many results of jobs are kept for each app, for clients that poll."""
 
 
 class Annotation(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,6 +198,21 @@ class Annotations:
         await self._store.put(
             tenant, f"app/{app}", "annotation_reply", msgspec.json.encode(settings)
         )
+
+    async def record_job(self, tenant: str, app: str, problem: str) -> str:
+        """Store the result of a job and return the job's id. `problem` is empty if it
+        succeeded. Any server can report it; old results are deleted."""
+        scope, job = f"app/{app}/annotation_jobs", new_uuid()
+        await self._store.put_newest(
+            tenant, scope, job, problem.encode(), keep=_MAX_JOBS
+        )
+        return job
+
+    async def job_problem(self, tenant: str, app: str, job: str) -> str | None:
+        """Return why a job failed, an empty text if it succeeded, or None if the app
+        has no such job."""
+        data = await self._store.get(tenant, f"app/{app}/annotation_jobs", job)
+        return data.decode() if data is not None else None
 
     # Answering
 

@@ -23,6 +23,12 @@ from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy import api_keys
 from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.resource_types import AppKey, AppVersion, ChatPage, StoredApp
+from modelyard.workflow.app_appearance import (
+    app_with_appearance,
+    appearance_from_file,
+    appearance_of,
+    merge_appearance,
+)
 from modelyard.workflow.dsl import (
     App,
     AppMapping,
@@ -96,14 +102,17 @@ class Apps:
         name: str = "",
         publishes: bool = True,
         note: str = "",
+        keeps_appearance: bool = False,
     ) -> tuple[AppRecord, App, bool]:
         """Import an app file. Returns the app, its parsed file, and whether it replaced
         an app of that name.
 
         With `publishes` callers get the new version at once; otherwise it becomes a
         draft and callers keep the old one. Secrets that the file does not contain keep
-        their values. Raises DslError, also if an app of another kind has the name, and
-        if a schedule that would be published never starts a run.
+        their values. With `keeps_appearance`, description and icon of an existing app
+        change only if the new file differs in them from the previous one. Raises
+        DslError, also if an app of another kind has the name, and if a schedule that
+        would be published never starts a run.
         """
         # Parsing is expensive, so it runs outside of the event loop.
         app = await cpu_work.run_in_thread(loads, text, name=file, mapping=mapping)
@@ -128,11 +137,14 @@ class Apps:
             previous,
             mode=app.mode,
             draft=digest,
-            description=app.description,
-            icon=app.icon if len(app.icon) < 200 else "",
             mapping=msgspec.to_builtins(mapping)
             if mapping is not None
             else previous.mapping,
+        )
+        stored_app = (
+            merge_appearance(stored_app, await self.draft(existing_app), app)
+            if existing_app is not None and keeps_appearance
+            else appearance_from_file(stored_app, app)
         )
         stored_app = msgspec.structs.replace(
             stored_app,
@@ -141,7 +153,7 @@ class Apps:
         if publishes:
             stored_app = self._with_published_draft(stored_app, app, "", note)
         if existing_app is not None:
-            return await self._save(existing_app, stored_app), app, True
+            return await self.save(existing_app, stored_app), app, True
         body = msgspec.json.encode(stored_app).decode()
         row = await self._resources.add(
             tenant, StoredApp.kind, name or app.name, lambda _: body
@@ -188,18 +200,22 @@ class Apps:
             None,
         )
 
-    async def _save(self, app_record: AppRecord, stored_app: StoredApp) -> AppRecord:
-        """Store an app's changed record and return the app with it.
+    async def save(
+        self, app_record: AppRecord, stored_app: StoredApp, *, name: str = ""
+    ) -> AppRecord:
+        """Store an app's changed record, and its new name if one is given. Returns the
+        app with it.
 
-        Raises NotFoundError if the app was deleted.
+        Raises NotFoundError if the app was deleted, InvokeBadRequestError if the name
+        is in use.
         """
         old = await self._resources.get(
             app_record.tenant, StoredApp.kind, app_record.id
         )
         body = msgspec.json.encode(stored_app).decode()
-        await self._resources.change(old, name=old.name, body=body)
+        changed = await self._resources.change(old, name=name or old.name, body=body)
         await self._directory.refresh()
-        return AppRecord(app_record.tenant, app_record.id, app_record.name, stored_app)
+        return AppRecord(app_record.tenant, app_record.id, changed.name, stored_app)
 
     # Versions
 
@@ -243,7 +259,7 @@ class Apps:
         draft = await self.draft(app_record)
         if problems := schedule_problems(draft):
             raise InvokeBadRequestError(_unpublishable(problems))
-        return await self._save(
+        return await self.save(
             app_record,
             self._with_published_draft(app_record.stored, draft, name, note),
         )
@@ -267,7 +283,7 @@ class Apps:
         webhooks = webhooks_of(
             app, app_record.stored.triggers, app_record.stored.webhooks
         )
-        return await self._save(
+        return await self.save(
             app_record,
             msgspec.structs.replace(app_record.stored, draft=draft, webhooks=webhooks),
         )
@@ -326,7 +342,7 @@ class Apps:
             is_on=is_on,
             origins=page.origins if origins is None else origins,
         )
-        return await self._save(
+        return await self.save(
             app_record, msgspec.structs.replace(app_record.stored, page=page)
         )
 
@@ -432,11 +448,12 @@ class Apps:
         app = await (
             self.draft(app_record) if is_draft else self.published_app(app_record)
         )
-        return dump(app, with_secrets=with_secrets)
+        appearance = appearance_of(app_record.name, app_record.stored, app)
+        return dump(app_with_appearance(app, appearance), with_secrets=with_secrets)
 
     async def enable(self, app_record: AppRecord, *, is_on: bool) -> AppRecord:
         """Allow or refuse calls of the app, by keys and by its page."""
-        return await self._save(
+        return await self.save(
             app_record, msgspec.structs.replace(app_record.stored, is_enabled=is_on)
         )
 

@@ -26,6 +26,7 @@ from modelyard.workflow.features import AdmittedTurn, Features, InterceptedTurn
 from modelyard.workflow.file_rules import rules_of_features
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.nodes.start import FormField, form_of, storable_inputs
+from modelyard.workflow.run_record import HIDES_SOURCES
 from modelyard.workflow.runs import Runs
 from modelyard.workflow.services import TenantFiles, form_value
 from modelyard.workflow.single_run import new_run_id
@@ -94,6 +95,8 @@ class Chats:
         }
         if is_varied:
             system["varied"] = True
+        if _hides_sources(app):
+            system[HIDES_SOURCES] = True
         # Completion apps answer with a message, although they have no conversation.
         has_message = app.mode == "completion"
         if has_message:
@@ -219,6 +222,7 @@ class Chats:
             "conversation_id": conversation.id,
             "dialogue_count": len(previous_messages) + 1,
             **_identifiers(app_record, user, run_id),
+            **({HIDES_SOURCES: True} if _hides_sources(app) else {}),
         }
         record = RunRecord(
             tenant=app_record.tenant,
@@ -442,6 +446,12 @@ def _moderated_inputs(
     return moderated_inputs
 
 
+def _hides_sources(app: App) -> bool:
+    """Return whether the app's file switches off that answers show their sources."""
+    feature = app.features.get("retriever_resource")
+    return is_mapping(feature) and feature.get("enabled") is False
+
+
 def _identifiers(app_record: AppRecord, user: str, run_id: str) -> dict[str, Any]:
     """Return the `sys.*` variables that identify the user, the app and the run."""
     return {
@@ -474,6 +484,7 @@ def _running_message(
         files=files,
         status="running",
         created_at=run.created_at,
+        source=run.created_from,
     )
 
 
@@ -524,14 +535,24 @@ def _message_metadata(run: RunRecord, events: Sequence[AnyEvent]) -> dict[str, A
                 ],
             }
     metadata: dict[str, Any] = {}
-    if resources:
-        metadata["retriever_resources"] = [
-            {**resource, "position": position}
-            for position, resource in enumerate(resources, 1)
-        ]
+    if sources := _numbered_sources(run, resources):
+        metadata["retriever_resources"] = sources
     if thoughts:
         metadata["agent_thoughts"] = list(thoughts.values())
     return metadata
+
+
+def _numbered_sources(
+    run: RunRecord, resources: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return what an answer cites, numbered from 1; nothing if the app hides it."""
+    # The stored message is shown too, so it must not have them either.
+    if run.hides_sources:
+        return []
+    return [
+        {**resource, "position": position}
+        for position, resource in enumerate(resources, 1)
+    ]
 
 
 def workflow_id(app_record: AppRecord) -> str:

@@ -50,6 +50,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     feedback: str = ""
     rated_at: float | None = None
     created_at: float = 0.0
+    source: str = ""
+    """What the run was created from, as `service-api` or `console`; empty for messages
+    of earlier versions."""
 
 
 _RECAP_KEY = "recap"
@@ -166,6 +169,7 @@ class Conversations:
                 message.status,
                 message.error,
                 message.created_at,
+                message.source,
             ),
         )
 

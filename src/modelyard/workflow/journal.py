@@ -139,6 +139,7 @@ class DatabaseJournal(Repository):
                 self.owner,
                 lease_until,
                 run.created_at,
+                run.created_from,
             )
         )
 

@@ -34,6 +34,10 @@ _RESULT = (
 )
 
 
+HIDES_SOURCES = "hides_sources"
+"""Mark in a run's system variables; see `RunRecord.hides_sources`."""
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A run: how it was started, and its result so far."""
 
@@ -70,6 +74,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exceptions_count: int = 0
     elapsed: float = 0.0
     finished_at: float | None = None
+
+    @property
+    def hides_sources(self) -> bool:
+        """Whether the app does not show what its answers were made from."""
+        return bool(self.system.get(HIDES_SOURCES))
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):

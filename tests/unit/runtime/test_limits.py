@@ -236,7 +236,13 @@ def test_a_mistyped_key_is_invalid(position: int, character: str):
 
 
 def test_roles_cover_lower_ones():
-    assert [role.covers(Role.DEVELOPER) for role in Role] == [True, True, True, False]
+    assert [role.covers(Role.DEVELOPER) for role in Role] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ class Agents:
             for root in app.roots
             for input_field in form_of(app.graph(root).nodes[root])
         )
-        description = app.description or f"The app {app_record.name}."
+        description = app_record.stored.description or f"The app {app_record.name}."
         skill = {
             "id": app_record.id,
             "name": app_record.name,

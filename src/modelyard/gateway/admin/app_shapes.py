@@ -28,6 +28,32 @@ class VersionView(msgspec.Struct, frozen=True, kw_only=True):
     published_at: float
 
 
+class TagReference(msgspec.Struct, frozen=True, kw_only=True):
+    """A tag of an app."""
+
+    id: str
+    name: str
+
+
+class AppTagView(TagReference, frozen=True, kw_only=True):
+    """A tag of a tenant with its number of apps."""
+
+    apps: int
+
+
+class AppTemplateView(msgspec.Struct, frozen=True, kw_only=True):
+    """A template that apps can be created from."""
+
+    id: str
+    name: str
+    mode: str
+    description: str
+    icon: str
+    icon_background: str
+    needs_dataset: bool
+    """Whether the app answers from a dataset, which has to be chosen."""
+
+
 class AppView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An app of a tenant. `versions` and `mapping` are set only if a single app is
     requested."""
@@ -37,6 +63,10 @@ class AppView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mode: str
     description: str
     icon: str
+    icon_type: str
+    """emoji, image or link; empty for what the file says."""
+    icon_background: str
+    tags: list[TagReference]
     is_enabled: bool
     is_published: bool
     has_draft: bool
@@ -104,6 +134,71 @@ class TriggerView(msgspec.Struct, frozen=True, kw_only=True):
     provider: str = ""
     event: str = ""
     subscription: str = ""
+
+
+class StatisticsView(msgspec.Struct, frozen=True, kw_only=True):
+    """How an app was used on one day, or in the whole time range. Tests in the console
+    count only for tokens and cost."""
+
+    day: str
+    """As `2026-11-30`; empty for the whole time range."""
+    messages: int
+    runs: int
+    end_users: int
+    conversations: int
+    """Conversations that started."""
+    interactions: float | None
+    """Mean number of messages in these conversations."""
+    prompt_tokens: int
+    completion_tokens: int
+    costs: dict[str, str]
+    """Currency → amount as a decimal text."""
+    unpriced: int
+    """Calls whose price is unknown; `costs` does not include them."""
+    tokens_per_second: float | None
+    likes: int
+    dislikes: int
+    likes_per_1000: float | None
+    """Likes for 1,000 messages."""
+
+
+class StatisticsPage(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of each day of a time range, and of the whole range."""
+
+    data: list[StatisticsView]
+    total: StatisticsView
+    since: float
+    until: float
+
+
+class GeneratedPromptView(msgspec.Struct, frozen=True, kw_only=True):
+    """A generated prompt with `{{name}}` for its variables."""
+
+    prompt: str
+    variables: list[str]
+    opening_statement: str
+
+
+class CodeVariableView(msgspec.Struct, frozen=True, kw_only=True):
+    """An input or an output of a generated program."""
+
+    name: str
+    type: str
+
+
+class GeneratedCodeView(msgspec.Struct, frozen=True, kw_only=True):
+    """A generated program for a code node."""
+
+    language: str
+    code: str
+    inputs: list[CodeVariableView]
+    outputs: list[CodeVariableView]
+
+
+class GeneratedSchemaView(msgspec.Struct, frozen=True, kw_only=True):
+    """A generated JSON schema."""
+
+    schema: dict[str, Any]
 
 
 class QuestionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -317,6 +412,16 @@ class AnnotationView(msgspec.Struct, frozen=True, kw_only=True):
     question: str
     answer: str
     hits: int
+
+
+class AnnotationReplyView(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether an app answers from annotations, and how similar a question must be."""
+
+    enabled: bool
+    score_threshold: float
+    """Cosine similarity from 0 to 1."""
+    embedding_model: str
+    """`provider/model`, or `default-text-embedding`."""
 
 
 class AppKeyView(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,8 @@ from modelyard.gateway.admin.requests import app_of, tenant_of
 from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, json_reply, read_json
 from modelyard.models.types import JSON
+from modelyard.workflow.app_appearance import AppearanceChange
+from modelyard.workflow.app_library import AppLibrary
 from modelyard.workflow.apps import AppRecord, Apps, DraftChangedError
 from modelyard.workflow.dsl import App, AppMapping, DslError, Problem, loads
 from modelyard.workflow.pipelines import Pipelines
@@ -32,21 +34,24 @@ class ImportedApps:
     """Routes for a tenant's apps, their versions and their API keys."""
 
     apps: Apps
+    library: AppLibrary
     pipelines: Pipelines
     origin: Callable[[], str]
 
     async def list_apps(self, request: Request) -> Reply:
-        """List the apps of a tenant.
+        """List the apps of a tenant, or those that have any of the tags in `tags`.
 
-        Raises NotFoundError for a tenant that the caller may not access.
+        Raises NotFoundError for a tenant that the caller may not access, and for an
+        unknown tag.
         """
+        tags = [
+            tag.strip()
+            for tag in (request.query("tags") or "").split(",")
+            if tag.strip()
+        ]
+        apps = self.library.list_tagged(tenant_of(request), tags)
         return json_reply(
-            {
-                "data": [
-                    self._view(app) for app in self.apps.list_all(tenant_of(request))
-                ],
-                "has_more": False,
-            }
+            {"data": [self._view(app) for app in apps], "has_more": False}
         )
 
     async def import_app(self, request: Request) -> Reply:
@@ -76,6 +81,12 @@ class ImportedApps:
             publishes=publishes is not False,
             note=optional_field(body, "note", str) or "",
         )
+        return await self.imported_reply(app_record, app, was_replaced=was_replaced)
+
+    async def imported_reply(
+        self, app_record: AppRecord, app: App, *, was_replaced: bool
+    ) -> Reply:
+        """Return the reply about an app that was created or replaced by a file."""
         # A knowledge pipeline writes into a dataset, which is created with it.
         dataset = (
             await self.pipelines.dataset_for(app_record, app)
@@ -117,12 +128,20 @@ class ImportedApps:
         return json_reply(self._view(app_of(request, self.apps), with_versions=True))
 
     async def change(self, request: Request) -> Reply:
-        """Enable or disable an app, or change its public page.
+        """Enable or disable an app, or change its public page, its tags, or its name,
+        description and icon.
 
         Raises NotFoundError, InvokeBadRequestError.
         """
         app_record = app_of(request, self.apps)
         body = await request.json()
+        change = _appearance_change(body)
+        if change != AppearanceChange():
+            app_record = await self.library.change_appearance(app_record, change)
+        if (tags := optional_field(body, "tags", list)) is not None:
+            app_record = await self.library.set_tags(
+                app_record, [str(tag) for tag in tags]
+            )
         if (is_on := optional_field(body, "is_enabled", bool)) is not None:
             app_record = await self.apps.enable(app_record, is_on=is_on)
         if (page := optional_field(body, "page", dict)) is not None:
@@ -188,6 +207,7 @@ class ImportedApps:
             required_field(body, "file", str),
             name=app_record.name,
             publishes=False,
+            keeps_appearance=True,
         )
         return json_reply({**self._view(saved, with_versions=True), **_report(app)})
 
@@ -197,7 +217,7 @@ class ImportedApps:
         Raises NotFoundError, InvokeBadRequestError.
         """
         app_record = app_of(request, self.apps)
-        body = await _body(request)
+        body = await optional_body(request)
         name, note = (
             optional_field(body, "name", str) or "",
             optional_field(body, "note", str) or "",
@@ -258,6 +278,11 @@ class ImportedApps:
             "mode": stored_app.mode,
             "description": stored_app.description,
             "icon": stored_app.icon,
+            "icon_type": stored_app.icon_type,
+            "icon_background": stored_app.icon_background,
+            "tags": [
+                {"id": tag.id, "name": tag.name} for tag in self.library.tags_of(record)
+            ],
             "is_enabled": stored_app.is_enabled,
             "is_published": bool(stored_app.digest),
             "has_draft": bool(stored_app.draft),
@@ -287,6 +312,16 @@ class ImportedApps:
             ]
             view["mapping"] = stored_app.mapping
         return view
+
+
+def _appearance_change(body: JSON) -> AppearanceChange:
+    """Return the change of an app's appearance that a request names. Raises
+    InvokeBadRequestError."""
+    fields = {
+        name: optional_field(body, name, str)
+        for name in AppearanceChange.__struct_fields__
+    }
+    return AppearanceChange(**fields)
 
 
 def _check_file(text: str, name: str) -> FileCheck:
@@ -343,7 +378,7 @@ def _report(app: App) -> JSON:
     }
 
 
-async def _body(request: Request) -> JSON:
+async def optional_body(request: Request) -> JSON:
     """Return the JSON body of a request, or an empty object if it has no body."""
     data = await request.body()
     return read_json(data) if data.strip() else {}

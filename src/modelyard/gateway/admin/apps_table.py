@@ -4,13 +4,16 @@ evaluations."""
 from collections.abc import Iterator
 
 from modelyard.gateway.admin import app_shapes, inputs
+from modelyard.gateway.admin.app_library import AppCopies, AppTags
 from modelyard.gateway.admin.app_runs import AppRuns, AppTriggers
+from modelyard.gateway.admin.app_statistics import StatisticsRoute
 from modelyard.gateway.admin.apps import ImportedApps
 from modelyard.gateway.admin.conversations import AppAnnotations, AppConversations
 from modelyard.gateway.admin.dependencies import AdminParts
 from modelyard.gateway.admin.evaluations import DatasetEvaluations
+from modelyard.gateway.admin.generators import GeneratorRoutes
 from modelyard.gateway.admin.node_tests import NodeTests
-from modelyard.gateway.admin.rows import LIMIT, OFFSET, global_row, row
+from modelyard.gateway.admin.rows import LIMIT, OFFSET, SPAN, global_row, row
 from modelyard.gateway.admin.runs import RunCalls
 from modelyard.gateway.admin.shapes import ActionResult, Removed
 from modelyard.gateway.admin.splitting import SplitPreview
@@ -18,9 +21,12 @@ from modelyard.gateway.schemas import FLAG, INTEGER
 from modelyard.gateway.table import (
     ADMIN,
     DEVELOPER,
+    EDITOR,
     EVENTS,
+    VIEWER,
     Content,
     Listed,
+    OneOf,
     Query,
     Row,
 )
@@ -35,6 +41,12 @@ _HAS_MORE = {"has_more": FLAG}
 _VERSION = Query("version", "Digest of a version; the draft if omitted.")
 _DRAFT = Query("draft", "true for the draft.", "boolean")
 _ROOT = Query("root", "Start node of the run; the first one if omitted.")
+_OFFSET_MINUTES = Query(
+    "offset", "Minutes by which the caller's time is ahead of UTC.", "integer"
+)
+_STATISTICS_FORMAT = Query("format", "json or csv.")
+_TAG_PATH = "/app-tags"
+_TAGS = Query("tags", "Only apps with any of these tags: ids or names with commas.")
 _STATUS = Query("status", "Only runs with this status.")
 
 
@@ -44,18 +56,27 @@ def rows(parts: AdminParts) -> Iterator[Row]:
     apps, service, manage = parts.apps.apps, parts.service, parts.manage
     yield from _app_rows(parts.apps)
     yield from _version_rows(parts.apps)
+    yield from _library_rows(
+        AppCopies(parts.apps, parts.datasets.datasets), AppTags(parts.apps.library)
+    )
     yield from _app_run_rows(AppRuns(apps, service.chats, service.runs, service.files))
-    yield row("GET", f"{_APP}/triggers", ADMIN,
+    yield row("GET", f"{_APP}/statistics", VIEWER,
+              StatisticsRoute(apps, parts.app_statistics).show,
+              "Show messages, users, tokens, cost and ratings of an app by day.",
+              OneOf((app_shapes.StatisticsPage, Content("text/csv"))),
+              query=(*SPAN, _OFFSET_MINUTES, _STATISTICS_FORMAT))  # fmt: skip
+    yield row("GET", f"{_APP}/triggers", EDITOR,
               AppTriggers(apps, manage.clock, service.content_origin).list_triggers,
               "List an app's triggers.",
               Listed(app_shapes.TriggerView))  # fmt: skip
-    yield row("POST", f"{_APP}/test-node", ADMIN,
+    yield row("POST", f"{_APP}/test-node", EDITOR,
               NodeTests(apps, manage.services, manage.clock).run, "Run a single node of a file.",
               app_shapes.NodeTest, request_body=inputs.NodeTestInput,
               changes_nothing=True)  # fmt: skip
     yield from _conversation_rows(AppConversations(apps, service.conversations))
-    yield from _annotation_rows(AppAnnotations(apps, manage.annotations))
+    yield from _annotation_rows(AppAnnotations(apps, service.features))
     yield from _run_rows(RunCalls(service.runs))
+    yield from _generator_rows(GeneratorRoutes(parts.generators))
     yield from _evaluation_rows(DatasetEvaluations(parts.datasets))
     segments = Listed(app_shapes.SplitSegment, {"total": INTEGER})
     yield global_row("POST", "/split", DEVELOPER, SplitPreview(parts.datasets).show,
@@ -68,27 +89,35 @@ def _app_rows(apps: ImportedApps) -> Iterator[Row]:
     keys."""
     app_view = app_shapes.AppView
     yield row(
-        "GET", _APPS, ADMIN, apps.list_apps, "List apps.", Listed(app_view, _HAS_MORE)
+        "GET",
+        _APPS,
+        EDITOR,
+        apps.list_apps,
+        "List apps.",
+        Listed(app_view, _HAS_MORE),
+        query=(_TAGS,),
     )
-    yield row("POST", _APPS, ADMIN, apps.import_app, "Import an app.", app_shapes.ImportedAppView,
+    yield row("POST", _APPS, EDITOR, apps.import_app, "Import an app.", app_shapes.ImportedAppView,
               request_body=inputs.AppInput, status=201)  # fmt: skip
-    yield row("POST", f"{_APPS}/check", ADMIN, apps.check,
+    yield row("POST", f"{_APPS}/check", EDITOR, apps.check,
               "Validate a file and list what it requires.", app_shapes.FileCheck,
               request_body=inputs.AppFileInput, changes_nothing=True)  # fmt: skip
     yield row(
-        "GET", _APP, ADMIN, apps.get_app, "Get an app with its versions.", app_view
+        "GET", _APP, EDITOR, apps.get_app, "Get an app with its versions.", app_view
     )
-    yield row("PATCH", _APP, ADMIN, apps.change, "Enable or disable an app or its page.", app_view,
+    yield row("PATCH", _APP, EDITOR, apps.change,
+              "Change an app's name, icon, tags, page or state.", app_view,
               request_body=inputs.AppChangeInput)  # fmt: skip
-    yield row("DELETE", _APP, ADMIN, apps.remove, "Remove an app.", Removed)
-    yield row("GET", f"{_APP}/keys", ADMIN, apps.keys, "List the API keys of an app.",
+    yield row("DELETE", _APP, EDITOR, apps.remove, "Remove an app.", Removed)
+    yield row("GET", f"{_APP}/keys", EDITOR, apps.keys, "List the API keys of an app.",
               Listed(app_shapes.AppKeyView, _HAS_MORE))  # fmt: skip
-    yield row("POST", f"{_APP}/keys", ADMIN, apps.make_key,
+    yield row("POST", f"{_APP}/keys", EDITOR, apps.make_key,
               "Create an API key of an app.", app_shapes.CreatedAppKey,
               status=201)  # fmt: skip
     yield row(
         "DELETE",
         f"{_APP}/keys/{{key}}",
+        # Other people's programs may use the key, so its end is the admins' decision.
         ADMIN,
         apps.revoke_key,
         "Revoke an API key of an app.",
@@ -99,27 +128,54 @@ def _app_rows(apps: ImportedApps) -> Iterator[Row]:
 def _version_rows(apps: ImportedApps) -> Iterator[Row]:
     """Yield the routes for drafts and published versions."""
     app_view = app_shapes.AppView
-    yield row("GET", f"{_APP}/file", ADMIN, apps.file, "Get an app's file.",
+    yield row("GET", f"{_APP}/file", EDITOR, apps.file, "Get an app's file.",
               Content("application/yaml"), query=(_VERSION,))  # fmt: skip
-    yield row("PUT", f"{_APP}/file", ADMIN, apps.save,
+    yield row("PUT", f"{_APP}/file", EDITOR, apps.save,
               "Save the draft, unless it was changed in the meantime.", app_shapes.ImportedAppView,
               request_body=inputs.DraftInput, errors=(409,))  # fmt: skip
-    yield row("POST", f"{_APP}/publish", ADMIN, apps.publish, "Publish the draft.", app_view,
+    yield row("POST", f"{_APP}/publish", EDITOR, apps.publish, "Publish the draft.", app_view,
               request_body=inputs.PublicationInput, needs_body=False)  # fmt: skip
-    yield row("POST", f"{_APP}/restore", ADMIN, apps.restore, "Restore a version as the draft.",
+    yield row("POST", f"{_APP}/restore", EDITOR, apps.restore, "Restore a version as the draft.",
               app_view, request_body=inputs.VersionInput)  # fmt: skip
+
+
+def _library_rows(copies: AppCopies, tags: AppTags) -> Iterator[Row]:
+    """Yield the routes for copies, templates and tags."""
+    imported, tag_view = app_shapes.ImportedAppView, app_shapes.AppTagView
+    yield row("POST", f"{_APP}/duplicate", EDITOR, copies.duplicate, "Copy an app.", imported,
+              request_body=inputs.AppCopyInput, needs_body=False, status=201)  # fmt: skip
+    yield row("GET", "/app-templates", EDITOR, copies.templates,
+              "List the templates that apps can be created from.",
+              Listed(app_shapes.AppTemplateView))  # fmt: skip
+    yield row("POST", "/app-templates/{template}/apps", EDITOR, copies.create,
+              "Create an app from a template.", imported,
+              request_body=inputs.AppTemplateInput, needs_body=False, status=201)  # fmt: skip
+    yield row(
+        "GET",
+        _TAG_PATH,
+        EDITOR,
+        tags.listed,
+        "List the tags of apps.",
+        Listed(tag_view),
+    )
+    yield row("POST", _TAG_PATH, EDITOR, tags.add, "Create a tag for apps.", tag_view,
+              request_body=inputs.AppTagInput, status=201)  # fmt: skip
+    yield row("PATCH", f"{_TAG_PATH}/{{tag}}", EDITOR, tags.rename, "Rename a tag of apps.",
+              tag_view, request_body=inputs.AppTagInput)  # fmt: skip
+    yield row("DELETE", f"{_TAG_PATH}/{{tag}}", EDITOR, tags.remove,
+              "Remove a tag from the tenant and its apps.", Removed)  # fmt: skip
 
 
 def _app_run_rows(runs: AppRuns) -> Iterator[Row]:
     """Yield the routes that start and list the runs of an app."""
-    yield row("GET", f"{_APP}/form", ADMIN, runs.form, "Get the input form of an app.",
+    yield row("GET", f"{_APP}/form", EDITOR, runs.form, "Get the input form of an app.",
               Listed(app_shapes.InputForm, {"is_chat": FLAG}), query=(_DRAFT, _ROOT))  # fmt: skip
-    yield row("GET", f"{_APP}/runs", ADMIN, runs.list_runs, "List an app's runs, newest first.",
+    yield row("GET", f"{_APP}/runs", EDITOR, runs.list_runs, "List an app's runs, newest first.",
               app_shapes.RunPage, query=(_STATUS, LIMIT, OFFSET))  # fmt: skip
-    yield row("POST", f"{_APP}/runs", ADMIN, runs.start_run,
+    yield row("POST", f"{_APP}/runs", EDITOR, runs.start_run,
               "Run an app and stream its events.", EVENTS,
               request_body=inputs.RunInput)  # fmt: skip
-    yield row("POST", f"{_APP}/files", ADMIN, runs.upload,
+    yield row("POST", f"{_APP}/files", EDITOR, runs.upload,
               "Upload a file for runs, as the form field 'file'.", app_shapes.UploadedFile,
               request_body=Content("multipart/form-data"), status=201, errors=(413,))  # fmt: skip
 
@@ -127,14 +183,14 @@ def _app_run_rows(runs: AppRuns) -> Iterator[Row]:
 def _conversation_rows(conversations: AppConversations) -> Iterator[Row]:
     """Yield the routes for conversations and rated messages."""
     message = Listed(app_shapes.MessageView)
-    yield row("GET", f"{_APP}/conversations", ADMIN, conversations.list_conversations,
+    yield row("GET", f"{_APP}/conversations", EDITOR, conversations.list_conversations,
               "List the conversations of an app.", Listed(app_shapes.ConversationView))  # fmt: skip
-    yield row("GET", f"{_APP}/conversations/{{conversation}}", ADMIN, conversations.messages,
+    yield row("GET", f"{_APP}/conversations/{{conversation}}", EDITOR, conversations.messages,
               "List a conversation's messages.", message)  # fmt: skip
     yield row(
         "GET",
         f"{_APP}/feedback",
-        ADMIN,
+        EDITOR,
         conversations.feedback,
         "List rated messages.",
         message,
@@ -144,37 +200,62 @@ def _conversation_rows(conversations: AppConversations) -> Iterator[Row]:
 def _annotation_rows(annotations: AppAnnotations) -> Iterator[Row]:
     """Yield the routes for annotations."""
     path, annotation_view = f"{_APP}/annotations", app_shapes.AnnotationView
-    yield row("GET", path, ADMIN, annotations.listed,
+    yield row("GET", path, EDITOR, annotations.listed,
               "List annotations.", Listed(annotation_view),
               query=(LIMIT,))  # fmt: skip
-    yield row("POST", path, ADMIN, annotations.add, "Add an annotation.",
+    yield row("POST", path, EDITOR, annotations.add, "Add an annotation.",
               annotation_view, request_body=inputs.AnnotationInput, status=201)  # fmt: skip
-    yield row("DELETE", f"{path}/{{annotation}}", ADMIN, annotations.remove,
+    yield row("PATCH", f"{path}/{{annotation}}", EDITOR, annotations.change,
+              "Change an annotation.", annotation_view,
+              request_body=inputs.AnnotationInput)  # fmt: skip
+    reply_path, reply_view = f"{_APP}/annotation-reply", app_shapes.AnnotationReplyView
+    yield row("GET", reply_path, EDITOR, annotations.settings,
+              "Get whether an app answers from annotations.", reply_view)  # fmt: skip
+    yield row("PUT", reply_path, EDITOR, annotations.change_settings,
+              "Change whether an app answers from annotations.", reply_view,
+              request_body=inputs.AnnotationReplyInput)  # fmt: skip
+    yield row("DELETE", f"{path}/{{annotation}}", EDITOR, annotations.remove,
               "Remove an annotation.", Removed)  # fmt: skip
 
 
 def _run_rows(runs: RunCalls) -> Iterator[Row]:
     """Yield the routes of single runs."""
-    yield row("GET", _RUN, ADMIN, runs.get_run, "Get a run.", app_shapes.RunView)
+    yield row("GET", _RUN, EDITOR, runs.get_run, "Get a run.", app_shapes.RunView)
     yield row(
         "GET",
         f"{_RUN}/events",
-        ADMIN,
+        EDITOR,
         runs.events,
         "Stream a run's events, past ones first.",
         EVENTS,
         query=(Query("after", "Number of the last received event.", "integer"),),
     )
-    yield row("POST", f"{_RUN}/stop", ADMIN, runs.stop, "Stop a run.", ActionResult)
-    yield row("POST", f"{_RUN}/pause", ADMIN, runs.pause, "Pause a run.", ActionResult)
+    yield row("POST", f"{_RUN}/stop", EDITOR, runs.stop, "Stop a run.", ActionResult)
+    yield row("POST", f"{_RUN}/pause", EDITOR, runs.pause, "Pause a run.", ActionResult)
     yield row(
         "POST",
         f"{_RUN}/resume",
-        ADMIN,
+        EDITOR,
         runs.resume,
         "Resume a paused run.",
         ActionResult,
     )
+
+
+def _generator_rows(generators: GeneratorRoutes) -> Iterator[Row]:
+    """Yield the routes that have a model write prompts, programs and schemas."""
+    yield row("POST", "/generate/prompt", EDITOR, generators.prompt,
+              "Generate a prompt from an instruction; nothing is stored.",
+              app_shapes.GeneratedPromptView, request_body=inputs.GenerationInput,
+              changes_nothing=True)  # fmt: skip
+    yield row("POST", "/generate/code", EDITOR, generators.code,
+              "Generate a program for a code node; it is parsed and not run.",
+              app_shapes.GeneratedCodeView, request_body=inputs.CodeGenerationInput,
+              changes_nothing=True)  # fmt: skip
+    yield row("POST", "/generate/schema", EDITOR, generators.schema,
+              "Generate a JSON schema for structured output.",
+              app_shapes.GeneratedSchemaView, request_body=inputs.GenerationInput,
+              changes_nothing=True)  # fmt: skip
 
 
 def _evaluation_rows(evaluations: DatasetEvaluations) -> Iterator[Row]:

@@ -2,9 +2,14 @@
 annotations."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from modelyard.base.fields import required_field
+import msgspec
+
+from modelyard.base.errors import InvokeBadRequestError
+from modelyard.base.fields import optional_field, required_field, short_repr
 from modelyard.gateway.admin.app_shapes import (
+    AnnotationReplyView,
     AnnotationView,
     ConversationView,
     MessageView,
@@ -12,9 +17,11 @@ from modelyard.gateway.admin.app_shapes import (
 from modelyard.gateway.admin.requests import app_of, page_size
 from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, json_reply
-from modelyard.workflow.annotations import Annotations
+from modelyard.models.types import JSON
+from modelyard.workflow.annotations import Annotations, ReplySettings
 from modelyard.workflow.apps import Apps
 from modelyard.workflow.conversations import Conversations, Message
+from modelyard.workflow.features import Features
 
 _MAX_MESSAGES = 200
 
@@ -79,7 +86,12 @@ class AppAnnotations:
     """Routes for annotations: fixed answers that an app gives to known questions."""
 
     apps: Apps
-    annotations: Annotations
+    features: Features
+
+    @property
+    def annotations(self) -> Annotations:
+        """The repository of annotations."""
+        return self.features.annotations
 
     async def listed(self, request: Request) -> Reply:
         """List the annotations of an app.
@@ -122,6 +134,57 @@ class AppAnnotations:
         )
         return json_reply(view, status=201)
 
+    async def change(self, request: Request) -> Reply:
+        """Replace an annotation's question and answer.
+
+        Raises NotFoundError, InvokeBadRequestError.
+        """
+        app_record = app_of(request, self.apps)
+        body = await request.json()
+        annotation = await self.annotations.update(
+            app_record.tenant,
+            app_record.id,
+            request.names["annotation"],
+            required_field(body, "question", str),
+            required_field(body, "answer", str),
+        )
+        return json_reply(
+            AnnotationView(
+                id=annotation.id,
+                question=annotation.question,
+                answer=annotation.answer,
+                hits=annotation.hits,
+            )
+        )
+
+    async def settings(self, request: Request) -> Reply:
+        """Return whether an app answers from annotations, and by which model and
+        threshold.
+
+        Raises NotFoundError.
+        """
+        app_record = app_of(request, self.apps)
+        # An app without a published version can be set up too.
+        app = await self.apps.draft(app_record)
+        settings = await self.features.reply_settings(app_record, app)
+        return json_reply(_reply_view(settings))
+
+    async def change_settings(self, request: Request) -> Reply:
+        """Change whether an app answers from annotations; fields that the request leaves
+        out stay. Creates the missing vectors first, so that nothing changes if the
+        embedding model cannot be called.
+
+        Raises NotFoundError, InvokeBadRequestError and the provider's error.
+        """
+        app_record = app_of(request, self.apps)
+        app = await self.apps.draft(app_record)
+        current = await self.features.reply_settings(app_record, app)
+        settings = _changed_settings(current, await request.json())
+        if settings.enabled:
+            await self.annotations.prepare(app_record.tenant, app_record.id, settings)
+        await self.annotations.save_settings(app_record.tenant, app_record.id, settings)
+        return json_reply(_reply_view(settings))
+
     async def remove(self, request: Request) -> Reply:
         """Delete an annotation.
 
@@ -131,6 +194,46 @@ class AppAnnotations:
         name = request.names["annotation"]
         await self.annotations.delete(app_record.tenant, app_record.id, name)
         return json_reply(Removed(id=name, deleted=True))
+
+
+def _changed_settings(current: ReplySettings, body: JSON) -> ReplySettings:
+    """Return the settings with the fields of a request. Raises InvokeBadRequestError."""
+    enabled = optional_field(body, "enabled", bool)
+    model = optional_field(body, "embedding_model", str)
+    threshold = body.get("score_threshold")
+    changes: dict[str, Any] = {}
+    if enabled is not None:
+        changes["enabled"] = enabled
+    if threshold is not None:
+        changes["score_threshold"] = _checked_threshold(threshold)
+    if model is not None:
+        # Clients of the service API send the two parts apart.
+        provider, slash, name = model.partition("/")
+        changes["embedding_provider_name"] = provider if slash else ""
+        changes["embedding_model_name"] = name if slash else model
+    return msgspec.structs.replace(current, **changes)
+
+
+def _checked_threshold(value: Any) -> float:
+    """Return a score threshold. Raises InvokeBadRequestError unless it is a number from
+    0 to 1."""
+    # bool is a subclass of int and would pass as 0 or 1.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= 1:
+        raise InvokeBadRequestError(
+            f"'score_threshold' must be a number from 0 to 1, not {short_repr(value)}",
+            param="score_threshold",
+        )
+    return float(value)
+
+
+def _reply_view(settings: ReplySettings) -> AnnotationReplyView:
+    """Return the view of an app's annotation settings."""
+    return AnnotationReplyView(
+        enabled=settings.enabled,
+        score_threshold=settings.score_threshold,
+        embedding_model=settings.model,
+    )
 
 
 def _message(message: Message) -> MessageView:

@@ -23,8 +23,9 @@ from modelyard.tenancy.directory import Directory
 from modelyard.tenant_plugins.plugins import Plugins
 from modelyard.tools.manager import ToolManager
 from modelyard.tools.providers import ToolProviders
-from modelyard.workflow.annotations import Annotations
+from modelyard.workflow.app_statistics import AppStatistics
 from modelyard.workflow.dsl import App
+from modelyard.workflow.generators import Generators
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import Services
 
@@ -71,7 +72,6 @@ class AdminDependencies:
     sandbox: Callable[[], str]
     problem: Callable[[], str | None]
     services: Callable[[App, RunRecord], Services]
-    annotations: Annotations
     started_at: float
     """Start time of the server on the monotonic clock."""
 
@@ -87,6 +87,8 @@ class AdminParts:
     service: ServiceDependencies
     datasets: DatasetParts
     apps: ImportedApps
+    app_statistics: AppStatistics
+    generators: Generators
     tools: ToolManager
     tool_providers: ToolProviders
     origin: Callable[[], str]

@@ -210,10 +210,46 @@ class PageInput(Input, frozen=True, kw_only=True):
 
 
 class AppChangeInput(Input, frozen=True, kw_only=True):
-    """A change of an app or its page."""
+    """A change of an app or its page; omitted fields stay unchanged."""
 
+    name: str | None = None
+    description: str | None = None
+    icon: str | None = None
+    icon_type: Literal["emoji", "image", "link"] | None = None
+    icon_background: str | None = None
+    """A colour, for example #FFEAD5."""
+    tags: list[str] | None = None
+    """All tags of the app, by id or name."""
     is_enabled: bool | None = None
     page: PageInput | None = None
+
+
+class AppCopyInput(Input, frozen=True, kw_only=True):
+    """A copy of an app."""
+
+    name: str | None = None
+    """Name of the copy. Default: the app's name, followed by "copy"."""
+    publish: bool | None = None
+    """true to publish it; otherwise it is a draft."""
+
+
+class AppTemplateInput(Input, frozen=True, kw_only=True):
+    """An app to create from a template."""
+
+    name: str | None = None
+    """Default: the template's name."""
+    model: str | None = None
+    """Model or route of its nodes. Default: the tenant's default model."""
+    dataset: str | None = None
+    """Dataset, by id or name, for templates that need one."""
+    publish: bool | None = None
+    """false to create a draft."""
+
+
+class AppTagInput(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The name of a tag."""
+
+    name: str
 
 
 class DraftInput(Input, frozen=True, kw_only=True):
@@ -265,6 +301,32 @@ class AnnotationInput(Input, frozen=True, kw_only=True):
 
     question: str
     answer: str
+
+
+class GenerationInput(Input, frozen=True, kw_only=True):
+    """What to generate."""
+
+    instruction: str
+    """At most 20,000 characters."""
+    model: str | None = None
+    """Model or route. Default: the tenant's default model."""
+    current: str | None = None
+    """The present text, to be changed as the instruction says."""
+
+
+class CodeGenerationInput(GenerationInput, frozen=True, kw_only=True):
+    """The program to generate."""
+
+    language: Literal["python3", "javascript"] = "python3"
+
+
+class AnnotationReplyInput(Input, frozen=True, kw_only=True):
+    """A change of annotation replies; omitted fields stay unchanged."""
+
+    enabled: bool | None = None
+    score_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    embedding_model: str | None = None
+    """`provider/model`; empty for the tenant's default."""
 
 
 # ----------------------------------------------------------------- datasets, the server

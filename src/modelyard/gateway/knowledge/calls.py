@@ -20,6 +20,7 @@ from modelyard.knowledge.entities import Dataset, Document, Segment
 from modelyard.knowledge.evaluations import Evaluations
 from modelyard.knowledge.external import ExternalKnowledge
 from modelyard.knowledge.models import KnowledgeModels
+from modelyard.knowledge.segment_imports import SegmentImports
 from modelyard.models.types import JSON
 from modelyard.storage.files import FileStore
 from modelyard.workflow.pipelines import Pipelines
@@ -44,6 +45,7 @@ class DatasetParts:
     origin: Callable[[], str]
     pipelines: Pipelines
     evaluations: Evaluations
+    imports: SegmentImports
 
 
 @dataclass(slots=True)

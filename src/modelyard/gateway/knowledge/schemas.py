@@ -170,6 +170,17 @@ SEGMENT = object_schema(
 )
 SEGMENT_ANSWER = object_schema({"data": SEGMENT, "doc_form": TEXT})
 SEGMENTS = object_schema({"data": list_of(SEGMENT), "doc_form": TEXT})
+SEGMENT_IMPORT = object_schema(
+    {
+        "job_id": TEXT,
+        "job_status": string_enum("waiting", "processing", "completed", "error"),
+        "total": INTEGER,
+        "added": INTEGER,
+        "failed": INTEGER,
+        "errors": list_of(object_schema({"line": INTEGER, "message": TEXT})),
+        "error": or_null(TEXT),
+    }
+)
 CHILD_ANSWER = object_schema({"data": CHILD})
 CHILDREN = object_schema(
     {

@@ -1,16 +1,17 @@
 """Segment routes: the segments of a document, and the child chunks of hierarchical
 segments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from modelyard.base.fields import limited_list
+from modelyard.base.cpu_work import run_in_thread
+from modelyard.base.fields import limited_list, short_repr
 from modelyard.base.json_types import is_object
 from modelyard.gateway.http import Reply, json_reply
 from modelyard.gateway.knowledge import shapes
-from modelyard.gateway.knowledge.calls import DatasetRequest
+from modelyard.gateway.knowledge.calls import DatasetRequest, uploaded_file
 from modelyard.gateway.service.calls import (
     ServiceError,
     list_of,
@@ -20,6 +21,8 @@ from modelyard.knowledge.entities import (
     Document,
     Segment,
 )
+from modelyard.knowledge.segment_imports import ImportJob
+from modelyard.knowledge.segment_table import read_segment_table
 from modelyard.models.types import JSON
 
 
@@ -85,6 +88,34 @@ class SegmentCalls:
             for segment in new_segments
         ]
         return json_reply({"data": data, "doc_form": document.form.value})
+
+    async def import_segments(self, request: DatasetRequest) -> Reply:
+        """Start to add the rows of a CSV file as segments.
+
+        Raises NotFoundError, ServiceError, InvokeBadRequestError.
+        """
+        dataset, document = await request.document()
+        _, data = uploaded_file(request)
+        fields = request.form.fields if request.form is not None else {}
+        # A large file takes long to read, so it is read outside of the event loop.
+        rows, errors = await run_in_thread(
+            read_segment_table,
+            data,
+            document.form,
+            encoding=fields.get("encoding", ""),
+            has_header=_flag(fields, "has_header", default=True),
+        )
+        job = await request.parts.imports.start(dataset, document, rows, errors)
+        return json_reply(_import_view(job))
+
+    async def import_status(self, request: DatasetRequest) -> Reply:
+        """Return the progress of an import.
+
+        Raises NotFoundError.
+        """
+        _, document = await request.document()
+        job = await request.parts.imports.find(document, request.names["job"])
+        return json_reply(_import_view(job))
 
     async def segment(self, request: DatasetRequest) -> Reply:
         """Return one segment.
@@ -267,3 +298,27 @@ class SegmentCalls:
 
         await self._set_children(request, change)
         return Reply(b"", status=204)
+
+
+def _import_view(job: ImportJob) -> JSON:
+    """Return an import in the API's format; the names of the first two fields are those
+    of Dify's jobs."""
+    return {
+        "job_id": job.id,
+        "job_status": job.status,
+        "total": job.total,
+        "added": job.added,
+        "failed": job.failed,
+        "errors": [msgspec.to_builtins(error) for error in job.errors],
+        "error": job.error or None,
+    }
+
+
+def _flag(fields: Mapping[str, str], name: str, *, default: bool) -> bool:
+    """Return a flag of a form. Raises ServiceError for anything but true and false."""
+    text = fields.get(name, "").strip().lower()
+    if text in ("", "true", "false"):
+        return default if not text else text == "true"
+    raise ServiceError(
+        400, "invalid_param", f"{name!r} must be true or false, not {short_repr(text)}"
+    )

@@ -270,6 +270,11 @@ def _segment_rows(calls: SegmentCalls) -> Iterator[Row]:
                schemas.page_schema(schemas.SEGMENT), query=listing)  # fmt: skip
     yield _row("POST", f"{_DOCUMENT}/segments", calls.add_segments, "Add segments.",
                schemas.SEGMENTS, request_body=schemas.SEGMENTS_REQUEST)  # fmt: skip
+    yield _row("POST", f"{_DOCUMENT}/segments/batch_import", calls.import_segments,
+               "Add the rows of a CSV file as segments.", schemas.SEGMENT_IMPORT,
+               request_body=_FORM)  # fmt: skip
+    yield _row("GET", f"{_DOCUMENT}/segments/batch_import/{{job}}", calls.import_status,
+               "Get the progress of an import of segments.", schemas.SEGMENT_IMPORT)  # fmt: skip
     yield _row("GET", _SEGMENT, calls.segment, "Get a segment.", schemas.SEGMENT_ANSWER)
     yield _row("POST", _SEGMENT, calls.change_segment, "Change a segment.", schemas.SEGMENT_ANSWER,
                request_body=schemas.SEGMENT_REQUEST)  # fmt: skip

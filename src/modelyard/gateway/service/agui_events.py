@@ -92,7 +92,7 @@ class AgUiEvents:
                 yield self._event(
                     "STEP_FINISHED", event, stepName=event.title or event.node_id
                 )
-            case NodeRunRetrieverResource():
+            case NodeRunRetrieverResource() if not self._run.hides_sources:
                 yield self._event(
                     "CUSTOM", event, name="sources", value=event.retriever_resources
                 )

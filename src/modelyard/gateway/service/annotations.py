@@ -4,17 +4,14 @@ gives without calling a model."""
 from typing import Any
 
 from modelyard.base.errors import ModelyardError
-from modelyard.base.ids import new_uuid
 from modelyard.gateway.http import Reply, json_reply
-from modelyard.gateway.service.calls import Call, ServiceError
+from modelyard.gateway.service.calls import Call, ServiceError, is_uuid
 from modelyard.gateway.service.shapes import AnnotationShown, Job, JobStatus
 from modelyard.gateway.table import NoSuchPathError
 from modelyard.models.types import JSON
 from modelyard.workflow.annotations import Annotation, ReplySettings
 from modelyard.workflow.features import Features
 
-# Finished jobs are held in memory for clients that poll; older ones are dropped.
-_MAX_JOBS = 1000
 _ACTIONS = ("enable", "disable")
 
 
@@ -24,9 +21,6 @@ class AnnotationHandlers:
     def __init__(self, features: Features) -> None:
         self._features = features
         self._annotations = features.annotations
-        self._jobs: dict[str, tuple[str, str, str]] = {}
-        """Job id → (tenant, app, error message). The error is empty if the job
-        succeeded."""
 
     async def list(self, call: Call) -> Reply:
         """GET /v1/apps/annotations."""
@@ -95,7 +89,7 @@ class AnnotationHandlers:
         problem = await self._problem_with(call, settings)
         if not problem:
             await self._annotations.save_settings(call.tenant, call.found.id, settings)
-        job = self._record_job(call, problem)
+        job = await self._annotations.record_job(call.tenant, call.found.id, problem)
         return json_reply(Job(job_id=job, job_status="waiting"))
 
     async def _settings(self, call: Call, *, is_on: bool) -> ReplySettings:
@@ -129,24 +123,18 @@ class AnnotationHandlers:
             return str(error)
         return ""
 
-    def _record_job(self, call: Call, problem: str) -> str:
-        """Record a finished job and return its id. The oldest job is dropped if there
-        are too many."""
-        if len(self._jobs) >= _MAX_JOBS:
-            # Dictionaries keep insertion order, so the first key is the oldest job.
-            self._jobs.pop(next(iter(self._jobs)))
-        job = new_uuid()
-        self._jobs[job] = (call.tenant, call.found.id, problem)
-        return job
-
     async def status(self, call: Call) -> Reply:
         """GET /v1/apps/annotation-reply/ACTION/status/JOB."""
         if call.names["action"] not in _ACTIONS:
             raise NoSuchPathError(call.request.path, None)
         job = call.names["job_id"]
-        tenant, app, problem = self._jobs.get(job, ("", "", ""))
+        problem = (
+            await self._annotations.job_problem(call.tenant, call.found.id, job)
+            if is_uuid(job)
+            else None
+        )
         # Another app's job is treated like one that does not exist.
-        if (tenant, app) != (call.tenant, call.found.id):
+        if problem is None:
             raise ServiceError(400, "invalid_param", "The job does not exist.")
         return json_reply(
             JobStatus(

@@ -26,7 +26,11 @@ from modelyard.gateway.service.shapes import (
 )
 from modelyard.gateway.service.uploads import MAX_MB
 from modelyard.models.types import JSON
+from modelyard.workflow.annotations import ReplySettings
+from modelyard.workflow.app_appearance import appearance_of
+from modelyard.workflow.app_library import AppLibrary
 from modelyard.workflow.dsl import App
+from modelyard.workflow.features import Features
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.nodes.start import FormField, form_of
 
@@ -73,16 +77,17 @@ class AppInfoHandlers:
     """Handlers of the requests that clients make before they show an app."""
 
     journal: DatabaseJournal
+    library: AppLibrary
+    features: Features
 
     async def info(self, call: Call) -> Reply:
         """GET /v1/info."""
-        app = call.app
         return json_reply(
             AppInfo(
                 name=call.found.name,
-                description=app.description,
-                tags=[],
-                mode=app.mode,
+                description=call.found.stored.description,
+                tags=self.library.tag_names(call.found),
+                mode=call.app.mode,
                 author_name="",
             )
         )
@@ -90,6 +95,9 @@ class AppInfoHandlers:
     async def parameters(self, call: Call) -> Reply:
         """GET /v1/parameters: the app's features and its input form."""
         features = {name: _feature(call.app, name) for name in _DEFAULTS}
+        # It is switched on by the API rather than in the file.
+        settings = await self.features.reply_settings(call.found, call.app)
+        features["annotation_reply"] = annotation_reply(settings)
         return json_reply(
             AppParameters(
                 **features,
@@ -105,17 +113,17 @@ class AppInfoHandlers:
 
     async def site(self, call: Call) -> Reply:
         """GET /v1/site: the appearance of the app's page."""
-        app = call.app
+        shown = appearance_of(call.found.name, call.found.stored, call.app)
         return json_reply(
             Site(
-                title=call.found.name,
+                title=shown.name,
                 chat_color_theme=None,
                 chat_color_theme_inverted=False,
-                icon_type=app.icon_type,
-                icon=app.icon,
-                icon_background=app.icon_background,
+                icon_type=shown.icon_type,
+                icon=shown.icon,
+                icon_background=shown.icon_background,
                 icon_url=None,
-                description=app.description,
+                description=shown.description,
                 copyright=None,
                 privacy_policy=None,
                 input_placeholder=None,
@@ -135,6 +143,20 @@ class AppInfoHandlers:
             if end_user_id(run.tenant, run.app, run.user) == call.names["end_user_id"]:
                 return json_reply(_user_of(run))
         raise ServiceError(404, "end_user_not_found", "End user not found.")
+
+
+def annotation_reply(settings: ReplySettings) -> JSON:
+    """Return the settings of annotation replies as Dify's clients read them."""
+    if not settings.enabled:
+        return {"enabled": False}
+    return {
+        "enabled": True,
+        "score_threshold": settings.score_threshold,
+        "embedding_model": {
+            "embedding_provider_name": settings.embedding_provider_name,
+            "embedding_model_name": settings.embedding_model_name,
+        },
+    }
 
 
 def _feature(app: App, name: str) -> Any:

@@ -9,12 +9,15 @@ from typing import Protocol
 from modelyard.models.types import JSON
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.storage.files import FileStore
+from modelyard.workflow.app_library import AppLibrary
 from modelyard.workflow.apps import Apps
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.conversations import Conversations
+from modelyard.workflow.dsl import App
 from modelyard.workflow.events import AnyEvent
 from modelyard.workflow.features import Features
 from modelyard.workflow.journal import RunRecord
+from modelyard.workflow.node import Services
 from modelyard.workflow.runs import Runs
 
 
@@ -24,12 +27,15 @@ class ServiceDependencies:
     construction."""
 
     apps: Apps
+    library: AppLibrary
     runs: Runs
     chats: Chats
     conversations: Conversations
     files: FileStore
     models: ModelManager
     features: Features
+    services: Callable[[App, RunRecord | None], Services]
+    """(app, run) → the services of the app's nodes."""
     origin: Callable[[], str]
     content_origin: Callable[[], str]
     """Returns the origin under which files, webhooks and plugin endpoints are served.

@@ -522,7 +522,9 @@ class ServiceEvents:
     def metadata(self) -> JSON:
         """Return the metadata of an answer: usage, retrieved segments, and the
         annotation or reasoning if there is one."""
-        metadata: JSON = {"usage": self._usage, "retriever_resources": self._resources}
+        # An app may use what it retrieves without showing it.
+        resources = [] if self._run.hides_sources else self._resources
+        metadata: JSON = {"usage": self._usage, "retriever_resources": resources}
         if annotation := self._run.system.get("annotation"):
             metadata["annotation_reply"] = annotation
         if self._reasoning:

@@ -20,6 +20,7 @@ from modelyard.gateway.service.forms import Forms
 from modelyard.gateway.service.messages import Messages
 from modelyard.gateway.service.runs import AppRuns
 from modelyard.gateway.service.speech import Speech
+from modelyard.gateway.service.suggestions import Suggestions
 from modelyard.gateway.service.uploads import Uploads
 from modelyard.gateway.service.versions import Versions
 from modelyard.gateway.service.workflows import WorkflowHandlers
@@ -83,15 +84,15 @@ def rows(parts: ServiceDependencies) -> AppRows:
     agui = AgUiRuns(parts.chats, runs, parts.conversations)
     questions = Questions(parts.chats, runs, versions, parts.conversations)
     workflows = WorkflowHandlers(parts.chats, runs, versions, agui, parts.runs.journal)
-    messages = Messages(parts.conversations, parts.chats, parts.models)
+    messages = Messages(parts.conversations, parts.chats)
     uploads = Uploads(parts.files, parts.content_origin)
-    app_info = AppInfoHandlers(parts.runs.journal)
+    app_info = AppInfoHandlers(parts.runs.journal, parts.library, parts.features)
     return AppRows(
         for_visitors=(
             *_questions(questions),
             *_own_runs(workflows),
             *_forms(Forms(parts.runs, runs, parts.chats)),
-            *_messages(messages),
+            *_messages(messages, Suggestions(parts.conversations, parts.services)),
             *_conversations(ConversationHandlers(parts.conversations, parts.features)),
             *_uploads(uploads),
             *_speech(Speech(parts.models, parts.conversations)),
@@ -198,7 +199,7 @@ def _forms(forms: Forms) -> list[Row]:
     ]  # fmt: skip
 
 
-def _messages(messages: Messages) -> list[Row]:
+def _messages(messages: Messages, suggestions: Suggestions) -> list[Row]:
     """Return the routes that list and rate messages and suggest next questions."""
     thread = (
         Query("conversation_id", "Conversation of the messages.", is_required=True), _USER,
@@ -209,7 +210,7 @@ def _messages(messages: Messages) -> list[Row]:
             errors=(404,), answer=Listed(shapes.MessageShown, _LIMITED),
             summary="List a conversation's messages."),
         Row(method="GET", path="/v1/messages/{message_id}/suggested", auth=APP_KEY,
-            handler=messages.suggested, query=(_USER,), answer=shapes.SuggestedQuestions,
+            handler=suggestions.suggested, query=(_USER,), answer=shapes.SuggestedQuestions,
             errors=(404,), summary="Suggest next questions after a message."),
         Row(method="POST", path="/v1/messages/{message_id}/feedbacks", auth=APP_KEY,
             handler=messages.rate, takes=shapes.FeedbackInput, answer=shapes.Result,

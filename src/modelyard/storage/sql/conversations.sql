@@ -26,8 +26,8 @@ UPDATE conversations SET is_deleted = 1, updated_at = ? WHERE tenant = ? AND app
 
 -- name: say
 -- Add a message before it is answered.
-INSERT INTO messages (tenant, id, app, "user", conversation, parent, run, query, answer, inputs, files, metadata, status, error, created_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
+INSERT INTO messages (tenant, id, app, "user", conversation, parent, run, query, answer, inputs, files, metadata, status, error, created_at, source)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING;
 
 -- name: answer
 -- Store the answer of a message, or its error.

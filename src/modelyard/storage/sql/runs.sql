@@ -1,7 +1,7 @@
 -- name: create
 -- Add a run.
-INSERT INTO runs (tenant, id, app, status, "user", body, owner, lease_until, created_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING id;
+INSERT INTO runs (tenant, id, app, status, "user", body, owner, lease_until, created_at, source)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: mine
 -- Whether a process is executing a run.
