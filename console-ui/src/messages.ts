@@ -515,6 +515,7 @@ const table = {
   roles: {
     owner: ["owner", "所有者"],
     admin: ["admin", "管理员"],
+    editor: ["editor", "编辑者"],
     developer: ["developer", "开发者"],
     viewer: ["viewer", "查看者"],
   },

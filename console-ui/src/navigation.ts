@@ -41,4 +41,5 @@ export const NEEDS: Partial<Record<(typeof PAGES)[number], Role>> = {
   "/requests": "viewer",
   "/playground": "developer",
   "/knowledge": "developer",
+  "/apps": "editor",
 };

@@ -3,7 +3,7 @@ import { useQuery } from "@tanstack/react-query";
 import { useCallback } from "react";
 import { api } from "./api";
 
-const ROLES = ["viewer", "developer", "admin", "owner"] as const;
+const ROLES = ["viewer", "developer", "editor", "admin", "owner"] as const;
 export type Role = (typeof ROLES)[number];
 
 export const useWho = () => useQuery({ queryKey: ["who"], queryFn: api.who, staleTime: 60_000 });

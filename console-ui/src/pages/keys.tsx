@@ -12,7 +12,7 @@ import { useChosen } from "../settings";
 import { Enter } from "./enter";
 import { LimitForm } from "./routes";
 
-const ROLES = ["owner", "admin", "developer", "viewer"] as const;
+const ROLES = ["owner", "admin", "editor", "developer", "viewer"] as const;
 
 export const Keys = () => {
   const { t } = useChosen();
