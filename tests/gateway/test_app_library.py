@@ -1,5 +1,6 @@
 """Tests for copies, tags, the appearance of apps, and templates, through the admin API."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tools.show.app_clients import serving
 
+from modelyard.app import Modelyard
 from modelyard.base.errors import InvokeBadRequestError
+from modelyard.base.settings import Settings
 from modelyard.testing.workflows import ScriptedModel
 from modelyard.workflow.app_appearance import (
     Appearance,
@@ -219,6 +222,29 @@ def test_name_icon_and_description_are_edited_at_once_and_exported(
     ok(admin.patch(path, json={"name": app["name"]}))
     taken = admin.patch(path, json={"name": "chat"})
     assert "already exists" in ok(taken, 400)["error"]["message"]
+
+
+def test_a_draft_replaces_a_file_that_cannot_be_read(settings: Settings):
+    """Whose appearance was edited is not known then: the new file's is taken."""
+
+    async def work() -> None:
+        async with Modelyard(settings, environ={}) as yard:
+            await yard.apps.add("default", yaml.dump(GREETING))
+            await yard.services.storage.database.transact(
+                lambda connection: connection.execute("DELETE FROM app_documents", ())
+            )
+        # Another process, which has not parsed the file before.
+        async with Modelyard(settings, environ={}) as yard:
+            app = {**GREETING["app"], "description": "Greets again."}
+            record, _, _ = await yard.apps.add(
+                "default",
+                yaml.dump({**GREETING, "app": app}),
+                publishes=False,
+                keeps_appearance=True,
+            )
+            assert record.stored.description == "Greets again."
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize(

@@ -388,3 +388,34 @@ def test_the_page_keeps_its_url_when_disabled_and_enabled(
     page = Page(admin, "form")
     admin("PATCH", f"/{admin.id('form')}", page={"is_on": False})
     assert Page(admin, "form").url == page.url
+
+
+def test_a_page_keeps_the_teams_settings_to_itself(
+    served_apps: dict[str, str], admin: Admin
+):
+    """Visitors see which features are on, and no word lists, prompts, models and tags."""
+    words = {"keywords": "secretword", "inputs_config": {"enabled": True}}
+    text = simple(
+        "chat",
+        sensitive_word_avoidance={"enabled": True, "type": "keywords", "config": words},
+        suggested_questions_after_answer={"enabled": True, "prompt": "secretprompt"},
+    )
+    created = admin("POST", "", 201, file=text, name="private")
+    tags = httpx.Client(base_url=f"{admin.origin}/admin/v1/app-tags", timeout=30)
+    with tags:
+        assert tags.post("", json={"name": "secrettag"}).status_code == 201
+    admin("PATCH", f"/{created['id']}", tags=["secrettag"])
+    admin("PUT", f"/{created['id']}/annotation-reply", enabled=True)
+    page = Page(admin, "private")
+    shown = page("GET", "/parameters").json()
+    for name in (
+        "sensitive_word_avoidance",
+        "suggested_questions_after_answer",
+        "annotation_reply",
+    ):
+        assert shown[name] == {"enabled": True}
+    assert page("GET", "/info").json()["tags"] == []
+    key = admin("POST", f"/{created['id']}/keys", 201)["key"]
+    headers = {"authorization": f"Bearer {key}"}
+    by_key = httpx.get(f"{admin.origin}/v1/info", headers=headers, timeout=30).json()
+    assert by_key["tags"] == ["secrettag"]

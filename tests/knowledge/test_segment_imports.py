@@ -29,7 +29,11 @@ from modelyard.knowledge.entities import (
     Document,
 )
 from modelyard.knowledge.rows import DocumentPart
-from modelyard.knowledge.segment_imports import ImportJob, SegmentImports
+from modelyard.knowledge.segment_imports import (
+    JOBS_SCOPE,
+    ImportJob,
+    SegmentImports,
+)
 from modelyard.knowledge.segment_table import (
     RowError,
     SegmentRow,
@@ -276,6 +280,21 @@ def test_a_job_whose_server_stopped_is_reported_as_such(run: Any):
             "error",
             True,
         )
+
+    run(work)
+
+
+def test_old_reports_are_deleted(run: Any):
+    async def work(yard: Modelyard, dataset: Dataset, document: Document) -> None:
+        services = yard.services
+        imports = services.knowledge.imports
+        job = await imports.create(document, rows_of(1), [])
+        store = services.storage.scoped_store
+        await store.forget(JOBS_SCOPE, services.clock.time() - 5)
+        assert (await imports.find(document, job.id)).status == "waiting"
+        await store.forget(JOBS_SCOPE, services.clock.time() + 5)
+        with pytest.raises(NotFoundError):
+            await imports.find(document, job.id)
 
     run(work)
 

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 
 import httpx
+import msgspec
+import pytest
 from tools.reference import apis
 
 from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
-from modelyard.base.settings import Settings
+from modelyard.base.errors import ConfigError
+from modelyard.base.settings import OidcSettings, Settings
 from modelyard.gateway.table import Admission, Row
 from modelyard.tenancy.caller import Role
 from tests.gateway.conftest import Running, start_gateway
@@ -224,3 +227,20 @@ def test_an_editor_makes_publishes_and_exports_apps_and_manages_nothing_else(
             refused = client.request(method, path, json={})
             assert refused.status_code == 403, (method, path, refused.text)
         assert client.delete(app).json()["deleted"]
+
+
+@pytest.mark.parametrize("role", [*(role.value for role in Role), "emperor"])
+def test_an_identity_provider_makes_nobody_an_owner(settings: Settings, role: str):
+    """Any other role can be that of people who sign in for the first time."""
+    oidc = OidcSettings(
+        issuer="https://identity.example", client_id="m", client_secret="s", role=role
+    )
+    yard = Modelyard(msgspec.structs.replace(settings, oidc=oidc), environ={})
+    try:
+        if role not in ("owner", "emperor"):
+            gateway_for(yard.services)
+            return
+        with pytest.raises(ConfigError, match=f"oidc.role: unknown role '{role}'"):
+            gateway_for(yard.services)
+    finally:
+        asyncio.run(yard.aclose())

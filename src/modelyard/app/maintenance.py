@@ -18,6 +18,7 @@ from modelyard.app.workflows import WorkflowParts
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError, InvokeError, ModelyardError
 from modelyard.base.settings import ProviderSettings, Settings
+from modelyard.knowledge.segment_imports import JOBS_SCOPE
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.overload import LoopLag
 from modelyard.runtime.provider_manager import ProviderManager
@@ -39,6 +40,8 @@ _CHECK_SECONDS = 10.0
 _TRIGGER_SECONDS = 1.0
 _FOLLOW_SECONDS = 1.0
 _DAY = 86_400.0
+_JOB_DAYS = 30
+"""How long the reports of imports can be read."""
 _RESERVATION_GRACE_SECONDS = 300.0
 """Seconds after the longest possible call at which its reservation is released."""
 
@@ -113,9 +116,7 @@ def build_maintenance(
 ) -> MaintenanceTasks:
     """Build the maintenance tasks of a server. Nothing runs before `start`."""
     freshness = ChangePoller(storage.keys, storage.resources, directory)
-    tidying = RetentionCleanup(
-        live_settings, clock, storage.resources, calls, plugins, workflows
-    )
+    tidying = RetentionCleanup(live_settings, clock, storage, calls, plugins, workflows)
     health = HealthChecks(network.clients, providers)
     record_lag = partial(calls.metrics.loop_lag.observe, ())
 
@@ -239,21 +240,21 @@ class RetentionCleanup:
         self,
         live_settings: LiveSettings,
         clock: Clock,
-        resources: Resources,
+        storage: StorageServices,
         calls: CallServices,
         plugins: PluginHostServices,
         workflows: WorkflowParts,
     ) -> None:
         self._live = live_settings
         self._clock = clock
-        self._resources = resources
+        self._storage = storage
         self._calls = calls
         self._plugins = plugins
         self._workflows = workflows
 
     async def delete_expired(self) -> None:
-        """Delete old call traces, usage rows, deleted resources and unused plugin
-        packages."""
+        """Delete old call traces, usage rows, deleted resources, reports of imports and
+        unused plugin packages."""
         current_time, telemetry = self._clock.time(), self._live.current.telemetry
         self._calls.traces.forget(current_time - telemetry.decision_days * _DAY)
         # 0 days means that usage rows are kept forever.
@@ -262,7 +263,11 @@ class RetentionCleanup:
                 current_time - telemetry.usage_days * _DAY
             )
         # The rows of deleted resources stay for a week.
-        self._resources.forget(current_time - 7 * _DAY)
+        self._storage.resources.forget(current_time - 7 * _DAY)
+        # Documents may be gone by then, so nothing else would delete their jobs.
+        await self._storage.scoped_store.forget(
+            JOBS_SCOPE, current_time - _JOB_DAYS * _DAY
+        )
         await asyncio.to_thread(
             self._plugins.host.packages.collect, older_than=7 * _DAY
         )

@@ -583,6 +583,7 @@ def list_(ctx: click.Context, tenant: str, as_json: bool) -> None:
                 "name": app_version.name,
                 "mode": app_version.stored.mode,
                 "enabled": app_version.stored.is_enabled,
+                "tags": yard.services.workflows.library.tag_names(app_version),
                 "keys": [key.hint for _, key in yard.apps.keys(app_version)],
             }
             for app_version in yard.apps.list_all(tenant)
@@ -598,11 +599,12 @@ def list_(ctx: click.Context, tenant: str, as_json: bool) -> None:
             app_row["mode"],
             app_row["id"],
             ", ".join(app_row["keys"]) or "none",
+            ", ".join(app_row["tags"]),
             _state_text(is_on=app_row["enabled"]),
         )
         for app_row in app_rows
     ]
-    print_table("", ("name", "mode", "id", "keys", ""), rows)
+    print_table("", ("name", "mode", "id", "keys", "tags", ""), rows)
 
 
 def _state_text(*, is_on: bool) -> Any:

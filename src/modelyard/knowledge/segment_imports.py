@@ -21,6 +21,8 @@ from modelyard.storage.scoped_store import ScopedStore
 
 logger = logging.getLogger("modelyard.knowledge")
 
+JOBS_SCOPE = "import/"
+"""Start of the scopes in which jobs are stored; old ones are deleted by it."""
 _BATCH = 50
 _MAX_ERRORS = 100
 _MAX_JOBS = 20
@@ -211,7 +213,7 @@ class SegmentImports:
 
 def _scope(document: Document) -> str:
     """Return the scope in which the jobs of a document are stored."""
-    return f"segment_imports/{document.id}"
+    return f"{JOBS_SCOPE}{document.id}"
 
 
 def _stopped(job: ImportJob, reason: str) -> ImportJob:

@@ -129,25 +129,33 @@ class AppLibrary:
         ]
         return sorted(tags, key=lambda tag: tag.name)
 
-    def tag(self, tenant: str, name: str) -> Tag:
-        """Return a tag by its id or name. Raises NotFoundError with similar names."""
-        tags = self.tags(tenant)
-        for tag in tags:
-            if name in (tag.id, tag.name):
-                return tag
-        hint = suggestion(name, [tag.name for tag in tags], label="existing tags:")
+    def _names(self, tenant: str) -> dict[str, str]:
+        """Return the names of a tenant's tags by their ids."""
+        # Without counts, which would need all apps: a list of apps asks for each of them.
+        rows = self._directory.of(tenant, AppTag)
+        return {resource.id: resource.name for resource, _ in rows}
+
+    def _tag_id(self, tenant: str, name: str) -> str:
+        """Return the id of a tag, given by its id or name. Raises NotFoundError with
+        similar names."""
+        names = self._names(tenant)
+        for tag_id, tag_name in names.items():
+            if name in (tag_id, tag_name):
+                return tag_id
+        hint = suggestion(name, list(names.values()), label="existing tags:")
         raise NotFoundError(
             f"Tag {name[:80]!r} does not exist; {hint}", code="tag_not_found"
         )
 
-    def tags_of(self, app_record: AppRecord) -> list[Tag]:
-        """Return the tags of an app, ordered by name."""
+    def tags_of(self, app_record: AppRecord) -> list[tuple[str, str]]:
+        """Return (id, name) of an app's tags, ordered by name."""
+        if not app_record.stored.tags:
+            return []
+        names = self._names(app_record.tenant)
         # The id of a tag that was removed may remain in a record for a moment.
-        return [
-            tag
-            for tag in self.tags(app_record.tenant)
-            if tag.id in app_record.stored.tags
-        ]
+        known_ids = [tag_id for tag_id in app_record.stored.tags if tag_id in names]
+        tags = [(tag_id, names[tag_id]) for tag_id in known_ids]
+        return sorted(tags, key=lambda tag: tag[1])
 
     async def add_tag(self, tenant: str, name: str) -> Tag:
         """Create a tag. Raises InvokeBadRequestError if the name is invalid or in use,
@@ -162,17 +170,17 @@ class AppLibrary:
     async def rename_tag(self, tenant: str, tag: str, name: str) -> Tag:
         """Rename a tag. Raises NotFoundError, or InvokeBadRequestError if the name is
         invalid or in use."""
-        existing = self.tag(tenant, tag)
         # By its id from here on: the name is what changes.
-        row = await self._resources.get(tenant, AppTag.kind, existing.id)
+        tag_id = self._tag_id(tenant, tag)
+        row = await self._resources.get(tenant, AppTag.kind, tag_id)
         await self._resources.change(row, name=_checked_tag_name(name), body=row.body)
         await self._directory.refresh()
-        return self.tag(tenant, existing.id)
+        return next(found for found in self.tags(tenant) if found.id == tag_id)
 
     async def remove_tag(self, tenant: str, tag: str) -> str:
         """Remove a tag from the tenant and from its apps. Returns its id. Raises
         NotFoundError."""
-        tag_id = self.tag(tenant, tag).id
+        tag_id = self._tag_id(tenant, tag)
         # The tag goes first: an app that is saved meanwhile cannot get it again.
         await self._resources.remove(tenant, AppTag.kind, tag_id)
         for app_record in self._apps.list_all(tenant):
@@ -191,7 +199,7 @@ class AppLibrary:
         """Give an app these tags, by id or name, and no others. Raises NotFoundError
         for an unknown tag, InvokeBadRequestError for too many."""
         # Sorted, so that the same tags are always the same record.
-        ids = sorted({self.tag(app_record.tenant, tag).id for tag in tags})
+        ids = sorted({self._tag_id(app_record.tenant, tag) for tag in tags})
         if len(ids) > _MAX_TAGS_PER_APP:
             raise InvokeBadRequestError(
                 f"An app has at most {_MAX_TAGS_PER_APP} tags", param="tags"
@@ -202,7 +210,7 @@ class AppLibrary:
     def list_tagged(self, tenant: str, tags: Sequence[str]) -> list[AppRecord]:
         """Return the apps that have any of the tags, given by id or name, ordered by
         name; all apps without tags. Raises NotFoundError for an unknown tag."""
-        ids = {self.tag(tenant, tag).id for tag in tags}
+        ids = {self._tag_id(tenant, tag) for tag in tags}
         return [
             app_record
             for app_record in self._apps.list_all(tenant)
@@ -211,7 +219,7 @@ class AppLibrary:
 
     def tag_names(self, app_record: AppRecord) -> list[str]:
         """Return the names of an app's tags, in order."""
-        return [tag.name for tag in self.tags_of(app_record)]
+        return [name for _, name in self.tags_of(app_record)]
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -141,9 +141,14 @@ class Apps:
             if mapping is not None
             else previous.mapping,
         )
-        stored_app = (
-            merge_appearance(stored_app, await self.draft(existing_app), app)
+        previous_app = (
+            await self._readable_draft(existing_app)
             if existing_app is not None and keeps_appearance
+            else None
+        )
+        stored_app = (
+            merge_appearance(stored_app, previous_app, app)
+            if previous_app is not None
             else appearance_from_file(stored_app, app)
         )
         stored_app = msgspec.structs.replace(
@@ -171,10 +176,9 @@ class Apps:
         missing = app.missing_secrets
         if not missing:
             return app, text
-        try:
-            previous = await self.draft(existing_app)
+        previous = await self._readable_draft(existing_app)
         # A stored file that cannot be read has no secrets to keep.
-        except ModelyardError:
+        if previous is None:
             return app, text
         values = {
             variable.name: variable.value
@@ -328,6 +332,14 @@ class Apps:
             app_record.stored.draft or app_record.stored.digest,
             app_record.stored.mapping,
         )
+
+    async def _readable_draft(self, app_record: AppRecord) -> App | None:
+        """Return the parsed draft like `draft`, or None if it cannot be read: a new file
+        must be able to replace it."""
+        try:
+            return await self.draft(app_record)
+        except ModelyardError:
+            return None
 
     # Pages
 

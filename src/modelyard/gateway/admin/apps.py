@@ -281,7 +281,8 @@ class ImportedApps:
             "icon_type": stored_app.icon_type,
             "icon_background": stored_app.icon_background,
             "tags": [
-                {"id": tag.id, "name": tag.name} for tag in self.library.tags_of(record)
+                {"id": tag_id, "name": name}
+                for tag_id, name in self.library.tags_of(record)
             ],
             "is_enabled": stored_app.is_enabled,
             "is_published": bool(stored_app.digest),

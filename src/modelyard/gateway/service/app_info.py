@@ -61,6 +61,13 @@ _NESTED_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Nested fields of features that clients read, with their defaults for files that omit
 them."""
+_PRIVATE_FEATURES = (
+    "annotation_reply",
+    "sensitive_word_avoidance",
+    "suggested_questions_after_answer",
+)
+"""Features whose settings (models, prompts, lists of words) visitors of a page do not
+see; they see whether each is on."""
 _SYSTEM_PARAMETERS = SystemParameters(
     file_size_limit=MAX_MB["document"],
     image_file_size_limit=MAX_MB["image"],
@@ -86,7 +93,8 @@ class AppInfoHandlers:
             AppInfo(
                 name=call.found.name,
                 description=call.found.stored.description,
-                tags=self.library.tag_names(call.found),
+                # How a team sorts its apps is not for the visitors of a page.
+                tags=[] if call.visitor else self.library.tag_names(call.found),
                 mode=call.app.mode,
                 author_name="",
             )
@@ -98,6 +106,11 @@ class AppInfoHandlers:
         # It is switched on by the API rather than in the file.
         settings = await self.features.reply_settings(call.found, call.app)
         features["annotation_reply"] = annotation_reply(settings)
+        if call.visitor:
+            features |= {
+                name: {"enabled": bool(features[name].get("enabled"))}
+                for name in _PRIVATE_FEATURES
+            }
         return json_reply(
             AppParameters(
                 **features,
