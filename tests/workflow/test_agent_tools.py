@@ -132,3 +132,53 @@ def test_the_node_refers_to_the_variables_of_its_tools():
 @pytest.mark.parametrize("tools", [None, "text", [], ["builtin:time/now"], [{"a": {}}]])
 def test_odd_tool_lists_stay_as_they_are(tools: Any):
     assert resolve_tool_inputs(tools, lambda parameter: 1 / 0) == tools
+
+
+def test_the_import_names_what_an_agent_needs():
+    parameters = {
+        "model": {
+            "type": "constant",
+            "value": {"provider": "acme/llm/llm", "model": "big", "mode": "chat"},
+        },
+        "critic": {"type": "constant", "value": {"provider": "acme", "model": "small"}},
+        "tools": {
+            "type": "constant",
+            "value": [
+                {"enabled": True, "provider_name": "time", "tool_name": "now"},
+                {"enabled": False, "provider_name": "mail", "tool_name": "send"},
+                {"dataset": {"enabled": True, "id": "books"}},
+                "not a tool",
+            ],
+        },
+        "datasets": {"type": "constant", "value": ["papers"]},
+        "query": {"type": "variable", "value": ["sys", "query"]},
+        "instruction": {"type": "constant", "value": "acme/llm"},
+    }
+    agent = {
+        "type": "agent",
+        "title": "Ask",
+        "agent_strategy_provider_name": "acme/agents/agents",
+        "agent_strategy_name": "loop",
+        "agent_parameters": parameters,
+    }
+    nodes = {"start": {"type": "start"}, "a": agent}
+    app = app_of(nodes, ["start > a"], mode="advanced-chat")
+    assert {(need.kind, need.name, need.node) for need in app.requirements} == {
+        ("strategy", "acme/agents/agents/loop", "Ask"),
+        ("model", "acme/llm/llm/big", "Ask"),
+        ("model", "acme/small", "Ask"),
+        ("tool", "time/now", "Ask"),
+        ("tool", "not a tool", "Ask"),
+        ("dataset", "books", "Ask"),
+        ("dataset", "papers", "Ask"),
+    }
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"tools": None}, {"tools": "x"}, {"datasets": "x"}, {"model": "x"}],
+)
+def test_an_agent_without_readable_parameters_needs_nothing(parameters: dict[str, Any]):
+    agent = {"type": "agent", "title": "Ask", "agent_parameters": parameters}
+    app = app_of({"start": {"type": "start"}, "a": agent}, ["start > a"])
+    assert app.requirements == []

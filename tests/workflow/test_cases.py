@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tools.show.event_order import disorder_of_run
 
 from modelyard.workflow.events import (
     AnyEvent,
@@ -83,6 +84,8 @@ def test_case(bench: Bench, case: dict[str, Any]):
     )
     if "outputs" in case:
         assert outcome.outputs == case["outputs"]
+    # The order that every run has, and the one that the case says.
+    assert disorder_of_run(events) == []
     _check_events(case, events)
     _check_nodes(case, events)
     _check_outside(bench, case)

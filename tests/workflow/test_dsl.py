@@ -164,6 +164,23 @@ def test_selectors_with_node_titles_are_resolved():
     assert app.levels[""].nodes["e"].data.outputs[0].value_selector == ["x9", "output"]
 
 
+@pytest.mark.parametrize("title", ["执行查询", "My query", "greet"])
+def test_templates_with_node_titles_are_resolved(title: str):
+    # No selector names the node, and its title could not be an id.
+    nodes = {"start": {"type": "start"},
+             "x9": {"type": "template-transform", "title": title, "template": "hi", "variables": []},
+             "a": {"type": "answer", "answer": "It says {{#" + title + ".output#}}."}}  # fmt: skip
+    app = app_of(nodes, ["start > x9", "x9 > a"])
+    assert app.levels[""].nodes["a"].data.answer == "It says {{#x9.output#}}."
+
+
+def test_references_to_nothing_stay_in_templates_as_they_are():
+    nodes = {"start": {"type": "start"},
+             "a": {"type": "answer", "answer": "{{#$output.x#}} {{#nobody.text#}} {{#sys.query#}} {{#context#}}"}}  # fmt: skip
+    app = app_of(nodes, ["start > a"])
+    assert app.levels[""].nodes["a"].data.answer == nodes["a"]["answer"]
+
+
 def test_an_app_without_a_graph_imports_and_cannot_be_run():
     app = loads("app: {name: x, mode: workflow}\nworkflow: {nodes: []}")
     assert "The app has no graph" in str(app.warnings[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
@@ -19,9 +20,10 @@ from modelyard.knowledge.entities import (
     Segmentation,
 )
 from modelyard.testing.knowledge import HashEmbedder
-from modelyard.workflow.dsl import loads
+from modelyard.testing.workflows import ScriptedModel, scripted_models
+from modelyard.workflow.dsl import AppMapping, loads
 from modelyard.workflow.nodes.knowledge_retrieval import RetrievalData
-from modelyard.workflow.services import TenantDatasets
+from modelyard.workflow.services import TenantDatasets, mapped_model
 from modelyard.workflow.single_run import outcome_of, stream
 
 LINES = ProcessRule(
@@ -183,3 +185,75 @@ def test_an_exported_pipeline_ends_in_a_dataset(tmp_path: Path):
             ] == 1
 
     in_yard(tmp_path, work)
+
+
+def test_the_model_that_chooses_a_dataset_is_the_one_of_the_mapping(tmp_path: Path):
+    model = ScriptedModel(answers=[("Which one", "2")])
+    definition, builder = scripted_models(model)
+
+    async def work() -> None:
+        async with Modelyard(
+            Settings(home=str(tmp_path)),
+            definitions=[definition],
+            builders={"scripted": builder},
+            environ={},
+            embedder=HashEmbedder(),
+        ) as yard:
+            await create_dataset(yard, "shop", ("Parcels leave before noon.", {}))
+            await create_dataset(yard, "zoo", ("The lynx sleeps at noon.", {}))
+            # The file names a model of another provider; the mapping has a substitute.
+            app = loads(SINGLE, mapping=AppMapping(models={"*": "scripted/model"}))
+            assert {f"{need.kind} {need.name}" for need in app.requirements} == {
+                "model tongyi/qwen-plus-chat",
+                "model tongyi/qwen-filter",
+                "dataset shop",
+                "dataset zoo",
+            }
+            datasets = yard.services.workflows.services(app).datasets
+            assert datasets is not None
+            data = app.levels[""].nodes["find"].data
+            segments = await datasets.retrieve("noon", data, files=[])
+            assert [segment["title"] for segment in segments] == ["zoo0"]
+            assert len(model.requests) == 1
+
+    asyncio.run(work())
+
+
+SINGLE = """
+app: {name: Find, mode: workflow}
+workflow:
+  graph:
+    nodes:
+      - {id: start, data: {type: start, title: Start}}
+      - id: find
+        data:
+          type: knowledge-retrieval
+          title: Find
+          query_variable_selector: [sys, query]
+          dataset_ids: [shop, zoo]
+          retrieval_mode: single
+          single_retrieval_config: {model: {provider: tongyi, name: qwen-plus-chat, mode: chat}}
+          metadata_filtering_mode: automatic
+          metadata_model_config: {provider: tongyi, name: qwen-filter}
+          multiple_retrieval_config: {top_k: 4}
+    edges: [{source: start, target: find}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("mappings", "expected"),
+    [
+        ([], None),
+        ([{}], None),
+        ([{"*": "a/b"}], "a/b"),
+        ([{"gpt": "short", "*": "any"}], "short"),
+        ([{"openai/gpt": "own", "gpt": "short"}], "own"),
+        ([{"langgenius/openai/openai/gpt": "full", "openai/gpt": "own"}], "full"),
+        ([{"other": "x"}, {"gpt": "second"}], "second"),
+        ([{"*": "first"}, {"gpt": "second"}], "first"),
+    ],
+)
+def test_the_most_specific_name_of_the_first_mapping_counts(
+    mappings: list[dict[str, str]], expected: str | None
+):
+    assert mapped_model("langgenius/openai/openai", "gpt", mappings) == expected

@@ -45,7 +45,7 @@ PROOFS = {
     "plugin-escape": "Attacks from inside a plugin and from its installation, as root and as an ordinary user.",
     "plugin-signatures": "Signatures and checksums, compared with an independent implementation.",
     "bench-plugins": "Starts, calls, streams and installations of plugins, compared with plain Python processes.",
-    "app-files": "All exported apps of the test data: imported, and run with scripted models and stubs.",
+    "app-files": "All app files of the test data, up to version 0.7.0: outputs and questions against an independent reader.",
     "node-cases": "A case for each node type and each quirk, and the rules of the execution frontier.",
     "workflow-cases": "Reported faults of workflow products and others of their kinds: endless runs, templates in data, files, replaced text.",
     "security": "Every vulnerability found in reviews, and the rules that prevent others of its kind.",

@@ -1,5 +1,9 @@
 """Count the test cases of node types and compatibility quirks and the property tests of
-the workflow engine, and run them."""
+the workflow engine, and run them.
+
+The events of every case have to be in an order that `event_order.py` allows; cases with an
+`order` say it exactly.
+"""
 
 from collections import Counter
 from typing import Any
@@ -34,6 +38,8 @@ def prove() -> Proof:
     summary, passed = tests("tests/workflow/test_cases.py")
     # The count must match, or a case file might have been skipped.
     proof.line("all cases", summary, ok=passed and f"{count.total()} passed" in summary)
+    order_summary, order_holds = tests("tests/workflow/test_event_order.py")
+    proof.line("a wrong order of events is noticed", order_summary, ok=order_holds)
     laws_summary, laws_hold = tests("tests/workflow/test_laws.py")
     proof.line("laws on random graphs, templates, texts", laws_summary, ok=laws_hold)
     proof.figures = {

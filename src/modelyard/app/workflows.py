@@ -184,7 +184,11 @@ class RunServices:
             if run is not None and run.conversation
             else None,
             datasets=TenantDatasets(
-                self.knowledge.datasets, tenant, app.name, mappings["datasets"]
+                self.knowledge.datasets,
+                tenant,
+                app.name,
+                mappings["datasets"],
+                mappings["models"],
             ),
             sources=self.sources(tenant, user) if app.kind == "rag_pipeline" else None,
             forms=StoredForms(self.journal, run, self.addresses.server())

@@ -156,7 +156,7 @@ def sample_of(schema: Mapping[str, Any]) -> Any:
 
 
 def scripted_models(
-    model: ScriptedModel | None = None, *, name: str = "scripted"
+    model: LargeLanguageModel | None = None, *, name: str = "scripted"
 ) -> tuple[
     ProviderDefinition, Callable[[ProviderDefinition], Mapping[ModelType, AnyModel]]
 ]:

@@ -53,6 +53,26 @@ def parse_tool_list(
     return tool_refs
 
 
+def requirements_of_parameters(
+    parameters: Mapping[str, Any],
+) -> Iterator[tuple[str, str]]:
+    """Yield (kind, name) of the models, tools and datasets that the parameters of an
+    agent strategy name. What comes from a variable is known only in a run."""
+    for parameter in parameters.values():
+        is_wrapped = is_mapping(parameter) and "value" in parameter
+        value = parameter["value"] if is_wrapped else parameter
+        # Strategies of plugins may have several models, under any names.
+        if is_mapping(value) and value.get("provider") and value.get("model"):
+            yield "model", f"{value['provider']}/{value['model']}"
+    for reference in parse_tool_list(_unwrap_constant(parameters.get("tools"))):
+        is_dataset = reference.kind == "dataset-retrieval"
+        name = f"{reference.provider}/{reference.name}".lstrip("/")
+        yield ("dataset", reference.name) if is_dataset else ("tool", name)
+    datasets = _unwrap_constant(parameters.get("datasets"))
+    for dataset in datasets if is_array(datasets) else ():
+        yield "dataset", str(dataset)
+
+
 def resolve_tool_inputs(tools: Any, resolve: Callable[[Any], Any]) -> Any:
     """Return an app's tool list with the values of parameters that the author has fixed.
 

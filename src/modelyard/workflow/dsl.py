@@ -8,7 +8,7 @@ lists it, and a mapping can name a substitute.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
@@ -18,7 +18,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError, suggestion
-from modelyard.base.json_types import is_array, is_object
+from modelyard.base.json_types import EMPTY_OBJECT, is_array, is_mapping, is_object
 from modelyard.base.number_bounds import FiniteLoader, check_numbers
 from modelyard.workflow.agent_packages import (
     AgentJobData,
@@ -32,9 +32,11 @@ from modelyard.workflow.agent_packages import (
     package_warnings,
     requirements_of_package,
 )
+from modelyard.workflow.agent_tools import requirements_of_parameters
 from modelyard.workflow.graph import SOURCE, Edge, Graph
 from modelyard.workflow.node import Node, NodeKind
 from modelyard.workflow.nodes import node_class, node_types
+from modelyard.workflow.nodes.knowledge_retrieval import RetrievalData
 from modelyard.workflow.nodes.trigger import ScheduleData
 from modelyard.workflow.nodes.unknown import UnknownNode
 from modelyard.workflow.schedule import ScheduleError, schedule_of
@@ -971,11 +973,15 @@ class _AppParser:
             # Generators also use the type of the start node as its name.
             if node.kind is NodeKind.ROOT and node.title.casefold() != node.type:
                 by_title[node.type].append(node.id)
-        referenced_names = (
-            {selector[0] for node in app.nodes for selector in node.references()}
-            - node_ids
-            - NAMESPACES
-        )
+        # A title may have characters that an id cannot have, so that the nodes do not
+        # see references to it in their templates.
+        in_templates = {
+            name for node in app.nodes for name in _names_in_templates(node.raw)
+        }
+        in_selectors = {
+            selector[0] for node in app.nodes for selector in node.references()
+        }
+        referenced_names = (in_templates | in_selectors) - node_ids - NAMESPACES
         return {
             name: by_title[name.casefold()][0]
             for name in referenced_names
@@ -1150,6 +1156,20 @@ def _graph_of(container: str, root: str, levels: Mapping[str, Level]) -> Graph:
     )
 
 
+def _names_in_templates(value: Any) -> Iterator[str]:
+    """Yield what stands before the first full stop of each reference in the texts of a
+    node."""
+    if isinstance(value, str):
+        for match in _REFERENCED_NAME.finditer(value):
+            yield match[1]
+    elif is_object(value):
+        for member in value.values():
+            yield from _names_in_templates(member)
+    elif is_array(value):
+        for element in value:
+            yield from _names_in_templates(element)
+
+
 def _replace_titles(value: Any, names: Mapping[str, str]) -> Any:
     """Replace node titles by ids in a node's selectors and templates."""
     if isinstance(value, str):
@@ -1184,6 +1204,7 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
+_REFERENCED_NAME = re.compile(r"\{\{#([^{}#.]{1,200})\.")
 _PATH_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 
 
@@ -1310,13 +1331,8 @@ def _to_text(value: Any) -> str:
 def _requirements_of(node: Node) -> Iterable[Requirement]:
     """Yield the requirements of a node."""
     data = node.data
-    model = getattr(data, "model", None)
-    if model is not None and getattr(model, "name", ""):
-        yield Requirement(
-            kind="model",
-            name=f"{model.provider}/{model.name}".lstrip("/"),
-            node=node.title,
-        )
+    for name in _models_of(data):
+        yield Requirement(kind="model", name=name.lstrip("/"), node=node.title)
     for dataset in getattr(data, "dataset_ids", ()) or ():
         yield Requirement(kind="dataset", name=dataset, node=node.title)
     if node.type == "tool":
@@ -1328,11 +1344,42 @@ def _requirements_of(node: Node) -> Iterable[Requirement]:
             for kind, name in requirements_of_package(data.package):
                 yield Requirement(kind=kind, name=name, node=node.title)
     elif node.type == "agent":
-        yield Requirement(
-            kind="strategy",
-            name=f"{data.agent_strategy_provider_name}/{data.agent_strategy_name}",
-            node=node.title,
-        )
+        yield from _requirements_of_agent(node)
+
+
+def _models_of(data: Any) -> Iterator[str]:
+    """Yield the models of a node's data as `provider/name`."""
+    model = getattr(data, "model", None)
+    if model is not None and getattr(model, "name", ""):
+        yield f"{model.provider}/{model.name}"
+    for model_value in _retrieval_models(data):
+        yield f"{model_value.get('provider') or ''}/{model_value['name']}"
+
+
+def _retrieval_models(data: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the models that choose a dataset or a filter for a knowledge retrieval
+    node."""
+    if not isinstance(data, RetrievalData):
+        return
+    single: Any = (data.single_retrieval_config or EMPTY_OBJECT).get("model")
+    choices = (
+        (data.retrieval_mode == "single", single),
+        (data.metadata_filtering_mode == "automatic", data.metadata_model_config),
+    )
+    for is_used, model_value in choices:
+        if is_used and is_mapping(model_value) and model_value.get("name"):
+            yield model_value
+
+
+def _requirements_of_agent(node: Node) -> Iterable[Requirement]:
+    """Yield the requirements of an agent node of version 1."""
+    data = node.data
+    # Without a provider the strategy is built in.
+    if data.agent_strategy_provider_name:
+        name = f"{data.agent_strategy_provider_name}/{data.agent_strategy_name}"
+        yield Requirement(kind="strategy", name=name, node=node.title)
+    for kind, name in requirements_of_parameters(data.agent_parameters):
+        yield Requirement(kind=kind, name=name, node=node.title)
 
 
 # ----------------------------------------------------------------------------------------------

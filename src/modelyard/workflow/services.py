@@ -131,6 +131,26 @@ def _node_error(error: SandboxError, error_type: str) -> NodeError:
     )
 
 
+def mapped_model(
+    provider: str, name: str, mappings: Sequence[Mapping[str, str]]
+) -> str | None:
+    """Return the model that the first mapping has for a model of a file; None if no
+    mapping has one."""
+    names = (f"{provider}/{name}", f"{_short_provider(provider)}/{name}", name, "*")
+    for mapping in mappings:
+        # The most specific name is looked up first; `*` maps everything else.
+        for candidate in names:
+            if candidate in mapping:
+                return mapping[candidate]
+    return None
+
+
+def _short_provider(provider: str) -> str:
+    """Return a provider's own name: imported apps write `author/plugin/provider`, or a
+    prefix with its type."""
+    return provider.rpartition("/")[2].rpartition(":")[2]
+
+
 class TenantModels:
     """The tenant's models, by the `provider/model` names in an app's DSL file."""
 
@@ -149,29 +169,16 @@ class TenantModels:
     def find(self, provider: str, name: str, model_type: str) -> Any:
         """Return the model that a mapping or the name leads to. Raises NotFoundError."""
         parsed_type = ModelType(model_type)
-        # Imported apps name providers as `author/plugin/provider` or with a type
-        # prefix.
-        provider_name = provider.rpartition("/")[2].rpartition(":")[2]
-        names = (f"{provider}/{name}", f"{provider_name}/{name}", name)
-        for mapping in self._mappings:
-            # The most specific name is looked up first; `*` maps everything else.
-            if (
-                target := next(
-                    (
-                        mapping[candidate]
-                        for candidate in (*names, "*")
-                        if candidate in mapping
-                    ),
-                    None,
-                )
-            ) is not None:
-                return self._manager.find(self._caller, target, parsed_type)
+        target = mapped_model(provider, name, self._mappings)
+        if target is not None:
+            return self._manager.find(self._caller, target, parsed_type)
         if not name:
             return self._manager.find(self._caller, "default", parsed_type)
+        short_name = f"{_short_provider(provider)}/{name}"
         model_name = (
             self._plugins.model_name(self._caller.tenant, provider, name)
             if self._plugins
-            else names[1]
+            else short_name
         )
         # Without a provider it is Modelyard's own name: a default, a route or a full
         # model name.
@@ -183,7 +190,7 @@ class TenantModels:
             # The message names the setting that would help.
             raise NotFoundError(
                 f"{error}; the app's mapping can name a substitute for"
-                f" {names[1].lstrip('/')!r}",
+                f" {short_name.lstrip('/')!r}",
                 code="model_not_found",
             ) from error
 
@@ -398,11 +405,13 @@ class TenantDatasets:
         tenant: str,
         app: str,
         mappings: Sequence[Mapping[str, str]],
+        models: Sequence[Mapping[str, str]] = (),
     ) -> None:
         self._datasets = datasets
         self._tenant = tenant
         self._app = app
         self._mappings = mappings
+        self._models = models
 
     async def _resolve_datasets(self, names: Sequence[str]) -> list[Dataset]:
         """Return the datasets by id or mapping, without duplicates; unknown ones are
@@ -437,10 +446,11 @@ class TenantDatasets:
         # In single mode a model selects one of the datasets.
         if data.retrieval_mode == "single":
             model = _model_name(
-                (data.single_retrieval_config or EMPTY_OBJECT).get("model")
+                (data.single_retrieval_config or EMPTY_OBJECT).get("model"),
+                self._models,
             )
         automatic = (
-            _model_name(data.metadata_model_config)
+            _model_name(data.metadata_model_config, self._models)
             if data.metadata_filtering_mode == "automatic"
             else ""
         )
@@ -573,12 +583,14 @@ async def pipeline_dataset(
     return await datasets.create(tenant, name, settings=settings)
 
 
-def _model_name(model_value: Any) -> str:
-    """Return a model reference as `provider/name`; `default` if there is none."""
+def _model_name(model_value: Any, mappings: Sequence[Mapping[str, str]]) -> str:
+    """Return the model that a mapping has for a reference, or the reference as
+    `provider/name`; `default` if there is none."""
     if not is_mapping(model_value) or not model_value.get("name"):
         return "default"
-    provider = model_value.get("provider")
-    return f"{provider}/{model_value['name']}" if provider else str(model_value["name"])
+    provider, name = str(model_value.get("provider") or ""), str(model_value["name"])
+    target = mapped_model(provider, name, mappings)
+    return target or (f"{provider}/{name}" if provider else name)
 
 
 def _merge(node_config: Mapping[str, Any] | None) -> RetrievalSettings:

@@ -10,9 +10,15 @@ from modelyard.workflow.node import NodeContext
 from modelyard.workflow.template import render
 from modelyard.workflow.variables import File, from_object, to_object
 
+_INPUT_TYPES = ("mixed", "variable", "constant")
+
 
 def tool_input(parameter: Any, context: NodeContext) -> Any:
-    """Return the value of a parameter: a constant, a variable or a template."""
+    """Return the value of a parameter: a constant, a variable or a template; None if it
+    has not been filled in."""
+    # A parameter that was left empty is exported with its type and `value: null`.
+    if is_mapping(parameter) and list(parameter) == ["type"]:
+        return None if parameter["type"] in _INPUT_TYPES else parameter
     # Old exports store the plain value.
     if not is_mapping(parameter) or "type" not in parameter or "value" not in parameter:
         return parameter
