@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelyard.base.json_types import is_array
+from modelyard.workflow.code_outputs import OutputDeclaration, OutputValidator
 from modelyard.workflow.node import (
     Node,
     NodeContext,
@@ -13,7 +14,6 @@ from modelyard.workflow.node import (
     NodeResult,
     VariableSelector,
 )
-from modelyard.workflow.nodes.code_outputs import OutputDeclaration, OutputValidator
 from modelyard.workflow.variables import File, to_object
 
 
