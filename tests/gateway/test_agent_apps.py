@@ -49,6 +49,7 @@ def served_apps() -> Iterator[dict[str, str]]:
         "agent": agent_app("agent", tools={"dify_tools": TOOLS}),
         "asking": agent_app("asking", human=CONTACTS),
         "caller": workflow_with("agent"),
+        "toolless": agent_app("toolless", tools={"dify_tools": TOOLS[1:]}),
         "formal": agent_app("formal", app_features=FEATURES, app_variables=variables),
     }
     with serving(apps) as served:
@@ -102,6 +103,23 @@ def test_an_agent_app_streams_messages_and_thoughts(served_apps: dict[str, str])
             "Which day is it?",
             "And now?",
         ]
+
+
+@pytest.mark.parametrize("mode", ["blocking", "streaming"])
+def test_an_agent_app_without_any_of_its_tools_says_so(
+    served_apps: dict[str, str], mode: str
+):
+    body = {"query": "Hi", "user": "ada", "response_mode": mode, "inputs": {}}
+    with client(served_apps, "toolless") as http:
+        answer = http.post("/chat-messages", json=body)
+    if mode == "blocking":
+        assert answer.status_code == 400
+        error = answer.json()
+    else:
+        error = events_of(answer)[-1]
+        assert error["event"] == "error"
+    assert (error["status"], error["code"]) == (400, "completion_request_error")
+    assert error["message"].startswith("None of the agent's tools is available: gone (")
 
 
 def test_the_form_and_the_features_of_an_agent_app(served_apps: dict[str, str]):

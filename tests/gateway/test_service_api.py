@@ -571,6 +571,34 @@ def test_files_belong_to_their_users(served_apps: dict[str, str]):
     )
 
 
+def test_an_upload_needs_exactly_one_file(served_apps: dict[str, str]):
+    caller = Caller(served_apps, "workflow")
+    empty = caller.http.post("/files/upload")
+    assert (empty.status_code, empty.json()["code"]) == (400, "no_file_uploaded")
+    for fields in (("file", "file"), ("file", "other")):
+        files = [(field, ("a.txt", b"x", "text/plain")) for field in fields]
+        answer = caller.http.post("/files/upload", data={"user": "f1"}, files=files)
+        assert (answer.status_code, answer.json()) == (
+            400,
+            {
+                "code": "too_many_files",
+                "message": "Only one file is allowed, not 2.",
+                "status": 400,
+            },
+        )
+
+
+def test_a_long_file_name_keeps_its_extension(served_apps: dict[str, str]):
+    answer = Caller(served_apps, "workflow").http.post(
+        "/files/upload",
+        files={"file": (f"{'n' * 300}.xlsx", b"x", "text/plain")},
+        data={"user": "f1"},
+    )
+    assert answer.status_code == 201
+    name = answer.json()["name"]
+    assert (len(name), name[-5:], answer.json()["extension"]) == (200, ".xlsx", "xlsx")
+
+
 def test_a_form_pauses_a_run_until_it_is_submitted(served_apps: dict[str, str]):
     caller = Caller(served_apps, "form")
     events = caller.events("/workflows/run", inputs={"q": "it"}, user="h")

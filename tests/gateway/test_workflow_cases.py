@@ -132,6 +132,25 @@ def test_a_lone_surrogate_does_not_block_a_run(world: World):
     assert outputs == {"r": "a\N{REPLACEMENT CHARACTER} b"}
 
 
+def test_an_answer_with_half_of_an_emoji_is_read(world: World):
+    # Some servers cut their tokens inside of a character.
+    world.model.answers = [stream_answer(chat_events(["a\ud83d", " b"]))]
+    nodes = {"m": LLM, "end": end_of("m", "text")}
+    outputs = world.outputs(nodes, ["start > m", "m > end"])
+    assert outputs == {"r": "a\N{REPLACEMENT CHARACTER} b"}
+
+
+def test_inputs_with_half_of_an_emoji_are_read(world: World):
+    start = {"type": "start", "variables": [{"variable": "q", "type": "paragraph"}]}
+    with world.app(
+        {"start": start, "end": end_of("start", "q")}, ["start > end"]
+    ) as client:
+        # As `JSON.stringify` writes it.
+        body = json.dumps({"inputs": {"q": "a\ud83d"}, "user": "u"})
+        answer = client.post("/workflows/run", content=body)
+    assert answer.json()["data"]["outputs"] == {"r": "a\N{REPLACEMENT CHARACTER}"}
+
+
 LLM = {
     "type": "llm",
     "prompt_template": [{"role": "user", "text": "say it"}],

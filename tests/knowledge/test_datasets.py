@@ -1034,7 +1034,7 @@ def test_external_knowledge_is_queried(run: Run, upstream: Any):
             {
                 "records": [
                     {
-                        "content": "From afar.",
+                        "content": "From afar\ud83d.",
                         "score": 0.8,
                         "title": "Far",
                         "metadata": {"page": 3},
@@ -1056,7 +1056,7 @@ def test_external_knowledge_is_queried(run: Run, upstream: Any):
         )
         retrieval = await bench.find(dataset, "anything")
         assert [(hit.text, hit.score, hit.title) for hit in retrieval.hits] == [
-            ("From afar.", 0.8, "Far")
+            ("From afar\N{REPLACEMENT CHARACTER}.", 0.8, "Far")
         ]
         assert received_requests[0][0] == "Bearer sk-far-key"
         assert received_requests[0][1]["knowledge_id"] == "k1"

@@ -60,6 +60,7 @@ _SIZES: Mapping[str, Mapping[str, object]] = {
         # refusals for each served call, would still be far beyond this.
         "_MAX_QUIET_REFUSED": 1.0,
     },
+    "never-hangs": {"RUNS": 90},
     "plugin-orphans": {"_MAX_SECONDS_TO_EXIT": _ANY_TIME},
     "rotate": {"_ROTATIONS": 1, "_CALLERS": 2},
 }

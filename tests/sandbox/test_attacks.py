@@ -138,7 +138,7 @@ def test_text_that_looks_like_a_program_stays_text(cell: Cell):
         (
             "python3",
             "def main():\n    return {'x': float('nan')}",
-            "cannot be encoded as JSON",
+            "Output x: The result contains nan, which JSON cannot express",
         ),
         (
             "python3",

@@ -26,7 +26,7 @@ def read() -> Iterator[Read]:
             return Sandbox(SandboxLimits(document_seconds=3.0, memory_mb=192))
 
         sandbox = runner.run(make())
-        yield lambda extension, data: runner.run(sandbox.extract(extension, data))
+        yield lambda extension, data: runner.run(sandbox.extract(extension, data)).text
         runner.run(sandbox.aclose())
 
 

@@ -93,6 +93,7 @@ KEPT = {
     "gateway/schemas.py:ANYTHING": _OURS,
     "gateway/bodies.py:_Pool._by": _COUNT,
     # sandbox
+    "sandbox/inside/rich_text.py:_Reader.fonts": "lives for one document: character sets of its fonts",
     "sandbox/inside/zygote.py:ForkServer.children": "by the number of a process: its descriptors",
     "sandbox/slots.py:Slots._running": _COUNT,
     "sandbox/slots.py:Slots._waiting": _COUNT,

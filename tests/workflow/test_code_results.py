@@ -64,11 +64,14 @@ def test_keys_become_texts_as_json_writes_them(
     ("expression", "message"),
     [
         ("{(1, 2): 'a'}", "Keys of the result must be texts or numbers, not tuple"),
-        ("{'n': float('nan')}", "Out of range float"),
-        ("{'n': 10**5000}", ""),
+        ("{'n': float('nan')}", "Output r: The result contains nan, which JSON cannot"),
+        ("{'n': [-float('inf')]}", "Output r: The result contains -inf, which JSON"),
+        ("{'n': 10**5000}", "Output r: The result contains an integer of 16610 bits"),
+        ("{'n': 10**4000}", "Output r.n is out of range"),
+        ("{'n': [[[[[[[1]]]]]]]}", "]: Depth limit 5 reached"),
         ("{10**5000: 1}", ""),
-        ("{'b': b'x'}", "contains bytes"),
-        ("deep", "nested too deeply"),
+        ("{'b': b'x'}", "Output r: The result contains bytes"),
+        ("deep", "Output r: The result is nested too deeply"),
     ],
 )
 def test_results_that_are_no_json_fail_the_node(
@@ -245,13 +248,18 @@ def test_the_limits_of_results_are_settings(tmp_path: Path):
         characters=3, texts=2, objects=1, numbers=4, depth=2, decimals=2
     )
     cases = [
-        ("string", "'abc'", "'abcd'", "characters"),
-        ("array[string]", "['a'] * 2", "['a'] * 3", "texts"),
-        ("array[object]", "[{}]", "[{}, {}]", "objects"),
-        ("array[number]", "[1] * 4", "[1] * 5", "numbers"),
-        ("array[boolean]", "[True] * 4", "[True] * 5", "numbers"),
-        ("object", "{'a': {'b': 1}}", "{'a': {'b': {'c': 1}}}", "depth"),
-        ("number", "1.25", "1.125", "decimals"),
+        ("string", "'abc'", "'abcd'", "less than 3 characters"),
+        ("array[string]", "['a'] * 2", "['a'] * 3", "less than 2 elements"),
+        ("array[object]", "[{}]", "[{}, {}]", "less than 1 elements"),
+        ("array[number]", "[1] * 4", "[1] * 5", "less than 4 elements"),
+        ("array[boolean]", "[True] * 4", "[True] * 5", "less than 4 elements"),
+        (
+            "object",
+            "{'a': {'b': 1}}",
+            "{'a': {'b': {'c': 1}}}",
+            "Depth limit 2 reached",
+        ),
+        ("number", "1.25", "1.125", "less than 2 digits"),
     ]
 
     async def run_all() -> None:
@@ -261,12 +269,12 @@ def test_the_limits_of_results_are_settings(tmp_path: Path):
             workflows=WorkflowSettings(code_output=limits, template_characters=4),
         )
         async with Modelyard(settings, environ={}) as yard:
-            for kind, accepted, refused, setting in cases:
+            for kind, accepted, refused, message in cases:
                 outcome = await run(code_app(accepted, kind), yard)
                 assert outcome.status is Status.SUCCEEDED, outcome.error
                 outcome = await run(code_app(refused, kind), yard)
                 assert outcome.status is Status.FAILED
-                assert f"workflows.code_output.{setting})" in outcome.error
+                assert message in outcome.error
             node = {"type": "template-transform", "template": "abcde", "variables": []}
             parts = {"start": {"type": "start"}, "t": node}
             outcome = await run(app_of(parts, ["start > t"]), yard)

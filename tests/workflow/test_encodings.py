@@ -155,6 +155,36 @@ def test_a_guessed_encoding_is_noted(bench: Bench):
     _, events = bench.run(app)
     process = events[-2].process_data  # type: ignore[union-attr]
     assert process["encoding"] == {"guessed": "gb18030", "certain": True}
+    assert process["warnings"] == [
+        "The encoding of the response is not stated; it was read as gb18030"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "warnings"),
+    [
+        ("a.txt", "张三和李四在北京见面".encode("gbk"), ["The encoding of a.txt is not stated; it was read as gb18030"]),
+        ("a.csv", b"caf\xe9", ["The encoding of a.csv is not stated; it was read as CODEC, and the guess is uncertain"]),
+        ("a.txt", "姓名".encode(), None),
+        ("a.txt", "姓名".encode("utf-8-sig"), None),
+        ("a.html", "<meta charset=gbk><p>姓名</p>".encode("gbk"), None),
+        ("a.json", b"{}", None),
+    ],
+)  # fmt: skip
+def test_the_extractor_warns_of_a_guessed_encoding(
+    bench: Bench, name: str, content: bytes, warnings: list[str] | None
+):
+    bench.files.contents["f"] = content
+    extension = name[name.index(".") :]
+    file = File(type="document", related_id="f", filename=name, extension=extension)
+    extract = {"type": "document-extractor", "variable_selector": ["sys", "files"]}
+    app = app_of({"start": {"type": "start"}, "x": extract}, ["start > x"])
+    outcome, events = bench.run(app, files=[file])
+    assert outcome.status is Status.SUCCEEDED, outcome.error
+    process = events[-2].process_data  # type: ignore[union-attr]
+    codec = guess(content)[0]
+    expected = warnings and [text.replace("CODEC", codec) for text in warnings]
+    assert process.get("warnings") == expected
 
 
 def test_the_extractor_reads_a_short_list_of_names(bench: Bench):

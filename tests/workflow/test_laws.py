@@ -504,7 +504,9 @@ def test_thinking_is_separated_in_any_chunking(fragments: list[str]):
         fed_parts[0] + finished_parts[0],
         fed_parts[1] + finished_parts[1],
     )
-    assert split_thinking(text)[0] == thought.strip()
+    # Reasoning that does not end is the answer if there is no other.
+    is_unclosed = single_filter.is_open and not answer_text.strip()
+    assert split_thinking(text)[0] == ("" if is_unclosed else thought.strip())
 
 
 JSON = st.recursive(

@@ -23,6 +23,7 @@ from modelyard.testing.workflows import scripted_models
 from modelyard.tools.builtin.memory_tools import scope_of
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.function import tool
+from tools.show.injected_templates import prove_templates
 from tools.show.proof import Proof
 
 FOREIGN_SECRET = "FOREIGN-SECRET"
@@ -343,9 +344,10 @@ async def _check_foreign_note(proof: Proof, yard: Modelyard) -> None:
 
 
 def prove() -> Proof:
-    """Run all prompt-injection attacks."""
+    """Run all prompt-injection attacks, then bring templates in from outside."""
     proof = Proof()
     asyncio.run(_prove(proof))
+    asyncio.run(prove_templates(proof))
     return proof
 
 

@@ -14,6 +14,7 @@ from modelyard.base.clock import Clock, SystemClock
 from modelyard.base.errors import ConfigError
 from modelyard.base.files import read_file
 from modelyard.base.settings import Settings, load_settings
+from modelyard.base.struct_types import prepare_struct_types
 from modelyard.knowledge.vectors import Embedder
 from modelyard.models.embedding import (
     EmbeddingInputType,
@@ -70,6 +71,9 @@ class Modelyard:
         environ: Mapping[str, str] | None = None,
         embedder: Embedder | None = None,
     ) -> None:
+        # All modules with types of their own are imported by now, and no thread of ours
+        # decodes yet.
+        prepare_struct_types()
         # The program may pass its own environment instead of the process's.
         variables = os.environ if environ is None else environ
         self.services: Services = build(

@@ -13,6 +13,7 @@ from modelyard.app.plugins import PluginHostServices
 from modelyard.app.storage import StorageServices
 from modelyard.app.tools import ToolServices
 from modelyard.base.clock import Clock
+from modelyard.base.settings import WorkflowSettings
 from modelyard.models.embedding import TextEmbeddingRequest
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
@@ -28,7 +29,7 @@ from modelyard.workflow.dsl import App, AppMapping
 from modelyard.workflow.features import Features, OutputCheck
 from modelyard.workflow.generators import Generators
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
-from modelyard.workflow.node import Limits, Services
+from modelyard.workflow.node import CodeLimits, Limits, Services
 from modelyard.workflow.pipelines import Pipelines
 from modelyard.workflow.runs import FindApp, Runs
 from modelyard.workflow.service_tools import (
@@ -69,6 +70,11 @@ class WorkflowParts:
     pipelines: Pipelines
     triggers: Triggers
     run_services: "RunServices"
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of a run, as the settings state them."""
+        return _limits_of(self.run_services.live.current.workflows)
 
     def services(self, app: App, run: RunRecord | None = None) -> Services:
         """Return the services for the nodes of an app in a tenant's run.
@@ -301,6 +307,18 @@ def build_workflows(
     )
 
 
+def _limits_of(settings: WorkflowSettings) -> Limits:
+    """Return the limits of a run."""
+    return Limits(
+        steps=settings.steps,
+        seconds=settings.seconds,
+        depth=settings.depth,
+        template_characters=settings.template_characters,
+        code=CodeLimits(**msgspec.structs.asdict(settings.code_output)),
+        summary_tokens=settings.summary_tokens,
+    )
+
+
 def _build_runs(
     run_services: RunServices,
     apps: Apps,
@@ -314,7 +332,7 @@ def _build_runs(
         run_services.journal,
         _app_finder(apps),
         run_services.services,
-        limits=Limits.of(workflow_settings),
+        limits=_limits_of(workflow_settings),
         clock=clock_time,
         max_runs=workflow_settings.at_once,
     )

@@ -7,7 +7,8 @@ ten megabytes of text take a hundredth of that. Structural characters outside st
 are therefore counted before decoding.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -32,6 +33,12 @@ _DIGITS = bytes(
     ord("1") if chr(code) in "0123456789." else ord(" ") for code in range(256)
 )
 _decode = msgspec.json.Decoder().decode
+# An escape in a JSON text: a surrogate pair, a lone surrogate, or any other.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
 
 
 class BodyError(ValueError):
@@ -40,19 +47,48 @@ class BodyError(ValueError):
 
 
 def decode_body(data: bytes | str) -> Any:
-    """Decode a JSON body into plain Python values.
+    """Decode a JSON body into plain Python values, lone surrogates as U+FFFD.
 
     Raises BodyError if the body is invalid, nested too deeply or has too many values.
     """
     check_value_count(data)
     try:
-        document = _decode(data)
+        document = decode_json(data)
         check_depth(document, data)
     except RecursionError as error:
         raise BodyError(f"nested deeper than {MAX_DEPTH} levels") from error
     except (msgspec.DecodeError, UnicodeError) as error:
         raise BodyError(str(error)) from error
     return document
+
+
+def decode_json(
+    data: bytes | str, decode: Callable[[bytes | str], Any] = _decode
+) -> Any:
+    """Decode JSON without bounds, by a decoder of msgspec; each lone surrogate becomes
+    U+FFFD.
+
+    A text that is cut inside of an emoji has a lone surrogate, and most languages write
+    it as an escape. Raises what the decoder raises.
+    """
+    try:
+        return decode(data)
+    except msgspec.DecodeError as error:
+        # Escapes are rewritten only if they may be what the decoder has refused. Close to
+        # the end of a text it takes half of a pair for a text that has been cut.
+        if not any(term in str(error) for term in ("surrogate", "truncated")):
+            raise
+    except UnicodeEncodeError:
+        pass
+    return decode(_without_lone_surrogates(data))
+
+
+def _without_lone_surrogates(data: bytes | str) -> bytes:
+    """Return a JSON text with U+FFFD for each lone surrogate, escaped or not."""
+    if isinstance(data, str):
+        mended = data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        data = mended.encode()
+    return _ESCAPE.sub(lambda match: rb"\ufffd" if match["lone"] else match[0], data)
 
 
 def check_value_count(

@@ -367,6 +367,9 @@ class WorkflowSettings(
     """Concurrent runs per process."""
     keep_days: float = 30.0
     """Days for which finished runs are retained; 0 for ever."""
+    summary_tokens: int = 500
+    """Maximum length of the summary that a model writes of a conversation that is too
+    long for its context; 0 leaves older turns out instead."""
     catch_up_seconds: float = 3600.0
     """Maximum age of a missed schedule time that is made up for after a downtime; 0 for
     never."""

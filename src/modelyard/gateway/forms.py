@@ -35,6 +35,8 @@ class Form:
     filename: str = ""
     files: dict[str, Upload] = field(default_factory=dict[str, Upload])
     """All files by field, if the form was parsed without one particular file field."""
+    file_count: int = 0
+    """Parts that are files: those with a file name, in any field."""
 
 
 def parse_form(
@@ -142,6 +144,7 @@ class _FormReader:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
         filename = options.get(b"filename", b"").decode("utf-8", "replace")
+        self.form.file_count += bool(filename)
         # The file field is the only part that may be large.
         if name == self._file:
             self.form.file, self.form.filename = bytes(self._data), filename

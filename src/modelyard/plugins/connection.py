@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from modelyard.base.bounded_json import decode_json
 from modelyard.base.errors import ModelyardError, PluginError
 from modelyard.base.ids import new_id
 from modelyard.base.json_types import JsonValue, is_object
@@ -288,7 +289,8 @@ class PluginConnection:
         has no newline; it need not be valid JSON.
         """
         try:
-            envelope = _decode(line)
+            # A message must not be lost because a text in it was cut inside of an emoji.
+            envelope: _Envelope = decode_json(line, _decode)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self._handle_unusual_line(line)
             return

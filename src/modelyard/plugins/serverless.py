@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.bounded_json import decode_json
 from modelyard.base.errors import (
     InvokeError,
     ModelyardError,
@@ -122,7 +123,7 @@ class ServerlessRuntime:
         JSON or has no `data`.
         """
         try:
-            envelope = msgspec.json.decode(line)
+            envelope = decode_json(line)
             data = envelope["data"]
         except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
             raise PluginError(
@@ -223,7 +224,7 @@ def _raise_if_failed(error: PluginError | None) -> None:
 def _parse_invocation(line: bytes) -> Mapping[str, Any]:
     """Return the request, however many envelopes it is wrapped in. Raises PluginError."""
     try:
-        document = msgspec.json.decode(line)
+        document = decode_json(line)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise PluginError("Invalid transaction: not a JSON message") from None
     # The request may be nested in any number of `data` envelopes.

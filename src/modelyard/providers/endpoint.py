@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from modelyard.base import cpu_work
-from modelyard.base.bounded_json import BodyError, check_value_count
+from modelyard.base.bounded_json import BodyError, check_value_count, decode_json
 from modelyard.base.call_headers import NO_RULES, HeaderRules, merge_headers
 from modelyard.base.errors import (
     ConfigError,
@@ -44,7 +44,6 @@ _MAX_VALUES = 10_000_000
 OFFLOAD_BYTES = 1 << 20
 MAX_ERROR = 256 * 1024
 _AGENT = "modelyard"
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -379,7 +378,7 @@ class Endpoint:
             # Counted before decoding: many small values take far more memory than their
             # text.
             check_value_count(data, containers=_MAX_CONTAINERS, values=_MAX_VALUES)
-            return _decode(data)
+            return decode_json(data)
         except (
             BodyError,
             msgspec.DecodeError,

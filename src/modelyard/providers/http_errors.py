@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.base.bounded_json import decode_json
 from modelyard.base.errors import (
     EndpointNotFoundError,
     InvokeError,
@@ -61,7 +62,7 @@ def _error_fields(body: bytes) -> dict[str, Any]:
     """Return the object with an error's fields in the body of an error response; empty
     if the body is not a JSON object."""
     try:
-        document = msgspec.json.decode(body)
+        document = decode_json(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     fields = error_fields_in(document)

@@ -98,6 +98,16 @@ class SandboxLimits:
     """An unused zygote is ended after this time, except the basic one for code."""
 
 
+class ExtractedText(NamedTuple):
+    """The text of a document."""
+
+    text: str
+    guessed_codec: str = ""
+    """The encoding that was guessed, because nothing states it; empty if it is stated."""
+    is_certain: bool = True
+    """Whether the guess is much more likely than all others."""
+
+
 class _ExitReport(NamedTuple):
     """How a program's process exited."""
 
@@ -293,7 +303,9 @@ class Sandbox:
         }
         return str(await self._run(tenant, "code", task, b"", self.limits.seconds))
 
-    async def extract(self, extension: str, data: bytes, *, tenant: str = "") -> str:
+    async def extract(
+        self, extension: str, data: bytes, *, tenant: str = ""
+    ) -> "ExtractedText":
         """Return a document's plain text.
 
         `extension` is the lower-case file extension with its dot, or a media type, and
@@ -301,11 +313,12 @@ class Sandbox:
         exceeds a limit, and SandboxUnavailableError if the self-test failed.
         """
         task = {"kind": "document", "extension": extension}
-        return str(
-            await self._run(
-                tenant, "documents", task, data, self.limits.document_seconds
-            )
+        result = await self._run(
+            tenant, "documents", task, data, self.limits.document_seconds
         )
+        # A document of several texts, such as a book, has one encoding as a rule.
+        codec, is_certain = next(iter(result["guesses"]), ("", True))
+        return ExtractedText(str(result["text"]), codec, is_certain)
 
     async def read(self, name: str, data: bytes, *, tenant: str = "") -> dict[str, Any]:
         """Read a document as Markdown; the format is recognised by content.
@@ -743,6 +756,8 @@ def _parse_response(answer: bytes, status: int) -> Any:
         raise SandboxError(
             "Sandbox: the program exited without a result", reason="crash"
         ) from None
+    except RecursionError:
+        raise SandboxError("Sandbox: the result is nested too deeply") from None
     # The child could not confine itself and refused to run the task.
     if "sandbox" in response:
         raise SandboxError(

@@ -14,6 +14,7 @@ import msgspec
 
 from modelyard.base.errors import ModelyardError
 from modelyard.base.json_types import is_array, is_mapping
+from modelyard.base.struct_types import prepare_struct_types
 from modelyard.tools.entities import (
     Message,
     Tool,
@@ -53,6 +54,7 @@ class FunctionTool(Tool):
                 fields.append(_argument_field(name, parameter, hints, descriptions))
         # A struct type validates the arguments and generates their schema.
         self._arguments = msgspec.defstruct(f"{name}_arguments", fields, kw_only=True)
+        prepare_struct_types(self._arguments)
         try:
             schema = _inline_root(msgspec.json.schema(self._arguments))
         except TypeError as error:

@@ -57,6 +57,7 @@ from modelyard.workflow.agent_tools import dataset_ref, parse_tool_list
 from modelyard.workflow.dataset_tools import DatasetTool
 from modelyard.workflow.engine import Step
 from modelyard.workflow.events import (
+    AgentToolCall,
     NodeRunAgentLog,
     NodeRunAgentThought,
     NodeRunRetrieverResource,
@@ -218,7 +219,7 @@ class BuiltInStrategy:
         task = Task(
             query=_text(parameters_by_name.get("query")),
             instruction=_text(parameters_by_name.get("instruction")),
-            tools=await self._tools(),
+            tools=await self._available_tools(),
             parameters=parameters,
             stop=stop,
             prompt=_text(parameters_by_name.get("prompt")),
@@ -326,6 +327,19 @@ class BuiltInStrategy:
             if tool.name not in tools_by_name:
                 tools_by_name[tool.name] = tool
         return list(tools_by_name.values())
+
+    async def _available_tools(self) -> list[Tool]:
+        """Return the agent's tools. Raises NodeError if it has tools and none of them is
+        available: its answer would be made up."""
+        tools = await self._tools()
+        missing = [tool for tool in tools if isinstance(tool, MissingTool)]
+        if not tools or len(missing) < len(tools):
+            return tools
+        reasons = "; ".join(f"{tool.name} ({tool.reason})" for tool in missing)
+        raise NodeError(
+            f"None of the agent's tools is available: {reasons}",
+            error_type="AgentToolsUnavailable",
+        )
 
     async def _bind_tool(self, ref: ToolRef) -> Tool:
         """Return the tool of a reference; one that only reports an error if it is not
@@ -566,6 +580,17 @@ class BuiltInStrategy:
                     if call.id in results
                     for file in results[call.id].files
                 ],
+                text=finished_round.text,
+                calls=[
+                    AgentToolCall(
+                        name=call.name,
+                        arguments=call.arguments,
+                        observation=(
+                            results[call.id].observation if call.id in results else None
+                        ),
+                    )
+                    for call in finished_round.calls
+                ],
             )
         )
         # Sources of all tool calls in this round are shown together.
@@ -733,13 +758,13 @@ class MissingTool(Tool):
             description=ref.description or ref.name,
             schema={"type": "object", "properties": {}},
         )
-        self._why = reason
+        self.reason = reason
 
     async def invoke(
         self, parameters: Mapping[str, Any], context: ToolContext
     ) -> AsyncGenerator[Message, None]:
         """Raise ToolNotFoundError with the reason."""
-        raise ToolNotFoundError(self._why)
+        raise ToolNotFoundError(self.reason)
         # Unreachable; the `yield` makes this function a generator as the interface
         # requires.
         yield {}

@@ -513,11 +513,17 @@ def _message_metadata(run: RunRecord, events: Sequence[AnyEvent]) -> dict[str, A
     """Return the metadata of a message: cited sources and an agent's thoughts."""
     resources: list[dict[str, Any]] = []
     thoughts: dict[str, dict[str, Any]] = {}
+    # The service API shows the thoughts, which have one call for each tool's name.
+    rounds: dict[str, dict[str, Any]] = {}
     for event in events:
         if isinstance(event, NodeRunRetrieverResource):
             resources += event.retriever_resources
         elif isinstance(event, NodeRunAgentThought):
             # Later events of the same thought replace earlier ones.
+            rounds[event.thought_id] = {
+                "text": event.text,
+                "calls": msgspec.to_builtins(event.calls),
+            }
             thoughts[event.thought_id] = {
                 "id": event.thought_id,
                 "chain_id": None,
@@ -539,6 +545,7 @@ def _message_metadata(run: RunRecord, events: Sequence[AnyEvent]) -> dict[str, A
         metadata["retriever_resources"] = sources
     if thoughts:
         metadata["agent_thoughts"] = list(thoughts.values())
+        metadata["agent_rounds"] = list(rounds.values())
     return metadata
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.json_types import is_array, is_mapping
-from modelyard.base.settings import CodeOutputSettings
-from modelyard.workflow.node import NodeError
+from modelyard.workflow.node import CodeLimits, NodeError
 
 _MAX_NUMBER = 2**63 - 1
 
@@ -28,13 +27,10 @@ class OutputDeclaration(msgspec.Struct, kw_only=True):
 
 
 class OutputValidator:
-    """Validates results of code nodes against limits.
+    """Validates results of code nodes against limits. The sentences of its errors are
+    Dify's, which people look up."""
 
-    The sentences of its errors are Dify's, which people look up; the setting that would
-    change a limit is named after them.
-    """
-
-    def __init__(self, limits: CodeOutputSettings) -> None:
+    def __init__(self, limits: CodeLimits) -> None:
         self._limits = limits
 
     def validated(
@@ -52,7 +48,7 @@ class OutputValidator:
         """
         # Limits the recursion for declared objects.
         if depth > self._limits.depth:
-            raise self._too_deep()
+            raise self._too_deep(path)
         if not is_mapping(result):
             where = f"Output {path}" if path else "Result"
             raise OutputError(f"{where} is not an object, got {type(result)} instead.")
@@ -140,7 +136,7 @@ class OutputValidator:
         if len(value) > self._limits.characters:
             raise OutputError(
                 f"The length of output {where} must be less than"
-                f" {self._limits.characters} characters{_setting('characters')}"
+                f" {self._limits.characters} characters"
             )
         return value.replace("\0", "")
 
@@ -153,8 +149,9 @@ class OutputValidator:
             raise OutputError(
                 f"Output {where} must be a number, got {type(value).__name__} instead"
             )
-        # NaN and infinity cannot be represented in JSON.
-        if not math.isfinite(value) or abs(value) > _MAX_NUMBER:
+        # NaN and infinity cannot be represented in JSON. An integer may be too long to
+        # become a float, so the range comes first.
+        if abs(value) > _MAX_NUMBER or not math.isfinite(value):
             raise OutputError(
                 f"Output {where} is out of range, it must be between {-_MAX_NUMBER} and"
                 f" {_MAX_NUMBER}."
@@ -163,7 +160,7 @@ class OutputValidator:
         if isinstance(value, float) and len(str(value).partition(".")[2]) > decimals:
             raise OutputError(
                 f"Output {where} has too high precision, it must be less than {decimals}"
-                f" digits.{_setting('decimals')}"
+                f" digits."
             )
         return value
 
@@ -178,7 +175,7 @@ class OutputValidator:
         if len(value) > max_length:
             raise OutputError(
                 f"The length of output variable {where} must be less than {max_length}"
-                f" elements.{_setting(limit)}"
+                f" elements."
             )
         return value
 
@@ -208,7 +205,7 @@ class OutputValidator:
         OutputError."""
         # One level more than declared objects, as undeclared values nest inside them.
         if depth > self._limits.depth + 1:
-            raise self._too_deep()
+            raise self._too_deep(where)
         # Booleans first: in Python they are integers too.
         match value:
             case None | bool():
@@ -230,17 +227,11 @@ class OutputValidator:
             case _:
                 raise OutputError(f"Output {where} is not a valid type.")
 
-    def _too_deep(self) -> OutputError:
-        """Return the error for a value that is nested too deeply."""
+    def _too_deep(self, path: str) -> OutputError:
+        """Return the error of a value that is nested too deeply."""
         return OutputError(
-            f"Depth limit {self._limits.depth} reached, object too"
-            f" deep.{_setting('depth')}"
+            f"Output {path}: Depth limit {self._limits.depth} reached, object too deep."
         )
-
-
-def _setting(name: str) -> str:
-    """Return the note that names the setting of a limit."""
-    return f" (setting workflows.code_output.{name})"
 
 
 def _boolean(value: Any, where: str) -> bool:

@@ -277,7 +277,7 @@ def _equal(actual: Any, expected: Any) -> bool | None:
         if isinstance(actual, bool):
             return actual == bool(expected)
         if isinstance(actual, int):
-            return actual == int(expected)
+            return actual == _number(expected)
         if isinstance(actual, float):
             return actual == float(expected)
     except (TypeError, ValueError) as error:
@@ -285,6 +285,16 @@ def _equal(actual: Any, expected: Any) -> bool | None:
             f"{expected!r} is not a number, so it cannot be compared"
         ) from error
     raise ConditionError("Invalid actual value type: number or boolean")
+
+
+def _number(value: Any) -> int | float:
+    """Return a number that may be written as text. Raises TypeError or ValueError."""
+    if not isinstance(value, str):
+        return value if isinstance(value, int | float) else int(value)
+    try:
+        return int(value)
+    except ValueError:
+        return float(value)
 
 
 def _number_comparison(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:

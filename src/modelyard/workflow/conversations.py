@@ -1,14 +1,17 @@
 """The tables of conversations and their messages. Each belongs to one tenant, app and
 user."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from modelyard.base.errors import NotFoundError
+from modelyard.base.json_types import is_mapping
 from modelyard.storage.database import Connection, Database, statements
 from modelyard.storage.scoped_store import ScopedStore
+from modelyard.workflow.events import AgentToolCall
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import ConversationSummary, Thought, Turn
 from modelyard.workflow.variables import file_of
@@ -295,17 +298,40 @@ class ConversationMemory:
 
 
 def _thoughts(message: Message) -> list[Thought]:
-    """Return the agent thoughts of a message that used tools."""
-    return [
-        Thought(
-            text=str(thought.get("thought") or ""),
-            tools=str(thought["tool"]).split(";"),
-            inputs=str(thought.get("tool_input") or ""),
-            results=str(thought.get("observation") or ""),
+    """Return the rounds of a message in which its agent used tools."""
+    rounds = message.metadata.get("agent_rounds")
+    # Messages of earlier versions have only what the service API shows.
+    if rounds is None:
+        shown = message.metadata.get("agent_thoughts") or ()
+        return [_shown_thought(thought) for thought in shown if thought.get("tool")]
+    return [msgspec.convert(entry, Thought) for entry in rounds if entry["calls"]]
+
+
+def _shown_thought(thought: Mapping[str, Any]) -> Thought:
+    """Return a thought in the format of the service API, whose arguments and results
+    are JSON objects by the tool's name."""
+    arguments = _json_object(thought.get("tool_input"))
+    results = _json_object(thought.get("observation"))
+    # A tool that was called twice has lost one of its calls.
+    names = dict.fromkeys(str(thought["tool"]).split(";"))
+    calls = [
+        AgentToolCall(
+            name=name,
+            arguments=json.dumps(arguments.get(name) or {}, ensure_ascii=False),
+            observation=str(results[name]) if name in results else None,
         )
-        for thought in message.metadata.get("agent_thoughts") or ()
-        if thought.get("tool")
+        for name in names
     ]
+    return Thought(text=str(thought.get("thought") or ""), calls=calls)
+
+
+def _json_object(text: Any) -> Mapping[str, Any]:
+    """Return the JSON object that a text contains; empty if it contains none."""
+    try:
+        value: Any = msgspec.json.decode(str(text)) if text else None
+    except msgspec.DecodeError:
+        return {}
+    return value if is_mapping(value) else {}
 
 
 __all__ = ["Connection", "Conversation", "Conversations", "Message"]

@@ -203,6 +203,16 @@ class NodeRunAgentLog(NodeEvent, frozen=True, kw_only=True, tag="agent_log"):
     metadata: dict[str, Any] = {}
 
 
+class AgentToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool call of a round, as the model made it."""
+
+    name: str
+    arguments: str = ""
+    """JSON, as the model wrote it."""
+    observation: str | None = None
+    """The result for the model; None until the call has ended."""
+
+
 class NodeRunAgentThought(NodeEvent, frozen=True, kw_only=True, tag="agent_thought"):
     """One round of an agent. It is emitted when the round's tool calls are known and
     again with their results."""
@@ -218,6 +228,10 @@ class NodeRunAgentThought(NodeEvent, frozen=True, kw_only=True, tag="agent_thoug
     observation: str = ""
     """JSON: tool name → observation."""
     files: list[dict[str, Any]] = []
+    text: str = ""
+    """What the model said in the round, without its reasoning."""
+    calls: list[AgentToolCall] = []
+    """Each call of the round. The texts above have one entry for each tool name."""
 
 
 # --------------------------------------------------------------------------- containers

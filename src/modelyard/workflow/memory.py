@@ -6,7 +6,6 @@ it happens rarely. The recap is stored with the conversation and grows with it. 
 app sets a window, older turns are dropped without a recap.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
 from modelyard.base.json_types import is_object
 from modelyard.models.llm import LLMRequest
@@ -30,6 +30,7 @@ from modelyard.models.messages import (
 )
 from modelyard.models.tokens import count_texts
 from modelyard.tools.observation import truncate_middle
+from modelyard.workflow.events import AgentToolCall
 from modelyard.workflow.node import (
     ConversationSummary,
     Memory,
@@ -52,7 +53,6 @@ _DEFAULT_BUDGET = 2000
 _MAX_TURNS = 500
 _MAX_RESULT_CHARS = 2000
 """Maximum characters of a tool's result from an earlier turn."""
-_RECAP_TOKENS = 500
 _MAX_RECAP_CALLS = 8
 """Maximum model calls for one recap."""
 _RECAP_PROMPT = (
@@ -101,16 +101,9 @@ async def load_history(
         return PromptHistory()
     window = config.window.size if config.window.enabled and config.window.size else 0
     turns = await memory.turns(min(window or _MAX_TURNS, _MAX_TURNS))
-    # The context that remains for the memory, without the answer and the other
-    # messages.
-    room = context_size(model)
-    budget = _DEFAULT_BUDGET if room is None else room - max_answer_tokens
-    # Each message costs about 4 tokens beyond its text (role and delimiters).
-    budget -= count_texts(
-        model.model, [message.text for message in spent]
-    ).tokens + 4 * len(spent)
-    if _tokens(turns, model, calls) <= budget:
-        return PromptHistory(turns)
+    budget = _budget(model, spent, max_answer_tokens)
+    if (fitting := _fitting(turns, model, calls, budget)) is not None:
+        return PromptHistory(fitting)
     # A window is the app author's choice: what it cuts off is not summarised.
     if window:
         return PromptHistory(_newest(turns, model, calls, budget))
@@ -119,14 +112,37 @@ async def load_history(
     if recap is not None:
         turns = _after(turns, recap.until)
         budget -= count_texts(model.model, [recap.text]).tokens + 4
-        if _tokens(turns, model, calls) <= budget:
-            return PromptHistory(turns, recap.text)
+        if (fitting := _fitting(turns, model, calls, budget)) is not None:
+            return PromptHistory(fitting, recap.text)
     # This node does not summarise, but it uses a recap that another node has stored.
-    if not sums_up:
+    if not sums_up or context.run.limits.summary_tokens <= 0:
         return PromptHistory(
             _newest(turns, model, calls, budget), recap.text if recap else ""
         )
     return await _with_new_recap(memory, context, model, recap, turns, calls, budget)
+
+
+def _budget(
+    model: Any, spent: Sequence[AnyPromptMessage], max_answer_tokens: int
+) -> int:
+    """Return the tokens that remain for the memory, without the answer and the other
+    messages of the prompt."""
+    room = context_size(model)
+    budget = _DEFAULT_BUDGET if room is None else room - max_answer_tokens
+    # Each message costs about 4 tokens beyond its text (role and delimiters).
+    texts = [message.text for message in spent]
+    return budget - count_texts(model.model, texts).tokens - 4 * len(spent)
+
+
+def _fitting(
+    turns: Sequence[Turn], model: Any, calls: Calls, budget: int
+) -> list[Turn] | None:
+    """Return all turns as they fit into the budget; None if they do not.
+
+    Results of old tool calls are given up before questions and answers are.
+    """
+    shortened = _with_fewer_calls(turns, model, calls, budget)
+    return shortened if _tokens(shortened, model, calls) <= budget else None
 
 
 def _after(turns: Sequence[Turn], until: str) -> list[Turn]:
@@ -147,7 +163,24 @@ def _newest(turns: Sequence[Turn], model: Any, calls: Calls, budget: int) -> lis
         if used_tokens > budget and start < len(turns):
             break
         start -= 1
-    return list(turns[start:])
+    return _with_fewer_calls(turns[start:], model, calls, budget)
+
+
+def _with_fewer_calls(
+    turns: Sequence[Turn], model: Any, calls: Calls, budget: int
+) -> list[Turn]:
+    """Return the turns, the oldest ones without their tool calls if all of them do not
+    fit into the budget otherwise. A call and its result go together."""
+    excess = _tokens(turns, model, calls) - budget
+    shortened = list(turns)
+    for index, turn in enumerate(turns):
+        if excess <= 0:
+            break
+        if turn.thoughts:
+            shortened[index] = msgspec.structs.replace(turn, thoughts=[])
+            excess -= _tokens([turn], model, calls)
+            excess += _tokens([shortened[index]], model, calls)
+    return shortened
 
 
 async def _with_new_recap(
@@ -189,7 +222,7 @@ async def _write_recap(
     also if the model returns no text."""
     size = context_size(model) or 2 * _DEFAULT_BUDGET
     # A small context leaves less room for the recap.
-    max_tokens = min(_RECAP_TOKENS, size // 4)
+    max_tokens = min(context.run.limits.summary_tokens, size // 4)
     room = size - 2 * max_tokens - count_texts(model.model, [_RECAP_PROMPT]).tokens
     # Extend the recap batch by batch. Only the newest batches are used, to limit the
     # calls.
@@ -302,9 +335,7 @@ def _answer_messages(
             # The call messages carry the thoughts' texts already.
             answer = _without_thoughts(answer, turn.thoughts)
     elif calls == "text":
-        call_texts = [
-            _calls_as_text(thought) for thought in turn.thoughts if thought.tools
-        ]
+        call_texts = [_calls_as_text(thought) for thought in turn.thoughts]
     messages.append(AssistantPromptMessage(content="\n".join([*call_texts, answer])))
     return messages
 
@@ -315,39 +346,46 @@ def _call_messages(
     """Return the tool calls of an earlier turn with their results, as messages."""
     messages: list[AnyPromptMessage] = []
     for thought_index, thought in enumerate(thoughts):
-        arguments, results = _by_name(thought.inputs), _by_name(thought.results)
         # A call without a recorded result is left out: APIs require a result for each
-        # call.
-        names = [name for name in thought.tools if name in results]
-        if not names:
-            continue
-        # The original call ids are not stored; unique ones link each call with its
-        # result.
-        ids = {
-            name: f"past_{turn_index}_{thought_index}_{call_index}"
-            for call_index, name in enumerate(names)
+        # call. The original ids are not stored; these link each call with its result.
+        finished = {
+            f"past_{turn_index}_{thought_index}_{call_index}": call
+            for call_index, call in enumerate(thought.calls)
+            if call.observation is not None
         }
+        if not finished:
+            continue
         tool_calls = [
             ToolCall(
-                id=ids[name],
+                id=call_id,
                 function=ToolCallFunction(
-                    name=name, arguments=json.dumps(arguments.get(name) or {})
+                    name=call.name, arguments=_object_text(call.arguments)
                 ),
             )
-            for name in names
+            for call_id, call in finished.items()
         ]
         messages.append(
             AssistantPromptMessage(content=thought.text, tool_calls=tool_calls)
         )
         messages += [
             ToolPromptMessage(
-                content=truncate_middle(str(results[name]), _MAX_RESULT_CHARS),
-                tool_call_id=ids[name],
-                name=name,
+                content=truncate_middle(call.observation or "", _MAX_RESULT_CHARS),
+                tool_call_id=call_id,
+                name=call.name,
             )
-            for name in names
+            for call_id, call in finished.items()
         ]
     return messages
+
+
+def _object_text(arguments: str) -> str:
+    """Return the arguments of a call; an empty object if they are not the JSON object
+    that APIs require."""
+    try:
+        value: Any = decode_body(arguments)
+    except BodyError:
+        return "{}"
+    return arguments if is_object(value) else "{}"
 
 
 def _without_thoughts(answer: str, thoughts: Sequence[Thought]) -> str:
@@ -361,22 +399,16 @@ def _without_thoughts(answer: str, thoughts: Sequence[Thought]) -> str:
 
 def _calls_as_text(thought: Thought) -> str:
     """Return the tool calls of a thought with their results as text."""
-    arguments, results = _by_name(thought.inputs), _by_name(thought.results)
     return "\n".join(
-        f"[used {name} with"
-        f" {json.dumps(arguments.get(name) or {}, ensure_ascii=False)}:"
-        f" {truncate_middle(str(results.get(name, 'no result')), _MAX_RESULT_CHARS)}]"
-        for name in thought.tools
+        f"[used {call.name} with {call.arguments or '{}'}:"
+        f" {truncate_middle(_result_text(call), _MAX_RESULT_CHARS)}]"
+        for call in thought.calls
     )
 
 
-def _by_name(text: str) -> dict[str, Any]:
-    """Return the JSON object keyed by tool name; empty if the text is not an object."""
-    try:
-        value = msgspec.json.decode(text) if text else None
-    except msgspec.DecodeError:
-        return {}
-    return value if is_object(value) else {}
+def _result_text(call: AgentToolCall) -> str:
+    """Return the result of a call."""
+    return "no result" if call.observation is None else call.observation
 
 
 def memory_text(history: PromptHistory, prefix: RolePrefix | None) -> str:

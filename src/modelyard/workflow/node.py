@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from modelyard.base.settings import CodeOutputSettings, WorkflowSettings
-from modelyard.workflow.events import AnyEvent
+from modelyard.workflow.events import AgentToolCall, AnyEvent
 from modelyard.workflow.graph import SOURCE
 from modelyard.workflow.variables import File, Selector, VariablePool, WorkflowError
 
@@ -144,6 +143,25 @@ class NodeResult:
 # -------------------------------------------------------------- services of nodes
 
 
+class ExtractedText(Protocol):
+    """The text of a document, and how its encoding was found."""
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        ...
+
+    @property
+    def guessed_codec(self) -> str:
+        """The encoding that was guessed; empty if something states it."""
+        ...
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the guess is much more likely than all others."""
+        ...
+
+
 class Sandbox(Protocol):
     """Runs untrusted code. Raises NodeError with the program's own error message if it
     fails."""
@@ -168,7 +186,7 @@ class Sandbox(Protocol):
         """Render a template in this process; None if it needs the sandbox."""
         ...
 
-    async def extract(self, extension: str, data: bytes) -> str:
+    async def extract(self, extension: str, data: bytes) -> ExtractedText:
         """Return the text of a document; `extension` names its format."""
         ...
 
@@ -317,14 +335,11 @@ class Http(Protocol):
 
 
 class Thought(msgspec.Struct, frozen=True, kw_only=True):
-    """A round of an agent in an earlier turn: its tool calls and their results."""
+    """A round of an agent in an earlier turn: what it said, and its tool calls with
+    their results."""
 
     text: str = ""
-    tools: list[str] = []
-    inputs: str = ""
-    """JSON: tool name → arguments."""
-    results: str = ""
-    """JSON: tool name → observation."""
+    calls: list[AgentToolCall] = []
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -394,6 +409,18 @@ class Services:
     forms: Forms | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeLimits:
+    """Limits of what code returns; each has the name of its setting."""
+
+    characters: int = 400_000
+    texts: int = 30
+    objects: int = 30
+    numbers: int = 1000
+    depth: int = 5
+    decimals: int = 20
+
+
 @dataclass(slots=True, kw_only=True)
 class Limits:
     """Limits of one run."""
@@ -408,19 +435,10 @@ class Limits:
     """Maximum rounds of one loop."""
     template_characters: int = 400_000
     """Maximum characters of a rendered template."""
-    code: CodeOutputSettings = field(default_factory=CodeOutputSettings)
+    code: CodeLimits = field(default_factory=CodeLimits)
     """Limits of what code returns."""
-
-    @classmethod
-    def of(cls, settings: WorkflowSettings) -> "Limits":
-        """Return the limits that the settings state."""
-        return cls(
-            steps=settings.steps,
-            seconds=settings.seconds,
-            depth=settings.depth,
-            template_characters=settings.template_characters,
-            code=settings.code_output,
-        )
+    summary_tokens: int = 500
+    """Maximum length of the summary of a conversation; 0 for no summaries."""
 
 
 @dataclass(slots=True, kw_only=True)

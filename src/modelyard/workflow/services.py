@@ -32,7 +32,12 @@ from modelyard.knowledge.retrieve import SearchRequest
 from modelyard.knowledge.rows import DocumentPart
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.sandbox.runner import Sandbox, SandboxError, SandboxUnavailableError
+from modelyard.sandbox.runner import (
+    ExtractedText,
+    Sandbox,
+    SandboxError,
+    SandboxUnavailableError,
+)
 from modelyard.sandbox.templates import render_in_process
 from modelyard.storage.files import FileStore
 from modelyard.tenancy.caller import Caller
@@ -110,7 +115,7 @@ class TenantSandbox:
         """Render a simple template in this process; None if it needs the sandbox."""
         return render_in_process(template, variables, max_chars=max_chars)
 
-    async def extract(self, extension: str, data: bytes) -> str:
+    async def extract(self, extension: str, data: bytes) -> ExtractedText:
         """Return the text of a document, read in the sandbox. Raises NodeError."""
         try:
             return await self._sandbox.extract(extension, data, tenant=self._tenant)

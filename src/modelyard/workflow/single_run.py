@@ -208,7 +208,7 @@ async def stream(
         services=services
         or (yard.services.workflows.services(app) if yard is not None else Services()),
         limits=limits
-        or (Limits.of(yard.settings.workflows) if yard is not None else Limits()),
+        or (yard.services.workflows.limits if yard is not None else Limits()),
         now=time.time,
     )
     # Inputs are validated before the first event.

@@ -50,6 +50,11 @@ class ThinkFilter:
             break
         return "".join(thought), "".join(text_parts)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the reasoning has not ended."""
+        return self._is_inside
+
     def finish(self) -> tuple[str, str]:
         """Return the text that was held back. Reasoning without a closing tag counts as
         reasoning."""
@@ -71,7 +76,8 @@ class ThinkFilter:
 
 
 def split_thinking(text: str) -> tuple[str, str]:
-    """Return (reasoning, answer) of a complete text."""
+    """Return (reasoning, answer) of a complete text. If all of it is reasoning that
+    does not end, it is the answer: the model has forgotten to close the tag."""
     # Without an angle bracket there cannot be a tag.
     if "<" not in text:
         return "", _EMPTY_LINES.sub("\n\n", text).strip()
@@ -79,6 +85,7 @@ def split_thinking(text: str) -> tuple[str, str]:
     thought, answer_text = filter_.feed(text)
     # An unclosed tag or a partial one is still in the buffer.
     last_thought, last_text = filter_.finish()
-    return (thought + last_thought).strip(), _EMPTY_LINES.sub(
-        "\n\n", answer_text + last_text
-    ).strip()
+    thought, answer = (thought + last_thought).strip(), answer_text + last_text
+    if filter_.is_open and not answer.strip():
+        thought, answer = "", thought
+    return thought, _EMPTY_LINES.sub("\n\n", answer).strip()

@@ -185,6 +185,11 @@ def uploaded_file(request: DatasetRequest) -> tuple[str, bytes]:
     form = request.form
     if form is None or form.file is None:
         raise ServiceError(400, "no_file_uploaded", "Please upload your file.")
+    # One of several would be stored, and the others lost.
+    if form.file_count > 1:
+        raise ServiceError(
+            400, "too_many_files", f"Only one file is allowed, not {form.file_count}."
+        )
     if not form.filename:
         raise ServiceError(
             400, "filename_not_exists_error", "The specified filename does not exist."

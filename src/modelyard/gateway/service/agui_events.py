@@ -11,6 +11,7 @@ from typing import Any
 from modelyard.base.json_types import is_object
 from modelyard.models.types import JSON
 from modelyard.workflow.events import (
+    AgentToolCall,
     AnyEvent,
     Event,
     GraphEvent,
@@ -171,41 +172,35 @@ class AgUiEvents:
         """Yield an agent's tool calls, then their results. The event arrives twice:
         without and with an observation."""
         yield from self._end_thought(event)
-        # One thought may call several tools; their names are separated by semicolons.
-        names = [tool_name for tool_name in event.tool.split(";") if tool_name]
-        if not names:
+        calls = _calls_of(event)
+        if not calls:
             return
         if not event.observation:
             yield from self._end_text(event)
-            inputs = _object(event.tool_input)
-            ids = [f"{event.thought_id}-{index}" for index in range(len(names))]
+            ids = [f"{event.thought_id}-{index}" for index in range(len(calls))]
             # Retained until the second event of this thought brings the results.
             self._calls[event.thought_id] = ids
-            for name, call in zip(names, ids, strict=True):
+            for call, call_id in zip(calls, ids, strict=True):
                 yield self._event(
-                    "TOOL_CALL_START", event, toolCallId=call, toolCallName=name
+                    "TOOL_CALL_START", event, toolCallId=call_id, toolCallName=call.name
                 )
                 yield self._event(
-                    "TOOL_CALL_ARGS",
-                    event,
-                    toolCallId=call,
-                    delta=_text(inputs.get(name, {})),
+                    "TOOL_CALL_ARGS", event, toolCallId=call_id, delta=call.arguments
                 )
-                yield self._event("TOOL_CALL_END", event, toolCallId=call)
+                yield self._event("TOOL_CALL_END", event, toolCallId=call_id)
             return
-        results = _object(event.observation)
         # strict=False: without a preceding call event there are no ids, and no results
         # are sent.
-        for name, call in zip(
-            names, self._calls.pop(event.thought_id, []), strict=False
+        for call, call_id in zip(
+            calls, self._calls.pop(event.thought_id, []), strict=False
         ):
             yield self._event(
                 "TOOL_CALL_RESULT",
                 event,
-                messageId=f"{call}-result",
-                toolCallId=call,
+                messageId=f"{call_id}-result",
+                toolCallId=call_id,
                 role="tool",
-                content=_text(results.get(name, "")),
+                content=call.observation or "",
             )
 
     def _end(self, event: GraphEvent) -> Iterator[JSON]:
@@ -236,6 +231,23 @@ class AgUiEvents:
             runId=self._run_id,
             result=result,
         )
+
+
+def _calls_of(event: NodeRunAgentThought) -> list[AgentToolCall]:
+    """Return the tool calls of a round."""
+    if event.calls:
+        return event.calls
+    # Runs of earlier versions have only one entry for each tool's name.
+    inputs, results = _object(event.tool_input), _object(event.observation)
+    return [
+        AgentToolCall(
+            name=name,
+            arguments=_text(inputs.get(name, {})),
+            observation=_text(results.get(name, "")),
+        )
+        for name in event.tool.split(";")
+        if name
+    ]
 
 
 def _object(text: str) -> dict[str, Any]:

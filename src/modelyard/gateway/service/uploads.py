@@ -36,13 +36,23 @@ class Uploads:
 
     async def add(self, call: Call) -> Reply:
         """POST /v1/files/upload."""
+        body = await call.request.body()
+        if not body:
+            raise ServiceError(400, "no_file_uploaded", "Please upload your file.")
         form = parse_form(
             call.request.header(b"content-type") or "",
-            await call.request.body(),
+            body,
             error_message="Send the file as multipart/form-data, in the field 'file'",
         )
         if form.file is None:
             raise ServiceError(400, "no_file_uploaded", "Please upload your file.")
+        # One of several would be stored, and the others lost.
+        if form.file_count > 1:
+            raise ServiceError(
+                400,
+                "too_many_files",
+                f"Only one file is allowed, not {form.file_count}.",
+            )
         if not form.filename:
             raise ServiceError(
                 400,

@@ -10,7 +10,10 @@ import json
 import re
 from typing import Any
 
+import rich_text  # pyright: ignore[reportMissingImports]
+import spreadsheet_links  # pyright: ignore[reportMissingImports]
 import text_encodings  # pyright: ignore[reportMissingImports]
+import word_text  # pyright: ignore[reportMissingImports]
 
 _TEXT_EXTENSIONS = frozenset(
     [
@@ -163,9 +166,14 @@ _WIDER = {
 }
 
 
+guesses: Any = []
+"""(codec, whether it is certain) of each text whose encoding was guessed. A process reads
+one document."""
+
+
 def text(data: Any) -> Any:
     """Decode bytes as text: by a byte order mark, as UTF-8, by what a page declares in
-    itself, or by a guess. Never fails."""
+    itself, or by a guess, which is noted in `guesses`. Never fails."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, "replace")
@@ -178,7 +186,9 @@ def text(data: Any) -> Any:
             pass
     if declared and is_charset(declared):
         return data.decode(_WIDER.get(declared, declared), "replace")
-    return data.decode(text_encodings.guess(data)[0], "replace")
+    codec, is_certain = text_encodings.guess(data)
+    guesses.append((codec, is_certain))
+    return data.decode(codec, "replace")
 
 
 def _json(data: Any) -> Any:
@@ -210,21 +220,21 @@ def _pdf(data: Any) -> Any:
 
 
 def _docx(data: Any) -> Any:
-    """Return the paragraphs and tables of a Word document in their order.
+    """Return the paragraphs, content controls and tables of a Word document in their
+    order.
 
     One line per paragraph; tables are Markdown, and empty ones are left out.
     """
     import docx
     from docx.table import Table
-    from docx.text.paragraph import Paragraph
 
     document = docx.Document(io.BytesIO(data))
     blocks = []
     # Iterating over the body keeps paragraphs and tables in their order; python-docx
     # lists them separately.
     for part in document.element.body.iterchildren():
-        if part.tag.endswith("}p"):
-            blocks.append(Paragraph(part, document).text)
+        if part.tag.endswith(("}p", "}sdt")):
+            blocks.append(word_text.block_text(part))
         elif part.tag.endswith("}tbl"):
             table = _docx_table(Table(part, document))
             if table:
@@ -233,7 +243,9 @@ def _docx(data: Any) -> Any:
 
 
 def _docx_table(table: Any) -> Any:
-    return _markdown_table([[cell.text for cell in row.cells] for row in table.rows])
+    return _markdown_table(
+        [[word_text.block_text(cell._tc) for cell in row.cells] for row in table.rows]
+    )
 
 
 def _cell(value: Any) -> Any:
@@ -267,9 +279,58 @@ def _markdown_table(rows: Any) -> Any:
 
 
 def _csv(data: Any) -> Any:
+    return _markdown_table(delimited_rows(text(data)))
+
+
+_MAX_CELL = 10_000_000
+_DELIMITERS = ",;\t|"
+_CHARS_TO_COMPARE = 20_000
+
+
+def delimited_rows(body: Any) -> Any:
+    """Return the rows of a delimited text; the delimiter is a comma, a semicolon, a tab
+    or a pipe, whichever makes the first rows most alike."""
     import csv
 
-    return _markdown_table(list(csv.reader(io.StringIO(text(data)))))
+    # The limit of the module holds for all readers of the process.
+    csv.field_size_limit(_MAX_CELL)
+    return csv.reader(_lines(body), delimiter=_delimiter(csv, body))
+
+
+def _lines(body: Any) -> Any:
+    """Yield the lines of a text with their ends. A StringIO would take four bytes for
+    each character."""
+    start = 0
+    while start < len(body):
+        end = body.find("\n", start) + 1 or len(body)
+        yield body[start:end]
+        start = end
+
+
+def _delimiter(csv: Any, body: Any) -> Any:
+    """Return the delimiter of a text. `csv` is the module of that name."""
+    head = body[:_CHARS_TO_COMPARE]
+    # The last row is probably cut.
+    if len(body) > len(head):
+        head = head[: head.rfind("\n") + 1]
+    best, best_score = ",", (0.0, 0)
+    for delimiter in _DELIMITERS:
+        rows = csv.reader(_lines(head), delimiter=delimiter)
+        widths = [len(row) for row in rows if row]
+        width = max(set(widths), key=widths.count, default=1)
+        # Columns that all rows have come first, then the number of columns.
+        score = (widths.count(width) / len(widths), width) if width > 1 else (0.0, 0)
+        if score > best_score:
+            best, best_score = delimiter, score
+    return best
+
+
+def _msg(data: Any) -> Any:
+    """Return an Outlook message with the lines of its head."""
+    # That module needs this one.
+    import document_reader  # pyright: ignore[reportMissingImports]
+
+    return document_reader._msg(data)[1][0][1]
 
 
 def _excel(data: Any) -> Any:
@@ -280,11 +341,18 @@ def _excel(data: Any) -> Any:
     from python_calamine import CalamineWorkbook
 
     book = CalamineWorkbook.from_filelike(io.BytesIO(data))
+    links = spreadsheet_links.links_of(data)
     tables = [
-        _markdown_table(book.get_sheet_by_name(name).to_python())
+        _markdown_table(sheet_rows(book.get_sheet_by_name(name), links.get(name)))
         for name in book.sheet_names
     ]
     return "".join(f"{table}\n\n" for table in tables if table)
+
+
+def sheet_rows(sheet: Any, links: Any) -> Any:
+    """Return the rows of a sheet of python_calamine, with the addresses of its links."""
+    rows = sheet.to_python(skip_empty_area=True)
+    return spreadsheet_links.with_links(rows, sheet.start, links)
 
 
 def is_charset(name: Any) -> Any:
@@ -491,4 +559,6 @@ _READERS = {
     ".properties": _properties,
     ".epub": _epub,
     ".pptx": _pptx,
+    ".msg": _msg,
+    ".rtf": rich_text.text_of,
 }

@@ -13,6 +13,9 @@ import re
 from typing import Any
 
 import document_formats  # pyright: ignore[reportMissingImports]
+import rich_text  # pyright: ignore[reportMissingImports]
+import spreadsheet_links  # pyright: ignore[reportMissingImports]
+import word_text  # pyright: ignore[reportMissingImports]
 
 _MAX_UNPACKED = 512 << 20
 _MAX_RATIO = 200
@@ -220,6 +223,8 @@ def recognise(name: Any, data: Any) -> Any:
     image_extension = _match_magic(head, _IMAGES)
     if image_extension:
         return image_extension
+    if head.startswith(rich_text.SIGNATURE):
+        return ".rtf"
     # UTF-16 text contains zero bytes, but starts with a byte order mark.
     if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         raise document_formats.Unsupported(
@@ -394,13 +399,10 @@ def _docx_block(element: Any, document: Any) -> Any:
     if element.tag.endswith("}p"):
         return _paragraph(Paragraph(element, document))
     if element.tag.endswith("}tbl"):
-        rows = [
-            [cell.text for cell in row.cells] for row in Table(element, document).rows
-        ]
-        return "\n%s\n" % document_formats._markdown_table(rows)
+        return "\n%s\n" % document_formats._docx_table(Table(element, document))
     # Content controls hold text that is neither paragraph nor table.
     if element.tag.endswith("}sdt"):
-        return "".join(element.itertext())
+        return word_text.block_text(element)
     return None
 
 
@@ -410,7 +412,7 @@ def _paragraph(paragraph: Any) -> Any:
     `Title` and `Heading 1` to `Heading 9` become headings and list styles bullet
     points; other text is returned unchanged.
     """
-    text = paragraph.text
+    text = word_text.block_text(paragraph._p)
     style = (paragraph.style.name or "") if paragraph.style is not None else ""
     if text.strip():
         if style == "Title":
@@ -432,9 +434,12 @@ def _sheets(data: Any) -> Any:
     import python_calamine
 
     book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data))
+    links = spreadsheet_links.links_of(data)
     parts = []
     for number, name in enumerate(book.sheet_names, 1):
-        rows = book.get_sheet_by_name(name).to_python(skip_empty_area=True)
+        rows = document_formats.sheet_rows(
+            book.get_sheet_by_name(name), links.get(name)
+        )
         table = document_formats._markdown_table(rows)
         if table:
             parts.append((number, "# %s\n\n%s" % (name, table)))
@@ -446,18 +451,8 @@ def _csv(data: Any) -> Any:
 
     The delimiter is guessed: comma, semicolon, tab or pipe.
     """
-    import csv
-
-    body = document_formats.text(data)
-    csv.field_size_limit(10_000_000)
-    try:
-        # The delimiter is guessed from the beginning; common ones only.
-        dialect = csv.Sniffer().sniff(body[:20_000], ",;\t|")
-    except csv.Error:
-        dialect = csv.excel
-    return "", [
-        (0, document_formats._markdown_table(csv.reader(io.StringIO(body), dialect)))
-    ]
+    rows = document_formats.delimited_rows(document_formats.text(data))
+    return "", [(0, document_formats._markdown_table(rows))]
 
 
 def _html(data: Any) -> Any:
@@ -861,6 +856,20 @@ def _vtt(data: Any) -> Any:
     return "", [(0, document_formats._vtt(data))]
 
 
+def _rtf(data: Any) -> Any:
+    return "", [(0, rich_text.text_of(data))]
+
+
+def _markdown(data: Any) -> Any:
+    """Return Markdown without the pictures that are written into it, in base64: they
+    are no text to search in."""
+    return "", [(0, _INLINE_PICTURE.sub("", document_formats.text(data)))]
+
+
+_INLINE_PICTURE = re.compile(
+    r"data:image/[\w.+-]{1,40}(?:;[\w=.-]{1,60}){0,4};base64,[A-Za-z0-9+/=_-]*",
+    re.IGNORECASE,
+)
 _READERS = {
     ".pdf": _pdf,
     ".docx": _docx,
@@ -881,6 +890,10 @@ _READERS = {
     ".json": _json,
     ".jsonl": _json,
     ".vtt": _vtt,
+    ".rtf": _rtf,
+    ".md": _markdown,
+    ".markdown": _markdown,
+    ".mdx": _markdown,
 }
 _TEXTUAL = frozenset(
     {

@@ -12,6 +12,8 @@ import sys
 from typing import Any
 
 _MAX_TRACE_CHARS = 4000
+# Python prints integers of up to 4,300 digits.
+_MAX_INTEGER_BITS = 14_000
 
 
 class ProgramError(Exception):
@@ -51,7 +53,7 @@ def python(task: Any) -> Any:
     # Even SystemExit and KeyboardInterrupt from the code are its own failure, not ours.
     except BaseException as error:
         raise ProgramError(_trace(error)) from None
-    return _to_json_types(result)
+    return _named_outputs(result)
 
 
 async def _await_result(result: Any) -> Any:
@@ -115,13 +117,29 @@ def _trace(error: Any) -> Any:
     return (where + "".join(lines)).strip()[-_MAX_TRACE_CHARS:]
 
 
+def _named_outputs(result: Any) -> Any:
+    """Convert a result to JSON types. The error of a value names its output."""
+    if not isinstance(result, dict):
+        return _to_json_types(result)
+    outputs = {}
+    for key, value in result.items():
+        name = _key(key)
+        try:
+            outputs[name] = _to_json_types(value, 1)
+        except ProgramError as error:
+            raise ProgramError(f"Output {name}: {error}") from None
+    return outputs
+
+
 def _to_json_types(value: Any, depth: Any = 0) -> Any:
     """Convert a result to JSON types; arrays, dates and numbers of libraries are
     converted by their own methods."""
     if depth > 60:
         raise ProgramError("The result is nested too deeply")
-    if value is None or isinstance(value, (bool, str, int, float)):
+    if value is None or isinstance(value, (bool, str)):
         return value
+    if isinstance(value, (int, float)):
+        return _json_number(value)
     if isinstance(value, dict):
         return {
             _key(key): _to_json_types(child, depth + 1) for key, child in value.items()
@@ -133,6 +151,17 @@ def _to_json_types(value: Any, depth: Any = 0) -> Any:
             "The result contains bytes; encode them as text, for example with base64"
         )
     return _to_json_types(_convert_object(value), depth + 1)
+
+
+def _json_number(value: Any) -> Any:
+    """Return a number. Raises ProgramError if JSON cannot express it, or if Python does
+    not print it."""
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        raise ProgramError(f"The result contains {value}, which JSON cannot express")
+    if isinstance(value, int) and value.bit_length() > _MAX_INTEGER_BITS:
+        bits = value.bit_length()
+        raise ProgramError(f"The result contains an integer of {bits} bits")
+    return value
 
 
 def _convert_object(value: Any) -> Any:
@@ -292,7 +321,8 @@ def document(task: Any, data: Any) -> Any:
 
     `data` is the file. `pages` in the task requests base64 PNG images of a PDF's pages,
     `name` parts as `document_reader.read` returns them, and otherwise `extension` the
-    plain text. Raises ProgramError if the document cannot be read.
+    plain text as {"text", "guesses": the encodings that were guessed}. Raises
+    ProgramError if the document cannot be read.
     """
     import document_formats  # pyright: ignore[reportMissingImports]
     import document_reader  # pyright: ignore[reportMissingImports]
@@ -303,7 +333,8 @@ def document(task: Any, data: Any) -> Any:
             return document_reader.render_pages(data, task["pages"])
         if "name" in task:
             return document_reader.read(task["name"], data)
-        return document_formats.extract(task["extension"], data)
+        text = document_formats.extract(task["extension"], data)
+        return {"text": text, "guesses": document_formats.guesses}
     except document_formats.Unsupported as error:
         raise ProgramError(str(error)) from None
     except MemoryError:

@@ -4,6 +4,7 @@ registry to maintain."""
 from functools import lru_cache
 from importlib import import_module, util
 
+from modelyard.base.struct_types import prepare_struct_types
 from modelyard.workflow.node import Node
 
 _ALIASES = {
@@ -35,6 +36,8 @@ def node_class(node_type: str, version: str = "1") -> type[Node] | None:
         return None
     # Each module maps `type` or `type@version` to a class.
     kinds: dict[str, type[Node]] = import_module(path).NODES
+    # Files are read in threads, and several may need the node's data type at once.
+    prepare_struct_types()
     # A class registered for this version has priority over the type's default class.
     return kinds.get(f"{node_type}@{version}") or kinds.get(node_type)
 

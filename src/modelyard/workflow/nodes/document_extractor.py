@@ -2,10 +2,12 @@
 the sandbox."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from modelyard.base.errors import ModelyardError
 from modelyard.base.json_types import is_array
 from modelyard.workflow.file_types import extension_of, extension_of_content
+from modelyard.workflow.guessed_encodings import encoding_warning
 from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeResult
 from modelyard.workflow.variables import MISSING, File, to_object
 
@@ -35,7 +37,9 @@ class DocumentExtractorNode(Node):
             )
         inputs = {"variable_selector": list(selector)}
         # Logged also if the extraction fails.
-        process = {"documents": to_object(value if is_array(value) else [value])}
+        process: dict[str, Any] = {
+            "documents": to_object(value if is_array(value) else [value])
+        }
         # An optional file that was not uploaded is not an error.
         if value is None or value == []:
             return NodeResult(inputs=inputs, process_data=process, outputs={"text": []})
@@ -47,7 +51,7 @@ class DocumentExtractorNode(Node):
                 inputs=inputs,
             )
         try:
-            texts = [await self._text(file, context) for file in files]
+            texts = [await self._text(file, context, process) for file in files]
         except NodeError as error:
             error.inputs, error.process_data = inputs, process
             raise
@@ -65,9 +69,9 @@ class DocumentExtractorNode(Node):
         )
 
     @staticmethod
-    async def _text(file: File, context: NodeContext) -> str:
-        """Return the text of one file. Raises NodeError, or ModelyardError if it cannot
-        be read."""
+    async def _text(file: File, context: NodeContext, process: dict[str, Any]) -> str:
+        """Return the text of one file. A guessed encoding is a warning in `process`.
+        Raises NodeError, or ModelyardError if it cannot be read."""
         services = context.services
         # Both services are needed: one loads the file, the other one parses it.
         if services.files is None or services.sandbox is None:
@@ -80,7 +84,15 @@ class DocumentExtractorNode(Node):
         extension = (
             file.extension or extension_of(file.mime_type) or extension_of_content(data)
         )
-        return await services.sandbox.extract(extension.lower(), data)
+        extracted = await services.sandbox.extract(extension.lower(), data)
+        if extracted.guessed_codec:
+            warning = encoding_warning(
+                file.filename or "the file",
+                extracted.guessed_codec,
+                is_certain=extracted.is_certain,
+            )
+            process.setdefault("warnings", []).append(warning)
+        return extracted.text
 
     def references(self) -> Sequence[tuple[str, ...]]:
         """Return the selector of the files."""

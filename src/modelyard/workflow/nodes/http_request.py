@@ -26,6 +26,7 @@ from modelyard.base.json_repair import RepairError, repair_json, run_in_thread_i
 from modelyard.base.json_types import is_array
 from modelyard.sandbox.inside.text_encodings import declared_label, guess
 from modelyard.workflow.file_types import named_by_type
+from modelyard.workflow.guessed_encodings import encoding_warning
 from modelyard.workflow.node import (
     Effect,
     Node,
@@ -506,12 +507,10 @@ class _MultipartForm:
 async def _add_file(
     form: _MultipartForm, key: str, file: Any, context: NodeContext
 ) -> None:
-    """Append a file to the form. Empty files and other values are skipped."""
+    """Append a file to the form. Values that are no files are skipped."""
     if not isinstance(file, File) or context.services.files is None:
         return
-    data = await context.services.files.read(file)
-    if data:
-        form.add_file(key, file, data)
+    form.add_file(key, file, await context.services.files.read(file))
 
 
 def _has_header(headers: Sequence[tuple[str, str]], name: str) -> bool:
@@ -616,6 +615,9 @@ async def _decoded(body: bytes, label: str, process: dict[str, Any]) -> str:
     # All candidates are compared, and other runs must not wait for that.
     codec, is_certain = await cpu_work.run_in_thread(guess, body)
     process["encoding"] = {"guessed": codec, "certain": is_certain}
+    process["warnings"] = [
+        encoding_warning("the response", codec, is_certain=is_certain)
+    ]
     return await cpu_work.run_in_thread(body.decode, codec, "replace")
 
 

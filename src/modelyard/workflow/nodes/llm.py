@@ -528,6 +528,9 @@ class _AnswerStream:
             # Without a thought there is no stream of reasoning that has to end.
             if self._thoughts:
                 self._context.reason("", True)
+            # Reasoning that never ended has the answer in it.
+            if self._filter.is_open and not "".join(self._text).strip():
+                self._say("".join(self._thoughts).strip())
         self._context.stream("text", "", True)
         text = "".join(self._text)
         if self._filter is None:

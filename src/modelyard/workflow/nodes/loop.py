@@ -11,7 +11,12 @@ import msgspec
 
 from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.json_types import is_array
-from modelyard.workflow.conditions import Condition, ConditionError, evaluate_group
+from modelyard.workflow.conditions import (
+    Condition,
+    ConditionError,
+    evaluate,
+    evaluate_group,
+)
 from modelyard.workflow.engine import GraphEngine, Outcome, Status
 from modelyard.workflow.events import (
     NodeRunLoopFailed,
@@ -137,12 +142,20 @@ class LoopNode(Node):
     ) -> None:
         """Run rounds until the loop ends. `progress` is updated after each, so that it
         is right if a round fails."""
+        # If the break condition is true from the start, there is no round at all. Most
+        # conditions read nodes of the loop, which have no values before the first one.
+        with suppress(ConditionError):
+            if self._should_break(context):
+                progress.reason = "loop_break"
+                return
+        await self._run_until_break(max_rounds, progress, context)
+
+    async def _run_until_break(
+        self, max_rounds: int, progress: _LoopProgress, context: NodeContext
+    ) -> None:
+        """Run rounds until the break condition is true, or the limit is reached."""
         event_fields = self.event_fields(context.execution_id)
         clock = asyncio.get_running_loop().time
-        # If the break condition is true from the start, there is no round at all.
-        if self._should_break(context):
-            progress.reason = "loop_break"
-            return
         while progress.rounds < max_rounds:
             round_index = progress.rounds
             started = clock()
@@ -155,7 +168,7 @@ class LoopNode(Node):
             progress.variables[str(round_index)] = to_object(self._variables(context))
             progress.rounds += 1
             # A loop-end node and a break condition end the loop alike.
-            if is_ended or self._should_break(context):
+            if is_ended or self._should_break_after(round_index, context):
                 progress.reason = "loop_break"
                 return
 
@@ -206,14 +219,35 @@ class LoopNode(Node):
             for variable in self.data.loop_variables
         }
 
+    def _should_break_after(self, round_index: int, context: NodeContext) -> bool:
+        """Return whether the break conditions are true after a round. Raises NodeError
+        if they cannot be evaluated: the loop would run to its limit."""
+        try:
+            return self._should_break(context)
+        except ConditionError as error:
+            raise NodeError(
+                f"Break condition after round {round_index + 1}: {error}",
+                error_type="InvalidConditionError",
+            ) from error
+
     def _should_break(self, context: NodeContext) -> bool:
-        """Return whether the break conditions are true. Values that cannot be compared
-        yet do not end the loop."""
-        with suppress(ConditionError):
-            if self.data.break_conditions:
-                return evaluate_group(
-                    self.data.break_conditions, self.data.logical_operator, context.pool
-                )[0]
+        """Return whether the break conditions are true. Raises ConditionError."""
+        conditions: Sequence[Condition] = self.data.break_conditions
+        if not conditions:
+            return False
+        operator = self.data.logical_operator
+        if operator != "or":
+            return evaluate_group(conditions, operator, context.pool)[0]
+        # One true condition is enough, whatever the others need.
+        errors: list[ConditionError] = []
+        for condition in conditions:
+            try:
+                if evaluate(condition, context.pool):
+                    return True
+            except ConditionError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
         return False
 
     async def _run_round(self, round_index: int, context: NodeContext) -> bool:

@@ -15,7 +15,7 @@ from modelyard.workflow.node import (
     NodeResult,
     SyncNode,
 )
-from modelyard.workflow.variables import type_of
+from modelyard.workflow.variables import matches_type, type_of
 
 
 class Parameter(msgspec.Struct, kw_only=True):
@@ -121,38 +121,58 @@ def declared_values(data: WebhookData, inputs: Mapping[str, Any]) -> dict[str, A
 
 
 def _cast(parameter: Parameter, value: Any) -> Any:
-    """Convert a text to the declared type. Raises NodeError."""
-    # Values of a JSON body already have a type.
-    if value is None or parameter.type in ("string", "") or not isinstance(value, str):
+    """Return a value in the declared type: texts are converted, values of a JSON body
+    have to be of the type. Raises NodeError."""
+    if value is None or parameter.type not in _CHECKED_TYPES:
         return value
     try:
-        match parameter.type:
-            case "number":
-                return float(value) if "." in value else int(value)
-            case "boolean":
-                return {
-                    "true": True,
-                    "1": True,
-                    "yes": True,
-                    "false": False,
-                    "0": False,
-                    "no": False,
-                }[value.lower()]
-            case (
-                "object"
-                | "array[string]"
-                | "array[number]"
-                | "array[boolean]"
-                | "array[object]"
-            ):
-                return decode_body(value)
-            case _:
-                return value
+        converted = _converted(parameter.type, value)
     except (ValueError, KeyError) as error:
-        raise NodeError(
-            f"{parameter.name} must be {parameter.type}, not {type_of(value)} {value[:60]!r}",
-            error_type="InputError",
-        ) from error
+        raise _mismatch(parameter, value) from error
+    if not matches_type(converted, parameter.type):
+        raise _mismatch(parameter, value)
+    return converted
+
+
+_OBJECTS = (
+    "object",
+    "array[string]",
+    "array[number]",
+    "array[boolean]",
+    "array[object]",
+)
+_CHECKED_TYPES = frozenset({"string", "number", "boolean", *_OBJECTS})
+_BOOLEANS = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "false": False,
+    "0": False,
+    "no": False,
+}
+
+
+def _converted(type_name: str, value: Any) -> Any:
+    """Return a text as a value of the type; other values are returned unchanged. Raises
+    ValueError or KeyError."""
+    if not isinstance(value, str) or type_name == "string":
+        return value
+    match type_name:
+        case "number":
+            return float(value) if "." in value else int(value)
+        case "boolean":
+            return _BOOLEANS[value.lower()]
+        case _:
+            return decode_body(value)
+
+
+def _mismatch(parameter: Parameter, value: Any) -> NodeError:
+    """Return the error of a value that is not of the declared type."""
+    return NodeError(
+        f"{parameter.name} must be {parameter.type}, not {type_of(value)}"
+        f" {str(value)[:60]!r}",
+        error_type="InputError",
+    )
 
 
 class ScheduleNode(_Trigger):
