@@ -70,6 +70,7 @@ def settings_page() -> str:
         (settings.EgressSettings, "`egress`"),
         (settings.OidcSettings, "`oidc`"),
         (settings.ContentSettings, "`content`"),
+        (settings.MailSettings, "`mail`"),
         (settings.ProviderSettings, "Each of `providers`"),
         (settings.CredentialSettings, "Each of `credentials`"),
     ):

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.app import Modelyard
+from modelyard.base.email_addresses import checked_email
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.settings import Settings
 from modelyard.people import passwords
-from modelyard.people.account import checked_email
 from modelyard.people.accounts import Accounts, SetUpError
 from modelyard.tenancy.caller import Role
 from tests.gateway.conftest import Running

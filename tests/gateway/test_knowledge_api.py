@@ -196,6 +196,108 @@ def test_documents_are_shown_disabled_zipped_and_reindexed(run: Any):
     run(work)
 
 
+def test_metadata_fields_are_set_filtered_renamed_and_deleted(run: Any):
+    async def work(call: Call, yard: Modelyard) -> None:
+        del yard
+        dataset, document = await create_dataset(call)
+        base = f"/v1/datasets/{dataset}"
+        fields: dict[str, str] = {}
+        for name, type_name in (
+            ("team", "string"),
+            ("year", "number"),
+            ("due", "time"),
+        ):
+            status, field = await call(
+                "POST", f"{base}/metadata", {"name": name, "type": type_name}
+            )
+            assert (status, field["name"], field["type"]) == (201, name, type_name)
+            fields[name] = field["id"]
+
+        async def put(partial: bool = True, **values: Any) -> tuple[int, Any]:
+            entries = [
+                {"id": fields[name], "name": name, "value": value}
+                for name, value in values.items()
+            ]
+            operation = {
+                "document_id": document,
+                "metadata_list": entries,
+                "partial_update": partial,
+            }
+            return await call(
+                "POST", f"{base}/documents/metadata", {"operation_data": [operation]}
+            )
+
+        async def found(operator: str, name: str, value: Any) -> int:
+            conditions = {
+                "logical_operator": "and",
+                "conditions": [
+                    {"name": name, "comparison_operator": operator, "value": value}
+                ],
+            }
+            model = {
+                "search_method": "full_text_search",
+                "reranking_enable": False,
+                "top_k": 3,
+                "score_threshold_enabled": False,
+                "metadata_filtering_conditions": conditions,
+            }
+            _, results = await call(
+                "POST",
+                f"{base}/retrieve",
+                {"query": "parcels leave", "retrieval_model": model},
+            )
+            return len(results["records"])
+
+        assert (await put(team="blue", year=2024, due="2026-01-31"))[0] == 200
+        assert await found("is", "team", "blue")
+        assert await found("in", "team", ["red", "blue"])
+        assert not await found("not in", "team", ["red", "blue"])
+        assert await found("≥", "year", 2024)
+        assert await found("before", "due", "2026-02-01")
+        assert not await found("after", "due", "2026-02-01")
+        # A value of another type would match nothing, and nobody would know why.
+        for name, value in (
+            ("year", "soon"),
+            ("due", "tomorrow"),
+            ("year", True),
+            ("team", {"a": 1}),
+            ("team", ["a"]),
+        ):
+            status, reply = await put(**{name: value})
+            assert (
+                status,
+                reply["code"],
+                f"'{name}' is of type" in reply["message"],
+            ) == (400, "invalid_param", True)
+        assert (await put(year="2023", due=1_770_000_000))[0] == 200
+        assert await found("<", "year", 2024)
+        _, listed = await call("GET", f"{base}/metadata")
+        assert [
+            (field["name"], field["count"]) for field in listed["doc_metadata"]
+        ] == [("team", 1), ("year", 1), ("due", 1)]
+        # A field that is renamed keeps its values; one that is deleted takes them away.
+        status, renamed = await call(
+            "PATCH", f"{base}/metadata/{fields['team']}", {"name": "group"}
+        )
+        assert (status, renamed["name"]) == (200, "group")
+        assert await found("is", "group", "blue")
+        assert (await call("DELETE", f"{base}/metadata/{fields['year']}"))[0] == 204
+        assert await found("empty", "year", None)
+        # Without partial_update, values that are not named are removed.
+        fields["group"] = fields["team"]
+        assert (await put(partial=False, due=None))[0] == 200
+        assert await found("empty", "group", None)
+        _, built_in = await call("GET", f"{base}/metadata/built-in")
+        assert "document_name" in [field["name"] for field in built_in["fields"]]
+        assert (await call("POST", f"{base}/metadata/built-in/enable", {}))[0] == 200
+        assert (await call("GET", f"{base}/metadata"))[1][
+            "built_in_field_enabled"
+        ] is True
+        assert await found("is", "document_name", "guide")
+
+    run(work)
+
+
 def test_a_dataset_is_served_as_external_knowledge(run: Any):
     async def work(call: Call, yard: Modelyard) -> None:
         dataset, _ = await create_dataset(call)

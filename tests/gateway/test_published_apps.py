@@ -419,3 +419,25 @@ def test_a_page_keeps_the_teams_settings_to_itself(
     headers = {"authorization": f"Bearer {key}"}
     by_key = httpx.get(f"{admin.origin}/v1/info", headers=headers, timeout=30).json()
     assert by_key["tags"] == ["secrettag"]
+
+
+def test_missing_secrets_are_listed_and_set_and_never_returned(admin: Admin):
+    variables = [
+        {"name": name, "value": "", "value_type": "secret"} for name in ("A", "B")
+    ]
+    file = yaml.safe_load(answering("hi"))
+    file["app"]["name"] = "secretive"
+    file["workflow"]["environment_variables"] = variables
+    body = {"file": yaml.dump(file), "secrets": {"A": "value-of-a"}}
+    created = admin("POST", "", 201, **body)
+    assert (created["missing_secrets"], created["needs"]) == (["B"], ["secret B"])
+    path = f"/{created['id']}"
+    changed = admin("PATCH", path, secrets={"B": "value-of-b"})
+    assert changed["digest"] != created["digest"]
+    again = admin("POST", "", 201, file=yaml.dump(file))
+    assert again["missing_secrets"] == []
+    for secrets, message in (({"C": "x"}, "secret variable"), ({"A": 1}, "texts")):
+        error = admin("PATCH", path, 400, secrets=secrets)["error"]
+        assert (error["param"], message in error["message"]) == ("secrets", True)
+    for answer in (created, changed, again):
+        assert "value-of" not in str(answer)

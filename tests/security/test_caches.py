@@ -113,6 +113,7 @@ KEPT = {
     "gateway/auth.py:_names_loopback()": _PURE,
     "gateway/chat_page/page.py:_read_embed()": _OURS,
     "gateway/forms.py:Form.files": _CALL,
+    "gateway/forms.py:Form.file_lists": _CALL,
     "gateway/forms.py:Form.lists": _CALL,
     "gateway/openai/hosted_tools.py:HostedToolSet.kinds": _CALL,
     "gateway/openai/hosted_tools.py:HostedToolSet.tools": _CALL,
@@ -271,6 +272,10 @@ KEPT = {
     "transport/http.py:_cached_head()": _PURE,
     "transport/origins.py:parse_url()": _PURE,
     # workflow
+    "gateway/admin/inputs.py:TraceDestinationInput.credentials": _CALL,
+    "workflow/run_spans.py:_Builder._executions": _RUN,
+    "workflow/run_spans.py:_Builder._logs": _RUN,
+    "workflow/trace_export.py:TraceExport._senders": "by the id of a destination, which belongs to one app; each keeps its own runs",
     "workflow/app_templates.py:_texts()": _OURS,
     "workflow/apps.py:Apps._apps_by_page_token": "by a random token; holds whose app it is",
     "workflow/apps.py:Apps._parsed": "by tenant, digest and mapping",

@@ -571,6 +571,9 @@ _OWN_WAYS = {
         "create_connection",
     ): "and connected to, after the guard was asked",
     ("transport/connect.py", "start_tls"): "over what is connected already",
+    ("transport/connect.py", "socket.socket"): "for protocols other than HTTP",
+    ("transport/connect.py", "sock_connect"): "by an address that was checked",
+    ("transport/smtp.py", "aiosmtplib"): "mails, over a socket of the one client",
     (
         "transport/egress.py",
         "HttpClient",
@@ -624,7 +627,7 @@ _CALLS = frozenset({
     "HttpClient",
 })  # fmt: skip
 _MODULES = frozenset({
-    "urllib.request", "http.client", "aiohttp", "httpx", "requests", "urllib3", "ftplib", "smtplib", "imaplib", "poplib",
+    "urllib.request", "http.client", "aiohttp", "httpx", "requests", "urllib3", "ftplib", "smtplib", "aiosmtplib", "imaplib", "poplib",
     "telnetlib", "nntplib", "xmlrpc.client", "websockets", "websocket", "paramiko", "pycurl", "boto3", "botocore", "h11",
     "h2", "httpcore", "socks",
 })  # fmt: skip

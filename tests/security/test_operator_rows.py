@@ -48,7 +48,7 @@ ROW_VALUES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """Kind → (values that the operator sets, a change that the tenant attempts)"""
 TENANT_OWNED_KINDS = frozenset({
     "tenant", "user", "key", "plugin", "endpoint", "subscription", "tool_credential", "oauth_client", "plugin_task",
-    "app", "app_tag", "app_key", "dataset_key", "tool_provider",
+    "app", "app_tag", "app_key", "dataset_key", "tool_provider", "trace_destination",
 })  # fmt: skip
 """Kinds that belong to the tenant whoever created them.
 

@@ -84,6 +84,8 @@ EXPECTED: dict[Role, tuple[str, ...]] = {
     ),
     Role.ADMIN: (
         "DELETE /admin/v1/apps/{id}/keys/{key}",
+        # What an app is asked and answers leaves the server.
+        "GET PUT DELETE /admin/v1/apps/{id}/traces*",
         "GET POST PATCH DELETE /admin/v1/keys*",
         "GET POST PATCH DELETE /admin/v1/users*",
         "GET POST PATCH DELETE /admin/v1/credentials*",
@@ -153,6 +155,8 @@ def test_every_route_has_the_role_that_was_reviewed():
 
 def test_each_route_refuses_every_role_below_its_own(settings: Settings):
     """Refused by the server, with a key of each role, before any handler runs."""
+    # The tables come from a gateway of their own, which an event loop cannot build.
+    rows = list(_rows_with_roles())
 
     async def work() -> None:
         yard = Modelyard(settings, environ={})
@@ -166,7 +170,7 @@ def test_each_route_refuses_every_role_below_its_own(settings: Settings):
                         OPERATOR, "default", "key", role.value, {"role": role.value}
                     )
                 )["key"]
-            for row, needed in _rows_with_roles():
+            for row, needed in rows:
                 path = re.sub(r"\{\w+(:path)?\}", "x", row.path)
                 for role in Role:
                     if role.covers(needed):

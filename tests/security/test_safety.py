@@ -47,6 +47,7 @@ CASES: list[tuple[str, dict[str, Any], Facts]] = [
     ("database without TLS", {"database": "postgresql://me:pw@db.example/a"}, Facts()),
     ("Valkey without a password", {"shared": "valkeys://cache.example:6379"}, Facts()),
     ("Valkey without TLS", {"shared": "valkey://:pw@cache.example:6379"}, Facts()),
+    ("mail without TLS", {"mail": {"host": "smtp.example", "tls": "none"}}, Facts()),
     ("private addresses", {"egress": {"private": ["10.0.0.1:80"]}}, Facts()),
     ("unusual ports", {"egress": {"ports": [80, 25]}}, Facts()),
     ("prompts in traces", {"telemetry": {"content": True}}, Facts()),

@@ -1,9 +1,7 @@
 """Tests for apps in the format version 0.7.0: agents in packages, and agent nodes of
 version 2. What a model is asked is compared as a whole."""
 
-import asyncio
 import json
-import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.base.errors import InvokeBadRequestError
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMResultChunkDelta
 from modelyard.models.messages import (
     AssistantPromptMessage,
@@ -33,7 +30,6 @@ from modelyard.workflow.declared_outputs import (
 )
 from modelyard.workflow.dsl import App, AppMapping, DslError, dump, load, loads
 from modelyard.workflow.engine import Outcome
-from modelyard.workflow.form_inputs import checked_inputs
 from modelyard.workflow.node import Services, Turn
 from modelyard.workflow.nodes.human_input import HumanInputNode
 from modelyard.workflow.prompt_mentions import expand_mentions, mentions_in
@@ -207,10 +203,13 @@ def test_everything_that_cannot_work_is_named_at_import():
         "The program 'jq' is not available",
         "The environment variables REGION, ORDERS_TOKEN have no effect",
         "The agent's memory settings have no effect here",
-        "No message is sent to Ada (email), Bob (slack); the agent's questions are",
+        "No message is sent to Bob (slack); the agent's questions are shown",
+        "No message is sent to Ada (email); the agent's questions are shown",
     ):
         assert sum(part in message for message in messages) == 1, part
-    assert len(messages) == 6
+    assert len(messages) == 7
+    # The last of them is none once mail is set up.
+    assert len(app_in("agent-app.yml").warnings_with("")) == 6
     lines = {problem.line for problem in app_in("agent-app.yml").warnings}
     assert 0 not in lines
 
@@ -529,6 +528,8 @@ def test_an_agent_asks_a_person_and_goes_on_with_the_answer(bench: Bench):
     (tool,) = request.tools
     assert (tool.name, "Ada (email)" in tool.description) == ("ask_human", True)
     (key,) = bench.forms.asked
+    (mail,) = bench.forms.mails[key]
+    assert (mail.addresses, mail.body[1]) == (["ada@shop.example"], None)
     bench.forms.answers[key] = {"action": "sample", "inputs": {"sample": "Yes."}}
     bench.model.requests.clear()
     outcome = checked_run(bench, app, query="May I?")
@@ -852,79 +853,23 @@ def test_a_form_continues_on_the_branch_of_its_answer(
 
 
 def test_ways_to_deliver_a_form_that_do_not_work_are_named():
-    messages = [problem.message for problem in app_in("human-input.yml").warnings]
-    assert messages == [
-        "The form is not sent by e-mail to ada@shop.example, a member; people see it"
-        " where the app is used",
+    app = app_in("human-input.yml")
+    assert [problem.message for problem in app.warnings_with("")] == [
         "The form is not sent by slack; people see it where the app is used",
+        "The form is not sent to a member of the workspace that exported the app,"
+        " unless an account here has the same id; give addresses instead",
+    ]
+    problem = "Mail is not set up: set mail.host"
+    assert [warning.message for warning in app.warnings_with(problem)][2:] == [
+        "The form is not sent by e-mail to ada@shop.example; people see it where the app"
+        f" is used. {problem}"
     ]
     methods = [{"type": "email", "config": {"recipients": {"whole_workspace": True}}}]
     app = edited("human-input.yml", (f"{REVIEW}/delivery_methods", methods))
+    assert app.warnings_with("") == []
     (warning,) = app.warnings
     assert warning.message == (
         "The form is not sent by e-mail to all members of the workspace; no other way"
         " was chosen, so people see it where the app is used only"
     )
     assert edited("human-input.yml", (f"{REVIEW}/delivery_methods", [])).warnings == []
-
-
-class RemoteFiles:
-    """Takes every file object as a remote file of its type."""
-
-    async def parse_file(self, value: Any) -> File:
-        if not isinstance(value, dict):
-            raise InvokeBadRequestError("A file must be an object")
-        return File(
-            type=value["type"],
-            transfer_method=value.get("transfer_method", "remote_url"),
-            filename="f",
-            extension=value.get("extension", ""),
-        )
-
-
-@pytest.mark.parametrize(
-    ("inputs", "error"),
-    [
-        ({"kind": "poem"}, "'kind' must be one of letter, note, not 'poem'"),
-        ({"proof": "x"}, "A file must be an object"),
-        ({"proof": {"type": "audio"}}, "'proof' must be of type image, custom, not"),
-        (
-            {"proof": {"type": "image", "transfer_method": "local_file"}},
-            "'proof' must be sent as remote_url, not local_file",
-        ),
-        ({"annexes": {"type": "image"}}, "'annexes' must be a list of files"),
-        ({"annexes": [{"type": "image"}] * 3}, "'annexes' may have at most 2 files"),
-    ],
-)
-def test_a_form_refuses_what_it_does_not_offer(inputs: dict[str, Any], error: str):
-    with pytest.raises(InvokeBadRequestError, match=re.escape(error)):
-        asyncio.run(checked_inputs(FIELDS, inputs, RemoteFiles()))
-
-
-FIELDS = [
-    {"type": "select", "output_variable_name": "kind", "options": ["letter", "note"]},
-    {
-        "type": "file",
-        "output_variable_name": "proof",
-        "allowed_file_types": ["image", "custom"],
-        "allowed_file_extensions": ["CAD"],
-        "allowed_file_upload_methods": ["remote_url"],
-    },
-    {"type": "file-list", "output_variable_name": "annexes", "number_limits": 2},
-]
-
-
-def test_a_form_takes_what_it_offers():
-    inputs: dict[str, Any] = {
-        "kind": "note",
-        "proof": {"type": "document", "extension": ".cad"},
-        "annexes": [{"type": "audio"}],
-        "other": 1,
-    }
-    checked = asyncio.run(checked_inputs(FIELDS, inputs, RemoteFiles()))
-    assert (checked["kind"], checked["other"]) == ("note", 1)
-    assert checked["proof"]["extension"] == ".cad"
-    assert checked["annexes"][0]["type"] == "audio"
-    # Fields that were left empty have their default values.
-    empty = {"kind": None, "proof": None, "annexes": []}
-    assert asyncio.run(checked_inputs(FIELDS, empty, RemoteFiles())) == empty

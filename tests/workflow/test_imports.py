@@ -1,11 +1,17 @@
 """Imports of apps: what they replace, and what they leave as it was."""
 
+import asyncio
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from modelyard.base.errors import InvokeBadRequestError
+from modelyard.base.errors import ConfigError, InvokeBadRequestError
+from modelyard.storage.database import Database
+from modelyard.storage.secrets import KeyRing, SecretError
+from modelyard.workflow.app_documents import AppDocuments
 from modelyard.workflow.dsl import AppMapping, DslError, dump
 from tests.workflow.building import app_of, document
 from tests.workflow.conftest import Bench
@@ -99,6 +105,87 @@ def test_secrets_without_a_value_are_asked_for(bench: Bench):
         bench.yard.apps.add("default", file_of("asks", environment_variables=variables))
     )
     assert app.missing_secrets == ["A"]
+
+
+def test_secrets_are_given_at_import_and_set_later(bench: Bench):
+    apps = bench.yard.apps
+    variables = [secret("", "A"), secret("", "B")]
+    text = file_of("given", "advanced-chat", environment_variables=variables)
+    record, app, _ = bench.do(apps.add("default", text, secrets={"A": "first-value"}))
+    assert app.missing_secrets == ["B"]
+    with pytest.raises(InvokeBadRequestError, match="no secret variable 'C'") as caught:
+        bench.do(apps.add("default", text, secrets={"C": "first-value"}))
+    assert "first-value" not in str(caught.value)
+    # The published version and a draft get the value, and the draft stays one.
+    record, _, _ = bench.do(
+        apps.add("default", text.replace("hi", "ho"), publishes=False)
+    )
+    assert record.stored.draft
+    record = bench.do(apps.set_secrets(record, {"B": "second-value"}))
+    assert record.stored.draft != record.stored.digest
+    for app in (bench.do(apps.draft(record)), bench.do(apps.published_app(record))):
+        assert [variable.value for variable in app.environment] == [
+            "first-value",
+            "second-value",
+        ]
+    with pytest.raises(InvokeBadRequestError, match="its secret variables are"):
+        bench.do(apps.set_secrets(record, {"X": "y"}))
+
+
+QUERY = "SELECT body FROM app_documents WHERE digest = :digest"
+
+
+def test_an_app_with_secrets_is_encrypted_at_rest(bench: Bench):
+    database = bench.yard.services.storage.database
+    text = file_of("sealed", environment_variables=[secret("s3cret-value")])
+    record, _, _ = bench.do(bench.yard.apps.add("default", text))
+    (row,) = bench.do(database.fetch(QUERY, {"digest": record.stored.digest}))
+    assert "s3cret-value" not in row["body"]
+    assert secrets_of(bench, record) == {"KEY": "s3cret-value"}
+
+
+def test_files_with_secrets_are_encrypted_with_each_new_master_key(tmp_path: Path):
+    async def work(database: Database) -> None:
+        ring = KeyRing({}).rotated()
+        documents = AppDocuments(database, time.time, ring)
+
+        async def body(digest: str) -> str:
+            return (await database.fetch(QUERY, {"digest": digest}))[0]["body"]
+
+        await documents.save("t", "a", "key: s3cret", has_secrets=True)
+        await documents.save("t", "b", "key: none")
+        before = await body("a")
+        assert ("s3cret" in before, await body("b")) == (False, "key: none")
+        # The row of one tenant cannot be read as another's.
+        await database.transact(
+            lambda connection: connection.execute(
+                "INSERT INTO app_documents VALUES (?, ?, ?, ?)", ("u", "a", before, 1.0)
+            )
+        )
+        with pytest.raises(SecretError):
+            await documents.find("u", "a")
+        await database.transact(
+            lambda connection: connection.execute(
+                "DELETE FROM app_documents WHERE tenant = ?", ("u",)
+            )
+        )
+        newer = ring.rotated()
+        assert await documents.reencrypt_all(newer) == 1
+        assert await documents.reencrypt_all(newer) == 0
+        assert await body("a") != before
+        assert await documents.find("t", "a") == "key: s3cret"
+        # A file of an earlier version is encrypted when it is stored again.
+        await documents.save("t", "b", "key: none", has_secrets=True)
+        assert (await body("b")).startswith("!sealed ")
+        assert await documents.find("t", "b") == "key: none"
+        with pytest.raises(ConfigError, match="need a master key"):
+            await AppDocuments(database, time.time).find("t", "a")
+
+    database = Database(str(tmp_path / "a.db"))
+    try:
+        asyncio.run(work(database))
+    finally:
+        database.close()
 
 
 @pytest.mark.parametrize("cron", ["@reboot", "0 9 * * FOO", "0 0 30 2 *", "every day"])

@@ -25,6 +25,8 @@ from modelyard.workflow.dsl import AppMapping, loads
 from modelyard.workflow.nodes.knowledge_retrieval import RetrievalData
 from modelyard.workflow.services import TenantDatasets, mapped_model
 from modelyard.workflow.single_run import outcome_of, stream
+from tests.workflow.building import app_of
+from tests.workflow.conftest import Bench
 
 LINES = ProcessRule(
     mode="custom",
@@ -257,3 +259,40 @@ def test_the_most_specific_name_of_the_first_mapping_counts(
     mappings: list[dict[str, str]], expected: str | None
 ):
     assert mapped_model("langgenius/openai/openai", "gpt", mappings) == expected
+
+
+def test_conditions_on_metadata_take_the_values_of_variables(bench: Bench):
+    values = [
+        "{{#start.team#}}", "{{#fill.years#}}", "{{#fill.year#}}", "team {{#start.team#}}",
+        ["{{#start.team#}}", "red"], 5, None,
+    ]  # fmt: skip
+    conditions = [
+        {"name": "x", "comparison_operator": "in", "value": value} for value in values
+    ]
+    app = app_of(
+        {
+            "start": {"type": "start", "variables": [{"variable": "team", "type": "text-input"}]},
+            "fill": {"type": "code", "code_language": "python3", "variables": [],
+                     "code": "def main():\n    return {'years': [2023, 2024], 'year': 2024}",
+                     "outputs": {"years": {"type": "array[number]"}, "year": {"type": "number"}}},
+            "find": {"type": "knowledge-retrieval", "query_variable_selector": ["start", "team"], "dataset_ids": ["d"],
+                     "metadata_filtering_mode": "manual", "metadata_filtering_conditions": {"conditions": conditions}},
+            "end": {"type": "end", "outputs": []},
+        },
+        ["start > fill", "fill > find", "find > end"],
+    )  # fmt: skip
+    assert app.warnings == []
+    bench.run(app, inputs={"team": "a, b {{#env.KEY#}}"})
+    ((_, data),) = bench.datasets.seen
+    rendered = [each.value for each in data.metadata_filtering_conditions.conditions]
+    # A value is data: what looks like a reference in it stays text.
+    team = "a, b {{#env.KEY#}}"
+    assert rendered == [
+        team,
+        [2023, 2024],
+        2024,
+        f"team {team}",
+        [team, "red"],
+        5,
+        None,
+    ]

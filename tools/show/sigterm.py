@@ -106,9 +106,8 @@ FORMS: dict[str, StreamFormat] = {
     "google events": StreamFormat(
         f"/v1beta/models/{MODEL}:streamGenerateContent?alt=sse",
         _GOOGLE,
-        lambda data: (
-            _event(data)["error"]["status"] and _event(data)["error"]["message"]
-        ),
+        # Google's own clients read errors outside of events.
+        lambda data: json.loads(data.rpartition(b"\n\n")[2])["error"]["message"],
     ),
     "google list": StreamFormat(
         f"/v1beta/models/{MODEL}:streamGenerateContent",

@@ -15,6 +15,7 @@ from modelyard.base.log import redaction
 from modelyard.base.settings import Settings, load_settings
 from modelyard.gateway.a2a import table as a2a_table
 from modelyard.gateway.admin import table as admin_table
+from modelyard.gateway.admin.app_traces import AppTraces
 from modelyard.gateway.admin.apps import ImportedApps
 from modelyard.gateway.admin.dependencies import (
     AdminDependencies,
@@ -28,6 +29,7 @@ from modelyard.gateway.chat_page import table as chat_page_table
 from modelyard.gateway.cohere import table as cohere_table
 from modelyard.gateway.console_api import table as console_table
 from modelyard.gateway.docs import table as docs_table
+from modelyard.gateway.form_page import table as form_page_table
 from modelyard.gateway.google import table as google_table
 from modelyard.gateway.knowledge import table as knowledge_table
 from modelyard.gateway.knowledge.calls import DatasetParts
@@ -51,6 +53,7 @@ from modelyard.runtime.model_manager import ModelManager
 from modelyard.storage.database import Database
 from modelyard.tenancy.caller import Role
 from modelyard.tools.mcp.server import McpServer
+from modelyard.workflow.form_answers import FormAnswers
 
 
 def gateway_for(
@@ -138,6 +141,9 @@ def _apis(
         mcp_table.api(McpServer(tools.manager), named_tools.build_catalog),
         a2a_table.api(apps),
         chat_page_table.api(apps.apps, keeper, entrance, app_rows.for_visitors),
+        form_page_table.api(
+            apps.form_answers, services.storage.files, keeper.address_of
+        ),
         console_table.api(accounts, keeper, _oidc(services)),
         operations_table.api(
             sandbox, readiness.problem, services.calls.metrics, peer_metrics
@@ -250,6 +256,7 @@ def _service(services: Services) -> ServiceDependencies:
         library=workflows.library,
         runs=workflows.runs,
         chats=workflows.chats,
+        form_answers=FormAnswers(workflows.runs, workflows.files, services.clock.time),
         conversations=workflows.conversations,
         files=services.storage.files,
         models=services.calls.models,
@@ -369,6 +376,10 @@ def _admin(
                 workflows.library,
                 workflows.pipelines,
                 services.addresses.server,
+                lambda: services.settings.current.mail.problem,
+            ),
+            app_traces=AppTraces(
+                apps.apps, workflows.trace_destinations, workflows.trace_export
             ),
             origin=services.addresses.server,
             content_origin=services.addresses.content,

@@ -38,6 +38,9 @@ _CHUNK_PAUSE_SECONDS = 0.02
 _TIDY_SECONDS = 3600.0
 _CHECK_SECONDS = 10.0
 _TRIGGER_SECONDS = 1.0
+_MAIL_SECONDS = 1.0
+"""Somebody waits for the mail, but a run waits for hours: a second more does not
+matter."""
 _FOLLOW_SECONDS = 1.0
 _DAY = 86_400.0
 _JOB_DAYS = 30
@@ -138,6 +141,7 @@ def build_maintenance(
         upkeep.add_task(check_database_forever(storage.database, clock))
         upkeep.add_task(_listen(plugins))
         upkeep.add_task(LoopLag(calls.load, clock, record_lag).run())
+        upkeep.run_periodically(_MAIL_SECONDS, workflows.delivery.send_due)
         workflows.runs.start_maintenance()
         upkeep.run_periodically(_TRIGGER_SECONDS, workflows.triggers.tick)
         knowledge.start()

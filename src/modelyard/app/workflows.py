@@ -8,6 +8,7 @@ import msgspec
 
 from modelyard.app.knowledge import KnowledgeServices
 from modelyard.app.live_settings import Addresses, LiveSettings
+from modelyard.app.mail import build_mail_delivery
 from modelyard.app.network import NetworkServices
 from modelyard.app.plugins import PluginHostServices
 from modelyard.app.storage import StorageServices
@@ -19,6 +20,7 @@ from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.sealed_rows import SealedRows
 from modelyard.workflow.annotations import Annotations
 from modelyard.workflow.app_library import AppLibrary
 from modelyard.workflow.app_statistics import AppStatistics
@@ -29,6 +31,7 @@ from modelyard.workflow.dsl import App, AppMapping
 from modelyard.workflow.features import Features, OutputCheck
 from modelyard.workflow.generators import Generators
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
+from modelyard.workflow.mail_delivery import MailDelivery
 from modelyard.workflow.node import CodeLimits, Limits, Services
 from modelyard.workflow.pipelines import Pipelines
 from modelyard.workflow.runs import FindApp, Runs
@@ -40,7 +43,6 @@ from modelyard.workflow.service_tools import (
     TenantTools,
 )
 from modelyard.workflow.services import (
-    StoredForms,
     TenantDatasets,
     TenantFiles,
     TenantModels,
@@ -48,6 +50,9 @@ from modelyard.workflow.services import (
     mappings_of,
 )
 from modelyard.workflow.sources import TenantDatasources
+from modelyard.workflow.stored_forms import StoredForms
+from modelyard.workflow.trace_destinations import TraceDestinations
+from modelyard.workflow.trace_export import TraceExport
 from modelyard.workflow.triggers import Triggers
 from modelyard.workflow.variables import WorkflowError
 
@@ -69,6 +74,9 @@ class WorkflowParts:
     chats: Chats
     pipelines: Pipelines
     triggers: Triggers
+    delivery: MailDelivery
+    trace_destinations: TraceDestinations
+    trace_export: TraceExport
     run_services: "RunServices"
 
     @property
@@ -96,6 +104,8 @@ class WorkflowParts:
         # Chats start runs, so they are closed before the runs.
         await self.chats.aclose()
         await self.runs.aclose()
+        # After the runs, whose last traces may still be sent.
+        await self.trace_export.aclose()
 
 
 class RunCallers:
@@ -143,6 +153,7 @@ class RunServices:
     conversations: Conversations
     callers: RunCallers
     apps: Apps
+    delivery: MailDelivery
 
     def files(self, tenant: str, user: str = "") -> TenantFiles:
         """Return the file store for the runs of a user."""
@@ -197,7 +208,7 @@ class RunServices:
                 mappings["models"],
             ),
             sources=self.sources(tenant, user) if app.kind == "rag_pipeline" else None,
-            forms=StoredForms(self.journal, run, self.addresses.server())
+            forms=StoredForms(self.journal, run, self.addresses.server(), self.delivery)
             if run is not None
             else None,
         )
@@ -247,9 +258,12 @@ def build_workflows(
     """Build the workflow services, and register apps as tools for each other and for
     plugins."""
     clock_time = clock.time
-    journal = DatabaseJournal(storage.database, clock_time)
+    journal = DatabaseJournal(storage.database, clock_time, storage.keys)
     apps = Apps(storage.resources, directory, journal, storage.keys, clock_time)
     conversations = Conversations(storage.database, clock_time, storage.scoped_store)
+    delivery = build_mail_delivery(
+        live_settings, journal.forms.mails, storage, clock_time
+    )
     run_services = RunServices(
         live=live_settings,
         addresses=addresses,
@@ -263,12 +277,15 @@ def build_workflows(
         conversations=conversations,
         callers=RunCallers(directory, clock),
         apps=apps,
+        delivery=delivery,
     )
     annotations = Annotations(
         storage.database, storage.scoped_store, _embedder(models), clock_time
     )
     features = Features(models, annotations, tools.providers.extensions.extend)
     runs = _build_runs(run_services, apps, features, clock_time)
+    trace_destinations, trace_export = _build_traces(run_services, directory)
+    runs.on_end(trace_export.run_ended)
     chats = Chats(runs, conversations, run_services.files, clock_time, features)
     # Apps become a source of tools only now: the tool manager existed before the apps.
     tools.manager.add_source("workflow", AppTools(apps, chats, runs))
@@ -303,6 +320,9 @@ def build_workflows(
         chats=chats,
         pipelines=pipelines,
         triggers=triggers,
+        delivery=delivery,
+        trace_destinations=trace_destinations,
+        trace_export=trace_export,
         run_services=run_services,
     )
 
@@ -341,6 +361,18 @@ def _build_runs(
     return runs
 
 
+def _build_traces(
+    run_services: RunServices, directory: Directory
+) -> tuple[TraceDestinations, TraceExport]:
+    """Build what sends the traces of apps."""
+    storage = run_services.storage
+    rows = SealedRows(storage.resources, directory, storage.keys)
+    destinations = TraceDestinations(rows, directory)
+    # The client for tenants' addresses: destinations are theirs.
+    egress, names = run_services.network.egress, _app_names(run_services.apps)
+    return destinations, TraceExport(destinations, run_services.journal, egress, names)
+
+
 def _app_finder(apps: Apps) -> FindApp:
     """Return a function that finds the app of a run."""
 
@@ -371,6 +403,17 @@ def _output_checks(
         )
 
     return check
+
+
+def _app_names(apps: Apps) -> Callable[[RunRecord], str]:
+    """Return a function that names the app of a run, for traces."""
+
+    def name_of(run: RunRecord) -> str:
+        """Return the app's name, or its id if it was removed."""
+        published = _published(apps, run)
+        return published.name if published is not None else run.app
+
+    return name_of
 
 
 def _published(apps: Apps, run: RunRecord) -> AppRecord | None:

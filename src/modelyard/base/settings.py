@@ -492,6 +492,51 @@ class ContentSettings(
             )
 
 
+class MailSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """The mail server for the forms of apps. Nothing is sent before `host`, `sender` and
+    `base_url` are set."""
+
+    host: str = ""
+    """Host name of the SMTP server; empty to disable."""
+    port: int = 587
+    tls: Literal["starttls", "implicit", "none"] = "starttls"
+    """`starttls` (port 587), `implicit` (port 465), or `none` for a server on a trusted
+    network. The certificate is always checked; `network.ca_file` adds authorities."""
+    user: str = ""
+    """Name for signing in; empty for a server that needs none."""
+    password: str = ""
+    """Password for signing in, for example `${SMTP_PASSWORD}`. With `tls: none` nothing
+    is sent."""
+    sender: str = ""
+    """Address in the `From` header, for example `forms@example.com`."""
+    base_url: str = ""
+    """URL at which the recipients reach this server, for example
+    `https://ai.example.com`; mails contain links below it."""
+    seconds: float = 30.0
+    """Timeout of each step of sending a mail."""
+
+    def __post_init__(self) -> None:
+        if self.base_url and not _ORIGIN.fullmatch(self.base_url.rstrip("/")):
+            raise ValueError(
+                "'base_url' must be a URL origin such as https://ai.example.com, not"
+                f" {self.base_url[:200]!r}"
+            )
+
+    @property
+    def problem(self) -> str:
+        """Return why no mail can be sent; empty if it can be."""
+        names = ("host", "sender", "base_url")
+        missing = [f"mail.{name}" for name in names if not getattr(self, name)]
+        if missing:
+            return f"Mail is not set up: set {', '.join(missing)}"
+        # A password in plain text could be read by anybody on the way.
+        if self.password and self.tls == "none":
+            return "mail.password needs an encrypted connection: change mail.tls"
+        return ""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a server."""
 
@@ -556,6 +601,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tools: ToolSettings = ToolSettings()
     oidc: OidcSettings = OidcSettings()
     content: ContentSettings = ContentSettings()
+    mail: MailSettings = MailSettings()
     network: NetworkSettings = NetworkSettings()
     egress: EgressSettings = EgressSettings()
     local: LocalSettings = LocalSettings()

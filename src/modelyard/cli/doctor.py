@@ -166,6 +166,7 @@ def _machine(settings: Settings) -> Iterator[Finding]:
         needed=False,
     )
     yield _port(settings)
+    yield _mail(settings)
     has_pip = importlib.util.find_spec("pip") is not None
     yield Finding(
         "pip",
@@ -229,6 +230,18 @@ def _stored_data(settings: Settings) -> Iterator[Finding]:
 def _closest_existing(path: Path) -> Path:
     """Return the path itself or its closest ancestor that exists."""
     return next(candidate for candidate in (path, *path.parents) if candidate.exists())
+
+
+def _mail(settings: Settings) -> Finding:
+    """Return the finding about sending forms by mail."""
+    problem, remedy = settings.mail.problem, "docs/how-to/send-forms-by-mail.md"
+    if not problem and importlib.util.find_spec("aiosmtplib") is None:
+        problem = "The mail client is missing"
+        remedy = "pip install 'modelyard[mail]'"
+    server = f"{settings.mail.host}:{settings.mail.port}, {settings.mail.tls}"
+    return Finding(
+        "mail", not problem, problem or server, remedy if problem else "", needed=False
+    )
 
 
 def _port(settings: Settings) -> Finding:

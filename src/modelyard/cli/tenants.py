@@ -478,7 +478,9 @@ async def _reencrypt_all(yard: Modelyard, ring: KeyRing) -> int:
     for tenant in yard.services.tenancy.administration.tenant_names():
         # Keys of external knowledge servers are stored separately.
         changed_count += await yard.knowledge.external.reencrypt_all(tenant, ring)
-    return changed_count
+    # Files of apps with secret variables are encrypted as a whole.
+    documents = yard.services.workflows.journal.documents
+    return changed_count + await documents.reencrypt_all(ring)
 
 
 @secrets.command("verify")

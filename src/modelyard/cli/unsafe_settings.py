@@ -166,6 +166,7 @@ def _secrets(settings: Settings) -> Iterator[tuple[str, list[str]]]:
     yield "database", [_password(settings.database)]
     yield "shared", [_password(settings.shared)]
     yield "oidc.client_secret", [settings.oidc.client_secret]
+    yield "mail.password", [settings.mail.password]
     yield "knowledge.qdrant_api_key", [settings.knowledge.qdrant_api_key]
     credentials = [
         credential
@@ -223,6 +224,19 @@ def _shared(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
 def _is_remote(host: str | None) -> bool:
     """Tell whether a host is another machine."""
     return bool(host) and not is_loopback(host or "")
+
+
+def _mail(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
+    """Yield a finding if mails with links to forms cross a network unencrypted."""
+    mail = settings.mail
+    if mail.host and mail.tls == "none" and _is_remote(mail.host):
+        reason = (
+            f"mails to {mail.host} are not encrypted: who reads a link can answer its"
+            " form"
+        )
+        yield UnsafeSetting(
+            "mail without TLS", reason, "set mail.tls to starttls or implicit"
+        )
 
 
 def _egress(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
@@ -384,6 +398,7 @@ _CHECKS: tuple[Callable[[Settings, Facts], Iterator[UnsafeSetting]], ...] = (
     _readable,
     _database,
     _shared,
+    _mail,
     _egress,
     _content,
     _plugins,
@@ -402,8 +417,10 @@ UNSAFE = {
         "database",
         "shared",
         "oidc.client_secret",
+        "mail.password",
         "providers",
     ),
+    "mail without TLS": ("mail.tls",),
     "database without TLS": ("database",),
     "Valkey without a password": ("shared",),
     "Valkey without TLS": ("shared",),

@@ -4,7 +4,7 @@ and manage apps."""
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,10 @@ from modelyard.cli.output import (
     print_note,
     print_table,
     run_with_modelyard,
+    settings_of,
     success_text,
 )
+from modelyard.cli.secret_options import secret_option
 from modelyard.cli.usage import tenant_option
 from modelyard.workflow.diagram import mermaid, svg
 from modelyard.workflow.dsl import App, AppMapping, DslError, load, load_mapping
@@ -369,7 +371,8 @@ def check(
     """Validate FILES and list missing models, tools and datasets. Exit code 1: a file
     is invalid."""
     app_mapping = _mapping(mapping, model)
-    reports = [_check_report(file, app_mapping) for file in files]
+    mail_problem = settings_of(ctx).mail.problem
+    reports = [_check_report(file, app_mapping, mail_problem) for file in files]
     if as_json:
         print_json(reports)
     else:
@@ -378,7 +381,9 @@ def check(
     return 0 if all(report["ok"] for report in reports) else 1
 
 
-def _check_report(file: Path, app_mapping: AppMapping | None) -> dict[str, Any]:
+def _check_report(
+    file: Path, app_mapping: AppMapping | None, mail_problem: str
+) -> dict[str, Any]:
     """Return the report of one file: its problems, or its mode, size, warnings and
     requirements."""
     try:
@@ -395,14 +400,14 @@ def _check_report(file: Path, app_mapping: AppMapping | None) -> dict[str, Any]:
         "mode": app.mode,
         "version": app.version,
         "nodes": sum(len(level.nodes) for level in app.levels.values()),
-        **_warnings_and_needs(app),
+        **_warnings_and_needs(app, mail_problem),
     }
 
 
-def _warnings_and_needs(app: App) -> dict[str, list[str]]:
+def _warnings_and_needs(app: App, mail_problem: str) -> dict[str, list[str]]:
     """Return the warnings and requirements of an app as texts."""
     return {
-        "warnings": [str(warning) for warning in app.warnings],
+        "warnings": [str(warning) for warning in app.warnings_with(mail_problem)],
         "needs": [
             *(f"{needed.kind} {needed.name}" for needed in app.requirements),
             *(f"secret {name}" for name in app.missing_secrets),
@@ -448,6 +453,7 @@ def app() -> None:
     is_flag=True,
     help="Import as a draft; the published version stays.",
 )
+@secret_option
 @_with_mapping
 @tenant_option
 @json_option
@@ -457,22 +463,30 @@ def import_(
     files: tuple[Path, ...],
     creates_key: bool,
     draft: bool,
+    secrets: tuple[tuple[str, str], ...],
     mapping: Path | None,
     model: str | None,
     tenant: str,
     as_json: bool,
 ) -> int:
-    """Import FILES. An app with the same name is replaced.
+    """Import FILES. An app with the same name is replaced and keeps its secrets.
 
-    Takes effect within one second on running servers. Exit code 1: a file is invalid;
-    the others are imported.
+    Takes effect within one second on running servers. Exported files have no values of
+    secret variables: the output names those that lack one. Exit code 1: a file is
+    invalid; the others are imported.
     """
+    _check_single_file(files, secrets)
     app_mapping = _mapping(mapping, model)
 
     async def import_files(yard: "Modelyard") -> int:
         """Import the files and return the exit code."""
         importer = _AppImporter(
-            yard, tenant, app_mapping, creates_key=creates_key, is_draft=draft
+            yard,
+            tenant,
+            app_mapping,
+            dict(secrets),
+            creates_key=creates_key,
+            is_draft=draft,
         )
         import_reports = [await importer.import_file(file) for file in files]
         if as_json:
@@ -485,6 +499,15 @@ def import_(
     return run_with_modelyard(ctx, import_files)
 
 
+def _check_single_file(
+    files: Sequence[Path], secrets: Sequence[tuple[str, str]]
+) -> None:
+    """Raise click.UsageError for secrets of several apps: two apps may use one name for
+    two secrets."""
+    if secrets and len(files) > 1:
+        raise click.UsageError("--secret needs a single FILE")
+
+
 @dataclass(frozen=True, slots=True)
 class _AppImporter:
     """Imports files as apps of one tenant."""
@@ -492,6 +515,7 @@ class _AppImporter:
     yard: "Modelyard"
     tenant: str
     mapping: AppMapping | None
+    secrets: Mapping[str, str]
     creates_key: bool
     is_draft: bool
 
@@ -506,6 +530,7 @@ class _AppImporter:
                 file=file.name,
                 mapping=self.mapping,
                 publishes=not self.is_draft,
+                secrets=self.secrets,
             )
             dataset = await self._dataset_id(app_version, parsed_app)
         except DslError as error:
@@ -519,7 +544,10 @@ class _AppImporter:
             "draft": self.is_draft,
             "dataset": dataset,
             "key": await self._new_key(app_version),
-            **_warnings_and_needs(parsed_app),
+            "missing_secrets": parsed_app.missing_secrets,
+            **_warnings_and_needs(
+                parsed_app, self.yard.services.settings.current.mail.problem
+            ),
         }
 
     async def _dataset_id(self, app_version: "AppRecord", app: App) -> str | None:
@@ -566,6 +594,11 @@ def _show_import(import_report: dict[str, Any]) -> None:
         click.echo(f"    {click.style('!', fg='yellow')} {warning}")
     if import_report["needs"]:
         click.echo(f"    needs {', '.join(import_report['needs'])}")
+    if names := import_report["missing_secrets"]:
+        options = " ".join(f"--secret {name}" for name in names)
+        click.echo(
+            f"    set them: modelyard app secrets {import_report['id']} {options}"
+        )
 
 
 @app.command("list")
@@ -610,6 +643,48 @@ def list_(ctx: click.Context, tenant: str, as_json: bool) -> None:
 def _state_text(*, is_on: bool) -> Any:
     """Return the display form of an app's state."""
     return success_text("on") if is_on else failure_text("off")
+
+
+@app.command("secrets")
+@click.argument("name")
+@secret_option
+@tenant_option
+@json_option
+@click.pass_context
+def app_secrets(
+    ctx: click.Context,
+    name: str,
+    secrets: tuple[tuple[str, str], ...],
+    tenant: str,
+    as_json: bool,
+) -> None:
+    """Set secret variables of the app NAME, and list which have a value.
+
+    The published version gets the values at once; values are never printed.
+    """
+
+    async def set_and_list(yard: "Modelyard") -> dict[str, bool]:
+        """Set the values, and return variable → whether it has a value."""
+        app_record = yard.apps.get_by_id_or_name(tenant, name)
+        if secrets:
+            app_record = await yard.apps.set_secrets(app_record, dict(secrets))
+        parsed_app = await yard.apps.draft(app_record)
+        missing = parsed_app.missing_secrets
+        return {
+            variable.name: variable.name not in missing
+            for variable in parsed_app.environment
+            if variable.value_type == "secret"
+        }
+
+    has_value = run_with_modelyard(ctx, set_and_list)
+    if as_json:
+        print_json(has_value)
+        return
+    rows = [
+        (variable, success_text("set") if is_set else failure_text("missing"))
+        for variable, is_set in has_value.items()
+    ]
+    print_table("", ("variable", ""), rows)
 
 
 @app.command()

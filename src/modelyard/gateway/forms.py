@@ -34,7 +34,10 @@ class Form:
     file: bytes | None = None
     filename: str = ""
     files: dict[str, Upload] = field(default_factory=dict[str, Upload])
-    """All files by field, if the form was parsed without one particular file field."""
+    """All files by field, if the form was parsed without one particular file field; of
+    a field that occurs more than once, the last one."""
+    file_lists: dict[str, list[Upload]] = field(default_factory=dict[str, list[Upload]])
+    """As `files`, with all files of a field in their order."""
     file_count: int = 0
     """Parts that are files: those with a file name, in any field."""
 
@@ -150,7 +153,9 @@ class _FormReader:
             self.form.file, self.form.filename = bytes(self._data), filename
         elif self._file is None and name and filename:
             # Without a particular file field, every part with a file name is a file.
-            self.form.files[name] = Upload(filename, bytes(self._data))
+            upload = Upload(filename, bytes(self._data))
+            self.form.files[name] = upload
+            self.form.file_lists.setdefault(name, []).append(upload)
         elif len(self._data) > _MAX_FIELD:
             raise InvokeBadRequestError(
                 f"Field {name[:40]!r} of the form is longer than {_MAX_FIELD:,} bytes"

@@ -39,6 +39,11 @@ def _number(value: Any) -> float | None:
         return None
 
 
+def is_numeric(text: str) -> bool:
+    """Return whether a text counts as a number in conditions."""
+    return _number(text) is not None
+
+
 def to_timestamp(value: Any) -> float | None:
     """Return the Unix time in seconds of a number or an ISO date; None if it is
     neither."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, ModelyardError
+from modelyard.base.errors import ModelyardError
 from modelyard.storage.database import Connection, Database, Row, statements
 from modelyard.tenancy.caller import Caller, Role
 
@@ -83,20 +83,6 @@ class AccountTables:
         """Run `work` in a transaction. Raises StorageUnavailableError and whatever
         `work` raises."""
         return await self._database.transact(work)
-
-
-def checked_email(email: str) -> str:
-    """Return the address in lower case. Raises InvokeBadRequestError if it is not
-    valid."""
-    address = email.strip().lower()
-    name, at_sign, host = address.rpartition("@")
-    is_plain = all(char > " " and char not in '<>"(),;:\\' for char in address)
-    # 254 characters is the longest address that mail servers accept (RFC 5321).
-    if not name or not at_sign or not host or len(address) > 254 or not is_plain:
-        raise InvokeBadRequestError(
-            f"Invalid email address {email[:60]!r}", param="email"
-        )
-    return address
 
 
 def digest_of(token: str) -> str:

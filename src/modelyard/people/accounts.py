@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from modelyard.base.email_addresses import checked_email
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.ids import new_id
 from modelyard.people import passwords
@@ -15,7 +16,6 @@ from modelyard.people.account import (
     Session,
     SignInError,
     account_from,
-    checked_email,
     columns_of,
     digest_of,
 )

@@ -350,6 +350,23 @@ class ToolProvider(msgspec.Struct, frozen=True, kw_only=True):
     """The authentication values sent to it, encrypted."""
 
 
+class TraceDestination(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the traces of an app's runs are sent. Its row is named `APP/NAME`."""
+
+    kind: ClassVar[str] = "trace_destination"
+    app: str
+    """The app's id."""
+    service: str
+    url: str
+    """The full URL to which spans are posted."""
+    project: str = ""
+    content: bool = True
+    """Whether spans have inputs and outputs."""
+    is_enabled: bool = True
+    secret: str = ""
+    """The request headers as JSON, encrypted."""
+
+
 Stored = (
     Tenant
     | User
@@ -370,6 +387,7 @@ Stored = (
     | AppKey
     | DatasetKey
     | ToolProvider
+    | TraceDestination
 )
 # Every stored type must be listed here, or its rows cannot be decoded.
 KINDS: Mapping[str, type[Any]] = {
@@ -394,5 +412,6 @@ KINDS: Mapping[str, type[Any]] = {
         AppKey,
         DatasetKey,
         ToolProvider,
+        TraceDestination,
     )
 }

@@ -285,11 +285,18 @@ class StubForms:
         """Return the answer to a node's form, or None while it is open."""
         return self.answers.get(key)
 
+    mails: dict[str, Sequence[Any]] = field(default_factory=dict[str, Sequence[Any]])
+
     async def publish(
-        self, key: str, form: Mapping[str, Any], expires_at: float
+        self,
+        key: str,
+        form: Mapping[str, Any],
+        expires_at: float,
+        mails: Sequence[Any] = (),
     ) -> Mapping[str, Any]:
-        """Record the form that a node shows."""
+        """Record the form that a node shows, and its mails."""
         self.asked[key] = form
+        self.mails[key] = mails
         return {"form_token": "stub", "expiration_time": expires_at}
 
 

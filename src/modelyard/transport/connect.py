@@ -33,9 +33,19 @@ def tls_context(ca_file: str, *, verify: bool = True) -> ssl.SSLContext:
 
     Raises ConfigError for a file without certificates.
     """
-    context = ssl.create_default_context()
+    context = trusting_context(ca_file)
     # HTTP/2 must not be negotiated: the client speaks HTTP/1.1 only.
     context.set_alpn_protocols(["http/1.1"])
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def trusting_context(ca_file: str) -> ssl.SSLContext:
+    """Create a TLS context for any protocol that trusts the system's certificates and
+    those in `ca_file`. Raises ConfigError for a file without certificates."""
+    context = ssl.create_default_context()
     if ca_file:
         try:
             context.load_verify_locations(ca_file)
@@ -43,10 +53,39 @@ def tls_context(ca_file: str, *, verify: bool = True) -> ssl.SSLContext:
             raise ConfigError(
                 f"CA file {ca_file!r} cannot be loaded: {error}"
             ) from error
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     return context
+
+
+async def connected_socket(
+    origin: Origin, guard: Guard, seconds: float
+) -> socket.socket:
+    """Return a socket that is connected to an origin, for protocols other than HTTP.
+
+    As for HTTP, the guard checks all addresses before any connection, and only these
+    are connected to. `seconds` is the timeout for each address. Raises OSError, and what
+    `guard` raises.
+    """
+    addresses = await _resolve(origin)
+    guard(origin, addresses)
+    failures: list[OSError] = []
+    for address in interleaved(addresses):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        candidate = socket.socket(family, socket.SOCK_STREAM)
+        candidate.setblocking(False)
+        try:
+            async with asyncio.timeout(seconds):
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(candidate, (address, origin.port))
+        # A timeout is an OSError as well.
+        except OSError as error:
+            candidate.close()
+            failures.append(error)
+        except BaseException:
+            candidate.close()
+            raise
+        else:
+            return candidate
+    raise _combined_error(failures)
 
 
 async def connect_upstream(

@@ -354,6 +354,7 @@ class EgressClient:
         url: str,
         *,
         headers: Sequence[tuple[str, str]] = (),
+        body: bytes = b"",
         max_bytes: int = 10 << 20,
     ) -> FetchedResponse:
         """Send a request and return the complete response without following redirects,
@@ -365,6 +366,7 @@ class EgressClient:
             method.upper(),
             url,
             [header for header in headers if header[0].lower() not in _CLIENT_HEADERS],
+            body,
         )
         timeouts = Timeouts(connect=5.0, first_byte=60.0, between_bytes=60.0)
         try:

@@ -62,6 +62,7 @@ from modelyard.workflow.events import (
     NodeRunAgentThought,
     NodeRunRetrieverResource,
 )
+from modelyard.workflow.form_mail import FormMail
 from modelyard.workflow.memory import Calls, load_history, memory_messages
 from modelyard.workflow.node import (
     Node,
@@ -434,7 +435,11 @@ class BuiltInStrategy:
         )
 
     async def _publish_form(
-        self, key: str, form_definition: Mapping[str, Any], seconds: float
+        self,
+        key: str,
+        form_definition: Mapping[str, Any],
+        seconds: float,
+        mails: Sequence[FormMail] = (),
     ) -> dict[str, Any]:
         """Publish a form that expires after `seconds`; return the reason of the pause.
 
@@ -443,7 +448,7 @@ class BuiltInStrategy:
         # Without forms no call waits for a person, so this method is not called.
         forms: Any = self.context.services.forms
         form_access = await forms.publish(
-            key, form_definition, self.context.run.now() + seconds
+            key, form_definition, self.context.run.now() + seconds, mails
         )
         return {
             "TYPE": "human_input_required",

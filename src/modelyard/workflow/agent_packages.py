@@ -281,6 +281,13 @@ class HumanContact(msgspec.Struct, kw_only=True):
         person = self.name or self.email
         return f"{person} ({channel})" if channel and person else person
 
+    @property
+    def mail_address(self) -> str:
+        """The address to which questions are sent; empty if it is not known, or if the
+        person is reached on another way."""
+        channel = self.channel or self.method or self.contact_method or "email"
+        return self.email if channel == "email" else ""
+
 
 class SoulHuman(msgspec.Struct, kw_only=True):
     """The people whom an agent can ask."""
@@ -686,13 +693,33 @@ def _setting_warnings(soul: AgentSoul) -> Iterator[tuple[tuple[Any, ...], str]]:
 
 def _contact_warnings(soul: AgentSoul) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Yield a warning if there are people whom the agent can ask."""
-    names = [contact.title or "a contact" for contact in soul.human.contacts]
+    names = [
+        contact.title or "a contact"
+        for contact in soul.human.contacts
+        if not contact.mail_address
+    ]
     if names:
-        yield (
-            ("soul", "human", "contacts"),
-            f"No message is sent to {', '.join(names)}; the agent's questions are shown"
-            " where the app is used",
-        )
+        yield _CONTACTS, _no_message_to(names)
+
+
+def mail_warnings(package: AgentPackage) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Yield (path within the package, message) of what has no effect while the server
+    cannot send mail."""
+    contacts = package.soul.human.contacts
+    names = [contact.title for contact in contacts if contact.mail_address]
+    if names:
+        yield _CONTACTS, _no_message_to(names)
+
+
+_CONTACTS = ("soul", "human", "contacts")
+
+
+def _no_message_to(names: Sequence[str]) -> str:
+    """Return the warning about people who get no message."""
+    return (
+        f"No message is sent to {', '.join(names)}; the agent's questions are shown"
+        " where the app is used"
+    )
 
 
 def _model_warnings(soul: AgentSoul) -> Iterator[tuple[tuple[Any, ...], str]]:

@@ -1,11 +1,10 @@
 """The apps of tenants: import, look-up, versions, export, deletion, and the keys of
 their callers."""
 
-import hashlib
-import secrets
+import secrets as random_tokens
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,12 +21,23 @@ from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy import api_keys
 from modelyard.tenancy.directory import CachedResource, Directory
-from modelyard.tenancy.resource_types import AppKey, AppVersion, ChatPage, StoredApp
+from modelyard.tenancy.resource_types import (
+    AppKey,
+    AppVersion,
+    ChatPage,
+    StoredApp,
+    TraceDestination,
+)
 from modelyard.workflow.app_appearance import (
     app_with_appearance,
     appearance_from_file,
     appearance_of,
     merge_appearance,
+)
+from modelyard.workflow.app_secrets import (
+    store_file,
+    store_with_secrets,
+    with_secret_values,
 )
 from modelyard.workflow.dsl import (
     App,
@@ -103,30 +113,33 @@ class Apps:
         publishes: bool = True,
         note: str = "",
         keeps_appearance: bool = False,
+        secrets: Mapping[str, str] | None = None,
     ) -> tuple[AppRecord, App, bool]:
         """Import an app file. Returns the app, its parsed file, and whether it replaced
         an app of that name.
 
         With `publishes` callers get the new version at once; otherwise it becomes a
         draft and callers keep the old one. Secrets that the file does not contain keep
-        their values. With `keeps_appearance`, description and icon of an existing app
-        change only if the new file differs in them from the previous one. Raises
-        DslError, also if an app of another kind has the name, and if a schedule that
-        would be published never starts a run.
+        their values; `secrets` sets some by the names of their variables. With
+        `keeps_appearance`, description and icon of an existing app change only if the
+        new file differs in them from the previous one. Raises DslError, also if an app
+        of another kind has the name, and if a schedule that would be published never
+        starts a run, and InvokeBadRequestError for a secret that the app does not have.
         """
         # Parsing is expensive, so it runs outside of the event loop.
         app = await cpu_work.run_in_thread(loads, text, name=file, mapping=mapping)
-        existing_app = self._find_by_name(tenant, name or app.name)
+        existing_app = _named(self.list_all(tenant), name or app.name)
         if existing_app is not None:
             _check_same_kind(existing_app, app)
             app, text = await self._with_previous_secrets(existing_app, app, text)
+        if secrets:
+            app, text = await cpu_work.run_in_thread(with_secret_values, app, secrets)
         if publishes and (problems := schedule_problems(app)):
             raise DslError(
                 [Problem(message=_unpublishable(problems), file=app.file or file)]
             )
-        digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         # The file is stored before the record refers to it.
-        await self._documents.save(tenant, digest, text)
+        digest = await store_file(self._documents, tenant, app, text)
         # Fields that the file does not determine, as keys and triggers, are preserved.
         previous = (
             existing_app.stored
@@ -168,6 +181,39 @@ class Apps:
         await self._directory.refresh()
         return AppRecord(tenant, row.id, row.name, stored_app), app, False
 
+    async def set_secrets(
+        self, app_record: AppRecord, values: Mapping[str, str]
+    ) -> AppRecord:
+        """Set secret variables of an app, in the published version and in the draft.
+
+        The published version is published again at once, so that the next run has the
+        values. Raises InvokeBadRequestError for a name that the app does not have.
+        """
+        stored = app_record.stored
+        if stored.digest:
+            app = await self.published_app(app_record)
+            app, digest = await store_with_secrets(
+                self._documents, app_record.tenant, app, values
+            )
+            # A draft that exists stays one.
+            changed = msgspec.structs.replace(stored, draft=digest)
+            changed = self._with_published_draft(changed, app, "", "Secrets set")
+            stored = msgspec.structs.replace(changed, draft=stored.draft)
+        if stored.draft:
+            app = await self.draft(app_record)
+            names = {variable.name for variable in app.environment}
+            # The draft may have dropped a variable that the published version has.
+            draft_values = {
+                name: value
+                for name, value in values.items()
+                if name in names or not stored.digest
+            }
+            _, digest = await store_with_secrets(
+                self._documents, app_record.tenant, app, draft_values
+            )
+            stored = msgspec.structs.replace(stored, draft=digest)
+        return await self.save(app_record, stored)
+
     async def _with_previous_secrets(
         self, existing_app: AppRecord, app: App, text: str
     ) -> tuple[App, str]:
@@ -192,17 +238,6 @@ class Apps:
             loads, text, name=app.file, mapping=app.mapping
         )
         return app, text
-
-    def _find_by_name(self, tenant: str, name: str) -> AppRecord | None:
-        """Return the tenant's app of this name; None if there is none."""
-        return next(
-            (
-                app_record
-                for app_record in self.list_all(tenant)
-                if app_record.name == name
-            ),
-            None,
-        )
 
     async def save(
         self, app_record: AppRecord, stored_app: StoredApp, *, name: str = ""
@@ -350,7 +385,7 @@ class Apps:
         page = app_record.stored.page
         # The token is kept when the page is disabled, so that links work again later.
         page = ChatPage(
-            token=page.token or secrets.token_urlsafe(16),
+            token=page.token or random_tokens.token_urlsafe(16),
             is_on=is_on,
             origins=page.origins if origins is None else origins,
         )
@@ -470,14 +505,15 @@ class Apps:
         )
 
     async def remove(self, app_record: AppRecord) -> None:
-        """Delete the app and its keys. Runs and conversations stay until their
-        retention ends."""
-        # Delete the keys first: a key without an app would be unreachable.
-        for resource, key in self._directory.of(app_record.tenant, AppKey):
-            if key.app == app_record.id:
-                await self._resources.remove(
-                    app_record.tenant, AppKey.kind, resource.id
-                )
+        """Delete the app, its keys and its trace destinations. Runs and conversations
+        stay until their retention ends."""
+        # Delete what belongs to it first: without an app it would be unreachable.
+        for owned_class in (AppKey, TraceDestination):
+            for resource, owned in self._directory.of(app_record.tenant, owned_class):
+                if owned.app == app_record.id:
+                    await self._resources.remove(
+                        app_record.tenant, owned_class.kind, resource.id
+                    )
         await self._resources.remove(app_record.tenant, StoredApp.kind, app_record.id)
         await self._directory.refresh()
 
@@ -568,3 +604,9 @@ def _unpublishable(problems: Sequence[str]) -> str:
         f"The app cannot be published: {'; '.join(problems)}. Correct the schedule, or"
         " import the file as a draft"
     )
+
+
+def _named(app_records: Iterable[AppRecord], name: str) -> AppRecord | None:
+    """Return the app of this name; None if there is none."""
+    named = (app_record for app_record in app_records if app_record.name == name)
+    return next(named, None)

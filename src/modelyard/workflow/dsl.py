@@ -9,7 +9,7 @@ lists it, and a mapping can name a substitute.
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from modelyard.workflow.agent_packages import (
     features_of_agent_app,
     is_agent_job,
     job_warnings,
+    mail_warnings,
     nodes_of_agent_app,
     package_ref_of,
     package_warnings,
@@ -113,6 +114,8 @@ class Problem:
     line: int = 0
     node: str = ""
     field: str = ""
+    is_without_mail: bool = False
+    """Whether this is a problem only on a server that cannot send mail."""
 
     def __str__(self) -> str:
         line = f"Line {self.line}: " if self.line else ""
@@ -211,6 +214,26 @@ class App:
     def nodes(self) -> list[Node]:
         """The nodes of all levels."""
         return [node for level in self.levels.values() for node in level.nodes.values()]
+
+    def warnings_with(self, mail_problem: str) -> list[Problem]:
+        """Return the warnings for a server. `mail_problem` says why it cannot send mail;
+        empty if it can."""
+        if not mail_problem:
+            return [each for each in self.warnings if not each.is_without_mail]
+        return [
+            replace(warning, message=f"{warning.message}. {mail_problem}")
+            if warning.is_without_mail
+            else warning
+            for warning in self.warnings
+        ]
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether a secret environment variable has a value."""
+        return any(
+            variable.value_type == "secret" and variable.value
+            for variable in self.environment
+        )
 
     @property
     def missing_secrets(self) -> list[str]:
@@ -625,6 +648,13 @@ class _AppParser:
             packages[str(name)] = package
             for steps, message in package_warnings(package, raw):
                 self._add_warning(message, (*path, *steps), package.metadata.name)
+            for steps, message in mail_warnings(package):
+                self._add_warning(
+                    message,
+                    (*path, *steps),
+                    package.metadata.name,
+                    is_without_mail=True,
+                )
         return packages
 
     def _parse_agent(self, app: App) -> None:
@@ -930,6 +960,10 @@ class _AppParser:
         about the fields that are not known."""
         for message in node.warnings():
             self._add_warning(message, (*path, "data"), node.title)
+        for message in node.mail_warnings():
+            self._add_warning(
+                message, (*path, "data"), node.title, is_without_mail=True
+            )
         known = {field.encode_name for field in msgspec.structs.fields(node.data)}
         unknown = [
             str(name)
@@ -1031,7 +1065,14 @@ class _AppParser:
             )
         )
 
-    def _add_warning(self, message: str, path: tuple[Any, ...], node: str = "") -> None:
+    def _add_warning(
+        self,
+        message: str,
+        path: tuple[Any, ...],
+        node: str = "",
+        *,
+        is_without_mail: bool = False,
+    ) -> None:
         """Record a warning; the app can be imported nevertheless."""
         self._warnings.append(
             Problem(
@@ -1039,6 +1080,7 @@ class _AppParser:
                 file=self._name,
                 line=self._line_number(path),
                 node=node,
+                is_without_mail=is_without_mail,
             )
         )
 

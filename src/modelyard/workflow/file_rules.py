@@ -90,6 +90,18 @@ def rules_of_field(field: FormField) -> FileRules:
     )
 
 
+def rules_of_input(form_input: Mapping[str, Any]) -> FileRules:
+    """Return the restrictions of an input of a human-input form. A list of files has its
+    number here; 0 means any number."""
+    is_list = form_input.get("type") == "file-list"
+    return FileRules(
+        types=_words(form_input.get("allowed_file_types")),
+        extensions=_extensions(form_input.get("allowed_file_extensions")),
+        methods=_words(form_input.get("allowed_file_upload_methods")),
+        max_files=_count(form_input.get("number_limits")) if is_list else 0,
+    )
+
+
 def rules_of_features(features: Mapping[str, Any]) -> FileRules:
     """Return the restrictions on the files of a message. Apps of old versions only have
     those for images."""

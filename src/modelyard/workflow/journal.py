@@ -14,6 +14,7 @@ import msgspec
 from modelyard.base.process_identity import has_exited, owner_name
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository
+from modelyard.storage.secrets import KeyRing
 from modelyard.workflow.app_documents import AppDocuments
 from modelyard.workflow.engine import Status, Step
 from modelyard.workflow.events import AnyEvent
@@ -112,12 +113,18 @@ class Journal(Protocol):
 class DatabaseJournal(Repository):
     """Journal on SQLite or PostgreSQL. Writes of many runs share a commit."""
 
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float],
+        keys: KeyRing | None = None,
+    ) -> None:
+        """`keys` encrypt app files with secrets."""
         super().__init__(database, "runs")
         self._clock = clock
         self._events = RunEvents(database)
         self.forms = RunForms(database, clock)
-        self.documents = AppDocuments(database, clock)
+        self.documents = AppDocuments(database, clock, keys)
         self.owner = owner_name()
 
     # Life cycle of a run

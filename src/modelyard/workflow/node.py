@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from modelyard.workflow.events import AgentToolCall, AnyEvent
+from modelyard.workflow.form_mail import FormMail
 from modelyard.workflow.graph import SOURCE
 from modelyard.workflow.variables import File, Selector, VariablePool, WorkflowError
 
@@ -385,9 +386,14 @@ class Forms(Protocol):
         ...
 
     async def publish(
-        self, key: str, form_definition: Mapping[str, Any], expires_at: float
+        self,
+        key: str,
+        form_definition: Mapping[str, Any],
+        expires_at: float,
+        mails: Sequence[FormMail] = (),
     ) -> Mapping[str, Any]:
-        """Publish a form; return how it can be reached (its token and address)."""
+        """Publish a form and have its mails sent; return how it can be reached (its
+        token and address)."""
         ...
 
 
@@ -552,6 +558,11 @@ class Node(ABC):
 
     def warnings(self) -> Sequence[str]:
         """Return what of the node's settings has no effect, for the app's import."""
+        return ()
+
+    def mail_warnings(self) -> Sequence[str]:
+        """Return what of the node's settings has no effect while the server cannot send
+        mail."""
         return ()
 
     def writes(self) -> "Sequence[tuple[str, ...]]":

@@ -1,13 +1,14 @@
 """Human input forms of runs: published by a step, submitted by anyone with the token,
 or expired."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository
+from modelyard.workflow.form_mails import FormMails, NewMail
 from modelyard.workflow.run_record import RunRecord
 
 
@@ -17,6 +18,7 @@ class RunForms(Repository):
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         super().__init__(database, "run_forms")
+        self.mails = FormMails(database)
         self._now = clock
 
     async def of_step(self, run: str, key: str) -> Row | None:
@@ -36,8 +38,10 @@ class RunForms(Repository):
         token: str,
         form_definition: dict[str, Any],
         expires_at: float,
+        mails: Sequence[NewMail] = (),
     ) -> Row:
-        """Store a step's form and return its row. An existing form is not replaced."""
+        """Store a step's form with its mails and return its row. An existing form is
+        not replaced."""
         values = (
             run.id,
             key,
@@ -52,14 +56,17 @@ class RunForms(Repository):
             # After a crash the step asks again: the token that people have received
             # must stay valid.
             self._step(connection, "ask", *values)
+            self.mails.add(connection, run, key, mails, self._now())
             return connection.execute(self._sql["form"], {"run": run.id, "key": key})[0]
 
         return await self._database.transact(work)
 
     async def fill(self, token: str, answer: dict[str, Any]) -> tuple[str, str] | None:
         """Store the submitted values. Returns (tenant, run), or None if the form was
-        already submitted."""
-        rows = await self._execute("fill", msgspec.json.encode(answer).decode(), token)
+        already submitted or has expired."""
+        rows = await self._execute(
+            "fill", msgspec.json.encode(answer).decode(), token, self._now()
+        )
         return (rows[0]["tenant"], rows[0]["run"]) if rows else None
 
     async def expired(self) -> list[tuple[str, str]]:
@@ -87,3 +94,4 @@ class RunForms(Repository):
     def forget(self, connection: Connection, run: str) -> None:
         """Delete the forms of a run within a transaction."""
         self._step(connection, "forget_forms", run)
+        self.mails.forget(connection, run)

@@ -1,9 +1,7 @@
 """Implementations of the services that nodes use, each for one tenant, user and app."""
 
 import asyncio
-import hashlib
 import mimetypes
-import secrets
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -51,7 +49,6 @@ from modelyard.workflow.file_types import (
     named_by_type,
     real_kind,
 )
-from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.node import IndexTarget, NodeError
 from modelyard.workflow.nodes.start import FormField
 from modelyard.workflow.remote_files import RemoteFileHead, remote_file_head
@@ -711,38 +708,6 @@ def _document_part(chunk: str | Mapping[str, Any], doc_form: DocForm) -> Documen
     return DocumentPart(text=text, children=children)
 
 
-class StoredForms:
-    """Forms of one run; anyone with a form's URL can submit it."""
-
-    def __init__(self, journal: DatabaseJournal, run: RunRecord, origin: str) -> None:
-        self._forms = journal.forms
-        self._run = run
-        self._origin = origin
-
-    async def answer(self, key: str) -> Mapping[str, Any] | None:
-        """Return the submitted values of a step's form; None while it is open."""
-        row = await self._forms.of_step(self._run.id, key)
-        if row is None or not row["answer"]:
-            # The form exists, but was not submitted yet.
-            return None
-        return msgspec.json.decode(row["answer"])
-
-    async def publish(
-        self, key: str, form_definition: Mapping[str, Any], expires_at: float
-    ) -> Mapping[str, Any]:
-        """Publish a form and return its token and URL."""
-        form_row = await self._forms.publish(
-            self._run, key, secrets.token_urlsafe(24), dict(form_definition), expires_at
-        )
-        # The id is a one-way hash of the token, so it does not give access to the form.
-        return {
-            "form_id": hashlib.sha256(form_row["token"].encode()).hexdigest()[:32],
-            "form_token": form_row["token"],
-            "form_url": f"{self._origin}/v1/form/human_input/{form_row['token']}",
-            "expiration_time": form_row["expires_at"],
-        }
-
-
 def mappings_of(
     app: AppMapping, general: AppMapping | None
 ) -> dict[str, list[Mapping[str, str]]]:
@@ -756,7 +721,6 @@ def mappings_of(
 
 __all__ = [
     "ModelyardError",
-    "StoredForms",
     "TenantFiles",
     "TenantModels",
     "TenantSandbox",

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from modelyard.base.bounded_json import BodyError, decode_body
-from modelyard.base.errors import ModelyardError, NotFoundError
+from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.fields import whole_number
-from modelyard.base.json_types import is_mapping, is_object
+from modelyard.base.json_types import EMPTY_OBJECT, is_mapping, is_object
 from modelyard.gateway.a2a.shapes import (
     INVALID,
     INVALID_PARAMS,
@@ -39,8 +39,9 @@ from modelyard.tenancy.caller import Caller, Role
 from modelyard.workflow.apps import AppRecord
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
+from modelyard.workflow.form_answers import FormClosedError
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.nodes.start import form_of
+from modelyard.workflow.nodes.start import InputError, form_of
 
 PREFIX = "/a2a/"
 _METHODS = {
@@ -326,14 +327,16 @@ class Agents:
                 f"Task {run.id} is not waiting for input: it is {run.status.value}",
             )
         form_request = run.reasons[0]
-        answer = {**_form_answer(form_request, message), "user": run.user}
-        # Only one answer wins: `fill` returns None if the form was already submitted.
-        filled = await self._parts.runs.journal.forms.fill(
-            str(form_request.get("form_token")), answer
-        )
-        if filled is None:
-            raise A2AError(UNSUPPORTED, "The form was already submitted")
-        await self._parts.runs.resume_soon(run.tenant, run.id)
+        action, inputs = _form_answer(form_request, message)
+        answers = self._parts.form_answers
+        try:
+            token = str(form_request.get("form_token"))
+            form = answers.opened(await answers.find(run.tenant, token))
+            await answers.submit(form, action=action, inputs=inputs, user=run.user)
+        except FormClosedError as error:
+            raise A2AError(UNSUPPORTED, str(error)) from error
+        except (InvokeBadRequestError, InputError) as error:
+            raise A2AError(INVALID_PARAMS, str(error)) from error
         return await self._parts.runs.find(run.tenant, run.id)
 
     async def _stream(self, call: "_Call") -> StreamReply:
@@ -436,8 +439,10 @@ class Agents:
         return task if call.is_old else task["task"]
 
 
-def _form_answer(form_request: Mapping[str, Any], message: IncomingMessage) -> JSON:
-    """Return the inputs and the action that a message submits to a form.
+def _form_answer(
+    form_request: Mapping[str, Any], message: IncomingMessage
+) -> tuple[str, JSON]:
+    """Return the action and the inputs that a message submits to a form.
 
     Raises A2AError if the message names no action of the form.
     """
@@ -457,14 +462,22 @@ def _form_answer(form_request: Mapping[str, Any], message: IncomingMessage) -> J
         )
     # A text that names no action fills the form's fields.
     text = "" if action_label in actions else message.text
-    submitted_inputs: Any = message.data.get("inputs") or {}
-    field_names = [
-        str(form_input["output_variable_name"])
-        for form_input in form_request.get("inputs") or ()
-    ]
-    inputs = {name: submitted_inputs.get(name, text) for name in field_names}
+    submitted: Any = message.data.get("inputs")
+    submitted_inputs = submitted if is_mapping(submitted) else EMPTY_OBJECT
     preset: Mapping[str, Any] = form_request.get("resolved_default_values") or {}
-    return {"inputs": {**inputs, **preset, **submitted_inputs}, "action": action}
+    # A field with a default keeps it, and a text is no file.
+    inputs = {
+        str(form_input["output_variable_name"]): _text_for(form_input, text)
+        for form_input in form_request.get("inputs") or ()
+        if form_input["output_variable_name"] not in preset
+    }
+    return action, {**inputs, **submitted_inputs}
+
+
+def _text_for(form_input: Mapping[str, Any], text: str) -> Any:
+    """Return the value of a field that only a message's text can fill."""
+    empty_values = {"file": None, "file-list": list[Any]()}
+    return empty_values.get(str(form_input.get("type")), text)
 
 
 def _only_action(actions: Mapping[str, str]) -> str:

@@ -82,6 +82,8 @@ class ImportedAppView(AppView, frozen=True, kw_only=True):
 
     warnings: list[str] = []
     needs: list[str] = []
+    missing_secrets: list[str] = []
+    """Secret variables without a value. Set them with `secrets` of the app."""
     replaced: bool = False
     dataset: str = ""
 
@@ -360,6 +362,40 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     total_steps: int
     created_from: str
     user: str
+
+
+class TraceDestinationView(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the traces of an app's runs are sent. Counts are of this process since its
+    start."""
+
+    name: str
+    service: str
+    url: str
+    project: str
+    content: bool
+    is_enabled: bool
+    sent: int
+    dropped: int
+    """Traces that did not fit into the queue, or could not be delivered."""
+    error: str
+    """Of the last trace; empty if it was delivered."""
+
+
+class FormMailView(msgspec.Struct, frozen=True, kw_only=True):
+    """A mail about a form that a run waits or has waited for."""
+
+    recipient: str
+    state: str
+    """waiting, sent, failed, or unneeded if the form was closed before."""
+    attempts: int
+    error: str
+    """Of the last attempt, or why none can be made."""
+
+
+class RunDetails(RunView, frozen=True, kw_only=True):
+    """A run with the mails of its forms."""
+
+    mails: list[FormMailView]
 
 
 class RunPage(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,6 +37,8 @@ class ImportedApps:
     library: AppLibrary
     pipelines: Pipelines
     origin: Callable[[], str]
+    mail_problem: Callable[[], str]
+    """Returns why the server cannot send mail; empty if it can."""
 
     async def list_apps(self, request: Request) -> Reply:
         """List the apps of a tenant, or those that have any of the tags in `tags`.
@@ -80,6 +82,7 @@ class ImportedApps:
             name=optional_field(body, "name", str) or "",
             publishes=publishes is not False,
             note=optional_field(body, "note", str) or "",
+            secrets=_secrets(body),
         )
         return await self.imported_reply(app_record, app, was_replaced=was_replaced)
 
@@ -96,7 +99,7 @@ class ImportedApps:
         return json_reply(
             {
                 **self._view(app_record, with_versions=True),
-                **_report(app),
+                **_report(app, self.mail_problem()),
                 "replaced": was_replaced,
                 **({"dataset": dataset.id} if dataset is not None else {}),
             },
@@ -116,7 +119,10 @@ class ImportedApps:
         # Parsing a large file takes long, so it runs outside the event loop.
         return json_reply(
             await cpu_work.run_in_thread(
-                _check_file, text, optional_field(body, "name", str) or ""
+                _check_file,
+                text,
+                optional_field(body, "name", str) or "",
+                self.mail_problem(),
             )
         )
 
@@ -128,8 +134,8 @@ class ImportedApps:
         return json_reply(self._view(app_of(request, self.apps), with_versions=True))
 
     async def change(self, request: Request) -> Reply:
-        """Enable or disable an app, or change its public page, its tags, or its name,
-        description and icon.
+        """Enable or disable an app, change its public page, its tags, or its name,
+        description and icon, or set its secrets.
 
         Raises NotFoundError, InvokeBadRequestError.
         """
@@ -155,6 +161,8 @@ class ImportedApps:
                     None if origins is None else [str(origin) for origin in origins]
                 ),
             )
+        if values := _secrets(body):
+            app_record = await self.apps.set_secrets(app_record, values)
         return json_reply(self._view(app_record, with_versions=True))
 
     async def remove(self, request: Request) -> Reply:
@@ -209,7 +217,12 @@ class ImportedApps:
             publishes=False,
             keeps_appearance=True,
         )
-        return json_reply({**self._view(saved, with_versions=True), **_report(app)})
+        return json_reply(
+            {
+                **self._view(saved, with_versions=True),
+                **_report(app, self.mail_problem()),
+            }
+        )
 
     async def publish(self, request: Request) -> Reply:
         """Publish the draft.
@@ -325,7 +338,7 @@ def _appearance_change(body: JSON) -> AppearanceChange:
     return AppearanceChange(**fields)
 
 
-def _check_file(text: str, name: str) -> FileCheck:
+def _check_file(text: str, name: str, mail_problem: str) -> FileCheck:
     """Check an app's file: return either its problems, or its warnings, requirements
     and schedules."""
     try:
@@ -350,7 +363,7 @@ def _check_file(text: str, name: str) -> FileCheck:
     ]
     return FileCheck(
         problems=[],
-        warnings=[_problem(warning) for warning in app.warnings],
+        warnings=[_problem(warning) for warning in app.warnings_with(mail_problem)],
         needs=[
             f"{requirement.kind} {requirement.name}" for requirement in app.requirements
         ],
@@ -368,15 +381,27 @@ def _problem(problem: Problem) -> FileProblem:
     )
 
 
-def _report(app: App) -> JSON:
+def _report(app: App, mail_problem: str) -> JSON:
     """Return the warnings and requirements of an imported app."""
     return {
-        "warnings": [str(warning) for warning in app.warnings],
+        "warnings": [str(warning) for warning in app.warnings_with(mail_problem)],
         "needs": [
             *(f"{needed.kind} {needed.name}" for needed in app.requirements),
             *(f"secret {name}" for name in app.missing_secrets),
         ],
+        "missing_secrets": app.missing_secrets,
     }
+
+
+def _secrets(body: JSON) -> dict[str, str]:
+    """Return the values of secret variables in a request. Raises InvokeBadRequestError,
+    without a value in the message."""
+    values = optional_field(body, "secrets", dict) or {}
+    if not all(isinstance(value, str) for value in values.values()):
+        raise InvokeBadRequestError(
+            "'secrets' must map names of variables to texts", param="secrets"
+        )
+    return {str(name): value for name, value in values.items()}
 
 
 async def optional_body(request: Request) -> JSON:

@@ -7,6 +7,7 @@ from modelyard.gateway.admin import app_shapes, inputs
 from modelyard.gateway.admin.app_library import AppCopies, AppTags
 from modelyard.gateway.admin.app_runs import AppRuns, AppTriggers
 from modelyard.gateway.admin.app_statistics import StatisticsRoute
+from modelyard.gateway.admin.app_traces import AppTraces
 from modelyard.gateway.admin.apps import ImportedApps
 from modelyard.gateway.admin.conversations import AppAnnotations, AppConversations
 from modelyard.gateway.admin.dependencies import AdminParts
@@ -65,6 +66,7 @@ def rows(parts: AdminParts) -> Iterator[Row]:
               "Show messages, users, tokens, cost and ratings of an app by day.",
               OneOf((app_shapes.StatisticsPage, Content("text/csv"))),
               query=(*SPAN, _OFFSET_MINUTES, _STATISTICS_FORMAT))  # fmt: skip
+    yield from _trace_rows(parts.app_traces)
     yield row("GET", f"{_APP}/triggers", EDITOR,
               AppTriggers(apps, manage.clock, service.content_origin).list_triggers,
               "List an app's triggers.",
@@ -197,6 +199,18 @@ def _conversation_rows(conversations: AppConversations) -> Iterator[Row]:
     )
 
 
+def _trace_rows(traces: AppTraces) -> Iterator[Row]:
+    """Yield the routes for the trace destinations of an app."""
+    path, view = f"{_APP}/traces", app_shapes.TraceDestinationView
+    yield row("GET", path, ADMIN, traces.list_destinations,
+              "List where an app's traces are sent.", Listed(view))  # fmt: skip
+    yield row("PUT", f"{path}/{{name}}", ADMIN, traces.save,
+              "Set where an app's traces are sent.", view,
+              request_body=inputs.TraceDestinationInput)  # fmt: skip
+    yield row("DELETE", f"{path}/{{name}}", ADMIN, traces.remove,
+              "Remove a trace destination.", Removed)  # fmt: skip
+
+
 def _annotation_rows(annotations: AppAnnotations) -> Iterator[Row]:
     """Yield the routes for annotations."""
     path, annotation_view = f"{_APP}/annotations", app_shapes.AnnotationView
@@ -220,7 +234,7 @@ def _annotation_rows(annotations: AppAnnotations) -> Iterator[Row]:
 
 def _run_rows(runs: RunCalls) -> Iterator[Row]:
     """Yield the routes of single runs."""
-    yield row("GET", _RUN, EDITOR, runs.get_run, "Get a run.", app_shapes.RunView)
+    yield row("GET", _RUN, EDITOR, runs.get_run, "Get a run.", app_shapes.RunDetails)
     yield row(
         "GET",
         f"{_RUN}/events",

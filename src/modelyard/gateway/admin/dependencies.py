@@ -7,6 +7,7 @@ from typing import Any
 
 from modelyard.administration.administration import Administration
 from modelyard.base.clock import Clock
+from modelyard.gateway.admin.app_traces import AppTraces
 from modelyard.gateway.admin.apps import ImportedApps
 from modelyard.gateway.knowledge.calls import DatasetParts
 from modelyard.gateway.plugins.dependencies import PluginDependencies
@@ -89,6 +90,7 @@ class AdminParts:
     apps: ImportedApps
     app_statistics: AppStatistics
     generators: Generators
+    app_traces: AppTraces
     tools: ToolManager
     tool_providers: ToolProviders
     origin: Callable[[], str]

@@ -192,6 +192,8 @@ class AppInput(Input, frozen=True, kw_only=True):
     publish: bool | None = None
     """false to import it as a draft."""
     note: str | None = None
+    secrets: dict[str, str] | None = None
+    """Values of secret variables by name. Exported files leave them out."""
 
 
 class AppFileInput(Input, frozen=True, kw_only=True):
@@ -222,6 +224,8 @@ class AppChangeInput(Input, frozen=True, kw_only=True):
     """All tags of the app, by id or name."""
     is_enabled: bool | None = None
     page: PageInput | None = None
+    secrets: dict[str, str] | None = None
+    """Values of secret variables by name; other variables keep theirs."""
 
 
 class AppCopyInput(Input, frozen=True, kw_only=True):
@@ -294,6 +298,21 @@ class NodeTestInput(Input, frozen=True, kw_only=True):
     node: str
     inputs: dict[str, Any] | None = None
     """The variables that the node reads, as `start.query` → value."""
+
+
+class TraceDestinationInput(Input, frozen=True, kw_only=True):
+    """Where the traces of an app's runs are sent."""
+
+    service: str
+    """langfuse, langsmith, phoenix, opik, or otlp for any other."""
+    base_url: str = ""
+    """Address of the service; may be empty for those with one installation."""
+    project: str = ""
+    credentials: dict[str, str] = {}
+    """Keys of the service; for `otlp` the request headers."""
+    content: bool = True
+    """Whether spans have inputs and outputs."""
+    is_enabled: bool = True
 
 
 class AnnotationInput(Input, frozen=True, kw_only=True):

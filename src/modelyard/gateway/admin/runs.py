@@ -8,7 +8,7 @@ import msgspec
 
 from modelyard.base.errors import ModelyardError
 from modelyard.base.fields import whole_number
-from modelyard.gateway.admin.app_shapes import RunView
+from modelyard.gateway.admin.app_shapes import FormMailView, RunDetails, RunView
 from modelyard.gateway.admin.requests import tenant_of
 from modelyard.gateway.admin.shapes import ActionResult
 from modelyard.gateway.http import (
@@ -35,7 +35,12 @@ class RunCalls:
 
         Raises NotFoundError.
         """
-        return json_reply(run_view(await self._requested_run(request)))
+        run = await self._requested_run(request)
+        mails = await self.runs.journal.forms.mails.of_run(run.tenant, run.id)
+        view = msgspec.structs.asdict(run_view(run))
+        return json_reply(
+            RunDetails(**view, mails=msgspec.convert(mails, list[FormMailView]))
+        )
 
     async def events(self, request: Request) -> StreamReply:
         """Stream the events of a run, from the start or after the event number `after`,

@@ -17,7 +17,7 @@ from modelyard.knowledge.entities import (
     Dataset,
     MetadataField,
 )
-from modelyard.knowledge.filters import BUILT_IN
+from modelyard.knowledge.filters import BUILT_IN, is_numeric, to_timestamp
 from modelyard.models.types import JSON
 
 _MAX_DOCUMENTS, _MAX_FIELDS = 1000, 200
@@ -238,8 +238,34 @@ def _new_values(operation: JSON, dataset: Dataset) -> dict[str, Any]:
                 "invalid_param",
                 "metadata_list names a field that the dataset does not have",
             )
-        new_values[field.name] = metadata_entry.get("value")
+        new_values[field.name] = _checked_value(field, metadata_entry.get("value"))
     return new_values
+
+
+def _checked_value(field: MetadataField, value: Any) -> Any:
+    """Return a value that a field of its type can have; null removes nothing and is
+    empty.
+
+    Raises ServiceError: a value of another type would match no condition, and nothing
+    would say so.
+    """
+    if value is None or (value == "" and field.type != "string"):
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # Clients also write numbers and times as texts.
+    is_right = {
+        "string": isinstance(value, str) or is_number,
+        "number": is_number or (isinstance(value, str) and is_numeric(value)),
+        "time": (is_number or isinstance(value, str))
+        and to_timestamp(value) is not None,
+    }
+    if not is_right.get(field.type, True):
+        raise ServiceError(
+            400,
+            "invalid_param",
+            f"{field.name!r} is of type {field.type}, not {str(value)[:40]!r}",
+        )
+    return value
 
 
 def _without_fields(metadata: JSON, dataset: Dataset) -> JSON:

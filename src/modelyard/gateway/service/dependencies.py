@@ -16,6 +16,7 @@ from modelyard.workflow.conversations import Conversations
 from modelyard.workflow.dsl import App
 from modelyard.workflow.events import AnyEvent
 from modelyard.workflow.features import Features
+from modelyard.workflow.form_answers import FormAnswers
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import Services
 from modelyard.workflow.runs import Runs
@@ -30,6 +31,7 @@ class ServiceDependencies:
     library: AppLibrary
     runs: Runs
     chats: Chats
+    form_answers: FormAnswers
     conversations: Conversations
     files: FileStore
     models: ModelManager

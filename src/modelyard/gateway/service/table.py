@@ -91,7 +91,7 @@ def rows(parts: ServiceDependencies) -> AppRows:
         for_visitors=(
             *_questions(questions),
             *_own_runs(workflows),
-            *_forms(Forms(parts.runs, runs, parts.chats)),
+            *_forms(Forms(runs, parts.form_answers)),
             *_messages(messages, Suggestions(parts.conversations, parts.services)),
             *_conversations(ConversationHandlers(parts.conversations, parts.features)),
             *_uploads(uploads),

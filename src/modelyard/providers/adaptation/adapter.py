@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.providers.adaptation.caching import adapt_cache_marks
+from modelyard.providers.adaptation.citations import drop_foreign_citations
 from modelyard.providers.adaptation.content import adapt_content
 from modelyard.providers.adaptation.draft import Draft, Restorer, Target
 from modelyard.providers.adaptation.limits import (
@@ -59,10 +60,7 @@ from modelyard.providers.adaptation.tool_results import (
 from modelyard.providers.adaptation.tool_schemas import adapt_schemas
 from modelyard.providers.adaptation.transcripts import restore_transcripts
 from modelyard.providers.adaptation.unknown_content import drop_unknown_content
-from modelyard.providers.adaptation.unread_details import (
-    drop_foreign_citations,
-    report_unread_details,
-)
+from modelyard.providers.adaptation.unread_details import report_unread_details
 
 Rule = Callable[[Draft], None]
 

@@ -172,7 +172,7 @@ def _without_grounding(extra: Mapping[str, Any]) -> dict[str, Any]:
 
 def drop_restored_searches(draft: Draft) -> None:
     """Leave out searches of other vendors, which Anthropic would refuse: it can read
-    only pages and citations that it has encrypted itself."""
+    only pages that it has encrypted itself."""
     if draft.target.format != anthropic.FORMAT:
         return
     messages = draft.request.messages
@@ -194,7 +194,7 @@ def _without_searches(
         if isinstance(block, OpaquePromptMessageContent) and _is_restored(block):
             draft.drop(str(block.data.get("type")))
         else:
-            kept.append(_without_foreign_citations(block, draft))
+            kept.append(block)
     if kept == old:
         return message
     return with_blocks(message, kept) if kept else None
@@ -204,24 +204,6 @@ def _is_restored(block: OpaquePromptMessageContent) -> bool:
     """Whether a block is one of a search that Anthropic has not run."""
     name = str(block.data.get("tool_use_id") or block.data.get("id") or "")
     return block.format == anthropic.FORMAT and name.startswith(_OWN_ID)
-
-
-def _without_foreign_citations(block: Block, draft: Draft) -> Block:
-    """Return a text without citations of pages that another vendor has found."""
-    if not isinstance(block, TextPromptMessageContent) or not block.citations:
-        return block
-    own = [each for each in block.citations if not _is_foreign(each)]
-    if len(own) == len(block.citations):
-        return block
-    draft.drop("citations")
-    return msgspec.structs.replace(block, citations=own)
-
-
-def _is_foreign(citation: Citation) -> bool:
-    """Whether a citation is of a page that Anthropic has not encrypted."""
-    original: Any = citation.extra.get(anthropic.FORMAT, {})
-    is_page = original.get("type") == "web_search_result_location"
-    return is_page and not original.get("encrypted_index")
 
 
 def _search_item(block: Block) -> JSON | None:

@@ -4,8 +4,6 @@ is left out and named, as the fields of the request itself are."""
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
-
 from modelyard.base.json_types import is_object
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -13,7 +11,6 @@ from modelyard.models.messages import (
     ImagePromptMessageContent,
     OpaquePromptMessageContent,
     PromptMessageContent,
-    TextPromptMessageContent,
     ToolPromptMessage,
 )
 from modelyard.providers.adaptation.draft import Draft, fields_of
@@ -80,12 +77,6 @@ _WITH_DETAIL = (
     "openai_responses",
     "cohere",
 )
-_WITH_CITATIONS = (
-    "openai_responses",
-    "cohere",
-    "bedrock",
-)
-_CITATION_NAMES = {_CHAT: "annotations", "openai_responses": "annotations"}
 
 
 def report_unread_details(draft: Draft) -> None:
@@ -161,33 +152,3 @@ def _fields(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from value.items()
         else:
             yield name, value
-
-
-def drop_foreign_citations(draft: Draft) -> None:
-    """Leave out the citations of earlier answers where the target has no place for
-    them. Anthropic takes only its own, which have an encrypted index."""
-    target = draft.target.format
-    if draft.is_same_format or target in _WITH_CITATIONS:
-        return
-    messages = [_without_citations(message) for message in draft.request.messages]
-    if messages != draft.request.messages:
-        draft.change(messages=messages)
-        draft.drop(_CITATION_NAMES.get(draft.request.format, "citations"))
-
-
-def _without_citations(message: AnyPromptMessage) -> AnyPromptMessage:
-    """Return a message whose texts cite nothing."""
-    content = message.content
-    if not isinstance(content, list):
-        return message
-    parts = [_uncited(part) for part in content]
-    if parts == content:
-        return message
-    return msgspec.structs.replace(message, content=parts)
-
-
-def _uncited(part: PromptMessageContent) -> PromptMessageContent:
-    """Return a part without citations."""
-    if not isinstance(part, TextPromptMessageContent) or not part.citations:
-        return part
-    return msgspec.structs.replace(part, citations=[])

@@ -16,8 +16,8 @@ SELECT * FROM run_forms WHERE run = :run;
 SELECT * FROM run_forms WHERE token = :token;
 
 -- name: fill
--- Store the submitted answer. Returns no row if the form was already submitted.
-UPDATE run_forms SET answer = ? WHERE token = ? AND answer = '' RETURNING run, tenant;
+-- Store the submitted answer. Returns no row if the form was already submitted, or has expired.
+UPDATE run_forms SET answer = ? WHERE token = ? AND answer = '' AND expires_at > ? RETURNING run, tenant;
 
 -- name: late
 -- Expired forms of paused runs.

@@ -54,6 +54,7 @@ from modelyard.workflow.ask_human import (
     TOOL_NAME,
     AskHumanTool,
     form_of,
+    subject_of,
 )
 from modelyard.workflow.dataset_tools import (
     KnowledgeSetTool,
@@ -69,6 +70,7 @@ from modelyard.workflow.declared_outputs import (
     schema_note,
     schema_of_outputs,
 )
+from modelyard.workflow.form_mail import FormMail, clean_subject
 from modelyard.workflow.node import (
     Effect,
     Node,
@@ -389,8 +391,30 @@ class _JobExecution(BuiltInStrategy):
         # Invalid arguments give an empty question, which a person can still answer.
         arguments = _object_in(call.arguments)
         return await self._publish_form(
-            self._form_key(call), form_of(arguments), FORM_SECONDS
+            self._form_key(call),
+            form_of(arguments),
+            FORM_SECONDS,
+            self._question_mails(arguments),
         )
+
+    def _question_mails(self, arguments: Mapping[str, Any]) -> list[FormMail]:
+        """Return the mail about a question to the contacts with an address."""
+        # A person may be a contact of the package and of the task.
+        addresses = list(
+            dict.fromkeys(contact.mail_address for contact in self._contacts)
+        )
+        addresses = [address for address in addresses if address]
+        if not addresses:
+            return []
+        # A model's text is data: it has no references and no links of its own.
+        question = str(arguments.get("question") or "")
+        return [
+            FormMail(
+                subject=clean_subject(subject_of(arguments)),
+                body=[f"{question}\n\n", None],
+                addresses=addresses,
+            )
+        ]
 
 
 def _object_in(text: str) -> dict[str, Any]:

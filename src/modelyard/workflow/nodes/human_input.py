@@ -11,6 +11,12 @@ from modelyard.workflow.events import (
     NodeRunHumanInputFormFilled,
     NodeRunHumanInputFormTimeout,
 )
+from modelyard.workflow.form_mail import (
+    FormMail,
+    clean_subject,
+    render_body,
+    render_for_people,
+)
 from modelyard.workflow.node import (
     Node,
     NodeContext,
@@ -63,6 +69,10 @@ class EmailRecipient(msgspec.Struct, kw_only=True):
     """external or member."""
     email: str = ""
     """The address; empty for a member."""
+    reference_id: str = ""
+    """The id of a member's account."""
+    user_id: str = ""
+    """The name of `reference_id` in older files."""
 
 
 class EmailRecipients(msgspec.Struct, kw_only=True):
@@ -75,12 +85,22 @@ class EmailRecipients(msgspec.Struct, kw_only=True):
     items: list[EmailRecipient] = []
     """The recipients by name."""
 
+    @property
+    def is_for_everyone(self) -> bool:
+        """Whether all accounts of the tenant get it."""
+        return self.include_bound_group or self.whole_workspace
+
 
 class DeliveryConfig(msgspec.Struct, kw_only=True):
     """Settings of a delivery method; only e-mail has any."""
 
     recipients: EmailRecipients = msgspec.field(default_factory=EmailRecipients)
     """Who gets the e-mail."""
+    subject: str = ""
+    body: str = ""
+    """Markdown with references to variables, and `{{#url#}}` for the form's page."""
+    debug_mode: bool = False
+    """Whether a test run sends the e-mail only to the person who tests."""
 
 
 class DeliveryMethod(msgspec.Struct, kw_only=True):
@@ -139,7 +159,10 @@ class HumanInputNode(Node):
             form_definition = self.form(context)
             # The deadline counts from the publication of the form.
             form_access = await forms.publish(
-                context.key, form_definition, context.run.now() + self.data.seconds
+                context.key,
+                form_definition,
+                context.run.now() + self.data.seconds,
+                self.mails(context),
             )
             raise NodePaused(
                 {
@@ -162,6 +185,7 @@ class HumanInputNode(Node):
             return NodeResult(
                 handle=TIMEOUT_HANDLE,
                 outputs={"__action_id": "", "__rendered_content": ""},
+                process_data=_mail_record(answer),
             )
         return self._filled(answer, context, event_fields)
 
@@ -184,11 +208,37 @@ class HumanInputNode(Node):
                 )
             inputs.append(input_view)
         return {
-            "form_content": render_markdown(data.form_content, context.pool),
+            "form_content": render_for_people(data.form_content, context.pool),
             "inputs": inputs,
             "actions": [msgspec.to_builtins(action) for action in data.user_actions],
             "resolved_default_values": defaults,
         }
+
+    def mails(self, context: NodeContext) -> list[FormMail]:
+        """Return the e-mails about the form, one for each method of this kind."""
+        pool = context.pool
+        return [
+            FormMail(
+                subject=clean_subject(render_for_people(config.subject, pool)),
+                body=render_body(config.body, pool),
+                addresses=[
+                    item.email for item in config.recipients.items if item.email
+                ],
+                members=_member_ids(config.recipients),
+                is_for_everyone=config.recipients.is_for_everyone,
+                is_debugged=config.debug_mode,
+            )
+            for config in self._mail_configs()
+        ]
+
+    def _mail_configs(self) -> list[DeliveryConfig]:
+        """Return the settings of the e-mails that the author has enabled."""
+        methods: list[DeliveryMethod] = self.data.delivery_methods
+        return [
+            method.config
+            for method in methods
+            if method.enabled and method.type == "email"
+        ]
 
     def _filled(
         self,
@@ -236,45 +286,81 @@ class HumanInputNode(Node):
             "__action_value": title,
             "__rendered_content": content,
         }
-        return NodeResult(handle=action_id, inputs=fields, outputs=outputs)
+        return NodeResult(
+            handle=action_id,
+            inputs=fields,
+            outputs=outputs,
+            process_data=_mail_record(answer),
+        )
 
     def warnings(self) -> Sequence[str]:
         """Return what of the form's delivery does not work."""
         data: HumanInputData = self.data
         enabled = [method for method in data.delivery_methods if method.enabled]
-        undelivered = [method for method in enabled if method.type != "webapp"]
+        warnings = [
+            f"The form is not sent by {method.type}; people see it where the app is used"
+            for method in enabled
+            if method.type not in ("webapp", "email")
+        ]
+        # Accounts of another installation are known by their ids only.
+        members = sum(
+            len(_member_ids(config.recipients)) for config in self._mail_configs()
+        )
+        if members:
+            name = f"{members} members" if members > 1 else "a member"
+            warnings.append(
+                f"The form is not sent to {name} of the workspace that exported the app,"
+                " unless an account here has the same id; give addresses instead"
+            )
+        return warnings
+
+    def mail_warnings(self) -> Sequence[str]:
+        """Return which e-mails are not sent while the server cannot send mail."""
+        data: HumanInputData = self.data
+        enabled = {method.type for method in data.delivery_methods if method.enabled}
         where = "people see it where the app is used"
-        if undelivered and len(undelivered) == len(enabled):
+        if enabled and "webapp" not in enabled:
             where = f"no other way was chosen, so {where} only"
         return [
-            f"The form is not sent by {_description_of(method)}; {where}"
-            for method in undelivered
+            f"The form is not sent by {_description_of(config.recipients)}; {where}"
+            for config in self._mail_configs()
         ]
 
     def references(self) -> Sequence[tuple[str, ...]]:
-        """Return the selectors in the form's text."""
+        """Return the selectors in the form's text and in its e-mails."""
+        configs = self._mail_configs()
+        texts = [text for config in configs for text in (config.subject, config.body)]
         # `$output` refers to the form's own inputs, not to a node.
         return [
             selector
-            for selector in selectors_in(self.data.form_content)
+            for text in (self.data.form_content, *texts)
+            for selector in selectors_in(text)
             if not selector[0].startswith("$")
         ]
 
 
-def _description_of(method: DeliveryMethod) -> str:
-    """Return a delivery method with its recipients."""
-    if method.type != "email":
-        return method.type
-    recipients = method.config.recipients
-    names = [recipient.email for recipient in recipients.items if recipient.email]
-    members = len(recipients.items) - len(names)
-    if recipients.include_bound_group or recipients.whole_workspace:
+def _description_of(recipients: EmailRecipients) -> str:
+    """Return an e-mail with its recipients."""
+    names = [item.email for item in recipients.items if item.email]
+    if recipients.is_for_everyone:
         names.append("all members of the workspace")
-    elif members:
-        names.append(
-            f"{members} members of the workspace" if members > 1 else "a member"
-        )
     return f"e-mail to {', '.join(names)}" if names else "e-mail"
+
+
+def _member_ids(recipients: EmailRecipients) -> list[str]:
+    """Return the ids of recipients that are named as members."""
+    # With the whole workspace they get the mail anyway.
+    if recipients.is_for_everyone:
+        return []
+    return [
+        item.reference_id or item.user_id for item in recipients.items if not item.email
+    ]
+
+
+def _mail_record(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what became of the form's e-mails, for the node's record."""
+    mails = answer.get("mails")
+    return {"mails": mails} if mails else {}
 
 
 def _default_value(source: Default | None, context: NodeContext) -> Any:

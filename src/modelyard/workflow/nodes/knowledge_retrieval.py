@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.json_types import is_array
 from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeResult
 from modelyard.workflow.prompts import Vision, files_in
-from modelyard.workflow.template import render
+from modelyard.workflow.template import render, selectors_in
 from modelyard.workflow.variables import MISSING
 
 
@@ -113,17 +114,54 @@ class KnowledgeRetrievalNode(Node):
         )
 
     def references(self) -> Sequence[tuple[str, ...]]:
-        """Return the selectors of the query and its files."""
+        """Return the selectors of the query, its files and the metadata conditions."""
         selectors = (
             self.data.query_variable_selector,
             self.data.query_attachment_selector,
         )
-        return [tuple(selector) for selector in selectors if selector]
+        conditions = self.data.metadata_filtering_conditions
+        values = [
+            condition.value
+            for condition in (conditions.conditions if conditions else ())
+        ]
+        # A value may be a list of texts.
+        texts = [
+            text
+            for value in values
+            for text in (value if is_array(value) else [value])
+            if isinstance(text, str)
+        ]
+        return [
+            *(tuple(selector) for selector in selectors if selector),
+            *(selector for text in texts for selector in selectors_in(text)),
+        ]
 
 
 def _rendered(value: Any, context: NodeContext) -> Any:
-    """Render a text's selectors; other values are returned unchanged."""
-    return render(value, context.pool) if isinstance(value, str) else value
+    """Return the value of a condition with the run's values in its texts.
+
+    A text that is a single selector becomes that value if it is a number or a list of
+    them or of texts: as a text, a list would be JSON, which matches nothing.
+    """
+    if is_array(value):
+        return [_rendered(element, context) for element in value]
+    if not isinstance(value, str):
+        return value
+    selectors = list(selectors_in(value))
+    if len(selectors) == 1 and value.strip() == f"{{{{#{'.'.join(selectors[0])}#}}}}":
+        variable = context.pool.get(selectors[0])
+        if _is_number(variable):
+            return variable
+        if is_array(variable) and all(
+            isinstance(element, str) or _is_number(element) for element in variable
+        ):
+            return list(variable)
+    return render(value, context.pool)
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number; a boolean is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 NODES = {"knowledge-retrieval": KnowledgeRetrievalNode}

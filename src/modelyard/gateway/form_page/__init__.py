@@ -1,0 +1,1 @@
+"""Public pages of forms, to which mails lead."""

@@ -1,0 +1,116 @@
+"""Where the traces of an app's runs are sent, as the tenant has set it. Credentials are
+stored encrypted and never returned."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from modelyard.base.errors import NotFoundError
+from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.resource_types import TraceDestination
+from modelyard.tenancy.sealed_rows import SealedRows
+from modelyard.workflow.trace_services import headers_for, service_of, traces_url
+
+
+class NewDestination(msgspec.Struct, frozen=True, kw_only=True):
+    """A destination as it is set."""
+
+    service: str
+    base_url: str = ""
+    project: str = ""
+    credentials: Mapping[str, str] = {}
+    content: bool = True
+    is_enabled: bool = True
+
+
+class ActiveDestination(msgspec.Struct, frozen=True, kw_only=True):
+    """A destination with what it takes to send to it."""
+
+    id: str
+    url: str
+    project: str
+    content: bool
+    service: str
+    headers: dict[str, str]
+
+
+class TraceDestinations:
+    """The destinations of all apps. Every method acts for one tenant only."""
+
+    def __init__(self, rows: SealedRows, directory: Directory) -> None:
+        self._rows = rows
+        self._directory = directory
+
+    def of_app(self, tenant: str, app: str) -> list[tuple[str, str, TraceDestination]]:
+        """Return (id, name, destination) of an app's destinations."""
+        # Names of rows are unique in a tenant, so they start with the app's id.
+        prefix = f"{app}/"
+        return sorted(
+            (resource.id, resource.name.removeprefix(prefix), destination)
+            for resource, destination in self._directory.of(tenant, TraceDestination)
+            if destination.app == app
+        )
+
+    async def save(
+        self, tenant: str, app: str, name: str, given: NewDestination
+    ) -> None:
+        """Add or replace a destination of an app.
+
+        Raises InvokeBadRequestError for an unknown service, an invalid address or wrong
+        credentials.
+        """
+        # Checked before anything is stored, so that a wrong key is noticed now.
+        service = service_of(given.service)
+        headers = headers_for(service, given.credentials, given.project)
+        destination = TraceDestination(
+            app=app,
+            service=given.service,
+            url=traces_url(service, given.base_url),
+            project=given.project,
+            content=given.content,
+            is_enabled=given.is_enabled,
+        )
+        existing = self._find(tenant, app, name)
+        await self._rows.save(
+            tenant,
+            TraceDestination.kind,
+            f"{app}/{name}",
+            headers,
+            destination,
+            id=existing or "",
+        )
+
+    async def remove(self, tenant: str, app: str, name: str) -> None:
+        """Remove a destination. Raises NotFoundError."""
+        existing = self._find(tenant, app, name)
+        if existing is None:
+            raise NotFoundError(f"The app has no trace destination {name[:80]!r}")
+        await self._rows.remove(tenant, TraceDestination.kind, existing)
+
+    async def remove_all(self, tenant: str, app: str) -> None:
+        """Remove the destinations of an app that is deleted."""
+        for row, _, _ in self.of_app(tenant, app):
+            await self._rows.remove(tenant, TraceDestination.kind, row)
+
+    def active(self, tenant: str, app: str) -> list[ActiveDestination]:
+        """Return the enabled destinations of an app with their headers. Raises
+        SecretError if credentials cannot be decrypted."""
+        return [
+            ActiveDestination(
+                id=row,
+                url=destination.url,
+                project=destination.project,
+                content=destination.content,
+                service=destination.service,
+                headers=self._rows.read(
+                    tenant, TraceDestination.kind, row, destination.secret
+                ),
+            )
+            for row, _, destination in self.of_app(tenant, app)
+            if destination.is_enabled
+        ]
+
+    def _find(self, tenant: str, app: str, name: str) -> str | None:
+        """Return the id of a destination by its name; None if there is none."""
+        destinations = self.of_app(tenant, app)
+        return next((row for row, known, _ in destinations if known == name), None)
