@@ -286,6 +286,16 @@ def test_a_server_that_speaks_nothing_is_asked_anew(server: Server):
     assert server.chat(MODEL).status == 200
 
 
+@pytest.mark.parametrize("spoken", [RESPONSES, MESSAGES])
+def test_a_stream_in_another_format_is_no_empty_answer(server: Server, spoken: str):
+    """Some servers answer every path, each in the one format that they speak."""
+    server.spoken = {spoken}
+    server.answers[spoken] = stream(chat_events(["he", "llo"]))
+    reply = server.chat(MODEL, stream=True)
+    assert reply.status >= 500, reply.body
+    assert "ended" in reply.json["error"]["message"]
+
+
 def test_a_missing_model_is_not_a_missing_format(server: Server):
     server.spoken = set()
     server.missing = openai_error("The model `m` does not exist.", status=404)

@@ -44,7 +44,13 @@ class EventSource(Protocol):
 class EventReader:
     """Reads a stream of events by the parser of its wire format."""
 
-    __slots__ = ("_events", "_has_end_marker", "_is_finished_elsewhere", "_parser")
+    __slots__ = (
+        "_events",
+        "_has_begun",
+        "_has_end_marker",
+        "_is_finished_elsewhere",
+        "_parser",
+    )
 
     def __init__(
         self, events: EventSource, parser: StreamParser, *, has_finished: bool = False
@@ -52,6 +58,7 @@ class EventReader:
         """`has_finished`: whether a finish reason came before these events."""
         self._events = events
         self._parser = parser
+        self._has_begun = False
         self._has_end_marker = False
         self._is_finished_elsewhere = has_finished
 
@@ -62,8 +69,12 @@ class EventReader:
     def finish(self) -> Iterator[LLMResultChunk]:
         """Yield the last chunks."""
         yield from self._parse(self._events.finish())
-        end_marker_seen = self._has_end_marker or self._is_finished_elsewhere
-        yield from finish_parsing(self._parser, end_marker_seen=end_marker_seen)
+        # The end of a stream in another format, of which nothing was read, ends no
+        # answer: some servers answer every path.
+        is_ended = self._has_end_marker and self._has_begun
+        yield from finish_parsing(
+            self._parser, end_marker_seen=is_ended or self._is_finished_elsewhere
+        )
 
     def _parse(self, events: Iterable[JSON | None]) -> Iterator[LLMResultChunk]:
         """Yield the chunks of events, up to the end marker; later ones are ignored."""
@@ -71,7 +82,9 @@ class EventReader:
             if event is None:
                 self._has_end_marker = True
             elif not self._has_end_marker:
-                yield from feed_event(self._parser, event)
+                chunks = feed_event(self._parser, event)
+                self._has_begun = self._has_begun or bool(chunks)
+                yield from chunks
 
 
 class RawStreamReader:

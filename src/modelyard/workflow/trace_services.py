@@ -1,7 +1,7 @@
 """Trace services that take OpenTelemetry's protocol: their addresses and headers. No I/O.
 
 Sources: the services' documentation of OTLP over HTTP (Langfuse, LangSmith, Arize
-Phoenix, Comet Opik), read in 2026.
+Phoenix, Comet Opik).
 """
 
 from base64 import b64encode
