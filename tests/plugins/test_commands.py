@@ -149,10 +149,12 @@ def test_credentials_are_checked_and_kept(run: Run):
     assert (refused.returncode, "this token is refused" in refused.stderr) == (1, True)
     missing = run("credential", "add", "modelyard/shelf/shelf")
     assert "'token' is missing" in missing.stderr
-    assert (
-        "uses a model's credentials"
-        in run("credential", "add", "modelyard/mockgpt/mockgpt").stderr
-    )
+    model = "modelyard/mockgpt/mockgpt"
+    wrong = run("credential", "add", model, "--set", "api_key=wrong")
+    assert (wrong.returncode, "this key is refused" in wrong.stderr) == (1, True)
+    stored = run("credential", "add", model, "--set", "api_key=good", "--model", "own")
+    assert stored.stdout.startswith("credential_")
+    assert run("credential", "remove", stored.stdout.strip()).returncode == 0
     added = run("credential", "add", "modelyard/shelf/shelf", "--set", "token=good")
     assert added.stdout.startswith("tool_credential_")
     assert run("credential", "remove", added.stdout.strip()).returncode == 0

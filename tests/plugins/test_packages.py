@@ -182,6 +182,22 @@ def test_ignore_files_are_respected(tmp_path: Path):
     assert "kept/keep.tmp" in names
 
 
+def test_rules_that_plugins_share_by_a_link_are_read(tmp_path: Path):
+    create(tmp_path / "one", ScaffoldOptions(name="one", author="me", category="tool"))
+    (tmp_path / "shared").write_text("*.tmp\n")
+    link = tmp_path / "one" / ".difyignore"
+    link.unlink(missing_ok=True)
+    link.symlink_to("../shared")
+    (tmp_path / "one" / "notes.tmp").write_text("x")
+    names = folder_files(tmp_path / "one")
+    assert "notes.tmp" not in names
+    assert ".difyignore" not in names
+    # Any other link could bring in files from elsewhere.
+    (tmp_path / "one" / "other").symlink_to("../shared")
+    with pytest.raises(PackageError, match="'other' is a link"):
+        folder_files(tmp_path / "one")
+
+
 @pytest.mark.parametrize(
     ("rule", "name", "ignored"),
     [

@@ -156,6 +156,8 @@ KEPT = {
     "knowledge/polite_fetch.py:PageFetcher._rules": "by a site's origin: the robots.txt that it shows to everybody",
     # plugins
     "plugins/connection.py:PluginConnection._sessions": "by a random session: each call's own",
+    "tenant_plugins/tool_files.py:ToolFiles._pieces": "of one call, whose tenant the object has",
+    "tenant_plugins/tool_files.py:ToolFiles._sizes": "of one call, whose tenant the object has",
     "plugins/debug.py:_Connection._assets": "of one connection, whose key says whose it is",
     "plugins/debug.py:_Connection._parts": "of one connection, whose key says whose it is",
     "plugins/host.py:PluginHost._serverless_urls": _OURS,

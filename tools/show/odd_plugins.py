@@ -5,6 +5,7 @@ They implement the plugin protocol by hand, without the SDK, so that each of the
 violate it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 _MANIFEST = """version: 0.0.1
@@ -32,19 +33,17 @@ extra: {{python: {{source: provider/odd.py}}}}
 """
 _TOOL = """identity: {author: odd, name: odd, label: {en_US: Odd}}
 description: {human: {en_US: Odd.}, llm: Odd.}
-parameters: []
 extra: {python: {source: provider/odd.py}}
-"""
+parameters: """
 _MODELS = """provider: {name}
 label: {{en_US: {name}}}
-supported_model_types: [llm]
-configurate_methods: [predefined-model]
-models: {{llm: {{predefined: [provider/model/*.yaml]}}}}
+supported_model_types: [llm, text-embedding]
+configurate_methods: [predefined-model, customizable-model]
+{forms}models: {{llm: {{predefined: [provider/model/*.yaml]}}}}
 extra: {{python: {{provider_source: provider/odd.py, model_sources: [provider/odd.py]}}}}
 """
-_MODEL = """model: odd
+_MODEL = """model: {name}
 model_type: llm
-features: [{features}]
 model_properties: {{mode: chat, context_size: 4096}}
 pricing: {{input: "1", output: "1", unit: "0.001", currency: USD}}
 """
@@ -138,6 +137,10 @@ def _program_for(body: str, prologue: str = "") -> str:
 
 BEHAVIOURS: dict[str, str] = {
     "fine": _program_for("text(session, 'fine')\nend(session)"),
+    # Answers with the parameters that it received.
+    "told": _program_for(
+        "text(session, json.dumps(asked.get('tool_parameters')))\nend(session)"
+    ),
     "crash": "sys.exit('I will not start')\n",
     "silent": "time.sleep(3600)\n",
     # Writes bytes that are not protocol messages, then a valid response: the host must
@@ -166,6 +169,50 @@ else:
     send(session, "stream", {"status": "succeeded", "result": {"model": "odd", "message": message, "usage": {
         "prompt_tokens": 3, "completion_tokens": 4}}})
 end(session)"""
+    ),
+    # Plays what the last message asks for: chunks with these deltas, then an error. For
+    # any other text, it answers with the parts of the request that it received.
+    "played": _program_for(
+        """if asked["action"].startswith("validate") and asked["credentials"].get("api_key") == "wrong":
+    send(session, "error", {"error_type": "CredentialsValidateFailedError", "message": "refused", "args": {}})
+    end(session)
+    return
+if asked["action"].startswith("validate"):
+    send(session, "stream", {"result": True, "credentials": {}})
+    end(session)
+    return
+if asked["action"] == "get_ai_model_schemas":
+    send(session, "stream", {"model_schema": describe(asked)})
+    end(session)
+    return
+if asked["action"] == "invoke_text_embedding":
+    send(session, "stream", {"model": asked["model"], "embeddings": [[float(len(asked["texts"]))] for _ in asked["texts"]],
+                             "usage": {"tokens": 1}})
+    end(session)
+    return
+messages = asked.get("prompt_messages") or []
+text = messages[-1]["content"] if messages else ""
+try:
+    script = json.loads(text)
+except ValueError:
+    names = ("model_parameters", "prompt_messages", "tools", "stop", "stream", "json_schema", "credentials")
+    script = {"deltas": [{"message": {"content": json.dumps({n: asked.get(n) for n in names})}}]}
+for delta in script.get("deltas", []):
+    send(session, "stream", {"model": asked["model"], "prompt_messages": [], "delta": {"index": 0, **delta}})
+if "error" in script:
+    kind, words = script["error"]
+    send(session, "error", {"error_type": kind, "message": words, "args": {}})
+end(session)""",
+        """def describe(asked):
+    properties = {"mode": "chat", "context_size": int(asked["credentials"].get("context_size", 0)), "max_chunks": 2}
+    rules = [{"name": "response_format", "type": "string", "label": {"en_US": "F"}, "options": ["text", "json_object"]}]
+    return {"model": asked["model"], "label": {"en_US": asked["model"]}, "model_type": asked["model_type"],
+            "features": ["vision", "tool-call"], "fetch_from": "customizable-model", "model_properties": properties,
+            "parameter_rules": rules, "deprecated": False,
+            "pricing": {"input": "0", "output": "0", "unit": "0", "currency": "USD"}}
+
+
+""",
     ),
     "unending": _program_for("text(session, 'never ends')"),
     # Sends a single heartbeat and then none, so the host must notice that the
@@ -230,11 +277,16 @@ def odd_plugin(
     name: str = "",
     extension_type: str = "tools",
     permission: str = "{}",
+    models: Mapping[str, str] | None = None,
+    forms: str = "",
+    parameters: str = "[]",
 ) -> Path:
     """Write a plugin with this behaviour below `folder` and return the plugin's folder.
 
     `extension_type` is the section of the manifest that declares it: "tools" or
-    "models".
+    "models". `models` maps names to further lines of their YAML; without it there is
+    one model, `odd`. `forms` is the YAML of the credential forms of its provider,
+    `parameters` that of the parameters of its tool.
     """
     name = name or behaviour
     target = folder / name
@@ -245,18 +297,18 @@ def odd_plugin(
             name=name, kind=extension_type, permission=permission
         ),
         "provider/odd.yaml": (_TOOLS if extension_type == "tools" else _MODELS).format(
-            name=name
+            name=name, forms=forms
         ),
-        "provider/tool.yaml": _TOOL,
-        "provider/model/odd.yaml": _MODEL.format(
-            features="polling" if behaviour == "polled" else ""
-        ),
+        "provider/tool.yaml": f"{_TOOL}{parameters}\n",
         "provider/odd.py": "",
         "main.py": _PROLOGUE + BEHAVIOURS[behaviour],
         "requirements.txt": "dify_plugin>=0.7.4,<0.11\n",
         "_assets/icon.svg": "<svg xmlns='http://www.w3.org/2000/svg'/>",
         "README.md": f"# {name}\n",
     }
+    features = "polling" if behaviour == "polled" else ""
+    for model, lines in (models or {"odd": f"features: [{features}]\n"}).items():
+        files[f"provider/model/{model}.yaml"] = _MODEL.format(name=model) + lines
     for path, text in files.items():
         where = target / path
         where.parent.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,9 @@ secrets, except for a new API key, which is returned once.
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -55,6 +55,25 @@ WITH_SECRET: tuple[type[Any], ...] = tuple(
 _INTERNAL_FIELDS = {"key": ("digest", "revoked_at"), "credential": ("secret",)}
 
 
+class CustomModelSource(Protocol):
+    """Knows models that their providers do not list."""
+
+    async def describe(
+        self,
+        tenant: str,
+        provider: str,
+        values: Mapping[str, Any],
+        model: str,
+        model_type: str,
+    ) -> JSON | None:
+        """Return the definition of a model; None if there is nothing to add."""
+        ...
+
+    async def store(self, tenant: str, provider: str, definition: JSON) -> None:
+        """Store a definition for a tenant."""
+        ...
+
+
 class Administration:
     """The administration service."""
 
@@ -73,6 +92,11 @@ class Administration:
         self._clock = clock
         self._checks = InputChecks(providers, clock)
         self._ownership = Ownership(directory, clock)
+        self._custom_models: CustomModelSource | None = None
+
+    def configure_custom_models(self, custom_models: "CustomModelSource") -> None:
+        """Set who describes models that a provider does not list."""
+        self._custom_models = custom_models
 
     def configure_ownership(
         self, people: People, has_configured_keys: Callable[[], bool]
@@ -125,6 +149,9 @@ class Administration:
         # result.
         if isinstance(value, KeyInput):
             return await self._mint(caller, tenant, name, value)
+        # Asked first: what the plugin refuses is not stored.
+        definition = await self._described(tenant, value)
+        await self._store_model(tenant, value, definition)
         body = partial(self._body, tenant, value=value)
         return public_view(
             await self._apply_write(
@@ -193,6 +220,8 @@ class Administration:
         # Lowering the role of the last owner key would lock the tenant out.
         if isinstance(value, KeyInput) and value.role is not Role.OWNER:
             await self._ownership.require_owner(caller, tenant, without_key=id)
+        definition = await self._described(tenant, value)
+        await self._store_model(tenant, value, definition)
         operation = self._resources.change(
             old,
             name=name,
@@ -297,14 +326,43 @@ class Administration:
         encrypted."""
         if not isinstance(value, CredentialInput):
             return _dump(value)
-        accepted = self._providers.factory_of(tenant).validate_credentials(
-            value.provider, value.values
-        )
+        accepted = self._accepted(tenant, value)
         text = msgspec.json.encode(accepted).decode()
         secret = self._keys.encrypt(
             text, tenant=tenant, kind=StoredCredential.kind, row=row
         )
         return _dump(_credential(value, secret))
+
+    def _accepted(self, tenant: str, value: CredentialInput) -> JSON:
+        """Return the validated form values of a credential."""
+        return self._providers.factory_of(tenant).validate_credentials(
+            value.provider,
+            value.values,
+            model=value.model,
+            model_type=value.model_type,
+        )
+
+    async def _described(self, tenant: str, value: Any) -> JSON | None:
+        """Return what is known of the model that a credential is for; None if it is for
+        all models, or the provider lists the model."""
+        if not isinstance(value, CredentialInput) or not value.model:
+            return None
+        if self._custom_models is None or not value.values:
+            return None
+        return await self._custom_models.describe(
+            tenant,
+            value.provider,
+            self._accepted(tenant, value),
+            value.model,
+            value.model_type,
+        )
+
+    async def _store_model(
+        self, tenant: str, value: Any, definition: JSON | None
+    ) -> None:
+        """Store the definition of the model that a credential is for."""
+        if definition is not None and self._custom_models is not None:
+            await self._custom_models.store(tenant, value.provider, definition)
 
     async def reencrypt_all(self, keys: KeyRing) -> int:
         """Encrypt all secrets with the ring's active key. Returns how many rows were

@@ -131,13 +131,17 @@ class InputChecks:
                         "'expires_at' is in the past", param="expires_at"
                     )
             case CredentialInput():
+                _check_model_type(value.model_type)
                 definition = self._providers.factory_of(tenant).get_definition(
                     value.provider
                 )
                 # Without new values the stored secret stays, and was validated before.
                 if value.values or old is None:
                     self._providers.factory_of(tenant).validate_credentials(
-                        definition.name, value.values
+                        definition.name,
+                        value.values,
+                        model=value.model,
+                        model_type=value.model_type,
                     )
                 if value.weight < 0:
                     raise InvokeBadRequestError(
@@ -224,6 +228,15 @@ class InputChecks:
             raise InvokeBadRequestError(
                 f"Weight of target {target.model!r} must be 0 or more", param="targets"
             )
+
+
+def _check_model_type(name: str) -> None:
+    """Check the model type of a credential; empty for the usual one."""
+    if name and name not in {*ModelType}:
+        raise InvokeBadRequestError(
+            f"Unknown model type {name[:50]!r}; expected one of {', '.join(ModelType)}",
+            param="model_type",
+        )
 
 
 def _check_definition(model: CustomModel) -> None:

@@ -25,6 +25,7 @@ from modelyard.app.unpriced_calls import UnpricedCalls
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.base.settings import Settings
+from modelyard.models.answer_formats import AnswerModes
 from modelyard.models.base import LargeLanguageModel
 from modelyard.models.embedding import EmbeddingInputType, TextEmbeddingRequest
 from modelyard.models.entities import (
@@ -135,11 +136,13 @@ class Schemas:
         schema = self._schema(invocation)
         return schema.features if schema else None
 
-    def has_json_mode(self, invocation: Invocation) -> bool:
-        """Return whether the model's server has a mode for answers that are JSON."""
+    def answer_modes(self, invocation: Invocation) -> AnswerModes:
+        """Return what the model's server offers for answers of a given form."""
         factory = self._providers.factory_of(invocation.tenant)
         model = factory.get_model(invocation.provider, ModelType.LLM)
-        return not isinstance(model, LargeLanguageModel) or model.has_json_mode(
+        if not isinstance(model, LargeLanguageModel):
+            return AnswerModes()
+        return model.answer_modes(
             invocation.model, invocation.credentials, invocation.request
         )
 
@@ -313,7 +316,7 @@ class _PolicyBuilder:
                 settings.retries,
                 HostedQuotas(counters, admission, seeds, clock),
             ),
-            structured=Structured(self.schemas.features, self.schemas.has_json_mode),
+            structured=Structured(self.schemas.features, self.schemas.answer_modes),
             meter=Meter(accounting.ledger, self.schemas.pricing, clock),
             deadline=Deadline(
                 clock, timeouts.first_token or None, timeouts.between_tokens or None

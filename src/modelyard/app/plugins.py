@@ -31,6 +31,7 @@ from modelyard.storage.plugin_storage import PluginStorage
 from modelyard.tenancy.directory import Directory
 from modelyard.tenancy.sealed_rows import SealedRows
 from modelyard.tenant_plugins.credentials import PluginCredentials
+from modelyard.tenant_plugins.custom_models import CustomModels
 from modelyard.tenant_plugins.debug_plugins import DebuggedPlugins
 from modelyard.tenant_plugins.endpoints import PluginEndpoints
 from modelyard.tenant_plugins.installations import PluginInstallations
@@ -57,6 +58,7 @@ class PluginHostServices:
     models: PluginModels
     rows: SealedRows
     credentials: PluginCredentials
+    custom_models: CustomModels
     endpoints: PluginEndpoints
     subscriptions: PluginSubscriptions
     packages: PluginPackages
@@ -102,9 +104,11 @@ def build_plugins(
     names = ProviderNames(directory, providers)
     plugins = Plugins(host, directory, debugged, names)
     plugins.use_serverless(plugin_settings.serverless)
-    plugin_models = PluginModels(plugins, host)
+    plugin_models = PluginModels(plugins, host, providers.schema)
     rows = SealedRows(storage.resources, directory, storage.keys)
-    credentials = PluginCredentials(plugins, rows, directory, storage.keys, clock)
+    credentials = PluginCredentials(
+        plugins, rows, directory, storage.keys, clock, on_secret=redaction.add
+    )
     market = Market(plugin_settings.markets, network.egress)
     # Keys of authors whose signatures are accepted.
     public_keys = read_keys(
@@ -131,8 +135,10 @@ def build_plugins(
     )
     # Set later: the services need the plugins, whose host needs the host calls.
     backwards.set_services(services)
+    custom_models = CustomModels(plugins, storage.resources, directory)
     return PluginHostServices(
         key=key,
+        custom_models=custom_models,
         host=host,
         plugins=plugins,
         models=plugin_models,

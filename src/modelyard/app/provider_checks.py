@@ -18,7 +18,7 @@ from modelyard.providers.endpoint import Endpoint, has_api
 from modelyard.providers.http_provider import HttpLargeLanguageModel
 from modelyard.providers.local.weights import WeightStore
 from modelyard.runtime.provider_manager import ProviderManager
-from modelyard.tenant_plugins.plugins import Plugins
+from modelyard.tenant_plugins.custom_models import CustomModels
 
 _MINIMAL_REQUESTS: Mapping[ModelType, Any] = {
     ModelType.LLM: LLMRequest(
@@ -63,13 +63,13 @@ class ProviderChecks:
         network: NetworkServices,
         providers: ProviderManager,
         weights: WeightStore,
-        plugins: Plugins,
+        custom_models: CustomModels,
     ) -> None:
         self._live = live_settings
         self._network = network
         self._providers = providers
         self._weights = weights
-        self._plugins = plugins
+        self._custom_models = custom_models
 
     async def provider(self, tenant: str, provider: str) -> dict[str, list[str]]:
         """Return the models that a provider offers for each of its credentials:
@@ -93,7 +93,7 @@ class ProviderChecks:
             credential.name: credential.values for credential in status.credentials
         } or {"none needed": {}}
         return {
-            name: await self._list_remote_models(definition, values)
+            name: await self.credentials(tenant, provider, values)
             for name, values in forms.items()
         }
 
@@ -126,30 +126,22 @@ class ProviderChecks:
         }
 
     async def credentials(
-        self, tenant: str, provider: str, values: Mapping[str, Any]
+        self,
+        tenant: str,
+        provider: str,
+        values: Mapping[str, Any],
+        model: str = "",
+        model_type: str = "",
     ) -> list[str]:
-        """Return the models that a provider offers for these credentials. Raises its
-        error. Nothing is stored."""
+        """Return the models that a provider offers for these credentials. Plugins try
+        them with a model if it is named. Raises its error. Nothing is stored."""
         definition = self._providers.factory_of(tenant).get_definition(provider)
         if definition.wire == "local":
             return self._present(definition)
-        for plugin in self._plugins.installed(tenant):
-            if (
-                plugin.installation.provider != provider
-                or plugin.declaration.model is None
-            ):
-                continue
-            data = {
-                "provider": plugin.declaration.model.name,
-                "credentials": dict(values),
-            }
-            action = "validate_provider_credentials"
-            # The plugin validates the credentials itself and raises if they are
-            # refused.
-            await self._plugins.call_once(
-                tenant, plugin.plugin_id, "model", action, data
-            )
-            return [model.model for model in definition.entity.models]
+        # A plugin validates the credentials itself and raises if they are refused.
+        if self._custom_models.is_plugin(tenant, provider):
+            await self._custom_models.check(tenant, provider, values, model, model_type)
+            return [model] if model else [m.model for m in definition.entity.models]
         return await self._list_remote_models(definition, values)
 
     def _present(self, definition: ProviderDefinition) -> list[str]:

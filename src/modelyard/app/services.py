@@ -160,6 +160,8 @@ def build(
         providers=base.providers.manager,
         models=models,
     )
+    # Set later: the plugins need the providers, whose credentials administrators set.
+    base.tenancy.administration.configure_custom_models(plugins.custom_models)
     tools = build_tools(
         base.settings,
         clock,
@@ -235,7 +237,7 @@ def _assemble(
             base.network,
             manager,
             base.providers.weights,
-            plugins.plugins,
+            plugins.custom_models,
         ),
         named_tools=named_tools,
         agents=Agents(

@@ -264,7 +264,11 @@ class PluginSettings(
     instances: int = 1
     """Processes per plugin; a second one is started while the first is busy."""
     start_seconds: float = 60.0
-    idle_seconds: float = 600.0
+    """Time that a plugin may need until it is ready. Time in which it waits for a
+    processor of a busy machine does not count, up to ten times as much."""
+    idle_seconds: float = 60.0
+    """A plugin without calls for this long is stopped; the next call starts it again.
+    """
     silence_seconds: float = 120.0
     """A plugin that sends nothing for this long, not even a heartbeat, is terminated.
     """

@@ -28,6 +28,7 @@ from modelyard.cli.output import (
     settings_of,
     success_text,
 )
+from modelyard.cli.plugin_credentials import credential
 from modelyard.cli.usage import tenant_option
 from modelyard.models.types import JSON
 from modelyard.plugins.connection import PluginCall
@@ -69,6 +70,8 @@ _unsigned_option = click.option(
 def plugin() -> None:
     """Create, test, debug, package, sign and install plugins."""
 
+
+plugin.add_command(credential)
 
 # ------------------------------------------------------------ create and package
 
@@ -890,115 +893,7 @@ def permission(
     print_table("", ("requested", ""), rows)
 
 
-# ---------------------------------------- credentials, endpoints, markets
-
-
-@plugin.group()
-def credential() -> None:
-    """Manage the plugin credentials of tools and data sources."""
-
-
-@credential.command("add")
-@click.argument("provider")
-@click.option(
-    "--set",
-    "fields",
-    multiple=True,
-    metavar="NAME=VALUE",
-    type=Assignment(),
-    help="Field of the credential form; repeatable.",
-)
-@click.option(
-    "--label", default="default", show_default=True, help="Name of the credential."
-)
-@tenant_option
-@click.pass_context
-def add_credential(
-    ctx: click.Context,
-    provider: str,
-    fields: Sequence[tuple[str, str]],
-    label: str,
-    tenant: str,
-) -> None:
-    """Validate a credential with its plugin, store it encrypted, and print its id.
-    PROVIDER is author/plugin/provider."""
-
-    async def work(yard: "Modelyard") -> str:
-        """Store the credential and return its id."""
-        return await yard.services.plugins.credentials.add(
-            tenant, provider, label, dict(fields)
-        )
-
-    click.echo(run_with_modelyard(ctx, work))
-
-
-@credential.command("client")
-@click.argument("provider")
-@click.option(
-    "--set",
-    "fields",
-    multiple=True,
-    metavar="NAME=VALUE",
-    type=Assignment(),
-    help="Field of the client's form; repeatable.",
-)
-@tenant_option
-@click.pass_context
-def set_client(
-    ctx: click.Context, provider: str, fields: Sequence[tuple[str, str]], tenant: str
-) -> None:
-    """Store OAuth client settings for PROVIDER and print the redirect URI to register
-    there."""
-
-    async def work(yard: "Modelyard") -> str:
-        """Store the client and return the redirect URI."""
-        await yard.services.plugins.credentials.set_client(
-            tenant, provider, dict(fields)
-        )
-        return f"{yard.services.addresses.server()}/oauth/callback/{provider}"
-
-    click.echo(run_with_modelyard(ctx, work))
-
-
-@credential.command("connect")
-@click.argument("provider")
-@click.option(
-    "--user",
-    default="",
-    help="User that the credential belongs to. Default: all users of the tenant.",
-)
-@click.option(
-    "--label", default="default", show_default=True, help="Name of the credential."
-)
-@tenant_option
-@click.pass_context
-def connect(
-    ctx: click.Context, provider: str, user: str, label: str, tenant: str
-) -> None:
-    """Print an OAuth authorization URL for PROVIDER, to open in a browser. Valid for 15
-    minutes."""
-
-    async def work(yard: "Modelyard") -> str:
-        """Return the address with a signed ticket."""
-        ticket = yard.services.plugins.credentials.ticket(tenant, provider, label, user)
-        return f"{yard.services.addresses.server()}/oauth/begin/{ticket}"
-
-    click.echo(run_with_modelyard(ctx, work))
-
-
-@credential.command("remove")
-@click.argument("credential_id")
-@tenant_option
-@click.pass_context
-def remove_credential(ctx: click.Context, credential_id: str, tenant: str) -> None:
-    """Delete the credential with the id CREDENTIAL_ID."""
-    run_with_modelyard(
-        ctx,
-        lambda yard: yard.services.plugins.rows.remove(
-            tenant, "tool_credential", credential_id
-        ),
-    )
-    print_note(f"removed {credential_id}")
+# ------------------------------------------------------ endpoints, markets
 
 
 @plugin.group()

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from typing import ClassVar, Generic, TypeVar
 
+from modelyard.models.answer_formats import AnswerModes
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.exchange import Exchange, PreparedExchange
 from modelyard.models.llm import LLMRequest, LLMResultChunk
@@ -49,13 +50,12 @@ class LargeLanguageModel(AIModel[LLMRequest, LLMResultChunk]):
 
     model_type = ModelType.LLM
 
-    def has_json_mode(
+    def answer_modes(
         self, model: str, credentials: Credentials, request: LLMRequest
-    ) -> bool:
-        """Return whether the model's server has a mode for answers that are a JSON
-        object."""
+    ) -> AnswerModes:
+        """Return what the model's server offers for answers of a given form."""
         del model, credentials, request
-        return True
+        return AnswerModes()
 
     def supports_format(
         self, model: str, credentials: Credentials, format: str

@@ -6,6 +6,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError
+from modelyard.base.json_types import is_object
 from modelyard.models.entities import DefaultParameterName, ParameterRule, ParameterType
 
 # Name → (type, default, min, max, precision, options, English label, Chinese label,
@@ -157,7 +158,10 @@ def validate_parameters(
         # A rule may have a vendor-specific name for a common parameter.
         if value is None and rule.use_template:
             value = parameters.get(rule.use_template)
-        if value is not None:
+        # OpenAI's object for a format is no option of the rule; see `AnswerFormats`.
+        if is_object(value) and "response_format" in (rule.name, rule.use_template):
+            accepted["response_format"] = value
+        elif value is not None:
             accepted[rule.name] = _checked(rule, value)
         # Optional parameters without a value are omitted, so that the provider's
         # default applies.

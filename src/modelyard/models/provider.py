@@ -117,6 +117,21 @@ class ProviderEntity(msgspec.Struct, frozen=True, kw_only=True):
         schema = self.provider_credential_schema or self.model_credential_schema
         return schema.credential_form_schemas if schema else []
 
+    @property
+    def model_forms(self) -> list[CredentialFormSchema]:
+        """Return the fields of a credential for a single model; empty if it has the
+        provider's own."""
+        schema = self.model_credential_schema
+        return schema.credential_form_schemas if schema else []
+
+    def forms_for(self, model: str) -> list[CredentialFormSchema]:
+        """Return the fields of a credential for one model; with an empty name, for all
+        models of the provider."""
+        schema = self.model_credential_schema
+        if model and schema is not None and schema.credential_form_schemas:
+            return schema.credential_form_schemas
+        return self.credential_forms
+
     def find(self, model: str, model_type: ModelType) -> AIModelEntity | None:
         """Return the listed model of this name and type, or None."""
         return next(

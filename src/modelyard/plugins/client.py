@@ -2,23 +2,19 @@
 policies apply to them."""
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
+
 from modelyard.base.errors import (
-    InvokeAuthorizationError,
-    InvokeBadRequestError,
-    InvokeConnectionError,
-    InvokeError,
-    InvokeRateLimitError,
     InvokeServerUnavailableError,
     InvokeTimeoutError,
     PluginError,
 )
-from modelyard.base.json_types import is_object
-from modelyard.base.provider_errors import error_class_for_status, exact_class
+from modelyard.base.json_types import EMPTY_OBJECT, is_object
+from modelyard.models.answer_formats import AnswerFormats, AnswerModes
 from modelyard.models.base import (
     AnyModel,
     LargeLanguageModel,
@@ -30,7 +26,7 @@ from modelyard.models.base import (
 )
 from modelyard.models.capabilities import DEFAULT_CAPABILITIES
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
-from modelyard.models.entities import ModelFeature, ModelPropertyKey
+from modelyard.models.entities import AIModelEntity, ModelFeature, ModelPropertyKey
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.moderation import (
     ModerationRequest,
@@ -40,68 +36,40 @@ from modelyard.models.moderation import (
 )
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
-from modelyard.models.thinking import ThinkStream
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
 from modelyard.models.types import JSON, Credentials, ModelType
 from modelyard.plugins import conversions
-from modelyard.plugins.connection import PluginCall, PluginDiedError
+from modelyard.plugins.answers import AnswerReader
+from modelyard.plugins.connection import PluginCall
+from modelyard.plugins.model_errors import as_invoke_error
+from modelyard.plugins.thoughts import FORMAT
 from modelyard.providers.adaptation.adapter import adapt, adapted_stream
-from modelyard.providers.adaptation.draft import Target
+from modelyard.providers.adaptation.draft import Target, fields_of
 from modelyard.providers.definition import ProviderDefinition
 
 Ask = Callable[[PluginCall], AsyncGenerator[JSON, None]]
-
-# Plugins wrap HTTP errors in messages like "API request failed with status code 429".
-_STATUS = re.compile(r"status code:? (\d{3})")
-# Names of exception classes in Dify's plugin SDK.
-_BY_NAME: Mapping[str, type[InvokeError]] = {
-    "InvokeConnectionError": InvokeConnectionError,
-    "InvokeServerUnavailableError": InvokeServerUnavailableError,
-    "InvokeRateLimitError": InvokeRateLimitError,
-    "InvokeAuthorizationError": InvokeAuthorizationError,
-    "InvokeBadRequestError": InvokeBadRequestError,
-    "CredentialsValidateFailedError": InvokeAuthorizationError,
-    "ValidationError": InvokeBadRequestError,
-    "ValueError": InvokeBadRequestError,
-    "KeyError": InvokeBadRequestError,
-}
-
-
-def as_invoke_error(error: PluginError, provider: str) -> InvokeError:
-    """Convert a plugin's error to a model call's error.
-
-    Its class name decides; if that is unknown, the HTTP status that many plugins only
-    mention in the message.
-    """
-    if isinstance(error, PluginDiedError):
-        return InvokeServerUnavailableError(
-            str(error), provider=provider, retry_after=error.retry_after
-        )
-    error_class = _BY_NAME.get(error.kind)
-    if error_class is None and (match := _STATUS.search(str(error))):
-        error_class = error_class_for_status(int(match[1]))
-    # Plugins report the words of their provider.
-    error_class = exact_class(error_class or InvokeServerUnavailableError, error.reason)
-    return error_class(str(error), provider=provider)
+SchemaOf = Callable[[ModelType, str], AIModelEntity | None]
+"""(type, model) to its declaration: the plugin's, or one that a tenant has added."""
 
 
 class PluginModelClient:
     """Common part of the six clients: which plugin to call, and for which tenant."""
 
-    __slots__ = ("_ask", "_definition", "_plugin", "_provider", "_tenant", "name")
+    __slots__ = ("_ask", "_plugin", "_provider", "_schema", "_tenant", "name")
 
     def __init__(
         self,
         ask: Ask,
         definition: ProviderDefinition,
+        schema: SchemaOf,
         *,
         tenant: str,
         plugin: str,
         provider: str,
     ) -> None:
         self._ask = ask
-        self._definition = definition
+        self._schema = schema
         self._tenant = tenant
         self._plugin = plugin
         self._provider = provider
@@ -167,13 +135,31 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
         self, model: str, credentials: Credentials, request: LLMRequest
     ) -> list[str]:
         """Return the names of the request's fields that are left out."""
+        request = self._with_own_parameters(model, request)
         return list(adapt(request, self._target(model, request)).dropped)
+
+    def _with_own_parameters(self, model: str, request: LLMRequest) -> LLMRequest:
+        """Return the request with the fields of its format that are parameters of the
+        model: plugins have many that no format knows, such as `enable_thinking`."""
+        own_fields = fields_of(request.extra, request.format)
+        schema = self._schema(ModelType.LLM, model) if own_fields else None
+        names = {rule.name for rule in schema.parameter_rules} if schema else set[str]()
+        moved = {name: own_fields[name] for name in own_fields if name in names}
+        if not moved:
+            return request
+        kept = {name: own_fields[name] for name in own_fields if name not in names}
+        return msgspec.structs.replace(
+            request,
+            model_parameters={**moved, **request.model_parameters},
+            extra={**request.extra, request.format: kept},
+        )
 
     async def invoke(
         self, model: str, credentials: Credentials, request: LLMRequest
     ) -> AsyncGenerator[LLMResultChunk, None]:
         """Call the model with a request as plugins accept it, and yield the answer as
         the caller expects it. Raises InvokeError."""
+        request = self._with_own_parameters(model, request)
         adaptation = adapt(request, self._target(model, request))
         answer = self._invoke(model, credentials, adaptation.request)
         async with aclosing(adapted_stream(adaptation, answer)) as chunks:
@@ -183,23 +169,46 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
     def _target(self, model: str, request: LLMRequest) -> Target:
         """Return what requests are adapted to: the plugin protocol has functions, and
         passes all parameters on."""
-        schema = self._definition.entity.find(model, ModelType.LLM)
+        schema = self._schema(ModelType.LLM, model)
         parameters = frozenset({*request.model_parameters, "stop"})
-        return Target("plugin", model, DEFAULT_CAPABILITIES, schema, parameters)
+        return Target(
+            FORMAT, model, DEFAULT_CAPABILITIES, schema, parameters, self.name
+        )
+
+    def answer_modes(
+        self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> AnswerModes:
+        """Return what the parameter rules of the model offer. The plugin protocol has
+        no way to force the call of a tool."""
+        del credentials, request
+        formats = self._formats(model)
+        return AnswerModes(
+            json_object=formats.json_option is not None,
+            json_schema=formats.has_schema_mode,
+            forced_tool=False,
+        )
+
+    def _formats(self, model: str) -> AnswerFormats:
+        """Return the formats of answers that a model offers."""
+        schema = self._schema(ModelType.LLM, model)
+        return AnswerFormats.of(schema.parameter_rules if schema else ())
 
     async def _invoke(
         self, model: str, credentials: Credentials, request: LLMRequest
     ) -> AsyncGenerator[LLMResultChunk, None]:
         """Call the model and yield chunks; a polled model yields a single chunk. Raises
         InvokeError."""
-        schema = self._definition.entity.find(model, ModelType.LLM)
-        data = conversions.dump_llm(request, schema.parameter_rules if schema else ())
-        # The stream separates reasoning that is embedded in the text.
-        reader, thoughts = conversions.ChunkReader(model), ThinkStream()
+        schema = self._schema(ModelType.LLM, model)
+        data = conversions.dump_llm(
+            request, self._formats(model), f"{self._provider}/{model}"
+        )
+        reader = AnswerReader(model, self._provider)
         if schema and ModelFeature.POLLING in schema.features:
             yield reader.read(
-                await self._poll_result(model, credentials, data, request.user)
+                await self._poll_result(model, credentials, data, request)
             )
+            for chunk in reader.finish():
+                yield chunk
             return
         async with aclosing(
             self._call_plugin(
@@ -207,20 +216,17 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
             )
         ) as answers:
             async for answer in answers:
-                yield thoughts.feed(reader.read(answer))
-        for chunk in thoughts.finish():
+                yield reader.read(answer)
+        for chunk in reader.finish():
             yield chunk
 
     async def _poll_result(
-        self, model: str, credentials: Credentials, data: JSON, user: str | None
+        self, model: str, credentials: Credentials, data: JSON, request: LLMRequest
     ) -> JSON:
         """Return the result of a long-running model that must be polled, as one chunk.
         Raises InvokeError."""
-        data = {
-            **data,
-            "stream": False,
-            "json_schema": data["model_parameters"].get("json_schema"),
-        }
+        data = {**data, "stream": False, "json_schema": _schema_of(request)}
+        user = request.user
         state = await self._call_once(
             "start_polling", ModelType.LLM, model, credentials, data, user
         )
@@ -258,7 +264,9 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
         """Return the plugin's token count; if it has none, the estimate of the base
         class."""
         data = {
-            "prompt_messages": conversions.dump_messages(request.messages),
+            "prompt_messages": conversions.dump_messages(
+                request.messages, self._provider
+            ),
             "tools": conversions.dump_tools(request.tools),
         }
         answer = await self._call_once(
@@ -274,24 +282,56 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
         return TokenCount(token_count, estimated=True)
 
 
+def _schema_of(request: LLMRequest) -> JSON | None:
+    """Return the JSON schema that a request asks for; None if it asks for none."""
+    response_format: Any = request.model_parameters.get("response_format")
+    if not is_object(response_format):
+        return None
+    schema: Any = (response_format.get("json_schema") or EMPTY_OBJECT).get("schema")
+    return schema if is_object(schema) else None
+
+
 class PluginTextEmbedding(PluginModelClient, TextEmbeddingModel):
     """Embedding models of a plugin."""
 
     async def invoke(
         self, model: str, credentials: Credentials, request: TextEmbeddingRequest
     ) -> AsyncGenerator[TextEmbeddingResult, None]:
-        """Embed the request's texts in one call and yield a single result.
+        """Embed the request's texts, in calls of as many texts as the model takes, and
+        yield a single result.
 
         The vectors have the order of the texts. Raises InvokeError, in particular
         InvokeServerUnavailableError if the plugin returns no vectors or another number
         of them.
         """
-        data = conversions.dump_embedding(request)
-        model_type = ModelType.TEXT_EMBEDDING
-        answer = await self._call_once(
-            "invoke_text_embedding", model_type, model, credentials, data, request.user
+        schema = self._schema(ModelType.TEXT_EMBEDDING, model)
+        size = int(
+            (schema.model_properties.get(ModelPropertyKey.MAX_CHUNKS) or 0)
+            if schema
+            else 0
         )
-        yield conversions.read_embedding(answer, request, model)
+        texts = request.texts
+        results: list[TextEmbeddingResult] = []
+        for start in range(0, len(texts), size or len(texts)):
+            batch = msgspec.structs.replace(
+                request, texts=texts[start : start + (size or len(texts))]
+            )
+            results.append(await self._embed(model, credentials, batch))
+        yield conversions.join_embeddings(results)
+
+    async def _embed(
+        self, model: str, credentials: Credentials, request: TextEmbeddingRequest
+    ) -> TextEmbeddingResult:
+        """Embed texts in one call. Raises InvokeError."""
+        answer = await self._call_once(
+            "invoke_text_embedding",
+            ModelType.TEXT_EMBEDDING,
+            model,
+            credentials,
+            conversions.dump_embedding(request),
+            request.user,
+        )
+        return conversions.read_embedding(answer, request, model)
 
 
 class PluginRerank(PluginModelClient, RerankModel):
@@ -324,7 +364,7 @@ class PluginTTS(PluginModelClient, TTSModel):
         voice = request.voice
         # "default" is our name; the plugin needs the model's default voice.
         if voice == "default":
-            schema = self._definition.entity.find(model, ModelType.TTS)
+            schema = self._schema(ModelType.TTS, model)
             voice = (
                 str(schema.model_properties.get(ModelPropertyKey.DEFAULT_VOICE, ""))
                 if schema
@@ -389,8 +429,8 @@ class PluginModeration(PluginModelClient, ModerationModel):
     ) -> AsyncGenerator[ModerationResult, None]:
         """Check the request's texts with one call each and yield a single result.
 
-        It has one verdict per text, in order. The protocol only has yes or no, so each
-        verdict has the single category `flagged` with a score of 0 or 1. Raises
+        It has one verdict per text, in order. The protocol only has yes or no, so the
+        verdicts have no categories. Raises
         InvokeError, also if only one of the calls fails.
         """
         verdicts: list[ModerationVerdict] = []
@@ -404,17 +444,15 @@ class PluginModeration(PluginModelClient, ModerationModel):
                 data,
                 request.user,
             )
-            flagged = bool(answer.get("result"))
-            # The protocol only has a yes or no, without categories.
-            verdicts.append(
-                ModerationVerdict(
-                    flagged=flagged,
-                    categories={"flagged": flagged},
-                    category_scores={"flagged": float(flagged)},
-                )
-            )
+            verdicts.append(_yes_or_no(answer))
         usage = ModerationUsage(texts=len(request.texts))
         yield ModerationResult(model=model, verdicts=verdicts, usage=usage)
+
+
+def _yes_or_no(answer: JSON) -> ModerationVerdict:
+    """Return the verdict of an answer to `invoke_moderation`."""
+    flagged = bool(answer.get("result"))
+    return ModerationVerdict(flagged=flagged, categories={}, category_scores={})
 
 
 # One client for each model type that plugins can have.
@@ -429,18 +467,29 @@ _CLIENTS: Mapping[ModelType, type[Any]] = {
 
 
 def plugin_models(
-    ask: Ask, definition: ProviderDefinition, *, tenant: str, plugin: str, provider: str
+    ask: Ask,
+    definition: ProviderDefinition,
+    schema: SchemaOf,
+    *,
+    tenant: str,
+    plugin: str,
+    provider: str,
 ) -> Mapping[ModelType, AnyModel]:
     """Return the models of a plugin's provider by model type.
 
-    `ask` sends a call to the plugin; every call is made for `tenant`. `plugin` is
-    `author/name`, `provider` the provider's name within the plugin, which may differ
-    from `definition.name`.
+    `ask` sends a call to the plugin; `schema` returns the declaration of a model; every
+    call is made for `tenant`. `plugin` is `author/name`, `provider` the provider's name
+    within the plugin, which may differ from `definition.name`.
     """
     kinds = definition.entity.supported_model_types
     return {
         model_type: _CLIENTS[model_type](
-            ask, definition, tenant=tenant, plugin=plugin, provider=provider
+            ask,
+            definition,
+            schema,
+            tenant=tenant,
+            plugin=plugin,
+            provider=provider,
         )
         for model_type in kinds
     }

@@ -42,6 +42,11 @@ class PluginDiedError(PluginError):
     code = "plugin_died"
 
 
+class PluginStoppedError(PluginDiedError):
+    """The plugin was stopped from outside, as by an upgrade, before the call reached
+    it."""
+
+
 class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
     """One request to a plugin, with the tenant and user that it is made for."""
 

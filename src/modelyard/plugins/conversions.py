@@ -4,7 +4,6 @@ I/O.
 Binary data is hexadecimal for speech and base64 in prompts; prices are decimal strings.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -13,18 +12,16 @@ import msgspec
 
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.base.fields import count
-from modelyard.base.ids import new_id
-from modelyard.base.json_types import EMPTY_OBJECT, is_object
+from modelyard.models.answer_formats import AnswerFormats
 from modelyard.models.embedding import (
     EmbeddingUsage,
     TextEmbeddingRequest,
     TextEmbeddingResult,
 )
-from modelyard.models.entities import AIModelEntity, ParameterRule
+from modelyard.models.entities import AIModelEntity
 from modelyard.models.llm import (
     LLMRequest,
     LLMResultChunk,
-    LLMResultChunkDelta,
     LLMUsage,
 )
 from modelyard.models.messages import (
@@ -45,23 +42,10 @@ from modelyard.models.messages import (
     VideoPromptMessageContent,
 )
 from modelyard.models.rerank import RerankRequest, RerankResult, to_ranked_documents
-from modelyard.models.tool_call_reader import ToolCallReader
+from modelyard.models.thinking import CLOSE, OPEN
 from modelyard.models.types import JSON
-
-# Finish reasons of vendors, which plugins often pass through, mapped to OpenAI's.
-_FINISH_REASONS = {
-    "stop": "stop",
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "tool_calls": "tool_calls",
-    "tool_use": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    "safety": "content_filter",
-}
-
+from modelyard.plugins.call_numbers import own_id
+from modelyard.plugins.thoughts import state_of
 
 # ------------------------------------------------------------------------------- models
 
@@ -90,29 +74,70 @@ def dump_entity(entity: AIModelEntity) -> JSON:
 # ------------------------------------------------------------------ chat, to the plugin
 
 
-def dump_messages(messages: Sequence[AnyPromptMessage]) -> list[JSON]:
+def dump_messages(
+    messages: Sequence[AnyPromptMessage], provider: str = ""
+) -> list[JSON]:
     """Convert messages to the plugin protocol's `PromptMessage` objects.
 
-    Content parts that the protocol cannot express, such as reasoning, are left out.
+    Answers of the same provider get back what it sent with them; other content parts
+    that the protocol cannot express are left out.
     """
-    return [_dump_message(message) for message in messages]
+    functions: dict[str, str] = {}
+    documents: list[JSON] = []
+    for message in messages:
+        if isinstance(message, AssistantPromptMessage):
+            functions |= {call.id: call.function.name for call in message.tool_calls}
+            documents.append(_dump_assistant(message, provider))
+        elif isinstance(message, ToolPromptMessage):
+            documents.append(_dump_result(message, functions))
+        else:
+            documents.append(_dump_message(message))
+    return documents
 
 
 def _dump_message(message: AnyPromptMessage) -> JSON:
-    """Convert a message to the plugin protocol's `PromptMessage`.
-
-    Assistant messages also have `tool_calls`, tool messages `tool_call_id`.
-    """
-    document: JSON = {
+    """Convert a message to the plugin protocol's `PromptMessage`."""
+    return {
         "role": message.role.value,
         "content": _dump_content(message),
         "name": message.name,
     }
-    if isinstance(message, AssistantPromptMessage):
-        document["tool_calls"] = _dump_calls(message.tool_calls)
-    if isinstance(message, ToolPromptMessage):
-        document["tool_call_id"] = message.tool_call_id
+
+
+def _dump_assistant(message: AssistantPromptMessage, provider: str) -> JSON:
+    """Convert an answer, with its reasoning as plugins write it: in the text."""
+    state = state_of(message, provider)
+    content, thoughts = _dump_content(message), state.thoughts
+    # What other models thought, or was not marked, is told by its text.
+    if not thoughts and state.opaque is None and message.thinking:
+        thoughts = f"{OPEN}\n{message.thinking}\n{CLOSE}\n"
+    if thoughts and isinstance(content, str):
+        content = thoughts + content
+    elif thoughts:
+        content = [{"type": "text", "data": thoughts}, *content]
+    document: JSON = {
+        **_dump_message(message),
+        "content": content,
+        "tool_calls": _dump_calls(message.tool_calls),
+    }
+    # Older SDKs do not know the field.
+    if state.opaque is not None:
+        document["opaque_body"] = state.opaque
     return document
+
+
+def _dump_result(message: ToolPromptMessage, functions: Mapping[str, str]) -> JSON:
+    """Convert the result of a call; `functions` are the names by the calls' ids.
+
+    Plugins for vendors without ids look for the name of the function, which clients of
+    other formats do not send.
+    """
+    function = functions.get(message.tool_call_id, "")
+    return {
+        **_dump_message(message),
+        "name": message.name or function or None,
+        "tool_call_id": own_id(message.tool_call_id, function),
+    }
 
 
 def _dump_calls(calls: Sequence[ToolCall]) -> list[JSON]:
@@ -122,7 +147,7 @@ def _dump_calls(calls: Sequence[ToolCall]) -> list[JSON]:
     """
     return [
         {
-            "id": call.id,
+            "id": own_id(call.id, call.function.name),
             "type": "function",
             "function": {
                 "name": call.function.name,
@@ -201,139 +226,26 @@ def dump_tools(tools: Sequence[PromptMessageTool]) -> list[JSON] | None:
     ] or None
 
 
-def dump_llm(request: LLMRequest, rules: Sequence[ParameterRule]) -> JSON:
+def dump_llm(request: LLMRequest, formats: AnswerFormats, model: str) -> JSON:
     """Return the fields of a chat request; provider, model and credentials are added by
-    the caller."""
+    the caller. `formats` are those of the model, which is named `provider/model`."""
     return {
-        "prompt_messages": dump_messages(request.messages),
-        "model_parameters": _dump_parameters(request.model_parameters, rules),
+        "prompt_messages": dump_messages(request.messages, model.partition("/")[0]),
+        "model_parameters": formats.dump(request.model_parameters, model),
         "tools": dump_tools(request.tools),
         "stop": list(request.stop) or None,
         "stream": request.stream,
     }
 
 
-def _dump_parameters(
-    model_parameters: Mapping[str, Any], rules: Sequence[ParameterRule]
-) -> JSON:
-    """Return model parameters as the plugin expects them.
-
-    The response format is one of the plugin's own options, and the JSON schema a
-    separate text parameter.
-    """
-    parameters = {
-        name: value
-        for name, value in model_parameters.items()
-        if name != "response_format"
-    }
-    response_format = model_parameters.get("response_format")
-    if not is_object(response_format):
-        return (
-            parameters
-            if response_format is None
-            else {**parameters, "response_format": response_format}
-        )
-    format_type = str(response_format.get("type", ""))
-    matching_option = _format_option(format_type, rules)
-    if matching_option is not None and format_type != "text":
-        parameters["response_format"] = matching_option
-    if format_type == "json_schema" and is_object(
-        schema := (response_format.get("json_schema") or EMPTY_OBJECT).get("schema")
-    ):
-        # In Dify the schema is a string parameter of the model.
-        parameters["json_schema"] = json.dumps(schema, ensure_ascii=False)
-    return parameters
-
-
-def _format_option(format_type: str, rules: Sequence[ParameterRule]) -> str | None:
-    """Return the plugin's name of a response format; None if it has none.
-
-    Plugins name the JSON format "JSON", "json" or "json_object"; their rule lists the
-    names that they accept.
-    """
-    rule = next(
-        (
-            candidate
-            for candidate in rules
-            if "response_format" in (candidate.name, candidate.use_template)
-        ),
-        None,
-    )
-    names = (format_type, format_type.removesuffix("_object"))
-    options = rule.options if rule else [format_type]
-    return next((option for option in options if option.lower() in names), None)
-
-
 # ---------------------------------------------------------------- chat, from the plugin
 
 
-class ChunkReader:
-    """Converts the chunks of one stream, and numbers its tool calls."""
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-        self._calls = ToolCallReader()
-        self._response_id = new_id("call")
-
-    def read(self, data: Any) -> LLMResultChunk:
-        """Convert one `LLMResultChunk` of the plugin protocol.
-
-        `data` is the decoded JSON, whose `delta` has message, usage and finish reason.
-        Tool calls are told apart by their ids or names. Raises
-        InvokeServerUnavailableError if the chunk is malformed.
-        """
-        # Errors in the shape of a chunk are the plugin's fault, so they become a server
-        # error that allows failover.
-        try:
-            delta = data["delta"]
-            message: dict[str, Any] = delta.get("message") or {}
-            usage = delta.get("usage")
-            calls = [_read_call(call) for call in message.get("tool_calls") or ()]
-            assistant_message = AssistantPromptMessage(
-                content=read_content(message.get("content")),
-                tool_calls=calls,
-                reasoning_content=message.get("reasoning_content") or None,
-            )
-            return LLMResultChunk(
-                model=str(data.get("model") or self._model),
-                system_fingerprint=data.get("system_fingerprint"),
-                delta=LLMResultChunkDelta(
-                    message=self._calls.read(assistant_message, self._response_id),
-                    usage=read_usage(usage) if is_object(usage) else None,
-                    finish_reason=_read_finish_reason(delta.get("finish_reason")),
-                ),
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InvokeServerUnavailableError(
-                f"A chunk has an unexpected structure: {error!r}"
-            ) from error
-
-
-def _read_call(call_delta: JSON) -> ToolCall:
-    """Convert a tool call, or a fragment of one in a stream."""
-    return ToolCall(
-        id=str(call_delta.get("id") or ""), function=_read_function(call_delta)
-    )
-
-
-def _read_function(call: JSON) -> ToolCallFunction:
+def read_function(call: JSON) -> ToolCallFunction:
     """Return the function of a tool call; fields that are missing are empty."""
     function: JSON = call.get("function") or {}
     return ToolCallFunction(
         name=function.get("name") or "", arguments=function.get("arguments") or ""
-    )
-
-
-def _read_finish_reason(finish_reason: Any) -> str | None:
-    """Map a vendor's finish reason to one of OpenAI's `finish_reason` values.
-
-    Case is ignored, and an unknown reason becomes `stop`. Returns None if there is no
-    reason.
-    """
-    return (
-        _FINISH_REASONS.get(str(finish_reason).lower(), "stop")
-        if finish_reason
-        else None
     )
 
 
@@ -450,7 +362,7 @@ def _read_message(document: Any) -> AnyPromptMessage:
             calls = [
                 ToolCall(
                     id=call.get("id") or "",
-                    function=_read_function(call),
+                    function=read_function(call),
                 )
                 for call in document.get("tool_calls") or ()
             ]
@@ -549,6 +461,27 @@ def read_embedding(
     return TextEmbeddingResult(
         model=str(data.get("model") or model), embeddings=vectors, usage=stated
     )
+
+
+def join_embeddings(results: Sequence[TextEmbeddingResult]) -> TextEmbeddingResult:
+    """Return one result for several calls, at least one: the vectors in their order, and
+    the sums of tokens and prices. A price is known only if each call has one."""
+    first = results[0]
+    if len(results) == 1:
+        return first
+    usages = [result.usage for result in results]
+    prices = [usage.total_price for usage in usages if usage.total_price is not None]
+    is_priced = len(prices) == len(usages)
+    usage = msgspec.structs.replace(
+        first.usage,
+        tokens=sum(usage.tokens for usage in usages),
+        total_tokens=sum(usage.total_tokens for usage in usages),
+        estimated=any(usage.estimated for usage in usages),
+        total_price=sum(prices, Decimal(0)) if is_priced else None,
+        price_source=first.usage.price_source if is_priced else "",
+    )
+    vectors = [vector for result in results for vector in result.embeddings]
+    return msgspec.structs.replace(first, embeddings=vectors, usage=usage)
 
 
 def dump_embedding_result(result: TextEmbeddingResult) -> JSON:

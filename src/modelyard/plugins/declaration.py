@@ -46,6 +46,12 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     type: str = "text-input"
     required: bool = False
     default: Any = None
+    options: list[Any] | None = None
+    """Values, or objects with `value` and `label`. A debugged plugin sends null."""
+    multiple: bool | None = None
+    """Whether several options may be chosen."""
+    scope: str | None = None
+    """Limits a model, app or tool selector, as `llm` or `chat`."""
 
     @property
     def is_secret(self) -> bool:

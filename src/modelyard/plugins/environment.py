@@ -305,7 +305,7 @@ class Environments:
                 ],
                 name,
             )
-            await _compile(partial / "lib", python)
+            await compile_modules(partial / "lib", python.path)
             metadata = {
                 "python": str(python.path),
                 "version": list(python.version),
@@ -371,7 +371,7 @@ class Environments:
         return stdout.decode()
 
 
-async def _compile(folder: Path, python: Python) -> None:
+async def compile_modules(folder: Path, interpreter: Path) -> None:
     """Compile the modules in a folder. Otherwise every start of a plugin would do it
     again, since a plugin must not write there.
 
@@ -380,7 +380,7 @@ async def _compile(folder: Path, python: Python) -> None:
     """
     process = await asyncio.create_subprocess_exec(
         *_WITH_LIMITS,
-        str(python.path),
+        str(interpreter),
         # Without site, which would run hooks of the installed packages.
         "-I",
         "-S",

@@ -19,7 +19,12 @@ from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.installed import InstalledPackages
 from modelyard.plugins.launcher import Launcher
 from modelyard.plugins.monitor import ResourceUsage, measure_usage
-from modelyard.plugins.process import LocalRuntime, ProcessOptions, Runtime
+from modelyard.plugins.process import (
+    LocalRuntime,
+    ProcessOptions,
+    Runtime,
+    wait_for_start,
+)
 from modelyard.plugins.supervisors import Confinement, Supervisors
 from modelyard.plugins.tenant_folders import WorkFolderStore
 from modelyard.plugins.watch import PluginMonitorTask
@@ -119,8 +124,7 @@ class PluginHost:
             task.add_done_callback(
                 lambda finished_task: self._making.pop(runtime_key, None)
             )
-        # Shielded: a caller that gives up must not abort the start for the others.
-        return await asyncio.shield(task)
+        return await wait_for_start(task, runtime_key[1])
 
     async def _make_runtime(self, runtime_key: RuntimeKey) -> Runtime:
         """Create and register the runtime of a tenant's plugin.

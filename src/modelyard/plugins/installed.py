@@ -10,7 +10,7 @@ import msgspec
 
 from modelyard.base.errors import NotFoundError
 from modelyard.plugins.declaration import Declaration, load_declaration
-from modelyard.plugins.environment import Environment, Environments
+from modelyard.plugins.environment import Environment, Environments, compile_modules
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.package import Package, read_package, save
 
@@ -49,6 +49,9 @@ class InstalledPackages:
             if not already_existed:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             raise
+        # Processes must not write into the folder, and would compile at every start.
+        step("compiling")
+        await compile_modules(folder, environment.base)
         # The package and the note are written last: only complete installations have
         # them.
         await asyncio.to_thread(save, self._package_path(identifier), package.data)

@@ -10,9 +10,9 @@ from modelyard.plugins.process import LOW_PRIORITY, Instance, LocalRuntime, set_
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
-_BUSY_SHARE, _IDLE_BUSY_SHARE = 0.6, 0.15
-"""Shares of a processor: a plugin above the first, or above the second while idle, gets
-the lowest priority."""
+_SHARE_OF_CALL, _IDLE_BUSY_SHARE = 1.1, 0.15
+"""Shares of a processor: a plugin above the first for each call that it works on, or
+above the second while idle, gets the lowest priority."""
 _MIN_INTERVAL = 0.4
 _BEHIND_SECONDS = 20.0
 _END_AFTER = 15.0
@@ -169,17 +169,20 @@ class Monitor:
         usage: ResourceUsage,
         current_time: float,
     ) -> None:
-        """Lower the priority of an instance that keeps a processor busy; end it if it
-        does so for long while idle."""
+        """Lower the priority of an instance that uses more of the processors than its
+        calls ask for; end it if it does so for long while idle."""
         pid = instance.spawned.pid
+        # Imports need the processor. Fairness begins when the plugin serves.
+        if not instance.conversation.ready.done():
+            self._measurements[pid] = (current_time, usage.seconds)
+            return
         cpu_share = self._measure_cpu_share(pid, usage, current_time)
         if cpu_share is None:
             return
-        # An instance that has not started completely is not idle.
-        is_idle = (
-            not instance.conversation.open_count and instance.conversation.ready.done()
-        )
-        is_excessive = cpu_share > (_IDLE_BUSY_SHARE if is_idle else _BUSY_SHARE)
+        calls = instance.conversation.open_count
+        is_idle = not calls
+        # A tool that computes is no offence.
+        is_excessive = cpu_share > max(_IDLE_BUSY_SHARE, calls * _SHARE_OF_CALL)
         if is_excessive:
             runtime.behind_until = current_time + _BEHIND_SECONDS
         # The plugin keeps the low priority for a while, so that it does not oscillate.

@@ -22,6 +22,7 @@ MAX_BYTES = 50 * 1024 * 1024
 # Dify's limit, too: the packages of a dozen plugins.
 MAX_BUNDLE_BYTES = 12 * MAX_BYTES
 _MAX_FILES = 10_000
+_IGNORE_FILES = (".difyignore", ".gitignore")
 _IGNORED = (
     ".git/",
     ".venv/",
@@ -221,7 +222,7 @@ def _ignore_rules(folder: Path) -> list[str]:
 
     Blank lines and comments are left out. Empty if neither file exists.
     """
-    for name in (".difyignore", ".gitignore"):
+    for name in _IGNORE_FILES:
         if (folder / name).is_file():
             lines = (folder / name).read_text("utf-8").splitlines()
             return [
@@ -241,6 +242,10 @@ def _walk(folder: Path, root: Path, rules: Sequence[str]) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         name = path.relative_to(root).as_posix()
         if is_ignored(name, rules, is_folder=path.is_dir()):
+            continue
+        # Repositories link the rules that all their plugins share. They have been read,
+        # and are of no use in a package.
+        if path.is_symlink() and name in _IGNORE_FILES:
             continue
         # A link could include files from outside the folder.
         if path.is_symlink():

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import PluginError
@@ -20,6 +20,7 @@ from modelyard.plugins.connection import (
     PluginCall,
     PluginConnection,
     PluginDiedError,
+    PluginStoppedError,
 )
 from modelyard.plugins.supervisors import (
     LaunchRequest,
@@ -28,6 +29,8 @@ from modelyard.plugins.supervisors import (
     Supervisors,
 )
 from modelyard.plugins.tenant_folders import WorkFolders, empty_folder
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger("modelyard.plugins")
 
@@ -40,6 +43,8 @@ _CHUNK_BYTES = 65_536
 
 
 LOW_PRIORITY = 19
+_MAX_START_FACTOR = 10.0
+"""A start ends after this many times its limit, however busy the machine is."""
 """Niceness of a session that yields to all others."""
 
 
@@ -252,8 +257,7 @@ class LocalRuntime:
         are busy."""
         usable = [instance for instance in self.instances if instance.is_usable]
         if not usable:
-            # Shielded: other calls may be waiting for the same start.
-            return await asyncio.shield(self._start())
+            return await wait_for_start(self._start(), self.launch.plugin)
         least_busy = min(usable, key=lambda instance: instance.conversation.open_count)
         may_grow = (
             len(usable) < self.options.instances
@@ -298,7 +302,7 @@ class LocalRuntime:
         # The semaphore limits concurrent starts on the machine.
         async with self._starts:
             if self._is_closed:
-                raise PluginDiedError(
+                raise PluginStoppedError(
                     "The plugin is being removed", plugin=self.launch.plugin
                 )
             try:
@@ -345,8 +349,11 @@ class LocalRuntime:
         if ended:  # before the instance existed
             self._begin_exit(instance, ended[0])
         try:
-            async with asyncio.timeout(options.start_seconds):
-                await instance.conversation.ready
+            await wait_until_ready(
+                instance.conversation.ready,
+                options.start_seconds,
+                lambda: queued_seconds(spawned.pid),
+            )
         except TimeoutError:
             message = (
                 f"Not ready within {options.start_seconds:g}"
@@ -560,6 +567,54 @@ class LocalRuntime:
             self._starting.cancel()
         for instance in list(self.instances):
             self._end(instance, PluginDiedError("Stopped", plugin=self.launch.plugin))
+
+
+async def wait_until_ready(
+    ready: "asyncio.Future[None]", seconds: float, queued: Callable[[], float]
+) -> None:
+    """Wait for the first heartbeat. Raises TimeoutError after `seconds` of the process's
+    own time: what it spends waiting for a processor, as `queued` says in seconds, does
+    not count, up to a limit."""
+    loop = asyncio.get_running_loop()
+    started_at = loop.time()
+    while not ready.done():
+        elapsed = loop.time() - started_at
+        own_time = elapsed - queued()
+        if own_time >= seconds or elapsed >= seconds * _MAX_START_FACTOR:
+            raise TimeoutError
+        # Looked at again after what is left, since the machine may have been busy.
+        await asyncio.wait([ready], timeout=min(seconds, max(0.05, seconds - own_time)))
+    ready.result()
+
+
+def queued_seconds(pid: int, proc: Path = Path("/proc")) -> float:
+    """Return how long a process was ready to run, but had no processor.
+
+    In seconds since it started, of its first thread, which runs the imports. 0 if the
+    kernel does not say.
+    """
+    try:
+        fields = (proc / str(pid) / "schedstat").read_text("ascii").split()
+        return int(fields[1]) / 1e9
+    except (IndexError, OSError, ValueError):
+        return 0.0
+
+
+async def wait_for_start(start: "asyncio.Future[_T]", plugin: str) -> _T:
+    """Return the result of a start that several calls wait for; a caller that gives up
+    does not abort it. Raises PluginStoppedError if somebody else ends it."""
+    try:
+        return await asyncio.shield(start)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        # The caller itself was cancelled, and has to end.
+        if not start.cancelled() or (task is not None and task.cancelling()):
+            raise
+        raise PluginStoppedError(
+            "Stopped while it was starting; call it again",
+            plugin=plugin,
+            retry_after=1.0,
+        ) from None
 
 
 class _Sink(asyncio.Protocol):

@@ -167,8 +167,6 @@ class Supervisor:
             return False
         if stat:
             self._plugins[pid] = (number, stat[_START_TIME_INDEX])
-            # Lowest priority until the host knows that the plugin is ready.
-            _set_niceness(pid, 19)
         self.say({"event": "spawned", "id": number, "pid": pid if stat else 0})
         return True
 
@@ -313,16 +311,6 @@ def _session_members(session: int) -> list[int]:
 def _session(pid: int) -> int:
     stat = _stat(str(pid))
     return int(stat[3]) if stat else 0
-
-
-def _set_niceness(pid: int | str, nice: int) -> None:
-    """Lower the scheduling priority of a session. Plugins keep it until they are ready,
-    so that a start does not slow down others."""
-    try:
-        with open(f"/proc/{pid}/autogroup", "w") as file:
-            file.write(str(nice))
-    except OSError:
-        pass  # this kernel does not schedule by sessions (autogroup)
 
 
 # --------------------------------------------------------------------------- the zygote
@@ -531,7 +519,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Subreaper: orphans of plugins become children of this process instead of init.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    _set_niceness("self", 5)
     supervisor, listener, ready_message = _start_zygote(
         control, json.loads(control.recv(_MAX_MESSAGE_BYTES))
     )

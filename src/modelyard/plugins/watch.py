@@ -15,7 +15,9 @@ logger = logging.getLogger("modelyard.plugins")
 
 _CHECK_INTERVAL_SECONDS = 0.5
 _CHECKS_PER_DISK_MEASUREMENT = 4
-_CHECKS_PER_IDLE_SWEEP, _IDLE_SECONDS = 20, 120.0
+_CHECKS_PER_IDLE_SWEEP = 20
+_IDLE_SECONDS = 10.0
+"""How long a supervisor without plugins is kept. It holds loaded modules."""
 
 
 class PluginMonitorTask:

@@ -159,10 +159,19 @@ class ModelProviderFactory:
         provider: str,
         credentials: Credentials,
         *,
-        model_type: ModelType | None = None,
+        model: str = "",
+        model_type: ModelType | str | None = None,
     ) -> dict[str, Any]:
-        """Return the checked fields of a credential form. Raises
-        CredentialsValidateFailedError that names each wrong field."""
-        forms = self.get_definition(provider).entity.credential_forms
+        """Return the checked fields of a credential form: the provider's, or that of
+        its models if the credential is for one `model`.
+
+        Raises CredentialsValidateFailedError that names each wrong field.
+        """
+        forms = self.get_definition(provider).entity.forms_for(model)
+        # Fields of other model types are not shown; most models are language models.
+        if model:
+            model_type = model_type or ModelType.LLM
         validator = ProviderCredentialSchemaValidator(forms, provider=provider)
-        return validator.validate_and_filter(credentials, model_type=model_type)
+        return validator.validate_and_filter(
+            credentials, model_type=ModelType(model_type) if model_type else None
+        )

@@ -24,6 +24,7 @@ from modelyard.base.errors import (
     suggestion,
 )
 from modelyard.base.reader_errors import MALFORMED_INPUT_ERRORS
+from modelyard.models.answer_formats import AnswerModes
 from modelyard.models.base import (
     AnyModel,
     LargeLanguageModel,
@@ -288,12 +289,12 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         names = fields_without_beta(request, chat_format.betas(model, headers))
         return [*names, *_refused_account(chat_format, credentials, request)]
 
-    def has_json_mode(
+    def answer_modes(
         self, model: str, credentials: Credentials, request: LLMRequest
-    ) -> bool:
-        """Return whether the format that the request is sent in has such a mode."""
+    ) -> AnswerModes:
+        """Return whether the format that the request is sent in has a JSON mode."""
         selection = self._selected(model, credentials, request)
-        return selection.chat_format.name not in _WITHOUT_JSON_MODE
+        return AnswerModes(selection.chat_format.name not in _WITHOUT_JSON_MODE)
 
     def _refused_fields(
         self, model: str, credentials: Credentials, selection: _Selection

@@ -14,6 +14,7 @@ from modelyard.base.errors import (
     NotFoundError,
 )
 from modelyard.base.ids import new_id
+from modelyard.models.answer_formats import AnswerFormats
 from modelyard.models.base import AnyModel, LargeLanguageModel
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import AIModelEntity, PriceInfo, PriceType
@@ -171,7 +172,7 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
 
     def can_pass_through(self, request: PassthroughRequest) -> bool:
         """Return whether a request can be passed through unchanged."""
-        if not self.allows_passthrough:
+        if not self.allows_passthrough or _names_format(request):
             return False
         # The answer depends on the format and the parameters only, so it is computed
         # once for each combination.
@@ -197,10 +198,10 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         accepted = validate_parameters(
             schema.parameter_rules, request.model_parameters, model=self.model
         )
-        for name, value in request.model_parameters.items():
-            if accepted.get(name, value) != value:
-                return False
-        return True
+        return all(
+            accepted.get(name, value) == value
+            for name, value in request.model_parameters.items()
+        )
 
     def get_price(self, price_type: PriceType, count: int) -> PriceInfo:
         """Return the price of `count` units; unknown if the model has no price."""
@@ -251,17 +252,20 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
             raise InvokeBadRequestError(
                 f"Model {self.name!r} does not support {quoted_names}", param=names[0]
             )
-        if self.schema is None or not self.schema.parameter_rules:
-            return request
-        rules = self.schema.parameter_rules
-        parameters = self._within_limit(request.model_parameters)
+        rules = self.schema.parameter_rules if self.schema else ()
+        stated = AnswerFormats.of(rules).normalize(request.model_parameters)
+        if not rules:
+            if stated is request.model_parameters:
+                return request
+            return msgspec.structs.replace(request, model_parameters=dict(stated))
+        parameters = self._within_limit(stated)
         accepted = validate_parameters(rules, parameters, model=self.model)
         # A parameter without a rule is passed to the provider as it is.
         templates = {rule.use_template for rule in rules}
         unruled_parameters = {
             key: value for key, value in parameters.items() if key not in templates
         }
-        is_lowered = parameters is not request.model_parameters
+        is_lowered = parameters is not stated
         return msgspec.structs.replace(
             request,
             model_parameters={**unruled_parameters, **accepted},
@@ -369,3 +373,10 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
             f"Model {self.name!r} is of type {self.model_type.value}, not {model_type.value}",
             code="model_type_mismatch",
         )
+
+
+def _names_format(request: PassthroughRequest) -> bool:
+    """Return whether a request has the name of a format. It becomes OpenAI's object,
+    which needs the full parser."""
+    response_format = request.model_parameters.get("response_format")
+    return isinstance(response_format, str)

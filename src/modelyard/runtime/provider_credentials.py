@@ -36,6 +36,9 @@ class ConfiguredCredential:
     weight: float = 1.0
     priority: int = 0
     domain: str = ""
+    model: str = ""
+    """The model that it is for; empty for all models of the provider."""
+    model_type: str = ""
     quotas: tuple[tuple[str, Limit], ...] = ()
     """A credential with quotas is hosted: every tenant may use it, within its quota."""
 
@@ -128,6 +131,15 @@ class ProviderCredentials:
             *(_as_fallback(credential) for credential in fallback_credentials),
         ]
 
+    def models_with_own(self, tenant: str) -> Mapping[str, set[str]]:
+        """Return the models that have a stored credential of their own, by provider."""
+        models: dict[str, set[str]] = defaultdict(set)
+        stored = self._directory.of(tenant, StoredCredential) if self._directory else ()
+        for _, value in stored:
+            if value.model and value.is_enabled:
+                models[value.provider].add(value.model)
+        return models
+
     def _stored_for(self, tenant: str, provider: str, model: str) -> list[Credential]:
         """Return the enabled credentials in the database for a provider or one model;
         cached."""
@@ -171,6 +183,8 @@ class ProviderCredentials:
             weight=stored_credential.weight,
             priority=stored_credential.priority,
             domain=stored_credential.domain,
+            model=stored_credential.model,
+            model_type=stored_credential.model_type,
         )
         try:
             credential = self._validate(
@@ -200,8 +214,13 @@ class ProviderCredentials:
         """Validate the form values of a credential, and register its secrets for
         redaction in logs."""
         factory = self._factory_of(tenant)
-        forms = factory.get_definition(provider).entity.credential_forms
-        accepted = factory.validate_credentials(provider, configured.values)
+        forms = factory.get_definition(provider).entity.forms_for(configured.model)
+        accepted = factory.validate_credentials(
+            provider,
+            configured.values,
+            model=configured.model,
+            model_type=configured.model_type,
+        )
         self._on_secret(secrets_of(forms, accepted))
         return Credential(
             row,

@@ -1,7 +1,7 @@
 """The providers of a tenant: which exist, which are ready to be called, and what the
 tenant has chosen among them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from modelyard.base.clock import Clock
@@ -194,13 +194,24 @@ class ProviderManager:
     ) -> Iterator[tuple[str, AIModelEntity]]:
         """Yield (provider, model) for every declared model. With `ready=False`, those
         that cannot be called yet are included."""
+        own = self._credentials.models_with_own(tenant)
         for status in self.get_providers(tenant):
-            if ready and not status.is_ready:
-                continue
             provider = status.entity.provider
             for model in self._declared_models(tenant, status.entity, model_type):
-                if not ready or self._is_present(provider, model.model):
+                models_with_own = own.get(provider, ())
+                if not ready or self._can_call(status, model.model, models_with_own):
                     yield provider, model
+
+    def _can_call(
+        self, status: ProviderStatus, model: str, models_with_own: Collection[str]
+    ) -> bool:
+        """Return whether a model can be called now.
+
+        `models_with_own` are the models that need no credential of the provider.
+        """
+        if not status.is_ready and model not in models_with_own:
+            return False
+        return self._is_present(status.entity.provider, model)
 
     def _declared_models(
         self, tenant: str, provider: ProviderEntity, model_type: ModelType | None

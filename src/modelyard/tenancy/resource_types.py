@@ -219,6 +219,9 @@ class ToolCredential(msgspec.Struct, frozen=True, kw_only=True):
     never."""
     user: str = ""
     """The user it belongs to; empty for all users of the tenant."""
+    label: str = ""
+    """Its name among the credentials of the provider; empty in older rows, which have
+    it as their name."""
 
 
 class OAuthClient(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -16,11 +16,12 @@ import msgspec
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.models.types import JSON
-from modelyard.plugins.declaration import Declaration, Field, OAuth
+from modelyard.plugins.declaration import Declaration, OAuth
 from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.resource_types import OAuthClient, ToolCredential
 from modelyard.tenancy.sealed_rows import SealedRows
+from modelyard.tenant_plugins.forms import checked_form
 
 logger = logging.getLogger("modelyard.plugins")
 
@@ -77,7 +78,11 @@ class PluginCredentials:
         directory: Directory,
         keys: KeyRing,
         clock: Clock,
+        *,
+        on_secret: Callable[[Iterable[str]], None] = lambda values: None,
     ) -> None:
+        """`on_secret` gets what must not appear in logs."""
+        self._on_secret = on_secret
         self._plugins = plugins
         self._rows = rows
         self._directory = directory
@@ -124,10 +129,26 @@ class PluginCredentials:
             f"validate_{provider_type}_credentials",
             data,
         )
-        value = ToolCredential(
-            provider=f"{plugin.plugin_id}/{provider_name}", user=user
+        full_name = f"{plugin.plugin_id}/{provider_name}"
+        value = ToolCredential(provider=full_name, user=user, label=name)
+        self._check_label(tenant, value)
+        # The names of rows are unique in a tenant, labels only within a provider.
+        row_name = _row_name(full_name, name, user)
+        return await self._rows.save(
+            tenant, ToolCredential.kind, row_name, filled, value
         )
-        return await self._rows.save(tenant, ToolCredential.kind, name, filled, value)
+
+    def _check_label(self, tenant: str, value: ToolCredential) -> None:
+        """Raise InvokeBadRequestError if the provider has such a label already."""
+        for row, other in self._directory.of(tenant, ToolCredential):
+            if (other.provider, other.user) != (value.provider, value.user):
+                continue
+            if value.label == (other.label or row.name):
+                raise InvokeBadRequestError(
+                    f"{value.provider!r} has a credential {value.label!r} already;"
+                    " choose another label",
+                    param="label",
+                )
 
     def usable(
         self, tenant: str, provider: str, user: str = ""
@@ -156,15 +177,28 @@ class PluginCredentials:
             # A negative expiry means that the credential does not expire.
             if 0 <= value.expires_at < self._clock.time() + _REFRESH_MARGIN_SECONDS:
                 return await self._refresh(tenant, row, value), value.type
-            return (
-                self._rows.read(tenant, ToolCredential.kind, row.id, value.secret),
-                value.type,
+            credentials = self._rows.read(
+                tenant, ToolCredential.kind, row.id, value.secret
             )
+            self._on_secret(self._secrets_of(tenant, provider, credentials))
+            return credentials, value.type
         if id:
             raise NotFoundError(
                 f"Credential {id!r} does not exist", code="credential_not_found"
             )
         return {}, "unauthorized"
+
+    def _secrets_of(self, tenant: str, provider: str, credentials: JSON) -> list[str]:
+        """Return the values of the secret fields of a provider's form."""
+        plugin, _ = self._plugins.provider(tenant, provider)
+        owner = plugin.declaration.tool or plugin.declaration.datasource
+        fields = owner.credentials_schema if owner is not None else []
+        secret = {field.name for field in fields if field.is_secret}
+        return [
+            value
+            for name, value in credentials.items()
+            if name in secret and isinstance(value, str) and value
+        ]
 
     # a provider's own page
 
@@ -260,13 +294,12 @@ class PluginCredentials:
             provider=ticket.provider,
             type="oauth2",
             user=ticket.user,
+            label=ticket.name,
             expires_at=float(answer.get("expires_at") or -1),
         )
         credentials: dict[str, Any] = answer.get("credentials") or {}
         # Names are unique within a tenant; a repeated sign-in replaces the same row.
-        name = f"{ticket.provider}: {ticket.name}" + (
-            f" ({ticket.user})" if ticket.user else ""
-        )
+        name = _row_name(ticket.provider, ticket.name, ticket.user)
         existing_id = next(
             (
                 row.id
@@ -367,22 +400,6 @@ class PluginCredentials:
         return plugin, provider_name, oauth
 
 
-def checked_form(
-    fields: Sequence[Field], form_values: JSON, *, description: str
-) -> JSON:
-    """Return the values of a form's fields, with defaults. Raises InvokeBadRequestError
-    if a required one is missing.
-
-    `description` names the form in the error.
-    """
-    filled: JSON = {}
-    for field in fields:
-        value = form_values.get(field.name, field.default)
-        if value in (None, ""):
-            if field.required:
-                raise InvokeBadRequestError(
-                    f"{description}: {field.name!r} is missing", param=field.name
-                )
-            continue
-        filled[field.name] = value
-    return filled
+def _row_name(provider: str, label: str, user: str) -> str:
+    """Return the name of a credential's row, which is unique in its tenant."""
+    return f"{provider}: {label}" + (f" ({user})" if user else "")

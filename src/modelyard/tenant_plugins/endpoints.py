@@ -6,9 +6,9 @@ from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.models.types import JSON
 from modelyard.storage.resources import Resources, not_found
 from modelyard.tenancy.directory import Directory
-from modelyard.tenancy.resource_types import PluginEndpoint
+from modelyard.tenancy.resource_types import PluginEndpoint, StoredApp
 from modelyard.tenancy.sealed_rows import SealedRows
-from modelyard.tenant_plugins.credentials import checked_form
+from modelyard.tenant_plugins.forms import checked_form
 from modelyard.tenant_plugins.plugins import Plugins
 
 
@@ -57,6 +57,7 @@ class PluginEndpoints:
             group.settings,
             settings,
             description=f"The settings of {installed.plugin_id!r}",
+            has_app=lambda app: self._directory.one(tenant, StoredApp, app) is not None,
         )
         endpoint = PluginEndpoint(plugin=installed.plugin_id, user=user)
         return await self._rows.save(

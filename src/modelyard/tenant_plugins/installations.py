@@ -19,10 +19,15 @@ from modelyard.storage.plugin_storage import PluginStorage
 from modelyard.storage.resources import Resource, Resources
 from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.resource_types import (
+    CustomModel,
+    DefaultModel,
     Installation,
+    OAuthClient,
     PluginEndpoint,
     PluginTask,
+    StoredCredential,
     Subscription,
+    ToolCredential,
 )
 from modelyard.tenant_plugins.models import ProviderNames
 from modelyard.tenant_plugins.packages import OPERATOR, Installer, PluginPackages
@@ -31,6 +36,16 @@ from modelyard.tenant_plugins.plugins import Installed, Plugins
 logger = logging.getLogger("modelyard.plugins")
 
 _MAX_AT_ONCE = 64
+_RESOURCES: tuple[type[Any], ...] = (
+    PluginEndpoint,
+    Subscription,
+    ToolCredential,
+    OAuthClient,
+    StoredCredential,
+    CustomModel,
+    DefaultModel,
+)
+"""The types of resources that tenants store for their plugins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,17 +314,42 @@ class PluginInstallations:
                 " environment"
             )
         await self._resources.remove(tenant, Installation.kind, installed.id)
-        # Its endpoints and subscriptions would lead nowhere.
-        for resource_class in (PluginEndpoint, Subscription):
-            for row, value in self._directory.of(tenant, resource_class):
-                if value.plugin == installed.plugin_id:
-                    await self._resources.remove(tenant, resource_class.kind, row.id)
+        await self._remove_resources(tenant, installed)
         await self._storage.clear(tenant, installed.plugin_id)
         # Refresh before stopping, so that no call starts the plugin again.
         await self._directory.refresh()
         await self._host.stop(tenant, installed.identifier)
         await self._host.clear(tenant, installed.plugin_id)
         await self.delete_unused_packages(installed.identifier)
+
+    async def _remove_resources(self, tenant: str, installed: Installed) -> None:
+        """Delete what a tenant has stored for a plugin: addresses, credentials and
+        models, which would lead nowhere and keep secrets.
+
+        Routes and apps that name a model of the plugin stay; their calls say that it
+        does not exist.
+        """
+        prefix = f"{installed.plugin_id}/"
+        provider = installed.installation.provider
+
+        def belongs(value: Any) -> bool:
+            """Return whether a resource is of no use without the plugin."""
+            match value:
+                case PluginEndpoint() | Subscription():
+                    return value.plugin == installed.plugin_id
+                case ToolCredential() | OAuthClient():
+                    return value.provider.startswith(prefix)
+                case StoredCredential() | CustomModel():
+                    return bool(provider) and value.provider == provider
+                case DefaultModel():
+                    return bool(provider) and value.model.startswith(f"{provider}/")
+                case _:
+                    return False
+
+        for resource_class in _RESOURCES:
+            for row, value in self._directory.of(tenant, resource_class):
+                if belongs(value):
+                    await self._resources.remove(tenant, resource_class.kind, row.id)
 
     async def delete_unused_packages(self, identifier: str) -> None:
         """Delete a plugin's files from this machine if no tenant has it installed."""

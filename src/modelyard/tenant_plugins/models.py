@@ -1,13 +1,14 @@
 """Model providers of plugins: their names within a tenant, and the objects that call
 their models."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import msgspec
 
 from modelyard.models.base import AnyModel
+from modelyard.models.entities import AIModelEntity
 from modelyard.models.types import JSON, ModelType
 from modelyard.plugins.client import plugin_models
 from modelyard.plugins.connection import PluginCall
@@ -54,6 +55,10 @@ class ProviderNames:
         return next((name for name in choices if name not in used_names), otherwise)
 
 
+SchemaSource = Callable[[str, str, ModelType, str], AIModelEntity | None]
+"""(tenant, provider, type, model) to the declaration of a model; None if unknown."""
+
+
 class _Installed(Protocol):
     """An installed plugin."""
 
@@ -89,9 +94,13 @@ class _Plugins(Protocol):
 class PluginModels:
     """The models of a tenant's plugins."""
 
-    def __init__(self, plugins: _Plugins, host: PluginHost) -> None:
+    def __init__(
+        self, plugins: _Plugins, host: PluginHost, schema_of: SchemaSource
+    ) -> None:
+        """`schema_of` also knows the models that the tenant has added."""
         self._plugins = plugins
         self._host = host
+        self._schema_of = schema_of
 
     def additional_providers(
         self, tenant: str
@@ -119,15 +128,35 @@ class PluginModels:
                 """Send a call to the plugin and stream its answers."""
                 return self._host.call(owner.identifier, call)
 
+            def schema(model_type: ModelType, model: str) -> AIModelEntity | None:
+                """Return the declaration of a model."""
+                return self._schema_of(tenant, definition.name, model_type, model)
+
             return plugin_models(
                 ask,
                 definition,
+                schema,
                 tenant=tenant,
                 plugin=owner.plugin_id,
                 provider=provider_name,
             )
 
         return definitions, build
+
+    def provider_name(self, tenant: str, provider: str) -> str:
+        """Return the name in this tenant of a plugin's model provider, which may be
+        named `author/plugin/provider`; empty if it is none."""
+        owner, _, name = provider.rpartition("/")
+        for plugin in self._plugins.installed(tenant):
+            declared = plugin.declaration.model
+            if declared is None:
+                continue
+            own_name = plugin.installation.provider or declared.name
+            if (owner, name) == (plugin.plugin_id, declared.name):
+                return own_name
+            if not owner and name == own_name:
+                return own_name
+        return ""
 
     def model_name(self, tenant: str, provider: str, model: str) -> str:
         """Return `provider/model` under the name in this tenant. The provider may be

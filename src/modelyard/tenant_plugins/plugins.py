@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.models.types import JSON
-from modelyard.plugins.connection import PluginCall
+from modelyard.plugins.connection import PluginCall, PluginStoppedError
 from modelyard.plugins.declaration import Declaration
 from modelyard.plugins.host import PluginHost
 from modelyard.plugins.manifest import Permissions
@@ -118,6 +118,17 @@ class Plugins:
             f"No plugin with the provider {name!r} is installed",
             code="provider_not_found",
         )
+
+    def model_provider(self, tenant: str, provider: str) -> Installed | None:
+        """Return the plugin behind a model provider, by the provider's name in this
+        tenant; None if no plugin serves it."""
+        for plugin in self.installed(tenant):
+            model = plugin.declaration.model
+            if model is not None and provider == (
+                plugin.installation.provider or model.name
+            ):
+                return plugin
+        return None
 
     def asset(self, tenant: str, plugin: str, name: str) -> bytes:
         """Return a file of a plugin's `_assets` folder. Raises NotFoundError."""
@@ -236,6 +247,8 @@ class Plugins:
         Raises NotFoundError or PluginError.
         """
         installed = self.find(tenant, plugin)
+        if (call_type, action) == ("tool", "invoke_tool"):
+            require_tool(installed.declaration, str(data.get("tool")))
         call = PluginCall(
             tenant=tenant,
             plugin=installed.plugin_id,
@@ -246,8 +259,20 @@ class Plugins:
             data=dict(data),
             **(extra or {}),
         )
-        # Closing this generator ends the call in the plugin.
-        async with aclosing(self.host.call(installed.identifier, call)) as answers:
+        has_answered = False
+        try:
+            # Closing this generator ends the call in the plugin.
+            async with aclosing(self.host.call(installed.identifier, call)) as answers:
+                async for answer in answers:
+                    has_answered = True
+                    yield answer
+            return
+        except PluginStoppedError:
+            # An upgrade stops the old version, which may still have been starting.
+            successor = self.find(tenant, plugin)
+            if has_answered or successor.identifier == installed.identifier:
+                raise
+        async with aclosing(self.host.call(successor.identifier, call)) as answers:
             async for answer in answers:
                 yield answer
 
@@ -268,3 +293,15 @@ class Plugins:
             async for answer in answers:
                 return answer
         return {}
+
+
+def require_tool(declaration: Declaration, name: str) -> None:
+    """Raise NotFoundError if a plugin does not declare a tool."""
+    provider = declaration.tool
+    names = [part.identity.name for part in provider.tools] if provider else []
+    if name not in names:
+        raise NotFoundError(
+            f"Plugin {declaration.manifest.id!r} has no tool {name[:80]!r}; it has"
+            f" {', '.join(names) or 'none'}",
+            code="tool_not_found",
+        )

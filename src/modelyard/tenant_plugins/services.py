@@ -32,7 +32,8 @@ from modelyard.storage.files import FileStore
 from modelyard.tenancy.caller import Caller
 from modelyard.tenant_plugins.credentials import PluginCredentials
 from modelyard.tenant_plugins.models import PluginModels
-from modelyard.tenant_plugins.plugins import Plugins
+from modelyard.tenant_plugins.plugins import Plugins, require_tool
+from modelyard.tenant_plugins.tool_files import ToolFiles
 
 UPLOAD = "/files/plugins/upload"
 _UPLOAD_SECONDS = 600.0
@@ -277,6 +278,7 @@ class PluginServices:
             async for answer in self._other_tool(call, tool_type, request):
                 yield answer
             return
+        require_tool(plugin.declaration, str(request["tool"]))
         name = f"{plugin.plugin_id}/{provider_name}"
         credentials, credential_type = await self._credentials.find(
             call.tenant, name, str(request.get("credential_id") or ""), call.user
@@ -304,9 +306,17 @@ class PluginServices:
             user=call.user,
             extra={"context": {**(call.context or {}), "depth": depth}},
         )
-        async with aclosing(answers):
-            async for answer in answers:
+        linked = self._with_links(call, answers)
+        async with aclosing(linked):
+            async for answer in linked:
                 yield answer
+
+    def _with_links(
+        self, call: PluginCall, messages: AsyncGenerator[JSON, None]
+    ) -> AsyncGenerator[JSON, None]:
+        """Return a tool's messages with its files as links."""
+        files = ToolFiles(self._files, self._address, call.tenant)
+        return files.link(messages)
 
     # apps
 
@@ -334,8 +344,9 @@ class PluginServices:
             request,
             depth,
         )
-        async with aclosing(answers):
-            async for answer in answers:
+        linked = self._with_links(call, answers)
+        async with aclosing(linked):
+            async for answer in linked:
                 yield answer
 
     async def _app(self, call: PluginCall, request: JSON) -> AsyncGenerator[JSON, None]:

@@ -218,23 +218,27 @@ def _parse_parameters(body: JSON) -> dict[str, Any]:
             # The original value is stored, so that an int for a float parameter stays
             # an int.
             parameters[name] = value
+        elif name == "response_format":
+            parameters[name] = _read_response_format(value)
         elif name in _PARAMETER_TYPES:
             parameters[name] = expect_type(value, _PARAMETER_TYPES[name], name)
     # OpenAI's newer name takes precedence over the deprecated `max_tokens`.
     if (max_tokens := optional_field(body, "max_completion_tokens", int)) is not None:
         in_range(max_tokens, 1, 1 << 31, "max_completion_tokens")
         parameters["max_tokens"] = max_tokens
-    if "response_format" in parameters:
-        _check_response_format(parameters["response_format"])
     return parameters
 
 
-def _check_response_format(response_format: JSON) -> None:
-    """Check OpenAI's `response_format` object.
+def _read_response_format(value: Any) -> JSON | str:
+    """Return OpenAI's `response_format` object, or the name of a format.
 
-    Raises InvokeBadRequestError if its type is not `text`, `json_object` or
-    `json_schema`, or if a `json_schema` has no `schema`.
+    Dify's models have names of their own, such as `XML`; the rules of the model check
+    them. Raises InvokeBadRequestError if an object's type is not `text`, `json_object`
+    or `json_schema`, or if a `json_schema` has no `schema`.
     """
+    if isinstance(value, str):
+        return {"type": value} if value in ("text", "json_object") else value
+    response_format = expect_type(value, dict, "response_format")
     format_type = required_field(response_format, "type", str, "response_format.")
     if format_type not in ("text", "json_object", "json_schema"):
         raise invalid_field(
@@ -247,6 +251,7 @@ def _check_response_format(response_format: JSON) -> None:
             dict,
             "response_format.json_schema.",
         )
+    return response_format
 
 
 def _parse_stop(value: Any) -> list[str]:
@@ -676,6 +681,7 @@ _ORIGIN_BY_SIGNATURE_FORMAT = {
     "google-gemini-v1": "gemini",
     "openai-responses-v1": "openai_responses",
     "bedrock-converse-v1": "bedrock",
+    "modelyard-plugin-v1": "plugin",
 }
 _SIGNATURE_FORMAT_BY_ORIGIN = {
     origin: name for name, origin in _ORIGIN_BY_SIGNATURE_FORMAT.items()
@@ -694,10 +700,10 @@ def _parse_details(
         if not isinstance(detail, dict):
             continue
         thought = _parse_detail(detail)
-        # Gemini signs calls; the detail's id is that of the call.
+        # Gemini and plugins sign calls; the detail's id is that of the call.
         if (
             detail.get("type") == "reasoning.encrypted"
-            and thought.origin == "gemini"
+            and thought.origin in ("gemini", "plugin")
             and thought.id
         ):
             call_signatures.setdefault(thought.id, []).append(

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import NotFoundError
-from modelyard.base.json_types import is_array
+from modelyard.base.json_types import is_array, is_object
+from modelyard.models.answer_formats import FORMAT, SCHEMA, AnswerFormats
 from modelyard.models.entities import ModelFeature, ModelPropertyKey
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMUsage
 from modelyard.models.messages import (
@@ -144,17 +145,32 @@ def parameters_of(
             if isinstance(value, str) and _PARAMETER.search(value)
             else value
         )
-    # Dify stores this parameter as a plain text; the API expects an object.
-    response_format = config.completion_params.get("response_format")
-    if isinstance(response_format, str) and response_format.lower() in (
-        "json",
-        "json_object",
-    ):
-        parameters["response_format"] = {"type": "json_object"}
+    if response_format := _response_format(config.completion_params):
+        parameters["response_format"] = response_format
     stop = config.completion_params.get("stop") or list[Any]()
     return parameters, [
         str(stop_word) for stop_word in (stop if is_array(stop) else [stop])
     ]
+
+
+def _response_format(completion_params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the format of the answer as the API expects it; None if it is text.
+
+    Dify stores it as a plain text, and a schema as a second one; models without a
+    choice of formats have only the schema. Raises InvokeBadRequestError for an invalid
+    schema.
+    """
+    response_format = completion_params.get(FORMAT)
+    schema = completion_params.get(SCHEMA)
+    if response_format is None and schema:
+        response_format = SCHEMA
+    if is_object(response_format):
+        return response_format
+    # Other formats, such as XML, are options of single models.
+    if str(response_format).lower() not in ("json", "json_object", SCHEMA):
+        return None
+    stated = AnswerFormats().normalize({FORMAT: response_format, SCHEMA: schema})
+    return stated[FORMAT]
 
 
 def _render_parameter(value: str, context: NodeContext) -> Any:

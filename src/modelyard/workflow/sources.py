@@ -115,7 +115,7 @@ class TenantDatasources:
         return [
             {
                 "id": credential.id,
-                "name": credential.name,
+                "name": details.label or credential.name,
                 "type": details.type,
                 "is_default": index == 0,
             }

@@ -9,7 +9,7 @@ from typing import Any
 
 from modelyard.base.cpu_work import run_in_thread
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, ModelyardError
-from modelyard.base.fields import required_field
+from modelyard.base.fields import optional_field, required_field
 from modelyard.base.json_types import is_mapping
 from modelyard.gateway.admin.dependencies import CredentialProbe
 from modelyard.gateway.admin.requests import longest_cooldown, model_type, tenant_of
@@ -79,19 +79,29 @@ class Providers:
         Raises NotFoundError, InvokeBadRequestError.
         """
         tenant = tenant_of(request)
-        values = required_field(await request.json(), "values", dict)
+        body = await request.json()
+        values = required_field(body, "values", dict)
+        model = optional_field(body, "model", str) or ""
+        model_type = optional_field(body, "model_type", str) or ""
         # Only the operator's credentials may point into the operator's own network; all
         # others go through the egress guard.
         is_operators = caller_is_operator(self.directory, request.caller, tenant)
         credential_values = OperatorCredentials(values) if is_operators else values
         return json_reply(
             await request.cancel_on_disconnect(
-                self._checked(tenant, request.names["id"], credential_values)
+                self._checked(
+                    tenant, request.names["id"], credential_values, model, model_type
+                )
             )
         )
 
     async def _checked(
-        self, tenant: str, name: str, values: Mapping[str, Any]
+        self,
+        tenant: str,
+        name: str,
+        values: Mapping[str, Any],
+        model: str,
+        model_type: str,
     ) -> CredentialCheck:
         """Validate the credentials and try them with the provider.
 
@@ -101,7 +111,7 @@ class Providers:
         definition = self.models.providers.factory_of(tenant).get_definition(name)
         try:
             accepted = self.models.providers.factory_of(tenant).validate_credentials(
-                definition.name, values
+                definition.name, values, model=model, model_type=model_type
             )
             # Validation returns a plain mapping, so the mark of an operator's
             # credential has to be restored.
@@ -110,12 +120,12 @@ class Providers:
                 if isinstance(values, OperatorCredentials)
                 else accepted
             )
-        except ConfigError as error:
+        except (ConfigError, ValueError) as error:
             raise InvokeBadRequestError(str(error), param="values") from error
         try:
             # The probe lists the provider's models, which costs nothing but needs valid
             # credentials.
-            offered = await self.probe(tenant, name, accepted)
+            offered = await self.probe(tenant, name, accepted, model, model_type)
         except ModelyardError as error:
             return CredentialCheck(works=False, models=[], message=str(error))
         return CredentialCheck(works=True, models=offered, message="")
@@ -164,7 +174,7 @@ def _detail_reply(
     """Build the reply with the details of a provider. Runs outside the event loop,
     because some providers have hundreds of models."""
     detail = ProviderDetail(**_provider_fields(tenant_view, status), help=status.entity.help,
-        forms=status.entity.credential_forms,
+        forms=status.entity.credential_forms, model_forms=status.entity.model_forms,
         offered=[_model(offer) for offer in offered])  # fmt: skip
     return json_reply(detail)
 

@@ -30,7 +30,9 @@ from modelyard.workflow.generators import Generators
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import Services
 
-CredentialProbe = Callable[[str, str, Mapping[str, Any]], Awaitable[list[str]]]
+CredentialProbe = Callable[
+    [str, str, Mapping[str, Any], str, str], Awaitable[list[str]]
+]
 """(tenant, provider, credential form values) → ids of the provider's models. Raises the
 provider's error."""
 

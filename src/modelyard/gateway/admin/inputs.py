@@ -75,7 +75,11 @@ class FormInput(Input, frozen=True, kw_only=True):
     """Credentials to be checked."""
 
     values: dict[str, Any]
-    """The values of the provider's credential form."""
+    """The values of the provider's credential form, or of its form for models."""
+    model: str = ""
+    """The model to try them with; providers without a list of models need it."""
+    model_type: str = ""
+    """The type of that model; `llm` if it is empty."""
 
 
 class PlanInput(Input, frozen=True, kw_only=True):

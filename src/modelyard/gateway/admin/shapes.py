@@ -199,6 +199,8 @@ class ProviderDetail(ProviderView, frozen=True, kw_only=True):
 
     help: ProviderHelpEntity | None
     forms: list[CredentialFormSchema]
+    model_forms: list[CredentialFormSchema]
+    """The fields of a credential for a single model; empty if it has the same."""
     offered: list[CatalogueModel]
 
 

@@ -15,7 +15,7 @@ from modelyard.gateway.http import Reply, Request, json_reply, read_json
 from modelyard.models.types import JSON
 from modelyard.tools.api import Auth
 from modelyard.tools.entities import ToolContext, ToolEntity, schema_of
-from modelyard.tools.manager import ToolManager
+from modelyard.tools.manager import BoundTool, ToolManager, ToolRef
 from modelyard.tools.openapi import Api
 from modelyard.tools.providers import ToolProviders
 
@@ -48,13 +48,23 @@ class ToolsRoute:
         tool = await self.manager.get_by_name(
             request.tenant, required_field(body, "tool", str)
         )
-        arguments = optional_field(body, "arguments", dict) or {}
+        arguments = dict(optional_field(body, "arguments", dict) or {})
         context = ToolContext(
             tenant=request.tenant,
             user=request.caller.user or "",
             app="admin",
             credential=optional_field(body, "credential", str) or "",
         )
+        # A person fills in what the model does not see; unknown names are refused as
+        # the model's are.
+        hidden = {
+            parameter.name
+            for parameter in tool.entity.parameters
+            if parameter.name not in (tool.schema.get("properties") or {})
+        }
+        form_values = {name: arguments.pop(name) for name in hidden & arguments.keys()}
+        if form_values:
+            tool = BoundTool(tool, ToolRef(name=tool.name, settings=form_values))
         # `observe` runs the tool like an agent does, so a failure is part of the
         # result.
         calling = self.manager.observe(

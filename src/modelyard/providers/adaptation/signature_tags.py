@@ -20,6 +20,7 @@ _LETTERS = {
     "gemini": "g",
     "openai_chat": "o",
     "ollama": "l",
+    "plugin": "p",
     "openai_responses": "r",
     "": "u",
 }

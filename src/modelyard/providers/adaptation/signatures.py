@@ -35,6 +35,8 @@ SKIP_SIGNATURE = "skip_thought_signature_validator"
 """Google's documented signature of calls whose own is unknown."""
 _GEMINI = "gemini"
 _CHAT = "openai_chat"
+# Targets whose signatures travel in the ids of the calls that follow them.
+_CALL_SIGNERS = (_GEMINI, "plugin")
 # Providers whose signatures are the vendor's own, and without any other family.
 _VENDORS = ("anthropic", "bedrock", "gemini", "vertex_ai", "openai", "azure_openai")
 # Formats that take only thoughts that they can check or identify.
@@ -115,12 +117,13 @@ def _adapted_call(call: ToolCall, target: Target, *, is_signed: bool) -> list[Bl
 def _own_signature(
     signature: str, target: Target
 ) -> ThinkingPromptMessageContent | None:
-    """Return the signature from a call's id as a part, if Gemini issued it and the
-    target is Gemini."""
+    """Return the signature from a call's id as a part, if the target has issued it."""
     issuer, original = read_tag(signature)
-    if issuer is None or not _is_issuer(issuer, target) or target.format != _GEMINI:
+    if issuer is None or not _is_issuer(issuer, target):
         return None
-    return ThinkingPromptMessageContent(signature=original, origin=_GEMINI)
+    if target.format not in _CALL_SIGNERS:
+        return None
+    return ThinkingPromptMessageContent(signature=original, origin=target.format)
 
 
 def _is_signature(thought: ThinkingPromptMessageContent) -> bool:
@@ -321,8 +324,8 @@ class SignatureRestorer:
         self, thought: ThinkingPromptMessageContent, choice: int
     ) -> Iterator[Block]:
         """Yield a thought with a marked signature, or let the signature wait."""
-        is_google = self._target.format == _GEMINI
-        if is_google and _is_signature(thought):
+        signs_calls = self._target.format in _CALL_SIGNERS
+        if signs_calls and _is_signature(thought):
             yield from self._take_waiting(choice)
             self._waiting[choice] = self._with_tag(thought, choice)
             # The chat format has a field for signatures, so they are no block there.

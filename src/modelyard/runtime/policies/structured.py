@@ -18,6 +18,7 @@ import msgspec
 from modelyard.base.bounded_json import check_value_count
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.schemas import SchemaError, TooMuchWorkError, compile_schema
+from modelyard.models.answer_formats import AnswerModes
 from modelyard.models.entities import ModelFeature
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, fold
 from modelyard.models.messages import (
@@ -48,9 +49,8 @@ class Structured:
     features: Callable[[Invocation], Collection[ModelFeature] | None]
     """Returns the features of the model; None if they are unknown, in which case native
     support is assumed."""
-    has_json_mode: Callable[[Invocation], bool] = lambda _: True
-    """Returns whether the model's server has a mode for answers that are a JSON object.
-    """
+    modes: Callable[[Invocation], AnswerModes] = lambda _: AnswerModes()
+    """Returns what the model's server offers."""
 
     def applies_to(self, invocation: Invocation) -> bool:
         """Return whether the call may ask for an answer of a given form."""
@@ -69,19 +69,23 @@ class Structured:
         if not isinstance(response_format, dict):
             return call_next(invocation)
         if response_format.get("type") == "json_object":
-            if self.has_json_mode(invocation):
+            if self.modes(invocation).json_object:
                 return call_next(invocation)
             return _prompted(invocation, call_next, _Check(_ANY_OBJECT), by_tool=False)
         if response_format.get("type") != "json_schema":
             return call_next(invocation)
         schema = response_format["json_schema"]["schema"]
         check = _Check(schema)
-        features = self.features(invocation)
-        if features is None or ModelFeature.STRUCTURED_OUTPUT in features:
+        modes, features = self.modes(invocation), self.features(invocation)
+        is_native = modes.json_schema
+        if is_native is None:
+            is_native = features is None or ModelFeature.STRUCTURED_OUTPUT in features
+        if is_native:
             return _native(invocation, call_next, check)
         # If the request has its own tools, forcing ours would prevent the model from
         # calling them.
-        by_tool = ModelFeature.TOOL_CALL in features and not request.tools
+        has_tools = ModelFeature.TOOL_CALL in (features or ())
+        by_tool = has_tools and modes.forced_tool and not request.tools
         return _prompted(invocation, call_next, check, by_tool=by_tool)
 
 
