@@ -201,7 +201,12 @@ class Modelyard:
         speed: float = 1.0,
     ) -> bytes:
         """Return a complete audio file."""
-        request = TTSRequest(text=text, voice=voice, format=format, speed=speed)
+        request = TTSRequest(
+            text=text,
+            voice=voice,
+            format=format,
+            speed=speed,
+        )
         return await collect_audio(self.model(model, ModelType.TTS).invoke_tts(request))
 
     async def moderate(

@@ -132,7 +132,10 @@ class RunCallers:
         if caller is None or caller.tenant not in (run.tenant, DEFAULT_TENANT):
             raise WorkflowError("The API key that started this run is no longer valid")
         return msgspec.structs.replace(
-            caller, tenant=run.tenant, user=run.user or caller.user, app=app
+            caller,
+            tenant=run.tenant,
+            user=run.user or caller.user,
+            app=app,
         )
 
 
@@ -169,7 +172,12 @@ class RunServices:
         """Return the document sources of a knowledge pipeline."""
         reader, files = self.knowledge.datasets.reader, self.files(tenant, user)
         return TenantDatasources(
-            self.plugins.plugins, self.plugins.credentials, reader, files, tenant, user
+            self.plugins.plugins,
+            self.plugins.credentials,
+            reader,
+            files,
+            tenant,
+            user,
         )
 
     def services(self, app: App, run: RunRecord | None = None) -> Services:
@@ -292,14 +300,7 @@ def build_workflows(
     calls = PluginCalls(tools.manager, apps, chats, runs)
     # Plugins may call tools and apps of their tenant through their host.
     plugins.services.connect(calls.tool, calls.app)
-    pipelines = Pipelines(
-        apps,
-        runs,
-        knowledge.datasets,
-        run_services.sources,
-        run_services.files,
-        clock_time,
-    )
+    pipelines = _build_pipelines(run_services, apps, runs, clock_time)
     triggers = Triggers(
         apps,
         chats,
@@ -324,6 +325,20 @@ def build_workflows(
         trace_destinations=trace_destinations,
         trace_export=trace_export,
         run_services=run_services,
+    )
+
+
+def _build_pipelines(
+    services: RunServices, apps: Apps, runs: Runs, clock_time: Callable[[], float]
+) -> Pipelines:
+    """Build the service that runs pipelines of documents."""
+    return Pipelines(
+        apps,
+        runs,
+        services.knowledge.datasets,
+        services.sources,
+        services.files,
+        clock_time,
     )
 
 
@@ -382,7 +397,9 @@ def _app_finder(apps: Apps) -> FindApp:
         # A removed app's runs can still finish: the content is read by its digest, only
         # the mapping is lost.
         return await apps.load_version(
-            run.tenant, run.digest, published.stored.mapping if published else None
+            run.tenant,
+            run.digest,
+            published.stored.mapping if published else None,
         )
 
     return find

@@ -73,6 +73,7 @@ def create(
 
     async def work(yard: "Modelyard") -> "AppRecord":
         """Create the app and return it."""
+        # Looked up before the app is created, so that a wrong name leaves nothing.
         datasets = (
             [(await yard.knowledge.datasets.get_by_id_or_name(tenant, dataset)).id]
             if dataset
@@ -206,7 +207,11 @@ def statistics(
         app_record = yard.apps.get_by_id_or_name(tenant, name)
         since, until, offset = _last_days(yard.services.clock.time(), days)
         return await yard.services.workflows.statistics.of_app(
-            tenant, app_record.id, since=since, until=until, offset=offset
+            tenant,
+            app_record.id,
+            since=since,
+            until=until,
+            offset=offset,
         )
 
     by_day, total = run_with_modelyard(ctx, work)
@@ -223,8 +228,11 @@ def statistics(
 
 def _last_days(current_time: float, days: int) -> tuple[float, float, int]:
     """Return (since, until, offset) of the last days in local time."""
+    # The offset of today: after a change to or from summer time, earlier days begin an
+    # hour off.
     offset = (time.localtime(current_time).tm_gmtoff or 0) // 60
     midnight = (current_time + offset * 60) // DAY * DAY - offset * 60
+    # The end is not part of the range; one second more includes the present one.
     return midnight - (days - 1) * DAY, current_time + 1, offset
 
 

@@ -240,7 +240,11 @@ def _mail(settings: Settings) -> Finding:
         remedy = "pip install 'modelyard[mail]'"
     server = f"{settings.mail.host}:{settings.mail.port}, {settings.mail.tls}"
     return Finding(
-        "mail", not problem, problem or server, remedy if problem else "", needed=False
+        "mail",
+        not problem,
+        problem or server,
+        remedy if problem else "",
+        needed=False,
     )
 
 
@@ -362,7 +366,13 @@ async def _sandbox(yard: "Modelyard") -> list[Finding]:
             else "use Linux with Landlock (kernel 5.13 or newer) or namespaces"
         )
         return [
-            Finding(label, ok=False, detail=str(error), remedy=remedy, needed=False)
+            Finding(
+                label,
+                ok=False,
+                detail=str(error),
+                remedy=remedy,
+                needed=False,
+            )
         ]
     return [
         Finding(

@@ -319,15 +319,34 @@ async def _url_pages(
     match url_type:
         case "sitemap":
             return loader.sitemap(
-                url, max_pages=max_pages, memory=memory, report=report
+                url,
+                max_pages=max_pages,
+                memory=memory,
+                report=report,
             )
         case "feed":
-            return loader.feed(url, max_pages=max_pages, memory=memory, report=report)
+            return loader.feed(
+                url,
+                max_pages=max_pages,
+                memory=memory,
+                report=report,
+            )
         case "site":
-            return loader.pages(url, max_pages=max_pages, memory=memory, report=report)
+            return loader.pages(
+                url,
+                max_pages=max_pages,
+                memory=memory,
+                report=report,
+            )
         case _:
             # A single page is a crawl of depth 0.
-            return loader.pages(url, max_pages=1, depth=0, memory=memory, report=report)
+            return loader.pages(
+                url,
+                max_pages=1,
+                depth=0,
+                memory=memory,
+                report=report,
+            )
 
 
 async def _dataset(
@@ -891,7 +910,9 @@ def export(ctx: click.Context, dataset: str, file: Path, tenant: str) -> None:
 
         datasets = yard.knowledge.datasets
         record_counts = await export_dataset(
-            datasets, await datasets.get_by_id_or_name(tenant, dataset), file
+            datasets,
+            await datasets.get_by_id_or_name(tenant, dataset),
+            file,
         )
         click.echo(
             f"{file}: "

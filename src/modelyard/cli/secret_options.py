@@ -34,7 +34,9 @@ class SecretValue(click.ParamType):  # pyright: ignore[reportMissingTypeArgument
         variable = text.removeprefix(_FROM_VARIABLE)
         if not (secret := os.environ.get(variable, "")):
             self.fail(
-                f"environment variable {variable!r} for {name!r} is not set", param, ctx
+                f"environment variable {variable!r} for {name!r} is not set",
+                param,
+                ctx,
             )
         return name, secret
 

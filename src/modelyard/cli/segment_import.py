@@ -29,10 +29,12 @@ async def import_file(
 ) -> int:
     """Add the rows of a file to a document, print the result, and return the exit code.
     Raises NotFoundError and InvokeBadRequestError."""
+    # Imported here, so that other commands start without it.
     from modelyard.knowledge.segment_table import read_segment_table
 
     dataset = await yard.knowledge.datasets.get_by_id_or_name(tenant, dataset_name)
     document = await _document(yard, dataset, document_name)
+    # A file on a network drive may block for long.
     data = await asyncio.to_thread(file.read_bytes)
     rows, errors = read_segment_table(
         data, document.form, encoding=encoding, has_header=has_header
@@ -58,7 +60,7 @@ async def _document(yard: "Modelyard", dataset: "Dataset", name: str) -> "Docume
         listed, _ = await documents.list_page(
             dataset.tenant, dataset.id, keyword=name, limit=1000
         )
-        document = next((found for found in listed if found.name == name), None)
+        document = next((match for match in listed if match.name == name), None)
         if document is None:
             raise
         return document

@@ -335,7 +335,10 @@ def limits() -> None:
     help="Unit that is counted; `concurrency` counts running calls.",
 )
 @click.option(
-    "--amount", type=float, required=True, help="Limit value; -1 means unlimited."
+    "--amount",
+    type=float,
+    required=True,
+    help="Limit value; -1 means unlimited.",
 )
 @click.option(
     "--window",

@@ -250,7 +250,10 @@ class _RunPrinter:
                 self._line("✗", "red", event, event.error)
             case NodeRunRetry():
                 self._line(
-                    "↻", "yellow", event, f"try {event.retry_index}: {event.error}"
+                    "↻",
+                    "yellow",
+                    event,
+                    f"try {event.retry_index}: {event.error}",
                 )
             case NodeRunIterationNext() | NodeRunLoopNext():
                 self._note(f"    {event.title} · round {event.round + 1}")
@@ -800,7 +803,9 @@ def publish(
     async def work(yard: "Modelyard") -> Any:
         """Publish the draft and return the app."""
         return await yard.apps.publish(
-            yard.apps.get_by_id_or_name(tenant, name), name=version, note=note
+            yard.apps.get_by_id_or_name(tenant, name),
+            name=version,
+            note=note,
         )
 
     published_app = run_with_modelyard(ctx, work)

@@ -196,7 +196,11 @@ def _is_header_value(text: str) -> bool:
 
 def _object(**properties: JSON) -> JSON:
     """Return the JSON schema of an object with these properties, all required."""
-    return {"type": "object", "required": list(properties), "properties": properties}
+    return {
+        "type": "object",
+        "required": list(properties),
+        "properties": properties,
+    }
 
 
 # Schemas of the fields that all formats share.
@@ -207,7 +211,10 @@ OPENAI = ErrorShape(
     lambda error, request_id: error_reply(error, "openai", request_id),
     _object(
         error=_object(
-            message=_TEXT, type=_TEXT, param=_TEXT_OR_NONE, code=_TEXT_OR_NONE
+            message=_TEXT,
+            type=_TEXT,
+            param=_TEXT_OR_NONE,
+            code=_TEXT_OR_NONE,
         )
     ),
 )

@@ -134,6 +134,7 @@ class _FormReader:
 
     def on_header_end(self) -> None:
         """Remember the Content-Disposition; other headers of a part do not matter."""
+        # Names of headers do not depend on upper and lower case.
         if self._header.lower() == b"content-disposition":
             self._disposition = self._value
         self._header = self._value = b""
@@ -145,6 +146,8 @@ class _FormReader:
     def on_part_end(self) -> None:
         """Store a completed part as a file or as a field."""
         _, options = parse_options_header(self._disposition)
+        # Browsers write names in the encoding of their page, which may not be UTF-8. A
+        # name with replacement characters does less harm than a refusal.
         name = options.get(b"name", b"").decode("utf-8", "replace")
         filename = options.get(b"filename", b"").decode("utf-8", "replace")
         self.form.file_count += bool(filename)

@@ -103,9 +103,9 @@ def _listed_route(
 ) -> ListedModel:
     """Return a route. Any of its targets may answer, so it takes what the smallest one
     takes. `models` has the known models by their full names."""
-    known = [models.get(target) for target in targets]
-    context_size = _smallest([model and model.context_size for model in known])
-    max_output = _smallest([model and model.max_output for model in known])
+    entities = [models.get(target) for target in targets]
+    context_size = _smallest([model and model.context_size for model in entities])
+    max_output = _smallest([model and model.max_output for model in entities])
     details: JSON = {"targets": targets}
     if context_size:
         details["context_size"] = context_size
@@ -123,8 +123,9 @@ def _listed_route(
 
 def _smallest(sizes: Sequence[int | None]) -> int | None:
     """Return the smallest size; None if one is unknown."""
-    known = [size for size in sizes if size]
-    return min(known) if known and len(known) == len(sizes) else None
+    known_sizes = [size for size in sizes if size]
+    # If one size is unknown, another number would promise more than is certain.
+    return min(known_sizes) if known_sizes and len(known_sizes) == len(sizes) else None
 
 
 def _aliases(manager: ModelManager, caller: Caller) -> Iterator[ListedModel]:
@@ -135,6 +136,7 @@ def _aliases(manager: ModelManager, caller: Caller) -> Iterator[ListedModel]:
         except NotFoundError:
             # The tenant has no default model of this type.
             continue
+        # An alias must not show the name of a model that the caller may not use.
         if not caller.may_call(instance.name):
             continue
         details: JSON = {"model_type": model_type.value, "stands_for": instance.name}
@@ -153,6 +155,7 @@ def format_of(request: Request) -> ListFormat:
         return "anthropic"
     google_headers = (b"x-goog-api-key", b"x-goog-api-client")
     is_google = any(request.header(name) for name in google_headers)
+    # Google's clients may also send their key as a query parameter.
     return "google" if is_google or request.query("key") else "openai"
 
 

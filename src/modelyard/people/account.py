@@ -87,12 +87,14 @@ class AccountTables:
 
 def digest_of(token: str) -> str:
     """Return the digest under which the token of a session or an invitation is stored."""
+    # No salt and no slow hash: a random token cannot be guessed like a password.
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def columns_of(account: Account, password: str) -> tuple[Any, ...]:
     """Return the columns of a new account's row. `password` is the hash, empty for
     none."""
+    # In the order of the columns in the statement that inserts them.
     return (
         account.id,
         account.tenant,
@@ -112,6 +114,7 @@ def account_from(row: Row) -> Account:
         email=row["email"],
         name=row["name"],
         role=Role(row["role"]),
+        # SQLite has no booleans: it returns 0 or 1.
         is_enabled=bool(row["is_enabled"]),
         created_at=row["created_at"],
         seen_at=row["seen_at"],

@@ -74,7 +74,10 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         auth = build_auth(
-            self.definition.auth, self.definition.key_field, self.client, self.guarded
+            self.definition.auth,
+            self.definition.key_field,
+            self.client,
+            self.guarded,
         )
         # The dataclass is frozen, so derived fields are set through `object`.
         object.__setattr__(self, "auth", auth)

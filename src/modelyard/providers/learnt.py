@@ -24,22 +24,55 @@ _MAX_ENTRIES = 1000
 
 OPTIONAL_FIELDS = frozenset(
     {
-        *("dimensions", "encoding_format", "stream_options", "response_format"),
-        *("parallel_tool_calls", "strict", "user", "logit_bias", "logprobs"),
-        *("top_logprobs", "seed", "service_tier", "metadata", "store"),
-        *("reasoning_effort", "reasoning", "verbosity", "frequency_penalty"),
-        *("presence_penalty", "repetition_penalty", "temperature", "top_p", "top_k"),
-        *("min_p", "prediction", "web_search_options", "safety_identifier"),
-        *("prompt_cache_key", "prompt_cache_retention", "include", "truncation"),
-        *("enable_thinking", "chat_template_kwargs", "extra_body", "input_type"),
+        "dimensions",
+        "encoding_format",
+        "stream_options",
+        "response_format",
+        "parallel_tool_calls",
+        "strict",
+        "user",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "seed",
+        "service_tier",
+        "metadata",
+        "store",
+        "reasoning_effort",
+        "reasoning",
+        "verbosity",
+        "frequency_penalty",
+        "presence_penalty",
+        "repetition_penalty",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "prediction",
+        "web_search_options",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "include",
+        "truncation",
+        "enable_thinking",
+        "chat_template_kwargs",
+        "extra_body",
+        "input_type",
     }
 )
 """Fields without which a call still has its meaning. A refused one is left out and
 named; any other refusal is the caller's to know."""
 AUDIO_FIELDS = frozenset(
     {
-        *("speed", "instructions", "stream_format", "temperature", "user"),
-        *("timestamp_granularities", "chunking_strategy", "include"),
+        "speed",
+        "instructions",
+        "stream_format",
+        "temperature",
+        "user",
+        "timestamp_granularities",
+        "chunking_strategy",
+        "include",
     }
 )
 """The same for speech and transcriptions. Their `response_format` is what the caller has
@@ -48,8 +81,12 @@ to read."""
 _STRICT = "strict"
 _REFUSAL_CODES = frozenset(
     {
-        *("unsupported_parameter", "unknown_parameter", "unrecognized_parameter"),
-        *("extra_forbidden", "invalid_parameter", "unexpected_parameter"),
+        "unsupported_parameter",
+        "unknown_parameter",
+        "unrecognized_parameter",
+        "extra_forbidden",
+        "invalid_parameter",
+        "unexpected_parameter",
     }
 )
 # Wordings for a field that a server does not know. A refused value is none of them.
@@ -87,8 +124,8 @@ def refused_field(
     if not is_refusal:
         return None
     # The parameter may be a path, such as `tools[0].function.strict`.
-    words = _WORD.findall(f"{error.param or ''} {reason}")
-    names = (_NAMED_OTHERWISE.get(word, word) for word in words)
+    identifiers = _WORD.findall(f"{error.param or ''} {reason}")
+    names = (_NAMED_OTHERWISE.get(identifier, identifier) for identifier in identifiers)
     return next((name for name in names if name in optional_fields), None)
 
 
@@ -115,6 +152,7 @@ def _remove_strict(body: MutableMapping[str, Any]) -> bool:
         if not is_object(tool):
             continue
         function = tool.get("function")
+        # The Responses API has it in the tool, chat completions in the function.
         for holder in (tool, function if is_object(function) else {}):
             has_removed = holder.pop(_STRICT, None) is not None or has_removed
     return has_removed
@@ -126,6 +164,7 @@ def has_field(body: bytes, name: str) -> bool:
         document: JSON = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return False
+    # The document is a decoded copy, so removing the field changes no request.
     return is_object(document) and _remove_field(document, name)
 
 
@@ -197,4 +236,5 @@ class LearntServers:
 def _make_room(entries: dict[Any, Any]) -> None:
     """Remove the oldest entry if there are too many."""
     if len(entries) >= _MAX_ENTRIES:
+        # Dictionaries keep the order of insertion, so the first key is the oldest.
         del entries[next(iter(entries))]

@@ -594,7 +594,11 @@ class Sandbox:
         is about to use it.
         """
         newest = (
-            max(self._zygotes.values(), key=lambda zygote: zygote.used, default=None)
+            max(
+                self._zygotes.values(),
+                key=lambda zygote: zygote.used,
+                default=None,
+            )
             if but_newest
             else None
         )

@@ -39,7 +39,11 @@ class ScopedStore:
 
     async def get(self, tenant: str, scope: str, name: str) -> bytes | None:
         """Return a value, or None if the name is not stored."""
-        values = {"tenant": tenant, "scope": scope, "name": _valid_name(name)}
+        values = {
+            "tenant": tenant,
+            "scope": scope,
+            "name": _valid_name(name),
+        }
         rows = await self._database.fetch(self._sql["get"], values)
         return bytes(rows[0]["value"]) if rows else None
 

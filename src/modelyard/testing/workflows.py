@@ -81,6 +81,7 @@ class ScriptedModel(LargeLanguageModel):
         text = self._text(request, question)
         fragments = re.findall(r"\s*\S+|\s+", text) or [text]
         for fragment in fragments:
+            # Tests of streaming need time between the chunks; all others must not wait.
             if self.delay:
                 await asyncio.sleep(self.delay)
             yield LLMResultChunk(
@@ -126,6 +127,7 @@ class ScriptedModel(LargeLanguageModel):
 
 def sample_of(schema: Mapping[str, Any]) -> Any:
     """Return a small document that matches a JSON schema."""
+    # First of all: another value of the type might not be in the list.
     if "enum" in schema:
         return schema["enum"][0]
     type_name: Any = schema.get("type")
@@ -220,7 +222,10 @@ class StubHttp:
         for pattern, status, response_headers, content in self.answers:
             if re.search(pattern, url):
                 return FetchedResponse(
-                    status=status, headers=response_headers, body=content, url=url
+                    status=status,
+                    headers=response_headers,
+                    body=content,
+                    url=url,
                 )
         return FetchedResponse(
             status=200,
@@ -264,6 +269,7 @@ class StubDatasets:
         self, segments: Any, data: Any, target: Any = None
     ) -> dict[str, Any]:
         """Record the segments and return how many there were."""
+        # The protocol has these parameters, but a double needs neither.
         del data, target
         self.seen.append(("index", segments))
         return {"indexed": len(segments) if is_array(segments) else 1}
@@ -364,6 +370,7 @@ class MemoryFiles:
 
     async def save(self, name: str, data: bytes, mime_type: str = "") -> File:
         """Store a file and return its reference."""
+        # Counted and not random, so that tests can name the id.
         row = f"file_{len(self.contents):06d}"
         self.contents[row] = data
         suffix = f".{name.rpartition('.')[2]}" if "." in name else ""

@@ -88,6 +88,7 @@ class FunctionTool(Tool):
             else:
                 for output in _messages(result):
                     yield output
+        # Its class says what went wrong, for example with the arguments.
         except ToolError:
             raise
         except ModelyardError as error:

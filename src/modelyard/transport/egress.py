@@ -268,7 +268,11 @@ class GuardedClient(HttpClient):
             # changed since the connection was opened.
             self._rules().check_port(_parsed(url)[0])
             return await super().send(
-                method, url, headers=headers, body=body, timeouts=timeouts
+                method,
+                url,
+                headers=headers,
+                body=body,
+                timeouts=timeouts,
             )
         except EgressRefusedError as error:
             raise AddressRefusedError(str(error)) from error
@@ -639,7 +643,12 @@ async def _read_response(
     # The body is already decompressed, so the header would be wrong.
     if not is_plain(headers.get("content-encoding", "")):
         headers = headers.without("content-encoding")
-    return FetchedResponse(status=response.status, headers=headers, body=body, url=url)
+    return FetchedResponse(
+        status=response.status,
+        headers=headers,
+        body=body,
+        url=url,
+    )
 
 
 async def _unpacked(

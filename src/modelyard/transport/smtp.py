@@ -28,6 +28,7 @@ except ImportError as missing:
         "Mail needs its client: pip install 'modelyard[mail]'"
     ) from missing
 
+# A reply comes from another server, and is stored with the mail.
 _MAX_REPLY_CHARS = 200
 
 
@@ -67,8 +68,10 @@ async def send_mail(server: MailServer, message: EmailMessage) -> None:
     """
     name = f"{server.host}:{server.port}"
     try:
+        # Every command has its own timeout, so a slow server could go on for long.
         async with asyncio.timeout(4 * server.seconds):
             await _send(server, message)
+    # First, since a TimeoutError is an OSError too.
     except TimeoutError as error:
         raise MailError(f"The mail server {name} did not answer in time") from error
     except (SMTPException, OSError, ConfigError) as error:

@@ -123,7 +123,11 @@ class AgentStepStore:
             # Observations come from tools, and must be readable after a resumption.
             outputs = loggable(msgspec.to_builtins(entry))
             self._recorder.record(
-                Step(key=f"{self._path}{entry.key}", node_id=entry.key, outputs=outputs)
+                Step(
+                    key=f"{self._path}{entry.key}",
+                    node_id=entry.key,
+                    outputs=outputs,
+                )
             )
 
 
@@ -431,7 +435,9 @@ class BuiltInStrategy:
         }
         # `_approve` looks the answer up by the same key when the run resumes.
         return await self._publish_form(
-            self._form_key(calls[0]), form_definition, _APPROVAL_TIMEOUT_SECONDS
+            self._form_key(calls[0]),
+            form_definition,
+            _APPROVAL_TIMEOUT_SECONDS,
         )
 
     async def _publish_form(
@@ -448,7 +454,10 @@ class BuiltInStrategy:
         # Without forms no call waits for a person, so this method is not called.
         forms: Any = self.context.services.forms
         form_access = await forms.publish(
-            key, form_definition, self.context.run.now() + seconds, mails
+            key,
+            form_definition,
+            self.context.run.now() + seconds,
+            mails,
         )
         return {
             "TYPE": "human_input_required",

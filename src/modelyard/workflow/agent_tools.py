@@ -90,6 +90,7 @@ def resolve_tool_inputs(tools: Any, resolve: Callable[[Any], Any]) -> Any:
 def tool_input_parameters(tools: Any) -> Iterator[Any]:
     """Yield the parameters of a tool list that `resolve_tool_inputs` resolves."""
     inputs: list[Any] = []
+    # The same walk as for resolving, so that no parameter is forgotten in either.
     resolve_tool_inputs(tools, inputs.append)
     yield from inputs
 
@@ -153,6 +154,8 @@ def _parse_definition(definition: Mapping[str, Any]) -> Iterator[ToolRef]:
         definition.get("provider_type") or definition.get("type") or "builtin"
     )
     provider = str(
+        # Files of different versions name the provider differently. The id comes first,
+        # since it is exact.
         definition.get("provider_id")
         or definition.get("provider_name")
         or definition.get("provider")

@@ -21,6 +21,7 @@ from modelyard.storage.scoped_store import ScopedStore
 Embed = Callable[[str, str, Sequence[str]], Awaitable[list[Sequence[float]]]]
 """Embeds texts: (tenant, model, texts) to one vector per text."""
 _BATCH = 32
+# Each question is compared with all annotations of an app, in this process.
 _MAX_ANNOTATIONS = 10_000
 _MAX_JOBS = 100
 """How many results of jobs are kept for each app, for clients that poll."""
@@ -125,7 +126,12 @@ class Annotations:
     ) -> list[Annotation]:
         """Return one page of annotations. `keyword` filters them; empty for all."""
         rows = await self._rows(
-            "list", tenant=tenant, app=app, like=_like(keyword), most=limit, skip=skip
+            "list",
+            tenant=tenant,
+            app=app,
+            like=_like(keyword),
+            most=limit,
+            skip=skip,
         )
         return [
             Annotation(
@@ -140,7 +146,12 @@ class Annotations:
 
     async def count(self, tenant: str, app: str, keyword: str = "") -> int:
         """Return the number of annotations that match the keyword."""
-        rows = await self._rows("count", tenant=tenant, app=app, like=_like(keyword))
+        rows = await self._rows(
+            "count",
+            tenant=tenant,
+            app=app,
+            like=_like(keyword),
+        )
         return int(rows[0]["count"])
 
     async def update(
@@ -196,7 +207,10 @@ class Annotations:
     ) -> None:
         """Store an app's annotation settings."""
         await self._store.put(
-            tenant, f"app/{app}", "annotation_reply", msgspec.json.encode(settings)
+            tenant,
+            f"app/{app}",
+            "annotation_reply",
+            msgspec.json.encode(settings),
         )
 
     async def record_job(self, tenant: str, app: str, problem: str) -> str:

@@ -57,7 +57,9 @@ class AppDocuments(Repository):
                 if keys.is_current(body.removeprefix(_SEALED)):
                     continue
                 sealed = self._sealed(
-                    tenant, digest, self._opened(tenant, digest, body)
+                    tenant,
+                    digest,
+                    self._opened(tenant, digest, body),
                 )
                 await self._execute("reseal_document", sealed, tenant, digest)
                 count += 1
@@ -66,13 +68,19 @@ class AppDocuments(Repository):
     def _sealed(self, tenant: str, digest: str, text: str) -> str:
         """Return a file encrypted."""
         return _SEALED + self._ring().encrypt(
-            text, tenant=tenant, kind=_SECRET_TYPE, row=digest
+            text,
+            tenant=tenant,
+            kind=_SECRET_TYPE,
+            row=digest,
         )
 
     def _opened(self, tenant: str, digest: str, body: str) -> str:
         """Return a file decrypted. Raises SecretError."""
         return self._ring().decrypt(
-            body.removeprefix(_SEALED), tenant=tenant, kind=_SECRET_TYPE, row=digest
+            body.removeprefix(_SEALED),
+            tenant=tenant,
+            kind=_SECRET_TYPE,
+            row=digest,
         )
 
     def _ring(self) -> KeyRing:

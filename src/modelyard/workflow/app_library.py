@@ -17,6 +17,7 @@ from modelyard.workflow.app_appearance import AppearanceChange, checked_change
 from modelyard.workflow.apps import AppRecord, Apps
 from modelyard.workflow.dsl import App, AppMapping, loads
 
+# Tags are listed without pages, so their number is limited.
 _MAX_TAGS = 500
 _MAX_TAGS_PER_APP = 50
 _MAX_TAG_LENGTH = 50
@@ -65,6 +66,7 @@ class AppLibrary:
     def _name_of_copy(self, app_record: AppRecord) -> str:
         """Return a name for a copy that no app has yet."""
         taken = {other.name for other in self._apps.list_all(app_record.tenant)}
+        # A name has at most 200 characters, with the words and the number that follow.
         return _free_name(f"{app_record.name[:180]} copy", taken)
 
     async def add_new(
@@ -85,13 +87,18 @@ class AppLibrary:
         if name in taken:
             raise InvokeBadRequestError(f"App {name!r} already exists", param="name")
         if name:
+            # The rules for a new name of an existing app hold here too.
             checked_change(AppearanceChange(name=name))
         else:
             # Parsed here for its name alone; `add` reads the file with its mapping.
             parsed = await run_in_thread(loads, text)
             name = _free_name(parsed.name, taken)
         created, app, _ = await self._apps.add(
-            tenant, text, mapping=mapping, name=name, publishes=publishes
+            tenant,
+            text,
+            mapping=mapping,
+            name=name,
+            publishes=publishes,
         )
         return created, app
 
@@ -124,7 +131,11 @@ class AppLibrary:
         )
         rows = self._directory.of(tenant, AppTag)
         tags = [
-            Tag(id=resource.id, name=resource.name, apps=counts[resource.id])
+            Tag(
+                id=resource.id,
+                name=resource.name,
+                apps=counts[resource.id],
+            )
             for resource, _ in rows
         ]
         return sorted(tags, key=lambda tag: tag.name)
@@ -175,7 +186,7 @@ class AppLibrary:
         row = await self._resources.get(tenant, AppTag.kind, tag_id)
         await self._resources.change(row, name=_checked_tag_name(name), body=row.body)
         await self._directory.refresh()
-        return next(found for found in self.tags(tenant) if found.id == tag_id)
+        return next(renamed for renamed in self.tags(tenant) if renamed.id == tag_id)
 
     async def remove_tag(self, tenant: str, tag: str) -> str:
         """Remove a tag from the tenant and from its apps. Returns its id. Raises
@@ -234,6 +245,7 @@ def _free_name(name: str, taken: set[str]) -> str:
 def _checked_tag_name(name: str) -> str:
     """Return a tag's name without surrounding space. Raises InvokeBadRequestError."""
     name = name.strip()
+    # Names are printed on terminals, on which control characters would act.
     if not 1 <= len(name) <= _MAX_TAG_LENGTH or not name.isprintable():
         raise InvokeBadRequestError(
             f"'name' must be 1 to {_MAX_TAG_LENGTH} printable characters", param="name"

@@ -34,6 +34,7 @@ def with_secret_values(app: App, values: Mapping[str, str]) -> tuple[App, str]:
 
 async def store_file(documents: AppDocuments, tenant: str, app: App, text: str) -> str:
     """Store the file of an app and return its digest. A file with secrets is encrypted."""
+    # 128 bits are enough: a tenant's files can only collide with each other.
     digest = hashlib.sha256(text.encode()).hexdigest()[:32]
     await documents.save(tenant, digest, text, has_secrets=app.has_secrets)
     return digest

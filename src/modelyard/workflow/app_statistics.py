@@ -15,7 +15,9 @@ from modelyard.base.errors import InvokeBadRequestError
 from modelyard.storage.database import Database, Row
 
 DAY = 86_400
+# Every request reads all rows of its range, so the range has a limit.
 MAX_DAYS = 366
+# No time zone is further from UTC than UTC+14, that of the Line Islands.
 MAX_OFFSET_MINUTES = 14 * 60
 """The largest offset of a time zone from UTC."""
 _NANO = Decimal(1_000_000_000)
@@ -198,6 +200,7 @@ def _ratio(row: Row | None, dividend: str, divisor: str) -> float | None:
 
 def _costs(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     """Yield the currencies with their amounts, those without any left out."""
+    # Databases return groups in any order, and the same figures must look the same.
     for row in sorted(rows, key=lambda row: row["currency"]):
         # Local models and calls without a price have rows too.
         if amount := int(row["nanos"]):

@@ -93,6 +93,7 @@ def _fill_in(data: dict[str, Any], model: str, datasets: Sequence[str]) -> None:
         # A name without a provider is a route or an alias of this server.
         provider, slash, name = model.partition("/")
         chosen = {"provider": provider, "name": name} if slash else {"name": model}
+        # The template's own parameters stay, such as its temperature.
         data["model"] = {**data["model"], **chosen}
     if datasets and data.get("dataset_ids") == [_PLACEHOLDER_DATASET]:
         data["dataset_ids"] = list(datasets)

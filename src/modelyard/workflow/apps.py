@@ -55,7 +55,9 @@ from modelyard.workflow.trigger_nodes import (
     webhooks_of,
 )
 
+# A parsed app is large, so only those in use are kept in memory.
 _MAX_CACHED_APPS = 128
+# All versions are in one row, which is read and written as a unit.
 _MAX_VERSIONS = 200
 
 
@@ -134,6 +136,7 @@ class Apps:
             app, text = await self._with_previous_secrets(existing_app, app, text)
         if secrets:
             app, text = await cpu_work.run_in_thread(with_secret_values, app, secrets)
+        # A draft may have such schedules: only a published version is started by them.
         if publishes and (problems := schedule_problems(app)):
             raise DslError(
                 [Problem(message=_unpublishable(problems), file=app.file or file)]
@@ -263,7 +266,10 @@ class Apps:
     ) -> StoredApp:
         """Return the record with its draft published as a new version."""
         version = AppVersion(
-            digest=stored_app.draft, at=self._clock(), name=name[:100], note=note[:1000]
+            digest=stored_app.draft,
+            at=self._clock(),
+            name=name[:100],
+            note=note[:1000],
         )
         # A version that is published again moves to the end; the oldest ones are
         # dropped.
@@ -317,10 +323,14 @@ class Apps:
             else restored_version.digest
         )
         app = await self.load_version(
-            app_record.tenant, restored_version.digest, app_record.stored.mapping
+            app_record.tenant,
+            restored_version.digest,
+            app_record.stored.mapping,
         )
         webhooks = webhooks_of(
-            app, app_record.stored.triggers, app_record.stored.webhooks
+            app,
+            app_record.stored.triggers,
+            app_record.stored.webhooks,
         )
         return await self.save(
             app_record,
@@ -461,7 +471,10 @@ class Apps:
         if text is None:
             raise NotFoundError("The app's file was deleted", code="app_not_found")
         app = await cpu_work.run_in_thread(
-            loads, text, name="", mapping=msgspec.convert(mapping_values, AppMapping)
+            loads,
+            text,
+            name="",
+            mapping=msgspec.convert(mapping_values, AppMapping),
         )
         self._parsed[key] = app
         if len(self._parsed) > _MAX_CACHED_APPS:
@@ -475,7 +488,9 @@ class Apps:
                 f"App {app_record.name!r} is a draft and was never published"
             )
         return await self.load_version(
-            app_record.tenant, app_record.stored.digest, app_record.stored.mapping
+            app_record.tenant,
+            app_record.stored.digest,
+            app_record.stored.mapping,
         )
 
     async def export(
@@ -531,7 +546,11 @@ class Apps:
         )
         body = msgspec.json.encode(app_key).decode()
         await self._resources.add(
-            app_record.tenant, AppKey.kind, new_id("appkey"), lambda _: body, id=row
+            app_record.tenant,
+            AppKey.kind,
+            new_id("appkey"),
+            lambda _: body,
+            id=row,
         )
         await self._directory.refresh()
         return row, key

@@ -136,7 +136,11 @@ class Chats:
         if self._features is None:
             return None
         return await self._features.apply_before_run(
-            app_record, app, query=query, inputs=inputs, user=user
+            app_record,
+            app,
+            query=query,
+            inputs=inputs,
+            user=user,
         )
 
     async def _start_run(
@@ -170,9 +174,16 @@ class Chats:
         await self._conversations.add_message(message)
         try:
             return await self._start_run(app, record, admission)
+        # Whatever the error is: a message without an end would look like one that is
+        # still being answered.
         except Exception as error:
             await self._conversations.set_answer(
-                record.tenant, message.id, "", {}, status="error", error=str(error)
+                record.tenant,
+                message.id,
+                "",
+                {},
+                status="error",
+                error=str(error),
             )
             raise
 
@@ -245,6 +256,7 @@ class Chats:
             created_from=created_from,
             depth=depth,
         )
+        # Messages are listed newest first.
         parent = previous_messages[0].id if previous_messages else _NO_PARENT_ID
         message = _running_message(record, query, inputs, attached, parent)
         run = await self._record_message(app, record, admission, message)
@@ -413,7 +425,10 @@ class Chats:
         variables: dict[str, dict[str, Any]] = {}
         try:
             conversation = await self._conversations.find(
-                run.tenant, run.app, run.user, run.conversation
+                run.tenant,
+                run.app,
+                run.user,
+                run.conversation,
             )
             variables = dict(conversation.variables)
         except NotFoundError:

@@ -115,7 +115,13 @@ class Conversations:
 
     async def find(self, tenant: str, app: str, user: str, id: str) -> Conversation:
         """Return a user's conversation. Raises NotFoundError."""
-        rows = await self._rows("one", tenant=tenant, app=app, user=user, id=id)
+        rows = await self._rows(
+            "one",
+            tenant=tenant,
+            app=app,
+            user=user,
+            id=id,
+        )
         if not rows:
             # The wording is Dify's: clients compare it.
             raise NotFoundError("Conversation Not Exists.", code="not_found")
@@ -123,12 +129,22 @@ class Conversations:
 
     async def newest(self, tenant: str, app: str, user: str) -> list[Conversation]:
         """Return a user's conversations with an app, newest first."""
-        rows = await self._rows("newest", tenant=tenant, app=app, user=user)
+        rows = await self._rows(
+            "newest",
+            tenant=tenant,
+            app=app,
+            user=user,
+        )
         return [_read_record(row, Conversation) for row in rows]
 
     async def of_app(self, tenant: str, app: str, *, limit: int) -> list[Conversation]:
         """Return the conversations of all users of an app, newest first."""
-        rows = await self._rows("of_app", tenant=tenant, app=app, most=limit)
+        rows = await self._rows(
+            "of_app",
+            tenant=tenant,
+            app=app,
+            most=limit,
+        )
         return [_read_record(row, Conversation) for row in rows]
 
     async def rename(self, conversation: Conversation, name: str) -> Conversation:
@@ -212,7 +228,12 @@ class Conversations:
 
     async def get_message(self, tenant: str, app: str, id: str) -> Message:
         """Return a message. Raises NotFoundError."""
-        rows = await self._rows("message", tenant=tenant, app=app, id=id)
+        rows = await self._rows(
+            "message",
+            tenant=tenant,
+            app=app,
+            id=id,
+        )
         if not rows:
             raise NotFoundError("Message Not Exists.", code="not_found")
         return _read_record(rows[0], Message)
@@ -232,7 +253,13 @@ class Conversations:
         self, tenant: str, app: str, *, limit: int, skip: int
     ) -> list[Message]:
         """Return one page of an app's rated messages."""
-        rows = await self._rows("rated", tenant=tenant, app=app, most=limit, skip=skip)
+        rows = await self._rows(
+            "rated",
+            tenant=tenant,
+            app=app,
+            most=limit,
+            skip=skip,
+        )
         return [_read_record(row, Message) for row in rows]
 
     def memory(self, run: RunRecord) -> "ConversationMemory":
@@ -289,7 +316,10 @@ class ConversationMemory:
     async def save_recap(self, recap: ConversationSummary) -> None:
         """Store a summary of older turns."""
         await self._conversations.scoped_store.put(
-            self._run.tenant, self._scope, _RECAP_KEY, msgspec.json.encode(recap)
+            self._run.tenant,
+            self._scope,
+            _RECAP_KEY,
+            msgspec.json.encode(recap),
         )
 
     @property

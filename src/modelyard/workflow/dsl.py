@@ -53,7 +53,9 @@ _VERSION_WITHOUT_AGENTS = "0.6.0"
 MAX_BYTES = 10 * 1024 * 1024
 _ARCHIVE_MARK = b"PK\x03\x04"
 MAX_NODES = 5_000
+# Values are built recursively, so a deeper file could exhaust the stack.
 _MAX_DEPTH = 120
+# Aliases repeat values, so the size of a file does not limit their number.
 _MAX_VALUES = 2_000_000
 _MAX_EVENTS = 200_000
 """Maximum number of parser events: one per value, and the end of each list and object.
@@ -219,7 +221,7 @@ class App:
         """Return the warnings for a server. `mail_problem` says why it cannot send mail;
         empty if it can."""
         if not mail_problem:
-            return [each for each in self.warnings if not each.is_without_mail]
+            return [warning for warning in self.warnings if not warning.is_without_mail]
         return [
             replace(warning, message=f"{warning.message}. {mail_problem}")
             if warning.is_without_mail
@@ -880,7 +882,9 @@ class _AppParser:
             # Two nodes with one id would share their variables.
             if node.id in built_nodes:
                 self._add_problem(
-                    f"Duplicate node id {node.id!r}", (*path, index, "id"), node.title
+                    f"Duplicate node id {node.id!r}",
+                    (*path, index, "id"),
+                    node.title,
                 )
                 continue
             built_nodes[node.id] = (node, raw_node)
@@ -962,7 +966,10 @@ class _AppParser:
             self._add_warning(message, (*path, "data"), node.title)
         for message in node.mail_warnings():
             self._add_warning(
-                message, (*path, "data"), node.title, is_without_mail=True
+                message,
+                (*path, "data"),
+                node.title,
+                is_without_mail=True,
             )
         known = {field.encode_name for field in msgspec.structs.fields(node.data)}
         unknown = [
@@ -1194,7 +1201,10 @@ def _graph_of(container: str, root: str, levels: Mapping[str, Level]) -> Graph:
                 )
             children[name] = node.graph = _graph_of(name, levels[name].root, levels)
     return Graph(
-        root=root, nodes=level.nodes, edges=tuple(level.edges), children=children
+        root=root,
+        nodes=level.nodes,
+        edges=tuple(level.edges),
+        children=children,
     )
 
 
@@ -1379,7 +1389,9 @@ def _requirements_of(node: Node) -> Iterable[Requirement]:
         yield Requirement(kind="dataset", name=dataset, node=node.title)
     if node.type == "tool":
         yield Requirement(
-            kind="tool", name=f"{data.provider}/{data.tool_name}", node=node.title
+            kind="tool",
+            name=f"{data.provider}/{data.tool_name}",
+            node=node.title,
         )
     if isinstance(data, AgentJobData):
         if data.package is not None:
@@ -1452,7 +1464,12 @@ def dump(app: App, *, with_secrets: bool = False) -> str:
             for variable in workflow.get("environment_variables") or ()
         ]
         document["workflow"] = {**workflow, "environment_variables": variables}
-    return yaml.dump(document, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
+    return yaml.dump(
+        document,
+        Dumper=_Dumper,
+        allow_unicode=True,
+        sort_keys=False,
+    )
 
 
 def dump_with_environment(app: App, values: Mapping[str, Any]) -> str:
@@ -1469,7 +1486,12 @@ def dump_with_environment(app: App, values: Mapping[str, Any]) -> str:
         **app.document,
         "workflow": {**workflow, "environment_variables": variables},
     }
-    return yaml.dump(document, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
+    return yaml.dump(
+        document,
+        Dumper=_Dumper,
+        allow_unicode=True,
+        sort_keys=False,
+    )
 
 
 def _written_version(app: App) -> str:

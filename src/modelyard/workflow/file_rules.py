@@ -57,6 +57,7 @@ class FileRules(msgspec.Struct, frozen=True, kw_only=True):
 
     def _accepts_type(self, file: File, real_type: str) -> bool:
         """Return whether a file has one of the types or extensions."""
+        # Files of no known type are `custom` as well: only their extensions decide.
         if real_type != "custom" and real_type in self.types:
             return True
         if "custom" in self.types or not self.types:
@@ -84,9 +85,9 @@ def rules_of_field(field: FormField) -> FileRules:
     """Return the restrictions of a form field. The number of files in a list is checked
     with the other limits of the form."""
     return FileRules(
-        types=_words(field.allowed_file_types),
+        types=_texts(field.allowed_file_types),
         extensions=_extensions(field.allowed_file_extensions),
-        methods=_words(field.allowed_file_upload_methods),
+        methods=_texts(field.allowed_file_upload_methods),
     )
 
 
@@ -95,9 +96,9 @@ def rules_of_input(form_input: Mapping[str, Any]) -> FileRules:
     number here; 0 means any number."""
     is_list = form_input.get("type") == "file-list"
     return FileRules(
-        types=_words(form_input.get("allowed_file_types")),
+        types=_texts(form_input.get("allowed_file_types")),
         extensions=_extensions(form_input.get("allowed_file_extensions")),
-        methods=_words(form_input.get("allowed_file_upload_methods")),
+        methods=_texts(form_input.get("allowed_file_upload_methods")),
         max_files=_count(form_input.get("number_limits")) if is_list else 0,
     )
 
@@ -110,6 +111,7 @@ def rules_of_features(features: Mapping[str, Any]) -> FileRules:
         return ANY_FILE
     image = upload.get("image")
     image = image if is_mapping(image) else EMPTY_OBJECT
+    # A section that was switched off keeps its values in the file.
     has_images = bool(image.get("enabled"))
     if not upload.get("enabled"):
         # The old form: images only.
@@ -117,14 +119,14 @@ def rules_of_features(features: Mapping[str, Any]) -> FileRules:
             return ANY_FILE
         return FileRules(
             types=frozenset({"image"}),
-            methods=_words(image.get("transfer_methods")),
+            methods=_texts(image.get("transfer_methods")),
             max_files=_count(image.get("number_limits")),
         )
     return FileRules(
-        types=_words(upload.get("allowed_file_types")),
+        types=_texts(upload.get("allowed_file_types")),
         extensions=_extensions(upload.get("allowed_file_extensions")),
-        methods=_words(upload.get("allowed_file_upload_methods")),
-        image_methods=_words(image.get("transfer_methods"))
+        methods=_texts(upload.get("allowed_file_upload_methods")),
+        image_methods=_texts(image.get("transfer_methods"))
         if has_images
         else frozenset(),
         max_files=_count(upload.get("number_limits")),
@@ -132,14 +134,16 @@ def rules_of_features(features: Mapping[str, Any]) -> FileRules:
     )
 
 
-def _words(value: Any) -> frozenset[str]:
+def _texts(value: Any) -> frozenset[str]:
     """Return the texts of a list; empty for another value."""
-    return frozenset(str(word) for word in value) if is_array(value) else frozenset()
+    return frozenset(str(text) for text in value) if is_array(value) else frozenset()
 
 
 def _extensions(value: Any) -> frozenset[str]:
     """Return extensions in lower case with a dot; files state them in both ways."""
-    return frozenset(f".{word.lower().strip().lstrip('.')}" for word in _words(value))
+    return frozenset(
+        f".{extension.lower().strip().lstrip('.')}" for extension in _texts(value)
+    )
 
 
 def _count(value: Any) -> int:
@@ -148,6 +152,6 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
-def _listed(words: Iterable[str]) -> str:
-    """Return words in a stable order."""
-    return ", ".join(sorted(words))
+def _listed(names: Iterable[str]) -> str:
+    """Return names in a stable order, for a message."""
+    return ", ".join(sorted(names))

@@ -90,13 +90,21 @@ class FormMails(Repository):
         due_mails = await self._rows("due", now=now)
         claimed: list[Row] = []
         for mail in due_mails:
+            # The statement checks again that the mail is due: another process may have
+            # claimed it since it was read.
             claimed += await self._execute(
-                "claim", claimed_until, mail["run"], mail["key"], mail["recipient"], now
+                "claim",
+                claimed_until,
+                mail["run"],
+                mail["key"],
+                mail["recipient"],
+                now,
             )
         return [_due_mail(row) for row in claimed]
 
     async def is_needed(self, mail: DueMail, now: float) -> bool:
         """Return whether the form of a mail still waits for an answer."""
+        # The form may have been answered while its mail waited for an attempt.
         rows = await self._rows("form", run=mail.run, key=mail.key)
         return any(
             not row["answer"]

@@ -36,16 +36,24 @@ T = TypeVar("T")
 LANGUAGES = ("python3", "javascript")
 
 _MAX_INSTRUCTION = 20_000
+# An answer is searched by expressions and parsed, so its length is limited.
 _MAX_ANSWER = 100_000
 _ATTEMPTS = 2
+# A low temperature: programs and schemas are to be right rather than original.
 _PARAMETERS = {"temperature": 0.2, "max_tokens": 4096}
 _FENCE = re.compile(r"```([A-Za-z0-9_+-]{0,20})[ \t]*\r?\n(.*?)```", re.DOTALL)
 _BRACES = re.compile(r"\{\{([^{}]{0,200})\}\}")
 _VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,29}")
 _TYPES = (
-    "string", "number", "boolean", "object",
-    "array[string]", "array[number]", "array[boolean]", "array[object]",
-)  # fmt: skip
+    "string",
+    "number",
+    "boolean",
+    "object",
+    "array[string]",
+    "array[number]",
+    "array[boolean]",
+    "array[object]",
+)
 
 
 class GenerationError(ModelyardError):
@@ -193,13 +201,18 @@ class Generators:
         declaration, code = _code_blocks(text)
         inputs = _variables(declaration, "inputs")
         outputs = _variables(declaration, "outputs")
+        # Later nodes could read nothing from a program without outputs.
         if not outputs:
             raise _InvalidAnswer("'outputs' is empty; a program needs one output")
         try:
             result = await self._run_code(
-                language, CHECKERS[language], {"source": code}, tenant=tenant
+                language,
+                CHECKERS[language],
+                {"source": code},
+                tenant=tenant,
             )
         except SandboxUnavailableError:
+            # Not the fault of the answer, so a second attempt would not help.
             raise
         # Parsers may be crashed by what they read, or take too long.
         except SandboxError as error:
@@ -207,7 +220,10 @@ class Generators:
         check = msgspec.convert(result, CodeCheck, strict=False)
         _compare(check, {variable.name for variable in inputs}, outputs)
         return GeneratedCode(
-            language=language, code=code, inputs=inputs, outputs=outputs
+            language=language,
+            code=code,
+            inputs=inputs,
+            outputs=outputs,
         )
 
 
@@ -320,6 +336,7 @@ def _compare(check: CodeCheck, inputs: set[str], outputs: list[CodeVariable]) ->
     is declared."""
     if check.problem:
         raise _InvalidAnswer(f"The program has an error: {check.problem}")
+    # None means that the text does not tell, for example with `**inputs`.
     if check.parameters is not None and set(check.parameters) != inputs:
         raise _InvalidAnswer(
             f"'main' takes {_listed(check.parameters)}, but 'inputs' declares"

@@ -208,7 +208,11 @@ class DatabaseJournal(Repository):
         # The state is part of the condition: only one process can resume a paused run.
         return bool(
             await self._execute(
-                "own", self.owner, lease_until, run.id, Status.PAUSED.value
+                "own",
+                self.owner,
+                lease_until,
+                run.id,
+                Status.PAUSED.value,
             )
         )
 

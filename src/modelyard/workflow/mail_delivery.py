@@ -83,6 +83,8 @@ class MailDelivery:
         for mail in mails:
             for address in await self._recipients(run, mail):
                 new_mail = _new_mail(mail, address, problem)
+                # Several groups of a form may name the same person; the first mail
+                # counts.
                 by_recipient.setdefault(new_mail.recipient, new_mail)
         return list(by_recipient.values())
 
@@ -147,6 +149,7 @@ class MailDelivery:
         logger.warning("mail of a form not sent", extra={"fields": fields})
         # Doubled each time, so that a server that is down is not asked too often.
         pause = min(
+            # The exponent is limited: a large one would raise OverflowError.
             _FIRST_PAUSE_SECONDS * 2.0 ** min(mail.attempts - 1, 16),
             _LONGEST_PAUSE_SECONDS,
         )

@@ -42,6 +42,7 @@ class RunForms(Repository):
     ) -> Row:
         """Store a step's form with its mails and return its row. An existing form is
         not replaced."""
+        # Encoded before the transaction, which holds locks while it runs.
         values = (
             run.id,
             key,
@@ -64,8 +65,13 @@ class RunForms(Repository):
     async def fill(self, token: str, answer: dict[str, Any]) -> tuple[str, str] | None:
         """Store the submitted values. Returns (tenant, run), or None if the form was
         already submitted or has expired."""
+        # One statement with its conditions: of two people who submit at the same time,
+        # only one gets a row.
         rows = await self._execute(
-            "fill", msgspec.json.encode(answer).decode(), token, self._now()
+            "fill",
+            msgspec.json.encode(answer).decode(),
+            token,
+            self._now(),
         )
         return (rows[0]["tenant"], rows[0]["run"]) if rows else None
 

@@ -219,7 +219,9 @@ class TenantFiles:
         # Stored files are read directly, without a request to this server.
         if file.transfer_method != "remote_url" and file.related_id:
             _, data = await asyncio.to_thread(
-                self._store.get, self._tenant, file.related_id
+                self._store.get,
+                self._tenant,
+                file.related_id,
             )
             return data
         # A file without a URL was never stored here.
@@ -244,7 +246,12 @@ class TenantFiles:
         add = self._store.add
         # The store does blocking I/O, so it runs in a thread.
         stored_file = await asyncio.to_thread(
-            add, self._tenant, name, data, mime_type, owner=self._user
+            add,
+            self._tenant,
+            name,
+            data,
+            mime_type,
+            owner=self._user,
         )
         return self._file(stored_file, "tool_file")
 
@@ -323,7 +330,10 @@ class TenantFiles:
     async def _head(self, file: File) -> bytes:
         """Return the first bytes of a stored file."""
         return await asyncio.to_thread(
-            self._store.head, self._tenant, file.related_id, HEAD_BYTES
+            self._store.head,
+            self._tenant,
+            file.related_id,
+            HEAD_BYTES,
         )
 
     async def _remote_file(
@@ -363,7 +373,9 @@ class TenantFiles:
         )
         try:
             stored_file = await asyncio.to_thread(
-                self._store.metadata, self._tenant, stored_id(name)
+                self._store.metadata,
+                self._tenant,
+                stored_id(name),
             )
         except NotFoundError as error:
             raise not_found from error
@@ -495,7 +507,10 @@ class TenantDatasets:
         parts = _chunks(segments, doc_form)
         if target is None:
             dataset = await pipeline_dataset(
-                self._datasets, self._tenant, self._app, data
+                self._datasets,
+                self._tenant,
+                self._app,
+                data,
             )
             document = await self._add_once(dataset, parts, doc_form)
         else:

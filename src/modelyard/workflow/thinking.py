@@ -2,6 +2,8 @@
 
 import re
 
+# Attributes and spaces are bounded, so that a search stays linear in a text with many
+# unfinished tags.
 _OPEN = re.compile(r"<think(?:\s[^<>]{0,400})?>", re.IGNORECASE)
 _CLOSE = re.compile(r"</think\s{0,40}>", re.IGNORECASE)
 # These match a tag that is cut off at the end of the text received so far.
@@ -11,6 +13,7 @@ _MAY_OPEN = re.compile(
 _MAY_CLOSE = re.compile(
     r"<(?:/(?:t(?:h(?:i(?:n(?:k\s{0,40})?)?)?)?)?)?$", re.IGNORECASE
 )
+# Where reasoning was taken out, the blank lines before and after it remain.
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
@@ -58,6 +61,7 @@ class ThinkFilter:
     def finish(self) -> tuple[str, str]:
         """Return the text that was held back. Reasoning without a closing tag counts as
         reasoning."""
+        # What looked like the start of a tag was text: no more can follow.
         buffered, self._buffer = self._buffer, ""
         return (buffered, "") if self._is_inside else ("", buffered)
 

@@ -68,6 +68,8 @@ class ToolMessageCollector:
             case "file":
                 if (file := meta.get("file")) is not None:
                     self._files.append(from_object(file) if is_mapping(file) else file)
+            # A type of a newer protocol must not fail the node; the other messages
+            # still count.
             case _:
                 pass
 
@@ -81,6 +83,7 @@ class ToolMessageCollector:
                 transfer_method="remote_url",
                 remote_url=url,
                 mime_type=mime_type,
+                # Without the query, which often holds a signature and is no name.
                 filename=url.partition("?")[0].rpartition("/")[2],
             )
         )
@@ -113,6 +116,7 @@ class ToolMessageCollector:
         """Set an output variable, or append to one that is streamed."""
         name, value = str(message.get("variable_name")), message.get("variable_value")
         if message.get("stream"):
+            # A stream is text: other values are appended as their text.
             self._variables[name] = str(self._variables.get(name, "")) + str(value)
             self._context.stream(name, str(value), False)
         else:
@@ -150,4 +154,5 @@ def _bytes(value: Any) -> bytes:
     try:
         return base64.b64decode(str(value or ""))
     except ValueError:
+        # One damaged file must not lose the other outputs of the tool.
         return b""

@@ -51,24 +51,22 @@ class TraceDestinations:
             if destination.app == app
         )
 
-    async def save(
-        self, tenant: str, app: str, name: str, given: NewDestination
-    ) -> None:
+    async def save(self, tenant: str, app: str, name: str, new: NewDestination) -> None:
         """Add or replace a destination of an app.
 
         Raises InvokeBadRequestError for an unknown service, an invalid address or wrong
         credentials.
         """
         # Checked before anything is stored, so that a wrong key is noticed now.
-        service = service_of(given.service)
-        headers = headers_for(service, given.credentials, given.project)
+        service = service_of(new.service)
+        headers = headers_for(service, new.credentials, new.project)
         destination = TraceDestination(
             app=app,
-            service=given.service,
-            url=traces_url(service, given.base_url),
-            project=given.project,
-            content=given.content,
-            is_enabled=given.is_enabled,
+            service=new.service,
+            url=traces_url(service, new.base_url),
+            project=new.project,
+            content=new.content,
+            is_enabled=new.is_enabled,
         )
         existing = self._find(tenant, app, name)
         await self._rows.save(
@@ -95,6 +93,8 @@ class TraceDestinations:
     def active(self, tenant: str, app: str) -> list[ActiveDestination]:
         """Return the enabled destinations of an app with their headers. Raises
         SecretError if credentials cannot be decrypted."""
+        # Disabled destinations are not decrypted, so damaged credentials of one do not
+        # stop the others' traces.
         return [
             ActiveDestination(
                 id=row,
@@ -113,4 +113,6 @@ class TraceDestinations:
     def _find(self, tenant: str, app: str, name: str) -> str | None:
         """Return the id of a destination by its name; None if there is none."""
         destinations = self.of_app(tenant, app)
-        return next((row for row, known, _ in destinations if known == name), None)
+        return next(
+            (row for row, row_name, _ in destinations if row_name == name), None
+        )

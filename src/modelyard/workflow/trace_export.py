@@ -31,7 +31,10 @@ _MAX_WAITING = 200
 _RETRY_SECONDS = (1.0, 5.0, 25.0)
 _SEND_SECONDS = 15.0
 _PROTOBUF = ("content-type", "application/x-protobuf")
+# OTLP over HTTP names these as worth another try, except for 408, which is HTTP's own
+# timeout.
 _TEMPORARY = frozenset({408, 429, 502, 503, 504})
+# Only the status of a response is used.
 _MAX_RESPONSE_BYTES = 1 << 16
 _SETTLE_SECONDS = 0.1
 _MAX_SETTLE_TRIES = 50

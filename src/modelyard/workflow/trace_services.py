@@ -110,6 +110,7 @@ def traces_url(service: TraceService, base_url: str) -> str:
         raise InvokeBadRequestError(
             f"'base_url' must be an http(s) URL, not {url[:80]!r}", param="base_url"
         )
+    # People copy either the service's address or the full URL.
     return url if url.endswith(service.path) else url + service.path
 
 

@@ -95,7 +95,9 @@ class Agents:
         app_record = self._find_app(request, request.names["agent"], is_card=is_card)
         request.identify(
             Caller(
-                tenant=app_record.tenant, key=f"app:{app_record.id}", role=Role.VIEWER
+                tenant=app_record.tenant,
+                key=f"app:{app_record.id}",
+                role=Role.VIEWER,
             )
         )
         return app_record
@@ -306,7 +308,10 @@ class Agents:
         try:
             return (
                 await self._parts.conversations.find(
-                    call.found.tenant, call.found.id, user, str(uuid.UUID(context))
+                    call.found.tenant,
+                    call.found.id,
+                    user,
+                    str(uuid.UUID(context)),
                 )
             ).id
         except (NotFoundError, ValueError) as error:
@@ -332,7 +337,12 @@ class Agents:
         try:
             token = str(form_request.get("form_token"))
             form = answers.opened(await answers.find(run.tenant, token))
-            await answers.submit(form, action=action, inputs=inputs, user=run.user)
+            await answers.submit(
+                form,
+                action=action,
+                inputs=inputs,
+                user=run.user,
+            )
         except FormClosedError as error:
             raise A2AError(UNSUPPORTED, str(error)) from error
         except (InvokeBadRequestError, InputError) as error:
@@ -559,4 +569,8 @@ def _error_code(error: ModelyardError) -> tuple[int, str]:
 
 def _error_response(number: Any, code: int, message: str) -> JSON:
     """Return a JSON-RPC error response."""
-    return {"jsonrpc": "2.0", "id": number, "error": {"code": code, "message": message}}
+    return {
+        "jsonrpc": "2.0",
+        "id": number,
+        "error": {"code": code, "message": message},
+    }

@@ -33,6 +33,7 @@ class AppCopies:
         copy, app = await self.apps.library.duplicate(
             app_record,
             name=optional_field(body, "name", str) or "",
+            # A copy is made to be changed, so it is a draft unless stated otherwise.
             publishes=optional_field(body, "publish", bool) is True,
         )
         return await self.apps.imported_reply(copy, app, was_replaced=False)
@@ -42,6 +43,7 @@ class AppCopies:
 
         Raises NotFoundError for a tenant that the caller may not access.
         """
+        # Every tenant has the same templates, but another tenant's path must not exist.
         tenant_of(request)
         return json_reply({"data": await run_in_thread(list_templates)})
 
@@ -68,6 +70,8 @@ class AppCopies:
             tenant,
             text,
             name=optional_field(body, "name", str) or "",
+            # A template works as it is, so its app is published unless stated
+            # otherwise.
             publishes=optional_field(body, "publish", bool) is not False,
         )
         return await self.apps.imported_reply(created, app, was_replaced=False)

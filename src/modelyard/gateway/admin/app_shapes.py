@@ -73,6 +73,7 @@ class AppView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     digest: str
     """Digest of the draft, or of the published version if there is no draft."""
     page: PageView
+    # In a list of apps the versions would be most of the response.
     versions: list[VersionView] = []
     mapping: dict[str, dict[str, str]] = {}
 
@@ -153,6 +154,7 @@ class StatisticsView(msgspec.Struct, frozen=True, kw_only=True):
     """Mean number of messages in these conversations."""
     prompt_tokens: int
     completion_tokens: int
+    # As texts: clients that read numbers as floats would round money.
     costs: dict[str, str]
     """Currency → amount as a decimal text."""
     unpriced: int

@@ -42,13 +42,22 @@ class StatisticsRoute:
             raise InvokeBadRequestError("'format' must be json or csv", param="format")
         since, until, offset = _time_range(request)
         days, total = await self.statistics.of_app(
-            app_record.tenant, app_record.id, since=since, until=until, offset=offset
+            app_record.tenant,
+            app_record.id,
+            since=since,
+            until=until,
+            offset=offset,
         )
         if output_format == "csv":
             body = await run_in_thread(as_csv, days)
             return Reply(body, content_type=b"text/csv; charset=utf-8")
         return json_reply(
-            {"data": days, "total": total, "since": since, "until": until}
+            {
+                "data": days,
+                "total": total,
+                "since": since,
+                "until": until,
+            }
         )
 
 

@@ -107,7 +107,10 @@ class AppAnnotations:
         )
         annotation_views = [
             AnnotationView(
-                id=row.id, question=row.question, answer=row.answer, hits=row.hits
+                id=row.id,
+                question=row.question,
+                answer=row.answer,
+                hits=row.hits,
             )
             for row in rows
         ]

@@ -67,6 +67,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 class RotationInput(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Rotation of an API key."""
 
+    # About 30 years: the end of the period must be a valid time.
     grace_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
     """Seconds for which the old key stays valid."""
 

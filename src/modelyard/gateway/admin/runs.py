@@ -49,6 +49,8 @@ class RunCalls:
         Raises NotFoundError.
         """
         run = await self._requested_run(request)
+        # A value that is no number means the start: repeated events do less harm than
+        # missing ones.
         after_event = whole_number(request.query("after") or "0") or 0
         return sse_reply(run_events(self.runs, run, after_event), broken_run)
 
@@ -116,6 +118,7 @@ async def run_events(
     # The first event is the run itself: it tells the client the id to resume with.
     first: JSON = {"event": "run", "run": msgspec.to_builtins(run_view(run))}
     yield b"data: " + encode(first) + b"\n\n"
+    # Closed at once if the client disconnects, and not when garbage is collected.
     async with aclosing(runs.watch(run.tenant, run.id, after=after_event)) as events:
         async for number, event in events:
             yield b"id: %d\ndata: " % number + encode(event) + b"\n\n"

@@ -29,6 +29,8 @@ button.primary { background: #1d4ed8; border-color: #1d4ed8; color: #fff; }
 button.accent { background: #b91c1c; border-color: #b91c1c; color: #fff; }
 [role=alert] { border-left: .3rem solid #b91c1c; padding-left: .75rem; }
 """
+# The policy allows this style sheet by its hash, since 'unsafe-inline' would allow
+# those of an attacker too.
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 POLICY = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self';"
@@ -53,7 +55,7 @@ def form_page(
     """Return the page of a form. `values` are texts that were entered before, and
     `error` says why they were not accepted."""
     defaults: Mapping[str, Any] = definition["resolved_default_values"]
-    entered = {**{name: _text(value) for name, value in defaults.items()}}
+    entered = {name: _text(value) for name, value in defaults.items()}
     # What a person has typed is kept over a refused answer.
     entered |= values or {}
     fields = {
@@ -61,14 +63,17 @@ def form_page(
     }
     blocks: list[str] = []
     # The author's text has each input at its place; inputs without one come last.
-    for number, fragment in enumerate(_INPUT_MARK.split(definition["form_content"])):
-        if number % 2 and fragment in fields:
+    for index, fragment in enumerate(_INPUT_MARK.split(definition["form_content"])):
+        # Splitting alternates texts and names, so the names have odd indexes. An input
+        # is taken out once shown: a name that the text repeats is not asked for twice.
+        if index % 2 and fragment in fields:
             blocks.append(_control(fragment, fields.pop(fragment), entered))
-        elif fragment.strip() and not number % 2:
+        elif fragment.strip() and not index % 2:
             blocks.append(f'<div class="text">{html.escape(fragment.strip())}</div>')
     blocks += [_control(name, field, entered) for name, field in fields.items()]
     blocks += [_button(action) for action in definition["actions"]]
     alert = f'<p role="alert">{html.escape(error)}</p>' if error else ""
+    # Browsers send the content of files in this encoding only.
     return _document(
         "Form",
         f'{alert}<form method="post" enctype="multipart/form-data">'
@@ -95,6 +100,7 @@ def _control(name: str, field: Mapping[str, Any], entered: Mapping[str, str]) ->
         case "file-list":
             hint = "One address per line"
             return f'{start}<textarea rows="3" placeholder="{hint}" {named}></textarea>'
+        # A selection without options could not be answered, so any text is accepted.
         case "select":
             return f'{start}<input type="text" value="{text}" {named}>'
         case _:
@@ -107,10 +113,10 @@ def takes_files(field: Mapping[str, Any]) -> bool:
     return not methods or "local_file" in methods
 
 
-def _options(options: list[Any], chosen: str | None) -> str:
+def _options(options: list[Any], selected: str | None) -> str:
     """Return the options of a selection."""
     return "".join(
-        f"<option{' selected' if str(option) == chosen else ''}>"
+        f"<option{' selected' if str(option) == selected else ''}>"
         f"{html.escape(str(option))}</option>"
         for option in options
     )

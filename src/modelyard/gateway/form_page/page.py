@@ -147,8 +147,13 @@ class FormPages:
         InvokeBadRequestError if it is too large."""
         tenant = answer.form.tenant
         stored = await asyncio.to_thread(
-            self.files.add, tenant, upload.filename, upload.data, owner=answer.owner
+            self.files.add,
+            tenant,
+            upload.filename,
+            upload.data,
+            owner=answer.owner,
         )
+        # Noted before its size is checked, so that a refused file is removed too.
         answer.file_ids.append(stored.id)
         max_mb = MAX_MB[file_kind(stored.extension, stored.mime_type)]
         if stored.size > max_mb << 20:
@@ -175,6 +180,7 @@ async def _as_page(work: Awaitable[Reply]) -> Reply:
     """Return a reply, or the page of its error."""
     try:
         return await work
+    # Before FormClosedError, of which it is a special case.
     except FormExpiredError:
         text = "The time for an answer is over. You can close this page."
         return _reply(notice_page("This form has expired", text), 410)
@@ -203,6 +209,7 @@ def _reply(page: bytes, status: int) -> Reply:
 def _owner(token: str) -> str:
     """Return the owner of files that were uploaded with a form: nobody else has this
     name."""
+    # Owners are stored as they are, but the token opens the form.
     return f"form-{hashlib.sha256(token.encode()).hexdigest()[:32]}"
 
 

@@ -47,14 +47,20 @@ class ModelCalls:
     async def generate(self, request: Request) -> Reply | StreamReply:
         """POST …:generateContent: answer a chat."""
         return await self._generate(
-            request, _model(request), await request.json(), stream=False
+            request,
+            _model(request),
+            await request.json(),
+            stream=False,
         )
 
     async def stream(self, request: Request) -> Reply | StreamReply:
         """POST …:streamGenerateContent: stream the answer, as SSE with `alt=sse`,
         otherwise as one JSON array."""
         return await self._generate(
-            request, _model(request), await request.json(), stream=True
+            request,
+            _model(request),
+            await request.json(),
+            stream=True,
         )
 
     async def count(self, request: Request) -> Reply:
@@ -64,13 +70,19 @@ class ModelCalls:
     async def embed(self, request: Request) -> Reply:
         """POST …:embedContent: return the embedding of one text."""
         return await self._embed(
-            request, _model(request), await request.json(), is_batch=False
+            request,
+            _model(request),
+            await request.json(),
+            is_batch=False,
         )
 
     async def embed_many(self, request: Request) -> Reply:
         """POST …:batchEmbedContents: return the embeddings of several texts."""
         return await self._embed(
-            request, _model(request), await request.json(), is_batch=True
+            request,
+            _model(request),
+            await request.json(),
+            is_batch=True,
         )
 
     async def unknown_method(self, request: Request) -> Reply:

@@ -20,11 +20,13 @@ from modelyard.gateway.schemas import (
     string_enum,
 )
 
+# Embeddings have no completion, so its tokens are optional.
 _USAGE = object_schema(
     {"prompt_tokens": INTEGER, "total_tokens": INTEGER}, completion_tokens=INTEGER
 )
 _MESSAGE = object_schema(
     {"role": TEXT},
+    # Clients send null for an answer that consists of tool calls.
     content=any_of(TEXT, list_of(OBJECT), {"type": "null"}),
     name=TEXT,
     tool_call_id=TEXT,
@@ -34,10 +36,14 @@ _TOOL_CALL = object_schema(
     function=object_schema({"name": TEXT, "arguments": TEXT}),
     custom=OBJECT,
 )
+# Tools that the vendor runs, such as a web search, have no function.
 _TOOL = object_schema(
     {"type": TEXT},
     function=object_schema(
-        {"name": TEXT}, description=TEXT, parameters=OBJECT, strict=or_null(FLAG)
+        {"name": TEXT},
+        description=TEXT,
+        parameters=OBJECT,
+        strict=or_null(FLAG),
     ),
 )
 
@@ -52,6 +58,7 @@ CHAT_REQUEST = object_schema(
     max_completion_tokens=or_null(INTEGER),
     stop=any_of(TEXT, list_of(TEXT), {"type": "null"}),
     tools=or_null(list_of(_TOOL)),
+    # Vendors extend these fields; what a model does not take is refused later.
     tool_choice=ANYTHING,
     response_format=ANYTHING,
     reasoning_effort=ANYTHING,
@@ -127,7 +134,11 @@ RESPONSE_ANSWER = object_schema(
         ),
         "output": list_of(
             object_schema(
-                {"type": TEXT}, id=TEXT, status=TEXT, role=TEXT, content=ANYTHING
+                {"type": TEXT},
+                id=TEXT,
+                status=TEXT,
+                role=TEXT,
+                content=ANYTHING,
             )
         ),
     },
@@ -164,6 +175,7 @@ EMBEDDING_ANSWER = object_schema(
                 {
                     "object": TEXT,
                     "index": INTEGER,
+                    # A text if the request asked for base64.
                     "embedding": any_of(list_of(NUMBER), TEXT),
                 }
             )
@@ -200,7 +212,12 @@ TRANSCRIPTION = object_schema(
     words=ANYTHING,
 )
 MODEL = object_schema(
-    {"id": TEXT, "object": {"const": "model"}, "created": INTEGER, "owned_by": TEXT},
+    {
+        "id": TEXT,
+        "object": {"const": "model"},
+        "created": INTEGER,
+        "owned_by": TEXT,
+    },
     model_type=TEXT,
     context_size=or_null(INTEGER),
     max_output=INTEGER,
@@ -220,7 +237,11 @@ _ANTHROPIC_MODEL = object_schema(
     max_tokens=or_null(INTEGER),
 )
 _GOOGLE_MODEL = object_schema(
-    {"name": TEXT, "displayName": TEXT, "supportedGenerationMethods": list_of(TEXT)},
+    {
+        "name": TEXT,
+        "displayName": TEXT,
+        "supportedGenerationMethods": list_of(TEXT),
+    },
     baseModelId=TEXT,
     inputTokenLimit=INTEGER,
     outputTokenLimit=INTEGER,

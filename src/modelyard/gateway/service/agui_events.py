@@ -115,7 +115,11 @@ class AgUiEvents:
 
     def _event(self, event_type: str, event: Event, **fields: Any) -> JSON:
         """Return an AG-UI event; timestamps are in milliseconds."""
-        return {"type": event_type, "timestamp": int(event.at * 1000), **fields}
+        return {
+            "type": event_type,
+            "timestamp": int(event.at * 1000),
+            **fields,
+        }
 
     def _emit_text(self, event: Event, text: str) -> Iterator[JSON]:
         """Yield a text chunk, preceded by the start of a message if none is open."""

@@ -32,7 +32,11 @@ class AnnotationHandlers:
         tenant, app = call.tenant, call.found.id
         # Pages are counted from 1.
         annotations = await self._annotations.page(
-            tenant, app, keyword=keyword, limit=limit, skip=(page - 1) * limit
+            tenant,
+            app,
+            keyword=keyword,
+            limit=limit,
+            skip=(page - 1) * limit,
         )
         total = await self._annotations.count(tenant, app, keyword)
         annotation_views, has_more = (
@@ -53,7 +57,10 @@ class AnnotationHandlers:
         """POST /v1/apps/annotations."""
         question, answer = _text(call.body, "question"), _text(call.body, "answer")
         created = await self._annotations.add(
-            call.tenant, call.found.id, question, answer
+            call.tenant,
+            call.found.id,
+            question,
+            answer,
         )
         return json_reply(_annotation_view(created), status=201)
 
@@ -62,14 +69,20 @@ class AnnotationHandlers:
         question, answer = _text(call.body, "question"), _text(call.body, "answer")
         annotation_id = call.names["annotation_id"]
         changed = await self._annotations.update(
-            call.tenant, call.found.id, annotation_id, question, answer
+            call.tenant,
+            call.found.id,
+            annotation_id,
+            question,
+            answer,
         )
         return json_reply(_annotation_view(changed))
 
     async def remove(self, call: Call) -> Reply:
         """DELETE /v1/apps/annotations/ID."""
         await self._annotations.delete(
-            call.tenant, call.found.id, call.names["annotation_id"]
+            call.tenant,
+            call.found.id,
+            call.names["annotation_id"],
         )
         return Reply(b"", status=204)
 

@@ -73,14 +73,20 @@ class ConversationHandlers:
         call.require_mode(*CHATS)
         conversation_id = call.names["conversation_id"]
         return await self.conversations.find(
-            call.tenant, call.found.id, call.user, conversation_id
+            call.tenant,
+            call.found.id,
+            call.user,
+            conversation_id,
         )
 
     async def remove(self, call: Call) -> Reply:
         """DELETE /v1/conversations/ID."""
         conversation = await self._requested_conversation(call)
         await self.conversations.delete(
-            call.tenant, call.found.id, call.user, conversation.id
+            call.tenant,
+            call.found.id,
+            call.user,
+            conversation.id,
         )
         return Reply(b"", status=204)
 

@@ -542,7 +542,12 @@ class ServiceEvents:
 
     def error_event(self, status: int, code: str, message: str) -> JSON:
         """Return an error event."""
-        return self._envelope("error", status=status, code=code, message=message)
+        return self._envelope(
+            "error",
+            status=status,
+            code=code,
+            message=message,
+        )
 
 
 def _container_started_data(

@@ -43,7 +43,10 @@ class Messages:
         user, limit = call.user, call.positive_int("limit", 20)
         conversation_id = call.request.query("conversation_id") or ""
         conversation = await self.conversations.find(
-            call.tenant, call.found.id, user, conversation_id
+            call.tenant,
+            call.found.id,
+            user,
+            conversation_id,
         )
         before_timestamp = await self._before_timestamp(call, conversation.id)
         # One more than requested is read to learn whether another page exists.
@@ -58,7 +61,11 @@ class Messages:
             _message_view(message, files) for message in reversed(newest[:limit])
         ]
         return json_reply(
-            {"limit": limit, "has_more": len(newest) > limit, "data": message_views}
+            {
+                "limit": limit,
+                "has_more": len(newest) > limit,
+                "data": message_views,
+            }
         )
 
     async def _before_timestamp(self, call: Call, conversation: str) -> float:
@@ -78,7 +85,9 @@ class Messages:
         """Return the message in the path. Raises NotFoundError if it does not exist or
         belongs to another user."""
         message = await self.conversations.get_message(
-            call.tenant, call.found.id, call.names["message_id"]
+            call.tenant,
+            call.found.id,
+            call.names["message_id"],
         )
         if message.user != call.user:
             raise NotFoundError("Message Not Exists.")
@@ -97,7 +106,11 @@ class Messages:
         # A null rating removes an earlier one; it is stored as an empty text.
         content = str(call.body.get("content") or "")
         await self.conversations.set_rating(
-            call.tenant, call.found.id, message.id, rating or "", content
+            call.tenant,
+            call.found.id,
+            message.id,
+            rating or "",
+            content,
         )
         return json_reply(Result())
 
@@ -108,7 +121,10 @@ class Messages:
             call.positive_int("limit", 20),
         )
         rated = await self.conversations.list_rated(
-            call.tenant, call.found.id, limit=limit, skip=(page - 1) * limit
+            call.tenant,
+            call.found.id,
+            limit=limit,
+            skip=(page - 1) * limit,
         )
         return json_reply({"data": [_feedback(message) for message in rated]})
 

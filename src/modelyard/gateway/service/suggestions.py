@@ -86,7 +86,10 @@ class Suggestions:
         """Return the model and its parameters. Raises NotFoundError."""
         # A run that is not stored: the call counts for the app and its user.
         run = RunRecord(
-            tenant=call.tenant, id=new_run_id(), app=call.found.id, user=message.user
+            tenant=call.tenant,
+            id=new_run_id(),
+            app=call.found.id,
+            user=message.user,
         )
         models: Any = self.services(call.app, run).models
         configured = settings.get("model")

@@ -134,7 +134,9 @@ class Uploads:
         )
         try:
             stored_file, content = await asyncio.to_thread(
-                self.files.get, call.tenant, stored_id(call.names["file_id"])
+                self.files.get,
+                call.tenant,
+                stored_id(call.names["file_id"]),
             )
         except NotFoundError:
             raise missing from None

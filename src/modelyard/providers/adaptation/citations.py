@@ -28,6 +28,7 @@ def drop_foreign_citations(draft: Draft) -> None:
 def _readable_message(message: AnyPromptMessage, draft: Draft) -> AnyPromptMessage:
     """Return a message whose texts have only citations that the target can read."""
     content = message.content
+    # Only the parts of a message can have citations; a plain text has none.
     if not isinstance(content, list):
         return message
     parts = [_readable_part(part, draft) for part in content]
@@ -41,7 +42,9 @@ def _readable_part(part: PromptMessageContent, draft: Draft) -> PromptMessageCon
     """Return a part with only citations that the target can read."""
     if not isinstance(part, TextPromptMessageContent) or not part.citations:
         return part
-    readable = [each for each in part.citations if _is_readable(each, draft)]
+    readable = [
+        citation for citation in part.citations if _is_readable(citation, draft)
+    ]
     return msgspec.structs.replace(part, citations=readable)
 
 

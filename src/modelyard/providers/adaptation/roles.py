@@ -17,7 +17,10 @@ from modelyard.providers.adaptation.draft import Draft, fields_of
 from modelyard.providers.adaptation.thinking import CLAUDE_FORMATS, is_thinking
 
 _CHAT = "openai_chat"
+# Claude refuses a text without any visible character, so the turn has one.
 _MINIMAL_TURN = UserPromptMessage(content=".")
+# Stands in for a prefill that the target refuses: without the instruction a model
+# begins its answer again.
 _CONTINUE = UserPromptMessage(
     content="Continue your last message exactly where it ends, and repeat nothing."
 )
@@ -45,6 +48,7 @@ def _is_of_developer(message: AnyPromptMessage) -> bool:
 
 def _of_system(message: AnyPromptMessage) -> AnyPromptMessage:
     """Return a developer's message with the role `system`."""
+    # The field would override the role of the message when it is written.
     fields = {
         name: value for name, value in message.extra[_CHAT].items() if name != "role"
     }
@@ -69,6 +73,7 @@ def _is_empty_answer(message: AnyPromptMessage) -> bool:
     """Whether a message is an answer with nothing but thoughts."""
     return (
         isinstance(message, AssistantPromptMessage)
+        # A call or a refusal has a meaning without any text.
         and not (message.tool_calls or message.refusal or message.extra)
         and all(map(_is_silent, message.parts))
     )
@@ -86,6 +91,7 @@ def adapt_empty_turns(draft: Draft) -> None:
     conversation, and the request has none."""
     if draft.target.format not in (*CLAUDE_FORMATS, "gemini"):
         return
+    # First of all: it may remove the message with which the conversation begins.
     if draft.target.format in CLAUDE_FORMATS:
         _remove_blank_texts(draft)
     messages = draft.request.messages
@@ -100,6 +106,7 @@ def adapt_empty_turns(draft: Draft) -> None:
     if first is None:
         kept = [message for message in messages if _has_content(message)]
         draft.change(messages=[*kept, _MINIMAL_TURN])
+    # Only Claude requires that the first turn is one of the user.
     elif draft.target.format in CLAUDE_FORMATS and isinstance(
         messages[first], AssistantPromptMessage
     ):
@@ -163,13 +170,17 @@ def adapt_prefill(draft: Draft) -> None:
         return
     capabilities = draft.target.capabilities
     is_claude = draft.target.format in CLAUDE_FORMATS
+    # Claude refuses a prefill of an answer before which it is to think, whatever the
+    # model accepts otherwise.
     if capabilities.prefill == "refused" or (is_claude and is_thinking(draft)):
         draft.change(messages=[*_stripped(messages, last), _CONTINUE])
         draft.drop("prefill")
+    # These servers read the last answer as a finished one unless it is marked.
     elif capabilities.prefill == "marked":
         fields = {**fields_of(last.extra, _CHAT), "prefix": True}
         marked = msgspec.structs.replace(last, extra={**last.extra, _CHAT: fields})
         draft.change(messages=[*messages[:-1], marked])
+    # Claude refuses a last answer that ends with white space.
     elif is_claude:
         draft.change(messages=_stripped(messages, last))
 

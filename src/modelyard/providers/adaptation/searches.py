@@ -65,13 +65,15 @@ class SearchRestorer:
 
     def finish(self) -> Iterable[LLMResultChunk]:
         """Yield the results of searches that had none, if no finish reason came."""
+        # A stream may break off without a finish reason. A search without a result
+        # would look unfinished to the client.
         if results := list(self._results(self._open_ids)):
             message = with_blocks(AssistantPromptMessage(), results)
             yield LLMResultChunk(delta=LLMResultChunkDelta(message=message))
 
     def _restored(self, old: list[Block], delta: LLMResultChunkDelta) -> list[Block]:
         """Return the blocks of a chunk with searches among them."""
-        new = [block for each in old for block in self._translated(each)]
+        new = [new_block for block in old for new_block in self._translated(block)]
         grounded = list(self._of_grounding(delta))
         # A whole answer begins with its searches. A stream has its text already.
         new = [*new, *grounded] if self._has_text else [*grounded, *new]
@@ -90,7 +92,7 @@ class SearchRestorer:
         fields = action if is_object(action) else {}
         yield self._begin(str(fields.get("query") or fields.get("url") or ""))
         sources: Any = fields.get("sources")
-        urls = [str(each.get("url") or "") for each in _objects(sources)]
+        urls = [str(source.get("url") or "") for source in _objects(sources)]
         # The item names its own pages, so they need not wait for the answer's end.
         if urls:
             pages = [Citation(url=url) for url in urls]
@@ -108,11 +110,11 @@ class SearchRestorer:
         self._is_grounded = True
         for query in queries:
             yield self._begin(str(query))
-        pages = [_objects([each.get("web")]) for each in _grounding_chunks(metadata)]
+        pages = [_objects([chunk.get("web")]) for chunk in _grounding_chunks(metadata)]
         self._add_pages(
             Citation(url=str(web.get("uri") or ""), title=str(web.get("title") or ""))
-            for found_pages in pages
-            for web in found_pages
+            for chunk_pages in pages
+            for web in chunk_pages
         )
 
     def _begin(self, query: str) -> OpaquePromptMessageContent:
@@ -137,7 +139,9 @@ class SearchRestorer:
     def _with_results(self, blocks: list[Block]) -> list[Block]:
         """Return the blocks at the end of an answer with the results of all searches,
         each behind its search if that is among them."""
-        results = {each.data["tool_use_id"]: each for each in self._take_results()}
+        results = {
+            result.data["tool_use_id"]: result for result in self._take_results()
+        }
         merged: list[Block] = []
         for block in blocks:
             merged.append(block)
@@ -164,6 +168,7 @@ def _without_grounding(extra: Mapping[str, Any]) -> dict[str, Any]:
     fields: Any = extra.get(gemini.FORMAT)
     if not is_object(fields) or "groundingMetadata" not in fields:
         return dict(extra)
+    # Left in, the same searches would reach the client twice.
     remaining = {
         name: value for name, value in fields.items() if name != "groundingMetadata"
     }
@@ -179,7 +184,7 @@ def drop_restored_searches(draft: Draft) -> None:
     adapted = [_without_searches(message, draft) for message in messages]
     if adapted != messages:
         # A message of nothing but searches would be empty, which Anthropic refuses.
-        draft.change(messages=[each for each in adapted if each is not None])
+        draft.change(messages=[message for message in adapted if message is not None])
 
 
 def _without_searches(
@@ -192,6 +197,8 @@ def _without_searches(
     kept: list[Block] = []
     for block in old:
         if isinstance(block, OpaquePromptMessageContent) and _is_restored(block):
+            # Reported, so that the caller knows that the model does not see these
+            # pages.
             draft.drop(str(block.data.get("type")))
         else:
             kept.append(block)
@@ -202,6 +209,7 @@ def _without_searches(
 
 def _is_restored(block: OpaquePromptMessageContent) -> bool:
     """Whether a block is one of a search that Anthropic has not run."""
+    # A search has an id of its own, and a result that of its search.
     name = str(block.data.get("tool_use_id") or block.data.get("id") or "")
     return block.format == anthropic.FORMAT and name.startswith(_OWN_ID)
 
@@ -226,7 +234,9 @@ def _grounding_chunks(metadata: JSON) -> list[JSON]:
 
 def _objects(value: Any) -> list[JSON]:
     """Return the objects of a list that a vendor has sent."""
-    return [each for each in value if is_object(each)] if is_array(value) else []
+    return (
+        [element for element in value if is_object(element)] if is_array(value) else []
+    )
 
 
 def _result(search_id: str, pages: Iterable[Citation]) -> OpaquePromptMessageContent:

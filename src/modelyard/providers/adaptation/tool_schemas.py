@@ -28,11 +28,35 @@ _MAP_KEYS = ("properties", "$defs", "definitions", "patternProperties")
 # Source: `responseJsonSchema` in Google's reference of generateContent.
 _GOOGLE_KEYS = frozenset(
     {
-        *("$id", "$defs", "$ref", "$anchor", "definitions", "type", "format", "enum"),
-        *("title", "description", "items", "prefixItems", "minItems", "maxItems"),
-        *("minimum", "maximum", "minLength", "maxLength", "pattern", "default"),
-        *("anyOf", "oneOf", "properties", "additionalProperties", "required"),
-        *("propertyOrdering", "nullable", "minProperties", "maxProperties"),
+        "$id",
+        "$defs",
+        "$ref",
+        "$anchor",
+        "definitions",
+        "type",
+        "format",
+        "enum",
+        "title",
+        "description",
+        "items",
+        "prefixItems",
+        "minItems",
+        "maxItems",
+        "minimum",
+        "maximum",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "default",
+        "anyOf",
+        "oneOf",
+        "properties",
+        "additionalProperties",
+        "required",
+        "propertyOrdering",
+        "nullable",
+        "minProperties",
+        "maxProperties",
     }
 )
 
@@ -85,10 +109,10 @@ def _resolved(branch: JSON, root: JSON) -> JSON:
     reference: Any = branch.get("$ref")
     if not isinstance(reference, str) or not reference.startswith("#/"):
         return branch
-    found: Any = root
+    definition: Any = root
     for step in reference[2:].split("/"):
-        found = found.get(step) if is_object(found) else None
-    return dict(found) if is_object(found) else branch
+        definition = definition.get(step) if is_object(definition) else None
+    return dict(definition) if is_object(definition) else branch
 
 
 def _join(joined: JSON, branches: list[JSON], keyword: str) -> None:
@@ -97,6 +121,7 @@ def _join(joined: JSON, branches: list[JSON], keyword: str) -> None:
         return
     properties: JSON = joined.get("properties") or {}
     for branch in branches:
+        # In this order, so that the schema's own properties and earlier ones win.
         properties = {**(branch.get("properties") or {}), **properties}
     # All parts of `allOf` hold; of alternatives only what every one demands.
     combine = set[str].union if keyword == "allOf" else set[str].intersection
@@ -165,7 +190,11 @@ def _in_google_dialect(schema: JSON) -> JSON:
         if isinstance(limit := dialect.get(exclusive), int | float):
             dialect.setdefault(inclusive, limit)
     for branch in _objects(dialect.pop("allOf", None)):
-        dialect = {**branch, **dialect, **_joined_properties(branch, dialect)}
+        dialect = {
+            **branch,
+            **dialect,
+            **_joined_properties(branch, dialect),
+        }
     return _with_told_keywords(dialect)
 
 

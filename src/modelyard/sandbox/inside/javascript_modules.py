@@ -12,12 +12,14 @@ import secrets
 from typing import Any
 
 _NAMES = re.compile(r"\b(?:URL|Intl|toLocaleString|crypto|require)\b")
+# The limit of `crypto.getRandomValues` in browsers.
 _MAX_RANDOM = 65_536
 _ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 
 
 def is_needed(code: Any) -> Any:
     """Return whether code names something that this module defines."""
+    # Most code uses none of the names, and is spared the time to define them.
     return _NAMES.search(code) is not None
 
 
@@ -25,6 +27,7 @@ def install(context: Any) -> None:
     """Define the names in an interpreter that has those of `javascript_globals`."""
     context.add_callable("__random", _random)
     context.add_callable("__digest", _digest)
+    # The source removes both helpers again, so that code sees only standard names.
     context.eval(_SOURCE)
 
 
@@ -36,11 +39,14 @@ def _random(count: Any) -> Any:
 def _digest(algorithm: Any, data: Any, key: Any) -> Any:
     """Return a hash of hexadecimal digits as such, keyed if there is a key; an empty
     text for an unknown algorithm."""
+    # Programs write `sha256` as well as `SHA-256`.
     name = str(algorithm).lower().replace("-", "")
     if name not in _ALGORITHMS:
         return ""
     content = bytes.fromhex(data)
     if key is None:
+        # Machines in FIPS mode refuse MD5 otherwise; here only the code's author
+        # decides what a hash is for.
         return hashlib.new(name, content, usedforsecurity=False).hexdigest()
     return hmac.new(bytes.fromhex(key), content, name).hexdigest()
 

@@ -17,27 +17,84 @@ _TOKEN = re.compile(
 # Groups that hold no text of the document.
 _DESTINATIONS = frozenset(
     [
-        *("fonttbl", "colortbl", "stylesheet", "info", "pict", "object", "themedata"),
-        *("colorschememapping", "datastore", "latentstyles", "listtable", "xmlnstbl"),
-        *("listoverridetable", "rsidtbl", "generator", "fldinst", "revtbl", "filetbl"),
-        *("header", "headerl", "headerr", "headerf", "footer", "footerl", "footerr"),
-        *("footerf", "nonshppict", "bkmkstart", "bkmkend", "pntext", "listtext"),
-        *("ftnsep", "ftnsepc", "ftncn", "aftnsep", "aftnsepc", "aftncn", "template"),
+        "fonttbl",
+        "colortbl",
+        "stylesheet",
+        "info",
+        "pict",
+        "object",
+        "themedata",
+        "colorschememapping",
+        "datastore",
+        "latentstyles",
+        "listtable",
+        "xmlnstbl",
+        "listoverridetable",
+        "rsidtbl",
+        "generator",
+        "fldinst",
+        "revtbl",
+        "filetbl",
+        "header",
+        "headerl",
+        "headerr",
+        "headerf",
+        "footer",
+        "footerl",
+        "footerr",
+        "footerf",
+        "nonshppict",
+        "bkmkstart",
+        "bkmkend",
+        "pntext",
+        "listtext",
+        "ftnsep",
+        "ftnsepc",
+        "ftncn",
+        "aftnsep",
+        "aftnsepc",
+        "aftncn",
+        "template",
     ]
 )
 _TEXTS = {
-    "par": "\n", "line": "\n", "sect": "\n", "page": "\n", "row": "\n", "tab": "\t",
-    "cell": " | ", "nestcell": " | ", "nestrow": "\n", "bullet": "\u2022",
-    "emdash": "\u2014", "endash": "\u2013", "lquote": "\u2018", "rquote": "\u2019",
-    "ldblquote": "\u201c", "rdblquote": "\u201d", "emspace": "\u2003",
-}  # fmt: skip
+    "par": "\n",
+    "line": "\n",
+    "sect": "\n",
+    "page": "\n",
+    "row": "\n",
+    "tab": "\t",
+    "cell": " | ",
+    "nestcell": " | ",
+    "nestrow": "\n",
+    "bullet": "\u2022",
+    "emdash": "\u2014",
+    "endash": "\u2013",
+    "lquote": "\u2018",
+    "rquote": "\u2019",
+    "ldblquote": "\u201c",
+    "rdblquote": "\u201d",
+    "emspace": "\u2003",
+}
 _SYMBOLS = {"~": "\u00a0", "_": "\u2011", "-": "", "\n": "\n", "\r": "\n"}
 # Number of a font's character set → codec.
 _CHARSETS = {
-    0: "cp1252", 77: "mac_roman", 128: "cp932", 129: "cp949", 134: "gb18030",
-    136: "big5", 161: "cp1253", 162: "cp1254", 163: "cp1258", 177: "cp1255",
-    178: "cp1256", 186: "cp1257", 204: "cp1251", 222: "cp874", 238: "cp1250",
-}  # fmt: skip
+    0: "cp1252",
+    77: "mac_roman",
+    128: "cp932",
+    129: "cp949",
+    134: "gb18030",
+    136: "big5",
+    161: "cp1253",
+    162: "cp1254",
+    163: "cp1258",
+    177: "cp1255",
+    178: "cp1256",
+    186: "cp1257",
+    204: "cp1251",
+    222: "cp874",
+    238: "cp1250",
+}
 _MULTIBYTE = frozenset(["cp932", "cp949", "gb18030", "big5", "cp936", "cp950"])
 
 
@@ -97,11 +154,12 @@ class _Reader:
             return
         self.pending += bytes([number])
 
-    def brace(self, sign: Any) -> Any:
+    def brace(self, char: Any) -> Any:
         """Begin or end a group."""
+        # Pending bytes are in the font of the group that ends or is interrupted here.
         self.flush()
         self.skip = 0
-        if sign == "{":
+        if char == "{":
             self.stack.append(self.state)
         elif self.stack:
             self.state = self.stack.pop()
@@ -111,7 +169,10 @@ class _Reader:
         is_skipped, replaced, font, is_table = self.state
         if name == "u" and number is not None and not is_skipped:
             self.flush()
+            # The number is a signed 16-bit integer: large code units are negative.
             self.fragments.append(chr(number % 65536))
+            # A replacement follows for programs without Unicode; `\uc` tells its
+            # length.
             self.skip = replaced
         elif name == "uc":
             self.state = (is_skipped, max(0, number or 0), font, is_table)
@@ -127,13 +188,13 @@ class _Reader:
         elif name in _TEXTS:
             self.say(_TEXTS[name])
 
-    def symbol(self, sign: Any) -> Any:
+    def symbol(self, char: Any) -> Any:
         """Handle a backslash before a character that is no letter."""
-        if sign == "*":
+        if char == "*":
             # Programs that do not know the destination are to leave it out.
             self.state = (True, *self.state[1:])
         else:
-            self.say(_SYMBOLS.get(sign, sign))
+            self.say(_SYMBOLS.get(char, char))
 
 
 def _known_codec(name: Any) -> Any:
@@ -149,19 +210,20 @@ def text_of(data: Any) -> Any:
     table. Never fails: what is no RTF gives the text outside of its control words."""
     reader = _Reader()
     for match in _TOKEN.finditer(data.decode("latin-1")):
-        word, number, escape, sign, brace, text = match.groups()
+        word, number, escape, symbol, brace, text = match.groups()
         if word:
             reader.word(word, None if number is None else int(number))
         elif escape:
             reader.byte(int(escape, 16))
-        elif sign:
-            reader.symbol(sign)
+        elif symbol:
+            reader.symbol(symbol)
         elif brace:
             reader.brace(brace)
         elif text:
             reader.say(text)
     reader.flush()
     # Characters beyond the first plane are written as two surrogates.
-    found = "".join(reader.fragments).encode("utf-16", "surrogatepass")
-    lines = [line.rstrip() for line in found.decode("utf-16", "replace").splitlines()]
+    joined = "".join(reader.fragments).encode("utf-16", "surrogatepass")
+    lines = [line.rstrip() for line in joined.decode("utf-16", "replace").splitlines()]
+    # Each cell ends with a separator, also the last one of a row.
     return "\n".join(line.removesuffix(" |") for line in lines).strip()

@@ -14,7 +14,9 @@ import re
 import zipfile
 from typing import Any
 
+# Against archives that expand to far more than their own size.
 _MAX_SIZE = 50_000_000
+# Attributes are bounded, so that the search stays linear if a tag has no end.
 _SHEET = re.compile(r"<(?:\w{1,40}:)?sheet\s([^<>]{1,8000}?)/?>")
 _RELATIONSHIP = re.compile(r"<(?:\w{1,40}:)?Relationship\s([^<>]{1,8000}?)/?>")
 _HYPERLINK = re.compile(r"<(?:\w{1,40}:)?hyperlink\s([^<>]{1,8000}?)/?>")
@@ -42,6 +44,7 @@ def _linked(value: Any, address: Any) -> Any:
     """Return a cell's value with its address, unless it is the text itself."""
     if not address or value == address:
         return value
+    # The reader returns all numbers as floats, but people see `5` in the cell.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return f"[{'' if value is None else value}]({address})"
@@ -69,6 +72,7 @@ def links_of(data: Any) -> Any:
 
 def _sheet_links(book: Any, target: Any) -> Any:
     """Return the links of a sheet: (row, column) → address."""
+    # A target is relative to the workbook's folder unless it begins with a slash.
     path = target.lstrip("/") if target.startswith("/") else f"xl/{target}"
     folder, _, name = path.rpartition("/")
     addresses = _targets(book, f"{folder}/_rels/{name}.rels")
@@ -95,9 +99,12 @@ def _column(letters: Any) -> Any:
 
 def _targets(book: Any, path: Any) -> Any:
     """Return the relationships of a part: id → target."""
-    found = [_attributes(match) for match in _RELATIONSHIP.findall(_read(book, path))]
+    relationships = [
+        _attributes(match) for match in _RELATIONSHIP.findall(_read(book, path))
+    ]
     return {
-        relationship.get("Id"): relationship.get("Target", "") for relationship in found
+        relationship.get("Id"): relationship.get("Target", "")
+        for relationship in relationships
     }
 
 

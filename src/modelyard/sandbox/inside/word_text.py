@@ -20,7 +20,7 @@ _SKIPPED = frozenset(
         *(f"{_W}pPr", f"{_W}rPr", f"{_W}sdtPr", BOX),
     ]
 )
-_SIGNS = {f"{_W}tab": "\t", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-"}
+_CHARACTERS = {f"{_W}tab": "\t", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-"}
 
 
 def block_text(element: Any) -> Any:
@@ -39,6 +39,7 @@ def _paragraphs(element: Any) -> Any:
         yield element
         return
     for child in element.iterchildren():
+        # The tag of a comment or a processing instruction is a function.
         if child.tag != BOX and isinstance(child.tag, str):
             yield from _paragraphs(child)
 
@@ -51,7 +52,9 @@ def _boxes(element: Any) -> Any:
             yield child
         elif child.tag == f"{_COMPATIBILITY}AlternateContent":
             boxes = (list(_boxes(choice)) for choice in child.iterchildren())
-            yield from next((found for found in boxes if found), [])
+            yield from next(
+                (choice_boxes for choice_boxes in boxes if choice_boxes), []
+            )
         elif isinstance(child.tag, str):
             yield from _boxes(child)
 
@@ -62,8 +65,8 @@ def _inline_text(element: Any) -> Any:
     for child in element.iterchildren():
         if child.tag == f"{_W}t":
             fragments.append(child.text or "")
-        elif child.tag in _SIGNS:
-            fragments.append(_SIGNS[child.tag])
+        elif child.tag in _CHARACTERS:
+            fragments.append(_CHARACTERS[child.tag])
         elif child.tag == f"{_W}br":
             # Breaks of pages and columns are no breaks of lines.
             fragments.append("" if child.get(f"{_W}type") else "\n")

@@ -204,7 +204,9 @@ async def _knowledge_of_author(package: AgentPackage, context: NodeContext) -> s
         if query.mode != "user_query" or not query.value or datasets is None:
             continue
         segments = await datasets.retrieve(
-            render(query.value, context.pool), retrieval_of(knowledge_set), files=()
+            render(query.value, context.pool),
+            retrieval_of(knowledge_set),
+            files=(),
         )
         if segments:
             texts.append(f"From {knowledge_set.name}:\n{text_of_segments(segments)}")

@@ -256,7 +256,11 @@ class LoopNode(Node):
         # Outputs of the previous round must not be visible in this one.
         context.pool.clear(name for graph in self.graph.walk() for name in graph.nodes)
         engine: GraphEngine = context.engine.create_inner(
-            self.graph, context.pool, self.id, round_index, is_loop=True
+            self.graph,
+            context.pool,
+            self.id,
+            round_index,
+            is_loop=True,
         )
         outcome: Outcome = await context.engine.run_inner(engine)
         match outcome.status:

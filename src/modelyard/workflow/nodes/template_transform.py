@@ -43,7 +43,9 @@ class TemplateTransformNode(Node):
         inputs = self._inputs(context)
         # Simple templates do not need the sandbox.
         text = sandbox.render_in_process(
-            self.data.template, inputs, max_chars=context.run.limits.template_characters
+            self.data.template,
+            inputs,
+            max_chars=context.run.limits.template_characters,
         )
         return (
             None
@@ -61,7 +63,9 @@ class TemplateTransformNode(Node):
                 inputs=inputs,
             )
         text = await sandbox.render(
-            self.data.template, inputs, max_chars=context.run.limits.template_characters
+            self.data.template,
+            inputs,
+            max_chars=context.run.limits.template_characters,
         )
         return NodeResult(inputs=inputs, outputs={"output": text})
 

@@ -142,6 +142,7 @@ _OBJECTS = (
     "array[object]",
 )
 _CHECKED_TYPES = frozenset({"string", "number", "boolean", *_OBJECTS})
+# Query parameters and form fields are texts, so clients spell booleans.
 _BOOLEANS = {
     "true": True,
     "1": True,
@@ -159,15 +160,19 @@ def _converted(type_name: str, value: Any) -> Any:
         return value
     match type_name:
         case "number":
+            # A whole number stays an integer: templates would show `3.0` otherwise.
             return float(value) if "." in value else int(value)
         case "boolean":
             return _BOOLEANS[value.lower()]
         case _:
+            # The text comes from outside, so its depth and number of values are
+            # limited.
             return decode_body(value)
 
 
 def _mismatch(parameter: Parameter, value: Any) -> NodeError:
     """Return the error of a value that is not of the declared type."""
+    # Shortened: the value comes from outside and may be of any length.
     return NodeError(
         f"{parameter.name} must be {parameter.type}, not {type_of(value)}"
         f" {str(value)[:60]!r}",
