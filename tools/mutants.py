@@ -71,6 +71,7 @@ _LAWS = "tests/workflow/test_laws.py"
 _GRAPH_TESTS = (
     f"{_LAWS}::test_a_node_is_ready_once_all_its_edges_are_decided_and_one_is_taken",
 )
+_FILTERS = "knowledge/document_filters.py"
 _RETRIEVE, _DATASET_TESTS = "knowledge/retrieve.py", "tests/knowledge/test_datasets.py"
 _FUSION_TESTS = ("tests/knowledge/test_pure.py",)
 _FORMAT_TESTS = ("tests/wire/test_other_formats.py",)
@@ -208,11 +209,11 @@ MUTANTS = (
     Mutant(41, "a stopped run does not wait for its nodes", "workflow/running.py",
            "        if tasks:\n            _, unfinished", "        if False:\n            _, unfinished",
            ("tests/workflow/test_runs.py",)),
-    Mutant(42, "users share the documents they may read", _RETRIEVE,
+    Mutant(42, "users share the documents they may read", _FILTERS,
            "key = (dataset.id, dataset.generation, user, msgspec",
            "key = (dataset.id, dataset.generation, msgspec",
            (f"{_DATASET_TESTS}::test_what_a_user_may_read_is_decided_for_each_user",)),
-    Mutant(43, "documents are found by their old metadata", _RETRIEVE,
+    Mutant(43, "documents are found by their old metadata", _FILTERS,
            "key = (dataset.id, dataset.generation, user, msgspec",
            "key = (dataset.id, user, msgspec",
            (f"{_DATASET_TESTS}::test_documents_are_found_by_the_metadata_that_they_have_now",)),

@@ -295,6 +295,24 @@ def test_metadata_fields_are_set_filtered_renamed_and_deleted(run: Any):
         ] is True
         assert await found("is", "document_name", "guide")
 
+
+def test_an_unexpected_error_of_a_search_has_the_shape_of_the_api(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+):
+    async def fail(*arguments: Any) -> Any:
+        raise TypeError("unsupported operand of a price")
+
+    async def work(call: Call, yard: Modelyard) -> None:
+        dataset, _ = await create_dataset(call)
+        monkeypatch.setattr(yard.knowledge.datasets.retriever, "_search_dataset", fail)
+        status, reply = await call(
+            "POST", f"/v1/datasets/{dataset}/retrieve", {"query": "parcels"}
+        )
+        assert status == reply["status"] == 500
+        assert set(reply) == {"code", "message", "status"}
+        assert reply["code"] == "internal_server_error"
+        assert "operand" not in reply["message"]
+
     run(work)
 
 
@@ -384,13 +402,14 @@ def test_evaluations_are_stored_per_strategy_and_deleted_with_their_dataset(
         questions = [
             {"question": "Can goods be sent back?", "documents": ["guide"]},
             {"question": "When do parcels leave?", "documents": [document]},
-            {"question": "Who are you?", "documents": ["of nobody"]},
+            {"question": "Who are you?", "documents": ["guide"]},
         ]
         evaluation = await _evaluated(call, base, questions)
         await _check_stored_evaluation(call, base, evaluation)
         await _check_refused_evaluations(call, base, questions)
         await _check_unknown_evaluations(call, base, evaluation["id"])
-        await call("POST", base, {"questions": questions[:1]}, api_key=_NO_KEY)
+        lines = "How => when => guide\n"
+        await call("POST", base, {"lines": lines}, api_key=_NO_KEY)
         _, listed = await call("GET", base, api_key=_NO_KEY)
         assert len(listed["data"]) == 2
         for expected_status in (200, 404):
@@ -462,6 +481,24 @@ async def _check_refused_evaluations(
         ({"questions": [{"question": "?"}]}, "documents"),
         ({"questions": questions, "ways": ["by smell"]}, "Unknown search strategy"),
         ({"questions": questions * 400}, "at most 1,000"),
+        (
+            {"questions": [*questions, {"question": "?", "documents": ["gone.md"]}]},
+            "Question 4: the dataset has no document 'gone.md'",
+        ),
+        (
+            {"questions": [{"question": "?", "documents": []}]},
+            "Question 1: the question",
+        ),
+        ({"lines": "a => guide\n\nb => gone | guide"}, "Line 3: the dataset has no"),
+        (
+            {"lines": "a => guide\nb guide\n => guide\nc => "},
+            "Line 2: expected QUESTION",
+        ),
+        (
+            {"lines": "a => guide\nb guide\n => guide\nc => "},
+            "Line 4: expected QUESTION",
+        ),
+        ({"lines": "x\n" * 30}, "and 20 more"),
     ):
         status, reply = await call("POST", base, body, api_key=_NO_KEY)
         assert (status, expected_text in json.dumps(reply)) == (400, True), reply

@@ -1,6 +1,7 @@
 """Tests for datasets: adding, changing, searching and damaging them."""
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from modelyard.base.errors import (
+    ConfigError,
     InvokeBadRequestError,
     InvokeServerUnavailableError,
     NotFoundError,
@@ -25,6 +27,7 @@ from modelyard.knowledge.entities import (
     Dataset,
     DocForm,
     Document,
+    ExternalRetrieval,
     ProcessRule,
     RetrievalSettings,
     Rules,
@@ -35,9 +38,12 @@ from modelyard.knowledge.entities import (
     Technique,
 )
 from modelyard.knowledge.evaluate import (
+    PRESETS,
+    SHARE_PRESETS,
     Collection,
     CorpusText,
     add_collection,
+    best_share,
     evaluate,
     load_collection,
     ndcg,
@@ -1030,6 +1036,7 @@ def test_external_knowledge_is_queried(run: Run, upstream: Any):
         received_requests.append((request.headers.get("authorization"), request.json))
         if request.json["query"] == "bad":
             return json_answer({"error_code": 2001, "error_msg": "no"}, status=404)
+        count = 9 if request.json["query"] == "many" else 1
         return json_answer(
             {
                 "records": [
@@ -1040,6 +1047,7 @@ def test_external_knowledge_is_queried(run: Run, upstream: Any):
                         "metadata": {"page": 3},
                     }
                 ]
+                * count
             }
         )
 
@@ -1060,6 +1068,13 @@ def test_external_knowledge_is_queried(run: Run, upstream: Any):
         ]
         assert received_requests[0][0] == "Bearer sk-far-key"
         assert received_requests[0][1]["knowledge_id"] == "k1"
+        # The request's settings take precedence, and all records are returned.
+        wide = ExternalRetrieval(top_k=9, score_threshold=0.3, score_threshold_enabled=True)  # fmt: skip
+        assert len((await bench.find(dataset, "many", external=wide)).hits) == 9
+        assert received_requests[1][1]["retrieval_setting"] == {
+            "top_k": 9,
+            "score_threshold": 0.3,
+        }
         with pytest.raises(
             InvokeServerUnavailableError, match="status 404: knowledge not found"
         ):
@@ -1106,3 +1121,66 @@ def test_collections_are_saved_loaded_and_evaluated(run: Run, tmp_path: Path):
             load_collection(tmp_path)
 
     run(work)
+
+
+_CHINESE = (
+    "退款将在七个工作日内到账",
+    "包裹每天中午之前发出",
+    "会员可以免费更换尺码",
+    "发票随订单一起寄送",
+    "客服电话周末不开通",
+    "礼品卡不能兑换现金",
+    "退货需要保留原包装",
+    "国际订单需要缴纳关税",
+)
+
+
+def test_the_chosen_share_is_not_worse_than_full_text(run: Run):
+    """On a small Chinese set, with an embedding model that knows no Chinese."""
+    corpus = [CorpusText(str(index), "", text) for index, text in enumerate(_CHINESE)]
+    queries = {str(index): f"{text[2:7]}吗" for index, text in enumerate(_CHINESE)}
+    qrels = {name: {name: 1.0} for name in queries}
+    collection = Collection("zh", corpus, queries, qrels)
+
+    async def work(bench: Bench) -> None:
+        dataset = await bench.dataset()
+        await add_collection(bench.datasets, dataset, collection)
+        scores = [
+            await evaluate(bench.datasets, dataset, collection, preset, name=name)
+            for name, preset in SHARE_PRESETS.items()
+        ]
+        full_text = await evaluate(
+            bench.datasets, dataset, collection, PRESETS["full_text"]
+        )
+        best = best_share(scores)
+        assert best is not None
+        assert best[1] >= full_text.ndcg - 0.01
+        assert best[1] == max(score.ndcg for score in scores)
+        assert full_text.ndcg > 0.9
+        assert best_share([full_text]) is None
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "problem"),
+    [
+        ("corpus.jsonl", '{"_id": "9"}', "corpus.jsonl, line 2: KeyError: 'text'"),
+        ("queries.jsonl", "[1]", "queries.jsonl, line 2: TypeError"),
+        ("queries.jsonl", "{", "queries.jsonl, line 2: JSONDecodeError"),
+        ("qrels.tsv", "q1\t1", "qrels.tsv, line 3: ValueError: not enough values"),
+        ("qrels.tsv", "q1\t7\t1", "line 3: ValueError: The collection has no document '7'"),
+        ("qrels.tsv", "q7\t1\t1", "line 3: ValueError: The collection has no query 'q7'"),
+        ("qrels.tsv", "q1\t1\tmuch", "line 3: ValueError: could not convert"),
+    ],
+)  # fmt: skip
+def test_a_line_of_a_collection_that_cannot_be_used_is_named(
+    tmp_path: Path, name: str, line: str, problem: str
+):
+    text = CorpusText("1", "", "lynx lives here")
+    collection = Collection("tiny", [text], {"q1": "lynx"}, {"q1": {"1": 1.0}})
+    save_collection(collection, tmp_path)
+    with (tmp_path / name).open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        load_collection(tmp_path)

@@ -19,6 +19,7 @@ from modelyard.knowledge.entities import (
     AUTOMATIC,
     Condition,
     Conditions,
+    DatasetSettings,
     DocForm,
     PreProcessingRule,
     ProcessRule,
@@ -74,15 +75,85 @@ def test_segments_are_spans_of_the_text_within_the_maximum(
     for start, stop in segment_spans:
         assert 0 <= start < stop <= len(text)
         assert stop - start <= size
-        assert text[start] not in " \t\r\n.。"
-    # Only white space and separators may be lost.
+        assert not text[start].isspace()
+        assert not text[stop - 1].isspace()
+    # Only white space may be lost, and rows that only divide.
     covered = set().union(*(range(start, stop) for start, stop in segment_spans))
     lost_indexes = [
         index
         for index, char in enumerate(text)
-        if index not in covered and not char.isspace() and char not in ".。"
+        if index not in covered and not char.isspace() and char not in "|-"
     ]
     assert not lost_indexes
+
+
+LINES_OF_TABLES = st.lists(
+    st.sampled_from(
+        [
+            "| name | price |",
+            "| --- | --- |",
+            "| a | 1 |",
+            "|---|",
+            "",
+            "# H",
+            "Text. " * 9,
+            "x",
+        ]
+    ),
+    max_size=30,
+)
+RULES = [
+    ProcessRule(mode=mode, rules=Rules(segmentation=cut, subchunk_segmentation=cut))
+    for mode in ("automatic", "structure", "custom", "hierarchical")
+    for cut in (
+        Segmentation(max_tokens=30),
+        Segmentation(max_tokens=100),
+        Segmentation(separator="\\n\\n", max_tokens=12, unit="tokens"),
+    )
+]
+
+
+@given(LINES_OF_TABLES, st.sampled_from(RULES), st.sampled_from(list(DocForm)[:2]))
+@settings(max_examples=200)
+def test_no_segment_is_a_row_that_only_divides(
+    lines: list[str], rule: ProcessRule, doc_form: DocForm
+):
+    segments = split("\n".join(lines), rule, doc_form)
+    children = [child for segment in segments for child in segment.children]
+    for segment in [*segments, *children]:
+        assert any(char.isalnum() for char in segment.text), segment
+
+
+@given(LINES_OF_TABLES)
+def test_small_segments_are_joined_where_both_fit(lines: list[str]):
+    rule = ProcessRule(rules=Rules(segmentation=Segmentation(max_tokens=100)))
+    segments = split("\n".join(lines), rule)
+    for first, second in pairwise(segments):
+        is_small = min(len(first.text), len(second.text)) < 100 // 20
+        assert not is_small or len(first.text) + second.stop - first.stop > 100
+
+
+def test_every_default_splits_by_structure():
+    """The dataset's default, a rule without a mode, and Dify's automatic mode."""
+    rows = "\n".join(f"| form T{number} | {number} |" for number in range(20))
+    text = f"# Forms\n\nAll forms.\n\n| form | fee |\n| --- | --- |\n{rows}\n"
+    rules = (DatasetSettings().process_rule, ProcessRule(), ProcessRule(mode="automatic"))  # fmt: skip
+    for rule in rules:
+        (segment,) = split(text, rule)
+        assert segment.text == text.strip()
+
+
+def test_segments_keep_the_characters_at_their_ends():
+    paragraph = "退款将在七个工作日内到账。" * 40
+    rule = ProcessRule(mode="custom", rules=Rules(segmentation=Segmentation(max_tokens=300)))  # fmt: skip
+    assert "".join(segment.text for segment in split(paragraph, rule)) == paragraph
+    assert split(".NET is a framework", rule)[0].text == ".NET is a framework"
+    by_sentence = Rules(segmentation=Segmentation(separator="。"))
+    texts = [
+        segment.text
+        for segment in split("一。二。", ProcessRule(mode="custom", rules=by_sentence))
+    ]
+    assert texts == ["一。", "二。"]
 
 
 @given(WORDS, st.sampled_from([DocForm.TEXT, DocForm.HIERARCHICAL]))
@@ -116,7 +187,13 @@ def test_dify_settings_split_as_in_dify():
     )
     text = "First part.\n\nSecond part is longer. It goes on.\n\n\n\n。Third"
     parts = [segment.text for segment in split(text, rule)]
-    assert parts == ["First part.", "Second part is", "longer", "It goes on.", "Third"]
+    assert parts == [
+        "First part.",
+        "Second part is",
+        "longer.",
+        "It goes on.",
+        "。Third",
+    ]
     full_doc_rule = ProcessRule(mode="hierarchical", rules=Rules(
         parent_mode="full-doc", subchunk_segmentation=Segmentation(separator="\n", max_tokens=50),
     ))  # fmt: skip

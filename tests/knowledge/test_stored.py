@@ -153,6 +153,11 @@ async def _call_every_repository(
     ]
     await store.claims.claim(5)
     await store.documents.filter_metadata(tenant, dataset.id)
+    await store.documents.filter_changes(tenant, dataset.id, -1)
+    with pytest.raises(NotFoundError):
+        await store.documents.of_source(
+            tenant, dataset.id, {"kind": "path", "path": "x"}
+        )
     await store.integrity.problems(tenant, dataset.id)
     await store.queries.newest(tenant, dataset.id, 3)
     assert [

@@ -158,7 +158,7 @@ def model_calls(world: World) -> dict[str, tuple[str, str, Any]]:
         "search": ("POST", f"{base}/retrieve", {"query": "parcels here", "retrieval_model": {
             "search_method": "semantic_search", "reranking_enable": False, "top_k": 2, "score_threshold_enabled": False}}),
         "external knowledge": ("POST", "/retrieval", {"knowledge_id": world.dataset, "query": "parcels outside", "retrieval_setting": {"top_k": 2, "score_threshold": 0}}),
-        "evaluation": ("POST", f"/admin/v1/evaluations/{world.dataset}", {"questions": [{"question": "parcels?", "documents": ["x"]}], "ways": ["semantic"]}),
+        "evaluation": ("POST", f"/admin/v1/evaluations/{world.dataset}", {"questions": [{"question": "parcels?", "documents": ["shipping"]}], "ways": ["semantic"]}),
         "questions": ("POST", f"/admin/v1/evaluations/{world.dataset}/questions", {"count": 1, "model": CHAT}),
         "mcp: dataset": ("POST", "/mcp", mcp("dataset_guide", {"query": "parcels by mcp"})),
         "mcp: app": ("POST", "/mcp", mcp("helper", {"question": "When?"})),

@@ -17,17 +17,8 @@ type EvaluationEvent =
 
 const asLines = (questions: Shape<"QuestionView">[]) =>
   questions.map((question) => `${question.question} => ${question.documents.join(" | ")}`).join("\n");
-const asQuestions = (text: string): Shape<"QuestionView">[] =>
-  text.split("\n").flatMap((line) => {
-    const at = line.lastIndexOf("=>");
-    const question = line.slice(0, at).trim();
-    const documents = line
-      .slice(at + 2)
-      .split("|")
-      .map((line) => line.trim())
-      .filter(Boolean);
-    return at > 0 && question && documents.length ? [{ question, documents }] : [];
-  });
+// The server reads the lines, and names those that it cannot read.
+const countLines = (text: string) => text.split("\n").filter((line) => line.trim()).length;
 
 // Questions whose documents are known, asked in each way. What came of it is kept, to be compared with the next time.
 export const Evaluation = ({ id }: { id: string }) => {
@@ -41,7 +32,7 @@ export const Evaluation = ({ id }: { id: string }) => {
   const [progress, setProgress] = useState<{ done: number; of: number } | null>(null);
   const [trouble, setTrouble] = useState("");
   const running = useRef<AbortController | null>(null);
-  const questions = asQuestions(text);
+  const count = countLines(text);
   const show = (evaluation: string) =>
     void navigate({
       to: "/knowledge/$id",
@@ -53,11 +44,11 @@ export const Evaluation = ({ id }: { id: string }) => {
   const go = async () => {
     if (progress) return running.current?.abort();
     setTrouble("");
-    setProgress({ done: 0, of: questions.length });
+    setProgress({ done: 0, of: count });
     running.current = new AbortController();
     try {
       const path = `/admin/v1/evaluations/${encodeURIComponent(id)}`;
-      const body = JSON.stringify({ questions, ways: WAYS.filter((way) => ways.includes(way)) });
+      const body = JSON.stringify({ lines: text, ways: WAYS.filter((way) => ways.includes(way)) });
       for await (const event of events<EvaluationEvent>(path, {
         method: "POST",
         body,
@@ -109,7 +100,7 @@ export const Evaluation = ({ id }: { id: string }) => {
           </div>
         </fieldset>
         <div className="row">
-          <button type="submit" className="primary" disabled={!progress && (!questions.length || !ways.length)}>
+          <button type="submit" className="primary" disabled={!progress && (!count || !ways.length)}>
             {progress ? t.stop : t.run}
           </button>
           <button

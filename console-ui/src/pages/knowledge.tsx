@@ -111,7 +111,8 @@ const DEFAULT_RULE: SplitRule = { mode: "automatic", separator: "\\n\\n", size: 
 
 // The rule as the knowledge API has it.
 const processRule = (rule: SplitRule) => {
-  if (rule.mode === "automatic") return { mode: "automatic" };
+  // As the API and the command line split by default.
+  if (rule.mode === "automatic") return { mode: "structure" };
   const segmentation = {
     separator: rule.separator.replaceAll("\\n", "\n"),
     max_tokens: rule.size,

@@ -4,7 +4,7 @@ running server."""
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from modelyard.app.knowledge import KnowledgeServices
     from modelyard.knowledge.answer import Answer
     from modelyard.knowledge.crawl import CrawlReport
-    from modelyard.knowledge.entities import Document
+    from modelyard.knowledge.entities import Document, RetrievalSettings
     from modelyard.knowledge.evaluate import Collection, Scores
     from modelyard.knowledge.retrieve import Retrieval
     from modelyard.knowledge.rows import Dataset
@@ -738,6 +738,13 @@ def _print_answer_details(answer: "Answer") -> None:
     multiple=True,
     help="Setting to evaluate; repeatable. Default: all.",
 )
+@click.option(
+    "--shares",
+    "has_shares",
+    is_flag=True,
+    help="Evaluate five shares of the vector score in hybrid searches too, and print the"
+    " best.",
+)
 @json_option
 @click.pass_context
 def evaluate(
@@ -746,6 +753,7 @@ def evaluate(
     embedding: str,
     max_questions: int,
     preset_names: tuple[str, ...],
+    has_shares: bool,
     as_json: bool,
 ) -> None:
     """Evaluate retrieval on a BEIR collection and compare settings.
@@ -756,7 +764,7 @@ def evaluate(
 
     async def evaluate_collection(yard: "Modelyard") -> None:
         """Evaluate the presets and print their results."""
-        from modelyard.knowledge.evaluate import PRESETS, load_collection
+        from modelyard.knowledge.evaluate import PRESETS, best_share, load_collection
 
         if unknown := [name for name in preset_names if name not in PRESETS]:
             raise click.UsageError(
@@ -765,27 +773,48 @@ def evaluate(
             )
         collection = load_collection(folder)
         evaluations = await _evaluate_presets(
-            yard.knowledge, collection, embedding, preset_names, max_questions
+            yard.knowledge,
+            collection,
+            embedding,
+            _selected_presets(preset_names, has_shares=has_shares),
+            max_questions,
         )
         if as_json:
             print_json([msgspec.to_builtins(evaluation) for evaluation in evaluations])
         else:
             _print_evaluations(collection.name, evaluations)
+            if (best := best_share(evaluations)) is not None:
+                click.echo(f"Best share of vectors: {best[0]} (nDCG {best[1]:.3f})")
 
     run_with_modelyard(ctx, evaluate_collection)
+
+
+def _selected_presets(
+    names: Sequence[str], *, has_shares: bool
+) -> dict[str, "RetrievalSettings"]:
+    """Return the presets with these names, all if there are none, and those of the
+    shares if they are evaluated too."""
+    from modelyard.knowledge.evaluate import PRESETS, SHARE_PRESETS
+
+    presets = {
+        name: preset for name, preset in PRESETS.items() if not names or name in names
+    }
+    if has_shares:
+        presets.update(SHARE_PRESETS)
+    return presets
 
 
 async def _evaluate_presets(
     parts: "KnowledgeServices",
     collection: "Collection",
     embedding: str,
-    preset_names: Sequence[str],
+    presets: Mapping[str, "RetrievalSettings"],
     max_questions: int,
 ) -> list["Scores"]:
-    """Index the collection in a temporary dataset, evaluate the named presets (all if
-    there are no names), and delete the dataset."""
+    """Index the collection in a temporary dataset, evaluate the presets, and delete the
+    dataset."""
     from modelyard.knowledge.entities import DatasetSettings
-    from modelyard.knowledge.evaluate import PRESETS, add_collection, evaluate
+    from modelyard.knowledge.evaluate import add_collection, evaluate
 
     datasets = parts.datasets
     provider, _, model = embedding.rpartition("/")
@@ -811,8 +840,7 @@ async def _evaluate_presets(
                 max_questions=max_questions,
                 spent=lambda: parts.models.cost,
             )
-            for name, preset in PRESETS.items()
-            if not preset_names or name in preset_names
+            for name, preset in presets.items()
         ]
     finally:
         # The temporary dataset is removed even if the evaluation fails.

@@ -281,7 +281,7 @@ class Datasets:
         }
         document = self._build_document(dataset, name, source, form=doc_form, **fields)
         (added_document,) = await self.store.library.add([document])
-        await self.store.texts.save(added_document.id, non_empty_chunks)
+        await self.store.texts.save({added_document.id: non_empty_chunks})
         self.indexer.notify()
         return added_document
 
@@ -328,7 +328,7 @@ class Datasets:
         # Latin-1 maps every byte to one character: the digest function expects text.
         digest = digest_of(data.decode("latin-1"))
         document = self._build_document(dataset, name, source, digest=digest, **fields)
-        return await self._add_and_queue(document)
+        return (await self._add_and_queue([document]))[0]
 
     async def add_source(
         self, dataset: Dataset, name: str, source: Mapping[str, Any], **fields: Any
@@ -337,21 +337,33 @@ class Datasets:
 
         `source` describes it, with `kind` and the path or URL; a source that cannot be
         read is therefore reported by the document's status. `fields` are further values
-        of the document.
+        of the document. A path that the dataset contains already is not added again:
+        its document is returned.
         """
-        return await self._add_and_queue(
-            self._build_document(dataset, name, source, **fields)
-        )
+        document = self._build_document(dataset, name, source, **fields)
+        added = await self._add_and_queue([document])
+        if added:
+            return added[0]
+        # Another process may have added the file meanwhile.
+        return await self.store.documents.of_source(dataset.tenant, dataset.id, source)
 
-    async def _add_and_queue(self, document: Document) -> Document:
-        """Store a document, claim it for this process and queue it for indexing.
+    async def _add_and_queue(self, documents: Sequence[Document]) -> list[Document]:
+        """Store documents of one dataset, claim them for this process and queue them
+        for indexing.
 
-        Returns the document as stored.
+        Returns the added documents as stored. Large imports are split into several
+        transactions, so that other writers are not blocked.
         """
-        (added_document,) = await self.store.library.add([document], is_ours=True)
-        self.indexer.start()
-        self.indexer.claim([(added_document, 0)])
-        return added_document
+        added: list[Document] = []
+        for start in range(0, len(documents), _DOCUMENTS_PER_TRANSACTION):
+            batch = await self.store.library.add(
+                documents[start : start + _DOCUMENTS_PER_TRANSACTION], is_ours=True
+            )
+            self.indexer.start()
+            # Claimed documents are renewed, so that a long import loses no lease.
+            self.indexer.claim((document, 0) for document in batch)
+            added += batch
+        return added
 
     async def update_text(
         self,
@@ -466,15 +478,17 @@ class Datasets:
         }
         counts = {"added": 0, "changed": 0, "deleted": 0, "same": 0}
         seen_paths: set[str] = set()
+        new_documents: list[Document] = []
         for path, stamp, size in await asyncio.to_thread(list_files, folder):
             seen_paths.add(path)
             source = {"kind": "path", "path": path, "size": size}
             row = rows_by_path.get(path)
             if row is None:
-                await self.add_source(
-                    dataset, Path(path).name, source, digest=stamp, **fields
+                new_documents.append(
+                    self._build_document(
+                        dataset, Path(path).name, source, digest=stamp, **fields
+                    )
                 )
-                counts["added"] += 1
             elif row["digest"] != stamp:
                 document = await self.store.documents.get(
                     dataset.tenant, dataset.id, row["id"]
@@ -489,6 +503,8 @@ class Datasets:
                 counts["changed"] += 1
             else:
                 counts["same"] += 1
+        # Another process that synchronises the same folder may have been faster.
+        counts["added"] = len(await self._add_and_queue(new_documents))
         base = str(await asyncio.to_thread(folder.resolve))
         # A dataset may hold documents of several folders: only those below this one are
         # deleted.
@@ -497,9 +513,12 @@ class Datasets:
             for path, row in rows_by_path.items()
             if path not in seen_paths and path.startswith(base)
         ]
-        if deleted_ids:
-            await self.delete_documents(dataset, deleted_ids)
-            counts["deleted"] = len(deleted_ids)
+        for batch_start in range(0, len(deleted_ids), _DOCUMENTS_PER_TRANSACTION):
+            batch_ids = deleted_ids[
+                batch_start : batch_start + _DOCUMENTS_PER_TRANSACTION
+            ]
+            await self.delete_documents(dataset, batch_ids)
+        counts["deleted"] = len(deleted_ids)
         self.indexer.notify()
         return counts
 

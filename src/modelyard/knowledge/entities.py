@@ -111,9 +111,10 @@ AUTOMATIC = Rules(
 class ProcessRule(msgspec.Struct, frozen=True, kw_only=True):
     """How documents are split. `structure` is an extension of Dify's modes: it splits
     at headings, code and tables into segments of 2,000 characters with children of 600.
+    `automatic` splits likewise, after cleaning by Dify's default rules.
     """
 
-    mode: Literal["automatic", "custom", "hierarchical", "structure"] = "automatic"
+    mode: Literal["automatic", "custom", "hierarchical", "structure"] = "structure"
     rules: Rules | None = None
 
     @property

@@ -6,10 +6,10 @@ import gzip
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -20,8 +20,11 @@ from modelyard.knowledge.entities import (
     Dataset,
     Document,
     Hit,
+    KeywordSetting,
     RetrievalSettings,
     SearchMethod,
+    VectorSetting,
+    Weights,
 )
 from modelyard.knowledge.ingest import Writer
 
@@ -30,6 +33,7 @@ _FILES = {
     "queries": ("queries.jsonl",),
     "qrels": ("qrels.tsv", "qrels/test.tsv"),
 }
+_Parsed = TypeVar("_Parsed")
 _DEPTH = 100
 _QUESTION_PROMPT = (
     "Write one question that the following text answers and that makes sense without"
@@ -92,7 +96,7 @@ def _lines(folder: Path, file_type: str) -> Iterator[str]:
                     if path.suffix == ".gz"
                     else path.open(encoding="utf-8")
                 ) as file:
-                    yield from file
+                    yield from _readable(file, path)
                 return
     raise ConfigError(
         f"{str(folder)!r} is not in BEIR's layout: it has no"
@@ -100,32 +104,80 @@ def _lines(folder: Path, file_type: str) -> Iterator[str]:
     )
 
 
-def load_collection(folder: Path) -> Collection:
-    """Read a collection from a folder. Raises ConfigError if the folder is not in
-    BEIR's layout."""
+def _readable(file: Iterable[str], path: Path) -> Iterator[str]:
+    """Yield the lines of a file. Raises ConfigError if it cannot be read or decoded."""
     try:
-        corpus = [
-            CorpusText(
-                str(record["_id"]), str(record.get("title") or ""), str(record["text"])
-            )
-            for record in map(json.loads, _lines(folder, "corpus"))
-        ]
-        queries = {
-            str(record["_id"]): str(record["text"])
-            for record in map(json.loads, _lines(folder, "queries"))
-        }
-        qrels: dict[str, dict[str, float]] = {}
-        for line_index, line in enumerate(_lines(folder, "qrels")):
+        yield from file
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def load_collection(folder: Path) -> Collection:
+    """Read a collection from a folder.
+
+    Raises ConfigError if the folder is not in BEIR's layout, with the number of the
+    first line that is not.
+    """
+    corpus = _parsed_lines(
+        folder,
+        "corpus",
+        lambda record: CorpusText(
+            str(record["_id"]), str(record.get("title") or ""), str(record["text"])
+        ),
+    )
+    queries = dict(
+        _parsed_lines(
+            folder, "queries", lambda record: (str(record["_id"]), str(record["text"]))
+        )
+    )
+    qrels = _load_qrels(folder, {text.id for text in corpus}, queries)
+    return Collection(folder.name, corpus, queries, qrels)
+
+
+def _parsed_lines(
+    folder: Path, file_type: str, parse: Callable[[Any], _Parsed]
+) -> list[_Parsed]:
+    """Return what `parse` makes of the JSON value of each line of a file. Raises
+    ConfigError with the number of the first line that it cannot read."""
+    parsed: list[_Parsed] = []
+    for number, line in enumerate(_lines(folder, file_type), 1):
+        try:
+            parsed.append(parse(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _unreadable(folder, file_type, number, error) from error
+    return parsed
+
+
+def _load_qrels(
+    folder: Path, documents: Container[str], queries: Container[str]
+) -> dict[str, dict[str, float]]:
+    """Read the relevance judgements of a collection. Raises ConfigError with the line's
+    number for a line of another form, and for a query or document that the collection
+    does not contain: it would count as not found."""
+    qrels: dict[str, dict[str, float]] = {}
+    for number, line in enumerate(_lines(folder, "qrels"), 1):
+        try:
             query, document, relevance = line.rstrip("\n").split("\t")
             # The header line is optional in some collections.
-            if line_index or relevance not in ("score", "relevance"):
-                qrels.setdefault(query, {})[document] = float(relevance)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ConfigError(
-            f"{str(folder)!r} cannot be read as a collection: {type(error).__name__}:"
-            f" {error}"
-        ) from error
-    return Collection(folder.name, corpus, queries, qrels)
+            if number == 1 and relevance in ("score", "relevance"):
+                continue
+            qrels.setdefault(query, {})[document] = float(relevance)
+            if query not in queries:
+                raise ValueError(f"The collection has no query {query[:80]!r}")
+            if document not in documents:
+                raise ValueError(f"The collection has no document {document[:80]!r}")
+        except ValueError as error:
+            raise _unreadable(folder, "qrels", number, error) from error
+    return qrels
+
+
+def _unreadable(
+    folder: Path, file_type: str, number: int, error: Exception
+) -> ConfigError:
+    return ConfigError(
+        f"Collection {str(folder)!r}, {_FILES[file_type][0]}, line {number}:"
+        f" {type(error).__name__}: {error}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -368,6 +420,41 @@ PRESETS: Mapping[str, RetrievalSettings] = {
     "reranked": RetrievalSettings(reranking_enable=True, rerank_candidates=20),
 }
 """The search configurations that `modelyard knowledge eval` compares."""
+
+
+def _with_share(share: float) -> RetrievalSettings:
+    """Return hybrid settings with a share of the vector score, from 0 to 1."""
+    weights = Weights(
+        vector_setting=VectorSetting(vector_weight=share),
+        keyword_setting=KeywordSetting(keyword_weight=1 - share),
+    )
+    return RetrievalSettings(weights=weights)
+
+
+# Which share is best depends on the texts and on the embedding model: from 0.3, if the
+# model knows the language badly, to 0.85. Finer steps change little.
+SHARES: Mapping[str, float] = {
+    f"hybrid_{round(share * 100)}": share for share in (0.1, 0.3, 0.5, 0.7, 0.9)
+}
+"""Shares of the vector score in a hybrid search, by the names of their presets."""
+SHARE_PRESETS: Mapping[str, RetrievalSettings] = {
+    name: _with_share(share) for name, share in SHARES.items()
+}
+"""Hybrid searches from which the share of a dataset is chosen."""
+
+
+def best_share(scores: Iterable[Scores]) -> tuple[float, float] | None:
+    """Return the share of the vector score with the highest nDCG, and that nDCG. Of
+    equal ones the most even share is returned; None if no share was evaluated."""
+    evaluated = [
+        (score.ndcg, -abs(SHARES[score.settings] - 0.5), SHARES[score.settings])
+        for score in scores
+        if score.settings in SHARES
+    ]
+    if not evaluated:
+        return None
+    ndcg_at_10, _, share = max(evaluated)
+    return share, ndcg_at_10
 
 
 _QUESTIONS_AT_ONCE = 8

@@ -3,6 +3,7 @@ and the rank of each answer."""
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,6 +13,7 @@ from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset, Hit
 from modelyard.knowledge.evaluate import (
     PRESETS,
+    SHARE_PRESETS,
     RetrievalRun,
     Scores,
     generate_questions,
@@ -22,6 +24,8 @@ from modelyard.storage.scoped_store import ScopedStore
 _MAX_QUESTIONS = 1000
 _MAX_EVALUATIONS = 100
 _DEPTH = 10
+_MAX_REPORTED_PROBLEMS = 10
+_STRATEGIES = {**PRESETS, **SHARE_PRESETS}
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +34,50 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     question: str
     documents: list[str]
     """Names or ids of the documents that answer the question."""
+
+
+class LabelledQuestion(NamedTuple):
+    """A question with its position in the input, for error messages."""
+
+    label: str
+    """For example "Line 3"."""
+    question: Question
+
+
+def parse_questions(text: str) -> list[LabelledQuestion]:
+    """Parse questions of the form `QUESTION => DOCUMENT | DOCUMENT`, one a line. Blank
+    lines are skipped.
+
+    Raises InvokeBadRequestError with the numbers of all lines that have another form.
+    """
+    questions: list[LabelledQuestion] = []
+    problems: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        # The question itself may contain an arrow.
+        question, _, names = line.rpartition("=>")
+        documents = [name.strip() for name in names.split("|") if name.strip()]
+        if question.strip() and documents:
+            parsed = Question(question=question.strip(), documents=documents)
+            questions.append(LabelledQuestion(f"Line {number}", parsed))
+        else:
+            problems.append(
+                f"Line {number}: expected QUESTION => DOCUMENT | DOCUMENT, got"
+                f" {line.strip()[:80]!r}"
+            )
+    _refuse(problems)
+    return questions
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    """Raise InvokeBadRequestError with the first ten problems, if there are any."""
+    if not problems:
+        return
+    reported = list(problems[:_MAX_REPORTED_PROBLEMS])
+    if more := len(problems) - len(reported):
+        reported.append(f"and {more:,} more")
+    raise InvokeBadRequestError("; ".join(reported), param="questions")
 
 
 class QuestionOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +124,32 @@ class Evaluations:
         self._now = clock
         datasets.on_delete(self._delete_all)
 
+    async def check_documents(
+        self, dataset: Dataset, questions: Sequence[LabelledQuestion]
+    ) -> None:
+        """Raise InvokeBadRequestError if a question names no document, or one that the
+        dataset does not contain: it would count as not found.
+
+        The documents of external datasets are not known, and not checked.
+        """
+        if dataset.settings.provider == "external":
+            return
+        rows = await self._datasets.store.documents.sources(dataset.tenant, dataset.id)
+        # Questions name documents by either; names need not be unique.
+        known_names = {row["id"] for row in rows} | {row["name"] for row in rows}
+        problems = [
+            f"{label}: the dataset has no document {name[:80]!r}"
+            for label, question in questions
+            for name in question.documents
+            if name not in known_names
+        ]
+        problems += [
+            f"{label}: the question names no document"
+            for label, question in questions
+            if not question.documents
+        ]
+        _refuse(problems)
+
     async def run(
         self,
         dataset: Dataset,
@@ -91,7 +165,7 @@ class Evaluations:
         questions are invalid.
         """
         trials = [
-            RetrievalRun(self._datasets, dataset, PRESETS[strategy], strategy)
+            RetrievalRun(self._datasets, dataset, _STRATEGIES[strategy], strategy)
             for strategy in _valid_strategies(strategies)
         ]
         if not questions:
@@ -199,10 +273,10 @@ def _valid_strategies(strategies: Sequence[str]) -> list[str]:
     # Duplicates would double the work and overwrite each other's ranks.
     selected = list(dict.fromkeys(strategies)) or ["full_text", "semantic", "hybrid"]
     for strategy in selected:
-        if strategy not in PRESETS:
+        if strategy not in _STRATEGIES:
             raise InvokeBadRequestError(
                 f"Unknown search strategy {strategy!r}; expected one of"
-                f" {', '.join(PRESETS)}"
+                f" {', '.join(_STRATEGIES)}"
             )
     return selected
 

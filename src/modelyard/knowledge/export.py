@@ -161,7 +161,7 @@ async def _import_document(
     # The lease keeps the indexer from processing the document before it is published.
     (placed,) = await datasets.store.library.add([document], is_ours=True)
     if parts:
-        await datasets.store.texts.save(placed.id, parts)
+        await datasets.store.texts.save({placed.id: parts})
     await datasets.store.publisher.publish([PreparedDocument(placed, 0, indexed)])
 
 

@@ -137,17 +137,38 @@ def check(conditions: Conditions) -> None:
             )
 
 
+def text_of(value: object) -> str:
+    """Return the text that stands for a metadata value in comparisons; empty for
+    None."""
+    return _text(value)
+
+
+def operator_of(condition: Condition) -> Operator:
+    """Return the function that tests a metadata value against the condition's value.
+
+    The condition must have passed `check`.
+    """
+    name = condition.comparison_operator
+    return OPERATORS[_OPERATOR_ALIASES.get(name, name)]
+
+
+def exact_texts(condition: Condition) -> list[str] | None:
+    """Return the texts of the only values that meet the condition; None if the operator
+    is not one of equality."""
+    if condition.comparison_operator == "is":
+        return [_text(condition.value)]
+    if condition.comparison_operator == "in":
+        return _to_list(condition.value)
+    return None
+
+
 def matches(metadata: Mapping[str, Any], conditions: Conditions) -> bool:
     """Return whether a document's metadata meets all conditions, or any of them,
     depending on the logical operator."""
 
     def meets(condition: Condition) -> bool:
         """Return whether the metadata meets one condition."""
-        return OPERATORS[
-            _OPERATOR_ALIASES.get(
-                condition.comparison_operator, condition.comparison_operator
-            )
-        ](metadata.get(condition.name), condition.value)
+        return operator_of(condition)(metadata.get(condition.name), condition.value)
 
     results = (meets(condition) for condition in conditions.conditions)
     return any(results) if conditions.logical_operator == "or" else all(results)

@@ -10,7 +10,7 @@ slow documents are staged as they arrive: no text of a document is embedded twic
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -32,6 +32,10 @@ logger = logging.getLogger("modelyard.knowledge")
 
 _MAX_GROUP_DOCUMENTS = 256
 _MAX_GROUP_BYTES = 1 << 20
+# Files take longer to read than texts: a slow one must not delay too many others.
+_MAX_GROUP_FILES = 64
+# Files of one group that are read concurrently.
+_READ_AT_ONCE = 4
 _POLL_SECONDS = 0.5
 # Poll interval without work here: claims of exited processes are taken over.
 _IDLE_SECONDS = 2.0
@@ -93,6 +97,64 @@ class _IndexingJob:
         )
 
 
+class _GroupReader:
+    """Reads the sources of a group of documents, and stores their texts."""
+
+    def __init__(self, store: KnowledgeStore, reader: Reader) -> None:
+        self._store = store
+        self._reader = reader
+
+    async def read(
+        self,
+        jobs: Sequence[_IndexingJob],
+        record_failure: Callable[[_IndexingJob, ModelyardError], Awaitable[None]],
+    ) -> dict[str, list[DocumentPart]]:
+        """Read the sources of documents, a few at a time, and return their parts by
+        document id. Documents that cannot be read are passed to
+        `record_failure`.
+
+        The parts are stored before anything else can fail: in one transaction for all
+        documents, since with small files transactions are most of the work.
+        """
+        if not jobs:
+            return {}
+        await self._store.claims.progress([(job.document, job.attempt) for job in jobs])
+        readers = asyncio.Semaphore(_READ_AT_ONCE)
+        results = await asyncio.gather(
+            *(self._read_source(job, readers) for job in jobs), return_exceptions=True
+        )
+        parts: dict[str, list[DocumentPart]] = {}
+        for job, result in zip(jobs, results, strict=True):
+            # The outage concerns all documents, which are then tried again.
+            if isinstance(result, StorageUnavailableError):
+                raise result
+            if isinstance(result, ModelyardError):
+                await record_failure(job, result)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                parts[job.document.id] = result
+        await self._store.texts.save(parts)
+        return parts
+
+    async def _read_source(
+        self, work: _IndexingJob, readers: asyncio.Semaphore
+    ) -> list[DocumentPart]:
+        """Read a document's source and return its parts.
+
+        The detected format is added to the metadata as `format`, unless they have this
+        field. Raises ModelyardError with a message for the uploader.
+        """
+        document = work.document
+        async with readers:
+            read = await self._reader.read(document)
+        # The detected format is available to metadata filters.
+        if read.kind and "format" not in document.metadata:
+            metadata = {**document.metadata, "format": read.kind.lstrip(".")}
+            work.document = msgspec.structs.replace(work.document, metadata=metadata)
+        return read.parts
+
+
 class Indexer:
     """Indexes documents in the background, several groups at a time."""
 
@@ -109,7 +171,7 @@ class Indexer:
         self._caller_of = caller_of
         self._store = store
         self._vectors = DatasetEmbedder(embedder)
-        self._reader = reader
+        self._sources = _GroupReader(store, reader)
         self._writer = writer
         self._slots = asyncio.Semaphore(at_once)
         self._at_once = at_once
@@ -215,15 +277,14 @@ class Indexer:
         """Index a group of claimed documents, and account for every kind of failure.
 
         If the database is unavailable, the claims are released so that the documents
-        are tried again soon. Any other error outside the regular ones is recorded as
-        the failure of each document. Waiting callers are woken at the end.
+        are tried again soon. Waiting callers are woken at the end.
         """
         async with self._slots:
             try:
                 # Model calls are made on behalf of the API key that added the
                 # documents.
                 with acting_for(self._caller_of(group[0].document)):
-                    await self._index_group(group)
+                    await self._index_isolated(group)
             except StorageUnavailableError as error:
                 logger.warning(
                     "indexing paused: database unavailable",
@@ -232,11 +293,6 @@ class Indexer:
                 # Release the claim, so that the documents are tried again without
                 # waiting for the lease.
                 await self._store.claims.release([job.document.id for job in group])
-            except Exception as error:
-                logger.exception("indexing failed")
-                failure = f"Indexing failed: {type(error).__name__}: {error}"
-                for job in group:
-                    await self._record_failure(job, ModelyardError(failure))
             finally:
                 for job in group:
                     self._claimed_ids.discard(job.document.id)
@@ -274,6 +330,24 @@ class Indexer:
 
     # One group
 
+    async def _index_isolated(self, group: list[_IndexingJob]) -> None:
+        """Index a group of documents. An error of the program fails only the document
+        that causes it: the documents are then indexed one by one."""
+        try:
+            await self._index_group(group)
+        except StorageUnavailableError:
+            raise
+        except Exception as error:
+            logger.exception("indexing failed")
+            if len(group) > 1:
+                for job in group:
+                    await self._index_isolated(
+                        [_IndexingJob(job.document, job.attempt, is_resumed=True)]
+                    )
+                return
+            failure = f"Indexing failed: {type(error).__name__}: {error}"
+            await self._record_failure(group[0], ModelyardError(failure))
+
     async def _index_group(self, group: list[_IndexingJob]) -> None:
         """Read, split, embed and publish the documents of a group, all of one dataset.
 
@@ -287,15 +361,8 @@ class Indexer:
         except ModelyardError:
             # The dataset was deleted, and its documents with it.
             return
-        stored_texts = await self._store.texts.get_many(
-            [job.document.id for job in group]
-        )
         # Documents that fail or are stopped while they are read drop out of the group.
-        ready = [
-            job
-            for job in group
-            if await self._read(job, dataset, stored_texts.get(job.document.id))
-        ]
+        ready = await self._read_group(group, dataset)
         if not ready:
             return
         try:
@@ -333,32 +400,41 @@ class Indexer:
                 [_IndexingJob(job.document, job.attempt, is_resumed=True)]
             )
 
-    async def _read(
-        self,
-        work: _IndexingJob,
-        dataset: Dataset,
-        stored_parts: list[DocumentPart] | None,
-    ) -> bool:
-        """Read and split a document. Returns False if it failed or was stopped."""
-        clock = self._store.clock
-        if await self._handle_command(work):
-            return False
-        document = work.document
-        # A document that was started earlier may have staged vectors.
-        was_started = (
-            document.status is not Status.WAITING
-            or work.attempt > 0
-            or bool(document.times)
-        )
-        work.is_resumed = work.is_resumed or was_started
-        try:
-            work.set_stage(Status.PARSING, "started", clock())
-            # A text that was already parsed is stored, so a retry does not read the
-            # source again.
-            parts = (
-                stored_parts if stored_parts is not None else await self._parts(work)
+    async def _read_group(
+        self, group: Sequence[_IndexingJob], dataset: Dataset
+    ) -> list[_IndexingJob]:
+        """Read and split the documents of a group. Returns those that neither failed
+        nor were stopped.
+
+        A text that was already parsed is stored, so that a retry does not read the
+        source again.
+        """
+        texts = await self._store.texts.get_many([job.document.id for job in group])
+        active = [job for job in group if not await self._handle_command(job)]
+        for job in active:
+            # A document that was started earlier may have staged vectors.
+            was_started = (
+                job.document.status is not Status.WAITING
+                or job.attempt > 0
+                or bool(job.document.times)
             )
-            work.set_stage(Status.CLEANING, "parsed", clock())
+            job.is_resumed = job.is_resumed or was_started
+            job.set_stage(Status.PARSING, "started", self._store.clock())
+        unread = [job for job in active if job.document.id not in texts]
+        texts.update(await self._sources.read(unread, self._record_failure))
+        return [
+            job
+            for job in active
+            if job.document.id in texts
+            and await self._split(job, texts[job.document.id], dataset)
+        ]
+
+    async def _split(
+        self, work: _IndexingJob, parts: list[DocumentPart], dataset: Dataset
+    ) -> bool:
+        """Split a document that was read. Returns False if it failed or was stopped."""
+        work.set_stage(Status.CLEANING, "parsed", self._store.clock())
+        try:
             if not await self._prepare(work, parts, dataset):
                 return False
         except StorageUnavailableError:
@@ -366,7 +442,7 @@ class Indexer:
         except ModelyardError as error:
             await self._record_failure(work, error)
             return False
-        work.set_stage(Status.INDEXING, "split", clock())
+        work.set_stage(Status.INDEXING, "split", self._store.clock())
         return True
 
     async def _prepare(
@@ -399,29 +475,12 @@ class Indexer:
             raise InvokeBadRequestError("No text could be extracted from the document")
         return True
 
-    async def _parts(self, work: _IndexingJob) -> list[DocumentPart]:
-        """Read a document's source and return its parts, which are stored as parsed.
-
-        The detected format is added to the metadata as `format`, unless they have this
-        field. Raises ModelyardError with a message for the uploader.
-        """
-        document = work.document
-        await self._store.claims.progress([(document, work.attempt)])
-        read = await self._reader.read(document)
-        # The detected format is available to metadata filters.
-        if read.kind and "format" not in document.metadata:
-            metadata = {**document.metadata, "format": read.kind.lstrip(".")}
-            work.document = msgspec.structs.replace(work.document, metadata=metadata)
-        # Store the parsed text before anything else can fail.
-        await self._store.texts.save(document.id, read.parts)
-        return read.parts
-
     async def _write_pairs(
         self, work: _IndexingJob, parts: Sequence[DocumentPart], dataset: Dataset
     ) -> bool:
         """Have a model generate question and answer pairs from the text, one segment at
         a time. Returns False if a command stopped the document."""
-        writer = self._require_writer("Questions and answers")
+        writer = _require_writer(self._writer, "Questions and answers")
         plain = msgspec.structs.replace(work.document, form=DocForm.TEXT)
         text_segments, _ = prepare.split_document(parts, plain)
         pairs: list[tuple[str, str]] = []
@@ -448,7 +507,7 @@ class Indexer:
         defaults. An empty reply adds nothing. Raises InvokeBadRequestError without a
         chat model, ModelyardError if a call fails.
         """
-        writer = self._require_writer("Summaries")
+        writer = _require_writer(self._writer, "Summaries")
         summary_settings = dataset.settings.summary_index_setting
         model = (
             "/".join(
@@ -478,14 +537,6 @@ class Indexer:
             if await self._handle_command(work):
                 return False
         return True
-
-    def _require_writer(self, feature: str) -> Writer:
-        """Return the chat model. Raises InvokeBadRequestError if none is configured."""
-        if self._writer is None:
-            raise InvokeBadRequestError(
-                f"{feature} are generated by a chat model, but none is configured"
-            )
-        return self._writer
 
     async def _handle_command(self, work: _IndexingJob) -> bool:
         """Carry out a pending pause or cancel command. Returns whether the document was
@@ -595,6 +646,15 @@ class Indexer:
             await self._store.claims.progress(updates)
 
 
+def _require_writer(writer: Writer | None, feature: str) -> Writer:
+    """Return the chat model. Raises InvokeBadRequestError if none is configured."""
+    if writer is None:
+        raise InvokeBadRequestError(
+            f"{feature} are generated by a chat model, but none is configured"
+        )
+    return writer
+
+
 def _texts_to_embed(group: Sequence[_IndexingJob]) -> dict[str, str]:
     """Return the distinct texts of the documents by digest."""
     texts: dict[str, str] = {}
@@ -624,24 +684,23 @@ def _assign_vectors(
 
 def _group_jobs(claimed: Iterable[tuple[Document, int]]) -> list[list[_IndexingJob]]:
     """Group documents for indexing: small texts of one dataset and API key together,
-    all others separately."""
+    likewise small files, and all others separately."""
     groups: list[list[_IndexingJob]] = []
-    open_groups: dict[tuple[str, str], tuple[list[_IndexingJob], int]] = {}
+    open_groups: dict[tuple[str, str, bool], tuple[list[_IndexingJob], int]] = {}
     for document, revision in claimed:
         work = _IndexingJob(document, revision)
         # A source of unknown size is treated as large.
         size = int(document.source.get("size") or _MAX_GROUP_BYTES)
-        if document.source.get("kind") != "text" or size > _MAX_GROUP_BYTES // 8:
+        is_text = document.source.get("kind") == "text"
+        is_file = document.source.get("kind") in ("file", "path")
+        if not (is_text or is_file) or size > _MAX_GROUP_BYTES // 8:
             groups.append([work])
             continue
         # A group shares its embedding calls, which are made on behalf of one API key.
-        shared = (document.dataset, document.api_key)
+        shared = (document.dataset, document.api_key, is_text)
         group, used = open_groups.get(shared, ([], 0))
-        if (
-            not group
-            or used + size > _MAX_GROUP_BYTES
-            or len(group) >= _MAX_GROUP_DOCUMENTS
-        ):
+        limit = _MAX_GROUP_DOCUMENTS if is_text else _MAX_GROUP_FILES
+        if not group or used + size > _MAX_GROUP_BYTES or len(group) >= limit:
             new_group: list[_IndexingJob] = []
             group, used = new_group, 0
             groups.append(group)

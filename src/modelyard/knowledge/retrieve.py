@@ -21,19 +21,21 @@ from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.json_types import is_mapping
 from modelyard.base.lazy import lazy_module
 from modelyard.knowledge import queries
+from modelyard.knowledge.document_filters import DocumentFilters
 from modelyard.knowledge.entities import (
     MAX_TOP_K,
     ChildHit,
     Conditions,
     Dataset,
     Document,
+    ExternalRetrieval,
     Hit,
     RetrievalSettings,
     SearchMethod,
     Segment,
     Technique,
 )
-from modelyard.knowledge.filters import check, matches
+from modelyard.knowledge.filters import check
 from modelyard.knowledge.index.base import Index, IndexHit, IndexKey, IndexQuery
 from modelyard.knowledge.ingest import Writer
 from modelyard.knowledge.rows import EntryContent
@@ -49,8 +51,6 @@ else:
 logger = logging.getLogger("modelyard.knowledge")
 
 _MAX_CACHED_VECTORS = 1024
-# Number of datasets whose document metadata is cached for filters.
-_MAX_CACHED_DATASETS = 64
 _VECTOR_CACHE_SECONDS = 600.0
 _DAY = 86_400.0
 
@@ -109,6 +109,8 @@ class SearchRequest:
     query: str
     settings: RetrievalSettings | None = None
     """Used for all datasets; None means each dataset's own settings."""
+    external: ExternalRetrieval | None = None
+    """Used for external datasets; None means the dataset's own settings."""
     conditions: Conditions | None = None
     automatic_filter: str = ""
     """Name of a model that derives metadata conditions from the question; empty for
@@ -150,8 +152,7 @@ class Retriever:
         self._vectors: OrderedDict[tuple[str, str, str], tuple[float, np.ndarray]] = (
             OrderedDict()
         )
-        self._allowed_cache: OrderedDict[Any, frozenset[str] | set[str]] = OrderedDict()
-        self._metadata_cache: dict[str, tuple[int, dict[str, dict[str, Any]]]] = {}
+        self._filters = DocumentFilters(store.documents)
 
     async def search(
         self, datasets: Sequence[str], search_request: SearchRequest
@@ -410,50 +411,7 @@ class Retriever:
         """Return the ids of the documents that may be found; None for all documents."""
         if conditions is None and not searched.has_exceptions:
             return None
-        dataset = searched.dataset
-        # The generation is part of the key: any change of the dataset makes older
-        # results unreachable.
-        key = (dataset.id, dataset.generation, user, msgspec.json.encode(conditions))
-        if (cached_documents := self._allowed_cache.get(key)) is not None:
-            self._allowed_cache.move_to_end(key)
-            return cached_documents
-        metadata_by_document = await self._filter_metadata(dataset)
-        allowed_documents = {
-            name
-            for name, metadata in metadata_by_document.items()
-            if _may_read(user, metadata["readers"])
-            and (conditions is None or matches(metadata, conditions))
-        }
-        self._allowed_cache[key] = allowed_documents
-        if len(self._allowed_cache) > _MAX_CACHED_DATASETS:
-            self._allowed_cache.popitem(last=False)
-        return allowed_documents
-
-    async def _filter_metadata(self, dataset: Dataset) -> dict[str, dict[str, Any]]:
-        """Return the filterable metadata of all enabled documents, cached until the
-        dataset changes."""
-        cached = self._metadata_cache.get(dataset.id)
-        if cached is not None and cached[0] == dataset.generation:
-            return cached[1]
-        metadata_by_document: dict[str, dict[str, Any]] = {}
-        for row in await self._store.documents.filter_metadata(
-            dataset.tenant, dataset.id
-        ):
-            metadata_by_document[row["id"]] = {
-                # Metadata fields with a built-in name take precedence over the built-in
-                # ones, but never over the readers.
-                "document_name": row["name"],
-                "uploader": row["created_by"],
-                "upload_date": row["created_at"],
-                "last_update_date": row["updated_at"],
-                "source": msgspec.json.decode(row["source"]).get("kind", ""),
-                **msgspec.json.decode(row["metadata"]),
-                "readers": msgspec.json.decode(row["readers"]),
-            }
-        if len(self._metadata_cache) > _MAX_CACHED_DATASETS:
-            self._metadata_cache.clear()
-        self._metadata_cache[dataset.id] = (dataset.generation, metadata_by_document)
-        return metadata_by_document
+        return await self._filters.allowed(searched.dataset, conditions, user)
 
     async def _search_index(
         self,
@@ -570,7 +528,7 @@ class Retriever:
                 " available here"
             )
         started_at = time.perf_counter()
-        external_settings = dataset.settings.external_retrieval_model
+        external_settings = _external_settings(dataset, search_request)
         threshold = (
             external_settings.score_threshold
             if external_settings.score_threshold_enabled
@@ -709,8 +667,20 @@ def _merge_settings(
     if (settings := search_request.merge or search_request.settings) is not None:
         return settings
     if len(targets) == 1:
-        return targets[0].dataset.settings.retrieval_model
+        dataset = targets[0].dataset
+        settings = dataset.settings.retrieval_model
+        # The other server was asked for this many records.
+        if dataset.settings.provider == "external":
+            external_settings = _external_settings(dataset, search_request)
+            return msgspec.structs.replace(settings, top_k=external_settings.top_k)
+        return settings
     return RetrievalSettings()
+
+
+def _external_settings(
+    dataset: Dataset, search_request: SearchRequest
+) -> ExternalRetrieval:
+    return search_request.external or dataset.settings.external_retrieval_model
 
 
 def _search_method(dataset: Dataset, settings: RetrievalSettings) -> SearchMethod:

@@ -1,5 +1,6 @@
 """Conversion between the database rows of the knowledge tables and their records."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,20 @@ class PreparedDocument:
     document: Document
     attempt: int
     indexed: IndexContent
+
+
+class FilterRow(msgspec.Struct, frozen=True, gc=False):
+    """The properties of a document that decide whether a search may return it.
+
+    Large datasets have many of them, so the garbage collector does not track them.
+    """
+
+    id: str
+    values: dict[str, Any]
+    """Metadata by field name, with the built-in fields."""
+    readers: list[str]
+    is_searchable: bool
+    """Whether the document is enabled and not archived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +176,24 @@ def read_document(row: Row) -> Document:
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         api_key=row["api_key"],
+    )
+
+
+def read_filter_row(row: Row) -> FilterRow:
+    """Return the filterable properties of a row."""
+    return FilterRow(
+        id=row["id"],
+        values={
+            "document_name": row["name"],
+            "uploader": row["created_by"],
+            "upload_date": row["created_at"],
+            "last_update_date": row["updated_at"],
+            "source": _any.decode(row["source"]).get("kind", ""),
+            # Metadata fields with a built-in name take precedence.
+            **_any.decode(row["metadata"]),
+        },
+        readers=_any.decode(row["readers"]),
+        is_searchable=bool(row["is_enabled"]) and not row["is_archived"],
     )
 
 
@@ -289,11 +322,21 @@ def document_row(document: Document, owner: str, until: float) -> tuple[Any, ...
         owner,
         until,
         document.api_key,
+        source_key(document.source),
     )
 
 
-def finished_row(prepared: PreparedDocument, current_time: float) -> tuple[Any, ...]:
-    """Return the column values of a document whose indexing is complete."""
+def source_key(source: Mapping[str, Any]) -> str:
+    """Return what identifies a source of which a dataset has only one document: the
+    path of a file. Empty for all other sources."""
+    return str(source.get("path") or "") if source.get("kind") == "path" else ""
+
+
+def finished_row(
+    prepared: PreparedDocument, current_time: float, generation: int
+) -> tuple[Any, ...]:
+    """Return the column values of a document whose indexing is complete, in the given
+    generation of its dataset."""
     char_count = sum(segment.words for segment in prepared.indexed.segments)
     tokens = sum(segment.tokens for segment in prepared.indexed.segments)
     # The counts of all segments and of searchable segments are equal at the end.
@@ -307,6 +350,7 @@ def finished_row(prepared: PreparedDocument, current_time: float) -> tuple[Any, 
         to_json(prepared.indexed.metadata),
         to_json(prepared.document.times),
         current_time,
+        generation,
         prepared.document.id,
     )
 

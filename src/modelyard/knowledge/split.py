@@ -17,7 +17,12 @@ from modelyard.knowledge.entities import DocForm, ProcessRule, Rules, Segmentati
 from modelyard.models.tokens import estimate_tokens as estimate
 
 _SEPARATORS = ("\n\n", "。", ". ", " ", "")
-_STRIPPED_AT_START = " \t\r\n.。"
+# Separators that are part of the text: the segment before them keeps them.
+_SENTENCE_ENDS = frozenset("。．.！!？?；;…")
+# Characters of a row that only divides: of a table's header, or of sections.
+_RULE_CHARACTERS = frozenset("|-:+= \t\r\n")
+# Segments smaller than one part in so many of the maximum are joined to a neighbour.
+_SMALL_SHARE = 20
 # Dify's limit for a parent that is the whole document.
 _MAX_PARENT_TOKENS = 10_000
 STRUCTURE = Segmentation(separator="", max_tokens=2000)
@@ -49,11 +54,14 @@ def split(
     gives no segments.
     """
     rules = rule.effective
-    if rule.mode == "structure":
+    # What is split automatically is split by structure: single lines, which Dify's
+    # default makes, answer no question.
+    is_structured = rule.mode in ("structure", "automatic")
+    if is_structured:
         text_segments = _split_by_structure(text, rules, doc_form)
     else:
         text_segments = _split_by_separators(text, rules, doc_form)
-    if rules.heading_context or rule.mode == "structure":
+    if rules.heading_context or is_structured:
         _set_headings(text, text_segments)
     return text_segments
 
@@ -119,8 +127,8 @@ def spans(text: str, rule: Segmentation) -> list[Span]:
     """Return the positions of a text's segments by separator and size.
 
     Only parts larger than `max_tokens`, counted in the rule's unit, are split further
-    and overlap. Leading full stops and surrounding blanks are left out, as are empty
-    segments.
+    and overlap. Surrounding blanks are left out, as are empty segments. A row that only
+    divides belongs to the segment before it, and is left out where it does not fit.
     """
     measure: Measure = len if rule.unit == "characters" else estimate
     separator = _decode_separator(rule.separator)
@@ -137,8 +145,34 @@ def spans(text: str, rule: Segmentation) -> list[Span]:
             )
         else:
             split_spans.append(part)
-    trimmed = (_trim(text, span) for span in split_spans)
-    return [span for span in trimmed if span is not None]
+    trimmed = (_trim_blanks(text, span) for span in split_spans)
+    return _attach_rules(
+        text, [span for span in trimmed if span is not None], size, measure
+    )
+
+
+def _attach_rules(
+    text: str, segment_spans: Iterable[Span], size: int, measure: Measure
+) -> list[Span]:
+    """Join each row that only divides to the segment before it.
+
+    One that does not fit there, or that is before all text, is left out: it has no
+    content that could be searched.
+    """
+    attached: list[Span] = []
+    for start, stop in segment_spans:
+        if not _is_rule(text[start:stop]):
+            attached.append((start, stop))
+            continue
+        # The row below a table's header usually follows a segment with the header.
+        if attached and measure(text[attached[-1][0] : stop]) <= size:
+            attached[-1] = (attached[-1][0], stop)
+    return attached
+
+
+def _is_rule(segment: str) -> bool:
+    """Return whether a text only divides others, as the row below a table's header."""
+    return _RULE_CHARACTERS.issuperset(segment)
 
 
 def _decode_separator(separator: str) -> str:
@@ -155,13 +189,16 @@ def _decode_separator(separator: str) -> str:
 
 
 def _split_at(text: str, span: Span, separator: str) -> Iterator[Span]:
-    """Yield the ranges between separators. A separator belongs to neither neighbour."""
+    """Yield the ranges between separators. The end of a sentence belongs to the range
+    before it, any other separator to neither neighbour."""
     start, stop = span
     if not separator:
         yield span
         return
+    mark = separator.rstrip()
+    kept_length = len(mark) if mark and _SENTENCE_ENDS.issuperset(mark) else 0
     while (separator_start := text.find(separator, start, stop)) >= 0:
-        yield start, separator_start
+        yield start, separator_start + kept_length
         start = separator_start + len(separator)
     yield start, stop
 
@@ -288,19 +325,6 @@ class _MeasuredParts:
         if self.totals is None:
             return self.parts[last][1] - self.parts[first][0]
         return self.totals[last + 1] - self.totals[first]
-
-
-def _trim(text: str, span: Span) -> Span | None:
-    """Return a range without blanks at both ends and full stops at its start.
-
-    None if nothing is left.
-    """
-    start, stop = span
-    while start < stop and text[start] in _STRIPPED_AT_START:
-        start += 1
-    while stop > start and text[stop - 1].isspace():
-        stop -= 1
-    return (start, stop) if start < stop else None
 
 
 # ------------------------------------------------------------------------- by structure
@@ -459,7 +483,57 @@ def _pack_blocks(
         )
         packer.add(block, next_block)
     packer.close()
-    return _add_overlap(text, packer.text_segments, rule, measure)
+    joined = _join_small(text, packer.text_segments, rule.max_tokens, measure)
+    return _add_overlap(text, joined, rule, measure)
+
+
+def _join_small(
+    text: str, text_segments: Iterable[TextSegment], size: int, measure: Measure
+) -> list[TextSegment]:
+    """Join segments that are too small to answer a question to the one before them, as
+    far as both fit in the maximum.
+
+    Rows that only divide are never a segment: one that does not fit is left out.
+    """
+    joined: list[TextSegment] = []
+    lengths: list[int] = []
+    for text_segment in text_segments:
+        is_rule, length = _is_rule(text_segment.text), measure(text_segment.text)
+        # Either may be the small one: a title before a long table, or a last line.
+        smaller = min(length, lengths[-1]) if lengths else size
+        if (
+            (is_rule or smaller * _SMALL_SHARE < size)
+            and joined
+            and _fits(text, joined[-1], text_segment, size, measure)
+        ):
+            previous = joined[-1]
+            previous.text += text[previous.stop : text_segment.stop]
+            previous.stop = text_segment.stop
+            lengths[-1] = measure(previous.text)
+        elif not is_rule:
+            joined.append(text_segment)
+            lengths.append(length)
+    return joined
+
+
+def _fits(
+    text: str,
+    previous: TextSegment,
+    following: TextSegment,
+    size: int,
+    measure: Measure,
+) -> bool:
+    """Return whether a segment can be joined to the one before it within `size`."""
+    if not _is_plain(text, following):
+        return False
+    added = text[previous.stop : following.stop]
+    return measure(previous.text) + measure(added) <= size
+
+
+def _is_plain(text: str, text_segment: TextSegment) -> bool:
+    """Return whether a segment is a range of the text, without a table's header that
+    was repeated."""
+    return text_segment.text == text[text_segment.start : text_segment.stop]
 
 
 class _BlockPacker:
@@ -600,7 +674,7 @@ def _add_overlap(
         return text_segments
     for previous, text_segment in pairwise(text_segments):
         # Parts of a table with a repeated header are not extended.
-        if text_segment.text != text[text_segment.start : text_segment.stop]:
+        if not _is_plain(text, text_segment):
             continue
         start = text_segment.start
         # Move the start back by complete sentences of the previous segment.

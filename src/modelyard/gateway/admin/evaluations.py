@@ -22,7 +22,14 @@ from modelyard.gateway.http import (
 )
 from modelyard.gateway.knowledge.calls import DatasetParts
 from modelyard.knowledge.entities import Dataset
-from modelyard.knowledge.evaluations import Evaluation, Evaluations, Question
+from modelyard.knowledge.evaluations import (
+    Evaluation,
+    Evaluations,
+    LabelledQuestion,
+    Question,
+    parse_questions,
+)
+from modelyard.models.types import JSON
 
 _MAX_GENERATED_QUESTIONS = 200
 
@@ -58,11 +65,13 @@ class DatasetEvaluations:
         search_methods = [
             str(method) for method in optional_field(body, "ways", list) or ()
         ]
-        questions = _questions(required_field(body, "questions", list))
+        questions = _questions(body)
+        # Before the stream starts, so that the error has a status of its own.
+        await self.parts.evaluations.check_documents(dataset, questions)
         telling = _progress_events(
             self.parts.evaluations,
             dataset,
-            questions,
+            [labelled.question for labelled in questions],
             search_methods,
             request.caller.user or "",
         )
@@ -119,13 +128,22 @@ class DatasetEvaluations:
         )
 
 
-def _questions(questions_body: Sequence[object]) -> list[Question]:
-    """Parse the questions of a request.
+def _questions(body: JSON) -> list[LabelledQuestion]:
+    """Parse the questions of a request: a list, or lines of text.
 
-    Raises InvokeBadRequestError with the path of the invalid field.
+    Raises InvokeBadRequestError with the path of the invalid field, or with the numbers
+    of the invalid lines.
     """
+    if (lines := optional_field(body, "lines", str)) is not None:
+        return parse_questions(lines)
     try:
-        return msgspec.convert(questions_body, list[Question])
+        questions = msgspec.convert(
+            required_field(body, "questions", list), list[Question]
+        )
+        return [
+            LabelledQuestion(f"Question {number}", question)
+            for number, question in enumerate(questions, 1)
+        ]
     except msgspec.ValidationError as error:
         raise InvokeBadRequestError(
             f"'questions': {error}", param="questions"

@@ -367,7 +367,10 @@ class SplitInput(Input, frozen=True, kw_only=True):
 class EvaluationInput(Input, frozen=True, kw_only=True):
     """An evaluation to run."""
 
-    questions: list[Question]
+    questions: list[Question] | None = None
+    """Required without `lines`."""
+    lines: str | None = None
+    """The questions as text, one a line: `QUESTION => DOCUMENT | DOCUMENT`."""
     ways: list[str] | None = None
     """Search methods to compare; all by default."""
 

@@ -50,19 +50,19 @@ class RetrievalCalls:
             settings = convert_value(
                 body["retrieval_model"], RetrievalSettings, "retrieval_model"
             )
+        external_settings = None
         if body.get("external_retrieval_model") is not None:
             external_settings = convert_value(
                 body["external_retrieval_model"],
                 ExternalRetrieval,
                 "external_retrieval_model",
             )
-            dataset_settings = msgspec.structs.replace(
-                dataset.settings, external_retrieval_model=external_settings
-            )
-            # The search works on this changed copy; the stored dataset stays as it is.
-            dataset = msgspec.structs.replace(dataset, settings=dataset_settings)
         retrieval = await request.datasets.search(
-            request.tenant, [dataset.id], query, settings=settings
+            request.tenant,
+            [dataset.id],
+            query,
+            settings=settings,
+            external=external_settings,
         )
         return json_reply(
             {

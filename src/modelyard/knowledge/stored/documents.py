@@ -2,15 +2,24 @@
 same table."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from modelyard.base.errors import NotFoundError
 from modelyard.knowledge.entities import Document
-from modelyard.knowledge.rows import document_row, like_pattern, read_document, to_json
+from modelyard.knowledge.rows import (
+    FilterRow,
+    document_row,
+    like_pattern,
+    read_document,
+    read_filter_row,
+    source_key,
+    to_json,
+)
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository, by_name
-from modelyard.storage.statements import insert
+from modelyard.storage.statements import insert_new
 
 # A number for both engines: PostgreSQL refuses SQLite's LIMIT -1, and SQLite LIMIT ALL.
 _NO_LIMIT = 10_000_000
@@ -28,6 +37,18 @@ class StoredDocuments(Repository):
         rows = await self._rows("get", tenant=tenant, dataset=dataset, id=id)
         if not rows:
             raise _not_found(id)
+        return read_document(rows[0])
+
+    async def of_source(
+        self, tenant: str, dataset: str, source: Mapping[str, Any]
+    ) -> Document:
+        """Return the document of a file's path. Raises NotFoundError."""
+        key = source_key(source)
+        rows = await self._rows(
+            "of_source", tenant=tenant, dataset=dataset, source_key=key
+        )
+        if not rows:
+            raise _not_found(key)
         return read_document(rows[0])
 
     async def list_page(
@@ -102,6 +123,23 @@ class StoredDocuments(Repository):
         found."""
         return await self._rows("about", tenant=tenant, dataset=dataset)
 
+    async def filter_changes(
+        self, tenant: str, dataset: str, since: int
+    ) -> list[FilterRow]:
+        """Return the filterable properties of the documents that changed after a
+        generation of the dataset; of all documents for -1. Deleted ones are not
+        reported."""
+        values = {"tenant": tenant, "dataset": dataset, "since": since}
+
+        def work(connection: Connection) -> list[FilterRow]:
+            """Read and decode the rows in the reader's thread."""
+            rows = connection.execute(self._sql["filter_changes"], values)
+            # Freed one by one: freeing 200,000 rows at once stops all threads for a
+            # fifth of a second.
+            return [read_filter_row(rows.pop()) for _ in range(len(rows))]
+
+        return await self._database.read_together(work, is_long=True)
+
     async def sources(self, tenant: str, dataset: str) -> list[Row]:
         """Return id, source, digest and status of a dataset's documents."""
         return await self._rows("sources", tenant=tenant, dataset=dataset)
@@ -144,9 +182,12 @@ class StoredDocuments(Repository):
             connection.execute(self._sql["has_exceptions"], {"dataset": dataset})
         )
 
-    def segment_counts(self, connection: Connection, dataset: str) -> dict[str, int]:
+    def segment_counts(
+        self, connection: Connection, tenant: str, dataset: str
+    ) -> dict[str, int]:
         """Return the recorded number of segments of each completed document."""
-        rows = connection.execute(self._sql["sizes"], {"dataset": dataset})
+        values = {"tenant": tenant, "dataset": dataset}
+        rows = connection.execute(self._sql["sizes"], values)
         return {row["id"]: int(row["segments"]) for row in rows}
 
     def require(self, connection: Connection, tenant: str, id: str) -> None:
@@ -162,7 +203,8 @@ class StoredDocuments(Repository):
         until: float,
     ) -> list[Document]:
         """Insert documents at the end of their dataset, in order, leased to `owner`
-        until the given time."""
+        until the given time. Returns the inserted ones: those whose source the dataset
+        contains already are left out."""
         first = documents[0]
         # All documents belong to the dataset of the first one.
         last = int(
@@ -174,20 +216,25 @@ class StoredDocuments(Repository):
             msgspec.structs.replace(document, position=last + index + 1)
             for index, document in enumerate(documents)
         ]
-        insert(
+        rows = insert_new(
             connection,
             self._sql["add"],
             [document_row(document, owner, until) for document in placed],
         )
-        return placed
+        inserted_ids = {row["id"] for row in rows}
+        return [document for document in placed if document.id in inserted_ids]
 
-    def describe(self, connection: Connection, document: Document) -> None:
-        """Update name, metadata and readers. Raises NotFoundError."""
+    def describe(
+        self, connection: Connection, document: Document, generation: int
+    ) -> None:
+        """Update name, metadata and readers, in a new generation of the dataset. Raises
+        NotFoundError."""
         values = (
             document.name,
             to_json(document.metadata),
             to_json(document.readers),
             self._clock(),
+            generation,
             document.tenant,
             document.dataset,
             document.id,
@@ -195,12 +242,15 @@ class StoredDocuments(Repository):
         if not self._step(connection, "describe", *values):
             raise _not_found(document.id)
 
-    def reset_for_indexing(self, connection: Connection, document: Document) -> None:
-        """Queue the document for indexing with its current source, rule and form.
-        Raises NotFoundError."""
+    def reset_for_indexing(
+        self, connection: Connection, document: Document, generation: int
+    ) -> None:
+        """Queue the document for indexing with its current source, rule and form, in a
+        new generation of the dataset. Raises NotFoundError."""
         values = (
             document.name,
             to_json(document.source),
+            source_key(document.source),
             document.form.value,
             document.language,
             to_json(document.rule),
@@ -208,6 +258,7 @@ class StoredDocuments(Repository):
             document.digest,
             document.batch,
             self._clock(),
+            generation,
             document.tenant,
             document.dataset,
             document.id,
@@ -215,24 +266,31 @@ class StoredDocuments(Repository):
         if not self._step(connection, "again", *values):
             raise _not_found(document.id)
 
-    def set_flags(self, connection: Connection, document: Document) -> None:
-        """Update the enabled and archived flags."""
+    def set_flags(
+        self, connection: Connection, document: Document, generation: int
+    ) -> None:
+        """Update the enabled and archived flags, in a new generation of the dataset."""
         flags = (int(document.is_enabled), int(document.is_archived))
         self._step(
             connection,
             "flags",
             *flags,
             self._clock(),
+            generation,
             document.tenant,
             document.dataset,
             document.id,
         )
 
     def recount(
-        self, connection: Connection, id: str, totals: Mapping[str, int]
+        self,
+        connection: Connection,
+        id: str,
+        totals: Mapping[str, int],
+        generation: int,
     ) -> None:
-        """Update the totals after segments were changed by hand. `totals` has count,
-        words and tokens."""
+        """Update the totals after segments were changed by hand, in a new generation of
+        the dataset. `totals` has count, words and tokens."""
         # Edited segments are searchable at once, so both counts are equal.
         values = (
             totals["count"],
@@ -240,6 +298,7 @@ class StoredDocuments(Repository):
             totals["words"],
             totals["tokens"],
             self._clock(),
+            generation,
         )
         self._step(connection, "recount", *values, id)
 

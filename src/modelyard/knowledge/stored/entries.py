@@ -12,6 +12,9 @@ from modelyard.storage.statements import insert
 _MAX_REMOVAL_LOG = 200_000
 """Maximum number of logged removals of a dataset. Indexes that are further behind are
 rebuilt."""
+_TRIM_INTERVAL = 64
+"""Generations of a dataset between two checks of its removal log's length. Counting the
+log at every change would cost more than most changes."""
 
 
 class StoredEntries(Repository):
@@ -176,8 +179,11 @@ class StoredEntries(Repository):
         """Bound the removal log: if it is too long, discard it. `row` is the result of
         `bump`.
 
-        Indexes that are behind then get a full snapshot.
+        The length is checked every 64 generations. Indexes that are behind then get a
+        full snapshot.
         """
+        if row["generation"] % _TRIM_INTERVAL:
+            return
         if (
             int(self._step(connection, "many_removed", dataset)[0]["count"])
             > _MAX_REMOVAL_LOG

@@ -115,5 +115,7 @@ class IndexProgress(Repository):
 
     def delete_all(self, connection: Connection, dataset: str) -> None:
         """Delete the progress and statistics of a deleted dataset in all stores."""
+        # The statistics are by far the largest table here, and are found by store only.
+        for row in self._step(connection, "stores", dataset):
+            self._step(connection, "unfollow_terms", row["store"], dataset)
         self._step(connection, "delete_of_dataset", dataset)
-        self._step(connection, "delete_terms_of_dataset", dataset)

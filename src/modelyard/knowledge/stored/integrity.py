@@ -35,17 +35,17 @@ class IntegrityCheck:
             """Run all checks on one connection."""
             # This only verifies that the dataset exists.
             self._datasets.read(connection, tenant, dataset)
-            return self._problems(connection, dataset)
+            return self._problems(connection, tenant, dataset)
 
         return await self._database.read_together(work, is_long=True)
 
-    def _problems(self, connection: Connection, dataset: str) -> list[str]:
+    def _problems(self, connection: Connection, tenant: str, dataset: str) -> list[str]:
         """Return a message for each inconsistency found in the dataset's rows.
 
         Checked are each document's segment count, entries without a segment, and
         enabled segments without an entry.
         """
-        sizes = self._documents.segment_counts(connection, dataset)
+        sizes = self._documents.segment_counts(connection, tenant, dataset)
         segments = self._segments.of_dataset(connection, dataset)
         entries = self._entries.segments(connection, dataset)
         counts = Counter(row["document"] for row in segments)

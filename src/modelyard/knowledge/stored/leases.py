@@ -158,10 +158,16 @@ class DocumentClaims(Repository):
             if turns.get(prepared.document.id) == prepared.attempt
         ]
 
-    def finish(self, connection: Connection, ready: Sequence[PreparedDocument]) -> None:
-        """Mark documents as completed and release them."""
+    def finish(
+        self,
+        connection: Connection,
+        ready: Sequence[PreparedDocument],
+        generation: int,
+    ) -> None:
+        """Mark documents as completed, in a new generation of their dataset, and
+        release them."""
         current_time = self._clock()
         connection.execute_many(
             self._sql["finished"],
-            [finished_row(prepared, current_time) for prepared in ready],
+            [finished_row(prepared, current_time, generation) for prepared in ready],
         )

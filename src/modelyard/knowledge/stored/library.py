@@ -56,8 +56,9 @@ class DocumentLibrary:
         """Add documents to the dataset of the first one, in order, with texts by
         document id if they are known.
 
-        With `is_ours` they are leased to this process for indexing. Raises
-        NotFoundError.
+        With `is_ours` they are leased to this process for indexing. Returns the added
+        documents: those of a path that the dataset contains already are left out.
+        Raises NotFoundError.
         """
         first = documents[0]
         owner, until = (
@@ -77,12 +78,11 @@ class DocumentLibrary:
         """Update name, metadata and readers. Raises NotFoundError."""
 
         def work(connection: Connection) -> None:
-            """Invalidate cached filters and update the document."""
-            # The new generation invalidates the metadata that filters have cached.
-            self._datasets.require_incremented(
+            """Update the document in a new generation, by which filters find it."""
+            row = self._datasets.require_incremented(
                 connection, document.tenant, document.dataset
             )
-            self._documents.describe(connection, document)
+            self._documents.describe(connection, document, row["generation"])
 
         await self._database.transact(work)
 
@@ -101,7 +101,11 @@ class DocumentLibrary:
 
         def work(connection: Connection) -> None:
             """Reset the document and replace or discard its stored text."""
-            self._documents.reset_for_indexing(connection, document)
+            # Name and metadata apply at once, so that filters have to find the change.
+            row = self._datasets.require_incremented(
+                connection, document.tenant, document.dataset
+            )
+            self._documents.reset_for_indexing(connection, document, row["generation"])
             if parts is not None:
                 self._texts.replace(connection, document.id, parts)
             elif reads_anew:
@@ -138,10 +142,10 @@ class DocumentLibrary:
         ]
 
         def work(connection: Connection) -> None:
-            """Invalidate cached filters and update the flags."""
-            self._datasets.require_incremented(connection, tenant, dataset)
+            """Update the flags in a new generation, by which filters find them."""
+            row = self._datasets.require_incremented(connection, tenant, dataset)
             for document in changed:
-                self._documents.set_flags(connection, document)
+                self._documents.set_flags(connection, document, row["generation"])
 
         await self._database.transact(work)
 
@@ -165,7 +169,7 @@ class DocumentLibrary:
                 self._entries.delete_of_document(
                     connection, document_id, row["generation"]
                 )
-                self._segments.delete_of_document(connection, document_id)
+                self._segments.delete_of_document(connection, tenant, document_id)
             self._texts.delete(connection, deleted_ids)
             self._entries.unstage(connection, deleted_ids)
             self._entries.trim_removal_log(connection, dataset, row)
@@ -188,8 +192,8 @@ class DocumentLibrary:
             self._entries.delete_all(connection, dataset)
             self._followers.delete_all(connection, dataset)
             self._segments.delete_all(connection, dataset)
-            self._tags.delete_all(connection, dataset)
-            self._queries.delete_all(connection, dataset)
+            self._tags.delete_all(connection, tenant, dataset)
+            self._queries.delete_all(connection, tenant, dataset)
 
         await self._database.transact(work)
         return documents

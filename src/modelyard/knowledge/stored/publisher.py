@@ -76,7 +76,8 @@ class Publisher:
         self._entries.add(
             connection, first.dataset, row["space"], row["generation"], entries
         )
-        self._claims.finish(connection, owned)
+        self._claims.finish(connection, owned, row["generation"])
+        self._entries.trim_removal_log(connection, first.dataset, row)
         return [prepared.document for prepared in owned]
 
     def _remove_previous(
@@ -96,7 +97,9 @@ class Publisher:
                 self._entries.delete_of_document(
                     connection, prepared.document.id, row["generation"]
                 )
-                self._segments.delete_of_document(connection, prepared.document.id)
+                self._segments.delete_of_document(
+                    connection, prepared.document.tenant, prepared.document.id
+                )
         self._entries.unstage(
             connection,
             [prepared.document.id for prepared in owned if prepared.indexed.is_staged],
@@ -117,7 +120,7 @@ class Publisher:
             self._datasets.check_dimensions(connection, row, document.dataset, indexed)
             if is_new:
                 stored_segments = self._segments.append(
-                    connection, document.id, indexed.segments
+                    connection, document.tenant, document.id, indexed.segments
                 )
             else:
                 stored_segments = indexed.segments
@@ -131,7 +134,8 @@ class Publisher:
                 connection, document.dataset, row["space"], row["generation"], entries
             )
             # The document shows totals of its segments.
-            self._recount(connection, document.id)
+            self._recount(connection, document.tenant, document.id, row["generation"])
+            self._entries.trim_removal_log(connection, document.dataset, row)
             return stored_segments
 
         return await self._database.transact(work)
@@ -154,10 +158,11 @@ class Publisher:
                 connection, document, segment.id, generation
             )
 
-    def _recount(self, connection: Connection, document: str) -> None:
-        self._documents.recount(
-            connection, document, self._segments.totals(connection, document)
-        )
+    def _recount(
+        self, connection: Connection, tenant: str, document: str, generation: int
+    ) -> None:
+        totals = self._segments.totals(connection, tenant, document)
+        self._documents.recount(connection, document, totals, generation)
 
     async def delete_segment(self, segment: Segment) -> None:
         """Delete a segment with its entries. Raises NotFoundError if its dataset was
@@ -172,7 +177,10 @@ class Publisher:
             self._entries.delete_of_segment(
                 connection, segment.document, segment.id, row["generation"]
             )
-            self._recount(connection, segment.document)
+            self._recount(
+                connection, segment.tenant, segment.document, row["generation"]
+            )
+            self._entries.trim_removal_log(connection, segment.dataset, row)
 
         await self._database.transact(work)
 

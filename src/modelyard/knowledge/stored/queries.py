@@ -25,6 +25,6 @@ class StoredQueries(Repository):
         """Return the newest queries of a dataset, at most `limit`."""
         return await self._rows("newest", tenant=tenant, dataset=dataset, most=limit)
 
-    def delete_all(self, connection: Connection, dataset: str) -> None:
+    def delete_all(self, connection: Connection, tenant: str, dataset: str) -> None:
         """Delete the history of a deleted dataset; a step of a transaction."""
-        self._step(connection, "delete_of_dataset", dataset)
+        self._step(connection, "delete_of_dataset", tenant, dataset)

@@ -120,9 +120,11 @@ class StoredSegments(Repository):
         """Return {id, document, is_enabled} of all segments."""
         return connection.execute(self._sql["of_dataset"], {"dataset": dataset})
 
-    def totals(self, connection: Connection, document: str) -> dict[str, int]:
+    def totals(
+        self, connection: Connection, tenant: str, document: str
+    ) -> dict[str, int]:
         """Return {count, words, tokens} of all segments of a document."""
-        row = self._step(connection, "totals", document)[0]
+        row = self._step(connection, "totals", tenant, document)[0]
         return {name: int(row[name]) for name in ("count", "words", "tokens")}
 
     def add(self, connection: Connection, segments: Sequence[Segment]) -> None:
@@ -132,11 +134,15 @@ class StoredSegments(Repository):
         )
 
     def append(
-        self, connection: Connection, document: str, segments: Sequence[Segment]
+        self,
+        connection: Connection,
+        tenant: str,
+        document: str,
+        segments: Sequence[Segment],
     ) -> list[Segment]:
         """Insert segments at the end of a document, in order, and return them with
         their positions."""
-        last = int(self._step(connection, "last", document)[0]["position"])
+        last = int(self._step(connection, "last", tenant, document)[0]["position"])
         placed = [
             msgspec.structs.replace(segment, position=last + index + 1)
             for index, segment in enumerate(segments)
@@ -183,9 +189,12 @@ class StoredSegments(Repository):
         self._step(connection, "delete", segment.tenant, segment.document, segment.id)
         self._step(connection, "delete_children_of", segment.tenant, segment.id)
 
-    def delete_of_document(self, connection: Connection, document: str) -> None:
+    def delete_of_document(
+        self, connection: Connection, tenant: str, document: str
+    ) -> None:
         """Delete all segments and children of a document."""
-        self._step(connection, "delete_of_document", document)
+        # The index of segments by document starts with the tenant.
+        self._step(connection, "delete_of_document", tenant, document)
         self._step(connection, "delete_children_of_document", document)
 
     def delete_all(self, connection: Connection, dataset: str) -> None:

@@ -82,9 +82,9 @@ class StoredTags(Repository):
             tagged.setdefault(row["dataset"], []).append(row)
         return tagged
 
-    def delete_all(self, connection: Connection, dataset: str) -> None:
+    def delete_all(self, connection: Connection, tenant: str, dataset: str) -> None:
         """Remove the assignments of a deleted dataset; a step of a transaction."""
-        self._step(connection, "unbind_dataset", dataset)
+        self._step(connection, "unbind_dataset", tenant, dataset)
 
 
 def _not_found(id: str) -> NotFoundError:

@@ -14,9 +14,14 @@ class StoredTexts(Repository):
     def __init__(self, database: Database) -> None:
         super().__init__(database, "document_texts")
 
-    async def save(self, document: str, parts: Sequence[DocumentPart]) -> None:
-        """Store a document's parsed parts, replacing earlier ones."""
-        await self._execute("keep", document, to_json(parts))
+    async def save(self, texts: Mapping[str, Sequence[DocumentPart]]) -> None:
+        """Store the parsed parts of documents by id, replacing earlier ones."""
+        if not texts:
+            return
+        rows = [(document, to_json(parts)) for document, parts in texts.items()]
+        await self._database.transact(
+            lambda connection: insert(connection, self._sql["keep"], rows)
+        )
 
     async def get(self, document: str) -> list[DocumentPart] | None:
         """Return a document's parsed parts, or None if it has not been parsed."""

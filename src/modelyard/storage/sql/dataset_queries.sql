@@ -8,4 +8,4 @@ SELECT content, source, created_at FROM dataset_queries WHERE tenant = :tenant A
 
 -- name: delete_of_dataset
 -- Delete the recorded queries of a dataset.
-DELETE FROM dataset_queries WHERE dataset = ?;
+DELETE FROM dataset_queries WHERE tenant = ? AND dataset = ?;

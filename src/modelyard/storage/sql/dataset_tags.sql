@@ -34,4 +34,4 @@ WHERE dataset_tag_bindings.tenant = :tenant ORDER BY name;
 
 -- name: unbind_dataset
 -- Remove all tags from a dataset.
-DELETE FROM dataset_tag_bindings WHERE dataset = ?;
+DELETE FROM dataset_tag_bindings WHERE tenant = ? AND dataset = ?;

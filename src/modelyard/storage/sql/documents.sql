@@ -3,13 +3,18 @@
 SELECT COALESCE(MAX(position), 0) AS position FROM documents WHERE tenant = ? AND dataset = ?;
 
 -- name: add
--- Add a document.
-INSERT INTO documents (tenant, dataset, id, position, name, batch, source, form, language, rule, status, error, is_enabled, is_archived, metadata, readers, words, tokens, segments, done, hits, digest, times, command, created_by, created_at, updated_at, owner, lease_until, api_key)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+-- Add a document, unless the dataset has one of the same source.
+INSERT INTO documents (tenant, dataset, id, position, name, batch, source, form, language, rule, status, error, is_enabled, is_archived, metadata, readers, words, tokens, segments, done, hits, digest, times, command, created_by, created_at, updated_at, owner, lease_until, api_key, source_key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (dataset, source_key) WHERE source_key <> '' DO NOTHING RETURNING id;
 
 -- name: get
 -- One document of a dataset.
 SELECT * FROM documents WHERE tenant = :tenant AND dataset = :dataset AND id = :id;
+
+-- name: of_source
+-- The document of a dataset that was read from a source.
+SELECT * FROM documents WHERE tenant || '' = :tenant AND dataset = :dataset AND source_key = :source_key AND source_key <> '';
 
 -- name: listed
 -- The documents of a dataset that match a filter.
@@ -65,6 +70,11 @@ SELECT id, name, metadata, source, readers, created_by, created_at, updated_at F
 WHERE tenant = :tenant AND dataset = :dataset AND status IN ('completed', 'parsing', 'cleaning', 'splitting', 'indexing', 'waiting', 'paused', 'error')
   AND is_enabled = 1 AND is_archived = 0;
 
+-- name: filter_changes
+-- Properties for filters of the documents that changed after a generation of their dataset.
+SELECT id, name, metadata, source, readers, created_by, created_at, updated_at, is_enabled, is_archived FROM documents
+WHERE tenant = :tenant AND dataset = :dataset AND generation > :since;
+
 -- name: has_exceptions
 -- Whether a document is restricted, disabled or archived.
 SELECT 1 AS found FROM documents WHERE dataset = :dataset AND (readers <> '[]' OR is_enabled = 0 OR is_archived = 1) LIMIT 1;
@@ -75,11 +85,11 @@ SELECT id, name, digest, source, status FROM documents WHERE tenant = :tenant AN
 
 -- name: describe
 -- Change name, metadata and readers of a document.
-UPDATE documents SET name = ?, metadata = ?, readers = ?, updated_at = ? WHERE tenant = ? AND dataset = ? AND id = ? RETURNING id;
+UPDATE documents SET name = ?, metadata = ?, readers = ?, updated_at = ?, generation = ? WHERE tenant = ? AND dataset = ? AND id = ? RETURNING id;
 
 -- name: again
 -- Queue a document for indexing again, with a new source or new rules.
-UPDATE documents SET name = ?, source = ?, form = ?, language = ?, rule = ?, metadata = ?, digest = ?, batch = ?, status = 'waiting', error = '', command = '', times = '{}', done = 0, turn = turn + 1, owner = '', lease_until = 0, updated_at = ?
+UPDATE documents SET name = ?, source = ?, source_key = ?, form = ?, language = ?, rule = ?, metadata = ?, digest = ?, batch = ?, status = 'waiting', error = '', command = '', times = '{}', done = 0, turn = turn + 1, owner = '', lease_until = 0, updated_at = ?, generation = ?
 WHERE tenant = ? AND dataset = ? AND id = ? RETURNING id;
 
 -- name: retry
@@ -97,15 +107,15 @@ UPDATE documents SET status = ?, command = '', error = ? WHERE id = ? AND tenant
 
 -- name: flags
 -- Enable, disable, archive or restore a document.
-UPDATE documents SET is_enabled = ?, is_archived = ?, updated_at = ? WHERE tenant = ? AND dataset = ? AND id = ? RETURNING id;
+UPDATE documents SET is_enabled = ?, is_archived = ?, updated_at = ?, generation = ? WHERE tenant = ? AND dataset = ? AND id = ? RETURNING id;
 
 -- name: recount
 -- Store the new counts after segments were edited.
-UPDATE documents SET segments = ?, done = ?, words = ?, tokens = ?, updated_at = ? WHERE id = ?;
+UPDATE documents SET segments = ?, done = ?, words = ?, tokens = ?, updated_at = ?, generation = ? WHERE id = ?;
 
 -- name: sizes
 -- The stored segment counts of the documents of a dataset.
-SELECT id, segments FROM documents WHERE dataset = :dataset AND status = 'completed';
+SELECT id, segments FROM documents WHERE tenant = :tenant AND dataset = :dataset AND status = 'completed';
 
 -- name: hit
 -- Count a hit for each document.
@@ -130,11 +140,11 @@ ORDER BY created_at, position LIMIT :most;
 
 -- name: owned
 -- Processes that hold documents for indexing.
-SELECT DISTINCT owner FROM documents WHERE status IN ('waiting', 'parsing', 'cleaning', 'splitting', 'indexing') AND owner <> '';
+SELECT DISTINCT owner FROM documents WHERE owner <> '';
 
 -- name: release
 -- Release the documents of a process that has exited.
-UPDATE documents SET owner = '', lease_until = 0 WHERE owner = ? AND status IN ('waiting', 'parsing', 'cleaning', 'splitting', 'indexing');
+UPDATE documents SET owner = '', lease_until = 0 WHERE owner = ? AND owner <> '' AND status IN ('waiting', 'parsing', 'cleaning', 'splitting', 'indexing');
 
 -- name: claim
 -- Claim a document for indexing. Returns no row if another process holds it.
@@ -142,7 +152,7 @@ UPDATE documents SET owner = ?, lease_until = ? WHERE id = ? AND status IN ('wai
 
 -- name: renew
 -- Renew the leases of a process.
-UPDATE documents SET lease_until = ? WHERE owner = ? AND status IN ('waiting', 'parsing', 'cleaning', 'splitting', 'indexing');
+UPDATE documents SET lease_until = ? WHERE owner = ? AND owner <> '' AND status IN ('waiting', 'parsing', 'cleaning', 'splitting', 'indexing');
 
 -- name: give_back
 -- Release a document.
@@ -158,9 +168,9 @@ UPDATE documents SET status = ?, error = ?, command = '', owner = '', lease_unti
 
 -- name: turns
 -- The documents that a process holds, with their turns.
-SELECT id, turn FROM documents WHERE dataset = ? AND owner = ? AND id IN (*);
+SELECT id, turn FROM documents WHERE dataset || '' = ? AND owner || '' = ? AND id IN (*);
 
 -- name: finished
 -- Mark a document as completed.
-UPDATE documents SET status = 'completed', error = '', command = '', owner = '', lease_until = 0, words = ?, tokens = ?, segments = ?, done = ?, digest = ?, metadata = ?, times = ?, updated_at = ?
+UPDATE documents SET status = 'completed', error = '', command = '', owner = '', lease_until = 0, words = ?, tokens = ?, segments = ?, done = ?, digest = ?, metadata = ?, times = ?, updated_at = ?, generation = ?
 WHERE id = ?;

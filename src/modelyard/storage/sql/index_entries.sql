@@ -86,8 +86,8 @@ SELECT segment, child, digest FROM index_entries WHERE dataset = ? AND space = ?
 -- name: take_out
 -- Delete entries of one space that no longer exist in another space.
 DELETE FROM index_entries WHERE dataset = ? AND space = ? AND NOT EXISTS (
-  SELECT 1 FROM index_entries AS old WHERE old.dataset = ? AND old.space = ?
-    AND old.segment = index_entries.segment AND old.child = index_entries.child);
+  SELECT 1 FROM index_entries AS old WHERE old.dataset || '' = ? AND old.space + 0 = ?
+    AND old.document = index_entries.document AND old.segment = index_entries.segment AND old.child = index_entries.child);
 
 -- name: delete_others
 -- Delete the entries of all spaces of a dataset except one.

@@ -36,6 +36,6 @@ DELETE FROM index_terms WHERE store = ? AND dataset = ?;
 -- Delete the synchronisation state of a deleted dataset.
 DELETE FROM index_followed WHERE dataset = ?;
 
--- name: delete_terms_of_dataset
--- Delete the term counts of a deleted dataset.
-DELETE FROM index_terms WHERE dataset = ?;
+-- name: stores
+-- The stores that follow a dataset.
+SELECT DISTINCT store FROM index_followed WHERE dataset = ?;

@@ -20,7 +20,7 @@ SELECT * FROM segments WHERE tenant = :tenant AND document = :document AND id = 
 
 -- name: last
 -- The highest position in a document.
-SELECT COALESCE(MAX(position), 0) AS position FROM segments WHERE document = ?;
+SELECT COALESCE(MAX(position), 0) AS position FROM segments WHERE tenant = ? AND document = ?;
 
 -- name: change
 -- Change the content and state of a segment.
@@ -32,7 +32,7 @@ DELETE FROM segments WHERE tenant = ? AND document = ? AND id = ? RETURNING id;
 
 -- name: delete_of_document
 -- Delete all segments of a document.
-DELETE FROM segments WHERE document = ?;
+DELETE FROM segments WHERE tenant = ? AND document = ?;
 
 -- name: delete_of_dataset
 -- Delete all segments of a dataset.
@@ -48,7 +48,7 @@ UPDATE segments SET hits = hits + 1 WHERE id IN (*);
 
 -- name: totals
 -- Numbers of segments, words and tokens of a document.
-SELECT COUNT(*) AS count, COALESCE(SUM(words), 0) AS words, COALESCE(SUM(tokens), 0) AS tokens FROM segments WHERE document = ?;
+SELECT COUNT(*) AS count, COALESCE(SUM(words), 0) AS words, COALESCE(SUM(tokens), 0) AS tokens FROM segments WHERE tenant = ? AND document = ?;
 
 -- name: of_dataset
 -- Ids and states of all segments of a dataset.
