@@ -1,54 +1,22 @@
 """Text that is easily lost: links of sheets, boxes and controls of Word documents,
 separators of tables, mails, RTF, and pictures that are no text."""
 
-import asyncio
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import docx
 import openpyxl
 import pytest
 
-from modelyard.sandbox.runner import Sandbox, SandboxError, SandboxLimits
+from modelyard.sandbox.runner import SandboxError
 from tests.knowledge import formats
+from tests.sandbox.conftest import Readers
 from tests.sandbox.test_documents import packed, word_file
 
 pytestmark = pytest.mark.proof("documents")
 
 Document = tuple[str, bytes]
 _WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
-
-
-class Readers:
-    """The two readers of documents: of the document extractor, and of datasets."""
-
-    def __init__(self, runner: asyncio.Runner, sandbox: Sandbox) -> None:
-        self._runner, self._sandbox = runner, sandbox
-
-    def extract(self, extension: str, data: bytes) -> str:
-        return self._runner.run(self._sandbox.extract(extension, data)).text
-
-    def index(self, extension: str, data: bytes) -> str:
-        result = self._runner.run(self._sandbox.read(f"a{extension}", data))
-        return "\n".join(part["text"] for part in result["parts"])
-
-    def both(self, extension: str, data: bytes) -> list[str]:
-        """Return what both readers say, without blank lines around it."""
-        texts = (self.extract(extension, data), self.index(extension, data))
-        return [text.strip() for text in texts]
-
-
-@pytest.fixture(scope="module")
-def readers() -> Iterator[Readers]:
-    with asyncio.Runner() as runner:
-
-        async def make() -> Sandbox:
-            return Sandbox(SandboxLimits(document_seconds=10.0))
-
-        sandbox = runner.run(make())
-        yield Readers(runner, sandbox)
-        runner.run(sandbox.aclose())
 
 
 # ------------------------------------------------------------------------------- tables

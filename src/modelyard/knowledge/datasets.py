@@ -280,8 +280,9 @@ class Datasets:
             "size": sum(len(chunk.text) for chunk in non_empty_chunks),
         }
         document = self._build_document(dataset, name, source, form=doc_form, **fields)
-        (added_document,) = await self.store.library.add([document])
-        await self.store.texts.save({added_document.id: non_empty_chunks})
+        (added_document,) = await self.store.library.add(
+            [document], parts={document.id: non_empty_chunks}
+        )
         self.indexer.notify()
         return added_document
 

@@ -159,10 +159,14 @@ async def _import_document(
     indexed = _imported_content(document, line, head)
     parts = msgspec.convert(line["text"] or [], list[DocumentPart])
     # The lease keeps the indexer from processing the document before it is published.
-    (placed,) = await datasets.store.library.add([document], is_ours=True)
-    if parts:
-        await datasets.store.texts.save({placed.id: parts})
-    await datasets.store.publisher.publish([PreparedDocument(placed, 0, indexed)])
+    texts = {document.id: parts} if parts else {}
+    add = datasets.store.library.add
+    placed = await add([document], parts=texts, is_ours=True)
+    if not placed:
+        # The dataset has a document of this path already: this one is only its text.
+        as_text = msgspec.structs.replace(document, source={"kind": "text", "size": 0})
+        placed = await add([as_text], parts=texts, is_ours=True)
+    await datasets.store.publisher.publish([PreparedDocument(placed[0], 0, indexed)])
 
 
 def _imported_content(

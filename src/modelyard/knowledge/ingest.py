@@ -60,6 +60,8 @@ class ParsedDocument:
     title: str = ""
     kind: str = ""
     """The file extension that matches the content."""
+    notes: list[str] = field(default_factory=list[str])
+    """What the file has that its text leaves out, a sentence each."""
 
 
 class Reader(Protocol):
@@ -142,15 +144,18 @@ class _GroupReader:
     ) -> list[DocumentPart]:
         """Read a document's source and return its parts.
 
-        The detected format is added to the metadata as `format`, unless they have this
-        field. Raises ModelyardError with a message for the uploader.
+        The detected format is added to the metadata as `format`, and what the text
+        leaves out as `notes`, unless they have these fields. Raises ModelyardError with
+        a message for the uploader.
         """
         document = work.document
         async with readers:
             read = await self._reader.read(document)
         # The detected format is available to metadata filters.
-        if read.kind and "format" not in document.metadata:
-            metadata = {**document.metadata, "format": read.kind.lstrip(".")}
+        found = {"format": read.kind.lstrip("."), "notes": "; ".join(read.notes)}
+        found = {name: text for name, text in found.items() if text}
+        if found.keys() - document.metadata.keys():
+            metadata = {**found, **document.metadata}
             work.document = msgspec.structs.replace(work.document, metadata=metadata)
         return read.parts
 

@@ -135,7 +135,10 @@ class SourceReader:
         except SandboxError as error:
             raise InvokeBadRequestError(f"{name}: {error}") from error
         return ParsedDocument(
-            parts=parts, title=str(parsed["title"])[:200], kind=parsed["kind"]
+            parts=parts,
+            title=str(parsed["title"])[:200],
+            kind=parsed["kind"],
+            notes=[str(note)[:500] for note in parsed["notes"]],
         )
 
     async def _with_scans(

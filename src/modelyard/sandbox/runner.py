@@ -106,6 +106,8 @@ class ExtractedText(NamedTuple):
     """The encoding that was guessed, because nothing states it; empty if it is stated."""
     is_certain: bool = True
     """Whether the guess is much more likely than all others."""
+    notes: tuple[str, ...] = ()
+    """What the document has that the text leaves out, a sentence each."""
 
 
 class _ExitReport(NamedTuple):
@@ -318,13 +320,14 @@ class Sandbox:
         )
         # A document of several texts, such as a book, has one encoding as a rule.
         codec, is_certain = next(iter(result["guesses"]), ("", True))
-        return ExtractedText(str(result["text"]), codec, is_certain)
+        notes = tuple(str(note)[:500] for note in result["notes"])
+        return ExtractedText(str(result["text"]), codec, is_certain, notes)
 
     async def read(self, name: str, data: bytes, *, tenant: str = "") -> dict[str, Any]:
         """Read a document as Markdown; the format is recognised by content.
 
-        Returns {kind, title, parts: [{text, page}], scanned: pages that are images}.
-        Raises SandboxError.
+        Returns {kind, title, parts: [{text, page}], scanned: pages that are images,
+        notes: what the text leaves out}. Raises SandboxError.
         """
         task = {"kind": "document", "name": name}
         return await self._run(

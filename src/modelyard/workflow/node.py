@@ -153,6 +153,11 @@ class ExtractedText(Protocol):
         ...
 
     @property
+    def notes(self) -> Sequence[str]:
+        """What the document has that the text leaves out, a sentence each."""
+        ...
+
+    @property
     def guessed_codec(self) -> str:
         """The encoding that was guessed; empty if something states it."""
         ...

@@ -51,10 +51,11 @@ class DocumentLibrary:
         documents: Sequence[Document],
         texts: Mapping[str, str] | None = None,
         *,
+        parts: Mapping[str, Sequence[DocumentPart]] | None = None,
         is_ours: bool = False,
     ) -> list[Document]:
-        """Add documents to the dataset of the first one, in order, with texts by
-        document id if they are known.
+        """Add documents to the dataset of the first one, in order, with texts or parsed
+        parts by document id if they are known.
 
         With `is_ours` they are leased to this process for indexing. Returns the added
         documents: those of a path that the dataset contains already are left out.
@@ -70,6 +71,12 @@ class DocumentLibrary:
             self._datasets.require(connection, first.tenant, first.dataset)
             placed = self._documents.append(connection, documents, owner, until)
             self._texts.add(connection, texts or {})
+            added_ids = {document.id for document in placed}
+            # In the same transaction: another process may claim the documents as soon
+            # as they are visible, and would not find their parts.
+            for document_id, document_parts in (parts or {}).items():
+                if document_id in added_ids:
+                    self._texts.replace(connection, document_id, document_parts)
             return placed
 
         return await self._database.transact(work)

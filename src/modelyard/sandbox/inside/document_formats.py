@@ -10,8 +10,11 @@ import json
 import re
 from typing import Any
 
+import office_packages  # pyright: ignore[reportMissingImports]
+import pdf_text  # pyright: ignore[reportMissingImports]
 import rich_text  # pyright: ignore[reportMissingImports]
-import spreadsheet_links  # pyright: ignore[reportMissingImports]
+import slide_extras  # pyright: ignore[reportMissingImports]
+import spreadsheet_cells  # pyright: ignore[reportMissingImports]
 import text_encodings  # pyright: ignore[reportMissingImports]
 import word_text  # pyright: ignore[reportMissingImports]
 
@@ -171,6 +174,10 @@ guesses: Any = []
 one document."""
 
 
+notes: Any = []
+"""What a document has that its text leaves out, a sentence each."""
+
+
 def text(data: Any) -> Any:
     """Decode bytes as text: by a byte order mark, as UTF-8, by what a page declares in
     itself, or by a guess, which is noted in `guesses`. Never fails."""
@@ -202,50 +209,51 @@ def _yaml(data: Any) -> Any:
 
 
 def _pdf(data: Any) -> Any:
-    """Return the text of a PDF's pages, one after the other without separators.
+    """Return the text of a PDF's pages, each on lines of its own."""
+    pages = []
+    document = open_pdf(data)
+    # PDFium objects hold native memory and are closed at once.
+    for page in document:
+        pages.append(pdf_text.page_text(page, _markdown_table))
+        page.close()
+    return "\n".join(pages)
 
-    Raises pypdfium2.PdfiumError for a damaged or encrypted file.
-    """
+
+def open_pdf(data: Any) -> Any:
+    """Return the document of pypdfium2. Raises Unsupported if the file is damaged or
+    requires a password; an empty one is tried."""
     import pypdfium2
 
-    document = pypdfium2.PdfDocument(data, autoclose=True)
-    # PDFium objects hold native memory and are closed at once.
-    pages = []
-    for page in document:
-        reader = page.get_textpage()
-        pages.append(reader.get_text_range())
-        reader.close()
-        page.close()
-    return "".join(pages)
+    try:
+        return pypdfium2.PdfDocument(data, autoclose=True)
+    except pypdfium2.PdfiumError as error:
+        error_text = str(error).lower()
+        if "password" in error_text or "security" in error_text:
+            raise Unsupported("The PDF is encrypted and requires a password") from None
+        raise Unsupported(
+            "The document cannot be read: the PDF is damaged: %s" % error
+        ) from None
 
 
 def _docx(data: Any) -> Any:
     """Return the paragraphs, content controls and tables of a Word document in their
-    order.
+    order, after its headers and before its footers.
 
     One line per paragraph; tables are Markdown, and empty ones are left out.
     """
-    import docx
-    from docx.table import Table
-
-    document = docx.Document(io.BytesIO(data))
-    blocks = []
+    document = word_text.open_document(data)
+    notes.extend(document.omissions())
+    blocks = document.margins("header")
     # Iterating over the body keeps paragraphs and tables in their order; python-docx
     # lists them separately.
-    for part in document.element.body.iterchildren():
+    for part in document.body.iterchildren():
         if part.tag.endswith(("}p", "}sdt")):
-            blocks.append(word_text.block_text(part))
+            blocks.append(document.block_text(part))
         elif part.tag.endswith("}tbl"):
-            table = _docx_table(Table(part, document))
+            table = _markdown_table(document.rows(part))
             if table:
                 blocks.append(table)
-    return "\n".join(blocks)
-
-
-def _docx_table(table: Any) -> Any:
-    return _markdown_table(
-        [[word_text.block_text(cell._tc) for cell in row.cells] for row in table.rows]
-    )
+    return "\n".join([*blocks, *document.margins("footer")])
 
 
 def _cell(value: Any) -> Any:
@@ -256,6 +264,9 @@ def _cell(value: Any) -> Any:
     """
     if value is None:
         return ""
+    # Most cells are texts without any of these.
+    if isinstance(value, str) and "\n" not in value and "|" not in value:
+        return value
     # Spreadsheets store integers as floats.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -326,11 +337,11 @@ def _delimiter(csv: Any, body: Any) -> Any:
 
 
 def _msg(data: Any) -> Any:
-    """Return an Outlook message with the lines of its head."""
+    """Return an Outlook message with the lines of its head and its attachments."""
     # That module needs this one.
-    import document_reader  # pyright: ignore[reportMissingImports]
+    import mail_text  # pyright: ignore[reportMissingImports]
 
-    return document_reader._msg(data)[1][0][1]
+    return "\n\n".join(found for _, found in mail_text.msg(data)[1])
 
 
 def _excel(data: Any) -> Any:
@@ -338,21 +349,23 @@ def _excel(data: Any) -> Any:
 
     Each is followed by an empty line; names of sheets and empty sheets are left out.
     """
+    return "".join(f"{table}\n\n" for _, _, table in workbook_tables(data))
+
+
+def workbook_tables(data: Any) -> Any:
+    """Return [(number from 1, name, Markdown)] of a workbook's sheets that have cells.
+    Hidden sheets are left out and named in `notes`."""
     from python_calamine import CalamineWorkbook
 
     book = CalamineWorkbook.from_filelike(io.BytesIO(data))
-    links = spreadsheet_links.links_of(data)
+    sheets, hidden = spreadsheet_cells.tables(book, data)
+    if hidden:
+        notes.append("Hidden sheets were left out: %s" % ", ".join(hidden))
     tables = [
-        _markdown_table(sheet_rows(book.get_sheet_by_name(name), links.get(name)))
-        for name in book.sheet_names
+        (number, name, "\n\n".join([*titles, _markdown_table(rows)]))
+        for number, name, titles, rows in sheets
     ]
-    return "".join(f"{table}\n\n" for table in tables if table)
-
-
-def sheet_rows(sheet: Any, links: Any) -> Any:
-    """Return the rows of a sheet of python_calamine, with the addresses of its links."""
-    rows = sheet.to_python(skip_empty_area=True)
-    return spreadsheet_links.with_links(rows, sheet.start, links)
+    return [found for found in tables if found[2]]
 
 
 def is_charset(name: Any) -> Any:
@@ -397,24 +410,14 @@ def part_text(body: Any) -> Any:
 
 
 def _eml(data: Any) -> Any:
-    """Return sender, recipient, subject, date and body of an email message.
+    """Return the head, the body and the attachments of an email message.
 
-    The plain text body is preferred; an HTML body is returned with its markup.
-    Attachments are ignored.
+    The plain text body is preferred; an HTML body is converted to Markdown.
     """
-    import email
-    import email.policy
+    # That module needs this one.
+    import mail_text  # pyright: ignore[reportMissingImports]
 
-    message = email.message_from_bytes(
-        with_safe_charsets(data), policy=email.policy.default
-    )
-    lines = [
-        f"{name}: {message[name]}"
-        for name in ("From", "To", "Subject", "Date")
-        if message[name]
-    ]
-    body = message.get_body(preferencelist=("plain", "html"))
-    return "\n".join([*lines, "", part_text(body) if body is not None else ""])
+    return "\n\n".join(found for _, found in mail_text.eml(data)[1])
 
 
 def _vtt(data: Any) -> Any:
@@ -508,10 +511,11 @@ def _html_to_text(markup: Any, re: Any) -> Any:
 
 
 def _pptx(data: Any) -> Any:
-    """Return the text of the slides in order."""
+    """Return the text of the slides in order, each with its charts and comments."""
     import zipfile
 
     slides = []
+    data = office_packages.transitional(data)
     with zipfile.ZipFile(io.BytesIO(data)) as deck:
         names = [
             entry_name
@@ -524,7 +528,8 @@ def _pptx(data: Any) -> Any:
         ):
             if deck.getinfo(name).file_size > _MAX_SIZE:
                 raise Unsupported("A slide exceeds %d bytes" % _MAX_SIZE)
-            slides.append(_slide_text(text(deck.read(name))))
+            extras = slide_extras.charts_and_comments(deck, name, _markdown_table)
+            slides.append("\n".join([_slide_text(text(deck.read(name))), *extras]))
     return "\n\n".join(slides)
 
 

@@ -13,8 +13,12 @@ import re
 from typing import Any
 
 import document_formats  # pyright: ignore[reportMissingImports]
+import html_text  # pyright: ignore[reportMissingImports]
+import mail_text  # pyright: ignore[reportMissingImports]
+import office_packages  # pyright: ignore[reportMissingImports]
+import pdf_text  # pyright: ignore[reportMissingImports]
 import rich_text  # pyright: ignore[reportMissingImports]
-import spreadsheet_links  # pyright: ignore[reportMissingImports]
+import slide_extras  # pyright: ignore[reportMissingImports]
 import word_text  # pyright: ignore[reportMissingImports]
 
 _MAX_UNPACKED = 512 << 20
@@ -22,23 +26,7 @@ _MAX_RATIO = 200
 # A file with a smaller unpacked size is not a bomb, whatever its ratio.
 _BOMB_THRESHOLD = 32 << 20
 _MAX_PARTS = 100_000
-# HTML elements without content for a reader.
-_SKIPPED_TAGS = frozenset(
-    {
-        "script",
-        "style",
-        "noscript",
-        "template",
-        "svg",
-        "nav",
-        "footer",
-        "aside",
-        "form",
-        "iframe",
-        "button",
-        "head",
-    }
-)
+_MAX_NOTES = 20
 # Extensions of source code, which becomes a fenced code block.
 _CODE_EXTENSIONS = frozenset(
     {
@@ -106,14 +94,20 @@ _MAX_IMAGE_SIDE = 2400
 
 def read(name: Any, data: Any) -> Any:
     """Return {"kind", "title", "parts": [{"text", "page"}], "scanned": pages that are
-    images}.
+    images, "notes": what the text leaves out}.
 
     Raises document_formats.Unsupported.
     """
     extension = recognise(name, data)
     # An image has no text; the caller recognises its text from the picture.
     if extension in IMAGE_EXTENSIONS:
-        return {"kind": extension, "title": "", "parts": [], "scanned": [1]}
+        return {
+            "kind": extension,
+            "title": "",
+            "parts": [],
+            "scanned": [1],
+            "notes": [],
+        }
     reader = _READERS.get(extension)
     if reader is not None:
         title, parts = reader(data)
@@ -141,7 +135,13 @@ def read(name: Any, data: Any) -> Any:
     ]
     # A part without text (None) is a scanned page.
     scanned = [page for page, text in parts if text is None]
-    return {"kind": extension, "title": title, "parts": text_parts, "scanned": scanned}
+    return {
+        "kind": extension,
+        "title": title,
+        "parts": text_parts,
+        "scanned": scanned,
+        "notes": document_formats.notes[:_MAX_NOTES],
+    }
 
 
 def render_pages(data: Any, pages: Any) -> Any:
@@ -345,17 +345,7 @@ def _pdf(data: Any) -> Any:
     The text is None for a page that has objects but no text, such as a scan. Raises
     document_formats.Unsupported if the file is damaged or requires a password.
     """
-    import pypdfium2
-
-    try:
-        document = pypdfium2.PdfDocument(data, autoclose=True)
-    except pypdfium2.PdfiumError as error:
-        error_text = str(error).lower()
-        if "password" in error_text or "security" in error_text:
-            raise document_formats.Unsupported(
-                "The PDF is encrypted and requires a password"
-            ) from None
-        raise document_formats.Unsupported("The PDF is damaged: %s" % error) from None
+    document = document_formats.open_pdf(data)
     title = ""
     try:
         title = document.get_metadata_value("Title") or ""
@@ -363,66 +353,62 @@ def _pdf(data: Any) -> Any:
         pass
     parts = []
     for number, page in enumerate(document, 1):
-        reader = page.get_textpage()
-        # PDFium marks hyphens at line ends with U+FFFE.
-        text = reader.get_text_range().replace("\r\n", "\n").replace("\ufffe", "-")
+        text = pdf_text.page_text(page, document_formats._markdown_table)
         # No text but some object: the page is an image of text.
         is_scanned = (
             not text.strip() and next(page.get_objects(max_depth=1), None) is not None
         )
         parts.append((number, None if is_scanned else text))
-        reader.close()
         page.close()
     return title, parts
 
 
 def _docx(data: Any) -> Any:
     """Return (title, [(0, Markdown)]) of a Word document."""
-    import docx
-
-    document = docx.Document(io.BytesIO(data))
+    package = word_text.open_document(data)
+    document_formats.notes.extend(package.omissions())
+    blocks = [_docx_block(element, package) for element in package.body.iterchildren()]
     blocks = [
-        _docx_block(element, document)
-        for element in document.element.body.iterchildren()
+        *package.margins("header"),
+        *(block for block in blocks if block is not None),
+        *package.margins("footer"),
     ]
-    blocks = [block for block in blocks if block is not None]
-    title = document.core_properties.title or ""
-    return title, [(0, "\n".join(blocks))]
+    return package.title, [(0, "\n".join(blocks))]
 
 
-def _docx_block(element: Any, document: Any) -> Any:
+def _docx_block(element: Any, package: Any) -> Any:
     """Return a paragraph, a table or a content control as Markdown; None for other
     elements."""
-    from docx.table import Table
-    from docx.text.paragraph import Paragraph
-
     if element.tag.endswith("}p"):
-        return _paragraph(Paragraph(element, document))
+        return _paragraph(element, package)
     if element.tag.endswith("}tbl"):
-        return "\n%s\n" % document_formats._docx_table(Table(element, document))
+        return "\n%s\n" % document_formats._markdown_table(package.rows(element))
     # Content controls hold text that is neither paragraph nor table.
     if element.tag.endswith("}sdt"):
-        return word_text.block_text(element)
+        return package.block_text(element)
     return None
 
 
-def _paragraph(paragraph: Any) -> Any:
+def _paragraph(paragraph: Any, package: Any) -> Any:
     """Return a Word paragraph as Markdown, depending on its style.
 
     `Title` and `Heading 1` to `Heading 9` become headings and list styles bullet
-    points; other text is returned unchanged.
+    points, unless they have numbers; other text is returned unchanged.
     """
-    text = word_text.block_text(paragraph._p)
-    style = (paragraph.style.name or "") if paragraph.style is not None else ""
+    text = package.block_text(paragraph)
+    style = package.style_name(paragraph)
     if text.strip():
         if style == "Title":
             return "\n# %s\n" % text
-        match = re.match(r"Heading (\d)", style)
+        match = re.match(r"[Hh]eading (\d)", style)
         if match:
             return "\n%s %s\n" % ("#" * min(6, int(match[1])), text)
-        if style.startswith("List"):
+        if style.startswith("List") and not _NUMBERED.match(text):
             return "- %s" % text
     return text
+
+
+_NUMBERED = re.compile(r"-|\(?(?:\d{1,6}|[A-Za-z]{1,4})[.)]|[^\w\s]")
 
 
 def _sheets(data: Any) -> Any:
@@ -431,19 +417,10 @@ def _sheets(data: Any) -> Any:
     A part has the sheet's name as a heading and its table. Numbers count from 1; empty
     sheets are left out.
     """
-    import python_calamine
-
-    book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(data))
-    links = spreadsheet_links.links_of(data)
-    parts = []
-    for number, name in enumerate(book.sheet_names, 1):
-        rows = document_formats.sheet_rows(
-            book.get_sheet_by_name(name), links.get(name)
-        )
-        table = document_formats._markdown_table(rows)
-        if table:
-            parts.append((number, "# %s\n\n%s" % (name, table)))
-    return "", parts
+    return "", [
+        (number, "# %s\n\n%s" % (name, table))
+        for number, name, table in document_formats.workbook_tables(data)
+    ]
 
 
 def _csv(data: Any) -> Any:
@@ -453,113 +430,6 @@ def _csv(data: Any) -> Any:
     """
     rows = document_formats.delimited_rows(document_formats.text(data))
     return "", [(0, document_formats._markdown_table(rows))]
-
-
-def _html(data: Any) -> Any:
-    """Return (title, [(0, Markdown)]) of an HTML page.
-
-    Only its `main` or `article` element is used if there is exactly one with more than
-    200 characters. The title is put in front unless the text begins with a heading of
-    the first level.
-    """
-    import lxml.html
-
-    parser = lxml.html.HTMLParser(
-        huge_tree=False, remove_comments=True, encoding="utf-8"
-    )
-    tree = lxml.html.document_fromstring(
-        document_formats.text(data).encode("utf-8", "replace"), parser=parser
-    )
-    title = (tree.findtext(".//title") or "").strip()
-    body = tree.find("body")
-    body = tree if body is None else body
-    # Prefer the main content, if it is unambiguous and not trivial.
-    for name in ("main", "article"):
-        candidates = body.findall(".//%s" % name)
-        if len(candidates) == 1 and len(candidates[0].text_content().strip()) > 200:
-            body = candidates[0]
-            break
-    lines = []
-    _append_markdown(body, lines)
-    # White space is significant inside code blocks, so it is only cleaned up in pages
-    # without them.
-    text = (
-        re.sub(r"[ \t]*\n[ \t]*", "\n", "".join(lines))
-        if "```" not in "".join(lines)
-        else "".join(lines)
-    )
-    text = re.sub(r"\n{3,}", "\n\n", text).strip()
-    if title and not text.startswith("# "):
-        text = "# %s\n\n%s" % (title, text)
-    return title, [(0, text)]
-
-
-_HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
-_BLOCKS = (
-    "div",
-    "section",
-    "article",
-    "main",
-    "header",
-    "ul",
-    "ol",
-    "dl",
-    "dt",
-    "dd",
-    "blockquote",
-    "figure",
-    "figcaption",
-    "tr",
-    "address",
-    "details",
-    "summary",
-)
-# Tag to what is written before and after the element's content.
-_SEPARATORS = {
-    "br": ("\n", ""),
-    "li": ("\n- ", "\n"),
-    "p": ("\n\n", "\n\n"),
-    **dict.fromkeys(_BLOCKS, ("\n", "\n")),
-}
-
-
-def _append_markdown(node: Any, fragments: Any, depth: Any = 0) -> Any:
-    """Append a node's content to `fragments` as Markdown."""
-    tag = node.tag if isinstance(node.tag, str) else ""
-    if tag in _SKIPPED_TAGS or not tag or depth > 200:
-        return
-    block = _undivided_block(node, tag)
-    if block is not None:
-        fragments.append(block)
-        return
-    before, after = _SEPARATORS.get(tag, ("", ""))
-    fragments.append(before)
-    if node.text:
-        fragments.append(re.sub(r"\s+", " ", node.text))
-    # Text between child elements is in their tails.
-    for child in node:
-        _append_markdown(child, fragments, depth + 1)
-        if child.tail:
-            fragments.append(re.sub(r"\s+", " ", child.tail))
-    fragments.append(after)
-
-
-def _undivided_block(node: Any, tag: Any) -> Any:
-    """Return a heading, preformatted text or an innermost table as Markdown; None for
-    elements whose children are converted one by one."""
-    if tag in _HEADINGS:
-        heading = " ".join(node.text_content().split())
-        return "\n\n%s %s\n\n" % ("#" * int(tag[1]), heading) if heading else ""
-    if tag == "pre":
-        return "\n\n```\n%s\n```\n\n" % node.text_content().strip("\n")
-    # Nested tables are used for layout, so only innermost ones become Markdown tables.
-    if tag == "table" and not node.findall(".//table"):
-        rows = [
-            [" ".join(cell.text_content().split()) for cell in row.iter("td", "th")]
-            for row in node.iter("tr")
-        ]
-        return "\n\n%s\n\n" % document_formats._markdown_table(rows)
-    return None
 
 
 def _epub(data: Any) -> Any:
@@ -589,7 +459,9 @@ def _epub(data: Any) -> Any:
                 unquote(files.get(item.get("idref")) or ""),
             )
             if chapter_path in names:
-                parts.append((len(parts) + 1, _html(book.read(chapter_path))[1][0][1]))
+                parts.append(
+                    (len(parts) + 1, html_text.page(book.read(chapter_path))[1][0][1])
+                )
     return title, parts
 
 
@@ -649,16 +521,21 @@ _PPTX_RELATION_ID = (
 
 
 def _pptx(data: Any) -> Any:
-    """Return one part per slide: its title, texts, tables and notes."""
+    """Return one part per slide: its title, texts, tables, charts,
+    comments and notes."""
     import zipfile
 
     parts = []
+    data = office_packages.transitional(data)
     with zipfile.ZipFile(io.BytesIO(data)) as deck:
         names = set(deck.namelist())
         for number, slide_path in enumerate(_slide_paths(deck), 1):
             if slide_path not in names:
                 continue
             blocks = _slide(_xml(deck.read(slide_path)))
+            blocks += slide_extras.charts_and_comments(
+                deck, slide_path, document_formats._markdown_table
+            )
             blocks += _slide_notes(deck, names, slide_path)
             parts.append((number, "\n\n".join(block for block in blocks if block)))
     return "", parts
@@ -764,74 +641,6 @@ def _shape_text(node: Any) -> Any:
     return "\n".join(paragraph for paragraph in lines if paragraph.strip())
 
 
-def _eml(data: Any) -> Any:
-    """Return (subject, [(0, text)]) of an email message.
-
-    The text has the headers, the names of attachments and the body, plain text
-    preferred; an HTML body is converted to Markdown.
-    """
-    import email
-    import email.policy
-
-    message = email.message_from_bytes(
-        document_formats.with_safe_charsets(data), policy=email.policy.default
-    )
-    lines = [
-        "%s: %s" % (name, message[name])
-        for name in ("From", "To", "Cc", "Subject", "Date")
-        if message[name]
-    ]
-    body = message.get_body(preferencelist=("plain", "html"))
-    body_text = document_formats.part_text(body) if body is not None else ""
-    if body is not None and body.get_content_type() == "text/html":
-        body_text = _html(body_text.encode("utf-8"))[1][0][1]
-    names = [
-        attachment.get_filename() or "" for attachment in message.iter_attachments()
-    ]
-    if any(names):
-        lines.append("Attachments: %s" % ", ".join(name for name in names if name))
-    return str(message["Subject"] or ""), [(0, "\n".join([*lines, "", body_text]))]
-
-
-def _msg(data: Any) -> Any:
-    """Return an Outlook message. Its properties are streams of an OLE compound file."""
-    import olefile
-
-    with olefile.OleFileIO(io.BytesIO(data)) as file:
-
-        def property_of(number: Any) -> Any:
-            """Return a property's text by its MAPI tag; "" if it is missing."""
-            for type_code, encoding in (("001F", "utf-16-le"), ("001E", "cp1252")):
-                # Strings are stored as UTF-16 or in the ANSI code page, depending on
-                # the property type.
-                name = "__substg1.0_%s%s" % (number, type_code)
-                if file.exists(name):
-                    return (
-                        file.openstream(name)
-                        .read()
-                        .decode(encoding, "replace")
-                        .rstrip("\0")
-                    )
-            return ""
-
-        subject = property_of("0037")
-        sender = " ".join(
-            part for part in (property_of("0C1A"), property_of("0C1F")) if part
-        )
-        head = [
-            ("From", sender),
-            ("To", property_of("0E04")),
-            ("Cc", property_of("0E03")),
-            ("Subject", subject),
-        ]
-        body = property_of("1000")
-        # 0x1013 is the HTML body.
-        if not body and file.exists("__substg1.0_10130102"):
-            body = _html(file.openstream("__substg1.0_10130102").read())[1][0][1]
-    lines = ["%s: %s" % header for header in head if header[1]]
-    return subject, [(0, "\n".join([*lines, "", body]))]
-
-
 def _json(data: Any) -> Any:
     """Return JSON with one value per line; anything that is not JSON is returned as
     text."""
@@ -862,14 +671,37 @@ def _rtf(data: Any) -> Any:
 
 def _markdown(data: Any) -> Any:
     """Return Markdown without the pictures that are written into it, in base64: they
-    are no text to search in."""
-    return "", [(0, _INLINE_PICTURE.sub("", document_formats.text(data)))]
+    are no text to search in, and without the YAML settings in front of it."""
+    text = _INLINE_PICTURE.sub("", document_formats.text(data))
+    title, start = _front_matter(text)
+    return title, [(0, text[start:])]
+
+
+def _front_matter(text: Any) -> Any:
+    """Return (title, index of the first character after the settings of a page), ("", 0)
+    without settings. A rule may begin a text too: settings have lines as YAML has."""
+    lines = text[:100_000].splitlines(keepends=True)[: _MAX_SETTINGS + 2]
+    if not lines or lines[0].lstrip("\ufeff").rstrip() != "---":
+        return "", 0
+    title, length = "", len(lines[0])
+    for line in lines[1:]:
+        length += len(line)
+        if line.rstrip() == "---":
+            return title, length
+        if not _SETTING.match(line.rstrip()):
+            break
+        name, _, value = line.partition(":")
+        if name.rstrip() == "title":
+            title = value.strip().strip("\"'")
+    return "", 0
 
 
 _INLINE_PICTURE = re.compile(
     r"data:image/[\w.+-]{1,40}(?:;[\w=.-]{1,60}){0,4};base64,[A-Za-z0-9+/=_-]*",
     re.IGNORECASE,
 )
+_SETTING = re.compile(r"(?:[\w-]{1,80}[ \t]{0,20}:|[ \t#-]|$)")
+_MAX_SETTINGS = 200
 _READERS = {
     ".pdf": _pdf,
     ".docx": _docx,
@@ -879,14 +711,14 @@ _READERS = {
     ".ods": _sheets,
     ".csv": _csv,
     ".tsv": _csv,
-    ".html": _html,
-    ".htm": _html,
-    ".xhtml": _html,
+    ".html": html_text.page,
+    ".htm": html_text.page,
+    ".xhtml": html_text.page,
     ".epub": _epub,
     ".xml": _plain_xml,
     ".pptx": _pptx,
-    ".eml": _eml,
-    ".msg": _msg,
+    ".eml": mail_text.eml,
+    ".msg": mail_text.msg,
     ".json": _json,
     ".jsonl": _json,
     ".vtt": _vtt,

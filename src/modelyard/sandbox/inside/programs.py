@@ -321,8 +321,8 @@ def document(task: Any, data: Any) -> Any:
 
     `data` is the file. `pages` in the task requests base64 PNG images of a PDF's pages,
     `name` parts as `document_reader.read` returns them, and otherwise `extension` the
-    plain text as {"text", "guesses": the encodings that were guessed}. Raises
-    ProgramError if the document cannot be read.
+    plain text as {"text", "guesses": the encodings that were guessed, "notes": what the
+    text leaves out}. Raises ProgramError if the document cannot be read.
     """
     import document_formats  # pyright: ignore[reportMissingImports]
     import document_reader  # pyright: ignore[reportMissingImports]
@@ -334,7 +334,11 @@ def document(task: Any, data: Any) -> Any:
         if "name" in task:
             return document_reader.read(task["name"], data)
         text = document_formats.extract(task["extension"], data)
-        return {"text": text, "guesses": document_formats.guesses}
+        return {
+            "text": text,
+            "guesses": document_formats.guesses,
+            "notes": document_formats.notes[:20],
+        }
     except document_formats.Unsupported as error:
         raise ProgramError(str(error)) from None
     except MemoryError:

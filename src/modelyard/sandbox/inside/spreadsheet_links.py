@@ -59,21 +59,26 @@ def links_of(data: Any) -> Any:
     if data[:4] != b"PK\x03\x04":
         return {}
     with zipfile.ZipFile(io.BytesIO(data)) as book:
-        targets = _targets(book, "xl/_rels/workbook.xml.rels")
-        sheets = [
-            _attributes(match)
-            for match in _SHEET.findall(_read(book, "xl/workbook.xml"))
-        ]
         return {
-            sheet.get("name"): _sheet_links(book, targets.get(sheet.get("id"), ""))
-            for sheet in sheets
+            name: _sheet_links(book, path) for name, path in sheet_paths(book).items()
         }
 
 
-def _sheet_links(book: Any, target: Any) -> Any:
+def sheet_paths(book: Any) -> Any:
+    """Return the parts of a workbook that hold its sheets: name of a sheet → path."""
+    targets = _targets(book, "xl/_rels/workbook.xml.rels")
+    paths = {}
+    for match in _SHEET.findall(_read(book, "xl/workbook.xml")):
+        sheet = _attributes(match)
+        target = targets.get(sheet.get("id"), "")
+        # A target is relative to the workbook's folder unless it begins with a slash.
+        path = target.lstrip("/") if target.startswith("/") else f"xl/{target}"
+        paths[sheet.get("name")] = path
+    return paths
+
+
+def _sheet_links(book: Any, path: Any) -> Any:
     """Return the links of a sheet: (row, column) → address."""
-    # A target is relative to the workbook's folder unless it begins with a slash.
-    path = target.lstrip("/") if target.startswith("/") else f"xl/{target}"
     folder, _, name = path.rpartition("/")
     addresses = _targets(book, f"{folder}/_rels/{name}.rels")
     # Most sheets have no links, and are not read.
@@ -110,12 +115,17 @@ def _targets(book: Any, path: Any) -> Any:
 
 def _read(book: Any, path: Any) -> Any:
     """Return a part of the workbook as text; "" if it is missing or too large."""
+    return bytes_of(book, path).decode("utf-8", "replace")
+
+
+def bytes_of(book: Any, path: Any) -> Any:
+    """Return a part of the workbook; b"" if it is missing or too large."""
     try:
         if book.getinfo(path).file_size > _MAX_SIZE:
-            return ""
+            return b""
     except KeyError:
-        return ""
-    return book.read(path).decode("utf-8", "replace")
+        return b""
+    return book.read(path)
 
 
 def _attributes(text: Any) -> Any:

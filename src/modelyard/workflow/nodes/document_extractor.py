@@ -92,6 +92,9 @@ class DocumentExtractorNode(Node):
                 is_certain=extracted.is_certain,
             )
             process.setdefault("warnings", []).append(warning)
+        for note in extracted.notes:
+            warning = f"{file.filename or 'The file'}: {note}"
+            process.setdefault("warnings", []).append(warning)
         return extracted.text
 
     def references(self) -> Sequence[tuple[str, ...]]:
