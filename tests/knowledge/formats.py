@@ -481,9 +481,10 @@ HARM: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "tar": ("a.tar", lambda: _tar(lambda data: data[: 1 << 20]), "Tar archives"),
     "tar of a PDF": ("a.pdf", lambda: _tar_of("a.pdf", pdf().data), "Tar archives"),
     "billion laughs": ("a.xml", _entity_bomb, ""),
-    "billion laughs in DOCX": ("a.docx", lambda: _docx_with(_entity_bomb()), "Reading failed|no text"),
+    "billion laughs in DOCX": ("a.docx", lambda: _docx_with(_entity_bomb()), "cannot be read|no text"),
     "broken DOCX": ("a.docx", lambda: docx().data[:3000], "damaged"),
-    "10⁶ tables": ("a.docx", lambda: _many_tables(1_000_000), "exceeds|memory|CPU time|Reading failed"),
+    # It is read on fast machines: its text is no larger than the file.
+    "10⁶ tables": ("a.docx", lambda: _many_tables(1_000_000), "characters|exceed|memory|CPU time|cannot be read"),
     "HTML of 200,000 levels": ("a.html", lambda: b"<html>" + b"<div>" * 200_000 + b"deep", ""),
     "program": ("a.txt", lambda: b"\x7fELF" + bytes(range(256)) * 20, "neither text"),
     "empty": ("a.txt", lambda: b" \n\t\n", "no text"),

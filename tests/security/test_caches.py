@@ -94,6 +94,13 @@ KEPT = {
     "gateway/bodies.py:_Pool._by": _COUNT,
     # sandbox
     "sandbox/inside/rich_text.py:_Reader.fonts": "lives for one document: character sets of its fonts",
+    "sandbox/inside/spreadsheet_cells.py:_Details._paths": "lives for one document",
+    "sandbox/inside/spreadsheet_cells.py:_Details.formats": "lives for one document",
+    "sandbox/inside/word_numbering.py:Numbering._abstract": "lives for one document",
+    "sandbox/inside/word_numbering.py:Numbering._counters": "lives for one document",
+    "sandbox/inside/word_numbering.py:Numbering._known": "lives for one document",
+    "sandbox/inside/word_numbering.py:Numbering._lists": "lives for one document",
+    "sandbox/inside/word_text.py:WordText._parts": "lives for one document",
     "sandbox/inside/zygote.py:ForkServer.children": "by the number of a process: its descriptors",
     "sandbox/slots.py:Slots._running": _COUNT,
     "sandbox/slots.py:Slots._waiting": _COUNT,

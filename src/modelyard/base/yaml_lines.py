@@ -56,5 +56,11 @@ def line_of_mistake(lines: Mapping[str, int], path: str, reason: str) -> int:
     if field := unknown_field(reason):
         path += f".{field}"
     while path and path not in lines:
-        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        path = path[
+            : max(
+                path.rfind("."),
+                path.rfind("["),
+                0,
+            )
+        ]
     return lines.get(path, 1)

@@ -138,7 +138,11 @@ class Router:
             served = path_entry.row(method)
             if served is not None:
                 api, row = served
-                return RouteMatch(api, row, dict(zip(row.names, names, strict=True)))
+                return RouteMatch(
+                    api,
+                    row,
+                    dict(zip(row.names, names, strict=True)),
+                )
             path_entries.append(path_entry)
         # Order matters: an unknown method is 501 on any path, even on one that does not
         # exist.

@@ -94,7 +94,11 @@ class MetadataIndex:
         if row.readers:
             self._readers[row.id] = row.readers
         for field, column in self._columns.items():
-            _insert(column, _key(row.values.get(field)), row.id)
+            _insert(
+                column,
+                _key(row.values.get(field)),
+                row.id,
+            )
 
     def allowed(self, conditions: Conditions | None, user: str | None) -> set[str]:
         """Return the ids of the documents that meet the conditions and that the user
@@ -157,7 +161,11 @@ class MetadataIndex:
         if column is None:
             column = self._columns[field] = {}
             for document, values in self._values.items():
-                _insert(column, _key(values.get(field)), document)
+                _insert(
+                    column,
+                    _key(values.get(field)),
+                    document,
+                )
         return column
 
 

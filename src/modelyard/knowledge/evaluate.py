@@ -130,7 +130,11 @@ def load_collection(folder: Path) -> Collection:
             folder, "queries", lambda record: (str(record["_id"]), str(record["text"]))
         )
     )
-    qrels = _load_qrels(folder, {text.id for text in corpus}, queries)
+    qrels = _load_qrels(
+        folder,
+        {text.id for text in corpus},
+        queries,
+    )
     return Collection(folder.name, corpus, queries, qrels)
 
 
@@ -504,7 +508,11 @@ async def _generate_question(
     )
     if not segments:
         return None
-    text = CorpusText(document.id, document.name, await datasets.text(document))
+    text = CorpusText(
+        document.id,
+        document.name,
+        await datasets.text(document),
+    )
     # The longest segment from the middle half: the beginning is often boilerplate.
     picked = max(
         segments[len(segments) // 4 : len(segments) * 3 // 4 + 1],
@@ -523,7 +531,11 @@ def save_collection(collection: Collection, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[dict[str, Any]]] = {
         "corpus.jsonl": [
-            {"_id": text.id, "title": text.title, "text": text.text}
+            {
+                "_id": text.id,
+                "title": text.title,
+                "text": text.text,
+            }
             for text in collection.corpus
         ],
         "queries.jsonl": [

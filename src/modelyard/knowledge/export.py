@@ -135,7 +135,12 @@ async def import_dataset(
     with archive, archive.open("documents.jsonl") as lines:
         # The line limit bounds the memory that a damaged file can use.
         while line := lines.readline(_MAX_LINE_BYTES):
-            await _import_document(datasets, dataset, msgspec.json.decode(line), head)
+            await _import_document(
+                datasets,
+                dataset,
+                msgspec.json.decode(line),
+                head,
+            )
     return await datasets.store.datasets.get(tenant, dataset.id)
 
 
@@ -189,7 +194,11 @@ def _imported_content(
     for segment in msgspec.convert(line["segments"], list[Segment]):
         new_ids[segment.id] = new_uuid()
         indexed.segments.append(
-            msgspec.structs.replace(segment, **home, id=new_ids[segment.id])
+            msgspec.structs.replace(
+                segment,
+                **home,
+                id=new_ids[segment.id],
+            )
         )
     for child in msgspec.convert(line["children"], list[Child]):
         new_ids[child.id] = new_uuid()

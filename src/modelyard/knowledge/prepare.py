@@ -84,7 +84,14 @@ def build_entry(segment: str, child: str, embedded: str, keyword_text: str) -> E
     """Build an index entry without its vector: `embedded` is the text to embed,
     `keyword_text` the text for full-text search."""
     terms, length = encode_term_counts(keyword_text)
-    return Entry(segment, child, digest_of(embedded), b"", terms, length)
+    return Entry(
+        segment,
+        child,
+        digest_of(embedded),
+        b"",
+        terms,
+        length,
+    )
 
 
 def prepare(
@@ -206,9 +213,17 @@ def index_chunks(
     # Positions are those in the joined text, as for other documents.
     position = 0
     for part in parts:
-        text_segment = TextSegment(position, position + len(part.text), part.text)
+        text_segment = TextSegment(
+            position,
+            position + len(part.text),
+            part.text,
+        )
         text_segment.children = [
-            TextSegment(position, position + len(child_text), child_text)
+            TextSegment(
+                position,
+                position + len(child_text),
+                child_text,
+            )
             for child_text in part.children
         ]
         builder.add(text_segment, part.page)
@@ -246,7 +261,12 @@ def index_qa_pairs(
             updated_at=current_time,
         )
         indexed.segments.append(segment)
-        new_entry = build_entry(segment.id, "", question, f"{question}\n{answer}")
+        new_entry = build_entry(
+            segment.id,
+            "",
+            question,
+            f"{question}\n{answer}",
+        )
         indexed.entries.append(new_entry)
         if settings.uses_vectors:
             texts[new_entry.digest] = question

@@ -101,7 +101,11 @@ def _split_by_separators(
 
 
 def _text_segment(text: str, span: Span) -> TextSegment:
-    return TextSegment(span[0], span[1], text[span[0] : span[1]])
+    return TextSegment(
+        span[0],
+        span[1],
+        text[span[0] : span[1]],
+    )
 
 
 def _end_of_tokens(text: str, tokens: int) -> int:
@@ -266,7 +270,11 @@ def _fixed_windows(
     # is avoided.
     return [
         (window_start, min(window_start + size, stop))
-        for window_start in range(start, max(start + 1, stop - overlap), step)
+        for window_start in range(
+            start,
+            max(start + 1, stop - overlap),
+            step,
+        )
     ]
 
 
@@ -401,7 +409,12 @@ def _block_of_line(line_type: str, line: str, start: int, stop: int) -> _Block:
         return _Block("code", start, stop)
     if line_type == "heading":
         matched = _HEADING.match(line)
-        return _Block("heading", start, stop, len(matched[1]) if matched else 1)
+        return _Block(
+            "heading",
+            start,
+            stop,
+            len(matched[1]) if matched else 1,
+        )
     return _Block(line_type, start, stop)
 
 
@@ -504,7 +517,13 @@ def _join_small(
         if (
             (is_rule or smaller * _SMALL_SHARE < size)
             and joined
-            and _fits(text, joined[-1], text_segment, size, measure)
+            and _fits(
+                text,
+                joined[-1],
+                text_segment,
+                size,
+                measure,
+            )
         ):
             previous = joined[-1]
             previous.text += text[previous.stop : text_segment.stop]
@@ -600,7 +619,11 @@ def _split_block(
     if block.kind == "table":
         return _split_table(text, block, size, measure)
     if block.kind == "code":
-        units: Iterable[Span] = _split_at(text, (block.start, block.stop), "\n")
+        units: Iterable[Span] = _split_at(
+            text,
+            (block.start, block.stop),
+            "\n",
+        )
     else:
         units = sentences(text, block.start, block.stop)
     small_spans: list[Span] = []
@@ -629,7 +652,11 @@ def _split_table(
     """
     rows = [
         row_span
-        for row_span in _split_at(text, (block.start, block.stop), "\n")
+        for row_span in _split_at(
+            text,
+            (block.start, block.stop),
+            "\n",
+        )
         if row_span[0] < row_span[1]
     ]
     # A Markdown table has a delimiter row after its header.
@@ -637,7 +664,13 @@ def _split_table(
     head = text[rows[0][0] : rows[1][1]] if has_rule else ""
     # The repeated header reduces the space for rows.
     room = max(1, size - measure(head))
-    cut = _merge_spans(text, rows[2:] if has_rule else rows, room, 0, measure)
+    cut = _merge_spans(
+        text,
+        rows[2:] if has_rule else rows,
+        room,
+        0,
+        measure,
+    )
     text_segments: list[TextSegment] = []
     for start, stop in cut:
         if not text_segments:
@@ -645,7 +678,11 @@ def _split_table(
             continue
         body = text[start:stop]
         text_segments.append(
-            TextSegment(start, stop, f"{head}\n{body}" if head else body)
+            TextSegment(
+                start,
+                stop,
+                f"{head}\n{body}" if head else body,
+            )
         )
     return text_segments
 

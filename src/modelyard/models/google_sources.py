@@ -48,7 +48,12 @@ def _grounded(grounding: JSON, candidate: JSON, texts: Sequence[str]) -> list[Pl
             sources[index] = source
     supported = list(_supported(grounding))
     placed = [
-        _located(sources[index], segment, texts, _bytes_before(candidate, segment))
+        _located(
+            sources[index],
+            segment,
+            texts,
+            _bytes_before(candidate, segment),
+        )
         for index, segment in supported
         if index in sources
     ]
@@ -80,7 +85,11 @@ def _source(body: JSON) -> Citation | None:
     url, title = body.get("uri") or "", body.get("title") or ""
     if not url and not title:
         return None
-    return Citation(url=url, title=title, quote=body.get("text") or "")
+    return Citation(
+        url=url,
+        title=title,
+        quote=body.get("text") or "",
+    )
 
 
 def _bytes_before(candidate: JSON, segment: JSON) -> int:

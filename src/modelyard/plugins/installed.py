@@ -54,7 +54,11 @@ class InstalledPackages:
         await compile_modules(folder, environment.base)
         # The package and the note are written last: only complete installations have
         # them.
-        await asyncio.to_thread(save, self._package_path(identifier), package.data)
+        await asyncio.to_thread(
+            save,
+            self._package_path(identifier),
+            package.data,
+        )
         await asyncio.to_thread(_write_note, folder, environment)
         self._declarations[str(identifier)] = declaration
         step("installed")

@@ -69,7 +69,11 @@ def read_capabilities(
         if not is_object(model) or not model.get("quirks"):
             continue
         # Checked by themselves first, since a mistake in them has its own line.
-        _checked(model["quirks"], path, f"$.models[{index}].quirks")
+        _checked(
+            model["quirks"],
+            path,
+            f"$.models[{index}].quirks",
+        )
         name = str(model.get("name") or model.get("model"))
         by_model[name] = msgspec.convert(
             {**families.of(name), **model["quirks"]}, Capabilities
@@ -129,7 +133,11 @@ def _read_shared_families() -> dict[str, dict[str, Any]]:
     lists = yaml.safe_load(_FAMILIES.read_text("utf-8"))
     for name, families in lists.items():
         for pattern, quirks in families.items():
-            _checked(quirks, _FAMILIES, f"$.{name}.{pattern}")
+            _checked(
+                quirks,
+                _FAMILIES,
+                f"$.{name}.{pattern}",
+            )
     return lists
 
 

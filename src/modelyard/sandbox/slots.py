@@ -82,7 +82,11 @@ class Slots:
             if not line:
                 del self._waiting[tenant]
         free = [tenant for tenant in self._waiting if self._may_start(tenant)]
-        return min(free, key=lambda tenant: self._running[tenant], default=None)
+        return min(
+            free,
+            key=lambda tenant: self._running[tenant],
+            default=None,
+        )
 
     def _remove_waiter(self, tenant: str, waiter: asyncio.Future[None]) -> None:
         """Remove a waiter from its tenant's line, if it is still in it."""

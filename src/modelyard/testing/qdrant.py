@@ -95,7 +95,11 @@ def _vector(vector: Any) -> Any:
 def _point(point: dict[str, Any]) -> Any:
     """Convert a REST point to the engine's."""
     vectors = {key: _vector(value) for key, value in point["vector"].items()}
-    return edge.Point(id=point["id"], vector=vectors, payload=point["payload"])
+    return edge.Point(
+        id=point["id"],
+        vector=vectors,
+        payload=point["payload"],
+    )
 
 
 def _nearest_points(shard: Any, body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -161,7 +161,12 @@ def _token_key(auth: Auth, tenant: str, row: str) -> TokenKey:
     """Return the cache key of a token: its owner, and a digest of everything it is
     fetched with."""
     token_inputs = msgspec.json.encode(
-        [auth.token_url, auth.user, auth.value, auth.scopes]
+        [
+            auth.token_url,
+            auth.user,
+            auth.value,
+            auth.scopes,
+        ]
     )
     return tenant, row, hashlib.sha256(token_inputs).digest()
 
@@ -318,7 +323,11 @@ class ApiTool(Tool):
                         "The API declares no OAuth token URL; set a token of the type"
                         " 'bearer'"
                     )
-                token = await self._tokens.get(auth, tenant=self._tenant, row=self._row)
+                token = await self._tokens.get(
+                    auth,
+                    tenant=self._tenant,
+                    row=self._row,
+                )
                 headers.append(("Authorization", f"Bearer {token}"))
             case _:
                 pass

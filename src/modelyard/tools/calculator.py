@@ -41,7 +41,12 @@ _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-_CONSTANTS = {"pi": math.pi, "e": math.e, "tau": math.tau, "inf": math.inf}
+_CONSTANTS = {
+    "pi": math.pi,
+    "e": math.e,
+    "tau": math.tau,
+    "inf": math.inf,
+}
 _REAL_FUNCTIONS = {
     name: getattr(math, name)
     for name in (
@@ -73,7 +78,16 @@ _INTEGER_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 }
 # People and models also write typographic operators and full-width punctuation.
 _OPERATOR_CHARS = str.maketrans(
-    {"×": "*", "÷": "/", "−": "-", "–": "-", "^": "**", "，": ",", "（": "(", "）": ")"}
+    {
+        "×": "*",
+        "÷": "/",
+        "−": "-",
+        "–": "-",
+        "^": "**",
+        "，": ",",
+        "（": "(",
+        "）": ")",
+    }
 )
 # A percent sign that is followed by an operand is the modulo operator instead.
 _PERCENT = re.compile(r"(\d(?:[\d_.]*)|\))\s*%(?!\s*[\w(.])")

@@ -118,7 +118,11 @@ class AppLibrary:
             if (value := getattr(change, field)) is not None
         }
         stored = msgspec.structs.replace(app_record.stored, **changes)
-        return await self._apps.save(app_record, stored, name=change.name or "")
+        return await self._apps.save(
+            app_record,
+            stored,
+            name=change.name or "",
+        )
 
     # Tags
 
@@ -174,7 +178,12 @@ class AppLibrary:
         name = _checked_tag_name(name)
         if len(self._directory.of(tenant, AppTag)) >= _MAX_TAGS:
             raise InvokeBadRequestError(f"A tenant has at most {_MAX_TAGS} tags")
-        row = await self._resources.add(tenant, AppTag.kind, name, lambda _: "{}")
+        row = await self._resources.add(
+            tenant,
+            AppTag.kind,
+            name,
+            lambda _: "{}",
+        )
         await self._directory.refresh()
         return Tag(id=row.id, name=row.name)
 
@@ -184,7 +193,11 @@ class AppLibrary:
         # By its id from here on: the name is what changes.
         tag_id = self._tag_id(tenant, tag)
         row = await self._resources.get(tenant, AppTag.kind, tag_id)
-        await self._resources.change(row, name=_checked_tag_name(name), body=row.body)
+        await self._resources.change(
+            row,
+            name=_checked_tag_name(name),
+            body=row.body,
+        )
         await self._directory.refresh()
         return next(renamed for renamed in self.tags(tenant) if renamed.id == tag_id)
 

@@ -55,7 +55,12 @@ def _mermaid(
             lines.append(
                 f'{indent}subgraph {name}["{_safe_label(node.title)} ({node.type})"]'
             )
-            _mermaid(graph.children[node_id], lines, indent + "  ", names)
+            _mermaid(
+                graph.children[node_id],
+                lines,
+                indent + "  ",
+                names,
+            )
             lines.append(f"{indent}end")
         else:
             left, right = _brackets(node)
@@ -290,7 +295,12 @@ def _draw(picture: _Layout, left: float, top: float, parts: list[str]) -> None:
                     f' y="{y1 + (y2 - y1) * 0.25 - 4:.0f}">{label_text}</text>'
                 )
     for box in picture.boxes.values():
-        _draw_box(box, left + box.x, top + box.y, parts)
+        _draw_box(
+            box,
+            left + box.x,
+            top + box.y,
+            parts,
+        )
 
 
 def _draw_box(box: _Box, x: float, y: float, parts: list[str]) -> None:
@@ -313,4 +323,9 @@ def _draw_box(box: _Box, x: float, y: float, parts: list[str]) -> None:
         f' y="{y + 34:.0f}">{type_label}</text></g>'
     )
     if box.inner is not None:
-        _draw(box.inner, x + _PADDING, y + _HEADER_HEIGHT, parts)
+        _draw(
+            box.inner,
+            x + _PADDING,
+            y + _HEADER_HEIGHT,
+            parts,
+        )

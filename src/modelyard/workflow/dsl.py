@@ -649,7 +649,11 @@ class _AppParser:
                 continue
             packages[str(name)] = package
             for steps, message in package_warnings(package, raw):
-                self._add_warning(message, (*path, *steps), package.metadata.name)
+                self._add_warning(
+                    message,
+                    (*path, *steps),
+                    package.metadata.name,
+                )
             for steps, message in mail_warnings(package):
                 self._add_warning(
                     message,
@@ -703,7 +707,11 @@ class _AppParser:
                 node.title,
             )
         for steps, message in job_warnings(data.agent_job, raw_data):
-            self._add_warning(message, (*path, "data", *steps), node.title)
+            self._add_warning(
+                message,
+                (*path, "data", *steps),
+                node.title,
+            )
 
     # Apps with a prompt
 
@@ -776,7 +784,12 @@ class _AppParser:
             for raw_edge in self._list_in(graph, "edges", ("workflow", "graph"))
             if is_object(raw_edge)
         ]
-        self._build_levels(app, nodes, edges, ("workflow", "graph", "nodes"))
+        self._build_levels(
+            app,
+            nodes,
+            edges,
+            ("workflow", "graph", "nodes"),
+        )
 
     def _list_in(
         self, section: Mapping[str, Any], name: str, path: tuple[Any, ...]
@@ -950,7 +963,11 @@ class _AppParser:
             )
             return None
         except (TypeError, ValueError) as error:
-            self._add_problem(str(error), (*path, "data"), title)
+            self._add_problem(
+                str(error),
+                (*path, "data"),
+                title,
+            )
             return None
         node = cls(str(raw["id"]), converted, raw)
         self._bind_agent(node, data, path)
@@ -963,7 +980,11 @@ class _AppParser:
         """Warn about settings of a node that have no effect here; in a newer file also
         about the fields that are not known."""
         for message in node.warnings():
-            self._add_warning(message, (*path, "data"), node.title)
+            self._add_warning(
+                message,
+                (*path, "data"),
+                node.title,
+            )
         for message in node.mail_warnings():
             self._add_warning(
                 message,
@@ -1096,7 +1117,11 @@ class _AppParser:
         return DslError(
             [
                 *self._problems,
-                Problem(message=message, file=self._name, line=self._line_number(path)),
+                Problem(
+                    message=message,
+                    file=self._name,
+                    line=self._line_number(path),
+                ),
             ]
         )
 
@@ -1384,7 +1409,11 @@ def _requirements_of(node: Node) -> Iterable[Requirement]:
     """Yield the requirements of a node."""
     data = node.data
     for name in _models_of(data):
-        yield Requirement(kind="model", name=name.lstrip("/"), node=node.title)
+        yield Requirement(
+            kind="model",
+            name=name.lstrip("/"),
+            node=node.title,
+        )
     for dataset in getattr(data, "dataset_ids", ()) or ():
         yield Requirement(kind="dataset", name=dataset, node=node.title)
     if node.type == "tool":

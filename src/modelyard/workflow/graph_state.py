@@ -74,7 +74,11 @@ class GraphState:
         Raises WorkflowError."""
         self._pool.put_all(node.id, result.outputs)
         for update in result.updates:
-            self._pool.put(update.selector[0], update.selector[1], update.value)
+            self._pool.put(
+                update.selector[0],
+                update.selector[1],
+                update.value,
+            )
             self._events.variable_updated(node, update)
         # The steps inside a container are counted by their own graph.
         if node.kind is not NodeKind.CONTAINER:
@@ -109,7 +113,11 @@ class GraphState:
         self._pool.put_all(step.node_id, result.outputs)
         # Updates are replayed in order, so the last write wins as in the original run.
         for update in result.updates:
-            self._pool.put(update.selector[0], update.selector[1], update.value)
+            self._pool.put(
+                update.selector[0],
+                update.selector[1],
+                update.value,
+            )
         self._count(result)
         if result.error:
             # Handled errors count towards the run's exceptions again.
@@ -133,7 +141,11 @@ class GraphState:
         # Only branching nodes select among their edges.
         handle = result.handle if node.branches else None
         progress = self._frontier.finish(node.id, handle)
-        self.responses.finished(node.id, progress.taken_edges, progress.skipped_nodes)
+        self.responses.finished(
+            node.id,
+            progress.taken_edges,
+            progress.skipped_nodes,
+        )
         self.ready.extend((following, node.id) for following in progress.ready)
 
     def _respond(self, outputs: Mapping[str, Any]) -> None:

@@ -123,7 +123,11 @@ class LiveRun:
             return [event for _, event in self.events]
         events: list[AnyEvent] = []
         last = 0
-        while page := await self._journal.events(self.record.id, last, 5000):
+        while page := await self._journal.events(
+            self.record.id,
+            last,
+            5000,
+        ):
             last = page[-1][0]
             events += [event for _, event in page]
         return events

@@ -57,7 +57,13 @@ class RunForms(Repository):
             # After a crash the step asks again: the token that people have received
             # must stay valid.
             self._step(connection, "ask", *values)
-            self.mails.add(connection, run, key, mails, self._now())
+            self.mails.add(
+                connection,
+                run,
+                key,
+                mails,
+                self._now(),
+            )
             return connection.execute(self._sql["form"], {"run": run.id, "key": key})[0]
 
         return await self._database.transact(work)

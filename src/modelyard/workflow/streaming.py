@@ -386,9 +386,21 @@ class ResponseStream:
             return
         # Values without a producing node are attributed to the answer.
         if selector[0] in NAMESPACES or value is MISSING:
-            self._emit(session, session.node, (session.node, "answer"), text, False)
+            self._emit(
+                session,
+                session.node,
+                (session.node, "answer"),
+                text,
+                False,
+            )
         else:
-            self._emit(session, selector[0], selector, text, True)
+            self._emit(
+                session,
+                selector[0],
+                selector,
+                text,
+                True,
+            )
 
     def _must_hold_back(self, node: str) -> bool:
         """Return whether a node's chunks wait for its end, because they may become void

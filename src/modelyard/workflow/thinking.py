@@ -37,7 +37,11 @@ class ThinkFilter:
             )
             # A complete tag: everything before it is certain.
             if match := pattern.search(self._buffer):
-                self._put(self._buffer[: match.start()], thought, text_parts)
+                self._put(
+                    self._buffer[: match.start()],
+                    thought,
+                    text_parts,
+                )
                 self._buffer = self._buffer[match.end() :]
                 self._is_inside = not self._is_inside
                 if not self._is_inside:
@@ -48,7 +52,11 @@ class ThinkFilter:
             # chunk.
             partly = partial_pattern.search(self._buffer)
             keep = partly.start() if partly else len(self._buffer)
-            self._put(self._buffer[:keep], thought, text_parts)
+            self._put(
+                self._buffer[:keep],
+                thought,
+                text_parts,
+            )
             self._buffer = self._buffer[keep:]
             break
         return "".join(thought), "".join(text_parts)

@@ -52,7 +52,11 @@ class ToolMessageCollector:
         match tool_message.get("type"):
             case "text":
                 self._text.append(str(message.get("text") or ""))
-                self._context.stream("text", self._text[-1], False)
+                self._context.stream(
+                    "text",
+                    self._text[-1],
+                    False,
+                )
             case "link":
                 self._lines.append(f"Link: {message.get('text')}")
             case "image_link" | "image" | "binary_link":
@@ -99,7 +103,11 @@ class ToolMessageCollector:
                 or f"file.{mime_type.partition('/')[2]}"
             )
             self._files.append(
-                await self._context.services.files.save(name, data, mime_type)
+                await self._context.services.files.save(
+                    name,
+                    data,
+                    mime_type,
+                )
             )
 
     async def _add_chunk(

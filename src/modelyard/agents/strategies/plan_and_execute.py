@@ -134,7 +134,11 @@ def _plan_request(state: State) -> LLMRequest:
     )
     return build_request(
         state,
-        [*system_messages(system_prompt), *task.history, user_message(state)],
+        [
+            *system_messages(system_prompt),
+            *task.history,
+            user_message(state),
+        ],
     )
 
 

@@ -60,7 +60,14 @@ def rows(parts: AdminParts) -> Iterator[Row]:
     yield from _library_rows(
         AppCopies(parts.apps, parts.datasets.datasets), AppTags(parts.apps.library)
     )
-    yield from _app_run_rows(AppRuns(apps, service.chats, service.runs, service.files))
+    yield from _app_run_rows(
+        AppRuns(
+            apps,
+            service.chats,
+            service.runs,
+            service.files,
+        )
+    )
     yield row("GET", f"{_APP}/statistics", VIEWER,
               StatisticsRoute(apps, parts.app_statistics).show,
               "Show messages, users, tokens, cost and ratings of an app by day.",
@@ -234,7 +241,14 @@ def _annotation_rows(annotations: AppAnnotations) -> Iterator[Row]:
 
 def _run_rows(runs: RunCalls) -> Iterator[Row]:
     """Yield the routes of single runs."""
-    yield row("GET", _RUN, EDITOR, runs.get_run, "Get a run.", app_shapes.RunDetails)
+    yield row(
+        "GET",
+        _RUN,
+        EDITOR,
+        runs.get_run,
+        "Get a run.",
+        app_shapes.RunDetails,
+    )
     yield row(
         "GET",
         f"{_RUN}/events",
@@ -244,8 +258,22 @@ def _run_rows(runs: RunCalls) -> Iterator[Row]:
         EVENTS,
         query=(Query("after", "Number of the last received event.", "integer"),),
     )
-    yield row("POST", f"{_RUN}/stop", EDITOR, runs.stop, "Stop a run.", ActionResult)
-    yield row("POST", f"{_RUN}/pause", EDITOR, runs.pause, "Pause a run.", ActionResult)
+    yield row(
+        "POST",
+        f"{_RUN}/stop",
+        EDITOR,
+        runs.stop,
+        "Stop a run.",
+        ActionResult,
+    )
+    yield row(
+        "POST",
+        f"{_RUN}/pause",
+        EDITOR,
+        runs.pause,
+        "Pause a run.",
+        ActionResult,
+    )
     yield row(
         "POST",
         f"{_RUN}/resume",

@@ -34,7 +34,11 @@ _AUDIT = (
 def api(accounts: Accounts, keeper: Authenticator, oidc: Oidc | None) -> Api:
     """Return the console's API. `oidc` is the identity provider, or None if there is
     none."""
-    entrance = SignInRoutes(accounts, keeper, oidc.label if oidc is not None else None)
+    entrance = SignInRoutes(
+        accounts,
+        keeper,
+        oidc.label if oidc is not None else None,
+    )
     rows = [
         *_file_rows(),
         *_sign_in_rows(entrance),

@@ -126,7 +126,11 @@ def score_entries(
         return np.zeros(total, np.float32)
     # One pass over all postings: adding term by term would access the scores at random
     # once per term.
-    scores = np.bincount(np.concatenate(slots), np.concatenate(worth), total)
+    scores = np.bincount(
+        np.concatenate(slots),
+        np.concatenate(worth),
+        total,
+    )
     # The score that an entry with all terms at normal frequency would have becomes 1.
     return (scores / max_score).astype(np.float32)
 

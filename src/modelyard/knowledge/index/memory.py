@@ -333,7 +333,14 @@ class SpaceIndex:
         hits: list[IndexHit] = []
         for slot in top_indexes(keyword_scores, limit):
             score = min(1.0, float(keyword_scores[slot]))
-            hits.append(IndexHit(int(self._ids[slot]), score, None, score))
+            hits.append(
+                IndexHit(
+                    int(self._ids[slot]),
+                    score,
+                    None,
+                    score,
+                )
+            )
         return hits
 
     def _vector_search(
@@ -449,7 +456,13 @@ class SpaceIndex:
         ids = [int(entry) for entry in self._ids[candidate_slots]]
         return fuse_scores(
             dict(zip(ids, exact.tolist(), strict=True)),
-            dict(zip(ids, keyword_scores[candidate_slots].tolist(), strict=True)),
+            dict(
+                zip(
+                    ids,
+                    keyword_scores[candidate_slots].tolist(),
+                    strict=True,
+                )
+            ),
             search_request,
         )
 
@@ -462,7 +475,11 @@ def _tune(graph: Any, matrix: np.ndarray) -> None:
     """
     # A fixed seed keeps the result reproducible.
     chance = np.random.default_rng(7)
-    pairs = chance.integers(0, len(matrix), (_TUNING_QUERIES, 2))
+    pairs = chance.integers(
+        0,
+        len(matrix),
+        (_TUNING_QUERIES, 2),
+    )
     queries = 0.6 * matrix[pairs[:, 0]] + 0.4 * matrix[pairs[:, 1]]
     queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-9)
     exact = [
@@ -597,7 +614,12 @@ class MemoryIndex:
         ):
             # Mostly gaps: rebuild the index from scratch.
             space_index = SpaceIndex(space.dimensions, graph_from=self._graph_from)
-            changes = await self._read(space.dataset, space.number, 0, space.generation)
+            changes = await self._read(
+                space.dataset,
+                space.number,
+                0,
+                space.generation,
+            )
         # Building the arrays takes long for large changes.
         await asyncio.to_thread(space_index.apply, changes, space.generation)
         return space_index

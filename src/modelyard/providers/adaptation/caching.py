@@ -128,7 +128,11 @@ def _set_marks(draft: Draft) -> None:
 
 def _last_index(messages: Sequence[AnyPromptMessage], role: Any) -> int | None:
     """Return the position of the last message of a role; None if there is none."""
-    positions = range(len(messages) - 1, -1, -1)
+    positions = range(
+        len(messages) - 1,
+        -1,
+        -1,
+    )
     return next((i for i in positions if isinstance(messages[i], role)), None)
 
 

@@ -110,7 +110,13 @@ def adapt_empty_turns(draft: Draft) -> None:
     elif draft.target.format in CLAUDE_FORMATS and isinstance(
         messages[first], AssistantPromptMessage
     ):
-        draft.change(messages=[*messages[:first], _MINIMAL_TURN, *messages[first:]])
+        draft.change(
+            messages=[
+                *messages[:first],
+                _MINIMAL_TURN,
+                *messages[first:],
+            ]
+        )
 
 
 def _remove_blank_texts(draft: Draft) -> None:

@@ -263,7 +263,14 @@ def _signed(message: AssistantPromptMessage) -> AssistantPromptMessage:
     if isinstance(before, ThinkingPromptMessageContent) and _is_signature(before):
         return message
     mark = ThinkingPromptMessageContent(signature=SKIP_SIGNATURE, origin=_GEMINI)
-    return with_blocks(message, [*blocks[:first], mark, *blocks[first:]])
+    return with_blocks(
+        message,
+        [
+            *blocks[:first],
+            mark,
+            *blocks[first:],
+        ],
+    )
 
 
 # ------------------------------------------------------------------------------ answers

@@ -100,7 +100,11 @@ def check_open_turn(draft: Draft) -> None:
 def current_turn(messages: list[AnyPromptMessage]) -> list[AnyPromptMessage]:
     """Return the messages since the last one of the user. One of the system, such as an
     agent's reminder after the result of a tool, begins no turn."""
-    for index in range(len(messages) - 1, -1, -1):
+    for index in range(
+        len(messages) - 1,
+        -1,
+        -1,
+    ):
         if isinstance(messages[index], UserPromptMessage):
             return messages[index + 1 :]
     return messages

@@ -83,7 +83,11 @@ def _adapted(tool: PromptMessageTool, target_format: str) -> PromptMessageTool:
     ):
         return tool
     schema = with_object_on_top(tool.parameters)
-    schema = _complete(schema, is_google=target_format == gemini.FORMAT, depth=0)
+    schema = _complete(
+        schema,
+        is_google=target_format == gemini.FORMAT,
+        depth=0,
+    )
     if schema == tool.parameters:
         return tool
     return msgspec.structs.replace(tool, parameters=schema)
@@ -97,7 +101,11 @@ def with_object_on_top(schema: JSON) -> JSON:
     joined = dict(schema)
     for keyword in _ALTERNATIVES:
         branches = list(_objects(joined.pop(keyword, None)))
-        _join(joined, [_resolved(branch, schema) for branch in branches], keyword)
+        _join(
+            joined,
+            [_resolved(branch, schema) for branch in branches],
+            keyword,
+        )
     joined["type"] = "object"
     properties: Any = joined.get("properties")
     joined["properties"] = properties if is_object(properties) else {}
@@ -144,7 +152,12 @@ def _complete(schema: Any, *, is_google: bool, depth: int) -> Any:
     if not is_object(schema) or depth > _MAX_DEPTH:
         return schema
     complete: JSON = {
-        keyword: _complete_keyword(keyword, value, is_google=is_google, depth=depth + 1)
+        keyword: _complete_keyword(
+            keyword,
+            value,
+            is_google=is_google,
+            depth=depth + 1,
+        )
         for keyword, value in schema.items()
     }
     # OpenAI and Google refuse a list whose elements are not described.

@@ -227,7 +227,12 @@ def _text_between(reader: Any, box: Any) -> Any:
     if top <= bottom:
         return ""
     # A character belongs to a band that it touches; the edges are those of the table.
-    return reader.get_text_bounded(left, bottom + 0.5, right, top - 0.5).strip()
+    return reader.get_text_bounded(
+        left,
+        bottom + 0.5,
+        right,
+        top - 0.5,
+    ).strip()
 
 
 def _texts(reader: Any, rows: Any, columns: Any) -> Any:

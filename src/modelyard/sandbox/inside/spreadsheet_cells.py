@@ -62,7 +62,11 @@ def tables(book: Any, data: Any) -> Any:
         if not str(sheet.visible).endswith(".Visible"):
             hidden.append(sheet.name)
             continue
-        rows = _rows(book.get_sheet_by_name(sheet.name), details, sheet.name)
+        rows = _rows(
+            book.get_sheet_by_name(sheet.name),
+            details,
+            sheet.name,
+        )
         found.append((number, sheet.name, *_without_titles(rows)))
     return found, hidden
 
@@ -77,10 +81,20 @@ def _rows(sheet: Any, details: Any, name: Any) -> Any:
         return rows
     _write_formats(rows, start, details.formats, text)
     for (row, column), formula in formulas.items():
-        if (cell := _cell_of(rows, row - start[0], column - start[1])) is not None:
+        if (
+            cell := _cell_of(
+                rows,
+                row - start[0],
+                column - start[1],
+            )
+        ) is not None:
             cell[column - start[1]] = formula
     _repeat_merged(rows, start, sheet.merged_cell_ranges or ())
-    return spreadsheet_links.with_links(rows, start, details.links.get(name))
+    return spreadsheet_links.with_links(
+        rows,
+        start,
+        details.links.get(name),
+    )
 
 
 def _cell_of(rows: Any, row: Any, column: Any) -> Any:
@@ -197,7 +211,11 @@ def _write_formats(rows: Any, start: Any, formats: Any, text: Any) -> Any:
         if letters not in columns:
             columns[letters] = spreadsheet_links._column(letters.decode()) - start[1]
         column = columns[letters]
-        values = _cell_of(rows, int(number) - 1 - start[0], column)
+        values = _cell_of(
+            rows,
+            int(number) - 1 - start[0],
+            column,
+        )
         if values is not None and type(values[column]) in (int, float):
             values[column] = show(values[column])
 
@@ -250,7 +268,11 @@ def _shower(code: Any) -> Any:
     separator = "," if "," in digits[0] else ""
     if not (separator or before.strip() or after.strip()) or after.startswith(","):
         return None
-    number = _number_shower(separator, digits[1] or "", 100 if "%" in after else 1)
+    number = _number_shower(
+        separator,
+        digits[1] or "",
+        100 if "%" in after else 1,
+    )
     before, after = before.lstrip(), after.rstrip()
 
     def show(value: Any) -> Any:

@@ -27,7 +27,11 @@ def linear(element: Any, depth: Any = 0) -> Any:
     if shape is None:
         return "".join(linear(child, depth + 1) for child in element.iterchildren())
     parts = _operands(element, depth)
-    return shape({key: texts[0] for key, texts in parts.items()}, parts, element)
+    return shape(
+        {key: texts[0] for key, texts in parts.items()},
+        parts,
+        element,
+    )
 
 
 def _operands(element: Any, depth: Any) -> Any:

@@ -79,7 +79,12 @@ class Numbering:
         for deeper in [number for number in counters if number > level_number]:
             del counters[deeper]
         return _PLACE.sub(
-            lambda match: _count(levels, counters, int(match[1]) - 1), level.text
+            lambda match: _count(
+                levels,
+                counters,
+                int(match[1]) - 1,
+            ),
+            level.text,
         ).strip()
 
     def _place(self, paragraph: Any) -> Any:

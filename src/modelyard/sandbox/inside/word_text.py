@@ -38,7 +38,11 @@ _SKIPPED = frozenset(
         *(f"{_W}pPr", f"{_W}rPr", f"{_W}sdtPr", BOX),
     ]
 )
-_CHARACTERS = {f"{_W}tab": "\t", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-"}
+_CHARACTERS = {
+    f"{_W}tab": "\t",
+    f"{_W}cr": "\n",
+    f"{_W}noBreakHyphen": "-",
+}
 
 
 class WordText:
@@ -218,7 +222,14 @@ def _with_notes(text: Any, notes: Any) -> Any:
     rest = text[done:]
     end = _SENTENCE_END.search(rest)
     cut = end.end() if end else len(rest.rstrip())
-    return "".join([*fragments, rest[:cut], *waiting, rest[cut:]])
+    return "".join(
+        [
+            *fragments,
+            rest[:cut],
+            *waiting,
+            rest[cut:],
+        ]
+    )
 
 
 def _rows(table: Any) -> Any:

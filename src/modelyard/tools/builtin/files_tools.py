@@ -48,7 +48,11 @@ class _FileTools:
         offset: where to begin, in characters
         limit: how many characters
         """
-        data = await self._store.get(context.tenant, _scope(context), name)
+        data = await self._store.get(
+            context.tenant,
+            _scope(context),
+            name,
+        )
         if data is None:
             raise ToolParameterError(f"File {name[:80]!r} not found in the workspace")
         text = data.decode("utf-8", "replace")
@@ -64,12 +68,21 @@ class _FileTools:
             scope = _scope(context)
             existing_data = await self._store.get(context.tenant, scope, name) or b""
         data = existing_data + content.encode()
-        await self._store.put(context.tenant, _scope(context), name, data)
+        await self._store.put(
+            context.tenant,
+            _scope(context),
+            name,
+            data,
+        )
         return f"Saved {name} ({len(data):,} bytes)."
 
     async def delete_file(self, name: str, context: ToolContext) -> str:
         """Remove a file from the workspace."""
-        is_deleted = await self._store.remove(context.tenant, _scope(context), name)
+        is_deleted = await self._store.remove(
+            context.tenant,
+            _scope(context),
+            name,
+        )
         return f"{name} was deleted." if is_deleted else f"File {name} not found."
 
 

@@ -220,7 +220,11 @@ def mcp_content(
     ]
     content += [_blob_content(blob) for blob in gathered.blobs]
     content += [
-        {"type": "resource_link", "uri": url, "name": url.rpartition("/")[2] or url}
+        {
+            "type": "resource_link",
+            "uri": url,
+            "name": url.rpartition("/")[2] or url,
+        }
         for url, _ in gathered.links
     ]
     # Clients expect at least one content block.

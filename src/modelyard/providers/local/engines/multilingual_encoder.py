@@ -47,7 +47,11 @@ class Vocabulary:
         token_ids: list[int] = self._processor.encode(text)
         if _UNKNOWN in token_ids:
             token_ids = self._expand_unknown(text, token_ids)
-        return [_BEGIN, *(token_ids or [_UNKNOWN]), _END]
+        return [
+            _BEGIN,
+            *(token_ids or [_UNKNOWN]),
+            _END,
+        ]
 
     def _expand_unknown(self, text: str, token_ids: list[int]) -> list[int]:
         """Return the ids with the unknown token repeated for each character of an
@@ -121,7 +125,11 @@ class MultilingualEncoder:
             self._convolutions = [
                 _read_convolution(archive, 2, (0, 1)),
                 _read_convolution(archive, 3, (-1, 0, 1)),
-                _read_convolution(archive, 5, (-2, -1, 0, 1, 2)),
+                _read_convolution(
+                    archive,
+                    5,
+                    (-2, -1, 0, 1, 2),
+                ),
             ]
             self._input_projection = _read_input_projection(archive)
             self._input_norm = (
@@ -182,7 +190,11 @@ class MultilingualEncoder:
             inputs = entered[:, number * _WIDTH : (number + 1) * _WIDTH]
             columns.append(convolution.apply(inputs, layout))
         features = np.concatenate(columns, axis=1)
-        self._normalise(features, self._weights["ln_g"], self._weights["ln_b"])
+        self._normalise(
+            features,
+            self._weights["ln_g"],
+            self._weights["ln_b"],
+        )
         return features
 
     def _finish(self, sums: Floats, lengths: Floats) -> Floats:

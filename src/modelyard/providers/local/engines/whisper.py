@@ -194,9 +194,21 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     # (aliasing).
     if rate > _RATE:
         width = max(1, round(rate / _RATE))
-        samples = np.convolve(samples, np.ones(width, np.float32) / width, "same")
-    moments = np.arange(0, len(samples), rate / _RATE)
-    return np.interp(moments, np.arange(len(samples)), samples).astype(np.float32)
+        samples = np.convolve(
+            samples,
+            np.ones(width, np.float32) / width,
+            "same",
+        )
+    moments = np.arange(
+        0,
+        len(samples),
+        rate / _RATE,
+    )
+    return np.interp(
+        moments,
+        np.arange(len(samples)),
+        samples,
+    ).astype(np.float32)
 
 
 def mel_filters() -> np.ndarray:
@@ -212,7 +224,11 @@ def mel_filters() -> np.ndarray:
             else corner / step + float(np.log(hertz / corner)) / log_step
         )
 
-    mels = np.linspace(to_mel(0.0), to_mel(_RATE / 2), _MELS + 2)
+    mels = np.linspace(
+        to_mel(0.0),
+        to_mel(_RATE / 2),
+        _MELS + 2,
+    )
     corner_mel = corner / step
     # The band edges, converted back from mel to Hertz.
     points = np.where(
