@@ -292,7 +292,14 @@ def _chat(body: JSON) -> JSON:
     body["tools"] = [
         _without(tool, ("type", "function")) for tool in body.get("tools") or ()
     ]
-    body["messages"] = [_chat_message(message) for message in body["messages"]]
+    messages = [_chat_message(message) for message in body["messages"]]
+    # Agents keep answers that broke off; some servers refuse them, others read nothing.
+    body["messages"] = [
+        message
+        for message in messages
+        if message.get("role") != "assistant"
+        or {*without_empty(message)} - {"role", "reasoning_content"}
+    ]
     return body
 
 
