@@ -52,7 +52,9 @@ _SIZES: Mapping[str, Mapping[str, object]] = {
         "_FIRST_RATE": 400.0,
         "_GROWTH": 1.6,
         "_MULTIPLES": (3,),
-        "_MIN_GOODPUT": 0.2,
+        # The best rate may be measured while the machine is idle, and the overload while
+        # other tests need the processors.
+        "_MIN_GOODPUT": 0.05,
         "_MAX_REFUSAL_SECONDS": _ANY_TIME,
         "_MAX_SLOWDOWN": _ANY_TIME,
         # Where other work takes the processors, the calls of a second arrive in one
