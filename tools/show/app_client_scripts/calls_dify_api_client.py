@@ -120,7 +120,8 @@ def segments_of(document: str) -> None:
     )
     check("add a segment", added.data[0].keywords == ["dutch"], added.data[0].id)
     segments = client.get_segments(dataset, document, shapes.GetSegmentsRequest())
-    check("list segments", segments.total >= 3, segments.total)
+    # The small sections of the document share one.
+    check("list segments", segments.total == 2, segments.total)
     changed = client.update_segment(
         dataset,
         document,
