@@ -4,12 +4,14 @@ Their environment is installed once for all tests, from the package index.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from tools.show.odd_plugins import odd_plugin
 
 from modelyard.base.settings import PluginSettings
 from modelyard.plugins.package import Package, package_folder
@@ -129,3 +131,31 @@ def plugged(
         return PluginGateway(start_gateway(upstream, plugins=chosen, **changes))
 
     return start
+
+
+@contextmanager
+def played_gateway(
+    home: Path,
+    weights_folder: Path,
+    environments: Path,
+    models: Mapping[str, str],
+    **changes: Any,
+) -> Generator[PluginGateway]:
+    """Yield a gateway with a plugin named `played`, whose models answer as they are
+    asked to. `models` are their declarations, `changes` those of the settings."""
+    (home / "plugins").mkdir()
+    (home / "plugins" / "environments").symlink_to(environments)
+    settings = make_settings(home, weights_folder, retries=0)
+    chosen = msgspec.structs.replace(PluginSettings(), debug_port=0)
+    running = Running(msgspec.structs.replace(settings, plugins=chosen, **changes))
+    try:
+        started = PluginGateway(running)
+        folder = odd_plugin(
+            home / "odd", "played", extension_type="models", models=models
+        )
+        started.run_on_loop(
+            started.parts.installations.add("default", package_folder(folder))
+        )
+        yield started
+    finally:
+        running.close()

@@ -7,18 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 import yaml
 from openai import BadRequestError, OpenAI
-from tools.show.odd_plugins import odd_plugin
 
-from modelyard.base.settings import PluginSettings
-from modelyard.plugins.package import package_folder
 from modelyard.workflow.prompts import ModelConfig, parameters_of
-from tests.conftest import make_settings
-from tests.gateway.conftest import Running
-from tests.plugins.conftest import PluginGateway
+from tests.plugins.conftest import PluginGateway, played_gateway
 
 pytestmark = pytest.mark.proof("plugin-kinds")
 
@@ -55,22 +49,8 @@ def gateway(
     tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, environments: Path
 ) -> Iterator[PluginGateway]:
     home = tmp_path_factory.mktemp("formats")
-    (home / "plugins").mkdir()
-    (home / "plugins" / "environments").symlink_to(environments)
-    settings = make_settings(home, weights_folder, retries=0)
-    chosen = msgspec.structs.replace(PluginSettings(), debug_port=0)
-    running = Running(msgspec.structs.replace(settings, plugins=chosen))
-    try:
-        started = PluginGateway(running)
-        folder = odd_plugin(
-            home / "odd", "played", extension_type="models", models=VARIANTS
-        )
-        started.run_on_loop(
-            started.parts.installations.add("default", package_folder(folder))
-        )
+    with played_gateway(home, weights_folder, environments, VARIANTS) as started:
         yield started
-    finally:
-        running.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from openai import OpenAI
-from tools.show.odd_plugins import odd_plugin
 
 from modelyard.base.errors import (
     InvokeAuthorizationError,
@@ -20,13 +18,9 @@ from modelyard.base.errors import (
     InvokeServerUnavailableError,
     PluginError,
 )
-from modelyard.base.settings import PluginSettings
 from modelyard.plugins.model_errors import as_invoke_error
-from modelyard.plugins.package import package_folder
 from modelyard.wire.openai_moderations import CATEGORIES
-from tests.conftest import make_settings
-from tests.gateway.conftest import Running
-from tests.plugins.conftest import PluginGateway
+from tests.plugins.conftest import PluginGateway, played_gateway
 
 pytestmark = pytest.mark.proof("plugin-kinds")
 
@@ -45,27 +39,12 @@ def gateway(
     tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, environments: Path
 ) -> Iterator[PluginGateway]:
     home = tmp_path_factory.mktemp("answers")
-    (home / "plugins").mkdir()
-    (home / "plugins" / "environments").symlink_to(environments)
-    settings = make_settings(home, weights_folder, retries=0)
-    chosen = msgspec.structs.replace(PluginSettings(), debug_port=0)
-    running = Running(
-        msgspec.structs.replace(
-            settings, plugins=chosen, failover={"played/odd": ["echo/echo"]}
-        )
-    )
-    try:
-        started = PluginGateway(running)
-        models = {"odd": "features: [tool-call]\n", "alone": "features: [tool-call]\n"}
-        folder = odd_plugin(
-            home / "odd", "played", extension_type="models", models=models
-        )
-        started.run_on_loop(
-            started.parts.installations.add("default", package_folder(folder))
-        )
+    models = {"odd": "features: [tool-call]\n", "alone": "features: [tool-call]\n"}
+    failover = {"played/odd": ["echo/echo"]}
+    with played_gateway(
+        home, weights_folder, environments, models, failover=failover
+    ) as started:
         yield started
-    finally:
-        running.close()
 
 
 @pytest.fixture(scope="module")

@@ -43,9 +43,9 @@ _CHUNK_BYTES = 65_536
 
 
 LOW_PRIORITY = 19
+"""Niceness of a session that yields to all others."""
 _MAX_START_FACTOR = 10.0
 """A start ends after this many times its limit, however busy the machine is."""
-"""Niceness of a session that yields to all others."""
 
 
 def set_niceness(pid: int, nice: int) -> None:

@@ -157,9 +157,9 @@ class ToolMessageCollector:
 def _bytes(value: Any) -> bytes:
     """Return bytes, decoded from base64 if they are text; empty if that is invalid."""
     if isinstance(value, bytes):
-        # Plugins send bytes in base64.
         return value
     try:
+        # Plugins send bytes in base64.
         return base64.b64decode(str(value or ""))
     except ValueError:
         # One damaged file must not lose the other outputs of the tool.
