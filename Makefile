@@ -8,8 +8,8 @@ WORKERS ?= 3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CONSOLE := src/modelyard/gateway/console/index.html
-# Names each package as it is fetched, and shows what goes wrong; pip's own account is pages long.
-NAMES := 2>&1 | sed -un -e 's/^Collecting \([^ ;]*\).*/  \1/p' -e '/ERROR\|error:/p'
+# Shows a dot for each package as it is fetched, and what goes wrong; pip's own account is pages long.
+PROGRESS := 2>&1 | awk '/^Collecting/ { printf "."; fflush() } /ERROR|error:/ { printf "\n%s\n", $$0 } END { print "" }'
 
 .PHONY: help serve console test coverage check lint types contracts bench mutants show audit release weights lock clean
 
@@ -84,14 +84,14 @@ clean: ## Remove what was set up here; the weights stay.
 
 .venv/.serve: .venv/.build requirements/serve.txt pyproject.toml
 	@echo "Installing the server and the engines of the local models …"
-	@$(BIN)/pip install --require-hashes --no-deps --no-build-isolation -r requirements/serve.txt $(NAMES)
+	@$(BIN)/pip install --require-hashes --no-deps --no-build-isolation -r requirements/serve.txt $(PROGRESS)
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 .venv/.dev: .venv/.serve requirements/dev.txt
 	@echo "Installing what the tests need …"
-	@$(BIN)/pip install --require-hashes --no-deps --no-build-isolation -r requirements/dev.txt $(NAMES)
+	@$(BIN)/pip install --require-hashes --no-deps --no-build-isolation -r requirements/dev.txt $(PROGRESS)
 	@touch $@
 
 .venv/.release: .venv/.dev requirements/release.txt
