@@ -119,7 +119,6 @@ KEPT = {
     "gateway/auth.py:Authenticator._cached_callers": "by the digest of the whole key that was shown; emptied at each change",
     "gateway/auth.py:_names_loopback()": _PURE,
     "gateway/chat_page/page.py:_read_embed()": _OURS,
-    "gateway/forms.py:Form.files": _CALL,
     "gateway/forms.py:Form.file_lists": _CALL,
     "gateway/forms.py:Form.lists": _CALL,
     "gateway/openai/hosted_tools.py:HostedToolSet.kinds": _CALL,

@@ -33,13 +33,16 @@ class Form:
     """All values of the fields whose names end with `[]`, in their order."""
     file: bytes | None = None
     filename: str = ""
-    files: dict[str, Upload] = field(default_factory=dict[str, Upload])
-    """All files by field, if the form was parsed without one particular file field; of
-    a field that occurs more than once, the last one."""
     file_lists: dict[str, list[Upload]] = field(default_factory=dict[str, list[Upload]])
-    """As `files`, with all files of a field in their order."""
+    """All files by field, in their order, if the form was parsed without one particular
+    file field."""
     file_count: int = 0
     """Parts that are files: those with a file name, in any field."""
+
+    @property
+    def files(self) -> dict[str, Upload]:
+        """Return `file_lists` with the last file of each field alone."""
+        return {name: uploads[-1] for name, uploads in self.file_lists.items()}
 
 
 def parse_form(
@@ -157,7 +160,6 @@ class _FormReader:
         elif self._file is None and name and filename:
             # Without a particular file field, every part with a file name is a file.
             upload = Upload(filename, bytes(self._data))
-            self.form.files[name] = upload
             self.form.file_lists.setdefault(name, []).append(upload)
         elif len(self._data) > _MAX_FIELD:
             raise InvokeBadRequestError(
