@@ -327,10 +327,13 @@ def bound_cores(server_count: int = 1) -> Generator[list[int]]:
 
 
 @contextmanager
-def upstream(cores: Collection[int] | None = None) -> Generator[int]:
-    """Run the simulated provider and yield its port."""
+def upstream(
+    cores: Collection[int] | None = None, *, milliseconds: int = 0
+) -> Generator[int]:
+    """Run the simulated provider, which sends complete answers after `milliseconds`, and
+    yield its port."""
     port = free_port()
-    command = [compiled("upstream"), str(port)]
+    command = [compiled("upstream"), str(port), str(milliseconds)]
     with running_server(command, port, cores=cores or available_cores()):
         yield port
 

@@ -1,12 +1,19 @@
 /* A load generator: the same POST over and over, on a fixed number of connections.
  *
  *     load -p PORT -P PATH -b BODY_FILE [-H "name: value"]... [-c CONNECTIONS]
- *          [-d SECONDS] [-n REQUESTS]
+ *          [-d SECONDS] [-n REQUESTS] [-r RATE] [-w WARM_UP_SECONDS] [-o FILE]
  *
  * Closed loop: each connection sends its next request as soon as the previous one is
  * answered. After SECONDS no request is sent any more, and those on their way are
  * awaited; with -n the run ends after that many requests. HTTP/1.1 with keep-alive to
  * 127.0.0.1, in one thread.
+ *
+ * Open loop: with -r, RATE requests a second are due at equal distances, whether or not
+ * earlier ones are answered. One that is due while no connection is idle waits for one. A
+ * time counts from when the request was due, so neither a slow server nor a slow generator
+ * can hide its queue. Requests that are due within WARM_UP_SECONDS are not measured.
+ *
+ * FILE gets a line for each measured answer: its status and its time in microseconds.
  *
  * The result is one line of JSON:
  *
@@ -18,6 +25,8 @@
  *     seconds            from the first request to the last answer
  *     p50_us, p99_us     time from a request to the end of its answer
  *     first_byte_p50_us  time from a request to the first byte of its answer's body
+ *     late_p99_us        in an open loop, how long after a request was due the generator
+ *                        came to it
  *
  * Exit codes: 0 with a result, 1 if the server cannot be reached, 2 for wrong usage.
  */
@@ -39,7 +48,7 @@
 #include <unistd.h>
 
 enum { EVENTS_AT_ONCE = 512, MAX_HEAD = 16384, MAX_BODY = 1 << 20 };
-enum { WAIT_MS = 50 };
+enum { WAIT_MS = 50, GRACE_SECONDS = 3 };
 static const long long SECOND_NS = 1000000000LL;
 
 /* The part of a response that is read next. */
@@ -65,7 +74,7 @@ typedef struct {
     int status;
     bool closes;              /* the server closes the connection after the answer */
     int matched;              /* characters of "data:" at a line's start; -1: no more */
-    long long sent_ns, first_byte_ns;
+    long long due_ns, first_byte_ns;
 } Connection;
 
 typedef struct {
@@ -79,7 +88,9 @@ static char *request;
 static size_t request_size;
 static unsigned long long bad, connection_errors, event_count;
 static long long received_ns;  /* when the current batch of answers was received */
-static Series totals, first_bytes;
+static long long measured_from_ns;
+static FILE *answers_file;     /* receives each measured answer; may be NULL */
+static Series totals, first_bytes, lateness;
 
 static long long nanoseconds(void) {
     struct timespec now;
@@ -130,14 +141,15 @@ static void reopen(Connection *connection) {
     open_connection(connection);
 }
 
-static void send_request(Connection *connection) {
+/* `due_ns`: when the request should have been sent. Times count from then. */
+static void send_request(Connection *connection, long long due_ns) {
     connection->is_waiting = true;
     connection->part = HEAD;
     connection->head_size = connection->line_size = 0;
     connection->matched = 0;
     connection->closes = false;
     connection->first_byte_ns = 0;
-    connection->sent_ns = nanoseconds();
+    connection->due_ns = due_ns;
     /* A request is far smaller than the buffer of an idle socket. */
     if (send(connection->socket, request, request_size, MSG_NOSIGNAL) ==
         (ssize_t)request_size)
@@ -280,10 +292,14 @@ static bool feed(Connection *connection, const char *bytes, size_t size) {
 
 static void record(Connection *connection) {
     connection->is_waiting = false;
-    add_value(&totals, received_ns - connection->sent_ns);
+    if (connection->due_ns < measured_from_ns) return;
+    long long total_ns = received_ns - connection->due_ns;
+    add_value(&totals, total_ns);
     if (!connection->first_byte_ns) connection->first_byte_ns = received_ns;
-    add_value(&first_bytes, connection->first_byte_ns - connection->sent_ns);
+    add_value(&first_bytes, connection->first_byte_ns - connection->due_ns);
     if (connection->status < 200 || connection->status > 299) bad++;
+    if (answers_file)
+        fprintf(answers_file, "%d %lld\n", connection->status, total_ns / 1000);
 }
 
 /* Read all that has arrived. Returns whether a request was answered or broke off. */
@@ -318,7 +334,7 @@ static double run(Connection *connections, int connection_count, double seconds,
     unsigned long long sent = 0;
     int active = 0;
     for (; active < connection_count && sent < max_requests; active++, sent++)
-        send_request(&connections[active]);
+        send_request(&connections[active], nanoseconds());
     while (active > 0) {
         struct epoll_event events[EVENTS_AT_ONCE];
         int count = epoll_wait(poller, events, EVENTS_AT_ONCE, WAIT_MS);
@@ -330,12 +346,65 @@ static double run(Connection *connections, int connection_count, double seconds,
             last_answer = received_ns;
             active--;
             if (received_ns >= end || sent >= max_requests) continue;
-            send_request(connection);
+            send_request(connection, nanoseconds());
             active++;
             sent++;
         }
     }
     *unanswered = active;
+    return (double)(last_answer - start) / SECOND_NS;
+}
+
+/* Wait until something arrives, or until `until_ns`. Returns the number of events. */
+static int wait_for_events(struct epoll_event *events, long long until_ns) {
+    long long wait_ns = until_ns - nanoseconds();
+    if (wait_ns < 0) wait_ns = 0;
+    if (wait_ns > WAIT_MS * 1000000LL) wait_ns = WAIT_MS * 1000000LL;
+    struct timespec timeout = {.tv_nsec = wait_ns};
+    return epoll_pwait2(poller, events, EVENTS_AT_ONCE, &timeout, NULL);
+}
+
+/* The same as `run` for requests at a fixed rate. `unanswered` counts the requests that
+ * were due and not answered a few seconds after the end. */
+static double run_at_rate(Connection *connections, int connection_count, double seconds,
+                          double rate, int *unanswered) {
+    Connection **idle = malloc(connection_count * sizeof *idle);
+    if (!idle) abort();
+    for (int index = 0; index < connection_count; index++)
+        idle[index] = &connections[index];
+    long long start = nanoseconds(), last_answer = start;
+    long long end = start + (long long)(seconds * SECOND_NS);
+    double interval_ns = SECOND_NS / rate;
+    unsigned long long total = (unsigned long long)(seconds * rate);
+    unsigned long long sent = 0, noticed = 0, ended = 0;
+    int idle_count = connection_count;
+    measured_from_ns += start;
+    while (ended < total) {
+        long long now = nanoseconds();
+        if (now > end + GRACE_SECONDS * SECOND_NS) break;
+        for (; noticed < total; noticed++) {
+            long long due = start + (long long)(noticed * interval_ns);
+            if (due > now) break;
+            if (due >= measured_from_ns) add_value(&lateness, now - due);
+        }
+        while (sent < noticed && idle_count > 0)
+            send_request(idle[--idle_count],
+                         start + (long long)(sent++ * interval_ns));
+        struct epoll_event events[EVENTS_AT_ONCE];
+        int count = wait_for_events(
+            events, noticed < total ? start + (long long)(noticed * interval_ns)
+                                    : now + SECOND_NS);
+        received_ns = nanoseconds();
+        for (int index = 0; index < count; index++) {
+            Connection *connection = events[index].data.ptr;
+            if (!receive(connection)) continue;
+            last_answer = received_ns;
+            idle[idle_count++] = connection;
+            ended++;
+        }
+    }
+    *unanswered = (int)(total - ended);
+    free(idle);
     return (double)(last_answer - start) / SECOND_NS;
 }
 
@@ -363,17 +432,18 @@ static void build_request(int port, const char *path, const char *headers,
 
 static int wrong_usage(void) {
     fprintf(stderr, "usage: load -p PORT -P PATH -b BODY_FILE [-H HEADER]... "
-                    "[-c CONNECTIONS] [-d SECONDS] [-n REQUESTS]\n");
+                    "[-c CONNECTIONS] [-d SECONDS] [-n REQUESTS]\n"
+                    "            [-r RATE] [-w WARM_UP_SECONDS] [-o FILE]\n");
     return 2;
 }
 
 int main(int argument_count, char **arguments) {
     int port = 0, connection_count = 1, letter, unanswered;
-    double seconds = 1;
+    double seconds = 1, rate = 0, warm_up_seconds = 0;
     unsigned long long max_requests = ~0ULL;
-    const char *path = "/", *body_file = NULL;
+    const char *path = "/", *body_file = NULL, *answers_path = NULL;
     char headers[8192] = "";
-    while ((letter = getopt(argument_count, arguments, "p:P:b:H:c:d:n:")) > 0) {
+    while ((letter = getopt(argument_count, arguments, "p:P:b:H:c:d:n:r:w:o:")) > 0) {
         size_t used = strlen(headers);
         if (letter == 'p') port = atoi(optarg);
         else if (letter == 'P') path = optarg;
@@ -383,9 +453,17 @@ int main(int argument_count, char **arguments) {
         else if (letter == 'c') connection_count = atoi(optarg);
         else if (letter == 'd') seconds = atof(optarg);
         else if (letter == 'n') max_requests = strtoull(optarg, NULL, 10);
+        else if (letter == 'r') rate = atof(optarg);
+        else if (letter == 'w') warm_up_seconds = atof(optarg);
+        else if (letter == 'o') answers_path = optarg;
         else return wrong_usage();
     }
     if (!port || !body_file || connection_count < 1) return wrong_usage();
+    if (answers_path && !(answers_file = fopen(answers_path, "w"))) {
+        perror("load: answers");
+        return 2;
+    }
+    measured_from_ns = (long long)(warm_up_seconds * SECOND_NS);
     signal(SIGPIPE, SIG_IGN);
     address.sin_family = AF_INET;
     address.sin_port = htons(port);
@@ -397,12 +475,15 @@ int main(int argument_count, char **arguments) {
     for (int index = 0; index < connection_count; index++)
         open_connection(&connections[index]);
     double elapsed =
-        run(connections, connection_count, seconds, max_requests, &unanswered);
+        rate > 0
+            ? run_at_rate(connections, connection_count, seconds, rate, &unanswered)
+            : run(connections, connection_count, seconds, max_requests, &unanswered);
+    if (answers_file) fclose(answers_file);
     printf("{\"requests\":%zu,\"bad\":%llu,\"connection_errors\":%llu,"
            "\"unanswered\":%d,\"events\":%llu,\"seconds\":%.4f,\"p50_us\":%.1f,"
-           "\"p99_us\":%.1f,\"first_byte_p50_us\":%.1f}\n",
+           "\"p99_us\":%.1f,\"first_byte_p50_us\":%.1f,\"late_p99_us\":%.1f}\n",
            totals.count, bad, connection_errors, unanswered, event_count, elapsed,
            quantile_us(&totals, 0.5), quantile_us(&totals, 0.99),
-           quantile_us(&first_bytes, 0.5));
+           quantile_us(&first_bytes, 0.5), quantile_us(&lateness, 0.99));
     return 0;
 }

@@ -1,6 +1,6 @@
 /* A simulated OpenAI-compatible provider, cheap enough to be no part of what is measured.
  *
- *     upstream PORT
+ *     upstream PORT [MILLISECONDS]
  *
  * It serves HTTP/1.1 on 127.0.0.1 with keep-alive, in one thread. Every POST to
  * a path that ends in /chat/completions is answered; the model's name says how:
@@ -10,7 +10,8 @@
  *     mock-n200-d0      the same 200 chunks at once
  *
  * If the request asks for usage in the stream ("include_usage": true), a chunk with the
- * usage follows the last one, then [DONE]. SIGTERM ends the program.
+ * usage follows the last one, then [DONE]. A complete answer is sent after MILLISECONDS;
+ * without them at once. SIGTERM ends the program.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -41,6 +42,7 @@ typedef struct Connection {
     int socket;
     Buffer in, out;
     bool is_streaming, wants_usage, waits_for_room, is_closed;
+    bool sends_complete;      /* the only chunk of this "stream" is a complete answer */
     int chunk_count, next_chunk, delay_ms;
     long due_ms;              /* when the next chunk is due */
     int stream_index;         /* position in `streams`, -1 if not in it */
@@ -48,6 +50,7 @@ typedef struct Connection {
 } Connection;
 
 static int poller;
+static int complete_delay_ms;
 static Connection **streams;  /* connections whose next chunk has a due time */
 static int stream_count, stream_capacity;
 static Connection *closed_connections;
@@ -268,9 +271,19 @@ static bool is_true(const char *body, size_t size, const char *field) {
     return at < end && *at == 't';
 }
 
+static void append_delayed_answer(Connection *connection) {
+    append_buffer(&connection->out, &complete_answer);
+    connection->is_streaming = connection->sends_complete = false;
+    forget_stream(connection);
+}
+
 static void append_next_chunk(Connection *connection) {
     static const char LAST_EVENT[] = "e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n";
     Buffer *out = &connection->out;
+    if (connection->sends_complete) {
+        append_delayed_answer(connection);
+        return;
+    }
     int index = connection->next_chunk++;
     if (index == 0)
         append_buffer(out, &first_chunk);
@@ -304,9 +317,19 @@ static void start_stream(Connection *connection) {
     append_next_chunk(connection);
 }
 
+static void send_complete(Connection *connection) {
+    if (complete_delay_ms == 0) {
+        append_buffer(&connection->out, &complete_answer);
+        return;
+    }
+    connection->is_streaming = connection->sends_complete = true;
+    remember_stream(connection);
+    connection->due_ms = milliseconds() + complete_delay_ms;
+}
+
 static void answer(Connection *connection, const char *body, size_t size) {
     if (!is_true(body, size, "\"stream\"")) {
-        append_buffer(&connection->out, &complete_answer);
+        send_complete(connection);
         return;
     }
     const char *name = memmem(body, size, "mock", 4);
@@ -466,10 +489,11 @@ static int listen_on(int port) {
 }
 
 int main(int argument_count, char **arguments) {
-    if (argument_count != 2) {
-        fprintf(stderr, "usage: upstream PORT\n");
+    if (argument_count != 2 && argument_count != 3) {
+        fprintf(stderr, "usage: upstream PORT [MILLISECONDS]\n");
         return 2;
     }
+    if (argument_count == 3) complete_delay_ms = atoi(arguments[2]);
     signal(SIGPIPE, SIG_IGN);
     build_texts();
     int listener = listen_on(atoi(arguments[1]));

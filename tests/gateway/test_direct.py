@@ -6,10 +6,12 @@ Both ways must be told apart by nothing but their cost: the same bytes, rows and
 import gzip
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import ExitStack
+from typing import IO, Any
 
 import pytest
 
@@ -409,6 +411,41 @@ def test_pipelined_requests_are_answered_in_order(world: World):
         assert data, received
         received += data
     assert received.count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_responses_of_busy_connections_stay_in_order(world: World):
+    """Responses of one turn are written together; a later one must not overtake them."""
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+        f"authorization: Bearer {KEY}\r\n"
+    )
+    good, bad = (
+        f"{head}content-length: {len(body)}\r\n\r\n{body}".encode()
+        for body in (json.dumps(CHAT), "{")
+    )
+    address = world.caller.connection.host, world.caller.connection.port
+    with ExitStack() as stack:
+        connections = [
+            stack.enter_context(socket.create_connection(address, 30))
+            for _ in range(20)
+        ]
+        files = [
+            stack.enter_context(connection.makefile("rb")) for connection in connections
+        ]
+        for _ in range(10):
+            for request in (good, bad):
+                for connection in connections:
+                    connection.sendall(request)
+            for file in files:
+                assert [_read_status(file) for _ in range(2)] == [200, 400]
+
+
+def _read_status(file: IO[bytes]) -> int:
+    """Read one response, and return its status."""
+    status = int(file.readline().split()[1])
+    headers = http.client.parse_headers(file)
+    file.read(int(headers["content-length"]))
+    return status
 
 
 def test_a_body_in_two_parts_is_answered_directly(world: World):

@@ -6,21 +6,29 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 import tempfile
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from bench.processes import start_process
+from bench.gateway import upstream
+from bench.native import compiled
 
 from tools.show.noisy_tenant import add_tenant, give_credentials
-from tools.show.proof import ROOT, Proof, free_port
+from tools.show.proof import Proof, free_port
 from tools.show.truth_log import home_with, kill, server_forker, wait_until_healthy
 
 _SECONDS = 8.0
 """Duration of each measurement."""
+_WARM_UP = 0.2
+"""Fraction of it that is not measured."""
+_MAX_CONNECTIONS = 500
+"""Connections of each tenant; further requests wait for one of them."""
+_BODY = {
+    "model": "openai/gpt-5-mini",
+    "messages": [{"role": "user", "content": "Hello " * 20}],
+}
 _UPSTREAM_MS = 50
 _FIRST_RATE, _GROWTH = 300.0, 1.25
 """Requests per second with which the search for the best rate starts, and by which
@@ -38,6 +46,16 @@ _QUIET = "quiet"
 
 
 @dataclass(frozen=True, slots=True)
+class _Answers:
+    """The answers to one tenant."""
+
+    latencies: defaultdict[int, list[float]]
+    """Seconds of the answers with each status."""
+    unanswered: int
+    late_p99: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Measurement:
     """The answers to one load. Latencies are sorted, in seconds."""
 
@@ -47,14 +65,14 @@ class _Measurement:
     quiet_refused: int
     other_statuses: int
     unanswered: int
-    lateness: list[float]
-    """How much later than due the requests were sent: on a machine that does other
-    work, the latencies contain it."""
+    late_p99: float
+    """How long after a request was due the generator came to it, in seconds: on a
+    machine that does other work, the latencies contain it."""
 
     @property
     def goodput(self) -> float:
         """Served calls per second."""
-        return len(self.served) / (_SECONDS * 0.8)
+        return len(self.served) / (_SECONDS * (1 - _WARM_UP))
 
     def text(self) -> str:
         """Return the figures as one line."""
@@ -62,8 +80,8 @@ class _Measurement:
             f"{self.goodput:.0f} served a second, p50 {_ms(self.served, 0.5)}, p99"
             f" {_ms(self.served, 0.99)}; {len(self.refused)} refused, p50"
             f" {_ms(self.refused, 0.5)}, p99 {_ms(self.refused, 0.99)}; quiet tenant p99"
-            f" {_ms(self.quiet_served, 0.99)}, {self.quiet_refused} refused; requests"
-            f" were sent up to {_ms(self.lateness, 0.99)} late (p99)"
+            f" {_ms(self.quiet_served, 0.99)}, {self.quiet_refused} refused; the"
+            f" generator was {self.late_p99 * 1000:.0f} ms late (p99)"
         )
 
     def figures(self) -> dict[str, float]:
@@ -75,7 +93,7 @@ class _Measurement:
             "refused_p99": round(_quantile(self.refused, 0.99), 4),
             "quiet_p99": round(_quantile(self.quiet_served, 0.99), 4),
             "quiet_refused": self.quiet_refused,
-            "lateness_p99": round(_quantile(self.lateness, 0.99), 4),
+            "late_p99": round(self.late_p99, 4),
         }
 
 
@@ -94,25 +112,57 @@ def _ms(sorted_latencies: list[float], fraction: float) -> str:
 class _Loads:
     """Generates load against one server."""
 
-    def __init__(self, port: int, keys: dict[str, str]) -> None:
-        self._port = port
+    def __init__(self, port: int, keys: dict[str, str], folder: Path) -> None:
         self._keys = keys
+        self._folder = folder
+        self._body_file = folder / "body.json"
+        self._body_file.write_text(json.dumps(_BODY))
+        self._command = (
+            *(compiled("load"), "-p", str(port), "-P", "/v1/chat/completions"),
+            *("-b", str(self._body_file), "-d", str(_SECONDS)),
+            *("-w", str(_SECONDS * _WARM_UP)),
+        )
 
     def measure(self, rate: float, quiet_rate: float) -> _Measurement:
         """Send this many requests per second in total, and return what was answered."""
         loud_rate = (rate - quiet_rate) / len(_LOUD)
-        rates = {name: (self._keys[name], loud_rate) for name in _LOUD}
-        rates[_QUIET] = (self._keys[_QUIET], quiet_rate)
-        command = [sys.executable, "-m", "bench.open_load"]
-        completed = subprocess.run(
-            [*command, str(self._port), str(_SECONDS), json.dumps(rates)],
-            cwd=ROOT,
-            check=True,
+        rates = dict.fromkeys(_LOUD, loud_rate) | {_QUIET: quiet_rate}
+        generators = {name: self._start(name, rates[name]) for name in rates}
+        return _measurement(
+            {name: self._answers(name, generators[name]) for name in generators}
+        )
+
+    def _start(self, name: str, rate: float) -> subprocess.Popen[str]:
+        """Start the requests of one tenant."""
+        # Enough if each request takes a quarter of a second, and some more.
+        connections = min(_MAX_CONNECTIONS, 20 + int(rate / 4))
+        return subprocess.Popen(
+            [
+                *self._command,
+                *("-H", f"Authorization: Bearer {self._keys[name]}"),
+                *("-c", str(connections), "-r", str(rate)),
+                *("-o", str(self._folder / name)),
+            ],
+            text=True,
             stdout=subprocess.PIPE,
-            timeout=10 * _SECONDS + 60,
             preexec_fn=_use_other_cores,
         )
-        return _measurement(json.loads(completed.stdout))
+
+    def _answers(self, name: str, generator: subprocess.Popen[str]) -> _Answers:
+        """Wait for the end of a tenant's requests, and return what was answered."""
+        output, _ = generator.communicate(timeout=10 * _SECONDS + 60)
+        if generator.returncode:
+            raise RuntimeError(f"The load generator for {name} has failed")
+        figures = json.loads(output)
+        latencies = defaultdict[int, list[float]](list)
+        for line in (self._folder / name).read_text().splitlines():
+            status, microseconds = line.split()
+            latencies[int(status)].append(int(microseconds) / 1e6)
+        return _Answers(
+            latencies=latencies,
+            unanswered=figures["unanswered"] + figures["connection_errors"],
+            late_p99=figures["late_p99_us"] / 1e6,
+        )
 
     def best(self) -> _Measurement:
         """Raise the rate until the server does not keep up, and return the measurement
@@ -127,28 +177,20 @@ class _Loads:
         return best
 
 
-def _measurement(results: dict[str, dict[str, Any]]) -> _Measurement:
-    """Return the measurement for the output of the load generator."""
-    latencies: dict[str, dict[str, list[float]]] = {
-        name: result["latencies"] for name, result in results.items()
-    }
-    groups = latencies.values()
-    served = sorted(chain.from_iterable(group.get("200", []) for group in groups))
-    refused = sorted(chain.from_iterable(group.get("503", []) for group in groups))
-    answered = sum(
-        len(values) for group in latencies.values() for values in group.values()
-    )
-    sent = sum(result["sent"] for result in results.values())
+def _measurement(answers: dict[str, _Answers]) -> _Measurement:
+    """Return the measurement for the answers to all tenants."""
+    groups = [group.latencies for group in answers.values()]
+    served = sorted(chain.from_iterable(group[200] for group in groups))
+    refused = sorted(chain.from_iterable(group[503] for group in groups))
+    answered = sum(len(values) for group in groups for values in group.values())
     return _Measurement(
         served=served,
         refused=refused,
-        quiet_served=latencies[_QUIET].get("200", []),
-        quiet_refused=len(latencies[_QUIET].get("503", [])),
+        quiet_served=sorted(answers[_QUIET].latencies[200]),
+        quiet_refused=len(answers[_QUIET].latencies[503]),
         other_statuses=answered - len(served) - len(refused),
-        unanswered=sent - answered,
-        lateness=sorted(
-            chain.from_iterable(result["lateness"] for result in results.values())
-        ),
+        unanswered=sum(group.unanswered for group in answers.values()),
+        late_p99=max(group.late_p99 for group in answers.values()),
     )
 
 
@@ -159,11 +201,16 @@ def _use_server_core(pid: int) -> None:
         os.sched_setaffinity(pid, cores[:1])
 
 
+def _other_cores() -> list[int]:
+    """Return the cores that are left to the load and the upstream: all but the first
+    one, which the server has to itself."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[1:] or cores
+
+
 def _use_other_cores() -> None:
     """Leave the first core to the server, if there are several."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1:
-        os.sched_setaffinity(0, cores[1:])
+    os.sched_setaffinity(0, _other_cores())
 
 
 def prove() -> Proof:
@@ -171,7 +218,7 @@ def prove() -> Proof:
     proof, port = Proof(), free_port()
     with (
         tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder,
-        start_process("bench.upstream", str(_UPSTREAM_MS)) as (upstream, upstream_port),
+        upstream(_other_cores(), milliseconds=_UPSTREAM_MS) as upstream_port,
     ):
         url = f"http://127.0.0.1:{upstream_port}/v1"
         environ = home_with(Path(folder), url, queue={"target_ms": 10})
@@ -181,9 +228,7 @@ def prove() -> Proof:
             wait_until_healthy(port)
             asyncio.run(give_credentials(port, keys, url))
             _use_server_core(server)
-            cores = sorted(os.sched_getaffinity(0))
-            os.sched_setaffinity(upstream, cores[1:] or cores)
-            _measure_loads(proof, _Loads(port, keys))
+            _measure_loads(proof, _Loads(port, keys, Path(folder)))
             kill(server, 15)
     return proof
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from modelyard.gateway.direct import AdmittedHead, DirectAnswer, DirectGateway
 from modelyard.gateway.early_refusals import EarlyRefusals
 from modelyard.gateway.http import Receive, Scope, Send
+from modelyard.transport.turn_writes import TurnWrites
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -72,7 +73,8 @@ class KnownClient:
     def write(self, data: bytes) -> None:
         """Write a part of the response."""
         self.has_written = True
-        self._connection.transport.write(data)
+        connection = self._connection
+        connection.writes.write(connection.transport, data)
 
     def end_response(self) -> None:
         """The response is complete: the connection goes on with the next request."""
@@ -103,6 +105,8 @@ class DirectAnswering:
     running: Any
     app: Any
     early_refusals: EarlyRefusals
+    writes: TurnWrites
+    """Sends responses to requests that were not parsed."""
     direct: DirectGateway | None = None
     """Answers plain chat calls without ASGI."""
     held: Any | None = None
@@ -161,6 +165,8 @@ class DirectAnswering:
 
     def parse_known(self, client: KnownClient) -> Any:
         """Parse a request that is being answered by its head, and return its cycle."""
+        # What the application writes comes after what was written so far.
+        self.writes.flush_for(self.transport)
         self.is_declined, self.is_answered = True, True
         self.parse(client.data)
         self.is_declined = self.is_answered = False
@@ -192,6 +198,7 @@ class DirectAnswering:
         # A request that is not complete yet gets its error as usual.
         self.release_held()
         self.parse_unparsed()
+        self.writes.flush_for(self.transport)
         super().shutdown()  # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType]
 
     def release_held(self) -> None:
@@ -251,7 +258,7 @@ class DirectAnswering:
         response = self.early_refusals.response(data)
         if response is None:
             return False
-        self.transport.write(response)
+        self.writes.write(self.transport, response)
         self.server_state.total_requests += 1
         self.door.start_response(self)
         self.door.mark_idle(self)

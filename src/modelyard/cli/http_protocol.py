@@ -42,6 +42,7 @@ from modelyard.gateway.http import (
     ServerBusyError,
 )
 from modelyard.gateway.server import Gateway
+from modelyard.transport.turn_writes import TurnWrites
 
 # Allowance for the first chunk sizes and extensions of any body.
 _SPARE = 1 << 14
@@ -265,6 +266,8 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
         if self.state == OVER:
             self.ending.discard(data)
             return
+        # A client may send its next request before it has the response to the last one.
+        self.writes.flush_for(self.transport)
         if self.early_refusals.load.is_refusing and self.refuse_early(data):
             return
         if self.cycle is None and not self.fed:
@@ -470,6 +473,7 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
     def abort(self) -> None:
         """Close at once."""
         self.state = OVER
+        self.writes.flush_for(self.transport)
         self.transport.abort()
 
     # Size limits.
@@ -527,6 +531,7 @@ def protocol_class(
         "refusal": staticmethod(refusal),
         "early_refusals": early_refusals,
         "direct": direct,
+        "writes": TurnWrites(),
     }
     return type("Protocol", (GuardedProtocol,), shared)
 

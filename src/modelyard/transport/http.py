@@ -29,6 +29,7 @@ from modelyard.transport.headers import dump_head
 from modelyard.transport.origins import Guard, check_addresses, parse_url
 from modelyard.transport.proxies import NO_PROXIES, NetworkConfig, Proxies, Route
 from modelyard.transport.slots import ConnectionSlots
+from modelyard.transport.turn_writes import TurnWrites
 from modelyard.transport.unpacking import BombError, Decompressor, UnpackError, is_plain
 
 MAX_BODY = 256 * 1024 * 1024
@@ -248,6 +249,7 @@ class HttpClient:
         # Idle connections by route key, each with the time at which it expires.
         self._idle: dict[object, deque[tuple[Connection, float]]] = {}
         self._slots = ConnectionSlots(max_connections)
+        self._writes = TurnWrites()
         self._keep_idle = keep_idle
         self._idle_seconds = idle_seconds
         self._open: set[Connection] = set()
@@ -289,8 +291,8 @@ class HttpClient:
         self._slots.release()
         return None
 
-    @staticmethod
     def start(
+        self,
         connection: Connection,
         head: RequestHead,
         body: bytes,
@@ -304,7 +306,7 @@ class HttpClient:
         connection.begin(is_bodiless=head.is_bodiless)
         connection.listener = listener
         # One write: asyncio turns Nagle's algorithm off, so two would be two packets.
-        connection.transport.write(head.encode(len(body)) + body)
+        self._writes.write(connection.transport, head.encode(len(body)) + body)
 
     def finish(self, connection: Connection) -> None:
         """Give a connection back that was taken: it is used again if the response was
