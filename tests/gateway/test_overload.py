@@ -11,7 +11,11 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelyard.base.settings import QueueSettings
+from modelyard.base.settings import (
+    CredentialSettings,
+    ProviderSettings,
+    QueueSettings,
+)
 from modelyard.runtime.overload import LoadController
 from modelyard.testing import Answer, Upstream, chat_answer
 from tests.gateway.conftest import Running
@@ -219,3 +223,31 @@ def test_the_target_follows_the_settings(start_gateway: Start):
 
     running.do(change())
     assert load.target_seconds == 0.025
+
+
+def test_calls_that_are_admitted_stay_cheap(start_gateway: Start, upstream: Any):
+    """While others are refused, a call still goes straight from the protocol class, and
+    is charged once."""
+    provider = ProviderSettings(
+        name="acme",
+        base_url=upstream(lambda _: chat_answer("hello")).url,
+        wire="openai",
+        credentials=[CredentialSettings(name="a", values={"api_key": "sk-a"})],
+        models=[{"name": "m", "context_size": 1000}],
+    )
+    running = start(start_gateway, providers=[provider])
+    chat = {**CHAT, "model": "acme/m"}
+    direct = running.yard.services.calls.direct
+    with Client(running) as client:
+        # The first two calls open the connection and make the head known.
+        assert [client.post("/v1/chat/completions", chat)[0] for _ in range(2)] == [
+            200,
+            200,
+        ]
+        load = overload(running)
+        load._granted += 3  # pyright: ignore[reportPrivateUsage]  three calls may start
+        sent = direct.sent
+        statuses = [client.post("/v1/chat/completions", chat)[0] for _ in range(5)]
+        assert statuses == [200, 200, 200, 503, 503]
+        assert direct.sent == sent + 3
+        end_overload(running)

@@ -505,13 +505,18 @@ class DirectGateway:
         if known is None:
             return None
         head = known[0]
-        caller, load = head.caller, self.load
-        if not self.authenticator.is_still_valid(caller, head.version):
+        if not self.authenticator.is_still_valid(head.caller, head.version):
             return None
-        # The usual way decides which calls are refused; the others are only counted.
-        if load.is_refusing or load.refusal(caller.tenant, caller.priority) is not None:
-            return None
-        return known
+        return known if self._admits(head.caller) else None
+
+    def _admits(self, caller: Caller) -> bool:
+        """Return whether a call may start although the server may be overloaded. The
+        usual way refuses those that may not."""
+        load = self.load
+        if load.is_refusing:
+            return load.pre_check(caller.tenant, caller.priority)
+        # Such a call is only counted.
+        return load.refusal(caller.tenant, caller.priority) is None
 
     def start(
         self, head: AdmittedHead, body: bytes, client: ClientConnection
@@ -519,11 +524,14 @@ class DirectGateway:
         """Start answering a request; None if it has to take the usual way. Nothing has
         happened then."""
         try:
-            return self._start(head, body, client)
+            answer = self._start(head, body, client)
         # Errors are reported by the usual way, which meets them again. This runs inside
         # a parser's callback, which must not raise.
         except Exception:  # noqa: BLE001
             return None
+        if answer is not None and self.load.is_refusing:
+            self.load.use_pass(head.caller.tenant)
+        return answer
 
     def _caller_of(self, row: Row, scope: Scope) -> Caller | None:
         """Return the caller if the head of the request is plain and permits the call."""
@@ -542,11 +550,7 @@ class DirectGateway:
         role = row.auth.role
         if caller is None or role is None or not caller.role.covers(role):
             return None
-        # The usual way decides which calls are refused; the others are only counted.
-        if (
-            self.load.is_refusing
-            or self.load.refusal(caller.tenant, caller.priority) is not None
-        ):
+        if not self._admits(caller):
             return None
         try:
             self.check_host(

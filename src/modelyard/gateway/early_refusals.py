@@ -93,6 +93,7 @@ class EarlyRefusals:
             return None
         if self.load.pre_check(refusal.tenant, refusal.priority):
             return None
+        self.load.count_refusal()
         return new_id("req").encode().join(refusal.fragments)
 
     def _recognise(self, head: bytes) -> tuple[_StoredRefusal, int] | None:

@@ -29,9 +29,10 @@ _CALM_SECONDS = 0.5
 _GAIN = 0.1
 """Exponent with which one cycle's deviation from the target changes the share. The work
 of an admitted call is spread over several cycles, so a larger gain oscillates."""
-_MAX_STEP = 2.0
-"""Largest deviation from the target that one cycle may count, as a factor."""
-_REFUSAL_COST = 0.05
+_MAX_INCREASE, _MAX_DECREASE = 1.5, 6.0
+"""Largest deviations from the target that one cycle may count, as factors. A cycle that
+is too long comes less often than one that is too short, so it has to count for more."""
+_REFUSAL_COST = 0.1
 """Cost of a refusal relative to that of a call, about as measured. The part of a turn
 that refusals take is not the calls' fault: admitting fewer would not shorten it."""
 _SMOOTHING = 0.1
@@ -71,7 +72,7 @@ class _Account:
     top_cycle: int = 0
     """Cycle of the last call with at least this priority."""
     passes: int = 0
-    """Calls that `pre_check` has admitted and `refusal` has not seen yet."""
+    """Calls that `pre_check` has admitted and that have not started yet."""
 
 
 class LoadController:
@@ -130,17 +131,30 @@ class LoadController:
         )
 
     def pre_check(self, tenant: str, priority: int = 0) -> bool:
-        """Check a call as soon as its caller is known; return False if it is refused.
+        """Check a call as soon as its caller is known; return whether it may go on.
 
-        The call that was admitted here is not charged again when `refusal` checks it.
+        A call that may is charged, and has a pass: whoever starts it, `refusal` or
+        `use_pass`, does not charge it again. One that may not has changed nothing.
         """
         account = self._accounts.get(tenant) or self._open_account(tenant)
-        if self._take_token(account, priority):
-            account.passes += 1
+        if account.passes:
             return True
+        if not self._take_token(account, priority):
+            return False
+        account.passes = 1
+        return True
+
+    def use_pass(self, tenant: str) -> None:
+        """Count a call that `pre_check` has admitted and that starts now."""
+        self.calls += 1
+        account = self._accounts.get(tenant)
+        if account is not None and account.passes:
+            account.passes -= 1
+
+    def count_refusal(self) -> None:
+        """Count a call that `pre_check` did not admit and that is refused now."""
         self.calls += 1
         self._note_refusal()
-        return False
 
     def observe(self, lag_seconds: float, now: float) -> None:
         """End a cycle: a callback waited for `lag_seconds` of work, until `now`."""
@@ -206,8 +220,9 @@ class LoadController:
             return
         self._mean_started += _SMOOTHING * (self._started_calls - self._mean_started)
         self._mean_refused += _SMOOTHING * (self._refusals - self._mean_refused)
+        is_binding = self._refusals > 0
         self._started_calls, self._refusals = 0, 0
-        self._adjust_share(lag_seconds * self._calls_part())
+        self._adjust_share(lag_seconds * self._calls_part(), is_binding=is_binding)
         self._granted += self.share
 
     def _calls_part(self) -> float:
@@ -215,11 +230,15 @@ class LoadController:
         refusals = _REFUSAL_COST * self._mean_refused
         return self._mean_started / max(self._mean_started + refusals, 1e-9)
 
-    def _adjust_share(self, seconds: float) -> None:
+    def _adjust_share(self, seconds: float, *, is_binding: bool) -> None:
         """Change the share by the deviation of the calls' part of a turn from the
-        target."""
+        target. `is_binding`: whether the share has refused a call in this cycle."""
         ratio = self.target_seconds / max(seconds, 1e-6)
-        factor = min(max(ratio, 1 / _MAX_STEP), _MAX_STEP) ** _GAIN
+        # A share that nobody has used up says nothing about a larger one. Raised in
+        # every lull, it would admit the next burst whole.
+        if ratio > 1 and not is_binding:
+            return
+        factor = min(max(ratio, 1 / _MAX_DECREASE), _MAX_INCREASE) ** _GAIN
         self.share = min(max(self.share * factor, _MIN_SHARE), _MAX_SHARE)
 
     def _take_token(self, account: _Account, priority: int) -> bool:
@@ -294,20 +313,34 @@ class LoopLag:
         controller, clock = self._controller, self._clock
         lag_seconds, checked_calls = 0.0, -1
         while True:
+            late_seconds = 0.0
             if pause_seconds := self._pause(lag_seconds, checked_calls):
-                await asyncio.sleep(pause_seconds)
-                # A timer's callbacks run last in their turn, after the tasks that are
-                # ready. From the front of a turn all of it is measured.
-                await asyncio.sleep(0)
+                late_seconds = await self._sleep(pause_seconds)
             checked_calls = controller.calls
             started_at, cpu_seconds = clock.monotonic(), time.thread_time()
             # One turn: what is ready now runs first, and what arrives meanwhile is
             # read.
             await asyncio.sleep(0)
             ended_at = clock.monotonic()
-            lag_seconds = time.thread_time() - cpu_seconds
+            lag_seconds = max(time.thread_time() - cpu_seconds, late_seconds)
             controller.observe(lag_seconds, ended_at)
             self._record(ended_at - started_at)
+
+    async def _sleep(self, seconds: float) -> float:
+        """Sleep to the front of a turn; return by how much processor time that was too
+        late.
+
+        Turns during the sleep are not measured otherwise, and the longest may be among
+        them.
+        """
+        started_at, cpu_seconds = self._clock.monotonic(), time.thread_time()
+        await asyncio.sleep(seconds)
+        late_seconds = self._clock.monotonic() - started_at - seconds
+        late_seconds = min(late_seconds, time.thread_time() - cpu_seconds)
+        # A timer's callbacks run last in their turn, after the tasks that are ready.
+        # From the front of a turn all of it is measured.
+        await asyncio.sleep(0)
+        return late_seconds
 
     def _pause(self, lag_seconds: float, checked_calls: int) -> float:
         """Return the seconds until the next measurement."""

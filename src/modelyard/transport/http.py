@@ -229,7 +229,7 @@ class HttpClient:
         self,
         *,
         max_connections: int = 4096,
-        keep_idle: int = 100,
+        keep_idle: int = 1000,
         idle_seconds: float = 30.0,
         guard: Guard = check_addresses,
         verify: bool = True,
@@ -238,6 +238,10 @@ class HttpClient:
     ) -> None:
         """`network` has proxies and certificates; without it there are no proxies and
         only the system's certificates.
+
+        Up to `keep_idle` connections to a server wait for their next request, at most
+        `idle_seconds` each. With fewer than a busy server has calls in flight, its calls
+        would connect anew and again.
 
         `is_direct` disables proxies, for guards that must see the destination's
         address.
@@ -451,12 +455,16 @@ class HttpClient:
         idle = self._idle.get(connection.way.key)
         if idle is None:
             idle = self._idle[connection.way.key] = deque()
+        now = connection.loop.time()
+        # The longest unused ones are in front: the pool shrinks when a burst is over.
+        while idle and idle[0][1] <= now:
+            self._drop(idle.popleft()[0])
         seconds, answer = self._idle_seconds, connection.answer
         # The server's own keep-alive timeout takes precedence if it is shorter.
         if not answer.is_plain and answer.has_header(b"keep-alive"):
             seconds = min(seconds, keep_alive_seconds(answer.headers["keep-alive"]))
         if seconds > 0 and connection.is_usable and len(idle) < self._keep_idle:
-            idle.append((connection, connection.loop.time() + seconds))
+            idle.append((connection, now + seconds))
         else:
             self._drop(connection)
 

@@ -258,6 +258,48 @@ def test_a_call_that_was_admitted_early_is_not_charged_twice():
     assert controller.refusal("newcomer") is not None
 
 
+def test_a_call_that_starts_early_uses_its_pass():
+    controller = overloaded()
+    calls = controller.calls
+    assert controller.pre_check("newcomer")
+    # Asking again charges nothing, and neither does the start.
+    assert controller.pre_check("newcomer")
+    controller.use_pass("newcomer")
+    assert controller.calls == calls + 1
+    spent = _admitted_at_once(controller, "newcomer")
+    assert spent == _admitted_at_once(overloaded(), "newcomer") - 1
+
+
+def test_only_a_refusal_that_is_sent_is_counted():
+    controller = overloaded()
+    _admitted_at_once(controller, "newcomer")
+    refused, calls = controller.refused_calls, controller.calls
+    assert not controller.pre_check("newcomer")
+    assert (controller.refused_calls, controller.calls) == (refused, calls)
+    controller.count_refusal()
+    assert (controller.refused_calls, controller.calls) == (refused + 1, calls + 1)
+
+
+def _admitted_at_once(controller: LoadController, tenant: str) -> int:
+    """Return how many calls of a tenant are admitted before the first refusal."""
+    for admitted in range(10_000):
+        if not controller.pre_check(tenant):
+            return admitted
+        controller.use_pass(tenant)
+    raise AssertionError("no call was refused")
+
+
+def test_a_lull_does_not_raise_the_share():
+    controller = overloaded()
+    share = controller.share
+    # Turns are short, and nobody is refused: a larger share would only let the next
+    # burst in.
+    for step in range(20):
+        controller.observe(TARGET / 20, 0.2 + 0.005 * step)
+    assert controller.is_refusing
+    assert controller.share == share
+
+
 def test_the_number_of_remembered_tenants_is_bounded(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(overload, "_MAX_TENANTS", 3)
     controller = overloaded()

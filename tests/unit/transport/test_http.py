@@ -59,6 +59,36 @@ def test_concurrent_requests_use_several_connections(upstream: Start):
     assert run(work) == 5
 
 
+def test_as_many_connections_are_kept_as_were_needed_at_once(upstream: Start):
+    """With fewer, each call of a busy server would connect anew."""
+    server = upstream(lambda request: Answer(body=b"x", delay=0.05))
+
+    async def work(client: HttpClient):
+        for _ in range(2):
+            await asyncio.gather(
+                *(get(client, server.url, Timeouts()) for _ in range(150))
+            )
+        return server.connections
+
+    assert run(work) == 150
+
+
+def test_the_pool_shrinks_when_a_burst_is_over(upstream: Start):
+    server = upstream(lambda request: Answer(body=b"x", delay=0.05))
+
+    async def work():
+        client = HttpClient(idle_seconds=0.2)
+        await asyncio.gather(*(get(client, server.url) for _ in range(5)))
+        assert client.connections == 5
+        await asyncio.sleep(0.3)
+        await get(client, server.url)
+        connections = client.connections
+        await client.aclose()
+        return connections
+
+    assert asyncio.run(work()) == 1
+
+
 def test_a_body_is_read_in_any_chunking(upstream: Start):
     body_chunks = [bytes([n]) * 70_000 for n in range(20)]
     server = upstream(lambda request: stream_answer(body_chunks))
