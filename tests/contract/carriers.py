@@ -119,6 +119,9 @@ class DbosRecorder:
     def record(self, step: Step) -> None:
         self._waiting.append(step)
 
+    async def confirm(self) -> None:
+        return None
+
     def shown_text(self) -> str | None:
         return "" if self._before else None
 

@@ -270,6 +270,9 @@ class _Recorder:
     def record(self, step: Step) -> None:
         self.kept.append(step)
 
+    async def confirm(self) -> None:
+        return None
+
     def shown_text(self) -> str | None:
         return self._said
 

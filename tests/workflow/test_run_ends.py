@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import socket
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -253,8 +252,10 @@ class RunBench:
             return await self.runs.wait_until_ended("default", self.record.id)
 
     async def leave_interrupted(self, events: Sequence[AnyEvent]) -> None:
-        """Record the run as a process leaves it that a restart of the machine ended."""
-        owner, self.journal.owner = self.journal.owner, f"{socket.gethostname()}:x:1:1"
+        """Record the run as a process of this machine leaves it that was killed."""
+        owner = self.journal.owner
+        host, boot, namespace, *_ = owner.split(":")
+        self.journal.owner = f"{host}:{boot}:{namespace}:{2**22}:1:token"
         await self.journal.create(self.record)
         await self.journal.append(self.record, [], list(enumerate(events, 1)))
         self.journal.owner = owner

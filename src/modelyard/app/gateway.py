@@ -94,6 +94,7 @@ def gateway_for(
         keep_alive_seconds=lambda: services.settings.current.timeouts.keep_alive,
         load=services.calls.load,
     )
+    gateway.ending.listeners.append(services.workflows.runs.leave)
     calls = services.calls
     direct = gateway.answer_directly(calls.models, calls.direct, services.clock)
     # Settings decide which hosts and callers a head may name.

@@ -18,6 +18,7 @@ from modelyard.base.settings import WorkflowSettings
 from modelyard.models.embedding import TextEmbeddingRequest
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.storage.database_clock import DatabaseClock
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 from modelyard.tenancy.directory import Directory
 from modelyard.tenancy.sealed_rows import SealedRows
@@ -266,7 +267,10 @@ def build_workflows(
     """Build the workflow services, and register apps as tools for each other and for
     plugins."""
     clock_time = clock.time
-    journal = DatabaseJournal(storage.database, clock_time, storage.keys)
+    # What several servers must agree on: who owns a run, and when a schedule is due. The
+    # journal keeps the clock right.
+    shared_time = DatabaseClock(storage.database, clock_time)
+    journal = DatabaseJournal(storage.database, shared_time, storage.keys)
     apps = Apps(storage.resources, directory, journal, storage.keys, clock_time)
     conversations = Conversations(storage.database, clock_time, storage.scoped_store)
     delivery = build_mail_delivery(
@@ -307,7 +311,7 @@ def build_workflows(
         directory,
         # Read at each tick, so that a changed setting applies at once.
         catch_up=lambda: live_settings.current.workflows.catch_up_seconds,
-        clock=clock_time,
+        clock=shared_time,
     )
     return WorkflowParts(
         apps=apps,

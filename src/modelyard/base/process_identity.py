@@ -2,8 +2,12 @@
 whether it has exited."""
 
 import os
+import secrets
 import socket
 from pathlib import Path
+
+_FIELDS = 6
+"""Number of fields of a process's identity."""
 
 
 def _boot() -> str:
@@ -37,23 +41,42 @@ def _started_at(pid: int) -> str:
         return ""
 
 
+def _namespace() -> str:
+    """Return the namespace in which this process's ids are counted.
+
+    Containers of one machine have namespaces of their own, and perhaps the same host
+    name. Empty where the system has none, as outside of Linux.
+    """
+    try:
+        return str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
+    except OSError:
+        return ""
+
+
+_TOKEN = secrets.token_hex(8)
+"""Differs for each start of a process, whatever its host name and id are."""
+
+
 def owner_name() -> str:
-    """Return the identity of this process: `host:boot:pid:start time`."""
+    """Return the identity of this process:
+    `host:boot:namespace of ids:pid:start time:token`."""
     pid = os.getpid()
-    return f"{socket.gethostname()}:{_boot()}:{pid}:{_started_at(pid)}"
+    host = socket.gethostname()
+    return f"{host}:{_boot()}:{_namespace()}:{pid}:{_started_at(pid)}:{_TOKEN}"
 
 
 def has_exited(owner: str) -> bool | None:
     """Return whether the process that `owner_name` identified has exited.
 
-    `owner` is that function's text. A process from before the machine's last start has
-    exited, as has one whose id now belongs to a process with another start time.
-    Returns None for a process of another machine.
+    `owner` is that function's text. A process has exited if its id now belongs to none,
+    or to one with another start time. Returns None where that cannot be seen: on
+    another machine, before the last start of this one, or in another container.
     """
-    host, boot, pid, started = ([*owner.split(":"), "", "", "", ""])[:4]
-    if host != socket.gethostname():
+    fields = owner.rsplit(":", 5)
+    if len(fields) != _FIELDS:
         return None
-    # After a reboot no process of the earlier boot exists, even if its id does.
-    if boot != _boot():
-        return True
+    _, boot, namespace, pid, started, _ = fields
+    # The boot id tells machines apart as well: it is random.
+    if not boot or (boot, namespace) != (_boot(), _namespace()):
+        return None
     return not pid.isdigit() or _started_at(int(pid)) != started

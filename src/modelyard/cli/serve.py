@@ -136,6 +136,7 @@ class Server(uvicorn.Server):
             listening.close()
         for bound_socket in sockets or ():
             bound_socket.close()
+        self._ending.begin()
         state = self.server_state
         # Idle connections close now, active ones after their response.
         for connection in list(state.connections):

@@ -632,6 +632,13 @@ class Shutdown:
 
     def __init__(self) -> None:
         self.is_over = False
+        self.listeners: list[Callable[[], None]] = []
+        """Called when the shutdown begins, before running requests are waited for."""
+
+    def begin(self) -> None:
+        """Tell the listeners that the server begins to stop."""
+        for listener in self.listeners:
+            listener()
 
     def shutdown_error(self) -> ServerStoppingError | None:
         """Return the error for the running task if the shutdown cancelled it, otherwise

@@ -5,7 +5,6 @@ from typing import Any
 
 from modelyard.storage.database import Database
 from modelyard.storage.engine import Connection, Row
-from modelyard.storage.statements import statements
 
 _MAX_LIST_VALUES = 400
 """Maximum number of values in one list of a statement; engines limit the number of
@@ -22,7 +21,7 @@ class Repository:
 
     def __init__(self, database: Database, name: str) -> None:
         self._database = database
-        self._sql = statements(name)
+        self._sql = database.statements(name)
 
     async def _rows(self, name: str, /, **values: Any) -> list[Row]:
         """Run a query with named values. Raises StorageUnavailableError."""

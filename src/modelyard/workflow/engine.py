@@ -341,6 +341,10 @@ class GraphEngine:
         retry = node.data.retry_config
         turns = int(retry.max_retries) if retry.retry_enabled else 0
         for attempt in range(turns + 1):
+            # An attempt may have failed because this process was frozen or cut off, and
+            # another one has taken over the run.
+            if self.recorder is not None:
+                await self.recorder.confirm()
             try:
                 return await node.run(context)
             # Failures of services only: a fault in a node's own code would just repeat

@@ -6,13 +6,15 @@ engine's workflow, and each finished step is one of its recorded results, in ord
 record and the steps are enough to resume a run; events are for clients that watch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import msgspec
 
+from modelyard.base.errors import ModelyardError
 from modelyard.base.process_identity import has_exited, owner_name
 from modelyard.storage.database import Connection, Database, Row
+from modelyard.storage.database_clock import DatabaseClock
 from modelyard.storage.repository import Repository
 from modelyard.storage.secrets import KeyRing
 from modelyard.workflow.app_documents import AppDocuments
@@ -29,16 +31,39 @@ from modelyard.workflow.run_record import (
 )
 
 # Names that users of a journal import from here.
-__all__ = ["LEASE_SECONDS", "DatabaseJournal", "History", "Journal", "RunRecord"]
+__all__ = [
+    "LEASE_SECONDS",
+    "DatabaseJournal",
+    "History",
+    "Journal",
+    "LeaseLostError",
+    "RunRecord",
+]
 
 LEASE_SECONDS = 15.0
 """A run whose owner has not renewed its lease for this long may be taken over by
 another process."""
 
 
+class LeaseLostError(ModelyardError):
+    """Another process has taken over a run, or it has ended: what this process wanted
+    to write about it is refused."""
+
+    code = "lease_lost"
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"Run {run} has another owner by now")
+
+
 class Journal(Protocol):
     """Durable record of runs. `owner` identifies this process. Every method may raise
-    StorageUnavailableError."""
+    StorageUnavailableError.
+
+    A run has one owner at a time. Each claim increases its epoch, and what a process
+    writes about a run counts only while it is the owner in the epoch of its record: one
+    that was frozen, or cut off from the database, may not know that it has lost the
+    run.
+    """
 
     owner: str
 
@@ -60,13 +85,15 @@ class Journal(Protocol):
         started_keys: Sequence[str] = (),
     ) -> None:
         """Store steps, events and the keys of started steps in one transaction: all or
-        nothing."""
+        nothing. With none of them, confirm that this process owns the run. Raises
+        LeaseLostError."""
         ...
 
     async def settle(
         self, run: RunRecord, events: Sequence[tuple[int, AnyEvent]] = ()
     ) -> None:
-        """Store the final or paused state of a run and release its ownership."""
+        """Store the final or paused state of a run and release its ownership. Raises
+        LeaseLostError."""
         ...
 
     async def find(self, tenant: str, run: str) -> RunRecord | None:
@@ -82,16 +109,26 @@ class Journal(Protocol):
         none."""
         ...
 
-    async def resume(self, run: RunRecord) -> bool:
-        """Take ownership of a paused run. Returns False if another process was faster."""
+    async def resume(self, run: RunRecord) -> RunRecord | None:
+        """Take ownership of a paused run, and return it in its new epoch. Returns None
+        if another process was faster."""
         ...
 
-    async def orphans(self) -> list[RunRecord]:
-        """Take ownership of runs whose process has died, and return them."""
+    async def orphans(self, *, may_be_silent: bool = False) -> list[RunRecord]:
+        """Take ownership of runs whose process has exited or has not renewed their
+        leases, and return them.
+
+        With `may_be_silent`, owners may have had no chance to renew; then only those
+        that have certainly exited lose their runs.
+        """
         ...
 
-    async def renew(self) -> None:
-        """Renew the leases of this process's runs."""
+    async def renew(self) -> Collection[tuple[str, int]]:
+        """Renew the leases of this process's runs, and return them as (run, epoch)."""
+        ...
+
+    async def release(self, run: RunRecord) -> None:
+        """End the lease of a run that this process leaves unfinished."""
         ...
 
     async def command(self, tenant: str, run: str, command: str) -> bool:
@@ -119,13 +156,19 @@ class DatabaseJournal(Repository):
         clock: Callable[[], float],
         keys: KeyRing | None = None,
     ) -> None:
-        """`keys` encrypt app files with secrets."""
+        """`clock` is this server's. `keys` encrypt app files with secrets."""
         super().__init__(database, "runs")
-        self._clock = clock
+        self._clock = DatabaseClock.of(database, clock)
         self._events = RunEvents(database)
         self.forms = RunForms(database, clock)
         self.documents = AppDocuments(database, clock, keys)
         self.owner = owner_name()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether processes of other machines may use the journal too, so that it can
+        be out of their reach."""
+        return self._database.is_shared
 
     # Life cycle of a run
 
@@ -144,6 +187,7 @@ class DatabaseJournal(Repository):
                 run.user,
                 dump_start(run),
                 self.owner,
+                run.epoch,
                 lease_until,
                 run.created_at,
                 run.created_from,
@@ -167,6 +211,9 @@ class DatabaseJournal(Repository):
 
         def work(connection: Connection) -> None:
             """Insert the started keys, the steps and the events."""
+            # Within the transaction, so that nobody claims the run in between.
+            if not self._step(connection, "held", run.id, self.owner, run.epoch):
+                raise LeaseLostError(run.id)
             # A key without a body marks a step that had started when the process
             # crashed.
             if started_keys:
@@ -187,12 +234,16 @@ class DatabaseJournal(Repository):
         """See Journal.settle."""
         event_rows = rows_of(run.id, events)
         # The result is complete before the transaction, so a retry writes the same.
-        values = (run.status.value, dump_result(run), run.finished_at, run.id)
+        result = (run.status.value, dump_result(run), run.finished_at)
+        held = (run.id, self.owner, run.epoch)
+        settled = (run.id, run.epoch, run.status.value)
 
         def work(connection: Connection) -> None:
             """Insert the last events and update the run in the same transaction."""
-            self._events.add(connection, event_rows)
-            self._step(connection, "settle", *values)
+            if self._step(connection, "settle", *result, *held):
+                self._events.add(connection, event_rows)
+            elif not self._step(connection, "settled", *settled):
+                raise LeaseLostError(run.id)
 
         await self._database.transact(work, is_retried=True)
 
@@ -202,32 +253,38 @@ class DatabaseJournal(Repository):
         """See Journal.is_mine."""
         return bool(await self._rows("mine", id=run, owner=self.owner))
 
-    async def resume(self, run: RunRecord) -> bool:
+    async def resume(self, run: RunRecord) -> RunRecord | None:
         """See Journal.resume."""
         lease_until = self._clock() + LEASE_SECONDS
         # The state is part of the condition: only one process can resume a paused run.
-        return bool(
-            await self._execute(
-                "own",
-                self.owner,
-                lease_until,
-                run.id,
-                Status.PAUSED.value,
-            )
+        rows = await self._execute(
+            "own",
+            self.owner,
+            lease_until,
+            run.id,
+            Status.PAUSED.value,
         )
+        return _in_epoch(run, rows)
 
-    async def renew(self) -> None:
+    async def renew(self) -> Collection[tuple[str, int]]:
         """See Journal.renew."""
-        await self._execute("renew", self._clock() + LEASE_SECONDS, self.owner)
+        await self._clock.synchronise()
+        rows = await self._execute("renew", self._clock() + LEASE_SECONDS, self.owner)
+        return {(row["id"], row["epoch"]) for row in rows}
 
-    async def orphans(self) -> "list[RunRecord]":
+    async def release(self, run: RunRecord) -> None:
+        """See Journal.release."""
+        await self._execute("release", run.id, self.owner, run.epoch)
+
+    async def orphans(self, *, may_be_silent: bool = False) -> "list[RunRecord]":
         """See Journal.orphans."""
+        await self._clock.synchronise()
         current_time = self._clock()
         silent, peer_rows = await self._database.read_together(
             lambda connection: self._orphan_candidates(connection, current_time)
         )
         # Keyed by run id, because a run can be in both lists.
-        rows = {row["id"]: row for row in silent}
+        rows = {row["id"]: row for row in silent if not may_be_silent}
         # A process on this machine is known to be dead before its lease expires.
         rows |= {row["id"]: row for row in peer_rows if has_exited(row["owner"])}
         # All processes claim in the same order: otherwise two transactions could
@@ -237,18 +294,14 @@ class DatabaseJournal(Repository):
         if not orphan_rows:
             return []
 
-        def work(connection: Connection) -> "list[Row]":
+        def work(connection: Connection) -> "list[RunRecord]":
             """Claim the orphans one by one; return those that no other process took
             first."""
-            # Each claim is conditional on the previous owner.
             lease_until = current_time + LEASE_SECONDS
-            return [
-                row
-                for row in orphan_rows
-                if self._is_claimed(connection, row, lease_until)
-            ]
+            claimed = [self._claim(connection, row, lease_until) for row in orphan_rows]
+            return [record for record in claimed if record is not None]
 
-        return [parse_record(row) for row in await self._database.transact(work)]
+        return await self._database.transact(work)
 
     def _orphan_candidates(
         self, connection: Connection, current_time: float
@@ -258,11 +311,14 @@ class DatabaseJournal(Repository):
         peer_rows = connection.execute(self._sql["of_owner"], {"owner": self.owner})
         return silent, peer_rows
 
-    def _is_claimed(self, connection: Connection, row: Row, lease_until: float) -> bool:
-        """Try to take ownership of an orphan. Returns False if another process was
-        faster."""
-        values = (self.owner, lease_until, row["id"], row["owner"])
-        return bool(connection.execute(self._sql["claim"], values))
+    def _claim(
+        self, connection: Connection, row: Row, lease_until: float
+    ) -> RunRecord | None:
+        """Take ownership of an orphan. Returns None if another process was faster, or
+        the owner has renewed its lease since the row was read."""
+        seen = (row["id"], row["owner"], row["epoch"], row["lease_until"])
+        rows = self._step(connection, "claim", self.owner, lease_until, *seen)
+        return _in_epoch(parse_record(row), rows)
 
     async def command(self, tenant: str, run: str, command: str) -> bool:
         """See Journal.command."""
@@ -369,3 +425,10 @@ class DatabaseJournal(Repository):
             self._step(connection, "forget_steps", run)
             self._events.forget(connection, run)
             self.forms.forget(connection, run)
+
+
+def _in_epoch(run: RunRecord, rows: Sequence[Row]) -> RunRecord | None:
+    """Return a run in the epoch that a claim has returned; None if it failed."""
+    if not rows:
+        return None
+    return msgspec.structs.replace(run, epoch=rows[0]["epoch"])

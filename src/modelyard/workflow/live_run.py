@@ -2,16 +2,25 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelyard.workflow.engine import Command, GraphEngine
 from modelyard.workflow.events import AnyEvent
-from modelyard.workflow.journal import History, Journal, RunRecord
+from modelyard.workflow.journal import (
+    LEASE_SECONDS,
+    History,
+    Journal,
+    LeaseLostError,
+    RunRecord,
+)
 from modelyard.workflow.recorder import Recorder, Step
 from modelyard.workflow.variables import WorkflowError
 
 _MAX_EVENTS_IN_MEMORY = 20_000
+_CERTAIN_SECONDS = LEASE_SECONDS / 2
+"""How long after a confirmation the run certainly still belongs to this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +34,8 @@ class _WriteBatch:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to write."""
-        return not (self.steps or self.events or self.started_keys)
+        """Whether nothing is to be written, and nobody waits for a confirmation."""
+        return not (self.steps or self.events or self.started_keys or self.waiters)
 
     def confirm(self) -> None:
         """Resolve the waiters: their data is stored."""
@@ -57,6 +66,12 @@ class LiveRun:
         self.events: list[tuple[int, AnyEvent]] = []
         self.last_event_number = history.events
         self.is_over = False
+        self.is_lost = False
+        """Whether another process has taken over the run. Nothing more is written or
+        started here."""
+        self.written_number = history.events
+        """Number of the last event in the journal."""
+        self._started_at = self._confirmed_at = time.monotonic()
         self._journal = journal
         self._waiters: set[asyncio.Future[None]] = set()
         self._steps: list[tuple[int, Step]] = []
@@ -76,6 +91,35 @@ class LiveRun:
         """Stop or pause the run. Does nothing before the engine has started."""
         if self.engine is not None:
             self.engine.command(command, reason)
+
+    def lose(self) -> None:
+        """Stop at once, because another process has taken over the run."""
+        self.is_lost = True
+        self.command(Command.STOP, "Another process has taken over the run")
+
+    # Ownership
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the run certainly belongs to this process, by the clock that nothing
+        sets."""
+        return time.monotonic() - self._confirmed_at < _CERTAIN_SECONDS
+
+    def is_running_since(self, moment: float) -> bool:
+        """Whether the run was active here at a time of `time.monotonic`, and has not
+        begun to end since."""
+        return self._started_at <= moment and not self._is_ending
+
+    def note_confirmed(self, asked_at: float) -> None:
+        """The run belonged to this process at a time of `time.monotonic`."""
+        self._confirmed_at = max(self._confirmed_at, asked_at)
+
+    async def confirm(self) -> None:
+        """Wait until it is certain that the run belongs to this process. Raises
+        WorkflowError if it does not."""
+        # The process may be frozen again while it waits for the answer.
+        while not self.is_certain:
+            await self.flush()
 
     # Events
 
@@ -172,7 +216,7 @@ class LiveRun:
         if self._writing is None:
             return
         # On shutdown the queue is written even if the task fails.
-        if self.is_leaving:
+        if self.is_leaving and not self.is_lost:
             with contextlib.suppress(BaseException):
                 await self._writing
         self._writing.cancel()
@@ -194,18 +238,23 @@ class LiveRun:
             await self._has_work.wait()
             self._has_work.clear()
             batch = self._take_queue()
+            asked_at = time.monotonic()
             try:
                 if not batch.is_empty:
                     await self._journal.append(
                         self.record, batch.steps, batch.events, batch.started_keys
                     )
             except BaseException as error:
+                self.is_lost = self.is_lost or isinstance(error, LeaseLostError)
                 # Callers of `flush` must learn that their step is not stored; the error
                 # itself ends the task.
                 batch.fail(error)
                 raise
             # The transaction is complete: everything that these callers queued is
             # stored.
+            self.note_confirmed(asked_at)
+            if batch.events:
+                self.written_number = batch.events[-1][0]
             batch.confirm()
             # Something may have been queued during the last write.
             if self._is_ending and not self._has_work.is_set():
@@ -252,6 +301,11 @@ class JournalRecorder(Recorder):
     async def mark_started(self, key: str) -> None:
         """Store that the step is about to start, before its effects can happen."""
         await self._live.flush(key)
+        await self._live.confirm()
+
+    async def confirm(self) -> None:
+        """Wait until it is certain that the run still belongs to this process."""
+        await self._live.confirm()
 
     def record(self, step: Step) -> None:
         """Queue a finished step for the journal."""

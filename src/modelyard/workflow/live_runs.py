@@ -4,7 +4,8 @@ and recorded."""
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -21,7 +22,12 @@ from modelyard.workflow.events import (
     NodeRunStreamChunk,
     TextReplaced,
 )
-from modelyard.workflow.journal import DatabaseJournal, History, RunRecord
+from modelyard.workflow.journal import (
+    DatabaseJournal,
+    History,
+    LeaseLostError,
+    RunRecord,
+)
 from modelyard.workflow.live_run import JournalRecorder, LiveRun
 from modelyard.workflow.node import Limits, RunContext, Services
 from modelyard.workflow.output_guard import CheckOutput, OutputGuard
@@ -66,6 +72,7 @@ class LiveRuns:
         self._now = clock
         self._live_runs: dict[str, LiveRun] = {}
         self._postponed: dict[str, RunRecord] = {}
+        self._is_leaving = False
         self.listeners: list[OnEnd] = []
         self.check_for: CheckFor | None = None
         """Returns the output check of a run; None if nothing moderates output."""
@@ -92,25 +99,54 @@ class LiveRuns:
             await self._run(live_run, beginning)
 
         live_run.task = asyncio.ensure_future(run())
+        if self._is_leaving:
+            self._leave(live_run)
+
+    def leave_all(self) -> None:
+        """Start no more nodes. A run is left to another process as soon as its running
+        nodes have ended."""
+        self._is_leaving = True
+        for live_run in list(self._live_runs.values()):
+            self._leave(live_run)
+
+    @staticmethod
+    def _leave(live_run: LiveRun) -> None:
+        live_run.is_leaving = True
+        # A pause lets the running nodes end; what they have done is not done again.
+        live_run.command(Command.PAUSE)
 
     async def release_all(self) -> None:
         """Stop all runs without ending them, so that another process resumes them."""
+        self.leave_all()
         lives = list(self._live_runs.values())
         # All runs are stopped first and awaited together, which is faster than one by
         # one.
         for live_run in lives:
-            live_run.is_leaving = True
             live_run.command(Command.STOP)
         await asyncio.gather(
             *(live_run.task for live_run in lives if live_run.task is not None),
             return_exceptions=True,
         )
 
+    def note_renewed(self, held: Collection[tuple[str, int]], asked_at: float) -> None:
+        """Stop the runs whose leases were not renewed, because another process has
+        taken them over. `held`: the others, as (run, epoch), at a time of
+        `time.monotonic`."""
+        for live_run in list(self._live_runs.values()):
+            record = live_run.record
+            if (record.id, record.epoch) in held:
+                live_run.note_confirmed(asked_at)
+            # One that has started, or ended, since the question was asked is neither.
+            elif live_run.is_running_since(asked_at):
+                live_run.lose()
+
     async def _run(self, live_run: LiveRun, beginning: RunStart) -> None:
         """Execute a run until it ends, pauses or is left to another process, and record
         the outcome."""
         try:
             await self._execute(live_run, beginning)
+        except LeaseLostError:
+            live_run.is_lost = True
         except StorageUnavailableError as error:
             logger.error(
                 "run resume postponed",
@@ -124,12 +160,13 @@ class LiveRuns:
                 extra={"fields": {"run": live_run.record.id}},
             )
             # A run that this process leaves is recorded by the one that resumes it.
-            if not live_run.is_leaving:
+            if not live_run.is_leaving and not live_run.is_lost:
                 await self._fail(live_run, beginning, error)
         finally:
             # The writer must have ended before readers see that the run is over
             # here.
             await live_run.stop_writing()
+            await self._let_go(live_run)
             live_run.is_over = True
             self._live_runs.pop(live_run.record.id, None)
             live_run.wake()
@@ -158,15 +195,17 @@ class LiveRuns:
             live_run.engine = GraphEngine(
                 beginning.app.graph(record.root), pool, context, emit, recorder=recorder
             )
+            # Nothing can be commanded before there is an engine.
+            if live_run.is_leaving:
+                live_run.command(Command.PAUSE)
             # The journal must be writing before the first event is pushed.
             live_run.begin_writing()
             live_run.push(self._started(beginning))
             outcome = await execute_with_timeout(
                 live_run.engine, self._limits.seconds, used_seconds
             )
-            # The process shuts down: record no outcome, another process resumes the
-            # run.
-            if live_run.is_leaving:
+            # Another process resumes the run, or has done so: record no outcome.
+            if live_run.is_leaving or live_run.is_lost:
                 return
             # The last check may still replace the answer.
             if guard is not None and (instead := await guard.finish()) is not None:
@@ -176,6 +215,20 @@ class LiveRuns:
         finally:
             if guard is not None:
                 await guard.finish()
+
+    async def _let_go(self, live_run: LiveRun) -> None:
+        """Let other processes know that this one does not execute a run any more."""
+        record = live_run.record
+        fields = {"run": record.id}
+        if live_run.is_lost:
+            logger.warning(
+                "run was taken over by another process", extra={"fields": fields}
+            )
+        elif live_run.is_leaving and not record.status.is_over:
+            logger.info("run left to another process", extra={"fields": fields})
+            # Else the lease expires by itself.
+            with suppress(StorageUnavailableError):
+                await self._journal.release(record)
 
     async def _fail(
         self, live_run: LiveRun, beginning: RunStart, error: Exception
@@ -202,6 +255,9 @@ class LiveRuns:
             await self._journal.settle(record, [(live_run.last_event_number + 1, last)])
         except StorageUnavailableError:
             self.postpone(beginning.record)
+            return
+        except LeaseLostError:
+            live_run.is_lost = True
             return
         live_run.record = record
         live_run.push(last)

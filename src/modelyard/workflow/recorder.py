@@ -39,6 +39,11 @@ class Recorder(Protocol):
         effects, is stored."""
         ...
 
+    async def confirm(self) -> None:
+        """Wait until it is certain that the run still belongs to this process. Raises
+        WorkflowError if it does not."""
+        ...
+
     def record(self, step: Step) -> None:
         """Store a finished step."""
         ...

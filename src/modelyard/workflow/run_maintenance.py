@@ -3,13 +3,14 @@ and form expiry."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from modelyard.base.errors import ModelyardError
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.workflow.engine import Command
-from modelyard.workflow.journal import DatabaseJournal, RunRecord
+from modelyard.workflow.journal import LEASE_SECONDS, DatabaseJournal, RunRecord
 from modelyard.workflow.live_runs import LiveRuns
 
 logger = logging.getLogger("modelyard.workflow")
@@ -39,9 +40,15 @@ class RunMaintenance:
         self._go_on = go_on
         self._resume = resume
         self._tasks: list[asyncio.Task[None]] = []
+        self._silent_until = 0.0
+        """Until when, by `time.monotonic`, other processes may have had no chance to
+        renew their leases."""
 
     def start(self) -> None:
         """Start the tasks on the running event loop."""
+        # The database may just have become reachable again.
+        if self._journal.is_shared:
+            self._excuse_silence()
         # Commands are polled often, because users wait for a stop to take effect.
         for seconds, act in (
             (_COMMAND_POLL_SECONDS, self._poll_commands),
@@ -73,12 +80,28 @@ class RunMaintenance:
     async def _renew(self) -> None:
         """Renew the leases of the active runs."""
         # Without active runs there is no lease to renew.
-        if self._live:
-            await self._journal.renew()
+        if not self._live:
+            return
+        asked_at = time.monotonic()
+        try:
+            held = await self._journal.renew()
+        except StorageUnavailableError:
+            self._excuse_silence()
+            raise
+        self._live.note_renewed(held, asked_at)
+
+    def _excuse_silence(self) -> None:
+        """Take over no run for a whole lease, except from processes that have exited."""
+        self._silent_until = time.monotonic() + LEASE_SECONDS
 
     async def recover(self) -> int:
         """Resume the runs of dead processes; return their number."""
-        orphans = await self._journal.orphans()
+        may_be_silent = time.monotonic() < self._silent_until
+        try:
+            orphans = await self._journal.orphans(may_be_silent=may_be_silent)
+        except StorageUnavailableError:
+            self._excuse_silence()
+            raise
         for record in (*orphans, *await self._postponed()):
             logger.info("run resumed", extra={"fields": {"run": record.id}})
             try:

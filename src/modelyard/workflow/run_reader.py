@@ -41,9 +41,14 @@ class RunReader:
         pauses."""
         await self.find(tenant, run_id)
         while True:
+            live_run = self._live.find(run_id)
             new_events = await self._events_in_memory(run_id, after)
             is_stored = new_events is None
             if new_events is None:
+                # Events that were not stored do not count: the process that has taken
+                # the run over numbers its own from the last stored one.
+                if live_run is not None and live_run.is_lost:
+                    after = min(after, live_run.written_number)
                 new_events = await self._journal.events(run_id, after)
             for number, event in new_events:
                 after = number

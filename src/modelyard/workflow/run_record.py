@@ -74,6 +74,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exceptions_count: int = 0
     elapsed: float = 0.0
     finished_at: float | None = None
+    epoch: int = 0
+    """How often the run was claimed, when this process claimed it."""
 
     @property
     def hides_sources(self) -> bool:
@@ -130,5 +132,6 @@ def parse_record(row: Row) -> RunRecord:
         "user": row["user"],
         "created_at": row["created_at"],
         "finished_at": row["finished_at"],
+        "epoch": row["epoch"],
     }
     return msgspec.convert(values, RunRecord)

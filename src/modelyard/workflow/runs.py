@@ -209,9 +209,12 @@ class Runs:
         faster."""
         record = await self.find(tenant, run_id)
         # Two conditions: the state was read, and the journal confirms it atomically.
-        if record.status is not Status.PAUSED or not await self.journal.resume(record):
+        if record.status is not Status.PAUSED:
             return False
-        await self._continue(record)
+        resumed = await self.journal.resume(record)
+        if resumed is None:
+            return False
+        await self._continue(resumed)
         return True
 
     async def resume_soon(self, tenant: str, run_id: str) -> None:
@@ -320,11 +323,12 @@ class Runs:
     async def _stop_paused(self, record: RunRecord, reason: str) -> bool:
         """Record a paused run as stopped. Returns False if another process resumed it."""
         # Taking ownership first prevents a simultaneous resumption.
-        if not await self.journal.resume(record):
+        resumed = await self.journal.resume(record)
+        if resumed is None:
             return False
         last_number = await self.journal.last_event_number(record)
         stopped = msgspec.structs.replace(
-            record, status=Status.STOPPED, error=reason, finished_at=self._now()
+            resumed, status=Status.STOPPED, error=reason, finished_at=self._now()
         )
         await self.journal.settle(
             stopped,
@@ -341,6 +345,15 @@ class Runs:
     async def recover(self) -> int:
         """Resume the runs of dead processes; return their number."""
         return await self._upkeep.recover()
+
+    def leave(self) -> None:
+        """Prepare for the end of the process: where there may be others, start no more
+        nodes, and let them go on with a run as soon as its running nodes have ended.
+
+        Without others, runs have the time that is left to reach their own end.
+        """
+        if self.journal.is_shared:
+            self._live.leave_all()
 
     async def aclose(self) -> None:
         """Leave all runs to other processes or to the next start."""

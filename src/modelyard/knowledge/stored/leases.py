@@ -12,6 +12,7 @@ from modelyard.knowledge.rows import (
     to_json,
 )
 from modelyard.storage.database import Connection, Database, Row
+from modelyard.storage.database_clock import DatabaseClock
 from modelyard.storage.repository import Repository
 
 LEASE_SECONDS = 15.0
@@ -25,7 +26,7 @@ class DocumentClaims(Repository):
     ) -> None:
         """`owner` identifies this process unless another name is given."""
         super().__init__(database, "documents")
-        self._clock = clock
+        self._clock = DatabaseClock.of(database, clock)
         self.owner = owner or owner_name()
 
     @property
@@ -35,6 +36,7 @@ class DocumentClaims(Repository):
 
     async def claim(self, limit: int) -> list[tuple[Document, int]]:
         """Claim unowned documents for this process. Returns each with its revision."""
+        await self._clock.synchronise()
         current_time = self._clock()
 
         def look(connection: Connection) -> tuple[list[Row], list[Row]]:

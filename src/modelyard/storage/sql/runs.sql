@@ -1,7 +1,7 @@
 -- name: create
 -- Add a run.
-INSERT INTO runs (tenant, id, app, status, "user", body, owner, lease_until, created_at, source)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING id;
+INSERT INTO runs (tenant, id, app, status, "user", body, owner, epoch, lease_until, created_at, source)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING id;
 
 -- name: mine
 -- Whether a process is executing a run.
@@ -23,16 +23,34 @@ SELECT COUNT(*) AS count FROM runs WHERE tenant = :tenant AND app = :app AND (:s
 AND created_at < :before AND created_at >= :since;
 
 -- name: settle
--- Store the result of a run, or its pause.
-UPDATE runs SET status = ?, result = ?, finished_at = ?, owner = '', lease_until = 0, command = '' WHERE id = ?;
+-- Store the result of a run, or its pause. Returns no row if the run has another owner by now.
+UPDATE runs SET status = ?, result = ?, finished_at = ?, owner = '', lease_until = 0, command = ''
+WHERE id = ? AND owner = ? AND epoch = ? RETURNING id;
+
+-- name: settled
+-- Whether a run has been settled like this already: a settlement is repeated if its confirmation was lost.
+SELECT id FROM runs WHERE id = ? AND owner = '' AND epoch = ? AND status = ?;
+
+-- name: held_sqlite
+-- Whether a process still owns a run, as the first step of a transaction that writes to it.
+SELECT id FROM runs WHERE id = ? AND owner = ? AND epoch = ? AND status = 'running';
+
+-- name: held_postgresql
+-- The same; nobody can claim the run before the transaction has ended.
+SELECT id FROM runs WHERE id = ? AND owner = ? AND epoch = ? AND status = 'running' FOR SHARE;
 
 -- name: own
 -- Resume a run in this process.
-UPDATE runs SET status = 'running', owner = ?, lease_until = ?, command = '' WHERE id = ? AND status = ? RETURNING id;
+UPDATE runs SET status = 'running', owner = ?, epoch = epoch + 1, lease_until = ?, command = ''
+WHERE id = ? AND status = ? RETURNING epoch;
 
 -- name: renew
--- Renew the leases of a process.
-UPDATE runs SET lease_until = ? WHERE owner = ? AND status = 'running';
+-- Renew the leases of a process, and return the runs that it owns.
+UPDATE runs SET lease_until = ? WHERE owner = ? AND status = 'running' RETURNING id, epoch;
+
+-- name: release
+-- End the lease of a run that its owner leaves, so that another process claims it at once.
+UPDATE runs SET lease_until = 0 WHERE id = ? AND owner = ? AND epoch = ? AND status = 'running';
 
 -- name: orphans
 -- Running runs whose lease has expired.
@@ -43,8 +61,9 @@ SELECT * FROM runs WHERE status = 'running' AND lease_until < :now ORDER BY crea
 SELECT * FROM runs WHERE status = 'running' AND owner <> :owner ORDER BY created_at LIMIT 1000;
 
 -- name: claim
--- Claim an orphaned run. Returns no row if another process was faster.
-UPDATE runs SET owner = ?, lease_until = ? WHERE id = ? AND status = 'running' AND owner = ? RETURNING id;
+-- Claim an orphaned run. Returns no row if another process was faster, or its owner has renewed the lease.
+UPDATE runs SET owner = ?, epoch = epoch + 1, lease_until = ?
+WHERE id = ? AND status = 'running' AND owner = ? AND epoch = ? AND lease_until = ? RETURNING epoch;
 
 -- name: command
 -- Request that a running run pauses or stops.

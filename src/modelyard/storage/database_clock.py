@@ -1,0 +1,44 @@
+"""The database's clock: the one clock that all servers of an installation share."""
+
+from collections.abc import Callable
+
+from modelyard.storage.database import Database
+from modelyard.storage.repository import Repository
+
+_MAX_ROUND_TRIP_SECONDS = 1.0
+"""A slower answer says too little about the time at which it was given."""
+
+
+class DatabaseClock(Repository):
+    """Tells the time of the database, in seconds since 1970.
+
+    Leases and due times of several servers must be compared on one clock, or a server
+    whose clock is ahead takes over runs whose owners are well. The distance to this
+    server's clock is measured by `synchronise`; in between this server's clock goes on.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        """`clock` is this server's, in seconds since 1970."""
+        super().__init__(database, "clock")
+        self._clock = clock
+        self._offset = 0.0
+
+    @classmethod
+    def of(cls, database: Database, clock: Callable[[], float]) -> "DatabaseClock":
+        """Return `clock` if it is a database's already, else a new one."""
+        return clock if isinstance(clock, cls) else cls(database, clock)
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self._clock() + self._offset
+
+    async def synchronise(self) -> None:
+        """Measure how far the two clocks are apart. Raises StorageUnavailableError."""
+        # A file is read by this machine, whose clock is the only one.
+        if not self._database.is_shared:
+            return
+        asked_at = self._clock()
+        rows = await self._rows("now")
+        answered_at = self._clock()
+        if 0 <= answered_at - asked_at <= _MAX_ROUND_TRIP_SECONDS:
+            self._offset = float(rows[0]["now"]) - (asked_at + answered_at) / 2
