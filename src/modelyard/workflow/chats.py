@@ -13,6 +13,7 @@ import msgspec
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.json_types import is_mapping
 from modelyard.workflow.apps import AppRecord
+from modelyard.workflow.conversation_variables import RunValues, merge_run
 from modelyard.workflow.conversations import Conversation, Conversations, Message
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
@@ -421,33 +422,22 @@ class Chats:
             )
 
     async def _save_variables(self, run: RunRecord, pool: VariablePool) -> None:
-        """Store the conversation's variables as the run left them."""
-        variables: dict[str, dict[str, Any]] = {}
-        try:
-            conversation = await self._conversations.find(
-                run.tenant,
-                run.app,
-                run.user,
-                run.conversation,
-            )
-            variables = dict(conversation.variables)
-        except NotFoundError:
-            # The conversation was deleted meanwhile.
-            pass
-        for name, value in pool.node_variables(CONVERSATION).items():
-            variable = variables.get(name, {"id": str(uuid.uuid4()), "description": ""})
-            value_type = pool.declared.get((CONVERSATION, name), "string")
-            # Only changed variables get a new time.
-            if variable.get("value") != to_object(value) or name not in variables:
-                variable = {
-                    **variable,
-                    "value": to_object(value),
-                    "value_type": value_type,
-                    "updated_at": self._clock(),
-                }
-            variables[name] = variable
-        await self._conversations.update_variables(
-            run.tenant, run.conversation, variables
+        """Merge what the run has changed into the conversation's variables."""
+        values = pool.node_variables(CONVERSATION)
+        left = RunValues(
+            run=run.id,
+            is_paused=run.status is Status.PAUSED,
+            start=run.variables,
+            values={name: to_object(value) for name, value in values.items()},
+            types={
+                name: pool.declared.get((CONVERSATION, name), "string")
+                for name in values
+            },
+        )
+        await self._conversations.change_variables(
+            run.tenant,
+            run.conversation,
+            lambda stored: merge_run(stored, left, self._clock()),
         )
 
 

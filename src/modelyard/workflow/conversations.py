@@ -9,8 +9,9 @@ import msgspec
 
 from modelyard.base.errors import NotFoundError
 from modelyard.base.json_types import is_mapping
-from modelyard.storage.database import Connection, Database, statements
+from modelyard.storage.database import Connection, Database
 from modelyard.storage.scoped_store import ScopedStore
+from modelyard.workflow.conversation_variables import StoredVariables
 from modelyard.workflow.events import AgentToolCall
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import ConversationSummary, Thought, Turn
@@ -84,7 +85,7 @@ class Conversations:
         self.scoped_store = scoped_store
         self._database = database
         self._clock = clock
-        self._sql = statements("conversations")
+        self._sql = database.statements("conversations")
 
     async def _rows(self, name: str, **values: Any) -> list[Any]:
         return await self._database.fetch(self._sql[name], values)
@@ -155,11 +156,28 @@ class Conversations:
         )
         return msgspec.structs.replace(conversation, name=name, updated_at=current_time)
 
-    async def update_variables(
-        self, tenant: str, id: str, variables: Mapping[str, Any]
+    async def change_variables(
+        self,
+        tenant: str,
+        id: str,
+        change: Callable[[StoredVariables], Mapping[str, Any]],
     ) -> None:
-        """Store the conversation's variables and the time of the change."""
-        await self._execute("touch", (_to_json(variables), self._clock(), tenant, id))
+        """Replace the conversation's variables by what `change` makes of them, and note
+        the time. Nobody else changes them meanwhile.
+
+        Nothing happens if the conversation was deleted.
+        """
+
+        def work(connection: Connection) -> None:
+            """Read, change and store the variables in one transaction."""
+            rows = connection.execute(self._sql["variables"], (tenant, id))
+            if not rows:
+                return
+            changed = _to_json(change(msgspec.json.decode(rows[0]["variables"])))
+            values = (changed, self._clock(), tenant, id)
+            connection.execute(self._sql["touch"], values)
+
+        await self._database.transact(work)
 
     async def delete(self, tenant: str, app: str, user: str, id: str) -> None:
         """Delete a user's conversation. Raises NotFoundError."""

@@ -172,9 +172,16 @@ class ConversationHandlers:
                 "bad_request",
                 f"Value of {name} must be of type {variable.get('value_type')}",
             )
-        changed = {**variables, name: {**variable, "value": value}}
-        await self.conversations.update_variables(call.tenant, conversation.id, changed)
-        return json_reply(_variable_view(name, changed[name], conversation))
+        await self.conversations.change_variables(
+            call.tenant,
+            conversation.id,
+            lambda stored: {
+                **stored,
+                name: {**stored.get(name, variable), "value": value},
+            },
+        )
+        changed = {**variable, "value": value}
+        return json_reply(_variable_view(name, changed, conversation))
 
 
 def _conversation_view(conversation: Conversation, app: App) -> ConversationShown:

@@ -16,6 +16,14 @@ ORDER BY updated_at DESC LIMIT 1000;
 -- Rename a conversation.
 UPDATE conversations SET name = ?, updated_at = ? WHERE tenant = ? AND id = ?;
 
+-- name: variables_sqlite
+-- The variables of a conversation, as the first step of a transaction that changes them.
+SELECT variables FROM conversations WHERE tenant = ? AND id = ?;
+
+-- name: variables_postgresql
+-- The same; nobody else can change them before the transaction has ended.
+SELECT variables FROM conversations WHERE tenant = ? AND id = ? FOR UPDATE;
+
 -- name: touch
 -- Store the variables and the time of the last message.
 UPDATE conversations SET variables = ?, updated_at = ? WHERE tenant = ? AND id = ?;
