@@ -433,11 +433,15 @@ def test_responses_of_busy_connections_stay_in_order(world: World):
             stack.enter_context(connection.makefile("rb")) for connection in connections
         ]
         for _ in range(10):
-            for request in (good, bad):
-                for connection in connections:
-                    connection.sendall(request)
-            for file in files:
-                assert [_read_status(file) for _ in range(2)] == [200, 400]
+            _send_to_all(connections, good)
+            _send_to_all(connections, bad)
+            statuses = [[_read_status(file) for _ in range(2)] for file in files]
+            assert statuses == [[200, 400]] * len(files)
+
+
+def _send_to_all(connections: list[socket.socket], request: bytes) -> None:
+    for connection in connections:
+        connection.sendall(request)
 
 
 def _read_status(file: IO[bytes]) -> int:

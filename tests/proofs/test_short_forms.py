@@ -40,6 +40,7 @@ _SIZES: Mapping[str, Mapping[str, object]] = {
     "plugin-streams": {"STREAMS": 60, "AT_ONCE": 10},
     "plugin-signatures": {},
     "run-kill": {"KILLS": 12},
+    "run-owners": {"_OUTAGES": (1.0,), "_FROZEN_SECONDS": 17.0},
     "agent-kill": {"KILLS": 12},
     "index-kill": {"KILLS": 6},
     "app-files": {},

@@ -455,16 +455,16 @@ class HttpClient:
         idle = self._idle.get(connection.way.key)
         if idle is None:
             idle = self._idle[connection.way.key] = deque()
-        now = connection.loop.time()
+        current_time = connection.loop.time()
         # The longest unused ones are in front: the pool shrinks when a burst is over.
-        while idle and idle[0][1] <= now:
+        while idle and idle[0][1] <= current_time:
             self._drop(idle.popleft()[0])
         seconds, answer = self._idle_seconds, connection.answer
         # The server's own keep-alive timeout takes precedence if it is shorter.
         if not answer.is_plain and answer.has_header(b"keep-alive"):
             seconds = min(seconds, keep_alive_seconds(answer.headers["keep-alive"]))
         if seconds > 0 and connection.is_usable and len(idle) < self._keep_idle:
-            idle.append((connection, now + seconds))
+            idle.append((connection, current_time + seconds))
         else:
             self._drop(connection)
 

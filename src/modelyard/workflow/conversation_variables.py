@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 _REMEMBERED_RUNS = 8
-"""Runs per variable whose changes are known to be in it. A run that is recorded again
+"""Runs per variable whose changes are certainly in it. A run that is recorded again
 after a crash comes within a few."""
 _RUN_FIELDS = ("ended", "paused")
 """Fields of a stored variable that are about runs: `ended` lists those whose changes are
@@ -39,41 +39,42 @@ class RunValues(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def merge_run(
-    stored: StoredVariables, run: RunValues, now: float
+    stored: StoredVariables, run: RunValues, current_time: float
 ) -> dict[str, dict[str, Any]]:
     """Return the stored variables with a run's changes. A repetition changes nothing."""
     variables = {name: dict(variable) for name, variable in stored.items()}
     for name, value in run.values.items():
-        known = variables.get(name)
-        variables[name] = _merged_variable(known, run, name, value, now)
+        variable = variables.get(name) or _new_variable(value)
+        variables[name] = _merged_variable(variable, run, name, current_time)
     return variables
 
 
+def _new_variable(value: Any) -> dict[str, Any]:
+    """Return a variable that the conversation has not had yet."""
+    return {"id": str(uuid.uuid4()), "description": "", "value": value}
+
+
 def _merged_variable(
-    known: dict[str, Any] | None, run: RunValues, name: str, value: Any, now: float
+    variable: dict[str, Any], run: RunValues, name: str, current_time: float
 ) -> dict[str, Any]:
     """Return one stored variable with a run's change."""
-    if known is None:
-        known = {"id": str(uuid.uuid4()), "description": ""}
-        changed = value
-    else:
-        changed = _changed_value(known, run, name, value)
-    variable = {**known, **_run_fields(known, run, value)}
+    value = _changed_value(variable, run, name)
+    merged = {**variable, **_run_fields(variable, run, run.values[name])}
     # Only changed variables get a new time.
-    if "value" not in known or changed != known["value"]:
+    if "updated_at" not in variable or value != variable.get("value"):
         value_type = run.types.get(name, "string")
-        variable |= {"value": changed, "value_type": value_type, "updated_at": now}
-    return variable
+        merged |= {"value": value, "value_type": value_type, "updated_at": current_time}
+    return merged
 
 
-def _changed_value(known: dict[str, Any], run: RunValues, name: str, value: Any) -> Any:
+def _changed_value(variable: Mapping[str, Any], run: RunValues, name: str) -> Any:
     """Return a variable's value with a run's change."""
-    if run.run in _ended(known):
-        return known.get("value")
+    if run.run in _ended(variable):
+        return variable.get("value")
     # After a pause, only what has changed since then is new.
-    paused = _paused(known)
+    paused = _paused(variable)
     base = paused[run.run] if run.run in paused else run.start.get(name)
-    return merge_values(base, value, known.get("value"))
+    return merge_values(base, run.values[name], variable.get("value"))
 
 
 def merge_values(base: Any, own: Any, stored: Any) -> Any:
@@ -99,9 +100,11 @@ def _is_number(value: Any) -> "TypeIs[float]":
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _run_fields(known: Mapping[str, Any], run: RunValues, value: Any) -> dict[str, Any]:
+def _run_fields(
+    variable: Mapping[str, Any], run: RunValues, value: Any
+) -> dict[str, Any]:
     """Return what a variable remembers of runs, with this one."""
-    paused, ended = dict(_paused(known)), _ended(known)
+    paused, ended = dict(_paused(variable)), _ended(variable)
     paused.pop(run.run, None)
     if run.is_paused:
         paused[run.run] = value
@@ -110,11 +113,11 @@ def _run_fields(known: Mapping[str, Any], run: RunValues, value: Any) -> dict[st
     return dict(zip(_RUN_FIELDS, (ended, paused), strict=True))
 
 
-def _ended(known: Mapping[str, Any]) -> list[str]:
-    runs = known.get("ended")
+def _ended(variable: Mapping[str, Any]) -> list[str]:
+    runs = variable.get("ended")
     return runs if is_array(runs) else []
 
 
-def _paused(known: Mapping[str, Any]) -> Mapping[str, Any]:
-    values = known.get("paused")
+def _paused(variable: Mapping[str, Any]) -> Mapping[str, Any]:
+    values = variable.get("paused")
     return values if is_mapping(values) else {}

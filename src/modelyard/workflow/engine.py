@@ -327,17 +327,8 @@ class GraphEngine:
         error of the last attempt.
         """
         node = running.node
-        # A node with side effects may have been interrupted after the effect: repeating
-        # it is the app author's decision.
-        if node.effect is not Effect.NONE and self.recorder is not None:
-            if node.data.on_resume == "fail" and self.recorder.was_started(running.key):
-                raise NodeError(
-                    f"Node {node.title!r} was interrupted and may have taken effect; it"
-                    " is not repeated",
-                    error_type="InterruptedStep",
-                )
-            # Recorded before the effect, so that a resumed run knows of it.
-            await self.recorder.mark_started(running.key)
+        if self.recorder is not None and node.effect is not Effect.NONE:
+            await self._mark_started(running, self.recorder)
         retry = node.data.retry_config
         turns = int(retry.max_retries) if retry.retry_enabled else 0
         for attempt in range(turns + 1):
@@ -358,6 +349,21 @@ class GraphEngine:
                 # The next attempt streams its text from the beginning.
                 self._state.responses.restart(node.id)
         raise AssertionError("Unreachable")
+
+    @staticmethod
+    async def _mark_started(running: RunningNode, recorder: Recorder) -> None:
+        """Record that a node with side effects starts, so that a resumed run knows of
+        it. Raises NodeError if it has started before and must not be repeated."""
+        node = running.node
+        # It may have been interrupted after the effect: repeating it is the app
+        # author's decision.
+        if node.data.on_resume == "fail" and recorder.was_started(running.key):
+            raise NodeError(
+                f"Node {node.title!r} was interrupted and may have taken effect; it is"
+                " not repeated",
+                error_type="InterruptedStep",
+            )
+        await recorder.mark_started(running.key)
 
     # Results of nodes
 

@@ -9,6 +9,7 @@ from modelyard.base.errors import NotFoundError
 from modelyard.workflow.engine import Status
 from modelyard.workflow.events import AnyEvent
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
+from modelyard.workflow.live_run import LiveRun
 from modelyard.workflow.live_runs import LiveRuns
 from modelyard.workflow.single_run import FINAL_EVENTS
 
@@ -45,10 +46,7 @@ class RunReader:
             new_events = await self._events_in_memory(run_id, after)
             is_stored = new_events is None
             if new_events is None:
-                # Events that were not stored do not count: the process that has taken
-                # the run over numbers its own from the last stored one.
-                if live_run is not None and live_run.is_lost:
-                    after = min(after, live_run.written_number)
+                after = _stored_number(live_run, after)
                 new_events = await self._journal.events(run_id, after)
             for number, event in new_events:
                 after = number
@@ -112,3 +110,14 @@ class RunReader:
         if record is None:
             raise NotFoundError(f"Run {run_id[:80]!r} does not exist", code="not_found")
         return record
+
+
+def _stored_number(live_run: LiveRun | None, number: int) -> int:
+    """Return the number of the last event up to `number` that is stored.
+
+    Another process that has taken over the run numbers its events from there; those
+    that this one has not stored do not count.
+    """
+    if live_run is None or not live_run.is_lost:
+        return number
+    return min(number, live_run.written_number)
