@@ -100,3 +100,8 @@ def test_a_new_variable_gets_an_id_and_its_type():
     variable = merge_run({}, run, 2.0)["n"]
     assert (variable["value"], variable["value_type"]) == (1, "number")
     assert variable["id"]
+
+
+def test_two_runs_that_start_without_a_stored_variable_lose_nothing():
+    variables = merge_run({}, left("one", [], [1]), 2.0)
+    assert value_after(variables, left("two", [], [2])) == [1, 2]

@@ -43,14 +43,14 @@ def merge_run(
 ) -> dict[str, dict[str, Any]]:
     """Return the stored variables with a run's changes. A repetition changes nothing."""
     variables = {name: dict(variable) for name, variable in stored.items()}
-    for name, value in run.values.items():
-        variable = variables.get(name) or _new_variable(value)
+    for name in run.values:
+        variable = variables.get(name) or _new_variable(run.start.get(name))
         variables[name] = _merged_variable(variable, run, name, current_time)
     return variables
 
 
 def _new_variable(value: Any) -> dict[str, Any]:
-    """Return a variable that the conversation has not had yet."""
+    """Return a variable that is not stored yet, with the value at the run's start."""
     return {"id": str(uuid.uuid4()), "description": "", "value": value}
 
 
