@@ -35,9 +35,10 @@ from modelyard.providers.local import provider as local_provider
 from modelyard.providers.local.engines import ocr, whisper
 from modelyard.providers.local.weights import WeightStore, manifest
 from modelyard.runtime.load_balancing import Strategy
+from modelyard.sandbox import program_network
 from modelyard.tools import openapi
 from modelyard.wire import openai_audio
-from modelyard.workflow import dsl
+from modelyard.workflow import code_network, dsl
 from tests.docs.pages import PAGES, ROOT, blocks_of, text_of
 from tests.wire.formats import EGRESS, MODULES
 
@@ -299,6 +300,8 @@ CONSTANTS = {
     "as JSON or YAML, up to 20 MB": (openapi.MAX_BYTES, 20 * MIB),
     "unused sessions end after fourteen days": (sessions.SESSION_SECONDS, 14 * 86_400.0),
     "the link is valid for a week": (accounts._INVITATION_SECONDS, 7 * 86_400.0),
+    "can have 32 connections at once": (program_network.MAX_OPEN_CONNECTIONS, 32),
+    "transfer 256 MB": (code_network._MAX_BYTES, 256 * MIB),
     "terminates it, within half a second": (watch._CHECK_INTERVAL_SECONDS, 0.5),
     "format versions up to 0.7.0": (dsl.VERSION, "0.7.0"),
 }  # fmt: skip

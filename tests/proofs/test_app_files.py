@@ -321,3 +321,28 @@ def test_a_need_that_the_import_does_not_name_is_found(name: str):
     assert unnamed_needs(case.app, app) == []
     app.levels.clear()
     assert unnamed_needs(case.app, app)
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_a_stored_run_ends_as_the_engines_own(is_interrupted: bool):
+    names = ("iterations.yml", "failures.yml", "files.yml", "http.yml", "defaults.yml")
+    selected = [case for case in cases() if case.name in names and not case.is_variant]
+    stored = app_files.run_stored(selected, is_interrupted=is_interrupted)
+    count, differing = asyncio.run(stored)
+    assert (count > 3, differing) == (True, {})
+
+
+def test_a_stored_run_that_differs_is_found(monkeypatch: pytest.MonkeyPatch):
+    (case,) = [
+        case for case in cases() if case.name == "http.yml" and not case.is_variant
+    ]
+    real = app_files.stored.run_app
+
+    async def changed(*arguments: Any) -> Shown:
+        shown = await real(*arguments)
+        name = next(iter(shown.outputs))
+        return replace(shown, outputs={**shown.outputs, name: "another"})
+
+    monkeypatch.setattr(app_files.stored, "run_app", changed)
+    _, differing = asyncio.run(app_files.run_stored([case], is_interrupted=False))
+    assert "other outputs" in differing["http.yml"]

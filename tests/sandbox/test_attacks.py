@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tools.show.attacks import (
     LIMITS,
+    public_network,
     run_harmless,
     run_outside,
     surroundings,
@@ -23,6 +24,7 @@ from tools.show.prisoners import (
     PYTHON,
     SANDBOX_ONLY,
     TEMPLATES,
+    WITH_NETWORK,
     WITH_PACKAGES,
 )
 
@@ -62,6 +64,15 @@ def test_python_gets_nothing(cell: Cell, name: str):
     assert cell.runner.run(
         try_attack(cell.sandbox, name, PYTHON[name], "python3", cell.environment)
     )[0]
+
+
+@pytest.mark.parametrize("name", WITH_NETWORK)
+def test_python_with_network_gets_nothing_of_this_machine(cell: Cell, name: str):
+    works = try_attack(
+        cell.sandbox, name, PYTHON[name], "python3", cell.environment, public_network
+    )
+    blocked, detail = cell.runner.run(works)
+    assert blocked, detail
 
 
 @pytest.mark.parametrize("name", JAVASCRIPT)

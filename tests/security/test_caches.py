@@ -63,6 +63,8 @@ KEPT = {
     "app/admission.py:Admission._known": "by subject, which holds tenant, key, user and model; emptied at each change",
     "app/admission.py:_PER_TOKEN": "by the identity of a price, which it holds on to: prices as numbers",
     "app/admission.py:HostedQuotas._held": "by the invocation's id and deployment",
+    "sandbox/inside/javascript_fetch.py:Requests._bodies": "by the number of a request, in the process of one program",
+    "workflow/code_network.py:CodeNetwork._lookups": "by tenant: the limit of its lookups, as long as a program of it runs",
     "cli/workers.py:Supervisor._workers": _OURS,
     "cli/workflows.py:_RunPrinter._started_at": _RUN,
     "app/admission.py:CounterInitialiser._starting": "by the names of counters, which hold the limit's id and its tenant",

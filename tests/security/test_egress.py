@@ -598,13 +598,17 @@ _OWN_WAYS = {
     ("providers/local/process.py", "open_connection"): "one half of a pair of sockets",
     ("plugins/process.py", "create_connection"): "the pipes of a plugin's process",
     (
-        "plugins/egress_proxy.py",
+        "transport/egress_proxy.py",
         "getaddrinfo",
-    ): "plugins' own traffic: names are looked up, held to the rules",
+    ): "traffic of plugins and code: names are looked up, held to the rules",
     (
-        "plugins/egress_proxy.py",
+        "transport/egress_proxy.py",
         "open_connection",
     ): "and connected to by the address that was checked",
+    (
+        "transport/egress_proxy.py",
+        "open_unix_connection",
+    ): "one half of a pair of sockets, from a program in the sandbox",
     (
         "plugins/supervisor.py",
         "socket.socket",

@@ -24,7 +24,6 @@ from modelyard.base.settings import EgressSettings, PluginSettings
 from modelyard.plugins import supervisors
 from modelyard.plugins.bundle import read_bundle
 from modelyard.plugins.connection import PluginDiedError
-from modelyard.plugins.egress_proxy import EgressProxy
 from modelyard.plugins.environment import Environments
 from modelyard.plugins.market import add_to_folder
 from modelyard.plugins.package import Package, package_folder, write_package
@@ -46,6 +45,7 @@ from modelyard.tenancy.caller import ForbiddenError
 from modelyard.tenant_plugins.packages import Installer
 from modelyard.testing import Answer, Upstream
 from modelyard.transport.egress import EgressRules
+from modelyard.transport.egress_proxy import EgressProxy
 from tests.gateway.conftest import start_gateway  # noqa: F401
 from tests.plugins.conftest import EXAMPLES, PluginGateway, environments, plugged  # noqa: F401
 

@@ -57,6 +57,7 @@ EXPECTED: dict[Role, tuple[str, ...]] = {
         "POST /admin/v1/apps/check",
         "GET PATCH DELETE /admin/v1/apps/{id}",
         "GET PUT /admin/v1/apps/{id}/file",
+        "GET /admin/v1/apps/{id}/code-network",
         "POST /admin/v1/apps/{id}/duplicate",
         "GET /admin/v1/app-templates",
         "POST /admin/v1/app-templates/{template}/apps",
@@ -86,6 +87,8 @@ EXPECTED: dict[Role, tuple[str, ...]] = {
         "DELETE /admin/v1/apps/{id}/keys/{key}",
         # What an app is asked and answers leaves the server.
         "GET PUT DELETE /admin/v1/apps/{id}/traces*",
+        # Editors write the code of nodes; what it may reach is another's decision.
+        "PUT /admin/v1/apps/{id}/code-network",
         "GET POST PATCH DELETE /admin/v1/keys*",
         "GET POST PATCH DELETE /admin/v1/users*",
         "GET POST PATCH DELETE /admin/v1/credentials*",

@@ -15,16 +15,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from modelyard.sandbox.program_network import NO_NETWORK, NetworkAccess
 from modelyard.sandbox.runner import (
     Sandbox,
     SandboxError,
     SandboxLimits,
     SandboxUnavailableError,
 )
+from modelyard.transport.egress import EgressRules
+from modelyard.transport.egress_proxy import EgressProxy
 from tools.show.hostile_urls import CASES
 from tools.show.prisoners import (
     BENIGN,
@@ -37,6 +40,7 @@ from tools.show.prisoners import (
     SANDBOX_ONLY,
     TEMPLATE_ENDS,
     TEMPLATES,
+    WITH_NETWORK,
     WITH_PACKAGES,
 )
 from tools.show.proof import ROOT, Proof
@@ -135,8 +139,23 @@ def attack(code: str, language: str, *, is_lead: bool = False) -> str:
     )
 
 
+def no_network() -> NetworkAccess:
+    """Return what a program may use without network access."""
+    return NO_NETWORK
+
+
+def public_network() -> NetworkAccess:
+    """Return access to the public network, as code nodes have it if it is on."""
+    return NetworkAccess(connector=EgressProxy(EgressRules, lambda: ""))
+
+
 async def try_attack(
-    sandbox: Sandbox, name: str, code: str, language: str, targets: dict[str, Any]
+    sandbox: Sandbox,
+    name: str,
+    code: str,
+    language: str,
+    targets: dict[str, Any],
+    network: Callable[[], NetworkAccess] = no_network,
 ) -> tuple[bool, str]:
     """Run an attack and return (whether it was blocked, how).
 
@@ -145,7 +164,7 @@ async def try_attack(
     """
     try:
         probe_result = await sandbox.run_code(
-            language, attack(code, language, is_lead=True), targets
+            language, attack(code, language, is_lead=True), targets, network=network()
         )
     except SandboxUnavailableError:
         raise
@@ -158,7 +177,9 @@ async def try_attack(
     allowed_endings = (JAVASCRIPT_ENDS if is_script else PYTHON_ENDS).get(name, ())
     of_line = allowed_endings or (JAVASCRIPT_REFUSALS if is_script else ["OSError"])
     try:
-        outcome = await sandbox.run_code(language, attack(code, language), targets)
+        outcome = await sandbox.run_code(
+            language, attack(code, language), targets, network=network()
+        )
     except SandboxUnavailableError:
         raise
     except SandboxError as error:
@@ -265,6 +286,10 @@ async def suite(level: Level) -> dict[str, Any]:
                     results["attacks"][f"{language}: {name}"] = await try_attack(
                         sandbox, name, code, language, targets
                     )
+            for name in WITH_NETWORK:
+                results["attacks"][f"with network: {name}"] = await try_attack(
+                    sandbox, name, PYTHON[name], "python3", targets, public_network
+                )
         for name, template in TEMPLATES.items():
             results["attacks"][f"template: {name}"] = await try_template(
                 sandbox, name, template
@@ -386,14 +411,16 @@ def _run_attacks(proof: Proof, user: str, command: list[str], level: str) -> Non
         return
     results = json.loads(completed.stdout.splitlines()[-1])
     attacks = results["attacks"]
-    # The three numbers show that no group of attacks was skipped.
+    # The numbers show that no group of attacks was skipped.
     counts = [
         sum(name.startswith(prefix) for name in attacks)
-        for prefix in ("python3", "javascript", "template")
+        for prefix in ("python3", "javascript", "template", "with network")
     ]
     proof.line(
         f"as {user}, level {results['level']}",
-        "attacks: {} Python, {} JavaScript, {} templates".format(*counts),
+        "attacks: {} Python, {} JavaScript, {} templates, {} with network".format(
+            *counts
+        ),
     )
     blocked = _report_group(proof, "refused at their attacking line", attacks)
     ran = _report_group(proof, "harmless programs that ran", results["benign"])
@@ -482,6 +509,16 @@ def urls(proof: Proof) -> None:
         "  the allowed public address",
         results["public"],
         results["public"] == 200,
+    )
+    proof.line(
+        "  reached by code nodes with network access",
+        results["program_reached"],
+        not results["program_reached"] and results["program_connects"] == 0,
+    )
+    proof.line(
+        "  the public address, by code nodes",
+        results["program_public"],
+        results["program_public"],
     )
     proof.figures |= {
         "hostile_urls": len(CASES),

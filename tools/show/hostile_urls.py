@@ -331,25 +331,89 @@ async def guarded() -> tuple[list[str], int]:
     return reached, public
 
 
+_PYTHON = """
+import socket
+import urllib.parse
+import urllib.request
+
+def attempts(url):
+    yield lambda: urllib.request.urlopen(url, timeout=2).read()
+    yield lambda: connected(urllib.parse.urlsplit(url).hostname)
+
+def connected(host):
+    with socket.create_connection((host, 80), 2) as connection:
+        connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+def main(urls):
+    reached, bodies = [], {}
+    for url in urls * 2:
+        for attempt in attempts(url):
+            try:
+                body = attempt()
+            except Exception:
+                continue
+            bodies[url] = body.decode("latin-1")
+            if b"canary" in body:
+                reached.append(url)
+    return {"reached": reached, "public": "hello" in bodies.get("http://public.test/", "")}
+"""
+_JAVASCRIPT = """
+async function main({ urls }) {
+  const reached = [], bodies = {};
+  for (const url of [...urls, ...urls]) {
+    try { bodies[url] = await (await fetch(url)).text(); } catch (error) { continue; }
+    if (bodies[url].includes("canary")) reached.push(url);
+  }
+  return { reached, public: (bodies["http://public.test/"] || "").includes("hello") };
+}
+"""
+
+
+async def tried_by_programs() -> tuple[list[str], bool]:
+    """Try all addresses with programs in the sandbox that may use the network. Return
+    those that they reached, and whether both reached the public address."""
+    from modelyard.sandbox.program_network import NetworkAccess
+    from modelyard.sandbox.runner import Sandbox, SandboxLimits
+    from modelyard.transport.egress import EgressRules
+    from modelyard.transport.egress_proxy import EgressProxy
+
+    sandbox = Sandbox(SandboxLimits(seconds=120.0))
+    reached: list[str] = []
+    is_public = True
+    inputs = {"urls": [*CASES, "http://public.test/"]}
+    try:
+        for language, code in (("python3", _PYTHON), ("javascript", _JAVASCRIPT)):
+            access = NetworkAccess(connector=EgressProxy(EgressRules, lambda: ""))
+            result = await sandbox.run_code(language, code, inputs, network=access)
+            reached += [f"{language}: {url}" for url in result["reached"]]
+            is_public = is_public and result["public"]
+    finally:
+        await sandbox.aclose()
+    return reached, is_public
+
+
 def main() -> int:
-    """Compare an unprotected client with the egress client and print the result as
-    JSON."""
+    """Compare an unprotected client with the egress client and with programs in the
+    sandbox, and print the result as JSON."""
     set_up()
     install_scripted_resolver()
     naive_reached = count_naive_hits()
     # Discard the connects of the unprotected client.
     connects.clear()
     reached, public = asyncio.run(guarded())
-    print(
-        json.dumps(
-            {
-                "naive": naive_reached,
-                "reached": reached,
-                "connects": len(connects),
-                "public": public,
-            }
-        )
-    )
+    client_connects = len(connects)
+    program_reached, program_public = asyncio.run(tried_by_programs())
+    result = {
+        "naive": naive_reached,
+        "reached": reached,
+        "connects": client_connects,
+        "public": public,
+        "program_reached": program_reached,
+        "program_connects": len(connects) - client_connects,
+        "program_public": program_public,
+    }
+    print(json.dumps(result))
     return 0
 
 

@@ -30,7 +30,13 @@ import httpx
 from modelyard.app import Modelyard
 from modelyard.base.json_types import is_array, is_object
 from modelyard.workflow.events import parse_event
-from tools.show.never_hangs_cases import KINDS, MODES, Case, make_cases
+from tools.show.never_hangs_cases import (
+    EVENT_ROOT,
+    KINDS,
+    MODES,
+    Case,
+    make_cases,
+)
 from tools.show.never_hangs_world import (
     RUN_SECONDS,
     Outside,
@@ -80,8 +86,11 @@ class Caller:
 
     async def learn_hooks(self) -> None:
         """Read the addresses of the apps that webhooks start."""
+        [subscription] = (await self.http.get("/admin/v1/subscriptions")).json()["data"]
         for name, kind in KINDS.items():
-            if kind.root is not None:
+            if kind.root is not None and kind.root["type"] == "trigger-plugin":
+                self.hooks[name] = f"/t/{subscription['id']}"
+            elif kind.root is not None:
                 found = await self.http.get(f"/admin/v1/apps/{self._apps[name][0]}/triggers")  # fmt: skip
                 address = found.json()["data"][0]["address"]
                 self.hooks[name] = urlsplit(str(address)).path
@@ -128,15 +137,34 @@ class Caller:
 
     async def _hook(self, case: Case, outcome: Outcome) -> None:
         """Start a run by a webhook."""
-        content = f'{{"n": {case.number}, "v": {case.odd.json or "null"}}}'
+        # What is odd in an event is what the plugin says of it.
+        is_event = KINDS[case.kind].root == EVENT_ROOT
+        value = "null" if is_event else case.odd.json or "null"
+        content = f'{{"n": {case.number}, "v": {value}}}'
         response = await self.http.post(
             self.hooks[case.kind],
             content=content.encode("utf-8", "surrogatepass"),
             headers={"content-type": "application/json"},
         )
+        if is_event:
+            await self._find_run(case, outcome, response)
+            return
         self._judge_status(case, response, "webhook")
         outcome.run = response.json().get("run_id") or ""
         outcome.status = "" if outcome.run else "refused"
+
+    async def _find_run(
+        self, case: Case, outcome: Outcome, response: httpx.Response
+    ) -> None:
+        """Find the run that a plugin's event has started. The response is the plugin's
+        own, and 502 if that is none."""
+        if response.status_code != 502:
+            self._judge_status(case, response, "event")
+        path = f"/admin/v1/apps/{self._apps[case.kind][0]}/runs?limit=1000"
+        runs = (await self.http.get(path)).json()["data"]
+        ids = [run["id"] for run in runs if _number_of(run["inputs"]) == case.number]
+        outcome.run = ids[0] if ids else ""
+        outcome.status = "" if ids else "refused"
 
     async def _start_blocking(self, case: Case, outcome: Outcome) -> None:
         """Start a run with a blocking call."""
@@ -322,6 +350,11 @@ def _is_same(value: Any, expected: Any) -> bool:
 def _fails_with(outcome: Outcome, term: str) -> bool:
     """Return whether a run has failed with an error in which a term stands alone."""
     return outcome.status == "failed" and term in _WORD.findall(outcome.error)
+
+
+def _number_of(inputs: Any) -> Any:
+    """Return the number of the case in the inputs of a run."""
+    return inputs.get("n") if is_object(inputs) else None
 
 
 def _said(case: Case) -> str:

@@ -81,6 +81,8 @@ class Kind:
     """The edges between the gates, if the nodes are not a plain sequence."""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further fields of the workflow."""
+    packages: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The agents of a file in version 0.7.0."""
 
     def app(self, name: str, origin: str) -> str:
         """Return the app's file as JSON, which is YAML too."""
@@ -98,6 +100,8 @@ class Kind:
         edges = list(self.edges) or [f"{a} > {b}" for a, b in pairwise(outer)]
         app = document(nodes, edges, mode=self.mode, **self.extra)
         app["app"]["name"] = name
+        if self.packages:
+            app |= {"version": "0.7.0", "agent_packages": self.packages}
         return json.dumps(app)
 
     def _end(self) -> dict[str, Any]:
@@ -571,6 +575,245 @@ _AGENT_NODE = {
 }  # fmt: skip
 
 
+# ------------------------------------------- tools of APIs, of MCP servers, and agents
+
+
+def _api_tool(chance: random.Random) -> Case:
+    if chance.random() < 0.5:
+        draw = chance.choice((_http_json, _http_bytes, _http_head, _http_fault))
+        # What an HTTP node makes of it is not what a tool makes of it.
+        return replace(draw(chance), expected={})
+    odd = odd_text(chance)
+    # With a letter first, so that the text is never JSON and never empty.
+    body = "a" + stored_text(odd.value)
+    answer = Answer(headers={"content-type": "text/plain; charset=utf-8"}, body=body.encode())  # fmt: skip
+    return Case(odd=odd, variant="text", answers=[answer], expected={"text": body})
+
+
+def _api_json(chance: random.Random) -> Case:
+    """JSON answers of an API: what is stored is known, unless parsers differ on it."""
+    odd = odd_value(chance)
+    headers = {"content-type": "application/json"}
+    body = f'{{"v": {odd.json}}}'.encode("utf-8", "surrogatepass")
+    case = Case(odd=odd, variant="json", answers=[Answer(headers=headers, body=body)])
+    if odd.label not in ("value", "lone surrogates"):
+        return case
+    return replace(case, expected={"json": [{"v": stored(odd.value)}]})
+
+
+def _api(chance: random.Random) -> Case:
+    return _api_json(chance) if chance.random() < 0.4 else _api_tool(chance)
+
+
+REQUEST_ID = b'"REQUEST ID"'
+"""Stands in answers of an MCP server for the id of the request."""
+
+
+def _rpc(result: str, name: str = "result") -> Answer:
+    """Return a JSON-RPC response whose result, or error, is a JSON text."""
+    text = f'{{"jsonrpc": "2.0", "id": {REQUEST_ID.decode()}, "{name}": {result}}}'
+    headers = {"content-type": "application/json"}
+    return Answer(headers=headers, body=text.encode("utf-8", "surrogatepass"))
+
+
+def _mcp(chance: random.Random) -> Case:
+    share = chance.random()
+    if share < 0.35:
+        odd = odd_text(chance)
+        content = json.dumps([{"type": "text", "text": f"a{odd.value}"}])
+        answer = _rpc(f'{{"content": {content}}}')
+        return Case(odd=odd, variant="text", answers=[answer], expected={"text": stored_text(f"a{odd.value}")})  # fmt: skip
+    if share < 0.7:
+        odd = odd_value(chance)
+        content = '[{"type": "text", "text": "said"}]'
+        answer = _rpc(f'{{"content": {content}, "structuredContent": {{"v": {odd.json}}}}}')  # fmt: skip
+        case = Case(odd=odd, variant="structured", answers=[answer])
+        is_known = odd.label in ("value", "lone surrogates")
+        return replace(case, expected={"v": stored(odd.value)}) if is_known else case
+    return _mcp_fault(chance)
+
+
+def _mcp_fault(chance: random.Random) -> Case:
+    """Answers that no MCP server sends."""
+    odd = odd_value(chance)
+    value = odd.json
+    events = {"content-type": "text/event-stream"}
+    answers = (
+        _rpc(value),
+        _rpc(value, "error"),
+        _rpc(f'{{"code": {value}, "message": {value}, "data": {value}}}', "error"),
+        _rpc(f'{{"content": {value}, "isError": {value}}}'),
+        _rpc(f'{{"content": [{value}, {{"type": {value}}}], "structuredContent": {value}}}'),
+        _rpc(f'{{"content": [{{"type": "image", "data": {value}, "mimeType": {value}}}]}}'),
+        _rpc(f'{{"content": [{{"type": "resource", "resource": {{"uri": {value}, "blob": {value}}}}}]}}'),
+        _rpc(f'{{"content": [], "resultType": {value}, "isError": true}}'),
+        Answer(headers=events, body=b"data: " + value.encode("utf-8", "surrogatepass") + b"\n\n"),
+        Answer(headers=events, body=b"event: \xff\ndata: {\n\n"),
+        Answer(status=chance.choice((204, 400, 404, 410, 500)), body=value.encode("utf-8", "surrogatepass")),
+        Answer(body=b"half", fault=chance.choice(("cut", "hang_up"))),
+    )  # fmt: skip
+    return Case(odd=odd, variant="fault", answers=[chance.choice(answers)])
+
+
+def _session_lines(*messages: str) -> Answer:
+    """Return what a plugin on another server answers: messages of a session, as JSON
+    texts."""
+    lines = [f'{{"event": "session", "session_id": "s", "data": {message}}}\n' for message in messages]  # fmt: skip
+    return Answer(body="".join(lines).encode("utf-8", "surrogatepass"))
+
+
+def says_once(data: str) -> Answer:
+    """Return the answer of a plugin that yields one result, as a JSON text."""
+    return _session_lines(f'{{"type": "stream", "data": {data}}}', '{"type": "end", "data": {}}')  # fmt: skip
+
+
+def _plugin_tool(chance: random.Random) -> Case:
+    share = chance.random()
+    if share < 0.3:
+        odd = odd_text(chance)
+        message = json.dumps({"type": "text", "message": {"text": f"a{odd.value}"}})
+        return Case(odd=odd, variant="text", answers=[says_once(message)], expected={"text": stored_text(f"a{odd.value}")})  # fmt: skip
+    if share < 0.65:
+        odd = odd_value(chance)
+        message = f'{{"variable_name": "v", "variable_value": {odd.json}, "stream": false}}'  # fmt: skip
+        answer = says_once(f'{{"type": "variable", "message": {message}}}')
+        case = Case(odd=odd, variant="variable", answers=[answer])
+        is_known = odd.label in ("value", "lone surrogates")
+        return replace(case, expected={"v": stored(odd.value)}) if is_known else case
+    return _plugin_fault(chance)
+
+
+def _plugin_fault(chance: random.Random) -> Case:
+    """Answers that no plugin gives."""
+    odd = odd_value(chance)
+    value = odd.json
+    answers = (
+        says_once(value),
+        says_once(f'{{"type": {value}, "message": {value}, "meta": {value}}}'),
+        says_once(f'{{"type": "json", "message": {{"json_object": {value}}}}}'),
+        says_once(f'{{"type": "json", "message": {value}}}'),
+        says_once(f'{{"type": "text", "message": {{"text": {value}}}}}'),
+        says_once(f'{{"type": "blob", "message": {{"blob": {value}}}, "meta": {{"mime_type": {value}, "filename": {value}}}}}'),
+        says_once(f'{{"type": "blob_chunk", "message": {{"id": {value}, "sequence": {value}, "total_length": {value}, "blob": {value}, "end": {value}}}}}'),
+        says_once(f'{{"type": "image_link", "message": {{"text": {value}}}}}'),
+        says_once(f'{{"type": "file", "message": {{}}, "meta": {{"file": {value}}}}}'),
+        says_once(f'{{"type": "log", "message": {{"id": {value}, "label": {value}, "status": {value}, "data": {value}}}}}'),
+        says_once(f'{{"type": "variable", "message": {{"variable_name": {value}, "variable_value": {value}, "stream": true}}}}'),
+        _session_lines(f'{{"type": "error", "data": {value}}}', '{"type": "end", "data": {}}'),
+        _session_lines(f'{{"type": "error", "data": {{"error_type": {value}, "message": {value}, "args": {value}}}}}'),
+        _session_lines(f'{{"type": {value}, "data": {value}}}', value),
+        Answer(body=value.encode("utf-8", "surrogatepass")),
+        Answer(body=b"\xff\n{\n\0\n"),
+        Answer(status=chance.choice((204, 404, 500)), body=b"no"),
+        Answer(body=b"half", fault=chance.choice(("cut", "hang_up"))),
+    )  # fmt: skip
+    return Case(odd=odd, variant="fault", answers=[chance.choice(answers)])
+
+
+def _event(chance: random.Random) -> Case:
+    """What a plugin says of an event: first which events a call has, then the variables
+    of one."""
+    odd = odd_text(chance) if chance.random() < 0.3 else odd_value(chance)
+    value = odd.json
+    if chance.random() < 0.6:
+        answers = [says_once(DISPATCHED), says_once(f'{{"variables": {{"n": {NUMBER}, "beat": {value}}}}}')]  # fmt: skip
+        case = Case(odd=odd, variant="variables", answers=answers)
+        is_known = odd.label in ("value", "text", "lone surrogates")
+        return replace(case, expected={"v": stored(odd.value)}) if is_known else case
+    variables = says_once(f'{{"variables": {{"n": {NUMBER}}}}}')
+    faults = (
+        [says_once(f'{{"events": {value}, "payload": {value}, "response": {value}}}'), variables],
+        [says_once(f'{{"events": [{value}, "beat"], "payload": {value}}}'), variables],
+        [says_once(f'{{"events": ["beat"], "response": {value}}}'), variables],
+        [says_once(value), variables],
+        [says_once(DISPATCHED), says_once(f'{{"variables": {value}}}')],
+        [says_once(DISPATCHED), says_once(f'{{"cancelled": {value}, "variables": {{"n": {NUMBER}, "v": {value}}}}}')],
+        [says_once(DISPATCHED), says_once(value)],
+        [says_once(DISPATCHED), Answer(body=b"half", fault="cut")],
+    )  # fmt: skip
+    return Case(odd=odd, variant="fault", answers=chance.choice(faults))
+
+
+NUMBER = '"NUMBER"'
+"""Stands in answers of a trigger plugin for the number of the case."""
+_HEARD = b"HTTP/1.1 202 Accepted\r\ncontent-type: text/plain\r\n\r\nheard".hex()
+DISPATCHED = f'{{"events": ["beat"], "payload": {{}}, "response": "{_HEARD}"}}'
+"""What a trigger plugin says of a call with one event, as JSON."""
+
+
+def _job(chance: random.Random) -> Case:
+    """What the model of an agent of version 2 says to its task."""
+    return _model_text(chance) if chance.random() < 0.6 else _model_fault(chance)
+
+
+def _job_outputs(chance: random.Random) -> Case:
+    """What it says where its node declares an output."""
+    odd = odd_text(chance) if chance.random() < 0.5 else odd_value(chance)
+    answer = says(f'{{"v": {odd.json}}}', chance)
+    case = Case(odd=odd, variant="outputs", answers=[answer])
+    if odd.label == "text":
+        return replace(case, expected={"v": stored_text(odd.value)})
+    return case
+
+
+_API_NODE = {
+    "type": "tool",
+    "provider_type": "api",
+    "provider_id": "outside-api",
+    "tool_name": "value",
+    "tool_parameters": {"n": {"type": "variable", "value": ["start", "n"]}},
+}
+_MCP_NODE = {**_API_NODE, "provider_type": "mcp", "provider_id": "outside-mcp"}
+_PLUGIN_NODE = {
+    "type": "tool",
+    "provider_type": "builtin",
+    "provider_id": "modelyard/toolbox/toolbox",
+    "tool_name": "add",
+    "tool_parameters": {
+        "a": {"type": "variable", "value": ["start", "n"]},
+        "b": {"type": "constant", "value": 1},
+    },
+}
+EVENT_ROOT = {
+    "type": "trigger-plugin",
+    "provider_id": "modelyard/pulse/pulse",
+    "event_name": "beat",
+}
+_JOB = {
+    "schema_version": 1,
+    "mode": "tell_agent_what_to_do",
+    "workflow_prompt": "case {{#start.n#}}: say something",
+    "previous_node_output_refs": [],
+    "human_contacts": [],
+    "metadata": {"file_refs": None, "agent_soul": None},
+}
+_FAILURE = {"retry": {"enabled": False, "max_retries": 0, "retry_interval_ms": 0}, "on_failure": "stop", "default_value": None}  # fmt: skip
+_DECLARED = {"id": "o", "name": "v", "type": "string", "description": "", "required": True, "file": None, "array_item": None, "children": [], "check": None, "failure_strategy": _FAILURE}  # fmt: skip
+_PACKAGES: Mapping[str, Any] = {
+    "p": {
+        "schema_version": 1,
+        "metadata": {"name": "Odd", "description": "", "role": ""},
+        "soul": {
+            "schema_version": 1,
+            "prompt": {"system_prompt": "You answer."},
+            "model": {"plugin_id": "langgenius/openai", "model_provider": "langgenius/openai/openai", "model": "gpt-4o", "credential_ref": None, "model_settings": {}},
+        },
+        "omitted_assets": [],
+    }
+}  # fmt: skip
+
+
+def _agent_v2(*declared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an agent node of version 2 with declared outputs."""
+    return {
+        "type": "agent",
+        "version": "2",
+        "agent_node_kind": "dify_agent",
+        "agent_binding": {"binding_type": "inline_agent", "package_ref": "p"},
+        "agent_job": {**_JOB, "declared_outputs": list(declared)},
+    }
+
+
 # ----------------------------------------------- documents, people and other servers
 
 
@@ -706,6 +949,12 @@ KINDS: Mapping[str, Kind] = {
     "classifier": Kind(weight=4, draw=_classified, nodes={"q": _QUESTION, "x": _CLASSIFIER}, edges=_CLASSIFIER_EDGES, outputs={"v": ("x", "class_name")}),
     "agent": Kind(weight=6, draw=_agent, nodes={"x": _AGENT_NODE}, outputs={"v": ("x", "text"), "json": ("x", "json")}),
     "tool": Kind(weight=10, draw=_tool, nodes={"x": _TOOL_NODE}, outputs={"v": ("x", "v"), "text": ("x", "text"), "json": ("x", "json")}),
+    "OpenAPI tool": Kind(weight=6, draw=_api, nodes={"x": _API_NODE}, outputs={"text": ("x", "text"), "json": ("x", "json"), "files": ("x", "files")}),
+    "MCP tool": Kind(weight=7, draw=_mcp, nodes={"x": _MCP_NODE}, outputs={"v": ("x", "v"), "text": ("x", "text"), "json": ("x", "json"), "files": ("x", "files")}),
+    "plugin tool": Kind(weight=7, draw=_plugin_tool, nodes={"x": _PLUGIN_NODE}, outputs={"v": ("x", "v"), "text": ("x", "text"), "json": ("x", "json"), "files": ("x", "files")}),
+    "plugin trigger": Kind(weight=6, draw=_event, root=EVENT_ROOT, outputs={"v": ("hook", "beat")}),
+    "agent of version 2": Kind(weight=5, draw=_job, nodes={"x": _agent_v2()}, packages=_PACKAGES, outputs={"v": ("x", "text"), "json": ("x", "json")}),
+    "declared outputs": Kind(weight=4, draw=_job_outputs, nodes={"x": _agent_v2(_DECLARED)}, packages=_PACKAGES, outputs={"v": ("x", "v")}),
     "knowledge retrieval": Kind(weight=5, draw=_retrieved, nodes={"q": _QUESTION, "x": _RETRIEVAL, "t": _template(_ALL_CONTENT, "x", "result")}, outputs={"v": ("t", "output"), "all": ("x", "result")}),
     "document extractor": Kind(weight=7, draw=_extracted_text, nodes={"x": {"type": "document-extractor", "variable_selector": ["start", "doc"]}}, outputs={"v": ("x", "text")}),
     "human input": Kind(weight=4, draw=_submitted, nodes={"x": _FORM}, edges=("start > before", "before > x", "x:yes > after", "after > end"), outputs={"v": ("x", "note")}),

@@ -7,10 +7,12 @@ ORIGIN PORT SEED COUNT`.
 
 import asyncio
 import faulthandler
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import (
     CredentialSettings,
     EgressSettings,
+    PluginSettings,
     ProviderSettings,
     Settings,
     WorkflowSettings,
@@ -32,14 +35,18 @@ from modelyard.cli.connection_limits import (
 )
 from modelyard.cli.http_protocol import GuardedConfig
 from modelyard.knowledge.entities import DatasetSettings, Technique
+from modelyard.plugins.package import package_folder
 from modelyard.testing import Answer, Upstream, UpstreamRequest, json_answer
 from modelyard.tools.function import tool
 from modelyard.workflow.dsl import AppMapping
 from tools.show.never_hangs_cases import (
     KINDS,
+    NUMBER,
+    REQUEST_ID,
     Case,
     Spoken,
     make_cases,
+    says_once,
     tool_messages,
 )
 from tools.show.proof import ROOT
@@ -86,12 +93,55 @@ class Outside:
         match head:
             case "gate":
                 gate, _, number = path.partition("/")
-                await self._pass(int(float(number)), gate)
+                # A plugin's event need not have the number.
+                if number.replace(".", "", 1).isdigit():
+                    await self._pass(int(float(number)), gate)
                 return json_answer({"ok": True})
             case "value":
                 return self._next_answer(int(float(path)), request)
+            case "mcp":
+                return self._answer_mcp(request)
+            case "plugin":
+                return self._answer_for_plugin(request)
             case _:
                 return await self._asked(request)
+
+    def _answer_mcp(self, request: UpstreamRequest) -> Answer:
+        """Answer as an MCP server of a revision with a handshake."""
+        message = json.loads(request.body)
+        number, method = message.get("id"), message["method"]
+        if method == "tools/call":
+            answer = self._next_answer(
+                int(message["params"]["arguments"]["n"]), request
+            )
+            body = answer.body.replace(REQUEST_ID, json.dumps(number).encode())
+            return replace(answer, body=body)
+        if number is None:
+            return Answer(status=202)
+        results = {
+            "initialize": {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "outside", "version": "1"}},
+            "tools/list": {"tools": [{"name": "value", "inputSchema": _N_SCHEMA}]},
+        }  # fmt: skip
+        if method in results:
+            return json_answer({"jsonrpc": "2.0", "id": number, "result": results[method]})  # fmt: skip
+        error = {"code": -32601, "message": "Method not found"}
+        return json_answer({"jsonrpc": "2.0", "id": number, "error": error})
+
+    def _answer_for_plugin(self, request: UpstreamRequest) -> Answer:
+        """Answer as the toolbox or as the trigger plugin, which run elsewhere."""
+        data = json.loads(request.body)["data"]
+        match data["action"]:
+            case "invoke_tool":
+                return self._next_answer(int(data["tool_parameters"]["a"]), request)
+            case "dispatch_trigger_event" | "invoke_trigger_event" as action:
+                _, _, body = bytes.fromhex(data["raw_http_request"]).partition(b"\r\n\r\n")  # fmt: skip
+                number = int(json.loads(body)["n"])
+                answer = self._cases[number].answers[action != "dispatch_trigger_event"]
+                assert isinstance(answer, Answer)
+                said = answer.body.replace(NUMBER.encode(), str(number).encode())
+                return replace(answer, body=said)
+            case _:
+                return says_once('{"subscription": {"expires_at": -1, "endpoint": "", "parameters": {}, "properties": {}}}')  # fmt: skip
 
     async def _asked(self, request: UpstreamRequest) -> Answer:
         """Answer as a model or as a knowledge base, which are told the case."""
@@ -120,6 +170,29 @@ class Outside:
             await asyncio.sleep(0.02)
 
 
+_PLUGINS = {"modelyard/toolbox": "toolbox", "modelyard/pulse": "pulse"}
+"""Plugins that the outside server stands for → the folder of each."""
+_N_SCHEMA = {
+    "type": "object",
+    "properties": {"n": {"type": "number"}},
+    "required": ["n"],
+}
+
+
+def _api_description(origin: str) -> str:
+    """Return the OpenAPI description of the outside server's values."""
+    parameter = {"name": "n", "in": "path", "required": True, "schema": {"type": "number"}}  # fmt: skip
+    operation = {"operationId": "value", "parameters": [parameter], "responses": {}}
+    return json.dumps(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "outside", "version": "1"},
+            "servers": [{"url": origin}],
+            "paths": {"/value/{n}": {"get": operation}},
+        }
+    )
+
+
 def settings_of(home: str, origin: str) -> Settings:
     """Return the settings of the server."""
     credential = CredentialSettings(values={"api_key": "sk-x"})
@@ -131,6 +204,9 @@ def settings_of(home: str, origin: str) -> Settings:
         retries=0,
         providers=[provider],
         egress=EgressSettings(private=[origin.removeprefix("http://")]),
+        plugins=PluginSettings(
+            serverless=dict.fromkeys(_PLUGINS, f"{origin}/plugin"), debug_port=0
+        ),
         workflows=WorkflowSettings(seconds=RUN_SECONDS),
     )
 
@@ -147,12 +223,26 @@ async def install(home: str, origin: str) -> dict[str, tuple[str, str]]:
             external_knowledge_id="k",
         )
         await yard.knowledge.datasets.create("default", "outside", settings=dataset)
+        providers = yard.services.tools.providers
+        await providers.add_api("default", "outside-api", _api_description(origin))
+        await _add_plugins(yard)
+        await providers.add_mcp("default", "outside-mcp", url=f"{origin}/mcp")
         for name, kind in KINDS.items():
             file, mapping = kind.app(name, origin), AppMapping(models={"*": "openai/gpt-4o"})  # fmt: skip
             app, _, _ = await yard.apps.add("default", file, name=name, mapping=mapping)
             _, key = await yard.apps.make_key(app)
             apps[name] = (app.id, key)
     return apps
+
+
+async def _add_plugins(yard: Modelyard) -> None:
+    """Install the plugins that run elsewhere, and subscribe to the events of one."""
+    plugins = yard.services.plugins
+    for folder in _PLUGINS.values():
+        package = package_folder(ROOT / "examples" / "plugins" / folder)
+        await plugins.installations.add("default", package)
+    credentials = {"token": "t"}
+    await plugins.subscriptions.subscribe("default", "modelyard/pulse", "odd", {}, credentials, origin="http://127.0.0.1")  # fmt: skip
 
 
 def serve_command(

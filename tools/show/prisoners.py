@@ -15,6 +15,11 @@ PYTHON: Mapping[str, str] = {
     "read the parent's environment": "open('/proc/%d/environ' % __import__('os').getppid(), 'rb').read()",
     "read its own memory map of secrets": "open('/proc/self/environ', 'rb').read() or 1/0",
     "connect over TCP": "__import__('socket').create_connection(('127.0.0.1', port), 1)",
+    # Past the socket class that programs see, which is only a convenience.
+    "connect by the module beneath": "import _socket\n_socket.socket(2, 1).connect(('127.0.0.1', port))",
+    "connect to a socket by the module beneath": "import _socket\n_socket.socket(1, 1).connect(abstract)",
+    "make a socket by the C library": "import ctypes\nc = ctypes.CDLL(None)\nassert [n for f, t in ((2, 1), (2, 2), (10, 1), (1, 1), (17, 3)) if (n := c.socket(f, t, 0)) >= 0]",
+    "connect a stream that exists": "import _socket\none, _ = _socket.socketpair()\none.connect(log)",
     "connect to an abstract socket": "s = __import__('socket').socket(__import__('socket').AF_UNIX); s.connect(abstract)",
     "send a datagram": "__import__('socket').socket(2, 2).sendto(b'x', ('127.0.0.1', port))",
     "send a datagram to a socket in a folder": "import socket\none, _ = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\none.sendto(b'x', log)",
@@ -66,6 +71,7 @@ PYTHON_ENDS: Mapping[str, Sequence[str]] = {
     "find secrets in the environment": ["IndexError"],
     "read its own memory map of secrets": ["OSError", "ZeroDivisionError"],
     "trace the server": ["AssertionError"],
+    "make a socket by the C library": ["AssertionError"],
     "take all memory": ["MemoryError"],
     "take all memory in one piece": ["MemoryError"],
     "loop without end": ["time"],
@@ -111,9 +117,33 @@ SANDBOX_ONLY: Sequence[str] = (
     "crash the interpreter",
     "ask the kernel for what nobody needs",
     "send one beside a pair of streams",
+    "connect a stream that exists",
 )
 """Attacks that are not run outside the sandbox, where all others must succeed. The last
-one can never succeed."""
+two can never succeed."""
+WITH_NETWORK: Sequence[str] = (
+    "read a file of the machine",
+    "read the server's environment",
+    "connect over TCP",
+    "connect by the module beneath",
+    "connect to a socket by the module beneath",
+    "make a socket by the C library",
+    "connect a stream that exists",
+    "connect to an abstract socket",
+    "send a datagram",
+    "send a datagram to a socket in a folder",
+    "send one by a message",
+    "send one beside a pair of streams",
+    "resolve a name",
+    "fork",
+    "run a shell",
+    "kill the server",
+    "write a file",
+    "ask the kernel for what nobody needs",
+    "enter another namespace",
+)
+"""Python attacks that must be refused in the same way where a program may use the
+network."""
 NEEDS_PRIVILEGE: Sequence[str] = (
     "trace the server",
     "write its memory",
@@ -131,6 +161,7 @@ JAVASCRIPT: Mapping[str, str] = {
     "require": "return require('fs').readFileSync('/etc/passwd')",
     "require of a process": "return require('node:child_process').execSync('id')",
     "a module's constructor": "return require('crypto').createHash('md5').constructor.constructor('return process.env')()",
+    "what requests are made of": "return fetch && __start('{}') + __body(1, 'text')",
     "what hashes are made of": "return __digest('md5', '61', null) + __random(4)",
     "find the process": "return process.env.PATH + process.pid",
     "find it through a constructor": "return console.log.constructor('return process')().pid",

@@ -15,6 +15,7 @@ from modelyard.base.log import redaction
 from modelyard.base.settings import Settings, load_settings
 from modelyard.gateway.a2a import table as a2a_table
 from modelyard.gateway.admin import table as admin_table
+from modelyard.gateway.admin.app_network import AppNetwork
 from modelyard.gateway.admin.app_traces import AppTraces
 from modelyard.gateway.admin.apps import ImportedApps
 from modelyard.gateway.admin.dependencies import (
@@ -382,6 +383,7 @@ def _admin(
             app_traces=AppTraces(
                 apps.apps, workflows.trace_destinations, workflows.trace_export
             ),
+            app_network=AppNetwork(apps.apps, services.tools.code_network),
             origin=services.addresses.server,
             content_origin=services.addresses.content,
         )

@@ -17,7 +17,6 @@ from modelyard.base.log import redaction
 from modelyard.base.private_files import private_folder
 from modelyard.base.settings import PluginSettings
 from modelyard.plugins.debug import DebugServer
-from modelyard.plugins.egress_proxy import EgressProxy
 from modelyard.plugins.environment import Environments
 from modelyard.plugins.host import PluginHost
 from modelyard.plugins.host_calls import HostCallHandler
@@ -40,6 +39,7 @@ from modelyard.tenant_plugins.packages import PluginPackages
 from modelyard.tenant_plugins.plugins import Plugins
 from modelyard.tenant_plugins.services import PluginServices
 from modelyard.tenant_plugins.subscriptions import PluginSubscriptions
+from modelyard.transport.egress_proxy import EgressProxy
 
 logger = logging.getLogger("modelyard.plugins")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.network import NetworkServices
@@ -17,6 +18,7 @@ from modelyard.tools.entities import Tool, ToolEntity
 from modelyard.tools.manager import ToolManager, Tools
 from modelyard.tools.plugins import PluginTools
 from modelyard.tools.providers import StdioServer, ToolProviders
+from modelyard.workflow.code_network import CodeNetwork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class ToolServices:
     """Providers that tenants added: APIs, MCP servers and extensions."""
     sandbox: Sandbox
     """Sandbox in which programs written by tenants run."""
+    code_network: CodeNetwork
+    """The way of code nodes to the network."""
 
     async def aclose(self) -> None:
         """Close the connections to tool servers and stop all sandboxed programs."""
@@ -74,7 +78,27 @@ def build_tools(
     live_settings.on_change(
         lambda settings: providers.stdio.update(_programs(settings))
     )
-    return ToolServices(manager=manager, providers=providers, sandbox=sandbox)
+    return ToolServices(
+        manager=manager,
+        providers=providers,
+        sandbox=sandbox,
+        code_network=_build_code_network(live_settings, network, directory),
+    )
+
+
+def _build_code_network(
+    live_settings: LiveSettings, network: NetworkServices, directory: Directory
+) -> CodeNetwork:
+    """Return the way of code nodes to the network, by the rules for all addresses of
+    tenants."""
+    ca_file = network.clients.network.ca_file
+    return CodeNetwork(
+        rules=lambda: network.egress.rules,
+        mode=lambda: live_settings.current.workflows.code_network,
+        directory=directory,
+        # Read once, like the certificates of all other clients.
+        authorities=Path(ca_file).read_text(encoding="ascii") if ca_file else "",
+    )
 
 
 def _build_sandbox(settings: Settings) -> Sandbox:

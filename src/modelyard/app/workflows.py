@@ -198,7 +198,7 @@ class RunServices:
         tools = self._tools(tenant, user, mappings["tools"], run)
         return Services(
             models=models,
-            sandbox=TenantSandbox(self.tools.sandbox, tenant),
+            sandbox=self._sandbox(tenant, run.app if run is not None else ""),
             http=self.network.egress,
             files=self.files(tenant, user),
             tools=tools,
@@ -220,6 +220,13 @@ class RunServices:
             forms=StoredForms(self.journal, run, self.addresses.server(), self.delivery)
             if run is not None
             else None,
+        )
+
+    def _sandbox(self, tenant: str, app: str) -> TenantSandbox:
+        """Return the sandbox for a tenant's app, by its id."""
+        network = self.tools.code_network
+        return TenantSandbox(
+            self.tools.sandbox, tenant, lambda: network.access(tenant, app)
         )
 
     def _default_mapping(self) -> AppMapping:

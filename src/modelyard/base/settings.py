@@ -386,6 +386,10 @@ class WorkflowSettings(
     code_at_once: int = 8
     """Concurrent sandboxed programs per process; further ones wait, with fair queueing
     among tenants. A single tenant may use three quarters."""
+    code_network: Literal["off", "apps", "on"] = "apps"
+    """Whether code nodes may use the network, as far as `egress` allows it. `off`: none.
+    `apps`: those of apps for which an administrator turns it on. `on`: all, except those
+    of apps for which it is turned off. A tenant may have a value of its own."""
     code_output: CodeOutputSettings = CodeOutputSettings()
     template_characters: int = 400_000
     """Maximum characters that a template node renders."""

@@ -13,7 +13,6 @@ from modelyard.models.types import JSON
 from modelyard.plugins.connection import HostCalls, PluginCall
 from modelyard.plugins.debug import DebugRuntime
 from modelyard.plugins.declaration import Declaration
-from modelyard.plugins.egress_proxy import EgressProxy
 from modelyard.plugins.environment import Environments
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.installed import InstalledPackages
@@ -28,6 +27,7 @@ from modelyard.plugins.process import (
 from modelyard.plugins.supervisors import Confinement, Supervisors
 from modelyard.plugins.tenant_folders import WorkFolderStore
 from modelyard.plugins.watch import PluginMonitorTask
+from modelyard.transport.egress_proxy import EgressProxy
 
 RuntimeKey = tuple[str, str]
 """(tenant, plugin identifier). Runtimes are not shared between tenants, since a plugin

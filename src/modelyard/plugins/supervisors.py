@@ -19,9 +19,9 @@ import msgspec
 
 from modelyard.base.errors import PluginError
 from modelyard.plugins.connection import PluginDiedError
-from modelyard.plugins.egress_proxy import EgressProxy
 from modelyard.plugins.environment import Environment
 from modelyard.plugins.tenant_folders import WorkFolders, change_owner
+from modelyard.transport.egress_proxy import EgressProxy
 
 logger = logging.getLogger("modelyard.plugins")
 

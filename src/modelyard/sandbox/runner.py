@@ -27,6 +27,11 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from modelyard.base.errors import ModelyardError
+from modelyard.sandbox.program_network import (
+    NO_NETWORK,
+    NetworkAccess,
+    program_channel,
+)
 from modelyard.sandbox.selftest import BENIGN, HOSTILE
 from modelyard.sandbox.slots import Slots
 
@@ -52,6 +57,8 @@ _ENVIRON = {
     "LANG": "C.UTF-8",
     "HOME": "/nonexistent",
     "MPLBACKEND": "Agg",
+    # Each further arena reserves 64 MB of the addresses that a program may use.
+    "MALLOC_ARENA_MAX": "2",
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -165,8 +172,9 @@ class _Zygote:
                 f"Sandbox process has exited: {error}", reason="lost"
             ) from error
 
-    def start_run(self) -> _Run:
-        """Assign a child process to a new run. Raises SandboxError."""
+    def start_run(self, channel: Sequence[int] = ()) -> _Run:
+        """Assign a child process to a new run. `channel` holds the descriptor by which
+        it asks for connections, if it may. Raises SandboxError."""
         self.last += 1
         number = self.last
         # From here on the pipes must be closed on every path.
@@ -176,7 +184,7 @@ class _Zygote:
         run = self.runs[number] = _Run(number, feed, drain, future)
         self.used = time.monotonic()
         try:
-            self.send({"op": "run", "id": number}, (source, sink))
+            self.send({"op": "run", "id": number}, (source, sink, *channel))
         except SandboxError:
             self.runs.pop(number, None)
             os.close(feed)
@@ -261,14 +269,20 @@ class Sandbox:
     # public methods; `tenant` is the tenant whose share of the slots a program uses
 
     async def run_code(
-        self, language: str, code: str, inputs: Mapping[str, Any], *, tenant: str = ""
+        self,
+        language: str,
+        code: str,
+        inputs: Mapping[str, Any],
+        *,
+        tenant: str = "",
+        network: NetworkAccess = NO_NETWORK,
     ) -> Any:
         """Run Python or JavaScript code and return the result of its `main`.
 
         `language` is `python3` or `javascript`, `inputs` are the arguments as JSON
-        types. The tenant's slots limit how many programs run at once. Raises
-        SandboxError if the code fails or exceeds a limit, and SandboxUnavailableError
-        if the self-test failed.
+        types. The tenant's slots limit how many programs run at once. Connections end
+        with the program. Raises SandboxError if the code fails or exceeds a limit, and
+        SandboxUnavailableError if the self-test failed.
         """
         if language not in ("python3", "javascript"):
             raise SandboxError(
@@ -281,8 +295,16 @@ class Sandbox:
             # loaded them.
             modules = sorted(set(_IMPORTS.findall(code)) & self._preload)
             name = "+".join(["code", *modules])
-        task = {"kind": language, "code": code, "inputs": inputs}
-        return await self._run(tenant, name, task, b"", self.limits.seconds)
+        task = {
+            "kind": language,
+            "code": code,
+            "inputs": inputs,
+            "refusal": network.refusal,
+            "authorities": network.authorities,
+        }
+        return await self._run(
+            tenant, name, task, b"", self.limits.seconds, network=network
+        )
 
     async def render(
         self,
@@ -443,6 +465,8 @@ class Sandbox:
         task: Mapping[str, Any],
         data: bytes,
         seconds: float,
+        *,
+        network: NetworkAccess = NO_NETWORK,
     ) -> Any:
         """Run a task in one of the tenant's slots, after the self-test has passed.
 
@@ -452,7 +476,10 @@ class Sandbox:
         if not self._is_tested:
             await self.check()
         async with self._slots.acquire(tenant):
-            return await self._attempt(name, task, data, seconds, tenant)
+            if network.connector is None:
+                return await self._attempt(name, task, data, seconds, tenant)
+            async with program_channel(network.connector) as channel:
+                return await self._attempt(name, task, data, seconds, tenant, [channel])
 
     async def _attempt(
         self,
@@ -461,6 +488,7 @@ class Sandbox:
         data: bytes,
         seconds: float,
         tenant: str = "",
+        channel: Sequence[int] = (),
     ) -> Any:
         """Run a task in a child of the zygote `name` and return its result.
 
@@ -471,7 +499,7 @@ class Sandbox:
         zygote = await self._zygote(name, tenant)
         # Encoded before a process is assigned, so that invalid input costs nothing.
         head = _encode_task(task, self.limits)
-        run = zygote.start_run()
+        run = zygote.start_run(channel)
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._exchange(

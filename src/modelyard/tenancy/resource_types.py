@@ -22,6 +22,9 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     preferred: dict[str, Literal["custom", "system"]] = {}
     """Provider to whose credentials come first; `custom` by default, if the tenant has
     any."""
+    code_network: Literal["", "off", "apps", "on"] = ""
+    """Whether code nodes may use the network: none, those of apps that turn it on, or
+    all of apps that do not turn it off; empty for what the settings say."""
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -308,6 +311,8 @@ class StoredApp(msgspec.Struct, frozen=True, kw_only=True):
     mapping: dict[str, dict[str, str]] = {}
     """What replaces the models, tools and datasets that the file names."""
     is_enabled: bool = True
+    code_network: bool | None = None
+    """Whether its code nodes may use the network; None for what the tenant says."""
 
 
 class AppTag(msgspec.Struct, frozen=True, kw_only=True):

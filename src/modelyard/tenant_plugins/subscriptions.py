@@ -4,8 +4,14 @@ them at their providers."""
 import logging
 from typing import Any
 
-from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
-from modelyard.base.json_types import EMPTY_OBJECT
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    ModelyardError,
+    NotFoundError,
+    PluginError,
+)
+from modelyard.base.fields import short_repr
+from modelyard.base.json_types import EMPTY_OBJECT, is_object
 from modelyard.models.types import JSON
 from modelyard.storage.resources import not_found
 from modelyard.tenancy.directory import CachedResource, Directory
@@ -67,7 +73,7 @@ class PluginSubscriptions:
             answer = await self._plugins.call_once(
                 tenant, plugin, "trigger", "subscribe_trigger", data, user=user
             )
-            provider_subscription: dict[str, Any] = answer.get("subscription") or {}
+            provider_subscription = _subscription_in(answer, installed.plugin_id)
             secret = {
                 "subscription": provider_subscription,
                 "credentials": credentials,
@@ -154,7 +160,7 @@ class PluginSubscriptions:
             tenant, subscription.plugin, "trigger", "refresh_trigger", data
         )
         # A provider returns only the fields that have changed.
-        renewed_fields: dict[str, Any] = answer.get("subscription") or {}
+        renewed_fields = _subscription_in(answer, subscription.plugin)
         renewed_secret: dict[str, Any] = {
             **secret,
             "subscription": {**secret["subscription"], **renewed_fields},
@@ -167,3 +173,23 @@ class PluginSubscriptions:
     def _read_secret(self, tenant: str, id: str, subscription: Subscription) -> Any:
         """Return the decrypted secret values. Raises SecretError."""
         return self._rows.read(tenant, Subscription.kind, id, subscription.secret)
+
+
+def _subscription_in(answer: JSON, plugin: str) -> dict[str, Any]:
+    """Return the subscription in a plugin's result, empty if there is none. Raises
+    PluginError for one that the next calls could not read."""
+    subscription: object = answer.get("subscription") or {}
+    if not is_object(subscription):
+        raise PluginError(
+            "'subscription' of the plugin's result must be an object", plugin=plugin
+        )
+    ends = subscription.get("expires_at")
+    if ends is not None and (
+        isinstance(ends, bool) or not isinstance(ends, int | float)
+    ):
+        raise PluginError(
+            f"'expires_at' of the subscription must be seconds since 1970, not"
+            f" {short_repr(ends)}",
+            plugin=plugin,
+        )
+    return subscription

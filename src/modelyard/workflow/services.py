@@ -3,7 +3,7 @@
 import asyncio
 import mimetypes
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -30,6 +30,7 @@ from modelyard.knowledge.retrieve import SearchRequest
 from modelyard.knowledge.rows import DocumentPart
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.sandbox.program_network import NO_NETWORK, NetworkAccess
 from modelyard.sandbox.runner import (
     ExtractedText,
     Sandbox,
@@ -80,9 +81,16 @@ def stored_id(name: str) -> str:
 class TenantSandbox:
     """The code sandbox, for one tenant's nodes."""
 
-    def __init__(self, sandbox: Sandbox, tenant: str) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        tenant: str,
+        network: Callable[[], NetworkAccess] = lambda: NO_NETWORK,
+    ) -> None:
+        """`network` returns what the next program may do with the network."""
         self._sandbox = sandbox
         self._tenant = tenant
+        self._network = network
 
     async def run_code(
         self, language: str, code: str, inputs: Mapping[str, Any]
@@ -90,7 +98,7 @@ class TenantSandbox:
         """Run a program in the sandbox. Raises NodeError."""
         try:
             return await self._sandbox.run_code(
-                language, code, inputs, tenant=self._tenant
+                language, code, inputs, tenant=self._tenant, network=self._network()
             )
         except SandboxError as error:
             raise _node_error(error, "CodeExecutionError") from error

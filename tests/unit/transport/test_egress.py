@@ -53,6 +53,8 @@ def test_no_hostile_url_reaches_an_internal_server():
         ).stdout.splitlines()[-1]
     )
     assert (report["reached"], report["connects"], report["public"]) == ([], 0, 200)
+    assert (report["program_reached"], report["program_connects"]) == ([], 0)
+    assert report["program_public"]
     assert report["naive"] > 20
     assert len(CASES) >= 70
 

@@ -7,14 +7,15 @@ outputs and questions are compared with what an independent reader finds in the 
 - `inputs.py`: with what a run starts. `imports.py`: what an import has to name.
 - `world.py`: models, addresses, tools, datasets and people, whose answers show what they
     were asked.
-- `runs.py`: a run by the product. `checks.py`: the comparison.
+- `runs.py`: a run by the product. `checks.py`: the comparison. `stored.py`: the same runs
+    in the journal, taken up again by another process.
 """
 
 import asyncio
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -30,6 +31,7 @@ from tools.show.app_files.inputs import attached_files, inputs_of
 from tools.show.app_files.reading import ReadApp
 from tools.show.app_files.rules import RULES
 from tools.show.app_files.runs import Shown, Start, run_app
+from tools.show.app_files.stored import StoredRuns, is_storable
 from tools.show.app_files.walk import Expected, Walk
 from tools.show.app_files.world import Turn, WorldModel
 from tools.show.proof import Proof
@@ -148,13 +150,16 @@ async def observe(
 
 
 @asynccontextmanager
-async def scripted_yard() -> AsyncGenerator[tuple[Modelyard, WorldModel]]:
-    """Open an application without a home of its own, whose only model is scripted."""
+async def scripted_yard(
+    *, has_file: bool = False
+) -> AsyncGenerator[tuple[Modelyard, WorldModel]]:
+    """Open an application in a temporary home, whose only model is scripted. Its
+    database is in memory, unless it has a file, as many stored runs at once need it."""
     model = WorldModel()
     definition, builder = scripted_models(model)
     with tempfile.TemporaryDirectory() as home:
         async with Modelyard(
-            Settings(home=home, database=":memory:"),
+            Settings(home=home, database=f"{home}/runs.db" if has_file else ":memory:"),
             definitions=[definition],
             builders={"scripted": builder},
             environ={},
@@ -179,10 +184,41 @@ async def run_all(selected: Sequence[Case] | None = None) -> list[Result]:
         return await asyncio.gather(*map(check_one, chosen))
 
 
+async def run_stored(
+    selected: Sequence[Case], *, is_interrupted: bool
+) -> tuple[int, Mapping[str, str]]:
+    """Run files as a server does. Returns the number of those that are compared, and
+    name → how the stored run differs from the engine's own."""
+    count = 0
+    async with scripted_yard(has_file=True) as (yard, model):
+        stored = StoredRuns(yard, model)
+        for case in selected:
+            read = case.app
+            if read.is_runnable and is_storable(read.mode, case.script):
+                await stored.add(case.name, load(case.path, MAPPING), read, case.script)
+                count += 1
+        return count, await stored.compare(is_interrupted=is_interrupted)
+
+
+def _prove_stored(proof: Proof) -> None:
+    """Add lines about the runs that a server stores."""
+    selected = [case for case in cases() if not case.is_variant]
+    for is_interrupted in (False, True):
+        count, differing = asyncio.run(
+            run_stored(selected, is_interrupted=is_interrupted)
+        )
+        label = "taken up by another process" if is_interrupted else "stored"
+        line = f"{count - len(differing)} of {count} end as the engine's own runs"
+        proof.line(f"runs, {label}", line, not differing)
+        for name, difference in differing.items():
+            proof.line(f"  {name[-70:]}", difference, ok=False)
+
+
 def prove() -> Proof:
     """Import and run all files, and compare each with what its reader found."""
     proof = Proof()
     results = asyncio.run(run_all())
+    _prove_stored(proof)
     for result in sorted(
         results, key=lambda result: (result.case.tier, result.case.name)
     ):

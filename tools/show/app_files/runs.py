@@ -20,6 +20,7 @@ from modelyard.workflow.events import (
     NodeRunSucceeded,
     TextReplaced,
 )
+from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import RunContext, Services
 from modelyard.workflow.single_run import (
     execute_with_timeout,
@@ -111,7 +112,7 @@ async def run_app(yard: Modelyard, model: WorldModel, app: App, start: Start) ->
     """Run an app and return what it has shown."""
     model_calls = model.begin(start.script)
     world = World(start.script)
-    services = _services(yard, app, world, start)
+    services = services_of(yard, app, world, start)
     run = RunContext(run_id=new_run_id(), services=services, now=time.time)
     events: list[AnyEvent] = []
     pool = _pool(app, run, start)
@@ -132,9 +133,16 @@ async def run_app(yard: Modelyard, model: WorldModel, app: App, start: Start) ->
     )
 
 
-def _services(yard: Modelyard, app: App, world: World, start: Start) -> Services:
-    """Return the services of a run: the product's, with the doubles of the world."""
-    services = yard.services.workflows.services(app)
+def services_of(
+    yard: Modelyard,
+    app: App,
+    world: World,
+    start: Start,
+    record: RunRecord | None = None,
+) -> Services:
+    """Return the services of a run, which is stored if it has a record: the product's,
+    with the doubles of the world."""
+    services = yard.services.workflows.services(app, record)
     files = {"files": list(start.turn.files)}
     services.files = MemoryFiles(contents_of({**start.inputs, **files}))  # type: ignore[assignment]
     nodes = start.read.nodes.values()

@@ -19,6 +19,16 @@ class PageView(msgspec.Struct, frozen=True, kw_only=True):
     url: str | None
 
 
+class CodeNetworkView(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the code nodes of an app may use the network."""
+
+    enabled: bool | None
+    """The app's own value; null if the tenant or the settings decide."""
+    is_on: bool
+    reason: str
+    """Why they may not; empty if they may."""
+
+
 class VersionView(msgspec.Struct, frozen=True, kw_only=True):
     """A published version of an app."""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from modelyard.gateway.admin import app_shapes, inputs
 from modelyard.gateway.admin.app_library import AppCopies, AppTags
+from modelyard.gateway.admin.app_network import AppNetwork
 from modelyard.gateway.admin.app_runs import AppRuns, AppTriggers
 from modelyard.gateway.admin.app_statistics import StatisticsRoute
 from modelyard.gateway.admin.app_traces import AppTraces
@@ -74,6 +75,7 @@ def rows(parts: AdminParts) -> Iterator[Row]:
               OneOf((app_shapes.StatisticsPage, Content("text/csv"))),
               query=(*SPAN, _OFFSET_MINUTES, _STATISTICS_FORMAT))  # fmt: skip
     yield from _trace_rows(parts.app_traces)
+    yield from _network_rows(parts.app_network)
     yield row("GET", f"{_APP}/triggers", EDITOR,
               AppTriggers(apps, manage.clock, service.content_origin).list_triggers,
               "List an app's triggers.",
@@ -216,6 +218,17 @@ def _trace_rows(traces: AppTraces) -> Iterator[Row]:
               request_body=inputs.TraceDestinationInput)  # fmt: skip
     yield row("DELETE", f"{path}/{{name}}", ADMIN, traces.remove,
               "Remove a trace destination.", Removed)  # fmt: skip
+
+
+def _network_rows(network: AppNetwork) -> Iterator[Row]:
+    """Yield the routes for the network access of an app's code nodes."""
+    path, view = f"{_APP}/code-network", app_shapes.CodeNetworkView
+    yield row("GET", path, EDITOR, network.show,
+              "Get whether an app's code nodes have network access.", view)  # fmt: skip
+    # Editors write the code; what it may reach is the admins' decision.
+    yield row("PUT", path, ADMIN, network.change,
+              "Set whether an app's code nodes have network access.", view,
+              request_body=inputs.CodeNetworkInput)  # fmt: skip
 
 
 def _annotation_rows(annotations: AppAnnotations) -> Iterator[Row]:

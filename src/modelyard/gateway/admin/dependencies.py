@@ -7,6 +7,7 @@ from typing import Any
 
 from modelyard.administration.administration import Administration
 from modelyard.base.clock import Clock
+from modelyard.gateway.admin.app_network import AppNetwork
 from modelyard.gateway.admin.app_traces import AppTraces
 from modelyard.gateway.admin.apps import ImportedApps
 from modelyard.gateway.knowledge.calls import DatasetParts
@@ -93,6 +94,7 @@ class AdminParts:
     app_statistics: AppStatistics
     generators: Generators
     app_traces: AppTraces
+    app_network: AppNetwork
     tools: ToolManager
     tool_providers: ToolProviders
     origin: Callable[[], str]

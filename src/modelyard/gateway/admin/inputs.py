@@ -344,6 +344,13 @@ class CodeGenerationInput(GenerationInput, frozen=True, kw_only=True):
     language: Literal["python3", "javascript"] = "python3"
 
 
+class CodeNetworkInput(Input, frozen=True, kw_only=True):
+    """Whether the code nodes of an app may use the network."""
+
+    enabled: bool | None
+    """null to leave it to the tenant and the settings."""
+
+
 class AnnotationReplyInput(Input, frozen=True, kw_only=True):
     """A change of annotation replies; omitted fields stay unchanged."""
 

@@ -45,6 +45,9 @@ class TenantView(ResponseBase, frozen=True, kw_only=True, omit_defaults=True):
     is_enabled: bool
     preferred: dict[str, str]
     """Provider → which credentials are tried first: `custom` or `system`."""
+    code_network: str = ""
+    """Whether code nodes may use the network: off, apps or on; empty for what the
+    settings say."""
     created_at: float = 0.0
     updated_at: float = 0.0
 

@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import NotFoundError, PluginError
+from modelyard.base.fields import short_repr
+from modelyard.base.json_types import is_array, is_object
 from modelyard.gateway.forms import file_form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.gateway.raw_requests import raw_request
@@ -158,10 +160,10 @@ class TriggerRoute:
                 "credentials": {},
                 "credential_type": "unauthorized",
                 **common,
-                "payload": dispatch_result.get("payload") or {},
+                "payload": _object_in(dispatch_result, "payload", subscription.plugin),
             },
         )
-        for event in map(str, dispatch_result.get("events") or ()):
+        for event in _event_names(dispatch_result, subscription.plugin):
             await self._start_listeners(webhook_call, event)
             await self._notify_additional_listener(webhook_call, event)
         return _reply_from_raw(dispatch_result.get("response"), subscription.plugin)
@@ -212,7 +214,32 @@ class _WebhookCall:
         )
         if event_result.get("cancelled"):
             return None
-        return event_result.get("variables") or {}
+        return _object_in(event_result, "variables", self.plugin)
+
+
+def _object_in(result: JSON, name: str, plugin: str) -> JSON:
+    """Return a field of a plugin's result that must be an object, empty if it is
+    missing. Raises PluginError."""
+    value: object = result.get(name) or {}
+    if not is_object(value):
+        raise PluginError(
+            f"'{name}' of the plugin's result must be an object, not"
+            f" {short_repr(value)}",
+            plugin=plugin,
+        )
+    return dict(value)
+
+
+def _event_names(result: JSON, plugin: str) -> list[str]:
+    """Return the events that a plugin has found in a call. Raises PluginError."""
+    names: object = result.get("events") or []
+    if not is_array(names) or not all(isinstance(name, str) for name in names):
+        raise PluginError(
+            "'events' of the plugin's result must be a list of names, not"
+            f" {short_repr(names)}",
+            plugin=plugin,
+        )
+    return list(names)
 
 
 def _reply_from_raw(raw: Any, plugin: str) -> Reply:

@@ -753,6 +753,13 @@ def readable_folders() -> Any:
         "/usr/lib64",
         "/usr/share/zoneinfo",
         "/usr/share/fonts",
+        # Certificates of authorities, for TLS.
+        "/etc/ssl/certs",
+        "/etc/ssl/cert.pem",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/pki/tls/certs",
+        "/etc/pki/ca-trust/extracted",
+        "/usr/share/ca-certificates",
         "/etc/localtime",
     }
     folders.discard("/")

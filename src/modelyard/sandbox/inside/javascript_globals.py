@@ -184,10 +184,11 @@ SOURCE = r"""
   define("structuredClone", (value) => value === undefined ? undefined : JSON.parse(JSON.stringify(value)));
   define("queueMicrotask", (work) => { Promise.resolve().then(work); });
   // Nothing waits here: timers run in the order of their times once nothing else is left.
+  // Only requests take time, by which the clock of the timers then moves on.
   const timers = [];
-  let lastTimer = 0;
+  let lastTimer = 0, clock = 0;
   const later = (work, delay, values) => {
-    const timer = { id: ++lastTimer, time: Math.max(0, Number(delay) || 0), work, values };
+    const timer = { id: ++lastTimer, time: clock + Math.max(0, Number(delay) || 0), work, values };
     const at = timers.findIndex((other) => other.time > timer.time);
     timers.splice(at < 0 ? timers.length : at, 0, timer);
     return timer.id;
@@ -203,8 +204,10 @@ SOURCE = r"""
   define("setInterval", () => { throw new Error("setInterval is not available in code nodes"); });
   define("__runTimer", () => {
     const timer = timers.shift();
-    if (timer) timer.work(...timer.values);
+    if (timer) { clock = Math.max(clock, timer.time); timer.work(...timer.values); }
     return timer !== undefined;
   });
+  define("__timerDelay", () => timers.length ? Math.max(0, timers[0].time - clock) : -1);
+  define("__passTime", (milliseconds) => { clock += milliseconds; });
 })()
 """  # noqa: E501

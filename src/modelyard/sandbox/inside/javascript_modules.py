@@ -156,9 +156,7 @@ _SOURCE = r"""
       return isBehind ? sign + text + "\u00a0" + mark : sign + mark + (mark.length > 1 ? "\u00a0" : "") + text;
     }
   }
-  const noDates = () => { throw new Error("Intl.DateTimeFormat is not available in code nodes; use the methods of Date"); };
-  define("Intl", { NumberFormat: new Proxy(NumberFormat, { apply: (target, self, values) => new target(...values) }),
-    get DateTimeFormat() { return noDates(); } });
+  define("Intl", { NumberFormat: new Proxy(NumberFormat, { apply: (target, self, values) => new target(...values) }) });
   Object.defineProperty(Number.prototype, "toLocaleString", { configurable: true, writable: true,
     value: function toLocaleString(locale, options) { return new NumberFormat(locale, options).format(this); } });
   const toHex = (data) => Buffer.from(data).toString("hex");
@@ -206,5 +204,7 @@ _SOURCE = r"""
     }
     return MODULES[known]();
   });
+  // Further modules are added to these.
+  Object.defineProperty(require, "modules", { value: MODULES });
 })()
 """  # noqa: E501

@@ -9,7 +9,10 @@ Untrusted text is never inserted into source code of ours.
 
 import json
 import sys
+import time
 from typing import Any
+
+import program_sockets  # pyright: ignore[reportMissingImports]
 
 _MAX_TRACE_CHARS = 4000
 # Python prints integers of up to 4,300 digits.
@@ -32,6 +35,7 @@ def python(task: Any) -> Any:
     import inspect
     import types
 
+    program_sockets.install(task)
     source, inputs = task["code"], task["inputs"]
     # A module object of its own, so that the code sees itself as `__main__`.
     module = types.ModuleType("__main__")
@@ -212,33 +216,22 @@ def javascript(task: Any) -> Any:
     undefined becomes None. Raises ProgramError for an exception of the code, exceeded
     memory, or a promise that never resolves.
     """
-    import javascript_globals  # pyright: ignore[reportMissingImports]
-    import javascript_modules  # pyright: ignore[reportMissingImports]
     import quickjs
 
+    program_sockets.install(task)
     context = quickjs.Context()
     # JavaScript gets three quarters of the memory; the rest is for Python itself.
     context.set_memory_limit(int(task["limits"]["memory"]) * 3 // 4)
     context.set_max_stack_size(512 * 1024)
     try:
-        # QuickJS has no console, and much code logs.
-        context.eval(
-            "globalThis.console = {log() {}, info() {}, warn() {}, error() {}, debug()"
-            " {}};"
-        )
-        has_modules = javascript_modules.is_needed(task["code"])
-        # The modules are built on the globals.
-        if has_modules or javascript_globals.is_needed(task["code"]):
-            context.eval(javascript_globals.SOURCE)
-        if has_modules:
-            javascript_modules.install(context)
+        requests = _define_globals(context, task["code"])
         context.eval(task["code"])
         # Inputs are passed as a JSON string, never as source code.
         context.set("__inputs", json.dumps(task["inputs"]))
         context.eval(_CALL_MAIN)
         # Bounded, because a promise chain could enqueue jobs without end.
         for _ in range(100_000):
-            if not (context.execute_pending_job() or context.eval(_RUN_TIMER)):
+            if not (context.execute_pending_job() or _continue(context, requests)):
                 break
         error, result = context.get("__error"), context.get("__result")
     except quickjs.JSException as error:
@@ -250,6 +243,53 @@ def javascript(task: Any) -> Any:
     if result is None:
         raise ProgramError("'main' returned a promise that never resolves")
     return json.loads(result)
+
+
+def _define_globals(context: Any, code: Any) -> Any:
+    """Define the names that the code uses and QuickJS lacks. Returns the requests of
+    `fetch`, or None if the code has none."""
+    import javascript_fetch  # pyright: ignore[reportMissingImports]
+    import javascript_globals  # pyright: ignore[reportMissingImports]
+    import javascript_modules  # pyright: ignore[reportMissingImports]
+
+    import javascript_dates  # pyright: ignore[reportMissingImports]
+
+    # QuickJS has no console, and much code logs.
+    context.eval(
+        "globalThis.console = {log() {}, info() {}, warn() {}, error() {}, debug() {}};"
+    )
+    has_dates, has_fetch = (
+        module.is_needed(code) for module in (javascript_dates, javascript_fetch)
+    )
+    has_modules = has_dates or has_fetch or javascript_modules.is_needed(code)
+    # The modules are built on the globals, `fetch` and dates on both.
+    if has_modules or javascript_globals.is_needed(code):
+        context.eval(javascript_globals.SOURCE)
+    if has_modules:
+        javascript_modules.install(context)
+    if has_dates:
+        javascript_dates.install(context)
+    if not has_fetch:
+        return None
+    return javascript_fetch.install(context, program_sockets.refusal())
+
+
+def _continue(context: Any, requests: Any) -> Any:
+    """Do what comes next when no job is left: wait for a request, or run a timer.
+    Returns False if there is neither."""
+    if requests is None or not requests.pending:
+        return context.eval(_RUN_TIMER)
+    # A program that has returned waits for nothing more.
+    if context.get("__result") is not None or context.get("__error") is not None:
+        return False
+    delay, started_at = context.eval("__timerDelay()"), time.monotonic()
+    finished = requests.wait(None if delay < 0 else delay / 1000)
+    milliseconds = (time.monotonic() - started_at) * 1000
+    if finished is None:
+        return context.eval(_RUN_TIMER)
+    context.eval("__passTime")(milliseconds)
+    context.eval("__settle")(*finished)
+    return True
 
 
 # ---------------------------------------------------------------------------- templates

@@ -2,8 +2,9 @@
 environment and holds no secrets.
 
 Started as `python -I zygote.py FD NAME LIMITS [MODULE …]`. On FD it receives JSON
-messages: {"op": "run", "id": n} with two descriptors (task input, result output), and
-{"op": "kill", "id": n}. It sends {"ready": true, "level": l, "memory": bytes} once, and
+messages: {"op": "run", "id": n} with two descriptors (task input, result output) or three
+(the socket by which the program asks for connections), and {"op": "kill", "id": n}. It
+sends {"ready": true, "level": l, "memory": bytes} once, and
 {"id": n, "status": s, "threads": whether it had too many} when a program exits.
 """
 # This program imports nothing of ours, and the packages it uses have no types.
@@ -68,6 +69,15 @@ _COMMON_MODULES = (
     "uuid",
     "zlib",
     "zoneinfo",
+)
+
+
+# What JavaScript programs find besides QuickJS itself.
+_JAVASCRIPT_MODULES = (
+    "javascript_globals",
+    "javascript_modules",
+    "javascript_dates",
+    "javascript_fetch",
 )
 
 
@@ -143,15 +153,16 @@ def child(rules: Any, limits: Any, base_memory: Any, link: Any) -> Any:
     try:
         with socket.socket(fileno=3) as waiting:
             hand_over(waiting, listener)
-            message, descriptors, _, _ = socket.recv_fds(waiting, 1, 2)
+            message, descriptors, _, _ = socket.recv_fds(waiting, 1, 3)
         if not message:
             os._exit(0)
-        source, sink = descriptors
+        source, sink, *channel = descriptors
         # Never run a task in a process that is not confined.
         if trouble is not None:
             answer(sink, {"sandbox": trouble})
             os._exit(3)
         head, data = read(source)
+        head["channel"] = next(iter(channel), None)
         response = {"result": programs.run(head, data)}
     except programs.ProgramError as error:
         response = {"error": str(error)}
@@ -331,7 +342,7 @@ def prepare(name: Any, extra: Any, has_landlock: Any) -> Any:
     if name == "documents":
         load(("document_formats", "document_reader", "web_pages", *extra))
     else:
-        load(("jinja2.sandbox", "quickjs", *extra))
+        load(("jinja2.sandbox", "quickjs", *_JAVASCRIPT_MODULES, *extra))
     base_memory, folders = confine.address_space(), confine.readable_folders()
     rules = -1
     if has_landlock:
@@ -444,7 +455,7 @@ class ForkServer:
     def handle_command(self) -> Any:
         """Handle one command from the control socket. Returns False once it is closed."""
         try:
-            message, descriptors, _, _ = socket.recv_fds(self.control, 65536, 2)
+            message, descriptors, _, _ = socket.recv_fds(self.control, 65536, 3)
         except OSError:
             return False
         if not message:

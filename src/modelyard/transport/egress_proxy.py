@@ -1,15 +1,16 @@
-"""The egress proxy of the plugins: an HTTP proxy through which all their connections go
-and that checks each one.
+"""The egress proxy of plugins and code nodes: an HTTP proxy through which all their
+connections go and that checks each one.
 
-A plugin's network namespace contains no other host. `CONNECT` serves TLS and any other
-TCP protocol; plain `http://` requests are forwarded one per connection. The proxy
-resolves names itself, checks every resolved address against the egress rules, and
-connects to an address that it has checked.
+They can reach no other host: a plugin's network namespace contains none, and a code node
+cannot create sockets. `CONNECT` serves TLS and any other TCP protocol; plain `http://`
+requests are forwarded one per connection. The proxy resolves names itself, checks every
+resolved address against the egress rules, and connects to an address that it has checked.
 """
 
 import asyncio
 import hmac
 import logging
+import math
 import re
 import socket
 from base64 import b64encode
@@ -27,7 +28,7 @@ from modelyard.transport.egress import (
 )
 from modelyard.transport.origins import Origin
 
-logger = logging.getLogger("modelyard.plugins")
+logger = logging.getLogger("modelyard.egress")
 
 _MAX_HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 30.0
@@ -48,12 +49,32 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-_RESOLVER_THREADS = ThreadPoolExecutor(8, thread_name_prefix="plugin-names")
+_RESOLVER_THREADS = ThreadPoolExecutor(8, thread_name_prefix="egress-names")
 """Separate threads: a name server that does not respond must not block the lookups of
 other parts of the server."""
 _SIGNED_PATHS = ("/files/",)
 """Paths of this server that plugins may reach: signed file addresses for downloads and
 uploads."""
+
+
+@dataclass(slots=True)
+class TransferBudget:
+    """How many bytes may still pass, in both directions and over all connections."""
+
+    limit: int
+    used: int = 0
+
+    def take(self, count: int) -> bool:
+        """Count bytes, and return whether they may pass."""
+        self.used += count
+        return self.used <= self.limit
+
+    def check(self) -> None:
+        """Raise EgressRefusedError if no more bytes may pass."""
+        if self.used > self.limit:
+            raise EgressRefusedError(
+                f"More than {self.limit:,} bytes have been transferred, which is the limit"
+            )
 
 
 class _BadRequestError(Exception):
@@ -105,17 +126,22 @@ class _RequestHead:
 
 @dataclass(slots=True, eq=False)
 class EgressProxy:
-    """The egress proxy for the plugins of one tenant that share a network."""
+    """The egress proxy for one code node, or for the plugins of one tenant that share a
+    network."""
 
     rules: Callable[[], EgressRules]
     server_url: Callable[[], str]
-    """Returns this server's own origin, as it is configured for plugins."""
+    """Returns this server's own origin, of which signed files may be reached; empty if
+    they may not."""
     token: str = ""
-    """The proxy password; empty if only the plugins can reach the socket."""
+    """The proxy password; empty if only the clients can reach the socket."""
     label: str = ""
-    """The plugins' label in log records."""
+    """The clients' label in log records."""
+    lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    """Limits the lookups of names at once; shared by the proxies of a tenant."""
+    budget: TransferBudget | None = None
+    """None for no limit."""
     _server: asyncio.Server | None = None
-    _lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     _connections: set["asyncio.Task[None]"] = field(
         default_factory=set["asyncio.Task[None]"]
     )
@@ -129,6 +155,13 @@ class EgressProxy:
             self._serve, sock=listener, limit=_MAX_HEAD_BYTES
         )
 
+    async def serve(self, connection: socket.socket) -> None:
+        """Serve one connected socket, which the proxy then owns, until it ends."""
+        reader, writer = await asyncio.open_unix_connection(
+            sock=connection, limit=_MAX_HEAD_BYTES
+        )
+        await self._serve(reader, writer)
+
     def close(self) -> None:
         """Stop listening and cancel all open connections, without waiting for them."""
         if self._server is not None:
@@ -141,15 +174,15 @@ class EgressProxy:
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Serve one connection of a plugin, then close it.
+        """Serve one connection, then close it.
 
         Errors become responses: 400 for an invalid request, 403 for a destination that
         the egress rules refuse (also logged), and 502 if the upstream cannot be
         reached. Beyond 256 connections it is closed without a response.
         """
         task = asyncio.current_task()
-        # Beyond the limit the connection is closed at once: plugin code must not
-        # exhaust the server's descriptors.
+        # Beyond the limit the connection is closed at once: clients must not exhaust
+        # the server's descriptors.
         if task is None or len(self._connections) >= _MAX_CONNECTIONS:
             writer.close()
             return
@@ -164,8 +197,8 @@ class EgressProxy:
             await _refuse(writer, 400, str(error) or "Invalid request")
         except EgressRefusedError as error:
             logger.warning(
-                "plugin connection refused",
-                extra={"fields": {"plugin": self.label, "why": str(error)}},
+                "connection refused by the egress rules",
+                extra={"fields": {"client": self.label, "why": str(error)}},
             )
             await _refuse(writer, 403, str(error))
         except (EgressError, OSError, TimeoutError) as error:
@@ -201,7 +234,7 @@ class EgressProxy:
         if head.method == "CONNECT":
             up_reader, up_writer = await self._connect_checked(_authority(head.target))
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await _relay(reader, writer, up_reader, up_writer, None)
+            await self._relay(reader, writer, up_reader, up_writer, None)
             return
         await self._forward(head, reader, writer)
 
@@ -229,7 +262,7 @@ class EgressProxy:
         if self._is_own_server(origin):
             if length is None or not _is_signed_path(parts.path):
                 raise EgressRefusedError(
-                    "Plugins may only call signed file URLs of this server"
+                    "Only signed file URLs of this server may be called"
                 )
             up_reader, up_writer = await self._connect(origin, None)
         else:
@@ -247,7 +280,7 @@ class EgressProxy:
         ]
         lines += [f"{name}: {value}" for name, value in forwarded_headers]
         up_writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n")
-        await _relay(reader, writer, up_reader, up_writer, length)
+        await self._relay(reader, writer, up_reader, up_writer, length)
 
     def _is_own_server(self, origin: Origin) -> bool:
         """Return whether an origin is this server's own http:// address.
@@ -269,11 +302,13 @@ class EgressProxy:
         connection fails.
         """
         rules = self.rules()
+        if self.budget is not None:
+            self.budget.check()
         rules.check_port(origin)
         async with asyncio.timeout(_CONNECT_SECONDS):
-            # Few lookups at a time per proxy, so that one tenant cannot use all
-            # resolver threads.
-            async with self._lookups:
+            # Few lookups at a time per tenant, so that one cannot use all resolver
+            # threads.
+            async with self.lookups:
                 addresses = await _resolve(origin)
         # Every address must pass, not only the one that is used: otherwise DNS
         # rebinding could reach an internal host.
@@ -300,6 +335,29 @@ class EgressProxy:
             except (OSError, TimeoutError) as error:
                 failed = error
         raise failed or OSError(f"{origin.host} has no address")
+
+    async def _relay(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        up_reader: asyncio.StreamReader,
+        up_writer: asyncio.StreamWriter,
+        length: int | None,
+    ) -> None:
+        """Copy bytes in both directions until both sides have closed.
+
+        At most `length` bytes go upstream if it is not None: a second request in the
+        same connection is not forwarded.
+        """
+        upload_task = asyncio.ensure_future(
+            _pump(reader, up_writer, length, self.budget)
+        )
+        try:
+            # The upstream's end of stream ends the exchange.
+            await _pump(up_reader, writer, None, self.budget)
+        finally:
+            upload_task.cancel()
+            up_writer.close()
 
 
 def _is_signed_path(path: str) -> bool:
@@ -373,7 +431,7 @@ def _parse_head(data: bytes) -> _RequestHead:
 
 
 async def _refuse(writer: asyncio.StreamWriter, status: int, message: str) -> None:
-    """Send an error response with a readable reason: the plugin's log then shows what
+    """Send an error response with a readable reason: the client's log then shows what
     would have to be allowed."""
     body = (message + "\n").encode()
     names = {
@@ -395,7 +453,7 @@ async def _refuse(writer: asyncio.StreamWriter, status: int, message: str) -> No
         " text/plain\r\nconnection: close\r\n"
     )
     extra_headers = (
-        'proxy-authenticate: Basic realm="plugins"\r\n' if status == 407 else ""
+        'proxy-authenticate: Basic realm="egress"\r\n' if status == 407 else ""
     )
     with suppress(OSError, RuntimeError):
         writer.write(
@@ -404,43 +462,31 @@ async def _refuse(writer: asyncio.StreamWriter, status: int, message: str) -> No
         await writer.drain()
 
 
-async def _relay(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    up_reader: asyncio.StreamReader,
-    up_writer: asyncio.StreamWriter,
-    length: int | None,
-) -> None:
-    """Copy bytes in both directions until both sides have closed.
-
-    At most `length` bytes go upstream if it is not None: a second request in the same
-    connection is not forwarded.
-    """
-    upload_task = asyncio.ensure_future(_pump(reader, up_writer, length))
-    try:
-        # The upstream's end of stream ends the exchange.
-        await _pump(up_reader, writer, None)
-    finally:
-        upload_task.cancel()
-        up_writer.close()
+def _size_of_chunk(remaining: float) -> int:
+    """Return how many bytes to read at once, of those that may still be read."""
+    return int(min(_CHUNK_BYTES, remaining))
 
 
 async def _pump(
-    source: asyncio.StreamReader, sink: asyncio.StreamWriter, length: int | None
+    source: asyncio.StreamReader,
+    sink: asyncio.StreamWriter,
+    length: int | None,
+    budget: TransferBudget | None,
 ) -> None:
     """Copy bytes from `source` to `sink` until the end of the stream.
 
     At most `length` bytes if it is not None; otherwise the end of the stream is passed
-    on as a half-close. A broken connection ends the copying without an error.
+    on as a half-close. A broken connection ends the copying without an error, and an
+    exhausted budget closes the sink.
     """
+    remaining = math.inf if length is None else length
     with suppress(OSError):
-        while length is None or length > 0:
-            chunk = await source.read(
-                _CHUNK_BYTES if length is None else min(_CHUNK_BYTES, length)
-            )
-            if not chunk:
-                break
-            length = None if length is None else length - len(chunk)
+        while remaining and (chunk := await source.read(_size_of_chunk(remaining))):
+            if budget is not None and not budget.take(len(chunk)):
+                # The rest of the message would never come, so nothing waits for it.
+                sink.close()
+                return
+            remaining -= len(chunk)
             sink.write(chunk)
             await sink.drain()
         # Pass on a half-close, which some TCP protocols need. After a body of known
