@@ -168,6 +168,23 @@ export interface Hit {
   score: number | null;
 }
 
+// The progress of a job that adds the rows of a CSV file to a document.
+export interface SegmentImport {
+  job_id: string;
+  job_status: string;
+  total: number;
+  added: number;
+  failed: number;
+  errors: { line: number; message: string }[];
+  error: string | null;
+}
+// Unix times in seconds, and the minutes by which the caller's clock is ahead of UTC.
+export interface StatisticsQuery {
+  since: number;
+  until: number;
+  offset: number;
+}
+
 export const api = {
   all,
   make,
@@ -248,8 +265,33 @@ export const api = {
   publish: (id: string, name = "") => taken(admin.POST("/admin/v1/apps/{id}/publish", { ...byId(id), body: { name } })),
   restore: (id: string, version: string) =>
     taken(admin.POST("/admin/v1/apps/{id}/restore", { ...byId(id), body: { version } })),
-  setApp: (id: string, body: { is_enabled?: boolean; page?: { is_on?: boolean; origins?: string[] } }) =>
+  setApp: (id: string, body: Shape<"AppChangeInput">) =>
     taken(admin.PATCH("/admin/v1/apps/{id}", { ...byId(id), body })),
+  templates: () => taken(admin.GET("/admin/v1/app-templates")).then((body) => body.data),
+  appFromTemplate: (template: string, body: Shape<"AppTemplateInput">) =>
+    taken(admin.POST("/admin/v1/app-templates/{template}/apps", { params: { path: { template } }, body })),
+  duplicate: (id: string, name: string) =>
+    taken(admin.POST("/admin/v1/apps/{id}/duplicate", { ...byId(id), body: { name } })),
+  appTags: () => taken(admin.GET("/admin/v1/app-tags")).then((body) => body.data),
+  addAppTag: (name: string) => taken(admin.POST("/admin/v1/app-tags", { body: { name } })),
+  renameAppTag: (tag: string, name: string) =>
+    taken(admin.PATCH("/admin/v1/app-tags/{tag}", { params: { path: { tag } }, body: { name } })),
+  removeAppTag: (tag: string) => taken(admin.DELETE("/admin/v1/app-tags/{tag}", { params: { path: { tag } } })),
+  statistics: (id: string, query: StatisticsQuery) =>
+    taken(admin.GET("/admin/v1/apps/{id}/statistics", { params: { path: { id }, query } })).then(
+      // The server answers with CSV if that is asked for, so the description has both.
+      (body) => body as Shape<"StatisticsPage">,
+    ),
+  traces: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/traces", byId(id))),
+  saveTrace: (id: string, name: string, body: Shape<"TraceDestinationInput">) =>
+    taken(admin.PUT("/admin/v1/apps/{id}/traces/{name}", { params: { path: { id, name } }, body })),
+  testTrace: (id: string, name: string) =>
+    taken(admin.POST("/admin/v1/apps/{id}/traces/{name}/test", { params: { path: { id, name } } })),
+  removeTrace: (id: string, name: string) =>
+    taken(admin.DELETE("/admin/v1/apps/{id}/traces/{name}", { params: { path: { id, name } } })),
+  generatePrompt: (body: Shape<"GenerationInput">) => taken(admin.POST("/admin/v1/generate/prompt", { body })),
+  generateCode: (body: Shape<"CodeGenerationInput">) => taken(admin.POST("/admin/v1/generate/code", { body })),
+  generateSchema: (body: Shape<"GenerationInput">) => taken(admin.POST("/admin/v1/generate/schema", { body })),
   appKeys: (id: string) => taken(admin.GET("/admin/v1/apps/{id}/keys", byId(id))).then((body) => body.data),
   makeAppKey: (id: string) => taken(admin.POST("/admin/v1/apps/{id}/keys", byId(id))),
   removeAppKey: (id: string, key: string) =>
@@ -306,6 +348,17 @@ export const api = {
     fetchChecked(`/v1/datasets/${id}/documents/${doc}`, { method: "DELETE" }),
   segments: (id: string, doc: string) =>
     send<{ data: Segment[] }>(`/v1/datasets/${id}/documents/${doc}/segments?limit=100`).then((body) => body.data),
+  importSegments: async (id: string, doc: string, file: File, options: { hasHeader: boolean; encoding: string }) => {
+    const form = new FormData();
+    form.append("file", file);
+    form.append("has_header", String(options.hasHeader));
+    // Without a name the server reads UTF-8.
+    if (options.encoding) form.append("encoding", options.encoding);
+    const path = `/v1/datasets/${id}/documents/${doc}/segments/batch_import`;
+    return (await fetchChecked(path, { method: "POST", body: form })).json() as Promise<SegmentImport>;
+  },
+  segmentImport: (id: string, doc: string, job: string) =>
+    send<SegmentImport>(`/v1/datasets/${id}/documents/${doc}/segments/batch_import/${job}`),
   upload: async (id: string, file: File, rule: unknown) => {
     const form = new FormData();
     form.append("data", JSON.stringify({ indexing_technique: "high_quality", process_rule: rule }));

@@ -16,6 +16,8 @@ const TOUCHES: Record<string, string[]> = {
     "models",
     "defaults",
     "apps",
+    "app tags",
+    "traces",
     "plugins",
     "providers",
     "catalogue",

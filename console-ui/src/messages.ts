@@ -1,10 +1,12 @@
 // The console's words; those that its parts share with the apps' page are in `languages.ts`.
 import { COMMON, inEach, type Table, type Texts } from "./languages";
+import { APPS } from "./messages-apps";
 
 export { filled, LANGUAGES, type Language } from "./languages";
 
 const table = {
   ...COMMON,
+  ...APPS,
 
   // where one is
   home: ["Home", "首页"],
@@ -837,6 +839,7 @@ const table = {
     "document-extractor": ["Read documents", "文档提取"],
     tool: ["Tool", "工具"],
     agent: ["Agent", "智能体"],
+    "agent-job": ["Agent with a task", "任务智能体"],
     "human-input": ["Ask a person", "人工输入"],
     "trigger-webhook": ["Webhook", "Webhook 触发"],
     "trigger-schedule": ["Schedule", "定时触发"],
@@ -925,6 +928,27 @@ const table = {
     provider: ["Provider", "提供商"],
     formContent: ["What the person reads", "给人看的内容"],
     actions: ["Buttons", "按钮"],
+    delivery: ["Delivery", "送达方式"],
+    subject: ["Subject", "主题"],
+    mailBody: ["Body", "正文"],
+    agent: ["Agent", "智能体"],
+    systemPrompt: ["System prompt", "系统提示词"],
+    tools: ["Tools", "工具"],
+    contacts: ["People it can ask", "可询问的人"],
+    email: ["Address", "邮箱"],
+    channel: ["Channel", "渠道"],
+    task: ["Task", "任务"],
+    taskPrompt: ["What to do", "任务内容"],
+    earlierOutputs: ["Outputs of earlier nodes", "前序节点的输出"],
+    answerSchema: ["Schema of the outputs", "输出的 Schema"],
+    itemType: ["Type of the items", "元素类型"],
+    objectFields: ["Fields", "字段"],
+    ifItDoesNotFit: ["If it does not fit", "不符合时"],
+    runsAgain: ["Runs again", "重新运行"],
+    mostRetries: ["Retries at most", "最多重试"],
+    msBetween: ["Retry interval (ms)", "重试间隔（毫秒）"],
+    afterwards: ["Then", "之后"],
+    defaultValue: ["Default value", "默认值"],
     id: ["Id", "编号"],
     title: ["Title", "标题"],
     style: ["Style", "样式"],
@@ -983,6 +1007,11 @@ const table = {
     online_document: ["online documents", "在线文档"],
     website_crawl: ["a website", "网站"],
     online_drive: ["an online drive", "网盘"],
+    tell_agent_what_to_do: ["described here", "在此描述"],
+    let_agent_figure_it_out: ["left to the agent", "由智能体决定"],
+    stop: ["the node fails", "节点失败"],
+    default_value: ["a default value is used", "使用默认值"],
+    fail_branch: ["the fail branch is taken", "走失败分支"],
     system: ["system", "系统"],
     user: ["user", "用户"],
     assistant: ["assistant", "助手"],

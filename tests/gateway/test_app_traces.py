@@ -253,7 +253,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"service": "langfuse", "credentials": {"public_key": SECRET}}, "missing: secret_key"),
     ({"service": "langsmith", "credentials": {"api_key": "k", "token": SECRET}}, "unknown: token"),
     ({"service": "langsmith", "credentials": {"api_key": "a\r\nb: c"}}, "characters that HTTP does not allow"),
-    ({"service": "otlp", "credentials": 5}, "Expected `object`"),
+    ({"service": "otlp", "credentials": 5}, "Expected `object | null`"),
     ({}, "service"),
 ]  # fmt: skip
 
@@ -264,3 +264,83 @@ def test_a_wrong_destination_is_refused_without_its_keys(world: World):
         assert message in error
         assert SECRET not in error
     assert world.http.get(world.path).json()["data"] == []
+
+
+def test_stored_keys_stay_with_their_service_address_and_project(world: World):
+    world.langfuse(project="p")
+    stay: dict[str, Any] = {
+        "service": "langfuse",
+        "base_url": world.origin,
+        "project": "p",
+    }
+    # Switched off and on again, without anybody having the keys at hand.
+    assert world.set(**stay, is_enabled=False)["is_enabled"] is False
+    assert world.set(**stay, content=False)["is_enabled"] is True
+    world.chat()
+    (request,) = world.requests()
+    pair = base64.b64encode(f"pk-lf-1:{SECRET}".encode()).decode()
+    assert request.headers["authorization"] == f"Basic {pair}"
+    # Keys that nobody can read must not be sent to where somebody else chooses.
+    for change in ({"base_url": "http://127.0.0.1:9"}, {"project": "q"}):
+        error = world.set(status=400, **{**stay, **change})["error"]
+        assert error["param"] == "credentials"
+        assert "given again" in error["message"]
+    # An empty object means none, and none are too few.
+    assert "missing" in str(world.set(status=400, **stay, credentials={}))
+    # They mean nothing to another service, which gets what it is given.
+    assert "missing" in str(world.set(status=400, service="langsmith"))
+    world.set(service="otlp", base_url=world.origin)
+    world.chat()
+    assert "authorization" not in world.requests(2)[1].headers
+
+
+def test_a_destination_is_tested_with_one_span(
+    start_gateway: Start, upstream: Callable[..., Upstream]
+):
+    statuses = [200, 401]
+    receiver = upstream(lambda request: Answer(status=statuses.pop(0)))
+    world = World(start_gateway, receiver)
+    path = f"{world.path}/main/test"
+    assert world.http.post(path).status_code == 404
+    world.langfuse(project="p")
+    assert world.http.post(path).json() == {"accepted": True, "error": ""}
+    resource, (span,) = spans_in(receiver.requests[0])
+    assert (span.name, resource["openinference.project.name"]) == ("Test by Modelyard", "p")  # fmt: skip
+    error = "The destination answered with status 401"
+    assert world.http.post(path).json() == {"accepted": False, "error": error}
+    # A test is no trace of the app, and is not sent again.
+    view = world.http.get(world.path).json()["data"][0]
+    assert (view["sent"], view["dropped"], view["error"]) == (0, 0, "")
+    assert len(receiver.requests) == 2
+    assert world.http.post(f"{path}?tenant=acme").status_code == 404
+    world.langfuse(is_enabled=False)
+    refused = world.http.post(path)
+    assert (refused.status_code, refused.json()["error"]["message"]) == (
+        400,
+        "The destination is disabled",
+    )
+    world.http.close()
+
+
+def test_the_list_says_what_each_service_needs(world: World):
+    services = world.http.get(world.path).json()["services"]
+    assert {service["name"] for service in services} == {
+        "langfuse",
+        "langsmith",
+        "phoenix",
+        "opik",
+        "otlp",
+    }
+    # What it names is enough to save a destination, and less is too little.
+    for service in services:
+        fields: dict[str, Any] = {"service": service["name"], "base_url": world.origin}
+        needed = dict.fromkeys(service["credentials"], "key")
+        optional = dict.fromkeys(service["optional"], "key")
+        world.set(**fields, credentials={**needed, **optional})
+        world.set(**fields, credentials=needed)
+        if needed:
+            world.set(status=400, **fields, credentials=optional)
+        status = 200 if service["takes_headers"] else 400
+        world.set(status=status, **fields, credentials={**needed, "x-any": "1"})
+        status = 200 if service["default_url"] else 400
+        world.set(status=status, service=service["name"], credentials=needed)

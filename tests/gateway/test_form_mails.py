@@ -244,6 +244,10 @@ def test_too_many_answers_of_one_network_are_refused(world: World):
     assert statuses == [400] * 30 + [429]
 
 
+def test_a_server_that_can_send_mail_says_so(world: World):
+    assert world.http.get("/admin/v1/about").json()["mail_problem"] is None
+
+
 def test_a_refused_mail_does_not_fail_the_run(world: World):
     world.server.recipient_replies += ["550 no such user"] * 2
     run, _ = world.start()
@@ -268,8 +272,9 @@ def test_without_a_mail_server_the_import_says_what_to_set(
         checked = world.http.post("/admin/v1/apps/check", json={"file": APP}).json()
         assert checked["warnings"][0]["message"] == warning.partition("Node 'ask': ")[2]
         run, _ = world.start()
-        assert {mail["error"] for mail in world.run(run)["mails"]} == {
-            f"Mail is not set up: set mail.{missing}"
-        }
+        problem = f"Mail is not set up: set mail.{missing}"
+        assert {mail["error"] for mail in world.run(run)["mails"]} == {problem}
+        # The console shows it before anybody builds a form.
+        assert world.http.get("/admin/v1/about").json()["mail_problem"] == problem
         world.http.close()
     assert server.tries == 0

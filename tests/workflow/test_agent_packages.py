@@ -682,6 +682,15 @@ def outputs_of(*declarations: dict[str, Any]) -> list[DeclaredOutput]:
     return msgspec.convert(declarations, list[DeclaredOutput])
 
 
+def test_declared_outputs_have_the_schema_that_the_console_shows():
+    """The console's tests read the same file."""
+    cases = json.loads((FOLDER.parent / "declared-outputs.json").read_text("utf-8"))
+    assert len(cases) > 3
+    for case in cases:
+        outputs = msgspec.convert(case["outputs"], list[DeclaredOutput])
+        assert schema_of_outputs(outputs) == case["schema"]
+
+
 def test_files_are_named_by_the_model_or_come_from_its_tools():
     outputs = outputs_of(
         {"name": "report", "type": "file"},

@@ -3,6 +3,7 @@
 Each error names the file, the line, the node and the field.
 """
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.workflow.dsl import MAX_NODES, AppMapping, DslError, _Loader, dump, loads  # type: ignore[attr-defined]
+from modelyard.workflow.dsl import (
+    MAX_NODES,
+    AppMapping,
+    DslError,
+    _Loader,
+    dump,
+    loads,
+    parse_yaml,
+)  # type: ignore[attr-defined]
 from modelyard.workflow.variables import WorkflowError
 from tests.workflow.building import app_of, document
 
@@ -21,6 +30,27 @@ def import_error(text: str | bytes) -> str:
     with pytest.raises(DslError) as caught:
         loads(text, name="app.yml")
     return str(caught.value)
+
+
+def scalars() -> dict[str, Any]:
+    """Return plain scalars with their values, and texts that are not texts if plain."""
+    path = Path(__file__).parents[1] / "data" / "yaml-scalars.json"
+    return json.loads(path.read_text("utf-8"))
+
+
+def test_plain_values_are_those_that_the_console_reads_and_writes():
+    """The console's tests read the same file."""
+    for text, value in scalars()["values"]:
+        read = parse_yaml(f"a: {text}")["a"]
+        # True is equal to 1 as well.
+        assert (read, isinstance(read, bool)) == (value, isinstance(value, bool)), text
+    for text in scalars()["texts"]:
+        # What the console writes in quotes could not be plain.
+        try:
+            assert parse_yaml(f"a: {text}")["a"] != text
+        except DslError:
+            assert text in ("=", ".inf", "-.INF", ".nan")
+        assert parse_yaml(f"a: '{text}'") == {"a": text}
 
 
 SMALL = document(

@@ -49,18 +49,17 @@ _TEXTS = """() => {
 
 
 _SHARED_TEXTS = "languages.ts"
+_CONSOLE_TEXTS = ("messages.ts", "messages-apps.ts")
 
 
-def pairs(texts_file: str = "messages.ts") -> dict[str, str]:
-    """Return the texts of the console that differ between the languages, English →
-    Chinese.
+def pairs(*texts_files: str) -> dict[str, str]:
+    """Return the texts of a page that differ between the languages, English → Chinese.
 
-    `texts_file` is the file with the page's own texts; an app's page has another one.
+    `texts_files` are the files with the page's own texts; by default the console's.
     """
     folder = ROOT / "console-ui" / "src"
-    source = "".join(
-        (folder / name).read_text("utf-8") for name in (_SHARED_TEXTS, texts_file)
-    )
+    names = (_SHARED_TEXTS, *(texts_files or _CONSOLE_TEXTS))
+    source = "".join((folder / name).read_text("utf-8") for name in names)
     text_pairs = {
         json.loads(f'"{english}"'): json.loads(f'"{chinese}"')
         for english, chinese in _PAIR.findall(source)

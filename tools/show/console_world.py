@@ -69,6 +69,8 @@ PAGES = (
     "/apps/{workflow}?tab=runs",
     "/apps/{chat}?tab=annotations",
     "/apps/{chat}?tab=feedback",
+    "/apps/{chat}?tab=statistics",
+    "/apps/{chat}?tab=traces",
     "/settings",
     "/settings?tab=form",
     "/settings?tab=file",

@@ -6,7 +6,7 @@ import { ModelRules, useModels } from "../components/models";
 import { removeAt, replaceAt } from "../lists";
 import { filled } from "../messages";
 import { useChosen } from "../settings";
-import { OPERATORS, VALUE_TYPES, WITHOUT_VALUE } from "./fields";
+import { type FieldSpec, OPERATORS, VALUE_TYPES, WITHOUT_VALUE } from "./fields";
 import type { AppFile, JsonObject } from "./file";
 import type { Variable } from "./variables";
 
@@ -39,6 +39,15 @@ export interface NodeContext {
   appId: string;
   // When a schedule starts next, as the server calculates.
   times: number[];
+  // For what a node refers to and the file has elsewhere, such as its agents.
+  changeDocument: (document: JsonObject) => void;
+}
+// One field of a form, and the object that it belongs to.
+export interface FieldOptions {
+  spec: FieldSpec;
+  data: JsonObject;
+  onChange: (data: JsonObject) => void;
+  within: NodeContext;
 }
 
 export const nameOf = (selector: unknown, titles: Map<string, string>) =>
@@ -101,6 +110,15 @@ export const JsonField = ({ label, value, onChange }: Valued) => {
   const { t } = useChosen();
   const [text, setText] = useState(() => JSON.stringify(value ?? {}, null, 2));
   const [isInvalid, setInvalid] = useState(false);
+  // What was typed stays as it is until the value becomes another one, as by an undo. They are compared as text: a value
+  // that the file does not have is a new object each time.
+  const current = JSON.stringify(value ?? {});
+  const [typed, setTyped] = useState(current);
+  if (typed !== current) {
+    setTyped(current);
+    setText(JSON.stringify(value ?? {}, null, 2));
+    setInvalid(false);
+  }
   return (
     <Field label={label} help={isInvalid && <span className="wrong">{t.notJson}</span>}>
       <textarea
@@ -111,7 +129,9 @@ export const JsonField = ({ label, value, onChange }: Valued) => {
         onChange={(event) => {
           setText(event.target.value);
           try {
-            onChange(JSON.parse(event.target.value));
+            const parsed = JSON.parse(event.target.value) as unknown;
+            setTyped(JSON.stringify(parsed ?? {}));
+            onChange(parsed);
             setInvalid(false);
           } catch {
             setInvalid(true);

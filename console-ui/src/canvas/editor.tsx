@@ -346,6 +346,7 @@ const NodePanel = ({ canvas, appId }: { canvas: CanvasControl; appId: string }) 
       problems={findings.problems[nodeId] ?? []}
       times={findings.times[nodeId] ?? []}
       onChange={(data) => history.edit((graph) => replaceNodeData(graph, nodeId, data))}
+      onChangeDocument={canvas.changeDocument}
       onConnect={(sourceHandle, target) => changes.connect({ source: nodeId, sourceHandle, target })}
       onDisconnect={(edgeId) => history.edit((graph) => removeEdge(graph, edgeId))}
       onRemove={() => {

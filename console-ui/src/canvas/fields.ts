@@ -1,3 +1,6 @@
+import { AGENT_JOB_FIELDS } from "./agent-fields";
+import { isAgentJob } from "./agent-job";
+
 // The forms of node types. Labels are keys of `t.fields`. A node's other settings can be edited as YAML.
 export type Kind =
   | "text"
@@ -21,7 +24,17 @@ export type Kind =
   | "schedule"
   | "address"
   | "json"
-  | "conditions";
+  | "conditions"
+  | "group"
+  | "agent"
+  | "soulModel"
+  | "soulTools"
+  | "outputReferences"
+  | "outputsSchema"
+  | "delivery"
+  | "promptGenerator"
+  | "codeGenerator"
+  | "schemaGenerator";
 export interface FieldSpec {
   path: string;
   label: string;
@@ -29,6 +42,8 @@ export interface FieldSpec {
   options?: string[];
   of?: FieldSpec[];
   fresh?: Record<string, unknown>;
+  // What the server takes where the file says nothing.
+  otherwise?: unknown;
   when?: (data: Record<string, unknown>) => boolean;
 }
 
@@ -82,6 +97,13 @@ const memory: FieldSpec[] = [
   { path: "memory.window.size", label: "memorySize", kind: "number" },
 ];
 
+const isStrategy = (data: Record<string, unknown>) => !isAgentJob(data);
+// Two forms for one type of node: each of its fields is for one version.
+const whenAlso = (spec: FieldSpec, is: (data: Record<string, unknown>) => boolean): FieldSpec => ({
+  ...spec,
+  when: (data) => is(data) && (spec.when?.(data) ?? true),
+});
+
 export const FIELDS: Record<string, FieldSpec[]> = {
   start: [
     {
@@ -129,6 +151,7 @@ export const FIELDS: Record<string, FieldSpec[]> = {
         { path: "text", label: "text", kind: "template" },
       ],
     },
+    { path: "prompt_template", label: "prompt", kind: "promptGenerator" },
     { path: "context.enabled", label: "usesContext", kind: "switch" },
     {
       path: "context.variable_selector",
@@ -151,10 +174,17 @@ export const FIELDS: Record<string, FieldSpec[]> = {
       kind: "json",
       when: (data) => !!data.structured_output_enabled,
     },
+    {
+      path: "structured_output.schema",
+      label: "schema",
+      kind: "schemaGenerator",
+      when: (data) => !!data.structured_output_enabled,
+    },
   ],
   code: [
     variables,
     { path: "code", label: "code", kind: "python" },
+    { path: "", label: "code", kind: "codeGenerator" },
     { path: "outputs", label: "outputs", kind: "outputs" },
   ],
   "template-transform": [variables, { path: "template", label: "template", kind: "area" }],
@@ -237,7 +267,7 @@ export const FIELDS: Record<string, FieldSpec[]> = {
       ],
       when: (data) => !["none", undefined].includes((data.body as { type?: string } | undefined)?.type),
     },
-    { path: "ssl_verify", label: "sslVerify", kind: "switch" },
+    { path: "ssl_verify", label: "sslVerify", kind: "switch", otherwise: true },
   ],
   "knowledge-retrieval": [
     { path: "query_variable_selector", label: "question", kind: "selector" },
@@ -357,7 +387,12 @@ export const FIELDS: Record<string, FieldSpec[]> = {
     { path: "", label: "tool", kind: "tool" },
     { path: "tool_configurations", label: "configuration", kind: "json" },
   ],
-  agent: [{ path: "", label: "strategy", kind: "strategy" }, ...memory],
+  agent: [
+    ...[{ path: "", label: "strategy", kind: "strategy" } as const, ...memory].map((spec) =>
+      whenAlso(spec, isStrategy),
+    ),
+    ...AGENT_JOB_FIELDS.map((spec) => whenAlso(spec, isAgentJob)),
+  ],
   "human-input": [
     { path: "form_content", label: "formContent", kind: "template" },
     {
@@ -388,6 +423,7 @@ export const FIELDS: Record<string, FieldSpec[]> = {
     },
     { path: "timeout", label: "timeout", kind: "number" },
     { path: "timeout_unit", label: "unit", kind: "select", options: ["hour", "day"] },
+    { path: "delivery_methods", label: "delivery", kind: "delivery" },
   ],
   datasource: [{ path: "", label: "source", kind: "datasource" }],
   "knowledge-index": [

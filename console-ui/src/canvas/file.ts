@@ -1,6 +1,6 @@
 // An app's file and the graph that the canvas shows. Everything else in the file stays as it was.
 import type { Edge, Node } from "@xyflow/react";
-import { parse, stringify } from "yaml";
+import { readYaml, writeYaml } from "../yaml";
 
 export type NodeData = Record<string, unknown> & { type: string; title: string };
 export type FlowNode = Node<{ node: NodeData } & Record<string, unknown>>;
@@ -44,6 +44,14 @@ const readNode = (raw: JsonObject, nodeIds: Set<string>): FlowNode => {
   };
 };
 
+// Dify writes the handle of a form's deadline in two ways. The canvas has one, and the file keeps its own.
+const TIMEOUT = "__timeout";
+const OTHER_TIMEOUT = "__timeout__";
+
+const readHandle = (handle: unknown): string => (handle === OTHER_TIMEOUT ? TIMEOUT : String(handle || "source"));
+const writeHandle = (handle: string | null | undefined, raw: JsonObject): string =>
+  handle === TIMEOUT && raw.sourceHandle === OTHER_TIMEOUT ? OTHER_TIMEOUT : handle || "source";
+
 const readEdge = (raw: JsonObject): Edge => {
   const source = String(raw.source);
   const target = String(raw.target);
@@ -51,7 +59,7 @@ const readEdge = (raw: JsonObject): Edge => {
     id: String(raw.id ?? `${source}-${String(raw.sourceHandle ?? "source")}-${target}`),
     source,
     target,
-    sourceHandle: String(raw.sourceHandle || "source"),
+    sourceHandle: readHandle(raw.sourceHandle),
     targetHandle: "target",
     data: { raw },
   };
@@ -59,7 +67,7 @@ const readEdge = (raw: JsonObject): Edge => {
 
 // Throws if the text is not YAML. A file without a graph has an empty one.
 export const read = (text: string): AppFile => {
-  const document = asObject(parse(text, { maxAliasCount: 1000 }));
+  const document = asObject(readYaml(text));
   const rawGraph = asObject(asObject(document.workflow).graph);
   const rawNodes = asObjects(rawGraph.nodes);
   const nodeIds = new Set(rawNodes.map((raw) => String(raw.id)));
@@ -96,7 +104,7 @@ const writeEdge = (edge: Edge, nodesById: Map<string, FlowNode>) => {
     id: edge.id,
     source: edge.source,
     target: edge.target,
-    sourceHandle: edge.sourceHandle || "source",
+    sourceHandle: writeHandle(edge.sourceHandle, raw),
     targetHandle: "target",
     type: "custom",
     data: {
@@ -114,8 +122,5 @@ export const write = ({ document, graph }: AppFile): string => {
   const nodes = graph.nodes.map(writeNode);
   const edges = graph.edges.map((edge) => writeEdge(edge, nodesById));
   const workflow = asObject(document.workflow);
-  return stringify(
-    { ...document, workflow: { ...workflow, graph: { ...asObject(workflow.graph), nodes, edges } } },
-    { lineWidth: 0, aliasDuplicateObjects: false },
-  );
+  return writeYaml({ ...document, workflow: { ...workflow, graph: { ...asObject(workflow.graph), nodes, edges } } });
 };

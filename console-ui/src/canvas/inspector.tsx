@@ -1,7 +1,5 @@
 // The form of the selected node.
 import type { Edge } from "@xyflow/react";
-import { lazy, Suspense, useState } from "react";
-import { parse, stringify } from "yaml";
 import { Field } from "../components/base";
 import { Choose } from "../components/menu";
 import { filled } from "../messages";
@@ -9,14 +7,13 @@ import { useChosen } from "../settings";
 import type { NodeContext } from "./controls";
 import { FailureForm } from "./failure-form";
 import { FIELDS, MAY_FAIL } from "./fields";
-import type { AppFile, FlowNode, NodeData } from "./file";
+import type { AppFile, FlowNode, JsonObject, NodeData } from "./file";
 import { type BranchHandle, handles } from "./handles";
 import { NodeField } from "./node-fields";
 import { useNodeTypeLabel } from "./node-labels";
 import { NodeTest } from "./node-test";
 import { readableVariables } from "./variables";
-
-const Code = lazy(() => import("../components/code").then((module) => ({ default: module.Code })));
+import { YamlEditor } from "./yaml-editor";
 
 interface InspectorOptions {
   app: AppFile;
@@ -26,6 +23,7 @@ interface InspectorOptions {
   times: number[];
   text: () => string;
   onChange: (data: NodeData) => void;
+  onChangeDocument: (document: JsonObject) => void;
   onConnect: (handle: string, target: string) => void;
   onDisconnect: (edge: string) => void;
   onRemove: () => void;
@@ -73,31 +71,6 @@ const Branch = ({
         onChoose={onConnect}
       />
     </div>
-  );
-};
-
-// The node's data as YAML. What is no node, or no YAML yet, changes nothing.
-const YamlEditor = ({ data, onChange }: { data: NodeData; onChange: (data: NodeData) => void }) => {
-  const { t } = useChosen();
-  const [error, setError] = useState("");
-  const onEdit = (text: string) => {
-    try {
-      const edited = parse(text) as NodeData;
-      if (!edited || typeof edited !== "object" || !edited.type) return;
-      setError("");
-      if (stringify(edited) !== stringify(data)) onChange(edited);
-    } catch (problem) {
-      setError((problem as Error).message);
-    }
-  };
-  return (
-    <details>
-      <summary>{t.allOfIt}</summary>
-      <Suspense fallback={null}>
-        <Code label={t.allOfIt} language="yaml" value={stringify(data)} onChange={onEdit} />
-      </Suspense>
-      {error && <p className="wrong">{error}</p>}
-    </details>
   );
 };
 
@@ -149,7 +122,7 @@ const NodeForm = ({ node, options }: { node: FlowNode; options: InspectorOptions
   const data = node.data.node;
   const titles = new Map(app.graph.nodes.map((titled) => [titled.id, titled.data.node.title]));
   const variables = readableVariables(id, app);
-  const within: NodeContext = { app, id, variables, titles, appId, times };
+  const within: NodeContext = { app, id, variables, titles, appId, times, changeDocument: options.onChangeDocument };
   return (
     <aside className="inspector" aria-label={filled(t.settingsOf, { name: data.title })}>
       <div className="form">
@@ -174,7 +147,7 @@ const NodeForm = ({ node, options }: { node: FlowNode; options: InspectorOptions
         {MAY_FAIL.has(data.type) && <FailureForm id={id} data={data} onChange={onChange} />}
         <Branches node={node} options={options} titles={titles} />
         <NodeTest appId={appId} text={text} id={id} variables={variables} titles={titles} />
-        <YamlEditor data={data} onChange={onChange} />
+        <YamlEditor label={t.allOfIt} value={data} isComplete={(value) => !!value.type} onChange={onChange} />
         <button type="button" className="danger" onClick={options.onRemove}>
           {t.removeNode}
         </button>

@@ -6,8 +6,10 @@ import { Field, Pick } from "../components/base";
 import { moveUp, removeAt, replaceAt } from "../lists";
 import { filled } from "../messages";
 import { useChosen } from "../settings";
+import { AgentField, OutputReferencesField, OutputsSchema, SoulModelField, SoulToolsField } from "./agent-form";
 import {
   ConditionsField,
+  type FieldOptions,
   getIn,
   JsonField,
   ModelField,
@@ -18,19 +20,15 @@ import {
   TemplateField,
   type Valued,
 } from "./controls";
-import type { FieldSpec, Kind } from "./fields";
+import { DeliveryField } from "./delivery-field";
+import type { Kind } from "./fields";
 import type { JsonObject, NodeData } from "./file";
+import { CodeGenerator, PromptGenerator, SchemaGenerator } from "./generators";
 import { DatasourceField, EventField, StrategyField, ToolField } from "./parts";
 import { ScheduleField, WebhookAddress } from "./triggers";
 
 const Code = lazy(() => import("../components/code").then((module) => ({ default: module.Code })));
 
-interface FieldOptions {
-  spec: FieldSpec;
-  data: JsonObject;
-  onChange: (data: JsonObject) => void;
-  within: NodeContext;
-}
 // A field with its label and its value, which `put` replaces in the node's data.
 interface ValueFieldOptions extends FieldOptions {
   label: string;
@@ -215,6 +213,18 @@ const ListField = ({ label, value, put, spec, within }: ValueFieldOptions) => {
   );
 };
 
+// Settings that few need, behind their name.
+const GroupField = ({ label, spec, data, onChange, within }: ValueFieldOptions) => (
+  <details>
+    <summary>{label}</summary>
+    <div className="form">
+      {(spec.of ?? []).map((innerSpec, index) => (
+        <NodeField key={index} spec={innerSpec} data={data} onChange={onChange} within={within} />
+      ))}
+    </div>
+  </details>
+);
+
 type FieldComponent = (options: ValueFieldOptions) => ReactNode;
 
 // For controls that know a label, a value, and the node, but nothing of specs.
@@ -254,6 +264,16 @@ const COMPONENTS: Record<Kind, FieldComponent> = {
   address: ofNode(({ within }) => <WebhookAddress appId={within.appId} node={within.id} />),
   json: valued(JsonField),
   conditions: valued(ConditionsField),
+  group: GroupField,
+  agent: ofNode((options) => <AgentField {...options} NodeField={NodeField} />),
+  soulModel: valued(SoulModelField),
+  soulTools: valued(SoulToolsField),
+  outputReferences: valued(OutputReferencesField),
+  outputsSchema: valued(OutputsSchema),
+  delivery: valued(DeliveryField),
+  promptGenerator: valued(PromptGenerator),
+  codeGenerator: ofNode(CodeGenerator),
+  schemaGenerator: valued(SchemaGenerator),
 };
 
 export const NodeField = ({ spec, data, onChange, within }: FieldOptions) => {
@@ -267,7 +287,7 @@ export const NodeField = ({ spec, data, onChange, within }: FieldOptions) => {
       onChange={onChange}
       within={within}
       label={(t.fields as Record<string, string>)[spec.label] ?? spec.label}
-      value={getIn(data, spec.path)}
+      value={getIn(data, spec.path) ?? spec.otherwise}
       put={(value) => onChange(setIn(data, spec.path, value))}
     />
   );

@@ -1,12 +1,12 @@
 // What a new app and a new node start with.
-import { stringify } from "yaml";
+import { writeYaml } from "../yaml";
 import type { JsonObject, NodeData } from "./file";
 
 const ICON = { icon_type: "emoji", icon_background: "#E5EDFF" };
 const defaultModel = () => ({ provider: "", name: "default", mode: "chat", completion_params: {} });
 
 const appFile = (app: JsonObject, parts: JsonObject): string =>
-  stringify({ app, kind: "app", version: "0.3.1", dependencies: [], ...parts });
+  writeYaml({ app, kind: "app", version: "0.3.1", dependencies: [], ...parts });
 
 const startNode = (mode: "workflow" | "advanced-chat") => ({
   id: "start",
@@ -57,6 +57,9 @@ export const blankPromptApp = (name: string, mode: string): string => {
   );
 };
 
+// What the menu calls an agent node of version 2.
+export const AGENT_JOB = "agent-job";
+
 let idCount = 0;
 export const newId = () => `${Date.now()}${(idCount++ % 1000).toString().padStart(3, "0")}`;
 
@@ -97,6 +100,20 @@ const modelNodes = (querySelector: string[], userPrompt: string): Record<string,
     agent_strategy_name: "function_calling",
     agent_strategy_label: "",
     agent_parameters: {},
+  },
+  // An agent node with a task has the same type as one with a strategy, and another version.
+  [AGENT_JOB]: {
+    type: "agent",
+    version: "2",
+    agent_node_kind: "dify_agent",
+    agent_job: {
+      schema_version: 1,
+      mode: "tell_agent_what_to_do",
+      workflow_prompt: userPrompt,
+      previous_node_output_refs: [],
+      declared_outputs: [],
+      human_contacts: [],
+    },
   },
 });
 

@@ -2,6 +2,7 @@
 import { Choose } from "../components/menu";
 import { useChosen } from "../settings";
 import { useNodeTypeLabel } from "./node-labels";
+import { AGENT_JOB } from "./templates";
 import type { History } from "./use-history";
 import type { Saving } from "./use-saving";
 import type { Panel, Selection } from "./use-selection";
@@ -20,6 +21,7 @@ const NODE_TYPES = [
   "http-request",
   "tool",
   "agent",
+  AGENT_JOB,
   "iteration",
   "loop",
   "loop-end",

@@ -1,4 +1,5 @@
 // The variables of a workflow: which a node sets, and which it can read.
+import { declaredKinds, isAgentJob } from "./agent-job";
 import { type AppFile, asObject, asObjects, type FlowNode, type Graph, type JsonObject, type NodeData } from "./file";
 
 export interface Variable {
@@ -89,8 +90,16 @@ const configuredOutputs = (data: NodeData): NamedKind[] => {
   }
 };
 
+// An agent whose task declares outputs has those, instead of a text.
+const agentOutputs = (data: NodeData): NamedKind[] => {
+  const declared = isAgentJob(data) ? declaredKinds(data) : [];
+  return declared.length ? [["usage", "object"], ...declared] : OUTPUTS.agent!;
+};
+
 export const outputs = (id: string, data: NodeData): Variable[] =>
-  [...(OUTPUTS[data.type] ?? []), ...configuredOutputs(data)].map(([name, kind]) => ({ selector: [id, name], kind }));
+  (data.type === "agent" ? agentOutputs(data) : [...(OUTPUTS[data.type] ?? []), ...configuredOutputs(data)]).map(
+    ([name, kind]) => ({ selector: [id, name], kind }),
+  );
 
 // The ids of the nodes that run before a node, and of the containers that they and it are in; nearest first.
 const nodesBefore = (id: string, { edges }: Graph, parentIds: Map<string, string | undefined>): Set<string> => {

@@ -98,6 +98,16 @@ export const Trouble = ({ of }: { of: (UseQueryResult<unknown> | { error: unknow
   ) : null;
 };
 
+// Until the first answer of any of these is there.
+export const Loading = ({ of }: { of: { isLoading: boolean }[] }) => {
+  const { t } = useChosen();
+  return of.some((query) => query.isLoading) ? (
+    <p className="soft" role="status">
+      {t.loading}
+    </p>
+  ) : null;
+};
+
 // Words that come up for a moment at the page's edge, and are read out.
 interface Toast {
   id: number;

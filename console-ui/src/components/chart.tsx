@@ -16,11 +16,14 @@ export const Chart = ({
   times,
   series,
   shown,
+  height = 220,
 }: {
   label: string;
   times: number[];
   series: Series[];
   shown: (value: number) => string;
+  // In pixels.
+  height?: number;
 }) => {
   const { language, theme } = useChosen();
   const container = useRef<HTMLDivElement>(null);
@@ -42,7 +45,7 @@ export const Chart = ({
     const plot = new uPlot(
       {
         width: box.clientWidth,
-        height: 220,
+        height,
         legend: { show: false },
         cursor: { show: false },
         axes: [axis, { ...axis, size: 80, values: (_, values) => values.map((value) => shown(value)) }],
@@ -58,13 +61,13 @@ export const Chart = ({
       [times, ...[...stacked].reverse()] as uPlot.AlignedData,
       box,
     );
-    const watch = new ResizeObserver(() => plot.setSize({ width: box.clientWidth, height: 220 }));
+    const watch = new ResizeObserver(() => plot.setSize({ width: box.clientWidth, height }));
     watch.observe(box);
     return () => {
       watch.disconnect();
       plot.destroy();
     };
-  }, [times, series, shown, language, theme]);
+  }, [times, series, shown, height, language, theme]);
   return (
     <figure className="chart">
       <div ref={container} role="img" aria-label={label} />

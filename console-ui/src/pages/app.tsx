@@ -1,20 +1,24 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { lazy, Suspense, useState } from "react";
-import { isMap, parseDocument } from "yaml";
 import { addressed, api, type Shape } from "../api";
 import { useDo } from "../components/actions";
 import { PageTabs, Switch } from "../components/aria";
-import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble } from "../components/base";
+import { Card, Copied, Empty, Field, Json, Loading, Page, Status, Trouble } from "../components/base";
 import { Dialog, Sure } from "../components/dialog";
-import { ModelPick } from "../components/models";
 import { Table } from "../components/table";
-import { type OfferedTool, useTools } from "../components/tools";
 import { TryApp } from "../components/try-app";
 import { Markdown } from "../markdown";
 import { filled } from "../messages";
+import { useMay } from "../permissions";
 import { useChosen, useKept } from "../settings";
+import { AppIcon, AppMenu, AppTagList } from "./app-card";
+import { hasCanvas } from "./app-list";
+import { Traces } from "./app-traces";
+import { SimpleForm } from "./prompt-form";
 
+// It brings the charts, which the page's other tabs do not need.
+const Statistics = lazy(() => import("./app-statistics").then((module) => ({ default: module.Statistics })));
 const Code = lazy(() => import("../components/code").then((module) => ({ default: module.Code })));
 
 export const AppPage = () => {
@@ -23,19 +27,20 @@ export const AppPage = () => {
   const navigate = useNavigate();
   const app = useQuery({ queryKey: ["apps", id], queryFn: () => api.app(id) });
   const remove = useDo(() => api.remove("apps", id), ["apps"], t.removed);
+  const { may } = useMay();
   const view = app.data;
-  const hasCanvas = view && (view.mode === "workflow" || view.mode === "advanced-chat" || view.mode === "rag-pipeline");
   return (
     <Page
       title={view?.name ?? t.app}
       text={view ? (t.modes as Record<string, string>)[view.mode] : undefined}
       actions={
         <>
-          {hasCanvas && (
+          {view && hasCanvas(view.mode) && (
             <Link className="button primary" to="/workflows/$id" params={{ id }}>
               {t.canvas}
             </Link>
           )}
+          {view && <AppMenu app={view} />}
           <Sure
             label={t.remove}
             question={filled(t.sureRemove, { name: view?.name ?? "" })}
@@ -48,6 +53,14 @@ export const AppPage = () => {
         <Link to="/apps">← {t.apps}</Link>
       </p>
       <Trouble of={[app]} />
+      <Loading of={[app]} />
+      {view && (
+        <div className="row tight">
+          <AppIcon app={view} />
+          {view.description && <p>{view.description}</p>}
+          <AppTagList app={view} />
+        </div>
+      )}
       {view && (
         <PageTabs
           label={view.name}
@@ -55,16 +68,25 @@ export const AppPage = () => {
             { id: "try", title: t.tryIt, body: () => <TryApp id={id} isDraft={!view.is_published} /> },
             { id: "publish", title: t.publishing, body: () => <Publishing id={id} /> },
             { id: "setup", title: t.promptsAndTools, body: () => <Setup id={id} /> },
+            { id: "statistics", title: t.statistics, body: () => <LazyStatistics id={id} name={view.name} /> },
             { id: "talks", title: t.conversations, body: () => <Talks id={id} /> },
             { id: "runs", title: t.runs, body: () => <RunList id={id} /> },
             { id: "annotations", title: t.annotations, body: () => <Annotations id={id} /> },
             { id: "feedback", title: t.feedback, body: () => <Feedback id={id} /> },
+            // The keys of other services are an administrator's.
+            ...(may("admin") ? [{ id: "traces", title: t.traces, body: () => <Traces id={id} /> }] : []),
           ]}
         />
       )}
     </Page>
   );
 };
+
+const LazyStatistics = (options: { id: string; name: string }) => (
+  <Suspense fallback={null}>
+    <Statistics {...options} />
+  </Suspense>
+);
 
 type AppView = Shape<"AppView">;
 
@@ -351,176 +373,6 @@ const Setup = ({ id }: { id: string }) => {
         </p>
       )}
     </Card>
-  );
-};
-
-interface AgentTool {
-  provider_id: string;
-  tool_name: string;
-  enabled?: boolean;
-}
-// The settings of an app with one prompt, at their paths in its file. Everything else in the file stays.
-interface PromptApp {
-  mode: string;
-  // A value as it is in the file, or what stands in for it.
-  read: <T>(path: string[], otherwise: T) => T;
-  put: (path: string[], value: unknown) => void;
-}
-
-const promptApp = (mode: string, text: string, onChange: (text: string) => void): PromptApp | null => {
-  const document = parseDocument(text);
-  if (document.errors.length || !isMap(document.contents)) return null;
-  return {
-    mode,
-    read: <T,>(path: string[], otherwise: T): T => {
-      const value = document.getIn(["model_config", ...path]);
-      return value && typeof value === "object" && "toJSON" in value
-        ? (value as { toJSON: () => T }).toJSON()
-        : ((value as T | null | undefined) ?? otherwise);
-    },
-    put: (path, value) => {
-      const next = parseDocument(text);
-      next.setIn(["model_config", ...path], next.createNode(value));
-      onChange(next.toString({ lineWidth: 0 }));
-    },
-  };
-};
-
-const SimpleForm = ({ mode, text, onChange }: { mode: string; text: string; onChange: (text: string) => void }) => {
-  const { t } = useChosen();
-  const app = promptApp(mode, text, onChange);
-  if (!app) return null;
-  return (
-    <div className="form">
-      <PromptModel app={app} />
-      <TextSetting app={app} path="pre_prompt" label={t.fields.prompt} rows={4} />
-      {mode !== "completion" && (
-        <>
-          <TextSetting app={app} path="opening_statement" label={t.openingStatement} rows={2} />
-          <Field label={t.suggestedQuestions} help={t.oneALine}>
-            <textarea
-              rows={2}
-              value={app.read<string[]>(["suggested_questions"], []).join("\n")}
-              onChange={(event) => app.put(["suggested_questions"], event.target.value.split("\n"))}
-            />
-          </Field>
-        </>
-      )}
-      {mode === "agent-chat" ? <AgentSettings app={app} /> : <DatasetSettings app={app} />}
-    </div>
-  );
-};
-
-const PromptModel = ({ app }: { app: PromptApp }) => {
-  const model = app.read<{ provider?: string; name?: string }>(["model"], {});
-  const providerName = (model.provider ?? "").split("/").at(-1) ?? "";
-  const onChange = (id: string) => {
-    const [provider, ...name] = id.split("/");
-    const reference = name.length ? { provider, name: name.join("/") } : { provider: "", name: id };
-    app.put(["model"], { ...model, ...reference, mode: "chat" });
-  };
-  return (
-    <ModelPick
-      type="llm"
-      value={providerName && model.name ? `${providerName}/${model.name}` : (model.name ?? "default")}
-      onChange={onChange}
-    />
-  );
-};
-
-const TextSetting = ({ app, path, label, rows }: { app: PromptApp; path: string; label: string; rows: number }) => (
-  <Field label={label}>
-    <textarea
-      rows={rows}
-      value={String(app.read<unknown>([path], ""))}
-      onChange={(event) => app.put([path], event.target.value)}
-    />
-  </Field>
-);
-
-const TOOL_KINDS = ["builtin", "plugin", "workflow", "api", "mcp"];
-
-const toolReference = ({ kind, provider, name }: OfferedTool) => ({
-  enabled: true,
-  provider_id: provider,
-  provider_name: provider,
-  provider_type: kind === "plugin" ? "builtin" : kind,
-  tool_name: name,
-  tool_label: name,
-  tool_parameters: {},
-});
-
-const AgentSettings = ({ app }: { app: PromptApp }) => {
-  const { t } = useChosen();
-  const tools = useTools();
-  const selected = app.read<AgentTool[]>(["agent_mode", "tools"], []);
-  const isReference = (reference: AgentTool, tool: OfferedTool) =>
-    reference.tool_name === tool.name && reference.provider_id === tool.provider;
-  const select = (tool: OfferedTool, is: boolean) => {
-    const others = selected.filter((reference) => !isReference(reference, tool));
-    app.put(["agent_mode", "tools"], is ? [...selected, toolReference(tool)] : others);
-  };
-  return (
-    <>
-      <Pick
-        label={t.agentStrategy}
-        value={String(app.read<unknown>(["agent_mode", "strategy"], "function_call"))}
-        onChange={(strategy) => app.put(["agent_mode", "strategy"], strategy)}
-        options={["function_call", "react"]}
-      />
-      <fieldset>
-        <legend>{t.mayUse}</legend>
-        <div className="fields">
-          {(tools.data ?? [])
-            .filter((tool) => TOOL_KINDS.includes(tool.kind))
-            .map((tool) => (
-              <label className="check" key={`${tool.provider} ${tool.name}`} title={tool.description}>
-                <input
-                  type="checkbox"
-                  checked={selected.some((reference) => isReference(reference, tool))}
-                  onChange={(event) => select(tool, event.target.checked)}
-                />{" "}
-                {tool.provider}/{tool.name}
-              </label>
-            ))}
-        </div>
-      </fieldset>
-    </>
-  );
-};
-
-interface DatasetReference {
-  dataset: { id: string; enabled?: boolean };
-}
-
-const DatasetSettings = ({ app }: { app: PromptApp }) => {
-  const { t } = useChosen();
-  const datasets = useQuery({ queryKey: ["datasets"], queryFn: api.datasets, staleTime: 60_000 });
-  const selected = app.read<DatasetReference[]>(["dataset_configs", "datasets", "datasets"], []);
-  const select = (id: string, is: boolean) => {
-    const others = selected.filter((reference) => reference.dataset.id !== id);
-    app.put(["dataset_configs"], {
-      retrieval_model: "multiple",
-      top_k: 4,
-      ...app.read<Record<string, unknown>>(["dataset_configs"], {}),
-      datasets: { datasets: is ? [...selected, { dataset: { id, enabled: true } }] : others },
-    });
-  };
-  if (!datasets.data?.length) return null;
-  return (
-    <fieldset>
-      <legend>{t.mayRead}</legend>
-      {datasets.data.map(({ id, name }) => (
-        <label className="check" key={id}>
-          <input
-            type="checkbox"
-            checked={selected.some((reference) => reference.dataset.id === id)}
-            onChange={(event) => select(id, event.target.checked)}
-          />{" "}
-          {name}
-        </label>
-      ))}
-    </fieldset>
   );
 };
 

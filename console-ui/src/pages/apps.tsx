@@ -4,13 +4,15 @@ import { useState } from "react";
 import { api, type Shape } from "../api";
 import { blankPromptApp, blankWorkflow } from "../canvas/templates";
 import { useDo } from "../components/actions";
-import { Switch } from "../components/aria";
-import { Card, Drop, Empty, Field, Page, Pick, Trouble, useWrong } from "../components/base";
+import { Card, Drop, Empty, Field, Loading, Page, Pick, Trouble, useWrong } from "../components/base";
 import { filled } from "../messages";
-import { useChosen } from "../settings";
+import { useChosen, useKept } from "../settings";
+import { AppCard } from "./app-card";
+import { type App, hasCanvas, matchingApps, NO_FILTER } from "./app-list";
+import { AppFilterBar, useAppTags } from "./app-tags";
+import { Templates } from "./app-templates";
 
 const MAX_BYTES = 10 << 20;
-const hasCanvas = (mode: string) => mode === "workflow" || mode === "advanced-chat" || mode === "rag-pipeline";
 
 export const Apps = () => {
   const { t } = useChosen();
@@ -19,18 +21,50 @@ export const Apps = () => {
     <Page title={t.apps} text={t.appsText}>
       <Trouble of={[apps]} />
       <New />
+      <Templates />
       <Import />
+      <Loading of={[apps]} />
       {apps.data && !apps.data.length && (
         <Empty title={t.noApps}>
           <p>{t.noAppsText}</p>
         </Empty>
       )}
+      <AppList apps={apps.data ?? []} />
+    </Page>
+  );
+};
+
+// The filter is the same on both pages that list apps.
+const AppList = ({ apps }: { apps: App[] }) => {
+  const { t } = useChosen();
+  const tags = useAppTags();
+  const [filter, setFilter] = useKept("apps.filter", NO_FILTER);
+  if (!apps.length) return null;
+  const existingTags = (tags.data ?? []).map((tag) => tag.id);
+  const shown = matchingApps(apps, filter, existingTags);
+  return (
+    <>
+      <AppFilterBar
+        filter={filter}
+        onChange={setFilter}
+        tags={tags.data ?? []}
+        shownCount={shown.length}
+        count={apps.length}
+      />
+      <Trouble of={[tags]} />
+      {!shown.length && (
+        <Empty title={t.nothingFound}>
+          <button type="button" onClick={() => setFilter(NO_FILTER)}>
+            {t.clearFilters}
+          </button>
+        </Empty>
+      )}
       <ul className="grid">
-        {(apps.data ?? []).map((app) => (
+        {shown.map((app) => (
           <AppCard key={app.id} app={app} />
         ))}
       </ul>
-    </Page>
+    </>
   );
 };
 
@@ -119,13 +153,11 @@ export const Workflows = () => {
           </button>
         </form>
       </Card>
+      <Templates />
       <Import />
+      <Loading of={[apps]} />
       {apps.data && !shown.length && <Empty title={t.noWorkflows} />}
-      <ul className="grid">
-        {shown.map((app) => (
-          <AppCard key={app.id} app={app} />
-        ))}
-      </ul>
+      <AppList apps={shown} />
     </Page>
   );
 };
@@ -177,38 +209,5 @@ const Import = () => {
         ))}
       </div>
     </Card>
-  );
-};
-
-const AppCard = ({ app }: { app: Shape<"AppView"> }) => {
-  const { t } = useChosen();
-  const change = useDo((is: boolean) => api.setApp(app.id, { is_enabled: is }), ["apps"]);
-  return (
-    <li className="card">
-      <h2>
-        <Link to="/apps/$id" params={{ id: app.id }}>
-          {app.name}
-        </Link>
-      </h2>
-      <p className="soft small">{(t.modes as Record<string, string>)[app.mode] ?? app.mode}</p>
-      {app.description && <p>{app.description}</p>}
-      <p className="small">
-        {app.is_published ? t.published : t.neverPublished}
-        {app.has_draft ? ` · ${t.hasDraft}` : ""}
-      </p>
-      <div className="row tight">
-        {hasCanvas(app.mode) && (
-          <Link className="button" to="/workflows/$id" params={{ id: app.id }}>
-            {t.canvas}
-          </Link>
-        )}
-        {app.page.url && (
-          <a className="button" href={app.page.url} target="_blank" rel="noopener">
-            {t.openPage}
-          </a>
-        )}
-        <Switch label={t.on} isOn={app.is_enabled} onChange={(is) => void change.run(is)} />
-      </div>
-    </li>
   );
 };

@@ -4,12 +4,13 @@ import { useState } from "react";
 import { api, type Doc, type Hit } from "../api";
 import { useDo } from "../components/actions";
 import { PageTabs } from "../components/aria";
-import { Card, Drop, Empty, Field, Page, Pick, Status, Trouble, useWrong } from "../components/base";
+import { Card, Drop, Empty, Field, Loading, Page, Pick, Status, Trouble, useWrong } from "../components/base";
 import { Dialog, Sure } from "../components/dialog";
 import { Table } from "../components/table";
 import { filled } from "../messages";
 import { useChosen, useKept } from "../settings";
 import { Evaluation } from "./evaluation";
+import { SegmentImport } from "./segment-import";
 
 export const Knowledge = () => {
   const { t, number, day } = useChosen();
@@ -308,7 +309,10 @@ const Segments = ({ id, doc, onClose }: { id: string; doc: Doc; onClose: () => v
   const segments = useQuery({ queryKey: ["segments", doc.id], queryFn: () => api.segments(id, doc.id) });
   return (
     <Dialog title={doc.name} isOpen onClose={onClose} isWide>
+      <SegmentImport id={id} doc={doc.id} />
       <Trouble of={[segments]} />
+      <Loading of={[segments]} />
+      {segments.data && !segments.data.length && <Empty title={t.noSegments} />}
       {(segments.data ?? []).map((segment) => (
         <article className="card" key={segment.id}>
           <p className="soft small">

@@ -1,6 +1,5 @@
 import { useQuery } from "@tanstack/react-query";
 import { lazy, Suspense } from "react";
-import { parseDocument } from "yaml";
 import { api } from "../api";
 import { useDo } from "../components/actions";
 import { PageTabs, Switch } from "../components/aria";
@@ -8,6 +7,7 @@ import { Card, Field, Page, Status, Trouble } from "../components/base";
 import { Table } from "../components/table";
 import { filled } from "../messages";
 import { useChosen, useKept } from "../settings";
+import { yamlDocument } from "../yaml";
 
 const Code = lazy(() => import("../components/code").then((module) => ({ default: module.Code })));
 
@@ -53,6 +53,8 @@ const Health = () => {
           <dd>{(t.sandboxs as Record<string, string>)[status.sandbox] ?? status.sandbox}</dd>
           <dt>{t.recording}</dt>
           <dd>{status.records_bodies ? t.on : t.recordingOff}</dd>
+          <dt>{t.mail}</dt>
+          <dd>{status.mail_problem ?? t.mailReady}</dd>
         </dl>
       )}
       <p>
@@ -169,9 +171,9 @@ const AsForm = ({ schema, text, onChange }: { schema: JsonSchema; text: string; 
   const follow = (schemaPart: JsonSchema): JsonSchema =>
     schemaPart.$ref ? follow(schema.$defs?.[schemaPart.$ref.split("/").at(-1)!] ?? {}) : schemaPart;
   const whole = follow(schema);
-  const document = parseDocument(text || "{}");
+  const document = yamlDocument(text || "{}");
   const put = (path: string[], value: unknown) => {
-    const next = parseDocument(text.trim() || "{}");
+    const next = yamlDocument(text.trim() || "{}");
     if (next.contents && "flow" in next.contents) next.contents.flow = false;
     if (value === undefined) next.deleteIn(path);
     else next.setIn(path, value);

@@ -146,6 +146,7 @@ describe("a form as it is drawn", () => {
     titles: new Map([["1", "Model"]]),
     appId: "app",
     times: [],
+    changeDocument: () => undefined,
   };
   const draw = (spec: FieldSpec, data: JsonObject) => {
     const field = createElement(NodeField, { spec, data, within, onChange: () => undefined });
@@ -167,6 +168,12 @@ describe("a form as it is drawn", () => {
   test("shows what the file has, as text", () => {
     const html = draw({ path: "a.b", label: "name", kind: "text" }, { a: { b: '<b>"&' } });
     expect(html).toContain('value="&lt;b&gt;&quot;&amp;"');
+  });
+
+  test("shows what the server takes where the file says nothing", () => {
+    const spec = FIELDS["http-request"]!.find(({ path }) => path === "ssl_verify")!;
+    expect(draw(spec, {})).toContain('checked=""');
+    expect(draw(spec, { ssl_verify: false })).not.toContain('checked=""');
   });
 
   test("offers a choice that only the file knows", () => {

@@ -133,6 +133,19 @@ describe("an edge", () => {
     expect(edges([node("a"), node("b")], raw).map((edge) => edge.id)).toEqual(["a-source-b"]);
   });
 
+  test("of a deadline is shown at its handle, and stays as the file has it", () => {
+    const raw = { source: "form", target: "late", sourceHandle: "__timeout__" };
+    const text = toYaml({
+      workflow: { graph: { nodes: [node("form", { type: "human-input" }), node("late")], edges: [raw] } },
+    });
+    const app = read(text);
+    expect(app.graph.edges[0]!.sourceHandle).toBe("__timeout");
+    expect(graphOf(fromYaml(write(app))).edges[0]).toMatchObject(raw);
+    // Connected to another branch, it is no deadline any more.
+    app.graph.edges[0]!.sourceHandle = "ok";
+    expect(graphOf(fromYaml(write(app))).edges[0]!.sourceHandle).toBe("ok");
+  });
+
   test("says what it connects, and in which container", () => {
     const nodes = [
       node("loop", { type: "loop" }),

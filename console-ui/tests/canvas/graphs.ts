@@ -1,12 +1,16 @@
 // Graphs for tests: those of real apps, and random ones.
-import { parse, stringify } from "yaml";
 import { FIELDS } from "../../src/canvas/fields";
 import { CONTAINERS, type JsonObject, read } from "../../src/canvas/file";
+import { readYaml, writeYaml } from "../../src/yaml";
 import type { Random } from "../random";
 
-// Files that people published, by their path.
+// Files that people published, and our own of newer shapes, by their path.
 export const APP_FILES = Object.entries(
-  import.meta.glob<string>("../../../tests/data/dsl/**/*.yml", { query: "?raw", import: "default", eager: true }),
+  import.meta.glob<string>("../../../tests/data/{dsl,dsl-0.7,dsl-own}/**/*.yml", {
+    query: "?raw",
+    import: "default",
+    eager: true,
+  }),
 );
 
 export const isReadable = (text: string): boolean => {
@@ -72,8 +76,8 @@ export const randomApp = (random: Random): JsonObject => {
   };
 };
 
-export const toYaml = (document: JsonObject): string => stringify(document);
-export const fromYaml = (text: string): JsonObject => parse(text, { maxAliasCount: 1000 }) as JsonObject;
+export const toYaml = (document: JsonObject): string => writeYaml(document);
+export const fromYaml = (text: string): JsonObject => readYaml(text) as JsonObject;
 
 export const graphOf = (document: JsonObject) =>
   (document.workflow as JsonObject).graph as { nodes: JsonObject[]; edges: JsonObject[] };

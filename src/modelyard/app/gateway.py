@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from modelyard.app.live_settings import LiveSettings
+from modelyard.app.mail import mail_problem
 from modelyard.app.maintenance import MaintenanceTasks
 from modelyard.app.services import Services
 from modelyard.base.errors import ConfigError
@@ -430,6 +431,7 @@ def _server_state(live_settings: LiveSettings) -> ServerState:
         workers=settings.workers,
         records=settings.telemetry.record,
         debug_address=f"{settings.host}:{port}" if port else "",
+        mail_problem=mail_problem(settings),
     )
 
 

@@ -1,5 +1,6 @@
 """Mail setup: sends the mails of forms by the operator's mail server."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from email.message import EmailMessage
 from pathlib import Path
@@ -50,6 +51,16 @@ def build_mail_delivery(
         )
 
     return MailDelivery(mails, setup, send, members_of, clock)
+
+
+def mail_problem(settings: Settings) -> str:
+    """Return why no mail can be sent by the settings; empty if it can be."""
+    if problem := settings.mail.problem:
+        return problem
+    # The client is an optional package, whose absence a mail would meet much later.
+    if importlib.util.find_spec("aiosmtplib") is None:
+        return "The mail client is missing: pip install 'modelyard[mail]'"
+    return ""
 
 
 async def send_by(settings: Settings, message: EmailMessage) -> None:

@@ -807,8 +807,8 @@ def describe_missing_agent(binding: AgentBinding | None) -> str:
     if binding.package_ref:
         return f"The file has no agent package {binding.package_ref!r}"
     return (
-        f"The agent {binding.agent_id!r} is not in the file; the app's mapping can name"
-        " an imported agent app under 'agents'"
+        f"The agent {binding.agent_id!r} is not in the file, so it must be the id or the"
+        " name of an agent app here; the app's mapping can name another under 'agents'"
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from modelyard.base.errors import NotFoundError
+from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.tenancy.directory import Directory
 from modelyard.tenancy.resource_types import TraceDestination
 from modelyard.tenancy.sealed_rows import SealedRows
@@ -18,7 +18,8 @@ class NewDestination(msgspec.Struct, frozen=True, kw_only=True):
     service: str
     base_url: str = ""
     project: str = ""
-    credentials: Mapping[str, str] = {}
+    credentials: Mapping[str, str] | None = None
+    """None for those that are stored."""
     content: bool = True
     is_enabled: bool = True
 
@@ -55,35 +56,52 @@ class TraceDestinations:
         """Add or replace a destination of an app.
 
         Raises InvokeBadRequestError for an unknown service, an invalid address or wrong
-        credentials.
+        credentials, and SecretError if stored ones cannot be decrypted.
         """
-        # Checked before anything is stored, so that a wrong key is noticed now.
-        service = service_of(new.service)
-        headers = headers_for(service, new.credentials, new.project)
         destination = TraceDestination(
             app=app,
             service=new.service,
-            url=traces_url(service, new.base_url),
+            url=traces_url(service_of(new.service), new.base_url),
             project=new.project,
             content=new.content,
             is_enabled=new.is_enabled,
         )
-        existing = self._find(tenant, app, name)
+        row, previous = self._find(tenant, app, name) or ("", None)
+        # Keys mean nothing to another service. All are checked before anything is
+        # stored, so that a wrong one is noticed now.
+        keeps_service = previous is not None and previous.service == new.service
+        if new.credentials is None and previous is not None and keeps_service:
+            headers = self._stored_headers(tenant, row, previous, destination)
+        else:
+            service = service_of(new.service)
+            headers = headers_for(service, new.credentials or {}, new.project)
         await self._rows.save(
             tenant,
             TraceDestination.kind,
             f"{app}/{name}",
             headers,
             destination,
-            id=existing or "",
+            id=row,
         )
+
+    def _stored_headers(
+        self, tenant: str, row: str, previous: TraceDestination, new: TraceDestination
+    ) -> dict[str, str]:
+        """Return the stored headers of a destination, for its next version. Raises
+        InvokeBadRequestError if they are for another address or project."""
+        # Stored keys must not travel to an address that whoever changes it chooses.
+        if (previous.url, previous.project) != (new.url, new.project):
+            raise InvokeBadRequestError(
+                "'credentials' must be given again if the address or the project"
+                " changes",
+                param="credentials",
+            )
+        return self._rows.read(tenant, TraceDestination.kind, row, previous.secret)
 
     async def remove(self, tenant: str, app: str, name: str) -> None:
         """Remove a destination. Raises NotFoundError."""
-        existing = self._find(tenant, app, name)
-        if existing is None:
-            raise NotFoundError(f"The app has no trace destination {name[:80]!r}")
-        await self._rows.remove(tenant, TraceDestination.kind, existing)
+        row, _ = self._found(tenant, app, name)
+        await self._rows.remove(tenant, TraceDestination.kind, row)
 
     async def remove_all(self, tenant: str, app: str) -> None:
         """Remove the destinations of an app that is deleted."""
@@ -110,9 +128,31 @@ class TraceDestinations:
             if destination.is_enabled
         ]
 
-    def _find(self, tenant: str, app: str, name: str) -> str | None:
-        """Return the id of a destination by its name; None if there is none."""
+    def active_by_name(self, tenant: str, app: str, name: str) -> ActiveDestination:
+        """Return an enabled destination with its headers. Raises NotFoundError,
+        InvokeBadRequestError if it is disabled, and SecretError."""
+        row, destination = self._found(tenant, app, name)
+        if not destination.is_enabled:
+            raise InvokeBadRequestError("The destination is disabled", param="name")
+        return next(active for active in self.active(tenant, app) if active.id == row)
+
+    def _found(self, tenant: str, app: str, name: str) -> tuple[str, TraceDestination]:
+        """Return (id, destination) by a destination's name. Raises NotFoundError."""
+        existing = self._find(tenant, app, name)
+        if existing is None:
+            raise NotFoundError(f"The app has no trace destination {name[:80]!r}")
+        return existing
+
+    def _find(
+        self, tenant: str, app: str, name: str
+    ) -> tuple[str, TraceDestination] | None:
+        """Return (id, destination) by a destination's name; None if there is none."""
         destinations = self.of_app(tenant, app)
         return next(
-            (row for row, row_name, _ in destinations if row_name == name), None
+            (
+                (row, destination)
+                for row, row_name, destination in destinations
+                if row_name == name
+            ),
+            None,
         )

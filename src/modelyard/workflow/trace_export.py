@@ -19,7 +19,7 @@ from modelyard.workflow.engine import Status
 from modelyard.workflow.events import AnyEvent
 from modelyard.workflow.journal import DatabaseJournal
 from modelyard.workflow.run_record import RunRecord
-from modelyard.workflow.run_spans import RunSpan, spans_of
+from modelyard.workflow.run_spans import RunSpan, probe_span, spans_of
 from modelyard.workflow.secret_mask import SecretMask
 from modelyard.workflow.trace_destinations import ActiveDestination, TraceDestinations
 from modelyard.workflow.variables import VariablePool
@@ -122,6 +122,20 @@ class TraceExport:
             mask = SecretMask.of(pool)
             for row in rows:
                 self._enqueue(row, _EndedRun(run, mask))
+
+    async def send_test(self, tenant: str, app: str, name: str, now: float) -> str:
+        """Send a trace of one span to a destination, once; return why it was not
+        accepted, or an empty text. `now` is the Unix time of the span.
+
+        Neither queued nor counted. Raises NotFoundError, InvokeBadRequestError for a
+        destination that is disabled, SecretError, and ConfigError if OpenTelemetry is
+        not installed.
+        """
+        destination = self._destinations.active_by_name(tenant, app, name)
+        span = probe_span(destination.id, now)
+        body = await asyncio.to_thread(_encoded, [span], destination)
+        error, _ = await self._try(destination, body)
+        return error
 
     def _enqueue(self, destination: str, ended: "_EndedRun") -> None:
         """Queue a trace for one destination, and start its sender if it is idle."""

@@ -27,6 +27,11 @@ class TraceService(msgspec.Struct, frozen=True, kw_only=True):
     headers_of: Callable[[Credentials, str], dict[str, str]]
     """(credentials, project) → request headers."""
 
+    @property
+    def takes_headers(self) -> bool:
+        """Whether every credential is a request header, whatever its name."""
+        return not (self.credentials or self.optional)
+
 
 def _langfuse(credentials: Credentials, project: str) -> dict[str, str]:
     """The keys belong to one project."""
@@ -122,8 +127,11 @@ def headers_for(
     # An empty text counts as missing: forms send it for a field left out.
     missing = [name for name in service.credentials if not credentials.get(name)]
     accepted = {*service.credentials, *service.optional}
-    # The generic service takes any header.
-    unknown = [name for name in credentials if accepted and name not in accepted]
+    unknown = [
+        name
+        for name in credentials
+        if name not in accepted and not service.takes_headers
+    ]
     if missing or unknown:
         raise InvokeBadRequestError(
             f"'credentials' must have {', '.join(sorted(accepted))}; missing:"

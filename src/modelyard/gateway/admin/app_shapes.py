@@ -393,6 +393,35 @@ class TraceDestinationView(msgspec.Struct, frozen=True, kw_only=True):
     """Of the last trace; empty if it was delivered."""
 
 
+class TraceServiceView(msgspec.Struct, frozen=True, kw_only=True):
+    """A service that traces can be sent to, and what it needs."""
+
+    name: str
+    default_url: str
+    """The vendor's own installation; empty if an address has to be given."""
+    credentials: list[str]
+    """Names of the credentials that the service needs."""
+    optional: list[str]
+    """Names of further credentials."""
+    takes_headers: bool
+    """Whether the credentials are request headers of any name instead."""
+
+
+class TraceDestinationList(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the traces of an app's runs are sent, and where they could be."""
+
+    data: list[TraceDestinationView]
+    services: list[TraceServiceView]
+
+
+class TraceTestView(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a trace that tests a destination."""
+
+    accepted: bool
+    error: str
+    """Why the destination did not accept it; empty if it did."""
+
+
 class FormMailView(msgspec.Struct, frozen=True, kw_only=True):
     """A mail about a form that a run waits or has waited for."""
 

@@ -1,12 +1,18 @@
 """/admin/v1/apps/ID/traces: where the traces of an app's runs are sent."""
 
 import importlib.util
+import time
 from dataclasses import dataclass
 
 import msgspec
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError
-from modelyard.gateway.admin.app_shapes import TraceDestinationView
+from modelyard.gateway.admin.app_shapes import (
+    TraceDestinationList,
+    TraceDestinationView,
+    TraceServiceView,
+    TraceTestView,
+)
 from modelyard.gateway.admin.inputs import TraceDestinationInput
 from modelyard.gateway.admin.requests import app_of
 from modelyard.gateway.admin.shapes import Removed
@@ -14,6 +20,7 @@ from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.workflow.apps import AppRecord, Apps
 from modelyard.workflow.trace_destinations import NewDestination, TraceDestinations
 from modelyard.workflow.trace_export import TraceExport
+from modelyard.workflow.trace_services import TRACE_SERVICES
 
 _MAX_NAME_CHARS = 60
 
@@ -27,12 +34,14 @@ class AppTraces:
     export: TraceExport
 
     async def list_destinations(self, request: Request) -> Reply:
-        """List the trace destinations of an app.
+        """List the trace destinations of an app, and the services that are known.
 
         Raises NotFoundError.
         """
         app_record = app_of(request, self.apps)
-        return json_reply({"data": self._views(app_record)})
+        return json_reply(
+            TraceDestinationList(data=self._views(app_record), services=_services())
+        )
 
     async def save(self, request: Request) -> Reply:
         """Add a trace destination, or replace the one of this name.
@@ -59,6 +68,19 @@ class AppTraces:
         # Shown as it is stored, without the credentials.
         views = {view.name: view for view in self._views(app_record)}
         return json_reply(views[name])
+
+    async def test(self, request: Request) -> Reply:
+        """Send a trace of one span to a destination, and say what became of it.
+
+        Raises NotFoundError, InvokeBadRequestError, and ConfigError if OpenTelemetry is
+        not installed.
+        """
+        app_record, name = app_of(request, self.apps), request.names["name"]
+        _check_is_installed()
+        error = await self.export.send_test(
+            app_record.tenant, app_record.id, name, time.time()
+        )
+        return json_reply(TraceTestView(accepted=not error, error=error))
 
     async def remove(self, request: Request) -> Reply:
         """Remove a trace destination.
@@ -89,6 +111,20 @@ class AppTraces:
                 )
             )
         return views
+
+
+def _services() -> list[TraceServiceView]:
+    """Return the known services, so that a form can ask for what each needs."""
+    return [
+        TraceServiceView(
+            name=name,
+            default_url=service.default_url,
+            credentials=list(service.credentials),
+            optional=list(service.optional),
+            takes_headers=service.takes_headers,
+        )
+        for name, service in TRACE_SERVICES.items()
+    ]
 
 
 def _check_is_installed() -> None:

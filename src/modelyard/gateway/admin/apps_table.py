@@ -212,10 +212,14 @@ def _trace_rows(traces: AppTraces) -> Iterator[Row]:
     """Yield the routes for the trace destinations of an app."""
     path, view = f"{_APP}/traces", app_shapes.TraceDestinationView
     yield row("GET", path, ADMIN, traces.list_destinations,
-              "List where an app's traces are sent.", Listed(view))  # fmt: skip
+              "List where an app's traces are sent, and the known services.",
+              app_shapes.TraceDestinationList)  # fmt: skip
     yield row("PUT", f"{path}/{{name}}", ADMIN, traces.save,
               "Set where an app's traces are sent.", view,
               request_body=inputs.TraceDestinationInput)  # fmt: skip
+    yield row("POST", f"{path}/{{name}}/test", ADMIN, traces.test,
+              "Send a trace of one span to a destination.",
+              app_shapes.TraceTestView)  # fmt: skip
     yield row("DELETE", f"{path}/{{name}}", ADMIN, traces.remove,
               "Remove a trace destination.", Removed)  # fmt: skip
 

@@ -47,6 +47,8 @@ class ServerState:
     """Whether the requests and responses of calls are recorded."""
     debug_address: str
     """Address at which plugins being debugged connect; empty if it is off."""
+    mail_problem: str
+    """Why forms cannot be sent by mail; empty if they can be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -313,8 +313,9 @@ class TraceDestinationInput(Input, frozen=True, kw_only=True):
     base_url: str = ""
     """Address of the service; may be empty for those with one installation."""
     project: str = ""
-    credentials: dict[str, str] = {}
-    """Keys of the service; for `otlp` the request headers."""
+    credentials: dict[str, str] | None = None
+    """Keys of the service; for `otlp` the request headers. Omitted, the stored ones
+    stay; then address and project have to stay too."""
     content: bool = True
     """Whether spans have inputs and outputs."""
     is_enabled: bool = True

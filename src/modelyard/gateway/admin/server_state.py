@@ -64,6 +64,8 @@ class ServerAboutRoute:
                 rejected_records=rejected,
                 uptime=round(parts.clock.monotonic() - parts.started_at, 1),
                 records_bodies=server.records,
+                # It names settings and no values, so everybody may read it.
+                mail_problem=server.mail_problem or None,
                 # Reading the metadata of all packages takes long the first time.
                 packages=await asyncio.to_thread(_packages),
             )

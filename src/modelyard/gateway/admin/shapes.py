@@ -438,6 +438,8 @@ class About(ResponseBase, frozen=True, kw_only=True):
     """Number of unreadable records of killed processes; only for operators."""
     uptime: float
     records_bodies: bool
+    mail_problem: str | None
+    """Why forms cannot be sent by mail."""
     packages: list[Package]
 
 
