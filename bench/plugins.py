@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tools.show.plugged import EXAMPLES, proportional_memory_mb
+from tools.show.plugged import EXAMPLES, plugin_settings, proportional_memory_mb
 from tools.show.proof import ready_home, weights_folder
 
 from modelyard.app import Modelyard
-from modelyard.base.settings import Settings, load_settings
+from modelyard.base.settings import Settings
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import UserPromptMessage
 from modelyard.models.types import ModelType
@@ -53,16 +53,6 @@ def _variants(
     return packages
 
 
-def _settings(home: Path, **plugins: Any) -> Settings:
-    """Return the settings for a home folder; `plugins` overrides plugin settings."""
-    settings = load_settings(
-        {"MODELYARD_HOME": str(home), "MODELYARD_LOG_LEVEL": "error"}
-    )
-    # Port 0 turns the debug listener off, so that parallel runs do not conflict.
-    plugin_settings = msgspec.structs.replace(settings.plugins, debug_port=0, **plugins)
-    return msgspec.structs.replace(settings, plugins=plugin_settings)
-
-
 @asynccontextmanager
 async def _yard(
     *, forks: bool = True, **plugins: Any
@@ -74,7 +64,7 @@ async def _yard(
     """
     with tempfile.TemporaryDirectory(prefix="modelyard-bench-") as name:
         home = ready_home(Path(name) / "home")
-        async with Modelyard(_settings(home, **plugins)) as yard:
+        async with Modelyard(plugin_settings(home, **plugins)) as yard:
             # the baseline
             yard.services.plugins.host._supervisors._forks = forks  # pyright: ignore[reportPrivateUsage]
             yield yard, Path(name)
@@ -267,7 +257,7 @@ async def _overhead() -> tuple[float, float]:
         tempfile.TemporaryDirectory() as name,
     ):
         home = ready_home(Path(name) / "home")
-        settings = _settings(home)
+        settings = plugin_settings(home)
         environ = {"OPENAI_API_KEY": "sk-bench"}
         document = [
             {

@@ -184,6 +184,52 @@ def test_the_provider_tries_its_own_credentials(served: Callable[[str], Served])
     assert found == {"mine": ["odd"]}
 
 
+def test_credentials_of_single_models_are_tried_with_their_model(
+    served: Callable[[str], Served],
+):
+    custom = served(_MODEL)
+    values = {"api_key": "good", "context_size": "4096"}
+    assert custom.add(values=values, model="own").status_code == 201
+    vectors = {"model": "vectors", "model_type": "text-embedding", "name": "second"}
+    assert custom.add(values={"api_key": "good"}, **vectors).status_code == 201
+    found = custom.gateway.run_on_loop(custom.yard.check_provider("played"))
+    assert found == {"mine": ["own"], "second": ["vectors"]}
+
+
+def test_two_models_of_one_name_have_the_credentials_of_their_types(
+    served: Callable[[str], Served],
+):
+    custom = served(_MODEL)
+    llm = {"api_key": "for-llm", "context_size": "4096"}
+    assert custom.add(values=llm, model="own").status_code == 201
+    vectors = {"model": "own", "model_type": "text-embedding", "name": "second"}
+    assert custom.add(values={"api_key": "for-vectors"}, **vectors).status_code == 201
+    # They are used in turn otherwise.
+    assert [custom.ask("own")["credentials"] for _ in range(4)] == [llm] * 4
+
+
+def test_what_a_plugin_adds_to_credentials_is_in_its_calls(
+    served: Callable[[str], Served],
+):
+    provider = served(_PROVIDER)
+    added = provider.add(values={"api_key": "complete"})
+    assert added.status_code == 201
+    assert provider.ask("odd")["credentials"] == {"api_key": "complete", "mode": "chat"}
+    # It is no field of the form, and is not shown.
+    assert '"mode"' not in json.dumps(
+        provider.client.get("/admin/v1/credentials").json()
+    )
+    path = f"/admin/v1/credentials/{added.json()['id']}"
+    assert provider.client.patch(path, json={"weight": 2}).status_code == 200
+    assert provider.ask("odd")["credentials"] == {"api_key": "complete", "mode": "chat"}
+    # New values are completed anew; a refusal is no reason not to store them.
+    assert (
+        provider.client.patch(path, json={"values": {"api_key": "wrong"}}).status_code
+        == 200
+    )
+    assert provider.ask("odd")["credentials"] == {"api_key": "wrong"}
+
+
 def test_an_uninstallation_leaves_nothing(served: Callable[[str], Served]):
     custom = served(_PROVIDER + _MODEL)
     before = custom.resources()

@@ -18,6 +18,7 @@ import uvloop
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from tools.show.odd_plugins import odd_plugin
 
 from modelyard.base.errors import ConfigError, NotFoundError, PackageError, PluginError
 from modelyard.plugins.bundle import read_bundle
@@ -510,6 +511,17 @@ def test_unused_environments_are_removed(tmp_path: Path):
 
 
 # ------------------------------------------------------------- templates of new plugins
+
+
+def test_a_class_that_a_plugin_names_is_no_file(tmp_path: Path):
+    folder = odd_plugin(tmp_path, "fine")
+    tool = folder / "provider" / "tool.yaml"
+    source = "{source: provider/odd.py"
+    tool.write_text(tool.read_text().replace(source, f"{source}, class: OddTool"))
+    assert package_folder(folder).manifest.id == "odd/fine"
+    tool.write_text(tool.read_text().replace(source, "{source: provider/none.py"))
+    with pytest.raises(PackageError, match=r"Source file 'provider/none\.py'"):
+        package_folder(folder)
 
 
 @pytest.mark.parametrize("category", CATEGORIES)

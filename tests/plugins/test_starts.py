@@ -1,6 +1,7 @@
 """Starts of plugins on busy machines, and fairness between those that serve."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -122,3 +123,40 @@ def test_a_plugin_is_compiled_and_has_normal_priority(toolbox: PluginGateway):
         group = Path(f"/proc/{pid}/autogroup")
         if group.is_file():
             assert group.read_text().split()[-1] == "0"
+
+
+def programs(gateway: PluginGateway) -> list[str]:
+    """Return what the processes of plugins run, in order."""
+    return sorted(
+        Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2].decode()
+        for pid in gateway.parts.host.pids()
+    )
+
+
+def test_the_sdk_is_loaded_beforehand_if_plugins_share_it(
+    plugged: Callable[..., PluginGateway],
+):
+    gateway = plugged()
+    gateway.install("toolbox")
+    assert gateway.tool_text("add", a=1, b=2) == "3"
+    # One plugin is an interpreter of its own.
+    assert "main" in programs(gateway)
+    assert "--fork" not in programs(gateway)
+    gateway.install("sixfold")
+    data = {"provider": "sixfold", "credentials": {}}
+    action = "validate_provider_credentials"
+    assert gateway.call("modelyard/sixfold", "model", action, **data)
+    # The second one has another supervisor, which forks it.
+    assert "--fork" in programs(gateway)
+    assert gateway.tool_text("add", a=1, b=2) == "3"
+
+
+def test_a_plugin_that_is_installed_again_starts(plugged: Callable[..., PluginGateway]):
+    gateway = plugged()
+    gateway.install("toolbox")
+    assert gateway.tool_text("add", a=1, b=2) == "3"
+    uninstall = gateway.parts.installations.uninstall
+    gateway.run_on_loop(uninstall("default", "modelyard/toolbox"))
+    # Its folder is another one of the same name, which its supervisor has never seen.
+    gateway.install("toolbox")
+    assert gateway.tool_text("add", a=2, b=2) == "4"

@@ -852,6 +852,30 @@ def test_ambiguous_requests_to_the_egress_proxy_are_refused(head: str, status: i
     assert asyncio.run(work()).startswith(f"HTTP/1.1 {status} ".encode())
 
 
+def test_an_egress_proxy_that_closes_reports_no_error():
+    reported: list[Any] = []
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: reported.append(context))
+        egress_proxy = EgressProxy(EgressRules, lambda: "http://127.0.0.1:1")
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        await egress_proxy.start(listener)
+        # The proxy waits for the rest of the request.
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"CONNECT ")
+        await asyncio.sleep(0.1)
+        assert egress_proxy._connections
+        egress_proxy.close()
+        await asyncio.sleep(0.1)
+        writer.close()
+        await writer.wait_closed()
+
+    asyncio.run(work())
+    assert reported == []
+
+
 def test_the_egress_proxy_requires_its_password():
     async def work(authorization: str) -> bytes:
         egress_proxy = EgressProxy(EgressRules, lambda: "http://127.0.0.1:1", "word")

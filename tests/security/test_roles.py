@@ -86,9 +86,9 @@ EXPECTED: dict[Role, tuple[str, ...]] = {
     Role.ADMIN: (
         "DELETE /admin/v1/apps/{id}/keys/{key}",
         # What an app is asked and answers leaves the server.
+        "GET PUT POST DELETE /admin/v1/apps/{id}/traces*",
         # Editors write the code of nodes; what it may reach is another's decision.
         "PUT /admin/v1/apps/{id}/code-network",
-        "GET PUT POST DELETE /admin/v1/apps/{id}/traces*",
         "GET POST PATCH DELETE /admin/v1/keys*",
         "GET POST PATCH DELETE /admin/v1/users*",
         "GET POST PATCH DELETE /admin/v1/credentials*",

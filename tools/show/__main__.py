@@ -39,6 +39,8 @@ PROOFS = {
     "memory": "100,000 requests: memory, tasks, threads and descriptors do not grow.",
     "bench-gateway": "The cost of a call with all features, compared with the gateways that can be installed.",
     "plugin-kinds": "Unmodified plugins of every type, end to end; the executed how-to guide of MockGPT.",
+    "plugins-all": "Every plugin of a repository: packed, installed, started and called, beside plain processes.",
+    "plugins-driven": "Real plugins of every kind against played vendors: chat, tools, thoughts, errors, files, documents.",
     "plugin-storm": "50 plugins that crash and one that forks, leaks and loops, next to healthy ones.",
     "plugin-streams": "500 streams through one plugin; a plugin killed in the middle of one.",
     "plugin-orphans": "Kill -9 the host: no process of a plugin keeps running.",

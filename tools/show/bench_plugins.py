@@ -1,9 +1,13 @@
 """Starts, calls, streams and installations of plugins, compared with the plain way in
 one run."""
 
-from bench import plugins
+from collections.abc import Mapping
+from typing import Any
+
+from bench import plugins, real_plugins
 
 from tools.show.proof import Proof
+from tools.show.real_plugins import repository
 
 
 def prove() -> Proof:
@@ -53,4 +57,42 @@ def prove() -> Proof:
         figures["install_offline_s"] <= 2,
     )
     proof.figures |= figures
+    folder = repository()
+    if folder is not None:
+        real = real_plugins.measure(folder)
+        _report_real(proof, real)
+        proof.figures |= real
     return proof
+
+
+def _report_real(proof: Proof, real: Mapping[str, Any]) -> None:
+    """Compare ten real plugins with plain processes."""
+    count = len(real["real_names"])
+    proof.line(
+        f"{count} real plugins, {real['real_environments']} environments",
+        ", ".join(real["real_names"]),
+    )
+    ours, plain = real["real_ten_s"], real["real_plain_ten_s"]
+    proof.line(
+        "all at once until their first answers, target 1.2 times plain processes",
+        f"{ours:.2f} s; plainly {plain:.2f} s: {ours / plain:.2f} times",
+        ours <= 1.2 * plain,
+    )
+    ours, plain = real["real_ten_mb"], real["real_plain_ten_mb"]
+    proof.line(
+        "their memory, target 0.6 times plain processes",
+        f"{ours:.0f} MB; plainly {plain:.0f} MB: {ours / plain:.2f} times",
+        ours <= 0.6 * plain,
+    )
+    overhead = real["warm_call_ms"] - real["warm_direct_ms"]
+    proof.line(
+        "a warm call over a direct one, target 1 ms",
+        f"{overhead:.2f} ms",
+        overhead <= 1,
+    )
+    seconds = real["real_first_answer_p50_s"]
+    proof.line(
+        "installation to first answer, median, target 2.5 s",
+        f"{seconds:.2f} s",
+        seconds <= 2.5,
+    )

@@ -62,10 +62,14 @@ except ImportError:
     read = os.read
 
 
+writing = threading.Lock()
+
+
 def write(text):
     data = text.encode()
-    while data:
-        data = data[os.write(1, data):]
+    with writing:  # a long message is written in pieces, and heartbeats must not come between
+        while data:
+            data = data[os.write(1, data):]
 
 
 def say(message):
@@ -178,7 +182,9 @@ end(session)"""
     end(session)
     return
 if asked["action"].startswith("validate"):
-    send(session, "stream", {"result": True, "credentials": {}})
+    # Some plugins complete the form, and expect that in their calls.
+    completed = {**asked["credentials"], "mode": "chat"} if asked["credentials"].get("api_key") == "complete" else {}
+    send(session, "stream", {"result": True, "credentials": completed})
     end(session)
     return
 if asked["action"] == "get_ai_model_schemas":

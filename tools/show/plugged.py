@@ -12,13 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from modelyard.app import Modelyard
-from modelyard.base.settings import load_settings
+from modelyard.base.settings import Settings, load_settings
 from modelyard.plugins.package import package_folder
 from tools.show.proof import ROOT, free_port, ready_home, running, serve_command
 
 EXAMPLES = ROOT / "examples" / "plugins"
+
+
+def plugin_settings(home: Path, **changes: Any) -> Settings:
+    """Return the settings for a home folder; `changes` are those of plugins."""
+    settings = load_settings(
+        {"MODELYARD_HOME": str(home), "MODELYARD_LOG_LEVEL": "error"}
+    )
+    # Port 0 turns the debug listener off, so that parallel runs do not conflict.
+    plugins = msgspec.structs.replace(settings.plugins, debug_port=0, **changes)
+    return msgspec.structs.replace(settings, plugins=plugins)
 
 
 class PluginServer:

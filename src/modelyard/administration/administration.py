@@ -34,6 +34,7 @@ from modelyard.tenancy import api_keys
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, Role
 from modelyard.tenancy.directory import OPERATOR_MANAGED, Directory
 from modelyard.tenancy.resource_types import (
+    COMPLETED_FIELDS,
     KINDS,
     ApiKey,
     StoredCredential,
@@ -57,6 +58,17 @@ _INTERNAL_FIELDS = {"key": ("digest", "revoked_at"), "credential": ("secret",)}
 
 class CustomModelSource(Protocol):
     """Knows models that their providers do not list."""
+
+    async def complete(
+        self,
+        tenant: str,
+        provider: str,
+        values: Mapping[str, Any],
+        model: str = "",
+        model_type: str = "",
+    ) -> JSON:
+        """Return the fields that a plugin adds to credentials when it tries them."""
+        ...
 
     async def describe(
         self,
@@ -152,7 +164,8 @@ class Administration:
         # Asked first: what the plugin refuses is not stored.
         definition = await self._described(tenant, value)
         await self._store_model(tenant, value, definition)
-        body = partial(self._body, tenant, value=value)
+        completed = await self._completed(tenant, value)
+        body = partial(self._body, tenant, value=value, completed=completed)
         return public_view(
             await self._apply_write(
                 self._resources.add(
@@ -225,13 +238,20 @@ class Administration:
         operation = self._resources.change(
             old,
             name=name,
-            body=self._changed_body(tenant, id, value, internal_fields),
+            body=self._changed_body(
+                tenant, id, value, internal_fields, await self._completed(tenant, value)
+            ),
             set_by=mark_after_change(caller, old, value, old_fields),
         )
         return public_view(await self._apply_write(operation))
 
     def _changed_body(
-        self, tenant: str, id: str, value: Any, internal_fields: JSON
+        self,
+        tenant: str,
+        id: str,
+        value: Any,
+        internal_fields: JSON,
+        completed: JSON,
     ) -> str:
         """Return the JSON body of a changed row. Internal fields, such as a key's digest
         and a stored secret, stay."""
@@ -242,7 +262,7 @@ class Administration:
         # Without new form values the stored secret stays.
         if isinstance(value, CredentialInput) and not value.values:
             return _dump(_credential(value, internal_fields["secret"]))
-        return self._body(tenant, id, value)
+        return self._body(tenant, id, value, completed)
 
     async def remove(self, caller: Caller, tenant: str, kind: str, id: str) -> None:
         """Delete a resource. Raises NotFoundError, ForbiddenError or
@@ -321,12 +341,14 @@ class Administration:
 
     # secrets
 
-    def _body(self, tenant: str, row: str, value: Any) -> str:
+    def _body(self, tenant: str, row: str, value: Any, completed: JSON) -> str:
         """Return the JSON body of a row; a credential's values are validated and
-        encrypted."""
+        encrypted, with the fields that a plugin has added."""
         if not isinstance(value, CredentialInput):
             return _dump(value)
         accepted = self._accepted(tenant, value)
+        if completed:
+            accepted = {**accepted, COMPLETED_FIELDS: completed}
         text = msgspec.json.encode(accepted).decode()
         secret = self._keys.encrypt(
             text, tenant=tenant, kind=StoredCredential.kind, row=row
@@ -340,6 +362,20 @@ class Administration:
             value.values,
             model=value.model,
             model_type=value.model_type,
+        )
+
+    async def _completed(self, tenant: str, value: Any) -> JSON:
+        """Return the fields that a plugin adds to new values of a credential."""
+        if not isinstance(value, CredentialInput) or not value.values:
+            return {}
+        if self._custom_models is None:
+            return {}
+        return await self._custom_models.complete(
+            tenant,
+            value.provider,
+            self._accepted(tenant, value),
+            value.model,
+            value.model_type,
         )
 
     async def _described(self, tenant: str, value: Any) -> JSON | None:

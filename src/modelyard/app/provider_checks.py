@@ -83,19 +83,28 @@ class ProviderChecks:
             return {"weights": self._present(definition)}
         # The status includes the credentials of the settings and of the database.
         status = self._providers.get_provider(tenant, provider)
-        if not status.is_ready:
+        for_models = self._providers.model_credentials(tenant, provider)
+        if not status.is_ready and not for_models:
             raise ConfigError(
                 f"Provider {provider!r} has no credential; add one with `modelyard"
                 f" providers add {provider}`"
             )
-        # Some providers need no credentials at all.
-        forms = {
+        forms: dict[str, Mapping[str, Any]] = {
             credential.name: credential.values for credential in status.credentials
-        } or {"none needed": {}}
-        return {
+        }
+        # Some providers need no credentials at all.
+        if not forms and not for_models:
+            forms = {"none needed": {}}
+        models = {
             name: await self.credentials(tenant, provider, values)
             for name, values in forms.items()
         }
+        # A plugin may be able to try credentials only with the model that they are for.
+        for credential, stored in for_models:
+            models[credential.name] = await self.credentials(
+                tenant, provider, credential.values, stored.model, stored.model_type
+            )
+        return models
 
     async def formats(self, tenant: str, provider: str) -> dict[str, dict[str, bool]]:
         """Return which chat formats a provider's server speaks, and whether it has

@@ -20,6 +20,7 @@ from modelyard.base.bounded_json import decode_json
 from modelyard.base.errors import ModelyardError, PluginError
 from modelyard.base.ids import new_id
 from modelyard.base.json_types import JsonValue, is_object
+from modelyard.models.messages import AssistantPromptMessage
 from modelyard.models.types import JSON
 from modelyard.plugins.manifest import Permissions
 
@@ -66,6 +67,11 @@ class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
     app_id: str | None = None
     endpoint_id: str | None = None
     context: dict[str, Any] | None = None
+    answers: dict[tuple[str, ...], AssistantPromptMessage] = msgspec.field(
+        default_factory=dict[tuple[str, ...], AssistantPromptMessage]
+    )
+    """Answers of models that the plugin has called, by the ids of their calls of tools.
+    The plugin sends them back without their thoughts."""
 
 
 def envelope(session: str, call: PluginCall, event: str, data: JSON) -> bytes:

@@ -517,9 +517,10 @@ def _source_files(document: Any) -> list[str]:
 
 def _python_files(extra: Any) -> list[str]:
     """Return the files in `extra.python`, whose values are one file or a list of
-    files."""
+    files; `class` names what to take from a file."""
     python = extra.get("python") if is_object(extra) else None
     files: list[str] = []
-    for value in (python or EMPTY_OBJECT).values():
-        files += map(str, value if is_array(value) else [value])
+    for name, value in (python or EMPTY_OBJECT).items():
+        if name != "class":
+            files += map(str, value if is_array(value) else [value])
     return files

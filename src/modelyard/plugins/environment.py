@@ -31,6 +31,11 @@ from modelyard.plugins.requirements import (
     parse_requirements,
     read_requirements,
 )
+from modelyard.plugins.source_packages import (
+    SourceBuilder,
+    source_packages,
+    split_lines,
+)
 
 READY = "modelyard.json"
 """Marker file; it exists only in a complete environment."""
@@ -143,7 +148,8 @@ class Environments:
         try:
             # Checked under the lock, since another process may have built it meanwhile.
             if not (target / READY).is_file():
-                await self._build(target, python, resolved, name)
+                lines = split_lines(resolved, source_packages(source))
+                await self._build(target, python, lines, name)
         finally:
             os.close(lock)
         environment = Environment(target.resolve(), digest)
@@ -260,15 +266,20 @@ class Environments:
     # building
 
     async def _build(
-        self, target: Path, python: Python, resolved: str, name: str
+        self,
+        target: Path,
+        python: Python,
+        lines: tuple[Sequence[str], Sequence[str]],
+        name: str,
     ) -> None:
         """Create a virtual environment at `target` and install the packages.
 
-        `resolved` has one pinned requirement per line; only wheels are installed,
-        without dependencies. An incomplete environment at `target` is replaced. Raises
-        PluginError, which names the plugin `name`, if uv fails; nothing is left behind
-        then.
+        `lines` are the pinned requirements that are installed from wheels, and those
+        that are built; all without dependencies. An incomplete environment at `target`
+        is replaced. Raises PluginError, which names the plugin `name`, if uv fails;
+        nothing is left behind then.
         """
+        wheels, sources = lines
         # Built under another name and renamed at the end, so that an incomplete
         # environment is never found.
         partial = target.with_name(f".partial-{target.name}")
@@ -287,10 +298,9 @@ class Environments:
                 name,
             )
             requirements_file = partial / "resolved.txt"
-            requirements_file.write_text(resolved, "utf-8")
+            requirements_file.write_text("\n".join(wheels) + "\n", "utf-8")
             await self._uv(
-                # Only wheels and no dependencies: building a package would run its code
-                # unconfined.
+                # Only wheels and no dependencies: building a package runs its code.
                 [
                     "pip",
                     "install",
@@ -305,6 +315,8 @@ class Environments:
                 ],
                 name,
             )
+            if sources:
+                await self._build_sources(partial, python, sources, name)
             await compile_modules(partial / "lib", python.path)
             metadata = {
                 "python": str(python.path),
@@ -317,11 +329,35 @@ class Environments:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
+    async def _build_sources(
+        self, environment: Path, python: Python, lines: Sequence[str], name: str
+    ) -> None:
+        """Build packages that have no wheel, confined, and add them to an environment.
+        Raises PluginError."""
+
+        async def uv(arguments: Sequence[str], variables: Mapping[str, str]) -> str:
+            """Run uv for this plugin."""
+            return await self._uv(arguments, name, variables=variables)
+
+        # Links are resolved, since a confined process does not see them.
+        folder = await asyncio.to_thread(self.folder.resolve)
+        work = Path(tempfile.mkdtemp(prefix=".sources-", dir=folder))
+        try:
+            builder = SourceBuilder(uv, python.path, self._index_options())
+            await builder.install(lines, environment, work)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+
     async def _uv(
-        self, arguments: Sequence[str], name: str, *, cwd: Path | None = None
+        self,
+        arguments: Sequence[str],
+        name: str,
+        *,
+        cwd: Path | None = None,
+        variables: Mapping[str, str] = EMPTY_OBJECT,
     ) -> str:
-        """Run uv and return its output. Raises PluginError with uv's reason, or after
-        the timeout."""
+        """Run uv and return its output; `variables` replace those that it usually gets.
+        Raises PluginError with uv's reason, or after the timeout."""
         environ = {
             key: self.environ[key] for key in _PASSED_VARIABLES if key in self.environ
         }
@@ -333,6 +369,7 @@ class Environments:
             "UV_CACHE_DIR": str(self.folder / ".cache"),
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_NO_PROGRESS": "1",
+            **variables,
         }
         options = ["--offline"] if self.offline or self.wheelhouse is not None else []
         process = await asyncio.create_subprocess_exec(

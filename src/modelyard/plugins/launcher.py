@@ -106,6 +106,7 @@ class Launcher:
                         tenant, PluginIdentifier.parse(identifier).id
                     ).folders
                 }
+        paths = [*code, *works]
         return SandboxScope(
             tenant=tenant,
             environment=environment,
@@ -114,4 +115,15 @@ class Launcher:
             work=tuple(sorted(works)),
             tmp=quarter.shared,
             user=self._quarters.user(tenant),
+            identities={path: _identity(path) for path in paths},
         )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return what tells a folder from a later one of the same name; zeros if it was
+    removed meanwhile, as that of another plugin may be."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_dev, status.st_ino

@@ -25,6 +25,8 @@ _REQUIREMENT = re.compile(
     rf"\s*(?:\(\s*{_CLAUSE}(?:\s*,\s*{_CLAUSE})*\s*,?\s*\)|{_CLAUSE}(?:\s*,\s*{_CLAUSE})*\s*,?)?"
     r"\s*(?P<marker>;[A-Za-z0-9_.\s'\"<>=!~()*+,-]*)?"
 )
+_PACKAGE_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_SEPARATORS = re.compile(r"[-_.]+")
 _HASH = re.compile(r"\s--hash=sha(?:256|384|512):[0-9a-f]{64,128}(?=\s|$)")
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
 _FILES = (".whl", ".zip", ".gz", ".bz2", ".xz", ".tar", ".tgz", ".zst", ".egg")
@@ -57,6 +59,13 @@ def check_line(line: str, where: str) -> str:
             *(hash_option.strip() for hash_option in _HASH.findall(" " + line)),
         ]
     )
+
+
+def requirement_name(line: str) -> str:
+    """Return the normalised name of the package that a requirement line begins with, as
+    the index has it; the line itself if there is none."""
+    match = _PACKAGE_NAME.match(line.strip())
+    return _SEPARATORS.sub("-", match[0]).lower() if match else line
 
 
 def _reason(line: str) -> str:

@@ -78,6 +78,19 @@ class SandboxScope:
     tmp: Path
     user: int | None
     """The user id to run as; None if the server may not change users."""
+    identities: Mapping[Path, tuple[int, int]] = field(
+        default_factory=dict[Path, tuple[int, int]]
+    )
+    """Device and inode of each path."""
+
+    def has_same_folders(self, other: "SandboxScope") -> bool:
+        """Return whether the paths that both have are the same folders. One that was
+        deleted and created again is another, which a mount of the first does not show.
+        """
+        return all(
+            other.identities.get(path, identity) == identity
+            for path, identity in self.identities.items()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,10 +219,11 @@ class Supervisors:
         if necessary."""
         name = (cell.tenant, cell.environment.name)
         running_supervisor = self._by_name.get(name)
-        # Confinement is fixed at start: a folder that was added later can only be
-        # reached from a new supervisor.
+        # Confinement is fixed at start: a folder that was added later, or created again,
+        # can only be reached from a new supervisor.
         if running_supervisor is not None and running_supervisor.is_alive:
-            if folder in running_supervisor.cell.code:
+            running_cell = running_supervisor.cell
+            if folder in running_cell.code and running_cell.has_same_folders(cell):
                 return running_supervisor
             self._draining.append(self._by_name.pop(name))
         task = self._starting.get(name)
@@ -236,7 +250,9 @@ class Supervisors:
         supervisor = await _Supervisor.start(
             cell,
             self._environ,
-            forks=self._forks,
+            # Loading the SDK beforehand takes as long as a start, and its memory stays:
+            # that is worth it if several plugins share it.
+            forks=self._forks and len(cell.code) > 1,
             make_proxy=self._way_out,
             is_open=not self._needs_confinement,
         )

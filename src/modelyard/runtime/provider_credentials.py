@@ -17,7 +17,12 @@ from modelyard.runtime.load_balancing import Credential
 from modelyard.storage.secrets import SecretError, UnknownKeyError
 from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.operators import row_is_operators
-from modelyard.tenancy.resource_types import Limit, StoredCredential, Tenant
+from modelyard.tenancy.resource_types import (
+    COMPLETED_FIELDS,
+    Limit,
+    StoredCredential,
+    Tenant,
+)
 
 logger = logging.getLogger("modelyard.providers")
 
@@ -64,7 +69,7 @@ class ProviderCredentials:
         self._unlock = unlock
         self._own: dict[tuple[str, str], list[Credential]] = {}
         self._hosted: dict[str, list[Credential]] = defaultdict(list)
-        self._stored: dict[tuple[str, str, str], list[Credential]] = {}
+        self._stored: dict[tuple[str, str, str, str], list[Credential]] = {}
 
     def configure(
         self, tenant: str, provider: str, credentials: Sequence[ConfiguredCredential]
@@ -102,14 +107,16 @@ class ProviderCredentials:
         self._stored.clear()
 
     def credentials_for(
-        self, tenant: str, provider: str, model: str = ""
+        self, tenant: str, provider: str, model: str = "", model_type: str = ""
     ) -> Sequence[Credential]:
         """Return the credentials in the order of use. Those stored for the model
-        replace the provider's own."""
-        model_credentials = self._stored_for(tenant, provider, model) if model else []
+        replace the provider's own; with `model_type`, only those of that type."""
+        model_credentials = (
+            self._stored_for(tenant, provider, model, model_type) if model else []
+        )
         own_credentials = model_credentials or [
             *self._own.get((tenant, provider), ()),
-            *self._stored_for(tenant, provider, ""),
+            *self._stored_for(tenant, provider, "", ""),
         ]
         hosted = self._hosted.get(provider, ())
         if not hosted:
@@ -140,18 +147,36 @@ class ProviderCredentials:
                 models[value.provider].add(value.model)
         return models
 
-    def _stored_for(self, tenant: str, provider: str, model: str) -> list[Credential]:
+    def of_models(
+        self, tenant: str, provider: str
+    ) -> list[tuple[Credential, StoredCredential]]:
+        """Return the enabled credentials of a provider that are for one model each, with
+        what is stored of them; those that cannot be read are left out."""
+        stored = self._directory.of(tenant, StoredCredential) if self._directory else ()
+        return [
+            (credential, value)
+            for row, value in stored
+            if value.model and value.is_enabled and value.provider == provider
+            if (credential := self._decrypt(tenant, row, value)) is not None
+        ]
+
+    def _stored_for(
+        self, tenant: str, provider: str, model: str, model_type: str
+    ) -> list[Credential]:
         """Return the enabled credentials in the database for a provider or one model;
         cached."""
         if self._directory is None:
             return []
-        key = (tenant, provider, model)
+        # Two models of one name but different types have forms of their own.
+        types = ("", model_type) if model_type else None
+        key = (tenant, provider, model, model_type)
         if (cached := self._stored.get(key)) is None:
             cached = self._stored[key] = [
                 credential
                 for row, value in self._directory.of(tenant, StoredCredential)
                 if value.is_enabled
                 and (value.provider, value.model) == (provider, model)
+                and (types is None or value.model_type in types)
                 if (credential := self._decrypt(tenant, row, value)) is not None
             ]
         return cached
@@ -177,6 +202,7 @@ class ProviderCredentials:
             fields = {"tenant": tenant, "id": row.id, "error": str(error)}
             logger.error("stored credential not readable", extra={"fields": fields})
             return None
+        completed: dict[str, Any] = values.pop(COMPLETED_FIELDS, None) or {}
         configured = ConfiguredCredential(
             values=values,
             name=row.name,
@@ -194,9 +220,11 @@ class ProviderCredentials:
         # serve.
         except ModelyardError:
             return None
+        # The form's own values come first, as a person has entered them.
+        all_values = {**completed, **credential.values}
         # A domain that a tenant names must not put other tenants' credentials in
         # cooldown.
-        credential = replace(credential, owner=tenant)
+        credential = replace(credential, owner=tenant, values=all_values)
         return (
             _mark_as_operators(credential)
             if row_is_operators(self._directory, tenant, row)

@@ -173,6 +173,13 @@ class ProviderManager:
         replace the provider's own."""
         return self._credentials.credentials_for(tenant, provider, model)
 
+    def model_credentials(
+        self, tenant: str, provider: str
+    ) -> list[tuple[Credential, StoredCredential]]:
+        """Return the credentials that are for one model of a provider, with what is
+        stored of them."""
+        return self._credentials.of_models(tenant, provider)
+
     def get_provider(self, tenant: str, provider: str) -> ProviderStatus:
         """Return the status of a provider. Raises NotFoundError with similar names."""
         definition = self.factory_of(tenant).get_definition(provider)

@@ -183,7 +183,9 @@ class Plans:
         definition = self._factory_of(tenant).get_definition(provider)
         credentials = [
             credential
-            for credential in self._credentials.credentials_for(tenant, provider, model)
+            for credential in self._credentials.credentials_for(
+                tenant, provider, model, model_type.value
+            )
             # A hosted credential, which has quotas, serves only the models that are
             # offered with it.
             if not credential.quotas

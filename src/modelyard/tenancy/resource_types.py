@@ -60,6 +60,11 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                       expires_at=self.expires_at, unpriced=self.unpriced)  # fmt: skip
 
 
+COMPLETED_FIELDS = "__completed"
+"""Name in a credential's secret of the fields that are in no form: a plugin has added
+them when it tried the credential, and expects them in each call."""
+
+
 class StoredCredential(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):

@@ -1,6 +1,8 @@
 """Models that a tenant names itself and a plugin serves: checking their credentials, and
 what the plugin says of them."""
 
+import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -9,6 +11,7 @@ import msgspec
 from modelyard.base.errors import (
     ConfigError,
     InvokeBadRequestError,
+    InvokeError,
     PluginError,
 )
 from modelyard.base.json_types import is_object
@@ -19,6 +22,11 @@ from modelyard.providers.definition import read_model
 from modelyard.storage.resources import Resources
 from modelyard.tenancy.directory import Directory
 from modelyard.tenancy.resource_types import CustomModel
+
+logger = logging.getLogger("modelyard.plugins")
+
+_COMPLETION_SECONDS = 20.0
+_MAX_BYTES = 65_536
 
 
 class _Installed(Protocol):
@@ -94,6 +102,39 @@ class CustomModels:
                 " in 'model', with its 'model_type'"
             )
         await self._ask(tenant, provider, "validate_provider_credentials", values, {})
+
+    async def complete(
+        self,
+        tenant: str,
+        provider: str,
+        values: Mapping[str, Any],
+        model: str = "",
+        model_type: str = "",
+    ) -> JSON:
+        """Return the fields that the plugin adds to credentials when it tries them.
+
+        Dify stores these with the form, and some plugins rely on that. Empty if there
+        are none, or the plugin could not try them within some seconds: a vendor that is
+        not reached now is no reason to refuse a credential.
+        """
+        if not self.is_plugin(tenant, provider):
+            return {}
+        data: JSON = {}
+        action = "validate_provider_credentials"
+        if model:
+            action = "validate_model_credentials"
+            data = {"model": model, "model_type": _type_of(model_type).value}
+        try:
+            async with asyncio.timeout(_COMPLETION_SECONDS):
+                answer = await self._ask(tenant, provider, action, values, data)
+        except (InvokeError, TimeoutError) as error:
+            fields = {"provider": provider, "error": str(error)}
+            logger.info("credentials not completed", extra={"fields": fields})
+            return {}
+        returned = answer.get("credentials")
+        if not is_object(returned) or len(msgspec.json.encode(returned)) > _MAX_BYTES:
+            return {}
+        return {name: value for name, value in returned.items() if name not in values}
 
     async def describe(
         self,

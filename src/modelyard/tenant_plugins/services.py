@@ -31,6 +31,11 @@ from modelyard.runtime.model_manager import ModelManager
 from modelyard.storage.files import FileStore
 from modelyard.tenancy.caller import Caller
 from modelyard.tenant_plugins.credentials import PluginCredentials
+from modelyard.tenant_plugins.host_answers import (
+    HostAnswer,
+    keep_thoughts,
+    with_thoughts,
+)
 from modelyard.tenant_plugins.models import PluginModels
 from modelyard.tenant_plugins.plugins import Plugins, require_tool
 from modelyard.tenant_plugins.tool_files import ToolFiles
@@ -117,11 +122,16 @@ class PluginServices:
         """Handle a chat completion."""
         model = self._model(call, request, ModelType.LLM)
         chat_request = _llm_request(request, stream=bool(request.get("stream", True)))
-        index = 0
-        async with aclosing(model.stream_llm(chat_request)) as chunks:
+        answer = HostAnswer()
+        chunks = model.stream_llm(with_thoughts(call, chat_request))
+        async with aclosing(chunks):
             async for chunk in chunks:
-                yield conversions.dump_chunk(chunk, index)
-                index += 1
+                for document in answer.write(chunk):
+                    yield document
+        # Before the plugin gets the calls, which it may send back at once.
+        keep_thoughts(call, answer.result.message)
+        for document in answer.finish():
+            yield document
 
     async def _llm_structured_output(
         self, call: PluginCall, request: JSON

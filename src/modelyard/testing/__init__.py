@@ -11,6 +11,7 @@ them.
 import asyncio
 import json
 import socket
+import ssl
 import threading
 from array import array
 from collections.abc import (
@@ -427,8 +428,10 @@ class Upstream:
             … upstream.url …
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None) -> None:
+        """With `tls` the server speaks HTTPS."""
         self.handler = handler
+        self._tls = tls
         self.requests: list[UpstreamRequest] = []
         self.cut_by_client = threading.Event()
         """Set when a client closes the connection while it is being answered."""
@@ -443,7 +446,13 @@ class Upstream:
     @property
     def url(self) -> str:
         """The base URL, with the path `/v1`."""
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self.port}/v1"
+
+    @property
+    def port(self) -> int:
+        """The port on which it listens."""
+        return int(self._socket.getsockname()[1])
 
     @property
     def connections(self) -> int:
@@ -468,7 +477,9 @@ class Upstream:
 
     async def _serve(self) -> None:
         """Serve until `_stopping` is set, then end all connections."""
-        server = await asyncio.start_server(self._handle_connection, sock=self._socket)
+        server = await asyncio.start_server(
+            self._handle_connection, sock=self._socket, ssl=self._tls
+        )
         await self._stopping.wait()
         server.close()
         for writer in list(self._writers):

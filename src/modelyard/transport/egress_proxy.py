@@ -203,6 +203,10 @@ class EgressProxy:
             await _refuse(writer, 403, str(error))
         except (EgressError, OSError, TimeoutError) as error:
             await _refuse(writer, 502, str(error) or "No response in time")
+        except asyncio.CancelledError:
+            # `close` has ended it. Nothing waits for this task but a callback of
+            # asyncio, which would report the cancellation as an error.
+            pass
         finally:
             self._connections.discard(task)
             writer.close()

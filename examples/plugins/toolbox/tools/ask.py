@@ -1,9 +1,15 @@
+import json
 from collections.abc import Generator
 from typing import Any
 
 from dify_plugin import Tool
 from dify_plugin.entities.model.llm import LLMModelConfig
-from dify_plugin.entities.model.message import UserPromptMessage
+from dify_plugin.entities.model.message import (
+    AssistantPromptMessage,
+    PromptMessageTool,
+    ToolPromptMessage,
+    UserPromptMessage,
+)
 from dify_plugin.entities.model.moderation import ModerationModelConfig
 from dify_plugin.entities.model.rerank import RerankModelConfig
 from dify_plugin.entities.model.text_embedding import TextEmbeddingModelConfig
@@ -27,6 +33,36 @@ class AskTool(Tool):
             config, [UserPromptMessage(content=text)], stream=True
         )
         return "".join(str(piece.delta.message.content) for piece in pieces)
+
+    def _ask_calls(self, text: str) -> str:
+        """Let a model, named `provider/model/stream`, call a tool twice; return its calls
+        and its last answer."""
+        provider, model, stream = text.split("/")
+        config = LLMModelConfig(
+            provider=provider, model=model, mode="chat", completion_params={}
+        )
+        schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+        tool = PromptMessageTool(name="weather", description="", parameters=schema)
+        messages: list[Any] = [UserPromptMessage(content="think tools")]
+        answered = self.session.model.llm.invoke(
+            config, messages, tools=[tool], stream=bool(stream)
+        )
+        chunks = list(answered) if stream else []
+        calls = (
+            [call for chunk in chunks for call in chunk.delta.message.tool_calls]
+            if stream
+            else answered.message.tool_calls
+        )
+        messages.append(AssistantPromptMessage(content="", tool_calls=calls))
+        for call in calls:
+            city = json.loads(call.function.arguments)["city"]
+            messages.append(
+                ToolPromptMessage(content=f"sun in {city}", tool_call_id=call.id)
+            )
+        result = self.session.model.llm.invoke(
+            config, messages, tools=[tool], stream=False
+        )
+        return json.dumps([len(calls), str(result.message.content)])
 
     def _ask_embedding(self, text: str) -> str:
         config = TextEmbeddingModelConfig(

@@ -35,6 +35,7 @@ _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 _MAKE_DEVICES = (1 << 6) | (1 << 11)  # character and block devices
 _MAKE_SOCKETS = 1 << 9
+_MAKE_LINKS = 1 << 12
 _BIND, _CONNECT = 1, 2
 _RULE_PATH, _RULE_PORT = 1, 2
 
@@ -45,13 +46,20 @@ def landlock_abi() -> int:
 
 
 def enter_landlock(
-    read: list[str], write: list[str], devices: list[str], port: int | None
+    read: list[str],
+    write: list[str],
+    devices: list[str],
+    port: int | None,
+    *,
+    may_link: bool = True,
 ) -> None:
     """Restrict file access, irrevocably: `read` folders may be read and executed,
     `write` folders written, `devices` used.
 
-    With `port`, TCP connections are only possible to that port; without it, Landlock
-    does not restrict connections. Raises OSError.
+    Without `may_link`, no symbolic links can be made: a program with more rights that
+    works in the same folders would follow them. With `port`, TCP connections are only
+    possible to that port; without it, Landlock does not restrict connections. Raises
+    OSError.
     """
     abi = landlock_abi()
     if not abi:
@@ -66,7 +74,9 @@ def enter_landlock(
         for path in write:
             # Writable folders cannot hold programs, devices or sockets: what is written
             # there is never executed.
-            _allow(rules, path, handled & ~(_EXECUTE | _MAKE_DEVICES | _MAKE_SOCKETS))
+            refused = _EXECUTE | _MAKE_DEVICES | _MAKE_SOCKETS
+            refused |= 0 if may_link else _MAKE_LINKS
+            _allow(rules, path, handled & ~refused)
         for path in devices:
             # Bit 15 is the right to use ioctl, from ABI 5 on.
             _allow(rules, path, _READ_FILE | _WRITE_FILE | (handled & (1 << 15)))
