@@ -25,6 +25,7 @@ from modelyard.base.errors import (
 from modelyard.base.settings import PluginSettings
 from modelyard.plugins.signature import generate_keys, sign
 from modelyard.tenancy.resource_types import Subscription, ToolCredential
+from modelyard.tenant_plugins.grants import Grant
 from modelyard.tools.function import tool
 from tests.plugins.conftest import EXAMPLES, PluginGateway
 
@@ -374,7 +375,7 @@ def test_an_agent_node_runs_a_plugins_strategy_with_our_tool(plugged: Plug):
 
 def test_host_calls_without_permission_are_refused(plugged: Plug):
     gateway = plugged()
-    gateway.install("toolbox", granted=["storage"])
+    gateway.install("toolbox", grant=Grant(permissions=["storage"]))
     assert gateway.tool_text("remember", opt="set", key="a", value="x") == "kept"
     with pytest.raises(PluginError, match=r"Permission denied: 'model\.llm'"):
         gateway.tool_text("ask", what="llm", text="hi")
@@ -634,7 +635,7 @@ def test_a_trigger_receives_and_filters_events(plugged: Plug):
     with httpx.Client(timeout=30) as client:
         answer = client.post(f"{origin}/t/{row}", json={"beat": 72})
         assert (answer.status_code, answer.text) == (202, "heard")
-        assert client.post(f"{origin}/t/{row}", json={"nothing": 1}).status_code == 502
+        assert client.post(f"{origin}/t/{row}", json={"nothing": 1}).status_code == 400
         assert client.post(f"{origin}/t/nobody", json={"beat": 1}).status_code == 404
     assert received_events == [("default", row, "beat", {"beat": 72})]
     with pytest.raises(PluginError, match="this token is refused"):
@@ -808,9 +809,14 @@ def test_the_daemon_interface_has_its_own_errors(plugged: Plug):
             json={"plugin_installation_id": "x"},
         ),
     ]
+    # What concerns a plugin or an installation is in the body of a 200, where clients
+    # look for it.
     assert [(case.status_code, case.json()["code"]) for case in cases] == [
-        (404, -404)
-    ] * 5
+        *[(404, -404)] * 4,
+        (200, -404),
+    ]
+    error = json.loads(cases[4].json()["message"])
+    assert error["error_type"] == "PluginNotFoundError"
     wrong_type = dispatch(
         gateway, "llm/invoke", "modelyard/mockgpt", {"model_type": "tts"}
     )
@@ -834,7 +840,7 @@ def test_the_daemon_sets_up_endpoints(plugged: Plug):
         "user_id": "u",
     }
     assert daemon(gateway, "POST", "endpoint/setup", json=setup).json()["data"] is True
-    (listed,) = daemon(gateway, "GET", "endpoint/list").json()["data"]["endpoints"]
+    (listed,) = daemon(gateway, "GET", "endpoint/list").json()["data"]
     assert httpx.get(f"{listed['url']}/hello/Bo", timeout=60).text == "Ho, Bo."
     changed = {"endpoint_id": listed["id"], "name": "b", "settings": {"greeting": "Hm"}}
     assert (

@@ -225,22 +225,23 @@ def test_unsigned_plugins_need_confirmation_with_several_tenants(
             headers=headers,
         )
 
-    assert (daemon().status_code, daemon().json()["code"]) == (403, -403)
+    # In the body of a 200, where clients of the daemon look for it.
+    assert (daemon().status_code, daemon().json()["code"]) == (200, -403)
     uploaded = daemon(unsigned="true")
     assert uploaded.status_code == 200, uploaded.text
     identifiers = {"plugin_unique_identifiers": [str(package.identifier)]}
     assert (
         httpx.post(
             f"{management_url}/identifiers", json=identifiers, headers=headers
-        ).status_code
-        == 403
+        ).json()["code"]
+        == -403
     )
     bundled = {"dify_bundle": ("b.difybndl", bundle_of(package))}
     assert (
         httpx.post(
             f"{management_url}/upload/bundle", files=bundled, headers=headers
-        ).status_code
-        == 403
+        ).json()["code"]
+        == -403
     )
     response = call("POST", "plugins?unsigned=true", content=package.data)
     assert response.status_code == 201, response.text
@@ -427,26 +428,35 @@ class Prisoner:
             )
 
     async def _run_in_plugin(
-        self, tenant: str, code: str, variables: dict[str, Any]
+        self,
+        tenant: str,
+        code: str,
+        variables: dict[str, Any],
+        plugin: str = "attacker",
     ) -> list[Any]:
         parameters = {"code": PRELUDE + code, "around": variables}
         data = {
-            "provider": "attacker",
+            "provider": plugin,
             "tool": "odd",
             "credentials": {},
             "tool_parameters": parameters,
         }
         stream = self.gateway.plugins.call(
-            tenant, "odd/attacker", "tool", "invoke_tool", data
+            tenant, f"odd/{plugin}", "tool", "invoke_tool", data
         )
         return [chunk["message"]["text"] async for chunk in stream]
 
     def run_code(
-        self, code: str, tenant: str = "acme", **variables: Any
+        self,
+        code: str,
+        tenant: str = "acme",
+        *,
+        plugin: str = "attacker",
+        **variables: Any,
     ) -> dict[str, Any]:
         """Run code; return `got` (its result), or `how` (the reason of a refusal)."""
         first_text, answer = self.gateway.run_on_loop(
-            self._run_in_plugin(tenant, code, variables)
+            self._run_in_plugin(tenant, code, variables, plugin)
         )
         assert first_text == "began"
         return json.loads(answer)
@@ -599,7 +609,8 @@ def test_logs_are_shown_only_to_their_tenant(
 KERNEL = {
     name: code
     for name, code in ISOLATION_ATTACKS.items()
-    if "call(" in code and "victim" not in code and "server" not in code
+    if "call(" in code
+    and not any(target in code for target in ("victim", "server", "beside"))
 }
 
 
@@ -775,7 +786,7 @@ def test_a_plugin_reaches_only_what_the_egress_rules_allow(
     for code in (
         code for name, code in ISOLATION_ATTACKS.items() if name.startswith("go out")
     ):
-        prisoner.refusal_of(code, port=port, origin=origin)
+        prisoner.refusal_of(code, port=port, origin=origin, debug_port=port)
     prisoner.refusal_of(
         "urllib.request.urlopen('http://127.0.0.1:%d/' % port, timeout=5)", port=port
     )

@@ -55,7 +55,11 @@ CASES: list[tuple[str, dict[str, Any], Facts]] = [
     ("credentials passed on", {"content": {"pass_authorization": True}}, Facts()),
     ("shared origin", {}, Facts(tenants=("acme",))),
     ("unsigned plugins", {**OPEN, "plugins": {"debug_port": 0}}, Facts()),
-    ("plugin debug port", {**OPEN, "plugins": {"must_be_signed": True}}, Facts()),
+    (
+        "plugin debug port",
+        {**OPEN, "plugins": {"must_be_signed": True, "debug_host": "0.0.0.0"}},
+        Facts(),
+    ),
     ("plugin interface", {"plugins": {"open_interface": True}}, Facts()),
     ("root", {}, Facts(is_root=True)),
     ("sandbox", {}, Facts(sandbox="")),

@@ -46,7 +46,8 @@ found = None
 """Code that runs before every attack.
 
 The host also defines these variables: key, database, home, theirs, their_code, venv,
-victim, server, port, origin, abstract, hidden, datagrams, udp, segment and shared.
+victim, server, port, origin, abstract, hidden, datagrams, udp, segment, shared,
+debug_port, beside_file, beside_code and beside_pid.
 """
 
 ISOLATION_ATTACKS: Mapping[str, str] = {
@@ -99,15 +100,25 @@ ISOLATION_ATTACKS: Mapping[str, str] = {
     "take back capabilities": "b = ctypes.create_string_buffer(b'\\x22\\x05\\x08\\x20\\0\\0\\0\\0', 8)\nd = ctypes.create_string_buffer(b'\\xff' * 24, 24)\nfound = call(126, b, d)",
     # System calls that have a large kernel attack surface.
     "set up io_uring": "b = ctypes.create_string_buffer(256)\nfound = call(425, 4, b)",
-    "load a program into the kernel": "found = call(321, 0, ctypes.create_string_buffer(128), 128)",
+    "load a program into the kernel": "import struct\nfound = call(321, 0, ctypes.create_string_buffer(struct.pack('IIII', 2, 4, 4, 1), 128), 128)",
     "use the kernel's key rings": "found = call(250, 0, -3, 1)",
     "watch the processor": "b = ctypes.create_string_buffer(b'\\1\\0\\0\\0\\x70\\0\\0\\0', 112)\nfound = call(298, b, 0, -1, -1, 0)",
     "handle its own page faults": "found = call(323, 1)",
-    "open a file by its handle": "b = ctypes.create_string_buffer(136)\nfound = call(303, -100, b'/', b, b, 0)",
+    "open a file by its handle": "import struct\nb = ctypes.create_string_buffer(struct.pack('Ii', 128, 0), 136)\nfound = call(303, -100, b'/', b, ctypes.create_string_buffer(8), 0)",
     "type into the terminal": "import fcntl\nfcntl.ioctl(0, 0x5412, b'x')\nfound = 'typed'",
+    # Another plugin of the same tenant, in the same environment.
+    "read the files of a plugin beside it": "found = open(beside_file).read()",
+    "write over the files of a plugin beside it": "found = open(beside_file, 'r+')",
+    "read the code of a plugin beside it": "found = open(beside_code).read()",
+    "write over the code of a plugin beside it": "found = open(beside_code, 'r+')",
+    "signal a plugin beside it": "os.kill(beside_pid, 0)\nfound = 'heard'",
+    "trace a plugin beside it": "found = call(101, 16, beside_pid, 0, 0)\n_c.ptrace(17, beside_pid, 0, 0)",
+    "read the environment of a plugin beside it": "found = open('/proc/%d/environ' % beside_pid, 'rb').read()",
     # Network connections, directly and through the egress proxy.
     "connect to a port of the machine": "found = socket.create_connection(('127.0.0.1', port), 2)",
     "call the server itself": "found = socket.create_connection(('127.0.0.1', int(origin.rpartition(':')[2])), 2)",
+    "connect to the port for debugging": "found = socket.create_connection(('127.0.0.1', debug_port), 2)",
+    "go out to the port for debugging": "found = proxied('CONNECT 127.0.0.1:%d HTTP/1.1\\r\\n' % debug_port)",
     "connect over IPv6": "found = socket.create_connection(('::1', port6), 2)",
     "connect without asking": "s = socket.socket()\ns.sendto(b'x', 0x20000000, ('127.0.0.1', port))\nfound = s.getpeername()",
     "connect by another protocol": "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\ns.connect(('127.0.0.1', port))\nfound = 'connected'",
@@ -165,14 +176,17 @@ end(session)"""
 
 
 def attacker(
-    folder: Path, name: str = "attacker", requirements: str = "dify_plugin\n"
+    folder: Path,
+    name: str = "attacker",
+    requirements: str = "dify_plugin\n",
+    permission: str = "{}",
 ) -> Path:
     """Write a plugin that runs the code of each request and reports the result; return
-    its folder."""
+    its folder. `permission` is the YAML of what its manifest requests."""
     import tools.show.odd_plugins as odd
 
     odd.BEHAVIOURS["attacks"] = odd._program_for(_BODY)
-    plugin_folder = odd_plugin(folder, "attacks", name=name)
+    plugin_folder = odd_plugin(folder, "attacks", name=name, permission=permission)
     (plugin_folder / "requirements.txt").write_text(requirements, "utf-8")
     return plugin_folder
 

@@ -7,14 +7,17 @@ run there as a control: outside they have to succeed.
 """
 
 import contextlib
+import http.server
 import json
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -31,43 +34,28 @@ from tools.show.plugin_attacks import (
     wheel,
     wheelhouse,
 )
+from tools.show.plugin_controls import controls
 from tools.show.proof import ROOT, Proof, free_port, running, serve_command
 
 KEY = "sk-escape-operator"
 SETTINGS = """api_keys: [{key}]
 local: {{enabled: false}}
-plugins: {{debug_port: 0, wheelhouse: {wheels}, memory_mb: 200, processes: 16, disk_mb: 48, call_seconds: 6,
-  start_seconds: 60}}
+plugins: {{debug_port: {debug_port}, wheelhouse: {wheels}, memory_mb: 200, processes: 16, disk_mb: 48,
+  call_seconds: 6, start_seconds: 60, idle_seconds: 600}}
+egress: {{private: ["127.0.0.1:{allowed}"]}}
 """
-_SHM = 64
-# Everything that is not excluded here also runs outside the sandbox.
-HARMLESS_HERE = frozenset(ISOLATION_ATTACKS) - {
-    "use a descriptor that was left open",
-    "type into the terminal",
-    "change the root",
-    "mount",
-    "make a program run as root",
-    "become another user",
-    "take back capabilities",
-    "go out to a cloud's metadata",
-    "go out to a private network",
-    "find what it kept of another tenant",
-    "find another tenant's temporary files",
-    "write over the interpreter's library",
-    "write over its own code",
-    "replace its own code",
-    "load a program into the kernel",
-    "write beside the interpreter's packages",
-    "kill by a signal on a descriptor",
-    "connect without asking",
-    "become root",
-    "read the parent's environment",
-    "open a file by its handle",
-    "make a namespace by a fork",
-    *(name for name in ISOLATION_ATTACKS if name.startswith("go out")),
-}
-"""Attacks that also run outside the sandbox. The others would do damage there or need
-something that only a plugin has."""
+_STORAGE = "{storage: {enabled: true, size: 1048576}}"
+INSTALLED: tuple[tuple[str, ...], ...] = (
+    ("acme", "attacker", "{}"),
+    ("acme", "beside", "{}"),
+    ("acme", "muted", "{}", "--no-network"),
+    ("acme", "named", "{network: {hosts: [api.example]}}"),
+    ("acme", "keeper", _STORAGE),
+    ("globex", "attacker", "{}"),
+    ("globex", "other", "{}"),
+    ("globex", "keeper", _STORAGE, "--none"),
+)
+"""Tenant, plugin, what its manifest requests, and options that refuse some of it."""
 
 
 class AttackedServer:
@@ -172,16 +160,16 @@ def attacked() -> Generator[AttackedServer]:
         folder.chmod(0o755)
         home, wheels = folder / "home", wheelhouse(folder / "wheels")
         home.mkdir()
+        debug_port, allowed_port = free_port(), free_port()
         (home / "modelyard.yaml").write_text(
-            SETTINGS.format(key=KEY, wheels=wheels), "utf-8"
+            SETTINGS.format(
+                key=KEY, wheels=wheels, debug_port=debug_port, allowed=allowed_port
+            ),
+            "utf-8",
         )
         environ = {**os.environ, "MODELYARD_HOME": str(home)}
-        for tenant, plugin in (
-            ("acme", "attacker"),
-            ("globex", "attacker"),
-            ("globex", "other"),
-        ):
-            plugin_folder = attacker(folder / "plugins", plugin)
+        for tenant, plugin, permission, *decision in INSTALLED:
+            plugin_folder = attacker(folder / "plugins", plugin, permission=permission)
             command = [
                 sys.executable,
                 "-m",
@@ -192,9 +180,11 @@ def attacked() -> Generator[AttackedServer]:
                 "--tenant",
                 tenant,
                 "--unsigned",
+                *decision,
             ]
             subprocess.run(command, env=environ, check=True, capture_output=True)
-        with machine_targets(folder) as targets:
+        with machine_targets(folder) as targets, allowed_service(allowed_port):
+            targets |= {"debug_port": debug_port, "allowed_port": allowed_port}
             port = free_port()
             with running(serve_command(), port, environ=environ) as (process, _):
                 origin = f"http://127.0.0.1:{port}"
@@ -224,6 +214,11 @@ def server_targets(
         path for path in home.glob("plugins/work/globex/*attacker/*/canary")
     )
     code = next(path for path in home.glob("plugins/code/odd/other-*/main.py"))
+    beside = gateway.run_code(
+        "acme",
+        "open(os.environ['HOME'] + '/beside', 'w').write('canary')\nfound = os.getpid()",
+        plugin="beside",
+    )
     venv = next(path for path in home.glob("plugins/environments/*/bin")).parent
     key = home / "master.key"
     return {
@@ -232,10 +227,83 @@ def server_targets(
         "home": str(home),
         "theirs": str(other_tenant_file),
         "their_code": str(code),
+        "beside_file": str(next(home.glob("plugins/work/acme/*beside/*/beside"))),
+        "beside_code": str(next(home.glob("plugins/code/odd/beside-*/main.py"))),
+        "beside_pid": int(json.loads(beside[1]["data"]["message"]["text"])["got"]),
         "venv": str(venv.resolve()),
         "server": pid,
         "origin": origin,
     }
+
+
+@contextlib.contextmanager
+def allowed_service(port: int) -> Generator[None]:
+    """Serve HTTP at a port that the operator lets tenants reach."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        """Answers each request with a canary."""
+
+        def do_GET(self) -> None:
+            """Send the canary."""
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"canary")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Print nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+# Says what a plugin says to store a value, in the session of the call itself.
+_STORE = """session = sys._getframe(1).f_locals['session']
+request = {'type': 'storage', 'backwards_request_id': 'a' * 32,
+           'request': {'opt': 'set', 'key': 'evil', 'value': '6576696c'}}
+message = {'event': 'session', 'session_id': session, 'data': {'type': 'invoke', 'data': request}}
+os.write(1, (json.dumps(message) + '\\n').encode())
+time.sleep(1)
+found = 'asked'"""
+
+
+def permission_attacks(gateway: AttackedServer) -> dict[str, tuple[bool, str]]:
+    """Let plugins do what their manifests or their tenants do not permit; return attack
+    → (blocked, detail). Beside each, another plugin does the same with the permission:
+    it has to succeed."""
+    port = gateway.around["allowed_port"]
+    get = f"found = proxied('GET http://127.0.0.1:{port}/ HTTP/1.1\\r\\nHost: x\\r\\n')"
+
+    def answer(plugin: str) -> str:
+        """Return what a plugin of acme gets from the service."""
+        return str(gateway.run_code("acme", get, plugin=plugin))
+
+    permitted = answer("beside")
+    outcomes: dict[str, tuple[bool, str]] = {}
+    for plugin, name in (
+        ("muted", "use the network that the tenant refused"),
+        ("named", "go out to a host that the manifest does not name"),
+    ):
+        reply = answer(plugin)
+        # The same request has to succeed where it is permitted.
+        is_blocked = "canary" in permitted and "canary" not in reply
+        outcomes[name] = (is_blocked, f"{reply[-200:]} beside {permitted[-200:]}")
+    for tenant in ("acme", "globex"):
+        gateway.run_code(tenant, _STORE, plugin="keeper")
+    gateway.run_code("acme", _STORE)
+    with contextlib.closing(sqlite3.connect(gateway.around["database"])) as database:
+        query = "SELECT tenant, plugin FROM plugin_storage WHERE name = 'evil'"
+        stored = sorted(database.execute(query).fetchall())
+    outcomes["store what the tenant refused"] = (
+        stored == [("acme", "odd/keeper")],
+        f"stored: {stored}",
+    )
+    return outcomes
 
 
 @contextlib.contextmanager
@@ -295,34 +363,6 @@ def machine_targets(folder: Path) -> Generator[dict[str, Any]]:
             victim.wait()
             segment.unlink(missing_ok=True)
             libc.shmctl(shared, 0, None)
-
-
-def run_unsandboxed(targets: dict[str, Any], code: str) -> tuple[bool, str]:
-    """Run the same attack outside the sandbox; return (whether it worked, last line of
-    its errors)."""
-    # A process of its own as the target: a successful attack may kill it.
-    victim = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"], env={"SECRET": "canary"}
-    )
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        scope = json.dumps({**targets, "victim": victim.pid})
-        program = f"import json\nglobals().update(json.loads({scope!r}))\n{PRELUDE}{code}\nassert found is not None\n"
-        try:
-            completed = subprocess.run(
-                [sys.executable, "-c", program],
-                cwd=folder,
-                env={**os.environ, "HOME": folder, "TMPDIR": folder},
-                capture_output=True,
-                text=True,
-                timeout=20,
-                check=False,
-            )
-        finally:
-            victim.kill()
-            victim.wait()
-    return completed.returncode == 0, (completed.stderr.strip().splitlines() or [""])[
-        -1
-    ][:160]
 
 
 def installation_attacks(gateway: AttackedServer) -> dict[str, tuple[bool, str]]:
@@ -580,8 +620,6 @@ def with_argument(mark: str) -> list[int]:
 def neighbour_latency(gateway: AttackedServer) -> float:
     """Return the seconds that a call of another tenant takes while a plugin uses all
     its CPU time."""
-    import threading
-
     spinning = threading.Thread(
         target=gateway.run_code, args=("acme", "while True: pass")
     )
@@ -601,8 +639,7 @@ def suite() -> dict[str, Any]:
     with attacked() as gateway:
         for name, code in ISOLATION_ATTACKS.items():
             results["attacks"][name] = gateway.attack("acme", code)
-            if name in HARMLESS_HERE:
-                results["control"][name] = run_unsandboxed(gateway.around, code)
+        results["control"] = controls(gateway.around)
         for name, code in RESOURCE_ATTACKS.items():
             results["attacks"][name] = gateway.attack("acme", code)
             # After each resource attack the other tenant's plugin must still answer.
@@ -614,6 +651,7 @@ def suite() -> dict[str, Any]:
                     False,
                     str(answered),
                 )
+        results["attacks"] |= permission_attacks(gateway)
         results["attacks"] |= external_attacks(gateway)
         results["neighbour"] = round(neighbour_latency(gateway), 2)
         results["attacks"] |= installation_attacks(gateway)

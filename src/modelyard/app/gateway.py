@@ -89,7 +89,7 @@ def gateway_for(
         content,
         max_body=max_body_bytes,
         bodies=BodyBudget(room, max(room // 4, 2 * max_body_bytes)),
-        prepare=services.tenancy.directory.refresh,
+        prepare=partial(services.providers.load, services.settings),
         on_start=on_start,
         on_close=services.aclose,
         # Read for each stream, so that a change takes effect at once.
@@ -430,7 +430,7 @@ def _server_state(live_settings: LiveSettings) -> ServerState:
     return ServerState(
         workers=settings.workers,
         records=settings.telemetry.record,
-        debug_address=f"{settings.host}:{port}" if port else "",
+        debug_address=f"{settings.plugins.debug_host}:{port}" if port else "",
         mail_problem=mail_problem(settings),
     )
 

@@ -302,9 +302,10 @@ class Modelyard:
         """Load the tenants' resources. `async with` calls it; otherwise call it before
         the first model call.
 
-        Raises StorageUnavailableError.
+        Raises StorageUnavailableError, and NotFoundError for a provider in the settings
+        that nothing offers.
         """
-        await self.services.tenancy.directory.refresh()
+        await self.services.providers.load(self.services.settings)
 
     async def __aenter__(self) -> Self:
         try:

@@ -20,8 +20,10 @@ from modelyard.plugins.debug import DebugServer
 from modelyard.plugins.environment import Environments
 from modelyard.plugins.host import PluginHost
 from modelyard.plugins.host_calls import HostCallHandler
+from modelyard.plugins.manifest import Hosts
 from modelyard.plugins.market import Market
 from modelyard.plugins.process import ProcessOptions
+from modelyard.plugins.requirements import normal_name
 from modelyard.plugins.serverless import ServerlessRuntime, ServerlessSessions
 from modelyard.plugins.signature import read_keys
 from modelyard.runtime.model_manager import ModelManager
@@ -126,6 +128,7 @@ def build_plugins(
     )
     # Set later, because the host is needed to build the installations.
     host.neighbours = installations.identifiers
+    host.permissions = installations.permissions_of
     # Providers and models from plugins appear and disappear with their plugins.
     providers.add_providers_from(plugin_models.additional_providers)
     debugged.on_change(providers.clear_cache)
@@ -178,13 +181,22 @@ def _host(
         if plugin_settings.wheelhouse
         else None,
         index_url=plugin_settings.index_url,
+        substitutes={
+            normal_name(name): requirement
+            for name, requirement in plugin_settings.substitutes.items()
+        },
+        downloads_python=plugin_settings.download_python,
     )
 
-    def egress_proxy_for(tenant: str, token: str) -> EgressProxy:
-        """Return the way to the network for a tenant's plugin."""
+    def egress_proxy_for(tenant: str, token: str, hosts: Hosts) -> EgressProxy:
+        """Return the way to the network for a tenant's plugins."""
         # The same rules as for all other addresses of tenants.
         return EgressProxy(
-            lambda: network.egress.rules, addresses.server, token, tenant
+            lambda: network.egress.rules,
+            addresses.server,
+            token,
+            tenant,
+            hosts=hosts,
         )
 
     host = PluginHost(
@@ -192,7 +204,7 @@ def _host(
         environments,
         backwards,
         clock,
-        os.environ,
+        {**os.environ, **_vocabularies(folder, plugin_settings)},
         _options(plugin_settings),
         egress_factory=egress_proxy_for,
         needs_confinement=not plugin_settings.unconfined,
@@ -226,7 +238,9 @@ class DebugListener:
             return None
         # A used port must not prevent the server from starting.
         try:
-            return await self._server.start(settings.host, settings.plugins.debug_port)
+            return await self._server.start(
+                settings.plugins.debug_host, settings.plugins.debug_port
+            )
         except OSError as error:
             fields = {
                 "port": settings.plugins.debug_port,
@@ -264,6 +278,19 @@ def _key(home: Path) -> str:
     with os.fdopen(descriptor, "w") as key_file:
         key_file.write(key + "\n")
     return key
+
+
+def _vocabularies(folder: Path, plugin_settings: PluginSettings) -> dict[str, str]:
+    """Return the variable that names the folder with tiktoken's vocabularies; empty if
+    the server's own variable applies, or there is none."""
+    # The settings come first, then the server's variable, then the usual folder.
+    chosen = plugin_settings.tiktoken_cache
+    # Resolved, because plugins see the folder under the name to which links lead.
+    path = Path(chosen).expanduser() if chosen else folder / "tiktoken"
+    is_default = not chosen and "TIKTOKEN_CACHE_DIR" in os.environ
+    if is_default or not path.is_dir():
+        return {}
+    return {"TIKTOKEN_CACHE_DIR": str(path.resolve())}
 
 
 def _options(plugin_settings: PluginSettings) -> ProcessOptions:

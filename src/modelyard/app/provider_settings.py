@@ -2,14 +2,19 @@
 the file of `providers add`."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from modelyard.administration.inputs import check_limit
-from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError
+from modelyard.base.errors import (
+    ConfigError,
+    InvokeBadRequestError,
+    NotFoundError,
+    suggestion,
+)
 from modelyard.base.number_bounds import check_numbers
 from modelyard.base.private_files import private_folder
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
@@ -124,11 +129,57 @@ def definitions_of(
         for name in catalog_names()
         if name != "local" or settings.local.enabled
     }
+    deferred = plugin_providers(settings, configured)
     for provider in configured:
+        if provider in deferred:
+            continue
         # A later entry may change a provider that an earlier one added.
         definition = _definition(provider, definitions)
         definitions[definition.name] = _with_models(definition, provider)
     return list(definitions.values())
+
+
+def plugin_providers(
+    settings: Settings, configured: Sequence[ProviderSettings]
+) -> list[ProviderSettings]:
+    """Return the entries whose names can only be those of plugins' providers: nothing
+    else has the name, and the entry describes no provider of its own.
+
+    Plugins are known once the database has been read; `check_plugin_providers` then
+    finds the names that are wrong.
+    """
+    names = {*catalog_names()}
+    for entry in configured:
+        if entry.base_url and entry.name:
+            names.add(entry.name)
+        elif entry.path:
+            definition = load_definition(Path(entry.path).expanduser())
+            names.add(entry.name or definition.name)
+    return [
+        entry
+        for entry in configured
+        if entry.name
+        and entry.name not in names
+        and not (entry.path or entry.base_url or entry.wire or entry.models)
+    ]
+
+
+def check_plugin_providers(
+    names: Iterable[str], installed: Collection[str], callable_names: Collection[str]
+) -> None:
+    """Raise NotFoundError for the first name that is neither that of a plugin's
+    provider nor that of a provider added by a program.
+
+    `installed` are the providers of the plugins that the default tenant has installed,
+    whether or not their files can be read; `callable_names` those that can be called.
+    """
+    for name in names:
+        if name not in installed and name not in callable_names:
+            raise NotFoundError(
+                f"Provider {name!r} is neither in the catalogue nor that of an"
+                f" installed plugin; {suggestion(name, [*catalog_names(), *installed])}",
+                code="provider_not_found",
+            )
 
 
 def _definition(
@@ -281,6 +332,7 @@ def configure_credentials(
     well-known environment variables."""
     # Several entries may name the same provider.
     credentials_by_provider: dict[str, list[CredentialSettings]] = {}
+    present = {entity.provider for entity in providers.factory.get_providers()}
     for provider in configured:
         name = provider.name or load_definition(Path(provider.path).expanduser()).name
         credentials_by_provider.setdefault(name, []).extend(provider.credentials)
@@ -291,6 +343,25 @@ def configure_credentials(
         ] or _environment_credentials(entity, environ)
         if credentials:
             providers.configure(DEFAULT_TENANT, entity.provider, credentials)
+    # What is left can only be providers of plugins, which come and go.
+    for name, deferred in credentials_by_provider.items():
+        if name not in present and deferred:
+            providers.configure_later(
+                DEFAULT_TENANT, name, _plugin_credentials(name, deferred)
+            )
+
+
+def _plugin_credentials(
+    name: str, credentials: Sequence[CredentialSettings]
+) -> list[ConfiguredCredential]:
+    """Return the credentials of a plugin's provider. Raises ConfigError for a quota,
+    which would offer it to tenants that do not have the plugin."""
+    if any(credential.quota for credential in credentials):
+        raise ConfigError(
+            f"Credentials of provider {name!r} cannot have a 'quota', because it is"
+            " that of a plugin; give each tenant a credential of its own"
+        )
+    return [_configured_credential(name, credential) for credential in credentials]
 
 
 def _environment_credentials(

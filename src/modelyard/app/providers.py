@@ -10,9 +10,11 @@ from typing import Any
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.network import NetworkServices, network_of, proxies_of, proxy_names
 from modelyard.app.provider_settings import (
+    check_plugin_providers,
     configure_credentials,
     configured_providers,
     definitions_of,
+    plugin_providers,
     timeouts_of,
 )
 from modelyard.base.clock import Clock
@@ -28,8 +30,9 @@ from modelyard.providers.local.runtime import LocalOptions, LocalRuntime
 from modelyard.providers.local.weights import WeightStore
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.storage.secrets import KeyRing
+from modelyard.tenancy.caller import DEFAULT_TENANT
 from modelyard.tenancy.directory import Directory
-from modelyard.tenancy.resource_types import StoredCredential
+from modelyard.tenancy.resource_types import Installation, StoredCredential
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +65,33 @@ class ProviderServices:
     environ: Mapping[str, str]
     """Environment variables with API keys, for providers without a credential in the
     settings."""
+    directory: Directory
+
+    async def load(self, live_settings: LiveSettings) -> None:
+        """Load the tenants' resources, and check the providers in the settings.
+
+        Raises StorageUnavailableError, and NotFoundError for a provider that nothing
+        offers.
+        """
+        await self.directory.refresh()
+        self.check_names(live_settings.current)
+
+    def check_names(self, settings: Settings) -> None:
+        """Raise NotFoundError if the settings name a provider that nothing offers. The
+        directory has to be read before, since plugins may offer it."""
+        names = [
+            entry.name
+            for entry in plugin_providers(settings, configured_providers(settings))
+        ]
+        installations = self.directory.of(DEFAULT_TENANT, Installation)
+        check_plugin_providers(
+            names,
+            [installation.provider for _, installation in installations],
+            [
+                entity.provider
+                for entity in self.manager.factory_of(DEFAULT_TENANT).get_providers()
+            ],
+        )
 
     def prepare(self, settings: Settings, clock: Clock) -> PreparedProviders:
         """Validate changed settings and return their providers.
@@ -71,7 +101,8 @@ class ProviderServices:
         """
         # Read once; the same list is used when the settings are applied.
         configured = configured_providers(settings)
-        # Called only for its errors.
+        # Called only for their errors.
+        self.check_names(settings)
         proxies_of(settings.network, self.environ)
         factory = self.factories.make(settings, configured)
         # Credentials are validated on a throw-away manager.
@@ -161,6 +192,7 @@ def build_providers(
         local=local,
         factories=factories,
         environ=environ,
+        directory=directory,
     )
 
 

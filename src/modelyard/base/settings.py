@@ -294,12 +294,26 @@ class PluginSettings(
     """Folder of wheels; if set, packages are installed from there only."""
     index_url: str = ""
     """Python package index to use instead of the default one."""
+    substitutes: dict[str, str] = {}
+    """Package that plugins take from a repository or a URL → the requirement to install
+    from the index in its place, such as `monday-sdk: monday-sdk==1.3.1`."""
+    download_python: bool = True
+    """Whether uv may install Python 3.12 to 3.14 for a plugin that requires a version
+    that this machine does not have."""
+    tiktoken_cache: str = ""
+    """Folder with the vocabularies of tiktoken, which plugins read in place of
+    downloading them; `plugins/tiktoken` in the home folder, or `TIKTOKEN_CACHE_DIR`, if
+    empty."""
     markets: list[str] = []
     """Folders or URLs that list packages: docs/reference/market.md."""
     serverless: dict[str, str] = {}
     """Plugin (`author/name`) → the URL that serves it."""
     debug_port: int = 5003
     """Port for plugins that their authors run in debug mode; 0 to disable."""
+    debug_host: str = "127.0.0.1"
+    """Address of that port. Authors on other machines need an address that they reach;
+    the connection has no TLS, and the key that it shows may serve a tenant's calls.
+    """
     open_interface: bool = False
     """Whether the plugin daemon's interface, `/plugin/…`, accepts callers from other
     machines."""

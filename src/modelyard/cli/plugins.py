@@ -29,6 +29,13 @@ from modelyard.cli.output import (
     success_text,
 )
 from modelyard.cli.plugin_credentials import credential
+from modelyard.cli.plugin_permissions import (
+    grant_options,
+    installation_grant,
+    permission,
+    print_refused,
+)
+from modelyard.cli.plugin_subscriptions import subscription
 from modelyard.cli.usage import tenant_option
 from modelyard.models.types import JSON
 from modelyard.plugins.connection import PluginCall
@@ -45,6 +52,7 @@ from modelyard.plugins.package import (
 from modelyard.plugins.scaffold import CATEGORIES, PERMISSIONS, ScaffoldOptions, create
 from modelyard.plugins.signature import CATEGORIES as SIGNERS
 from modelyard.plugins.signature import generate_keys, read_keys, sign, verify
+from modelyard.tenant_plugins.grants import Grant
 from modelyard.tenant_plugins.packages import Installer
 
 if TYPE_CHECKING:
@@ -72,6 +80,8 @@ def plugin() -> None:
 
 
 plugin.add_command(credential)
+plugin.add_command(permission)
+plugin.add_command(subscription)
 
 # ------------------------------------------------------------ create and package
 
@@ -523,7 +533,8 @@ def debug(ctx: click.Context, folder: Path, tenant: str, start: bool) -> None:
 
     key, python = run_with_modelyard(ctx, work)
     # A server that listens on all interfaces is reached by the loopback address.
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    host = settings.plugins.debug_host
+    host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
     variables = {
         "INSTALL_METHOD": "remote",
         "REMOTE_INSTALL_URL": f"{host}:{settings.plugins.debug_port}",
@@ -566,12 +577,12 @@ def debug(ctx: click.Context, folder: Path, tenant: str, start: bool) -> None:
     help="Require a trusted signature.",
 )
 @_unsigned_option
+@grant_options
 @click.option(
-    "--grant",
-    "granted",
-    metavar="PERMISSION",
-    multiple=True,
-    help="Permission to grant; repeatable. Default: all that the plugin requests.",
+    "--start/--no-start",
+    "checks_start",
+    default=True,
+    help="Refuse a plugin that does not start on this machine. Default: yes.",
 )
 @tenant_option
 @json_option
@@ -582,28 +593,38 @@ def install(
     version: str,
     requires_signature: bool,
     unsigned: bool,
-    granted: Sequence[str],
+    checks_start: bool,
     tenant: str,
     as_json: bool,
+    **decision: Any,
 ) -> None:
     """Install plugins. SOURCES are files, folders, bundles, URLs, author/name from a
-    market, or owner/repo:VERSION/file.difypkg on GitHub."""
+    market, or owner/repo:VERSION/file.difypkg on GitHub.
+
+    At a terminal it shows the permissions that a plugin requests, and asks for them.
+    Without one, and without an option, all of them are granted.
+    """
     # Whoever runs the command line has the operator's rights.
     by = Installer(is_operator=True, allows_unsigned=unsigned)
-    # None grants everything that the plugin requests; a list restricts it.
-    permissions = list(granted) if granted else None
 
     async def install_sources(yard: "Modelyard") -> list["Installed"]:
         """Upload and install each package; a bundle may contain several."""
-        packages = yard.services.plugins.packages
         installed_plugins: list[Installed] = []
         for source in sources:
-            for data in await _fetch_packages(yard, source, version, by):
-                packed, _ = await packages.upload(
+            fetched = await _fetch_packages(yard, source, version, by)
+            for data in fetched:
+                packed, _ = await yard.services.plugins.packages.upload(
                     data, by, verify_signature=requires_signature
                 )
+                grant = installation_grant(
+                    packed.manifest,
+                    **decision,
+                    is_only_package=len(sources) == len(fetched) == 1,
+                )
                 installed_plugins.append(
-                    await _install_package(yard, tenant, packed, permissions)
+                    await _install_package(
+                        yard, tenant, packed, grant, checks_start=checks_start
+                    )
                 )
         return installed_plugins
 
@@ -621,13 +642,18 @@ def install(
 
 
 async def _install_package(
-    yard: "Modelyard", tenant: str, packed: Package, permissions: list[str] | None
+    yard: "Modelyard",
+    tenant: str,
+    packed: Package,
+    grant: Grant | None,
+    *,
+    checks_start: bool,
 ) -> "Installed":
-    """Install one package and show the progress. `permissions` are those to grant; None
-    grants all that the plugin requests."""
+    """Install one package and show the progress. `grant` decides on its permissions,
+    `checks_start` whether it is started once before."""
     with closing(_Progress(packed.manifest.id)) as step:
         return await yard.services.plugins.installations.add(
-            tenant, packed, granted=permissions, step=step
+            tenant, packed, grant=grant, step=step, checks_start=checks_start
         )
 
 
@@ -649,6 +675,8 @@ def _print_installed(installed_plugin: "Installed") -> None:
             f"granted: {', '.join(permissions)}; restrict with `modelyard plugin"
             f" permission {installed_plugin.plugin_id} --grant …`"
         )
+    hint = f"modelyard plugin permission {installed_plugin.plugin_id}"
+    print_refused(installed_plugin, hint)
 
 
 class _Progress:
@@ -658,6 +686,8 @@ class _Progress:
         "waiting",
         "unpacking",
         "installing dependencies",
+        "compiling",
+        "starting",
         "installed",
     )
 
@@ -816,11 +846,13 @@ def upgrade(
             )
         with closing(_Progress(name)) as step:
             return await yard.services.plugins.installations.add(
-                tenant, packed, step=step
+                tenant, packed, step=step, checks_start=True
             )
 
     upgraded_plugin = run_with_modelyard(ctx, replace_version)
     print_note(f"upgraded {name} to {upgraded_plugin.declaration.manifest.version}")
+    # A new version gets no more than the old one had.
+    print_refused(upgraded_plugin, f"modelyard plugin permission {name}")
 
 
 @plugin.command()
@@ -833,64 +865,6 @@ def uninstall(ctx: click.Context, name: str, tenant: str) -> None:
         ctx, lambda yard: yard.services.plugins.installations.uninstall(tenant, name)
     )
     print_note(f"removed {name}")
-
-
-@plugin.command()
-@click.argument("name")
-@click.option(
-    "--grant",
-    "granted",
-    metavar="PERMISSION",
-    multiple=True,
-    help="Permission to grant; repeatable. All others are revoked.",
-)
-@click.option(
-    "--all",
-    "grants_all",
-    is_flag=True,
-    help="Grant all permissions that the plugin requests.",
-)
-@click.option("--none", "grants_none", is_flag=True, help="Revoke all.")
-@tenant_option
-@json_option
-@click.pass_context
-def permission(
-    ctx: click.Context,
-    name: str,
-    granted: Sequence[str],
-    grants_all: bool,
-    grants_none: bool,
-    tenant: str,
-    as_json: bool,
-) -> None:
-    """Show or change a plugin's granted permissions. Without options, show them."""
-    # None grants all requested permissions; an empty list grants none.
-    granted_permissions = None if grants_all else list(granted)
-
-    async def update_permissions(yard: "Modelyard") -> "Installed":
-        """Change the permissions if an option requests it, and return the plugin."""
-        if granted or grants_all or grants_none:
-            return await yard.services.plugins.installations.grant(
-                tenant, name, granted_permissions
-            )
-        return yard.services.plugins.plugins.find(tenant, name)
-
-    installed_plugin = run_with_modelyard(ctx, update_permissions)
-    requested = installed_plugin.declaration.manifest.permissions.allowed_names()
-    allowed = installed_plugin.permissions.allowed_names()
-    if as_json:
-        print_json({"asks": requested, "granted": allowed})
-        return
-    rows = [
-        (
-            permission_name,
-            success_text("granted")
-            if permission_name in allowed
-            else failure_text("denied"),
-        )
-        for permission_name in requested
-    ]
-    print_table("", ("requested", ""), rows)
 
 
 # ------------------------------------------------------ endpoints, markets

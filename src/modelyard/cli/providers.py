@@ -23,6 +23,7 @@ from modelyard.cli.output import (
 )
 from modelyard.models.credentials import ProviderCredentialSchemaValidator
 from modelyard.models.provider import CredentialFormSchema, FormType, ProviderEntity
+from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.factory import catalog_definition, catalog_names
 from modelyard.tenancy.caller import DEFAULT_TENANT
 
@@ -95,7 +96,8 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
 
     async def entity_of(yard: "Modelyard") -> ProviderEntity:
         """Return the provider's definition. Raises NotFoundError."""
-        return yard.services.providers.manager.factory.get_definition(name).entity
+        factory = yard.services.providers.manager.factory_of(DEFAULT_TENANT)
+        return factory.get_definition(name).entity
 
     entity = run_with_modelyard(ctx, entity_of)
     if as_json:
@@ -177,19 +179,20 @@ def add(
       modelyard providers add openai
       modelyard providers add ollama --base-url http://127.0.0.1:11434/v1
       modelyard providers add my-vllm --base-url http://127.0.0.1:8000/v1
+
+    NAME may also be a provider of a plugin that is installed.
     """
     settings = settings_of(ctx)
     # A name outside the catalogue adds an OpenAI-compatible server under that name.
-    is_new = name not in catalog_names()
-    if is_new and not base_url:
-        raise ConfigError(
-            f"Provider {name!r} is not in the catalogue;"
-            f" {suggestion(name, catalog_names(), label='it has')}; for an"
-            " OpenAI-compatible server under this name set --base-url"
-        )
+    is_new = name not in catalog_names() and bool(base_url)
+    if is_new:
+        definition = catalog_definition("openai_api_compatible")
+    elif name in catalog_names():
+        definition = catalog_definition(name)
+    else:
+        definition = _plugin_definition(ctx, name)
     # Providers name their key and URL fields differently; the definition knows which
     # they are.
-    definition = catalog_definition("openai_api_compatible" if is_new else name)
     values = dict(fields)
     if api_key:
         values[definition.key_field or "api_key"] = api_key
@@ -211,6 +214,25 @@ def add(
         print_note(
             f"added {name}. `modelyard providers check {name}` validates the credential."
         )
+
+
+def _plugin_definition(ctx: click.Context, name: str) -> ProviderDefinition:
+    """Return the definition of a provider that an installed plugin offers. Raises
+    ConfigError if there is none of this name."""
+
+    async def find(yard: "Modelyard") -> ProviderDefinition | None:
+        """Return the definition of the provider, or None."""
+        factory = yard.services.providers.manager.factory_of(DEFAULT_TENANT)
+        return factory.find_definition(name)
+
+    definition = run_with_modelyard(ctx, find)
+    if definition is None:
+        raise ConfigError(
+            f"Provider {name!r} is not in the catalogue, and no installed plugin offers"
+            f" it; {suggestion(name, catalog_names(), label='the catalogue has')}; for an"
+            " OpenAI-compatible server under this name set --base-url"
+        )
+    return definition
 
 
 def _complete_credential(

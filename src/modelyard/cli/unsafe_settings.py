@@ -302,12 +302,14 @@ def _plugins(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
             # own choice.
             is_information=is_loopback(settings.host),
         )
-    if settings.plugins.debug_port and not is_loopback(settings.host):
+    if settings.plugins.debug_port and not is_loopback(settings.plugins.debug_host):
         reason = (
             f"plugin debugging port {settings.plugins.debug_port} is open to the"
             " network, without TLS"
         )
-        yield UnsafeSetting("plugin debug port", reason, "set plugins.debug_port to 0")
+        yield UnsafeSetting(
+            "plugin debug port", reason, "set plugins.debug_host to 127.0.0.1"
+        )
     if settings.plugins.open_interface:
         reason = "the plugin daemon API accepts requests from other machines"
         yield UnsafeSetting(
@@ -431,7 +433,7 @@ UNSAFE = {
     "credentials passed on": ("content.pass_authorization",),
     "shared origin": ("content.origin",),
     "unsigned plugins": ("plugins.must_be_signed", "plugins.public_keys"),
-    "plugin debug port": ("plugins.debug_port",),
+    "plugin debug port": ("plugins.debug_host", "plugins.debug_port"),
     "plugin interface": ("plugins.open_interface",),
     "root": ("home",),
     "sandbox": ("workflows.code",),

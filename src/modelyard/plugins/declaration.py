@@ -306,7 +306,7 @@ def _public_document(document: JSON) -> JSON:
     return {name: value for name, value in document.items() if name != "extra"}
 
 
-def _normalise_fields(raw_fields: Any) -> list[JSON]:
+def form_fields(raw_fields: Any) -> list[JSON]:
     """Return a form's fields as a list. It may be written as a list or as a mapping by
     name."""
     if is_object(raw_fields):
@@ -375,7 +375,7 @@ def _normalise_oauth(raw_oauth: Any) -> JSON | None:
     if not is_object(raw_oauth):
         return None
     return {
-        name: _normalise_fields(raw_oauth.get(name))
+        name: form_fields(raw_oauth.get(name))
         for name in ("client_schema", "credentials_schema")
     }
 
@@ -392,7 +392,7 @@ def _normalise_tool_provider(document: JSON) -> JSON:
     )
     return {
         "identity": _normalise_identity(document),
-        "credentials_schema": _normalise_fields(credential_schema),
+        "credentials_schema": form_fields(credential_schema),
         "oauth_schema": _normalise_oauth(document.get("oauth_schema")),
         "tools": [
             _normalise_part(raw_tool) for raw_tool in document.get("tools") or ()
@@ -418,7 +418,7 @@ def _normalise_endpoint_group(document: JSON) -> JSON:
     unchanged.
     """
     return {
-        "settings": _normalise_fields(document.get("settings")),
+        "settings": form_fields(document.get("settings")),
         "endpoints": document.get("endpoints") or [],
     }
 
@@ -431,7 +431,7 @@ def _normalise_datasource_provider(document: JSON) -> JSON:
     return {
         "identity": _normalise_identity(document),
         "provider_type": document.get("provider_type"),
-        "credentials_schema": _normalise_fields(document.get("credentials_schema")),
+        "credentials_schema": form_fields(document.get("credentials_schema")),
         "oauth_schema": _normalise_oauth(document.get("oauth_schema")),
         "datasources": [
             _normalise_part(raw_datasource)
@@ -449,15 +449,13 @@ def _normalise_trigger_provider(document: JSON) -> JSON:
     constructor = document.get("subscription_constructor")
     return {
         "identity": _normalise_identity(document),
-        "subscription_schema": _normalise_fields(document.get("subscription_schema")),
+        "subscription_schema": form_fields(document.get("subscription_schema")),
         "subscription_constructor": {
             "parameters": [
                 _normalise_parameter(raw_parameter)
                 for raw_parameter in constructor.get("parameters") or ()
             ],
-            "credentials_schema": _normalise_fields(
-                constructor.get("credentials_schema")
-            ),
+            "credentials_schema": form_fields(constructor.get("credentials_schema")),
             "oauth_schema": _normalise_oauth(constructor.get("oauth_schema")),
         }
         if is_object(constructor)

@@ -26,6 +26,7 @@ from modelyard.base.errors import ConfigError, PackageError, PluginError
 from modelyard.base.json_types import EMPTY_OBJECT
 from modelyard.plugins.package import save
 from modelyard.plugins.requirements import (
+    Substitutes,
     check_export,
     check_lock,
     parse_requirements,
@@ -69,6 +70,7 @@ _PASSED_VARIABLES = (
     "all_proxy",
     "no_proxy",
 )
+_NO_VARIABLES: Mapping[str, str] = {}
 _PREFERRED_VERSIONS = ((3, 12), (3, 13), (3, 14), (3, 11))
 """Python versions in order of preference. Most plugins target the first; the last is
 for those that newer SDKs dropped."""
@@ -123,6 +125,11 @@ class Environments:
     wheelhouse: Path | None = None
     """A folder of wheels; if set, it is the only source of packages."""
     index_url: str = ""
+    substitutes: Substitutes = field(default_factory=dict[str, str])
+    """Requirements of the index that replace packages from repositories and URLs."""
+    downloads_python: bool = False
+    """Whether uv may install an interpreter that a plugin requires and the machine does
+    not have."""
     _pythons: list[Python] | None = field(default=None, init=False)
 
     async def prepare(self, source: Path, *, name: str) -> Environment:
@@ -134,10 +141,7 @@ class Environments:
         source = Path.cwd() / source  # uv is started elsewhere
         self.folder.mkdir(parents=True, exist_ok=True)
         requires_python = _requires_python(source)
-        pythons = await self.pythons()
-        python = choose(pythons, requires_python)
-        if python is None:
-            raise PluginError(_no_python_message(pythons, requires_python), plugin=name)
+        python = await self._python_for(requires_python, name)
         resolved = await self._resolve(source, python, name)
         # The digest covers the interpreter too: wheels depend on it.
         digest = hashlib.sha256(
@@ -177,11 +181,53 @@ class Environments:
                 removed_names.append(folder.name)
         return removed_names
 
+    async def _python_for(self, requires_python: str, name: str) -> Python:
+        """Return the interpreter for a plugin, installing one if that is allowed and
+        necessary. Raises PluginError, which names the plugin `name`."""
+        python = choose(await self.pythons(), requires_python)
+        version = version_to_install(requires_python)
+        # A folder of wheels stands for a machine without network access.
+        is_online = not self.offline and self.wheelhouse is None
+        if python is None and self.downloads_python and is_online and version:
+            await self._install_python(version, name)
+            python = choose(await self.pythons(), requires_python)
+        if python is None:
+            message = _no_python_message(await self.pythons(), requires_python)
+            raise PluginError(message, plugin=name)
+        return python
+
+    async def _install_python(self, version: str, name: str) -> None:
+        """Let uv install an interpreter next to the environments. uv verifies what it
+        downloads. Raises PluginError, which names the plugin `name`."""
+        # Two installations at once would write into the same folder.
+        lock = await _acquire_lock(self.folder, f"python-{version}")
+        try:
+            await self._uv(
+                ["python", "install", "--no-bin", version],
+                name,
+                variables={
+                    "UV_PYTHON_DOWNLOADS": "manual",
+                    "UV_PYTHON_INSTALL_DIR": str(self._python_folder),
+                },
+                purpose=f"Python {version}, which the plugin requires, cannot be"
+                " installed",
+            )
+        finally:
+            os.close(lock)
+        # Looked for again with the next question.
+        self._pythons = None
+
+    @property
+    def _python_folder(self) -> Path:
+        """The folder of the interpreters that uv has installed."""
+        return self.folder.parent / "pythons"
+
     async def pythons(self) -> Sequence[Python]:
         """Return the CPython interpreters from 3.11 on, preferred ones first: from
         PATH, pyenv and uv."""
         if self._pythons is None:
-            probes = [_probe(path) for path in _candidates(self.environ)]
+            candidates = [*_candidates(self.environ), *_installed(self._python_folder)]
+            probes = [_probe(path) for path in candidates]
             usable = [
                 python
                 for python in await asyncio.gather(*probes)
@@ -210,7 +256,9 @@ class Environments:
                 plugin=name,
             )
         try:
-            requirements = await asyncio.to_thread(_check_requirements, source)
+            requirements = await asyncio.to_thread(
+                _check_requirements, source, self.substitutes
+            )
         except PackageError as error:
             raise PluginError(
                 f"The plugin's dependencies cannot be installed: {error}", plugin=name
@@ -218,7 +266,9 @@ class Environments:
         # The key covers everything that influences resolution: interpreter and input
         # files.
         # `wheels` keeps older results apart, which may name source packages.
-        digest = hashlib.sha256(f"wheels\n{python.version}".encode())
+        digest = hashlib.sha256(
+            f"wheels\n{python.version}{sorted(self.substitutes.items()) or ''}".encode()
+        )
         for path in present:
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
         cache_file = self.folder / ".resolved" / f"{digest.hexdigest()[:32]}.txt"
@@ -240,7 +290,7 @@ class Environments:
                 cwd=Path(name_of_folder),
             )
         lines = sorted(
-            check_export(text)
+            check_export(text, self.substitutes)
             if is_locked
             else parse_requirements(text, "The requirements resolved by uv")
         )
@@ -355,9 +405,13 @@ class Environments:
         *,
         cwd: Path | None = None,
         variables: Mapping[str, str] = EMPTY_OBJECT,
+        purpose: str = "The plugin's dependencies cannot be installed",
     ) -> str:
-        """Run uv and return its output; `variables` replace those that it usually gets.
-        Raises PluginError with uv's reason, or after the timeout."""
+        """Run uv and return its output.
+
+        `variables` replace those that it usually gets; `purpose` begins the error.
+        Raises PluginError with uv's reason, or after the timeout.
+        """
         environ = {
             key: self.environ[key] for key in _PASSED_VARIABLES if key in self.environ
         }
@@ -401,9 +455,7 @@ class Environments:
                 await process.wait()
         if process.returncode:
             raise PluginError(
-                "The plugin's dependencies cannot be installed:"
-                f" {_reason(err.decode('utf-8', 'replace'))}",
-                plugin=name,
+                f"{purpose}: {_reason(err.decode('utf-8', 'replace'))}", plugin=name
             )
         return stdout.decode()
 
@@ -444,12 +496,12 @@ async def compile_modules(folder: Path, interpreter: Path) -> None:
             await process.wait()
 
 
-def _check_requirements(source: Path) -> list[str]:
+def _check_requirements(source: Path, substitutes: Substitutes) -> list[str]:
     """Return a plugin's requirements. Raises PackageError if it requires anything but
     wheels from an index."""
     if (source / "pyproject.toml").is_file() and (source / "uv.lock").is_file():
-        check_lock(source)
-    return read_requirements(source)
+        check_lock(source, substitutes)
+    return read_requirements(source, substitutes)
 
 
 def _resolve_arguments(
@@ -546,6 +598,19 @@ def choose(pythons: Sequence[Python], requires_python: str) -> Python | None:
     )
 
 
+def version_to_install(requires_python: str) -> str:
+    """Return the preferred version that satisfies a `requires-python`, such as `3.12`;
+    "" if none of the preferred ones does."""
+    return next(
+        (
+            ".".join(map(str, minor))
+            for minor in _PREFERRED_VERSIONS
+            if satisfies(minor, requires_python)
+        ),
+        "",
+    )
+
+
 def satisfies(minor: tuple[int, int], requires_python: str) -> bool:
     """Return whether a minor version satisfies a `requires-python`; only its first two
     numbers are compared."""
@@ -574,8 +639,10 @@ def _no_python_message(pythons: Sequence[Python], requires_python: str) -> str:
     return (
         f"The plugin requires Python {requires_python or '3.11 or newer'};"
         f" installed versions: {installed_versions}. Install a matching version,"
-        " for example with `uv python install 3.12`; it is not downloaded"
-        " automatically"
+        f" for example with `uv python install"
+        f" {version_to_install(requires_python) or '3.12'}`; it is not downloaded"
+        " unless plugins.download_python is true and the plugins are installed from an"
+        " index"
     )
 
 
@@ -607,10 +674,15 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
         Path(environ.get("PYENV_ROOT") or home / ".pyenv") / "versions",
         Path(environ.get("UV_PYTHON_INSTALL_DIR") or home / ".local/share/uv/python"),
     ):
-        with suppress(OSError):  # a home folder that is not readable
-            # Matches 3.11 to 3.19 in both layouts.
-            yield from sorted(root.glob("*3.1[1-9]*/bin/python3"))
+        yield from _installed(root)
     yield Path(sys.executable)
+
+
+def _installed(root: Path) -> Iterator[Path]:
+    """Yield the interpreters in a folder of pyenv or uv; none if it is not readable."""
+    with suppress(OSError):
+        # Matches 3.11 to 3.19 in both layouts.
+        yield from sorted(root.glob("*3.1[1-9]*/bin/python3"))
 
 
 async def _probe(path: Path) -> Python | None:

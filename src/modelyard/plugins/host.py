@@ -17,6 +17,7 @@ from modelyard.plugins.environment import Environments
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.installed import InstalledPackages
 from modelyard.plugins.launcher import Launcher
+from modelyard.plugins.manifest import Permissions
 from modelyard.plugins.monitor import ResourceUsage, measure_usage
 from modelyard.plugins.process import (
     LocalRuntime,
@@ -24,10 +25,9 @@ from modelyard.plugins.process import (
     Runtime,
     wait_for_start,
 )
-from modelyard.plugins.supervisors import Confinement, Supervisors
+from modelyard.plugins.supervisors import Confinement, ProxyFactory, Supervisors
 from modelyard.plugins.tenant_folders import WorkFolderStore
 from modelyard.plugins.watch import PluginMonitorTask
-from modelyard.transport.egress_proxy import EgressProxy
 
 RuntimeKey = tuple[str, str]
 """(tenant, plugin identifier). Runtimes are not shared between tenants, since a plugin
@@ -49,7 +49,7 @@ class PluginHost:
         *,
         starts_at_once: int = 0,
         forks: bool = True,
-        egress_factory: Callable[[str, str], EgressProxy] | None = None,
+        egress_factory: ProxyFactory | None = None,
         needs_confinement: bool = True,
     ) -> None:
         self.environments = environments
@@ -68,6 +68,10 @@ class PluginHost:
             self.packages,
             self._work_folders,
             lambda tenant: self.neighbours(tenant),
+            lambda tenant, identifier: (
+                self._intended.get((tenant, identifier))
+                or self.permissions(tenant, identifier)
+            ),
             environ,
             partial(
                 LocalRuntime,
@@ -84,9 +88,16 @@ class PluginHost:
         self._runtimes: dict[RuntimeKey, Runtime] = {}
         self._making: dict[RuntimeKey, asyncio.Task[Runtime]] = {}
         self._serverless_urls: dict[str, str] = {}
+        self._intended: dict[RuntimeKey, Permissions] = {}
+        """The permissions of plugins that are being installed."""
         self.neighbours: Callable[[str], Sequence[str]] = lambda tenant: ()
         """Returns the identifiers of a tenant's plugins; those that share an
         environment are started by the same supervisor."""
+        self.permissions: Callable[[str, str], Permissions | None] = (
+            lambda tenant, identifier: None
+        )
+        """(tenant, identifier) → the permissions in force; None if the tenant does not
+        have the plugin installed, so that its manifest decides."""
         self.serverless: Callable[[str, str], Runtime] | None = None
         """(plugin id, URL) → runtime of a plugin that is served over HTTP; None if that
         is not supported."""
@@ -180,6 +191,14 @@ class PluginHost:
             if not isinstance(runtime, DebugRuntime)
         ]
 
+    def has_outdated_network(self, tenant: str, identifier: str) -> bool:
+        """Return whether a running plugin may connect to other hosts than its
+        permissions now say. It has to be started again then."""
+        runtime = self._runtimes.get((tenant, identifier))
+        return isinstance(
+            runtime, LocalRuntime
+        ) and runtime.launch.hosts != self._launcher.hosts(tenant, identifier)
+
     async def stop(self, tenant: str, identifier: str) -> None:
         """Stop a tenant's plugin and forget its runtime.
 
@@ -194,6 +213,31 @@ class PluginHost:
             await runtime.drain()
         elif runtime is not None:
             await runtime.aclose()
+
+    async def check_start(
+        self, tenant: str, identifier: str, permissions: Permissions
+    ) -> None:
+        """Start a plugin that is about to be installed, with the permissions that it
+        will have. It stays ready for its first call.
+
+        Raises PluginError with the plugin's own words if it does not start; it is
+        stopped then. A plugin that is served elsewhere is not started.
+        """
+        runtime_key = (tenant, identifier)
+        # Until the installation is stored, nothing else says what it may do.
+        self._intended[runtime_key] = permissions
+        try:
+            runtime = self._runtimes.get(runtime_key)
+            if runtime is None:
+                runtime = await self._get_or_make_runtime(runtime_key)
+            if isinstance(runtime, LocalRuntime):
+                await runtime.ensure_started()
+        # Also on cancellation: nobody would stop it later.
+        except BaseException:
+            await self.stop(tenant, identifier)
+            raise
+        finally:
+            self._intended.pop(runtime_key, None)
 
     async def remove(self, identifier: str) -> None:
         """Stop a plugin that no tenant has any more and delete its files."""

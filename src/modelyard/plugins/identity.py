@@ -14,6 +14,10 @@ _IDENTIFIER = re.compile(
     r"(?:(?P<author>[A-Za-z0-9_-]{1,64})/)?(?P<name>[a-z0-9_-]{1,128}):"
     r"(?P<version>\d{1,4}(?:\.\d{1,4}){1,3}(?:-\w{1,16})?)@(?P<checksum>[a-f0-9]{32,64})"
 )
+_FOLDER = re.compile(
+    r"(?P<author>[A-Za-z0-9_-]{1,64})/(?P<name>[a-z0-9_-]{1,128})-"
+    r"(?P<version>\d{1,4}(?:\.\d{1,4}){1,3}(?:-\w{1,16})?)@(?P<checksum>[a-f0-9]{32,64})"
+)
 
 
 class PluginIdentifier(NamedTuple):
@@ -37,6 +41,16 @@ class PluginIdentifier(NamedTuple):
         return cls(
             match["author"] or "", match["name"], match["version"], match["checksum"]
         )
+
+    @classmethod
+    def of_folder(cls, folder: str) -> Self | None:
+        """Return the identifier whose `folder` is a relative path; None if there is
+        none."""
+        match = _FOLDER.fullmatch(folder)
+        if match is None:
+            return None
+        author = "" if match["author"] == "_" else match["author"]
+        return cls(author, match["name"], match["version"], match["checksum"])
 
     @property
     def id(self) -> str:

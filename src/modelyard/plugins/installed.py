@@ -77,6 +77,21 @@ class InstalledPackages:
             )
         return read_package(path.read_bytes(), source=identifier)
 
+    def identifiers(self) -> list[str]:
+        """Return the identifiers of all stored packages, newest first."""
+        paths = (self._folder / "packages").glob("**/*.difypkg")
+        # A package that was just uploaded is the one whose icon is asked for.
+        newest = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+        names = [
+            path.relative_to(self._folder / "packages").as_posix() for path in newest
+        ]
+        parsed_names = (
+            PluginIdentifier.of_folder(name.removesuffix(".difypkg")) for name in names
+        )
+        return [
+            str(identifier) for identifier in parsed_names if identifier is not None
+        ]
+
     def folder(self, identifier: str) -> Path:
         """Return the folder of a plugin's code."""
         return self._code_folder(PluginIdentifier.parse(identifier))

@@ -2,12 +2,15 @@
 and the cell that confines it."""
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from modelyard.plugins.environment import Environment
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.installed import InstalledPackages, environment_name
+from modelyard.plugins.manifest import Hosts, Permissions
 from modelyard.plugins.process import Launch, LocalRuntime
 from modelyard.plugins.supervisors import SandboxScope
 from modelyard.plugins.tenant_folders import WorkFolders, WorkFolderStore
@@ -19,10 +22,16 @@ _PLUGIN_VARIABLES = (
     "TZ",
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
-    "TIKTOKEN_CACHE_DIR",
 )
 """The only variables that a plugin gets from the host's environment; none of them can
 be a secret."""
+
+
+_VOCABULARIES = "TIKTOKEN_CACHE_DIR"
+"""Variable that names the folder in which tiktoken keeps vocabularies that it has
+downloaded."""
+_VOCABULARY_FOLDER = ".tiktoken"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Launcher:
@@ -34,12 +43,14 @@ class Launcher:
         packages: InstalledPackages,
         quarters: WorkFolderStore,
         neighbours: Callable[[str], Sequence[str]],
+        permissions: Callable[[str, str], Permissions | None],
         environ: Mapping[str, str],
         make_runtime: Callable[[Launch], LocalRuntime],
     ) -> None:
         self._packages = packages
         self._quarters = quarters
         self._neighbours = neighbours
+        self._permissions = permissions
         self._environ = environ
         self._make_runtime = make_runtime
 
@@ -56,16 +67,32 @@ class Launcher:
         folder = self._packages.folder(identifier).resolve()
         environment = await self._packages.environment(identifier)
         quarter = await asyncio.to_thread(self._quarters.get, tenant, plugin)
+        hosts = self.hosts(tenant, identifier)
         launch = Launch(
             plugin=plugin,
             folder=folder,
             module=declaration.manifest.meta.runner.entrypoint,
             # Evaluated at each start, because a tenant's plugins change.
-            cell=lambda: self._cell(tenant, environment, folder, quarter),
+            cell=lambda: self._prepare_cell(
+                tenant, environment, folder, quarter, hosts
+            ),
             quarter=quarter,
-            env=self._variables(),
+            hosts=hosts,
+            env=self._variables()
+            | {_VOCABULARIES: str(quarter.work / _VOCABULARY_FOLDER)},
         )
         return self._make_runtime(launch)
+
+    def hosts(self, tenant: str, identifier: str) -> Hosts:
+        """Return the hosts that a tenant's plugin may connect to; None for any.
+
+        Raises NotFoundError if its package is not stored.
+        """
+        permissions = self._permissions(tenant, identifier)
+        # A plugin under test is not installed: then its manifest decides.
+        if permissions is None:
+            permissions = self._packages.declaration(identifier).manifest.permissions
+        return permissions.hosts
 
     def _variables(self) -> dict[str, str]:
         """Return the environment variables for a plugin's process.
@@ -86,11 +113,30 @@ class Launcher:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def _cell(
-        self, tenant: str, environment: Environment, folder: Path, quarter: WorkFolders
+    def _prepare_cell(
+        self,
+        tenant: str,
+        environment: Environment,
+        folder: Path,
+        quarter: WorkFolders,
+        hosts: Hosts,
     ) -> SandboxScope:
-        """Return the cell for all plugins of a tenant that share the environment, which
-        includes this one."""
+        """Return the cell for a start of the plugin, after linking the machine's
+        vocabularies into the plugin's folder."""
+        source = self._environ.get(_VOCABULARIES, "")
+        link_files(Path(source).expanduser() if source else None, quarter.work)
+        return self._cell(tenant, environment, folder, quarter, hosts)
+
+    def _cell(
+        self,
+        tenant: str,
+        environment: Environment,
+        folder: Path,
+        quarter: WorkFolders,
+        hosts: Hosts,
+    ) -> SandboxScope:
+        """Return the cell for all plugins of a tenant that share the environment and
+        may connect to the same hosts, which includes this one."""
         code, works = {folder}, {*quarter.folders}
         # All plugins in a cell share a zygote, so it must be able to read the code of
         # each.
@@ -99,6 +145,7 @@ class Launcher:
             if (
                 neighbour_folder.is_dir()
                 and environment_name(neighbour_folder) == environment.name
+                and self.hosts(tenant, identifier) == hosts
             ):
                 code.add(neighbour_folder.resolve())
                 works |= {
@@ -115,6 +162,7 @@ class Launcher:
             work=tuple(sorted(works)),
             tmp=quarter.shared,
             user=self._quarters.user(tenant),
+            hosts=hosts,
             identities={path: _identity(path) for path in paths},
         )
 
@@ -127,3 +175,43 @@ def _identity(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return status.st_dev, status.st_ino
+
+
+def link_files(source: Path | None, work: Path) -> None:
+    """Link the files of a folder of vocabularies into a plugin's own.
+
+    The plugin keeps there what it downloads itself: in a folder that it cannot write,
+    tiktoken would fail instead of going on without. Missing folders are no error.
+    """
+    # By descriptors, since the plugin may run and replace names by links meanwhile.
+    work_fd = os.open(work, _FOLDER)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(_VOCABULARY_FOLDER, 0o700, dir_fd=work_fd)
+        # If the plugin has made a file or a link of it, it goes without.
+        with suppress(OSError):
+            folder_fd = os.open(_VOCABULARY_FOLDER, _FOLDER, dir_fd=work_fd)
+            try:
+                _adopt(folder_fd, work_fd)
+                _link_into(folder_fd, source)
+            finally:
+                os.close(folder_fd)
+    finally:
+        os.close(work_fd)
+
+
+def _adopt(folder_fd: int, work_fd: int) -> None:
+    """Give a new folder to the owner of the folder that it lies in."""
+    owner = os.fstat(work_fd)
+    if os.geteuid() == 0:
+        os.fchown(folder_fd, owner.st_uid, owner.st_gid)
+
+
+def _link_into(folder_fd: int, source: Path | None) -> None:
+    """Create links to the files of `source` in an open folder; those that exist stay."""
+    if source is None or not source.is_dir():
+        return
+    for path in source.iterdir():
+        if path.is_file():
+            with suppress(FileExistsError):
+                os.symlink(path.resolve(), path.name, dir_fd=folder_fd)

@@ -20,6 +20,12 @@ KINDS = ("tools", "models", "endpoints", "agent_strategies", "datasources", "tri
 _EXCLUSIVE_KINDS = ("models", "agent_strategies", "datasources", "triggers")
 """Kinds that must be the only kind in a plugin."""
 _KIB, _GIB = 1024, 1 << 30
+Hosts = tuple[str, ...] | None
+"""Hosts that a plugin may connect to, as names or patterns such as `*.example.com`;
+None for any host."""
+HostPattern = Annotated[
+    str, msgspec.Meta(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")
+]
 
 
 class Enabled(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,8 +52,18 @@ class StoragePermission(Enabled, frozen=True, kw_only=True):
     """Maximum size in bytes."""
 
 
+class NetworkPermission(Enabled, frozen=True, kw_only=True):
+    """Permission to connect to hosts other than this server. Dify's manifests do not
+    have it, so it is requested unless a manifest says otherwise."""
+
+    enabled: bool = True
+    hosts: Annotated[list[HostPattern], msgspec.Meta(max_length=100)] = []
+    """The only hosts that the plugin connects to; any if the list is empty."""
+
+
 class Permissions(msgspec.Struct, frozen=True, kw_only=True):
-    """The permissions a plugin requests; everything not mentioned is denied."""
+    """The permissions a plugin requests; everything not mentioned is denied, apart from
+    the network."""
 
     tool: Enabled = Enabled()
     model: ModelPermission = ModelPermission()
@@ -55,6 +71,15 @@ class Permissions(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: Enabled = Enabled()
     app: Enabled = Enabled()
     storage: StoragePermission = StoragePermission()
+    network: NetworkPermission = NetworkPermission()
+
+    @property
+    def hosts(self) -> Hosts:
+        """The hosts that the plugin may connect to; None for any, empty for none."""
+        if not self.network.enabled:
+            return ()
+        # Sorted, so that manifests with the same hosts share a cell.
+        return tuple(sorted(self.network.hosts)) or None
 
     def allowed_names(self) -> list[str]:
         """Return the names of the allowed permissions, such as `model.llm`."""
@@ -89,6 +114,10 @@ class Permissions(msgspec.Struct, frozen=True, kw_only=True):
                 document["model"][name] and f"model.{name}" in granted
             )
         return msgspec.convert(document, Permissions)
+
+    def without_network(self) -> "Permissions":
+        """Return the same permissions, but no connections to other hosts."""
+        return msgspec.structs.replace(self, network=NetworkPermission(enabled=False))
 
 
 _MODEL_PERMISSIONS = (

@@ -22,6 +22,7 @@ from modelyard.plugins.connection import (
     PluginDiedError,
     PluginStoppedError,
 )
+from modelyard.plugins.manifest import Hosts
 from modelyard.plugins.supervisors import (
     LaunchRequest,
     SandboxScope,
@@ -133,6 +134,8 @@ class Launch:
     """Returns the cell that confines the process; evaluated at each start, because a
     tenant's plugins change."""
     quarter: WorkFolders
+    hosts: Hosts = None
+    """The hosts that the plugin may connect to; None for any."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -148,6 +151,9 @@ class Instance:
     errors: deque[bytes]
     """The last data that it wrote to stderr."""
     used_at: float
+    printed: deque[str] = field(default_factory=lambda: deque[str](maxlen=6))
+    """The last lines of its standard output that are no messages of the protocol, and
+    its log."""
     is_draining: bool = False
     abandoned_since: float | None = None
     is_behind: bool = False
@@ -180,6 +186,15 @@ class Instance:
             .splitlines()
         )
         return "\n".join(lines[-6:])
+
+    def last_output(self) -> str:
+        """Return the end of both outputs, for the error of a start that failed. Plugins
+        give their reasons on either."""
+        parts = (
+            ("standard error", self.recent_stderr()),
+            ("standard output", "\n".join(self.printed)[-_MAX_STDERR_BYTES:]),
+        )
+        return "".join(f"; {name}: {text}" for name, text in parts if text)
 
     def kill(self) -> None:
         """Kill the process and its descendants."""
@@ -251,6 +266,11 @@ class LocalRuntime:
         finally:
             timer.cancel()
             instance.used_at = self._clock.monotonic()
+
+    async def ensure_started(self) -> None:
+        """Start a process unless there is one. Raises PluginError with its last output
+        if it cannot be started."""
+        await self._select_instance()
 
     async def _select_instance(self) -> Instance:
         """Return the least busy instance; start another one in the background if all
@@ -356,8 +376,7 @@ class LocalRuntime:
             )
         except TimeoutError:
             message = (
-                f"Not ready within {options.start_seconds:g}"
-                f" s{_stderr_suffix(instance.recent_stderr())}"
+                f"Not ready within {options.start_seconds:g} s{instance.last_output()}"
             )
             self._end(instance, PluginDiedError(message, plugin=launch.plugin))
             raise PluginDiedError(message, plugin=launch.plugin) from None
@@ -398,12 +417,19 @@ class LocalRuntime:
         """
         loop, clock = asyncio.get_running_loop(), self._clock.monotonic
         errors: deque[bytes] = deque(maxlen=64)
+        printed: deque[str] = deque(maxlen=6)
+
+        def take_line(text: str) -> None:
+            """Keep a line that is no message of the protocol, and log it."""
+            printed.append(text)
+            self._log_line(text)
+
         # One connection per pipe: the writer for stdin, then stdout and stderr.
         writer, _ = await loop.create_connection(
             lambda: _Sink(lambda data: None), sock=spawned.stdin
         )
         conversation = PluginConnection(
-            self.launch.plugin, writer.write, self._backwards, clock, self._log_line
+            self.launch.plugin, writer.write, self._backwards, clock, take_line
         )
         stdout, _ = await loop.create_connection(
             lambda: _Sink(conversation.feed), sock=spawned.stdout
@@ -411,8 +437,9 @@ class LocalRuntime:
         err, _ = await loop.create_connection(
             lambda: _Sink(errors.append), sock=spawned.stderr
         )
+        pipes = (stdout, err)
         return Instance(
-            spawned, conversation, clock(), writer, (stdout, err), errors, clock()
+            spawned, conversation, clock(), writer, pipes, errors, clock(), printed
         )
 
     def _log_line(self, text: str) -> None:
@@ -433,9 +460,10 @@ class LocalRuntime:
         """Fail the calls of an exited process, with its last output in the error."""
         await asyncio.sleep(0.02)  # its last output may not have arrived yet
         stderr_text = instance.recent_stderr()
-        error = PluginDiedError(
-            f"{ending}{_stderr_suffix(stderr_text)}", plugin=self.launch.plugin
-        )
+        # One that had started may have printed anything since.
+        was_ready = instance.conversation.ready.done()
+        reason = _stderr_suffix(stderr_text) if was_ready else instance.last_output()
+        error = PluginDiedError(f"{ending}{reason}", plugin=self.launch.plugin)
         was_expected = instance.conversation.error is not None
         if self._age(instance) > _STEADY_SECONDS:
             self._failures = 0

@@ -38,9 +38,25 @@ _ALLOWED = (
 )
 
 
-def check_line(line: str, where: str) -> str:
-    """Return one requirement as it may be passed to uv. Raises PackageError if it is
-    anything else."""
+Substitutes = Mapping[str, str]
+"""Name of a package in lower case with hyphens → the requirement to install from the
+index, where a plugin takes the package from a repository or a URL."""
+NO_SUBSTITUTES: Substitutes = {}
+
+
+def normal_name(name: str) -> str:
+    """Return a package's name as indexes compare it (PEP 503)."""
+    return "-".join(name.lower().replace("_", "-").replace(".", "-").split("-"))
+
+
+def check_line(line: str, where: str, substitutes: Substitutes = NO_SUBSTITUTES) -> str:
+    """Return one requirement as it may be passed to uv: itself, or what the operator
+    has set in its place. Raises PackageError if it is anything else."""
+    # `name @ address` is the only form of a requirement from elsewhere with a name.
+    name, at, _ = line.partition("@")
+    substitute = substitutes.get(normal_name(name.partition("[")[0].strip()))
+    if at and substitute is not None:
+        return check_line(substitute, "plugins.substitutes")
     # The leading space lets the pattern match a hash at the start of the line.
     requirement = _HASH.sub("", " " + line).strip()
     if (
@@ -79,25 +95,29 @@ def _reason(line: str) -> str:
     if "://" in line or "@" in line:
         return (
             "packages must come from the index, not from a URL or a version"
-            " control system"
+            " control system; if the index has the package, the operator can name it"
+            " in plugins.substitutes"
         )
     if "/" in line or "\\" in line or line.startswith("."):
         return "packages must come from the index, not from a folder or a file"
     return "not a valid requirement"
 
 
-def parse_requirements(text: str, where: str) -> list[str]:
+def parse_requirements(
+    text: str, where: str, substitutes: Substitutes = NO_SUBSTITUTES
+) -> list[str]:
     """Return the requirements in the text of a requirements file.
 
     Comments are removed and continued lines joined; hashes are kept. `where` names the
-    file in error messages. Raises PackageError for any line that is not a plain
-    requirement, such as an option or a URL, and beyond 2,000 requirements.
+    file in error messages; `substitutes` replace packages from elsewhere. Raises
+    PackageError for any line that is not a plain requirement, such as an option or a
+    URL, and beyond 2,000 requirements.
     """
     requirements: list[str] = []
     for line in _join_lines(text):
         requirement = _COMMENT.sub("", line).strip()
         if requirement:
-            requirements.append(check_line(requirement, where))
+            requirements.append(check_line(requirement, where, substitutes))
     if len(requirements) > _MAX_LINES:
         raise PackageError(
             f"{where} has {len(requirements):,} requirements; the limit is"
@@ -119,11 +139,13 @@ def _join_lines(text: str) -> Iterator[str]:
         yield pending
 
 
-def read_requirements(folder: Path) -> list[str]:
+def read_requirements(
+    folder: Path, substitutes: Substitutes = NO_SUBSTITUTES
+) -> list[str]:
     """Return the requirements of a plugin's folder, from `pyproject.toml` or else
     `requirements.txt`. Raises PackageError."""
     if (folder / "pyproject.toml").is_file():
-        project = read_project(folder)
+        project = read_project(folder, substitutes)
         entries = project.get("dependencies")
         if not is_array(entries) or not all(
             isinstance(dependency, str) for dependency in entries
@@ -131,13 +153,18 @@ def read_requirements(folder: Path) -> list[str]:
             raise PackageError(
                 "pyproject.toml: project.dependencies must be a list of strings"
             )
-        return [check_line(dependency, "pyproject.toml") for dependency in entries]
+        return [
+            check_line(dependency, "pyproject.toml", substitutes)
+            for dependency in entries
+        ]
     return parse_requirements(
-        _read_text(folder / "requirements.txt"), "requirements.txt"
+        _read_text(folder / "requirements.txt"), "requirements.txt", substitutes
     )
 
 
-def read_project(folder: Path) -> Mapping[str, Any]:
+def read_project(
+    folder: Path, substitutes: Substitutes = NO_SUBSTITUTES
+) -> Mapping[str, Any]:
     """Return `[project]` of a plugin's pyproject.toml after checking its other tables.
     Raises PackageError."""
     document = _read_toml(folder / "pyproject.toml")
@@ -149,6 +176,9 @@ def read_project(folder: Path) -> Mapping[str, Any]:
     )
     sources = uv.get("sources") if is_object(uv) else None
     for name in sources if is_object(sources) else ():
+        # uv reads the source only to look the package up in the lock file.
+        if normal_name(str(name)) in substitutes:
+            continue
         raise PackageError(
             f"pyproject.toml has [tool.uv.sources] for {str(name)[:100]!r}, which"
             " is not allowed: packages must come from the operator's index;"
@@ -168,22 +198,24 @@ def read_project(folder: Path) -> Mapping[str, Any]:
     return project
 
 
-def check_lock(folder: Path) -> None:
+def check_lock(folder: Path, substitutes: Substitutes = NO_SUBSTITUTES) -> None:
     """Raise PackageError if uv.lock contains a package that is neither the plugin
-    itself nor from an index."""
+    itself, nor from an index, nor to be replaced."""
     document = _read_toml(folder / "uv.lock")
     packages = document.get("package")
     for package in packages if is_array(packages) else ():
         source = package.get("source") if is_object(package) else None
         if not is_object(source):
             raise PackageError("uv.lock lists a package without a source")
-        if _is_index(source) or _is_own_project(source):
+        is_replaced = normal_name(str(package.get("name"))) in substitutes
+        if is_replaced or _is_index(source) or _is_own_project(source):
             continue
         source_type = ", ".join(str(key) for key in source)
         raise PackageError(
             f"uv.lock takes {str(package.get('name'))[:100]!r} from"
             f" {source_type[:100]!r}, which is not allowed: packages must come"
-            " from an index"
+            " from an index; if one has the package, the operator can name it in"
+            " plugins.substitutes"
         )
 
 
@@ -231,6 +263,6 @@ def _read_text(path: Path) -> str:
         raise PackageError(f"{path.name} is not UTF-8") from error
 
 
-def check_export(text: str) -> Sequence[str]:
+def check_export(text: str, substitutes: Substitutes = NO_SUBSTITUTES) -> Sequence[str]:
     """Return the lines that uv exported from a lock file, each checked again."""
-    return parse_requirements(text, "uv.lock")
+    return parse_requirements(text, "uv.lock", substitutes)

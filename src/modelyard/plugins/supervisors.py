@@ -20,6 +20,7 @@ import msgspec
 from modelyard.base.errors import PluginError
 from modelyard.plugins.connection import PluginDiedError
 from modelyard.plugins.environment import Environment
+from modelyard.plugins.manifest import Hosts
 from modelyard.plugins.tenant_folders import WorkFolders, change_owner
 from modelyard.transport.egress_proxy import EgressProxy
 
@@ -41,6 +42,11 @@ _FILE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TIKTOKEN_CACHE_DIR")
 """Environment variables passed on to plugins whose values name files; those files are
 made readable for them."""
 _MAX_MESSAGE_BYTES = 65_536
+CellKey = tuple[str, str, Hosts]
+"""A cell's tenant, the name of its environment, and the hosts that its plugins reach."""
+ProxyFactory = Callable[[str, str, Hosts], EgressProxy]
+"""Builds the egress proxy of a tenant's plugins from the tenant's name, a password, and
+the hosts that they may connect to."""
 ExitListener = Callable[[str], None]
 """Callback that receives a description of how the plugin's process ended."""
 
@@ -78,6 +84,10 @@ class SandboxScope:
     tmp: Path
     user: int | None
     """The user id to run as; None if the server may not change users."""
+    hosts: Hosts = None
+    """The hosts that its plugins may connect to. Plugins with other hosts run in a cell
+    of their own, because a cell shares one network."""
+
     identities: Mapping[Path, tuple[int, int]] = field(
         default_factory=dict[Path, tuple[int, int]]
     )
@@ -91,6 +101,11 @@ class SandboxScope:
             other.identities.get(path, identity) == identity
             for path, identity in self.identities.items()
         )
+
+    @property
+    def key(self) -> CellKey:
+        """What distinguishes the cell from all others at one time."""
+        return self.tenant, self.environment.name, self.hosts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,21 +204,20 @@ class Supervisors:
         environ: Mapping[str, str],
         *,
         forks: bool = True,
-        make_proxy: Callable[[str, str], EgressProxy] | None = None,
+        make_proxy: ProxyFactory | None = None,
         needs_confinement: bool = True,
     ) -> None:
-        """`make_proxy` builds the egress proxy for a tenant from the tenant's name and
-        a password. Unless `needs_confinement`, plugins also run on kernels that cannot
-        confine them."""
+        """`make_proxy` builds the egress proxies of cells. Unless `needs_confinement`,
+        plugins also run on kernels that cannot confine them."""
         self._environ = environ
         self._forks = forks
         self._way_out = make_proxy
         self._needs_confinement = needs_confinement
-        self._by_name: dict[tuple[str, str], _Supervisor] = {}
+        self._by_name: dict[CellKey, _Supervisor] = {}
         self._draining: list[_Supervisor] = []
         """Supervisors whose code folders are outdated. They take no new plugins and end
         with their last one."""
-        self._starting: dict[tuple[str, str], asyncio.Task[_Supervisor]] = {}
+        self._starting: dict[CellKey, asyncio.Task[_Supervisor]] = {}
         self.confinement: Confinement | None = None
         """The confinement of the supervisor that was started last; None before the
         first."""
@@ -217,7 +231,7 @@ class Supervisors:
     async def ensure_started(self, cell: SandboxScope, folder: Path) -> "_Supervisor":
         """Return a running supervisor that may read the plugin's folder, starting one
         if necessary."""
-        name = (cell.tenant, cell.environment.name)
+        name = cell.key
         running_supervisor = self._by_name.get(name)
         # Confinement is fixed at start: a folder that was added later, or created again,
         # can only be reached from a new supervisor.
@@ -257,7 +271,7 @@ class Supervisors:
             is_open=not self._needs_confinement,
         )
         self._log_confinement(supervisor.confined)
-        self._by_name[cell.tenant, cell.environment.name] = supervisor
+        self._by_name[cell.key] = supervisor
         return supervisor
 
     def _log_confinement(self, confined: Confinement) -> None:
@@ -361,7 +375,7 @@ class _Supervisor:
         environ: Mapping[str, str],
         *,
         forks: bool,
-        make_proxy: Callable[[str, str], EgressProxy] | None,
+        make_proxy: ProxyFactory | None,
         is_open: bool,
     ) -> "_Supervisor":
         """Start the supervisor process and wait until it is ready.
@@ -425,7 +439,7 @@ class _Supervisor:
         self,
         ready: Any,
         listener: int | None,
-        make_proxy: Callable[[str, str], EgressProxy] | None,
+        make_proxy: ProxyFactory | None,
     ) -> None:
         """Evaluate the supervisor's first message and start the egress proxy.
 
@@ -472,14 +486,14 @@ class _Supervisor:
             )
 
     async def _start_proxy(
-        self, listener: socket.socket, make_proxy: Callable[[str, str], EgressProxy]
+        self, listener: socket.socket, make_proxy: ProxyFactory
     ) -> None:
         """Start the egress proxy of this supervisor's plugins on a listening socket."""
         # In a network namespace only the plugins reach the proxy. On the server's
         # network other local processes do, too.
         is_private = self.confined.network == "namespace"
         token = "" if is_private else secrets.token_urlsafe(16)
-        self.egress_proxy = make_proxy(self.cell.tenant, token)
+        self.egress_proxy = make_proxy(self.cell.tenant, token, self.cell.hosts)
         await self.egress_proxy.start(listener)
 
     async def _receive_ready(self) -> tuple[Any, int | None]:

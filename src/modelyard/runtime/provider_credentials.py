@@ -70,6 +70,9 @@ class ProviderCredentials:
         self._own: dict[tuple[str, str], list[Credential]] = {}
         self._hosted: dict[str, list[Credential]] = defaultdict(list)
         self._stored: dict[tuple[str, str, str, str], list[Credential]] = {}
+        self._deferred: dict[tuple[str, str], Sequence[ConfiguredCredential]] = {}
+        """Credentials from the settings for providers of plugins."""
+        self._of_plugins: dict[tuple[str, str], list[Credential]] = {}
 
     def configure(
         self, tenant: str, provider: str, credentials: Sequence[ConfiguredCredential]
@@ -97,14 +100,25 @@ class ProviderCredentials:
             credential for credential in configured if credential.quotas
         ]
 
+    def configure_later(
+        self, tenant: str, provider: str, credentials: Sequence[ConfiguredCredential]
+    ) -> None:
+        """Set the credentials from the settings for a provider of a plugin. They are
+        validated on first use, because the plugin may come and go."""
+        self._deferred[tenant, provider] = credentials
+
     def clear(self) -> None:
         """Drop all credentials that came from the settings."""
         self._own.clear()
         self._hosted.clear()
+        self._deferred.clear()
+        self._of_plugins.clear()
 
     def forget(self) -> None:
-        """Drop the stored credentials, so that they are read again."""
+        """Drop the stored credentials and those of plugins, so that they are read and
+        validated again."""
         self._stored.clear()
+        self._of_plugins.clear()
 
     def credentials_for(
         self, tenant: str, provider: str, model: str = "", model_type: str = ""
@@ -116,6 +130,7 @@ class ProviderCredentials:
         )
         own_credentials = model_credentials or [
             *self._own.get((tenant, provider), ()),
+            *self._of_plugin(tenant, provider),
             *self._stored_for(tenant, provider, "", ""),
         ]
         hosted = self._hosted.get(provider, ())
@@ -137,6 +152,33 @@ class ProviderCredentials:
             *first,
             *(_as_fallback(credential) for credential in fallback_credentials),
         ]
+
+    def _of_plugin(self, tenant: str, provider: str) -> list[Credential]:
+        """Return the credentials from the settings for a plugin's provider; cached.
+
+        Empty while the plugin is not installed. A credential that does not fit its form
+        is logged and left out.
+        """
+        key = (tenant, provider)
+        if key not in self._deferred:
+            return []
+        if (cached := self._of_plugins.get(key)) is None:
+            cached = list[Credential]()
+            for position, credential in enumerate(self._deferred[key], 1):
+                row = f"{tenant}/{provider}/{position}"
+                try:
+                    valid = self._validate(tenant, row, provider, credential, position)
+                except ModelyardError as error:
+                    fields = {"provider": provider, "error": str(error)}
+                    logger.error(
+                        "credential of a plugin in the settings not usable",
+                        extra={"fields": fields},
+                    )
+                    continue
+                # They come from the settings, so their addresses are trusted.
+                cached.append(_mark_as_operators(valid))
+            self._of_plugins[key] = cached
+        return cached
 
     def models_with_own(self, tenant: str) -> Mapping[str, set[str]]:
         """Return the models that have a stored credential of their own, by provider."""

@@ -146,6 +146,14 @@ class ProviderManager:
         self._credentials.configure(tenant, provider, credentials)
         self.clear_cache()
 
+    def configure_later(
+        self, tenant: str, provider: str, credentials: Sequence[ConfiguredCredential]
+    ) -> None:
+        """Set a tenant's credentials for a provider of a plugin, which need not be
+        installed yet. They are validated when they are used."""
+        self._credentials.configure_later(tenant, provider, credentials)
+        self.clear_cache()
+
     def configure_plans(self, failover: Failover, resolve: Resolve) -> None:
         """Set how plans are built. `failover`: (tenant, provider, model, type) to
         further models; `resolve`: name to (provider, model)."""

@@ -35,6 +35,9 @@ class CachedResource(msgspec.Struct, frozen=True):
     value: Any
     set_by: str = ""
     """`operator` or `settings`; empty if the tenant itself set it."""
+    created_at: float = 0.0
+    """In seconds since 1970; 0 for a resource from the settings."""
+    updated_at: float = 0.0
 
 
 OPERATOR, SETTINGS = "operator", "settings"
@@ -157,7 +160,12 @@ class Directory:
         try:
             value = msgspec.json.decode(resource.body, type=KINDS[resource.kind])
             resources_by_id[resource.id] = CachedResource(
-                resource.id, resource.name, value, resource.set_by
+                resource.id,
+                resource.name,
+                value,
+                resource.set_by,
+                resource.created_at,
+                resource.updated_at,
             )
         # Written by a newer version: the resource is skipped and an error is logged.
         except (msgspec.MsgspecError, KeyError) as error:

@@ -185,6 +185,8 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     granted: list[str] | None = None
     """The permissions granted, out of those its manifest requests; None for all of
     them."""
+    has_network: bool = True
+    """Whether it may connect to the hosts that its manifest asks for."""
     provider: str = ""
     """The name of its model provider in this tenant, if it has one."""
 
@@ -211,6 +213,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     secret: str = ""
     """The subscription and its credentials as JSON, encrypted."""
     user: str = ""
+    is_manual: bool = False
+    """Whether a person entered the address at the provider, not the plugin."""
 
 
 class ToolCredential(msgspec.Struct, frozen=True, kw_only=True):

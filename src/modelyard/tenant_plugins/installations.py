@@ -10,10 +10,16 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    ModelyardError,
+    NotFoundError,
+    PluginError,
+)
 from modelyard.models.types import JSON
 from modelyard.plugins.host import PluginHost
 from modelyard.plugins.identity import PluginIdentifier
+from modelyard.plugins.manifest import Permissions
 from modelyard.plugins.package import Package
 from modelyard.storage.plugin_storage import PluginStorage
 from modelyard.storage.resources import Resource, Resources
@@ -29,6 +35,12 @@ from modelyard.tenancy.resource_types import (
     Subscription,
     ToolCredential,
 )
+from modelyard.tenant_plugins.grants import (
+    Grant,
+    check_grant,
+    granted_fields,
+    granted_permissions,
+)
 from modelyard.tenant_plugins.models import ProviderNames
 from modelyard.tenant_plugins.packages import OPERATOR, Installer, PluginPackages
 from modelyard.tenant_plugins.plugins import Installed, Plugins
@@ -36,6 +48,8 @@ from modelyard.tenant_plugins.plugins import Installed, Plugins
 logger = logging.getLogger("modelyard.plugins")
 
 _MAX_AT_ONCE = 64
+_INSTALLED = "installed"
+"""The name of the last step of an installation."""
 _RESOURCES: tuple[type[Any], ...] = (
     PluginEndpoint,
     Subscription,
@@ -57,7 +71,7 @@ class _InstallOrder:
     source: str
     metas: Sequence[JSON]
     """The origin of each package; may be shorter than the list of packages."""
-    granted: list[str] | None
+    grant: Grant | None
 
 
 class PluginInstallations:
@@ -102,10 +116,10 @@ class PluginInstallations:
         *,
         source: str = "package",
         metas: Sequence[JSON] = (),
-        granted: list[str] | None = None,
+        grant: Grant | None = None,
     ) -> tuple[str, bool]:
         """Install uploaded packages in a background task. Returns (task id, whether
-        everything was installed already).
+        everything was installed already). `grant` decides on their permissions.
 
         Raises NotFoundError, PackageError, InvokeBadRequestError or ForbiddenError.
         """
@@ -114,6 +128,9 @@ class PluginInstallations:
                 f"1 to {_MAX_AT_ONCE} plugins can be installed at once"
             )
         packages = await self._packages.admitted(identifiers, by)
+        # Refused at once, not minutes later in the task.
+        for package in packages:
+            check_grant(package.manifest, grant.permissions if grant else None)
         present = {plugin.identifier for plugin in self._plugins.installed(tenant)}
         is_complete = present.issuperset(identifiers)
         steps = [
@@ -132,7 +149,7 @@ class PluginInstallations:
                 packages=packages,
                 source=source,
                 metas=list(metas),
-                granted=granted,
+                grant=grant,
             )
             self._start_task(self._install_all(order, row, steps))
         return row.id, is_complete
@@ -166,8 +183,9 @@ class PluginInstallations:
                 package,
                 source=order.source,
                 meta=meta,
-                granted=order.granted,
+                grant=order.grant,
                 step=tell,
+                checks_start=True,
             )
             step["status"], step["message"] = "success", "installed"
         except ModelyardError as error:
@@ -202,24 +220,41 @@ class PluginInstallations:
         *,
         source: str = "package",
         meta: JSON | None = None,
-        granted: list[str] | None = None,
+        grant: Grant | None = None,
         step: Callable[[str], None] = lambda message: None,
+        checks_start: bool = False,
     ) -> Installed:
-        """Install one package for a tenant, replacing another version of it. `step`
-        receives progress messages."""
-        declaration = await self._host.packages.install(package, step)
+        """Install one package for a tenant, replacing another version of it.
+
+        `grant` decides on its permissions; without it a first installation grants those
+        that the manifest requests, and an upgrade those of the old version. `step`
+        receives progress messages. With `checks_start` a plugin that does not start is
+        not installed, and the old version stays. Raises PluginError with its reason,
+        and InvokeBadRequestError for a permission that is not requested.
+        """
+        declaration = await self._host.packages.install(
+            package,
+            # The last step of the packages is not the last one here.
+            lambda message: None if message == _INSTALLED else step(message),
+        )
         identifier, plugin = str(package.identifier), package.manifest.id
         previous = self._find_installation(tenant, plugin)
-        # An upgrade keeps what the tenant had granted.
-        if granted is None and previous is not None:
-            granted = previous[1].granted
+        granted, has_network = granted_fields(
+            package.manifest, previous[1] if previous else None, grant
+        )
         installation = Installation(
             plugin=identifier,
             source=source,
             meta=meta or {},
             granted=granted,
+            has_network=has_network,
             provider=self._provider_names.choose_name(tenant, declaration),
         )
+        # Before anything is stored, so that an upgrade that fails leaves the old
+        # version as it was.
+        if checks_start:
+            step("starting")
+            await self._check_start(tenant, package, installation)
         if previous is None:
             row = await self._resources.add(
                 tenant, Installation.kind, plugin, lambda _: _dump(installation)
@@ -230,6 +265,7 @@ class PluginInstallations:
                 old, name=plugin, body=_dump(installation)
             )
         await self._directory.refresh()
+        step(_INSTALLED)
         # The old version is stopped only after the new one is stored, so that a failure
         # leaves a working plugin.
         if previous is not None and previous[1].plugin != identifier:
@@ -241,6 +277,23 @@ class PluginInstallations:
             declaration=declaration,
             installation=installation,
         )
+
+    async def _check_start(
+        self, tenant: str, package: Package, installation: Installation
+    ) -> None:
+        """Start a plugin before its installation is stored. Raises PluginError with the
+        plugin's own words if it does not start; nothing is left behind then."""
+        # A permission that was refused must not be there during the trial either.
+        permissions = granted_permissions(package.manifest, installation)
+        try:
+            await self._host.check_start(tenant, installation.plugin, permissions)
+        except BaseException as error:
+            await self.delete_unused_packages(installation.plugin)
+            if isinstance(error, PluginError):
+                raise PluginError(
+                    f"The plugin does not start: {error.reason}", plugin=error.plugin
+                ) from error
+            raise
 
     def _find_installation(
         self, tenant: str, plugin: str
@@ -276,27 +329,26 @@ class PluginInstallations:
         return task
 
     async def grant(
-        self, tenant: str, plugin: str, permissions: list[str] | None
+        self,
+        tenant: str,
+        plugin: str,
+        permissions: list[str] | None,
+        *,
+        has_network: bool | None = None,
     ) -> Installed:
-        """Set the permissions of a plugin; None grants all that it requests. Raises
-        InvokeBadRequestError for others."""
+        """Set the permissions of a plugin; None grants all that it requests.
+
+        `has_network` says whether it may connect to other hosts; None leaves it as it
+        is. A running plugin is started again if that changes. Raises
+        InvokeBadRequestError for a permission that is not requested.
+        """
         installed = self._plugins.find(tenant, plugin)
-        requested_permissions = (
-            installed.declaration.manifest.permissions.allowed_names()
-        )
-        unknown = [
-            permission
-            for permission in permissions or ()
-            if permission not in requested_permissions
-        ]
-        if unknown:
-            raise InvokeBadRequestError(
-                f"{installed.plugin_id!r} does not request {unknown[0]!r}; it"
-                f" requests {', '.join(requested_permissions) or 'nothing'}"
-            )
+        check_grant(installed.declaration.manifest, permissions)
+        if has_network is None:
+            has_network = installed.installation.has_network
         old = await self._resources.get(tenant, Installation.kind, installed.id)
         installation = msgspec.structs.replace(
-            installed.installation, granted=permissions
+            installed.installation, granted=permissions, has_network=has_network
         )
         await self._resources.change(old, name=old.name, body=_dump(installation))
         await self._directory.refresh()
@@ -359,13 +411,23 @@ class PluginInstallations:
             await self._host.remove(identifier)
 
     def _on_change(self, touched: set[tuple[str, str]]) -> None:
-        """Stop running plugins that are no longer installed, whichever process removed
-        them."""
+        """Stop running plugins that are no longer installed, or whose network has
+        changed, whichever process did that."""
         if Installation.kind not in {kind for _, kind in touched}:
             return
         for tenant, identifier in self._host.running():
-            if identifier not in self.identifiers(tenant):
+            is_gone = identifier not in self.identifiers(tenant)
+            # The network of a process is fixed when it starts.
+            if is_gone or self._host.has_outdated_network(tenant, identifier):
                 self._start_task(self._host.stop(tenant, identifier))
+
+    def permissions_of(self, tenant: str, identifier: str) -> Permissions | None:
+        """Return the permissions of a tenant's plugin by its identifier with checksum;
+        None if it is not installed."""
+        try:
+            return self._plugins.find(tenant, identifier).permissions
+        except NotFoundError:
+            return None
 
     # tasks
 

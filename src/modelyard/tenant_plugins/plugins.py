@@ -17,6 +17,7 @@ from modelyard.storage.resources import not_found
 from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.resource_types import Installation
 from modelyard.tenant_plugins.debug_plugins import DebuggedPlugins
+from modelyard.tenant_plugins.grants import granted_permissions
 from modelyard.tenant_plugins.models import ProviderNames
 
 logger = logging.getLogger("modelyard.plugins")
@@ -36,6 +37,8 @@ class Installed:
     runtime: str = "local"
     """`local`, `remote` for one in debug mode, or `serverless`."""
     created_at: float = 0.0
+    """When it was installed, in seconds since 1970; 0 for one in debug mode."""
+    updated_at: float = 0.0
 
     @property
     def plugin_id(self) -> str:
@@ -45,11 +48,7 @@ class Installed:
     @property
     def permissions(self) -> Permissions:
         """The permissions in force: those its manifest requests and the tenant grants."""
-        requested, granted = (
-            self.declaration.manifest.permissions,
-            self.installation.granted,
-        )
-        return requested if granted is None else requested.restricted_to(granted)
+        return granted_permissions(self.declaration.manifest, self.installation)
 
 
 class _TenantPlugins(NamedTuple):
@@ -226,6 +225,8 @@ class Plugins:
             declaration=declaration,
             installation=installation,
             runtime="serverless" if row.name in self._serverless else "local",
+            created_at=row.created_at,
+            updated_at=row.updated_at,
         )
 
     # calls

@@ -1,7 +1,9 @@
 """Webhook subscriptions of trigger plugins (`/t/ID`): creating, renewing and cancelling
-them at their providers."""
+them at their providers, and those that people set up there by hand."""
 
 import logging
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from modelyard.base.errors import (
@@ -13,13 +15,50 @@ from modelyard.base.errors import (
 from modelyard.base.fields import short_repr
 from modelyard.base.json_types import EMPTY_OBJECT, is_object
 from modelyard.models.types import JSON
+from modelyard.plugins.declaration import TriggerProvider
 from modelyard.storage.resources import not_found
 from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.resource_types import Subscription
 from modelyard.tenancy.sealed_rows import SealedRows
+from modelyard.tenant_plugins.forms import checked_form
 from modelyard.tenant_plugins.plugins import Plugins
 
 logger = logging.getLogger("modelyard.plugins")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """A subscription that is about to be made."""
+
+    tenant: str
+    name: str
+    origin: str
+    parameters: JSON
+    credentials: JSON
+    properties: JSON
+    """What a person entered for a subscription by hand; empty for all others."""
+
+    @property
+    def credential_type(self) -> str:
+        """The type of the credentials, as the plugin protocol names it."""
+        return "api-key" if self.credentials else "unauthorized"
+
+    def address(self, row: str) -> str:
+        """Return the address that the provider calls."""
+        return f"{self.origin}/t/{row}"
+
+    def secret(self, row: str) -> JSON:
+        """Return the secret values with a subscription that does not expire."""
+        return {
+            "subscription": {
+                "expires_at": -1,
+                "endpoint": self.address(row),
+                "parameters": self.parameters,
+                "properties": self.properties,
+            },
+            "credentials": self.credentials,
+            "credential_type": self.credential_type,
+        }
 
 
 class PluginSubscriptions:
@@ -42,51 +81,87 @@ class PluginSubscriptions:
         credentials: JSON,
         *,
         origin: str,
+        properties: JSON | None = None,
         user: str = "",
     ) -> str:
         """Subscribe to a trigger plugin's provider and return the subscription's id,
         which ends its webhook's address.
 
-        If the provider refuses, nothing is left behind. Raises InvokeBadRequestError or
-        PluginError.
+        With `properties`, or at a provider that plugins cannot subscribe to, nothing is
+        asked of the provider: a person enters the address there, and the properties,
+        such as a signing secret, verify its calls. If the provider refuses, nothing is
+        left behind. Raises InvokeBadRequestError or PluginError.
         """
         installed = self._plugins.find(tenant, plugin)
         trigger = installed.declaration.trigger
         if trigger is None:
             raise InvokeBadRequestError(f"{installed.plugin_id!r} has no triggers")
-        provider = trigger.identity.name
+        is_manual = properties is not None or trigger.subscription_constructor is None
+        order = _Order(
+            tenant=tenant,
+            name=name,
+            origin=origin,
+            parameters=parameters,
+            credentials=credentials,
+            properties=_manual_properties(
+                installed.plugin_id, trigger, parameters, credentials, properties or {}
+            )
+            if is_manual
+            else {},
+        )
         subscription = Subscription(
-            plugin=installed.plugin_id, provider=provider, user=user
+            plugin=installed.plugin_id,
+            provider=trigger.identity.name,
+            user=user,
+            is_manual=is_manual,
         )
         # The row comes first, because the provider needs the webhook's address, which
         # contains the row's id.
         row = await self._rows.save(tenant, Subscription.kind, name, {}, subscription)
-        credential_type = "api-key" if credentials else "unauthorized"
-        data = {
-            "provider": provider,
-            "endpoint": f"{origin}/t/{row}",
-            "parameters": parameters,
-            "credentials": credentials,
-            "credential_type": credential_type,
-        }
         try:
-            answer = await self._plugins.call_once(
-                tenant, plugin, "trigger", "subscribe_trigger", data, user=user
-            )
-            provider_subscription = _subscription_in(answer, installed.plugin_id)
-            secret = {
-                "subscription": provider_subscription,
-                "credentials": credentials,
-                "credential_type": credential_type,
-            }
-            await self._rows.save(
-                tenant, Subscription.kind, name, secret, subscription, id=row
-            )
+            # Providers call the address while they are asked, to see whether it answers.
+            secret = order.secret(row)
+            await self._save(tenant, row, name, secret, subscription)
+            if not is_manual:
+                secret["subscription"] = await self._ask_provider(
+                    order, row, subscription
+                )
+                await self._save(tenant, row, name, secret, subscription)
         # Also on cancellation: a webhook without a subscription must not remain.
         except BaseException:
             await self._rows.remove(tenant, Subscription.kind, row)
             raise
         return row
+
+    async def _ask_provider(
+        self, order: "_Order", row: str, subscription: Subscription
+    ) -> JSON:
+        """Let the plugin create the subscription at its provider and return it. Raises
+        PluginError if the provider refuses."""
+        data = {
+            "provider": subscription.provider,
+            "endpoint": order.address(row),
+            "parameters": order.parameters,
+            "credentials": order.credentials,
+            "credential_type": order.credential_type,
+        }
+        answer = await self._plugins.call_once(
+            order.tenant,
+            subscription.plugin,
+            "trigger",
+            "subscribe_trigger",
+            data,
+            user=subscription.user,
+        )
+        return _subscription_in(answer, subscription.plugin)
+
+    async def _save(
+        self, tenant: str, row: str, name: str, secret: JSON, subscription: Subscription
+    ) -> None:
+        """Store the secret values of a subscription that exists."""
+        await self._rows.save(
+            tenant, Subscription.kind, name, secret, subscription, id=row
+        )
 
     def all(self, tenant: str) -> list[tuple[str, str, Subscription]]:
         """Return (id, name, subscription) for all subscriptions of a tenant."""
@@ -114,6 +189,15 @@ class PluginSubscriptions:
         subscription = self._directory.one(tenant, Subscription, id)
         if subscription is None:
             raise not_found(Subscription.kind, id)
+        # What a person set up at the provider, a person removes there.
+        if not subscription.is_manual:
+            await self._cancel_at_provider(tenant, id, subscription)
+        await self._rows.remove(tenant, Subscription.kind, id)
+
+    async def _cancel_at_provider(
+        self, tenant: str, id: str, subscription: Subscription
+    ) -> None:
+        """Let the plugin cancel a subscription at its provider; a failure is logged."""
         secret = self._read_secret(tenant, id, subscription)
         try:
             data = {"provider": subscription.provider, **secret}
@@ -126,7 +210,6 @@ class PluginSubscriptions:
                 "trigger unsubscription failed",
                 extra={"fields": fields},
             )
-        await self._rows.remove(tenant, Subscription.kind, id)
 
     async def renew(self, until: float) -> int:
         """Renew the subscriptions of all tenants that end before `until`; returns how
@@ -151,6 +234,9 @@ class PluginSubscriptions:
     ) -> bool:
         """Renew a subscription that ends before `until`; return whether it was renewed.
         Raises ModelyardError."""
+        # Its provider knows of no plugin that could renew it.
+        if subscription.is_manual:
+            return False
         secret = self._read_secret(tenant, row.id, subscription)
         ends = (secret.get("subscription") or EMPTY_OBJECT).get("expires_at") or -1
         if not 0 < ends < until:
@@ -193,3 +279,40 @@ def _subscription_in(answer: JSON, plugin: str) -> dict[str, Any]:
             plugin=plugin,
         )
     return subscription
+
+
+def _manual_properties(
+    plugin: str,
+    trigger: TriggerProvider,
+    parameters: JSON,
+    credentials: JSON,
+    properties: JSON,
+) -> JSON:
+    """Return the checked properties of a subscription by hand.
+
+    Raises InvokeBadRequestError for values that the provider's form does not have, or
+    that only a subscription by the plugin would use.
+    """
+    description = f"Subscription to {plugin!r} by hand"
+    fields = [field.name for field in trigger.subscription_schema]
+    for values, title in ((parameters, "parameters"), (credentials, "credentials")):
+        if values:
+            raise InvokeBadRequestError(
+                f"{description} takes no {title}; its properties are {_listed(fields)}",
+                param=title,
+            )
+    # A misspelled secret would leave the address open to anybody.
+    unknown = [name for name in properties if name not in fields]
+    if unknown:
+        raise InvokeBadRequestError(
+            f"{description}: unknown property {unknown[0][:100]!r}; its properties are"
+            f" {_listed(fields)}",
+            param="properties",
+        )
+    return checked_form(
+        trigger.subscription_schema, properties, description=description
+    )
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(names) or "none"

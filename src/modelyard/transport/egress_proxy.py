@@ -141,6 +141,9 @@ class EgressProxy:
     """Limits the lookups of names at once; shared by the proxies of a tenant."""
     budget: TransferBudget | None = None
     """None for no limit."""
+    hosts: Sequence[str] | None = None
+    """The hosts that they may connect to, as names or patterns such as
+    `*.example.com`; None for any host. This server's signed files are not affected."""
     _server: asyncio.Server | None = None
     _connections: set["asyncio.Task[None]"] = field(
         default_factory=set["asyncio.Task[None]"]
@@ -305,6 +308,7 @@ class EgressProxy:
         Raises EgressRefusedError before any connection is made, and OSError if the
         connection fails.
         """
+        self._check_host(origin)
         rules = self.rules()
         if self.budget is not None:
             self.budget.check()
@@ -318,6 +322,21 @@ class EgressProxy:
         # rebinding could reach an internal host.
         rules.check(origin, addresses)
         return await self._connect(origin, addresses)
+
+    def _check_host(self, origin: Origin) -> None:
+        """Raise EgressRefusedError if the plugins' manifests or the tenant's grants do
+        not include a host."""
+        if self.hosts is None or _matches_any(origin.host, self.hosts):
+            return
+        # The reason names what has to be changed: the grant, or else the manifest.
+        if not self.hosts:
+            raise EgressRefusedError(
+                "The plugin has no permission 'network'; an administrator can grant it"
+            )
+        raise EgressRefusedError(
+            f"The plugin's manifest does not name the host {origin.host[:100]!r} under"
+            f" resource.permission.network.hosts; it names {', '.join(self.hosts)}"
+        )
 
     async def _connect(
         self, origin: Origin, addresses: Sequence[str] | None
@@ -362,6 +381,17 @@ class EgressProxy:
         finally:
             upload_task.cancel()
             up_writer.close()
+
+
+def _matches_any(host: str, patterns: Sequence[str]) -> bool:
+    """Return whether a host is one of the names, or below the domain of one of the
+    patterns, such as `*.example.com`."""
+    # A final dot makes a name absolute, and means the same host.
+    name = host.lower().removesuffix(".")
+    return any(
+        name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern
+        for pattern in patterns
+    )
 
 
 def _is_signed_path(path: str) -> bool:

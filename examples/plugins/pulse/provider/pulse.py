@@ -1,3 +1,5 @@
+import hashlib
+import hmac
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +10,7 @@ from dify_plugin.errors.trigger import (
     SubscriptionError,
     TriggerDispatchError,
     TriggerProviderCredentialValidationError,
+    TriggerValidationError,
 )
 from dify_plugin.interfaces.trigger import Trigger, TriggerSubscriptionConstructor
 from werkzeug import Request, Response
@@ -17,11 +20,23 @@ class PulseTrigger(Trigger):
     def _dispatch_event(
         self, subscription: Subscription, request: Request
     ) -> EventDispatch:
+        self._verify(subscription.properties.get("secret"), request)
         body = request.get_json(force=True, silent=True)
+        if isinstance(body, dict) and "challenge" in body:
+            # The sender asks whether the address is the right one.
+            return EventDispatch(events=[], response=Response(body["challenge"]))
         if not isinstance(body, dict) or "beat" not in body:
             raise TriggerDispatchError("the body must hold a beat")
         answer = Response("heard", status=202, content_type="text/plain")
         return EventDispatch(events=["beat"], response=answer, payload=body)
+
+    def _verify(self, secret: str | None, request: Request) -> None:
+        if not secret:
+            return
+        expected = hmac.new(secret.encode(), request.get_data(), hashlib.sha256)
+        sent = request.headers.get("X-Pulse-Signature", "")
+        if not hmac.compare_digest(sent, expected.hexdigest()):
+            raise TriggerValidationError("the signature is not that of the secret")
 
 
 class PulseConstructor(TriggerSubscriptionConstructor):

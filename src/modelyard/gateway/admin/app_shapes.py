@@ -314,6 +314,10 @@ class TriggerProviderView(msgspec.Struct, frozen=True, kw_only=True):
     label: I18nObject
     parameters: list[ComponentParameter]
     credentials: list[ComponentParameter]
+    properties: list[ComponentParameter]
+    """The form of a subscription by hand."""
+    can_subscribe: bool
+    """Whether the plugin subscribes at the provider; otherwise only by hand."""
 
 
 class NodeComponents(msgspec.Struct, frozen=True, kw_only=True):
@@ -335,6 +339,8 @@ class SubscriptionView(msgspec.Struct, frozen=True, kw_only=True):
     """`author/plugin/provider`."""
     address: str
     """URL that the provider calls."""
+    is_manual: bool
+    """Whether a person has to enter the address at the provider."""
 
 
 class InputForm(msgspec.Struct, frozen=True, kw_only=True):

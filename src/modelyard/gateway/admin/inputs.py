@@ -108,6 +108,8 @@ class GrantInput(Input, frozen=True, kw_only=True):
 
     granted: list[str]
     """The host functions that the plugin may call."""
+    network: bool | None = None
+    """Whether it may connect to hosts other than this server; unchanged by default."""
 
 
 class MarketInput(Input, frozen=True, kw_only=True):
@@ -116,6 +118,11 @@ class MarketInput(Input, frozen=True, kw_only=True):
     id: str
     version: str | None = None
     """The newest version by default."""
+    granted: list[str] | None = None
+    """The permissions to grant; by default those that the plugin requests, or those of
+    the version that is installed."""
+    network: bool | None = None
+    """Whether it may connect to hosts other than this server."""
 
 
 class SubscriptionInput(Input, frozen=True, kw_only=True):
@@ -125,6 +132,9 @@ class SubscriptionInput(Input, frozen=True, kw_only=True):
     name: str
     parameters: dict[str, Any] | None = None
     credentials: dict[str, Any] | None = None
+    properties: dict[str, Any] | None = None
+    """For a subscription by hand: what verifies the provider's calls, such as a signing
+    secret. Nothing is asked of the provider then; enter the address there."""
 
 
 class ClientInput(Input, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """/admin/v1/plugins and /market: installed plugins with their resource usage, and
 installation from a file or a marketplace."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from modelyard.gateway.admin.plugin_shapes import (
     InstallTask,
     LogLine,
     MarketPlugin,
+    PackageView,
     PluginsView,
     PluginView,
 )
@@ -21,8 +23,11 @@ from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.gateway.plugins.dependencies import PluginDependencies
 from modelyard.models.entities import I18nObject
 from modelyard.plugins.identity import PluginIdentifier
+from modelyard.plugins.manifest import Hosts, Manifest
 from modelyard.plugins.market import Market
 from modelyard.plugins.monitor import ResourceUsage
+from modelyard.plugins.package import Package, read_package
+from modelyard.tenant_plugins.grants import Grant, describe_requests
 from modelyard.tenant_plugins.packages import Installer
 from modelyard.tenant_plugins.plugins import Installed
 
@@ -100,10 +105,14 @@ class InstalledPlugins:
         Raises NotFoundError, InvokeBadRequestError.
         """
         tenant = tenant_of(request)
-        granted = required_field(await request.json(), "granted", list)
+        body = await request.json()
+        granted = required_field(body, "granted", list)
         plugin = self._requested_plugin(request)
         await self.parts.installations.grant(
-            tenant, plugin.plugin_id, [str(permission) for permission in granted]
+            tenant,
+            plugin.plugin_id,
+            [str(permission) for permission in granted],
+            has_network=optional_field(body, "network", bool),
         )
         # Look the plugin up again: the grant replaced the installation record.
         return json_reply(await self._view(tenant, self._requested_plugin(request)))
@@ -156,6 +165,8 @@ class InstalledPlugins:
             source=record.installation.source,
             asked=manifest.permissions.allowed_names(),
             granted=record.permissions.allowed_names(),
+            network=record.permissions.network.enabled,
+            hosts=_host_list(record.permissions.hosts),
             has_icon=bool(manifest.icon),
             processes=len(took.processes),
             memory_bytes=took.bytes,
@@ -202,7 +213,7 @@ class Installations:
     """Routes that install plugins, from an uploaded package or from a marketplace.
 
     With `unsigned=true` in the query, an operator accepts a package without a
-    signature.
+    signature. `granted` and `network` decide on the permissions that it requests.
     """
 
     parts: PluginDependencies
@@ -212,20 +223,43 @@ class Installations:
 
         Raises InvokeBadRequestError, PackageError.
         """
-        tenant, data = tenant_of(request), await request.body()
-        if not data:
-            raise InvokeBadRequestError(
-                "The request body must be a .difypkg or .difybndl file"
-            )
-        # Packages are ZIP archives, so a brace means that a client sent JSON.
-        if data.startswith(b"{"):
-            raise InvokeBadRequestError(
-                "The request body must be the package, not JSON"
-            )
+        tenant, data = tenant_of(request), await _package_in(request)
         by = _installer(request)
         packed, _ = await self.parts.packages.upload(data, by)
         return await self._start_installation(
-            tenant, str(packed.identifier), by, "package"
+            tenant, packed, by, "package", _grant_in_query(request, packed.manifest)
+        )
+
+    async def inspect(self, request: Request) -> Reply:
+        """Return what a package requests, without installing it; the body is the
+        package itself.
+
+        Raises InvokeBadRequestError, PackageError, and ForbiddenError for a package
+        that the caller may not install.
+        """
+        tenant, data = tenant_of(request), await _package_in(request)
+        # Read, but not stored: it may never be installed.
+        package = await asyncio.to_thread(read_package, data)
+        verification = await self.parts.packages.admit(package, _installer(request))
+        installed = next(
+            (
+                plugin
+                for plugin in self.parts.plugins.installed(tenant)
+                if plugin.plugin_id == package.manifest.id
+            ),
+            None,
+        )
+        return json_reply(
+            PackageView(
+                plugin_id=package.manifest.id,
+                identifier=str(package.identifier),
+                version=package.manifest.version,
+                requests=describe_requests(package.manifest),
+                signed_by=verification.key if verification else None,
+                installed_version=(
+                    installed.declaration.manifest.version if installed else None
+                ),
+            )
         )
 
     async def fetch(self, request: Request) -> Reply:
@@ -239,9 +273,13 @@ class Installations:
         )
         by = _installer(request)
         packed, _ = await self.parts.packages.upload(data, by)
-        return await self._start_installation(
-            tenant, str(packed.identifier), by, "marketplace"
+        granted = optional_field(body, "granted", list)
+        grant = _grant(
+            packed.manifest,
+            None if granted is None else [str(name) for name in granted],
+            network=optional_field(body, "network", bool),
         )
+        return await self._start_installation(tenant, packed, by, "marketplace", grant)
 
     async def progress(self, request: Request) -> Reply:
         """Return the progress of an installation.
@@ -251,11 +289,16 @@ class Installations:
         return json_reply(await self._task(tenant_of(request), request.names["id"]))
 
     async def _start_installation(
-        self, tenant: str, identifier: str, by: Installer, source: str
+        self,
+        tenant: str,
+        package: Package,
+        by: Installer,
+        source: str,
+        grant: Grant | None,
     ) -> Reply:
         """Start an installation and return its task."""
         task, _ = await self.parts.installations.install(
-            tenant, [identifier], by, source=source
+            tenant, [str(package.identifier)], by, source=source, grant=grant
         )
         return json_reply(await self._task(tenant, task), status=201)
 
@@ -284,6 +327,51 @@ def _installer(request: Request) -> Installer:
         is_operator=request.caller.is_operator,
         allows_unsigned=request.query("unsigned") == "true",
     )
+
+
+async def _package_in(request: Request) -> bytes:
+    """Return the package that is a request's body. Raises InvokeBadRequestError."""
+    data = await request.body()
+    if not data:
+        raise InvokeBadRequestError(
+            "The request body must be a .difypkg or .difybndl file"
+        )
+    # Packages are ZIP archives, so a brace means that a client sent JSON.
+    if data.startswith(b"{"):
+        raise InvokeBadRequestError("The request body must be the package, not JSON")
+    return data
+
+
+def _grant_in_query(request: Request, manifest: Manifest) -> Grant | None:
+    """Return the decision in a request's query: `granted` names permissions, separated
+    by commas, and `network` is true or false."""
+    names, network = request.query("granted"), request.query("network")
+    if network not in (None, "true", "false"):
+        raise InvokeBadRequestError(
+            f"'network' must be true or false, got {network[:20]!r}", param="network"
+        )
+    granted = None
+    if names is not None:
+        granted = [name.strip() for name in names.split(",") if name.strip()]
+    return _grant(
+        manifest, granted, network=None if network is None else network == "true"
+    )
+
+
+def _grant(
+    manifest: Manifest, granted: list[str] | None, *, network: bool | None
+) -> Grant | None:
+    """Return a decision on the permissions of a package; None if there is none."""
+    # Nobody was asked, so the installation decides.
+    if granted is None and network is None:
+        return None
+    # Only what the manifest requests now: nobody has seen what later versions request.
+    names = manifest.permissions.allowed_names() if granted is None else granted
+    return Grant(permissions=names, has_network=network is not False)
+
+
+def _host_list(hosts: Hosts) -> list[str] | None:
+    return None if hosts is None else list(hosts)
 
 
 def _translated(translations: dict[str, str], otherwise: str) -> I18nObject | None:

@@ -139,7 +139,8 @@ def _trigger_provider(
     provider: str, plugin: str, trigger: TriggerProvider
 ) -> TriggerProviderView:
     """Return the view of a trigger provider, with the fields of its subscription form."""
-    # Only providers with a constructor can create subscriptions from a form.
+    # Only plugins with a constructor subscribe by themselves; at all other providers
+    # a person enters the address, and the properties here.
     constructor = trigger.subscription_constructor
     parameters = constructor.parameters if constructor else ()
     credentials = constructor.credentials_schema if constructor else ()
@@ -149,6 +150,10 @@ def _trigger_provider(
         label=_label(trigger.identity.label, trigger.identity.name),
         parameters=[_parameter(parameter) for parameter in parameters],
         credentials=[_field(credential_field) for credential_field in credentials],
+        properties=[
+            _field(property_field) for property_field in trigger.subscription_schema
+        ],
+        can_subscribe=constructor is not None,
     )
 
 
@@ -179,6 +184,7 @@ class Subscriptions:
             optional_field(body, "parameters", dict) or {},
             optional_field(body, "credentials", dict) or {},
             origin=self.origin(),
+            properties=optional_field(body, "properties", dict),
             user=request.caller.user or "",
         )
         view = next(
@@ -213,6 +219,7 @@ class Subscriptions:
                 plugin=subscription.plugin,
                 provider=f"{subscription.plugin}/{subscription.provider}",
                 address=f"{self.origin()}/t/{row}",
+                is_manual=subscription.is_manual,
             )
             for row, name, subscription in self.subscriptions.all(tenant)
         ]
@@ -307,7 +314,7 @@ def _field(field: Field) -> ComponentParameter:
         default=field.default,
         min=None,
         max=None,
-        options=[],
+        options=_options(field.options or ()),
     )
 
 

@@ -24,6 +24,10 @@ class PluginView(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     asked: list[str]
     granted: list[str]
+    network: bool
+    """Whether it may connect to hosts other than this server."""
+    hosts: list[str] | None
+    """The only hosts that it may connect to; null for any."""
     has_icon: bool
     processes: int
     memory_bytes: int
@@ -39,6 +43,20 @@ class PluginsView(msgspec.Struct, frozen=True, kw_only=True):
     debug_address: str
     """Address at which plugins being debugged connect; empty if it is off."""
     debug_key: str
+
+
+class PackageView(msgspec.Struct, frozen=True, kw_only=True):
+    """A package that could be installed, with what it requests."""
+
+    plugin_id: str
+    identifier: str
+    version: str
+    requests: dict[str, str]
+    """Permission, or `network` → what the plugin can do with it."""
+    signed_by: str | None
+    """The trusted key with which it is signed; null if there is none."""
+    installed_version: str | None
+    """The version that the tenant has now."""
 
 
 class InstallStep(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,6 +24,14 @@ from modelyard.tools.entities import ToolEntity
 _UNSIGNED = (
     Query("unsigned", "true to accept a package without a trusted signature."),
 )
+_DECISION = (
+    Query(
+        "granted",
+        "Permissions to grant, separated by commas; empty for none. By default those"
+        " that the plugin requests, or those of the version that is installed.",
+    ),
+    Query("network", "false to refuse connections to hosts other than this server."),
+)
 _TOOLS, _PROVIDERS = "/admin/tools", "/admin/tool-providers"
 _KIND = Query(
     "kind",
@@ -92,6 +100,10 @@ def _installation_rows(
     yield row("POST", "/plugins", ADMIN, installations.upload,
               "Install a package sent as the request body.", task,
               request_body=Content("application/octet-stream"), status=201,
+              query=(*_UNSIGNED, *_DECISION))  # fmt: skip
+    yield row("POST", "/plugins/inspect", ADMIN, installations.inspect,
+              "Show what a package requests, without installing it.",
+              plugin_shapes.PackageView, request_body=Content("application/octet-stream"),
               query=_UNSIGNED)  # fmt: skip
     yield row("POST", "/plugins/market", ADMIN, installations.fetch,
               "Install a plugin from a market.", task, request_body=inputs.MarketInput,

@@ -1,7 +1,7 @@
 """Route table of tenants' own content: plugin endpoints, triggers, webhooks, files, and
 OAuth redirects."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelyard.gateway.errors import OPENAI
@@ -10,9 +10,9 @@ from modelyard.gateway.plugins.hooks import (
     EndpointRoute,
     Files,
     TransactionRoute,
-    TriggerRoute,
 )
 from modelyard.gateway.plugins.oauth import BrowserSteps
+from modelyard.gateway.plugins.trigger_webhooks import EventListener, TriggerRoute
 from modelyard.gateway.plugins.webhooks import WebhookRoute
 from modelyard.gateway.table import (
     OWN_SECRET,
@@ -24,7 +24,6 @@ from modelyard.gateway.table import (
     Schema,
 )
 from modelyard.gateway.tenant_content import WEBHOOK, WEBHOOK_OF_DRAFT, ContentRules
-from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.storage.files import FileStore
 from modelyard.tenant_plugins.credentials import PluginCredentials
@@ -32,8 +31,6 @@ from modelyard.workflow.runs import Runs
 from modelyard.workflow.services import TenantFiles
 from modelyard.workflow.triggers import Triggers
 
-EventListener = Callable[[str, str, str, JSON], Awaitable[None]]
-"""Called with (tenant, subscription, event, variables)."""
 _SIGNATURE = (
     Query("tenant", "Tenant of the file.", is_required=True),
     Query("until", "Expiry of the signature in Unix seconds.", is_required=True),

@@ -13,6 +13,7 @@ from modelyard.base.errors import (
     InvokeBadRequestError,
     ModelyardError,
     NotFoundError,
+    PackageError,
     PluginError,
 )
 from modelyard.base.fields import whole_number
@@ -50,6 +51,8 @@ def failure(error: ModelyardError) -> JSON:
             "message": error.reason,
         }
         return _error_body(-500, _json(details), "PluginInvokeError")
+    if isinstance(error, NotFoundError) and error.code == "plugin_not_found":
+        return _error_body(-404, str(error), "PluginNotFoundError")
     code, error_type = next(
         (
             pair
@@ -70,7 +73,9 @@ _KINDS: Mapping[type[ModelyardError], tuple[int, str]] = {
     ServerBusyError: (-500, "PluginDaemonInternalServerError"),
     ServerStoppingError: (-500, "PluginDaemonInternalServerError"),
     RefusedError: (-400, "PluginDaemonBadRequestError"),
-    PluginError: (-500, "PluginInvokeError"),
+    PackageError: (-400, "PluginDaemonBadRequestError"),
+    # Clients expect JSON in the message of a PluginInvokeError, as above.
+    PluginError: (-500, "PluginDaemonInternalServerError"),
     MethodNotAllowedError: (-400, "PluginDaemonBadRequestError"),
 }
 
@@ -89,6 +94,7 @@ def _error_body(code: int, message: str, error_type: str) -> JSON:
     }
 
 
+_MANAGEMENT = "/management/"
 _STATUS = {-401: 401, -403: 403, -404: 404, -400: 400}
 
 
@@ -216,7 +222,14 @@ class DaemonGateway:
         self._admit(request)
         tenant = request.names["tenant"]
         self.parts.plugins.check_tenant(tenant)
-        return await row.handler(DaemonCall(self.parts, tenant, request, self.origin()))
+        call = DaemonCall(self.parts, tenant, request, self.origin())
+        try:
+            return await row.handler(call)
+        except (NotFoundError, ForbiddenError, PluginError) as error:
+            # Clients read the error from the body, and only from a 200.
+            if _MANAGEMENT not in row.path:
+                raise
+            return json_reply(failure(error))
 
     def _admit(self, request: Request) -> None:
         """Check the client address and the key.

@@ -31,7 +31,9 @@ Handler = Callable[[DaemonCall], Awaitable[Answered]]
 _TENANT = "/plugin/{tenant}"
 _MANAGE = f"{_TENANT}/management"
 _INSTALL = f"{_MANAGE}/install"
-_DONE = Schema(object_schema({"code": {"const": 0}, "message": TEXT, "data": ANYTHING}))
+# An error that concerns a plugin has a negative code in the body of a 200.
+_CODE: JSON = {"type": "integer", "maximum": 0}
+_DONE = Schema(object_schema({"code": _CODE, "message": TEXT, "data": ANYTHING}))
 _FORM, _FILE = Content("multipart/form-data"), Content("application/octet-stream")
 _IDENTIFIER = Query(
     "plugin_unique_identifier",
@@ -234,8 +236,9 @@ def _plugin_rows() -> Iterator[Row]:
     yield _row(
         "GET",
         f"{_MANAGE}/installation/ids",
-        listings.list_identifiers,
-        "List the identifiers of installed plugins.",
+        listings.list_plugin_ids,
+        "List the ids of installed plugins.",
+        query=(Query("category", "Only plugins of this category."),),
     )
     yield _row(
         "POST",
@@ -280,6 +283,12 @@ def _provider_rows() -> Iterator[Row]:
         listings.tools_exist,
         "Check which tool providers exist.",
         request_body=object_schema(provider_ids=list_of(OBJECT)),
+    )
+    yield _row(
+        "GET",
+        f"{_MANAGE}/models/bindings",
+        listings.list_model_bindings,
+        "List which plugin serves each model provider.",
     )
     yield _row(
         "GET",

@@ -1,5 +1,6 @@
 """Plugin declarations, with asset ids in place of their icon files."""
 
+import asyncio
 import hashlib
 from collections.abc import Iterable
 from typing import Any
@@ -19,6 +20,10 @@ _ICONS = (
     "icon_small_dark",
     "icon_large_dark",
 )
+
+
+_MAX_PACKAGES = 200
+"""Packages that are searched for an icon, the newest ones."""
 
 
 def with_asset_ids(identifier: str, document: JSON) -> JSON:
@@ -47,7 +52,21 @@ async def asset(call: DaemonCall) -> Reply:
                     content_type=_media_type(file),
                     headers=FILE_HEADERS,
                 )
+    # Clients show the icon of a package before it is installed.
+    if (icon := await asyncio.to_thread(_icon_of_package, call, name)) is not None:
+        return icon
     raise NotFoundError(f"Asset {name!r} does not exist")
+
+
+def _icon_of_package(call: DaemonCall, name: str) -> Reply | None:
+    """Return an icon of a stored package by its asset id; None if there is none."""
+    packages = call.parts.host.packages
+    for identifier in packages.identifiers()[:_MAX_PACKAGES]:
+        for file in _icons(packages.declaration(identifier).document):
+            data = packages.package(identifier).files.get(f"_assets/{file}")
+            if asset_id(identifier, file) == name and data is not None:
+                return Reply(data, content_type=_media_type(file), headers=FILE_HEADERS)
+    return None
 
 
 def _media_type(file: str) -> bytes:

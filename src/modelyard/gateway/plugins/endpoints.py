@@ -11,9 +11,8 @@ from modelyard.gateway.plugins.daemon_calls import (
     succeeded,
     text_in,
 )
-from modelyard.models.types import JSON
+from modelyard.gateway.plugins.daemon_documents import endpoint_entry
 from modelyard.plugins.identity import PluginIdentifier
-from modelyard.tenancy.resource_types import PluginEndpoint
 
 
 async def set_up_endpoint(call: DaemonCall) -> Reply:
@@ -93,29 +92,5 @@ async def endpoints(call: DaemonCall) -> Reply:
         if plugin in (None, endpoint_row[2].plugin)
     ]
     return succeeded(
-        {
-            "endpoints": [
-                _endpoint(call, *endpoint_row) for endpoint_row in call.page(matches)
-            ],
-            "total": len(matches),
-        }
+        [endpoint_entry(call, *endpoint_row) for endpoint_row in call.page(matches)]
     )
-
-
-def _endpoint(call: DaemonCall, id: str, name: str, endpoint: PluginEndpoint) -> JSON:
-    """Return an endpoint as clients of the plugin daemon's API read it."""
-    # The declaration tells the client which settings and paths the plugin's endpoints
-    # have.
-    declaration = call.parts.plugins.find(call.tenant, endpoint.plugin).declaration
-    return {
-        "id": id,
-        "name": name,
-        "plugin_id": endpoint.plugin,
-        "tenant_id": call.tenant,
-        "enabled": endpoint.is_enabled,
-        # Endpoints have one id here; `hook_id`, the id in the public address, is the
-        # same.
-        "hook_id": id,
-        "url": f"{call.origin}/e/{id}",
-        "declaration": declaration.document.get("endpoint") or {},
-    }

@@ -4,15 +4,21 @@ their packages."""
 from typing import Any
 
 from modelyard.base.errors import NotFoundError
-from modelyard.base.json_types import EMPTY_OBJECT
 from modelyard.gateway.http import (
     Reply,
 )
-from modelyard.gateway.plugins.daemon_calls import DaemonCall, names_in, succeeded
-from modelyard.gateway.plugins.declarations import with_asset_ids
+from modelyard.gateway.plugins.daemon_calls import (
+    DaemonCall,
+    names_in,
+    succeeded,
+    text_in,
+)
+from modelyard.gateway.plugins.daemon_documents import (
+    declaration_of,
+    installation,
+    provider,
+)
 from modelyard.gateway.tenant_content import FILE_HEADERS
-from modelyard.models.types import JSON
-from modelyard.plugins.identity import PluginIdentifier
 from modelyard.tenant_plugins.plugins import Installed
 
 # Path segment of a listing → key of the provider's section in a plugin's declaration.
@@ -31,17 +37,41 @@ async def list_installations(call: DaemonCall) -> Reply:
     return succeeded(
         {
             "list": [
-                _installation(call, plugin) for plugin in call.page(installed_plugins)
+                installation(call, plugin) for plugin in call.page(installed_plugins)
             ],
             "total": len(installed_plugins),
         }
     )
 
 
-async def list_identifiers(call: DaemonCall) -> Reply:
-    """Return the unique identifiers of all plugins that the tenant has installed."""
+async def list_plugin_ids(call: DaemonCall) -> Reply:
+    """Return the ids of the tenant's plugins, or of those of one category."""
+    category = call.request.query("category")
+    plugin_ids = [
+        plugin.plugin_id
+        for plugin in call.parts.plugins.installed(call.tenant)
+        if category in (None, "", plugin.declaration.manifest.category)
+    ]
+    return succeeded({"plugin_ids": list(dict.fromkeys(plugin_ids))})
+
+
+async def list_model_bindings(call: DaemonCall) -> Reply:
+    """Return which plugin serves each model provider of the tenant."""
     return succeeded(
-        [plugin.identifier for plugin in call.parts.plugins.installed(call.tenant)]
+        [
+            {
+                "provider": plugin.declaration.model.name,
+                "installation_id": plugin.id,
+                "plugin_id": plugin.plugin_id,
+                "plugin_unique_identifier": plugin.identifier,
+                "runtime_type": plugin.runtime,
+                "source": plugin.installation.source,
+                "version": plugin.declaration.manifest.version,
+                "verified": False,
+            }
+            for plugin in call.parts.plugins.installed(call.tenant)
+            if plugin.declaration.model is not None
+        ]
     )
 
 
@@ -54,7 +84,7 @@ async def list_by_plugin_ids(call: DaemonCall) -> Reply:
         for plugin in call.parts.plugins.installed(call.tenant)
         if plugin.plugin_id in plugin_ids
     ]
-    return succeeded([_installation(call, plugin) for plugin in matches])
+    return succeeded([installation(call, plugin) for plugin in matches])
 
 
 async def list_missing(call: DaemonCall) -> Reply:
@@ -81,11 +111,8 @@ async def manifest(call: DaemonCall) -> Reply:
     """Return the manifest of a package on this host. The tenant need not have installed
     it."""
     identifier = call.query("plugin_unique_identifier")
-    return succeeded(
-        with_asset_ids(
-            identifier, call.parts.host.packages.declaration(identifier).document
-        )
-    )
+    declaration = call.parts.host.packages.declaration(identifier)
+    return succeeded(declaration_of(identifier, declaration.document))
 
 
 async def is_installed(call: DaemonCall) -> Reply:
@@ -121,7 +148,7 @@ async def list_providers(provider_kind: str, call: DaemonCall) -> Reply:
         for plugin in call.parts.plugins.installed(call.tenant)
         if key in plugin.declaration.document
     ]
-    return succeeded([_provider(call, plugin, key) for plugin in call.page(matches)])
+    return succeeded([provider(call, plugin, key) for plugin in call.page(matches)])
 
 
 async def get_provider(key: str, call: DaemonCall) -> Reply:
@@ -132,7 +159,7 @@ async def get_provider(key: str, call: DaemonCall) -> Reply:
         raise NotFoundError(
             f"{plugin.plugin_id!r} has no {key.replace('_', ' ')} provider"
         )
-    return succeeded(_provider(call, plugin, key))
+    return succeeded(provider(call, plugin, key))
 
 
 async def tools_exist(call: DaemonCall) -> Reply:
@@ -164,14 +191,32 @@ async def by_category(call: DaemonCall) -> Reply:
     matches = [
         plugin
         for plugin in call.parts.plugins.installed(call.tenant)
-        if plugin.declaration.manifest.category == name
+        if plugin.declaration.manifest.category == name and _matches(call, plugin)
     ]
+    page = call.page(matches)
     return succeeded(
         {
-            "list": [_installation(call, plugin) for plugin in call.page(matches)],
-            "has_more": False,
+            "list": [installation(call, plugin) for plugin in page],
+            "has_more": bool(page) and page[-1] is not matches[-1],
         }
     )
+
+
+def _matches(call: DaemonCall, plugin: Installed) -> bool:
+    """Return whether a plugin fits the search text and the tags of a request."""
+    manifest = plugin.declaration.manifest
+    tags = call.request.queries("tags")
+    if tags and not set(tags) & set(manifest.tags):
+        return False
+    language = call.request.query("language") or "en_US"
+    texts = [plugin.plugin_id, manifest.name]
+    texts += [
+        text.get(language) or text.get("en_US") or ""
+        for text in (manifest.label, manifest.description)
+    ]
+    # An empty text fits every plugin.
+    searched = (call.request.query("query") or "").lower()
+    return any(searched in text.lower() for text in texts)
 
 
 async def debugging_key(call: DaemonCall) -> Reply:
@@ -196,54 +241,15 @@ async def read_package_file(call: DaemonCall) -> Reply:
 
 async def decode_package(call: DaemonCall) -> Reply:
     """Return a package's identifier and manifest, as a client reads them after an
-    upload."""
-    identifier = call.query("plugin_unique_identifier")
+    upload. Dify's client names the package in the body of its GET request."""
+    identifier = call.request.query("plugin_unique_identifier") or text_in(
+        await call.request.json(), "plugin_unique_identifier"
+    )
     declaration = call.parts.host.packages.declaration(identifier)
     return succeeded(
         {
             "unique_identifier": identifier,
-            "manifest": with_asset_ids(identifier, declaration.document),
+            "manifest": declaration_of(identifier, declaration.document),
+            "verification": None,
         }
     )
-
-
-def _installation(call: DaemonCall, plugin: Installed) -> JSON:
-    """Return an installed plugin as clients of the plugin daemon's API read it."""
-    manifest = plugin.declaration.manifest
-    endpoints = [
-        endpoint
-        for _, _, endpoint in call.parts.endpoints.all(call.tenant)
-        if endpoint.plugin == plugin.plugin_id
-    ]
-    return {
-        "id": plugin.id,
-        "installation_id": plugin.id,
-        "name": manifest.name,
-        "plugin_id": plugin.plugin_id,
-        "tenant_id": call.tenant,
-        "plugin_unique_identifier": plugin.identifier,
-        "endpoints_active": sum(endpoint.is_enabled for endpoint in endpoints),
-        "endpoints_setups": len(endpoints),
-        "declaration": with_asset_ids(plugin.identifier, plugin.declaration.document),
-        "runtime_type": plugin.runtime,
-        "version": manifest.version,
-        "source": plugin.installation.source,
-        "checksum": PluginIdentifier.parse(plugin.identifier).checksum,
-        "meta": plugin.installation.meta,
-    }
-
-
-def _provider(call: DaemonCall, plugin: Installed, key: str) -> JSON:
-    """Return the provider section of a plugin's declaration with the plugin's identity."""
-    document = with_asset_ids(plugin.identifier, plugin.declaration.document)[key]
-    # Model providers state their name as `provider`, tool providers under `identity`.
-    name = document.get("provider") or (document.get("identity") or EMPTY_OBJECT).get(
-        "name"
-    )
-    return {
-        "provider": name,
-        "plugin_id": plugin.plugin_id,
-        "plugin_unique_identifier": plugin.identifier,
-        "tenant_id": call.tenant,
-        "declaration": document,
-    }

@@ -15,10 +15,13 @@ from modelyard.gateway.plugins.daemon_calls import (
     succeeded,
     text_in,
 )
-from modelyard.gateway.plugins.declarations import with_asset_ids
+from modelyard.gateway.plugins.daemon_documents import declaration_of, timestamp
+from modelyard.gateway.plugins.declarations import asset_id
 from modelyard.models.types import JSON
+from modelyard.plugins.manifest import localized_text
 from modelyard.storage.resources import Resource
 from modelyard.tenancy.resource_types import PluginTask
+from modelyard.tenant_plugins.grants import ALL_REQUESTS
 from modelyard.tenant_plugins.packages import Installer
 
 
@@ -56,7 +59,7 @@ async def upload_package(call: DaemonCall) -> Reply:
     return succeeded(
         {
             "unique_identifier": str(package.identifier),
-            "manifest": with_asset_ids(str(package.identifier), declaration.document),
+            "manifest": declaration_of(str(package.identifier), declaration.document),
             "verification": {"authorized_category": verification.category}
             if verification
             else None,
@@ -77,9 +80,12 @@ async def upload_bundle(call: DaemonCall) -> Reply:
                 "type": "package",
                 "value": {
                     "unique_identifier": str(package.identifier),
-                    "manifest": call.parts.host.packages.declaration(
-                        str(package.identifier)
-                    ).document,
+                    "manifest": declaration_of(
+                        str(package.identifier),
+                        call.parts.host.packages.declaration(
+                            str(package.identifier)
+                        ).document,
+                    ),
                 },
             }
             for package in packages
@@ -107,6 +113,7 @@ async def install(call: DaemonCall) -> Reply:
         _installer(body.get("unsigned") is True),
         source=str(body.get("source") or "package"),
         metas=metas,
+        grant=ALL_REQUESTS,
     )
     return succeeded({"all_installed": is_installed, "task_id": task})
 
@@ -179,7 +186,19 @@ def _task(resource: Resource, task: PluginTask) -> JSON:
         "status": task.status,
         "total_plugins": len(task.plugins),
         "completed_plugins": len(finished_plugins),
-        "plugins": task.plugins,
-        "created_at": resource.created_at,
-        "updated_at": resource.updated_at,
+        "plugins": [_with_icon(plugin) for plugin in task.plugins],
+        "created_at": timestamp(resource.created_at),
+        "updated_at": timestamp(resource.updated_at),
+    }
+
+
+def _with_icon(step: JSON) -> JSON:
+    """Return a step with the asset id of the plugin's icon, and its label in
+    languages."""
+    icon = str(step.get("icon") or "")
+    identifier = str(step["plugin_unique_identifier"])
+    return {
+        **step,
+        "icon": asset_id(identifier, icon) if icon else "",
+        "labels": localized_text(step.get("labels")),
     }

@@ -146,8 +146,9 @@ class Zygote:
                 sys.stderr.write(error.code + "\n")
             else:
                 code = error.code or 0
-            sys.stderr.flush()
+            _flush_outputs()
             os._exit(code)
+        _flush_outputs()
         os._exit(0)
 
     def say(self, message: dict[str, Any]) -> None:
@@ -186,7 +187,8 @@ def _run_module(module: str, env: dict[str, str]) -> None:
     os.environ.update(env)
     sys.stdin, sys.stdout, sys.stderr = (
         open(0, encoding="utf-8", closefd=False),
-        open(1, "w", encoding="utf-8", closefd=False),
+        # Line by line, so that what it prints is not lost when it is killed.
+        open(1, "w", buffering=1, encoding="utf-8", closefd=False),
         # As the interpreter opens it: no error message may fail to be printed.
         open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False),
     )
@@ -198,6 +200,15 @@ def _run_module(module: str, env: dict[str, str]) -> None:
 
         gevent.reinit()
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _flush_outputs() -> None:
+    """Write what the plugin has printed; its process ends without doing it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # the host has gone, or the plugin has closed or replaced the stream
 
 
 def _preload() -> str:
