@@ -29,6 +29,7 @@ from modelyard.knowledge.retrieve import SearchRequest
 from modelyard.models.llm import LLMResultChunk
 from modelyard.models.messages import AnyPromptMessage
 from modelyard.tenancy.caller import DEFAULT_TENANT
+from modelyard.tenancy.reader import UNRESTRICTED, Reader, reader_of
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -244,25 +245,36 @@ class Knowledge:
                 )
         return await datasets.wait(dataset, batch)
 
-    def search(self, query: str, **settings: Any) -> list[Hit]:
+    def search(
+        self, query: str, *, as_user: str | None = None, **settings: Any
+    ) -> list[Hit]:
         """Return hits for a query, best first.
 
-        `settings` are fields of RetrievalSettings, such as `top_k`, `search_method` or
-        `reranking_enable`. The list is empty if nothing matches.
+        `as_user` restricts the search to what this user may read; None finds
+        everything. `settings` are fields of RetrievalSettings, such as `top_k`,
+        `search_method` or `reranking_enable`. The list is empty if nothing matches.
         """
         # `convert` also validates the names and types of the settings.
         retrieval_settings = msgspec.convert(settings, RetrievalSettings)
         retrieval = self._loop.run(
             self._yard.knowledge.datasets.search(
-                DEFAULT_TENANT, [self._dataset.id], query, settings=retrieval_settings
+                DEFAULT_TENANT,
+                [self._dataset.id],
+                query,
+                settings=retrieval_settings,
+                reader=_reader(as_user),
             )
         )
         return retrieval.hits
 
-    def ask(self, query: str, *, model: str = "default") -> Answer:
+    def ask(
+        self, query: str, *, model: str = "default", as_user: str | None = None
+    ) -> Answer:
         """Return an answer with citations. `is_found` is False if the documents do not
-        contain it."""
-        search_request = SearchRequest(tenant=DEFAULT_TENANT, query=query)
+        contain it. `as_user` is as in `search`."""
+        search_request = SearchRequest(
+            tenant=DEFAULT_TENANT, query=query, reader=_reader(as_user)
+        )
         return self._loop.run(
             self._yard.knowledge.answerer.answer(
                 [self._dataset.id], search_request, AnswerOptions(model=model)
@@ -279,6 +291,12 @@ class Knowledge:
         """Close the library and stop its thread."""
         self._loop.run(self._yard.aclose())
         self._loop.close()
+
+
+def _reader(as_user: str | None) -> Reader:
+    """Return on whose behalf documents are searched. The program reads the database
+    itself, so that it may find everything."""
+    return UNRESTRICTED if as_user is None else reader_of(as_user)
 
 
 class Agent:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from modelyard.app import Modelyard
 from modelyard.app.knowledge import KnowledgeServices
 from modelyard.base.settings import EgressSettings, KnowledgeSettings, Settings
+from modelyard.knowledge.access import AccessList
 from modelyard.knowledge.entities import (
     Condition,
     Conditions,
@@ -24,6 +24,7 @@ from modelyard.knowledge.entities import (
     Status,
 )
 from modelyard.knowledge.index.base import IndexHit, IndexKey, IndexQuery
+from modelyard.tenancy.reader import ANYBODY, UNRESTRICTED, Reader
 from modelyard.testing.knowledge import HashEmbedder
 from modelyard.testing.qdrant import qdrant_server
 
@@ -246,22 +247,20 @@ def test_filters_disabled_documents_and_readers_apply_to_every_search(run: Run):
             assert sorted(results) == sorted(ANIMALS[1::2]), method
         await rows.library.set_flags("t1", dataset.id, [ids[1]], enabled=False)
         await rows.library.set_flags("t1", dataset.id, [ids[3]], archived=True)
-        secret = await rows.documents.get("t1", dataset.id, ids[5])
-        await rows.library.update_description(
-            msgspec.structs.replace(secret, readers=["ann"])
-        )
+        await datasets.access.set(dataset, {ids[5]: AccessList(users=["ann"])})
+        ann, bob = Reader(users=("ann",)), Reader(users=("bob",))
         for method in ("semantic_search", "full_text_search", "hybrid_search"):
             settings = RetrievalSettings(search_method=SearchMethod(method), top_k=20)
-            for user, expected_count in (("bob", 17), ("ann", 18), (None, 18)):
+            for reader, expected_count in ((bob, 17), (ann, 18), (UNRESTRICTED, 18), (ANYBODY, 17)):  # fmt: skip
                 results = await datasets.search(
                     "t1",
                     [dataset.id],
                     "animal by the water",
                     settings=settings,
-                    user=user,
+                    reader=reader,
                 )
                 names = {hit.document.name for hit in results.hits}
-                assert len(names) == expected_count, (method, user)
+                assert len(names) == expected_count, (method, reader)
                 assert not names & {ANIMALS[1], ANIMALS[3]}
 
     run(work)

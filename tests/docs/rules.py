@@ -36,6 +36,8 @@ NOT_RUN = {
     "modelyard knowledge add shop notes/ --watch": "goes on until it is stopped",
     "modelyard knowledge questions": "has a model write fifty questions",
     "modelyard knowledge eval": "measures with collections that are downloaded",
+    "modelyard knowledge sync handbook confluence:": "names a server of others",
+    "modelyard knowledge sync handbook s3:": "names a server that does not exist",
     "python -m pip download": "downloads packages",
     "python -m venv": "sets up an environment",
     ".venv/bin/pip install": "installs packages",

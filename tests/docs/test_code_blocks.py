@@ -163,6 +163,8 @@ PLACEHOLDERS = {
     "$KEY": r"mdy_[\w-]+",
     "app-…": r"app-[\w-]{20,}",
     "APP-ID": r"app_\w+",
+    "DATASET-ID": r"handbook ([0-9a-f-]{36}),",
+    "DOCUMENT-ID": r" ([0-9a-f-]{36})\n",
     "FvQ3PIb9mG4isJIhpfcIYjFT": r"/triggers/webhook/([\w-]+)",
 }
 """What a reader replaces by a value that was printed before."""
@@ -192,6 +194,22 @@ def bring_documents(reader: Reader) -> None:
     database.close()
 
 
+def bring_handbook(reader: Reader) -> None:
+    """Create the folder that docs/how-to/keep-permissions.md adds."""
+    folder = reader.folder / "handbook"
+    folder.mkdir()
+    for name in ("salaries", "welcome"):
+        (folder / f"{name}.md").write_text(f"All about {name}.", "utf-8")
+
+
+def bring_share(reader: Reader) -> None:
+    """Create the folders that docs/how-to/connect-sources.md names."""
+    for name in ("notes/a.md", "share/hr/pay.md", "share/open/tea.md"):
+        file = reader.folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"All about {name}.", "utf-8")
+
+
 def bring_api(reader: Reader) -> None:
     """Create the OpenAPI document of docs/how-to/use-agents.md, and an app."""
     (reader.folder / "openapi.yaml").write_text(_OPENAPI, "utf-8")
@@ -216,6 +234,8 @@ def type_in(reader: Reader, line: str) -> str:
 
 BROUGHT: dict[str, Callable[[Reader], None]] = {
     "docs/how-to/ask-documents.md": bring_documents,
+    "docs/how-to/connect-sources.md": bring_share,
+    "docs/how-to/keep-permissions.md": bring_handbook,
     "docs/how-to/limits.md": bring_tenant,
     "docs/how-to/upgrade.md": bring_tenant,
     "docs/how-to/use-agents.md": bring_api,

@@ -16,6 +16,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
 from modelyard.base.settings import OidcSettings
+from modelyard.tenancy.reader import Reader
 from modelyard.testing import Answer, Upstream, UpstreamRequest, json_answer
 from tests.gateway.conftest import Running
 
@@ -155,6 +156,32 @@ def test_a_provider_user_is_signed_in_and_keeps_one_account(
     refused = client.post("/console/api/session", json={"email": "ada@example.com", "password": ""},
                           headers={"origin": str(client.base_url).rstrip("/")})  # fmt: skip
     assert refused.status_code == 401, "an account without a password takes none"
+
+
+@pytest.mark.parametrize(("claim", "groups"), [
+    (["staff", "Board", 7, " "], {"group:staff", "group:Board"}), ("staff", {"group:staff"}),
+    ({"a": 1}, set()), (7, set()), (None, set()),
+])  # fmt: skip
+def test_the_providers_groups_count_for_documents(
+    start_gateway: Start, provider: Provider, claim: Any, groups: set[str]
+):
+    """Those of the last sign-in, in the claim that the settings name."""
+    settings = OidcSettings(
+        issuer=provider.issuer, client_id="modelyard", client_secret="s3cret-s3cret",
+        role="viewer", groups_claim="roles",
+    )  # fmt: skip
+    running = start_gateway(oidc=settings)
+    memberships = running.yard.services.tenancy.memberships
+    ada = Reader(users=("ada@example.com",))
+    always = {"everyone", "user:ada@example.com"}
+    with httpx.Client(base_url=running.origin, timeout=20) as client:
+        for says, expected in (
+            ({"roles": claim, "groups": ["no"]}, groups),
+            ({}, set()),
+        ):
+            provider.says = says
+            assert sign_in(client, provider).status_code == 303
+            assert memberships.principals_of("default", ada) == always | expected
 
 
 @pytest.mark.parametrize(("claim_overrides", "signing_key", "expected_text"), [

@@ -19,6 +19,7 @@ from modelyard.base.errors import (
 )
 from modelyard.cli.knowledge import _print_answer_details
 from modelyard.knowledge import external
+from modelyard.knowledge.access import AccessList
 from modelyard.knowledge.answer import Answerer, AnswerOptions, ContextBuilder
 from modelyard.knowledge.crawl import sync_sources
 from modelyard.knowledge.entities import (
@@ -55,6 +56,7 @@ from modelyard.knowledge.retrieve import Retriever, SearchRequest
 from modelyard.knowledge.rows import ConflictError, DocumentPart
 from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.stored.repositories import open_store
+from modelyard.tenancy.reader import ANYBODY, UNRESTRICTED, Reader
 from modelyard.testing import Answer, UpstreamRequest
 from tests.knowledge.conftest import Bench, Models, Run
 from tests.knowledge.formats import (
@@ -634,12 +636,11 @@ def test_what_a_user_may_read_is_decided_for_each_user(run: Run):
     async def work(bench: Bench) -> None:
         dataset = await bench.dataset()
         (added,) = await bench.add(dataset, "Parcels leave before noon.")
-        await bench.parts.stored.library.update_description(
-            msgspec.structs.replace(added, readers=["ann"])
-        )
-        for user, count in [("bob", 0), ("ann", 1), ("bob", 0), (None, 1), ("ann", 1)]:
-            retrieval = await bench.find(dataset, "parcels", user=user)
-            assert len(retrieval.hits) == count, user
+        await bench.datasets.access.set(dataset, {added.id: AccessList(users=["ann"])})
+        ann, bob = Reader(users=("ann",)), Reader(users=("bob",))
+        for reader, count in [(bob, 0), (ann, 1), (bob, 0), (UNRESTRICTED, 1), (ann, 1), (ANYBODY, 0)]:  # fmt: skip
+            retrieval = await bench.find(dataset, "parcels", reader=reader)
+            assert len(retrieval.hits) == count, reader
 
     run(work)
 

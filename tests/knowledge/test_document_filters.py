@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelyard.knowledge.access import may_read
 from modelyard.knowledge.document_filters import DocumentFilters, MetadataIndex
 from modelyard.knowledge.entities import (
     Condition,
@@ -30,9 +31,19 @@ ROWS = st.builds(
     FilterRow,
     id=st.sampled_from(["a", "b", "c", "d"]),
     values=st.dictionaries(st.sampled_from(FIELDS), VALUES),
-    readers=st.lists(st.sampled_from(["ada", "ben"]), max_size=2),
+    readers=st.lists(
+        st.sampled_from(["user:ada", "group:all", "everyone", "nobody"]),
+        max_size=2,
+        unique=True,
+    ),
     is_searchable=st.sampled_from([True, True, True, False]),
 )
+PRINCIPALS = [
+    frozenset({"everyone", "user:ada"}),
+    frozenset({"everyone", "user:carl", "group:all"}),
+    frozenset({"everyone"}),
+    frozenset[str](),
+]
 CONDITIONS = st.builds(
     Conditions,
     logical_operator=st.sampled_from(["and", "or"]),
@@ -54,26 +65,27 @@ CONDITIONS = st.builds(
         st.tuples(
             st.lists(ROWS, max_size=4, unique_by=lambda row: row.id),
             CONDITIONS,
-            st.sampled_from([None, "ada", "carl"]),
+            st.sampled_from([None, *PRINCIPALS]),
+            st.sampled_from(["everyone", "nobody"]),
         ),
         max_size=5,
     )
 )
 def test_the_index_agrees_with_each_document_on_its_own(
-    steps: list[tuple[list[FilterRow], Conditions, str | None]],
+    steps: list[tuple[list[FilterRow], Conditions, frozenset[str] | None, Any]],
 ):
     """Law: after every change, exactly those documents are allowed whose own metadata
-    meets the conditions and whose readers include the user."""
+    meets the conditions, and whose access list, or the default, names the reader."""
     index = MetadataIndex()
     current: dict[str, FilterRow] = {}
-    for generation, (rows, conditions, user) in enumerate(steps):
+    for generation, (rows, conditions, principals, default) in enumerate(steps):
         current.update((row.id, row) for row in rows)
         index.apply(list(rows), generation)
-        assert index.allowed(conditions, user) == {
+        assert index.allowed(conditions, principals, default) == {
             row.id
             for row in current.values()
             if row.is_searchable
-            and (user is None or not row.readers or user in row.readers)
+            and may_read(principals, row.readers, default)
             and matches(row.values, conditions)
         }
 

@@ -18,12 +18,14 @@ import pytest
 
 import modelyard.knowledge
 from modelyard.base.errors import NotFoundError
+from modelyard.knowledge.access import AccessList
 from modelyard.knowledge.entities import RetrievalSettings
 from modelyard.knowledge.retrieve import Retriever, SearchRequest
 from modelyard.knowledge.stored.repositories import KnowledgeStore, open_store
 from modelyard.storage.database import Connection, Database, statements
 from modelyard.storage.repository import by_name
 from modelyard.storage.sqlite import SqliteEngine
+from modelyard.tenancy.reader import ANYBODY, UNRESTRICTED, Reader
 from tests.knowledge.conftest import Bench, Models, Run
 
 FOLDER = Path(modelyard.knowledge.__file__).parent / "stored"
@@ -193,22 +195,22 @@ def test_readers_set_during_query_rewriting_apply_to_its_hits(
 
         class Slow(Models):
             async def complete(self, tenant: str, model: str, prompt: str) -> str:
-                await bench.parts.stored.library.update_description(
-                    msgspec.structs.replace(added, readers=["ann"])
+                await bench.datasets.access.set(
+                    dataset, {added.id: AccessList(users=["ann"])}
                 )
                 return "When do parcels leave?"
 
-        for user, count in (("bob", 0), ("ann", 1), (None, 1)):
-            await bench.parts.stored.library.update_description(added)
+        ann, bob = Reader(users=("ann",)), Reader(users=("bob",))
+        for reader, count in ((bob, 0), (ann, 1), (UNRESTRICTED, 1), (ANYBODY, 0)):
+            await bench.datasets.access.set(dataset, {added.id: None})
             retriever = Retriever(
                 bench.parts.stored, bench.parts.indexes.of, bench.embedder, None, Slow()
             )
             request = SearchRequest(
-                tenant="default", query="parcels", transforms=["rewrite"], user=user
+                tenant="default", query="parcels", transforms=["rewrite"], reader=reader
             )
-            assert len((await retriever.search([dataset.id], request)).hits) == count, (
-                user
-            )
+            hits = (await retriever.search([dataset.id], request)).hits
+            assert len(hits) == count, reader
 
     run(work)
 

@@ -63,6 +63,8 @@ PROOFS = {
     "bench-workflow": "The cost of a node, a step and a run, compared with graphon.",
     "retrieval": "nDCG@10 on six collections: full text, semantic, hybrid, reranked, with local models.",
     "documents": "Every document format compared with the written content; malicious files are contained.",
+    "connectors": "Folders, S3 and Confluence: first pass, changes, deletions, permissions, interruption and going on.",
+    "permissions": "People × documents × ways in against a model of who may read what; revocation; latency.",
     "crawl": "Every case of pages, sitemaps, feeds, robots.txt and rate limits, on simulated sites.",
     "index-kill": "300 times kill -9 during indexing, updates and deletions: index and database agree.",
     "answers": "Questions about a folder of documents, with citations; false statements are recognised.",

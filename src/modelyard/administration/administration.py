@@ -316,6 +316,8 @@ class Administration:
             models=value.models,
             priority=value.priority,
             expires_at=value.expires_at,
+            unpriced=value.unpriced,
+            speaks_for_users=value.speaks_for_users,
         )
         return await self._mint(caller, tenant, old.name, key_input)
 
@@ -477,6 +479,7 @@ def _key(value: KeyInput, digest: str, hint: str) -> ApiKey:
         priority=value.priority,
         expires_at=value.expires_at,
         unpriced=value.unpriced,
+        speaks_for_users=value.speaks_for_users,
     )
 
 

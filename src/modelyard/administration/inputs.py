@@ -15,6 +15,7 @@ from modelyard.providers.definition import read_model
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.storage.resources import not_found
 from modelyard.tenancy.caller import Caller, ForbiddenError, Role
+from modelyard.tenancy.reader import checked_names
 from modelyard.tenancy.resource_types import (
     KINDS,
     CustomModel,
@@ -38,6 +39,8 @@ class KeyInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     unpriced: Literal["", "refuse", "count"] = ""
     """What a limit of money does with calls whose price is unknown; empty for what the
     settings say."""
+    speaks_for_users: bool = False
+    """Whether its caller may name the user on whose behalf it reads documents."""
 
 
 class CredentialInput(
@@ -122,9 +125,10 @@ class InputChecks:
                     raise ForbiddenError(
                         f"Only a role of the same level can grant role {value.role.value!r}"
                     )
-                if (
-                    isinstance(value, KeyInput)
-                    and value.expires_at is not None
+                if isinstance(value, User):
+                    checked_names(value.groups, "groups")
+                elif (
+                    value.expires_at is not None
                     and value.expires_at <= self._clock.time()
                 ):
                     raise InvokeBadRequestError(

@@ -147,7 +147,9 @@ def _apis(
         form_page_table.api(
             apps.form_answers, services.storage.files, keeper.address_of
         ),
-        console_table.api(accounts, keeper, _oidc(services)),
+        console_table.api(
+            accounts, keeper, _oidc(services), partial(_record_groups, services)
+        ),
         operations_table.api(
             sandbox, readiness.problem, services.calls.metrics, peer_metrics
         ),
@@ -282,7 +284,7 @@ def _datasets(services: Services, keeper: Authenticator) -> DatasetParts:
         imports=knowledge.imports,
         pipelines=services.workflows.pipelines,
         listed=partial(_models_by_provider, services.calls.models),
-        tenant_of_key=services.tenancy.dataset_keys.tenant_of,
+        caller_of_key=services.tenancy.dataset_keys.caller_of,
         gatekeeper=keeper,
         files=services.storage.files,
         origin=services.addresses.content,
@@ -419,6 +421,17 @@ def _oidc(services: Services) -> Oidc | None:
         label=oidc_settings.label,
         role=role,
         domains=oidc_settings.domains,
+        groups_claim=oidc_settings.groups_claim,
+    )
+
+
+async def _record_groups(
+    services: Services, tenant: str, email: str, groups: Sequence[str]
+) -> None:
+    """Store the groups that the identity provider names for a person."""
+    valid_seconds = services.settings.current.oidc.group_hours * 3600.0
+    await services.tenancy.memberships.record_claims(
+        tenant, email, groups, valid_seconds
     )
 
 

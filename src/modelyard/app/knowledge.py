@@ -13,6 +13,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
 from modelyard.base.settings import Settings
 from modelyard.knowledge.answer import Answerer
+from modelyard.knowledge.connectors.sync import SourceSync
 from modelyard.knowledge.crawl import SourceLoader
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset, Document
@@ -37,6 +38,7 @@ from modelyard.sandbox.runner import Sandbox, SandboxLimits
 from modelyard.storage.database import Database
 from modelyard.tenancy.caller import Caller
 from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.memberships import Memberships
 from modelyard.transport.egress import EgressClient
 
 
@@ -54,6 +56,7 @@ class KnowledgeServices:
     external: ExternalKnowledge
     evaluations: Evaluations
     imports: SegmentImports
+    source_sync: SourceSync
     models: KnowledgeModels
     sandbox: Sandbox
     """The sandbox in which documents are parsed."""
@@ -142,6 +145,7 @@ def build_knowledge(
     network: NetworkServices,
     storage: StorageServices,
     directory: Directory,
+    memberships: Memberships,
     models: ModelManager,
     local: LocalRuntime,
     embedder: Embedder | None = None,
@@ -175,7 +179,13 @@ def build_knowledge(
         caller_of=partial(_caller_of, directory, clock),
     )
     retriever = Retriever(
-        knowledge_store, indexes.of, embeds, runtime_models, runtime_models, external
+        knowledge_store,
+        indexes.of,
+        embeds,
+        runtime_models,
+        runtime_models,
+        external,
+        memberships.principals_of,
     )
     vectors = DatasetEmbedder(embeds)
     # Editing and reindexing share the same vectors.
@@ -204,6 +214,7 @@ def build_knowledge(
             storage.scoped_store, datasets, runtime_models, clock.time
         ),
         imports=SegmentImports(storage.scoped_store, datasets, clock.time),
+        source_sync=SourceSync(datasets, storage.scoped_store),
         models=runtime_models,
         sandbox=sandbox,
     )

@@ -11,7 +11,8 @@ import msgspec
 from modelyard.agents.agent import Agent
 from modelyard.base.errors import ModelyardError
 from modelyard.knowledge.datasets import Datasets
-from modelyard.knowledge.entities import Dataset
+from modelyard.knowledge.entities import Dataset, Document
+from modelyard.tenancy.caller import current_reader
 from modelyard.tools.entities import Tool, model_safe_name
 from modelyard.tools.function import as_tool
 from modelyard.tools.manager import BoundTool, ToolManager, ToolRef
@@ -105,11 +106,8 @@ class NamedTools:
         ]
 
     async def _describe_dataset(self, tenant: str, dataset: Dataset) -> str:
-        """Return a dataset's documents as JSON."""
-        # The list is limited; the total tells how many there are.
-        documents, total = await self._datasets.store.documents.list_page(
-            tenant, dataset.id, limit=_MAX_DOCUMENTS
-        )
+        """Return the documents of a dataset that the caller may read, as JSON."""
+        documents, total = await self._readable(tenant, dataset)
         listed = [
             {"id": document.id, "name": document.name, "status": document.status.value}
             for document in documents
@@ -121,6 +119,24 @@ class NamedTools:
             "total": total,
         }
         return msgspec.json.encode(described).decode()
+
+    async def _readable(
+        self, tenant: str, dataset: Dataset
+    ) -> tuple[list[Document], int]:
+        """Return the documents that the caller may read, and how many there are: the
+        list is limited."""
+        documents = self._datasets.store.documents
+        ids = await self._datasets.retriever.readable_documents(
+            dataset, current_reader(tenant)
+        )
+        if ids is None:
+            return await documents.list_page(tenant, dataset.id, limit=_MAX_DOCUMENTS)
+        documents_by_id = await documents.get_many(tenant, sorted(ids)[:_MAX_DOCUMENTS])
+        listed = sorted(
+            documents_by_id.values(), key=lambda document: -document.position
+        )
+        # Ids of deleted documents may be among them, and do not count.
+        return listed, len(ids) if len(ids) > _MAX_DOCUMENTS else len(listed)
 
 
 def _with_unique_names(tools: Sequence[Tool]) -> list[Tool]:

@@ -177,6 +177,7 @@ def build(
         network=base.network,
         storage=base.storage,
         directory=base.directory,
+        memberships=base.tenancy.memberships,
         models=models,
         local=base.providers.local,
         embedder=embedder,

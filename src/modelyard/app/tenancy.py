@@ -10,6 +10,7 @@ from modelyard.people.accounts import Accounts
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.tenancy.dataset_keys import DatasetKeys
 from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.memberships import Memberships
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class TenancyServices:
     administration: Administration
     accounts: Accounts
     dataset_keys: DatasetKeys
+    memberships: Memberships
+    """The groups of users, for access lists of documents."""
 
 
 def build_tenancy(
@@ -56,4 +59,5 @@ def build_tenancy(
         administration=administration,
         accounts=accounts,
         dataset_keys=dataset_keys,
+        memberships=Memberships(directory, resources, clock.time),
     )

@@ -125,7 +125,9 @@ class RunCallers:
         app = f"app:{run.app}" if run.app else ""
         # Runs without a key, for example scheduled ones, are charged to the app.
         if not run.api_key:
-            return Caller(tenant=run.tenant, user=run.user or None, key=app)
+            return Caller(
+                tenant=run.tenant, user=run.user or None, key=app, reader=run.reader
+            )
         caller = self._directory.caller_of_key(run.api_key, self._clock.time())
         # The key is read again on each use, so a revoked key also stops runs that are
         # in progress. Operators' keys belong to the default tenant and may act for any
@@ -137,6 +139,8 @@ class RunCallers:
             tenant=run.tenant,
             user=run.user or caller.user,
             app=app,
+            # Who asked, whatever the key may do: a resumed run has no request.
+            reader=run.reader,
         )
 
 

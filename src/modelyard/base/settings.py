@@ -489,6 +489,11 @@ class OidcSettings(
     admin. Empty: only invited users and existing accounts may sign in."""
     domains: list[str] = []
     """Email domains that may sign in; all if empty."""
+    groups_claim: str = "groups"
+    """Claim with the groups of a person, which access lists of documents may name."""
+    group_hours: float = 24.0
+    """How long these groups count after a sign-in. After that the person has none of
+    them until the next sign-in."""
 
 
 class ContentSettings(

@@ -15,6 +15,8 @@ import msgspec
 
 from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.base.ids import new_uuid
+from modelyard.cli.knowledge_access import access
+from modelyard.cli.knowledge_sync import sync
 from modelyard.cli.output import (
     failure_text,
     input_texts,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from modelyard.knowledge.evaluate import Collection, Scores
     from modelyard.knowledge.retrieve import Retrieval
     from modelyard.knowledge.rows import Dataset
+    from modelyard.tenancy.reader import Reader
 
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -81,6 +84,33 @@ def _search_options(command: _Command) -> _Command:
     return command
 
 
+def _reader_options(command: _Command) -> _Command:
+    """Add the options that name the person on whose behalf a command searches."""
+    user = click.option(
+        "--as-user",
+        metavar="USER",
+        help="Find only what this user may read. Default: everything.",
+    )
+    groups = click.option(
+        "--as-group",
+        "as_groups",
+        multiple=True,
+        metavar="GROUP",
+        help="Group of the user, in addition to those of its entry; repeatable.",
+    )
+    return user(groups(command))
+
+
+def _reader(as_user: str | None, as_groups: tuple[str, ...]) -> "Reader":
+    """Return on whose behalf a command searches: whoever can run the command line reads
+    everything."""
+    from modelyard.tenancy.reader import UNRESTRICTED, reader_of
+
+    if as_user is None and not as_groups:
+        return UNRESTRICTED
+    return reader_of(as_user or "", as_groups)
+
+
 def _settings(top_k: int, method: str, rerank: bool, threshold: float | None) -> Any:
     """Return retrieval settings for the options of a search."""
     from modelyard.knowledge.entities import RetrievalSettings, SearchMethod
@@ -97,6 +127,10 @@ def _settings(top_k: int, method: str, rerank: bool, threshold: float | None) ->
 @click.group()
 def knowledge() -> None:
     """Manage and search documents; works without a server."""
+
+
+knowledge.add_command(access)
+knowledge.add_command(sync)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -555,6 +589,7 @@ def _document_row(document: "Document") -> tuple[Any, ...]:
 @click.argument("dataset")
 @click.argument("query", nargs=-1)
 @_search_options
+@_reader_options
 @tenant_option
 @json_option
 @click.pass_context
@@ -566,6 +601,8 @@ def search(
     method: str,
     rerank: bool,
     threshold: float | None,
+    as_user: str | None,
+    as_groups: tuple[str, ...],
     tenant: str,
     as_json: bool,
 ) -> None:
@@ -582,6 +619,7 @@ def search(
             [dataset_record.id],
             query_text,
             settings=_settings(top_k, method, rerank, threshold),
+            reader=_reader(as_user, as_groups),
         )
         if as_json:
             print_json(_retrieval_as_dict(retrieval))
@@ -644,6 +682,7 @@ def _print_retrieval(retrieval: "Retrieval") -> None:
         " model."
     ),
 )
+@_reader_options
 @tenant_option
 @json_option
 @click.pass_context
@@ -653,6 +692,8 @@ def ask(
     query: tuple[str, ...],
     model: str,
     check: str,
+    as_user: str | None,
+    as_groups: tuple[str, ...],
     tenant: str,
     as_json: bool,
 ) -> int:
@@ -669,7 +710,12 @@ def ask(
         )
         events = yard.knowledge.answerer.stream(
             [dataset_record.id],
-            SearchRequest(tenant=tenant, query=question, source="app"),
+            SearchRequest(
+                tenant=tenant,
+                query=question,
+                source="app",
+                reader=_reader(as_user, as_groups),
+            ),
             AnswerOptions(model=model, checks=check),  # pyright: ignore[reportArgumentType]  click validates it
         )
         answer = await _stream_answer(events, quiet=as_json)
@@ -1123,15 +1169,21 @@ def preview(
 
 
 @knowledge.command()
+@click.option(
+    "--speaks-for-users",
+    is_flag=True,
+    help="Let callers name the user on whose behalf they search.",
+)
 @tenant_option
 @click.pass_context
-def key(ctx: click.Context, tenant: str) -> None:
+def key(ctx: click.Context, tenant: str, speaks_for_users: bool) -> None:
     """Create a key for clients of the knowledge API (`dataset-…`). The key is printed
     once."""
 
     async def work(yard: "Modelyard") -> None:
         """Print the new key."""
-        click.echo(await yard.services.tenancy.dataset_keys.create(tenant))
+        dataset_keys = yard.services.tenancy.dataset_keys
+        click.echo(await dataset_keys.create(tenant, speaks_for_users=speaks_for_users))
 
     run_with_modelyard(ctx, work)
 

@@ -64,6 +64,11 @@ def keys() -> None:
 )
 @click.option("--user", help="User that the key belongs to.")
 @click.option(
+    "--speaks-for-users",
+    is_flag=True,
+    help="Let callers name the user on whose behalf they read documents.",
+)
+@click.option(
     "--priority",
     type=int,
     default=0,

@@ -741,6 +741,11 @@ def remove(ctx: click.Context, name: str, tenant: str) -> None:
     "--revoke", "revoked_id", metavar="ID", help="Revoke the key with this id."
 )
 @click.option("--list", "is_list", is_flag=True, help="List the app's keys.")
+@click.option(
+    "--speaks-for-users",
+    is_flag=True,
+    help="Let callers name the user on whose behalf the app reads documents.",
+)
 @tenant_option
 @json_option
 @click.pass_context
@@ -749,15 +754,26 @@ def key(
     name: str,
     revoked_id: str | None,
     is_list: bool,
+    speaks_for_users: bool,
     tenant: str,
     as_json: bool,
 ) -> None:
     """Create a key for callers of the app NAME, or list or revoke its keys. A new key is
     printed once."""
 
-    result = run_with_modelyard(
-        ctx, lambda yard: _manage_keys(yard, tenant, name, revoked_id, is_list=is_list)
-    )
+    async def work(yard: "Modelyard") -> Any:
+        """Create a key, unless the options ask for something else."""
+        if is_list or revoked_id:
+            # With both options the keys are listed, and none is revoked.
+            ended_id = None if is_list else revoked_id
+            return await _manage_keys(yard, tenant, name, ended_id)
+        app_record = yard.apps.get_by_id_or_name(tenant, name)
+        key_id, new_key = await yard.apps.make_key(
+            app_record, speaks_for_users=speaks_for_users
+        )
+        return {"id": key_id, "key": new_key}
+
+    result = run_with_modelyard(ctx, work)
     if as_json:
         print_json(result)
     elif is_list:
@@ -772,21 +788,18 @@ def key(
 
 
 async def _manage_keys(
-    yard: "Modelyard", tenant: str, name: str, revoked_id: str | None, *, is_list: bool
+    yard: "Modelyard", tenant: str, name: str, revoked_id: str | None
 ) -> Any:
-    """List an app's keys, revoke one, or create one. Returns the result as printed with
+    """Revoke a key of an app, or list its keys. Returns the result as printed with
     --json."""
     app_record = yard.apps.get_by_id_or_name(tenant, name)
-    if is_list:
-        return [
-            {"id": resource.id, "hint": app_key.hint}
-            for resource, app_key in yard.apps.keys(app_record)
-        ]
     if revoked_id:
         await yard.apps.revoke_key(app_record, revoked_id)
         return {"revoked": revoked_id}
-    key_id, new_key = await yard.apps.make_key(app_record)
-    return {"id": key_id, "key": new_key}
+    return [
+        {"id": resource.id, "hint": app_key.hint}
+        for resource, app_key in yard.apps.keys(app_record)
+    ]
 
 
 @app.command()

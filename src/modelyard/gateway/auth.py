@@ -19,6 +19,7 @@ import msgspec
 
 from modelyard.base.clock import Clock, SystemClock
 from modelyard.base.errors import ConfigError, ModelyardError, NotFoundError
+from modelyard.gateway.speaking import GROUPS, USER, with_named_reader
 from modelyard.people.account import Session
 from modelyard.people.accounts import Accounts
 from modelyard.people.sessions import SESSION_SECONDS
@@ -26,6 +27,7 @@ from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy import api_keys
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 from modelyard.tenancy.directory import Directory
+from modelyard.tenancy.reader import ANYBODY
 
 
 class UnauthorizedError(ModelyardError):
@@ -51,6 +53,9 @@ _OWNER_SECONDS = 0.5
 owner."""
 TENANT = b"x-modelyard-tenant"
 """Header that names the tenant for which an operator acts."""
+ACTING_HEADERS = (TENANT, USER, GROUPS)
+"""Headers that name somebody else on whose behalf the caller acts. Calls with them take
+the usual way, where they are checked."""
 AZURE_KEY = b"api-key"
 """Header with the key of Azure's clients."""
 _FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"via")
@@ -233,13 +238,15 @@ class Authenticator:
 
         Raises OriginError; UnauthorizedError if a key is required and no valid one is
         presented; NotFoundError if the request names a tenant for which the caller may
-        not act.
+        not act; ForbiddenError if it names a user for whom the caller may not read.
         """
         caller = await self._caller_of(scope)
         for name, value in scope["headers"]:
             if name == TENANT:
-                return self._act_for(caller, value.strip(b" \t").decode("latin-1"))
-        return caller
+                tenant = value.strip(b" \t").decode("latin-1")
+                caller = self._act_for(caller, tenant)
+                break
+        return with_named_reader(caller, scope)
 
     def known_caller(self, scope: Scope) -> Caller | None:
         """Return the caller of a request if nothing has to be awaited to tell.
@@ -298,7 +305,10 @@ class Authenticator:
             raise NotFoundError(
                 f"Tenant {tenant[:80]!r} does not exist", code="tenant_not_found"
             )
-        return msgspec.structs.replace(caller, tenant=tenant, is_acting=True)
+        # Users of one tenant are nobody in another, whatever their names.
+        return msgspec.structs.replace(
+            caller, tenant=tenant, is_acting=True, reader=ANYBODY
+        )
 
     async def _caller_of(self, scope: Scope) -> Caller:
         """Return the caller by key or session, without regard to the tenant header."""
@@ -387,7 +397,7 @@ class Authenticator:
         return key.caller(tenant, row)
 
 
-_OWNER = Caller(tenant=DEFAULT_TENANT)
+_OWNER = Caller(tenant=DEFAULT_TENANT, speaks_for_users=True)
 SESSION_COOKIE = "modelyard-session"
 DEVICE_COOKIE = "modelyard-device"
 _DEVICE_SECONDS = 365 * 86_400

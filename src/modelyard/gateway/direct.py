@@ -29,7 +29,7 @@ from modelyard.base.errors import ModelyardError
 from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
 from modelyard.gateway.answer_losses import DROPPED, AnswerLosses, with_losses
-from modelyard.gateway.auth import TENANT, Authenticator
+from modelyard.gateway.auth import ACTING_HEADERS, Authenticator
 from modelyard.gateway.call_headers import call_headers_of, reply_headers
 from modelyard.gateway.chat_response import (
     ADDED_FIELDS,
@@ -101,7 +101,7 @@ _SPECIAL_HEADERS = frozenset(
         b"content-encoding",
         CACHE,
         UNSUPPORTED,
-        TENANT,
+        *ACTING_HEADERS,
         SESSION,
         PROJECT,
         TAGS,

@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
-from modelyard.gateway.auth import TENANT
+from modelyard.gateway.auth import ACTING_HEADERS
 from modelyard.gateway.http import Reply, Scope, finish_headers
 from modelyard.gateway.tenant_content import CREDENTIALS, Headers
 from modelyard.runtime.overload import LoadController
@@ -25,7 +25,7 @@ _CYCLES = 200
 """Cycles of the controller for which an answer is used, about a second: after that the
 caller is authenticated again."""
 _EXCLUDING_HEADERS = frozenset(
-    (b"connection", b"expect", b"transfer-encoding", b"upgrade", TENANT)
+    (b"connection", b"expect", b"transfer-encoding", b"upgrade", *ACTING_HEADERS)
 )
 """Headers that need more than a look at the head. Their requests are parsed."""
 

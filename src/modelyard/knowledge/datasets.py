@@ -10,7 +10,9 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.ids import new_uuid
+from modelyard.base.json_types import EMPTY_OBJECT
 from modelyard.knowledge import prepare
+from modelyard.knowledge.dataset_access import DatasetAccess
 from modelyard.knowledge.entities import (
     Dataset,
     DatasetSettings,
@@ -52,6 +54,7 @@ class Datasets:
         reindexer: Reindexer,
     ) -> None:
         self.store = store
+        self.access = DatasetAccess(store)
         self.indexer = indexer
         self.retriever = retriever
         self.reader = reader
@@ -310,10 +313,16 @@ class Datasets:
         return (await self.store.library.add([document]))[0]
 
     async def add_file(
-        self, dataset: Dataset, name: str, data: bytes, **fields: Any
+        self,
+        dataset: Dataset,
+        name: str,
+        data: bytes,
+        *,
+        origin: Mapping[str, Any] = EMPTY_OBJECT,
+        **fields: Any,
     ) -> Document:
-        """Add a document from a file's bytes. Raises InvokeBadRequestError if it is
-        empty, too large or of an unsupported type."""
+        """Add a document from a file's bytes. `origin` says where it came from, for
+        connectors. Raises InvokeBadRequestError if it is empty or too large."""
         self.reader.check_size(name, len(data))
         if not data:
             raise InvokeBadRequestError(f"File {name!r} is empty", param="file")
@@ -321,6 +330,7 @@ class Datasets:
             self._files.add, dataset.tenant, name, data
         )
         source = {
+            **origin,
             "kind": "file",
             "file": stored_file.id,
             "size": len(data),
@@ -329,7 +339,11 @@ class Datasets:
         # Latin-1 maps every byte to one character: the digest function expects text.
         digest = digest_of(data.decode("latin-1"))
         document = self._build_document(dataset, name, source, digest=digest, **fields)
-        return (await self._add_and_queue([document]))[0]
+        if added := await self._add_and_queue([document]):
+            return added[0]
+        # Another process follows the same source, and was faster.
+        await asyncio.to_thread(self._remove_files, [document])
+        return await self.store.documents.of_source(dataset.tenant, dataset.id, source)
 
     async def add_source(
         self, dataset: Dataset, name: str, source: Mapping[str, Any], **fields: Any
@@ -407,10 +421,11 @@ class Datasets:
         data: bytes,
         *,
         title: str = "",
+        origin: Mapping[str, Any] = EMPTY_OBJECT,
         **fields: Any,
     ) -> Document:
-        """Replace a document's file. The old content is found until the new one is
-        indexed. Raises InvokeBadRequestError."""
+        """Replace a document's file, and where it came from. The old content is found
+        until the new one is indexed. Raises InvokeBadRequestError."""
         self.reader.check_size(name, len(data))
         if not data:
             raise InvokeBadRequestError(f"File {name!r} is empty", param="file")
@@ -419,6 +434,7 @@ class Datasets:
         )
         old = str(document.source.get("file") or "")
         source = {
+            **origin,
             "kind": "file",
             "file": stored_file.id,
             "size": len(data),

@@ -1,5 +1,5 @@
-"""Which documents a search may return: metadata conditions and readers, evaluated over
-an inverted index in memory.
+"""Which documents a search may return: metadata conditions and access lists, evaluated
+over an inverted index in memory.
 
 The index of a dataset is brought up to its generation by the documents that changed
 since, never by reading all of them again. Reading and evaluating happen in threads, so
@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from modelyard.knowledge.access import DefaultAccess
 from modelyard.knowledge.entities import Condition, Conditions, Dataset
 from modelyard.knowledge.filters import exact_texts, operator_of, text_of
 from modelyard.knowledge.rows import FilterRow
@@ -45,6 +46,9 @@ class MetadataIndex:
         """The dataset's generation up to which changes were applied."""
         self._values: dict[str, dict[str, Any]] = {}
         self._readers: dict[str, list[str]] = {}
+        """The access lists of the documents that have one."""
+        self._readable: dict[str, set[str]] = {}
+        """The documents whose access lists name a principal."""
         self._columns: dict[str, dict[_Key, _Ids]] = {}
         self._applied_count = 0
 
@@ -76,7 +80,10 @@ class MetadataIndex:
     def _remove(self, document: str) -> None:
         """Remove a document from all columns; an unknown one is ignored."""
         values = self._values.pop(document, None)
-        self._readers.pop(document, None)
+        for principal in self._readers.pop(document, ()):
+            self._readable[principal].discard(document)
+            if not self._readable[principal]:
+                del self._readable[principal]
         if values is None:
             return
         for field, column in self._columns.items():
@@ -90,9 +97,10 @@ class MetadataIndex:
 
     def _add(self, row: FilterRow) -> None:
         self._values[row.id] = row.values
-        # Most documents have no readers: the few that do are checked one by one.
         if row.readers:
             self._readers[row.id] = row.readers
+        for principal in row.readers:
+            self._readable.setdefault(principal, set()).add(row.id)
         for field, column in self._columns.items():
             _insert(
                 column,
@@ -100,17 +108,24 @@ class MetadataIndex:
                 row.id,
             )
 
-    def allowed(self, conditions: Conditions | None, user: str | None) -> set[str]:
-        """Return the ids of the documents that meet the conditions and that the user
-        may read. The user None may read all."""
+    def allowed(
+        self,
+        conditions: Conditions | None,
+        principals: frozenset[str] | None,
+        default: DefaultAccess,
+    ) -> set[str]:
+        """Return the ids of the documents that meet the conditions and that a reader
+        with these principals may read; None may read all. `default` is the principal
+        that may read documents without an access list."""
         ids = set(self._values) if conditions is None else self._matching(conditions)
-        if user is not None:
-            ids -= {
-                document
-                for document, readers in self._readers.items()
-                if user not in readers
-            }
-        return ids
+        if principals is None:
+            return ids
+        listed = [self._readable.get(principal, ()) for principal in principals]
+        # Documents are added, never taken away: a list that names nobody hides them.
+        readable = set[str]().union(*listed)
+        if default in principals:
+            readable |= self._values.keys() - self._readers.keys()
+        return ids & readable
 
     def _matching(self, conditions: Conditions) -> set[str]:
         """Return the ids of the documents that meet all conditions, or any of them."""
@@ -208,17 +223,23 @@ class DocumentFilters:
         self._results: OrderedDict[Any, Set[str]] = OrderedDict()
 
     async def allowed(
-        self, dataset: Dataset, conditions: Conditions | None, user: str | None
+        self,
+        dataset: Dataset,
+        conditions: Conditions | None,
+        principals: frozenset[str] | None,
     ) -> Set[str]:
         """Return the ids of the searchable documents that meet the conditions and that
-        the user may read. The user None may read all.
+        a reader with these principals may read; None may read all.
 
         The state is that of the dataset's generation or a later one. Ids of deleted
         documents may be among them. Raises StorageUnavailableError.
         """
         # The generation is part of the key: any change of the dataset makes older
         # results unreachable.
-        key = (dataset.id, dataset.generation, user, msgspec.json.encode(conditions))
+        # The default is a setting, whose change is no new generation.
+        default = dataset.settings.default_access
+        condition_key = msgspec.json.encode(conditions)
+        key = (dataset.id, dataset.generation, default, principals, condition_key)
         if (cached := self._results.get(key)) is not None:
             self._results.move_to_end(key)
             return cached
@@ -226,7 +247,9 @@ class DocumentFilters:
         # One update at a time; searches of other datasets continue meanwhile.
         async with index.lock:
             await self._bring_up_to_date(index, dataset)
-            allowed = await asyncio.to_thread(index.allowed, conditions, user)
+            allowed = frozenset(
+                await asyncio.to_thread(index.allowed, conditions, principals, default)
+            )
         self._remember(key, allowed)
         self._evict_indexes()
         return allowed

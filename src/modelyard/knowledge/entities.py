@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from modelyard.knowledge.access import DefaultAccess
+
 MAX_CONDITIONS = 200
 """Maximum number of metadata conditions in one search."""
 MAX_KEYWORDS = 1000
@@ -273,6 +275,8 @@ class DatasetSettings(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: str = ""
     """The id of the pipeline app that processes the dataset's documents; empty for
     none."""
+    default_access: DefaultAccess = "everyone"
+    """Who may read documents without an access list: everyone in the tenant or nobody."""
 
     @property
     def embedding(self) -> str:
@@ -333,7 +337,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     is_archived: bool = False
     metadata: dict[str, Any] = {}
     readers: list[str] = []
-    """The users who may receive its segments; empty for everyone."""
+    """The principals that may receive its segments (see `access`); empty if it has no
+    access list, so that the dataset's default applies."""
     words: int = 0
     tokens: int = 0
     segments: int = 0

@@ -13,14 +13,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.json_types import is_mapping
 from modelyard.base.lazy import lazy_module
-from modelyard.knowledge import queries
+from modelyard.knowledge import access, queries
 from modelyard.knowledge.document_filters import DocumentFilters
 from modelyard.knowledge.entities import (
     MAX_TOP_K,
@@ -42,6 +42,7 @@ from modelyard.knowledge.rows import EntryContent
 from modelyard.knowledge.stored.repositories import KnowledgeStore
 from modelyard.knowledge.stored.searches import SearchTarget
 from modelyard.knowledge.vectors import Embedder
+from modelyard.tenancy.reader import ANYBODY, EVERYONE, Reader, own_principals
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,6 +81,10 @@ class ExternalSearch(Protocol):
         ...
 
 
+PrincipalsOf = Callable[[str, Reader], frozenset[str] | None]
+"""(tenant, reader) → the reader's principals now; None if access lists do not apply."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Retrieval:
     """The result of a search, with notes and timings."""
@@ -115,9 +120,9 @@ class SearchRequest:
     automatic_filter: str = ""
     """Name of a model that derives metadata conditions from the question; empty for
     none."""
-    user: str | None = None
-    """Restricts the search to documents that everyone or this user may read. None means
-    no restriction."""
+    reader: Reader = ANYBODY
+    """On whose behalf documents are searched: only what this reader may read is found.
+    By default what everyone may read."""
     transforms: Sequence[queries.Transform] = ()
     model: str = "default"
     """The model for transforms and for the choice of a dataset."""
@@ -131,6 +136,16 @@ class SearchRequest:
     """Whether the search is recorded in the hit counters and the query history."""
 
 
+class _Scope(NamedTuple):
+    """What a search of a dataset may find."""
+
+    documents: Collection[str] | None
+    """Ids of documents; None for all."""
+    reader: Reader
+    hides_others: bool = False
+    """Whether the scores must tell nothing of other documents."""
+
+
 class Retriever:
     """Searches datasets for a question."""
 
@@ -142,6 +157,7 @@ class Retriever:
         reranker: Reranker | None = None,
         writer: Writer | None = None,
         external: ExternalSearch | None = None,
+        principals_of: PrincipalsOf = own_principals,
     ) -> None:
         self._store = store
         self._index_of = index_of
@@ -149,6 +165,7 @@ class Retriever:
         self._reranker = reranker
         self._writer = writer
         self._external = external
+        self._principals_of = principals_of
         self._vectors: OrderedDict[tuple[str, str, str], tuple[float, np.ndarray]] = (
             OrderedDict()
         )
@@ -344,14 +361,15 @@ class Retriever:
             dataset, settings, search_request, retrieval
         )
         if dataset.settings.provider == "external":
+            # Its documents have no lists here, so that the default decides.
+            if not self._may_search(dataset, search_request.reader):
+                return []
             return await self._search_external(
                 dataset, search_request, conditions, retrieval
             )
-        documents = await self._allowed_documents(
-            searched, conditions, search_request.user
-        )
+        scope = await self._scope(searched, conditions, search_request.reader)
         # An empty set differs from None, which means no restriction.
-        if documents is not None and not documents:
+        if scope.documents is not None and not scope.documents:
             retrieval.notes.append(
                 f"Dataset {dataset.name!r} has no document that is searchable and meets"
                 " the conditions"
@@ -359,9 +377,7 @@ class Retriever:
             return []
         # Each transformed query is searched, and the best score of each segment counts.
         lists = [
-            await self._search_index(
-                dataset, query, settings, documents, search_request.user, retrieval
-            )
+            await self._search_index(dataset, query, settings, scope, retrieval)
             for query in retrieval.queries
         ]
         hits = lists[0] if len(lists) == 1 else _merge_queries(lists)
@@ -405,21 +421,47 @@ class Retriever:
             return conditions
         return None
 
-    async def _allowed_documents(
-        self, searched: SearchTarget, conditions: Conditions | None, user: str | None
+    async def _scope(
+        self, searched: SearchTarget, conditions: Conditions | None, reader: Reader
+    ) -> _Scope:
+        """Return what a search of the reader may find in a dataset."""
+        dataset = searched.dataset
+        principals = self._principals_of(dataset.tenant, reader)
+        is_open = dataset.settings.default_access == EVERYONE
+        # A disabled reader has no principals, and may not read open documents either.
+        hides_others = principals is not None and (
+            searched.has_exceptions or not is_open or not principals
+        )
+        # Disabled documents are hidden from everybody, access lists or not.
+        if conditions is None and not searched.has_exceptions and not hides_others:
+            return _Scope(None, reader)
+        documents = await self._filters.allowed(dataset, conditions, principals)
+        return _Scope(documents, reader, hides_others)
+
+    async def readable_documents(
+        self, dataset: Dataset, reader: Reader
     ) -> Collection[str] | None:
-        """Return the ids of the documents that may be found; None for all documents."""
-        if conditions is None and not searched.has_exceptions:
-            return None
-        return await self._filters.allowed(searched.dataset, conditions, user)
+        """Return the ids of the documents of a dataset that a reader's searches may
+        find; None for all documents."""
+        (target,) = await self._store.searches.targets(dataset.tenant, [dataset.id])
+        return (await self._scope(target, None, reader)).documents
+
+    def _may_search(self, dataset: Dataset, reader: Reader) -> bool:
+        """Return whether a reader may read documents of a dataset without lists."""
+        principals = self._principals_of(dataset.tenant, reader)
+        return access.may_read(principals, (), dataset.settings.default_access)
+
+    def may_read(self, dataset: Dataset, document: Document, reader: Reader) -> bool:
+        """Return whether a reader's searches may find a document."""
+        principals = self._principals_of(dataset.tenant, reader)
+        return _is_readable(dataset, document, principals)
 
     async def _search_index(
         self,
         dataset: Dataset,
         query: str,
         settings: RetrievalSettings,
-        documents: Collection[str] | None,
-        user: str | None,
+        scope: _Scope,
         retrieval: Retrieval,
     ) -> list[Hit]:
         """Search a dataset's index for one query; return its segments, best first.
@@ -456,13 +498,14 @@ class Retriever:
                 fusion="ranks" if settings.fusion == "ranks" else "weights",
                 limit=limit,
                 candidates=max(settings.candidates, limit),
-                documents=documents,
+                documents=scope.documents,
+                hides_others=scope.hides_others,
             )
             started_at = time.perf_counter()
             entries = await index.search(space, index_query)
             retrieval.add_duration("search", started_at)
             started_at = time.perf_counter()
-            hits = await self._load_segments(dataset, entries, user)
+            hits = await self._load_segments(dataset, entries, scope.reader)
             retrieval.add_duration("fetch", started_at)
             # Children share segments, and some entries may have been deleted or
             # disabled meanwhile: search for more.
@@ -476,20 +519,23 @@ class Retriever:
             limit *= 4
 
     async def _load_segments(
-        self, dataset: Dataset, entries: Sequence[IndexHit], user: str | None
+        self, dataset: Dataset, entries: Sequence[IndexHit], reader: Reader
     ) -> list[Hit]:
         """Load the segments of index entries: each once, with its matching children.
         Entries that may not be shown are skipped."""
         details = await self._store.searches.load_entries(
             dataset.tenant, dataset.id, [entry.entry for entry in entries]
         )
+        # Looked up after the rows were read: groups may have changed meanwhile too.
+        principals = self._principals_of(dataset.tenant, reader)
         hits: dict[str, Hit] = {}
         for entry in entries:
             detail = details.of_entries.get(entry.entry)
             if detail is None:
                 continue
             document = details.documents.get(detail.segment.document)
-            if document is None or not _is_visible(document, user):
+            # Its list may have changed since the allowed documents were determined.
+            if document is None or not _is_readable(dataset, document, principals):
                 continue
             child_hits = _child_hits(detail, entry.score)
             existing_hit = hits.get(detail.segment.id)
@@ -705,12 +751,14 @@ def _candidate_count(settings: RetrievalSettings) -> int:
     return count
 
 
-def _is_visible(document: Document, user: str | None) -> bool:
-    """Return whether a search of the user may return the document."""
+def _is_readable(
+    dataset: Dataset, document: Document, principals: frozenset[str] | None
+) -> bool:
+    """Return whether a search with these principals may return a document."""
     if not document.is_enabled or document.is_archived:
         return False
-    # The readers may have changed since the allowed documents were determined.
-    return _may_read(user, document.readers)
+    default = dataset.settings.default_access
+    return access.may_read(principals, document.readers, default)
 
 
 def _child_hits(detail: EntryContent, score: float) -> list[ChildHit]:
@@ -757,12 +805,6 @@ def _external_hit(dataset: Dataset, record: Mapping[str, Any], position: int) ->
         score=float(record.get("score") or 0.0),
         title=title,
     )
-
-
-def _may_read(user: str | None, readers: Collection[str]) -> bool:
-    """Return whether the user may read a document. An empty list means everyone; the
-    user None sees everything."""
-    return user is None or not readers or user in readers
 
 
 def mmr(

@@ -1,5 +1,6 @@
 """Conversion between the database rows of the knowledge tables and their records."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +83,7 @@ class FilterRow(msgspec.Struct, frozen=True, gc=False):
     values: dict[str, Any]
     """Metadata by field name, with the built-in fields."""
     readers: list[str]
+    """Principals of its access list; empty if it has none."""
     is_searchable: bool
     """Whether the document is enabled and not archived."""
 
@@ -328,7 +330,11 @@ def document_row(document: Document, owner: str, until: float) -> tuple[Any, ...
 
 def source_key(source: Mapping[str, Any]) -> str:
     """Return what identifies a source of which a dataset has only one document: the
-    path of a file. Empty for all other sources."""
+    path of a file, or a document of a connector. Empty for all other sources."""
+    if connector := source.get("connector"):
+        # Addresses and keys are longer than an index may hold.
+        identity = f"{connector}\n{source.get('key')}"
+        return hashlib.sha256(identity.encode()).hexdigest()
     return str(source.get("path") or "") if source.get("kind") == "path" else ""
 
 

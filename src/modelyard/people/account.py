@@ -12,6 +12,7 @@ import msgspec
 from modelyard.base.errors import ModelyardError
 from modelyard.storage.database import Connection, Database, Row, statements
 from modelyard.tenancy.caller import Caller, Role
+from modelyard.tenancy.reader import Reader
 
 T = TypeVar("T")
 
@@ -43,6 +44,9 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
             user=self.email,
             role=self.role,
             key=f"account:{self.id}",
+            reader=Reader(users=(self.email,)),
+            # Administrators manage all documents, and check what others find.
+            speaks_for_users=self.role.covers(Role.ADMIN),
         )
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
-from modelyard.base.json_types import is_object
+from modelyard.base.json_types import is_array, is_object
 from modelyard.models.types import JSON
 from modelyard.people.account import SignInError
 from modelyard.tenancy.caller import Role
@@ -42,6 +42,8 @@ class Person(msgspec.Struct, frozen=True):
 
     email: str
     name: str
+    groups: tuple[str, ...] = ()
+    """The groups that the provider names, for access lists of documents."""
 
 
 class Oidc:
@@ -58,9 +60,10 @@ class Oidc:
         label: str = "",
         role: Role | None = None,
         domains: Sequence[str] = (),
+        groups_claim: str = "groups",
     ) -> None:
         """Create the client. `role` is for people without an account, `domains` limits
-        the mail addresses.
+        the mail addresses, `groups_claim` names the claim with a person's groups.
 
         Raises ConfigError if Authlib, an optional dependency, is not installed.
         """
@@ -77,6 +80,7 @@ class Oidc:
         self.label = label or self._issuer.partition("://")[2]
         self.role = role
         self._domains = [domain.lower() for domain in domains]
+        self._groups_claim = groups_claim
         self._discovery: JSON | None = None
         self._discovery_at = float("-inf")
         self._tokens = identity_tokens
@@ -145,9 +149,8 @@ class Oidc:
             )
         if self._domains and email.rpartition("@")[2] not in self._domains:
             raise SignInError(f"Email domain of {email} is not allowed")
-        return Person(
-            email, str(claims.get("name") or claims.get("preferred_username") or "")
-        )
+        name = str(claims.get("name") or claims.get("preferred_username") or "")
+        return Person(email, name, _groups(claims.get(self._groups_claim)))
 
     async def _description(self) -> JSON:
         """Return the provider's discovery document, cached for an hour. Raises
@@ -217,3 +220,13 @@ class Oidc:
                 f" {str(reason or answer.status)[:200]}"
             )
         return document
+
+
+def _groups(claim: Any) -> tuple[str, ...]:
+    """Return the groups in a claim: a list of names, or one name. Anything else names
+    none."""
+    # Providers send a single group as a text.
+    names = [claim] if isinstance(claim, str) else claim
+    if not is_array(names):
+        return ()
+    return tuple(name for name in names if isinstance(name, str) and name.strip())

@@ -80,6 +80,10 @@ def sign_v4(
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
     """
     parts = urlsplit(url)
+    path = parts.path or "/"
+    # All services but S3 encode what is percent-encoded in the address once more.
+    if service != "s3":
+        path = quote(path, safe="/-_.~")
     digest = hashlib.sha256()
     for body_chunk in body:
         digest.update(body_chunk)
@@ -96,9 +100,7 @@ def sign_v4(
     canonical = "\n".join(
         [
             method,
-            quote(
-                parts.path or "/", safe="/-_.~"
-            ),  # what is percent-encoded in the address is so once more here
+            path,
             query,
             *(f"{name}:{' '.join(headers[name].split())}" for name in names),
             "",

@@ -10,6 +10,7 @@ import msgspec
 
 from modelyard.base.errors import ModelyardError
 from modelyard.base.patterns import matches_glob
+from modelyard.tenancy.reader import ANYBODY, Reader
 
 DEFAULT_TENANT = "default"
 
@@ -60,6 +61,33 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     app: str = ""
     """`app:ID` of the app that runs on behalf of the key, if any. Its limits apply in
     addition to the key's."""
+    reader: Reader = ANYBODY
+    """On whose behalf documents are read. Unlike `user`, which anybody may write into a
+    request, it is somebody who was identified."""
+    speaks_for_users: bool = False
+    """Whether the caller may name another reader in its requests."""
+    is_speaking: bool = False
+    """Whether it has named one."""
+    manages_datasets: bool = False
+    """Whether the caller presented a key of the tenant's datasets."""
+
+    @property
+    def sees_all_documents(self) -> bool:
+        """Whether access lists do not restrict which documents the caller manages. They
+        always restrict what its searches find."""
+        return not self.is_speaking and (
+            self.manages_datasets or self.role.covers(Role.ADMIN)
+        )
+
+    def speaking_for(self, reader: Reader) -> "Caller":
+        """Return the caller reading documents on behalf of another reader. Raises
+        ForbiddenError if it may not."""
+        if not self.speaks_for_users:
+            raise ForbiddenError(
+                "This key may not read documents on behalf of users; an administrator"
+                " can create one with 'speaks_for_users'"
+            )
+        return msgspec.structs.replace(self, reader=reader, is_speaking=True)
 
     @property
     def has_api_key(self) -> bool:
@@ -136,6 +164,13 @@ def current_api_key(tenant: str) -> str:
         if caller is not None and caller.tenant == tenant and caller.has_api_key
         else ""
     )
+
+
+def current_reader(tenant: str) -> Reader:
+    """Return on whose behalf this task reads a tenant's documents: anybody, if the
+    request's caller belongs to another tenant or there is no request."""
+    caller = _outer.get()
+    return caller.reader if caller is not None and caller.tenant == tenant else ANYBODY
 
 
 def on_behalf(caller: Caller) -> Caller:

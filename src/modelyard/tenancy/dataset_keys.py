@@ -7,6 +7,7 @@ from modelyard.base.ids import new_id
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy import api_keys
+from modelyard.tenancy.caller import Caller, Role
 from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.resource_types import DatasetKey
 
@@ -23,12 +24,17 @@ class DatasetKeys:
         self._directory = directory
         self._keys = keys
 
-    async def create(self, tenant: str) -> str:
-        """Create a key and return it; it cannot be read again later. Raises
-        StorageUnavailableError."""
+    async def create(self, tenant: str, *, speaks_for_users: bool = False) -> str:
+        """Create a key and return it; it cannot be read again later.
+
+        With `speaks_for_users` its caller may name the user on whose behalf it
+        searches. Raises StorageUnavailableError.
+        """
         row, key = api_keys.generate_resource_key(_PREFIX)
         dataset_key = DatasetKey(
-            digest=self._keys.digest(key.encode()), hint=api_keys.hint(key)
+            digest=self._keys.digest(key.encode()),
+            hint=api_keys.hint(key),
+            speaks_for_users=speaks_for_users,
         )
         body = msgspec.json.encode(dataset_key).decode()
         await self._resources.add(
@@ -47,9 +53,9 @@ class DatasetKeys:
         await self._resources.remove(tenant, DatasetKey.kind, row)
         await self._directory.refresh()
 
-    def tenant_of(self, presented_key: str) -> str | None:
-        """Return the tenant that a key belongs to; None if it is invalid or the tenant
-        is disabled."""
+    def caller_of(self, presented_key: str) -> Caller | None:
+        """Return the caller that presents a key; None if the key is invalid or its
+        tenant is disabled."""
         row = api_keys.id_for(_PREFIX, presented_key)
         if not row:
             return None
@@ -63,4 +69,9 @@ class DatasetKeys:
             presented_key.encode(), key.digest
         ) or not self._directory.is_enabled(tenant):
             return None
-        return tenant
+        return Caller(
+            tenant=tenant,
+            role=Role.DEVELOPER,
+            manages_datasets=True,
+            speaks_for_users=key.speaks_for_users,
+        )

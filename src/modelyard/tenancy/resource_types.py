@@ -11,6 +11,7 @@ import msgspec
 
 from modelyard.base.number_bounds import Amount, Priority, Weight
 from modelyard.tenancy.caller import Caller, Role
+from modelyard.tenancy.reader import ANYBODY, Reader
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,7 +34,19 @@ class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     kind: ClassVar[str] = "user"
     role: Role = Role.DEVELOPER
     email: str = ""
+    groups: list[str] = []
+    """Groups of the user in access lists of documents."""
     is_enabled: bool = True
+
+
+class GroupClaims(msgspec.Struct, frozen=True, kw_only=True):
+    """The groups that the identity provider has named for a person at the last sign-in;
+    the resource's name is the person's email address."""
+
+    kind: ClassVar[str] = "group_claims"
+    groups: list[str]
+    valid_until: float
+    """Seconds since 1970."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,12 +65,16 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     unpriced: Literal["", "refuse", "count"] = ""
     """Whether calls whose price is unknown are refused or counted at the stated price,
     where a limit of money applies; empty for what the settings say."""
+    speaks_for_users: bool = False
+    """Whether its caller may name the user on whose behalf it reads documents."""
 
     def caller(self, tenant: str, id: str) -> Caller:
         """Return the caller that presents this key. The key must have been verified."""
+        reader = Reader(users=(self.user,)) if self.user else ANYBODY
         return Caller(tenant=tenant, key=id, user=self.user, role=self.role,
                       models=tuple(self.models), priority=self.priority,
-                      expires_at=self.expires_at, unpriced=self.unpriced)  # fmt: skip
+                      expires_at=self.expires_at, unpriced=self.unpriced,
+                      reader=reader, speaks_for_users=self.speaks_for_users)  # fmt: skip
 
 
 COMPLETED_FIELDS = "__completed"
@@ -338,6 +355,8 @@ class AppKey(msgspec.Struct, frozen=True, kw_only=True):
     """The app's id."""
     digest: str = ""
     hint: str = ""
+    speaks_for_users: bool = False
+    """Whether its caller may name the user on whose behalf it reads documents."""
 
 
 class DatasetKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -346,6 +365,8 @@ class DatasetKey(msgspec.Struct, frozen=True, kw_only=True):
     kind: ClassVar[str] = "dataset_key"
     digest: str = ""
     hint: str = ""
+    speaks_for_users: bool = False
+    """Whether its caller may name the user on whose behalf it reads documents."""
 
 
 class ToolProvider(msgspec.Struct, frozen=True, kw_only=True):
@@ -387,6 +408,7 @@ class TraceDestination(msgspec.Struct, frozen=True, kw_only=True):
 Stored = (
     Tenant
     | User
+    | GroupClaims
     | ApiKey
     | StoredCredential
     | Limit
@@ -412,6 +434,7 @@ KINDS: Mapping[str, type[Any]] = {
     for stored_class in (
         Tenant,
         User,
+        GroupClaims,
         ApiKey,
         StoredCredential,
         Limit,

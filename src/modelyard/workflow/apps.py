@@ -534,15 +534,22 @@ class Apps:
 
     # Keys
 
-    async def make_key(self, app_record: AppRecord) -> tuple[str, str]:
+    async def make_key(
+        self, app_record: AppRecord, *, speaks_for_users: bool = False
+    ) -> tuple[str, str]:
         """Create an API key of the app. Returns its id and the key, which cannot be
-        read again."""
+        read again.
+
+        With `speaks_for_users` its caller may name the user on whose behalf a run reads
+        documents: whoever creates such a key must be an administrator.
+        """
         row, key = api_keys.generate_resource_key("app")
         # Only a digest is stored, and a hint for people.
         app_key = AppKey(
             app=app_record.id,
             digest=self._keys.digest(key.encode()),
             hint=f"{key[:8]}…{key[-4:]}",
+            speaks_for_users=speaks_for_users,
         )
         body = msgspec.json.encode(app_key).decode()
         await self._resources.add(
@@ -572,9 +579,9 @@ class Apps:
         await self._resources.remove(app_record.tenant, AppKey.kind, row)
         await self._directory.refresh()
 
-    def get_by_key(self, presented_key: str) -> AppRecord | None:
-        """Return the app of an API key; None if the key is invalid, or its tenant or
-        app disabled."""
+    def get_by_key(self, presented_key: str) -> tuple[AppRecord, AppKey] | None:
+        """Return the app of an API key with the key's rights; None if the key is
+        invalid, or its tenant or app disabled."""
         row = api_keys.id_for("app", presented_key)
         key_entry: Any = self._directory.get_any_tenant(AppKey, row) if row else None
         if key_entry is None:
@@ -596,7 +603,7 @@ class Apps:
             ),
             "",
         )
-        return AppRecord(tenant, key.app, name, app)
+        return AppRecord(tenant, key.app, name, app), key
 
 
 def _check_same_kind(existing_app: AppRecord, app: App) -> None:

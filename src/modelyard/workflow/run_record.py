@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from modelyard.storage.database import Row
+from modelyard.tenancy.reader import ANYBODY, Reader
 from modelyard.workflow.engine import Status, Step
 
 # Fields in the JSON columns; the other fields have columns of their own.
@@ -21,6 +22,7 @@ _BODY = (
     "variables",
     "depth",
     "created_from",
+    "reader",
 )
 _RESULT = (
     "outputs",
@@ -63,6 +65,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     depth: int = 0
     created_at: float = 0.0
     created_from: str = "service-api"
+    reader: Reader = ANYBODY
+    """On whose behalf the run reads documents, also after it was resumed."""
     # The result so far
     status: Status = Status.RUNNING
     outputs: dict[str, Any] = {}

@@ -9,7 +9,7 @@ import msgspec
 
 from modelyard.base.schemas import is_large
 from modelyard.storage.database import StorageUnavailableError
-from modelyard.tenancy.caller import Caller, current_api_key
+from modelyard.tenancy.caller import Caller, current_api_key, current_reader
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Command, Status
 from modelyard.workflow.events import (
@@ -142,6 +142,7 @@ class Runs:
             root=record.root or app.roots[0],
             # Stored for whoever resumes the run, when there is no request any more.
             api_key=current_api_key(record.tenant),
+            reader=current_reader(record.tenant),
         )
         caller = self._caller_of(record)
         # False means that the id exists, for example after a repeated request.

@@ -39,7 +39,7 @@ from modelyard.sandbox.runner import (
 )
 from modelyard.sandbox.templates import render_in_process
 from modelyard.storage.files import FileStore
-from modelyard.tenancy.caller import Caller
+from modelyard.tenancy.caller import Caller, current_reader
 from modelyard.tenant_plugins.models import PluginModels
 from modelyard.transport.egress import EgressClient
 from modelyard.workflow.dsl import AppMapping
@@ -491,6 +491,8 @@ class TenantDatasets:
             model=model,
             mode="single" if data.retrieval_mode == "single" else "multiple",
             source="app",
+            # Of the run, which the tools and agents of its nodes share.
+            reader=current_reader(self._tenant),
             merge=(
                 _merge(data.multiple_retrieval_config)
                 if data.retrieval_mode == "multiple"

@@ -32,10 +32,11 @@ from modelyard.gateway.a2a.shapes import (
 from modelyard.gateway.chat_response import plain_events
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, sse_reply
 from modelyard.gateway.keep_alive import SSE_COMMENT
+from modelyard.gateway.service.authentication import app_caller, named_reader
 from modelyard.gateway.service.calls import ServiceError, status_and_code
 from modelyard.gateway.service.dependencies import ServiceDependencies, translate_events
 from modelyard.models.types import JSON
-from modelyard.tenancy.caller import Caller, Role
+from modelyard.tenancy.resource_types import AppKey
 from modelyard.workflow.apps import AppRecord
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
@@ -92,18 +93,16 @@ class Agents:
 
         Raises ServiceError if the caller is not authorized.
         """
-        app_record = self._find_app(request, request.names["agent"], is_card=is_card)
-        request.identify(
-            Caller(
-                tenant=app_record.tenant,
-                key=f"app:{app_record.id}",
-                role=Role.VIEWER,
-            )
+        app_record, key = self._find_app(
+            request, request.names["agent"], is_card=is_card
         )
+        request.identify(named_reader(app_caller(app_record, key), request))
         return app_record
 
-    def _find_app(self, request: Request, name: str, *, is_card: bool) -> AppRecord:
-        """Return the app whose API key the request presents.
+    def _find_app(
+        self, request: Request, name: str, *, is_card: bool
+    ) -> tuple[AppRecord, AppKey | None]:
+        """Return the app whose API key the request presents, with the key.
 
         A card needs no key if the app has a public page. Raises ServiceError otherwise.
         """
@@ -111,20 +110,20 @@ class Agents:
         scheme, _, key = (request.header(b"authorization") or "").partition(" ")
         presented_key = key.strip() if scheme.lower() == "bearer" else ""
         presented_key = presented_key or request.header(b"x-api-key") or ""
-        app_record = (
+        app_and_key = (
             self._parts.apps.get_by_key(presented_key) if presented_key else None
         )
         # The key must belong to the app in the path, which is named by its id or its
         # page token.
-        if app_record is not None and name in (
-            app_record.id,
-            app_record.stored.page.token,
+        if app_and_key is not None and name in (
+            app_and_key[0].id,
+            app_and_key[0].stored.page.token,
         ):
-            request.payer = app_record.tenant
-            return app_record
+            request.payer = app_and_key[0].tenant
+            return app_and_key
         public = self._parts.apps.get_by_page_token(name)
         if is_card and public is not None:
-            return public
+            return public, None
         raise ServiceError(
             401, "unauthorized", "App key required: send Authorization: Bearer app-…"
         )

@@ -513,6 +513,7 @@ class AppKeyView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     hint: str
     """The first and last characters of the key."""
+    speaks_for_users: bool = False
 
 
 class CreatedAppKey(msgspec.Struct, frozen=True, kw_only=True):

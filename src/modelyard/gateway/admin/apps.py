@@ -21,6 +21,7 @@ from modelyard.gateway.admin.requests import app_of, tenant_of
 from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, json_reply, read_json
 from modelyard.models.types import JSON
+from modelyard.tenancy.caller import ForbiddenError, Role
 from modelyard.workflow.app_appearance import AppearanceChange
 from modelyard.workflow.app_library import AppLibrary
 from modelyard.workflow.apps import AppRecord, Apps, DraftChangedError
@@ -260,16 +261,28 @@ class ImportedApps:
         """
         keys = self.apps.keys(app_of(request, self.apps))
         key_views = [
-            AppKeyView(id=key_record.id, hint=key.hint) for key_record, key in keys
+            AppKeyView(
+                id=key_record.id, hint=key.hint, speaks_for_users=key.speaks_for_users
+            )
+            for key_record, key in keys
         ]
         return json_reply({"data": key_views, "has_more": False})
 
     async def make_key(self, request: Request) -> Reply:
         """Create an API key. This response is the only one that contains it.
 
-        Raises NotFoundError.
+        Raises NotFoundError; ForbiddenError if a caller who is no administrator asks
+        for the right to speak for users: it reads every document.
         """
-        row, key = await self.apps.make_key(app_of(request, self.apps))
+        app_record = app_of(request, self.apps)
+        data = await request.body()
+        body = read_json(data) if data.strip() else {}
+        speaks = optional_field(body, "speaks_for_users", bool) or False
+        if speaks and not request.caller.role.covers(Role.ADMIN):
+            raise ForbiddenError(
+                "Only administrators create keys with 'speaks_for_users'"
+            )
+        row, key = await self.apps.make_key(app_record, speaks_for_users=speaks)
         return json_reply(CreatedAppKey(id=row, key=key), status=201)
 
     async def revoke_key(self, request: Request) -> Reply:

@@ -124,7 +124,7 @@ def _app_rows(apps: ImportedApps) -> Iterator[Row]:
               Listed(app_shapes.AppKeyView, _HAS_MORE))  # fmt: skip
     yield row("POST", f"{_APP}/keys", EDITOR, apps.make_key,
               "Create an API key of an app.", app_shapes.CreatedAppKey,
-              status=201)  # fmt: skip
+              request_body=inputs.AppKeyInput, needs_body=False, status=201)  # fmt: skip
     yield row(
         "DELETE",
         f"{_APP}/keys/{{key}}",

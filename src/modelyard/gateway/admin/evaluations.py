@@ -30,6 +30,7 @@ from modelyard.knowledge.evaluations import (
     parse_questions,
 )
 from modelyard.models.types import JSON
+from modelyard.tenancy.caller import ForbiddenError
 
 _MAX_GENERATED_QUESTIONS = 200
 
@@ -121,11 +122,20 @@ class DatasetEvaluations:
     async def _dataset(self, request: Request) -> Dataset:
         """Return the dataset of the request's path.
 
-        Raises NotFoundError.
+        Raises NotFoundError; ForbiddenError if it has access lists and the caller is no
+        administrator: an evaluation searches all documents, and tells their names.
         """
-        return await self.parts.datasets.get_by_id_or_name(
+        dataset = await self.parts.datasets.get_by_id_or_name(
             tenant_of(request), request.names["id"]
         )
+        if not request.caller.sees_all_documents and (
+            await self.parts.datasets.access.is_protected(dataset)
+        ):
+            raise ForbiddenError(
+                f"Dataset {dataset.name!r} has access lists: only administrators"
+                " evaluate it"
+            )
+        return dataset
 
 
 def _questions(body: JSON) -> list[LabelledQuestion]:

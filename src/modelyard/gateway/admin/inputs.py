@@ -196,6 +196,14 @@ class RefreshInput(Input, frozen=True, kw_only=True):
 # ------------------------------------------------------------------------------------ apps
 
 
+class AppKeyInput(Input, frozen=True, kw_only=True):
+    """Rights of a new API key of an app."""
+
+    speaks_for_users: bool = False
+    """Whether its caller may name the user on whose behalf the app reads documents; only
+    administrators give this right."""
+
+
 class AppInput(Input, frozen=True, kw_only=True):
     """An app to import."""
 

@@ -57,6 +57,8 @@ class UserView(StoredResource, frozen=True, kw_only=True):
 
     role: str = ""
     email: str = ""
+    groups: list[str] = []
+    """Groups of the user in access lists of documents."""
     is_enabled: bool = True
 
 
@@ -71,6 +73,7 @@ class KeyView(StoredResource, frozen=True, kw_only=True):
     expires_at: float | None = None
     revoked_at: float | None = None
     unpriced: str = ""
+    speaks_for_users: bool = False
 
 
 class CreatedKey(KeyView, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 import base64
 import html
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -14,6 +15,8 @@ from modelyard.people.account import SignInError
 from modelyard.people.accounts import Accounts
 from modelyard.people.oidc import Oidc, PendingSignIn
 
+RecordGroups = Callable[[str, str, Sequence[str]], Awaitable[None]]
+"""Stores what the identity provider says: (tenant, email address, groups)."""
 PREFIX = "/console/api/oidc/"
 _COOKIE = "modelyard-oidc"
 _SECONDS = 600
@@ -34,6 +37,7 @@ class OidcSteps:
     oidc: Oidc
     accounts: Accounts
     keeper: Authenticator
+    record_groups: RecordGroups
 
     async def begin(self, request: Request) -> Reply:
         """GET begin: redirect the browser to the identity provider."""
@@ -113,6 +117,8 @@ class OidcSteps:
         account = await self.accounts.sign_in_external(
             person.email, person.name, oidc.role, link=pending.link, state=pending.state
         )
+        # Before the session exists, which may search at once.
+        await self.record_groups(account.tenant, account.email, person.groups)
         token, _ = await self.accounts.sessions.open(
             account,
             request.header(b"user-agent") or "",

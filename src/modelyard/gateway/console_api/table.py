@@ -7,7 +7,7 @@ from modelyard.gateway.console_api.accounts import (
     OwnAccount,
     SignInRoutes,
 )
-from modelyard.gateway.console_api.oidc import OidcSteps
+from modelyard.gateway.console_api.oidc import OidcSteps, RecordGroups
 from modelyard.gateway.console_api.static import ConsoleFiles
 from modelyard.gateway.errors import OPENAI
 from modelyard.gateway.table import (
@@ -31,7 +31,12 @@ _AUDIT = (
 )
 
 
-def api(accounts: Accounts, keeper: Authenticator, oidc: Oidc | None) -> Api:
+def api(
+    accounts: Accounts,
+    keeper: Authenticator,
+    oidc: Oidc | None,
+    record_groups: RecordGroups,
+) -> Api:
     """Return the console's API. `oidc` is the identity provider, or None if there is
     none."""
     entrance = SignInRoutes(
@@ -46,7 +51,7 @@ def api(accounts: Accounts, keeper: Authenticator, oidc: Oidc | None) -> Api:
         *_account_rows(AccountsRoutes(accounts)),
     ]
     if oidc is not None:
-        rows += _oidc_rows(OidcSteps(oidc, accounts, keeper))
+        rows += _oidc_rows(OidcSteps(oidc, accounts, keeper, record_groups))
     return Api(name="console", title="Console",
                about="Sign-in, accounts, the audit log, and the console page.",
                prefixes=("/console",), errors=OPENAI, rows=tuple(rows))  # fmt: skip

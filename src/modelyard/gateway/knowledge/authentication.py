@@ -3,17 +3,18 @@
 import uuid
 from dataclasses import dataclass
 
-from modelyard.base.errors import NotFoundError
+from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Request
 from modelyard.gateway.knowledge.calls import DatasetParts, DatasetRequest
+from modelyard.gateway.service.authentication import named_reader
 from modelyard.gateway.service.calls import (
     ServiceError,
     read_object,
 )
 from modelyard.gateway.table import Answered, NoSuchPathError, Row
-from modelyard.tenancy.caller import Caller, Role
+from modelyard.tenancy.caller import Caller, ForbiddenError, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +32,16 @@ class DatasetAuthenticator:
         scheme, _, key = (request.header(b"authorization") or "").partition(" ")
         # Dataset keys have a prefix, so they are not looked up among the other keys.
         if scheme.lower() == "bearer" and key.strip().startswith("dataset-"):
-            tenant = self.parts.tenant_of_key(key.strip())
-            if tenant is None:
+            caller = self.parts.caller_of_key(key.strip())
+            if caller is None:
                 raise ServiceError(401, "unauthorized", "Access token is invalid")
-            return Caller(tenant=tenant, role=Role.DEVELOPER)
+            return named_reader(caller, request)
         # The knowledge API has its own error format.
         try:
             caller = await self.parts.gatekeeper.caller_of(request.scope)
-        except OriginError as error:
+        except InvokeBadRequestError as error:
+            raise ServiceError(400, "invalid_param", str(error)) from error
+        except (OriginError, ForbiddenError) as error:
             raise ServiceError(403, "forbidden", str(error)) from error
         except (UnauthorizedError, NotFoundError) as error:
             raise ServiceError(401, "unauthorized", str(error)) from error

@@ -21,8 +21,10 @@ from modelyard.knowledge.evaluations import Evaluations
 from modelyard.knowledge.external import ExternalKnowledge
 from modelyard.knowledge.models import KnowledgeModels
 from modelyard.knowledge.segment_imports import SegmentImports
+from modelyard.knowledge.stored.documents import document_not_found
 from modelyard.models.types import JSON
 from modelyard.storage.files import FileStore
+from modelyard.tenancy.caller import Caller
 from modelyard.workflow.pipelines import Pipelines
 
 T = TypeVar("T")
@@ -38,8 +40,8 @@ class DatasetParts:
     answerer: Answerer
     listed: Callable[[str, str], Sequence[Mapping[str, Any]]]
     """(tenant, model type) → providers with their models, in the format of the API."""
-    tenant_of_key: Callable[[str], str | None]
-    """API key of a dataset → its tenant, or None."""
+    caller_of_key: Callable[[str], Caller | None]
+    """API key of a dataset → its caller, or None."""
     gatekeeper: Authenticator
     files: FileStore
     origin: Callable[[], str]
@@ -82,8 +84,9 @@ class DatasetRequest:
         """The dataset service."""
         return self.parts.datasets
 
-    async def dataset(self) -> Dataset:
-        """Return the dataset of the path.
+    async def searched_dataset(self) -> Dataset:
+        """Return the dataset of the path, for searches: access lists restrict what they
+        find. All other routes use `dataset`.
 
         Raises NotFoundError.
         """
@@ -91,15 +94,48 @@ class DatasetRequest:
             self.tenant, self.names["dataset"]
         )
 
-    async def document(self) -> tuple[Dataset, Document]:
-        """Return the document of the path with its dataset.
+    async def dataset(self) -> Dataset:
+        """Return the dataset of the path, all of whose documents the caller may manage.
 
-        Raises NotFoundError.
+        Raises NotFoundError, ServiceError.
         """
-        dataset = await self.dataset()
-        return dataset, await self.datasets.store.documents.get(
+        dataset = await self.searched_dataset()
+        if not await self.manages(dataset):
+            raise ServiceError(
+                403,
+                "forbidden",
+                f"Dataset {dataset.name!r} has access lists: only administrators and"
+                " callers with a dataset key manage its documents",
+            )
+        return dataset
+
+    async def manages(self, dataset: Dataset) -> bool:
+        """Return whether the caller may see and change all documents of a dataset."""
+        return (
+            self.http_request.caller.sees_all_documents
+            or not await self.datasets.access.is_protected(dataset)
+        )
+
+    async def document(self) -> tuple[Dataset, Document]:
+        """Return the document of the path with its dataset. Callers who do not manage
+        the dataset may read what their searches may find.
+
+        Raises NotFoundError, ServiceError.
+        """
+        if self.http_request.method != "GET":
+            dataset = await self.dataset()
+        else:
+            dataset = await self.searched_dataset()
+        document = await self.datasets.store.documents.get(
             self.tenant, dataset.id, self.names["document"]
         )
+        retriever, reader = self.datasets.retriever, self.http_request.caller.reader
+        if not retriever.may_read(dataset, document, reader) and not (
+            await self.manages(dataset)
+        ):
+            # In the words of a document that does not exist.
+            raise document_not_found(document.id)
+        return dataset, document
 
     async def segment(self) -> tuple[Dataset, Document, Segment]:
         """Return the segment of the path with its document and dataset.

@@ -67,6 +67,9 @@ class DatasetCalls:
         source."""
         store = request.datasets.store
         counts = await store.documents.counts(request.tenant, dataset.id)
+        # How much there is that one may not read is none of the caller's business.
+        if not await request.manages(dataset):
+            counts = {}
         tags = (await store.tags.bindings(request.tenant)).get(dataset.id, [])
         externals: dict[str, Mapping[str, Any]] = {}
         # Only datasets of an external provider refer to external knowledge.
@@ -107,7 +110,9 @@ class DatasetCalls:
         page_datasets = matching_datasets[(page - 1) * limit : page * limit]
         data = [
             shapes.dataset_view(
-                dataset, counts.get(dataset.id), bindings.get(dataset.id, [])
+                dataset,
+                counts.get(dataset.id) if await request.manages(dataset) else None,
+                bindings.get(dataset.id, []),
             )
             for dataset in page_datasets
         ]
@@ -118,7 +123,7 @@ class DatasetCalls:
 
         Raises NotFoundError.
         """
-        return json_reply(await self._view(request, await request.dataset()))
+        return json_reply(await self._view(request, await request.searched_dataset()))
 
     async def change(self, request: DatasetRequest) -> Reply:
         """Change name, description or settings. Fields that are left out keep their
@@ -148,7 +153,7 @@ class DatasetCalls:
 
         Raises NotFoundError.
         """
-        await request.datasets.delete(request.tenant, request.names["dataset"])
+        await request.datasets.delete(request.tenant, (await request.dataset()).id)
         return Reply(b"", status=204)
 
     async def models(self, request: DatasetRequest) -> Reply:

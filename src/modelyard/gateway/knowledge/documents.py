@@ -11,6 +11,7 @@ import msgspec
 
 from modelyard.gateway.http import Reply, json_reply
 from modelyard.gateway.knowledge import shapes
+from modelyard.gateway.knowledge.access import access_of_body
 from modelyard.gateway.knowledge.calls import (
     DatasetParts,
     DatasetRequest,
@@ -23,6 +24,7 @@ from modelyard.gateway.service.calls import (
     ServiceError,
     list_of,
 )
+from modelyard.knowledge.access import principals_of_list
 from modelyard.knowledge.entities import (
     Dataset,
     DocForm,
@@ -55,7 +57,7 @@ class DocumentCalls:
         if old := body.get("original_document_id"):
             return await self._update(request, dataset, str(old), name=name, text=text)
         (document,) = await request.datasets.add_texts(
-            dataset, [(name, text)], **_indexing_options(body)
+            dataset, [(name, text)], **_new_document_options(body)
         )
         return self._document_reply(document, dataset)
 
@@ -71,12 +73,16 @@ class DocumentCalls:
             document = await request.datasets.store.documents.get(
                 request.tenant, dataset.id, str(old)
             )
+            await _change_access(request, dataset, document, body)
             indexed_document = await request.datasets.update_file(
                 dataset, document, name, data, **_indexing_options(body)
             )
         else:
             indexed_document = await request.datasets.add_file(
-                dataset, str(body.get("name") or name), data, **_indexing_options(body)
+                dataset,
+                str(body.get("name") or name),
+                data,
+                **_new_document_options(body),
             )
         return self._document_reply(indexed_document, dataset)
 
@@ -131,6 +137,7 @@ class DocumentCalls:
         document = await request.datasets.store.documents.get(
             request.tenant, dataset.id, document_id
         )
+        await _change_access(request, dataset, document, request.payload())
         updated_document = await request.datasets.update_text(
             dataset, document, **values, **_indexing_options(request.body)
         )
@@ -162,6 +169,7 @@ class DocumentCalls:
             )
         name, data = uploaded_file(request)
         options = _indexing_options(body)
+        await _change_access(request, dataset, document, body)
         # An explicit name wins over the name of the file.
         if body.get("name"):
             options["title"] = str(body["name"])
@@ -409,6 +417,27 @@ def _indexing_options(body: Mapping[str, Any]) -> dict[str, Any]:
     if body.get("doc_language"):
         options["language"] = str(body["doc_language"])
     return options
+
+
+def _new_document_options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a new document: it has its access list from the beginning.
+
+    Raises ServiceError.
+    """
+    readers = principals_of_list(access_of_body(body))
+    return {**_indexing_options(body), "readers": readers}
+
+
+async def _change_access(
+    request: DatasetRequest,
+    dataset: Dataset,
+    document: Document,
+    body: Mapping[str, Any],
+) -> None:
+    """Set the access list that a request for a document's new content contains, before
+    that content can be found. Raises ServiceError."""
+    if (access := access_of_body(body)) is not None:
+        await request.datasets.access.set(dataset, {document.id: access})
 
 
 def _zip(files: Sequence[tuple[str, bytes]]) -> bytes:

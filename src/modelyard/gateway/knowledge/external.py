@@ -21,6 +21,7 @@ from modelyard.knowledge.entities import (
 )
 from modelyard.knowledge.retrieve import Retrieval
 from modelyard.models.types import JSON
+from modelyard.tenancy.caller import Caller
 
 
 class ExternalCalls:
@@ -37,7 +38,6 @@ class ExternalCalls:
         """
         try:
             request.identify(await self._callers.authenticate(request))
-            tenant = request.tenant
         except ServiceError as error:
             # 1001: the header is malformed; 1002: the key is invalid.
             code = (
@@ -47,7 +47,9 @@ class ExternalCalls:
             )
             return json_reply({"error_code": code, "error_msg": str(error)}, status=403)
         try:
-            retrieval = await self._search(tenant, read_object(await request.body()))
+            retrieval = await self._search(
+                request.caller, read_object(await request.body())
+            )
         except NotFoundError as error:
             # 2001: the knowledge does not exist.
             return json_reply({"error_code": 2001, "error_msg": str(error)}, status=404)
@@ -55,7 +57,7 @@ class ExternalCalls:
             raise InvokeBadRequestError(f"retrieval_setting: {error}") from error
         return json_reply({"records": [_record(hit) for hit in retrieval.hits]})
 
-    async def _search(self, tenant: str, body: JSON) -> Retrieval:
+    async def _search(self, caller: Caller, body: JSON) -> Retrieval:
         """Search the dataset that the body names.
 
         Raises NotFoundError, and ValueError or TypeError for an invalid setting.
@@ -71,15 +73,16 @@ class ExternalCalls:
         conditions = _external_conditions(body.get("metadata_condition"))
         datasets = self._parts.datasets
         dataset = await datasets.store.datasets.get(
-            tenant, str(body.get("knowledge_id") or "")
+            caller.tenant, str(body.get("knowledge_id") or "")
         )
         return await datasets.search(
-            tenant,
+            caller.tenant,
             [dataset.id],
             str(body.get("query") or ""),
             settings=settings,
             conditions=conditions,
             source="external",
+            reader=caller.reader,
         )
 
 

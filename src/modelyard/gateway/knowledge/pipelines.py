@@ -87,7 +87,7 @@ class PipelineCalls:
         is_draft = published_option == "false"
         pipelines = request.parts.pipelines
         _, _, app = await pipelines.find_for_dataset(
-            request.tenant, request.names["dataset"], is_draft=is_draft
+            request.tenant, (await request.dataset()).id, is_draft=is_draft
         )
         return json_reply(pipelines.sources(request.tenant, app))
 
@@ -99,7 +99,7 @@ class PipelineCalls:
         body = request.body
         pipelines = request.parts.pipelines
         _, _, app = await pipelines.find_for_dataset(
-            request.tenant, request.names["dataset"], is_draft=_is_draft(body)
+            request.tenant, (await request.dataset()).id, is_draft=_is_draft(body)
         )
         events = pipelines.browse(
             request.tenant,
@@ -133,7 +133,7 @@ class PipelineCalls:
                 400, "invalid_param", "response_mode must be streaming or blocking"
             )
         dataset, app_record, app = await pipelines.find_for_dataset(
-            request.tenant, request.names["dataset"], is_draft=_is_draft(body)
+            request.tenant, (await request.dataset()).id, is_draft=_is_draft(body)
         )
         infos = list_of(body, "datasource_info_list")
         if not all(isinstance(info, dict) for info in infos):

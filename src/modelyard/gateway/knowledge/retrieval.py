@@ -36,7 +36,7 @@ class RetrievalCalls:
 
         Raises NotFoundError, ServiceError.
         """
-        dataset, body = await request.dataset(), request.body
+        dataset, body = await request.searched_dataset(), request.body
         query = body.get("query")
         if not isinstance(query, str) or not query.strip():
             raise ServiceError(400, "invalid_param", "'query' is required")
@@ -63,6 +63,7 @@ class RetrievalCalls:
             query,
             settings=settings,
             external=external_settings,
+            reader=request.http_request.caller.reader,
         )
         return json_reply(
             {
@@ -81,7 +82,7 @@ class RetrievalCalls:
 
         Raises NotFoundError, ServiceError.
         """
-        dataset, body = await request.dataset(), request.body
+        dataset, body = await request.searched_dataset(), request.body
         query = body.get("query")
         if not isinstance(query, str) or not query.strip():
             raise ServiceError(400, "invalid_param", "'query' is required")
@@ -98,7 +99,11 @@ class RetrievalCalls:
                 body["retrieval_model"], RetrievalSettings, "retrieval_model"
             )
         asking = SearchRequest(
-            tenant=request.tenant, query=query, settings=settings, source="ask"
+            tenant=request.tenant,
+            query=query,
+            settings=settings,
+            source="ask",
+            reader=request.http_request.caller.reader,
         )
         manner = AnswerOptions(model=str(body.get("model") or "default"), checks=checks)
         answerer = self._parts.answerer

@@ -46,6 +46,7 @@ DATASET = object_schema(
         "description": or_null(TEXT),
         "provider": string_enum("vendor", "external"),
         "permission": string_enum("only_me", "all_team_members", "partial_members"),
+        "default_access": string_enum("everyone", "nobody"),
         "data_source_type": or_null(TEXT),
         "indexing_technique": string_enum("high_quality", "economy"),
         "document_count": INTEGER,
@@ -216,6 +217,10 @@ FIELDS = object_schema({"doc_metadata": list_of(FIELD), "built_in_field_enabled"
 BUILT_IN_FIELDS = object_schema(
     {"fields": list_of(object_schema({"name": TEXT, "type": TEXT}))}
 )
+ACCESS = object_schema(users=list_of(TEXT), groups=list_of(TEXT), everyone=FLAG)
+ACCESS_ANSWER = object_schema(
+    {"access": or_null(ACCESS), "default_access": string_enum("everyone", "nobody")}
+)
 DONE = object_schema({"result": string_enum("success")})
 TAG = object_schema({"id": TEXT, "name": TEXT, "type": TEXT, "binding_count": TEXT})
 TAGS = list_of(TAG)
@@ -259,6 +264,7 @@ DATASET_REQUEST = object_schema(
     name=TEXT,
     description=or_null(TEXT),
     permission=or_null(TEXT),
+    default_access=or_null(TEXT),
     provider=or_null(TEXT),
     indexing_technique=or_null(TEXT),
     embedding_model=or_null(TEXT),
@@ -275,6 +281,7 @@ TEXT_REQUEST = object_schema(
     doc_language=or_null(TEXT),
     process_rule=or_null(OBJECT),
     original_document_id=or_null(TEXT),
+    access=or_null(ACCESS),
 )
 QUERY_REQUEST = object_schema(
     {"query": TEXT},
@@ -285,6 +292,13 @@ ASK_REQUEST = object_schema(
     {"query": TEXT}, model=or_null(TEXT), check=or_null(TEXT), stream=or_null(FLAG)
 )
 IDS_REQUEST = object_schema({"document_ids": list_of(TEXT)})
+ACCESS_CHANGES = object_schema(
+    {
+        "documents": list_of(
+            object_schema({"document_id": TEXT, "access": or_null(ACCESS)})
+        )
+    }
+)
 SEGMENTS_REQUEST = object_schema(
     {
         "segments": list_of(

@@ -29,6 +29,7 @@ from modelyard.models.types import ModelType
 
 _FIELD_TYPES: Mapping[str, Any] = {
     "permission": str,
+    "default_access": str,
     "provider": str,
     "embedding_model": str,
     "embedding_model_provider": str,
@@ -139,6 +140,10 @@ def _check_choices(changed: Mapping[str, Any]) -> None:
     if changed.get("provider", "vendor") not in ("vendor", "external"):
         raise ServiceError(
             400, "invalid_param", "'provider' must be vendor or external"
+        )
+    if changed.get("default_access", "everyone") not in ("everyone", "nobody"):
+        raise ServiceError(
+            400, "invalid_param", "'default_access' must be everyone or nobody"
         )
     if changed.get("permission", "only_me") not in _PERMISSIONS:
         raise ServiceError(

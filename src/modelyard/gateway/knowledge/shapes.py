@@ -46,6 +46,7 @@ def dataset_view(
         "description": dataset.description or None,
         "provider": settings.provider,
         "permission": settings.permission,
+        "default_access": settings.default_access,
         "data_source_type": "upload_file" if counts else None,
         "indexing_technique": settings.indexing_technique.value,
         "app_count": 0,

@@ -6,6 +6,7 @@ Older clients write underscores in paths where newer ones write dashes; both are
 from collections.abc import Awaitable, Callable, Iterator
 
 from modelyard.gateway.knowledge import schemas
+from modelyard.gateway.knowledge.access import AccessCalls
 from modelyard.gateway.knowledge.authentication import (
     DatasetAuthenticator,
     DatasetGateway,
@@ -56,6 +57,7 @@ def api(parts: DatasetParts) -> Api:
     rows = (
         *_dataset_rows(DatasetCalls(parts)),
         *_document_rows(DocumentCalls(parts)),
+        *_access_rows(AccessCalls()),
         *_segment_rows(SegmentCalls()),
         *_retrieval_rows(RetrievalCalls(parts)),
         *_metadata_rows(MetadataCalls()),
@@ -261,6 +263,20 @@ def _document_status_rows(calls: DocumentCalls) -> Iterator[Row]:
                "Get the indexing progress of a batch.", schemas.INDEXING)  # fmt: skip
     yield _row("POST", f"{_DOCUMENT}/{{command}}-indexing", calls.command,
                "Pause, resume, retry or cancel indexing.", schemas.DONE)  # fmt: skip
+
+
+def _access_rows(calls: AccessCalls) -> Iterator[Row]:
+    """Yield the rows of access lists."""
+    access = f"{_DOCUMENT}/access"
+    yield _row("GET", access, calls.get, "Get the access list of a document.",
+               schemas.ACCESS_ANSWER, errors=(403,))  # fmt: skip
+    yield _row("PUT", access, calls.set, "Set the access list of a document.",
+               schemas.ACCESS_ANSWER, request_body=schemas.ACCESS, errors=(403,))  # fmt: skip
+    yield _row("DELETE", access, calls.remove, "Remove the access list of a document.",
+               None, errors=(403,))  # fmt: skip
+    yield _row("POST", f"{_DATASET}/documents/access", calls.set_many,
+               "Set the access lists of several documents.", schemas.DONE,
+               request_body=schemas.ACCESS_CHANGES, errors=(403,))  # fmt: skip
 
 
 def _segment_rows(calls: SegmentCalls) -> Iterator[Row]:

@@ -55,6 +55,9 @@ class IndexQuery:
     candidates: int = 100
     documents: Collection[str] | None = None
     """Restrict the search to these documents; None for all."""
+    hides_others: bool = False
+    """Whether scores must not depend on other documents: then an index weights terms by
+    the documents to which the search is restricted, if it can."""
 
 
 @dataclass(frozen=True, slots=True)

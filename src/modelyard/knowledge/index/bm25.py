@@ -103,16 +103,22 @@ def score_entries(
     total: int,
     alive: int,
     average: float,
+    *,
+    counted: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the share of the query's terms that each of `total` entries contains: 0 to
-    1, shape (total,)."""
+    1, shape (total,).
+
+    Terms are weighted by the number of entries that contain them, of the `alive` ones;
+    `counted` is True for the entries that count, None for all.
+    """
     max_score = 0.0
     slots: list[np.ndarray] = []
     worth: list[np.ndarray] = []
     for term, times in query_terms.items():
         postings = [(part, *part.term_range(term)) for part in parts]
         # Document frequencies are summed over all blocks.
-        holding = sum(stop - start for _, start, stop in postings)
+        holding = sum(_entry_count(*posting, counted) for posting in postings)
         weight = times * idf(holding, alive)
         max_score += weight
         for part, start, stop in postings:
@@ -133,6 +139,15 @@ def score_entries(
     )
     # The score that an entry with all terms at normal frequency would have becomes 1.
     return (scores / max_score).astype(np.float32)
+
+
+def _entry_count(
+    part: PostingBlock, start: int, stop: int, counted: np.ndarray | None
+) -> int:
+    """Return how many entries a range of postings has, of those that count."""
+    if counted is None:
+        return stop - start
+    return int(counted[part.entry_indexes(start, stop)].sum())
 
 
 def top_indexes(

@@ -55,6 +55,7 @@ _TUNING_QUERIES, _TARGET_RECALL, _EXPANSION_STEPS = (
 )
 # Score of excluded entries: lower than any cosine.
 _EXCLUDED_SCORE = -4.0
+_MAX_MASKS = 64
 # If at most one entry in 16 is allowed, the allowed ones are compared exactly.
 _EXACT_SEARCH_RATIO = 16
 
@@ -85,6 +86,8 @@ class SpaceIndex:
         self._graph_size = 0
         self._is_building = False
         self._lock = threading.Lock()
+        self._masks: OrderedDict[int, tuple[frozenset[str], np.ndarray]] = OrderedDict()
+        """The entries of sets of documents, by the identity of the set, which is held."""
 
     @property
     def bytes(self) -> int:
@@ -269,7 +272,7 @@ class SpaceIndex:
             return []
         mask = self._mask(search_request.documents, size)
         keyword_scores = (
-            self._keyword_scores(search_request.text, parts, size, mask)
+            self._keyword_scores(search_request, parts, size, mask)
             if search_request.text is not None
             else None
         )
@@ -296,6 +299,17 @@ class SpaceIndex:
         alive = self._is_alive[:size]
         if documents is None:
             return None if self.alive_count >= size else alive
+        # What a reader may read is the same set in search after search.
+        with self._lock:
+            held_set, mask = self._masks.get(id(documents), (None, alive))
+        if held_set is not documents or len(mask) != size:
+            mask = self._entries_of(documents, size)
+            if isinstance(documents, frozenset):
+                self._hold_mask(documents, mask)
+        return mask & alive
+
+    def _entries_of(self, documents: Collection[str], size: int) -> np.ndarray:
+        """Return a mask of the entries of documents, deleted ones included."""
         # Map the allowed documents to a table by number, then look up all entries at
         # once.
         is_allowed = np.zeros(len(self._document_numbers) + 1, np.bool_)
@@ -303,11 +317,18 @@ class SpaceIndex:
         is_allowed[
             [numbers[document] for document in documents if document in numbers]
         ] = True
-        return is_allowed[self._documents[:size]] & alive
+        return is_allowed[self._documents[:size]]
+
+    def _hold_mask(self, documents: frozenset[str], mask: np.ndarray) -> None:
+        """Store the mask of a set of documents, and drop the oldest beyond the limit."""
+        with self._lock:
+            self._masks[id(documents)] = documents, mask
+            while len(self._masks) > _MAX_MASKS:
+                self._masks.popitem(last=False)
 
     def _keyword_scores(
         self,
-        text: str,
+        search_request: IndexQuery,
         parts: Sequence[PostingBlock],
         size: int,
         mask: np.ndarray | None,
@@ -317,9 +338,11 @@ class SpaceIndex:
         The array has `size` elements. `mask` is True for the entries that may be found,
         or None for all.
         """
-        total = max(1, self.alive_count)
+        counted = mask if search_request.hides_others else None
+        alive = self.alive_count if counted is None else int(counted.sum())
+        query_terms = query_term_counts(search_request.text or "")
         scores = score_entries(
-            parts, query_term_counts(text), size, total, self._mean_length
+            parts, query_terms, size, max(1, alive), self._mean_length, counted=counted
         )
         if mask is not None:
             scores[~mask] = 0

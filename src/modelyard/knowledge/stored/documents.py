@@ -36,7 +36,7 @@ class StoredDocuments(Repository):
         """Return a document. Raises NotFoundError."""
         rows = await self._rows("get", tenant=tenant, dataset=dataset, id=id)
         if not rows:
-            raise _not_found(id)
+            raise document_not_found(id)
         return read_document(rows[0])
 
     async def of_source(
@@ -48,7 +48,7 @@ class StoredDocuments(Repository):
             "of_source", tenant=tenant, dataset=dataset, source_key=key
         )
         if not rows:
-            raise _not_found(key)
+            raise document_not_found(key)
         return read_document(rows[0])
 
     async def list_page(
@@ -193,7 +193,7 @@ class StoredDocuments(Repository):
     def require(self, connection: Connection, tenant: str, id: str) -> None:
         """Raise NotFoundError if the document does not exist."""
         if not self._step(connection, "exists", id, tenant):
-            raise _not_found(id)
+            raise document_not_found(id)
 
     def append(
         self,
@@ -240,7 +240,7 @@ class StoredDocuments(Repository):
             document.id,
         )
         if not self._step(connection, "describe", *values):
-            raise _not_found(document.id)
+            raise document_not_found(document.id)
 
     def reset_for_indexing(
         self, connection: Connection, document: Document, generation: int
@@ -264,7 +264,7 @@ class StoredDocuments(Repository):
             document.id,
         )
         if not self._step(connection, "again", *values):
-            raise _not_found(document.id)
+            raise document_not_found(document.id)
 
     def set_flags(
         self, connection: Connection, document: Document, generation: int
@@ -322,7 +322,9 @@ class StoredDocuments(Repository):
         ]
 
 
-def _not_found(id: str) -> NotFoundError:
+def document_not_found(id: str) -> NotFoundError:
+    """Return the error of an id that no document has, or none that the caller may
+    know of."""
     return NotFoundError(
         f"Document {id[:80]!r} does not exist", code="document_not_found"
     )

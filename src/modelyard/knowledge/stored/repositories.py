@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from modelyard.knowledge.stored.access_lists import StoredAccessLists
 from modelyard.knowledge.stored.datasets import StoredDatasets
 from modelyard.knowledge.stored.documents import StoredDocuments
 from modelyard.knowledge.stored.entries import StoredEntries
@@ -27,6 +28,7 @@ class KnowledgeStore:
     clock: Callable[[], float]
     datasets: StoredDatasets
     documents: StoredDocuments
+    access: StoredAccessLists
     claims: DocumentClaims
     texts: StoredTexts
     segments: StoredSegments
@@ -62,6 +64,7 @@ def open_store(
         clock=clock,
         datasets=datasets,
         documents=documents,
+        access=StoredAccessLists(database, datasets),
         claims=claims,
         texts=texts,
         segments=segments,

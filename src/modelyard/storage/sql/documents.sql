@@ -79,9 +79,17 @@ WHERE tenant = :tenant AND dataset = :dataset AND generation > :since;
 -- Whether a document is restricted, disabled or archived.
 SELECT 1 AS found FROM documents WHERE dataset = :dataset AND (readers <> '[]' OR is_enabled = 0 OR is_archived = 1) LIMIT 1;
 
+-- name: has_lists
+-- Whether a document has an access list.
+SELECT 1 AS found FROM documents WHERE dataset = :dataset AND readers <> '[]' LIMIT 1;
+
+-- name: set_readers
+-- Change the access list of a document, whose content stays as old as it was.
+UPDATE documents SET readers = ?, generation = ? WHERE tenant = ? AND dataset = ? AND id = ? RETURNING id;
+
 -- name: sources
--- Sources and digests of the documents of a dataset, for synchronisation.
-SELECT id, name, digest, source, status FROM documents WHERE tenant = :tenant AND dataset = :dataset;
+-- Sources, digests and access lists of the documents of a dataset, for synchronisation.
+SELECT id, name, digest, source, status, readers FROM documents WHERE tenant = :tenant AND dataset = :dataset;
 
 -- name: describe
 -- Change name, metadata and readers of a document.
