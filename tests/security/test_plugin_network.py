@@ -10,11 +10,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from modelyard.plugins.egress_proxy import EgressProxy
 from tools.show.plugin_attacks import attacker
 
 from modelyard.base.errors import PackageError
 from modelyard.base.settings import EgressSettings
-from modelyard.plugins.egress_proxy import EgressProxy
 from modelyard.plugins.manifest import read_manifest
 from modelyard.plugins.package import package_folder
 from modelyard.tenant_plugins.grants import Grant

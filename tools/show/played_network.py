@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trustme
-
 from modelyard.plugins.egress_proxy import EgressProxy
+
 from modelyard.plugins.host import PluginHost
 from modelyard.testing import Handler, Upstream
 from modelyard.transport.origins import Origin
