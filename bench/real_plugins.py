@@ -13,6 +13,7 @@ from typing import Any
 
 from tools.show.plain_plugins import first_answer, plain_plugin
 from tools.show.plugged import EXAMPLES, plugin_settings, proportional_memory_mb
+from tools.show.proof import ready_home
 from tools.show.real_plugins import first_call, spread
 
 from modelyard.app import Modelyard
@@ -156,7 +157,9 @@ async def _median(call: Any) -> float:
 async def _measure(repository: Path, name: Path) -> dict[str, Any]:
     """Measure everything in a temporary folder."""
     folders = [path.parent for path in sorted(repository.rglob(MANIFEST))]
-    home = name / "home"
+    # The environments of this machine, as far as there are any: only starts and
+    # installations are measured, not downloads.
+    home = ready_home(name / "home")
     async with Modelyard(plugin_settings(home)) as yard:
         plugins = await _install(yard, spread(folders, 2 * COUNT))
         # Once before the clock, so that files are in memory for both ways.

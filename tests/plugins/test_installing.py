@@ -322,3 +322,32 @@ def test_providers_add_takes_the_form_of_a_plugin(run: Run, tmp_path: Path):  # 
     unknown = providers("add", "mockgtp", "--api-key", "k")
     assert unknown.returncode == 1
     assert "no installed plugin offers it" in unknown.stderr
+
+
+# ------------------------------------------------------------------------- packages
+
+
+def test_a_class_beside_a_source_is_no_file(tmp_path: Path):
+    source = shutil.copytree(EXAMPLES / "toolbox", tmp_path / "toolbox")
+    path = source / "tools" / "add.yaml"
+    text = path.read_text()
+    assert "source: tools/add.py" in text
+    path.write_text(
+        text.replace("source: tools/add.py", "source: tools/add.py, class: AddTool")
+        if "{source" in text
+        else text.rstrip() + "\n    class: AddTool\n"
+    )
+    assert package_folder(source).manifest.name == "toolbox"
+    path.write_text(text.replace("source: tools/add.py", "source: tools/none.py"))
+    with pytest.raises(PackageError, match=r"tools/none\.py"):
+        package_folder(source)
+
+
+def test_the_rules_of_a_linked_ignore_file_apply(tmp_path: Path):
+    source = shutil.copytree(EXAMPLES / "toolbox", tmp_path / "toolbox")
+    (tmp_path / "rules").write_text("*.log\n")
+    (source / ".difyignore").symlink_to(tmp_path / "rules")
+    (source / "x.log").write_text("x")
+    files = package_folder(source).files
+    assert "x.log" not in files
+    assert ".difyignore" not in files

@@ -19,6 +19,10 @@ import { SimpleForm } from "./prompt-form";
 
 // It brings the charts, which the page's other tabs do not need.
 const Statistics = lazy(() => import("./app-statistics").then((module) => ({ default: module.Statistics })));
+// It has the controls of the canvas.
+const AgentAppForm = lazy(() =>
+  import("../canvas/agent-app-form").then((module) => ({ default: module.AgentAppForm })),
+);
 const Code = lazy(() => import("../components/code").then((module) => ({ default: module.Code })));
 
 export const AppPage = () => {
@@ -357,6 +361,11 @@ const Setup = ({ id }: { id: string }) => {
       <Trouble of={[file, save]} />
       {app.data && ["chat", "agent-chat", "completion"].includes(app.data.mode) && (
         <SimpleForm mode={app.data.mode} text={shown} onChange={edit} />
+      )}
+      {app.data?.mode === "agent" && (
+        <Suspense fallback={null}>
+          <AgentAppForm id={id} text={shown} onChange={edit} />
+        </Suspense>
       )}
       <h3>{t.allOfTheFile}</h3>
       <Suspense fallback={<p className="soft">…</p>}>

@@ -1,6 +1,7 @@
 import { createElement } from "react";
 import { describe, expect, test } from "vitest";
 import SCHEMAS from "../../../tests/data/declared-outputs.json";
+import { AgentAppForm, agentOfApp, withAgentValue } from "../../src/canvas/agent-app-form";
 import { PACKAGE_FIELDS } from "../../src/canvas/agent-fields";
 import {
   addPackage,
@@ -283,5 +284,50 @@ describe("a new agent node with a task", () => {
     for (const spec of allSpecs(PACKAGE_FIELDS)) expect(T.fields, spec.path).toHaveProperty(spec.label);
     for (const spec of allSpecs(FIELDS.agent!).filter(({ kind }) => kind === "select"))
       expect(spec.options!.length, spec.path).toBeGreaterThan(1);
+  });
+});
+
+describe("an app that is an agent", () => {
+  const FILE = "dsl-0.7/agent-app.yml";
+
+  test("has the form of its agent", () => {
+    const html = draw(createElement(AgentAppForm, { id: "a1", text: fileNamed(FILE), onChange: () => undefined }));
+    for (const text of [T.fields.systemPrompt, T.fields.tools, T.fields.contacts]) expect(html).toContain(text);
+    for (const text of ["", "app: [", "agent_packages: {a: {}, b: {}}"])
+      expect(draw(createElement(AgentAppForm, { id: "a1", text, onChange: () => undefined }))).toBe("");
+  });
+
+  test("runs the agent that it names, or the only one", () => {
+    const agents = { a: { soul: 1 }, b: { soul: 2 } };
+    expect(agentOfApp({ agent: { package_ref: "b" }, agent_packages: agents })).toEqual(["b", { soul: 2 }]);
+    expect(agentOfApp({ agent_packages: { a: agents.a } })).toEqual(["a", { soul: 1 }]);
+    expect(agentOfApp({ agent_packages: agents })).toBeNull();
+    expect(agentOfApp({ agent: { package_ref: "gone" }, agent_packages: { a: agents.a } })).toBeNull();
+  });
+
+  test("is the same if a form writes what there is, and changes at one place otherwise", () => {
+    const text = fileNamed(FILE);
+    const [reference, agent] = agentOfApp(fromYaml(text))!;
+    for (const { path } of PACKAGE_FIELDS) {
+      const value = getIn(agent, path);
+      if (value !== undefined)
+        expect(fromYaml(withAgentValue(text, reference, path, agent)), path).toEqual(fromYaml(text));
+      const changed = setIn(agent, path, "new");
+      const expected = replacePackage(fromYaml(text), reference, changed);
+      expect(fromYaml(withAgentValue(text, reference, path, changed)), path).toEqual(expected);
+    }
+  });
+
+  test("keeps comments, and gets objects that were missing", () => {
+    const text = "# ours\nagent_packages:\n  a: # the agent\n    soul:\n      prompt: null\n";
+    const agent = setIn({ soul: { prompt: null } }, "soul.prompt.system_prompt", "Be brief.");
+    const written = withAgentValue(text, "a", "soul.prompt.system_prompt", agent);
+    expect(written).toContain("# ours");
+    expect(written).toContain("# the agent");
+    expect(fromYaml(written)).toEqual({ agent_packages: { a: agent } });
+    const contacts = setIn(agent, "soul.human.contacts", []);
+    expect(fromYaml(withAgentValue(written, "a", "soul.human.contacts", contacts))).toEqual({
+      agent_packages: { a: contacts },
+    });
   });
 });

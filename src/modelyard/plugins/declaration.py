@@ -514,11 +514,12 @@ def _source_files(document: Any) -> list[str]:
 
 
 def _python_files(extra: Any) -> list[str]:
-    """Return the files in `extra.python`, whose values are one file or a list of
-    files; `class` names what to take from a file."""
+    """Return the files in `extra.python`: one file or a list under each key that names
+    a source. Other keys, such as `class`, say more about them."""
     python = extra.get("python") if is_object(extra) else None
     files: list[str] = []
     for name, value in (python or EMPTY_OBJECT).items():
-        if name != "class":
+        # `source`, `provider_source` and `model_sources`.
+        if name.endswith(("source", "sources")):
             files += map(str, value if is_array(value) else [value])
     return files
