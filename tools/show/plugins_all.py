@@ -253,7 +253,9 @@ def _report(outcome: Outcome) -> None:
 @contextmanager
 def busy_loops(count: int) -> Generator[None]:
     """Keep processors busy during a block."""
-    command = [sys.executable, "-c", "while True: pass"]
+    # A loop must not outlive a proof that is killed.
+    loop = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+    command = [sys.executable, "-c", loop]
     processes = [
         subprocess.Popen(command, start_new_session=True) for _ in range(count)
     ]

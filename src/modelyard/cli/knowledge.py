@@ -108,6 +108,7 @@ def _reader(as_user: str | None, as_groups: tuple[str, ...]) -> "Reader":
 
     if as_user is None and not as_groups:
         return UNRESTRICTED
+    # Groups alone restrict the search too, even if no user is named.
     return reader_of(as_user or "", as_groups)
 
 
@@ -406,6 +407,7 @@ async def _dataset(
             embedding_model_provider=provider,
             doc_form=DocForm(f"{form}_model"),
         )
+        # The note reveals a mistyped name, which creates a dataset instead of an error.
         print_note(f"created dataset {name!r}")
         return await datasets.create(tenant, name, settings=settings)
 
@@ -496,6 +498,7 @@ async def _wait_for_indexing(
             )
             total = int(counts["documents"]) if counts else 0
             bar.update(task, total=total, completed=total - waiting - working)
+            # Paused documents count as neither, so they are not waited for.
             if not waiting + working:
                 break
             await asyncio.sleep(0.1)
@@ -528,6 +531,7 @@ async def _list_datasets(
 ) -> None:
     """Print the tenant's datasets with their sizes."""
     counts = await parts.stored.documents.counts(tenant)
+    # Datasets without documents are absent from the counts.
     empty = {"documents": 0, "words": 0}
     rows = [
         {
@@ -555,6 +559,7 @@ async def _list_documents(
 ) -> None:
     """Print the documents of a dataset with their status."""
     dataset = await parts.datasets.get_by_id_or_name(tenant, name)
+    # The command has no option for further pages, so one page must hold them all.
     documents, _ = await parts.stored.documents.list_page(
         tenant, dataset.id, limit=100_000
     )
@@ -608,6 +613,7 @@ def search(
 ) -> None:
     """Search a dataset. Prints the hits for QUERY, best first, with the score of each
     search stage."""
+    # Read before the library opens, so that a missing query fails at once.
     query_text = " ".join(input_texts(query, "query"))
 
     async def search_dataset(yard: "Modelyard") -> None:
@@ -812,6 +818,7 @@ def evaluate(
         """Evaluate the presets and print their results."""
         from modelyard.knowledge.evaluate import PRESETS, best_share, load_collection
 
+        # Checked first, because indexing the collection may take long and cost money.
         if unknown := [name for name in preset_names if name not in PRESETS]:
             raise click.UsageError(
                 f"--only: unknown setting {unknown[0]!r}; expected one of"
@@ -846,6 +853,7 @@ def _selected_presets(
         name: preset for name, preset in PRESETS.items() if not names or name in names
     }
     if has_shares:
+        # --only does not restrict the shares: the best is found by comparing them all.
         presets.update(SHARE_PRESETS)
     return presets
 
@@ -1042,6 +1050,7 @@ def delete(ctx: click.Context, dataset: str, document: str | None, tenant: str) 
         datasets = yard.knowledge.datasets
         dataset_record = await datasets.get_by_id_or_name(tenant, dataset)
         if document:
+            # Read first, so that an unknown id is an error and the name can be printed.
             document_record = await datasets.store.documents.get(
                 tenant, dataset_record.id, document
             )

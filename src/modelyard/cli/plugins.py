@@ -359,6 +359,7 @@ def test(
                 dict(credentials),
             )
         finally:
+            # If no tenant has the plugin, nobody else would ever delete its files.
             await yard.services.plugins.installations.delete_unused_packages(identifier)
 
     findings = run_with_modelyard(ctx, work)
@@ -387,6 +388,7 @@ def test(
                 for finding in findings
             ],
         )
+    # None means that a check was skipped, which is not a failure.
     if any(finding.has_passed is False for finding in findings):
         ctx.exit(1)
 
@@ -419,6 +421,7 @@ def run(ctx: click.Context, path: Path) -> None:
                 # Without a valid request there is no invoke_id to answer with.
                 _print_message(None, "error", {"error": f"Invalid request: {error}"})
                 continue
+            # Requests run side by side, so that a slow one does not delay the others.
             task = asyncio.create_task(runner.respond(request))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
@@ -476,6 +479,7 @@ class _PluginRunner:
         return PluginCall(
             tenant="default",
             plugin=self.package.manifest.id,
+            # No tenant restricts a plugin under test, so it has all that it requests.
             permissions=self.package.manifest.permissions,
             user="cli",
             type=required_field(request, "type", str),
@@ -521,6 +525,7 @@ def debug(ctx: click.Context, folder: Path, tenant: str, start: bool) -> None:
     async def work(yard: "Modelyard") -> tuple[str, str]:
         """Return the tenant's debugging key, and the Python of the plugin's environment
         if it is to be started."""
+        # Packaging validates the folder, so errors appear before the plugin connects.
         packed = await asyncio.to_thread(package_folder, folder)
         key = yard.services.plugins.debugged.key(tenant)
         if not start:
@@ -708,6 +713,7 @@ class _Progress:
                 else f"{self._name}: {step_name} …"
             )
             return
+        # Created on first use, because the modules of the bar take time to import.
         if self._bar is None:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -745,6 +751,7 @@ async def _fetch_packages(
 ) -> list[bytes]:
     """Return the packages of a source: a local path, a URL, a GitHub file, or a plugin
     of a market."""
+    # Looked up first, so that a market's plugin never hides a local folder.
     path = _local_path(source)
     if path is not None:
         if path.suffix == ".difybndl":
@@ -760,6 +767,7 @@ async def _fetch_packages(
     if source.startswith(("http://", "https://")) or (
         source.endswith(".difypkg") and ":" in source
     ):
+        # The operator runs this command, so an address given here may be private.
         return [await yard.services.plugins.market.github(source, is_operators=True)]
     # A missing file must not be looked up in a market.
     if source.endswith((".difypkg", ".difybndl")):
@@ -845,6 +853,7 @@ def upgrade(
                 f" {old.plugin_id!r}"
             )
         with closing(_Progress(name)) as step:
+            # A version that does not start must not replace one that works.
             return await yard.services.plugins.installations.add(
                 tenant, packed, step=step, checks_start=True
             )
@@ -937,6 +946,7 @@ def list_endpoints(ctx: click.Context, tenant: str) -> None:
 @click.pass_context
 def remove_endpoint(ctx: click.Context, endpoint_id: str, tenant: str) -> None:
     """Remove an endpoint. ENDPOINT_ID is its id or its URL."""
+    # The list shows URLs and not ids, so a copied URL must work too.
     name = endpoint_id.rpartition("/")[2]
     run_with_modelyard(
         ctx, lambda yard: yard.services.plugins.endpoints.remove(tenant, name)

@@ -96,6 +96,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
 
     async def entity_of(yard: "Modelyard") -> ProviderEntity:
         """Return the provider's definition. Raises NotFoundError."""
+        # Unlike the catalogue, a tenant's factory knows the providers of its plugins.
         factory = yard.services.providers.manager.factory_of(DEFAULT_TENANT)
         return factory.get_definition(name).entity
 
@@ -204,6 +205,7 @@ def add(
         settings.home_path,
         ProviderSettings(
             name=name,
+            # Known providers keep the URL in a field of the credential instead.
             base_url=(base_url or "") if is_new else "",
             credentials=[credential_settings],
         ),
@@ -249,6 +251,7 @@ def _complete_credential(
         if field_schema.required and field_schema.variable not in values
     }
     field_names = [field_schema.variable for field_schema in forms]
+    # The validator ignores unknown fields, so a mistyped name must fail here.
     if unknown := completed.keys() - set(field_names):
         raise ConfigError(
             f"Provider {name!r} has no credential field {', '.join(sorted(unknown))};"
@@ -264,11 +267,13 @@ def _ask(field_schema: CredentialFormSchema) -> str:
     ConfigError without a terminal."""
     if field_schema.default is not None:
         return field_schema.default
+    # Nobody could answer a prompt then, so the message names the option instead.
     if not sys.stdin.isatty():
         raise ConfigError(
             f"{field_schema.variable!r} ({field_schema.label.en_us}) is required; pass"
             f" --set {field_schema.variable}=…"
         )
+    # A secret that is echoed would stay visible in the terminal's scrollback.
     return click.prompt(
         field_schema.label.en_us, hide_input=field_schema.type is FormType.SECRET_INPUT
     )

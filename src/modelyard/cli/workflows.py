@@ -131,6 +131,7 @@ def run(
 ) -> int:
     """Run FILE and stream its output; node timings go to standard error. Exit code 1:
     the run failed or was stopped."""
+    # Loaded before the library opens, so that an invalid file is reported at once.
     app = load(file, _mapping(mapping, model))
 
     async def run_app(yard: "Modelyard") -> int:
@@ -152,6 +153,7 @@ def run(
             printer.end(outcome.outputs)
             if outcome.status in (Status.FAILED, Status.STOPPED):
                 is_model_missing = outcome.error_type == MODEL_NOT_FOUND
+                # Whoever has used --model already is not helped by the hint.
                 _print_run_error(
                     outcome.error, suggests_model=is_model_missing and not model
                 )
@@ -187,6 +189,7 @@ async def _inputs(
     forms = {field.variable: field for field in form_of(node)}
     input_values: dict[str, Any] = {}
     for name, text in assignments:
+        # A mistyped name must not leave the intended input empty without a message.
         if forms and name not in forms:
             raise click.UsageError(
                 f"App {app.name!r} has no input {name!r}; expected one of"
@@ -525,6 +528,7 @@ class _AppImporter:
     async def import_file(self, file: Path) -> dict[str, Any]:
         """Import one file and return the report. A report with `error` means that the
         file is invalid, which does not keep the others from being imported."""
+        # An unreadable file ends the whole command, unlike an invalid one.
         text = _text(file)
         try:
             app_version, parsed_app, was_replaced = await self.yard.apps.add(
@@ -673,6 +677,7 @@ def app_secrets(
             app_record = await yard.apps.set_secrets(app_record, dict(secrets))
         parsed_app = await yard.apps.draft(app_record)
         missing = parsed_app.missing_secrets
+        # Only whether a value exists leaves this function, so none can be printed.
         return {
             variable.name: variable.name not in missing
             for variable in parsed_app.environment
@@ -714,6 +719,7 @@ def export(
 
     text = run_with_modelyard(ctx, work)
     if output is None:
+        # No newline is added, so that redirected output equals the file of --output.
         click.echo(text, nl=False)
     else:
         output.write_text(text, "utf-8")
@@ -730,6 +736,7 @@ def remove(ctx: click.Context, name: str, tenant: str) -> None:
         """Remove the app and return its name."""
         app_version = yard.apps.get_by_id_or_name(tenant, name)
         await yard.apps.remove(app_version)
+        # The argument may be an id, so the name confirms which app was removed.
         return app_version.name
 
     click.echo(f"removed {run_with_modelyard(ctx, work)}")
@@ -797,6 +804,7 @@ async def _manage_keys(
         await yard.apps.revoke_key(app_record, revoked_id)
         return {"revoked": revoked_id}
     return [
+        # Keys are stored as digests, so a hint is all that can be shown.
         {"id": resource.id, "hint": app_key.hint}
         for resource, app_key in yard.apps.keys(app_record)
     ]
@@ -977,6 +985,7 @@ def _trigger_as_dict(
     yard: "Modelyard", app_record: "StoredApp", trigger: "AppTrigger"
 ) -> dict[str, Any]:
     """Return a trigger as printed with --json, with its next times or its address."""
+    # Imported here, so that the other commands do not load the gateway.
     from modelyard.gateway.tenant_content import WEBHOOK
     from modelyard.workflow.trigger_nodes import next_times
 

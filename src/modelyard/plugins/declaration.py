@@ -214,6 +214,7 @@ def load_declaration(folder: Path) -> Declaration:
 
 def _model_document(folder: Path, name: str) -> JSON:
     """Read the model provider's file with its models included."""
+    # Called for its checks: load_provider would follow a path out of the folder.
     load_yaml(folder, name)
     try:
         return load_provider(folder, folder / name)
@@ -228,6 +229,7 @@ def _load_nested(folder: Path, name: str, inner: Sequence[str]) -> JSON:
     for key in inner:
         if key not in document:
             continue
+        # YAML reads a key without a value as None, which stands for an empty list.
         listed = document[key] or list[Any]()
         if not is_array(listed):
             raise PackageError(f"{name}: {key} must be a list of files")
@@ -279,6 +281,7 @@ def build_declaration(
                 struct_type,
                 f"{manifest.id}: {key.replace('_', ' ')} provider",
             )
+    # A debugged plugin keeps its files on its author's machine: none can be checked.
     if folder is not None:
         _check_files(folder, manifest, parts)
     return Declaration(manifest=manifest, document=document, **providers)
@@ -311,6 +314,7 @@ def form_fields(raw_fields: Any) -> list[JSON]:
     name."""
     if is_object(raw_fields):
         return [
+            # The key comes last, so that it outweighs a name among the attributes.
             {**(attributes or {}), "name": name}
             for name, attributes in raw_fields.items()
         ]
@@ -466,6 +470,7 @@ def _normalise_trigger_provider(document: JSON) -> JSON:
     }
 
 
+# Model providers are missing here, because `definition_of` reads them.
 _PROVIDER_TYPES: tuple[tuple[str, type[Any], Callable[[JSON], JSON]], ...] = (
     ("tool", ToolProvider, _normalise_tool_provider),
     ("agent_strategy", AgentProvider, _normalise_agent_provider),
@@ -479,6 +484,7 @@ def _check_files(folder: Path, manifest: Manifest, parts: Mapping[str, JSON]) ->
     """Raise PackageError if an icon, the entry point or a source file that is referred
     to does not exist."""
     for icon in _icons(manifest, parts):
+        # Remote icons could be checked only by a request, so they are trusted.
         is_remote = icon.startswith(("http://", "https://"))
         if not is_remote and not (folder / "_assets" / icon).is_file():
             raise PackageError(f"Icon {icon!r} does not exist in _assets")
@@ -509,6 +515,7 @@ def _source_files(document: Any) -> list[str]:
         return [source for element in document for source in _source_files(element)]
     if not is_object(document):
         return []
+    # `extra` is read separately, because only some of its keys name files.
     inner = [value for name, value in document.items() if name != "extra"]
     return [*_python_files(document.get("extra")), *_source_files(inner)]
 

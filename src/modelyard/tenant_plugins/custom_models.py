@@ -26,6 +26,7 @@ from modelyard.tenancy.resource_types import CustomModel
 logger = logging.getLogger("modelyard.plugins")
 
 _COMPLETION_SECONDS = 20.0
+# Limits what a plugin may add to a stored credential.
 _MAX_BYTES = 65_536
 
 
@@ -134,6 +135,7 @@ class CustomModels:
         returned = answer.get("credentials")
         if not is_object(returned) or len(msgspec.json.encode(returned)) > _MAX_BYTES:
             return {}
+        # What a person has entered wins: the plugin must not replace it.
         return {name: value for name, value in returned.items() if name not in values}
 
     async def describe(
@@ -176,7 +178,9 @@ class CustomModels:
         for row, value in self._directory.of(tenant, CustomModel):
             if _key_of(value) != key:
                 continue
+            # Under another name it is a definition that the tenant wrote itself.
             if row.name == name:
+                # The directory's copy lacks what a change needs, so the row is read.
                 old = await self._resources.get(tenant, CustomModel.kind, row.id)
                 await self._resources.change(old, name=name, body=body)
             return
@@ -199,6 +203,7 @@ class CustomModels:
         if plugin is None or plugin.declaration.model is None:
             raise InvokeBadRequestError(f"No plugin serves provider {provider!r}")
         data = {
+            # The plugin does not know the name that its provider has in this tenant.
             "provider": plugin.declaration.model.name,
             "credentials": dict(values),
             **data,
@@ -234,11 +239,13 @@ def _definition(schema: JSON, provider: str, model: str) -> JSON:
     definition: JSON = {
         name: value for name, value in schema.items() if value is not None
     }
+    # Calls use the name that was entered, whatever the plugin's schema says.
     definition["model"] = model
     pricing = definition.get("pricing")
     # Plugins write zeros if nobody has entered a price; the call is not free then.
     if is_object(pricing) and not _has_price(pricing):
         del definition["pricing"]
+    # Called for its checks: an invalid definition must not be stored.
     read_model(definition, provider)
     return definition
 

@@ -22,6 +22,7 @@ from modelyard.tenant_plugins.models import ProviderNames
 
 logger = logging.getLogger("modelyard.plugins")
 
+# Bounds the memory that the cached views of many tenants take.
 _MAX_VIEWS = 4096
 
 
@@ -132,6 +133,7 @@ class Plugins:
     def asset(self, tenant: str, plugin: str, name: str) -> bytes:
         """Return a file of a plugin's `_assets` folder. Raises NotFoundError."""
         installed = self.find(tenant, plugin)
+        # A plugin in debug mode has no package here; it sent its assets on connecting.
         if installed.runtime == "remote":
             asset = self._debugged.assets(tenant, installed.identifier).get(name)
         else:
@@ -152,6 +154,7 @@ class Plugins:
     def _view(self, tenant: str) -> _TenantPlugins:
         """Return the plugins of a tenant, cached until the directory changes. Every
         call uses this."""
+        # Both are needed: debugged plugins come and go without a directory change.
         stamp = (self._directory.changes, self._debugged.changes)
         view = self._views.get(tenant)
         if view is None or view.stamp != stamp:
@@ -163,6 +166,7 @@ class Plugins:
                     (plugin.plugin_id, plugin.identifier, plugin.id), plugin
                 )
             if len(self._views) >= _MAX_VIEWS:
+                # Views can be rebuilt at any time, so no order of eviction is kept.
                 self._views.clear()
             view = self._views[tenant] = _TenantPlugins(stamp, listed, by_name)
         return view
@@ -248,6 +252,7 @@ class Plugins:
         Raises NotFoundError or PluginError.
         """
         installed = self.find(tenant, plugin)
+        # Refused before the plugin is started, and with the names of its tools.
         if (call_type, action) == ("tool", "invoke_tool"):
             require_tool(installed.declaration, str(data.get("tool")))
         call = PluginCall(
@@ -260,6 +265,7 @@ class Plugins:
             data=dict(data),
             **(extra or {}),
         )
+        # Answers that were passed on cannot be taken back, which rules out a retry.
         has_answered = False
         try:
             # Closing this generator ends the call in the plugin.
@@ -288,6 +294,7 @@ class Plugins:
         user: str = "",
     ) -> JSON:
         """Call a plugin and return its first answer; empty if there is none."""
+        # Leaving the loop after the first answer must also end the call in the plugin.
         async with aclosing(
             self.call(tenant, plugin, kind, action, data, user=user)
         ) as answers:

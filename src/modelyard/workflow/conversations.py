@@ -65,6 +65,7 @@ _JSON_COLUMNS = ("inputs", "variables", "files", "metadata")
 
 def _read_record(row: Any, record_type: type[Any]) -> Any:
     """Return the record of a row; the JSON columns are decoded."""
+    # Rows have more columns than the records, such as `is_deleted`.
     values = {name: row[name] for name in record_type.__struct_fields__}
     for name in _JSON_COLUMNS:
         if name in values:
@@ -177,10 +178,12 @@ class Conversations:
             values = (changed, self._clock(), tenant, id)
             connection.execute(self._sql["touch"], values)
 
+        # Two runs of one conversation could otherwise undo each other's changes.
         await self._database.transact(work)
 
     async def delete(self, tenant: str, app: str, user: str, id: str) -> None:
         """Delete a user's conversation. Raises NotFoundError."""
+        # No row is returned if it is missing, already deleted, or another user's.
         if not await self._execute("delete", (self._clock(), tenant, app, id, user)):
             raise NotFoundError("Conversation Not Exists.", code="not_found")
 
@@ -188,6 +191,7 @@ class Conversations:
 
     async def add_message(self, message: Message) -> None:
         """Insert a message."""
+        # A message that exists already is kept, so a repeated insert is harmless.
         await self._execute(
             "say",
             (
@@ -299,6 +303,7 @@ class ConversationMemory:
         messages = await self._conversations.list_messages(
             run.tenant, run.conversation, limit=limit + 1
         )
+        # A failed run without an answer would be a question without a reply.
         messages = [
             message
             for message in messages
@@ -377,6 +382,7 @@ def _json_object(text: Any) -> Mapping[str, Any]:
     """Return the JSON object that a text contains; empty if it contains none."""
     try:
         value: Any = msgspec.json.decode(str(text)) if text else None
+    # A damaged old message must not keep its conversation from going on.
     except msgspec.DecodeError:
         return {}
     return value if is_mapping(value) else {}

@@ -36,6 +36,7 @@ def dataset_view(
     `externals` are external APIs by id."""
     settings = dataset.settings
     retrieval = retrieval_view(settings)
+    # The external API may have been deleted while datasets still refer to it.
     api = (externals or {}).get(settings.external_knowledge_api_id) or {}
     document_count = int(counts["documents"]) if counts else 0
     # Datasets that were created by a key without a user belong to the tenant.
@@ -238,6 +239,7 @@ def document_detail(document: Document, settings: DatasetSettings) -> JSON:
                 "id": document.source.get("file"),
                 "name": document.name,
                 "size": document.source.get("size"),
+                # Without a dot, rpartition would return the whole name here.
                 "extension": document.name.rpartition(".")[2]
                 if "." in document.name
                 else "",
@@ -257,6 +259,7 @@ def document_detail(document: Document, settings: DatasetSettings) -> JSON:
         if started and completed
         else None,
         "segment_count": document.segments,
+        # A document that has not been split yet has no segments to divide by.
         "average_segment_length": document.words // document.segments
         if document.segments
         else 0,
@@ -283,6 +286,7 @@ def indexing_view(document: Document) -> JSON:
         "cleaning_completed_at": times.get("split"),
         "splitting_completed_at": times.get("split"),
         "completed_at": times.get("completed"),
+        # The time of a pause is not stored, so that of the last change stands in.
         "paused_at": document.updated_at if document.status is Status.PAUSED else None,
         "error": document.error or None,
         "stopped_at": None,
@@ -298,6 +302,7 @@ def child_view(child: Child) -> JSON:
         "segment_id": child.segment,
         "content": child.content,
         "position": child.position,
+        # Despite the name these are characters, as in documents and segments.
         "word_count": len(child.content),
         "type": child.kind,
         "created_at": int(child.created_at),
@@ -324,6 +329,7 @@ def segment_view(segment: Segment, children: Sequence[Child] = ()) -> JSON:
         "disabled_at": None,
         "disabled_by": None,
         "status": "completed",
+        # Segments do not record who added them, so the tenant stands in.
         "created_by": segment.tenant,
         "created_at": int(segment.created_at),
         "updated_at": int(segment.updated_at),

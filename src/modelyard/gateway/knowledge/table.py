@@ -74,6 +74,7 @@ def external_api(parts: DatasetParts) -> Api:
     """Return the external knowledge API, by which other products search a dataset of
     this server."""
     calls = ExternalCalls(parts, DatasetAuthenticator(parts))
+    # Clients append this fixed path to the endpoint that they are given.
     row = Row(method="POST", path="/retrieval", auth=DATASET_KEY, handler=calls.retrieve,
               errors=(403, 404), takes=Schema(schemas.EXTERNAL_REQUEST),
               answer=Schema(schemas.EXTERNAL), summary="Search a dataset.")  # fmt: skip
@@ -242,6 +243,7 @@ def _document_file_rows(calls: DocumentCalls) -> Iterator[Row]:
         "Get the download URL of a document's file.",
         schemas.ADDRESS,
     )
+    # Kept for clients of an older version of the API.
     yield _row("GET", f"{_DOCUMENT}/upload-file", calls.uploaded_file,
                "Get the details of a document's file.", schemas.UPLOADED)  # fmt: skip
     yield _row(
@@ -327,6 +329,7 @@ def _retrieval_rows(calls: RetrievalCalls) -> Iterator[Row]:
     yield _row("POST", f"{_DATASET}/ask", calls.ask,
                "Answer a question from a dataset, with citations.",
                json_or_events(schemas.ANSWERED), request_body=schemas.ASK_REQUEST)  # fmt: skip
+    # Only the latest queries are listed, so there is a limit but no page.
     yield _row("GET", f"{_DATASET}/queries", calls.queries, "List the recent queries of a dataset.",
                schemas.QUERIES, query=_PAGE[1:])  # fmt: skip
 
@@ -378,6 +381,7 @@ def _metadata_rows(calls: MetadataCalls) -> Iterator[Row]:
 
 def _tag_rows(calls: TagCalls) -> Iterator[Row]:
     """Yield the rows of tags."""
+    # The path has no tag id, so changing and deleting name the tag in the body.
     tags = f"{_DATASETS}/tags"
     yield _row(
         "POST",
@@ -414,6 +418,7 @@ def _tag_rows(calls: TagCalls) -> Iterator[Row]:
     )
     yield _row("POST", f"{tags}/unbinding", calls.unbind, "Remove tags from a dataset.", None,
                request_body=schemas.BINDING_REQUEST)  # fmt: skip
+    # POST is answered like GET here and changes nothing.
     for method in ("GET", "POST"):
         yield _row(
             method,
