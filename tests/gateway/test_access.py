@@ -321,7 +321,7 @@ def test_a_run_reads_as_whoever_started_it(run: Run):
                 )  # fmt: skip
                 columns = {
                     "body": dump_start(record), "result": None, "finished_at": None,
-                    **{name: getattr(record, name) for name in ("tenant", "id", "app", "status", "user", "created_at")},
+                    **{name: getattr(record, name) for name in ("tenant", "id", "app", "status", "user", "created_at", "epoch")},
                 }  # fmt: skip
                 stored = msgspec.structs.replace(parse_record(columns), api_key=api_key)
                 assert callers.caller_of(stored).reader == reader

@@ -74,8 +74,6 @@ def test_an_odd_result_is_the_plugins_error(world: World):
         ({**dispatched, "events": "beat"}, event, "'events' of the plugin's result"),
         ({**dispatched, "events": [{"name": "beat"}]}, event, "must be a list of names"),
         ({**dispatched, "payload": [1]}, event, "'payload' of the plugin's result"),
-        (dispatched, {"variables": [1]}, "'variables' of the plugin's result"),
-        (dispatched, {"variables": "text"}, "must be an object, not 'text'"),
         ({**dispatched, "response": 5}, event, "not hexadecimal"),
     ]  # fmt: skip
     for dispatch, variables, message in cases:
@@ -93,6 +91,30 @@ def test_an_odd_result_is_the_plugins_error(world: World):
     }
     assert world.http.post(address, json={"beat": 1}).status_code == 202
     assert len(world.runs()) == 2
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ([1], "'variables' of the plugin's result"),
+        ("text", "must be an object, not 'text'"),
+    ],
+)
+def test_an_odd_event_is_logged_and_starts_nothing(
+    world: World, caplog: pytest.LogCaptureFixture, variables: Any, message: str
+):
+    address = world.subscribe().json()["address"]
+    world.results = {
+        "dispatch_trigger_event": {"events": ["beat"], "response": _HEARD},
+        "invoke_trigger_event": {"variables": variables},
+    }
+    # The platform would repeat the call, for which there is no reason.
+    assert world.http.post(address, json={"beat": 1}).status_code == 202
+    (record,) = [
+        record for record in caplog.records if record.name.endswith("triggers")
+    ]
+    assert message in record.__dict__["fields"]["error"]
+    assert world.runs() == []
 
 
 def test_a_subscription_that_cannot_be_read_is_not_stored(world: World):
