@@ -295,7 +295,6 @@ KEPT = {
     "transport/http.py:_cached_head()": _PURE,
     "transport/origins.py:parse_url()": _PURE,
     # workflow
-    "gateway/admin/inputs.py:TraceDestinationInput.credentials": _CALL,
     "workflow/run_spans.py:_Builder._executions": _RUN,
     "workflow/run_spans.py:_Builder._logs": _RUN,
     "workflow/trace_export.py:TraceExport._senders": "by the id of a destination, which belongs to one app; each keeps its own runs",

@@ -87,6 +87,7 @@ def _required(struct_type: Any) -> dict[str, Any]:
         "unit": "requests",
         "amount": 1,
         "plugins": [],
+        "groups": [],
     }
     return {
         field.name: usual.get(field.name, {} if "dict" in str(field.type) else "x")

@@ -49,6 +49,7 @@ ROW_VALUES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 TENANT_OWNED_KINDS = frozenset({
     "tenant", "user", "key", "plugin", "endpoint", "subscription", "tool_credential", "oauth_client", "plugin_task",
     "app", "app_tag", "app_key", "dataset_key", "tool_provider", "trace_destination",
+    "group_claims",
 })  # fmt: skip
 """Kinds that belong to the tenant whoever created them.
 

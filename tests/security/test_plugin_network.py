@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from modelyard.plugins.egress_proxy import EgressProxy
 from tools.show.plugin_attacks import attacker
 
 from modelyard.base.errors import PackageError
@@ -19,6 +18,7 @@ from modelyard.plugins.manifest import read_manifest
 from modelyard.plugins.package import package_folder
 from modelyard.tenant_plugins.grants import Grant
 from modelyard.transport.egress import EgressRefusedError, EgressRules
+from modelyard.transport.egress_proxy import EgressProxy
 from modelyard.transport.origins import Origin
 from tests.gateway.conftest import start_gateway  # noqa: F401
 from tests.plugins.conftest import PluginGateway, environments, plugged  # noqa: F401
@@ -42,6 +42,8 @@ def is_allowed(host: str, *hosts: str) -> bool:
 def test_a_name_allows_itself_and_a_pattern_all_names_below(
     name: str, second_name: str
 ):
+    # Below, `x` is what is added to a name.
+    assume("x" not in name.split("."))
     assert is_allowed(name, name)
     assert is_allowed(f"{name.upper()}.", name)
     assert is_allowed(second_name, name) == (second_name == name)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trustme
-from modelyard.plugins.egress_proxy import EgressProxy
 
 from modelyard.plugins.host import PluginHost
+from modelyard.plugins.manifest import Hosts
 from modelyard.testing import Handler, Upstream
+from modelyard.transport.egress_proxy import EgressProxy
 from modelyard.transport.origins import Origin
 
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -38,9 +39,9 @@ class PlayedNetwork:
         make_proxy = supervisors._way_out  # pyright: ignore[reportPrivateUsage]
         assert make_proxy is not None
 
-        def proxy(tenant: str, token: str) -> EgressProxy:
+        def proxy(tenant: str, token: str, hosts: Hosts) -> EgressProxy:
             """Return a proxy with the rules of the real one for this server's files."""
-            real = make_proxy(tenant, token)
+            real = make_proxy(tenant, token, hosts)
             return self._proxy(real)
 
         supervisors._way_out = proxy  # pyright: ignore[reportPrivateUsage]
@@ -57,7 +58,9 @@ class PlayedNetwork:
                 port = plain if origin.scheme == "http" else secure
                 return await asyncio.open_connection("127.0.0.1", port)
 
-        return ToStandIns(real.rules, real.server_url, real.token, real.label)
+        return ToStandIns(
+            real.rules, real.server_url, real.token, real.label, hosts=real.hosts
+        )
 
 
 @contextmanager

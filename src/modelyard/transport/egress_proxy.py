@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from modelyard.base.fields import content_length
 from modelyard.transport.egress import (
     EgressError,
     EgressRefusedError,
@@ -114,14 +115,11 @@ class _RequestHead:
             return 0
         # Repeated equal lengths are allowed; a list, a sign or an excessive number is
         # not.
-        if (
-            len(set(lengths)) != 1
-            or not lengths[0].isascii()
-            or not lengths[0].isdigit()
-            or len(lengths[0]) > 15
-        ):
+        text = lengths[0] if len(set(lengths)) == 1 else ""
+        length = content_length(text.encode("latin-1", "replace"), 15)
+        if length is None:
             raise _BadRequestError("Content-Length is not a number")
-        return int(lengths[0])
+        return length
 
 
 @dataclass(slots=True, eq=False)

@@ -49,6 +49,7 @@ class LeaseLostError(ModelyardError):
     """Another process has taken over a run, or it has ended: what this process wanted
     to write about it is refused."""
 
+    status = 409
     code = "lease_lost"
 
     def __init__(self, run: str) -> None:

@@ -45,6 +45,7 @@ class SourceError(ModelyardError):
     """The source cannot be listed or read at the moment: the synchronisation stops, and
     continues at the same page the next time."""
 
+    status = 502
     code = "source_unavailable"
 
 
