@@ -95,13 +95,13 @@ dependencies = [{ name = "dify-plugin" }, { name = "sourced" }]
 [[package]]
 name = "dify-plugin"
 version = "9.9.9"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example/simple" }
 wheels = [{ url = "https://files.example/dify_plugin-9.9.9-py3-none-any.whl", hash = "sha256:%s" }]
 
 [[package]]
 name = "sourced"
 version = "1.0"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example/simple" }
 sdist = { url = "https://files.example/sourced-1.0.tar.gz", hash = "sha256:%s" }
 """
 

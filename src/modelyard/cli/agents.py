@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from modelyard.base.errors import ConfigError
-from modelyard.cli.assignments import Assignment
+from modelyard.cli.assignments import assignments_option
 from modelyard.cli.output import (
     input_texts,
     json_option,
@@ -562,12 +562,9 @@ def add_api(
     default="",
     help="Name of a program from tools.mcp_stdio in the settings, instead of a URL.",
 )
-@click.option(
+@assignments_option(
     "--header",
     "headers",
-    multiple=True,
-    metavar="NAME=VALUE",
-    type=Assignment(),
     help="Header to send with each request; repeatable.",
 )
 @click.option(

@@ -1,8 +1,12 @@
 """Options and arguments of the form NAME=VALUE."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+"""The function of a command."""
 
 
 # Generic in recent versions of click alone, so it has no type argument.
@@ -26,3 +30,11 @@ class Assignment(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
         if not equals or not name.strip():
             self.fail(f"expected {self._form}, got {value!r}", param, ctx)
         return name, text
+
+
+def assignments_option(flag: str, name: str, help: str) -> Callable[[F], F]:
+    """Return the decorator of a repeatable option NAME=VALUE, whose pairs the command
+    gets as `name`."""
+    return click.option(
+        flag, name, multiple=True, metavar="NAME=VALUE", type=Assignment(), help=help
+    )

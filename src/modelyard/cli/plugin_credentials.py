@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from modelyard.base.errors import ConfigError
-from modelyard.cli.assignments import Assignment
+from modelyard.cli.assignments import assignments_option
 from modelyard.cli.output import print_note, run_with_modelyard
 from modelyard.cli.usage import tenant_option
 from modelyard.tenancy.caller import Caller
@@ -23,12 +23,9 @@ def credential() -> None:
 
 @credential.command("add")
 @click.argument("provider")
-@click.option(
+@assignments_option(
     "--set",
     "fields",
-    multiple=True,
-    metavar="NAME=VALUE",
-    type=Assignment(),
     help="Field of the credential form; repeatable.",
 )
 @click.option(
@@ -106,12 +103,9 @@ async def _add_model_credential(
 
 @credential.command("client")
 @click.argument("provider")
-@click.option(
+@assignments_option(
     "--set",
     "fields",
-    multiple=True,
-    metavar="NAME=VALUE",
-    type=Assignment(),
     help="Field of the client's form; repeatable.",
 )
 @tenant_option

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelyard.cli.assignments import Assignment
+from modelyard.cli.assignments import assignments_option
 from modelyard.cli.output import (
     json_option,
     print_json,
@@ -36,28 +36,19 @@ def _address(yard: "Modelyard", subscription_id: str) -> str:
 @subscription.command("add")
 @click.argument("plugin")
 @click.argument("name")
-@click.option(
+@assignments_option(
     "--parameter",
     "parameters",
-    multiple=True,
-    metavar="NAME=VALUE",
-    type=Assignment(),
     help="Parameter of a subscription that the plugin makes; repeatable.",
 )
-@click.option(
+@assignments_option(
     "--credential",
     "credentials",
-    multiple=True,
-    metavar="NAME=VALUE",
-    type=Assignment(),
     help="Credential with which the plugin subscribes; repeatable.",
 )
-@click.option(
+@assignments_option(
     "--property",
     "properties",
-    multiple=True,
-    metavar="NAME=VALUE",
-    type=Assignment(),
     help=(
         "For a subscription by hand: what verifies the provider's calls, such as its"
         " signing secret; repeatable."

@@ -17,7 +17,7 @@ import msgspec
 from modelyard.base.errors import ConfigError, ModelyardError, PackageError
 from modelyard.base.fields import optional_field, required_field
 from modelyard.base.json_types import is_object
-from modelyard.cli.assignments import Assignment
+from modelyard.cli.assignments import assignments_option
 from modelyard.cli.output import (
     failure_text,
     json_option,
@@ -328,12 +328,9 @@ async def _install_for_test(yard: "Modelyard", path: Path) -> Package:
 
 @plugin.command()
 @click.argument("path", type=_PATH)
-@click.option(
+@assignments_option(
     "--credential",
     "credentials",
-    multiple=True,
-    metavar="NAME=VALUE",
-    type=Assignment(),
     help="Field of the credentials; repeatable.",
 )
 @json_option
@@ -886,12 +883,9 @@ def endpoint() -> None:
 
 @endpoint.command("add")
 @click.argument("name")
-@click.option(
+@assignments_option(
     "--set",
     "fields",
-    multiple=True,
-    metavar="NAME=VALUE",
-    type=Assignment(),
     help="Setting of the endpoint; repeatable.",
 )
 @click.option(

@@ -1,10 +1,13 @@
 """The database's clock: the one clock that all servers of an installation share."""
 
+import time
 from collections.abc import Callable
 
 from modelyard.storage.database import Database
 from modelyard.storage.repository import Repository
 
+_KEPT_SECONDS = 4.0
+"""How long a measurement is used. Those who look for work ask more often."""
 _MAX_ROUND_TRIP_SECONDS = 1.0
 """A slower answer says too little about the time at which it was given."""
 
@@ -22,6 +25,7 @@ class DatabaseClock(Repository):
         super().__init__(database, "clock")
         self._clock = clock
         self._offset = 0.0
+        self._measured_at = -_KEPT_SECONDS
 
     @classmethod
     def of(cls, database: Database, clock: Callable[[], float]) -> "DatabaseClock":
@@ -33,12 +37,17 @@ class DatabaseClock(Repository):
         return self._clock() + self._offset
 
     async def synchronise(self) -> None:
-        """Measure how far the two clocks are apart. Raises StorageUnavailableError."""
+        """Measure how far the two clocks are apart, unless that was done within the last
+        seconds. Raises StorageUnavailableError."""
         # A file is read by this machine, whose clock is the only one.
         if not self._database.is_shared:
+            return
+        started_at = time.monotonic()
+        if started_at - self._measured_at < _KEPT_SECONDS:
             return
         asked_at = self._clock()
         rows = await self._rows("now")
         answered_at = self._clock()
         if 0 <= answered_at - asked_at <= _MAX_ROUND_TRIP_SECONDS:
             self._offset = float(rows[0]["now"]) - (asked_at + answered_at) / 2
+            self._measured_at = started_at
