@@ -46,6 +46,42 @@ export const Dialog = ({
   );
 };
 
+// The form of a dialog: its fields, and the buttons that send it or leave it.
+export const DialogForm = ({
+  label,
+  isBusy,
+  onSubmit,
+  onClose,
+  children,
+}: {
+  label: string;
+  isBusy: boolean;
+  onSubmit: () => unknown;
+  onClose: () => void;
+  children: ReactNode;
+}) => {
+  const { t } = useCommon();
+  return (
+    <form
+      className="form"
+      onSubmit={(event) => {
+        event.preventDefault();
+        void onSubmit();
+      }}
+    >
+      {children}
+      <div className="row">
+        <button type="submit" className="primary" disabled={isBusy}>
+          {label}
+        </button>
+        <button type="button" onClick={onClose}>
+          {t.cancel}
+        </button>
+      </div>
+    </form>
+  );
+};
+
 // Something that cannot be undone is asked twice.
 export const Sure = ({
   label,

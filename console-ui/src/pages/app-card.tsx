@@ -5,7 +5,7 @@ import { api } from "../api";
 import { useDo } from "../components/actions";
 import { Switch } from "../components/aria";
 import { Field } from "../components/base";
-import { Dialog } from "../components/dialog";
+import { Dialog, DialogForm } from "../components/dialog";
 import { Choose } from "../components/menu";
 import { filled } from "../messages";
 import { useChosen } from "../settings";
@@ -109,25 +109,11 @@ const DuplicateDialog = ({ app, onClose }: { app: App; onClose: () => void }) =>
   return (
     <Dialog title={filled(t.duplicateOf, { name: app.name })} isOpen onClose={onClose}>
       <p className="soft">{t.duplicateText}</p>
-      <form
-        className="form"
-        onSubmit={(event) => {
-          event.preventDefault();
-          void onDuplicate();
-        }}
-      >
+      <DialogForm label={t.duplicate} isBusy={duplicate.isBusy} onSubmit={onDuplicate} onClose={onClose}>
         <Field label={t.name}>
           <input required maxLength={200} value={name} onChange={(event) => setName(event.target.value)} />
         </Field>
-        <div className="row">
-          <button type="submit" className="primary" disabled={duplicate.isBusy}>
-            {t.duplicate}
-          </button>
-          <button type="button" onClick={onClose}>
-            {t.cancel}
-          </button>
-        </div>
-      </form>
+      </DialogForm>
     </Dialog>
   );
 };

@@ -4,7 +4,7 @@ import { useState } from "react";
 import { api } from "../api";
 import { useDo } from "../components/actions";
 import { Field, Loading, Trouble } from "../components/base";
-import { Dialog } from "../components/dialog";
+import { Dialog, DialogForm } from "../components/dialog";
 import { filled } from "../messages";
 import { useChosen } from "../settings";
 import { type App, type AppDetails, changeOf, detailsOf, toggled } from "./app-list";
@@ -17,12 +17,11 @@ export const AppDetailsDialog = ({ app, onClose }: { app: App; onClose: () => vo
   const save = useDo(() => api.setApp(app.id, changeOf(app, details)), ["apps", "app tags"], t.saved);
   return (
     <Dialog title={filled(t.detailsOf, { name: app.name })} isOpen onClose={onClose}>
-      <form
-        className="form"
-        onSubmit={(event) => {
-          event.preventDefault();
-          void save.run().then((saved) => saved && onClose());
-        }}
+      <DialogForm
+        label={t.save}
+        isBusy={save.isBusy}
+        onSubmit={() => save.run().then((saved) => saved && onClose())}
+        onClose={onClose}
       >
         <Field label={t.name}>
           <input
@@ -59,15 +58,7 @@ export const AppDetailsDialog = ({ app, onClose }: { app: App; onClose: () => vo
           </Field>
         </div>
         <TagChoice selected={details.tags} onChange={(tags) => put({ tags })} />
-        <div className="row">
-          <button type="submit" className="primary" disabled={save.isBusy}>
-            {t.save}
-          </button>
-          <button type="button" onClick={onClose}>
-            {t.cancel}
-          </button>
-        </div>
-      </form>
+      </DialogForm>
     </Dialog>
   );
 };

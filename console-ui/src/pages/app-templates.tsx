@@ -5,7 +5,7 @@ import { useState } from "react";
 import { api, type Shape } from "../api";
 import { useDo } from "../components/actions";
 import { Card, Field, Loading, Pick, Trouble } from "../components/base";
-import { Dialog } from "../components/dialog";
+import { Dialog, DialogForm } from "../components/dialog";
 import { ModelPick } from "../components/models";
 import { filled } from "../messages";
 import { useChosen } from "../settings";
@@ -73,27 +73,13 @@ const TemplateDialog = ({ template, onClose }: { template: Template; onClose: ()
   return (
     <Dialog title={filled(t.createFrom, { name: template.name })} isOpen onClose={onClose}>
       <p>{template.description}</p>
-      <form
-        className="form"
-        onSubmit={(event) => {
-          event.preventDefault();
-          void onCreate();
-        }}
-      >
+      <DialogForm label={t.make} isBusy={create.isBusy} onSubmit={onCreate} onClose={onClose}>
         <Field label={t.name}>
           <input required maxLength={200} value={name} onChange={(event) => setName(event.target.value)} />
         </Field>
         <ModelPick type="llm" value={model} onChange={setModel} />
         {template.needs_dataset && <TemplateDataset value={dataset} onChange={setDataset} />}
-        <div className="row">
-          <button type="submit" className="primary" disabled={create.isBusy}>
-            {t.make}
-          </button>
-          <button type="button" onClick={onClose}>
-            {t.cancel}
-          </button>
-        </div>
-      </form>
+      </DialogForm>
     </Dialog>
   );
 };
