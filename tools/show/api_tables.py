@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ from modelyard.base.settings import Settings
 from modelyard.gateway.server import Gateway
 from modelyard.gateway.table import METHODS
 from tools.show.proof import ROOT, Proof
+
+_Response = tuple[int, list[str]]
+"""Status, and the methods of the `Allow` header."""
+_Header = tuple[bytes, bytes]
+# Its prefix tells an app's caller from the client of a vendor with the same path.
+_APP_KEY: _Header = (b"authorization", b"Bearer app-0123456789")
 
 GATEWAY = "src/modelyard/gateway"
 TESTS = [
@@ -120,11 +127,11 @@ async def _check_methods(proof: Proof, gateway: Gateway) -> None:
         # Tenants' code decides what each method of such a path does.
         is_decided_by_tenant = set(METHODS) == set(allowed_methods)
         for method in _unsupported_methods(allowed_methods):
-            response = await _ask(gateway, method, path)
-            tried_count += 1
-            expected = _expected_response(method, allowed_methods)
-            if response != expected and not is_decided_by_tenant:
-                wrong_answers.append(f"{method} {path}: {response[0]} {response[1]}")
+            responses = await _responses(gateway, method, path)
+            tried_count += len(responses)
+            expected = _expected_responses(gateway, method, path, allowed_methods)
+            if responses != expected and not is_decided_by_tenant:
+                wrong_answers.append(f"{method} {path}: {responses}")
     proof.line("unsupported methods tried", tried_count)
     proof.line("wrong responses", wrong_answers[:3] or "none", not wrong_answers)
     proof.figures |= {"methods_tried": tried_count, "methods_wrong": len(wrong_answers)}
@@ -140,18 +147,35 @@ def _unsupported_methods(allowed_methods: list[str]) -> list[str]:
     ]
 
 
-def _expected_response(method: str, allowed_methods: list[str]) -> tuple[int, Any]:
-    """Return the status and the `Allow` header for a method that a path does not have.
+async def _responses(gateway: Gateway, method: str, path: str) -> list[_Response]:
+    """Call a path with the key of an app, and without any."""
+    return [
+        await _ask(gateway, method, path, (_APP_KEY,)),
+        await _ask(gateway, method, path, ()),
+    ]
+
+
+def _expected_responses(
+    gateway: Gateway, method: str, path: str, allowed_methods: list[str]
+) -> list[_Response]:
+    """Return what both calls of a method that a path does not have must get.
 
     RFC 9110: a known but unsupported method is 405 with `Allow`, an unknown method is
     501.
     """
     if method == "OPTIONS":
-        return 204, allowed_methods
-    return (501, []) if method == "BREW" else (405, allowed_methods)
+        return [(204, allowed_methods)] * 2
+    if method == "BREW":
+        return [(501, [])] * 2
+    refused = (405, allowed_methods)
+    # Without an app's key, a vendor's endpoint is meant that this server lacks.
+    is_missing = gateway.router.is_for_apps_only(path, ())
+    return [refused, (404, []) if is_missing else refused]
 
 
-async def _ask(gateway: Gateway, method: str, path: str) -> tuple[int, list[str]]:
+async def _ask(
+    gateway: Gateway, method: str, path: str, headers: Sequence[_Header]
+) -> _Response:
     """Call the gateway without a network and return (status, methods in the `Allow`
     header)."""
     sent: list[Any] = []
@@ -170,7 +194,7 @@ async def _ask(gateway: Gateway, method: str, path: str) -> tuple[int, list[str]
         "path": path,
         "query_string": b"",
         "scheme": "http",
-        "headers": [(b"host", b"127.0.0.1:8790")],
+        "headers": [(b"host", b"127.0.0.1:8790"), *headers],
         "client": ("127.0.0.1", 9),
     }
     await gateway(scope, receive, send)
