@@ -295,6 +295,10 @@ KEPT = {
     "transport/http.py:_cached_head()": _PURE,
     "transport/origins.py:parse_url()": _PURE,
     # workflow
+    "workflow/run_reader.py:RunReader._asked_at": "by run; holds a time",
+    "workflow/run_reader.py:RunReader._reads": "by tenant, run and event; a query as long as it runs",
+    "storage/signals.py:Signals._listeners": "by topic; a signal says that there is news, and nothing else",
+    "storage/signals.py:Signals._observers": _OURS,
     "workflow/run_spans.py:_Builder._executions": _RUN,
     "workflow/run_spans.py:_Builder._logs": _RUN,
     "workflow/trace_export.py:TraceExport._senders": "by the id of a destination, which belongs to one app; each keeps its own runs",

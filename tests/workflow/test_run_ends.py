@@ -283,10 +283,12 @@ ANSWER = app_of(
 class RefusingJournal(DatabaseJournal):
     """A journal that cannot write one kind of event, as an encoder would."""
 
-    async def append(self, run: Any, steps: Any, events: Any, keys: Any = ()) -> None:
+    async def append(
+        self, run: Any, steps: Any, events: Any, keys: Any = (), **options: Any
+    ) -> None:
         if any(isinstance(event, NodeRunSucceeded) for _, event in events):
             raise TypeError("cannot be encoded")
-        await super().append(run, steps, events, keys)
+        await super().append(run, steps, events, keys, **options)
 
 
 def test_a_run_whose_events_cannot_be_written_fails(tmp_path: Path):

@@ -154,7 +154,7 @@ def build_knowledge(
     runtime."""
     settings, egress = live_settings.current, network.egress
     # One store of documents for all services.
-    knowledge_store = open_store(storage.database, clock.time)
+    knowledge_store = open_store(storage.database, storage.shared_clock)
     sandbox = _sandbox(settings)
     runtime_models = KnowledgeModels(models)
     # The runtime's models serve embeddings, reranking and answers unless a program

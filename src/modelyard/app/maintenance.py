@@ -23,8 +23,9 @@ from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.overload import LoopLag
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.storage.database import Database, StorageUnavailableError
-from modelyard.storage.resources import Resources
+from modelyard.storage.resources import RESOURCES_TOPIC, Resources
 from modelyard.storage.secrets import KeyRing
+from modelyard.storage.signals import Signals
 from modelyard.tenancy.directory import Directory
 from modelyard.transport.http import Timeouts
 
@@ -32,6 +33,8 @@ logger = logging.getLogger("modelyard.upkeep")
 
 _REFRESH_SECONDS = 0.4
 """A revoked key must stop working in all processes within one second."""
+_HEARD_REFRESH_SECONDS = 10.0
+"""The same while the database signals each change at once."""
 _RECOVER_SECONDS = 5.0
 _SUM_SECONDS = 60.0
 _CHUNK_PAUSE_SECONDS = 0.02
@@ -89,19 +92,22 @@ class MaintenanceTasks:
 
 
 async def _run_forever(seconds: float, act: Callable[[], "object"]) -> None:
-    """Call `act` forever with a pause of `seconds`; errors are logged and do not end
-    the loop."""
+    """Call `act` forever with a pause of `seconds`."""
     while True:
-        try:
-            # `act` may be a plain function or a coroutine function.
-            outcome = act()
-            if asyncio.iscoroutine(outcome):
-                await outcome
-        # The next check may succeed.
-        except Exception:
-            logger.exception("maintenance task failed")
+        await _try(act)
         # A pause and not a fixed rhythm, so that a slow task never runs twice at once.
         await asyncio.sleep(seconds)
+
+
+async def _try(act: Callable[[], "object"]) -> None:
+    """Call `act`, a plain function or a coroutine function; errors are logged."""
+    try:
+        outcome = act()
+        if asyncio.iscoroutine(outcome):
+            await outcome
+    # The next attempt may succeed.
+    except Exception:
+        logger.exception("maintenance task failed")
 
 
 def build_maintenance(
@@ -126,7 +132,8 @@ def build_maintenance(
     def add_tasks(upkeep: MaintenanceTasks) -> None:
         """Register the tasks that every server has."""
         # The refresh comes first: the other tasks read the state that it loads.
-        upkeep.run_periodically(_REFRESH_SECONDS, freshness.refresh)
+        upkeep.add_task(storage.database.signals.run())
+        upkeep.add_task(freshness.refresh_forever(storage.database.signals))
         upkeep.run_periodically(
             _RECOVER_SECONDS, partial(_recover, live_settings, clock, calls)
         )
@@ -171,6 +178,15 @@ class ChangePoller:
         self._directory = directory
         self.is_fresh = True
         """Whether the last attempt succeeded."""
+
+    async def refresh_forever(self, signals: Signals) -> None:
+        """Refresh at each signal of a change, and now and then without one."""
+        with signals.listener(RESOURCES_TOPIC) as signal:
+            while True:
+                await _try(self.refresh)
+                await signal.wait(
+                    _HEARD_REFRESH_SECONDS, unheard_seconds=_REFRESH_SECONDS
+                )
 
     async def refresh(self) -> None:
         """Reload the key file and the tenants' resources if they changed."""

@@ -18,6 +18,7 @@ from modelyard.base.settings import Settings
 from modelyard.storage.backups import files_of
 from modelyard.storage.counters import Counters, DatabaseCounters, MemoryCounters
 from modelyard.storage.database import Database, StorageUnavailableError
+from modelyard.storage.database_clock import DatabaseClock
 from modelyard.storage.files import FileStore
 from modelyard.storage.resources import Resources
 from modelyard.storage.response_cache import (
@@ -48,6 +49,8 @@ class StorageServices:
     settings."""
 
     database: Database
+    shared_clock: DatabaseClock
+    """The one clock of all servers that share the database."""
     resources: Resources
     """The resources that tenants configure: providers, keys, apps, datasets and so on.
     """
@@ -90,6 +93,7 @@ def build_storage(settings: Settings, clock: Clock) -> StorageServices:
     keys = load_key_ring(settings.home_path / MASTER_KEY, settings.master_key)
     return StorageServices(
         database=database,
+        shared_clock=DatabaseClock(database, clock.time),
         resources=Resources(database, clock),
         keys=keys,
         files=FileStore(settings.home_path / "files", keys.digest, keys.matches),

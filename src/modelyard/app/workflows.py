@@ -18,7 +18,6 @@ from modelyard.base.settings import WorkflowSettings
 from modelyard.models.embedding import TextEmbeddingRequest
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.storage.database_clock import DatabaseClock
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 from modelyard.tenancy.directory import Directory
 from modelyard.tenancy.sealed_rows import SealedRows
@@ -280,7 +279,7 @@ def build_workflows(
     clock_time = clock.time
     # What several servers must agree on: who owns a run, and when a schedule is due. The
     # journal keeps the clock right.
-    shared_time = DatabaseClock(storage.database, clock_time)
+    shared_time = storage.shared_clock
     journal = DatabaseJournal(storage.database, shared_time, storage.keys)
     apps = Apps(storage.resources, directory, journal, storage.keys, clock_time)
     conversations = Conversations(storage.database, clock_time, storage.scoped_store)

@@ -38,7 +38,9 @@ _MAX_GROUP_FILES = 64
 _READ_AT_ONCE = 4
 _POLL_SECONDS = 0.5
 # Poll interval without work here: claims of exited processes are taken over.
-_IDLE_SECONDS = 2.0
+_IDLE_SECONDS = 10.0
+# The same while other processes cannot tell this one of their documents.
+_UNHEARD_SECONDS = 2.0
 _SLOW_SEGMENTS = 32
 _QA_PROMPT = (
     "Write the questions that the following text answers, each with its answer, in the"
@@ -180,7 +182,6 @@ class Indexer:
         self._writer = writer
         self._slots = asyncio.Semaphore(at_once)
         self._at_once = at_once
-        self._wake_event = asyncio.Event()
         self._completion_event = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._groups: set[asyncio.Task[None]] = set()
@@ -202,7 +203,7 @@ class Indexer:
     def notify(self) -> None:
         """Notify the loop that there may be work, starting it if necessary."""
         self.start()
-        self._wake_event.set()
+        self._store.claims.announce()
 
     async def aclose(self) -> None:
         """Stop indexing and release the claimed documents for other processes."""
@@ -223,26 +224,24 @@ class Indexer:
     async def _run(self) -> None:
         """Poll for documents until the task is cancelled.
 
-        Between polls it waits for a notification, at most two seconds, or half a second
-        while documents are being indexed. A database outage is logged and retried at
-        the next poll.
+        Between polls it waits for a notification, at most a few seconds, or half a
+        second while documents are being indexed. A database outage is logged and
+        retried at the next poll.
         """
-        while True:
-            try:
-                await self._poll()
-            except StorageUnavailableError as error:
-                logger.warning(
-                    "indexing paused: database unavailable",
-                    extra={"fields": {"error": str(error)}},
-                )
-            # Wait for a notification, but poll regularly: other processes cannot notify
-            # this one.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(
-                    _POLL_SECONDS if self._claimed_ids else _IDLE_SECONDS
-                ):
-                    await self._wake_event.wait()
-            self._wake_event.clear()
+        with self._store.claims.listener() as signal:
+            while True:
+                try:
+                    await self._poll()
+                except StorageUnavailableError as error:
+                    logger.warning(
+                        "indexing paused: database unavailable",
+                        extra={"fields": {"error": str(error)}},
+                    )
+                # Leases have to be renewed, and commands read, while there is work.
+                if self._claimed_ids:
+                    await signal.wait(_POLL_SECONDS, unheard_seconds=_POLL_SECONDS)
+                else:
+                    await signal.wait(_IDLE_SECONDS, unheard_seconds=_UNHEARD_SECONDS)
 
     async def _poll(self) -> None:
         """Renew the leases, read the users' commands, and claim further documents.
@@ -311,7 +310,7 @@ class Indexer:
         # An event cannot be reset safely while tasks wait for it, so it is replaced by
         # a new one.
         self._completion_event = asyncio.Event()
-        self._wake_event.set()
+        self._store.claims.wake()
 
     async def wait(
         self, tenant: str, dataset: str, batch: str, timeout: float | None = None

@@ -23,6 +23,7 @@ from modelyard.storage.engines import await_database, open_engine
 from modelyard.storage.page_damage import PageHealth
 from modelyard.storage.readers import Readers
 from modelyard.storage.schema import bring_up_to_date, checksum, migrations
+from modelyard.storage.signals import Signals
 from modelyard.storage.statements import statements
 from modelyard.storage.writer import Writer
 
@@ -74,6 +75,8 @@ class Database:
     ) -> None:
         self._engine = engine or open_engine(where)
         self._pages = PageHealth(self._engine)
+        self.signals = Signals(self._engine)
+        """Signals from and to the other processes that use the database."""
         # The first connection performs the migration before any other one can see the
         # schema.
         first = self._engine.connect()

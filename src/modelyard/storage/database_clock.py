@@ -6,8 +6,9 @@ from collections.abc import Callable
 from modelyard.storage.database import Database
 from modelyard.storage.repository import Repository
 
-_KEPT_SECONDS = 4.0
+_KEPT_SECONDS = 10.0
 """How long a measurement is used. Those who look for work ask more often."""
+_MAX_DRIFT_SECONDS = 0.5
 _MAX_ROUND_TRIP_SECONDS = 1.0
 """A slower answer says too little about the time at which it was given."""
 
@@ -26,6 +27,9 @@ class DatabaseClock(Repository):
         self._clock = clock
         self._offset = 0.0
         self._measured_at = -_KEPT_SECONDS
+        self._ahead_of_monotonic = 0.0
+        """Distance of this server's clock to the one that nobody can set, when the two
+        clocks were compared."""
 
     @classmethod
     def of(cls, database: Database, clock: Callable[[], float]) -> "DatabaseClock":
@@ -43,11 +47,15 @@ class DatabaseClock(Repository):
         if not self._database.is_shared:
             return
         started_at = time.monotonic()
-        if started_at - self._measured_at < _KEPT_SECONDS:
-            return
         asked_at = self._clock()
+        is_recent = started_at - self._measured_at < _KEPT_SECONDS
+        # Somebody may have set this server's clock since.
+        drift = asked_at - started_at - self._ahead_of_monotonic
+        if is_recent and abs(drift) < _MAX_DRIFT_SECONDS:
+            return
         rows = await self._rows("now")
         answered_at = self._clock()
         if 0 <= answered_at - asked_at <= _MAX_ROUND_TRIP_SECONDS:
             self._offset = float(rows[0]["now"]) - (asked_at + answered_at) / 2
             self._measured_at = started_at
+            self._ahead_of_monotonic = asked_at - started_at

@@ -1,7 +1,7 @@
 """The interface that SQLite (`sqlite.py`) and PostgreSQL (`postgresql.py`) implement,
 and its error types."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from modelyard.base.errors import ModelyardError
@@ -105,6 +105,19 @@ class Engine(Protocol):
     def check(self, connection: Connection, is_over: Callable[[], bool]) -> str | None:
         """Return a description of page damage, or None if none is known. `is_over` is
         polled to abort the check."""
+        ...
+
+    def signal(self, connection: Connection, topic: str) -> None:
+        """Signal a topic to all processes that listen, when the transaction is
+        committed. Does nothing if the engine has no signals."""
+        ...
+
+    def listen(self) -> AsyncGenerator[str, None] | None:
+        """Return the topics that processes signal from now on, after an empty one as
+        soon as this one listens; None if the engine has no signals.
+
+        Iterating raises StorageUnavailableError when the connection is lost.
+        """
         ...
 
     def is_damaged(self, error: Exception) -> bool:

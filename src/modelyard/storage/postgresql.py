@@ -3,7 +3,7 @@ dialect differences are translated here."""
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +28,9 @@ logger = logging.getLogger("modelyard.storage")
 
 # Advisory lock number, unique to this program: "myar" in ASCII.
 _SCHEMA_LOCK = 0x6D79_6172
+_CHANNEL = "modelyard"
+# A connection that a firewall has dropped is silent for ever: now and then it is used.
+_HEARTBEAT_SECONDS = 15.0
 # It would also match a `::type` cast, so statements with names write none.
 _NAMED = re.compile(r":([a-z_]+)\b")
 # Types and table options of SQLite → their PostgreSQL equivalents.
@@ -197,6 +200,38 @@ class PostgresqlEngine:
                 " after they were repaired"
             )
         return self._damage
+
+    def signal(self, connection: Connection, topic: str) -> None:
+        """Signal a topic when the transaction is committed."""
+        connection.execute(f"SELECT pg_notify('{_CHANNEL}', ?)", (topic,))
+
+    async def listen(self) -> AsyncGenerator[str, None]:
+        """Yield an empty topic once this process listens, then the topics that are
+        signalled. Raises StorageUnavailableError when the connection is lost.
+
+        A connection of its own: one of a pool would pass to others who expect no
+        notifications.
+        """
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                self._url,
+                autocommit=True,
+                connect_timeout=self._connect_seconds,
+                application_name="modelyard-signals",
+            )
+            async with connection:
+                await connection.execute(f"LISTEN {_CHANNEL}")
+                yield ""
+                while True:
+                    async for notification in connection.notifies(
+                        timeout=_HEARTBEAT_SECONDS
+                    ):
+                        yield notification.payload
+                    await connection.execute("SELECT 1")
+        except psycopg.Error as error:
+            raise StorageUnavailableError(
+                f"Database {self.where!r} sends no notifications: {error}"
+            ) from error
 
     def is_damaged(self, error: Exception) -> bool:
         """Return whether an error reports corrupted data or indexes."""

@@ -16,6 +16,9 @@ from modelyard.storage.statements import statements
 
 logger = logging.getLogger("modelyard.resources")
 
+RESOURCES_TOPIC = "resources"
+"""Signalled with each change of a resource."""
+
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """A configured object of a tenant, such as a provider, an app or an API key."""
@@ -251,7 +254,9 @@ class Resources:
     def _next_revision(self, connection: Connection) -> int:
         # Incremented first in each transaction, so concurrent changes are serialised by
         # this row.
-        return int(connection.execute(self._sql["raise"])[0]["value"])
+        revision = int(connection.execute(self._sql["raise"])[0]["value"])
+        self._database.signals.send(connection, RESOURCES_TOPIC)
+        return revision
 
     def _unique(
         self, kind: str, name: str, act: Callable[[], Sequence[Any]]

@@ -229,6 +229,13 @@ class SqliteEngine:
         was aborted."""
         return connection.check(is_over)  # type: ignore[attr-defined,no-any-return]
 
+    def signal(self, connection: Connection, topic: str) -> None:
+        """Do nothing: processes that share a file do not hear each other."""
+
+    def listen(self) -> None:
+        """Return None: there are no signals."""
+        return
+
     def is_damaged(self, error: Exception) -> bool:
         """Return whether an error reports damaged pages or a file that is not a
         database."""

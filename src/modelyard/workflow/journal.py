@@ -7,7 +7,7 @@ record and the steps are enough to resume a run; events are for clients that wat
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -17,6 +17,7 @@ from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.database_clock import DatabaseClock
 from modelyard.storage.repository import Repository
 from modelyard.storage.secrets import KeyRing
+from modelyard.storage.signals import Signals
 from modelyard.workflow.app_documents import AppDocuments
 from modelyard.workflow.engine import Status, Step
 from modelyard.workflow.events import AnyEvent
@@ -43,6 +44,21 @@ __all__ = [
 LEASE_SECONDS = 15.0
 """A run whose owner has not renewed its lease for this long may be taken over by
 another process."""
+
+
+COMMANDS_TOPIC = "runs.commands"
+"""Signalled when somebody has left a command for a run."""
+RELEASED_TOPIC = "runs.released"
+"""Signalled when a process leaves a run to the others."""
+WATCHED_TOPIC = "runs.watched:"
+"""Followed by the id of a run that another process watches: its owner should signal
+what happens in it."""
+
+
+def events_topic(run: str) -> str:
+    """Return the topic that is signalled when a watched run has new events, or has
+    ended."""
+    return f"runs.events:{run}"
 
 
 class LeaseLostError(ModelyardError):
@@ -84,10 +100,15 @@ class Journal(Protocol):
         steps: Sequence[tuple[int, Step]],
         events: Sequence[tuple[int, AnyEvent]],
         started_keys: Sequence[str] = (),
+        *,
+        is_watched: bool = False,
     ) -> None:
         """Store steps, events and the keys of started steps in one transaction: all or
         nothing. With none of them, confirm that this process owns the run. Raises
-        LeaseLostError."""
+        LeaseLostError.
+
+        `is_watched`: another process waits for the events of the run.
+        """
         ...
 
     async def settle(
@@ -166,6 +187,18 @@ class DatabaseJournal(Repository):
         self.owner = owner_name()
 
     @property
+    def signals(self) -> Signals:
+        """The signals of the processes that use the journal."""
+        return self._database.signals
+
+    async def note_watched(self, run: str) -> None:
+        """Ask the owner of a run to signal its events for a while, because this process
+        watches it. Raises StorageUnavailableError."""
+        await self._database.transact(
+            lambda connection: self.signals.send(connection, WATCHED_TOPIC + run)
+        )
+
+    @property
     def is_shared(self) -> bool:
         """Whether processes of other machines may use the journal too, so that it can
         be out of their reach."""
@@ -201,6 +234,8 @@ class DatabaseJournal(Repository):
         steps: Sequence[tuple[int, Step]],
         events: Sequence[tuple[int, AnyEvent]],
         started_keys: Sequence[str] = (),
+        *,
+        is_watched: bool = False,
     ) -> None:
         """See Journal.append."""
         # Serialised before the transaction, which may be delayed or repeated.
@@ -210,6 +245,9 @@ class DatabaseJournal(Repository):
         ]
         event_rows = rows_of(run.id, events)
 
+        begun_rows = [(run.id, key) for key in started_keys]
+        is_signalled = is_watched and bool(event_rows)
+
         def work(connection: Connection) -> None:
             """Insert the started keys, the steps and the events."""
             # Within the transaction, so that nobody claims the run in between.
@@ -217,17 +255,24 @@ class DatabaseJournal(Repository):
                 raise LeaseLostError(run.id)
             # A key without a body marks a step that had started when the process
             # crashed.
-            if started_keys:
-                connection.execute_many(
-                    self._sql["begun"], [(run.id, key) for key in started_keys]
-                )
-            if step_rows:
-                connection.execute_many(self._sql["step"], step_rows)
+            self._add_all(connection, "begun", begun_rows)
+            self._add_all(connection, "step", step_rows)
             self._events.add(connection, event_rows)
+            # Committing a signal takes a lock of the whole database, so only those are
+            # sent that somebody waits for.
+            if is_signalled:
+                self.signals.send(connection, events_topic(run.id))
 
         # The database retries this write until it succeeds: a full disk must not end a
         # run.
         await self._database.transact(work, is_retried=True)
+
+    def _add_all(
+        self, connection: Connection, name: str, rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """Run a statement for each row within a transaction."""
+        if rows:
+            connection.execute_many(self._sql[name], rows)
 
     async def settle(
         self, run: RunRecord, events: Sequence[tuple[int, AnyEvent]] = ()
@@ -243,6 +288,7 @@ class DatabaseJournal(Repository):
             """Insert the last events and update the run in the same transaction."""
             if self._step(connection, "settle", *result, *held):
                 self._events.add(connection, event_rows)
+                self._database.signals.send(connection, events_topic(run.id))
             elif not self._step(connection, "settled", *settled):
                 raise LeaseLostError(run.id)
 
@@ -275,23 +321,29 @@ class DatabaseJournal(Repository):
 
     async def release(self, run: RunRecord) -> None:
         """See Journal.release."""
-        await self._execute("release", run.id, self.owner, run.epoch)
+
+        def work(connection: Connection) -> None:
+            """End the lease, and wake the processes that may claim the run."""
+            self._step(connection, "release", run.id, self.owner, run.epoch)
+            self._database.signals.send(connection, RELEASED_TOPIC)
+
+        await self._database.transact(work)
 
     async def orphans(self, *, may_be_silent: bool = False) -> "list[RunRecord]":
         """See Journal.orphans."""
         await self._clock.synchronise()
         current_time = self._clock()
-        silent, peer_rows = await self._database.read_together(
-            lambda connection: self._orphan_candidates(connection, current_time)
-        )
-        # Keyed by run id, because a run can be in both lists.
-        rows = {row["id"]: row for row in silent if not may_be_silent}
+        rows = await self._rows("of_others", owner=self.owner)
         # A process on this machine is known to be dead before its lease expires.
-        rows |= {row["id"]: row for row in peer_rows if has_exited(row["owner"])}
+        orphan_rows = [
+            row
+            for row in rows
+            if (row["lease_until"] < current_time and not may_be_silent)
+            or has_exited(row["owner"])
+        ]
         # All processes claim in the same order: otherwise two transactions could
         # deadlock.
-        in_order = sorted(rows.values(), key=lambda row: (row["created_at"], row["id"]))
-        orphan_rows = [row for row in in_order if row["owner"] != self.owner]
+        orphan_rows.sort(key=lambda row: (row["created_at"], row["id"]))
         if not orphan_rows:
             return []
 
@@ -304,14 +356,6 @@ class DatabaseJournal(Repository):
 
         return await self._database.transact(work)
 
-    def _orphan_candidates(
-        self, connection: Connection, current_time: float
-    ) -> "tuple[list[Row], list[Row]]":
-        """Return (runs with an expired lease, active runs of other processes)."""
-        silent = connection.execute(self._sql["orphans"], {"now": current_time})
-        peer_rows = connection.execute(self._sql["of_owner"], {"owner": self.owner})
-        return silent, peer_rows
-
     def _claim(
         self, connection: Connection, row: Row, lease_until: float
     ) -> RunRecord | None:
@@ -323,7 +367,14 @@ class DatabaseJournal(Repository):
 
     async def command(self, tenant: str, run: str, command: str) -> bool:
         """See Journal.command."""
-        return bool(await self._execute("command", command, tenant, run))
+
+        def work(connection: Connection) -> bool:
+            """Store the command, and wake the owner of the run."""
+            is_active = bool(self._step(connection, "command", command, tenant, run))
+            self._database.signals.send(connection, COMMANDS_TOPIC)
+            return is_active
+
+        return await self._database.transact(work)
 
     async def commands(self) -> "list[tuple[str, str]]":
         """See Journal.commands."""

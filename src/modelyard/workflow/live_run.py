@@ -19,6 +19,8 @@ from modelyard.workflow.recorder import Recorder, Step
 from modelyard.workflow.variables import WorkflowError
 
 _MAX_EVENTS_IN_MEMORY = 20_000
+WATCHED_SECONDS = 15.0
+"""How long after a request the events of a run are signalled to other processes."""
 _CERTAIN_SECONDS = LEASE_SECONDS / 2
 """How long after a confirmation the run certainly still belongs to this process."""
 
@@ -71,6 +73,7 @@ class LiveRun:
         started here."""
         self.written_number = history.events
         """Number of the last event in the journal."""
+        self._watched_until = 0.0
         self._started_at = self._confirmed_at = time.monotonic()
         self._journal = journal
         self._waiters: set[asyncio.Future[None]] = set()
@@ -96,6 +99,10 @@ class LiveRun:
         """Stop at once, because another process has taken over the run."""
         self.is_lost = True
         self.command(Command.STOP, "Another process has taken over the run")
+
+    def note_watched(self) -> None:
+        """Another process watches the run from now on, for a while."""
+        self._watched_until = time.monotonic() + WATCHED_SECONDS
 
     # Ownership
 
@@ -242,7 +249,11 @@ class LiveRun:
             try:
                 if not batch.is_empty:
                     await self._journal.append(
-                        self.record, batch.steps, batch.events, batch.started_keys
+                        self.record,
+                        batch.steps,
+                        batch.events,
+                        batch.started_keys,
+                        is_watched=asked_at < self._watched_until,
                     )
             except BaseException as error:
                 self.is_lost = self.is_lost or isinstance(error, LeaseLostError)

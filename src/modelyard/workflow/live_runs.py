@@ -23,6 +23,7 @@ from modelyard.workflow.events import (
     TextReplaced,
 )
 from modelyard.workflow.journal import (
+    WATCHED_TOPIC,
     DatabaseJournal,
     History,
     LeaseLostError,
@@ -73,6 +74,7 @@ class LiveRuns:
         self._live_runs: dict[str, LiveRun] = {}
         self._postponed: dict[str, RunRecord] = {}
         self._is_leaving = False
+        journal.signals.observe(WATCHED_TOPIC, self._note_watched)
         self.listeners: list[OnEnd] = []
         self.check_for: CheckFor | None = None
         """Returns the output check of a run; None if nothing moderates output."""
@@ -83,6 +85,13 @@ class LiveRuns:
     def find(self, run_id: str) -> LiveRun | None:
         """Return the active run with this id; None if it is not active in this process."""
         return self._live_runs.get(run_id)
+
+    def _note_watched(self, run_id: str) -> None:
+        """Signal the events of a run that another process watches, if it is active
+        here."""
+        live_run = self._live_runs.get(run_id)
+        if live_run is not None:
+            live_run.note_watched()
 
     def begin(self, beginning: RunStart) -> None:
         """Start or resume a run in a task of its own."""

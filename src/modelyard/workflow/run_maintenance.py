@@ -9,15 +9,26 @@ from typing import Any
 
 from modelyard.base.errors import ModelyardError
 from modelyard.storage.database import StorageUnavailableError
+from modelyard.storage.signals import Signals
 from modelyard.workflow.engine import Command
-from modelyard.workflow.journal import LEASE_SECONDS, DatabaseJournal, RunRecord
+from modelyard.workflow.journal import (
+    COMMANDS_TOPIC,
+    LEASE_SECONDS,
+    RELEASED_TOPIC,
+    DatabaseJournal,
+    RunRecord,
+)
 from modelyard.workflow.live_runs import LiveRuns
 
 logger = logging.getLogger("modelyard.workflow")
 
 _COMMAND_POLL_SECONDS = 0.05
+# A signal tells of a command. Without one they are looked for all the same.
+_COMMAND_LOOK_SECONDS = 2.0
 # Leases last 15 s, so two renewals in a row may fail.
 _RENEW_SECONDS = 4.0
+# Forms wait for hours or days, so nobody notices when one expires seconds later.
+_EXPIRE_SECONDS = 10.0
 
 ResumeRecord = Callable[[RunRecord], Awaitable[None]]
 """Resumes a run whose record says that it is running but that no process executes."""
@@ -49,14 +60,32 @@ class RunMaintenance:
         # The database may just have become reachable again.
         if self._journal.is_shared:
             self._excuse_silence()
-        # Commands are polled often, because users wait for a stop to take effect.
-        for seconds, act in (
-            (_COMMAND_POLL_SECONDS, self._poll_commands),
-            (_RENEW_SECONDS, self._renew),
-            (_RENEW_SECONDS, self.recover),
-            (_RENEW_SECONDS, self._expire),
-        ):
-            self._tasks.append(asyncio.ensure_future(_repeat(seconds, act)))
+        # Users wait for a stop to take effect, so commands are looked for often.
+        self._look_for(
+            COMMANDS_TOPIC,
+            self._poll_commands,
+            _COMMAND_LOOK_SECONDS,
+            unheard_seconds=_COMMAND_POLL_SECONDS,
+        )
+        # A run that its owner has left need not wait for the next look.
+        self._look_for(RELEASED_TOPIC, self.recover, _RENEW_SECONDS)
+        self._look_for("", self._renew, _RENEW_SECONDS)
+        self._look_for("", self._expire, _EXPIRE_SECONDS)
+
+    def _look_for(
+        self,
+        topic: str,
+        act: Callable[[], Awaitable[Any]],
+        seconds: float,
+        *,
+        unheard_seconds: float = 0.0,
+    ) -> None:
+        """Call an action whenever the topic is signalled, and every `seconds`; every
+        `unheard_seconds`, if given, while signals cannot be received."""
+        work = _repeat(
+            self._journal.signals, topic, act, seconds, unheard_seconds or seconds
+        )
+        self._tasks.append(asyncio.ensure_future(work))
 
     async def aclose(self) -> None:
         """Cancel the tasks and wait for their end."""
@@ -126,17 +155,30 @@ class RunMaintenance:
             await self._resume(tenant, run_id)
 
 
-async def _repeat(seconds: float, act: Callable[[], Awaitable[Any]]) -> None:
-    """Call an action periodically; errors are logged and it is tried again."""
-    while True:
-        try:
-            # Storage may be unavailable for a while; the task is then tried again.
-            await act()
-        except ModelyardError as error:
-            logger.warning(
-                "run maintenance failed", extra={"fields": {"error": str(error)}}
-            )
-        # A fault with one run must not keep all the others from being resumed.
-        except Exception:
-            logger.exception("run maintenance failed")
-        await asyncio.sleep(seconds)
+async def _repeat(
+    signals: Signals,
+    topic: str,
+    act: Callable[[], Awaitable[Any]],
+    seconds: float,
+    unheard_seconds: float,
+) -> None:
+    """Call an action periodically and at each signal; errors are logged and it is tried
+    again."""
+    with signals.listener(topic) as signal:
+        while True:
+            await _try(act)
+            await signal.wait(seconds, unheard_seconds=unheard_seconds)
+
+
+async def _try(act: Callable[[], Awaitable[Any]]) -> None:
+    """Call an action and log its errors."""
+    try:
+        # Storage may be unavailable for a while; the action is then tried again.
+        await act()
+    except ModelyardError as error:
+        logger.warning(
+            "run maintenance failed", extra={"fields": {"error": str(error)}}
+        )
+    # A fault with one run must not keep all the others from being resumed.
+    except Exception:
+        logger.exception("run maintenance failed")

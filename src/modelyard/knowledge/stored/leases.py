@@ -2,6 +2,7 @@
 `lease_until`, `command` and `turn`."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 
 from modelyard.base.process_identity import has_exited, owner_name
 from modelyard.knowledge.entities import Document, Status
@@ -14,8 +15,11 @@ from modelyard.knowledge.rows import (
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.database_clock import DatabaseClock
 from modelyard.storage.repository import Repository
+from modelyard.storage.signals import SignalListener
 
 LEASE_SECONDS = 15.0
+DOCUMENTS_TOPIC = "documents"
+"""Signalled when documents are added that some process may index."""
 
 
 class DocumentClaims(Repository):
@@ -33,6 +37,30 @@ class DocumentClaims(Repository):
     def lease_end(self) -> float:
         """The end of a lease that starts now."""
         return self._clock() + LEASE_SECONDS
+
+    # Signals
+
+    def listener(self) -> AbstractContextManager[SignalListener]:
+        """Return what hears, during a block, that documents have been added."""
+        return self._database.signals.listener(DOCUMENTS_TOPIC)
+
+    def wake(self) -> None:
+        """Wake the indexer of this process."""
+        self._database.signals.wake(DOCUMENTS_TOPIC)
+
+    def announce(self) -> None:
+        """Wake the indexers of all processes, because there are new documents."""
+        self.wake()
+        # Lost with an outage of the database, but then each one looks by itself.
+        if self._database.is_shared:
+            self._database.submit(
+                lambda connection: self._database.signals.send(
+                    connection, DOCUMENTS_TOPIC
+                ),
+                may_gather=True,
+            )
+
+    # Claims
 
     async def claim(self, limit: int) -> list[tuple[Document, int]]:
         """Claim unowned documents for this process. Returns each with its revision."""

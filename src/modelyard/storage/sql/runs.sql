@@ -52,13 +52,9 @@ UPDATE runs SET lease_until = ? WHERE owner = ? AND status = 'running' RETURNING
 -- End the lease of a run that its owner leaves, so that another process claims it at once.
 UPDATE runs SET lease_until = 0 WHERE id = ? AND owner = ? AND epoch = ? AND status = 'running';
 
--- name: orphans
--- Running runs whose lease has expired.
-SELECT * FROM runs WHERE status = 'running' AND lease_until < :now ORDER BY created_at LIMIT 200;
-
--- name: of_owner
--- Running runs of other processes.
-SELECT * FROM runs WHERE status = 'running' AND owner <> :owner ORDER BY created_at LIMIT 1000;
+-- name: of_others
+-- Running runs of other processes, those first whose lease ends first.
+SELECT * FROM runs WHERE status = 'running' AND owner <> :owner ORDER BY lease_until LIMIT 1000;
 
 -- name: claim
 -- Claim an orphaned run. Returns no row if another process was faster, or its owner has renewed the lease.
