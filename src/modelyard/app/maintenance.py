@@ -36,6 +36,8 @@ _REFRESH_SECONDS = 0.4
 _HEARD_REFRESH_SECONDS = 10.0
 """The same while the database signals each change at once."""
 _RECOVER_SECONDS = 5.0
+_PING_SECONDS = 2.0
+"""How soon a load balancer learns that a Valkey is away although nobody calls."""
 _SUM_SECONDS = 60.0
 _CHUNK_PAUSE_SECONDS = 0.02
 _TIDY_SECONDS = 3600.0
@@ -134,6 +136,8 @@ def build_maintenance(
         # The refresh comes first: the other tasks read the state that it loads.
         upkeep.add_task(storage.database.signals.run())
         upkeep.add_task(freshness.refresh_forever(storage.database.signals))
+        if storage.valkey is not None:
+            upkeep.run_periodically(_PING_SECONDS, storage.valkey.ping)
         upkeep.run_periodically(
             _RECOVER_SECONDS, partial(_recover, live_settings, clock, calls)
         )

@@ -64,6 +64,16 @@ class StorageServices:
     valkey: "Valkey | None"
     """State shared between processes; None if the settings name no such server."""
 
+    counts_elsewhere: bool = False
+    """Whether limits are counted in the database or in Valkey, not in this process."""
+
+    @property
+    def counting_trouble(self) -> str | None:
+        """Why limits cannot be counted at present, or None."""
+        if self.valkey is not None:
+            return self.valkey.trouble
+        return self.database.trouble if self.counts_elsewhere else None
+
     async def aclose(self) -> None:
         """Commit pending writes and close all connections."""
         # Close Valkey first: the database close commits, and it must be the last step.
@@ -102,7 +112,18 @@ def build_storage(settings: Settings, clock: Clock) -> StorageServices:
         # displace other records.
         tool_catalogs=ScopedStore(database, clock, max_bytes=_MAX_CATALOG_BYTES),
         valkey=_valkey(settings),
+        counts_elsewhere=bool(_counter_store(settings, database)),
     )
+
+
+def _counter_store(settings: Settings, database: Database) -> str:
+    """Return where limits are counted: the address of a Valkey, `database`, or an empty
+    string for this process's memory."""
+    # Several workers must see the same counters. The database is the shared store that
+    # always exists.
+    if not settings.shared and (settings.workers > 1 or database.is_shared):
+        return "database"
+    return settings.shared
 
 
 def counters_for(
@@ -113,11 +134,7 @@ def counters_for(
 
     `owner` identifies this process in the reservations that it makes.
     """
-    shared = settings.shared
-    # Several workers must see the same counters. The database is the shared store that
-    # always exists.
-    if not shared and (settings.workers > 1 or storage.database.is_shared):
-        shared = "database"
+    shared = _counter_store(settings, storage.database)
     if not shared:
         return MemoryCounters(clock)
     if shared == "database":

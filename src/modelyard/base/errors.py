@@ -42,6 +42,12 @@ class ModelyardError(Exception):
 
     code: ClassVar[str] = "internal_error"
 
+    @property
+    def public_text(self) -> str:
+        """The message for callers of an API. The message itself is for logs and the
+        command line; it may name addresses and paths of the server."""
+        return str(self)
+
 
 class ConfigError(ModelyardError):
     """The setup is wrong, for example a setting or a file. Nothing was called."""

@@ -27,7 +27,7 @@ def caller_text(error: ModelyardError, shape: Shape) -> str:
         return _overflow_text(error, shape)
     if isinstance(error, InvokeError) and error.answer is not None:
         return error.reason
-    return str(error)
+    return error.public_text
 
 
 def _overflow_text(error: ContextTooLongError, shape: Shape) -> str:

@@ -19,6 +19,7 @@ from typing import Protocol
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
+from modelyard.base.outage_log import OutageLog
 from modelyard.knowledge import prepare
 from modelyard.knowledge.entities import Dataset, DocForm, Document, Status
 from modelyard.knowledge.rows import DocumentPart, IndexContent, PreparedDocument
@@ -188,6 +189,9 @@ class Indexer:
         self._claimed_ids: set[str] = set()
         self._commands: dict[str, str] = {}
         self._renewed_at = 0.0
+        self._outages = OutageLog(
+            logger, "indexing paused: database unavailable", "indexing goes on"
+        )
 
     # Lifetime
 
@@ -232,11 +236,9 @@ class Indexer:
             while True:
                 try:
                     await self._poll()
+                    self._outages.worked()
                 except StorageUnavailableError as error:
-                    logger.warning(
-                        "indexing paused: database unavailable",
-                        extra={"fields": {"error": str(error)}},
-                    )
+                    self._outages.failed(error)
                 # Leases have to be renewed, and commands read, while there is work.
                 if self._claimed_ids:
                     await signal.wait(_POLL_SECONDS, unheard_seconds=_POLL_SECONDS)
@@ -290,10 +292,7 @@ class Indexer:
                 with acting_for(self._caller_of(group[0].document)):
                     await self._index_isolated(group)
             except StorageUnavailableError as error:
-                logger.warning(
-                    "indexing paused: database unavailable",
-                    extra={"fields": {"error": str(error)}},
-                )
+                self._outages.failed(error)
                 # Release the claim, so that the documents are tried again without
                 # waiting for the lease.
                 await self._store.claims.release([job.document.id for job in group])

@@ -58,6 +58,14 @@ class LedgerUnavailableError(ModelyardError):
         )
         self.retry_after = 1.0
 
+    @property
+    def public_text(self) -> str:
+        """The message for callers, without addresses and paths of the server."""
+        return (
+            "Calls are refused because usage cannot be recorded at the moment; try again"
+            " later"
+        )
+
 
 class OpenAttempt(msgspec.Struct, eq=False):
     """An attempt that is recorded but not settled yet."""
@@ -151,7 +159,9 @@ class Ledger:
         )
         database = self._database
         if database.damage is not None or database.trouble is not None:
-            self._refuse_while_failing()
+            refusal = self.refusal
+            if refusal is not None:
+                raise LedgerUnavailableError(refusal)
         if self._journal is None:
             return OpenAttempt(intent, None, None)
         # The slot is the part of the journal that holds the token count while the
@@ -170,26 +180,24 @@ class Ledger:
                 self._journal.give_back(slot)
             raise LedgerUnavailableError(str(error)) from error
 
-    def _refuse_while_failing(self) -> None:
-        """Raise LedgerUnavailableError unless the journal can hold rows until the
-        database is back.
+    @property
+    def refusal(self) -> str | None:
+        """Why no billable call is made at present; None while calls are made.
 
         A full disk will soon refuse the journal as well, but a database server may be
-        reachable again at any moment.
+        reachable again at any moment, and until then the journal can hold the rows.
         """
         # A damaged database may have lost rows already, so quotas cannot be trusted and
         # no call is made.
         if self._database.damage is not None:
-            raise LedgerUnavailableError("the database is damaged")
+            return "the database is damaged"
         trouble = self._database.trouble
         if trouble is None:
-            return
-        if (
-            not self._database.is_shared
-            or self._journal is None
-            or len(self._settled) > _MAX_UNCOMMITTED_ROWS
-        ):
-            raise LedgerUnavailableError(trouble)
+            return None
+        can_wait = self._database.is_shared and self._journal is not None
+        if can_wait and len(self._settled) <= _MAX_UNCOMMITTED_ROWS:
+            return None
+        return trouble
 
     def progress(self, opened: OpenAttempt, tokens: int) -> None:
         """Record how many completion tokens have been received so far.

@@ -15,6 +15,11 @@ class StorageUnavailableError(ModelyardError):
 
     code = "storage_unavailable"
 
+    @property
+    def public_text(self) -> str:
+        """The message for callers, without the address of the database."""
+        return "The server's storage cannot be used at the moment; try again later"
+
 
 class DuplicateError(Exception):
     """A row with this primary key or unique index entry already exists. The caller that

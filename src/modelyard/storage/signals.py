@@ -14,6 +14,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, contextmanager, suppress
 
+from modelyard.base.outage_log import OutageLog
 from modelyard.storage.engine import Connection, Engine, StorageUnavailableError
 
 logger = logging.getLogger("modelyard.storage")
@@ -50,6 +51,11 @@ class Signals:
         self._engine = engine
         self._listeners: dict[str, set[SignalListener]] = {}
         self._observers: dict[str, Callable[[str], None]] = {}
+        self._outages = OutageLog(
+            logger,
+            "signals of other processes are not received",
+            "signals of other processes are received again",
+        )
         self.is_listening = False
         """Whether signals of other processes arrive at present."""
 
@@ -91,11 +97,7 @@ class Signals:
                 async with aclosing(topics):
                     await self._receive(topics)
             except StorageUnavailableError as error:
-                # Every other part of the server says so too, more loudly.
-                logger.info(
-                    "no signals of other processes",
-                    extra={"fields": {"error": str(error)}},
-                )
+                self._outages.failed(error)
             finally:
                 self._set_listening(False)
             await asyncio.sleep(_RECONNECT_SECONDS)
@@ -106,6 +108,7 @@ class Signals:
         listens from now on."""
         async for topic in topics:
             if not topic:
+                self._outages.worked()
                 self._set_listening(True)
                 continue
             self.wake(topic)

@@ -3,7 +3,8 @@ operation is one atomic Lua script."""
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from modelyard.base.clock import Clock
@@ -127,6 +128,14 @@ class Valkey:
             for text in (_RESERVE, _SETTLE, _SEED)
         }
 
+        self.trouble: str | None = None
+        """Why the server cannot be used, or None if its last answer was one."""
+
+    async def ping(self) -> None:
+        """Ask for a sign of life, so that `trouble` is known without calls."""
+        with suppress(StorageUnavailableError):
+            await self.call("PING")
+
     async def run(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
         """Run one of the registered Lua scripts and return its result.
 
@@ -134,17 +143,31 @@ class Valkey:
         connection. Raises StorageUnavailableError if the server does not answer or
         refuses.
         """
-        try:
-            return await self._scripts[script](keys=keys, args=values)
-        except (ValkeyError, OSError, TimeoutError) as error:
-            raise StorageUnavailableError(f"Valkey cannot be used: {error}") from error
+        return await self._answer(self._scripts[script](keys=keys, args=values))
 
     async def call(self, *args: Any) -> Any:
         """Run a single command. Raises StorageUnavailableError."""
+        return await self._answer(self._client.execute_command(*args))
+
+    async def _answer(self, command: Awaitable[Any]) -> Any:
+        """Return the answer of a command, and note whether there was one. Raises
+        StorageUnavailableError."""
         try:
-            return await self._client.execute_command(*args)
+            answer = await command
         except (ValkeyError, OSError, TimeoutError) as error:
+            self._note(str(error))
             raise StorageUnavailableError(f"Valkey cannot be used: {error}") from error
+        if self.trouble is not None:
+            self._note(None)
+        return answer
+
+    def _note(self, trouble: str | None) -> None:
+        """Store how the server is, and log when that changes."""
+        if trouble is not None and self.trouble is None:
+            logger.error("Valkey cannot be used", extra={"fields": {"error": trouble}})
+        elif trouble is None:
+            logger.info("Valkey can be used again")
+        self.trouble = trouble
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from modelyard.base.errors import ModelyardError
+from modelyard.base.outage_log import OutageLog
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.storage.signals import Signals
 from modelyard.workflow.engine import Command
@@ -164,21 +165,21 @@ async def _repeat(
 ) -> None:
     """Call an action periodically and at each signal; errors are logged and it is tried
     again."""
+    outages = OutageLog(logger, "run maintenance failed", "run maintenance works again")
     with signals.listener(topic) as signal:
         while True:
-            await _try(act)
+            await _try(act, outages)
             await signal.wait(seconds, unheard_seconds=unheard_seconds)
 
 
-async def _try(act: Callable[[], Awaitable[Any]]) -> None:
+async def _try(act: Callable[[], Awaitable[Any]], outages: OutageLog) -> None:
     """Call an action and log its errors."""
     try:
         # Storage may be unavailable for a while; the action is then tried again.
         await act()
+        outages.worked()
     except ModelyardError as error:
-        logger.warning(
-            "run maintenance failed", extra={"fields": {"error": str(error)}}
-        )
+        outages.failed(error)
     # A fault with one run must not keep all the others from being resumed.
     except Exception:
         logger.exception("run maintenance failed")

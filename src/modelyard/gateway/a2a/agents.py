@@ -343,9 +343,9 @@ class Agents:
                 user=run.user,
             )
         except FormClosedError as error:
-            raise A2AError(UNSUPPORTED, str(error)) from error
+            raise A2AError(UNSUPPORTED, error.public_text) from error
         except (InvokeBadRequestError, InputError) as error:
-            raise A2AError(INVALID_PARAMS, str(error)) from error
+            raise A2AError(INVALID_PARAMS, error.public_text) from error
         return await self._parts.runs.find(run.tenant, run.id)
 
     async def _stream(self, call: "_Call") -> StreamReply:
@@ -563,7 +563,7 @@ def _error_code(error: ModelyardError) -> tuple[int, str]:
     """Return the JSON-RPC error code and the message of an error."""
     status, _ = status_and_code(error)
     # -32603 is JSON-RPC's "internal error".
-    return (INVALID_PARAMS if status < 500 else -32603), str(error)
+    return (INVALID_PARAMS if status < 500 else -32603), error.public_text
 
 
 def _error_response(number: Any, code: int, message: str) -> JSON:

@@ -11,6 +11,7 @@ from modelyard.gateway.admin.app_network import AppNetwork
 from modelyard.gateway.admin.app_traces import AppTraces
 from modelyard.gateway.admin.apps import ImportedApps
 from modelyard.gateway.knowledge.calls import DatasetParts
+from modelyard.gateway.operations.health import Problem
 from modelyard.gateway.plugins.dependencies import PluginDependencies
 from modelyard.gateway.service.dependencies import ServiceDependencies
 from modelyard.models.types import JSON
@@ -76,7 +77,7 @@ class AdminDependencies:
     overridden: Sequence[str]
     database: str
     sandbox: Callable[[], str]
-    problem: Callable[[], str | None]
+    problem: Callable[[], Problem | None]
     services: Callable[[App, RunRecord], Services]
     started_at: float
     """Start time of the server on the monotonic clock."""

@@ -41,7 +41,7 @@ _DAY = 86_400.0
 
 def broken_stream(error: ModelyardError) -> bytes:
     """Return the last event of a stream that failed."""
-    return b"data: " + encode({"error": {"message": str(error)}}) + b"\n\n"
+    return b"data: " + encode({"error": {"message": error.public_text}}) + b"\n\n"
 
 
 def page_size(request: Request, name: str, default: int) -> int:

@@ -107,7 +107,9 @@ def run_view(run: RunRecord) -> RunView:
 
 def broken_run(error: ModelyardError) -> bytes:
     """Return the last event of a run's stream that failed."""
-    return b"data: " + encode({"event": "error", "message": str(error)}) + b"\n\n"
+    return (
+        b"data: " + encode({"event": "error", "message": error.public_text}) + b"\n\n"
+    )
 
 
 async def run_events(

@@ -28,6 +28,7 @@ from modelyard.gateway.http import (
     json_reply,
     sse_reply,
 )
+from modelyard.gateway.operations.health import Problem
 from modelyard.models.types import JSON
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.load_balancing import DeploymentHealth
@@ -50,9 +51,6 @@ class ServerAboutRoute:
         problem, rejected = parts.problem(), None
         if request.caller.is_operator:
             rejected = await asyncio.to_thread(parts.ledger.count_rejected)
-        elif problem is not None:
-            # The part after the colon can contain paths and addresses of the server.
-            problem = problem.partition(":")[0]
         return json_reply(
             About(
                 version=__version__,
@@ -60,7 +58,7 @@ class ServerAboutRoute:
                 database=parts.database,
                 sandbox=parts.sandbox(),
                 workers=server.workers,
-                problem=problem,
+                problem=_shown(problem, to_operator=request.caller.is_operator),
                 rejected_records=rejected,
                 uptime=round(parts.clock.monotonic() - parts.started_at, 1),
                 records_bodies=server.records,
@@ -70,6 +68,14 @@ class ServerAboutRoute:
                 packages=await asyncio.to_thread(_packages),
             )
         )
+
+
+def _shown(problem: Problem | None, *, to_operator: bool) -> str | None:
+    """Return what a caller may read of a problem: the part after the colon can contain
+    paths and addresses of the server."""
+    if problem is None:
+        return None
+    return problem.text if to_operator else problem.public_text
 
 
 @lru_cache(1)

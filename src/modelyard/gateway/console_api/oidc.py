@@ -45,7 +45,7 @@ class OidcSteps:
             self._count_try(request)
             return await self._begin(request, self.oidc)
         except (SignInError, ConfigError) as error:
-            return _error_page(str(error))
+            return _error_page(error.public_text)
 
     async def end(self, request: Request) -> Reply:
         """GET callback: complete the sign-in after the browser returns."""
@@ -53,7 +53,7 @@ class OidcSteps:
             address = self._count_try(request)
             reply = await self._end(request, self.oidc)
         except (SignInError, ConfigError) as error:
-            return _error_page(str(error))
+            return _error_page(error.public_text)
         # The sign-in succeeded, so this address is not guessing.
         self.accounts.sign_in.return_anonymous_try(address)
         return reply

@@ -86,7 +86,9 @@ class FormPages:
             await self._store_answer(answer)
         except (InvokeBadRequestError, InputError) as error:
             # Files cannot be filled in again by a page.
-            page = form_page(form.definition, values=answer.texts, error=str(error))
+            page = form_page(
+                form.definition, values=answer.texts, error=error.public_text
+            )
             return _reply(page, 400)
         return _reply(notice_page("Thank you", "Your answer was received."), 200)
 
@@ -193,7 +195,7 @@ async def _as_page(work: Awaitable[Reply]) -> Reply:
     except ModelyardError as error:
         status, _ = status_of(error)
         # Details of the server's own faults are not for the public.
-        text = str(error) if status < 500 else "Please try again later."
+        text = error.public_text if status < 500 else "Please try again later."
         page = notice_page("The form cannot be used", text)
         return Reply(page, status, _HTML, {**error_headers(error), **_HEADERS})
 

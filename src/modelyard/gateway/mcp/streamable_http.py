@@ -129,7 +129,9 @@ class Route:
 
 def _error_event(message: Mapping[str, Any], error: ModelyardError) -> bytes:
     """Return the last event of a stream that failed: a JSON-RPC internal error."""
-    document = protocol.error_of(message.get("id"), protocol.INTERNAL_ERROR, str(error))
+    document = protocol.error_of(
+        message.get("id"), protocol.INTERNAL_ERROR, error.public_text
+    )
     return b"event: message\ndata: " + encode(document) + b"\n\n"
 
 

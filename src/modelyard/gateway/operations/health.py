@@ -38,24 +38,43 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """What keeps the server from working as it should."""
+
+    text: str
+    """The part before the colon is public: it may mention a full disk, but not the
+    address of another server."""
+    takes_calls: bool = False
+    """Whether calls of models are answered nevertheless."""
+
+    @property
+    def public_text(self) -> str:
+        """The part that everybody may read."""
+        return self.text.partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
-    """GET /health/ready: whether a load balancer should send calls here. 503 while the
-    server drains or cannot record costs.
+    """GET /health/ready: whether a load balancer should send calls here.
+
+    503 while the server drains, or would refuse calls. While a service that all servers
+    share is away, but calls are answered, it is 200 with the status `degraded`: all
+    servers at once would be taken out, and nothing would be answered any more.
 
     Public, so the reason is short; details are in GET /admin/v1/about and in the log.
     """
 
-    problem: Callable[[], str | None]
+    problem: Callable[[], Problem | None]
 
     async def __call__(self, request: Request) -> Reply:
         problem = self.problem()
-        # The part after the colon can contain paths and addresses of the server.
-        reason = problem.partition(":")[0] if problem is not None else None
-        document = {
-            "status": "ok" if problem is None else "unavailable",
-            "problem": reason,
-        }
-        return json_reply(document, status=200 if problem is None else 503)
+        if problem is None:
+            return json_reply({"status": "ok", "problem": None})
+        status = "degraded" if problem.takes_calls else "unavailable"
+        return json_reply(
+            {"status": status, "problem": problem.public_text},
+            status=200 if problem.takes_calls else 503,
+        )
 
 
 _WELCOME = f"""Modelyard {__version__}

@@ -19,7 +19,7 @@ from modelyard.runtime.metrics import Metrics
 
 def api(
     sandbox: Callable[[], str],
-    problem: Callable[[], str | None],
+    problem: Callable[[], health.Problem | None],
     server_metrics: Metrics,
     read_peer_metrics: Callable[[], Iterable[Mapping[str, Any]]],
 ) -> Api:

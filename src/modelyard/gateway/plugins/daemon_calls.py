@@ -52,7 +52,7 @@ def failure(error: ModelyardError) -> JSON:
         }
         return _error_body(-500, _json(details), "PluginInvokeError")
     if isinstance(error, NotFoundError) and error.code == "plugin_not_found":
-        return _error_body(-404, str(error), "PluginNotFoundError")
+        return _error_body(-404, error.public_text, "PluginNotFoundError")
     code, error_type = next(
         (
             pair
@@ -61,7 +61,7 @@ def failure(error: ModelyardError) -> JSON:
         ),
         (-500, "PluginDaemonInternalServerError"),
     )
-    return _error_body(code, str(error), error_type)
+    return _error_body(code, error.public_text, error_type)
 
 
 # The first matching class wins, so subclasses come before their base classes.

@@ -203,7 +203,7 @@ class TransactionRoute:
         except NotFoundError as error:
             document = {
                 "event": "error",
-                "message": str(error),
+                "message": error.public_text,
                 "data": {"error_type": "SessionNotFound"},
             }
             return json_reply(document, status=400)

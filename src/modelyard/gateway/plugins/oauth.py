@@ -36,7 +36,7 @@ class BrowserSteps:
         try:
             return await self._begin(request.names["ticket"])
         except ModelyardError as error:
-            return _page("Authorization failed", str(error), status=400)
+            return _page("Authorization failed", error.public_text, status=400)
 
     async def back(self, request: Request) -> Reply:
         """GET /oauth/callback/PROVIDER: exchange the provider's answer for credentials.
@@ -44,7 +44,7 @@ class BrowserSteps:
         try:
             return await self._back(request)
         except ModelyardError as error:
-            return _page("Authorization failed", str(error), status=400)
+            return _page("Authorization failed", error.public_text, status=400)
 
     async def _begin(self, text: str) -> Reply:
         """Redirect the browser to the provider's consent page.

@@ -130,4 +130,4 @@ def _message_text(content: Any) -> str:
 
 def _error_event(error: ModelyardError) -> JSON:
     """Return AG-UI's event for a stream that ends with an error."""
-    return {"type": "RUN_ERROR", "message": str(error), "code": error.code}
+    return {"type": "RUN_ERROR", "message": error.public_text, "code": error.code}

@@ -87,7 +87,7 @@ def status_and_code(error: ModelyardError) -> tuple[int, str]:
 def error_document(error: ModelyardError) -> JSON:
     """Return the JSON body for an error."""
     status, code = status_and_code(error)
-    return {"code": code, "message": str(error), "status": status}
+    return {"code": code, "message": error.public_text, "status": status}
 
 
 def error_reply(error: ModelyardError, request_id: str = "") -> Reply:

@@ -105,7 +105,7 @@ class AppRuns:
         def error_event(error: ModelyardError) -> JSON:
             """Return the API's error event for an error that ends the stream."""
             status, code = status_and_code(error)
-            return telling.error_event(status, code, str(error))
+            return telling.error_event(status, code, error.public_text)
 
         return self.stream(run, telling, error_event, watching)
 
