@@ -88,3 +88,40 @@ def test_wrong_arguments_are_named(command: Command, folder: Path):
         ((*sync, "confluence:https://x.org/wiki"), 1, "/wiki/spaces/KEY"),
     ):  # fmt: skip
         assert text in command(*arguments, exit_code=exit_code), arguments
+
+
+def test_a_stored_source_is_managed(command: Command, folder: Path):
+    source = ("knowledge", "source")
+    added = command(
+        *source, "add", "notes", "share", "folder", "--set", f"path={folder}",
+        "--schedule", "0 * * * *", "--access", "pay=group:hr",
+    )  # fmt: skip
+    listed = json.loads(command(*source, "list", "notes", "--json"))
+    assert [(one["id"], one["connector"], one["schedule"]) for one in listed] == [
+        (added.strip(), "folder", "0 * * * *")
+    ]
+    assert "secret" not in listed[0]
+    assert "not yet synchronised" in command(*source, "list", "notes")
+    command(*source, "change", "notes", "share", "--rename", "files", "--disable")
+    (listed,) = json.loads(command(*source, "list", "notes", "--json"))
+    assert (listed["name"], listed["is_enabled"], listed["due_at"]) == ("files", False, None)  # fmt: skip
+    command(*source, "sync", "notes", "files")
+    (listed,) = json.loads(command(*source, "list", "notes", "--json"))
+    assert listed["due_at"] is not None
+    assert "0 documents were kept" in command(
+        *source, "remove", "notes", "files", "--documents", "keep"
+    )
+    assert json.loads(command(*source, "list", "notes", "--json")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("add", "notes", "x", "ftp"), "Unknown connector 'ftp'"),
+        (("add", "notes", "x", "s3", "--set", "bucket"), "--set expects NAME=VALUE"),
+        (("add", "notes", "x", "s3", "--set", "bucket=b"), "missing required field"),
+        (("sync", "notes", "gone"), "does not exist in dataset 'notes'"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_source_are_told(command: Command, folder: Path, arguments: tuple[str, ...], message: str):  # fmt: skip
+    assert message in command("knowledge", "source", *arguments, exit_code=1)

@@ -107,6 +107,9 @@ EXPECTED: dict[Role, tuple[str, ...]] = {
         "GET POST DELETE /admin/v1/subscriptions*",
         "POST /admin/v1/oauth/*",
         "GET POST DELETE /admin/tool-providers*",
+        # Credentials of sources, and who may read what comes from them.
+        "GET /admin/v1/connectors",
+        "GET POST PATCH DELETE /admin/v1/sources/*",
         "GET PATCH /console/api/accounts*",
         "POST /console/api/invitations",
         "GET /console/api/audit",

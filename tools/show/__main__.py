@@ -63,7 +63,7 @@ PROOFS = {
     "bench-workflow": "The cost of a node, a step and a run, compared with graphon.",
     "retrieval": "nDCG@10 on six collections: full text, semantic, hybrid, reranked, with local models.",
     "documents": "Every document format compared with the written content; malicious files are contained.",
-    "connectors": "Folders, S3 and Confluence: first pass, changes, deletions, permissions, interruption and going on.",
+    "connectors": "Folders, S3, Confluence and Google Drive: first pass, changes, deletions, permissions, interruption and going on; schedules.",
     "permissions": "People × documents × ways in against a model of who may read what; revocation; latency.",
     "crawl": "Every case of pages, sitemaps, feeds, robots.txt and rate limits, on simulated sites.",
     "index-kill": "300 times kill -9 during indexing, updates and deletions: index and database agree.",

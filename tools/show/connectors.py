@@ -8,7 +8,11 @@ import sys
 from tools.show.proof import ROOT, Proof
 
 SOURCES = ("folder", "s3")
-_FILE = "tests/knowledge/test_connectors.py"
+_FILES = (
+    "tests/knowledge/test_connectors.py",
+    "tests/knowledge/test_google_drive.py",
+    "tests/knowledge/test_dataset_sources.py",
+)
 _STEPS = {
     "test_a_source_is_followed": "first pass, change, deletion, permissions",
     "test_an_interrupted_pass_goes_on_where_it_was": "interruption and going on",
@@ -21,12 +25,28 @@ _SPACE_STEPS = {
     "test_a_space_goes_on_after_an_interruption": "interruption and going on",
     "test_a_page_without_known_restrictions_stops_the_pass": "unknown restrictions",
 }
+_DRIVE_STEPS = {
+    "test_a_drive_is_followed_with_its_permissions": (
+        "first pass, change, deletion, permissions"
+    ),
+    "test_a_drive_goes_on_after_an_interruption": "interruption and going on",
+    "test_documents_of_editors_are_exported_and_unreadable_ones_skipped": (
+        "unreadable documents"
+    ),
+}
+_STORED_STEPS = {
+    "test_a_source_is_synchronised_by_its_schedule": "schedule",
+    "test_credentials_are_encrypted_and_never_shown": "credentials",
+    "test_one_server_synchronises_a_source_at_a_time": "one server at a time",
+    "test_another_server_goes_on_after_a_stop": "another server goes on",
+    "test_a_source_that_is_removed_while_it_is_read_adds_nothing_more": "removal",
+}
 
 
 def prove() -> Proof:
     """Run the tests once, and report each step of each source."""
     proof = Proof()
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", _FILE]
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *_FILES]
     completed = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -36,10 +56,15 @@ def prove() -> Proof:
         for test, step in _STEPS.items():
             passed = (test, source) in results
             proof.line(f"{source}: {step}", "holds" if passed else "fails", passed)
-    for test, step in _SPACE_STEPS.items():
-        passed = f"::{test} PASSED" in completed.stdout
-        proof.line(f"confluence: {step}", "holds" if passed else "fails", passed)
+    for source, steps in (
+        ("confluence", _SPACE_STEPS),
+        ("google_drive", _DRIVE_STEPS),
+        ("stored sources", _STORED_STEPS),
+    ):
+        for test, step in steps.items():
+            passed = f"::{test} PASSED" in completed.stdout
+            proof.line(f"{source}: {step}", "holds" if passed else "fails", passed)
     last_line = completed.stdout.strip().splitlines()[-1:]
     proof.line("all tests", "".join(last_line), completed.returncode == 0)
-    proof.figures["sources"] = len(SOURCES) + 1
+    proof.figures["sources"] = len(SOURCES) + 2
     return proof

@@ -1,5 +1,9 @@
 """Measure nDCG@10 on six collections: full text, semantic, hybrid and reranked search,
-with local models."""
+with local models.
+
+Four more are measured if their folders are there, in BEIR's layout: cranfield, cisi,
+drcd-test and rgb-zh. They come in no package.
+"""
 
 import asyncio
 import os
@@ -50,6 +54,13 @@ SETS = {
     "xquad-zh": (MANY, UNSPLIT, DocForm.TEXT),
     "cmrc2018-dev": (MANY, UNSPLIT, DocForm.TEXT),
 }
+OPTIONAL_SETS = {
+    "cranfield": (ENGLISH, UNSPLIT, DocForm.TEXT),
+    "cisi": (ENGLISH, UNSPLIT, DocForm.TEXT),
+    "drcd-test": (MANY, UNSPLIT, DocForm.TEXT),
+    "rgb-zh": (MANY, UNSPLIT, DocForm.TEXT),
+}
+ALL_SETS = {**SETS, **OPTIONAL_SETS}
 # Lowest acceptable nDCG@10 by collection and search method.
 FLOORS = {
     ("scifact", "full_text"): 0.675,
@@ -59,6 +70,11 @@ FLOORS = {
     ("cmrc2018-dev", "full_text"): 0.98,
 }
 _HIT_5 = 0.75
+# Hybrid search may be this much worse than the better leg of a collection, and must be
+# this much better than reciprocal ranks on average.
+_LEG_LOSS, _RANKS_GAIN = 0.005, 0.01
+_RERANK_LOSS = 0.01
+_CHINESE = 0.97
 
 
 def data_folder() -> Path:
@@ -93,7 +109,10 @@ async def _evaluate_all(proof: Proof, home: str) -> None:
         "full text  semantic    hybrid  by ranks | reranked (hybrid, same questions)",
     )
     async with Modelyard(settings) as yard:
-        for name, (model, rule, doc_form) in SETS.items():
+        for name, (model, rule, doc_form) in ALL_SETS.items():
+            if name in OPTIONAL_SETS and not (data_folder() / name).exists():
+                proof.line(name, "not measured: its folder is absent")
+                continue
             collection = load_collection(data_folder() / name)
             started_at = time.monotonic()
             dataset_settings = DatasetSettings(
@@ -110,6 +129,14 @@ async def _evaluate_all(proof: Proof, home: str) -> None:
             )
             if name == "covidqa-long":
                 await _check_answer_spans(proof, datasets, dataset, collection)
+    measured = [proof.figures[name] for name in ALL_SETS if name in proof.figures]
+    gains = [figures["hybrid"] - figures["hybrid_ranks"] for figures in measured]
+    mean_gain = sum(gains) / len(gains)
+    proof.line(
+        "hybrid over reciprocal ranks, mean",
+        f"{mean_gain:+.4f}",
+        mean_gain >= _RANKS_GAIN,
+    )
 
 
 async def _evaluate_collection(
@@ -150,12 +177,12 @@ async def _evaluate_collection(
         for (name, leg), floor in FLOORS.items()
         if name == set_name
     )
-    # For English, hybrid search must also be at least as good as each of its two parts.
-    is_english = SETS[set_name][0] == ENGLISH
-    if is_english:
-        ok = ok and scores["hybrid"].ndcg >= max(
-            scores["full_text"].ndcg, scores["semantic"].ndcg
-        )
+    best_leg = max(scores["full_text"].ndcg, scores["semantic"].ndcg)
+    ok = ok and scores["hybrid"].ndcg >= best_leg - _LEG_LOSS
+    # Pairs of characters alone reach this on most Chinese collections.
+    if ALL_SETS[set_name][0] == MANY and scores["full_text"].ndcg >= _CHINESE:
+        ok = ok and scores["hybrid"].ndcg >= _CHINESE
+    ok = ok and scores["reranked"].ndcg >= hybrid_same_queries.ndcg - _RERANK_LOSS
     reranked = f"{scores['reranked'].ndcg:.4f} ({hybrid_same_queries.ndcg:.4f}), {scores['reranked'].milliseconds:,.0f} ms"
     proof.line(
         set_name,

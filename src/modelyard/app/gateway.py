@@ -250,6 +250,7 @@ def _datasets(services: Services, keeper: Authenticator) -> DatasetParts:
         models=knowledge.models,
         answerer=knowledge.answerer,
         evaluations=knowledge.evaluations,
+        sources=knowledge.sources,
         imports=knowledge.imports,
         pipelines=services.workflows.pipelines,
         listed=partial(_models_by_provider, services.calls.models),

@@ -10,9 +10,11 @@ from modelyard.app.live_settings import LiveSettings
 from modelyard.app.network import NetworkServices
 from modelyard.app.storage import StorageServices
 from modelyard.base.clock import Clock
-from modelyard.base.errors import ConfigError
+from modelyard.base.errors import ConfigError, InvokeBadRequestError
 from modelyard.base.settings import Settings
 from modelyard.knowledge.answer import Answerer
+from modelyard.knowledge.connectors.dataset_sources import DatasetSources
+from modelyard.knowledge.connectors.scheduler import SourceScheduler
 from modelyard.knowledge.connectors.sync import SourceSync
 from modelyard.knowledge.crawl import SourceLoader
 from modelyard.knowledge.datasets import Datasets
@@ -40,6 +42,8 @@ from modelyard.tenancy.caller import Caller
 from modelyard.tenancy.directory import Directory
 from modelyard.tenancy.memberships import Memberships
 from modelyard.transport.egress import EgressClient
+from modelyard.workflow.nodes.trigger import ScheduleData
+from modelyard.workflow.schedule import ScheduleError, schedule_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,8 @@ class KnowledgeServices:
     evaluations: Evaluations
     imports: SegmentImports
     source_sync: SourceSync
+    sources: DatasetSources
+    source_scheduler: SourceScheduler
     models: KnowledgeModels
     sandbox: Sandbox
     """The sandbox in which documents are parsed."""
@@ -68,6 +74,7 @@ class KnowledgeServices:
     async def aclose(self) -> None:
         """Stop indexing and close the indexes."""
         await self.imports.aclose()
+        await self.source_scheduler.aclose()
         # The indexer goes before the indexes and the sandbox, which it uses.
         await self.indexer.aclose()
         await self.indexes.aclose()
@@ -199,6 +206,10 @@ def build_knowledge(
         SegmentEditor(knowledge_store, vectors),
         Reindexer(knowledge_store, vectors),
     )
+    source_sync = SourceSync(datasets, storage.scoped_store)
+    sources = DatasetSources(
+        knowledge_store.sources, datasets, storage.keys, egress, clock.time, _next_time
+    )
     return KnowledgeServices(
         stored=knowledge_store,
         datasets=datasets,
@@ -214,10 +225,25 @@ def build_knowledge(
             storage.scoped_store, datasets, runtime_models, clock.time
         ),
         imports=SegmentImports(storage.scoped_store, datasets, clock.time),
-        source_sync=SourceSync(datasets, storage.scoped_store),
+        source_sync=source_sync,
+        sources=sources,
+        source_scheduler=SourceScheduler(
+            knowledge_store.sources, sources, source_sync, datasets
+        ),
         models=runtime_models,
         sandbox=sandbox,
     )
+
+
+def _next_time(cron: str, timezone: str, moment: float) -> float | None:
+    """Return the next time of a schedule; None if there is none. Raises
+    InvokeBadRequestError."""
+    # The nodes of workflows and the sources of datasets understand the same schedules.
+    data = ScheduleData(mode="cron", cron_expression=cron, timezone=timezone)
+    try:
+        return schedule_of(data).next(moment)
+    except ScheduleError as error:
+        raise InvokeBadRequestError(str(error), param="schedule") from error
 
 
 def _sandbox(settings: Settings) -> Sandbox:

@@ -47,6 +47,8 @@ _MAIL_SECONDS = 1.0
 """Somebody waits for the mail, but a run waits for hours: a second more does not
 matter."""
 _FOLLOW_SECONDS = 1.0
+_SOURCE_SECONDS = 2.0
+"""Schedules of sources are in minutes; a request of a person may wait this long."""
 _DAY = 86_400.0
 _JOB_DAYS = 30
 """How long the reports of imports can be read."""
@@ -156,6 +158,7 @@ def build_maintenance(
         workflows.runs.start_maintenance()
         upkeep.run_periodically(_TRIGGER_SECONDS, workflows.triggers.tick)
         knowledge.start()
+        upkeep.run_periodically(_SOURCE_SECONDS, knowledge.source_scheduler.tick)
         # Only providers with a health URL are checked actively.
         for provider in live_settings.current.providers:
             if provider.health_url:

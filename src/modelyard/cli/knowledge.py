@@ -16,6 +16,7 @@ import msgspec
 from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.base.ids import new_uuid
 from modelyard.cli.knowledge_access import access
+from modelyard.cli.knowledge_sources import dataset_source
 from modelyard.cli.knowledge_sync import sync
 from modelyard.cli.output import (
     failure_text,
@@ -132,6 +133,7 @@ def knowledge() -> None:
 
 knowledge.add_command(access)
 knowledge.add_command(sync)
+knowledge.add_command(dataset_source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -486,6 +486,7 @@ async def _reencrypt_all(yard: Modelyard, ring: KeyRing) -> int:
     for tenant in yard.services.tenancy.administration.tenant_names():
         # Keys of external knowledge servers are stored separately.
         changed_count += await yard.knowledge.external.reencrypt_all(tenant, ring)
+        changed_count += await yard.knowledge.sources.reencrypt_all(tenant, ring)
     # Files of apps with secret variables are encrypted as a whole.
     documents = yard.services.workflows.journal.documents
     return changed_count + await documents.reencrypt_all(ring)

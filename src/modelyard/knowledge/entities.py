@@ -193,9 +193,10 @@ class RetrievalSettings(msgspec.Struct, frozen=True, kw_only=True):
     reranking_model: RerankingModel | None = None
     weights: Weights | None = None
     metadata_filtering_conditions: Conditions | None = None
-    fusion: Literal["weights", "ranks"] = "weights"
-    """How a hybrid search combines its legs: by weighted scores, or by reciprocal rank
-    fusion."""
+    fusion: Literal["adaptive", "weights", "ranks"] = "adaptive"
+    """How a hybrid search combines its legs: by how far each leg separates its hits, by
+    weighted scores, or by reciprocal rank fusion. With `weights`, adaptive means by
+    these weights."""
     mmr: float | None = None
     """Maximal marginal relevance, 0 to 1: the weight of relevance against dissimilarity
     to the hits already selected."""
@@ -204,6 +205,14 @@ class RetrievalSettings(msgspec.Struct, frozen=True, kw_only=True):
     candidates: int = 100
     """Number of hits that each leg of a search returns."""
     rerank_candidates: int = 50
+
+    @property
+    def effective_fusion(self) -> Literal["adaptive", "weights", "ranks"]:
+        """How the legs are combined, considering `weights`."""
+        # Whoever sets weights expects them to apply.
+        if self.fusion == "adaptive" and self.weights is not None:
+            return "weights"
+        return self.fusion
 
     @property
     def threshold(self) -> float:

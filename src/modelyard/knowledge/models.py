@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelyard.base.errors import InvokeServerUnavailableError, NotFoundError
 from modelyard.base.lazy import lazy_module
+from modelyard.knowledge.reranking import check_query_length
 from modelyard.knowledge.vectors import EmbeddingResult
 from modelyard.models.embedding import EmbeddingInputType, TextEmbeddingRequest
 from modelyard.models.llm import LLMRequest
@@ -80,9 +81,11 @@ class KnowledgeModels:
     async def rerank(
         self, tenant: str, model: str, query: str, docs: Sequence[str]
     ) -> Sequence[tuple[int, float]]:
-        """Return (index in docs, score), best first. Raises InvokeError and
-        NotFoundError."""
+        """Return (index in docs, score), best first. Raises InvokeError,
+        NotFoundError, and QueryTooLongError without a call of the model."""
         instance = self.find(tenant, model, ModelType.RERANK)
+        schema = instance.schema
+        check_query_length(query, model, schema.context_size if schema else None)
         result = await instance.invoke_rerank(
             RerankRequest(query=query, docs=list(docs))
         )

@@ -38,6 +38,11 @@ from modelyard.knowledge.entities import (
 from modelyard.knowledge.filters import check
 from modelyard.knowledge.index.base import Index, IndexHit, IndexKey, IndexQuery
 from modelyard.knowledge.ingest import Writer
+from modelyard.knowledge.reranking import (
+    QueryTooLongError,
+    combined_order,
+    finds_nothing,
+)
 from modelyard.knowledge.rows import EntryContent
 from modelyard.knowledge.stored.repositories import KnowledgeStore
 from modelyard.knowledge.stored.searches import SearchTarget
@@ -495,7 +500,7 @@ class Retriever:
                 vector=vector,
                 text=None if method is SearchMethod.SEMANTIC else query,
                 semantic_weight=semantic_weight,
-                fusion="ranks" if settings.fusion == "ranks" else "weights",
+                fusion=settings.effective_fusion,
                 limit=limit,
                 candidates=max(settings.candidates, limit),
                 documents=scope.documents,
@@ -606,7 +611,8 @@ class Retriever:
 
         Only the best candidates, each text once, are sent and returned. Without a model
         the hits are returned unchanged; also, with a note in the result, if none is
-        available or its call fails.
+        available, its call fails, or the query is too long for it. Hits have the
+        model's scores; their order is of the model and of the search.
         """
         model = settings.reranker
         if model is None or not hits:
@@ -626,6 +632,9 @@ class Retriever:
                 search_request.query,
                 [hit.text for hit in candidates],
             )
+        except QueryTooLongError as error:
+            retrieval.notes.append(f"Hits are in search order: {error}")
+            return hits
         except ModelyardError as error:
             logger.warning(
                 "rerank model failed",
@@ -637,6 +646,14 @@ class Retriever:
             return hits
         finally:
             retrieval.add_duration("rerank", started_at)
+        if finds_nothing([score for _, score in order]):
+            retrieval.notes.append(
+                f"Rerank model {model!r} finds that no hit fits the question"
+            )
+        combined = combined_order(
+            [candidates[index].score for index, _ in order],
+            [score for _, score in order],
+        )
         return [
             msgspec.structs.replace(
                 # Some models return scores outside of 0 to 1.
@@ -644,7 +661,7 @@ class Retriever:
                 score=min(1.0, max(0.0, score)),
                 scores={**candidates[index].scores, "rerank": score},
             )
-            for index, score in order
+            for index, score in (order[position] for position in combined)
         ]
 
     async def _post_process(

@@ -260,7 +260,7 @@ class GoogleAuth:
             "exp": issued_at + 3600,
         }
         form_body = urlencode(
-            {"grant_type": _GRANT_TYPE, "assertion": _signed_jwt(claims, account)}
+            {"grant_type": _GRANT_TYPE, "assertion": signed_jwt(claims, account)}
         ).encode()
         sent = {"content-type": "application/x-www-form-urlencoded"}
         try:
@@ -326,7 +326,7 @@ def read_account(account_key: str) -> JSON:
     return account
 
 
-def _signed_jwt(claims: JSON, account: JSON) -> str:
+def signed_jwt(claims: JSON, account: JSON) -> str:
     """Return a JSON web token, signed with RS256."""
     # Imported here because the import takes 30 ms and few providers need it.
     from cryptography.exceptions import UnsupportedAlgorithm

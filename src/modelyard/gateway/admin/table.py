@@ -9,6 +9,7 @@ from modelyard.gateway.admin import (
     plugins_table,
     resources_table,
     shapes,
+    sources_table,
 )
 from modelyard.gateway.admin.dependencies import AdminDependencies, AdminParts
 from modelyard.gateway.admin.rows import global_row, row
@@ -17,6 +18,7 @@ from modelyard.gateway.admin.server_state import (
     ServerAboutRoute,
     SettingsFile,
 )
+from modelyard.gateway.admin.sources import SourceRoutes
 from modelyard.gateway.errors import OPENAI
 from modelyard.gateway.table import EVENTS, OWNER, VIEWER, Api, Row
 
@@ -32,6 +34,7 @@ def api(parts: AdminParts) -> Api:
         *models_table.rows(parts),
         *plugins_table.rows(parts),
         *apps_table.rows(parts),
+        *sources_table.rows(SourceRoutes(parts.datasets.datasets, parts.datasets.sources)),
         *_server_rows(parts.manage),
     )  # fmt: skip
     return Api(name="admin", title="Admin API",

@@ -15,6 +15,7 @@ from modelyard.gateway.forms import Form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.gateway.service.calls import ServiceError, read_object
 from modelyard.knowledge.answer import Answerer
+from modelyard.knowledge.connectors.dataset_sources import DatasetSources
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset, Document, Segment
 from modelyard.knowledge.evaluations import Evaluations
@@ -47,6 +48,7 @@ class DatasetParts:
     origin: Callable[[], str]
     pipelines: Pipelines
     evaluations: Evaluations
+    sources: DatasetSources
     imports: SegmentImports
 
 

@@ -81,13 +81,15 @@ class SourceSync:
         self,
         dataset: Dataset,
         source: Source,
+        report: SyncReport | None = None,
     ) -> SyncReport:
-        """Bring a dataset up to date with a source.
+        """Bring a dataset up to date with a source. `report` is filled while it works,
+        for callers that show what was done before an error.
 
         Documents of other origin are left alone. Raises SourceError if the source
         cannot be reached; what was done until then stays, and the next run continues.
         """
-        report, scope = SyncReport(), _scope(dataset.id)
+        report, scope = report or SyncReport(), _scope(dataset.id)
         # Names of sources are longer than those of records may be.
         name = digest_of(source.name)
         stored = await self._progress.get(dataset.tenant, scope, name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from modelyard.base.lazy import lazy_module
+from modelyard.knowledge.index.fusion import AdaptiveFusion, leg_scale
 from modelyard.knowledge.rows import IndexDelta
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ else:
 ReadChanges = Callable[[str, int, int, int], Awaitable[IndexDelta]]
 """Reads index changes: (dataset, space, after which generation, up to which
 generation)."""
+Fusion = Literal["adaptive", "weights", "ranks"]
+"""How the scores of both legs become one: by how far each leg separates its entries, by
+fixed weights, or by reciprocal ranks."""
 # Cormack, Clarke, Büttcher 2009
 _RRF_CONSTANT = 60
 
@@ -49,8 +53,8 @@ class IndexQuery:
     text: str | None = None
     semantic_weight: float = 0.5
     """Weight of the vector search if both are used, 0 to 1; the full-text search has
-    the remainder."""
-    fusion: Literal["weights", "ranks"] = "weights"
+    the remainder. The adaptive fusion chooses its own."""
+    fusion: Fusion = "weights"
     limit: int = 10
     candidates: int = 100
     documents: Collection[str] | None = None
@@ -66,7 +70,7 @@ class IndexHit:
 
     entry: int
     score: float
-    """0 to 1: the semantic score, the full-text score, or their weighted sum."""
+    """0 to 1: the semantic score, the full-text score, or what both are fused to."""
     semantic: float | None = None
     """Cosine similarity; negative values become 0."""
     keyword_score: float | None = None
@@ -111,13 +115,17 @@ def fuse_scores(
     semantic: Mapping[int, float],
     keyword_scores: Mapping[int, float],
     question: IndexQuery,
+    background: float = 0.0,
 ) -> list[IndexHit]:
     """Combine the scores of both legs into one list, best first.
 
     By weights: the weighted sum of both scores, each 0 to 1. By ranks: reciprocal rank
     fusion determines the order, while the score, to which thresholds apply, is still
-    the weighted sum.
+    the weighted sum. Adaptive: see the module `fusion`; `background` is the mean cosine
+    of the dataset's entries and the query.
     """
+    if question.fusion == "adaptive":
+        return _fuse_adaptively(semantic, keyword_scores, question, background)
     semantic_weight = question.semantic_weight
     candidates = {*semantic, *keyword_scores}
 
@@ -157,6 +165,35 @@ def fuse_scores(
             min(1.0, keyword_scores.get(entry, 0.0)),
         )
         for entry in best_entries
+    ]
+
+
+def _fuse_adaptively(
+    semantic: Mapping[int, float],
+    keyword_scores: Mapping[int, float],
+    question: IndexQuery,
+    background: float,
+) -> list[IndexHit]:
+    """Fuse candidates by the separation of both legs. The first ten of each leg must be
+    among them."""
+    entries = sorted({*semantic, *keyword_scores})
+    fusion = AdaptiveFusion(
+        leg_scale(list(semantic.values()), background),
+        leg_scale([score for score in keyword_scores.values() if score > 0], 0.0),
+    )
+    cosines = np.array([semantic.get(entry, 0.0) for entry in entries])
+    keywords = np.array([keyword_scores.get(entry, 0.0) for entry in entries])
+    fused = fusion.scores(cosines, keywords)
+    # A stable sort keeps the order of the ids where scores are equal.
+    order: list[int] = np.argsort(-fused, kind="stable")[: question.limit].tolist()
+    return [
+        IndexHit(
+            entries[index],
+            float(fused[index]),
+            max(0.0, float(cosines[index])),
+            min(1.0, float(keywords[index])),
+        )
+        for index in order
     ]
 
 

@@ -8,10 +8,11 @@ to be deleted.
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from modelyard.base.lazy import lazy_module
 from modelyard.knowledge.analysis import decode_term_counts
@@ -33,6 +34,25 @@ else:
 
 # Pseudo-terms under which the number of entries and their total length are stored.
 _ENTRY_COUNT_TERM, _TOTAL_LENGTH_TERM = 0, -1
+_SAMPLE_SIZE, _CENTROID_SECONDS = 256, 60.0
+
+
+class _Centroid(NamedTuple):
+    """The mean of a sample of the vectors of a space."""
+
+    vector: np.ndarray
+    size: int
+    generation: int
+    """The generation of the dataset in which it was read."""
+    read_at: float
+
+    def is_valid_for(self, space: IndexKey) -> bool:
+        """Return whether it still stands for the entries of a space."""
+        # Of many entries some may come and go: what is unrelated stays the same.
+        is_large = self.size == _SAMPLE_SIZE
+        return self.generation == space.generation or (
+            is_large and time.monotonic() - self.read_at < _CENTROID_SECONDS
+        )
 
 
 class ExternalIndex(ABC):
@@ -45,6 +65,7 @@ class ExternalIndex(ABC):
         self._read = read
         self._index_progress = followers
         self._generations: dict[tuple[str, int], int] = {}
+        self._centroids: dict[tuple[str, int], _Centroid] = {}
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
 
     # Implemented by each store
@@ -166,7 +187,31 @@ class ExternalIndex(ABC):
             keyword_scores.update(
                 (entry, score / max_score) for entry, score in matched_scores.items()
             )
-        return fuse_scores(semantic, keyword_scores, search_request)
+        background = await self._background(space, search_request.vector)
+        return fuse_scores(semantic, keyword_scores, search_request, background)
+
+    async def _background(self, space: IndexKey, vector: np.ndarray) -> float:
+        """Return the mean cosine of a query and the entries of a space, by a sample."""
+        centroid = self._centroids.get(space.key)
+        if centroid is None or not centroid.is_valid_for(space):
+            centroid = await self._read_centroid(space)
+            self._centroids[space.key] = centroid
+        return float(centroid.vector @ vector)
+
+    async def _read_centroid(self, space: IndexKey) -> _Centroid:
+        """Return the mean of the oldest vectors of a space."""
+        sample = await self._index_progress.sample_vectors(
+            space.dataset, space.number, _SAMPLE_SIZE
+        )
+        width = space.dimensions * 4
+        rows = [
+            np.frombuffer(vector_bytes, np.float32)
+            for vector_bytes in sample
+            if len(vector_bytes) == width
+        ]
+        # Without vectors there is nothing that a query could be near to.
+        mean = np.mean(rows, axis=0) if rows else np.zeros(space.dimensions)
+        return _Centroid(mean, len(rows), space.generation, time.monotonic())
 
     async def _weights(
         self, space: IndexKey, text: str
@@ -240,6 +285,7 @@ class ExternalIndex(ABC):
         ]:
             del self._generations[key]
             self._locks.pop(key, None)
+            self._centroids.pop(key, None)
         await self.delete(dataset, number)
         await self._index_progress.forget_store(self.name, dataset)
 

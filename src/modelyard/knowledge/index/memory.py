@@ -32,6 +32,7 @@ from modelyard.knowledge.index.bm25 import (
     score_entries,
     top_indexes,
 )
+from modelyard.knowledge.index.fusion import COMPARED, AdaptiveFusion, leg_scale
 from modelyard.knowledge.rows import IndexDelta
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ _TUNING_QUERIES, _TARGET_RECALL, _EXPANSION_STEPS = (
 # Score of excluded entries: lower than any cosine.
 _EXCLUDED_SCORE = -4.0
 _MAX_MASKS = 64
+_BACKGROUND_SAMPLE = 1000
 # If at most one entry in 16 is allowed, the allowed ones are compared exactly.
 _EXACT_SEARCH_RATIO = 16
 
@@ -75,6 +77,9 @@ class SpaceIndex:
         self._is_alive = np.zeros(0, np.bool_)
         self._lengths = np.zeros(0, np.int64)
         self._matrix = np.zeros((0, dimensions), np.float32)
+        self._vector_sum = np.zeros(dimensions, np.float64)
+        """Of all entries, deleted ones included: its share of a query is the mean
+        cosine."""
         self._document_numbers: dict[str, int] = {}
         self._parts: list[PostingBlock] = []
         self._terms: list[bytes] = []
@@ -165,6 +170,10 @@ class SpaceIndex:
             )
             self._matrix[start:end] = np.frombuffer(data, np.float32).reshape(
                 count, self.dimensions
+            )
+            # A new array: searches read the old one meanwhile.
+            self._vector_sum = self._vector_sum + self._matrix[start:end].sum(
+                0, dtype=np.float64
             )
         self._terms += changes.terms
         waiting = end - self._merged
@@ -292,7 +301,29 @@ class SpaceIndex:
                 _semantic_hit(int(ids[slots[index]]), float(cosines[index]))
                 for index in order
             ]
-        return self._hybrid_hits(search_request, slots, cosines, keyword_scores)
+        background = self._background(search_request, slots, cosines, mask)
+        return self._hybrid_hits(
+            search_request, slots, cosines, keyword_scores, background
+        )
+
+    def _background(
+        self,
+        search_request: IndexQuery,
+        slots: np.ndarray,
+        cosines: np.ndarray,
+        mask: np.ndarray | None,
+    ) -> float:
+        """Return the mean cosine of the query and the entries."""
+        vector: Any = search_request.vector
+        if mask is None or not search_request.hides_others:
+            return float(self._vector_sum @ vector) / max(1, self.size)
+        # Scores must tell nothing of entries that the reader may not find.
+        allowed = np.flatnonzero(mask)
+        if not len(allowed):
+            return 0.0
+        # A regular sample: the mean of a thousand cosines is exact enough.
+        step = max(1, len(allowed) // _BACKGROUND_SAMPLE)
+        return float((self._matrix[allowed[::step]] @ vector).mean())
 
     def _mask(self, documents: Collection[str] | None, size: int) -> np.ndarray | None:
         """Return a mask of the entries that may be found; None if all may."""
@@ -439,20 +470,17 @@ class SpaceIndex:
         slots: np.ndarray,
         cosines: np.ndarray,
         keyword_scores: np.ndarray,
+        background: float,
     ) -> list[IndexHit]:
         """Return the best entries by vector and full-text score combined.
 
-        If every entry has a cosine and the fusion is by weights, the weighted sum is
+        If every entry has a cosine and the fusion is not by ranks, the fused score is
         taken over all entries. Otherwise the best candidates of each search are fused,
         their cosines being computed exactly.
         """
-        # All entries have both scores: the weighted sum can be computed over whole
-        # arrays.
-        if len(slots) == len(keyword_scores) and search_request.fusion == "weights":
-            semantic_weight = search_request.semantic_weight
-            sums = semantic_weight * np.maximum(cosines, 0) + (
-                1 - semantic_weight
-            ) * np.minimum(keyword_scores, 1)
+        # All entries have both scores: they can be fused as whole arrays.
+        if len(slots) == len(keyword_scores) and search_request.fusion != "ranks":
+            sums = _fused_arrays(search_request, cosines, keyword_scores, background)
             sums[cosines < _EXCLUDED_SCORE / 2] = _EXCLUDED_SCORE
             return [
                 IndexHit(
@@ -487,7 +515,32 @@ class SpaceIndex:
                 )
             ),
             search_request,
+            background,
         )
+
+
+def _fused_arrays(
+    search_request: IndexQuery,
+    cosines: np.ndarray,
+    keyword_scores: np.ndarray,
+    background: float,
+) -> np.ndarray:
+    """Return the fused scores of all entries, by weights or adaptively."""
+    if search_request.fusion == "adaptive":
+        return AdaptiveFusion(
+            leg_scale(_highest(cosines, _EXCLUDED_SCORE / 2), background),
+            leg_scale(_highest(keyword_scores, 0.0), 0.0),
+        ).scores(cosines, keyword_scores)
+    semantic_weight = search_request.semantic_weight
+    return semantic_weight * np.maximum(cosines, 0) + (
+        1 - semantic_weight
+    ) * np.minimum(keyword_scores, 1)
+
+
+def _highest(scores: np.ndarray, threshold: float) -> list[float]:
+    """Return the ten highest scores above a threshold."""
+    indexes = top_indexes(scores, COMPARED, threshold=threshold)
+    return scores[indexes].tolist()
 
 
 def _tune(graph: Any, matrix: np.ndarray) -> None:

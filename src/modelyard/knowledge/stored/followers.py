@@ -35,6 +35,13 @@ class IndexProgress(Repository):
         rows = connection.execute(self._sql["followed"], names)
         return int(rows[0]["generation"]) if rows else 0
 
+    async def sample_vectors(self, dataset: str, space: int, limit: int) -> list[bytes]:
+        """Return the vectors of the oldest entries of a space, as float32."""
+        rows = await self._rows(
+            "sample_vectors", dataset=dataset, space=space, most=limit
+        )
+        return [bytes(row["vector"]) for row in rows]
+
     async def record_sync(
         self,
         store: str,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelyard.knowledge.stored.access_lists import StoredAccessLists
+from modelyard.knowledge.stored.dataset_sources import StoredSources
 from modelyard.knowledge.stored.datasets import StoredDatasets
 from modelyard.knowledge.stored.documents import StoredDocuments
 from modelyard.knowledge.stored.entries import StoredEntries
@@ -36,6 +37,7 @@ class KnowledgeStore:
     followers: IndexProgress
     tags: StoredTags
     externals: StoredExternals
+    sources: StoredSources
     queries: StoredQueries
     library: DocumentLibrary
     """Changes that span several repositories."""
@@ -72,6 +74,7 @@ def open_store(
         followers=followers,
         tags=tags,
         externals=StoredExternals(database),
+        sources=StoredSources(database, clock, owner=owner),
         queries=queries,
         library=DocumentLibrary(
             database,
