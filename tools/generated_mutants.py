@@ -43,6 +43,7 @@ class Area:
 
 
 _RUNTIME, _STORAGE = "tests/unit/runtime", "tests/unit/storage"
+_WIRE = "tests/wire"
 AREAS: Mapping[str, Area] = {
     "balancing": Area(
         ("runtime/load_balancing.py", "runtime/retry_budget.py"),
@@ -62,6 +63,7 @@ AREAS: Mapping[str, Area] = {
             f"{_RUNTIME}/test_dispatch.py",
             f"{_RUNTIME}/test_dispatch_attempts.py",
             f"{_RUNTIME}/test_dispatch_order.py",
+            f"{_RUNTIME}/test_dispatch_states.py",
             f"{_RUNTIME}/test_dispatch_trace.py",
             f"{_RUNTIME}/test_hedging.py",
             f"{_RUNTIME}/test_routing_plans.py",
@@ -81,6 +83,7 @@ AREAS: Mapping[str, Area] = {
             f"{_RUNTIME}/test_batch_policy.py",
             f"{_RUNTIME}/test_cache_policy.py",
             f"{_RUNTIME}/test_deadline_policy.py",
+            f"{_RUNTIME}/test_meter_plans.py",
             f"{_RUNTIME}/test_meter_policy.py",
             f"{_RUNTIME}/test_observe_policy.py",
             f"{_RUNTIME}/test_policies.py",
@@ -96,6 +99,7 @@ AREAS: Mapping[str, Area] = {
             "storage/counters.py",
         ),
         (
+            f"{_RUNTIME}/test_admission_plans.py",
             f"{_RUNTIME}/test_fair_queue.py",
             f"{_RUNTIME}/test_limit_policy.py",
             f"{_RUNTIME}/test_limit_rules.py",
@@ -127,7 +131,27 @@ AREAS: Mapping[str, Area] = {
             "tests/unit/models/test_prices.py",
         ),
     ),
-    "codecs": Area(("wire/*",), ("tests/wire/test_laws.py",), sample=60),
+    "codecs": Area(
+        ("wire/*",),
+        (
+            f"{_WIRE}/test_any_shape.py",
+            f"{_WIRE}/test_cohere.py",
+            f"{_WIRE}/test_dashscope.py",
+            f"{_WIRE}/test_laws.py",
+            f"{_WIRE}/test_ollama.py",
+            f"{_WIRE}/test_openai_chat.py",
+            f"{_WIRE}/test_openai_types.py",
+            f"{_WIRE}/test_other_formats.py",
+            f"{_WIRE}/test_read_types.py",
+            f"{_WIRE}/test_recordings.py",
+            f"{_WIRE}/test_retrieval_formats.py",
+            f"{_WIRE}/test_sameness.py",
+            f"{_WIRE}/test_sources.py",
+            f"{_WIRE}/test_speech_formats.py",
+            f"{_WIRE}/test_verbatim.py",
+        ),
+        sample=60,
+    ),
 }
 
 

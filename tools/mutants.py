@@ -100,7 +100,7 @@ MUTANTS = (
            "ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]",
            "ordered[0]", _BALANCING_TESTS),
     Mutant(8, "a cooldown shifts the turns of the others", _BALANCING,
-           "else self._next_free(free)", "else round_robin(free, self._turn - 1)",
+           "return self._next_free(free)", "return round_robin(free, self._turn - 1)",
            (f"{_RUNTIME}/test_balancing_choices.py",)),
     Mutant(9, "a long Retry-After is waited for", _DISPATCH,
            "_MAX_WAIT = 10.0", "_MAX_WAIT = 1000.0", _DISPATCH_TESTS),

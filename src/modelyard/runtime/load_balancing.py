@@ -486,11 +486,7 @@ class LBModelManager:
         self._turn += 1
         match self.strategy:
             case "round_robin":
-                return (
-                    round_robin(free, self._turn - 1)
-                    if len(free) == len(self.deployments)
-                    else self._next_free(free)
-                )
+                return self._next_free(free)
             case "weighted":
                 return weighted_pick(free, self._rng())
             case "random":

@@ -5,6 +5,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelyard.models.embedding import EmbeddingUsage
 from modelyard.models.entities import (
@@ -14,6 +16,7 @@ from modelyard.models.entities import (
     PricePeriod,
     PriceTier,
     PriceType,
+    ServicePrices,
 )
 from modelyard.models.llm import LLMUsage
 from modelyard.models.moderation import ModerationUsage
@@ -22,6 +25,7 @@ from modelyard.models.pricing import (
     get_price,
     round_amount,
     with_prices,
+    with_total_price,
 )
 from modelyard.models.rerank import RerankUsage
 from modelyard.models.speech2text import Speech2TextUsage
@@ -148,6 +152,101 @@ def test_the_period_of_the_day_applies_with_its_tiers(
     )
     effective = effective_prices(prices, day=day, prompt_tokens=prompt_tokens)
     assert effective.input == expected
+
+
+# Service tiers.
+
+FLEX = ServicePrices(
+    input=D(2), output=D(4), rates={"cached": D(1)}, tiers=[PriceTier(above=100, input=D(8))]
+)  # fmt: skip
+WITH_TIERS = PriceConfig(
+    input=D(3),
+    output=D(7),
+    unit=UNIT,
+    currency="EUR",
+    source="list",
+    tiers=[TIER],
+    history=[PricePeriod(until=date(2026, 1, 1), input=D(20), output=D(30))],
+    service_tiers={"flex": FLEX},
+)
+
+
+@pytest.mark.parametrize(
+    ("service_tier", "prompt_tokens", "expected"),
+    [
+        ("flex", 0, (D(2), D(4), {"cached": D(1)})),
+        # Service tiers have prices for long prompts of their own.
+        ("flex", 101, (D(8), None, {})),
+        ("", 0, (D(3), D(7), {})),
+        # A tier without prices of its own costs as much as the normal one.
+        ("batch", 0, (D(3), D(7), {})),
+        ("batch", 101, (D(5), D(9), {"cached": D(2)})),
+    ],
+)
+def test_a_service_tier_has_its_prices(
+    service_tier: str, prompt_tokens: int, expected: tuple[Any, ...]
+):
+    effective = effective_prices(
+        WITH_TIERS, service_tier=service_tier, prompt_tokens=prompt_tokens
+    )
+    assert (effective.input, effective.output, effective.rates) == expected
+    usage = LLMUsage.of(prompt_tokens, 0, service_tier=service_tier)
+    assert cost(usage, WITH_TIERS) == prompt_tokens * expected[0] * UNIT
+
+
+def test_service_tiers_apply_without_tiers_and_history():
+    prices = priced(PricePer.TOKEN, service_tiers={"flex": FLEX})
+    assert cost(LLMUsage.of(10, 0, service_tier="flex"), prices) == D("0.2")
+    assert effective_prices(prices, service_tier="batch") is prices
+
+
+def test_service_tiers_have_no_history():
+    """An earlier period has only the normal prices."""
+    past = date(2025, 6, 1)
+    usage = LLMUsage.of(10, 0, service_tier="flex")
+    assert cost(usage, WITH_TIERS, day=past) == D("0.2")
+    assert cost(LLMUsage.of(10, 0), WITH_TIERS, day=past) == D("2")
+
+
+# The total only, for the ledger.
+
+chat_usages = st.builds(
+    LLMUsage.of,
+    st.integers(0, 300),
+    st.integers(0, 300),
+    cached_tokens=st.integers(0, 300),
+    reasoning_tokens=st.integers(0, 300),
+    searches=st.integers(0, 3),
+    service_tier=st.sampled_from(["", "flex", "batch"]),
+    total_price=st.sampled_from([None, None, D("0.5"), D(-1)]),
+)
+
+
+@given(
+    chat_usages,
+    st.sampled_from([PRICES, WITH_TIERS, None]),
+    st.sampled_from([None, date(2025, 6, 1), date(2026, 6, 1)]),
+)
+def test_a_total_price_is_that_of_all_prices(
+    usage: LLMUsage, prices: PriceConfig | None, day: date | None
+):
+    complete = with_prices(usage, prices, day=day)
+    total = with_total_price(usage, prices, day=day)
+    assert isinstance(complete, LLMUsage)
+    for name in ("total_price", "currency", "price_source", "service_tier"):
+        assert getattr(total, name) == getattr(complete, name), name
+    # The counts stay as they are.
+    assert (total.prompt_tokens, total.completion_tokens) == (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+    )
+
+
+def test_the_ledger_needs_no_single_prices():
+    usage = with_total_price(LLMUsage.of(10, 20), PRICES)
+    assert usage == LLMUsage.of(
+        10, 20, total_price=D("1.7"), currency="EUR", price_source="list"
+    )
 
 
 # Chat.

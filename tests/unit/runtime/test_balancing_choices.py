@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,11 @@ from modelyard.runtime.load_balancing import (
     Deployment,
     DeploymentHealth,
     LBModelManager,
+    Plan,
     rendezvous_pick,
     weighted_pick,
 )
+from modelyard.tenancy.resource_types import Limit
 from modelyard.testing import FakeClock
 from tests.unit.runtime.dispatch_calls import deployment, group
 
@@ -252,3 +255,44 @@ def test_a_negative_weight_counts_as_none():
 def test_the_end_of_the_range_belongs_to_the_last_deployment():
     candidates = [deployment(name) for name in "abc"]
     assert weighted_pick(candidates, 1.0) is candidates[2]
+
+
+# plans
+
+
+@pytest.mark.parametrize("sticky", ["", "user"])
+def test_a_plan_of_single_attempts_is_plain(sticky: str):
+    groups = [group(_health(), *"ab"), group(_health())]
+    assert Plan(groups, sticky=sticky).is_plain
+    assert Plan([]).is_plain
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hedge_after": 95.0},
+        # The percentile 0 is a value as well: hedge every call.
+        {"hedge_after": 0.0},
+        {"continue_streams": True},
+        {"sticky": "prompt"},
+        {"hedge_after": 95.0, "continue_streams": True},
+        {"continue_streams": True, "sticky": "prompt"},
+    ],
+)
+def test_a_plan_that_reads_messages_or_calls_twice_is_not_plain(
+    options: dict[str, Any],
+):
+    assert not Plan([group(_health(), *"ab")], **options).is_plain
+
+
+def test_a_plan_with_a_hosted_quota_is_not_plain():
+    """The quota of a single deployment of a single group has to be awaited."""
+    quotas = (("q", Limit(unit="requests", amount=5)),)
+    hosted = Credential("h", "hosted", quotas=quotas)
+    deployments = [deployment("a"), Deployment("h/big", "p", "big", hosted)]
+    last_group = LBModelManager(deployments, _health())
+    assert not Plan([group(_health(), *"ab"), last_group]).is_plain
+    without_credential = LBModelManager(
+        [Deployment("p/big", "p", "big", None)], _health()
+    )
+    assert Plan([without_credential]).is_plain

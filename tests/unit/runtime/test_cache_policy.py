@@ -121,6 +121,36 @@ def run(setup: Setup, work: Callable[[Setup], Coroutine[Any, Any, None]]) -> Non
         setup.database.close()
 
 
+# Which calls the cache is for.
+
+
+@pytest.mark.parametrize(
+    ("mode", "seconds", "applies"),
+    [
+        ("", 60.0, True),
+        ("on", 0.5, True),
+        ("refresh", 60.0, True),
+        ("off", 60.0, False),
+        ("", 0.0, False),
+        ("on", -1.0, False),
+    ],
+)
+def test_the_cache_applies_to_calls_whose_answers_it_may_keep(
+    mode: str, seconds: float, *, applies: bool
+):
+    """A call that it does not apply to may skip the policy."""
+
+    async def work(setup: Setup) -> None:
+        invocation = replace(EMBED, cache=mode)
+        assert setup.policy.applies_to(invocation) is applies
+        for _ in range(2):
+            await setup.ask(invocation)
+        is_reused = len(setup.seen) == 1
+        assert is_reused is (applies and mode != "refresh")
+
+    run(Setup(seconds=seconds), work)
+
+
 # Whole answers.
 
 

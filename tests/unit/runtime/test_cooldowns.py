@@ -10,6 +10,7 @@ from modelyard.base.errors import (
     InvokeRateLimitError,
     InvokeServerUnavailableError,
     QueueFullError,
+    QuotaExhaustedError,
 )
 from modelyard.runtime.limits import LimitExceededError
 from modelyard.runtime.load_balancing import (
@@ -64,10 +65,24 @@ def test_refused_credentials_double_up_to_25_seconds():
     assert seconds == [10.0, 20.0, 25.0, 25.0]
 
 
+def test_a_used_up_quota_doubles_from_ten_minutes_to_an_hour():
+    clock = FakeClock()
+    manager = group(DeploymentHealth(clock), "a", "b")
+    seconds: list[float] = []
+    for _ in range(5):
+        cooldown = manager.cooldown(
+            manager.deployments[0], QuotaExhaustedError("no credit")
+        )
+        seconds.append(cooldown)
+        clock.advance(cooldown)
+    assert seconds == [600.0, 1200.0, 2400.0, 3600.0, 3600.0]
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
         (InvokeRateLimitError("slow"), 300.0),
+        (QuotaExhaustedError("no credit"), 3600.0),
         (InvokeAuthorizationError("no"), 25.0),
         (InvokeConnectionError("down"), 25.0),
         (InvokeServerUnavailableError("503"), 25.0),
@@ -85,7 +100,12 @@ def test_a_credential_may_fail_for_months(error: InvokeError, expected: float):
 
 @pytest.mark.parametrize(
     "error_class",
-    [InvokeRateLimitError, InvokeAuthorizationError, InvokeConnectionError],
+    [
+        InvokeRateLimitError,
+        QuotaExhaustedError,
+        InvokeAuthorizationError,
+        InvokeConnectionError,
+    ],
 )
 def test_the_provider_decides_the_length_if_it_asks_for_one(
     error_class: type[InvokeError],
@@ -133,6 +153,7 @@ def test_a_shorter_cooldown_does_not_replace_a_longer_one():
     "error",
     [
         InvokeRateLimitError("slow"),
+        QuotaExhaustedError("no credit"),
         InvokeAuthorizationError("no"),
         InvokeConnectionError("down"),
     ],
@@ -178,11 +199,20 @@ def _two_models() -> LBModelManager:
     )
 
 
-def test_a_refused_credential_affects_all_its_models():
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (InvokeAuthorizationError("no"), 10.0),
+        (QuotaExhaustedError("no credit"), 600.0),
+    ],
+)
+def test_a_refused_credential_affects_all_its_models(
+    error: InvokeError, seconds: float
+):
     manager = _two_models()
-    manager.cooldown(manager.deployments[0], InvokeAuthorizationError("no"))
-    assert _waits(manager) == [10.0, 10.0, 0.0]
-    assert manager.health.in_cooldown() == {"a": 10.0}
+    manager.cooldown(manager.deployments[0], error)
+    assert _waits(manager) == [seconds, seconds, 0.0]
+    assert manager.health.in_cooldown() == {"a": seconds}
 
 
 @pytest.mark.parametrize(

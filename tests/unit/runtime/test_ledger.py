@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
@@ -17,8 +18,11 @@ from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger, LedgerUnavailableError, OpenAttempt
 from modelyard.runtime.orphaned_journals import OPENED, SETTLED
 from modelyard.runtime.usage_row import Priced
+from modelyard.storage import writer
 from modelyard.storage.database import Database
+from modelyard.storage.engine import StorageUnavailableError
 from modelyard.storage.journal import OrphanedJournal, Slot
+from modelyard.storage.sqlite import SqliteEngine
 
 USAGE = LLMUsage.of(10, 20, total_price=Decimal("0.5"))
 TOO_LONG = "x" * (5 << 20)
@@ -142,6 +146,30 @@ def test_a_journal_whose_rows_are_stored_goes(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_answers_without_a_provider_leave_nothing_in_the_journal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    database = Database(":memory:")
+    ledger = Ledger(database, tmp_path)
+
+    async def work() -> None:
+        ledger.add(
+            new_call(), attempt=0, created_at=7.0, status="cached", usage=USAGE,
+            latency=0.25,
+        )  # fmt: skip
+        await ledger.flush()
+        # The records are released in the thread that wrote the rows.
+        await ledger.flush()
+        assert len(await ledger.usage.recent("t")) == 1
+
+    # Errors in such a callback would be logged.
+    with caplog.at_level(logging.ERROR):
+        run(database, work)
+    ledger.close()
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.records == []
+
+
 def test_without_a_journal_rows_are_recorded_all_the_same():
     database = Database(":memory:")
     ledger = Ledger(database)
@@ -163,7 +191,91 @@ def test_without_a_journal_rows_are_recorded_all_the_same():
     ledger.close()
 
 
-def test_rows_that_gather_are_written_in_one_job():
+def test_a_template_replaces_what_is_the_same_for_all_calls():
+    database = Database(":memory:")
+    ledger = Ledger(database)
+
+    async def work() -> None:
+        first = ledger.begin(new_call(), attempt=1, created_at=1.0)
+        opened = ledger.begin(
+            new_call("next", user="bob"),
+            attempt=2,
+            created_at=7.5,
+            prompt_tokens=40,
+            template=first.intent,
+        )
+        assert (
+            opened.intent
+            == ledger.begin(
+                new_call("next", user="bob"),
+                attempt=2,
+                created_at=7.5,
+                prompt_tokens=40,
+            ).intent
+        )
+
+    run(database, work)
+
+
+class CountedJobs(Database):
+    """A database that counts its jobs of the ledger."""
+
+    jobs = 0
+
+    def submit(self, work: Any, **options: Any) -> Any:
+        self.jobs += bool(options.get("may_gather"))
+        return super().submit(work, **options)
+
+
+def test_rows_that_come_while_the_writer_is_busy_need_one_job():
+    database = CountedJobs(":memory:")
+    ledger = Ledger(database)
+    is_free = threading.Event()
+
+    async def work() -> None:
+        blocker = database.submit(lambda _: is_free.wait())
+        for number in range(50):
+            opened = ledger.begin(new_call(f"c{number}"), attempt=1, created_at=1.0)
+            settle(ledger, opened)
+        is_free.set()
+        await asyncio.wrap_future(blocker)
+        await ledger.flush()
+        assert len(await ledger.usage.recent("t", limit=99)) == 50
+        assert database.jobs == 1
+
+    run(database, work)
+
+
+class Interrupted(SqliteEngine):
+    """A database that cannot be written a number of times."""
+
+    failures = 0
+
+    def begin(self) -> str:
+        if self.failures:
+            self.failures -= 1
+            raise StorageUnavailableError("the disk is full")
+        return super().begin()
+
+
+def test_rows_wait_until_the_database_can_be_written(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(writer, "_RETRY_SECONDS", 0.001)
+    engine = Interrupted(":memory:")
+    database = Database(":memory:", engine=engine)
+    ledger = Ledger(database)
+
+    async def work() -> None:
+        engine.failures = 2
+        settle(ledger, ledger.begin(new_call(), attempt=1, created_at=1.0))
+        while database.backlog:
+            await ledger.flush()
+        assert [row.id for row in await ledger.usage.recent("t")] == ["call.1"]
+        assert engine.failures == 0
+
+    run(database, work)
+
+
+def test_rows_that_gather_are_written_together():
     database = Database(":memory:")
     ledger = Ledger(database)
 
@@ -208,6 +320,10 @@ def test_an_answer_without_a_provider_has_a_row(
         (row,) = await ledger.usage.recent("t")
         assert (row.id, row.status, row.counted_by) == ("call.0", "cached", counted_by)
         assert (row.created_at, row.latency, row.first_chunk) == (7.0, 0.25, None)
+        tokens = (
+            (0, 0) if usage is None else (usage.prompt_tokens, usage.completion_tokens)
+        )
+        assert (row.prompt_tokens, row.completion_tokens) == tokens
         assert (row.price_version, row.user) == ("", "alice")
         ledger.add(
             new_call("b"),
@@ -412,7 +528,9 @@ def test_what_a_killed_process_left_open_is_closed(tmp_path: Path):
     assert list(tmp_path.glob("*.journal")) == []
 
 
-def test_without_prices_what_was_lost_has_an_unknown_cost(tmp_path: Path):
+def test_without_prices_what_was_lost_has_an_unknown_cost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     database = Database(":memory:")
     first = Ledger(database, tmp_path)
 
@@ -424,6 +542,45 @@ def test_without_prices_what_was_lost_has_an_unknown_cost(tmp_path: Path):
         (row,) = await second.usage.recent("t")
         assert (row.total_price, row.currency, row.price_source) == (None, "USD", "")
         assert row.price_version == ""
+        second.close()
+
+    # That is no failure of the look-up.
+    with caplog.at_level(logging.WARNING):
+        run(database, work)
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+def test_old_rows_that_a_killed_process_was_adding_are_free_for_others(tmp_path: Path):
+    database = Database(":memory:")
+    first = Ledger(database, tmp_path)
+    claim = "INSERT INTO usage_unsummed (tenant, until, holder, held_until) VALUES"
+
+    async def work() -> None:
+        first.begin(new_call(), attempt=1, created_at=1.0)
+        first.close()
+        await database.transact(
+            lambda it: it.execute(f"{claim} ('t', 9.0, ?, 60.0)", (first.owner,))
+        )
+        second = Ledger(database, tmp_path)
+        assert not await second.sums.sum_next_span(1.0)
+        assert await second.recover() is True
+        assert await second.sums.sum_next_span(1.0)
+        second.close()
+
+    run(database, work)
+
+
+def test_records_that_cannot_be_taken_over_are_counted(tmp_path: Path):
+    database = Database(":memory:")
+    first = Ledger(database, tmp_path)
+
+    async def work() -> None:
+        journal: Any = first._journal  # pyright: ignore[reportPrivateUsage]
+        journal.append(msgspec.json.encode((SETTLED, ["too", "short"])))
+        first.close()
+        second = Ledger(database, tmp_path)
+        await second.recover()
+        assert second.count_rejected() == 1
         second.close()
 
     run(database, work)

@@ -178,6 +178,77 @@ def test_a_defect_is_not_reported_as_a_result():
     assert [event[0] for event in watcher.events] == ["before", "chunk"]
 
 
+# Callbacks that are silent for a while.
+
+
+class Quiet(Watcher):
+    """Is silent while a call starts, unless it is told otherwise."""
+
+    def __init__(self, *, is_quiet: bool) -> None:
+        super().__init__()
+        self.is_quiet = is_quiet
+
+    def is_silent(self) -> bool:
+        return self.is_quiet
+
+
+def kinds(watcher: Watcher) -> list[str]:
+    return [event[0] for event in watcher.events]
+
+
+def test_a_silent_callback_learns_only_of_failures():
+    quiet, watcher = Quiet(is_quiet=True), Watcher()
+    observed(chunk("x"), callbacks=(quiet, watcher))
+    assert kinds(quiet) == []
+    assert kinds(watcher) == ["before", "chunk", "after"]
+    with pytest.raises(InvokeServerUnavailableError):
+        observed(InvokeServerUnavailableError("busy"), callbacks=(quiet, watcher))
+    assert kinds(quiet) == ["error"]
+    assert quiet.outcome.status == "upstream_unavailable"
+
+
+def test_one_callback_that_is_not_silent_makes_all_learn_of_the_call():
+    """Which of them are silent is not told apart: that would cost each call more."""
+    for callbacks in (
+        (Quiet(is_quiet=True), Quiet(is_quiet=False)),
+        (Quiet(is_quiet=False), Quiet(is_quiet=True)),
+    ):
+        observed(chunk("x"), callbacks=callbacks)
+        assert (
+            kinds(callbacks[0]) == kinds(callbacks[1]) == ["before", "chunk", "after"]
+        )
+
+
+def test_silence_is_asked_for_at_each_call():
+    quiet = Quiet(is_quiet=False)
+    policy, clock = Observe(FakeClock(), (quiet,)), FakeClock()
+
+    async def call() -> None:
+        async with aclosing(policy(ASK, timed(clock, chunk("x")))) as chunks:
+            assert [received.text async for received in chunks] == ["x"]
+
+    for is_quiet in (False, True, False):
+        quiet.is_quiet = is_quiet
+        asyncio.run(call())
+    assert kinds(quiet) == ["before", "chunk", "after"] * 2
+
+
+def test_the_start_of_a_call_is_reported_once():
+    """A call that is handed over has started before."""
+    watcher, clock = Watcher(), FakeClock()
+    observation = Observe(clock, (watcher,)).observe(ASK)
+    observation.start()
+
+    async def work() -> None:
+        call = timed(clock, chunk("x"))
+        async with aclosing(observation.watch(call, ASK)) as chunks:
+            async for _ in chunks:
+                pass
+
+    asyncio.run(work())
+    assert kinds(watcher) == ["before", "chunk", "after"]
+
+
 # Errors of callbacks.
 
 

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.models.answer_formats import AnswerModes
 from modelyard.models.entities import ModelFeature
 from modelyard.models.llm import (
     LLMChoice,
@@ -100,11 +101,15 @@ def ask(
     model: Model,
     features: Sequence[ModelFeature] | None,
     invocation: Invocation | None = None,
+    **modes: Any,
 ) -> list[LLMResultChunk]:
-    """Return the chunks that the caller receives, and also those before an error."""
+    """Return the chunks that the caller receives, and also those before an error.
+
+    `modes` are those that the model's server is known to offer or not.
+    """
 
     async def work() -> list[LLMResultChunk]:
-        policy = Structured(lambda _: features)
+        policy = Structured(lambda _: features, lambda _: AnswerModes(**modes))
         async with aclosing(policy(invocation or new_call(), model)) as chunks:
             return [item async for item in chunks]
 
@@ -148,6 +153,60 @@ def test_a_model_with_native_support_is_asked_as_the_caller_asked(
     model, invocation = Model(steps), new_call()
     assert ask(model, features, invocation) == steps
     assert model.seen == [invocation]
+
+
+# What the model's server offers.
+
+ANY_OBJECT = {"response_format": {"type": "json_object"}, "seed": 5}
+
+
+@pytest.mark.parametrize("features", [NATIVE, TOOLS, [], None])
+def test_json_mode_is_asked_for_in_the_prompt_where_the_server_has_none(
+    features: list[ModelFeature] | None,
+):
+    model = Model(text_result(f"Sure: {BAD}."))
+    (received,) = ask(model, features, new_call(ANY_OBJECT), json_object=False)
+    # Any object is what JSON mode promises.
+    assert received.text == BAD
+    (request,) = model.requests
+    assert request.model_parameters == {"seed": 5}
+    assert (request.tools, request.messages[1:]) == ([], [QUESTION])
+    assert request.messages[0].text.endswith('\n{"type": "object"}')
+
+
+def test_an_answer_in_json_mode_has_to_be_an_object():
+    model = Model(text_result("[1]"), text_result(GOOD))
+    (received,) = ask(model, [], new_call(ANY_OBJECT), json_object=False)
+    assert (received.text, len(model.seen)) == (GOOD, 2)
+    correction = "the answer: [1] is not of type"
+    assert correction in model.requests[1].messages[-1].text
+
+
+@pytest.mark.parametrize(
+    ("features", "is_native"), [([], True), (NATIVE, False), (None, False)]
+)
+def test_what_the_server_offers_counts_more_than_the_models_features(
+    features: list[ModelFeature] | None, *, is_native: bool
+):
+    model, invocation = Model(text_result(GOOD)), new_call()
+    ask(model, features, invocation, json_schema=is_native)
+    assert (model.seen == [invocation]) is is_native
+    assert ("response_format" in model.requests[0].model_parameters) is is_native
+
+
+def test_a_server_that_forces_no_tool_gets_the_schema_in_the_prompt():
+    model = Model(text_result(GOOD))
+    ask(model, TOOLS, forced_tool=False)
+    (request,) = model.requests
+    assert (request.tools, request.tool_choice) == ([], None)
+    assert isinstance(request.messages[0], SystemPromptMessage)
+
+
+def test_a_call_of_the_callers_own_tool_is_no_answer():
+    own = PromptMessageTool(name="look")
+    answer = tool_result("{}", "look")
+    received = ask(Model(answer), TOOLS, new_call(tools=[own]))
+    assert received == list(answer.as_chunks())
 
 
 # Native support.

@@ -12,6 +12,7 @@ from modelyard.models.rerank import RerankUsage
 from modelyard.models.speech2text import Speech2TextUsage
 from modelyard.models.tts import TTSUsage
 from modelyard.models.types import ModelType, ModelUsage
+from modelyard.runtime.attribution import Attribution
 from modelyard.runtime.call_trace import CallTrace
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.usage_row import (
@@ -20,6 +21,7 @@ from modelyard.runtime.usage_row import (
     Priced,
     UsageRow,
     complete_columns,
+    intent_like,
     intent_of,
     row_from,
     row_of,
@@ -57,27 +59,56 @@ def counts(usage: ModelUsage) -> dict[str, float]:
     return {name: getattr(row, name) for name in COUNTS if getattr(row, name)}
 
 
-def test_an_intent_has_what_is_known_before_the_call():
+def new_call(**fields: Any) -> Invocation:
+    """Return the call of INTENT."""
     trace = CallTrace()
     trace.requested_model = "p/asked"
-    invocation = Invocation(
-        id="call",
-        tenant="t",
-        provider="p",
-        model="big",
-        model_type=ModelType.LLM,
-        request=None,
-        credential="main",
-        credential_id="c1",
-        caller=Caller(tenant="t", key="k1", app="app:7"),
-        user="alice",
-        record=trace,
-    )
+    defaults: dict[str, Any] = {
+        "id": "call", "tenant": "t", "provider": "p", "model": "big",
+        "model_type": ModelType.LLM, "request": None, "credential": "main",
+        "credential_id": "c1", "user": "alice", "record": trace,
+        "caller": Caller(tenant="t", key="k1", app="app:7"),
+    }  # fmt: skip
+    return Invocation(**defaults | fields)
+
+
+def test_an_intent_has_what_is_known_before_the_call():
+    invocation = new_call()
     intent = intent_of(invocation, attempt=2, created_at=CREATED_AT, prompt_tokens=40)
     assert intent == INTENT
-    trace.requested_model = ""
+    invocation.record.requested_model = ""
     intent = intent_of(invocation, attempt=2, created_at=CREATED_AT)
     assert (intent.asked, intent.prompt_tokens) == ("p/big", 0)
+
+
+def test_an_intent_says_what_the_call_belongs_to():
+    invocation = new_call(attribution=Attribution("s1", "blue", "a,b"))
+    intent = intent_of(invocation, attempt=2, created_at=CREATED_AT)
+    assert (intent.session, intent.project, intent.tags) == ("s1", "blue", "a,b")
+    row = row_of(intent, "ok", None, "", "", 0.0, None)
+    assert row[-3:] == ("s1", "blue", "a,b")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        # What differs from call to call of one caller.
+        {"id": "next", "user": None, "attribution": Attribution("s2", "red", "c")},
+    ],
+)
+def test_an_intent_by_a_template_is_that_of_the_call(fields: dict[str, Any]):
+    first = new_call(attribution=Attribution("s1", "blue", "a,b"))
+    template = intent_of(first, attempt=1, created_at=0.0)
+    invocation = new_call(**fields)
+    details: dict[str, Any] = {
+        "attempt": 2,
+        "created_at": CREATED_AT,
+        "prompt_tokens": 40,
+    }
+    assert intent_like(template, invocation, **details) == intent_of(
+        invocation, **details
+    )
 
 
 def test_a_row_has_all_counts_of_a_chat():
@@ -107,6 +138,10 @@ def test_an_attempt_without_a_requested_model_counts_for_its_own():
     intent = msgspec.structs.replace(INTENT, asked="", app="")
     row = row_of(intent, "ok", None, "", "", 0.0, None)
     assert row[30:] == ("p/big", "", "", "", "")
+
+
+def test_a_chat_counts_with_its_prompt_and_its_answer():
+    assert tokens_of(LLMUsage.of(10, 20)) == 30
 
 
 @pytest.mark.parametrize(

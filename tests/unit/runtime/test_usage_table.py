@@ -1,7 +1,9 @@
 """The ledger's table: what is read back of its rows, in which order, and what is deleted."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from itertools import chain
 from typing import Any
@@ -17,9 +19,11 @@ from modelyard.runtime.usage_table import (
     UsageSummary,
     UsageTable,
 )
+from modelyard.storage import database as database_module
 from modelyard.storage.database import Database
 from modelyard.storage.usage_sums import UsageQuery, UsageSums
 
+_LONG_READERS: int = database_module._LONG_READERS  # pyright: ignore[reportPrivateUsage]
 D = Decimal
 USAGE = LLMUsage.of(
     10, 20, cached_tokens=4, reasoning_tokens=5, searches=2, total_price=D("0.5")
@@ -152,6 +156,65 @@ def test_an_export_has_pages_of_a_thousand():
     run(work)
 
 
+# Long reads.
+
+
+@asynccontextmanager
+async def long_readers_are_busy(database: Database) -> AsyncGenerator[None]:
+    """Occupy the threads for reads of many rows."""
+    may_go_on = threading.Event()
+    busy = [
+        asyncio.ensure_future(
+            database.read_together(lambda _: may_go_on.wait(), is_long=True)
+        )
+        for _ in range(_LONG_READERS)
+    ]
+    # Their threads are taken in the order of the calls.
+    await asyncio.sleep(0)
+    try:
+        yield
+    finally:
+        may_go_on.set()
+        await asyncio.gather(*busy)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "is_long"),
+    [
+        ("recent", {}, False),
+        ("of_invocation", {"invocation": "a"}, False),
+        ("summary", {"by": ["model"]}, True),
+        ("page", {"since": 0.0, "until": 9.0, "limit": 5}, True),
+        ("percentiles", {"since": 0.0, "until": 9.0}, True),
+        ("export", {"since": 0.0, "until": 9.0}, True),
+    ],
+)
+def test_only_reads_of_many_rows_wait_for_each_other(
+    name: str, options: dict[str, Any], *, is_long: bool
+):
+    """A report must not keep the pages of others waiting."""
+
+    async def work(setup: Setup) -> None:
+        await setup.add(row("a"))
+
+        async def read() -> Any:
+            result = getattr(setup.table, name)("t", **options)
+            return await (anext(result) if name == "export" else result)
+
+        async with long_readers_are_busy(setup.database):
+            reading = asyncio.create_task(read())
+            # Many short reads come after it, and do not wait.
+            for _ in range(20):
+                assert len(await setup.table.recent("t")) == 1
+            if is_long:
+                assert not reading.done()
+            else:
+                assert len(await reading) == 1
+        assert await reading
+
+    run(work)
+
+
 # Pages.
 
 
@@ -178,6 +241,8 @@ def test_a_page_has_its_rows_and_the_number_of_all():
         ("status", "cancelled", {"status": "cancelled"}),
         ("status", "failed", {"status": "upstream_error"}),
         ("call", "b", {}),
+        ("session", "s1", {"session": "s1"}),
+        ("project", "blue", {"project": "blue"}),
     ],
 )
 def test_a_filter_selects_rows(name: str, value: str, changed: dict[str, Any]):
@@ -262,6 +327,71 @@ def test_rows_are_grouped_by_several_columns_and_by_their_time():
         for name in GROUPINGS:
             assert sum(line.calls for line in await setup.summary(name)) == 3
         assert await setup.table.summary("u", by=["model"]) == []
+
+    run(work)
+
+
+@pytest.mark.parametrize("name", ["session", "project"])
+def test_rows_are_grouped_by_what_the_calls_belong_to(name: str):
+    async def work(setup: Setup) -> None:
+        await setup.add(
+            row("a", **{name: "blue"}), row("b", **{name: "blue"}), row("c")
+        )
+        calls = {line.key: line.calls for line in await setup.summary(name)}
+        assert calls == {("blue",): 2, ("-",): 1}
+
+    run(work)
+
+
+def test_a_call_with_several_tags_counts_for_each():
+    async def work(setup: Setup) -> None:
+        small = LLMUsage.of(
+            1, 2, cached_tokens=1, reasoning_tokens=1, searches=1, total_price=D("0.25")
+        )
+        await setup.add(
+            row("a", tags="batch,eval"),
+            row("b", tags="eval", usage=small),
+            row("c", status="upstream_error", usage=None, tags="eval"),
+            row("d", usage=LLMUsage.of(1, 2), tags="eval"),
+            row("e"),
+        )
+        lines = {line.key: line for line in await setup.summary("tag")}
+        assert set(lines) == {("batch",), ("eval",), ("-",)}
+        assert lines[("batch",)].calls == lines[("-",)].calls == 1
+        assert lines[("eval",)] == UsageSummary(
+            key=("eval",), calls=4, attempts=4, failed=1, prompt_tokens=12,
+            completion_tokens=24, cached_tokens=5, reasoning_tokens=6,
+            characters=0, seconds=0.0, searches=3, cost=D("0.75"), currency="USD",
+            unpriced=1,
+        )  # fmt: skip
+
+    run(work)
+
+
+def test_tags_may_be_one_of_several_groupings():
+    async def work(setup: Setup) -> None:
+        euros = LLMUsage.of(1, 2, total_price=D("0.25"), currency="EUR")
+        await setup.add(
+            row("a", tags="x,y"),
+            row("b", tags="x", provider="q"),
+            # Currencies are not added, whatever the tag.
+            row("c", tags="x", usage=euros),
+            row("d", tags="x", user="bob"),
+        )
+        lines = await setup.summary("provider", "tag", "user")
+        assert {(*line.key, line.currency): line.calls for line in lines} == {
+            ("p", "x", "alice", "USD"): 1,
+            ("p", "y", "alice", "USD"): 1,
+            ("q", "x", "alice", "USD"): 1,
+            ("p", "x", "alice", "EUR"): 1,
+            ("p", "x", "bob", "USD"): 1,
+        }
+        by_tag = await setup.summary("tag", "key")
+        assert [(line.key, line.calls, line.cost) for line in by_tag] == [
+            (("x", "k1"), 3, D("1.5")),
+            (("y", "k1"), 1, D("0.5")),
+            (("x", "k1"), 1, D("0.25")),
+        ]
 
     run(work)
 
