@@ -6,25 +6,36 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.show.plain_plugins import first_answer, plain_plugin
-from tools.show.plugged import EXAMPLES, plugin_settings, proportional_memory_mb
+from tools.show.plain_plugins import plain_plugin
+from tools.show.plugged import (
+    EXAMPLES,
+    cpu_seconds,
+    plugin_settings,
+    proportional_memory_mb,
+)
 from tools.show.proof import ready_home
 from tools.show.real_plugins import first_call, spread
 
 from modelyard.app import Modelyard
 from modelyard.base.errors import ModelyardError
+from modelyard.models.types import JSON
 from modelyard.plugins.connection import PluginCall
 from modelyard.plugins.manifest import MANIFEST
 from modelyard.plugins.package import package_folder
 from modelyard.tenant_plugins.plugins import Installed
 
 COUNT = 10
+ROUNDS = 3
+"""How often both ways are measured, one after the other; the medians count, because other
+programs disturb single rounds."""
 _WARM_CALLS = 300
+_CALL_SECONDS = 60.0
 
 
 class _Plugin:
@@ -35,6 +46,16 @@ class _Plugin:
         self.installed = installed
         self.python = python
         self.call = first_call(installed.declaration)
+
+
+async def _answered(answers: AsyncGenerator[JSON, None]) -> None:
+    """Wait for the end of a call, whatever the plugin answers. A call that is given up
+    would end its process."""
+    async with aclosing(answers):
+        with suppress(ModelyardError, TimeoutError):
+            async with asyncio.timeout(_CALL_SECONDS):
+                async for _ in answers:
+                    pass
 
 
 async def _install(yard: Modelyard, folders: Sequence[Path]) -> list[_Plugin]:
@@ -53,8 +74,24 @@ async def _install(yard: Modelyard, folders: Sequence[Path]) -> list[_Plugin]:
     return plugins
 
 
-async def _here(yard: Modelyard, plugins: Sequence[_Plugin]) -> tuple[float, float]:
-    """Return (seconds until all have answered, their memory in MB)."""
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What it took to start plugins at once."""
+
+    seconds: float
+    """Until all have answered."""
+    memory_mb: float
+    cpu_seconds: float
+    """Of all processes of the plugins and of what starts them."""
+
+
+async def _here(home: Path, plugins: Sequence[_Plugin]) -> _Start:
+    """Start plugins in a host that has not run any yet."""
+    async with Modelyard(plugin_settings(home)) as yard:
+        return await _start_here(yard, plugins)
+
+
+async def _start_here(yard: Modelyard, plugins: Sequence[_Plugin]) -> _Start:
     parts = yard.services.plugins
 
     async def call(plugin: _Plugin) -> None:
@@ -63,18 +100,16 @@ async def _here(yard: Modelyard, plugins: Sequence[_Plugin]) -> tuple[float, flo
         answers = parts.plugins.call(
             "default", plugin.installed.plugin_id, call.type, call.action, call.data
         )
-        await first_answer(answers)
+        await _answered(answers)
 
     started_at = time.perf_counter()
     await asyncio.gather(*map(call, plugins))
     seconds = time.perf_counter() - started_at
-    memory = proportional_memory_mb(parts.host.pids())
-    for plugin in plugins:
-        await parts.host.stop("default", plugin.installed.identifier)
-    return seconds, memory
+    pids = parts.host.pids()
+    return _Start(seconds, proportional_memory_mb(pids), cpu_seconds(pids))
 
 
-async def _plainly(plugins: Sequence[_Plugin]) -> tuple[float, float]:
+async def _plainly(plugins: Sequence[_Plugin]) -> _Start:
     """Return the same for plain processes, all started at once."""
     async with AsyncExitStack() as stack:
 
@@ -85,13 +120,13 @@ async def _plainly(plugins: Sequence[_Plugin]) -> tuple[float, float]:
                 plain_plugin(plugin.source, plugin.python, module)
             )
             await process.wait_until_ready()
-            await first_answer(process.call(plugin.call))
+            await _answered(process.call(plugin.call))
             return process.pid
 
         started_at = time.perf_counter()
         pids = await asyncio.gather(*map(call, plugins))
         seconds = time.perf_counter() - started_at
-        return seconds, proportional_memory_mb(pids)
+        return _Start(seconds, proportional_memory_mb(pids), cpu_seconds(pids))
 
 
 async def _first_answers(home: Path, plugins: Sequence[_Plugin]) -> list[float]:
@@ -108,7 +143,7 @@ async def _first_answers(home: Path, plugins: Sequence[_Plugin]) -> list[float]:
             answers = parts.plugins.call(
                 "default", installed.plugin_id, call.type, call.action, call.data
             )
-            await first_answer(answers)
+            await _answered(answers)
             seconds.append(time.perf_counter() - started_at)
     return seconds
 
@@ -157,15 +192,20 @@ async def _median(call: Any) -> float:
 async def _measure(repository: Path, name: Path) -> dict[str, Any]:
     """Measure everything in a temporary folder."""
     folders = [path.parent for path in sorted(repository.rglob(MANIFEST))]
+    # Others follow in case that some cannot be installed.
+    chosen = spread(folders, COUNT)
+    chosen += [folder for folder in folders if folder not in chosen]
     # The environments of this machine, as far as there are any: only starts and
     # installations are measured, not downloads.
     home = ready_home(name / "home")
     async with Modelyard(plugin_settings(home)) as yard:
-        plugins = await _install(yard, spread(folders, 2 * COUNT))
-        # Once before the clock, so that files are in memory for both ways.
-        await _here(yard, plugins[:2])
-        seconds, memory = await _here(yard, plugins)
-        plain_seconds, plain_memory = await _plainly(plugins)
+        plugins = await _install(yard, chosen)
+    # Once before the clock, so that files are in memory for both ways.
+    await _plainly(plugins)
+    pairs = [
+        (await _here(home, plugins), await _plainly(plugins)) for _ in range(ROUNDS)
+    ]
+    async with Modelyard(plugin_settings(home)) as yard:
         through, direct = await _warm_calls(yard)
     cache = home / "plugins" / "environments" / ".cache"
     fresh = name / "fresh"
@@ -176,14 +216,23 @@ async def _measure(repository: Path, name: Path) -> dict[str, Any]:
     return {
         "real_names": ["/".join(plugin.source.parts[-2:]) for plugin in plugins],
         "real_environments": len(environments),
-        "real_ten_s": round(seconds, 2),
-        "real_ten_mb": round(memory, 1),
-        "real_plain_ten_s": round(plain_seconds, 2),
-        "real_plain_ten_mb": round(plain_memory, 1),
+        **_medians("real_ten", [here for here, _ in pairs]),
+        **_medians("real_plain_ten", [plain for _, plain in pairs]),
         "real_first_answer_p50_s": round(statistics.median(answers), 2),
         "warm_call_ms": round(through, 3),
         "warm_direct_ms": round(direct, 3),
         "cores": os.cpu_count(),
+    }
+
+
+def _medians(name: str, starts: Sequence[_Start]) -> dict[str, float]:
+    """Return the medians of several starts."""
+    return {
+        f"{name}_s": round(statistics.median(start.seconds for start in starts), 2),
+        f"{name}_mb": round(statistics.median(start.memory_mb for start in starts), 1),
+        f"{name}_cpu_s": round(
+            statistics.median(start.cpu_seconds for start in starts), 2
+        ),
     }
 
 

@@ -154,6 +154,36 @@ def test_a_tenants_key_uses_the_tenants_credential_until_it_is_revoked(
     )
 
 
+def test_labels_are_unique_within_a_provider(
+    start_gateway: Start, upstream_fine: Upstream
+):
+    """The error names the credential that exists; renaming is held to the same."""
+    running = start_gateway(upstream_fine, api_keys=["operator-key-1"])
+    path = "/admin/v1/credentials"
+
+    def sent(method: str, where: str, **body: Any) -> Any:
+        return ask(running, method, where, body, key="operator-key-1")
+
+    values = {"api_key": "sk-1234567890", "base_url": upstream_fine.url}
+    body = {"provider": "openai", "values": values}
+    first = sent("POST", path, name="main", **body)
+    assert first.status == 201
+    for name in ("main", "openai: main"):
+        again = sent("POST", path, name=name, **body)
+        assert again.status == 400
+        message = again.json["error"]["message"]
+        assert message.startswith("Provider 'openai' has a credential 'main' already")
+        assert first.json["id"] in message
+    second = sent("POST", path, name="other", **body)
+    assert second.status == 201
+    row = f"{path}/{second.json['id']}"
+    taken = sent("PATCH", row, name="openai: main")
+    assert (taken.status, first.json["id"] in taken.json["error"]["message"]) == (400, True)  # fmt: skip
+    # Its own name is no other credential's.
+    assert sent("PATCH", row, name="other", weight=2).status == 200
+    assert sent("PATCH", row, name="openai: other").status == 200
+
+
 def test_a_key_is_restricted_to_its_models_and_role(
     start_gateway: Start, upstream_fine: Upstream
 ):

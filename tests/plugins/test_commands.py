@@ -154,9 +154,17 @@ def test_credentials_are_checked_and_kept(run: Run):
     assert (wrong.returncode, "this key is refused" in wrong.stderr) == (1, True)
     stored = run("credential", "add", model, "--set", "api_key=good", "--model", "own")
     assert stored.stdout.startswith("credential_")
+    again = run("credential", "add", model, "--set", "api_key=good", "--model", "own")
+    assert (again.returncode, stored.stdout.strip() in again.stderr) == (1, True)
+    assert "has a credential 'default' already" in again.stderr
+    second = run("credential", "add", model, "--set", "api_key=good", "--label", "b")
+    taken = run("credential", "rename", second.stdout.strip(), "default")
+    assert "has a credential 'default' already" in taken.stderr
+    assert run("credential", "rename", second.stdout.strip(), "c").returncode == 0
     assert run("credential", "remove", stored.stdout.strip()).returncode == 0
     added = run("credential", "add", "modelyard/shelf/shelf", "--set", "token=good")
     assert added.stdout.startswith("tool_credential_")
+    assert run("credential", "rename", added.stdout.strip(), "mine").returncode == 0
     assert run("credential", "remove", added.stdout.strip()).returncode == 0
 
 

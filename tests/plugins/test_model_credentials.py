@@ -11,7 +11,7 @@ import httpx
 import pytest
 from tools.show.odd_plugins import odd_plugin
 
-from modelyard.base.errors import InvokeBadRequestError
+from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.models.types import ModelType
 from modelyard.plugins.package import package_folder
 from modelyard.tenancy.resource_types import (
@@ -261,6 +261,33 @@ def test_a_definition_of_the_tenant_stays(served: Callable[[str], Served]):
     assert [row.name for row, _ in rows] == ["hand-made"]
 
 
+def rename_to_taken_labels(gateway: Any, provider: str) -> None:
+    """Rename a second credential of a provider, which has another one called `work`."""
+    credentials = gateway.parts.credentials
+    add = credentials.add("default", provider, "home", {"token": "good"})
+    other_id = gateway.run_on_loop(add)
+    work_id = credentials.usable("default", provider)[0][0].id
+    with pytest.raises(InvokeBadRequestError, match=f"'work' already, .* '{work_id}'"):
+        gateway.run_on_loop(credentials.rename("default", other_id, "work"))
+    with pytest.raises(InvokeBadRequestError, match="'label' must be printable"):
+        gateway.run_on_loop(credentials.rename("default", other_id, " "))
+    with pytest.raises(NotFoundError, match="does not exist"):
+        gateway.run_on_loop(credentials.rename("other", other_id, "free"))
+    gateway.run_on_loop(credentials.rename("default", work_id, "office"))
+    gateway.run_on_loop(credentials.rename("default", other_id, "work"))
+    assert [value.label for _, value in credentials.usable("default", provider)] == [
+        "office",
+        "work",
+    ]
+    found = credentials.find("default", provider, other_id)
+    assert gateway.run_on_loop(found)[0] == {"token": "good"}
+    for row_id in (work_id, other_id):
+        gateway.run_on_loop(
+            gateway.parts.rows.remove("default", "tool_credential", row_id)
+        )
+    gateway.run_on_loop(credentials.add("default", provider, "work", {"token": "good"}))
+
+
 def test_labels_are_unique_within_a_provider_only(plugged: Callable[..., Any]):
     gateway = plugged()
     gateway.install("toolbox", "shelf")
@@ -278,6 +305,7 @@ def test_labels_are_unique_within_a_provider_only(plugged: Callable[..., Any]):
         added(toolbox)
     labels = [value.label for _, value in gateway.parts.credentials.usable("default", toolbox)]  # fmt: skip
     assert labels == ["work"]
+    rename_to_taken_labels(gateway, toolbox)
     gateway.run_on_loop(
         gateway.parts.installations.uninstall("default", "modelyard/toolbox")
     )

@@ -94,6 +94,24 @@ def test_users_have_their_own_tokens_and_share_the_tenants(connected: Connected)
         connected.token("bob", user_credentials[0][0].id)
 
 
+def test_a_sign_in_replaces_no_credential_that_was_entered(connected: Connected):
+    """The label is refused as the sign-in starts, and again as it ends."""
+    with connected.browser() as browser:
+        url = connected.begin(name="mine")
+        entered = connected.credentials.add("default", NAME, "mine", {"token": "good"})
+        entered_id = connected.gateway.run_on_loop(entered)
+        redirect = browser.get(url)
+        location = parse_qs(urlsplit(redirect.headers["location"]).query)
+        ended = browser.get(location["redirect_uri"][0], params={"code": "late"})
+        assert ended.status_code == 400
+    again = connected.admin.post(
+        "/connections", json={"provider": NAME, "name": "mine"}
+    )
+    assert again.status_code == 400
+    assert f"has a credential 'mine' already, with the id '{entered_id}'" in again.text
+    assert connected.token() == "good"
+
+
 def test_an_expired_token_is_refreshed_once(connected: Connected):
     connected.connect("old")
     credential, value = connected.credentials.usable("default", NAME)[0]

@@ -128,6 +128,13 @@ def proportional_memory_mb(pids: Sequence[int]) -> float:
     return total / 1024
 
 
+def cpu_seconds(pids: Sequence[int]) -> float:
+    """Return the processor time of processes, without their children."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    stats = [stat for pid in pids if (stat := _stat(pid))]
+    return sum(int(stat[11]) + int(stat[12]) for stat in stats) / ticks
+
+
 def install(home: Path, folders: Sequence[Path]) -> None:
     """Install plugins into a home folder that no server uses yet."""
 

@@ -18,6 +18,7 @@ from modelyard.administration.inputs import (
     KeyInput,
     read_input,
 )
+from modelyard.administration.labels import check_label
 from modelyard.administration.ownership import (
     Ownership,
     People,
@@ -154,6 +155,7 @@ class Administration:
         # A new row may replace one of the operator's by name or meaning, so this counts
         # as a change of it.
         self._ownership.check_replacement(caller, tenant, kind, name, value)
+        check_label(self._directory, tenant, name, value)
         self._checks.check(caller, tenant, name, value)
         if isinstance(value, User):
             await self._ownership.check_switch_off(caller, tenant, name, value)
@@ -227,6 +229,7 @@ class Administration:
         new_fields = {key: value for key, value in fields.items() if key != "name"}
         value = read_input(kind, {**old_fields, **new_fields})
         self._ownership.check_replacement(caller, tenant, kind, name, value, but=id)
+        check_label(self._directory, tenant, name, value, but=id)
         self._checks.check(caller, tenant, name, value, old=old_fields)
         if isinstance(value, User):
             await self._ownership.check_switch_off(caller, tenant, name, value)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from modelyard.app import Modelyard
 
 
+_MODEL_CREDENTIAL = "credential_"
+"""What the ids of credentials for models begin with."""
+
+
 @click.group()
 def credential() -> None:
     """Manage the credentials of plugins."""
@@ -152,16 +156,41 @@ def connect(
     click.echo(run_with_modelyard(ctx, work))
 
 
+@credential.command("rename")
+@click.argument("credential_id")
+@click.argument("label")
+@tenant_option
+@click.pass_context
+def rename_credential(
+    ctx: click.Context, credential_id: str, label: str, tenant: str
+) -> None:
+    """Give the credential with the id CREDENTIAL_ID the name LABEL, which no other one
+    of its provider has."""
+
+    async def work(yard: "Modelyard") -> None:
+        """Change the label, wherever the credential is stored."""
+        if not credential_id.startswith(_MODEL_CREDENTIAL):
+            await yard.services.plugins.credentials.rename(tenant, credential_id, label)
+            return
+        administration = yard.services.tenancy.administration
+        stored = await administration.get(tenant, "credential", credential_id)
+        name = f"{stored['provider']}: {label}"
+        await administration.change(
+            Caller(tenant=tenant), tenant, "credential", credential_id, {"name": name}
+        )
+
+    run_with_modelyard(ctx, work)
+    print_note(f"renamed {credential_id}")
+
+
 @credential.command("remove")
 @click.argument("credential_id")
 @tenant_option
 @click.pass_context
 def remove_credential(ctx: click.Context, credential_id: str, tenant: str) -> None:
     """Delete the credential with the id CREDENTIAL_ID."""
-    # The ids of credentials for models begin with this.
-    resource = (
-        "credential" if credential_id.startswith("credential_") else "tool_credential"
-    )
+    is_for_models = credential_id.startswith(_MODEL_CREDENTIAL)
+    resource = "credential" if is_for_models else "tool_credential"
     run_with_modelyard(
         ctx,
         lambda yard: yard.services.plugins.rows.remove(tenant, resource, credential_id),

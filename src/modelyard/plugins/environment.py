@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -31,6 +32,12 @@ from modelyard.plugins.requirements import (
     check_lock,
     parse_requirements,
     read_requirements,
+)
+from modelyard.plugins.sdk_environment import (
+    link_bytecode,
+    remove_bytecode,
+    sdk_lines,
+    starts_alike,
 )
 from modelyard.plugins.source_packages import (
     SourceBuilder,
@@ -71,6 +78,10 @@ _PASSED_VARIABLES = (
     "no_proxy",
 )
 _NO_VARIABLES: Mapping[str, str] = {}
+_LAYOUT = "sdk"
+"""Keeps environments apart from those that earlier versions made."""
+_Lines = tuple[Sequence[str], Sequence[str]]
+"""Requirement lines that are (installed from wheels, built from sources)."""
 _PREFERRED_VERSIONS = ((3, 12), (3, 13), (3, 14), (3, 11))
 """Python versions in order of preference. Most plugins target the first; the last is
 for those that newer SDKs dropped."""
@@ -106,9 +117,23 @@ class Environment:
     def base(self) -> Path:
         """The interpreter that the environment was created from, used before any
         installed code may run."""
-        return Path(
-            str(msgspec.json.decode((self.folder / READY).read_bytes())["python"])
-        )
+        return Path(str(self._metadata()["python"]))
+
+    @property
+    def packages(self) -> Path:
+        """The folder of the installed packages."""
+        major, minor, *_ = self._metadata()["version"]
+        return self.folder / "lib" / f"python{major}.{minor}" / "site-packages"
+
+    @property
+    def sdk(self) -> str:
+        """The name of the environment that has nothing but the SDK and what it needs,
+        from the same files; its own name if it is one, and "" if there is none that
+        may be shared."""
+        return str(self._metadata().get("sdk", ""))
+
+    def _metadata(self) -> dict[str, Any]:
+        return msgspec.json.decode((self.folder / READY).read_bytes())
 
     def touch(self) -> None:
         """Mark the environment as used now; `collect` removes unused ones."""
@@ -143,16 +168,23 @@ class Environments:
         requires_python = _requires_python(source)
         python = await self._python_for(requires_python, name)
         resolved = await self._resolve(source, python, name)
+        lines = split_lines(resolved, source_packages(source))
+        return await self._ensure_built(resolved, lines, python, name)
+
+    async def _ensure_built(
+        self, resolved: str, lines: _Lines, python: Python, name: str
+    ) -> Environment:
+        """Return the environment of these packages, building it if necessary. `lines`
+        are those of `resolved`. Raises PluginError, which names the plugin `name`."""
         # The digest covers the interpreter too: wheels depend on it.
         digest = hashlib.sha256(
-            f"{python.path}\n{python.version}\n{resolved}".encode()
+            f"{_LAYOUT}\n{python.path}\n{python.version}\n{resolved}".encode()
         ).hexdigest()[:24]
         target = self.folder / digest
         lock = await _acquire_lock(self.folder, digest)
         try:
             # Checked under the lock, since another process may have built it meanwhile.
             if not (target / READY).is_file():
-                lines = split_lines(resolved, source_packages(source))
                 await self._build(target, python, lines, name)
         finally:
             os.close(lock)
@@ -170,8 +202,10 @@ class Environments:
         """Remove environments that are not in `used` and have not been used for
         `older_than` seconds. Returns their names."""
         removed_names: list[str] = []
+        # A process that has loaded the SDK's environment serves plugins of others.
+        shared = {self.sdk_of(name) for name in used}
         for folder in self.folder.iterdir() if self.folder.is_dir() else ():
-            if folder.name in used or folder.name.startswith("."):
+            if folder.name in {*used, *shared} or folder.name.startswith("."):
                 continue
             # An incomplete environment without the marker is left over from a crash.
             ready = folder / READY
@@ -180,6 +214,11 @@ class Environments:
                 shutil.rmtree(folder, ignore_errors=True)
                 removed_names.append(folder.name)
         return removed_names
+
+    def sdk_of(self, name: str) -> str:
+        """Return the name of an environment's SDK environment; "" if there is none."""
+        environment = self.find(name) if name else None
+        return environment.sdk if environment is not None else ""
 
     async def _python_for(self, requires_python: str, name: str) -> Python:
         """Return the interpreter for a plugin, installing one if that is allowed and
@@ -319,7 +358,7 @@ class Environments:
         self,
         target: Path,
         python: Python,
-        lines: tuple[Sequence[str], Sequence[str]],
+        lines: _Lines,
         name: str,
     ) -> None:
         """Create a virtual environment at `target` and install the packages.
@@ -367,17 +406,44 @@ class Environments:
             )
             if sources:
                 await self._build_sources(partial, python, sources, name)
-            await compile_modules(partial / "lib", python.path)
+            sdk = target.name
+            if (needed := sdk_lines(partial, wheels)) != [*wheels, *sources]:
+                sdk = await self._sdk_environment(partial, needed, python, name)
+            await self._compile(partial, python, sdk)
             metadata = {
                 "python": str(python.path),
                 "version": list(python.version),
                 "made_at": time.time(),
+                "sdk": sdk,
             }
             (partial / READY).write_bytes(msgspec.json.encode(metadata))
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    async def _sdk_environment(
+        self, environment: Path, lines: Sequence[str], python: Python, name: str
+    ) -> str:
+        """Return the name of the environment that has only what the SDK needs, built if
+        necessary; "" if plugins of `environment` cannot be forked from it."""
+        if not lines:
+            return ""
+        resolved = "\n".join(lines) + "\n"
+        sdk = await self._ensure_built(resolved, (lines, ()), python, name)
+        is_alike = await asyncio.to_thread(starts_alike, environment, sdk.folder)
+        return sdk.name if is_alike else ""
+
+    async def _compile(self, environment: Path, python: Python, sdk: str) -> None:
+        """Compile the modules of a new environment, except those whose bytecode other
+        environments have."""
+        await asyncio.to_thread(remove_bytecode, environment)
+        # Only environments of this layout: older ones may have kept what packages brought.
+        others = [self.folder / sdk] if sdk and sdk != environment.name else []
+        others += [path.parent for path in self.folder.glob(f"*/{READY}")]
+        others = [path for path in others if _has_own_bytecode(path)]
+        await asyncio.to_thread(link_bytecode, environment, others)
+        await compile_modules(environment / "lib", python.path)
 
     async def _build_sources(
         self, environment: Path, python: Python, lines: Sequence[str], name: str
@@ -460,6 +526,14 @@ class Environments:
         return stdout.decode()
 
 
+def _has_own_bytecode(folder: Path) -> bool:
+    """Return whether all bytecode of an environment was compiled here."""
+    try:
+        return "sdk" in msgspec.json.decode((folder / READY).read_bytes())
+    except OSError:
+        return False  # not built yet, or just collected
+
+
 async def compile_modules(folder: Path, interpreter: Path) -> None:
     """Compile the modules in a folder. Otherwise every start of a plugin would do it
     again, since a plugin must not write there.
@@ -477,6 +551,9 @@ async def compile_modules(folder: Path, interpreter: Path) -> None:
         "ignore",
         "-m",
         "compileall",
+        # With all processors: somebody waits for the installation.
+        "-j",
+        "0",
         "-qq",
         str(folder),
         cwd="/",

@@ -79,8 +79,9 @@ class PluginHost:
                 backwards=backwards,
                 clock=clock,
                 options=options,
-                # Starting a plugin is CPU-bound, hence the limit on concurrent starts.
-                starts=asyncio.Semaphore(starts_at_once or os.cpu_count() or 2),
+                # Starting a plugin is CPU-bound, hence the limit on concurrent starts. Each
+                # is a session of its own, and gets its share of a busy machine.
+                starts=asyncio.Semaphore(starts_at_once or 4 * (os.cpu_count() or 2)),
                 make_room=self._evict_idle,
             ),
         )

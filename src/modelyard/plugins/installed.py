@@ -130,8 +130,7 @@ class InstalledPackages:
         """Return the environment a plugin was installed with; it is rebuilt if it was
         collected."""
         folder = self.folder(identifier).resolve()
-        name = environment_name(folder)
-        existing = self._environments.find(name) if name else None
+        existing = self.installed_environment(identifier)
         if existing is not None:
             # Mark it as used, or the next collection could remove it.
             existing.touch()
@@ -141,6 +140,16 @@ class InstalledPackages:
         )
         _write_note(folder, environment)
         return environment
+
+    def installed_environment(self, identifier: str) -> Environment | None:
+        """Return the environment a plugin was installed with; None if it is unknown or
+        was collected."""
+        name = environment_name(self.folder(identifier).resolve())
+        return self.find_environment(name) if name else None
+
+    def find_environment(self, name: str) -> Environment | None:
+        """Return the environment with this name; None if there is none."""
+        return self._environments.find(name)
 
     def collect(self, *, older_than: float) -> list[str]:
         """Remove environments that no plugin here uses and that were unused for

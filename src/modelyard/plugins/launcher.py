@@ -3,13 +3,14 @@ and the cell that confines it."""
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from modelyard.plugins.environment import Environment
 from modelyard.plugins.identity import PluginIdentifier
-from modelyard.plugins.installed import InstalledPackages, environment_name
+from modelyard.plugins.installed import InstalledPackages
 from modelyard.plugins.manifest import Hosts, Permissions
 from modelyard.plugins.process import Launch, LocalRuntime
 from modelyard.plugins.supervisors import SandboxScope
@@ -76,6 +77,7 @@ class Launcher:
             cell=lambda: self._prepare_cell(
                 tenant, environment, folder, quarter, hosts
             ),
+            environment=environment,
             quarter=quarter,
             hosts=hosts,
             env=self._variables()
@@ -135,36 +137,48 @@ class Launcher:
         quarter: WorkFolders,
         hosts: Hosts,
     ) -> SandboxScope:
-        """Return the cell for all plugins of a tenant that share the environment and
+        """Return the cell for all plugins of a tenant that have the same interpreter and
         may connect to the same hosts, which includes this one."""
-        code, works = {folder}, {*quarter.folders}
+        environment_by_code, works = {folder: environment}, {*quarter.folders}
         # All plugins in a cell share a zygote, so it must be able to read the code of
         # each.
         for identifier in self._neighbours(tenant):
-            neighbour_folder = self._packages.folder(identifier)
+            code_folder = self._packages.folder(identifier)
+            installed_environment = self._packages.installed_environment(identifier)
             if (
-                neighbour_folder.is_dir()
-                and environment_name(neighbour_folder) == environment.name
+                code_folder.is_dir()
+                and installed_environment is not None
+                and installed_environment.base == environment.base
                 and self.hosts(tenant, identifier) == hosts
             ):
-                code.add(neighbour_folder.resolve())
-                works |= {
-                    *self._quarters.get(
-                        tenant, PluginIdentifier.parse(identifier).id
-                    ).folders
-                }
-        paths = [*code, *works]
+                environment_by_code[code_folder.resolve()] = installed_environment
+                plugin = PluginIdentifier.parse(identifier).id
+                works |= {*self._quarters.get(tenant, plugin).folders}
+        environments = environment_by_code.values()
+        folders = {installed.folder for installed in environments}
+        paths = [*environment_by_code, *works, *folders]
         return SandboxScope(
             tenant=tenant,
-            environment=environment,
+            base=environment.base,
             # Sorted, so that equal cells compare equal.
-            code=tuple(sorted(code)),
+            environments=tuple(sorted(folders)),
+            sdk=self._shared_sdk(environments),
+            code=tuple(sorted(environment_by_code)),
             work=tuple(sorted(works)),
             tmp=quarter.shared,
             user=self._quarters.user(tenant),
             hosts=hosts,
             identities={path: _identity(path) for path in paths},
         )
+
+    def _shared_sdk(self, environments: Iterable[Environment]) -> Environment | None:
+        """Return the environment of the SDK that most of a cell's plugins share; None if
+        no two do. Loading it beforehand takes as long as a start, and its memory stays.
+        """
+        counts = Counter(environment.sdk for environment in environments)
+        # The name decides between equals, so that equal cells compare equal.
+        shared = [(count, name) for name, count in counts.items() if name and count > 1]
+        return self._packages.find_environment(max(shared)[1]) if shared else None
 
 
 def _identity(path: Path) -> tuple[int, int]:

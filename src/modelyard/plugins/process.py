@@ -22,6 +22,7 @@ from modelyard.plugins.connection import (
     PluginDiedError,
     PluginStoppedError,
 )
+from modelyard.plugins.environment import Environment
 from modelyard.plugins.manifest import Hosts
 from modelyard.plugins.supervisors import (
     LaunchRequest,
@@ -133,6 +134,7 @@ class Launch:
     cell: Callable[[], SandboxScope]
     """Returns the cell that confines the process; evaluated at each start, because a
     tenant's plugins change."""
+    environment: Environment
     quarter: WorkFolders
     hosts: Hosts = None
     """The hosts that the plugin may connect to; None for any."""
@@ -357,6 +359,7 @@ class LocalRuntime:
         order = LaunchRequest(
             cell=await asyncio.to_thread(launch.cell),
             folder=launch.folder,
+            environment=launch.environment,
             quarter=launch.quarter,
             module=launch.module,
             env=launch.env,

@@ -1,5 +1,4 @@
-"""Supervisor process: confines and watches the process that starts a tenant's plugins
-of one environment.
+"""Supervisor process: confines and watches the process that starts a tenant's plugins.
 
     python -I -S supervisor.py CONTROL_FD
 
@@ -12,14 +11,16 @@ A process between host and plugins is needed for two reasons. As the nearest sub
 it becomes the parent of plugins' orphans, so that no forked process escapes; and when
 the host exits for whatever reason, the control socket closes and everything is killed.
 
-Messages are JSON, one per packet. The host first sends what to start: `{"python",
-"fork", "read", "write", "tmp", "uid", "open"}`. Then host → supervisor: `{"op":
+Messages are JSON, one per packet. The host first sends what to start, in a file whose
+descriptor comes with the packet: `{"python", "fork", "read", "write", "tmp", "uid",
+"open", "env"}`. Then host → supervisor: `{"op":
 "spawn", "id", …}` with three descriptors, passed on to the zygote; `{"op": "kill",
-"id", "signal"}`. Supervisor → host: `{"event": "ready", "forks", "error", "confined",
+"id", "signal"}`. Supervisor → host: `{"event": "ready", "error", "confined",
 "zygote"}`, with a descriptor on which plugins' connections arrive; `{"event":
 "spawned", "id", "pid"}`, `{"event": "exited", "id", "status"}` with the wait status as
 returned by `os.waitpid`; `{"event": "not_found", "error"}` if the zygote reported the
-exit of a plugin that it does not have.
+exit of a plugin that it does not have; `{"event": "not_loaded", "error"}` if the SDK
+could not be loaded beforehand.
 """
 
 import array
@@ -42,6 +43,7 @@ else:
     import confine  # found through sys.path
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_MAX_ERROR_CHARS = 2000
 _SWEEP_SECONDS = 2.0
 _MAX_MESSAGE_BYTES = 1 << 20
 _START_TIME_INDEX = 19
@@ -149,6 +151,9 @@ class Supervisor:
             return self._register_plugin(number, pid)
         if event == "exited":
             self._remove_plugin(number, pid, status)
+        if event == "not_loaded":
+            error = str(message.get("error", ""))[:_MAX_ERROR_CHARS]
+            self.say({"event": "not_loaded", "error": error})
         return True
 
     def _register_plugin(self, number: int, pid: int) -> bool:
@@ -338,18 +343,15 @@ def _start_zygote(
     first, descriptors = _receive(zygote_socket)
     ready_message: dict[str, Any] = {
         "event": "ready",
-        "forks": False,
         "error": str(first.get("error", "")),
         "failed": True,
     }
     if "confined" in first:
         second, _ = _receive(zygote_socket)
-        error, forks = str(second.get("error", ""))[:2000], second.get("forks") is True
         is_ready = second.get("event") == "ready"
         ready_message |= {
             "confined": first["confined"],
-            "forks": forks,
-            "error": error,
+            "error": str(second.get("error", ""))[:_MAX_ERROR_CHARS],
             "failed": not is_ready,
             "zygote": pid,
         }
@@ -392,12 +394,16 @@ def _exec_zygote(control: socket.socket, order: dict[str, Any]) -> NoReturn:
                 os.path.dirname(os.path.abspath(__file__)), "inside/zygote.py"
             ),
         )
-        options = ["--fork"] if order["fork"] else []
-        os.execve(python, [python, "-X", "utf8", program, "3", *options], order["env"])
+        # Without an SDK to load, nothing that is installed is to run.
+        options, arguments = ([], ["--fork"]) if order["fork"] else (["-I", "-S"], [])
+        os.execve(
+            python,
+            [python, *options, "-X", "utf8", program, "3", *arguments],
+            order["env"],
+        )
     except BaseException as error:  # reported to the host, which starts nothing
         failure = {
             "event": "ready",
-            "forks": False,
             "error": f"{type(error).__name__}: {error}",
             "failed": True,
         }
@@ -519,9 +525,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Subreaper: orphans of plugins become children of this process instead of init.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    supervisor, listener, ready_message = _start_zygote(
-        control, json.loads(control.recv(_MAX_MESSAGE_BYTES))
-    )
+    _, descriptors, _, _ = socket.recv_fds(control, _MAX_MESSAGE_BYTES, 1)
+    with open(descriptors[0], "rb") as file:
+        # The host has written it, and its position is at the end.
+        file.seek(0)
+        order = json.load(file)
+    supervisor, listener, ready_message = _start_zygote(control, order)
     rights = (
         [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))]
         if listener is not None

@@ -43,7 +43,7 @@ _FILE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TIKTOKEN_CACHE_DIR")
 made readable for them."""
 _MAX_MESSAGE_BYTES = 65_536
 CellKey = tuple[str, str, Hosts]
-"""A cell's tenant, the name of its environment, and the hosts that its plugins reach."""
+"""A cell's tenant, its interpreter, and the hosts that its plugins reach."""
 ProxyFactory = Callable[[str, str, Hosts], EgressProxy]
 """Builds the egress proxy of a tenant's plugins from the tenant's name, a password, and
 the hosts that they may connect to."""
@@ -72,13 +72,20 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxScope:
-    """The paths and identity shared by a tenant's plugins in one environment.
+    """The paths and identity shared by a tenant's plugins that have the same interpreter
+    and reach the same hosts.
 
     Each plugin is granted access only to its own share of these paths.
     """
 
     tenant: str
-    environment: Environment
+    base: Path
+    """The interpreter that the plugins' environments were created from."""
+    environments: tuple[Path, ...]
+    """The folders of the plugins' environments."""
+    sdk: Environment | None
+    """The environment whose SDK is loaded beforehand; plugins with the same SDK are
+    forked. None if no two plugins share one."""
     code: tuple[Path, ...]
     work: tuple[Path, ...]
     tmp: Path
@@ -93,6 +100,12 @@ class SandboxScope:
     )
     """Device and inode of each path."""
 
+    def includes(self, order: "LaunchRequest") -> bool:
+        """Return whether a plugin's code and packages are among the paths."""
+        return (
+            order.folder in self.code and order.environment.folder in self.environments
+        )
+
     def has_same_folders(self, other: "SandboxScope") -> bool:
         """Return whether the paths that both have are the same folders. One that was
         deleted and created again is another, which a mount of the first does not show.
@@ -105,7 +118,7 @@ class SandboxScope:
     @property
     def key(self) -> CellKey:
         """What distinguishes the cell from all others at one time."""
-        return self.tenant, self.environment.name, self.hosts
+        return self.tenant, str(self.base), self.hosts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +128,7 @@ class LaunchRequest:
     cell: SandboxScope
     folder: Path
     """The folder with the plugin's code."""
+    environment: Environment
     quarter: WorkFolders
     module: str
     env: Mapping[str, str]
@@ -196,8 +210,8 @@ def probe_confinement() -> Confinement:
 
 
 class Supervisors:
-    """All supervisors of this server: one per tenant and environment, started on first
-    use."""
+    """All supervisors of this server: one for each tenant, interpreter and set of hosts,
+    started on first use."""
 
     def __init__(
         self,
@@ -225,19 +239,20 @@ class Supervisors:
     async def spawn(self, order: LaunchRequest, on_exit: ExitListener) -> Spawned:
         """Start a plugin and return its process. Raises PluginError if it cannot be
         started."""
-        supervisor = await self.ensure_started(order.cell, order.folder)
+        supervisor = await self.ensure_started(order)
         return await supervisor.spawn(order, on_exit)
 
-    async def ensure_started(self, cell: SandboxScope, folder: Path) -> "_Supervisor":
-        """Return a running supervisor that may read the plugin's folder, starting one
+    async def ensure_started(self, order: LaunchRequest) -> "_Supervisor":
+        """Return a running supervisor that may read the plugin's folders, starting one
         if necessary."""
+        cell = order.cell
         name = cell.key
         running_supervisor = self._by_name.get(name)
         # Confinement is fixed at start: a folder that was added later, or created again,
         # can only be reached from a new supervisor.
         if running_supervisor is not None and running_supervisor.is_alive:
             running_cell = running_supervisor.cell
-            if folder in running_cell.code and running_cell.has_same_folders(cell):
+            if running_cell.includes(order) and running_cell.has_same_folders(cell):
                 return running_supervisor
             self._draining.append(self._by_name.pop(name))
         task = self._starting.get(name)
@@ -252,8 +267,8 @@ class Supervisors:
         # again.
         return (
             supervisor
-            if folder in supervisor.cell.code
-            else await self.ensure_started(cell, folder)
+            if supervisor.cell.includes(order)
+            else await self.ensure_started(order)
         )
 
     async def _start(self, cell: SandboxScope) -> "_Supervisor":
@@ -264,9 +279,7 @@ class Supervisors:
         supervisor = await _Supervisor.start(
             cell,
             self._environ,
-            # Loading the SDK beforehand takes as long as a start, and its memory stays:
-            # that is worth it if several plugins share it.
-            forks=self._forks and len(cell.code) > 1,
+            forks=self._forks and cell.sdk is not None,
             make_proxy=self._way_out,
             is_open=not self._needs_confinement,
         )
@@ -356,8 +369,7 @@ class _Supervisor:
         default_factory=dict[int, ExitListener]
     )
     zygote: int = 0
-    """The process id of its only child, which has loaded the plugin SDK and forks the
-    plugins."""
+    """The process id of its only child, which forks the plugins."""
     idle_since: float | None = None
     _pids: dict[int, int] = field(default_factory=dict[int, int])
     _waiting: dict[int, "asyncio.Future[int]"] = field(
@@ -396,9 +408,7 @@ class _Supervisor:
             for name in ("PATH", "LANG", "LC_ALL", "TZ")
             if name in environ
         }
-        process = await _launch(
-            cell.environment, control_socket, child_socket, child_environ
-        )
+        process = await _launch(cell.base, control_socket, child_socket, child_environ)
         # Nothing is known about the confinement until the supervisor reports it.
         supervisor = cls(
             process,
@@ -424,16 +434,14 @@ class _Supervisor:
         PluginError."""
         try:
             async with asyncio.timeout(_READY_SECONDS):
-                await asyncio.get_running_loop().sock_sendall(
-                    self.control, msgspec.json.encode(message)
-                )
+                _send_file(self.control, msgspec.json.encode(message))
                 return await self._receive_ready()
         # A supervisor that does not report in time is treated like one that exited at
         # once.
         except TimeoutError:
             return None, None
         except OSError as error:
-            raise _environment_error(self.cell.environment.name, error) from error
+            raise _interpreter_error(self.cell.base, error) from error
 
     async def _finish_start(
         self,
@@ -460,9 +468,8 @@ class _Supervisor:
     def _read_ready(self, ready: Any) -> None:
         """Take the confinement and the zygote from the supervisor's first message.
         Raises PluginError if plugins cannot be started."""
-        name = self.cell.environment.name
         if ready is None:
-            raise _environment_error(name, "its Python did not start")
+            raise _interpreter_error(self.cell.base, "it did not start")
         if ready.get("failed") or "confined" not in ready:
             reason = ready["error"] or "the supervisor exited at once"
             raise PluginError(
@@ -476,14 +483,6 @@ class _Supervisor:
         }
         self.confined = msgspec.convert(confined, Confinement)
         self.zygote = int(ready["zygote"])
-        # An SDK that cannot be preloaded is no failure: each plugin then imports it
-        # itself.
-        if ready["error"]:
-            fields = {"environment": name, "error": ready["error"]}
-            logger.warning(
-                "plugin SDK not preloaded; plugins start slowly",
-                extra={"fields": fields},
-            )
 
     async def _start_proxy(
         self, listener: socket.socket, make_proxy: ProxyFactory
@@ -602,10 +601,15 @@ class _Supervisor:
             "HOME": str(order.quarter.work),
             "TMPDIR": str(order.quarter.tmp),
         }
+        sdk = self.cell.sdk
+        is_forked = sdk is not None and order.environment.sdk == sdk.name
         request: dict[str, Any] = {
             "cwd": str(order.folder),
             "module": order.module,
             "env": env,
+            "python": str(order.environment.python),
+            "packages": str(order.environment.packages),
+            "fork": is_forked,
             "limits": dict(order.limits),
             "read": [],
             "write": [],
@@ -616,7 +620,13 @@ class _Supervisor:
         # empty.
         if self.confined.level == "none":
             return request
-        request["read"] = [*_readable_paths(self.cell, self.environ), str(order.folder)]
+        request["read"] = [
+            *_configured_paths(self.environ),
+            str(order.environment.folder),
+            # Modules that the SDK loads later come from where it was loaded.
+            *([str(sdk.folder)] if sdk is not None and is_forked else []),
+            str(order.folder),
+        ]
         request["write"] = [
             *map(str, order.quarter.folders),
             *self.confined.writable_paths,
@@ -656,11 +666,18 @@ class _Supervisor:
             elif message["event"] == "exited":
                 self._handle_exited(message["id"], message["status"])
             elif message["event"] == "not_found":
-                self._warn(message["error"])
+                self._warn("wrong message of the zygote", message["error"])
+            # That is no failure: each plugin then imports the SDK itself.
+            elif message["event"] == "not_loaded":
+                self._warn("plugin SDK not loaded beforehand", message["error"])
         self._handle_supervisor_exit()
 
     def _handle_spawned(self, plugin_id: int, pid: int) -> None:
         """Complete the start of a plugin. The process id is 0 if it exited already."""
+        # Whoever waited for it has given up meanwhile.
+        if plugin_id not in self.exit_listeners:
+            self._send({"op": "kill", "id": plugin_id, "signal": signal.SIGKILL})
+            return
         if pid > 0:
             self._pids[plugin_id] = pid
         waiting = self._waiting.get(plugin_id)
@@ -673,13 +690,12 @@ class _Supervisor:
         if (on_exit := self.exit_listeners.pop(plugin_id, None)) is not None:
             on_exit(_exit_description(status))
 
-    def _warn(self, error: str) -> None:
-        """Log that the zygote sent a wrong message; once, because plugins' code could
-        fill the log."""
+    def _warn(self, problem: str, error: str) -> None:
+        """Log what the zygote reports; once, because plugins' code could fill the log."""
         if not self._has_warned:
             self._has_warned = True
-            fields = {"environment": self.cell.environment.name, "error": error}
-            logger.warning("wrong message of the zygote", extra={"fields": fields})
+            fields = {"tenant": self.cell.tenant, "error": error}
+            logger.warning(problem, extra={"fields": fields})
 
     def _handle_supervisor_exit(self) -> None:
         """Handle the supervisor's exit: kill its plugins' process groups and report
@@ -721,17 +737,28 @@ class _Supervisor:
             await self.process.wait()
 
 
+def _send_file(control: socket.socket, data: bytes) -> None:
+    """Send data as a file in memory: the paths of many plugins exceed a packet."""
+    descriptor = os.memfd_create("order")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        socket.send_fds(control, [b"order"], [descriptor])
+    finally:
+        os.close(descriptor)
+
+
 async def _launch(
-    environment: Environment,
+    base: Path,
     control_socket: socket.socket,
     child_socket: socket.socket,
     child_environ: Mapping[str, str],
 ) -> asyncio.subprocess.Process:
     """Start the supervisor process with its end of the control socket. Raises
-    PluginError if the environment's Python cannot be executed."""
+    PluginError if the interpreter cannot be executed."""
     try:
         return await asyncio.create_subprocess_exec(
-            str(environment.base),
+            str(base),
             "-I",
             "-S",
             "-X",
@@ -749,26 +776,25 @@ async def _launch(
         control_socket.close()
         if not isinstance(error, OSError):
             raise
-        raise _environment_error(environment.name, error) from error
+        raise _interpreter_error(base, error) from error
     finally:
         # The child has inherited its end; this copy would keep the socket open after
         # the child's death.
         child_socket.close()
 
 
-def _environment_error(name: str, reason: object) -> PluginError:
-    return PluginError(f"Environment {name!r} cannot be used: {reason}")
+def _interpreter_error(base: Path, reason: object) -> PluginError:
+    return PluginError(f"Interpreter {str(base)!r} cannot be used: {reason}")
 
 
-def _readable_paths(cell: SandboxScope, environ: Mapping[str, str]) -> list[str]:
-    """Return the paths that all plugins of a cell may read, apart from the system's
-    programs and libraries."""
-    configured_paths = [
+def _configured_paths(environ: Mapping[str, str]) -> list[str]:
+    """Return the files and folders that variables of the server name, and that all
+    plugins may read."""
+    return [
         str(Path(environ[name]).expanduser())
         for name in _FILE_VARIABLES
         if environ.get(name)
     ]
-    return [str(cell.environment.folder), *configured_paths]
 
 
 def _startup_message(
@@ -780,13 +806,17 @@ def _startup_message(
     is_open: bool,
 ) -> dict[str, Any]:
     """Return the first message to a new supervisor, which configures its confinement."""
+    sdk = cell.sdk if forks else None
+    environments = {*cell.environments, *([sdk.folder] if sdk else [])}
+    read_paths = [*sorted(environments), *cell.code]
     return {
-        "python": str(cell.environment.python),
+        # What is not to load anything runs on the bare interpreter.
+        "python": str(sdk.python if sdk else cell.base),
         "fork": forks,
         "open": is_open,
         "uid": cell.user,
         "tmp": str(cell.tmp),
-        "read": [*_readable_paths(cell, environ), *map(str, cell.code)],
+        "read": [*_configured_paths(environ), *map(str, read_paths)],
         "write": [str(work_folder) for work_folder in cell.work],
         "env": dict(child_environ),
     }

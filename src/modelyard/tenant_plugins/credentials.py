@@ -138,17 +138,67 @@ class PluginCredentials:
             tenant, ToolCredential.kind, row_name, filled, value
         )
 
-    def _check_label(self, tenant: str, value: ToolCredential) -> None:
-        """Raise InvokeBadRequestError if the provider has such a label already."""
-        for row, other in self._directory.of(tenant, ToolCredential):
-            if (other.provider, other.user) != (value.provider, value.user):
-                continue
-            if value.label == (other.label or row.name):
-                raise InvokeBadRequestError(
-                    f"{value.provider!r} has a credential {value.label!r} already;"
-                    " choose another label",
-                    param="label",
+    def _check_label(
+        self, tenant: str, value: ToolCredential, *, but: str = ""
+    ) -> None:
+        """Raise InvokeBadRequestError if the provider has another credential with the
+        label already. `but` is the id of the credential that is changed."""
+        row = self._labelled(tenant, value)
+        if row is not None and row.id != but:
+            raise InvokeBadRequestError(
+                f"{value.provider!r} has a credential {value.label!r} already, with the"
+                f" id {row.id!r}; choose another label",
+                param="label",
+            )
+
+    def _labelled(self, tenant: str, value: ToolCredential) -> CachedResource | None:
+        """Return the credential with the same provider, user and label; None if there
+        is none."""
+        return next(
+            (
+                row
+                for row, other in self._directory.of(tenant, ToolCredential)
+                if (other.provider, other.user) == (value.provider, value.user)
+                and value.label == (other.label or row.name)
+            ),
+            None,
+        )
+
+    async def rename(self, tenant: str, id: str, label: str) -> None:
+        """Change the label of a credential of a tool or datasource provider.
+
+        Raises NotFoundError, and InvokeBadRequestError if the provider has another one
+        with the label.
+        """
+        if not label.strip() or not label.isprintable():
+            raise InvokeBadRequestError(
+                "'label' must be printable characters", param="label"
+            )
+        # A refresh at the same time would write the old label again.
+        async with self._locks.setdefault(id, asyncio.Lock()):
+            value = self._directory.one(tenant, ToolCredential, id)
+            if value is None:
+                raise NotFoundError(
+                    f"Credential {id!r} does not exist", code="credential_not_found"
                 )
+            changed = msgspec.structs.replace(value, label=label)
+            self._check_label(tenant, changed, but=id)
+            credentials = self._rows.read(tenant, ToolCredential.kind, id, value.secret)
+            name = _row_name(value.provider, label, value.user)
+            await self._rows.save(
+                tenant, ToolCredential.kind, name, credentials, changed, id=id
+            )
+
+    def _replaced_by_sign_in(self, tenant: str, value: ToolCredential) -> str:
+        """Return the id of the credential that a repeated sign-in replaces; "" if it is
+        the first. Raises InvokeBadRequestError if the label belongs to a credential
+        that was entered."""
+        row = self._labelled(tenant, value)
+        if row is None:
+            return ""
+        is_signed_in = row.value.type == "oauth2"
+        self._check_label(tenant, value, but=row.id if is_signed_in else "")
+        return row.id
 
     def usable(
         self, tenant: str, provider: str, user: str = ""
@@ -234,10 +284,13 @@ class PluginCredentials:
         NotFoundError or InvokeBadRequestError."""
         plugin, provider_name, _ = self._oauth(tenant, provider)
         # Fail now if no client is set up, and not after the person has clicked.
-        self._client(tenant, f"{plugin.plugin_id}/{provider_name}")
+        full_name = f"{plugin.plugin_id}/{provider_name}"
+        self._client(tenant, full_name)
+        label = ToolCredential(provider=full_name, user=user, label=name)
+        self._replaced_by_sign_in(tenant, label)
         ticket = Ticket(
             tenant=tenant,
-            provider=f"{plugin.plugin_id}/{provider_name}",
+            provider=full_name,
             name=name,
             user=user,
             until=self._clock.time() + _TICKET_SECONDS,
@@ -298,16 +351,8 @@ class PluginCredentials:
             expires_at=float(answer.get("expires_at") or -1),
         )
         credentials: dict[str, Any] = answer.get("credentials") or {}
-        # Names are unique within a tenant; a repeated sign-in replaces the same row.
         name = _row_name(ticket.provider, ticket.name, ticket.user)
-        existing_id = next(
-            (
-                row.id
-                for row, _ in self._directory.of(ticket.tenant, ToolCredential)
-                if row.name == name
-            ),
-            "",
-        )
+        existing_id = self._replaced_by_sign_in(ticket.tenant, value)
         return await self._rows.save(
             ticket.tenant, ToolCredential.kind, name, credentials, value, id=existing_id
         )

@@ -3,12 +3,15 @@ confined this process.
 
     python zygote.py CONTROL_FD [--fork]
 
-It runs on the environment's own Python, whose packages may execute code at startup, so
-nothing that this process does or says is trusted. It serves one tenant. Messages are
-JSON, one per packet. Supervisor → zygote: `{"op": "spawn", "id", "cwd", "module",
-"env", "limits", "read", "write", "port", "private"}` with three descriptors for stdin,
-stdout, stderr. Zygote → supervisor: `{"event": "ready", "forks", "error"}`, `{"event":
-"spawned", "id", "pid"}`, `{"event": "exited", "id", "status"}`.
+With `--fork` it runs on the Python of an environment that has only the SDK and what it
+needs; packages may execute code at startup, so nothing that this process does or says
+is trusted. Otherwise it loads nothing. It serves one tenant. A plugin whose environment
+has the same SDK is forked, and goes on with its own packages; another one is executed
+by its environment's Python. Messages are JSON, one per packet. Supervisor → zygote:
+`{"op": "spawn", "id", "cwd", "module", "env", "python", "packages", "fork", "limits",
+"read", "write", "port", "private"}` with three descriptors for stdin, stdout, stderr.
+Zygote → supervisor: `{"event": "ready"}`, `{"event": "spawned", "id", "pid"}`,
+`{"event": "exited", "id", "status"}`, `{"event": "not_loaded", "error"}`.
 """
 
 # Importing the SDK patches the standard library for gevent, so the original functions
@@ -50,9 +53,13 @@ class Zygote:
     """Forks plugins on request of the supervisor."""
 
     def __init__(self, control: Any, wakeup: int, *, forks: bool) -> None:
+        """With `forks`, the SDK is loaded for the first plugin that shares it."""
         self._control = control
         self._wakeup = wakeup
         self._forks = forks
+        self._has_loaded = False
+        self._waiting: list[tuple[dict[str, Any], list[int]]] = []
+        """Spawn requests, with their descriptors, that wait for the SDK."""
         self._plugins: dict[int, int] = {}
         """Process id → the host's id of the plugin."""
 
@@ -70,14 +77,24 @@ class Zygote:
                     _read(self._wakeup, 4096)
                 elif not self._handle_command():
                     return
+            # Plugins that do not need the SDK from here are not to wait for it.
+            if self._waiting and not watch.poll(0):
+                self._load()
+
+    def _load(self) -> None:
+        """Load the SDK, and fork the plugins that wait for it. If it cannot be loaded,
+        they are executed in fresh interpreters and report the error themselves."""
+        self._has_loaded = True
+        if error := _preload():
+            self._forks = False
+            self.say({"event": "not_loaded", "id": 0, "pid": 0, "error": error})
+        for message, descriptors in self._waiting:
+            self._spawn(message, descriptors)
+        self._waiting.clear()
 
     def _handle_command(self) -> bool:
-        """Receive one spawn request and fork the plugin.
-
-        The descriptors that come with it become the child's standard streams. Sends
-        `spawned` to the supervisor. Returns False if the control socket has been
-        closed.
-        """
+        """Receive one spawn request, and fork the plugin unless it has to wait for the
+        SDK. Returns False if the control socket has been closed."""
         try:
             data, descriptors, _, _ = _recv_fds(self._control, _MAX_MESSAGE_BYTES, 3)
         except OSError:
@@ -85,6 +102,15 @@ class Zygote:
         if not data:
             return False
         message = json.loads(data)
+        if message["fork"] and self._forks and not self._has_loaded:
+            self._waiting.append((message, descriptors))
+        else:
+            self._spawn(message, descriptors)
+        return True
+
+    def _spawn(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        """Fork a plugin and send `spawned` to the supervisor. The descriptors become
+        the child's standard streams."""
         pid = _fork()
         if pid == 0:
             self._run_plugin(message, descriptors)
@@ -93,7 +119,6 @@ class Zygote:
             os.close(descriptor)
         self._plugins[pid] = message["id"]
         self.say({"event": "spawned", "id": message["id"], "pid": pid})
-        return True
 
     def _run_plugin(self, message: dict[str, Any], descriptors: list[int]) -> NoReturn:
         """Run the plugin in the forked child. Never returns."""
@@ -106,6 +131,10 @@ class Zygote:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._control.close()
             os.close(self._wakeup)
+            # Others that wait with this one keep their streams to themselves.
+            for _, others in self._waiting:
+                for descriptor in set(others) - set(descriptors):
+                    _close(descriptor)
             # Each plugin leads a session, by which the supervisor finds all its
             # descendants.
             os.setsid()
@@ -128,13 +157,13 @@ class Zygote:
                     read, message["write"], confine.DEVICES, message["port"]
                 )
             os.chdir(message["cwd"])
-            # Without a preloaded SDK the child executes a fresh interpreter instead.
-            if not self._forks:
-                os.execve(
-                    sys.executable,
-                    [sys.executable, "-m", message["module"]],
-                    message["env"],
-                )
+            python, packages = message["python"], message["packages"]
+            # Without the same SDK the child executes a fresh interpreter instead.
+            is_forked = message["fork"] and self._forks
+            if not is_forked or _MISSED.are_in(packages):
+                arguments = [python, "-m", message["module"]]
+                os.execve(python, arguments, message["env"])
+            _adopt_environment(python, packages)
             _run_module(message["module"], message["env"])
         except BaseException as error:
             # Any error of the plugin's module ends the process and is printed to stderr.
@@ -181,6 +210,53 @@ class Zygote:
                 )
 
 
+class _MissedModules:
+    """Records the modules that the SDK looks for and that are not installed: packages
+    adapt to what they find."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Record a module that no other finder has found."""
+        del path, target
+        self._names.add(name)
+
+    def are_in(self, packages: str) -> bool:
+        """Return whether a folder of packages has one of the modules."""
+        for name in self._names:
+            parent, _, module = name.replace(".", "/").rpartition("/")
+            try:
+                files = os.listdir(os.path.join(packages, parent))
+            except OSError:
+                continue  # without the parent there is no module
+            # A folder, a Python file, or a library such as `x.cpython-312-….so`.
+            if any(file.partition(".")[0] == module for file in files):
+                return True
+        return False
+
+
+_MISSED = _MissedModules()
+
+
+def _adopt_environment(python: str, packages: str) -> None:
+    """Replace the packages that this process imports from by those of the plugin's own
+    environment. What is loaded stays, and is equal there."""
+    import site
+
+    folder = os.path.dirname(os.path.dirname(python))
+    shared = set(site.getsitepackages())
+    sys.meta_path.remove(_MISSED)  # pyright: ignore[reportArgumentType]  a duck-typed finder
+    sys.path[:] = [path for path in sys.path if path not in shared]
+    sys.prefix = sys.exec_prefix = folder
+    sys.executable = python
+    site.PREFIXES[:] = [folder, folder]
+    # With the folders that path files name, as at the start of an interpreter.
+    site.addsitedir(packages)
+    # It remembers the prefix; whoever needs it loads it again.
+    sys.modules.pop("sysconfig", None)
+
+
 def _run_module(module: str, env: dict[str, str]) -> None:
     """Run the plugin's module in this process, as `python -m` would."""
     os.environ.clear()
@@ -202,6 +278,14 @@ def _run_module(module: str, env: dict[str, str]) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+def _close(descriptor: int) -> None:
+    """Close a descriptor, which may be closed already."""
+    try:
+        os.close(descriptor)
+    except OSError:
+        pass
+
+
 def _flush_outputs() -> None:
     """Write what the plugin has printed; its process ends without doing it."""
     for stream in (sys.stdout, sys.stderr):
@@ -213,6 +297,8 @@ def _flush_outputs() -> None:
 
 def _preload() -> str:
     """Import the SDK, and freeze its objects. Returns an error text, or "" on success."""
+    # The last finder is asked for what no other one has.
+    sys.meta_path.append(_MISSED)  # pyright: ignore[reportArgumentType]  a duck-typed finder
     try:
         __import__("dify_plugin")
     except BaseException as error:
@@ -266,11 +352,8 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     forks = "--fork" in sys.argv
-    error = _preload() if forks else ""
-    # If the SDK cannot be imported, plugins are executed in fresh interpreters and
-    # report the error themselves.
-    zygote = Zygote(control, wake, forks=forks and not error)
-    zygote.say({"event": "ready", "forks": forks and not error, "error": error})
+    zygote = Zygote(control, wake, forks=forks)
+    zygote.say({"event": "ready"})
     zygote.run()
     os._exit(0)  # nothing of what the SDK patched is to be taken down in order
 
