@@ -162,11 +162,8 @@ async def _parallel_seconds() -> float:
 
     If the calls run in parallel, this is about half a second.
     """
-    agent = Agent(
-        ScriptedModel(1, calls=10, name="half_a_second"),
-        ToolManager(),
-        tools=[half_a_second],
-    )
+    model = ScriptedModel(1, calls=10, name="half_a_second")
+    agent = Agent(model, ToolManager(), tools=[half_a_second])
     started_at = time.perf_counter()
     await agent.run("go")
     return time.perf_counter() - started_at

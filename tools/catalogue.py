@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -331,14 +332,8 @@ def sibling(name: str, listed: dict[str, Any]) -> dict[str, Any]:
 
     def shared(listed_name: str) -> int:
         """Return the length of the common prefix."""
-        return next(
-            (
-                i
-                for i, (a, b) in enumerate(zip(name, listed_name, strict=False))
-                if a != b
-            ),
-            min(len(name), len(listed_name)),
-        )
+        pairs = zip(name, listed_name, strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     chat = [
         listed_name

@@ -381,10 +381,9 @@ def table_by_file(mutants: Sequence[Mutant], alive: Sequence[Mutant]) -> str:
     """Return a table with the killed and all mutants of each file, and of all files."""
     totals = Counter(mutant.file for mutant in mutants)
     survived = Counter(mutant.file for mutant in alive)
-    lines = [
-        f"{totals[file] - survived[file]:>3} of {totals[file]:>2}  {file}"
-        for file in sorted(totals)
-    ]
+    lines: list[str] = []
+    for file, total in sorted(totals.items()):
+        lines.append(f"{total - survived[file]:>3} of {total:>2}  {file}")
     killed = len(mutants) - len(alive)
     return "\n".join([*lines, f"{killed:>3} of {len(mutants):>2}  killed in all files"])
 

@@ -184,13 +184,11 @@ class Knowledge:
     async def _open_dataset(self, name: str, embedding: str) -> Dataset:
         """Return the dataset with this name, creating it if necessary."""
         datasets = self._yard.knowledge.datasets
-        provider, _, model = embedding.rpartition("/")
-        settings = DatasetSettings(
-            embedding_model=model, embedding_model_provider=provider
-        )
-        return await datasets.store.datasets.find_by_name(
-            DEFAULT_TENANT, name
-        ) or await datasets.create(DEFAULT_TENANT, name, settings=settings)
+        existing = await datasets.store.datasets.find_by_name(DEFAULT_TENANT, name)
+        if existing is not None:
+            return existing
+        settings = _embedding_settings(embedding)
+        return await datasets.create(DEFAULT_TENANT, name, settings=settings)
 
     def add(
         self, *sources: str | Path, text: str = "", name: str = "", **metadata: Any
@@ -362,10 +360,15 @@ async def _build_at(path: Path, options: dict[str, Any]) -> Modelyard:
     # Otherwise the weights would be downloaded again for every folder.
     weights_folder = settings.local.weights or str(settings.home_path / "models")
     local = msgspec.structs.replace(settings.local, weights=weights_folder)
-    return await _build(
-        msgspec.structs.replace(settings, home=str(path), database="", local=local),
-        **options,
-    )
+    at_path = {"home": str(path), "database": "", "local": local}
+    return await _build(msgspec.structs.replace(settings, **at_path), **options)
+
+
+def _embedding_settings(embedding: str) -> DatasetSettings:
+    """Return the settings of a dataset with an embedding model, as `provider/model`."""
+    # The last slash: a plugin's provider has slashes in its name.
+    provider, _, model = embedding.rpartition("/")
+    return DatasetSettings(embedding_model=model, embedding_model_provider=provider)
 
 
 async def _build(*arguments: Any, **options: Any) -> Modelyard:

@@ -103,9 +103,8 @@ def test_an_extension_has_to_answer_a_ping(tmp_path: Path):
 def test_an_unknown_extension_is_an_error(tmp_path: Path):
     async def go() -> None:
         async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
-            await yard.services.tools.providers.extensions.extend(
-                "default", "none", "ping", {}
-            )
+            extensions = yard.services.tools.providers.extensions
+            await extensions.extend("default", "none", "ping", {})
 
     with pytest.raises(ModelyardError, match="API extension 'none' does not exist"):
         asyncio.run(go())

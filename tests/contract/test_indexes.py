@@ -72,13 +72,9 @@ class Store:
         return [hit.document.name for hit in retrieval.hits]
 
     async def space(self, dataset: Dataset) -> IndexKey:
-        stored_dataset = await self.parts.stored.datasets.get("t1", dataset.id)
+        stored = await self.parts.stored.datasets.get("t1", dataset.id)
         return IndexKey(
-            "t1",
-            stored_dataset.id,
-            stored_dataset.space,
-            stored_dataset.dimensions,
-            stored_dataset.generation,
+            "t1", stored.id, stored.space, stored.dimensions, stored.generation
         )
 
 

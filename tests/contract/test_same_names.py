@@ -27,13 +27,10 @@ def _documents(source: dict[str, Any], server: int) -> list[Document]:
 async def _add_on_two_servers(
     stores: list[KnowledgeStore], kind: str
 ) -> list[Document]:
-    """Add 40 documents on each server, all at the same time. Returns those that were
-    added."""
-    adds = [
-        stores[server].library.add([document])
-        for server in (0, 1)
-        for document in _documents({"kind": kind}, server)
-    ]
+    adds: list[Any] = []
+    for server in (0, 1):
+        documents = _documents({"kind": kind}, server)
+        adds += [stores[server].library.add([document]) for document in documents]
     return [document for added in await asyncio.gather(*adds) for document in added]
 
 

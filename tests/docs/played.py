@@ -77,10 +77,8 @@ def _vector(text: str) -> Sequence[float]:
 def _ranking(document: dict[str, Any]) -> list[dict[str, float]]:
     """Score the documents by the long words of the query that they contain."""
     query = _long_words(document["query"])
-    scores = [
-        len(query & _long_words(text)) / max(1, len(query))
-        for text in document["documents"]
-    ]
+    shared = [query & _long_words(text) for text in document["documents"]]
+    scores = [len(terms) / max(1, len(query)) for terms in shared]
     return [
         {"index": index, "relevance_score": score} for index, score in enumerate(scores)
     ]

@@ -64,9 +64,8 @@ def test_a_cooldown_is_waited_for_as_long_as_the_page_says():
 
 def test_open_files_leave_as_many_connections_as_the_page_says():
     page = "docs/how-to/run-for-others.md"
-    ((files, connections),) = figures_in(
-        page, r"`ulimit -n (\d+)` leaves (\d+) connections"
-    )
+    sentence = r"`ulimit -n (\d+)` leaves (\d+) connections"
+    ((files, connections),) = figures_in(page, sentence)
     capacity = connection_limits.capacity_for(ConnectionSettings(), int(files))
     assert capacity.most == int(connections)
     (limit,) = figures_in(page, r"hard limit \(at most ([\d,]+)\)")

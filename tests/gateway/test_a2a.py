@@ -43,9 +43,8 @@ class Agent:
         )
 
     def call(self, app: str, method: str, **params: Any) -> Any:
-        response = self.post(
-            app, {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
-        )
+        request = {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
+        response = self.post(app, request)
         assert response.status_code == 200
         body = response.json()
         assert (body["jsonrpc"], body["id"]) == ("2.0", 7)

@@ -37,12 +37,12 @@ def gemini_turn(response: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def send(here: World, path: str, body: Any) -> httpx.Response:
+def send(setup: World, path: str, body: Any) -> httpx.Response:
     """Send a request that the stand-in has to accept."""
-    url = here.running.origin + path.format(model=here.model)
+    url = setup.running.origin + path.format(model=setup.model)
     answer = httpx.post(url, json=body, timeout=30)
     assert answer.status_code == 200, answer.text
-    assert here.stand_in.refusals == []
+    assert setup.stand_in.refusals == []
     return answer
 
 
@@ -56,56 +56,56 @@ GEMINI = "/v1beta/models/{model}:generateContent"
 def test_a_picture_in_a_function_response_arrives(
     world: Callable[[str], World], target: str
 ):
-    here = world(target)
+    setup = world(target)
     picture = {"inlineData": {"mimeType": "image/png", "data": DATA}}
     response = {"response": {"output": "A picture."}, "parts": [picture]}
-    answer = send(here, GEMINI, gemini_turn(response))
-    assert DATA in here.upstream.requests[-1].body.decode()
-    assert "A picture." in here.upstream.requests[-1].body.decode()
+    answer = send(setup, GEMINI, gemini_turn(response))
+    assert DATA in setup.upstream.requests[-1].body.decode()
+    assert "A picture." in setup.upstream.requests[-1].body.decode()
     dropped = answer.headers.get("x-modelyard-dropped", "")
     assert "parts" not in dropped
 
 
 @pytest.mark.parametrize("target", ["chat", "plain"])
 def test_a_result_has_no_name_in_a_chat(world: Callable[[str], World], target: str):
-    here = world(target)
-    send(here, GEMINI, gemini_turn({"response": {"output": "text"}}))
-    message = here.upstream.requests[-1].json["messages"][-1]
+    setup = world(target)
+    send(setup, GEMINI, gemini_turn({"response": {"output": "text"}}))
+    message = setup.upstream.requests[-1].json["messages"][-1]
     assert message.keys() == {"role", "tool_call_id", "content"}
 
 
 def test_a_name_that_a_chat_caller_sends_goes_along(world: Callable[[str], World]):
-    here = world("chat")
+    setup = world("chat")
     call = {
         "id": "c1",
         "type": "function",
         "function": {"name": "f", "arguments": "{}"},
     }
     body = {
-        "model": here.model,
+        "model": setup.model,
         "messages": [
             {"role": "user", "content": "x"},
             {"role": "assistant", "content": None, "tool_calls": [call]},
             {"role": "tool", "tool_call_id": "c1", "name": "f", "content": "y"},
         ],
     }
-    url = f"{here.running.url}/chat/completions"
+    url = f"{setup.running.url}/chat/completions"
     httpx.post(url, json=body, headers={"x-modelyard-cache": "off"}, timeout=30)
-    assert here.upstream.requests[-1].json["messages"][-1]["name"] == "f"
+    assert setup.upstream.requests[-1].json["messages"][-1]["name"] == "f"
 
 
 @pytest.mark.case("2.5")
 def test_a_forced_search_is_the_only_allowed_tool(world: Callable[[str], World]):
-    here = world("responses")
+    setup = world("responses")
     body = {
-        "model": here.model,
+        "model": setup.model,
         "max_tokens": 2000,
         "messages": [{"role": "user", "content": "released version"}],
         "tools": [{"type": "web_search_20250305", "name": "web_search"}],
         "tool_choice": {"type": "tool", "name": "web_search"},
     }
-    answer = send(here, "/v1/messages", body)
-    assert here.upstream.requests[-1].json["tool_choice"] == {
+    answer = send(setup, "/v1/messages", body)
+    assert setup.upstream.requests[-1].json["tool_choice"] == {
         "type": "allowed_tools",
         "mode": "required",
         "tools": [{"type": "web_search"}],
@@ -119,13 +119,13 @@ def marks_of(body: Any) -> int:
 
 
 def test_a_loop_of_tool_calls_is_cached(world: Callable[[str], World]):
-    here = world("anthropic")
+    setup = world("anthropic")
     first = gemini_turn({"response": {"output": "text"}})
-    send(here, GEMINI, {**first, "contents": first["contents"][:1]})
+    send(setup, GEMINI, {**first, "contents": first["contents"][:1]})
     # A call that nobody continues would pay for a mark that nobody reads.
-    assert marks_of(here.upstream.requests[-1].json) == 0
-    send(here, GEMINI, first)
-    assert marks_of(here.upstream.requests[-1].json) >= 2
+    assert marks_of(setup.upstream.requests[-1].json) == 0
+    send(setup, GEMINI, first)
+    assert marks_of(setup.upstream.requests[-1].json) >= 2
 
 
 class Fine(Session):
@@ -142,7 +142,7 @@ def test_an_answer_that_broke_off_is_no_obstacle(
     start_gateway: Start, upstream: Play, target: str
 ):
     """Agents keep an empty answer, or one with thoughts alone, in their history."""
-    here = World(target, start_gateway, upstream, Fine("/none"))
+    setup = World(target, start_gateway, upstream, Fine("/none"))
     broken: list[dict[str, Any]] = [
         {"content": ""},
         {"content": []},
@@ -156,8 +156,8 @@ def test_an_answer_that_broke_off_is_no_obstacle(
                 {"role": "assistant", **fields},
                 *end,
             ]
-            body = {"model": here.model, "messages": messages}
+            body = {"model": setup.model, "messages": messages}
             for tools in ({}, {"tools": [{"type": "function", "function": function}]}):
-                answer = send(here, "/v1/chat/completions", {**body, **tools})
+                answer = send(setup, "/v1/chat/completions", {**body, **tools})
                 choice = answer.json()["choices"][0]
                 assert choice["message"]["content"] == "fine"

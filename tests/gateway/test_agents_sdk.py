@@ -69,13 +69,13 @@ class Team(Session):
                 return Answer(json.dumps(REPORT, ensure_ascii=False), thinking)
 
 
-def _triage(model: Any, seen: list[str]) -> Agent[Any]:
+def _triage(model: Any, cities: list[str]) -> Agent[Any]:
     """Return an agent with a tool, and a second agent to hand over to."""
 
     @function_tool
     def weather(city: str) -> str:
         """Return the weather of a city."""
-        seen.append(city)
+        cities.append(city)
         return f"rain in {city}"
 
     writer = Agent(
@@ -96,7 +96,7 @@ def _triage(model: Any, seen: list[str]) -> Agent[Any]:
 
 
 async def _run(
-    running: Running, name: str, api: str, is_streamed: bool, seen: list[str]
+    running: Running, name: str, api: str, is_streamed: bool, cities: list[str]
 ) -> RunResult | RunResultStreaming:
     """Run the agents with one of the SDK's two models."""
     kinds = {"responses": OpenAIResponsesModel, "chat": OpenAIChatCompletionsModel}
@@ -104,7 +104,7 @@ async def _run(
     async with openai.AsyncOpenAI(
         base_url=running.url, api_key="none", max_retries=0
     ) as client:
-        agent = _triage(kinds[api](model=name, openai_client=client), seen)
+        agent = _triage(kinds[api](model=name, openai_client=client), cities)
         if not is_streamed:
             return await Runner.run(agent, "How is it?", run_config=config)
         result = Runner.run_streamed(agent, "How is it?", run_config=config)
@@ -119,14 +119,14 @@ async def _run(
 def test_openais_agents_sdk_runs_tools_and_hands_over(
     start_gateway: Start, upstream: Play, target: str, api: str, is_streamed: bool
 ):
-    here = World(target, start_gateway, upstream, Team("/none"))
-    seen: list[str] = []
-    result = asyncio.run(_run(here.running, here.model, api, is_streamed, seen))
-    assert sorted(seen) == sorted(CITIES)
+    setup = World(target, start_gateway, upstream, Team("/none"))
+    cities: list[str] = []
+    result = asyncio.run(_run(setup.running, setup.model, api, is_streamed, cities))
+    assert sorted(cities) == sorted(CITIES)
     assert result.last_agent.name == "Writer"
     assert result.final_output == Report(**REPORT)
-    refusals = here.stand_in.refusals
+    refusals = setup.stand_in.refusals
     # The gateway learns from a server that it does not know, once for each field.
     assert len(refusals) == len({*refusals})
     assert refusals == [] or target == "plain"
-    assert result.context_wrapper.usage.input_tokens == here.stand_in.cache_use.total
+    assert result.context_wrapper.usage.input_tokens == setup.stand_in.cache_use.total

@@ -185,13 +185,8 @@ class Caller:
         return next(event for event in events if event["event"] == "message_end")
 
     def ask_blocking(self, query: str, **extra: Any) -> dict[str, Any]:
-        body = {
-            "query": query,
-            "inputs": {},
-            "user": "ada",
-            "response_mode": "blocking",
-            **extra,
-        }
+        common = {"inputs": {}, "user": "ada", "response_mode": "blocking"}
+        body = {"query": query, **common, **extra}
         return self.http.post("/chat-messages", json=body).json()
 
 

@@ -159,24 +159,26 @@ def claude(running: Running) -> anthropic.Anthropic:
     return anthropic.Anthropic(base_url=running.origin, api_key="none", max_retries=0)
 
 
-ASKED: list[Any] = [{"role": "user", "content": "hi"}]
+MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 
 
 def test_anthropics_client_chats_streams_counts_and_calls_tools(
     claude: anthropic.Anthropic,
 ):
-    message = claude.messages.create(model=MODEL, max_tokens=50, messages=ASKED)
+    message = claude.messages.create(model=MODEL, max_tokens=50, messages=MESSAGES)
     assert (
         message.content[0].text,
         message.stop_reason,
         message.usage.input_tokens,
     ) == ("hello", "end_turn", 7)
-    with claude.messages.stream(model=MODEL, max_tokens=50, messages=ASKED) as stream:
+    with claude.messages.stream(
+        model=MODEL, max_tokens=50, messages=MESSAGES
+    ) as stream:
         assert "".join(stream.text_stream) == "hello"
         assert stream.get_final_message().usage.output_tokens == 2
     tools: list[Any] = [{"name": "look", "description": "d", "input_schema": LOOK}]
     called = claude.messages.create(
-        model=MODEL, max_tokens=50, messages=ASKED, tools=tools
+        model=MODEL, max_tokens=50, messages=MESSAGES, tools=tools
     )
     assert (called.content[0].name, called.content[0].input, called.stop_reason) == (
         "look",
@@ -189,7 +191,7 @@ def test_anthropics_client_chats_streams_counts_and_calls_tools(
         "content": "rain",
     }
     history = [
-        *ASKED,
+        *MESSAGES,
         {"role": "assistant", "content": called.content},
         {"role": "user", "content": [result]},
     ]
@@ -201,12 +203,12 @@ def test_anthropics_client_chats_streams_counts_and_calls_tools(
         .text
         == "hello"
     )
-    assert claude.messages.count_tokens(model=MODEL, messages=ASKED).input_tokens > 3
+    assert claude.messages.count_tokens(model=MODEL, messages=MESSAGES).input_tokens > 3
 
 
 def test_anthropics_client_gets_errors_in_its_own_format(claude: anthropic.Anthropic):
     with pytest.raises(anthropic.NotFoundError, match="is not available"):
-        claude.messages.create(model="nope", max_tokens=5, messages=ASKED)
+        claude.messages.create(model="nope", max_tokens=5, messages=MESSAGES)
     stray: list[Any] = [
         {
             "role": "user",
@@ -263,21 +265,21 @@ def test_googles_client_chats_streams_counts_embeds_and_calls_tools(
 
 def test_coheres_client_chats_streams_embeds_and_calls_tools(running: Running):
     client = cohere.ClientV2(api_key="none", base_url=running.origin)
-    response = client.chat(model=MODEL, messages=ASKED)
+    response = client.chat(model=MODEL, messages=MESSAGES)
     assert (response.message.content[0].text, response.usage.tokens.input_tokens) == (
         "hello",
         7,
     )
     texts = [
         event.delta.message.content.text
-        for event in client.chat_stream(model=MODEL, messages=ASKED)
+        for event in client.chat_stream(model=MODEL, messages=MESSAGES)
         if event.type == "content-delta"
     ]
     assert "".join(texts) == "hello"
     tools: list[Any] = [
         {"type": "function", "function": {"name": "look", "parameters": LOOK}}
     ]
-    called = client.chat(model=MODEL, messages=ASKED, tools=tools)
+    called = client.chat(model=MODEL, messages=MESSAGES, tools=tools)
     assert called.message.tool_calls[0].function.name == "look"
     embedded = client.embed(
         model="openai/text-embedding-3-small",
@@ -343,12 +345,15 @@ def test_openais_client_works_with_every_other_route(running: Running):
 def test_unsupported_parameters_are_dropped_and_reported_or_refused(running: Running):
     client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
     create = client.chat.completions.with_raw_response.create
-    response = create(model=MODEL, messages=ASKED, extra_body={"top_k": 5})
+    response = create(model=MODEL, messages=MESSAGES, extra_body={"top_k": 5})
     assert response.headers["x-modelyard-dropped"] == "top_k"
     refuse = {"x-modelyard-unsupported": "refuse"}
     with pytest.raises(openai.BadRequestError, match="does not support 'top_k'"):
         create(
-            model=MODEL, messages=ASKED, extra_body={"top_k": 5}, extra_headers=refuse
+            model=MODEL,
+            messages=MESSAGES,
+            extra_body={"top_k": 5},
+            extra_headers=refuse,
         )
 
 
@@ -388,7 +393,7 @@ class Letters(OpenAIEmbeddings):
 
     def _tokenize(self, texts: list[str], chunk_size: int) -> Any:  # type: ignore[override]
         tokens = [[ord(character) for character in text] for text in texts]
-        counts = [len(each) for each in tokens]
+        counts = [len(token_ids) for token_ids in tokens]
         return range(0, len(texts), chunk_size), tokens, [*range(len(texts))], counts
 
 
@@ -522,7 +527,7 @@ def test_an_upstream_failure_is_an_error_in_the_callers_format(
     claude = anthropic.Anthropic(base_url=running.origin, api_key="none", max_retries=0)
     with (
         pytest.raises(anthropic.APIError, match=part),
-        claude.messages.stream(model=MODEL, max_tokens=9, messages=ASKED) as stream,
+        claude.messages.stream(model=MODEL, max_tokens=9, messages=MESSAGES) as stream,
     ):
         stream.get_final_message()
     gemini = genai.Client(
@@ -545,7 +550,7 @@ def test_implausible_token_counts_are_replaced_by_estimates(
     client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
     # JSON has no number as large as 1e400.
     try:
-        completion = client.chat.completions.create(model=MODEL, messages=ASKED)
+        completion = client.chat.completions.create(model=MODEL, messages=MESSAGES)
     except openai.APIStatusError as error:
         assert "not JSON" in error.message
     else:

@@ -227,7 +227,7 @@ def test_metadata_fields_are_set_filtered_renamed_and_deleted(run: Any):
                 "POST", f"{base}/documents/metadata", {"operation_data": [operation]}
             )
 
-        async def found(operator: str, name: str, value: Any) -> int:
+        async def hit_count(operator: str, name: str, value: Any) -> int:
             conditions = {
                 "logical_operator": "and",
                 "conditions": [
@@ -249,12 +249,12 @@ def test_metadata_fields_are_set_filtered_renamed_and_deleted(run: Any):
             return len(results["records"])
 
         assert (await put(team="blue", year=2024, due="2026-01-31"))[0] == 200
-        assert await found("is", "team", "blue")
-        assert await found("in", "team", ["red", "blue"])
-        assert not await found("not in", "team", ["red", "blue"])
-        assert await found("≥", "year", 2024)
-        assert await found("before", "due", "2026-02-01")
-        assert not await found("after", "due", "2026-02-01")
+        assert await hit_count("is", "team", "blue")
+        assert await hit_count("in", "team", ["red", "blue"])
+        assert not await hit_count("not in", "team", ["red", "blue"])
+        assert await hit_count("≥", "year", 2024)
+        assert await hit_count("before", "due", "2026-02-01")
+        assert not await hit_count("after", "due", "2026-02-01")
         # A value of another type would match nothing, and nobody would know why.
         for name, value in (
             ("year", "soon"),
@@ -270,7 +270,7 @@ def test_metadata_fields_are_set_filtered_renamed_and_deleted(run: Any):
                 f"'{name}' is of type" in reply["message"],
             ) == (400, "invalid_param", True)
         assert (await put(year="2023", due=1_770_000_000))[0] == 200
-        assert await found("<", "year", 2024)
+        assert await hit_count("<", "year", 2024)
         _, listed = await call("GET", f"{base}/metadata")
         assert [
             (field["name"], field["count"]) for field in listed["doc_metadata"]
@@ -280,20 +280,20 @@ def test_metadata_fields_are_set_filtered_renamed_and_deleted(run: Any):
             "PATCH", f"{base}/metadata/{fields['team']}", {"name": "group"}
         )
         assert (status, renamed["name"]) == (200, "group")
-        assert await found("is", "group", "blue")
+        assert await hit_count("is", "group", "blue")
         assert (await call("DELETE", f"{base}/metadata/{fields['year']}"))[0] == 204
-        assert await found("empty", "year", None)
+        assert await hit_count("empty", "year", None)
         # Without partial_update, values that are not named are removed.
         fields["group"] = fields["team"]
         assert (await put(partial=False, due=None))[0] == 200
-        assert await found("empty", "group", None)
+        assert await hit_count("empty", "group", None)
         _, built_in = await call("GET", f"{base}/metadata/built-in")
         assert "document_name" in [field["name"] for field in built_in["fields"]]
         assert (await call("POST", f"{base}/metadata/built-in/enable", {}))[0] == 200
         assert (await call("GET", f"{base}/metadata"))[1][
             "built_in_field_enabled"
         ] is True
-        assert await found("is", "document_name", "guide")
+        assert await hit_count("is", "document_name", "guide")
 
 
 def test_an_unexpected_error_of_a_search_has_the_shape_of_the_api(
@@ -511,23 +511,23 @@ async def _check_refused_evaluations(
 async def _check_unknown_evaluations(call: Call, base: str, evaluation: str) -> None:
     """Unknown evaluations and datasets, and those of another dataset, are not found."""
     _, other_dataset = await call("POST", "/v1/datasets", {"name": "other"})
-    for path in (
+    paths = (
         f"{base}/nothing",
         "/admin/v1/evaluations/00000000-0000-0000-0000-000000000000",
         f"/admin/v1/evaluations/{other_dataset['id']}/{evaluation}",
-    ):
-        status, _ = await call("GET", path, api_key=_NO_KEY)
-        assert status == 404
+    )
+    for path in paths:
+        assert (await call("GET", path, api_key=_NO_KEY))[0] == 404
 
 
 def test_tag_names_are_unique(run: Any):
     async def work(call: Call, yard: Modelyard) -> None:
+        path = "/v1/datasets/tags"
         for name in ("red", "blue"):
-            status, tag = await call("POST", "/v1/datasets/tags", {"name": name})
+            status, tag = await call("POST", path, {"name": name})
             assert status == 200
-        status, reply = await call(
-            "PATCH", "/v1/datasets/tags", {"tag_id": tag["id"], "name": "red"}
-        )
+        body = {"tag_id": tag["id"], "name": "red"}
+        status, reply = await call("PATCH", path, body)
         assert (status, reply["code"]) == (400, "invalid_param")
         assert "'red'" in reply["message"]
 

@@ -60,13 +60,9 @@ def usage_by(running: Running, by: str) -> list[dict[str, Any]]:
 def gemini_answer(usage: dict[str, Any]) -> Any:
     """Return an answer of Google's API with this usage."""
     content = {"role": "model", "parts": [{"text": "hello"}]}
-    return json_answer(
-        {
-            "candidates": [{"content": content, "finishReason": "STOP", "index": 0}],
-            "usageMetadata": usage,
-            "modelVersion": "gemini-2.5-flash",
-        }
-    )
+    candidate = {"content": content, "finishReason": "STOP", "index": 0}
+    body = {"candidates": [candidate], "usageMetadata": usage}
+    return json_answer({**body, "modelVersion": "gemini-2.5-flash"})
 
 
 @pytest.mark.case("8.1")
@@ -91,12 +87,9 @@ def test_cached_thought_and_tool_tokens_of_gemini_are_priced(
 
 def price_of(provider: str, model: str) -> Any:
     """Return the catalogue's price of a chat model."""
-    models = catalog_definition(provider).entity.models
-    pricing = {
-        entity.model: entity.pricing
-        for entity in models
-        if entity.model_type is ModelType.LLM
-    }
+    entities = catalog_definition(provider).entity.models
+    chat_models = [item for item in entities if item.model_type is ModelType.LLM]
+    pricing = {entity.model: entity.pricing for entity in chat_models}
     assert pricing[model] is not None
     return pricing[model]
 
@@ -113,9 +106,7 @@ def test_the_tier_that_served_a_call_decides_its_price(
         if request.json.get("stream"):
             events = chat_events(["fine"] * 100, prompt=1000)
             stated = b'"service_tier": "%b", "object"' % tier.encode()
-            return stream_answer(
-                [event.replace(b'"object"', stated) for event in events]
-            )
+            return stream_answer([sent.replace(b'"object"', stated) for sent in events])
         reply = chat_answer("fine", prompt=1000, completion=100)
         return json_answer({**json.loads(reply.body), "service_tier": tier})
 

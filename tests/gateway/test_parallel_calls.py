@@ -40,12 +40,12 @@ def fragment(
     return event({"tool_calls": [call]})
 
 
-def whole(number: int) -> str:
+def full_arguments(number: int) -> str:
     return json.dumps({"city": CITIES[number]})
 
 
-def pieces(number: int) -> list[str]:
-    text = whole(number)
+def argument_pieces(number: int) -> list[str]:
+    text = full_arguments(number)
     return [text[:4], text[4:9], text[9:]]
 
 
@@ -53,7 +53,7 @@ def complete(
     indexes: Iterable[int | None], ids: Iterable[str], name: str = "get_weather"
 ) -> list[dict[str, Any]]:
     return [
-        fragment(index, call_id, name, whole(number))
+        fragment(index, call_id, name, full_arguments(number))
         for number, (index, call_id) in enumerate(zip(indexes, ids, strict=True))
     ]
 
@@ -66,7 +66,10 @@ def in_pieces(
         fragments.append(fragment(index, call_id, "get_weather"))
         name = "get_weather" if repeated else ""
         again = call_id if repeated else ""
-        fragments += [fragment(index, again, name, piece) for piece in pieces(number)]
+        fragments += [
+            fragment(index, again, name, argument_piece)
+            for argument_piece in argument_pieces(number)
+        ]
     return fragments
 
 
@@ -87,16 +90,16 @@ STREAMS: dict[str, list[dict[str, Any]]] = {
     "text between": [
         complete([0], ["a"])[0],
         event({"content": "and"}),
-        fragment(0, "b", "get_weather", whole(1)),
+        fragment(0, "b", "get_weather", full_arguments(1)),
         event({"content": "and"}),
-        fragment(0, "c", "get_weather", whole(2)),
+        fragment(0, "c", "get_weather", full_arguments(2)),
     ],
     "late ids": [
         part
         for number, call_id in enumerate(IDS)
         for part in (
             fragment(number, "", "get_weather"),
-            fragment(number, call_id, "", whole(number)),
+            fragment(number, call_id, "", full_arguments(number)),
         )
     ],
     "late names": [
@@ -104,7 +107,7 @@ STREAMS: dict[str, list[dict[str, Any]]] = {
         for number, call_id in enumerate(IDS)
         for part in (
             fragment(number, call_id),
-            fragment(number, "", "get_weather", whole(number)),
+            fragment(number, "", "get_weather", full_arguments(number)),
         )
     ],
     "a new id in every fragment": [
@@ -113,14 +116,14 @@ STREAMS: dict[str, list[dict[str, Any]]] = {
         for part in (
             fragment(number, f"{number}-", "get_weather"),
             *[
-                fragment(number, f"{number}-{position}", "", piece)
-                for position, piece in enumerate(pieces(number))
+                fragment(number, f"{number}-{position}", "", argument_piece)
+                for position, argument_piece in enumerate(argument_pieces(number))
             ],
         )
     ],
     "interleaved": [fragment(number, IDS[number], "get_weather") for number in range(3)]
     + [
-        fragment(number, "", "", pieces(number)[position])
+        fragment(number, "", "", argument_pieces(number)[position])
         for position in range(3)
         for number in range(3)
     ],
@@ -151,13 +154,13 @@ def test_three_calls_are_three_in_every_answer(stream: str, target: str):
 
 def test_chat_numbers_them_from_zero():
     chunks = openai_chat.parse_stream([*STREAMS["from 1 on"], event({}, "tool_calls")])
-    indexes = [
-        call["index"]
+    choices = [
+        choice
         for written in openai_chat.dump_stream(list(chunks))
         for choice in written["choices"]
-        for call in choice["delta"].get("tool_calls") or ()
     ]
-    assert indexes == [0, 1, 2]
+    calls = [choice["delta"].get("tool_calls") or () for choice in choices]
+    assert [call["index"] for delta in calls for call in delta] == [0, 1, 2]
 
 
 def test_a_complete_answer_without_ids_gets_some():
@@ -175,7 +178,7 @@ def test_a_complete_answer_without_ids_gets_some():
     assert all(ids)
 
 
-def item_events(place: Callable[[int], int], *, added: bool) -> list[dict[str, Any]]:
+def item_events(index_of: Callable[[int], int], *, added: bool) -> list[dict[str, Any]]:
     documents: list[dict[str, Any]] = []
     for number, call_id in enumerate(IDS):
         item: dict[str, Any] = {
@@ -183,9 +186,9 @@ def item_events(place: Callable[[int], int], *, added: bool) -> list[dict[str, A
             "id": f"fc_{call_id}",
             "call_id": call_id,
             "name": "get_weather",
-            "arguments": whole(number),
+            "arguments": full_arguments(number),
         }
-        position = {"output_index": place(number)}
+        position = {"output_index": index_of(number)}
         if added:
             begun = {**item, "arguments": ""}
             kind = "response.output_item.added"
@@ -208,7 +211,10 @@ def test_items_at_one_position_are_several_calls(is_numbered: bool, added: bool)
 def test_coheres_calls_under_index_zero():
     documents: list[dict[str, Any]] = [{"type": "message-start", "id": "m"}]
     for number, call_id in enumerate(IDS):
-        function: dict[str, Any] = {"name": "get_weather", "arguments": whole(number)}
+        function: dict[str, Any] = {
+            "name": "get_weather",
+            "arguments": full_arguments(number),
+        }
         called: dict[str, Any] = {
             "id": call_id,
             "type": "function",

@@ -64,11 +64,10 @@ def streamed_events(running: Running, *, include_usage: bool) -> list[Any]:
     api = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
     options: Any = {"stream_options": {"include_usage": True}} if include_usage else {}
     messages: Any = [{"role": "user", "content": "hi"}]
-    return list(
-        api.chat.completions.create(
-            model="openai/gpt-5-mini", messages=messages, stream=True, **options
-        )
+    stream = api.chat.completions.create(
+        model="openai/gpt-5-mini", messages=messages, stream=True, **options
     )
+    return list(stream)
 
 
 @pytest.mark.parametrize("include_usage", [True, False])

@@ -40,12 +40,8 @@ class Admin:
     def ask(self, key: str, query: str = "hello", **body: Any) -> httpx.Response:
         auth_headers = {"authorization": f"Bearer {key}"}
         ask = {"query": query, "inputs": {}, "user": "ada", **body}
-        return httpx.post(
-            f"{self.origin}/v1/chat-messages",
-            json=ask,
-            headers=auth_headers,
-            timeout=30,
-        )
+        url = f"{self.origin}/v1/chat-messages"
+        return httpx.post(url, json=ask, headers=auth_headers, timeout=30)
 
 
 def simple(mode: str, prompt: str = "Be short.", **config: Any) -> str:

@@ -589,11 +589,9 @@ def test_an_upload_needs_exactly_one_file(served_apps: dict[str, str]):
 
 
 def test_a_long_file_name_keeps_its_extension(served_apps: dict[str, str]):
-    answer = Caller(served_apps, "workflow").http.post(
-        "/files/upload",
-        files={"file": (f"{'n' * 300}.xlsx", b"x", "text/plain")},
-        data={"user": "f1"},
-    )
+    files = {"file": (f"{'n' * 300}.xlsx", b"x", "text/plain")}
+    http = Caller(served_apps, "workflow").http
+    answer = http.post("/files/upload", files=files, data={"user": "f1"})
     assert answer.status_code == 201
     name = answer.json()["name"]
     assert (len(name), name[-5:], answer.json()["extension"]) == (200, ".xlsx", "xlsx")

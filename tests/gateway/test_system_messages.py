@@ -38,15 +38,15 @@ def world(start_gateway: Start, upstream: Play) -> Callable[[str], World]:
     return lambda target: World(target, start_gateway, upstream)
 
 
-def send(here: World, messages: list[Any]) -> Any:
+def send(setup: World, messages: list[Any]) -> Any:
     """Return the body that the provider got for a chat request."""
-    body = {"model": here.model, "messages": messages, "tools": [TOOL]}
-    url = f"{here.running.url}/chat/completions"
+    body = {"model": setup.model, "messages": messages, "tools": [TOOL]}
+    url = f"{setup.running.url}/chat/completions"
     answer = httpx.post(url, json=body, timeout=30)
     assert answer.status_code == 200, answer.text
-    assert here.stand_in.refusals == []
+    assert setup.stand_in.refusals == []
     assert "x-modelyard-dropped" not in answer.headers
-    return here.upstream.requests[-1].json
+    return setup.upstream.requests[-1].json
 
 
 def turns_of(body: Any) -> list[Any]:
@@ -56,9 +56,9 @@ def turns_of(body: Any) -> list[Any]:
 
 @pytest.mark.parametrize("target", ["anthropic", "gemini", "bedrock", "plain"])
 def test_a_late_message_stays_at_its_place(world: Callable[[str], World], target: str):
-    here = world(target)
-    before = send(here, [*BEGINNING, *TURN])
-    after = send(here, [*BEGINNING, *TURN, *LATE])
+    setup = world(target)
+    before = send(setup, [*BEGINNING, *TURN])
+    after = send(setup, [*BEGINNING, *TURN, *LATE])
     assert REMINDER in json.dumps(turns_of(after)[-1])
     for name in ("system", "systemInstruction"):
         assert before.get(name) == after.get(name)
@@ -112,11 +112,11 @@ def test_openai_gets_the_messages_as_they_are(world: Callable[[str], World]):
 def test_anthropic_takes_the_role_by_model_or_beta_name(
     world: Callable[[str], World], target: str, has_beta: bool, role: str
 ):
-    here = world(target)
+    setup = world(target)
     use = {"type": "tool_use", "id": "call_1", "name": "read_file", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "call_1", "content": "text"}
     body = {
-        "model": here.model,
+        "model": setup.model,
         "max_tokens": 2000,
         "tools": [{"name": "read_file", "input_schema": {"type": "object"}}],
         "messages": [
@@ -131,10 +131,10 @@ def test_anthropic_takes_the_role_by_model_or_beta_name(
         headers["anthropic-beta"] = "mid-conversation-system-2026-04-07"
     # Without the cache's header the request would be passed on as it is.
     for extra in ({}, {"x-modelyard-cache": "off"}):
-        url = f"{here.running.url}/messages"
+        url = f"{setup.running.url}/messages"
         answer = httpx.post(url, json=body, headers={**headers, **extra}, timeout=30)
         assert answer.status_code == 200, answer.text
-        sent = here.upstream.requests[-1].json
+        sent = setup.upstream.requests[-1].json
         assert "system" not in sent
         assert sent["messages"][-1]["role"] == role
         assert REMINDER in json.dumps(sent["messages"][-1])

@@ -38,14 +38,8 @@ ODD_NAMES = ("a" * 80, "my.tool/name", "weather tool", "工具", "工 具", "", 
 
 
 def target_of(name: str, **capabilities: Any) -> Target:
-    chat_format = CHAT[name]
-    return Target(
-        chat_format.name,
-        "m",
-        Capabilities(**capabilities),
-        None,
-        chat_format.parameters,
-    )
+    chat_format, offered = CHAT[name], Capabilities(**capabilities)
+    return Target(chat_format.name, "m", offered, None, chat_format.parameters)
 
 
 def called(*calls: tuple[str, str], kind: str = "function") -> list[Any]:

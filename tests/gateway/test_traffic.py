@@ -278,9 +278,8 @@ def test_each_invalid_admin_request_gets_its_error(
     start_gateway: Start, path: str, body: Any, status: int, expected_text: str
 ):
     running = start_gateway()
-    response = ask(
-        running, "POST" if body is not None else "GET", f"/admin/v1/{path}", body
-    )
+    method = "POST" if body is not None else "GET"
+    response = ask(running, method, f"/admin/v1/{path}", body)
     assert response.status == status, response.body
     assert expected_text in response.body.decode()
 

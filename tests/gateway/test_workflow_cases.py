@@ -88,11 +88,9 @@ class World:
 
     def outputs(self, nodes: Nodes, edges: list[str], **body: Any) -> dict[str, Any]:
         """Run a workflow and return its outputs."""
+        common = {"inputs": {}, "user": "u", "response_mode": "blocking"}
         with self.app(nodes, edges) as client:
-            answer = client.post(
-                "/workflows/run",
-                json={"inputs": {}, "user": "u", "response_mode": "blocking", **body},
-            )
+            answer = client.post("/workflows/run", json={**common, **body})
         data = answer.json()["data"]
         assert data["error"] in (None, ""), data["error"]
         return data["outputs"]

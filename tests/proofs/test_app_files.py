@@ -60,14 +60,14 @@ async def _observe() -> list[Observation]:
 @pytest.fixture(scope="module")
 def observations() -> list[Observation]:
     """Return true runs, which the tests corrupt."""
-    seen = asyncio.run(_observe())
-    assert len(seen) > len(FILES) + 4
-    for case, shown, expected in seen:
+    observations = asyncio.run(_observe())
+    assert len(observations) > len(FILES) + 4
+    for case, shown, expected in observations:
         assert findings(shown, expected, case.reviewed) == []
-    return seen
+    return observations
 
 
-def found(observation: Observation, **changes: Any) -> list[str]:
+def problems_with(observation: Observation, **changes: Any) -> list[str]:
     case, shown, expected = observation
     return findings(replace(shown, **changes), expected, case.reviewed)
 
@@ -80,7 +80,7 @@ def test_another_value_of_any_output_is_found(
         outputs = observation[1].outputs
         for name in outputs:
             if json.dumps(outputs[name]) != json.dumps(value):
-                problems = found(observation, outputs={**outputs, name: value})
+                problems = problems_with(observation, outputs={**outputs, name: value})
                 assert any(name in problem for problem in problems), name
 
 
@@ -92,11 +92,14 @@ def test_missing_additional_and_swapped_outputs_are_found(
         names = list(outputs)
         for name in names:
             fewer = {key: outputs[key] for key in names if key != name}
-            assert f"output {name} is missing" in found(observation, outputs=fewer)[0]
+            assert (
+                f"output {name} is missing"
+                in problems_with(observation, outputs=fewer)[0]
+            )
         for first, second in itertools.pairwise(names):
             swapped = {**outputs, first: outputs[second], second: outputs[first]}
-            assert found(observation, outputs=swapped)
-        assert found(observation, outputs={**outputs, "more": 1})
+            assert problems_with(observation, outputs=swapped)
+        assert problems_with(observation, outputs={**outputs, "more": 1})
 
 
 def test_a_truncated_text_is_found(observations: list[Observation]):
@@ -106,22 +109,24 @@ def test_a_truncated_text_is_found(observations: list[Observation]):
         for name, value in outputs.items():
             if isinstance(value, str):
                 count += 1
-                assert found(observation, outputs={**outputs, name: value[:-1]})
+                assert problems_with(observation, outputs={**outputs, name: value[:-1]})
     assert count > 5
 
 
 def test_another_streamed_text_is_found(observations: list[Observation]):
-    observation = next(seen for seen in observations if seen[0].name == "knowledge.yml")
-    said = observation[1].said
-    assert said == observation[1].outputs["answer"]
-    for other in ("", said[:-1], said + said):
-        assert found(observation, said=other)
+    observation = next(
+        candidate for candidate in observations if candidate[0].name == "knowledge.yml"
+    )
+    answer = observation[1].said
+    assert answer == observation[1].outputs["answer"]
+    for other_answer in ("", answer[:-1], answer + answer):
+        assert problems_with(observation, said=other_answer)
 
 
 def _with_message(calls: list[Call], index: int, message: Message | None) -> list[Call]:
     """Return calls in which the last message of one is another one, or left out."""
-    asked = [*calls[index].asked[:-1], *([message] if message else [])]
-    return [*calls[:index], Call("model", asked), *calls[index + 1 :]]
+    messages = [*calls[index].asked[:-1], *([message] if message else [])]
+    return [*calls[:index], Call("model", messages), *calls[index + 1 :]]
 
 
 def _model_calls(shown: Shown) -> Iterator[tuple[int, list[Message]]]:
@@ -146,7 +151,7 @@ def test_an_empty_message_to_a_model_is_found(
         shown = observation[1]
         for index, messages in _model_calls(shown):
             calls = _with_message(shown.calls, index, corrupt(messages[-1]))
-            assert found(observation, calls=calls)
+            assert problems_with(observation, calls=calls)
 
 
 def test_a_question_that_asks_nothing_is_found_even_if_it_is_expected():
@@ -166,64 +171,77 @@ def test_an_input_that_is_dropped_from_a_prompt_is_found(
         shown = observation[1]
         for index, messages in _model_calls(shown):
             for number, text in itertools.product(range(len(messages)), INSERTED):
-                asked = list(messages)
-                if text not in asked[number].text:
+                changed = list(messages)
+                if text not in changed[number].text:
                     continue
                 dropped += 1
-                shorter = asked[number].text.replace(text, "")
-                asked[number] = asked[number]._replace(text=shorter)
+                shorter = changed[number].text.replace(text, "")
+                changed[number] = changed[number]._replace(text=shorter)
                 calls = [*shown.calls]
-                calls[index] = Call("model", asked)
-                assert found(observation, calls=calls)
+                calls[index] = Call("model", changed)
+                assert problems_with(observation, calls=calls)
     assert dropped > 10
 
 
 def test_a_file_that_is_not_sent_is_found(observations: list[Observation]):
-    [observation] = [seen for seen in observations if seen[0].name == "files.yml"]
+    [observation] = [
+        candidate for candidate in observations if candidate[0].name == "files.yml"
+    ]
     [(index, messages)] = _model_calls(observation[1])
     assert messages[-1].files == 1
-    other = messages[-1]._replace(files=0)
-    assert found(observation, calls=_with_message(observation[1].calls, index, other))
+    without_files = messages[-1]._replace(files=0)
+    assert problems_with(
+        observation, calls=_with_message(observation[1].calls, index, without_files)
+    )
 
 
 def test_calls_too_many_and_too_few_are_found(observations: list[Observation]):
     for observation in observations:
         calls = observation[1].calls
         for index, call in enumerate(calls):
-            assert found(observation, calls=[*calls[:index], *calls[index + 1 :]])
-            assert found(observation, calls=[*calls, call])
+            assert problems_with(
+                observation, calls=[*calls[:index], *calls[index + 1 :]]
+            )
+            assert problems_with(observation, calls=[*calls, call])
 
 
 def test_another_part_of_a_request_is_found(observations: list[Observation]):
-    [observation] = [seen for seen in observations if seen[0].name == "http.yml"]
+    [observation] = [
+        candidate for candidate in observations if candidate[0].name == "http.yml"
+    ]
     calls = observation[1].calls
     for index, call in enumerate(calls):
         for name in ("method", "address", "query", "headers", "body"):
             if call.asked[name]:
-                other = Call("http", {**call.asked, name: None})
-                assert found(
-                    observation, calls=[*calls[:index], other, *calls[index + 1 :]]
+                changed_call = Call("http", {**call.asked, name: None})
+                assert problems_with(
+                    observation,
+                    calls=[*calls[:index], changed_call, *calls[index + 1 :]],
                 )
 
 
 def test_another_conversation_variable_is_found(observations: list[Observation]):
-    seen = [seen for seen in observations if seen[0].name == "assigners.yml"]
-    assert len(seen) == 3
-    for observation in seen:
+    assigner_observations = [
+        assigner_observations
+        for assigner_observations in observations
+        if assigner_observations[0].name == "assigners.yml"
+    ]
+    assert len(assigner_observations) == 3
+    for observation in assigner_observations:
         variables = observation[1].conversation
         for name in variables:
             for changes in ({name: "another"}, {name: None}):
-                assert found(observation, conversation={**variables, **changes})
-        assert found(observation, conversation={})
+                assert problems_with(observation, conversation={**variables, **changes})
+        assert problems_with(observation, conversation={})
 
 
 def test_another_status_and_other_nodes_are_found(observations: list[Observation]):
     for observation in observations:
-        assert found(observation, status="failed", error="why")
+        assert problems_with(observation, status="failed", error="why")
         ran = observation[1].ran
-        assert found(observation, ran=[*ran, "more"])
+        assert problems_with(observation, ran=[*ran, "more"])
         if observation[2].ran is not ran:
-            assert found(observation, ran=ran[1:])
+            assert problems_with(observation, ran=ran[1:])
 
 
 JSON = st.recursive(
@@ -289,8 +307,8 @@ def test_a_prompt_without_its_inputs_makes_the_proof_fail(
     assert any("other has to ask" in problem for problem in problems)
 
 
-def _exact(asked: list[Message]) -> ExpectedCall:
-    return ExpectedCall("n", "model", asked, True)
+def _exact(messages: list[Message]) -> ExpectedCall:
+    return ExpectedCall("n", "model", messages, True)
 
 
 def _nothing_observed() -> Observed:

@@ -116,16 +116,16 @@ def test_numbers_are_read_in_their_format(
     sheet: Any = book.active
     sheet["B2"] = value
     sheet["B2"].number_format = code
-    for found in readers.both(".xlsx", saved(book)):
-        assert f"| {text} |" in found
+    for extracted in readers.both(".xlsx", saved(book)):
+        assert f"| {text} |" in extracted
 
 
 def test_formulas_outside_of_the_values_are_read(readers: Readers):
     book = openpyxl.Workbook()
     sheet: Any = book.active
     sheet["B2"], sheet["A1"], sheet["D4"], sheet["A9000"] = 7, '=B2&"<"', "=B2", "=B2"
-    for found in readers.both(".xlsx", saved(book)):
-        rows = [line for line in found.splitlines() if line.startswith("|")]
+    for extracted in readers.both(".xlsx", saved(book)):
+        rows = [line for line in extracted.splitlines() if line.startswith("|")]
         assert rows[0] == '| =B2&"<" |  |  |  |'
         assert rows[2:] == ["|  | 7 |  |  |", "|  |  |  | =B2 |"]
 
@@ -147,7 +147,7 @@ _NOTES = {
 }  # fmt: skip
 
 
-def word(body: str, parts: dict[str, str] | None = None) -> bytes:
+def word_document(body: str, parts: dict[str, str] | None = None) -> bytes:
     """Return a Word document; `parts` are the other parts of its package by the names of
     their relationships."""
     document = docx.Document()
@@ -231,7 +231,7 @@ def reference(name: str, identifier: int = 2) -> str:
 def test_notes_and_changes_of_a_word_document_are_read(
     readers: Readers, make: Any, body: str, text: str
 ):
-    data = make(word(paragraph(body), _NOTES))
+    data = make(word_document(paragraph(body), _NOTES))
     assert readers.both(".docx", data) == [text, text]
 
 
@@ -260,7 +260,7 @@ def _argument(name: str, text: str) -> str:
 def test_equations_are_read_as_a_line(readers: Readers, equation: str, text: str):
     body = f"{run('It is ')}<m:oMath>{equation}</m:oMath>{run(' here.')}"
     line = f"It is {text} here."
-    assert readers.both(".docx", word(paragraph(body))) == [line, line]
+    assert readers.both(".docx", word_document(paragraph(body))) == [line, line]
 
 
 def test_merged_cells_are_read_once_in_a_row(readers: Readers):
@@ -271,8 +271,8 @@ def test_merged_cells_are_read_once_in_a_row(readers: Readers):
             table.cell(row, column).text = f"{'ABC'[column]}{row}"
     table.cell(0, 0).merge(table.cell(0, 2)).text = "wide"
     table.cell(1, 0).merge(table.cell(2, 0)).text = "tall"
-    for found in readers.both(".docx", saved(document)):
-        assert found.splitlines() == [
+    for extracted in readers.both(".docx", saved(document)):
+        assert extracted.splitlines() == [
             "| wide |  |  |", "| --- | --- | --- |", "| tall | B1 | C1 |",
             "| tall | B2 | C2 |", "| A3 | B3 | C3 |",
         ]  # fmt: skip
@@ -284,8 +284,8 @@ def test_deleted_rows_are_left_out(readers: Readers):
     indented = '<w:trPr><w:gridBefore w:val="1"/></w:trPr>'
     rows = (row.format("", "a"), row.format(deleted, "b"), row.format(indented, "c"))
     body = f"<w:tbl>{''.join(rows)}</w:tbl>"
-    for found in readers.both(".docx", word(body)):
-        assert found.splitlines() == ["| a |  |", "| --- | --- |", "|  | c |"]
+    for extracted in readers.both(".docx", word_document(body)):
+        assert extracted.splitlines() == ["| a |  |", "| --- | --- |", "|  | c |"]
 
 
 def test_headers_and_footers_are_read_once(readers: Readers):
@@ -297,19 +297,19 @@ def test_headers_and_footers_are_read_once(readers: Readers):
     document.sections[1].header.paragraphs[0].text = "Handbook, edition 3"
     document.sections[0].footer.paragraphs[0].text = "Confidential"
     lines = ["Handbook, edition 3", "Body.", "Confidential"]
-    for found in readers.both(".docx", saved(document)):
-        assert [line for line in found.splitlines() if line] == lines
+    for extracted in readers.both(".docx", saved(document)):
+        assert [line for line in extracted.splitlines() if line] == lines
 
 
 def test_page_numbers_are_no_text(readers: Readers):
     field = '<w:fldSimple w:instr=" PAGE "><w:r><w:t>1</w:t></w:r></w:fldSimple>'
     footer = f'<w:ftr xmlns:w="{_WORD}">{paragraph(run("Page ") + field)}{paragraph(run("- 2 -"))}{paragraph(run("Draft"))}</w:ftr>'
-    data = word(paragraph(run("Body.")), {"footer1": footer})
+    data = word_document(paragraph(run("Body.")), {"footer1": footer})
     assert readers.both(".docx", data) == ["Body.\nDraft"] * 2
 
 
-def _level(number: int, how: str, text: str, start: int = 1) -> str:
-    return f'<w:lvl w:ilvl="{number}"><w:start w:val="{start}"/><w:numFmt w:val="{how}"/><w:lvlText w:val="{text}"/></w:lvl>'
+def _level(number: int, number_format: str, text: str, start: int = 1) -> str:
+    return f'<w:lvl w:ilvl="{number}"><w:start w:val="{start}"/><w:numFmt w:val="{number_format}"/><w:lvlText w:val="{text}"/></w:lvl>'
 
 
 def _item(identifier: int, level: int, text: str) -> str:
@@ -334,14 +334,14 @@ def test_lists_are_numbered(readers: Readers):
         (3, 0, "IX. k"), (3, 0, "X. l"), (0, 0, "m"), (77, 0, "n"),
     ]  # fmt: skip
     body = "".join(_item(identifier, level, text.split()[-1]) for identifier, level, text in items)  # fmt: skip
-    data = word(body, {"numbering": _NUMBERING})
+    data = word_document(body, {"numbering": _NUMBERING})
     lines = "\n".join(text for _, _, text in items)
     assert readers.both(".docx", data) == [lines, lines]
 
 
 def test_comments_and_pictures_are_named(readers: Readers):
     comment = f'<w:comments xmlns:w="{_WORD}"><w:comment w:id="1">{paragraph(run("Why?"))}</w:comment></w:comments>'
-    data = word(paragraph(run("a")), {"comments": comment})
+    data = word_document(paragraph(run("a")), {"comments": comment})
     assert readers.notes(".docx", data) == ["Comments were left out: 1"]
     assert readers.extract(".docx", data) == "a"
 
@@ -376,10 +376,10 @@ def test_a_chart_is_read_as_a_table(readers: Readers, make: Any):
     table = (
         "|  | Revenue | Cost |\n| --- | --- | --- |\n| Q1 | 12 |  |\n| Q2 | 15 | 7.5 |"
     )
-    for found in readers.both(".pptx", data):
-        assert "Quarterly revenue" in found
-        assert "In millions\n" in found
-        assert found.endswith(table)
+    for extracted in readers.both(".pptx", data):
+        assert "Quarterly revenue" in extracted
+        assert "In millions\n" in extracted
+        assert extracted.endswith(table)
 
 
 def test_points_of_a_chart_are_read(readers: Readers):
@@ -387,8 +387,10 @@ def test_points_of_a_chart_are_read(readers: Readers):
     series = data.add_series("Growth")
     series.add_data_point(1, 2.5)
     series.add_data_point(2, 3)
-    for found in readers.both(".pptx", deck(XL_CHART_TYPE.XY_SCATTER, data)):
-        assert found.endswith("|  | Growth |\n| --- | --- |\n| 1 | 2.5 |\n| 2 | 3 |")
+    for extracted in readers.both(".pptx", deck(XL_CHART_TYPE.XY_SCATTER, data)):
+        assert extracted.endswith(
+            "|  | Growth |\n| --- | --- |\n| 1 | 2.5 |\n| 2 | 3 |"
+        )
 
 
 def test_comments_of_slides_are_read(readers: Readers):
@@ -419,8 +421,10 @@ def test_comments_of_slides_are_read(readers: Readers):
         '<n:cmLst xmlns:n="n" xmlns:a="a"><n:cm><n:replyLst><n:reply><n:txBody><a:p><a:r><a:t>Yes</a:t></a:r></a:p></n:txBody></n:reply></n:replyLst>'
         '<n:txBody><a:p><a:r><a:t>Is it so?</a:t></a:r></a:p></n:txBody></n:cm></n:cmLst>'
     )  # fmt: skip
-    for found in readers.both(".pptx", packed(files)):
-        comments = [line for line in found.splitlines() if line.startswith("Comment")]
+    for extracted in readers.both(".pptx", packed(files)):
+        comments = [
+            line for line in extracted.splitlines() if line.startswith("Comment")
+        ]
         assert comments == ["Comment: Check this", "Comment: Is it so?", "Comment: Yes"]
 
 
@@ -446,9 +450,9 @@ _LINKS = "".join(f'<li><a href="/{name}">{name}</a></li>' for name in "abcdefgh"
 )  # fmt: skip
 def test_what_surrounds_a_page_is_left_out(readers: Readers, surrounding: str):
     page = f"<html><body>{surrounding}{_CONTENT}{surrounding}</body></html>"
-    found = readers.index(".html", page.encode())
-    assert "SURROUNDING" not in found
-    assert found.startswith("# Returns")
+    extracted = readers.index(".html", page.encode())
+    assert "SURROUNDING" not in extracted
+    assert extracted.startswith("# Returns")
 
 
 @pytest.mark.parametrize(
@@ -463,9 +467,9 @@ def test_what_surrounds_a_page_is_left_out(readers: Readers, surrounding: str):
     ],
 )
 def test_content_is_kept_whatever_it_is_called(readers: Readers, content: str):
-    found = readers.index(".html", f"<html><body>{content}</body></html>".encode())
-    assert "Goods may be returned" in found
-    assert found.count("Returns") == content.count("Returns")
+    extracted = readers.index(".html", f"<html><body>{content}</body></html>".encode())
+    assert "Goods may be returned" in extracted
+    assert extracted.count("Returns") == content.count("Returns")
 
 
 def test_cells_have_no_styles_and_keep_their_lines_apart(readers: Readers):
@@ -543,8 +547,8 @@ def test_columns_of_prose_are_no_table(readers: Readers):
 def test_words_split_at_line_ends_are_joined(readers: Readers):
     lines = ("Sed diam nonumy eir-", "mod tempor, a well-", "known case. It is well-known in the EU-", "Zone.")  # fmt: skip
     data = drawn((60, 700 - 14 * row, line) for row, line in enumerate(lines))
-    for found in readers.both(".pdf", data):
-        text = " ".join(found.split())
+    for extracted in readers.both(".pdf", data):
+        text = " ".join(extracted.split())
         assert (
             text
             == "Sed diam nonumy eirmod tempor, a well-known case. It is well-known in the EU-Zone."
@@ -569,7 +573,7 @@ def test_arabic_ligatures_are_read_in_their_order(
     font = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
     pdfmetrics.registerFont(ttfonts.TTFont("Arabic", str(font)))
     # Letters are drawn from the left.
-    data = drawn(((100, 700 - 30 * row, word[::-1]) for row, word in enumerate(words)), "Arabic")  # fmt: skip
+    data = drawn(((100, 700 - 30 * row, word_document[::-1]) for row, word_document in enumerate(words)), "Arabic")  # fmt: skip
     text = "\u0627\u0644\u0625\u0646\u062a\u0627\u062c\n\u0627\u0644\u0623\u0648\u0644\n\u0627\u0644\u0627"
     assert readers.both(".pdf", data) == [text, text]
 
@@ -602,8 +606,8 @@ def test_attachments_of_readable_types_are_read(readers: Readers):
         ("a.csv", b"x,y\n1,2\n"), ("b.xlsx", prices()), ("c.bin", b"\0\1\2")
     )
     outer.add_attachment(inner)
-    found = readers.both(".eml", outer.as_bytes())
-    for text in found:
+    extracted = readers.both(".eml", outer.as_bytes())
+    for text in extracted:
         assert "Attachments: a.csv, b.xlsx, c.bin, message.eml" in text
         assert "Attachment a.csv:\n\n| x | y |" in text
         assert "| North | Cable | 4 |" in text
@@ -621,8 +625,8 @@ def test_messages_within_messages_end(readers: Readers):
         outer = message()
         outer.add_attachment(nested)
         nested = outer
-    found, _ = readers.both(".eml", nested.as_bytes())
-    assert found.count("Subject: Prices") == 4
+    extracted, _ = readers.both(".eml", nested.as_bytes())
+    assert extracted.count("Subject: Prices") == 4
     assert readers.notes(".eml", nested.as_bytes()) == ["Attachment message.eml was not read: nested"]  # fmt: skip
 
 

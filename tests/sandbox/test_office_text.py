@@ -38,15 +38,15 @@ _WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 def test_the_separator_of_a_table_is_recognised(
     readers: Readers, text: str, rows: list[str]
 ):
-    for found in readers.both(".csv", text.encode()):
-        lines = found.splitlines()
+    for extracted in readers.both(".csv", text.encode()):
+        lines = extracted.splitlines()
         assert [lines[0], lines[2]] == rows
 
 
 def test_a_long_cell_is_read(readers: Readers):
     data = f"a;b\n{'x' * 200_000};12,5\n".encode()
-    for found in readers.both(".csv", data):
-        assert found.endswith(f"| {'x' * 200_000} | 12,5 |")
+    for extracted in readers.both(".csv", data):
+        assert extracted.endswith(f"| {'x' * 200_000} | 12,5 |")
 
 
 def sheets() -> bytes:
@@ -70,10 +70,10 @@ def sheets() -> bytes:
 
 
 def test_links_of_cells_are_read(readers: Readers):
-    for found in readers.both(".xlsx", sheets()):
-        assert "| [7](https://x.example/?a=1&b=2) | [Ada \\| Co](https://x.example/d) |" in found  # fmt: skip
-        assert "|  | https://x.example/same |" in found
-        assert "plain" in found
+    for extracted in readers.both(".xlsx", sheets()):
+        assert "| [7](https://x.example/?a=1&b=2) | [Ada \\| Co](https://x.example/d) |" in extracted  # fmt: skip
+        assert "|  | https://x.example/same |" in extracted
+        assert "plain" in extracted
 
 
 def test_links_that_cannot_be_read_do_not_harm_the_cells(readers: Readers):
@@ -161,10 +161,10 @@ def test_links_and_headings_of_a_word_document_are_read(readers: Readers):
     ],
 )  # fmt: skip
 def test_rtf_is_read_as_text(readers: Readers, source: bytes, text: str):
-    found = readers.both(".rtf", source)
-    assert found[0] == found[1]
+    extracted = readers.both(".rtf", source)
+    assert extracted[0] == extracted[1]
     if text:
-        assert found[0] == text
+        assert extracted[0] == text
 
 
 def test_an_outlook_message_is_read_by_both_readers(readers: Readers):

@@ -535,10 +535,8 @@ def _api_answer(request: UpstreamRequest) -> Answer:
 
 def _token_answer(request: UpstreamRequest) -> Answer:
     """Answer with a token that has the client's secret and scope in it."""
-    fields = {
-        name: values[0] for name, values in parse_qs(request.body.decode()).items()
-    }
-    secret, scope = fields["client_secret"], fields.get("scope", "")
+    body = parse_qs(request.body.decode())
+    secret, scope = body["client_secret"][0], body.get("scope", [""])[0]
     if secret not in ("right", "other"):
         return json_answer({"error": "invalid_client"}, status=401)
     token = {"access_token": f"token-of-{secret}-{scope}", "expires_in": 3600}

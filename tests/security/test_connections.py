@@ -351,12 +351,10 @@ def test_what_is_not_http_is_refused(connect: Connect, data: bytes):
 
 def test_a_chunk_that_is_none_ends_the_request_it_belongs_to(connect: Connect):
     client = connect()
-    client.sendall(
-        request_head(
-            "POST", "/v1/chat/completions", transfer_encoding="chunked", **OWNED
-        )
-        + b"5\r\nhello\r\nzz\r\n"
+    head = request_head(
+        "POST", "/v1/chat/completions", transfer_encoding="chunked", **OWNED
     )
+    client.sendall(head + b"5\r\nhello\r\nzz\r\n")
     assert parse_error_response(until_closed(client))[0] == 400
 
 

@@ -483,12 +483,9 @@ def acts_on_keys(
 
 
 async def create_row(yard: Modelyard, resource_kind: str, role: Role) -> str:
+    name, fields = uuid.uuid4().hex, {"role": role.value}
     row = await yard.services.tenancy.administration.create(
-        Caller(tenant="acme"),
-        "acme",
-        resource_kind,
-        uuid.uuid4().hex,
-        {"role": role.value},
+        Caller(tenant="acme"), "acme", resource_kind, name, fields
     )
     return row["id"]
 

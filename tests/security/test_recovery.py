@@ -31,11 +31,9 @@ from tests.gateway.test_traffic import ask
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    where = (
-        str(tmp_path / "x.db")
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgres_url")
-    )
+    where = str(tmp_path / "x.db")
+    if request.param != "sqlite":
+        where = request.getfixturevalue("postgres_url")
     opened = Database(where)
     yield opened
     opened.close()

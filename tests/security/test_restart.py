@@ -48,7 +48,7 @@ from modelyard.transport.http import HttpClient, Timeouts
 
 pytestmark = pytest.mark.proof("restart")
 
-NOW = 1_790_000_000.0
+TEST_TIME = 1_790_000_000.0
 DAY = 86_400.0
 MODELS = ("openai/a", "openai/b", "nimbus/c")
 
@@ -255,8 +255,10 @@ async def agrees(
     ]
     compared = 0
     for limit, subject in product(every_limit(), subjects):
-        if (level := await level_by_sums(ledger, limit, subject, NOW)) is not None:
-            assert level == level_by_rows(calls, limit, subject, NOW, by=by), (
+        if (
+            level := await level_by_sums(ledger, limit, subject, TEST_TIME)
+        ) is not None:
+            assert level == level_by_rows(calls, limit, subject, TEST_TIME, by=by), (
                 limit,
                 subject,
             )
@@ -266,8 +268,10 @@ async def agrees(
 
 def test_every_limit_starts_as_counted_from_the_rows(url: str, tmp_path: Path):
     rng, tenant = Random(1), new_id("t")
-    calls = some_calls(rng, tenant, 150, since=NOW - 70 * DAY, until=NOW + DAY)
-    calls += some_calls(rng, "other", 20, since=NOW - DAY, until=NOW)
+    calls = some_calls(
+        rng, tenant, 150, since=TEST_TIME - 70 * DAY, until=TEST_TIME + DAY
+    )
+    calls += some_calls(rng, "other", 20, since=TEST_TIME - DAY, until=TEST_TIME)
     rng.shuffle(calls)
     for call in calls:  # attempts of a call stay in order
         call["order"] = rng.random()
@@ -305,7 +309,7 @@ def test_attempts_of_one_call_count_as_one_call(
             "invocation": "x", "tenant": tenant, "api_key": "", "user": None, "asked": "openai/a", "tokens": 1,
             "price": 0, "first_chunk": None,
         }  # fmt: skip
-        midnight = NOW // DAY * DAY
+        midnight = TEST_TIME // DAY * DAY
         for attempt, status, offset in (
             (1, "upstream_unavailable", -5),
             (2, "ok", 5),
@@ -354,7 +358,7 @@ def test_names_too_long_for_an_index_are_counted(url: str):
                 "asked": "openai/a",
                 "model": "openai/a",
                 "price": 0,
-                "at": NOW,
+                "at": TEST_TIME,
             }
             for call_number in range(number + 1):
                 settle(ledger, base | {
@@ -414,7 +418,7 @@ def test_rows_older_than_the_sums_are_added_once(
 ):
     monkeypatch.setattr(usage_sums, "_ROWS_OF_SPAN", 37)
     rng, tenant = Random(2), new_id("t")
-    calls = some_calls(rng, tenant, 150, since=NOW - 70 * DAY, until=NOW)
+    calls = some_calls(rng, tenant, 150, since=TEST_TIME - 70 * DAY, until=TEST_TIME)
     for call in calls:
         # Old rows do not record the requested model name.
         call["asked"] = call["model"]
@@ -425,22 +429,22 @@ def test_rows_older_than_the_sums_are_added_once(
         databases = [Database(url), Database(url)]
         ledgers = [Ledger(database) for database in databases]
         monkeypatch.setattr(usage_sums, "_LINES_AT_ONCE", 11)
-        new = some_calls(rng, tenant, 40, since=NOW - 70 * DAY, until=NOW)
+        new = some_calls(rng, tenant, 40, since=TEST_TIME - 70 * DAY, until=TEST_TIME)
         new.sort(key=lambda call: call["attempt"])
         await _settle_while_summing(ledgers, new)
         assert not ledgers[0].sums.is_complete
         # Rows that are not in the sums yet must not be deleted.
-        await ledgers[0].usage.delete_before(NOW)
+        await ledgers[0].usage.delete_before(TEST_TIME)
         assert await exported(ledgers[0], tenant, 1e12) == len(calls) + len(new)
-        while any([await ledger.sums.sum_next_span(NOW) for ledger in ledgers]):
+        while any([await ledger.sums.sum_next_span(TEST_TIME) for ledger in ledgers]):
             pass
         await asyncio.gather(*(ledger.sums.reaches(tenant, 0) for ledger in ledgers))
         assert ledgers[0].sums.is_complete
         summed_tokens = await _summed_tokens(ledgers[1], tenant)
         for model in MODELS:
             assert summed_tokens[model] == _tokens_of(model, [*calls, *new])
-        await ledgers[0].usage.delete_before(NOW)
-        assert await exported(ledgers[0], tenant, NOW) == 0
+        await ledgers[0].usage.delete_before(TEST_TIME)
+        assert await exported(ledgers[0], tenant, TEST_TIME) == 0
         # The sums outlive the rows.
         assert await _summed_tokens(ledgers[1], tenant) == summed_tokens
         for database in databases:
@@ -457,7 +461,7 @@ async def _settle_while_summing(
         settle(ledgers[0], call)
         if turn % 25 == 0:
             await asyncio.gather(
-                *(ledger.sums.sum_next_span(NOW) for ledger in ledgers)
+                *(ledger.sums.sum_next_span(TEST_TIME) for ledger in ledgers)
             )
     await ledgers[0].flush()
 
@@ -482,7 +486,9 @@ def test_summing_continues_after_a_killed_process(
 ):
     monkeypatch.setattr(usage_sums, "_LINES_AT_ONCE", 7)
     tenant = new_id("t")
-    calls = some_calls(Random(5), tenant, 80, since=NOW - 70 * DAY, until=NOW)
+    calls = some_calls(
+        Random(5), tenant, 80, since=TEST_TIME - 70 * DAY, until=TEST_TIME
+    )
     for call in calls:
         call["asked"] = call["model"] = "openai/a"
         call["app"] = ""
@@ -501,13 +507,13 @@ def test_summing_continues_after_a_killed_process(
 
         monkeypatch.setattr(killed.sums, "_put", dies)
         with suppress(Exception):
-            await killed.sums.sum_next_span(NOW)
+            await killed.sums.sum_next_span(TEST_TIME)
         # The first process may still be summing.
-        assert not await other_ledger.sums.sum_next_span(NOW + 1)
+        assert not await other_ledger.sums.sum_next_span(TEST_TIME + 1)
         await database.transact(
             lambda connection: other_ledger.sums.release(connection, killed.owner)
         )
-        while await other_ledger.sums.sum_next_span(NOW + 2):
+        while await other_ledger.sums.sum_next_span(TEST_TIME + 2):
             pass
         assert await agrees(other_ledger, calls, tenant) > 300
         await asyncio.to_thread(database.close)
@@ -518,7 +524,9 @@ def test_summing_continues_after_a_killed_process(
 def test_old_rows_are_summed_like_new_ones(url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(usage_sums, "_ROWS_OF_SPAN", 50)
     tenant = new_id("t")
-    calls = some_calls(Random(3), tenant, 120, since=NOW - 70 * DAY, until=NOW)
+    calls = some_calls(
+        Random(3), tenant, 120, since=TEST_TIME - 70 * DAY, until=TEST_TIME
+    )
     # One model per call: the previous release counted a call with several models for
     # each of them.
     for call in calls:
@@ -529,7 +537,7 @@ def test_old_rows_are_summed_like_new_ones(url: str, monkeypatch: pytest.MonkeyP
     async def work() -> None:
         database = Database(url)
         ledger = Ledger(database)
-        while await ledger.sums.sum_next_span(NOW):
+        while await ledger.sums.sum_next_span(TEST_TIME):
             pass
         assert await agrees(ledger, calls, tenant) > 300
         await asyncio.to_thread(database.close)
@@ -541,11 +549,13 @@ def test_a_call_sums_what_it_needs_first_within_a_time_limit(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(usage_sums, "_ROWS_OF_SPAN", 20)
-    clock = FakeClock(NOW)
+    clock = FakeClock(TEST_TIME)
     calls = [
         call
         for tenant in ("aaa", "mine")
-        for call in some_calls(Random(4), tenant, 60, since=NOW - 60 * DAY, until=NOW)
+        for call in some_calls(
+            Random(4), tenant, 60, since=TEST_TIME - 60 * DAY, until=TEST_TIME
+        )
     ]
     old_database(url, calls)
 
@@ -561,7 +571,10 @@ def test_a_call_sums_what_it_needs_first_within_a_time_limit(
         await seeds.start(subject, [started])
         level = (await counters.levels([started.charge.name]))[started.charge.name]
         assert level == level_by_rows(
-            [call | {"asked": call["model"]} for call in calls], limit, subject, NOW
+            [call | {"asked": call["model"]} for call in calls],
+            limit,
+            subject,
+            TEST_TIME,
         )
         left = {
             row["tenant"]
@@ -590,7 +603,9 @@ def test_a_call_sums_what_it_needs_first_within_a_time_limit(
 def started_counter(limit: Limit, subject: Subject) -> CounterStart:
     (applicable_limit,) = applicable_limits([("l", "l", limit)], subject)
     return CounterStart(
-        applicable_limit, charge(applicable_limit, subject, Estimate(0, 0), NOW), NOW
+        applicable_limit,
+        charge(applicable_limit, subject, Estimate(0, 0), TEST_TIME),
+        TEST_TIME,
     )
 
 
@@ -601,7 +616,7 @@ def test_a_counter_is_started_once_for_all_who_wait_and_after_what_the_dead_left
     url: str, tmp_path: Path
 ):
     async def work() -> None:
-        clock, tenant = FakeClock(NOW), new_id("t")
+        clock, tenant = FakeClock(TEST_TIME), new_id("t")
         database = Database(url)
         dead = Ledger(Database(url), tmp_path / "ledger")
         invocation = Invocation(
@@ -611,7 +626,7 @@ def test_a_counter_is_started_once_for_all_who_wait_and_after_what_the_dead_left
             model_type=ModelType.LLM,
             request=None,
         )
-        dead.begin(invocation, attempt=1, created_at=NOW, prompt_tokens=11)
+        dead.begin(invocation, attempt=1, created_at=TEST_TIME, prompt_tokens=11)
         _abandon(dead)
         ledger, counters = Ledger(database, tmp_path / "ledger"), MemoryCounters(clock)
         seeds, looked_up_names = (
@@ -665,7 +680,7 @@ def test_a_failed_initialisation_fails_all_waiting_calls_and_is_retried(
     tmp_path: Path,
 ):
     async def work() -> None:
-        clock, database = FakeClock(NOW), Database(tmp_path / "x.db")
+        clock, database = FakeClock(TEST_TIME), Database(tmp_path / "x.db")
         ledger, counters = Ledger(database), MemoryCounters(clock)
         fails = [True]
 
@@ -704,7 +719,7 @@ def test_reservations_of_a_dead_process_are_settled_by_its_rows(
     """
 
     async def work() -> None:
-        clock, tenant = FakeClock(NOW), new_id("t")
+        clock, tenant = FakeClock(TEST_TIME), new_id("t")
         dead_database, live_database = Database(url), Database(url)
         dead = Ledger(dead_database, tmp_path / "ledger")
         dead_counters = DatabaseCounters(dead_database, clock, owner=dead.owner)
@@ -725,12 +740,14 @@ def test_reservations_of_a_dead_process_are_settled_by_its_rows(
         )
         for call in (finished_call, half, unmade_call):
             assert await dead_counters.reserve(call.id, [token_charge]) is None
-        opened = dead.begin(finished_call, attempt=1, created_at=NOW)
+        opened = dead.begin(finished_call, attempt=1, created_at=TEST_TIME)
         dead.settle(
             opened, status="ok", usage=LLMUsage.of(3, 4), counted_by="provider", price_version="", latency=0.1,
             first_chunk=0.1,
         )  # fmt: skip
-        dead.progress(dead.begin(half, attempt=1, created_at=NOW, prompt_tokens=5), 8)
+        dead.progress(
+            dead.begin(half, attempt=1, created_at=TEST_TIME, prompt_tokens=5), 8
+        )
         await dead.flush()
         assert await dead_counters.levels([name]) == {name: 150.0}
         _abandon(dead)
@@ -799,7 +816,8 @@ def test_short_windows_start_from_ten_second_buckets(url: str):
         for ago, tokens in ((7300, 999), (100, 29), (30, 39), (5, 9)):
             settle(
                 ledger,
-                base | {"invocation": new_id("x"), "tokens": tokens, "at": NOW - ago},
+                base
+                | {"invocation": new_id("x"), "tokens": tokens, "at": TEST_TIME - ago},
             )
         await ledger.flush()
         subject = Subject(tenant, "", "ada", "openai/a")
@@ -808,11 +826,15 @@ def test_short_windows_start_from_ten_second_buckets(url: str):
                 Limit(unit="tokens", amount=60, window=window), subject
             ).applied
             used = await ledger.sums.moments(
-                usage_query(applicable_limit, subject), NOW - 7200, NOW
+                usage_query(applicable_limit, subject), TEST_TIME - 7200, TEST_TIME
             )
-            assert min_level <= initial_level(applicable_limit, used, NOW) <= max_level
-        await ledger.sums.forget_moments(NOW + 2 * 3600)
-        left = await ledger.sums.moments(sought_by_tenant(tenant), 0, NOW)
+            assert (
+                min_level
+                <= initial_level(applicable_limit, used, TEST_TIME)
+                <= max_level
+            )
+        await ledger.sums.forget_moments(TEST_TIME + 2 * 3600)
+        left = await ledger.sums.moments(sought_by_tenant(tenant), 0, TEST_TIME)
         # Entries older than three hours are gone.
         assert sum(row.tokens for row in left) == 30 + 40 + 10
         await asyncio.to_thread(database.close)
@@ -865,7 +887,7 @@ def test_limits_go_on_to_the_unit_after_kill_9(
 
             async def first() -> None:
                 # Blocking calls, and streams during which the server is killed.
-                assert await asked(port, _FIRST) == [200] * _FIRST
+                assert await requested_statuses(port, _FIRST) == [200] * _FIRST
                 served_before = len(upstream.served)
                 open_ = [
                     asyncio.create_task(ask(port, f"s{number}", stream=True))
@@ -878,7 +900,7 @@ def test_limits_go_on_to_the_unit_after_kill_9(
             asyncio.run(first())
             server = servers.start("serve", "--port", str(port))
             assert wait_until_healthy(port)
-            statuses = asyncio.run(asked(port, 64))
+            statuses = asyncio.run(requested_statuses(port, 64))
             assert set(statuses) == {200, 429}
             assert statuses.count(200) == _LIMIT - _FIRST - 5
             assert len(upstream.served) == _LIMIT
@@ -890,7 +912,7 @@ def until_served(upstream: TruthfulUpstream, count: int) -> None:
         time.sleep(0.01)
 
 
-async def asked(port: int, count: int) -> list[int]:
+async def requested_statuses(port: int, count: int) -> list[int]:
     return await asyncio.gather(*(ask(port, f"u{number}") for number in range(count)))
 
 

@@ -39,14 +39,10 @@ class FakeToolServer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                fake_server.seen.append(
-                    ("GET", self.path, self.headers.get("authorization") or "")
-                )
-                self._say(
-                    fake_server.description
-                    if self.path == "/openapi.json"
-                    else {"ok": True}
-                )
+                authorization = self.headers.get("authorization") or ""
+                fake_server.seen.append(("GET", self.path, authorization))
+                is_description = self.path == "/openapi.json"
+                self._say(fake_server.description if is_description else {"ok": True})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -344,13 +344,12 @@ def _check_lengths(body: Any) -> None:
 def check_length(document: Any, name: str, limit: int, location: str = "") -> None:
     """Raise Refusal for a text that is longer than the limit."""
     length = len(document.get(name) or "")
-    refuse_if(
-        length > limit,
+    problem = (
         f"Invalid '{location}{name}': string too long. Expected a string with maximum"
-        f" length {limit}, but got a string with length {length} instead.",
-        param=f"{location}{name}",
-        code="string_above_max_length",
+        f" length {limit}, but got a string with length {length} instead."
     )
+    param, code = f"{location}{name}", "string_above_max_length"
+    refuse_if(length > limit, problem, param=param, code=code)
 
 
 def check_functions(functions: list[Any]) -> None:

@@ -260,8 +260,8 @@ def _result(block: Any) -> ToolResult:
     content = block.get("content", "")
     if isinstance(content, str):
         return ToolResult(content)
-    texts = [each["text"] for each in content if each["type"] == "text"]
-    return ToolResult("".join(texts), sum(each["type"] == "image" for each in content))
+    texts = [item["text"] for item in content if item["type"] == "text"]
+    return ToolResult("".join(texts), sum(item["type"] == "image" for item in content))
 
 
 def _block_events(index: int, block: Any) -> list[Any]:
@@ -293,9 +293,11 @@ def _block_events(index: int, block: Any) -> list[Any]:
 def _check_fields(body: Any) -> None:
     """Raise Refusal for fields that the documentation does not have."""
     # Older models take these, though the library no longer has them.
-    others = {*BETA_FIELDS, "stream", "temperature", "top_p", "top_k"}
-    known = {name: value for name, value in body.items() if name not in others}
-    if reason := typed.problem(known, MessageCreateParamsBase):
+    skipped_fields = {*BETA_FIELDS, "stream", "temperature", "top_p", "top_k"}
+    stable_fields = {
+        name: value for name, value in body.items() if name not in skipped_fields
+    }
+    if reason := typed.problem(stable_fields, MessageCreateParamsBase):
         raise Refusal(reason)
     limits = (
         n for model, n in OUTPUT_LIMITS.items() if body["model"].startswith(model)
@@ -408,12 +410,12 @@ def _check_pairs(messages: Any) -> None:
     """Raise Refusal for calls without results in the next message, and the reverse."""
     refuse_if(messages[0]["role"] != "user", "messages: first message must use user")
     open_ids: list[str] = []
-    seen: set[str] = set()
+    earlier_ids: set[str] = set()
     for index, blocks in enumerate(_merged(messages)):
         _check_results(index, blocks, open_ids)
         open_ids = [block["id"] for block in blocks if block["type"] == "tool_use"]
-        refuse_if(seen & {*open_ids}, "messages: `tool_use` ids must be unique")
-        seen |= {*open_ids}
+        refuse_if(earlier_ids & {*open_ids}, "messages: `tool_use` ids must be unique")
+        earlier_ids |= {*open_ids}
     refuse_if(open_ids, f"`tool_use` ids were found without `tool_result`: {open_ids}")
 
 
@@ -469,9 +471,9 @@ def _check_end(body: Any) -> None:
 def _check_pictures(block: Any, where: str) -> None:
     """Raise Refusal for pictures that are none."""
     inner = block.get("content")
-    for each in [block, *(inner if isinstance(inner, list) else ())]:
-        source = each.get("source") or {}
-        if each["type"] != "image" or source.get("type") != "base64":
+    for image_block in [block, *(inner if isinstance(inner, list) else ())]:
+        source = image_block.get("source") or {}
+        if image_block["type"] != "image" or source.get("type") != "base64":
             continue
         refuse_if(source["media_type"] not in _PICTURES, f"{where}: unknown media type")
         try:

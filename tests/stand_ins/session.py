@@ -329,20 +329,26 @@ class Session:
             return self._side_answer(conversation)
         steps = list(self._possible_steps(box))
         self.played = [step.name for step, _ in steps]
-        done = _steps_done(conversation)
-        self._check_results(conversation, steps[:done])
-        if done >= len(steps):
+        completed_count = _steps_done(conversation)
+        self._check_results(conversation, steps[:completed_count])
+        if completed_count >= len(steps):
             self.is_complete = True
             return Answer(text=FINAL_TEXT)
-        return self._step_answer(conversation, done, *steps[done])
+        return self._step_answer(conversation, completed_count, *steps[completed_count])
 
     def _step_answer(
-        self, conversation: Conversation, done: int, step: Step, calls: list[ToolCall]
+        self,
+        conversation: Conversation,
+        completed_count: int,
+        step: Step,
+        calls: list[ToolCall],
     ) -> Answer:
         """Return the answer that makes the calls of a step."""
-        self.reached = done + 1
+        self.reached = completed_count + 1
         numbered = [
-            ToolCall(call.name, call.arguments, f"{done}_{number}", call.kind)
+            ToolCall(
+                call.name, call.arguments, f"{completed_count}_{number}", call.kind
+            )
             for number, call in enumerate(calls)
         ]
         thinking = (
@@ -387,8 +393,10 @@ class Session:
         """Return a summary from which the session can go on."""
         self.summaries += 1
         # Some agents send the history as a text.
-        done = _steps_done(conversation) if conversation.turns else self.reached
-        text = f"Steps that are done: {done}."
+        completed_count = (
+            _steps_done(conversation) if conversation.turns else self.reached
+        )
+        text = f"Steps that are done: {completed_count}."
         # Agents look for their own marks in it.
         return Answer(
             f"<summary>{text}</summary><state_snapshot>{text}</state_snapshot>"

@@ -55,11 +55,8 @@ async def offer() -> ServerCatalog:
     async def read(uri: str) -> str | None:
         return "a note" if uri == "note://1" else None
 
-    return ServerCatalog(
-        tools=[add, draw, boom, wait],
-        resources=[Resource(uri="note://1", name="one")],
-        read=read,
-    )
+    tools, resources = [add, draw, boom, wait], [Resource(uri="note://1", name="one")]
+    return ServerCatalog(tools=tools, resources=resources, read=read)
 
 
 def ask(message: Any, headers: dict[str, str] | None = None) -> Any:

@@ -41,10 +41,10 @@ class AnswerFeature:
     its own value in each place."""
 
 
-def _at(places: Mapping[str, Any]) -> Places:
+def _at(locations: Mapping[str, Any]) -> Places:
     return {
-        name: place if isinstance(place, tuple) else (place,)
-        for name, place in places.items()
+        name: location if isinstance(location, tuple) else (location,)
+        for name, location in locations.items()
     }
 
 
@@ -568,7 +568,7 @@ ANSWERS = (
             )
         },
         _at({CHAT: "choices.*.message.audio.transcript"}),
-        {name: place for name, place in TEXT_PLACES.items() if name != CHAT},
+        {name: location for name, location in TEXT_PLACES.items() if name != CHAT},
     ),
     AnswerFeature(
         "search run by the vendor",
@@ -633,8 +633,8 @@ ANSWERS = (
             }
         ),
         {
-            name: place
-            for name, place in TEXT_PLACES.items()
+            name: location
+            for name, location in TEXT_PLACES.items()
             if name not in (CHAT, RESPONSES)
         },
     ),

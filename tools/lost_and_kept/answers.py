@@ -194,8 +194,8 @@ def _choice_chunks(choice: JSON) -> Iterator[JSON]:
         if position == len(deltas) - 1 and "logprobs" in choice:
             chunk["logprobs"] = choice["logprobs"]
         yield chunk
-    rest = _without(choice, "message", "logprobs")
-    yield {**rest, "delta": {}}
+    remaining = _without(choice, "message", "logprobs")
+    yield {**remaining, "delta": {}}
 
 
 def _chat_deltas(message: JSON) -> Iterator[JSON]:
@@ -217,38 +217,38 @@ def _responses_events(answer: JSON) -> Iterator[JSON]:
     head = {**answer, "output": [], "status": "in_progress", "usage": None}
     yield {"type": "response.created", "response": head}
     for index, item in enumerate(answer["output"]):
-        place = {"output_index": index, "item_id": item.get("id", "")}
+        position = {"output_index": index, "item_id": item.get("id", "")}
         opened = {**item, "status": "in_progress"}
         if "content" in item:
             opened["content"] = []
-        yield {"type": "response.output_item.added", "item": opened, **place}
+        yield {"type": "response.output_item.added", "item": opened, **position}
         for number, part in enumerate(item.get("content") or ()):
-            yield from _part_events(part, {**place, "content_index": number})
+            yield from _part_events(part, {**position, "content_index": number})
         for number, summary in enumerate(item.get("summary") or ()):
             yield {
                 "type": "response.reasoning_summary_text.delta",
                 "delta": summary["text"],
                 "summary_index": number,
-                **place,
+                **position,
             }
         if item["type"] == "function_call":
             yield {
                 "type": "response.function_call_arguments.delta",
                 "delta": item["arguments"],
-                **place,
+                **position,
             }
-        yield {"type": "response.output_item.done", "item": item, **place}
+        yield {"type": "response.output_item.done", "item": item, **position}
     kind = "incomplete" if answer["status"] == "incomplete" else "completed"
     yield {"type": f"response.{kind}", "response": answer}
 
 
-def _part_events(part: JSON, place: JSON) -> Iterator[JSON]:
+def _part_events(part: JSON, position: JSON) -> Iterator[JSON]:
     """Yield the events of a part of a message."""
     if part["type"] == "refusal":
-        yield {"type": "response.refusal.delta", "delta": part["refusal"], **place}
+        yield {"type": "response.refusal.delta", "delta": part["refusal"], **position}
         return
     for half in _halves(part["text"]):
-        event = {"type": "response.output_text.delta", "delta": half, **place}
+        event = {"type": "response.output_text.delta", "delta": half, **position}
         if part.get("logprobs") and half == _halves(part["text"])[1]:
             event["logprobs"] = part["logprobs"]
         yield event
@@ -256,7 +256,7 @@ def _part_events(part: JSON, place: JSON) -> Iterator[JSON]:
         yield {
             "type": "response.output_text.annotation.added",
             "annotation": annotation,
-            **place,
+            **position,
         }
 
 
@@ -397,8 +397,8 @@ def _ollama_events(answer: JSON) -> Iterator[JSON]:
     }
     first = {**message, "content": ""}
     yield {"model": "m", "message": first, "done": False}
-    piece = {"role": "assistant", "content": message["content"]}
-    line: JSON = {"model": "m", "message": piece, "done": False}
+    delta = {"role": "assistant", "content": message["content"]}
+    line: JSON = {"model": "m", "message": delta, "done": False}
     if "logprobs" in answer:
         line["logprobs"] = answer["logprobs"]
     yield line
@@ -447,10 +447,10 @@ def streamed(target: str, answer: JSON) -> Answer:
     if target == OLLAMA:
         lines = [json.dumps(event).encode() + b"\n" for event in events]
         return Answer(headers={"content-type": "application/x-ndjson"}, pieces=lines)
-    pieces = [_server_sent(event) for event in events]
+    chunks = [_server_sent(event) for event in events]
     if target == CHAT:
-        pieces.append(b"data: [DONE]\n\n")
-    return stream_answer(pieces)
+        chunks.append(b"data: [DONE]\n\n")
+    return stream_answer(chunks)
 
 
 def _server_sent(event: JSON) -> bytes:

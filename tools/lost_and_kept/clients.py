@@ -38,21 +38,21 @@ def joined(caller: str, events: list[JSON]) -> JSON:
     return _READERS[caller](events)
 
 
-def _merge(whole: JSON, delta: JSON) -> None:
+def _merge(complete: JSON, delta: JSON) -> None:
     """Add a delta: texts and lists are joined, objects merged, other values replaced."""
     for name, value in delta.items():
-        before = whole.get(name)
+        before = complete.get(name)
         if name in ("index", "id", "type", "role") or before is None:
-            whole[name] = value
+            complete[name] = value
         elif isinstance(before, str) and isinstance(value, str):
-            whole[name] = before + value
+            complete[name] = before + value
         elif isinstance(before, list) and isinstance(value, list):
-            whole[name] = [*before, *value]
+            complete[name] = [*before, *value]
         elif isinstance(before, dict) and isinstance(value, dict):
-            whole[name] = merged = dict(before)
+            complete[name] = merged = dict(before)
             _merge(merged, value)
         elif value is not None:
-            whole[name] = value
+            complete[name] = value
 
 
 def _with_values(document: JSON, left_out: str) -> JSON:
@@ -65,27 +65,27 @@ def _with_values(document: JSON, left_out: str) -> JSON:
 
 
 def _chat(events: list[JSON]) -> JSON:
-    whole: JSON = {}
+    complete: JSON = {}
     choices: dict[int, JSON] = {}
     for event in events:
         for chunk in event.get("choices") or ():
             choice = choices.setdefault(chunk["index"], {"message": {}})
             _merge(choice["message"], chunk.get("delta") or {})
             _merge(choice, _with_values(chunk, "delta"))
-        whole |= _with_values(event, "choices")
-    return {**whole, "choices": list(choices.values())}
+        complete |= _with_values(event, "choices")
+    return {**complete, "choices": list(choices.values())}
 
 
 def _completions(events: list[JSON]) -> JSON:
     choices: dict[int, JSON] = {}
-    whole: JSON = {}
+    complete: JSON = {}
     for event in events:
         for chunk in event.get("choices") or ():
             choice = choices.setdefault(chunk["index"], {"text": ""})
             choice["text"] += chunk["text"]
             choice["finish_reason"] = chunk["finish_reason"]
-        whole |= _with_values(event, "choices")
-    return {**whole, "choices": list(choices.values())}
+        complete |= _with_values(event, "choices")
+    return {**complete, "choices": list(choices.values())}
 
 
 def _responses(events: list[JSON]) -> JSON:
@@ -93,26 +93,26 @@ def _responses(events: list[JSON]) -> JSON:
 
 
 def _anthropic(events: list[JSON]) -> JSON:
-    whole: JSON = {}
+    complete: JSON = {}
     blocks: list[JSON] = []
     for event in events:
         match event["type"]:
             case "message_start":
-                whole = dict(event["message"])
+                complete = dict(event["message"])
             case "content_block_start":
                 blocks.append(dict(event["content_block"]))
             case "content_block_delta":
                 _add_delta(blocks[event["index"]], event["delta"])
             case "message_delta":
-                rest = {
+                remaining = {
                     name: value
                     for name, value in event.items()
                     if name not in ("type", "delta")
                 }
-                whole |= event["delta"] | rest
+                complete |= event["delta"] | remaining
             case _:
                 pass
-    return {**whole, "content": blocks}
+    return {**complete, "content": blocks}
 
 
 def _add_delta(block: JSON, delta: JSON) -> None:
@@ -133,7 +133,7 @@ def _add_delta(block: JSON, delta: JSON) -> None:
 
 
 def _gemini(events: list[JSON]) -> JSON:
-    whole: JSON = {}
+    complete: JSON = {}
     candidates: dict[int, JSON] = {}
     for event in events:
         for chunk in event.get("candidates") or ():
@@ -144,8 +144,8 @@ def _gemini(events: list[JSON]) -> JSON:
             for part in chunk["content"]["parts"]:
                 _add_part(parts, part)
             candidate |= _with_values(chunk, "content")
-        whole |= _with_values(event, "candidates")
-    return {**whole, "candidates": list(candidates.values())}
+        complete |= _with_values(event, "candidates")
+    return {**complete, "candidates": list(candidates.values())}
 
 
 def _add_part(parts: list[JSON], part: JSON) -> None:
@@ -159,7 +159,7 @@ def _add_part(parts: list[JSON], part: JSON) -> None:
 
 def _cohere(events: list[JSON]) -> JSON:
     message: JSON = {"content": [], "citations": [], "tool_calls": [], "tool_plan": ""}
-    whole: JSON = {"message": message, "logprobs": []}
+    complete: JSON = {"message": message, "logprobs": []}
     for event in events:
         delta: Any = event.get("delta") or {}
         part: JSON = delta.get("message") or {}
@@ -171,7 +171,7 @@ def _cohere(events: list[JSON]) -> JSON:
                 for name, text in part["content"].items():
                     block[name] = block.get(name, "") + text
                 if "logprobs" in event:
-                    whole["logprobs"].append(event["logprobs"])
+                    complete["logprobs"].append(event["logprobs"])
             case "citation-start":
                 message["citations"].append(part["citations"])
             case "tool-plan-delta":
@@ -179,10 +179,10 @@ def _cohere(events: list[JSON]) -> JSON:
             case "tool-call-start":
                 message["tool_calls"].append(part["tool_calls"])
             case "message-end":
-                whole |= delta
+                complete |= delta
             case _:
                 pass
-    return whole
+    return complete
 
 
 _READERS = {

@@ -32,22 +32,22 @@ def _expression(pattern: str) -> re.Pattern[str]:
     )
 
 
-def is_equal(found: Any, wanted: Any) -> bool:
+def is_equal(leaf: Any, expected: Any) -> bool:
     """Return whether a leaf has a wanted value. A text is looked for inside of the leaf,
     any other value must be the same and of the same type."""
-    if isinstance(wanted, str):
-        return isinstance(found, str) and wanted in found
-    return type(found) is type(wanted) and found == wanted
+    if isinstance(expected, str):
+        return isinstance(leaf, str) and expected in leaf
+    return type(leaf) is type(expected) and leaf == expected
 
 
-def holds(document: Any, pattern: str, wanted: Any) -> bool:
+def holds(document: Any, pattern: str, expected: Any) -> bool:
     """Return whether a leaf whose path fits the pattern has the wanted value. A list or
     object is wanted as a whole."""
-    if isinstance(wanted, dict | list):
-        return any(value == wanted for value in _at(document, pattern.split(".")))
+    if isinstance(expected, dict | list):
+        return any(value == expected for value in _at(document, pattern.split(".")))
     expression = _expression(pattern)
     return any(
-        is_equal(value, wanted) and expression.fullmatch(path) is not None
+        is_equal(value, expected) and expression.fullmatch(path) is not None
         for path, value in leaves(document)
     )
 
@@ -57,9 +57,9 @@ def _at(document: Any, steps: list[str]) -> Iterator[Any]:
     if not steps:
         yield document
         return
-    step, *rest = steps
+    step, *remaining = steps
     for value in _children(document, step):
-        yield from _at(value, rest)
+        yield from _at(value, remaining)
 
 
 def _children(document: Any, step: str) -> list[Any]:

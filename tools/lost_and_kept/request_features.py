@@ -65,25 +65,25 @@ TEXT: Places = {
 }
 
 
-def _at(places: Mapping[str, str | tuple[Place, ...]]) -> Places:
+def _at(locations: Mapping[str, str | tuple[Place, ...]]) -> Places:
     """Return places; one alone may be written as a text."""
     return {
-        target: (place,) if isinstance(place, str) else place
-        for target, place in places.items()
+        target: (location,) if isinstance(location, str) else location
+        for target, location in locations.items()
     }
 
 
 def _text(wanted: str) -> Places:
     """Return all places of texts, with what is wanted there."""
     return {
-        target: tuple((str(place), wanted) for place in places)
-        for target, places in TEXT.items()
+        target: tuple((str(location), wanted) for location in locations)
+        for target, locations in TEXT.items()
     }
 
 
-def _without(places: Places, *targets: str) -> Places:
+def _without(locations: Places, *targets: str) -> Places:
     """Return places without those of some targets."""
-    return {name: value for name, value in places.items() if name not in targets}
+    return {name: value for name, value in locations.items() if name not in targets}
 
 
 # --------------------------------------------------------------------------- content
@@ -244,13 +244,10 @@ def _document(**fields: Any) -> JSON:
 
 def _file(data: str, media_type: str, **fields: Any) -> JSON:
     """Return a file part of a chat."""
+    file_data = f"data:{media_type};base64,{data}"
     return {
         "type": "file",
-        "file": {
-            "filename": "a",
-            "file_data": f"data:{media_type};base64,{data}",
-            **fields,
-        },
+        "file": {"filename": "a", "file_data": file_data, **fields},
     }
 
 

@@ -231,9 +231,8 @@ async def _check_refusals(proof: Proof, yard: Modelyard, dataset: Dataset) -> No
     """Ask questions without an answer in the documents: they have to be refused."""
     refused = 0
     for question in UNANSWERABLE:
-        answer = await yard.knowledge.answerer.answer(
-            [dataset.id], SearchRequest(tenant="default", query=question)
-        )
+        request = SearchRequest(tenant="default", query=question)
+        answer = await yard.knowledge.answerer.answer([dataset.id], request)
         refused += not answer.is_found
         proof.line(question, answer.text[:90], not answer.is_found)
     proof.figures["refused"] = refused

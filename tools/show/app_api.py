@@ -546,10 +546,8 @@ def _messages(call: Caller, conversation: str) -> None:
 
 def _conversation_names(call: Caller, conversation: str) -> None:
     """Call the endpoint that names a conversation."""
-    name, named = (
-        "POST /conversations/{conversation_id}/name",
-        {**_ADA, "name": "A talk"},
-    )
+    name = "POST /conversations/{conversation_id}/name"
+    named = {**_ADA, "name": "A talk"}
     call(name, 200, "talking", conversation, json=named)
     call(name, 200, "talking", conversation, json={**_ADA, "auto_generate": True})
     call(name, 400, "talking", conversation, json=_ADA, code="invalid_param")

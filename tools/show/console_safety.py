@@ -313,13 +313,10 @@ def _is_shared_by_tenants(shape: str) -> bool:
 
 def _fill_path(shape: str, ids: dict[str, str]) -> str:
     collection = shape.removeprefix("/admin/v1/").partition("/")[0]
-    return (
-        shape.replace("{id}", ids.get(collection, "nobody"))
-        .replace("{key}", "nobody")
-        .replace("{conversation}", "nobody")
-        .replace("{annotation}", "nobody")
-        .replace("{evaluation}", "nobody")
-    )
+    path = shape.replace("{id}", ids.get(collection, "nobody"))
+    for name in ("key", "conversation", "annotation", "evaluation"):
+        path = path.replace(f"{{{name}}}", "nobody")
+    return path
 
 
 def _create_resources(client: httpx.Client) -> dict[str, str]:
@@ -360,9 +357,8 @@ def _create_other_tenant(client: httpx.Client, origin: str) -> _Account:
     """Create a second tenant and return a client for it. It authenticates with an owner
     key instead of a session."""
     assert client.post("/admin/v1/tenants", json={"name": "other"}).status_code == 201
-    key_response = client.post(
-        "/admin/v1/keys?tenant=other", json={"name": "theirs", "role": "owner"}
-    )
+    body = {"name": "theirs", "role": "owner"}
+    key_response = client.post("/admin/v1/keys?tenant=other", json=body)
     assert key_response.status_code == 201, key_response.text
     account = _Account(origin, httpx.Cookies())
     account.client.headers["authorization"] = f"Bearer {key_response.json()['key']}"

@@ -143,7 +143,7 @@ def _chat() -> list[Exchange]:
         "image_url": {"url": f"data:image/png;base64,{_IMAGE}"},
     }
     logprobs = {"content": _tokens("He", "llo"), "refusal": None}
-    whole = {
+    complete = {
         "two-choices": _chat_answer(
             _chat_message(content="Hello"), _chat_message(content="Good day")
         ),
@@ -178,15 +178,15 @@ def _chat() -> list[Exchange]:
             (0, {"content": "Here."}, None), (0, {"images": [image]}, None)
         ),
     }
-    return _both("openai", "openai_chat", whole, streams)
+    return _both("openai", "openai_chat", complete, streams)
 
 
 def _both(
-    provider: str, wire: str, whole: dict[str, JSON], streams: dict[str, list[JSON]]
+    provider: str, wire: str, complete: dict[str, JSON], streams: dict[str, list[JSON]]
 ) -> list[Exchange]:
     """Return whole and streamed exchanges."""
     return [
-        *(_exchange(name, provider, wire, body) for name, body in whole.items()),
+        *(_exchange(name, provider, wire, body) for name, body in complete.items()),
         *(
             _exchange(name, provider, wire, events, is_stream=True)
             for name, events in streams.items()
@@ -304,7 +304,7 @@ def _responses() -> list[Exchange]:
         "output_format": "png",
         "result": _IMAGE,
     }
-    whole = {
+    complete = {
         "sources": _response(_item(cited)),
         "logprobs": _response(_item(likely)),
         "refusal": _response(_item(refusal)),
@@ -341,7 +341,7 @@ def _responses() -> list[Exchange]:
             ],
         ),
     }
-    return _both("openai", "openai_responses", whole, streams)
+    return _both("openai", "openai_responses", complete, streams)
 
 
 # ---------------------------------------------------------------------------- Anthropic
@@ -501,7 +501,7 @@ def _google() -> list[Exchange]:
         ],
     }
     text = {"text": _TEXT}
-    whole = {
+    complete = {
         "sources": _google_answer({**_content(text), "groundingMetadata": grounding}),
         "two-candidates": _google_answer(
             _content({"text": "Hello"}), _content({"text": "Good day"})
@@ -522,7 +522,7 @@ def _google() -> list[Exchange]:
             _google_answer(_content(image, speech)),
         ],
     }
-    return _both("google", "gemini", whole, streams)
+    return _both("google", "gemini", complete, streams)
 
 
 # ------------------------------------------------------------------------------- others
@@ -603,7 +603,7 @@ def _cohere() -> list[Exchange]:
         "tokens": {"input_tokens": 20, "output_tokens": 30},
         "cached_tokens": 4,
     }
-    whole = {
+    complete = {
         "id": "built",
         "message": {
             "role": "assistant",
@@ -635,4 +635,4 @@ def _cohere() -> list[Exchange]:
         {"type": "content-end", "index": 0},
         {"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": usage}},
     ]
-    return _both("cohere", "cohere", {"sources": whole}, {"sources": events})
+    return _both("cohere", "cohere", {"sources": complete}, {"sources": events})

@@ -146,11 +146,9 @@ def _set_positions(change: Change) -> Mutate:
         for fields in _objects(parts):
             is_cohere = name == "cohere" and "sources" in fields
             names = _POSITIONS if is_cohere else _POSITIONS[:4]
-            fields |= {
-                key: change(fields[key])
-                for key in names
-                if isinstance(fields.get(key), int)
-            }
+            for key in names:
+                if isinstance(fields.get(key), int):
+                    fields[key] = change(fields[key])
 
     return mutate
 
@@ -438,10 +436,10 @@ _OTHER_FINISH = {
 def _other_finish(name: str, parts: list[JSON]) -> None:
     """Replace the finish reason by the one for a limit, or the reverse."""
     other = _OTHER_FINISH.get(name, "length")
+    names = ("finish_reason", "finishReason", "stop_reason")
     for part in parts:
-        for fields, key in list(
-            answer_fields.keys(part, "finish_reason", "finishReason", "stop_reason")
-        ):
+        # A list, because the loop changes what is searched.
+        for fields, key in list(answer_fields.keys(part, *names)):
             fields[key] = "pause_turn" if fields[key] == other else other
         if name == "openai_responses":
             _set_incomplete(part.get("response") or part)

@@ -123,9 +123,8 @@ class ModelDriver:
             return OWN_MODEL
         if model_type is ModelType.LLM and self._case.llm:
             return self._case.llm
-        listed = [
-            entity for entity in self._entity.models if entity.model_type == model_type
-        ]
+        models = self._entity.models
+        listed = [entity for entity in models if entity.model_type == model_type]
         return max(listed, key=_usefulness).model if listed else ""
 
     def _thinker(self) -> tuple[str, dict[str, Any]]:

@@ -311,11 +311,8 @@ class OtherDriver:
         self, plugin: str, strategy: str, query: str, tools: Sequence[Any]
     ) -> str:
         messages = self._agent(plugin, strategy, query, tools)
-        return "".join(
-            str(message["message"].get("text", ""))
-            for message in messages
-            if message["type"] == "text"
-        )
+        texts = [entry["message"] for entry in messages if entry["type"] == "text"]
+        return "".join(str(text.get("text", "")) for text in texts)
 
     # endpoints
 

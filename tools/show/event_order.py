@@ -69,12 +69,10 @@ def disorder_of_run(events: Sequence[AnyEvent]) -> list[str]:
 def disorder_of_nodes(events: Sequence[AnyEvent]) -> list[str]:
     """Return what is wrong with the order of the events of nodes."""
     state = _State()
-    problems = [
-        problem
-        for event in events
-        if isinstance(event, NodeEvent)
-        for problem in state.next(event)
-    ]
+    problems: list[str] = []
+    for event in events:
+        if isinstance(event, NodeEvent):
+            problems += state.next(event)
     return problems + [f"{name} never ends" for name in state.unfinished()]
 
 

@@ -297,14 +297,14 @@ def _python(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def _run(copy: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command in the copy. PYTHONPATH puts the copy's source before the one of
     this checkout."""
+    # Nothing of this process's environment: the copy must not use this checkout.
     environ = {
         "PATH": "/usr/bin:/bin",
         "PYTHONPATH": f"{copy / 'src'}:{copy}",
         "HOME": str(copy.parent),
     }
-    return subprocess.run(
-        command, cwd=copy, env=environ, capture_output=True, text=True, check=False
-    )
+    options = {"capture_output": True, "text": True, "check": False}
+    return subprocess.run(command, cwd=copy, env=environ, **options)
 
 
 def _git(copy: Path, *arguments: str) -> str:

@@ -88,11 +88,8 @@ async def _(world: World) -> object:
     server = await world.server(answer(b"x", "Warning: a", "X-Other: 1", "warning:b"))
     response = await world.client().send("GET", server.url(), headers={})
     await response.read()
-    return [
-        response.headers["warning"],
-        response.headers["WARNING"],
-        response.headers.get_all("Warning"),
-    ]
+    headers = response.headers
+    return [headers["warning"], headers["WARNING"], headers.get_all("Warning")]
 
 
 @case(
@@ -133,11 +130,9 @@ async def _(world: World) -> object:
     server = await world.server(answer(b"x", "X-Mixed-Case: \t a b \t "))
     response = await world.client().send("GET", server.url(), headers={})
     await response.read()
-    return [
-        response.headers["x-MIXED-case"],
-        "X-mixed-CASE" in response.headers,
-        response.headers.get("no"),
-    ]
+    headers = response.headers
+    is_present = "X-mixed-CASE" in headers
+    return [headers["x-MIXED-case"], is_present, headers.get("no")]
 
 
 @case("a folded line is refused", "RFC 9112, 5.2", "InvokeServerUnavailableError")

@@ -81,13 +81,13 @@ def mark(number: int, version: int) -> str:
 def text_of(number: int, version: int) -> str:
     """Return the document's text. Every part contains the mark and its own number."""
     count = 150 if number % _LARGE_DOCUMENT_INTERVAL == 0 else 1 + number % 7
-    filler = " ".join(
-        f"word{(number * 31 + word_index) % 977}" for word_index in range(150)
+    tokens = (f"word{(number * 31 + index) % 977}" for index in range(150))
+    filler = " ".join(tokens)
+    parts = (
+        f"# Part {index}\n\n{mark(number, version)} part{index} {filler}"
+        for index in range(count)
     )
-    return "\n\n".join(
-        f"# Part {part_index}\n\n{mark(number, version)} part{part_index} {filler}"
-        for part_index in range(count)
-    )
+    return "\n\n".join(parts)
 
 
 def parts_of(number: int) -> int:

@@ -1766,9 +1766,8 @@ def _webhook_path(world: dict[str, Any], port: int) -> str:
     """Return the path of the app's webhook."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     headers = {"authorization": f"Bearer {world['keys']['mallory']}"}
-    connection.request(
-        "GET", f"/admin/v1/apps/{world['apps']['hook']}/triggers", headers=headers
-    )
+    path = f"/admin/v1/apps/{world['apps']['hook']}/triggers"
+    connection.request("GET", path, headers=headers)
     triggers = json.loads(connection.getresponse().read())
     connection.close()
     return urlsplit(triggers["data"][0]["address"]).path

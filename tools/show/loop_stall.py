@@ -579,12 +579,11 @@ def _report_stalls(proof: Proof, label: str, calls: Sequence[Call]) -> None:
     """Report the longest stall of some calls, and their statements on the loop."""
     longest = max(call.stall for call in calls)
     on_loop = sum(call.is_on_loop for call in calls)
-    proof.line(
-        label,
+    figures = (
         f"{len(calls)} routes, longest stall {longest * 1000:.0f} ms,"
-        f" {on_loop} with a statement on the loop",
-        all(call.is_fine for call in calls),
+        f" {on_loop} with a statement on the loop"
     )
+    proof.line(label, figures, all(call.is_fine for call in calls))
 
 
 def _report_background(proof: Proof, engine: str, stalls: Sequence[Stall]) -> None:

@@ -609,12 +609,16 @@ def with_argument(mark: str) -> list[int]:
     """Return the ids of the processes that have `mark` as one of their arguments."""
     pids: list[int] = []
     for path in Path("/proc").iterdir():
+        # A process may end while it is read.
         with contextlib.suppress(OSError):
-            if path.name.isdigit() and mark.encode() in (
-                path / "cmdline"
-            ).read_bytes().split(b"\0"):
+            if path.name.isdigit() and mark.encode() in _arguments_of(path):
                 pids.append(int(path.name))
     return pids
+
+
+def _arguments_of(process: Path) -> list[bytes]:
+    """Return the arguments of a process, by its folder in /proc."""
+    return (process / "cmdline").read_bytes().split(b"\0")
 
 
 def neighbour_latency(gateway: AttackedServer) -> float:

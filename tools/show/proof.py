@@ -162,13 +162,11 @@ def modelyard(*arguments: str, environ: Mapping[str, str]) -> str:
     """Return the output of a `modelyard` command. Raises CalledProcessError if it
     fails."""
     command = [sys.executable, "-m", "modelyard", *arguments]
-    return subprocess.run(
-        command,
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    full_environ = {**os.environ, **environ}
+    completed = subprocess.run(
+        command, env=full_environ, capture_output=True, text=True, check=True
+    )
+    return completed.stdout
 
 
 def cost_by_group(

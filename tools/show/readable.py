@@ -76,12 +76,8 @@ def check_everything(proof: Proof, figures: Figures) -> None:
 def check_words(proof: Proof) -> None:
     """Check that no retired word is in use."""
     remaining = retired_words.remaining()
-    count = retired_words.entry_count()
-    proof.line(
-        f"of {count} retired words in use",
-        "; ".join(remaining[:5]) or "none",
-        not remaining,
-    )
+    label = f"of {retired_words.entry_count()} retired words in use"
+    proof.line(label, "; ".join(remaining[:5]) or "none", not remaining)
     proof.figures["retired_words_in_use"] = len(remaining)
 
 

@@ -308,12 +308,10 @@ async def ask(
 
 def events_of(body: bytes) -> Iterator[dict[str, Any]]:
     """Yield the JSON payloads of a server-sent event stream, without the end marker."""
+    prefix = "data: "
     for block in body.decode().split("\n\n"):
-        data = "".join(
-            line.removeprefix("data: ")
-            for line in block.split("\n")
-            if line.startswith("data: ")
-        )
+        lines = [line for line in block.split("\n") if line.startswith(prefix)]
+        data = "".join(line.removeprefix(prefix) for line in lines)
         if data and data != "[DONE]":
             yield json.loads(data)
 

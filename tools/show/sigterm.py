@@ -220,12 +220,9 @@ class RunningServer:
     def post(
         self, path: str, body: Any, key: str = KEY, *, seconds: float = 60.0
     ) -> Any:
-        """Send a JSON request and return the parsed response. Raises HTTPError for an
-        error status."""
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode(), headers
-        )
+        url, data = f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode()
+        request = urllib.request.Request(url, data, headers)
         with urllib.request.urlopen(request, timeout=seconds) as answer:
             return json.load(answer)
 

@@ -55,14 +55,8 @@ _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"
 
 def data_folder() -> Path:
     """Return the folder with the BFCL cases; MODELYARD_TEST_DATA overrides its parent."""
-    return (
-        Path(
-            os.environ.get(
-                "MODELYARD_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"
-            )
-        )
-        / "bfcl"
-    )
+    default = Path(__file__).parents[3] / "shared" / "data"
+    return Path(os.environ.get("MODELYARD_TEST_DATA", default)) / "bfcl"
 
 
 def lines(name: str) -> list[dict[str, Any]]:
@@ -162,11 +156,9 @@ def _resolve_options(value: Any) -> Any:
     if isinstance(value, dict):
         is_options = all(isinstance(option, list) for option in value.values())
         return _first_accepted(value) if is_options else value
-    return (
-        [_resolve_options(element) for element in value]
-        if isinstance(value, list)
-        else value
-    )
+    if isinstance(value, list):
+        return [_resolve_options(element) for element in value]
+    return value
 
 
 def json_round_trip(value: Any) -> Any:

@@ -63,14 +63,10 @@ def canonical(arguments: Any) -> str:
 def number(value: Any) -> int:
     """Return a token count as an integer; 0 for anything that is not a finite number of
     at least 0."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or value < 0
-    ):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
         return 0
-    return int(value)
+    return max(0, int(value))
 
 
 def dig(body: Any, *path: str) -> Any:

@@ -43,7 +43,9 @@ from modelyard.tenancy.resource_types import (
     User,
 )
 
+# A tenant's name is its id, and part of paths, so that it is written plainly.
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+# Control characters would break lines of logs and tables.
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
@@ -421,14 +423,9 @@ class Administration:
 
     def tenant_names(self) -> "list[str]":
         """Return the names of all tenants, the default one first."""
-        return [
-            DEFAULT_TENANT,
-            *(
-                tenant
-                for tenant, _ in self._directory.tenants()
-                if tenant != DEFAULT_TENANT
-            ),
-        ]
+        names = (tenant for tenant, _ in self._directory.tenants())
+        # The directory need not have an entry for the default tenant, so it is added.
+        return [DEFAULT_TENANT, *(name for name in names if name != DEFAULT_TENANT)]
 
     async def _encrypt_row(
         self, keys: KeyRing, resource_class: type[Any], row: Resource
@@ -462,13 +459,13 @@ def _changed_name(old: Resource, fields: JSON) -> str:
     """Return the new name of a resource, or its old one. Raises InvokeBadRequestError
     if it is invalid or would rename a tenant."""
     name = fields.get("name", old.name)
-    is_valid = isinstance(name, str) and _NAME.fullmatch(name) is not None
-    if not is_valid or (old.kind == Tenant.kind and name != old.name):
-        raise InvokeBadRequestError(
-            "'name' must be 1 to 200 printable characters; a tenant cannot be renamed",
-            param="name",
-        )
-    return name
+    is_renamed_tenant = old.kind == Tenant.kind and name != old.name
+    if isinstance(name, str) and _NAME.fullmatch(name) and not is_renamed_tenant:
+        return name
+    raise InvokeBadRequestError(
+        "'name' must be 1 to 200 printable characters; a tenant cannot be renamed",
+        param="name",
+    )
 
 
 def _key(value: KeyInput, digest: str, hint: str) -> ApiKey:

@@ -135,6 +135,7 @@ class Ownership:
                 for person in await self._people.list_accounts(tenant)
                 if person.email == name
             ]
+        # Otherwise a lower role could lock out those above it.
         for role in roles:
             if not caller.role.covers(role):
                 raise ForbiddenError(
@@ -205,14 +206,10 @@ class Ownership:
 
     def _gives_owner_access(self, tenant: str, key: ApiKey) -> bool:
         """Return whether a key is valid and gives the access of an owner."""
-        is_valid = key.revoked_at is None and (
-            key.expires_at is None or key.expires_at > self._clock.time()
-        )
-        return (
-            is_valid
-            and key.role is Role.OWNER
-            and not self._directory.is_disabled(tenant, key.user)
-        )
+        if key.revoked_at is not None or key.role is not Role.OWNER:
+            return False
+        is_expired = key.expires_at is not None and key.expires_at <= self._clock.time()
+        return not is_expired and not self._directory.is_disabled(tenant, key.user)
 
 
 def is_operator(caller: Caller) -> bool:

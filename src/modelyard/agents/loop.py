@@ -501,6 +501,7 @@ class AgentLoop:
             self._offer_results(run)
         run.files += entry.files
         run.sources += entry.sources
+        # The tool is not called again: it may have written something.
         return ToolFinished(
             round=step.number,
             at=self._now(),
@@ -567,6 +568,8 @@ class AgentLoop:
         run.files += files
         run.sources += sources
         values = _truncate_values(observation.gathered.values)
+        # Stored before anybody sees the event: a call whose result was shown is not
+        # made again after a crash.
         if self._record is not None:
             self._record.save(
                 RecordedStep(
@@ -770,6 +773,8 @@ class StructuredAnswerError(ModelyardError):
     code = "invalid_answer"
 
 
+# Only after one of these can a text have become complete JSON; trying to parse it after
+# each chunk would cost quadratic time.
 _JSON_END_CHARS = ("}", "]", "`")
 
 
@@ -808,6 +813,7 @@ def _reply_from_step(entry: RecordedStep) -> ModelTurn:
 
 
 def _append_turn(run: _Run, reply: ModelTurn) -> None:
+    """Add a reply of the model, and what it has used, to the run."""
     run.usage = _add_usage(run.usage, reply.usage)
     run.state.turns.append(Turn(reply=reply))
 
@@ -892,6 +898,8 @@ def _with_call_ids(run: _Run, reply: ModelTurn) -> list[AgentCall]:
 def _with_display_data(
     call: AgentCall, entities: Mapping[str, ToolEntity]
 ) -> AgentCall:
+    """Return a call with the label and the provider of its tool; unchanged for a tool
+    that does not exist."""
     entity = entities.get(call.name)
     if entity is None:
         return call

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from modelyard.base.bounded_json import BodyError, check_value_count
@@ -42,6 +43,7 @@ _LABEL_VARIANTS = {
 _LABEL_PREFIXES = frozenset(
     variant[:size] for variant in _LABEL_VARIANTS for size in range(1, len(variant) + 1)
 )
+# Models have learnt the names of several frameworks, and mix them.
 _INPUT_KEYS = ("action_input", "arguments", "parameters", "args", "params")
 _NAME_KEYS = ("action", "action_name", "name", "tool", "tool_name", "function")
 _ESCAPES = {
@@ -54,6 +56,7 @@ _ESCAPES = {
     "\\": "\\",
     "/": "/",
 }
+# After the backticks, a longer text is no language but content.
 _LANGUAGE = re.compile(r"\w{0,12}")
 _FENCE = re.compile(r"^```\w*\s*")
 _MAX_BUFFERED = 512
@@ -139,14 +142,11 @@ class ReactParser:
     def _take_deltas(self) -> list[tuple[str, str]]:
         """Return and clear the pending deltas, with adjacent ones of the same kind
         joined."""
-        joined = [
+        pending, self._pending_deltas = self._pending_deltas, []
+        return [
             (delta_type, "".join(text for _, text in group))
-            for delta_type, group in groupby(
-                self._pending_deltas, key=lambda delta: delta[0]
-            )
+            for delta_type, group in groupby(pending, key=itemgetter(0))
         ]
-        self._pending_deltas = []
-        return joined
 
     def finish(self) -> list[tuple[str, str]]:
         """Parse what is still buffered, at the end of the reply, and return the
@@ -430,6 +430,7 @@ class ReactParser:
     # what was found
 
     def _emit_thought(self, text: str) -> None:
+        """Add a text to the thoughts, and to the deltas that are sent next."""
         if text:
             self.thoughts.append(text)
             self._pending_deltas.append(("thought", text))
@@ -675,6 +676,7 @@ class _IncrementalJsonParser:
         )
 
     def _append_to_string(self, text: str) -> str:
+        """Add text to the current string; return it if the user reads it."""
         self._string.append(text)
         return text if self._is_answer else ""
 

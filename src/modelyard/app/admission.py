@@ -46,6 +46,7 @@ _DEFAULT_ANSWER_TOKENS = 4096
 """
 # Costs are counted in billionths of the currency unit, as integers.
 _NANO = 1_000_000_000
+# Callers come and go: without a limit, the table would grow with each new one.
 _MAX_SUBJECTS = 16_384
 _DAY = 86_400
 _SUM_RETRY_SECONDS = 0.1

@@ -515,12 +515,11 @@ def _configured_resources(settings: Settings) -> dict[str, dict[str, Any]]:
     """Return the limits and routes of the settings as resources of the default tenant.
     Raises ConfigError."""
     # Both are validated by converting them.
-    limits = {
-        name: configured_limit(name, limit) for name, limit in settings.limits.items()
-    }
-    routes = {
-        name: configured_route(name, route) for name, route in settings.routes.items()
-    }
+    items = settings.limits.items()
+    limits = {name: configured_limit(name, limit) for name, limit in items}
+    routes: dict[str, Any] = {}
+    for name, route in settings.routes.items():
+        routes[name] = configured_route(name, route)
     return {"limit": limits, "route": routes}
 
 

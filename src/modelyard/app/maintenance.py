@@ -35,13 +35,17 @@ _REFRESH_SECONDS = 0.4
 """A revoked key must stop working in all processes within one second."""
 _HEARD_REFRESH_SECONDS = 10.0
 """The same while the database signals each change at once."""
+# How soon the open calls of a killed process are settled.
 _RECOVER_SECONDS = 5.0
 _PING_SECONDS = 2.0
 """How soon a load balancer learns that a Valkey is away although nobody calls."""
 _SUM_SECONDS = 60.0
+# SQLite has one writer: calls of users get the database between two chunks.
 _CHUNK_PAUSE_SECONDS = 0.02
+# What is tidied is kept for days, so an hour more does not matter.
 _TIDY_SECONDS = 3600.0
 _CHECK_SECONDS = 10.0
+# A schedule names minutes; a second is as exact as anybody expects.
 _TRIGGER_SECONDS = 1.0
 _MAIL_SECONDS = 1.0
 """Somebody waits for the mail, but a run waits for hours: a second more does not

@@ -326,14 +326,10 @@ class Modelyard:
 
 def _messages(prompt: Prompt, system: str | None) -> list[AnyPromptMessage]:
     """Return the prompt as messages, after the system prompt."""
-    head: list[AnyPromptMessage] = (
-        [SystemPromptMessage(content=system)] if system else []
-    )
-    return (
-        [*head, UserPromptMessage(content=prompt)]
-        if isinstance(prompt, str)
-        else [*head, *prompt]
-    )
+    head = [SystemPromptMessage(content=system)] if system else []
+    if isinstance(prompt, str):
+        return [*head, UserPromptMessage(content=prompt)]
+    return [*head, *prompt]
 
 
 def _texts(texts: str | Sequence[str]) -> list[str]:

@@ -25,6 +25,8 @@ logger = logging.getLogger("modelyard.tools")
 
 _TOOLS_PER_BATCH = 100
 """Tools after which the event loop runs other tasks: a large API has thousands."""
+# A description is one answer to an MCP client; a longer list would fill the
+# context of its model.
 _MAX_DOCUMENTS = 1000
 _DATASET_ADDRESS = "modelyard://datasets/"
 
@@ -67,14 +69,11 @@ class NamedTools:
 
         async def read(uri: str) -> str | None:
             """Return the content of a resource; None if there is none with this URI."""
-            dataset = next(
-                (dataset for dataset in datasets if uri.endswith(dataset.id)), None
-            )
-            return (
-                await self._describe_dataset(tenant, dataset)
-                if dataset is not None
-                else None
-            )
+            # Only the tenant's own datasets are searched.
+            for dataset in datasets:
+                if uri.endswith(dataset.id):
+                    return await self._describe_dataset(tenant, dataset)
+            return None
 
         return ServerCatalog(
             tools=_with_unique_names(tools), resources=resources, read=read

@@ -190,13 +190,10 @@ def _host(
 
     def egress_proxy_for(tenant: str, token: str, hosts: Hosts) -> EgressProxy:
         """Return the way to the network for a tenant's plugins."""
-        # The same rules as for all other addresses of tenants.
+        egress = network.egress
+        # Read at each connection: the rules may change while a plugin runs.
         return EgressProxy(
-            lambda: network.egress.rules,
-            addresses.server,
-            token,
-            tenant,
-            hosts=hosts,
+            lambda: egress.rules, addresses.server, token, tenant, hosts=hosts
         )
 
     host = PluginHost(
@@ -280,17 +277,20 @@ def _key(home: Path) -> str:
     return key
 
 
+_TIKTOKEN_VARIABLE = "TIKTOKEN_CACHE_DIR"
+"""The variable in which the tiktoken package looks for its vocabularies."""
+
+
 def _vocabularies(folder: Path, plugin_settings: PluginSettings) -> dict[str, str]:
     """Return the variable that names the folder with tiktoken's vocabularies; empty if
     the server's own variable applies, or there is none."""
     # The settings come first, then the server's variable, then the usual folder.
-    chosen = plugin_settings.tiktoken_cache
-    # Resolved, because plugins see the folder under the name to which links lead.
-    path = Path(chosen).expanduser() if chosen else folder / "tiktoken"
-    is_default = not chosen and "TIKTOKEN_CACHE_DIR" in os.environ
-    if is_default or not path.is_dir():
+    configured = plugin_settings.tiktoken_cache
+    if not configured and _TIKTOKEN_VARIABLE in os.environ:
         return {}
-    return {"TIKTOKEN_CACHE_DIR": str(path.resolve())}
+    # Resolved, because plugins see the folder under the name to which links lead.
+    path = Path(configured).expanduser() if configured else folder / "tiktoken"
+    return {_TIKTOKEN_VARIABLE: str(path.resolve())} if path.is_dir() else {}
 
 
 def _options(plugin_settings: PluginSettings) -> ProcessOptions:

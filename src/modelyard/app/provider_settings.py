@@ -356,12 +356,18 @@ def _plugin_credentials(
 ) -> list[ConfiguredCredential]:
     """Return the credentials of a plugin's provider. Raises ConfigError for a quota,
     which would offer it to tenants that do not have the plugin."""
+    # With a quota, it would be offered to tenants without the plugin.
     if any(credential.quota for credential in credentials):
-        raise ConfigError(
-            f"Credentials of provider {name!r} cannot have a 'quota', because it is"
-            " that of a plugin; give each tenant a credential of its own"
-        )
+        raise _plugin_quota_error(name)
     return [_configured_credential(name, credential) for credential in credentials]
+
+
+def _plugin_quota_error(name: str) -> ConfigError:
+    """Return the error for a quota of a provider that is a plugin's."""
+    return ConfigError(
+        f"Credentials of provider {name!r} cannot have a 'quota', because it is"
+        " that of a plugin; give each tenant a credential of its own"
+    )
 
 
 def _environment_credentials(

@@ -8,6 +8,7 @@ from modelyard.runtime.limits import settled_amounts
 from modelyard.storage.counters import NO_USAGE, Counters
 from modelyard.storage.database import StorageUnavailableError
 
+# Calls of other processes wait for this, also if the database does not answer.
 _SETTLE_TIMEOUT_SECONDS = 60.0
 
 

@@ -38,6 +38,7 @@ logger = logging.getLogger("modelyard.app")
 MASTER_KEY = "master.key"
 """Name of the master key file in the home folder. It is used if the settings hold no
 key."""
+# Valkey speaks the protocol of Redis, and many URLs still name that.
 _VALKEY_SCHEMES = ("valkey://", "valkeys://", "redis://", "rediss://")
 _MAX_CATALOG_BYTES = 256 << 20
 """Maximum size of the cached tool catalogs of remote tool servers, in bytes."""

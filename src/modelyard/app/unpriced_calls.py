@@ -9,6 +9,7 @@ from modelyard.models.types import ModelType
 
 SOURCE = "stated for unpriced calls"
 """The price source in the ledger of a call that is counted at the stated price."""
+# Other types are priced by characters, seconds or calls.
 _PER_TOKEN = frozenset((ModelType.LLM, ModelType.TEXT_EMBEDDING, ModelType.RERANK))
 
 

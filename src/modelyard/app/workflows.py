@@ -410,11 +410,8 @@ def _app_finder(apps: Apps) -> FindApp:
         published = _published(apps, run)
         # A removed app's runs can still finish: the content is read by its digest, only
         # the mapping is lost.
-        return await apps.load_version(
-            run.tenant,
-            run.digest,
-            published.stored.mapping if published else None,
-        )
+        mapping = published.stored.mapping if published else None
+        return await apps.load_version(run.tenant, run.digest, mapping)
 
     return find
 

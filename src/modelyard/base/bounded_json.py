@@ -15,7 +15,9 @@ import msgspec
 
 from modelyard.base.json_types import JsonValue
 
+# Deeper JSON would exhaust the stack of code that walks it recursively.
 MAX_DEPTH = 200
+# A small body can hold many values, each of which costs far more as an object.
 MAX_VALUES = 300_000
 MAX_CONTAINERS = 50_000
 """Maximum number of lists and objects in one body."""

@@ -56,11 +56,8 @@ class CallHeaders(msgspec.Struct, frozen=True, kw_only=True):
 
     def changing_answers(self) -> "CallHeaders":
         """Return only what changes the answer, for the key of a cached one."""
-        values = {
-            name: value
-            for name, value in self.values.items()
-            if name in _ANSWER_CHANGING
-        }
+        items = self.values.items()
+        values = {name: value for name, value in items if name in _ANSWER_CHANGING}
         if not values:
             return NO_HEADERS
         return CallHeaders(vendor=self.vendor, values=values)

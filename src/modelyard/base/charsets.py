@@ -78,6 +78,7 @@ _CODECS = {
 """Python codec → the labels that select it. All of these codecs decode in linear time.
 """
 LABELS = {label: codec for codec, labels in _CODECS.items() for label in labels.split()}
+# Quotes are optional, and some servers write blanks around the equals sign.
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([^\"';,\s]{1,40})", re.IGNORECASE)
 # Byte order marks, checked before the declared label.
 _BYTE_ORDER_MARKS = (

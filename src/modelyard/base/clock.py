@@ -49,6 +49,8 @@ class SteadyTime:
         """Boot time at which a jump was first seen, and the offset after it."""
 
     def __call__(self) -> float:
+        """Return the wall clock's time, without jumps that are undone within
+        seconds."""
         boot_seconds = self._since_start()
         # The offset between wall clock and boot clock is constant unless the wall clock
         # is set.

@@ -20,6 +20,7 @@ async def bounded_map(
     free = asyncio.Semaphore(limit)
 
     async def call(item: Item) -> Result:
+        """Call the function when one of the places is free."""
         # Tasks are cheap; only the calls themselves are limited.
         async with free:
             return await function(item)

@@ -8,7 +8,10 @@ from email.message import Message
 from modelyard.base.charsets import codec_of
 
 _MAX_HEADER_LENGTH = 8192
+# File systems allow 255 bytes, of which a suffix needs some.
 _MAX_NAME_LENGTH = 200
+# Also line separators, and the marks that turn the writing direction: with them,
+# `exe.txt` can be shown for a program.
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]")
 
 

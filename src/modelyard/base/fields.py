@@ -265,6 +265,7 @@ def nested_count(body: Any, *path: str) -> int:
     return count(value) or 0
 
 
+# The name comes from a response, and becomes part of records.
 _MAX_TIER_NAME = 40
 
 

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 from modelyard.base import cpu_work
 
+# Repairing backtracks; its time may grow faster than the text.
 MAX_CHARACTERS = 64 << 10
 MAX_CHARACTERS_ON_LOOP = 4 << 10
 _UNTIMED_READS = 20_000
@@ -107,9 +108,12 @@ class _CountingString(str):
     budget: _Budget
 
     def _spend(self, read_count: int) -> None:
+        """Count characters that were read, so that a long text cannot block the
+        thread."""
         self.budget.spend(read_count)
 
     def __getitem__(self, key: SupportsIndex | slice) -> str:
+        """Return characters like `str`, and count them."""
         characters = str.__getitem__(self, key)
         # A slice is copied by compiled code, so it is cheaper per character than a
         # single read.

@@ -14,6 +14,8 @@ class _LazyModule:
         self.__dict__.update(_name=name, _extra=extra)
 
     def __getattr__(self, attribute: str) -> Any:
+        """Import the module at the first access. Raises ConfigError without the
+        package."""
         try:
             module = import_module(self._name)
         except ImportError as missing:

@@ -26,6 +26,7 @@ message."""
 
 Bound = Annotated[float, msgspec.Meta(ge=-1e20, le=1e20)]
 """Bound of a model parameter. Seeds are very large, penalties are negative."""
+# Beyond it, times and prices calculated from a number would overflow.
 _MAX_UNTYPED = 1e20
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -111,10 +112,12 @@ def _children(
 
 
 def _shortened(value: float | Decimal) -> str:
+    """Return a number for an error message."""
     return f"{value:g}" if isinstance(value, float) else f"{str(value)[:20]}"
 
 
 def _is_bounded(hint: Any) -> bool:
+    """Return whether a type, or one that it is composed of, has bounds."""
     return get_origin(hint) is Annotated or any(
         _is_bounded(part) for part in get_args(hint)
     )

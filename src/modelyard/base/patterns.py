@@ -12,6 +12,7 @@ from typing import Any, cast
 from modelyard.base.errors import ModelyardError
 
 MAX_CHARACTERS = 4096
+# RE2 compiles a short pattern with counted repetitions to a large program.
 _MAX_MEMORY_BYTES = 1 << 20
 _MAX_PROGRAM_SIZE = 20_000
 

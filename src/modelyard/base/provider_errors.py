@@ -38,6 +38,7 @@ MAX_MESSAGE = 1000
 _NO_DETAILS = "The provider returned an error without details"
 # Vendors use different names for the message.
 _MESSAGE_FIELDS = ("message", "detail", "msg", "err_msg", "Message")
+# A larger number in a message is an id or a time, and no count of tokens.
 _MAX_TOKENS = 1 << 40
 
 
@@ -132,6 +133,7 @@ def _answer_of(fields: Mapping[str, Any], status: int | None) -> ErrorAnswer:
 # What Google's clients read to tell a limit per minute from one per day. Other details
 # may name the account.
 _LIMIT_DETAILS = ("google.rpc.RetryInfo", "google.rpc.QuotaFailure")
+# The details are passed on to the client; a server could send any amount.
 _MAX_DETAILS_BYTES = 8192
 
 
@@ -305,6 +307,7 @@ def _status_in(fields: Mapping[str, Any]) -> int | None:
 
 
 def _text(value: Any) -> str | None:
+    """Return the value if it is a text with content, otherwise None."""
     return value if isinstance(value, str) and value else None
 
 

@@ -42,6 +42,7 @@ def malformed_response(error: Exception) -> InvokeServerUnavailableError:
 
 
 def _malformed_request(error: Exception) -> InvokeBadRequestError:
+    """Return the error for a request that a parser could not read."""
     return InvokeBadRequestError(
         f"A value in the request has an invalid type: {str(error)[:200]}"
     )

@@ -21,6 +21,7 @@ from modelyard.base.json_types import JsonValue
 from modelyard.base.patterns import PatternError, compile_pattern
 
 MAX_SCHEMA_BYTES = 256 << 10
+# Schemas are walked recursively; Python's stack has 1,000 frames.
 MAX_SCHEMA_DEPTH = 100
 MAX_VALUE_DEPTH = 200
 _MAX_WORK = 4_000_000
@@ -32,6 +33,7 @@ MAX_PAIRS_IN_THREAD = 1_000_000
 _SMALL_COUNT = 2_000
 """Up to this many pairs, estimating is faster than starting a thread."""
 _PATTERN_BYTES = 256 << 10
+# Each one is compiled before any value is checked.
 _MAX_PATTERNS = 200
 _MAX_PATTERN_STEPS = 10_000
 _UNKNOWN_STEPS = 2_000
@@ -291,10 +293,12 @@ _KEYWORDS_BY_NAME = (
 
 
 def _as_list(value: JsonValue) -> Sequence[JsonValue]:
+    """Return a keyword's value as a list: `type` may be one name or several."""
     return value if isinstance(value, list) else (value,)
 
 
 def _subschemas(node: Mapping[str, Any], keyword: str) -> Mapping[str, Any]:
+    """Return the schemas by name of a keyword; empty if it is malformed."""
     subschemas: JsonValue = node.get(keyword)
     return subschemas if isinstance(subschemas, dict) else {}
 
@@ -395,6 +399,7 @@ def _remove_pattern(node: dict[str, Any], pattern: str) -> None:
 
 
 def _problem_of(pattern: str, *, is_linear: bool) -> str | None:
+    """Return why a pattern cannot be used; None if it can."""
     if _can_be_read(pattern, _linear) or (not is_linear and _backtracks(pattern)):
         return None
     return _pattern_error(pattern)
@@ -634,6 +639,7 @@ class _WorkEstimate:
         return total
 
     def _target(self, reference: str) -> Any:
+        """Return what a `$ref` points to, and remember it. Raises SchemaError."""
         target = _resolve_reference(self._root, reference)
         self._referenced.append(target)
         return target
@@ -667,6 +673,7 @@ def _resolve_reference(root: JsonValue, reference: str) -> JsonValue:
 
 
 def _is_index(text: str) -> bool:
+    """Return whether a step of a JSON pointer is the index of an array."""
     return text.isascii() and text.isdigit() and len(text) < 7
 
 
@@ -680,4 +687,5 @@ def _named_schema(root: Any, name: str, reference: str) -> dict[str, Any]:
 
 
 def _unresolved(reference: str) -> SchemaError:
+    """Return the error for a `$ref` that points to nothing."""
     return SchemaError(f"Unresolved $ref {reference[:100]!r}")

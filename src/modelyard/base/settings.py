@@ -19,7 +19,9 @@ from modelyard.base.number_bounds import FiniteLoader, Priority, Weight, check_n
 from modelyard.base.yaml_lines import line_of_mistake, yaml_lines
 
 _ENV_PREFIX = "MODELYARD_"
+# A path would be ignored by browsers, which compare origins alone.
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?")
+# As in shells: `${NAME}`, or `${NAME:-default}`.
 _REFERENCE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -229,6 +231,7 @@ class UnpricedSettings(
             )
 
 
+# A higher price is a mistake in its unit: prices are per million tokens.
 _MAX_STATED_PRICE = 1e6
 
 
@@ -813,6 +816,7 @@ def _try_convert(
 
 
 def _is_provider_list(key: str, raw: Any) -> bool:
+    """Return whether a field has providers, at least one."""
     return key == "providers" and is_array(raw) and bool(raw)
 
 
@@ -888,6 +892,7 @@ def _apply_variable(values: dict[str, Any], key: str, text: str) -> None:
 
 
 def _is_section(field_type: Any) -> bool:
+    """Return whether a field has fields of its own."""
     return isinstance(field_type, type) and issubclass(field_type, msgspec.Struct)
 
 

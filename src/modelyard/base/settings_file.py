@@ -92,6 +92,7 @@ def _scalars(text: str) -> Iterator[tuple[int, int, str, str]]:
         node = _yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"The settings are not YAML: {error}") from error
+    # A stack instead of recursion, whose depth the file would choose.
     pending: list[tuple[str, Any]] = [("", node)]
     while pending:
         path, current_node = pending.pop()

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 _yaml: Any = yaml  # its `compose` has no types
+# msgspec states the name of the field only within its message.
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]+)`")
 
 

@@ -28,6 +28,7 @@ from modelyard.cli.agent_launches import (
 )
 from modelyard.cli.output import print_note, settings_of
 
+# The first start applies all migrations, and may import large packages.
 _START_SECONDS = 60.0
 
 
@@ -192,16 +193,17 @@ def _get(origin: str, path: str, key: str = "") -> tuple[int, bytes] | None:
         return None
 
 
+_KEY_HELP = (
+    f"pass --key or set {KEY_VARIABLE} (`modelyard keys create NAME` creates one)"
+)
+
+
 def _check_key(origin: str, key: str) -> None:
     """Raise ConfigError if the server does not accept the key."""
     if _status(origin, "/v1/models", key) not in (401, 403):
         return
-    if key:
-        raise ConfigError(f"The server at {origin} does not accept the key")
-    raise ConfigError(
-        f"The server at {origin} requires an API key; pass --key or set"
-        f" {KEY_VARIABLE} (`modelyard keys create NAME` creates one)"
-    )
+    problem = "does not accept the key" if key else f"requires an API key; {_KEY_HELP}"
+    raise ConfigError(f"The server at {origin} {problem}")
 
 
 @contextmanager
@@ -244,9 +246,8 @@ def _await_start(server: "subprocess.Popen[bytes]", origin: str) -> None:
     while _status(origin, "/health") is None:
         # With invalid settings it ends at once, and need not be waited for.
         if server.poll() is not None or time.monotonic() > deadline:
-            raise ConfigError(
-                "The server did not start; `modelyard serve` shows the reason"
-            )
+            problem = "The server did not start; `modelyard serve` shows the reason"
+            raise ConfigError(problem)
         time.sleep(0.1)
 
 

@@ -175,9 +175,8 @@ def _schema(path: Path | None) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except msgspec.MsgspecError as error:
-        raise ConfigError(
-            f"File {str(path)!r} is not a JSON schema (a JSON object): {error}"
-        ) from error
+        problem = f"is not a JSON schema (a JSON object): {error}"
+        raise ConfigError(f"File {str(path)!r} {problem}") from error
 
 
 async def _print_events(
@@ -705,13 +704,14 @@ def _read_secret(from_prompt: bool, variable: str) -> str:
     """Return the key from the environment or a hidden prompt; empty if neither was
     requested."""
     # Keys are not accepted as arguments: those are visible in the process list.
-    if variable:
-        if not (value := os.environ.get(variable, "")):
-            raise click.UsageError(
-                f"--key-env: environment variable {variable!r} is not set"
-            )
-        return value
-    return str(click.prompt("Key", hide_input=True)) if from_prompt else ""
+    if not variable:
+        return str(click.prompt("Key", hide_input=True)) if from_prompt else ""
+    value = os.environ.get(variable, "")
+    if not value:
+        raise click.UsageError(
+            f"--key-env: environment variable {variable!r} is not set"
+        )
+    return value
 
 
 def _read_file(path: str) -> bytes:
@@ -748,6 +748,7 @@ def serve_mcp(ctx: click.Context, names: str, tenant: str) -> None:
         from modelyard.tools.entities import ToolContext
         from modelyard.tools.mcp.server import McpServer, serve_lines
 
+        # Standard output belongs to the protocol: anything else in it would break it.
         reader = await _stdin_reader()
         lock = asyncio.Lock()
 

@@ -92,13 +92,12 @@ def chat(ctx: click.Context, prompt: tuple[str, ...], **options: Any) -> None:
 async def _once(yard: Modelyard, text: str, options: dict[str, Any]) -> None:
     """Send one message and print the answer."""
     messages = [*_system(options["system"]), _question(text, options["image"])]
-    if options["as_json"]:
-        result = await yard.chat(
-            messages, model=options["model"], **_parameters(options)
-        )
-        print_json(_document(result))
-    else:
+    if not options["as_json"]:
         await _answer(yard, messages, options)
+        return
+    parameters = _parameters(options)
+    result = await yard.chat(messages, model=options["model"], **parameters)
+    print_json(_document(result))
 
 
 async def _converse(yard: Modelyard, options: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ _LEAVE_SECONDS = 5.0
 _YOUNG_SECONDS = 1.0
 # Upper bound for the file limit that is requested; more is never needed by one process.
 _MAX_FILES = 65_536
+# Even with a low limit, the database and calls to providers need files.
 _MIN_RESERVE = 64
 
 
@@ -84,10 +85,9 @@ def capacity_for(settings: ConnectionSettings, files: int) -> ConnectionCapacity
     # processes, upstream connections.
     reserve = settings.reserved_files or max(_MIN_RESERVE, files // 4)
     max_connections = settings.most or max(1, files - reserve)
-    return ConnectionCapacity(
-        most=max_connections,
-        idle_per_address=settings.idle_per_address or max(1, max_connections // 4),
-    )
+    # A quarter: one address that opens connections without using them leaves the rest.
+    idle_per_address = settings.idle_per_address or max(1, max_connections // 4)
+    return ConnectionCapacity(most=max_connections, idle_per_address=idle_per_address)
 
 
 def raise_file_limit() -> int:
@@ -213,9 +213,13 @@ class ConnectionLimiter:
         self._forget(connection)
         self._leaving.pop(connection, None)
         self._unread.pop(connection, None)
-        origin = connection.origin
-        origin.connections -= 1
         self.count -= 1
+        self._remove_from_origin(connection.origin)
+
+    def _remove_from_origin(self, origin: ClientNetwork) -> None:
+        """Subtract a connection from its address."""
+        origin.connections -= 1
+        # Addresses without connections are deleted, or the table would grow forever.
         if not origin.connections:
             self._origins.pop(origin.name, None)
 

@@ -400,6 +400,7 @@ def _plugins(settings: Settings) -> Finding:
         confined = probe_confinement()
     except (PluginError, OSError) as error:
         return Finding(label, ok=False, detail=str(error), needed=False)
+    # Without Landlock nothing would keep a plugin from the server's files.
     if confined.level == "none":
         remedy = (
             "use Linux with Landlock (kernel 5.13 or newer); plugins do not start"
@@ -412,6 +413,7 @@ def _plugins(settings: Settings) -> Finding:
             remedy=remedy,
             needed=False,
         )
+    # Namespaces need rights that containers often lack, so they are not required.
     remedy = (
         ""
         if confined.namespaces

@@ -20,6 +20,8 @@ HEAD, BODY, WHOLE, OVER = range(4)
 """HEAD: a head or the remainder of one. BODY: the remainder of a body. WHOLE: nothing,
 a request is complete. OVER: input is no longer parsed."""
 
+# A client that still sends does not read; closing at once would make the kernel discard
+# the reply together with what was not read (RFC 9112, 9.6).
 _MAX_DROPPED = 1 << 23
 _DROP_SECONDS = 0.02
 """Limits for input after the last response: bytes that are read at most, and seconds
@@ -152,11 +154,12 @@ class Lingering:
 
 def _head_of(reply: Reply) -> bytes:
     """Return the status line and headers of a reply that closes the connection."""
+    added_headers = (reply.headers or {}).items()
     lines = [
         f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",
         f"content-type: {reply.content_type.decode('latin-1')}",
         f"content-length: {len(reply.body)}",
         "connection: close",
-        *(f"{name}: {value}" for name, value in (reply.headers or {}).items()),
     ]
+    lines += (f"{name}: {value}" for name, value in added_headers)
     return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"

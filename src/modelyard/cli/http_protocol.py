@@ -449,9 +449,8 @@ class GuardedProtocol(DirectAnswering, HttpToolsProtocol):
             self.abort()
             return
         seconds = self.door.settings.head_seconds
-        self.ending.refuse(
-            RequestTimeoutError(f"Request head incomplete after {seconds:g} seconds")
-        )
+        problem = f"Request head incomplete after {seconds:g} seconds"
+        self.ending.refuse(RequestTimeoutError(problem))
 
     def is_body_slow(self, current_time: float) -> bool:
         """Tell whether the body arrives too slowly. Time during which the server does

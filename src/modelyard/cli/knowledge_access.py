@@ -164,9 +164,7 @@ def _described(access_list: "AccessList | None") -> str:
     """Return an access list as a text for a table."""
     if access_list is None:
         return "default"
-    names = [
-        *(["everyone"] if access_list.everyone else []),
-        *access_list.users,
-        *(f"group {group}" for group in access_list.groups),
-    ]
+    names = ["everyone"] if access_list.everyone else []
+    names += access_list.users
+    names += (f"group {group}" for group in access_list.groups)
     return ", ".join(names) or "nobody"

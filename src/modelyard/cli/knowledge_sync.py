@@ -138,6 +138,7 @@ def _open_bucket(
     """Return a bucket. Raises ConfigError if the keys are missing."""
     from modelyard.knowledge.connectors.s3 import S3Credentials, S3Source
 
+    # The variables of AWS's own tools, so that existing set-ups work.
     access_key = os.environ.get("AWS_ACCESS_KEY_ID", "")
     secret_key = os.environ.get("AWS_SECRET_ACCESS_KEY", "")
     if not access_key or not secret_key:
@@ -157,6 +158,7 @@ def _open_bucket(
         ),
         get_time=yard.services.clock.time,
         endpoint=endpoint,
+        # Only an operator can run this command, so the address may be a private one.
         is_operators=bool(endpoint),
         rules=rules,
     )

@@ -1,7 +1,7 @@
 """`modelyard models`: list models; pull, verify, remove, describe and benchmark local
 ones."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +165,7 @@ def pull(
         else:
             print_note(f"{', '.join(model_names)}: already downloaded")
         return
+    # Bars would be mixed with the output that a program reads.
     if as_json or quiet:
         notes = store.pull(model_names)
     else:
@@ -194,6 +195,7 @@ def _size(count: int) -> str:
 def progress_bars() -> Generator[Progress]:
     """Yield a progress callback: a bar per file at a terminal, otherwise one line per
     finished file, as for build logs."""
+    # Imported late: rich is slow to import, and other commands have no bars.
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -212,6 +214,7 @@ def progress_bars() -> Generator[Progress]:
             reported_files.add(file)
             console.print(f"{file}  {_size(total)}", highlight=False)
 
+    # In a log, every movement of a bar would become a line of its own.
     if not console.is_terminal:
         yield report
         return
@@ -239,11 +242,14 @@ def _local(ctx: click.Context, names: tuple[str, ...]) -> tuple[WeightStore, lis
     store = weight_store(settings_of(ctx))
     if names:
         return store, manifest().resolve_names(names)
-    return store, [
-        name
-        for name, model in manifest().models.items()
-        if model.files and store.is_present(name)
-    ]
+    return store, list(_present_models(store))
+
+
+def _present_models(store: WeightStore) -> Iterator[str]:
+    """Yield the names of the models whose files are all in the store."""
+    for name, model in manifest().models.items():
+        if model.files and store.is_present(name):
+            yield name
 
 
 _STATE_LABELS = {"whole": "ok", "missing": "missing", "wrong hash": "wrong hash"}

@@ -56,6 +56,7 @@ def show(model: str, as_json: bool) -> None:
     offers = [
         (provider, entity)
         for provider, entity in _models()
+        # Several providers offer the same model, so that its provider may be left out.
         if model in (entity.model, f"{provider}/{entity.model}")
     ]
     if not offers:

@@ -77,13 +77,12 @@ def _provider_as_dict(status: "ProviderStatus") -> dict[str, Any]:
 
 def _provider_row(provider: dict[str, Any]) -> tuple[Any, ...]:
     """Return a provider as a row of the table, with the command that makes it ready."""
+    command = f"modelyard providers add {provider['provider']}"
     return (
         provider["provider"],
         ", ".join(provider["types"]),
         ", ".join(provider["credentials"]) or "-",
-        success_text("yes")
-        if provider["ready"]
-        else failure_text(f"modelyard providers add {provider['provider']}"),
+        success_text("yes") if provider["ready"] else failure_text(command),
     )
 
 

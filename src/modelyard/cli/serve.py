@@ -446,6 +446,7 @@ def _welcome(yard: Modelyard, host: str, port: int) -> str:
     if is_built():
         lines += [f"  Console: {origin}/console", ""]
     lines += [f"  {alias:<24}{name}" for alias, name in aliases]
+    # Newcomers start without a key of any provider; local models need none.
     if not any(name.startswith("local/") for _, name in aliases):
         lines.append(
             "  No local models yet: `modelyard models pull small` downloads all six"

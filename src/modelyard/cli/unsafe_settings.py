@@ -48,6 +48,7 @@ class UnsafeSetting(msgspec.Struct, frozen=True):
 
 # Shorter keys, or keys with fewer distinct characters, can be guessed.
 _MIN_KEY_LENGTH = 24
+# Fewer are typical of a word repeated, or of a placeholder.
 _MIN_DISTINCT_CHARACTERS = 8
 # Substrings of example values that people forget to replace.
 _GUESSABLE = re.compile(
@@ -67,6 +68,7 @@ _CONNECTION_LIMITS = (
 )
 _USELESS_FACTOR = 100
 """A limit of at least this multiple of its default does not limit anything."""
+# The other modes of libpq fall back to plain text silently.
 _ENCRYPTED_MODES = ("require", "verify-ca", "verify-full")
 
 

@@ -225,11 +225,8 @@ async def _file(yard: "Modelyard", path: Path) -> File:
     data = await asyncio.to_thread(read_file, path)
     file = await yard.services.workflows.files("default").save(path.name, data)
     # The app must treat it as an upload, and the type decides which nodes accept it.
-    return msgspec.structs.replace(
-        file,
-        transfer_method="local_file",
-        type=file_kind(file.extension, file.mime_type),
-    )
+    file_type = file_kind(file.extension, file.mime_type)
+    return msgspec.structs.replace(file, transfer_method="local_file", type=file_type)
 
 
 class _RunPrinter:

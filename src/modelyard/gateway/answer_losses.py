@@ -24,6 +24,7 @@ from modelyard.wire.openai_responses import ECHOED_FIELDS
 
 DROPPED = "x-modelyard-dropped"
 """Header that lists what was left out."""
+# Names come from a vendor's response and go into a header.
 _MAX_NAME_CHARS = 64
 # The caller's format -> what its answers can hold.
 _HOLDS: Mapping[str, frozenset[str]] = {
@@ -302,6 +303,8 @@ class AnswerLosses:
         match part:
             case TextPromptMessageContent():
                 if self.format == "anthropic":
+                    # Anthropic's citations have positions, which count within their own
+                    # block.
                     length = self._lengths.get(part.index, 0) + len(part.data)
                     self._lengths[part.index] = length
                 if part.citations:
@@ -318,9 +321,7 @@ class AnswerLosses:
             self._add_fields(part.extra)
 
     def _add_thought(
-        self,
-        thought: ThinkingPromptMessageContent,
-        holds: frozenset[str],
+        self, thought: ThinkingPromptMessageContent, holds: frozenset[str]
     ) -> None:
         """Add a thought, or the proof of one."""
         if thought.data and "thinking" not in holds:
@@ -363,13 +364,17 @@ class AnswerLosses:
     def _add_fields(self, extra: Mapping[str, Any]) -> None:
         """Add the fields of other formats that nobody has read."""
         for wire_format, fields in extra.items():
-            if wire_format == self.format or not is_object(fields):
-                continue
-            read = _READ.get(wire_format, frozenset())
-            for name, value in fields.items():
-                # Vendors send empty fields for what an answer does not have.
-                if name not in read and value not in (None, "", [], {}):
-                    self._names[_in_header(name)] = None
+            # The client's own format passes its fields on as they are.
+            if wire_format != self.format and is_object(fields):
+                self._add_unread_fields(wire_format, fields)
+
+    def _add_unread_fields(self, wire_format: str, fields: Mapping[str, Any]) -> None:
+        """Add the fields of one other format that nobody has read."""
+        read_names = _READ.get(wire_format, frozenset())
+        for name, value in fields.items():
+            # Vendors send empty fields for what an answer does not have.
+            if name not in read_names and value not in (None, "", [], {}):
+                self._names[_in_header(name)] = None
 
 
 def _in_header(name: str) -> str:
@@ -382,13 +387,11 @@ def _in_header(name: str) -> str:
     return "".join(printable).replace(",", "_")
 
 
-def with_losses(
-    headers: Mapping[str, str],
-    names: Collection[str],
-) -> dict[str, str]:
+def with_losses(headers: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
     """Return response headers that also name what the answer has lost."""
     if not names:
         return dict(headers)
+    # The losses of the request are named before those of the answer.
     earlier = headers.get(DROPPED, "").split(", ")
     all_names = dict.fromkeys(name for name in (*earlier, *names) if name)
     return {**headers, DROPPED: ", ".join(all_names)}

@@ -47,6 +47,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 Scope = Mapping[str, Any]
 """A request in ASGI form: headers, method and client address."""
 
+# A caller is small, but keys can be created without end.
 _MAX_CACHED_CALLERS = 4096
 _OWNER_SECONDS = 0.5
 """Seconds for which "the server has no owner" is cached: another process may create the
@@ -278,14 +279,16 @@ class Authenticator:
     def _known_owner(self, scope: Scope) -> Caller | None:
         """Return the owner if the server is open, as of a recent check. Raises
         OriginError for a request from elsewhere."""
-        is_recent = (
-            self.accounts is None
-            or self._clock.monotonic() - self._owned_at <= _OWNER_SECONDS
-        )
-        if not is_recent or not self.is_open:
+        if not self.is_open or not self._was_checked_recently():
             return None
         check_origin(scope)
         return _OWNER
+
+    def _was_checked_recently(self) -> bool:
+        """Return whether it need not be checked now if the server has an owner."""
+        if self.accounts is None:
+            return True
+        return self._clock.monotonic() - self._owned_at <= _OWNER_SECONDS
 
     def _act_for(self, caller: Caller, tenant: str) -> Caller:
         """Return the caller acting as the owner of another tenant.
@@ -400,6 +403,7 @@ class Authenticator:
 _OWNER = Caller(tenant=DEFAULT_TENANT, speaks_for_users=True)
 SESSION_COOKIE = "modelyard-session"
 DEVICE_COOKIE = "modelyard-device"
+# Browsers keep no cookie longer than about a year (400 days).
 _DEVICE_SECONDS = 365 * 86_400
 
 
@@ -518,10 +522,8 @@ def _single_header(headers: Headers, header_name: bytes) -> str | None:
     """
     values = [value for name, value in headers if name == header_name]
     if len(values) > 1:
-        raise OriginError(
-            f"The header {header_name.decode()!r} was sent {len(values)} times; send it"
-            " once"
-        )
+        problem = f"was sent {len(values)} times; send it once"
+        raise OriginError(f"The header {header_name.decode()!r} {problem}")
     # Blanks around a value are not part of it (RFC 9110, 5.5).
     return values[0].strip(b" \t").decode("latin-1") if values else None
 

@@ -52,6 +52,7 @@ class ChatRoute:
         return partial(self.make, estimate_input=partial(rough_tokens, request))
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
+        """Answer a chat request in its own format, as a stream if it asks for one."""
         body = await request.json()
         # Parse the body before looking the model up, so that format errors are reported
         # first.

@@ -20,6 +20,7 @@ from modelyard.tenancy.caller import Caller
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 
+# Keys that nobody has are unlimited in number.
 _MAX_STORED = 4096
 _CYCLES = 200
 """Cycles of the controller for which an answer is used, about a second: after that the

@@ -32,6 +32,7 @@ def body_of(
     match shape:
         case "anthropic":
             document = anthropic.dump_error(status, text, request_id)
+            # The vendor's own type says more than one that is chosen by the status.
             if answer is not None and answer.type:
                 document["error"]["type"] = answer.type
             return document
@@ -80,9 +81,13 @@ def _limit_details(error: ModelyardError) -> list[JSON]:
     wait = getattr(error, "retry_after", None)
     has_wait = any(detail.get("@type") == _RETRY_INFO for detail in details)
     if wait is not None and not has_wait:
-        seconds = f"{wait:.3f}".rstrip("0").rstrip(".")
-        details.append({"@type": _RETRY_INFO, "retryDelay": f"{seconds}s"})
+        details.append({"@type": _RETRY_INFO, "retryDelay": _duration(wait)})
     return details
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the JSON form of a `google.protobuf.Duration`, as `1.5s`."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"

@@ -11,7 +11,9 @@ from modelyard.base.errors import InvokeBadRequestError
 
 # Limits against forms that cost more to parse than they contain.
 _MAX_PARTS = 64
+# Fields other than the file are held in memory as a whole.
 _MAX_FIELD = 1 << 20
+# RFC 2046 allows 70 characters; some clients send more.
 _MAX_BOUNDARY = 200
 
 

@@ -14,7 +14,10 @@ from modelyard.base.fields import content_length
 _LENGTH_LINES = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
 """How clients write the header with the length of the body."""
 _VALUE = len(_LENGTH_LINES[0])
+# A longer content length is that of a large body, for which the parser's time
+# does not matter.
 _MAX_DIGITS = 5
+# Clients choose their headers: each combination would be stored.
 _MAX_HEADS = 4096
 
 MeaningT = TypeVar("MeaningT")

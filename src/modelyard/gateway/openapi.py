@@ -260,22 +260,17 @@ class _SchemaRegistry:
         """Return the named schemas of all types that were used."""
         _, schemas = msgspec.json.schema_components(self._used, ref_template=_REFERENCE)
         lacking = _structs_omitting_defaults(self._used)
-        return {
-            self._name(name): self._rename_references(
-                self._with_all_required(name, schema, lacking)
-            )
-            for name, schema in schemas.items()
-        }
+        components: JSON = {}
+        for name, schema in schemas.items():
+            complete = self._with_all_required(name, schema, lacking)
+            components[self._name(name)] = self._rename_references(complete)
+        return components
 
     def _with_all_required(self, name: str, schema: JSON, lacking: set[str]) -> JSON:
         """Return a response's schema with all fields required; if its struct omits
         defaults, unchanged."""
-        if (
-            not self._is_answer
-            or schema.get("type") != "object"
-            or "properties" not in schema
-            or name in lacking
-        ):
+        has_members = schema.get("type") == "object" and "properties" in schema
+        if not self._is_answer or not has_members or name in lacking:
             return schema
         return {**schema, "required": list(schema["properties"])}
 

@@ -108,6 +108,7 @@ class Gateway:
     ) -> DirectGateway:
         """Let the server's protocol class answer plain chat calls, and return what does
         that."""
+        # Only handlers that can read a request from its bytes take the direct path.
         rows = {
             (row.method, row.path): row
             for api in self.router.apis
@@ -134,6 +135,7 @@ class Gateway:
         return self._gatekeeper.is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection's request, as ASGI specifies it."""
         if scope["type"] == "lifespan":
             await self._handle_lifespan(receive, send)
         elif scope["type"] == "http":

@@ -38,10 +38,7 @@ def with_named_reader(
     return caller.speaking_for(reader_of(named_user, filter(None, group_names)))
 
 
-def _lines(
-    headers: Sequence[tuple[bytes, bytes]],
-    name: bytes,
-) -> list[bytes]:
+def _lines(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     """Return the value of a header, at most one. Raises InvokeBadRequestError."""
     values = [value for header, value in headers if header == name]
     # Of two values, proxies and servers may read different ones.

@@ -16,6 +16,7 @@ _SHARED_PATHS = ("/v1/conversations", "/v1/files", "/v1/messages")
 """Paths of the apps' API below which OpenAI and Anthropic have endpoints as well."""
 MISSING_ENDPOINTS = frozenset((("POST", "/v1/responses/compact"),))
 """(method, path) of endpoints that a vendor has below a path with a parameter of ours."""
+# Their paths are also those of others, so a path does not tell the vendor.
 _SEVERAL_VENDORS = frozenset(("service", "knowledge"))
 # Headers that only one vendor's clients send.
 _BY_HEADER = {b"anthropic-version": "anthropic", b"x-goog-api-key": "google"}

@@ -38,6 +38,7 @@ class CallIndexes:
         return index
 
     def _index_without_number(self, fragment: ToolCall) -> int:
+        """Return the index of a fragment whose server numbers no calls."""
         # Some servers repeat the id in every fragment of a call.
         if fragment.id:
             return self._by_id.setdefault(fragment.id, self._unused())
@@ -48,6 +49,7 @@ class CallIndexes:
         return self._last
 
     def _unused(self) -> int:
+        """Return an index that no call has."""
         # Behind all numbers so far, so that it is not one that the server uses.
         return max(self._used, default=-1) + 1
 

@@ -103,6 +103,7 @@ def _value_problem(field: CredentialFormSchema, value: Any) -> str | None:
 
 
 def _converted(field: CredentialFormSchema, value: Any) -> Any:
+    """Return a field's value with the field's type."""
     return str(value).lower() in _TRUE if field.type is FormType.SWITCH else str(value)
 
 

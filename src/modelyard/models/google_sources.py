@@ -58,6 +58,7 @@ def _grounded(grounding: JSON, candidate: JSON, texts: Sequence[str]) -> list[Pl
         if index in sources
     ]
     last = len(texts) - 1
+    # A source without a segment is still one: it belongs to the whole answer.
     used = {index for index, _ in supported}
     unsupported = [index for index in sources if index not in used]
     return placed + [(last, sources[index]) for index in unsupported]
@@ -85,11 +86,7 @@ def _source(body: JSON) -> Citation | None:
     url, title = body.get("uri") or "", body.get("title") or ""
     if not url and not title:
         return None
-    return Citation(
-        url=url,
-        title=title,
-        quote=body.get("text") or "",
-    )
+    return Citation(url=url, title=title, quote=body.get("text") or "")
 
 
 def _bytes_before(candidate: JSON, segment: JSON) -> int:
@@ -100,9 +97,15 @@ def _bytes_before(candidate: JSON, segment: JSON) -> int:
     if not is_array(parts):
         return 0
     earlier = parts[: count(segment.get("partIndex")) or 0]
+    return sum(_text_bytes(part) for part in earlier if is_object(part))
+
+
+def _text_bytes(part: JSON) -> int:
+    """Return the size of a part's text in UTF-8, in which Google counts positions."""
     # A thought is a part, too, and none of the texts.
-    spoken = [part for part in earlier if is_object(part) and not part.get("thought")]
-    return sum(len((part.get("text") or "").encode()) for part in spoken)
+    if part.get("thought"):
+        return 0
+    return len((part.get("text") or "").encode())
 
 
 def _located(

@@ -511,6 +511,7 @@ class _ChoiceBuilder:
             self.open = None
 
     def _begin(self, part: PromptMessageContent) -> _PartBuilder:
+        """Start a part; the following fragments belong to it."""
         run = _PartBuilder(part)
         self.items.append(run)
         return run

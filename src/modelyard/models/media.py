@@ -105,11 +105,10 @@ def checked_image(data: str, where: str) -> str:
     checked_base64(data, where)
     # Only the first bytes are decoded. HEIF and AVIF have `ftyp` at offset 4.
     head = base64.b64decode(data[:32] + "=" * (-len(data[:32]) % 4))
-    if not head.lstrip().startswith(_IMAGE_STARTS) and head[4:8] != b"ftyp":
-        raise invalid_field(
-            where, data[:40], "the bytes of an image, as PNG, JPEG, GIF or WebP"
-        )
-    return data
+    if head.lstrip().startswith(_IMAGE_STARTS) or head[4:8] == b"ftyp":
+        return data
+    expected = "the bytes of an image, as PNG, JPEG, GIF or WebP"
+    raise invalid_field(where, data[:40], expected)
 
 
 def from_url(url: str, where: str, *, is_image: bool = False) -> dict[str, Any]:

@@ -218,11 +218,8 @@ class PromptMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="role")
         if not isinstance(self.content, list):
             return []
         # File types share a base class, so a single check is enough.
-        return [
-            part
-            for part in self.content
-            if isinstance(part, MultiModalPromptMessageContent)
-        ]
+        file_type = MultiModalPromptMessageContent
+        return [part for part in self.content if isinstance(part, file_type)]
 
 
 class SystemPromptMessage(PromptMessage, frozen=True, kw_only=True, tag="system"):

@@ -231,11 +231,8 @@ def _to_int(rule: ParameterRule, value: Any) -> int:
     Raises InvokeBadRequestError for anything else, also for a boolean.
     """
     # `bool` is a subclass of `int` and must not be accepted as a number.
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or value != int(value)
-    ):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or value != int(value):
         raise _invalid_parameter(rule, value, "a whole number")
     return int(value)
 
@@ -245,14 +242,14 @@ def _to_rounded_float(rule: ParameterRule, value: Any) -> float:
 
     Raises InvokeBadRequestError for NaN, a boolean and everything that is no number.
     """
+    # NaN is the only value that differs from itself.
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise _invalid_parameter(rule, value, "a number")
     if rule.precision is None:
         return float(value)
+    step = Decimal(1).scaleb(-rule.precision)
     # Via `str`, so that 0.7 does not become 0.69999….
-    return float(
-        Decimal(str(value)).quantize(Decimal(1).scaleb(-rule.precision), ROUND_HALF_UP)
-    )
+    return float(Decimal(str(value)).quantize(step, ROUND_HALF_UP))
 
 
 def _in_range(rule: ParameterRule, value: Any) -> Any:

@@ -134,11 +134,8 @@ class ProviderEntity(msgspec.Struct, frozen=True, kw_only=True):
 
     def find(self, model: str, model_type: ModelType) -> AIModelEntity | None:
         """Return the listed model of this name and type, or None."""
-        return next(
-            (
-                candidate
-                for candidate in self.models
-                if candidate.model == model and candidate.model_type is model_type
-            ),
-            None,
-        )
+        for candidate in self.models:
+            # The same name may be listed for several types of model.
+            if candidate.model == model and candidate.model_type is model_type:
+                return candidate
+        return None

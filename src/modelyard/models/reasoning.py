@@ -3,6 +3,8 @@ budget."""
 
 from collections.abc import Sequence
 
+# Google documents the budgets of low, medium and high for its OpenAI-compatible API;
+# the others continue the row.
 _BUDGETS = {
     "minimal": 512,
     "low": 1024,
@@ -61,11 +63,10 @@ def budget_of(
 def effort_of(budget: int) -> str | None:
     """Return the lowest effort level with at least this budget, `none` for 0, or None
     for a negative budget (the model chooses)."""
-    if budget < 0:
-        return None
-    if budget == 0:
-        return "none"
+    if budget <= 0:
+        return "none" if budget == 0 else None
     # The table is ordered by increasing budget.
-    return next(
-        (effort for effort, tokens in _BUDGETS.items() if tokens >= budget), "xhigh"
-    )
+    for effort, tokens in _BUDGETS.items():
+        if tokens >= budget:
+            return effort
+    return "xhigh"

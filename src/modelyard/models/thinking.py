@@ -55,6 +55,7 @@ class ThinkSplitter:
         return (buffered, "") if self._state == "thinking" else ("", buffered)
 
     def _release_as_answer(self) -> tuple[str, str]:
+        """Return the buffered text as one of the answer: it was no tag."""
         self._state = "said"
         buffered, self._buffer = self._buffer, ""
         return "", buffered

@@ -138,6 +138,7 @@ def _texts(message: AnyPromptMessage) -> list[str]:
 
 
 def _tool_text(tool: PromptMessageTool) -> str:
+    """Return the text of a tool of which the model reads every token."""
     return tool.name + tool.description + msgspec.json.encode(tool.parameters).decode()
 
 

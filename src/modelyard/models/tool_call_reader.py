@@ -19,6 +19,7 @@ from modelyard.models.messages import (
     ToolCallFunction,
 )
 
+# Only these characters can begin or end a value, so the search skips all others.
 _NESTING = re.compile(r'["{}\[\]]')
 _STRING_END = re.compile(r'["\\]')
 

@@ -27,6 +27,7 @@ from modelyard.storage.database import Connection, Database
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
 
 _HAS_OWNER = "This server already has an owner; sign in instead"
+# Over a weekend and a day off; a lost mail is no key forever.
 _INVITATION_SECONDS = 7 * 86_400.0
 
 
@@ -89,13 +90,12 @@ class Accounts:
 
         def work(connection: Connection) -> bool:
             """Claim the ownership and add the account in one transaction."""
+            sql = self._tables.sql
             # The statement inserts a row that can exist only once, so of two concurrent
             # requests one fails.
-            if not connection.execute(self._tables.sql["claim_owner"], (account.id,)):
+            if not connection.execute(sql["claim_owner"], (account.id,)):
                 return False
-            connection.execute(
-                self._tables.sql["add"], columns_of(account, password_hash)
-            )
+            connection.execute(sql["add"], columns_of(account, password_hash))
             return True
 
         if not await self._tables.transact(work):

@@ -49,6 +49,7 @@ _ALGORITHMS = frozenset(
 )
 """Signatures with a key pair only. With a symmetric algorithm, anybody who knows the
 client secret could forge a token."""
+# RFC 7518, 3.3.
 _MIN_RSA_BITS = 2048
 _UNUSABLE = (
     JoseError,
@@ -101,6 +102,8 @@ def authorization_address(
             scope="openid email profile",
             state=state,
             nonce=nonce,
+            # PKCE: a code that leaks from the browser's history or a log is worthless
+            # without the verifier (RFC 7636).
             code_challenge=_rfc7636.create_s256_code_challenge(verifier),
             code_challenge_method="S256",
         )
@@ -148,8 +151,12 @@ def _read_key(entry: Any) -> Key | None:
         key = JWKRegistry.import_key(cast("dict[str, Any]", entry))
     except _UNUSABLE:
         return None
-    is_weak = isinstance(key, RSAKey) and key.raw_value.key_size < _MIN_RSA_BITS
-    return None if is_weak else key
+    return None if _is_weak(key) else key
+
+
+def _is_weak(key: Key) -> bool:
+    """Return whether a key is so short that its signatures could be forged."""
+    return isinstance(key, RSAKey) and key.raw_value.key_size < _MIN_RSA_BITS
 
 
 def find_key(keys: Sequence[Key], token: str) -> Key | None:

@@ -21,8 +21,11 @@ from modelyard.tenancy.caller import Role
 from modelyard.transport.egress import EgressClient, EgressError
 
 _ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+# A browser waits for the sign-in, and would give up later.
 _CONNECT, _READ = 10.0, 15.0
+# A key set has some kilobytes; more comes from no identity provider.
 _MAX_BYTES = 1 << 20
+# Identity providers change this document rarely.
 _DISCOVERY_SECONDS = 3600.0
 
 

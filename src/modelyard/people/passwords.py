@@ -23,6 +23,7 @@ _ROUNDS, _LANES, _MEMORY = 4, 1, 19 * 1024
 because a second one is no faster here."""
 _PARAMETERS = f"$argon2id$v=19$m={_MEMORY},t={_ROUNDS},p={_LANES}$"
 """The start of a hash with these parameters, in the PHC string format."""
+# The upper bound limits the work of hashing.
 _MIN_LENGTH, _MAX_LENGTH = 10, 1024
 _COMMON = frozenset(
     {

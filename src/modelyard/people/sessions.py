@@ -32,10 +32,14 @@ logger = logging.getLogger("modelyard.accounts")
 
 SESSION_SECONDS = 14 * 86_400.0
 ROTATE_SECONDS = 3600.0
+# A browser sends several requests at once; those with the old token are still on their
+# way when the first one replaces it.
 _GRACE_SECONDS = 60.0
 _CACHE_SECONDS = 0.5
 """How long a cached session is trusted. A session that ends in any process is refused
 everywhere within a second."""
+_SESSION_FIELDS = ("id", "agent", "created_at", "issued_at", "expires_at")
+"""The columns that people see of their sessions; the digest of the token is none."""
 _MAX_CACHED = 4096
 _MAX_UNKNOWN_LOOKUPS = 64
 """The maximum number of concurrent look-ups of unknown tokens."""
@@ -71,6 +75,7 @@ class Sessions:
         """Open a session for an authenticated person and return (token, session).
         `address` is the client's network address."""
         current_time = self._now()
+        # 256 random bits: a token cannot be guessed, so its digest needs no salt.
         token = secrets.token_urlsafe(32)
         session = Session(
             id=new_id("sess"),
@@ -85,6 +90,8 @@ class Sessions:
         def work(connection: Connection) -> None:
             """Delete expired sessions, add the new one and update the account's last
             visit."""
+            # Expired sessions are deleted at sign-ins, which are rare enough not to
+            # need a task of its own.
             connection.execute(self._tables.sql["sweep"], (current_time,))
             connection.execute(self._tables.sql["open"], _session_row(token, session))
             connection.execute(self._tables.sql["seen"], (current_time, account.id))
@@ -190,13 +197,7 @@ class Sessions:
     async def of(self, account: Account) -> list[dict[str, Any]]:
         """Return the open sessions of an account, without their tokens."""
         rows = await self._tables.rows("sessions", account=account.id, now=self._now())
-        return [
-            {
-                name: row[name]
-                for name in ("id", "agent", "created_at", "issued_at", "expires_at")
-            }
-            for row in rows
-        ]
+        return [{name: row[name] for name in _SESSION_FIELDS} for row in rows]
 
     async def revoke(self, account: Account, session: str) -> None:
         """End a session of an account. Raises NotFoundError if it is not this

@@ -160,14 +160,12 @@ class SignIn:
     async def _hash_again(self, row: Row, password: str) -> None:
         """Hash the password again with the current parameters. Skipped if the server is
         busy; the next sign-in tries again."""
-        if passwords.needs_rehash(row["password"]):
-            with suppress(passwords.BusyError):
-                await self._tables.run(
-                    "rehash",
-                    await passwords.hashed(password),
-                    row["id"],
-                    row["password"],
-                )
+        if not passwords.needs_rehash(row["password"]):
+            return
+        with suppress(passwords.BusyError):
+            new_hash = await passwords.hashed(password)
+            # The old hash is compared, so that a password changed meanwhile stays.
+            await self._tables.run("rehash", new_hash, row["id"], row["password"])
 
     async def _came_from(self, account: str, address: str) -> bool:
         """Return whether an account has an open session from an address."""

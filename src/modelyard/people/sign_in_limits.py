@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from modelyard.base.errors import ModelyardError
 
+# Names are chosen by whoever tries to sign in.
 _MAX_NAMES = 10_000
 
 

@@ -185,6 +185,7 @@ class AwsAuth:
 # ------------------------------------------------------------------------------- Google
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+# Tenants bring credentials of their own, so their number is unlimited.
 _MAX_CACHED_TOKENS = 1024
 _GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
@@ -355,6 +356,7 @@ def signed_jwt(claims: JSON, account: JSON) -> str:
 
 
 def _base64url(data: bytes) -> bytes:
+    """Return bytes as RFC 7515 writes them, without padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 

@@ -347,10 +347,9 @@ class DirectExchange:
             self._error_body.clear()
             return self._refusal()
         failure = "sent nothing more" if self.has_head else "sent no response"
-        where = self._head.way.description
-        return self._named(
-            InvokeTimeoutError(f"{where} {failure} within {self.byte_gap:g} s")
-        )
+        server = self._head.way.description
+        problem = f"{server} {failure} within {self.byte_gap:g} s"
+        return self._named(InvokeTimeoutError(problem))
 
     def pause(self) -> None:
         """Stop reading, because the caller does not keep up."""
@@ -407,12 +406,12 @@ class DirectExchange:
         """Keep a part of an error response. Raises the error if the rest is not worth
         reading."""
         self._size += len(data)
-        error_body = self._error_body
-        if error_body is not None:
-            error_body.append(data)
-            if self._size > MAX_ERROR:
-                error_body.clear()
-                raise self._refusal()
+        if self._error_body is None:
+            return ()
+        self._error_body.append(data)
+        if self._size > MAX_ERROR:
+            self._error_body.clear()
+            raise self._refusal()
         return ()
 
     def _unpacked(
@@ -422,9 +421,8 @@ class DirectExchange:
         try:
             return b"".join(unpacking.feed(data))
         except (BombError, UnpackError) as error:
-            raise self._named(
-                decompression_error(connection.way.description, error)
-            ) from error
+            server = connection.way.description
+            raise self._named(decompression_error(server, error)) from error
 
     def _check_unpacked(self, unpacking: Decompressor, connection: Connection) -> None:
         """Raise InvokeError if a compressed body is not complete."""

@@ -118,14 +118,13 @@ class ProviderDefinition:
     def key_field(self) -> str | None:
         """The credential field with the key: one of the usual names, otherwise the
         first secret field, otherwise None."""
-        names = [form_field.variable for form_field in self.entity.credential_forms]
-        usual = next((name for name in _KEY_FIELDS if name in names), None)
-        secret = (
-            form_field.variable
-            for form_field in self.entity.credential_forms
-            if form_field.type == "secret-input"
-        )
-        return usual or next(secret, None)
+        forms = self.entity.credential_forms
+        names = [form_field.variable for form_field in forms]
+        for name in _KEY_FIELDS:
+            if name in names:
+                return name
+        secrets = (field for field in forms if field.type == "secret-input")
+        return next((field.variable for field in secrets), None)
 
     def capabilities_of(self, model: str) -> Capabilities:
         """Return what the server accepts for a model."""
@@ -340,14 +339,12 @@ _DEFAULT_PARAMETER_RULES: list[dict[str, Any]] = [
 
 def _output_limit(model_definition: Mapping[str, Any]) -> int:
     """Return the most tokens that an answer of the model may have; 0 if unknown."""
-    if not model_definition.get("max_output"):
+    max_output = int(model_definition.get("max_output") or 0)
+    if not max_output:
         return 0
     # Some price lists give one number for both limits; the larger one is never too
     # strict.
-    return max(
-        int(model_definition.get("max_output") or 0),
-        int(model_definition.get("context_size") or 0),
-    )
+    return max(max_output, int(model_definition.get("context_size") or 0))
 
 
 def _with_output_limit(
@@ -541,13 +538,11 @@ def load_provider(folder: Path, file: Path) -> dict[str, Any]:
     """Read a provider file in Dify's format, with the models in place of their file
     names. Raises ConfigError."""
     document = read_yaml(file)
-    return {
-        **document,
-        "models": [
-            _normalise_model(read_yaml(path), str(path))
-            for path in _model_files(folder, document)
-        ],
-    }
+    models = [
+        _normalise_model(read_yaml(path), str(path))
+        for path in _model_files(folder, document)
+    ]
+    return {**document, "models": models}
 
 
 def definition_of(
@@ -758,14 +753,13 @@ def _normalise_field(raw_field: Mapping[str, Any]) -> dict[str, Any]:
 def i18n(value: Any, fallback: str = "") -> dict[str, str]:
     """Return a label as a mapping of languages, from a string, from such a mapping, or
     from the fallback."""
-    if is_object(value):
-        english = value.get("en_US") or next(
-            (str(translation) for translation in value.values() if translation),
-            fallback,
-        )
-        chinese = value.get("zh_Hans")
-        return {"en_US": str(english), **({"zh_Hans": str(chinese)} if chinese else {})}
-    return {"en_US": str(value) if value else fallback}
+    if not is_object(value):
+        return {"en_US": str(value) if value else fallback}
+    translations = (str(text) for text in value.values() if text)
+    # English is what every client can show.
+    english = value.get("en_US") or next(translations, fallback)
+    chinese = value.get("zh_Hans")
+    return {"en_US": str(english), **({"zh_Hans": str(chinese)} if chinese else {})}
 
 
 def convert(value: Any, target_type: Any, source: str) -> Any:

@@ -34,6 +34,7 @@ from modelyard.transport.aws_events import AwsEventStream
 from modelyard.transport.http import HttpClient, RequestHead, Response, Timeouts
 from modelyard.transport.sse import DONE, MAX_EVENT_BYTES, EventStream
 
+# A hostile or broken server must not fill the memory.
 MAX_ANSWER = 64 * 1024 * 1024
 _MAX_CONTAINERS = 250_000
 """Largest number of JSON containers in a response: 4,000 tokens with 20 alternatives
@@ -42,6 +43,7 @@ _MAX_VALUES = 10_000_000
 """Largest number of JSON values in a response: the vectors of 2,048 texts."""
 # Responses from this size on are decoded in another thread.
 OFFLOAD_BYTES = 1 << 20
+# The message of an error is at its start.
 MAX_ERROR = 256 * 1024
 _AGENT = "modelyard"
 _encode = msgspec.json.Encoder().encode
@@ -367,6 +369,7 @@ class Endpoint:
         return await cpu_work.run_in_thread(self._decode_body, data, "The response")
 
     def _object(self, body: JsonValue) -> JSON:
+        """Return the object. Raises InvokeServerUnavailableError for other values."""
         if not isinstance(body, dict):
             raise self.stream_error("The response is JSON, but not an object")
         return body
@@ -471,13 +474,10 @@ def _filled_header(value: str, credentials: Credentials) -> str:
     """Return the header's value with credential fields filled in; empty if one of
     them is missing."""
     names = _names_in(value)
-    if not names:
-        return value
-    return (
-        value.format_map(credentials)
-        if all(credentials.get(name) for name in names)
-        else ""
-    )
+    # A header with a gap in it would be refused, or mean something else.
+    if not all(credentials.get(name) for name in names):
+        return ""
+    return value.format_map(credentials) if names else value
 
 
 async def _read_error_body(response: Response) -> bytes:

@@ -27,13 +27,11 @@ def catalog_names() -> Sequence[str]:
     """Return the names of the built-in providers, in the order of `_position.yaml`,
     unlisted ones last."""
     listed: list[str] = yaml.safe_load((CATALOG / "_position.yaml").read_text("utf-8"))
-    present = sorted(
-        path.stem for path in CATALOG.glob("*.yaml") if not path.name.startswith("_")
-    )
-    return (
-        *(name for name in listed if name in present),
-        *(name for name in present if name not in listed),
-    )
+    stems = sorted(path.stem for path in CATALOG.glob("*.yaml"))
+    # A file that starts with an underscore is about the catalog itself.
+    present = [stem for stem in stems if not stem.startswith("_")]
+    unlisted = [name for name in present if name not in listed]
+    return (*(name for name in listed if name in present), *unlisted)
 
 
 @lru_cache(None)
@@ -104,11 +102,9 @@ class ModelProviderFactory:
         similar names."""
         definition = self._definitions.get(provider)
         if definition is None:
-            raise NotFoundError(
-                f"Unknown provider {provider!r};"
-                f" {suggestion(provider, self._definitions)}",
-                code="provider_not_found",
-            )
+            similar = suggestion(provider, self._definitions)
+            problem = f"Unknown provider {provider!r}; {similar}"
+            raise NotFoundError(problem, code="provider_not_found")
         return definition
 
     def get_model(self, provider: str, model_type: ModelType) -> AnyModel:

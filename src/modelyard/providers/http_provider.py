@@ -303,9 +303,8 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         learnt = self.endpoint.learnt
         if learnt.is_empty:
             return ()
-        return learnt.refused_fields(
-            _server(self.endpoint, credentials, selection.wire), model
-        )
+        server = _server(self.endpoint, credentials, selection.wire)
+        return learnt.refused_fields(server, model)
 
     @property
     def knowledge_version(self) -> int:
@@ -428,12 +427,11 @@ class HttpLargeLanguageModel(LargeLanguageModel):
         Raises InvokeConnectionError if the server is not reached.
         """
         spoken: dict[str, bool] = {}
+        endpoint = self.endpoint
         for wire, chat_format in self.wires:
-            path = self._chat_path(chat_format)
-            url = self.endpoint.url(credentials, path, model="none", base=wire.base_url)
-            spoken[wire.name] = await has_api(
-                self.endpoint, url, credentials, chat_format.headers
-            )
+            path, headers = self._chat_path(chat_format), chat_format.headers
+            url = endpoint.url(credentials, path, model="none", base=wire.base_url)
+            spoken[wire.name] = await has_api(endpoint, url, credentials, headers)
         return spoken
 
     def exchange(
@@ -808,11 +806,9 @@ class HttpTextEmbeddingModel(TextEmbeddingModel):
         self, model: str, server: str, request: TextEmbeddingRequest
     ) -> tuple[JSON, list[str]]:
         """Return the body for a server, and the fields left out that it refuses."""
-        endpoint = self.endpoint
-        body = self.wire_format.dump_request(
-            request, model, endpoint.capabilities(model)
-        )
-        refused = endpoint.learnt.refused_fields(server, model)
+        capabilities = self.endpoint.capabilities(model)
+        body = self.wire_format.dump_request(request, model, capabilities)
+        refused = self.endpoint.learnt.refused_fields(server, model)
         return body, without_fields(body, refused)
 
     def unsupported(
@@ -1072,9 +1068,8 @@ def _parse_response(endpoint: Endpoint, parse: Callable[[], ResultT]) -> ResultT
     except InvokeError as error:
         raise endpoint.with_provider_name(error) from error
     except MALFORMED_INPUT_ERRORS as error:
-        raise endpoint.stream_error(
-            f"The response has an unexpected structure: {error!r}"
-        ) from error
+        problem = f"The response has an unexpected structure: {error!r}"
+        raise endpoint.stream_error(problem) from error
 
 
 def _format_of_type(

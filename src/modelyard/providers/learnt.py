@@ -20,6 +20,7 @@ from modelyard.models.types import JSON
 
 REMEMBERED_SECONDS = 1800.0
 """After this time a refused format or field is tried again."""
+# Model names come from callers: forgetting one costs one refused call more.
 _MAX_ENTRIES = 1000
 
 OPTIONAL_FIELDS = frozenset(

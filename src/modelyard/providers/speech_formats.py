@@ -93,6 +93,7 @@ class TTSFormat:
 def _openai_speech(
     request: TTSRequest, model: str, capabilities: Capabilities
 ) -> HttpPayload:
+    """Return the request for speech in OpenAI's format."""
     body = openai_audio.dump_speech_request(request, model, capabilities)
     return as_json("/audio/speech", body)
 

@@ -14,14 +14,18 @@ from modelyard.base.json_types import is_object
 
 MAX_NAME = 128
 """The longest session or project, in characters."""
+# A usage sum is stored for each combination of tags.
 _MAX_TAGS = 10
 # No blanks at the ends, since headers lose them on their way (RFC 9110, 5.5).
 _NAME = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
+# ASCII alone: headers carry nothing else safely, and tags are columns of
+# exported tables.
 _TAG = re.compile(r"[\w.:/@=+-]{1,64}", re.ASCII)
 # What Claude Code wrote before it wrote JSON.
 _OLD_USER = re.compile(
     r"user_([0-9a-f]{8,64})_account_([0-9a-f-]*)_session_([0-9a-f-]+)"
 )
+# Claude Code sends its ids as JSON in the field of the user; longer texts are none.
 _MAX_USER_JSON = 4096
 
 

@@ -92,11 +92,10 @@ class CallTrace:
 
     def decisions(self, started_at: float) -> Sequence[dict[str, Any]]:
         """Return the decisions with milliseconds since `started_at`, as JSON values."""
-        return [
-            {
-                "ms": round((decision.timestamp - started_at) * 1000, 3),
-                "what": decision.action,
-                **decision.details,
-            }
-            for decision in self.notes
-        ]
+        return [_decision_fields(decision, started_at) for decision in self.notes]
+
+
+def _decision_fields(decision: Decision, started_at: float) -> dict[str, Any]:
+    """Return a decision as a JSON value."""
+    milliseconds = round((decision.timestamp - started_at) * 1000, 3)
+    return {"ms": milliseconds, "what": decision.action, **decision.details}

@@ -102,12 +102,8 @@ class LoggingCallback(Callback):
         """Log the successful call."""
         # Building the fields costs more than the check.
         if logger.isEnabledFor(logging.INFO):
-            logger.info(
-                "call",
-                extra={
-                    "fields": {**_call_fields(invocation), **_result_fields(outcome)}
-                },
-            )
+            fields = {**_call_fields(invocation), **_result_fields(outcome)}
+            logger.info("call", extra={"fields": fields})
 
     def on_invoke_error(
         self, invocation: Invocation, error: BaseException, outcome: CallResult

@@ -102,10 +102,10 @@ class DeclaredModels:
         if definition is None:
             return False
         # A customizable provider accepts any model name.
-        return (
-            definition.entity.is_customizable
-            or self.get_schema(DEFAULT_TENANT, provider, model_type, model) is not None
-        )
+        if definition.entity.is_customizable:
+            return True
+        schema = self.get_schema(DEFAULT_TENANT, provider, model_type, model)
+        return schema is not None
 
 
 def _parse_stored_model(

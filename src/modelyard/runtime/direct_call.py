@@ -40,6 +40,8 @@ from modelyard.runtime.policies.observe import Observation, Observe
 logger = logging.getLogger("modelyard.calls")
 
 _NEVER = float("inf")
+# Callers choose models and parameters, so the number of different calls has
+# no bound of its own.
 _MAX_PREPARED = 500
 _SWEEP_SECONDS = 0.05
 """How often the deadlines of the running calls are looked at. One timer for all costs
@@ -561,8 +563,13 @@ class DirectCall:
         if self._is_over or not self._is_paused or self._exchange is None:
             return
         self._is_paused = False
+        self._restart_gaps(self._exchange.byte_gap)
+        self._exchange.resume()
+
+    def _restart_gaps(self, byte_gap: float) -> None:
+        """Count the time to the next byte and the next chunk from now on: the server
+        could not send anything during the pause."""
         current_time = self._calls.clock.monotonic()
-        self._byte_due = current_time + self._exchange.byte_gap
+        self._byte_due = current_time + byte_gap
         self._chunk_due = current_time + self._chunk_gap
         self._set_due()
-        self._exchange.resume()

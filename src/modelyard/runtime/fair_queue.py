@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from modelyard.base.errors import QueueFullError
 
+# Only the order of turns is remembered for so many, a few bytes for each.
 _MAX_TENANTS = 100_000
 
 
@@ -119,13 +120,17 @@ class FairQueue:
     def _start(self, tenant: str) -> None:
         """Count a call of a tenant as running, and as the latest to be served."""
         self.running += 1
+        self._by_tenant[tenant] = self._by_tenant.get(tenant, 0) + 1
+        self._record_turn(tenant)
+
+    def _record_turn(self, tenant: str) -> None:
+        """Record a tenant as the latest to be served."""
         self._turn += 1
         # Forgetting the order only makes the next turns less fair; an unbounded map
         # would fill the memory.
         if len(self._last_turn) > _MAX_TENANTS:
             self._last_turn.clear()
         self._last_turn[tenant] = self._turn
-        self._by_tenant[tenant] = self._by_tenant.get(tenant, 0) + 1
 
     def _admit_next(self) -> bool:
         """Admit one waiting call; return False if none can be admitted.
@@ -203,4 +208,5 @@ class FairQueue:
 
 
 def _queue_full_error(reason: str) -> QueueFullError:
+    """Return the error that makes clients try again after a second."""
     return QueueFullError(f"The server is busy: {reason}", retry_after=1.0)

@@ -267,6 +267,7 @@ class Ledger:
         counted_by = (
             "" if usage is None else "estimate" if usage.estimated else "provider"
         )
+        # Opened and settled at once: without a provider there is nothing to wait for.
         self.settle(
             OpenAttempt(intent, None, None),
             status=status,

@@ -27,8 +27,12 @@ from modelyard.tenancy.resource_types import Limit, Strategy
 _MAX_FAILURE_COOLDOWN = 25.0
 """The longest cooldown of a failing credential in seconds; a recovered one is used
 again within this time."""
+# Rate limits are counted by the minute; a longer wait in a response is likely a quota,
+# or a mistake of the server.
 _MAX_RATE_LIMIT_COOLDOWN = 300.0
+# A quota may be raised at any time, so it is tried again each hour.
 _MAX_QUOTA_COOLDOWN = 3600.0
+# Powers of two beyond it would overflow when they are converted to a float.
 _MAX_DOUBLINGS = 64
 _FAILURES_BEFORE_COOLDOWN = 3
 """How many consecutive failures of the provider put a deployment in cooldown."""
@@ -36,10 +40,12 @@ _FAILURES_BEFORE_COOLDOWN = 3
 _EWMA_WEIGHT = 0.2
 # A deployment is slow if its latency is this many times the median of its peers.
 _SLOW_FACTOR = 5.0
+# With fewer calls, one slow answer would make a deployment look slow.
 _SLOW_SAMPLES = 20
 _LATENCY_CHECK_INTERVAL = 8
 """After how many answers the latency of the next deployment is compared with those of
 its peers."""
+# Old calls say little about the deployment's present load.
 _PERCENTILE_SAMPLES = 200
 
 
@@ -269,6 +275,8 @@ class DeploymentHealth:
         refused credential, or one without credit, affects all its models; a failing
         server affects the deployment.
         """
+        # From the narrowest class to the widest: a quota that is used up is also a rate
+        # limit.
         if isinstance(error, QuotaExhaustedError):
             return self._next_cooldown(
                 _credential_key(deployment), error, group, _MAX_QUOTA_COOLDOWN

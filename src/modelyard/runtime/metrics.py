@@ -32,6 +32,8 @@ _BUCKET_BOUNDS = (
     60.0,
     120.0,
 )
+# Labels hold names from requests. Prometheus keeps every series in memory, and a scrape
+# transfers all of them.
 _MAX_SERIES = 2000
 _OTHER = "other"
 _TYPE_NAMES = {model_type: model_type.value for model_type in ModelType}

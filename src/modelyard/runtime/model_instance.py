@@ -45,6 +45,7 @@ class CallOptions(TypedDict, total=False):
     absent."""
 
 
+# Requests choose their parameters: every new combination would be stored.
 _MAX_COMBINATIONS = 500
 NamedRequest = (
     LLMRequest
@@ -338,6 +339,7 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
             model_type=model_type,
             request=request,
             user=user or caller.user,
+            # Monotonic: setting the machine's clock must not end calls.
             deadline=self.clock.monotonic() + seconds if seconds is not None else None,
             route=self.route,
             cache=context.cache if context else "",

@@ -34,6 +34,7 @@ ALIASES: Mapping[str, ModelType] = {
     },
 }
 """Aliases of a tenant's default model for each type."""
+# Callers times models can be many; a bound instance is quickly built again.
 _MAX_BOUND = 4096
 
 
@@ -88,12 +89,7 @@ class ModelManager:
     def invoke(self, invocation: Invocation) -> Chunks:
         """Call the provider's model. The innermost step of the pipeline."""
         model = self.model_of(invocation)
-        request = invocation.request
-        # A model without passthrough support needs the parsed request.
-        if isinstance(request, PassthroughRequest) and not model.accepts_passthrough:
-            request = to_parsed_request(request)
-        if isinstance(request, TextEmbeddingRequest):
-            _check_token_ids(invocation.provider, request)
+        request = _accepted_request(model, invocation)
         return model.invoke(invocation.model, invocation.credentials, request)
 
     def model_of(self, invocation: Invocation) -> Any:
@@ -150,9 +146,9 @@ class ModelManager:
     ) -> ModelInstance:
         """Return the tenant's default model of a type: its own, else the configured
         one, else the first that is ready."""
-        if name := self._providers.default(tenant, model_type) or self._defaults.get(
-            model_type
-        ):
+        configured = self._defaults.get(model_type)
+        name = self._providers.default(tenant, model_type) or configured
+        if name:
             return self._find(tenant, name, model_type)
         provider, model = self._providers.first_model(tenant, model_type)
         return self.get_model_instance(tenant, provider, model_type, model)
@@ -302,3 +298,14 @@ def _check_token_ids(provider: str, request: TextEmbeddingRequest) -> None:
             "'input' contains token ids, which depend on the tokenizer; send text",
             param="input",
         )
+
+
+def _accepted_request(model: Any, invocation: Invocation) -> Any:
+    """Return the call's request in a form that the model accepts."""
+    request = invocation.request
+    # A model without passthrough support needs the parsed request.
+    if isinstance(request, PassthroughRequest) and not model.accepts_passthrough:
+        request = to_parsed_request(request)
+    if isinstance(request, TextEmbeddingRequest):
+        _check_token_ids(invocation.provider, request)
+    return request

@@ -37,7 +37,9 @@ OPENED, SETTLED = "o", "s"
 # The same tags as they appear in the encoded JSON; used to find where records start in
 # damaged data.
 _BEGINNINGS = (b'["o",', b'["s",')
+# The lock on the folder is held meanwhile, and other processes wait for it.
 _WRITE_SECONDS = 30.0
+# File locks cannot be awaited, and a thread that waits could not be cancelled.
 _POLL_SECONDS = 0.02
 
 Settle = Callable[[str], Awaitable[None]]

@@ -37,8 +37,11 @@ _REFUSAL_COST = 0.1
 that refusals take is not the calls' fault: admitting fewer would not shorten it."""
 _SMOOTHING = 0.1
 """Weight of one cycle in the averages of admitted and refused calls."""
+# At zero, no call would be let in any more whose duration could be measured.
 _MIN_SHARE = 0.01
+# Without a bound, it would take long to come down again after a quiet time.
 _MAX_SHARE = 1e6
+# After a pause, a client usually sends several calls at once.
 _BURST_CYCLES = 10
 _MIN_BURST = 8.0
 """Calls that a quiet tenant may start at once: the shares of some cycles, and at least
@@ -46,6 +49,7 @@ this number."""
 _PRIORITY_CYCLES = 200
 """Cycles without calls of a tenant's highest priority after which it is forgotten."""
 _MAX_TENANTS = 100_000
+# Shorter cycles would use the processor for measuring.
 _MIN_CYCLE_SECONDS = 0.002
 _PAUSE_SECONDS = 0.01
 _IDLE_SECONDS = 0.05
@@ -282,6 +286,7 @@ class LoadController:
         return account
 
     def _note_refusal(self) -> None:
+        """Count a refused call, in total and for the current interval."""
         self.refused_calls += 1
         self._refusals += 1
 

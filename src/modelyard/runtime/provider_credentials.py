@@ -291,6 +291,7 @@ class ProviderCredentials:
             model=configured.model,
             model_type=configured.model_type,
         )
+        # Registered before the first call, whose error could already repeat the secret.
         self._on_secret(secrets_of(forms, accepted))
         return Credential(
             row,

@@ -115,11 +115,12 @@ class ProviderManager:
         """Return the providers of a tenant: the common ones and those of its plugins."""
         if self._additional_providers is None:
             return self._factory
-        if (factory := self._factories.get(tenant)) is None:
+        factory = self._factories.get(tenant)
+        # Built at the first call: most tenants have no plugins, or make no calls.
+        if factory is None:
             definitions, builder = self._additional_providers(tenant)
-            factory = self._factories[tenant] = self._factory.with_definitions(
-                definitions, builder
-            )
+            factory = self._factory.with_definitions(definitions, builder)
+            self._factories[tenant] = factory
         return factory
 
     def add_providers_from(self, added: AdditionalProviders) -> None:

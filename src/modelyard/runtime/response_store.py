@@ -13,7 +13,9 @@ from modelyard.storage.database import Connection, Database, statements
 
 _RETENTION_SECONDS = 30 * 86_400.0
 """How long responses are kept: as long as OpenAI keeps them."""
+# A client usually continues its latest response, within seconds.
 _MAX_IN_MEMORY = 256
+# Each response of a conversation is read from the database one after another.
 _MAX_CHAIN = 1000
 
 

@@ -5,10 +5,14 @@ from collections import OrderedDict
 
 from modelyard.base.clock import Clock
 
+# With 20 % of retries, an upstream that is down gets at most a fifth more calls than
+# without any, besides the free retries.
 _RETRY_RATIO = 0.2
 # Retries that are always allowed, so that a tenant with few calls can retry at all.
 _FREE_RETRIES = 5.0
+# Long enough to see several calls, short enough to forget a past outage.
 _WINDOW = 10.0
+# A pot that is dropped is full again, which only allows more retries.
 _MAX_BUDGETS = 4096
 
 

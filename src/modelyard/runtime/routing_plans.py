@@ -18,6 +18,7 @@ from modelyard.runtime.provider_credentials import ProviderCredentials
 from modelyard.tenancy.directory import Directory
 from modelyard.tenancy.resource_types import Route, Target
 
+# Names of models come from requests; a plan is quickly made again.
 _MAX_PLANS = 4096
 
 Failover = Callable[[str, str, str, ModelType], Sequence[tuple[str, str]]]

@@ -21,6 +21,7 @@ except ImportError as missing:
         "Traces require OpenTelemetry: pip install 'modelyard[otel]'"
     ) from missing
 
+# Collectors refuse messages beyond a few megabytes, and one has many spans.
 _MAX_CONTENT = 32_000
 
 

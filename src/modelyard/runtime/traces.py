@@ -47,12 +47,9 @@ class Traces(Callback):
 
     def on_after_invoke(self, invocation: Invocation, outcome: CallResult) -> None:
         """Store the trace of a successful call, if it is to be kept."""
+        is_notable = self._keep != "notable" or invocation.record.is_notable
         # The usual case: nothing happened that is worth keeping.
-        if (
-            self._keep == "notable"
-            and not self.wants_result
-            and not invocation.record.is_notable
-        ):
+        if not is_notable and not self.wants_result:
             return
         self._store_trace(invocation, outcome)
 

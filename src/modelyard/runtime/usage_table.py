@@ -12,6 +12,7 @@ from modelyard.storage.statements import insert_new
 from modelyard.storage.usage_sums import UsageSums, is_answer
 
 _NANO = Decimal(1_000_000_000)
+# SQLite has one writer, so a large deletion would hold up every call.
 _DELETE_BATCH_SIZE = 2_000
 _MAX_ATTEMPTS = 64
 
@@ -120,12 +121,14 @@ class UsageTable:
         self, name: str, values: Mapping[str, Any], *, is_long: bool = False
     ) -> list[UsageRow]:
         """Run a statement and return its rows."""
-        # Rows are converted on the reader thread: a thousand of them would block the
-        # event loop for milliseconds.
-        return await self._database.read_together(
-            lambda connection: _rows_from(connection.execute(self._sql[name], values)),
-            is_long=is_long,
-        )
+
+        def read(connection: Connection) -> list[UsageRow]:
+            """Run the statement and convert its rows."""
+            # Rows are converted on the reader thread: a thousand of them would block
+            # the event loop for milliseconds.
+            return _rows_from(connection.execute(self._sql[name], values))
+
+        return await self._database.read_together(read, is_long=is_long)
 
     async def export(
         self, tenant: str, *, since: float, until: float, page: int = 1000

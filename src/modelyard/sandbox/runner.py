@@ -601,13 +601,14 @@ class Sandbox:
         cannot displace all others.
         """
         while self._exceeds_limits() and (free := self._idle(but_newest=True)):
-            number = Counter(zygote.tenant for zygote in self._zygotes.values())
-            # The tenant with the most zygotes first, then the least recently used one.
-            name, _ = min(
-                free,
-                key=lambda candidate: (-number[candidate[1].tenant], candidate[1].used),
-            )
-            self._end(name)
+            self._end(self._first_to_evict(free))
+
+    def _first_to_evict(self, free: list[tuple[str, _Zygote]]) -> str:
+        """Return the name of the idle zygote that ends first."""
+        counts = Counter(zygote.tenant for zygote in self._zygotes.values())
+        # The tenant with the most zygotes first, then the least recently used one.
+        name, _ = min(free, key=lambda idle: (-counts[idle[1].tenant], idle[1].used))
+        return name
 
     def _exceeds_limits(self) -> bool:
         """Return whether the zygotes exceed their maximum number or memory."""
@@ -671,12 +672,11 @@ class Sandbox:
 def _encode_task(task: Mapping[str, Any], limits: SandboxLimits) -> bytes:
     """Return a task as JSON, with its memory limit. Raises SandboxError if a value
     cannot be encoded."""
+    document = {**task, "limits": {"memory": limits.memory_mb << 20}}
     try:
-        return json.dumps(
-            {**task, "limits": {"memory": limits.memory_mb << 20}},
-            ensure_ascii=False,
-            allow_nan=False,
-        ).encode("utf-8", "surrogatepass")
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+        # Lone surrogates are legal in JSON's strings, and reach the program as such.
+        return text.encode("utf-8", "surrogatepass")
     except (ValueError, TypeError, RecursionError) as error:
         raise SandboxError(f"Sandbox: invalid input: {error}") from error
 

@@ -13,6 +13,7 @@ except {refused}:
 
 
 def _attack(attempt: str, refused: str = "OSError") -> str:
+    """Return a program that tries what the sandbox must refuse."""
     return _PROBE_TEMPLATE.format(attempt=attempt, refused=refused)
 
 

@@ -74,6 +74,7 @@ def _parse(template: str) -> Any:
 
 @lru_cache(1)
 def _environment() -> Any:
+    """Return Jinja2's environment, which only parses: nothing is rendered with it."""
     from jinja2 import Environment
 
     return Environment(autoescape=False)  # noqa: S701
@@ -81,6 +82,7 @@ def _environment() -> Any:
 
 @lru_cache(1)
 def _template_error() -> type[Exception]:
+    """Return Jinja2's error class. Imported late, since Jinja2 is slow to import."""
     from jinja2.exceptions import TemplateError
 
     return TemplateError
@@ -298,12 +300,11 @@ class _Renderer:
 
     def _if(self, node: Any) -> None:
         """Execute the first branch whose condition holds, or else the `else` branch."""
-        if self._values.value(node.test):
-            self.body(node.body)
-            return
-        for branch in node.elif_:
-            if self._values.value(branch.test):
-                self.body(branch.body)
+        branches = [(node.test, node.body)]
+        branches += ((branch.test, branch.body) for branch in node.elif_)
+        for test, body in branches:
+            if self._values.value(test):
+                self.body(body)
                 return
         self.body(node.else_)
 
@@ -399,12 +400,9 @@ def _number(value: Any) -> Any:
 
     Raises _UnsupportedTemplate otherwise, also for booleans.
     """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # Beyond 2**53 floats are inexact, and integers could grow without limit.
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or abs(value) > _MAX_NUMBER
-    ):
+    if not is_number or abs(value) > _MAX_NUMBER:
         raise _UnsupportedTemplate
     return value
 
@@ -432,12 +430,14 @@ def _is_larger_than(value: Any, max_chars: int) -> bool:
 
 
 def _text(value: Any) -> str:
+    """Return the value if it is a text of acceptable length."""
     if not isinstance(value, str) or len(value) > _MAX_TEXT_CHARS:
         raise _UnsupportedTemplate
     return value
 
 
 def _default(value: Any, fallback: Any = "", is_falsy_too: Any = False) -> Any:
+    """Apply Jinja2's `default` filter."""
     return fallback if value is _UNDEFINED or (is_falsy_too and not value) else value
 
 
@@ -464,34 +464,37 @@ def _replace(value: Any, old: Any, new: Any) -> str:
     exceed a million characters.
     """
     text, old, new = _text(value), _text(old), _text(new)
+    # Without an old text, the new one stands between all characters.
+    occurrences = text.count(old) if old else len(text) + 1
     # Upper bound of the result's length before it is built.
-    if (
-        len(text) + (text.count(old) if old else len(text) + 1) * len(new)
-        > _MAX_TEXT_CHARS
-    ):
+    if len(text) + occurrences * len(new) > _MAX_TEXT_CHARS:
         raise _UnsupportedTemplate
     return text.replace(old, new)
 
 
 def _length(value: Any) -> int:
+    """Apply Jinja2's `length` filter."""
     if isinstance(value, str) or is_array(value) or is_object(value):
         return len(value)
     raise _UnsupportedTemplate
 
 
 def _first(value: Any) -> Any:
+    """Apply Jinja2's `first` filter; undefined for an empty value."""
     if is_array(value) or isinstance(value, str):
         return value[0] if value else _UNDEFINED
     raise _UnsupportedTemplate
 
 
 def _last(value: Any) -> Any:
+    """Apply Jinja2's `last` filter; undefined for an empty value."""
     if is_array(value) or isinstance(value, str):
         return value[-1] if value else _UNDEFINED
     raise _UnsupportedTemplate
 
 
 def _as_string(value: Any) -> str:
+    """Apply Jinja2's `string` filter."""
     is_nested = is_object(value) or is_array(value)
     # The textual form of nested data may be much larger than expected.
     if is_nested and _is_larger_than(value, _MAX_TEXT_CHARS):
@@ -500,14 +503,17 @@ def _as_string(value: Any) -> str:
 
 
 def _upper(value: Any) -> str:
+    """Apply Jinja2's `upper` filter."""
     return _text(value).upper()
 
 
 def _lower(value: Any) -> str:
+    """Apply Jinja2's `lower` filter."""
     return _text(value).lower()
 
 
 def _trim(value: Any) -> str:
+    """Apply Jinja2's `trim` filter."""
     return _text(value).strip()
 
 

@@ -82,11 +82,9 @@ def _new_backup_path(database: Path, label: str) -> Path:
     folder = private_folder(database.parent / _FOLDER)
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     # A numeric suffix keeps two backups of the same second apart.
-    names = (
-        f"modelyard-{label}-{stamp}{suffix}.db"
-        for suffix in ("", *(f"-{number}" for number in range(1, 1000)))
-    )
-    return next(folder / name for name in names if not (folder / name).exists())
+    suffixes = ("", *(f"-{number}" for number in range(1, 1000)))
+    paths = (folder / f"modelyard-{label}-{stamp}{suffix}.db" for suffix in suffixes)
+    return next(path for path in paths if not path.exists())
 
 
 def _copy(database: Path, target: Path) -> None:

@@ -113,14 +113,12 @@ class Database:
         If a statement has engine-specific variants, such as `hour_sqlite` and
         `hour_postgresql`, this engine's variant is returned as `hour`.
         """
-        shared_statements = statements(name)
+        all_statements = dict(statements(name))
         ending = f"_{self._engine.name}"
-        engine_statements = {
-            key.removesuffix(ending): text
-            for key, text in shared_statements.items()
-            if key.endswith(ending)
-        }
-        return shared_statements | engine_statements
+        for key, text in list(all_statements.items()):
+            if key.endswith(ending):
+                all_statements[key.removesuffix(ending)] = text
+        return all_statements
 
     def engine_object(self) -> Engine:
         """Return the engine, for components that manage their own connections."""
@@ -293,6 +291,7 @@ class Database:
         self._long_readers.close()
 
     def _readers_for(self, *, is_long: bool) -> Readers:
+        """Return the connections for a read. Long ones have their own."""
         return self._long_readers if is_long else self._readers
 
     def _reopen_connections(self) -> None:

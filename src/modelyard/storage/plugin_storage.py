@@ -6,6 +6,7 @@ from modelyard.storage.database import Database
 from modelyard.storage.engine import Connection
 from modelyard.storage.statements import statements
 
+# The name is part of the primary key.
 _MAX_NAME_LENGTH = 256
 
 
@@ -43,6 +44,8 @@ class PluginStorage:
                     "held"
                 ]
             )
+            # Checked within the transaction, so that calls at the same time cannot
+            # exceed it together.
             if stored_bytes + len(value) > max_bytes:
                 raise PluginError(
                     f"Plugin storage would hold {stored_bytes + len(value):,} bytes; {max_bytes:,}"

@@ -48,6 +48,7 @@ _TRANSLATIONS = (
 
 @lru_cache(256)
 def _with_placeholders(statement: str, is_named: bool) -> str:
+    """Return a statement with psycopg's placeholders."""
     # psycopg uses `%s` placeholders, so literal percent signs are doubled.
     escaped = statement.replace("%", "%%")
     return _NAMED.sub(r"%(\1)s", escaped) if is_named else escaped.replace("?", "%s")

@@ -40,6 +40,7 @@ def save_rejected(
 
 
 def _line(record: bytes, reason: str) -> bytes:
+    """Return a record that could not be stored as a line of the file."""
     return msgspec.json.encode(
         {"reason": reason[:500], "record": base64.b64encode(record).decode()}
     )

@@ -39,6 +39,7 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _to_resource(row: Any) -> Resource:
+    """Return a row as a resource."""
     return msgspec.convert(dict(row), Resource, strict=False)
 
 
@@ -190,6 +191,7 @@ class Resources:
                 old.kind,
                 old.id,
             )
+            # The statement changes no row if the resource was deleted in the meantime.
             if not self._unique(
                 old.kind, name, lambda: connection.execute(self._sql["change"], values)
             ):
@@ -252,6 +254,7 @@ class Resources:
         )
 
     def _next_revision(self, connection: Connection) -> int:
+        """Return the number of the next change."""
         # Incremented first in each transaction, so concurrent changes are serialised by
         # this row.
         revision = int(connection.execute(self._sql["raise"])[0]["value"])
@@ -268,9 +271,8 @@ class Resources:
         try:
             return act()
         except DuplicateError as error:
-            raise InvokeBadRequestError(
-                f"{kind_label(kind)} {name!r} already exists", param="name"
-            ) from error
+            problem = f"{kind_label(kind)} {name!r} already exists"
+            raise InvokeBadRequestError(problem, param="name") from error
 
 
 def not_found(kind: str, id: str) -> NotFoundError:

@@ -65,6 +65,7 @@ class MemoryResponseCache:
             self._drop(next(iter(self._entries)))
 
     def _drop(self, key: tuple[str, str]) -> None:
+        """Remove an entry, and subtract its size."""
         if (cached := self._entries.pop(key, None)) is not None:
             self._size -= len(cached[0])
 

@@ -149,6 +149,7 @@ def _applied(
 
 
 def _record(connection: Connection, number: int, text: str) -> None:
+    """Record that a migration was applied."""
     statement = "INSERT INTO migrations (number, sha256, applied_at) VALUES (?, ?, ?)"
     connection.execute(statement, (number, checksum(text), time.time()))
 

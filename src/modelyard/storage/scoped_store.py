@@ -9,6 +9,7 @@ from modelyard.storage.database import Database
 from modelyard.storage.engine import Connection
 from modelyard.storage.statements import statements
 
+# The name is part of the primary key.
 _MAX_NAME_LENGTH = 256
 
 
@@ -65,6 +66,8 @@ class ScopedStore:
             usage_row = connection.execute(self._sql["others"], (tenant, scope, name))[
                 0
             ]
+            # Checked within the transaction: of two calls at the same time, the second
+            # sees what the first has stored.
             if int(usage_row["held"]) + len(value) > self._most_bytes:
                 raise InvokeBadRequestError(
                     f"{len(value):,} bytes exceed the storage limit:"

@@ -50,10 +50,12 @@ class UnknownKeyError(SecretError):
 
 
 def _to_base64(data: bytes) -> str:
+    """Return bytes in the URL-safe alphabet, without padding."""
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def _from_base64(text: str) -> bytes:
+    """Return the bytes of such a text."""
     # Padding is removed when encoding, so it is added again here.
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
@@ -95,6 +97,7 @@ class KeyRing:
         return True
 
     def _has(self, name: str) -> bool:
+        """Return whether a key exists; another process may just have added it."""
         return name in self.keys or (self.reload() and name in self.keys)
 
     @classmethod
@@ -176,7 +179,10 @@ class KeyRing:
                 f"{description} has a format ({format_version[:8]!r}) that this version"
                 " does not support"
             )
+        # Another process may have changed the master key, so the file is
+        # read once more.
         if not self._has(name):
+            # Names of keys go to the log alone: callers see the error.
             fields = {
                 "what": f"{kind} {row}",
                 "tenant": tenant,
@@ -192,6 +198,8 @@ class KeyRing:
                 " another master key"
             )
         try:
+            # The associated data binds a secret to its row: copied to another one, for
+            # example by whoever can write to the database, it cannot be decrypted.
             plain = AESGCM(self._derived(name, b"secrets")).decrypt(
                 *parts, _associated_data(tenant, kind, row, name)
             )
@@ -234,6 +242,7 @@ class KeyRing:
         )
 
     def _hash(self, name: str, text: bytes) -> str:
+        """Return the keyed hash of an API key, from which the key cannot be found."""
         return hmac.new(
             self._derived(name, b"api-keys"), text, hashlib.sha256
         ).hexdigest()

@@ -116,12 +116,10 @@ class SqliteEngine:
     def __init__(self, path: str, *, busy_seconds: float = 10.0) -> None:
         self.where = path
         self._busy_seconds = busy_seconds
+        self._uri = ""
         # A shared cache lets several connections use the same in-memory database.
-        self._uri = (
-            f"file:modelyard-{id(self)}?mode=memory&cache=shared"
-            if path == ":memory:"
-            else ""
-        )
+        if path == ":memory:":
+            self._uri = f"file:modelyard-{id(self)}?mode=memory&cache=shared"
 
     def connect(self) -> Connection:
         """Open a connection in autocommit mode. Raises ConfigError if the file cannot

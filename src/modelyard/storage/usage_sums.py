@@ -539,12 +539,9 @@ def _increase(
     sums: dict[_Key, list[int]], key: _Key, amounts: tuple[int, int, int, int]
 ) -> None:
     """Add amounts to the totals under a key, in place, creating them if missing."""
-    totals = sums.get(key)
-    if totals is None:
-        sums[key] = list(amounts)
-    else:
-        for index, amount in enumerate(amounts):
-            totals[index] += amount
+    totals = sums.setdefault(key, [0] * len(amounts))
+    for index, amount in enumerate(amounts):
+        totals[index] += amount
 
 
 def is_answer(status: str, first_chunk: float | None) -> bool:

@@ -198,12 +198,15 @@ class ValkeyCounters:
         self._settling: set[asyncio.Task[None]] = set()
 
     def _counter_key(self, name: str) -> str:
+        """Return the key of a counter."""
         return f"{self._prefix}:counter:{name}"
 
     def _call(self, name: str) -> str:
+        """Return the key of a call in progress."""
         return f"{self._prefix}:call:{name}"
 
     def _calls_of(self, owner: str) -> str:
+        """Return the key of the calls that a process has in progress."""
         return f"{self._prefix}:calls-of:{owner}"
 
     async def reserve(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
@@ -225,6 +228,8 @@ class ValkeyCounters:
             self._calls_of(self._owner),
             *(self._counter_key(charge.name) for charge in charges),
         ]
+        # One script for all charges: between two commands, another process could take
+        # the same amount, or this one could be killed.
         outcome, *details = await self._valkey.run(_RESERVE, keys, values)
         if outcome == b"unseeded":
             raise UnseededError([charges[int(index)].name for index in details[0]])
@@ -351,6 +356,7 @@ class ValkeyResponseCache:
         self._prefix = prefix
 
     def _key(self, tenant: str, name: str) -> str:
+        """Return the key of a cached answer."""
         return f"{self._prefix}:answer:{tenant}:{name}"
 
     async def get(self, tenant: str, name: str) -> bytes | None:

@@ -12,6 +12,7 @@ from modelyard.storage.database import Database
 from modelyard.storage.engine import Connection, Row, StorageUnavailableError
 from modelyard.storage.statements import statements
 
+# Searches are bound by the processor of the database.
 _CONNECTIONS = 4
 _MAX_INDEXED_DIMENSIONS = 2000
 """Maximum dimensions of pgvector's HNSW index; above it, search is exact."""
@@ -144,6 +145,7 @@ class VectorTables:
         self._created_dimensions.add(space.dimensions)
 
     def _in(self, space: VectorSpace, name: str) -> str:
+        """Return a statement for the table of a vector space."""
         return self._sql[name].replace("{table}", space.table)
 
     # Changes.
@@ -342,4 +344,5 @@ class VectorTables:
 
 
 def _scores(rows: Sequence[Row]) -> dict[int, float]:
+    """Return the scores of rows by their entries."""
     return {row["entry"]: float(row["score"]) for row in rows}

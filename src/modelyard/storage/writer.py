@@ -29,7 +29,9 @@ _GATHER_SECONDS = 0.02
 _LONG_GATHER_SECONDS = 0.08
 """How much longer is waited if there is nothing but work that may wait: what it writes
 is safe elsewhere, as the ledger's rows are in their journal."""
+# Another process may hold SQLite's only lock for a while.
 _RETRY_SECONDS = 0.5
+# What waits is in memory alone, and lost with the process.
 _MAX_WAITING = 100_000
 
 T = TypeVar("T")

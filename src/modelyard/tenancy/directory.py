@@ -191,10 +191,8 @@ class Directory:
         """Return a tenant's resources of a type."""
         # Untyped, because `kind` is not declared on the type variable.
         stored_class: Any = resource_class
-        return [
-            (resource, resource.value)
-            for resource in self._all.get((tenant, stored_class.kind), {}).values()
-        ]
+        resources = self._all.get((tenant, stored_class.kind), {})
+        return [(resource, resource.value) for resource in resources.values()]
 
     def one(self, tenant: str, kind: type[StoredT], id: str) -> StoredT | None:
         """Return a resource by id; None if the tenant does not have it."""

@@ -25,6 +25,7 @@ from modelyard.tenant_plugins.forms import checked_form
 
 logger = logging.getLogger("modelyard.plugins")
 
+# Long enough to create an account at the provider meanwhile.
 _TICKET_SECONDS = 900.0
 _REFRESH_MARGIN_SECONDS = 60.0
 """How many seconds before its expiry a token is refreshed."""
@@ -438,10 +439,8 @@ class PluginCredentials:
         plugin, provider_name = self._plugins.provider(tenant, provider)
         oauth = plugin.declaration.oauth
         if oauth is None:
-            raise InvokeBadRequestError(
-                f"{provider!r} does not support OAuth; enter its credentials in"
-                " the form"
-            )
+            problem = "does not support OAuth; enter its credentials in the form"
+            raise InvokeBadRequestError(f"{provider!r} {problem}")
         return plugin, provider_name, oauth
 
 

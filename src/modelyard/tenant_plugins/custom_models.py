@@ -157,6 +157,8 @@ class CustomModels:
         kind = _type_of(model_type)
         if declared is None or declared.entity.find(model, kind) is not None:
             return None
+        # Many plugins accept any model of a server, and describe it when they are
+        # asked.
         answer = await self._ask(
             tenant,
             provider,

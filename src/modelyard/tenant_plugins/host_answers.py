@@ -101,6 +101,8 @@ def with_thoughts(call: PluginCall, request: LLMRequest) -> LLMRequest:
 
 
 def _with_thoughts(call: PluginCall, message: AnyPromptMessage) -> AnyPromptMessage:
+    """Return a message with the thoughts that a plugin has left out: some vendors
+    refuse calls without them."""
     if not isinstance(message, AssistantPromptMessage) or not message.tool_calls:
         return message
     original = call.answers.get(_key_of(message))

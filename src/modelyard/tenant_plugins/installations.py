@@ -47,6 +47,7 @@ from modelyard.tenant_plugins.plugins import Installed, Plugins
 
 logger = logging.getLogger("modelyard.plugins")
 
+# A package is unpacked and checked before it is stored.
 _MAX_AT_ONCE = 64
 _INSTALLED = "installed"
 """The name of the last step of an installation."""
@@ -398,6 +399,8 @@ class PluginInstallations:
                 case _:
                     return False
 
+        # One by one: each deletion raises the revision by which other processes learn
+        # of it.
         for resource_class in _RESOURCES:
             for row, value in self._directory.of(tenant, resource_class):
                 if belongs(value):

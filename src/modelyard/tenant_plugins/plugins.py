@@ -307,9 +307,8 @@ def require_tool(declaration: Declaration, name: str) -> None:
     """Raise NotFoundError if a plugin does not declare a tool."""
     provider = declaration.tool
     names = [part.identity.name for part in provider.tools] if provider else []
-    if name not in names:
-        raise NotFoundError(
-            f"Plugin {declaration.manifest.id!r} has no tool {name[:80]!r}; it has"
-            f" {', '.join(names) or 'none'}",
-            code="tool_not_found",
-        )
+    if name in names:
+        return
+    existing = ", ".join(names) or "none"
+    problem = f"Plugin {declaration.manifest.id!r} has no tool {name[:80]!r}; it has"
+    raise NotFoundError(f"{problem} {existing}", code="tool_not_found")

@@ -340,6 +340,7 @@ class PluginServices:
                 f"Tools of type {tool_type!r} cannot be called by plugins",
                 plugin=call.plugin,
             )
+        # Counted through all calls: tools that call each other would go on forever.
         depth = int((call.context or {}).get("depth", 0)) + 1
         if depth > _MAX_DEPTH:
             raise PluginError(
@@ -406,6 +407,7 @@ class PluginServices:
             str(request["query"]),
             schema,
         )
+        # Its fields are those that Dify's node has, since plugins read them.
         outputs = msgspec.json.decode(result.text)
         yield _node_result(
             request, result, {"__is_success": 1, "__reason": "", **outputs}
@@ -510,11 +512,10 @@ def _document_text(document: Any) -> str:
     """Return the text of a document. Raises ValueError for other content."""
     if isinstance(document, str):
         return document
-    if document.get("content_type", "text") != "text":
-        raise ValueError(
-            f"{document['content_type']} documents are not supported; only text"
-            " can be embedded"
-        )
+    content_type = document.get("content_type", "text")
+    if content_type != "text":
+        problem = "documents are not supported; only text can be embedded"
+        raise ValueError(f"{content_type} {problem}")
     return str(document["content"])
 
 

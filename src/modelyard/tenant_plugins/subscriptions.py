@@ -315,4 +315,5 @@ def _manual_properties(
 
 
 def _listed(names: Collection[str]) -> str:
+    """Return names for an error message."""
     return ", ".join(names) or "none"

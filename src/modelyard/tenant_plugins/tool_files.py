@@ -13,6 +13,7 @@ from modelyard.storage.files import FileStore
 
 _MAX_FILE_BYTES = 100 << 20
 """Largest file that is put together; tools send it in pieces of some kilobytes."""
+# Answers link to files, and are still read the day after.
 _LINK_SECONDS = 86_400.0
 
 

@@ -307,14 +307,11 @@ class Answer:
 
 def json_answer(document: Any, *, status: int = 200, **headers: str) -> Answer:
     """Return a JSON response. Underscores in header names become hyphens."""
-    return Answer(
-        status=status,
-        headers={
-            "content-type": "application/json",
-            **{name.replace("_", "-"): v for name, v in headers.items()},
-        },
-        body=json.dumps(document).encode(),
-    )
+    sent_headers = {"content-type": "application/json"}
+    for name, value in headers.items():
+        sent_headers[name.replace("_", "-")] = value
+    body = json.dumps(document).encode()
+    return Answer(status=status, headers=sent_headers, body=body)
 
 
 def error_answer(
@@ -398,12 +395,8 @@ def stream_answer(
     chunks: Sequence[bytes], *, gap: float = 0.0, fault: str = ""
 ) -> Answer:
     """Return a streamed response of server-sent events."""
-    return Answer(
-        headers={"content-type": "text/event-stream"},
-        pieces=chunks,
-        gap=gap,
-        fault=fault,
-    )
+    headers = {"content-type": "text/event-stream"}
+    return Answer(headers=headers, pieces=chunks, gap=gap, fault=fault)
 
 
 def embedding_answer(vectors: Sequence[Sequence[float]], *, model: str = "m") -> Answer:

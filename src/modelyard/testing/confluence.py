@@ -34,6 +34,7 @@ class PlayedConfluence:
     """Statuses of the next answers, instead of the right ones; 0 for a right one."""
 
     def __call__(self, request: UpstreamRequest) -> Answer:
+        """Answer like Confluence: a page, its restrictions, or a listing."""
         if self.failures and (status := self.failures.pop(0)):
             return json_answer({"statusCode": status}, status=status)
         credential = base64.b64encode(f"{USER}:{TOKEN}".encode()).decode()
@@ -65,6 +66,7 @@ class PlayedConfluence:
         return json_answer({"results": results, **page, "_links": links})
 
     def _view(self, key: str) -> dict[str, Any]:
+        """Return a page as the API shows it."""
         page = self.pages[key]
         users = [
             {"type": "known", "accountId": f"id-{name}", "email": name if "@" in name else ""}
@@ -84,6 +86,7 @@ class PlayedConfluence:
         }  # fmt: skip
 
     def _above(self, key: str) -> list[str]:
+        """Return the ancestors of a page, the topmost first."""
         parent = self.pages[key].parent
         if not parent:
             return []

@@ -29,6 +29,7 @@ class PlayedS3:
         self,
         request: UpstreamRequest,
     ) -> Answer:
+        """Answer like S3: an object, or a listing of the bucket."""
         self.requests.append(request.path)
         if self.failures and (status := self.failures.pop(0)):
             return _error(status, "InternalError")

@@ -35,8 +35,12 @@ from modelyard.tools.entities import (
 from modelyard.tools.openapi import Operation, ParameterLocation, Scheme
 from modelyard.transport.egress import EgressClient, EgressError, FetchedResponse
 
+# A server that accepts no connection within seconds is away, but an operation
+# may take its time.
 _CONNECT, _READ = 10.0, 60.0
+# Responses are held in memory, several of them at a time.
 _MAX_RESPONSE_BYTES = 10 << 20
+# A model reads the error, and an HTML page would fill its context.
 _MAX_ERROR_LENGTH = 4000
 _MAX_TOKENS = 4096
 _PREFIXES = {"basic": "Basic ", "bearer": "Bearer ", "custom": "", "none": ""}
@@ -160,15 +164,9 @@ class Tokens:
 def _token_key(auth: Auth, tenant: str, row: str) -> TokenKey:
     """Return the cache key of a token: its owner, and a digest of everything it is
     fetched with."""
-    token_inputs = msgspec.json.encode(
-        [
-            auth.token_url,
-            auth.user,
-            auth.value,
-            auth.scopes,
-        ]
-    )
-    return tenant, row, hashlib.sha256(token_inputs).digest()
+    # Whatever changes the token must change the key, or an old token would be sent.
+    inputs = [auth.token_url, auth.user, auth.value, auth.scopes]
+    return tenant, row, hashlib.sha256(msgspec.json.encode(inputs)).digest()
 
 
 def _lifetime_seconds(expires_in: Any) -> float:
@@ -451,6 +449,7 @@ class _Request:
 
     def _multipart(self) -> tuple[str, bytes]:
         """Return a multipart form with the fields and the files."""
+        # Random, so that no file can contain the boundary.
         mark = uuid4().hex
         output = bytearray()
         for name, value in _pairs(self._fields):
@@ -517,12 +516,11 @@ def _simple_style(value: Any, *, explode: bool) -> str:
     cookies."""
     if is_array(value):
         return ",".join(_text(element) for element in value)
-    if is_mapping(value):
-        separator = "=" if explode else ","
-        return ",".join(
-            f"{name}{separator}{_text(element)}" for name, element in value.items()
-        )
-    return _text(value)
+    if not is_mapping(value):
+        return _text(value)
+    separator = "=" if explode else ","
+    pairs = (f"{name}{separator}{_text(element)}" for name, element in value.items())
+    return ",".join(pairs)
 
 
 def _text(value: Any) -> str:

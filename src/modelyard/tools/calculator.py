@@ -21,6 +21,7 @@ from typing import Any
 
 from modelyard.tools.entities import ToolParameterError
 
+# Parsing recurses; the depth of an expression is bounded by its length.
 _MAX_LENGTH = 2000
 _MAX_BITS = 40_000  # of a whole number: 12,000 digits
 _MAX_PLACES = 4_000
@@ -129,6 +130,8 @@ def calculate(expression: str) -> str:
 def _evaluate(node: ast.expr, text: str) -> Any:
     """Evaluate a node of the syntax tree. Raises ToolParameterError for anything that
     is not allowed."""
+    # A list of what is allowed: expressions come from models and users, and Python's
+    # own evaluation would run any code.
     match node:
         case ast.Constant(value=bool() | int() | float()):
             return _literal(node, text)
@@ -183,13 +186,10 @@ def _compare(node: ast.Compare, text: str) -> bool:
     pair does."""
     values = [_evaluate(operand, text) for operand in (node.left, *node.comparators)]
     if any(type(comparison) not in _COMPARISONS for comparison in node.ops):
-        raise ToolParameterError(
-            "Unsupported comparison; expected <, <=, >, >=, == or !="
-        )
-    return all(
-        _COMPARISONS[type(comparison)](values[index], values[index + 1])
-        for index, comparison in enumerate(node.ops)
-    )
+        problem = "Unsupported comparison; expected <, <=, >, >=, == or !="
+        raise ToolParameterError(problem)
+    triples = zip(node.ops, values, values[1:], strict=False)
+    return all(_COMPARISONS[type(op)](left, right) for op, left, right in triples)
 
 
 def _decimal(literal: str) -> Fraction:
@@ -288,6 +288,7 @@ def _sum(values: list[Any]) -> Any:
 
 
 def _mean(values: list[Any]) -> Any:
+    """Return the exact mean."""
     return _sum(values) / len(values)
 
 
@@ -323,14 +324,17 @@ def _power(base: Any, exponent: Any) -> Any:
 
 
 def _round_to_integer(value: Fraction | float) -> Fraction:
+    """Return the nearest integer; halves go to the even one."""
     return Fraction(round(value))
 
 
 def _floor(value: Fraction | float) -> Fraction:
+    """Return the next lower integer."""
     return Fraction(math.floor(value))
 
 
 def _ceil(value: Fraction | float) -> Fraction:
+    """Return the next higher integer."""
     return Fraction(math.ceil(value))
 
 
@@ -366,14 +370,12 @@ def _as_integer(value: Any, name: str) -> int:
 
 def _bounded(value: Any) -> Any:
     """Return a value unchanged. Raises ToolParameterError if the number is too long."""
-    parts = (
-        (value.numerator, value.denominator)
-        if isinstance(value, Fraction)
-        else (value,)
-    )
+    is_fraction = isinstance(value, Fraction)
+    parts = (value.numerator, value.denominator) if is_fraction else (value,)
     if any(isinstance(part, int) and part.bit_length() > _MAX_BITS for part in parts):
+        max_digits = f"{_MAX_BITS // 3:,}"
         raise ToolParameterError(
-            f"The number is too large: more than {_MAX_BITS // 3:,} digits"
+            f"The number is too large: more than {max_digits} digits"
         )
     return value
 
@@ -397,9 +399,9 @@ def _format_decimal(value: Fraction) -> str:
     decimal_places = 0
     while (value * 10**decimal_places).denominator != 1:
         decimal_places += 1
-    digits = _digits(abs((value * 10**decimal_places).numerator)).rjust(
-        decimal_places + 1, "0"
-    )
+    digits = _digits(abs((value * 10**decimal_places).numerator))
+    # A leading zero stands before the point of numbers below 1.
+    digits = digits.rjust(decimal_places + 1, "0")
     sign = "-" if value < 0 else ""
     return f"{sign}{digits[:-decimal_places]}.{digits[-decimal_places:]}"
 

@@ -106,11 +106,9 @@ def _display_text(value: Any) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return (
-        text
-        if len(text) <= _MAX_DISPLAY_LENGTH
-        else f"{text[:_MAX_DISPLAY_LENGTH]}… ({len(text):,} characters)"
-    )
+    if len(text) <= _MAX_DISPLAY_LENGTH:
+        return text
+    return f"{text[:_MAX_DISPLAY_LENGTH]}… ({len(text):,} characters)"
 
 
 def origins_of(api: Api) -> list[str]:

@@ -31,9 +31,8 @@ class ApiExtensions:
         answer = await self._request(url, secret, "ping", {})
         if answer.get("result") != "pong":
             raise ToolInvokeError(f"{url[:200]} does not answer 'ping' with 'pong'")
-        return await self._store.save(
-            tenant, name, ToolProvider(type="extension", url=url), secret, b"{}"
-        )
+        provider = ToolProvider(type="extension", url=url)
+        return await self._store.save(tenant, name, provider, secret, b"{}")
 
     async def extend(
         self, tenant: str, name: str, point: str, params: Mapping[str, Any]

@@ -72,6 +72,8 @@ class FunctionTool(Tool):
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function itself, so that a decorated one can still be used as
+        such."""
         return self.function(*args, **kwargs)
 
     async def invoke(
@@ -115,9 +117,7 @@ class FunctionTool(Tool):
     async def _call(self, arguments: Mapping[str, Any]) -> Any:
         """Call the function, in a thread if it is a plain one, and await its result if
         it is awaitable."""
-        if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(
-            self.function
-        ):
+        if _is_asynchronous(self.function):
             result = self.function(**arguments)
         else:
             result = await asyncio.to_thread(self.function, **arguments)
@@ -271,10 +271,12 @@ def _optional(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_async_iterator(result: object) -> TypeGuard[AsyncIterator[Any]]:
+    """Return whether a result is streamed asynchronously."""
     return isinstance(result, AsyncIterator)
 
 
 def _is_iterator(result: object) -> TypeGuard[Iterator[Any]]:
+    """Return whether a result is streamed."""
     return isinstance(result, Iterator)
 
 
@@ -319,3 +321,9 @@ def _message(value: Any) -> Message:
         if isinstance(plain_value, dict | list)
         else text_message(msgspec.json.encode(plain_value).decode())
     )
+
+
+def _is_asynchronous(function: Callable[..., Any]) -> bool:
+    """Return whether a call of the function does not block: its work is awaited."""
+    is_coroutine = inspect.iscoroutinefunction(function)
+    return is_coroutine or inspect.isasyncgenfunction(function)

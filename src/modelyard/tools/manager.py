@@ -34,6 +34,7 @@ from modelyard.tools.values import cast_all, coerce_arguments_async, read_argume
 logger = logging.getLogger("modelyard.tools")
 
 _MAX_CACHED = 256
+# Larger results would fill the memory before they save many calls.
 _MAX_CACHED_BYTES = 256 << 10
 
 
@@ -142,10 +143,8 @@ class BoundTool(Tool):
         """Call the tool with the fixed arguments added."""
         # Fixed arguments win over anything the model sends under the same name.
         arguments = {**parameters, **self._fixed}
-        return self.tool.invoke(
-            arguments,
-            replace(context, credential=self.ref.credential or context.credential),
-        )
+        credential = self.ref.credential or context.credential
+        return self.tool.invoke(arguments, replace(context, credential=credential))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -180,14 +179,10 @@ class ToolManager:
         """Return a tenant's tools of one kind, or of all kinds. Raises
         StorageUnavailableError."""
         kinds = [kind] if kind else list(self._sources)
-        sources = [
-            source
-            for source_kind in kinds
-            for source in self._sources.get(source_kind, ())
-        ]
         tools: list[ToolEntity] = []
-        for source in sources:
-            tools += await source.tools(tenant)
+        for source_kind in kinds:
+            for source in self._sources.get(source_kind, ()):
+                tools += await source.tools(tenant)
         return tools
 
     async def find(self, tenant: str, kind: str, provider: str, name: str) -> Tool:

@@ -112,11 +112,13 @@ class ToolOutputCollector:
         self.variables[name] = value
 
     def _add_file(self, meta: Mapping[str, Any]) -> None:
+        """Add a created file; the model is told of it, but does not see it."""
         if (file := meta.get("file")) is not None:
             self.files.append(file)
             self._append_text("A file was created and sent to the user already.")
 
     def _add_sources(self, message: Any) -> None:
+        """Add retrieved segments, and their text for the model."""
         self.sources += list(message.get("retriever_resources") or ())
         if message.get("context"):
             self._append_text(str(message["context"]))
@@ -169,8 +171,8 @@ class ToolOutputCollector:
         that JSON already appears in the text.
         """
         observation = "".join(self._model_texts)
-        for value in [*self.values, *([self.variables] if self.variables else [])]:
-            rendered = _to_json(value)
+        variables = [self.variables] if self.variables else []
+        for rendered in map(_to_json, [*self.values, *variables]):
             # Many tools send the same JSON as text too; showing it twice would waste
             # tokens.
             if rendered not in observation:

@@ -26,7 +26,9 @@ MAX_BYTES = 20 << 20
 # HTTP methods that a path item may define.
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 _MAX_OPERATIONS = 5000
+# References let a small document expand to an enormous one.
 _MAX_NODES = 5_000_000
+# Deeper schemas are of no use to a model, and cost tokens in each call.
 _MAX_DEPTH = 6
 # Nodes of one operation's schema; whatever is deeper or wider accepts any value.
 _MAX_SCHEMA_NODES = 400
@@ -822,12 +824,11 @@ class _ApiParser:
         """
         # An operation's `security` overrides the document's.
         requirements = entry.get("security", self._document.get("security")) or ()
-        return [
-            str(name)
-            for requirement in requirements
-            if is_mapping(requirement)
-            for name in requirement
-        ]
+        scheme_names: list[str] = []
+        for requirement in requirements:
+            if is_mapping(requirement):
+                scheme_names += map(str, requirement)
+        return scheme_names
 
 
 def _add_undeclared_path_parameters(making: _OperationBuilder, path: str) -> None:
@@ -933,10 +934,12 @@ def _unique_name(preferred_name: Any, used_names: set[str]) -> str:
 
 
 def _as_mapping(value: Any) -> Mapping[str, Any]:
+    """Return the value if it is an object, otherwise an empty one."""
     return value if is_mapping(value) else {}
 
 
 def _truncate_text(value: Any, max_length: int = _MAX_TEXT_CHARS) -> str:
+    """Return a text on one line, shortened: models read all descriptions."""
     text = " ".join(str(value or "").split())
     return text if len(text) <= max_length else f"{text[: max_length - 1]}…"
 

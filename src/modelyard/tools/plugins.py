@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from modelyard.tenant_plugins.credentials import PluginCredentials
     from modelyard.tenant_plugins.plugins import Installed, Plugins
 
+# A plugin may wait for a slow API of its own.
 _TIMEOUT_SECONDS = 300.0
 
 

@@ -171,6 +171,7 @@ class ProviderStore:
         await self._notify_replaced(tenant, resource.id)
 
     async def _notify_replaced(self, tenant: str, row: str) -> None:
+        """Tell all listeners that a provider has changed."""
         for listener in self._on_replaced:
             await listener(tenant, row)
 

@@ -311,12 +311,14 @@ async def _fetch_description(egress: EgressClient, url: str) -> tuple[bytes, str
 
 
 def _operations_by_name(api: Api) -> dict[str, dict[str, Any]]:
+    """Return an API's operations as JSON values."""
     return {
         operation.name: msgspec.to_builtins(operation) for operation in api.operations
     }
 
 
 def _api_fields(api: Api) -> dict[str, Any]:
+    """Return the fields that describe an API."""
     return {"title": api.title, "description": api.description, "server": api.server}
 
 

@@ -9,6 +9,7 @@ from modelyard.tools.function import FunctionTool
 
 SCOPE = "results/"
 _MAX_BYTES = 4 << 20
+# A model reads the result in pages of this size.
 _MAX_READ_CHARS = 20_000
 
 

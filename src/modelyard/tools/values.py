@@ -20,8 +20,10 @@ from modelyard.base.schemas import (
 )
 from modelyard.tools.entities import ToolParameter, ToolParameterError
 
+# Models write booleans as texts, in any of these ways.
 _TRUE = frozenset({"true", "yes", "y", "1", "on"})
 _FALSE = frozenset({"false", "no", "n", "0", "off", ""})
+# Arguments are stored in logs, events and the journal of the run.
 _MAX_ARGUMENT_CHARS = 1 << 20
 
 
@@ -305,6 +307,7 @@ def cast_parameter(parameter: ToolParameter, value: Any) -> Any:
 
 
 def _cast_text(parameter: ToolParameter, value: Any) -> str:
+    """Return a text; other values as JSON."""
     del parameter
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -341,6 +344,7 @@ def _range_text(parameter: ToolParameter) -> str:
 
 
 def _cast_boolean(parameter: ToolParameter, value: Any) -> bool:
+    """Return a boolean; models also send it as a text."""
     del parameter
     return value if isinstance(value, bool) else str(value).strip().lower() in _TRUE
 

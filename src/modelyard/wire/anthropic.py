@@ -360,14 +360,13 @@ def _parse_blocks_of_turn(
 def _only_text(blocks: Any) -> str | None:
     """Return the text of a turn that is a single plain text in either notation,
     otherwise None."""
-    if (
-        isinstance(blocks, list)
-        and len(blocks) == 1
-        and isinstance(blocks[0], dict)
-        and len(blocks[0]) == 2
-    ):
-        blocks = blocks[0].get("text") if blocks[0].get("type") == "text" else None
-    return blocks if isinstance(blocks, str) else None
+    if isinstance(blocks, str):
+        return blocks
+    block = blocks[0] if isinstance(blocks, list) and len(blocks) == 1 else None
+    # Further fields, such as a mark of the cache, would be lost.
+    if not isinstance(block, dict) or len(block) != 2 or block.get("type") != "text":
+        return None
+    return block["text"] if isinstance(block.get("text"), str) else None
 
 
 def _parse_user_turn(
@@ -519,12 +518,12 @@ def _parse_block(raw_block: Any, where: str, origin: str = "") -> PromptMessageC
 
 def _parse_citation(cited: JSON) -> Citation:
     """Parse an entry of a text block's `citations`."""
+    title = cited.get("title") or cited.get("document_title") or ""
     return Citation(
         url=cited.get("url") or "",
-        title=cited.get("title") or cited.get("document_title") or "",
+        title=title,
         quote=cited.get("cited_text") or "",
-        # The original is preserved: some citation types have positions that no internal
-        # field can hold.
+        # Some citation types have positions that no internal field can hold.
         extra={FORMAT: cited},
     )
 
@@ -872,6 +871,7 @@ def _dump_call(call: ToolCall) -> JSON:
 
 
 def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
+    """Return parts as blocks, without those that the format cannot express."""
     return [block for part in parts if (block := _dump_part(part)) is not None]
 
 
@@ -1261,6 +1261,7 @@ class StreamParser:
         ]
 
     def _part(self, part: PromptMessageContent) -> list[LLMResultChunk]:
+        """Return the chunk with one part."""
         return self._chunk(message=AssistantPromptMessage(content=[part]))
 
     def _on_message(self, message: JSON) -> list[LLMResultChunk]:
@@ -1466,6 +1467,7 @@ class StreamParser:
 
 
 def _index(event: JSON) -> int:
+    """Return the number of an event's block."""
     return count(event.get("index")) or 0
 
 
@@ -1629,6 +1631,7 @@ class StreamDumper:
                 )
 
     def _text(self, key: tuple[str, Any], text: str) -> list[JSON]:
+        """Return the events for a piece of text."""
         return self._delta(
             key,
             {"type": "text", "text": "", "citations": None},
@@ -1696,11 +1699,13 @@ class StreamDumper:
         return events
 
     def _delta(self, key: tuple[str, Any], start: JSON, delta: JSON) -> list[JSON]:
+        """Return the events for a piece of a block, which is opened if necessary."""
         events = self._open_block(key, start)
         events.append(self._event(delta))
         return events
 
     def _event(self, delta: JSON) -> JSON:
+        """Return the event for a piece of the open block."""
         return {"type": "content_block_delta", "index": self._number, "delta": delta}
 
     def _open_block(self, key: tuple[str, Any], start: JSON) -> list[JSON]:
@@ -1808,11 +1813,6 @@ def dump_error(status: int, message: str, request_id: str = "") -> JSON:
     Statuses without a type of their own become `invalid_request_error` below 500 and
     `api_error` from 500. `request_id` is omitted if empty.
     """
-    error_type = _KINDS.get(status) or (
-        "invalid_request_error" if status < 500 else "api_error"
-    )
-    return {
-        "type": "error",
-        "error": {"type": error_type, "message": message},
-        **without_empty(request_id=request_id),
-    }
+    general_type = "invalid_request_error" if status < 500 else "api_error"
+    error = {"type": _KINDS.get(status) or general_type, "message": message}
+    return {"type": "error", "error": error, **without_empty(request_id=request_id)}

@@ -133,6 +133,7 @@ _ACCEPTED_BETAS = frozenset(
         "token-efficient-tools-2025-02-19",
     }
 )
+# What Bedrock refuses in the name of a document.
 _INVALID_IN_NAME = re.compile(r"[^A-Za-z0-9\s()\[\]-]")
 _MAX_NAME_CHARS = 200
 # Anthropic's cache marker, to which a cache point is converted.
@@ -375,13 +376,10 @@ def _parse_user_turn(
 
 def _only_text(blocks: list[Any]) -> str | None:
     """Return the text of a turn that is a single plain text, otherwise None."""
-    if (
-        len(blocks) != 1
-        or not isinstance(blocks[0], dict)
-        or blocks[0].keys() != {"text"}
-    ):
+    first = blocks[0] if len(blocks) == 1 else None
+    if not isinstance(first, dict) or first.keys() != {"text"}:
         return None
-    text = blocks[0]["text"]
+    text = first["text"]
     return text if isinstance(text, str) else None
 
 
@@ -544,13 +542,9 @@ def _parse_thought(body: JSON, origin: str) -> ThinkingPromptMessageContent:
 def _parse_cited(body: JSON) -> TextPromptMessageContent:
     """Parse the object of `citationsContent`: its joined text with citations."""
     text = "".join(fragment.get("text") or "" for fragment in body.get("content") or ())
-    return TextPromptMessageContent(
-        data=text,
-        citations=covering(
-            [_parse_citation(citation) for citation in body.get("citations") or ()],
-            len(text),
-        ),
-    )
+    citations = [_parse_citation(citation) for citation in body.get("citations") or ()]
+    # In this format, a source stands for its whole text.
+    return TextPromptMessageContent(data=text, citations=covering(citations, len(text)))
 
 
 def _parse_citation(citation: JSON) -> Citation:
@@ -855,6 +849,7 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
     match part:
         case TextPromptMessageContent() if part.extra.get(FORMAT, {}).get("json"):
             return {"json": as_object(part.data)}
+        # Bedrock puts a text with sources into a block of its own kind.
         case TextPromptMessageContent() if part.citations:
             cited = [_dump_citation(citation) for citation in part.citations]
             return {
@@ -865,6 +860,7 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
             }
         case TextPromptMessageContent():
             return {"text": part.data} if part.data else None
+        # The provider has encrypted it, so it can only be sent back as it is.
         case ThinkingPromptMessageContent() if part.redacted:
             return {"reasoningContent": {"redactedContent": part.signature}}
         case ThinkingPromptMessageContent():
@@ -972,14 +968,14 @@ def _dump_citation(citation: Citation) -> JSON:
     A citation from this format is written unchanged; for any other, fields without a
     value are omitted.
     """
-    where = {"location": {"web": {"url": citation.url}}} if citation.url else {}
-    quote = {"sourceContent": [{"text": citation.quote}]} if citation.quote else {}
-    # The original citation if it came from this format.
-    return citation.extra.get(FORMAT) or {
-        **without_empty(title=citation.title),
-        **quote,
-        **where,
-    }
+    if original := citation.extra.get(FORMAT):
+        return original
+    fields: JSON = without_empty(title=citation.title)
+    if citation.quote:
+        fields["sourceContent"] = [{"text": citation.quote}]
+    if citation.url:
+        fields["location"] = {"web": {"url": citation.url}}
+    return fields
 
 
 # ---------------------------------------------------------------------------- responses
@@ -1218,9 +1214,11 @@ class StreamParser:
 
     @staticmethod
     def _chunk(**delta: Any) -> list[LLMResultChunk]:
+        """Return a chunk with these fields."""
         return [LLMResultChunk(delta=LLMResultChunkDelta(**delta))]
 
     def _part(self, part: PromptMessageContent) -> list[LLMResultChunk]:
+        """Return the chunk with one part."""
         return self._chunk(message=AssistantPromptMessage(content=[part]))
 
     def _on_start(self, start: JSON, index: int) -> list[LLMResultChunk]:

@@ -646,6 +646,7 @@ def _dump_citations(parts: Iterable[PromptMessageContent]) -> list[JSON]:
 
 
 def _dump_call(call: ToolCall) -> JSON:
+    """Return a tool call of the model."""
     function = {"name": call.function.name, "arguments": call.function.arguments}
     return {"id": call.id, "type": "function", "function": function}
 
@@ -706,14 +707,15 @@ def _parse_logprobs(items: Any) -> dict[str, Any] | None:
 def _dump_logprobs(logprobs: Mapping[str, Any] | None) -> list[JSON]:
     """Return log probabilities as Cohere writes them. The ids of the tokens are not
     known."""
+    entries = (logprobs or {}).get("content") or ()
     return [
-        {
-            "text": entry.get("token"),
-            "token_ids": [],
-            "logprobs": [entry.get("logprob")],
-        }
-        for entry in (logprobs or {}).get("content") or ()
+        _dump_logprob(entry.get("token"), entry.get("logprob")) for entry in entries
     ]
+
+
+def _dump_logprob(token: Any, logprob: Any) -> JSON:
+    """Return the log probability of one token."""
+    return {"text": token, "token_ids": [], "logprobs": [logprob]}
 
 
 # ---------------------------------------------------------------------------- responses
@@ -769,6 +771,7 @@ _WIRE_FINISH_REASONS = {
     "content_filter": "ERROR_TOXIC",
     "pause": "COMPLETE",
 }
+# Other fields are kept, so that a client of this format gets them unchanged.
 _KNOWN_RESULT_FIELDS = frozenset({"id", "message", "finish_reason", "usage"})
 
 
@@ -862,11 +865,8 @@ def _without_files(message: AssistantPromptMessage) -> AssistantPromptMessage:
     """Return an answer without images, audio and the like: this format has none."""
     if not message.files:
         return message
-    parts = [
-        part
-        for part in message.parts
-        if not isinstance(part, MultiModalPromptMessageContent)
-    ]
+    file_type = MultiModalPromptMessageContent
+    parts = [part for part in message.parts if not isinstance(part, file_type)]
     return msgspec.structs.replace(message, content=parts)
 
 
@@ -943,6 +943,7 @@ class StreamParser:
                 return []
 
     def _chunk(self, **delta: Any) -> list[LLMResultChunk]:
+        """Return a chunk with these fields."""
         return [LLMResultChunk(id=self._id, delta=LLMResultChunkDelta(**delta))]
 
     def _on_content(

@@ -44,6 +44,7 @@ _WIRE_INPUT_TYPES = {
     EmbeddingInputType.DOCUMENT: "search_document",
     EmbeddingInputType.QUERY: "search_query",
 }
+# Other fields are passed on to a provider of the same format.
 _KNOWN_EMBED_FIELDS = frozenset(
     {"model", "texts", "inputs", "input_type", "output_dimension", "embedding_types"}
 )
@@ -221,8 +222,7 @@ def dump_rerank_result(result: RerankResult, *, response_id: str) -> JSON:
     results = [
         {"index": doc.index, "relevance_score": doc.score} for doc in result.docs
     ]
-    meta = {
-        "api_version": {"version": "2"},
-        "billed_units": {"search_units": result.usage.searches or 1},
-    }
+    # Cohere bills by searches; other providers count none, so one is reported.
+    billed_units = {"search_units": result.usage.searches or 1}
+    meta = {"api_version": {"version": "2"}, "billed_units": billed_units}
     return {"id": response_id, "results": results, "meta": meta}

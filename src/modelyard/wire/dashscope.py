@@ -562,6 +562,7 @@ def dump_usage(usage: LLMUsage) -> JSON:
     }
 
 
+# Other fields are kept, so that a client of this format gets them unchanged.
 _KNOWN_RESULT_FIELDS = frozenset({"output", "usage", "request_id"})
 
 
@@ -589,6 +590,7 @@ def _choices(body: JSON) -> list[JSON]:
 
 
 def _parse_reason(choice: JSON) -> str | None:
+    """Return the finish reason; None while the answer continues."""
     reason = text_of(choice.get("finish_reason"))
     # While an answer continues, its reason is the string "null".
     return None if reason in ("null", "") else reason
@@ -607,9 +609,8 @@ def _parse_answer(message: JSON) -> AssistantPromptMessage:
     try:
         content = _parse_content(message.get("content"), "content")
     except InvokeBadRequestError as error:
-        raise InvokeServerUnavailableError(
-            f"Invalid upstream response: {error}"
-        ) from error
+        problem = f"Invalid upstream response: {error}"
+        raise InvokeServerUnavailableError(problem) from error
     return _parse_assistant(message, content)
 
 
@@ -815,9 +816,8 @@ class StreamDumper:
             for index, reason in sorted((self._reasons or {0: "stop"}).items())
         ]
         usage = dump_usage(self._usage or LLMUsage())
-        return [
-            {"request_id": self._id, "output": {"choices": choices}, "usage": usage}
-        ]
+        output = {"choices": choices}
+        return [{"request_id": self._id, "output": output, "usage": usage}]
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:

@@ -121,6 +121,7 @@ _KNOWN_GENERATION_FIELDS = frozenset(_PARAMETER_RANGES) | {
     "responseJsonSchema",
     "thinkingConfig",
 }
+# Other fields are passed on unchanged to a provider of this format.
 _KNOWN_FIELDS = frozenset(
     {
         "contents",
@@ -739,6 +740,7 @@ def _dump_config(request: LLMRequest) -> JSON:
         for wire_name, (parameter, *_) in _PARAMETER_RANGES.items()
         if parameter in parameters
     }
+    # OpenAI writes modalities in lower case, Google in upper case.
     if "responseModalities" in config:
         config["responseModalities"] = [
             str(modality).upper() for modality in config["responseModalities"]
@@ -781,6 +783,7 @@ def _dump_thinking_config(parameters: Mapping[str, Any]) -> JSON:
     return thinking
 
 
+# Gemini has no level above `high`.
 _LEVELS = {"xhigh": "high"}
 
 
@@ -985,6 +988,7 @@ def _dump_call(call: ToolCall) -> JSON:
 
 
 def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
+    """Return parts, without those that the format cannot express."""
     return [body for part in parts if (body := _dump_part(part)) is not None]
 
 
@@ -1138,11 +1142,11 @@ def _dump_audio(audio_tokens: int, total: int) -> list[JSON]:
     if not audio_tokens:
         return []
     counts = {"TEXT": total - audio_tokens, "AUDIO": audio_tokens}
-    return [
-        {"modality": modality, "tokenCount": tokens}
-        for modality, tokens in counts.items()
-        if tokens > 0
-    ]
+    details: list[JSON] = []
+    for modality, tokens in counts.items():
+        if tokens > 0:
+            details.append({"modality": modality, "tokenCount": tokens})
+    return details
 
 
 _FINISH_REASONS = {
@@ -1167,6 +1171,7 @@ _WIRE_FINISH_REASONS = {
     "content_filter": "SAFETY",
 }
 _KNOWN_CANDIDATE_FIELDS = frozenset({"content", "finishReason", "index"})
+# Other fields are kept, so that a client of this format gets them unchanged.
 _KNOWN_RESULT_FIELDS = frozenset(
     {"candidates", "usageMetadata", "modelVersion", "responseId"}
 )
@@ -1362,6 +1367,7 @@ def _answer_blocks(
     )
 
 
+# Google sends its sources in either field, depending on where they are from.
 _SOURCE_FIELDS = frozenset({"groundingMetadata", "citationMetadata"})
 
 
@@ -1527,6 +1533,7 @@ class StreamParser:
         return chunks or ([LLMResultChunk(**head)] if extra_fields else [])
 
     def _take_usage(self) -> LLMUsage | None:
+        """Return the usage so far, and mark it as reported."""
         self._reported_usage = self._usage
         return parse_usage(self._usage)
 
@@ -1746,6 +1753,7 @@ def _store_value(container: Any, step: str | int, value: Any) -> None:
 
 
 def _extended(existing: Any, value: Any) -> Any:
+    """Return the value after another piece of it: texts are joined."""
     if isinstance(existing, str) and isinstance(value, str):
         return existing + value
     return value

@@ -19,7 +19,6 @@ from modelyard.base.fields import (
     count,
     expect_type,
     invalid_field,
-    nested_count,
     optional_field,
     passthrough_fields,
     required_field,
@@ -402,9 +401,9 @@ def _dump_format(parameters: Mapping[str, Any]) -> JSON:
 def _dump_think(parameters: Mapping[str, Any]) -> JSON:
     """Return `think`, or nothing if the request does not control thinking."""
     effort = parameters.get("reasoning_effort")
+    # Some models accept these three levels; any other effort simply enables thinking.
     if effort in ("low", "medium", "high"):
         return {"think": effort}
-    # Some models accept these three levels; any other effort simply enables thinking.
     if effort is not None:
         return {"think": effort != "none"}
     budget = parameters.get("thinking_budget")
@@ -485,22 +484,21 @@ def _dump_call(call: ToolCall) -> JSON:
 
 # ---------------------------------------------------------------------------- responses
 
+# Other fields are kept, so that a client of this format gets them unchanged.
 _KNOWN_RESULT_FIELDS = frozenset(
     {"model", "message", "done", "done_reason", "response", "thinking", "logprobs"}
 )
+# Ollama ends an answer with tool calls as `stop`, too.
 _FINISH_REASONS = {"stop": "stop", "length": "length"}
 
 
 def parse_usage(body: JSON) -> LLMUsage | None:
     """Parse the token counts, or return None if there are none."""
-    if (
-        count(body.get("prompt_eval_count")) is None
-        and count(body.get("eval_count")) is None
-    ):
+    counts = (count(body.get("prompt_eval_count")), count(body.get("eval_count")))
+    if counts == (None, None):
         return None
-    return LLMUsage.of(
-        nested_count(body, "prompt_eval_count"), nested_count(body, "eval_count")
-    )
+    prompt_tokens, completion_tokens = counts
+    return LLMUsage.of(prompt_tokens or 0, completion_tokens or 0)
 
 
 def _response_message(body: JSON) -> JSON:
@@ -530,6 +528,7 @@ def _parse_answer(message: JSON, stem: str, first: int = 0) -> AssistantPromptMe
 
 
 def _call_id_prefix(body: JSON) -> str:
+    """Return a prefix for the ids of calls, the same for the same answer."""
     return hashlib.sha256(msgspec.json.encode(body)).hexdigest()[:16]
 
 
@@ -547,10 +546,12 @@ def _parse_reason(body: JSON, *, has_calls: bool) -> str | None:
 
 
 def _parse_logprobs(body: JSON) -> dict[str, Any] | None:
+    """Return log probabilities in the form of the chat format."""
     return {"content": body["logprobs"]} if body.get("logprobs") else None
 
 
 def _dump_logprobs(logprobs: dict[str, Any] | None) -> JSON:
+    """Return log probabilities in Ollama's form."""
     return {"logprobs": logprobs.get("content")} if logprobs else {}
 
 

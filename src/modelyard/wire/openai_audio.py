@@ -58,6 +58,7 @@ _KNOWN_TRANSCRIPTION_FIELDS = {
     "stream",
     "timestamp_granularities[]",
 }
+# OpenAI takes 4,096 characters, other services many more.
 _MAX_CHARACTERS = 100_000
 TRANSCRIPT_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 

@@ -118,6 +118,7 @@ _STRUCTURAL_FIELDS = {
     "functions",
     "function_call",
 }
+# Other fields are passed on unchanged to a provider of this format.
 _KNOWN_FIELDS = frozenset(
     _STRUCTURAL_FIELDS | set(_PARAMETER_RANGES) | set(_PARAMETER_TYPES)
 )
@@ -128,6 +129,7 @@ PARAMETERS = (
     | {"thinking_budget", "include_thoughts"}
 )
 """The model parameters that a request of this format can have."""
+# Each message becomes objects; the size of the body bounds them too late.
 _MAX_MESSAGES = 10_000
 
 
@@ -1343,6 +1345,7 @@ def dump_assistant(
             body["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
         body |= _dump_calls(message.tool_calls)
+    # A field of its own, so that clients do not take a refusal for an answer.
     if message.refusal is not None:
         body["refusal"] = message.refusal
     return body
@@ -1389,6 +1392,7 @@ def _dump_rich(
 
 
 def _dump_answer_audio(part: AudioPromptMessageContent) -> JSON:
+    """Return the audio of an answer, which a later turn may name by its id."""
     data = {"data": part.base64_data} if part.base64_data else {}
     return {**data, **part.extra.get(FORMAT, {})}
 
@@ -1649,6 +1653,7 @@ def dump_usage(usage: LLMUsage) -> JSON:
     }
 
 
+# Other fields are kept, so that a client of this format gets them unchanged.
 _KNOWN_RESULT_FIELDS = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
 )
@@ -1818,6 +1823,7 @@ def _dump_choice(choice: LLMChoice) -> JSON:
 
 
 def _dump_reason(reason: str | None) -> str | None:
+    """Return a finish reason that clients of this format know."""
     # "pause" exists only in our types; a client of this format sees a normal end.
     return "stop" if reason == "pause" else reason
 
@@ -2143,14 +2149,12 @@ def _dump_call_fragments(calls: list[ToolCall]) -> JSON:
     `calls` must not be empty; its first call decides the form. Names are left out where
     they are empty.
     """
+    if "old" not in calls[0].extra.get(FORMAT, {}):
+        return {"tool_calls": [_dump_call_fragment(call) for call in calls]}
     # The deprecated form has exactly one call.
-    if "old" in calls[0].extra.get(FORMAT, {}):
-        called = calls[0].function
-        return {
-            "function_call": without_empty(name=called.name)
-            | {"arguments": called.arguments}
-        }
-    return {"tool_calls": [_dump_call_fragment(call) for call in calls]}
+    called = calls[0].function
+    fields = {**without_empty(name=called.name), "arguments": called.arguments}
+    return {"function_call": fields}
 
 
 def _dump_call_fragment(call: ToolCall) -> JSON:

@@ -59,6 +59,7 @@ _PARAMETER_RANGES: dict[str, tuple[type, float, float]] = {
     "seed": (int, -(1 << 63), 1 << 63),
     "n": (int, 1, 128),
 }
+# Other fields are passed on unchanged to a provider of this format.
 _KNOWN_FIELDS = frozenset(_PARAMETER_RANGES) | {
     "model",
     "prompt",
@@ -102,6 +103,7 @@ def parse_request(body: JSON) -> LLMRequest:
     )
 
 
+# Each prompt is a call of its own.
 _MAX_PROMPTS = 128
 
 
@@ -237,6 +239,7 @@ def dump_usage(usage: LLMUsage) -> JSON:
     }
 
 
+# Other fields are kept, so that a client of this format gets them unchanged.
 _KNOWN_RESULT_FIELDS = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
 )
@@ -445,10 +448,9 @@ class StreamDumper:
         finish reason."""
         delta = chunk.delta
         self._usage = delta.usage or self._usage
-        choice = _dump_choice(
-            delta.index, delta.message, delta.finish_reason, delta.extra
-        )
-        if not choice["text"] and delta.finish_reason is None:
+        reason = delta.finish_reason
+        choice = _dump_choice(delta.index, delta.message, reason, delta.extra)
+        if not choice["text"] and reason is None:
             return []
         return [{**self._head, "choices": [choice]}]
 

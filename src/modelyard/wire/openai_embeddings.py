@@ -35,6 +35,7 @@ from modelyard.models.types import JSON
 
 FORMAT = "openai_embeddings"
 
+# Other fields are passed on unchanged to a provider of this format.
 _KNOWN_FIELDS = {
     "model",
     "input",
@@ -45,6 +46,7 @@ _KNOWN_FIELDS = {
 }
 # What different vendors call the input type of a search query.
 _QUERY_INPUT_TYPES = ("query", "search_query", "retrieval.query")
+# OpenAI's limit for one request.
 _MAX_TEXTS = 2048
 
 
@@ -87,6 +89,7 @@ def _parse_texts(value: Any) -> list[str]:
     texts: Any = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts:
         raise invalid_field("input", value, "a string or a non-empty list of strings")
+    # A list of numbers is one text as token ids, and not several texts.
     if isinstance(texts[0], int):
         texts = [texts]
     if len(texts) > _MAX_TEXTS:
@@ -104,6 +107,7 @@ def _parse_texts(value: Any) -> list[str]:
     return texts
 
 
+# Ids are 32-bit numbers with a sign in all tokenizers.
 _MAX_TOKEN_ID = 1 << 31
 
 
@@ -226,4 +230,6 @@ def dump_result(result: TextEmbeddingResult, *, encoding_format: str = "float") 
 
 
 def _as_base64(vector: list[float]) -> str:
+    """Return a vector as base64 of 32-bit numbers, in which OpenAI's clients request
+    it."""
     return base64.b64encode(array("f", vector).tobytes()).decode("ascii")

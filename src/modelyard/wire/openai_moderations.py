@@ -26,7 +26,9 @@ from modelyard.models.types import JSON
 
 FORMAT = "openai_moderations"
 
+# Other fields are passed on unchanged to a provider of this format.
 _KNOWN_FIELDS = {"model", "input", "user"}
+# Each text is classified by itself, so a request takes as long as its texts together.
 _MAX_TEXTS = 256
 
 CATEGORIES = (

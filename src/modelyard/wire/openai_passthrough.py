@@ -160,6 +160,7 @@ def peek_request(
 
 
 def _parsed(body: bytes, parse: Callable[[Any], LLMRequest]) -> LLMRequest:
+    """Return the parsed request of a body."""
     return parse(decode_body(body))
 
 

@@ -33,6 +33,7 @@ from modelyard.models.types import JSON
 
 FORMAT = "openai_rerank"
 
+# Other fields are passed on unchanged to a provider of this format.
 _KNOWN_FIELDS = {
     "model",
     "query",
@@ -42,6 +43,7 @@ _KNOWN_FIELDS = {
     "score_threshold",
     "user",
 }
+# Cohere's limit for one request.
 _MAX_DOCUMENTS = 1000
 
 

@@ -223,9 +223,8 @@ def _parse_text_config(body: JSON, parameters: dict[str, Any]) -> JSON:
     """
     text = dict(optional_field(body, "text", dict) or {})
     if (text_format := text.pop("format", None)) is not None:
-        parameters["response_format"] = _parse_format(
-            expect_type(text_format, dict, "text.format")
-        )
+        format_fields = expect_type(text_format, dict, "text.format")
+        parameters["response_format"] = _parse_format(format_fields)
     if (verbosity := text.pop("verbosity", None)) is not None:
         parameters["verbosity"] = verbosity
     return {"text": text} if text else {}
@@ -416,6 +415,7 @@ class _ConversationBuilder:
         return self._messages
 
     def _end_assistant_message(self) -> None:
+        """Add the message whose items have been read."""
         refusal = "".join(self._refusals) or None
         self._messages.append(assistant_of(self._blocks, refusal=refusal))
         self._blocks, self._refusals = [], []
@@ -929,9 +929,8 @@ def _dump_effort(parameters: Mapping[str, Any]) -> JSON:
     # The API takes effort levels only, so a budget becomes the nearest level.
     if effort is None and budget is not None:
         effort = effort_of(budget)
-    return without_empty(
-        effort=effort, summary="auto" if parameters.get("include_thoughts") else None
-    )
+    summary = "auto" if parameters.get("include_thoughts") else None
+    return without_empty(effort=effort, summary=summary)
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
@@ -1058,14 +1057,12 @@ def _dump_tool_result(message: ToolPromptMessage, *, is_custom: bool) -> JSON:
     `is_custom` tells whether the result answers a custom call. Vendor fields take
     precedence, and so does the original item of a tool that this API defines.
     """
-    if raw_item := message.extra.get(FORMAT, {}).get("item"):
-        return {**raw_item, "call_id": message.tool_call_id}
-    return {
-        "type": "custom_tool_call_output" if is_custom else "function_call_output",
-        "call_id": message.tool_call_id,
-        "output": _dump_content(message) or "",
-        **message.extra.get(FORMAT, {}),
-    }
+    own_fields, call_id = message.extra.get(FORMAT, {}), message.tool_call_id
+    if raw_item := own_fields.get("item"):
+        return {**raw_item, "call_id": call_id}
+    item_type = "custom_tool_call_output" if is_custom else "function_call_output"
+    content = _dump_content(message) or ""
+    return {"type": item_type, "call_id": call_id, "output": content, **own_fields}
 
 
 def _dump_client_message(
@@ -1094,12 +1091,14 @@ def _dump_client_message(
 
 
 def _dump_content(message: AnyPromptMessage) -> str | list[JSON]:
+    """Return a message's content; a plain text stays one."""
     if isinstance(message.content, str):
         return message.content
     return _dump_parts(message.parts)
 
 
 def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
+    """Return parts, without those that the format cannot express."""
     return [body for part in parts if (body := _dump_part(part)) is not None]
 
 
@@ -1354,6 +1353,7 @@ def _dump_call(call: ToolCall, stem: str) -> JSON:
 
 
 def _dump_reasoning(thought: ThinkingPromptMessageContent, item_id: str) -> JSON:
+    """Return a thought as an item."""
     summary = [{"type": "summary_text", "text": thought.data}] if thought.data else []
     hidden = {"encrypted_content": thought.signature} if thought.signature else {}
     return {"type": "reasoning", "id": item_id, "summary": summary, **hidden}
@@ -1378,6 +1378,7 @@ def parse_usage(body: Any, service_tier: Any = None) -> LLMUsage | None:
     return LLMUsage(
         prompt_tokens=prompt,
         completion_tokens=completion,
+        # Some compatible servers leave out the total.
         total_tokens=nested_count(body, "total_tokens") or prompt + completion,
         cached_tokens=nested_count(body, "input_tokens_details", "cached_tokens"),
         cache_write_tokens=nested_count(
@@ -1413,6 +1414,7 @@ def dump_usage(usage: LLMUsage) -> JSON:
     }
 
 
+# Other fields are kept, so that a client of this format gets them unchanged.
 _KNOWN_RESULT_FIELDS = frozenset(
     {
         "id",
@@ -1541,6 +1543,7 @@ def echo_of(body: JSON) -> JSON:
     `body` is the client's request; missing and null fields get OpenAI's defaults, or
     are left out if they have none here.
     """
+    # Clients with typed models fail if a field is missing that OpenAI always sends.
     defaults = {
         "instructions": None,
         "max_output_tokens": None,
@@ -1767,6 +1770,7 @@ class StreamParser:
         ]
 
     def _part(self, part: PromptMessageContent) -> list[LLMResultChunk]:
+        """Return the chunk with one part."""
         return self._chunk(message=AssistantPromptMessage(content=[part]))
 
     def _on_head(self, body: JSON) -> None:
@@ -1963,6 +1967,7 @@ class StreamParser:
 
 
 def _text_index(event: JSON, output_index: int) -> int:
+    """Return a number that no other text of the response has."""
     return output_index * 100 + (count(event.get("content_index")) or 0)
 
 
@@ -2064,6 +2069,7 @@ class StreamDumper:
         return events
 
     def _event(self, event_type: str, **fields: Any) -> JSON:
+        """Return an event with the next number."""
         self._sequence += 1
         return {"type": event_type, "sequence_number": self._sequence, **fields}
 

@@ -48,12 +48,9 @@ def parse_embed_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddin
     The server reports no token counts, so the usage is marked as estimated.
     """
     del request
-    if not isinstance(body, list) or not all(
-        isinstance(embedding, list) for embedding in body
-    ):
-        raise InvokeServerUnavailableError(
-            "Upstream response is not a list of embeddings"
-        )
+    if not isinstance(body, list) or not all(isinstance(row, list) for row in body):
+        problem = "Upstream response is not a list of embeddings"
+        raise InvokeServerUnavailableError(problem)
     return TextEmbeddingResult(embeddings=body, usage=EmbeddingUsage(estimated=True))
 
 

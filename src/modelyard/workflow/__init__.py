@@ -33,6 +33,7 @@ __all__ = ["App", "Outcome", "load", "loads", "run", "stream"]
 
 
 def __getattr__(name: str) -> Any:
+    """Import a submodule when one of its names is first used."""
     if name not in _SUBMODULE_BY_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(

@@ -119,16 +119,12 @@ class AgentStepStore:
 
     def save(self, entry: RecordedStep) -> None:
         """Record a finished entry."""
-        if self._recorder is not None:
-            # Observations come from tools, and must be readable after a resumption.
-            outputs = loggable(msgspec.to_builtins(entry))
-            self._recorder.record(
-                Step(
-                    key=f"{self._path}{entry.key}",
-                    node_id=entry.key,
-                    outputs=outputs,
-                )
-            )
+        if self._recorder is None:
+            return
+        # Observations come from tools, and must be readable after a resumption.
+        outputs = loggable(msgspec.to_builtins(entry))
+        key = f"{self._path}{entry.key}"
+        self._recorder.record(Step(key=key, node_id=entry.key, outputs=outputs))
 
 
 @dataclass(slots=True)
@@ -338,13 +334,12 @@ class BuiltInStrategy:
         available: its answer would be made up."""
         tools = await self._tools()
         missing = [tool for tool in tools if isinstance(tool, MissingTool)]
+        # With a part of its tools an agent can still be of use.
         if not tools or len(missing) < len(tools):
             return tools
         reasons = "; ".join(f"{tool.name} ({tool.reason})" for tool in missing)
-        raise NodeError(
-            f"None of the agent's tools is available: {reasons}",
-            error_type="AgentToolsUnavailable",
-        )
+        problem = f"None of the agent's tools is available: {reasons}"
+        raise NodeError(problem, error_type="AgentToolsUnavailable")
 
     async def _bind_tool(self, ref: ToolRef) -> Tool:
         """Return the tool of a reference; one that only reports an error if it is not
@@ -363,15 +358,11 @@ class BuiltInStrategy:
         """Return the user's files as message content, without those that the model does
         not support."""
         # Without own files the agent gets the files of the user's message.
-        file_values = self.parameters.get("files")
-        files = (
-            files_in(from_object(file_values))
-            if file_values
-            else files_in(self.context.value(["sys", "files"]))
-        )
-        return supported(
-            [await content_of(file, self.context) for file in files], model
-        )
+        own_files = from_object(self.parameters.get("files") or None)
+        file_values = own_files or self.context.value(["sys", "files"])
+        files = files_in(file_values)
+        contents = [await content_of(file, self.context) for file in files]
+        return supported(contents, model)
 
     # Approval and files
 

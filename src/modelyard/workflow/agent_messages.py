@@ -133,14 +133,11 @@ def _tool_name(tool: SoulTool, mentioned: str) -> str:
 
 def _contact_name(contacts: Sequence[HumanContact], mentioned: str) -> str:
     """Return the name of a mentioned contact; empty if there is none with this id."""
-    return next(
-        (
-            contact.title
-            for contact in contacts
-            if mentioned in (contact.id, contact.contact_id, contact.human_id)
-        ),
-        "",
-    )
+    for contact in contacts:
+        # Authors may use any of the three ids of a contact.
+        if mentioned in (contact.id, contact.contact_id, contact.human_id):
+            return contact.title
+    return ""
 
 
 # ------------------------------------------------------------------------- the message

@@ -728,13 +728,16 @@ def _model_warnings(soul: AgentSoul) -> Iterator[tuple[tuple[Any, ...], str]]:
     if soul.model is None or not soul.model.model:
         yield ("soul", "model"), "The agent has no model; the default model is used"
     settings = soul.model.model_settings if soul.model is not None else {}
-    response_format = settings.get("response_format")
-    name = response_format.get("type") if is_mapping(response_format) else ""
+    name = _format_name(settings.get("response_format"))
     if name not in ("", None, "text", "json", "json_object"):
-        yield (
-            ("soul", "model", "model_settings", "response_format"),
-            f"The model's answer format {name!r} has no effect here",
-        )
+        path = ("soul", "model", "model_settings", "response_format")
+        yield path, f"The model's answer format {name!r} has no effect here"
+
+
+def _format_name(response_format: Any) -> Any:
+    """Return the name of an answer format; empty if none is set."""
+    # Other values than objects come from files that were written by hand.
+    return response_format.get("type") if is_mapping(response_format) else ""
 
 
 def _is_configured(settings: Mapping[str, Any]) -> bool:

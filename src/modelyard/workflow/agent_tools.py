@@ -121,6 +121,7 @@ def _with_input(value: Any, resolve: Callable[[Any], Any]) -> Any:
 
 
 def _is_legacy(definition: Mapping[str, Any]) -> bool:
+    """Return whether a tool is written in the form of old files."""
     # Old files have one object per tool, with the tool's name as its only key.
     return len(definition) == 1 and isinstance(next(iter(definition.values())), Mapping)
 

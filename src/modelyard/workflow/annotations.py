@@ -20,6 +20,7 @@ from modelyard.storage.scoped_store import ScopedStore
 
 Embed = Callable[[str, str, Sequence[str]], Awaitable[list[Sequence[float]]]]
 """Embeds texts: (tenant, model, texts) to one vector per text."""
+# Some servers, such as TEI by default, take no more texts in one request.
 _BATCH = 32
 # Each question is compared with all annotations of an app, in this process.
 _MAX_ANNOTATIONS = 10_000
@@ -51,12 +52,10 @@ class ReplySettings(msgspec.Struct, frozen=True, kw_only=True):
         if not self.embedding_model_name:
             return "default-text-embedding"
         # Dify's provider names contain the plugin's name before the last slash.
-        qualified_name = f"{self.embedding_provider_name.rpartition('/')[2]}/{self.embedding_model_name}"  # noqa: E501
-        return (
-            qualified_name
-            if self.embedding_provider_name
-            else self.embedding_model_name
-        )
+        provider = self.embedding_provider_name.rpartition("/")[2]
+        if not self.embedding_provider_name:
+            return self.embedding_model_name
+        return f"{provider}/{self.embedding_model_name}"
 
 
 class Annotations:
@@ -76,11 +75,13 @@ class Annotations:
         self._sql = statements("annotations")
 
     async def _execute(self, name: str, values: Sequence[Any]) -> list[Any]:
+        """Run a statement in a transaction and return its rows."""
         return await self._database.transact(
             lambda connection: connection.execute(self._sql[name], values)
         )
 
     async def _rows(self, name: str, **values: Any) -> list[Any]:
+        """Return the rows of a query."""
         return await self._database.fetch(self._sql[name], values)
 
     async def add(
@@ -169,6 +170,8 @@ class Annotations:
 
         def work(connection: Connection) -> Row:
             """Update the row and read its hits."""
+            # The statement returns no row if the annotation belongs to
+            # another app or tenant.
             if not connection.execute(
                 self._sql["change"], (question, answer, tenant, app, id)
             ):
@@ -206,12 +209,8 @@ class Annotations:
         self, tenant: str, app: str, settings: ReplySettings
     ) -> None:
         """Store an app's annotation settings."""
-        await self._store.put(
-            tenant,
-            f"app/{app}",
-            "annotation_reply",
-            msgspec.json.encode(settings),
-        )
+        scope, value = f"app/{app}", msgspec.json.encode(settings)
+        await self._store.put(tenant, scope, "annotation_reply", value)
 
     async def record_job(self, tenant: str, app: str, problem: str) -> str:
         """Store the result of a job and return the job's id. `problem` is empty if it
@@ -330,6 +329,7 @@ def _dot(left: Sequence[float], right: Sequence[float]) -> float:
 
 
 def _like(keyword: str) -> str:
+    """Return the pattern that finds a keyword; empty for all annotations."""
     return f"%{keyword.lower()}%" if keyword else ""
 
 

@@ -84,6 +84,7 @@ class AppDocuments(Repository):
         )
 
     def _ring(self) -> KeyRing:
+        """Return the keys. Raises ConfigError if the server has none."""
         if self._keys is None:
             raise ConfigError("App files with secrets need a master key")
         return self._keys

@@ -19,6 +19,7 @@ from modelyard.workflow.dsl import App, AppMapping, loads
 
 # Tags are listed without pages, so their number is limited.
 _MAX_TAGS = 500
+# All tags of an app are stored in its record, and shown with it.
 _MAX_TAGS_PER_APP = 50
 _MAX_TAG_LENGTH = 50
 
@@ -158,9 +159,8 @@ class AppLibrary:
             if name in (tag_id, tag_name):
                 return tag_id
         hint = suggestion(name, list(names.values()), label="existing tags:")
-        raise NotFoundError(
-            f"Tag {name[:80]!r} does not exist; {hint}", code="tag_not_found"
-        )
+        problem = f"Tag {name[:80]!r} does not exist; {hint}"
+        raise NotFoundError(problem, code="tag_not_found")
 
     def tags_of(self, app_record: AppRecord) -> list[tuple[str, str]]:
         """Return (id, name) of an app's tags, ordered by name."""
@@ -193,11 +193,8 @@ class AppLibrary:
         # By its id from here on: the name is what changes.
         tag_id = self._tag_id(tenant, tag)
         row = await self._resources.get(tenant, AppTag.kind, tag_id)
-        await self._resources.change(
-            row,
-            name=_checked_tag_name(name),
-            body=row.body,
-        )
+        new_name = _checked_tag_name(name)
+        await self._resources.change(row, name=new_name, body=row.body)
         await self._directory.refresh()
         return next(renamed for renamed in self.tags(tenant) if renamed.id == tag_id)
 
@@ -225,9 +222,8 @@ class AppLibrary:
         # Sorted, so that the same tags are always the same record.
         ids = sorted({self._tag_id(app_record.tenant, tag) for tag in tags})
         if len(ids) > _MAX_TAGS_PER_APP:
-            raise InvokeBadRequestError(
-                f"An app has at most {_MAX_TAGS_PER_APP} tags", param="tags"
-            )
+            problem = f"An app has at most {_MAX_TAGS_PER_APP} tags"
+            raise InvokeBadRequestError(problem, param="tags")
         stored = msgspec.structs.replace(app_record.stored, tags=ids)
         return await self._apps.save(app_record, stored)
 

@@ -179,6 +179,7 @@ def _statistics(
         tokens_per_second=_ratio(speed, "completion_tokens", "seconds"),
         likes=_number(ratings, "likes"),
         dislikes=_number(ratings, "dislikes"),
+        # Without ratings there is no rate: zero would say that nobody likes the app.
         likes_per_1000=round(1000 * _number(ratings, "likes") / messages, 2)
         if messages
         else None,

@@ -427,14 +427,11 @@ class Apps:
 
     def list_all(self, tenant: str) -> list[AppRecord]:
         """Return all apps of a tenant, ordered by name."""
-        app_resources = self._directory.of(tenant, StoredApp)
-        return sorted(
-            (
-                AppRecord(tenant, resource.id, resource.name, stored_app)
-                for resource, stored_app in app_resources
-            ),
-            key=lambda app_record: app_record.name,
-        )
+        app_records = [
+            AppRecord(tenant, resource.id, resource.name, stored_app)
+            for resource, stored_app in self._directory.of(tenant, StoredApp)
+        ]
+        return sorted(app_records, key=lambda app_record: app_record.name)
 
     def get_by_id_or_name(self, tenant: str, name: str) -> AppRecord:
         """Return an app by id or name. Raises NotFoundError with similar names."""
@@ -483,15 +480,11 @@ class Apps:
 
     async def published_app(self, app_record: AppRecord) -> App:
         """Return the parsed published version. Raises NotPublishedError."""
-        if not app_record.stored.digest:
-            raise NotPublishedError(
-                f"App {app_record.name!r} is a draft and was never published"
-            )
-        return await self.load_version(
-            app_record.tenant,
-            app_record.stored.digest,
-            app_record.stored.mapping,
-        )
+        stored = app_record.stored
+        if not stored.digest:
+            problem = f"App {app_record.name!r} is a draft and was never published"
+            raise NotPublishedError(problem)
+        return await self.load_version(app_record.tenant, stored.digest, stored.mapping)
 
     async def export(
         self,
@@ -524,13 +517,18 @@ class Apps:
         stay until their retention ends."""
         # Delete what belongs to it first: without an app it would be unreachable.
         for owned_class in (AppKey, TraceDestination):
-            for resource, owned in self._directory.of(app_record.tenant, owned_class):
-                if owned.app == app_record.id:
-                    await self._resources.remove(
-                        app_record.tenant, owned_class.kind, resource.id
-                    )
+            await self._remove_owned(app_record, owned_class)
         await self._resources.remove(app_record.tenant, StoredApp.kind, app_record.id)
         await self._directory.refresh()
+
+    async def _remove_owned(
+        self, app_record: AppRecord, owned_class: type[AppKey] | type[TraceDestination]
+    ) -> None:
+        """Delete what an app has of one type."""
+        tenant, kind = app_record.tenant, owned_class.kind
+        for resource, owned in self._directory.of(tenant, owned_class):
+            if owned.app == app_record.id:
+                await self._resources.remove(tenant, kind, resource.id)
 
     # Keys
 

@@ -63,7 +63,9 @@ _SUBMIT = {
     "button_style": "primary",
 }
 """The button of a question that needs no decision."""
+# The names that Dify allows for fields of a form.
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,29}")
+# Mail programs show less than that of a subject.
 _SUBJECT_CHARS = 120
 _SCHEMA = {
     "type": "object",
@@ -259,4 +261,5 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _is_identifier(value: Any) -> bool:
+    """Return whether a value can name a field of a form."""
     return isinstance(value, str) and _IDENTIFIER.fullmatch(value) is not None

@@ -280,12 +280,11 @@ class Chats:
         default name."""
         if self._features is None:
             return
-        name = await self._features.conversation_title(
-            conversation.tenant, conversation.user, query
-        )
-        if name:
+        tenant, user = conversation.tenant, conversation.user
+        title = await self._features.conversation_title(tenant, user, query)
+        if title:
             with suppress(ModelyardError):
-                await self._conversations.rename(conversation, name)
+                await self._conversations.rename(conversation, title)
 
     async def aclose(self) -> None:
         """Cancel naming tasks that are still running."""
@@ -573,5 +572,6 @@ def workflow_id(app_record: AppRecord) -> str:
 
 
 def _default_name(query: str) -> str:
+    """Return the name of a conversation until a model has chosen one."""
     line = " ".join(query.split())
     return line if len(line) <= 40 else f"{line[:39]}…"

@@ -23,6 +23,8 @@ do not turn it off."""
 
 _MAX_BYTES = 256 << 20
 """What one code node may transfer, in both directions."""
+# Name servers answer slowly for unknown names; a program that looks up many must not
+# use all threads for it.
 _LOOKUPS_AT_ONCE = 2
 
 

@@ -9,6 +9,7 @@ import msgspec
 from modelyard.base.json_types import is_array, is_mapping
 from modelyard.workflow.node import CodeLimits, NodeError
 
+# The largest integer that databases and most languages can hold.
 _MAX_NUMBER = 2**63 - 1
 
 
@@ -93,6 +94,7 @@ class OutputValidator:
                     self._object_in(element, declared, where, index, depth)
                     for index, element in enumerate(elements)
                 ]
+            # The other types are arrays of texts, numbers, files and the like.
             case _:
                 return self._list(value, declared.type, where)
 
@@ -130,14 +132,12 @@ class OutputValidator:
         """Return the text without NUL characters, which PostgreSQL cannot store. Raises
         OutputError."""
         if not isinstance(value, str):
-            raise OutputError(
-                f"Output {where} must be a string, got {type(value).__name__} instead"
-            )
-        if len(value) > self._limits.characters:
-            raise OutputError(
-                f"The length of output {where} must be less than"
-                f" {self._limits.characters} characters"
-            )
+            problem = f"must be a string, got {type(value).__name__} instead"
+            raise OutputError(f"Output {where} {problem}")
+        max_chars = self._limits.characters
+        if len(value) > max_chars:
+            problem = f"must be less than {max_chars} characters"
+            raise OutputError(f"The length of output {where} {problem}")
         return value.replace("\0", "")
 
     def _number(self, value: Any, where: str) -> int | float:

@@ -110,6 +110,7 @@ def evaluate(
 
 
 def _log_value(value: Any) -> Any:
+    """Return a value for the log."""
     return value.to_object() if isinstance(value, File) else value
 
 
@@ -238,14 +239,17 @@ def _contains(actual: Any, expected: Any) -> bool:
 
 
 def _starts_with(actual: Any, expected: Any) -> bool:
+    """Return whether a text starts with another."""
     return bool(actual) and _require_text(actual).startswith(str(expected))
 
 
 def _ends_with(actual: Any, expected: Any) -> bool:
+    """Return whether a text ends with another."""
     return bool(actual) and _require_text(actual).endswith(str(expected))
 
 
 def _require_text(actual: Any) -> str:
+    """Return the value. Raises ConditionError if it is not a text."""
     if not isinstance(actual, str):
         raise ConditionError("Invalid actual value type: string")
     return actual
@@ -264,6 +268,7 @@ def _is(actual: Any, expected: Any) -> bool:
 
 
 def _is_not(actual: Any, expected: Any) -> bool:
+    """Return whether a value differs from another."""
     # False for nothing, as in Dify: branches of imported apps rely on it.
     return actual is not None and not _is(actual, expected)
 
@@ -317,18 +322,21 @@ def _number_comparison(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any],
 
 
 def _in(actual: Any, expected: Any) -> bool:
+    """Return whether a value is in a list."""
     if not actual:
         return False
     return actual in _require_list(expected)
 
 
 def _not_in(actual: Any, expected: Any) -> bool:
+    """Return whether a value is not in a list."""
     if not actual:
         return True
     return actual not in _require_list(expected)
 
 
 def _require_list(expected: Any) -> Sequence[Any]:
+    """Return the list. Raises ConditionError if the value is none."""
     if not is_array(expected):
         raise ConditionError("Invalid expected value type: array")
     return expected

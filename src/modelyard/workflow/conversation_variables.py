@@ -97,6 +97,7 @@ def merge_values(base: Any, own: Any, stored: Any) -> Any:
 
 
 def _is_number(value: Any) -> "TypeIs[float]":
+    """Return whether a value is a number; a boolean is none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -114,10 +115,12 @@ def _run_fields(
 
 
 def _ended(variable: Mapping[str, Any]) -> list[str]:
+    """Return the runs that have written a variable and ended."""
     runs = variable.get("ended")
     return runs if is_array(runs) else []
 
 
 def _paused(variable: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values of paused runs."""
     values = variable.get("paused")
     return values if is_mapping(values) else {}

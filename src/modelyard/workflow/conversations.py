@@ -74,6 +74,7 @@ def _read_record(row: Any, record_type: type[Any]) -> Any:
 
 
 def _to_json(value: Any) -> str:
+    """Return a value as JSON text."""
     return msgspec.json.encode(value).decode()
 
 
@@ -89,9 +90,11 @@ class Conversations:
         self._sql = database.statements("conversations")
 
     async def _rows(self, name: str, **values: Any) -> list[Any]:
+        """Return the rows of a query."""
         return await self._database.fetch(self._sql[name], values)
 
     async def _execute(self, name: str, values: Sequence[Any]) -> list[Any]:
+        """Run a statement in a transaction and return its rows."""
         return await self._database.transact(
             lambda connection: connection.execute(self._sql[name], values)
         )
@@ -250,12 +253,7 @@ class Conversations:
 
     async def get_message(self, tenant: str, app: str, id: str) -> Message:
         """Return a message. Raises NotFoundError."""
-        rows = await self._rows(
-            "message",
-            tenant=tenant,
-            app=app,
-            id=id,
-        )
+        rows = await self._rows("message", tenant=tenant, app=app, id=id)
         if not rows:
             raise NotFoundError("Message Not Exists.", code="not_found")
         return _read_record(rows[0], Message)
@@ -275,13 +273,8 @@ class Conversations:
         self, tenant: str, app: str, *, limit: int, skip: int
     ) -> list[Message]:
         """Return one page of an app's rated messages."""
-        rows = await self._rows(
-            "rated",
-            tenant=tenant,
-            app=app,
-            most=limit,
-            skip=skip,
-        )
+        page = {"most": limit, "skip": skip}
+        rows = await self._rows("rated", tenant=tenant, app=app, **page)
         return [_read_record(row, Message) for row in rows]
 
     def memory(self, run: RunRecord) -> "ConversationMemory":
@@ -330,11 +323,9 @@ class ConversationMemory:
         body = await self._conversations.scoped_store.get(
             self._run.tenant, self._scope, _RECAP_KEY
         )
-        return (
-            msgspec.json.decode(body, type=ConversationSummary)
-            if body is not None
-            else None
-        )
+        if body is None:
+            return None
+        return msgspec.json.decode(body, type=ConversationSummary)
 
     async def save_recap(self, recap: ConversationSummary) -> None:
         """Store a summary of older turns."""
@@ -347,6 +338,7 @@ class ConversationMemory:
 
     @property
     def _scope(self) -> str:
+        """Return where the values of the run's conversation are stored."""
         return f"conversation/{self._run.conversation}"
 
 

@@ -100,24 +100,21 @@ class KnowledgeSetTool(Tool):
         self, parameters: Mapping[str, Any], context: ToolContext
     ) -> AsyncGenerator[Message, None]:
         """Yield the text of the retrieved segments and a message with their sources."""
-        segments = await self._datasets.retrieve(
-            str(parameters["query"]), self._retrieval, files=()
-        )
-        yield {
-            "type": "text",
-            "message": {"text": text_of_segments(segments) or "Nothing was found."},
-        }
+        query = str(parameters["query"])
+        segments = await self._datasets.retrieve(query, self._retrieval, files=())
+        text = text_of_segments(segments) or "Nothing was found."
+        yield {"type": "text", "message": {"text": text}}
         yield resources_message(_sources(segments))
 
 
 def _entity(name: str, title: str, description: str) -> ToolEntity:
     """Return the description of a tool that searches `title`."""
+    default = f"useful for when you want to answer queries about the {title}"
     return ToolEntity(
         name=name,
         provider=title,
         kind="dataset-retrieval",
-        description=description
-        or f"useful for when you want to answer queries about the {title}",
+        description=description or default,
         schema=_QUERY_SCHEMA,
         is_repeatable=True,
     )
@@ -161,11 +158,11 @@ def text_of_segments(segments: list[dict[str, Any]]) -> str:
 
 def _sources(segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return retrieved segments as the sources of an answer."""
-    return [
-        {
-            **(segment.get("metadata") or EMPTY_OBJECT),
-            "content": segment["content"],
-            "title": segment["title"],
-        }
-        for segment in segments
-    ]
+    return [_source(segment) for segment in segments]
+
+
+def _source(segment: dict[str, Any]) -> dict[str, Any]:
+    """Return a retrieved segment as a source: its metadata, with its text and title."""
+    metadata = segment.get("metadata") or EMPTY_OBJECT
+    # A field of the metadata must not replace the text.
+    return {**metadata, "content": segment["content"], "title": segment["title"]}

@@ -56,6 +56,7 @@ from modelyard.base.json_types import EMPTY_OBJECT, is_array, is_mapping
 from modelyard.workflow.variables import File, file_of
 
 _STOP, _DEFAULT_VALUE = "stop", "default_value"
+# Each retry is a call of the model.
 _MAX_RETRIES = 10
 
 

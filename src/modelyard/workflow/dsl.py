@@ -52,6 +52,7 @@ _VERSION_WITHOUT_AGENTS = "0.6.0"
 # Dify's limit for such files.
 MAX_BYTES = 10 * 1024 * 1024
 _ARCHIVE_MARK = b"PK\x03\x04"
+# The largest real apps have some hundred nodes.
 MAX_NODES = 5_000
 # Values are built recursively, so a deeper file could exhaust the stack.
 _MAX_DEPTH = 120
@@ -67,6 +68,7 @@ MODES = (*WORKFLOW_MODES, *SIMPLE_MODES, AGENT_MODE)
 CHAT_MODES = ("advanced-chat", "chat", "agent-chat", AGENT_MODE)
 ROOTS = ("start", "datasource", "trigger-webhook", "trigger-schedule", "trigger-plugin")
 _CONTAINERS = ("iteration", "loop")
+# Notes of the editor are stored like nodes.
 _IGNORED_NODE_TYPES = ("", "custom-note", "note")
 _SECTIONS = frozenset(
     (
@@ -121,13 +123,12 @@ class Problem:
 
     def __str__(self) -> str:
         line = f"Line {self.line}: " if self.line else ""
-        where = (
-            f"{self.file}{f':{self.line}' if self.line else ''}: "
-            if self.file
-            else line
-        )
+        if self.file:
+            # A compiler's form, which editors turn into a link.
+            line = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
         node = f"Node {self.node!r}: " if self.node else ""
-        return f"{where}{node}{f'{self.field}: ' if self.field else ''}{self.message}"
+        field = f"{self.field}: " if self.field else ""
+        return f"{line}{node}{field}{self.message}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,12 +223,7 @@ class App:
         empty if it can."""
         if not mail_problem:
             return [warning for warning in self.warnings if not warning.is_without_mail]
-        return [
-            replace(warning, message=f"{warning.message}. {mail_problem}")
-            if warning.is_without_mail
-            else warning
-            for warning in self.warnings
-        ]
+        return [_with_reason(warning, mail_problem) for warning in self.warnings]
 
     @property
     def has_secrets(self) -> bool:
@@ -467,6 +463,8 @@ def parse_yaml(text: str, name: str = "") -> Any:
 def _check_depth(text: str, name: str) -> None:
     """Raise DslError if the text has too many values or too many levels."""
     depth = 0
+    # Counted while parsing: aliases and deep nesting can make a small file enormous
+    # before it is a document.
     for count, event in enumerate(_yaml.parse(text, _Loader)):
         if count > _MAX_EVENTS:
             raise DslError(
@@ -643,6 +641,7 @@ class _AppParser:
             try:
                 package = _convert(raw if is_object(raw) else {}, AgentPackage)
             except msgspec.ValidationError as error:
+                # msgspec states the path in its message alone.
                 message, _, where = str(error).partition(" - at `$")
                 steps = _path_steps(where.rstrip("`"))
                 self._add_problem(f"Agent package {name!r}: {message}", (*path, *steps))
@@ -668,6 +667,7 @@ class _AppParser:
         graph. Raises DslError if the file has no such package."""
         name = package_ref_of(self._document)
         package = self._packages.get(name)
+        # An invalid package is missing, too, but its problems say more than that.
         if self._problems:
             raise DslError(self._problems)
         if package is None:
@@ -699,6 +699,7 @@ class _AppParser:
         binding = data.agent_binding
         if binding is not None and binding.package_ref:
             data.package = self._packages.get(binding.package_ref)
+        # An operator can map the agent of another server to one of this server.
         is_mapped = binding is not None and binding.agent_id in self._mapping.agents
         if data.package is None and not is_mapped:
             self._add_warning(
@@ -740,6 +741,7 @@ class _AppParser:
             )
             if config.get(name) is not None
         }
+        # From here on, the app is a workflow like any other.
         nodes, edges = nodes_of_model_config(app.mode, config)
         self._build_levels(app, nodes, edges, ("model_config",))
 
@@ -1393,10 +1395,12 @@ def _correct_container(value: Any, container: Any) -> _Correction | None:
 
 
 def _is_object_of_objects(value: Any) -> bool:
+    """Return whether a value is an object whose members are objects."""
     return is_object(value) and all(is_object(member) for member in value.values())
 
 
 def _is_list_of_objects(value: Any) -> bool:
+    """Return whether a value is a list of objects."""
     return is_array(value) and all(is_object(element) for element in value)
 
 
@@ -1411,6 +1415,7 @@ def _requirements_of(node: Node) -> Iterable[Requirement]:
     for name in _models_of(data):
         yield Requirement(
             kind="model",
+            # A name without a provider starts with a slash.
             name=name.lstrip("/"),
             node=node.title,
         )
@@ -1551,3 +1556,10 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         """Return True: repeated values are written out."""
         return True
+
+
+def _with_reason(warning: Problem, mail_problem: str) -> Problem:
+    """Return a warning that also says why mails cannot be sent, if it is about mails."""
+    if not warning.is_without_mail:
+        return warning
+    return replace(warning, message=f"{warning.message}. {mail_problem}")

@@ -150,6 +150,7 @@ class GraphEngine:
     ) -> "GraphEngine":
         """Return an engine for one item of an iteration or one round of a loop. It is
         run by `run_inner`."""
+        # Each round has a path of its own, under which its steps are recorded.
         scope = self.scope.inside(node, index, is_loop=is_loop)
         return GraphEngine(
             graph,
@@ -450,6 +451,7 @@ class GraphEngine:
         self._events.failed_and_handled(running, result)
 
     def _node_paused(self, running: RunningNode, pause: NodePaused) -> None:
+        """Record that a node waits, and emit its reasons."""
         reasons = loggable(pause.reasons)
         self._reasons += reasons
         for reason in reasons:
@@ -479,11 +481,13 @@ class GraphEngine:
     def _on_stream(
         self, running: RunningNode, name: str, text: str, is_final: bool
     ) -> None:
+        """Pass a piece of a node's output to the answers that show it."""
         self._state.responses.chunk(
             running.node.id, name, storable_text(text), is_final=is_final
         )
 
     def _on_reasoning(self, running: RunningNode, text: str, is_final: bool) -> None:
+        """Emit a piece of reasoning, if an answer shows the node."""
         if self._state.responses.can_emit_reasoning(running.node.id):
             self._events.reasoned(running, storable_text(text), is_final)
 

@@ -69,13 +69,9 @@ class FileRules(msgspec.Struct, frozen=True, kw_only=True):
         """Raise InputError if there are too many files."""
         images = [file for file in files if file.type == "image"]
         if self.max_images and len(images) > self.max_images:
-            raise InputError(
-                f"{_FAILED}: {len(images)} images, at most {self.max_images} are allowed"
-            )
+            raise _too_many(images, "images", self.max_images)
         if self.max_files and len(files) > self.max_files:
-            raise InputError(
-                f"{_FAILED}: {len(files)} files, at most {self.max_files} are allowed"
-            )
+            raise _too_many(files, "files", self.max_files)
 
 
 ANY_FILE = FileRules()
@@ -155,3 +151,9 @@ def _count(value: Any) -> int:
 def _listed(names: Iterable[str]) -> str:
     """Return names in a stable order, for a message."""
     return ", ".join(sorted(names))
+
+
+def _too_many(files: Sequence[File], name: str, max_count: int) -> InputError:
+    """Return the error for more files than an app accepts."""
+    allowed = f"at most {max_count} are allowed"
+    return InputError(f"{_FAILED}: {len(files)} {name}, {allowed}")

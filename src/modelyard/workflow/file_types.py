@@ -78,11 +78,11 @@ HEAD_BYTES = 64
 
 def file_kind(extension: str, mime_type: str) -> str:
     """Return the file type: image, document, audio, video or custom."""
-    if (kind := _BY_EXTENSION.get(extension.lower())) is not None:
-        return kind
-    known = _BY_EXTENSION.get(extension_of(mime_type))
-    if known is not None:
-        return known
+    file_type = _BY_EXTENSION.get(extension.lower())
+    # A file without a usual extension has that of its MIME type.
+    file_type = file_type or _BY_EXTENSION.get(extension_of(mime_type))
+    if file_type is not None:
+        return file_type
     # Unknown extensions are classified by their MIME type.
     family = mime_type.partition("/")[0]
     return family if family in ("image", "audio", "video") else "custom"

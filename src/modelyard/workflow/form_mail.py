@@ -8,6 +8,7 @@ from modelyard.workflow.template import render
 from modelyard.workflow.variables import Secret, VariablePool, masked, to_markdown
 
 _URL = "{{#url#}}"
+# The subject may hold values of the run, of any length.
 _MAX_SUBJECT_CHARS = 200
 _MAX_FRAGMENT_CHARS = 100_000
 

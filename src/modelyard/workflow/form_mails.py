@@ -106,12 +106,7 @@ class FormMails(Repository):
         """Return whether the form of a mail still waits for an answer."""
         # The form may have been answered while its mail waited for an attempt.
         rows = await self._rows("form", run=mail.run, key=mail.key)
-        return any(
-            not row["answer"]
-            and row["expires_at"] > now
-            and row["status"] in ("running", "paused")
-            for row in rows
-        )
+        return any(_is_open(row, now) for row in rows)
 
     async def settle(
         self, mail: DueMail, state: str, *, due_at: float = 0.0, error: str = ""
@@ -139,3 +134,11 @@ def _due_mail(row: Row) -> DueMail:
     body = msgspec.json.decode(row["body"], type=list[str | None])
     names = ("run", "key", "recipient", "token", "subject", "attempts")
     return DueMail(**{name: row[name] for name in names}, body=body)
+
+
+def _is_open(row: Row, now: float) -> bool:
+    """Return whether a form can still be answered."""
+    if row["answer"] or row["expires_at"] <= now:
+        return False
+    # A run that was stopped does not read the answer any more.
+    return row["status"] in ("running", "paused")

@@ -152,15 +152,12 @@ class GraphState:
         """Merge the outputs of a response node: answers are concatenated, other outputs
         are replaced."""
         for name, value in outputs.items():
-            previous = self.outputs.get(name)
-            if (
-                name == "answer"
-                and isinstance(previous, str)
-                and isinstance(value, str)
-            ):
-                self.outputs[name] = previous + value
-            else:
-                self.outputs[name] = value
+            previous: Any = self.outputs.get(name)
+            is_text = isinstance(previous, str) and isinstance(value, str)
+            # Several answer nodes of a run write one answer together.
+            if name == "answer" and is_text:
+                value = previous + value
+            self.outputs[name] = value
 
     def _on_text(
         self, node: str, selector: Sequence[str], text: str, is_final: bool
@@ -191,13 +188,14 @@ def _amount(value: Any) -> float:
 
 def _result_of(step: Step) -> NodeResult:
     """Return the node result of a recorded step."""
+    updates = [
+        msgspec.structs.replace(update, value=from_object(update.value))
+        for update in step.updates
+    ]
     return NodeResult(
         outputs=from_object(step.outputs),
         handle=step.handle,
-        updates=[
-            msgspec.structs.replace(update, value=from_object(update.value))
-            for update in step.updates
-        ],
+        updates=updates,
         metadata=step.metadata,
         error=step.error,
     )

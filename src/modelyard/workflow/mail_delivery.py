@@ -22,6 +22,7 @@ from modelyard.workflow.run_record import RunRecord
 
 logger = logging.getLogger("modelyard.workflow")
 
+# Greylisting servers accept a second attempt after some minutes.
 _FIRST_PAUSE_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 3600.0
 _CLAIM_STEPS = 8

@@ -286,15 +286,12 @@ def _tokens(turns: Sequence[Turn], model: Any, calls: Calls) -> int:
 def _thought_texts(thoughts: Sequence[Thought], calls: Calls) -> list[str]:
     """Return the thoughts and tool calls as text, for counting; empty if calls are not
     shown."""
-    return (
-        [
-            call_text
-            for thought in thoughts
-            for call_text in (thought.text, _calls_as_text(thought))
-        ]
-        if calls
-        else []
-    )
+    if not calls:
+        return []
+    texts: list[str] = []
+    for thought in thoughts:
+        texts += (thought.text, _calls_as_text(thought))
+    return texts
 
 
 # -------------------------------------------------------------------------- as messages
@@ -416,10 +413,8 @@ def memory_text(history: PromptHistory, prefix: RolePrefix | None) -> str:
     user = (prefix.user if prefix else "") or "Human"
     assistant = (prefix.assistant if prefix else "") or "Assistant"
     lines = [f"{_RECAP_HEADING}{history.recap}"] if history.recap else []
-    # Completion models cannot see images, so a marker replaces them.
-    lines += [
-        f"{user}: {'[image]' * bool(turn.files)}{turn.query}\n{assistant}:"
-        f" {turn.answer}"
-        for turn in history.turns
-    ]
+    for turn in history.turns:
+        # Completion models cannot see images, so a marker replaces them.
+        images = "[image]" if turn.files else ""
+        lines.append(f"{user}: {images}{turn.query}\n{assistant}: {turn.answer}")
     return "\n".join(lines)

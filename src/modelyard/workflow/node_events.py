@@ -89,14 +89,13 @@ class NodeEvents:
 
     def started(self, running: RunningNode) -> None:
         """Emit that a node started."""
-        self._emit(
-            NodeRunStarted(
-                **self._node_fields(running),
-                at=running.started_at,
-                predecessor_node_id=running.predecessor,
-                index=running.index,
-            )
+        event = NodeRunStarted(
+            **self._node_fields(running),
+            at=running.started_at,
+            predecessor_node_id=running.predecessor,
+            index=running.index,
         )
+        self._emit(event)
 
     def retried(self, running: RunningNode, error: NodeError, retry_index: int) -> None:
         """Emit that a node failed and is run again; `retry_index` counts from 1."""
@@ -124,25 +123,20 @@ class NodeEvents:
 
     def failed(self, running: RunningNode, result: NodeResult) -> None:
         """Emit that a node failed and with it the run."""
-        self._emit(
-            NodeRunFailed(
-                **self._node_fields(running),
-                **self._result_fields(running, result),
-                error=result.error,
-                error_type=result.error_type,
-            )
-        )
+        self._emit(NodeRunFailed(**self._error_fields(running, result)))
 
     def failed_and_handled(self, running: RunningNode, result: NodeResult) -> None:
         """Emit that a node failed but the run continues."""
-        self._emit(
-            NodeRunException(
-                **self._node_fields(running),
-                **self._result_fields(running, result),
-                error=result.error,
-                error_type=result.error_type,
-            )
-        )
+        self._emit(NodeRunException(**self._error_fields(running, result)))
+
+    def _error_fields(self, running: RunningNode, result: NodeResult) -> dict[str, Any]:
+        """Return the fields of an event about a failed node."""
+        return {
+            **self._node_fields(running),
+            **self._result_fields(running, result),
+            "error": result.error,
+            "error_type": result.error_type,
+        }
 
     def pause_requested(self, running: RunningNode, reason: dict[str, Any]) -> None:
         """Emit that a node paused the run."""
@@ -154,14 +148,13 @@ class NodeEvents:
 
     def reasoned(self, running: RunningNode, text: str, is_final: bool) -> None:
         """Emit a chunk of reasoning text."""
-        self._emit(
-            NodeRunReasoningChunk(
-                **self._node_fields(running),
-                at=self._run.now(),
-                chunk=text,
-                is_final=is_final,
-            )
+        event = NodeRunReasoningChunk(
+            **self._node_fields(running),
+            at=self._run.now(),
+            chunk=text,
+            is_final=is_final,
         )
+        self._emit(event)
 
     def variable_updated(self, node: Node, update: Update) -> None:
         """Emit that a node wrote a variable."""

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 _MENTION = re.compile(r"\[§([A-Za-z_][A-Za-z0-9_]{0,40}):([^:§\]]+)(?::([^§]*))?§\]")
+# A name comes from a DSL file.
 _MAX_NAME_CHARS = 255
 
 
@@ -63,4 +64,5 @@ def expand_mentions(prompt: str, resolve: Resolve) -> str:
 
 
 def _mention_of(match: re.Match[str]) -> Mention:
+    """Return the mention that a match has found."""
     return Mention(kind=match[1], id=match[2], label=(match[3] or "").strip())

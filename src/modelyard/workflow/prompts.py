@@ -317,6 +317,7 @@ def dump_usage(usage: LLMUsage) -> dict[str, Any]:
 
     def price(value: Decimal | None) -> str:
         """Return a price in plain decimal notation."""
+        # Without an exponent: nodes read these texts as decimal numbers.
         return format(value or Decimal(0), "f")
 
     return {
@@ -345,14 +346,13 @@ def metadata_of(usage: LLMUsage) -> dict[str, Any]:
 
 def dump_prompts(messages: Sequence[AnyPromptMessage]) -> list[dict[str, Any]]:
     """Return the prompts for the log: file names, with the file contents shortened."""
-    return [
-        {
-            "role": message.role.value,
-            "text": message.text,
-            "files": [_dump_file(part) for part in message.files],
-        }
-        for message in messages
-    ]
+    return [_dump_prompt(message) for message in messages]
+
+
+def _dump_prompt(message: AnyPromptMessage) -> dict[str, Any]:
+    """Return one prompt for the log."""
+    files = [_dump_file(part) for part in message.files]
+    return {"role": message.role.value, "text": message.text, "files": files}
 
 
 def _dump_file(part: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from modelyard.workflow.events import (
     parse_event,
 )
 
+# Read in pages, since a run with loops can have a million events.
 _PAGE_SIZE = 5000
 
 EventRow = tuple[str, int, str]

@@ -71,14 +71,10 @@ class RunForms(Repository):
     async def fill(self, token: str, answer: dict[str, Any]) -> tuple[str, str] | None:
         """Store the submitted values. Returns (tenant, run), or None if the form was
         already submitted or has expired."""
+        document = msgspec.json.encode(answer).decode()
         # One statement with its conditions: of two people who submit at the same time,
         # only one gets a row.
-        rows = await self._execute(
-            "fill",
-            msgspec.json.encode(answer).decode(),
-            token,
-            self._now(),
-        )
+        rows = await self._execute("fill", document, token, self._now())
         return (rows[0]["tenant"], rows[0]["run"]) if rows else None
 
     async def expired(self) -> list[tuple[str, str]]:

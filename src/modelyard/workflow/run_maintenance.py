@@ -23,6 +23,7 @@ from modelyard.workflow.live_runs import LiveRuns
 
 logger = logging.getLogger("modelyard.workflow")
 
+# The user who presses "stop" may be served by another process than the run.
 _COMMAND_POLL_SECONDS = 0.05
 # A signal tells of a command. Without one they are looked for all the same.
 _COMMAND_LOOK_SECONDS = 2.0
@@ -103,9 +104,8 @@ class RunMaintenance:
         for run_id, command in await self._journal.commands():
             live_run = self._live.find(run_id)
             if live_run is not None:
-                live_run.command(
-                    Command(command), "User requested stop" if command == "stop" else ""
-                )
+                reason = "User requested stop" if command == "stop" else ""
+                live_run.command(Command(command), reason)
 
     async def _renew(self) -> None:
         """Renew the leases of the active runs."""

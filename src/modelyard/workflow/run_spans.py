@@ -27,6 +27,7 @@ from modelyard.workflow.run_record import RunRecord
 
 _MAX_SPANS = 2_000
 """Longer loops are cut; the run's span says how many nodes are missing."""
+# Trace services truncate or refuse longer values.
 _MAX_CONTENT = 32_000
 _KINDS: Mapping[str, tuple[str, str]] = {
     "llm": ("LLM", "llm"),
@@ -215,6 +216,7 @@ def _root_span(
     """Return the span of the run itself."""
     attributes: Attributes = {
         **builder.common,
+        # Each trace service has its own name for the type of a span.
         names.KIND: "CHAIN",
         "langsmith.span.kind": "chain",
         "langfuse.trace.name": app_name,

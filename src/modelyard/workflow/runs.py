@@ -43,6 +43,7 @@ from modelyard.workflow.variables import (
 
 logger = logging.getLogger("modelyard.workflow")
 
+# A run that kills its process at the same node each time would restart it forever.
 _MAX_FRUITLESS_STARTS = 20
 
 FindApp = Callable[[RunRecord], Awaitable[App]]
@@ -162,11 +163,10 @@ class Runs:
         This happens if the database stored the run but its reply was lost.
         """
         existing = await self.find(record.tenant, record.id)
-        if (
-            existing.status is Status.RUNNING
-            and self._live.find(existing.id) is None
-            and await self.journal.is_mine(existing.id)
-        ):
+        is_executed = self._live.find(existing.id) is not None
+        is_left = existing.status is Status.RUNNING and not is_executed
+        # A run of another process is executed there.
+        if is_left and await self.journal.is_mine(existing.id):
             await self._continue(existing)
         return existing
 

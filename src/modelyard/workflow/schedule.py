@@ -52,9 +52,8 @@ class Schedule:
         try:
             times = cronsim.CronSim(self.cron, start)
         except cronsim.CronSimError as error:
-            raise ScheduleError(
-                f"Invalid cron expression {self.cron!r}: {str(error).lower()}"
-            ) from error
+            problem = f"Invalid cron expression {self.cron!r}: {str(error).lower()}"
+            raise ScheduleError(problem) from error
         return (occurrence.timestamp() for occurrence in times)
 
     def next(self, moment: float) -> float | None:

@@ -194,10 +194,8 @@ class TenantAgents:
         except NotFoundError:
             return False
         declared = plugin.declaration.agent_strategy
-        return declared is not None and any(
-            declared_strategy.identity.name == strategy
-            for declared_strategy in declared.strategies
-        )
+        strategies = declared.strategies if declared is not None else ()
+        return strategy in {declared.identity.name for declared in strategies}
 
     async def run(
         self, strategy: Mapping[str, Any], parameters: Mapping[str, Any]
@@ -507,15 +505,20 @@ class TenantAgentApps:
 
         A mapping of this reference has priority over the reference itself.
         """
-        name = next(
-            (mapping[reference] for mapping in self._mappings if reference in mapping),
-            reference,
-        )
+        name = self._mapped_name(reference)
         for app_record in self._apps.list_all(self._tenant):
+            # A draft has no version that could run.
             if name in (app_record.id, app_record.name) and app_record.stored.digest:
                 app = await self._apps.published_app(app_record)
                 return app.agent_package
         return None
+
+    def _mapped_name(self, reference: str) -> str:
+        """Return what the first mapping has for a reference, or the reference itself."""
+        for mapping in self._mappings:
+            if reference in mapping:
+                return mapping[reference]
+        return reference
 
 
 class PluginCalls:

@@ -56,6 +56,7 @@ from modelyard.workflow.remote_files import RemoteFileHead, remote_file_head
 from modelyard.workflow.variables import File, file_of
 
 _FILE_URL_SECONDS = 3600.0
+# Files of nodes are held in memory while they are stored.
 _MAX_FILE_BYTES = 100 << 20
 
 
@@ -131,14 +132,9 @@ class TenantSandbox:
 def _node_error(error: SandboxError, error_type: str) -> NodeError:
     """Return a sandbox error as a node error."""
     # An unavailable sandbox is not the program's fault, so it has its own error type.
-    return NodeError(
-        str(error),
-        error_type=(
-            "SandboxUnavailable"
-            if isinstance(error, SandboxUnavailableError)
-            else error_type
-        ),
-    )
+    if isinstance(error, SandboxUnavailableError):
+        error_type = "SandboxUnavailable"
+    return NodeError(str(error), error_type=error_type)
 
 
 def mapped_model(
@@ -574,6 +570,7 @@ class TenantDatasets:
         target: IndexTarget,
     ) -> Document:
         """Add the document with the target's id, or return it if it exists."""
+        # A node can be executed again after a crash, when its document exists already.
         try:
             return await self._datasets.store.documents.get(
                 self._tenant, dataset.id, target.document
@@ -658,6 +655,7 @@ def resource(hit: Hit, position: int) -> dict[str, Any]:
     """Return a hit in the output format of the knowledge retrieval node; answers cite
     it in this format."""
     segment, document, dataset = hit.segment, hit.document, hit.dataset
+    # Names and constants are Dify's: prompts of imported apps refer to them.
     metadata: dict[str, Any] = {
         "_source": "knowledge",
         "position": position,

@@ -17,6 +17,7 @@ from modelyard.base.json_types import is_mapping
 from modelyard.workflow.events import AnyEvent, dump_event
 from modelyard.workflow.variables import File, Missing, Secret, WorkflowError
 
+# PostgreSQL and UTF-8 cannot express lone surrogates.
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # Every integer of this length can be converted to a float.
@@ -56,6 +57,7 @@ def storable(value: Any, name: str) -> Any:
     """
 
     def refuse(value: Any, reason: str) -> Any:
+        """Raise the error for a value that cannot be stored."""
         del value
         raise UnstorableError(f"Variable {name} {reason}")
 
@@ -83,9 +85,8 @@ def loggable_event(event: AnyEvent) -> AnyEvent:
     try:
         dump_event(event)
     except (UnicodeError, ValueError, OverflowError, TypeError, RecursionError):
-        fields = {
-            name: loggable(getattr(event, name)) for name in event.__struct_fields__
-        }
+        names = event.__struct_fields__
+        fields = {name: loggable(getattr(event, name)) for name in names}
         return msgspec.structs.replace(event, **fields)
     return event
 

@@ -242,13 +242,12 @@ class ResponseStream:
     def can_emit_reasoning(self, node: str) -> bool:
         """Return whether a node's reasoning may be streamed: a reached answer shows its
         text."""
+        sessions = self._sessions.items()
+        reached = [
+            session for name, session in sessions if name not in self._waiting_answers
+        ]
         return any(
-            isinstance(part, tuple)
-            and part[0] == node
-            and part[1] in ("text", "reasoning_content")
-            for name, session in self._sessions.items()
-            if name not in self._waiting_answers
-            for part in session.parts
+            _shows_text(part, node) for session in reached for part in session.parts
         )
 
     # Text that may become void
@@ -314,11 +313,10 @@ class ResponseStream:
 
     def _flush(self) -> None:
         """Emit from the active answer; when it is complete, continue with the next one."""
-        while True:
+        while self._active is not None or self._queue:
             if self._active is None:
-                if not self._queue:
-                    return
                 self._active = self._queue.popleft()
+            # Later answers wait for the active one, so that texts do not mix.
             if not self._emit_available(self._active):
                 return
             self._active = None
@@ -418,3 +416,10 @@ class ResponseStream:
         """Emit a piece of a session's text and remember it."""
         self._emitted.append((session, text))
         self._publish(node, selector, text, is_final)
+
+
+def _shows_text(part: "str | Selector", node: str) -> bool:
+    """Return whether a part of an answer is the text of a node."""
+    if not isinstance(part, tuple):
+        return False
+    return part[0] == node and part[1] in ("text", "reasoning_content")

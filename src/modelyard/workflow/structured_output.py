@@ -11,6 +11,7 @@ from modelyard.base.json_types import is_array, is_object
 from modelyard.base.schemas import SchemaError, TooMuchWorkError, compile_schema
 from modelyard.workflow.thinking import split_thinking
 
+# Models put JSON into a code fence even if they are told not to.
 _FENCE = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\r?\n?(.*?)```", re.DOTALL)
 
 
@@ -70,7 +71,7 @@ def _repaired(text: str, problem: str) -> Any:
     except (ImportError, RepairError) as error:
         raise StructuredOutputError(problem) from error
     # The repair finds an empty text in what holds no JSON at all.
-    if value == "" or value is None:
+    if value in ("", None):
         raise StructuredOutputError(problem)
     return value
 

@@ -5,6 +5,7 @@ import re
 # Attributes and spaces are bounded, so that a search stays linear in a text with many
 # unfinished tags.
 _OPEN = re.compile(r"<think(?:\s[^<>]{0,400})?>", re.IGNORECASE)
+# Some models write blanks within the tag.
 _CLOSE = re.compile(r"</think\s{0,40}>", re.IGNORECASE)
 # These match a tag that is cut off at the end of the text received so far.
 _MAY_OPEN = re.compile(

@@ -36,6 +36,7 @@ _PROTOBUF = ("content-type", "application/x-protobuf")
 _TEMPORARY = frozenset({408, 429, 502, 503, 504})
 # Only the status of a response is used.
 _MAX_RESPONSE_BYTES = 1 << 16
+# The record of a run is written just after its last event.
 _SETTLE_SECONDS = 0.1
 _MAX_SETTLE_TRIES = 50
 _EVENTS_AT_ONCE = 1_000

@@ -41,6 +41,7 @@ def _langfuse(credentials: Credentials, project: str) -> dict[str, str]:
 
 
 def _langsmith(credentials: Credentials, project: str) -> dict[str, str]:
+    """Return the headers of LangSmith."""
     headers = {"x-api-key": credentials["api_key"]}
     return {**headers, "langsmith-project": project} if project else headers
 
@@ -54,6 +55,7 @@ def _phoenix(credentials: Credentials, project: str) -> dict[str, str]:
 
 
 def _opik(credentials: Credentials, project: str) -> dict[str, str]:
+    """Return the headers of Opik."""
     names = {"api_key": "authorization", "workspace": "comet-workspace"}
     headers = {
         header: credentials[name]
@@ -99,11 +101,9 @@ def service_of(name: str) -> TraceService:
     """Return a service by its name. Raises InvokeBadRequestError."""
     service = TRACE_SERVICES.get(name)
     if service is None:
-        raise InvokeBadRequestError(
-            f"Unknown trace service {name[:40]!r}; expected one of"
-            f" {', '.join(TRACE_SERVICES)}",
-            param="service",
-        )
+        expected = ", ".join(TRACE_SERVICES)
+        problem = f"Unknown trace service {name[:40]!r}; expected one of {expected}"
+        raise InvokeBadRequestError(problem, param="service")
     return service
 
 

@@ -34,6 +34,7 @@ _NAMES = uuid.UUID("6f2a3c1e-54f0-4a53-9b0e-6a8c1d2f7e90")
 
 
 def _webhook_not_found() -> NotFoundError:
+    """Return the error for both cases: it must not tell which apps exist."""
     return NotFoundError(
         "Webhook not found, or its app is not published", code="webhook_not_found"
     )
@@ -122,6 +123,8 @@ class Triggers:
     ) -> RunRecord:
         """Start a run at a node. All calls with the same key share one run. Raises
         WorkflowError."""
+        # Derived from the key, so that of several calls, in any process, one starts the
+        # run and the others find it.
         run_id = (
             str(
                 uuid.uuid5(
@@ -215,13 +218,9 @@ class Triggers:
         self, listener: Listener, variables: Mapping[str, Any], *, key: str = ""
     ) -> RunRecord:
         """Start the run of a listening node."""
-        return await self.fire(
-            listener.found,
-            await self._apps.published_app(listener.found),
-            listener.trigger.node,
-            variables,
-            key=key,
-        )
+        app_record, node = listener.found, listener.trigger.node
+        app = await self._apps.published_app(app_record)
+        return await self.fire(app_record, app, node, variables, key=key)
 
     # The triggers of all published apps
 

@@ -352,6 +352,7 @@ def size_of(value: Value, max_bytes: int) -> int:
 
 # ----------------------------------------------------------------------------- the pool
 
+# Values are written to the journal as inputs and outputs of nodes.
 _MAX_VALUE_BYTES = 16 * 1024 * 1024
 
 
@@ -388,13 +389,9 @@ class VariablePool:
         """Set a variable. Raises WorkflowError if the value is too large."""
         # Very large values would be copied and stored again and again.
         if size_of(value, _MAX_VALUE_BYTES) > _MAX_VALUE_BYTES:
-            raise WorkflowError(
-                f"Variable {node}.{name} is larger than {_MAX_VALUE_BYTES >> 20} MB"
-            )
-        node_values = self._nodes.get(node)
-        if node_values is None:
-            node_values = self._nodes[node] = {}
-        node_values[name] = value
+            problem = f"is larger than {_MAX_VALUE_BYTES >> 20} MB"
+            raise WorkflowError(f"Variable {node}.{name} {problem}")
+        self._nodes.setdefault(node, {})[name] = value
 
     def put_all(self, node: str, values: Mapping[str, Any]) -> None:
         """Set several variables of a node. Raises WorkflowError."""

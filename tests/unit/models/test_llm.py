@@ -24,21 +24,21 @@ def test_chunks_of_a_text_fold_to_the_text(texts: list[str]):
 
 
 @given(usages, usages)
-def test_usage_adds_up_either_way(one: LLMUsage, right: LLMUsage):
-    forward, back = one.plus(right), right.plus(one)
+def test_usage_adds_up_either_way(left: LLMUsage, right: LLMUsage):
+    forward, back = left.plus(right), right.plus(left)
     assert (
         forward.total_tokens
         == back.total_tokens
-        == one.total_tokens + right.total_tokens
+        == left.total_tokens + right.total_tokens
     )
     assert (
-        forward.total_price == back.total_price == one.total_price + right.total_price
+        forward.total_price == back.total_price == left.total_price + right.total_price
     )
 
 
 @given(usages)
-def test_empty_usage_adds_nothing(one: LLMUsage):
-    assert LLMUsage.empty_usage().plus(one) == one
+def test_empty_usage_adds_nothing(left: LLMUsage):
+    assert LLMUsage.empty_usage().plus(left) == left
 
 
 def test_different_currencies_do_not_add_up():
@@ -47,21 +47,17 @@ def test_different_currencies_do_not_add_up():
         dollars.plus(LLMUsage.of(1, 1, total_price=Decimal(1), currency="RMB"))
 
 
-def piece(index: int | None, arguments: str, **fields: str) -> LLMResultChunk:
-    call = ToolCall(
-        index=index,
-        id=fields.get("id", ""),
-        function=ToolCallFunction(name=fields.get("name", ""), arguments=arguments),
-    )
-    return LLMResultChunk(
-        delta=LLMResultChunkDelta(message=AssistantPromptMessage(tool_calls=[call]))
-    )
+def call_fragment(index: int | None, arguments: str, **fields: str) -> LLMResultChunk:
+    function = ToolCallFunction(name=fields.get("name", ""), arguments=arguments)
+    call = ToolCall(index=index, id=fields.get("id", ""), function=function)
+    message = AssistantPromptMessage(tool_calls=[call])
+    return LLMResultChunk(delta=LLMResultChunkDelta(message=message))
 
 
 def test_parallel_tool_calls_are_assembled_by_index():
     result = fold([
-        piece(0, "", id="a", name="one"), piece(1, "", id="b", name="two"),
-        piece(0, '{"x":'), piece(1, "{}"), piece(0, "1}"),
+        call_fragment(0, "", id="a", name="one"), call_fragment(1, "", id="b", name="two"),
+        call_fragment(0, '{"x":'), call_fragment(1, "{}"), call_fragment(0, "1}"),
     ])  # fmt: skip
     assert [
         (call.id, call.function.name, call.function.arguments)
@@ -73,23 +69,19 @@ def test_parallel_tool_calls_are_assembled_by_index():
 
 
 def test_calls_without_an_index_are_distinguished_by_id():
-    result = fold(
-        [
-            piece(None, "{", id="a", name="one"),
-            piece(None, "}"),
-            piece(None, "{}", id="b", name="two"),
-        ]
-    )
+    first, second = {"id": "a", "name": "one"}, {"id": "b", "name": "two"}
+    start, end = call_fragment(None, "{", **first), call_fragment(None, "}")
+    result = fold([start, end, call_fragment(None, "{}", **second)])
     assert [call.function.arguments for call in result.tool_calls] == ["{}", "{}"]
 
 
 def test_a_call_without_an_index_never_joins_a_numbered_one():
     result = fold(
         [
-            piece(1, "{}", id="a", name="one"),
-            piece(None, "[]", id="b", name="two"),
-            piece(1, " "),
-            piece(None, " ", id="b"),
+            call_fragment(1, "{}", id="a", name="one"),
+            call_fragment(None, "[]", id="b", name="two"),
+            call_fragment(1, " "),
+            call_fragment(None, " ", id="b"),
         ]
     )
     assert [call.function.arguments for call in result.tool_calls] == ["{} ", "[] "]

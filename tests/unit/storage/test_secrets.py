@@ -10,14 +10,14 @@ from modelyard.base.errors import ConfigError
 from modelyard.storage.secrets import KeyRing, SecretError, load_key_ring, save_key_ring
 
 RING = KeyRing({}).rotated()
-PLACE = {"tenant": "t", "kind": "credential", "row": "r"}
+ROW = {"tenant": "t", "kind": "credential", "row": "r"}
 
 
 @given(st.text(max_size=200))
 def test_encryption_round_trip(text: str):
-    sealed = RING.encrypt(text, **PLACE)
-    assert RING.decrypt(sealed, **PLACE) == text
-    assert RING.encrypt(text, **PLACE) != sealed
+    sealed = RING.encrypt(text, **ROW)
+    assert RING.decrypt(sealed, **ROW) == text
+    assert RING.encrypt(text, **ROW) != sealed
     assert len(text) < 4 or text not in sealed
 
 
@@ -33,38 +33,38 @@ def test_encryption_round_trip(text: str):
 def test_a_row_that_is_copied_elsewhere_cannot_be_read_there(
     changed_fields: dict[str, str],
 ):
-    sealed = RING.encrypt("secret", **PLACE)
+    sealed = RING.encrypt("secret", **ROW)
     with pytest.raises(SecretError, match="belongs to another row"):
-        RING.decrypt(sealed, **{**PLACE, **changed_fields})
+        RING.decrypt(sealed, **{**ROW, **changed_fields})
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))
 def test_a_bit_that_flips_is_noticed(index: int, flip: int):
-    sealed = bytearray(RING.encrypt("a secret", **PLACE).encode())
+    sealed = bytearray(RING.encrypt("a secret", **ROW).encode())
     index %= len(sealed)
     sealed[index] ^= flip
     try:
         text = sealed.decode()
     except UnicodeDecodeError:
         return
-    if text == RING.encrypt("a secret", **PLACE):
+    if text == RING.encrypt("a secret", **ROW):
         return
     with suppress(SecretError):
         # The last digit of base64 has bits that are ignored.
-        assert RING.decrypt(text, **PLACE) == "a secret"
+        assert RING.decrypt(text, **ROW) == "a secret"
 
 
 def test_keys_are_rotated_by_their_ids():
-    sealed, digest = RING.encrypt("secret", **PLACE), RING.digest(b"key")
+    sealed, digest = RING.encrypt("secret", **ROW), RING.digest(b"key")
     newer = RING.rotated()
-    assert newer.decrypt(sealed, **PLACE) == "secret"
+    assert newer.decrypt(sealed, **ROW) == "secret"
     assert not newer.is_current(sealed)
-    assert newer.is_current(newer.encrypt("secret", **PLACE))
+    assert newer.is_current(newer.encrypt("secret", **ROW))
     assert newer.matches(b"key", digest)
     assert not newer.matches(b"other", digest)
     ring_without_key = newer.without(RING.active)
     with pytest.raises(SecretError, match="another master key") as caught:
-        ring_without_key.decrypt(sealed, **PLACE)
+        ring_without_key.decrypt(sealed, **ROW)
     # Only the operator may learn which keys exist.
     assert RING.active not in str(caught.value)
     assert not ring_without_key.matches(b"key", digest)

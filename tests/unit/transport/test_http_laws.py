@@ -183,11 +183,11 @@ def answers(draw: st.DrawFn) -> bytes:
 @settings(max_examples=300, suppress_health_check=SLOW)
 @given(answers(), PLACES)
 def test_responses_are_read_as_h11_reads_them_in_any_chunking(
-    message: bytes, places: list[int]
+    message: bytes, cut_positions: list[int]
 ):
     expected = read_with_h11([message])
     assert expected is not None
-    assert read_with_client(_split(message, places)) == expected
+    assert read_with_client(_split(message, cut_positions)) == expected
 
 
 SNIPPETS = st.sampled_from([
@@ -206,13 +206,13 @@ EDITS = st.lists(
 @settings(max_examples=400, suppress_health_check=SLOW)
 @given(answers(), EDITS, PLACES)
 def test_damaged_responses_are_not_read_differently_than_by_h11(
-    message: bytes, edits: list[tuple[int, int, bytes]], places: list[int]
+    message: bytes, edits: list[tuple[int, int, bytes]], cut_positions: list[int]
 ):
     for position, cut, snippet in edits:
         index = position % (len(message) + 1)
         message = message[:index] + snippet + message[index + cut :]
     mine, h11_result = (
-        read_with_client(_split(message, places)),
+        read_with_client(_split(message, cut_positions)),
         read_with_h11([message]),
     )
     if mine is not None and h11_result is not None:
@@ -222,13 +222,13 @@ def test_damaged_responses_are_not_read_differently_than_by_h11(
 
 @settings(suppress_health_check=SLOW)
 @given(answers(), PLACES)
-def test_an_answer_to_head_has_no_body(message: bytes, places: list[int]):
+def test_an_answer_to_head_has_no_body(message: bytes, cut_positions: list[int]):
     head = (
         message[: message.rindex(b"Fine\r\n")]
         + message[message.rindex(b"Fine\r\n") :].partition(b"\r\n\r\n")[0]
         + b"\r\n\r\n"
     )
-    read = read_with_client(_split(head, places), is_bodiless=True)
+    read = read_with_client(_split(head, cut_positions), is_bodiless=True)
     assert read is not None
     assert read == read_with_h11([head], "HEAD")
 
@@ -240,7 +240,7 @@ def test_an_answer_to_head_has_no_body(message: bytes, places: list[int]):
     PLACES,
 )
 def test_decompression_round_trip_in_any_chunking(
-    part: bytes, times: int, encoding: str, places: list[int]
+    part: bytes, times: int, encoding: str, cut_positions: list[int]
 ):
     plain = part * times
     raw_deflate = zlib.compressobj(wbits=-15)
@@ -253,7 +253,7 @@ def test_decompression_round_trip_in_any_chunking(
     unpacking = Decompressor("gzip" if encoding in ("gzip", "members") else "deflate")
     unpacked_chunks = [
         chunk
-        for packed_chunk in _split(packed, places)
+        for packed_chunk in _split(packed, cut_positions)
         for chunk in unpacking.feed(packed_chunk)
     ]
     unpacking.finish()

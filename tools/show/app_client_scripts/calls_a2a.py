@@ -138,12 +138,9 @@ async def complete_answers() -> None:
 async def workflow_inputs() -> None:
     """Workflows take their inputs as a data part."""
     _, flow = await client_of("workflow", streaming=True)
-    ran = [event async for event in flow.send_message(message(data={"n": 3}))]
-    parts = [
-        event.artifact_update.artifact.parts[0]
-        for event in ran
-        if event.HasField("artifact_update")
-    ]
+    events = [event async for event in flow.send_message(message(data={"n": 3}))]
+    updates = [event for event in events if event.HasField("artifact_update")]
+    parts = [update.artifact_update.artifact.parts[0] for update in updates]
     check("a workflow with data", "".join(part.text for part in parts) == "3:[]", parts)
 
 

@@ -47,10 +47,9 @@ dataset = sent("/datasets", {"name": "api client"})["id"]
 def wait_for_indexing(batch: str) -> str:
     """Wait for a batch and return its indexing status. Raises TimeoutError after a
     minute."""
+    path = f"/datasets/{dataset}/documents/{batch}/indexing-status"
     for _ in range(600):
-        status = sent(
-            f"/datasets/{dataset}/documents/{batch}/indexing-status", method="GET"
-        )["data"][0]["indexing_status"]
+        status = sent(path, method="GET")["data"][0]["indexing_status"]
         if status in ("completed", "error"):
             return status
         time.sleep(0.1)

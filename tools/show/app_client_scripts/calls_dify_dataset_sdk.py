@@ -310,13 +310,9 @@ def child_chunks(dataset: Any, file: Any) -> None:
 def deleted_segment(dataset: Any, document: Any, segment: Any) -> None:
     """Delete a segment."""
     client.segments.delete(dataset.id, document.id, segment.id)
-    check(
-        "delete a segment",
-        all(
-            "Danish" not in remaining.content
-            for remaining in client.segments.list(dataset.id, document.id).data
-        ),
-    )
+    remaining = client.segments.list(dataset.id, document.id).data
+    is_gone = all("Danish" not in segment.content for segment in remaining)
+    check("delete a segment", is_gone)
 
 
 def metadata_fields(dataset: Any, document: Any) -> None:

@@ -55,10 +55,9 @@ def main() -> None:
 
 def created_dataset() -> str:
     """Create and list a dataset. Returns its id."""
+    description = "as the older client knows it"
     dataset = client.create_dataset(
-        name="knowledge",
-        permission="only_me",
-        description="as the older client knows it",
+        name="knowledge", permission="only_me", description=description
     )
     check("create a dataset", dataset.name == "knowledge", dataset.id)
     check("list datasets", client.list_datasets().total == 1)

@@ -87,14 +87,14 @@ def _wrong_calls(
             )
         else:
             del remaining[index]
-    for target, asked in remaining:
-        yield f"nothing in the file asks ({target}) {asked[:_MAX_SHOWN]}"
+    for target, request_text in remaining:
+        yield f"nothing in the file asks ({target}) {request_text[:_MAX_SHOWN]}"
 
 
-def _dumped(asked: Any) -> str:
+def _dumped(request_text: Any) -> str:
     """Return what was asked as a comparable text."""
     return json.dumps(
-        comparable(asked), ensure_ascii=False, sort_keys=True, default=str
+        comparable(request_text), ensure_ascii=False, sort_keys=True, default=str
     )
 
 
@@ -102,27 +102,29 @@ def _index_of(call: ExpectedCall, remaining: Sequence[tuple[str, str]]) -> int |
     """Return the index of the call that is expected; None if there is none."""
     # Inside of JSON a text may be written as JSON once more.
     texts = () if call.is_exact else call.asked
-    for index, (target, asked) in enumerate(remaining):
+    for index, (target, request_text) in enumerate(remaining):
         if target != call.target:
             continue
-        if call.is_exact and asked == _dumped(call.asked):
+        if call.is_exact and request_text == _dumped(call.asked):
             return index
-        if not call.is_exact and all(_is_in(text, asked) for text in texts):
+        if not call.is_exact and all(_is_in(text, request_text) for text in texts):
             return index
     return None
 
 
-def _is_in(text: str, asked: str) -> bool:
+def _is_in(text: str, request_text: str) -> bool:
     """Return whether a text is in what was asked, plainly or in JSON inside of it."""
     once = json.dumps(without_run_ids(text), ensure_ascii=False)[1:-1]
     twice = json.dumps(once, ensure_ascii=False)[1:-1]
-    return once in asked or twice in asked
+    return once in request_text or twice in request_text
 
 
 def _nearest(call: ExpectedCall, remaining: Sequence[tuple[str, str]]) -> str:
     """Return the first call of the same target that is not explained yet."""
-    asked = [asked for target, asked in remaining if target == call.target]
-    return asked[0][:_MAX_SHOWN] if asked else "none"
+    request_text = [
+        request_text for target, request_text in remaining if target == call.target
+    ]
+    return request_text[0][:_MAX_SHOWN] if request_text else "none"
 
 
 def _wrong_nodes(ran: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
@@ -143,8 +145,8 @@ def _wrong_conversation(shown: Shown, expected: Expected) -> Iterator[str]:
 def _wrong_stream(shown: Shown, expected: Expected) -> Iterator[str]:
     """Yield a finding if the streamed text is not the answer."""
     if expected.is_chat and expected.status != "failed" and shown.said != expected.said:
-        seen, said = _short(shown.said), _short(expected.said)
-        yield f"the client of the chat sees {seen}, not {said}"
+        shown_text, expected_text = _short(shown.said), _short(expected.said)
+        yield f"the client of the chat sees {shown_text}, not {expected_text}"
 
 
 def _wrong_outputs(
@@ -174,12 +176,12 @@ def _empty_outputs(expected: Expected, reviewed: Reviewed) -> Iterator[str]:
         if value in (None, "", [], {}) and name != "files"
     }
     # A name with a turn is for that turn of a chat.
-    here = f" turn {expected.turn}"
-    known = {name.removesuffix(here) for name in reviewed.empty}
-    known = {name for name in known if " turn " not in name}
-    for name in sorted(empty - known):
+    suffix = f" turn {expected.turn}"
+    reviewed_names = {name.removesuffix(suffix) for name in reviewed.empty}
+    reviewed_names = {name for name in reviewed_names if " turn " not in name}
+    for name in sorted(empty - reviewed_names):
         yield f"output {name} is empty, and nothing says why"
-    for name in sorted(known - empty):
+    for name in sorted(reviewed_names - empty):
         yield f"output {name} is said to be empty, but has a value"
 
 

@@ -96,9 +96,8 @@ class ReadApp:
         starts = [node for node in inside if node.type == start_type]
         # Old files mark the first node instead.
         starts += [node for node in inside if node.data.get("isIterationStart")]
-        return (
-            starts[0].id if starts else str(container.data.get("start_node_id") or "")
-        )
+        stated_id = str(container.data.get("start_node_id") or "")
+        return starts[0].id if starts else stated_id
 
 
 def read(path: Path) -> ReadApp:

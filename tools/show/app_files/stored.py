@@ -63,14 +63,13 @@ class StoredRuns:
     def _process(self, *, ahead: float = 0.0) -> Runs:
         """Return what a process of the server has of runs. Its clock is ahead by some
         seconds, so that it takes over runs whose lease would expire then."""
-        storage = self.yard.services.storage
+        storage, workflows = self.yard.services.storage, self.yard.services.workflows
         journal = DatabaseJournal(
             storage.database, lambda: time.time() + ahead, storage.keys
         )
         # Owners are named by their process, which is the same one here.
         journal.owner = f"{journal.owner}:{ahead:g}"
-        limits = self.yard.services.workflows.limits
-        return Runs(journal, self._find_app, self._services, limits=limits)
+        return Runs(journal, self._find_app, self._services, limits=workflows.limits)
 
     async def _find_app(self, record: RunRecord) -> App:
         return self._runs[record.id].app

@@ -152,8 +152,8 @@ class Walk:
 
     def ask_about(self, node: ReadNode, target: str, texts: Sequence[str]) -> None:
         """Note a call that the product words itself; it contains these texts."""
-        found = [text for text in texts if text.strip()]
-        self.calls.append(ExpectedCall(node.id, target, found, False))
+        visible_texts = [text for text in texts if text.strip()]
+        self.calls.append(ExpectedCall(node.id, target, visible_texts, False))
 
     def reviewed_code(self, node: ReadNode) -> Mapping[str, Any]:
         """Return the reviewed outputs of this execution of a code node."""
@@ -177,8 +177,8 @@ class Walk:
     def observed_outputs(self, node: ReadNode) -> Mapping[str, Any]:
         """Return the outputs of this execution in the run of the product."""
         index = self._executions[node.id] - 1
-        seen = self.observed.outputs.get(node.id, [])
-        return seen[index] if index < len(seen) else {}
+        outputs = self.observed.outputs.get(node.id, [])
+        return outputs[index] if index < len(outputs) else {}
 
     def note(self, problem: str) -> None:
         """Note what does not allow to expect a value."""
@@ -190,19 +190,19 @@ class Walk:
         """Run the nodes of a graph; return the ids of those that ran. Raises
         NodeFailure."""
         edges = self._reachable_edges(container, root)
-        taken: dict[ReadEdge, bool] = {}
-        ready, ran, seen = [root], list[str](), {root}
+        edge_states: dict[ReadEdge, bool] = {}
+        ready, ran, visited = [root], list[str](), {root}
         while ready:
             node = self.app.nodes[self._next_of(ready)]
             step = self._execute(node)
             ran.append(node.id)
             for edge in edges:
                 if edge.source == node.id:
-                    taken[edge] = _is_taken(edge, step.handle)
+                    edge_states[edge] = _is_taken(edge, step.handle)
             # Several skipped ways may lead to the same node.
-            for name in self._newly_ready(node.id, edges, taken):
-                if name not in seen:
-                    seen.add(name)
+            for name in self._newly_ready(node.id, edges, edge_states):
+                if name not in visited:
+                    visited.add(name)
                     ready.append(name)
         return ran
 
@@ -214,16 +214,16 @@ class Walk:
         return chosen
 
     def _newly_ready(
-        self, source: str, edges: Sequence[ReadEdge], taken: dict[ReadEdge, bool]
+        self, source: str, edges: Sequence[ReadEdge], edge_states: dict[ReadEdge, bool]
     ) -> list[str]:
         """Return the nodes after a node that can run now; mark what is skipped."""
         ready: list[str] = []
         for target in _targets_of(source, edges):
-            states = {taken.get(edge) for edge in edges if edge.target == target}
+            states = {edge_states.get(edge) for edge in edges if edge.target == target}
             # A node waits until all its edges are decided.
             if states == {False}:
-                taken |= {edge: False for edge in edges if edge.source == target}
-                ready += self._newly_ready(target, edges, taken)
+                edge_states |= {edge: False for edge in edges if edge.source == target}
+                ready += self._newly_ready(target, edges, edge_states)
             elif None not in states:
                 ready.append(target)
         return ready
@@ -272,10 +272,14 @@ class Walk:
         pattern = self.reviewed.fails.get(node.id)
         if pattern is None:
             return
-        seen = self.observed.errors.get(node.id, [])
+        recorded_errors = self.observed.errors.get(node.id, [])
         index = self._executions[node.id] - 1
         # Of executions that fail and others that do not, the pattern counts those.
-        message, error_type = seen[min(index, len(seen) - 1)] if seen else ("", "")
+        message, error_type = (
+            recorded_errors[min(index, len(recorded_errors) - 1)]
+            if recorded_errors
+            else ("", "")
+        )
         if not re.search(pattern, message):
             self.problems.append(
                 f"{node.id} has to fail with {pattern!r}, not {message!r}"
@@ -287,8 +291,11 @@ class Walk:
         strategy = node.data.get("error_strategy")
         errors = {"error_message": str(failure), "error_type": failure.error_type}
         # The exact words of an error are the product's own.
-        if seen := self.observed.errors.get(node.id):
-            errors = {"error_message": seen[0][0], "error_type": seen[0][1]}
+        if recorded_errors := self.observed.errors.get(node.id):
+            errors = {
+                "error_message": recorded_errors[0][0],
+                "error_type": recorded_errors[0][1],
+            }
         if strategy not in ("fail-branch", "default-value"):
             raise failure
         self._exceptions += 1

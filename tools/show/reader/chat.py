@@ -275,13 +275,14 @@ def _read_choice(fields: JSON) -> Choice:
 def _add_logprobs(choice: Choice, tokens: Any) -> None:
     """Add log probabilities of tokens."""
     for token in tokens or ():
-        choice.logprobs.append((token["token"], round(token["logprob"], 5)))
-        choice.alternatives.append(
-            [
-                (top["token"], round(top["logprob"], 5))
-                for top in token.get("top_logprobs") or ()
-            ]
-        )
+        choice.logprobs.append(_logprob(token))
+        alternatives = [_logprob(top) for top in token.get("top_logprobs") or ()]
+        choice.alternatives.append(alternatives)
+
+
+def _logprob(entry: Any) -> tuple[Any, float]:
+    """Return a token with its probability, rounded: formats write different digits."""
+    return entry["token"], round(entry["logprob"], 5)
 
 
 def _add_reasoning(choice: Choice, message: JSON) -> None:

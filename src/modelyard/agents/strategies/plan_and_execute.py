@@ -21,6 +21,7 @@ from modelyard.base.json_types import is_object
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import AnyPromptMessage, UserPromptMessage
 
+# Every step is a call of the model at least; longer plans repeat themselves.
 MAX_STEPS = 8
 _PLAN = (
     "Make a plan for the user's request: a JSON list of short steps, each one thing to"
@@ -74,14 +75,18 @@ class PlanAndExecute:
     def reader(self, state: State) -> ReplyParser:
         """Return a parser: only the answer is text for the user; the plan and the steps
         are thoughts."""
-        completed_count = len(_completed_steps(state)[0]) if state.turns else 0
-        is_answer = bool(state.turns) and (
-            completed_count >= len(parse_steps(state)) or state.is_last
-        )
+        is_answer = bool(state.turns) and self._all_steps_done(state)
         return PlainStreamParser(
             delta_type="text" if is_answer else "thought",
             takes_calls=bool(state.turns) and not is_answer,
         )
+
+    def _all_steps_done(self, state: State) -> bool:
+        """Return whether only the answer remains to be written."""
+        # The last turn must answer, even if steps of the plan are left.
+        if state.is_last:
+            return True
+        return len(_completed_steps(state)[0]) >= len(parse_steps(state))
 
     def is_done(self, state: State) -> bool:
         """Return whether the last turn produced text for the user and no tool calls."""

@@ -41,7 +41,9 @@ class A2AError(Exception):
         self.code = code
 
 
+# Codes of JSON-RPC 2.0.
 PARSE, INVALID, NO_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
+# Codes of the A2A specification, in the range that JSON-RPC leaves to servers.
 NO_TASK, NOT_CANCELABLE, NO_PUSH, UNSUPPORTED = -32001, -32002, -32003, -32004
 
 

@@ -50,10 +50,21 @@ def api(parts: ServiceDependencies) -> Api:
         )
         for name in _CARDS
     ]
-    call = Row(method="POST", path="/a2a/{agent}", auth=APP_KEY, handler=agents.call,
-               takes=Schema(_MESSAGE), answer=json_or_events(_MESSAGE), errors=(401,),
-               summary="Send a JSON-RPC request to an agent.")  # fmt: skip
+    call = Row(
+        method="POST",
+        path="/a2a/{agent}",
+        auth=APP_KEY,
+        handler=agents.call,
+        takes=Schema(_MESSAGE),
+        answer=json_or_events(_MESSAGE),
+        errors=(401,),
+        summary="Send a JSON-RPC request to an agent.",
+    )
     return Api(
-        name="a2a", title="A2A", about="Apps as agents that other agents call.",
-        prefixes=("/a2a",), errors=ERROR_SHAPE, rows=(*cards, call),
-    )  # fmt: skip
+        name="a2a",
+        title="A2A",
+        about="Apps as agents that other agents call.",
+        prefixes=("/a2a",),
+        errors=ERROR_SHAPE,
+        rows=(*cards, call),
+    )

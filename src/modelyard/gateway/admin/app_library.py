@@ -120,10 +120,9 @@ class AppTags:
 def _tag_name(body: JSON) -> str:
     """Return the name of a tag in a request. Raises InvokeBadRequestError."""
     name = required_field(body, "name", str)
+    unknown = sorted(body.keys() - {"name"})
     # A field that is not known is more likely a mistake than a wish.
-    if unknown := sorted(body.keys() - {"name"}):
-        raise InvokeBadRequestError(
-            f"Unknown field {short_repr(unknown[0])}; expected 'name' alone",
-            param=unknown[0][:60],
-        )
+    if unknown:
+        problem = f"Unknown field {short_repr(unknown[0])}; expected 'name' alone"
+        raise InvokeBadRequestError(problem, param=unknown[0][:60])
     return name

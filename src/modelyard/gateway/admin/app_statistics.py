@@ -20,6 +20,7 @@ from modelyard.workflow.app_statistics import (
 )
 from modelyard.workflow.apps import Apps
 
+# A month shows a weekly rhythm, and is one page of a chart.
 _DEFAULT_DAYS = 30
 
 
@@ -49,6 +50,7 @@ class StatisticsRoute:
             offset=offset,
         )
         if output_format == "csv":
+            # Years have many days, and writing them would block the event loop.
             body = await run_in_thread(as_csv, days)
             return Reply(body, content_type=b"text/csv; charset=utf-8")
         return json_reply(
@@ -82,11 +84,9 @@ def _offset(text: str) -> int:
     """Return an offset from UTC in minutes. Raises InvokeBadRequestError."""
     minutes = whole_number(text.removeprefix("-"), maximum=MAX_OFFSET_MINUTES)
     if minutes is None:
-        raise InvokeBadRequestError(
-            f"'offset' must be from -{MAX_OFFSET_MINUTES} to {MAX_OFFSET_MINUTES}"
-            f" minutes, not {short_repr(text)}",
-            param="offset",
-        )
+        accepted = f"from -{MAX_OFFSET_MINUTES} to {MAX_OFFSET_MINUTES} minutes"
+        problem = f"'offset' must be {accepted}, not {short_repr(text)}"
+        raise InvokeBadRequestError(problem, param="offset")
     return -minutes if text.startswith("-") else minutes
 
 

@@ -22,9 +22,10 @@ from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, json_reply, read_json
 from modelyard.models.types import JSON
 from modelyard.tenancy.caller import ForbiddenError, Role
+from modelyard.tenancy.directory import CachedResource
 from modelyard.workflow.app_appearance import AppearanceChange
 from modelyard.workflow.app_library import AppLibrary
-from modelyard.workflow.apps import AppRecord, Apps, DraftChangedError
+from modelyard.workflow.apps import AppKey, AppRecord, Apps, DraftChangedError
 from modelyard.workflow.dsl import App, AppMapping, DslError, Problem, loads
 from modelyard.workflow.pipelines import Pipelines
 from modelyard.workflow.trigger_nodes import next_times, triggers_of
@@ -260,12 +261,7 @@ class ImportedApps:
         Raises NotFoundError.
         """
         keys = self.apps.keys(app_of(request, self.apps))
-        key_views = [
-            AppKeyView(
-                id=key_record.id, hint=key.hint, speaks_for_users=key.speaks_for_users
-            )
-            for key_record, key in keys
-        ]
+        key_views = [_key_view(key_record, key) for key_record, key in keys]
         return json_reply({"data": key_views, "has_more": False})
 
     async def make_key(self, request: Request) -> Reply:
@@ -398,12 +394,22 @@ def _report(app: App, mail_problem: str) -> JSON:
     """Return the warnings and requirements of an imported app."""
     return {
         "warnings": [str(warning) for warning in app.warnings_with(mail_problem)],
-        "needs": [
-            *(f"{needed.kind} {needed.name}" for needed in app.requirements),
-            *(f"secret {name}" for name in app.missing_secrets),
-        ],
+        "needs": _needs(app),
         "missing_secrets": app.missing_secrets,
     }
+
+
+def _key_view(key_record: CachedResource, key: AppKey) -> AppKeyView:
+    """Return a key without its secret."""
+    return AppKeyView(
+        id=key_record.id, hint=key.hint, speaks_for_users=key.speaks_for_users
+    )
+
+
+def _needs(app: App) -> list[str]:
+    """Return what must be set up before an app can run, as texts."""
+    requirements = [f"{needed.kind} {needed.name}" for needed in app.requirements]
+    return requirements + [f"secret {name}" for name in app.missing_secrets]
 
 
 def _secrets(body: JSON) -> dict[str, str]:

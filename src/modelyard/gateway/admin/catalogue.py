@@ -173,9 +173,13 @@ def _detail_reply(
 ) -> Reply:
     """Build the reply with the details of a provider. Runs outside the event loop,
     because some providers have hundreds of models."""
-    detail = ProviderDetail(**_provider_fields(tenant_view, status), help=status.entity.help,
-        forms=status.entity.credential_forms, model_forms=status.entity.model_forms,
-        offered=[_model(offer) for offer in offered])  # fmt: skip
+    detail = ProviderDetail(
+        **_provider_fields(tenant_view, status),
+        help=status.entity.help,
+        forms=status.entity.credential_forms,
+        model_forms=status.entity.model_forms,
+        offered=[_model(offer) for offer in offered],
+    )
     return json_reply(detail)
 
 
@@ -249,14 +253,17 @@ class Catalogue:
 
         Raises InvokeBadRequestError, NotFoundError.
         """
+        offers = self._requested_offers(request)
+        if request.query("ready") == "true":
+            offers = [offer for offer in offers if offer.is_ready]
+        return await run_in_thread(_catalogue_reply, offers)
+
+    def _requested_offers(self, request: Request) -> "list[_CatalogueEntry]":
+        """Return the models of the tenant, of the type that the request names."""
         type_name = request.query("type")
-        is_ready = request.query("ready") == "true"
         requested_type = None if type_name is None else model_type(type_name)
-        offers = _offers(
-            self.models.providers, self.directory, tenant_of(request), requested_type
-        )
-        visible_offers = [offer for offer in offers if offer.is_ready or not is_ready]
-        return await run_in_thread(_catalogue_reply, visible_offers)
+        providers, tenant = self.models.providers, tenant_of(request)
+        return _offers(providers, self.directory, tenant, requested_type)
 
 
 def _catalogue_reply(offers: Sequence["_CatalogueEntry"]) -> Reply:

@@ -23,6 +23,7 @@ from modelyard.workflow.apps import Apps
 from modelyard.workflow.conversations import Conversations, Message
 from modelyard.workflow.features import Features
 
+# An answer of messages can be long, and a page is read as a whole.
 _MAX_MESSAGES = 200
 
 
@@ -223,10 +224,9 @@ def _checked_threshold(value: Any) -> float:
     # bool is a subclass of int and would pass as 0 or 1.
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= 1:
-        raise InvokeBadRequestError(
-            f"'score_threshold' must be a number from 0 to 1, not {short_repr(value)}",
-            param="score_threshold",
-        )
+        problem = f"must be a number from 0 to 1, not {short_repr(value)}"
+        name = "score_threshold"
+        raise InvokeBadRequestError(f"{name!r} {problem}", param=name)
     return float(value)
 
 

@@ -32,6 +32,7 @@ from modelyard.knowledge.evaluations import (
 from modelyard.models.types import JSON
 from modelyard.tenancy.caller import ForbiddenError
 
+# Each question is a call of the model, which the tenant pays.
 _MAX_GENERATED_QUESTIONS = 200
 
 

@@ -366,11 +366,13 @@ def _grant(
     if granted is None and network is None:
         return None
     # Only what the manifest requests now: nobody has seen what later versions request.
-    names = manifest.permissions.allowed_names() if granted is None else granted
-    return Grant(permissions=names, has_network=network is not False)
+    if granted is None:
+        granted = manifest.permissions.allowed_names()
+    return Grant(permissions=granted, has_network=network is not False)
 
 
 def _host_list(hosts: Hosts) -> list[str] | None:
+    """Return hosts for JSON; None if all are allowed."""
     return None if hosts is None else list(hosts)
 
 

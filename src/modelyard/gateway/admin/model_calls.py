@@ -167,6 +167,7 @@ def _row(row: UsageRow) -> CallRow:
         prompt_tokens=row.prompt_tokens,
         completion_tokens=row.completion_tokens,
         cached_tokens=row.cached_tokens,
+        # A text, because JSON's numbers are floats for most clients.
         cost=None if row.total_price is None else f"{row.total_price:f}",
         currency=row.currency,
         latency=row.latency,

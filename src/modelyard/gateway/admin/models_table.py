@@ -39,7 +39,7 @@ _FILTERS = (
     Query("user", "Only this user."),
     Query("call", "Only this call id."),
     Query("status", "Status in the ledger, or `failed` for all unsuccessful attempts."),
-)  # fmt: skip
+)
 _BY = Query("by", f"Fields to group by, comma-separated: {', '.join(GROUPINGS)}.")
 _READY = Query("ready", "true for only the models that can be called now.", "boolean")
 _ROWS = OneOf((Content("application/x-ndjson"), Content("text/csv")))
@@ -52,9 +52,15 @@ def rows(parts: AdminParts) -> Iterator[Row]:
         Providers(manage.models, manage.directory, manage.plugins, manage.check)
     )
     catalogue = Catalogue(manage.models, manage.directory)
-    yield row("GET", "/catalogue", DEVELOPER, catalogue.listed,
-              "List models, ready or not, with rules and prices.", Listed(shapes.CatalogueModel),
-              query=(_TYPE, _READY))  # fmt: skip
+    yield row(
+        "GET",
+        "/catalogue",
+        DEVELOPER,
+        catalogue.listed,
+        "List models, ready or not, with rules and prices.",
+        Listed(shapes.CatalogueModel),
+        query=(_TYPE, _READY),
+    )
     yield from _weights_rows(Weights(manage.weights, manage.models))
     yield from _usage_rows(Usage(manage.ledger.usage), Latency(manage.ledger.usage))
     yield from _call_rows(Calls(manage.models, manage.ledger, manage.traces))
@@ -65,21 +71,44 @@ def rows(parts: AdminParts) -> Iterator[Row]:
         manage.counters,
         manage.cache_seconds,
     )
-    yield row("POST", "/plan", ADMIN, plans.make,
-              "Show the routing plan of a call without calling a model.", shapes.RoutingPlan,
-              request_body=PlanInput, changes_nothing=True)  # fmt: skip
-    yield row("GET", "/resting", ADMIN, CooldownsRoute(manage.models.providers.health).listed,
-              "List deployments and credentials in cooldown, with remaining seconds.",
-              shapes.CooldownsView)  # fmt: skip
-    yield row("DELETE", "/cache", ADMIN, ResponseCacheRoute(parts.answers).clear,
-              "Clear the response cache.", shapes.CacheCleared)  # fmt: skip
+    yield row(
+        "POST",
+        "/plan",
+        ADMIN,
+        plans.make,
+        "Show the routing plan of a call without calling a model.",
+        shapes.RoutingPlan,
+        request_body=PlanInput,
+        changes_nothing=True,
+    )
+    yield row(
+        "GET",
+        "/resting",
+        ADMIN,
+        CooldownsRoute(manage.models.providers.health).listed,
+        "List deployments and credentials in cooldown, with remaining seconds.",
+        shapes.CooldownsView,
+    )
+    yield row(
+        "DELETE",
+        "/cache",
+        ADMIN,
+        ResponseCacheRoute(parts.answers).clear,
+        "Clear the response cache.",
+        shapes.CacheCleared,
+    )
 
 
 def _provider_rows(providers: Providers) -> Iterator[Row]:
     """Yield the routes of providers."""
-    yield row("GET", "/providers", ADMIN, providers.listed,
-              "List providers and their configuration.",
-              Listed(shapes.ProviderView))  # fmt: skip
+    yield row(
+        "GET",
+        "/providers",
+        ADMIN,
+        providers.listed,
+        "List providers and their configuration.",
+        Listed(shapes.ProviderView),
+    )
     yield row(
         "GET",
         "/providers/{id}",
@@ -88,9 +117,16 @@ def _provider_rows(providers: Providers) -> Iterator[Row]:
         "Get a provider with its credential form and models.",
         shapes.ProviderDetail,
     )
-    yield row("POST", "/providers/{id}/check", ADMIN, providers.check,
-              "Validate credentials with the provider; nothing is stored.",
-              shapes.CredentialCheck, request_body=FormInput, changes_nothing=True)  # fmt: skip
+    yield row(
+        "POST",
+        "/providers/{id}/check",
+        ADMIN,
+        providers.check,
+        "Validate credentials with the provider; nothing is stored.",
+        shapes.CredentialCheck,
+        request_body=FormInput,
+        changes_nothing=True,
+    )
 
 
 def _weights_rows(weights: Weights) -> Iterator[Row]:
@@ -103,8 +139,14 @@ def _weights_rows(weights: Weights) -> Iterator[Row]:
         "List the files of local models.",
         Listed(shapes.WeightsView),
     )
-    yield row("POST", "/weights/{id}/pull", ADMIN, weights.pull,
-              "Download a local model's files; streams the progress.", EVENTS)  # fmt: skip
+    yield row(
+        "POST",
+        "/weights/{id}/pull",
+        ADMIN,
+        weights.pull,
+        "Download a local model's files; streams the progress.",
+        EVENTS,
+    )
     yield row(
         "DELETE",
         "/weights/{id}",
@@ -118,23 +160,61 @@ def _weights_rows(weights: Weights) -> Iterator[Row]:
 def _usage_rows(usage: Usage, latency: Latency) -> Iterator[Row]:
     """Yield the routes of usage and latency."""
     span = {"since": NUMBER, "until": NUMBER}
-    yield row("GET", "/usage", VIEWER, usage.sums, "Sum up usage and cost.",
-              Listed(shapes.UsageSum, span), query=(_BY, *SPAN))  # fmt: skip
-    yield row("GET", "/usage/rows", VIEWER, usage.rows,
-              "Export every attempt, as JSON lines or CSV.", _ROWS,
-              query=(Query("format", "jsonl or csv."), *SPAN))  # fmt: skip
-    yield row("GET", "/latency", VIEWER, latency.percentiles,
-              "List latency percentiles by model.", Listed(shapes.Percentiles),
-              query=SPAN)  # fmt: skip
+    yield row(
+        "GET",
+        "/usage",
+        VIEWER,
+        usage.sums,
+        "Sum up usage and cost.",
+        Listed(shapes.UsageSum, span),
+        query=(_BY, *SPAN),
+    )
+    yield row(
+        "GET",
+        "/usage/rows",
+        VIEWER,
+        usage.rows,
+        "Export every attempt, as JSON lines or CSV.",
+        _ROWS,
+        query=(Query("format", "jsonl or csv."), *SPAN),
+    )
+    yield row(
+        "GET",
+        "/latency",
+        VIEWER,
+        latency.percentiles,
+        "List latency percentiles by model.",
+        Listed(shapes.Percentiles),
+        query=SPAN,
+    )
 
 
 def _call_rows(calls: Calls) -> Iterator[Row]:
     """Yield the routes of recorded calls."""
-    yield row("GET", "/calls", VIEWER, calls.list_attempts,
-              "List call attempts, newest first.", shapes.CallPage,
-              query=(*SPAN, LIMIT, OFFSET, *_FILTERS))  # fmt: skip
-    yield row("GET", "/calls/{id}", VIEWER, calls.explain, "Show the routing decisions of a call.",
-              shapes.Explanation)  # fmt: skip
-    yield row("POST", "/calls/{id}/replay", DEVELOPER, calls.replay,
-              "Repeat a recorded chat with another model.", shapes.ReplayResult,
-              request_body=ReplayInput, changes_nothing=True)  # fmt: skip
+    yield row(
+        "GET",
+        "/calls",
+        VIEWER,
+        calls.list_attempts,
+        "List call attempts, newest first.",
+        shapes.CallPage,
+        query=(*SPAN, LIMIT, OFFSET, *_FILTERS),
+    )
+    yield row(
+        "GET",
+        "/calls/{id}",
+        VIEWER,
+        calls.explain,
+        "Show the routing decisions of a call.",
+        shapes.Explanation,
+    )
+    yield row(
+        "POST",
+        "/calls/{id}/replay",
+        DEVELOPER,
+        calls.replay,
+        "Repeat a recorded chat with another model.",
+        shapes.ReplayResult,
+        request_body=ReplayInput,
+        changes_nothing=True,
+    )

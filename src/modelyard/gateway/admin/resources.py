@@ -208,12 +208,11 @@ async def _change(
     admin: Administration, request: Request, tenant: str, resource_type: str
 ) -> Reply:
     """Change a resource by the request's body."""
-    body = await request.json()
-    return json_reply(
-        await admin.change(
-            request.caller, tenant, resource_type, request.names["id"], body
-        )
+    body, resource_id = await request.json(), request.names["id"]
+    changed = await admin.change(
+        request.caller, tenant, resource_type, resource_id, body
     )
+    return json_reply(changed)
 
 
 async def _remove(
@@ -230,10 +229,9 @@ def _rotation(body: bytes) -> RotationInput:
 
     Raises InvokeBadRequestError.
     """
+    # Without a body, the defaults of all fields apply.
     try:
-        return (
-            msgspec.json.decode(body, type=RotationInput) if body else RotationInput()
-        )
+        return msgspec.json.decode(body or b"{}", type=RotationInput)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvokeBadRequestError(
             f"The body must be an object with 'grace_seconds': {error}"

@@ -43,9 +43,8 @@ def rows(admin: Administration) -> Iterator[Row]:
     for plural, resource_type in PLURALS.items():
         # Tenants have routes of their own, because they do not belong to a tenant.
         if resource_type != "tenant":
-            yield from _collection_rows(
-                plural, resource_type, Collection(admin, resource_type)
-            )
+            collection = Collection(admin, resource_type)
+            yield from _collection_rows(plural, resource_type, collection)
     yield from _key_rows(Keys(admin, "key"))
 
 

@@ -44,14 +44,12 @@ class CooldownsRoute:
 
         Raises NotFoundError for a tenant that the caller may not access.
         """
-        tenant = tenant_of(request)
-        mine = {
-            cooldown_key: round(seconds, 1)
-            for cooldown_key, seconds in self.health.in_cooldown().items()
-            # Cooldown keys start with the tenant.
-            if cooldown_key.startswith(f"{tenant}/")
-        }
-        return json_reply(RestingShown(data=mine))
+        # Cooldown keys start with the tenant.
+        prefix = f"{tenant_of(request)}/"
+        cooldowns = self.health.in_cooldown().items()
+        mine = {key: seconds for key, seconds in cooldowns if key.startswith(prefix)}
+        rounded = {key: round(seconds, 1) for key, seconds in mine.items()}
+        return json_reply(RestingShown(data=rounded))
 
 
 @dataclass(frozen=True, slots=True)

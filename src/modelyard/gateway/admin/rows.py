@@ -49,6 +49,7 @@ def row(
         needs_body=needs_body,
         status=status,
         errors=errors,
+        # An operator may name another tenant in every route.
         query=(*query, _TENANT),
         changes_nothing=changes_nothing,
     )

@@ -35,6 +35,7 @@ from modelyard.runtime.load_balancing import DeploymentHealth
 from modelyard.tenancy.directory import Directory
 
 _POLL_SECONDS = 1.0
+# Proxies close streams in which nothing was sent for about a minute.
 _HEARTBEAT_SECONDS = 15.0
 
 

@@ -12,7 +12,9 @@ from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.gateway.knowledge.calls import DatasetParts
 from modelyard.knowledge.entities import ProcessRule
 
+# A preview is computed while its user waits.
 _MAX_TEXT_LENGTH = 200_000
+# More than anybody reads; the total is shown with them.
 _MAX_SEGMENTS = 200
 
 

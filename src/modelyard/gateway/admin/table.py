@@ -36,10 +36,15 @@ def api(parts: AdminParts) -> Api:
         *apps_table.rows(parts),
         *sources_table.rows(SourceRoutes(parts.datasets.datasets, parts.datasets.sources)),
         *_server_rows(parts.manage),
-    )  # fmt: skip
-    return Api(name="admin", title="Admin API",
-               about="Tenants, keys, providers, models, usage, plugins, apps, settings.",
-               prefixes=("/admin",), errors=OPENAI, rows=rows)  # fmt: skip
+    )
+    return Api(
+        name="admin",
+        title="Admin API",
+        about="Tenants, keys, providers, models, usage, plugins, apps, settings.",
+        prefixes=("/admin",),
+        errors=OPENAI,
+        rows=rows,
+    )
 
 
 def _server_rows(manage: AdminDependencies) -> Iterator[Row]:
@@ -58,12 +63,23 @@ def _server_rows(manage: AdminDependencies) -> Iterator[Row]:
         "Get version and state of the server.",
         shapes.About,
     )
-    yield global_row("GET", "/settings", OWNER, settings.show,
-                     "Get the settings file without its secrets.",
-                     shapes.SettingsView)  # fmt: skip
-    yield global_row("PUT", "/settings", OWNER, settings.write,
-                     "Validate and write the settings file.", shapes.SettingsView,
-                     request_body=inputs.SettingsInput)  # fmt: skip
+    yield global_row(
+        "GET",
+        "/settings",
+        OWNER,
+        settings.show,
+        "Get the settings file without its secrets.",
+        shapes.SettingsView,
+    )
+    yield global_row(
+        "PUT",
+        "/settings",
+        OWNER,
+        settings.write,
+        "Validate and write the settings file.",
+        shapes.SettingsView,
+        request_body=inputs.SettingsInput,
+    )
     # One instance serves all clients; each stream polls the shared in-memory state.
     news = ChangeNotifications(
         manage.ledger, manage.models.providers.health, manage.directory

@@ -108,14 +108,11 @@ class ToolProvidersRoute:
 
     async def listed(self, request: Request) -> Reply:
         """List the tool providers by name."""
-        return json_reply(
-            {
-                "data": [
-                    _provider_fields(resource, provider_record)
-                    for resource, provider_record in self.providers.all(request.tenant)
-                ]
-            }
-        )
+        provider_views = [
+            _provider_fields(resource, provider_record)
+            for resource, provider_record in self.providers.all(request.tenant)
+        ]
+        return json_reply({"data": provider_views})
 
     async def add(self, request: Request) -> Reply:
         """Add a tool provider and load its tools.

@@ -41,6 +41,7 @@ class CountRoute:
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
+        """Count the tokens of a request, without a call to the model."""
         body = await request.json()
         parsed = anthropic.parse_request(body, is_count=True)
         chat_request = with_call_headers(request, parsed)

@@ -20,6 +20,7 @@ from modelyard.workflow.apps import Apps
 
 _PAGE = "chat.html"
 _EMBED = "embed.js"
+# A wildcard may stand for a subdomain or a port, as in `frame-ancestors`.
 _ORIGIN = re.compile(r"https?://[\w.*-]+(:\d{1,5}|:\*)?")
 _NOT_FOUND_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <title>Page not found</title>
@@ -55,9 +56,7 @@ class ChatPages:
         """
         name = request.names["asset"]
         # The embed script is part of the package, not of the console build.
-        if name == _EMBED:
-            return await _embed()
-        asset = built_asset(name, request)
+        asset = await _embed() if name == _EMBED else built_asset(name, request)
         if asset is None:
             raise NoSuchPathError(request.path, None)
         return asset

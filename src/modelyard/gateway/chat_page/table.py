@@ -40,18 +40,35 @@ def api(
     """
     pages = ChatPages(apps)
     page_rows = [
-        Row(method="GET", path=_PAGE, auth=OWN_SECRET, handler=pages.page,
-            answer=Content("text/html"), other_statuses=(404, 503),
-            summary="Get the page of an app."),
-        Row(method="GET", path="/chat/-/{asset:path}", auth=NO_AUTH, handler=pages.asset,
-            errors=(404,), answer=OneOf((Content("text/javascript"), Content("text/css"))),
-            summary="Get a script or style sheet of the pages."),
-    ]  # fmt: skip
+        Row(
+            method="GET",
+            path=_PAGE,
+            auth=OWN_SECRET,
+            handler=pages.page,
+            answer=Content("text/html"),
+            other_statuses=(404, 503),
+            summary="Get the page of an app.",
+        ),
+        Row(
+            method="GET",
+            path="/chat/-/{asset:path}",
+            auth=NO_AUTH,
+            handler=pages.asset,
+            errors=(404,),
+            answer=OneOf((Content("text/javascript"), Content("text/css"))),
+            summary="Get a script or style sheet of the pages.",
+        ),
+    ]
     # The rows keep their handlers; only the path and the authentication differ.
     visitor_rows = [
         replace(row, path=f"{_PAGE}{row.path}", auth=VISITOR) for row in for_visitors
     ]
-    return Api(name="chat_page", title="Chat page of an app",
-               about="The public page of an app and the calls that it makes.", prefixes=("/chat",),
-               errors=ERROR_SHAPE, rows=(*page_rows, *visitor_rows),
-               enter=Visitors(apps, keeper, entrance).enter)  # fmt: skip
+    return Api(
+        name="chat_page",
+        title="Chat page of an app",
+        about="The public page of an app and the calls that it makes.",
+        prefixes=("/chat",),
+        errors=ERROR_SHAPE,
+        rows=(*page_rows, *visitor_rows),
+        enter=Visitors(apps, keeper, entrance).enter,
+    )

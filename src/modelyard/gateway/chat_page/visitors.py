@@ -14,6 +14,7 @@ from modelyard.workflow.apps import Apps
 WRITES_A_MINUTE = 300
 """Number of requests per minute that visitors from one network may send to all pages;
 reads are not counted."""
+# The page creates it at random; a shorter one could be guessed.
 _VISITOR_ID = re.compile(r"[A-Za-z0-9_-]{20,64}")
 
 

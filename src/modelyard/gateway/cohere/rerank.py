@@ -16,6 +16,7 @@ class Route:
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
+        """Sort documents by how well they answer a query."""
         body = await request.json()
         rerank_request = openai_rerank.parse_request(body)
         # Documents are returned unless the request says no.

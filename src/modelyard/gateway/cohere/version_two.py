@@ -23,13 +23,9 @@ FORMAT = AnswerFormat(
 
 def chat_route(manager: ModelManager, clock: Clock) -> ChatRoute:
     """Return the handler of POST /v2/chat."""
+    dumper, output_format = cohere.StreamDumper, cohere.FORMAT
     return ChatRoute(
-        manager,
-        clock,
-        cohere.parse_request,
-        cohere.StreamDumper,
-        FORMAT,
-        cohere.FORMAT,
+        manager, clock, cohere.parse_request, dumper, FORMAT, output_format
     )
 
 
@@ -40,6 +36,7 @@ class EmbedRoute:
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
+        """Return the vectors of texts or images."""
         body = await request.json()
         embed_request = cohere_retrieval.parse_embed_request(body)
         instance = request.find(
@@ -63,6 +60,7 @@ class RerankRoute:
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
+        """Sort documents by how well they answer a query."""
         body = await request.json()
         rerank_request = cohere_retrieval.parse_rerank_request(body)
         instance = request.find(

@@ -234,14 +234,8 @@ class AccountsRoutes:
 
     async def list_accounts(self, request: Request) -> Reply:
         """GET accounts: list the accounts of the tenant."""
-        return json_reply(
-            {
-                "data": [
-                    _account_view(account)
-                    for account in await self.accounts.list_accounts(request.tenant)
-                ]
-            }
-        )
+        accounts = await self.accounts.list_accounts(request.tenant)
+        return json_reply({"data": [_account_view(account) for account in accounts]})
 
     async def change(self, request: Request) -> Reply:
         """PATCH accounts/ID: change an account's role, or enable or disable it.
@@ -308,6 +302,7 @@ def _is_local(request: Request) -> bool:
     return request.scope.get("client") is not None
 
 
+# The answers hold secrets, such as the link of an invitation.
 _NO_STORE = {"cache-control": "no-store"}
 
 

@@ -19,6 +19,7 @@ RecordGroups = Callable[[str, str, Sequence[str]], Awaitable[None]]
 """Stores what the identity provider says: (tenant, email address, groups)."""
 PREFIX = "/console/api/oidc/"
 _COOKIE = "modelyard-oidc"
+# A person may have to find a second factor in the meantime.
 _SECONDS = 600
 # Errors are shown as a page of this server, which needs no scripts or other resources.
 _HEADERS = {

@@ -43,6 +43,7 @@ class ConsoleFiles:
     """GET /console and below: the built console."""
 
     async def __call__(self, request: Request) -> Reply:
+        """Return a file of the console, or its page for the path of a view."""
         if not is_built():
             return Reply(_MISSING, 503, _TYPES["html"], _page_headers())
         name = request.names.get("file", "").strip("/")

@@ -103,19 +103,47 @@ def api(apis: Sequence[Api]) -> Api:
     documentation = Documentation(apis)
     document, page = Schema({"type": "object"}), Content("text/html")
     rows = (
-        Row(method="GET", path="/docs", auth=NO_AUTH, handler=documentation.index, answer=page,
-            summary="List the APIs as a web page."),
-        Row(method="GET", path="/docs/style.css", auth=NO_AUTH, handler=documentation.style,
-            answer=Content("text/css"), summary="Get the style sheet."),
-        Row(method="GET", path="/docs/{api}", auth=NO_AUTH, handler=documentation.page,
-            answer=page, summary="Get the documentation of an API as a web page."),
-        Row(method="GET", path="/docs/{api}/openapi.json", auth=NO_AUTH,
-            handler=documentation.document, answer=document,
-            summary="Get the OpenAPI document of an API."),
-        Row(method="GET", path="/admin/openapi.json", auth=VIEWER,
-            handler=documentation.admin_document, answer=document,
-            summary="Get the OpenAPI document of the admin API."),
-    )  # fmt: skip
+        Row(
+            method="GET",
+            path="/docs",
+            auth=NO_AUTH,
+            handler=documentation.index,
+            answer=page,
+            summary="List the APIs as a web page.",
+        ),
+        Row(
+            method="GET",
+            path="/docs/style.css",
+            auth=NO_AUTH,
+            handler=documentation.style,
+            answer=Content("text/css"),
+            summary="Get the style sheet.",
+        ),
+        Row(
+            method="GET",
+            path="/docs/{api}",
+            auth=NO_AUTH,
+            handler=documentation.page,
+            answer=page,
+            summary="Get the documentation of an API as a web page.",
+        ),
+        Row(
+            method="GET",
+            path="/docs/{api}/openapi.json",
+            auth=NO_AUTH,
+            handler=documentation.document,
+            answer=document,
+            summary="Get the OpenAPI document of an API.",
+        ),
+        Row(
+            method="GET",
+            path="/admin/openapi.json",
+            auth=VIEWER,
+            handler=documentation.admin_document,
+            answer=document,
+            summary="Get the OpenAPI document of the admin API.",
+        ),
+    )
     return Api(
         name="docs",
         title="Documentation",

@@ -66,6 +66,7 @@ class FormPages:
         return await _as_page(self._submit(request))
 
     async def _show(self, request: Request) -> Reply:
+        """Return the page with the form of a link in a mail."""
         form = await self.answers.by_mail_token(request.names["token"])
         return _reply(form_page(form.definition), 200)
 

@@ -18,13 +18,31 @@ def api(
     pages = FormPages(answers, files, address_of)
     path, page = "/forms/{token}", Content("text/html")
     rows = (
-        Row(method="GET", path=path, auth=OWN_SECRET, handler=pages.show, answer=page,
-            other_statuses=(404, 410, 503), summary="Get the page of a form."),
-        Row(method="POST", path=path, auth=OWN_SECRET, handler=pages.submit,
-            takes=Content("multipart/form-data"), answer=page,
+        Row(
+            method="GET",
+            path=path,
+            auth=OWN_SECRET,
+            handler=pages.show,
+            answer=page,
+            other_statuses=(404, 410, 503),
+            summary="Get the page of a form.",
+        ),
+        Row(
+            method="POST",
+            path=path,
+            auth=OWN_SECRET,
+            handler=pages.submit,
+            takes=Content("multipart/form-data"),
+            answer=page,
             other_statuses=(400, 404, 410, 413, 429, 503),
-            summary="Answer a form; the run that waits for it resumes."),
-    )  # fmt: skip
-    return Api(name="form_page", title="Form page",
-               about="The public pages of forms that are sent by mail.", prefixes=("/forms",),
-               errors=ERROR_SHAPE, rows=rows)  # fmt: skip
+            summary="Answer a form; the run that waits for it resumes.",
+        ),
+    )
+    return Api(
+        name="form_page",
+        title="Form page",
+        about="The public pages of forms that are sent by mail.",
+        prefixes=("/forms",),
+        errors=ERROR_SHAPE,
+        rows=rows,
+    )

@@ -211,11 +211,9 @@ class ModelList:
 
         Raises NotFoundError.
         """
-        requested_model = request.names["model"]
+        name = request.names["model"]
         for model in list_models(self.manager, request.caller):
-            if requested_model in (model.id, model.bare_name):
+            if name in (model.id, model.bare_name):
                 return json_reply(dump_model(model, "google"))
-        raise NotFoundError(
-            f"Model {requested_model!r} does not exist; GET /v1beta/models lists the models",
-            code="not_found",
-        )
+        problem = f"Model {name!r} does not exist; GET /v1beta/models lists the models"
+        raise NotFoundError(problem, code="not_found")

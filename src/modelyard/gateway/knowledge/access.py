@@ -77,17 +77,14 @@ class AccessCalls:
         await request.datasets.access.set(dataset, lists)
         return json_reply({"result": "success"})
 
-    async def _document(
-        self,
-        request: DatasetRequest,
-    ) -> tuple[Dataset, Document]:
+    async def _document(self, request: DatasetRequest) -> tuple[Dataset, Document]:
         """Return the document of the path. Who may read it is told to those alone who
         manage its dataset. Raises NotFoundError, ServiceError."""
         dataset = await request.dataset()
-        documents = request.datasets.store.documents
-        return dataset, await documents.get(
+        document = await request.datasets.store.documents.get(
             request.tenant, dataset.id, request.names["document"]
         )
+        return dataset, document
 
 
 def _access_reply(

@@ -164,9 +164,7 @@ class DatasetCalls:
         """
         model_type = request.names["type"]
         if model_type not in {member.value for member in ModelType}:
-            raise ServiceError(
-                400, "invalid_param", f"Unknown model type {model_type[:40]!r}"
-            )
-        return json_reply(
-            {"data": list(self._parts.listed(request.tenant, model_type))}
-        )
+            problem = f"Unknown model type {model_type[:40]!r}"
+            raise ServiceError(400, "invalid_param", problem)
+        models = list(self._parts.listed(request.tenant, model_type))
+        return json_reply({"data": models})

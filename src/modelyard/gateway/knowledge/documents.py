@@ -32,6 +32,7 @@ from modelyard.knowledge.entities import (
     ProcessRule,
 )
 
+# The files and the archive are held in memory.
 _MAX_ARCHIVE_BYTES = 512 << 20
 _FILE_SECONDS = 3600.0
 _ACTIONS = ("enable", "disable", "archive", "un_archive")

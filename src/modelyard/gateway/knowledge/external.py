@@ -117,11 +117,8 @@ def _external_conditions(condition_body: Any) -> Conditions | None:
 
 def _condition(condition: JSON) -> Condition:
     """Parse one condition. It carries a list of names; only the first is supported."""
-    name = condition.get("name")
+    name, value = condition.get("name"), condition.get("value")
     if is_array(name) and name:
         name = name[0]
-    return Condition(
-        name=str(name),
-        comparison_operator=str(condition.get("comparison_operator") or "is"),
-        value=condition.get("value"),
-    )
+    operator = str(condition.get("comparison_operator") or "is")
+    return Condition(name=str(name), comparison_operator=operator, value=value)

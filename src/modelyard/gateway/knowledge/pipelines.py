@@ -25,6 +25,7 @@ from modelyard.workflow.engine import Status
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.services import upload_id
 
+# As large as Dify's default for one uploaded file.
 _MAX_FILE_BYTES = 15 << 20
 _USER = "dataset-api"
 """Owner of the files and runs: dataset keys have no user."""

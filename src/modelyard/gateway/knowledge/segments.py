@@ -34,11 +34,10 @@ class SegmentCalls:
     ) -> JSON:
         """Return a segment in the API's format, with its children if the document is
         hierarchical."""
-        children = []
-        if shapes.is_hierarchical(document):
-            children, _ = await request.datasets.store.segments.list_children(
-                request.tenant, segment.id
-            )
+        if not shapes.is_hierarchical(document):
+            return shapes.segment_view(segment, [])
+        segments = request.datasets.store.segments
+        children, _ = await segments.list_children(request.tenant, segment.id)
         return shapes.segment_view(segment, children)
 
     async def segments(self, request: DatasetRequest) -> Reply:

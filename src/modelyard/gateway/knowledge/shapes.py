@@ -199,6 +199,8 @@ def source_info(document: Document) -> JSON:
 
 def document_view(document: Document, settings: DatasetSettings) -> JSON:
     """Return a document as it appears in lists."""
+    # Every field of Dify's API is there, because its clients read them without asking
+    # whether they exist.
     return {
         "id": document.id,
         "position": document.position,

@@ -91,9 +91,9 @@ class TagCalls:
         # Clients send a list or, in older versions, a single tag.
         if request.body.get("tag_id"):
             tags.append(str(request.body["tag_id"]))
-        await request.datasets.store.tags.bind(
-            request.tenant, str(request.body.get("target_id") or ""), tags, is_on=is_on
-        )
+        dataset_id = str(request.body.get("target_id") or "")
+        stored_tags = request.datasets.store.tags
+        await stored_tags.bind(request.tenant, dataset_id, tags, is_on=is_on)
         return Reply(b"", status=204)
 
     async def tags_of(self, request: DatasetRequest) -> Reply:

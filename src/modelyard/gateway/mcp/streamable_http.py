@@ -40,6 +40,7 @@ class Route:
     offer: FindCatalog
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
+        """Answer a message of an MCP client: a response, or a stream of messages."""
         data = await request.body()
         try:
             message: Any = decode_body(data)

@@ -21,12 +21,24 @@ _MESSAGE = {
 def api(server: McpServer, offer: FindCatalog) -> Api:
     """Return the MCP API. `offer` returns the catalog of a tenant."""
     rows = (
-        Row(method="POST", path="/mcp", auth=DEVELOPER, handler=Route(server, offer),
-            takes=Schema(_MESSAGE), answer=json_or_events(_MESSAGE), other_statuses=(202,),
+        Row(
+            method="POST",
+            path="/mcp",
+            auth=DEVELOPER,
+            handler=Route(server, offer),
+            takes=Schema(_MESSAGE),
+            answer=json_or_events(_MESSAGE),
+            other_statuses=(202,),
             errors=(400, 404),
             query=(Query("tools", "Offer only these tools; comma-separated names."),),
-            summary="Send a Model Context Protocol message."),
-    )  # fmt: skip
-    return Api(name="mcp", title="Model Context Protocol",
-               about="A tenant's tools, apps and datasets, for MCP clients.", prefixes=("/mcp",),
-               errors=OPENAI, rows=rows)  # fmt: skip
+            summary="Send a Model Context Protocol message.",
+        ),
+    )
+    return Api(
+        name="mcp",
+        title="Model Context Protocol",
+        about="A tenant's tools, apps and datasets, for MCP clients.",
+        prefixes=("/mcp",),
+        errors=OPENAI,
+        rows=rows,
+    )

@@ -27,6 +27,7 @@ class SpeechRoute:
     manager: ModelManager
 
     async def __call__(self, request: Request) -> StreamReply:
+        """Synthesize speech; the audio is streamed while it is produced."""
         body = await request.json()
         speech_request = openai_audio.parse_speech_request(body)
         instance = request.find(
@@ -58,6 +59,7 @@ class TranscriptionRoute:
     task: str = "transcribe"
 
     async def __call__(self, request: Request) -> Reply:
+        """Transcribe a recording."""
         form = parse_form(
             request.header(b"content-type") or "",
             await request.body(),

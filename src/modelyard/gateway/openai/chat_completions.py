@@ -73,6 +73,7 @@ class Route:
         return DirectChat(name, chat_request, FORMAT, make, added_fields)
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
+        """Answer a chat request. The provider gets the original body if it can."""
         data = await request.body()
         # The fast path: read only what routing needs, and pass the body through
         # unchanged.

@@ -34,6 +34,7 @@ class Route:
     clock: Clock
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
+        """Continue one prompt or several."""
         body = await request.json()
         prompt_requests = openai_completions.parse_requests(body)
         completion_request = prompt_requests[0]

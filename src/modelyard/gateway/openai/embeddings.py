@@ -17,6 +17,7 @@ class Route:
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
+        """Return the vectors of texts."""
         body = await request.json()
         embedding_request = openai_embeddings.parse_request(body)
         instance = request.find(

@@ -48,7 +48,9 @@ from modelyard.wire.openai_responses import FORMAT
 FindTool = Callable[[str, str], Awaitable[Tool]]
 """(tenant, `provider/name`, `kind:provider/name` or `dataset:NAME`) → the tool. Raises
 ToolNotFoundError."""
+# A model that keeps searching would otherwise never answer.
 _MAX_TURNS = 10
+# Models may call a tool several times in one turn, in all turns.
 _MAX_CALLS = 64
 _MAX_RESULT_CHARS = 20_000
 """Maximum length of a tool result for the model, in characters."""
@@ -303,12 +305,10 @@ class HostedModel:
         makes the model answer."""
         if not is_last:
             return chat_request
-        client_tools = [
-            tool for tool in chat_request.tools if tool.name not in self.hosted.tools
-        ]
-        return msgspec.structs.replace(
-            chat_request, tools=client_tools, tool_choice=None
-        )
+        hosted_names = self.hosted.tools
+        tools = [tool for tool in chat_request.tools if tool.name not in hosted_names]
+        # A choice could name a hosted tool, which the model could not call any more.
+        return msgspec.structs.replace(chat_request, tools=tools, tool_choice=None)
 
     def _hosted_calls(self, result: LLMResult) -> list[ToolCall]:
         """Return the calls of hosted tools in a turn's result."""
@@ -362,6 +362,7 @@ class HostedModel:
             ]
         items: list[JSON] = []
         answers: list[AnyPromptMessage] = []
+        # Not in the order in which they ended: models expect that of their calls.
         for call, task in zip(calls, tasks, strict=True):
             observation = task.result()
             items.append(

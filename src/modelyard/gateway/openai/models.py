@@ -20,6 +20,7 @@ class ListRoute:
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
+        """List the models that the caller may use."""
         models = list(list_models(self.manager, request.caller))
         return json_reply(dump_list(models, format_of(request), request))
 
@@ -31,6 +32,7 @@ class OneRoute:
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
+        """Return one model. Raises NotFoundError with similar names."""
         name = request.names["model"]
         models = list(list_models(self.manager, request.caller))
         for model in models:

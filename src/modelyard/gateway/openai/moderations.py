@@ -16,6 +16,7 @@ class Route:
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
+        """Classify texts as harmful or not."""
         body = await request.json()
         moderation_request = openai_moderations.parse_request(body)
         # Without a model, the tenant's default moderation model is used.

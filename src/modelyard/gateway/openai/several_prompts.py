@@ -11,6 +11,7 @@ from modelyard.gateway.chat_response import ChatBackend
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, LLMUsage
 from modelyard.models.passthrough import PassthroughRequest, to_parsed_request
 
+# One request must not take all connections to a provider.
 _CALLS_AT_ONCE = 8
 
 

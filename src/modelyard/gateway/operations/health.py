@@ -32,6 +32,8 @@ class Route:
     sandbox: Callable[[], str]
 
     async def __call__(self, request: Request) -> Reply:
+        """Answer that the process runs; programs that supervise it restart it
+        otherwise."""
         return json_reply(
             {"status": "ok", "version": __version__, "sandbox": self.sandbox()}
         )
@@ -67,6 +69,7 @@ class Ready:
     problem: Callable[[], Problem | None]
 
     async def __call__(self, request: Request) -> Reply:
+        """Answer whether requests can be served; load balancers send none otherwise."""
         problem = self.problem()
         if problem is None:
             return json_reply({"status": "ok", "problem": None})
@@ -93,6 +96,7 @@ class Welcome:
     """GET /: a short usage text. Browsers are redirected to the console."""
 
     async def __call__(self, request: Request) -> Reply:
+        """Send a browser to the console, and tell a program where the API is."""
         if "text/html" in (request.header(b"accept") or ""):
             # The response depends on Accept, which caches have to know.
             return Reply(

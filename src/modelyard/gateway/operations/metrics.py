@@ -10,6 +10,9 @@ from modelyard.gateway.http import Reply, Request
 from modelyard.runtime.metrics import Metrics
 from modelyard.tenancy.caller import DEFAULT_TENANT
 
+_TEXT_FORMAT = b"text/plain; version=0.0.4; charset=utf-8"
+"""The text format of Prometheus, which all its versions read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -30,6 +33,4 @@ class Route:
         # The other processes' metrics are read from files, which blocks.
         peer_metrics = await asyncio.to_thread(lambda: list(self.read_peer_metrics()))
         text = self.metrics.text(peer_metrics)
-        return Reply(
-            text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8"
-        )
+        return Reply(text.encode(), content_type=_TEXT_FORMAT)

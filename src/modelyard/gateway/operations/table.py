@@ -30,23 +30,54 @@ def api(
     """
     alive = health.Route(sandbox)
     rows = (
-        Row(method="GET", path="/", auth=SAME_SITE,
+        Row(
+            method="GET",
+            path="/",
+            auth=SAME_SITE,
             summary="Return a greeting; browsers are redirected to the console.",
             handler=health.Welcome(),
-            answer=Content("text/plain"), other_statuses=(303,)),
-        Row(method="GET", path="/health", auth=NO_AUTH, summary="Check that the server is alive.",
-            handler=alive, answer=Schema(health.ALIVE)),
-        Row(method="GET", path="/health/live", auth=NO_AUTH,
-            summary="Check that the server is alive.", handler=alive, answer=Schema(health.ALIVE)),
-        Row(method="GET", path="/health/ready", auth=NO_AUTH, handler=health.Ready(problem),
-            summary="Check that the server is ready for calls.", answer=Schema(health.READY),
-            other_statuses=(503,)),
-        Row(method="GET", path="/metrics", auth=VIEWER,
+            answer=Content("text/plain"),
+            other_statuses=(303,),
+        ),
+        Row(
+            method="GET",
+            path="/health",
+            auth=NO_AUTH,
+            summary="Check that the server is alive.",
+            handler=alive,
+            answer=Schema(health.ALIVE),
+        ),
+        Row(
+            method="GET",
+            path="/health/live",
+            auth=NO_AUTH,
+            summary="Check that the server is alive.",
+            handler=alive,
+            answer=Schema(health.ALIVE),
+        ),
+        Row(
+            method="GET",
+            path="/health/ready",
+            auth=NO_AUTH,
+            handler=health.Ready(problem),
+            summary="Check that the server is ready for calls.",
+            answer=Schema(health.READY),
+            other_statuses=(503,),
+        ),
+        Row(
+            method="GET",
+            path="/metrics",
+            auth=VIEWER,
             summary="Get metrics in the Prometheus text format.",
             handler=metrics.Route(server_metrics, read_peer_metrics),
-            answer=Content("text/plain")),
-    )  # fmt: skip
+            answer=Content("text/plain"),
+        ),
+    )
     return Api(
-        name="operations", title="Operations", about="Health and metrics.",
-        prefixes=("/health", "/metrics"), errors=OPENAI, rows=rows,
-    )  # fmt: skip
+        name="operations",
+        title="Operations",
+        about="Health and metrics.",
+        prefixes=("/health", "/metrics"),
+        errors=OPENAI,
+        rows=rows,
+    )

@@ -74,10 +74,14 @@ def api(parts: ContentDependencies) -> Api:
         *_file_rows(parts),
         *_oauth_rows(parts.plugins.credentials, parts.origin),
     )
-    return Api(name="content", title="Tenants' content",
-               about="Plugin endpoints, webhooks, files and OAuth redirects.",
-               prefixes=("/e", "/t", "/triggers", "/files", "/oauth", "/backwards-invocation"),
-               errors=OPENAI, rows=rows)  # fmt: skip
+    return Api(
+        name="content",
+        title="Tenants' content",
+        about="Plugin endpoints, webhooks, files and OAuth redirects.",
+        prefixes=("/e", "/t", "/triggers", "/files", "/oauth", "/backwards-invocation"),
+        errors=OPENAI,
+        rows=rows,
+    )
 
 
 def _hook_rows(parts: ContentDependencies) -> list[Row]:
@@ -161,22 +165,50 @@ def _file_rows(parts: ContentDependencies) -> list[Row]:
         }
     )
     return [
-        Row(method="GET", path="/files/{file}", auth=SIGNED_ADDRESS, handler=files.read,
-            query=_SIGNATURE, answer=_ANYTHING, errors=(404,), summary="Get a file."),
-        Row(method="POST", path="/files/plugins/upload", auth=SIGNED_ADDRESS,
-            handler=files.upload, answer=file_schema, status=201,
-            takes=Content("multipart/form-data"), query=(*_SIGNATURE, *_UPLOAD), errors=(404,),
-            summary="Upload a file as a plugin."),
-    ]  # fmt: skip
+        Row(
+            method="GET",
+            path="/files/{file}",
+            auth=SIGNED_ADDRESS,
+            handler=files.read,
+            query=_SIGNATURE,
+            answer=_ANYTHING,
+            errors=(404,),
+            summary="Get a file.",
+        ),
+        Row(
+            method="POST",
+            path="/files/plugins/upload",
+            auth=SIGNED_ADDRESS,
+            handler=files.upload,
+            answer=file_schema,
+            status=201,
+            takes=Content("multipart/form-data"),
+            query=(*_SIGNATURE, *_UPLOAD),
+            errors=(404,),
+            summary="Upload a file as a plugin.",
+        ),
+    ]
 
 
 def _oauth_rows(credentials: PluginCredentials, origin: Callable[[], str]) -> list[Row]:
     """Return the rows of the OAuth redirects."""
     steps = BrowserSteps(credentials, origin)
     return [
-        Row(method="GET", path="/oauth/begin/{ticket:path}", auth=OWN_SECRET, handler=steps.begin,
-            status=302, summary="Redirect to a provider's authorization page."),
-        Row(method="GET", path="/oauth/callback/{provider:path}", auth=OWN_SECRET,
-            handler=steps.back, answer=Content("text/html"),
-            summary="Finish the authorization with a provider.", errors=(400,)),
-    ]  # fmt: skip
+        Row(
+            method="GET",
+            path="/oauth/begin/{ticket:path}",
+            auth=OWN_SECRET,
+            handler=steps.begin,
+            status=302,
+            summary="Redirect to a provider's authorization page.",
+        ),
+        Row(
+            method="GET",
+            path="/oauth/callback/{provider:path}",
+            auth=OWN_SECRET,
+            handler=steps.back,
+            answer=Content("text/html"),
+            summary="Finish the authorization with a provider.",
+            errors=(400,),
+        ),
+    ]

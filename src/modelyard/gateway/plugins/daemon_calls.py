@@ -95,6 +95,7 @@ def _error_body(code: int, message: str, error_type: str) -> JSON:
 
 
 _MANAGEMENT = "/management/"
+# The daemon's codes are the negative statuses of HTTP.
 _STATUS = {-401: 401, -403: 403, -404: 404, -400: 400}
 
 

@@ -103,11 +103,8 @@ def _member_with_icons(name: str, member: Any, identifier: str) -> Any:
     is searched further.
     """
     if name in _ICONS and is_object(member):
-        return {
-            variant: asset_id(identifier, str(file))
-            for variant, file in member.items()
-            if file
-        }
+        files = {variant: str(file) for variant, file in member.items() if file}
+        return {variant: asset_id(identifier, files[variant]) for variant in files}
     is_icon = name in _ICONS and isinstance(member, str)
     return _with_icons(member, identifier, is_icon=is_icon)
 

@@ -48,6 +48,8 @@ class EndpointRoute:
     rules: ContentRules
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
+        """Pass a request to the plugin that owns its URL, and stream the plugin's
+        response."""
         hook, subpath = request.names["hook"], request.names.get("rest", "")
         tenant, endpoint, settings = self.endpoints.endpoint(hook)
         path = f"/{subpath}"
@@ -187,6 +189,7 @@ class TransactionRoute:
     sessions: ServerlessSessions
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
+        """Answer a call that a plugin makes back to the server."""
         session = request.header(b"dify-plugin-session-id") or ""
         try:
             request.payer = self.sessions.tenant_of(session)

@@ -232,11 +232,7 @@ def _object_in(result: JSON, name: str, plugin: str) -> JSON:
     missing. Raises PluginError."""
     value: object = result.get(name) or {}
     if not is_object(value):
-        raise PluginError(
-            f"'{name}' of the plugin's result must be an object, not"
-            f" {short_repr(value)}",
-            plugin=plugin,
-        )
+        raise _unexpected(name, "an object", value, plugin)
     return dict(value)
 
 
@@ -244,12 +240,14 @@ def _event_names(result: JSON, plugin: str) -> list[str]:
     """Return the events that a plugin has found in a call. Raises PluginError."""
     names: object = result.get("events") or []
     if not is_array(names) or not all(isinstance(name, str) for name in names):
-        raise PluginError(
-            "'events' of the plugin's result must be a list of names, not"
-            f" {short_repr(names)}",
-            plugin=plugin,
-        )
+        raise _unexpected("events", "a list of names", names, plugin)
     return list(names)
+
+
+def _unexpected(field: str, expected: str, value: object, plugin: str) -> PluginError:
+    """Return the error for a field of a plugin's result that has the wrong type."""
+    problem = f"must be {expected}, not {short_repr(value)}"
+    return PluginError(f"'{field}' of the plugin's result {problem}", plugin=plugin)
 
 
 def _reply_from_raw(raw: Any, plugin: str) -> Reply:

@@ -50,6 +50,7 @@ class WebhookRoute:
     rules: ContentRules
 
     async def __call__(self, request: Request) -> Reply:
+        """Start a run of the app whose webhook was called."""
         is_draft = request.path.startswith(WEBHOOK_OF_DRAFT)
         token = request.names["token"]
         app_version, app, node, data = await self.triggers.webhook(

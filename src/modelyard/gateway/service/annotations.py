@@ -56,12 +56,8 @@ class AnnotationHandlers:
     async def add(self, call: Call) -> Reply:
         """POST /v1/apps/annotations."""
         question, answer = _text(call.body, "question"), _text(call.body, "answer")
-        created = await self._annotations.add(
-            call.tenant,
-            call.found.id,
-            question,
-            answer,
-        )
+        tenant, app_id = call.tenant, call.found.id
+        created = await self._annotations.add(tenant, app_id, question, answer)
         return json_reply(_annotation_view(created), status=201)
 
     async def change(self, call: Call) -> Reply:

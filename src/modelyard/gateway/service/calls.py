@@ -222,11 +222,9 @@ class Call:
         `response_mode`."""
         mode = self.body.get("response_mode") or "blocking"
         if mode not in ("streaming", "blocking"):
-            raise ServiceError(
-                400,
-                "invalid_param",
-                f"response_mode must be streaming or blocking, not {str(mode)[:40]!r}",
-            )
+            expected = "response_mode must be streaming or blocking"
+            problem = f"{expected}, not {str(mode)[:40]!r}"
+            raise ServiceError(400, "invalid_param", problem)
         return mode == "streaming"
 
     def require_mode(self, *modes: str) -> None:

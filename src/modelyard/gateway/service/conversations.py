@@ -17,6 +17,7 @@ from modelyard.workflow.dsl import App
 from modelyard.workflow.features import Features
 from modelyard.workflow.variables import matches_type
 
+# The names that Dify allows for inputs.
 _PLACEHOLDER = re.compile(r"\{\{([a-zA-Z_][a-zA-Z0-9_]{0,29})\}\}")
 _MAX_MESSAGES_READ = 500
 """How many messages are read to find the first one, by which a conversation is named.
@@ -71,22 +72,16 @@ class ConversationHandlers:
     async def _requested_conversation(self, call: Call) -> Conversation:
         """Return the conversation in the path. Raises NotFoundError or ServiceError."""
         call.require_mode(*CHATS)
-        conversation_id = call.names["conversation_id"]
+        requested_id = call.names["conversation_id"]
         return await self.conversations.find(
-            call.tenant,
-            call.found.id,
-            call.user,
-            conversation_id,
+            call.tenant, call.found.id, call.user, requested_id
         )
 
     async def remove(self, call: Call) -> Reply:
         """DELETE /v1/conversations/ID."""
         conversation = await self._requested_conversation(call)
         await self.conversations.delete(
-            call.tenant,
-            call.found.id,
-            call.user,
-            conversation.id,
+            call.tenant, call.found.id, call.user, conversation.id
         )
         return Reply(b"", status=204)
 
@@ -203,11 +198,13 @@ def _introduction(app: App, inputs: Mapping[str, Any]) -> str:
     statement = app.features.get("opening_statement")
     if not isinstance(statement, str):
         return ""
+
+    def value_of(match: re.Match[str]) -> str:
+        """Return the input's value; an unknown placeholder stays as it is."""
+        return str(inputs.get(match[1], match[0]))
+
     # One pass: a placeholder within a value stays a text.
-    return _PLACEHOLDER.sub(
-        lambda match: str(inputs[match[1]]) if match[1] in inputs else match[0],
-        statement,
-    )
+    return _PLACEHOLDER.sub(value_of, statement)
 
 
 def _variable_view(

@@ -85,10 +85,9 @@ class Messages:
         """Return the message in the path. Raises NotFoundError if it does not exist or
         belongs to another user."""
         message = await self.conversations.get_message(
-            call.tenant,
-            call.found.id,
-            call.names["message_id"],
+            call.tenant, call.found.id, call.names["message_id"]
         )
+        # The same error as for a missing one: ids of others cannot be found out.
         if message.user != call.user:
             raise NotFoundError("Message Not Exists.")
         return message

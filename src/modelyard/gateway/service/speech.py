@@ -21,6 +21,7 @@ from modelyard.tenancy.caller import Caller
 from modelyard.workflow.conversations import Conversations
 from modelyard.workflow.file_types import file_kind
 
+# Dify's limit for a recording.
 _MAX_AUDIO_MB = 30
 
 

@@ -35,6 +35,7 @@ _MAX_QUESTIONS = 3
 _MAX_TURNS = 3
 """How many of the last messages of the conversation the model reads."""
 _MAX_TURN_CHARS = 4_000
+# Three short questions; a model that explains itself is cut off.
 _MAX_TOKENS = 256
 
 
@@ -140,11 +141,15 @@ def _parameters(configured: Mapping[str, Any]) -> dict[str, Any]:
 def _questions(text: str) -> list[str]:
     """Return the strings of the first JSON array in a model's answer (three at most),
     or nothing if there is none."""
+    strings = [item.strip() for item in _first_array(text) if isinstance(item, str)]
+    return [string for string in strings if string][:_MAX_QUESTIONS]
+
+
+def _first_array(text: str) -> Any:
+    """Return the JSON array in a text; empty if there is none, or it is not valid."""
     # Models tend to put text or a code fence around the array.
     start, end = text.find("["), text.rfind("]")
     try:
-        questions: Any = json.loads(text[start : end + 1]) if 0 <= start < end else ()
+        return json.loads(text[start : end + 1]) if 0 <= start < end else ()
     except (ValueError, RecursionError):
-        questions = ()
-    strings = (question.strip() for question in questions if isinstance(question, str))
-    return [question for question in strings if question][:_MAX_QUESTIONS]
+        return ()

@@ -88,6 +88,7 @@ class Uploads:
         signature = self.files.sign(
             "read", call.tenant, stored_file.id, seconds=_LINK_SECONDS
         )
+        # Fields without a value are Dify's; its clients read them all the same.
         return FileShown(
             id=upload_id(stored_file.id),
             reference=upload_id(stored_file.id),

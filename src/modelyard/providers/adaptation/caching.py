@@ -19,6 +19,7 @@ _MARKING_FORMATS = ("anthropic", "bedrock")
 _AUTOMATIC_FORMATS = ("openai_chat", "openai_responses", "gemini")
 """Formats whose own vendors cache the beginning of each request without marks."""
 _MARK = {"type": "ephemeral"}
+# Claude refuses a request with more than four cache breakpoints.
 _MAX_MARKS = 4
 
 

@@ -101,9 +101,9 @@ class CallRestorer:
         """Return fragments with the texts of open calls that were held back."""
         fragments: list[ToolCall] = []
         for key in [key for key in self._open_texts if key[0] == choice]:
-            if text := self._open_texts.pop(key).finish():
+            text = self._open_texts.pop(key).finish()
+            if text:
                 function = ToolCallFunction(arguments=text)
-                fragments.append(
-                    ToolCall(type="custom", index=key[1], function=function)
-                )
+                call = ToolCall(type="custom", index=key[1], function=function)
+                fragments.append(call)
         return fragments

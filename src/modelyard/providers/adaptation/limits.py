@@ -11,6 +11,7 @@ _MAX_NAME = 64
 """The longest `user`, `safety_identifier` and `prompt_cache_key` of OpenAI."""
 _NAMES = ("safety_identifier", "prompt_cache_key")
 _OPENAI_FORMATS = ("openai_chat", "openai_responses")
+# More are refused with 400, so the first ones are sent.
 _MAX_STOP_SEQUENCES = {"openai_chat": 4, "gemini": 5}
 _BLANK_REFUSING_FORMATS = ("anthropic", "bedrock")
 

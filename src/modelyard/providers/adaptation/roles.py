@@ -123,13 +123,10 @@ def _remove_blank_texts(draft: Draft) -> None:
     """Remove texts without any visible character, which Claude refuses, and messages
     that say nothing without them."""
     messages = draft.request.messages
-    kept = [
-        remaining
-        for message in messages
-        if (remaining := _without_blanks(message)) is not None
-    ]
-    if kept != messages:
-        draft.change(messages=kept)
+    without_blanks = map(_without_blanks, messages)
+    remaining = [message for message in without_blanks if message is not None]
+    if remaining != messages:
+        draft.change(messages=remaining)
 
 
 def _without_blanks(message: AnyPromptMessage) -> AnyPromptMessage | None:

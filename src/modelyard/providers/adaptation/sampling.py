@@ -17,6 +17,7 @@ _OPENAI = (
     "top_logprobs",
 )
 _CLAUDE = ("temperature", "top_p", "top_k")
+# With extended thinking, Claude takes a `top_p` from 0.95 to 1 alone.
 _MIN_THINKING_TOP_P = 0.95
 
 

@@ -168,10 +168,9 @@ def _without_grounding(extra: Mapping[str, Any]) -> dict[str, Any]:
     fields: Any = extra.get(gemini.FORMAT)
     if not is_object(fields) or "groundingMetadata" not in fields:
         return dict(extra)
+    remaining = dict(fields)
     # Left in, the same searches would reach the client twice.
-    remaining = {
-        name: value for name, value in fields.items() if name != "groundingMetadata"
-    }
+    del remaining["groundingMetadata"]
     return {**extra, gemini.FORMAT: remaining}
 
 

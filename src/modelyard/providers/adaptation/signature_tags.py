@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 _MARK = "mYardSig"
+# The tag is part of a call's id, whose length some vendors limit.
 _LETTERS = {
     "anthropic": "a",
     "bedrock": "b",

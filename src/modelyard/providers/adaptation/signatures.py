@@ -119,9 +119,8 @@ def _own_signature(
 ) -> ThinkingPromptMessageContent | None:
     """Return the signature from a call's id as a part, if the target has issued it."""
     issuer, original = read_tag(signature)
-    if issuer is None or not _is_issuer(issuer, target):
-        return None
-    if target.format not in _CALL_SIGNERS:
+    is_own = issuer is not None and _is_issuer(issuer, target)
+    if not is_own or target.format not in _CALL_SIGNERS:
         return None
     return ThinkingPromptMessageContent(signature=original, origin=target.format)
 

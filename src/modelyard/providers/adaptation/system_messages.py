@@ -47,14 +47,21 @@ def adapt_system_messages(draft: Draft) -> None:
 
 def _has_one_system_prompt(draft: Draft) -> bool:
     """Whether the target takes the system's words only before all turns."""
-    if draft.target.format == openai_chat.FORMAT:
-        return draft.target.capabilities.system_first
-    if draft.target.format == anthropic.FORMAT:
-        if draft.target.capabilities.system_between:
-            return not _has_inline_messages(draft.request.messages)
-        betas = anthropic.sent_betas(draft.target.model, draft.request.headers)
-        return not any(beta.startswith(INLINE_BETA) for beta in betas)
-    return draft.target.format in (bedrock.FORMAT, gemini.FORMAT)
+    target = draft.target
+    if target.format == openai_chat.FORMAT:
+        return target.capabilities.system_first
+    if target.format == anthropic.FORMAT:
+        return not _takes_inline_messages(draft)
+    return target.format in (bedrock.FORMAT, gemini.FORMAT)
+
+
+def _takes_inline_messages(draft: Draft) -> bool:
+    """Whether system messages between the turns of a request to Claude stay there."""
+    if draft.target.capabilities.system_between:
+        return _has_inline_messages(draft.request.messages)
+    # Other models take them only with a beta that the caller has switched on.
+    betas = anthropic.sent_betas(draft.target.model, draft.request.headers)
+    return any(beta.startswith(INLINE_BETA) for beta in betas)
 
 
 def _has_inline_messages(messages: Iterable[AnyPromptMessage]) -> bool:

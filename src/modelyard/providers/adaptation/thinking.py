@@ -19,6 +19,7 @@ from modelyard.providers.adaptation.draft import Draft
 from modelyard.providers.adaptation.limits import output_limit
 
 CLAUDE_FORMATS = ("anthropic", "bedrock")
+# Assumed if neither the request nor the description of its model has a limit.
 _DEFAULT_OUTPUT = 8192
 _FIELDS = ("reasoning_effort", "thinking_budget")
 
@@ -100,11 +101,7 @@ def check_open_turn(draft: Draft) -> None:
 def current_turn(messages: list[AnyPromptMessage]) -> list[AnyPromptMessage]:
     """Return the messages since the last one of the user. One of the system, such as an
     agent's reminder after the result of a tool, begins no turn."""
-    for index in range(
-        len(messages) - 1,
-        -1,
-        -1,
-    ):
+    for index in reversed(range(len(messages))):
         if isinstance(messages[index], UserPromptMessage):
             return messages[index + 1 :]
     return messages

@@ -283,9 +283,9 @@ class _ToolAdapter:
 
     def _adapted_allowed(self, choice: JSON) -> JSON | None:
         """Return a choice among some tools without those that are left out."""
+        replaced = self._replaced
         names = [
-            self._replaced.get(name, self._flat_choice(name))
-            for name in choice["allowed"]
+            replaced.get(name, self._flat_choice(name)) for name in choice["allowed"]
         ]
         if remaining := [name for name in names if name]:
             return {**choice, "allowed": remaining}

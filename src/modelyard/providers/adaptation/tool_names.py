@@ -25,6 +25,7 @@ from modelyard.models.types import JSON
 from modelyard.providers.adaptation.call_restorer import CallForm, CallRestorer
 from modelyard.providers.adaptation.draft import Draft
 
+# 32 bits: two tools of one request do not collide by chance.
 _DIGEST_CHARS = 8
 
 
@@ -63,11 +64,11 @@ def legal_name(name: str, limits: NameLimits) -> str:
     if limits.accepts(name):
         return name
     # The digest makes names unique that differ in their illegal characters alone.
-    digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
+    digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:_DIGEST_CHARS]
     readable = limits.illegal.sub("_", name).strip("_")
     readable = readable[: limits.max_chars - _DIGEST_CHARS - 1] or "tool"
-    candidate = f"{readable}_{digest[:_DIGEST_CHARS]}"
-    return candidate if limits.accepts(candidate) else f"t_{digest[:_DIGEST_CHARS]}"
+    candidate = f"{readable}_{digest}"
+    return candidate if limits.accepts(candidate) else f"t_{digest}"
 
 
 def make_names_legal(draft: Draft) -> None:

@@ -16,6 +16,7 @@ from modelyard.models.types import JSON
 from modelyard.providers.adaptation.draft import Draft
 from modelyard.wire import gemini
 
+# Code that walks a schema recursively must not exhaust the stack.
 _MAX_DEPTH = 64
 # Most vendors refuse these at the top level of a schema.
 _ALTERNATIVES = ("anyOf", "oneOf", "allOf")
@@ -63,14 +64,17 @@ _GOOGLE_KEYS = frozenset(
 
 def adapt_schemas(draft: Draft) -> None:
     """Rewrite the schemas of functions that the target would refuse."""
-    tools = [
-        tool
-        if draft.is_same_format and tool.parameters.keys().isdisjoint(_ALTERNATIVES)
-        else _adapted(tool, draft.target.format)
-        for tool in draft.request.tools
-    ]
+    tools = [_accepted_tool(tool, draft) for tool in draft.request.tools]
     if tools != draft.request.tools:
         draft.change(tools=tools)
+
+
+def _accepted_tool(tool: PromptMessageTool, draft: Draft) -> PromptMessageTool:
+    """Return a function with a schema that the target takes."""
+    # The caller wrote it for this format; only alternatives at the top are refused.
+    if draft.is_same_format and tool.parameters.keys().isdisjoint(_ALTERNATIVES):
+        return tool
+    return _adapted(tool, draft.target.format)
 
 
 def _adapted(tool: PromptMessageTool, target_format: str) -> PromptMessageTool:

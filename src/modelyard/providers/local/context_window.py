@@ -9,6 +9,7 @@ from modelyard.base.fields import whole_number
 
 DEFAULT_CONTEXT = 4096
 """Tokens of models for which the manifest names no window."""
+# With less, a prompt of the usual size leaves no room for the answer.
 _MIN_CONTEXT = 2048
 _SHARE_OF_MEMORY = 0.7
 """The rest stays free for the answers and for other programs."""

@@ -11,6 +11,7 @@ from modelyard.providers.local.weights import Fetch, Hub
 from modelyard.transport.http import HttpClient, Response, Timeouts
 from modelyard.transport.proxies import NetworkConfig
 
+# A mirror redirects to a store, and that to a server near by.
 _MAX_REDIRECTS = 5
 _MAX_FILE = 32 * 1024**3
 

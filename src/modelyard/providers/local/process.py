@@ -31,6 +31,7 @@ from modelyard.providers.local.messages import (
     pack,
 )
 
+# Models have gigabytes, and the disk may be slow.
 _LOAD_SECONDS = 120.0
 # Error classes by name, to raise what the engine raised.
 _ERROR_CLASSES: dict[str, type[InvokeError]] = {

@@ -310,13 +310,13 @@ def check_lengths(texts: Sequence[str], param: str) -> None:
     text.
     """
     longest = max(map(len, texts), default=0)
-    if longest > _MAX_TEXT_CHARS:
-        raise InvokeBadRequestError(
-            f"A text has {longest:,} characters; local models accept at most"
-            f" {_MAX_TEXT_CHARS:,}, so split it into segments",
-            provider="local",
-            param=param,
-        )
+    if longest <= _MAX_TEXT_CHARS:
+        return
+    problem = (
+        f"A text has {longest:,} characters; local models accept at most"
+        f" {_MAX_TEXT_CHARS:,}, so split it into segments"
+    )
+    raise InvokeBadRequestError(problem, provider="local", param=param)
 
 
 def truncate_vector(vector: list[float], dimensions: int | None) -> list[float]:

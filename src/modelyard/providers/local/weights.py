@@ -30,6 +30,7 @@ from modelyard.base.errors import ConfigError, NotFoundError, NotReadyError, sug
 from modelyard.providers.local.context_window import DEFAULT_CONTEXT
 
 MANIFEST = Path(__file__).with_name("weights.yaml")
+# Read in blocks: a member can be larger than the memory.
 _BLOCK = 1 << 20
 
 
@@ -92,6 +93,7 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
 
 @cache
 def _is_installed(module: str) -> bool:
+    """Return whether a module can be imported."""
     # `find_spec` does not import the module, which could take seconds.
     return importlib.util.find_spec(module) is not None
 
@@ -369,11 +371,14 @@ class WeightStore:
         self._cache.mkdir(parents=True, exist_ok=True)
         with (self._cache / ".lock").open("w") as lock:
             _lock(lock)
-            # Folders of downloads that were killed; the lock proves that none is
-            # running.
-            for stale in self._cache.glob(".fetch-*"):
-                shutil.rmtree(stale, ignore_errors=True)
+            self._remove_killed_downloads()
             yield
+
+    def _remove_killed_downloads(self) -> None:
+        """Remove the folders of downloads that were killed."""
+        # The caller holds the lock, which proves that no download is running.
+        for stale in self._cache.glob(".fetch-*"):
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 class SourceUnavailable(ConfigError):
@@ -381,6 +386,7 @@ class SourceUnavailable(ConfigError):
 
 
 def _can_try_next_source(error: ConfigError) -> bool:
+    """Return whether another source may have the file."""
     return isinstance(error, SourceUnavailable)
 
 
@@ -418,6 +424,7 @@ def _check_installed(file: WeightFile, path: Path, model: str) -> None:
 
 
 def _partial(target: Path) -> Path:
+    """Return the path of a download that is not complete."""
     return target.with_name(target.name + ".partial")
 
 
@@ -663,6 +670,7 @@ def _members(archive: Path) -> Generator[Callable[[str], IO[bytes]]]:
 
 
 def _required(stream: Any, name: str) -> IO[bytes]:
+    """Return a stream of a package's file. Raises ConfigError if there is none."""
     if stream is None:
         raise ConfigError(f"{name} is not a file in its package")
     return stream

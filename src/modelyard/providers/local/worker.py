@@ -131,10 +131,12 @@ class Worker:
             self._cancelled.discard(ask.id)
 
     def _send_message(self, message: FromProcess) -> None:
+        """Send a message; threads do so one after another."""
         with self._sending:
             self._connection.sendall(pack(message))
 
     def _receive(self) -> ToProcess | None:
+        """Return the next message; None if the server has closed the connection."""
         head = self._read(HEADER.size)
         body = self._read(HEADER.unpack(head)[0]) if head else b""
         return self._decoder.decode(body) if body else None
@@ -142,10 +144,10 @@ class Worker:
     def _read(self, size: int) -> bytes:
         """Read exactly `size` bytes; empty if the connection was closed before."""
         data = bytearray()
-        while len(data) < size:
-            received = self._connection.recv(min(size - len(data), 1 << 20))
+        while missing := size - len(data):
+            received = self._connection.recv(min(missing, 1 << 20))
+            # An empty read means that the parent has closed the connection.
             if not received:
-                # An empty read means that the parent has closed the connection.
                 return b""
             data += received
         return bytes(data)

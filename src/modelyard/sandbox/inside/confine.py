@@ -21,6 +21,8 @@ _MACHINE = platform.machine()
 # ----------------------------------------------------------------------------- Landlock
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same on every architecture
+# Constants of Linux' headers. They are written here, since Python has no names for them
+# and the process imports nothing from elsewhere.
 _ABI_FLAG = 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _NET = 0b11  # bind, connect
@@ -113,6 +115,7 @@ _NO_ATIME, _NO_DIR_ATIME, _BIND, _RECURSIVE, _PRIVATE, _REL_ATIME = (
     1 << 18,
     1 << 21,
 )
+# Numbers of system calls differ between processors.
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _NEW_ROOT = (  # what it is laid over cannot be read there any more, and nothing needs to be
     "/sys"
@@ -445,6 +448,8 @@ _SYSCALL_NUMBERS = {
         "sched_get_priority_min": 126,
     },
 }
+# A process can make calls of another architecture, whose numbers mean something else.
+# The filter refuses those.
 _ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # Calls that are checked by their arguments instead of being allowed in general.
 _CHECKED_CALLS = (
@@ -466,15 +471,18 @@ _ALLOWED_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # none that says who is to get 
 # makes.
 _ALLOWED_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _ALLOWED_PRCTL = (15, 16)  # a thread's name
+# Threads are allowed, processes are not.
 _CLONE_THREAD = 0x10000
 _AF_UNIX = 1
 # Also with SOCK_NONBLOCK and SOCK_CLOEXEC.
 _STREAM_SOCKET_TYPES = tuple(1 | flags for flags in (0, 0x800, 0x80000, 0x80800))
+# The upper half is the action, the lower one the error number that the call returns.
 _ALLOW, _ERRNO, _ASK = 0x7FFF0000, 0x00050000, 0x7FC00000
 _EPERM, _ENOSYS = 1, 38
 
 
 def _instruction(code: Any, value: Any, yes: Any = 0, no: Any = 0) -> Any:
+    """Return one instruction of a BPF program, as `struct sock_filter`."""
     return struct.pack("=HBBI", code, yes, no, value & 0xFFFFFFFF)
 
 
@@ -482,6 +490,7 @@ _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 
 
 def _argument_offset(number: Any) -> Any:
+    """Return where an argument of a system call is in `struct seccomp_data`."""
     return 16 + 8 * number  # its lower half, on little-endian machines
 
 
@@ -609,8 +618,10 @@ def _supports_listener() -> Any:
 
 # ------------------------------------------------------------------------------ threads
 
+# libc has no function for it, so it is called by its number.
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _NEW_LISTENER = 8
+# The numbers of ioctls contain the size of their structure.
 _RECEIVE, _ANSWER, _GO_ON = 0xC0502100, 0xC0182101, 1
 _EAGAIN = 11
 
@@ -627,9 +638,8 @@ def answer_thread_request(listener: Any, is_allowed: Any) -> Any:
     fcntl.ioctl(listener, _RECEIVE, notification)
     (number,) = struct.unpack_from("=Q", notification)
     error, flags = (0, _GO_ON) if is_allowed() else (-_EAGAIN, 0)
-    fcntl.ioctl(
-        listener, _ANSWER, bytearray(struct.pack("=QqiI", number, 0, error, flags))
-    )
+    answer = struct.pack("=QqiI", number, 0, error, flags)
+    fcntl.ioctl(listener, _ANSWER, bytearray(answer))
 
 
 def thread_count(pid: Any, proc: Any) -> Any:
@@ -656,11 +666,13 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = (
     24,
     38,
 )
+# Huge pages would count in full against the limit on memory.
 _PR_SET_THP_DISABLE = 41
 _KILL = 9
 
 
 def _prctl(*arguments: Any) -> Any:
+    """Call prctl. Raises OSError if the kernel refuses it."""
     padded = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:5]]
     if _libc.prctl(*padded) != 0:
         raise OSError(ctypes.get_errno(), "prctl(%d) failed" % arguments[0])
@@ -766,4 +778,5 @@ def readable_folders() -> Any:
     return sorted(folders)
 
 
+# What many programs and libraries open; none of them leads out of the sandbox.
 DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero")

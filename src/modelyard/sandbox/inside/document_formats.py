@@ -149,6 +149,7 @@ def extract(extension: Any, data: Any) -> Any:
     return result
 
 
+# The longer mark first: that of UTF-32 starts with that of UTF-16.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -199,10 +200,12 @@ def text(data: Any) -> Any:
 
 
 def _json(data: Any) -> Any:
+    """Return JSON with one member on each line, so that it can be split."""
     return json.dumps(json.loads(text(data)), indent=2, ensure_ascii=False)
 
 
 def _yaml(data: Any) -> Any:
+    """Return YAML without anchors and comments."""
     import yaml
 
     return yaml.dump(yaml.safe_load(text(data)), allow_unicode=True, sort_keys=False)
@@ -290,11 +293,14 @@ def _markdown_table(rows: Any) -> Any:
 
 
 def _csv(data: Any) -> Any:
+    """Return a CSV file as a Markdown table."""
     return _markdown_table(delimited_rows(text(data)))
 
 
+# The module's own limit is 128 KB, and a cell may hold a whole document.
 _MAX_CELL = 10_000_000
 _DELIMITERS = ",;\t|"
+# A delimiter shows within the first rows.
 _CHARS_TO_COMPARE = 20_000
 
 
@@ -544,6 +550,7 @@ def _slide_text(xml: Any) -> Any:
 
 
 def _unescaped(escaped_text: Any) -> Any:
+    """Return text with HTML's entities replaced."""
     import html
 
     return html.unescape(escaped_text)

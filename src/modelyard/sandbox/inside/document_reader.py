@@ -21,11 +21,14 @@ import rich_text  # pyright: ignore[reportMissingImports]
 import slide_extras  # pyright: ignore[reportMissingImports]
 import word_text  # pyright: ignore[reportMissingImports]
 
+# Office documents and EPUBs are ZIP files, which can unpack to any size.
 _MAX_UNPACKED = 512 << 20
+# Text in XML is compressed to a tenth or less, but hardly to a two-hundredth.
 _MAX_RATIO = 200
 # A file with a smaller unpacked size is not a bomb, whatever its ratio.
 _BOMB_THRESHOLD = 32 << 20
 _MAX_PARTS = 100_000
+# Each note is shown to whoever has uploaded the document.
 _MAX_NOTES = 20
 # Extensions of source code, which becomes a fenced code block.
 _CODE_EXTENSIONS = frozenset(
@@ -87,6 +90,7 @@ _IMAGES = (
     (b"MM\0*", ".tiff"),
 )
 IMAGE_EXTENSIONS = frozenset([extension for _, extension in _IMAGES])
+# Text recognition was trained with scans of this resolution.
 _DPI = 200
 # Pixels of the longer side, whatever size a page claims.
 _MAX_IMAGE_SIDE = 2400
@@ -556,6 +560,7 @@ def _slide_paths(deck: Any) -> Any:
 
 
 def _joined_path(folder: Any, target: Any) -> Any:
+    """Return the path of a part, from the folder of what refers to it."""
     import posixpath
 
     return posixpath.normpath(posixpath.join(folder, target or ""))
@@ -616,15 +621,19 @@ def _tables(frame: Any) -> Any:
     """Return the tables of a graphic frame as Markdown."""
     tables = []
     for table in frame.iterfind(".//a:tbl", _PPTX_NAMESPACES):
-        rows = [
-            [_shape_text(cell) for cell in row.iterfind("a:tc", _PPTX_NAMESPACES)]
-            for row in table.iterfind("a:tr", _PPTX_NAMESPACES)
-        ]
-        tables.append(document_formats._markdown_table(rows))
+        rows = table.iterfind("a:tr", _PPTX_NAMESPACES)
+        cells = [_row_texts(row) for row in rows]
+        tables.append(document_formats._markdown_table(cells))
     return tables
 
 
+def _row_texts(row: Any) -> Any:
+    """Return the texts of a table row's cells."""
+    return [_shape_text(cell) for cell in row.iterfind("a:tc", _PPTX_NAMESPACES)]
+
+
 def _role(shape: Any) -> Any:
+    """Return the role of a placeholder on a slide; empty for other shapes."""
     placeholder = shape.find("./p:nvSpPr/p:nvPr/p:ph", _PPTX_NAMESPACES)
     return "" if placeholder is None else placeholder.get("type") or "body"
 
@@ -662,10 +671,12 @@ def _json(data: Any) -> Any:
 
 
 def _vtt(data: Any) -> Any:
+    """Return subtitles as one page without a title."""
     return "", [(0, document_formats._vtt(data))]
 
 
 def _rtf(data: Any) -> Any:
+    """Return rich text as one page without a title."""
     return "", [(0, rich_text.text_of(data))]
 
 

@@ -153,8 +153,13 @@ def _append_text(node: Any, fragments: Any, depth: Any = 0) -> Any:
     if not isinstance(node.tag, str) or node.tag in _SKIPPED_TAGS or depth > 200:
         return
     separator = "\n" if node.tag in _LINES else ""
-    fragments += [separator, re.sub(r"\s+", " ", node.text or "")]
+    fragments += [separator, _one_line(node.text)]
     for child in node:
         _append_text(child, fragments, depth + 1)
-        fragments.append(re.sub(r"\s+", " ", child.tail or ""))
+        fragments.append(_one_line(child.tail))
     fragments.append(separator)
+
+
+def _one_line(text: Any) -> Any:
+    """Return a text as a browser shows it: every run of white space is one blank."""
+    return re.sub(r"\s+", " ", text or "")

@@ -210,11 +210,9 @@ def _is_v6(host: Any, *, must_be_address: Any) -> Any:
     try:
         return ipaddress.ip_address(host).version == 6
     except ValueError:
-        if must_be_address:
-            raise socket.gaierror(
-                socket.EAI_NONAME, "Name or service not known"
-            ) from None
-        return False
+        if not must_be_address:
+            return False
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
 def _port_number(port: Any) -> Any:

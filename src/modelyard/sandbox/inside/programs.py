@@ -61,6 +61,7 @@ def python(task: Any) -> Any:
 
 
 async def _await_result(result: Any) -> Any:
+    """Return the result of an asynchronous `main`."""
     return await result
 
 

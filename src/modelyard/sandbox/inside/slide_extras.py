@@ -47,11 +47,11 @@ def _parsed(deck: Any, path: Any) -> Any:
     """Return the root element of a part; one without children if it is too large."""
     import lxml.etree as etree
 
+    # The size is checked before the part is unpacked: small ones can become huge.
     if deck.getinfo(path).file_size > _MAX_SIZE:
         return etree.Element("too-large")
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, huge_tree=False, load_dtd=False
-    )
+    options = {"resolve_entities": False, "no_network": True, "load_dtd": False}
+    parser = etree.XMLParser(huge_tree=False, **options)
     return etree.fromstring(deck.read(path), parser)
 
 

@@ -89,6 +89,8 @@ def _rows(sheet: Any, details: Any, name: Any) -> Any:
             )
         ) is not None:
             cell[column - start[1]] = formula
+    # A merged range has its value in the first cell alone. Each row must make sense by
+    # itself, since it may become a segment of its own.
     _repeat_merged(rows, start, sheet.merged_cell_ranges or ())
     return spreadsheet_links.with_links(
         rows,
@@ -255,6 +257,7 @@ def _shower(code: Any) -> Any:
     literals: Any = []
 
     def keep(match: Any) -> Any:
+        """Put a literal aside, and leave a mark in its place."""
         literals.append(match[1] or match[2] or match[3] or "")
         return "\0"
 

@@ -112,6 +112,7 @@ def _html(data: Any, charset: Any) -> Any:
 
 
 def _parsed_html(text: Any) -> Any:
+    """Parse a page without loading anything."""
     parser = lxml.html.HTMLParser(huge_tree=False, no_network=True, encoding="utf-8")
     return _root_of(text.encode("utf-8", "replace"), parser)
 
@@ -128,10 +129,12 @@ def _root_of(data: Any, parser: Any) -> Any:
 
 
 def _applies_to_agent(name: Any, agent: Any) -> Any:
+    """Return whether a `meta` element speaks to all crawlers or to this one."""
     return (name or "").strip().lower() in ("robots", agent)
 
 
 def _relations(node: Any) -> Any:
+    """Return the relations of a link; there can be several."""
     return (node.get("rel") or "").lower().split()
 
 
@@ -192,6 +195,7 @@ def _parse_as_declared(data: Any, charset: Any) -> Any:
 
 
 def _parse_with_header_charset(data: Any, charset: Any) -> Any:
+    """Parse XML as the header says; None if it names no character set."""
     if not charset:
         return None
     return etree.fromstring(_without_declaration(data.decode(charset)), _parser())
@@ -242,10 +246,12 @@ def _without_declaration(text: Any) -> Any:
 
 
 def _name(node: Any) -> Any:
+    """Return an element's name without its namespace; empty for a comment."""
     return node.tag.rpartition("}")[2].lower() if isinstance(node.tag, str) else ""
 
 
 def _namespace(node: Any) -> Any:
+    """Return an element's namespace; empty if it has none."""
     return node.tag[1:].partition("}")[0] if node.tag.startswith("{") else ""
 
 
@@ -382,13 +388,12 @@ def _feed_entries(root: Any) -> Any:
     Entries are `entry` elements in Atom and `item` elements in RSS. The address is
     empty if an entry has no link.
     """
-    entry_name = "entry" if _name(root) == "feed" else "item"
+    is_atom = _name(root) == "feed"
+    entry_name, link_of = ("entry", _atom_link) if is_atom else ("item", _rss_link)
     entries = []
     for element in root.iter():
         if _name(element) == entry_name and len(entries) < MAX_ENTRIES:
-            entries.append(
-                _atom_link(element) if entry_name == "entry" else _rss_link(element)
-            )
+            entries.append(link_of(element))
     return entries
 
 
@@ -430,6 +435,7 @@ def _atom_link(entry: Any) -> Any:
 
 
 def _relation(link: Any) -> Any:
+    """Return the relation of a feed's link; without one it is the entry itself."""
     return (link.get("rel") or "alternate").strip().lower().removeprefix(_RELATION)
 
 

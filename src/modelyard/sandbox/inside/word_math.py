@@ -68,27 +68,33 @@ def _scripts(part: Any) -> Any:
 
 
 def _fraction(part: Any, _all: Any, _element: Any) -> Any:
+    """Return a fraction, as `a/(b+c)`."""
     return "%s/%s" % (_grouped(part.get("num", "")), _grouped(part.get("den", "")))
 
 
 def _scripted(part: Any, _all: Any, _element: Any) -> Any:
+    """Return a base with what stands below and above it."""
     return _grouped(part.get("e", "")) + _scripts(part)
 
 
 def _prescripted(part: Any, _all: Any, _element: Any) -> Any:
+    """Return a base with what stands below and above to its left."""
     return _scripts(part) + part.get("e", "")
 
 
 def _root(part: Any, _all: Any, _element: Any) -> Any:
+    """Return a root with its degree."""
     return "%s\u221a%s" % (part.get("deg", ""), _grouped(part.get("e", "")))
 
 
 def _nary(part: Any, _all: Any, element: Any) -> Any:
+    """Return a sum, a product or an integral with its bounds."""
     sign = _property(element, "chr", _NARY)
     return "%s%s %s" % (sign, _scripts(part), part.get("e", ""))
 
 
 def _delimited(_part: Any, parts: Any, element: Any) -> Any:
+    """Return elements within their delimiters."""
     inner = _property(element, "sepChr", "|").join(parts.get("e", []))
     begin, end = (
         _property(element, "begChr", "("),
@@ -98,24 +104,29 @@ def _delimited(_part: Any, parts: Any, element: Any) -> Any:
 
 
 def _function(part: Any, _all: Any, _element: Any) -> Any:
+    """Return a function with its argument."""
     argument = part.get("e", "")
     is_grouped = argument.startswith("(")
     return "%s%s%s" % (part.get("fName", ""), "" if is_grouped else " ", argument)
 
 
 def _limit(part: Any, _all: Any, _element: Any) -> Any:
+    """Return a name with its limit below."""
     return "%s_%s" % (part.get("e", ""), _grouped(part.get("lim", "")))
 
 
 def _matrix(_part: Any, parts: Any, _element: Any) -> Any:
+    """Return a matrix, its rows separated by semicolons."""
     return "[%s]" % "; ".join(parts.get("mr", []))
 
 
 def _matrix_row(_part: Any, parts: Any, _element: Any) -> Any:
+    """Return the elements of a row."""
     return ", ".join(parts.get("e", []))
 
 
 def _lines(_part: Any, parts: Any, _element: Any) -> Any:
+    """Return the lines of an equation array."""
     return "; ".join(parts.get("e", []))
 
 

@@ -247,9 +247,9 @@ class Child:
         thread_count = confine.thread_count(self.pid, self.proc)
         # Without access to /proc, count the grants; threads that ended are not
         # subtracted then.
-        is_allowed = (
-            self.granted + 1 if thread_count is None else thread_count
-        ) < self.max_threads
+        if thread_count is None:
+            thread_count = self.granted + 1
+        is_allowed = thread_count < self.max_threads
         self.granted += is_allowed
         return is_allowed
 

@@ -9,6 +9,7 @@ from modelyard.tools.builtin import BuiltinDependencies
 from modelyard.tools.entities import ToolContext, ToolParameterError
 from modelyard.tools.function import FunctionTool
 
+# A model reads the result; more would exceed most context windows.
 _MAX_READ_LENGTH = 100_000
 
 

@@ -76,11 +76,14 @@ def _picture_message(picture: ImagePromptMessageContent, number: int) -> dict[st
     """Return a picture as a message. Providers return pictures either inline or as a
     link."""
     if not picture.base64_data:
-        return {
-            "type": "image_link",
-            "message": {"text": picture.url},
-            "meta": {"mime_type": "image/png"},
-        }
+        return _link_message(picture.url)
     mime_type = picture.mime_type or "image/png"
     name = picture.filename or f"picture-{number}.{mime_type.partition('/')[2]}"
     return blob_message(base64.b64decode(picture.base64_data), mime_type, name)
+
+
+def _link_message(url: str) -> dict[str, Any]:
+    """Return a picture that is fetched from its address by whoever shows it."""
+    # Providers do not state the type; browsers look at the content anyway.
+    meta = {"mime_type": "image/png"}
+    return {"type": "image_link", "message": {"text": url}, "meta": meta}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 
 from modelyard.base.ids import new_id
 from modelyard.storage.scoped_store import ScopedStore
@@ -9,6 +10,7 @@ from modelyard.tools.builtin import BuiltinDependencies
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.function import FunctionTool
 
+# Every note is read by the model in each of its turns.
 _MAX_NOTES_SHOWN = 20
 
 
@@ -39,12 +41,8 @@ class _MemoryTools:
         # The note is named after the call, so a call that is repeated after a crash
         # writes the same note again.
         name = context.key or new_id("note")
-        await self._store.put(
-            context.tenant,
-            scope_of(context),
-            name,
-            json.dumps(note, ensure_ascii=False).encode(),
-        )
+        data = json.dumps(note, ensure_ascii=False).encode()
+        await self._store.put(context.tenant, scope_of(context), name, data)
         return "Saved."
 
     async def recall(self, context: ToolContext, query: str = "") -> str:
@@ -78,12 +76,10 @@ def _matching_notes(
 ) -> list[tuple[str, str]]:
     """Return the (id, text) pairs whose text contains any of the lower-case terms, best
     first."""
-    scored_notes = [
-        (_match_score(text, query_terms), name, text) for name, text in notes
-    ]
-    matches = [scored_note for scored_note in scored_notes if scored_note[0]]
-    matches.sort(key=lambda scored_note: -scored_note[0])
-    return [(name, text) for _, name, text in matches]
+    scored = [(_match_score(text, query_terms), name, text) for name, text in notes]
+    # Only by score: notes that match equally well stay in their order.
+    scored.sort(key=itemgetter(0), reverse=True)
+    return [(name, text) for score, name, text in scored if score]
 
 
 def _match_score(text: str, query_terms: set[str]) -> int:

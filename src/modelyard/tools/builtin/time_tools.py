@@ -84,6 +84,7 @@ class _TimeTools:
         self._clock = clock
 
     def _utc_now(self) -> datetime:
+        """Return the current time in UTC."""
         return datetime.fromtimestamp(self._clock.time(), UTC)
 
     async def current_time(

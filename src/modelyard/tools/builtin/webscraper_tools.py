@@ -9,6 +9,7 @@ from modelyard.tools.entities import ToolContext, ToolInvokeError
 from modelyard.tools.function import FunctionTool
 from modelyard.transport.egress import EgressClient, EgressError
 
+# Beyond that a page is a file, whose text is not worth its parsing.
 _MAX_PAGE_BYTES = 10 << 20
 _NAMES = {
     "text/html": ".html",

@@ -29,9 +29,12 @@ from modelyard.transport.sse import EventStream
 
 logger = logging.getLogger("modelyard.tools.mcp")
 
+# A tool may work for minutes before it sends anything.
 CONNECT_SECONDS, READ_SECONDS = 30.0, 300.0
 _MAX_RESPONSE_BYTES = 32 << 20
+# A server could answer with a next page forever.
 _MAX_PAGES = 100
+# Every listed tool is offered to models, which choose badly among so many.
 _MAX_LISTED = 2000
 
 
@@ -166,11 +169,7 @@ class McpClient:
     def _store_server_info(self, version: str, result: Mapping[str, Any]) -> None:
         """Store the negotiated revision and what the server says about itself."""
         self.version = version
-        meta = result.get("_meta")
-        server_info = result.get("serverInfo") or (
-            meta.get(protocol.SERVER_META) if is_mapping(meta) else None
-        )
-        self.server = server_info if is_mapping(server_info) else {}
+        self.server = _server_info(result)
         capabilities = result.get("capabilities")
         self.capabilities = capabilities if is_mapping(capabilities) else {}
         # Bounded, because the text ends up in prompts.
@@ -736,6 +735,7 @@ class StdioChannel:
                 return await waiter
         except TimeoutError:
             cancelled = {"requestId": message["id"], "reason": "too slow"}
+            # The server would otherwise go on working for nobody.
             with suppress(McpError):
                 await self.notify(
                     {
@@ -805,3 +805,12 @@ async def list_tools(client: McpClient) -> AsyncGenerator[Mapping[str, Any], Non
         ):
             used_names.add(name)
             yield tool
+
+
+def _server_info(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a server says about itself; empty if it says nothing."""
+    meta = result.get("_meta")
+    # Revisions without a handshake send it with each result.
+    in_meta = meta.get(protocol.SERVER_META) if is_mapping(meta) else None
+    server_info = result.get("serverInfo") or in_meta
+    return server_info if is_mapping(server_info) else {}

@@ -31,6 +31,7 @@ NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 """Methods whose subject is repeated in a header, with the parameter that contains it.
 """
 
+# Codes of JSON-RPC 2.0.
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR = (
     -32700,
     -32600,
@@ -38,6 +39,7 @@ PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR =
     -32602,
     -32603,
 )
+# MCP's own codes, in the range that JSON-RPC leaves to servers.
 HEADER_MISMATCH, UNSUPPORTED_VERSION = -32020, -32022
 RESOURCE_NOT_FOUND = -32002
 STATUS = {
@@ -70,6 +72,7 @@ def status_of(answer: Mapping[str, Any], version: str | None) -> int:
     return STATUS.get(code, 200)
 
 
+# Headers are ASCII, so that other values are wrapped in base64.
 _SAFE = re.compile(r"^[\x20-\x7E]*$")
 _WRAPPED = re.compile(r"^=\?base64\?(.*)\?=$")
 
@@ -239,11 +242,10 @@ def _blob_content(blob: Blob) -> dict[str, Any]:
     family = blob.mime_type.partition("/")[0]
     if family in ("image", "audio"):
         return {"type": family, "data": data, "mimeType": blob.mime_type}
+    # The protocol requires an address, although the content is in the block.
     uri = f"modelyard://files/{blob.name or 'file'}"
-    return {
-        "type": "resource",
-        "resource": {"uri": uri, "mimeType": blob.mime_type, "blob": data},
-    }
+    resource = {"uri": uri, "mimeType": blob.mime_type, "blob": data}
+    return {"type": "resource", "resource": resource}
 
 
 def _structured_content(gathered: ToolOutputCollector) -> dict[str, Any] | None:
@@ -260,11 +262,10 @@ def object_schema(schema: Any) -> dict[str, Any]:
     """Return a tool's schema in a form that every model accepts: always an object's."""
     if not is_mapping(schema) or schema.get("type", "object") != "object":
         return {"type": "object", "properties": {}}
-    cleaned_schema: dict[str, Any] = {
-        str(name): value
-        for name, value in schema.items()
-        if name not in ("$schema", "$id")
-    }
+    cleaned_schema = {str(name): value for name, value in schema.items()}
+    # Some models' APIs refuse these two.
+    for name in ("$schema", "$id"):
+        cleaned_schema.pop(name, None)
     if not is_mapping(cleaned_schema.get("properties")):
         cleaned_schema["properties"] = {}
     return {**cleaned_schema, "type": "object"}

@@ -278,6 +278,7 @@ class McpServer:
                 gathered.add(message)
                 count += 1
                 if notify is not None:
+                    # Clients wait longer for a call that reports progress.
                     progress = {"progressToken": progress_token, "progress": count}
                     await notify(
                         {
@@ -338,12 +339,14 @@ def _with_server_info(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _invalid_request(request_id: Any, reason: str) -> dict[str, Any]:
+    """Return the response to a message that is not a JSON-RPC request."""
     return protocol.error_of(
         request_id, protocol.INVALID_REQUEST, f"Invalid request: {reason}"
     )
 
 
 def _invalid_params(reason: str) -> _RequestRefused:
+    """Return the error for arguments that a method does not take."""
     return _RequestRefused(protocol.INVALID_PARAMS, reason)
 
 
@@ -524,4 +527,5 @@ class _LineServer:
             await self._send(response)
 
     async def _send(self, message: Mapping[str, Any]) -> None:
+        """Write a message as one line, as the transport `stdio` requires."""
         await self._write(msgspec.json.encode(dict(message)) + b"\n")

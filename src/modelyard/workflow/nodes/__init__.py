@@ -48,8 +48,7 @@ def node_types() -> list[str]:
 
     type_names: set[str] = set()
     for module in iter_modules(__path__):
-        type_names |= {
-            name.partition("@")[0]
-            for name in import_module(f"{__name__}.{module.name}").NODES
-        }
+        names = import_module(f"{__name__}.{module.name}").NODES
+        # A later version of a node has the same type, as in `agent@2`.
+        type_names |= {name.partition("@")[0] for name in names}
     return sorted(type_names)

@@ -110,12 +110,10 @@ def _parameter(parameter: Any, context: NodeContext) -> Any:
     """Return the value of a parameter. A constant text may contain selectors: existing
     DSL files rely on it."""
     # Files and selectors in constants are resolved like in templates.
-    if (
-        is_mapping(parameter)
-        and parameter.get("type") == "constant"
-        and isinstance(parameter.get("value"), str)
-    ):
-        return render(parameter["value"], context.pool)
+    if is_mapping(parameter) and parameter.get("type") == "constant":
+        constant = parameter.get("value")
+        if isinstance(constant, str):
+            return render(constant, context.pool)
     return tool_input(parameter, context)
 
 

@@ -186,10 +186,10 @@ def _check_message(
 ) -> None:
     """Raise NodeError if a model would be asked nothing."""
     if message.is_general and not (instruction or files):
-        raise NodeError(
-            "The agent has neither a prompt nor a task, so there is nothing to ask it",
-            error_type="AgentPromptMissing",
+        problem = (
+            "The agent has neither a prompt nor a task, so there is nothing to ask it"
         )
+        raise NodeError(problem, error_type="AgentPromptMissing")
     if not message.text.strip() and not files:
         raise NodeError("The message is empty", error_type="AgentMessageEmpty")
 
@@ -339,11 +339,10 @@ class _JobExecution(BuiltInStrategy):
         datasets = self.context.services.datasets
         if datasets is None:
             return []
-        return [
-            KnowledgeSetTool(datasets, knowledge_set)
-            for knowledge_set in self._package.soul.knowledge.sets
-            if knowledge_set.query.mode != "user_query"
-        ]
+        # Sets with the user's query are searched before the model is called.
+        knowledge_sets = self._package.soul.knowledge.sets
+        own_query = [item for item in knowledge_sets if item.query.mode != "user_query"]
+        return [KnowledgeSetTool(datasets, item) for item in own_query]
 
     # People
 

@@ -80,13 +80,12 @@ class AssignerNode(SyncNode):
         data = self.data
         if data.items or not data.assigned_variable_selector:
             return data.items
-        return [
-            Assignment(
-                variable_selector=data.assigned_variable_selector,
-                operation=data.write_mode,
-                value=data.input_variable_selector,
-            )
-        ]
+        first_version = Assignment(
+            variable_selector=data.assigned_variable_selector,
+            operation=data.write_mode,
+            value=data.input_variable_selector,
+        )
+        return [first_version]
 
     def compute(self, context: NodeContext) -> NodeResult:
         """Return the updates of all assignments. Raises AssignerError, and then nothing
@@ -184,10 +183,8 @@ def _source_value(item: Assignment, pool: VariablePool) -> Any:
     selector = [str(part) for part in item.value or ()]
     value = pool.get(selector)
     if value is MISSING:
-        raise AssignerError(
-            f"Variable {'.'.join(selector)} not found",
-            error_type="VariableNotFoundError",
-        )
+        problem = f"Variable {'.'.join(selector)} not found"
+        raise AssignerError(problem, error_type="VariableNotFoundError")
     return value
 
 

@@ -41,6 +41,7 @@ from modelyard.workflow.variables import File
 _METHODS = ("get", "post", "put", "patch", "delete", "head")
 # Dify's limits: 10 MiB for files, 1 MiB for texts; timeouts in seconds.
 _MAX_FILE_BYTES, _MAX_TEXT_BYTES = 10 << 20, 1 << 20
+# Dify's limits, for which imported apps were made.
 _MAX_CONNECT_SECONDS, _MAX_READ_SECONDS = 10.0, 600.0
 _CONTENT_TYPES = {
     "x-www-form-urlencoded": "application/x-www-form-urlencoded",
@@ -99,9 +100,9 @@ class Body(msgspec.Struct, kw_only=True):
             return self.data
         # Old exports store form fields as one `key:value` per line.
         if self.type in ("form-data", "x-www-form-urlencoded"):
+            pairs = _lines(self.data)
             return [
-                BodyPart(key=key.strip(), value=value.strip())
-                for key, value in _lines(self.data)
+                BodyPart(key=key.strip(), value=value.strip()) for key, value in pairs
             ]
         return [BodyPart(value=self.data)] if self.data else []
 
@@ -215,11 +216,11 @@ class HttpRequestNode(Node):
         headers: list[tuple[str, str]] = []
         for line in self.data.headers.splitlines():
             headers += _header_fields(line.strip(), context)
-        return [
-            (name.strip(), _header_value(name, value))
-            for name, value in headers + self._authorization(context)
-            if name.strip()
-        ]
+        headers += self._authorization(context)
+        stripped = [(name.strip(), value) for name, value in headers]
+        # An empty line of the form, or a name that a variable has left empty.
+        named = [(name, value) for name, value in stripped if name]
+        return [(name, _header_value(name, value)) for name, value in named]
 
     def _with_own_headers(
         self,
@@ -537,13 +538,12 @@ def _header_value(name: str, value: str) -> str:
     """Return a header's value without blanks around it. Raises NodeError if the header
     holds a line break or another control character."""
     value = value.strip()
-    if _CONTROL_CHARACTER.search(f"{name.strip()}{value}") is not None:
-        raise NodeError(
-            f"Header {name.strip()[:60]!r} holds a line break or another control"
-            " character",
-            error_type="InvalidHeaderError",
-        )
-    return value
+    if _CONTROL_CHARACTER.search(f"{name.strip()}{value}") is None:
+        return value
+    raise NodeError(
+        f"Header {name.strip()[:60]!r} holds a line break or another control character",
+        error_type="InvalidHeaderError",
+    )
 
 
 def _lines(text: str) -> list[tuple[str, str]]:

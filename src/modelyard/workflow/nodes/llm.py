@@ -548,9 +548,8 @@ def _template_value(selector: Sequence[str], context: NodeContext) -> Any:
     # Workflows without a conversation have no `sys.query`, for example.
     if selector[0] == "sys":
         return None
-    raise NodeError(
-        f"Variable {'.'.join(selector)} not found", error_type="VariableNotFoundError"
-    )
+    problem = f"Variable {'.'.join(selector)} not found"
+    raise NodeError(problem, error_type="VariableNotFoundError")
 
 
 def _context_text(items: Sequence[Any]) -> tuple[str, list[dict[str, Any]]]:
@@ -634,6 +633,7 @@ async def _images(result: LLMResult, context: NodeContext) -> list[File]:
 
 def _resource(item: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return a segment as a source in the format of Dify's API."""
+    # Two fields have other names in Dify's API than in the outputs of its nodes.
     renamed = {"segment_hit_count": "hit_count", "segment_word_count": "word_count"}
     copied_fields = (
         "position",
@@ -670,12 +670,10 @@ def _with_variation(
     answer."""
     if not context.value((SYSTEM, "varied")):
         return dict(parameters)
-    return {
-        **parameters,
-        "temperature": max(
-            _MIN_REGENERATE_TEMPERATURE, float(parameters.get("temperature") or 0.0)
-        ),
-    }
+    configured = float(parameters.get("temperature") or 0.0)
+    # At a low temperature the same answer would come again.
+    temperature = max(_MIN_REGENERATE_TEMPERATURE, configured)
+    return {**parameters, "temperature": temperature}
 
 
 NODES = {"llm": LLMNode}

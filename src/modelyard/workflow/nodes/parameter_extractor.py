@@ -109,15 +109,10 @@ class ExtractorData(NodeData, kw_only=True):
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON schema of all parameters."""
-        return {
-            "type": "object",
-            "properties": {
-                parameter.name: parameter.schema() for parameter in self.parameters
-            },
-            "required": [
-                parameter.name for parameter in self.parameters if parameter.required
-            ],
-        }
+        parameters = self.parameters
+        properties = {parameter.name: parameter.schema() for parameter in parameters}
+        required = [parameter.name for parameter in parameters if parameter.required]
+        return {"type": "object", "properties": properties, "required": required}
 
 
 class ParameterExtractorNode(Node):
@@ -191,10 +186,8 @@ class ParameterExtractorNode(Node):
         selector = self.data.query
         value = context.pool.get(selector) if selector else ""
         if value is MISSING:
-            raise NodeError(
-                f"Variable {'.'.join(selector)} not found",
-                error_type="VariableNotFoundError",
-            )
+            problem = f"Variable {'.'.join(selector)} not found"
+            raise NodeError(problem, error_type="VariableNotFoundError")
         return to_text(value)
 
     async def _messages(

@@ -176,10 +176,8 @@ class QuestionClassifierNode(Node):
         selector = self.data.query_variable_selector
         value = context.pool.get(selector) if selector else ""
         if value is MISSING:
-            raise NodeError(
-                f"Variable {'.'.join(selector)} not found",
-                error_type="VariableNotFoundError",
-            )
+            problem = f"Variable {'.'.join(selector)} not found"
+            raise NodeError(problem, error_type="VariableNotFoundError")
         # Other values than texts are converted.
         return to_text(value)
 

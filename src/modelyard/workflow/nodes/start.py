@@ -29,6 +29,7 @@ from modelyard.workflow.node import (
 from modelyard.workflow.storable import UnstorableError, storable_values
 from modelyard.workflow.variables import File, WorkflowError
 
+# Clients send the value of a checkbox in any of these ways.
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 
@@ -76,12 +77,11 @@ def validate_inputs(
     variables: Sequence[FormField], inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the inputs that the form declares, validated. Raises InputError."""
-    return {
-        form_field.variable: _validate_field(
-            form_field, inputs.get(form_field.variable)
-        )
-        for form_field in variables
-    }
+    validated: dict[str, Any] = {}
+    for form_field in variables:
+        name = form_field.variable
+        validated[name] = _validate_field(form_field, inputs.get(name))
+    return validated
 
 
 def _validate_field(form_field: FormField, value: Any) -> Any:
@@ -175,16 +175,20 @@ def _boolean(name: str, value: Any) -> bool:
 
 def _files(form_field: FormField, value: Any) -> list[Any]:
     """Return a list of files that is not too long. Raises InputError."""
-    if not is_array(value) or not all(
-        isinstance(element, Mapping | File) for element in value
-    ):
-        raise InputError(f"{form_field.variable} in input form must be a list of files")
-    if form_field.max_length and len(value) > form_field.max_length:
-        raise InputError(
-            f"{form_field.variable} in input form must be less than"
-            f" {form_field.max_length} files"
-        )
+    name, max_length = form_field.variable, form_field.max_length
+    if not _is_list_of_files(value):
+        raise InputError(f"{name} in input form must be a list of files")
+    if max_length and len(value) > max_length:
+        raise InputError(f"{name} in input form must be less than {max_length} files")
     return value
+
+
+def _is_list_of_files(value: Any) -> bool:
+    """Return whether a value has nothing but files."""
+    # Clients send objects; a run that another one starts passes files on.
+    if not is_array(value):
+        return False
+    return all(isinstance(element, Mapping | File) for element in value)
 
 
 def _object(form_field: FormField, value: Any) -> Any:

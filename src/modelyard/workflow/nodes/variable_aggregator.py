@@ -56,14 +56,11 @@ class VariableAggregatorNode(SyncNode):
     def references(self) -> Sequence[tuple[str, ...]]:
         """Return the selectors of all variables."""
         settings = self.data.advanced_settings
+        selectors = list(self.data.variables)
         # Groups are ignored while they are disabled.
-        groups: Sequence[Group] = (
-            settings.groups if settings is not None and settings.group_enabled else ()
-        )
-        selectors = [
-            *self.data.variables,
-            *(selector for group in groups for selector in group.variables),
-        ]
+        if settings is not None and settings.group_enabled:
+            for group in settings.groups:
+                selectors += group.variables
         return [tuple(selector) for selector in selectors if selector]
 
 
@@ -72,14 +69,11 @@ def _first(
 ) -> tuple[Sequence[str], Any] | None:
     """Return the first existing variable as (selector, value); None if there is none.
     An empty value counts."""
-    return next(
-        (
-            (selector, context.value(selector))
-            for selector in selectors
-            if context.pool.has(selector)
-        ),
-        None,
-    )
+    for selector in selectors:
+        # A variable exists if its branch was taken.
+        if context.pool.has(selector):
+            return selector, context.value(selector)
+    return None
 
 
 def _result(selected: tuple[Sequence[str], Any] | None) -> NodeResult:

@@ -62,14 +62,10 @@ def test_every_common_name_maps_to_an_existing_voice():
 
 
 def test_the_catalogue_lists_every_voice():
-    (speaker,) = (
-        model
-        for model in catalog_definition("local").entity.models
-        if model.model == "kokoro-82m"
-    )
-    assert [
-        voice["mode"] for voice in speaker.model_properties[ModelPropertyKey.VOICES]
-    ] == list(PACKED_VOICES)
+    models = catalog_definition("local").entity.models
+    (speaker,) = (model for model in models if model.model == "kokoro-82m")
+    voices = speaker.model_properties[ModelPropertyKey.VOICES]
+    assert [voice["mode"] for voice in voices] == list(PACKED_VOICES)
 
 
 def test_an_unknown_voice_gets_suggestions():

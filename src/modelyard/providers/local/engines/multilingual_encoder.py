@@ -47,11 +47,7 @@ class Vocabulary:
         token_ids: list[int] = self._processor.encode(text)
         if _UNKNOWN in token_ids:
             token_ids = self._expand_unknown(text, token_ids)
-        return [
-            _BEGIN,
-            *(token_ids or [_UNKNOWN]),
-            _END,
-        ]
+        return [_BEGIN, *(token_ids or [_UNKNOWN]), _END]
 
     def _expand_unknown(self, text: str, token_ids: list[int]) -> list[int]:
         """Return the ids with the unknown token repeated for each character of an
@@ -269,4 +265,5 @@ def _read_input_projection(archive: Any) -> tuple[Floats, Floats]:
 
 
 def _read_concatenated(archive: Any, name: str, axis: int = 0) -> Floats:
+    """Return the filters of all widths as one array."""
     return np.concatenate([archive[f"{name}{width}"] for width in (2, 3, 5)], axis=axis)

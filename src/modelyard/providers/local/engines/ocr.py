@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+# A small file can hold a huge image: each pixel needs several bytes.
 _MAX_PIXELS = 40_000_000
 # OpenCV reads this when it loads. A small file may declare an image of gigabytes.
 os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(_MAX_PIXELS)

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 onnxruntime: Any = _onnxruntime  # without types
 
+# These models have no positions beyond.
 _MAX_TOKENS = 512
 
 
@@ -20,9 +21,8 @@ def session(path: str, threads: int) -> Any:
     options.inter_op_num_threads = 1
     # Spinning threads would occupy cores that other processes need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(
-        path, options, providers=["CPUExecutionProvider"]
-    )
+    providers = ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(path, options, providers=providers)
 
 
 class TextModel:

@@ -15,10 +15,12 @@ from modelyard.base.errors import InvokeBadRequestError
 
 ctranslate2: Any = _ctranslate2  # without types
 
+# The model was trained with this rate and windows of 30 seconds.
 _RATE = 16_000
 _WINDOW = 30 * _RATE
 _HOP, _FFT, _MELS = 160, 400, 80
 _STEP = 0.02  # seconds a timestamp token stands for
+# Transcribing takes a part of the recording's own time.
 _MAX_SECONDS = 4 * 3600
 # Whisper mixes traditional and simplified characters unless a prompt sets the script.
 _PROMPTS = {"zh": "以下是普通话的句子，使用简体中文。"}
@@ -89,11 +91,13 @@ class Engine:
             position += len(window) if is_last or not step else int(step * _RATE)
 
     def _features(self, window: np.ndarray) -> Any:
+        """Return the spectrogram of a window, as a batch of one."""
         return ctranslate2.StorageView.from_array(
             np.ascontiguousarray(log_mel(window, self._filters)[None])
         )
 
     def _detect(self, features: Any) -> str:
+        """Return the code of the most likely language, as `en`."""
         return str(self._model.detect_language(features)[0][0][0])[2:-2]
 
     def _generate(
