@@ -60,6 +60,7 @@ def settings_page() -> str:
         (settings.QueueSettings, "`queue`"),
         (settings.UnpricedSettings, "`unpriced`"),
         (settings.TelemetrySettings, "`telemetry`"),
+        (settings.FileSettings, "`files`"),
         (settings.PluginSettings, "`plugins`"),
         (settings.WorkflowSettings, "`workflows`"),
         (settings.CodeOutputSettings, "`workflows.code_output`"),

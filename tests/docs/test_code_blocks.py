@@ -136,7 +136,8 @@ def test_a_configuration_is_loaded(
     if "models" in yaml.safe_load(block.body):  # a mapping for imported apps
         load_mapping(file)
         return
-    variables = {"OPENAI_API_KEY": "sk-x", "OIDC_SECRET": "s", "MODELYARD_HOME": "."}
+    variables = {"OPENAI_API_KEY": "sk-x", "OIDC_SECRET": "s", "MODELYARD_HOME": ".",
+                 "S3_ACCESS_KEY": "a", "S3_SECRET_KEY": "s"}  # fmt: skip
     settings = load_settings(variables)
     # Routes and limits are validated when the services are built, providers too.
     asyncio.run(_build(settings, tmp_path))

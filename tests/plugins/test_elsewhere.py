@@ -1,5 +1,6 @@
 """Tests for plugins outside the server: in debugging mode, or served by HTTP."""
 
+import asyncio
 import json
 import os
 import signal
@@ -249,8 +250,8 @@ def test_a_transaction_without_an_open_session_is_refused(plugged: Plug):
 
 def test_files_need_signed_urls(plugged: Plug):
     gateway = plugged()
-    stored_file = gateway.yard.services.storage.files.add(
-        "default", "../a note.txt", b"hello"
+    stored_file = asyncio.run(
+        gateway.yard.services.storage.files.add("default", "../a note.txt", b"hello")
     )
     query = gateway.yard.services.storage.files.sign(
         "read", "default", stored_file.id, seconds=60

@@ -18,6 +18,7 @@ from modelyard.plugins.declaration import Field
 from modelyard.plugins.package import package_folder
 from modelyard.plugins.process import wait_for_start
 from modelyard.storage.files import FileStore
+from modelyard.storage.local_files import LocalFileStorage
 from modelyard.tenant_plugins.forms import checked_form
 from modelyard.tenant_plugins.tool_files import ToolFiles
 from tests.plugins.conftest import PluginGateway
@@ -38,7 +39,7 @@ async def linked(folder: Path, *messages: Any) -> list[Any]:
         for message in messages:
             yield message
 
-    store = FileStore(folder, lambda text: "sign")
+    store = FileStore(LocalFileStorage(folder), lambda text: "sign")
     files = ToolFiles(store, lambda: "http://here", "default")
     return [message async for message in files.link(said())]
 

@@ -41,6 +41,15 @@ _SIZES: Mapping[str, Mapping[str, object]] = {
     "plugin-signatures": {},
     "run-kill": {"KILLS": 12},
     "run-owners": {"_OUTAGES": (1.0,), "_FROZEN_SECONDS": 17.0},
+    # Plugins of several servers have tests of their own in tests/contract.
+    "three-nodes": {
+        "_FILES": 4,
+        "_MESSAGES": 3,
+        "_STREAMS_AT_ONCE": 3,
+        "_RUNS_AT_ONCE": 1,
+        "_WITH_PLUGINS": False,
+        "_WITH_SCHEDULE": False,
+    },
     "agent-kill": {"KILLS": 12},
     "index-kill": {"KILLS": 6},
     "permissions": {

@@ -530,7 +530,7 @@ async def access_checks_by_name(yard: Modelyard) -> dict[str, AccessCheck]:
         **await _key_checks(yard),
         **await _user_checks(yard),
         **await _app_checks(yard),
-        **_file_checks(yard),
+        **await _file_checks(yard),
         **await _plugin_checks(yard),
     }
 
@@ -644,10 +644,10 @@ async def _app_checks(yard: Modelyard) -> dict[str, AccessCheck]:
     }
 
 
-def _file_checks(yard: Modelyard) -> dict[str, AccessCheck]:
+async def _file_checks(yard: Modelyard) -> dict[str, AccessCheck]:
     """Return the check that needs a signed URL of a file."""
     files = yard.services.storage.files
-    file = files.add("acme", "a.txt", b"words")
+    file = await files.add("acme", "a.txt", b"words")
     signed = files.sign("read", "acme", file.id, seconds=600.0)
     return {"tenant: file": request_check("GET", f"/files/{file.id}?{signed}", HOME)}
 

@@ -734,7 +734,7 @@ def _imports(tree: ast.AST, name: str) -> bool:
 
 
 def test_only_listed_modules_use_the_unguarded_client():
-    """Only providers and traces may use `client.send`; all others receive `Egress`."""
+    """Only providers, traces and file servers may use `client.send`; all others receive `Egress`."""
     texts = {path: path.read_text("utf-8") for path in SOURCE.rglob("*.py")}
     users = {
         str(path.relative_to(SOURCE))
@@ -742,8 +742,9 @@ def test_only_listed_modules_use_the_unguarded_client():
         if "HttpClient" in text and _imports(ast.parse(text), "HttpClient")
     }
     assert users == {
-        "app/network.py", "app/telemetry.py", "cli/agent_programs.py", "plugins/serverless.py", "providers/auth.py", "providers/endpoint.py",
+        "app/network.py", "app/storage.py", "app/telemetry.py", "cli/agent_programs.py", "plugins/serverless.py", "providers/auth.py", "providers/endpoint.py",
         "providers/chat_exchange.py", "providers/http_provider.py", "providers/local/hub.py", "transport/egress.py", "transport/otlp.py",
+        "transport/s3_files.py",
     }  # fmt: skip
 
 

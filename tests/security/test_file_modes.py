@@ -3,6 +3,7 @@
 Files that an earlier version left open to others are repaired.
 """
 
+import asyncio
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from modelyard.base.private_files import (
 from modelyard.base.settings import ProviderSettings
 from modelyard.storage import backups, rejected_records
 from modelyard.storage.files import FileStore
+from modelyard.storage.local_files import LocalFileStorage
 from modelyard.testing import Upstream, chat_answer
 from tests.gateway.conftest import Running, start_gateway  # noqa: F401
 from tests.gateway.test_traffic import ask, chat
@@ -68,7 +70,7 @@ def test_everything_a_server_writes_is_its_owners_alone(
     home = tmp_path / "made" / "home"
     running = start_gateway(upstream(answer), home=str(home))
     assert chat(running).status == 200
-    running.yard.services.storage.files.add("default", "a.txt", b"secret")
+    asyncio.run(running.yard.services.storage.files.add("default", "a.txt", b"secret"))
     ask(
         running,
         "POST",
@@ -104,10 +106,8 @@ def test_everything_a_server_writes_is_its_owners_alone(
 def test_permissions_of_an_older_home_are_repaired_and_logged(
     settings: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ):
-    import asyncio
-
     yard = Modelyard(settings, environ={})
-    yard.services.storage.files.add("default", "a.txt", b"secret")
+    asyncio.run(yard.services.storage.files.add("default", "a.txt", b"secret"))
     asyncio.run(yard.aclose())
     (tmp_path / "modelyard.yaml").write_text("api_keys: [x]\n")
     for name in ("modelyard.db", "files", "modelyard.yaml", "ledger"):
@@ -141,8 +141,8 @@ def test_the_file_mode_helpers(tmp_path: Path):
     assert list(open_to_others(loose)) == ["its group", "everybody"]
     repair([loose, tmp_path / "nothing"])
     assert list(open_to_others(loose)) == []
-    store = FileStore(tmp_path / "files", lambda data: "k:0")
-    store.add("t", "name", b"data")
+    store = FileStore(LocalFileStorage(tmp_path / "files"), lambda data: "k:0")
+    asyncio.run(store.add("t", "name", b"data"))
     assert _readable_by_others(tmp_path / "files") == []
 
 

@@ -809,7 +809,9 @@ def test_a_plugin_reaches_listed_hosts_and_this_servers_files(
     tunnel = f"found = proxied('CONNECT 127.0.0.1:%d HTTP/1.1\\r\\n' % port, {request})"
     assert "200 Connection established" in prisoner.run_code(tunnel, port=port)["got"]
     yard = prisoner.gateway.yard
-    stored_file = yard.services.storage.files.add("acme", "a.txt", b"canary of a file")
+    stored_file = asyncio.run(
+        yard.services.storage.files.add("acme", "a.txt", b"canary of a file")
+    )
     query = yard.services.storage.files.sign("read", "acme", stored_file.id, seconds=60)
     url = f"{prisoner.gateway.running.origin}/files/{stored_file.id}?{query}"
     assert (

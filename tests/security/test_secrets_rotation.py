@@ -18,6 +18,7 @@ from modelyard.app.storage import MASTER_KEY
 from modelyard.base.errors import ConfigError
 from modelyard.cli.tenants import secrets
 from modelyard.storage.files import FileStore
+from modelyard.storage.local_files import LocalFileStorage
 from modelyard.storage.secrets import (
     KeyRing,
     SecretError,
@@ -301,7 +302,7 @@ def test_concurrent_changes_are_not_overwritten_by_a_rotation(
 def test_signed_urls_survive_a_rotation(tmp_path: Path):
     path = tmp_path / "master.key"
     ring = load_key_ring(path)
-    files = FileStore(tmp_path / "files", ring.digest, ring.matches)
+    files = FileStore(LocalFileStorage(tmp_path / "files"), ring.digest, ring.matches)
     query_fields = dict(
         part.partition("=")[::2]
         for part in files.sign("preview", "t", "x", seconds=60).split("&")

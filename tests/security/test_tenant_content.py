@@ -269,8 +269,10 @@ def test_a_trigger_gets_none_of_our_headers(plugged: Plug):
 def test_files_are_handed_over_and_run_nothing(start_gateway: Start, content_type: str):
     running = start_gateway()
     files = running.yard.services.storage.files
-    stored_file = files.add(
-        "default", 'a.svg"; filename=x.html', b"<script>1</script>", content_type
+    stored_file = asyncio.run(
+        files.add(
+            "default", 'a.svg"; filename=x.html', b"<script>1</script>", content_type
+        )
     )
     query = files.sign("read", "default", stored_file.id, seconds=60)
     answer = httpx.get(f"{running.origin}/files/{stored_file.id}?{query}")
@@ -299,8 +301,10 @@ def test_an_app_shows_images_inline_and_other_files_as_downloads(start_gateway: 
             "text/html",
             "application/pdf",
         ):
-            stored_file = running.yard.services.storage.files.add(
-                "default", "a.bin", b"x", content_type, app=app
+            stored_file = asyncio.run(
+                running.yard.services.storage.files.add(
+                    "default", "a.bin", b"x", content_type, app=app
+                )
             )
             answer = client.get(
                 f"/v1/files/{stored_file.id}/preview",
@@ -403,7 +407,7 @@ def test_no_picture_is_asked_for_because_an_answer_names_one(
 ):
     running = start_gateway()
     origin, files = running.origin, running.yard.services.storage.files
-    stored_file = files.add("default", "point.png", POINT)
+    stored_file = running.do(files.add("default", "point.png", POINT))
     picture = f"/files/{stored_file.id}?{files.sign('read', 'default', stored_file.id, seconds=60)}"
     with chromium.new_context(base_url=origin) as context:
         page = context.new_page()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from modelyard.base.content_disposition import file_name_of, safe_name, shortened
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.storage.files import FileStore
+from modelyard.storage.local_files import LocalFileStorage
 from modelyard.transport.egress import EgressError, FetchedResponse
 from modelyard.workflow.engine import Status
 from modelyard.workflow.file_rules import rules_of_features
@@ -79,11 +80,11 @@ class Keeper:
     """A tenant's files in a folder."""
 
     def __init__(self, folder: Path, egress: StubEgress | None = None) -> None:
-        self.store = FileStore(folder, lambda data: "signature")
+        self.store = FileStore(LocalFileStorage(folder), lambda data: "signature")
         self.files = TenantFiles(self.store, egress, "default", "http://x")  # pyright: ignore[reportArgumentType]
 
     def upload(self, name: str, data: bytes, declared: str = "") -> dict[str, Any]:
-        stored = self.store.add("default", name, data)
+        stored = asyncio.run(self.store.add("default", name, data))
         value = {"transfer_method": "local_file", "upload_file_id": stored.id}
         return {**value, "type": declared} if declared else value
 

@@ -10,6 +10,7 @@ import pytest
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.storage.files import FileStore
+from modelyard.storage.local_files import LocalFileStorage
 from modelyard.workflow.file_rules import rules_of_field, rules_of_input
 from modelyard.workflow.form_inputs import checked_inputs
 from modelyard.workflow.nodes.start import FormField, InputError
@@ -35,11 +36,11 @@ class Uploads:
     """The uploads of a person in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = FileStore(folder, lambda data: "signature")
+        self.store = FileStore(LocalFileStorage(folder), lambda data: "signature")
         self.files = TenantFiles(self.store, None, "default", "http://x", "ada")
 
     def add(self, name: str, data: bytes, owner: str = "ada") -> dict[str, Any]:
-        stored = self.store.add("default", name, data, owner=owner)
+        stored = asyncio.run(self.store.add("default", name, data, owner=owner))
         return {"transfer_method": "local_file", "upload_file_id": stored.id}
 
     def submit(self, **inputs: Any) -> dict[str, Any]:

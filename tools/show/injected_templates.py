@@ -6,7 +6,6 @@ loopback and tools whose names and descriptions are templates too. The model rep
 text, so that it also comes back as an answer.
 """
 
-import asyncio
 import json
 import re
 import tempfile
@@ -240,7 +239,7 @@ async def _run_with_file(bench: Bench, source: str) -> Any:
     """Upload a file whose name and content have the text."""
     files = bench.yard.services.storage.files
     name, content = f"{bench.text}.txt", bench.text.encode()
-    stored = await asyncio.to_thread(files.add, "default", name, content)
+    stored = await files.add("default", name, content)
     reference = {"type": "document", "transfer_method": "local_file", "upload_file_id": stored.id}  # fmt: skip
     return await bench.run(source, doc=reference)
 

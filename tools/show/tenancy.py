@@ -262,8 +262,7 @@ async def _apps(world: TenantWorld) -> None:
         chat_body = {"query": f"{CANARY} query", "inputs": {}, "user": f"{CANARY} user"}
         response = await ask(world.gateway, "POST", "/v1/chat-messages", key, chat_body)
         answer = json.loads(response.body)
-        file = await asyncio.to_thread(
-            world.yard.services.storage.files.add,
+        file = await world.yard.services.storage.files.add(
             tenant,
             "a.txt",
             f"{CANARY} file".encode(),

@@ -10,7 +10,8 @@ import msgspec
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.mail import mail_problem
 from modelyard.app.readiness import Readiness
-from modelyard.app.services import Services
+from modelyard.app.services import Services, prepare
+from modelyard.app.settings_documents import SettingsFile, StoredSettingsDocument
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.settings import Settings, load_settings
@@ -24,6 +25,7 @@ from modelyard.gateway.admin.dependencies import (
     AdminParts,
     ServerState,
 )
+from modelyard.gateway.admin.settings_document import SettingsDocument
 from modelyard.gateway.anthropic import table as anthropic_table
 from modelyard.gateway.auth import Authenticator
 from modelyard.gateway.bodies import BodyBudget
@@ -78,6 +80,7 @@ def gateway_for(
         services.storage,
         services.calls.ledger,
         services.upkeep,
+        services.shared_settings,
         is_draining,
     )
     keeper = _gatekeeper(services)
@@ -94,16 +97,28 @@ def gateway_for(
         content,
         max_body=max_body_bytes,
         bodies=BodyBudget(room, max(room // 4, 2 * max_body_bytes)),
-        prepare=partial(services.providers.load, services.settings),
+        prepare=partial(
+            prepare,
+            services.storage,
+            services.providers,
+            services.settings,
+            services.shared_settings,
+        ),
         on_start=on_start,
         on_close=services.aclose,
         # Read for each stream, so that a change takes effect at once.
         keep_alive_seconds=lambda: services.settings.current.timeouts.keep_alive,
         load=services.calls.load,
     )
-    gateway.ending.listeners.append(services.workflows.runs.leave)
+    runs = services.workflows.runs
+    gateway.ending.listeners.append(runs.leave)
+    # Their nodes at work would be cut, and happen again elsewhere.
+    gateway.ending.work.append(lambda: runs.count)
     calls = services.calls
     direct = gateway.answer_directly(calls.models, calls.direct, services.clock)
+    services.settings.on_change(
+        lambda changed: gateway.limit_bodies(changed.max_body_mb << 20)
+    )
     # Settings decide which hosts and callers a head may name.
     services.settings.on_change(lambda changed: direct.heads.clear())
     return gateway
@@ -189,6 +204,18 @@ class SettingsSource:
         """Return the settings of a file, overridden by the environment variables.
         Raises ConfigError."""
         return load_settings(self._environ, config=str(path))
+
+
+def settings_document(
+    services: Services, read_from: SettingsSource
+) -> SettingsDocument:
+    """Return the settings that the API shows and changes: those of the database, or
+    those of the file."""
+    shared = services.shared_settings
+    if shared.is_stored:
+        return StoredSettingsDocument(read_from.file, shared)
+    is_fixed = services.settings.current.settings_source == "file"
+    return SettingsFile(read_from.file, read_from.load, is_fixed=is_fixed)
 
 
 def _gatekeeper(services: Services) -> Authenticator:
@@ -325,8 +352,7 @@ def _admin(
         check=services.checks.credentials,
         server=partial(_server_state, services.settings),
         settings_schema=partial(msgspec.json.schema, Settings),
-        settings_file=read_from.file,
-        load_settings=read_from.load,
+        settings=settings_document(services, read_from),
         overridden=read_from.overriding,
         database=services.storage.database.engine,
         sandbox=lambda: tools.sandbox.level,

@@ -3,6 +3,7 @@ dead processes, run health checks and delete expired data."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from modelyard.app.knowledge import KnowledgeServices
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.network import Clients, NetworkServices
 from modelyard.app.plugins import PluginHostServices
+from modelyard.app.shared_settings import SharedSettings
 from modelyard.app.storage import StorageServices
 from modelyard.app.workflows import WorkflowParts
 from modelyard.base.clock import Clock
@@ -23,8 +25,10 @@ from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.overload import LoopLag
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.storage.database import Database, StorageUnavailableError
+from modelyard.storage.moved_files import MovedFileStorage
 from modelyard.storage.resources import RESOURCES_TOPIC, Resources
 from modelyard.storage.secrets import KeyRing
+from modelyard.storage.server_settings import SETTINGS_TOPIC
 from modelyard.storage.signals import Signals
 from modelyard.tenancy.directory import Directory
 from modelyard.transport.http import Timeouts
@@ -107,6 +111,16 @@ async def _run_forever(seconds: float, act: Callable[[], "object"]) -> None:
         await asyncio.sleep(seconds)
 
 
+async def _refresh_forever(
+    signals: Signals, topic: str, refresh: Callable[[], "object"]
+) -> None:
+    """Refresh at each signal of a change, and now and then without one."""
+    with signals.listener(topic) as signal:
+        while True:
+            await _try(refresh)
+            await signal.wait(_HEARD_REFRESH_SECONDS, unheard_seconds=_REFRESH_SECONDS)
+
+
 async def _try(act: Callable[[], "object"]) -> None:
     """Call `act`, a plain function or a coroutine function; errors are logged."""
     try:
@@ -130,6 +144,7 @@ def build_maintenance(
     plugins: PluginHostServices,
     workflows: WorkflowParts,
     knowledge: KnowledgeServices,
+    shared_settings: SharedSettings,
 ) -> MaintenanceTasks:
     """Build the maintenance tasks of a server. Nothing runs before `start`."""
     freshness = ChangePoller(storage.keys, storage.resources, directory)
@@ -141,7 +156,11 @@ def build_maintenance(
         """Register the tasks that every server has."""
         # The refresh comes first: the other tasks read the state that it loads.
         upkeep.add_task(storage.database.signals.run())
-        upkeep.add_task(freshness.refresh_forever(storage.database.signals))
+        signals = storage.database.signals
+        upkeep.add_task(_refresh_forever(signals, RESOURCES_TOPIC, freshness.refresh))
+        upkeep.add_task(
+            _refresh_forever(signals, SETTINGS_TOPIC, shared_settings.refresh)
+        )
         if storage.valkey is not None:
             upkeep.run_periodically(_PING_SECONDS, storage.valkey.ping)
         upkeep.run_periodically(
@@ -153,6 +172,7 @@ def build_maintenance(
         upkeep.run_periodically(_TIDY_SECONDS, tidying.delete_expired)
         upkeep.run_periodically(_TIDY_SECONDS, tidying.renew_subscriptions)
         upkeep.run_periodically(_TIDY_SECONDS, tidying.delete_old_runs)
+        upkeep.run_periodically(_TIDY_SECONDS, tidying.tidy_files)
         # These two are loops of their own: their pause depends on the work, not on a
         # fixed interval.
         upkeep.add_task(check_database_forever(storage.database, clock))
@@ -190,23 +210,16 @@ class ChangePoller:
         self.is_fresh = True
         """Whether the last attempt succeeded."""
 
-    async def refresh_forever(self, signals: Signals) -> None:
-        """Refresh at each signal of a change, and now and then without one."""
-        with signals.listener(RESOURCES_TOPIC) as signal:
-            while True:
-                await _try(self.refresh)
-                await signal.wait(
-                    _HEARD_REFRESH_SECONDS, unheard_seconds=_REFRESH_SECONDS
-                )
-
     async def refresh(self) -> None:
         """Reload the key file and the tenants' resources if they changed."""
         try:
             await asyncio.to_thread(self._keys.reload)
             # The revision number is cheap to read, so the directory is reloaded only if
             # it changed.
+            started_at = time.monotonic()
             if await self._resources.revision() != self._directory.revision:
                 await self._directory.refresh()
+            self._directory.note_checked(started_at)
         except StorageUnavailableError as error:
             # Log only the first failure of a series: this runs several times a second.
             if self.is_fresh:
@@ -302,6 +315,16 @@ class RetentionCleanup:
         await asyncio.to_thread(
             self._plugins.host.packages.collect, older_than=7 * _DAY
         )
+
+    async def tidy_files(self) -> None:
+        """Move files of an earlier version to the storage, and delete what killed
+        uploads have left."""
+        file_storage = self._storage.file_storage
+        if isinstance(file_storage, MovedFileStorage):
+            await file_storage.move()
+        await self._plugins.fetcher.share_packages()
+        # No upload takes a day.
+        await file_storage.clean(self._clock.time() - _DAY)
 
     async def renew_subscriptions(self) -> None:
         """Renew the trigger subscriptions that expire before the next run of this task."""

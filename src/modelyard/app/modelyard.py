@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from modelyard.app.knowledge import KnowledgeServices
 from modelyard.app.providers import AddedProviders
-from modelyard.app.services import Services, build
+from modelyard.app.services import Services, build, prepare
 from modelyard.app.trigger_listeners import TriggerListener
 from modelyard.base.clock import Clock, SystemClock
 from modelyard.base.errors import ConfigError
@@ -96,11 +96,11 @@ class Modelyard:
 
     def reload(self, settings: Settings) -> None:
         """Apply other settings: providers, credentials, routes, limits, defaults,
-        timeouts.
+        timeouts. Those that lie in the database stay as they are.
 
         Raises ConfigError if they are invalid; then nothing changes.
         """
-        self.services.reload.apply(settings)
+        self.services.shared_settings.apply_own(settings)
 
     # the six kinds of calls
 
@@ -302,10 +302,16 @@ class Modelyard:
         """Load the tenants' resources. `async with` calls it; otherwise call it before
         the first model call.
 
-        Raises StorageUnavailableError, and NotFoundError for a provider in the settings
-        that nothing offers.
+        Raises ConfigError, StorageUnavailableError, and NotFoundError for a provider in
+        the settings that nothing offers.
         """
-        await self.services.providers.load(self.services.settings)
+        services = self.services
+        await prepare(
+            services.storage,
+            services.providers,
+            services.settings,
+            services.shared_settings,
+        )
 
     async def __aenter__(self) -> Self:
         try:

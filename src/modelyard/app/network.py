@@ -109,6 +109,11 @@ class Clients:
             self._own[proxy] = client
         return client
 
+    def separate(self) -> HttpClient:
+        """Return a client without a proxy of its own that shares no connections. Whoever
+        asks for it closes it."""
+        return HttpClient(network=self.network, keep_idle=16, max_connections=64)
+
     async def aclose(self) -> None:
         """Close the connections of all clients."""
         for client in (self.shared, *self._own.values()):

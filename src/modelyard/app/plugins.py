@@ -15,7 +15,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.private_files import private_folder
-from modelyard.base.settings import PluginSettings
+from modelyard.base.settings import PluginSettings, Settings
 from modelyard.plugins.debug import DebugServer
 from modelyard.plugins.environment import Environments
 from modelyard.plugins.host import PluginHost
@@ -25,6 +25,7 @@ from modelyard.plugins.market import Market
 from modelyard.plugins.process import ProcessOptions
 from modelyard.plugins.requirements import normal_name
 from modelyard.plugins.serverless import ServerlessRuntime, ServerlessSessions
+from modelyard.plugins.shared_packages import SharedPackages
 from modelyard.plugins.signature import read_keys
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.provider_manager import ProviderManager
@@ -35,6 +36,7 @@ from modelyard.tenant_plugins.credentials import PluginCredentials
 from modelyard.tenant_plugins.custom_models import CustomModels
 from modelyard.tenant_plugins.debug_plugins import DebuggedPlugins
 from modelyard.tenant_plugins.endpoints import PluginEndpoints
+from modelyard.tenant_plugins.fetching import PluginFetcher
 from modelyard.tenant_plugins.installations import PluginInstallations
 from modelyard.tenant_plugins.models import PluginModels, ProviderNames
 from modelyard.tenant_plugins.packages import PluginPackages
@@ -47,6 +49,10 @@ logger = logging.getLogger("modelyard.plugins")
 
 KEY = "plugin.key"
 """File in the home folder with the key of the plugin API."""
+
+
+_KEY_PURPOSE = b"key of the plugin API"
+"""What the master key signs to derive the key of servers that share a database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +71,7 @@ class PluginHostServices:
     subscriptions: PluginSubscriptions
     packages: PluginPackages
     installations: PluginInstallations
+    fetcher: PluginFetcher
     debugged: DebuggedPlugins
     market: Market
     sessions: ServerlessSessions
@@ -95,13 +102,13 @@ def build_plugins(
     cannot be read or stored."""
     plugin_settings = live_settings.current.plugins
     # Created before anything else, so that a missing permission is reported early.
-    key = _key(live_settings.current.home_path)
+    key = _plugin_key(live_settings.current, storage)
     # The key must not appear in logs.
     redaction.add([key])
     plugin_storage = PluginStorage(storage.database)
     backwards = HostCallHandler(plugin_storage)
     sessions = ServerlessSessions(backwards, directory.is_disabled)
-    host = _host(live_settings, clock, addresses, network, backwards, sessions)
+    host = _host(live_settings, clock, addresses, network, storage, backwards, sessions)
     debugged = DebuggedPlugins(host, directory, storage.keys)
     names = ProviderNames(directory, providers)
     plugins = Plugins(host, directory, debugged, names)
@@ -123,8 +130,17 @@ def build_plugins(
         public_keys=public_keys,
         must_be_signed=plugin_settings.must_be_signed,
     )
+    is_shared = storage.file_storage.is_shared
+    fetcher = PluginFetcher(host, directory, is_shared=is_shared)
     installations = PluginInstallations(
-        plugins, packages, host, storage.resources, directory, plugin_storage, names
+        plugins,
+        packages,
+        host,
+        storage.resources,
+        directory,
+        plugin_storage,
+        names,
+        fetcher,
     )
     # Set later, because the host is needed to build the installations.
     host.neighbours = installations.identifiers
@@ -151,6 +167,7 @@ def build_plugins(
         subscriptions=PluginSubscriptions(plugins, rows, directory),
         packages=packages,
         installations=installations,
+        fetcher=fetcher,
         debugged=debugged,
         market=market,
         sessions=sessions,
@@ -166,6 +183,7 @@ def _host(
     clock: Clock,
     addresses: Addresses,
     network: NetworkServices,
+    storage: StorageServices,
     backwards: HostCallHandler,
     sessions: ServerlessSessions,
 ) -> PluginHost:
@@ -205,6 +223,7 @@ def _host(
         _options(plugin_settings),
         egress_factory=egress_proxy_for,
         needs_confinement=not plugin_settings.unconfined,
+        shared_packages=_shared_packages(storage),
     )
     timeouts = timeouts_of(settings)
     # Plugins on another server use the shared HTTP client.
@@ -212,6 +231,13 @@ def _host(
         plugin, address, network.clients.shared, sessions, timeouts
     )
     return host
+
+
+def _shared_packages(storage: StorageServices) -> SharedPackages | None:
+    """Return where servers exchange packages; None for a server of its own, which has
+    them all on its disk."""
+    file_storage = storage.file_storage
+    return SharedPackages(file_storage) if file_storage.is_shared else None
 
 
 class DebugListener:
@@ -252,6 +278,15 @@ class DebugListener:
     async def aclose(self) -> None:
         """Close the connections and stop listening."""
         await self._server.aclose()
+
+
+def _plugin_key(settings: Settings, storage: StorageServices) -> str:
+    """Return the key of the plugin API: the same on all servers that share a database.
+    Raises ConfigError."""
+    if not settings.is_shared or (settings.home_path / KEY).is_file():
+        return _key(settings.home_path)
+    # All of them have the same master key.
+    return storage.keys.digest(_KEY_PURPOSE).partition(":")[2]
 
 
 def _key(home: Path) -> str:

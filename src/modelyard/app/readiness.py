@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.maintenance import MaintenanceTasks
+from modelyard.app.shared_settings import SharedSettings
 from modelyard.app.storage import StorageServices
 from modelyard.gateway.operations.health import Problem
 from modelyard.runtime.ledger import Ledger
@@ -18,12 +19,14 @@ class Readiness:
         storage: StorageServices,
         ledger: Ledger,
         upkeep: MaintenanceTasks,
+        shared_settings: SharedSettings,
         is_draining: Callable[[], bool],
     ) -> None:
         self._live = live_settings
         self._storage = storage
         self._ledger = ledger
         self._upkeep = upkeep
+        self._shared_settings = shared_settings
         self._is_draining = is_draining
 
     def problem(self) -> Problem | None:
@@ -49,6 +52,11 @@ class Readiness:
         # Without limits of the operator, most calls are not counted anywhere.
         if counting is not None and self._live.current.limits:
             return Problem(f"Limits cannot be counted: {counting}")
+        # With other rules than the other servers, this one must not answer.
+        if self._shared_settings.problem is not None:
+            return Problem(
+                f"Changed settings cannot be used: {self._shared_settings.problem}"
+            )
         return None
 
     def _degrading(self) -> Problem | None:

@@ -2,7 +2,7 @@
 
 from modelyard.app.calls import check_settings
 from modelyard.app.live_settings import LiveSettings
-from modelyard.app.providers import ProviderServices
+from modelyard.app.providers import PreparedProviders, ProviderServices
 from modelyard.base.clock import Clock
 from modelyard.base.log import redaction
 from modelyard.base.settings import Settings
@@ -24,10 +24,15 @@ class Reload:
     def apply(self, settings: Settings) -> None:
         """Apply changed settings. Raises ConfigError if they are invalid; then nothing
         changes."""
-        # Both steps validate without changing anything.
-        prepared = self._providers.prepare(settings, self._clock)
-        check_settings(settings)
+        prepared = self.check(settings)
         # All checks have passed: nothing below may fail.
         redaction.add(settings.api_keys)
         self._providers.use(prepared)
         self._live.replace(settings)
+
+    def check(self, settings: Settings) -> PreparedProviders:
+        """Validate changed settings without applying them, and return their providers.
+        Raises ConfigError."""
+        prepared = self._providers.prepare(settings, self._clock)
+        check_settings(settings)
+        return prepared

@@ -16,6 +16,7 @@ from modelyard.app.plugins import PluginHostServices, build_plugins
 from modelyard.app.provider_checks import ProviderChecks
 from modelyard.app.providers import AddedProviders, ProviderServices, build_providers
 from modelyard.app.reload import Reload
+from modelyard.app.shared_settings import SharedSettings
 from modelyard.app.storage import StorageServices, build_storage
 from modelyard.app.tenancy import TenancyServices, build_tenancy
 from modelyard.app.tools import ToolServices, build_tools
@@ -25,6 +26,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.settings import Settings
 from modelyard.knowledge.vectors import Embedder
 from modelyard.runtime.callbacks import Callback
+from modelyard.storage.server_settings import ServerSettingsStore
 from modelyard.tenancy.directory import Directory
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Services:
     triggers: TriggerListeners
     upkeep: MaintenanceTasks
     reload: Reload
+    shared_settings: SharedSettings
 
     async def aclose(self) -> None:
         """Stop background tasks and local models, close connections and commit pending
@@ -82,6 +85,8 @@ class _Foundation:
     directory: Directory
     providers: ProviderServices
     tenancy: TenancyServices
+    reload: Reload
+    shared_settings: SharedSettings
 
 
 def _build_foundation(
@@ -96,7 +101,7 @@ def _build_foundation(
     # Services that follow changes get the live settings; the others take their part of
     # `settings` once.
     network = build_network(live_settings, environ)
-    storage = build_storage(settings, clock)
+    storage = build_storage(settings, clock, network.clients.separate)
     # Empty until `refresh` reads it, which `Modelyard.open` does.
     directory = Directory(storage.resources)
     providers = build_providers(
@@ -108,6 +113,7 @@ def _build_foundation(
         directory=directory,
         added=added,
     )
+    reload = Reload(live_settings, clock, providers)
     return _Foundation(
         settings=live_settings,
         clock=clock,
@@ -118,6 +124,13 @@ def _build_foundation(
         providers=providers,
         tenancy=build_tenancy(
             live_settings, clock, storage, directory, providers.manager
+        ),
+        reload=reload,
+        shared_settings=SharedSettings(
+            settings,
+            ServerSettingsStore(storage.database, storage.keys, clock),
+            reload,
+            environ,
         ),
     )
 
@@ -219,6 +232,7 @@ def _assemble(
         plugins=plugins,
         workflows=workflows,
         knowledge=knowledge,
+        shared_settings=base.shared_settings,
     )
     return Services(
         settings=base.settings,
@@ -246,8 +260,27 @@ def _assemble(
         ),
         triggers=TriggerListeners(),
         upkeep=upkeep,
-        reload=Reload(base.settings, base.clock, base.providers),
+        reload=base.reload,
+        shared_settings=base.shared_settings,
     )
+
+
+async def prepare(
+    storage: StorageServices,
+    providers: ProviderServices,
+    settings: LiveSettings,
+    shared_settings: SharedSettings,
+) -> None:
+    """Check the file storage, and load what the tenants have set up and the settings that
+    all servers share.
+
+    Raises ConfigError, StorageUnavailableError, and NotFoundError for a provider in the
+    settings that nothing offers.
+    """
+    await storage.check_files()
+    await providers.load(settings)
+    # After the tenants' resources: the settings may name providers of plugins.
+    await shared_settings.refresh()
 
 
 def _exporter(settings: Settings, network: NetworkServices) -> "TracingCallback | None":

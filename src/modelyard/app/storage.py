@@ -4,7 +4,7 @@ processes."""
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +14,16 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.private_files import repair
-from modelyard.base.settings import Settings
+from modelyard.base.settings import FileSettings, Settings
 from modelyard.storage.backups import files_of
 from modelyard.storage.counters import Counters, DatabaseCounters, MemoryCounters
 from modelyard.storage.database import Database, StorageUnavailableError
 from modelyard.storage.database_clock import DatabaseClock
+from modelyard.storage.database_files import DatabaseFileStorage
+from modelyard.storage.file_storage import FileStorage
 from modelyard.storage.files import FileStore
+from modelyard.storage.local_files import LocalFileStorage
+from modelyard.storage.moved_files import MovedFileStorage
 from modelyard.storage.resources import Resources
 from modelyard.storage.response_cache import (
     DatabaseResponseCache,
@@ -29,9 +33,12 @@ from modelyard.storage.response_cache import (
 )
 from modelyard.storage.scoped_store import ScopedStore
 from modelyard.storage.secrets import KeyRing, load_key_ring
+from modelyard.transport.s3 import S3Credentials
+from modelyard.transport.s3_files import S3FileStorage
 
 if TYPE_CHECKING:
     from modelyard.storage.valkey import Valkey
+    from modelyard.transport.http import HttpClient
 
 logger = logging.getLogger("modelyard.app")
 
@@ -57,6 +64,8 @@ class StorageServices:
     """
     keys: KeyRing
     """Encrypts secrets and signs URLs."""
+    file_storage: FileStorage
+    """The bytes of files, by tenant and name."""
     files: FileStore
     scoped_store: ScopedStore
     """Short-lived records: tool results, samples and evaluations."""
@@ -75,11 +84,23 @@ class StorageServices:
             return self.valkey.trouble
         return self.database.trouble if self.counts_elsewhere else None
 
+    async def check_files(self) -> None:
+        """Check that files can be stored. A server that is away does not keep this one
+        from starting: calls that need files fail until it is back.
+
+        Raises ConfigError if files can never be stored.
+        """
+        try:
+            await self.file_storage.check()
+        except StorageUnavailableError as error:
+            logger.warning("files unavailable", extra={"fields": {"error": str(error)}})
+
     async def aclose(self) -> None:
         """Commit pending writes and close all connections."""
         # Close Valkey first: the database close commits, and it must be the last step.
         if self.valkey is not None:
             await self.valkey.aclose()
+        await self.file_storage.aclose()
         try:
             # `close` waits for the last commit, which must not hold up the loop.
             await asyncio.to_thread(self.database.close)
@@ -89,8 +110,10 @@ class StorageServices:
             self.database.close()
 
 
-def build_storage(settings: Settings, clock: Clock) -> StorageServices:
-    """Open all storage that the settings describe.
+def build_storage(
+    settings: Settings, clock: Clock, make_client: "Callable[[], HttpClient]"
+) -> StorageServices:
+    """Open all storage that the settings describe. `make_client` is for file servers.
 
     Raises ConfigError for invalid settings, and StorageUnavailableError if the database
     cannot be opened.
@@ -100,14 +123,17 @@ def build_storage(settings: Settings, clock: Clock) -> StorageServices:
     redaction.add([*settings.api_keys, settings.master_key])
     # Tighten file permissions before the database and the key file are opened.
     repair(_private_files(settings))
+    check_file_settings(settings)
     database = Database(settings.database_url, may_upgrade=settings.upgrade_database)
     keys = load_key_ring(settings.home_path / MASTER_KEY, settings.master_key)
+    file_storage = file_storage_for(settings, database, clock, make_client)
     return StorageServices(
         database=database,
         shared_clock=DatabaseClock(database, clock.time),
         resources=Resources(database, clock),
         keys=keys,
-        files=FileStore(settings.home_path / "files", keys.digest, keys.matches),
+        file_storage=file_storage,
+        files=FileStore(file_storage, keys.digest, keys.matches),
         scoped_store=ScopedStore(database, clock),
         # Catalogs have their own store with a size limit, so that a large one cannot
         # displace other records.
@@ -125,6 +151,68 @@ def _counter_store(settings: Settings, database: Database) -> str:
     if not settings.shared and (settings.workers > 1 or database.is_shared):
         return "database"
     return settings.shared
+
+
+def check_file_settings(settings: Settings) -> None:
+    """Raise ConfigError if files cannot be stored, or other servers would not find
+    this server's."""
+    files = settings.files
+    if files.problem:
+        raise ConfigError(files.problem)
+    if settings.is_shared and files.storage == "local" and not files.shared:
+        raise ConfigError(
+            f"files.storage is local, and other servers on the same database would not"
+            f" find the files in {str(file_folder(settings))!r}: set files.storage to"
+            " database or s3, or files.shared to true if all servers mount this folder"
+        )
+
+
+def file_folder(settings: Settings) -> Path:
+    """Return the folder of local files."""
+    folder = settings.files.folder
+    return Path(folder).expanduser() if folder else settings.home_path / "files"
+
+
+def file_storage_for(
+    settings: Settings,
+    database: Database,
+    clock: Clock,
+    make_client: "Callable[[], HttpClient]",
+) -> FileStorage:
+    """Return the storage of files that the settings select."""
+    storage_name = settings.files.storage
+    folder = file_folder(settings)
+    if (storage_name or ("" if settings.is_shared else "local")) == "local":
+        return LocalFileStorage(folder, is_shared=settings.files.shared)
+    storage: FileStorage
+    if storage_name == "s3":
+        storage = _s3_storage(settings.files, clock, make_client())
+    else:
+        storage = DatabaseFileStorage(database, get_time=clock.time)
+    # Files of an earlier version, or of another setting, must stay readable.
+    return MovedFileStorage(storage, folder) if folder.is_dir() else storage
+
+
+def _s3_storage(files: FileSettings, clock: Clock, client: "HttpClient") -> FileStorage:
+    """Return the storage in a bucket. The operator has named the server, so it may be in
+    a private network."""
+    redaction.add([files.secret_key, files.session_token])
+    credentials = S3Credentials(
+        access_key=files.access_key,
+        secret_key=files.secret_key,
+        session_token=files.session_token,
+        region=files.region,
+    )
+    return S3FileStorage(
+        # Its connections are closed after the check at the start, so it has its own.
+        client,
+        files.bucket,
+        credentials=credentials,
+        get_time=clock.time,
+        endpoint=files.endpoint,
+        prefix=files.prefix,
+        uses_path_style=files.path_style,
+    )
 
 
 def counters_for(

@@ -322,6 +322,52 @@ class PluginSettings(
     machines."""
 
 
+class FileSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """Where uploads, outputs of runs and plugin packages are stored;
+    docs/how-to/several-machines.md."""
+
+    storage: Literal["", "local", "database", "s3"] = ""
+    """`local`: a folder. `database`: rows of the database. `s3`: a bucket of S3 or of a
+    server that speaks its protocol. Empty: `database` with PostgreSQL, `local`
+    otherwise."""
+    folder: str = ""
+    """Folder for `local`; `files` in the home folder if empty."""
+    shared: bool = False
+    """Whether all servers mount this folder. With PostgreSQL a local folder is refused
+    otherwise."""
+    bucket: str = ""
+    endpoint: str = ""
+    """URL of the S3 server, for example `http://minio:9000`; empty for AWS."""
+    region: str = "us-east-1"
+    prefix: str = ""
+    """Beginning of all keys in the bucket, for example `modelyard/prod`."""
+    access_key: str = ""
+    secret_key: str = ""
+    """For example `${S3_SECRET_KEY}`."""
+    session_token: str = ""
+    path_style: bool = True
+    """Whether the bucket is part of the path (`http://minio:9000/bucket`) instead of the
+    host name."""
+
+    def __post_init__(self) -> None:
+        if self.endpoint and not _ORIGIN.fullmatch(self.endpoint):
+            raise ValueError(
+                "'files.endpoint' must be a URL origin such as http://minio:9000, not"
+                f" {self.endpoint[:200]!r}"
+            )
+
+    @property
+    def problem(self) -> str:
+        """Return why files cannot be stored in S3; empty if they can be, or need not."""
+        required = ("bucket", "access_key", "secret_key")
+        missing = [f"files.{name}" for name in required if not getattr(self, name)]
+        if self.storage != "s3" or not missing:
+            return ""
+        return f"files.storage is s3, which needs {', '.join(missing)}"
+
+
 class NetworkSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 ):
@@ -611,6 +657,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     shared: str = ""
     """Where processes share limits: `database`, or `valkey://HOST:PORT`. Empty for a
     single server."""
+    settings_source: Literal["", "database", "file"] = ""
+    """Where the settings come from that the API and the console change. `database`:
+    from there, for all servers. `file`: from the settings file alone, and changes by
+    the API are refused. Empty: `database` with PostgreSQL; otherwise the settings file,
+    which the API may write. docs/how-to/several-machines.md."""
     workers: int = 1
     grace_seconds: float = 10.0
     """Time for running calls to finish at shutdown; after it their callers receive an
@@ -625,6 +676,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     queue: QueueSettings = QueueSettings()
     unpriced: UnpricedSettings = UnpricedSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    files: FileSettings = FileSettings()
     plugins: PluginSettings = PluginSettings()
     workflows: WorkflowSettings = WorkflowSettings()
     knowledge: KnowledgeSettings = KnowledgeSettings()
@@ -648,6 +700,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Return the database's path or URL."""
         return self.database or str(self.home_path / "modelyard.db")
 
+    @property
+    def are_stored(self) -> bool:
+        """Return whether the settings that the API changes lie in the database."""
+        default = "database" if self.is_shared else "file"
+        return (self.settings_source or default) == "database"
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether the database is a server, which others may use too."""
+        return "://" in self.database
+
 
 def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> Settings:
     """Load the settings from a file and from variables, which take precedence.
@@ -662,13 +725,35 @@ def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> S
     if explicit_path and not path.is_file():
         raise ConfigError(f"Settings file {str(path)!r} does not exist")
     document, lines = _read(path) if path.is_file() else ({}, {})
+    return Settings(**_values(document, lines, str(path), {"home": home}, environ))
+
+
+def parse_settings(
+    text: str, source: str, environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the settings of a text and of variables, which take precedence, by name.
+    What neither sets is left out.
+
+    `source` names the text in errors. Raises ConfigError that lists all mistakes.
+    """
+    document, lines = _parse(text, source)
+    return _values(document, lines, source, {}, environ)
+
+
+def _values(
+    document: dict[str, Any],
+    lines: Mapping[str, int],
+    source: str,
+    values: dict[str, Any],
+    environ: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return `values` with those of a document and of variables. Raises ConfigError."""
     # References are checked before they are expanded, while the document still matches
     # the recorded lines.
     mistakes = list(_unresolved(document, lines, environ))
     document = _expanded(document, environ)
-    values: dict[str, Any] = {"home": home}
     mistakes += _check(document, lines, values)
-    problems = [f"{path}:{line}: {text}" for line, text in sorted(mistakes)]
+    problems = [f"{source}:{line}: {text}" for line, text in sorted(mistakes)]
     # Variables come last: they override the file.
     overrides = _from_environ(environ)
     problems += [
@@ -677,7 +762,7 @@ def load_settings(environ: Mapping[str, str], *, config: str | None = None) -> S
     ]
     if problems:
         raise ConfigError("Invalid settings:\n  " + "\n  ".join(problems))
-    return Settings(**values)
+    return values
 
 
 def settings_path(environ: Mapping[str, str], *, config: str | None = None) -> Path:
@@ -700,19 +785,26 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     not YAML or not a mapping.
     """
     try:
-        # The file is parsed twice: once for the lines, once for the values.
-        lines = yaml_lines(path.read_text("utf-8"))
-        value = yaml.load(path.read_text("utf-8"), Loader=FiniteLoader)  # noqa: S506
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
         raise ConfigError(
             f"Settings file {str(path)!r} is not YAML: {error}"
         ) from error
+    return _parse(text, f"Settings file {str(path)!r}")
+
+
+def _parse(text: str, source: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """Parse a settings text like `_read`. `source` names it in errors."""
+    try:
+        # Parsed twice: once for the lines, once for the values.
+        lines = yaml_lines(text)
+        value = yaml.load(text, Loader=FiniteLoader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not YAML: {error}") from error
     if value is None:
         return {}, {}
     if not is_object(value):
-        raise ConfigError(
-            f"Settings file {str(path)!r} must be a mapping of names to values"
-        )
+        raise ConfigError(f"{source} must be a mapping of names to values")
     return value, lines
 
 

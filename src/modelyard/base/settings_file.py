@@ -17,7 +17,7 @@ _yaml: Any = yaml  # its `compose` has no types
 
 MASK = "********"
 _SECRET = re.compile(
-    r"(^|\.)(api_keys\[\d+\]|master_key|client_secret|qdrant_api_key|env\.\w+)$|(^|\.)credentials\[\d+\]\.values\.(?!.*(url|endpoint|region|version|name)$)"
+    r"(^|\.)(api_keys\[\d+\]|master_key|client_secret|secret_key|session_token|password|qdrant_api_key|env\.\w+)$|(^|\.)credentials\[\d+\]\.values\.(?!.*(url|endpoint|region|version|name)$)"
 )
 _PASSWORD = re.compile(r"(?P<before>\w+://[^:/@\s]*:)(?P<secret>[^@/\s]+)@")
 _PROXY = re.compile(r"(^|\.)proxy$")

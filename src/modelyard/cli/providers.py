@@ -183,6 +183,14 @@ def add(
     NAME may also be a provider of a plugin that is installed.
     """
     settings = settings_of(ctx)
+    # A file would hold on this server only.
+    if settings.are_stored:
+        raise ConfigError(
+            "The settings of this installation are in the database: add the provider"
+            " under 'providers' on the console's page Settings or with PUT"
+            " /admin/v1/settings, or a tenant's credential with POST"
+            " /admin/v1/credentials"
+        )
     # A name outside the catalogue adds an OpenAI-compatible server under that name.
     is_new = name not in catalog_names() and bool(base_url)
     if is_new:

@@ -130,8 +130,8 @@ class Server(uvicorn.Server):
             os._exit(128 + sig)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting connections, wait for running requests up to the grace period,
-        then cut them with an error in their API's format."""
+        """Stop accepting connections, wait for running requests and runs up to the grace
+        period, then cut them with an error in their API's format."""
         for listening in self.servers:
             listening.close()
         for bound_socket in sockets or ():
@@ -141,7 +141,10 @@ class Server(uvicorn.Server):
         # Idle connections close now, active ones after their response.
         for connection in list(state.connections):
             connection.shutdown()
-        await _until(lambda: not state.tasks, self._grace)
+        await _until(
+            lambda: not state.tasks and self._ending.is_idle,
+            self._grace,
+        )
         # Cancelled requests read this flag and answer with the shutdown error.
         self._ending.is_over = True
         for task in list(state.tasks):

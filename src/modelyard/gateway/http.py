@@ -634,11 +634,19 @@ class Shutdown:
         self.is_over = False
         self.listeners: list[Callable[[], None]] = []
         """Called when the shutdown begins, before running requests are waited for."""
+        self.work: list[Callable[[], int]] = []
+        """Each returns how much is under way that no request waits for, such as runs
+        whose callers have gone. It is waited for like requests."""
 
     def begin(self) -> None:
         """Tell the listeners that the server begins to stop."""
         for listener in self.listeners:
             listener()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way that no request waits for."""
+        return not any(count() for count in self.work)
 
     def shutdown_error(self) -> ServerStoppingError | None:
         """Return the error for the running task if the shutdown cancelled it, otherwise

@@ -134,6 +134,10 @@ class Gateway:
         """Whether anybody who reaches the server may call it without a key."""
         return self._gatekeeper.is_open
 
+    def limit_bodies(self, max_bytes: int) -> None:
+        """Set the largest size of a request body, for requests from now on."""
+        self._max_body = max_bytes
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection's request, as ASGI specifies it."""
         if scope["type"] == "lifespan":

@@ -38,6 +38,10 @@ _MAX_TEXT_LENGTH = 64 << 20
 _DOCUMENTS_PER_TRANSACTION = 1000
 
 
+# How many files are deleted concurrently.
+_REMOVED_AT_ONCE = 16
+
+
 class Datasets:
     """The service behind the dataset API: stores datasets and documents and schedules
     their indexing."""
@@ -153,14 +157,21 @@ class Datasets:
         # dataset still exists and is reindexed.
         await self._index_of(dataset).drop(id)
         documents = await self.store.library.delete(tenant, id)
-        await asyncio.to_thread(self._remove_files, documents)
+        await self._remove_files(documents)
         for listener in self._on_delete:
             await listener(tenant, id)
 
-    def _remove_files(self, documents: Sequence[Document]) -> None:
-        for document in documents:
-            if name := str(document.source.get("file") or ""):
-                self._files.remove(document.tenant, name)
+    async def _remove_files(self, documents: Sequence[Document]) -> None:
+        """Delete the files of documents that were uploaded."""
+        names = [
+            (document.tenant, name)
+            for document in documents
+            if (name := str(document.source.get("file") or ""))
+        ]
+        # Several at once: each is a request if the files lie on another server.
+        for start in range(0, len(names), _REMOVED_AT_ONCE):
+            batch = names[start : start + _REMOVED_AT_ONCE]
+            await asyncio.gather(*(self._files.remove(*name) for name in batch))
 
     # Documents
 
@@ -326,9 +337,7 @@ class Datasets:
         self.reader.check_size(name, len(data))
         if not data:
             raise InvokeBadRequestError(f"File {name!r} is empty", param="file")
-        stored_file = await asyncio.to_thread(
-            self._files.add, dataset.tenant, name, data
-        )
+        stored_file = await self._files.add(dataset.tenant, name, data)
         source = {
             **origin,
             "kind": "file",
@@ -342,7 +351,7 @@ class Datasets:
         if added := await self._add_and_queue([document]):
             return added[0]
         # Another process follows the same source, and was faster.
-        await asyncio.to_thread(self._remove_files, [document])
+        await self._remove_files([document])
         return await self.store.documents.of_source(dataset.tenant, dataset.id, source)
 
     async def add_source(
@@ -409,7 +418,7 @@ class Datasets:
             # The old file is removed only after the transaction that stops referencing
             # it.
             if old:
-                await asyncio.to_thread(self._files.remove, document.tenant, old)
+                await self._files.remove(document.tenant, old)
         self.indexer.notify()
         return await self.store.documents.get(dataset.tenant, dataset.id, document.id)
 
@@ -429,9 +438,7 @@ class Datasets:
         self.reader.check_size(name, len(data))
         if not data:
             raise InvokeBadRequestError(f"File {name!r} is empty", param="file")
-        stored_file = await asyncio.to_thread(
-            self._files.add, dataset.tenant, name, data
-        )
+        stored_file = await self._files.add(dataset.tenant, name, data)
         old = str(document.source.get("file") or "")
         source = {
             **origin,
@@ -449,7 +456,7 @@ class Datasets:
         )
         await self.store.library.index_again(changed, reads_anew=True)
         if old:
-            await asyncio.to_thread(self._files.remove, document.tenant, old)
+            await self._files.remove(document.tenant, old)
         self.indexer.notify()
         return await self.store.documents.get(dataset.tenant, dataset.id, document.id)
 
@@ -478,7 +485,7 @@ class Datasets:
         await self.store.library.delete_documents(
             dataset.tenant, dataset.id, [document.id for document in mine]
         )
-        await asyncio.to_thread(self._remove_files, mine)
+        await self._remove_files(mine)
 
     async def sync_folder(
         self, dataset: Dataset, folder: Path, **fields: Any
@@ -593,9 +600,7 @@ class Datasets:
         """Return the name and bytes of a document's original file. Raises
         NotFoundError."""
         if name := str(document.source.get("file") or ""):
-            stored_file, data = await asyncio.to_thread(
-                self._files.get, document.tenant, name
-            )
+            stored_file, data = await self._files.get(document.tenant, name)
             return stored_file.name, data
         if document.source.get("kind") == "text":
             parts = await self.store.texts.get(document.id) or []

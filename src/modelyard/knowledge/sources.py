@@ -73,8 +73,8 @@ class SourceReader:
         source = document.source
         match source.get("kind"):
             case "file":
-                _, data = await asyncio.to_thread(
-                    self._files.get, document.tenant, str(source.get("file"))
+                _, data = await self._files.get(
+                    document.tenant, str(source.get("file"))
                 )
                 return await self.parse(document.name, data, tenant=document.tenant)
             case "path":

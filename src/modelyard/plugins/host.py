@@ -25,6 +25,7 @@ from modelyard.plugins.process import (
     Runtime,
     wait_for_start,
 )
+from modelyard.plugins.shared_packages import SharedPackages
 from modelyard.plugins.supervisors import Confinement, ProxyFactory, Supervisors
 from modelyard.plugins.tenant_folders import WorkFolderStore
 from modelyard.plugins.watch import PluginMonitorTask
@@ -51,9 +52,10 @@ class PluginHost:
         forks: bool = True,
         egress_factory: ProxyFactory | None = None,
         needs_confinement: bool = True,
+        shared_packages: SharedPackages | None = None,
     ) -> None:
         self.environments = environments
-        self.packages = InstalledPackages(folder, environments)
+        self.packages = InstalledPackages(folder, environments, shared_packages)
         self._options = options
         self._supervisors = Supervisors(
             environ,

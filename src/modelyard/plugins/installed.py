@@ -13,6 +13,7 @@ from modelyard.plugins.declaration import Declaration, load_declaration
 from modelyard.plugins.environment import Environment, Environments, compile_modules
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.package import Package, read_package, save
+from modelyard.plugins.shared_packages import SharedPackages
 
 Step = Callable[[str], None]
 """Callback that receives the name of each installation step, for progress bars."""
@@ -21,9 +22,16 @@ Step = Callable[[str], None]
 class InstalledPackages:
     """Owns the folders of packages and of their code, and caches their declarations."""
 
-    def __init__(self, folder: Path, environments: Environments) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environments: Environments,
+        shared: SharedPackages | None = None,
+    ) -> None:
+        """`shared` are the packages of all servers; None if there is only one."""
         self._folder = folder
         self._environments = environments
+        self._shared = shared
         self._declarations: dict[str, Declaration] = {}
 
     async def install(
@@ -60,13 +68,40 @@ class InstalledPackages:
             package.data,
         )
         await asyncio.to_thread(_write_note, folder, environment)
+        # Before anybody learns that it is installed, and other servers look for it.
+        await self.share(package)
         self._declarations[str(identifier)] = declaration
         step("installed")
         return declaration
 
-    def save_package(self, package: Package) -> None:
-        """Store a package that may be installed later."""
-        save(self._package_path(package.identifier), package.data)
+    async def save_package(self, package: Package) -> None:
+        """Store a package that may be installed later, also by another server. Raises
+        StorageUnavailableError."""
+        path = self._package_path(package.identifier)
+        await asyncio.to_thread(save, path, package.data)
+        await self.share(package)
+
+    async def share(self, package: Package) -> None:
+        """Let other servers have a package. Raises StorageUnavailableError."""
+        if self._shared is not None and not await self._shared.has(package.identifier):
+            await self._shared.put(package)
+
+    def is_here(self, identifier: str) -> bool:
+        """Return whether this machine has a package."""
+        return self._package_path(PluginIdentifier.parse(identifier)).is_file()
+
+    async def fetch(self, identifier: str) -> None:
+        """Fetch a package that another server has stored, if this machine lacks it.
+
+        Raises NotFoundError if no server has it, PackageError and
+        StorageUnavailableError.
+        """
+        if self._shared is None or self.is_here(identifier):
+            return
+        parsed = PluginIdentifier.parse(identifier)
+        package = await self._shared.get(parsed)
+        path = self._package_path(parsed)
+        await asyncio.to_thread(save, path, package.data)
 
     def package(self, identifier: str) -> Package:
         """Read a stored package. Raises NotFoundError."""
@@ -125,6 +160,8 @@ class InstalledPackages:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         _note_path(folder).unlink(missing_ok=True)
         self._package_path(parsed).unlink(missing_ok=True)
+        if self._shared is not None:
+            await self._shared.remove(parsed)
 
     async def environment(self, identifier: str) -> Environment:
         """Return the environment a plugin was installed with; it is rebuilt if it was
@@ -138,7 +175,9 @@ class InstalledPackages:
         environment = await self._environments.prepare(
             folder, name=PluginIdentifier.parse(identifier).id
         )
-        _write_note(folder, environment)
+        # Another server may have installed the plugin, and compiled it there only.
+        await compile_modules(folder, environment.base)
+        await asyncio.to_thread(_write_note, folder, environment)
         return environment
 
     def installed_environment(self, identifier: str) -> Environment | None:

@@ -64,6 +64,7 @@ class Launcher:
         cannot be prepared.
         """
         plugin = PluginIdentifier.parse(identifier).id
+        await self._packages.fetch(identifier)
         declaration = self._packages.declaration(identifier)
         folder = self._packages.folder(identifier).resolve()
         environment = await self._packages.environment(identifier)

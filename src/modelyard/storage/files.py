@@ -1,25 +1,27 @@
-"""Files uploaded by callers and plugins: stored per tenant below one folder, and served
-by signed URLs."""
+"""Files uploaded by callers and plugins: their metadata next to their bytes, per tenant,
+and the signatures of their URLs."""
 
+import hashlib
 import hmac
 import mimetypes
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from modelyard.base.content_disposition import shortened
-from modelyard.base.errors import NotFoundError
+from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
-from modelyard.base.private_files import private_folder, write_private
+from modelyard.storage.engine import StorageUnavailableError
+from modelyard.storage.file_storage import FileStorage, one_chunk, read_all
 
-# Ids and tenants become path components, so their patterns exclude separators and dots.
+# Ids become path components, so their pattern excludes separators and dots.
 _ID = re.compile(r"file_[A-Za-z0-9_-]{6,80}")
 _PLAIN = re.compile(r"[^\w .()\[\]-]", re.UNICODE)
-_TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +36,8 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     """The end user who uploaded it, if known."""
     app: str = ""
     """The app it was uploaded to, if any."""
+    sha256: str = ""
+    """Of the content, hexadecimal; empty for files of earlier versions."""
 
     @property
     def extension(self) -> str:
@@ -41,29 +45,39 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
         return Path(self.name).suffix
 
 
+class DamagedFileError(ModelyardError):
+    """The stored bytes of a file are not those that were stored."""
+
+    code = "file_damaged"
+
+
 class FileStore:
-    """The files of all tenants in a folder, and the signatures of their URLs."""
+    """The files of all tenants in a storage, and the signatures of their URLs.
+
+    All methods but those for signatures raise StorageUnavailableError while the storage
+    cannot be reached.
+    """
 
     def __init__(
         self,
-        folder: Path,
+        storage: FileStorage,
         digest: Callable[[bytes], str],
         matches: Callable[[bytes, str], bool] | None = None,
         *,
         get_time: Callable[[], float] = time.time,
     ) -> None:
-        self._folder = folder
+        self._storage = storage
         self._digest = digest
         # A digest whose key has been rotated needs `matches`; the default only compares
         # with the current key.
         self._matches = matches or self._matches_current_key
         self._get_time = get_time
 
-    def add(
+    async def add(
         self,
         tenant: str,
         name: str,
-        data: bytes,
+        data: bytes | AsyncIterable[bytes],
         mime_type: str = "",
         *,
         owner: str = "",
@@ -79,79 +93,70 @@ class FileStore:
         resolved_type = (
             mime_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
         )
+        file_id = new_id("file")
+        path = _path(file_id)
+        chunks = one_chunk(data) if isinstance(data, bytes) else data
+        # The content first: metadata never refers to a missing file.
+        content = await self._storage.write(tenant, path, chunks)
         file_record = StoredFile(
-            id=new_id("file"),
+            id=file_id,
             name=name,
-            size=len(data),
+            size=content.size,
             mime_type=resolved_type,
             created_at=self._get_time(),
             owner=owner,
             app=app,
+            sha256=content.sha256,
         )
-        folder = self._file_path(tenant, file_record.id)
-        private_folder(folder.parent)
-        # The content first: metadata never refers to a missing file.
-        write_private(folder, data)
-        write_private(folder.with_suffix(".json"), msgspec.json.encode(file_record))
+        metadata = one_chunk(msgspec.json.encode(file_record))
+        try:
+            await self._storage.write(tenant, f"{path}.json", metadata)
+        except BaseException:
+            # Nothing refers to the content, so nothing would ever delete it.
+            with suppress(StorageUnavailableError):
+                await self._storage.delete(tenant, path)
+            raise
         return file_record
 
-    def metadata(self, tenant: str, id: str) -> StoredFile:
+    async def metadata(self, tenant: str, id: str) -> StoredFile:
         """Return a file's metadata. Raises NotFoundError if this tenant has no such
         file."""
+        data = await read_all(self._storage, tenant, f"{_path(id)}.json")
         try:
-            return msgspec.json.decode(
-                self._file_path(tenant, id).with_suffix(".json").read_bytes(),
-                type=StoredFile,
-            )
-        except (OSError, msgspec.MsgspecError):
-            raise NotFoundError(
-                f"File {id[:80]!r} does not exist", code="file_not_found"
-            ) from None
+            return msgspec.json.decode(data, type=StoredFile)
+        except msgspec.MsgspecError:
+            raise _missing(id) from None
 
-    def head(self, tenant: str, id: str, size: int) -> bytes:
+    async def head(self, tenant: str, id: str, size: int) -> bytes:
         """Return the first bytes of a file, at most `size`. Raises NotFoundError."""
-        try:
-            with self._file_path(tenant, id).open("rb") as file:
-                return file.read(size)
-        except OSError:
-            raise NotFoundError(
-                f"File {id!r} does not exist", code="file_not_found"
-            ) from None
+        return await read_all(self._storage, tenant, _path(id), length=size)
 
-    def get(self, tenant: str, id: str) -> tuple[StoredFile, bytes]:
-        """Return a file's metadata and content. Raises NotFoundError if this tenant has
-        no such file."""
-        path = self._file_path(tenant, id)
-        try:
-            return (
-                msgspec.json.decode(
-                    path.with_suffix(".json").read_bytes(), type=StoredFile
-                ),
-                path.read_bytes(),
-            )
-        except (OSError, msgspec.MsgspecError):
-            raise NotFoundError(
-                f"File {id!r} does not exist", code="file_not_found"
-            ) from None
+    async def get(self, tenant: str, id: str) -> tuple[StoredFile, bytes]:
+        """Return a file's metadata and content.
 
-    def remove(self, tenant: str, id: str) -> None:
-        """Delete a file. A missing one is ignored; a malformed id raises NotFoundError."""
-        path = self._file_path(tenant, id)
-        for stored_path in (path, path.with_suffix(".json")):
-            stored_path.unlink(missing_ok=True)
-
-    def _file_path(self, tenant: str, id: str) -> Path:
-        """Return the path of a file's content; its metadata lies next to it as `.json`.
-
-        Raises NotFoundError if the id or the tenant is malformed. The file need not
-        exist.
+        Raises NotFoundError if this tenant has no such file, and DamagedFileError if its
+        bytes have changed.
         """
-        if not _ID.fullmatch(id) or not _TENANT.fullmatch(tenant):
-            raise NotFoundError(
-                f"File {id[:80]!r} does not exist", code="file_not_found"
+        file_record = await self.metadata(tenant, id)
+        data = await read_all(self._storage, tenant, _path(id))
+        digest = hashlib.sha256(data).hexdigest()
+        # A storage that was restored in part, or written to by hand.
+        if file_record.sha256 not in ("", digest):
+            raise DamagedFileError(
+                f"File {id!r} is damaged: its SHA-256 is not the one it was stored with"
             )
-        # A subfolder per two characters of the id keeps the folders small.
-        return self._folder / tenant / id[5:7] / id
+        return file_record, data
+
+    def chunks(self, tenant: str, id: str) -> AsyncGenerator[bytes, None]:
+        """Yield a file's content. Raises NotFoundError."""
+        return self._storage.read(tenant, _path(id))
+
+    async def remove(self, tenant: str, id: str) -> None:
+        """Delete a file. A missing one is ignored; a malformed id raises NotFoundError."""
+        path = _path(id)
+        # The metadata first, so that nobody finds a file whose content is gone.
+        for name in (f"{path}.json", path):
+            await self._storage.delete(tenant, name)
 
     # Signed URLs.
 
@@ -178,6 +183,19 @@ class FileStore:
 
     def _signature(self, purpose: str, tenant: str, subject: str, until: int) -> str:
         return self._digest(_signed_text(purpose, tenant, subject, until))
+
+
+def _path(id: str) -> str:
+    """Return the name of a file's content in the storage; its metadata lies next to it as
+    `.json`. Raises NotFoundError if the id is malformed."""
+    if not _ID.fullmatch(id):
+        raise _missing(id)
+    # A subfolder per two characters of the id keeps the folders small.
+    return f"{id[5:7]}/{id}"
+
+
+def _missing(id: str) -> NotFoundError:
+    return NotFoundError(f"File {id[:80]!r} does not exist", code="file_not_found")
 
 
 def _signed_text(purpose: str, tenant: str, subject: str, until: int) -> bytes:

@@ -2,12 +2,15 @@
 date."""
 
 import logging
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from modelyard.storage.engine import StorageUnavailableError
 from modelyard.storage.resources import Resource
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 from modelyard.tenancy.resource_types import (
@@ -85,12 +88,37 @@ class Directory:
         self._deleted_tenants: set[str] = set()
         """Deleted tenants: their resources are not used any more."""
         self._listeners: list[Callable[[set[tuple[str, str]]], None]] = []
+        self._preparations: list[Callable[[Sequence[Resource]], Awaitable[None]]] = []
+        self._checked_at = float("-inf")
         self.changes = 0
         """Increases with every change. What was derived from an older view is stale."""
 
     def on_change(self, listener: Callable[[set[tuple[str, str]]], None]) -> None:
         """Register a callback that receives the changed (tenant, type) pairs."""
         self._listeners.append(listener)
+
+    def before_change(
+        self, listener: Callable[[Sequence[Resource]], Awaitable[None]]
+    ) -> None:
+        """Register a callback that receives changed resources before anybody sees them.
+        It must be quick, since revoked keys wait for it too."""
+        self._preparations.append(listener)
+
+    def note_checked(self, started_at: float) -> None:
+        """Note that the view had all changes at a moment of the monotonic clock."""
+        self._checked_at = max(self._checked_at, started_at)
+
+    async def ensure_fresh(self, seconds: float) -> None:
+        """Refresh the view unless that was done within the last seconds. While the
+        database is away, the view stays as it is."""
+        if time.monotonic() - self._checked_at > seconds:
+            with suppress(StorageUnavailableError):
+                await self.refresh()
+
+    def mark_changed(self, tenant: str, kind: str) -> None:
+        """Call the listeners although no resource has changed, but what one stands
+        for."""
+        self._notify({(tenant, kind)})
 
     def configure(
         self, tenant: str, resources: Mapping[str, Mapping[str, Any]]
@@ -121,8 +149,13 @@ class Directory:
 
     async def refresh(self) -> None:
         """Load what has changed since the last refresh. Raises StorageUnavailableError."""
-        self.apply(await self._source.changed_since(self._revision))
+        started_at = time.monotonic()
+        changed = await self._source.changed_since(self._revision)
+        for prepare in self._preparations:
+            await prepare(changed)
+        self.apply(changed)
         self.is_read = True
+        self.note_checked(started_at)
 
     def apply(self, changed: Sequence[Resource]) -> None:
         """Apply changed resources, oldest first. Those that a concurrent refresh has

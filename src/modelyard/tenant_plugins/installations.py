@@ -35,6 +35,7 @@ from modelyard.tenancy.resource_types import (
     Subscription,
     ToolCredential,
 )
+from modelyard.tenant_plugins.fetching import PluginFetcher
 from modelyard.tenant_plugins.grants import (
     Grant,
     check_grant,
@@ -88,6 +89,7 @@ class PluginInstallations:
         directory: Directory,
         storage: PluginStorage,
         provider_names: ProviderNames,
+        fetcher: PluginFetcher,
     ) -> None:
         self._plugins = plugins
         self._packages = packages
@@ -97,6 +99,7 @@ class PluginInstallations:
         self._storage = storage
         self._provider_names = provider_names
         self._tasks: set[asyncio.Task[None]] = set()
+        self._fetcher = fetcher
         # Another process may uninstall a plugin; this one then has to stop it.
         directory.on_change(self._on_change)
 
@@ -266,6 +269,7 @@ class PluginInstallations:
                 old, name=plugin, body=_dump(installation)
             )
         await self._directory.refresh()
+        await self._fetcher.wait_for_others()
         step(_INSTALLED)
         # The old version is stopped only after the new one is stored, so that a failure
         # leaves a working plugin.
@@ -467,6 +471,7 @@ class PluginInstallations:
             task.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks))
+        await self._fetcher.aclose()
 
 
 def _step(identifier: str, package: Package, source: str) -> JSON:

@@ -70,7 +70,7 @@ class PluginPackages:
                 f"The package is a {package.manifest.type}, not a plugin"
             )
         verification = await self.admit(package, by, verify_signature=verify_signature)
-        await asyncio.to_thread(self._host.packages.save_package, package)
+        await self._host.packages.save_package(package)
         return package, verification
 
     async def upload_bundle(
@@ -103,10 +103,13 @@ class PluginPackages:
 
         Raises NotFoundError, PackageError or ForbiddenError.
         """
-        packages = [
-            await asyncio.to_thread(self._host.packages.package, identifier)
-            for identifier in identifiers
-        ]
+        packages: list[Package] = []
+        for identifier in identifiers:
+            # Another server may have received the upload.
+            await self._host.packages.fetch(identifier)
+            packages.append(
+                await asyncio.to_thread(self._host.packages.package, identifier)
+            )
         for package in packages:
             await self.admit(package, by)
         return packages

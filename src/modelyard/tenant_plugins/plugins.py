@@ -22,6 +22,8 @@ from modelyard.tenant_plugins.models import ProviderNames
 
 logger = logging.getLogger("modelyard.plugins")
 
+MAX_AGE_SECONDS = 1.0
+"""How old the list of installed plugins may be for a call."""
 # Bounds the memory that the cached views of many tenants take.
 _MAX_VIEWS = 4096
 
@@ -251,6 +253,9 @@ class Plugins:
 
         Raises NotFoundError or PluginError.
         """
+        # An upgrade is answered only after this time, so no call that follows it gets
+        # the old version, not even from a server that has not heard of it.
+        await self._directory.ensure_fresh(MAX_AGE_SECONDS)
         installed = self.find(tenant, plugin)
         # Refused before the plugin is started, and with the names of its tools.
         if (call_type, action) == ("tool", "invoke_tool"):

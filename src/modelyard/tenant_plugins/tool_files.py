@@ -49,7 +49,7 @@ class ToolFiles:
                         yield message
                         continue
                 if data is not None:
-                    yield self._stored(data, message.get("meta") or {})
+                    yield await self._stored(data, message.get("meta") or {})
 
     def _collect(self, piece: JSON) -> bytes | None:
         """Add a piece of a file; return the file if it is complete."""
@@ -67,7 +67,7 @@ class ToolFiles:
         del self._sizes[name]
         return b"".join(self._pieces.pop(name))
 
-    def _stored(self, data: bytes, meta: JSON) -> JSON:
+    async def _stored(self, data: bytes, meta: JSON) -> JSON:
         """Store a file and return the message with its link.
 
         The message keeps its other details. The link is signed, since plugins send no
@@ -76,7 +76,7 @@ class ToolFiles:
         mime_type = str(meta.get("mime_type") or "application/octet-stream")
         stated_name = meta.get("filename") or meta.get("file_name")
         name = str(stated_name or f"file.{mime_type.partition('/')[2]}")
-        stored = self._store.add(self._tenant, name, data, mime_type)
+        stored = await self._store.add(self._tenant, name, data, mime_type)
         query = self._store.sign("read", self._tenant, stored.id, seconds=_LINK_SECONDS)
         is_image = mime_type.startswith("image/")
         return {

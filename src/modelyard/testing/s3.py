@@ -1,11 +1,12 @@
-"""A double of S3: lists and returns objects, and verifies the signature of each request
-with its own reading of the specification.
+"""A double of S3: stores, lists and returns objects, and verifies the signature of each
+request with its own reading of the specification.
 
 https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 """
 
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -25,12 +26,23 @@ class PlayedS3:
     failures: list[int] = field(default_factory=list[int])
     """Statuses of the next answers, instead of the right ones; 0 for a right one."""
 
+    uploads: dict[str, tuple[str, dict[int, bytes]]] = field(
+        default_factory=dict[str, tuple[str, dict[int, bytes]]]
+    )
+    """Uploads that are not complete: id → (key, parts by number)."""
+    metadata: dict[str, dict[str, str]] = field(
+        default_factory=dict[str, dict[str, str]]
+    )
+    min_part_bytes: int = 5 << 20
+    """Parts but the last one have to be at least this large."""
+    ignores_ranges: bool = False
+
     def __call__(
         self,
         request: UpstreamRequest,
     ) -> Answer:
         """Answer like S3: an object, or a listing of the bucket."""
-        self.requests.append(request.path)
+        self.requests.append(f"{request.method} {request.path}")
         if self.failures and (status := self.failures.pop(0)):
             return _error(status, "InternalError")
         if not _is_signed(request):
@@ -39,11 +51,121 @@ class PlayedS3:
         bucket, _, key = unquote(parts.path)[1:].partition("/")
         if bucket != self.bucket:
             return _error(404, "NoSuchBucket")
+        query = {
+            name: values[0]
+            for name, values in parse_qs(parts.query, keep_blank_values=True).items()
+        }
         if not key:
-            query = parse_qs(parts.query, keep_blank_values=True)
-            return self._listing({name: values[0] for name, values in query.items()})
+            return self._uploads() if "uploads" in query else self._listing(query)
+        if {"uploads", "uploadId"} & query.keys():
+            return self._multipart(request, key, query)
+        return self._object(request, key)
+
+    def _object(
+        self,
+        request: UpstreamRequest,
+        key: str,
+    ) -> Answer:
+        """Answer PutObject, GetObject and DeleteObject."""
+        if request.method == "PUT":
+            return self._stored(request, key, request.body)
+        if request.method == "DELETE":
+            self.objects.pop(key, None)
+            return Answer(status=204)
         data = self.objects.get(key)
-        return _error(404, "NoSuchKey") if data is None else Answer(body=data)
+        if data is None:
+            return _error(404, "NoSuchKey")
+        headers = self.metadata.get(key, {})
+        byte_range = re.fullmatch(
+            r"bytes=([0-9]+)-([0-9]*)", request.headers.get("range", "")
+        )
+        if byte_range is None or self.ignores_ranges:
+            return Answer(headers=headers, body=data)
+        start = int(byte_range[1])
+        end = min(int(byte_range[2] or len(data)), len(data) - 1)
+        if start >= len(data):
+            return Answer(status=416, headers={"content-range": f"bytes */{len(data)}"})
+        return Answer(
+            status=206,
+            headers={**headers, "content-range": f"bytes {start}-{end}/{len(data)}"},
+            body=data[start : end + 1],
+        )
+
+    def _stored(
+        self,
+        request: UpstreamRequest,
+        key: str,
+        data: bytes,
+    ) -> Answer:
+        """Store an object, unless the request wants that there is none."""
+        if request.headers.get("if-none-match") == "*" and key in self.objects:
+            return _error(412, "PreconditionFailed")
+        self.objects[key] = data
+        self.metadata[key] = {
+            name: value
+            for name, value in request.headers.items()
+            if name.startswith("x-amz-meta-")
+        }
+        return Answer(headers={"etag": _etag(data)})
+
+    def _multipart(
+        self,
+        request: UpstreamRequest,
+        key: str,
+        query: dict[str, str],
+    ) -> Answer:
+        """Answer the calls of an upload in parts."""
+        if "uploads" in query:
+            upload_id = f"upload/{len(self.requests)}&"
+            self.uploads[upload_id] = key, {}
+            return _xml(
+                "InitiateMultipartUploadResult",
+                f"<UploadId>{escape(upload_id)}</UploadId>",
+            )
+        upload_id = query["uploadId"]
+        if self.uploads.get(upload_id, ("",))[0] != key:
+            return _error(404, "NoSuchUpload")
+        parts = self.uploads[upload_id][1]
+        if request.method == "PUT":
+            parts[int(query["partNumber"])] = request.body
+            return Answer(headers={"etag": _etag(request.body)})
+        if request.method == "POST":
+            return self._complete(request, key, parts, upload_id)
+        del self.uploads[upload_id]
+        return Answer(status=204)
+
+    def _complete(
+        self,
+        request: UpstreamRequest,
+        key: str,
+        parts: dict[int, bytes],
+        upload_id: str,
+    ) -> Answer:
+        listed = re.findall(
+            r"<PartNumber>([0-9]+)</PartNumber><ETag>([^<]+)</ETag>",
+            request.body.decode(),
+        )
+        sent = [(str(number), _etag(data)) for number, data in sorted(parts.items())]
+        if listed != sent:
+            return _error(400, "InvalidPart")
+        data = [data for _, data in sorted(parts.items())]
+        if any(len(part) < self.min_part_bytes for part in data[:-1]):
+            return _error(400, "EntityTooSmall")
+        answer = self._stored(request, key, b"".join(data))
+        if answer.status >= 300:
+            return answer
+        del self.uploads[upload_id]
+        return _xml("CompleteMultipartUploadResult", f"<Key>{escape(key)}</Key>")
+
+    def _uploads(
+        self,
+    ) -> Answer:
+        entries = "".join(
+            f"<Upload><Key>{escape(key)}</Key><UploadId>{escape(upload_id)}</UploadId>"
+            "<Initiated>2026-11-30T12:00:00.000Z</Initiated></Upload>"
+            for upload_id, (key, _) in self.uploads.items()
+        )
+        return _xml("ListMultipartUploadsResult", entries)
 
     def _listing(
         self,
@@ -76,6 +198,20 @@ class PlayedS3:
             f"{contents}</ListBucketResult>"
         )
         return Answer(headers={"content-type": "application/xml"}, body=body.encode())
+
+
+def _etag(
+    data: bytes,
+) -> str:
+    return f'"{hashlib.md5(data).hexdigest()}"'  # noqa: S324  as S3 does
+
+
+def _xml(
+    name: str,
+    body: str,
+) -> Answer:
+    text = f'<?xml version="1.0" encoding="UTF-8"?>\n<{name}>{body}</{name}>'
+    return Answer(headers={"content-type": "application/xml"}, body=text.encode())
 
 
 def _error(

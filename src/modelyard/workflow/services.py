@@ -1,6 +1,5 @@
 """Implementations of the services that nodes use, each for one tenant, user and app."""
 
-import asyncio
 import mimetypes
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -222,8 +221,7 @@ class TenantFiles:
         """Return the content of a file. Raises NotFoundError, EgressError or NodeError."""
         # Stored files are read directly, without a request to this server.
         if file.transfer_method != "remote_url" and file.related_id:
-            _, data = await asyncio.to_thread(
-                self._store.get,
+            _, data = await self._store.get(
                 self._tenant,
                 file.related_id,
             )
@@ -247,15 +245,8 @@ class TenantFiles:
 
     async def save(self, name: str, data: bytes, mime_type: str = "") -> File:
         """Store a file that a run created."""
-        add = self._store.add
-        # The store does blocking I/O, so it runs in a thread.
-        stored_file = await asyncio.to_thread(
-            add,
-            self._tenant,
-            name,
-            data,
-            mime_type,
-            owner=self._user,
+        stored_file = await self._store.add(
+            self._tenant, name, data, mime_type, owner=self._user
         )
         return self._file(stored_file, "tool_file")
 
@@ -333,8 +324,7 @@ class TenantFiles:
 
     async def _head(self, file: File) -> bytes:
         """Return the first bytes of a stored file."""
-        return await asyncio.to_thread(
-            self._store.head,
+        return await self._store.head(
             self._tenant,
             file.related_id,
             HEAD_BYTES,
@@ -376,8 +366,7 @@ class TenantFiles:
             f"Uploaded file {name[:80]!r} not found", param="files"
         )
         try:
-            stored_file = await asyncio.to_thread(
-                self._store.metadata,
+            stored_file = await self._store.metadata(
                 self._tenant,
                 stored_id(name),
             )

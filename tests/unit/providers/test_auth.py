@@ -19,9 +19,9 @@ from modelyard.providers.auth import (
     KeyAuth,
     build_auth,
     read_account,
-    sign_v4,
 )
 from modelyard.testing import Answer, FakeClock, Handler, Upstream, json_answer
+from modelyard.transport.aws_signature import sign_v4
 from modelyard.transport.http import HttpClient
 
 Start = Callable[[Handler], Upstream]

@@ -1,7 +1,6 @@
 """/a2a/APP: a published app as an A2A agent. Serves revision 1.0, and 0.3 for older
 clients."""
 
-import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -263,8 +262,8 @@ class Agents:
         # Inline files are stored first, so that the run can refer to them like to an
         # upload.
         for name, data, media_type in message.blobs:
-            stored_file = await asyncio.to_thread(
-                self._parts.files.add, tenant, name, data, media_type, owner=user
+            stored_file = await self._parts.files.add(
+                tenant, name, data, media_type, owner=user
             )
             files.append(
                 {"transfer_method": "local_file", "upload_file_id": stored_file.id}

@@ -1,6 +1,5 @@
 """Admin routes below an app: its input form, its triggers and its runs."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -136,8 +135,8 @@ class AppRuns:
         app_record = app_of(request, self.apps)
         file, _ = file_form(request.header(b"content-type") or "", await request.body())
         user = request.caller.user or USER
-        stored_file = await asyncio.to_thread(
-            self.files.add, app_record.tenant, file.filename, file.data, owner=user
+        stored_file = await self.files.add(
+            app_record.tenant, file.filename, file.data, owner=user
         )
         uploaded_file = UploadedFile(
             id=stored_file.id,

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from modelyard.administration.administration import Administration
@@ -10,6 +9,7 @@ from modelyard.base.clock import Clock
 from modelyard.gateway.admin.app_network import AppNetwork
 from modelyard.gateway.admin.app_traces import AppTraces
 from modelyard.gateway.admin.apps import ImportedApps
+from modelyard.gateway.admin.settings_document import SettingsDocument
 from modelyard.gateway.knowledge.calls import DatasetParts
 from modelyard.gateway.operations.health import Problem
 from modelyard.gateway.plugins.dependencies import PluginDependencies
@@ -70,10 +70,7 @@ class AdminDependencies:
     check: CredentialProbe
     server: Callable[[], ServerState]
     settings_schema: Callable[[], JSON]
-    settings_file: Path
-    load_settings: Callable[[Path], object]
-    """Loads a settings file, with environment variables taking precedence. Raises
-    ConfigError."""
+    settings: SettingsDocument
     overridden: Sequence[str]
     database: str
     sandbox: Callable[[], str]

@@ -414,3 +414,6 @@ class SettingsInput(Input, frozen=True, kw_only=True):
 
     text: str
     """The text of the file; secrets that are masked in it keep their value."""
+    version: int | None = None
+    """The version that was changed. If there is another one by now, the change is
+    refused."""

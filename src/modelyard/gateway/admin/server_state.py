@@ -1,24 +1,21 @@
-"""/admin/v1/about, /settings and /live: state of the server, its settings file, and
+"""/admin/v1/about, /settings and /live: state of the server, its settings, and
 change notifications."""
 
 import asyncio
-import os
 import platform
-import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import distributions
-from pathlib import Path
 from typing import Any
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError
-from modelyard.base.fields import required_field
-from modelyard.base.private_files import private_folder
+from modelyard.base.fields import optional_field, required_field
 from modelyard.base.settings_file import mask_secrets, unmask_secrets
 from modelyard.base.version import __version__
 from modelyard.gateway.admin.dependencies import AdminDependencies
 from modelyard.gateway.admin.requests import broken_stream, tenant_of
+from modelyard.gateway.admin.settings_document import SettingsDocument, SettingsText
 from modelyard.gateway.admin.shapes import About, Package, SettingsView
 from modelyard.gateway.http import (
     Reply,
@@ -118,77 +115,63 @@ def _licence(metadata: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class SettingsFile:
-    """Routes for the settings file, for operators only."""
+class SettingsRoutes:
+    """Routes for the settings, for operators only."""
 
-    path: Path
+    document: SettingsDocument
     schema: Callable[[], JSON]
-    load: Callable[[Path], object]
-    """Loads a settings file, with environment variables taking precedence. Raises
-    ConfigError."""
     overridden: Sequence[str]
 
     async def show(self, request: Request) -> Reply:
-        """Return the settings file with masked secrets.
+        """Return the settings with masked secrets.
 
         Raises NotFoundError if the caller is not an operator.
         """
         _check_operator(request)
-        return json_reply(await asyncio.to_thread(self._shown))
+        return json_reply(self._view(await self.document.read()))
 
     async def write(self, request: Request) -> Reply:
-        """Validate and write the settings file; the server applies it.
+        """Validate and store the settings; the servers apply them.
 
         Raises NotFoundError, InvokeBadRequestError.
         """
         _check_operator(request)
-        text = required_field(await request.json(), "text", str)
-        await asyncio.to_thread(self._write, text)
-        return json_reply(await asyncio.to_thread(self._shown))
-
-    def _shown(self) -> SettingsView:
-        """Return the view of the settings file. A file that cannot be parsed is
-        replaced by its error."""
-        text = self.path.read_text("utf-8") if self.path.is_file() else ""
-        # Secrets can be masked only in a file that can be parsed.
+        body = await request.json()
+        text = required_field(body, "text", str)
+        version = optional_field(body, "version", int)
+        current = await self.document.read()
+        # Masks would get the values of a version that the caller has not seen.
+        if version is not None and version != current.version:
+            raise InvokeBadRequestError(
+                f"The settings have version {current.version} by now, not {version};"
+                " load them again",
+                param="version",
+            )
         try:
-            masked_text = mask_secrets(text)
+            # Masked secrets in the text get their old value back.
+            text = unmask_secrets(text, current.text)
+        except ConfigError as error:
+            raise InvokeBadRequestError(str(error), param="text") from error
+        changed_by = request.caller.user or "operator"
+        await self.document.write(current, text, changed_by)
+        return json_reply(self._view(await self.document.read()))
+
+    def _view(self, settings: SettingsText) -> SettingsView:
+        """Return the view of the settings. A text that cannot be parsed is replaced by
+        its error."""
+        # Secrets can be masked only in a text that can be parsed.
+        try:
+            masked_text = mask_secrets(settings.text)
         except ConfigError as error:
             masked_text = f"# {error}\n"
         return SettingsView(
-            path=str(self.path),
+            path=settings.location,
             text=masked_text,
             schema=self.schema(),
             overridden=list(self.overridden),
+            version=settings.version,
+            fixed=settings.fixed,
         )
-
-    def _write(self, text: str) -> None:
-        """Replace the settings file atomically if the new text is valid.
-
-        Raises InvokeBadRequestError that lists every mistake with its line.
-        """
-        path = self.path
-        old = path.read_text("utf-8") if path.is_file() else ""
-        private_folder(path.parent)
-        # The temporary file is in the same folder, because a rename is atomic only
-        # within one file system.
-        descriptor, name = tempfile.mkstemp(
-            dir=path.parent, prefix=".modelyard-", suffix=".yaml"
-        )
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                # Masked secrets in the text get their old value back.
-                file.write(unmask_secrets(text, old))
-            # Validate before the rename: the server must never read an invalid file.
-            self.load(Path(name))
-            Path(name).replace(path)
-        except ConfigError as error:
-            # The error names the temporary file, which means nothing to the caller.
-            raise InvokeBadRequestError(
-                str(error).replace(f"{name}:", "Line "), param="text"
-            ) from error
-        finally:
-            Path(name).unlink(missing_ok=True)
 
 
 def _check_operator(request: Request) -> None:

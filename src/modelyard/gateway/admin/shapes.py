@@ -447,15 +447,20 @@ class About(ResponseBase, frozen=True, kw_only=True):
 
 
 class SettingsView(ResponseBase, frozen=True, kw_only=True):
-    """The settings file."""
+    """The settings."""
 
     path: str
+    """The settings file, or `database` if all servers share the settings."""
     text: str
-    """The file with secrets masked as `********`. A mask that is sent back keeps the
+    """The settings with secrets masked as `********`. A mask that is sent back keeps the
     old value."""
     schema: dict[str, Any]
     overridden: list[str]
     """Settings that environment variables override."""
+    version: int
+    """Number of changes in the database; 0 for a file and before the first change."""
+    fixed: str
+    """Why the settings cannot be changed here; empty if they can be."""
 
 
 class ActionResult(ResponseBase, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from modelyard.gateway.admin.rows import global_row, row
 from modelyard.gateway.admin.server_state import (
     ChangeNotifications,
     ServerAboutRoute,
-    SettingsFile,
+    SettingsRoutes,
 )
 from modelyard.gateway.admin.sources import SourceRoutes
 from modelyard.gateway.errors import OPENAI
@@ -34,7 +34,9 @@ def api(parts: AdminParts) -> Api:
         *models_table.rows(parts),
         *plugins_table.rows(parts),
         *apps_table.rows(parts),
-        *sources_table.rows(SourceRoutes(parts.datasets.datasets, parts.datasets.sources)),
+        *sources_table.rows(
+            SourceRoutes(parts.datasets.datasets, parts.datasets.sources)
+        ),
         *_server_rows(parts.manage),
     )
     return Api(
@@ -49,11 +51,8 @@ def api(parts: AdminParts) -> Api:
 
 def _server_rows(manage: AdminDependencies) -> Iterator[Row]:
     """Yield the routes about the server itself."""
-    settings = SettingsFile(
-        manage.settings_file,
-        manage.settings_schema,
-        manage.load_settings,
-        manage.overridden,
+    settings = SettingsRoutes(
+        manage.settings, manage.settings_schema, manage.overridden
     )
     yield global_row(
         "GET",
@@ -63,23 +62,12 @@ def _server_rows(manage: AdminDependencies) -> Iterator[Row]:
         "Get version and state of the server.",
         shapes.About,
     )
-    yield global_row(
-        "GET",
-        "/settings",
-        OWNER,
-        settings.show,
-        "Get the settings file without its secrets.",
-        shapes.SettingsView,
-    )
-    yield global_row(
-        "PUT",
-        "/settings",
-        OWNER,
-        settings.write,
-        "Validate and write the settings file.",
-        shapes.SettingsView,
-        request_body=inputs.SettingsInput,
-    )
+    yield global_row("GET", "/settings", OWNER, settings.show,
+                     "Get the settings without their secrets.",
+                     shapes.SettingsView)  # fmt: skip
+    yield global_row("PUT", "/settings", OWNER, settings.write,
+                     "Validate and store the settings.", shapes.SettingsView,
+                     request_body=inputs.SettingsInput)  # fmt: skip
     # One instance serves all clients; each stream polls the shared in-memory state.
     news = ChangeNotifications(
         manage.ledger, manage.models.providers.health, manage.directory

@@ -4,7 +4,6 @@ A mail's token opens this form and nothing else. Opening the page changes nothin
 mail programs and scanners follow links by themselves.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -108,7 +107,7 @@ class FormPages:
         # Also if another answer was faster: its files are the ones that count.
         except ModelyardError:
             for file_id in answer.file_ids:
-                await asyncio.to_thread(self.files.remove, form.tenant, file_id)
+                await self.files.remove(form.tenant, file_id)
             raise
 
     async def _inputs(self, answer: "_Answer") -> dict[str, Any]:
@@ -149,8 +148,7 @@ class FormPages:
         """Store an uploaded file and return its file object. Raises
         InvokeBadRequestError if it is too large."""
         tenant = answer.form.tenant
-        stored = await asyncio.to_thread(
-            self.files.add,
+        stored = await self.files.add(
             tenant,
             upload.filename,
             upload.data,

@@ -1,7 +1,6 @@
 """`/v1/datasets/…/pipeline/…`: file upload, datasources and runs of a knowledge
 pipeline."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -53,8 +52,8 @@ class PipelineCalls:
                 "unsupported_file_type",
                 "File type not allowed: its name has no extension.",
             )
-        stored_file = await asyncio.to_thread(
-            request.parts.files.add, request.tenant, name, data, owner=_USER
+        stored_file = await request.parts.files.add(
+            request.tenant, name, data, owner=_USER
         )
         created_at = datetime.fromtimestamp(stored_file.created_at, UTC).isoformat()
         return json_reply(

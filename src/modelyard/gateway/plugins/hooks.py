@@ -5,7 +5,6 @@ Callers show no API key. The id in the address, a signature or a session authori
 request.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -132,7 +131,7 @@ class Files:
         signature is invalid."""
         name = request.names["file"]
         tenant = self._verify_signature(request, "read", name)
-        stored_file, data = await asyncio.to_thread(self.files.get, tenant, name)
+        stored_file, data = await self.files.get(tenant, name)
         # Files come from users: a browser must not execute their content with this
         # server's origin.
         headers = {
@@ -154,13 +153,16 @@ class Files:
         request.payer = tenant
         file, _ = file_form(request.header(b"content-type") or "", await request.body())
         mime_type = request.query("mimetype") or ""
-        stored_file = await asyncio.to_thread(
-            self.files.add, tenant, name or file.filename, file.data, mime_type
+        stored_file = await self.files.add(
+            tenant, name or file.filename, file.data, mime_type
         )
         # The reply contains an address that reads the file for one day.
         query = self.files.sign("read", tenant, stored_file.id, seconds=86_400.0)
+        metadata: dict[str, Any] = msgspec.to_builtins(stored_file)
+        # Clients of this interface know these fields only.
+        del metadata["sha256"]
         document = {
-            **msgspec.to_builtins(stored_file),
+            **metadata,
             "extension": stored_file.extension,
             "preview_url": f"/files/{stored_file.id}?{query}",
         }

@@ -1,6 +1,7 @@
 """Handlers that list a tenant's installed plugins, their providers and the content of
 their packages."""
 
+import asyncio
 from typing import Any
 
 from modelyard.base.errors import NotFoundError
@@ -19,6 +20,7 @@ from modelyard.gateway.plugins.daemon_documents import (
     provider,
 )
 from modelyard.gateway.tenant_content import FILE_HEADERS
+from modelyard.plugins.package import Package
 from modelyard.tenant_plugins.plugins import Installed
 
 # Path segment of a listing → key of the provider's section in a plugin's declaration.
@@ -111,6 +113,7 @@ async def manifest(call: DaemonCall) -> Reply:
     """Return the manifest of a package on this host. The tenant need not have installed
     it."""
     identifier = call.query("plugin_unique_identifier")
+    await call.parts.host.packages.fetch(identifier)
     declaration = call.parts.host.packages.declaration(identifier)
     return succeeded(declaration_of(identifier, declaration.document))
 
@@ -130,7 +133,7 @@ async def is_installed(call: DaemonCall) -> Reply:
 async def readme(call: DaemonCall) -> Reply:
     """Return a package's README in the requested language, or the default README, or an
     empty text."""
-    package = call.parts.host.packages.package(call.query("plugin_unique_identifier"))
+    package = await _package(call)
     # Clients send `en-US`, packages name their files `README_en_US.md`.
     language = (call.request.query("language") or "en_US").replace("-", "_")
     text = package.files.get(
@@ -227,7 +230,7 @@ async def debugging_key(call: DaemonCall) -> Reply:
 async def read_package_file(call: DaemonCall) -> Reply:
     """Return one file of a package. Raises NotFoundError if the package does not
     contain it."""
-    package = call.parts.host.packages.package(call.query("plugin_unique_identifier"))
+    package = await _package(call)
     path = call.query("file_path")
     if path not in package.files:
         raise NotFoundError(f"{path!r} is not in the package")
@@ -245,6 +248,7 @@ async def decode_package(call: DaemonCall) -> Reply:
     identifier = call.request.query("plugin_unique_identifier") or text_in(
         await call.request.json(), "plugin_unique_identifier"
     )
+    await call.parts.host.packages.fetch(identifier)
     declaration = call.parts.host.packages.declaration(identifier)
     return succeeded(
         {
@@ -253,3 +257,12 @@ async def decode_package(call: DaemonCall) -> Reply:
             "verification": None,
         }
     )
+
+
+async def _package(call: DaemonCall) -> Package:
+    """Return the package that the query names. Another server may have received it.
+    Raises NotFoundError."""
+    identifier = call.query("plugin_unique_identifier")
+    packages = call.parts.host.packages
+    await packages.fetch(identifier)
+    return await asyncio.to_thread(packages.package, identifier)

@@ -1,6 +1,5 @@
 """Handlers for files that an app's callers upload and download."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -61,8 +60,7 @@ class Uploads:
             )
         # Visitors cannot upload in another user's name.
         user = call.visitor or form.fields.get("user") or ""
-        stored_file = await asyncio.to_thread(
-            self.files.add,
+        stored_file = await self.files.add(
             call.tenant,
             form.filename,
             form.file,
@@ -73,7 +71,7 @@ class Uploads:
         # the type.
         max_mb = MAX_MB[file_kind(stored_file.extension, stored_file.mime_type)]
         if stored_file.size > max_mb << 20:
-            await asyncio.to_thread(self.files.remove, call.tenant, stored_file.id)
+            await self.files.remove(call.tenant, stored_file.id)
             raise ServiceError(
                 413,
                 "file_too_large",
@@ -134,8 +132,7 @@ class Uploads:
             404, "file_not_found", "The requested file was not found."
         )
         try:
-            stored_file, content = await asyncio.to_thread(
-                self.files.get,
+            stored_file, content = await self.files.get(
                 call.tenant,
                 stored_id(call.names["file_id"]),
             )

@@ -4,12 +4,9 @@ Sources: ListObjectsV2 and GetObject, docs.aws.amazon.com/AmazonS3/latest/API. K
 listed in the order of their UTF-8 bytes, which is that of Python's strings.
 """
 
-import datetime
-import hashlib
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
 from html import unescape
-from urllib.parse import quote, unquote_plus, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from modelyard.knowledge.connectors.base import (
     AccessRules,
@@ -18,21 +15,18 @@ from modelyard.knowledge.connectors.base import (
     SourceItem,
     SourcePage,
 )
-from modelyard.providers.auth import sign_v4
 from modelyard.transport.egress import EgressClient, EgressError, FetchedResponse
+from modelyard.transport.s3 import (
+    S3Credentials,
+    element_text,
+    elements,
+    encoded_path,
+    encoded_query,
+    error_code,
+    signed_headers,
+)
 
 _MAX_LISTING_BYTES = 8 << 20
-_UNRESERVED = "-_.~"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class S3Credentials:
-    """An access key, with a session token if it is temporary."""
-
-    access_key: str
-    secret_key: str
-    session_token: str = ""
-    region: str = "us-east-1"
 
 
 class S3Source:
@@ -86,9 +80,9 @@ class S3Source:
         start = cursor
         while True:
             listing = await self._list(start)
-            items = [self._item(entry) for entry in _elements(listing, "Contents")]
+            items = [self._item(entry) for entry in elements(listing, "Contents")]
             # A server that says there is more and lists nothing would be asked forever.
-            is_last = _text(listing, "IsTruncated") != "true" or not items
+            is_last = element_text(listing, "IsTruncated") != "true" or not items
             end = None if is_last else items[-1].key
             # Names that end with a slash are folders of file managers.
             files = [item for item in items if item.name]
@@ -102,11 +96,11 @@ class S3Source:
         entry: str,
     ) -> SourceItem:
         # Keys are percent-encoded on request: they may contain what XML cannot.
-        key = unquote_plus(_text(entry, "Key"))
+        key = unquote_plus(element_text(entry, "Key"))
         return SourceItem(
             key=key,
             name=key.rpartition("/")[2],
-            revision=unescape(_text(entry, "ETag")).strip('"'),
+            revision=unescape(element_text(entry, "ETag")).strip('"'),
             access=self._rules.find(key.removeprefix(self._prefix)),
         )
 
@@ -122,14 +116,13 @@ class S3Source:
             "prefix": self._prefix,
             "start-after": start,
         }
-        text = "&".join(
-            f"{name}={quote(value, safe=_UNRESERVED)}" for name, value in query.items()
+        reply = await self._get(
+            f"{encoded_path(self._bucket)}?{encoded_query(query)}", _MAX_LISTING_BYTES
         )
-        reply = await self._get(f"/{self._bucket}?{text}", _MAX_LISTING_BYTES)
         if reply.status != 200:
             raise SourceError(
                 f"{self.name} cannot be listed: status {reply.status}"
-                f" {_error_code(reply.body)}".rstrip()
+                f" {error_code(reply.body)}".rstrip()
             )
         listing = reply.body.decode("utf-8", "replace")
         # A proxy's page with status 200 must not look like an empty bucket.
@@ -143,11 +136,11 @@ class S3Source:
     ) -> bytes:
         """Return the bytes of an object. Raises ItemError if it is gone, archived or
         not to be read, SourceError if the server does not answer."""
-        path = f"/{self._bucket}/{quote(item.key, safe='/' + _UNRESERVED)}"
+        path = encoded_path(self._bucket, item.key)
         reply = await self._get(path, self._max_bytes)
         # Archived objects are refused too, until somebody restores them.
         if reply.status in (403, 404):
-            raise ItemError(f"Status {reply.status} {_error_code(reply.body)}".rstrip())
+            raise ItemError(f"Status {reply.status} {error_code(reply.body)}".rstrip())
         if reply.status != 200:
             raise SourceError(f"{self.name}{item.key} returned status {reply.status}")
         return reply.body
@@ -159,62 +152,16 @@ class S3Source:
     ) -> FetchedResponse:
         """Send a signed request. Raises SourceError if it fails."""
         url = f"{self._endpoint}{path}"
-        credentials = self._credentials
-        moment = datetime.datetime.fromtimestamp(self._now(), datetime.UTC)
-        signed = {
-            "host": urlsplit(url).netloc,
-            "x-amz-content-sha256": hashlib.sha256(b"").hexdigest(),
-            "x-amz-date": moment.strftime("%Y%m%dT%H%M%SZ"),
-        }
-        if credentials.session_token:
-            signed["x-amz-security-token"] = credentials.session_token
-        authorization = sign_v4(
-            "GET",
-            url,
-            signed,
-            [],
-            access_key=credentials.access_key,
-            secret_key=credentials.secret_key,
-            region=credentials.region,
-            service="s3",
-            moment=moment,
-        )
-        headers = {name: value for name, value in signed.items() if name != "host"}
+        headers = signed_headers("GET", url, self._credentials, now=self._now())
         try:
             # The signature is for this host: a redirect would carry it elsewhere.
             return await self._egress.fetch(
                 "GET",
                 url,
-                headers=[*headers.items(), ("authorization", authorization)],
+                headers=list(headers.items()),
                 max_bytes=max_bytes,
                 max_redirects=0,
                 operators=self._operators,
             )
         except EgressError as error:
             raise SourceError(f"{self.name} cannot be reached: {error}") from error
-
-
-# The answers are flat, and read without a parser of XML: those of hostile servers
-# could make one expand entities.
-
-
-def _elements(
-    text: str,
-    name: str,
-) -> list[str]:
-    """Return the contents of all elements of a name."""
-    after = text.split(f"<{name}>")[1:]
-    return [part.partition(f"</{name}>")[0] for part in after]
-
-
-def _text(
-    text: str,
-    name: str,
-) -> str:
-    """Return the content of the first element of a name; empty without one."""
-    return next(iter(_elements(text, name)), "").strip()
-
-
-def _error_code(body: bytes) -> str:
-    """Return the code in an error of S3; empty if there is none."""
-    return _text(body.decode("utf-8", "replace"), "Code")[:100]
