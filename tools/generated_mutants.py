@@ -137,6 +137,7 @@ AREAS: Mapping[str, Area] = {
             f"{_WIRE}/test_any_shape.py",
             f"{_WIRE}/test_cohere.py",
             f"{_WIRE}/test_dashscope.py",
+            f"{_WIRE}/test_documents.py",
             f"{_WIRE}/test_laws.py",
             f"{_WIRE}/test_ollama.py",
             f"{_WIRE}/test_openai_chat.py",

@@ -24,6 +24,7 @@ from modelyard.knowledge.entities import (
     Status,
 )
 from modelyard.knowledge.index.base import IndexHit, IndexKey, IndexQuery
+from modelyard.knowledge.index.fusion import AdaptiveFusion, leg_scale
 from modelyard.tenancy.reader import ANYBODY, UNRESTRICTED, Reader
 from modelyard.testing.knowledge import HashEmbedder
 from modelyard.testing.qdrant import qdrant_server
@@ -165,6 +166,36 @@ def _check_hits(hits: Sequence[IndexHit], *, is_sorted: bool) -> None:
     assert all(0 <= score <= 1 for score in scores)
     if is_sorted:
         assert scores == sorted(scores, reverse=True)
+
+
+def test_every_store_fuses_the_same_way(run: Run):
+    """The background is that of the entries, whatever the store holds of them."""
+
+    async def work(store: Store) -> None:
+        dataset = await store.dataset("fused")
+        await store.add(dataset, texts())
+        index, space = store.parts.indexes.of(dataset), await store.space(dataset)
+        contents = [text for _, text, _ in texts()]
+        query = "the falcon near water"
+        embedded = await store.embedder.embed("", "", [query, *contents])
+        vector, matrix = embedded.vectors[0], embedded.vectors[1:]
+        hits = await index.search(
+            space, IndexQuery(vector=vector, text=query, fusion="adaptive", limit=20)
+        )
+        words = await index.search(space, IndexQuery(text=query, limit=20))
+        cosines = matrix @ vector
+        # Computed apart from the indexes, from the scores of each leg.
+        fusion = AdaptiveFusion(
+            leg_scale(cosines.tolist(), float(cosines.mean())),
+            leg_scale([hit.score for hit in words], 0.0),
+        )
+        assert len(hits) == 20
+        for hit in hits:
+            legs = np.array([hit.semantic]), np.array([hit.keyword_score])
+            # An approximate store may round a cosine.
+            assert hit.score == pytest.approx(float(fusion.scores(*legs)[0]), abs=0.02)
+
+    run(work)
 
 
 def test_scores_mean_the_same_in_every_store(run: Run):

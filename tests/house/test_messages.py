@@ -26,7 +26,7 @@ _FRAGMENTS = {
     "BombError": "SERVER …",
     "LedgerUnavailableError": "Calls are refused because …: …",
     "UnpackError": "SERVER …",
-    "_environment_error": "Environment 'NAME' cannot be used: …",
+    "_interpreter_error": "Interpreter 'PATH' cannot be used: …",
     "_invalid_operand": "OPERATION of NAME does not accept …",
     "_invalid_parameter": "Parameter 'NAME' must be …",
     "_invalid_value": "Parameter 'NAME' must be …",

@@ -97,9 +97,9 @@ def test_a_stored_source_is_managed(command: Command, folder: Path):
         "--schedule", "0 * * * *", "--access", "pay=group:hr",
     )  # fmt: skip
     listed = json.loads(command(*source, "list", "notes", "--json"))
-    assert [(one["id"], one["connector"], one["schedule"]) for one in listed] == [
-        (added.strip(), "folder", "0 * * * *")
-    ]
+    assert [
+        (entry["id"], entry["connector"], entry["schedule"]) for entry in listed
+    ] == [(added.strip(), "folder", "0 * * * *")]
     assert "secret" not in listed[0]
     assert "not yet synchronised" in command(*source, "list", "notes")
     command(*source, "change", "notes", "share", "--rename", "files", "--disable")

@@ -8,7 +8,12 @@ import pytest
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.knowledge.access import AccessList
-from modelyard.knowledge.connectors.base import ItemError, SourceError, SourceItem
+from modelyard.knowledge.connectors.base import (
+    ItemError,
+    SourceError,
+    SourceItem,
+    SourcePage,
+)
 from modelyard.knowledge.connectors.dataset_sources import SourceDefinition
 from modelyard.knowledge.connectors.google_drive import GoogleDriveSource
 from modelyard.knowledge.entities import Technique
@@ -32,12 +37,20 @@ class World:
             bench.yard.services.network.egress,
             service_account_key=self.server.account_key,
             get_time=get_time or bench.yard.services.clock.time,
-            drive="0ABC",
+            drive=self.server.drive,
             api_url=self.url,
             token_url=f"{self.url}/token",
             operators=self.url,
             page_size=2,
         )
+
+
+async def pages_after(source: GoogleDriveSource, cursor: str) -> list[SourcePage]:
+    return [page async for page in source.changes(cursor)]
+
+
+def keys_of(page: SourcePage) -> list[str]:
+    return [item.key for item in page.items]
 
 
 @pytest.fixture
@@ -103,13 +116,13 @@ def test_a_drive_goes_on_after_an_interruption(run: Run, world: World):
         pages = source.changes("")
         first = await anext(pages)
         await pages.aclose()
-        assert [item.key for item in first.items] == ["id0", "id1"]
+        assert keys_of(first) == ["id0", "id1"]
         # What changes while the listing is interrupted is a change afterwards.
         server.put("id0", PlayedFile(name="n0.txt", content=b"Changed."))
-        remaining = [page async for page in source.changes(first.cursor)]
-        assert [[item.key for item in page.items] for page in remaining] == [["id2", "id3"], ["id4"]]  # fmt: skip
-        later = [page async for page in source.changes(remaining[-1].cursor)]
-        assert [item.key for page in later for item in page.items] == ["id0"]
+        remaining = await pages_after(source, first.cursor)
+        assert list(map(keys_of, remaining)) == [["id2", "id3"], ["id4"]]
+        later = await pages_after(source, remaining[-1].cursor)
+        assert list(map(keys_of, later)) == [["id0"]]
 
     run(work)
 
@@ -137,12 +150,40 @@ def test_a_drive_that_fails_deletes_nothing(run: Run, world: World):
     run(work)
 
 
+def test_all_files_of_an_account_are_followed(run: Run, world: World):
+    async def work(bench: Bench) -> None:
+        world.server.drive = ""
+        source = world.open(bench)
+        assert source.name == "google-drive://reader@project.iam.gserviceaccount.com"
+        pages = await pages_after(source, "")
+        assert list(map(keys_of, pages)) == [["id0", "id1"], ["id2", "id3"], ["id4"]]
+        world.server.remove("id3")
+        (later,) = await pages_after(source, pages[-1].cursor)
+        assert later.removed == ["id3"]
+
+    run(work)
+
+
+def test_what_permissions_cannot_be_seen_of_is_read_by_nobody(run: Run, world: World):
+    async def work(bench: Bench) -> None:
+        server, source = world.server, world.open(bench)
+        server.files = {"id0": server.files["id0"]}
+        server.files["id0"].permissions = [{"type": "anyone"}]
+        shown = await anext(source.changes(""))
+        assert shown.items[0].access == AccessList(everyone=True)
+        server.hidden.add("id0")
+        listed = await anext(source.changes(""))
+        assert listed.items[0].access == AccessList()
+
+    run(work)
+
+
 def test_documents_of_editors_are_exported_and_unreadable_ones_skipped(run: Run, world: World):  # fmt: skip
     async def work(bench: Bench) -> None:
         server, source = world.server, world.open(bench)
         server.put("doc", PlayedFile(name="Plan", mime_type=DOCUMENT, content=b"PK"))
         server.put("raw", PlayedFile(name="report", mime_type="application/pdf"))
-        listed = [item async for page in source.changes("") for item in page.items]
+        listed = [item for page in await pages_after(source, "") for item in page.items]
         names = {item.key: item.name for item in listed}
         assert (names["doc"], names["raw"]) == ("Plan.docx", "report.pdf")
         item = next(item for item in listed if item.key == "doc")
@@ -161,10 +202,10 @@ def test_tokens_are_renewed_and_wrong_keys_told(run: Run, world: World):
     async def work(bench: Bench) -> None:
         now = 1_800_000_000.0
         source = world.open(bench, lambda: now)
-        assert len([page async for page in source.changes("")]) == 3
+        assert len(await pages_after(source, "")) == 3
         assert world.server.tokens == 1
         now += 3500
-        assert len([page async for page in source.changes("")]) == 3
+        assert len(await pages_after(source, "")) == 3
         assert world.server.tokens == 2
         dataset = await bench.dataset(indexing_technique=Technique.ECONOMY)
         broken = base64.b64encode(b"{}").decode()

@@ -82,8 +82,10 @@ def test_the_result_says_why_the_model_did_not_decide(run: Run):
             ("gifts at noon", "finds that no hit fits"),
             ("gifts at noon " * 20, "Hits are in search order: The question has about"),
         ):
-            found = await search(query)
-            assert [note in text for text in found.notes] == [True]
-            assert [hit.text for hit in found.hits] == [hit.text for hit in plain.hits]
+            retrieval = await search(query)
+            assert [note in text for text in retrieval.notes] == [True]
+            assert [hit.text for hit in retrieval.hits] == [
+                hit.text for hit in plain.hits
+            ]
 
     run(work)

@@ -146,9 +146,11 @@ def _set_positions(change: Change) -> Mutate:
         for fields in _objects(parts):
             is_cohere = name == "cohere" and "sources" in fields
             names = _POSITIONS if is_cohere else _POSITIONS[:4]
-            for key in names:
-                if isinstance(fields.get(key), int):
-                    fields[key] = change(fields[key])
+            fields |= {
+                key: change(fields[key])
+                for key in names
+                if isinstance(fields.get(key), int)
+            }
 
     return mutate
 

@@ -88,6 +88,19 @@ def notion(request: UpstreamRequest) -> Answer:
     return json_answer(_NOTION_PAGE)
 
 
+def box(request: UpstreamRequest) -> Answer:
+    """Answer with a folder in which there is a file, and with the file."""
+    path = urlsplit(request.path).path
+    if path.endswith("/content"):
+        return Answer(body=CONTENT.encode())
+    file = {"id": "8", "type": "file", "name": "fountain.txt", "size": len(CONTENT)}
+    if "/files/" in path:
+        return json_answer(file)
+    folder = {"id": "7", "type": "folder", "name": "town"}
+    entries = [file] if "/folders/7/" in path else [folder]
+    return json_answer({"entries": entries, "total_count": 1, "offset": 0})
+
+
 _NOTION_TEXT = {"type": "text", "plain_text": CONTENT, "text": {"content": CONTENT}}
 _NOTION_PAGE = {
     "object": "page",
@@ -133,6 +146,7 @@ _SERVICES: Mapping[str, Callable[[UpstreamRequest], Answer]] = {
     r"[rs]\.jina\.ai": reader,
     r"stability": pictures,
     r"notion": notion,
+    r"api\.box": box,
     r"telegra\.ph": telegraph,
     r"api\.github": github,
 }

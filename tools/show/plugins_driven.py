@@ -1,5 +1,6 @@
 """Drive real plugins of every kind against played vendors: through the gateway, with
-stand-ins that answer for every host.
+stand-ins that answer for every host. `TIKTOKEN_CACHE_DIR` names a folder with the
+vocabularies with which plugins count tokens.
 
 The variables of `real_plugins` name the repository; without one, a
 plugin made with the SDK is driven. `MODELYARD_PLUGINS_ONLY` names some plugins.
@@ -11,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from tests.gateway.conftest import Running
 
 from modelyard.base.errors import ModelyardError
 from modelyard.plugins.package import package_folder
+from modelyard.tenancy.resource_types import ToolCredential
+from tools.show.driven_documents import DOCUMENTS, document_checks
 from tools.show.driven_models import Failure, ModelCase, ModelDriver
 from tools.show.driven_others import OTHERS, Checks, OtherDriver
 from tools.show.driven_table import MODELS
@@ -30,6 +34,8 @@ from tools.show.plugged import plugin_settings
 from tools.show.proof import Proof, ready_home
 from tools.show.real_plugins import repository
 
+_VOCABULARIES = "openaipublic.blob.core.windows.net"
+"""Where tiktoken downloads vocabularies, which the played network does not have."""
 Results = Mapping[str, str]
 """The name of a check to why it failed; empty if it did not."""
 
@@ -67,6 +73,18 @@ class DrivenGateway:
     def uninstall(self, plugin: str) -> None:
         """Remove a plugin with all that belongs to it."""
         self.do(self.plugins.installations.uninstall("default", plugin))
+
+    def store_credential(self, provider: str, values: Mapping[str, Any]) -> None:
+        """Store a credential of a datasource, as a sign-in does."""
+        value = ToolCredential(provider=provider, label="played", type="oauth2")
+        name = f"{provider}: played"
+        rows = self.plugins.rows
+        self.do(rows.save("default", ToolCredential.kind, name, dict(values), value))
+
+    def dataset_key(self) -> str:
+        """Return a key for the knowledge API."""
+        keys = self.running.yard.services.tenancy.dataset_keys
+        return str(self.do(keys.create("default")))
 
     def serve(self, plugin: str, settings: Mapping[str, Any]) -> str:
         """Set up the endpoints of a plugin and return their address."""
@@ -121,7 +139,6 @@ def run(
     others: Mapping[str, Callable[[OtherDriver], Checks]],
 ) -> dict[str, Results]:
     """Drive plugins that lie below `folder`; return the results by plugin."""
-    only = set(filter(None, os.environ.get("MODELYARD_PLUGINS_ONLY", "").split(",")))
     outcomes: dict[str, Results] = {}
     with played_network(answer, home) as network:
         settings = plugin_settings(ready_home(home / "home"))
@@ -131,19 +148,43 @@ def run(
         gateway = DrivenGateway(running)
         try:
             network.lead(gateway.plugins.host)
-            for case in models:
-                if not only or case.folder in only:
-                    outcomes[case.folder] = drive_models(gateway, folder, case)
-                    _log(case.folder, outcomes[case.folder])
-            for name, drive in others.items():
-                if not only or name in only:
-                    checks = drive(OtherDriver(gateway, folder))
-                    outcomes[name] = results_of(checks)
-                    _log(name, outcomes[name])
+            for name, work in _jobs(gateway, folder, models, others):
+                outcomes[name] = work()
+                _log(name, outcomes[name])
         finally:
             gateway.client.close()
             running.close()
     return outcomes
+
+
+def _jobs(
+    gateway: DrivenGateway,
+    folder: Path,
+    models: Sequence[ModelCase],
+    others: Mapping[str, Callable[[OtherDriver], Checks]],
+) -> Iterator[tuple[str, Callable[[], Results]]]:
+    """Yield what is driven with what drives it, as far as it was chosen."""
+    jobs: dict[str, Callable[[], Results]] = {
+        case.folder: partial(drive_models, gateway, folder, case) for case in models
+    }
+    for name, drive in others.items():
+        jobs[name] = partial(_drive_other, gateway, folder, drive)
+    for name in DOCUMENTS if others else ():
+        jobs[f"{name}, imported"] = partial(_import_documents, gateway, folder, name)
+    chosen = os.environ.get("MODELYARD_PLUGINS_ONLY", "")
+    for name, work in jobs.items():
+        if not chosen or name.partition(",")[0] in chosen.split(","):
+            yield name, work
+
+
+def _drive_other(
+    gateway: DrivenGateway, folder: Path, drive: Callable[[OtherDriver], Checks]
+) -> Results:
+    return results_of(drive(OtherDriver(gateway, folder)))
+
+
+def _import_documents(gateway: DrivenGateway, folder: Path, name: str) -> Results:
+    return results_of(document_checks(gateway, folder, name))
 
 
 def _log(name: str, results: Results) -> None:
@@ -168,5 +209,18 @@ def prove() -> Proof:
         proof.line(plugin, passed or "nothing", not failed)
         for check, problem in failed.items():
             proof.line(f"  {check}", problem, False)
+    _report_vocabularies(proof, outcomes)
     proof.figures["plugins"] = len(outcomes)
     return proof
+
+
+def _report_vocabularies(proof: Proof, outcomes: Mapping[str, Results]) -> None:
+    """Say why plugins could not count tokens, if some could not."""
+    texts = [text for results in outcomes.values() for text in results.values()]
+    if any(_VOCABULARIES in text for text in texts):
+        proof.line(
+            "  vocabularies of tiktoken",
+            "plugins cannot count tokens without them, as plain processes cannot;"
+            " TIKTOKEN_CACHE_DIR names a folder that has them",
+            False,
+        )

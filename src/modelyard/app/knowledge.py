@@ -207,9 +207,7 @@ def build_knowledge(
         Reindexer(knowledge_store, vectors),
     )
     source_sync = SourceSync(datasets, storage.scoped_store)
-    sources = DatasetSources(
-        knowledge_store.sources, datasets, storage.keys, egress, clock.time, _next_time
-    )
+    sources, scheduler = _stored_sources(storage, network, clock, datasets, source_sync)
     return KnowledgeServices(
         stored=knowledge_store,
         datasets=datasets,
@@ -217,9 +215,7 @@ def build_knowledge(
         indexes=indexes,
         retriever=retriever,
         answerer=Answerer(retriever, runtime_models, runtime_models, runtime_models),
-        gatherer=SourceLoader(
-            egress, reader, PageFetcher(egress, sandbox, clock, _crawl_rules(settings))
-        ),
+        gatherer=_page_loader(network, clock, reader, sandbox, settings),
         external=external,
         evaluations=Evaluations(
             storage.scoped_store, datasets, runtime_models, clock.time
@@ -227,12 +223,38 @@ def build_knowledge(
         imports=SegmentImports(storage.scoped_store, datasets, clock.time),
         source_sync=source_sync,
         sources=sources,
-        source_scheduler=SourceScheduler(
-            knowledge_store.sources, sources, source_sync, datasets
-        ),
+        source_scheduler=scheduler,
         models=runtime_models,
         sandbox=sandbox,
     )
+
+
+def _page_loader(
+    network: NetworkServices,
+    clock: Clock,
+    reader: SourceReader,
+    sandbox: Sandbox,
+    settings: Settings,
+) -> SourceLoader:
+    """Return what loads pages of web sites."""
+    # Sites are asked slowly, and what they send is read in the sandbox.
+    fetcher = PageFetcher(network.egress, sandbox, clock, _crawl_rules(settings))
+    return SourceLoader(network.egress, reader, fetcher)
+
+
+def _stored_sources(
+    storage: StorageServices,
+    network: NetworkServices,
+    clock: Clock,
+    datasets: Datasets,
+    source_sync: SourceSync,
+) -> tuple[DatasetSources, SourceScheduler]:
+    """Return the stored sources of datasets, and what synchronises them."""
+    store = datasets.store.sources
+    sources = DatasetSources(
+        store, datasets, storage.keys, network.egress, clock.time, _next_time
+    )
+    return sources, SourceScheduler(store, sources, source_sync, datasets)
 
 
 def _next_time(cron: str, timezone: str, moment: float) -> float | None:

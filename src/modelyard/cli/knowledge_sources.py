@@ -3,6 +3,7 @@ step with."""
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -107,20 +108,20 @@ def list_sources(ctx: click.Context, dataset: str, tenant: str, as_json: bool) -
         record = await yard.knowledge.datasets.get_by_id_or_name(tenant, dataset)
         stored = await yard.knowledge.sources.list_all(record)
         if as_json:
-            print_json([_described(one) for one in stored])
+            print_json([_described(source) for source in stored])
             return
         print_table(
             "",
             ["name", "address", "schedule", "last", "result"],
             [
                 [
-                    one.name,
-                    one.address,
-                    one.schedule,
-                    _time(one.finished_at),
-                    _result(one),
+                    source.name,
+                    source.address,
+                    source.schedule,
+                    _time(source.finished_at),
+                    _result(source),
                 ]
-                for one in stored
+                for source in stored
             ],
         )
 
@@ -242,6 +243,9 @@ def _settings(values: Sequence[str]) -> dict[str, Any]:
             settings[name] = int(value)
         else:
             settings[name] = value
+    # Servers have another working directory than this command.
+    if isinstance(path := settings.get("path"), str):
+        settings["path"] = str(Path(path).absolute())
     return settings
 
 

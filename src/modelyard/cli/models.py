@@ -240,6 +240,8 @@ def _local(ctx: click.Context, names: tuple[str, ...]) -> tuple[WeightStore, lis
     """Return the weight store and the model names; without names, all models that are
     present."""
     store = weight_store(settings_of(ctx))
+    # Names are checked against the manifest, so that a typing error is not a model
+    # without files.
     if names:
         return store, manifest().resolve_names(names)
     return store, list(_present_models(store))

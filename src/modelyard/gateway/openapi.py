@@ -261,6 +261,7 @@ class _SchemaRegistry:
         _, schemas = msgspec.json.schema_components(self._used, ref_template=_REFERENCE)
         lacking = _structs_omitting_defaults(self._used)
         components: JSON = {}
+        # References are renamed as well, or they would lead nowhere.
         for name, schema in schemas.items():
             complete = self._with_all_required(name, schema, lacking)
             components[self._name(name)] = self._rename_references(complete)

@@ -162,6 +162,7 @@ class SignIn:
         busy; the next sign-in tries again."""
         if not passwords.needs_rehash(row["password"]):
             return
+        # Signing in must not fail because of it.
         with suppress(passwords.BusyError):
             new_hash = await passwords.hashed(password)
             # The old hash is compared, so that a password changed meanwhile stays.

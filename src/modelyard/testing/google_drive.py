@@ -30,7 +30,8 @@ class PlayedFile:
 
 @dataclass(slots=True)
 class PlayedDrive:
-    """The handler of an `Upstream`: the files of one shared drive by id."""
+    """The handler of an `Upstream`: the files of one shared drive by id, or those of an
+    account if the drive has no name."""
 
     drive: str
     files: dict[str, PlayedFile] = field(default_factory=dict[str, PlayedFile])
@@ -40,6 +41,8 @@ class PlayedDrive:
     """The ids of files whose content was read."""
     failures: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     """(status, reason) of the next answers, instead of the right ones."""
+    hidden: set[str] = field(default_factory=set[str])
+    """The ids of files whose permissions the account may not see."""
     tokens: int = 0
     """How many tokens were given."""
     _key: rsa.RSAPrivateKey = field(
@@ -91,6 +94,8 @@ class PlayedDrive:
         key, _, rest = path.removeprefix("files/").partition("/")
         if key not in self.files:
             return _error(404, "notFound")
+        if rest == "permissions" and key in self.hidden:
+            return _error(403, "insufficientFilePermissions")
         if rest == "permissions":
             return self._permissions(self.files[key], query)
         if rest == "export" or query.get("alt") == "media":
@@ -116,7 +121,9 @@ class PlayedDrive:
 
     def _listing(self, query: dict[str, str]) -> Answer:
         """Return a page of the files, the newest first."""
-        if (query.get("driveId"), query.get("corpora")) != (self.drive, "drive"):
+        # A shared drive is named together with the corpus; an account's files are not.
+        expected = (self.drive, "drive") if self.drive else (None, None)
+        if (query.get("driveId"), query.get("corpora")) != expected:
             return _error(404, "notFound")
         keys = list(reversed(self.files))
         start = int(query.get("pageToken", "0"))

@@ -1159,6 +1159,9 @@ def dump_result(result: LLMResult) -> JSON:
     no choices.
     """
     choice = result.choices[0]
+    extra_fields = dict(result.extra.get(FORMAT, {}))
+    # A stream's own field, if the answer has been collected from one.
+    extra_fields.pop("start_usage", None)
     return {
         "id": result.id,
         "type": "message",
@@ -1172,7 +1175,7 @@ def dump_result(result: LLMResult) -> JSON:
             has_calls=bool(choice.message.tool_calls),
         ),
         "usage": dump_usage(result.usage),
-        **result.extra.get(FORMAT, {}),
+        **extra_fields,
     }
 
 

@@ -515,20 +515,14 @@ class Apps:
     async def remove(self, app_record: AppRecord) -> None:
         """Delete the app, its keys and its trace destinations. Runs and conversations
         stay until their retention ends."""
+        tenant, app_id = app_record.tenant, app_record.id
         # Delete what belongs to it first: without an app it would be unreachable.
         for owned_class in (AppKey, TraceDestination):
-            await self._remove_owned(app_record, owned_class)
-        await self._resources.remove(app_record.tenant, StoredApp.kind, app_record.id)
+            for resource, owned in self._directory.of(tenant, owned_class):
+                if owned.app == app_id:
+                    await self._resources.remove(tenant, owned_class.kind, resource.id)
+        await self._resources.remove(tenant, StoredApp.kind, app_id)
         await self._directory.refresh()
-
-    async def _remove_owned(
-        self, app_record: AppRecord, owned_class: type[AppKey] | type[TraceDestination]
-    ) -> None:
-        """Delete what an app has of one type."""
-        tenant, kind = app_record.tenant, owned_class.kind
-        for resource, owned in self._directory.of(tenant, owned_class):
-            if owned.app == app_record.id:
-                await self._resources.remove(tenant, kind, resource.id)
 
     # Keys
 

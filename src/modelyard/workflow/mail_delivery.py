@@ -124,6 +124,7 @@ class MailDelivery:
         if not await self._mails.is_needed(mail, self._now()):
             await self._mails.settle(mail, "unneeded")
             return
+        # An attempt is made outside of any transaction: mail servers may take minutes.
         try:
             await self._send(self._message(mail, setup))
         # ValueError: a header that the settings or the app make impossible.

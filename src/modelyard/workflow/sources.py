@@ -172,9 +172,12 @@ class TenantDatasources:
                 f"Datasource type {source_type[:40]!r} cannot be browsed; expected one"
                 f" of {', '.join(_ACTIONS)}"
             )
-        # Drives have a request of their own; other sources take plain parameters.
+        # Drives have a request of their own; other sources take plain parameters. Without
+        # a prefix, the SDK refuses it: the top is an empty one.
         if source_type == "online_drive":
-            arguments: dict[str, Any] = {"request": {"max_keys": 20, **inputs}}
+            arguments: dict[str, Any] = {
+                "request": {"prefix": "", "max_keys": 20, **inputs}
+            }
         else:
             arguments = {"datasource_parameters": dict(inputs)}
         async with aclosing(

@@ -232,7 +232,8 @@ def _object_in(result: JSON, name: str, plugin: str) -> JSON:
     missing. Raises PluginError."""
     value: object = result.get(name) or {}
     if not is_object(value):
-        raise _unexpected(name, "an object", value, plugin)
+        problem = _type_problem(name, "an object", value)
+        raise PluginError(problem, plugin=plugin)
     return dict(value)
 
 
@@ -240,14 +241,15 @@ def _event_names(result: JSON, plugin: str) -> list[str]:
     """Return the events that a plugin has found in a call. Raises PluginError."""
     names: object = result.get("events") or []
     if not is_array(names) or not all(isinstance(name, str) for name in names):
-        raise _unexpected("events", "a list of names", names, plugin)
+        problem = _type_problem("events", "a list of names", names)
+        raise PluginError(problem, plugin=plugin)
     return list(names)
 
 
-def _unexpected(field: str, expected: str, value: object, plugin: str) -> PluginError:
-    """Return the error for a field of a plugin's result that has the wrong type."""
-    problem = f"must be {expected}, not {short_repr(value)}"
-    return PluginError(f"'{field}' of the plugin's result {problem}", plugin=plugin)
+def _type_problem(field: str, expected: str, value: object) -> str:
+    """Return what is wrong with a field of a plugin's result."""
+    must = f"must be {expected}, not {short_repr(value)}"
+    return f"'{field}' of the plugin's result {must}"
 
 
 def _reply_from_raw(raw: Any, plugin: str) -> Reply:

@@ -195,7 +195,9 @@ class DatasetSources:
         stored = await self.get(dataset, source)
         changed = self._changed(stored, change, is_operators=is_operators)
         others = await self._store.of_dataset(dataset.tenant, dataset.id)
-        if any(one.name == changed.name and one.id != stored.id for one in others):
+        if any(
+            other.name == changed.name and other.id != stored.id for other in others
+        ):
             raise ConflictError(
                 f"Dataset {dataset.name!r} has a source with the name {changed.name!r}"
                 " already",

@@ -449,13 +449,23 @@ def _access_list(permissions: Sequence[_Permission]) -> AccessList:
         if not permission.deleted and permission.view != "metadata"
     ]
     return AccessList(
-        users=[one.emailAddress for one in valid if one.type == "user" and one.emailAddress],
+        users=_addresses(valid, "user"),
         groups=[
-            *(one.emailAddress for one in valid if one.type == "group" and one.emailAddress),
-            *(one.domain for one in valid if one.type == "domain" and one.domain),
+            *_addresses(valid, "group"),
+            *(permission.domain for permission in valid if permission.type == "domain"),
         ],
-        everyone=any(one.type == "anyone" for one in valid),
-    )  # fmt: skip
+        everyone=any(permission.type == "anyone" for permission in valid),
+    )
+
+
+def _addresses(permissions: Sequence[_Permission], permission_type: str) -> list[str]:
+    """Return the email addresses of the permissions of a type."""
+    # Deleted accounts have none.
+    return [
+        permission.emailAddress
+        for permission in permissions
+        if permission.type == permission_type and permission.emailAddress
+    ]
 
 
 def _is_rate_limit(reply: FetchedResponse) -> bool:

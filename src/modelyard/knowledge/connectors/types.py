@@ -125,8 +125,8 @@ class ConnectorType(Generic[SettingsT, CredentialsT]):
                 _converted(credentials, self.credentials, "credentials"),
             )
         except ConfigError as error:
-            # A credential of the right type may still be none, such as a broken key.
-            raise InvokeBadRequestError(str(error), param="credentials") from error
+            # A value of the right type may still be none, such as a broken key.
+            raise InvokeBadRequestError(str(error)) from error
 
 
 def _converted(
@@ -144,6 +144,9 @@ def _converted(
 def _open_folder(
     opening: Opening, settings: FolderSettings, credentials: NoCredentials
 ) -> Source:
+    # The servers that synchronise it have other working directories.
+    if not Path(settings.path).is_absolute():
+        raise ConfigError(f"'path' must be absolute, not {settings.path[:200]!r}")
     return FolderSource(Path(settings.path), opening.rules, keeps_modes=settings.modes)
 
 

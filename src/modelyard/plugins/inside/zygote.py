@@ -124,38 +124,10 @@ class Zygote:
         """Run the plugin in the forked child. Never returns."""
         zygote = os.getppid()
         try:
-            ctypes.CDLL(None, use_errno=True).prctl(
-                _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0
-            )
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._control.close()
-            os.close(self._wakeup)
-            # Others that wait with this one keep their streams to themselves.
-            for _, others in self._waiting:
-                for descriptor in set(others) - set(descriptors):
-                    _close(descriptor)
-            # Each plugin leads a session, by which the supervisor finds all its
-            # descendants.
-            os.setsid()
-            for index, descriptor in enumerate(descriptors):
-                os.dup2(descriptor, index)
-                os.close(descriptor)
+            self._leave_zygote(descriptors)
             if _getppid() != zygote:
                 os._exit(1)  # the zygote exited before the death signal was set
-            confine.limit(message["limits"])
-            if message["private"]:
-                confine.set_not_dumpable()
-            # Of the zygote's paths, this plugin may only use its own.
-            if message["read"]:
-                read = [
-                    *confine.system_folders(),
-                    *confine.SYNTHETIC_FILES,
-                    *message["read"],
-                ]
-                confine.enter_landlock(
-                    read, message["write"], confine.DEVICES, message["port"]
-                )
+            _apply_limits(message)
             os.chdir(message["cwd"])
             python, packages = message["python"], message["packages"]
             # Without the same SDK the child executes a fresh interpreter instead.
@@ -179,6 +151,27 @@ class Zygote:
             os._exit(code)
         _flush_outputs()
         os._exit(0)
+
+    def _leave_zygote(self, descriptors: list[int]) -> None:
+        """Make a forked child end with the zygote, give up what belongs to the zygote,
+        and take the descriptors as standard streams."""
+        ctypes.CDLL(None, use_errno=True).prctl(
+            _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0
+        )
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._control.close()
+        os.close(self._wakeup)
+        # Others that wait with this one keep their streams to themselves.
+        for _, others in self._waiting:
+            for descriptor in set(others) - set(descriptors):
+                _close(descriptor)
+        # Each plugin leads a session, by which the supervisor finds all its
+        # descendants.
+        os.setsid()
+        for index, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, index)
+            os.close(descriptor)
 
     def say(self, message: dict[str, Any]) -> None:
         """Send a message to the supervisor."""
@@ -208,6 +201,21 @@ class Zygote:
                         "status": status,
                     }
                 )
+
+
+def _apply_limits(message: dict[str, Any]) -> None:
+    """Restrict this process to what a spawn request allows, irrevocably."""
+    confine.limit(message["limits"])
+    if message["private"]:
+        confine.set_not_dumpable()
+    # Of the zygote's paths, this plugin may only use its own.
+    if message["read"]:
+        read = [
+            *confine.system_folders(),
+            *confine.SYNTHETIC_FILES,
+            *message["read"],
+        ]
+        confine.enter_landlock(read, message["write"], confine.DEVICES, message["port"])
 
 
 class _MissedModules:

@@ -78,6 +78,7 @@ def _picture_message(picture: ImagePromptMessageContent, number: int) -> dict[st
     if not picture.base64_data:
         return _link_message(picture.url)
     mime_type = picture.mime_type or "image/png"
+    # Providers rarely name their pictures, but a file needs an extension.
     name = picture.filename or f"picture-{number}.{mime_type.partition('/')[2]}"
     return blob_message(base64.b64decode(picture.base64_data), mime_type, name)
 
