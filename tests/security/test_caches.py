@@ -149,6 +149,7 @@ KEPT = {
     "knowledge/evaluate.py:_ScoreTally.stages": _CALL,
     "knowledge/fact_check.py:_SourceWindows._frequencies": _CALL,
     "knowledge/segment_edits.py:_ContentBuilder.texts": _CALL,
+    "knowledge/index/follower.py:ExternalIndex._centroids": "by dataset, which is found by its tenant before: the mean of its vectors",
     "knowledge/index/follower.py:ExternalIndex._generations": "by dataset and dimensions: how far the index is",
     "knowledge/index/follower.py:ExternalIndex._locks": _LOCK,
     "knowledge/index/memory.py:MemoryIndex._locks": _LOCK,
@@ -295,6 +296,7 @@ KEPT = {
     "transport/http.py:_cached_head()": _PURE,
     "transport/origins.py:parse_url()": _PURE,
     # workflow
+    "tenant_plugins/fetching.py:PluginFetcher._fetching": "by package, which is the same for all tenants; a download as long as it runs",
     "workflow/run_reader.py:RunReader._asked_at": "by run; holds a time",
     "workflow/run_reader.py:RunReader._reads": "by tenant, run and event; a query as long as it runs",
     "storage/signals.py:Signals._listeners": "by topic; a signal says that there is news, and nothing else",

@@ -280,6 +280,49 @@ def test_a_request_is_written_as_it_was_read(name: str):
     assert module.dump_request(request, "m", Capabilities()) == REQUESTS[name]
 
 
+FUNCTIONS = {
+    "mode": "auto",
+    "tools": [{"type": "function", "function": {"name": "look"}}],
+}
+TOOL_CHOICES: dict[str, tuple[tuple[str, ...], list[Any]]] = {
+    "openai_chat": (
+        ("tool_choice",),
+        ["auto", "none", "required", {"type": "custom", "custom": {"name": "run"}}, {"type": "allowed_tools", "allowed_tools": FUNCTIONS}],
+    ),
+    "anthropic": (
+        ("tool_choice",),
+        [{"type": "auto"}, {"type": "any"}, {"type": "none"}, {"type": "auto", "disable_parallel_tool_use": True}],
+    ),
+    "gemini": (("toolConfig", "functionCallingConfig"), [{"mode": "AUTO"}, {"mode": "NONE"}, {"mode": "ANY"}]),
+    "openai_responses": (
+        ("tool_choice",),
+        ["auto", "none", "required", {"type": "custom", "name": "run"}, {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "look"}]}],
+    ),
+    "bedrock": (("toolConfig", "toolChoice"), [{"auto": {}}, {"any": {}}]),
+}  # fmt: skip
+"""The path of the field in a request, and its values."""
+
+
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [
+        (name, choice)
+        for name, (_, choices) in TOOL_CHOICES.items()
+        for choice in choices
+    ],
+)
+def test_a_choice_of_tools_is_written_as_it_was_read(name: str, choice: Any):
+    module, (*parents, field) = MODULES[name], TOOL_CHOICES[name][0]
+    body = json.loads(json.dumps(REQUESTS[name]))
+    # With thinking, some formats let a model choose freely only.
+    body.pop("thinking", None)
+    part = body
+    for parent in parents:
+        part = part[parent]
+    part[field] = choice
+    assert module.dump_request(module.parse_request(body), "m", Capabilities()) == body
+
+
 def check_answer(name: str, document: dict[str, Any]) -> None:
     """Check that a document is the one of ANSWERS."""
     expected = ANSWERS[name]

@@ -121,9 +121,18 @@ _PARAGRAPH = {
 }
 
 
+webhook_secrets: list[str] = []
+"""The secrets of the webhooks that were created at GitHub."""
+
+
 def github(request: UpstreamRequest) -> Answer:
     """Answer as GitHub does, with a user who has one repository."""
     path = urlsplit(request.path).path
+    if path.endswith("/hooks"):
+        webhook_secrets.append(request.json["config"]["secret"])
+        return Answer(status=201, body=b'{"id": 5, "active": true}')
+    if "/hooks/" in path:
+        return Answer(status=204)
     if path.endswith("/user"):
         return json_answer({"login": "ada", "name": "Ada", "id": 1, "avatar_url": PAGE})
     repository = {"id": 1, "name": "town", "full_name": "ada/town", "html_url": PAGE}

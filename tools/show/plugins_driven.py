@@ -27,6 +27,7 @@ from tools.show.driven_documents import DOCUMENTS, document_checks
 from tools.show.driven_models import Failure, ModelCase, ModelDriver
 from tools.show.driven_others import OTHERS, Checks, OtherDriver
 from tools.show.driven_table import MODELS
+from tools.show.driven_triggers import GITHUB, trigger_checks
 from tools.show.made_plugins import MADE, compatible_plugin
 from tools.show.played_network import played_network
 from tools.show.played_services import answer
@@ -171,6 +172,8 @@ def _jobs(
         jobs[name] = partial(_drive_other, gateway, folder, drive)
     for name in DOCUMENTS if others else ():
         jobs[f"{name}, imported"] = partial(_import_documents, gateway, folder, name)
+    if others:
+        jobs[GITHUB] = partial(_drive_trigger, gateway, folder)
     chosen = os.environ.get("MODELYARD_PLUGINS_ONLY", "")
     for name, work in jobs.items():
         if not chosen or name.partition(",")[0] in chosen.split(","):
@@ -181,6 +184,10 @@ def _drive_other(
     gateway: DrivenGateway, folder: Path, drive: Callable[[OtherDriver], Checks]
 ) -> Results:
     return results_of(drive(OtherDriver(gateway, folder)))
+
+
+def _drive_trigger(gateway: DrivenGateway, folder: Path) -> Results:
+    return results_of(trigger_checks(gateway, folder))
 
 
 def _import_documents(gateway: DrivenGateway, folder: Path, name: str) -> Results:

@@ -119,17 +119,7 @@ def build_plugins(
         plugins, rows, directory, storage.keys, clock, on_secret=redaction.add
     )
     market = Market(plugin_settings.markets, network.egress)
-    # Keys of authors whose signatures are accepted.
-    public_keys = read_keys(
-        [Path(path).expanduser() for path in plugin_settings.public_keys]
-    )
-    packages = PluginPackages(
-        host,
-        directory,
-        market,
-        public_keys=public_keys,
-        must_be_signed=plugin_settings.must_be_signed,
-    )
+    packages = _packages(plugin_settings, host, directory, market)
     is_shared = storage.file_storage.is_shared
     fetcher = PluginFetcher(host, directory, is_shared=is_shared)
     installations = PluginInstallations(
@@ -175,6 +165,26 @@ def build_plugins(
         debug=DebugListener(
             live_settings, DebugServer(debugged, backwards, clock.monotonic)
         ),
+    )
+
+
+def _packages(
+    plugin_settings: PluginSettings,
+    host: PluginHost,
+    directory: Directory,
+    market: Market,
+) -> PluginPackages:
+    """Return the packages. Raises ConfigError if a public key cannot be read."""
+    # Keys of authors whose signatures are accepted.
+    public_keys = read_keys(
+        [Path(path).expanduser() for path in plugin_settings.public_keys]
+    )
+    return PluginPackages(
+        host,
+        directory,
+        market,
+        public_keys=public_keys,
+        must_be_signed=plugin_settings.must_be_signed,
     )
 
 

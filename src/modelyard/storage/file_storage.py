@@ -23,6 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9_@-][A-Za-z0-9_@.-]*(/[A-Za-z0-9_@-][A-Za-z0-9_@.
 class FileExistsInStorageError(ModelyardError):
     """A file that must not be replaced exists already."""
 
+    status = 409
     code = "file_exists"
 
 

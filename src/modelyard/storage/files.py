@@ -48,6 +48,8 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
 class DamagedFileError(ModelyardError):
     """The stored bytes of a file are not those that were stored."""
 
+    # Nothing that the caller sends differently would help.
+    status = 503
     code = "file_damaged"
 
 

@@ -9,7 +9,7 @@ signatures. Thus a conversation can continue at any provider.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -380,7 +380,8 @@ def _parse_tool_choice(value: Any) -> str | dict[str, Any]:
             tools = required_field(allowed, "tools", list, "tool_choice.allowed_tools.")
             # The tools of this list have the nested or the flat form.
             names = [
-                tool.get("name") or (tool.get("function") or {}).get("name")
+                tool.get("name")
+                or (tool.get("function") or tool.get("custom") or {}).get("name")
                 for tool in tools
             ]
             return {"mode": allowed.get("mode") or "auto", "allowed": names}
@@ -1077,7 +1078,7 @@ def dump_request(request: LLMRequest, model: str, capabilities: Capabilities) ->
     if request.tools:
         body["tools"] = [_dump_tool(tool) for tool in request.tools]
     if (choice := request.tool_choice) is not None:
-        body["tool_choice"] = _dump_tool_choice(choice, capabilities)
+        body["tool_choice"] = _dump_tool_choice(choice, request.tools, capabilities)
     if request.stop:
         body["stop"] = request.stop
     if request.user is not None:
@@ -1201,26 +1202,36 @@ _REASONING_STYLES = {
 }
 
 
-def _dump_tool_choice(choice: str | dict[str, Any], capabilities: Capabilities) -> Any:
+def _dump_tool_choice(
+    choice: str | dict[str, Any],
+    tools: Sequence[PromptMessageTool],
+    capabilities: Capabilities,
+) -> Any:
     """Build OpenAI's `tool_choice`.
 
     `capabilities.required_tool_choice` replaces the value `required` for servers
-    with another name for it. A forced or allowed tool is written as a function.
+    with another name for it. `tools` are the request's tools; their types decide how a
+    forced or allowed tool is named.
     """
     if choice == "required":
         return capabilities.required_tool_choice
     if isinstance(choice, str):
         return choice
+    custom_names = {tool.name for tool in tools if tool.type == "custom"}
     if "allowed" in choice:
-        tools = [
-            {"type": "function", "function": {"name": name}}
-            for name in choice["allowed"]
-        ]
+        allowed = [_tool_reference(name, custom_names) for name in choice["allowed"]]
         return {
             "type": "allowed_tools",
-            "allowed_tools": {"mode": choice["mode"], "tools": tools},
+            "allowed_tools": {"mode": choice["mode"], "tools": allowed},
         }
-    return {"type": "function", "function": {"name": choice["name"]}}
+    return _tool_reference(choice["name"], custom_names)
+
+
+def _tool_reference(name: str, custom_names: Collection[str]) -> JSON:
+    """Return the reference to a tool. OpenAI refuses one with another type than the
+    tool's."""
+    tool_type = "custom" if name in custom_names else "function"
+    return {"type": tool_type, tool_type: {"name": name}}
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
