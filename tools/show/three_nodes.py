@@ -8,6 +8,7 @@ stop in turn while streams and runs go on.
 
 import base64
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -178,12 +179,17 @@ class _World:
         """Start a server as an operator would: a settings file, and a command."""
         home.mkdir(exist_ok=True)
         (home / "modelyard.yaml").write_text(yaml.safe_dump(self._settings()))
+        # Settings of this machine's own server must not be theirs.
+        others = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("MODELYARD_")
+        }
         environ = {
+            **others,
             "MODELYARD_HOME": str(home),
             "MODELYARD_MASTER_KEY": _MASTER_KEY,
             "MODELYARD_PORT": str(port),
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(Path.home()),
         }
         command = [sys.executable, "-m", "modelyard", "serve"]
         with (home / "log").open("ab") as log:
@@ -364,8 +370,8 @@ def _plugins(world: _World, proof: Proof) -> None:
         said = {_said(other) for other in world.nodes}
         expected = {f"said by {version}"}
         proof.line(f"plugin {version}: {installed}, called at each", said, said == expected)  # fmt: skip
-    plugins = third.client.get("/admin/v1/plugins").json()["data"]
-    third.client.delete(f"/admin/v1/plugins/{plugins[0]['id']}")
+    for plugin in third.client.get("/admin/v1/plugins").json()["data"]:
+        third.client.delete(f"/admin/v1/plugins/{plugin['id']}")
     time.sleep(_PROMISED_SECONDS)
     left = [len(node.client.get("/admin/v1/plugins").json()["data"]) for node in world.nodes]  # fmt: skip
     proof.line("plugins a second after the removal", left, left == [0] * _NODES)
@@ -394,7 +400,7 @@ def _installed(node: _Node, package: bytes) -> str:
 
 def _said(node: _Node) -> str:
     """Call the plugin's tool at a server and return its text."""
-    body = {"tool": "plugin:odd/fine/fine/odd", "arguments": {}}
+    body: dict[str, Any] = {"tool": "odd", "arguments": {}}
     answer = node.client.post("/admin/tools/call", json=body)
     return str(_path(answer, "text"))
 
@@ -467,12 +473,14 @@ def _knowledge(world: _World, proof: Proof) -> None:
     first = world.nodes[0].client
     dataset = first.post("/v1/datasets", json={"name": "hours", "indexing_technique": "economy"}).json()["id"]  # fmt: skip
     batches: list[str] = []
+    documents: list[str] = []
     for index, word in enumerate(("lighthouse", "windmill", "harbour")):
         rule = {"indexing_technique": "economy", "process_rule": {"mode": "automatic"}}
         file = {"file": (f"{word}.txt", f"The {word} opens at {index + 7}.".encode(), "text/plain")}  # fmt: skip
         client = world.nodes[index].client
         added = client.post(f"/v1/datasets/{dataset}/document/create-by-file", data={"data": json.dumps(rule)}, files=file)  # fmt: skip
         batches.append(str(_path(added, "batch")))
+        documents.append(str(_path(added, "document", "id")))
     _wait(lambda: all(_is_indexed(first, dataset, batch) for batch in batches))
     right = sum(
         _found(node, dataset, word) == f"The {word} opens at {hour}."
@@ -480,6 +488,20 @@ def _knowledge(world: _World, proof: Proof) -> None:
         for word, hour in (("lighthouse", 7), ("windmill", 8), ("harbour", 9))
     )
     proof.line("documents of three, asked at three", f"{right} of 9 right", right == 9)
+
+    sources = [
+        _source(node, f"/v1/datasets/{dataset}/documents/{document}/download")
+        for node in world.nodes
+        for document in documents
+    ]
+    expected = [f"The {word} opens at {hour}." for word, hour in (("lighthouse", 7), ("windmill", 8), ("harbour", 9))]  # fmt: skip
+    proof.line("their files at three", f"{len(sources)} read", sources == expected * _NODES)  # fmt: skip
+
+
+def _source(node: _Node, path: str) -> str:
+    """Return the file of a document, by the address that the server has for it."""
+    address = str(_path(node.client.get(path), "url"))
+    return node.client.get(address[address.index("/files/") :]).text if "/files/" in address else address  # fmt: skip
 
 
 def _is_indexed(client: httpx.Client, dataset: str, batch: str) -> bool:

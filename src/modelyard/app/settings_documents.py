@@ -26,6 +26,7 @@ class StoredSettingsDocument:
 
     async def read(self) -> SettingsText:
         """Return the settings; see SettingsDocument."""
+        # Read now: this server may be half a second behind.
         stored = await self._shared.latest()
         if stored is None:
             text = await asyncio.to_thread(_read, self._file)
@@ -61,6 +62,7 @@ class SettingsFile:
     async def write(self, current: SettingsText, text: str, changed_by: str) -> None:
         """Replace the file if the text is valid; see SettingsDocument."""
         del current, changed_by
+        # Also for callers that ignore what the view says.
         if self._fixed:
             raise InvokeBadRequestError(
                 f"The settings cannot be changed here: {self._fixed}", param="text"

@@ -56,6 +56,7 @@ class SharedSettings:
     def apply_own(self, own: Settings) -> None:
         """Take over changed settings of this server's file: those that are not in the
         database. Raises ConfigError; then nothing changes."""
+        # Validated as a whole: the two sources may contradict each other.
         self._reload.apply(self._merged(own, self._text))
         self._own = own
         if self._text is not None:
@@ -121,5 +122,6 @@ class SharedSettings:
                 " restart them one after the other",
                 param="text",
             )
+        # Stored only after all checks, since every server takes it over at once.
         await self._store.add(new, after=after, changed_by=changed_by)
         await self.refresh()

@@ -157,6 +157,7 @@ def check_file_settings(settings: Settings) -> None:
     """Raise ConfigError if files cannot be stored, or other servers would not find
     this server's."""
     files = settings.files
+    # Named before a connection is tried, which would say less.
     if files.problem:
         raise ConfigError(files.problem)
     if settings.is_shared and files.storage == "local" and not files.shared:
@@ -169,6 +170,7 @@ def check_file_settings(settings: Settings) -> None:
 
 def file_folder(settings: Settings) -> Path:
     """Return the folder of local files."""
+    # Network file systems are usually mounted elsewhere.
     folder = settings.files.folder
     return Path(folder).expanduser() if folder else settings.home_path / "files"
 
@@ -196,6 +198,7 @@ def file_storage_for(
 def _s3_storage(files: FileSettings, clock: Clock, client: "HttpClient") -> FileStorage:
     """Return the storage in a bucket. The operator has named the server, so it may be in
     a private network."""
+    # Errors of the server could repeat what was sent.
     redaction.add([files.secret_key, files.session_token])
     credentials = S3Credentials(
         access_key=files.access_key,

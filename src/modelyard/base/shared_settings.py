@@ -38,6 +38,7 @@ def with_shared(own: Settings, text: str, environ: Mapping[str, str]) -> Setting
 
     Raises ConfigError that lists all mistakes of the text with their lines.
     """
+    # Variables are read here, because each server has its own.
     values = parse_settings(text, SOURCE, environ)
     defaults = Settings()
     shared: dict[str, Any] = {
@@ -57,6 +58,7 @@ def changed_at_start_only(old: str, new: str) -> list[str]:
     """Return the settings that differ between two texts and take effect at a start only,
     such as `port` or `cache.store`. The texts have to be valid."""
     before, after = dict(_start_settings(old)), dict(_start_settings(new))
+    # A setting that was removed has changed too.
     names = sorted(before.keys() | after.keys())
     return [name for name in names if before.get(name) != after.get(name)]
 

@@ -98,6 +98,7 @@ class InstalledPackages:
         """
         if self._shared is None or self.is_here(identifier):
             return
+        # The checksum in the identifier is compared with the content.
         parsed = PluginIdentifier.parse(identifier)
         package = await self._shared.get(parsed)
         path = self._package_path(parsed)

@@ -64,6 +64,7 @@ class DatabaseFileStorage(Repository):
     ) -> FileInfo:
         """Store a file; see FileStorage."""
         check_name(scope, name)
+        # Random, so that two writers of one name never share chunks.
         upload = uuid.uuid4().hex
         try:
             size, digest = await self._write_chunks(scope, upload, chunks)
@@ -120,6 +121,7 @@ class DatabaseFileStorage(Repository):
         """Yield bytes of a file; see FileStorage."""
         row = await self._find(scope, name)
         size = int(row["size"])
+        # Ranges may reach beyond the end of the file.
         end = size if length is None else min(size, start + length)
         offset = start
         while offset < end:

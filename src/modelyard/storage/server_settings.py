@@ -66,6 +66,7 @@ class ServerSettingsStore(Repository):
         StorageUnavailableError.
         """
         version = after + 1
+        # Backups and replicas must not reveal the keys in the text.
         sealed = self._keys.encrypt(text, **_place(version))
         row = (version, sealed, self._clock.time(), changed_by)
 

@@ -57,6 +57,7 @@ class PluginFetcher:
             return
         installed = self._directory.list_all_tenants(Installation)
         for plugin in {installation.plugin for _, _, installation in installed}:
+            # Others have what this machine lacks.
             if self._is_here(plugin):
                 package = await asyncio.to_thread(self._host.packages.package, plugin)
                 await self._host.packages.share(package)
@@ -86,6 +87,7 @@ class PluginFetcher:
 
     def _fetch(self, tenant: str, plugin: str) -> asyncio.Task[None]:
         """Start to fetch a package, or return the task that does so."""
+        # Several tenants may install the same package at once.
         task = self._fetching.get(plugin)
         if task is None:
             task = asyncio.ensure_future(self._fetch_until_here(tenant, plugin))

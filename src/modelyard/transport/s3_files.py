@@ -125,6 +125,7 @@ class S3FileStorage:
         is_new: bool = False,
     ) -> FileInfo:
         """Store a file; see FileStorage."""
+        # A malformed name must not reach the server.
         key = self._key(scope, name)
         condition = {"if-none-match": "*"} if is_new else {}
         async with aclosing(regrouped(chunks, self._part_bytes)) as parts:
@@ -141,6 +142,7 @@ class S3FileStorage:
         self, name: str, key: str, data: bytes, condition: Mapping[str, str]
     ) -> FileInfo:
         """Store a small file with one request."""
+        # S3 keeps it beside the object, so that `info` need not read it.
         digest = hashlib.sha256(data).hexdigest()
         extra = {**condition, "x-amz-meta-sha256": digest}
         await self.request("PUT", key, body=data, extra=extra, name=name)
@@ -412,6 +414,7 @@ async def _cut(
 
 def _advice(status: int, code: str) -> str:
     """Return what an operator should look at after a refusal."""
+    # A 404 alone could be a missing object.
     if code == "NoSuchBucket":
         return "create the bucket, or correct files.bucket"
     if status in (301, 307, 400) and code in (
