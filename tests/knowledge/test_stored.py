@@ -48,6 +48,8 @@ def test_each_table_is_used_by_one_file_of_statements():
         resources.files("modelyard.storage") / "migrations" / "0007_knowledge.sql"
     ).read_text("utf-8")
     tables = set(re.findall(r"CREATE TABLE (\w+)", migration_sql))
+    # Of a later migration.
+    tables.add("dataset_sources")
     assert set(homes) == tables
     assert {
         table: sorted(names) for table, names in homes.items() if len(names) > 1

@@ -37,9 +37,10 @@ class IndexProgress(Repository):
 
     async def sample_vectors(self, dataset: str, space: int, limit: int) -> list[bytes]:
         """Return the vectors of the oldest entries of a space, as float32."""
-        rows = await self._rows(
-            "sample_vectors", dataset=dataset, space=space, most=limit
-        )
+        # The statement stands with those of its table.
+        statement = self._database.statements("index_entries")["sample_vectors"]
+        values = {"dataset": dataset, "space": space, "most": limit}
+        rows = await self._database.fetch(statement, values)
         return [bytes(row["vector"]) for row in rows]
 
     async def record_sync(

@@ -6,6 +6,10 @@ INSERT INTO index_entries (dataset, space, generation, document, segment, child,
 -- Entries that were added between two generations.
 SELECT id, document, vector, terms, length FROM index_entries WHERE dataset = :dataset AND space = :space AND generation > :since AND generation <= :until ORDER BY id;
 
+-- name: sample_vectors
+-- The vectors of the oldest entries of a space.
+SELECT vector FROM index_entries WHERE dataset = :dataset AND space = :space ORDER BY generation, id LIMIT :most;
+
 -- name: count
 -- The number of entries of a space.
 SELECT COUNT(*) AS count FROM index_entries WHERE dataset = :dataset AND space = :space;

@@ -2,10 +2,6 @@
 -- The generation up to which an external index is synchronised.
 SELECT generation FROM index_followed WHERE store = :store AND dataset = :dataset AND space = :space;
 
--- name: sample_vectors
--- The vectors of the oldest entries of a space.
-SELECT vector FROM index_entries WHERE dataset = :dataset AND space = :space ORDER BY generation, id LIMIT :most;
-
 -- name: record_sync
 -- Store the generation up to which an external index is synchronised.
 INSERT INTO index_followed (store, dataset, space, generation) VALUES (?, ?, ?, ?)
