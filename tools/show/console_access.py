@@ -35,6 +35,7 @@ _NAMES = {
     "text",
     "tools",
     "requests",
+    "files",
 }
 """Names that are not translated: of fields, packages and models, and of values that the
 test entered."""
