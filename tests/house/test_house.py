@@ -21,6 +21,7 @@ from tools.show.house import (
     import_cycles,
     own_figures,
 )
+from tools.show.house_change import DATASET_FEATURE, ROUTE, Addition
 
 # One worker reads the package's sources once for all of these tests.
 pytestmark = [pytest.mark.proof("house"), pytest.mark.xdist_group("house")]
@@ -201,3 +202,13 @@ def test_every_task_is_held_until_it_is_done():
     settings = (ROOT / "pyproject.toml").read_text("utf-8")
     assert "RUF006" not in settings
     assert '"RUF"' in settings
+
+
+@pytest.mark.parametrize(
+    "addition", [ROUTE, DATASET_FEATURE], ids=lambda addition: addition.about
+)
+def test_what_the_proof_edits_is_there(addition: Addition):
+    """The proof `house` adds a route and a feature on a copy, by replacing texts."""
+    for path, edits in addition.edits.items():
+        text = (ROOT / path).read_text("utf-8")
+        assert [old for old, _ in edits if old not in text] == [], path

@@ -77,11 +77,14 @@ async def version(request: Request) -> Reply:
                 "from modelyard.gateway.operations.version import Version, version\n",
             ),
             (
-                '        Row(method="GET", path="/metrics"',
-                '        Row(method="GET", path="/health/version", auth=NO_AUTH,\n'
-                '            summary="Get the version of the server.", handler=version,\n'
-                "            answer=Version),\n"
-                '        Row(method="GET", path="/metrics"',
+                '        Row(\n            method="GET",\n            path="/metrics"',
+                '        Row(\n            method="GET",\n            path="/health/version",\n'
+                "            auth=NO_AUTH,\n"
+                '            summary="Get the version of the server.",\n'
+                "            handler=version,\n"
+                "            answer=Version,\n"
+                "        ),\n"
+                '        Row(\n            method="GET",\n            path="/metrics"',
             ),
         )
     },
