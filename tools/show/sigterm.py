@@ -429,8 +429,17 @@ def _by_openai(port: int, format_name: str) -> Any:
             ),
         }
         # The entries are functions, so that only the chosen request is sent.
-        for _ in call_by_format[format_name]():
-            pass
+        for event in call_by_format[format_name]():
+            _raise_if_failed(event)
+
+
+def _raise_if_failed(event: Any) -> None:
+    """Raise RuntimeError with the reason if an event ends a response that has failed.
+
+    OpenAI's client raises only for the event `error`; this one it hands to its caller.
+    """
+    if getattr(event, "type", "") == "response.failed":
+        raise RuntimeError(event.response.error.message)
 
 
 def _by_anthropic(port: int) -> Any:
