@@ -79,8 +79,16 @@ def open_node_form(user: Person, app: str, node: str) -> Any:
     return form
 
 
+def is_stored(response: Any) -> bool:
+    """Return whether a response is that of a stored draft."""
+    request = response.request
+    return request.method == "PUT" and request.url.endswith("/file")
+
+
 def save(user: Person) -> None:
-    user.page.get_by_role("button", name="Save", exact=True).click()
+    # The message of an earlier time may still be there.
+    with user.page.expect_response(is_stored, timeout=_PATIENCE):
+        user.page.get_by_role("button", name="Save", exact=True).click()
     user.wait_for_text("The draft is saved.")
 
 
