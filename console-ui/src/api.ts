@@ -393,7 +393,7 @@ export const api = {
 
   about: () => taken(admin.GET("/admin/v1/about")),
   settings: () => taken(admin.GET("/admin/v1/settings")),
-  saveSettings: (text: string) => taken(admin.PUT("/admin/v1/settings", { body: { text } })),
+  saveSettings: (text: string, version: number) => taken(admin.PUT("/admin/v1/settings", { body: { text, version } })),
   post: send,
 };
 

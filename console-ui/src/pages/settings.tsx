@@ -102,9 +102,15 @@ const Configuration = ({ isForm = false }: { isForm?: boolean }) => {
   const { t } = useChosen();
   const settings = useQuery({ queryKey: ["settings"], queryFn: api.settings });
   const [text, setText] = useKept<string | null>("settings.text", null);
+  // The version that the change began with: somebody else may store another one meanwhile.
+  const [version, setVersion] = useKept("settings.version", 0);
+  const change = (next: string) => {
+    if (text === null) setVersion(settings.data?.version ?? 0);
+    setText(next);
+  };
   const save = useDo(
     async () => {
-      const saved = await api.saveSettings(text ?? "");
+      const saved = await api.saveSettings(text ?? "", version);
       setText(null);
       return saved;
     },
@@ -126,7 +132,7 @@ const Configuration = ({ isForm = false }: { isForm?: boolean }) => {
           <button
             type="button"
             className="primary"
-            disabled={text === null || save.isBusy}
+            disabled={text === null || save.isBusy || !!file?.fixed}
             onClick={() => void save.run()}
           >
             {t.save}
@@ -137,7 +143,7 @@ const Configuration = ({ isForm = false }: { isForm?: boolean }) => {
       {file && (
         <p className="soft">
           {filled(t.settingsFile, { path: file.path })}{" "}
-          {file.overridden.length > 0 && filled(t.overridden, { names: file.overridden.join(", ") })}
+          {file.overridden.length > 0 && filled(t.overridden, { names: file.overridden.join(", ") })} {file.fixed}
         </p>
       )}
       <Trouble of={[settings]} />
@@ -148,7 +154,7 @@ const Configuration = ({ isForm = false }: { isForm?: boolean }) => {
       )}
       {file &&
         (isForm ? (
-          <AsForm schema={file.schema as JsonSchema} text={shown} onChange={setText} />
+          <AsForm schema={file.schema as JsonSchema} text={shown} onChange={change} />
         ) : (
           <Suspense fallback={<p className="soft">…</p>}>
             <Code
@@ -156,7 +162,7 @@ const Configuration = ({ isForm = false }: { isForm?: boolean }) => {
               language="yaml"
               value={shown}
               onChange={(next) => {
-                if (next !== file.text || text !== null) setText(next);
+                if (next !== file.text || text !== null) change(next);
               }}
             />
           </Suspense>
