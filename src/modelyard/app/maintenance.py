@@ -115,10 +115,12 @@ async def _refresh_forever(
     signals: Signals, topic: str, refresh: Callable[[], "object"]
 ) -> None:
     """Refresh at each signal of a change, and now and then without one."""
-    with signals.listener(topic) as signal:
-        while True:
-            await _try(refresh)
-            await signal.wait(_HEARD_REFRESH_SECONDS, unheard_seconds=_REFRESH_SECONDS)
+    await signals.call_at(
+        topic,
+        partial(_try, refresh),
+        _HEARD_REFRESH_SECONDS,
+        unheard_seconds=_REFRESH_SECONDS,
+    )
 
 
 async def _try(act: Callable[[], "object"]) -> None:

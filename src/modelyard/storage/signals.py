@@ -11,7 +11,7 @@ waiters poll, which costs no round trip.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import aclosing, contextmanager, suppress
 
 from modelyard.base.outage_log import OutageLog
@@ -77,6 +77,21 @@ class Signals:
             # Another block may have made a new set in the meantime.
             if not listeners and self._listeners.get(topic) is listeners:
                 del self._listeners[topic]
+
+    async def call_at(
+        self,
+        topic: str,
+        act: Callable[[], Awaitable[object]],
+        seconds: float,
+        *,
+        unheard_seconds: float,
+    ) -> None:
+        """Call `act` at once, at each signal of a topic, and after each wait without
+        one (see `SignalListener.wait`), until the task is cancelled or `act` raises."""
+        with self.listener(topic) as listener:
+            while True:
+                await act()
+                await listener.wait(seconds, unheard_seconds=unheard_seconds)
 
     def wake(self, topic: str) -> None:
         """Wake the listeners of a topic in this process alone, on their event loop."""

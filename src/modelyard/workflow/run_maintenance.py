@@ -5,12 +5,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from modelyard.base.errors import ModelyardError
 from modelyard.base.outage_log import OutageLog
 from modelyard.storage.database import StorageUnavailableError
-from modelyard.storage.signals import Signals
 from modelyard.workflow.engine import Command
 from modelyard.workflow.journal import (
     COMMANDS_TOPIC,
@@ -84,8 +84,14 @@ class RunMaintenance:
     ) -> None:
         """Call an action whenever the topic is signalled, and every `seconds`; every
         `unheard_seconds`, if given, while signals cannot be received."""
-        work = _repeat(
-            self._journal.signals, topic, act, seconds, unheard_seconds or seconds
+        outages = OutageLog(
+            logger, "run maintenance failed", "run maintenance works again"
+        )
+        work = self._journal.signals.call_at(
+            topic,
+            partial(_try, act, outages),
+            seconds,
+            unheard_seconds=unheard_seconds or seconds,
         )
         self._tasks.append(asyncio.ensure_future(work))
 
@@ -154,22 +160,6 @@ class RunMaintenance:
         """Resume runs whose forms have expired."""
         for tenant, run_id in await self._journal.forms.expired():
             await self._resume(tenant, run_id)
-
-
-async def _repeat(
-    signals: Signals,
-    topic: str,
-    act: Callable[[], Awaitable[Any]],
-    seconds: float,
-    unheard_seconds: float,
-) -> None:
-    """Call an action periodically and at each signal; errors are logged and it is tried
-    again."""
-    outages = OutageLog(logger, "run maintenance failed", "run maintenance works again")
-    with signals.listener(topic) as signal:
-        while True:
-            await _try(act, outages)
-            await signal.wait(seconds, unheard_seconds=unheard_seconds)
 
 
 async def _try(act: Callable[[], Awaitable[Any]], outages: OutageLog) -> None:
