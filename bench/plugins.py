@@ -266,10 +266,12 @@ async def _overhead() -> tuple[float, float]:
                 "credentials": [{"values": {"api_key": "sk-bench"}}],
             }
         ]
-        # Converting the settings again validates the provider list as the settings file
-        # would be.
+        # Plugins reach addresses of this machine only where the operator lists them.
+        address = upstream.url.removeprefix("http://").partition("/")[0]
+        changes = {"providers": document, "egress": {"private": [address]}}
+        # Converting the settings again validates them as the settings file would be.
         settings = msgspec.convert(
-            {**msgspec.to_builtins(settings), "providers": document}, Settings
+            {**msgspec.to_builtins(settings), **changes}, Settings
         )
         async with Modelyard(settings, environ=environ) as yard:
             await yard.services.plugins.installations.add(

@@ -40,6 +40,10 @@ _AUTHORITY = re.compile(
     r"(?P<host>\[[0-9A-Fa-f:.]{2,60}\]|[A-Za-z0-9._-]{1,255}):(?P<port>[0-9]{1,5})"
 )
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5])[0-9][0-9](?: |$)")
+_CONNECTION_LINE = re.compile(rb"(?i:connection|keep-alive|proxy-connection)[ \t]*:")
+_HALF_CLOSED_SECONDS = 10.0
+"""How long a response may go on after its client has closed the sending side."""
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -285,7 +289,41 @@ class EgressProxy:
         ]
         lines += [f"{name}: {value}" for name, value in forwarded_headers]
         up_writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n")
-        await self._relay(reader, writer, up_reader, up_writer, length)
+        await self._exchange(reader, writer, up_reader, up_writer, length)
+
+    async def _exchange(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        up_reader: asyncio.StreamReader,
+        up_writer: asyncio.StreamWriter,
+        length: int | None,
+    ) -> None:
+        """Copy a request's body and its response, until either side has closed.
+
+        The response tells the client that the connection ends with it, whatever the
+        upstream says: a client that reused it would wait for a response for ever.
+        """
+        upload_task = asyncio.ensure_future(
+            _pump(reader, up_writer, length, self.budget)
+        )
+        # An upstream may keep its connection open although it was asked to close it.
+        leave_task = asyncio.ensure_future(_wait_until_closed(reader, upload_task))
+        try:
+            await _pass_response_heads(up_reader, writer, self.budget)
+            response_task = asyncio.ensure_future(
+                _pump(up_reader, writer, None, self.budget)
+            )
+            try:
+                await asyncio.wait(
+                    (response_task, leave_task), return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                response_task.cancel()
+        finally:
+            upload_task.cancel()
+            leave_task.cancel()
+            up_writer.close()
 
     def _is_own_server(self, origin: Origin) -> bool:
         """Return whether an origin is this server's own http:// address.
@@ -492,6 +530,48 @@ async def _refuse(writer: asyncio.StreamWriter, status: int, message: str) -> No
             f"{head}{extra_headers}content-length: {len(body)}\r\n\r\n".encode() + body
         )
         await writer.drain()
+
+
+async def _wait_until_closed(
+    reader: asyncio.StreamReader, upload_task: "asyncio.Task[None]"
+) -> None:
+    """Return a while after a client has closed its connection. What it sends after the
+    body of its request is not read."""
+    await asyncio.wait((upload_task,))
+    while await reader.read(_CHUNK_BYTES):
+        pass
+    # A client may close its sending side alone and still read what comes.
+    await asyncio.sleep(_HALF_CLOSED_SECONDS)
+
+
+async def _pass_response_heads(
+    source: asyncio.StreamReader,
+    sink: asyncio.StreamWriter,
+    budget: TransferBudget | None,
+) -> None:
+    """Copy the head of a response, and of the interim ones before it (RFC 9110, 15.2),
+    with `Connection: close` in place of the upstream's own.
+
+    Raises EgressError if there is none.
+    """
+    is_interim = True
+    while is_interim:
+        try:
+            data = await source.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            raise EgressError("The upstream sent no HTTP response") from error
+        if budget is not None and not budget.take(len(data)):
+            budget.check()
+        first, *lines = data[:-4].split(b"\r\n")
+        status_line = _STATUS_LINE.match(first)
+        if status_line is None:
+            raise EgressError("The upstream sent no HTTP response")
+        is_interim = status_line[1] == b"1"
+        kept = [line for line in lines if not _CONNECTION_LINE.match(line)]
+        if not is_interim:
+            kept.append(b"Connection: close")
+        sink.write(b"\r\n".join([first, *kept]) + b"\r\n\r\n")
+        await sink.drain()
 
 
 def _size_of_chunk(remaining: float) -> int:
