@@ -1,6 +1,7 @@
 """Contract tests: a run has one owner. Who has lost it writes and starts nothing more."""
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,7 +37,6 @@ workflow:
     - {id: end, data: {type: end, title: e, outputs: [{variable: it, value_selector: [c, body]}]}}
     edges: [{source: start, target: a}, {source: a, target: b}, {source: b, target: c}, {source: c, target: end}]
 """
-_SECONDS_OF_A = 0.6
 
 
 @pytest.fixture
@@ -187,6 +187,8 @@ class Effects:
     def __init__(self, upstream: Play) -> None:
         self.server = upstream(self.answer)
         self.counts = Counter[str]()
+        self.may_answer = threading.Event()
+        """The first node ends when this is set."""
         self._clients: list[EgressClient] = []
 
     async def aclose(self) -> None:
@@ -197,7 +199,7 @@ class Effects:
     def answer(self, request: Any) -> Answer:
         name = request.path.strip("/")
         self.counts[name] += 1
-        return Answer(body=b"done", delay=_SECONDS_OF_A if name == "a" else 0.0)
+        return Answer(body=b"done", held_until=self.may_answer if name == "a" else None)
 
     async def started(self, name: str) -> None:
         """Wait until a node's request has arrived."""
@@ -238,6 +240,7 @@ def test_an_owner_that_wakes_up_too_late_starts_no_further_node(
         await effects.started("a")
         await expire(databases[0], run.id)
         assert await second.recover() >= 1
+        effects.may_answer.set()
         seen = [
             await runs.wait_until_ended("default", run.id) for runs in (first, second)
         ]
@@ -264,6 +267,7 @@ def test_a_process_that_leaves_lets_its_node_end_and_starts_no_other(
         run = await first.start(effects.app(), new_record())
         await effects.started("a")
         first.leave()
+        effects.may_answer.set()
         await _until(lambda: first.count == 0)
         assert effects.counts == {"a": 1}
         # Its lease has not to be waited for.

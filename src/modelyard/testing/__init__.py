@@ -288,6 +288,10 @@ class UpstreamRequest:
         return self.headers.get("authorization", "").removeprefix("Bearer ")
 
 
+_HELD_SECONDS = 60.0
+"""How long a response is held at most, so that a test that has failed ends."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A response of the upstream. `pieces` are sent separately, `gap` seconds apart,
@@ -300,6 +304,8 @@ class Answer:
     gap: float = 0.0
     delay: float = 0.0
     """Seconds before the response head."""
+    held_until: threading.Event | None = None
+    """The response is sent when this is set: a test decides when, not a clock."""
     fault: str = ""
     """`cut` closes before the end, `stall` stops sending, `hang_up` closes without a
     response, `raw` sends `body` unchanged."""
@@ -514,6 +520,8 @@ class Upstream:
         """Send a response. Returns True if the connection can serve another request."""
         if answer.delay:
             await asyncio.sleep(answer.delay)
+        if answer.held_until is not None:
+            await asyncio.to_thread(answer.held_until.wait, _HELD_SECONDS)
         if answer.fault == "hang_up":
             return False
         if answer.fault == "raw":

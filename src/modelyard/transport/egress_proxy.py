@@ -40,9 +40,9 @@ _AUTHORITY = re.compile(
     r"(?P<host>\[[0-9A-Fa-f:.]{2,60}\]|[A-Za-z0-9._-]{1,255}):(?P<port>[0-9]{1,5})"
 )
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5])[0-9][0-9](?: |$)")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: |$)")
 _CONNECTION_LINE = re.compile(rb"(?i:connection|keep-alive|proxy-connection)[ \t]*:")
-_HALF_CLOSED_SECONDS = 10.0
+_HALF_CLOSED_SECONDS = 2.0
 """How long a response may go on after its client has closed the sending side."""
 _HOP_BY_HOP = frozenset(
     {
@@ -289,30 +289,34 @@ class EgressProxy:
         ]
         lines += [f"{name}: {value}" for name, value in forwarded_headers]
         up_writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n")
-        await self._exchange(reader, writer, up_reader, up_writer, length)
+        await self._exchange(head, reader, writer, up_reader, up_writer)
 
     async def _exchange(
         self,
+        head: _RequestHead,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         up_reader: asyncio.StreamReader,
         up_writer: asyncio.StreamWriter,
-        length: int | None,
     ) -> None:
-        """Copy a request's body and its response, until either side has closed.
+        """Copy a request's body and its response, until that is complete or either side
+        has closed.
 
         The response tells the client that the connection ends with it, whatever the
         upstream says: a client that reused it would wait for a response for ever.
         """
         upload_task = asyncio.ensure_future(
-            _pump(reader, up_writer, length, self.budget)
+            _pump(reader, up_writer, head.length, self.budget)
         )
         # An upstream may keep its connection open although it was asked to close it.
         leave_task = asyncio.ensure_future(_wait_until_closed(reader, upload_task))
         try:
-            await _pass_response_heads(up_reader, writer, self.budget)
+            length = await _pass_response_heads(up_reader, writer, self.budget)
+            # The answer to HEAD announces a body that does not come.
+            if head.method == "HEAD":
+                return
             response_task = asyncio.ensure_future(
-                _pump(up_reader, writer, None, self.budget)
+                _pump(up_reader, writer, length, self.budget)
             )
             try:
                 await asyncio.wait(
@@ -548,14 +552,14 @@ async def _pass_response_heads(
     source: asyncio.StreamReader,
     sink: asyncio.StreamWriter,
     budget: TransferBudget | None,
-) -> None:
+) -> int | None:
     """Copy the head of a response, and of the interim ones before it (RFC 9110, 15.2),
     with `Connection: close` in place of the upstream's own.
 
-    Raises EgressError if there is none.
+    Returns the length of the body in bytes; None if its end is not known from the head.
+    Raises EgressError if there is no response.
     """
-    is_interim = True
-    while is_interim:
+    while True:
         try:
             data = await source.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
@@ -566,12 +570,28 @@ async def _pass_response_heads(
         status_line = _STATUS_LINE.match(first)
         if status_line is None:
             raise EgressError("The upstream sent no HTTP response")
-        is_interim = status_line[1] == b"1"
+        is_interim = status_line[1].startswith(b"1")
         kept = [line for line in lines if not _CONNECTION_LINE.match(line)]
         if not is_interim:
             kept.append(b"Connection: close")
         sink.write(b"\r\n".join([first, *kept]) + b"\r\n\r\n")
         await sink.drain()
+        if not is_interim:
+            has_body = status_line[1] not in (b"204", b"304")
+            return _announced_length(lines) if has_body else 0
+
+
+def _announced_length(lines: Sequence[bytes]) -> int | None:
+    """Return the length of a response's body by its header lines; None if they do not
+    say it, or not clearly."""
+    values: set[bytes] = set()
+    for line in lines:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"transfer-encoding":
+            return None
+        if name.lower() == b"content-length":
+            values.add(value.strip(b" \t"))
+    return content_length(values.pop(), 15) if len(values) == 1 else None
 
 
 def _size_of_chunk(remaining: float) -> int:

@@ -85,6 +85,28 @@ async def test_a_client_may_make_many_requests():
     assert len(upstream.heads) == 3
 
 
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("GET", _ANSWER),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"),
+    ],
+)
+@running
+async def test_the_upstream_is_left_with_the_end_of_a_response(
+    method: str, answer: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    # That the client leaves must not be what ends it.
+    monkeypatch.setattr(egress_proxy, "_HALF_CLOSED_SECONDS", 600.0)
+    upstream = Upstream(answer)
+    async with proxied(upstream) as (origin, proxy), client_of(proxy) as client:
+        await client.request(method, origin)
+        async with asyncio.timeout(30):
+            await upstream.is_left.wait()
+
+
 @running
 async def test_interim_responses_come_before_the_final_one():
     interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
