@@ -27,6 +27,8 @@ from tools.show.truth_log import (
 
 _STREAMS = 1000
 _AT_ONCE = 8
+_EVENTS = 20_000
+"""So many that no stream ends by itself, however slow the callers are."""
 _MAX_SECONDS_TO_CLOSE = 1.0
 _PATIENCE_SECONDS = 60
 """How long the proof waits for the last connection to close."""
@@ -74,7 +76,7 @@ def prove() -> Proof:
     proof, port = Proof(), free_port()
     with (
         tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder,
-        TruthfulUpstream(events=400) as upstream,
+        TruthfulUpstream(events=_EVENTS) as upstream,
     ):
         home = Path(folder) / "home"
         with server_forker(home_with(home, upstream.url)) as servers:
