@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tools.show.servers import Postgres, Valkey
+from tools.show.servers import Postgres, Valkey, ValkeyCluster
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +17,12 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with Valkey(tmp_path_factory.mktemp("valkey")) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with ValkeyCluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster.url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

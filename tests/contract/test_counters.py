@@ -1,4 +1,5 @@
-"""Contract tests for every counter store: memory, SQLite, PostgreSQL and Valkey."""
+"""Contract tests for every counter store: memory, SQLite, PostgreSQL, Valkey and a
+cluster of Valkeys."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -10,7 +11,9 @@ import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tools.show.servers import ValkeyCluster
 
+from modelyard.base.errors import ConfigError
 from modelyard.base.ids import new_id
 from modelyard.storage.counters import (
     Charge,
@@ -22,6 +25,9 @@ from modelyard.storage.counters import (
     reserve_all,
 )
 from modelyard.storage.database import Database
+from modelyard.storage.engine import StorageUnavailableError
+from modelyard.storage.valkey import ValkeyCounters, ValkeyResponseCache
+from modelyard.storage.valkey_client import connect
 from modelyard.testing import FakeClock
 
 Make = Callable[[], Any]
@@ -29,7 +35,7 @@ LOCK = "SELECT name FROM counters WHERE name = %s FOR UPDATE"
 WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%counters%'"
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql", "valkey"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql", "valkey", "cluster"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     """Opens counter stores: several, for processes that share counters."""
     backend = request.param
@@ -38,10 +44,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     async def opened(clock: FakeClock, owner: str = "") -> AsyncGenerator[Counters]:
         if backend == "memory":
             yield MemoryCounters(clock)
-        elif backend == "valkey":
-            from modelyard.storage.valkey import Valkey, ValkeyCounters
-
-            server = Valkey(request.getfixturevalue("valkey_url"))
+        elif backend in ("valkey", "cluster"):
+            server = connect(request.getfixturevalue(f"{backend}_url"))
             counters: Counters = ValkeyCounters(server, clock, owner=owner)
             yield counters
             await counters.aclose()
@@ -75,8 +79,13 @@ async def seeded(counters: Counters, *names: str, level: float = 0.0) -> None:
 
 
 async def settled(counters: Counters, name: str, amounts: dict[str, float]) -> None:
+    """Settle a call, and wait until that is done."""
     counters.settle(name, amounts)
-    await asyncio.sleep(0.05)
+    if isinstance(counters, DatabaseCounters):
+        # Transactions of a process are committed in their order.
+        await counters._database.transact(lambda connection: None)
+    elif isinstance(counters, ValkeyCounters):
+        await asyncio.wait(counters._settling)
 
 
 def test_all_charges_of_a_call_are_reserved_or_none(make: Make):
@@ -311,3 +320,165 @@ async def until_a_call_waits(url: str) -> None:
                 return
             await asyncio.sleep(0.01)
     raise AssertionError("no call waits for a counter")
+
+
+# ------------------------------------------------------------------------ on a cluster
+
+_TENANTS = [f"tenant-{number}" for number in range(12)]
+
+
+def counter_of(tenant: str) -> str:
+    """Return a new counter, named as limits name theirs."""
+    return f"{new_id('limit')}|{tenant}|-|day"
+
+
+def test_tenants_are_counted_on_different_servers_and_found_on_all(cluster_url: str):
+    async def work() -> None:
+        server, clock = connect(cluster_url), FakeClock(2_000_000_000.0)
+        dead = ValkeyCounters(server, clock, owner=new_id("dead"))
+        alive = ValkeyCounters(server, clock, owner=new_id("alive"))
+        names = [counter_of(tenant) for tenant in _TENANTS]
+        calls = dict(zip((new_id("x") for _ in names), names, strict=True))
+        for call, name in calls.items():
+            with pytest.raises(UnseededError):
+                await dead.reserve(call, [charge(name, 3)])
+            await seeded(dead, name)
+            assert await dead.reserve(call, [charge(name, 3)]) is None
+        keys = map(dead._counter_key, names)
+        slots = [await server.call("CLUSTER KEYSLOT", key) for key in keys]
+        assert len(set(slots)) == len(_TENANTS)
+        # Another process finds all of them, and settles each once.
+        found = await alive.reservations_of(dead._owner)
+        assert sorted(found) == sorted(calls)
+        first = calls[found[0]]
+        await alive.settle_for(dead._owner, found[0], {"tokens": 1})
+        assert await alive.levels(names) == dict.fromkeys(names, 3.0) | {first: 1.0}
+        alive.release_older(clock.time() + 1)
+        await alive.aclose()
+        assert await alive.levels(names) == dict.fromkeys(names, 0.0) | {first: 1.0}
+        await alive.reset(names)
+        assert await alive.levels(names) == {}
+        await server.aclose()
+
+    asyncio.run(work())
+
+
+def test_the_limits_of_a_call_belong_to_one_tenant(cluster_url: str):
+    async def work() -> None:
+        server = connect(cluster_url)
+        counters = ValkeyCounters(server, FakeClock())
+        charges = [charge(counter_of(tenant)) for tenant in ("a", "b")]
+        with pytest.raises(ValueError, match="belong to one tenant"):
+            await counters.reserve(new_id("x"), charges)
+        await server.aclose()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("url", ["valkey_url", "cluster_url"])
+def test_a_reservation_whose_answer_was_lost_counts_once(
+    url: str, request: pytest.FixtureRequest
+):
+    async def work() -> None:
+        server = connect(request.getfixturevalue(url))
+        counters = ValkeyCounters(server, FakeClock())
+        one, call = charge(counter_of("a"), 4), new_id("x")
+        await counters.seed({one.name: 0.0}, [one])
+        for _ in range(2):
+            assert await counters.reserve(call, [one]) is None
+        assert await counters.levels([one.name]) == {one.name: 4}
+        await server.aclose()
+
+    asyncio.run(work())
+
+
+def test_cached_answers_on_all_servers_are_cleared(cluster_url: str):
+    async def work() -> None:
+        server = connect(cluster_url)
+        cache, tenant = ValkeyResponseCache(server), new_id("tenant")
+        names = [new_id("answer") for _ in range(40)]
+        for name in names:
+            await cache.put(tenant, name, b"fine", 600)
+        assert [await cache.get(tenant, name) for name in names] == [b"fine"] * 40
+        await cache.clear(tenant)
+        assert [await cache.get(tenant, name) for name in names] == [None] * 40
+        await server.aclose()
+
+    asyncio.run(work())
+
+
+def test_a_server_of_a_cluster_is_not_taken_for_a_single_one(cluster_url: str):
+    async def work() -> None:
+        first = cluster_url.partition("://")[2].split(",")[0]
+        server = connect(f"valkey://{first}")
+        with pytest.raises(StorageUnavailableError, match=r"valkey\+cluster://"):
+            for number in range(100):
+                await server.call("SET", f"key-{number}", "1")
+        assert server.trouble is not None
+        await server.aclose()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    "address", ["", "host:x", "host:70000", "host/0", "a:1,,b:2", "[::1", "h?db=1"]
+)
+def test_an_invalid_server_of_a_cluster_is_named(address: str):
+    with pytest.raises(ConfigError, match="shared: invalid server .* HOST:PORT"):
+        connect(f"valkey+cluster://{address}")
+
+
+async def admitted(counters: ValkeyCounters, of_tenant: Charge) -> int:
+    """Reserve until the limit refuses, and return how often it was possible; what
+    cannot be counted is tried again."""
+    count = 0
+    while True:
+        try:
+            if await counters.reserve(new_id("x"), [of_tenant]) is not None:
+                return count
+            count += 1
+        except StorageUnavailableError:
+            await asyncio.sleep(0.05)
+
+
+async def reserve_half(counters: ValkeyCounters, charges: list[Charge]) -> None:
+    """Use half of each limit."""
+    for of_tenant in charges:
+        await counters.seed({of_tenant.name: 0.0}, [of_tenant])
+        for _ in range(_CAP // 2):
+            await counters.reserve(new_id("x"), [of_tenant])
+
+
+_CAP = 20
+
+
+def test_limits_stay_exact_when_a_primary_is_killed(tmp_path: Path):
+    async def work(cluster: ValkeyCluster) -> None:
+        server = connect(cluster.url)
+        counters = ValkeyCounters(server, FakeClock(2_000_000_000.0))
+        charges = [charge(counter_of(tenant), cap=_CAP) for tenant in _TENANTS]
+        await reserve_half(counters, charges)
+        # What a replica has not got yet would be lost.
+        cluster.wait_for_replicas()
+        cluster.kill_primary(0)
+        # One after the other: the driver forgets connections that others open while it
+        # looks for the servers again, and they are closed as garbage.
+        counts = [await admitted(counters, of_tenant) for of_tenant in charges]
+        assert counts == [_CAP - _CAP // 2] * len(charges)
+        await server.ping()
+        assert server.trouble is None
+        await server.aclose()
+
+    with ValkeyCluster(tmp_path / "cluster") as cluster:
+        asyncio.run(work(cluster))
+
+
+def test_a_cluster_that_is_away_is_trouble():
+    async def work() -> None:
+        server = connect("valkey+cluster://127.0.0.1:1,127.0.0.1:2")
+        for _ in range(3):
+            await server.ping()
+            assert server.trouble is not None
+        await server.aclose()
+
+    asyncio.run(work())

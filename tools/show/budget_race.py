@@ -12,7 +12,7 @@ import msgspec
 
 from modelyard.transport.http import HttpClient
 from tools.show.proof import Proof, free_port
-from tools.show.servers import Postgres, Valkey
+from tools.show.servers import Postgres, Valkey, ValkeyCluster
 from tools.show.truth_log import (
     EVENTS,
     PROMPT,
@@ -149,13 +149,21 @@ def prove() -> Proof:
     budget = _CALLS * _COST
     with tempfile.TemporaryDirectory(prefix="modelyard-show-") as name:
         folder = Path(name)
-        with Postgres(folder / "pg") as postgres, Valkey(folder / "valkey") as valkey:
+        with (
+            Postgres(folder / "pg") as postgres,
+            Valkey(folder / "valkey") as valkey,
+            ValkeyCluster(folder / "cluster") as cluster,
+        ):
             for shared, settings in (
                 ("SQLite", {"shared": "database"}),
                 ("PostgreSQL", {"database": postgres.url}),
                 (
                     "Valkey",
                     {"database": str(folder / "shared.db"), "shared": valkey.url},
+                ),
+                (
+                    "Valkey cluster",
+                    {"database": str(folder / "cluster.db"), "shared": cluster.url},
                 ),
             ):
                 race_run, spent = run_race(folder / shared, **settings)

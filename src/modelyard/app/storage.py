@@ -37,16 +37,19 @@ from modelyard.transport.s3 import S3Credentials
 from modelyard.transport.s3_files import S3FileStorage
 
 if TYPE_CHECKING:
-    from modelyard.storage.valkey import Valkey
+    from modelyard.storage.valkey_client import Valkey
     from modelyard.transport.http import HttpClient
 
 logger = logging.getLogger("modelyard.app")
 
+# Valkey speaks the protocol of Redis, and many URLs still name that.
+_VALKEY_SCHEMES = ("valkey", "valkeys", "redis", "rediss")
+_CLUSTER = "+cluster"
+"""Added to the scheme for a cluster."""
+
 MASTER_KEY = "master.key"
 """Name of the master key file in the home folder. It is used if the settings hold no
 key."""
-# Valkey speaks the protocol of Redis, and many URLs still name that.
-_VALKEY_SCHEMES = ("valkey://", "valkeys://", "redis://", "rediss://")
 _MAX_CATALOG_BYTES = 256 << 20
 """Maximum size of the cached tool catalogs of remote tool servers, in bytes."""
 
@@ -268,15 +271,15 @@ def _valkey(settings: Settings) -> "Valkey | None":
     is_needed = settings.cache.store == "shared" or shared not in ("", "database")
     if not is_needed:
         return None
-    if not shared.startswith(_VALKEY_SCHEMES):
-        scheme = shared.partition("://")[0]
+    scheme, separator, _ = shared.partition("://")
+    if not separator or scheme.removesuffix(_CLUSTER) not in _VALKEY_SCHEMES:
         raise ConfigError(
-            f"shared: unknown store {scheme!r}; expected 'database', valkey://HOST:PORT or"
-            " nothing"
+            f"shared: unknown store {scheme!r}; expected 'database', valkey://HOST:PORT,"
+            " valkey+cluster://HOST:PORT,HOST:PORT or nothing"
         )
-    from modelyard.storage.valkey import Valkey
+    from modelyard.storage.valkey_client import connect
 
-    return Valkey(shared)
+    return connect(shared)
 
 
 def _require_valkey(valkey: "Valkey | None") -> "Valkey":

@@ -655,7 +655,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Whether the schema of an older database is upgraded at startup. A SQLite database
     is first copied to `backups`. If false, startup is refused instead."""
     shared: str = ""
-    """Where processes share limits: `database`, or `valkey://HOST:PORT`. Empty for a
+    """Where processes share limits: `database`, `valkey://HOST:PORT`, or
+    `valkey+cluster://HOST:PORT,HOST:PORT` with some servers of a cluster. Empty for a
     single server."""
     settings_source: Literal["", "database", "file"] = ""
     """Where the settings come from that the API and the console change. `database`:

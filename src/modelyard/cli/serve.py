@@ -197,7 +197,10 @@ async def _until(condition: Callable[[], bool], seconds: float) -> None:
 )
 @click.option(
     "--shared",
-    help="Store for shared rate-limit counters: `database` or valkey://HOST:PORT.",
+    help=(
+        "Store for shared rate-limit counters: `database`, valkey://HOST:PORT or"
+        " valkey+cluster://HOST:PORT,HOST:PORT."
+    ),
 )
 @click.option(
     "--log-level",

@@ -218,7 +218,7 @@ def _shared(settings: Settings, _: Facts) -> Iterator[UnsafeSetting]:
             reason,
             "set a password there, and add it to the URL in shared",
         )
-    if parts.scheme not in ("valkeys", "rediss"):
+    if parts.scheme.removesuffix("+cluster") not in ("valkeys", "rediss"):
         reason = f"connections to Valkey on {parts.hostname} do not use TLS"
         yield UnsafeSetting("Valkey without TLS", reason, "use valkeys://… in shared")
 

@@ -3,12 +3,10 @@ operation is one atomic Lua script."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import ConfigError
 from modelyard.storage.counters import (
     CLOCK_SKEW_SECONDS,
     NO_USAGE,
@@ -17,14 +15,7 @@ from modelyard.storage.counters import (
     UnseededError,
 )
 from modelyard.storage.engine import StorageUnavailableError
-
-try:
-    import valkey.asyncio
-    from valkey.exceptions import ValkeyError
-except ImportError as missing:
-    raise ConfigError(
-        "valkey:// needs its driver: pip install 'modelyard[valkey]'"
-    ) from missing
+from modelyard.storage.valkey_client import Valkey
 
 logger = logging.getLogger("modelyard.valkey")
 
@@ -38,6 +29,7 @@ released."""
 # a script, because it must be atomic.
 # Numbers are written with 17 digits: Lua's own conversion keeps 14 of a double.
 _RESERVE = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return {'ok'} end  -- repeated, because the answer was lost
 local now, unknown, left = tonumber(ARGV[1]), {}, {}
 local function of(i, what) return ARGV[(i - 4) * 6 + 3 + what] end
 for i = 4, #KEYS do
@@ -107,76 +99,14 @@ end
 """
 
 
-class Valkey:
-    """A connection pool shared by all components that use the server."""
-
-    def __init__(self, url: str) -> None:
-        address = "redis" + url[len("valkey") :] if url.startswith("valkey") else url
-        # With a blocking pool, callers wait for a free connection instead of failing.
-        # The pool's arguments have no types.
-        pool: Any = valkey.asyncio.BlockingConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
-            address,
-            max_connections=32,
-            timeout=5,
-            socket_timeout=5,
-            socket_connect_timeout=5,
-            health_check_interval=30,
-        )
-        self._client: Any = valkey.asyncio.Valkey(connection_pool=pool)
-        self._scripts = {
-            text: self._client.register_script(text)
-            for text in (_RESERVE, _SETTLE, _SEED)
-        }
-
-        self.trouble: str | None = None
-        """Why the server cannot be used, or None if its last answer was one."""
-
-    async def ping(self) -> None:
-        """Ask for a sign of life, so that `trouble` is known without calls."""
-        with suppress(StorageUnavailableError):
-            await self.call("PING")
-
-    async def run(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
-        """Run one of the registered Lua scripts and return its result.
-
-        `script` is the script's text. A caller waits up to five seconds for a free
-        connection. Raises StorageUnavailableError if the server does not answer or
-        refuses.
-        """
-        return await self._answer(self._scripts[script](keys=keys, args=values))
-
-    async def call(self, *args: Any) -> Any:
-        """Run a single command. Raises StorageUnavailableError."""
-        return await self._answer(self._client.execute_command(*args))
-
-    async def _answer(self, command: Awaitable[Any]) -> Any:
-        """Return the answer of a command, and note whether there was one. Raises
-        StorageUnavailableError."""
-        try:
-            answer = await command
-        except (ValkeyError, OSError, TimeoutError) as error:
-            self._note(str(error))
-            raise StorageUnavailableError(f"Valkey cannot be used: {error}") from error
-        if self.trouble is not None:
-            self._note(None)
-        return answer
-
-    def _note(self, trouble: str | None) -> None:
-        """Store how the server is, and log when that changes."""
-        if trouble is not None and self.trouble is None:
-            logger.error("Valkey cannot be used", extra={"fields": {"error": trouble}})
-        elif trouble is None:
-            logger.info("Valkey can be used again")
-        self.trouble = trouble
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._client.aclose()
-        await self._client.connection_pool.disconnect()
-
-
 class ValkeyCounters:
-    """Counters shared by all machines on one Valkey server."""
+    """Counters shared by all machines on one Valkey server, or on a cluster.
+
+    A script may only use keys that lie on one server of a cluster, which the same hash
+    tag in braces ensures: there, each tenant has a tag of its own, so that its limits
+    are counted together and tenants are spread over the servers. A single server has
+    one tag for all.
+    """
 
     def __init__(
         self,
@@ -191,27 +121,39 @@ class ValkeyCounters:
         self._valkey = valkey
         self._clock = clock
         self._owner = owner
-        # The same hash tag in every key keeps them in one slot of a cluster, as scripts
-        # require.
-        self._prefix = f"{{{prefix}}}"
-        self._open_calls_key = f"{self._prefix}:holding"
+        self._prefix = prefix
+        self._tags_key = f"{{{prefix}}}:tags"
+        self._known_tags: set[str] = set()
+        """Tags that are stored in the set of all tags."""
+        self._tag_by_call: dict[str, str] = {}
+        """The tags of calls that are not settled; settling names only the call."""
         self._settling: set[asyncio.Task[None]] = set()
+
+    def _tag(self, counter: str) -> str:
+        """Return the hash tag of a counter, from its name: `LIMIT|TENANT|…`."""
+        fields = counter.split("|")
+        if not self._valkey.is_cluster or len(fields) < 2:
+            return self._prefix
+        return f"{self._prefix}:{fields[1]}"
 
     def _counter_key(self, name: str) -> str:
         """Return the key of a counter."""
-        return f"{self._prefix}:counter:{name}"
+        return f"{{{self._tag(name)}}}:counter:{name}"
 
-    def _call(self, name: str) -> str:
-        """Return the key of a call in progress."""
-        return f"{self._prefix}:call:{name}"
-
-    def _calls_of(self, owner: str) -> str:
-        """Return the key of the calls that a process has in progress."""
-        return f"{self._prefix}:calls-of:{owner}"
+    def _call_keys(self, owner: str, name: str) -> list[str]:
+        """Return the keys of a call: of all open calls, of its reservation, and of the
+        calls of the process that reserved."""
+        tag = self._tag_by_call.get(name, self._prefix)
+        return [
+            f"{{{tag}}}:holding",
+            f"{{{tag}}}:call:{name}",
+            f"{{{tag}}}:calls-of:{owner}",
+        ]
 
     async def reserve(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
         """Reserve all charges under a call's name, or return the refusal. Raises
-        UnseededError for missing counters."""
+        UnseededError for missing counters, and ValueError for those of two tenants."""
+        tag = await self._common_tag(charges)
         values: list[Any] = [self._clock.time(), _RESERVATION_SECONDS, name]
         for charge in charges:
             values += [
@@ -222,22 +164,45 @@ class ValkeyCounters:
                 max(1, int(charge.lasts)),
                 charge.unit,
             ]
+        self._tag_by_call[name] = tag
         keys = [
-            self._open_calls_key,
-            self._call(name),
-            self._calls_of(self._owner),
+            *self._call_keys(self._owner, name),
             *(self._counter_key(charge.name) for charge in charges),
         ]
         # One script for all charges: between two commands, another process could take
         # the same amount, or this one could be killed.
-        outcome, *details = await self._valkey.run(_RESERVE, keys, values)
+        outcome, details = None, []
+        try:
+            outcome, *details = await self._valkey.run(_RESERVE, keys, values)
+        finally:
+            # A call that is not admitted is never settled.
+            if outcome != b"ok":
+                del self._tag_by_call[name]
+        if outcome == b"ok":
+            return None
         if outcome == b"unseeded":
             raise UnseededError([charges[int(index)].name for index in details[0]])
-        return (
-            Refusal(charges[int(details[0])], float(details[1]))
-            if outcome == b"refused"
-            else None
-        )
+        return Refusal(charges[int(details[0])], float(details[1]))
+
+    async def _common_tag(self, charges: Sequence[Charge]) -> str:
+        """Return the tag of a call's counters, and ensure that it is stored: others
+        look for reservations under all tags."""
+        tags = {self._tag(charge.name) for charge in charges} or {self._prefix}
+        if len(tags) > 1:
+            raise ValueError("The limits of a call belong to one tenant")
+        (tag,) = tags
+        if self._valkey.is_cluster and tag not in self._known_tags:
+            await self._valkey.call("SADD", self._tags_key, tag)
+            self._known_tags.add(tag)
+        return tag
+
+    async def _tags(self) -> Sequence[str]:
+        """Return all tags under which reservations may lie. Raises
+        StorageUnavailableError."""
+        if not self._valkey.is_cluster:
+            return [self._prefix]
+        tags = await self._valkey.call("SMEMBERS", self._tags_key)
+        return [tag.decode() for tag in tags]
 
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
         """Settle a call in the background, with retries."""
@@ -245,14 +210,20 @@ class ValkeyCounters:
 
     async def reservations_of(self, owner: str) -> Sequence[str]:
         """Return the calls for which a process holds unsettled reservations."""
-        names = await self._valkey.call("SMEMBERS", self._calls_of(owner))
-        return [name.decode() for name in names]
+        names: list[str] = []
+        for tag in await self._tags():
+            key = f"{{{tag}}}:calls-of:{owner}"
+            for name in await self._valkey.call("SMEMBERS", key):
+                names.append(name.decode())
+                self._tag_by_call[names[-1]] = tag
+        return names
 
     async def settle_for(
         self, owner: str, name: str, amounts: Mapping[str, float]
     ) -> None:
         """Settle a call of an exited process; returns once it is stored."""
         await self._valkey.run(_SETTLE, *self._settlement(owner, name, amounts))
+        self._tag_by_call.pop(name, None)
 
     def _settlement(
         self, owner: str, name: str, amounts: Mapping[str, float]
@@ -261,8 +232,8 @@ class ValkeyCounters:
 
         `owner` is the process that reserved; `amounts` maps units to actual usage.
         """
-        keys = [self._open_calls_key, self._call(name), self._calls_of(owner)]
-        return keys, [name, *(part for pair in amounts.items() for part in pair)]
+        values = [name, *(part for pair in amounts.items() for part in pair)]
+        return self._call_keys(owner, name), values
 
     def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine as a task, which `aclose` waits for."""
@@ -279,6 +250,7 @@ class ValkeyCounters:
         remains.
         """
         keys, values = self._settlement(self._owner, name, amounts)
+        self._tag_by_call.pop(name, None)
         # Delays before each retry; 0 marks the last attempt.
         for wait in (0.1, 1.0, 5.0, 0.0):
             try:
@@ -301,17 +273,19 @@ class ValkeyCounters:
         If they cannot be listed, that is logged and nothing happens.
         """
         try:
-            names = await self._valkey.call(
-                "ZRANGEBYSCORE", self._open_calls_key, "-inf", cutoff
-            )
+            for tag in await self._tags():
+                open_calls = f"{{{tag}}}:holding"
+                names = await self._valkey.call(
+                    "ZRANGEBYSCORE", open_calls, "-inf", cutoff
+                )
+                for name in names:
+                    self._tag_by_call[name.decode()] = tag
+                    await self._settle(name.decode(), NO_USAGE)
         except StorageUnavailableError as error:
             logger.error(
                 "stale reservations not released",
                 extra={"fields": {"error": str(error)}},
             )
-            return
-        for name in names:
-            await self._settle(name.decode(), NO_USAGE)
 
     async def seed(
         self, levels: Mapping[str, float], charges: Sequence[Charge]
@@ -322,9 +296,8 @@ class ValkeyCounters:
         for charge in seeded_charges:
             # EXPIRE takes whole seconds, and deletes a key at 0.
             values += [levels[charge.name], max(1, int(charge.lasts))]
-        await self._valkey.run(
-            _SEED, [self._counter_key(charge.name) for charge in seeded_charges], values
-        )
+        keys = [self._counter_key(charge.name) for charge in seeded_charges]
+        await self._valkey.run(_SEED, keys, values)
 
     async def levels(self, names: Sequence[str]) -> Mapping[str, float]:
         """Return the stored levels of existing counters."""
@@ -338,8 +311,7 @@ class ValkeyCounters:
 
     async def reset(self, names: Sequence[str]) -> None:
         """Delete counters, so that they are rebuilt from the ledger."""
-        if names:
-            await self._valkey.call("DEL", *(self._counter_key(name) for name in names))
+        await self._valkey.delete([self._counter_key(name) for name in names])
 
     async def aclose(self) -> None:
         """Wait up to five seconds for pending settlements."""
@@ -372,13 +344,5 @@ class ValkeyResponseCache:
 
     async def clear(self, tenant: str) -> None:
         """Delete all entries of a tenant."""
-        cursor: Any = 0
-        while True:
-            # SCAN iterates in small steps; KEYS would block the server.
-            cursor, keys = await self._valkey.call(
-                "SCAN", cursor, "MATCH", f"{self._prefix}:answer:{tenant}:*"
-            )
-            if keys:
-                await self._valkey.call("DEL", *keys)
-            if int(cursor) == 0:
-                return
+        async for keys in self._valkey.find(f"{self._prefix}:answer:{tenant}:*"):
+            await self._valkey.delete(keys)

@@ -560,25 +560,36 @@ async def _pass_response_heads(
     Raises EgressError if there is no response.
     """
     while True:
-        try:
-            data = await source.readuntil(b"\r\n\r\n")
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            raise EgressError("The upstream sent no HTTP response") from error
-        if budget is not None and not budget.take(len(data)):
-            budget.check()
-        first, *lines = data[:-4].split(b"\r\n")
-        status_line = _STATUS_LINE.match(first)
-        if status_line is None:
-            raise EgressError("The upstream sent no HTTP response")
-        is_interim = status_line[1].startswith(b"1")
+        status, lines = await _read_response_head(source, budget)
+        is_interim = status.startswith(b"1")
         kept = [line for line in lines if not _CONNECTION_LINE.match(line)]
         if not is_interim:
             kept.append(b"Connection: close")
-        sink.write(b"\r\n".join([first, *kept]) + b"\r\n\r\n")
+        sink.write(b"\r\n".join(kept) + b"\r\n\r\n")
         await sink.drain()
         if not is_interim:
-            has_body = status_line[1] not in (b"204", b"304")
+            has_body = status not in (b"204", b"304")
             return _announced_length(lines) if has_body else 0
+
+
+async def _read_response_head(
+    source: asyncio.StreamReader, budget: TransferBudget | None
+) -> tuple[bytes, Sequence[bytes]]:
+    """Return the status of a response, and its head's lines with the status line.
+
+    Raises EgressError if there is no response.
+    """
+    try:
+        data = await source.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        raise EgressError("The upstream sent no HTTP response") from error
+    if budget is not None and not budget.take(len(data)):
+        budget.check()
+    lines = data[:-4].split(b"\r\n")
+    status_line = _STATUS_LINE.match(lines[0])
+    if status_line is None:
+        raise EgressError("The upstream sent no HTTP response")
+    return status_line[1], lines
 
 
 def _announced_length(lines: Sequence[bytes]) -> int | None:
