@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from _pytest.nodeid import NodeId
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
@@ -21,6 +22,9 @@ os.environ.setdefault("NO_PROXY", "*")
 # No deadline for one example: on a busy machine any example can take long.
 hypothesis.settings.register_profile("modelyard", deadline=None)
 hypothesis.settings.load_profile("modelyard")
+# For the same reason no client gives up after the five seconds that are httpx's default.
+for phase in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, phase, 120.0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -249,14 +249,14 @@ def test_a_long_prompt_does_not_block_the_server(api: Any, served: Served):
         target=lambda: (ask(api, "word " * 1500, max_tokens=1), finished.set())
     )
     thread.start()
-    slowest = 0.0
+    answered_meanwhile = 0
     while not finished.is_set():
-        started_at = time.monotonic()
         assert is_healthy(served.port)
-        slowest = max(slowest, time.monotonic() - started_at)
+        answered_meanwhile += not finished.is_set()
         time.sleep(0.05)
     thread.join()
-    assert slowest < 1.0
+    # Of a server that waits for the prompt, at most one answer would come before its end.
+    assert answered_meanwhile > 3
 
 
 @pytest.mark.proof("model-crash")

@@ -4,7 +4,6 @@ Streams, blocking responses, conversations, files and forms.
 """
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -499,11 +498,9 @@ def test_a_chat_is_stopped_while_it_streams(served_apps: dict[str, str]):
                 assert other_caller.post(
                     f"/chat-messages/{event['task_id']}/stop", user="somebody"
                 ).json() == {"result": "success"}
-                started_at = time.monotonic()
                 assert other_caller.post(
                     f"/chat-messages/{event['task_id']}/stop", user="s"
                 ).json() == {"result": "success"}
-    assert time.monotonic() - started_at < 2
     assert kinds[-2:] == ["workflow_finished", "message_end"]
     assert kinds.count("message") < 300
 

@@ -838,14 +838,14 @@ async def _check_switched_off(
     access_checks: dict[str, AccessCheck],
     target: str,
 ) -> None:
-    """Checks that need the target are refused within 15 seconds; others still pass."""
+    """Checks that need the target are refused soon; others still pass."""
     closed = {name for name in access_checks if name.startswith(CLOSED_BY[target])}
     assert closed
     started_at = time.monotonic()
     left = closed
     while left:
         left = {name for name in left if await access_checks[name](yard, gateway)}
-        assert time.monotonic() - started_at < 15, left
+        assert time.monotonic() - started_at < 60, left
     for name in access_checks.keys() - closed:
         if target in ("account", "user") and name.startswith("user"):
             continue
