@@ -144,6 +144,7 @@ AREAS: Mapping[str, Area] = {
             f"{_WIRE}/test_openai_types.py",
             f"{_WIRE}/test_other_formats.py",
             f"{_WIRE}/test_read_types.py",
+            f"{_WIRE}/test_readings.py",
             f"{_WIRE}/test_recordings.py",
             f"{_WIRE}/test_retrieval_formats.py",
             f"{_WIRE}/test_sameness.py",

@@ -434,9 +434,14 @@ _EVENTS: Mapping[str, Callable[[JSON], Iterator[JSON]]] = {
 }
 
 
+def events_of_answer(target: str, answer: JSON) -> Iterator[JSON]:
+    """Yield the events in which a vendor streams an answer."""
+    return _EVENTS[target](answer)
+
+
 def streamed(target: str, answer: JSON) -> Answer:
     """Return an answer as its vendor streams it."""
-    events = list(_EVENTS[target](answer))
+    events = list(events_of_answer(target, answer))
     if target == BEDROCK:
         frames = [
             dump_event(name, json.dumps(body).encode())

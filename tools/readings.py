@@ -1,0 +1,260 @@
+"""What the codecs read from requests, answers and streams, and how they write it in every
+format.
+
+    python -m tools.readings
+
+The inputs are the features of `tools.lost_and_kept`, each as its vendor's clients and
+servers write it, and the same with one value after another replaced by an odd one. The
+readings are stored, so that a test can show every change of them; this command stores new
+ones and prints what has changed, for a person to judge.
+"""
+
+import copy
+import difflib
+import gzip
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from modelyard.base.errors import ModelyardError
+from modelyard.models.capabilities import Capabilities
+from modelyard.models.llm import LLMResult, LLMResultChunk, fold
+from modelyard.wire import (
+    anthropic,
+    bedrock,
+    cohere,
+    dashscope,
+    gemini,
+    ollama,
+    openai_chat,
+    openai_completions,
+    openai_responses,
+)
+from tools.lost_and_kept.answer_features import ANSWERS
+from tools.lost_and_kept.answers import events_of_answer
+from tools.lost_and_kept.features import Feature
+from tools.lost_and_kept.formats import CALLERS, JSON
+from tools.lost_and_kept.parameter_features import (
+    ACCOUNT,
+    CACHE,
+    OUTPUT,
+    SAMPLING,
+    THINKING,
+    TOOLS,
+)
+from tools.lost_and_kept.request_features import CONTENT, HISTORY
+
+STORED = Path(__file__).parents[1] / "tests" / "wire" / "readings.json.gz"
+FORMATS: dict[str, ModuleType] = {
+    module.FORMAT: module
+    for module in (
+        openai_chat, openai_responses, anthropic, gemini, bedrock, cohere, ollama, dashscope, openai_completions,
+    )
+}  # fmt: skip
+_ODD: tuple[Any, ...] = (None, True, -1, 2.5, "odd", "", [], ["odd"], {}, {"odd": 1})
+"""What takes the place of a value."""
+_ABSENT = object()
+"""Takes the place of a value that is left out."""
+_CAPABILITIES = (Capabilities(), Capabilities(developer_role=True))
+# Generated ids and times differ each time.
+_GENERATED = re.compile(r"\b([a-z]+[_-])?[0-9a-f]{8}-?[0-9a-f]{4}[0-9a-f-]{12,}\b")
+_TIME = re.compile(r'("created(?:_at)?": ?)1[0-9]{9}(?:\.[0-9]+)?')
+
+
+def all_inputs() -> Mapping[str, Callable[[], JSON]]:
+    """Return what reads each input, by the input's name."""
+    return dict(chain(_requests(), _answers()))
+
+
+def _requests() -> Iterator[tuple[str, Callable[[], JSON]]]:
+    groups = (CONTENT, HISTORY, SAMPLING, OUTPUT, THINKING, ACCOUNT, TOOLS, CACHE)
+    features: Iterable[Feature] = chain.from_iterable(groups)
+    for feature in features:
+        for caller, fields in feature.requests.items():
+            body = {"model": "m", **CALLERS[caller].body, **fields}
+            name = f"request: {feature.name}: {caller}"
+            yield name, partial(_request_reading, caller, body)
+
+
+def _request_reading(caller: str, body: JSON) -> JSON:
+    """Return what a request says, in every format, and what is said of odd ones."""
+    module = FORMATS[caller]
+    request = _outcome(lambda: module.parse_request(copy.deepcopy(body)))
+    reading = {"read": request}
+    if not isinstance(request, ModelyardError):
+        reading |= {
+            name: [_again(target, request, known) for known in _CAPABILITIES]
+            for name, target in FORMATS.items()
+        }
+    reading["odd"] = dict(_odd_outcomes(body, module.parse_request))
+    return reading
+
+
+def _again(target: ModuleType, request: Any, capabilities: Capabilities) -> Any:
+    """Return a request as it is written in another format, and whether that is read as
+    the same."""
+    body = _outcome(lambda: target.dump_request(request, "m", capabilities))
+    if isinstance(body, ModelyardError):
+        return body
+    return body, _outcome(lambda: target.parse_request(copy.deepcopy(body)))
+
+
+def _answers() -> Iterator[tuple[str, Callable[[], JSON]]]:
+    for feature in ANSWERS:
+        for target, answer in feature.answers.items():
+            module = FORMATS[target]
+            name = f"{feature.name}: {target}"
+            yield f"answer: {name}", partial(_answer_reading, module, answer)
+            events = list(events_of_answer(target, answer))
+            yield f"stream: {name}", partial(_stream_reading, module, events)
+
+
+def _answer_reading(module: ModuleType, answer: JSON) -> JSON:
+    result = _outcome(lambda: module.parse_result(copy.deepcopy(answer)))
+    reading = {"read": result}
+    if isinstance(result, LLMResult):
+        reading |= {
+            name: _outcome(lambda target=target: target.dump_result(result))
+            for name, target in FORMATS.items()
+        }
+    reading["odd"] = dict(_odd_outcomes(answer, module.parse_result))
+    return reading
+
+
+def _stream_reading(module: ModuleType, events: list[JSON]) -> JSON:
+    def parse(events: list[JSON]) -> list[LLMResultChunk]:
+        return list(module.parse_stream(events))
+
+    chunks = _outcome(lambda: parse(copy.deepcopy(events)))
+    reading = {"read": chunks}
+    if isinstance(chunks, list):
+        reading["folded"] = _outcome(lambda: fold(chunks))
+        reading |= {
+            name: _outcome(lambda target=target: list(target.dump_stream(chunks)))
+            for name, target in FORMATS.items()
+        }
+    reading["odd"] = dict(_odd_outcomes(events, parse))
+    return reading
+
+
+def _odd_outcomes(
+    document: Any, parse: Callable[[Any], Any]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield the path of each value, with the outcome for each odd one in its place: the
+    error, or the digest of what is read."""
+    for path in _paths(document):
+        outcomes: list[str] = []
+        for odd in (_ABSENT, *_ODD):
+            changed = _replaced(document, path, odd)
+            outcome = _outcome(lambda changed=changed: parse(changed))
+            text = _text(outcome)
+            is_error = isinstance(outcome, ModelyardError)
+            outcomes.append(text if is_error else _digest(text))
+        yield ".".join(map(str, path)), outcomes
+
+
+def _paths(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the paths of all values in a document, except its own."""
+    if path:
+        yield path
+    steps: Iterable[Any] = ()
+    if isinstance(document, dict):
+        steps = document
+    elif isinstance(document, list):
+        steps = range(len(document))
+    for step in steps:
+        yield from _paths(document[step], (*path, step))
+
+
+def _replaced(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """Return a copy of a document with another value at a path, or none."""
+    changed = copy.deepcopy(document)
+    container = changed
+    for step in path[:-1]:
+        container = container[step]
+    if value is _ABSENT:
+        del container[path[-1]]
+    else:
+        container[path[-1]] = value
+    return changed
+
+
+def _outcome(work: Callable[[], Any]) -> Any:
+    """Return a result, or the error in its place."""
+    try:
+        return work()
+    except ModelyardError as error:
+        return error
+
+
+def _text(value: Any) -> str:
+    """Return anything that a codec returns as JSON, always the same."""
+    text = json.dumps(_plain(value), ensure_ascii=False)
+    return _TIME.sub(r"\1 0", _GENERATED.sub(r"\1N", text))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as what JSON can hold."""
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_described)
+
+
+def _described(value: Any) -> Any:
+    """Return an error as its class, text and fields."""
+    if not isinstance(value, ModelyardError):
+        return repr(value)
+    fields = {
+        name: repr(field)
+        for name, field in sorted(vars(value).items())
+        if field is not None
+    }
+    return f"{type(value).__name__}: {value} {fields}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def measured(read: Callable[[], JSON]) -> JSON:
+    """Return what is read from an input, as it is stored."""
+    return {part: json.loads(_text(value)) for part, value in read().items()}
+
+
+def stored() -> dict[str, Any]:
+    """Return the readings that a person has judged."""
+    return json.loads(gzip.decompress(STORED.read_bytes()))
+
+
+def difference(before: Any, after: Any) -> list[str]:
+    """Return the lines in which two readings differ."""
+    lines = [
+        json.dumps(reading, indent=1, ensure_ascii=False).splitlines()
+        for reading in (before, after)
+    ]
+    return list(difflib.unified_diff(*lines, "stored", "now", lineterm="", n=4))
+
+
+def main() -> None:
+    """Store the readings, and print what has changed."""
+    before = stored() if STORED.exists() else {}
+    after = {name: measured(read) for name, read in all_inputs().items()}
+    for name in sorted({*before, *after}):
+        if changes := difference(before.get(name), after.get(name)):
+            print(f"\n{name}")
+            print("\n".join(changes[:60]))
+    text = json.dumps(after, ensure_ascii=False, separators=(",", ":"))
+    # Without a time, so that equal readings are equal files.
+    STORED.write_bytes(gzip.compress(text.encode(), mtime=0))
+    sys.stdout.write(f"{len(after)} readings\n")
+
+
+if __name__ == "__main__":
+    main()
