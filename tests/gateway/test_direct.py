@@ -3,6 +3,7 @@
 Both ways must be told apart by nothing but their cost: the same bytes, rows and limits.
 """
 
+import asyncio
 import gzip
 import http.client
 import json
@@ -15,7 +16,10 @@ from typing import IO, Any
 
 import pytest
 
-from modelyard.base.errors import InvokeServerUnavailableError
+from modelyard.base.errors import (
+    InvokeConnectionError,
+    InvokeServerUnavailableError,
+)
 from modelyard.base.settings import (
     CredentialSettings,
     ProviderSettings,
@@ -305,6 +309,76 @@ def test_a_failed_first_attempt_goes_on_with_the_next_credential(world: World):
     assert (second.status, second.attempt) == ("ok", 2)
     assert first.invocation == second.invocation
     assert first.credential != second.credential
+
+
+def forget_idle_connections(world: World) -> None:
+    """Close the gateway's idle connections to the provider."""
+    client = world.running.yard.services.network.clients.shared
+
+    async def forget() -> None:
+        await client.aclose()
+
+    world.running.do(forget())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_without_an_idle_connection_opens_one(world: World, stream: bool):
+    """And is still direct: a stream would hold the memory of the usual way for long."""
+    forget_idle_connections(world)
+    sent = world.caller.sent
+    status, body = world.caller.call("/v1/chat/completions", {**CHAT, "stream": stream})
+    assert (status, b"llo" in body) == (200, True)
+    assert world.caller.sent == sent + 1
+    assert world.rows()[0].status == "ok"
+
+
+def test_a_server_that_cannot_be_reached_fails_the_attempt_alone(world: World):
+    """The next credential is tried, and each attempt has its row."""
+    forget_idle_connections(world)
+    client, refused = world.running.yard.services.network.clients.shared, list[str]()
+    connect = client._connect
+
+    async def refuse_once(route: Any, limits: Any) -> Any:
+        if not refused:
+            refused.append(route.description)
+            raise InvokeConnectionError("The server cannot be reached")
+        return await connect(route, limits)
+
+    client._connect = refuse_once
+    assert world.caller.call(*REQUESTS["chat"])[0] == 200
+    second, first = world.rows()[:2]
+    assert (first.status, first.attempt) == ("upstream_unreachable", 1)
+    assert (second.status, second.attempt) == ("ok", 2)
+    assert refused
+
+
+def test_a_caller_who_leaves_before_the_server_is_reached_ends_the_call(world: World):
+    forget_idle_connections(world)
+    client, is_ended = (
+        world.running.yard.services.network.clients.shared,
+        threading.Event(),
+    )
+
+    async def connect_forever(route: Any, limits: Any) -> Any:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            is_ended.set()
+
+    client._connect = connect_forever
+    request_count = len(world.upstream.requests)
+    connection = world.caller.connection
+    body = json.dumps(CHAT)
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", body, headers)
+    until = time.monotonic() + 30
+    while not world.running.yard.services.calls.direct.running:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    connection.close()
+    assert is_ended.wait(60)
+    wait_for_row(world, "cancelled")
+    assert len(world.upstream.requests) == request_count
 
 
 def test_a_caller_who_leaves_ends_the_call(world: World):

@@ -83,6 +83,19 @@ _SIZES: Mapping[str, Mapping[str, object]] = {
         # refusals for each served call, would still be far beyond this.
         "_MAX_QUIET_REFUSED": 1.0,
     },
+    # So few streams say little about the memory of each: the interpreter takes it in
+    # blocks of a megabyte.
+    "slow-streams": {
+        "_STREAMS": 150,
+        "_EVENTS": 4,
+        "_EVENT_SECONDS": 0.3,
+        "_WARM_UP_CALLS": 40,
+        "_MAX_STREAM_KB": 50.0,
+        "_MAX_GROWTH_KB": 25.0,
+        "_IDLE_CONNECTIONS": 1000,
+        "_MAX_IDLE_MB": 12.0,
+        "_SAMPLES": 2,
+    },
     "never-hangs": {"RUNS": 90},
     "plugin-orphans": {"_MAX_SECONDS_TO_EXIT": _ANY_TIME},
     "rotate": {"_ROTATIONS": 1, "_CALLERS": 2},

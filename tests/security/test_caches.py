@@ -292,7 +292,7 @@ KEPT = {
     "transport/response.py:IncomingResponse._first_lines": _CALL,
     "transport/response.py:_kind_of()": "names of headers that servers send",
     "transport/turn_writes.py:TurnWrites._pending": "by transport: what one connection is sent, until the turn ends",
-    "transport/http.py:HttpClient._idle": "by origin and proxy: connections, over which nothing is said but each request's own",
+    "transport/idle_pool.py:IdlePool._connections": "by origin and proxy: connections, over which nothing is said but each request's own",
     "transport/http.py:_cached_head()": _PURE,
     "transport/origins.py:parse_url()": _PURE,
     # workflow

@@ -33,6 +33,7 @@ PROOFS = {
     "clock": "A clock that jumps one day ahead for two seconds and back, on every store of counters.",
     "budget-race": "64 racing callers, two processes, one budget: on SQLite, PostgreSQL and Valkey.",
     "noisy-tenant": "A tenant with a hundred times the load of another one, whose latency stays stable.",
+    "slow-streams": "1,000 slow streams and 10,000 idle connections at once: memory of each, every byte compared.",
     "overload": "Two and five times the load that a process can serve: early refusals, stable goodput.",
     "api-tables": "Every row of every API is described, other methods are refused, changed rows fail a test.",
     "tenancy": "Every route with every id of another tenant; all outputs are searched for secrets.",

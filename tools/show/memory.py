@@ -20,17 +20,19 @@ _WARM_UP = 20_000
 _REQUESTS = int(os.environ.get("MODELYARD_REQUESTS", "100000"))
 
 
-def _count(pid: int, proc_entry: str) -> int:
+def count_entries(pid: int, proc_entry: str) -> int:
     """Return the number of entries in a folder of /proc, such as `task` (threads) or
     `fd` (file descriptors)."""
     return len(list(Path(f"/proc/{pid}/{proc_entry}").iterdir()))
 
 
-def _gauge(port: int, name: str) -> float:
-    """Return the value of a gauge from the server's metrics."""
-    with urllib.request.urlopen(
-        f"http://127.0.0.1:{port}/metrics", timeout=5
-    ) as answer:
+def gauge(port: int, name: str, *, key: str = "") -> float:
+    """Return the value of a gauge from the server's metrics. `key`: an API key, if the
+    server requires one."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics")
+    if key:
+        request.add_header("authorization", f"Bearer {key}")
+    with urllib.request.urlopen(request, timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
@@ -87,13 +89,13 @@ class _ServerState:
 
 def _measure(server: int, port: int) -> _ServerState:
     """Measure the server process and read its metrics."""
-    threads, megabytes = _count(server, "task"), memory_mb(server)
+    threads, megabytes = count_entries(server, "task"), memory_mb(server)
     return _ServerState(
         megabytes=megabytes,
         threads=threads,
-        descriptors=_count(server, "fd"),
-        tasks=_gauge(port, "modelyard_tasks"),
-        in_flight=_gauge(port, "modelyard_in_flight"),
+        descriptors=count_entries(server, "fd"),
+        tasks=gauge(port, "modelyard_tasks"),
+        in_flight=gauge(port, "modelyard_in_flight"),
     )
 
 

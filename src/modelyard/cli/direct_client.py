@@ -260,6 +260,5 @@ class DirectAnswering:
             return False
         self.writes.write(self.transport, response)
         self.server_state.total_requests += 1
-        self.door.start_response(self)
-        self.door.mark_idle(self)
+        self.door.renew_idle(self)
         return True

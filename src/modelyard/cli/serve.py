@@ -28,6 +28,7 @@ from modelyard.base.errors import ConfigError
 from modelyard.base.log import configure_logging
 from modelyard.base.private_files import private_folder
 from modelyard.base.settings import Settings
+from modelyard.cli.accepting import Acceptor
 from modelyard.cli.connection_limits import (
     ConnectionLimiter,
     capacity_for,
@@ -51,7 +52,8 @@ _THREAD_SWITCH_SECONDS = 0.0005
 A call switches threads a few times. With Python's default of 5 ms, a call next to JSON
 repair took 37 ms; with this value it takes 9 ms.
 """
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 # Blocks of at least 4 MiB are mapped separately and returned to the system when freed.
 _LARGE_BLOCK = 4 << 20
 
@@ -73,14 +75,29 @@ def _return_large_blocks() -> None:
     once.
 
     By default glibc raises its threshold after the first large block and keeps later
-    ones, one per thread. Other C libraries have no mallopt and need nothing. See
-    mallopt(3).
+    ones, one per thread.
     """
+    _tune_malloc({_M_MMAP_THRESHOLD: _LARGE_BLOCK, _M_TRIM_THRESHOLD: 2 * _LARGE_BLOCK})
+
+
+def share_heap() -> None:
+    """Make all threads allocate from one heap. Must be called before threads start.
+
+    By default glibc gives each thread a heap of its own, and none of them uses what
+    another one has freed. The threads of a server wait for the interpreter far more than
+    they would for the heap.
+    """
+    _tune_malloc({_M_ARENA_MAX: 1})
+
+
+def _tune_malloc(options: dict[int, int]) -> None:
+    """Set options of glibc's memory allocation, see mallopt(3). Other C libraries have
+    none and need none."""
     with suppress(OSError, AttributeError):
         # CDLL(None) is the running program, including its C library.
         library = ctypes.CDLL(None)
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
-        library.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE_BLOCK)
+        for option, value in options.items():
+            library.mallopt(option, value)
 
 
 class Server(uvicorn.Server):
@@ -107,6 +124,7 @@ class Server(uvicorn.Server):
         self._ending = ending
         self._grace = grace
         self._is_worker = is_worker
+        self._acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Tune the process, start uvicorn, and start checking connection limits."""
@@ -115,11 +133,34 @@ class Server(uvicorn.Server):
         # tenth of its time.
         sys.set_asyncgen_hooks(firstiter=None, finalizer=None)
         tune_process()
-        await super().startup(sockets)
+        # An empty list: the sockets are not uvicorn's to listen on.
+        await super().startup([])
         if self.started:
             self._door.open()
+            for listening in sockets or ():
+                self._accept_from(listening)
             if self.welcome:
                 click.echo(self.welcome)
+
+    def _accept_from(self, listening: socket.socket) -> None:
+        """Start accepting the connections of a socket."""
+        config = self.config
+        create_protocol = partial(
+            config.http_protocol_class,  # pyright: ignore[reportArgumentType]  loaded by now
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        listening.listen(config.backlog)
+        listening.setblocking(False)
+        acceptor = Acceptor(
+            listening,
+            create_protocol,
+            self._door.free_places,
+            asyncio.get_running_loop(),
+        )
+        acceptor.start()
+        self._acceptors.append(acceptor)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start the shutdown at the first signal and exit at the second."""
@@ -132,8 +173,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections, wait for running requests and runs up to the grace
         period, then cut them with an error in their API's format."""
-        for listening in self.servers:
-            listening.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for bound_socket in sockets or ():
             bound_socket.close()
         self._ending.begin()
@@ -308,6 +349,7 @@ def _run(
     supervisor: int | None = None,
 ) -> None:
     """Open the runtime and serve on the socket until a signal arrives."""
+    share_heap()
     yard = Modelyard(settings)
     asyncio.run(yard.open())
     # Worker processes share their metrics through files, so that any of them can report

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from modelyard.base.fields import whole_number
-from modelyard.base.ids import new_id
+from modelyard.base.ids import id_from, id_start
 from modelyard.gateway.auth import ACTING_HEADERS
 from modelyard.gateway.http import Reply, Scope, finish_headers
 from modelyard.gateway.tenant_content import CREDENTIALS, Headers
@@ -52,6 +52,8 @@ class EarlyRefusals:
         self._refusals: dict[int, _StoredRefusal] = {}
         # The hash of a head → its stored refusal and the length of the body.
         self._heads: dict[int, tuple[_StoredRefusal, int]] = {}
+        # The start of the ids of a cycle's refusals, and that cycle.
+        self._id_start, self._id_cycle = b"", -1
 
     @property
     def is_active(self) -> bool:
@@ -95,7 +97,14 @@ class EarlyRefusals:
         if self.load.pre_check(refusal.tenant, refusal.priority):
             return None
         self.load.count_refusal()
-        return new_id("req").encode().join(refusal.fragments)
+        return self._request_id().join(refusal.fragments)
+
+    def _request_id(self) -> bytes:
+        """Return a new id. The time in it is that of the cycle's first refusal: a clock
+        that is read for each would be a tenth of its cost."""
+        if self._id_cycle != self.load.cycle:
+            self._id_start, self._id_cycle = id_start("req"), self.load.cycle
+        return id_from(self._id_start)
 
     def _recognise(self, head: bytes) -> tuple[_StoredRefusal, int] | None:
         """Return the stored refusal for a head and the length of its body, or None."""

@@ -18,12 +18,17 @@ class PreparedExchange(Protocol):
 class Exchange(Protocol):
     """A chat request that is ready to be sent, and its response.
 
-    `connect`, `send`, then `receive` each time the listener is called, until
+    `connect` or `open`, `send`, then `receive` each time the listener is called, until
     `is_complete`; then `finish`. At the end, however it comes, `close`.
     """
 
     def connect(self) -> bool:
         """Take a connection if one is free at once; return whether it was."""
+        ...
+
+    async def open(self) -> None:
+        """Take a connection, and wait for it if none is free. Raises InvokeError, and
+        ConfigError for an address that must not be called."""
         ...
 
     def send(self, listener: Callable[[], None]) -> None:

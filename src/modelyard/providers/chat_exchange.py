@@ -185,6 +185,16 @@ class ChatExchange(msgspec.Struct, frozen=True):
         return self.passing is None and self.capabilities.think_tags
 
 
+def _with_named_errors(
+    chunks: Iterable[LLMResultChunk], named: Callable[[Exception], InvokeError]
+) -> Iterable[LLMResultChunk]:
+    """Yield chunks; an error of reading them becomes what `named` returns for it."""
+    try:
+        yield from chunks
+    except InvokeError as error:
+        raise named(error) from error
+
+
 class DirectExchange:
     """A chat exchange that is driven by callbacks.
 
@@ -230,6 +240,15 @@ class DirectExchange:
         """
         self._connection = self._client.take_now(self._head)
         return self._connection is not None
+
+    async def open(self) -> None:
+        """Take a connection, and wait for it if none is free. Raises InvokeError, and
+        ConfigError for an address that must not be called."""
+        limits = self._exchange.endpoint.timeouts
+        try:
+            self._connection = await self._client.take(self._head, limits)
+        except InvokeError as error:
+            raise self._named(error) from error
 
     def send(self, listener: Callable[[], None]) -> None:
         """Send the request. `listener` is called whenever something has arrived."""
@@ -438,16 +457,9 @@ class DirectExchange:
         if self._headers.held is not NO_HEADERS:
             chunks = self._headers.onto(chunks)
         # The usual case, one chunk that is there already, needs no generator.
-        return chunks if isinstance(chunks, tuple) else self._named_chunks(chunks)
-
-    def _named_chunks(
-        self, chunks: Iterable[LLMResultChunk]
-    ) -> Iterable[LLMResultChunk]:
-        """Yield chunks; an error of reading them gets the provider's name."""
-        try:
-            yield from chunks
-        except InvokeError as error:
-            raise self._named(error) from error
+        if isinstance(chunks, tuple):
+            return chunks
+        return _with_named_errors(chunks, self._named)
 
     def _refusal(self) -> InvokeError:
         """Return the error that the response's status stands for."""

@@ -306,7 +306,7 @@ class DirectCall:
         self._attempt: DispatchAttempt | None = None
         self._metered: MeteredAttempt | None = None
         self._exchange: Exchange | None = None
-        # Reads a large response outside of the event loop.
+        # Waits for a connection, or reads a large response outside of the event loop.
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
         self._is_paused = False
@@ -341,8 +341,9 @@ class DirectCall:
                 plan, deployment, invocation
             )
             exchange = target.exchange(invocation)
-            if exchange is None or not exchange.connect():
+            if exchange is None:
                 return False
+            is_connected = exchange.connect()
             self._metered = target.meter.begin(invocation)
         except ModelyardError:
             if exchange is not None:
@@ -356,8 +357,28 @@ class DirectCall:
         self._chunk_due = current_time + self._first_gap
         self._set_due()
         calls.add(self)
-        exchange.send(self._on_change)
+        if is_connected:
+            exchange.send(self._on_change)
+        else:
+            self._byte_due = _NEVER
+            self._set_due()
+            self._task = asyncio.ensure_future(self._open(exchange))
         return True
+
+    async def _open(self, exchange: Exchange) -> None:
+        """Wait for a connection and send the request. A slow stream that went on in the
+        usual way instead would hold three times the memory until its end."""
+        try:
+            await exchange.open()
+        except ModelyardError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001  a task that nobody awaits
+            self.crash(error)
+        else:
+            self._task = None
+            self._byte_due = self._calls.clock.monotonic() + exchange.byte_gap
+            self._set_due()
+            exchange.send(self._on_change)
 
     def _set_due(self) -> None:
         """Set the earliest of the call's deadlines."""

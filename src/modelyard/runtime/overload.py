@@ -21,6 +21,9 @@ logger = logging.getLogger("modelyard.overload")
 _INTERVAL_SECONDS = 0.05
 """How long the lag must stay above its target before calls are refused: bursts that the
 process works off within this time are admitted."""
+_TURN_PART = 0.5
+"""The part of the target that a turn may take while calls are refused. A served call waits
+for two or three turns, a refusal for one or two, and some turns are far too long."""
 _STEEP = 3.0
 """A lag that grows in two turns to this multiple of the target is not waited out: at
 several times the capacity, the work of an interval takes seconds."""
@@ -84,7 +87,7 @@ class LoadController:
 
     Time is divided into cycles: turns of the event loop under load. While calls are
     refused, each tenant may start `share` calls per cycle, and the share is adjusted
-    until a turn takes `target_seconds`. A cycle lasts as long as the work in it, so the
+    until a turn takes half of `target_seconds`. A cycle lasts as long as the work in it, so the
     rate of admitted calls follows the capacity of the process by itself, however many
     calls arrive. Unused shares of the last cycles are kept, so a tenant below its share
     is always admitted.
@@ -180,6 +183,11 @@ class LoadController:
             self._start_refusing(lag_seconds, now)
         self._previous_lag = lag_seconds
 
+    @property
+    def _turn_seconds(self) -> float:
+        """How long a turn is to take while calls are refused."""
+        return _TURN_PART * self.target_seconds
+
     def _start_refusing(self, lag_seconds: float, now: float) -> None:
         """Start with the share at which the calls of the last interval would have kept
         the target."""
@@ -189,7 +197,7 @@ class LoadController:
         # What arrived since the lag rose took that time, and what is left of it takes
         # the lag.
         work_seconds = now - self._counted_since + lag_seconds
-        share = busiest * self.target_seconds / work_seconds
+        share = busiest * self._turn_seconds / work_seconds
         self.share = max(share, _MIN_SHARE)
         self._granted = 0.0
         self.is_refusing, self._last_refusal = True, now
@@ -237,7 +245,7 @@ class LoadController:
     def _adjust_share(self, seconds: float, *, is_binding: bool) -> None:
         """Change the share by the deviation of the calls' part of a turn from the
         target. `is_binding`: whether the share has refused a call in this cycle."""
-        ratio = self.target_seconds / max(seconds, 1e-6)
+        ratio = self._turn_seconds / max(seconds, 1e-6)
         # A share that nobody has used up says nothing about a larger one. Raised in
         # every lull, it would admit the next burst whole.
         if ratio > 1 and not is_binding:
@@ -247,6 +255,9 @@ class LoadController:
 
     def _take_token(self, account: _Account, priority: int) -> bool:
         """Charge a call to its tenant's share; return False if the share is used up."""
+        # Nothing was granted since the last refusal, which is so for most of a turn.
+        if account.tokens < 1 and account.granted == self._granted:
+            return False
         capacity = self._max_tokens()
         tokens = min(
             account.tokens + self._granted - account.granted,
@@ -353,6 +364,6 @@ class LoopLag:
         if controller.is_refusing:
             # Under load the cycles follow each other without a pause: the calls of a
             # cycle then start in one turn.
-            shortest_cycle = max(controller.target_seconds / 2, _MIN_CYCLE_SECONDS)
+            shortest_cycle = max(controller.target_seconds / 4, _MIN_CYCLE_SECONDS)
             return max(0.0, shortest_cycle - lag_seconds)
         return _PAUSE_SECONDS if controller.calls != checked_calls else _IDLE_SECONDS

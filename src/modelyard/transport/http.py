@@ -12,7 +12,6 @@ requests no compression; compressed responses are still unpacked within the same
 import asyncio
 import re
 import ssl
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from modelyard.base.errors import (
 from modelyard.transport.connect import connect_upstream, proxy_refusal, tls_context
 from modelyard.transport.connection import Connection
 from modelyard.transport.headers import dump_head
+from modelyard.transport.idle_pool import IdlePool
 from modelyard.transport.origins import Guard, check_addresses, parse_url
 from modelyard.transport.proxies import NO_PROXIES, NetworkConfig, Proxies, Route
 from modelyard.transport.slots import ConnectionSlots
@@ -250,11 +250,9 @@ class HttpClient:
         self._verify = verify
         self._network = network or NetworkConfig()
         self._is_direct = is_direct
-        # Idle connections by route key, each with the time at which it expires.
-        self._idle: dict[object, deque[tuple[Connection, float]]] = {}
+        self._idle = IdlePool(keep_idle, self._drop)
         self._slots = ConnectionSlots(max_connections)
         self._writes = TurnWrites()
-        self._keep_idle = keep_idle
         self._idle_seconds = idle_seconds
         self._open: set[Connection] = set()
 
@@ -284,16 +282,24 @@ class HttpClient:
         """
         if not self._slots.try_take():
             return None
-        idle = self._idle.get(head.way.key)
-        # The most recently used connection first: it is the least likely to have been
-        # closed.
-        while idle:
-            connection, until = idle.pop()
-            if until > connection.loop.time() and connection.can_send_now():
-                return connection
-            self._drop(connection)
-        self._slots.release()
-        return None
+        connection = self._idle.take(head.way.key, Connection.can_send_now)
+        if connection is None:
+            self._slots.release()
+        return connection
+
+    async def take(self, head: RequestHead, limits: Timeouts) -> Connection:
+        """Take a connection for a request: an idle one, or a new one.
+
+        Every one that is taken must be given back by `finish`. Raises what `send` raises
+        before anything was sent.
+        """
+        await self._take_slot(limits)
+        try:
+            pooled_connection = self._idle.take(head.way.key, _is_reusable)
+            return pooled_connection or await self._connect(head.way, limits)
+        except BaseException:
+            self._slots.release()
+            raise
 
     def start(
         self,
@@ -362,7 +368,7 @@ class HttpClient:
     ) -> Connection:
         """Send the request on a pooled or new connection and return it once the
         response head has arrived."""
-        pooled_connection = self._take_idle(head.way)
+        pooled_connection = self._idle.take(head.way.key, _is_reusable)
         if pooled_connection is not None:
             await self._send_on(pooled_connection, head, lines, body, limits)
             error = pooled_connection.answer.error
@@ -406,22 +412,6 @@ class HttpClient:
             self._drop(connection)
             raise
 
-    def _take_idle(self, route: Route) -> Connection | None:
-        """Take a usable connection from the pool of a route; None if there is none.
-
-        Expired and closed connections that are found are dropped.
-        """
-        idle = self._idle.get(route.key)
-        # The most recently used connection first: it is the least likely to have been
-        # closed.
-        while idle:
-            connection, until = idle.pop()
-            is_fresh = until > asyncio.get_running_loop().time()
-            if is_fresh and connection.is_usable and connection.is_quiet:
-                return connection
-            self._drop(connection)
-        return None
-
     async def _connect(self, route: Route, limits: Timeouts) -> Connection:
         """Open a connection along a route and register it.
 
@@ -452,19 +442,12 @@ class HttpClient:
         It is dropped instead if it cannot be reused or the pool of its route is full.
         """
         self._slots.release()
-        idle = self._idle.get(connection.way.key)
-        if idle is None:
-            idle = self._idle[connection.way.key] = deque()
-        current_time = connection.loop.time()
-        # The longest unused ones are in front: the pool shrinks when a burst is over.
-        while idle and idle[0][1] <= current_time:
-            self._drop(idle.popleft()[0])
         seconds, answer = self._idle_seconds, connection.answer
         # The server's own keep-alive timeout takes precedence if it is shorter.
         if not answer.is_plain and answer.has_header(b"keep-alive"):
             seconds = min(seconds, keep_alive_seconds(answer.headers["keep-alive"]))
-        if seconds > 0 and connection.is_usable and len(idle) < self._keep_idle:
-            idle.append((connection, current_time + seconds))
+        if seconds > 0 and connection.is_usable:
+            self._idle.put(connection, seconds)
         else:
             self._drop(connection)
 
@@ -483,6 +466,11 @@ class HttpClient:
         # `abort` only schedules the closing of a transport; the loop may end after
         # this.
         await asyncio.sleep(0)
+
+
+def _is_reusable(connection: Connection) -> bool:
+    """Return whether an idle connection may have another request."""
+    return connection.is_usable and connection.is_quiet
 
 
 def keep_alive_seconds(line: str) -> float:

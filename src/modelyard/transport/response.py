@@ -8,7 +8,6 @@ transfer codings other than `chunked` alone, folded lines.
 
 import asyncio
 import re
-from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -151,7 +150,8 @@ class IncomingResponse:
         self._header_bytes = 0
         self._not_body = 0
         self._keep_alive = False
-        self._pieces: deque[bytes] = deque()
+        # A deque would take ten times the memory of an empty list, on each connection.
+        self._pieces: list[bytes] = []
         self._buffered = 0
         self._is_paused = False
 
@@ -411,12 +411,13 @@ class IncomingResponse:
         if not self.is_plain or not pieces or len(pieces[0]) >= limit:
             return None
         self._buffered = 0
-        return pieces.popleft()
+        # A plain response is one piece.
+        return pieces.pop()
 
     def take(self) -> bytes:
         """Return and remove all body bytes received so far."""
         if len(self._pieces) == 1:
-            body = self._pieces.popleft()
+            body = self._pieces.pop()
         else:
             body = b"".join(self._pieces)
             self._pieces.clear()

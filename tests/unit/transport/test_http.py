@@ -73,6 +73,13 @@ def test_as_many_connections_are_kept_as_were_needed_at_once(upstream: Start):
     assert run(work) == 150
 
 
+async def until_there_are(count: int, client: HttpClient) -> None:
+    """Wait until a client has only so many connections."""
+    async with asyncio.timeout(30):
+        while client.connections > count:  # noqa: ASYNC110  nothing tells of it
+            await asyncio.sleep(0.02)
+
+
 def test_the_pool_shrinks_when_a_burst_is_over(upstream: Start):
     server = upstream(lambda request: Answer(body=b"x", delay=0.05))
 
@@ -80,13 +87,31 @@ def test_the_pool_shrinks_when_a_burst_is_over(upstream: Start):
         client = HttpClient(idle_seconds=0.2)
         await asyncio.gather(*(get(client, server.url) for _ in range(5)))
         assert client.connections == 5
-        await asyncio.sleep(0.3)
+        # Without a call: nobody asks for a connection.
+        await until_there_are(0, client)
+        # The timer has stopped with the last one, and starts again with the next.
         await get(client, server.url)
-        connections = client.connections
+        assert client.connections == 1
+        await until_there_are(0, client)
         await client.aclose()
-        return connections
 
-    assert asyncio.run(work()) == 1
+    asyncio.run(work())
+
+
+def test_each_idle_connection_expires_at_its_own_time(upstream: Start):
+    server = upstream(lambda request: Answer(body=b"x", delay=0.05))
+    short = upstream(
+        lambda request: Answer(body=b"x", headers={"keep-alive": "timeout=1"})
+    )
+
+    async def work():
+        client = HttpClient(idle_seconds=60)
+        await asyncio.gather(*(get(client, server.url) for _ in range(3)))
+        await get(client, short.url)
+        await until_there_are(3, client)
+        await client.aclose()
+
+    asyncio.run(work())
 
 
 def test_a_body_is_read_in_any_chunking(upstream: Start):
