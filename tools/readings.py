@@ -26,7 +26,11 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError
-from modelyard.models.capabilities import Capabilities
+from modelyard.models.capabilities import (
+    DEFAULT_CAPABILITIES,
+    Capabilities,
+    ReasoningStyle,
+)
 from modelyard.models.llm import LLMResult, LLMResultChunk, fold
 from modelyard.wire import (
     anthropic,
@@ -52,6 +56,7 @@ from tools.lost_and_kept.parameter_features import (
     TOOLS,
 )
 from tools.lost_and_kept.request_features import CONTENT, HISTORY
+from tools.show.exchanges import Exchange, exchanges
 
 STORED = Path(__file__).parents[1] / "tests" / "wire" / "readings.json.gz"
 FORMATS: dict[str, ModuleType] = {
@@ -64,7 +69,22 @@ _ODD: tuple[Any, ...] = (None, True, -1, 2.5, "odd", "", [], ["odd"], {}, {"odd"
 """What takes the place of a value."""
 _ABSENT = object()
 """Takes the place of a value that is left out."""
-_CAPABILITIES = (Capabilities(), Capabilities(developer_role=True))
+_REASONING: tuple[ReasoningStyle, ...] = (
+    "thinking", "thinking_effort", "enable_thinking", "openrouter",
+)  # fmt: skip
+_CAPABILITIES = (
+    Capabilities(developer_role=True, custom_tools=True, cache_marks=True),
+    Capabilities(drop=("temperature", "tools"), rename={"seed": "random_seed"}),
+    Capabilities(max_tokens_field="max_completion_tokens", no_stream_options=True),
+    Capabilities(required_tool_choice="any", thinking_parts=True),
+    Capabilities(reasoning_field="", max_tokens=77, adaptive_thinking=True),
+    Capabilities(reasoning_field="reasoning", structured="output_format"),
+    *(Capabilities(reasoning=style) for style in _REASONING),
+)
+"""Servers that deviate from their format in one way or another."""
+_PER_READING = 40
+"""Recorded exchanges in one reading."""
+_STATUSES = (400, 401, 402, 403, 404, 408, 409, 413, 418, 422, 429, 500, 503, 504, 529)
 # Generated ids and times differ each time.
 _GENERATED = re.compile(r"\b([a-z]+[_-])?[0-9a-f]{8}-?[0-9a-f]{4}[0-9a-f-]{12,}\b")
 _TIME = re.compile(r'("created(?:_at)?": ?)1[0-9]{9}(?:\.[0-9]+)?')
@@ -72,7 +92,7 @@ _TIME = re.compile(r'("created(?:_at)?": ?)1[0-9]{9}(?:\.[0-9]+)?')
 
 def all_inputs() -> Mapping[str, Callable[[], JSON]]:
     """Return what reads each input, by the input's name."""
-    return dict(chain(_requests(), _answers()))
+    return dict(chain(_requests(), _answers(), _errors(), _recordings()))
 
 
 def _requests() -> Iterator[tuple[str, Callable[[], JSON]]]:
@@ -91,21 +111,23 @@ def _request_reading(caller: str, body: JSON) -> JSON:
     request = _outcome(lambda: module.parse_request(copy.deepcopy(body)))
     reading = {"read": request}
     if not isinstance(request, ModelyardError):
-        reading |= {
-            name: [_again(target, request, known) for known in _CAPABILITIES]
-            for name, target in FORMATS.items()
-        }
+        reading |= {name: _again(target, request) for name, target in FORMATS.items()}
     reading["odd"] = dict(_odd_outcomes(body, module.parse_request))
     return reading
 
 
-def _again(target: ModuleType, request: Any, capabilities: Capabilities) -> Any:
-    """Return a request as it is written in another format, and whether that is read as
-    the same."""
-    body = _outcome(lambda: target.dump_request(request, "m", capabilities))
+def _again(target: ModuleType, request: Any) -> Any:
+    """Return a request as it is written in another format, how that is read, and the
+    digests of what other servers of the format get."""
+
+    def dump(capabilities: Capabilities) -> Any:
+        return _outcome(lambda: target.dump_request(request, "m", capabilities))
+
+    body = dump(DEFAULT_CAPABILITIES)
+    digests = [_digest(_text(dump(known))) for known in _CAPABILITIES]
     if isinstance(body, ModelyardError):
-        return body
-    return body, _outcome(lambda: target.parse_request(copy.deepcopy(body)))
+        return body, digests
+    return body, _outcome(lambda: target.parse_request(copy.deepcopy(body))), digests
 
 
 def _answers() -> Iterator[tuple[str, Callable[[], JSON]]]:
@@ -143,7 +165,88 @@ def _stream_reading(module: ModuleType, events: list[JSON]) -> JSON:
             for name, target in FORMATS.items()
         }
     reading["odd"] = dict(_odd_outcomes(events, parse))
+    reading["order"] = [
+        _digest(_text(_outcome(lambda changed=changed: parse(changed))))
+        for changed in _disorders(events)
+    ]
     return reading
+
+
+def _disorders(events: list[JSON]) -> Iterator[list[JSON]]:
+    """Yield a stream that ends early, repeats an event, or has two in the wrong order,
+    at each place."""
+    for index in range(len(events)):
+        yield copy.deepcopy(events[:index])
+        yield copy.deepcopy([*events[: index + 1], *events[index:]])
+        swapped = [*events[:index], *events[index + 1 : index + 2], events[index]]
+        yield copy.deepcopy([*swapped, *events[index + 2 :]])
+
+
+def _errors() -> Iterator[tuple[str, Callable[[], JSON]]]:
+    for name, module in FORMATS.items():
+        if hasattr(module, "dump_error"):
+            yield f"errors: {name}", partial(_error_reading, module)
+
+
+def _error_reading(module: ModuleType) -> JSON:
+    """Return how a format writes errors."""
+    return {
+        f"{status} {request_id}": module.dump_error(status, "Why", request_id)
+        for status in _STATUSES
+        for request_id in ("", "req_1")
+    }
+
+
+def _recordings() -> Iterator[tuple[str, Callable[[], JSON]]]:
+    by_format: dict[str, list[Exchange]] = {}
+    for exchange in exchanges():
+        if exchange.format in FORMATS and exchange.status == 200:
+            by_format.setdefault(exchange.format, []).append(exchange)
+    for name, recorded in by_format.items():
+        for first in range(0, len(recorded), _PER_READING):
+            group = recorded[first : first + _PER_READING]
+            yield f"recorded: {name}: {first}", partial(_recorded_reading, name, group)
+
+
+def _recorded_reading(name: str, recorded: list[Exchange]) -> JSON:
+    """Return the digests of real exchanges, as they are read and written."""
+    module = FORMATS[name]
+    digests: list[list[str]] = []
+    for exchange in recorded:
+        request = copy.deepcopy(exchange.request)
+        values = [_request_again(module, request), _answer_again(module, exchange)]
+        digests.append([_digest(_text(value)) for value in values])
+    return {"digests": digests}
+
+
+def _request_again(module: ModuleType, body: Any) -> Any:
+    request = _outcome(lambda: module.parse_request(body))
+    if isinstance(request, ModelyardError):
+        return request
+    return request, [
+        _outcome(
+            lambda target=target: target.dump_request(
+                request, "m", DEFAULT_CAPABILITIES
+            )
+        )
+        for target in FORMATS.values()
+    ]
+
+
+def _answer_again(module: ModuleType, exchange: Exchange) -> Any:
+    if exchange.events is not None:
+        chunks = _outcome(lambda: list(module.parse_stream(exchange.events)))
+        result = _outcome(lambda: fold(chunks)) if isinstance(chunks, list) else chunks
+    else:
+        result = _outcome(lambda: module.parse_result(exchange.response))
+        chunks = list(result.as_chunks()) if isinstance(result, LLMResult) else result
+    if isinstance(result, ModelyardError):
+        return result
+    return (
+        result,
+        [_outcome(lambda t=t: t.dump_result(result)) for t in FORMATS.values()],
+        [_outcome(lambda t=t: list(t.dump_stream(chunks))) for t in FORMATS.values()],
+    )
 
 
 def _odd_outcomes(

@@ -191,7 +191,9 @@ def ask(origin: str, wire_format: str, mode: str, *, stream: bool) -> Seen:
             "streamGenerateContent?alt=sse" if stream else "generateContent"
         )
         body = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
-    connection = http.client.HTTPConnection(origin.removeprefix("http://"), timeout=LONGEST)
+    connection = http.client.HTTPConnection(
+        origin.removeprefix("http://"), timeout=LONGEST
+    )
     started_at = time.monotonic()
     try:
         connection.request(
