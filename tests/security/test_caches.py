@@ -52,6 +52,9 @@ _LOCK = "locks: nothing is read from them"
 _COUNT = "counts and times: no words of a tenant"
 
 KEPT = {
+    # counters on Valkey
+    "storage/valkey.py:ValkeyCounters._tag_by_call": "by the name of an open call: the hash tag of its tenant; removed when it is settled",
+    "storage/valkey_client.py:Valkey._scripts": "by the text of one of three scripts",
     # agents
     "agents/loop.py:_Run.repeat_counts": _RUN,
     "agents/loop.py:_Run.recorded_steps": _RUN,
